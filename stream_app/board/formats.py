@@ -20,19 +20,19 @@ from starlette.responses import Response
 from stream_app.board.access import PATH
 from stream_app.board.read_model.query import Place
 from stream_app.client.answers import Cause
+from stream_app.domain.books.records import NAMES
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.model.messages import Status
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 WORDS: Final[dict[str, str]] = {
+    **NAMES,
     "rejected_invalid": "rejected",
     "send_uncertain": "uncertain: may be at Clay",
     "no_data": "answered: no data",
     "enrich_error": "answered: Clay failed",
     "partial": "partly enriched",
-    "served_from_cache": "answered from the cache",
-    "served_locally": "answered without Clay",
     "held_budget": "held: budget",
     "held_paused": "held: lane stopped",
     "held_outage": "held: outage",
@@ -64,6 +64,11 @@ def count(value: int, href: str) -> Markup:
 def total(value: int) -> Markup:
     """Return the number of what the page or section lists itself."""
     return Markup(f'<span class="total">{amount(value)}</span>')
+
+
+def noun(number: float, one: str, many: str = "") -> str:
+    """Return the words that follow a number: those after 1, or the others, by default `one` with an "s"."""
+    return one if number == 1 else many or f"{one}s"
 
 
 def duration(ms: float) -> str:

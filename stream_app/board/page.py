@@ -62,7 +62,7 @@ class Renderer:
             "shell": shlex.quote,
         }
         self._templates.globals |= {"asset": assets.url, "version": __version__, **FOR_TEMPLATES}
-        self._templates.globals |= {"count": formats.count, "total": formats.total}
+        self._templates.globals |= {"count": formats.count, "total": formats.total, "noun": formats.noun}
 
     def render(self, template: str, context: Mapping[str, Any]) -> str:
         """Render a template."""

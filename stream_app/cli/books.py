@@ -9,7 +9,7 @@ from stream_app.cli.base import COMMON, NO, OK, Common, Whole, say, show, show_j
 from stream_app.cli.tables import Column, Table, reading, show_table
 from stream_app.client.books import read_books
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.books.records import COLUMNS, MEANING, books_line
+from stream_app.domain.books.records import COLUMNS, MEANING, books_line, name_of
 from stream_app.domain.model.text import count
 
 _NOT_LEADS: Final[dict[str, str]] = {
@@ -107,7 +107,7 @@ def books_table(report: BooksReport) -> Table:
     table.add("in", report.leads, report.records, "", "on leads, leads.retry and leads.bulk")
     for name in COLUMNS:
         counts = report.columns[name]
-        table.add(name.replace("_", " "), counts.leads, counts.records, counts.rows, MEANING[name])
+        table.add(name_of(name), counts.leads, counts.records, counts.rows, MEANING[name])
     return table
 
 

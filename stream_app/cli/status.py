@@ -26,7 +26,7 @@ from stream_app.client.answers import (
 from stream_app.client.lookup import LeadSearch, find, find_imports
 from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
-from stream_app.domain.books.records import COLUMNS, meaning_of
+from stream_app.domain.books.records import COLUMNS, meaning_of, name_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of
 from stream_app.domain.lane.waits import NAMES, sums
@@ -236,7 +236,7 @@ def _show_import(publication: FoundImport) -> None:
     show(f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(publication.leads, 'lead')} at rest")
     for name in (*COLUMNS, "unknown"):
         if leads := publication.columns.get(name):
-            show(f"  {name.replace('_', ' ')}: {leads:,} ({meaning_of(name)})")
+            show(f"  {name_of(name)}: {leads:,} ({meaning_of(name)})")
     show(f"  {count(publication.credits, 'credit')} so far; last event {iso(publication.last_ms)}")
 
 

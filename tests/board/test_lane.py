@@ -159,7 +159,7 @@ async def test_an_import_links_each_number_to_its_leads(local: Client) -> None:
         listed, seen = link.replace("&amp;", "&"), 0
         while listed:
             page = (await local.get(listed)).text
-            assert f"{number} {words(column)} in initech of import 2026-09-21-kfdwzp\n" in plain(page)
+            assert f"{number} leads in initech of import 2026-09-21-kfdwzp, {words(column)}\n" in plain(page)
             seen += page.count('<tr><th scope="row">')
             more = re.search(r'rel="next" href="([^"]*)"', page)
             listed = more[1].replace("&amp;", "&") if more else ""

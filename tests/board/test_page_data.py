@@ -48,7 +48,7 @@ def meter(cap: int | None, spent: int, reserved: int = 0, begins_ms: int = NOW_M
         (Overview([], [Finding("rebalancing", "")], []), True, "Asking Kafka", "idle"),
         (Overview([], [], []), False, "No workspace is configured", "idle"),
         (Overview([lane(tone="bad")], [], []), False, "1 of 1 lane is held", "bad"),
-        (Overview([lane(tone="warn"), lane()], [], []), False, "1 of 2 lanes are held", "bad"),
+        (Overview([lane(tone="warn"), lane()], [], []), False, "1 of 2 lanes is held", "bad"),
         (Overview([lane(None), lane(None)], [], []), False, "Ready: no lead has come yet", "idle"),
         (Overview([lane()], [], []), False, "The lane is running", "ok"),
         (Overview([lane(), lane(None)], [], []), False, "All 2 lanes are running", "ok"),

@@ -178,7 +178,7 @@ async def test_a_tab_publishes_what_it_shows_and_nothing_else(
     assert kafka.leads == []
     assert (await post(jane, f"{path}/send", data={"why": "no digest"})).status_code == 409
     await send(jane, path)
-    assert "1 of 1 leads published" in await settled(jane, path)
+    assert "1 of 1 lead published" in await settled(jane, path)
     assert (await post(jane, f"{path}/send", data={"why": "late", "digest": first})).status_code == 409
     assert len(kafka.leads) == 1
 

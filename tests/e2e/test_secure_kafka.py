@@ -374,7 +374,7 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
                 await shown(client, path, "Publish 1 lead for about")
                 digest = digest_on((await client.get(path)).text)
                 await client.post(f"{path}/send", data={"why": "test", "digest": digest})
-                await shown(client, path, "1 of 1 leads published")
+                await shown(client, path, "1 of 1 lead published")
         for process in processes:
             assert await line.stop(process) == 0
             text = line.logs[process.pid].read_text()

@@ -17,12 +17,14 @@ import httpx
 from starlette.applications import Starlette
 
 from stream_app.board.access import Access
+from stream_app.board.formats import noun
 from stream_app.board.lookup import Lookup
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.store import ReadModel
 from stream_app.cli.books import books_table
 from stream_app.domain.books.account import STATES
+from stream_app.domain.books.records import COLUMNS, name_of
 from stream_app.domain.lane.explain import Group
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client, plain
@@ -71,7 +73,7 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
             assert {column: leads for column, leads in of_import.items() if leads} == wanted, f"m{seed} {name}"
             text = plain((await client.get(f"/board/imports?workspace={name[0]}&id={name[1]}")).text)
             rest = sum(leads for column, leads in wanted.items() if column not in ("held", "under_way", "waiting"))
-            assert f"{rest} of {sum(wanted.values())} leads" in text, f"m{seed} {name}"
+            assert f"{rest} of {(leads := sum(wanted.values()))} {noun(leads, 'lead')}" in text, f"m{seed} {name}"
         met.update({"columns": len(columns), "imports": len(imports)})
         board.close()
     assert min(met[kind] for kind in ("columns", "imports", "dlq open", "dlq solved", "parked open")) > 3, met
@@ -114,7 +116,8 @@ async def _books_page(client: Client) -> Counter[str]:
 
 def _books_command(ledger: Ledger, now_ms: int) -> Counter[str]:
     report = Tape(ledger.plan, now_ms, ledger.logs, {}).close()
-    rows = {str(name).replace(" ", "_"): int(leads) for name, leads, *_ in books_table(report).rows}
+    names = {name_of(name): name for name in COLUMNS}
+    rows = {names.get(shown, shown): int(leads) for shown, leads, *_ in books_table(report).rows}
     return +Counter({name: leads for name, leads in rows.items() if name not in ("in", "waiting")})
 
 

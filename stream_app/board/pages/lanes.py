@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Literal
 
 from stream_app.board.charts import Band, Line, Stack, line, stack, times, trend
-from stream_app.board.formats import lanes_path
+from stream_app.board.formats import lanes_path, noun
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
 from stream_app.board.site import (
@@ -45,10 +45,10 @@ _OUTCOMES: Final = {
 }
 SERIES: Final = (
     ("enriched", "enriched"),
-    ("cache", "answered from cache"),
-    ("nodata", "no data found"),
+    ("cache", "answered from the cache"),
+    ("nodata", "answered: no data"),
     ("failed", "failed or parked"),
-    ("refused", "not to be sent"),
+    ("refused", "rejected or duplicate"),
 )
 _SERIES_OF: Final = {status: key for key, statuses in _OUTCOMES.items() for status in statuses}
 
@@ -131,7 +131,7 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
     if not lanes:
         return ["No workspace is configured"], "idle"
     if held:
-        words = " lane is held" if lanes == 1 else " lanes are held"
+        words = f" {noun(lanes, 'lane')} {noun(held, 'is', 'are')} held"
         return [(held, lanes_path(state="held")), " of ", all_lanes, words], "bad"
     if all(lane.view is None for lane in seen.lanes):
         return ["Ready: no lead has come yet"], "idle"

@@ -25,10 +25,10 @@ TOOK: Final[Rank] = 3
 DeadLetterState = Literal["open", "coming_back", "solved", "given_up"]
 STATES: Final[tuple[DeadLetterState, ...]] = get_args(DeadLetterState)
 STATE_MEANING: Final[dict[DeadLetterState, str]] = {
-    "open": "waits for a person",
-    "coming_back": "on its way back, or comes back by itself",
-    "solved": "its lead was delivered, or published again, or has a later dead letter, which counts",
-    "given_up": "its lead is not to be sent any more",
+    "open": "waiting for a person",
+    "coming_back": "on the way back, or coming back without a person",
+    "solved": "lead delivered or published again, or with a later dead letter, which counts",
+    "given_up": "lead not to be sent any more",
 }
 _COPIES: Final = frozenset({"duplicate", "rerouted"})
 _AT_ONCE: Final = frozenset({"rejected_invalid", "suppressed", "parked"})

@@ -35,14 +35,21 @@ COLUMNS: Final[tuple[Column, ...]] = get_args(Column)
 MOVING: Final[frozenset[Column]] = frozenset({"held", "under_way", "waiting"})
 """The columns of leads that are not at rest."""
 
+NAMES: Final[Mapping[str, str]] = {
+    "accepted_final": "accepted as final",
+    "served_from_cache": "answered from the cache",
+    "served_locally": "answered without Clay",
+}
+"""What commands and pages call the columns whose own names are no words."""
+
 MEANING: Final[Mapping[str, str]] = {
     "enriched": "Clay has answered, whatever it found",
     "accepted_final": "Clay took it, and nothing ever comes back",
     "served_from_cache": "answered with an earlier result",
-    "served_locally": "answered without Clay",
+    "served_locally": "answered from the lead's own fields",
     "rejected": "no lead, or not to be sent: it has ended",
     "duplicate": "another record of the same lead counts",
-    "parked": "waits for a human",
+    "parked": "waits for a person",
     "held": "waits for its lane: budget, pause or outage",
     "under_way": "between two steps, at Clay, or on its way back",
     "waiting": "on Kafka, not taken yet",
@@ -113,6 +120,11 @@ def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
     if status not in COLUMN:
         return "" if status in NOT_LEADS else "unknown"
     return "accepted_final" if final and status == "accepted" else COLUMN[status]
+
+
+def name_of(column: str) -> str:
+    """Return what commands and pages call a column."""
+    return NAMES.get(column) or column.replace("_", " ")
 
 
 def meaning_of(name: str) -> str:

@@ -56,7 +56,7 @@ def test_one_import_is_shown_by_column(
         "  1,012 rows in the file, 12 refused; 1,000 leads published to acme",
         "  [##################............] 615 of 1,000 leads at rest",
         "  enriched: 600 (Clay has answered, whatever it found)",
-        "  parked: 15 (waits for a human)",
+        "  parked: 15 (waits for a person)",
         "  under way: 85 (between two steps, at Clay, or on its way back)",
         "  waiting: 300 (on Kafka, not taken yet)",
         "  3,702 credits so far; last event 2026-09-21 14:14:21Z",
