@@ -255,6 +255,18 @@ async def test_in_a_shared_partition_a_waiting_lead_lets_the_next_record_start()
 
 
 @virtual_time
+async def test_a_lead_that_waits_alone_in_its_partition_lets_no_other_start_when_admission_opens() -> None:
+    bench = Bench(Setup(shared=False, rate_per_s=1.0, burst=1))
+    waiting = in_flight(0)
+    bench.queue.shut()
+    sending = asyncio.create_task(bench.send(waiting))
+    await asyncio.sleep(0.1)
+    bench.queue.open()
+    assert not waiting.passed.is_set()
+    await sending
+
+
+@virtual_time
 async def test_a_lead_whose_turn_comes_too_late_is_deferred_until_then() -> None:
     bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1, patience_s=2.0))
     began = now_ms()

@@ -55,6 +55,24 @@ async def test_a_lead_that_costs_more_than_its_ceiling_stops_its_lane() -> None:
     assert [event.reason for event in bench.events("leads/0/0") if event.status == "held_paused"] == ["over_ceiling"]
 
 
+@pytest.mark.parametrize(("credits", "goes_on"), [(21, False), (20, True)])
+@virtual_time
+async def test_a_lane_that_a_costly_lead_has_stopped_goes_on_when_a_probe_costs_no_more_than_the_ceiling(
+    credits: int, goes_on: bool
+) -> None:
+    bench = Bench()
+    bench.row("accepted")
+    bench.call_back(credits=21)
+    await settled(bench)
+    for number in range(1, 4):
+        bench.publish(f"id{number}", f"p{number}")
+    await asyncio.sleep(400.0)
+    assert len(bench.clay.bodies) == 1, "the probe"
+    bench.call_back(lead_id="id1", credits=credits)
+    await asyncio.sleep(10.0)
+    assert len(bench.clay.bodies) == (3 if goes_on else 1)
+
+
 @virtual_time
 async def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
     """Killed between commit and ack, and consumed again by a successor: one event, settled once."""

@@ -13,8 +13,10 @@ from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.topics import ERASED_LAG_MS
 from stream_app.domain.result import erased_by
+from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import now_ms, virtual_time
+from tests.partition.virtual import now_ms, parts, virtual_time
+from tests.simulation.client import MemoryLedger
 
 (PERSON,) = people({"email": ADA})
 
@@ -98,6 +100,24 @@ async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing
     assert erased_by(sealed[0].key, sealed[0].headers) is None
     await asyncio.sleep(20 * DAY_S)
     assert len(enriched(bench)) == before + 1
+
+
+@pytest.mark.parametrize(("days", "seals"), [(6.9, 1), (7.1, 0)])
+@virtual_time
+async def test_a_new_owner_writes_a_seal_again_for_a_week(days: float, seals: int) -> None:
+    bench = Bench(budget=BudgetPolicy())
+    await bench.begin()
+    await bench.lead("1", ADA)
+    await bench.call_back("1", title="CEO")
+    await erase(bench, "1")
+    await asyncio.sleep(days * DAY_S)
+    before = len(enriched(bench))
+    await bench.partition.close()
+    ledger = MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0)
+    successor = PartitionOwner(0, ledger, parts(bench.plan, bench.clay))
+    await successor.take_over()
+    await asyncio.sleep(60)
+    assert len(enriched(bench)) - before == seals
 
 
 @virtual_time

@@ -6,6 +6,7 @@ from contextlib import suppress
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from stream_app.domain.model.outcome import Accepted, Outcome, RateLimited
 from stream_app.domain.model.records import Record
@@ -202,6 +203,32 @@ async def test_a_record_that_was_started_again_does_not_overtake_one_that_is_giv
     stream.suspended.set()
     await asyncio.sleep(1.0)
     assert (decided, stream.given_up) == ([], [0, 1])
+    stream.over.set()
+    await serving
+
+
+@virtual_time
+async def test_in_a_partition_of_one_workspace_all_records_start_again_one_after_the_other() -> None:
+    foreign = replace(consumed(1), key=b"nobody")
+    bench, stream, began = Bench(), RecordingStream([consumed(0), foreign]), list[int]()
+
+    async def process(in_flight: InFlight) -> None:
+        if runner.lives == 1:
+            in_flight.release_next()
+        else:
+            began.append(in_flight.consumed.offset)
+        await asyncio.sleep(5.0)
+
+    runner = RecordRunner(build_state(0, bench.ledger, parts(bench.plan, bench.clay)), {"hot": process})
+    runner.resume()
+    serving = asyncio.create_task(runner.serve(stream, "hot"))
+    await asyncio.sleep(1.0)
+    await runner.stop()
+    runner.resume()
+    await asyncio.sleep(1.0)
+    assert began == [0]
+    await asyncio.sleep(10.0)
+    assert (began, stream.acked) == ([0, 1], [0, 1])
     stream.over.set()
     await serving
 

@@ -1,6 +1,9 @@
 """The filler of the cache on a topic in memory: what is read again, what is remembered, and what is not."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -61,6 +64,21 @@ def filler(cache: Any, owned: tuple[int, ...] = (0, 1)) -> CacheFiller:
 async def title(cache: MemoryCache, person: str = ADA) -> Any:
     (entry,) = await cache.find([person_slot("acme", "people", person)])
     return entry.fields["title"].value if entry.fields else None
+
+
+@virtual_time
+async def test_it_looks_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_s: list[float] = []
+
+    async def look(_: CacheFiller, reader: object) -> None:
+        looked_s.append(asyncio.get_running_loop().time())
+
+    monkeypatch.setattr(CacheFiller, "look", look)
+    monkeypatch.setattr(fillers, "TopicReader", lambda *_: nullcontext())
+    filling = asyncio.create_task(filler(MemoryCache()).run())
+    await asyncio.sleep(10.5)
+    filling.cancel()
+    assert [round(later - earlier, 3) for earlier, later in pairwise(looked_s)] == [1.0] * 10
 
 
 @virtual_time

@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import logging
 import socket
+from collections.abc import AsyncIterator
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -160,6 +162,30 @@ async def test_a_huge_answer_is_cut_off(http_status: int) -> None:
         assert (await clay.send(server.url, None, LEAD)).http_status == http_status
         await asyncio.wait_for(server.ended.wait(), 2.0)
         assert server.written_bytes < 20_000_000, "no more than the kernel's buffers hold may have been taken"
+
+
+async def test_of_an_answer_that_comes_in_odd_pieces_no_more_is_read_than_is_kept() -> None:
+    class Endless:
+        async def body(self) -> AsyncIterator[bytes]:
+            yield b"1234567"
+            while True:
+                await asyncio.sleep(0)
+                yield b"x" * 1_000
+
+        def close(self) -> None: ...
+
+    excerpt, answer = bytearray(), cast(Any, Endless())
+    async with asyncio.timeout(5.0):
+        await ClayClient()._read(answer, excerpt)
+    assert len(excerpt) == clay_http._MAX_ANSWER_BYTES
+
+
+def test_a_connection_that_is_not_open_yet_has_nothing_unread() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        assert not ClayProtocol(loop).has_unread
+    finally:
+        loop.close()
 
 
 async def test_a_compressed_answer_is_never_unpacked() -> None:

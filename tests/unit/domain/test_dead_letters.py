@@ -71,6 +71,8 @@ def test_the_kind_follows_from_the_headers() -> None:
     assert kind_of({"stream-app-disposition": b"poison"}) == "poison"
     assert kind_of({"stream-app-way": b"deferred", "stream-app-origin": b"leads/0/1"}) == "deferred"
     assert kind_of({"stream-app-disposition": b"nonsense"}) == "foreign"
+    assert kind_of({"stream-app-way": b"deferred"}) == "foreign", "it names no record"
+    assert kind_of({"stream-app-origin": b"leads/0/1"}) == "foreign"
     assert kind_of({}) == "foreign"
 
 

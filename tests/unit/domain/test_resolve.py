@@ -98,6 +98,24 @@ def test_a_body_contains_the_callback_url_and_token() -> None:
     assert verify(KEYS, body["callback_token"], "acme", "asked-back", "crm-1")
 
 
+@pytest.mark.parametrize(
+    "destination",
+    [
+        Destination("people", "acme", ("h1",), callbacks=False, callback_url="https://leads.example.com/callbacks"),
+        Destination("people", "acme", ("h1",)),
+    ],
+    ids=["without callbacks", "without an address"],
+)
+def test_a_body_has_no_callback_url_where_none_can_come(destination: Destination) -> None:
+    plan = msgspec.structs.replace(PLAN, destinations={**PLAN.destinations, "people": destination})
+    assert sent(case(plan=plan)) == {
+        "email": "ada@example.com",
+        "title": "CEO",
+        "notes": "met in May",
+        "lead_id": "crm-1",
+    }
+
+
 def test_a_body_above_clays_limit_is_a_dead_letter() -> None:
     small = Plan(PLAN.topics, 4, PLAN.workspaces, PLAN.destinations, sizes=Sizes(payload=300))
     fits = case({**ADA, "notes": "x" * 200}, small)
