@@ -87,13 +87,12 @@ def entry_of(result: Result) -> Entry:
     """Return the cacheable part of a result. Fields from the cache keep their age; a local result has none."""
     if result.source == "local":
         return NOTHING
-    at_ms = result.at_ms - result.age_s * 1000
     fields: dict[str, Field] = {}
     for name, value in result.fields.items():
         if value is None or value == "" or (isinstance(value, str) and len(value.encode()) > MOST_VALUE_BYTES):
             continue
         if result.source == "clay":
-            fields[name] = Field(value, at_ms, result.destination)
+            fields[name] = Field(value, result.at_ms, result.destination)
         elif (origin := result.provenance.get(name)) is not None and not origin.shared:
             fields[name] = Field(value, origin.at_ms, origin.source)
     return bounded(Entry(fields))

@@ -76,6 +76,16 @@ def test_a_lead_in_two_records_has_two_histories_the_newer_one_first(model: Read
     assert statuses(ask, "crm-1") == [["duplicate"], ["received", "sending", "accepted"]]
 
 
+def test_copies_and_reports_of_one_lead_are_records_in_and_reports_without_a_lead_are_not(
+    model: ReadModel, ask: Queries
+) -> None:
+    take(model, *history(NAMES, "crm-1", "received", "sending", "accepted"))
+    take(model, *history(NAMES, "crm-1", "duplicate", offset=7))
+    assert ask.records_in() == 2
+    take(model, event(NAMES, "crm-1", "erased", 1, 8))
+    assert ask.records_in() == 2
+
+
 def test_the_first_event_of_a_rerouted_lead_may_be_read_last(model: ReadModel, ask: Queries) -> None:
     home = event(NAMES, "crm-1", "received", 2)
     stray = event(NAMES, "crm-1", "rerouted", 1, workspace="", destination="")

@@ -220,9 +220,10 @@ def test_what_was_booked_can_be_taken_back_and_nothing_else_with_it() -> None:
     assert taken_back == budget.settle(budget.refund(both, first), second, Cost(11, 0))
 
 
-def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not() -> None:
+@pytest.mark.parametrize("cost", [ONE, Cost(6, 0), Cost(0, 1)])
+def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not(cost: Cost) -> None:
     state, now_ms = Budget(), _ms("2026-11-01T12:00")
-    state, oldest = _reserved(BudgetPolicy(), state, now_ms)
+    state, oldest = _reserved(BudgetPolicy(), state, now_ms, cost)
     for day in range(1, 7):
         state, _ = _reserved(BudgetPolicy(), state, now_ms + day * DAY_MS)
     state = budget.settle(state, oldest, Cost(5, 1))
