@@ -188,10 +188,10 @@ def _facts(kind: OrderKind, view: LaneView | None) -> list[Fact]:
         paused = f"paused by {view.paused_by.who}"
     if kind == "pause":
         return [Fact("Lane", paused, "paused: its leads wait in Kafka")]
-    found = [Fact("Lane", paused, "not paused")]
+    facts = [Fact("Lane", paused, "not paused")]
     if view is not None and view.holds and view.paused_by is None:
-        found.append(Fact("Held", view.text or view.holds, "no longer, if it is a suspension"))
-    return found
+        facts.append(Fact("Held", view.text or view.holds, "no longer, if it is a suspension"))
+    return facts
 
 
 def _reload(opened: FormRequest) -> Form:
@@ -247,12 +247,12 @@ def _lead_form(site: Site, opened: FormRequest, verb: str, text: str, button: st
         if lead
         else {}
     )
-    found = list(of_lead or configured)
+    names = list(of_lead or configured)
     workspace = Field(
         "workspace",
         "Workspace",
         kind="choice",
-        choices=[*([("", "choose one")] if len(found) > 1 else []), *((name, name) for name in found)],
+        choices=[*([("", "choose one")] if len(names) > 1 else []), *((name, name) for name in names)],
         required=True,
     )
     return Form(
@@ -334,17 +334,17 @@ def _suppressed(submission: Submission) -> tuple[str, dict[str, Any]]:
 
 def _cancel_import(site: Site, opened: FormRequest) -> Form:
     workspace, import_id = _import_of(opened)
-    found, _ = site.queries.imports(workspace, import_id, None, 1) if workspace and import_id else ([], None)
-    if not found or workspace not in site.settings.workspaces:
+    imports, _ = site.queries.imports(workspace, import_id, None, 1) if workspace and import_id else ([], None)
+    if not imports or workspace not in site.settings.workspaces:
         raise Refused(404, "unknown_import", "No lead of this import is known, or its workspace is not configured")
-    each = found[0]
+    publication = imports[0]
     return Form(
         title=f"Cancel import {import_id}",
         text=f"Leads of this import in {workspace} that were published until now and are not at Clay yet end as "
         "suppressed. Leads at Clay go on, and results stay.",
         button="Cancel the import",
         back=imports_path(workspace=workspace, id=import_id),
-        facts=(Fact("Leads not at rest", amount(each.moving), "suppressed, unless they are at Clay"),),
+        facts=(Fact("Leads not at rest", amount(publication.moving), "suppressed, unless they are at Clay"),),
         typed=workspace,
         is_final=True,
     )

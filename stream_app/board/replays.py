@@ -280,7 +280,7 @@ def _began(planner: Planner, wanted: Wanted, who: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ send
 
 
-def _found(planner: Planner, opened: FormRequest) -> Plan:
+def _plan_of(planner: Planner, opened: FormRequest) -> Plan:
     plan = planner.find(opened.path["plan"])
     if plan is None:
         text = "This plan is older than 10 minutes, or the board was restarted: plan again on the page Dead letters"
@@ -289,7 +289,7 @@ def _found(planner: Planner, opened: FormRequest) -> Plan:
 
 
 def _plan(planner: Planner, opened: FormRequest) -> Form:
-    plan = _found(planner, opened)
+    plan = _plan_of(planner, opened)
     wanted, priced = plan.wanted, plan.priced
     options = options_of(wanted.source, wanted.filter, uncertain=wanted.uncertain, limit=wanted.limit)
     view: PageData = {
@@ -330,7 +330,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
 
 
 async def _send(planner: Planner, sent: Submission) -> str:
-    plan, view = _found(planner, sent.opened), sent.form.more
+    plan, view = _plan_of(planner, sent.opened), sent.form.more
     if view["under_way"]:
         await planner.give_up(plan)
         return _DEAD
@@ -347,15 +347,15 @@ async def _send(planner: Planner, sent: Submission) -> str:
 
 def _change(site: Site, kind: Literal["stop", "resume"], opened: FormRequest) -> Form:
     replay = opened.path["replay"]
-    found = site.queries.replay(replay)
-    if found is None:
+    progress = site.queries.replay(replay)
+    if progress is None:
         raise Refused(404, "unknown_replay", "There is no such replay: the page Dead letters lists all")
     text = (
         "What was sent stays sent. The rest waits until it is resumed."
         if kind == "stop"
         else "The rest is sent. Its price is checked again first. A replay that runs now is stopped."
     )
-    done = f"{found.sent:,} of {count(found.total or found.plan.dead_letters, 'dead letter')} are sent. "
+    done = f"{progress.sent:,} of {count(progress.total or progress.plan.dead_letters, 'dead letter')} are sent. "
     return Form(f"{kind.capitalize()} replay {replay}", done + text, f"{kind.capitalize()} it", replay_path(replay))
 
 

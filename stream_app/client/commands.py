@@ -182,8 +182,8 @@ async def _answered(
     replay = dict(workers) if command.kind == "reload" else {}
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
-            async for got in reader.follow(starts):
-                for record in chain.from_iterable(got.values()):
+            async for polled in reader.follow(starts):
+                for record in chain.from_iterable(polled.values()):
                     answer = _answer.decode(record.value)
                     answers = replay if answer.kind == REPLAY_RELOAD else workers
                     if answer.id == command.id and answers[record.partition] is None:

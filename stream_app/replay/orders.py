@@ -105,9 +105,9 @@ async def submit_and_follow(settings: Settings, command: ReplayCommand) -> Async
     async with Reader(connection_of(settings)) as reader:
         starts = await reader.ends([place])
         await submit(settings, command)
-        async for got in reader.follow(starts):
-            found = [read_progress(record.key, record.value) for record in chain.from_iterable(got.values())]
-            own = [row for row in found if row is not None and row.id == command.replay]
+        async for polled in reader.follow(starts):
+            rows = [read_progress(record.key, record.value) for record in chain.from_iterable(polled.values())]
+            own = [row for row in rows if row is not None and row.id == command.replay]
             for row in own:
                 yield row
             if not own:
