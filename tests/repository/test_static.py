@@ -55,6 +55,9 @@ CORE_MAY_IMPORT = {
 OPTIONAL = {"aws_msk_iam_sasl_signer": "msk", "yaml": "dev"}
 """Modules of an optional extra. They are imported in a function that reports the missing extra."""
 
+VAGUE = {"each", "found", "here", "said", "there"}
+"""Names that say nothing of what they stand for."""
+
 CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|today))\(")
 
 
@@ -118,6 +121,26 @@ def test_every_import_is_a_dependency_of_the_package() -> None:
 def test_an_optional_module_is_imported_only_in_functions() -> None:
     top_level = re.compile(rf"^(?:import|from) (?:{'|'.join(OPTIONAL)})\b", re.MULTILINE)
     assert not [path.name for path in PACKAGE.rglob("*.py") if top_level.search(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "deploy", "docs", "examples", "stream_app", "tests"])
+def test_every_name_says_what_it_stands_for(folder: str) -> None:
+    """A reader has to look for what `found` or `each` is; `problems` and `lead` say it."""
+    for path in (ROOT / folder).rglob("*.py"):
+        vague = [f"{line}: {name}" for line, name in names_given_in(path) if name.strip("_") in VAGUE]
+        assert vague == [], path.relative_to(ROOT)
+
+
+def names_given_in(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield each name that is assigned, a parameter, imported or defined, with its line."""
+    for node in nodes_of(path):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield node.lineno, name
+            case ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
+                yield node.lineno, name
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
 
 
 def names_in(folder: Path) -> Iterator[str]:
