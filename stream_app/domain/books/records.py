@@ -234,15 +234,14 @@ def advance(history: RecordHistory, event: Event, *, kept: bool) -> tuple[bool, 
     Returns:
         Whether the event counts (a double does not), and what is wrong; "" if nothing is.
     """
+    problem = ""
     if event.status == "rerouted" and event.seq == 1:
         if history.rerouted:
             return False, "event 1 comes again: a double"
         history.rerouted = True
-        if history.seq == 0:
-            _take(history, event)
-        return True, ""
-    problem = ""
-    if history.seq == 0 and event.seq > 1 and (event.seq == 2 or not kept):
+        if history.seq > 0:
+            return True, ""
+    elif history.seq == 0 and event.seq > 1 and (event.seq == 2 or not kept):
         history.headless = True
         # Only a rerouted history may begin so: its first event is in another partition. The audit checks that.
         if kept and ("rerouted", event.status) not in _LEGAL:
@@ -253,14 +252,10 @@ def advance(history: RecordHistory, event: Event, *, kept: bool) -> tuple[bool, 
         problem = f"event {event.seq} follows {history.seq}: a gap"
     elif (history.status, event.status) not in _LEGAL:
         problem = f"{event.status} follows {history.status or 'nothing'}, which is no legal step"
-    _take(history, event)
-    return True, problem
-
-
-def _take(history: RecordHistory, event: Event) -> None:
     history.lead_id, history.workspace, history.destination = event.lead_id, event.workspace, event.destination
     history.status, history.seq, history.at_ms = event.status, event.seq, event.at_ms
     history.trace_id = event.trace_id
+    return True, problem
 
 
 def numbered(log: int, offset: int) -> int:
