@@ -184,3 +184,4 @@ async def test_an_accepted_lead_says_until_when_its_callback_is_awaited(callback
     deadline_ms = int(next(iter(bench.plan.destinations.values())).callback_deadline_s * 1000)
     assert accepted.status == "accepted"
     assert accepted.due_at_ms == (accepted.at_ms + deadline_ms if callbacks else None)
+    assert len(bench.partition.state.deadlines) == callbacks, "without callbacks it waits for nothing"
