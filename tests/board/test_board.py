@@ -1,5 +1,6 @@
 """The board without a browser: what its pages say, and what no page ever does."""
 
+import csv
 import re
 from contextlib import closing
 from html.parser import HTMLParser
@@ -193,6 +194,17 @@ async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: 
         board.close()
     capped = ["300</a> <small>of 1,000", "300 used, 100 reserved of 1,000"]
     assert shown == [capped, [*capped, "50,000</a> without a limit"]]
+
+
+async def test_the_money_as_csv_is_of_one_workspace_or_of_all(local: Client) -> None:
+    async def workspaces(query: str) -> set[str]:
+        text = (await local.get(f"/board/money.csv{query}")).text
+        return {row["workspace"] for row in csv.DictReader(text.splitlines())}
+
+    named = await workspaces("")
+    assert {"acme", "globex"} <= named
+    for name in named:
+        assert await workspaces(f"?workspace={name}") == {name}
 
 
 async def test_a_search_puts_no_personal_data_into_an_address(local: Client) -> None:

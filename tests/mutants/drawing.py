@@ -23,7 +23,7 @@ TARGETS: Final = tuple(
 _NO_OPERATORS: Final = ("Variable", "NoOp", "Operator_Eq_Is", "Operator_NotEq_IsNot")
 _ORDER: Final = re.compile("ComparisonOperator.*_(Lt|Gt)E?$")  # of "open" and "closed" means nothing
 _KINDS: Final = {"BinaryOperator": "operator", "ComparisonOperator": "comparison"}  # what most operators look at
-_LAYOUT: Final = ("gc", "slots")  # how a class lies in memory
+_NO_KEYWORDS: Final = ("eq", "gc", "slots", "strict")  # how a class lies in memory, and checks that never fail
 _NO_PLACE: Final = {"name", "string", "newline", "endmarker", "fstring_start", "fstring_string", "fstring_end"}
 _NO_TOKEN: Final = set("()[]{},:.=@;") | {"->", ":="}
 _Part = tuple[tuple[int, int], tuple[int, int]]
@@ -112,14 +112,14 @@ def _part(node: Any) -> _Part:
 
 
 def _no_target(tree: ast.AST) -> Iterator[_Part]:
-    """Annotations, protocols, `__repr__`, and how a class lies in memory."""
+    """Annotations, protocols, `__repr__`, and keywords that change nothing while the code is right."""
     for node in ast.walk(tree):
         part: Any = None
         if isinstance(node, ast.arg | ast.AnnAssign):
             part = node.annotation
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             part = node if node.name == "__repr__" else node.returns
-        elif (isinstance(node, ast.keyword) and node.arg in _LAYOUT) or (
+        elif (isinstance(node, ast.keyword) and node.arg in _NO_KEYWORDS) or (
             isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Protocol" for base in node.bases)
         ):
             part = node

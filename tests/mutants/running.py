@@ -23,6 +23,7 @@ from tests.mutants.drawing import ROOT, TARGETS, Mutant
 # In processes of their own most schedules of the simulation would run on the code as it is.
 FOLDERS: Final = (
     *("tests/unit", "tests/partition", "tests/board", "tests/simulation/test_found.py"),
+    "tests/simulation/test_account_histories.py",
     "tests/simulation/test_simulation.py::test_without_a_fault_all_is_well",
     "tests/repository/test_site.py::test_the_reference_is_generated",
 )

@@ -71,6 +71,25 @@ def waiting(*numbers: int) -> tuple[DeadlineQueue, int]:
 
 
 @virtual_time
+async def test_others_get_the_event_loop_while_the_queue_is_built_and_not_for_each_lead() -> None:
+    plan = plan_of(Setup())
+    rows = Rows(0, 10**12)
+    rows.load(values())
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    turning = asyncio.create_task(turn())
+    await DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Silent())).load()
+    turning.cancel()
+    assert 8 <= turns <= MANY // 1_000
+
+
+@virtual_time
 async def test_a_lead_is_due_at_its_deadline_and_not_before() -> None:
     queue, wait_ms = waiting(0, 10, 10_000)
     await queue.load()

@@ -13,6 +13,7 @@ from stream_app.cache.filler import MemoryCache
 from stream_app.domain.commands import Command
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.delivery.state_machine import delivery_key
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import Callback, Result, Scalar, StatusEvent
@@ -218,6 +219,9 @@ async def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
     assert await bench.lead("1", ADA) == ["received", "served_from_cache"]
     assert [event.reason for event in bench.events()][-1] == "cache_first"
     assert await bench.lead("1", ADA) == ["received", "served_from_cache", "duplicate"], "once"
+    row = bench.partition.state.rows.delivery(delivery_key("acme", "acme-main", "1"))
+    assert row is not None
+    assert (row.final, row.reservation) == (True, None)
     assert await bench.lead("2", "stale@b.example") == ["received", "held_budget"]
 
 

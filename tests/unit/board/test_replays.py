@@ -64,8 +64,9 @@ def test_a_pause_of_replays_holds_each_lead_that_comes_back_through_them(model: 
     assert limits() == ["replay_paused", "replay_paused", ""], "the third waits with its worker"
     held = queries.lead("crm-1")
     assert held is not None
-    now = held.histories[0].waits[-1]
+    *_, before, now = held.histories[0].waits
     assert (now.kind, now.text, now.until_ms) == ("replay", "replays are paused by jane: Clay is down", None)
+    assert (now.begin_ms, now.end_ms) == (held.histories[0].at_ms, None) != (before.begin_ms, None)
     take(model, Made(NAMES.replay_state, PAUSE, None, offset=1))
     assert queries.pause() is None
     assert "replay_paused" not in limits()
