@@ -187,7 +187,7 @@ def _facts(kind: OrderKind, view: LaneView | None) -> list[Fact]:
     if view is not None and view.paused_by is not None:
         paused = f"paused by {view.paused_by.who}"
     if kind == "pause":
-        return [Fact("Lane", paused, "paused: its leads wait in Kafka")]
+        return [Fact("Lane", paused, "paused: its leads wait on Kafka")]
     facts = [Fact("Lane", paused, "not paused")]
     if view is not None and view.holds and view.paused_by is None:
         facts.append(Fact("Held", view.text or view.holds, "no longer, if it is a suspension"))

@@ -178,7 +178,7 @@ class Workspace(msgspec.Struct, frozen=True):
         default_destination: The destination of leads that name none; "" where they must name one.
         partition: The home of the workspace; None: the hash of its name decides. Never change it for a workspace that
             has leads: its lane and its rows would stay behind, so the worker refuses to start.
-        hold: What happens to a lead while its lane is held. `pause`: it waits in Kafka. `degrade`: the fallback answers
+        hold: What happens to a lead while its lane is held. `pause`: it waits on Kafka. `degrade`: the fallback answers
             it, or it is deferred.
         fallback: The sources of a fallback answer, in order: a fresh cached result, a stale one, or a provisional
             result from the lead's own fields.

@@ -82,10 +82,10 @@ def lanes() -> Iterator[Made]:
     for hours in range(23, 0, -1):
         score = 100 - 20 * (hours == 9) - hours % 4
         yield _lane("initech", 3, at_ms=NOW_MS - hours * HOUR_MS, score=score, p95_ms=150 + 40 * (hours % 5), calls=90)
-    for ago_h, kind, text in ((9.2, "breaker_open", "5 of 8 calls failed"), (9, "held", "breaker_open: 5 of 8 failed")):
+    for ago_h, kind, text in ((9.2, "breaker_open", "5 of 8 calls failed"), (9, "held", "breaker open: 5 of 8 failed")):
         yield _lane("initech", 3, at_ms=NOW_MS - int(ago_h * HOUR_MS), news=(LaneChange(kind, text),))
     for ago_h, kind in ((8.7, "breaker_half_open"), (8.5, "breaker_closed"), (8.5, "moves")):
-        text = "no longer breaker_open" if kind == "moves" else f"the circuit breaker is {kind[8:]}"
+        text = "no longer breaker open" if kind == "moves" else f"the circuit breaker is {kind[8:].replace('_', ' ')}"
         yield _lane("initech", 3, at_ms=NOW_MS - int(ago_h * HOUR_MS) + len(kind), news=(LaneChange(kind, text),))
     more = common | {"score": 99.0, "rate_per_s": 7.9, "p95_ms": 180}
     yield _lane("initech", 3, **more, meters=_meters(5_140, 10_000, 61_900, 150_000, 150), **_of("initech"))

@@ -138,6 +138,38 @@ def test_a_day_of_money_is_a_day_of_utc_west_of_it_too(browser: Browser, url: st
     made.close()
 
 
+def test_a_chart_of_days_names_each_day_once(browser: Browser, url: str) -> None:
+    made = context(browser, timezone_id="America/New_York")
+    page = made.new_page()
+    page.add_init_script(
+        """window.drawn = [];
+        const write = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {
+            window.drawn.push(text);
+            return write.call(this, text, ...at);
+        };"""
+    )
+    page.goto(f"{url}/board/money?workspace=acme")
+    page.wait_for_function("document.querySelector('.uplot') !== null && window.drawn.length > 0")
+    drawn: list[str] = page.evaluate("window.drawn")
+    assert [text for text in drawn if "-" in text] == ["09-20", "09-21"]
+    made.close()
+
+
+def test_a_phone_can_reach_every_column_of_the_money(browser: Browser, url: str) -> None:
+    made = context(browser, width=390)
+    page = made.new_page()
+    page.goto(f"{url}/board/money")
+    for name in ("Saved by the cache", "Leads that a budget held", "Leads sent again"):
+        column = page.get_by_role("columnheader", name=name).first
+        column.scroll_into_view_if_needed()
+        box = column.bounding_box()
+        assert box is not None, name
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= 390, name
+    made.close()
+
+
 def test_a_thumb_can_scroll_the_leads(browser: Browser, url: str) -> None:
     made = context(browser, width=390)
     page = made.new_page()

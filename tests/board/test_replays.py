@@ -55,7 +55,8 @@ async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(operator
     text = (await operator.get(path)).text
     for words in (
         "Send 167 dead letters for up to 1,002 credits",
-        "acme/acme-people: 167 leads at about 2 credits each: about 334 credits and 167 actions, at most 1,002 and 167",
+        "acme/acme-people: 167 leads at about 2 credits each: about 334 credits and 167 actions, "
+        "at most 1,002 credits and 167 actions",
         "acme: 1,140 credits of today are left; about 84 s at the rate of replays",
         "41 were delivered since",
         "160: <code>http_503</code>",

@@ -356,7 +356,7 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
             await client.post("/board/login", data={"token": os.environ["OPERATOR_TOKEN"], "who": "jane"})
             await shown(client, "/board/system", "What differs")
             answer = await acted(client, "/board/lanes/w0/act/pause", why="test")
-            await shown(client, str(answer.url), "leads wait in Kafka until")
+            await shown(client, str(answer.url), "leads wait on Kafka until")
             await shown(client, "/board/leads/lead-0", "enriched")
             answer = await acted(client, "/board/leads/lead-0/act/erase", why="test", typed="lead-0", workspace="w0")
             await shown(client, str(answer.url), "applied")

@@ -134,7 +134,7 @@ async def test_each_test_lead_is_another_person() -> None:
 
 def test_the_price_and_destinations_that_cannot_be_tested(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, "x:1", "x.")
-    assert "about 6 credits and 1 action, at most 20 and 5" in price(settings, "people")
+    assert "about 6 credits and 1 action, at most 20 credits and 5 actions" in price(settings, "people")
     with pytest.raises(SettingsError, match="there are: people"):
         price(settings, "none")
     quiet = msgspec.structs.replace(settings.destinations["people"], callbacks=False)

@@ -54,16 +54,21 @@
     const order = heads.map((_, n) => n).reverse();
     const soft = getComputedStyle(figure.querySelector("figcaption")).color;
     const line = getComputedStyle(figure.querySelector(".grid")).stroke;
+    const isOfDays = times[1] - times[0] >= 86400;
+    const days = isOfDays ? { incrs: [1, 2, 4, 7, 14].map((each) => each * 86400) } : {};
+    // A tick at the end of the last slot would name a slot that is not shown.
+    const named = (tick) => (tick < end ? clock(tick, times) : "");
     const axis = { stroke: soft, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11.5px system-ui" };
     const columns = uPlot.paths.bars({ align: 1, size: [0.86, Infinity] });
     const options = {
       width: plot.clientWidth,
       height: HEIGHT,
+      ...(isOfDays ? { tzDate: (at_s) => uPlot.tzDate(new Date(at_s * 1000), "Etc/UTC") } : {}),
       padding: [8, 14, 0, 0],
       cursor: { points: { show: false } },
       legend: { show: false },
       hooks: { setCursor: [(chart) => say(figure, times, values, chart.cursor.idx)] },
-      axes: [{ ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => clock(tick, times)) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }],
+      axes: [{ ...axis, ...days, size: 26, values: (_, ticks) => ticks.map(named) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }],
       scales: { x: { range: (_, min, max) => [min, max === times[times.length - 1] ? end : max] }, y: { range: (_, __, max) => [0, Math.max(3, max)] } },
       series: [
         { label: "From" },

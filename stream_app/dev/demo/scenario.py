@@ -144,7 +144,7 @@ async def _outage(processes: Processes, state: DemoState, display: Display) -> B
     """Let Clay answer 503 to everything. Reads the books in the middle, while the worker runs."""
     display.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; then the breaker opens, and "
-        "the rest waits in Kafka: nothing is lost, nothing is paid. Leads that Clay already has go on and come back."
+        "the rest waits on Kafka: nothing is lost, nothing is paid. Leads that Clay already has go on and come back."
     )
     await processes.fault(kind="status_before", status=503, for_s=OUTAGE_S)
     await _pass_time(OUTAGE_S / 2, processes, state, display)

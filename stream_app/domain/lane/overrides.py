@@ -29,7 +29,7 @@ _Correction = Annotated[int, Meta(ge=-_MOST, le=_MOST)]
 
 
 class Pause(Struct, frozen=True):
-    """Send no more leads of a lane until `resume`. They wait in Kafka."""
+    """Send no more leads of a lane until `resume`. They wait on Kafka."""
 
 
 class Resume(Struct, frozen=True):
@@ -174,7 +174,7 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
 def _pause(lane: Lane, by: Actor) -> Answer:
     if lane.pause is not None:
         return Answer(lane, f"was paused already, {byline(lane.pause)}")
-    return Answer(msgspec.structs.replace(lane, pause=by), f"paused {byline(by)}; leads wait in Kafka until `resume`")
+    return Answer(msgspec.structs.replace(lane, pause=by), f"paused {byline(by)}; leads wait on Kafka until `resume`")
 
 
 def _resume(lane: Lane) -> Answer:

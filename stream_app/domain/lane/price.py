@@ -115,7 +115,7 @@ def quote_of_replay(policy: Workspace, lane: Lane, parts: Iterable[Part], pace_p
 
 
 def quote_lines(
-    quotes: Iterable[Quote], rest: str = "the rest of the leads waits in Kafka", at: str = "the lane's rate"
+    quotes: Iterable[Quote], rest: str = "the rest of the leads waits on Kafka", at: str = "the lane's rate"
 ) -> Iterator[str]:
     """Yield one line for each destination, then those for its workspace. `rest`: what becomes of leads beyond it."""
     for quoted in quotes:
@@ -124,7 +124,8 @@ def quote_lines(
             yield (
                 f"{name}/{some.destination or 'no destination'}: {count(some.leads, 'lead')} at about "
                 f"{some.credits_each:g} credits each: about {count(some.credits, 'credit')} and "
-                f"{count(some.actions, 'action')}, at most {some.credits_at_most:,} and {some.actions_at_most:,}"
+                f"{count(some.actions, 'action')}, at most {count(some.credits_at_most, 'credit')} and "
+                f"{count(some.actions_at_most, 'action')}"
             )
         left = quoted.left_text
         budget = "no budget limits it" if not left else f"{left} are left" if quoted.known else f"the budget is {left}"

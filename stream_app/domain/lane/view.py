@@ -299,6 +299,10 @@ def _code(lane: Lane, held: Held) -> str:
     return "forced_open" if is_forced and held.reason == "breaker_open" else held.reason
 
 
+def _words(code: str) -> str:
+    return code.replace("_", " ")
+
+
 def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneChange]:
     if now.paused_by != before.paused_by:
         yield (
@@ -312,7 +316,7 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
         if change not in before.changes:
             yield LaneChange("changed", f"{change.key}: {change.was} -> {change.now}, {byline(change.by)}")
     if now.breaker != before.breaker:
-        text = now.text or f"the circuit breaker is {now.breaker}"
+        text = now.text or f"the circuit breaker is {_words(now.breaker)}"
         if now.outage is not None:
             since = datetime.fromtimestamp(now.outage.since_ms / 1000, UTC)
             text = f"{outage_text(now.outage)} since {since:%H:%M} UTC; {text}"
@@ -323,9 +327,9 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
         )
     if now.holds != before.holds:
         yield (
-            LaneChange("held", f"{now.holds}: {now.text}")
+            LaneChange("held", f"{_words(now.holds)}: {now.text}")
             if now.holds
-            else LaneChange("moves", f"no longer {before.holds}")
+            else LaneChange("moves", f"no longer {_words(before.holds)}")
         )
     yield from _of_meters(before, now)
     for webhook_id, webhook in now.webhooks.items():

@@ -1,6 +1,6 @@
 """A lane that Clay refuses (token, payment, missing webhook) is suspended, with a reason and periodic probes.
 
-No lead is lost: they wait in Kafka. One probe at a time is sent when it is due. Its success lifts the suspension.
+No lead is lost: they wait on Kafka. One probe at a time is sent when it is due. Its success lifts the suspension.
 """
 
 from collections.abc import Sequence

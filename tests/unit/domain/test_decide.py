@@ -151,7 +151,7 @@ RESET = "reset: the breaker is closed with an empty window, and no suspension"
 @pytest.mark.parametrize(
     ("before", "order", "says", "changes"),
     [
-        ({}, controls.Pause(), f"paused {WHO}; leads wait in Kafka until `resume`", True),
+        ({}, controls.Pause(), f"paused {WHO}; leads wait on Kafka until `resume`", True),
         ({"pause": BY}, controls.Pause(), f"was paused already, {WHO}", False),
         ({}, controls.Resume(), "was neither paused nor suspended", False),
         ({"pause": BY}, controls.Resume(), f"resumed: lifted the pause {WHO}", True),

@@ -81,6 +81,9 @@ GONE = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
         ),
         ({}, {"holds": "paused", "text": "by anna"}, [("held", "paused: by anna")]),
         ({"holds": "paused"}, {}, [("moves", "no longer paused")]),
+        ({}, {"holds": "budget_credits_day", "text": "all used"}, [("held", "budget credits day: all used")]),
+        ({"holds": "breaker_open"}, {}, [("moves", "no longer breaker open")]),
+        ({}, {"breaker": "half_open"}, [("breaker_half_open", "the circuit breaker is half open")]),
         ({"holds": "paused"}, {"holds": "paused", "text": "again"}, []),
         ({}, {"webhooks": {"w": Webhook(2)}}, []),
         (

@@ -143,7 +143,7 @@ def test_a_dry_run_shows_the_cost(publish: Publish) -> None:
     first, second, third, last = done.stdout.splitlines()
     assert first.startswith("acme/people: 1,200 leads at about 6 credits each: about 7,200 credits and 1,200 actions, ")
     assert second == "acme: the budget is 6,000 credits of today; about 2 min at the lane's rate"
-    assert third == "acme: the credits of today do not suffice: the rest of the leads waits in Kafka"
+    assert third == "acme: the credits of today do not suffice: the rest of the leads waits on Kafka"
     assert last == "1,200 rows: 1,200 would be published, 0 refused"
 
 
