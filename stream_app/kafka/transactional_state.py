@@ -32,16 +32,16 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.domain.model.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.kafka.broker_errors import Refusals
 from stream_app.kafka.clock import KafkaClock
-from stream_app.kafka.cluster_view import ClusterView
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, stop_consumer
 from stream_app.kafka.consumer import Consumer
-from stream_app.kafka.fencing import KafkaTransactions
 from stream_app.kafka.readers import fetch, waiting
+from stream_app.kafka.takeover.refusals import Refusals
+from stream_app.kafka.takeover.requests import KafkaTransactions
+from stream_app.kafka.takeover.steps import take_over
+from stream_app.kafka.takeover.view import ClusterView
 from stream_app.kafka.topics import KnownTopics
 from stream_app.kafka.transactions import Batch, commit, describe_failure, end, is_fenced, places
-from stream_app.partition.takeover import take_over
 
 _REFUSED = (
     IncompatibleBrokerVersion,

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, InvalidProducerIdMapping, KafkaError, ProducerFenced
 
 from stream_app.kafka.connection import forget_dead
-from stream_app.kafka.fencing import ended, producer_id
+from stream_app.kafka.takeover.requests import ended, producer_id
 from stream_app.tasks import retrieve
 
 _FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)

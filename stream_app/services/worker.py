@@ -28,7 +28,7 @@ from stream_app.faust_app.app import build_app, faust_options
 from stream_app.faust_app.run import alarm_of, assigned, heartbeats, membership, run_app, waiting
 from stream_app.faust_app.worker import Worker, define_agents, sources_of
 from stream_app.kafka.clock import KafkaClock, say_at_start
-from stream_app.kafka.cluster_view import ClusterView
+from stream_app.kafka.takeover.view import ClusterView
 from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log

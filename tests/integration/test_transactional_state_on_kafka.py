@@ -31,10 +31,10 @@ from aiokafka.protocol.transaction import (
 from stream_app.domain.model.errors import Aborted, BrokerUnavailable, StateStoreError
 from stream_app.domain.model.records import Record
 from stream_app.kafka.bounded_client import BoundedClient
-from stream_app.kafka.cluster_view import NewestLeaders
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.fencing import producer_id
 from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
+from stream_app.kafka.takeover.requests import producer_id
+from stream_app.kafka.takeover.view import NewestLeaders
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.support.kafka import create_topics
 from tests.support.ledgers import KafkaHarness, on

@@ -17,7 +17,10 @@ ROOT: Final = Path(__file__).parents[2]
 # The core, the lead's path, the partition, the read model, and the pages with what draws them.
 TARGETS: Final = tuple(
     f"stream_app/{name}"
-    for name in ("domain", "partition", "clay", "cache", "board/read_model", "board/pages", "board/charts.py")
+    for name in (
+        *("domain", "partition", "kafka/takeover/steps.py", "clay", "cache"),
+        *("board/read_model", "board/pages", "board/charts.py"),
+    )
 )
 # The first two need arguments. Equal values are often one object, and which are is up to the interpreter.
 _NO_OPERATORS: Final = ("Variable", "NoOp", "Operator_Eq_Is", "Operator_NotEq_IsNot")

@@ -12,8 +12,7 @@ from typing import Final, Protocol, TypeVar
 
 from stream_app.domain.model.errors import Aborted, BrokerUnavailable, Fenced
 from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.domain.model.stranded import LastTransaction, Stranded
-from stream_app.partition.takeover import Producer, take_over
+from stream_app.kafka.takeover.steps import LastTransaction, Producer, Stranded, take_over
 from tests.simulation.kafka import (
     ORDINARY_TIMEOUT_MS,
     ConcurrentTransactions,
@@ -50,7 +49,7 @@ class PlainLink:
 
 
 class MemoryTransactions:
-    """`partition.takeover.Transactions` in memory: the twin of `kafka.fencing.KafkaTransactions`."""
+    """`steps.Transactions` in memory: the twin of `requests.KafkaTransactions`."""
 
     def __init__(self, kafka: MemoryKafka, transactional_id: str, link: Link) -> None:
         self.transactional_id = transactional_id

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.domain.model.stranded import LastTransaction
 from stream_app.domain.model.system import SYSTEM_KEY, system_row
 from stream_app.domain.plan import Plan
+from stream_app.kafka.takeover.steps import LastTransaction
 
 ORDINARY_TIMEOUT_MS: Final = 60_000
 

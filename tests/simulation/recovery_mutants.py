@@ -11,8 +11,8 @@ import msgspec
 
 from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.lane.lane import for_new_owner
-from stream_app.domain.model import stranded
-from stream_app.domain.model.stranded import LastTransaction, NextStep, Stranded
+from stream_app.kafka.takeover import steps as stranded
+from stream_app.kafka.takeover.steps import LastTransaction, NextStep, Stranded
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.lead import LeadPipeline, LeadRecorder
 from tests.simulation.bases import bases
@@ -66,13 +66,13 @@ def _stepping(change: Callable[[LastTransaction, bool, NextStep], NextStep]) -> 
         return change(last, stranded, real(last, stranded=stranded))
 
     real = stranded.next_step
-    return patch("stream_app.partition.takeover.next_step", next_step)
+    return patch("stream_app.kafka.takeover.steps.next_step", next_step)
 
 
 @mutant("refused", hunt=missed_once)
 def verdict_not_durable() -> Patch:
     """The fence makes Kafka forget it, and says nothing of it."""
-    return patch("stream_app.partition.takeover.timeout_with_verdict", lambda *_, **__: ORDINARY_TIMEOUT_MS)
+    return patch("stream_app.kafka.takeover.steps.timeout_with_verdict", lambda *_, **__: ORDINARY_TIMEOUT_MS)
 
 
 @mutant("refused", hunt=missed_once)

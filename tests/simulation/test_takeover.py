@@ -11,7 +11,7 @@ import pytest
 
 from stream_app.domain.model.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.model.records import Record
-from stream_app.domain.model.stranded import timeout_with_verdict
+from stream_app.kafka.takeover.steps import timeout_with_verdict
 from tests.partition.virtual import run, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer, Repair
 from tests.simulation.kafka import ConcurrentTransactions, InvalidState, MemoryKafka, NoLeader, ProducerFenced

@@ -19,9 +19,9 @@ from aiokafka.errors import (
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused
 from stream_app.domain.model.topics import Retention, TopicNames, plan
 from stream_app.kafka import background
-from stream_app.kafka import cluster_view as leaders
 from stream_app.kafka.background import Background
-from stream_app.kafka.cluster_view import Batched, newest_leaders
+from stream_app.kafka.takeover import view as leaders
+from stream_app.kafka.takeover.view import Batched, newest_leaders
 from stream_app.kafka.topics import _create
 from tests.support.pace import BUSY
 

@@ -1,10 +1,10 @@
-"""Each row of the table in domain/model/stranded.py, and what the time-out of a transaction can say."""
+"""Each row of the table in kafka/takeover/steps.py, and what the time-out of a transaction can say."""
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream_app.domain.model.stranded import LastTransaction, NextStep, next_step, refusal, timeout_with_verdict
+from stream_app.kafka.takeover.steps import LastTransaction, NextStep, next_step, refusal, timeout_with_verdict
 
 ORDINARY_MS = 60_000
 EPOCH = 7

@@ -1,9 +1,9 @@
-"""Sends the requests of a take-over to Kafka: `partition.takeover.Transactions` on an aiokafka client.
+"""Sends the requests of a take-over to Kafka: `steps.Transactions` on an aiokafka client.
 
 KRaft (Kafka 4.3.1) skips the end marker of a partition that has no leader at that moment
 (KRaftMetadataCache.getPartitionLeaderEndpoint). The coordinator calls the transaction complete, and in that partition
 it stays open until its producer's next end marker, which then ends it too. So a transaction is over only when its end
-is visible in all partitions, as their leaders report it, and no other one starts before. partition/takeover.py ends
+is visible in all partitions, as their leaders report it, and no other one starts before. kafka/takeover/steps.py ends
 transactions that were left open.
 """
 
@@ -29,11 +29,10 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from stream_app.domain.model.stranded import LastTransaction, Stranded
-from stream_app.kafka.broker_errors import Refusals
-from stream_app.kafka.cluster_view import NO_LEADER, ClusterView, PartitionProducers, without_leader
 from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
-from stream_app.partition.takeover import Producer
+from stream_app.kafka.takeover.refusals import Refusals
+from stream_app.kafka.takeover.steps import LastTransaction, Producer, Stranded
+from stream_app.kafka.takeover.view import NO_LEADER, ClusterView, PartitionProducers, without_leader
 
 log = logging.getLogger(__name__)
 _UNKNOWN_ID: Final = 105  # TRANSACTIONAL_ID_NOT_FOUND

@@ -1,4 +1,4 @@
-"""Decides how a take-over of a transactional id ends the transaction that Kafka left open, with its true outcome.
+"""Takes over a transactional id, and ends the transaction that Kafka left open in it with its true outcome.
 
 Kafka (KRaft, 4.3.1) skips the end marker of a transaction in a partition that has no leader at that moment. The
 transaction coordinator regards the transaction as complete, but in that partition it stays open: it is *stranded*.
@@ -31,21 +31,26 @@ process.
 | CompleteAbort | committed, also of two epochs before | refuse: `undone` | refuse: `undone` |
 
 `unknown`: Kafka forgot an idle id (transactional.id.expiration.ms), or another program fenced it. It also happens if a
-transaction ends between a look and its fence and Kafka skips a marker at the same moment. `partition/takeover.py` looks
-again if a look took long.
+transaction ends between a look and its fence and Kafka skips a marker at the same moment. `take_over` looks again if
+a look took long.
 
 `undone`: a repair was interrupted between its two requests, which are sent together. Then the timeout of ten minutes,
 or a fence that was already on its way, aborted it.
 
-tests/unit/domain/test_stranded.py checks each row. tests/simulation/test_takeover.py interrupts a take-over at each
+tests/unit/kafka/test_stranded.py checks each row. tests/simulation/test_takeover.py interrupts a take-over at each
 request, up to three times in a row. tests/e2e/test_stranded.py uses a real coordinator that skips markers.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
+from stream_app.domain.model.errors import StateStoreError
+
+_PAUSE_S: Final = 0.02
+_FRESH_S: Final = 5.0  # a process that was frozen for longer may have had successors
 _RESERVED_FROM_MS: Final = 600_000
 _EPOCHS: Final = 256
 _LAST_EPOCH: Final = 2**15 - 2  # the next fence gives another producer id, which cannot end this one's transaction
@@ -139,3 +144,63 @@ def refusal(step: NextStep, transactional_id: str, stranded: Stranded) -> str:
         "--partition PARTITION --start-offset OFFSET`, one partition after the other, and restart; leads whose "
         "rows are aborted may be sent twice"
     )
+
+
+class Producer(NamedTuple):
+    """The producer after a fence. Every producer of an earlier epoch is fenced."""
+
+    producer_id: int
+    epoch: int
+
+
+class Transactions(Protocol):
+    """The requests for one transactional id. A request that failed may still have been carried out."""
+
+    @property
+    def transactional_id(self) -> str: ...
+
+    async def look(self) -> tuple[LastTransaction, Stranded]:
+        """The last transaction and the partitions where it is open, both at one moment; none, if `is_decided`."""
+
+    async def open_places(self, producer_id: int) -> Stranded:
+        """The partitions where the producer has an open transaction."""
+
+    async def fence(self, timeout_ms: int) -> Producer | None:
+        """InitProducerId. None when Kafka is busy: it may be aborting the ongoing transaction."""
+
+    async def end(self, last: LastTransaction, stranded: Stranded, *, committed: bool) -> None:
+        """Add the partitions to a transaction of the epoch of `last`, and end it."""
+
+
+async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
+    """Fence every earlier producer, after each of their transactions has ended in all partitions as it was decided.
+
+    Args:
+        kafka: The requests.
+        timeout_ms: The transaction timeout of the new producer. It must not be one of those that carry a verdict.
+
+    Raises:
+        StateStoreError: An operator has to decide. Errors of the requests are raised as they are.
+    """
+    now = asyncio.get_running_loop().time
+    while True:
+        began_s = now()
+        last, stranded = await kafka.look()
+        if now() - began_s > _FRESH_S:
+            continue
+        step = next_step(last, stranded=bool(stranded))
+        match step.do:
+            case "end":
+                await kafka.end(last, stranded, committed=step.committed)
+            case "fence_verdict":
+                await kafka.fence(timeout_with_verdict(last.epoch + 1, committed=step.committed))
+            case "fence":
+                if (producer := await kafka.fence(timeout_ms)) is None:
+                    await asyncio.sleep(_PAUSE_S)
+                # The earlier owner may have ended one more transaction between the look and the fence.
+                elif not last.state or not await kafka.open_places(producer.producer_id):
+                    return producer
+            case "wait":
+                await asyncio.sleep(_PAUSE_S)
+            case _:
+                raise StateStoreError(refusal(step, kafka.transactional_id, stranded))

@@ -26,8 +26,8 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from stream_app.kafka.cluster_view import NO_LEADER, without_leader
 from stream_app.kafka.protocol import DescribeProducers
+from stream_app.kafka.takeover.view import NO_LEADER, without_leader
 
 _SILENT_S = 0.5  # aiokafka repeats a refused request much sooner
 _TOO_FEW = ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
