@@ -133,6 +133,7 @@ async def test_a_corrected_lead_replaces_its_dead_letter_and_is_sent_once(kafka:
         worker, replay = line.start("worker"), line.start("replay")
         await line.until(lambda: line.last()["parked"] == 4, 40, "four parked")
         assert await line.stop(replay) == 0
+        assert 'stream_app_parked_leads{workspace="w0"} 4.0' in await line.get(worker, "/metrics")
         line.control("DELETE", "/control/faults")
 
         file = line.directory / "dead-letters.jsonl"
