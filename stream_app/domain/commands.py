@@ -34,7 +34,7 @@ _FEW: Final = Meta(max_length=100)
 
 
 class Suppress(Struct, frozen=True):
-    """Add people to the list. Their leads then end as suppressed, in every workspace."""
+    """Add people to the suppression list. Their leads then end as suppressed, in every workspace."""
 
     people: Annotated[tuple[_Person, ...], Meta(min_length=1, max_length=MOST_PEOPLE)]
 

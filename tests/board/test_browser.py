@@ -60,6 +60,13 @@ OVERLAPS: Final = """[...document.querySelectorAll(".stacked td")]
 """The cells whose content covers the next cell, such as a long label on a phone."""
 
 
+NOTE_TEXTS: Final = """window.drawn = [];
+    const write = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {
+        window.drawn.push(text);
+        return write.call(this, text, ...at);
+    };"""
+"""Notes what charts write, which is no text of the page."""
 HEADER_HEIGHT: Final = "document.querySelector('header')?.offsetHeight ?? 0"
 SMALL_TARGETS: Final = """[...document.querySelectorAll("a[href], button, summary, select, input:not([type=hidden])")]
     .filter((each) => each.checkVisibility({ visibilityProperty: true }) && !each.classList.contains("skip"))
@@ -138,21 +145,19 @@ def test_a_day_of_money_is_a_day_of_utc_west_of_it_too(browser: Browser, url: st
     made.close()
 
 
-def test_a_chart_of_days_names_each_day_once(browser: Browser, url: str) -> None:
+def test_a_chart_names_each_day_once_and_whole_leads(browser: Browser, url: str) -> None:
     made = context(browser, timezone_id="America/New_York")
     page = made.new_page()
-    page.add_init_script(
-        """window.drawn = [];
-        const write = CanvasRenderingContext2D.prototype.fillText;
-        CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {
-            window.drawn.push(text);
-            return write.call(this, text, ...at);
-        };"""
-    )
+    page.add_init_script(NOTE_TEXTS)
     page.goto(f"{url}/board/money?workspace=acme")
     page.wait_for_function("document.querySelector('.uplot') !== null && window.drawn.length > 0")
     drawn: list[str] = page.evaluate("window.drawn")
     assert [text for text in drawn if "-" in text] == ["09-20", "09-21"]
+    page.goto(f"{url}/board/lanes/globex")
+    page.wait_for_function("document.querySelector('.uplot') !== null && window.drawn.length > 0")
+    texts: list[str] = page.evaluate("window.drawn")
+    assert "10" in texts, "the axis of leads"
+    assert [text for text in texts if "." in text] == [], "a lead is whole"
     made.close()
 
 

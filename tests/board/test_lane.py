@@ -211,3 +211,12 @@ async def test_an_operator_cancels_an_import(with_operator: Client, outbox: Outb
 async def test_an_import_that_is_not_there_is_not_cancelled(with_operator: Client, query: str) -> None:
     await with_operator.login(OPERATOR_TOKEN)
     assert (await with_operator.get(f"/board/imports/act/cancel{query}")).status_code == 404
+
+
+async def test_a_lane_of_which_only_now_is_known_has_no_empty_charts(local: Client) -> None:
+    """A line needs two points: without an earlier one the page says what is known."""
+    text = plain((await local.get("/board/lanes/globex")).text)
+    assert "99 now; nothing earlier is known" in text
+    assert "240 ms now; nothing earlier is known" in text
+    assert "lowest 99" not in text
+    assert "lowest 79" in plain((await local.get("/board/lanes/initech")).text)

@@ -56,6 +56,8 @@
     const line = getComputedStyle(figure.querySelector(".grid")).stroke;
     const isOfDays = times[1] - times[0] >= 86400;
     const days = isOfDays ? { incrs: [1, 2, 4, 7, 14].map((each) => each * 86400) } : {};
+    // Leads and credits come whole.
+    const whole = { incrs: [0, 1, 2, 3, 4, 5, 6, 7, 8].flatMap((zeros) => [1, 2, 5].map((each) => each * 10 ** zeros)) };
     // A tick at the end of the last slot would name a slot that is not shown.
     const named = (tick) => (tick < end ? clock(tick, times) : "");
     const axis = { stroke: soft, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11.5px system-ui" };
@@ -68,7 +70,7 @@
       cursor: { points: { show: false } },
       legend: { show: false },
       hooks: { setCursor: [(chart) => say(figure, times, values, chart.cursor.idx)] },
-      axes: [{ ...axis, ...days, size: 26, values: (_, ticks) => ticks.map(named) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }],
+      axes: [{ ...axis, ...days, size: 26, values: (_, ticks) => ticks.map(named) }, { ...axis, ...whole, size: 46, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }],
       scales: { x: { range: (_, min, max) => [min, max === times[times.length - 1] ? end : max] }, y: { range: (_, __, max) => [0, Math.max(3, max)] } },
       series: [
         { label: "From" },

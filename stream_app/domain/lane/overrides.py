@@ -57,7 +57,7 @@ class Reset(Struct, frozen=True):
 
 
 class ChangeBudget(Struct, frozen=True, omit_defaults=True):
-    """Change caps live, from the next lead on. N, `none` for no limit, or `configured`."""
+    """Change limits from the next lead on: to a number, to `none` for no limit, or to what is `configured`."""
 
     caps: dict[Cap, _Amount | AsConfigured | None] = {}
     shadow: Annotated[bool | AsConfigured | None, Meta(description="count only, hold no lead")] = None
