@@ -19,6 +19,7 @@ from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import RESEND
 from stream_app.domain.model.records import KafkaRecord
+from stream_app.domain.model.untrusted import UNREADABLE
 
 MINUTE_S: Final = 60
 QUARTER_S: Final = 900
@@ -117,7 +118,7 @@ class History:
         for record in records:
             try:
                 answer = _answer.decode(record.value or b"")
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 unreadable.append(record)
                 continue
             rows.append((answer.at_ms, record.partition, record.offset, *_columns(answer)))

@@ -21,6 +21,7 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.model.records import KafkaRecord
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.model.untrusted import UNREADABLE
 
 DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
@@ -86,7 +87,7 @@ class Projector:
         for record in records:
             try:
                 event = decode_event(record.value or b"")
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 self._unreadable(record)
             else:
                 by_origin[event.origin].append((event, record))
@@ -120,7 +121,7 @@ class Projector:
         self._keep_last("lanes", ("workspace",), lanes, lambda record: (record.value,))
         views = []
         for record in lanes:
-            with suppress(msgspec.DecodeError):  # a version that cannot read a lane reports it when it is shown
+            with suppress(*UNREADABLE):  # a version that cannot read a lane reports it when it is shown
                 views.append(_lane.decode(record.value or b""))
         self.history.lanes(views)
 
@@ -183,7 +184,7 @@ class Projector:
             try:
                 name = _split((record.key or b"")[begin:], len(names))
                 last[name] = None if record.value is None else rest(record)
-            except ValueError:  # msgspec's errors are ValueErrors, too
+            except UNREADABLE:
                 self._unreadable(record)
         where = " AND ".join(f"{name} = ?" for name in names)
         gone = [name for name, row in last.items() if row is None]

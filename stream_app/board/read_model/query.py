@@ -33,6 +33,7 @@ from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lane.waits import held_by_pause, held_now, waits
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.groups import Consumption
 
 MOST_HISTORIES: Final = 100
@@ -171,7 +172,7 @@ class Queries:
             for workspace, raw in db.execute("SELECT workspace, view FROM lanes ORDER BY workspace"):
                 try:
                     lanes.append(_lane.decode(raw))
-                except msgspec.DecodeError:
+                except UNREADABLE:
                     unreadable.append(workspace)
             return lanes, unreadable
 
@@ -344,7 +345,7 @@ def _pause_of(db: sqlite3.Connection) -> Pause | None:
     row = db.execute("SELECT value FROM facts WHERE name = 'pause'").fetchone()
     try:
         return None if row is None else msgspec.json.decode(row[0], type=Pause)
-    except msgspec.DecodeError:  # of a later version
+    except UNREADABLE:  # of a later version
         return None
 
 
@@ -352,5 +353,5 @@ def _lane_of(db: sqlite3.Connection, workspace: str) -> LaneView | None:
     row = db.execute("SELECT view FROM lanes WHERE workspace = ?", (workspace,)).fetchone()
     try:
         return None if row is None else _lane.decode(row[0])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None

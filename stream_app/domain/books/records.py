@@ -201,7 +201,7 @@ class Event(msgspec.Struct, gc=False):
 
 
 decode_event: Final = msgspec.json.Decoder(Event).decode
-"""Raises msgspec.DecodeError, which is a ValueError."""
+"""Raises one of `UNREADABLE` (domain/model/untrusted.py)."""
 
 
 class RecordHistory(msgspec.Struct, array_like=True, gc=False):

@@ -22,6 +22,10 @@ MOST_MARKS: Final = 30
 MOST_LEVELS: Final = 100
 """The most levels of lists and objects within each other."""
 
+UNREADABLE: Final = (ValueError, RecursionError)
+"""What a decoder raises: msgspec's errors are ValueErrors, as is the one for text that is no UTF-8, which is not one of
+msgspec's. A decoder without `check_depth` recurses on what is nested too deep."""
+
 _FIRST_MARK: Final = "\u0300"  # every character below is at most one letter with two marks
 _MARK, _LETTER = "\u0301", "a"
 _A_RUN: Final = _MARK * (MOST_MARKS + 1)

@@ -155,10 +155,15 @@ def test_a_lane_keeps_its_worst_marks_and_its_last_changes(model: ReadModel, pat
 
 def test_an_answer_to_a_command_is_kept_once(model: ReadModel, path: Path) -> None:
     take(model, answer(1), answer(2, applied=False, reason="unknown_webhook"), Made(NAMES.audit, b"acme", b"no JSON"))
-    take(model, answer(1))
+    take(
+        model,
+        answer(1),
+        Made(NAMES.audit, b"acme", b'{"id":"\xff"}'),
+        Made(NAMES.audit, b"acme", b'{"x":' + b"[" * 100_000),
+    )
     kept = rows(path, "SELECT id, who, why, applied, reason FROM audit ORDER BY at_ms")
     assert kept == [("c-1", "ada", "a test", 1, ""), ("c-2", "ada", "a test", 0, "unknown_webhook")]
-    assert rows(path, "SELECT topic, records FROM unreadable") == [(NAMES.audit, 1)]
+    assert rows(path, "SELECT topic, records FROM unreadable") == [(NAMES.audit, 3)]
     model.sweep(NOW_MS + 366 * DAY_MS)
     assert rows(path, "SELECT * FROM audit") == []
 

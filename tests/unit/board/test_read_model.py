@@ -153,6 +153,8 @@ def test_an_unknown_status_of_a_newer_worker_is_kept(model: ReadModel, ask: Quer
         b'{"lead_id":"x","status":"received","seq":1,"at_ms":1,"origin":"/7"}',
         b'{"lead_id":"x","status":"received","seq":1,"at_ms":1,"origin":"leads/0/999999999999999999"}',
         b'{"lead_id":"\\ud800","status":"received","seq":1,"at_ms":1,"origin":"leads/0/1"}',
+        b'{"lead_id":"\xff","status":"received","seq":1,"at_ms":1,"origin":"leads/0/1"}',
+        b'{"of a later version":' + b"[" * 100_000,
     ],
 )
 def test_an_unreadable_event_is_skipped(model: ReadModel, ask: Queries, path: Path, value: bytes | None) -> None:
@@ -238,9 +240,16 @@ def test_an_erased_result_is_gone(model: ReadModel, ask: Queries) -> None:
 def test_lanes_are_shown_as_last_published(model: ReadModel, ask: Queries) -> None:
     take(model, lane(NAMES, holds="breaker_open"), lane(NAMES), lane(NAMES, "zeta"), lane(NAMES, "gone"))
     take(model, Made(NAMES.lanes, b"gone", None), Made(NAMES.lanes, b"broken", b"{"))
+    take(
+        model,
+        Made(NAMES.lanes, b"bytes", b'{"workspace":"\xff"}'),
+        Made(NAMES.lanes, b"deep", b'{"x":' + b"[" * 100_000),
+    )
     lanes, unreadable = ask.lanes()
     assert [(view.workspace, view.holds) for view in lanes] == [("acme", ""), ("zeta", "")]
-    assert unreadable == ["broken"]
+    assert unreadable == ["broken", "bytes", "deep"]
+    assert ask.lane("bytes") is None
+    assert ask.lane("deep") is None
 
 
 # ------------------------------------------------------------------------------------------------------ dead letters
