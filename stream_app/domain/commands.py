@@ -31,6 +31,7 @@ _Person = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{22}$")]
 _Destination = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 _Cost = Annotated[Annotated[int, Meta(ge=0, le=1_000_000)] | None, Meta(description="that it cost, if it is at Clay")]
 _FEW: Final = Meta(max_length=100)
+_WHERE: Final = re.compile(r"^(.*) - at (?:`key` in )?`\$\.(.*)`$", re.DOTALL)
 
 
 class Suppress(Struct, frozen=True):
@@ -114,7 +115,13 @@ def read_arguments(kind: CommandKind, args: Mapping[str, Any]) -> Arguments:
     try:
         return msgspec.convert(args, ARGUMENTS[kind])
     except msgspec.ValidationError as error:
-        raise ValueError(re.sub(r"^(.*) - at `\$\.(.*)`$", r"\2: \1", str(error))) from None
+        problem = _WHERE.sub(r"\2: \1", str(error))
+        raise ValueError(_short(problem)) from None
+
+
+def _short(problem: str) -> str:
+    """Return one line. An error repeats what was sent, and the answer with it must not be too large for Kafka."""
+    return " ".join(problem[:MAX_TEXT].split())
 
 
 def help_text(kind: CommandKind) -> str:
@@ -294,5 +301,5 @@ def _unreadable(consumed: ConsumedRecord, why: str) -> CommandAnswer:
         partition=consumed.partition,
         workspace=signed.workspace[:_MAX_ID],
         reason="unreadable",
-        text=f"this is no command that this version knows: {why}",
+        text=f"this is no command that this version knows: {_short(why)}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, cast, get_args, get_type_hints
 
@@ -65,10 +66,12 @@ class Entry(msgspec.Struct, frozen=True):
         if isinstance(entered, bool):
             return entered
         text = entered.replace(",", "") if self.number == "whole number" else entered
-        try:
-            return msgspec.convert(self.words.get(text.lower(), text), self.kind, strict=False)
-        except msgspec.ValidationError:
-            raise ValueError(f"{entered!r} is not {self.answers}{self.limits}") from None
+        if (word := text.lower()) in self.words:
+            return self.words[word]
+        with suppress(msgspec.ValidationError):
+            if (value := msgspec.convert(text, self.kind, strict=False)) is not None:  # of `null`, which is no word
+                return cast(object, value)
+        raise ValueError(f"{entered!r} is not {self.answers}{self.limits}")
 
 
 @cache

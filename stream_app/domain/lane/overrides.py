@@ -23,6 +23,7 @@ from stream_app.domain.plan import Actor, Change, Workspace, byline, in_force
 Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
 AsConfigured = Literal["configured"]
 
+_LONGEST_ID: Final = 64
 _MOST: Final = 10**12
 _Amount = Annotated[int, Meta(ge=0, le=_MOST)]
 _Correction = Annotated[int, Meta(ge=-_MOST, le=_MOST)]
@@ -112,7 +113,7 @@ class ChangeQuota(Struct, frozen=True, omit_defaults=True, rename={"webhook": "w
     ] = None
 
     def __post_init__(self) -> None:
-        if "/" in self.webhook:
+        if "/" in self.webhook or len(self.webhook) > _LONGEST_ID:
             raise ValueError("name the webhook by the ID that `stream-app lanes --json` shows, never by its URL")
         _check_named(self.use is not None or self.count is not None)
 

@@ -250,6 +250,21 @@ def test_arguments_that_make_no_sense_are_named(kind: CommandKind, args: dict[st
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "args", "says"),
+    [
+        ("correct", {"credits": 1, "period": "x\n" * 500_000}, "period: Invalid enum value"),
+        ("budget", {"caps": {"x\n" * 500_000: 1}}, "caps: Invalid enum value"),
+        ("quota", {"webhook_id": "x" * 1_000_000, "use": True}, "name the webhook by the ID"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_short_line(kind: CommandKind, args: dict[str, Any], says: str) -> None:
+    """Otherwise its answer is too large for Kafka, and the worker cannot go on."""
+    with pytest.raises(ValueError, match=f"^{says}.{{1,400}}$") as raised:
+        read_arguments(kind, args)
+    assert len(str(raised.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("kind", ORDERS)
 def test_an_order_of_the_version_before_is_read_as_it_was_meant(kind: OrderKind) -> None:
     """A command in flight names every argument, with null for what stays."""
@@ -276,6 +291,8 @@ def test_entries_become_the_arguments_of_a_command() -> None:
     args, problems = read_entries("budget", {**entered, "shadow": "off"})
     caps = {"credits_per_day": 8_000, "credits_per_month": None, "actions_per_day": "configured"}
     assert (args, problems) == ({"caps": caps, "shadow": False}, {})
+    refused = "'null' is not a whole number, none or configured, from 0 to 1,000,000,000,000"
+    assert read_entries("budget", {"credits_per_day": "null"})[1] == {"credits_per_day": refused}
     assert read_entries("quota", {"webhook": "hook1", "use": True}) == ({"webhook_id": "hook1", "use": True}, {})
     assert read_entries("rate", {"per_second": "4,5", "burst": ""})[1] == {
         "per_second": "'4,5' is not a number or configured, from 0.01 to 1,000"

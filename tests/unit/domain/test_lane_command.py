@@ -27,6 +27,13 @@ def test_an_id_has_1_to_128_characters_and_another_is_answered_by_its_place(leng
         assert "1 to 128 characters" in read.text
 
 
+def test_the_answer_to_what_is_no_command_is_short() -> None:
+    read = read_command(consumed(kind="x\n" * 500_000))
+    assert isinstance(read, CommandAnswer)
+    assert read.text.startswith("this is no command that this version knows: Invalid enum value 'x")
+    assert (len(read.text) < 500, len(read.text.splitlines())) == (True, 1)
+
+
 def test_names_are_cut_to_what_a_row_may_hold() -> None:
     read = read_command(consumed(who="w" * 200, workspace="a" * 200))
     assert isinstance(read, Command)
