@@ -16,6 +16,7 @@ from stream_app.domain.model.records import Record
 from stream_app.kafka.transactional_state import TransactionalState
 from tests.support.kafka import committed, publish, until
 from tests.support.pace import BUSY
+from tests.support.proxy import ProxiedKafka
 from tests.upstream.apps import Ack, Build, Work, ours, rebalance, running
 
 
@@ -45,6 +46,30 @@ async def committed_beside_an_event_in_flight(kafka: Broker, namespace: str, bui
     ((where, offset),) = offsets.items()
     assert where == (namespace + "leads", 0)
     return offset
+
+
+async def stop_without_a_broker_s(kafka: ProxiedKafka, namespace: str, build: Build) -> float:
+    """Freeze the broker of an app that has joined its group, and stop the app. Return how long that takes, in s."""
+    seen: list[int] = []
+
+    async def work(offset: int, ack: Ack) -> None:
+        seen.append(offset)
+        await ack()
+
+    await publish_numbers(kafka, namespace, 1)
+    app = build(kafka.bootstrap, namespace, work, 0.1)
+    starting = asyncio.create_task(app.start())
+    await until(lambda: seen)
+    await asyncio.sleep(1.0)
+    kafka.freeze()
+    began_s = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(120):
+            await app.stop()
+        return asyncio.get_running_loop().time() - began_s
+    finally:
+        kafka.thaw()
+        await asyncio.wait({starting}, timeout=30 * BUSY)
 
 
 async def lost_after_a_slow_seek(kafka: Broker, namespace: str, build: Build) -> list[int]:

@@ -9,6 +9,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from tests.support.kafka import create_topics
+from tests.support.proxy import ProxiedKafka
 from tests.upstream.apps import stock
 from tests.upstream.scenarios import (
     all_come_again_after_each_rebalance,
@@ -17,6 +18,7 @@ from tests.upstream.scenarios import (
     committed_beside_an_event_in_flight,
     committed_while_rows_are_written,
     lost_after_a_slow_seek,
+    stop_without_a_broker_s,
     write_to_a_table,
 )
 
@@ -64,6 +66,11 @@ async def test_commits_starve_while_rows_are_written(kafka: Broker, namespace: s
         return await committed_while_rows_are_written(kafka, mine, stock, write_to_a_table) is None
 
     assert await ever(kafka, namespace, fails)
+
+
+async def test_a_stop_takes_a_minute_while_no_broker_answers(broker: ProxiedKafka, namespace: str) -> None:
+    await create_topics(broker.bootstrap, namespace + "leads", namespace + "stock-counts-changelog")
+    assert await stop_without_a_broker_s(broker, namespace, stock) > 30
 
 
 async def test_the_last_commit_before_a_rebalance_is_left_out(kafka: Broker, namespace: str) -> None:

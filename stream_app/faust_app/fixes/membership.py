@@ -34,12 +34,14 @@ class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust s
 
     Retries its start until Kafka answers, and bounds its stop.
 
-    Upstream: the app ends if the broker goes away between the first check and the start of the thread. A stop waits
-    forever if the broker is gone or a rebalance runs, and raises if the thread has already ended.
+    Upstream: the app ends if the broker goes away between the first check and the start of the thread. A stop takes
+    a minute while no broker answers, and raises if the thread has already ended.
 
     Report: docs/reference/upstream/ends-without-a-broker.md, for the start.
 
     Tests: tests/integration/test_faust_processes.py (test_a_broker_that_stops_while_the_app_starts_is_waited_for),
+    tests/upstream/test_stock_faust.py (test_a_stop_takes_a_minute_while_no_broker_answers),
+    tests/upstream/test_fixes.py (test_a_stop_ends_soon_while_no_broker_answers),
     tests/unit/faust_app/test_faust_bookkeeping.py (test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash).
 
     Remove it when upstream retries the start and bounds the stop.
