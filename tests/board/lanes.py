@@ -75,7 +75,7 @@ def lanes() -> Iterator[Made]:
             ("umbrella", 83.0, 1.2, 2_100, 1_050, 5_000, "half_open"),
         )
     ):
-        more = common | {"score": score, "rate_per_s": rate, "p95_ms": p95, "breaker": breaker}
+        more = common | {"score": score, "rate_per_s": rate, "p95_ms": p95, "p99_ms": p95 * 3, "breaker": breaker}
         if breaker == "half_open":
             more |= {"outage": outage, "health": "degraded"}
         yield _lane(name, (2, 3, 5)[number], **more, meters=_meters(day, cap, day * 14, cap * 30, 150), **_of(name))

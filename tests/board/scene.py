@@ -326,7 +326,7 @@ def _dead_letters() -> Iterator[Made]:
 
     for number in range(398):
         age_ms = 36 * MINUTE_MS + int(6 * HOUR_MS * (number / 398) ** 3)
-        yield one("initech", age_ms, "http_503", http_status="503", origin=f"leads/3/{62_000 + number}")
+        yield one("initech", age_ms, "http_503", http_status="503", origin=f"leads/3/{62_000 + number}", seq="4")
     for number in range(9):
         yield one("acme", number * 8 * HOUR_MS, "not_json", disposition="poison")
     for number in range(5):
