@@ -17,6 +17,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.spans import clay_of
 from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import watch_partitions
@@ -87,19 +88,20 @@ async def _export(
         settle_ms = int(trace.settle_s * 1000)
         exporter = Exporter(trace, clay, settle_ms, client.send, commit, count, Clock().now_ms, logger)
         starts = await reader.begins(places) | await reader.committed(places)
-        await exporter.run(_batches(reader, starts, logger))
+        await exporter.run(batches(reader, starts, logger))
 
 
-async def _batches(
+async def batches(
     reader: Reader, starts: dict[TopicPartition, int], logger: FilteringBoundLogger
 ) -> AsyncIterator[Sequence[Placed]]:
+    """Yield the events that can be read, with their places. The others are logged."""
     async for polled in reader.follow(starts, pass_unreadable=True):
         batch: list[Placed] = []
         for place, records in polled.items():
             for record in records:
                 try:
-                    batch.append((place.partition, record.offset, _events.decode(record.value)))
-                except msgspec.DecodeError as error:
+                    batch.append((place.partition, record.offset, _events.decode(record.value or b"")))
+                except UNREADABLE as error:
                     logger.warning(
                         "event_unreadable", partition=place.partition, offset=record.offset, because=str(error)
                     )

@@ -3,10 +3,11 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import pytest
+from aiokafka import TopicPartition
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +16,11 @@ from structlog.testing import capture_logs
 
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.spans import Sampling, Span, spans_of
+from stream_app.kafka.readers import Reader
 from stream_app.ops import logs
+from stream_app.services.trace import batches
 from stream_app.trace import Exporter, OtlpClient, Placed, ReceiverUnavailable, SpansRefused
+from tests.board.model_records import Made
 from tests.support.raw_server import read_request
 from tests.unit.domain.test_trace import CLAY, REPLAYED
 
@@ -260,3 +264,23 @@ async def test_an_unavailable_receiver_and_a_refusal_raise_different_errors() ->
     async with OtlpClient("http://127.0.0.1:1/v1/traces", {}, "1", "host") as client:
         with pytest.raises(ReceiverUnavailable, match=r"check trace\.endpoint"):
             await client.send(spans_of(REPLAYED, CLAY))
+
+
+class OneBatch:
+    """A reader of a partition of events that not all can be read."""
+
+    async def follow(
+        self, starts: dict[TopicPartition, int], *, pass_unreadable: bool
+    ) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
+        good = b'{"id":"a#1","lead_id":"a","status":"received","seq":1,"at_ms":1,"origin":"leads/0/1"}'
+        bad = [None, b"", b"[]", good.replace(b'"a"', b'"\xff"'), b'{"of a later version":' + b"[" * 100_000]
+        values = [*bad, good]
+        yield {place: [Made("leads.status", None, value, 0, at) for at, value in enumerate(values)] for place in starts}
+
+
+async def test_an_event_that_cannot_be_read_is_skipped_and_logged() -> None:
+    reader, starts = cast(Reader, OneBatch()), {TopicPartition("leads.status", 0): 0}
+    with capture_logs() as entries:
+        (batch,) = [batch async for batch in batches(reader, starts, logs.get("trace"))]
+    assert [(offset, event.lead_id) for _, offset, event in batch] == [(5, "a")]
+    assert [(entry["event"], entry["offset"]) for entry in entries] == [("event_unreadable", at) for at in range(5)]
