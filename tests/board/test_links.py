@@ -27,26 +27,26 @@ MEASURES = {
     "backlog": {"row.records", "page.back"},  # a row of the list itself; copies, whose leads are counted elsewhere
     "dead": {"row.share"},
     # credits; rows of a file, which the gateway does not have; leads that are published and that no worker has taken
-    "import": {"each.credits", "each.rows", "each.refused", "each.published", "part.leads"},
-    "imports": {"each.credits", "each.rows", "each.refused"},
+    "import": {"publication.credits", "publication.rows", "publication.refused", "publication.published", "part.leads"},
+    "imports": {"publication.credits", "publication.rows", "publication.refused"},
     # credits and Actions; rates and scores; calls and submissions, which are not published one by one
     "lane": {
-        *("each.used", "each.reserved", "each.cap", "each.credits", "each.actions"),
+        *("budget.used", "budget.reserved", "budget.cap", "estimate.credits", "estimate.actions"),
         *("view.rate_per_s", "view.concurrency", "view.score", "score", "page.worst[0]"),
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
     },
     # credits; repeats of a step, and waits of a kind, which are folded
-    "lead": {"each.credits", "event.credits", "step.times", "row.times"},
+    "lead": {"history.credits", "event.credits", "step.times", "row.times"},
     # credits; leads of a day that is over, whose status may have changed since
     "money": {
-        *("each.credits", "each.saved", "each.enriched", "each.per_lead", "each.refused", "each.resent", "leads"),
+        *("sums.credits", "sums.saved", "sums.enriched", "sums.per_lead", "sums.refused", "row.resent", "leads"),
         *(f"page.all.{name}" for name in ("credits", "per_lead", "enriched", "saved")),
         *("page.this_hour", "page.yesterday", "page.today.credits", "page.today.per_lead"),
     },
     "now": {"page.credits.cap"},
     # the tabs, which are links; credits and rates; a chart's own numbers and axis, and its text for screen readers
     "parts": {
-        *("number", "each.used", "each.reserved", "each.cap", "lane.view.score", "lane.view.rate_per_s"),
+        *("number", "budget.used", "budget.reserved", "budget.cap", "lane.view.score", "lane.view.rate_per_s"),
         "lane.view.submissions_left.values()|sum",
         *("tick", "value", "chart.total", "line.rows[-1][1]", "row.at_rest", "row.publication.leads"),
     },
@@ -63,7 +63,7 @@ MEASURES = {
         *("page.rows", "page.ready", "page.refused", "rows", "page.published"),
         *("page.refused - page.rejects|length", "page.ready - page.published"),
     },
-    "waiting": {"each.ahead", "page.searched", "page.left"},  # how far the search is
+    "waiting": {"lead.ahead", "page.searched", "page.left"},  # how far the search is
 }
 """What templates print without a link: measures, and what is not kept so that it could be listed."""
 _MOST = 30
