@@ -82,6 +82,13 @@ async def test_it_looks_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @virtual_time
+async def test_results_are_taken_in_small_pieces_with_a_short_pause_after_each() -> None:
+    topic, began_s = Topic(*(made(number) for number in range(500))), asyncio.get_running_loop().time()
+    await filler(MemoryCache()).look(topic)  # type: ignore[arg-type]  # no Kafka
+    assert 0.1 <= asyncio.get_running_loop().time() - began_s <= 0.5, "1,000 to 5,000 a second"
+
+
+@virtual_time
 async def test_it_reads_what_is_new_and_goes_on_behind_the_markers_at_the_end() -> None:
     newer = made(4, at_ms=NOW_MS + 1, title="CTO", industry="bikes")
     cache, topic = MemoryCache(), Topic(made(3), newer, begin=3, end=6)

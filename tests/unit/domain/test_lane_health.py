@@ -96,6 +96,14 @@ def test_percentiles_lie_in_the_cell_of_the_true_one(latencies: list[int]) -> No
         assert low <= estimate <= high
 
 
+@pytest.mark.parametrize(("latency_ms", "above_ms", "most_ms"), [(25, 0, 25), (26, 25, 50), (60_000, 30_000, 60_000)])
+def test_a_bound_belongs_to_the_cell_below_it(latency_ms: int, above_ms: int, most_ms: int) -> None:
+    state = window.record(LAST_MINUTE, Window(), NOW_MS, True, False, latency_ms)
+    latency = window.latency(LAST_MINUTE, state, NOW_MS)
+    assert latency is not None
+    assert above_ms < latency.p99_ms <= most_ms
+
+
 def test_latency_above_the_last_bound_and_without_calls() -> None:
     assert window.latency(LAST_MINUTE, Window(), NOW_MS) is None
     state = window.record(LAST_MINUTE, Window(), NOW_MS, False, True, 10**9)

@@ -196,6 +196,13 @@ def test_two_429s_measure_the_limit_of_clay() -> None:
     assert (state.cut_per_s, state.limit_per_s, state.accepted, state.accepted_ms) == (0, 0, 0, 0), "forgotten"
 
 
+def test_what_clay_took_before_the_last_429_weighs_half_of_what_it_took_since() -> None:
+    state = Rate(at_ms=NOW_MS, limited_ms=NOW_MS - 10_000, sent=101, quiet_ms=10_000, accepted=100, accepted_ms=40_000)
+    state = rate.on_429(POLICY, state, NOW_MS, 1_000, 0.5)
+    assert (state.accepted, state.accepted_ms) == (50 + 100, 20_000 + 10_000)
+    assert state.limit_per_s == pytest.approx(5.0), "it took 2.5 a second before, and 10 since"
+
+
 @pytest.mark.parametrize("why", ["idle", "taken over"])
 def test_a_lane_that_had_nothing_to_send_has_measured_nothing(why: str) -> None:
     state = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 1_000, 0.5)
