@@ -73,9 +73,9 @@ def price(settings: Settings, alias: str) -> str:
         raise SettingsError([f"destinations.{alias}.callbacks is false: no callback can be awaited"])
     return (
         f"send one test lead to Clay through {alias}: about {count(destination.estimate_credits, 'credit')} and "
-        f"{count(destination.estimate_actions, 'action')}, at most {destination.ceiling_credits} and "
-        f"{destination.ceiling_actions}, and "
-        "one of the webhook's 50,000 submissions; its row stays in the table"
+        f"{count(destination.estimate_actions, 'action')}, at most {count(destination.ceiling_credits, 'credit')} and "
+        f"{count(destination.ceiling_actions, 'action')}, and one of the webhook's 50,000 submissions; its row stays "
+        "in the table"
     )
 
 

@@ -150,7 +150,7 @@ read_model_path = "{self.directory}/model.sqlite"
             self.environment["CALLBACK_KEY"] = "a key of callback tokens, only for tests"
             os.environ.update(self.environment)  # for the children; each pipeline sets all that it names
             self.settings = self._settings()
-            await create_topics(connection_of(self.settings), self.settings.topic_plan(), 30, lambda _: None)
+            await create_topics(connection_of(self.settings), self.settings.topic_plan(), 30 * BUSY, lambda _: None)
             self._follower = asyncio.create_task(self._follow())
         except BaseException:
             self.children.close()

@@ -6,25 +6,16 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream_app.dev.kafka import LocalKafka, broker_answers
 from stream_app.dev.process import StartError, port_is_free
+from tests.support.kafka import create_topics
 from tests.support.proxy import ProxiedKafka
 from tests.unit.dev.test_process import eventually, is_alive
 
 
 def port_of(bootstrap: str) -> int:
     return int(bootstrap.rpartition(":")[2])
-
-
-async def create(bootstrap: str, topic: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(topic, 1, 1)])
-    finally:
-        await admin.close()
 
 
 async def write(bootstrap: str, topic: str, value: bytes) -> None:
@@ -43,7 +34,7 @@ async def read(bootstrap: str, topic: str) -> bytes | None:
 @pytest.mark.parametrize("crash", [False, True])
 async def test_data_and_port_survive_a_restart(broker: ProxiedKafka, namespace: str, crash: bool) -> None:
     before = broker.pid
-    await create(broker.bootstrap, f"{namespace}kept")
+    await create_topics(broker.bootstrap, f"{namespace}kept")
     await write(broker.bootstrap, f"{namespace}kept", b"x" * 3_000_000)
     if crash:
         broker.kill()

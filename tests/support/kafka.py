@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import NewPartitions, NewTopic
 
+from stream_app.kafka.connection import kafka_admin
 from tests.support.pace import BUSY
 
 
@@ -21,8 +22,8 @@ async def until(true: Callable[[], object], within_s: float = 15.0, what: str = 
 
 @asynccontextmanager
 async def admin(bootstrap: str) -> AsyncIterator[Any]:
-    """An admin client."""
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    """An admin client of ours: aiokafka's own has no answer while the cluster elects its controller."""
+    client = kafka_admin(bootstrap_servers=bootstrap)
     await client.start()
     try:
         yield client
