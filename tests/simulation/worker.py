@@ -304,6 +304,6 @@ class Worker:
 
 
 def sources(names: TopicNames) -> dict[str, Source]:
-    """What a worker takes, the lead topics by right of way."""
+    """What a worker takes, the lead topics in their order of priority."""
     beside: dict[str, Source] = {names.commands: "command", names.callbacks: "callback"}
     return {names.leads: "hot", names.retry: "retry", names.bulk: "bulk", **beside}
