@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -195,7 +196,13 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 _log = logging.getLogger("stream_app.dev.simulator")
 
 _KINDS = "\n".join(
-    f"    {kind:23}{', '.join(f'{name} = {value!r}' for name, value in parameters.items())}".rstrip()
+    textwrap.fill(
+        ", ".join(f"{name}={value!r}" for name, value in parameters.items()),
+        80,
+        initial_indent=f"    {kind:23}",
+        subsequent_indent=" " * 27,
+    ).rstrip()
+    or f"    {kind}"
     for kind, parameters in FAULTS.items()
 )
 _API = (control.__doc__ or "").strip()
