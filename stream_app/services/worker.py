@@ -42,6 +42,9 @@ from stream_app.services.process import Watchdog, check_kafka, longest_step_s, s
 from stream_app.version import __version__
 
 _PAUSE_S: Final = 30.0
+_NOT_DIRECT: Final = (
+    "Only programs of this machine are answered, without a proxy: ask http://127.0.0.1 with Connection: keep-alive.\n"
+)
 
 
 async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -196,7 +199,7 @@ def lane_route(table: Mapping[bytes, bytes]) -> Route:
     async def lane(request: Request) -> Response:
         workspace = request.path_params["workspace"]
         if not is_direct(request):
-            return PlainTextResponse("Only programs of this machine are answered, at http://127.0.0.1.\n", 403)
+            return PlainTextResponse(_NOT_DIRECT, 403)
         try:
             return Response(table[lane_key(workspace)], media_type="application/json")
         except KeyError:
