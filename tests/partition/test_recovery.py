@@ -1,7 +1,7 @@
 """A partition that recovers after a failed commit, and one that is closed."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from stream_app.domain.model.outcome import Accepted, Outcome, RateLimited
-from stream_app.domain.model.records import Record
+from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.owner import Erasures
 from stream_app.partition.runner import RecordRunner
@@ -180,56 +180,61 @@ async def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_o
     assert bench.inlet.committed() == 2
 
 
+class StartedAgain:
+    """A runner whose records were under way when it was stopped, and were started again a second ago."""
+
+    def __init__(self, *records: ConsumedRecord) -> None:
+        bench = Bench()
+        self.stream = RecordingStream(list(records))
+        state = build_state(0, bench.ledger, parts(bench.plan, bench.clay))
+        self.runner = RecordRunner(state, {"hot": self._process})
+        self.began: list[int] = []
+
+    async def begin(self, process: Callable[[InFlight], Awaitable[None]]) -> asyncio.Task[None]:
+        """`process` takes the records once they are started again; before, all of them wait."""
+        self._again = process
+        self.runner.resume()
+        serving = asyncio.create_task(self.runner.serve(self.stream, "hot"))
+        await asyncio.sleep(1.0)
+        await self.runner.stop()
+        self.runner.resume()
+        await asyncio.sleep(1.0)
+        return serving
+
+    async def _process(self, in_flight: InFlight) -> None:
+        if self.runner.lives == 1:
+            in_flight.release_next()
+            await asyncio.sleep(60.0)
+        self.began.append(in_flight.consumed.offset)
+        await self._again(in_flight)
+
+
 @virtual_time
 async def test_a_record_that_was_started_again_does_not_overtake_one_that_is_given_up() -> None:
-    bench, stream, decided = Bench(), RecordingStream([consumed(0), consumed(1)]), list[int]()
-
-    async def process(in_flight: InFlight) -> None:
-        if runner.lives == 2 and in_flight.consumed.offset == 1:
-            decided.append(1)
-            return
-        if runner.lives == 1:
-            in_flight.release_next()
-        await in_flight.suspended.wait()  # as one that waits for its lane
+    async def wait_for_the_lane(in_flight: InFlight) -> None:
+        await in_flight.suspended.wait()
         raise GiveUp
 
-    runner = RecordRunner(build_state(0, bench.ledger, parts(bench.plan, bench.clay)), {"hot": process})
-    runner.resume()
-    serving = asyncio.create_task(runner.serve(stream, "hot"))
+    again = StartedAgain(consumed(0), consumed(1))
+    serving = await again.begin(wait_for_the_lane)
+    again.stream.suspended.set()
     await asyncio.sleep(1.0)
-    await runner.stop()
-    runner.resume()
-    await asyncio.sleep(1.0)
-    stream.suspended.set()
-    await asyncio.sleep(1.0)
-    assert (decided, stream.given_up) == ([], [0, 1])
-    stream.over.set()
+    assert (again.began, again.stream.given_up) == ([0], [0, 1])
+    again.stream.over.set()
     await serving
 
 
 @virtual_time
 async def test_in_a_partition_of_one_workspace_all_records_start_again_one_after_the_other() -> None:
-    foreign = replace(consumed(1), key=b"nobody")
-    bench, stream, began = Bench(), RecordingStream([consumed(0), foreign]), list[int]()
-
-    async def process(in_flight: InFlight) -> None:
-        if runner.lives == 1:
-            in_flight.release_next()
-        else:
-            began.append(in_flight.consumed.offset)
+    async def take(_: InFlight) -> None:
         await asyncio.sleep(5.0)
 
-    runner = RecordRunner(build_state(0, bench.ledger, parts(bench.plan, bench.clay)), {"hot": process})
-    runner.resume()
-    serving = asyncio.create_task(runner.serve(stream, "hot"))
-    await asyncio.sleep(1.0)
-    await runner.stop()
-    runner.resume()
-    await asyncio.sleep(1.0)
-    assert began == [0]
+    again = StartedAgain(consumed(0), replace(consumed(1), key=b"nobody"))
+    serving = await again.begin(take)
+    assert again.began == [0]
     await asyncio.sleep(10.0)
-    assert (began, stream.acked) == ([0, 1], [0, 1])
-    stream.over.set()
+    assert (again.began, again.stream.acked) == ([0, 1], [0, 1])
+    again.stream.over.set()
     await serving
 
 

@@ -1,7 +1,7 @@
 """The account of the read model, for histories that no schedule of the simulation makes: any legal step may come next.
 
 A small world writes what a worker would: events, the rows that records take, dead letters, and what callbacks and
-commands leave. The ledger of tests/simulation/account.py counts anew from the last status of each record.
+commands leave. The ledger of tests/simulation/account.py counts again from the last status of each record.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def test_any_histories_are_counted_as_the_ledger_counts_them(
 
 
 def grown(parts: list[list[Step]], *, callbacks: bool) -> Iterator[SmallWorld]:
-    """The same world after each part: made anew, because it writes the same."""
+    """Yield the same world after each part. It is made again each time, because it writes the same."""
     steps: list[Step] = []
     for part in parts:
         steps += part
