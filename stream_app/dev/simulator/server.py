@@ -197,12 +197,11 @@ _log = logging.getLogger("stream_app.dev.simulator")
 
 _KINDS = "\n".join(
     textwrap.fill(
-        ", ".join(f"{name}={value!r}" for name, value in parameters.items()),
+        f"{kind:23}{', '.join(f'{name}={value!r}' for name, value in parameters.items())}",
         80,
-        initial_indent=f"    {kind:23}",
+        initial_indent=" " * 4,
         subsequent_indent=" " * 27,
-    ).rstrip()
-    or f"    {kind}"
+    )
     for kind, parameters in FAULTS.items()
 )
 _API = (control.__doc__ or "").strip()
