@@ -19,7 +19,7 @@ HostAnswers = Callable[[str], Awaitable[bool]]
 """Asks whether the host of a destination answers at all. The request submits nothing."""
 
 Membership = Callable[[], Awaitable[float]]
-"""Waits until the group confirms that this process is still a member.
+"""Waits until the group confirms that this process is still the member that the partition was assigned to.
 
 Returns for how many seconds the group will not reassign our partitions. It does not return after an eviction: a
 rebalance follows and closes the partition.

@@ -49,7 +49,7 @@ class WorkerParts:
         clock: The time.
         observer: Gets what was committed: metrics and log.
         alarm: Ends the process after a bug, or when another worker owns the partition.
-        still_member: Asks the group whether this process is still a member.
+        still_member: Asks the group whether this process is still the member that the partition was assigned to.
         reload: Reads the configuration again for the command with this id.
         cache: The results that the fallback serves; None: there are none.
         local: Derives fields from a lead's own fields.

@@ -130,7 +130,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 clock=clock,
                 observer=metrics,
                 alarm=alarm_of(app),
-                still_member=app.consumer.still_member,
+                still_member=app.consumer.membership(),
                 reload=configuration.reload,
                 cache=cache,
                 local=local_facts,

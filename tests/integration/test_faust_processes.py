@@ -111,10 +111,26 @@ async def test_a_stop_does_not_cancel_a_check_of_the_membership(broker: ProxiedK
     await publish(bench.bootstrap, bench.leads, [b"0"])
     async with running(bench.app({bench.leads: seen}, owner)) as app:
         await until(lambda: seen.consumed)
-        assert 5 < await app.consumer.still_member() <= 6
+        assert 5 < await app.consumer.membership()() <= 6
         broker.freeze()
-        asking = asyncio.create_task(app.consumer.still_member())
+        asking = asyncio.create_task(app.consumer.membership()())
         await asyncio.sleep(0.2)
     broker.thaw()
     assert not asking.done()
     asking.cancel()
+
+
+async def test_a_member_that_was_evicted_and_has_joined_again_stays_evicted(kafka: Broker, namespace: str) -> None:
+    """Its partitions may have had another owner meanwhile, which must not be fenced in the name of the new member."""
+    seen = Recorder(owner := Owner())
+    bench = await make_bench(kafka, namespace)
+    await publish(bench.bootstrap, bench.leads, [b"0"])
+    async with running(bench.app({bench.leads: seen}, owner)) as app:
+        await until(lambda: seen.consumed)
+        evicted, still_member = app.consumer.member_id, app.consumer.membership()
+        assert await still_member() > 0
+        await app.consumer._thread.call_thread(app.consumer._thread._consumer._coordinator._maybe_leave_group)
+        await until(lambda: app.consumer.member_id != evicted)
+        assert await app.consumer.membership()() > 0
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(still_member(), 3)

@@ -103,18 +103,19 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
     Remove it when stock Faust delivers none of the acked records again in both tests.
 
     Attributes:
+        member_id: the id of the member that got the last assignment.
         was_evicted: True if the group had evicted this process before the last assignment, which was then made to a
             new member. Another process may have owned the partitions in between.
     """
 
+    member_id = ""
     was_evicted = False
-    _member_id = ""
 
     async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
         # Read here and not when partitions are revoked, because a process that is frozen while it gives its leads up
         # learns of its eviction only when it joins again.
         member_id = self._thread._consumer._coordinator.member_id
-        self.was_evicted, self._member_id = member_id != self._member_id, member_id
+        self.was_evicted, self.member_id = member_id != self.member_id, member_id
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import faust
@@ -94,13 +96,14 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
 
         await self.call_thread(resume)
 
-    async def heartbeat(self) -> bool:
-        """Send a heartbeat. Returns True if the group accepted it in time."""
+    async def heartbeat(self, member_id: str) -> bool:
+        """Send a heartbeat. Returns True if the group accepted it in time, from the member with this id."""
         coordinator = self._consumer._coordinator
         if coordinator.generation == DEFAULT_GENERATION_ID or coordinator.coordinator_id is None:
             return False
         with contextlib.suppress(TimeoutError, asyncio.CancelledError):  # the latter when the thread ends
-            return bool(await asyncio.wait_for(coordinator._do_heartbeat(), _HEARTBEAT_S))
+            accepted: bool = await asyncio.wait_for(coordinator._do_heartbeat(), _HEARTBEAT_S)
+            return accepted and bool(coordinator.member_id == member_id)  # an id that is replaced never comes back
         return False
 
 
@@ -110,17 +113,22 @@ class SafeConsumer(CommitBeforeRevoke, IdleFetcher, ExactOffsets, DirectHandover
     def _new_consumer_thread(self) -> SafeConsumerThread:
         return SafeConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    async def still_member(self) -> float:
-        """Wait until the group confirms by a heartbeat that this process is a member.
+    def membership(self) -> Callable[[], Coroutine[Any, Any, float]]:
+        """Return what asks the group whether this process is still the member that got the last assignment."""
+        return partial(self._still_member, self.member_id)
 
-        If the consumer stops, this does not return; the caller is cancelled then.
+    async def _still_member(self, member_id: str) -> float:
+        """Wait until the group confirms by a heartbeat that this process is the member with this id.
+
+        This does not return if the consumer stops, nor if the group has evicted the member, although the process may
+        have joined again: another process may have owned the partitions meanwhile. The caller is cancelled then.
 
         Returns:
             The seconds for which the membership is certain.
         """
         while not self.should_stop:
             began_s = self.loop.time()
-            if await self._thread.call_thread(self._thread.heartbeat):
+            if await self._thread.call_thread(self._thread.heartbeat, member_id):
                 left_s: float = self.app.conf.broker_session_timeout - (self.loop.time() - began_s)
                 return left_s
             await asyncio.sleep(_HEARTBEAT_PAUSE_S)
