@@ -59,6 +59,7 @@ from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.model.messages import RESEND, Status
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.connection import open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.readers import Progress, Reader
@@ -175,7 +176,7 @@ class Books:
             event = decode_event(raw)
             number = self._numbers.number(event.origin)
             STATUSES.index(event.status)
-        except ValueError:  # includes msgspec's errors
+        except UNREADABLE:
             self.problem(where, "an event that cannot be read")
             return
         state = self._partitions[partition]
@@ -202,7 +203,7 @@ class Books:
                     self._rows[key] = (partition, self._numbers.number(delivery.origin), _encode(row))
                 else:
                     self._rows[key] = None
-            except ValueError as error:  # includes msgspec's errors
+            except UNREADABLE as error:
                 self.problem(workspace, f"a delivery's row cannot be read: {error}", lead_id)
             if len(self._rows) >= _BATCH:
                 self._store_rows()
@@ -352,7 +353,7 @@ class Books:
         for key, value in state.lanes.items():
             try:
                 lanes.append(_lane.decode(value))
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 self.problem(_text(key[2:]), f"the lane's row cannot be read: {error}")
         reserved: list[tuple[str, Reservation]] = []
         open_costs: list[OpenCost] = []

@@ -39,6 +39,7 @@ from stream_app.domain.model.errors import (
     StreamAppError,
 )
 from stream_app.domain.model.messages import Lead
+from stream_app.domain.model.untrusted import UNREADABLE
 
 NAME: Final = "stream-app board"
 """What /healthz of the board answers."""
@@ -238,7 +239,7 @@ def _answer(client: httpx.Client, path: str, *kinds: type[A]) -> A:
         refusal = msgspec.json.decode(answer.content, type=Refusal)
     except httpx.HTTPError as error:
         raise board_away(url, error) from error
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise not_the_board(url, answer.status_code) from error
     if refusal.error == NOT_READ_YET:
         raise BoardUnavailable(f"not read yet: {refusal.text} ({url})")

@@ -22,6 +22,7 @@ from stream_app.domain.lead.identity import hashes, identifiers_of, is_of_person
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Result, Scalar
 from stream_app.domain.model.topics import COMMANDS_DAYS, wait_days
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.readers import Progress
 
 
@@ -303,7 +304,7 @@ def erasure(
 def _add_row(matches: _Found, key: bytes, value: bytes) -> None:
     kind, parts = key[:2], key[2:].decode("utf-8", "replace").split("/", 2)
     if kind == b"e/" and len(parts) == 2:
-        with suppress(msgspec.DecodeError):
+        with suppress(*UNREADABLE):
             matches.add_erased(parts[0], parts[1], _suppression.decode(value).at_ms)
     if len(parts) < 3:
         return
@@ -314,7 +315,7 @@ def _add_row(matches: _Found, key: bytes, value: bytes) -> None:
     elif kind == b"d/":
         try:
             row = _row.decode(value)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return  # `stream-app books` reports the unreadable row
         place, sent = (workspace, destination, name.partition("!")[0]), bool(row.webhook_id)
         matches.add(place, row.first_at_ms, row.person, row.people, sent)
@@ -323,7 +324,7 @@ def _add_row(matches: _Found, key: bytes, value: bytes) -> None:
 def _add_result(matches: _Found, value: bytes) -> None:
     try:
         result = _result.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return
     place = (result.workspace, result.destination, result.lead_id)
     sent = result.source == "clay"

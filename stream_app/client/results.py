@@ -32,6 +32,7 @@ from stream_app.domain.lead.read import Unreadable
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import Result, Scalar
 from stream_app.domain.model.text import for_json, for_spreadsheet
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.readers import Progress
 
 _CACHE_KIB: Final = 65_536
@@ -329,7 +330,7 @@ async def results_of(
         for number in store:
             try:
                 result = _result.decode(store.value(number))
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 on_unreadable(f"a result on {settings.names.enriched} cannot be read by this version")
                 continue
             if result.at_ms >= wanted.since_ms:
@@ -407,7 +408,7 @@ class _Export:
     def _decoded(self, number: int) -> Result | None:
         try:
             result = _result.decode(self._store.value(number))
-        except msgspec.DecodeError:
+        except UNREADABLE:
             self.done.unreadable += 1
             return None
         return result if result.at_ms >= self._since_ms else None

@@ -14,6 +14,8 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import OAuthAuthenticator
 from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed
 
+from stream_app.domain.model.untrusted import UNREADABLE
+
 _WITHIN_S: Final = 10.0
 _RENEW_AFTER: Final = 0.8  # of a token's life
 _USUAL_S: Final = 300.0  # where the endpoint does not say how long a token lasts
@@ -114,7 +116,7 @@ def client_credentials(url: str, client_id: str, secret: str, scope: str | None)
         if answer.is_success:
             try:
                 granted = msgspec.json.decode(answer.content, type=_Granted)
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 raise TokenRefused(f"{url} answers without a token: check kafka.security.oauth.token_url") from None
             return Token(granted.access_token, granted.expires_in)
         if answer.is_server_error or answer.status_code == 429:
@@ -152,6 +154,6 @@ def aws_msk(region: str) -> Callable[[], Token]:
 def _named_error(content: bytes) -> str:
     try:
         error = msgspec.json.decode(content, type=_Problem).error
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return ""
     return f", {error[:80]}" if error.isprintable() and error else ""

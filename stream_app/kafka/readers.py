@@ -17,6 +17,7 @@ from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, Stre
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.text import count
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.connection import KafkaConnection, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
 
@@ -485,7 +486,7 @@ class StatusFollower(Reader):
 def _decoded(record: Any) -> StatusEvent:
     try:
         return _events.decode(record.value)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise StreamAppError(
             f"{record.topic}/{record.partition}/{record.offset} is not a status event that this version can read: "
             "update stream-app"

@@ -29,6 +29,7 @@ from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.limits.budget import Cost
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Lead
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Workspace
 from stream_app.kafka.readers import Progress, TopicReader
 
@@ -314,7 +315,7 @@ async def _never(
 def _decode(decoder: Any, value: bytes) -> Any:
     try:
         return decoder.decode(value)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None  # `stream-app books` reports the unreadable row
 
 

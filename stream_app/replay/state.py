@@ -34,6 +34,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES, TopicNames
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.connection import KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.producers import KafkaPublisher, kafka_publisher
@@ -188,7 +189,7 @@ class ReplayState:
 
     def _apply_view(self, value: bytes | None) -> None:
         if self._turns is not None and value:
-            with suppress(msgspec.DecodeError):  # its leads ask the worker, as without a view
+            with suppress(*UNREADABLE):  # its leads ask the worker, as without a view
                 self._turns.apply(msgspec.json.decode(value, type=LaneView))
 
     def _apply(self, key: bytes, value: bytes | None) -> None:

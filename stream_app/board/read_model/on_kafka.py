@@ -20,6 +20,7 @@ from stream_app.domain.lead.identity import identify_cleaned, is_made_id
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.model.messages import Result
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.readers import Reader, TopicReader
@@ -60,7 +61,7 @@ class ResultFetcher:
             return msgspec.structs.replace(without_data, problem=_MOVED)
         try:
             result = _result.decode(raw)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return msgspec.structs.replace(without_data, problem="this version cannot read the result")
         return msgspec.structs.replace(without_data, age_s=result.age_s, fields=result.fields)
 

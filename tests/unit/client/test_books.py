@@ -181,13 +181,16 @@ def test_a_reservation_that_no_lane_knows_is_named(tape: Tape) -> None:
 
 def test_an_unreadable_record_is_named_by_its_own_id(tape: Tape) -> None:
     log = tape.log(tape.plan.topics.status, 0)
-    for value in (b"\xff", b"[]", b'{"lead_id": "x", "status": "flying", "seq": 1, "at_ms": 1, "origin": "leads/0/1"}'):
+    no_text, too_deep = b'{"state": "\xff"}', b'{"later": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+    flying = b'{"lead_id": "x", "status": "flying", "seq": 1, "at_ms": 1, "origin": "leads/0/1"}'
+    for value in (b"\xff", b"[]", flying, b'{"lead_id": "\xff"}', too_deep):
         log.append(ConsumedRecord(tape.plan.topics.status, 0, 9_000_000, b"x", value))
-    rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_000, b"d/acme/crm/lead-x", b"{}"))
-    rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_001, b"l/unknown", b"[]"))
+    for key in (b"d/acme/crm/lead-%d", b"l/unknown-%d"):
+        for number, value in enumerate((b"[]", no_text, too_deep)):
+            rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_000 + number, key % number, value))
     report = tape.close()
-    assert report.problem_count == 5
-    assert {"acme", "unknown"} < {problem.where for problem in report.problems}
+    assert report.problem_count == 11
+    assert {"acme", "unknown-0", "unknown-1", "unknown-2"} < {problem.where for problem in report.problems}
 
 
 # ------------------------------------------------------------------------------------------- the rest of the rules
