@@ -303,12 +303,6 @@ def test_hot_share_leaves_bulk_its_part_to_the_last_unit(cap: int, tenths_of_a_p
     assert [is_refused(units, hot=True) for units in (cap, cap + 1)] == [False, True]
 
 
-def test_without_caps_nothing_is_refused() -> None:
-    state = Budget()
-    for _ in range(100):
-        state, _ = _reserved(BudgetPolicy(), state, _ms("2026-11-24T10:00"), Cost(10**9, 10**9))
-
-
 MINUTE_MS = 60_000
 NOON_MS = 12 * HOUR_MS
 

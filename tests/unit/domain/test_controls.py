@@ -299,15 +299,6 @@ def test_entries_become_the_arguments_of_a_command() -> None:
     }
 
 
-def test_a_change_of_a_lane_is_reported_once() -> None:
-    before = view(POLICY, LANE, [PEOPLE], NOW_MS)
-    paused = _done(LANE, controls.Pause())
-    after = view(POLICY, paused, [PEOPLE], NOW_MS, before)
-    assert (before.calls, before.p50_ms, before.p95_ms, before.p99_ms) == (0, 0, 0, 0), "nothing was called yet"
-    assert [news.kind for news in after.news] == ["paused", "held"]
-    assert view(POLICY, paused, [PEOPLE], NOW_MS, after).news == ()
-
-
 SPENT_200 = msgspec.structs.replace(LANE, budget=Budget((Period("2026-11-30", 200),), (Period("2026-11", 200),)))
 WIDE = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=1_000))
 

