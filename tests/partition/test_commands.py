@@ -10,35 +10,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.commands import MOST_PEOPLE, CommandAnswer, CommandResult
+from stream_app.domain.commands import MOST_PEOPLE, CommandResult
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.in_flight import InFlight, Limiter
-from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.ports import Observer
 from tests.partition.test_committer import Silent
-from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import now_ms, parts, run, virtual_time
+from tests.partition.test_owner import Bench as LeadBench
+from tests.partition.virtual import run, virtual_time
 from tests.simulation.client import MemoryInlet, MemoryLedger, PlainLink
-from tests.simulation.kafka import MemoryKafka, begin_system
-from tests.simulation.schedule import Setup, plan_of
+from tests.simulation.schedule import Setup
 
-_ANSWER = msgspec.json.Decoder(CommandAnswer)
 _HOUR_MS = 3_600_000
 T = TypeVar("T")
 
 
-class Bench:
+class Bench(LeadBench):
     """Partition 0 of a plan as a worker has it, which may be killed and started again on the same Kafka."""
 
-    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 0.1, observer: Observer | None = None) -> None:
-        self.plan = plan_of(setup or Setup())
+    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 0.1, observer: Silent | None = None) -> None:
+        super().__init__(setup, clay_takes_s)
         self.observer = observer or Silent()
-        self.kafka = MemoryKafka(now_ms)
-        begin_system(self.kafka, self.plan)
-        self.clay = SlowClay(clay_takes_s)
-        self.alarms: list[BaseException] = []
         self.reloads = 0
         self._generation = 0
         self._serving: list[asyncio.Task[None]] = []
@@ -48,8 +40,7 @@ class Bench:
         topics = self.plan.topics
         self._generation = self.kafka.next_generation("g")
         self.ledger = MemoryLedger(self.kafka, "t-0", topics.state, 0)
-        given = {"observer": self.observer, "alarm": self.alarms.append, "reload": self._reload}
-        self.partition = PartitionOwner(0, self.ledger, parts(self.plan, self.clay, **given))
+        self.partition = self.owner(observer=self.observer, reload=self._reload)
         await self.partition.take_over()
         for topic, source in ((topics.leads, "hot"), (topics.retry, "retry"), (topics.commands, "command")):
             inlet = MemoryInlet(self.kafka, "g", self._generation, topic, 0)
@@ -65,32 +56,8 @@ class Bench:
         self.reloads += 1
         return CommandResult("read")
 
-    def command(
-        self, kind: str, name: str = "c1", workspace: str = "acme", age_ms: int = 0, **args: Any
-    ) -> ConsumedRecord:
-        document = {
-            "id": name,
-            "kind": kind,
-            "workspace": workspace,
-            "at_ms": now_ms() - age_ms,
-            "who": "jane",
-            "why": "because",
-            "args": args,
-        }
-        return self.raw(json.dumps(document).encode())
-
     def raw(self, value: bytes | None) -> ConsumedRecord:
         return self.kafka.produce(0, Record(self.plan.topics.commands, b"acme", value))
-
-    def publish(self, lead_id: str, person: str, **changes: Any) -> None:
-        lead = {"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}, **changes}
-        self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", json.dumps(lead).encode()))
-
-    def answers(self) -> list[CommandAnswer]:
-        return [_ANSWER.decode(record.value or b"") for record in self.kafka.log("leads.audit", 0).committed()]
-
-    def states(self) -> list[str]:
-        return [json.loads(event.value or b"")["status"] for event in self.kafka.log("leads.status", 0).committed()]
 
     def lane(self) -> Lane:
         rows = [record for record in self.kafka.log(self.plan.topics.state, 0).committed() if record.key == b"l/acme"]
@@ -108,8 +75,8 @@ async def test_a_pause_holds_every_lead_after_its_answer_until_a_resume() -> Non
     bench.publish("b", "p2")
     await asyncio.sleep(30.0)
     assert len(bench.clay.bodies) == 1
-    held = json.loads(bench.kafka.log("leads.status", 0).committed()[-1].value or b"")
-    assert (held["status"], held.get("due_at_ms")) == ("held_paused", None), "no time ends a pause"
+    held = bench.events()[-1]
+    assert (held.status, held.due_at_ms) == ("held_paused", None), "no time ends a pause"
     bench.command("resume", "c2")
     await asyncio.sleep(0.5)
     assert len(bench.clay.bodies) == 2
@@ -194,18 +161,13 @@ async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, 
         ("pause", {"age_ms": 25 * _HOUR_MS}, "command_expired", "24 h"),
         ("pause", {"workspace": "unknown"}, "unknown_workspace", "no such workspace"),
         ("pause", {"workspace": "beta"}, "wrong_partition", "lives in partition 1"),
-        ("budget", {"caps": {"credits_per_day": -1}}, "bad_arguments", "caps[...]: Expected `int` >= 0"),
         ("budget", {"caps": {"credits_per_day": 10, "credits_per_month": 5}}, "refused", "must not be above"),
         ("budget", {"caps": {"credits_per_week": 10}}, "bad_arguments", "caps"),
         ("budget", {"caps": {"credits_per_day": "lots"}}, "bad_arguments", "caps"),
         ("rate", {"rate_per_s": 1e9}, "bad_arguments", "rate_per_s"),
-        ("rate", {"burst": 0}, "bad_arguments", "burst"),
         ("quota", {}, "bad_arguments", "webhook_id"),
         ("quota", {"webhook_id": "unknown", "use": True}, "refused", "no webhook"),
-        ("quota", {"webhook_id": "w"}, "bad_arguments", "name something to change"),
         ("budget", {}, "bad_arguments", "name something to change"),
-        ("correct", {"credits": 10**15}, "bad_arguments", "credits: Expected `int` <= 1000000000000"),
-        ("correct", {}, "bad_arguments", "name credits or actions"),
         ("cancel_lead", {}, "bad_arguments", "lead_id"),
         ("cancel_import", {"import_id": ""}, "bad_arguments", "import_id"),
         ("suppress", {"people": []}, "bad_arguments", "people"),

@@ -2,31 +2,25 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 
-import msgspec
 import pytest
 
-from stream_app.domain.commands import Command, CommandAnswer
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lead.identity import people
 from stream_app.domain.limits.budget import BudgetPolicy
-from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import ERASED_LAG_MS
 from stream_app.domain.result import erased_by
-from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import now_ms, parts, virtual_time
-from tests.simulation.client import MemoryLedger
+from tests.partition.virtual import fail, virtual_time
 
 (PERSON,) = people({"email": ADA})
 
 
-async def erase(bench: Bench, lead_id: str, name: str = "e-1", persons: Sequence[str] = (PERSON,)) -> CommandAnswer:
-    args = {"lead_id": lead_id, "destinations": ["acme-main"], "people": persons}
-    command = Command(name, "erase", "acme", now_ms(), "ada", args=args)
-    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+async def erase(bench: Bench, lead_id: str) -> CommandAnswer:
+    bench.command("erase", lead_id=lead_id, destinations=["acme-main"], people=[PERSON])
     await asyncio.sleep(5)
-    return msgspec.json.decode(bench.kafka.log("leads.audit", 0).committed()[-1].value or b"", type=CommandAnswer)
+    return bench.answers()[-1]
 
 
 def enriched(bench: Bench) -> list[ConsumedRecord]:
@@ -76,9 +70,9 @@ async def test_a_deferred_lead_that_was_erased_is_not_sent_and_one_published_lat
     await erase(bench, "1")
     await bench.open_and_return()
     assert bench.history("1")[-2:] == ["replayed", "suppressed"]
-    assert bench.clay.sent == []
+    assert bench.clay.lead_ids == []
     await bench.lead("1", ADA)
-    assert bench.clay.sent == ["1"], "the person is not on the suppression list"
+    assert bench.clay.lead_ids == ["1"], "the person is not on the suppression list"
 
 
 DAY_S = 86_400
@@ -113,9 +107,7 @@ async def test_a_new_owner_writes_a_seal_again_for_a_week(days: float, seals: in
     await asyncio.sleep(days * DAY_S)
     before = len(enriched(bench))
     await bench.partition.close()
-    ledger = MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0)
-    successor = PartitionOwner(0, ledger, parts(bench.plan, bench.clay))
-    await successor.take_over()
+    await bench.owner(alarm=fail).take_over()
     await asyncio.sleep(60)
     assert len(enriched(bench)) - before == seals
 

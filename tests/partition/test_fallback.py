@@ -1,7 +1,6 @@
 """The fallback: which leads are served without Clay, and which never are; a partition in memory."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -10,47 +9,26 @@ import msgspec
 import pytest
 
 from stream_app.cache.filler import MemoryCache
-from stream_app.domain.commands import Command
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.state_machine import delivery_key
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.limits.budget import BudgetPolicy
-from stream_app.domain.model.messages import Callback, Result, Scalar, StatusEvent
-from stream_app.domain.model.outcome import Accepted, Outcome, Refused
+from stream_app.domain.model.messages import Callback, Result, Scalar
+from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import Record
-from stream_app.domain.plan import Destination, Workspace
+from stream_app.domain.plan import Workspace
 from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot
 from stream_app.partition import fallback
 from stream_app.partition.in_flight import Source
-from stream_app.partition.owner import PartitionOwner
-from tests.partition.virtual import now_ms, parts, virtual_time
-from tests.simulation.client import MemoryInlet, MemoryLedger
-from tests.simulation.kafka import MemoryKafka, begin_system
-from tests.simulation.schedule import Setup, plan_of
+from tests.partition.test_owner import Bench as OwnerBench
+from tests.partition.virtual import fail, now_ms, virtual_time
+from tests.simulation.client import MemoryInlet
+from tests.simulation.schedule import Setup
 from tests.support.legal import follows
 
 ADA: Final = "ada@acme.example"
-_event: Final = msgspec.json.Decoder(StatusEvent)
 _result: Final = msgspec.json.Decoder(Result)
-
-
-class Clay:
-    """`ports.Clay`: takes everything, or refuses it."""
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-        self.refuses = False
-        self.first: list[Outcome] = []
-
-    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
-        self.sent.append(json.loads(body)["lead_id"])
-        if self.first:
-            return self.first.pop(0)
-        return Refused("connect_error", 1) if self.refuses else Accepted(200, 1)
-
-    async def host_answers(self, destination: str) -> bool:
-        return True
 
 
 class SlowCache(MemoryCache):
@@ -65,22 +43,16 @@ def facts(fields: Any) -> dict[str, tuple[Scalar, str]]:
     return {"company_name": ("acme", "domain")} if "email" in fields else {}
 
 
-class Bench:
+class Bench(OwnerBench):
     """Partition 0 with one workspace; its budget is 0 until `open`."""
 
     def __init__(self, *, cache_first: bool = False, cache: MemoryCache | None = None, **of_workspace: Any) -> None:
-        plan = plan_of(Setup(callbacks=True, credits_per_day=0, hold="degrade"))
-        workspaces, destinations = dict(plan.workspaces), dict(plan.destinations)
-        self.plan = msgspec.structs.replace(plan, workspaces=workspaces, destinations=destinations)
+        super().__init__(Setup(callbacks=True, credits_per_day=0, hold="degrade"), clay_takes_s=0.0)
         self.change(**of_workspace)
-        alias = "acme-main"
-        destination: Destination = msgspec.structs.replace(self.plan.destinations[alias], cache_first=cache_first)
-        self.plan.destinations[alias] = destination
-        self.kafka, self.clay = MemoryKafka(now_ms), Clay()
-        begin_system(self.kafka, self.plan)
+        main = self.plan.destinations["acme-main"]
+        self.plan.destinations["acme-main"] = msgspec.structs.replace(main, cache_first=cache_first)
         self.cache = MemoryCache() if cache is None else cache
-        ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0)
-        self.partition = PartitionOwner(0, ledger, parts(self.plan, self.clay, cache=self.cache, local=facts))
+        self.partition = self.owner(alarm=fail, cache=self.cache, local=facts)
 
     def change(self, **changes: Any) -> None:
         workspace: Workspace = msgspec.structs.replace(self.plan.workspaces["acme"], **changes)
@@ -105,13 +77,9 @@ class Bench:
 
     async def lead(self, lead_id: str, email: str, **more: Any) -> list[str]:
         """Publish it; the statuses of its history some seconds later."""
-        value = json.dumps({"lead_id": lead_id, "fields": {"email": email}, **more}).encode()
-        self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", value))
+        self.produce({"lead_id": lead_id, "fields": {"email": email}, **more})
         await asyncio.sleep(5)
         return self.history(lead_id)
-
-    def events(self) -> list[StatusEvent]:
-        return [_event.decode(record.value or b"") for record in self.kafka.log("leads.status", 0).committed()]
 
     def history(self, lead_id: str) -> list[str]:
         emitted = [event for event in self.events() if event.lead_id == lead_id]
@@ -126,6 +94,9 @@ class Bench:
     async def open_and_return(self) -> None:
         """The budget is back, and what was deferred too."""
         self.change(budget=BudgetPolicy())
+        await self.all_return()
+
+    async def all_return(self) -> None:
         for copy in self.kafka.log(self.plan.topics.deferred, 0).committed():
             back = returning(read_envelope(copy), copy.record_id)
             assert back is not None
@@ -154,7 +125,7 @@ async def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
     assert (three.source, three.fields) == ("local", {"company_name": "acme"})
     assert three.provenance["company_name"].source == "domain"
     assert [event.saved for event in bench.events() if event.saved] == [6, 6], "the estimate of each"
-    assert bench.clay.sent == []
+    assert bench.clay.lead_ids == []
 
 
 @virtual_time
@@ -177,11 +148,7 @@ async def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
     bench = Bench()
     await bench.begin()
     await bench.lead("1", ADA)
-    copy = bench.kafka.log(bench.plan.topics.deferred, 0).committed()[0]
-    back = returning(read_envelope(copy), copy.record_id)
-    assert back is not None
-    bench.kafka.produce(0, Record(bench.plan.topics.retry, copy.key, copy.value, back.to_headers()))
-    await asyncio.sleep(5)
+    await bench.all_return()
     assert bench.history("1") == ["received", "served_locally", "deferred", "replayed", "deferred"]
     assert len(bench.results("1")) == 1
 
@@ -236,7 +203,7 @@ async def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> No
     assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
     assert [result.source for result in bench.results("3")] == ["cache"]
     assert await bench.lead("4", ADA, force=True) == ["received", "sending", "accepted"], "in spite of the cache"
-    assert bench.clay.sent == ["1", "4"]
+    assert bench.clay.lead_ids == ["1", "4"]
 
 
 @virtual_time
@@ -262,7 +229,7 @@ async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held(
     assert await bench.lead("5", ADA) == ["duplicate"], "leads wait here, and are not answered otherwise"
     bench.change(hold="degrade", budget=BudgetPolicy())
     assert await bench.lead("6", ADA) == ["duplicate"]
-    assert bench.clay.sent == ["1"]
+    assert bench.clay.lead_ids == ["1"]
 
 
 @virtual_time
@@ -272,21 +239,21 @@ async def test_a_person_under_another_id_is_served_in_an_outage_even_while_a_pro
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")
     await bench.remember(ADA, days=2, title="CEO")
-    bench.clay.refuses = True
+    bench.clay.first = [Refused("connect_error", 1)] * 1_000
     for number in range(8):
         await bench.lead(f"x{number}", f"x{number}@other.example")
     ids = [f"a{number}" for number in range(40)]
     for lead_id in ids:
         await bench.lead(lead_id, ADA)
     assert {tuple(bench.history(lead_id)) for lead_id in ids} == {("received", "served_from_cache")}
-    assert not set(ids) & set(bench.clay.sent)
+    assert not set(ids) & set(bench.clay.lead_ids)
 
 
 @virtual_time
 async def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache() -> None:
     bench = Bench(cache=MemoryCache(), budget=BudgetPolicy())
     await bench.begin()
-    bench.clay.refuses = True
+    bench.clay.first = [Refused("connect_error", 1)] * 1_000
     await bench.lead("1", ADA)
     await bench.remember(ADA, days=2, title="CEO")
     for _ in range(8):
@@ -302,11 +269,9 @@ async def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> N
     await bench.begin()
     await bench.remember(ADA, days=2, title="CEO")
     (person,) = people({"email": ADA})
-    value = json.dumps({"lead_id": "1", "fields": {"email": ADA}}).encode()
-    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+    bench.produce({"lead_id": "1", "fields": {"email": ADA}})
     await asyncio.sleep(0.5)
-    command = Command("c-1", "suppress", "", now_ms(), "ada", args={"people": [person]})
-    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"", msgspec.json.encode(command)))
+    bench.command("suppress", workspace="", people=[person])
     await asyncio.sleep(5)
     assert bench.history("1") == ["received", "suppressed"]
     assert bench.results("1") == []

@@ -1,14 +1,11 @@
 """A producer that publishes invalid records without end: its lane is suspended, and the records wait in Kafka."""
 
 import asyncio
-import json
 
-import msgspec
 import pytest
 
 from stream_app.domain.lane.lane import lifted
 from stream_app.domain.limits.flood_guard import FloodGuardPolicy
-from stream_app.domain.model.records import Record
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
@@ -27,13 +24,12 @@ class Bench(LeadBench):
 
     def __init__(self, setup: Setup | None = None) -> None:
         super().__init__(setup or Setup(callbacks=False), clay_takes_s=0.1)
-        for name, workspace in self.plan.workspaces.items():
-            self.plan.workspaces[name] = msgspec.structs.replace(workspace, flood_guard=FloodGuardPolicy(run=RUN))
+        self.change_workspaces(flood_guard=FloodGuardPolicy(run=RUN))
 
     def publish_bad(self, kind: str, count: int) -> None:
         document, key = BAD[kind]
         for _ in range(count):
-            self.kafka.produce(0, Record(self.plan.topics.leads, key, json.dumps(document).encode()))
+            self.produce(document, key=key)
 
     @property
     def rejected(self) -> int:
@@ -106,11 +102,7 @@ async def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once()
     bench.publish_bad("no_identity", RUN + 1)
     serving = await bench.serve()
     await asyncio.sleep(10.0)
-    bench.inlet.suspend()
-    async with asyncio.timeout(1.0):
-        await bench.inlet.drained()
-        await bench.inlet.end()
-        await serving
+    await bench.leave(serving)
     assert bench.inlet.committed() == RUN
     await bench.partition.close()
     bench.start_over()
@@ -131,10 +123,7 @@ async def test_the_dead_letters_that_another_worker_wrote_count(kind: str, befor
     serving = await bench.serve()
     await asyncio.sleep(5.0)
     assert bench.rejected == before
-    bench.inlet.suspend()
-    await bench.inlet.drained()
-    await bench.inlet.end()
-    await serving
+    await bench.leave(serving)
     await bench.partition.close()
     bench.start_over()
     await bench.serve()
@@ -149,7 +138,7 @@ async def test_the_dead_letters_that_another_worker_wrote_count(kind: str, befor
 async def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
     bench = Bench()
     for _ in range(2 * RUN):
-        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"no_identity", b"{}"))
+        bench.produce({}, key=b"no_identity")
     bench.publish("id0", "p0")
     await bench.serve()
     await asyncio.sleep(10.0)
@@ -160,8 +149,7 @@ async def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
 @virtual_time
 async def test_rejected_records_do_not_count_as_unanswered_requests() -> None:
     bench = Bench()
-    for name, workspace in bench.plan.workspaces.items():
-        bench.plan.workspaces[name] = msgspec.structs.replace(workspace, flood_guard=FloodGuardPolicy())
+    bench.change_workspaces(flood_guard=FloodGuardPolicy())
     bench.publish_bad("no_identity", 20)
     await bench.serve()
     await asyncio.sleep(3.0)

@@ -1,13 +1,12 @@
 """A lane that is held for an hour, or whose webhook is gone: which other leads go on, and how soon."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
-from stream_app.domain.model.messages import Callback, StatusEvent
+from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.outcome import Denied, Gone, Outcome, RateLimited
 from stream_app.domain.model.records import Record
 from tests.partition.test_commands import Bench as OperatedBench
@@ -18,7 +17,6 @@ from tests.simulation.schedule import Setup
 
 HOUR_S = 3_600
 SOON_S = 1.0
-_event = msgspec.json.Decoder(StatusEvent)
 
 
 class ByWorkspace(SlowClay):
@@ -56,8 +54,7 @@ class Bench(OperatedBench):
         """Publish one; its id."""
         lead_id = f"id{next(self._numbers)}"
         value = {"lead_id": lead_id, "workspace": workspace, "fields": {"email": f"{lead_id}@example.com"}}
-        record = Record(topic or self.plan.topics.leads, workspace.encode(), json.dumps(value).encode())
-        self.kafka.produce(0, record)
+        self.produce(value, topic, workspace.encode())
         return lead_id
 
     def call_back(self, workspace: str, lead_id: str) -> None:
@@ -67,12 +64,7 @@ class Bench(OperatedBench):
         self.kafka.produce(0, Record(self.plan.topics.callbacks, workspace.encode(), msgspec.json.encode(callback)))
 
     def emitted(self, lead_id: str) -> list[str]:
-        log = self.kafka.log(self.plan.topics.status, 0).committed()
-        return [
-            event.status
-            for event in map(_event.decode, (record.value or b"" for record in log))
-            if event.lead_id == lead_id
-        ]
+        return [event.status for event in self.events() if event.lead_id == lead_id]
 
 
 @pytest.mark.parametrize("held_by", [RateLimited(429, 5, "3600"), Denied(401, 5, "the token was refused"), "paused"])

@@ -1,7 +1,6 @@
 """Locks on rows: copies are processed in the order of their records, share commits, and block no other lead."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -28,18 +27,9 @@ def keys(*names: str) -> tuple[bytes, ...]:
     return tuple(name.encode() for name in names)
 
 
-class Statuses:
-    """What became of each record, in the order of the events."""
-
-    def __init__(self, bench: Bench) -> None:
-        events = [json.loads(record.value or b"") for record in bench.kafka.log("leads.status", 0).committed()]
-        self.ends = [(event["origin"], event["status"], event.get("reason", "")) for event in events]
-
-    def of(self, offset: int) -> list[str]:
-        return [status for origin, status, _ in self.ends if origin == f"leads/0/{offset}"]
-
-    def reasons(self, offset: int) -> list[str]:
-        return [reason for origin, _, reason in self.ends if origin == f"leads/0/{offset}"]
+def statuses(bench: Bench, offset: int) -> list[str]:
+    """What became of a record."""
+    return [event.status for event in bench.events(f"leads/0/{offset}")]
 
 
 @virtual_time
@@ -50,10 +40,9 @@ async def test_records_that_share_a_key_are_decided_in_their_order() -> None:
     bench.publish("C1", "p1")  # shares only its id with the second
     await bench.serve()
     await asyncio.sleep(20.0)
-    emitted = Statuses(bench)
-    assert emitted.of(1) == ["duplicate"]
-    assert emitted.reasons(1) == ["same_person"]
-    assert emitted.of(2) == ["received", "sending", "accepted"]
+    [duplicate] = bench.events("leads/0/1")
+    assert (duplicate.status, duplicate.reason) == ("duplicate", "same_person")
+    assert statuses(bench, 2) == ["received", "sending", "accepted"]
     assert bench.inlet.committed() == 3
 
 
@@ -80,8 +69,7 @@ async def test_copies_share_commits() -> None:
     bench.count()
     await bench.serve()
     await asyncio.sleep(60.0)
-    emitted = Statuses(bench)
-    assert sum(status == "duplicate" for _, status, _ in emitted.ends) == COPIES - 1
+    assert bench.states().count("duplicate") == COPIES - 1
     assert len(bench.clay.bodies) == 1
     assert bench.transactions <= 10
     assert bench.inlet.committed() == COPIES
@@ -105,7 +93,7 @@ async def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:
         bench.publish(f"other{number}", f"q{number}")
     await bench.serve()
     await asyncio.sleep(60.0)
-    assert sum(status == "accepted" for _, status, _ in Statuses(bench).ends) == 20
+    assert bench.states().count("accepted") == 20
     await asyncio.sleep(3_600.0)
     assert bench.inlet.committed() == 120
 
@@ -127,9 +115,8 @@ async def test_a_copy_whose_commit_is_aborted_is_decided_again_behind_the_first(
     bench.ledger._link.ask = ask  # type: ignore[method-assign,assignment]
     await bench.serve()
     await asyncio.sleep(40.0)
-    emitted = Statuses(bench)
-    assert emitted.of(0) == ["received", "sending", "accepted"]
-    assert [emitted.of(number) for number in range(1, 5)] == [["duplicate"]] * 4
+    assert statuses(bench, 0) == ["received", "sending", "accepted"]
+    assert [statuses(bench, number) for number in range(1, 5)] == [["duplicate"]] * 4
     assert len(bench.clay.bodies) == 1
     assert bench.inlet.committed() == 5
 

@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.model.errors import Fenced, RowUnreadable
+from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
@@ -22,6 +24,8 @@ from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
 
 T = TypeVar("T")
+_ANSWER = msgspec.json.Decoder(CommandAnswer)
+_EVENT = msgspec.json.Decoder(StatusEvent)
 
 
 class SlowClay:
@@ -39,6 +43,11 @@ class SlowClay:
 
     async def host_answers(self, destination: str) -> bool:
         return True
+
+    @property
+    def lead_ids(self) -> list[str]:
+        """Of the leads that were sent."""
+        return [json.loads(body)["lead_id"] for body in self.bodies]
 
 
 class Bench:
@@ -73,12 +82,33 @@ class Bench:
         given = {"alarm": self.alarms.append, **others}
         return PartitionOwner(0, self.ledger, parts(self.plan, self.clay, **given))
 
-    def publish(self, lead_id: str, person: str) -> None:
-        value = json.dumps({"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}}).encode()
-        self.kafka.produce(0, Record(self.plan.topics.leads, b"acme", value))
+    def produce(self, document: object, topic: str = "", key: bytes | None = b"acme") -> ConsumedRecord:
+        """Put a record on `leads`, or another topic: a lead with these members, or what is none."""
+        return self.kafka.produce(0, Record(topic or self.plan.topics.leads, key, json.dumps(document).encode()))
+
+    def publish(self, lead_id: str, person: str, **changes: Any) -> None:
+        self.produce({"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}, **changes})
+
+    def command(
+        self, kind: str, name: str = "c1", workspace: str = "acme", age_ms: int = 0, **args: Any
+    ) -> ConsumedRecord:
+        about = {"id": name, "kind": kind, "workspace": workspace, "who": "jane", "why": "because", "args": args}
+        return self.produce(about | {"at_ms": now_ms() - age_ms}, self.plan.topics.commands)
+
+    def answers(self) -> list[CommandAnswer]:
+        return [_ANSWER.decode(record.value or b"") for record in self.kafka.log("leads.audit", 0).committed()]
+
+    def events(self, origin: str = "") -> list[StatusEvent]:
+        """Those of one record, or all."""
+        events = [_EVENT.decode(record.value or b"") for record in self.kafka.log("leads.status", 0).committed()]
+        return [event for event in events if origin in ("", event.origin)]
 
     def states(self) -> list[str]:
-        return [json.loads(event.value or b"")["status"] for event in self.kafka.log("leads.status", 0).committed()]
+        return [event.status for event in self.events()]
+
+    def change_workspaces(self, **changes: Any) -> None:
+        for name, workspace in self.plan.workspaces.items():
+            self.plan.workspaces[name] = msgspec.structs.replace(workspace, **changes)
 
     def dead_letters(self, topic: str) -> list[ConsumedRecord]:
         return list(self.kafka.log(topic, 0).committed())
@@ -98,6 +128,14 @@ class Bench:
     async def serve(self) -> asyncio.Task[None]:
         await self.partition.take_over()
         return asyncio.create_task(self.partition.serve(self.inlet, "hot"))
+
+    async def leave(self, serving: asyncio.Task[None], within_s: float = 1.0) -> None:
+        """The stream of leads goes to another worker."""
+        self.inlet.suspend()
+        async with asyncio.timeout(within_s):
+            await self.inlet.drained()
+            await self.inlet.end()
+            await serving
 
 
 def _row(**changes: object) -> bytes:
@@ -161,11 +199,11 @@ async def test_between_two_attempts_a_lead_waits_twice_as_long_as_before() -> No
     await bench.serve()
     await asyncio.sleep(10.0)
     assert bench.states() == ["received", "sending", "refused", "sending", "refused", "sending", "accepted"]
-    _, _, *events = (json.loads(record.value or b"") for record in bench.kafka.log("leads.status", 0).committed())
+    _, _, *events = bench.events()
     base_ms = int(bench.plan.delivery.retry_base_s * 1000)
     for refused, sending, pause_ms in zip(events[::2], events[1::2], (base_ms, 2 * base_ms), strict=False):
-        assert refused["due_at_ms"] == refused["at_ms"] + pause_ms
-        assert refused["due_at_ms"] <= sending["at_ms"] <= refused["due_at_ms"] + 10, "not before, and not after"
+        assert refused.due_at_ms == refused.at_ms + pause_ms <= sending.at_ms, "not before"
+        assert sending.at_ms <= refused.due_at_ms + 10, "and not after"
 
 
 @virtual_time
@@ -209,11 +247,7 @@ async def test_held_leads_do_not_hold_up_a_suspension() -> None:
     serving = await bench.serve()
     await asyncio.sleep(10.0)
     assert "held_budget" in bench.states()
-    bench.inlet.suspend()
-    async with asyncio.timeout(1.0):
-        await bench.inlet.drained()
-        await bench.inlet.end()
-        await serving
+    await bench.leave(serving)
     assert bench.inlet.committed() == 1
 
 
@@ -224,11 +258,7 @@ async def test_a_lead_under_way_is_finished_and_acked_before_the_stream_ends() -
     serving = await bench.serve()
     await asyncio.sleep(0.5)
     assert len(bench.clay.bodies) == 1
-    bench.inlet.suspend()
-    async with asyncio.timeout(5.0):
-        await bench.inlet.drained()
-        await bench.inlet.end()
-        await serving
+    await bench.leave(serving, within_s=5.0)
     assert bench.states()[-1] == "accepted"
     assert bench.inlet.committed() == 1
 

@@ -6,7 +6,6 @@ from typing import Final
 import msgspec
 import pytest
 
-from stream_app.domain.commands import Command
 from stream_app.domain.delivery.suppression import lead_row
 from stream_app.domain.lead.identity import people, person_key
 from stream_app.domain.limits.budget import BudgetPolicy
@@ -35,13 +34,8 @@ async def lead(bench: Bench, lead_id: str, fields: dict[str, Scalar], **more: ob
 
 
 async def suppress(bench: Bench, fields: dict[str, Scalar]) -> None:
-    command = Command("c1", "suppress", "", now_ms(), "operator", args={"people": people(fields)})
-    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"", msgspec.json.encode(command)))
+    bench.command("suppress", workspace="", people=people(fields))
     await asyncio.sleep(1)
-
-
-def emitted(bench: Bench, lead_id: str) -> str:
-    return next(event.text for event in bench.events() if event.lead_id == lead_id)
 
 
 @virtual_time
@@ -50,9 +44,11 @@ async def test_every_identifier_of_a_lead_leads_to_it() -> None:
     assert await lead(bench, "1", BOTH) == SENT
     assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
     assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
-    assert emitted(bench, "3") == "the same person was accepted before, as lead 1"
+    duplicate = next(event for event in bench.events() if event.lead_id == "3")
+    assert (duplicate.reason, duplicate.workspace, duplicate.destination) == ("same_person", "acme", "acme-main")
+    assert duplicate.text == "the same person was accepted before, as lead 1"
     assert await lead(bench, "4", {"email": "bob@acme.example"}) == SENT
-    assert bench.clay.sent == ["1", "4"]
+    assert bench.clay.lead_ids == ["1", "4"]
 
 
 @virtual_time
@@ -63,11 +59,10 @@ async def test_a_forged_id_takes_no_row_and_makes_no_duplicate_of_the_lead_that_
     assert await lead(bench, derived, {"email": "mallory@acme.example"}) == [], "its history has another id"
     (forged,) = {event.lead_id for event in bench.events()}
     assert bench.history(forged) == SENT
-    value = msgspec.json.encode({"fields": {"email": ADA}})
-    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+    bench.produce({"fields": {"email": ADA}})
     await asyncio.sleep(5)
     assert bench.history(derived) == SENT
-    assert bench.clay.sent == [forged, derived]
+    assert bench.clay.lead_ids == [forged, derived]
     assert await lead(bench, derived, {"email": ADA}) == [*SENT, "duplicate"], "an export that is published again"
 
 
@@ -79,7 +74,7 @@ async def test_a_duplicate_does_not_make_two_people_one() -> None:
     assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["duplicate"]
     await suppress(bench, {"email": ADA})
     assert await lead(bench, "3", OTHER) == SENT
-    assert bench.clay.sent == ["1", "3"]
+    assert bench.clay.lead_ids == ["1", "3"]
 
 
 @virtual_time
@@ -90,7 +85,7 @@ async def test_a_lead_that_is_not_sent_does_not_make_two_people_one() -> None:
     assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["received", "suppressed"]
     assert await lead(bench, "3", LINKEDIN) == SENT
     assert await lead(bench, "4", OTHER) == SENT
-    assert bench.clay.sent == ["3", "4"]
+    assert bench.clay.lead_ids == ["3", "4"]
 
 
 @virtual_time
@@ -108,7 +103,7 @@ async def test_a_lead_that_waits_has_no_second_one_under_any_of_its_identifiers(
     assert bench.history("1")[-2:] == ["sending", "accepted"]
     linked = [f"d/acme/acme-main/1 {other}".encode() for other in (email, linkedin)]
     assert [bench.partition.state.rows.get(key) for key in keys] == linked
-    assert bench.clay.sent == ["1"]
+    assert bench.clay.lead_ids == ["1"]
 
 
 @virtual_time
@@ -139,7 +134,7 @@ async def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person
     (slot,) = (person_slot("acme", "acme-main", person) for person in people(LINKEDIN))
     await bench.cache.add([(slot, Entry({"title": Field("CEO", now_ms(), "acme-main")}))])
     assert await lead(bench, "3", OTHER) == ["received", "served_from_cache"]
-    assert bench.clay.sent == ["1", "2"]
+    assert bench.clay.lead_ids == ["1", "2"]
     assert bench.results("3")[0].fields == {"title": "CEO"}
     assert await lead(bench, "4", OTHER) == ["received", "served_from_cache"], "the first still counts"
 
@@ -164,7 +159,7 @@ async def test_a_suppressed_person_is_recognised_by_any_identifier_of_the_lead()
     assert await lead(bench, "2", LINKEDIN) == ["received", "suppressed"], "neither sent nor served"
     assert await lead(bench, "3", LINKEDIN, force=True) == ["received", "suppressed"]
     assert await lead(bench, "4", OTHER) == SENT
-    assert bench.clay.sent == ["1", "4"]
+    assert bench.clay.lead_ids == ["1", "4"]
 
 
 @pytest.mark.parametrize("cache_first", [False, True])
@@ -181,7 +176,7 @@ async def test_the_duplicate_of_a_suppressed_person_ends_as_suppressed(cache_fir
     assert reasons == [("suppressed", "this person is on the suppression list (command c1)")] * 3
     await lead(bench, "4", {"email": "bob@acme.example"})
     assert await lead(bench, "5", {"email": "bob@acme.example"}) != ["suppressed"]
-    assert bench.clay.sent == ["1", "4"]
+    assert bench.clay.lead_ids == ["1", "4"]
     assert bench.results("2") == bench.results("3") == []
 
 
@@ -190,9 +185,8 @@ async def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
     """It was not cancelled before it was sent: the one that was sent was not cancelled."""
     bench = await opened()
     assert await lead(bench, "1", BOTH) == SENT
-    command = Command("c1", "cancel_lead", "acme", now_ms() + 60_000, "operator", args={"lead_id": "1"})
+    bench.command("cancel_lead", age_ms=-60_000, lead_id="1")
     copy = msgspec.json.encode({"lead_id": "1", "fields": {"email": ADA}})
-    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
     ordered_ms = now_ms()
     await asyncio.sleep(1)
     leads = bench.kafka.log(bench.plan.topics.leads, 0)
@@ -206,9 +200,7 @@ async def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
 
 async def erase(bench: Bench, lead_id: str, *persons: str) -> set[str]:
     """Erase a lead; the people that its tombstone names."""
-    args = {"lead_id": lead_id, "destinations": ["acme-main"], "people": persons}
-    command = Command("c1", "erase", "acme", now_ms(), "operator", args=args)
-    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+    bench.command("erase", lead_id=lead_id, destinations=["acme-main"], people=persons)
     await asyncio.sleep(5)
     tombstone = list(bench.kafka.log("leads.enriched", 0).committed())[-1]
     return set(dict(tombstone.headers)["people"].decode().split(","))
@@ -251,7 +243,6 @@ async def test_forced_leads_of_a_person_are_each_sent_and_claim_no_alias() -> No
 async def test_copies_with_different_identifiers_in_one_batch_are_sent_once() -> None:
     bench = await opened()
     for number, fields in enumerate((BOTH, {"email": ADA}, LINKEDIN, {"email": ADA, **OTHER}, LINKEDIN)):
-        value = msgspec.json.encode({"lead_id": str(number), "fields": fields})
-        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+        bench.produce({"lead_id": str(number), "fields": fields})
     await asyncio.sleep(10)
     assert [bench.history(str(number)) for number in range(5)] == [SENT, *[["duplicate"]] * 4]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
 from stream_app.domain.delivery.state_machine import NEXT, ROW_VERSION, Delivery, classify_record, may_be_at_clay
-from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.model.messages import Status
 from stream_app.domain.model.outcome import Outcome, classify
 from stream_app.domain.model.records import ConsumedRecord, Record
 from tests.partition.test_owner import Bench
@@ -31,18 +31,9 @@ States = dict[str, list[str]]
 def histories(bench: Bench) -> States:
     """The statuses of each history, by its origin."""
     statuses: States = {}
-    for record in bench.kafka.log("leads.status", 0).committed():
-        event = msgspec.json.decode(record.value or b"", type=StatusEvent)
+    for event in bench.events():
         statuses.setdefault(event.origin, []).append(event.status)
     return statuses
-
-
-def last_event(bench: Bench, origin: str) -> StatusEvent:
-    events = [
-        msgspec.json.decode(record.value or b"", type=StatusEvent)
-        for record in bench.kafka.log("leads.status", 0).committed()
-    ]
-    return [event for event in events if event.origin == origin][-1]
 
 
 async def dead_lettered(*outcomes: Outcome, max_replays: int = 2) -> Bench:
@@ -82,7 +73,7 @@ async def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal
         LATER: ["received", "sending", "accepted"],
     }
     assert [json.loads(body)["email"] for body in bench.clay.bodies] == ["ada@example.com", "corrected@example.com"]
-    end = last_event(bench, EARLIER)
+    end = bench.events(EARLIER)[-1]
     assert (end.reason, end.text) == ("published_again", f"its lead was published again: {LATER}")
 
 
@@ -125,7 +116,7 @@ async def test_a_dead_letter_that_may_be_at_clay_is_not_replaced_and_says_what_t
     await asyncio.sleep(5)
     assert histories(bench)[LATER] == ["duplicate"]
     assert len(bench.clay.bodies) == 1
-    event = last_event(bench, LATER)
+    event = bench.events(LATER)[-1]
     assert event.reason == "may_be_at_clay"
     assert "stream-app replay redrive --uncertain" in event.text
 
@@ -137,7 +128,7 @@ async def test_another_lead_of_the_person_does_not_replace_the_dead_letter() -> 
     bench.publish("id1", "ada")
     await asyncio.sleep(5)
     assert histories(bench)[LATER] == ["duplicate"]
-    assert "as lead id0: publish it again under that id" in last_event(bench, LATER).text
+    assert "as lead id0: publish it again under that id" in bench.events(LATER)[-1].text
     await replay(bench, dead_letter, came_back(dead_letter, "itself"))
     assert histories(bench)[EARLIER][-1] == "accepted"
     assert len(bench.clay.bodies) == 2
@@ -180,11 +171,3 @@ def test_only_a_publication_replaces_and_only_what_clay_cannot_have(
         assert classify_record(row, copied, 2_000, 9) == ("fresh" if final else "duplicate"), "a final row expires"
     if not own and way not in ("", "rerouted"):
         assert verdict == "done", "what comes back of a history that has no row is never sent"
-
-
-def test_a_deferred_lead_is_replaced_only_on_its_way_back_from_a_dead_letter() -> None:
-    row = Delivery(ROW_VERSION, "deferred", EARLIER, 3, 1_000, 1, "t")
-    published = Envelope(origin=LATER)
-    assert classify_record(row, published, 2_000, 1_000_000) == "duplicate"
-    replayed = msgspec.structs.replace(row, returns=1)
-    assert classify_record(replayed, published, 2_000, 1_000_000) == "replaces"

@@ -36,11 +36,9 @@ class Bench(LeadBench):
 
     def __init__(self, budget: BudgetPolicy | None = None) -> None:
         super().__init__(Setup(max_attempts=1, max_replays=2), clay=NeverClay)
-        for name, workspace in self.plan.workspaces.items():
-            closed = msgspec.structs.replace(workspace.breaker, mode="closed")
-            self.plan.workspaces[name] = msgspec.structs.replace(
-                workspace, breaker=closed, budget=budget or workspace.budget
-            )
+        acme = self.plan.workspaces["acme"]
+        closed = msgspec.structs.replace(acme.breaker, mode="closed")
+        self.change_workspaces(breaker=closed, budget=budget or acme.budget)
 
     async def begin(self) -> None:
         await self.serve()
@@ -93,8 +91,7 @@ async def test_copies_that_have_nothing_to_do_share_their_commits() -> None:
     await bench.begin()
     topics = bench.plan.topics
     for number in range(1, 40):
-        value = json.dumps({"lead_id": f"id{number}", "fields": {"email": f"{number}@example.com"}}).encode()
-        bench.kafka.produce(0, Record(topics.leads, b"acme", value))
+        bench.publish(f"id{number}", f"{number}")
     await asyncio.sleep(60)
     dead_letters = bench.dead_letters(topics.dlq)
     assert len(dead_letters) == 40

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import msgspec
 import pytest
 
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.commands import Command, CommandAnswer
-from stream_app.domain.delivery.parked import resolved_rows
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key
-from stream_app.domain.model.records import Record
+from stream_app.domain.commands import CommandAnswer
+from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_timeouts import Bench as OverdueBench
 from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryInlet
-from tests.simulation.schedule import Setup, plan_of
 from tests.simulation.tape import tape_of
 
 PARKED_S = 160.0
-_answer = msgspec.json.Decoder(CommandAnswer)
 _row = msgspec.json.Decoder(Delivery)
 
 
@@ -43,11 +38,9 @@ class Bench(OverdueBench):
         assert self.states()[-1] == "parked"
 
     async def resolve(self, name: str = "c1", kind: str = "resolve", **args: Any) -> CommandAnswer:
-        args = {"lead_id": "id0", **args}
-        command = {"id": name, "kind": kind, "workspace": "acme", "at_ms": now_ms(), "who": "jane", "args": args}
-        self.kafka.produce(0, Record(self.plan.topics.commands, b"acme", json.dumps(command).encode()))
+        self.command(kind, name, **{"lead_id": "id0", **args})
         await asyncio.sleep(1.0)
-        return _answer.decode(self.kafka.log("leads.audit", 0).committed()[-1].value or b"")
+        return self.answers()[-1]
 
     def books(self) -> BooksReport:
         report = tape_of(self.plan, self.kafka, now_ms()).close()
@@ -55,8 +48,7 @@ class Bench(OverdueBench):
         return report
 
     def lead(self) -> Delivery:
-        rows = [record for record in self.kafka.log(self.plan.topics.state, 0).committed() if record.key == self.key]
-        return _row.decode(rows[-1].value or b"")
+        return _row.decode(self.last(self.key))
 
 
 def money(report: BooksReport) -> dict[tuple[str, str], tuple[int, int | None, int]]:
@@ -119,11 +111,7 @@ async def test_it_may_be_corrected_again() -> None:
     ("args", "text"),
     [
         ({"lead_id": "other", "credits": 1}, "no such lead is known here"),
-        ({"destination": "none", "credits": 1}, "no such lead is known here"),
         ({}, "invalid arguments: name what it did cost"),
-        ({"credits": -1}, "invalid arguments"),
-        ({"credits": 4, "lead_id": ""}, "invalid arguments"),
-        ({"credits": "four"}, "invalid arguments"),
     ],
 )
 @virtual_time
@@ -135,25 +123,6 @@ async def test_an_impossible_correction_is_refused_and_changes_nothing(args: dic
     assert not answer.applied
     assert text in answer.text
     assert money(bench.books()) == before
-
-
-@virtual_time
-async def test_a_lead_that_still_waits_or_was_answered_has_no_ceiling_to_settle() -> None:
-    bench = Bench()
-    bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(2.0)
-    answer = await bench.resolve("c1", credits=4)
-    assert (answer.applied, answer.text) == (
-        False,
-        "Clay may still call back about this lead: what it did cost is booked then",
-    )
-    bench.call_back()
-    await asyncio.sleep(1.0)
-    answer = await bench.resolve("c2", credits=4)
-    assert not answer.applied
-    assert "what this lead did cost is known" in answer.text
-    assert money(bench.books())["2026-11-30", "credits"] == (7, 7, 0)
 
 
 @virtual_time
@@ -170,22 +139,11 @@ async def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
     assert (await bench.resolve("c2", credits=4)).applied
 
 
-@pytest.mark.parametrize("is_forced", [True, False])
-def test_a_correction_is_of_the_lead_and_of_its_last_forced_delivery(is_forced: bool) -> None:
-    plan, lead = plan_of(Setup()), ("acme", "acme-main", "id0")
-    key = delivery_key(*lead, "leads/0/7")
-    rows = {forced_key(*lead): key, forced_key("acme", "acme-main", "id1"): b"d/of another"} if is_forced else {}
-    command = Command("c1", "resolve", "acme", 1, "jane", args={"lead_id": "id0", "credits": 4})
-    assert resolved_rows(plan, rows.get, command) == (delivery_key(*lead), *([key] if is_forced else []))
-    assert resolved_rows(plan, rows.get, msgspec.structs.replace(command, kind="pause")) == ()
-
-
 @virtual_time
 async def test_the_cost_of_a_forced_lead_without_a_callback_is_corrected() -> None:
     bench = Bench()
-    value = json.dumps({"lead_id": "id0", "force": True, "fields": {"email": "p0@example.com"}}).encode()
     for _ in range(2):
-        bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", value))
+        bench.publish("id0", "p0", force=True)
     await bench.serve()
     await asyncio.sleep(PARKED_S)
     assert [lead.lead_id for lead in bench.books().open_costs] == ["id0"] * 2
@@ -204,7 +162,7 @@ async def test_a_parked_lead_can_be_given_up() -> None:
     answer = await bench.resolve(give_up=True)
     assert answer.applied, answer.text
     event = bench.events("leads/0/0")[-1]
-    assert (event.status, event.reason, event.text) == ("suppressed", "given_up", "given up by jane")
+    assert (event.status, event.reason, event.text) == ("suppressed", "given_up", "given up by jane: because")
     assert bench.partition.state.rows.parked["acme"] == 0
     assert bench.books().columns["rejected"].leads == 1
     assert not (await bench.resolve("c2", give_up=True)).applied, "it is not parked any more"

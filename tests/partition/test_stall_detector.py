@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from stream_app.domain.limits.breaker import BreakerPolicy
-from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused, Uncertain
 from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import virtual_time
@@ -32,11 +31,6 @@ class Hanging(SlowClay):
         return Accepted(200, 200)
 
 
-def events(bench: Bench) -> list[StatusEvent]:
-    log = bench.kafka.log(bench.plan.topics.status, 0).committed()
-    return [msgspec.json.decode(consumed.value or b"", type=StatusEvent) for consumed in log]
-
-
 @virtual_time
 async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None:
     bench = Bench(Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False))
@@ -51,7 +45,7 @@ async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None
     clay.hangs = True
     await asyncio.sleep(TIMES_OUT_S - 1.0)
     assert len(clay.bodies) - answered <= TRIPS_AFTER + 2, "and those of the time in which an answer may come"
-    held = [event for event in events(bench) if event.status == "held_outage"]
+    held = [event for event in bench.events() if event.status == "held_outage"]
     assert [event.reason for event in held] == ["no_answer"], "one lead says it, the others wait in Kafka"
     seen = bench.partition.state.lanes.view("acme")
     assert (seen.holds, seen.lifts[:16]) == ("no_answer", "the next answer;")
@@ -60,9 +54,9 @@ async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None
     assert len(clay.bodies) - answered <= TRIPS_AFTER + 2 + 3 * PROBES
     clay.hangs = False
     await asyncio.sleep(120.0)
-    lost = sum(event.status == "send_uncertain" for event in events(bench))
+    lost = sum(event.status == "send_uncertain" for event in bench.events())
     assert lost <= TRIPS_AFTER + 2 + 3 * PROBES
-    assert sum(event.status == "accepted" for event in events(bench)) == 200 - lost
+    assert sum(event.status == "accepted" for event in bench.events()) == 200 - lost
     assert bench.alarms == []
 
 
@@ -82,9 +76,7 @@ class Stalling(SlowClay):
 @virtual_time
 async def test_no_lead_is_deferred_for_a_stall_that_ends_within_the_patience(setup: Setup) -> None:
     bench = Bench(replace(setup, rate_per_s=8.0, burst=2, max_in_flight=100, callbacks=False))
-    for name, workspace in bench.plan.workspaces.items():
-        slow = msgspec.structs.replace(workspace.breaker, open_s=30.0)
-        bench.plan.workspaces[name] = msgspec.structs.replace(workspace, breaker=slow)
+    bench.change_workspaces(breaker=msgspec.structs.replace(bench.plan.workspaces["acme"].breaker, open_s=30.0))
     patient = msgspec.structs.replace(bench.plan.delivery, patience_s=5.0)
     bench.plan = msgspec.structs.replace(bench.plan, delivery=patient)
     bench.clay = clay = Stalling()
@@ -100,7 +92,7 @@ async def test_no_lead_is_deferred_for_a_stall_that_ends_within_the_patience(set
     await asyncio.sleep(4.8)
     assert "deferred" not in bench.states()
     await asyncio.sleep(0.6)
-    assert {event.reason for event in events(bench) if event.status == "deferred"} == {"no_answer"}
+    assert {event.reason for event in bench.events() if event.status == "deferred"} == {"no_answer"}
     assert len(clay.bodies) - sent < 20
     assert bench.alarms == []
     publishing.cancel()
@@ -121,7 +113,7 @@ async def test_one_answer_in_time_is_enough_to_go_on() -> None:
     await bench.serve()
     await asyncio.sleep(8.0)
     assert len(bench.clay.bodies) == 300
-    assert not any(event.status == "held_outage" for event in events(bench))
+    assert not any(event.status == "held_outage" for event in bench.events())
 
 
 class IllClay(SlowClay):
@@ -150,8 +142,7 @@ async def test_an_outage_wastes_few_calls_and_no_lead(host_answers: bool) -> Non
     bench.clay = clay = IllClay()
     clay.host_answers_meanwhile = host_answers
     bench.partition = bench.owner()
-    name, workspace = next(iter(bench.plan.workspaces.items()))
-    bench.plan.workspaces[name] = msgspec.structs.replace(workspace, breaker=BreakerPolicy())
+    bench.change_workspaces(breaker=BreakerPolicy())
     for number in range(900):
         bench.publish(f"id{number}", f"p{number}")
     await bench.serve()

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from stream_app.domain.model.errors import Aborted, SettingsError
-from stream_app.domain.model.pseudonyms import pseudonyms_of, use
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.system import SYSTEM_KEY, SYSTEM_VERSION, SystemRow
 from tests.partition.test_commands import Bench
@@ -83,15 +82,6 @@ async def test_an_owner_with_another_number_of_partitions_is_refused() -> None:
     await bench.used()
     bench.plan = msgspec.structs.replace(bench.plan, partitions=bench.plan.partitions + 1)
     with pytest.raises(SettingsError, match=r"^stream-app-state/0: kafka.partitions = 3, and this namespace began"):
-        await bench.start()
-
-
-@virtual_time
-async def test_an_owner_with_a_first_pepper_in_a_used_namespace_is_refused() -> None:
-    bench = Fresh()
-    await bench.used()
-    use(pseudonyms_of("a-pepper-that-comes-too-late-0123", hash_lead_ids=False))
-    with pytest.raises(SettingsError, match=r"^stream-app-state/0: privacy.pepper_env is set, and this namespace"):
         await bench.start()
 
 

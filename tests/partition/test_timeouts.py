@@ -133,17 +133,6 @@ async def test_the_dead_letter_of_an_erased_lead_has_no_fields() -> None:
 
 
 @virtual_time
-async def test_an_answered_lead_is_left_alone() -> None:
-    bench = Bench()
-    bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(49.0)
-    bench.call_back()
-    await asyncio.sleep(200.0)
-    assert bench.states() == ["received", "sending", "accepted", "enriched"]
-
-
-@virtual_time
 async def test_waiting_leads_are_found_again_by_a_successor_and_time_without_an_owner_does_not_count() -> None:
     bench = Bench()
     bench.publish("id0", "p0")

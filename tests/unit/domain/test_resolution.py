@@ -167,5 +167,6 @@ def test_a_cost_is_open_until_clay_or_an_operator_confirms_it(
 def test_the_rows_of_a_lead_are_locked_by_its_command_alone() -> None:
     alias = {forced_key("acme", "people", "crm-1"): FORCED}.get
     assert set(resolved_rows(PLAN, alias, COMMAND)) == {PEOPLE, FIRMS, FORCED}
+    assert set(resolved_rows(PLAN, lambda _: None, COMMAND)) == {PEOPLE, FIRMS}
     others: tuple[dict[str, Any], ...] = ({"kind": "pause"}, {"args": {}}, {"args": {"lead_id": 5}})
     assert [resolved_rows(PLAN, alias, msgspec.structs.replace(COMMAND, **changes)) for changes in others] == [()] * 3
