@@ -65,10 +65,19 @@ trace_url = "https://tempo.example.com/trace/{{trace_id}}"
 banner = "production"
 {token}
 """
+_CAPS: Final = {
+    "acme": (6_000, 150_000),
+    "globex": (4_000, None),
+    "hooli": (8_000, 240_000),
+    "initech": (10_000, 150_000),
+    "umbrella": (5_000, 150_000),
+}
+"""Credits a day and a month, as the lanes of `tests/board/lanes.py` have them."""
 _LANE: Final = """
 [workspaces.{name}]
 partition = {number}
 time_zone = "Europe/Berlin"
+{budget}
 [destinations.{name}-people]
 workspace = "{name}"
 webhooks_env = ["HOOK_{number}"]
@@ -87,7 +96,10 @@ def settings_of(
     lines = ['token_env = "BOARD_TOKEN"'] * token + ['operator_token_env = "OPERATOR_TOKEN"'] * operator
     lines += ['user_header = "X-Auth-Request-Email"\nuser_header_secret_env = "PROXY_SECRET"'] * proxy
     text = _CONFIG.format(token="\n".join(lines), url=url)
-    text += "".join(_LANE.format(name=name, number=number) for number, name in enumerate(WORKSPACES))
+    for number, name in enumerate(WORKSPACES):
+        caps = zip(("credits_per_day", "credits_per_month"), _CAPS.get(name, ()), strict=False)
+        budget = [f"budget.{key} = {cap}" for key, cap in caps if cap is not None]
+        text += _LANE.format(name=name, number=number, budget="\n".join(budget))
     path = folder / f"stream_app-{token}-{operator}-{proxy}.toml"
     path.write_text(text)
     environ = {"KEY": "a key of callback tokens with 32 characters", "BOARD_TOKEN": TOKEN}
@@ -101,7 +113,7 @@ class Consumers(Background[Consumption]):
     def __init__(self) -> None:
         super().__init__(fresh_s=0)
         self.is_first = False
-        waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310}
+        waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310, "initech": 56}
         counts = {("leads", number): waiting.get(name, 0) for number, name in enumerate(WORKSPACES)}
         counts |= {(topic, number): 0 for topic in ("leads.retry", "leads.bulk") for number in range(len(WORKSPACES))}
         self.now: Consumption | None = Consumption(
@@ -333,6 +345,9 @@ def _dead_letters() -> Iterator[Made]:
         yield one("acme", 2 * HOUR_MS + number * 5 * HOUR_MS, "no_identity", disposition="poison")
     for number in range(7):
         yield msgspec.structs.replace(one("umbrella", number * HOUR_MS, "uncertain"), topic=_NAMES.parked)
+    for number in (70_091, 70_092):  # of the import that is under way
+        letter = one("initech", 4 * MINUTE_MS, "uncertain", origin=f"leads/3/{number}", seq="2")
+        yield msgspec.structs.replace(letter, topic=_NAMES.parked)
 
 
 def _audit() -> Iterator[Made]:
