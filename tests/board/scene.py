@@ -233,8 +233,13 @@ def model_of(path: Path, settings: Settings) -> ReadModel:
 def fill(path: Path, settings: Settings) -> None:
     """Write the scene into a new read model."""
     model = model_of(path, settings)
-    take(model, *_events(), *lanes(), *_dead_letters(), *_audit(), *_one_lead(), *_imports(), *replays(NOW_MS, HOSTILE))
+    take(model, *events(), *lanes(), *_dead_letters(), *_audit(), *replays(NOW_MS, HOSTILE))
     model.close()
+
+
+def events() -> Iterator[Made]:
+    """The events of all leads, with what else is known of one of them."""
+    yield from itertools.chain(_events(), _one_lead(), _imports())
 
 
 def _events() -> Iterator[Made]:

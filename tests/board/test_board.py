@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,11 +18,12 @@ from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.domain.dead_letter.orders import PAUSE, Pause
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.limits.meters import Meter
-from stream_app.domain.model.topics import ExistingTopic, differences
+from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.topics import ExistingTopic, TopicNames, differences
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import DeadLetters
 from tests.board.client import OWN, PAGES, Client, plain
-from tests.board.clock import NOW_MS
+from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, person, take
 from tests.board.scene import (
     HASH,
@@ -29,6 +31,7 @@ from tests.board.scene import (
     Consumers,
     Topics,
     board_of,
+    events,
     fill,
     model_of,
     settings_of,
@@ -205,6 +208,22 @@ async def test_the_money_as_csv_is_of_one_workspace_or_of_all(local: Client) -> 
     assert {"acme", "globex"} <= named
     for name in named:
         assert await workspaces(f"?workspace={name}") == {name}
+
+
+async def test_the_money_of_an_hour_and_of_a_day_is_that_of_their_events(local: Client) -> None:
+    booked = Counter[tuple[str, int]]()
+    for made in events():
+        if made.topic == TopicNames().status:
+            event = msgspec.json.decode(made.value or b"", type=StatusEvent)
+            for name, length_ms in (("day", DAY_MS), ("hour", HOUR_MS)):
+                booked[name, event.at_ms // length_ms] += event.credits or 0
+    hour = NOW_MS // HOUR_MS
+    expected = (booked["hour", hour], booked["hour", hour - 24], booked["day", NOW_MS // DAY_MS])
+    assert all(expected)
+    text = (await local.get("/board/money")).text
+    shown = re.search(r'([\d,]+)</p><p>since .*?yesterday ([\d,]+)</p>.*?class="big">([\d,]+)<', text, re.DOTALL)
+    assert shown is not None
+    assert shown.groups() == tuple(f"{credits_:,}" for credits_ in expected)
 
 
 async def test_a_search_puts_no_personal_data_into_an_address(local: Client) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.cli.main import main
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.price import Part, part, quote, quote_of_replay, too_dear
+from stream_app.domain.lane.price import Part, part, quote, quote_lines, quote_of_replay, too_dear
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.meters import Estimate, Meter
@@ -60,6 +60,16 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
     two = [leads, part("firms", 1, Cost(0, 2), Cost(0, 2), {})]
     both = quote(acme(credits_per_day=600, actions_per_day=101), None, two, NOW_MS)
     assert (both.leads, both.credits, both.actions, both.short) == (101, 600, 102, ["actions_day"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(89, "89 s"), (90, "2 min"), (3_540, "59 min"), (5_399, "90 min"), (5_400, "1.5 h"), (3_600_000, "1000.0 h")],
+)
+def test_the_time_of_a_quote_is_in_a_unit_that_one_reads(seconds: int, text: str) -> None:
+    view = lane(rate_per_s=1.0)
+    priced = quote(acme(), view, [part("people", seconds, Cost(6, 1), Cost(20, 5), {})], NOW_MS)
+    assert [line for line in quote_lines([priced]) if line.endswith(f"; about {text} at the lane's rate")]
 
 
 def test_a_quote_ignores_a_past_day_and_uses_a_live_cap() -> None:
