@@ -1,14 +1,18 @@
 """A client of the board, and the pages that it asks for."""
 
 import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import httpx
 from starlette.applications import Starlette
 
 from stream_app.board.app import Board
-from tests.board.scene import HASH, TOKEN
+from tests.board.model_records import Made, take
+from tests.board.scene import HASH, TOKEN, board_of, fill, model_of, settings_of
 
 HERE = "http://127.0.0.1:9107"
 OWN = {"sec-fetch-site": "same-origin"}
@@ -47,6 +51,19 @@ def digest_on(page: str) -> str:
     """Return what the button that publishes a file carries; '' on a page without it."""
     match = re.search(r'name="digest" value="(\w+)"', page)
     return match[1] if match else ""
+
+
+@contextmanager
+def board_with(folder: Path, *records: Made, filled: bool = False, **of_settings: Any) -> Iterator["Client"]:
+    """Yield a client of a board over these records. `filled`: over the scene as well."""
+    settings, path = settings_of(folder, **of_settings), folder / "model.sqlite"
+    if filled:
+        fill(path, settings)
+    model = model_of(path, settings)
+    take(model, *records)
+    model.close()
+    with closing(board_of(settings, path)) as board:
+        yield Client(board)
 
 
 class Client:

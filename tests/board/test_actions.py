@@ -18,7 +18,7 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.topics import TopicNames
-from tests.board.client import OWN, Client, plain
+from tests.board.client import OWN, Client, board_with, plain
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, lane, take
 from tests.board.scene import (
@@ -151,18 +151,13 @@ async def test_a_form_shows_from_what_to_what(operator: Client) -> None:
 
 
 async def test_a_correction_shows_what_is_booked_in_the_day_that_is_now(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, token=True, operator=True)
-    model = model_of(tmp_path / "model.sqlite", settings)
     yesterday, today = Meter("2026-09-20", NOW_MS - 1, 1_000, 300), Meter("2026-09-21", NOW_MS + 1, 1_000, 40)
     meters = {"credits_day": yesterday, "actions_day": today}
-    take(model, lane(settings.names, "acme", at_ms=NOW_MS - 1_000, meters=meters))
-    model.close()
-    board = board_of(settings, tmp_path / "model.sqlite")
-    client = Client(board)
-    await client.login(OPERATOR_TOKEN)
-    text = (await client.get("/board/lanes/acme/act/correct")).text
+    made = lane(NAMES, "acme", at_ms=NOW_MS - 1_000, meters=meters)
+    with board_with(tmp_path, made, token=True, operator=True) as client:
+        await client.login(OPERATOR_TOKEN)
+        text = (await client.get("/board/lanes/acme/act/correct")).text
     assert re.findall(r'class="was">(\d+) booked', text) == ["0", "40"]
-    board.close()
 
 
 @pytest.mark.parametrize(

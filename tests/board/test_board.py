@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
-from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.domain.dead_letter.orders import PAUSE, Pause
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.limits.meters import Meter
@@ -22,9 +21,9 @@ from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.topics import ExistingTopic, TopicNames, differences
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import DeadLetters
-from tests.board.client import OWN, PAGES, Client, plain
+from tests.board.client import OWN, PAGES, Client, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
-from tests.board.model_records import Made, lane, person, take
+from tests.board.model_records import Made, lane, person
 from tests.board.scene import (
     HASH,
     HOSTILE,
@@ -32,11 +31,10 @@ from tests.board.scene import (
     Topics,
     board_of,
     events,
-    fill,
-    model_of,
     settings_of,
 )
 
+NAMES = TopicNames()
 _answers: dict[str, tuple[int, str]] = {}
 """What links lead to. Many pages have the same ones."""
 
@@ -116,14 +114,10 @@ async def test_no_worker_is_the_first_thing_to_know(folder: Path) -> None:
     board.close()
 
 
-async def test_replays_that_are_paused_have_a_card(folder: Path, tmp_path: Path) -> None:
-    settings, path = settings_of(folder), tmp_path / "model.sqlite"
-    model = model_of(path, settings)
+async def test_replays_that_are_paused_have_a_card(tmp_path: Path) -> None:
     value = msgspec.json.encode(Pause("jane", "wait for the new table", NOW_MS - 3_600_000))
-    take(model, Made(settings.names.replay_state, PAUSE, value))
-    model.close()
-    with closing(board_of(settings, path)) as board:
-        text = plain((await Client(board).get("/board")).text)
+    with board_with(tmp_path, Made(NAMES.replay_state, PAUSE, value)) as client:
+        text = plain((await client.get("/board")).text)
     assert "replays are paused by jane: wait for the new table." in text
     assert "Lifted by: stream-app replay resume" in text
 
@@ -154,17 +148,9 @@ async def test_until_kafka_is_read_a_page_says_so_and_calls_no_lead_unknown(fold
 @pytest.mark.parametrize(
     ("views", "shown"), [(0, True), (1, False)], ids=["before the first lead", "once a lane was published"]
 )
-async def test_how_to_publish_a_first_lead_is_said_until_there_is_one(
-    folder: Path, tmp_path: Path, views: int, shown: bool
-) -> None:
-    settings, path = settings_of(folder), tmp_path / "model.sqlite"
-    model = model_of(path, settings)
-    take(model, *[lane(settings.names, "acme", at_ms=NOW_MS)] * views)
-    model.close()
-    board = board_of(settings, path)
-    text = (await Client(board).get("/board")).text
-    assert ("Publish a first lead" in text) == shown
-    board.close()
+async def test_how_to_publish_a_first_lead_is_said_until_there_is_one(tmp_path: Path, views: int, shown: bool) -> None:
+    with board_with(tmp_path, *[lane(NAMES, "acme", at_ms=NOW_MS)] * views) as client:
+        assert ("Publish a first lead" in (await client.get("/board")).text) == shown
 
 
 async def test_a_setting_is_shown_as_it_is(local: Client) -> None:
@@ -176,25 +162,17 @@ async def test_a_setting_is_shown_as_it_is(local: Client) -> None:
     assert f"<dt><code>partitions</code></dt><dd>{partitions}</dd>" in text
 
 
-async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(folder: Path, tmp_path: Path) -> None:
-    settings = settings_of(folder)
+async def test_lanes_without_a_budget_are_not_in_the_bar_of_the_budgets(tmp_path: Path) -> None:
+    budget = Meter("2026-09-21", NOW_MS + 3_600_000, 1_000, 300, 100)
+    no_limit = msgspec.structs.replace(budget, cap=None, spent=50_000, reserved=20_000)
     shown: list[list[str]] = []
-    for extra in (False, True):
-        path = tmp_path / f"{extra}.sqlite"
-        model = ReadModel(path, Sources(settings.names, 6, settings.topics, frozenset(settings.workspaces)))
-        budget = Meter("2026-09-21", NOW_MS + 3_600_000, 1_000, 300, 100)
-        take(model, lane(settings.names, "acme", at_ms=NOW_MS, meters={"credits_day": budget}))
-        if extra:
-            no_limit = msgspec.structs.replace(budget, cap=None, spent=50_000, reserved=20_000)
-            take(model, lane(settings.names, "hooli", at_ms=NOW_MS, meters={"credits_day": no_limit}))
-        model.close()
-        board = board_of(settings, path)
-        text = (await Client(board).get("/board")).text
+    for workspace, meter in (("acme", budget), ("hooli", no_limit)):
+        with board_with(tmp_path, lane(NAMES, workspace, at_ms=NOW_MS, meters={"credits_day": meter})) as client:
+            text = (await client.get("/board")).text
         card = text[text.index("Credits today") : text.index("</a> saved")]
         shown.append(
             re.findall(r"[\d,]+</a> <small>of 1,000|\d+ used, \d+ reserved of 1,000|[\d,]+</a> without a limit", card)
         )
-        board.close()
     capped = ["300</a> <small>of 1,000", "300 used, 100 reserved of 1,000"]
     assert shown == [capped, [*capped, "50,000</a> without a limit"]]
 
@@ -314,50 +292,36 @@ def words(text: str) -> str:
 
 
 async def test_a_lead_has_a_bar_for_each_wait_and_names_what_holds_it_now(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    fill(tmp_path / "model.sqlite", settings)
-    board = board_of(settings, tmp_path / "model.sqlite")
-    text = (await Client(board).get("/board/leads/crm-17")).text
+    with board_with(tmp_path, filled=True) as client:
+        text = (await client.get("/board/leads/crm-17")).text
+        held = words((await client.get("/board/leads/crm-60003")).text)
     assert text.count('<svg class="strip"') == 6
     assert 'aria-label="Waited for queue on Kafka: 12 min"' in text
     assert 'aria-label="Waited for POST to Clay: 361 ms"' in text
     assert text.count('<rect class="moving"') == 5, "on Kafka, received, two POSTs, the callback"
     assert "For <strong>" not in text, "it is at rest"
-    held = words((await Client(board).get("/board/leads/crm-60003")).text)
     assert "For budget : 4,000 of 4,000 credits of 2026-09-21 are used budget_credits_day Since" in held
-    board.close()
 
 
 async def test_a_lead_leads_to_the_other_leads_of_its_person_until_it_is_erased(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    fill(tmp_path / "model.sqlite", settings)
-    board = board_of(settings, tmp_path / "model.sqlite")
-    client = Client(board)
-    text = (await client.get("/board/leads/crm-17")).text
-    assert "crm-60003 held: budget globex / globex-people," in words(text)
-    assert f'All <a class="count" href="/board/leads?person={HASH}">2</a> leads of this person' in text
-    assert "crm-17 enriched initech" in words((await client.get("/board/leads/crm-60003")).text)
-    assert "Other leads" not in (await client.get("/board/leads/crm-60004")).text
-    model = model_of(tmp_path / "model.sqlite", settings)
-    take(model, person(settings.names, HASH, None))
-    model.close()
-    for lead_id in ("crm-17", "crm-60003"):
-        assert "Other leads" not in (await client.get(f"/board/leads/{lead_id}")).text
-    board.close()
+    with board_with(tmp_path, filled=True) as client:
+        text = (await client.get("/board/leads/crm-17")).text
+        assert "crm-60003 held: budget globex / globex-people," in words(text)
+        assert f'All <a class="count" href="/board/leads?person={HASH}">2</a> leads of this person' in text
+        assert "crm-17 enriched initech" in words((await client.get("/board/leads/crm-60003")).text)
+        assert "Other leads" not in (await client.get("/board/leads/crm-60004")).text
+    with board_with(tmp_path, person(NAMES, HASH, None)) as client:
+        for lead_id in ("crm-17", "crm-60003"):
+            assert "Other leads" not in (await client.get(f"/board/leads/{lead_id}")).text
 
 
 async def test_a_lead_names_at_most_20_other_leads_of_its_person(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    fill(tmp_path / "model.sqlite", settings)
-    model = model_of(tmp_path / "model.sqlite", settings)
     leads = [f"crm-{number}" for number in range(60_000, 60_023)]
-    take(model, person(settings.names, HASH, *leads[:1], *(f"d/acme/people/{lead}" for lead in leads[1:])))
-    model.close()
-    board = board_of(settings, tmp_path / "model.sqlite")
-    text = (await Client(board).get("/board/leads/crm-60022")).text
+    many = person(NAMES, HASH, *leads[:1], *(f"d/acme/people/{lead}" for lead in leads[1:]))
+    with board_with(tmp_path, many, filled=True) as client:
+        text = (await client.get("/board/leads/crm-60022")).text
     assert re.findall(r'<li><a href="/board/leads/(crm-\d+)">', text) == leads[21:1:-1], "the newest"
     assert f'href="/board/leads?person={HASH}">23</a> leads of this person' in text
-    board.close()
 
 
 async def test_a_lead_that_waits_on_kafka(local: Client) -> None:

@@ -28,7 +28,7 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Change
 from stream_app.ops.http import serve_http
 from stream_app.services.board import board_app
-from tests.board.client import PAGES, Client
+from tests.board.client import PAGES, Client, board_with
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, event, lane, result, take
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, board_of, model_of, settings_of
@@ -124,20 +124,15 @@ async def test_no_address_breaks_an_answer(with_token: Client, capfd: pytest.Cap
 
 async def test_commands_to_copy_are_quoted_for_a_shell(tmp_path: Path) -> None:
     """A producer chooses ids of leads, and a link chooses the workspace on Audit."""
-    settings = settings_of(tmp_path)
-    model = model_of(tmp_path / "model.sqlite", settings)
     hostile = f"x; $(touch /tmp/owned) {HOSTILE}"
-    take(model, event(_NAMES, hostile, "parked", 1))
-    model.close()
-    client = Client(board_of(settings, tmp_path / "model.sqlite"))
-    for url, words in (
-        (f"/board/audit?workspace={quote(hostile)}", ["lanes", "pause", hostile, "--why", "..."]),
-        (f"/board/leads/{quote(hostile)}", ["status", hostile]),
-    ):
-        text = (await client.get(url)).text
-        commands = [unescape(command) for command in re.findall(r"<pre>(stream-app [^<]*)</pre>", text)]
-        assert [shlex.split(command) for command in commands] == [["stream-app", *words]], url
-    client.board.close()
+    with board_with(tmp_path, event(_NAMES, hostile, "parked", 1)) as client:
+        for url, words in (
+            (f"/board/audit?workspace={quote(hostile)}", ["lanes", "pause", hostile, "--why", "..."]),
+            (f"/board/leads/{quote(hostile)}", ["status", hostile]),
+        ):
+            text = (await client.get(url)).text
+            commands = [unescape(command) for command in re.findall(r"<pre>(stream-app [^<]*)</pre>", text)]
+            assert [shlex.split(command) for command in commands] == [["stream-app", *words]], url
 
 
 async def test_html_in_every_field_is_text(tmp_path: Path) -> None:

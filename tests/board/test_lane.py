@@ -14,28 +14,18 @@ from stream_app.board.access import STRANGER
 from stream_app.board.charts import _FILLED, Area, Line, Stack, _ticks, line, nice, spark, stack, trend
 from stream_app.board.formats import words
 from stream_app.board.pages.lanes import lane_page
-from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
-from stream_app.board.read_model.store import ReadModel, Sources
-from stream_app.board.site import Moment, Site
+from stream_app.board.site import Moment
 from stream_app.domain.limits.meters import Meter
-from tests.board.client import OWN, Client, plain
+from stream_app.domain.model.topics import TopicNames
+from tests.board.client import OWN, Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
-from tests.board.model_records import Made, event, lane, take
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox, board_of, settings_of
-
-
-def model(tmp_path: Path, *records: Made) -> Path:
-    settings, path = settings_of(tmp_path), tmp_path / "model.sqlite"
-    made = ReadModel(path, Sources(settings.names, 6, settings.topics, frozenset(settings.workspaces)))
-    take(made, *records)
-    made.close()
-    return path
+from tests.board.model_records import event, lane
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox
 
 
 def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    names, ends_ms = settings.names, NOW_MS + 7 * HOUR_MS
+    names, ends_ms = TopicNames(), NOW_MS + 7 * HOUR_MS
     meters = {
         "credits_day": Meter("2026-09-21", ends_ms, None, 30, begins_ms=NOW_MS - 17 * HOUR_MS),
         "credits_month": Meter("2026-09", ends_ms, 900, 70, begins_ms=NOW_MS - 500 * HOUR_MS),
@@ -44,10 +34,9 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     spent = [
         event(names, f"crm-{n}", "enriched", 1, n, credits=n * 10, at_ms=NOW_MS - n * HOUR_MS, **where) for n in (1, 2)
     ]
-    path = model(tmp_path, lane(names, "acme", at_ms=NOW_MS, meters=meters), *spent)
-    page = lane_page(
-        Site(settings, BoardQueries(path, set())), Moment(NOW_MS, ProjectionLag(), None, STRANGER), "acme", None
-    )
+    moment = Moment(NOW_MS, ProjectionLag(), None, STRANGER)
+    with board_with(tmp_path, lane(names, "acme", at_ms=NOW_MS, meters=meters), *spent) as client:
+        page = lane_page(client.board._maker.site, moment, "acme", None)
     assert page is not None
     day, month = (line for _, line in cast("list[tuple[object, Line]]", page["burns"]))
     assert [value for _, value in day.rows] == [0, 20, 30, 30]
@@ -61,12 +50,9 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
 
 
 async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
     fresh = msgspec.to_builtins(Meter("2026-09-21", NOW_MS + HOUR_MS))
-    path = model(tmp_path, lane(settings.names, "acme", at_ms=NOW_MS, meters={"credits_day": fresh}))
-    board = board_of(settings, path)
-    text = (await Client(board).get("/board/lanes/acme")).text
-    board.close()
+    with board_with(tmp_path, lane(TopicNames(), "acme", at_ms=NOW_MS, meters={"credits_day": fresh})) as client:
+        text = (await client.get("/board/lanes/acme")).text
     assert "Nothing is booked, and no limit is set." in text
     assert "nothing in this time" in text
     assert "closed now; no change is known" in text

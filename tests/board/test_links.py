@@ -12,14 +12,13 @@ import msgspec
 import pytest
 
 from stream_app import board
-from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.model.messages import RESEND
 from stream_app.domain.model.topics import TopicNames
-from tests.board.client import PAGES, Client
+from tests.board.client import PAGES, Client, board_with
 from tests.board.clock import DAY_MS, NOW_MS
 from tests.board.model_records import Made, dead_letter, event, person, take
-from tests.board.scene import board_of, fill, model_of, settings_of
+from tests.board.scene import fill, model_of, settings_of
 
 _LINK = re.compile(r'<a\b[^>]*\bhref="([^"]*)"[^>]*>(.*?)</a>', re.S)
 _COUNT = re.compile(r'<a class="count" href="([^"]*)"[^>]*>[^<]*?([\d,]+)</a>')
@@ -263,20 +262,13 @@ def made(names: Any, number: int) -> list[Made]:
     ],
 )
 async def test_a_list_has_fifty_rows_a_page_and_each_row_once(tmp_path: Path, page: str, row: str, rows: int) -> None:
-    settings = settings_of(tmp_path)
-    model = ReadModel(
-        tmp_path / "model.sqlite", Sources(settings.names, 6, settings.topics, frozenset(settings.workspaces))
-    )
-    take(model, *(record for number in range(rows) for record in made(settings.names, number)))
-    model.close()
-    board = board_of(settings, tmp_path / "model.sqlite")
     pages, url = [], page
-    while url:
-        text = (await Client(board).get(url)).text
-        pages.append(list(dict.fromkeys(re.findall(row, text))))
-        following = re.findall(rf'href="({page}\?[^"]*after=[^"]+)"', text)
-        url = unescape(following[-1]) if following else ""
-        assert len(pages) < 4
-    board.close()
+    with board_with(tmp_path, *(record for number in range(rows) for record in made(TopicNames(), number))) as client:
+        while url:
+            text = (await client.get(url)).text
+            pages.append(list(dict.fromkeys(re.findall(row, text))))
+            following = re.findall(rf'href="({page}\?[^"]*after=[^"]+)"', text)
+            url = unescape(following[-1]) if following else ""
+            assert len(pages) < 4
     assert [len(listed) for listed in pages] == [min(rows, ROWS)] + [1] * (rows > ROWS), pages
     assert len({listed for some in pages for listed in some}) == rows

@@ -9,7 +9,6 @@ import httpx
 import msgspec
 import pytest
 
-from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.client import uploads
 from stream_app.client.publish import PublishOptions, announced
 from stream_app.client.uploads import Upload
@@ -289,13 +288,6 @@ async def test_a_discarded_file_is_gone_in_words(jane: Client) -> None:
     answer = await jane.get(path)
     assert answer.status_code == 404
     assert "Choose it again on the page Publish" in answer.text
-
-
-async def test_a_file_that_is_too_large_is_refused_before_it_is_read(jane: Client) -> None:
-    headers = {**OWN, "content-type": "multipart/form-data; boundary=x", "content-length": str(2 * MAX_FILE_BYTES)}
-    answer = await jane.ask("POST", "/board/publish", headers=headers, content=b"")
-    assert answer.status_code == 413
-    assert "The file has more than 50 MB" in answer.text
 
 
 RESULTS = "/board/imports/act/results?workspace={}&id=2026-09-21-kfdwzp"

@@ -65,11 +65,6 @@ def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) ->
     assert only.events[4].credits == 6
 
 
-def test_accepted_is_final_without_callbacks(model: ReadModel, ask: Queries) -> None:
-    take(model, *history(NAMES, "crm-1", "received", "sending", "accepted", destination="firms"))
-    assert [(count.column, count.leads) for count in ask.status_counts()] == [("accepted_final", 1)]
-
-
 def test_a_lead_in_two_records_has_two_histories_the_newer_one_first(model: ReadModel, ask: Queries) -> None:
     take(model, *history(NAMES, "crm-1", "received", "sending", "accepted"))
     take(model, *history(NAMES, "crm-1", "duplicate", offset=7, at_ms=NOW_MS + 60_000))
@@ -119,17 +114,6 @@ def test_reading_again_changes_nothing(model: ReadModel, ask: Queries) -> None:
     before = ask.lead("crm-1"), ask.status_counts()
     take(model, *steps)
     assert (ask.lead("crm-1"), ask.status_counts()) == before
-
-
-def test_histories_are_counted_where_they_stand(model: ReadModel, ask: Queries) -> None:
-    take(model, *flat(history(NAMES, f"crm-{n}", "received", offset=n) for n in range(5)))
-    take(model, *(event(NAMES, f"crm-{n}", "held_budget", 2, n) for n in range(3)))
-    take(model, *(event(NAMES, f"crm-{n}", "sending", 3, n) for n in range(2)))
-    assert {count.status: count.leads for count in ask.status_counts()} == {
-        "held_budget": 1,
-        "received": 2,
-        "sending": 2,
-    }
 
 
 def test_an_unknown_status_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import AsyncMock
 
 import pydantic  # noqa: F401 - where a process has imported it, cyclopts checks values against it, too
 import pytest
@@ -42,12 +43,20 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, now_ms: int) -> Tally:
+    """What `dlq` will count on Kafka."""
+    tally = Tally(now_ms)
+    monkeypatch.setattr("stream_app.replay.inspect.count", AsyncMock(return_value=tally))
+    monkeypatch.setattr("stream_app.config.kafka_access.kafka_ready", AsyncMock())
+    return tally
+
+
 def test_the_table_shows_foreign_text_without_markup(
     config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Seen: `[/x]` in a reason ended the command with a traceback, and `[email]` of our own was not shown."""
     monkeypatch.setenv("COLUMNS", "200")
-    tally = Tally(2_000)
+    tally = counted(monkeypatch, 2_000)
     value = b"scrubbed: [email] [/x] :smile: \x1b]0;gone\x07"
     tally.add(
         {"stream-app-reason": b"[/x]", "stream-app-disposition": b"failed", "stream-app-reason-text": value},
@@ -55,13 +64,6 @@ def test_the_table_shows_foreign_text_without_markup(
         1_000,
     )
 
-    async def count(*_: object) -> Tally:
-        return tally
-
-    async def ready(*_: object) -> None: ...
-
-    monkeypatch.setattr("stream_app.replay.inspect.count", count)
-    monkeypatch.setattr("stream_app.config.kafka_access.kafka_ready", ready)
     assert main(["dlq", "--config", config]) == 0
     out = capsys.readouterr().out
     for text in ("scrubbed: [email] [/x] :smile:", "  [/x]  ", "  [red]acme  "):
@@ -332,14 +334,9 @@ def test_dlq_says_what_has_become_of_dead_letters(
     config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answers: bool
 ) -> None:
     """34 were written and all were sent back: none is open, and nobody is sent to look for them."""
-    tally = Tally(NOW_MS)
+    tally = counted(monkeypatch, NOW_MS)
     for _ in range(34):
         tally.add({"stream-app-reason": b"http_422", "stream-app-disposition": b"poison"}, b"acme", NOW_MS - 1)
-
-    async def count(*_: object) -> Tally:
-        return tally
-
-    async def ready(*_: object) -> None: ...
 
     def ask(_: object) -> DeadLettersAnswer:
         if not answers:
@@ -347,8 +344,6 @@ def test_dlq_says_what_has_become_of_dead_letters(
         solved = DeadLetters([Cause("poison", "acme", "", "http_422", "", solved=34)], solved=34)
         return DeadLettersAnswer(as_of_ms=1, lag=0, trouble="", dlq=solved, parked=DeadLetters([]))
 
-    monkeypatch.setattr("stream_app.replay.inspect.count", count)
-    monkeypatch.setattr("stream_app.config.kafka_access.kafka_ready", ready)
     monkeypatch.setattr("stream_app.cli.dlq.find_dead_letters", ask)
     assert main(["dlq", "--config", config]) == 0
     output = capsys.readouterr()

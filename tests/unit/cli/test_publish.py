@@ -27,10 +27,20 @@ COMMAND = [
 ]
 
 
+CONFIG = """
+[workspaces.acme.budget]
+credits_per_day = 6000
+[destinations.people]
+workspace = "acme"
+webhooks_env = ["X"]
+callbacks = false
+columns = { email = "Work Email" }
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    config = '[workspaces.acme]\n[destinations.p]\nworkspace = "acme"\nwebhooks_env = ["X"]\ncallbacks = false\n'
-    (tmp_path / "stream_app.toml").write_text(config)
+    (tmp_path / "stream_app.toml").write_text(CONFIG)
     return tmp_path
 
 
@@ -150,10 +160,47 @@ def test_a_bad_number_of_seconds_is_refused(typed: str, capsys: pytest.CaptureFi
     assert "is no number of seconds above 0" in capsys.readouterr().err
 
 
-def test_a_dry_run_has_nothing_to_wait_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "leads.csv").write_text("email\na@acme.example\n")
-    assert main(["publish", str(tmp_path / "leads.csv"), "--wait", "--dry-run"]) == 2
-    assert "--wait: a dry run publishes nothing" in capsys.readouterr().err
+def test_a_dry_run_has_nothing_to_wait_for_and_writes_no_ids(folder: Path, publish: Publish) -> None:
+    done = publish(b"email\na@acme.example\n", "--format", "csv", "--wait")
+    assert (done.returncode, b"--wait: a dry run publishes nothing" in done.stderr) == (2, True)
+    done = publish(b"email\na@acme.example\n", "--format", "csv", "--out", "ids.csv")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert not (folder / "ids.csv").exists()
+
+
+def test_a_dry_run_shows_the_cost(publish: Publish) -> None:
+    done = publish(b"email\n" + b"".join(b"p%d@acme.example\n" % n for n in range(1_200)), "--format", "csv")
+    assert done.returncode == 0, done.stderr
+    first, second, third, last = done.stdout.decode().splitlines()
+    assert first.startswith("acme/people: 1,200 leads at about 6 credits each: about 7,200 credits and 1,200 actions, ")
+    assert second == "acme: the budget is 6,000 credits of today; about 2 min at the lane's rate"
+    assert third == "acme: the credits of today do not suffice: the rest of the leads waits on Kafka"
+    assert last == "1,200 rows: 1,200 would be published, 0 refused"
+
+
+def test_unsent_columns_are_listed(publish: Publish) -> None:
+    rows = b"E-Mail,Vorname,Emial,Notes,\na@acme.example,Ada,x,y,z\n"
+    done = publish(rows, "--format", "csv", "--json")
+    kept = "no usual name, so it stays a field of its own"
+    assert done.stderr.decode().splitlines()[:5] == [
+        "columns: E-Mail -> email, Vorname -> first_name",
+        "left out, since the header has no title there: column 5",
+        f"Emial: {kept}; is it email? Then name it so, or use --map",
+        f"Notes: {kept}",
+        "not sent to Clay, since destinations.people.columns does not name it: first_name, Emial, Notes",
+    ]
+    answer = json.loads(done.stdout)
+    assert answer["columns"]["Vorname"] == "first_name"
+    assert (answer["quotes"][0]["workspace"], answer["quotes"][0]["parts"][0]["credits"]) == ("acme", 6)
+    first, *_ = publish(b'{"email": "a@acme.example", "Vorname": "Ada"}\n').stderr.decode().splitlines()
+    assert first == f"Vorname: {kept}; is it first_name? Then name it so"
+
+
+def test_a_changed_id_is_reported(publish: Publish) -> None:
+    rows = b"email,lead_id\na@acme.example,a@acme.example\nb@acme.example,b-1\n"
+    lines = publish(rows, "--format", "csv").stderr.decode().splitlines()
+    (line,) = [line for line in lines if line.startswith("line ")]
+    assert line.startswith("line 2: the lead id cannot be used as it stands; the lead has the id h-")
 
 
 def test_where_the_leads_are(capsys: pytest.CaptureFixture[str]) -> None:

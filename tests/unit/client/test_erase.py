@@ -13,16 +13,15 @@ import pytest
 from stream_app.client import people as erase
 from stream_app.client.people import StoredLead, Suppressed, erasure, find_stored_leads, hashes_of, persons_in
 from stream_app.config import Settings
-from stream_app.domain.commands import Command
 from stream_app.domain.lead.identity import people
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.outcome import Poison
-from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import ConsumedRecord
 from tests.integration.test_look import settings_of
 from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import now_ms, virtual_time
+from tests.partition.virtual import virtual_time
 
 LINKEDIN: Final = "https://www.linkedin.com/in/ada"
 NAME: Final[dict[str, Scalar]] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
@@ -168,9 +167,7 @@ async def test_a_linked_lead_that_was_erased_is_not_asked_for_again_until_it_com
     bench = await bench_of()
     await bench.lead("two", "", fields=TWO, force=True)
     await bench.lead("victim", VICTIM)
-    args = {"lead_id": "victim", "destinations": ["acme-main"], "people": [BY_VICTIM]}
-    command = Command("e-1", "erase", "acme", now_ms(), "ada", args=args)
-    bench.kafka.produce(0, Record(bench.plan.topics.commands, b"acme", msgspec.json.encode(command)))
+    bench.command("erase", lead_id="victim", destinations=["acme-main"], people=[BY_VICTIM])
     await asyncio.sleep(5)
     assert [lead.lead_id for lead in await held(BY_LINKEDIN)] == ["two"]
     assert [lead.lead_id for lead in await held(BY_VICTIM)] == ["two", "victim"], "it is named"

@@ -1,14 +1,8 @@
-"""What publishing will cost is said, and asked for, before anything is written."""
-
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+"""What publishing and replays will cost, beside what is left."""
 
 import msgspec
 import pytest
 
-from stream_app.cli.main import main
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.price import Part, part, quote, quote_lines, quote_of_replay, too_dear
 from stream_app.domain.lane.view import LaneView
@@ -18,15 +12,6 @@ from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.plan import Actor, Change, Workspace
 
 NOW_MS = 1_790_000_000_000
-CONFIG = """
-[workspaces.acme.budget]
-credits_per_day = 6000
-[destinations.people]
-workspace = "acme"
-webhooks_env = ["X"]
-callbacks = false
-columns = { email = "Work Email" }
-"""
 
 
 def lane(**more: object) -> LaneView:
@@ -120,74 +105,3 @@ def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
     assert [quote_of_replay(policy, lane_, [quoted], 4.0, NOW_MS).short for quoted in both] == [[], []]
     dear = quote_of_replay(policy, lane_, both, 4.0, NOW_MS)
     assert (dear.leads, dear.credits, dear.actions, dear.short) == (30, 180, 30, ["credits_day"])
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Publish = Callable[..., Done]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "stream_app.toml").write_text(CONFIG)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def publish(folder: Path, capfd: pytest.CaptureFixture[str]) -> Publish:
-    def run(csv: str, *more: str) -> Done:
-        (folder / "leads.csv").write_text(csv)
-        return Done(main(["publish", "leads.csv", *more]), *capfd.readouterr())
-
-    return run
-
-
-def test_a_dry_run_shows_the_cost(publish: Publish) -> None:
-    done = publish("email\n" + "".join(f"p{n}@acme.example\n" for n in range(1_200)), "--dry-run")
-    assert done.returncode == 0, done.stderr
-    first, second, third, last = done.stdout.splitlines()
-    assert first.startswith("acme/people: 1,200 leads at about 6 credits each: about 7,200 credits and 1,200 actions, ")
-    assert second == "acme: the budget is 6,000 credits of today; about 2 min at the lane's rate"
-    assert third == "acme: the credits of today do not suffice: the rest of the leads waits on Kafka"
-    assert last == "1,200 rows: 1,200 would be published, 0 refused"
-
-
-def test_unsent_columns_are_listed(publish: Publish) -> None:
-    header = "E-Mail,Vorname,Emial,Notes,\n"
-    done = publish(header + "a@acme.example,Ada,x,y,z\n", "--dry-run", "--json")
-    lines = done.stderr.splitlines()
-    assert lines[0] == "columns: E-Mail -> email, Vorname -> first_name"
-    assert lines[1] == "left out, since the header has no title there: column 5"
-    assert (
-        lines[2] == "Emial: no usual name, so it stays a field of its own; is it email? Then name it so, or use --map"
-    )
-    assert lines[3] == "Notes: no usual name, so it stays a field of its own"
-    assert lines[4] == "not sent to Clay, since destinations.people.columns does not name it: first_name, Emial, Notes"
-    answer = json.loads(done.stdout)
-    assert answer["columns"]["Vorname"] == "first_name"
-    assert (answer["quotes"][0]["workspace"], answer["quotes"][0]["parts"][0]["credits"]) == ("acme", 6)
-
-
-def test_unsent_fields_of_json_lines_are_listed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (folder / "leads.jsonl").write_text('{"email": "a@acme.example", "Vorname": "Ada"}\n')
-    main(["publish", "leads.jsonl", "--dry-run"])
-    assert capfd.readouterr().err.splitlines()[0] == (
-        "Vorname: no usual name, so it stays a field of its own; is it first_name? Then name it so"
-    )
-
-
-def test_a_changed_id_is_reported(publish: Publish) -> None:
-    done = publish("email,lead_id\na@acme.example,a@acme.example\nb@acme.example,b-1\n", "--dry-run")
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("line ")]
-    assert line.startswith("line 2: the lead id cannot be used as it stands; the lead has the id h-")
-
-
-def test_a_dry_run_writes_no_ids(folder: Path, publish: Publish) -> None:
-    done = publish("email\na@acme.example\n", "--dry-run", "--out", "ids.csv")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert not (folder / "ids.csv").exists()
