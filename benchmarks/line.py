@@ -34,7 +34,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -220,9 +220,14 @@ def _rows_soon(metrics: int) -> int:
         return 0
 
 
-def measure(process: subprocess.Popen[bytes], count: Callable[[], int], leads: int) -> dict[str, float]:
-    """From the first tenth of the leads to the last one: what the process used."""
-    seen = psutil.Process(process.pid)
+def measure(
+    process: subprocess.Popen[bytes],
+    count: Callable[[], int],
+    leads: int,
+    beside: Sequence[subprocess.Popen[bytes]] = (),
+) -> dict[str, float]:
+    """From the first tenth of the leads to the last one: what the process used, with those beside it."""
+    seen = [psutil.Process(one.pid) for one in (process, *beside)]
     deadline = time.monotonic() + TIME_LIMIT_S
 
     def reach(goal: int) -> tuple[int, float, float, float]:
@@ -230,8 +235,8 @@ def measure(process: subprocess.Popen[bytes], count: Callable[[], int], leads: i
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the case ended or stood still at {now} of {goal} leads")
             time.sleep(0.02)
-        times = seen.cpu_times()
-        return now, times.user + times.system, time.monotonic(), seen.memory_info().rss / 2**20
+        cpu_s = sum(times.user + times.system for times in (one.cpu_times() for one in seen))
+        return now, cpu_s, time.monotonic(), sum(one.memory_info().rss for one in seen) / 2**20
 
     first, cpu_first, at_first, rss_first = reach(leads // 10)
     last, cpu_last, at_last, rss_last = reach(leads)

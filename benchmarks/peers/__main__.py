@@ -2,11 +2,13 @@
 
 `python -m benchmarks.peers [--only NAME ...] [--case NAME ...] [--json]`. Real Kafka, a simulated Clay of its own for
 each system. Each system is a program that its users would write (`benchmarks/peers/programs`), with its libraries in an
-environment of its own, which pip fills at the first run. Parallel Consumer needs a JDK; without one it is left out.
+environment of its own, which pip fills at the first run. Parallel Consumer needs a JDK, and Restate needs npm, which
+brings its server; a system whose tool is missing is left out, with a line that says so.
 
-The cases: `cpu` is 20,000 leads with an instant target, one system after the other. `kills` ends the process by SIGKILL
-at equal parts of 2,000 leads and starts it again. `outage`, `squeezed` and `hot` run all systems at the same time:
-Clay answers 503 for 60 s; Clay takes 8 a second of systems configured for 10; hot leads while a backfill waits.
+The cases: `cpu` is 20,000 leads with an instant target, one system after the other. `kills` ends the program by SIGKILL
+at equal parts of 2,000 leads and starts it again, while the server of Restate goes on. `outage`, `squeezed` and `hot`
+run all systems at the same time: Clay answers 503 for 60 s; Clay takes 8 a second of systems configured for 10; hot
+leads while a backfill waits.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.peers import cases
 from benchmarks.peers.cases import Candidate
-from benchmarks.peers.systems import BARE, OURS, SYSTEMS, command
+from benchmarks.peers.systems import BARE, OURS, SYSTEMS, command, server
 from stream_app.dev.kafka import kafka_for
 from stream_app.dev.process import StartError
 
@@ -39,11 +41,10 @@ def candidates(names: list[str], console: Console) -> list[Candidate]:
         if names and system.name not in names:
             continue
         try:
-            argv = command(system, console.print)
+            beside = server(system, console.print)
+            chosen.append(Candidate(system, command(system, console.print), beside))
         except StartError as error:
             console.print(f"left out: {error}", markup=False)
-            continue
-        chosen.append(Candidate(system, argv))
     return chosen
 
 

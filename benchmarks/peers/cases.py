@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from benchmarks import line as whole_line
+from benchmarks.peers import server
 from benchmarks.peers.systems import BARE, OURS, System
 from stream_app.dev.kafka import unused
 from stream_app.dev.process import ChildProcesses
@@ -37,10 +38,11 @@ _QUIET_S: Final = 20.0
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A system, and the command that runs its program."""
+    """A system, the command that runs its program, and the path of its server, if it has one."""
 
     system: System
     argv: Sequence[str]
+    server: str = ""
 
     @property
     def ours(self) -> bool:
@@ -48,6 +50,8 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Cpu(msgspec.Struct):
+    """What the program and its server used together."""
+
     cpu_us_per_lead: float
     leads_per_s: float
     rss_mb: float
@@ -107,10 +111,15 @@ def cpu(bootstrap: str, candidate: Candidate, leads: int) -> Cpu:
             bare = [sys.executable, "-m", "benchmarks.baselines", "bare"]
             argv = [*bare, bootstrap, f"{namespace}leads", url, str(_IN_FLIGHT)]
         environment = os.environ | secrets | settings_of(bootstrap, namespace, f"{url}w0", 0)
+        beside = []
+        if candidate.server:
+            running, settings = server.start(children, candidate.server, bootstrap, _IN_FLIGHT)
+            environment |= settings
+            beside.append(running)
         with (children.directory / "log").open("wb") as log:
             process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
         try:
-            measured = whole_line.measure(process, lambda: whole_line.count(port), leads)
+            measured = whole_line.measure(process, lambda: whole_line.count(port), leads, beside)
         except SystemExit as problem:
             words = (children.directory / "log").read_text(errors="replace")[-1500:]
             raise SystemExit(f"{candidate.system.name}: {problem}\n{words}") from None
@@ -144,11 +153,20 @@ class Run:
     def __init__(self, bootstrap: str, candidate: Candidate, rate_per_s: int, burst: int = BURST) -> None:
         self._namespace = unused("peers")
         self._rate_per_s = rate_per_s
+        self._server: dict[str, str] = {}
         self.candidate = candidate
         self.line = Fleet(bootstrap, self._namespace, 1, partitions=4, rate_per_s=rate_per_s, burst=burst)
 
     async def __aenter__(self) -> Run:
         await self.line.__aenter__()
+        if self.candidate.server:
+            try:
+                _, self._server = await asyncio.to_thread(
+                    server.start, self.line.children, self.candidate.server, self.line.bootstrap, _IN_FLIGHT
+                )
+            except BaseException:
+                await self.line.__aexit__(None, None, None)
+                raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -161,7 +179,7 @@ class Run:
             return self.line.join().process
         url = self.line.environment["WEBHOOK_0"]
         rate_per_s = self._rate_per_s if paced else 0
-        os.environ.update(settings_of(self.line.bootstrap, self._namespace, url, rate_per_s))
+        os.environ.update(settings_of(self.line.bootstrap, self._namespace, url, rate_per_s) | self._server)
         return self.line.children.spawn(self.candidate.argv, log=self.line.directory / "peer.log")
 
     def accepted(self) -> Counter[str]:
@@ -186,7 +204,10 @@ class Run:
 
 
 async def kills(bootstrap: str, candidate: Candidate, leads: int, count: int) -> Kills:
-    """End the process by SIGKILL at equal parts of the work, 200 ms a POST, and start it again at once."""
+    """End the program by SIGKILL at equal parts of the work, 200 ms a POST, and start it again at once.
+
+    The server of a candidate that has one goes on.
+    """
     async with Run(bootstrap, candidate, 1_000, 1_000) as run:
         run.line.control("POST", "/control/faults", {"kind": "slow", "delay_s": 0.2, "for_s": 3_600})
         await run.line.publish(run.line.leads(leads))

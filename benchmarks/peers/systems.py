@@ -37,6 +37,7 @@ class System(msgspec.Struct, frozen=True):
         needs: Distributions for pip, or Maven coordinates for a program in Java.
         shares: More files of the program.
         one_topic: It reads one topic, so that hot leads and a backfill stand in one queue.
+        server: The npm package of the server that it needs beside its program.
     """
 
     name: str
@@ -44,6 +45,7 @@ class System(msgspec.Struct, frozen=True):
     needs: tuple[str, ...]
     shares: tuple[str, ...] = ()
     one_topic: bool = False
+    server: str = ""
 
     @property
     def lines(self) -> int:
@@ -55,6 +57,9 @@ class System(msgspec.Struct, frozen=True):
 
 _DELIVERY = ("async_delivery.py",)
 _THREAD_DELIVERY = ("thread_delivery.py",)
+_RESTATE: Final = ("restate-sdk==1.3.0", "hypercorn==0.18.0", "aiokafka==0.14.0", *_ASYNC)
+_RESTATE_SHARES: Final = ("restate_serving.py", *_DELIVERY)
+_RESTATE_SERVER: Final = "@restatedev/restate-server@1.7.12"
 SYSTEMS: Final = (
     System(BARE, "", ()),
     System(OURS, "", ()),
@@ -64,6 +69,8 @@ SYSTEMS: Final = (
     System("Quix Streams", "quix.py", ("quixstreams==3.28.1", *_THREADS), _THREAD_DELIVERY),
     System("arroyo", "arroyo_threads.py", ("sentry-arroyo==2.48.0", *_THREADS), _THREAD_DELIVERY, one_topic=True),
     System("DBOS", "dbos_workflows.py", ("dbos==3.4.0", "confluent-kafka==2.16.1", *_THREADS), _THREAD_DELIVERY),
+    System("Restate", "restate_steps.py", _RESTATE, _RESTATE_SHARES, server=_RESTATE_SERVER),
+    System("Restate, careful", "restate_careful.py", _RESTATE, _RESTATE_SHARES, server=_RESTATE_SERVER),
     System("mq-bridge", "mq_bridge_route.py", ("mq-bridge==1.2.0",)),
     System(
         "Parallel Consumer",
@@ -95,19 +102,57 @@ def command(system: System, progress: Callable[[str], None]) -> list[str]:
     return [java, "-Xmx512m", "-cp", class_path("+".join(system.needs), progress), program]
 
 
+def server(system: System, progress: Callable[[str], None]) -> str:
+    """Install the server that the system needs beside its program, and return its path (empty if it needs none).
+
+    Raises:
+        StartError: it cannot be installed here.
+    """
+    if not system.server:
+        return ""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise StartError(
+            f"{system.name} needs npm on the PATH, which brings its server ({system.server}): install Node.js,"
+            " or leave it out"
+        )
+
+    def fill(directory: Path) -> None:
+        options = ["--prefix", str(directory), "--ignore-scripts", "--no-audit", "--no-fund"]
+        _run([npm, "install", *options, system.server], system.name)
+
+    directory = _kept((system.server,), fill, lambda: progress(f"installing the server of {system.name} ..."))
+    package, _, _ = system.server.rpartition("@")
+    name = package.rpartition("/")[2]
+    for binary in directory.glob(f"node_modules/{package}-*/bin/{name}"):
+        return str(binary)
+    raise StartError(f"{system.server} has no binary for this machine in {directory}: leave {system.name} out")
+
+
 def _environment(system: System, progress: Callable[[str], None]) -> Path:
-    """Return the Python of the system's own environment. It is kept for the next run."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-app" / "peers"
-    digest = hashlib.sha256("\n".join((sys.version, *system.needs)).encode()).hexdigest()[:12]
-    directory = home / digest
-    python, done = directory / "bin" / "python", directory / "complete"
-    if not done.exists():
-        progress(f"installing {system.name} in an environment of its own ...")
-        shutil.rmtree(directory, ignore_errors=True)
+    """Return the Python of the system's own environment."""
+
+    def fill(directory: Path) -> None:
         venv.create(directory, with_pip=True)
-        _run([str(python), "-m", "pip", "install", "--quiet", *system.needs], system.name)
+        _run([str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", *system.needs], system.name)
+
+    needs = (sys.version, *system.needs)
+    directory = _kept(needs, fill, lambda: progress(f"installing {system.name} in an environment of its own ..."))
+    return directory / "bin" / "python"
+
+
+def _kept(needs: Sequence[str], fill: Callable[[Path], None], announce: Callable[[], None]) -> Path:
+    """Return the directory that was filled with what is needed. It is kept for the next run."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-app" / "peers"
+    directory = home / hashlib.sha256("\n".join(needs).encode()).hexdigest()[:12]
+    done = directory / "complete"
+    if not done.exists():
+        announce()
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        fill(directory)
         done.touch()
-    return python
+    return directory
 
 
 def _run(argv: Sequence[str], name: str) -> None:

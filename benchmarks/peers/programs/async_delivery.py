@@ -35,11 +35,11 @@ class Delivery:
         try:
             async for attempt in attempts:
                 with attempt:
-                    await self._post(lead)
+                    await self.post(lead)
         except RetryError:
             await self._dead_letter(lead)
 
-    async def _post(self, lead: bytes) -> None:
+    async def post(self, lead: bytes) -> None:
         if self._limiter is not None:
             await self._limiter.acquire()
         async with self._session.post(_URL, data=lead, headers={"content-type": "application/json"}) as answer:
