@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import msgspec
@@ -50,11 +51,8 @@ class Kafka:
 def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
     fake = Kafka()
 
-    async def ready(*_: object) -> None:
-        return None
-
     monkeypatch.setattr(uploads, "send_batch", fake.send)
-    monkeypatch.setattr(uploads, "kafka_ready", ready)
+    monkeypatch.setattr(uploads, "kafka_ready", AsyncMock())
     return fake
 
 

@@ -16,7 +16,7 @@ from stream_app.dev.kafka import Broker, LocalKafka
 from tests.e2e import test_new_namespace as more_partitions
 from tests.e2e.pipeline import CALLBACK
 from tests.e2e.test_new_namespace import CONFIG, SUPPRESSED, Systems, lane_of
-from tests.support.kafka import delete_topic
+from tests.support.kafka import delete_topics
 from tests.support.pace import BUSY
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -115,7 +115,7 @@ async def test_the_state_is_gone(kafka: Broker, namespace: str) -> None:
     async with losses(kafka, namespace) as line:
         await line.work()
         state = line.settings.names.state
-        await delete_topic(kafka.bootstrap, state)
+        await delete_topics(kafka.bootstrap, state)
         assert await asyncio.to_thread(line.old[1].wait, 60) == 1
         assert f"{state}: the topic was deleted" in line.logs[line.old[1].pid].read_text()
         await line.publish([line.lead(4, "w0")])  # it waits on Kafka, so it was not sent
@@ -153,7 +153,7 @@ async def test_the_events_are_gone(kafka: Broker, namespace: str) -> None:
     async with losses(kafka, namespace) as line:
         await line.work()
         worker = line.old[1]
-        await delete_topic(kafka.bootstrap, line.settings.names.status)
+        await delete_topics(kafka.bootstrap, line.settings.names.status)
         await line.publish([line.lead(0, "w0"), line.lead(4, "w0")])
         assert "partition 0 is being taken over again" in await line.not_ready(worker)
         assert (await line.run("doctor"))[0] == 1

@@ -21,7 +21,7 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.model.system import SYSTEM_KEY, system_row
 from tests.e2e.behind import caught_up
 from tests.e2e.fleet import Fleet, Member
-from tests.support.kafka import admin, committed, create_topics, delete_topic
+from tests.support.kafka import admin, committed, create_topics, delete_topics
 from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(120)
@@ -156,7 +156,7 @@ async def test_a_recreated_topic_stops_the_process(which: str, command: str, kaf
         else:
             await caught_up(line)
         await asyncio.sleep(2)  # it looks every second: now it has seen the log at its longest
-        await delete_topic(kafka.bootstrap, topic)
+        await delete_topics(kafka.bootstrap, topic)
         await create_topics(kafka.bootstrap, topic, config=plan.config)
         await line.publish([*line.leads(60), *dead_letters, *dead_letters])
         assert await process.ended(40) == 1
@@ -175,7 +175,7 @@ async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(kafka: Brok
         worker = line.join()
         await line.until_over(3, 30)
         assert await line.stop(worker.process) == 0
-        await delete_topic(kafka.bootstrap, names.state)
+        await delete_topics(kafka.bootstrap, names.state)
         assert (await line.run("topics"))[0] == 0
         await line.publish(line.leads(3))
         worker = line.join()

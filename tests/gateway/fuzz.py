@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from starlette.types import Message, Scope
+from starlette.types import Message
 
 from stream_app.dev.process import free_port
 from stream_app.domain.model.errors import BrokerUnavailable
@@ -26,7 +26,7 @@ from stream_app.gateway.receiver import Limits
 from stream_app.ops import logs as log
 from stream_app.ops.http import serve_http
 from tests.gateway.mutations import HIDDEN, IN_USE, MUTATIONS, SECRETS, Sent
-from tests.gateway.support import TABLES, Gateway
+from tests.gateway.support import TABLES, Gateway, scope_of
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 
@@ -81,22 +81,8 @@ async def answer_of(gateway: Gateway, sent: Sent) -> tuple[int | None, bytes]:
     async def send(message: Message) -> None:
         answer.append(message)
 
-    scope: Scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": sent.method,
-        "path": sent.path,
-        "raw_path": sent.path.encode("utf-8", "surrogatepass"),
-        "query_string": b"",
-        "root_path": "",
-        "scheme": "http",
-        "headers": [(name.encode(), value) for name, value in sent.headers.items()],
-        "client": ("192.0.2.1", 1),
-        "server": ("gateway", 80),
-    }
     async with asyncio.timeout(5 * BUSY):
-        await gateway.app(scope, receive, send)
+        await gateway.app(scope_of(sent.path, sent.headers.items(), sent.method), receive, send)
     if not answer:
         return None, b""
     return int(answer[0]["status"]), b"".join(message.get("body", b"") for message in answer[1:])

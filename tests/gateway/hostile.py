@@ -31,14 +31,13 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.config import Settings, load_settings
-from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, free_port
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.tokens import sign
-from stream_app.kafka.topics import create_topics
 from tests.e2e.pipeline import read_topic
 from tests.gateway.attacks import ATTACKS, post
+from tests.support.kafka import create_planned
 from tests.support.nginx import Nginx
 
 GOOD_PER_S = 20.0
@@ -225,7 +224,7 @@ async def siege(args: argparse.Namespace) -> Siege:
     try:
         await asyncio.to_thread(kafka.start)
         settings = _settings(children, kafka.bootstrap)
-        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+        await create_planned(settings)
         with Nginx(settings.http.gateway_port) as nginx:
             target = Target(settings, nginx, _gateway(children), children.directory / "gateway.log")
             await _until_ready(target)

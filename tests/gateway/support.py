@@ -1,12 +1,13 @@
 """A gateway without Kafka: its ASGI app over an inbox in memory, and good callbacks."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
 import msgspec
 from prometheus_client import CollectorRegistry
+from starlette.types import Scope
 
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.records import Record
@@ -27,6 +28,24 @@ TABLES = [
 URL = "/callbacks/acme/people"
 PARTITIONS = 8
 AT_MS = 1_790_000_000_000
+
+
+def scope_of(path: str, headers: Iterable[tuple[str, bytes]], method: str = "POST") -> Scope:
+    """A request as uvicorn gives it to the app."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode("utf-8", "surrogatepass"),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "headers": [(name.encode(), value) for name, value in headers],
+        "client": ("192.0.2.1", 1),
+        "server": ("gateway", 80),
+    }
 
 
 class RecordList:

@@ -16,6 +16,7 @@ from tests.gateway.support import URL, Gateway, good
 from tests.support.doctor import settings_for
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
+from tests.support.raw_server import say
 
 GOOD = json.dumps(good()).encode()
 LIMITS = Limits(max_body_bytes=262_144, read_timeout_s=5)
@@ -29,17 +30,7 @@ class Behind:
 
     async def say(self, words: bytes) -> tuple[int, bytes]:
         """Send these bytes; return status and answer when nginx has closed the connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.nginx.port)
-        answer = b""
-        try:
-            writer.write(words)
-            async with asyncio.timeout(30 * BUSY):
-                while piece := await reader.read(65_536):
-                    answer += piece
-        except ConnectionResetError:
-            pass  # `reset_timedout_connection`
-        finally:
-            writer.close()
+        answer = await say(self.nginx.port, words)
         return int(answer.split()[1]) if answer.startswith(b"HTTP/") else 0, answer
 
 

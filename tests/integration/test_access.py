@@ -3,18 +3,18 @@
 import asyncio
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from stream_app.client.commands import submit
-from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka import producers
 from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafka
-from stream_app.kafka.topics import create_topics
 from tests.support.config import one_way, settings_in
+from tests.support.kafka import create_planned
 from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka, Proxy
 
@@ -41,9 +41,7 @@ async def test_a_broker_that_stops_between_two_checks_is_waited_for(
 ) -> None:
     await asyncio.to_thread(broker.kill)
 
-    async def it_was_there(*_: object) -> None: ...
-
-    monkeypatch.setattr("stream_app.kafka.connection.wait_for_kafka", it_was_there)
+    monkeypatch.setattr("stream_app.kafka.connection.wait_for_kafka", AsyncMock())  # it was there
     back = asyncio.create_task(asyncio.to_thread(broker.restart))
     async with admin_of(KafkaConnection(broker.bootstrap), 60 * BUSY, lambda _: None) as admin:
         assert len((await admin.describe_cluster())["brokers"]) == 1
@@ -56,7 +54,7 @@ async def test_an_order_to_a_kafka_that_hangs_ends(
 ) -> None:
     monkeypatch.setattr(producers, "_CONFIRM_WITHIN_S", 1.0)
     settings = settings_in(tmp_path, broker.bootstrap, namespace, one_way(people="acme"), broker_wait_s=20)
-    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_planned(settings)
 
     connect = producers.kafka_publisher
 

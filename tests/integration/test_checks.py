@@ -18,18 +18,17 @@ from stream_app.cli.main import main
 from stream_app.client.doctor import Check, clocks_agree, examine, host_answers, may_join, may_transact
 from stream_app.client.gateways import ProbeFailed
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import free_port
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.tokens import Keys
 from stream_app.kafka import clock as kafka_clock
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.topics import create_topics
 from stream_app.ops.http import serve_http
 from tests.gateway.support import GONE_KEY, NEW_KEY, OLD_KEY, Gateway
 from tests.support.doctor import in_groups, settings_for
 from tests.support.forward_proxy import forward_proxy
+from tests.support.kafka import create_planned
 from tests.support.kafka import create_topics as create_topic
 
 PASSWORD = "s3cret"
@@ -64,7 +63,7 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
             redis_url=redis_url,
             more=f'[board]\nurl = "{at}"\n',
         )
-        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+        await create_planned(settings)
         idle = await verdicts(settings)
         view = LaneView("acme", 2, time.time_ns() // 1_000_000, "closed", "healthy", 100.0, 8.0, "paused", "by jane")
         async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:

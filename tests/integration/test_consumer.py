@@ -1,6 +1,8 @@
 """Batches that cannot be read stop their own partition and are named. All sound records are read."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -36,11 +38,15 @@ async def produce(bootstrap: str, topic: str, partition: int, batches: int, code
             await (await producer.send_batch(batch, topic, partition=partition))
 
 
-async def started(bootstrap: str, *places: TopicPartition) -> Consumer:
-    consumer = Consumer(bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest")
+@asynccontextmanager
+async def consumer_of(bootstrap: str, *places: TopicPartition, **options: Any) -> AsyncIterator[Any]:
+    consumer = Consumer(bootstrap_servers=bootstrap, **{"group_id": None, "auto_offset_reset": "earliest"} | options)
     await consumer.start()
     consumer.assign(places)
-    return consumer
+    try:
+        yield consumer
+    finally:
+        await stop_consumer(consumer)
 
 
 async def read(consumer: Consumer, values: dict[int, list[int]], records: int) -> None:
@@ -57,11 +63,8 @@ async def test_every_codec_of_kafka_is_read(kafka: Broker, namespace: str, codec
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 2, codec)
     values: dict[int, list[int]] = {}
-    consumer = await started(kafka.bootstrap, TopicPartition(topic, 0))
-    try:
+    async with consumer_of(kafka.bootstrap, TopicPartition(topic, 0)) as consumer:
         await read(consumer, values, 6)
-    finally:
-        await stop_consumer(consumer)
     assert values == {0: [*range(6)]}
 
 
@@ -75,17 +78,12 @@ async def test_only_the_damaged_partition_stops_after_its_sound_records(
         await produce(kafka.bootstrap, topic, partition, 4)
     values: dict[int, list[int]] = {}
     bad, good = TopicPartition(topic, 0), TopicPartition(topic, 1)
-    consumer = await started(kafka.bootstrap, bad, good)
-    tamper(consumer, {(bad, 6): damage})
-    try:
+    async with consumer_of(kafka.bootstrap, bad, good) as consumer:
+        tamper(consumer, {(bad, 6): damage})
         with pytest.raises(UnreadableBatch, match=cause) as refused:
             await read(consumer, values, 24)
-        assert (refused.value.topic, refused.value.partition, refused.value.first, refused.value.last) == (
-            topic,
-            0,
-            6,
-            8,
-        )
+        batch = refused.value
+        assert (batch.topic, batch.partition, batch.first, batch.last) == (topic, 0, 6, 8)
         assert f"{topic}/0 cannot be read at offsets 6 to 8: " in str(refused.value)
         assert f"stream-app skip {topic}/0/6" in str(refused.value)
         assert values == {0: [*range(6)], 1: [*range(12)]}
@@ -97,8 +95,6 @@ async def test_only_the_damaged_partition_stops_after_its_sound_records(
         await read(consumer, values, 24)
         assert values[0] == [*range(6), *range(9, 12)]
         assert not consumer.unreadable
-    finally:
-        await stop_consumer(consumer)
 
 
 async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
@@ -110,10 +106,9 @@ async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
     await produce(kafka.bootstrap, topic, 0, 3)
     values: dict[int, list[int]] = {}
     place = TopicPartition(topic, 0)
-    consumer = await started(kafka.bootstrap, place)
-    damages: dict[tuple[TopicPartition, int], Damage] = {(place, 3): bad_checksum}
-    tamper(consumer, damages)
-    try:
+    async with consumer_of(kafka.bootstrap, place) as consumer:
+        damages: dict[tuple[TopicPartition, int], Damage] = {(place, 3): bad_checksum}
+        tamper(consumer, damages)
         for _ in range(2):
             with pytest.raises(UnreadableBatch):
                 await read(consumer, values, 9)
@@ -124,8 +119,6 @@ async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
                     await read(consumer, values, 9)
                 except UnreadableBatch:
                     continue
-    finally:
-        await stop_consumer(consumer)
     assert values == {0: [*range(9)]}
     assert not consumer.unreadable
 
@@ -134,27 +127,24 @@ async def test_a_broker_with_a_damaged_log_is_asked_at_intervals(kafka: Broker, 
     topic = f"{namespace}leads"
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 1)
-    consumer = await started(kafka.bootstrap, TopicPartition(topic, 0))
-    assert consumer._guard is not None
-    send, asked = consumer._guard._send, 0
+    async with consumer_of(kafka.bootstrap, TopicPartition(topic, 0)) as consumer:
+        assert consumer._guard is not None
+        send, asked = consumer._guard._send, 0
 
-    async def refusing(node_id: int, request: Any, **options: Any) -> Any:
-        nonlocal asked
-        answer = await send(node_id, request, **options)
-        if type(request).__name__ == "FetchRequest":
-            asked += 1
-            for _, partitions in answer.topics:
-                partitions[:] = [(number, 2, *rest) for number, _, *rest in partitions]
-        return answer
+        async def refusing(node_id: int, request: Any, **options: Any) -> Any:
+            nonlocal asked
+            answer = await send(node_id, request, **options)
+            if type(request).__name__ == "FetchRequest":
+                asked += 1
+                for _, partitions in answer.topics:
+                    partitions[:] = [(number, 2, *rest) for number, _, *rest in partitions]
+            return answer
 
-    consumer._guard._send = refusing
-    try:
+        consumer._guard._send = refusing
         with pytest.raises(UnreadableBatch, match="offset 0: its broker says"):
             await read(consumer, {}, 3)
         await asyncio.sleep(0.5)
         assert asked == 1
-    finally:
-        await stop_consumer(consumer)
 
 
 async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, namespace: str) -> None:
@@ -162,15 +152,12 @@ async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, namespace:
     await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 3)
     place = TopicPartition(topic, 0)
-    consumer = await started(kafka.bootstrap, place)
-    tamper(consumer, {(place, 0): no_utf8, (place, 3): no_utf8})
-    seen: list[Any] = []
-    try:
+    async with consumer_of(kafka.bootstrap, place) as consumer:
+        tamper(consumer, {(place, 0): no_utf8, (place, 3): no_utf8})
+        seen: list[Any] = []
         async with asyncio.timeout(15 * BUSY):
             while len(seen) < 9:
                 seen += [record for got in (await consumer.getmany(timeout_ms=200)).values() for record in got]
-    finally:
-        await stop_consumer(consumer)
     assert [(record.offset, int(record.value)) for record in seen] == [(number, number) for number in range(9)]
     assert [record.headers[0][0] for record in seen] == [*["\ufffd\ufffdname", "a-name", "a-name"] * 2, *["a-name"] * 3]
 
@@ -220,10 +207,9 @@ async def test_committed_offsets_of_all_partitions_are_asked_for_at_once(
     places = [TopicPartition(topic, number) for number in range(4)]
     for number in range(4):
         await produce(kafka.bootstrap, topic, number, 2)
-    consumer = Consumer(bootstrap_servers=kafka.bootstrap, group_id=f"{namespace}group", enable_auto_commit=False)
-    await consumer.start()
-    try:
-        consumer.assign(places)
+    async with consumer_of(
+        kafka.bootstrap, *places, group_id=f"{namespace}group", enable_auto_commit=False
+    ) as consumer:
         await consumer.commit({places[0]: 3, places[1]: 0})
         fetch, asked = consumer._coordinator.fetch_committed_offsets, []
 
@@ -235,5 +221,3 @@ async def test_committed_offsets_of_all_partitions_are_asked_for_at_once(
         assert await consumer.seek_to_committed() == dict(zip(places, (3, 0, None, None), strict=True))
         assert asked == [set(places)]
         assert [await consumer.position(place) for place in places[:2]] == [3, 0]
-    finally:
-        await stop_consumer(consumer)

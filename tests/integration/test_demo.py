@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
 
 from stream_app.cli.main import main
 from stream_app.dev.demo import Comparison, Display, Outcome
@@ -15,6 +14,7 @@ from stream_app.dev.demo.scenario import LEADS
 from stream_app.dev.kafka import Broker
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMNS, StatusCount
+from tests.support.kafka import admin
 
 
 def test_the_shipped_leads_are_of_invented_people() -> None:
@@ -79,12 +79,8 @@ async def test_a_broker_of_the_user_is_left_unchanged(kafka: Broker) -> None:
 
 
 async def topics(kafka: Broker, namespace: str) -> list[str]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await admin.start()
-    try:
-        return [name for name in await admin.list_topics() if name.startswith(namespace)]
-    finally:
-        await admin.close()
+    async with admin(kafka.bootstrap) as client:
+        return [name for name in await client.list_topics() if name.startswith(namespace)]
 
 
 @pytest.mark.parametrize("as_json", [True, False])

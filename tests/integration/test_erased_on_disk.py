@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.domain.model.topics import RESULTS
 from stream_app.domain.result import seal, tombstone
+from tests.support.kafka import create_topics
 
 SECRET = b"ada@example.com"
 LAG_S = 2
@@ -27,12 +27,7 @@ def broker(tmp_path: Path) -> Iterator[LocalKafka]:
 async def test_an_erased_result_leaves_the_disk_once_the_seal_is_there(broker: LocalKafka, tmp_path: Path) -> None:
     assert "max.compaction.lag.ms" in RESULTS
     config = RESULTS | {"max.compaction.lag.ms": str(LAG_S * 1000)}
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic("leads.enriched", 1, 1, topic_configs=config)])
-    finally:
-        await admin.close()
+    await create_topics(broker.bootstrap, "leads.enriched", config=config)
     gone = tombstone("leads.enriched", "acme", "people", "crm-1", ["A" * 22])
     async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
         await producer.send_and_wait("leads.enriched", SECRET, gone.key)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -82,10 +83,7 @@ async def test_a_broker_that_stops_while_the_app_starts_is_waited_for(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, comes_back: bool
 ) -> None:
     """It answered the first check. The app can be stopped meanwhile, too."""
-
-    async def it_is_there(*_: object) -> None: ...
-
-    monkeypatch.setattr(faust_run, "wait_for_kafka", it_is_there)
+    monkeypatch.setattr(faust_run, "wait_for_kafka", AsyncMock())
     bench = await make_bench(kafka, namespace)
     await publish(bench.bootstrap, bench.leads, [b"0"])
     seen = Recorder()

@@ -5,7 +5,6 @@ import random
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,12 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 
 from stream_app.board.read_model.events import events_of
 from stream_app.dev.kafka import Broker
 from tests.board.feeding import fed, make_topics, write
 from tests.board.model_records import dead_letter, event, flat, history, lane, person, result, sources
-from tests.support.kafka import until
-from tests.support.pace import BUSY
+from tests.support.kafka import delete_records, delete_topics, until
 from tests.support.proxy import ProxiedKafka
 from tests.support.tampering import bad_checksum, tampered
 
@@ -103,7 +100,8 @@ async def test_topics_recreated_before_the_start_are_read_from_the_beginning(
     )
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-    await recreate(kafka, namespace)
+    await delete_topics(kafka.bootstrap, *sources(namespace).topics)
+    await make_topics(kafka.bootstrap, namespace)
     new = [
         *history(names, "new", "received", "sending", "accepted", "enriched"),
         dead_letter(names.dlq),
@@ -140,7 +138,7 @@ async def test_records_lost_to_retention_are_skipped(kafka: Broker, namespace: s
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
     await write(kafka.bootstrap, flat(history(names, f"gone-{n}", "received", offset=n) for n in range(1, 4)))
-    await delete_records(kafka, names.status, before=3)
+    await delete_records(kafka.bootstrap, TopicPartition(names.status, 0), before=3)
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
         assert [it.ask.lead(lead_id) is not None for lead_id in ("crm-1", "gone-1", "gone-2", "gone-3")] == [
@@ -191,34 +189,6 @@ def _read(path: Path) -> int:
             return int(events + db.execute("SELECT count(*) FROM letters").fetchone()[0])
     except sqlite3.OperationalError:
         return 0  # it has no tables yet
-
-
-async def recreate(kafka: Broker, namespace: str) -> None:
-    """Delete the topics and create them again."""
-    topics = set(sources(namespace).topics)
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await admin.start()
-    try:
-        await admin.delete_topics(list(topics))
-        deadline = time.monotonic() + 20 * BUSY
-        while topics & set(await admin.list_topics()):
-            assert time.monotonic() < deadline, "the topics are still there"
-    finally:
-        await admin.close()
-    await make_topics(kafka.bootstrap, namespace)
-
-
-async def delete_records(kafka: Broker, topic: str, before: int) -> None:
-    """Delete records as retention does."""
-    from aiokafka import TopicPartition
-    from aiokafka.admin import RecordsToDelete
-
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await admin.start()
-    try:
-        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=before)})
-    finally:
-        await admin.close()
 
 
 async def test_an_unreadable_batch_is_named_and_other_partitions_are_followed(

@@ -36,9 +36,7 @@ async def firsts(kafka: Broker, topic: str, partitions: int) -> dict[int, tuple[
 async def test_only_committed_records_count_and_none_is_waited_for(kafka: Broker, namespace: str) -> None:
     topic = namespace + "state"
     await create_topics(kafka.bootstrap, topic, partitions=4)
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=namespace)
-    await producer.start()
-    try:
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=namespace) as producer:
         await producer.begin_transaction()
         for number in (0, 1):
             await producer.send_and_wait(topic, b"lost", b"x", partition=number)
@@ -53,8 +51,6 @@ async def test_only_committed_records_count_and_none_is_waited_for(kafka: Broker
         await producer.send_and_wait(topic, b"open", b"x", partition=3)
         assert (await firsts(kafka, topic, 4)).keys() == {0, 2}
         await producer.abort_transaction()
-    finally:
-        await producer.stop()
 
 
 @pytest.mark.slow
@@ -62,9 +58,7 @@ async def test_only_committed_records_count_and_none_is_waited_for(kafka: Broker
 async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, namespace: str) -> None:
     topic = namespace + "state"
     await create_topics(kafka.bootstrap, topic, config=COMPACTED)
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
-    await producer.start()
-    try:
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         await producer.send_and_wait(topic, system_row(4), SYSTEM_KEY)
         offsets, number = list(range(9)), 0
         while len(offsets) > 4:  # what is left of a row that changes again and again
@@ -76,8 +70,6 @@ async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, name
                 span = (await reader.begins([place]))[place], (await reader.ends([place]))[place]
                 kept = [record.offset async for got in reader.scan({place: span}) for record in got[place]]
                 offsets = kept if number > 8 else offsets
-    finally:
-        await producer.stop()
     key, value, offset = (await firsts(kafka, topic, 1))[0]
     assert (system_problem(key, value, 4), offset) == ("", 0)
     assert offsets[1] > 1, "a later row is compacted away"

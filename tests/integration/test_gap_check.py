@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
 
 from stream_app.dev.kafka import Broker
@@ -15,16 +14,13 @@ from stream_app.faust_app.stream import GapCheck, LostRecords
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import KnownTopics, TopicWatch, watch_partitions
 from stream_app.kafka.transactional_state import TransactionalState
-from tests.support.kafka import add_partitions, create_topics, delete_topic
+from tests.support.kafka import add_partitions, create_topics, delete_topics
 from tests.support.pace import BUSY
 
 
 async def _one_record(bootstrap: str, topic: str) -> TopicPartition:
     """A topic with one record at offset 0, and a transaction marker after it."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    await admin.create_topics([NewTopic(topic, 1, 1)])
-    await admin.close()
+    await create_topics(bootstrap, topic)
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=topic) as producer:
         for _ in range(2):
             async with producer.transaction():
@@ -104,7 +100,7 @@ async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: st
     await create_topics(kafka.bootstrap, state, partitions=2)
     ledgers = [TransactionalState(connection, f"{state}-{number}", state, number, known=known) for number in range(2)]
     assert await ledgers[0].take_over() == {}
-    await delete_topic(kafka.bootstrap, state)
+    await delete_topics(kafka.bootstrap, state)
     await create_topics(kafka.bootstrap, state, partitions=2)
     for ledger in ledgers:
         with pytest.raises(TopicsError, match=f"^{re.escape(state)}: the topic was deleted and created again"):

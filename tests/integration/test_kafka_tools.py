@@ -6,16 +6,17 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream_app.dev.java import class_path
 from stream_app.dev.kafka import TOOLS_JARS, Broker
 from stream_app.dev.kafka_tools import TOOLS, main
+from tests.support.kafka import admin, create_topics, publish
 from tests.support.pace import BUSY
 
 PAGE = Path(__file__).parents[2] / "docs" / "dead-letters.md"
@@ -51,25 +52,14 @@ def documented(kafka: Broker, namespace: str) -> list[str]:
 async def test_the_documented_reset_moves_the_replay_group(kafka: Broker, namespace: str) -> None:
     topic, group = f"{namespace}leads.dlq", f"{namespace}stream-app-replay"
     place = TopicPartition(topic, 0)
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(topic, 1, 1)])
-        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
-            await producer.send_and_wait(topic, b"a record", partition=0)
-        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
-        async with consumer:
-            consumer.assign([place])
-            await consumer.commit({place: 1})
-        ran = await asyncio.to_thread(
-            subprocess.run,
-            documented(kafka, namespace),
-            capture_output=True,
-            text=True,
-            timeout=100 * BUSY,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
-        assert (await admin.list_consumer_group_offsets(group))[place].offset == 0, ran.stdout
-    finally:
-        await admin.close()
+    await create_topics(kafka.bootstrap, topic)
+    await publish(kafka.bootstrap, topic, [b"a record"])
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
+    async with consumer:
+        consumer.assign([place])
+        await consumer.commit({place: 1})
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=100 * BUSY, check=False)
+    ran = await asyncio.to_thread(run, documented(kafka, namespace))
+    assert ran.returncode == 0, ran.stderr
+    async with admin(kafka.bootstrap) as client:
+        assert (await client.list_consumer_group_offsets(group))[place].offset == 0, ran.stdout

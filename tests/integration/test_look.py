@@ -11,14 +11,13 @@ from aiokafka import AIOKafkaProducer
 from stream_app.cli.main import main
 from stream_app.client.lanes import read_lanes
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.plan import Actor
-from stream_app.kafka.topics import create_topics
 from tests.support.config import one_way, settings_in
+from tests.support.kafka import create_planned
 
 MINUTE_MS = 60_000
 LANES = {"busy": 0, "quiet": 1, "beside": 1}
@@ -45,7 +44,7 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
 ) -> None:
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     names, now_ms = settings.names, int(time.time() * 1000)
-    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_planned(settings)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
 
         async def publish(name: str, partition: int, ago_ms: int, spent: int) -> None:
@@ -84,7 +83,7 @@ async def test_equal_answers_of_all_partitions_are_one_line_of_the_log(
     kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
-    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_planned(settings)
     same = CommandAnswer("c1", True, 1_000, 0, "reload", who="jane", why="w", text="nothing is new")
     answers = [
         same,

@@ -20,14 +20,12 @@ from stream_app.clay.egress import Egress
 from stream_app.client.doctor import message_check
 from stream_app.client.messages import NotDelivered, Receiver
 from stream_app.config import Settings, load_settings
-from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK, free_port
-from stream_app.kafka.topics import create_topics
 from tests.gateway.support import NEW_KEY, OLD_KEY
 from tests.support.doctor import in_groups, settings_for
 from tests.support.forward_proxy import ForwardProxy
-from tests.support.kafka import until
+from tests.support.kafka import create_planned, until
 from tests.support.raw_server import read_request
 
 SECRET = "T0P-S3CR3T"
@@ -192,7 +190,7 @@ async def test_each_change_is_sent_once_over_a_kill_and_while_the_receiver_fails
         public_url = f"http://{LOOPBACK}:{free_port()}"  # no gateway listens there
         more = CONFIG.format(port=free_port(), folder=tmp_path)
         settings = settings_for(tmp_path, kafka.bootstrap, namespace, public_url=public_url, more=more)
-        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+        await create_planned(settings)
         inbox.status = 500
         with board(tmp_path, port):
             await until(lambda: "message_not_sent" in (tmp_path / "board.log").read_text(), within_s=WITHIN_S)

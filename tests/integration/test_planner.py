@@ -13,14 +13,13 @@ from aiokafka import AIOKafkaProducer
 from stream_app.board.replays import Busy, Plan, Planner, Wanted
 from stream_app.cli.main import main
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.records import Record
-from stream_app.kafka.topics import create_topics
 from tests.support.config import one_way, settings_in
+from tests.support.kafka import create_planned
 from tests.support.pace import BUSY
 
 NOW_MS = 1_800_000_000_000
@@ -52,7 +51,7 @@ def planned(folder: Path, kafka: Broker, namespace: str) -> Settings:
 @pytest.fixture
 async def bench(kafka: Broker, namespace: str, tmp_path: Path) -> AsyncIterator[Bench]:
     settings = planned(tmp_path, kafka, namespace)
-    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_planned(settings)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for value in foreign(12):
             await producer.send_and_wait(settings.names.dlq, value, b"w0", partition=0)
@@ -119,7 +118,7 @@ Written = list[tuple[str, bytes | None, bytes]]
 def configured(kafka: Broker, namespace: str, tmp_path: Path) -> tuple[str, Settings]:
     """A configuration in a file, and its topics."""
     settings = planned(tmp_path, kafka, namespace)
-    asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None))
+    asyncio.run(create_planned(settings))
     return str(tmp_path / "stream_app.toml"), settings
 
 

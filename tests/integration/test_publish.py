@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from stream_app.cli.main import main
 from stream_app.client import send
@@ -24,9 +24,10 @@ from stream_app.domain.model.errors import BrokerUnavailable, TopicsError
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.plan import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.topics import create_topics
+from tests.e2e.pipeline import read_topic
 from tests.support.config import one_way, settings_in
-from tests.support.pace import BUSY, slowness
+from tests.support.kafka import create_planned
+from tests.support.pace import slowness
 from tests.support.proxy import ProxiedKafka
 
 WAIT_S = 20.0
@@ -43,34 +44,13 @@ def settings_for(bootstrap: str, namespace: str, wait_s: float = WAIT_S) -> Sett
     )
 
 
-async def create(settings: Settings) -> None:
-    report = await create_topics(connection_of(settings), settings.topic_plan(), WAIT_S, lambda _: None)
-    assert report.problems == []
-
-
 async def records(settings: Settings, topic: str) -> list[Any]:
-    """Return all records of the topic."""
-    consumer = AIOKafkaConsumer(**connection_of(settings).settings(), enable_auto_commit=False)
-    await consumer.start()
-    try:
-        places = [TopicPartition(topic, number) for number in range(settings.kafka.partitions)]
-        consumer.assign(places)
-        await consumer.seek_to_beginning(*places)
-        ends = await consumer.end_offsets(places)
-        taken: list[Any] = []
-        deadline = time.monotonic() + WAIT_S * BUSY
-        while len(taken) < sum(ends.values()):
-            assert time.monotonic() < deadline
-            for batch in (await consumer.getmany(timeout_ms=200)).values():
-                taken += batch
-        return taken
-    finally:
-        await consumer.stop()
+    return await read_topic(settings.kafka.bootstrap, topic, settings.kafka.partitions)
 
 
 async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, namespace: str) -> None:
     settings = settings_for(kafka.bootstrap, namespace)
-    await create(settings)
+    await create_planned(settings)
     refused: list[Refusal] = []
     leads: list[Lead | dict[str, Any]] = [
         Lead(fields={"email": "jane@acme.example"}, workspace="acme", not_after_ms=5),
@@ -120,7 +100,7 @@ async def test_a_hanging_broker_ends_it_in_time_with_the_leads_that_were_taken(
     broker: ProxiedKafka, namespace: str
 ) -> None:
     settings = settings_for(broker.bootstrap, namespace, wait_s=3.0)
-    await create(settings)
+    await create_planned(settings)
 
     def leads() -> Any:
         for n in range(200_000):

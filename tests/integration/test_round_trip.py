@@ -14,17 +14,16 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from stream_app.cli import main as cli
 from stream_app.client.round_trip import RoundTrip, price, probe_lead, round_trip
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import Command
 from stream_app.domain.lead.read import read_lead
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Lead, Status, StatusEvent
-from stream_app.kafka.topics import create_topics
 from stream_app.ops.http import serve_http
 from tests.e2e.pipeline import read_topic
 from tests.gateway.support import NEW_KEY, OLD_KEY, Gateway
 from tests.support.doctor import in_groups, settings_for
+from tests.support.kafka import create_planned
 from tests.support.pace import BUSY
 
 
@@ -59,7 +58,7 @@ async def worker_that_reports(settings: Settings, reported: Sequence[tuple[Statu
 
 async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
     settings = settings_for(folder, kafka.bootstrap, namespace)
-    await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+    await create_planned(settings)
     return settings
 
 
@@ -149,7 +148,7 @@ async def test_the_command_asks_before_it_spends(
     async with serve_http(gateway.app, "127.0.0.1", 0, grace_s=1) as port:
         at = f"http://127.0.0.1:{port}"
         settings = settings_for(tmp_path, kafka.bootstrap, namespace, public_url=at)
-        await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+        await create_planned(settings)
         monkeypatch.setenv("KEY", NEW_KEY)
         monkeypatch.setenv("OLD_KEY", OLD_KEY)
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream_app.cli.main import main
 from stream_app.dev.kafka import Broker
@@ -109,11 +108,8 @@ def test_topics_apply_sets_what_is_lacking_and_shortens_nothing_without_yes(
 
 
 async def test_replication_that_differs_or_cannot_be(kafka: Broker, namespace: str) -> None:
-    admin = AIOKafkaAdminClient(**client(kafka).settings())
-    await admin.start()
-    (config,) = [topic.config for topic in small(namespace) if topic.name == f"{namespace}leads"]
-    await admin.create_topics([NewTopic(f"{namespace}leads", 2, 1, topic_configs=config)])
-    await admin.close()
+    (leads,) = [topic for topic in small(namespace) if topic.name == f"{namespace}leads"]
+    await create_topics(client(kafka), [leads], WAIT_S, print)
     wanted = plan(TopicNames(namespace), 2, 3, Retention(), (2,))[:3]
     report = await create_topics(client(kafka), wanted, WAIT_S, print)
     assert report.created == []

@@ -4,14 +4,13 @@ import json
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
 from stream_app.board.read_model.on_kafka import WaitingLeads
 from stream_app.dev.kafka import Broker
 from stream_app.domain.lead.identity import hashes
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import fetch
-from tests.support.kafka import create_topics
+from tests.support.kafka import create_topics, delete_records
 
 PARTITIONS = 2
 
@@ -76,9 +75,7 @@ async def test_a_lead_is_found_by_its_id_and_by_its_person(leads: Leads) -> None
 
 async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str) -> None:
     topic = f"{namespace}leads"
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await admin.start()
-    await admin.create_topics([NewTopic(topic, 2, 1)])
+    await create_topics(kafka.bootstrap, topic, partitions=2)
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}p")
     async with producer:
         for number in range(1_200):  # three transactions of 400, a marker behind each: offsets 400, 801 and 1202
@@ -91,8 +88,7 @@ async def test_kept_records_are_found_by_their_ids(kafka: Broker, namespace: str
         await producer.send(topic, b"aborted", partition=1)
         await producer.flush()
         await producer.abort_transaction()
-    await admin.delete_records({TopicPartition(topic, 1): RecordsToDelete(before_offset=10)})
-    await admin.close()
+    await delete_records(kafka.bootstrap, TopicPartition(topic, 1), before=10)
     connection = KafkaConnection(kafka.bootstrap)
     asked = [9, 10, 11, 400, 1_000, 1_202, 1_203, 9_999]  # 1203 was aborted
     places = [f"{topic}/1/{offset}" for offset in asked]

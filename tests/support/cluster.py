@@ -9,8 +9,9 @@ from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError
 
 from stream_app.kafka.bounded_client import bind
-from stream_app.kafka.connection import kafka_admin, repeated
+from stream_app.kafka.connection import repeated
 from tests.e2e.fleet import Request
+from tests.support.kafka import admin
 from tests.support.pace import BUSY
 
 
@@ -27,23 +28,19 @@ async def coordinator_of(bootstrap: str, key: str, kind: CoordinationType = Coor
 async def all_in_sync(bootstrap: str, topics: Sequence[str], within_s: float) -> None:
     """Return when each partition of these topics has a leader, and all its replicas are in sync."""
     deadline, left = time.monotonic() + within_s * BUSY, ["no answer"]
-    admin = kafka_admin(bootstrap_servers=bootstrap)
-    try:
-        await admin.start()
+    async with admin(bootstrap) as client:
         while left:
             assert time.monotonic() < deadline, f"not in sync within {within_s} s: {left[:3]}"
             await asyncio.sleep(0.5)
             try:
                 left = [
                     f"{topic['topic']}/{partition['partition']}"
-                    for topic in await admin.describe_topics(topics)
+                    for topic in await client.describe_topics(topics)
                     for partition in topic["partitions"]
                     if partition["leader"] < 0 or len(partition["isr"]) < len(partition["replicas"])
                 ]
             except KafkaError as error:
                 left = [repr(error)]
-    finally:
-        await admin.close()
 
 
 def longest_stops(requests: Iterable[Request], lanes: Collection[str], from_ms: int, to_ms: int) -> dict[str, float]:

@@ -6,8 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import NewPartitions, NewTopic
+from aiokafka.admin import NewPartitions, NewTopic, RecordsToDelete
 
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of
+from stream_app.kafka import topics
 from stream_app.kafka.connection import kafka_admin
 from tests.support.pace import BUSY
 
@@ -39,17 +42,29 @@ async def create_topics(bootstrap: str, *names: str, partitions: int = 1, config
         await _until_listed(client, lambda listed: listed.issuperset(names))
 
 
+async def create_planned(settings: Settings) -> None:
+    """Create all topics of a configuration, as `stream-app topics` does."""
+    report = await topics.create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+    assert report.problems == []
+
+
 async def add_partitions(bootstrap: str, partitions: int, *names: str) -> None:
     """Let topics have so many partitions, as `kafka-topics.sh --alter` does."""
     async with admin(bootstrap) as client:
         await client.create_partitions({name: NewPartitions(partitions) for name in names})
 
 
-async def delete_topic(bootstrap: str, name: str) -> None:
-    """Delete the topic and wait until it is gone."""
+async def delete_topics(bootstrap: str, *names: str) -> None:
+    """Delete the topics and wait until they are gone."""
     async with admin(bootstrap) as client:
-        await client.delete_topics([name])
-        await _until_listed(client, lambda listed: name not in listed)
+        await client.delete_topics(names)
+        await _until_listed(client, lambda listed: listed.isdisjoint(names))
+
+
+async def delete_records(bootstrap: str, place: TopicPartition, before: int) -> None:
+    """Delete records as retention does."""
+    async with admin(bootstrap) as client:
+        await client.delete_records({place: RecordsToDelete(before_offset=before)})
 
 
 async def _until_listed(client: Any, expected: Callable[[set[str]], bool]) -> None:

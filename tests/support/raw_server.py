@@ -12,6 +12,7 @@ from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Outcome
+from tests.support.pace import BUSY
 
 SLUG, TOKEN = "secret-slug", "secret-token"
 LEAD = b'{"lead_id":"1","email":"ada@example.com","first_name":"Ada"}'
@@ -107,3 +108,27 @@ def client(**settings: Any) -> ClayClient:
 async def send_once(url: str, clay: ClayClient | None = None) -> Outcome:
     async with clay or client() as sender:
         return await sender.send(url, TOKEN, LEAD)
+
+
+async def say(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+    """Send these, a pause between them, and return what the server answers until it hangs up."""
+
+    async def send() -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    sending, answer = asyncio.create_task(send()), b""
+    try:
+        async with asyncio.timeout(30 * BUSY):
+            while piece := await reader.read(65_536):
+                answer += piece
+    except ConnectionResetError:
+        pass  # we were still sending when it hung up; what it had answered counts
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        writer.close()
+    return answer

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -153,13 +154,10 @@ async def test_publish_passes_its_arguments_on(config: Path, monkeypatch: pytest
 async def test_publish_returns_the_import_and_the_ids_of_its_leads(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ready(*_: Any) -> None:
-        return None
-
     async def sent(batch: Any, *_: Any, **__: Any) -> int:
         return len(list(batch))
 
-    monkeypatch.setattr("stream_app.client.publish.kafka_ready", ready)
+    monkeypatch.setattr("stream_app.client.publish.kafka_ready", AsyncMock())
     monkeypatch.setattr("stream_app.client.publish.send_batch", sent)
     leads = [{"email": "ada@example.com", "lead_id": "crm-17"}, {"notes": "no lead"}, {"email": "bo@example.com"}]
     summary = await publish(leads, load_settings(config), import_id="march")
@@ -271,11 +269,8 @@ def three_results(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         store.put((str(number).encode(), value) for number, value in enumerate((*values, b'{"fields": 1}')))
 
-    async def ready(*_: Any) -> None:
-        return None
-
     monkeypatch.setattr(sys.modules[export.__module__], "_read", read)
-    monkeypatch.setattr(sys.modules[export.__module__], "kafka_ready", ready)
+    monkeypatch.setattr(sys.modules[export.__module__], "kafka_ready", AsyncMock())
 
 
 @pytest.mark.usefixtures("three_results")
@@ -308,12 +303,8 @@ def test_results_end_early_without_leaving_anything_open(config: Path) -> None:
 
 
 def test_a_full_disk_names_the_directory_that_the_books_need(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def ready(*_: object) -> None: ...
-
-    async def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr(books, "kafka_ready", ready)
+    full = AsyncMock(side_effect=sqlite3.OperationalError("database or disk is full"))
+    monkeypatch.setattr(books, "kafka_ready", AsyncMock())
     monkeypatch.setattr(books._BooksReader, "read", full)
     with pytest.raises(StreamAppError, match=r"disk is full\): set TMPDIR to a directory with 300 MB free"):
         read_books_sync(config)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -21,7 +22,6 @@ from stream_app.board.lookup import Lookup
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.query import Queries
 from stream_app.domain.delivery.state_machine import lane_key
-from stream_app.kafka.groups import Consumption
 from stream_app.services.board import board_app
 from stream_app.services.process import ops_app
 from stream_app.services.worker import lane_route
@@ -108,11 +108,9 @@ async def test_the_gateway_takes_callbacks_and_shows_nothing() -> None:
 @pytest.mark.parametrize("more", [{}, {"/lanes/{workspace}": "own machine"}], ids=["all", "worker"])
 async def test_the_operations_port_of_each_process_only_reads(more: Mapping[str, str]) -> None:
     """`serve_ops` is the same for worker, replay, gateway, trace and board; the worker shows its lanes besides."""
-
-    async def not_ready() -> str | None:
-        return None
-
-    app = ops_app(CollectorRegistry(), not_ready, [lane_route({lane_key("x"): b"{}"})] if more else [])
+    app = ops_app(
+        CollectorRegistry(), AsyncMock(return_value=None), [lane_route({lane_key("x"): b"{}"})] if more else []
+    )
     kinds = {"/metrics": "open", "/healthz": "open", "/readyz": "open", **more}
     await ask_all(port_of(app, kinds), has_token=False)
 
@@ -120,14 +118,10 @@ async def test_the_operations_port_of_each_process_only_reads(more: Mapping[str,
 @pytest.mark.parametrize("has_token", [True, False])
 async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool) -> None:
     names = sources().names
-
-    async def kafka() -> Consumption | None:
-        return None
-
     settings = settings_of(folder, token=has_token, operator=has_token)
     queries, model = Queries(folder / "model.sqlite", set()), folder / "model.sqlite"
     access = Access(TOKEN if has_token else None)
-    about = queries, lambda: ProjectionLag(NOW_MS, 0), fetch_result, kafka, names.inputs
+    about = queries, lambda: ProjectionLag(NOW_MS, 0), fetch_result, AsyncMock(return_value=None), names.inputs
     lookup = Lookup(*about, access, names.dlq, names.parked, Waiting().find, lambda: NOW_MS)
     board = board_of(settings, model, shared_s=600)
     with closing(board):

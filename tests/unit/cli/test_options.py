@@ -139,13 +139,10 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object, object]]:
         commands.append((kind, args.get("lead_id"), list(args["people"])))
         return SentCommand(Command("c-1", kind, workspace, 1, "ada"), {})
 
-    async def find(*_: object) -> list[StoredLead]:
-        return STORED
-
     def on_kafka(_: object, __: str, work: Coroutine[Any, Any, object]) -> object:
         return asyncio.run(work)
 
-    monkeypatch.setattr("stream_app.cli.people.find_stored_leads", find)
+    monkeypatch.setattr("stream_app.cli.people.find_stored_leads", AsyncMock(return_value=STORED))
     monkeypatch.setattr("stream_app.cli.people.on_kafka", on_kafka)
     monkeypatch.setattr("stream_app.cli.people.sent", take)
     return commands

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -189,11 +190,8 @@ async def test_a_failed_publication_can_be_repeated(kept: Uploads, monkeypatch: 
         acknowledged(0, 0, 1)
         return 1
 
-    async def ready(*_: object) -> None:
-        return None
-
     monkeypatch.setattr(uploads, "send_batch", fails)
-    monkeypatch.setattr(uploads, "kafka_ready", ready)
+    monkeypatch.setattr(uploads, "kafka_ready", AsyncMock())
     upload = await checked(kept, await add(kept, ADA))
     assert kept.send(upload, upload.digest)
     assert not kept.send(upload, upload.digest), "a second click"

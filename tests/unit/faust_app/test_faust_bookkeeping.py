@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from faust.types import TP
@@ -152,17 +153,11 @@ async def test_an_offset_that_the_group_refused_is_not_believed_committed(
     taken_by_the_group: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the marker of a concluded record is dropped, and its redelivery repeats its history."""
-
-    async def flush() -> None: ...
-
-    async def commit(offsets: dict[TP, int]) -> bool:
-        return taken_by_the_group
-
     consumer = consumer_with([])
     consumer._committed_offset[LEADS] = 5
     monkeypatch.setattr(consumer, "assignment", lambda: {LEADS})
-    monkeypatch.setattr(consumer, "_commit", commit)
-    monkeypatch.setattr(consumer.app.producer, "flush", flush)
+    monkeypatch.setattr(consumer, "_commit", AsyncMock(return_value=taken_by_the_group))
+    monkeypatch.setattr(consumer.app.producer, "flush", AsyncMock())
     assert await consumer._commit_offsets({LEADS: 9}) == taken_by_the_group
     assert consumer._committed_offset[LEADS] == (9 if taken_by_the_group else 5)
 
@@ -171,11 +166,8 @@ async def test_a_member_with_another_id_was_evicted_even_if_it_learns_so_only_wh
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that was frozen while it gave its leads up kept partitions that another one had owned meanwhile."""
-
-    async def assigned(*_: object, **__: object) -> None: ...
-
     consumer = consumer_with([])
-    monkeypatch.setattr(consumer, "_on_partitions_assigned", assigned)
+    monkeypatch.setattr(consumer, "_on_partitions_assigned", AsyncMock())
     monkeypatch.setattr(consumer.app, "on_rebalance_return", lambda: None)
     seen: list[bool] = []
     for member_id in ("w1", "w1", "w1-again", "w1-again"):

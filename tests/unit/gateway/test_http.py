@@ -14,7 +14,7 @@ from stream_app.gateway.receiver import Limits
 from stream_app.ops.http import serve_http
 from tests.gateway.support import URL, Gateway, good
 from tests.support.kafka import until
-from tests.support.pace import BUSY
+from tests.support.raw_server import say
 
 READ_WITHIN_S = 0.5
 LIMITS = Limits(max_body_bytes=65_536, read_timeout_s=READ_WITHIN_S)
@@ -29,28 +29,9 @@ class Server:
     async def say(self, *pieces: bytes, pause_s: float = 0.0) -> tuple[int, bytes, float]:
         """Send these, a pause between them, and give (status, answer, seconds) when the server has hung up."""
         began = time.monotonic()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        sending = asyncio.create_task(_send(writer, pieces, pause_s))
-        answer = b""
-        try:
-            async with asyncio.timeout(20 * BUSY):
-                while piece := await reader.read(65_536):
-                    answer += piece
-        except ConnectionResetError:
-            pass  # we were still sending when it hung up; what it had answered counts
-        finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-            writer.close()
+        answer = await say(self.port, *pieces, pause_s=pause_s)
         status = int(answer.split()[1]) if answer else 0
         return status, answer, time.monotonic() - began
-
-
-async def _send(writer: asyncio.StreamWriter, pieces: tuple[bytes, ...], pause_s: float) -> None:
-    for piece in pieces:
-        writer.write(piece)
-        await writer.drain()
-        await asyncio.sleep(pause_s)
 
 
 @asynccontextmanager

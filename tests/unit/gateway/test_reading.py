@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from starlette.types import Message, Scope
+from starlette.types import Message
 
 from stream_app.domain.callback.body import callback_of
 from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway import receiver as module
 from stream_app.gateway.receiver import Limits
-from tests.gateway.support import GONE_KEY, KEYS, SECRET, URL, Gateway, good
+from tests.gateway.support import GONE_KEY, KEYS, SECRET, URL, Gateway, good, scope_of
 from tests.support.pace import BUSY
 
 
@@ -24,23 +24,8 @@ class Sender:
         self._pieces: asyncio.Queue[Message] = asyncio.Queue()
         self.asked = 0
         self.status = 0
-        lines = {"content-type": "application/json"} | {
-            name.replace("_", "-"): value for name, value in headers.items()
-        }
-        scope: Scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": url,
-            "raw_path": url.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "scheme": "http",
-            "headers": [(name.encode(), value.encode("latin-1")) for name, value in lines.items()],
-            "client": ("192.0.2.1", 1),
-            "server": ("gateway", 80),
-        }
+        lines = {"content_type": "application/json"} | headers
+        scope = scope_of(url, ((name.replace("_", "-"), value.encode("latin-1")) for name, value in lines.items()))
         self._task = asyncio.ensure_future(gateway.app(scope, self._receive, self._send))
 
     async def _receive(self) -> Message:

@@ -22,9 +22,10 @@ from aiokafka.protocol.group import JoinGroupRequest
 
 import stream_app
 from stream_app.kafka import bounded_client as bounded
-from stream_app.kafka.connection import kafka_admin, kafka_producer, repeated
+from stream_app.kafka.connection import kafka_producer, repeated
 from stream_app.kafka.transactions import end
 from tests.support.fake_broker import DESCRIBE_GROUPS, FIND_COORDINATOR, JOIN_GROUP, METADATA, FakeCluster
+from tests.support.kafka import admin
 from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(30)
@@ -171,30 +172,22 @@ async def test_an_admin_client_asks_another_broker_and_again(
     patience(monkeypatch, connect=0.2, request=0.2, next=0.05)
     cluster.brokers[1].hangs = True
     cluster.coordinator, cluster.group_error = 2, LOADING
-    admin = kafka_admin(bootstrap_servers=cluster.bootstrap)
-    try:
-        await admin.start()
+    async with admin(cluster.bootstrap) as asking:
         for _ in range(5):
-            assert len((await admin.describe_cluster())["brokers"]) == 3
+            assert len((await asking.describe_cluster())["brokers"]) == 3
         with pytest.raises(GroupLoadInProgressError):
-            await admin.list_consumer_group_offsets("group")
-        asked = asyncio.create_task(repeated(lambda: admin.describe_consumer_groups(["group"]), within_s=20))
+            await asking.list_consumer_group_offsets("group")
+        asked = asyncio.create_task(repeated(lambda: asking.describe_consumer_groups(["group"]), within_s=20))
         await cluster.brokers[2].until_asked(DESCRIBE_GROUPS, 2)
         cluster.group_error = 0
         await asked
-    finally:
-        await admin.close()
 
 
 async def test_retries_of_a_request_are_bounded(cluster: FakeCluster) -> None:
     cluster.group_error = LOADING
-    admin = kafka_admin(bootstrap_servers=cluster.bootstrap)
-    try:
-        await admin.start()
+    async with admin(cluster.bootstrap) as asking:
         with pytest.raises(GroupLoadInProgressError):
-            await repeated(lambda: admin.list_consumer_group_offsets("group"), within_s=0.3)
-    finally:
-        await admin.close()
+            await repeated(lambda: asking.list_consumer_group_offsets("group"), within_s=0.3)
 
 
 async def test_closing_does_not_wait_for_a_broker_that_takes_no_more_bytes(

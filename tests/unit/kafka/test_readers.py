@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka import TopicPartition
@@ -88,12 +89,9 @@ class ScriptedConsumer:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
-    async def stop(_: Any) -> None:
-        pass
-
     made = Log()
     monkeypatch.setattr(readers, "Consumer", lambda **options: ScriptedConsumer(made, **options))
-    monkeypatch.setattr(readers, "stop_consumer", stop)
+    monkeypatch.setattr(readers, "stop_consumer", AsyncMock())
     return made
 
 

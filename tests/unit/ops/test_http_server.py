@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -20,9 +21,11 @@ from stream_app.services.process import ops_app, serve_ops
 from tests.board.scene import board_of, fill, settings_of
 from tests.support.kafka import until
 from tests.support.pace import BUSY
+from tests.support.raw_server import say
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 LARGE = b"y" * 20_000_000
+READY = AsyncMock(return_value=None)
 
 
 async def answer(send: Send, body: bytes = b"ok") -> None:
@@ -52,21 +55,8 @@ class Held:
         await answer(send)
 
 
-@asynccontextmanager
-async def serving(app: ASGIApp, grace_s: int = 5) -> AsyncIterator[int]:
-    async with serve_http(app, "127.0.0.1", 0, grace_s=grace_s) as port:
-        yield port
-
-
-async def say(port: int, words: bytes) -> bytes:
-    """Return what the server answers before it closes the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(words)
-        async with asyncio.timeout(20 * BUSY):
-            return await reader.read()
-    finally:
-        writer.close()
+def serving(app: ASGIApp, grace_s: int = 5) -> AbstractAsyncContextManager[int]:
+    return serve_http(app, "127.0.0.1", 0, grace_s=grace_s)
 
 
 @pytest.mark.parametrize(
@@ -101,13 +91,10 @@ async def test_only_http_1_with_exactly_one_host_is_served(
 
 @pytest.mark.parametrize("path", ["/board", "/board/login", "/leads/x", "/healthz", "/metrics", "/readyz"])
 async def test_board_and_operations_port_have_the_same_wall(path: str, tmp_path: Path) -> None:
-    async def ready() -> str | None:
-        return None
-
     settings = settings_of(tmp_path)
     fill(tmp_path / "model.sqlite", settings)
     board = board_of(settings, tmp_path / "model.sqlite")
-    app = ops_app(CollectorRegistry(), ready) if path in ("/metrics", "/readyz") else board_app(board.routes())
+    app = ops_app(CollectorRegistry(), READY) if path in ("/metrics", "/readyz") else board_app(board.routes())
     heads = (b"host: x\r\nhost: x", b"x-forwarded-host: x", b"host: x\r\nHost: y")
     async with serving(app) as port:
         for version, head in [*((b"1.1", head) for head in heads), (b"2.0", b"host: x"), (b"1.0", b"x: y")]:
@@ -204,11 +191,7 @@ def test_the_same_on_uvloop(test: Callable[[], Coroutine[None, None, None]]) -> 
 async def test_metrics_health_and_readiness_are_served() -> None:
     registry = CollectorRegistry()
     Counter("leads", "Leads.", registry=registry).inc(exemplar={"trace_id": "abc"})
-    reasons: list[str | None] = [None]
-
-    async def not_ready() -> str | None:
-        return reasons[0]
-
+    not_ready = AsyncMock(return_value=None)
     async with serve_ops("127.0.0.1", 0, registry, not_ready) as port, httpx.AsyncClient() as client:
         url = f"http://127.0.0.1:{port}"
         metrics = await client.get(f"{url}/metrics")
@@ -221,7 +204,7 @@ async def test_metrics_health_and_readiness_are_served() -> None:
         assert 'leads_total 1.0 # {trace_id="abc"} 1.0' in metrics.text
         assert metrics.text.endswith("# EOF\n")
         assert [(await client.get(f"{url}/{path}")).text for path in ("healthz", "readyz")] == ["ok\n", "ok\n"]
-        reasons[0] = "not joined to the group yet"
+        not_ready.return_value = "not joined to the group yet"
         answer = await client.get(f"{url}/readyz")
         assert (answer.status_code, answer.text) == (503, "not joined to the group yet\n")
         assert (await client.get(f"{url}/other")).status_code == 404
@@ -229,10 +212,7 @@ async def test_metrics_health_and_readiness_are_served() -> None:
 
 
 async def test_a_port_that_is_taken_is_an_error_in_one_line() -> None:
-    async def not_ready() -> str | None:
-        return None
-
-    async with serve_ops("127.0.0.1", 0, CollectorRegistry(), not_ready) as port:
+    async with serve_ops("127.0.0.1", 0, CollectorRegistry(), READY) as port:
         with pytest.raises(StreamAppError, match=rf"^cannot serve on 127\.0\.0\.1:{port} .*\[http\]"):
-            async with serve_ops("127.0.0.1", port, CollectorRegistry(), not_ready):
+            async with serve_ops("127.0.0.1", port, CollectorRegistry(), READY):
                 pass
