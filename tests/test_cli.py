@@ -267,10 +267,7 @@ def test_a_place_that_no_dead_letter_can_have_is_wrong_usage(
     assert place in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "typed",
-    ["topics", "dlq", "suppress list", "erase x --why y", "replay plan", "lanes log"],
-)
+@pytest.mark.parametrize("typed", ["topics", "dlq", "suppress list", "erase x --why y", "replay plan", "lanes log"])
 def test_no_kafka_is_reported_without_the_words_of_a_library(
     typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

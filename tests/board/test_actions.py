@@ -21,16 +21,7 @@ from stream_app.domain.model.topics import TopicNames
 from tests.board.client import OWN, Client, board_with, plain
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, lane, take
-from tests.board.scene import (
-    HASH,
-    HOSTILE,
-    OPERATOR_TOKEN,
-    OTHER_HASH,
-    Outbox,
-    board_of,
-    model_of,
-    settings_of,
-)
+from tests.board.scene import HASH, HOSTILE, OPERATOR_TOKEN, OTHER_HASH, Outbox, board_of, model_of, settings_of
 
 NAMES = TopicNames()
 _WHY = {"why": "table is being rebuilt"}

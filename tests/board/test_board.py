@@ -24,15 +24,7 @@ from stream_app.services.board import DeadLetters
 from tests.board.client import OWN, PAGES, Client, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, person
-from tests.board.scene import (
-    HASH,
-    HOSTILE,
-    Consumers,
-    Topics,
-    board_of,
-    events,
-    settings_of,
-)
+from tests.board.scene import HASH, HOSTILE, Consumers, Topics, board_of, events, settings_of
 
 NAMES = TopicNames()
 _answers: dict[str, tuple[int, str]] = {}

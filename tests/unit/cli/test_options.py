@@ -248,10 +248,7 @@ def test_a_command_has_the_typed_values(typed: str, order: Order, commands: list
         ("budget --credits-per-day 1 --actions-per-day y", "--actions-per-day: 'y' is not a whole number, none or"),
         ("budget --shadow maybe", "--shadow"),
         ("correct --period month", "name credits or actions that are not 0"),
-        (
-            "correct --credits 9999999999999",
-            "--credits: '9999999999999' is not a whole number, from -1,000",
-        ),
+        ("correct --credits 9999999999999", "--credits: '9999999999999' is not a whole number, from -1,000"),
         ("quota --use", "--webhook"),
         ("quota --webhook 3f9a", "name something to change"),
         ("quota --webhook 3f9a --count 50001", "--count: '50001' is not a whole number, from 0 to 50,000"),

@@ -284,11 +284,7 @@ def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> N
     assert len(state.days) <= 3
 
 
-@given(
-    cap=st.integers(1, 10**12),
-    tenths_of_a_percent=st.integers(0, 900),
-    key=st.sampled_from(budget.CAPS),
-)
+@given(cap=st.integers(1, 10**12), tenths_of_a_percent=st.integers(0, 900), key=st.sampled_from(budget.CAPS))
 @example(cap=10, tenths_of_a_percent=900, key="credits_per_day")
 @example(cap=100, tenths_of_a_percent=410, key="actions_per_month")
 def test_hot_share_leaves_bulk_its_part_to_the_last_unit(cap: int, tenths_of_a_percent: int, key: str) -> None:

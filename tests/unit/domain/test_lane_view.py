@@ -143,10 +143,7 @@ def test_each_change_is_news_once(was: dict[str, Any], now: dict[str, Any], news
         ("budget_credits_day", 'the next day, or: stream-app lanes budget acme --credits-per-day N --why "..."'),
         ("budget_actions_month", 'the next month, or: stream-app lanes budget acme --actions-per-month N --why "..."'),
         ("forced_open", 'stream-app lanes auto acme --why "..."'),
-        (
-            "http_401",
-            'a probe that Clay accepts; or repair the cause, then: stream-app lanes resume acme --why "..."',
-        ),
+        ("http_401", 'a probe that Clay accepts; or repair the cause, then: stream-app lanes resume acme --why "..."'),
     ],
 )
 def test_what_ends_a_hold_is_said_with_its_command(code: str, says: str) -> None:

@@ -103,21 +103,13 @@ def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
     [
         ({}, {"credits": 1}, "no such lead is known here (any more)"),
         ({PEOPLE: row()}, {"credits": 1, "destination": "firms"}, "no such lead is known here (any more)"),
-        (
-            {PEOPLE: row(), FIRMS: row()},
-            {"credits": 1},
-            "the lead went to firms, people: say which destination",
-        ),
+        ({PEOPLE: row(), FIRMS: row()}, {"credits": 1}, "the lead went to firms, people: say which destination"),
         (
             {PEOPLE: row(reservation=BOOKED)},
             {"credits": 1},
             "Clay may still call back about this lead: what it did cost is booked then",
         ),
-        (
-            {PEOPLE: row("parked", booked=None)},
-            {"credits": 1},
-            "Clay never had this lead: send it, or give it up",
-        ),
+        ({PEOPLE: row("parked", booked=None)}, {"credits": 1}, "Clay never had this lead: send it, or give it up"),
         ({PEOPLE: row()}, {"give_up": True}, NOT_PARKED),
     ],
 )

@@ -59,11 +59,7 @@ SLOW = Totals(1, 0, 1)
             After(successes=2, stopped=None, window=Totals(1), health=Totals(1), learned=1),
             Settlement(True, END_MS),
         ),
-        (
-            Accepted(200, 10_001),
-            After(stopped=None, window=SLOW, health=SLOW, learned=1),
-            Settlement(True, END_MS),
-        ),
+        (Accepted(200, 10_001), After(stopped=None, window=SLOW, health=SLOW, learned=1), Settlement(True, END_MS)),
         (
             Uncertain("reset", 50),
             After(**FAILED, credits=(0, 20), learned=1, outage=Outage("reset", END_MS, END_MS, 1)),

@@ -98,10 +98,7 @@ def test_which_destinations_it_holds() -> None:
         [True, False],
     ]
     soon = changed(text="t", destination="a", setup_id="", backoff_ms=300_000)
-    for others, left in (
-        (["a"], {"one_destination": True}),
-        (["a", "b"], {"exempt": ("firms", "zoo")}),
-    ):
+    for others, left in ((["a"], {"one_destination": True}), (["a", "b"], {"exempt": ("firms", "zoo")})):
         state = changed(exempt=("zoo",))
         assert suspension.exempt(POLICY, state, "firms", others, "t", NOW_MS - 1) == msgspec.structs.replace(
             soon, **left
