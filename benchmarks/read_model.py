@@ -117,12 +117,15 @@ def build_in_memory(sources: Sources, path: Path, leads: int, now_ms: int) -> fl
             waiting += 1
             if waiting == _MOST_RECORDS:
                 began = clock()
-                model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, now_ms)
+                model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, None)
                 seconds += clock() - began
                 batch, waiting = {}, 0
         began = clock()
-        model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, now_ms)
+        model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, None)
         seconds += clock() - began
+    began = clock()
+    model.apply({}, {}, now_ms)
+    seconds += clock() - began
     model.close()
     return seconds
 

@@ -237,7 +237,7 @@ class Lookup:
         person = _person(request.query_params.get("person", ""))
         ids = await asyncio.to_thread(self.queries.leads_of, person)
         leads = [lead for lead_id in ids if (lead := await self._lead_with_results(lead_id)) is not None]
-        if not leads:
+        if not leads or lag.as_of_ms is None:  # who a lead belongs to is known last
             self._check_read(lag)
         return LeadsAnswer(**msgspec.structs.asdict(lag), leads=leads)
 

@@ -79,7 +79,7 @@ def take(model: ReadModel, *records: Made, at: int = 0) -> None:
     batch: dict[str, list[Made]] = {}
     for record in records:
         batch.setdefault(record.topic, []).append(record)
-    model.apply(batch, {(topic, 0): Position(at + len(batch[topic])) for topic in batch}, None)
+    model.apply(batch, {(topic, 0): Position(at + len(batch[topic])) for topic in batch}, NOW_MS)
 
 
 def flat(lists: Iterable[list[Made]]) -> list[Made]:

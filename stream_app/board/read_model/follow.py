@@ -136,10 +136,11 @@ class Projection:
                 await reading.begin(self._clock.now_ms())
             looked_s = time.monotonic()
             while True:
+                was_complete = reading.as_of_ms is not None
                 batch, moved = await reading.more()
-                if moved:
-                    await write(partial(model.apply, batch, moved, reading.as_of_ms))
                 reading.done(moved)
+                if moved or (not was_complete and reading.as_of_ms is not None):
+                    await write(partial(model.apply, batch, moved, reading.as_of_ms))
                 self.lag = ProjectionLag(reading.as_of_ms, reading.lag, reading.trouble)
                 if reading.trouble:
                     self._say(reading.trouble)
@@ -219,7 +220,7 @@ class _Reading:
         return batch, moved
 
     def done(self, moved: Mapping[Any, Position]) -> None:
-        """Note that the model has stored these positions."""
+        """Note that the model is about to store these positions."""
         self._at.update(moved)
         if self._goal and all(self._at[log].next >= end for log, end in self._goal.items()):
             self.as_of_ms, self._goal = self._asked_ms, {}

@@ -46,7 +46,11 @@ _lane: Final = msgspec.json.Decoder(LaneView)
 
 
 class Projector:
-    """Writes to `db` in the caller's open transaction."""
+    """Writes to `db` in the caller's open transaction.
+
+    Attributes:
+        catches_up: Kafka has not been read to its end yet, so that the rows of people wait in `people_unsorted`.
+    """
 
     def __init__(
         self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str], final: frozenset[str]
@@ -72,6 +76,7 @@ class Projector:
     def load(self) -> None:
         """Load the cached names from the tables, after other code has changed them."""
         self.imports.load()
+        self.catches_up = not self._db.execute("SELECT 1 FROM facts WHERE name = 'as_of_ms'").fetchone()
         self._numbers = record_numbers(self._db)
         self._logs_written = len(self._numbers.logs)
         self.account.load()
@@ -186,6 +191,10 @@ class Projector:
                 last[name] = None if record.value is None else rest(record)
             except UNREADABLE:
                 self._unreadable(record)
+        if table == "people" and self.catches_up:  # store.py sorts them at the end
+            rows = [(*name, *(row or (None,))) for name, row in last.items()]
+            self._db.executemany("INSERT INTO people_unsorted VALUES (?, ?, ?, ?)", rows)
+            return
         where = " AND ".join(f"{name} = ?" for name in names)
         gone = [name for name, row in last.items() if row is None]
         self._db.executemany(f"DELETE FROM {table} WHERE {where}", gone)

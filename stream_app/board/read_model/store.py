@@ -9,6 +9,8 @@ records   One row per consumed record: `id` is its position, `status` and `seq` 
           have several; `counts` marks the one that counts for it (domain/books/account.py).
 events    The events of a record, packed: one row for those that were read together.
 people    Hash of an identifier -> ids of the person's leads, separated by spaces; by workspace and destination.
+people_unsorted  Rows of `people` as they came, until all of Kafka has been read once; without ids: the row was deleted.
+          Hashes have no order, so that each batch would rewrite pages all over `people`.
 results   Position of a lead's last result on Kafka. The result itself is personal data and stays on Kafka.
 records_in  Number of records of leads: copies of a lead are counted, too.
 status_counts  Number of leads by status.
@@ -49,6 +51,10 @@ from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import KafkaRecord
 from stream_app.domain.model.topics import Retention, TopicNames
 
+_PEOPLE_INDEXES: Final = {
+    "people_of_lead": "CREATE INDEX people_of_lead ON people (lead_ids)",
+    "people_of_leads": "CREATE INDEX people_of_leads ON people (lead_ids) WHERE instr(lead_ids, ' ') > 0",
+}
 TABLES: Final = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE positions (
@@ -71,8 +77,8 @@ TABLES: Final = (
     """CREATE TABLE people (
         workspace TEXT, destination TEXT, person TEXT, lead_ids TEXT NOT NULL,
         PRIMARY KEY (person, workspace, destination)) WITHOUT ROWID""",
-    "CREATE INDEX people_of_lead ON people (lead_ids)",
-    "CREATE INDEX people_of_leads ON people (lead_ids) WHERE instr(lead_ids, ' ') > 0",
+    *_PEOPLE_INDEXES.values(),
+    "CREATE TABLE people_unsorted (workspace TEXT, destination TEXT, person TEXT, lead_ids TEXT)",
     """CREATE TABLE results (
         workspace TEXT, destination TEXT, lead_id TEXT, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
         source TEXT NOT NULL, version INTEGER NOT NULL, at_ms INTEGER NOT NULL,
@@ -142,6 +148,7 @@ TABLES: Final = (
 
 _LOOKED_AT: Final = 5_000  # records per sweep: a million take 200 sweeps
 _CACHE_KIB: Final = 65_536
+_SORTED_KIB: Final = 16_384  # SQLite takes as much again for a sort
 _WAL_PAGES: Final = 8_192  # 32 MiB between checkpoints
 
 
@@ -266,10 +273,28 @@ class ReadModel:
                     [(*log, at.next, at.last, at.mark) for log, at in positions.items()],
                 )
                 if as_of_ms is not None:
+                    if self._projector.catches_up:
+                        self._sort_people(db)
                     db.execute("INSERT OR REPLACE INTO facts VALUES ('as_of_ms', ?)", (str(as_of_ms),))
         except BaseException:
             self._projector.load()  # the transaction rolled back, and its cached names with it
             raise
+
+    def _sort_people(self, db: sqlite3.Connection) -> None:
+        """Put the rows of people in their places, now that all of Kafka has been read. The last one of a key counts."""
+        db.execute(f"PRAGMA cache_size = -{_SORTED_KIB}")
+        for name in _PEOPLE_INDEXES:
+            db.execute(f"DROP INDEX {name}")
+        db.execute(
+            """INSERT INTO people SELECT workspace, destination, person, lead_ids FROM
+                   (SELECT *, max(rowid) FROM people_unsorted GROUP BY person, workspace, destination)
+               WHERE lead_ids IS NOT NULL"""
+        )
+        db.execute("DELETE FROM people_unsorted")
+        for statement in _PEOPLE_INDEXES.values():
+            db.execute(statement)
+        db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self._projector.catches_up = False
 
     def sweep(self, now_ms: int) -> None:
         """Check the next records, and delete those without an event for as long as Kafka keeps events.

@@ -14,11 +14,11 @@ from aiokafka import TopicPartition
 from stream_app.board.read_model import follow
 from stream_app.board.read_model.follow import STALE_MS, Projection, ProjectionLag, _Reading, _Replaced
 from stream_app.board.read_model.query import Queries
-from stream_app.board.read_model.store import Position, mark
+from stream_app.board.read_model.store import Position, ReadModel, mark
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.ops import logs
-from tests.board.model_records import Made, event, sources
+from tests.board.model_records import Made, event, person, sources
 from tests.support.kafka import until
 
 A, B = TopicPartition("a", 0), TopicPartition("b", 1)
@@ -220,6 +220,7 @@ async def test_the_model_has_what_is_on_kafka_also_after_a_topic_was_created_aga
 ) -> None:
     status = TopicPartition(sources().names.status, 0)
     await reports(feed)
+    kafka.logs[TopicPartition(sources().names.state, 0)] = [person(sources().names, "hash", "crm-3")]
     first, other = (event(sources().names, lead_id, "received", 1) for lead_id in ("crm-1", "crm-2"))
     kafka.logs[status] = [first, msgspec.structs.replace(first, offset=1)]
     ask = Queries(tmp_path / "model.sqlite", final=set())
@@ -231,11 +232,28 @@ async def test_the_model_has_what_is_on_kafka_also_after_a_topic_was_created_aga
     kafka.logs[status] = [other]
     await until(lambda: knows("crm-2"), 20, "the other lead")
     assert not knows("crm-1"), "it was rebuilt"
+    assert ask.leads_of("hash") == ["crm-3", "p-hash"], "complete"
     await reports(feed)
     (tmp_path / "model.sqlite").unlink()
     await reports(feed, trouble="the file was removed")
     await reports(feed)
     await until(lambda: knows("crm-2"), 20, "the lead in a new file")
+
+
+@pytest.fixture
+def stopped_at_the_end(kafka: type[FakeReader], tmp_path: Path) -> None:
+    """A model that has read all records, but was stopped before it could know that these are all."""
+    record = person(sources().names, "hash", "crm-3")
+    kafka.logs[TopicPartition(record.topic, 0)] = [record]
+    model = ReadModel(tmp_path / "model.sqlite", sources())
+    model.apply({record.topic: [record]}, {(record.topic, 0): Position(1, 0, mark(record))}, None)
+    model.close()
+
+
+@pytest.mark.usefixtures("stopped_at_the_end")
+async def test_a_model_becomes_complete_without_another_record(tmp_path: Path, feed: Projection) -> None:
+    await reports(feed)
+    assert Queries(tmp_path / "model.sqlite", final=set()).leads_of("hash") == ["crm-3", "p-hash"]
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,8 @@ async def test_no_lead_is_unknown_before_kafka_has_been_read(api: Api, lag: Proj
         assert "7 records are still to be read" in answer.json()["text"]
         assert answer.headers["retry-after"]
     assert (await api.get("/leads/crm-1")).status_code == 200, "what is read is answered"
+    of_person = await api.get(f"/leads?person={HASH}")
+    assert of_person.status_code == (503 if lag.as_of_ms is None else 200), "a part of a person's leads is no answer"
 
 
 async def test_an_address_is_no_id(api: Api) -> None:

@@ -191,6 +191,24 @@ def test_a_lead_leads_to_its_person_until_it_is_erased(model: ReadModel, ask: Qu
     assert ask.people_of("crm-1") == []
 
 
+def test_people_come_to_their_places_once_all_of_kafka_was_read(model: ReadModel, ask: Queries, path: Path) -> None:
+    batches = (
+        [person(NAMES, "moved", "crm-1"), person(NAMES, "gone", "crm-1"), person(NAMES, "back", None)],
+        [person(NAMES, "moved", "crm-2"), person(NAMES, "gone", None), person(NAMES, "back", "crm-3")],
+    )
+    for batch in batches:
+        model.apply({NAMES.state: batch}, {}, None)
+    assert ask.leads_of("moved") == ["p-moved"], "the board says that it has not read Kafka yet"
+    model.apply({NAMES.state: [person(NAMES, "last", "crm-4", "d/acme/people/crm-5")]}, {}, NOW_MS)
+    for name, leads in (("moved", ["crm-2"]), ("gone", []), ("back", ["crm-3"]), ("last", ["crm-4", "crm-5"])):
+        assert ask.leads_of(name) == [*leads, f"p-{name}"]
+    assert [ask.people_of(lead_id) for lead_id in ("crm-2", "crm-5", "crm-1")] == [["moved"], ["last"], []]
+    take(model, person(NAMES, "moved", "crm-6"), person(NAMES, "last", None))
+    assert [ask.leads_of("moved"), ask.leads_of("last")] == [["crm-6", "p-moved"], ["p-last"]]
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM people_unsorted").fetchone() == (0,)
+
+
 def test_other_rows_of_the_state_are_ignored(model: ReadModel, path: Path) -> None:
     take(model, Made(NAMES.state, b"d/acme/people/crm-1", b"[]"), Made(NAMES.state, b"l/acme", b"{}"))
     take(model, Made(NAMES.state, None, b"x"), Made(NAMES.state, b"p/short", b"x"), Made(NAMES.state, b"p/a/b/c", b"x"))
