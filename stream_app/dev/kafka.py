@@ -69,6 +69,7 @@ def broker_properties(*, listen: str, port: int, controller_port: int) -> dict[s
         "transaction.state.log.num.partitions": "4",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
+        "metadata.max.idle.interval.ms": "0",  # no record twice a second that says that nothing happened
         "num.network.threads": "2",
         "num.io.threads": "4",
         "background.threads": "2",
