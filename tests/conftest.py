@@ -12,9 +12,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from stream_app.dev.kafka import Broker, kafka_for
+from stream_app.dev.kafka import Broker, LocalKafka, kafka_for
 from stream_app.dev.process import StartError
 from stream_app.domain.model.pseudonyms import Pseudonyms, current, use
+from tests.support import class_archive
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka
@@ -23,6 +24,8 @@ from tests.support.shared_kafka import SharedKafka, kafka_at
 # Tests start hundreds of Python processes. Without byte code each would compile the package again, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+LocalKafka.class_archive = class_archive.PATH
 
 gc.disable()  # while the tests are collected: of thousands of objects that stay, it looks at all again and again
 

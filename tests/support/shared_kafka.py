@@ -9,6 +9,7 @@ from typing import Final
 from stream_app.dev.java import Progress
 from stream_app.dev.kafka import Broker, kafka_for
 from stream_app.dev.process import StartError
+from tests.support import class_archive
 
 _STOP: Final = "stop"
 _START: Final = "start"
@@ -28,12 +29,15 @@ class SharedKafka:
         self._listener = self._stack.enter_context(Listener(self.address, "AF_UNIX"))
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
+        self._archive = threading.Thread(target=class_archive.make)
 
     def close(self) -> None:
         """Stop the broker, if there is one."""
         with Client(self.address, "AF_UNIX") as connection:
             connection.send(_STOP)
         self._thread.join()
+        if self._archive.ident is not None:
+            self._archive.join()
         self._stack.close()
 
     def _serve(self) -> None:
@@ -51,9 +55,11 @@ class SharedKafka:
 
     def _start(self) -> Broker | StartError:
         try:
-            return self._stack.enter_context(kafka_for(self._progress))
+            broker = self._stack.enter_context(kafka_for(self._progress))
         except StartError as error:
             return error
+        self._archive.start()  # for the brokers that tests have of their own
+        return broker
 
 
 def kafka_at(address: str) -> Broker:
