@@ -61,7 +61,7 @@ def test_it_runs_what_a_change_must_pass(tmp_path: Path) -> None:
     ran = run(tmp_path, "nothing")
     assert ran.code == 0, ran.output
     tests = [call.strip() for call in ran.calls if call.startswith("pytest")]
-    assert tests == ["pytest -n 6 -m not long --durations=30"]
+    assert tests == ["pytest -n 0 --collect-only -qq", "pytest -n 6 -m not long --durations=30"]
     assert not any("tests.simulation" in call for call in ran.calls)
 
 
@@ -80,7 +80,8 @@ def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "fails"),
     [
-        ((), "pytest*"),
+        ((), '"pytest -n 0"*'),
+        ((), '"pytest -n 6"*'),
         ((), "pip*"),
         (("--long",), '"pytest -m long"*'),
         (("--long",), "*thorough*"),
