@@ -214,7 +214,7 @@ async def kills(bootstrap: str, candidate: Candidate, leads: int, count: int) ->
         process = run.start(paced=False)
         for number in range(1, count + 1):
             goal = leads * number // (count + 1)
-            await _until_accepted(run, goal)
+            await _until_concluded(run, goal)
             process.kill()
             await asyncio.to_thread(process.wait, 10)
             process = run.start(paced=False)
@@ -326,6 +326,17 @@ async def _begin(
 
 async def _until_accepted(run: Run, leads: int) -> None:
     await _until(lambda: len(run.accepted()) >= leads, run, f"{leads} leads accepted")
+
+
+async def _until_concluded(run: Run, leads: int) -> None:
+    """Wait until so many are taken or on the DLQ, where a careful program puts those that a kill interrupted."""
+    dead: set[str] = set()
+    deadline = time.monotonic() + _START_S
+    while len(run.accepted().keys() | dead) < leads:
+        if time.monotonic() > deadline:
+            raise run.say(f"{leads} leads concluded: not within {_START_S:.0f} s")
+        dead = await run.dead_letters()
+        await asyncio.sleep(0.1)
 
 
 async def _until(done: Callable[[], object], run: Run, what: str) -> None:
