@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Final
 
-from tests.mutants.drawing import ROOT, Mutant, draw
-from tests.mutants.equivalent import EQUIVALENT
+from tests.mutants.drawing import Mutant, draw
+from tests.mutants.equivalent import outdated, why_equivalent
 from tests.mutants.running import (
     BOUND_S,
     FOLDERS,
@@ -57,17 +57,17 @@ def main() -> int:
             list(in_forks([partial(measure, work)], _WHOLE_RUN_S))
         ends = _ends(drawn, Reach(work))
     survived = [mutant for index, mutant in enumerate(drawn) if ends[index] == _ALL_PASSED]
-    equivalent = [mutant for mutant in survived if mutant.key in EQUIVALENT]
+    equivalent = [mutant for mutant in survived if why_equivalent(mutant)]
     for mutant in survived:
-        _print(f"equivalent: {mutant}: {EQUIVALENT[mutant.key]}" if mutant in equivalent else f"survived: {mutant}")
+        _print(f"equivalent: {mutant}: {why}" if (why := why_equivalent(mutant)) else f"survived: {mutant}")
     killed, judged = len(drawn) - len(survived), len(drawn) - len(equivalent)
     _print(
         f"seed {args.seed}: of {len(drawn)} mutants {len(equivalent)} are equivalent, and {killed} of the other "
         f"{judged} were killed, {killed / judged:.1%}; {time.monotonic() - began_s:.0f} s"
     )
-    gone = [key for key in EQUIVALENT if key[1] not in (ROOT / key[0]).read_text()]
-    for path, before, _ in gone:
-        _print(f"tests/mutants/equivalent.py: {path} has no line {before!r} any more: take the entry out")
+    gone = outdated()
+    for entry in gone:
+        _print(f"tests/mutants/equivalent.py: {entry} any more: take the entry out")
     return int(killed < _KILLED_AT_LEAST * judged or len(equivalent) > _EQUIVALENT_AT_MOST or bool(gone))
 
 

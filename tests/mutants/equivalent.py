@@ -1,12 +1,15 @@
 """Mutants that change nothing that anyone could see, with the reason: at most 15 of those that a seed draws."""
 
+import re
 from typing import Final
+
+from tests.mutants.drawing import ROOT, Mutant
 
 _TOKEN: Final = 'return urlsafe_b64decode(text + "=" * ({}len(text) % 4)).decode()'
 _OWED: Final = "return -1 if self._owed.get(group, {}) >= 1.0 else PRIORITY[group]"
 _SLUG: Final = 'slug = _lower(unquote(match[1]) if "%" in match[{}] else match[1])'
 
-EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
+_EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/model/tokens.py", _TOKEN.format("-"), _TOKEN.format(sign)): (
         "base64 ignores padding beyond what it needs, and no text has a length of 1 modulo 4"
     )
@@ -29,3 +32,53 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ),
 }
 """By file, line, and the line as it is changed."""
+
+_TUNING: Final[dict[str, dict[str, str]]] = {
+    "a second or a millisecond more or less of a wait delays a step, and changes none": {
+        "partition/commits.py": "LONGEST_PAUSE_S",
+        "partition/deadlines.py": "_AGAIN_MS",
+        "partition/lane_queue.py": "_LONGEST_TIMER_S",
+        "partition/lanes.py": "_LOOK_EVERY_S",
+        "partition/owner.py": "_LOOK_EVERY_S",
+        "partition/timeout.py": "_LONGEST_SLEEP_S _RETRY_AFTER_S _LISTENED_EVERY_MS",
+        "clay/client.py": "_HOST_WITHIN_S",
+        "cache/filler.py": "_TRY_AGAIN_S",
+        "cache/redis.py": "_LONGEST_PAUSE_S",
+        "board/read_model/follow.py": "_ANSWER_WITHIN_S",
+        "board/read_model/on_kafka.py": "_RESULT_WITHIN_S _SEARCH_WITHIN_S _BUSY_S",
+    },
+    "how much is done in one go bounds memory and pauses, and changes no result": {
+        "domain/callback/body.py": "_CHEAP_CHARACTERS",
+        "partition/deadlines.py": "_SLICE",
+        "partition/in_flight.py": "_AHEAD _PAUSE_EVERY _MAX_RELEASED",
+        "partition/owner.py": "_READ",
+        "partition/rows.py": "_NEXT_LOOK_MS _LOOKED_AT",
+        "partition/runner.py": "_UNFINISHED",
+        "partition/timeout.py": "_BATCH",
+        "cache/filler.py": "MOST_ENTRIES MOST_BYTES MOST_RESULTS _PIECE",
+        "cache/redis.py": "_CONNECTIONS",
+        "board/read_model/account.py": "_DELETED_AT_ONCE",
+        "board/read_model/follow.py": "_MOST_RECORDS _MOST_AT_ONCE _FETCH_BYTES _FETCH_ALL_BYTES",
+        "board/read_model/on_kafka.py": "_MOST_RECORDS _MOST_AT_ONCE",
+        "board/read_model/store.py": "_LOOKED_AT _CACHE_KIB _WAL_PAGES",
+    },
+}
+"""By reason and file: numbers that only tune, none below 3. A test that knew one exactly would only repeat it."""
+
+
+def why_equivalent(mutant: Mutant) -> str:
+    """Return why nobody could see the mutant; '' if one could."""
+    if reason := _EQUIVALENT.get(mutant.key):
+        return reason
+    name, path = mutant.before.partition(" ")[0].partition(":")[0], mutant.path.removeprefix("stream_app/")
+    if mutant.operator != "NumberReplacer":
+        return ""
+    return next((reason for reason, files in _TUNING.items() if name in files.get(path, "").split()), "")
+
+
+def outdated() -> list[str]:
+    """Return the entries whose line is gone."""
+    lines = [(path, re.escape(before)) for path, before, _ in _EQUIVALENT]
+    for files in _TUNING.values():
+        lines += [(f"stream_app/{path}", rf"^{name}\b.* = ") for path, names in files.items() for name in names.split()]
+    return [f"{path} has no {line}" for path, line in lines if not re.search(line, (ROOT / path).read_text(), re.M)]
