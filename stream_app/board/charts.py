@@ -86,15 +86,15 @@ def stack(
     `series` has key and label, from the bottom. `values`: slot (epoch s) -> key -> value. `labels` is for the x axis.
     """
     table = [[values.get(begin_s + n * step_s, {}).get(key, 0) for key, _ in series] for n in range(slots)]
-    top = nice(max((sum(row) for row in table), default=0))
+    top = nice(max(map(sum, table)))
+    shown = [index for index in range(len(series)) if any(row[index] for row in table)]
     areas: list[Area] = []
     below = [0] * slots
     for index, (key, label) in enumerate(series):
         above = [under + row[index] for under, row in zip(below, table, strict=True)]
-        if any(row[index] for row in table):
+        if index in shown:
             areas.append(Area(key, label, _columns(below, above, top), sum(row[index] for row in table)))
         below = above
-    shown = [index for index, (key, _) in enumerate(series) if any(area.key == key for area in areas)]
     rows = [((begin_s + n * step_s) * 1000, [row[index] for index in shown]) for n, row in enumerate(table)]
     return Stack(areas, _ticks(top), times(begin_s, slots * step_s, labels), rows)
 

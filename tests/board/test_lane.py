@@ -91,7 +91,7 @@ def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_
     points = "0.00,100.00 50.00,100.00 50.00,75.00 100.00,75.00 100.00,50.00"
     ticks, times_ms = [12, 8, 4, 0], [0, 25_000, 50_000, 75_000, 100_000]
     assert line(rows, 0, 100, 12, (100_000, 9)) == Line(points, "100.00,50.00 100.00,25.00", 0.0, ticks, times_ms, rows)
-    assert line(rows, 0, 100, None, (90_000, 12)).forecast == "100.00,50.00 90.00,0.00"
+    assert line(rows, 0, 100, None, (90_500, 12)).forecast == "100.00,50.00 90.50,0.00"
     assert line([], 0, 100, None, (90_000, 12)) == Line("", "", None, ticks, times_ms, [])
     assert line([(-5_000, 1)], 0, 100, 0, None) == Line("0.00,66.67", "", 100.0, [3, 2, 1, 0], times_ms, [(-5_000, 1)])
 

@@ -7,6 +7,9 @@ from tests.mutants.drawing import ROOT, Mutant
 
 _TOKEN: Final = 'return urlsafe_b64decode(text + "=" * ({}len(text) % 4)).decode()'
 _OWED: Final = "return -1 if self._owed.get(group, {}) >= 1.0 else PRIORITY[group]"
+_REACHED: Final = "reached = max(self._at[log].next, before.get(log,{}))"
+_CAUSES: Final = "return self.causes_after(topic, workspace, {}, MOST_CAUSES)[0]"
+_RESENT: Final = "return (0, []) if day is None else (day.resent, site.queries.resent(day.at_s, after, ROWS {} 1))"
 _SLUG: Final = 'slug = _lower(unquote(match[1]) if "%" in match[{}] else match[1])'
 
 _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
@@ -24,6 +27,13 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/board/read_model/board_query.py", "break", "continue"): (
         "groups come by their newest record, so behind one that is too old all are"
     ),
+    ("stream_app/board/read_model/follow.py", _REACHED.format(" 0"), _REACHED.format(" -1")): (
+        "no position of a log is below 0"
+    ),
+    ("stream_app/board/read_model/query.py", _CAUSES.format("0"), _CAUSES.format("-1")): (
+        "SQLite skips no row for an offset below 0 either"
+    ),
+    ("stream_app/board/pages/leads.py", _RESENT.format("+"), _RESENT.format("|")): "50 | 1 is 51, too",
     ("stream_app/partition/lane_queue.py", _OWED.format("0.0"), _OWED.format("-1.0")): (
         "a group that is owed nothing is below 1 either way"
     ),
@@ -61,6 +71,10 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "board/read_model/follow.py": "_MOST_RECORDS _MOST_AT_ONCE _FETCH_BYTES _FETCH_ALL_BYTES",
         "board/read_model/on_kafka.py": "_MOST_RECORDS _MOST_AT_ONCE",
         "board/read_model/store.py": "_LOOKED_AT _CACHE_KIB _WAL_PAGES",
+    },
+    "one more or less of hundreds that are kept or answered is no promise": {
+        "board/read_model/history.py": "MOST_CHANGES",
+        "board/read_model/query.py": "MOST_CAUSES",
     },
 }
 """By reason and file: numbers that only tune, none below 3. A test that knew one exactly would only repeat it."""

@@ -61,6 +61,7 @@ def test_a_list_has_every_record_once_newest_first(tmp_path: Path, workspace: st
     assert list(pages(queries, workspace, statuses, final)) == wanted
     sums = queries.status_sums(workspace)
     assert sum(count.leads for count in sums if chosen in ("", count.column)) == len(wanted)
+    assert {count.workspace for count in sums} == {workspace or ""}
 
 
 class Counting(BoardQueries):

@@ -10,6 +10,7 @@ import pytest
 
 from stream_app.board.read_model.board_query import BoardQueries, CommandFilter
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, MOST_CHANGES, QUARTER_S
+from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.view import LaneChange
@@ -54,6 +55,23 @@ def test_the_page_of_the_audit_costs_no_more_after_a_year(path: Path, model: Rea
     assert steps["of 100"] < 20, "the table was scanned"
 
 
+def test_commands_are_listed_of_a_day_in_utc_of_a_kind_and_of_a_workspace(model: ReadModel, path: Path) -> None:
+    begin_ms = NOW_MS // DAY_MS * DAY_MS
+    given = [(begin_ms - 1, "pause"), (begin_ms, "rate"), (begin_ms + DAY_MS - 1, "pause"), (begin_ms + DAY_MS, "rate")]
+    take(model, *(answer(n, at_ms=at_ms, kind=kind) for n, (at_ms, kind) in enumerate(given)))
+    take(model, answer(4, at_ms=begin_ms + 9, workspace="globex"))
+    for wanted, listed in (
+        (CommandFilter(), [3, 2, 4, 1, 0]),
+        (CommandFilter(day="2026-09-21"), [2, 4, 1]),
+        (CommandFilter(day="no day"), [3, 2, 4, 1, 0]),
+        (CommandFilter(kind="pause"), [2, 4, 0]),
+        (CommandFilter("acme", "ada", "pause", "2026-09-21"), [2]),
+        (CommandFilter(who="bob"), []),
+    ):
+        commands = BoardQueries(path, frozenset()).commands(wanted, (1 << 62, ""), 9)
+        assert [name for _, name in commands] == [f"c-{n}" for n in listed], wanted
+
+
 def test_each_event_counts_once_for_its_workspace_and_for_all(model: ReadModel, path: Path) -> None:
     events = [
         *history(NAMES, "crm-1", "received", "sending"),
@@ -96,6 +114,13 @@ def test_slots_are_forgotten_by_their_length(model: ReadModel, path: Path) -> No
     assert [rows(path, ended, step_s) for step_s in (MINUTE_S, QUARTER_S)] == [[(2,)], [(3,)]]
 
 
+def test_the_last_day_is_95_quarters_of_an_hour_and_the_present_one(model: ReadModel, ask: Queries) -> None:
+    begin_ms = (NOW_MS // 900_000 - 95) * 900_000
+    times_ms = (begin_ms - 1, begin_ms, NOW_MS)
+    take(model, *(event(NAMES, f"crm-{n}", "enriched", 1, n, at_ms=at_ms) for n, at_ms in enumerate(times_ms)))
+    assert ask.ended(NOW_MS) == {"": {"enriched": 2}, "acme": {"enriched": 2}}
+
+
 def slot_ms(length_s: int, kept_s: int) -> int:
     """The last ms of the second in which the slot of that length that NOW_MS is in is as old as it may get."""
     return (NOW_MS // 1000 // length_s * length_s + kept_s) * 1000 + 999
@@ -107,6 +132,9 @@ def slot_ms(length_s: int, kept_s: int) -> int:
         (event(NAMES, "crm-1", "received", 1, at_ms=NOW_MS), "records", NOW_MS + 30 * DAY_MS),
         (event(NAMES, "crm-1", "received", 1, at_ms=NOW_MS), "events", NOW_MS + 30 * DAY_MS),
         (event(NAMES, "crm-1", "received", 1, at_ms=NOW_MS, import_id="webinar"), "imports", NOW_MS + 30 * DAY_MS),
+        (event(NAMES, "a", "enriched", 1, at_ms=NOW_MS, import_id="b"), "import_counts", NOW_MS + 30 * DAY_MS),
+        (event(NAMES, "a", "enriched", 1, at_ms=NOW_MS), "status_counts", NOW_MS + 30 * DAY_MS),
+        (event(NAMES, "a", "enriched", 1, at_ms=NOW_MS), "ended WHERE step_s = 86400", NOW_MS + 30 * DAY_MS),
         (event(NAMES, "a", "enriched", 1, at_ms=NOW_MS, credits=1), "history WHERE step_s = 60", slot_ms(60, 7_200)),
         (event(NAMES, "a", "enriched", 1, at_ms=NOW_MS, credits=1), "history WHERE step_s = 900", slot_ms(900, 93_600)),
         (

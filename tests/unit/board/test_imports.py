@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stream_app.board.read_model import history, store
+from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import FoundImport
@@ -63,11 +64,17 @@ def test_accepted_is_final_without_callbacks(model: ReadModel, ask: Queries) -> 
     assert only(ask).columns == {"accepted_final": 1}
 
 
-def test_a_name_means_one_import_for_each_workspace(model: ReadModel, ask: Queries) -> None:
+def test_a_name_means_one_import_for_each_workspace(model: ReadModel, ask: Queries, path: Path) -> None:
     take(model, received(0), received(1, workspace="globex"))
     publications, _ = ask.imports("", "march", None, 10)
     assert {publication.workspace: publication.leads for publication in publications} == {"acme": 1, "globex": 1}
     assert [publication.workspace for publication in ask.imports("globex", "", None, 10)[0]] == ["globex"]
+    counts_of = BoardQueries(path, frozenset()).import_counts
+    assert [[row.workspace for row in counts_of(name, "march")[1]] for name in ("acme", "globex")] == [
+        ["acme"],
+        ["globex"],
+    ]
+    assert counts_of("beta", "march") == counts_of("acme", "april") == (0, [])
 
 
 def test_the_newest_import_comes_first_and_pages_continue(model: ReadModel, ask: Queries) -> None:
