@@ -235,14 +235,14 @@ def encode_answered(applied: bool, now_ms: int) -> bytes:
     return msgspec.json.encode(Answered(now_ms, applied))
 
 
-def read_command(consumed: ConsumedRecord) -> Command | CommandAnswer:
+def read_command(consumed: ConsumedRecord, now_ms: int) -> Command | CommandAnswer:
     """Return the command with shortened texts, or the refusal of an invalid one."""
     try:
         command = decode(_command, consumed.value)
     except ValueError as error:  # what msgspec raises is one, too
-        return _unreadable(consumed, str(error))
+        return _unreadable(consumed, now_ms, str(error))
     if not 0 < len(command.id) <= _MAX_ID:
-        return _unreadable(consumed, f"its id must have 1 to {_MAX_ID} characters")
+        return _unreadable(consumed, now_ms, f"its id must have 1 to {_MAX_ID} characters")
     # The reason appears in events, views and the log.
     who, why, workspace = command.who[:_MAX_ID], scrub(command.why, MAX_TEXT), command.workspace[:_MAX_ID]
     return msgspec.structs.replace(command, who=who, why=why, workspace=workspace)
@@ -292,12 +292,12 @@ def _read_signed(value: bytes | None) -> _Signed:
     return signed if len(signed.id) <= _MAX_ID else _Signed("", signed.workspace)
 
 
-def _unreadable(consumed: ConsumedRecord, why: str) -> CommandAnswer:
+def _unreadable(consumed: ConsumedRecord, now_ms: int, why: str) -> CommandAnswer:
     signed = _read_signed(consumed.value)
     return CommandAnswer(
         id=signed.id or consumed.record_id,
         applied=False,
-        at_ms=0,
+        at_ms=now_ms,
         partition=consumed.partition,
         workspace=signed.workspace[:_MAX_ID],
         reason="unreadable",

@@ -74,9 +74,9 @@ class CommandPipeline:
             return
         # No await from here to the commit: the rows and the lane stay as they are read here.
         now_ms = self._clock.now_ms()
-        command = read_command(consumed)
+        command = read_command(consumed, now_ms)
         if isinstance(command, CommandAnswer):
-            answer, result = msgspec.structs.replace(command, at_ms=now_ms), _NOTHING
+            answer, result = command, _NOTHING
         else:
             answer, result = self._decide(command, consumed, now_ms)
         workspace = answer.workspace if answer.lane is not None else ""

@@ -73,7 +73,7 @@ class Reloads:
 
     async def _process(self, record: Any) -> None:
         now_ms, order = self._clock.now_ms(), consumed(record)
-        command = read_command(order)
+        command = read_command(order, now_ms)
         if not isinstance(command, Command) or command.kind != "reload":
             return
         if refusal(command, order, now_ms, is_answered=command.id == self._last):

@@ -319,7 +319,7 @@ def test_a_callback_with_a_hostile_structure(text: str, name: str) -> None:
     work = _structures(name, "}" if name else "")[text]
     check(_take_callback, work, LARGEST_BODY, f"{name}: {text}")
     check(lambda value: read_callback(PLAN, _record(value)), work, MAX_CARRIED_BYTES, f"record {text}")
-    check(lambda value: read_command(_record(value)), work, MAX_CARRIED_BYTES, f"command {text}")
+    check(lambda value: read_command(_record(value), 1), work, MAX_CARRIED_BYTES, f"command {text}")
 
 
 def _record(value: bytes) -> ConsumedRecord:

@@ -19,23 +19,24 @@ def consumed(timestamp_ms: int = NOW_MS, **changes: str) -> ConsumedRecord:
 @pytest.mark.parametrize(("length", "is_read"), [(0, False), (1, True), (128, True), (129, False)])
 def test_an_id_has_1_to_128_characters_and_another_is_answered_by_its_place(length: int, is_read: bool) -> None:
     record = consumed(id="x" * length)
-    read = read_command(record)
+    read = read_command(record, NOW_MS)
     assert isinstance(read, Command if is_read else CommandAnswer)
     assert (read.id, command_id(record.value)) == (("x" * length,) * 2 if is_read else ("lanes/3/7", ""))
     if isinstance(read, CommandAnswer):
         assert (read.applied, read.reason, read.workspace, read.partition) == (False, "unreadable", "acme", 3)
+        assert (read.at_ms, read.who) == (NOW_MS, "")
         assert "1 to 128 characters" in read.text
 
 
 def test_the_answer_to_what_is_no_command_is_short() -> None:
-    read = read_command(consumed(kind="x\n" * 500_000))
+    read = read_command(consumed(kind="x\n" * 500_000), NOW_MS)
     assert isinstance(read, CommandAnswer)
     assert read.text.startswith("this is no command that this version knows: Invalid enum value 'x")
     assert (len(read.text) < 500, len(read.text.splitlines())) == (True, 1)
 
 
 def test_names_are_cut_to_what_a_row_may_hold() -> None:
-    read = read_command(consumed(who="w" * 200, workspace="a" * 200))
+    read = read_command(consumed(who="w" * 200, workspace="a" * 200), NOW_MS)
     assert isinstance(read, Command)
     assert (read.who, read.workspace) == ("w" * 128, "a" * 128)
 

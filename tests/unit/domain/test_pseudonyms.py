@@ -66,7 +66,7 @@ def test_people_and_ids_are_looked_up_by_the_hashes_that_rows_have() -> None:
 def test_the_reason_of_a_command_may_be_shown_everywhere() -> None:
     why = "ada@example.com complained (+49 170 1234567), see OPS-17"
     asked = Command("c1", "pause", "acme", 1, "me", why)
-    read = read_command(ConsumedRecord("leads.commands", 0, 0, b"acme", msgspec.json.encode(asked)))
+    read = read_command(ConsumedRecord("leads.commands", 0, 0, b"acme", msgspec.json.encode(asked)), 1)
     assert isinstance(read, Command)
     assert read.why.startswith("[email] complained")
     assert read.why.endswith("see OPS-17")
