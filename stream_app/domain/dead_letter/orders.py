@@ -168,7 +168,7 @@ def progress_row(progress: ReplayProgress) -> tuple[bytes, bytes]:
 
 def read_progress(key: bytes | None, value: bytes | None) -> ReplayProgress | None:
     """Return the progress in a row of the replay state; None if it is another row, a deletion, or unreadable."""
-    if not value or not (key or b"").startswith(PROGRESS):
+    if not (key or b"").startswith(PROGRESS):
         return None
     try:
         return decode(_progress, value)
@@ -333,13 +333,12 @@ def advanced(
 
     `refusals`: record id -> why. `next_offsets`: partition -> the offset after the last of them.
     """
-    room = MOST_REFUSALS - len(replay.refusals)
     return _changed(
         replay,
         now_ms,
         sent=replay.sent + sent,
         refused=replay.refused + len(refusals),
-        refusals=replay.refusals | dict(list(refusals.items())[: max(0, room)]),
+        refusals=dict(list((replay.refusals | refusals).items())[:MOST_REFUSALS]),
         next=replay.next | next_offsets,
     )
 

@@ -24,7 +24,7 @@ _GROWTH: Final = 4.0
 def replay_due_ms(policy: ReplayPolicy, reason: str, replay: int, now_ms: int, rand: float) -> int:
     """Return when a replay is due, epoch ms. `replay` is its number, from 1; `rand` is from 0 to 1."""
     base_s = policy.backoff_unreachable_base_s if reason in UNREACHABLE else policy.backoff_base_s
-    delay_s = min(policy.backoff_cap_s, base_s * _GROWTH ** max(0, replay - 1))
+    delay_s = min(policy.backoff_cap_s, base_s * _GROWTH ** (replay - 1))
     return now_ms + int(delay_s * 1000 * (0.5 + rand / 2))
 
 
