@@ -11,6 +11,9 @@ _REACHED: Final = "reached = max(self._at[log].next, before.get(log,{}))"
 _CAUSES: Final = "return self.causes_after(topic, workspace, {}, MOST_CAUSES)[0]"
 _RESENT: Final = "return (0, []) if day is None else (day.resent, site.queries.resent(day.at_s, after, ROWS {} 1))"
 _SLUG: Final = 'slug = _lower(unquote(match[1]) if "%" in match[{}] else match[1])'
+_PUT: Final = (
+    "while len(merged) {} _KEPT and merged[0] is not changed and (_is_done(merged[0]) or len(merged) > _MOST_KEPT):"
+)
 
 _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/model/tokens.py", _TOKEN.format("-"), _TOKEN.format(sign)): (
@@ -37,8 +40,11 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/partition/lane_queue.py", _OWED.format("0.0"), _OWED.format("-1.0")): (
         "a group that is owed nothing is below 1 either way"
     ),
-    ("stream_app/domain/model/records.py", "@lru_cache(4096)", "@lru_cache( 4095)"): (
-        "how many partitions are remembered changes no partition"
+    ("stream_app/domain/limits/budget.py", _PUT.format(">"), _PUT.format("is not")): (
+        "fewer than are kept are only the changed period, at which it stops anyway"
+    ),
+    ("stream_app/domain/limits/budget.py", _PUT.format(">"), _PUT.format("!=")): (
+        "fewer than are kept are only the changed period, at which it stops anyway"
     ),
 }
 """By file, line, and the line as it is changed."""
@@ -84,6 +90,10 @@ def why_equivalent(mutant: Mutant) -> str:
     """Return why nobody could see the mutant; '' if one could."""
     if reason := _EQUIVALENT.get(mutant.key):
         return reason
+    if mutant.operator in ("NumberReplacer", "RemoveDecorator"):
+        decorator = (ROOT / mutant.path).read_text().splitlines()[mutant.lines.start - 1]
+        if decorator.startswith(("@cache", "@lru_cache")) and mutant.before in ("", decorator):
+            return "what a function remembers, and how much, changes no answer"
     name, path = mutant.before.partition(" ")[0].partition(":")[0], mutant.path.removeprefix("stream_app/")
     if mutant.operator != "NumberReplacer":
         return ""
