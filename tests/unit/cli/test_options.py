@@ -342,6 +342,7 @@ def test_dlq_says_what_has_become_of_dead_letters(
     assert main(["dlq", "--config", config]) == 0
     output = capsys.readouterr()
     assert "34 dead letters in dlq" in output.out
+    assert "suppression list" not in output.out
     assert ("of these 0 open, 0 coming back, 34 solved, 0 given up" in output.out) is answers
     assert ("how many of them are open is not known: the board does not answer" in output.err) is not answers
 

@@ -101,6 +101,11 @@ def test_an_egress_proxy_is_a_secret_that_only_worker_and_doctor_need(tmp_path: 
         ("http://ada:s3/cret@proxy.example.com:3128", "special characters of user and password as %XX"),
         ("http://ada:s3cret #@proxy.example.com:3128", "special characters of user and password as %XX"),
         ("http://ada:s3cret@proxy.example.com:3128/path", "must be like http://user:password@proxy.example.com:3128"),
+        ("http://ada:s3cret@proxy.example.com:3128?query", "must be like http://user:password@proxy.example.com:3128"),
+        (
+            "http://ada:s3cret@proxy.example.com:3128#fragment",
+            "must be like http://user:password@proxy.example.com:3128",
+        ),
     ],
 )
 def test_a_proxy_url_that_is_wrong_is_not_repeated(tmp_path: Path, url: str, says: str) -> None:

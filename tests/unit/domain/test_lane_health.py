@@ -104,6 +104,14 @@ def test_a_bound_belongs_to_the_cell_below_it(latency_ms: int, above_ms: int, mo
     assert above_ms < latency.p99_ms <= most_ms
 
 
+def test_the_cells_of_a_row_mean_what_they_meant_when_it_was_written() -> None:
+    """Only another number of cells shows that a row is of another version."""
+    cells = [Window((window.Bucket(0, latencies=(0,) * cell + (1,) + (0,) * (18 - cell)),)) for cell in range(18)]
+    assert [found.p99_ms for row in cells if (found := window.latency(LAST_MINUTE, row, 0))] == [
+        25, 50, 100, 150, 200, 299, 498, 748, 998, 1_495, 1_995, 2_990, 4_980, 7_475, 9_975, 14_950, 29_850, 59_700,
+    ]  # fmt: skip
+
+
 def test_latency_above_the_last_bound_and_without_calls() -> None:
     assert window.latency(LAST_MINUTE, Window(), NOW_MS) is None
     state = window.record(LAST_MINUTE, Window(), NOW_MS, False, True, 10**9)

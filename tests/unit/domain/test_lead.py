@@ -211,6 +211,7 @@ def test_cleaning_is_idempotent_and_keeps_the_identity(fields: dict[str, str]) -
         ("domain", "straße.example", "xn--strae-oqa.example"),
         ("domain", "münchen-süd.example", "xn--mnchen-sd-q9ah.example"),
         ("domain", "www.gmail.com", None),
+        ("domain", "www.www.com", "www.com"),
         ("domain", "10.0.0.1", None),
         ("domain", "a..example", None),
         ("domain", "x" * 64 + ".example", None),

@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
-from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, resolve_lead
+from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
 from stream_app.domain.delivery.state_machine import (
     NEXT,
     RESUMABLE,
@@ -129,6 +129,27 @@ def test_a_row_is_never_sent_in_part() -> None:
         lead = case(fields, destination="mapped")
         assert isinstance(lead, Unreadable)
         assert lead.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("workspace", "destination", "lead_id", "found"),
+    [
+        (b"acme", "people", "1", True),
+        (b"acme", "gone", "1", True),
+        (b"acme", "", "1", False),
+        (b"acme", "a/b", "1", False),
+        (b"ac/me", "people", "1", False),
+        (b"acme", "people", "", False),
+    ],
+)
+@pytest.mark.parametrize("way", ["replayed", ""])
+def test_an_unreadable_record_belongs_to_the_lead_that_its_headers_name(
+    workspace: bytes, destination: str, lead_id: str, found: bool, way: Way
+) -> None:
+    record = ConsumedRecord("leads.retry", PLAN.home_of("acme"), 1, workspace, b"{")
+    envelope = Envelope(origin="leads/0/1", way=way, destination=destination, lead_id=lead_id)
+    ref = find_lead_ref(PLAN, record, envelope, Unreadable("not_json", ""), {}.get)
+    assert (ref and ref.key) == (delivery_key("acme", destination, "1") if found and way else None)
 
 
 LINE = plan_of(Setup())

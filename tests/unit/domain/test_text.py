@@ -83,3 +83,4 @@ def test_a_line_keeps_its_indent_and_a_command_stays_whole() -> None:
     text = "    lifts   repair the cause, then run: stream-app lanes resume acme\nnext"
     assert wrapped(text, 80) == text
     assert wrapped(text, 60) == ("    lifts   repair the cause, then run:\n    stream-app lanes resume acme\nnext")
+    assert "run: stream-app\n    lanes" in wrapped(text, 55), "one longer than half a line is broken"
