@@ -14,6 +14,7 @@ _SLUG: Final = 'slug = _lower(unquote(match[1]) if "%" in match[{}] else match[1
 _PUT: Final = (
     "while len(merged) {} _KEPT and merged[0] is not changed and (_is_done(merged[0]) or len(merged) > _MOST_KEPT):"
 )
+_QUEUED: Final = "if row.seq {} 1 and 0 < resolved.envelope.origin_ms <= row.at_ms - _WORTH_NOTING_MS:"
 
 _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/model/tokens.py", _TOKEN.format("-"), _TOKEN.format(sign)): (
@@ -39,6 +40,9 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/board/pages/leads.py", _RESENT.format("+"), _RESENT.format("|")): "50 | 1 is 51, too",
     ("stream_app/partition/lane_queue.py", _OWED.format("0.0"), _OWED.format("-1.0")): (
         "a group that is owed nothing is below 1 either way"
+    ),
+    ("stream_app/domain/delivery/recorder.py", _QUEUED.format("=="), _QUEUED.format("<=")): (
+        "the first event has the number 1"
     ),
     ("stream_app/domain/limits/budget.py", _PUT.format(">"), _PUT.format("is not")): (
         "fewer than are kept are only the changed period, at which it stops anyway"
