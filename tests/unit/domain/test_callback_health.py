@@ -1,6 +1,7 @@
 """When callbacks are missing, which leads prove it, and in which order the causes are named."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.lane import Lane, for_new_owner, lifted
 from stream_app.domain.lane.settlement import settled
 from stream_app.domain.lane.view import view
+from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.limits.callback_health import (
     CallbackHealth,
     CallbackHealthPolicy,
@@ -244,3 +246,15 @@ def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
     )
     lane = lifted(lane)
     assert missing(after(11, 12, 13, state=lane.callback_health)), "reported again if callbacks are still missing"
+
+
+@pytest.mark.parametrize(
+    ("reported_cost", "counts"), [(None, None), (-5, 0), (0, 0), (10**6, 10**6), (10**6 + 1, 10**6)]
+)
+def test_a_cost_counts_as_reported_within_reason(reported_cost: int | None, counts: int | None) -> None:
+    held = Reservation("2026-11-30", "2026-11", 20, 5)
+    row = Delivery(ROW_VERSION, "accepted", "leads/0/1", 4, 1, 1, "t", reservation=held)
+    callback = Callback("1", "acme", "people", 1, "enriched", {}, credits=reported_cost, actions=reported_cost)
+    booking = booked(ACME, Lane("acme", 0), row, THERE, callback, 2)
+    cost = (THERE.estimate.credits, THERE.estimate.actions) if counts is None else (counts, counts)
+    assert booking.booked == booking.spent == Reservation(held.day, held.month, *cost)

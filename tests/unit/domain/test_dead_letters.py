@@ -112,10 +112,11 @@ def test_the_tally_is_bounded() -> None:
     tally = Tally(NOW_MS)
     for number in range(20_000):
         tally.add(
-            {"stream-app-reason": str(number).encode(), "stream-app-reason-text": str(number).encode()}, b"k", NOW_MS
+            {"stream-app-reason": b"%0101d" % number, "stream-app-reason-text": str(number).encode()}, b"k", NOW_MS
         )
     assert len(tally.groups) == 10_001
     assert sum(group.count for group in tally.groups.values()) == 20_000
+    assert max(len(group.reason) for group in tally.groups.values()) == 100
     assert max(len(group.texts) for group in tally.groups.values()) == 51
 
 

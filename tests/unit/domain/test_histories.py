@@ -1,10 +1,13 @@
 """What the books add up: the history of one record, and the money of a lane."""
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from stream_app.domain.books.account import Kept, Rank, elect, is_at_rest, is_same_lead, rank_of, state_of
 from stream_app.domain.books.money import Accounts, LaneAccount, OpenCost
-from stream_app.domain.books.records import Event, RecordHistory, advance
+from stream_app.domain.books.records import IN_MOTION, Event, Found, RecordHistory, Row, Terms, advance, audit
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Period, Reservation
 
@@ -42,6 +45,49 @@ def test_what_a_history_says(
         assert (counts, text.endswith(problem), bool(text)) == (problem != DOUBLE, True, bool(problem)), text
     assert (history.status, history.seq, history.at_ms) == (*last, last[1] * 10)
     assert (history.lead_id, history.headless, history.rerouted) == ("crm-1", headless, rerouted)
+
+
+def row(status: str, seq: int) -> Row:
+    return Row("acme", "people", "crm-1", status, seq, None, None)
+
+
+NO_ROW, TOO_EARLY = ", but it has no row", ", and its row is gone before the freshness window: it could be paid twice"
+
+
+@pytest.mark.parametrize(
+    ("last", "found", "terms", "says"),
+    [
+        (("enriched", 4), {"row": row("enriched", 4)}, {}, ""),
+        (("enriched", 4), {"row": row("enriched", 3)}, {}, "its row says enriched (event 3), its events enriched (e"),
+        (("", 0), {"row": row("received", 1), "passed": False}, {}, "its row says received (event 1), its events n"),
+        (("enriched", 4), {}, {}, f"enriched{TOO_EARLY}"),
+        (("enriched", 4), {}, {"stale_ms": 40}, f"enriched{TOO_EARLY}"),
+        (("enriched", 4), {}, {"stale_ms": 41}, ""),
+        (("accepted", 3), {}, {"stale_ms": 31}, f"accepted{NO_ROW}"),
+        (("accepted", 3), {"final": True}, {"stale_ms": 31}, ""),
+        (("accepted", 3), {"final": True}, {}, f"accepted{TOO_EARLY}"),
+        (("duplicate", 2), {}, {}, ""),
+        (("parked", 2), {}, {}, f"parked{NO_ROW}"),
+        (("parked", 2), {"rerouted": True}, {}, ""),
+        (("parked", 3), {"rerouted": True}, {}, f"parked{NO_ROW}"),
+        (("accepted", 3), {}, {"inexact": {0}}, IN_MOTION),
+        (("accepted", 3), {}, {"inexact": {1}}, f"accepted{NO_ROW}"),
+        (("accepted", 3), {"rerouted": True}, {"inexact": {1}}, IN_MOTION),
+        (("sending", 2), {"row": row("sending", 2)}, {}, "left at sending: its group has passed"),
+        (("sending", 2), {"row": row("sending", 2), "passed": False}, {}, ""),
+        (("sending", 2), {"row": row("sending", 2), "copy": True}, {}, ""),
+        (("deferred", 2), {"row": row("deferred", 2)}, {}, "left at deferred: no copy of it is on its way back"),
+        (("", 0), {}, {}, "lost: the worker's group has passed it, and it has no event"),
+        (("", 0), {"passed": False}, {}, ""),
+        (("", 0), {"is_input": False, "row": row("received", 1)}, {}, "it has a row, but no record"),
+        (("", 0), {"is_input": False, "gone": True}, {}, ""),
+    ],
+)  # fmt: skip
+def test_what_does_not_add_up(last: Step, found: dict[str, Any], terms: dict[str, Any], says: str) -> None:
+    history = RecordHistory(status=last[0], seq=last[1], at_ms=10 * last[1], rerouted=found.pop("rerouted", False))
+    evidence = msgspec.structs.replace(Found(0, True, True, False, None, False, False), **found)
+    wrong = audit(history, evidence, msgspec.structs.replace(Terms(0, False, frozenset()), **terms))
+    assert (wrong.startswith(says), bool(wrong)) == (True, bool(says)), wrong
 
 
 RANKS: dict[Rank, str] = {

@@ -75,6 +75,7 @@ class Rows:
         """Apply all commands, each in a transaction, with the rows read again each time."""
         while step := ReplayOrders(self.rows.items()).next_step(now_ms):
             self.write(step.rows)
+            assert (step.answer.at_ms, step.answer.partition) == (now_ms, 0)
             self.answers.append((step.answer.id, step.answer.applied, step.answer.reason))
             self.kinds.append(step.answer.kind)
         return ReplayOrders(self.rows.items())
@@ -119,7 +120,7 @@ def test_a_second_operator_stops_the_first_which_can_be_resumed() -> None:
     rows.put(start("r-1"), start("r-2"))
     orders = rows.apply()
     assert orders.running is not None
-    assert orders.running.id == "r-2"
+    assert (orders.running.id, orders.pending) == ("r-2", True)
     assert "another operator has started" in orders.replays["r-1"].text
     rows.put(change("resume", "r-1"))
     orders = rows.apply()
@@ -158,6 +159,16 @@ def test_bad_commands_are_answered_and_change_nothing() -> None:
         "c-9": "unknown",
         "r-6": "unreadable",
     }
+
+
+@pytest.mark.parametrize(("length", "reason"), [(64, "unknown"), (65, "unreadable")])
+@pytest.mark.parametrize("what", ["id", "replay", "who"])
+def test_names_of_a_command_have_at_most_64_characters(what: str, length: int, reason: str) -> None:
+    rows = Rows()
+    named = {"id": "x" * length, "replay": "x" * length} if what == "id" else {what: "x" * length}
+    rows.put(msgspec.structs.replace(change("stop"), **named))
+    rows.apply()
+    assert [answer[2] for answer in rows.answers] == [reason]
 
 
 def ordered(its: ReplayPlan, sent: int = 0) -> ReplayProgress:

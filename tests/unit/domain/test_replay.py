@@ -95,6 +95,8 @@ def test_the_envelope_of_a_redriven_dead_letter() -> None:
 
 
 def test_the_pace_allows_one_second_in_advance_and_is_a_share_of_the_rate() -> None:
+    without = Pace({})
+    assert [without.turn_ms("acme", 5_000) for _ in range(3)] == [4_000, 4_100, 4_200]
     pace = Pace({"acme": 4.0})
     turns = [pace.turn_ms("acme", 10_000) for _ in range(9)]
     assert turns == [9000, 9250, 9500, 9750, 10_000, 10_250, 10_500, 10_750, 11_000]

@@ -136,6 +136,7 @@ def test_a_row_is_never_sent_in_part() -> None:
     [
         (b"acme", "people", "1", True),
         (b"acme", "gone", "1", True),
+        (b"gone", "people", "1", True),
         (b"acme", "", "1", False),
         (b"acme", "a/b", "1", False),
         (b"ac/me", "people", "1", False),
@@ -146,10 +147,12 @@ def test_a_row_is_never_sent_in_part() -> None:
 def test_an_unreadable_record_belongs_to_the_lead_that_its_headers_name(
     workspace: bytes, destination: str, lead_id: str, found: bool, way: Way
 ) -> None:
-    record = ConsumedRecord("leads.retry", PLAN.home_of("acme"), 1, workspace, b"{")
     envelope = Envelope(origin="leads/0/1", way=way, destination=destination, lead_id=lead_id)
-    ref = find_lead_ref(PLAN, record, envelope, Unreadable("not_json", ""), {}.get)
-    assert (ref and ref.key) == (delivery_key("acme", destination, "1") if found and way else None)
+    for partition in (PLAN.home_of("acme"), 3):
+        record = ConsumedRecord("leads.retry", partition, 1, workspace, b"{")
+        ref = find_lead_ref(PLAN, record, envelope, Unreadable("not_json", ""), lambda _: None)
+        is_its = found and way and (partition != 3 or workspace == b"gone")
+        assert (ref and ref.key) == (delivery_key(workspace.decode(), destination, "1") if is_its else None)
 
 
 LINE = plan_of(Setup())
