@@ -138,10 +138,9 @@ def waits(events: Sequence[Event], *, moves: bool, queued_ms: int = 0) -> list[W
     # Two workers with different clocks write the events of a record that was rerouted.
     begin_ms = events[0].at_ms if events else 0
     for event, after in pairwise(events):
-        end_ms = max(begin_ms, after.at_ms)
-        if end_ms > begin_ms:
-            _append(timeline, _after(event, begin_ms, end_ms))
-        begin_ms = end_ms
+        if after.at_ms > begin_ms:
+            _append(timeline, _after(event, begin_ms, after.at_ms))
+            begin_ms = after.at_ms
     if events and moves:
         _append(timeline, _after(events[-1], begin_ms, None))
     return timeline

@@ -10,8 +10,9 @@ from stream_app.domain.callback.interpret import overdue as overdue_lead
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
 from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.lane import Lane, for_new_owner, lifted
-from stream_app.domain.lane.settlement import settled
+from stream_app.domain.lane.settlement import probe_succeeded, settled
 from stream_app.domain.lane.view import view
+from stream_app.domain.limits import suspension
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.limits.callback_health import (
     CallbackHealth,
@@ -246,6 +247,12 @@ def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
     )
     lane = lifted(lane)
     assert missing(after(11, 12, 13, state=lane.callback_health)), "reported again if callbacks are still missing"
+
+
+def test_a_probe_lifts_another_suspension_although_callbacks_of_others_are_missing() -> None:
+    stopped = suspension.begin(ACME.suspension, "http_401", "refused", 1, "people")
+    lane = Lane("acme", 0, suspension=stopped, callback_health=reported(after(1, 2, 3), 10))
+    assert probe_succeeded(ACME, lane, "firms", 20).suspension is None
 
 
 @pytest.mark.parametrize(

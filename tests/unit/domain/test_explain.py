@@ -357,7 +357,9 @@ def test_the_outlook_of_a_budget_is_what_admission_decided_else_the_forecast(
     ],
 )
 def test_what_waits_takes_as_long_as_its_budget_allows(leads: int, cap: int | None, used: int, left: str) -> None:
-    meters = {"credits_day": Meter("2026-09-21", NOW_MS + 7_200_000, cap, used)}
+    wide = {"credits_month": None, "actions_day": 10**9}
+    meters = {name: Meter("2026-09-21", NOW_MS + 7_200_000, most) for name, most in wide.items()}
+    meters["credits_day"] = Meter("2026-09-21", NOW_MS + 7_200_000, cap, used)
     view = msgspec.structs.replace(MOVING, meters=meters, estimates={"people": Estimate(10.0, 1.0, 40)})
     assert only(explain(facts(view, leads))).what == f"runs at up to 8 a second; what waits takes about {left}"
     new_day = only(explain(facts(view, 1, at_ms=NOW_MS + 7_200_000)))

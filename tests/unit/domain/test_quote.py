@@ -54,7 +54,7 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
 def test_the_time_of_a_quote_is_in_a_unit_that_one_reads(seconds: int, text: str) -> None:
     view = lane(rate_per_s=1.0)
     priced = quote(acme(), view, [part("people", seconds, Cost(6, 1), Cost(20, 5), {})], NOW_MS)
-    assert [line for line in quote_lines([priced]) if line.endswith(f"; about {text} at the lane's rate")]
+    assert f"acme: no budget limits it; about {text} at the lane's rate" in list(quote_lines([priced]))
 
 
 def test_a_quote_ignores_a_past_day_and_uses_a_live_cap() -> None:
@@ -62,6 +62,8 @@ def test_a_quote_ignores_a_past_day_and_uses_a_live_cap() -> None:
     spent = {"credits_day": Meter("2026-09-20", NOW_MS, 1_000, 900)}
     live = Change("budget.credits_per_day", 1_000, 400, Actor("eve", "test", NOW_MS))
     assert quote(policy, lane(meters=spent, changes=(live,)), [], NOW_MS).left == {"credits_day": 400}
+    beyond = {"credits_day": Meter("2026-09-21", NOW_MS + 1, 1_000, 1_200)}
+    assert quote(policy, lane(meters=beyond), [], NOW_MS).left == {"credits_day": 0}
 
 
 def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
