@@ -32,7 +32,7 @@ def fill(path: Path, leads: int) -> list[tuple[int, int, str, str]]:
         status: Status = chance.choice(get_args(Status))
         workspace, destination = chance.choice(("acme", "globex", "")), chance.choice(("people", "quiet"))
         at_ms = NOW_MS + chance.randrange(leads // 3)
-        values = {"workspace": workspace, "destination": destination, "at_ms": at_ms}
+        values = {"workspace": workspace, "destination": destination, "at_ms": at_ms, "import_id": "i" * (offset % 2)}
         made.append(event(sources().names, f"crm-{offset}", status, 1, offset, **values))
         known.append((at_ms, offset, workspace, column(status, final=destination in FINAL)))
     model = ReadModel(path, sources())
@@ -41,9 +41,11 @@ def fill(path: Path, leads: int) -> list[tuple[int, int, str, str]]:
     return sorted(known, reverse=True)
 
 
-def pages(queries: BoardQueries, workspace: str | None, statuses: tuple[str, ...], final: bool | None) -> Iterator[int]:
+def pages(
+    queries: BoardQueries, workspace: str | None, statuses: tuple[str, ...], final: bool | None, imported: int = 0
+) -> Iterator[int]:
     after: Place | None = None
-    while rows := queries.records(workspace, statuses, after, 7, final=final):
+    while rows := queries.records(workspace, statuses, after, 7, final=final, imported=imported):
         yield from (int(row.origin.rpartition("/")[2]) for row in rows)
         after = rows[-1].place
 
@@ -62,6 +64,11 @@ def test_a_list_has_every_record_once_newest_first(tmp_path: Path, workspace: st
     sums = queries.status_sums(workspace)
     assert sum(count.leads for count in sums if chosen in ("", count.column)) == len(wanted)
     assert {count.workspace for count in sums} == {workspace or ""}
+    if workspace:
+        number, sums = queries.import_counts(workspace, "i")
+        wanted = [n for _, n, name, col in known if n % 2 and name == workspace and col and chosen in ("", col)]
+        assert list(pages(queries, None, statuses, final, number)) == wanted
+        assert sum(count.leads for count in sums if chosen in ("", count.column)) == len(wanted)
 
 
 class Counting(BoardQueries):
@@ -207,7 +214,9 @@ def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path
     take(model, *(event(NAMES, "crm-1", "duplicate", 1, number) for number in range(9)))
     again = [event(NAMES, f"crm-{n}", "replayed", 2, n, reason=RESEND, at_ms=NOW_MS - n * DAY_MS) for n in (31, 32, 50)]
     take(model, *again, event(NAMES, "crm-5", "replayed", 2, 60, reason="http_503"))
+    take(model, person(NAMES, "hash", "crm-31", "d/acme/people/crm-1"))
     queries = BoardQueries(tmp_path / "model", FINAL)
+    assert [row.lead_id for row in queries.records_of_person("hash")] == ["crm-1", "crm-31"], "the newest first"
     many, first = queries.records_of_lead("crm-1", None, 5)
     _, rest = queries.records_of_lead("crm-1", first[-1].place, 5)
     assert (many, len({row.origin for row in (*first, *rest)})) == (9, 9)

@@ -1,0 +1,187 @@
+"""What pages add up, which rows they show, and which commands they print: of numbers made by hand."""
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import msgspec
+import pytest
+
+from stream_app.board.access import STRANGER
+from stream_app.board.pages.dead import cause_page, options_of, plan_query, price_command
+from stream_app.board.pages.flow import books_page, row_of
+from stream_app.board.pages.lanes import lanes_page
+from stream_app.board.pages.money import money_csv, money_page
+from stream_app.board.read_model.board_query import Slot
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.site import UNREADABLE, Lane, Moment, Overview
+from stream_app.client.answers import Cause, Day, FoundImport, StatusCount
+from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.lane.explain import Group
+from stream_app.kafka.groups import Consumption
+
+HOUR_S, DAY_S = 3_600, 86_400
+DAY_BEGIN_S = 1_790_035_200  # 2026-09-22
+CAUSE = Cause("failed", "acme", "people", "http_503", "503", open=3, solved=40)
+
+
+def moment(now_s: int = DAY_BEGIN_S, **shared: Any) -> Moment:
+    made = Moment(now_s * 1_000, ProjectionLag(), Consumption(Group("Stable", 1), Group("Stable", 1), {}), STRANGER)
+    for name, value in shared.items():
+        made.shared.once(name, lambda value=value: value)  # type: ignore[misc]  # any value
+    return made
+
+
+def test_a_command_selects_the_same_dead_letters() -> None:
+    some = (frozenset({"a b"}), frozenset({503}), frozenset({"people"}), frozenset({"acme"}), frozenset({"crm-1"}))
+    assert options_of("dlq", Filter(*some, frozenset({"poison", "failed"})), uncertain=True, limit=7) == (
+        "--from dlq --disposition failed --disposition poison --reason 'a b' --status 503 --workspace acme"
+        " --destination people --lead crm-1 --uncertain --limit 7"
+    )
+    assert options_of("parked", Filter()) == "--from parked"
+    priced = "stream-app replay plan --from dlq --disposition failed"
+    assert price_command(CAUSE, "dlq") == f"{priced} --reason http_503 --workspace acme --destination people"
+    assert price_command(Cause("failed", "", "", "", ""), "dlq") == priced
+    assert price_command(Cause("foreign", "acme", "people", "r", ""), "dlq") == ""
+
+
+@pytest.mark.parametrize(("known", "end"), [(["acme", "people"], "acme&destination=people"), ([], "&destination=")])
+def test_a_plan_names_only_what_is_configured(known: list[str], end: str) -> None:
+    site: Any = SimpleNamespace(settings=SimpleNamespace(workspaces=known[:1], destinations=known[1:]))
+    assert plan_query(site, CAUSE, "parked") == f"from=parked&kind=failed&reason=http_503&workspace={end}"
+
+
+@pytest.mark.parametrize(
+    ("last_day", "state", "many", "since_s"),
+    [
+        (False, None, 43, 0),
+        (False, "open", 3, 0),
+        (False, "coming_back", 0, 0),
+        (True, None, 9, DAY_BEGIN_S - 23 * HOUR_S),
+    ],
+)
+@pytest.mark.parametrize("rows", [50, 51])
+def test_the_page_of_a_cause_counts_what_it_lists(
+    last_day: bool, state: Any, many: int, since_s: int, rows: int
+) -> None:
+    queries = Mock()
+    queries.cause.return_value, queries.dead_letter_hours.return_value = CAUSE, [[(since_s, 4), (since_s + 1, 5)]]
+    queries.dead_letters_of.return_value = [SimpleNamespace(place=place) for place in range(rows)]
+    names = SimpleNamespace(dlq="leads.dlq", parked="leads.parked")
+    settings = SimpleNamespace(names=names, workspaces=(), destinations=())
+    site: Any = SimpleNamespace(queries=queries, settings=settings)
+    page: Any = cause_page(site, moment(), "dlq", CAUSE, None, last_day=last_day, state=state)
+    assert (page["dead_letters"], page["after"]) == (many, 49 if rows == 51 else None)
+    assert [row.place for row in page["rows"]] == list(range(50))
+    queries.dead_letters_of.assert_called_once_with("leads.dlq", CAUSE, since_s * 1_000, None, 51, state)
+
+
+def test_an_import_is_a_bar_of_its_columns() -> None:
+    columns = {"of a newer version": 1, "held": 1, "enriched": 1, "parked": 0}
+    row: Any = row_of(FoundImport("march", "acme", 0, 0, "", "", None, None, None, columns, 0))
+    shown = [(part["column"], part["colour"], part["leads"], part["x"], part["width"]) for part in row["parts"]]
+    assert shown == [
+        ("enriched", "enriched", 1, 0.0, 33.33),
+        ("held", "held", 1, 33.33, 33.33),
+        ("of a newer version", "nodata", 1, 66.67, 33.33),
+    ]
+    enriched, held, newer = row["parts"]
+    assert (row["at_rest"], row["share"]) == (2, 66)
+    assert row["groups"] == [("At rest", "at-rest", 2, [enriched, newer]), ("Not at rest", "moving", 1, [held])]
+    empty: Any = row_of(FoundImport("march", "acme", 0, 0, "", "", None, None, None, {}, 0))
+    assert (empty["parts"], empty["at_rest"], empty["share"]) == ([], 0, 0)
+
+
+def day(days_ago: int, *numbers: int, workspace: str = "", destination: str = "") -> Day:
+    return Day(workspace, destination, DAY_BEGIN_S - days_ago * DAY_S, *numbers)
+
+
+@pytest.mark.parametrize("late_s", [0, HOUR_S + 900])
+@pytest.mark.parametrize(
+    ("days", "asked", "shown", "slots", "labels", "span"),
+    [
+        ([], "", "", 1, 0, None),
+        ([day(0, 9, 1, 2, 3, 3)], "2026-09-22", "2026-09-22", 1, 0, 0),
+        ([day(0, 9, 1, 2, 3, 3), day(1, 4, 0, 0, 0, 1)], "2026-09-21", "2026-09-21", 2, 3, 1),
+        ([day(1, 4, 0, 0, 0, 1), day(34, 5, 0, 0, 0, 0), day(35, 99, 9, 9, 9, 9)], "no day", "", 35, 8, None),
+    ],
+)
+def test_the_money_is_of_the_last_35_days(
+    days: list[Day], asked: str, shown: str, slots: int, labels: int, span: int | None, late_s: int
+) -> None:
+    now_s, hour_s = DAY_BEGIN_S + late_s, DAY_BEGIN_S + late_s // HOUR_S * HOUR_S
+    credits_ = [Slot(hour_s + after, credits=1 << n) for n, after in enumerate((-DAY_S, -82_801, -82_800, -1, 0, 900))]
+    queries: Any = Mock()
+    queries.days.return_value, queries.credits.return_value = days, {"": credits_}
+    queries.lanes_money.return_value = list(range(150))
+    site: Any = SimpleNamespace(queries=queries, settings=SimpleNamespace(workspaces=["acme"]))
+    page: Any = money_page(site, moment(now_s), "", asked)
+    kept = [entry for entry in days if entry.at_s > DAY_BEGIN_S - 35 * DAY_S]
+    sums = [sum(getattr(entry, name) for entry in kept) for name in Day.__struct_fields__[3:]]
+    assert (page["days"], page["day"], page["lanes"]) == (kept, shown, list(range(100)))
+    assert page["all"] == Day("", "", kept[-1].at_s if kept else DAY_BEGIN_S, *sums)
+    assert page["today"] == (kept[0] if kept and kept[0].at_s == DAY_BEGIN_S else day(0, 0, 0, 0, 0, 0))
+    assert (page["hour_ms"], page["this_hour"], page["yesterday"]) == (hour_s * 1_000, 16 + 32, 1 + 2)
+    queries.credits.assert_called_once_with([""], 900, hour_s - DAY_S)
+    begin_s = now_s - 35 * DAY_S + 1 if span is None else DAY_BEGIN_S - span * DAY_S
+    queries.lanes_money.assert_called_once_with(None, begin_s, 1 << 62 if span is None else begin_s + 1)
+    chart = page["chart"]
+    assert (chart is None, slots == 1) in ((True, True), (False, False))
+    if chart is not None:
+        assert (len(chart.rows), len(chart.times_ms), chart.total) == (slots, labels, sums[0])
+    queries.days.return_value = []
+    queries.credits.return_value = {"acme": [], "globex": []}
+    assert money_page(site, moment(now_s), "acme", "") is not None, "it is configured"
+    assert money_page(site, moment(now_s), "globex", "") is None
+
+
+def test_the_money_as_csv_has_a_row_for_each_destination() -> None:
+    days = [day(0, 9, 0, 0, 0, 3), day(0, 10, 1, 2, 3, 3, workspace="acme", destination="=p"), day(1, 5, 0, 0, 0, 0)]
+    days.append(msgspec.structs.replace(days[-1], workspace="acme", destination="people"))
+    site: Any = SimpleNamespace(queries=SimpleNamespace(days=lambda workspace: days if workspace is None else []))
+    assert money_csv(site, "").splitlines() == [
+        "day,workspace,destination,credits,saved,enriched,per_lead,refused,resent",
+        "2026-09-22,acme,'=p,10,1,3,3.33,3,2",
+        "2026-09-21,acme,people,5,0,0,,0,0",
+    ]
+
+
+def test_lanes_are_listed_by_state_and_beginning_fifty_a_page() -> None:
+    tones: list[tuple[str, str, Any]] = [(f"a{n:02}", "running", "ok") for n in range(51)]
+    tones += [("B-1", "held", "warn"), ("b-2", "idle", "idle"), ("c", UNREADABLE, "ok")]
+    lanes = [Lane(name, state, tone, "", None, [], 0, 0) for name, state, tone in tones]
+    queries = SimpleNamespace(came_to_rest=lambda *_: defaultdict(list), credits=lambda *_: defaultdict(list))
+    site: Any = SimpleNamespace(queries=queries)
+
+    def page(state: str, begins: str = "", after: str = "") -> tuple[list[str], int, str]:
+        page: Any = lanes_page(site, moment(overview=Overview(lanes, [], [])), state, begins, after)
+        everything = {"held": 1, "running": 51, "idle": 1, "unreadable": 1}
+        assert page["counts"] == (everything | {"running": 0, "unreadable": 0} if begins else everything)
+        return [lane.workspace for lane in page["lanes"]], page["matches"], page["after"]
+
+    assert page("", "b") == (["B-1", "b-2"], 2, "")
+    assert page("held") == (["B-1"], 1, "")
+    assert page("unreadable") == (["c"], 1, "")
+    assert page("running") == ([f"a{n:02}" for n in range(50)], 51, "a49")
+    assert page("running", after="a49") == (["a50"], 51, "")
+    assert page("running", after="a00") == ([f"a{n:02}" for n in range(1, 51)], 51, "")
+
+
+def test_the_books_add_up_by_workspace_fifty_a_page() -> None:
+    names = [f"w{n:02}" for n in range(51)]
+    counts = [StatusCount(name, alias, "enriched", "enriched", 2) for name in names for alias in ("one", "two")]
+    counts += [StatusCount("w00", "one", "deferred", "held", 5), StatusCount("", "", "erased", "", 7)]
+    queries: Any = SimpleNamespace(status_counts=lambda: counts, records_in=lambda: 300, unreadable=list)
+    site: Any = SimpleNamespace(queries=queries)
+    left = moment(untaken={("leads", 0): 8, ("leads", 1): 1, ("leads.bulk", 0): 4})
+    page: Any = books_page(site, left, "")
+    known = {name: many for name, _, many in page["columns"] if many}
+    assert known == {"enriched": 204, "held": 5, "waiting": 13}
+    assert page["says"] == "313 records in, of 222 leads: each lead in one column"
+    assert (page["waiting"], page["not_leads"]) == ({"leads": 9, "leads.bulk": 4}, [("erased", 7)])
+    assert page["rows"] == [
+        (name, {"enriched": 4, "held": 5} if name == "w00" else {"enriched": 4}) for name in names[:50]
+    ]
+    assert (page["after"], books_page(site, left, "w49")["rows"]) == ("w49", [("w50", {"enriched": 4})])
+    assert books_page(site, left, "w00")["after"] == ""
