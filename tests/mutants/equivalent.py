@@ -15,6 +15,10 @@ _PUT: Final = (
     "while len(merged) {} _KEPT and merged[0] is not changed and (_is_done(merged[0]) or len(merged) > _MOST_KEPT):"
 )
 _QUEUED: Final = "if row.seq {} 1 and 0 < resolved.envelope.origin_ms <= row.at_ms - _WORTH_NOTING_MS:"
+_NEXT_MONTH: Final = (
+    "first_of_next = begin.replace(day=1) + timedelta(days={})",
+    "length = ((first + timedelta(days={})).replace(day=1) - first).days",
+)
 
 _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/model/tokens.py", _TOKEN.format("-"), _TOKEN.format(sign)): (
@@ -44,6 +48,13 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/delivery/recorder.py", _QUEUED.format("=="), _QUEUED.format("<=")): (
         "the first event has the number 1"
     ),
+    **{
+        ("stream_app/domain/limits/calendar.py", line.format("32"), line.format(days)): (
+            "from 31 to 58 days after the first of a month lies the next one"
+        )
+        for line in _NEXT_MONTH
+        for days in (" 31", " 33")
+    },
     ("stream_app/domain/limits/budget.py", _PUT.format(">"), _PUT.format("is not")): (
         "fewer than are kept are only the changed period, at which it stops anyway"
     ),

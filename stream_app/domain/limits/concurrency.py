@@ -97,7 +97,7 @@ def begun(state: StallDetector, now_ms: int) -> StallDetector:
 
 def ended(state: StallDetector, outcome: Outcome | None, in_flight: int, now_ms: int) -> StallDetector:
     """Return the state after a request ended, answered or not; `in_flight` are left."""
-    if in_flight <= 0:
+    if not in_flight:
         return NOTHING
     is_answer = outcome is not None and (not isinstance(outcome, Uncertain) or outcome.http_status is not None)
     return StallDetector(now_ms, in_flight) if is_answer else state

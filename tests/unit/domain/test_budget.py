@@ -14,7 +14,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stream_app.domain.limits import budget
 from stream_app.domain.limits import calendar as periods
 from stream_app.domain.limits.budget import CAPS, Budget, BudgetPolicy, Cost, Period, Refused, Reservation
-from stream_app.domain.limits.meters import Forecast, Meter, Sample, forecast, meters
+from stream_app.domain.limits.meters import (
+    Estimate,
+    Forecast,
+    Meter,
+    Sample,
+    first_estimate,
+    forecast,
+    learn_cost,
+    meters,
+)
 
 ONE = Cost(6, 1)
 HOUR_MS = 3_600_000
@@ -445,6 +454,28 @@ def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() ->
 def test_soft_limits_rise_from_1_to_99_percent(limits: tuple[int, ...], right: bool) -> None:
     problems = BudgetPolicy(soft_limits=limits).problems()
     assert [problem.partition(" ")[0] for problem in problems] == ([] if right else ["soft_limits"])
+
+
+@pytest.mark.parametrize("tz", ["Mars/Olympus", "Europe", "../UTC", "/UTC", ""])
+def test_a_time_zone_has_a_known_name(tz: str) -> None:
+    (problem,) = BudgetPolicy(tz=tz).problems()
+    assert problem == f"tz = {tz!r}: no such time zone; use a name like 'Europe/Berlin'"
+
+
+@pytest.mark.parametrize(
+    ("actual", "credits_", "actions"),
+    [(Cost(12, 1), 7, 1), (Cost(6, 7), 6, 2), (Cost(-8, 1), 5, 1), (Cost(90, 90), 8, 3)],
+)
+def test_the_estimate_of_a_cost_moves_by_a_share_towards_the_newest(
+    actual: Cost, credits_: float, actions: float
+) -> None:
+    first = learn_cost(first_estimate(Cost(6, 1)), actual, Cost(18, 13))
+    assert (first.credits, first.actions, first.leads) == pytest.approx((credits_, actions, 1))
+
+
+@pytest.mark.parametrize(("leads", "more"), [(43, 0.02 * 50 / 49), (44, 0.02), (45, 0.02), (10**6, 0.02)])
+def test_the_estimate_of_a_cost_follows_the_last_fifty_or_so(leads: int, more: float) -> None:
+    assert learn_cost(Estimate(6.0, 1.0, leads), Cost(7, 1), Cost(20, 5)).credits == pytest.approx(6 + more)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,9 @@ def test_a_fresh_answer_contains_only_fresh_fields() -> None:
     served = answer(POLICY, person, NOTHING, NOW)
     assert served is not None
     assert (served.source, served.fields) == ("cache", {"title": "CEO"})
+    ahead = answer(POLICY, person, NOTHING, NOW - 5_000)
+    assert ahead is not None
+    assert (ahead.source, ahead.age_s) == ("cache", 0), "the clock stepped back"
 
 
 def test_a_company_completes_a_person_and_is_marked() -> None:

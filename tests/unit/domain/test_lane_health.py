@@ -165,6 +165,12 @@ def test_the_limit_is_what_rate_and_latency_need_with_some_headroom(latency_ms: 
     assert sorted(waited_ms[1_000:])[len(waited_ms[1_000:]) * 95 // 100] <= latency_ms, "it is no brake"
 
 
+@pytest.mark.parametrize(("latency_ms", "limit"), [(300, 8.0), (800, 18.0), (10, 7.690817), (100_000, 50.0)])
+def test_more_than_twice_what_rate_and_latency_need_is_given_back(latency_ms: int, limit: float) -> None:
+    state = concurrency.answered(MOST, Concurrency(50.0, 300.0, 10**9), latency_ms, 0, 10.0)
+    assert state.limit == pytest.approx(limit)
+
+
 def test_it_shrinks_while_answers_take_much_longer_and_grows_back() -> None:
     usual = _after(Concurrency(), 500, 300)
     slow = _after(usual, 20, 3_000)

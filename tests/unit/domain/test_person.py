@@ -3,9 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.domain.lead import identity
 from stream_app.domain.lead.identity import (
     MOST_IDENTIFIERS,
     hash_of,
+    hashes,
     identifiers_of,
     linked,
     person_key,
@@ -41,6 +43,18 @@ class Rows:
         return {
             hash_of(key): (set(rows_of(value)), set(identifiers_of(key, value))) for key, value in self.aliases.items()
         }
+
+
+def test_a_name_links_leads_only_where_nothing_stronger_is_known() -> None:
+    ada = {"first_name": "Ada", "last_name": "Lovelace", "domain": "acme.example"}
+    linkedin, email, name = hashes({**ada, "email": "ada@acme.example", "linkedin_url": "linkedin.com/in/ada"})
+    for known, links in (
+        ((linkedin, email, name), (linkedin, email)),
+        (("", email, name), (email,)),
+        (("", "", name), (name,)),
+        (("", "", ""), ()),
+    ):
+        assert identity.identifiers(known) == links
 
 
 def test_a_shared_address_does_not_collect_identifiers_without_end() -> None:

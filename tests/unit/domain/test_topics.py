@@ -18,6 +18,7 @@ from stream_app.domain.model.topics import (
     more_than_planned,
     plan,
     shared_partitions,
+    unequal,
 )
 from stream_app.domain.plan import Destination, Plan, Workspace
 from stream_app.kafka.rights import Acl, Rights, rights_of
@@ -254,6 +255,12 @@ def test_all_that_a_topic_lacks_is_one_line_and_topics_alike_share_it() -> None:
         "2 topics, each: retention.ms is 1, the plan says 604800000, segment.ms is 604800000, the plan says 86400000; "
         "set it with: stream-app topics --apply (leads, leads.retry)"
     ]
+
+
+def test_without_the_planned_replicas_as_many_are_not_asked_to_be_in_sync() -> None:
+    (topic,) = [topic for topic in plan(TopicNames(), 2, 3, Retention(), TIERS_S) if topic.name == "leads.parked"]
+    existing = ExistingTopic(2, 1, {**topic.config, "min.insync.replicas": "1", "retention.ms": "1"})
+    assert unequal(topic, existing, enough=False) == {"retention.ms": topic.config["retention.ms"]}
 
 
 DAYS = {
