@@ -57,7 +57,11 @@ async def _serve() -> None:
 
 
 async def _ours(stack: AsyncExitStack, url: str) -> Post:
-    client = await stack.enter_async_context(ClayClient())
+    client = await stack.enter_async_context(
+        ClayClient(
+            request_timeout_s=30.0, connect_timeout_s=5.0, pool_timeout_s=5.0, max_connections=100, keepalive_s=15.0
+        )
+    )
 
     async def post() -> None:
         await client.send(url, TOKEN, BODY)

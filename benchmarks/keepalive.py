@@ -62,7 +62,13 @@ async def _uncertain(leads: int, link_s: float, keepalive_s: float, seed: int) -
     chance = random.Random(seed)
 
     async def one(number: int, pause_s: float) -> bytes | None:
-        async with ClayClient(keepalive_s=keepalive_s) as clay:
+        async with ClayClient(
+            request_timeout_s=30.0,
+            connect_timeout_s=5.0,
+            pool_timeout_s=5.0,
+            max_connections=1,
+            keepalive_s=keepalive_s,
+        ) as clay:
             await clay.send(url, None, b'{"first":%d}' % number)
             await asyncio.sleep(pause_s)
             body = b'{"second":%d}' % number

@@ -37,7 +37,7 @@ class RedisLink:
         self._client = client
         self._read_timeout_s = read_timeout_s
         self._observe = observe
-        self._failures = 0
+        self._failures, self._pause_s = 0, _FIRST_PAUSE_S
         self._paused_until_s = 0.0
 
     async def read(self, slots: Sequence[str]) -> list[bytes | None] | None:
@@ -88,11 +88,11 @@ class RedisLink:
             if now_s() >= self._paused_until_s:
                 self._failures += 1
                 if self._failures >= _FAILURES:
-                    pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - _FAILURES, 10))
-                    self._paused_until_s = now_s() + pause_s
+                    self._paused_until_s = now_s() + self._pause_s
+                    self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
             self._observe("failed")
             return None
-        self._failures = 0
+        self._failures, self._pause_s = 0, _FIRST_PAUSE_S
         self._observe("ok")
         return answer
 
@@ -171,7 +171,8 @@ class RedisCache:
         values = await self.link.read_patiently([self._mark(partition)])
         if values is None:
             return None
-        return int(values[0]) if values[0] and values[0].isdigit() else 0
+        (value,) = values
+        return int(value) if value and value.isdigit() else 0
 
     async def set_filled_to(self, partition: int, offset: int) -> bool:
         return await self.link.write({self._mark(partition): str(offset).encode()}, self.ttl_s)

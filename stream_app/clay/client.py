@@ -82,11 +82,11 @@ class ClayClient:
     def __init__(
         self,
         *,
-        request_timeout_s: float = 30.0,
-        connect_timeout_s: float = 5.0,
-        pool_timeout_s: float = 5.0,
-        max_connections: int = 100,
-        keepalive_s: float = 15.0,
+        request_timeout_s: float,
+        connect_timeout_s: float,
+        pool_timeout_s: float,
+        max_connections: int,
+        keepalive_s: float,
         egress: Egress | None = None,
     ) -> None:
         if connect_timeout_s + pool_timeout_s >= request_timeout_s:

@@ -65,8 +65,7 @@ class ClayProtocol(ResponseHandler):
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Handle a parsed head and its body stream. The parser calls it."""
-        code = data[0].code
-        if code == 101 or not 100 <= code <= 199:
+        if _is_final(data[0].code):
             self._in_head = False
         super().feed_data(data, size)
 
@@ -84,6 +83,11 @@ class ClayProtocol(ResponseHandler):
         if self._in_head:
             self._before = (self._before + data)[-_OVERLAP:]
         super().data_received(data)
+
+
+def _is_final(code: int) -> bool:
+    """True unless another response to the same request follows. Behind a 101 no further HTTP follows."""
+    return code == 101 or not 100 <= code <= 199
 
 
 class TransportError(Exception):
@@ -247,7 +251,7 @@ class Transport:
             connection.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
             while True:
                 message, answer = await protocol.read()
-                if message.code == 101 or not 100 <= message.code <= 199:
+                if _is_final(message.code):
                     return message, answer
         except BaseException:
             connection.close()

@@ -169,7 +169,12 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
     where = urlsplit(url).netloc
     way = " through the proxy" if egress.proxy_url else ""
     async with ClayClient(
-        request_timeout_s=within_s + 2, connect_timeout_s=within_s, pool_timeout_s=1, egress=egress
+        request_timeout_s=within_s + 2,
+        connect_timeout_s=within_s,
+        pool_timeout_s=1,
+        max_connections=1,
+        keepalive_s=1,
+        egress=egress,
     ) as client:
         refused = await client.reach(url)
     if refused is None:

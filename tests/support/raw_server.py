@@ -100,9 +100,16 @@ def client(**settings: Any) -> ClayClient:
         "request_timeout_s": 0.6,
         "connect_timeout_s": 0.3,
         "pool_timeout_s": 0.2,
+        "max_connections": 100,
+        "keepalive_s": 15.0,
         "egress": EGRESS,
     }
     return ClayClient(**(quick | settings))
+
+
+def patient(**settings: Any) -> ClayClient:
+    """A client that waits as long as a worker does by default."""
+    return client(**({"request_timeout_s": 30.0, "connect_timeout_s": 5.0, "pool_timeout_s": 5.0} | settings))
 
 
 async def send_once(url: str, clay: ClayClient | None = None) -> Outcome:

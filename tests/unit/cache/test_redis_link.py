@@ -115,6 +115,7 @@ async def test_three_failures_in_a_row_pause_calls_for_a_second_that_doubles_to_
     client, seen = FakeRedis(), Counter[str]()
     link = link_of(client, seen)
     now_s = asyncio.get_running_loop().time
+    await asyncio.sleep(1.0)
     client.error = "gone"
     for _ in range(2):
         assert await link.read(["a"]) is None

@@ -8,11 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Poison, Uncertain
-from tests.support.raw_server import HANG, OK, READ, RESET, SKIM, SLUG, WriteBatch, client, serve
+from tests.support.raw_server import HANG, OK, READ, RESET, SKIM, SLUG, WriteBatch, client, patient, serve
 from tests.unit.clay.conftest import Authority
 
 
@@ -85,8 +84,7 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(authority: Authority, 
         server.start()
         scheme = "https" if is_tls else "http"
         url = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}{WEBHOOK_PATH}{SLUG}"
-        patient = ClayClient(egress=Egress.of(authority.file))
-        async with patient as clay:
+        async with patient(egress=Egress.of(authority.file)) as clay:
             assert isinstance(await clay.send(url, None, b'{"n":1}'), Accepted)
             speak.set()
             spoke.wait(10)  # blocks the event loop, as many events in one turn do

@@ -13,13 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream_app.clay import client as clay_http
-from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.clay.transport import ClayProtocol, Transport
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Poison, RateLimited, Refused, Uncertain
 from tests.support.raw_server import (
-    EGRESS,
     HANG,
     LEAD,
     OK,
@@ -31,6 +29,7 @@ from tests.support.raw_server import (
     RawServer,
     WriteBatch,
     client,
+    patient,
     send_once,
     serve,
 )
@@ -65,7 +64,7 @@ async def test_uncertain(reason: str, script: list[WriteBatch]) -> None:
 
 
 async def test_never_connected() -> None:
-    unknown = await send_once(f"http://nosuch.invalid{WEBHOOK_PATH}x", ClayClient())
+    unknown = await send_once(f"http://nosuch.invalid{WEBHOOK_PATH}x", patient())
     assert (type(unknown), unknown.reason) == (Refused, "dns")
     waiting = [socket.socket() for _ in range(4)]
     with socket.socket() as server:
@@ -137,6 +136,17 @@ async def test_a_2xx_is_accepted_with_any_body(script: list[WriteBatch], monkeyp
         assert isinstance(await send_once(server.url), Accepted)
 
 
+@pytest.mark.parametrize(
+    ("code", "counts"), [(b"099", 99), (b"100", 422), (b"101", 101), (b"102", 422), (b"199", 422), (b"200", 200)]
+)
+async def test_an_interim_response_is_passed_over_and_the_next_one_counts_in_the_same_packet(
+    code: bytes, counts: int
+) -> None:
+    final = b"HTTP/1.1 422 X\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+    async with serve(READ, b"HTTP/1.1 %b X\r\n\r\n%b" % (code, final)) as server:
+        assert (await send_once(server.url)).http_status == counts
+
+
 @pytest.mark.parametrize(("http_status", "kind"), [(422, Poison), (429, RateLimited), (503, Refused), (500, Uncertain)])
 async def test_a_status_decides_when_its_body_is_broken_in_the_first_packet(
     http_status: int, kind: type[Outcome]
@@ -150,7 +160,7 @@ async def test_a_dripping_body_delays_no_other_request(monkeypatch: pytest.Monke
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.15)
     drip: list[WriteBatch] = [0.02, b"."]
     async with serve(READ, b"HTTP/1.1 422 X\r\n\r\nbad column", *drip * 500) as server:
-        outcome = await asyncio.wait_for(send_once(server.url, ClayClient()), 2.0)
+        outcome = await asyncio.wait_for(send_once(server.url, patient()), 2.0)
         assert "bad column" in repr(outcome)
         await asyncio.wait_for(server.ended.wait(), 2.0)
 
@@ -176,7 +186,7 @@ async def test_of_an_answer_that_comes_in_odd_pieces_no_more_is_read_than_is_kep
 
     excerpt, answer = bytearray(), cast(Any, Endless())
     async with asyncio.timeout(5.0):
-        await ClayClient()._read(answer, excerpt)
+        await patient()._read(answer, excerpt)
     assert len(excerpt) == clay_http._MAX_ANSWER_BYTES
 
 
@@ -237,7 +247,7 @@ async def test_retry_after_is_read_and_bounded(header: bytes, retry_after: str |
 def test_no_bytes_of_an_answer_raise_or_count_as_unsent(junk: bytes) -> None:
     async def run() -> None:
         async with serve(READ, junk) as server:  # which closes then: no limit is waited for, so none need be short
-            outcome = await send_once(server.url, ClayClient(egress=EGRESS))
+            outcome = await send_once(server.url, patient())
             assert not isinstance(outcome, Refused) or outcome.http_status == 503
             assert len(server.requests) == 1
 
@@ -262,7 +272,7 @@ async def test_no_secret_and_no_lead_in_outcomes_and_logs(caplog: pytest.LogCapt
 
 async def test_mistakes_are_exceptions_and_repeat_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="must be longer"):
-        ClayClient(request_timeout_s=5.0, connect_timeout_s=3.0, pool_timeout_s=2.0)
+        client(request_timeout_s=5.0, connect_timeout_s=3.0, pool_timeout_s=2.0)
     monkeypatch.setattr(Transport, "post", Mock(side_effect=KeyError("bug")))
     async with client() as clay:
         with pytest.raises(KeyError):
@@ -294,6 +304,7 @@ def status_of(answer: list[bytes]) -> int:
         protocol.expect_answer(read_until_eof=True, auto_decompress=False)
         for data in answer:
             protocol.data_received(data)
+            assert len(protocol._before) <= 3, "a head that drips is not searched from its beginning each time"
         while 100 <= (message := (await asyncio.wait_for(protocol.read(), 5))[0]).code <= 199:
             pass
         protocol.connection_lost(None)

@@ -1,10 +1,23 @@
 """Each row of the table in kafka/takeover/steps.py, and what the time-out of a transaction can say."""
 
+import asyncio
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream_app.kafka.takeover.steps import LastTransaction, NextStep, next_step, refusal, timeout_with_verdict
+from stream_app.domain.model.errors import StateStoreError
+from stream_app.kafka.takeover.steps import (
+    LastTransaction,
+    NextStep,
+    Producer,
+    Stranded,
+    next_step,
+    refusal,
+    take_over,
+    timeout_with_verdict,
+)
+from tests.partition.virtual import virtual_time
 
 ORDINARY_MS = 60_000
 EPOCH = 7
@@ -93,3 +106,76 @@ def test_a_refusal_is_one_line_with_what_to_do() -> None:
     undone = refusal(UNDONE, "app-3", {})
     assert "kafka-transactions.sh forceTerminateTransaction --transactionalId app-3" in undone
     assert "\n" not in unknown + undone
+
+
+NONE, SOME = dict[tuple[str, int], int](), {("state", 3): 7}
+NEW, DONE = LastTransaction(), LastTransaction("CompleteCommit", 1, EPOCH, ORDINARY_MS)
+EMPTY, BUSY = LastTransaction("Empty", 1, EPOCH + 1, COMMIT), LastTransaction("PrepareCommit", 1, EPOCH, ORDINARY_MS)
+Look = tuple[LastTransaction, Stranded, float]
+
+
+class Answers:
+    """Gives these answers in turn, each look after some seconds. `asked`: what was asked, the looks left out."""
+
+    transactional_id = "app-3"
+
+    def __init__(self, looks: list[Look], fences: list[bool], places: list[Stranded]) -> None:
+        self.looks, self.fences, self.places = looks, fences, places
+        self.asked: list[object] = []
+
+    async def look(self) -> tuple[LastTransaction, Stranded]:
+        last, stranded, takes_s = self.looks.pop(0)
+        await asyncio.sleep(takes_s)
+        return last, stranded
+
+    async def open_places(self, producer_id: int) -> Stranded:
+        self.asked.append(f"open of {producer_id}")
+        return self.places.pop(0)
+
+    async def fence(self, timeout_ms: int) -> Producer | None:
+        self.asked.append(timeout_ms)
+        return Producer(1, EPOCH) if self.fences.pop(0) else None
+
+    async def end(self, last: LastTransaction, stranded: Stranded, *, committed: bool) -> None:
+        self.asked.append((last, stranded, committed))
+
+
+PLAIN, OPEN = [ORDINARY_MS], [ORDINARY_MS, "open of 1"]
+VERDICT = [timeout_with_verdict(EPOCH + 1, committed=True), (EMPTY, SOME, True)]
+
+
+@pytest.mark.parametrize(
+    ("looks", "fences", "places", "asked", "takes_s"),
+    [
+        pytest.param([(NEW, NONE, 5.0)], [True], [], PLAIN, 5.0, id="an id without an earlier owner"),
+        pytest.param([(DONE, NONE, 0.0)], [True], [NONE], OPEN, 0.0, id="nothing is open"),
+        pytest.param([(DONE, SOME, 5.1), (DONE, NONE, 0.0)], [True], [NONE], OPEN, 5.1, id="a look that took too long"),
+        pytest.param([(DONE, NONE, 0.0)] * 2, [False, True], [NONE], PLAIN + OPEN, 0.02, id="Kafka is busy"),
+        pytest.param([(BUSY, NONE, 0.0), (DONE, NONE, 0.0)], [True], [NONE], OPEN, 0.02, id="it is being ended"),
+        pytest.param(
+            [(DONE, SOME, 0.0), (EMPTY, SOME, 0.0), (EMPTY, NONE, 0.0)],
+            [True, True],
+            [NONE],
+            VERDICT + OPEN,
+            0.0,
+            id="stranded, and ended as it was decided",
+        ),
+    ],
+)
+@virtual_time
+async def test_a_take_over_asks_until_every_transaction_has_ended(
+    looks: list[Look], fences: list[bool], places: list[Stranded], asked: list[object], takes_s: float
+) -> None:
+    kafka, now_s = Answers([*looks], [*fences], [*places]), asyncio.get_running_loop().time
+    began_s = now_s()
+    assert await take_over(kafka, ORDINARY_MS) == Producer(1, EPOCH)
+    assert (kafka.asked, kafka.looks) == (asked, [])
+    assert takes_s <= now_s() - began_s < takes_s + 0.02
+
+
+@virtual_time
+async def test_what_was_stranded_between_the_look_and_the_fence_is_no_take_over() -> None:
+    kafka = Answers([(DONE, NONE, 0.0), (LastTransaction("Empty", 1, EPOCH), SOME, 0.0)], [True], [SOME])
+    with pytest.raises(StateStoreError, match="app-3: Kafka left a transaction open in state/3 from offset 7"):
+        await take_over(kafka, ORDINARY_MS)
+    assert kafka.asked == OPEN

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 
 from stream_app.faust_app.worker import Worker
 from stream_app.partition.owner import PartitionOwner
@@ -12,6 +12,25 @@ from tests.partition.virtual import virtual_time
 from tests.simulation.client import NoAnswer
 
 LEADS = ("leads", 0)
+
+
+class Refusing:
+    """A link whose `send` waits for `instead` while it refuses."""
+
+    refuses = True
+
+    def __init__(self, instead: Callable[[], Awaitable[object]]) -> None:
+        self._instead = instead
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        if what == "send" and self.refuses:
+            await self._instead()
+        return request()
+
+
+async def _no_answer() -> None:
+    raise NoAnswer("send")
 
 
 def test_only_work_with_an_unchanged_token_for_the_whole_time_is_stalled() -> None:
@@ -67,6 +86,25 @@ async def test_a_lead_that_never_ends_is_named() -> None:
 
 
 @virtual_time
+async def test_a_record_that_never_ends_before_it_waits_for_anything_is_named() -> None:
+    link = Refusing(asyncio.Event().wait)
+    link.refuses = False
+    bench = Bench(link=link)
+    worker = _worker(bench)
+    bench.publish("id0", "p0")
+    await bench.serve()
+    await asyncio.sleep(10)
+    link.refuses = True
+    bench.publish("id0", "p0")  # a duplicate, which waits for no lane
+    await asyncio.sleep(60)
+    assert list(worker.under_way({LEADS: False})) == [
+        "partition 0 commits nothing",
+        "the lead at leads/0/1 does not end",
+    ]
+    assert len(bench.partition.table) == len(list(bench.partition.table))
+
+
+@virtual_time
 async def test_leads_that_wait_for_their_lane_are_no_alarm() -> None:
     bench = Bench()
     worker = _worker(bench)
@@ -105,24 +143,16 @@ async def test_a_recovery_without_end_and_a_dead_owner_are_named() -> None:
     assert list(worker.under_way({LEADS: False})) == ["partition 0 is being taken over again"]
 
 
-class Refusing:
-    refuses = True
-
-    async def ask(self, what: str, request: Callable[[], T]) -> T:
-        await asyncio.sleep(0)
-        if what == "send" and self.refuses:
-            raise NoAnswer(what)
-        return request()
-
-
 @virtual_time
 async def test_a_partition_whose_transactions_fail_says_so_until_one_succeeds() -> None:
-    link = Refusing()
+    link = Refusing(_no_answer)
     bench = Bench(link=link)
     worker = _worker(bench)
     bench.publish("id0", "p0")
     await bench.serve()
     assert worker.failing == []
+    bench.partition.state.commits.failures = 1
+    assert worker.failing == [], "it is repeated"
     await asyncio.sleep(5)
     (text,) = worker.failing
     assert re.fullmatch(r"partition 0 commits nothing: [2-9] transactions failed", text)
