@@ -277,7 +277,7 @@ def replay(state: Any = "running", **more: Any) -> ReplayProgress:
     ("progress", "share"),
     [
         (replay(), 0.0),
-        (replay(sent=1, refused=1), 25.0),
+        (replay(sent=2, refused=1), 37.5),
         (replay(total=3, sent=1), 33.33),
         (replay(total=3, sent=3, refused=2), 100.0),
         (msgspec.structs.replace(replay(), plan=msgspec.structs.replace(replay().plan, dead_letters=0)), 0.0),

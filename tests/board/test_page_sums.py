@@ -12,6 +12,8 @@ from stream_app.board.access import STRANGER
 from stream_app.board.pages.dead import cause_page, options_of, plan_query, price_command
 from stream_app.board.pages.flow import books_page, row_of
 from stream_app.board.pages.lanes import lanes_page
+from stream_app.board.pages.leads import Filter as Chosen
+from stream_app.board.pages.leads import leads_page
 from stream_app.board.pages.money import money_csv, money_page
 from stream_app.board.read_model.board_query import Slot
 from stream_app.board.read_model.follow import ProjectionLag
@@ -20,6 +22,7 @@ from stream_app.client.answers import Cause, Day, FoundImport, StatusCount
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.lane.explain import Group
 from stream_app.kafka.groups import Consumption
+from tests.board.client import Client
 
 HOUR_S, DAY_S = 3_600, 86_400
 DAY_BEGIN_S = 1_790_035_200  # 2026-09-22
@@ -97,7 +100,7 @@ def day(days_ago: int, *numbers: int, workspace: str = "", destination: str = ""
     return Day(workspace, destination, DAY_BEGIN_S - days_ago * DAY_S, *numbers)
 
 
-@pytest.mark.parametrize("late_s", [0, HOUR_S + 900])
+@pytest.mark.parametrize("late_s", [0, HOUR_S + 901])
 @pytest.mark.parametrize(
     ("days", "asked", "shown", "slots", "labels", "span"),
     [
@@ -125,7 +128,7 @@ def test_the_money_is_of_the_last_35_days(
     assert (page["hour_ms"], page["this_hour"], page["yesterday"]) == (hour_s * 1_000, 16 + 32, 1 + 2)
     queries.credits.assert_called_once_with([""], 900, hour_s - DAY_S)
     begin_s = now_s - 35 * DAY_S + 1 if span is None else DAY_BEGIN_S - span * DAY_S
-    queries.lanes_money.assert_called_once_with(None, begin_s, 1 << 62 if span is None else begin_s + 1)
+    queries.lanes_money.assert_called_once_with(None, begin_s, 1 << 62 if span is None else begin_s + DAY_S)
     chart = page["chart"]
     assert (chart is None, slots == 1) in ((True, True), (False, False))
     if chart is not None:
@@ -185,3 +188,22 @@ def test_the_books_add_up_by_workspace_fifty_a_page() -> None:
     ]
     assert (page["after"], books_page(site, left, "w49")["rows"]) == ("w49", [("w50", {"enriched": 4})])
     assert books_page(site, left, "w00")["after"] == ""
+
+
+@pytest.mark.parametrize(
+    ("workspace", "import_id"), [("", ""), ("initech", ""), ("initech", "2026-09-21-kfdwzp"), ("acme", "unknown")]
+)
+def test_each_filter_of_the_leads_lists_as_many_as_its_tab_says(local: Client, workspace: str, import_id: str) -> None:
+    def page(column: str = "", status: str = "") -> Any:
+        chosen = Chosen(workspace=workspace, column=column, status=status, import_id=import_id)
+        return leads_page(local.board._maker.site, moment(), chosen, None)
+
+    whole = page()
+    for name, _, many in whole["columns"]:
+        listed = page(name)
+        assert (listed["matches"], len(listed["rows"]), listed["columns"]) == (many, min(many, 50), whole["columns"])
+        assert (listed["after"] is None) == (many <= 50)
+    assert whole["matches"] == whole["all"] == sum(many for *_, many in whole["columns"])
+    assert page(status="enriched,partial")["matches"] == sum(
+        page(status=one)["matches"] for one in ("enriched", "partial")
+    )

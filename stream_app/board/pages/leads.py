@@ -18,8 +18,6 @@ from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.waits import NAMES, Kind, Wait, sums
 
 ROWS: Final = 50
-_UNKNOWN: Final = -1
-"""The number of an import that is not known: it has no record."""
 _FILTERED: Final = (*(name for name in COLUMNS if name != "waiting"), "unknown")
 
 
@@ -52,21 +50,13 @@ def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) 
     """Return the page. `after`: the last record of the page before."""
     if chosen.person:
         rows = site.queries.records_of_person(chosen.person)
-        return {"rows": rows, "filter": chosen, "columns": [], "matches": len(rows), "all": 0, "after": None}
+        return {"rows": rows, "filter": chosen, "matches": len(rows), "after": None}
     if chosen.lead_id or chosen.resent:
         matches, rows = _records_of(site, chosen, after)
-        return {
-            "rows": rows[:ROWS],
-            "filter": chosen,
-            "columns": [],
-            "matches": matches,
-            "all": 0,
-            "after": _after(rows),
-        }
+        return {"rows": rows[:ROWS], "filter": chosen, "matches": matches, "after": _after(rows)}
     imported = 0
     if chosen.import_id:
         imported, counts = site.queries.import_counts(chosen.workspace, chosen.import_id)
-        imported = imported or _UNKNOWN
     else:
         counts = site.queries.status_sums(chosen.of)
     columns: Counter[str] = Counter()

@@ -30,7 +30,7 @@ def money_page(site: Site, moment: Moment, workspace: str, day: str) -> PageData
         return None
     days = [_sum([row for row in rows if row.at_s == at_s], at_s) for at_s in dict.fromkeys(e.at_s for e in rows)]
     chosen = next((entry.at_s for entry in days if day_of(entry.at_s) == day), None)
-    since_s, until_s = (now_s - DAYS * DAY_S + 1, 1 << 62) if chosen is None else (chosen, chosen + 1)
+    since_s, until_s = (now_s - DAYS * DAY_S + 1, 1 << 62) if chosen is None else (chosen, chosen + DAY_S)
     hour_s, today_s = now_s - now_s % HOUR_S, now_s - now_s % DAY_S
     hours = queries.credits([workspace], QUARTER_S, hour_s - DAY_S)[workspace]
     first_s = days[-1].at_s if days else today_s
