@@ -241,7 +241,9 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
     begin_s = NOW_S // HOUR_S * HOUR_S - 23 * HOUR_S
     queries = SimpleNamespace(
         causes_after=lambda topic, workspace, after, limit: (DeadLetters(causes, open=28), 58),
-        dead_letter_hours=lambda topic, shown, since_s: [[(since_s, 1), (since_s + 23 * HOUR_S, n)] for n in range(7)],
+        dead_letter_hours=lambda topic, shown, since_s: [
+            [(since_s, 1), (since_s + 23 * HOUR_S, n), (since_s + 24 * HOUR_S, 9)] for n in range(7)
+        ],
         status_sums=lambda workspace: [
             SimpleNamespace(status="deferred", leads=4),
             SimpleNamespace(status="x", leads=9),

@@ -9,7 +9,7 @@ _TOKEN: Final = 'return urlsafe_b64decode(text + "=" * ({}len(text) % 4)).decode
 _OWED: Final = "return -1 if self._owed.get(group, {}) >= 1.0 else PRIORITY[group]"
 _REACHED: Final = "reached = max(self._at[log].next, before.get(log,{}))"
 _CAUSES: Final = "return self.causes_after(topic, workspace, {}, MOST_CAUSES)[0]"
-_RESENT: Final = "return (0, []) if day is None else (day.resent, site.queries.resent(day.at_s, after, ROWS {} 1))"
+_ENOUGH: Final = ("ROWS | 1", "ROWS ^ 1", "ROWS << 1", "ROWS + 2")
 _SLUG: Final = 'slug = _lower(unquote(match[1]) if "%" in match[{}] else match[1])'
 _PUT: Final = (
     "while len(merged) {} _KEPT and merged[0] is not changed and (_is_done(merged[0]) or len(merged) > _MOST_KEPT):"
@@ -47,7 +47,6 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/board/read_model/query.py", _CAUSES.format("0"), _CAUSES.format("-1")): (
         "SQLite skips no row for an offset below 0 either"
     ),
-    ("stream_app/board/pages/leads.py", _RESENT.format("+"), _RESENT.format("|")): "50 | 1 is 51, too",
     ("stream_app/partition/lane_queue.py", _OWED.format("0.0"), _OWED.format("-1.0")): (
         "a group that is owed nothing is below 1 either way"
     ),
@@ -131,6 +130,8 @@ def why_equivalent(mutant: Mutant) -> str:
         decorator = (ROOT / mutant.path).read_text().splitlines()[mutant.lines.start - 1]
         if decorator.startswith(("@cache", "@lru_cache")) and mutant.before in ("", decorator):
             return "what a function remembers, and how much, changes no answer"
+    if mutant.after in (mutant.before.replace("ROWS + 1", more) for more in _ENOUGH):
+        return "a page asks for more rows than it shows only to know whether there is another one"
     name, path = mutant.before.partition(" ")[0].partition(":")[0], mutant.path.removeprefix("stream_app/")
     if mutant.operator != "NumberReplacer":
         return ""
