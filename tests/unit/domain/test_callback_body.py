@@ -58,6 +58,8 @@ def test_echoed_fields_are_not_results() -> None:
 def test_blank_values_are_dropped_and_text_stays_text() -> None:
     read = good(GOOD | {"a": "", "b": None, "c": "42", "d": 42, "e": False, "f": " ", "g": 0})
     assert read.fields == {"email": "ada@example.com", "c": "42", "d": 42, "e": False, "f": " ", "g": 0}
+    widest = {"most": 2**64 - 1, "least": -(2**63)}
+    assert good({"lead_id": "crm-17", **widest}).fields == widest
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     _, held = decide(POLICY, forced, PEOPLE, NOW_MS + 86_400_000, 0)
     assert isinstance(held, Held)
     assert held.text == "the circuit breaker was forced open by anna: maintenance"
+    tripped = LANE
+    for _ in range(5):
+        tripped = _call(tripped, REFUSED)
+    for lane, lifts in ((forced, "auto"), (_done(forced, controls.Pause()), "resume"), (tripped, "reset")):
+        assert f"stream-app lanes {lifts} acme" in view(POLICY, lane, [PEOPLE], NOW_MS).lifts
     answer = obey(POLICY, forced, controls.Auto(), BY)
     assert "beginning with probes" in answer.text
     assert _granted(answer.lane).permit.lease is not None

@@ -95,6 +95,8 @@ def test_what_waits_in_a_shared_partition_is_not_said_to_be_of_the_lane() -> Non
     assert "shares partition 3 with beta" in finding.what
     assert "takes about" not in finding.what
     assert (finding.waiting, finding.in_partition, finding.oldest_ms) == (4_800, True, NOW_MS - 60_000)
+    idle = only(explain(facts(held("paused"), lane={"shared_with": ("beta",), "oldest_ms": 1})))
+    assert (idle.waiting, idle.in_partition, idle.oldest_ms) == (0, False, 0)
 
 
 def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
