@@ -22,8 +22,8 @@ from aiohttp.client_proto import ResponseHandler
 
 from stream_app.clay.egress import Egress
 
-_END_OF_HEAD: Final = re.compile(rb"\r?\n\r?\n")
-_OVERLAP: Final = 3  # a blank line may be split over two packets; this many bytes of it can be in the first
+_END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
+_OVERLAP: Final = 2  # the end of a head may be split over two packets; this many bytes of it can be in the first
 
 
 class ClayProtocol(ResponseHandler):

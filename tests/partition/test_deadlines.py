@@ -75,8 +75,11 @@ async def test_a_lead_waits_for_the_callback_of_a_destination_that_has_callbacks
     plan = plan_of(Setup(callbacks=callbacks))
     queue = DeadlineQueue(plan, Rows(0, 10**12), Lanes(0, plan, VirtualClock(), Silent()))
     event = StatusEvent("o#2", "id0", status, 2, 0, "o", workspace="acme", destination=f"acme-{alias}")
-    queue.note(WriteBatch([(key(0), b"")], [], [event]))
+    before = msgspec.structs.replace(event, id="o#1", status="sending", seq=1)
+    queue.note(WriteBatch([(key(0), b""), (b"p/acme/ada", b"id0")], [], [before, event]))
     assert len(queue) == (waits or status != "accepted")
+    queue.note(WriteBatch([(key(0), b"")], [], [event, before]))
+    assert len(queue) == (waits or status != "accepted"), "only the last event counts"
 
 
 def waiting(*numbers: int) -> tuple[DeadlineQueue, int]:
