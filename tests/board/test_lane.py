@@ -15,6 +15,7 @@ from stream_app.board.charts import _FILLED, Area, Line, Stack, _ticks, line, ni
 from stream_app.board.formats import words
 from stream_app.board.pages.lanes import lane_page
 from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.board.site import Moment
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import TopicNames
@@ -173,7 +174,9 @@ CANCEL = "/board/imports/act/cancel?workspace=initech&id=2026-09-21-kfdwzp"
 
 async def test_an_operator_cancels_an_import(with_operator: Client, outbox: Outbox) -> None:
     await with_operator.login(OPERATOR_TOKEN)
-    assert CANCEL.replace("&", "&amp;") in (await with_operator.get(MARCH)).text
+    text = (await with_operator.get(MARCH)).text
+    assert CANCEL.replace("&", "&amp;") in text
+    assert f'data-most-mb="{MAX_FILE_BYTES / 2**20:.0f}"' in text, "what a browser refuses, the server would"
     form = (await with_operator.get(CANCEL)).text
     assert "87" in form
     nonce = re.search(r'name="form" value="(\w+)"', form)
