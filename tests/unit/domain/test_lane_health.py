@@ -107,7 +107,7 @@ def test_a_bound_belongs_to_the_cell_below_it(latency_ms: int, above_ms: int, mo
 def test_the_cells_of_a_row_mean_what_they_meant_when_it_was_written() -> None:
     """Only another number of cells shows that a row is of another version."""
     cells = [Window((window.Bucket(0, latencies=(0,) * cell + (1,) + (0,) * (18 - cell)),)) for cell in range(18)]
-    assert [found.p99_ms for row in cells if (found := window.latency(LAST_MINUTE, row, 0))] == [
+    assert [shown.p99_ms for row in cells if (shown := window.latency(LAST_MINUTE, row, 0))] == [
         25, 50, 100, 150, 200, 299, 498, 748, 998, 1_495, 1_995, 2_990, 4_980, 7_475, 9_975, 14_950, 29_850, 59_700,
     ]  # fmt: skip
 
