@@ -55,7 +55,7 @@ NO_ROW, TOO_EARLY = ", but it has no row", ", and its row is gone before the fre
 
 
 @pytest.mark.parametrize(
-    ("last", "found", "terms", "says"),
+    ("last", "facts", "terms", "says"),
     [
         (("enriched", 4), {"row": row("enriched", 4)}, {}, ""),
         (("enriched", 4), {"row": row("enriched", 3)}, {}, "its row says enriched (event 3), its events enriched (e"),
@@ -83,9 +83,9 @@ NO_ROW, TOO_EARLY = ", but it has no row", ", and its row is gone before the fre
         (("", 0), {"is_input": False, "gone": True}, {}, ""),
     ],
 )  # fmt: skip
-def test_what_does_not_add_up(last: Step, found: dict[str, Any], terms: dict[str, Any], says: str) -> None:
-    history = RecordHistory(status=last[0], seq=last[1], at_ms=10 * last[1], rerouted=found.pop("rerouted", False))
-    evidence = msgspec.structs.replace(Found(0, True, True, False, None, False, False), **found)
+def test_what_does_not_add_up(last: Step, facts: dict[str, Any], terms: dict[str, Any], says: str) -> None:
+    history = RecordHistory(status=last[0], seq=last[1], at_ms=10 * last[1], rerouted=facts.pop("rerouted", False))
+    evidence = msgspec.structs.replace(Found(0, True, True, False, None, False, False), **facts)
     wrong = audit(history, evidence, msgspec.structs.replace(Terms(0, False, frozenset()), **terms))
     assert (wrong.startswith(says), bool(wrong)) == (True, bool(says)), wrong
 

@@ -132,7 +132,7 @@ def test_a_row_is_never_sent_in_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workspace", "destination", "lead_id", "found"),
+    ("workspace", "destination", "lead_id", "has_name"),
     [
         (b"acme", "people", "1", True),
         (b"acme", "gone", "1", True),
@@ -145,13 +145,13 @@ def test_a_row_is_never_sent_in_part() -> None:
 )
 @pytest.mark.parametrize("way", ["replayed", ""])
 def test_an_unreadable_record_belongs_to_the_lead_that_its_headers_name(
-    workspace: bytes, destination: str, lead_id: str, found: bool, way: Way
+    workspace: bytes, destination: str, lead_id: str, has_name: bool, way: Way
 ) -> None:
     envelope = Envelope(origin="leads/0/1", way=way, destination=destination, lead_id=lead_id)
     for partition in (PLAN.home_of("acme"), 3):
         record = ConsumedRecord("leads.retry", partition, 1, workspace, b"{")
         ref = find_lead_ref(PLAN, record, envelope, Unreadable("not_json", ""), lambda _: None)
-        is_its = found and way and (partition != 3 or workspace == b"gone")
+        is_its = has_name and way and (partition != 3 or workspace == b"gone")
         assert (ref and ref.key) == (delivery_key(workspace.decode(), destination, "1") if is_its else None)
 
 
