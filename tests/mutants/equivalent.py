@@ -24,6 +24,9 @@ _NEEDS: Final = (
     "if set(self.needs()) {} set(self.keys):  # else the rows of the earlier holder showed that it needs more"
 )
 _TOO_OLD: Final = '_TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", {}, "expired")'
+_IMPORTS: Final = 'where, values = ["(first_ms, id) < (?, ?)"], list[object](after or (1 << 62, {}))'
+_SWEPT: Final = "self._swept = rows[-1][0] if len(rows) == _LOOKED_AT else {}"
+_OF_LEAD: Final = "return int(events[{}].trace_id[:8], 16) < sampling.ratio * 2**32"
 _NO_SUCH_TIME: Final = "no clock shows a time before its own zero"
 
 _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
@@ -47,6 +50,17 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/board/read_model/query.py", _CAUSES.format("0"), _CAUSES.format("-1")): (
         "SQLite skips no row for an offset below 0 either"
     ),
+    ("stream_app/board/read_model/query.py", _IMPORTS.format("0"), _IMPORTS.format("-1")): (
+        "no import came in the last millisecond of time"
+    ),
+    **{
+        ("stream_app/board/read_model/store.py", "self._swept = -1", f"self._swept = {first}"): (
+            "a sweep that has been at the last record begins again before the first one"
+        )
+        for first in ("+1", "- 0")
+    },
+    ("stream_app/board/read_model/store.py", _SWEPT.format("-1"), _SWEPT.format("- 2")): "no record is below 0",
+    ("stream_app/domain/spans.py", _OF_LEAD.format("0"), _OF_LEAD.format(" -1")): "all events of a lead have its trace",
     ("stream_app/partition/lane_queue.py", _OWED.format("0.0"), _OWED.format("-1.0")): (
         "a group that is owed nothing is below 1 either way"
     ),
