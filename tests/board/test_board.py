@@ -292,6 +292,7 @@ async def test_a_lead_has_a_bar_for_each_wait_and_names_what_holds_it_now(tmp_pa
     assert 'aria-label="Waited for POST to Clay: 361 ms"' in text
     assert text.count('<rect class="moving"') == 5, "on Kafka, received, two POSTs, the callback"
     assert "For <strong>" not in text, "it is at rest"
+    assert ", 6 credits</small>" in text
     assert "For budget : 4,000 of 4,000 credits of 2026-09-21 are used budget_credits_day Since" in held
 
 

@@ -99,7 +99,10 @@ def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_
 
 @pytest.mark.parametrize(
     ("value", "top"),
-    [(0, 3), (3, 3), (3.1, 6), (6, 6), (6.1, 9), (10, 12), (12, 12), (12.1, 15), (18.1, 24), (24.1, 30), (30, 30)],
+    [
+        *((0, 3), (3, 3), (3.1, 6), (6, 6), (6.1, 9), (10, 12), (12, 12), (12.1, 15), (18.1, 24), (24.1, 30), (30, 30)),
+        *((31, 45), (46, 60), (61, 75), (76, 90), (91, 120), (121, 150), (151, 180), (181, 240), (241, 300)),
+    ],
 )
 def test_the_scale_ends_at_a_round_number_just_above_the_value(value: float, top: int) -> None:
     assert nice(value) == top
