@@ -36,8 +36,9 @@ from stream_app.partition.rows import read_lane
 _json: Final = msgspec.json.Encoder()
 _VIEW_EVERY_MS: Final = 1_000
 _LOOK_EVERY_S: Final = 60.0
-_EVERY_S: Final = 1.0
 _NEVER: Final = 0
+
+_EVERY_S: Final = 1.0
 
 
 class Lanes:
@@ -181,7 +182,7 @@ class Lanes:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._changed.wait()
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_VIEW_EVERY_MS / 1000)
             self._changed.clear()
             now_ms = self._clock.now_ms()
             for name in [name for name in self._shown if not _same(self.view(name), self._shown[name])]:

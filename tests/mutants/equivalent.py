@@ -20,6 +20,7 @@ _NEXT_MONTH: Final = (
     "length = ((first + timedelta(days={})).replace(day=1) - first).days",
 )
 _RECENT: Final = "return shown is not None and now_ms - shown.at_ms {} _VIEW_EVERY_MS"
+_SLEEP: Final = "await asyncio.sleep(_VIEW_EVERY_MS / {})"
 _NEEDS: Final = (
     "if set(self.needs()) {} set(self.keys):  # else the rows of the earlier holder showed that it needs more"
 )
@@ -83,6 +84,9 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/partition/lane_queue.py", "self._fired_at_ms = 0", "self._fired_at_ms = 1"): _NO_SUCH_TIME,
     ("stream_app/partition/lane_queue.py", "self._fired_at_ms = 0", "self._fired_at_ms = -1"): _NO_SUCH_TIME,
     ("stream_app/cache/redis.py", "self._paused_until_s = 0.0", "self._paused_until_s = -1.0"): _NO_SUCH_TIME,
+    ("stream_app/partition/lanes.py", _SLEEP.format("1000"), _SLEEP.format("1001")): (
+        "a view that is published a millisecond sooner is as true"
+    ),
     ("stream_app/partition/lanes.py", _RECENT.format("<"), _RECENT.format("<=")): (
         "a view that is published a second later is as true"
     ),
