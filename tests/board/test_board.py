@@ -183,7 +183,7 @@ async def test_the_money_as_csv_is_of_one_workspace_or_of_all(local: Client) -> 
 async def test_the_money_of_an_hour_and_of_a_day_is_that_of_their_events(local: Client) -> None:
     booked = Counter[tuple[str, int]]()
     for made in events():
-        if made.topic == TopicNames().status:
+        if made.topic == NAMES.status:
             event = msgspec.json.decode(made.value or b"", type=StatusEvent)
             for name, length_ms in (("day", DAY_MS), ("hour", HOUR_MS)):
                 booked[name, event.at_ms // length_ms] += event.credits or 0

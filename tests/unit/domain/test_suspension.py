@@ -76,16 +76,16 @@ def test_only_its_own_probe_ends_it_or_makes_its_interval_longer() -> None:
     assert suspension.probe_now(STATE, "new", 7) == changed(setup_id="new", probe_at_ms=7)
 
 
-@pytest.mark.parametrize("anew", [True, False])
-@pytest.mark.parametrize(("reason", "one"), [("http_401", True), ("http_403", False)])
+@pytest.mark.parametrize("new_is_one", [True, False])
+@pytest.mark.parametrize(("reason", "stays_one"), [("http_401", True), ("http_403", False)])
 def test_a_hold_of_one_destination_becomes_one_of_all_where_another_cause_or_destination_is_refused(
-    reason: str, one: bool, anew: bool
+    reason: str, stays_one: bool, new_is_one: bool
 ) -> None:
     alone = changed(one_destination=True)
-    fresh = msgspec.structs.replace(FRESH, reason=reason, one_destination=anew)
-    assert suspension.suspend(POLICY, alone, fresh, ITS).one_destination is one
+    fresh = msgspec.structs.replace(FRESH, reason=reason, one_destination=new_is_one)
+    assert suspension.suspend(POLICY, alone, fresh, ITS).one_destination is stays_one
     assert not suspension.suspend(POLICY, STATE, fresh, ITS).one_destination
-    other = msgspec.structs.replace(fresh, destination="firms", one_destination=anew)
+    other = msgspec.structs.replace(fresh, destination="firms", one_destination=new_is_one)
     assert suspension.suspend(POLICY, alone, other) == msgspec.structs.replace(other, one_destination=False)
 
 
