@@ -18,6 +18,7 @@ from tests.mutants.equivalent import outdated, why_equivalent
 from tests.mutants.running import (
     BOUND_S,
     FOLDERS,
+    OF_IMPORTS,
     Collected,
     Reach,
     Tests,
@@ -32,6 +33,7 @@ from tests.mutants.running import (
 
 _KILLED_AT_LEAST: Final = 0.92
 _EQUIVALENT_AT_MOST: Final = 15
+_FILES_OF_IMPORTS: Final = tuple(name.partition("::")[0] for name in OF_IMPORTS)
 _FIRST_FILES: Final = 8  # importing all tests takes longer than most need to notice
 _LIMIT_S: Final = 2 * BOUND_S + 240
 _WHOLE_RUN_S: Final = 4 * 3600  # of a busy machine
@@ -100,6 +102,7 @@ def _imported(mutant: Mutant, reach: Reach) -> str:
     change_import(mutant)
     tests = reach.of(mutant)[0]
     files = [file for file, _ in Counter(name.partition("::")[0] for name in tests).most_common()]
+    files.sort(key=lambda file: not file.startswith(_FILES_OF_IMPORTS))
     for some in filter(None, (files[:_FIRST_FILES], files[_FIRST_FILES:])):
         [(_, end)] = in_forks([partial(_in_files, some, tests)], _LIMIT_S)
         if end != _ALL_PASSED:

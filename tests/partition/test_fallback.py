@@ -178,6 +178,15 @@ async def test_an_operator_chooses_what_may_be_served(workspace: Any, days: floa
 
 
 @virtual_time
+async def test_a_forced_lead_waits_for_clay_and_is_not_answered_from_the_cache() -> None:
+    bench = Bench()
+    await bench.begin()
+    await bench.remember(ADA, days=2, title="CTO")
+    assert await bench.lead("1", ADA, force=True) == ["received", "deferred"]
+    assert bench.results("1") == []
+
+
+@virtual_time
 async def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
     bench = Bench(cache_first=True, hold="pause")
     await bench.begin()

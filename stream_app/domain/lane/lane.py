@@ -142,10 +142,10 @@ def postpone(horizon: Horizon, at_ms: int, per_s: float, *, returned: bool) -> t
     """Return when one more deferred lead comes back, not before `at_ms` (epoch ms), and the horizon with it.
 
     A lead that returned before comes back ahead of new ones, because it is older. `per_s`: the sends of the lane in a
-    second.
+    second, at most 1,000 by its configuration.
     """
     after_ms = max(at_ms, horizon.returned_ms) if returned else max(at_ms, horizon.returned_ms, horizon.new_ms)
-    due_ms = after_ms + max(1, round(1000 / per_s))
+    due_ms = after_ms + round(1000 / per_s)
     if returned:
         return Horizon(due_ms, horizon.new_ms), due_ms
     return Horizon(horizon.returned_ms, due_ms), due_ms

@@ -63,6 +63,7 @@ class BudgetMachine(RuleBasedStateMachine):
         actions_per_day=12,
         actions_per_month=30,
         opening_credits=20,
+        opening_actions=4,
         opening_month="2026-09",
         hot_share=0.25,
     )
@@ -77,12 +78,12 @@ class BudgetMachine(RuleBasedStateMachine):
     def _room(self, ceiling: Cost, now: periods.Periods, hot: bool) -> bool:
         share = 1.0 if hot else 0.75
         day, month = self.windows[now.day], self.windows[now.month]
-        policy, opening = self.policy, 20 if now.month == "2026-09" else 0
+        policy, opening = self.policy, (20, 4) if now.month == "2026-09" else (0, 0)
         return (
             day.used(0) + ceiling.credits <= share * (policy.credits_per_day or 0)
             and day.used(1) + ceiling.actions <= share * (policy.actions_per_day or 0)
-            and month.used(0) + opening + ceiling.credits <= share * (policy.credits_per_month or 0)
-            and month.used(1) + ceiling.actions <= share * (policy.actions_per_month or 0)
+            and month.used(0) + opening[0] + ceiling.credits <= share * (policy.credits_per_month or 0)
+            and month.used(1) + opening[1] + ceiling.actions <= share * (policy.actions_per_month or 0)
         )
 
     @rule(cap=st.sampled_from([0, 25, 60, 90]), shadow=st.sampled_from([False, False, True]))
@@ -183,8 +184,8 @@ class BudgetMachine(RuleBasedStateMachine):
             index, period = name.startswith("actions"), now.day if name.endswith("day") else now.month
             assert meter.period == period
             if period in kept:
-                opening = 20 if name == "credits_month" and period == "2026-09" else 0
-                assert meter.used == self.windows[period].used(index) + opening
+                openings = {"credits_month": 20, "actions_month": 4} if period == "2026-09" else {}
+                assert meter.used == self.windows[period].used(index) + openings.get(name, 0)
 
 
 TestBudgetMachine = BudgetMachine.TestCase

@@ -174,6 +174,9 @@ def test_as_many_bytes_as_allowed_are_kept_and_of_more_the_smallest_values() -> 
     many = {f"f{n}": one for n in range(10, 10 + most)}
     assert bounded(Entry(many)) == Entry(many)
     assert bounded(Entry(many | {"f99": Field("x" * 6_000, NOW, "people")})) == Entry(many)
+    assert bounded(Entry(many | {"f" * 40: Field("x" * 4_000, NOW, "people")})) == Entry(
+        {"f" * 40: Field("x" * 4_000, NOW, "people")} | dict(list(many.items())[:-1])
+    )
     assert bounded(Entry(many | {"f01": one})) == Entry({"f01": one} | dict(list(many.items())[:-1]))
 
 

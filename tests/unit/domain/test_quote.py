@@ -41,7 +41,7 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
     }
     known = quote(policy, lane(meters=spent, rate_per_s=2.0, holds="paused", text="paused by eve"), [leads], NOW_MS)
     assert (known.left, known.short) == ({"credits_day": 250, "credits_month": 5_000}, ["credits_day"])
-    assert (known.seconds, known.holds) == (50.0, "paused by eve")
+    assert (known.seconds, known.known, known.holds) == (50.0, True, "paused by eve")
     two = [leads, part("firms", 1, Cost(0, 2), Cost(0, 2), {})]
     both = quote(acme(credits_per_day=600, actions_per_day=101), None, two, NOW_MS)
     assert (both.leads, both.credits, both.actions, both.short) == (101, 600, 102, ["actions_day"])

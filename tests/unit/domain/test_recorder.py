@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Rejection, failure, rejected, strayed
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Duration, Rejection, failure, rejected, strayed
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, Reason, mark_key
 from stream_app.domain.lead.read import Unreadable
@@ -53,8 +53,19 @@ def test_an_event_has_each_field_of_its_step() -> None:
     batch = of_lead.step()
     assert batch.events == [msgspec.structs.replace(expected, at_ms=NOW_MS + 1_500)]
     assert batch.workspace == "acme"
-    assert [duration.ms for duration in batch.durations] == []
+    assert list(batch.durations) == []
     assert of_lead.step().events == [], "once"
+
+
+def test_the_step_that_ends_a_lead_says_how_long_it_took_and_clay_with_it() -> None:
+    of_lead = recorder(msgspec.structs.replace(ROW, state="accepted", accepted_at_ms=NOW_MS + 400))
+    of_lead.go("partial", NOW_MS + 1_500, final=True)
+    assert list(of_lead.step().durations) == [
+        Duration("done", "acme-main", NOW_MS + 1_500 - ROW.first_at_ms),
+        Duration("callback", "acme-main", 1_100),
+    ]
+    of_lead.go("enriched", NOW_MS + 9_000, final=True)
+    assert list(of_lead.step().durations) == [], "it had ended before"
 
 
 @pytest.mark.parametrize(("after_ms", "waited"), [(999, {}), (1_000, {"waited_ms": 1_000, "waited_as": "received"})])

@@ -162,6 +162,14 @@ def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
     assert not is_sampled(Sampling(ratio=0, slow_s=60), [late])
 
 
+def test_a_post_that_is_exported_after_its_beginning_does_not_say_how_often_it_was_sent() -> None:
+    (post,) = spans_of([after_a_wait(REPLAYED[6], REPLAYED[7])])
+    assert (post.name, post.attributes) == (
+        "POST",
+        {"http.request.method": "POST", "http.response.status_code": 200},
+    ), "the event of its beginning, which knew it, is no longer kept"
+
+
 def test_a_lead_that_rests_longer_than_slow_is_sampled_before_it_goes_on() -> None:
     waiting = history(("received", 0), ("accepted", 1_000))
     assert is_sampled(Sampling(ratio=0, slow_s=60), waiting, rested_ms=60_000)
