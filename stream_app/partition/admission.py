@@ -229,13 +229,16 @@ class AdmissionQueue:
         return would_hold(policy, lane, destination, now_ms, not bulk, stall)
 
     def ask_again(self) -> None:
-        """Have each waiting lead check again whether it may be sent: an operator has changed something."""
-        for waiter in self._in_order():
+        """Have each waiting lead check again whether it may be sent: an operator has changed something.
+
+        The first to ask find no queue before them, so they ask by priority.
+        """
+        for waiter in sorted(self._waiters.values(), key=attrgetter("place")):
             self._answer(waiter, ASK_AGAIN)
 
     def give_up(self, suspended: asyncio.Event) -> None:
         """Give up the waiting leads of a suspended stream: they are delivered again later."""
-        for waiter in self._in_order():
+        for waiter in sorted(self._waiters.values(), key=attrgetter("number")):
             if waiter.in_flight.suspended is suspended:
                 self._answer(waiter, GiveUp())
 
@@ -412,9 +415,6 @@ class AdmissionQueue:
         queue = self._queues[name]
         queue.remove(waiter)
         self._lengths.set(name, len(queue))
-
-    def _in_order(self) -> list[Waiter]:
-        return sorted(self._waiters.values(), key=attrgetter("number"))
 
 
 def _is_too_old(request: AdmissionRequest, now_ms: int) -> bool:

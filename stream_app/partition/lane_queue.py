@@ -109,6 +109,11 @@ class Waiter:
         self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     @property
+    def place(self) -> tuple[int, int]:
+        """When it goes, if no source is owed a turn: by its group, then in the order of arrival."""
+        return _GROUPS.index(self.group), self.number
+
+    @property
     def size(self) -> int:
         """The bytes of its record."""
         return len(self.in_flight.consumed.value or b"")

@@ -115,6 +115,21 @@ async def test_hot_leads_go_before_bulk_leads_that_came_before_them() -> None:
 
 
 @virtual_time
+async def test_hot_leads_go_first_too_when_an_operator_lets_waiting_leads_go() -> None:
+    bench = Bench(Setup(rate_per_s=1.0, burst=1))
+    await bench.start()
+    bench.command("pause")
+    await asyncio.sleep(1.0)
+    bulk = [bench.lead("acme", bench.plan.topics.bulk) for _ in range(2)]
+    await asyncio.sleep(1.0)
+    hot = [bench.lead("acme") for _ in range(2)]
+    await asyncio.sleep(1.0)
+    bench.command("resume", "c2")
+    await asyncio.sleep(5.0)
+    assert bench.clay.lead_ids == hot + bulk
+
+
+@virtual_time
 async def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_next() -> None:
     bench = Bench(Setup(webhooks=2))
     bench.clay.acme = [Gone(404, 5)]
