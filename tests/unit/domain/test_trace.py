@@ -69,7 +69,20 @@ def test_a_lead_is_one_tree_over_retries_replays_and_the_callback() -> None:
     root, *others = spans_of(REPLAYED)
     assert (root.name, root.kind, root.parent_id) == ("lead people", "internal", CALLER)
     assert (root.start_ms, root.end_ms, root.error) == (0, 70_000, "")
-    assert root.attributes["stream_app.credits"] == 6
+    assert {key: value for key, value in root.attributes.items() if key.startswith("stream_app.")} == {
+        "stream_app.lead_id": "crm-17",
+        "stream_app.workspace": "acme",
+        "stream_app.destination": "people",
+        "stream_app.status": "enriched",
+        "stream_app.replay": 1,
+        "stream_app.credits": 6,
+    }
+    waits = [span.attributes for span in others if span.name.startswith("wait ")]
+    assert waits == [
+        {"stream_app.status": "refused", "stream_app.reason": "http_503"},
+        {"stream_app.status": "dead_lettered", "stream_app.reason": "http_503"},
+        {"stream_app.status": "accepted"},
+    ]
     assert {span.parent_id for span in others} == {root.span_id}
     assert {span.trace_id for span in (root, *others)} == {TRACE_ID}
     assert by_start([root, *others]) == [
@@ -160,6 +173,8 @@ def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
     )
     assert is_sampled(Sampling(ratio=0, slow_s=59), [late])
     assert not is_sampled(Sampling(ratio=0, slow_s=60), [late])
+    rests = history(("enriched", 70_000))[0]
+    assert is_sampled(Sampling(ratio=0, slow_s=59), [late, rests]), "it waited before the first of these"
 
 
 def test_a_post_that_is_exported_after_its_beginning_does_not_say_how_often_it_was_sent() -> None:
