@@ -19,6 +19,8 @@ from contextlib import nullcontext
 from operator import attrgetter
 from typing import Final
 
+from attrs import define, field
+
 from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import Applicant, Attempt, Rejection
 from stream_app.domain.lane.admission import (
@@ -59,38 +61,33 @@ _RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")
 
 
+@define(eq=False, repr=False)
 class AdmissionQueue:
     """The leads of one partition that wait for their lane. No lead is admitted between `shut` and `open`.
 
     It changes the lanes in place, and submits the step of each lead that it admits.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        rows: Rows,
-        lanes: Lanes,
-        hosts: HostWatch,
-        commits: Commits,
-        clock: Clock,
-        alarm: Alarm,
-    ) -> None:
-        self._plan = plan
-        self._rows = rows
-        self._lanes = lanes
-        self._hosts = hosts
-        self._commits = commits
-        self._clock = clock
-        self._alarm = alarm
-        self._patience = Patience(plan, lanes)
-        self._waiters: dict[InFlight, Waiter] = {}
-        self._waiting_bytes = 0
-        self._queues: dict[str, LaneQueue] = {}
-        self._lengths: Timetable[str] = Timetable()
-        self._timer = LaneTimer(clock, self.pump_lane, self.pump)
-        self._arrivals = 0
-        self._open = True
-        self._ended = False
+    _plan: Plan
+    _rows: Rows
+    _lanes: Lanes
+    _hosts: HostWatch
+    _commits: Commits
+    _clock: Clock
+    _alarm: Alarm
+    _waiters: dict[InFlight, Waiter] = field(init=False, factory=dict)
+    _waiting_bytes: int = field(init=False, default=0)
+    _queues: dict[str, LaneQueue] = field(init=False, factory=dict)
+    _lengths: Timetable[str] = field(init=False, factory=Timetable)
+    _arrivals: int = field(init=False, default=0)
+    _open: bool = field(init=False, default=True)
+    _ended: bool = field(init=False, default=False)
+    _patience: Patience = field(init=False)
+    _timer: LaneTimer = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._patience = Patience(self._plan, self._lanes)
+        self._timer = LaneTimer(self._clock, self.pump_lane, self.pump)
 
     def waits_for(self, workspace: str) -> bool:
         """True if a lead waits for this lane."""

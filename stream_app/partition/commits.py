@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from attrs import define, field
+
 from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.errors import StateStoreError
@@ -26,6 +28,7 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 10.0
 
 
+@define(eq=False, repr=False)
 class Commits:
     """The only writer of one partition.
 
@@ -40,32 +43,21 @@ class Commits:
         streams: The streams of the partition by topic. The markers that their offsets have passed are deleted.
     """
 
-    def __init__(
-        self,
-        store: StateStore,
-        state_topic: str,
-        spacing_s: float,
-        rows: Rows,
-        lanes: Lanes,
-        deadlines: DeadlineQueue,
-        clock: Clock,
-        observer: Observer,
-    ) -> None:
-        self._store = store
-        self._state_topic = state_topic
-        self._spacing_s = spacing_s
-        self._rows = rows
-        self._lanes = lanes
-        self._deadlines = deadlines
-        self._clock = clock
-        self._observer = observer
-        self._waiting: list[tuple[WriteBatch, asyncio.Future[None]]] = []
-        self._submitted = asyncio.Event()
-        self.streams: dict[str, PartitionStream] = {}
-        self.opening: Record | None = None
-        self.failures = 0
-        self._batches = 0
-        self._busy = False
+    _store: StateStore
+    _state_topic: str
+    _spacing_s: float
+    _rows: Rows
+    _lanes: Lanes
+    _deadlines: DeadlineQueue
+    _clock: Clock
+    _observer: Observer
+    _waiting: list[tuple[WriteBatch, asyncio.Future[None]]] = field(init=False, factory=list)
+    _submitted: asyncio.Event = field(init=False, factory=asyncio.Event)
+    streams: dict[str, PartitionStream] = field(init=False, factory=dict)
+    opening: Record | None = field(init=False, default=None)
+    failures: int = field(init=False, default=0)
+    _batches: int = field(init=False, default=0)
+    _busy: bool = field(init=False, default=False)
 
     def submit(self, step: WriteBatch) -> asyncio.Future[None]:
         """Apply a step in memory, and write it with the next transaction. The future is done when it is committed.

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
+from attrs import define, field
+
 from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import DeliveryPolicy
@@ -29,6 +31,7 @@ def nothing_to_unlock() -> None:
     """Do nothing: the record has no lock."""
 
 
+@define(eq=False, repr=False)
 class InFlight:
     """A consumed record that is being processed. It survives a recovery of the partition.
 
@@ -47,28 +50,22 @@ class InFlight:
         unlock: Releases its lock before the `async with` of it ends. Does nothing while it has none.
     """
 
-    __slots__ = (
-        *("arrival", "attempt", "begun", "consumed", "finished", "limiter", "passed", "recalled"),
-        *("source", "suspended", "task", "ticket", "turns", "unlock", "waits", "waits_since_ms"),
-    )
-
-    def __init__(self, consumed: ConsumedRecord, source: Source, suspended: asyncio.Event, limiter: Limiter) -> None:
-        self.consumed = consumed
-        self.source: Source = source
-        self.suspended = suspended
-        self.limiter = limiter
-        self.begun = False
-        self.passed = asyncio.Event()
-        self.finished = False
-        self.waits = False
-        self.turns = 0
-        self.ticket = 0
-        self.arrival = 0
-        self.waits_since_ms: int | None = None
-        self.recalled = False
-        self.attempt: Attempt | None = None
-        self.unlock: Callable[[], None] = nothing_to_unlock
-        self.task: asyncio.Task[None] | None = None
+    consumed: ConsumedRecord
+    source: Source
+    suspended: asyncio.Event
+    limiter: Limiter
+    begun: bool = False
+    passed: asyncio.Event = field(init=False, factory=asyncio.Event)
+    finished: bool = False
+    waits: bool = False
+    turns: int = 0
+    ticket: int = 0
+    arrival: int = 0
+    waits_since_ms: int | None = None
+    recalled: bool = False
+    attempt: Attempt | None = None
+    unlock: Callable[[], None] = nothing_to_unlock
+    task: asyncio.Task[None] | None = None
 
     def waiting(self) -> _Waiting:
         """Mark it as waiting inside the `with` block."""
@@ -95,13 +92,11 @@ class InFlight:
         self.passed.set()
 
 
+@define(eq=False, repr=False)
 class _Waiting:
     """A `with` block in which a record waits. A generator would cost each lead more than the wait."""
 
-    __slots__ = ("_in_flight",)
-
-    def __init__(self, in_flight: InFlight) -> None:
-        self._in_flight = in_flight
+    _in_flight: InFlight
 
     def __enter__(self) -> None:
         self._in_flight.waits = True
@@ -200,17 +195,17 @@ class TakenAhead:
             self._some.clear()
 
 
+@define(eq=False, repr=False)
 class AckTracker:
     """The records of one stream that are under way. Only the finished prefix is acked, so a crash loses nothing.
 
     A Faust ack commits its offset even if an earlier record is unfinished: see docs/reference/faust.md.
     """
 
-    def __init__(self, stream: PartitionStream) -> None:
-        self._stream = stream
-        self._unfinished: deque[InFlight] = deque()
-        self._broken = False
-        self._acking = False
+    _stream: PartitionStream
+    _unfinished: deque[InFlight] = field(init=False, factory=deque)
+    _broken: bool = field(init=False, default=False)
+    _acking: bool = field(init=False, default=False)
 
     def add(self, in_flight: InFlight) -> None:
         self._unfinished.append(in_flight)

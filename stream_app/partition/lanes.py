@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 import msgspec
+from attrs import define, field
 
 from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import Booking, booked
@@ -41,25 +42,24 @@ _NEVER: Final = 0
 _EVERY_S: Final = 1.0
 
 
+@define(eq=False, repr=False)
 class Lanes:
     """The lanes of the workspaces that live in partition `number`, by workspace.
 
     For `previous` see `PartitionOwner`.
     """
 
-    def __init__(
-        self, number: int, plan: Plan, clock: Clock, observer: Observer, previous: dict[str, Lane] | None = None
-    ) -> None:
-        self._previous = {} if previous is None else previous
-        self._number = number
-        self._plan = plan
-        self._clock = clock
-        self._observer = observer
-        self.stalls: dict[str, StallDetector] = defaultdict(StallDetector)  # in no row: a new owner has sent nothing
-        self._lanes: dict[str, Lane] = {}
-        self._shown: dict[str, LaneView] = {}  # as it was last published
-        self._uncommitted: dict[str, LaneView] = {}  # views in the transaction under way
-        self._changed = asyncio.Event()  # there may be a change that was not published
+    _number: int
+    _plan: Plan
+    _clock: Clock
+    _observer: Observer
+    _previous: dict[str, Lane] = field(factory=dict)
+    # The detectors are in no row, because a new owner has sent nothing.
+    stalls: dict[str, StallDetector] = field(init=False, factory=lambda: defaultdict(StallDetector))
+    _lanes: dict[str, Lane] = field(init=False, factory=dict)
+    _shown: dict[str, LaneView] = field(init=False, factory=dict)  # as it was last published
+    _uncommitted: dict[str, LaneView] = field(init=False, factory=dict)  # views in the transaction under way
+    _changed: asyncio.Event = field(init=False, factory=asyncio.Event)  # there may be a change that was not published
 
     def __getitem__(self, workspace: str) -> Lane:
         """The lane of a workspace. A new workspace gets a new lane."""
@@ -221,6 +221,7 @@ def _same(one: LaneView, other: LaneView) -> bool:
     return msgspec.structs.replace(one, at_ms=0, news=()) == msgspec.structs.replace(other, at_ms=0, news=())
 
 
+@define(eq=False, repr=False)
 class HostWatch:
     """Asks Clay's host while the breaker of a lane is open: the end of an outage is then noticed without wasted leads.
 
@@ -229,13 +230,12 @@ class HostWatch:
     `host_answers` asks the host of a destination.
     """
 
-    def __init__(self, plan: Plan, lanes: Lanes, clock: Clock, host_answers: HostAnswers) -> None:
-        self._plan = plan
-        self._lanes = lanes
-        self._clock = clock
-        self._host_answers = host_answers
-        self._held: dict[str, str] = {}
-        self._any_held = asyncio.Event()
+    _plan: Plan
+    _lanes: Lanes
+    _clock: Clock
+    _host_answers: HostAnswers
+    _held: dict[str, str] = field(init=False, factory=dict)
+    _any_held: asyncio.Event = field(init=False, factory=asyncio.Event)
 
     def note(self, destination: Destination) -> None:
         """Note that the breaker holds a lead of this destination."""

@@ -93,6 +93,14 @@ def test_the_simulator_knows_nothing_of_the_rest() -> None:
     assert {name for name in ours if not name.startswith("stream_app.dev.simulator")} == set()
 
 
+def test_no_object_shows_what_it_keeps() -> None:
+    """The representation that attrs writes by default would bring leads and tokens into logs."""
+    for path in PACKAGE.rglob("*.py"):
+        classes = (node for node in nodes_of(path) if isinstance(node, ast.ClassDef))
+        decorators = [ast.unparse(decorator) for node in classes for decorator in node.decorator_list]
+        assert [text for text in decorators if text.startswith("define") and "repr=False" not in text] == [], path.name
+
+
 def test_files_named_in_the_code_exist() -> None:
     """A docstring that names another file is a link: it must not outlive a move."""
     named = re.compile(r"(?<![\w/.:-])(?:[a-z_]+/)+[a-z_0-9]+\.py\b")
