@@ -11,13 +11,13 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Self
 
 import aiohttp
 import msgspec
 import yarl
+from attrs import define, field
 
 from stream_app.clay.egress import Egress
 from stream_app.clay.transport import (
@@ -64,6 +64,7 @@ UNCERTAIN_TEXT: Final[dict[UncertainReason, str]] = {
 }
 
 
+@define(eq=False, repr=False, kw_only=True)
 class ClayClient:
     """Sends leads to Clay's webhooks. An async context manager; one client serves the whole worker.
 
@@ -79,26 +80,20 @@ class ClayClient:
         egress: Trusted certificate authorities and the proxy.
     """
 
-    def __init__(
-        self,
-        *,
-        request_timeout_s: float,
-        connect_timeout_s: float,
-        pool_timeout_s: float,
-        max_connections: int,
-        keepalive_s: float,
-        egress: Egress | None = None,
-    ) -> None:
-        if connect_timeout_s + pool_timeout_s >= request_timeout_s:
+    _request_timeout_s: float
+    _connect_timeout_s: float
+    _pool_timeout_s: float
+    _max_connections: int
+    _keepalive_s: float
+    _egress: Egress = field(factory=Egress.of)
+    _connections: asyncio.Semaphore = field(init=False)
+    _transport: Transport = field(init=False)
+    _targets: dict[tuple[str, str | None], Target] = field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if self._connect_timeout_s + self._pool_timeout_s >= self._request_timeout_s:
             raise ValueError("request_timeout_s must be longer than connect_timeout_s and pool_timeout_s together")
-        self._request_timeout_s = request_timeout_s
-        self._connect_timeout_s = connect_timeout_s
-        self._pool_timeout_s = pool_timeout_s
-        self._keepalive_s = keepalive_s
-        self._egress = egress or Egress.of()
-        self._connections = asyncio.Semaphore(max_connections)
-        self._transport: Transport
-        self._targets: dict[tuple[str, str | None], Target] = {}
+        self._connections = asyncio.Semaphore(self._max_connections)
 
     async def __aenter__(self) -> Self:
         self._transport = Transport(
@@ -285,15 +280,15 @@ def _since_ms(started: float) -> int:
     return round((asyncio.get_running_loop().time() - started) * 1000)
 
 
+@define(eq=False, repr=False)
 class HostCheck:
     """Sends `HEAD /` to the host of a webhook. Callers share the one request that is in flight to a host.
 
     An answer does not prove that a webhook takes leads. But where the host does not answer, no webhook does.
     """
 
-    def __init__(self, egress: Egress) -> None:
-        self._egress = egress
-        self._running: dict[yarl.URL, asyncio.Task[bool]] = {}
+    _egress: Egress
+    _running: dict[yarl.URL, asyncio.Task[bool]] = field(init=False, factory=dict)
 
     async def __call__(self, webhook_url: str) -> bool:
         """Return True if the host answers within 3 s with anything but a server error."""
@@ -327,16 +322,16 @@ class HostCheck:
             return False
 
 
-@dataclass(frozen=True)
+@define(frozen=True, repr=False)
 class Endpoint:
     """The URLs (by webhook id) and the token of one destination."""
 
-    urls: Mapping[str, str] = field(repr=False)
-    token: str | None = field(repr=False)
+    urls: Mapping[str, str]
+    token: str | None
     unavailable_is_refused: bool
 
 
-@dataclass(eq=False)
+@define(eq=False, repr=False)
 class Webhooks:
     """`ports.Clay` over HTTP. Calls `posted` with destination, outcome and trace id after each POST."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from attrs import define, field
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
@@ -43,28 +44,20 @@ class Limits:
     read_timeout_s: float
 
 
+@define(eq=False, repr=False)
 class Receiver:
     """An ASGI app for every path under `tables.PREFIX`. `tables` may be replaced while it runs.
 
     `put` returns when a record is stored, within a bounded time, and raises BrokerUnavailable if that is uncertain.
     """
 
-    def __init__(
-        self,
-        tables: Tables,
-        topic: str,
-        put: Callable[[Record], Awaitable[None]],
-        now_ms: Callable[[], int],
-        limits: Limits,
-        metrics: GatewayMetrics,
-    ) -> None:
-        self.tables = tables
-        self._topic = topic
-        self._put = put
-        self._now_ms = now_ms
-        self._limits = limits
-        self._metrics = metrics
-        self._decoding = asyncio.Lock()
+    tables: Tables
+    _topic: str
+    _put: Callable[[Record], Awaitable[None]]
+    _now_ms: Callable[[], int]
+    _limits: Limits
+    _metrics: GatewayMetrics
+    _decoding: asyncio.Lock = field(init=False, factory=asyncio.Lock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
