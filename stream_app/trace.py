@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import httpx
 import msgspec
+from attrs import define, field
 from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.model.errors import StreamAppError
@@ -121,6 +122,7 @@ def _attributes(values: Mapping[str, Value]) -> list[dict[str, Any]]:
     ]
 
 
+@define(eq=False, repr=False)
 class Lead:
     """The events of one input record that are not exported yet.
 
@@ -130,15 +132,13 @@ class Lead:
         last_ms: When the last of them was read.
     """
 
-    __slots__ = ("events", "last_ms", "offset", "partition")
-
-    def __init__(self, partition: int, offset: int, event: StatusEvent, now_ms: int) -> None:
-        self.partition = partition
-        self.offset = offset
-        self.events = [event]
-        self.last_ms = now_ms
+    partition: int
+    offset: int
+    events: list[StatusEvent]
+    last_ms: int
 
 
+@define(eq=False, repr=False)
 class Exporter:
     """Turns events into spans.
 
@@ -147,28 +147,19 @@ class Exporter:
     `commit` saves how far each partition is done. `count` is called with `sent` or `refused`, and a number of spans.
     """
 
-    def __init__(
-        self,
-        sampling: Sampling,
-        clay: Mapping[str, Mapping[str, Value]],
-        settle_ms: int,
-        send: Callable[[Sequence[Span]], Awaitable[None]],
-        commit: Callable[[dict[int, int]], Awaitable[None]],
-        count: Callable[[str, int], None],
-        now_ms: Callable[[], int],
-        log: FilteringBoundLogger,
-    ) -> None:
-        self._sampling = sampling
-        self._clay = clay
-        self._settle_ms = settle_ms
-        self._send_spans = send
-        self._commit = commit
-        self._count = count
-        self._now_ms = now_ms
-        self._log = log
-        self._leads: OrderedDict[str, Lead] = OrderedDict()  # the one without an event for longest first
-        self._open: defaultdict[int, OrderedDict[str, Lead]] = defaultdict(OrderedDict)  # the lowest offset first
-        self._ends: dict[int, int] = {}
+    _sampling: Sampling
+    _clay: Mapping[str, Mapping[str, Value]]
+    _settle_ms: int
+    _send_spans: Callable[[Sequence[Span]], Awaitable[None]] = field(alias="send")
+    _commit: Callable[[dict[int, int]], Awaitable[None]]
+    _count: Callable[[str, int], None]
+    _now_ms: Callable[[], int]
+    _log: FilteringBoundLogger
+    # The lead without an event for longest comes first.
+    _leads: OrderedDict[str, Lead] = field(init=False, factory=OrderedDict)
+    # The lowest offset comes first.
+    _open: dict[int, OrderedDict[str, Lead]] = field(init=False, factory=lambda: defaultdict(OrderedDict))
+    _ends: dict[int, int] = field(init=False, factory=dict)
 
     async def run(self, batches: AsyncIterator[Sequence[Placed]]) -> None:
         """Export until the batches end. An empty batch gives the chance to export leads that rest."""
@@ -194,7 +185,7 @@ class Exporter:
         self._ends[partition] = offset + 1
         lead = self._leads.get(event.origin)
         if lead is None:
-            lead = Lead(partition, offset, event, self._now_ms())
+            lead = Lead(partition, offset, [event], self._now_ms())
             self._leads[event.origin] = self._open[partition][event.origin] = lead
         elif event.seq > lead.events[-1].seq:
             lead.events.append(event)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import msgspec
+from attrs import define, field
 
 from stream_app.clock import Clock
 from stream_app.domain.dead_letter.replay import Begin, Pace, Turns, returning, tier_s
@@ -36,6 +37,7 @@ Publish = Callable[[Record], Awaitable[Awaitable[object]]]
 """Queues a record for its partition. The result is done when Kafka has acknowledged it."""
 
 
+@define(eq=False, repr=False)
 class Replay:
     """The handlers of the replay process.
 
@@ -44,30 +46,21 @@ class Replay:
     `begin` returns that start; `moving` is cleared while an operator has paused all replays (`ReplayState`).
     """
 
-    def __init__(
-        self,
-        topics: TopicNames,
-        policy: ReplayPolicy,
-        rates_per_s: Mapping[str, float],
-        publish: Publish,
-        begin: Callable[[int], Awaitable[Begin]],
-        moving: asyncio.Event,
-        clock: Clock,
-        turns: Turns,
-        moved: Callable[[str, Envelope], None],
-        began: Callable[[int, Begin], None],
-    ) -> None:
-        self._topics = topics
-        self._policy = policy
-        self._pace = Pace(rates_per_s, policy.rate_share)
-        self._publish = publish
-        self._begin = begin
-        self._moving = moving
-        self._clock = clock
-        self._turns = turns
-        self._moved = moved
-        self._began = began
-        self._positions: defaultdict[tuple[str, int], _Position] = defaultdict(_Position)
+    _topics: TopicNames
+    _policy: ReplayPolicy
+    _rates_per_s: Mapping[str, float]
+    _publish: Publish
+    _begin: Callable[[int], Awaitable[Begin]]
+    _moving: asyncio.Event
+    _clock: Clock
+    _turns: Turns
+    _moved: Callable[[str, Envelope], None]
+    _began: Callable[[int, Begin], None]
+    _pace: Pace = field(init=False)
+    _positions: dict[tuple[str, int], _Position] = field(init=False, factory=lambda: defaultdict(_Position))
+
+    def __attrs_post_init__(self) -> None:
+        self._pace = Pace(self._rates_per_s, self._policy.rate_share)
 
     def under_way(self, assigned: Mapping[tuple[str, int], bool]) -> dict[str, Hashable]:
         """Return the progress markers that the watchdog expects to change.
@@ -181,14 +174,13 @@ class Replay:
         return _Forwarder(stream, self._publish, position)
 
 
+@define(eq=False, repr=False)
 class _Position:
     """Records of one topic-partition that were sent and acked; `waits`: its head has a reason to wait."""
 
-    __slots__ = ("acked", "sent", "waits")
-
-    def __init__(self) -> None:
-        self.sent = self.acked = 0
-        self.waits = False
+    sent: int = 0
+    acked: int = 0
+    waits: bool = False
 
 
 class _Forwarder:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
+from attrs import define, field
 
 from stream_app.clock import Clock
 from stream_app.domain.commands import REPLAY_RELOAD, Command, CommandResult, answer_to, read_command, refusal
@@ -30,41 +31,34 @@ _AGAIN_S: Final = 2.0
 _json: Final = msgspec.json.Encoder()
 
 
+@define(eq=False, repr=False)
 class Reloads:
     """Carries out reloads, once for each command.
 
     `reload` adopts the configuration, `served` returns the partitions to answer for, `publish` writes an answer.
     """
 
-    def __init__(
-        self,
-        connection: KafkaConnection,
-        topics: TopicNames,
-        reload: Callable[[], CommandResult],
-        served: Callable[[], Collection[int]],
-        publish: Callable[[Record], Awaitable[Awaitable[object]]],
-    ) -> None:
-        self._connection = connection
-        self._place = TopicPartition(topics.commands, 0)
-        self._audit = topics.audit
-        self._reload = reload
-        self._served = served
-        self._publish = publish
-        self._clock = Clock()
-        self._next: int | None = None
-        self._last = ""
+    _connection: KafkaConnection
+    _topics: TopicNames
+    _reload: Callable[[], CommandResult]
+    _served: Callable[[], Collection[int]]
+    _publish: Callable[[Record], Awaitable[Awaitable[object]]]
+    _clock: Clock = field(init=False, factory=Clock)
+    _next: int | None = field(init=False, default=None)
+    _last: str = field(init=False, default="")
 
     async def run(self) -> None:
         """Carry out the reloads from now on. Without Kafka it tries again: dead letters need no reload."""
+        place = TopicPartition(self._topics.commands, 0)
         warn = logs.Throttled(lambda why: log.warning("reloads_wait", because=why))
         while True:
             try:
                 async with Reader(self._connection, fetch_max_wait_ms=500) as reader:
                     if self._next is None:
-                        self._next = (await reader.ends([self._place]))[self._place]
-                    async for records in reader.follow({self._place: self._next}, pass_unreadable=True):
+                        self._next = (await reader.ends([place]))[place]
+                    async for records in reader.follow({place: self._next}, pass_unreadable=True):
                         warn.reset()
-                        for record in records.get(self._place, ()):
+                        for record in records.get(place, ()):
                             await self._process(record)
                             self._next = record.offset + 1
             except (StreamAppError, KafkaError) as error:
@@ -81,7 +75,7 @@ class Reloads:
         result = self._reload()
         log.info("command", id=command.id, kind=REPLAY_RELOAD, who=command.who, text=result.text)
         served = {number: answer_to(command, result, number, now_ms, REPLAY_RELOAD) for number in self._served()}
-        answers = [Record(self._audit, b"", _json.encode(answer), (), number) for number, answer in served.items()]
+        answers = [Record(self._topics.audit, b"", _json.encode(reply), (), number) for number, reply in served.items()]
         for written in [await self._publish(answer) for answer in answers]:
             await written
         self._last = command.id
