@@ -75,6 +75,13 @@ class Common:
 
         return load_settings(self.config, os.environ, needs)
 
+    def show(self, document: Any, *lines: str) -> None:
+        """Print a result: the document with `--json`, else the lines."""
+        if self.json:
+            show_json(document)
+        for line in () if self.json else lines:
+            show(line)
+
 
 COMMON: Final = Common()
 

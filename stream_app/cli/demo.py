@@ -16,7 +16,7 @@ from rich.text import Text
 
 from stream_app.cli.base import COMMON, NO, OK, OPTIONS, Common, OptionalWhole, Whole, console, say, show, show_json
 from stream_app.cli.books import show_report
-from stream_app.cli.tables import Column, Table, lines_of
+from stream_app.cli.tables import Column, Table, lines_of, table_of
 from stream_app.config.rules import bootstrap_problem
 from stream_app.dev import simulator
 from stream_app.dev.demo import DemoState, Display, Outcome, run_scenario
@@ -157,26 +157,18 @@ def _shown(state: DemoState, width: int) -> Iterator[Text]:
 
 
 def _lanes(state: DemoState) -> Table:
-    table = Table(
-        Column("lane"),
-        Column("breaker"),
-        Column("health", rank=2),
-        Column("rate", rank=4, right=True),
-        Column("credits spent", rank=3, right=True),
-        Column("reserved", rank=5, right=True),
-        Column("why it waits", rank=1, prose=True),
+    return table_of(
+        [lane for _, lane in sorted(state.lanes.items())],
+        {
+            Column("lane"): lambda lane: lane.workspace,
+            Column("breaker"): lambda lane: lane.breaker.replace("_", " "),
+            Column("health", rank=2): _health,
+            Column("rate", rank=4, right=True): lambda lane: f"{lane.rate_per_s:g}/s",
+            Column("credits spent", rank=3, right=True): lambda lane: lane.credits_spent_day,
+            Column("reserved", rank=5, right=True): lambda lane: lane.credits_reserved_day,
+            Column("why it waits", rank=1, prose=True): lambda lane: lane.text.replace("_", " "),
+        },
     )
-    for name, lane in sorted(state.lanes.items()):
-        table.add(
-            name,
-            lane.breaker.replace("_", " "),
-            _health(lane),
-            f"{lane.rate_per_s:g}/s",
-            lane.credits_spent_day,
-            lane.credits_reserved_day,
-            lane.text.replace("_", " "),
-        )
-    return table
 
 
 def _counts(state: DemoState) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
@@ -15,7 +15,7 @@ from stream_app.cli.base import COMMON, NO, OK, Common, OptionalWhole, on_kafka,
 from stream_app.cli.files import private_file
 from stream_app.cli.options import WHICH, Audit, Positive, Which, iso
 from stream_app.cli.replay import Redrive, select_and_order
-from stream_app.cli.tables import Column, Table, reading, show_table
+from stream_app.cli.tables import Column, Table, reading, show_table, table_of
 from stream_app.client.answers import Cause, DeadLetters
 from stream_app.client.lookup import find_dead_letters
 from stream_app.domain.books.account import STATES
@@ -244,54 +244,31 @@ def resolve(
 
 def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] = MappingProxyType({})) -> Table:
     """Build the table of dead letters by cause. `is_open`: how many of a cause are open, if that is known."""
-    table = Table(
-        Column("dead letters", right=True),
-        *([Column("open", rank=1, right=True)] if is_open else []),
-        Column("reason"),
-        Column("destination", rank=3),
-        Column("disposition", rank=5),
-        Column("last hour", rank=6),
-        Column("first", rank=7),
-        Column("last", rank=4),
-        Column("says", rank=2, prose=True),
-    )
-    for group in groups:
-        texts = group.texts.most_common(1)
-        table.add(
-            f"{group.count:,}",
-            *([f"{is_open.get(_name(group), 0):,}"] if is_open else []),
-            group.reason or "none given",
-            group.destination or group.workspace,
-            group.kind,
-            f"{group.last_hour:,} ({group.trend})",
-            iso(group.first_ms),
-            iso(group.last_ms),
-            texts[0][0] if texts else "",
-        )
-    return table
+    columns: dict[Column, Callable[[Group], object]] = {
+        Column("dead letters", right=True): lambda group: f"{group.count:,}",
+        Column("open", rank=1, right=True): lambda group: f"{is_open.get(_name(group), 0):,}",
+        Column("reason"): lambda group: group.reason or "none given",
+        Column("destination", rank=3): lambda group: group.destination or group.workspace,
+        Column("disposition", rank=5): lambda group: group.kind,
+        Column("last hour", rank=6): lambda group: f"{group.last_hour:,} ({group.trend})",
+        Column("first", rank=7): lambda group: iso(group.first_ms),
+        Column("last", rank=4): lambda group: iso(group.last_ms),
+        Column("says", rank=2, prose=True): lambda group: next((text for text, _ in group.texts.most_common(1)), ""),
+    }
+    return table_of(groups, {column: cell for column, cell in columns.items() if is_open or column.title != "open"})
 
 
 def list_table(dead_letters: Sequence[inspect.Listed]) -> Table:
     """Build the table of single dead letters, each with the record id that `dlq show` takes."""
-    table = Table(
-        Column("record"),
-        Column("reason"),
-        Column("lead", rank=2),
-        Column("destination", rank=3),
-        Column("disposition", rank=5),
-        Column("written", rank=1),
-        Column("says", rank=4, prose=True),
+    return table_of(
+        dead_letters,
+        {
+            Column("record"): lambda letter: letter.record_id,
+            Column("reason"): lambda letter: letter.reason or "none given",
+            Column("lead", rank=2): lambda letter: letter.lead_id,
+            Column("destination", rank=3): lambda letter: letter.destination or letter.workspace,
+            Column("disposition", rank=5): lambda letter: letter.kind,
+            Column("written", rank=1): lambda letter: iso(letter.at_ms),
+            Column("says", rank=4, prose=True): lambda letter: letter.text,
+        },
     )
-    for dead_letter in dead_letters:
-        where = dead_letter.destination or dead_letter.workspace
-        reason = dead_letter.reason or "none given"
-        table.add(
-            dead_letter.record_id,
-            reason,
-            dead_letter.lead_id,
-            where,
-            dead_letter.kind,
-            iso(dead_letter.at_ms),
-            dead_letter.text,
-        )
-    return table

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from stream_app.cli.base import (
     COMMON,
@@ -28,7 +28,7 @@ from stream_app.cli.tables import reading
 from stream_app.client.commands import SentCommand
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of, on_the_list, persons_in, remains
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import MOST_PEOPLE, CommandKind, help_text
+from stream_app.domain.commands import MOST_PEOPLE, help_text
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
 
@@ -54,8 +54,7 @@ def _changing(kind: _Kind) -> Callable[..., int]:
     """Return the command that adds people to the list, or removes them."""
 
     def change(*person: str, file: Path | None = None, audit: Audit) -> int:
-        settings = audit.settings()
-        return _change(settings, kind, hashes_of([*person, *_lines(file)], hashed=True), audit)
+        return _change(audit.settings(), kind, hashes_of([*person, *_lines(file)], hashed=True), audit)
 
     change.__doc__ = f"""{help_text(kind)}
 
@@ -89,13 +88,12 @@ def list_people(*person: str, common: Common = COMMON) -> int:
         on_list = on_kafka(settings, "suppress list", on_the_list(settings, progress))
     if wanted:
         on_list = [suppressed for suppressed in on_list if suppressed.person in wanted]
-    if common.json:
-        show_json(on_list)
-    else:
-        for suppressed in on_list:
-            partly = "" if suppressed.everywhere else "  not in every partition yet: some partition has no worker"
-            show(f"{iso(suppressed.since_ms)}  {suppressed.person}  by {suppressed.who} ({suppressed.command}){partly}")
-        show(f"{count(len(on_list), *_PEOPLE)} on the suppression list")
+    lines = [
+        f"{iso(suppressed.since_ms)}  {suppressed.person}  by {suppressed.who} ({suppressed.command})"
+        + ("" if suppressed.everywhere else "  not in every partition yet: some partition has no worker")
+        for suppressed in on_list
+    ]
+    common.show(on_list, *lines, f"{count(len(on_list), *_PEOPLE)} on the suppression list")
     return OK if wanted <= {suppressed.person for suppressed in on_list} else NO
 
 
@@ -104,18 +102,14 @@ def _change(settings: Settings, kind: _Kind, people: list[str], audit: Audit) ->
     if not people:
         raise SettingsError(["no person given: pass e-mails or LinkedIn URLs, or --file"])
     changed, queued = asyncio.run(_send(settings, audit, kind, people))
-    done = "on the suppression list" if kind == "suppress" else "off the suppression list"
     absent = max(0, len(people) - changed) if kind == "unsuppress" and not queued else 0
-    if audit.json:
-        show_json({"people": len(people), "changed": changed, "queued": queued})
-    elif absent:
-        show(f"{count(changed, *_PEOPLE)} {done}; {count(absent, 'person was', 'people were')} not on it")
-    elif queued:
-        for command_id in queued:
-            show(f"queued {command_id}")
-        say(f"{count(len(people), *_PEOPLE)} {done} as soon as every partition has a worker, within 24 hours")
-    else:
-        show(f"{count(len(people), *_PEOPLE)} {done}")
+    done = f"{count(len(people) - absent, *_PEOPLE)} {'on' if kind == 'suppress' else 'off'} the suppression list"
+    lines = [f"queued {command_id}" for command_id in queued] or [
+        done + (f"; {count(absent, 'person was', 'people were')} not on it" if absent else "")
+    ]
+    audit.show({"people": len(people), "changed": changed, "queued": queued}, *lines)
+    if queued and not audit.json:
+        say(f"{done} as soon as every partition has a worker, within 24 hours")
     return QUEUED if queued else NO if absent == len(people) else OK
 
 
@@ -173,47 +167,37 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     for lead in stored:
         check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
     confirm(f"erase {count(len(named), 'lead')}, and never send this person again", yes=yes)
-    taken, kept = _asked_apart([listed for listed in stored if not listed.is_named], ask=not yes)
-    chosen = erasure([*named, *taken], persons, kept)
-    commands = asyncio.run(_erase(audit, settings, chosen, lead_or_person))
-    _show_erased(settings, [*named, *taken], kept, commands, as_json=audit.json)
+    chosen, kept = named, list[StoredLead]()
+    for lead in stored:
+        if lead.is_named:
+            continue
+        # A producer may have named two people in one lead.
+        linked = f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this person, but does not name it"
+        (chosen if not yes and answered_yes(f"{linked}: erase it as well") else kept).append(lead)
+
+    async def send() -> list[SentCommand]:
+        commands = erasure(chosen, persons, kept)
+        return [await sent(settings, audit, kind, place, args, lead_or_person) for kind, place, args in commands]
+
+    commands = asyncio.run(send())
+    _show_erased(settings, chosen, kept, commands, as_json=audit.json)
     return exit_code(commands)
 
 
-def _asked_apart(linked: list[StoredLead], *, ask: bool) -> tuple[list[StoredLead], list[StoredLead]]:
-    """Return the linked leads to erase as well, and those to keep: a producer may have named two people in one lead."""
-    taken = [
-        lead
-        for lead in linked
-        if ask
-        and answered_yes(
-            f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this person, but does not name it: "
-            "erase it as well"
-        )
-    ]
-    return taken, [lead for lead in linked if lead not in taken]
-
-
-async def _erase(
-    audit: Audit, settings: Settings, commands: list[tuple[CommandKind, str, dict[str, Any]]], typed: str
-) -> list[SentCommand]:
-    return [await sent(settings, audit, kind, workspace, args, typed) for kind, workspace, args in commands]
-
-
 def _show_erased(
-    settings: Settings, stored: list[StoredLead], kept: list[StoredLead], commands: list[SentCommand], *, as_json: bool
+    settings: Settings, chosen: list[StoredLead], kept: list[StoredLead], commands: list[SentCommand], *, as_json: bool
 ) -> None:
     refused = [answer.text for command in commands for answer in command.received if not answer.applied]
     queued = [command.command.id for command in commands if command.is_queued]
     stays = remains(settings)
     if as_json:
         by_hand = [
-            {"workspace": lead.workspace, "destinations": lead.destinations, "lead_id": lead.lead_id} for lead in stored
+            {"workspace": lead.workspace, "destinations": lead.destinations, "lead_id": lead.lead_id} for lead in chosen
         ]
         linked = [{"workspace": lead.workspace, "lead_id": lead.lead_id} for lead in kept]
         show_json({"by_hand": by_hand, "linked": linked, "queued": queued, "refused": refused, "stays": stays})
         return
-    for lead in stored:
+    for lead in chosen:
         tables = ", ".join(lead.destinations)
         show(f"to do by hand: delete lead {lead.lead_id} in Clay, workspace {lead.workspace}, table {tables}")
     for lead in kept:

@@ -8,15 +8,15 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 
-from stream_app.cli.base import COMMON, OK, Common, show, show_json
+from stream_app.cli.base import COMMON, OK, Common
 from stream_app.client.lookup import check_board
-from stream_app.config import Settings
 from stream_app.domain.model.addresses import is_loopback_url
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka.connection import LOOK
@@ -36,9 +36,7 @@ def worker(*, log: Log = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.worker import run_worker
 
-    def read() -> Settings:
-        return common.settings("clay")
-
+    read = partial(common.settings, "clay")
     settings = read()
     return run_process(log, run_worker(settings, read), settings.log_level)
 
@@ -51,9 +49,7 @@ def gateway(*, log: Log = None, common: Common = COMMON) -> int:
     """
     from stream_app.services.gateway import run_gateway
 
-    def read() -> Settings:
-        return common.settings("gateway")
-
+    read = partial(common.settings, "gateway")
     settings = read()
     return run_process(log, run_gateway(settings, read), settings.log_level)
 
@@ -107,16 +103,10 @@ def open_board(*, common: Common = COMMON) -> int:
     settings = common.settings()
     url = f"{settings.board_url}/board"
     check_board(settings.board_url)
-    is_local = is_loopback_url(url)
-    tunnel = tunnel_to(url, os.environ) if is_local else ""
+    tunnel = tunnel_to(url, os.environ) if is_loopback_url(url) else ""
     opened = not common.json and _has_browser(os.environ) and webbrowser.open(url)
-    if common.json:
-        show_json({"url": url, "tunnel": tunnel})
-    else:
-        show(f"The board: {url}")
-        if tunnel and not opened:
-            show(f"From your own machine: {tunnel}")
-            show("then open the same address there.")
+    forward = [f"From your own machine: {tunnel}", "then open the same address there."]
+    common.show({"url": url, "tunnel": tunnel}, f"The board: {url}", *(forward if tunnel and not opened else []))
     return OK
 
 

@@ -4,10 +4,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from cyclopts import Parameter, validators
@@ -28,7 +28,7 @@ from stream_app.cli.base import (
 )
 from stream_app.cli.options import WHICH, Positive, Which, iso, login_name
 from stream_app.cli.processes import Log, run_process
-from stream_app.cli.tables import Column, Table, reading, show_table
+from stream_app.cli.tables import Column, Table, reading, show_table, table_of
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
@@ -91,19 +91,15 @@ async def select_and_order(settings: Settings, wanted: Filter, sending: Sending)
     planned_at_ms = time.time_ns() // 1_000_000
     ends = await spans_of(settings, sending.source)
     priced = await survey_selected(settings, wanted, sending, ranges=ends)
-    if not sending.json:
-        show_plan(priced)
+    for line in () if sending.json else plan_lines(priced):
+        show(line)
     if not priced.go:
-        if sending.json:
-            show_json({"sent": 0, "refused": {}})
-        else:
-            show("nothing to send back")
+        sending.show({"sent": 0, "refused": {}}, "nothing to send back")
         return NO
     if not sending.over_budget and (dear := too_dear(priced.quotes)):
         for line in dear:
             say(f"{line}: {_SEND_FEWER}")
-        if sending.json:
-            show_json({"sent": 0, "refused": {}, "too_dear": dear})
+        sending.show({"sent": 0, "refused": {}, "too_dear": dear})
         return NO
     confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
     how = {"uncertain": sending.uncertain, "rate_per_s": sending.rate, "over_budget": sending.over_budget}
@@ -112,23 +108,16 @@ async def select_and_order(settings: Settings, wanted: Filter, sending: Sending)
     command = start_command(plan, sending.who or login_name(), sending.why)
     sent = await order_and_follow(settings, command)
     if sent is None:
-        return show_queued(command.id, "within 10 minutes of the plan", as_json=sending.json)
-    if sending.json:
-        show_json({"sent": sent.sent, "refused": sent.refusals})
-    else:
-        for record_id, why in list(sent.refusals.items())[:20]:
-            say(f"{record_id} was not sent: {why}")
-        sent_back = count(sent.sent, "dead letter was", "dead letters were")
-        show(f"{sent_back} sent back, {sent.refused} refused")
+        return _show_queued(sending, command.id, "within 10 minutes of the plan")
+    for record_id, why in () if sending.json else list(sent.refusals.items())[:20]:
+        say(f"{record_id} was not sent: {why}")
+    sent_back = count(sent.sent, "dead letter was", "dead letters were")
+    sending.show({"sent": sent.sent, "refused": sent.refusals}, f"{sent_back} sent back, {sent.refused} refused")
     return NO if sent.refused else OK
 
 
-def show_queued(command: str, until: str, *, as_json: bool) -> int:
-    """Show that no replay process has answered a command yet. Return the exit code."""
-    if as_json:
-        show_json({"id": command, "queued": True})
-    else:
-        show(f"queued {command}")
+def _show_queued(common: Common, command: str, until: str) -> int:
+    common.show({"id": command, "queued": True}, f"queued {command}")
     say(f"no replay process has answered yet: the command is carried out when one runs {until}")
     return QUEUED
 
@@ -155,20 +144,12 @@ async def survey_selected(
     return priced
 
 
-def show_plan(priced: PricedPlan) -> None:
-    """Print how many dead letters a replay would send, by cause, and its price."""
-    show(count(priced.dead_letters, "dead letter matches", "dead letters match"))
-    for end, number in priced.fates.most_common():
-        show(f"  {number:,} {MEANING[end]}")
-    for cause, number in priced.causes.most_common(20):
-        show(f"  to be sent, {number:,}: {cause}")
-    for line in quote_lines(priced.quotes, _SEND_FEWER, "the rate of replays"):
-        show(line)
-
-
-def plan_document(priced: PricedPlan) -> dict[str, Any]:
-    """Return a plan for `--json`."""
-    return {**msgspec.to_builtins(priced), "go": priced.go}
+def plan_lines(priced: PricedPlan) -> Iterator[str]:
+    """Yield how many dead letters a replay would send, by cause, and its price."""
+    yield count(priced.dead_letters, "dead letter matches", "dead letters match")
+    yield from (f"  {number:,} {MEANING[end]}" for end, number in priced.fates.most_common())
+    yield from (f"  to be sent, {number:,}: {cause}" for cause, number in priced.causes.most_common(20))
+    yield from quote_lines(priced.quotes, _SEND_FEWER, "the rate of replays")
 
 
 async def order_and_follow(settings: Settings, command: ReplayCommand) -> ReplayProgress | None:
@@ -258,10 +239,7 @@ def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
     settings = selection.settings()
     wanted = which.checked(settings, selection.source)
     priced = on_kafka(settings, "replay plan", survey_selected(settings, wanted, selection))
-    if selection.json:
-        show_json(plan_document(priced))
-    else:
-        show_plan(priced)
+    selection.show({**msgspec.to_builtins(priced), "go": priced.go}, *plan_lines(priced))
     return OK if priced.go else NO
 
 
@@ -361,30 +339,19 @@ def list_them(*, limit: Positive = 20, common: Common = COMMON) -> int:
 
 
 def _replay_table(replays: Sequence[ReplayProgress]) -> Table:
-    table = Table(
-        Column("replay"),
-        Column("state"),
-        Column("sent", right=True),
-        Column("of", right=True),
-        Column("refused", right=True, rank=2),
-        Column("who", rank=1),
-        Column("started", rank=3),
-        Column("says", rank=4, prose=True),
+    return table_of(
+        replays,
+        {
+            Column("replay"): lambda order: order.id,
+            Column("state"): lambda order: order.state,
+            Column("sent", right=True): lambda order: f"{order.sent:,}",
+            Column("of", right=True): lambda order: f"{order.total or order.plan.dead_letters:,}",
+            Column("refused", right=True, rank=2): lambda order: f"{order.refused:,}",
+            Column("who", rank=1): lambda order: order.who,
+            Column("started", rank=3): lambda order: iso(order.at_ms),
+            Column("says", rank=4, prose=True): lambda order: order.text,
+        },
     )
-    for order in replays:
-        of = f"{order.total or order.plan.dead_letters:,}"
-        row = (
-            order.id,
-            order.state,
-            f"{order.sent:,}",
-            of,
-            f"{order.refused:,}",
-            order.who,
-            iso(order.at_ms),
-            order.text,
-        )
-        table.add(*row)
-    return table
 
 
 def _change(common: Common, kind: Literal["stop", "resume"], replay: str, why: str) -> int:
@@ -401,11 +368,8 @@ def _change(common: Common, kind: Literal["stop", "resume"], replay: str, why: s
 
     changed = on_kafka(settings, f"replay {kind}", work())
     if changed is None:
-        return show_queued(command.id, "again", as_json=common.json)
-    if common.json:
-        show_json(msgspec.structs.asdict(changed))
-    else:
-        show(f"replay {replay}: {changed.text}")
+        return _show_queued(common, command.id, "again")
+    common.show(msgspec.structs.asdict(changed), f"replay {replay}: {changed.text}")
     return OK
 
 
@@ -413,11 +377,9 @@ def _set_pause(common: Common, by: str | None, why: str) -> int:
     settings = common.settings()
     work = set_replay_pause(settings, by, why, 0 if by is None else time.time_ns() // 1_000_000)
     before = on_kafka(settings, f"replay {'resume' if by is None else 'pause'}", work)
-    if common.json:
-        show_json({"paused": by is not None, "was_paused_by": before.by if before else None})
-        return OK
     was = ""
     if before:
         was = f" (paused by {before.by} at {iso(before.at_ms)}{': ' + before.why if before.why else ''})"
-    show(f"replays are resumed{was}" if by is None else f"replays are paused until `stream-app replay resume`{was}")
+    now = "resumed" if by is None else "paused until `stream-app replay resume`"
+    common.show({"paused": by is not None, "was_paused_by": before.by if before else None}, f"replays are {now}{was}")
     return OK

@@ -78,10 +78,10 @@ def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> in
     where = f"{batch.topic}/{batch.partition}, offsets {batch.first} to {batch.last}"
     confirm(f"lose the records at {where} ({batch.cause})", yes=yes)
     passed = on_kafka(settings, "skip", unreadable.skip(settings, batch))
-    if common.json:
-        show_json({"topic": batch.topic, "partition": batch.partition, "first": batch.first, "last": batch.last})
-    else:
-        show(f"skipped {where}; the {'process' if passed else 'next start'} continues at {batch.last + 1}")
+    common.show(
+        {"topic": batch.topic, "partition": batch.partition, "first": batch.first, "last": batch.last},
+        f"skipped {where}; the {'process' if passed else 'next start'} continues at {batch.last + 1}",
+    )
     return OK
 
 
@@ -95,11 +95,7 @@ def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
         destination: alias of the table in the configuration
     """
     setup = plan.clay_setup(common.settings(), destination)
-    if common.json:
-        show_json(setup)
-    else:
-        for line in _setup_lines(setup):
-            show(line)
+    common.show(setup, *_setup_lines(setup))
     return OK
 
 

@@ -10,7 +10,7 @@ import msgspec
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
 from stream_app.cli.lanes import clock, waiting_text
 from stream_app.cli.options import VIEW, View, Workspace, iso
-from stream_app.cli.tables import Column, Table, show_table
+from stream_app.cli.tables import Column, Table, show_table, table_of
 from stream_app.client import lanes as reader
 from stream_app.client.answers import (
     Answer,
@@ -193,34 +193,25 @@ def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Comm
 
 
 def _imports_table(publications: list[FoundImport]) -> Table:
-    table = Table(
-        Column("import"),
-        Column("began", rank=1),
-        Column("workspace", rank=2),
-        Column("rows", rank=4, right=True),
-        Column("refused", rank=3, right=True),
-        Column("leads", right=True),
-        Column("at rest", right=True),
-        Column("credits", rank=1, right=True),
-        Column("file", rank=5),
-        Column("by", rank=6),
+    def at_rest(publication: FoundImport) -> str:
+        rest, leads = publication.leads - publication.moving, publication.leads
+        return f"{rest:,} {rest * 100 // leads} %" if leads else f"{rest:,}"
+
+    return table_of(
+        publications,
+        {
+            Column("import"): lambda publication: publication.import_id,
+            Column("began", rank=1): lambda publication: iso(publication.first_ms)[:16],
+            Column("workspace", rank=2): lambda publication: publication.workspace,
+            Column("rows", rank=4, right=True): lambda publication: _number(publication.rows),
+            Column("refused", rank=3, right=True): lambda publication: _number(publication.refused),
+            Column("leads", right=True): lambda publication: f"{publication.leads:,}",
+            Column("at rest", right=True): at_rest,
+            Column("credits", rank=1, right=True): lambda publication: f"{publication.credits:,}",
+            Column("file", rank=5): lambda publication: publication.file,
+            Column("by", rank=6): lambda publication: publication.who,
+        },
     )
-    for publication in publications:
-        rest = publication.leads - publication.moving
-        share = f" {rest * 100 // publication.leads} %" if publication.leads else ""
-        table.add(
-            publication.import_id,
-            iso(publication.first_ms)[:16],
-            publication.workspace,
-            _number(publication.rows),
-            _number(publication.refused),
-            f"{publication.leads:,}",
-            f"{rest:,}{share}",
-            f"{publication.credits:,}",
-            publication.file,
-            publication.who,
-        )
-    return table
 
 
 def _show_import(publication: FoundImport) -> None:

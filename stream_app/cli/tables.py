@@ -10,9 +10,9 @@ import os
 import stat
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 import msgspec
 from rich.cells import cell_len
@@ -23,6 +23,8 @@ from rich.text import Text
 from stream_app.cli.base import console, say
 from stream_app.client.publish import PublishSummary
 from stream_app.domain.model.text import count, for_terminal
+
+T = TypeVar("T")
 
 _GAP: Final = "  "
 _LEAST: Final = 24
@@ -58,6 +60,14 @@ class Table:
     def add(self, *cells: object) -> None:
         """Add a row. Line ends become spaces, and control characters are replaced."""
         self.rows.append([for_terminal(" ".join(str(cell).split())) for cell in cells])
+
+
+def table_of(items: Iterable[T], columns: Mapping[Column, Callable[[T], object]]) -> Table:
+    """Build a table with a row for each item. `columns` has the cell that each column shows of an item."""
+    table = Table(*columns)
+    for item in items:
+        table.add(*(cell(item) for cell in columns.values()))
+    return table
 
 
 def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
