@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -178,13 +178,13 @@ async def follow_status(
         raise ValueError("idle_timeout_s has to be positive")
     config = settings_of(settings)
     check_known(config, workspace=workspace)
-    lead_ids = None if lead_id is None else _ids_on_kafka(lead_id)
+    if lead_id is not None and not lead_id.strip():
+        raise ValueError("lead_id is empty")
+    lead_ids = None if lead_id is None else ids_meant(lead_id.strip())  # the id on Kafka may be a hash
     await kafka_ready(config, "follow_status()")
-    partitions = range(config.kafka.partitions)
+    connection, topic, partitions = connection_of(config), config.names.status, range(config.kafka.partitions)
     async with (
-        StatusFollower(
-            connection_of(config), config.names.status, partitions, from_beginning=from_beginning
-        ) as follower,
+        StatusFollower(connection, topic, partitions, from_beginning=from_beginning) as follower,
         aclosing(follower.events(lead_ids, workspace, idle_timeout_s)) as events,
     ):
         yield events
@@ -208,7 +208,7 @@ async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str |
         BoardUnavailable: No board answers within 30 s at `board.url`.
         StreamAppError: The board refused the request.
     """
-    return await asyncio.to_thread(find, lead, settings, workspace)
+    return await asyncio.to_thread(find_lead_sync, lead, settings, workspace=workspace)
 
 
 async def wait_for_import(
@@ -306,11 +306,6 @@ async def read_books(settings: AnySettings = None, *, limit: int = 20) -> BooksR
     return await books.read_books(settings_of(settings), limit=limit, progress=silent, say=silent)
 
 
-def find(lead: str, settings: AnySettings, workspace: str | None) -> LeadSearch:
-    """Do what `find_lead` does, and block."""
-    return lookup.find(_settings_for_board(settings, workspace), lead, workspace)
-
-
 def _settings_for_board(settings: AnySettings, workspace: str | None) -> Settings:
     config = settings_of(settings)
     check_known(config, workspace=workspace)
@@ -318,13 +313,6 @@ def _settings_for_board(settings: AnySettings, workspace: str | None) -> Setting
     if token is not None and token not in config.secrets:
         raise SettingsError([f"environment variable {token} is not set; board.token_env names it"])
     return config
-
-
-def _ids_on_kafka(lead_id: str) -> tuple[str, ...]:
-    """Return the ids that events may have for the id that was published: it may be hashed."""
-    if not lead_id.strip():
-        raise ValueError("lead_id is empty")
-    return ids_meant(lead_id.strip())
 
 
 def _fail(line: str) -> None:
@@ -387,7 +375,7 @@ def follow_status_sync(
             from_beginning=from_beginning,
             idle_timeout_s=idle_timeout_s,
         )
-        events = runner.run(_entered(following))
+        events = runner.run(following.__aenter__())
         try:
             yield _iterate(runner, events)
         finally:
@@ -396,7 +384,7 @@ def follow_status_sync(
 
 def find_lead_sync(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> LeadSearch:
     """Do what `find_lead` does, without an event loop. Its arguments and errors are described there."""
-    return find(lead, settings, workspace)
+    return lookup.find(_settings_for_board(settings, workspace), lead, workspace)
 
 
 def wait_for_import_sync(
@@ -430,10 +418,6 @@ def read_books_sync(settings: AnySettings = None, *, limit: int = 20) -> BooksRe
     """Do what `read_books` does, without an event loop. Its arguments and errors are described there."""
     with _runner("read_books") as runner:
         return runner.run(read_books(settings, limit=limit))
-
-
-async def _entered(following: AbstractAsyncContextManager[T]) -> T:
-    return await following.__aenter__()
 
 
 def _runner(name: str) -> asyncio.Runner:

@@ -70,11 +70,16 @@ class _Terminal:
         return self._out.write(for_terminal(text))
 
 
-def _opening(path: Path, do: Callable[[], _T]) -> _T:
+def opened(path: Path) -> IO[bytes]:
+    """Open a file to read it. Raises SettingsError if that cannot be done."""
+    return _opening(path, lambda: path.open("rb"), "read")
+
+
+def _opening(path: Path, do: Callable[[], _T], what: str = "written") -> _T:
     try:
         return do()
     except OSError as error:
-        raise SettingsError([f"{path}: cannot be written: {error.strerror}"]) from None
+        raise SettingsError([f"{path}: cannot be {what}: {error.strerror}"]) from None
 
 
 class Rejects:

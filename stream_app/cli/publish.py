@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, Literal
@@ -14,7 +14,7 @@ from typing import IO, Annotated, Any, Final, Literal
 from cyclopts import Parameter
 
 from stream_app.cli.base import NO, OK, QUEUED, Common, confirm, say, show, show_json
-from stream_app.cli.files import SHOWN_ROWS, STDIO, Rejects, format_of, write_ids
+from stream_app.cli.files import SHOWN_ROWS, STDIO, Rejects, format_of, opened, write_ids
 from stream_app.cli.options import Map, Workspace, login_name, mapping_of
 from stream_app.cli.tables import reading, reading_rows
 from stream_app.client.lanes import last_views
@@ -116,9 +116,6 @@ def show_wait(leads: PublishedLeads) -> None:
     show(text + ("" if leads.at_rest == leads.total else "; `stream-app explain` shows why lanes wait"))
 
 
-# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
-
-
 ASK_ABOVE_CREDITS: Final = 1_000
 MAP_FORM: Final = 'FIELD=COLUMN, such as --map email="E-Mail"'
 
@@ -184,7 +181,7 @@ def publish(file: Path, /, *, options: Options = _OPTIONS) -> int:
     settings = options.settings()
     import_id = options.import_id or any_import_id()
     chosen = PublishOptions(options.workspace, options.destination, import_id, options.bulk, options.force)
-    with Batch() as batch, _ctrl_c_at_once():
+    with closing(Batch()) as batch, _ctrl_c_at_once():
         return _publish(file, options, chosen, settings, batch)
 
 
@@ -206,15 +203,31 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
     if not options.dry_run:
         _ask(quotes, yes=options.yes)
         summaries = summary.import_summaries("" if file == STDIO else file.name, login_name())
-        if options.wait_s is not None:
-            work = send_and_wait(settings, chosen, batch, summary, summaries, options.out, options.wait_s)
-            leads = asyncio.run(work)
+        if (wait_s := options.wait_s) is not None:
+            leads = asyncio.run(send_and_wait(settings, chosen, batch, summary, summaries, options.out, wait_s))
         else:
             summary.published = asyncio.run(send_batch(batch, settings, chosen, summaries=summaries))
             write_ids(options.out, batch)
     rejected = rejects.path if summary.refused and not options.dry_run else None
     if options.json:
-        show_json(_document(options, chosen, summary, sheet, quotes, rejected, leads))
+        show_json(
+            {
+                "import_id": None if options.dry_run or summary.own_imports else chosen.import_id,
+                "rows": summary.rows,
+                "ready": summary.ready,
+                "published": summary.published,
+                "refused": summary.refused,
+                "reasons": summary.reasons,
+                "workspaces": summary.workspaces,
+                "columns": dict(zip(sheet.titles, sheet.names, strict=True)),
+                "ids_changed": summary.changed,
+                "quotes": quotes,
+                "rejected_file": None if rejected is None else str(rejected),
+                "ids_file": None if options.out is None else str(options.out),
+                "dry_run": options.dry_run,
+                "wait": None if leads is None else as_json(leads),
+            }
+        )
     else:
         for reason, rows in summary.reasons.most_common():
             show(f"refused, {reason}: {rows}")
@@ -250,7 +263,7 @@ def _check(
             batch.add(lead)
 
     with (
-        _source(file) as source,
+        nullcontext(sys.stdin.buffer) if file == STDIO else opened(file) as source,
         Rejects(file, dry_run=options.dry_run) as rejects,
         reading_rows(source) as on_progress,
     ):
@@ -280,46 +293,6 @@ def _sheet(file: Path, options: Options, source: IO[bytes]) -> Sheet:
     if options.map:
         raise ValueError("--map is for CSV")
     return Sheet([], [], read_jsonl(source))
-
-
-def _document(
-    options: Options,
-    chosen: PublishOptions,
-    summary: PublishSummary,
-    sheet: Sheet,
-    quotes: list[Quote],
-    rejected: Path | None,
-    leads: PublishedLeads | None,
-) -> dict[str, Any]:
-    return {
-        "import_id": None if options.dry_run or summary.own_imports else chosen.import_id,
-        "rows": summary.rows,
-        "ready": summary.ready,
-        "published": summary.published,
-        "refused": summary.refused,
-        "reasons": summary.reasons,
-        "workspaces": summary.workspaces,
-        "columns": dict(zip(sheet.titles, sheet.names, strict=True)),
-        "ids_changed": summary.changed,
-        "quotes": quotes,
-        "rejected_file": None if rejected is None else str(rejected),
-        "ids_file": None if options.out is None else str(options.out),
-        "dry_run": options.dry_run,
-        "wait": None if leads is None else as_json(leads),
-    }
-
-
-@contextmanager
-def _source(file: Path) -> Iterator[IO[bytes]]:
-    if file == STDIO:
-        yield sys.stdin.buffer
-        return
-    try:
-        source = file.open("rb")
-    except OSError as exc:
-        raise SettingsError([f"{file}: cannot be read: {exc.strerror}"]) from exc
-    with source:
-        yield source
 
 
 @contextmanager

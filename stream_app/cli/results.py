@@ -13,7 +13,7 @@ import msgspec
 from cyclopts import Parameter
 
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show_json
-from stream_app.cli.files import STDIO, format_of, private_file
+from stream_app.cli.files import STDIO, format_of, opened, private_file
 from stream_app.cli.options import Map, Workspace, mapping_of, ms
 from stream_app.cli.publish import MAP_FORM
 from stream_app.cli.tables import reading
@@ -92,11 +92,7 @@ def _joined(join: Path | None, pairs: tuple[str, ...], output: Path) -> Iterator
     if output != STDIO and output.exists() and output.samefile(join):
         raise SettingsError([f"{output}: is the file of --join; pass another name to -o"])
     mapping = mapping_of(pairs, MAP_FORM)
-    try:
-        file = join.open("rb")
-    except OSError as error:
-        raise SettingsError([f"{join}: cannot be read: {error.strerror}"]) from None
-    with file:
+    with opened(join) as file:
         if not file.seekable():
             raise SettingsError([f"{join}: is read twice, so it must be a regular file"])
         yield Joined(str(join), file, mapping)

@@ -74,16 +74,12 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSear
         for path in paths_of(who):
             kind: type[Answer] = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
             answer = _answer(client, path, kind, Refusal)
-            search = LeadSearch(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=[])
-            match answer:
-                case LeadsAnswer():
-                    leads = answer.leads
-                case LeadAnswer():
-                    leads = [answer.lead]
-                case _:
-                    leads = []
-            if mine := list(filter(None, (_of_workspace(lead, workspace) for lead in leads))):
-                return msgspec.structs.replace(search, leads=mine)
+            several = answer.leads if isinstance(answer, LeadsAnswer) else []
+            leads = [answer.lead] if isinstance(answer, LeadAnswer) else several
+            mine = list(filter(None, (_of_workspace(lead, workspace) for lead in leads)))
+            search = LeadSearch(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=mine)
+            if mine:
+                return search
         return msgspec.structs.replace(search, waiting=_waiting(client, who, workspace))
 
 
@@ -126,10 +122,7 @@ async def wait_for_import(
         except BoardUnavailable as error:
             why = error
         else:
-            rows = max(
-                (entry.rows - (entry.refused or 0) for entry in imports if entry.rows is not None),
-                default=0,
-            )
+            rows = max((entry.rows - (entry.refused or 0) for entry in imports if entry.rows is not None), default=0)
             # Of a workspace of which no worker has taken a lead yet, only the count of rows knows.
             unseen = 0 if workspace else max(0, rows - sum(entry.published or 0 for entry in imports))
             known = unseen + sum(entry.leads for entry in imports)

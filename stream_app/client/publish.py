@@ -14,8 +14,8 @@ import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, Self
+from contextlib import closing, contextmanager
+from typing import Any, Final
 
 import msgspec
 
@@ -171,16 +171,10 @@ _decode: Final = msgspec.msgpack.Decoder(Ready).decode
 
 
 class Batch:
-    """A context manager. Every method raises StreamAppError if the temporary folder is full."""
+    """Checked leads in a temporary file. Every method raises StreamAppError if the temporary folder is full."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, prefix="publish-")  # noqa: SIM115 (closed below)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Delete the leads."""
@@ -220,11 +214,6 @@ _ALPHABET: Final = "bcdfghjkmnpqrstvwxz"  # no words
 def any_import_id() -> str:
     """Return a new name for an import."""
     return new_import_id(Clock().now_ms(), "".join(secrets.choice(_ALPHABET) for _ in range(6)))
-
-
-def summaries_of(leads: Mapping[str, int], rows: int, refused: int, file: str, who: str) -> dict[str, ImportSummary]:
-    """Return the summary of each workspace."""
-    return {name: ImportSummary(rows, refused, number, label(file), label(who)) for name, number in leads.items()}
 
 
 def announced(leads: Iterable[Ready], summaries: Mapping[str, ImportSummary]) -> Iterator[Ready]:
@@ -277,7 +266,11 @@ class PublishSummary(msgspec.Struct):
 
     def import_summaries(self, file: str = "", who: str = "") -> dict[str, ImportSummary]:
         """Return what the import's first lead of each workspace says; nothing if the rows name imports of their own."""
-        return {} if self.own_imports else summaries_of(self.workspaces, self.rows, self.refused, file, who)
+        workspaces = {} if self.own_imports else self.workspaces
+        return {
+            name: ImportSummary(self.rows, self.refused, leads, label(file), label(who))
+            for name, leads in workspaces.items()
+        }
 
     @property
     def workspaces(self) -> Counter[str]:
@@ -318,7 +311,7 @@ async def publish_rows(
 ) -> PublishSummary:
     """Check all rows, then publish the valid ones. Raises as `publish`."""
     await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()")
-    with Batch() as batch:
+    with closing(Batch()) as batch:
         lead_ids: list[str] = []
 
         def ready(lead: Ready) -> None:
@@ -398,10 +391,8 @@ def quotes_of(settings: Settings, summary: PublishSummary, views: Mapping[str, L
     """Quote the leads of each workspace."""
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
-        destination = settings.destinations[alias]
-        learned = views[workspace].estimates if workspace in views else {}
-        own = part(alias, leads, destination.estimate, destination.ceiling, learned)
-        parts.setdefault(workspace, []).append(own)
+        of, learned = settings.destinations[alias], views[workspace].estimates if workspace in views else {}
+        parts.setdefault(workspace, []).append(part(alias, leads, of.estimate, of.ceiling, learned))
     return [quote(settings.workspaces[name], views.get(name), mine, now_ms) for name, mine in parts.items()]
 
 

@@ -105,11 +105,10 @@ def guess_columns(titles: Sequence[str]) -> list[str]:
     try:
         return name_columns(titles, {})
     except ValueError:
-        names: dict[str, None] = {}
-        firsts = []
+        names, firsts = set[str](), list[str]()
         for (name,) in (name_columns([title], {}) for title in titles):
             firsts.append("" if name in names else name)
-            names[name] = None
+            names.add(name)
         return firsts
 
 
@@ -206,7 +205,7 @@ def first_cells(source: IO[bytes], rows: int) -> list[list[str]]:
 
 def _open(source: IO[bytes], naming: Callable[[list[str]], list[str]]) -> Sheet:
     feed = _Feed(source)
-    first = feed.take()
+    first = next(feed, None)
     if first is None:
         return Sheet([], [], iter(()))
     if first.startswith(_NOT_CSV):
@@ -298,10 +297,6 @@ class _Feed:
             place = (line, None if raw is None else raw.decode("utf-8", "surrogateescape"))
         self._row.append(place)
         return place[1] or "\n"
-
-    def take(self) -> str | None:
-        """Return the next line, or None at the end."""
-        return next(self, None)
 
     def put_back(self, text: str) -> None:
         """Replace the current row's only line, to be read again."""

@@ -154,21 +154,18 @@ class PublishedLeads:
 
     def apply(self, event: StatusEvent) -> None:
         """Take an event. Events of other records change nothing."""
-        topic, partition, offset = _place(event.origin)
-        if topic != self._topic:
-            return
-        batches = self._batches.get(partition, [])
-        at = bisect_right(batches, offset, key=lambda batch: batch[0]) - 1
-        if at < 0:
-            return
-        first, last = batches[at]
-        if offset - first >= len(last):
+        topic, partition, offset = event.origin.rsplit("/", 2)
+        batches = self._batches.get(int(partition), []) if topic == self._topic else []
+        before = bisect_right(batches, int(offset), key=lambda batch: batch[0])
+        first, last = batches[before - 1] if before else (0, bytearray())
+        at = int(offset) - first
+        if at >= len(last):
             return
         stands_in = column(event.status, final=event.destination in self._without_callbacks)
         now = _NUMBER[event.status] | (_AT_REST if stands_in is not None and stands_in not in MOVING else 0)
-        self._leads[last[offset - first]] -= 1
+        self._leads[last[at]] -= 1
         self._leads[now] += 1
-        last[offset - first] = now
+        last[at] = now
 
     @property
     def total(self) -> int:
@@ -220,8 +217,3 @@ async def wait_for_rest(
                     return
     except TimeoutError:
         return
-
-
-def _place(origin: str) -> tuple[str, int, int]:
-    topic, partition, offset = origin.rsplit("/", 2)
-    return topic, int(partition), int(offset)

@@ -1,6 +1,7 @@
 """A row becomes the record that the worker will read, or is refused with the worker's own reason."""
 
 import asyncio
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -92,7 +93,7 @@ def test_reasons() -> None:
 def test_all_rows_are_checked_before_any_is_sent() -> None:
     refused: list[Refusal] = []
     rows = [Row(1, email()), Row(2, {"fields": {}}, raw=b"{}\n"), Row(3, {**email(), "lead_id": "c 3"})]
-    with Batch() as batch:
+    with closing(Batch()) as batch:
         work = check_rows(rows, Checker(SETTINGS, PublishOptions("acme")), batch.add, on_refused=refused.append)
         summary = asyncio.run(work)
         assert [lead.line for lead in batch] == [lead.line for lead in batch] == [1, 3]
