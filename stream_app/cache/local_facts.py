@@ -61,13 +61,14 @@ def _registered(domain: str) -> tuple[str, str]:
 
 
 def _readable(label: str) -> str:
-    """Decode a punycode label."""
+    """Decode a punycode label that has a name in it."""
     if not label.startswith("xn--"):
         return label
     try:
-        return label.removeprefix("xn--").encode("ascii").decode("punycode")
+        name = label.removeprefix("xn--").encode("ascii").decode("punycode")
     except UnicodeError:
         return label
+    return name if name and name.isprintable() else label
 
 
 def _country_of_phone(text: str) -> str | None:

@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 import msgspec
@@ -265,11 +265,7 @@ def _uncertain(reason: UncertainReason, latency_ms: int) -> Uncertain:
 
 def _sent_values(target: Target, body: bytes) -> list[str]:
     """The values to remove from an excerpt: an error page can echo the lead, the token or the webhook."""
-    try:
-        lead = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        lead = None
-    fields = lead.values() if isinstance(lead, dict) else ()
+    fields = msgspec.json.decode(body, type=dict[str, Any]).values()
     headers, url = target.headers, str(target.url)
     proxy = headers.get("proxy-authorization", "").rpartition(" ")[2]
     secrets = (headers.get("x-clay-webhook-auth", ""), proxy, url, url.rpartition("/")[2])

@@ -11,6 +11,7 @@ import pytest
 
 from stream_app.cache import filler as fillers
 from stream_app.cache.filler import CacheFiller, MemoryCache
+from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.model.messages import Result
 from stream_app.domain.plan import CachePolicy
 from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot, tombstone
@@ -81,6 +82,25 @@ async def test_it_looks_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [round(later - earlier, 3) for earlier, later in pairwise(looked_s)] == [1.0] * 10
 
 
+@pytest.mark.parametrize("ends", [BrokerUnavailable("gone"), UnreadableBatch("t", 0, 5, 6, "broken")])
+@virtual_time
+async def test_it_begins_again_when_kafka_is_away_or_a_batch_cannot_be_read(
+    ends: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_s: list[float] = []
+
+    async def look(_: CacheFiller, reader: object) -> None:
+        looked_s.append(asyncio.get_running_loop().time())
+        raise ends
+
+    monkeypatch.setattr(CacheFiller, "look", look)
+    monkeypatch.setattr(fillers, "TopicReader", lambda *_: nullcontext())
+    filling = asyncio.create_task(filler(MemoryCache()).run())
+    await asyncio.sleep(3 * fillers._TRY_AGAIN_S + 0.5)
+    filling.cancel()
+    assert len(looked_s) == 4
+
+
 @virtual_time
 async def test_results_are_taken_in_small_pieces_with_a_short_pause_after_each() -> None:
     topic, began_s = Topic(*(made(number) for number in range(500))), asyncio.get_running_loop().time()
@@ -107,7 +127,7 @@ async def test_it_reads_what_is_new_and_goes_on_behind_the_markers_at_the_end() 
 @pytest.mark.parametrize(
     ("at_ms", "age_s", "kept"),
     [(NOW_MS - 180 * DAY_MS, 0, True), (NOW_MS - 180 * DAY_MS - 1, 0, False), (NOW_MS - 1, 180 * 86_400, False),
-     (NOW_MS, 180 * 86_400, True)],
+     (NOW_MS, 180 * 86_400, True), (NOW_MS - 90 * DAY_MS - 1, 90 * 86_400, False)],
 )  # fmt: skip
 @virtual_time
 async def test_a_result_is_remembered_until_it_is_stale(at_ms: int, age_s: int, kept: bool) -> None:
@@ -128,6 +148,9 @@ async def test_an_erased_person_is_forgotten_in_the_order_of_the_topic() -> None
         cache = MemoryCache()
         assert await filler(cache).take([*records, Made("t", b"k", b"{foreign", 1, 9), Made("t", b"k", None, 1, 10)])
         assert (await title(cache), await cache.filled_to(1)) == (left, 11)
+    full = Full(0)
+    assert not await filler(full).take([made(0), erased])
+    assert await full.filled_to(1) == 0, "what was not taken is read again"
 
 
 @virtual_time

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from stream_app.cache.redis import RedisCache, RedisLink, redis_problem, tls_options
+from stream_app.cache.redis import RedisCache, RedisLink, redis_link, redis_problem, tls_options
 from stream_app.domain.result import NOTHING, Entry, Field
 from tests.partition.virtual import virtual_time
 
@@ -95,6 +95,21 @@ async def test_without_an_answer_nothing_is_found_and_nothing_is_claimed_to_be_s
     assert await cache.filled_to(1) is None
     assert not await cache.set_filled_to(1, 5)
     assert (seen["skipped"], client.values) == (2, {})
+
+
+async def test_a_call_that_fails_is_not_tried_again() -> None:
+    connections = 0
+
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    async with server, redis_link(url, 5.0) as link:
+        assert await link.read(["a"]) is None
+    assert connections == 1
 
 
 @pytest.mark.parametrize(("takes_s", "reads", "stores"), [(0.2, True, True), (0.3, False, True), (2.1, False, False)])

@@ -1,20 +1,22 @@
 """Clay through a proxy and in a network that inspects TLS, and whether its host answers."""
 
 import asyncio
+import base64
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 
 import pytest
 import uvloop
 from aiohttp import web
 
-from stream_app.clay.client import HostCheck
+from stream_app.clay.client import HostCheck, Webhooks
 from stream_app.clay.egress import Egress
 from stream_app.client.doctor import host_answers
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import free_port
 from stream_app.domain.model.addresses import WEBHOOK_PATH
-from stream_app.domain.model.outcome import Accepted, Outcome, Refused, Uncertain
+from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Poison, Refused, Uncertain
 from tests.support.forward_proxy import forward_proxy
 from tests.support.raw_server import HANG, LEAD, OK, READ, SLUG, TOKEN, RawServer, client, serve
 from tests.unit.clay.conftest import Authority
@@ -85,6 +87,23 @@ async def test_a_proxy_that_refuses_the_credentials_sent_nothing(
     assert not [text for text in seen if "s3cret" in text or "czNjcmV0" in text]
 
 
+async def test_a_407_through_a_tunnel_is_of_the_host_which_has_the_lead(authority: Authority) -> None:
+    answer = b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n"
+    async with forward_proxy(CREDENTIALS) as (_, at), serve(READ, answer, tls=authority.tls) as server:
+        (outcome,) = await send(server.url, Egress.of(authority.file, f"http://{WITH_CREDENTIALS}{at}"))
+        assert (type(outcome), outcome.reason, len(server.requests)) == (Denied, "http_407", 1)
+
+
+async def test_without_tls_an_excerpt_repeats_no_credentials_of_the_proxy() -> None:
+    page = b"you are " + base64.b64encode(CREDENTIALS.encode())
+    answer = b"HTTP/1.1 422 No\r\ncontent-length: %d\r\n\r\n%b" % (len(page), page)
+    async with forward_proxy(CREDENTIALS) as (_, at), serve(READ, answer) as server:
+        (outcome,) = await send(server.url, Egress.of(proxy_url=f"http://{WITH_CREDENTIALS}{at}"))
+    assert isinstance(outcome, Poison)
+    assert outcome.excerpt.startswith("you are ")
+    assert page.decode()[8:] not in outcome.excerpt
+
+
 @pytest.mark.parametrize("status", [301, 403, 407, 429, 500, 502, 503, 504])
 async def test_a_proxy_that_makes_no_tunnel_sent_nothing(status: int, authority: Authority) -> None:
     async with forward_proxy(refuse=status) as (_, at), serve(READ, OK, tls=authority.tls) as server:
@@ -140,7 +159,7 @@ async def test_a_server_error_is_no_answer(status: int, answers: bool) -> None:
     @web.middleware
     async def record(request: web.Request, handler: Handler) -> web.StreamResponse:
         seen.append((request.method, request.path))
-        return web.Response(status=status)
+        return web.Response(status=status, headers={"location": "/elsewhere"})
 
     runner = web.AppRunner(web.Application(middlewares=[record]))
     await runner.setup()
@@ -153,6 +172,18 @@ async def test_a_server_error_is_no_answer(status: int, answers: bool) -> None:
         await runner.cleanup()
     assert set(answered) == {answers}
     assert seen == [("HEAD", "/")], "one request, without the webhook's secret path"
+
+
+async def test_a_host_without_webhooks_left_is_taken_to_answer() -> None:
+    """A reload may have removed the destination of a lead that waits."""
+    webhooks = Webhooks(client(), {}, lambda *_: None, HostCheck(Egress.of()))
+    assert await webhooks.host_answers("people")
+
+
+def test_clients_that_need_a_context_trust_the_same_authorities(authority: Authority) -> None:
+    usual, own = Egress.of().tls_context, Egress.of(authority.file)
+    assert (usual.verify_mode, usual.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert own.tls_context is own.tls
 
 
 async def test_a_closed_port_or_a_host_that_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import gzip
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -311,6 +312,27 @@ def status_of(answer: list[bytes]) -> int:
         return message.code
 
     return asyncio.run(read())
+
+
+async def test_the_body_is_not_searched_for_the_end_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[bytes] = []
+    monkeypatch.setattr(ResponseHandler, "data_received", _noting(pieces, ResponseHandler.data_received))
+    interim, body = b"HTTP/1.1 102 X\r\n\r\n", b"\n\n" * 9
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 27\r\n\r\n"
+    protocol = ClayProtocol(asyncio.get_running_loop())
+    protocol.connection_made(Mock())
+    protocol.expect_answer(read_until_eof=True, auto_decompress=False)
+    protocol.data_received(interim + head + body)
+    protocol.data_received(body[:9])
+    assert pieces == [interim, head, body, body[:9]]
+
+
+def _noting(pieces: list[bytes], handle: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
+    def noted(protocol: Any, data: bytes) -> None:
+        pieces.append(data)
+        handle(protocol, data)
+
+    return noted
 
 
 @given(head=st.sampled_from(HEADS), rest=st.binary(max_size=40), cuts=st.lists(st.integers(0, 200), max_size=6))

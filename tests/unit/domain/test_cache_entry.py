@@ -213,6 +213,8 @@ def test_a_write_contains_the_old_fields_and_the_new_ones(before: Entry, new: En
         ({"domain": "acme.github.io"}, {}),
         ({"domain": "co.uk"}, {}),
         ({"domain": "acme.nosuchtld"}, {}),
+        ({"domain": "xn--999999999.com"}, {"company_name": "xn--999999999"}),
+        ({"domain": "xn--a.com"}, {"company_name": "xn--a"}),
         ({"domain": "acme.io"}, {"company_name": "acme"}),
         ({"domain": "acme.ai"}, {"company_name": "acme"}),
         ({"domain": "acme.eu"}, {"company_name": "acme"}),
