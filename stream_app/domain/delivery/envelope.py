@@ -43,66 +43,43 @@ FORMAT: Final = 1
 PREFIX: Final = "stream-app-"
 """The prefix of all our headers."""
 
-HEADERS: Final[dict[str, str]] = {
-    field: PREFIX + name
-    for field, name in (
-        ("origin", "origin"),
-        ("origin_ms", "origin-timestamp-ms"),
-        ("seq", "origin-seq"),
-        ("way", "way"),
-        ("lead_id", "lead-id"),
-        ("destination", "destination"),
-        ("disposition", "disposition"),
-        ("reason", "reason"),
-        ("text", "reason-text"),
-        ("http_status", "http-status"),
-        ("excerpt", "answer-excerpt"),
-        ("attempt", "attempt"),
-        ("replay", "replay-count"),
-        ("epoch", "rewind-epoch"),
-        ("returns", "returns"),
-        ("hops", "hops"),
-        ("cut_bytes", "cut-bytes"),
-        ("first_failure_ms", "first-failure-ms"),
-        ("last_failure_ms", "last-failure-ms"),
-        ("not_before_ms", "not-before-ms"),
-        ("redriven_from", "redriven-from"),
-        ("dead_letter", "dead-letter"),
-        ("trace_id", "trace-id"),
-        ("app", "app-version"),
-        ("format", "format"),
-    )
+_HEADERS: Final = {
+    "origin": ("origin", "topic/partition/offset of the input record"),
+    "origin_ms": ("origin-timestamp-ms", "when the broker appended the input record, epoch ms"),
+    "seq": ("origin-seq", "sequence number of the last event in leads.status when this was written"),
+    "way": ("way", "why it comes back: rerouted, replayed, redriven, deferred, uncertain; not on a dead letter"),
+    "lead_id": ("lead-id", "the lead's id (a hash where the given one could hold personal data)"),
+    "destination": ("destination", "the destination's alias, never its URL"),
+    "disposition": (
+        "disposition",
+        "poison (not replayed by itself), failed (replayed), policy (refused by configuration)",
+    ),
+    "reason": ("reason", "stable code, such as http_422 or not_json"),
+    "text": ("reason-text", "the reason in words"),
+    "http_status": ("http-status", "what Clay answered"),
+    "excerpt": ("answer-excerpt", "beginning of the answer, scrubbed"),
+    "attempt": ("attempt", "failed POSTs in this replay"),
+    "replay": ("replay-count", "replays in this rewind epoch"),
+    "epoch": ("rewind-epoch", "how often the replay group had been rewound"),
+    "returns": ("returns", "how often the lead has come back in all, over all epochs"),
+    "hops": ("hops", "re-publications to a home partition"),
+    "cut_bytes": ("cut-bytes", "how many bytes of the value are missing, because the topic takes no larger record"),
+    "first_failure_ms": ("first-failure-ms", "epoch ms"),
+    "last_failure_ms": ("last-failure-ms", "epoch ms"),
+    "not_before_ms": ("not-before-ms", "when it is due to come back, epoch ms"),
+    "redriven_from": ("redriven-from", "topic/partition/offset of the dead letter that was sent back"),
+    "dead_letter": ("dead-letter", "topic/partition/offset of the dead letter that the input record was before"),
+    "trace_id": ("trace-id", "W3C trace id"),
+    "app": ("app-version", "the version that wrote it"),
+    "format": ("format", "format of these headers; a process that does not know it stops instead of reading it wrong"),
 }
-"""Field of `Envelope` -> header name on the wire. `MEANING` says what each holds."""
+"""Field of `Envelope` -> header name on the wire without the prefix, and what the header holds."""
 
-MEANING: Final[dict[str, str]] = {
-    "stream-app-origin": "topic/partition/offset of the input record",
-    "stream-app-origin-timestamp-ms": "when the broker appended the input record, epoch ms",
-    "stream-app-origin-seq": "sequence number of the last event in leads.status when this was written",
-    "stream-app-way": "why it comes back: rerouted, replayed, redriven, deferred, uncertain; not on a dead letter",
-    "stream-app-lead-id": "the lead's id (a hash where the given one could hold personal data)",
-    "stream-app-destination": "the destination's alias, never its URL",
-    "stream-app-disposition": "poison (not replayed by itself), failed (replayed), policy (refused by configuration)",
-    "stream-app-reason": "stable code, such as http_422 or not_json",
-    "stream-app-reason-text": "the reason in words",
-    "stream-app-http-status": "what Clay answered",
-    "stream-app-answer-excerpt": "beginning of the answer, scrubbed",
-    "stream-app-attempt": "failed POSTs in this replay",
-    "stream-app-replay-count": "replays in this rewind epoch",
-    "stream-app-rewind-epoch": "how often the replay group had been rewound",
-    "stream-app-returns": "how often the lead has come back in all, over all epochs",
-    "stream-app-hops": "re-publications to a home partition",
-    "stream-app-cut-bytes": "how many bytes of the value are missing, because the topic takes no larger record",
-    "stream-app-first-failure-ms": "epoch ms",
-    "stream-app-last-failure-ms": "epoch ms",
-    "stream-app-not-before-ms": "when it is due to come back, epoch ms",
-    "stream-app-redriven-from": "topic/partition/offset of the dead letter that was sent back",
-    "stream-app-dead-letter": "topic/partition/offset of the dead letter that the input record was before",
-    "stream-app-trace-id": "W3C trace id",
-    "stream-app-app-version": "the version that wrote it",
-    "stream-app-format": "format of these headers; a process that does not know it stops instead of reading it wrong",
-}
-"""Header -> its meaning. A test keeps it complete."""
+HEADERS: Final[dict[str, str]] = {field: PREFIX + name for field, (name, _) in _HEADERS.items()}
+"""Field of `Envelope` -> header name on the wire."""
+
+MEANING: Final[dict[str, str]] = {PREFIX + name: meaning for name, meaning in _HEADERS.values()}
+"""Header -> its meaning."""
 
 _HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
 
@@ -124,34 +101,9 @@ _FIT: Final[dict[str, Callable[[str], object]]] = {
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Headers as values. Times are epoch ms.
+    """Headers as values, which `MEANING` describes.
 
     Attributes:
-        origin: `topic/partition/offset` of the input record.
-        origin_ms: When the broker appended the input record.
-        seq: Sequence number of the history's last event when the record was written.
-        way: Why the record comes back.
-        lead_id: The lead's id, or its hash.
-        destination: The alias of the destination.
-        disposition: The kind of dead letter.
-        reason: A stable code.
-        text: The reason in words.
-        http_status: Clay's status; 0 if there was none.
-        excerpt: The beginning of Clay's answer, scrubbed.
-        attempt: Failed POSTs in this replay.
-        replay: Replays in this rewind epoch, including the coming one.
-        epoch: The rewind epoch.
-        returns: How often the lead has come back in all epochs.
-        hops: Re-publications to a home partition.
-        cut_bytes: How many bytes of the value are missing because it was too large for the topic.
-        first_failure_ms: When the lead failed first.
-        last_failure_ms: When it failed last.
-        not_before_ms: When it is due.
-        redriven_from: The dead letter that an operator sent back.
-        dead_letter: The dead letter that an input was copied from. Its own history has ended, or it had none.
-        trace_id: The W3C trace id.
-        app: The version that wrote the record.
-        format: The format of the headers: always `FORMAT`, because others are not read.
         parent_id: The caller's span, from `traceparent`. Only of an input record: it is in no header of ours.
         sampled: True if the caller has sampled its span. As `parent_id`.
     """
@@ -204,16 +156,13 @@ def input_envelope(consumed: ConsumedRecord) -> Envelope:
     """Return the envelope of an input record. Its origin is its own place. Of its headers only `traceparent` counts."""
     traceparent = consumed.header("traceparent") if consumed.headers else None
     trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    if trace is None:
-        return Envelope(origin=consumed.record_id, origin_ms=consumed.timestamp_ms)
-    trace_id, parent_id, flags = trace.groups()
-    sampled = bool(int(flags, 16) & _SAMPLED)
+    trace_id, parent_id, flags = trace.groups() if trace else ("", "", "0")
     return Envelope(
         origin=consumed.record_id,
         origin_ms=consumed.timestamp_ms,
         trace_id=trace_id,
         parent_id=parent_id,
-        sampled=sampled,
+        sampled=bool(int(flags, 16) & _SAMPLED),
     )
 
 
