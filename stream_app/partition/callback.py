@@ -88,7 +88,7 @@ class CallbackPipeline:
         recorder = DeliveryRecorder(self._plan, subject, row)
         if row.state not in _AT_CLAY:
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
-        booking = self._lanes.book(row, destination, callback)
+        booked, spent = self._lanes.book(row, destination, callback)
         self._admission.pump_soon(destination.workspace)  # the budget may have room again, or a suspension has ended
         why = Reason("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
         erased = self._rows.suppression(erased_row(callback.workspace, callback.lead_id))
@@ -97,10 +97,10 @@ class CallbackPipeline:
             callback.outcome,
             now_ms,
             why,
-            booking.spent,
+            spent,
             final=True,
             reservation=None,
-            booked=booking.booked if callback.outcome == "partial" else None,
+            booked=booked if callback.outcome == "partial" else None,
             results=version if is_published else row.results,
         )
         step = recorder.step(*([result] if is_published else []))

@@ -16,7 +16,7 @@ import msgspec
 from attrs import define, field
 
 from stream_app.clock import Clock
-from stream_app.domain.callback.interpret import Booking, booked
+from stream_app.domain.callback.interpret import booked
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, lane_key
 from stream_app.domain.lane.admission import Grant
@@ -134,12 +134,14 @@ class Lanes:
         self._lanes[name], settlement = settled(policy, lane, grant, outcome, now_ms, rand, in_flight, others_wait)
         return settlement
 
-    def book(self, row: Delivery, destination: Destination, callback: Callback) -> Booking:
-        """Book what a lead did cost, as its callback says."""
+    def book(
+        self, row: Delivery, destination: Destination, callback: Callback
+    ) -> tuple[Reservation | None, Reservation | None]:
+        """Book what a lead did cost, as its callback says, and return what `booked` does."""
         name = destination.workspace
-        booking = booked(self._plan.workspaces[name], self[name], row, destination, callback, self._clock.now_ms())
-        self._lanes[name] = booking.lane
-        return booking
+        policy, now_ms = self._plan.workspaces[name], self._clock.now_ms()
+        self._lanes[name], now, spent = booked(policy, self[name], row, destination, callback, now_ms)
+        return now, spent
 
     def charge(self, workspace: str, reservation: Reservation) -> None:
         """Book a reservation as spent."""

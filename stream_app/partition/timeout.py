@@ -15,20 +15,12 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from stream_app.domain.callback.interpret import (
-    OVERDUE,
-    WAITING,
-    due_ms,
-    evidence,
-    overdue,
-    suspend_destination,
-)
+from stream_app.domain.callback.interpret import OVERDUE, WAITING, due_ms, overdue, suspend_destination, why_missing
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import Delivery, Reason, lead_of
 from stream_app.domain.delivery.suppression import erased_row, is_erased
-from stream_app.domain.limits.callback_health import causes
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
@@ -70,7 +62,7 @@ class TimeoutPipeline:
         )
         lane, is_silent = overdue(policy, self._lanes[destination.workspace], destination.alias, row.at_ms)
         if is_silent:
-            why = causes(evidence(policy, lane, destination, now_ms))
+            why = why_missing(policy, lane, destination, now_ms)
             lane = suspend_destination(policy, lane, destination, why, now_ms)
             recorder.go("credits_exhausted_suspected", now_ms, Reason("no_callbacks", why))
         self._lanes[destination.workspace] = lane

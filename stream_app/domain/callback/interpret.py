@@ -12,7 +12,6 @@ from stream_app.domain.lane.settlement import book_callback, probe_succeeded
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.limits import budget, callback_health, suspension
 from stream_app.domain.limits.budget import Cost, Reservation
-from stream_app.domain.limits.callback_health import Evidence
 from stream_app.domain.limits.meters import meters
 from stream_app.domain.model.messages import Callback, Result, Status
 from stream_app.domain.model.records import ConsumedRecord, Record
@@ -46,35 +45,28 @@ def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
     return callback
 
 
-class Booking(msgspec.Struct, frozen=True):
-    """The lane after a callback. `booked` and `spent` are None if nothing was ever reserved for the lead.
-
-    Attributes:
-        booked: The cost of the lead now.
-        spent: The difference to what was booked before.
-    """
-
-    lane: Lane
-    booked: Reservation | None
-    spent: Reservation | None
-
-
 def booked(
     policy: Workspace, lane: Lane, row: Delivery, destination: Destination, callback: Callback, now_ms: int
-) -> Booking:
-    """Return the lane with its reservation for the lead settled, or with what was booked for it before corrected."""
+) -> tuple[Lane, Reservation | None, Reservation | None]:
+    """Return the lane with its reservation for the lead settled, or with what was booked for it before corrected.
+
+    Returns:
+        The lane, the cost of the lead now, and the difference to what was booked before. Both costs are None if nothing
+        was ever reserved for the lead.
+    """
     held, before = row.reservation, row.booked
     windows = held or before
-    cost = _cost(callback, destination.estimate)
+    usual = destination.estimate
+    cost = Cost(_bounded(callback.credits, usual.credits), _bounded(callback.actions, usual.actions))
     if windows is None:
-        return Booking(_called_back(lane, row, cost, destination, policy, now_ms), None, None)
+        return _called_back(lane, row, cost, destination, policy, now_ms), None, None
     now = spent = Reservation(windows.day, windows.month, cost.credits, cost.actions)
     if held is None and before is not None:
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
         held = msgspec.structs.replace(before, credits=0, actions=0)
         spent = Reservation(before.day, before.month, cost.credits - before.credits, cost.actions - before.actions)
     lane = book_callback(policy, lane, destination, held or windows, cost, now_ms)
-    return Booking(_called_back(lane, row, cost, destination, policy, now_ms), now, spent)
+    return _called_back(lane, row, cost, destination, policy, now_ms), now, spent
 
 
 def _called_back(
@@ -89,11 +81,6 @@ def _called_back(
     if stopped.reason == OVER_CEILING and cost.exceeds(destination.ceiling):
         return lane
     return probe_succeeded(policy, lane, destination.alias, now_ms)
-
-
-def _cost(callback: Callback, estimated: Cost) -> Cost:
-    """Return the cost of the lead: as the table reports it, else as estimated."""
-    return Cost(_bounded(callback.credits, estimated.credits), _bounded(callback.actions, estimated.actions))
 
 
 def _bounded(reported: int | None, estimated: int) -> int:
@@ -139,23 +126,11 @@ def overdue(policy: Workspace, lane: Lane, destination: str, accepted_ms: int) -
     return lane, missing and not suspension.holds(lane.suspension, destination)
 
 
-def evidence(policy: Workspace, lane: Lane, destination: Destination, now_ms: int) -> Evidence:
-    """Return what is known when a destination stops calling back."""
+def why_missing(policy: Workspace, lane: Lane, destination: Destination, now_ms: int) -> str:
+    """Return why a destination may have stopped calling back, in words."""
     month = meters(in_force(policy, lane.changes).budget, lane.budget, now_ms)["credits_month"]
     pool = {name: lane.quota.webhooks[name] for name in destination.webhook_ids if name in lane.quota.webhooks}
-    callbacks = callback_health.of(lane.callback_health, destination.alias)
-    others = tuple(
-        sorted(name for name, other in lane.callback_health.destinations.items() if other.last_ms > callbacks.oldest_ms)
-    )
-    return Evidence(
-        destination=destination.alias,
-        overdue=callbacks.overdue,
-        oldest_ms=callbacks.oldest_ms,
-        webhooks=pool,
-        spent=month.spent,
-        last_ms=callbacks.last_ms,
-        others=others,
-    )
+    return callback_health.causes(lane.callback_health, destination.alias, pool, month.spent)
 
 
 def suspend_destination(policy: Workspace, lane: Lane, destination: Destination, text: str, now_ms: int) -> Lane:

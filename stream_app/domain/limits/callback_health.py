@@ -145,56 +145,34 @@ def unowned_ms(state: CallbackHealth, since_ms: int) -> int:
     return sum(max(0, end_ms - max(begin_ms, since_ms)) for begin_ms, end_ms in state.gaps)
 
 
-class Evidence(msgspec.Struct, frozen=True):
-    """What is known when callbacks are found missing.
+def causes(state: CallbackHealth, destination: str, webhooks: Mapping[str, Webhook], spent: int) -> str:
+    """Return the likely causes of missing callbacks in order, each with its evidence and what to do.
 
-    Attributes:
-        destination: The alias of the destination.
-        overdue: Overdue leads.
-        oldest_ms: When the oldest of them was accepted, epoch ms.
-        webhooks: The pool of the table, by id.
-        spent: Credits that this lane has booked in this month.
-        last_ms: The last callback of this table, epoch ms; 0 if there was none.
-        others: Destinations of the workspace that have called back meanwhile.
+    `webhooks`: the pool of the table, by id. `spent`: credits that this lane has booked in this month.
     """
-
-    destination: str
-    overdue: int
-    oldest_ms: int
-    webhooks: Mapping[str, Webhook]
-    spent: int
-    last_ms: int
-    others: tuple[str, ...] = ()
-
-
-def causes(evidence: Evidence) -> str:
-    """Return the likely causes in order, each with its evidence and what to do."""
+    callbacks = of(state, destination)
+    others = sorted(name for name, other in state.destinations.items() if other.last_ms > callbacks.oldest_ms)
+    table = f"it called back last at {_utc(callbacks.last_ms)}" if callbacks.last_ms else "it has never called back"
+    table += f", while {' and '.join(others)} did since, with the same credits" if others else ""
     likely = [
-        f"the credits of this workspace are used up (booked here this month: {evidence.spent}): top up, then run the "
+        f"the credits of this workspace are used up (booked here this month: {spent}): top up, then run the "
         "rows in Clay again, for nothing resumes by itself",
-        f"auto-run is off in the table of {evidence.destination}, or its HTTP column does not run "
-        f"({_of_table(evidence)}): switch it on",
+        f"auto-run is off in the table of {destination}, or its HTTP column does not run "
+        f"({table}; its newest rows in Clay show whether they ran): switch it on",
     ]
-    if evidence.others:  # which have the same credits
+    if others:  # which have the same credits
         likely.reverse()
-    counts = ", ".join(f"{name} has had {webhook.count}" for name, webhook in evidence.webhooks.items())
+    counts = ", ".join(f"{name} has had {webhook.count}" for name, webhook in webhooks.items())
     full = f"a webhook stops silently after {LIFETIME:,} submissions ({counts or 'no count yet'}): put a new one in"
-    nearly = any(webhook.count >= _NEARLY * LIFETIME for webhook in evidence.webhooks.values())
+    nearly = any(webhook.count >= _NEARLY * LIFETIME for webhook in webhooks.values())
     likely.insert(0 if nearly else 2, full)
     likely.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
-    of_it = f"of {evidence.destination}"
     numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(likely, 1))
+    overdue = count(callbacks.overdue, f"lead of {destination} is", f"leads of {destination} are")
     return (
-        f"{count(evidence.overdue, f'lead {of_it} is', f'leads {of_it} are')} overdue and no callback of it came since "
-        f"{_utc(evidence.oldest_ms)}, while its webhook takes every lead. Likely, in this order: {numbered}"
+        f"{overdue} overdue and no callback of it came since {_utc(callbacks.oldest_ms)}, while its webhook takes "
+        f"every lead. Likely, in this order: {numbered}"
     )
-
-
-def _of_table(evidence: Evidence) -> str:
-    """Return what is known of the table from outside, and where to see the rest."""
-    last = f"it called back last at {_utc(evidence.last_ms)}" if evidence.last_ms else "it has never called back"
-    others = f", while {' and '.join(evidence.others)} did since, with the same credits" if evidence.others else ""
-    return f"{last}{others}; its newest rows in Clay show whether they ran"
 
 
 def _utc(at_ms: int) -> str:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.callback.interpret import booked, due_ms, evidence, suspend_destination
+from stream_app.domain.callback.interpret import booked, due_ms, suspend_destination, why_missing
 from stream_app.domain.callback.interpret import overdue as overdue_lead
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
 from stream_app.domain.lane.admission import Grant, Held, decide
@@ -18,7 +18,6 @@ from stream_app.domain.limits.callback_health import (
     CallbackHealth,
     CallbackHealthPolicy,
     are_missing,
-    causes,
     of,
     record_callback,
     record_overdue,
@@ -105,14 +104,14 @@ def test_deadlines_stay_in_order_over_any_number_of_owners(steps: list[int], sin
 
 def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
     lane = Lane("acme", 0, callback_health=after(1_000, 2_000, 3_000))
-    text = causes(evidence(ACME, lane, THERE, 10_000))
+    text = why_missing(ACME, lane, THERE, 10_000)
     assert [text.index(word) for word in ("credits", "auto-run", "50,000", "the gateway")] == sorted(
         text.index(word) for word in ("credits", "auto-run", "50,000", "the gateway")
     )
     assert "3 leads of people are overdue and no callback of it came since 1970-01-01 00:00:01 UTC" in text
     assert "it has never called back; its newest rows in Clay show whether they ran" in text
     full = msgspec.structs.replace(lane, quota=Quota({"w1": Webhook(49_900), "other": Webhook(50_000)}))
-    text = causes(evidence(ACME, full, THERE, 10_000))
+    text = why_missing(ACME, full, THERE, 10_000)
     assert text.index("50,000") < text.index("credits") < text.index("the gateway"), text
     assert "w1 has had 49900" in text
     assert "other" not in text
@@ -121,11 +120,11 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
 def test_a_table_that_calls_back_meanwhile_shows_that_it_is_not_the_credits() -> None:
     health = after(3_000, 4_000, 5_000, state=record_callback(CallbackHealth(), "people", 2_000))
     before = Lane("acme", 0, callback_health=record_callback(health, "firms", 3_000))
-    text = causes(evidence(ACME, before, THERE, 10_000))
+    text = why_missing(ACME, before, THERE, 10_000)
     assert text.index("credits of this workspace") < text.index("auto-run")
     assert "(it called back last at 1970-01-01 00:00:02 UTC; its newest rows" in text
     since = Lane("acme", 0, callback_health=record_callback(health, "firms", 3_001))
-    text = causes(evidence(ACME, since, THERE, 10_000))
+    text = why_missing(ACME, since, THERE, 10_000)
     assert text.index("auto-run") < text.index("credits of this workspace")
     assert "00:00:02 UTC, while firms did since, with the same credits; its newest rows" in text
 
@@ -185,7 +184,7 @@ def _probed(lane: Lane, table: Destination, called_back: bool = True) -> Lane:
         probe=entry.probe.since_ms,
     )
     callback = Callback("id0", "acme", table.alias, now_ms + 20, "enriched", {})
-    return booked(ACME, lane, row, table, callback, now_ms + 20).lane
+    return booked(ACME, lane, row, table, callback, now_ms + 20)[0]
 
 
 def _goes(lane: Lane, now_ms: int = 301_000) -> set[str]:
@@ -262,6 +261,6 @@ def test_a_cost_counts_as_reported_within_reason(reported_cost: int | None, coun
     held = Reservation("2026-11-30", "2026-11", 20, 5)
     row = Delivery(ROW_VERSION, "accepted", "leads/0/1", 4, 1, 1, "t", reservation=held)
     callback = Callback("1", "acme", "people", 1, "enriched", {}, credits=reported_cost, actions=reported_cost)
-    booking = booked(ACME, Lane("acme", 0), row, THERE, callback, 2)
+    _, now, spent = booked(ACME, Lane("acme", 0), row, THERE, callback, 2)
     cost = (THERE.estimate.credits, THERE.estimate.actions) if counts is None else (counts, counts)
-    assert booking.booked == booking.spent == Reservation(held.day, held.month, *cost)
+    assert now == spent == Reservation(held.day, held.month, *cost)
