@@ -11,10 +11,11 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.commands import Command, Resolve
-from stream_app.domain.delivery.state_machine import SETTLED, Delivery, delivery_key, forced_key, lead_of, step
+from stream_app.domain.delivery.recorder import event_of
+from stream_app.domain.delivery.state_machine import SETTLED, Delivery, Reason, delivery_key, forced_key, lead_of, step
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import row_id
-from stream_app.domain.limits.budget import Cost, Reservation, reviewed, unbook
+from stream_app.domain.limits.budget import Reservation, reviewed, unbook
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, trace_of
 from stream_app.domain.plan import Plan, Workspace, in_force
@@ -77,8 +78,11 @@ def settle_lead(
         rows = [(key, delivery) for key, delivery in rows if lead_of(key)[1] == what.destination]
     if not rows:
         return "no such lead is known here (any more)"
-    fits = _is_parked if what.give_up else _is_booked
-    chosen = [(key, delivery) for key, delivery in rows if fits(delivery)]
+    chosen = [
+        (key, delivery)
+        for key, delivery in rows
+        if (_is_parked(delivery) if what.give_up else delivery.booked is not None and delivery.reservation is None)
+    ]
     if not chosen:
         return _refusal(what, [delivery for _, delivery in rows])
     aliases = sorted({lead_of(key)[1] for key, _ in chosen})
@@ -91,18 +95,22 @@ def settle_lead(
     before = mine.booked or Reservation("", "", 0, 0)
     credits_ = before.credits if what.credits is None else what.credits
     actions = before.actions if what.actions is None else what.actions
-    lane, now, more = _corrected(policy, lane, before, Cost(credits_, actions), now_ms)
+    now = msgspec.structs.replace(before, credits=credits_, actions=actions, known=True)
+    more = Reservation(before.day, before.month, credits_ - before.credits, actions - before.actions)
+    corrected = unbook(lane.budget, msgspec.structs.replace(more, credits=-more.credits, actions=-more.actions))
+    rules = in_force(policy, lane.changes).budget
+    lane = msgspec.structs.replace(lane, budget=reviewed(rules, corrected, now_ms))
     text = (
         f"{before.credits} credits and {before.actions} actions were booked, now it is {credits_} and {actions}, in "
         f"the budget of {before.day}"
     )
     if _is_parked(mine):
         ended = step(mine, "confirmed", now_ms, booked=now, final=True)
-        event = _event(plan, key, ended, command.id, text)
+        event = event_of(plan, ended, *lead_of(key), Reason(command.id, text))
     else:
         ended = msgspec.structs.replace(mine, booked=now)
         about = msgspec.structs.replace(mine, state="cost_corrected", origin=consumed.record_id, seq=1, at_ms=now_ms)
-        event = _event(plan, key, about, command.id, text)
+        event = event_of(plan, about, *lead_of(key), Reason(command.id, text))
         event = msgspec.structs.replace(event, trace_id=trace_of(consumed.record_id), attempt=0, replay=0, epoch=0)
     event = msgspec.structs.replace(event, credits=more.credits, actions=more.actions, day=more.day, month=more.month)
     return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
@@ -111,37 +119,12 @@ def settle_lead(
 def given_up(plan: Plan, lane: Lane, key: bytes, row: Delivery, reason: str, text: str, now_ms: int) -> Settled:
     """Return the step that ends a parked lead, because it is not to be sent any more."""
     ended = step(row, "suppressed", now_ms, final=True)
-    event = _event(plan, key, ended, reason, text)
+    event = event_of(plan, ended, *lead_of(key), Reason(reason, text))
     return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
-
-
-def _event(plan: Plan, key: bytes, row: Delivery, reason: str, text: str) -> StatusEvent:
-    workspace, destination, lead_id = lead_of(key)
-    return StatusEvent(
-        id=f"{row.origin}#{row.seq}",
-        lead_id=lead_id,
-        status=row.state,
-        seq=row.seq,
-        at_ms=row.at_ms,
-        origin=row.origin,
-        workspace=workspace,
-        destination=destination,
-        attempt=row.attempt,
-        replay=row.replay,
-        epoch=row.epoch,
-        reason=reason,
-        text=text,
-        trace_id=row.trace_id,
-        app=plan.app,
-    )
 
 
 def _is_parked(row: Delivery) -> bool:
     return row.state == "parked"
-
-
-def _is_booked(row: Delivery) -> bool:
-    return row.booked is not None and row.reservation is None
 
 
 def _refusal(what: Resolve, rows: list[Delivery]) -> str:
@@ -155,18 +138,3 @@ def _refusal(what: Resolve, rows: list[Delivery]) -> str:
         "what this lead did cost is known: correct the lane (`stream-app lanes correct`) by what Clay charged more, or "
         "(below 0) gave back"
     )
-
-
-def _corrected(
-    policy: Workspace, lane: Lane, booked: Reservation, cost: Cost, now_ms: int
-) -> tuple[Lane, Reservation, Reservation]:
-    """Book the cost of a lead that an operator confirmed, instead of what was booked without a callback.
-
-    Returns:
-        The lane, what is booked for the lead now, and the difference to before.
-    """
-    now = msgspec.structs.replace(booked, credits=cost.credits, actions=cost.actions, known=True)
-    more = Reservation(booked.day, booked.month, cost.credits - booked.credits, cost.actions - booked.actions)
-    after = unbook(lane.budget, msgspec.structs.replace(more, credits=-more.credits, actions=-more.actions))
-    after = reviewed(in_force(policy, lane.changes).budget, after, now_ms)
-    return msgspec.structs.replace(lane, budget=after), now, more

@@ -25,10 +25,10 @@ from stream_app.domain.delivery.state_machine import (
     step,
 )
 from stream_app.domain.lane.admission import Grant
-from stream_app.domain.lead.identity import identify_cleaned, linked
+from stream_app.domain.lead.identity import identify, linked
 from stream_app.domain.lead.read import Unreadable, import_of, shown_workspace
 from stream_app.domain.limits.budget import Reservation
-from stream_app.domain.model.messages import ImportSummary, Lead, Status, StatusEvent
+from stream_app.domain.model.messages import Lead, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import ConsumedRecord, Record, Rows, trace_of
 from stream_app.domain.plan import MAX_RETURNS, Destination, Plan, ReplayPolicy
@@ -202,25 +202,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
     def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None, before: Delivery | None = None) -> None:
         """Record the event of the row's present state; `before` is the row before the step."""
         row, resolved = self.row, self.resolved
-        event = StatusEvent(
-            f"{row.origin}#{row.seq}",
-            resolved.lead_id,
-            row.state,
-            row.seq,
-            row.at_ms,
-            row.origin,
-            workspace=resolved.destination.workspace,
-            destination=resolved.destination.alias,
-            attempt=row.attempt,
-            replay=row.replay,
-            epoch=row.epoch,
-            reason=why.reason,
-            text=why.text,
-            http_status=why.http_status,
-            due_at_ms=why.due_at_ms,
-            trace_id=row.trace_id,
-            app=self._plan.app,
-            saved=why.saved,
+        event = event_of(
+            self._plan, row, resolved.destination.workspace, resolved.destination.alias, resolved.lead_id, why
         )
         more: dict[str, object] = {}  # few steps have these, and a call with more than 15 keywords builds a dict first
         if spent is not None:
@@ -230,7 +213,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         if row.seq == 1 and 0 < resolved.envelope.origin_ms <= row.at_ms - _WORTH_NOTING_MS:
             more["queued_ms"] = row.at_ms - resolved.envelope.origin_ms
         if row.seq == resolved.envelope.seq + 1:
-            import_id, summary = _import_of(resolved)
+            import_id, summary = import_of(resolved.lead) if isinstance(resolved, ResolvedLead) else _NO_IMPORT
             if import_id:
                 more.update(import_id=import_id, import_summary=summary)
             if resolved.envelope.dead_letter:
@@ -331,12 +314,32 @@ def _id_of(lead: Lead | Unreadable) -> str:
     """The lead id by which its sender may search for it; '' if none can be read."""
     if isinstance(lead, Unreadable):
         return lead.lead_id
-    identity = identify_cleaned(lead)
+    identity = identify(lead, cleaned=True)
     return identity.lead_id if identity is not None else ""
 
 
-def _import_of(ref: LeadRef) -> tuple[str, ImportSummary | None]:
-    return import_of(ref.lead) if isinstance(ref, ResolvedLead) else _NO_IMPORT
+def event_of(plan: Plan, row: Delivery, workspace: str, destination: str, lead_id: str, why: Reason) -> StatusEvent:
+    """Return the event of a row's present state."""
+    return StatusEvent(
+        f"{row.origin}#{row.seq}",
+        lead_id,
+        row.state,
+        row.seq,
+        row.at_ms,
+        row.origin,
+        workspace=workspace,
+        destination=destination,
+        attempt=row.attempt,
+        replay=row.replay,
+        epoch=row.epoch,
+        reason=why.reason,
+        text=why.text,
+        http_status=why.http_status,
+        due_at_ms=why.due_at_ms,
+        trace_id=row.trace_id,
+        app=plan.app,
+        saved=why.saved,
+    )
 
 
 def brief(
