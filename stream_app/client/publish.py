@@ -27,7 +27,7 @@ from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.lane.price import Part, Quote, part, quote
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.fields import clean_email
-from stream_app.domain.lead.identity import identify_cleaned, is_made_id, plain_id
+from stream_app.domain.lead.identity import identify, is_made_id, plain_id
 from stream_app.domain.lead.read import MAX_LEAD_BYTES, Unreadable, clay_row, label, new_import_id, read_lead
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import ImportSummary, Lead
@@ -147,7 +147,7 @@ class Checker:
             return row
         given = lead.lead_id if lead.lead_id and lead.lead_id.strip() else ""
         lead_id = plain_id(given.strip()) if given else ""
-        if (is_made_id(given.strip()) if given else self._ids) and (who := identify_cleaned(lead)) is not None:
+        if (is_made_id(given.strip()) if given else self._ids) and (who := identify(lead, cleaned=True)) is not None:
             lead_id = who.lead_id
         return Ready(workspace, destination, home, value, line, lead_id, given)
 

@@ -27,7 +27,7 @@ from stream_app.client.publish import Checker, PublishOptions, no_workspace
 from stream_app.client.rows import Row, Sheet, open_csv
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready, topic_reader
-from stream_app.domain.lead.identity import identifiers, identify_cleaned, person_key, rows_of
+from stream_app.domain.lead.identity import identifiers, identify, person_key, rows_of
 from stream_app.domain.lead.read import Unreadable
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import Result, Scalar
@@ -443,7 +443,7 @@ class Matcher:
         if isinstance(read, Unreadable):
             return 0
         lead, store = read[0], self._store
-        who, workspace = identify_cleaned(lead), lead.workspace or ""
+        who, workspace = identify(lead, cleaned=True), lead.workspace or ""
         destination = self._settings.destination_of(workspace, lead.destination)
         if who is None or destination is None:
             return 0

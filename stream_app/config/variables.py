@@ -15,8 +15,8 @@ import msgspec
 from stream_app.config.model import Settings
 from stream_app.domain.model.addresses import (
     HOW_TO_MAKE,
+    PUBLIC_SECRETS,
     is_local,
-    is_public,
     messages_problem,
     proxy_problem,
     secret_problem,
@@ -180,7 +180,7 @@ def _guessable(settings: Settings, namings: Iterable[Naming], environ: Mapping[s
         if not (secret := environ.get(name)):
             continue
         problem = secret_problem(secret)
-        if problem is None and is_public(secret) and not simulated:
+        if problem is None and secret in PUBLIC_SECRETS and not simulated:
             problem = f"is an example from this project's files, which are public; {HOW_TO_MAKE}"
         if problem is None and seen.setdefault(secret, name) != name:
             problem = f"is the same as {seen[secret]}; {HOW_TO_MAKE}"

@@ -56,9 +56,6 @@ class Found(msgspec.Struct, frozen=True):
     provenance: dict[str, FieldOrigin]
 
 
-# ------------------------------------------------------------------------------------------------------------- keys
-
-
 def person_slot(workspace: str, destination: str, person: str) -> str:
     """Return the key of a person's entry. The workspace is a Redis hash tag: one slot of a cluster."""
     return f"{{{workspace}}}:person:{plain_digest('cached', destination, person)}"
@@ -78,9 +75,6 @@ def slots_of(result: Result) -> tuple[list[str], str | None]:
     persons = [person_slot(result.workspace, result.destination, name) for name in names]
     firm = result.company or company(result.fields)
     return persons, company_slot(result.workspace, firm) if firm else None
-
-
-# ---------------------------------------------------------------------------------------------------- remember, merge
 
 
 def entry_of(result: Result) -> Entry:
@@ -132,9 +126,6 @@ def _rank(field: Field) -> tuple[int, str, bytes]:
     return field.at_ms, field.source, _json.encode(field.value)
 
 
-# ------------------------------------------------------------------------------------------------------------- answer
-
-
 def freshness(policy: CachePolicy, at_ms: int, now_ms: int) -> Freshness:
     """Return how good a field of that time is now. A time in the future (a clock stepped) counts as fresh."""
     age_ms = now_ms - at_ms
@@ -183,8 +174,6 @@ def shown(own: Entry, of_company: Entry) -> tuple[dict[str, Scalar], dict[str, F
             provenance[name] = FieldOrigin(field.source, field.at_ms, is_shared)
     return fields, provenance
 
-
-# -------------------------------------------------------------------------------------------------------------- bytes
 
 _json: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(Entry)

@@ -24,7 +24,7 @@ from stream_app.domain.delivery.resolve import body_of
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.price import Part, Quote, part, quote_of_replay
-from stream_app.domain.lead.identity import identify_cleaned
+from stream_app.domain.lead.identity import identify
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.limits.budget import Cost
 from stream_app.domain.model.errors import SettingsError
@@ -253,7 +253,7 @@ def never_sent(value: bytes | None, key: bytes | None, named: str, check_lead: L
     lead = read_lead(value, key)
     if isinstance(lead, Unreadable):
         return lead.text
-    if identify_cleaned(lead) is None:
+    if identify(lead, cleaned=True) is None:
         return "it has no identity"
     if lead.not_after_ms is not None and lead.not_after_ms <= now_ms:
         return "it is too old to be sent"

@@ -28,7 +28,7 @@ def refund_twice() -> Patch:
     ) -> tuple[Any, Settlement]:
         after, report = real(policy, state, entry, outcome, *rest)
         if isinstance(outcome, Refused):
-            refunded = budget.refund(after.budget, entry.reservation)
+            refunded = budget.settle(after.budget, entry.reservation, budget.Cost())
             after = msgspec.structs.replace(after, budget=refunded)
         return after, report
 

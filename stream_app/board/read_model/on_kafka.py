@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 from stream_app.board.read_model.query import FoundResultAt
 from stream_app.client.answers import NO_ANSWER, FoundResult
 from stream_app.domain.lane.explain import Group
-from stream_app.domain.lead.identity import identify_cleaned, is_made_id
+from stream_app.domain.lead.identity import identify, is_made_id
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.model.messages import Result
@@ -177,7 +177,7 @@ def _matcher(lead_id: str, person: str, workspace: str) -> Callable[[Any], tuple
         if not value or (text and text not in value and b"\\" not in value):
             return None
         lead = read_lead(value, record.key)
-        who = None if isinstance(lead, Unreadable) else identify_cleaned(lead)
+        who = None if isinstance(lead, Unreadable) else identify(lead, cleaned=True)
         if who is None or isinstance(lead, Unreadable):
             return None
         matches = who.lead_id == lead_id if lead_id else person in who.people

@@ -23,7 +23,7 @@ from stream_app.domain.lead.identity import (
     company,
     hash_of,
     identifiers,
-    identify_cleaned,
+    identify,
     is_plain_id,
     person_key,
 )
@@ -109,7 +109,7 @@ def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead:
     destination = plan.destination(name, alias)
     if destination is None:
         return Unreadable("unknown_destination", f"its workspace has no such destination: {_THEN} unknown_destination")
-    who = identify_cleaned(lead)
+    who = identify(lead, cleaned=True)
     if who is None:
         return Unreadable("no_identity", "no identity: give lead_id, email, linkedin_url or a name")
     forced_origin = (envelope.dead_letter or envelope.origin) if lead.force else ""
@@ -163,7 +163,7 @@ def find_lead_ref(
     its record comes back. The destination may have left the configuration. `find` returns the row of a lead.
     """
     workspace, alias, lead_id = (consumed.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
-    if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify_cleaned(lead)) is not None:
+    if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify(lead, cleaned=True)) is not None:
         configured = plan.workspaces.get(lead.workspace)
         workspace, lead_id = lead.workspace, who.lead_id
         alias = lead.destination or (configured.default_destination if configured else "")

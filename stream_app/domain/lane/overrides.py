@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Final, Literal, get_args
 
-import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from stream_app.domain.lane.lane import Forced, Lane, lifted
 from stream_app.domain.limits import breaker, budget, window
@@ -148,14 +148,8 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
             return _pause(lane, by)
         case Resume():
             return _resume(lane)
-        case Trip():
-            return _force(lane, "open", by)
-        case Close():
-            return _force(lane, "closed", by)
-        case Shadow():
-            return _force(lane, "shadow", by)
-        case Auto():
-            return _force(lane, "auto", by)
+        case Trip() | Close() | Shadow() | Auto():
+            return _force(lane, _MODE_OF[type(order)], by)
         case Reset():
             return _reset(lane, by.at_ms)
         case ChangeBudget():
@@ -175,7 +169,7 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
 def _pause(lane: Lane, by: Actor) -> Answer:
     if lane.pause is not None:
         return Answer(lane, f"was paused already, {byline(lane.pause)}")
-    return Answer(msgspec.structs.replace(lane, pause=by), f"paused {byline(by)}; leads wait on Kafka until `resume`")
+    return Answer(replace(lane, pause=by), f"paused {byline(by)}; leads wait on Kafka until `resume`")
 
 
 def _resume(lane: Lane) -> Answer:
@@ -184,7 +178,7 @@ def _resume(lane: Lane) -> Answer:
     gone += [f"the suspension of webhook {webhook_id} (404)" for webhook_id in quota.suspended(lane.quota)]
     if not gone:
         return Answer(lane, "was neither paused nor suspended")
-    lane = msgspec.structs.replace(lifted(lane), pause=None, quota=quota.resumed(lane.quota))
+    lane = replace(lifted(lane), pause=None, quota=quota.resumed(lane.quota))
     return Answer(lane, f"resumed: lifted {' and '.join(gone)}")
 
 
@@ -196,23 +190,26 @@ _MODE: Final[Mapping[breaker.Mode, str]] = {
 }
 
 
+_MODE_OF: Final[Mapping[type[Order], breaker.Mode]] = {Trip: "open", Close: "closed", Shadow: "shadow", Auto: "auto"}
+
+
 def _force(lane: Lane, mode: breaker.Mode, by: Actor) -> Answer:
     was = lane.forced.mode if lane.forced else None
     if was == mode:
         return Answer(lane, f"{_MODE[mode]}; it was so already")
     state = lane.breaker
-    if mode in ("open", "closed"):
-        state = breaker.forced(state, "open" if mode == "open" else "closed", by.at_ms)
+    if mode == "open" or mode == "closed":
+        state = breaker.forced(state, mode, by.at_ms)
     text = _MODE[mode]
     if mode == "auto" and state.phase == "open":
         text += ", beginning with probes" if state.cause == "forced" else f", and is open ({state.cause})"
-    return Answer(msgspec.structs.replace(lane, breaker=state, forced=Forced(mode, by)), text)
+    return Answer(replace(lane, breaker=state, forced=Forced(mode, by)), text)
 
 
 def _reset(lane: Lane, now_ms: int) -> Answer:
     fresh = breaker.Breaker(epoch=lane.breaker.epoch + 1, since_ms=now_ms, next_lease=lane.breaker.next_lease)
     hooks = quota.resumed(lane.quota)
-    lane = msgspec.structs.replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None, quota=hooks)
+    lane = replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None, quota=hooks)
     rest = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []
     still = f"; still in force: {' and '.join(rest)}" if rest else ""
@@ -226,13 +223,13 @@ def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Act
         was = _configured(policy, key)
         if value not in ("configured", was):
             kept[key] = Change(key, was, value, by)  # type: ignore[arg-type]  # an order's values are numbers or None
-    changed = msgspec.structs.replace(lane, changes=tuple(kept.values()))
+    changed = replace(lane, changes=tuple(kept.values()))
     after = in_force(policy, changed.changes)
     problems = after.budget.problems() + after.rate.problems()
     if problems:
         return Answer(lane, f"refused: {'; '.join(problems)}", done=False)
     before = in_force(policy, lane.changes)
-    changed = msgspec.structs.replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
+    changed = replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
     return Answer(changed, ", ".join(f"{key}: {_plain(before, key)} -> {_plain(after, key)}" for key in values))
 
 
@@ -255,7 +252,7 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answ
         return Answer(lane, "refused: the clock is behind the books, so it is not known which day it is", done=False)
     after = meters(rules, corrected, now_ms)
     sums = ", ".join(f"{name} {after[name].elsewhere}" for name in budget.METERS if after[name].elsewhere)
-    return Answer(msgspec.structs.replace(lane, budget=corrected), f"spent elsewhere is now: {sums or 'nothing'}")
+    return Answer(replace(lane, budget=corrected), f"spent elsewhere is now: {sums or 'nothing'}")
 
 
 def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Actor) -> Answer:
@@ -263,12 +260,12 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
     known = sorted({*webhook_ids, *lane.quota.webhooks})
     if webhook_id not in known:
         return Answer(lane, f"refused: there is no webhook {webhook_id}; there are {', '.join(known)}", done=False)
-    state = lane.quota
-    if order.use is not None:
-        state = quota.revive(state, webhook_id) if order.use else quota.mark_dead(state, webhook_id, byline(by))
+    webhook = quota.of(lane.quota, webhook_id)
+    if order.use is not None:  # the first reason for taking it out of use stays
+        webhook = quota.Webhook(webhook.count) if order.use else replace(webhook, dead=webhook.dead or byline(by))
     if order.count is not None:
-        state = quota.set_count(state, webhook_id, order.count)
-    webhook = quota.of(state, webhook_id)
+        webhook = replace(webhook, count=order.count)
+    webhooks = quota.Quota({**lane.quota.webhooks, webhook_id: webhook})
     use = f"out of use ({webhook.dead})" if webhook.dead else "suspended (404)" if webhook.suspension else "in use"
     text = f"webhook {webhook_id}: {count(webhook.count, 'submission')}, {use}"
-    return Answer(msgspec.structs.replace(lane, quota=state), text)
+    return Answer(replace(lane, quota=webhooks), text)

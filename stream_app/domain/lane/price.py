@@ -11,17 +11,12 @@ import msgspec
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits import rate
-from stream_app.domain.limits.budget import Budget, Cost, MeterName
+from stream_app.domain.limits.budget import METERS, Budget, Cost, MeterName
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Workspace, in_force
 
-_METERS: Final[dict[MeterName, str]] = {
-    "credits_day": "credits of today",
-    "credits_month": "credits of this month",
-    "actions_day": "actions of today",
-    "actions_month": "actions of this month",
-}
+_METERS: Final = {name: words.replace(" ", " of ", 1) for name, words in METERS.items()}  # credits of today
 
 
 class Part(msgspec.Struct, frozen=True):

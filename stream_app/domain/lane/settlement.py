@@ -252,7 +252,7 @@ def _without_verdict(lane: Lane, grant: Grant, now_ms: int, keep_probe: bool = F
 
 
 def _refunded(lane: Lane, grant: Grant) -> Lane:
-    return msgspec.structs.replace(lane, budget=budget.refund(lane.budget, grant.reservation))
+    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, grant.reservation, budget.Cost()))
 
 
 def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:

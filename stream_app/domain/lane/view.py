@@ -153,7 +153,8 @@ def view(
     shown = meters(policy.budget, lane.budget, now_ms)
     day, month = shown["credits_day"], shown["credits_month"]
     answers = {destination.alias: _answer(policy, lane, destination, now_ms, stall) for destination in destinations}
-    held = _held(policy, lane, answers)
+    # Admission refuses the leads of every destination, or its next lead goes as a probe or to some of them only.
+    held = _held_in_part(policy, lane) if None in answers.values() else next(iter(answers.values()), None)
     seen = LaneView(
         workspace=lane.workspace,
         partition=lane.partition,
@@ -214,11 +215,6 @@ def _answer(
     ):
         return without_webhook(lane, destination, Wait(now_ms), now_ms)  # the next lead goes, and only as a probe
     return answer if isinstance(answer, Held) and answer.reason not in _PASSING else None
-
-
-def _held(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None]) -> Held | None:
-    """Return what holds the lane: admission refuses the leads of every destination."""
-    return _held_in_part(policy, lane) if None in answers.values() else next(iter(answers.values()), None)
 
 
 def _partly(
@@ -311,7 +307,9 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
             else LaneChange("resumed", "resumed")
         )
     if now.mode != before.mode:
-        yield LaneChange("mode", f"the breaker's mode is {now.mode}{_by(now.mode_by)}")
+        yield LaneChange(
+            "mode", f"the breaker's mode is {now.mode}" + (f", {byline(now.mode_by)}" if now.mode_by else "")
+        )
     for change in now.changes:
         if change not in before.changes:
             yield LaneChange("changed", f"{change.key}: {change.was} -> {change.now}, {byline(change.by)}")
@@ -357,7 +355,3 @@ def _of_meters(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
             yield LaneChange(
                 f"budget_{meter.warned}", f"{name}: {meter.used} of {meter.cap} for {meter.period} are used"
             )
-
-
-def _by(by: Actor | None) -> str:
-    return f", {byline(by)}" if by else ""

@@ -58,13 +58,12 @@ def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def has_too_many_marks(fields: Mapping[str, Scalar]) -> bool:
     """Return True if a value that is to be cleaned has more combining marks in a row than can be put in order fast."""
     return any(
-        isinstance(value, str) and not value.isascii() and name in _CLEANERS and not _is_safe(value)
+        isinstance(value, str)
+        and not value.isascii()
+        and name in _CLEANERS
+        and not is_stream_safe(value.translate(_INVISIBLE))
         for name, value in fields.items()
     )
-
-
-def _is_safe(text: str) -> bool:
-    return is_stream_safe(text.translate(_INVISIBLE))
 
 
 def tidy(text: str) -> str:

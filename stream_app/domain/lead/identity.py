@@ -49,29 +49,22 @@ class Identity(msgspec.Struct, frozen=True):
     people: tuple[str, ...] = ()
 
 
-def identify(lead: Lead) -> Identity | None:
-    """Return the identity of a lead with raw or cleaned fields; None if nothing identifies it.
+def identify(lead: Lead, *, cleaned: bool = False) -> Identity | None:
+    """Return the identity of a lead; None if nothing identifies it.
 
     The person is the first of linkedin_url, email, domain + first + last. The id is `given_id` of the given id, or
-    derived from the person. An id that an export names is kept if it follows from these fields.
+    derived from the person. An id that an export names is kept if it follows from these fields. `cleaned`: the fields
+    are clean already, as `read_lead` returns them.
     """
-    return _identify(lead, normalise(lead.fields))
-
-
-def identify_cleaned(lead: Lead) -> Identity | None:
-    """Return `identify` of a lead with cleaned fields, such as `read_lead` returns, without cleaning them again."""
-    return _identify(lead, lead.fields)
-
-
-def _identify(lead: Lead, cleaned: Mapping[str, Scalar]) -> Identity | None:
-    people = linkedin, email, name = _digests(cleaned)
+    fields = lead.fields if cleaned else normalise(lead.fields)
+    people = linkedin, email, name = _digests(fields)
     person = linkedin or email or name or None
     lead_id = (lead.lead_id or "").strip()
     if not lead_id:
         return Identity(f"p-{person}", person, people) if person else None
     if person is None and not _says_something(lead.fields):
         return None
-    if is_made_id(lead_id) and lead_id in _ids_from(cleaned, people):
+    if is_made_id(lead_id) and lead_id in _ids_from(fields, people):
         return Identity(lead_id, person, people)
     return Identity(given_id(lead_id), person, people)
 
@@ -111,7 +104,8 @@ def plain_id(lead_id: str) -> str:
     It is a hash if the id may hold personal data (an address, a URL), is not valid as a key, or if every id is to be
     hashed. An operator's id may be one that rows have already.
     """
-    return f"h-{digest('id', lead_id)}" if _is_hashed(lead_id) else lead_id
+    may_stay = _HASHED_ID if current().hash_lead_ids else _PLAIN_ID
+    return lead_id if may_stay.fullmatch(lead_id) else f"h-{digest('id', lead_id)}"
 
 
 def is_made_id(lead_id: str) -> bool:
@@ -132,12 +126,6 @@ def ids_meant(lead_id: str) -> tuple[str, ...]:
 def row_id(lead_id: str) -> str:
     """Return the id of a command as rows have it. The command may already hold such an id."""
     return lead_id if is_plain_id(lead_id) else plain_id(lead_id)
-
-
-def _is_hashed(lead_id: str) -> bool:
-    if current().hash_lead_ids:
-        return _HASHED_ID.fullmatch(lead_id) is None
-    return _PLAIN_ID.fullmatch(lead_id) is None
 
 
 def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
@@ -250,7 +238,9 @@ def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes
     aliases = person_of(own, alias).aliases
     if len(aliases) > MOST_IDENTIFIERS:
         aliases = own
-    written = _written(aliases, row)
+    # In a fixed order, so that equal values are equal bytes whatever lead comes first.
+    hashes = sorted([key.rpartition(b"/")[2] for key in aliases])
+    written = [(key, b" ".join([row, *[other for other in hashes if not key.endswith(other)]])) for key in aliases]
     return written if any(alias(key) != value for key, value in written) else []
 
 
@@ -274,9 +264,3 @@ def identifiers_of(key: bytes, value: bytes) -> list[str]:
 def hash_of(key: bytes) -> str:
     """Return the identifier of an alias key."""
     return key.rpartition(b"/")[2].decode("utf-8", "replace")
-
-
-def _written(aliases: tuple[bytes, ...], row: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the rows in a fixed order, independent of the order of leads, so that equal values are equal bytes."""
-    hashes = sorted([key.rpartition(b"/")[2] for key in aliases])
-    return [(key, b" ".join([row, *[other for other in hashes if not key.endswith(other)]])) for key in aliases]

@@ -77,33 +77,28 @@ def _read_document(document: dict[str, Any], key: bytes | None) -> Lead | Unread
     except msgspec.ValidationError as error:
         # msgspec's text names the place and the types, never the value; a field's name shows as [...].
         return Unreadable("invalid_lead", f"Not a valid lead: {error}")
-    workspace = lead.workspace or _text(key)
+    workspace = lead.workspace or (key or b"").decode(
+        "utf-8", "replace"
+    )  # no workspace has the character for a bad byte
+
+    def unreadable(reason: str, text: str, named: str = workspace) -> Unreadable:
+        return Unreadable(reason, text, named, given_id(lead.lead_id.strip()) if lead.lead_id else "")
+
     if not workspace:
-        text = "No workspace: neither in the lead nor as the record's key"
-        return Unreadable("no_workspace", text, lead_id=_given_id(lead))
+        return unreadable("no_workspace", "No workspace: neither in the lead nor as the record's key")
     if not _WORKSPACE.fullmatch(workspace):
-        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", lead_id=_given_id(lead))
+        return unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", "")
     for value in (*lead.fields.values(), lead.not_after_ms):
         if isinstance(value, int) and not -(2**63) <= value < 2**64:  # Python has no limit, other JSON readers have
-            return Unreadable(
-                "number_out_of_range", "A number has more than 64 bits: send it as text", workspace, _given_id(lead)
-            )
+            return unreadable("number_out_of_range", "A number has more than 64 bits: send it as text")
     if has_too_many_marks(lead.fields):
         text = f"A field has more than {MOST_MARKS} combining marks (accents) in a row: remove them"
-        return Unreadable("too_many_marks", text, workspace, _given_id(lead))
+        return unreadable("too_many_marks", text)
     cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
-    if not says_who(cleaned):
-        return Unreadable(
-            "no_identity",
-            "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
-            workspace,
-            _given_id(lead),
-        )
-    return cleaned
-
-
-def _given_id(lead: Lead) -> str:
-    return given_id(lead.lead_id.strip()) if lead.lead_id else ""
+    if says_who(cleaned):
+        return cleaned
+    text = "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field"
+    return unreadable("no_identity", text)
 
 
 def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadable:
@@ -127,11 +122,6 @@ def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadabl
     if not isinstance(document, dict):
         return Unreadable("not_an_object", "The value is JSON, but not an object")
     return document
-
-
-def _text(raw: bytes | None) -> str:
-    """Return a key as text. Bytes that are not UTF-8 become characters that no workspace name may have."""
-    return (raw or b"").decode("utf-8", "replace")
 
 
 _WORKSPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -228,10 +228,6 @@ def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker
             next_lease=state.next_lease,
             host_down=state.host_down,
         )
-    return _probe(policy, state, now_ms)
-
-
-def _probe(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker, Permit | Wait]:
     longest_ms = int(policy.probe_lease_s * 1000)
     if state.lease is not None and state.lease.expires_at_ms > now_ms:
         lease = Lease(state.lease.id, no_later(state.lease.expires_at_ms, now_ms, longest_ms))

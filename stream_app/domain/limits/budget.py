@@ -4,6 +4,7 @@ A reservation belongs to the day and month in which it was made, and is settled 
 their sums for a while. So a clock that steps back over midnight finds what was spent and not a fresh budget.
 """
 
+import re
 from functools import lru_cache
 from math import floor
 from typing import Annotated, ClassVar, Final, Literal
@@ -19,6 +20,8 @@ _MOST_KEPT = 8  # while older ones have open reservations
 _STEP_BACK_MS = 26 * 3_600_000  # how far a clock may plausibly be set back: a longest day and a bit
 _CLOCK_AGAIN_MS = 1_000  # nothing says when a clock is set right
 _SLACK_PERCENT = 10  # a soft limit is reported again after refunds took a meter so far below it
+
+_MONTH: Final = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])", re.ASCII)
 
 MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
 Reason = MeterName | Literal["clock"]
@@ -78,7 +81,7 @@ class BudgetPolicy(Policy, frozen=True):
             ZoneInfo(self.tz)
         except (OSError, ValueError, KeyError):
             problems.append(f"tz = {self.tz!r}: no such time zone; use a name like 'Europe/Berlin'")
-        if (self.opening_credits or self.opening_actions) and not _is_month(self.opening_month):
+        if (self.opening_credits or self.opening_actions) and not _MONTH.fullmatch(self.opening_month):
             problems.append(f"opening_month = {self.opening_month!r}: the month of the opening balance, like '2026-11'")
         limits = self.soft_limits
         if list(limits) != sorted(set(limits)) or not all(0 < limit < 100 for limit in limits):
@@ -227,11 +230,6 @@ def settle(state: Budget, reservation: Reservation, actual: Cost) -> Budget:
     return _booked(state, reservation, Cost(max(0, actual.credits), max(0, actual.actions)))
 
 
-def refund(state: Budget, reservation: Reservation) -> Budget:
-    """Return a reservation: the lead was provably not accepted."""
-    return settle(state, reservation, Cost())
-
-
 def unbook(state: Budget, booked: Reservation) -> Budget:
     """Remove what was booked for a lead from its periods, because its actual cost is now known."""
     return _booked(state, Reservation(booked.day, booked.month, 0, 0), Cost(-booked.credits, -booked.actions))
@@ -241,11 +239,6 @@ def unbook(state: Budget, booked: Reservation) -> Budget:
 def bulk_part(cap: int, hot_share: float) -> int:
     """Return the whole units of a cap that a hot share leaves to bulk."""
     return floor(cap * (1 - exact(hot_share)))
-
-
-def _is_month(text: str) -> bool:
-    year, dash, month = text.partition("-")
-    return len(text) == 7 and dash == "-" and year.isdigit() and month.isdigit() and 1 <= int(month) <= 12
 
 
 def _newest(windows: tuple[Period, ...], period_id: str) -> Period | None:
@@ -298,19 +291,12 @@ def _reserved(policy: BudgetPolicy, period: Period, cost: Cost, *, is_month: boo
     """Return the period with a reservation, and the soft limits that it reaches."""
     credits_cap = policy.credits_per_month if is_month else policy.credits_per_day
     actions_cap = policy.actions_per_month if is_month else policy.actions_per_day
-    credits_warned = actions_warned = 0
-    if credits_cap is not None:
-        used = _credits(policy, period) + cost.credits
-        credits_warned = _level(policy.soft_limits, period.credits_warned, used, credits_cap)
-    if actions_cap is not None:
-        used = _actions(policy, period) + cost.actions
-        actions_warned = _level(policy.soft_limits, period.actions_warned, used, actions_cap)
     return msgspec.structs.replace(
         period,
         credits_reserved=period.credits_reserved + cost.credits,
         actions_reserved=period.actions_reserved + cost.actions,
-        credits_warned=credits_warned,
-        actions_warned=actions_warned,
+        credits_warned=_level(policy, period.credits_warned, _credits(policy, period) + cost.credits, credits_cap),
+        actions_warned=_level(policy, period.actions_warned, _actions(policy, period) + cost.actions, actions_cap),
     )
 
 
@@ -364,10 +350,12 @@ def _settled(windows: tuple[Period, ...], period_id: str, reservation: Reservati
     return windows
 
 
-def _level(limits: tuple[int, ...], warned: int, used: int, cap: int) -> int:
+def _level(policy: BudgetPolicy, warned: int, used: int, cap: int | None) -> int:
     """Return the highest soft limit that counts as reported, until use has fallen well below it."""
+    if cap is None:
+        return 0
     reached, hundredfold = 0, used * 100
-    for limit in limits:
+    for limit in policy.soft_limits:
         if hundredfold < limit * cap:
             break
         reached = limit

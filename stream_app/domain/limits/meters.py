@@ -98,10 +98,10 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
     opening_credits, opening_actions = (policy.opening_credits, policy.opening_actions) if opens else (0, 0)
     today, this_month = (now.day_start_ms, now.day_end_ms), (now.month_start_ms, now.month_end_ms)
     return {
-        "credits_day": _credits(day, today, policy.credits_per_day),
-        "actions_day": _actions(day, today, policy.actions_per_day),
-        "credits_month": _credits(month, this_month, policy.credits_per_month, opening_credits),
-        "actions_month": _actions(month, this_month, policy.actions_per_month, opening_actions),
+        "credits_day": _meter("credits", day, today, policy.credits_per_day),
+        "actions_day": _meter("actions", day, today, policy.actions_per_day),
+        "credits_month": _meter("credits", month, this_month, policy.credits_per_month, opening_credits),
+        "actions_month": _meter("actions", month, this_month, policy.actions_per_month, opening_actions),
     }
 
 
@@ -150,13 +150,8 @@ def learn_cost(state: Estimate, actual: Cost, ceiling: Cost) -> Estimate:
     return Estimate(state.credits + share * credits_more, state.actions + share * actions_more, state.leads + 1)
 
 
-def _credits(period: Period, lasts_ms: tuple[int, int], cap: int | None, opening: int = 0) -> Meter:
-    spent, reserved, warned = period.credits_spent, period.credits_reserved, period.credits_warned
+def _meter(unit: str, period: Period, lasts_ms: tuple[int, int], cap: int | None, opening: int = 0) -> Meter:
+    sums = ("spent", "reserved", "elsewhere", "warned")
+    spent, reserved, elsewhere, warned = (getattr(period, f"{unit}_{name}") for name in sums)
     begins_ms, ends_ms = lasts_ms
-    return Meter(period.id, ends_ms, cap, spent, reserved, period.credits_elsewhere + opening, warned, begins_ms)
-
-
-def _actions(period: Period, lasts_ms: tuple[int, int], cap: int | None, opening: int = 0) -> Meter:
-    spent, reserved, warned = period.actions_spent, period.actions_reserved, period.actions_warned
-    begins_ms, ends_ms = lasts_ms
-    return Meter(period.id, ends_ms, cap, spent, reserved, period.actions_elsewhere + opening, warned, begins_ms)
+    return Meter(period.id, ends_ms, cap, spent, reserved, elsewhere + opening, warned, begins_ms)

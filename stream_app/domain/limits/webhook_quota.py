@@ -147,21 +147,6 @@ def count(state: Quota, webhook_id: str) -> Quota:
     return _changed(state, webhook_id, count=of(state, webhook_id).count + 1)
 
 
-def mark_dead(state: Quota, webhook_id: str, reason: str) -> Quota:
-    """Take the webhook out of use. The first reason stays."""
-    return _changed(state, webhook_id, dead=of(state, webhook_id).dead or reason)
-
-
-def revive(state: Quota, webhook_id: str) -> Quota:
-    """Put the webhook back into use."""
-    return _changed(state, webhook_id, dead="", suspension=None)
-
-
-def set_count(state: Quota, webhook_id: str, submissions: int) -> Quota:
-    """Set the number of submissions, for example if others use the webhook too or its count was lost."""
-    return _changed(state, webhook_id, count=submissions)
-
-
 def of(state: Quota, webhook_id: str) -> Webhook:
     """Return the state of a webhook."""
     return state.webhooks.get(webhook_id) or Webhook()

@@ -180,7 +180,8 @@ def _present(span: Span, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...]
     """Return the buckets before the present one, and the present one."""
     slot, buckets = _slot(span, now_ms), state.buckets
     if buckets and buckets[-1].slot > slot:
-        buckets = _moved_back(buckets, buckets[-1].slot - slot)
+        back = buckets[-1].slot - slot
+        buckets = tuple(msgspec.structs.replace(bucket, slot=bucket.slot - back) for bucket in buckets)
     if buckets and buckets[-1].slot == slot:
         return buckets[:-1], buckets[-1]
     oldest = slot - span.buckets + 1
@@ -190,10 +191,6 @@ def _present(span: Span, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...]
 def _inside(span: Span, state: Window, now_ms: int) -> list[Bucket]:
     oldest = _slot(span, now_ms) - span.buckets + 1
     return [bucket for bucket in state.buckets if bucket.slot >= oldest]
-
-
-def _moved_back(buckets: tuple[Bucket, ...], slots: int) -> tuple[Bucket, ...]:
-    return tuple(msgspec.structs.replace(bucket, slot=bucket.slot - slots) for bucket in buckets)
 
 
 def _percentile(cells: list[int], cumulated: list[int], share: float) -> int:

@@ -27,7 +27,7 @@ HOW_TO_MAKE: Final = 'make one with: python3 -c "import secrets; print(secrets.t
 
 _MIN_DIFFERENT: Final = 8  # 32 random hex digits have 14 different ones on average, fewer than 8 once in 10^9
 
-_PUBLIC: Final = frozenset(
+PUBLIC_SECRETS: Final = frozenset(
     {
         "only for the simulator, change it for the real Clay",
         "only-for-the-simulator-change-it-for-the-real-Clay",
@@ -131,32 +131,16 @@ def is_local(host: str) -> bool:
 
     The resolver takes a number such as 2130706433 or 0x7f000001 as the address of any host.
     """
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return bool(_LABEL.fullmatch(host)) and not _NUMBER.fullmatch(host)
-
-
-def is_public(secret: str) -> bool:
-    """Return True if the value is in the history of this project."""
-    return secret in _PUBLIC
+    return is_loopback(host) or bool(_LABEL.fullmatch(host) and not _NUMBER.fullmatch(host))
 
 
 def secret_problem(secret: str) -> str | None:
     """Return why a secret is easy to guess and what to do about it; None if no rule is broken."""
     if len(secret) < MIN_CHARACTERS:
         return f"must have at least {MIN_CHARACTERS} characters; {HOW_TO_MAKE}"
-    if len(set(secret)) < _MIN_DIFFERENT or _repeats(secret) or _is_a_run(secret):
+    repeats = any(secret[:-period] == secret[period:] for period in range(1, len(secret) // 2 + 1))
+    # Most characters equal the one before, or are its neighbour in the alphabet.
+    is_a_run = 2 * sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(secret)) > len(secret)
+    if len(set(secret)) < _MIN_DIFFERENT or repeats or is_a_run:
         return f"is easy to guess (it repeats itself or follows the alphabet); {HOW_TO_MAKE}"
     return None
-
-
-def _repeats(secret: str) -> bool:
-    """Return True if the secret is a repetition of a text of at most half its length."""
-    return any(secret[:-period] == secret[period:] for period in range(1, len(secret) // 2 + 1))
-
-
-def _is_a_run(secret: str) -> bool:
-    """Return True if most characters equal the one before or are its neighbour in the alphabet."""
-    near = sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(secret))
-    return near * 2 > len(secret)

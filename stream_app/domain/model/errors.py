@@ -1,18 +1,4 @@
-"""The errors of the whole program. Errors of libraries are translated into these at the boundary.
-
-StreamAppError
-├── SettingsError        the configuration is wrong; reports all problems together, one per line
-├── TopicsError          topics are missing or differ from the plan
-├── BrokerUnavailable    Kafka did not answer in time
-├── KafkaRefused         Kafka refuses us: credentials, certificate, protocol or rights
-├── BoardUnavailable     the board did not answer
-├── UnknownFormat        a record of ours on Kafka has a format that this version does not read
-├── UnreadableBatch      records on Kafka cannot be decoded; their partition stops before them
-├── RowUnreadable        a row of the state topic cannot be decoded; its partition processes nothing
-└── StateStoreError      a step could not be committed
-    ├── Fenced           another worker owns the partition: stop and never write again
-    └── Aborted          the transaction failed and changed nothing: reload the state and continue
-"""
+"""The errors of the whole program. Errors of libraries are translated into these at the boundary."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
     folded = _folded(line)
     for value in sorted({_one_line(secret) for secret in known}, key=lambda value: (len(value), value), reverse=True):
         if len(value) > 1 and _folded(value) in folded:  # a pattern for each of thousands of values takes seconds
-            line = _without(line, value)
+            line = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "[sent]", line, flags=re.IGNORECASE)
     line = _EMAIL.sub("[email]", line.replace("%40", "@"))
     line = _URL.sub("[url]", line)
     line = _PATH.sub("[path]", line)
@@ -232,10 +232,6 @@ _DOTLESS: Final = str.maketrans({"\u0131": "i", "\u0307": None})
 def _folded(text: str) -> str:
     """Return the same for all texts that differ in case only. Lower case of a dotted capital I has a mark."""
     return text.casefold().translate(_DOTLESS)
-
-
-def _without(line: str, value: str) -> str:
-    return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "[sent]", line, flags=re.IGNORECASE)
 
 
 def _opaque(run: re.Match[str]) -> str:

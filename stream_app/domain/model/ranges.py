@@ -28,11 +28,12 @@ def outside(table: msgspec.Struct) -> list[str]:
 @cache
 def _ranges(kind: type[msgspec.Struct]) -> dict[str, Range]:
     hints = get_type_hints(kind, include_extras=True)
-    constraints = {
-        key: [constraint for constraint in getattr(hint, "__metadata__", ()) if isinstance(constraint, Range)]
+    return {
+        key: constraint
         for key, hint in hints.items()
+        for constraint in getattr(hint, "__metadata__", ())
+        if isinstance(constraint, Range)
     }
-    return {key: ranges[0] for key, ranges in constraints.items() if ranges}
 
 
 class Wait(msgspec.Struct, frozen=True):

@@ -71,7 +71,11 @@ def for_json(document: str) -> str:
     Args:
         document: JSON text. Such characters can only be inside strings, where an escape means the same.
     """
-    return document if document.isascii() and "\x7f" not in document else _OBEYED.sub(_escape, document)
+    return (
+        document
+        if document.isascii() and "\x7f" not in document
+        else _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", document)
+    )
 
 
 def for_spreadsheet(text: str) -> str:
@@ -80,7 +84,3 @@ def for_spreadsheet(text: str) -> str:
     Numbers and phone numbers stay unchanged.
     """
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
-
-
-def _escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"

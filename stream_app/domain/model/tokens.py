@@ -41,7 +41,9 @@ class Keys:
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets:
             raise ValueError("the list of signing keys is empty: give at least one")
-        self._keys = {_fingerprint(secret): secret.encode() for secret in secrets}
+        self._keys = {
+            sha256(b"stream-app key id 1:" + secret.encode()).hexdigest()[:8]: secret.encode() for secret in secrets
+        }
 
     @property
     def first(self) -> str:
@@ -61,12 +63,6 @@ def sign(keys: Keys, workspace: str, destination: str, lead_id: str, forced_orig
     return _token(keys.first, keys.get(keys.first) or b"", (workspace, destination, lead_id, forced_origin))
 
 
-class _Parts(msgspec.Struct, frozen=True):
-    key_id: str
-    secret: bytes
-    origin: str
-
-
 def problem_of(keys: Keys, token: str) -> TokenProblem | None:
     """Return why a token cannot be valid for any lead, as far as this shows before the lead is known."""
     parts = _parts(keys, token)
@@ -78,18 +74,20 @@ def verify(keys: Keys, token: str, workspace: str, destination: str, lead_id: st
     parts = _parts(keys, token)
     if isinstance(parts, str):
         return parts
-    wanted = _token(parts.key_id, parts.secret, (workspace, destination, lead_id, parts.origin))
-    return Verified(parts.origin) if hmac.compare_digest(_bytes(wanted), _bytes(token)) else "mismatch"
+    key_id, secret, origin = parts
+    wanted = _token(key_id, secret, (workspace, destination, lead_id, origin))
+    return Verified(origin) if hmac.compare_digest(_bytes(wanted), _bytes(token)) else "mismatch"
 
 
-def _parts(keys: Keys, token: str) -> _Parts | TokenProblem:
+def _parts(keys: Keys, token: str) -> tuple[str, bytes, str] | TokenProblem:
+    """Return the id of the key, its secret, and the origin of a forced lead; or what is wrong with the token."""
     key_id, _, rest = token.partition(".")
     mac, forced, encoded = rest.partition(".")
     origin = _decoded(encoded) if forced else ""
     if len(token) > _MAX_TOKEN_CHARACTERS or not mac or origin is None:
         return "malformed"
     secret = keys.get(key_id)
-    return "unknown_key" if secret is None else _Parts(key_id, secret, origin)
+    return "unknown_key" if secret is None else (key_id, secret, origin)
 
 
 def _token(key_id: str, secret: bytes, claims: tuple[str, str, str, str]) -> str:
@@ -97,10 +95,6 @@ def _token(key_id: str, secret: bytes, claims: tuple[str, str, str, str]) -> str
     text = b"".join(b"%d:%b" % (len(part), part) for part in map(_bytes, ("stream-app callback 1", *claims)))
     parts = [key_id, _base64(hmac.digest(secret, text, sha256))]
     return ".".join([*parts, _base64(_bytes(claims[-1]))] if claims[-1] else parts)
-
-
-def _fingerprint(secret: str) -> str:
-    return sha256(b"stream-app key id 1:" + secret.encode()).hexdigest()[:8]
 
 
 def _base64(value: bytes) -> str:

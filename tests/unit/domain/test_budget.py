@@ -146,7 +146,7 @@ class BudgetMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def refund(self, data: st.DataObject) -> None:
         reservation = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
-        self.state = budget.refund(self.state, reservation)
+        self.state = budget.settle(self.state, reservation, Cost())
         self._close(reservation, (0, 0))
 
     def _close(self, reservation: Reservation, cost: tuple[int, int]) -> None:
@@ -203,7 +203,7 @@ def test_each_cap_refuses_with_its_own_reason_until_its_window_turns() -> None:
     ):
         state, reservation = _reserved(policy, Budget(), now_ms)
         assert budget.reserve(policy, state, ONE, now_ms) == refused
-        _reserved(policy, budget.refund(state, reservation), now_ms)
+        _reserved(policy, budget.settle(state, reservation, Cost()), now_ms)
         _reserved(policy, state, refused.until_ms)
 
 
@@ -227,7 +227,7 @@ def test_what_was_booked_can_be_taken_back_and_nothing_else_with_it() -> None:
     both, second = _reserved(BudgetPolicy(), one, _ms("2026-11-24T15:00"), Cost(20, 3))
     settled = budget.settle(budget.settle(both, first, Cost(5, 2)), second, Cost(11, 0))
     taken_back = budget.unbook(settled, Reservation(first.day, first.month, 5, 2))
-    assert taken_back == budget.settle(budget.refund(both, first), second, Cost(11, 0))
+    assert taken_back == budget.settle(budget.settle(both, first, Cost()), second, Cost(11, 0))
 
 
 @pytest.mark.parametrize("cost", [ONE, Cost(6, 0), Cost(0, 1)])

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.overrides import ChangeQuota, obey
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
@@ -20,6 +22,7 @@ from stream_app.domain.model.addresses import (
     webhook_problem,
 )
 from stream_app.domain.model.ranges import Wait
+from stream_app.domain.plan import Actor, Workspace
 
 POLICY = QuotaPolicy(warn_at=3, rotate_at=5)
 PROBES = SuspensionPolicy(probe_s=60, probe_cap_s=240, probe_lease_s=30)
@@ -33,6 +36,12 @@ def pick(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...] = POOL, now_ms
     assert not isinstance(picked, Wait)
     assert picked is None or picked.probe is None
     return None if picked is None else picked.webhook_id
+
+
+def ordered(state: Quota, order: ChangeQuota, who: str = "ada") -> Quota:
+    """The quota after an order, which may concern a webhook that was never used."""
+    by = Actor(who, "", 1_000)
+    return obey(Workspace("acme"), Lane("acme", 0, quota=state), order, by, POOL).lane.quota
 
 
 class QuotaMachine(RuleBasedStateMachine):
@@ -95,12 +104,12 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule(webhook_id=st.sampled_from(POOL))
     def is_taken_out_of_use(self, webhook_id: str) -> None:
-        self.state = quota.mark_dead(self.state, webhook_id, "by ada")
+        self.state = ordered(self.state, ChangeQuota(webhook_id, use=False))
         self.dead.add(webhook_id)
 
     @rule(webhook_id=st.sampled_from(POOL))
     def comes_back(self, webhook_id: str) -> None:
-        self.state = quota.revive(self.state, webhook_id)
+        self.state = ordered(self.state, ChangeQuota(webhook_id, use=True))
         self.dead.discard(webhook_id)
         self.probe_at_ms.pop(webhook_id, None)
 
@@ -111,7 +120,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule(webhook_id=st.sampled_from(POOL), submissions=st.integers(0, 6))
     def is_recounted(self, webhook_id: str, submissions: int) -> None:
-        self.state = quota.set_count(self.state, webhook_id, submissions)
+        self.state = ordered(self.state, ChangeQuota(webhook_id, count=submissions))
         self.counts[webhook_id] = submissions
 
     @invariant()
@@ -138,10 +147,10 @@ TestQuotaMachine.settings = settings(stateful_step_count=40)
 
 
 def test_the_first_reason_of_death_stays_and_its_count_too() -> None:
-    state = quota.mark_dead(Quota({"a1": Webhook(7)}), "a1", "it belongs to another table")
-    state = quota.mark_dead(state, "a1", "later")
+    state = ordered(Quota({"a1": Webhook(7)}), ChangeQuota("a1", use=False))
+    state = ordered(state, ChangeQuota("a1", use=False), "grace")
     state = quota.count(state, "a1")
-    assert state.webhooks["a1"] == Webhook(8, "it belongs to another table")
+    assert state.webhooks["a1"] == Webhook(8, "by ada at 1970-01-01 00:00:01 UTC")
 
 
 @pytest.mark.parametrize("order", [("a1", "b2", "c3"), ("c3", "b2", "a1"), ("b2", "a1", "c3")])
