@@ -24,6 +24,7 @@ from typing import Annotated, Final, Literal
 from urllib.parse import unquote
 
 import msgspec
+from msgspec.structs import replace
 
 from stream_app.domain.lane.waits import kind_of
 from stream_app.domain.model.addresses import WEBHOOK_PATH, is_local
@@ -164,11 +165,7 @@ def _previous(event: StatusEvent) -> tuple[StatusEvent, ...]:
     if not event.waited_as:
         return ()
     begun_ms = event.at_ms - event.waited_ms
-    return (
-        msgspec.structs.replace(
-            event, status=event.waited_as, seq=event.seq - 1, at_ms=begun_ms, reason="", attempt=0, replay=0
-        ),
-    )
+    return (replace(event, status=event.waited_as, seq=event.seq - 1, at_ms=begun_ms, reason="", attempt=0, replay=0),)
 
 
 def _root(events: Sequence[StatusEvent]) -> Span:

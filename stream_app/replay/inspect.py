@@ -6,6 +6,7 @@ import base64
 import heapq
 import json
 from collections.abc import Container
+from contextlib import suppress
 from typing import IO, Any, Final
 
 import msgspec
@@ -85,7 +86,7 @@ async def newest(
     """
     check_filter(settings, source, wanted)
     topic, matching, keys = topic_of(settings, source), 0, WorkspaceKeys(settings.workspaces)
-    kept: list[tuple[int, int, int, Listed]] = []  # a heap: the oldest of the newest first
+    kept: list[tuple[int, int, int, dict[str, bytes], bytes | None]] = []  # a heap: the oldest of the newest first
     async with topic_reader(settings, progress) as reader:
         async for records in reader.read(topic):
             for record in records:
@@ -93,26 +94,22 @@ async def newest(
                 if not wanted.matches(headers, key, record.timestamp):
                     continue
                 matching += 1
-                workspace = (shown_key(headers, key, settings.workspaces) or b"").decode()
-                order = (record.timestamp, record.partition, record.offset)
-                if len(kept) < limit:
-                    heapq.heappush(kept, (*order, _listed(topic, record, headers, workspace)))
-                elif order > kept[0][:3]:
-                    heapq.heapreplace(kept, (*order, _listed(topic, record, headers, workspace)))
-    return [listed for *_, listed in sorted(kept, key=lambda item: item[:3], reverse=True)], matching
-
-
-def _listed(topic: str, record: Any, headers: dict[str, bytes], workspace: str) -> Listed:
-    return Listed(
-        f"{topic}/{record.partition}/{record.offset}",
-        record.timestamp,
-        kind_of(headers),
-        text(headers, HEADERS["reason"]),
-        workspace,
-        text(headers, HEADERS["destination"]),
-        text(headers, HEADERS["lead_id"]),
-        text(headers, HEADERS["text"]),
-    )
+                heapq.heappush(kept, (record.timestamp, record.partition, record.offset, headers, key))
+                if len(kept) > limit:
+                    heapq.heappop(kept)
+    return [
+        Listed(
+            f"{topic}/{partition}/{offset}",
+            at_ms,
+            kind_of(headers),
+            text(headers, HEADERS["reason"]),
+            (shown_key(headers, key, settings.workspaces) or b"").decode(),
+            text(headers, HEADERS["destination"]),
+            text(headers, HEADERS["lead_id"]),
+            text(headers, HEADERS["text"]),
+        )
+        for at_ms, partition, offset, headers, key in sorted(kept, reverse=True)
+    ], matching
 
 
 async def _on_the_list(reader: TopicReader, state: str, partition: int | None = None) -> SuppressionList:
@@ -226,14 +223,10 @@ def parse_dead_letter_id(settings: Settings, record_id: str) -> tuple[str, int, 
 
 
 def _shown(value: bytes) -> str:
-    return value.decode("utf-8") if _is_text(value) else f"0x{value.hex()}"
-
-
-def _is_text(value: bytes) -> bool:
-    try:
-        return value.decode("utf-8").isprintable()
-    except UnicodeDecodeError:
-        return False
+    with suppress(UnicodeDecodeError):
+        if (words := value.decode("utf-8")).isprintable():
+            return words
+    return f"0x{value.hex()}"
 
 
 def read_document(value: bytes | None) -> Any:

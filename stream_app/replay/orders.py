@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Self
 
 import msgspec
 from aiokafka import TopicPartition
+from msgspec.structs import replace
 
 from stream_app.clock import Clock
 from stream_app.config import Settings
@@ -262,7 +263,7 @@ async def dead_letters_at(
 def consumed_records(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[ConsumedRecord]:
     """Convert aiokafka's records, and restore the workspace as their key."""
     for record in records:
-        yield msgspec.structs.replace(consumed(record), key=keys.restore(record.key))
+        yield replace(consumed(record), key=keys.restore(record.key))
 
 
 log = logs.get("replay")
@@ -285,9 +286,7 @@ class OrderRunner:
 
     def adopt(self, now: Settings) -> None:
         """Take workspaces and destinations from these settings, for the next replay. All else needs a restart."""
-        self._settings = msgspec.structs.replace(
-            self._settings, workspaces=now.workspaces, destinations=now.destinations
-        )
+        self._settings = replace(self._settings, workspaces=now.workspaces, destinations=now.destinations)
 
     async def run(self) -> None:
         """Carry out replays until cancelled."""

@@ -104,11 +104,8 @@ async def survey_in_thread(
             raise _GivenUp
         progress(done, total)
 
-    def work() -> tuple[PricedPlan, Chosen]:
-        return asyncio.run(survey(settings, source, wanted, note, **options))
-
     try:
-        return await asyncio.to_thread(work)
+        return await asyncio.to_thread(lambda: asyncio.run(survey(settings, source, wanted, note, **options)))
     finally:
         given_up.set()
 

@@ -215,7 +215,8 @@ class Tally:
             group.last_hour += 1
         elif age_ms < 2 * _HOUR_MS:
             group.hour_before += 1
-        self.ages[_age(age_ms)] += 1
+        limit = next((f"under {name}" for name, age_s in _AGES_S.items() if age_ms < age_s * 1000), "over a week")
+        self.ages[limit] += 1
         words = text(headers, HEADERS["text"])
         group.texts[words if words in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"] += 1
 
@@ -232,7 +233,3 @@ class Tally:
         reason, status, workspace, destination = words
         group = self.groups[cause] = Group(kind_of(headers), reason, status, workspace, destination)
         return group
-
-
-def _age(age_ms: int) -> str:
-    return next((f"under {name}" for name, limit_s in _AGES_S.items() if age_ms < limit_s * 1000), "over a week")

@@ -215,18 +215,17 @@ class ReplayOrders:
 
     def outlived(self, oldest_ms: int) -> list[bytes]:
         """Return the keys of ended replays that are older than `oldest_ms`."""
-        old = (
-            replay for replay in self.replays.values() if replay.state != "running" and replay.updated_at_ms < oldest_ms
-        )
-        return [PROGRESS + replay.id.encode() for replay in old]
+        return [
+            PROGRESS + replay.id.encode()
+            for replay in self.replays.values()
+            if replay.state != "running" and replay.updated_at_ms < oldest_ms
+        ]
 
     def next_step(self, now_ms: int) -> Effect | None:
         """Return the effect of the first command that was not applied yet; None: all were."""
-        for key, command in self.commands.items():
-            return self._applied(key, command, now_ms)
-        return None
-
-    def _applied(self, key: bytes, command: ReplayCommand | None, now_ms: int) -> Effect:
+        if not self.commands:
+            return None
+        key, command = next(iter(self.commands.items()))
         if command is None:
             name = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID]
             text = "this is no command that this version knows"
@@ -256,15 +255,14 @@ class ReplayOrders:
         wanted: ReplayState = "stopped" if command.kind == "stop" else "running"
         if replay.state in ENDED or replay.state == wanted:
             return [], "no_change", f"replay {replay.id} is {replay.state} already"
-        done = f"after {replay.sent:,} of {count(replay.total, 'dead letter')}"
         verb = "stopped" if command.kind == "stop" else "resumed"
-        text = f"{verb} {done} by {command.who}"
+        text = f"{verb} after {replay.sent:,} of {count(replay.total, 'dead letter')} by {command.who}"
         commands = (*replay.commands, command.id)[-_LAST_COMMANDS:]
-        if command.kind == "stop":
-            return [_changed(replay, now_ms, state="stopped", text=text, by=by, commands=commands)], "", text
+        changed = _changed(replay, now_ms, state=wanted, text=text, by=by, commands=commands)
+        if wanted == "stopped":
+            return [changed], "", text
         # The price is checked again, as at the start.
-        resumed = _changed(replay, now_ms, state="running", total=0, text=text, by=by, commands=commands)
-        return [*self._superseded(by, now_ms), resumed], "", text
+        return [*self._superseded(by, now_ms), msgspec.structs.replace(changed, total=0)], "", text
 
     def _started(
         self, command: ReplayCommand, replay: ReplayProgress | None, by: Actor, now_ms: int

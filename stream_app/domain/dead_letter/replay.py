@@ -86,12 +86,7 @@ def redriven(envelope: Envelope, record_id: str) -> Envelope:
     if not goes_on(envelope):
         return msgspec.structs.replace(as_input(record_id), trace_id=envelope.trace_id)
     return envelope.onward(
-        way="redriven",
-        replay=1,
-        attempt=0,
-        disposition="",
-        not_before_ms=0,
-        redriven_from=record_id,
+        way="redriven", replay=1, attempt=0, disposition="", not_before_ms=0, redriven_from=record_id
     )
 
 
@@ -177,19 +172,17 @@ _PROBES: Final = 100
 _LOOK_AGAIN_MS: Final = 2_000
 
 
-class _Hold:
+class _Hold(msgspec.Struct):
     """A destination that takes no lead.
 
     `next_ms`: when the last lead that waits for it asks, epoch ms. `probes`: the origins of the leads that came as
     probes.
     """
 
-    __slots__ = ("next_ms", "probed_ms", "probes", "until_ms")
-
-    def __init__(self) -> None:
-        self.probes: deque[str] = deque(maxlen=_PROBES)
-        self.until_ms = self.probed_ms = 0
-        self.next_ms = 0.0
+    until_ms: int = 0
+    probed_ms: int = 0
+    next_ms: float = 0.0
+    probes: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=_PROBES))
 
 
 class Turns:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Final, Literal, cast, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.lead.read import shown_workspace
@@ -141,7 +142,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
         `text` and `excerpt` describe one record only and are dropped.
         """
-        return msgspec.structs.replace(self, **{"text": "", "excerpt": "", **changes})
+        return replace(self, **{"text": "", "excerpt": "", **changes})
 
     def to_headers(self) -> Headers:
         """Return the fields that are set, as Kafka headers."""
@@ -185,9 +186,7 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
         else:
             values.pop(field, None)
     if "origin" not in values:
-        return msgspec.structs.replace(
-            input_envelope(consumed), dead_letter=cast("str", values.get("redriven_from", ""))
-        )
+        return replace(input_envelope(consumed), dead_letter=cast("str", values.get("redriven_from", "")))
     return msgspec.convert(values, Envelope)
 
 
@@ -223,7 +222,7 @@ def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     if consumed.topic in inputs:
         return input_envelope(consumed)
     envelope, as_input = read_envelope(consumed), input_envelope(consumed)
-    copied = msgspec.structs.replace(as_input, dead_letter=envelope.dead_letter)
+    copied = replace(as_input, dead_letter=envelope.dead_letter)
     return envelope if envelope.way or envelope == copied else as_input
 
 

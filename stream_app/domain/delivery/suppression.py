@@ -7,7 +7,7 @@ afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
@@ -104,18 +104,15 @@ def import_row(workspace: str, import_id: str) -> bytes:
 
 def suppression_reason(case: ResolvedLead, find: Callable[[bytes], Suppression | None]) -> Reason | None:
     """Return why a lead must not be sent; None if it may be. `find` returns the row of a key."""
-    for suppression in filter(None, map(find, _rows_about(case))):
+    workspace = case.destination.workspace
+    rows = [person_row(person) for person in (*case.people, *case.also) if person]
+    rows += [lead_row(workspace, case.lead_id), erased_row(workspace, case.lead_id)]
+    if case.lead.import_id:
+        rows.append(import_row(workspace, case.lead.import_id))
+    for suppression in filter(None, map(find, rows)):
         if _binds(suppression, case):
             return Reason(suppression.reason, f"{TEXT[suppression.reason]} (command {suppression.command})")
     return None
-
-
-def _rows_about(case: ResolvedLead) -> Iterator[bytes]:
-    yield from map(person_row, filter(None, (*case.people, *case.also)))
-    yield lead_row(case.destination.workspace, case.lead_id)
-    yield erased_row(case.destination.workspace, case.lead_id)
-    if case.lead.import_id:
-        yield import_row(case.destination.workspace, case.lead.import_id)
 
 
 def _binds(suppression: Suppression, case: ResolvedLead) -> bool:

@@ -120,7 +120,10 @@ def decide(
         return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
-        return msgspec.structs.replace(lane, rate=bucket), _slow(bucket, wait, now_ms)
+        reason, text = "rate", "waits for the rate limit"
+        if now_ms < bucket.blocked_until_ms:
+            reason, text = "rate_limited", "Clay said 429 and when to come back"
+        return msgspec.structs.replace(lane, rate=bucket), Held(reason, text, wait.until_ms)
     counted = quota.count(hooks, picked.webhook_id)
     consumed = msgspec.structs.replace(
         lane,
@@ -210,9 +213,3 @@ def _no_room(
     if hot_goes:
         text = f"the part of the budget {name} that hot_share leaves to bulk is used up"
     return Held(f"budget_{name}", text, refused.until_ms, "held_budget", False, bool(hot_goes), refused.back_ms)
-
-
-def _slow(bucket: rate.Rate, wait: Wait, now_ms: int) -> Held:
-    if now_ms < bucket.blocked_until_ms:
-        return Held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
-    return Held("rate", "waits for the rate limit", wait.until_ms)

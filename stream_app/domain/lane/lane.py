@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from stream_app.domain.limits import (
     breaker,
@@ -78,18 +79,16 @@ def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
 def lifted(lane: Lane) -> Lane:
     """Return the lane without its suspension. Its counters restart, or the next failure would suspend it again."""
     reason = lane.suspension.reason if lane.suspension is not None else ""
-    lane = msgspec.structs.replace(
-        lane, suspension=None, callback_health=callback_health.reset_reported(lane.callback_health)
-    )
+    lane = replace(lane, suspension=None, callback_health=callback_health.reset_reported(lane.callback_health))
     if reason == flood_guard.REASON:
-        lane = msgspec.structs.replace(lane, flood_guard=flood_guard.FloodGuard(), window=window.Window())
+        lane = replace(lane, flood_guard=flood_guard.FloodGuard(), window=window.Window())
     return lane
 
 
 def host_checked(policy: Workspace, lane: Lane, answers: bool, now_ms: int) -> Lane:
     """Return the lane after a check whether Clay's host answers. Only an open breaker uses the check."""
     after = breaker.host_checked(policy.breaker, lane.breaker, answers, now_ms)
-    return lane if after is lane.breaker else msgspec.structs.replace(lane, breaker=after)
+    return lane if after is lane.breaker else replace(lane, breaker=after)
 
 
 def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane:
@@ -100,20 +99,20 @@ def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane
     bucket = rate.empty_after_takeover(lane.rate, now_ms)
     health = callback_health.taken_over(lane.callback_health, now_ms)
     if previous is not None and previous.rate.blocked_until_ms > bucket.blocked_until_ms:
-        bucket = msgspec.structs.replace(bucket, blocked_until_ms=previous.rate.blocked_until_ms)
-    return msgspec.structs.replace(lane, rate=bucket, callback_health=health)
+        bucket = replace(bucket, blocked_until_ms=previous.rate.blocked_until_ms)
+    return replace(lane, rate=bucket, callback_health=health)
 
 
 def reconfigured(policy: Workspace, lane: Lane, destinations: Sequence[Destination], now_ms: int) -> Lane:
     """Return the lane under a possibly new configuration. If that changes a refused setup, a probe is due at once."""
     reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
     setups = {destination.alias: destination.setup_id for destination in destinations}
-    lane = msgspec.structs.replace(lane, budget=reviewed, quota=quota.reconfigured(lane.quota, setups, now_ms))
+    lane = replace(lane, budget=reviewed, quota=quota.reconfigured(lane.quota, setups, now_ms))
     suspended = lane.suspension
     setup = setups.get(suspended.destination) if suspended is not None else None
     if suspended is None or setup is None or setup == suspended.setup_id:
         return lane
-    return msgspec.structs.replace(lane, suspension=suspension.probe_now(suspended, setup, now_ms))
+    return replace(lane, suspension=suspension.probe_now(suspended, setup, now_ms))
 
 
 class Horizon(msgspec.Struct, frozen=True):

@@ -56,10 +56,7 @@ class BudgetPolicy(Policy, frozen=True):
         shadow: Refuse nothing, only count.
     """
 
-    ORDERED: ClassVar = (
-        ("credits_per_day", "credits_per_month"),
-        ("actions_per_day", "actions_per_month"),
-    )
+    ORDERED: ClassVar = (("credits_per_day", "credits_per_month"), ("actions_per_day", "actions_per_month"))
 
     tz: str = "UTC"
     billing_day: Annotated[int, Range(1, 31)] = 1
