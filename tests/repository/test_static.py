@@ -24,7 +24,6 @@ PACKAGE = ROOT / "stream_app"
 CORE_MAY_IMPORT = {
     *(
         "__future__",
-        "array",
         "base64",
         "binascii",
         "bisect",
@@ -45,8 +44,8 @@ CORE_MAY_IMPORT = {
         "itertools",
         "math",
         "msgspec",
+        "msgspec.structs",
         "re",
-        "struct",
         "textwrap",
         "typing",
     ),
