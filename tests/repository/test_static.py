@@ -45,6 +45,7 @@ CORE_MAY_IMPORT = {
         "math",
         "msgspec",
         "msgspec.structs",
+        "operator",
         "re",
         "textwrap",
         "typing",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
 
@@ -13,6 +15,8 @@ _SLOWEST = 0.02  # share of the newest lead once many are known: about the last 
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
 _HOUR_MS = 3_600_000  # so much of a day or month has passed before its pace says anything
 _LEAST_MS = 600_000  # a shorter time says nothing: one file of leads is sent in it, and no other may follow
+_CREDITS: Final = attrgetter("credits_spent", "credits_reserved", "credits_elsewhere", "credits_warned")
+_ACTIONS: Final = attrgetter("actions_spent", "actions_reserved", "actions_elsewhere", "actions_warned")
 _LONGEST_DAY_MS = 26 * _HOUR_MS
 
 
@@ -98,10 +102,10 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
     opening_credits, opening_actions = (policy.opening_credits, policy.opening_actions) if opens else (0, 0)
     today, this_month = (now.day_start_ms, now.day_end_ms), (now.month_start_ms, now.month_end_ms)
     return {
-        "credits_day": _meter("credits", day, today, policy.credits_per_day),
-        "actions_day": _meter("actions", day, today, policy.actions_per_day),
-        "credits_month": _meter("credits", month, this_month, policy.credits_per_month, opening_credits),
-        "actions_month": _meter("actions", month, this_month, policy.actions_per_month, opening_actions),
+        "credits_day": _meter(_CREDITS, day, today, policy.credits_per_day),
+        "actions_day": _meter(_ACTIONS, day, today, policy.actions_per_day),
+        "credits_month": _meter(_CREDITS, month, this_month, policy.credits_per_month, opening_credits),
+        "actions_month": _meter(_ACTIONS, month, this_month, policy.actions_per_month, opening_actions),
     }
 
 
@@ -150,8 +154,9 @@ def learn_cost(state: Estimate, actual: Cost, ceiling: Cost) -> Estimate:
     return Estimate(state.credits + share * credits_more, state.actions + share * actions_more, state.leads + 1)
 
 
-def _meter(unit: str, period: Period, lasts_ms: tuple[int, int], cap: int | None, opening: int = 0) -> Meter:
-    sums = ("spent", "reserved", "elsewhere", "warned")
-    spent, reserved, elsewhere, warned = (getattr(period, f"{unit}_{name}") for name in sums)
+def _meter(
+    sums: attrgetter[Any], period: Period, lasts_ms: tuple[int, int], cap: int | None, opening: int = 0
+) -> Meter:
+    spent, reserved, elsewhere, warned = sums(period)
     begins_ms, ends_ms = lasts_ms
     return Meter(period.id, ends_ms, cap, spent, reserved, elsewhere + opening, warned, begins_ms)
