@@ -33,9 +33,9 @@ FOLDERS = ("board", "cache", "clay", "domain", "partition")
 FILLED = """
 board.lookup.Lookup board.read_model.account.Letter board.read_model.on_kafka.Search
 board.read_model.project._Result board.replays.Plan cache.filler.CacheFiller cache.redis.RedisCache
-clay.client.Webhooks domain.books.account.Kept domain.books.money.BooksReport domain.books.records.Event
+domain.books.account.Kept domain.books.money.BooksReport domain.books.records.Event
 domain.books.records.RecordHistory domain.books.records.StatusCount domain.callback.body._Claim
-domain.dead_letter.causes.Group domain.dead_letter.causes._Named
+domain.dead_letter.causes.Group domain.dead_letter.causes._Named domain.dead_letter.replay._Hold
 domain.dead_letter.pricing.PricedPlan domain.delivery.suppression._Named partition.rows._Dated
 """
 """Objects with a life of their own, and counts that one function fills."""
