@@ -19,9 +19,7 @@ from stream_app.domain.model.messages import Result
 from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import CachePolicy
 from stream_app.domain.result import DAY_MS, Entry, entry_of, erased_by, merged, of_company, person_slot, slots_of
-from stream_app.domain.result import (
-    decode as decode_entry,
-)
+from stream_app.domain.result import decode as decode_entry
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 from stream_app.partition.ports import Cache

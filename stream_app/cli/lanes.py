@@ -11,19 +11,7 @@ from zoneinfo import ZoneInfo
 
 from cyclopts import CoercionError, Parameter, Token
 
-from stream_app.cli.base import (
-    COMMON,
-    NO,
-    OK,
-    QUEUED,
-    Common,
-    Whole,
-    on_kafka,
-    say,
-    show,
-    show_json,
-    with_actions,
-)
+from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, Whole, on_kafka, say, show, show_json, with_actions
 from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
 from stream_app.cli.tables import Column, Table, show_table
 from stream_app.client import lanes as reader

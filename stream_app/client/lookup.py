@@ -31,13 +31,7 @@ from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
 from stream_app.domain.lead.read import LONGEST_ID, is_shown
 from stream_app.domain.model.addresses import is_loopback_url
-from stream_app.domain.model.errors import (
-    BoardUnavailable,
-    ImportUnderWay,
-    NotTheBoard,
-    SettingsError,
-    StreamAppError,
-)
+from stream_app.domain.model.errors import BoardUnavailable, ImportUnderWay, NotTheBoard, SettingsError, StreamAppError
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.model.untrusted import UNREADABLE
 

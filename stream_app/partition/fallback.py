@@ -23,17 +23,7 @@ from stream_app.domain.delivery.state_machine import Delivery, Reason, next_vers
 from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.model.records import Record
-from stream_app.domain.result import (
-    NOTHING,
-    Entry,
-    Found,
-    answer,
-    company_slot,
-    merge,
-    person_slot,
-    shared,
-    shown,
-)
+from stream_app.domain.result import NOTHING, Entry, Found, answer, company_slot, merge, person_slot, shared, shown
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import PartitionState, WorkerParts
 

@@ -22,16 +22,7 @@ from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.locks import KeyLocks
-from stream_app.partition.ports import (
-    Alarm,
-    Cache,
-    Clay,
-    Local,
-    Membership,
-    Observer,
-    Reload,
-    StateStore,
-)
+from stream_app.partition.ports import Alarm, Cache, Clay, Local, Membership, Observer, Reload, StateStore
 from stream_app.partition.rows import Rows
 
 
