@@ -12,6 +12,7 @@ from typing import Final, cast, get_args
 from urllib.parse import quote
 
 import msgspec
+from attrs import define
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -51,18 +52,18 @@ from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
 LOGIN: Final = f"{PATH}/login"
+_log: Final = log.get("board")
 
 
 class Login:
     """The handlers. Each login is logged."""
 
-    def __init__(self, access: BoardAccess, maker: PageMaker, logger: log.Logger) -> None:
+    def __init__(self, access: BoardAccess, maker: PageMaker) -> None:
         self._access = access
         self._maker = maker
-        self._log = logger
         # Anyone may try to log in: one line a minute for each reason.
         self._say_refused: defaultdict[str, log.Throttled] = defaultdict(
-            lambda: log.Throttled(lambda because: self._log.warning("board_login_refused", because=because))
+            lambda: log.Throttled(lambda because: _log.warning("board_login_refused", because=because))
         )
 
     def routes(self) -> list[Route]:
@@ -101,7 +102,7 @@ class Login:
             if refused.status == 429:  # its connection makes room for others at once
                 response.headers.update({"retry-after": str(RETRY_AFTER_S), "connection": "close"})
             return response
-        self._log.info("board_login", who=visitor.who, role=visitor.role)
+        _log.info("board_login", who=visitor.who, role=visitor.role)
         response = RedirectResponse(own_path(form.get("next", "")), 303, HEADERS)
         self._access.set_cookie(response, cookie)
         return response
@@ -124,23 +125,15 @@ class Login:
 _LONGEST_SEARCH: Final = 2_000
 
 
+@define(eq=False, repr=False)
 class Views:
     """The handlers. Each look at personal data is logged."""
 
-    def __init__(
-        self,
-        maker: PageMaker,
-        fetch_result: FetchResult,
-        find_waiting: FindWaiting,
-        topics: Background[dict[str, ExistingTopic]],
-        logger: log.Logger,
-    ) -> None:
-        self._maker = maker
-        self._site = maker.site
-        self._fetch_result = fetch_result
-        self._find_waiting = find_waiting
-        self._topics = topics
-        self._log = logger
+    _site: Site
+    _maker: PageMaker
+    _fetch_result: FetchResult
+    _find_waiting: FindWaiting
+    _topics: Background[dict[str, ExistingTopic]]
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Return method, path below /board and handler of each page."""
@@ -195,7 +188,7 @@ class Views:
         """Show the personal data of a lead. Who does it is logged."""
         lead_id = lead_id_of(request.path_params)
         page, places = await self._maker.threads.run(partial(lead_and_places, self._site, moment, lead_id))
-        self._log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
+        _log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
         results = [await self._fetch_result(place) for place in places]
         page = {**page, "results": results, "shown": True}
         return await self._maker.page(request, moment, "lead", "Lead", lambda: page, current="leads", live=False)
@@ -280,18 +273,17 @@ class Board:
         actions: Sequence[Action] = (),
         publishing: Publishing | None = None,
     ) -> None:
-        logger = log.get("board")
         self._access = access
         self._consumers = consumers
         self._shared_s = shared_s
         self._seen = -math.inf, Moment(0, ProjectionLag(), None, STRANGER)
         self._assets = Assets()
         self._maker = PageMaker(site, access, self._assets, lag, now_ms)
-        self._login = Login(access, self._maker, logger)
-        self._views = Views(self._maker, fetch_result, find_waiting, topics, logger)
+        self._login = Login(access, self._maker)
+        self._views = Views(site, self._maker, fetch_result, find_waiting, topics)
         has_operators = "operator" in access.roles
         self._actions = Actions(self._maker, actions if has_operators else ())
-        self._publish = PublishActions(self._maker, publishing, logger) if publishing and has_operators else None
+        self._publish = PublishActions(self._maker, publishing) if publishing and has_operators else None
 
     def close(self) -> None:
         """End the board's thread. It waits for a publication until what was sent is on Kafka."""

@@ -38,6 +38,7 @@ _OF_THE_LEAD: Final = ("lead_id", "workspace", "destination", "not_after_ms", "s
 FIELDS: Final = (*dict.fromkeys(USUAL_FIELDS.values()), *_OF_THE_LEAD)
 """The names that a column may be given."""
 _STEP: Final[dict[State, int]] = {"columns": 1, "checking": 1, "checked": 2}
+_log: Final = log.get("board")
 
 
 def upload_page(site: Site, upload: Upload) -> PageData:
@@ -133,13 +134,12 @@ class Publishing(msgspec.Struct, frozen=True):
 class PublishActions:
     """The handlers. Each publication, and each download of refused rows or of results, is logged."""
 
-    def __init__(self, maker: PageMaker, publishing: Publishing, logger: log.Logger) -> None:
+    def __init__(self, maker: PageMaker, publishing: Publishing) -> None:
         self._maker = maker
         self._uploads = publishing.uploads
         self._sender = publishing.sender
         self._join = publishing.join
         self._joining = asyncio.Semaphore(1)
-        self._log = logger
         self._receiver = FileReceiver()
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -224,7 +224,7 @@ class PublishActions:
             raise Refused(409, "cost_changed", str(error)) from None
         if begun:
             await self._uploads.settled(upload, _AT_ONCE_S)
-            self._log.info(
+            _log.info(
                 "import_published",
                 who=moment.visitor.who,
                 why=why,
@@ -256,7 +256,7 @@ class PublishActions:
     async def _download(self, request: Request, moment: Moment) -> Response:
         """Send the refused rows, which are personal data. Who takes them is logged."""
         upload = self._upload(request, moment)
-        self._log.info(
+        _log.info(
             "rejected_rows_downloaded", who=moment.visitor.who, import_id=upload.import_id, rows=upload.summary.refused
         )
         name = f"{upload.import_id}.rejected.csv"
@@ -289,7 +289,7 @@ class PublishActions:
                 text = f"No row of {received.name} has a result in {workspace}: is it the file of this import?"
                 raise Refused(422, "no_results", text)
             unless_sent.pop_all()  # from here on the response closes the file
-        self._log.info("results_downloaded", who=moment.visitor.who, import_id=import_id, rows=done.lines)
+        _log.info("results_downloaded", who=moment.visitor.who, import_id=import_id, rows=done.lines)
         out.seek(0)
         headers = {**HEADERS, "content-disposition": 'attachment; filename="enriched.csv"'}
         return StreamingResponse(_parts(out.detach()), 200, headers, "text/csv; charset=utf-8")

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final, Literal, cast, get_args
 
 import msgspec
+from attrs import define, field
 
 from stream_app.board.access import PATH, Refused
 from stream_app.board.formats import amount, replay_path
@@ -80,6 +81,20 @@ Survey = Callable[[Settings, Wanted, Progress], Awaitable[tuple[dict[int, int], 
 """Returns the offset after the last dead letter by partition, and the plan."""
 
 
+async def _survey_kafka(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
+    spans = await spans_of(settings, wanted.source)
+    priced, _ = await survey_in_thread(
+        settings,
+        wanted.source,
+        wanted.filter,
+        progress,
+        ranges=spans,
+        uncertain=wanted.uncertain,
+        limit=wanted.limit,
+    )
+    return {number: end for number, (_, end) in spans.items()}, priced
+
+
 class Busy(Exception):
     """Another plan is being made."""
 
@@ -88,22 +103,16 @@ class Busy(Exception):
         self.plan = plan
 
 
+@define(eq=False, repr=False)
 class Planner:
     """Makes plans, keeps them for ten minutes, and sends commands."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        put: Put,
-        now_ms: Callable[[], int],
-        survey: Survey | None = None,
-    ) -> None:
-        self._settings = settings
-        self._put = put
-        self._now_ms = now_ms
-        self._survey = survey or _survey
-        self._plans: dict[str, Plan] = {}
-        self._task: asyncio.Task[None] | None = None
+    _settings: Settings
+    _put: Put
+    _now_ms: Callable[[], int]
+    _survey: Survey = _survey_kafka
+    _plans: dict[str, Plan] = field(init=False, factory=dict)
+    _task: asyncio.Task[None] | None = field(init=False, default=None)
 
     async def close(self) -> None:
         """End the plan that is being made."""
@@ -168,20 +177,6 @@ class Planner:
         except Exception as error:
             log.exception("plan_failed")
             plan.problem = f"a bug ended it ({type(error).__name__}): the log of the board has more"
-
-
-async def _survey(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
-    spans = await spans_of(settings, wanted.source)
-    priced, _ = await survey_in_thread(
-        settings,
-        wanted.source,
-        wanted.filter,
-        progress,
-        ranges=spans,
-        uncertain=wanted.uncertain,
-        limit=wanted.limit,
-    )
-    return {number: end for number, (_, end) in spans.items()}, priced
 
 
 _DEAD: Final = f"{PATH}/dead"
