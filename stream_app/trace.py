@@ -82,7 +82,6 @@ class OtlpClient:
             )
 
     def encoded(self, spans: Iterable[Span]) -> bytes:
-        """Return the body of a request."""
         scope = {"name": "stream_app", "version": self._version}
         return msgspec.json.encode(
             {

@@ -67,7 +67,6 @@ class Login:
         )
 
     def routes(self) -> list[Route]:
-        """Return the routes."""
         return [
             Route(LOGIN, self._form, methods=["GET"]),
             Route(LOGIN, self._login, methods=["POST"]),

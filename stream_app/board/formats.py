@@ -228,11 +228,9 @@ class Assets:
         self._zipped = {path: gzip.compress(body, 9, mtime=0) for path, body in self._bodies.items()}
 
     def url(self, name: str) -> str:
-        """Return the URL path of a file."""
         return self._urls[name]
 
     async def serve(self, request: Request) -> Response:
-        """Answer a request for a file."""
         path = str(request.path_params["path"])
         body = self._bodies.get(path)
         if body is None:

@@ -65,7 +65,6 @@ class Renderer:
         self._templates.globals |= {"count": formats.count, "total": formats.total, "noun": formats.noun}
 
     def render(self, template: str, context: Mapping[str, Any]) -> str:
-        """Render a template."""
         return self._templates.get_template(template).render(context)
 
 
@@ -173,7 +172,6 @@ class Pages:
         return self._renderer.render(f"{template}.html", context)
 
     def framed(self, frame: Frame, content: str, answers: list[PageData]) -> bytes:
-        """Return a page with this content."""
         return self._renderer.render("base.html", {"frame": frame, "content": content, "answers": answers}).encode()
 
 
@@ -251,7 +249,6 @@ class PageMaker:
         return html(self._pages.framed(frame, self._renderer.render("refused.html", context), []), refused.status)
 
     def login_page(self, target: str, problem: str, status: int) -> Response:
-        """Return the page with the login."""
         access = self._access
         context = {"problem": problem, "next": target, "roles": access.roles, "asks_name": access.asks_name}
         return html(self._renderer.render("login.html", context).encode(), status)

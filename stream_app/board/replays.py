@@ -137,7 +137,6 @@ class Planner:
         return plan if plan is not None and plan.expires_ms >= self._now_ms() else None
 
     async def give_up(self, plan: Plan) -> None:
-        """Stop making a plan."""
         if plan.under_way:
             plan.problem = "it was cancelled"
             await cancel([self._task])

@@ -220,7 +220,6 @@ class Transport:
         (await self._connect(target.address)).close()
 
     async def close(self) -> None:
-        """Close all connections."""
         await self._connector.close()
 
     async def _connect(self, address: aiohttp.ClientRequest) -> Any:

@@ -181,13 +181,11 @@ class Batch:
         self._file.close()
 
     def add(self, lead: Ready) -> None:
-        """Append a lead."""
         raw = _encode(lead)
         with _room():
             self._file.write(len(raw).to_bytes(_LENGTH_BYTES) + raw)
 
     def __iter__(self) -> Iterator[Ready]:
-        """Iterate over all leads, in order."""
         with _room():
             self._file.seek(0)
             while length := self._file.read(_LENGTH_BYTES):

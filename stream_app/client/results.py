@@ -96,7 +96,6 @@ class ResultStore:
             return bytes(self._db.execute("SELECT value FROM results WHERE id = ?", (number,)).fetchone()[0])
 
     def __len__(self) -> int:
-        """The number of results."""
         with _room():
             return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
 

@@ -108,7 +108,6 @@ class Upload:
 
     @property
     def import_id(self) -> str:
-        """The name of the import."""
         return self.options.import_id or ""
 
     @property

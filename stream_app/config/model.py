@@ -299,7 +299,6 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def names(self) -> TopicNames:
-        """All names on Kafka."""
         return TopicNames(self.kafka.namespace)
 
     @property
@@ -368,7 +367,6 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         return clay_egress.Egress.of(self.egress.ca_file, self.secrets.get(self.egress.proxy_env))
 
     def home(self, workspace: str) -> int:
-        """The home partition of a workspace."""
         return self.plan.home_of(workspace)
 
     @property

@@ -133,7 +133,6 @@ class FileWatch:
         self._stamp = settings.stamp
 
     async def run(self) -> None:
-        """Look again and again."""
         while True:
             await asyncio.sleep(_LOOK_S)
             self.look()

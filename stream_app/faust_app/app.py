@@ -53,11 +53,9 @@ class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
         self._owner = owner
 
     def on_key_set(self, key: bytes, value: bytes) -> NoReturn:
-        """Refuse a write."""
         raise TypeError("the state table is read-only: write rows with the partition's TransactionalState")
 
     def on_key_del(self, key: bytes) -> NoReturn:
-        """Refuse a deletion."""
         raise TypeError("the state table is read-only: delete rows with the partition's TransactionalState")
 
     def _new_store(self) -> StateStore:

@@ -259,7 +259,6 @@ class GapCheck:
         self.empty += 1
 
     async def close(self) -> None:
-        """Close the consumer."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await stop_consumer(consumer)

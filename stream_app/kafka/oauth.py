@@ -69,7 +69,6 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no 
         return await asyncio.to_thread(self._valid)
 
     def extensions(self) -> dict[str, str]:
-        """Return the SASL extensions."""
         return self._extensions
 
     def _valid(self) -> str:

@@ -85,7 +85,19 @@ class StateStoreLimits:
 class TransactionalState:
     """Reads the rows of one partition of the state topic, and writes everything that belongs to the partition.
 
-    Two tasks must not use it at the same time. The partition's `Commits` owns it.
+    It connects in `take_over`. Two tasks must not use it at the same time. The partition's `Commits` owns it.
+
+    Args:
+        connection: how to connect to Kafka.
+        transactional_id: identifies the partition's producer. A later producer with this id fences it.
+        state_topic: the topic of the rows.
+        partition: the partition.
+        limits: times and sizes.
+        known: the topics that this process has seen.
+        writes_to: the topics and partitions that transactions write to, besides that of the rows.
+        writes_to_all_of: topics that they write to in any partition that there is.
+        clock: compares Kafka's clock with the local one at each transaction.
+        view: the requests that it shares with other partitions. None: it has its own.
     """
 
     def __init__(
@@ -101,20 +113,6 @@ class TransactionalState:
         clock: KafkaClock | None = None,
         view: ClusterView | None = None,
     ) -> None:
-        """Create it. It connects in `take_over`.
-
-        Args:
-            connection: how to connect to Kafka.
-            transactional_id: identifies the partition's producer. A later producer with this id fences it.
-            state_topic: the topic of the rows.
-            partition: the partition.
-            limits: times and sizes.
-            known: the topics that this process has seen.
-            writes_to: the topics and partitions that transactions write to, besides that of the rows.
-            writes_to_all_of: topics that they write to in any partition that there is.
-            clock: compares Kafka's clock with the local one at each transaction.
-            view: the requests that it shares with other partitions. None: it has its own.
-        """
         self.transactional_id = transactional_id
         self.partition = partition
         self._connection = connection

@@ -78,5 +78,4 @@ class GatewayMetrics:
         self._log.warning(event, destination=destination, because=because, more_before=more)
 
     def responded(self, status: int) -> None:
-        """Count an HTTP response."""
         self._responses.labels(status).inc()

@@ -96,7 +96,6 @@ class LaneMetrics:
         )
 
     def show(self, view: LaneView) -> None:
-        """Show the published state of a lane."""
         name = view.workspace
         if self._makes_room(view):
             shown: set[tuple[Gauge, Labels]] = set()

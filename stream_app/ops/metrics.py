@@ -180,7 +180,6 @@ class WorkerMetrics(Observer):
             counter.labels(self._destination(destination), status).inc(credits)
 
     def _explained(self, event: StatusEvent) -> None:
-        """Report an event that has a reason or saved credits."""
         destination = self._destination(event.destination)
         if event.reason == RESEND:
             self._twice.labels(self._workspace(event.workspace), destination).inc()
@@ -201,7 +200,6 @@ class WorkerMetrics(Observer):
             )
 
     def _measured(self, duration: Duration) -> None:
-        """Report how long a lead took."""
         labels = (duration.until, duration.destination)
         timer = self._duration_children.get(labels)
         if timer is None:
@@ -210,7 +208,6 @@ class WorkerMetrics(Observer):
         timer.observe(duration.ms / 1000)
 
     def lane(self, view: LaneView) -> None:
-        """Report the published state of a lane."""
         self._lanes.show(view)
 
     def answered(self, answer: CommandAnswer) -> None:
@@ -230,7 +227,6 @@ class WorkerMetrics(Observer):
         )
 
     def lane_gone(self, workspace: str) -> None:
-        """Report that this process no longer owns a lane."""
         self._lanes.gone(workspace)
 
     def recovering(self, partition: int, error: Exception) -> None:

@@ -90,12 +90,10 @@ class AdmissionQueue:
         self._timer = LaneTimer(self._clock, self.pump_lane, self.pump)
 
     def waits_for(self, workspace: str) -> bool:
-        """True if a lead waits for this lane."""
         return bool(self._queues.get(workspace))
 
     @property
     def waiting(self) -> int:
-        """How many leads wait."""
         return len(self._waiters)
 
     @property
@@ -113,7 +111,6 @@ class AdmissionQueue:
         self._open = False
 
     def open(self) -> None:
-        """Admit leads again."""
         self._open = not self._ended
         if self._open and self._lanes.shared:
             for waiter in self._waiters.values():
@@ -152,7 +149,6 @@ class AdmissionQueue:
         return attempt
 
     async def _wait(self, waiter: Waiter) -> Admitted | Held:
-        """Wait for the answer to a lead in the queue of its lane."""
         try:
             answer = await self._answer_to(waiter)
         except asyncio.CancelledError:

@@ -74,7 +74,6 @@ class CallbackPipeline:
         await self._conclude_unmatched(in_flight, *_why_not(row, callback.outcome), callback, row)
 
     async def _settle(self, in_flight: InFlight, callback: Callback, key: bytes, row: Delivery) -> None:
-        """Commit the step that settles the lead."""
         now_ms, lead = self._clock.now_ms(), (callback.workspace, callback.destination, callback.lead_id)
         version = next_version(lead, row, self._rows.get)
         result = result_of(self._plan, callback, row, version, now_ms)

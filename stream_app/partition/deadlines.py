@@ -94,7 +94,6 @@ class DeadlineQueue:
         return sum(map(len, self._queues.values())) + len(self._again)
 
     def workspaces(self) -> set[str]:
-        """The workspaces with waiting leads."""
         names = {(workspace, alias) for (workspace, alias, _), queue in self._queues.items() if queue}
         return {workspace for workspace, alias in names if self._plan.destination(workspace, alias)}
 

@@ -346,7 +346,6 @@ class LaneTimer:
         self._start(now_ms)
 
     def clear(self) -> None:
-        """Forget all lanes."""
         self._looks = Timetable()
         self._start(0)
 

@@ -70,7 +70,6 @@ class Lanes:
         return lane
 
     def is_home(self, workspace: str) -> bool:
-        """True if the workspace lives in this partition."""
         return self._plan.home_of(workspace) == self._number
 
     @property
@@ -79,7 +78,6 @@ class Lanes:
         return len(self._plan.residents(self._number)) > 1
 
     def keys(self) -> list[bytes]:
-        """The keys of the lanes' rows."""
         return [lane_key(workspace) for workspace in self._lanes]
 
     def row(self, key: bytes) -> bytes | None:
@@ -148,7 +146,6 @@ class Lanes:
         self._lanes[workspace] = charged(self[workspace], reservation)
 
     def count_dead_letter(self, grant: Grant, reason: str) -> None:
-        """Count a dead letter of this lane."""
         name, now_ms = grant.destination.workspace, self._clock.now_ms()
         self._lanes[name] = dead_letter_counted(self._plan.workspaces[name], self[name], grant, reason, now_ms)
 

@@ -187,7 +187,6 @@ class Bootstrap:
         self._limiter = Limiter(_PARALLEL["callback"])
 
     async def run(self) -> None:
-        """Process all of them."""
         await self._of_topic(self._topics.commands, "command")
         await self._of_topic(self._topics.callbacks, "callback")
 

@@ -122,7 +122,6 @@ class Rows:
         return iter(self._values)
 
     def get(self, key: bytes) -> bytes | None:
-        """The row's bytes."""
         return self._values.get(key)
 
     def why_not_sent(self, resolved: ResolvedLead) -> Reason | None:
@@ -149,7 +148,6 @@ class Rows:
             yield key.split(b"/", 2)[1].decode(), read_row(_dated, key, self._values[key]).at_ms
 
     def apply(self, changes: Changes) -> None:
-        """Apply the changes of a step."""
         values = self._values
         for key, value in changes:
             kind, before = key[:2], values.get(key)

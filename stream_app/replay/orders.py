@@ -289,7 +289,6 @@ class OrderRunner:
         self._settings = replace(self._settings, workspaces=now.workspaces, destinations=now.destinations)
 
     async def run(self) -> None:
-        """Carry out replays until cancelled."""
         while True:
             if self._owns() and self._state.orders.pending:
                 try:

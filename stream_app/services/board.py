@@ -134,7 +134,6 @@ class DeadLetters(Collector):
         self._topics = topics
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Called at each scrape."""
         family = GaugeMetricFamily(
             "stream_app_dead_letters_kept",
             "Dead letters that Kafka keeps, by what has become of them.",

@@ -149,7 +149,6 @@ class Watchdog:
         self._since: dict[str, tuple[Hashable, float]] = {}
 
     async def run(self) -> None:
-        """Check until cancelled."""
         while True:
             self.check(asyncio.get_running_loop().time())
             await asyncio.sleep(self._limit_s / _CHECKS)

@@ -236,7 +236,6 @@ class ReadModel:
         return self._db.execute(sql, (hashed,)).fetchone() is not None
 
     def close(self) -> None:
-        """Close the file."""
         self._db.close()
         self._own.close()
 
@@ -256,7 +255,6 @@ class ReadModel:
         return None if fact is None else int(fact)
 
     def positions(self) -> dict[Log, Position]:
-        """The position in each log."""
         rows = self._db.execute("SELECT topic, partition, next, last, mark FROM positions").fetchall()
         return {(topic, partition): Position(*rest) for topic, partition, *rest in rows}
 

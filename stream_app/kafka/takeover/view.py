@@ -148,7 +148,6 @@ class ClusterView:
         self._copy_to(client)
 
     async def close(self) -> None:
-        """Close the connections."""
         client, self._client = self._client, None
         if client is not None:
             forget_dead(client)
