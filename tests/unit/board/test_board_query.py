@@ -195,6 +195,21 @@ def test_a_cause_that_went_and_came_back_has_only_its_new_dead_letters(tmp_path:
     )
 
 
+def test_a_cause_has_its_hours_of_a_day_and_an_unknown_one_nothing(tmp_path: Path) -> None:
+    model, first_s = ReadModel(tmp_path / "model", sources()), NOW_MS // 3_600_000 * 3_600
+    made = [dead_letter_at(n, "http_503", (first_s + n * 3_600 + 5) * 1_000) for n in (0, 1, 26, 27)]
+    take(model, *made, dead_letter_at(9, "http_422", (first_s + 3_600) * 1_000))
+    model.close()
+    queries = BoardQueries(tmp_path / "model", FINAL)
+    known, unknown = (Cause("failed", "acme", "people", reason, "") for reason in ("http_503", "http_500"))
+    hours = [(first_s + n * 3_600, 1) for n in (1, 26)]
+    assert queries.dead_letter_hours(NAMES.dlq, [known, unknown], first_s + 3_700) == [hours, []]
+    assert queries.cause(NAMES.dlq, unknown) is None
+    cause = queries.cause(NAMES.dlq, known)
+    assert cause is not None
+    assert (cause.written, cause.first_ms, cause.last_ms) == (4, made[0].timestamp, made[-1].timestamp)
+
+
 def test_a_page_of_dead_letters_costs_the_same_with_many_of_them(tmp_path: Path) -> None:
     steps = []
     for many in (1_000, 4_000):
