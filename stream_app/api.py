@@ -369,11 +369,7 @@ def follow_status_sync(
     """
     with _runner("follow_status") as runner:
         following = follow_status(
-            settings,
-            lead_id=lead_id,
-            workspace=workspace,
-            from_beginning=from_beginning,
-            idle_timeout_s=idle_timeout_s,
+            settings, lead_id=lead_id, workspace=workspace, from_beginning=from_beginning, idle_timeout_s=idle_timeout_s
         )
         events = runner.run(following.__aenter__())
         try:

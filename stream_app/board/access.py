@@ -230,23 +230,18 @@ class BoardAccess:
 
     def _read(self, request: Request) -> Visitor | None:
         body, _, signature = request.cookies.get(COOKIE, "").partition(".")
+        given = signature.encode()
         try:
             raw = urlsafe_b64decode(body)
-            signed = [
-                role
-                for role in self._keys
-                if hmac.compare_digest(signature.encode(), self._signature(role, raw).encode())
-            ]
-            if not signed:
-                return None
-            session = _session.decode(raw)
+            roles = [role for role in self._keys if hmac.compare_digest(given, self._signature(role, raw).encode())]
+            session = _session.decode(raw) if roles else None
         except (ValueError, msgspec.DecodeError):
             return None
-        if not 0 <= self._now_s() - session.began_s < SESSION_S:
+        if session is None or not 0 <= self._now_s() - session.began_s < SESSION_S:
             return None
         if self._proxy is not None and self._named_by_proxy(request) != session.who:
             return None  # another person uses this browser now
-        return Visitor(session.who, signed[0])
+        return Visitor(session.who, roles[0])
 
     def _named_by_proxy(self, request: Request) -> str:
         assert self._proxy is not None

@@ -183,13 +183,11 @@ def _facts(kind: OrderKind, view: LaneView | None) -> list[Fact]:
     if kind == "reset":
         breaker = view.breaker.replace("_", " ") if view else "closed"
         return [Fact("Circuit breaker", breaker, "closed, with an empty window")]
-    paused = "not paused"
-    if view is not None and view.paused_by is not None:
-        paused = f"paused by {view.paused_by.who}"
+    paused = f"paused by {view.paused_by.who}" if view and view.paused_by else "not paused"
     if kind == "pause":
         return [Fact("Lane", paused, "paused: its leads wait on Kafka")]
     facts = [Fact("Lane", paused, "not paused")]
-    if view is not None and view.holds and view.paused_by is None:
+    if view and view.holds and not view.paused_by:
         facts.append(Fact("Held", view.text or view.holds, "no longer, if it is a suspension"))
     return facts
 
@@ -240,24 +238,14 @@ def _erase(site: Site, opened: FormRequest) -> Form:
 
 def _lead_form(site: Site, opened: FormRequest, verb: str, text: str, button: str, *, is_final: bool = False) -> Form:
     lead_id = lead_id_of(opened.path)
-    lead = site.queries.lead(lead_id)
-    configured = site.settings.workspaces
-    of_lead = (
-        dict.fromkeys(history.workspace for history in lead.histories if history.workspace in configured)
-        if lead
-        else {}
-    )
-    names = list(of_lead or configured)
-    workspace = Field(
-        "workspace",
-        "Workspace",
-        kind="choice",
-        choices=[*([("", "choose one")] if len(names) > 1 else []), *((name, name) for name in names)],
-        required=True,
-    )
-    return Form(
-        f"{verb}: {lead_id}", text, button, lead_path(lead_id), fields=[workspace], typed=lead_id, is_final=is_final
-    )
+    lead, configured = site.queries.lead(lead_id), site.settings.workspaces
+    of_lead = [history.workspace for history in lead.histories if history.workspace in configured] if lead else []
+    choices = [(name, name) for name in dict.fromkeys(of_lead or configured)]
+    if len(choices) > 1:
+        choices.insert(0, ("", "choose one"))
+    workspace = Field("workspace", "Workspace", kind="choice", choices=choices, required=True)
+    title, back = f"{verb}: {lead_id}", lead_path(lead_id)
+    return Form(title, text, button, back, fields=[workspace], typed=lead_id, is_final=is_final)
 
 
 def _cancelled_lead(submission: Submission) -> tuple[str, dict[str, Any]]:

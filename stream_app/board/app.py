@@ -76,9 +76,8 @@ class Login:
     def needed(self, request: Request) -> Response:
         """Answer a request that has no session."""
         if request.method not in ("GET", "HEAD"):
-            return self._maker.refused(
-                request, Refused(401, "no_session", "The session has ended: log in and try again")
-            )
+            ended = Refused(401, "no_session", "The session has ended: log in and try again")
+            return self._maker.refused(request, ended)
         path = address_of(request)
         if request.headers.get("sec-fetch-site") == "cross-site":
             # A link on another site does not send the cookie; the same page opened by ourselves does.

@@ -7,7 +7,9 @@ page or section lists itself. An `amount` cannot be listed: credits, rates, time
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from typing import Final
@@ -122,35 +124,15 @@ def lane_path(workspace: str) -> str:
     return f"{PATH}/lanes/{quote(workspace, safe='')}"
 
 
-def lanes_path(**words: str) -> str:
-    """Return the path of the list of lanes. `words`: state, begins, after."""
-    return _path("/lanes", words)
-
-
 def lead_path(lead_id: str) -> str:
     """Return the path of a lead's page."""
     return f"{PATH}/leads/{quote(lead_id, safe='/:')}"
 
 
-def leads_path(**words: str) -> str:
-    """Return the path of the list of leads. `words`: the words of its filter, and `after`."""
-    return _path("/leads", words)
-
-
-def imports_path(**words: str) -> str:
-    """Return the path of the list of imports or, with `workspace` and `id`, of one of them."""
-    return _path("/imports", words)
-
-
-def money_path(**words: str) -> str:
-    """Return the path of the page Money. `words`: workspace, day."""
-    return _path("/money", words)
-
-
 def waiting_path(topic: str = "", partition: int | None = None, after: int = 0) -> str:
     """Return the path of what waits on Kafka: of a topic, of a partition, or of all."""
     number = "" if partition is None else str(partition)
-    return _path("/waiting", {"topic": topic, "partition": number, "after": str(after or "")})
+    return _path("/waiting", topic=topic, partition=number, after=str(after or ""))
 
 
 def behind_path(bulk: str, finding: Finding, partition: int = 0, waiting: int = 0) -> str:
@@ -167,14 +149,13 @@ def behind_path(bulk: str, finding: Finding, partition: int = 0, waiting: int = 
 
 def dead_path(which: str = "dlq", workspace: str = "", after: int = 0) -> str:
     """Return the path of the causes of dead letters, or of parked leads."""
-    source = "" if which == "dlq" else which
-    return _path("/dead", {"from": source, "workspace": workspace, "after": str(after or "")})
+    return _path("/dead", **{"from": "" if which == "dlq" else which}, workspace=workspace, after=str(after or ""))
 
 
 def cause_path(which: str, cause: Cause, span: str = "", after: Place | None = None, state: str = "") -> str:
     """Return the path of the dead letters of a cause: of the last day if `span` is `day`, or of a `state`."""
     words = {"from": which, **{name: getattr(cause, name) for name in CAUSE_WORDS}, "span": span, "state": state}
-    return _path("/dead/records", words | {"after": f"{after.at_ms}-{after.record}" if after else ""})
+    return _path("/dead/records", **words, after=f"{after.at_ms}-{after.record}" if after else "")
 
 
 def replay_path(replay: str) -> str:
@@ -182,22 +163,25 @@ def replay_path(replay: str) -> str:
     return f"{PATH}/replays/{quote(replay, safe='')}"
 
 
-def audit_path(**words: str) -> str:
-    """Return the path of the commands. `words`: workspace, who, kind, day, id, after."""
-    return _path("/audit", words)
-
-
-def _path(path: str, words: dict[str, str]) -> str:
+def _path(path: str, /, **words: str) -> str:
     given = {name: word for name, word in words.items() if word}
     return f"{PATH}{path}{'?' if given else ''}{urlencode(given)}"
 
 
-FOR_TEMPLATES: Final = {
-    made.__name__: made
-    for made in (
-        *(lane_path, lanes_path, lead_path, leads_path, imports_path, money_path, waiting_path),
-        *(dead_path, cause_path, replay_path, audit_path),
-    )
+lanes_path: Final = partial(_path, "/lanes")
+"""Returns the path of the list of lanes; its words are state, begins, after."""
+leads_path: Final = partial(_path, "/leads")
+"""Returns the path of the list of leads; its words are those of its filter, and after."""
+imports_path: Final = partial(_path, "/imports")
+"""Returns the path of the list of imports or, with workspace and id, of one of them."""
+
+FOR_TEMPLATES: Final[dict[str, Callable[..., str]]] = {
+    **{made.__name__: made for made in (lane_path, lead_path, waiting_path, dead_path, cause_path, replay_path)},
+    "lanes_path": lanes_path,
+    "leads_path": leads_path,
+    "imports_path": imports_path,
+    "money_path": partial(_path, "/money"),  # workspace, day
+    "audit_path": partial(_path, "/audit"),  # workspace, who, kind, day, id, after
 }
 
 

@@ -57,36 +57,25 @@ _REFUSALS: Final = {
 _ALWAYS: Final = (401, 403, 405, 503)
 _HEADERS: Final = {401: {"www-authenticate": "Bearer"}, 405: {"allow": "GET, HEAD"}, 503: {"retry-after": "5"}}
 
-_LEAD_ID: Final = {
-    "name": "lead_id",
-    "in": "path",
-    "required": True,
-    "description": "The lead's id, as on `leads.status`: the producer's id, or the id derived from the person.",
-    "schema": {"type": "string", "maxLength": 300},
-}
-_PERSON_HASH: Final = {
-    "name": "person",
-    "in": "query",
-    "required": True,
-    "description": "The person's hash, as `stream_app.domain.lead.identity.identify` computes it, never the e-mail.",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
-}
 
-_WAITING_ID: Final = {**_LEAD_ID, "in": "query", "required": False}
-_WORKSPACE: Final = {
-    "name": "workspace",
-    "in": "query",
-    "required": False,
-    "description": "Only leads of this workspace.",
-    "schema": {"type": "string"},
-}
-_IMPORT_ID: Final = {
-    "name": "import_id",
-    "in": "query",
-    "required": False,
-    "description": "Only imports with this id.",
-    "schema": {"type": "string"},
-}
+def _query(name: str, says: str, **more: object) -> dict[str, Any]:
+    schema = {"type": "string", **more}
+    return {"name": name, "in": "query", "required": False, "description": says, "schema": schema}
+
+
+_WAITING_ID: Final = _query(
+    "lead_id",
+    "The lead's id, as on `leads.status`: the producer's id, or the id derived from the person.",
+    maxLength=300,
+)
+_LEAD_ID: Final = {**_WAITING_ID, "in": "path", "required": True}
+_PERSON_HASH: Final = _query(
+    "person",
+    "The person's hash, as `stream_app.domain.lead.identity.identify` computes it, never the e-mail.",
+    pattern="^[A-Za-z0-9_-]{22}$",
+)
+_WORKSPACE: Final = _query("workspace", "Only leads of this workspace.")
+_IMPORT_ID: Final = _query("import_id", "Only imports with this id.")
 
 
 class _Operation(msgspec.Struct, frozen=True):
@@ -102,13 +91,15 @@ _OPERATIONS: Final = (
     _Operation(
         "/leads/{lead_id}", "getLead", "Where a lead is: its timeline and results", LeadAnswer, (_LEAD_ID,), (400, 404)
     ),
-    _Operation("/leads", "findLeads", "The leads of a person", LeadsAnswer, (_PERSON_HASH,), (400,)),
+    _Operation(
+        "/leads", "findLeads", "The leads of a person", LeadsAnswer, ({**_PERSON_HASH, "required": True},), (400,)
+    ),
     _Operation(
         "/waiting",
         "findWaiting",
         "A lead that no worker has processed yet, by lead_id or person: where it waits, and what blocks it",
         WaitingAnswer,
-        (_WAITING_ID, {**_PERSON_HASH, "required": False}, _WORKSPACE),
+        (_WAITING_ID, _PERSON_HASH, _WORKSPACE),
         (400,),
     ),
     _Operation("/lanes", "getLanes", "The state of every lane", LanesAnswer),
@@ -138,10 +129,7 @@ def document(version: str) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
         "paths": {operation.path: {"get": _operation(operation)} for operation in _OPERATIONS},
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
-        },
+        "components": {"schemas": schemas, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
     }
 
 

@@ -17,7 +17,6 @@ from stream_app.cli.tables import Column, Table, show_table
 from stream_app.client import lanes as reader
 from stream_app.client.commands import QUEUED_TEXT, SentCommand, submit
 from stream_app.client.gateways import table_secrets
-from stream_app.client.lanes import LanesReport
 from stream_app.config import Settings, check_known
 from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, CommandAnswer, CommandKind, help_text, outcome_text
 from stream_app.domain.entries import Entry, entries, read_entries
@@ -98,15 +97,8 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
     health = f"{view.health} {view.score:g}, p95 {view.p95_ms} ms"
     if view.health == "insufficient_data":
         health = f"{count(view.calls, 'call')}: too few"
-    breaker = view.breaker.replace("_", " ") + forced
-    return [
-        lane.workspace,
-        _now(lane, view, now_ms, zone, works=works),
-        breaker,
-        health,
-        f"{view.rate_per_s:g}",
-        waiting,
-    ]
+    now, breaker = _now(lane, view, now_ms, zone, works=works), view.breaker.replace("_", " ") + forced
+    return [lane.workspace, now, breaker, health, f"{view.rate_per_s:g}", waiting]
 
 
 def waiting_text(records: int, oldest_ms: int, now_ms: int, *, shared: bool) -> str:
@@ -231,23 +223,21 @@ def lanes(*, limit: OptionalPositive = None, after: Workspace = None, view: View
     most = limit or (None if view.json else _PAGE)
 
     def show_page() -> int:
-        report = reader.only_workspace(asyncio.run(reader.read_lanes(settings, say)), view.workspace)
-        return _show_page(settings, reader.page(report, after or "", most), as_json=view.json)
+        everything = reader.only_workspace(asyncio.run(reader.read_lanes(settings, say)), view.workspace)
+        report = reader.page(everything, after or "", most)
+        if view.json:
+            show_json(report)
+            return OK
+        facts = report.facts
+        show_lanes(facts.lanes, report.forecasts, zones(settings), facts.at_ms, works=facts.worker.members > 0)
+        if report.more:
+            say(f"{report.more:,} more lanes: stream-app lanes --after {facts.lanes[-1].workspace}")
+        if not facts.worker.members:
+            idle = "no worker runs, so no lane is running. This is their last published state."
+            say(f"{idle} Start one: stream-app worker")
+        return OK
 
     return view.repeat(show_page)
-
-
-def _show_page(settings: Settings, report: LanesReport, *, as_json: bool) -> int:
-    if as_json:
-        show_json(report)
-        return OK
-    facts = report.facts
-    show_lanes(facts.lanes, report.forecasts, zones(settings), facts.at_ms, works=facts.worker.members > 0)
-    if report.more:
-        say(f"{report.more:,} more lanes: stream-app lanes --after {facts.lanes[-1].workspace}")
-    if not facts.worker.members:
-        say("no worker runs, so no lane is running. This is their last published state. Start one: stream-app worker")
-    return OK
 
 
 _EXAMPLES: Final = {
@@ -280,7 +270,6 @@ def _command(kind: OrderKind) -> Callable[..., int]:
 
 
 def _option(entry: Entry) -> Any:
-    """Return the annotation of an option."""
     help_ = Parameter(help=entry.says)
     if entry.is_flag:
         yes, no = entry.words
@@ -382,12 +371,9 @@ def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = 
     for alike in commands:
         answer = alike[0]
         why = f" ({answer.why})" if answer.why else ""
-        number, all_of_them = len({answered.partition for answered in alike}), settings.kafka.partitions
-        where = (
-            f" (by {number} of {all_of_them} partitions)"
-            if answer.kind in (*TO_ALL, REPLAY_RELOAD) and number < all_of_them
-            else ""
-        )
+        number, every = len({answered.partition for answered in alike}), settings.kafka.partitions
+        is_partial = answer.kind in (*TO_ALL, REPLAY_RELOAD) and number < every
+        where = f" (by {number} of {every} partitions)" if is_partial else ""
         show(f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {result_text(answer)}{where}")
     if not commands:
         show("no commands in the kept audit log")

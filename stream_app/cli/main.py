@@ -69,7 +69,6 @@ class PlainHelp:
         self._summaries = summaries
 
     def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
-        """Print the line that shows how to write the command."""
         words = [_VALUES.get(word, word) for word in str(usage).split()]
         _print(console, wrapped(f"usage: {' '.join(words)}", _width()))
 
@@ -80,7 +79,6 @@ class PlainHelp:
         _print(console, text)
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Print a group of options or commands."""
         if not panel.entries:
             return
         rows = [(_label(entry), self._text(entry)) for entry in panel.entries]
@@ -146,9 +144,8 @@ def _unexpected(word: str, app: App | None) -> str:
     if not commands:
         return f"unexpected argument {word!r}"
     near = difflib.get_close_matches(word, commands, n=1)
-    return f"unknown command {word!r}; " + (
-        f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(commands)}"
-    )
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(commands)}"
+    return f"unknown command {word!r}; {hint}"
 
 
 def in_words(kind: Any) -> str:
@@ -303,10 +300,8 @@ def _takes_value(app: App, option: str, word: str) -> bool:
         argument, _, implied = app.assemble_argument_collection().match(option)
     except ValueError:
         return False  # no such option, or `--option=value`
-    return implied is UNSET and (not argument.parameter.consume_multiple or _is_number(word))
-
-
-def _is_number(word: str) -> bool:
+    if implied is not UNSET or not argument.parameter.consume_multiple:
+        return implied is UNSET
     try:
         float(word)
     except ValueError:

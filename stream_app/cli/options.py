@@ -94,7 +94,6 @@ class Audit(Common):
 
     @property
     def name(self) -> str:
-        """The operator's name."""
         return self.who or login_name()
 
 

@@ -186,7 +186,6 @@ def publish(file: Path, /, *, options: Options = _OPTIONS) -> int:
 
 
 def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Settings, batch: Batch) -> int:
-    """Check all rows, show their cost, ask, and publish."""
     if not options.dry_run:
         asyncio.run(kafka_ready(settings, options.program, say))
     sheet, summary, rejects = _check(file, options, chosen, settings, batch)

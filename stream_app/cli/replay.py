@@ -123,11 +123,7 @@ def _show_queued(common: Common, command: str, until: str) -> int:
 
 
 async def survey_selected(
-    settings: Settings,
-    wanted: Filter,
-    selection: Selection,
-    *,
-    ranges: Mapping[int, tuple[int, int]] | None = None,
+    settings: Settings, wanted: Filter, selection: Selection, *, ranges: Mapping[int, tuple[int, int]] | None = None
 ) -> PricedPlan:
     """Read the dead letters that the options select, and price their replay.
 

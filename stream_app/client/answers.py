@@ -261,7 +261,6 @@ class FoundImport(msgspec.Struct, frozen=True):
 
     @property
     def leads(self) -> int:
-        """All leads that are known."""
         return sum(self.columns.values())
 
     @property
@@ -294,7 +293,6 @@ class ByState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def written(self) -> int:
-        """All of them."""
         return self.open + self.coming_back + self.solved + self.given_up
 
 

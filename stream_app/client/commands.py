@@ -50,7 +50,6 @@ class SentCommand(msgspec.Struct, frozen=True):
 
     @property
     def received(self) -> list[CommandAnswer]:
-        """The answers that came in time."""
         return [answer for answer in (*self.answers.values(), *self.replay.values()) if answer is not None]
 
     @property
@@ -134,17 +133,14 @@ async def put_command(put: Put, records: Sequence[Record]) -> None:
     Raises:
         BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
     """
-    problems = [
-        problem for problem in await asyncio.gather(*map(put, records), return_exceptions=True) if problem is not None
-    ]
-    if not problems:
-        return
-    if not isinstance(problems[0], BrokerUnavailable):
-        raise problems[0]
-    raise BrokerUnavailable(
-        "Kafka did not confirm the command. It may have arrived nevertheless: look at the audit, or send this form "
-        "again, which does it once"
-    ) from problems[0]
+    for problem in await asyncio.gather(*map(put, records), return_exceptions=True):
+        if isinstance(problem, BrokerUnavailable):
+            raise BrokerUnavailable(
+                "Kafka did not confirm the command. It may have arrived nevertheless: look at the audit, or send this "
+                "form again, which does it once"
+            ) from problem
+        if problem is not None:
+            raise problem
 
 
 class CommandSender:

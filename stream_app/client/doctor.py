@@ -7,7 +7,7 @@ systems change nothing there: each returns what it has found, or raises ProbeFai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, Literal
@@ -225,21 +225,19 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
     yield kafka
     if kafka.verdict == "ok":
-        topics_are_fine = True
-        async for check in _topics(settings):
-            topics_are_fine = topics_are_fine and check.verdict == "ok"
+        topics, own_id = await _topics(settings), f"{names.worker_app}-doctor"
+
+        async def with_topics(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
+            fine = all(topic.verdict == "ok" for topic in topics)
+            return await check() if fine else Check(name, "skipped", "it needs the topics")
+
+        for check in topics:
             yield check
-        if topics_are_fine:
-            yield await _strangers(settings)
-        else:
-            yield Check("strangers", "skipped", "it needs the topics")
-        yield await _probe("transactions", may_transact(connection, f"{names.worker_app}-doctor", _WITHIN_S))
-        if topics_are_fine:
-            agree = clocks_agree(connection, f"{names.worker_app}-doctor", names.audit, _WITHIN_S)
-            yield await _probe("clock", agree)
-        else:
-            yield Check("clock", "skipped", "it needs the topics")
-        yield await _lanes(settings) if topics_are_fine else Check("lanes", "skipped", "it needs the topics")
+        yield await with_topics("strangers", lambda: _strangers(settings))
+        yield await _probe("transactions", may_transact(connection, own_id, _WITHIN_S))
+        agree = partial(clocks_agree, connection, own_id, names.audit, _WITHIN_S)
+        yield await with_topics("clock", lambda: _probe("clock", agree()))
+        yield await with_topics("lanes", lambda: _lanes(settings))
         for name, group in (("worker", names.worker_app), ("replay", names.replay_app)):
             opened = await _probe("group", may_join(connection, group, _WITHIN_S))
             yield opened
@@ -270,11 +268,11 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
         yield await message_check(settings, egress)
 
 
-async def _probe(name: str, outcome: Awaitable[str]) -> Check:
+async def _probe(name: str, outcome: Awaitable[str], failed: Verdict = "failed") -> Check:
     try:
         return Check(name, "ok", await outcome)
     except ProbeFailed as error:
-        return Check(name, "failed", str(error))
+        return Check(name, failed, str(error))
 
 
 async def _lanes(settings: Settings) -> Check:
@@ -305,25 +303,19 @@ async def _board(settings: Settings) -> Check:
 
 async def _strangers(settings: Settings) -> Check:
     """Give advice, not a failure: the network may be closed, which `doctor` cannot see."""
-    topics = [settings.names.commands, settings.names.callbacks]
-    check = await _probe("strangers", strangers_may_not_write(stranger_connection(settings), topics, _WITHIN_S))
-    return msgspec.structs.replace(check, verdict="advice") if check.verdict == "failed" else check
+    stranger, topics = stranger_connection(settings), [settings.names.commands, settings.names.callbacks]
+    return await _probe("strangers", strangers_may_not_write(stranger, topics, _WITHIN_S), "advice")
 
 
-async def _topics(settings: Settings) -> AsyncIterator[Check]:
+async def _topics(settings: Settings) -> list[Check]:
     plan = settings.topic_plan()
     try:
         with suppress(TopicsError):
             await kafka_ready(settings, "doctor")
         await check_topics(connection_of(settings), plan, _WITHIN_S)
-    except TopicsError as error:
-        for line in error.problems:
-            yield Check("topics", "failed", line)
-    except (BrokerUnavailable, KafkaRefused) as error:
-        for line in str(error).split("\n"):
-            yield Check("topics", "failed", line)
-    else:
-        yield Check("topics", "ok", f"{len(plan)} topics are as planned")
+    except (TopicsError, BrokerUnavailable, KafkaRefused) as error:
+        return [Check("topics", "failed", line) for line in str(error).split("\n")]
+    return [Check("topics", "ok", f"{len(plan)} topics are as planned")]
 
 
 async def trace_check(settings: Settings) -> Check:
@@ -331,8 +323,7 @@ async def trace_check(settings: Settings) -> Check:
     name = settings.trace.headers_env
     if name is not None and name not in settings.secrets:
         return Check("traces", "skipped", f"it needs {name}, the headers of the trace process")
-    check = await _probe("traces", _empty_traces(settings))
-    return msgspec.structs.replace(check, verdict="advice") if check.verdict == "failed" else check
+    return await _probe("traces", _empty_traces(settings), "advice")
 
 
 async def _empty_traces(settings: Settings) -> str:
@@ -364,12 +355,9 @@ async def _test_message(settings: Settings, egress: Egress) -> str:
 
 def _webhook_hosts(settings: Settings) -> list[str]:
     """Return the hosts of the webhooks, as URLs without the path, which is secret."""
-    hosts = set()
-    for destination in settings.destinations.values():
-        for name in destination.webhooks_env:
-            parts = urlsplit(settings.secrets[name])
-            hosts.add(f"{parts.scheme}://{parts.netloc}")
-    return sorted(hosts)
+    names = (name for destination in settings.destinations.values() for name in destination.webhooks_env)
+    urls = (urlsplit(settings.secrets[name]) for name in names)
+    return sorted({f"{url.scheme}://{url.netloc}" for url in urls})
 
 
 def _proxy(public_url: str, *, is_proxied: bool) -> Check:

@@ -65,9 +65,11 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
     Raises:
         ProbeFailed: The gateway answers otherwise, or not at all.
     """
-    url = settings.callback_url(alias)
+    url, token, workspace = settings.callback_url(alias), "", settings.destinations[alias].workspace
+    if settings.gateway.token_keys_env:
+        token = sign(settings.callback_keys, workspace, alias, f"not-{_NO_LEAD}")
     async with _client(egress, within_s) as client:
-        answer = await _ask(client, "POST", url, json={"lead_id": _NO_LEAD, "callback_token": _token(settings, alias)})
+        answer = await _ask(client, "POST", url, json={"lead_id": _NO_LEAD, "callback_token": token})
     if answer.status_code == 404:
         raise ProbeFailed(
             f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has another configuration"
@@ -86,12 +88,6 @@ def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         timeout=within_s, verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False, limits=no_reuse
     )
-
-
-def _token(settings: Settings, alias: str) -> str:
-    if not settings.gateway.token_keys_env:
-        return ""
-    return sign(settings.callback_keys, settings.destinations[alias].workspace, alias, f"not-{_NO_LEAD}")
 
 
 async def _ask(

@@ -205,8 +205,7 @@ class _Found:
 
         `others`: `domain.lead.identity.hashes`; other people may share a hash of a name.
         """
-        workspace, _, lead_id = place
-        lead, persons = (workspace, lead_id), {person, *others} - {""}
+        lead, persons = (place[0], place[2]), {person, *others} - {""}
         named = self._names(lead)
         if named or not self.people.isdisjoint({person, *strong(others)} - {""} or persons):
             self._add(place, persons if sent or named else persons & self._asked)
@@ -267,14 +266,11 @@ async def find_stored_leads(
         known = -1, -1
         while (size := (len(matches.people), len(matches.leads))) > known:  # what is new may match what was read before
             known = size
-            async for records in reader.read(names.state):
-                for record in records:
-                    if record.value is not None:
-                        _add_row(matches, record.key, record.value)
-            async for records in reader.read(names.enriched):
-                for record in records:
-                    if record.value is not None:
-                        _add_result(matches, record.value)
+            for topic, add in ((names.state, _add_row), (names.enriched, _add_result)):
+                async for records in reader.read(topic):
+                    for record in records:
+                        if record.value is not None:
+                            add(matches, record.key, record.value)
     if len(matches.named_in) > 1 and not is_of_person(lead_id or ""):
         where = ", ".join(sorted(matches.named_in))
         raise SettingsError([f"several workspaces have a lead of this id ({where}): pass --workspace"])
@@ -321,12 +317,11 @@ def _add_row(matches: _Found, key: bytes, value: bytes) -> None:
         matches.add(place, row.first_at_ms, row.person, row.people, sent)
 
 
-def _add_result(matches: _Found, value: bytes) -> None:
+def _add_result(matches: _Found, _: bytes, value: bytes) -> None:
     try:
         result = _result.decode(value)
     except UNREADABLE:
         return
     place = (result.workspace, result.destination, result.lead_id)
-    sent = result.source == "clay"
-    matches.add(place, result.at_ms, result.person, result.people, sent)
-    matches.add(place, result.at_ms, result.person, hashes(result.fields), sent)
+    for others in (result.people, hashes(result.fields)):
+        matches.add(place, result.at_ms, result.person, others, result.source == "clay")

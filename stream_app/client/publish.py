@@ -177,7 +177,6 @@ class Batch:
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, prefix="publish-")  # noqa: SIM115 (closed below)
 
     def close(self) -> None:
-        """Delete the leads."""
         self._file.close()
 
     def add(self, lead: Ready) -> None:
@@ -301,11 +300,7 @@ async def publish(
 
 
 async def publish_rows(
-    rows: Iterable[Row],
-    settings: Settings,
-    options: PublishOptions,
-    *,
-    on_refused: Callable[[Refusal], None] = silent,
+    rows: Iterable[Row], settings: Settings, options: PublishOptions, *, on_refused: Callable[[Refusal], None] = silent
 ) -> PublishSummary:
     """Check all rows, then publish the valid ones. Raises as `publish`."""
     await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()")

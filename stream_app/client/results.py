@@ -53,7 +53,6 @@ class ResultStore:
             self._db.execute(statement)
 
     def close(self) -> None:
-        """Delete the database."""
         self._db.close()
 
     def put(self, results: Iterable[tuple[bytes, bytes | None]]) -> None:
@@ -91,7 +90,6 @@ class ResultStore:
         return self._number(f"SELECT id FROM results WHERE key IN ({of_leads}) ORDER BY id DESC LIMIT 1", key)
 
     def value(self, number: int) -> bytes:
-        """Return the result with that number."""
         with _room():
             return bytes(self._db.execute("SELECT value FROM results WHERE id = ?", (number,)).fetchone()[0])
 
@@ -369,7 +367,6 @@ class _Export:
         self._stage = stage
 
     def alone(self) -> None:
-        """Write a line for each result."""
         with self._stage("looking at the results", "results") as progress:
             numbers = array("q", filter(None, self._look(self._store, lambda done: progress(done, len(self._store)))))
         self._write([], repeat(()), numbers)

@@ -142,7 +142,6 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def text(self) -> str:
-        """The row itself, as text."""
         raw = self.raw.encode("utf-8", "surrogateescape") if isinstance(self.raw, str) else self.raw
         return raw.decode("utf-8", "replace").rstrip("\r\n")
 

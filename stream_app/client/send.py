@@ -169,7 +169,6 @@ class PublishedLeads:
 
     @property
     def total(self) -> int:
-        """All leads that were added."""
         return self._leads.total()
 
     @property

@@ -63,11 +63,7 @@ def _acls(rights: Rights) -> list[dict[str, Any]]:
         operations[acl.resource, acl.name, acl.prefixed].append(acl.operation)
     return [
         {
-            "resource": {
-                "type": _TYPES[resource],
-                "name": name,
-                "patternType": "prefix" if prefixed else "literal",
-            },
+            "resource": {"type": _TYPES[resource], "name": name, "patternType": "prefix" if prefixed else "literal"},
             "operations": granted,
         }
         for (resource, name, prefixed), granted in operations.items()

@@ -31,7 +31,7 @@ def replay_page(site: Site, moment: Moment, replay: str, asked: str) -> PageData
     return {
         "id": replay,
         "progress": progress,
-        "tone": tone_of(progress),
+        "tone": _TONES[progress.state],
         "share": share_of(progress),
         # the command line that selects the same
         "command": f"stream-app dlq list {options_of(progress.plan.source, progress.plan.filter)}",
@@ -39,11 +39,6 @@ def replay_page(site: Site, moment: Moment, replay: str, asked: str) -> PageData
         "waits": bool(asked) and asked not in progress.commands and progress.state in ("running", "stopped"),
         "silent": running and moment.now_ms - progress.updated_at_ms > _SILENT_MS,
     }
-
-
-def tone_of(replay: ReplayProgress) -> Tone:
-    """Return the colour and shape of a replay's state."""
-    return _TONES[replay.state]
 
 
 def share_of(replay: ReplayProgress) -> float:
@@ -105,26 +100,20 @@ def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: i
             }
         )
     named = [(key, _label(cause)) for key, cause in zip(_COLOURS[:-1], shown, strict=False)]
-    hours_chart = stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7)
-    deferred = sum(
-        status_sum.leads for status_sum in queries.status_sums(workspace or None) if status_sum.status == "deferred"
-    )
-    others = queries.dead_letters(other, workspace or None).open
-    replays = [(replay, tone_of(replay)) for replay in queries.replays(MOST_REPLAYS)]
-    kept = site.settings.topics
+    counts, kept = queries.status_sums(workspace or None), site.settings.topics
     return {
         "which": which,
         "letters": letters,
         "states": [(state, getattr(letters, state), STATE_MEANING[state]) for state in STATES],
-        "others": others,  # open dead letters of the other topic
+        "others": queries.dead_letters(other, workspace or None).open,  # of the other topic
         "rows": rows,
         "causes": causes,
         # how many causes this page and those before it have, if there are more
         "after": after + ROWS if causes > after + ROWS else 0,
-        "hours": hours_chart,
+        "hours": stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7),
         "workspace": workspace,
-        "deferred": deferred,
-        "replays": replays,
+        "deferred": sum(count.leads for count in counts if count.status == "deferred"),
+        "replays": [(replay, _TONES[replay.state]) for replay in queries.replays(MOST_REPLAYS)],
         "kept_days": kept.dlq_days if which == "dlq" else kept.parked_days,
     }
 

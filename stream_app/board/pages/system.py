@@ -29,19 +29,14 @@ def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] 
         "unreadable": site.queries.unreadable(),
         "config": list(_config(settings)),
         "workspaces": sorted(settings.workspaces),
-        "destinations": sorted(
-            (destination.alias, destination.workspace) for destination in settings.destinations.values()
-        ),
+        "destinations": sorted((alias, destination.workspace) for alias, destination in settings.destinations.items()),
     }
 
 
 def _topics(plan: list[TopicPlan], existing: Mapping[str, ExistingTopic]) -> list[tuple[TopicPlan, object, list[str]]]:
     """Return the planned topics as they exist, and what differs; those that differ first."""
-    rows = []
-    for topic in plan:
-        present = existing.get(topic.name)
-        differs = [line.removeprefix(f"{topic.name}: ") for line in differences([topic], existing)]
-        rows.append((topic, present, differs))
+    lines = [[line.removeprefix(f"{topic.name}: ") for line in differences([topic], existing)] for topic in plan]
+    rows = [(topic, existing.get(topic.name), differs) for topic, differs in zip(plan, lines, strict=True)]
     return sorted(rows, key=lambda row: not row[2])
 
 

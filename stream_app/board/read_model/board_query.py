@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -235,14 +235,8 @@ class BoardQueries(Queries):
         """Return the newest record of each lead of a person, the newest first."""
         lead_ids = self.leads_of(person)
         with self._reading() as db:
-            rows = [
-                row
-                for lead_id in lead_ids
-                for row in db.execute(
-                    f"{_SELECT} WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT 1",
-                    (lead_id,),
-                )
-            ]
+            sql = f"{_SELECT} WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT 1"
+            rows = [row for lead_id in lead_ids for row in db.execute(sql, (lead_id,))]
             return _rows(db, sorted(rows, reverse=True))
 
     def resent(self, day_s: int | None, after: Place | None, limit: int) -> list[RecordRow]:
@@ -308,16 +302,10 @@ class BoardQueries(Queries):
         with self._reading() as db:
             rows = db.execute(sql, (*_words(topic, cause), since_ms, at_ms, record, limit)).fetchall()
             numbers = record_numbers(db)
+        names = numbers.record_id
         return [
-            DeadLetterRow(
-                Place(when, number),
-                numbers.record_id(number),
-                numbers.record_id(origin) if origin else "",
-                lead_id,
-                status,
-                STATES[now],
-            )
-            for when, number, origin, now, lead_id, status in rows
+            DeadLetterRow(Place(at, nr), names(nr), names(origin) if origin else "", lead_id, status, STATES[now])
+            for at, nr, origin, now, lead_id, status in rows
         ]
 
     def has_lane(self, workspace: str) -> bool:
@@ -353,10 +341,8 @@ class BoardQueries(Queries):
     def marks(self, workspace: str) -> list[Mark]:
         """Return the health of a lane over the last day, oldest first."""
         with self._reading() as db:
-            rows = db.execute(
-                "SELECT slot, score, p95_ms FROM lane_marks WHERE workspace = ? ORDER BY slot", [workspace]
-            )
-            return [Mark(*row) for row in rows]
+            sql = "SELECT slot, score, p95_ms FROM lane_marks WHERE workspace = ? ORDER BY slot"
+            return [Mark(*row) for row in db.execute(sql, (workspace,))]
 
     def lane_changes(self, workspace: str) -> list[DatedChange]:
         """Return the changes of a lane, newest first."""
@@ -416,7 +402,8 @@ class BoardQueries(Queries):
         """Return the answers to one command, oldest first. A command to every partition has several."""
         with self._reading() as db:
             sql = f"SELECT {_ORDER} FROM audit WHERE id = ? ORDER BY at_ms, partition, offset"
-            return _orders(db.execute(sql, (command_id,)))
+            rows = db.execute(sql, (command_id,))
+            return [Order((at_ms, partition, offset), at_ms, *rest) for at_ms, partition, offset, *rest in rows]
 
     def replays(self, limit: int) -> list[ReplayProgress]:
         """Return the replays that operators ordered, the newest first."""
@@ -437,14 +424,9 @@ class BoardQueries(Queries):
             return [NotReadable(*row) for row in rows]
 
     def size_bytes(self) -> int:
+        sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
         with self._reading() as db:
-            return int(
-                db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
-            )
-
-
-def _orders(rows: Iterable[tuple[Any, ...]]) -> list[Order]:
-    return [Order((at_ms, partition, offset), at_ms, *rest) for at_ms, partition, offset, *rest in rows]
+            return int(db.execute(sql).fetchone()[0])
 
 
 def _place(after: Place | None) -> tuple[int, int]:

@@ -285,7 +285,6 @@ class Queries:
             return DeadLetters(causes, **dict(zip(STATES, sums, strict=True))), many
 
     def _column(self, status: str, destination: str) -> str:
-        """Return the column of the books of a record."""
         return column(status, final=destination in self._final)
 
     @contextmanager

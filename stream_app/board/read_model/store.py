@@ -212,12 +212,7 @@ class ReadModel:
         self._made_of = msgspec.json.encode(made_of).decode()
         self._swept = -1
         self._swept_minute = -1
-        self._own = _lock_for_writing(
-            path,
-            "the read model",
-            "board.read_model_path",
-            "another process writes to this read model: only one board runs, or each has its own board.read_model_path",
-        )
+        self._own = _lock_for_writing(path)
         try:
             self._db = _open(path)
             self._projector = Projector(self._db, sources.names, sources.workspaces, sources.final)
@@ -372,24 +367,19 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _lock_for_writing(path: Path, what: str, setting: str, if_locked: str) -> IO[bytes]:
-    """Lock a file until the returned file, which is beside it, is closed.
-
-    The errors say `what` is in the file and which key (`setting`) has its path, or `if_locked`.
-
-    Raises:
-        StreamAppError: Another process has the lock, or the folder is not writable.
-    """
+def _lock_for_writing(path: Path) -> IO[bytes]:
+    """Lock a file until the returned file, which is beside it, is closed. Raises StreamAppError."""
+    setting = "board.read_model_path"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = path.with_name(path.name + ".lock").open("wb")
     except OSError as error:
-        raise StreamAppError(
-            f"{path}: cannot write {what} ({error.strerror}): set {setting} to a writable file"
-        ) from error
+        text = f"{path}: cannot write the read model ({error.strerror}): set {setting} to a writable file"
+        raise StreamAppError(text) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise StreamAppError(f"{path}: {if_locked}") from None
+        text = f"{path}: another process writes to this read model: only one board runs, or each has its own {setting}"
+        raise StreamAppError(text) from None
     return lock
