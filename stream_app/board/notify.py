@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, Counter
 from stream_app.board.access import STRANGER
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site, overview
-from stream_app.client.messages import Alert, Change, Format, Key, NotDelivered, body_of
+from stream_app.client.messages import Alert, Format, Key, NotDelivered, body_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.kafka.background import Background
 from stream_app.kafka.groups import Consumption
@@ -110,11 +110,11 @@ class Outbox:
         self._interval_s = interval_s
         self._next_s, self._failures = 0.0, 0
 
-    def due(self, alerts: Mapping[Key, Alert], now_s: float) -> Change | None:
-        """Return what to report now; None: nothing, or too little time has passed since the last attempt."""
+    def due(self, alerts: Mapping[Key, Alert], now_s: float) -> tuple[list[Alert], list[Alert]] | None:
+        """Return what began and ended; None: nothing, or too little time has passed since the last attempt."""
         begun = [alert for key, alert in alerts.items() if key not in self.known]
         ended = [alert for key, alert in self.known.items() if key not in alerts]
-        return Change(begun, ended) if (begun or ended) and now_s >= self._next_s else None
+        return (begun, ended) if (begun or ended) and now_s >= self._next_s else None
 
     def sent(self, alerts: Mapping[Key, Alert], now_s: float) -> None:
         """Record that the receiver took the message that reports these."""
@@ -207,7 +207,7 @@ class Messages:
         if (change := self._outbox.due(alerts, self._now_s())) is None:
             return
         try:
-            await self._post(body_of(change, self._form, self._now_ms()))
+            await self._post(body_of(*change, self._form, self._now_ms()))
         except NotDelivered as error:
             pause_s = self._outbox.failed(self._now_s(), error.wait_ms / 1000)
             self._counter.labels("failed").inc()
@@ -215,7 +215,7 @@ class Messages:
             return
         self._outbox.sent(alerts, self._now_s())
         self._counter.labels("sent").inc()
-        self._log.info("message_sent", begun=len(change.begun), ended=len(change.ended))
+        self._log.info("message_sent", begun=len(change[0]), ended=len(change[1]))
         self._write(alerts.values())
 
     def _read(self) -> list[Alert]:

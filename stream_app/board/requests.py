@@ -9,7 +9,6 @@ import asyncio
 import tempfile
 from base64 import b32encode
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import IO, Any, Final, cast, get_args
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -142,7 +141,7 @@ class FileReceiver:
     """Receives at most a few files at once."""
 
     def __init__(self) -> None:
-        self._free = MOST_AT_ONCE
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def receive(self, request: Request, field: str) -> Received:
         """Receive the file in one field of a form. The caller has checked who sends it, and closes the file.
@@ -157,7 +156,9 @@ class FileReceiver:
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > MAX_FILE_BYTES + _FRAMING_BYTES:
             raise too_large()
-        async with self._place():
+        if self._places.locked():
+            raise Refused(503, "busy", f"{MOST_AT_ONCE} files are arriving on this board: try again in a minute")
+        async with self._places:
             file = tempfile.TemporaryFile(prefix="upload-")  # noqa: SIM115 (the caller closes it)
             try:
                 async with asyncio.timeout(WITHIN_S):
@@ -172,16 +173,6 @@ class FileReceiver:
                     text = f"The board's temporary folder has no room ({error.strerror}): set TMPDIR to a larger one"
                     raise Refused(507, "no_room", text) from None
                 raise
-
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        if not self._free:
-            raise Refused(503, "busy", f"{MOST_AT_ONCE} files are arriving on this board: try again in a minute")
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
 
 
 async def _receive(request: Request, boundary: str, field: str, file: IO[bytes]) -> Received:

@@ -19,7 +19,7 @@ from stream_app.config import Settings
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
 from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.limits.budget import METERS
+from stream_app.domain.limits.budget import METERS, MeterName
 from stream_app.domain.limits.meters import Forecast, Sample, forecast
 from stream_app.kafka.groups import Consumption
 
@@ -62,8 +62,7 @@ class Site(msgspec.Struct, frozen=True):
 
     def views(self, workspaces: Collection[str]) -> dict[str, LaneView]:
         """Return the last published views of lanes. Lanes without one are absent."""
-        views = ((name, self.queries.lane(name)) for name in workspaces)
-        return {name: view for name, view in views if view is not None}
+        return {name: view for name in workspaces if (view := self.queries.lane(name)) is not None}
 
     def home(self, workspace: str, view: LaneView | None) -> int:
         """Return the partition of a lane. One that the configuration no longer has stays where it was."""
@@ -113,7 +112,7 @@ class Bar(msgspec.Struct, frozen=True):
         ends_ms: When its day or month ends, epoch ms.
     """
 
-    name: str
+    name: MeterName
     label: str
     used: int
     reserved: int
@@ -194,8 +193,7 @@ def _overview(site: Site, moment: Moment) -> Overview:
         findings[finding.workspace].append(finding)
     lanes = [lane_of(site, fact, findings[fact.workspace], moment) for fact in facts]
     newer = set(unreadable)
-    lanes = [_unreadable(lane) if lane.workspace in newer else lane for lane in lanes]
-    return Overview(lanes, findings[""], counts)
+    return Overview([_unreadable(lane) if lane.workspace in newer else lane for lane in lanes], findings[""], counts)
 
 
 def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
@@ -295,20 +293,16 @@ def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> l
     """Return the budgets of a lane that have a cap, or in which something was used."""
     bars: list[Bar] = []
     for name, label in METERS.items():
-        meter = view.meters.get(name)
-        if meter is None:
+        if name not in view.meters:
             continue
-        meter = meter.at(now_ms)
+        meter = view.meters[name].at(now_ms)
         if meter.cap is None and not meter.used:
             continue
-        cap = meter.cap or 0
-        spent = meter.booked / cap * 100 if cap else 0.0
-        reserved = meter.reserved / cap * 100 if cap else 0.0
-        share = spent + reserved
+        spent = meter.booked / meter.cap * 100 if meter.cap else 0.0
+        reserved = meter.reserved / meter.cap * 100 if meter.cap else 0.0
         foreseen = forecasts.get(name)
         seen = outlook(view, name, foreseen, now_ms)
-        is_full = seen is not None and seen.is_full
-        tone: Tone = "bad" if is_full else "warn" if share >= 80 else "ok"
+        tone: Tone = "bad" if seen and seen.is_full else "warn" if spent + reserved >= 80 else "ok"
         bars.append(
             Bar(
                 name=name,
@@ -332,14 +326,12 @@ def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict
     forecasts: dict[str, Forecast] = {}
     hour_ms = now_ms - HOUR_S * 1000
     for name in ("credits_day", "credits_month"):
-        meter = view.meters.get(name)
-        if meter is None:
+        if (meter := view.meters.get(name)) is None:
             continue
         since_ms = max(hour_ms, meter.begins_ms)
         booked = sum(slot.credits for slot in minutes if slot.at_s * 1000 >= since_ms)
         before = msgspec.structs.replace(meter, spent=meter.spent - booked)
-        foreseen = forecast([Sample(since_ms, before), Sample(now_ms, meter)], now_ms)
-        if foreseen is not None:
+        if (foreseen := forecast([Sample(since_ms, before), Sample(now_ms, meter)], now_ms)) is not None:
             forecasts[name] = foreseen
     return forecasts
 
@@ -357,8 +349,7 @@ def lane_rows(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]:
         for slot in ended_in[lane.workspace]:
             ended[(slot.at_s - begin_s) // _SPARK_S] += slot.leads
         spark = charts.spark([ended[n] for n in range(HOUR_S // _SPARK_S)])
-        bars: list[Bar] = []
-        if lane.view is not None:
-            bars = bars_of(lane.view, forecasts_of(lane.view, booked[lane.workspace], moment.now_ms), moment.now_ms)
+        view, credits_, now_ms = lane.view, booked[lane.workspace], moment.now_ms
+        bars = bars_of(view, forecasts_of(view, credits_, now_ms), now_ms) if view else []
         rows.append(msgspec.structs.replace(lane, spark=spark, bars=bars))
     return rows

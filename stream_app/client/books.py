@@ -194,15 +194,14 @@ class Books:
                 self._partitions[partition].lanes[key] = value
         elif key.startswith(b"d/"):
             workspace, destination, lead_id = (_text(part) for part in key[2:].split(b"/", 2))
-            row = None
             try:
-                if value is not None:
+                if value is None:
+                    self._rows[key] = None
+                else:
                     delivery = _delivery.decode(value)
                     cost = delivery.booked if is_open(delivery) else None
                     row = Row(workspace, destination, lead_id, delivery.state, delivery.seq, delivery.reservation, cost)
                     self._rows[key] = (partition, self._numbers.number(delivery.origin), _encode(row))
-                else:
-                    self._rows[key] = None
             except UNREADABLE as error:
                 self.problem(workspace, f"a delivery's row cannot be read: {error}", lead_id)
             if len(self._rows) >= _BATCH:

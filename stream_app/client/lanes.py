@@ -163,9 +163,7 @@ async def _pause(reader: TopicReader, topic: str) -> Actor | None:
         for record in records:
             if record.key == PAUSE:
                 value = record.value
-    if not value:
-        return None
-    return msgspec.json.decode(value, type=Pause).actor
+    return msgspec.json.decode(value, type=Pause).actor if value else None
 
 
 async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:

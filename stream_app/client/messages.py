@@ -6,7 +6,7 @@ Its URL is a secret, so texts name only its host.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -97,17 +97,10 @@ class Alert(msgspec.Struct, frozen=True):
         return self.name, self.labels.get("workspace", "")
 
 
-class Change(msgspec.Struct, frozen=True):
-    """What a message reports."""
-
-    begun: Sequence[Alert]
-    ended: Sequence[Alert]
-
-
-def body_of(change: Change, form: Format, now_ms: int) -> bytes:
+def body_of(begun: Iterable[Alert], ended: Iterable[Alert], form: Format, now_ms: int) -> bytes:
     """Return the body of a message: for Slack and what takes its JSON, or plain JSON."""
-    lines = [(alert, "firing") for alert in sorted(change.begun, key=lambda alert: alert.severity)]
-    lines += [(alert, "resolved") for alert in change.ended]
+    lines = [(alert, "firing") for alert in sorted(begun, key=lambda alert: alert.severity)]
+    lines += [(alert, "resolved") for alert in ended]
     shown, left_out = lines[:MOST_LINES], len(lines[MOST_LINES:])
     if form == "slack":
         texts = [_line(alert, status) for alert, status in shown]

@@ -32,7 +32,12 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
         StreamAppError: The group is at another offset, or the records can be read.
         BrokerUnavailable: Kafka does not answer.
     """
-    topic, partition, offset = _address(settings, record_id)
+    place = parse_record_id(record_id)
+    if place is None:
+        raise SettingsError([f"{record_id}: is not topic/partition/offset, such as leads/0/15"])
+    topic, partition, offset = place
+    if partition >= settings.kafka.partitions:
+        raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
     name, process = _reader_of(settings, topic)
     connection = connection_of(settings)
     _, offsets = (await look_at(connection, [name]))[name]
@@ -86,15 +91,6 @@ async def _next_offset(connection: KafkaConnection, place: TopicPartition, offse
         async for polled in reader.scan({place: (offset, (await reader.ends([place]))[place])}, most=1):
             return int(polled[place][0].offset)
     return None
-
-
-def _address(settings: Settings, record_id: str) -> tuple[str, int, int]:
-    place = parse_record_id(record_id)
-    if place is None:
-        raise SettingsError([f"{record_id}: is not topic/partition/offset, such as leads/0/15"])
-    if not place[1] < settings.kafka.partitions:
-        raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
-    return place
 
 
 def _reader_of(settings: Settings, topic: str) -> tuple[str, str]:

@@ -16,7 +16,6 @@ from stream_app.board.site import Moment, PageData, Site, untaken
 from stream_app.client.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
-from stream_app.domain.lane.view import LaneView
 
 ROWS: Final = 50
 _COLOURS: Final = {
@@ -106,10 +105,8 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
 
 def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     """Return the result of a search, with what blocks each record."""
-    views: dict[str, LaneView | None] = {
-        record.workspace: site.queries.lane(record.workspace) for record in search.matches
-    }
-    leads = [waiting_lead(search, record, views[record.workspace], moment.now_ms) for record in search.matches]
+    views = site.views({record.workspace for record in search.matches})
+    leads = [waiting_lead(search, record, views.get(record.workspace), moment.now_ms) for record in search.matches]
     return {"leads": leads, "searched": search.searched, "left": search.left, "problem": search.problem}
 
 
@@ -125,12 +122,10 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
             rows[count.workspace][count.column] += count.leads
         else:
             not_leads[count.status] += count.leads
-    waiting: dict[str, int] | None = None
-    if (left := untaken(site, moment)) is not None:
-        waiting = {}
-        for (topic, _), records in left.items():
-            waiting[topic] = waiting.get(topic, 0) + records
-    on_kafka = None if waiting is None else sum(waiting.values())
+    waiting, left = Counter[str](), untaken(site, moment)
+    for (topic, _), records in (left or {}).items():
+        waiting[topic] += records
+    on_kafka = None if left is None else waiting.total()
     columns: list[tuple[str, str, int | None]] = [(name, MEANING[name], sums[name]) for name in COLUMNS[:-1]]
     columns.append(("waiting", MEANING["waiting"], on_kafka))
     if sums["unknown"]:
@@ -139,7 +134,7 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
     return {
         "columns": columns,  # name, meaning and number of leads; of `waiting` the records, None if unknown
         "says": None if on_kafka is None else books_line(site.queries.records_in() + on_kafka, sums.total() + on_kafka),
-        "waiting": waiting,  # by topic; None if unknown
+        "waiting": None if left is None else waiting,  # by topic; None if unknown
         "rows": [(name, rows[name]) for name in names[:ROWS]],
         "after": names[ROWS - 1] if len(names) > ROWS else "",
         "not_leads": not_leads.most_common(),  # records that begin with a callback or a command, by status

@@ -30,7 +30,6 @@ from stream_app.board.site import (
     untaken,
 )
 from stream_app.domain.lane.overrides import ORDERS
-from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Meter
 
 Span = Literal["hour", "day"]
@@ -214,17 +213,14 @@ def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> 
     days = queries.credits([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
     bars: list[Bar] = []
     burns: list[tuple[Bar, Line]] = []
-    if lane.view is not None:
-        bars = bars_of(lane.view, forecasts_of(lane.view, minutes, now_ms), now_ms)
-        periods: tuple[tuple[MeterName, list[Slot], int], ...] = (
-            ("credits_day", quarters, QUARTER_S),
-            ("credits_month", days, DAY_S),
-        )
-        for name, slots, step_s in periods:
-            meter = lane.view.meters.get(name)
-            bar = next((bar for bar in bars if bar.name == name), None)
-            if meter is not None and bar is not None and now_ms < meter.ends_ms:
-                burns.append((bar, _burn(slots, step_s, meter, bar, now_ms)))
+    if (view := lane.view) is not None:
+        bars = bars_of(view, forecasts_of(view, minutes, now_ms), now_ms)
+        slots_of = {"credits_day": (quarters, QUARTER_S), "credits_month": (days, DAY_S)}
+        burns = [
+            (bar, _burn(*slots_of[bar.name], view.meters[bar.name], bar, now_ms))
+            for bar in bars
+            if bar.name in slots_of and now_ms < view.meters[bar.name].ends_ms
+        ]
     changes = queries.lane_changes(workspace)
     marks = queries.marks(workspace)
     hours_n = _hours_known([*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in changes)], now_s)

@@ -24,7 +24,7 @@ from stream_app.board.notify import (
     Watch,
     alert_of,
 )
-from stream_app.client.messages import MOST_LINES, Alert, Change, Key, NotDelivered, body_of
+from stream_app.client.messages import MOST_LINES, Alert, Key, NotDelivered, body_of
 from stream_app.domain.lane import explain, view
 from stream_app.domain.lane.explain import Finding
 from stream_app.tasks import cancel
@@ -95,7 +95,7 @@ def test_no_text_of_clay_or_of_a_lead_is_in_a_message(code: str) -> None:
     made = alert_of(Finding(code, text, "acme"), NOW_MS)
     assert made is not None
     for form in ("slack", "json"):
-        body = body_of(Change([made], [made]), form, NOW_MS).decode()
+        body = body_of([made], [made], form, NOW_MS).decode()
         assert not any(word in body for word in ("ada@", "s3cr3t", "hooks.example"))
 
 
@@ -169,7 +169,7 @@ def test_a_receiver_that_fails_for_an_hour_is_asked_rarely_and_misses_nothing() 
     assert attempts < 15
     change = outbox.due(by_key(alert(), alert("globex")), 3_600 + 600)
     assert change is not None
-    assert [made.labels["workspace"] for made in change.begun] == ["acme", "globex"]
+    assert [made.labels["workspace"] for made in change[0]] == ["acme", "globex"]
 
 
 def test_what_began_and_ended_while_the_receiver_was_away_is_not_reported() -> None:
@@ -203,7 +203,7 @@ def test_each_change_is_reported_once_in_turn(steps: list[tuple[set[str], bool, 
             continue
         assert now_s - last_s >= interval_s
         last_s = now_s
-        begun, ended = ({made.labels["workspace"] for made in made_of} for made_of in (change.begun, change.ended))
+        begun, ended = ({made.labels["workspace"] for made in made_of} for made_of in change)
         assert not begun & reported
         assert ended <= reported
         reported = (reported - ended) | begun
@@ -217,7 +217,7 @@ def test_each_change_is_reported_once_in_turn(steps: list[tuple[set[str], bool, 
 
 def test_a_message_groups_changes_and_counts_what_it_leaves_out() -> None:
     many = [alert(f"w{number}") for number in range(30)]
-    body = msgspec.json.decode(body_of(Change(many, [alert("over")]), "json", 5))
+    body = msgspec.json.decode(body_of(many, [alert("over")], "json", 5))
     assert [shown["status"] for shown in body["alerts"]] == ["firing"] * MOST_LINES
     assert (body["at_ms"], body["left_out"]) == (5, 31 - MOST_LINES)
     assert body["alerts"][0] == {
@@ -228,7 +228,7 @@ def test_a_message_groups_changes_and_counts_what_it_leaves_out() -> None:
         "summary": "w0: Clay takes its leads and does not call back: credits out, or auto-run off?",
         "since_ms": NOW_MS,
     }
-    text = msgspec.json.decode(body_of(Change(many, ()), "slack", 5))["text"]
+    text = msgspec.json.decode(body_of(many, (), "slack", 5))["text"]
     assert len(text.splitlines()) == MOST_LINES + 1
     assert text.endswith("and 10 more: `stream-app explain`")
 
@@ -236,7 +236,7 @@ def test_a_message_groups_changes_and_counts_what_it_leaves_out() -> None:
 def test_critical_alerts_come_first_and_slack_sees_no_markup_of_ours() -> None:
     mild = Alert("webhook_gone", "warning", {}, "<!channel> & more", 0)
     grave = Alert("no_worker", "critical", {}, "No worker runs.", 0)
-    text = msgspec.json.decode(body_of(Change([mild, grave], [mild]), "slack", 0))["text"]
+    text = msgspec.json.decode(body_of([mild, grave], [mild], "slack", 0))["text"]
     assert text.splitlines() == [
         ":red_circle: *no_worker* (critical): No worker runs.",
         ":large_yellow_circle: *webhook_gone* (warning): &lt;!channel&gt; &amp; more",
