@@ -136,10 +136,8 @@ class Projection:
                 await reading.begin(self._clock.now_ms())
             looked_s = time.monotonic()
             while True:
-                was_complete = reading.as_of_ms is not None
                 batch, moved = await reading.more()
-                reading.done(moved)
-                if moved or (not was_complete and reading.as_of_ms is not None):
+                if reading.done(moved) or moved:
                     await write(partial(model.apply, batch, moved, reading.as_of_ms))
                 self.lag = ProjectionLag(reading.as_of_ms, reading.lag, reading.trouble)
                 if reading.trouble:
@@ -219,11 +217,13 @@ class _Reading:
                 moved[log] = msgspec.structs.replace(at, next=position)
         return batch, moved
 
-    def done(self, moved: Mapping[Any, Position]) -> None:
-        """Note that the model is about to store these positions."""
+    def done(self, moved: Mapping[Any, Position]) -> bool:
+        """Note that the model is about to store these positions. True if it is now complete for the first time."""
         self._at.update(moved)
+        was_complete = self.as_of_ms is not None
         if self._goal and all(self._at[log].next >= end for log, end in self._goal.items()):
             self.as_of_ms, self._goal = self._asked_ms, {}
+        return not was_complete and self.as_of_ms is not None
 
     @property
     def lag(self) -> int:

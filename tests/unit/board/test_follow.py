@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -251,9 +252,26 @@ def stopped_at_the_end(kafka: type[FakeReader], tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stopped_at_the_end")
-async def test_a_model_becomes_complete_without_another_record(tmp_path: Path, feed: Projection) -> None:
+async def test_a_model_becomes_complete_without_another_record(
+    tmp_path: Path, feed: Projection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = Mock(wraps=ReadModel.apply)
+    monkeypatch.setattr(ReadModel, "apply", lambda *args: writes(*args))
     await reports(feed)
+    await asyncio.sleep(0.2)
+    assert writes.call_count == 1, "what is complete is not written again while nothing comes"
     assert Queries(tmp_path / "model.sqlite", final=set()).leads_of("hash") == ["crm-3", "p-hash"]
+
+
+async def test_a_batch_that_cannot_be_read_is_said_while_the_model_goes_on(
+    kafka: type[FakeReader], feed: Projection, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await reports(feed)
+    assert "projection_stalled" not in "".join(capfd.readouterr())
+    monkeypatch.setattr(kafka, "unreadable", ("a/0 cannot be read at offset 7",))
+    await reports(feed, trouble="a/0 cannot be read at offset 7")
+    assert "a/0 cannot be read at offset 7" in "".join(capfd.readouterr())
+    assert feed.lag.as_of_ms is not None
 
 
 @pytest.mark.parametrize(
