@@ -17,10 +17,12 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from typing import IO, Final, Literal, TypeVar
 
 import msgspec
+from attrs import define, field
 
 from stream_app.client.publish import (
     Batch,
@@ -63,6 +65,7 @@ Views = Callable[[Collection[str]], Mapping[str, LaneView]]
 """Returns the last published views of lanes, by workspace."""
 
 
+@define(eq=False, repr=False)
 class Upload:
     """One file and how far it is. Its thread writes; pages read.
 
@@ -79,32 +82,26 @@ class Upload:
         published: Leads that are safe on Kafka.
     """
 
-    def __init__(
-        self,
-        source: IO[bytes],
-        titles: list[str],
-        samples: list[list[str]],
-        file: str,
-        size: int,
-        import_id: str,
-        who: str,
-    ) -> None:
-        self.id = secrets.token_urlsafe(24)
-        self.who, self.file, self.size = who, label(file), size
-        self.options = PublishOptions(import_id=import_id)
-        self.state: State = "columns"
-        self.titles, self.samples = titles, samples
-        self.names = guess_columns(titles)
-        self.problem, self.share = "", 0.0
-        self.summary = PublishSummary()
-        self.quotes: list[Quote] = []
-        self.rejects: list[Refusal] = []
-        self.published = 0
-        self.began_s = time.monotonic()
-        self._source = source
-        self._batch: Batch | None = None
-        self._rejected: IO[bytes] | None = None
-        self._is_stopped = False
+    _source: IO[bytes]
+    titles: list[str]
+    samples: list[list[str]]
+    names: list[str]
+    file: str
+    size: int
+    options: PublishOptions
+    who: str
+    id: str = field(init=False, factory=partial(secrets.token_urlsafe, 24))
+    state: State = field(init=False, default="columns")
+    problem: str = field(init=False, default="")
+    share: float = field(init=False, default=0.0)
+    summary: PublishSummary = field(init=False, factory=PublishSummary)
+    quotes: list[Quote] = field(init=False, factory=list)
+    rejects: list[Refusal] = field(init=False, factory=list)
+    published: int = field(init=False, default=0)
+    began_s: float = field(init=False, factory=time.monotonic)
+    _batch: Batch | None = field(init=False, default=None)
+    _rejected: IO[bytes] | None = field(init=False, default=None)
+    _is_stopped: bool = field(init=False, default=False)
 
     @property
     def import_id(self) -> str:
@@ -235,7 +232,8 @@ class Uploads:
         self.make_room()
         titles, samples = await asyncio.to_thread(_begin_of, source)
         self.make_room()  # other files may have come meanwhile
-        upload = Upload(source, titles, samples, file, size, new_import_id(self._now_ms(), digest), who)
+        options = PublishOptions(import_id=new_import_id(self._now_ms(), digest))
+        upload = Upload(source, titles, samples, guess_columns(titles), label(file), size, options, who)
         self._uploads[upload.id] = upload
         asyncio.get_running_loop().call_later(KEPT_S + 1, self._sweep)
         return upload
