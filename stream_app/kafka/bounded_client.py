@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -158,8 +158,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         if not metadata.brokers:
             return False
         cluster_metadata.update_metadata(metadata)
-        kept = self._conns.pop(_BOOTSTRAP, None)
-        if kept is not None:
+        if (kept := self._conns.pop(_BOOTSTRAP, None)) is not None:
             kept.close()
         return True
 
@@ -174,8 +173,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
             del self._conns[where]
         opening = self._opening.get(where)
         if opening is None:
-            broker = self.cluster.broker_metadata(node_id)
-            if broker is None:
+            if (broker := self.cluster.broker_metadata(node_id)) is None:
                 self.force_metadata_update()
                 return None
             opening = asyncio.create_task(self._open(where, broker.host, broker.port))
@@ -229,7 +227,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
                 conn.close()
         return metadata
 
-    async def _first(self, asks: Iterable[Callable[[], Awaitable[T]]]) -> T:
+    async def _first(self, asks: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> T:
         """Return the first answer. The next request starts when the one before fails or does not answer soon.
 
         The other requests run until their bounds. A broker that has not answered by then loses its connection.
@@ -239,7 +237,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         left = list(asks)
         while left or waiting:
             if left:
-                task: asyncio.Task[T] = asyncio.ensure_future(_run(left.pop(0)))
+                task = asyncio.create_task(left.pop(0)())
                 self._asking.add(task)
                 task.add_done_callback(self._asked)
                 waiting.add(task)
@@ -291,7 +289,3 @@ def _look_at_code(request: Any, answer: Any) -> None:
     for code in codes:
         if code:
             raise for_code(code)(f"answer to {type(request).__name__}")
-
-
-async def _run(ask: Callable[[], Awaitable[T]]) -> T:
-    return await ask()

@@ -199,8 +199,7 @@ class _Guard:
             task.cancel()
 
     def forget(self, tp: TopicPartition) -> None:
-        if tp in self._stopped:
-            del self._stopped[tp]
+        self._stopped.pop(tp, None)
 
     async def _watched_send(self, node_id: int, request: Any, **options: Any) -> Any:
         """Keep the fetched bytes, which aiokafka does not show. A broker may also report a damaged log."""
@@ -240,10 +239,8 @@ class _Guard:
         except Exception as error:  # noqa: BLE001 - decoders raise errors of all kinds
             self._stop(_unreadable(tp, records.next_fetch_offset, raw, error), assignment)
         else:
-            if tp in self._stopped:
-                self.forget(tp)
-                if self._logs:
-                    log.warning("%s/%d can be read again", *tp)
+            if self._stopped.pop(tp, None) is not None and self._logs:
+                log.warning("%s/%d can be read again", *tp)
 
     def _leniently(self, tp: TopicPartition, records: Any, raw: bytes, assignment: Any) -> Iterator[Any]:
         """Yield the rest of the current batch, and let the next fetch begin after it."""
@@ -329,13 +326,11 @@ def _unreadable(tp: TopicPartition, first: int, raw: bytes, error: Exception) ->
         _, last, _ = _batch_at(raw, first)
     except (LookupError, struct.error):
         last = first
-    cause = (
-        str(error)
-        if isinstance(error, codecs.BatchTooLarge | codecs.BrokenBatch)
-        else f"{type(error).__name__}: {error}"
-    )
     if isinstance(error, CorruptRecordException) and "CRC" in str(error):
         cause = "its checksum does not match"
+    else:
+        is_ours = isinstance(error, codecs.BatchTooLarge | codecs.BrokenBatch)
+        cause = str(error) if is_ours else f"{type(error).__name__}: {error}"
     return UnreadableBatch(tp.topic, tp.partition, first, last, cause)
 
 

@@ -153,12 +153,10 @@ class Reader:
                 polled = {}
             for tp, records in polled.items():
                 end = left[tp][1]
-                if (
-                    wanted := records
-                    if records[-1].offset < end
-                    else [record for record in records if record.offset < end]
-                ):
-                    batches[tp] = wanted
+                if records[-1].offset >= end:
+                    records = [record for record in records if record.offset < end]
+                if records:
+                    batches[tp] = records
             before = done
             for tp, (position, end) in list(left.items()):
                 now = min(await self.position(tp), end)

@@ -96,9 +96,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     skipped = {name: f"{name}-skipped" for name in groups}  # stream_app/kafka/consumer.py
     operator = f"{names.replay_app}-operator"
     look = Rights(
-        read=frozenset({names.lanes, names.commands, names.audit, names.replay_state, names.dlq, names.deferred})
-        | leads
-        | waits,
+        read=leads | waits | {names.lanes, names.commands, names.audit, names.replay_state, names.dlq, names.deferred},
         configs=every,
         look_at_groups=groups,
     )
@@ -208,16 +206,12 @@ async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[
         lacking += await _group(admin, group, rights)
     if lacking:
         raise KafkaRefused("\n".join(_lines(program, lacking)))
-    if not rights.create and (
-        problems := differences(
-            plan,
-            {
-                topic.name: ExistingTopic(topics[topic.name], topic.replication, dict(topic.config))
-                for topic in plan
-                if topic.name in topics
-            },
-        )
-    ):
+    existing = {
+        topic.name: ExistingTopic(topics[topic.name], topic.replication, dict(topic.config))
+        for topic in plan
+        if topic.name in topics
+    }
+    if not rights.create and (problems := differences(plan, existing)):
         raise TopicsError(problems)
 
 

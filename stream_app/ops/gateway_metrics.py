@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -23,24 +24,19 @@ class GatewayMetrics:
         self._log = log
         self._clock = clock
         self._warned: dict[tuple[str, str], tuple[float, int]] = {}
-        self._callbacks = Counter(
+        counter = partial(Counter, registry=registry)
+        self._callbacks = counter(
             "stream_app_callbacks",
             "Callbacks answered, by outcome or by the code of the refusal.",
             ("destination", "answer"),
-            registry=registry,
         )
-        self._repaired = Counter(
-            "stream_app_callbacks_repaired",
-            "Callbacks whose JSON was invalid and was repaired.",
-            ("destination",),
-            registry=registry,
+        self._repaired = counter(
+            "stream_app_callbacks_repaired", "Callbacks whose JSON was invalid and was repaired.", ("destination",)
         )
         self._seconds = Histogram(
             "stream_app_callback_seconds", "Time until a callback is answered.", buckets=_SECONDS, registry=registry
         )
-        self._responses = Counter(
-            "stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",), registry=registry
-        )
+        self._responses = counter("stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",))
         self._tables = Gauge(
             "stream_app_gateway_tables_info",
             "1, with a fingerprint of tables, secrets and keys: equal where two gateways accept the same callbacks.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -53,14 +53,13 @@ def waiting_for_kafka(logger: log.Logger) -> Say:
     return lambda text: logger.warning("waiting_for_kafka", text=text)
 
 
-@asynccontextmanager
-async def serve_ops(
+def serve_ops(
     host: str,
     port: int,
     registry: CollectorRegistry,
     not_ready: Callable[[], Awaitable[str | None]],
     more: Sequence[Route] = (),
-) -> AsyncIterator[int]:
+) -> AbstractAsyncContextManager[int]:
     """Serve /metrics, /healthz and /readyz until the block ends; yields the port (`port` 0: any free one).
 
     `not_ready` returns why the process cannot work now, or None. `more`: routes of this process alone.
@@ -68,9 +67,7 @@ async def serve_ops(
     Raises:
         StreamAppError: The port is taken.
     """
-    app = ops_app(registry, not_ready, more)
-    async with serve_http(app, host, port, grace_s=_OPS_GRACE_S) as bound:
-        yield bound
+    return serve_http(ops_app(registry, not_ready, more), host, port, grace_s=_OPS_GRACE_S)
 
 
 @contextmanager

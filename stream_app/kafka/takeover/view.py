@@ -29,6 +29,7 @@ from stream_app.tasks import retrieve
 
 K = TypeVar("K")
 R = TypeVar("R")
+Answers = dict[TopicPartition, R | Exception]
 _EARLIEST, _LATEST = -2, -1
 _READ_UNCOMMITTED: Final = 0
 _PATIENCE_S: Final = 0.5
@@ -111,12 +112,8 @@ class ClusterView:
         self._refreshed_s = -_FRESH_S
         self.refresh: Batched[str, None] = Batched(self._refresh, patience_s=None)
         self.leaders: Batched[str, NewestLeaders] = Batched(self._leaders)
-        self._producers: Batched[TopicPartition, dict[TopicPartition, PartitionProducers | Exception]] = Batched(
-            self._ask_producers
-        )
-        self._spans: Batched[TopicPartition, dict[TopicPartition, tuple[int, int, int] | Exception]] = Batched(
-            self._ask_spans
-        )
+        self._producers: Batched[TopicPartition, Answers[PartitionProducers]] = Batched(self._ask_producers)
+        self._spans: Batched[TopicPartition, Answers[tuple[int, int, int]]] = Batched(self._ask_spans)
 
     async def producers(self, places: Collection[TopicPartition]) -> dict[TopicPartition, PartitionProducers]:
         """Return who has an open transaction in each partition. `refresh` must have read their topics."""
@@ -190,11 +187,9 @@ class ClusterView:
     async def _leaders(self, topics: Collection[str]) -> NewestLeaders:
         return await newest_leaders(await self._connected(), topics)
 
-    async def _ask_producers(
-        self, places: Collection[TopicPartition]
-    ) -> dict[TopicPartition, PartitionProducers | Exception]:
+    async def _ask_producers(self, places: Collection[TopicPartition]) -> Answers[PartitionProducers]:
         client = await self._connected()
-        answers: dict[TopicPartition, PartitionProducers | Exception] = {}
+        answers: Answers[PartitionProducers] = {}
 
         async def ask(node: int, led: list[TopicPartition]) -> None:
             request = DescribeProducers(None, led)
@@ -204,13 +199,11 @@ class ClusterView:
         await _ask_leaders(client, places, ask, answers)
         return answers
 
-    async def _ask_spans(
-        self, places: Collection[TopicPartition]
-    ) -> dict[TopicPartition, tuple[int, int, int] | Exception]:
+    async def _ask_spans(self, places: Collection[TopicPartition]) -> Answers[tuple[int, int, int]]:
         if new := {place.topic for place in places} - self._topics:
             await self.refresh(new)
         client = await self._connected()
-        answers: dict[TopicPartition, tuple[int, int, int] | Exception] = {}
+        answers: Answers[tuple[int, int, int]] = {}
 
         async def ask(node: int, led: list[TopicPartition]) -> None:
             begins, ends = [await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)]
