@@ -21,8 +21,7 @@ from stream_app.board.site import Site
 from stream_app.client.commands import CommandSender
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import MAX_TEXT, CommandKind, help_text
-from stream_app.domain.entries import Entry, entries, read_entries
+from stream_app.domain.commands import MAX_TEXT, CommandKind, Entry, entries, help_text, read_entries
 from stream_app.domain.lane.overrides import OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id

@@ -18,8 +18,17 @@ from stream_app.client import lanes as reader
 from stream_app.client.commands import QUEUED_TEXT, SentCommand, submit
 from stream_app.client.gateways import table_secrets
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, CommandAnswer, CommandKind, help_text, outcome_text
-from stream_app.domain.entries import Entry, entries, read_entries
+from stream_app.domain.commands import (
+    REPLAY_RELOAD,
+    TO_ALL,
+    CommandAnswer,
+    CommandKind,
+    Entry,
+    entries,
+    help_text,
+    outcome_text,
+    read_entries,
+)
 from stream_app.domain.lane.explain import LaneFacts, duration, outlook
 from stream_app.domain.lane.overrides import ORDERS, OrderKind
 from stream_app.domain.lane.view import LaneView

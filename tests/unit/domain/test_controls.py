@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.commands import CommandKind, read_arguments
-from stream_app.domain.entries import read_entries
+from stream_app.domain.commands import CommandKind, read_arguments, read_entries
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.lane import Lane, reconfigured
