@@ -12,9 +12,8 @@ import msgspec
 from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.callback_health import CallbackHealthPolicy
-from stream_app.domain.limits.flood_guard import FloodGuardPolicy
 from stream_app.domain.limits.rate import RatePolicy
-from stream_app.domain.limits.suspension import SuspensionPolicy
+from stream_app.domain.limits.suspension import FloodGuardPolicy, SuspensionPolicy
 from stream_app.domain.limits.webhook_quota import QuotaPolicy
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.tokens import Keys

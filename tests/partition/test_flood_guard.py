@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from stream_app.domain.lane.lane import lifted
-from stream_app.domain.limits.flood_guard import FloodGuardPolicy
+from stream_app.domain.limits.suspension import FloodGuardPolicy
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup

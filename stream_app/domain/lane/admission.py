@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
-from stream_app.domain.limits import breaker, budget, concurrency, flood_guard, rate, suspension
+from stream_app.domain.limits import breaker, budget, concurrency, rate, suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.concurrency import NOTHING, StallDetector
 from stream_app.domain.model.messages import Status
@@ -162,7 +162,7 @@ def decide_dead_letter(
     Keep the returned lane whatever the answer is. `destination` only names the lane. `waits`: the record may be held.
     """
     grant = Grant(destination, budget.Reservation("", "", 0, 0), "", breaker.Permit(lane.breaker.epoch), None, boot_ms)
-    if not waits or lane.suspension is None or lane.suspension.reason != flood_guard.REASON:
+    if not waits or lane.suspension is None or lane.suspension.reason != suspension.FLOOD:
         return lane, grant
     suspended, answer = suspension.permit(in_force(policy, lane.changes).suspension, lane.suspension, now_ms)
     lane = msgspec.structs.replace(lane, suspension=suspended)

@@ -17,7 +17,6 @@ from stream_app.domain.limits import (
     budget,
     callback_health,
     concurrency,
-    flood_guard,
     meters,
     rate,
     suspension,
@@ -25,6 +24,7 @@ from stream_app.domain.limits import (
 )
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import Outage
+from stream_app.domain.limits.suspension import FloodGuard
 from stream_app.domain.plan import Actor, Change, Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
@@ -67,7 +67,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     shadowed: int = 0
     callback_health: callback_health.CallbackHealth = callback_health.CallbackHealth()
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
-    flood_guard: flood_guard.FloodGuard = flood_guard.FloodGuard()
+    flood_guard: FloodGuard = FloodGuard()
     outage: Outage | None = None
 
 
@@ -80,8 +80,8 @@ def lifted(lane: Lane) -> Lane:
     """Return the lane without its suspension. Its counters restart, or the next failure would suspend it again."""
     reason = lane.suspension.reason if lane.suspension is not None else ""
     lane = replace(lane, suspension=None, callback_health=callback_health.reset_reported(lane.callback_health))
-    if reason == flood_guard.REASON:
-        lane = replace(lane, flood_guard=flood_guard.FloodGuard(), window=window.Window())
+    if reason == suspension.FLOOD:
+        lane = replace(lane, flood_guard=FloodGuard(), window=window.Window())
     return lane
 
 

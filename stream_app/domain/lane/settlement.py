@@ -13,7 +13,6 @@ from stream_app.domain.limits import (
     budget,
     callback_health,
     concurrency,
-    flood_guard,
     meters,
     rate,
     suspension,
@@ -79,7 +78,7 @@ def settled(
             lane = _with_verdict(policy, lane, grant, "", outcome.latency_ms, now_ms, rand)
             lane = _probe_accepted(policy, lane, grant, now_ms)
             if lane.flood_guard.run:
-                lane = msgspec.structs.replace(lane, flood_guard=flood_guard.FloodGuard())
+                lane = msgspec.structs.replace(lane, flood_guard=suspension.FloodGuard())
             if grant.destination.callbacks:
                 return lane, Settlement(True, now_ms)
             cost = grant.destination.estimate
@@ -121,14 +120,14 @@ def dead_letter_counted(policy: Workspace, lane: Lane, grant: Grant, cause: str,
     """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
     policy = in_force(policy, lane.changes)
     seen = window.record_dead_letter(window.LAST_MINUTE, lane.window, now_ms)
-    guard = flood_guard.record_dead_letter(lane.flood_guard, cause)
+    guard = suspension.counted(lane.flood_guard, cause)
     lane = msgspec.structs.replace(lane, flood_guard=guard, window=seen)
     totals = window.totals(window.LAST_MINUTE, seen, now_ms)
-    why = flood_guard.verdict(policy.flood_guard, lane.flood_guard, totals)
-    if not why and not (lane.suspension is not None and lane.suspension.reason == flood_guard.REASON):
+    why = suspension.flooded(policy.flood_guard, lane.flood_guard, totals)
+    if not why and not (lane.suspension is not None and lane.suspension.reason == suspension.FLOOD):
         return lane
     text = f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume the lane"
-    return _suspended(policy, lane, grant, flood_guard.REASON, text, now_ms)
+    return _suspended(policy, lane, grant, suspension.FLOOD, text, now_ms)
 
 
 def charged(lane: Lane, reservation: budget.Reservation) -> Lane:

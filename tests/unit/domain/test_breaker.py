@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stream_app.domain.limits import breaker, flood_guard
+from stream_app.domain.limits import breaker, suspension
 from stream_app.domain.limits.breaker import (
     HEALTHY_S,
     JITTER,
@@ -19,7 +19,7 @@ from stream_app.domain.limits.breaker import (
     Mode,
     Permit,
 )
-from stream_app.domain.limits.flood_guard import FloodGuard, FloodGuardPolicy
+from stream_app.domain.limits.suspension import FloodGuard, FloodGuardPolicy
 from stream_app.domain.limits.window import Totals
 from stream_app.domain.model.ranges import Wait, exact
 
@@ -324,6 +324,6 @@ def test_flood_guard_stops_above_its_share_and_not_at_it(percent: int) -> None:
     for dead_letters, stops in ((percent, False), (percent + 1, True)):
         if dead_letters <= 100:
             assert (
-                bool(flood_guard.verdict(policy, FloodGuard(), Totals(100 - dead_letters, dead_letters=dead_letters)))
+                bool(suspension.flooded(policy, FloodGuard(), Totals(100 - dead_letters, dead_letters=dead_letters)))
                 == stops
             )

@@ -13,9 +13,9 @@ from stream_app.domain.lane.view import view
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import SUCCESSES_TO_CLOSE, BreakerPolicy
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
-from stream_app.domain.limits.flood_guard import FloodGuardPolicy
 from stream_app.domain.limits.meters import Estimate
 from stream_app.domain.limits.rate import RatePolicy
+from stream_app.domain.limits.suspension import FloodGuardPolicy
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
 from stream_app.domain.plan import Destination, Workspace
