@@ -69,7 +69,7 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "the first event has the number 1"
     ),
     **{
-        ("stream_app/domain/limits/calendar.py", line.format("32"), line.format(days)): (
+        ("stream_app/domain/limits/budget.py", line.format("32"), line.format(days)): (
             "from 31 to 58 days after the first of a month lies the next one"
         )
         for line in _NEXT_MONTH

@@ -13,8 +13,7 @@ import msgspec
 
 from stream_app.domain.books.records import StatusCount
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.limits import calendar as periods
-from stream_app.domain.limits.budget import BudgetPolicy, Period, Reservation
+from stream_app.domain.limits.budget import BudgetPolicy, Period, Reservation, periods_at
 
 Meter = Literal["credits", "actions"]
 Sums = dict[str, list[int]]
@@ -113,7 +112,7 @@ class Accounts:
         policy = self._workspaces.get(workspace)
         if policy is None or known_from_ms is None:
             return None
-        first = periods.at(policy.tz, policy.billing_day, known_from_ms)
+        first = periods_at(policy.tz, policy.billing_day, known_from_ms)
         if known_from_ms and period.id <= (first.day if len(period.id) > _MONTH else first.month):
             return None
         return self._spent[workspace].get(period.id, [0, 0])

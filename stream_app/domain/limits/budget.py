@@ -1,20 +1,23 @@
-"""The budget: Data Credits and Actions with caps per day and month. Reserve, then settle or refund.
+"""The budget: caps on Data Credits or Actions for each day of the operator or month of Clay's billing.
 
-A reservation belongs to the day and month in which it was made, and is settled there however late. Earlier periods keep
-their sums for a while. So a clock that steps back over midnight finds what was spent and not a fresh budget.
+Reserve, then settle or refund. A reservation belongs to the day and month in which it was made, and is settled there
+however late. Earlier periods keep their sums for a while. So a clock that steps back over midnight finds what was spent
+and not a fresh budget.
 """
 
 import re
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from math import floor
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from stream_app.domain.limits import calendar as periods
 from stream_app.domain.model.ranges import Policy, Range, exact
 
+_LAST_MS = 253_370_764_800_000  # 9999-01-01: a clock beyond it, or before 1970, is read as that limit
+_CACHE_MS = 900_000
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
 _MOST_KEPT = 8  # while older ones have open reservations
 _STEP_BACK_MS = 26 * 3_600_000  # how far a clock may plausibly be set back: a longest day and a bit
@@ -86,6 +89,69 @@ class BudgetPolicy(Policy, frozen=True):
         if self.hot_share and all(getattr(self, cap) is None for cap in CAPS):
             problems.append(f"hot_share = {self.hot_share:g}: is a share of a cap, and no cap is set")
         return problems
+
+
+class Periods(NamedTuple):
+    """The day and billing month of a moment. A month is named by the calendar month in which it begins."""
+
+    day: str
+    day_start_ms: int
+    day_end_ms: int
+    month: str
+    month_start_ms: int
+    month_end_ms: int
+
+
+def periods_at(tz: str, billing_day: int, now_ms: int) -> Periods:
+    """Return the periods that contain `now_ms`. A billing day after the end of a month falls on its last day."""
+    periods = _of_quarter_hour(tz, billing_day, now_ms // _CACHE_MS)
+    if now_ms < periods.day_end_ms:
+        return periods
+    # The day turned inside this quarter of an hour.
+    return _of_date(tz, billing_day, _date_at(tz, now_ms))
+
+
+@lru_cache(maxsize=256)
+def _of_quarter_hour(tz: str, billing_day: int, quarter_hour: int) -> Periods:
+    return _of_date(tz, billing_day, _date_at(tz, quarter_hour * _CACHE_MS))
+
+
+@lru_cache(maxsize=256)
+def _of_date(tz: str, billing_day: int, day: date) -> Periods:
+    tomorrow = day + timedelta(days=1)
+    begin = _billing_start(day.year, day.month, billing_day)
+    if day < begin:
+        last_of_previous = day.replace(day=1) - timedelta(days=1)
+        begin = _billing_start(last_of_previous.year, last_of_previous.month, billing_day)
+    first_of_next = begin.replace(day=1) + timedelta(days=32)
+    end = _billing_start(first_of_next.year, first_of_next.month, billing_day)
+    return Periods(
+        day.isoformat(),
+        _start_ms(tz, day),
+        _start_ms(tz, tomorrow),
+        begin.isoformat()[:7],
+        _start_ms(tz, begin),
+        _start_ms(tz, end),
+    )
+
+
+def _date_at(tz: str, now_ms: int) -> date:
+    """Return the local date. If clocks are set back over midnight, the new day begins the first time."""
+    now_ms = min(max(now_ms, 0), _LAST_MS)
+    day = datetime.fromtimestamp(now_ms / 1000, UTC).astimezone(ZoneInfo(tz)).date()
+    while now_ms >= _start_ms(tz, day + timedelta(days=1)):
+        day += timedelta(days=1)
+    return day
+
+
+def _start_ms(tz: str, day: date) -> int:
+    return round(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(tz)).timestamp() * 1000)
+
+
+def _billing_start(year: int, month: int, billing_day: int) -> date:
+    first = date(year, month, 1)
+    length = ((first + timedelta(days=32)).replace(day=1) - first).days
+    return first.replace(day=min(billing_day, length))
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -168,10 +234,10 @@ def reserve(
     A cap is hard only if `cost` is the highest that the lead may have. `hot`: it may use the hot share. `settled_ms`:
     when everything that is reserved now will be settled, epoch ms.
     """
-    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    now = periods_at(policy.tz, policy.billing_day, now_ms)
     day, month = _newest(state.days, now.day), _newest(state.months, now.month)
     if day is None or month is None:
-        ahead = periods.at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
+        ahead = periods_at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
         day = _other(state.days, state.days_folded, now.day, ahead.day)
         month = _other(state.months, state.months_folded, now.month, ahead.month)
     if day is None or month is None:
@@ -199,8 +265,8 @@ def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: b
 
     Refused("clock") if the clock is behind the books. No period's use falls below 0.
     """
-    now = periods.at(policy.tz, policy.billing_day, now_ms)
-    ahead = periods.at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
+    now = periods_at(policy.tz, policy.billing_day, now_ms)
+    ahead = periods_at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
     present = _other(state.days, state.days_folded, now.day, ahead.day)
     month = _other(state.months, state.months_folded, now.month, ahead.month)
     if present is None or month is None:
@@ -214,7 +280,7 @@ def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: b
 
 def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
     """Return the budget with soft limits that were reached other than by a reservation."""
-    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    now = periods_at(policy.tz, policy.billing_day, now_ms)
     days = tuple(_reserved(policy, day, Cost()) if day.id == now.day else day for day in state.days)
     months = tuple(
         _reserved(policy, month, Cost(), is_month=True) if month.id == now.month else month for month in state.months
@@ -258,7 +324,7 @@ def _other(windows: tuple[Period, ...], folded: str, period_id: str, ahead_id: s
     return None if len(windows) > _MOST_KEPT and period_id < windows[0].id else Period(period_id)
 
 
-def _refusal(policy: BudgetPolicy, day: Period, month: Period, now: periods.Periods, hot: bool) -> Refused | None:
+def _refusal(policy: BudgetPolicy, day: Period, month: Period, now: Periods, hot: bool) -> Refused | None:
     """Return which cap these periods exceed, the new reservation included; None if they exceed none."""
     kept = 0.0 if hot else policy.hot_share
     if (cap := policy.credits_per_month) is not None and _credits(policy, month) > bulk_part(cap, kept):

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.limits import calendar as periods
-from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, MeterName, Period
+from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, MeterName, Period, periods_at
 
 _SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
@@ -95,7 +94,7 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, Meter]:
     """Return the four meters at this time."""
-    now = periods.at(policy.tz, policy.billing_day, now_ms)
+    now = periods_at(policy.tz, policy.billing_day, now_ms)
     day = next((period for period in state.days if period.id == now.day), Period(now.day))
     month = next((period for period in state.months if period.id == now.month), Period(now.month))
     opens = month.id == policy.opening_month

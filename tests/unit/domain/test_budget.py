@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stream_app.domain.limits import budget
-from stream_app.domain.limits import calendar as periods
-from stream_app.domain.limits.budget import CAPS, Budget, BudgetPolicy, Cost, Period, Refused, Reservation
+from stream_app.domain.limits.budget import (
+    CAPS,
+    Budget,
+    BudgetPolicy,
+    Cost,
+    Period,
+    Periods,
+    Refused,
+    Reservation,
+    periods_at,
+)
 from stream_app.domain.limits.meters import (
     Estimate,
     Forecast,
@@ -75,7 +84,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.windows: dict[str, Sums] = defaultdict(Sums)
         self.open: list[Reservation] = []
 
-    def _room(self, ceiling: Cost, now: periods.Periods, hot: bool) -> bool:
+    def _room(self, ceiling: Cost, now: Periods, hot: bool) -> bool:
         share = 1.0 if hot else 0.75
         day, month = self.windows[now.day], self.windows[now.month]
         policy, opening = self.policy, (20, 4) if now.month == "2026-09" else (0, 0)
@@ -92,7 +101,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @rule(credits=st.integers(-30, 30), actions=st.integers(-3, 3), day=st.booleans())
     def spent_elsewhere(self, credits: int, actions: int, day: bool) -> None:
-        now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
+        now = periods_at(self.policy.tz, self.policy.billing_day, self.now_ms)
         corrected = budget.correct(self.policy, self.state, Cost(credits, actions), self.now_ms, day)
         if isinstance(corrected, Refused):
             assert corrected.reason == "clock"
@@ -114,7 +123,7 @@ class BudgetMachine(RuleBasedStateMachine):
     @rule(credits=st.integers(0, 20), actions=st.integers(0, 3), hot=st.booleans())
     def reserve(self, credits: int, actions: int, hot: bool) -> None:
         cost = Cost(credits, actions)
-        now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
+        now = periods_at(self.policy.tz, self.policy.billing_day, self.now_ms)
         shadowed = sum(window.shadowed for window in self.state.days)
         answer = budget.reserve(self.policy, self.state, cost, self.now_ms, hot)
         if isinstance(answer, Refused):
@@ -178,7 +187,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @invariant()
     def meters_say_what_the_sums_say(self) -> None:
-        now = periods.at(self.policy.tz, self.policy.billing_day, self.now_ms)
+        now = periods_at(self.policy.tz, self.policy.billing_day, self.now_ms)
         kept = {window.id for window in (*self.state.days, *self.state.months)}
         for name, meter in meters(self.policy, self.state, self.now_ms).items():
             index, period = name.startswith("actions"), now.day if name.endswith("day") else now.month
@@ -493,12 +502,12 @@ def test_the_estimate_of_a_cost_follows_the_last_fifty_or_so(leads: int, more: f
     ],
 )
 def test_a_day_has_as_many_hours_as_it_has(tz: str, noon: str, hours: float) -> None:
-    day = periods.at(tz, 1, _ms(noon, tz))
+    day = periods_at(tz, 1, _ms(noon, tz))
     assert day.day == noon[:10]
     assert day.day_end_ms - day.day_start_ms == hours * HOUR_MS
-    assert periods.at(tz, 1, day.day_start_ms).day == day.day
-    assert periods.at(tz, 1, day.day_end_ms - 1).day == day.day
-    assert periods.at(tz, 1, day.day_start_ms - 1).day < day.day < periods.at(tz, 1, day.day_end_ms).day
+    assert periods_at(tz, 1, day.day_start_ms).day == day.day
+    assert periods_at(tz, 1, day.day_end_ms - 1).day == day.day
+    assert periods_at(tz, 1, day.day_start_ms - 1).day < day.day < periods_at(tz, 1, day.day_end_ms).day
 
 
 @pytest.mark.parametrize(
@@ -517,7 +526,7 @@ def test_a_day_has_as_many_hours_as_it_has(tz: str, noon: str, hours: float) -> 
 )
 @pytest.mark.parametrize("tz", ["UTC", "Europe/Berlin", "America/New_York"])
 def test_months_begin_on_the_billing_day(tz: str, billing_day: int, now: str, month: str, begin: str, end: str) -> None:
-    now_is = periods.at(tz, billing_day, _ms(now, tz))
+    now_is = periods_at(tz, billing_day, _ms(now, tz))
     assert (now_is.month, now_is.month_start_ms, now_is.month_end_ms) == (month, _ms(begin, tz), _ms(end, tz))
 
 
@@ -527,32 +536,32 @@ def test_months_begin_on_the_billing_day(tz: str, billing_day: int, now: str, mo
     st.integers(0, 4_102_444_800_000),
 )
 def test_every_moment_is_inside_its_own_periods(tz: str, billing_day: int, now_ms: int) -> None:
-    moment = periods.at(tz, billing_day, now_ms)
+    moment = periods_at(tz, billing_day, now_ms)
     assert moment.day_start_ms <= now_ms < moment.day_end_ms
     assert moment.month_start_ms <= moment.day_start_ms
     assert moment.day_end_ms <= moment.month_end_ms
-    assert periods.at(tz, billing_day, moment.day_end_ms).day > moment.day
-    assert periods.at(tz, billing_day, moment.month_end_ms).month > moment.month
+    assert periods_at(tz, billing_day, moment.day_end_ms).day > moment.day
+    assert periods_at(tz, billing_day, moment.month_end_ms).month > moment.month
 
 
 def test_clocks_set_back_over_midnight_do_not_bring_the_old_day_back() -> None:
     # St. John's, 2010: at 00:01 on the 7th clocks went back to 23:01 on the 6th.
-    begin_ms = periods.at("America/St_Johns", 1, _ms("2010-11-07T12:00", "America/St_Johns")).day_start_ms
-    days = [periods.at("America/St_Johns", 1, begin_ms + minute * 60_000).day for minute in range(90)]
+    begin_ms = periods_at("America/St_Johns", 1, _ms("2010-11-07T12:00", "America/St_Johns")).day_start_ms
+    days = [periods_at("America/St_Johns", 1, begin_ms + minute * 60_000).day for minute in range(90)]
     assert set(days) == {"2010-11-07"}
 
 
 @pytest.mark.parametrize("now_ms", [-(10**18), -1, 10**15, 10**30])
 def test_absurd_clocks_do_not_crash(now_ms: int) -> None:
-    moment = periods.at("America/New_York", 31, now_ms)
+    moment = periods_at("America/New_York", 31, now_ms)
     assert moment.day_start_ms < moment.day_end_ms
 
 
 def test_in_a_quarter_of_an_hour_the_date_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """An admission asks for it several times."""
-    now_ms, date = _ms("2031-05-06T12:00", "UTC"), Mock(side_effect=periods._date_at)
-    monkeypatch.setattr(periods, "_date_at", date)
-    assert len({periods.at("UTC", 1, now_ms + step_ms) for step_ms in (0, 1, 899_999)}) == 1
+    now_ms, date = _ms("2031-05-06T12:00", "UTC"), Mock(side_effect=budget._date_at)
+    monkeypatch.setattr(budget, "_date_at", date)
+    assert len({periods_at("UTC", 1, now_ms + step_ms) for step_ms in (0, 1, 899_999)}) == 1
     date.assert_called_once_with("UTC", now_ms)
 
 
@@ -560,7 +569,7 @@ def test_the_cache_is_of_the_moment_not_of_its_quarter_hour() -> None:
     midnight_ms = int(datetime(1900, 1, 2, tzinfo=UTC).timestamp() * 1000)
     assert midnight_ms < 0, "before 1970 reads as 1970"
     # Liberia was 44 minutes and 30 seconds behind until 1972: midnight falls inside a quarter of an hour.
-    before, after = (periods.at("Africa/Monrovia", 1, (44 * 60 + 30) * 1000 + step) for step in (-1, 0))
+    before, after = (periods_at("Africa/Monrovia", 1, (44 * 60 + 30) * 1000 + step) for step in (-1, 0))
     assert (before.day, after.day) == ("1969-12-31", "1970-01-01")
 
 
