@@ -20,8 +20,7 @@ from stream_app.board.site import PageData, Site
 from stream_app.client.commands import Put, put_command
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
-from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayCommand
-from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
+from stream_app.domain.dead_letter.orders import MEANING, PLAN_LIFE_MS, PricedPlan, ReplayCommand
 from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count

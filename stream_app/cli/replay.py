@@ -31,8 +31,7 @@ from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, show_table, table_of
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
-from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
-from stream_app.domain.dead_letter.pricing import MEANING, PricedPlan
+from stream_app.domain.dead_letter.orders import MEANING, PricedPlan, ReplayCommand, ReplayProgress
 from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count

@@ -26,6 +26,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Source, addressed_to
 from stream_app.domain.dead_letter.orders import (
+    PricedPlan,
     ReplayCommand,
     ReplayOrders,
     ReplayPlan,
@@ -38,7 +39,6 @@ from stream_app.domain.dead_letter.orders import (
     progress_row,
     read_progress,
 )
-from stream_app.domain.dead_letter.pricing import PricedPlan
 from stream_app.domain.dead_letter.redrive_guard import outlived, sent_row
 from stream_app.domain.dead_letter.replay import Pace, goes_on, redriven
 from stream_app.domain.delivery.envelope import WorkspaceKeys, read_envelope

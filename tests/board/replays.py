@@ -7,8 +7,7 @@ from typing import Final
 from stream_app.board.replays import Wanted
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter
-from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, ReplayState, progress_row
-from stream_app.domain.dead_letter.pricing import Fate, PricedPlan
+from stream_app.domain.dead_letter.orders import Fate, PricedPlan, ReplayPlan, ReplayProgress, ReplayState, progress_row
 from stream_app.domain.lane.price import Part, Quote
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor

@@ -12,8 +12,7 @@ import pytest
 
 from stream_app.board.replays import Wanted
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
-from stream_app.domain.dead_letter.pricing import PricedPlan
+from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, PricedPlan
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.kafka.readers import Progress
 from tests.board import scene

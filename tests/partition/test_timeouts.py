@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.dead_letter.pricing import fate
+from stream_app.domain.dead_letter.orders import fate
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.recorder import WriteBatch

@@ -36,7 +36,7 @@ board.read_model.project._Result board.replays.Plan cache.filler.CacheFiller cac
 domain.books.account.Kept domain.books.money.BooksReport domain.books.records.Event
 domain.books.records.RecordHistory domain.books.records.StatusCount domain.callback.body._Claim
 domain.dead_letter.causes.Group domain.dead_letter.causes._Named domain.dead_letter.replay._Hold
-domain.dead_letter.pricing.PricedPlan domain.delivery.suppression._Named partition.rows._Dated
+domain.dead_letter.orders.PricedPlan domain.delivery.suppression._Named partition.rows._Dated
 """
 """Objects with a life of their own, and counts that one function fills."""
 

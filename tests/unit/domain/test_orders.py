@@ -15,6 +15,8 @@ from stream_app.domain.dead_letter.orders import (
     ENDED,
     MOST_REFUSALS,
     PLAN_LIFE_MS,
+    Fate,
+    PricedPlan,
     ReplayCommand,
     ReplayOrders,
     ReplayPlan,
@@ -26,7 +28,6 @@ from stream_app.domain.dead_letter.orders import (
     progress_row,
     read_progress,
 )
-from stream_app.domain.dead_letter.pricing import Fate, PricedPlan
 from stream_app.domain.lane.price import Part, Quote
 
 NOW_MS = 1_800_000_000_000
