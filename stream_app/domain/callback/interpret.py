@@ -12,6 +12,7 @@ from stream_app.domain.lane.settlement import book_callback, probe_succeeded
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.limits import budget, callback_health, suspension
 from stream_app.domain.limits.budget import Cost, Reservation
+from stream_app.domain.limits.callback_health import causes
 from stream_app.domain.limits.meters import meters
 from stream_app.domain.model.messages import Callback, Result, Status
 from stream_app.domain.model.records import ConsumedRecord, Record
@@ -130,7 +131,7 @@ def why_missing(policy: Workspace, lane: Lane, destination: Destination, now_ms:
     """Return why a destination may have stopped calling back, in words."""
     month = meters(in_force(policy, lane.changes).budget, lane.budget, now_ms)["credits_month"]
     pool = {name: lane.quota.webhooks[name] for name in destination.webhook_ids if name in lane.quota.webhooks}
-    return callback_health.causes(lane.callback_health, destination.alias, pool, month.spent)
+    return causes(lane.callback_health, destination.alias, pool, month.spent)
 
 
 def suspend_destination(policy: Workspace, lane: Lane, destination: Destination, text: str, now_ms: int) -> Lane:

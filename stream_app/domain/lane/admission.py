@@ -120,10 +120,10 @@ def decide(
         return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
-        reason, text = "rate", "waits for the rate limit"
+        held = Held("rate", "waits for the rate limit", wait.until_ms)
         if now_ms < bucket.blocked_until_ms:
-            reason, text = "rate_limited", "Clay said 429 and when to come back"
-        return msgspec.structs.replace(lane, rate=bucket), Held(reason, text, wait.until_ms)
+            held = Held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
+        return msgspec.structs.replace(lane, rate=bucket), held
     counted = quota.count(hooks, picked.webhook_id)
     consumed = msgspec.structs.replace(
         lane,

@@ -77,28 +77,32 @@ def _read_document(document: dict[str, Any], key: bytes | None) -> Lead | Unread
     except msgspec.ValidationError as error:
         # msgspec's text names the place and the types, never the value; a field's name shows as [...].
         return Unreadable("invalid_lead", f"Not a valid lead: {error}")
-    workspace = lead.workspace or (key or b"").decode(
-        "utf-8", "replace"
-    )  # no workspace has the character for a bad byte
+    checked = _checked(lead, lead.workspace or (key or b"").decode("utf-8", "replace"))
+    if isinstance(checked, Unreadable) and lead.lead_id:
+        return msgspec.structs.replace(checked, lead_id=given_id(lead.lead_id.strip()))
+    return checked
 
-    def unreadable(reason: str, text: str, named: str = workspace) -> Unreadable:
-        return Unreadable(reason, text, named, given_id(lead.lead_id.strip()) if lead.lead_id else "")
 
+def _checked(lead: Lead, workspace: str) -> Lead | Unreadable:
+    """Return the lead with cleaned fields. No workspace has the character that replaces a bad byte of its name."""
     if not workspace:
-        return unreadable("no_workspace", "No workspace: neither in the lead nor as the record's key")
+        return Unreadable("no_workspace", "No workspace: neither in the lead nor as the record's key")
     if not _WORKSPACE.fullmatch(workspace):
-        return unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -", "")
+        return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -")
     for value in (*lead.fields.values(), lead.not_after_ms):
         if isinstance(value, int) and not -(2**63) <= value < 2**64:  # Python has no limit, other JSON readers have
-            return unreadable("number_out_of_range", "A number has more than 64 bits: send it as text")
+            return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", workspace)
     if has_too_many_marks(lead.fields):
         text = f"A field has more than {MOST_MARKS} combining marks (accents) in a row: remove them"
-        return unreadable("too_many_marks", text)
+        return Unreadable("too_many_marks", text, workspace)
     cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
-    if says_who(cleaned):
-        return cleaned
-    text = "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field"
-    return unreadable("no_identity", text)
+    if not says_who(cleaned):
+        return Unreadable(
+            "no_identity",
+            "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
+            workspace,
+        )
+    return cleaned
 
 
 def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadable:
