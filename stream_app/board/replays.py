@@ -83,13 +83,7 @@ Survey = Callable[[Settings, Wanted, Progress], Awaitable[tuple[dict[int, int], 
 async def _survey_kafka(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
     spans = await spans_of(settings, wanted.source)
     priced, _ = await survey_in_thread(
-        settings,
-        wanted.source,
-        wanted.filter,
-        progress,
-        ranges=spans,
-        uncertain=wanted.uncertain,
-        limit=wanted.limit,
+        settings, wanted.source, wanted.filter, progress, ranges=spans, uncertain=wanted.uncertain, limit=wanted.limit
     )
     return {number: end for number, (_, end) in spans.items()}, priced
 

@@ -200,11 +200,7 @@ class ClayClient:
 
 
 def _target(webhook_url: str, token: str | None, egress: Egress) -> Target:
-    headers = {
-        "content-type": "application/json",
-        "accept-encoding": "identity",
-        "user-agent": "stream-app",
-    }
+    headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "stream-app"}
     if token is not None:
         if problem := token_problem(token):
             raise ValueError(problem)
@@ -218,15 +214,11 @@ def _target(webhook_url: str, token: str | None, egress: Egress) -> Target:
 
 def _failure(exc: TransportError | TimeoutError, latency_ms: int, egress: Egress) -> Outcome:
     """The outcome of a request without a status."""
-    match exc:
-        case NotSent():
-            return _not_sent(exc, latency_ms, egress)
-        case ConnectionBroke():
-            return _uncertain("reset", latency_ms)
-        case BrokenAnswer():
-            return _uncertain("broken_answer", latency_ms)
-        case _:
-            return _uncertain("request_timeout", latency_ms)
+    if isinstance(exc, NotSent):
+        return _not_sent(exc, latency_ms, egress)
+    reasons: dict[type, UncertainReason] = {ConnectionBroke: "reset", BrokenAnswer: "broken_answer"}
+    reason = reasons.get(type(exc), "request_timeout")
+    return Uncertain(reason, latency_ms, text=UNCERTAIN_TEXT[reason])
 
 
 def _not_sent(exc: NotSent, latency_ms: int, egress: Egress) -> Refused:
@@ -257,10 +249,6 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 
 def _unsent(reason: UnsentReason, latency_ms: int, detail: str = "") -> Refused:
     return Refused(reason, latency_ms, text=UNSENT_TEXT[reason] + detail)
-
-
-def _uncertain(reason: UncertainReason, latency_ms: int) -> Uncertain:
-    return Uncertain(reason, latency_ms, text=UNCERTAIN_TEXT[reason])
 
 
 def _sent_values(target: Target, body: bytes) -> list[str]:
@@ -305,11 +293,7 @@ class HostCheck:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_HOST_WITHIN_S)) as session,
                 session.head(
-                    host,
-                    allow_redirects=False,
-                    ssl=self._egress.tls,
-                    proxy=proxy,
-                    proxy_headers=login,
+                    host, allow_redirects=False, ssl=self._egress.tls, proxy=proxy, proxy_headers=login
                 ) as answer,
             ):
                 # A host may know no HEAD, and answers with 501 although it is well.
@@ -340,10 +324,7 @@ class Webhooks:
         """Send one POST; see `ClayClient.send`."""
         endpoint = self.endpoints[destination]
         outcome = await self.client.send(
-            endpoint.urls[webhook_id],
-            endpoint.token,
-            body,
-            unavailable_is_refused=endpoint.unavailable_is_refused,
+            endpoint.urls[webhook_id], endpoint.token, body, unavailable_is_refused=endpoint.unavailable_is_refused
         )
         self.posted(destination, outcome, trace_id)
         return outcome

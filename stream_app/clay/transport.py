@@ -147,13 +147,7 @@ class Target:
             path = f"http://{host}{path}"
             headers = {**headers, **login}
         lines = [f"POST {path} HTTP/1.1", f"host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
-        address = aiohttp.ClientRequest(
-            "POST",
-            url,
-            loop=asyncio.get_running_loop(),
-            proxy=proxy,
-            proxy_headers=login,
-        )
+        address = aiohttp.ClientRequest("POST", url, loop=asyncio.get_running_loop(), proxy=proxy, proxy_headers=login)
         if address.proxy_headers is not None:
             # The connector adds this header at the first connection, which would change the key of the pool.
             address.proxy_headers["Host"] = address.headers["Host"]  # type: ignore[index]

@@ -44,12 +44,7 @@ _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
 """Every program needs the variables of the other keys."""
 
 _KEPT_WHERE_SET: Final = frozenset(
-    {
-        "board.token_env",
-        "destinations.callback_secrets_env",
-        "egress.proxy_env",
-        "trace.headers_env",
-    }
+    {"board.token_env", "destinations.callback_secrets_env", "egress.proxy_env", "trace.headers_env"}
 )
 _OURS: Final = frozenset(
     {

@@ -66,11 +66,7 @@ class Receiver:
         try:
             answer = await self._answer(Request(scope, receive), table)
         finally:
-            self._metrics.answered(
-                _label_of(table),
-                answer.code if answer else "gone",
-                time.perf_counter() - began,
-            )
+            self._metrics.answered(_label_of(table), answer.code if answer else "gone", time.perf_counter() - began)
         if answer is not None:
             response = PlainTextResponse(f"{answer.text}\n", answer.status, answer.headers)
             await response(scope, receive, send)

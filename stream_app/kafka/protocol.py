@@ -214,9 +214,7 @@ _Alterations = _version(
     1,
     request=_schema(
         resources=_array(
-            resource_type=Int8,
-            resource_name=_TEXT,
-            configs=_array(name=_TEXT, config_operation=Int8, value=_TEXT),
+            resource_type=Int8, resource_name=_TEXT, configs=_array(name=_TEXT, config_operation=Int8, value=_TEXT)
         ),
         validate_only=Boolean,
     ),

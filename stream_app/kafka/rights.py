@@ -150,9 +150,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "topics --apply": Rights(configs=every, create=every, alter=every),
         "doctor": doctor,
         "doctor --round-trip": msgspec.structs.replace(
-            doctor,
-            read=doctor.read | {names.status, names.audit},
-            write=doctor.write | {names.leads, names.commands},
+            doctor, read=doctor.read | {names.status, names.audit}, write=doctor.write | {names.leads, names.commands}
         ),
         "publish": Rights(read=frozenset({names.lanes}), write=frozenset({names.leads})),
         "publish --bulk": Rights(read=frozenset({names.lanes}), write=frozenset({names.bulk})),
