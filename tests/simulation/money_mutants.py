@@ -2,6 +2,7 @@
 
 from typing import Any
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -42,12 +43,12 @@ def parked_costs_nothing() -> Patch:
 
 @mutant("4")
 def lanes_not_in_the_same_transaction() -> Patch:
-    real = Lanes.records
+    real, late = Lanes.records, WeakKeyDictionary[Lanes, list[Record]]()
 
     def records(self: Lanes, workspaces: set[str]) -> list[Record]:
-        late: list[Record] = getattr(self, "_late", [])
-        self._late = real(self, workspaces)  # type: ignore[attr-defined]  # the mutant's own
-        return late
+        before = late.get(self, [])
+        late[self] = real(self, workspaces)
+        return before
 
     return patch.object(Lanes, "records", records)
 
