@@ -42,7 +42,7 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.topics import ExistingTopic
-from stream_app.kafka.background import Background
+from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
 
 PARTITIONS: Final = 64

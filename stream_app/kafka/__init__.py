@@ -2,6 +2,6 @@
 
 `connection` makes every client but the `consumer`; each is a `bounded_client`, and `diagnosis` says why none connects.
 Reading: `readers`; `groups` builds on it. Writing: `producers`.
-The state of a partition: `transactional_state`, which builds on `transactions` and on the room `takeover`.
+The state of a partition: `transactional_state`, which builds on the room `takeover`.
 Topics and rights: `topics`, `rights`. What aiokafka lacks: `protocol`, `oauth`, `clock`.
 """

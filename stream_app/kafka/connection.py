@@ -1,4 +1,4 @@
-"""How to connect to Kafka: its address and security, our producers and admin clients, and closing any client safely.
+"""The connection to Kafka: its address, the clients from their start to their safe end, answers that are kept a while.
 
 Every client of this program is made here, or is a `Consumer`: each runs on a `BoundedClient`.
 """
@@ -6,11 +6,14 @@ Every client of this program is made here, or is a `Consumer`: each runs on a `B
 from __future__ import annotations
 
 import asyncio
+import time
+from abc import ABC, abstractmethod
 from asyncio import sleep
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from itertools import chain
+from typing import Any, Final, Generic, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -29,7 +32,7 @@ from aiokafka.errors import (
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.kafka.bounded_client import CREATE_S, BoundedClient, bind
 from stream_app.kafka.diagnosis import Diagnosis, diagnose
-from stream_app.tasks import retrieve
+from stream_app.tasks import cancel, retrieve
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -45,6 +48,8 @@ _NOT_ALLOWED: Final = (
 _AGAIN_S: Final = 0.2
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 5.0
+ANSWER_WITHIN_S: Final = 5.0
+"""How long Kafka has to answer what is asked in the background."""
 LOOK: Final = "Is it running, and is kafka.bootstrap right?"
 
 
@@ -240,3 +245,91 @@ async def _closed(closing: Awaitable[None], client: Any) -> None:
         await client.close()
     if task.cancelling() > cancels:
         raise asyncio.CancelledError
+
+
+async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, patience_s: float) -> None:
+    """Close the producer without sending the batches that it still holds: `stop()` would wait for them forever."""
+    if attempt is not None:
+        attempt.cancel()
+        await asyncio.wait({attempt})
+    sender = producer._sender.sender_task
+    futures: list[Any] = []
+    if sender is not None:
+        futures = _futures(producer)  # the producer forgets a batch that fails
+        accumulator = producer._message_accumulator
+        accumulator._pending_batches = _Pending(accumulator._pending_batches)
+        accumulator.fail_all(KafkaError("this producer was dropped"))
+        while not sender.done():  # each cancel ends one of the requests that it still waits for
+            sender.cancel()
+            await asyncio.wait({sender}, timeout=patience_s / 10)
+        retrieve(sender)
+    forget_dead(producer.client)
+    try:
+        async with asyncio.timeout(patience_s):
+            await producer.stop()
+    except (KafkaError, OSError, TimeoutError):
+        await producer.client.close()
+    for future in (*futures, *_futures(producer)):
+        if future is not None and future.done():
+            retrieve(future)
+
+
+class _Pending(set[Any]):
+    """Batches in flight, where removing a batch twice is no error.
+
+    aiokafka removes a failed batch again if it waited for a retry, or if its request ends after the sender (a broker
+    hangs). On a plain set each is a KeyError.
+    """
+
+    def remove(self, batch: Any) -> None:
+        self.discard(batch)
+
+
+def _futures(producer: AIOKafkaProducer) -> list[Any]:
+    """Return the futures that aiokafka holds and may never retrieve."""
+    accumulator = producer._message_accumulator
+    batches = chain(accumulator._pending_batches, *accumulator._batches.values())
+    ours = [future for batch in batches for future in (batch.future, batch._drain_waiter)]
+    return [*ours, producer._txn_manager._transaction_waiter]
+
+
+class Background(ABC, Generic[T]):
+    """Keeps the last answer of Kafka, and asks only when someone wants to know it and the answer is old.
+
+    Args:
+        fresh_s: How long an answer is kept, in seconds. That Kafka did not answer is kept as long.
+    """
+
+    def __init__(self, fresh_s: float) -> None:
+        self._fresh_s = fresh_s
+        self._asking: asyncio.Task[None] | None = None
+        self._known: T | None = None
+        self._known_s = -fresh_s
+        self.is_first = True
+        """Kafka was not asked yet, or the first question is still open."""
+
+    @abstractmethod
+    async def _ask(self) -> T:
+        """Ask Kafka. May raise BrokerUnavailable and KafkaRefused."""
+
+    async def look(self, within_s: float) -> T | None:
+        """Return what is known; None if Kafka does not answer. After `within_s` that is its last answer."""
+        if self._asking is None and time.monotonic() - self._known_s >= self._fresh_s:
+            self._asking = asyncio.create_task(self._refresh())
+        if self._asking is not None:
+            await asyncio.wait([self._asking], timeout=within_s)
+        return self._known
+
+    async def close(self) -> None:
+        """End an open question to Kafka."""
+        if self._asking is not None:
+            await cancel([self._asking])
+
+    async def _refresh(self) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                self._known = await self._ask()
+        except (BrokerUnavailable, KafkaRefused, TimeoutError):
+            self._known = None
+        finally:
+            self._known_s, self._asking, self.is_first = time.monotonic(), None, False

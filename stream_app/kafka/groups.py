@@ -13,8 +13,7 @@ from aiokafka.errors import KafkaError, for_code
 
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.errors import StreamAppError
-from stream_app.kafka.background import Background
-from stream_app.kafka.connection import KafkaConnection, open_admin, repeated, stop_consumer
+from stream_app.kafka.connection import Background, KafkaConnection, open_admin, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import TopicReader
 

@@ -14,8 +14,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.kafka.clock import KafkaClock
-from stream_app.kafka.connection import KafkaConnection, kafka_producer, repeated, stop_producer
-from stream_app.kafka.transactions import end
+from stream_app.kafka.connection import KafkaConnection, end, kafka_producer, repeated, stop_producer
 
 _GIVEN_UP_S: Final = 4.0
 _ANSWER_WITHIN_S: Final = 5.0

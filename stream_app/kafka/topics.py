@@ -34,8 +34,16 @@ from stream_app.domain.model.topics import (
     more_than_planned,
     unequal,
 )
-from stream_app.kafka.background import Background
-from stream_app.kafka.connection import KafkaConnection, Say, admin_of, open_admin, refusal_or_silence, repeated, silent
+from stream_app.kafka.connection import (
+    Background,
+    KafkaConnection,
+    Say,
+    admin_of,
+    open_admin,
+    refusal_or_silence,
+    repeated,
+    silent,
+)
 from stream_app.kafka.protocol import NO_TOPIC_ID, AlterTopics, Metadata
 from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Throttled

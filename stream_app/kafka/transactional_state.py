@@ -3,6 +3,8 @@
 Kafka is the lock (docs/decisions/02-kafka-as-the-lock.md). The last producer to start with the partition's
 transactional id owns the partition, and all writes of earlier owners fail. So `take_over` fences first and reads the
 rows afterwards.
+
+Relies on the insides of aiokafka 0.14.0, which tests/unit/kafka/test_faust_pins.py pins.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ from aiokafka.client import CoordinationType
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import (
     IncompatibleBrokerVersion,
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
     InvalidTransactionTimeout,
     KafkaError,
     NodeNotReadyError,
+    ProducerFenced,
     RequestTimedOutError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
@@ -33,15 +38,15 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from stream_app.domain.model.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.kafka.clock import KafkaClock
-from stream_app.kafka.connection import KafkaConnection, kafka_producer, stop_consumer
+from stream_app.kafka.connection import KafkaConnection, end, kafka_producer, stop_consumer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import fetch, waiting
 from stream_app.kafka.takeover.refusals import Refusals
-from stream_app.kafka.takeover.requests import KafkaTransactions
+from stream_app.kafka.takeover.requests import KafkaTransactions, ended, producer_id
 from stream_app.kafka.takeover.steps import take_over
 from stream_app.kafka.takeover.view import ClusterView
 from stream_app.kafka.topics import KnownTopics
-from stream_app.kafka.transactions import Batch, commit, describe_failure, end, is_fenced, places
+from stream_app.tasks import retrieve
 
 _REFUSED = (
     IncompatibleBrokerVersion,
@@ -49,10 +54,14 @@ _REFUSED = (
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
+_FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)
 _START_AGAIN = "this process must stop; start it again and it joins as a new one"
 _RETRY_S = 0.5
 _FETCH_BYTES = 4 * 2**20  # 50 ms of CPU for small rows, so that a reload does not delay other partitions
 _BATCH_BYTES = 256 * 2**10
+
+Batch = tuple[Any, str, int]
+"""A filled batch of `create_batch`, its topic and its partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,3 +400,60 @@ class TransactionalState:
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
+
+
+async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
+    """Begin, send all, commit, and wait until the end is visible in all partitions.
+
+    Where the transaction is still open, an abort of the next one would undo it.
+
+    Raises:
+        KafkaError: A step failed. It is unknown whether the transaction is committed.
+    """
+    await producer.begin_transaction()
+    sent: dict[asyncio.Future[Any], str] = {}
+    for builder, topic, partition in batches:
+        future = await producer.send_batch(builder, topic, partition=partition)
+        future.add_done_callback(retrieve)
+        sent[future] = f"{topic}/{partition}"
+    # aiokafka commits a transaction even if some of its batches failed. Only these futures show the failure.
+    done, _ = await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
+    for future in done:
+        if (error := future.exception()) is not None:
+            raise KafkaError(f"{sent[future]} did not take it: {error!r}") from error
+    await producer.commit_transaction()
+    await ended(producer.client, producer_id(producer), places(batches))
+
+
+def places(batches: Iterable[Batch]) -> set[TopicPartition]:
+    """Return the partitions of the batches."""
+    return {TopicPartition(topic, partition) for _, topic, partition in batches}
+
+
+def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
+    """Return True if `error` or the failure of the producer's sender means that a later producer has this id.
+
+    The sender is asked too, because aiokafka hands out copies of its failure that have lost their cause. An unknown
+    producer id counts as fenced: the id has expired, so another producer may have taken it.
+    """
+    for start in (error, _died_of(producer)):
+        link = start
+        while link is not None:
+            if isinstance(link, _FENCED):
+                return True
+            link = link.__cause__ or link.__context__
+    return False
+
+
+def describe_failure(producer: AIOKafkaProducer, error: BaseException) -> str:
+    """Describe an error for a person. The sender's own failure comes first: aiokafka hides its cause elsewhere."""
+    died_of = _died_of(producer)
+    if died_of is not None:
+        why = died_of.__cause__ or died_of
+        return f"aiokafka's producer ended with {why!r}: look at the brokers, and at their logs"
+    return str(error) if isinstance(error, KafkaError) else repr(error)
+
+
+def _died_of(producer: AIOKafkaProducer) -> BaseException | None:
+    sender = producer._sender.sender_task
+    return sender.exception() if sender is not None and sender.done() and not sender.cancelled() else None

@@ -46,8 +46,7 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.books.account import STATES
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.model.records import Record
-from stream_app.kafka.background import ANSWER_WITHIN_S
-from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import ANSWER_WITHIN_S, KafkaConnection
 from stream_app.kafka.groups import Backlog
 from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topics import TopicsThere, watch_partitions

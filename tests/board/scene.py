@@ -34,7 +34,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Status
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import ExistingTopic, TopicNames
-from stream_app.kafka.background import Background
+from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import access_of
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS

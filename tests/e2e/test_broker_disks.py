@@ -15,8 +15,8 @@ from stream_app.dev.process import end
 from stream_app.domain.model.errors import Aborted, BrokerUnavailable
 from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import end as end_producer
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
-from stream_app.kafka.transactions import end as end_producer
 from tests.e2e.broken_broker import loaded, nothing_is_acked, reassign, recoveries, to_lose
 from tests.e2e.fleet import Fleet
 from tests.support.kafka import admin, read_committed

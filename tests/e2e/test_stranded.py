@@ -21,10 +21,10 @@ from stream_app.domain.model.errors import StateStoreError
 from stream_app.domain.model.records import Record
 from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.connection import end as end_producer
 from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
 from stream_app.kafka.takeover.steps import timeout_with_verdict
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
-from stream_app.kafka.transactions import end as end_producer
 from tests.e2e.broken_broker import to_lose
 from tests.support.kafka import read_committed
 from tests.support.proxy import ProxiedKafka

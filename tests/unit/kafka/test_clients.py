@@ -22,8 +22,7 @@ from aiokafka.protocol.group import JoinGroupRequest
 
 import stream_app
 from stream_app.kafka import bounded_client as bounded
-from stream_app.kafka.connection import kafka_producer, repeated
-from stream_app.kafka.transactions import end
+from stream_app.kafka.connection import end, kafka_producer, repeated
 from tests.support.fake_broker import DESCRIBE_GROUPS, FIND_COORDINATOR, JOIN_GROUP, METADATA, FakeCluster
 from tests.support.kafka import admin
 from tests.support.pace import BUSY

@@ -18,8 +18,8 @@ from aiokafka.errors import (
 
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused
 from stream_app.domain.model.topics import Retention, TopicNames, plan
-from stream_app.kafka import background
-from stream_app.kafka.background import Background
+from stream_app.kafka import connection
+from stream_app.kafka.connection import Background
 from stream_app.kafka.takeover import view as leaders
 from stream_app.kafka.takeover.view import Batched, newest_leaders
 from stream_app.kafka.topics import _create
@@ -172,7 +172,7 @@ async def test_nothing_is_known_when_kafka_does_not_answer(error: Exception) -> 
 
 
 async def test_a_question_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "ANSWER_WITHIN_S", 0)
+    monkeypatch.setattr(connection, "ANSWER_WITHIN_S", 0)
     asked = CountedQuestions(0)
     asked.waits = asyncio.Event()
     assert await asked.look(60) is None
