@@ -43,7 +43,7 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lead.read import read_lead
 from stream_app.domain.model.outcome import Accepted, Outcome
 from stream_app.domain.model.records import Record
-from stream_app.faust_app.app import build_app, faust_options
+from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import run_app
 from stream_app.faust_app.stream import Generations
 from stream_app.kafka.transactional_state import TransactionalState
@@ -116,8 +116,7 @@ def _forget(_: WriteBatch) -> asyncio.Future[None]:
 
 
 async def _agent(settings: Settings, counter: _Counter) -> None:
-    options = faust_options(settings, connection_of(settings), settings.names.worker_app, None)
-    app = build_app(options)
+    app = build_app(settings.names.worker_app, connection_of(settings), settings.kafka)
 
     @app.agent(settings.names.leads)
     async def leads(generations: Generations) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
 import faust
@@ -13,7 +12,7 @@ from faust.events import Event
 from faust.serializers.schemas import Schema
 from faust.stores import memory
 
-from stream_app.config import Settings
+from stream_app.config import Kafka
 from stream_app.faust_app.fixes.safe_app import SafeApp
 from stream_app.faust_app.stream import Agent, GapCheck, run_agent
 from stream_app.kafka.connection import KafkaConnection
@@ -143,8 +142,9 @@ class App(SafeApp):
 
         return add
 
-    def add_state_table(self, topic: str, partitions: int, owner: Owner) -> None:
+    def add_state_table(self, topic: str, owner: Owner) -> None:
         """Add the table `topic`, which has the rows of `owner`, with the topic of that name as its changelog."""
+        partitions = self.conf.topic_partitions
         changelog = self.topic(topic, schema=RawBytes(), partitions=partitions, acks=False)
         self.tables.add(StateTable(self, owner=owner, name=topic, partitions=partitions, changelog_topic=changelog))
 
@@ -161,94 +161,54 @@ class RawBytes(Schema):  # type: ignore[misc]  # faust ships no types
         return decode
 
 
-@dataclass(frozen=True, slots=True)
-class FaustOptions:
-    """How a process joins its consumer group.
-
-    All topics must exist: Faust creates none. A lead in flight must end within `rebalance_timeout_s` - 20 s.
-
-    Attributes:
-        app_id: the name of the consumer group.
-        connection: how to connect to Kafka.
-        partitions: the number of partitions of every topic, the state topic included.
-        state_topic: the topic of the state table. Required for an app with an owner.
-        session_timeout_s: after this many seconds without a heartbeat, the group evicts the process.
-        rebalance_timeout_s: how long a rebalance waits for a member, in seconds.
-        commit_interval_s: seconds between commits of offsets.
-        max_poll_records: at most this many records are taken from one fetch.
-        buffer_records: records that the process buffers for each topic and partition.
-    """
-
-    app_id: str
-    connection: KafkaConnection
-    partitions: int
-    state_topic: str | None = None
-    session_timeout_s: float = 15.0
-    rebalance_timeout_s: float = 90.0
-    commit_interval_s: float = 0.5
-    max_poll_records: int = 800
-    buffer_records: int = 4096
-
-
-def faust_options(
-    settings: Settings, connection: KafkaConnection, app_id: str, state_topic: str | None
-) -> FaustOptions:
-    """Return how a process joins its group. `state_topic` is for the process that owns state."""
-    kafka = settings.kafka
-    return FaustOptions(
-        app_id=app_id,
-        connection=connection,
-        partitions=kafka.partitions,
-        state_topic=state_topic,
-        session_timeout_s=kafka.session_timeout_s,
-        rebalance_timeout_s=kafka.rebalance_timeout_s,
-    )
-
-
-def build_app(options: FaustOptions, owner: Owner | None = None) -> App:
+def build_app(
+    app_id: str,
+    connection: KafkaConnection,
+    kafka: Kafka,
+    *,
+    commit_interval_s: float = 0.5,
+    buffer_records: int = 4_000,
+) -> App:
     """Build an app without agents. Call it inside the running event loop.
 
     Partition p of all topics that have an agent, and of the state topic, is always assigned to the same process.
-    `owner` holds the state of the assigned partitions; None for an app without state.
+    All topics must exist: Faust creates none. A lead in flight must end within `kafka.rebalance_timeout_s` - 20 s.
 
-    Raises:
-        ValueError: `max_poll_records` is too large for the buffer, or an owner has no `state_topic`.
+    Args:
+        app_id: the name of the consumer group.
+        connection: how to connect to Kafka.
+        kafka: the number of partitions of every topic, the state topic included, and the times of the group.
+        commit_interval_s: seconds between commits of offsets.
+        buffer_records: records that the process buffers for each topic and partition.
     """
     _mute_debug()
-    # Faust stops fetching a partition when its buffer is 80 % full. The records of one poll must fit in the rest: a
-    # full buffer blocks all partitions (docs/reference/faust.md, behaviour 6).
-    if options.max_poll_records > options.buffer_records // 5:
-        raise ValueError("max_poll_records must be at most a fifth of buffer_records")
-    app = App(
-        options.app_id,
-        connection=options.connection,
-        broker=["kafka://" + address.strip() for address in options.connection.bootstrap.split(",")],
+    return App(
+        app_id,
+        connection=connection,
+        broker=["kafka://" + address.strip() for address in connection.bootstrap.split(",")],
         # It identifies the member, and Faust takes no assignment that was made for another URL. Nothing listens there.
         canonical_url=f"http://{uuid.uuid4().hex}",
         store="memory://",
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
-        topic_partitions=options.partitions,
+        topic_partitions=kafka.partitions,
         table_standby_replicas=0,
-        broker_commit_interval=options.commit_interval_s,
-        broker_session_timeout=options.session_timeout_s,
+        broker_commit_interval=commit_interval_s,
+        broker_session_timeout=kafka.session_timeout_s,
         broker_heartbeat_interval=_HEARTBEAT_S,
-        broker_rebalance_timeout=options.rebalance_timeout_s,
-        broker_request_timeout=options.rebalance_timeout_s + 10,  # the answer to JoinGroup waits for the last member
+        broker_rebalance_timeout=kafka.rebalance_timeout_s,
+        broker_request_timeout=kafka.rebalance_timeout_s + 10,  # the answer to JoinGroup waits for the last member
         broker_max_poll_interval=86400,
-        broker_max_poll_records=options.max_poll_records,
-        stream_buffer_maxsize=options.buffer_records,
+        # Faust stops fetching a partition when its buffer is 80 % full. The records of one poll must fit in the rest: a
+        # full buffer blocks all partitions (docs/reference/faust.md, behaviour 6).
+        broker_max_poll_records=buffer_records // 5,
+        stream_buffer_maxsize=buffer_records,
         stream_wait_empty=True,
         stream_recovery_delay=0,
         producer_linger=0.005,
         producer_request_timeout=30,
     )
-    if owner is not None:
-        if options.state_topic is None:
-            raise ValueError("an owner needs a state_topic")
-        app.add_state_table(options.state_topic, options.partitions, owner)
-    return app
 
 
 def _mute_debug() -> None:

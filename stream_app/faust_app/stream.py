@@ -295,13 +295,7 @@ class GapCheck:
     async def _started(self) -> Consumer:
         if self._consumer is not None:
             return self._consumer
-        consumer = Consumer(
-            **self._connection.settings(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-        )
+        consumer = Consumer(**self._connection.settings())
         try:
             await consumer.start()
             self._consumer = consumer

@@ -56,8 +56,7 @@ _CLOSE_WITHIN_S: Final = 1.0
 def bind(client: AIOKafkaClient) -> BoundedClient:
     """Turn a client that aiokafka has made into a BoundedClient."""
     client.__class__ = BoundedClient
-    client._opening = {}
-    client._asking = set()
+    client._opening, client._asking = {}, set()
     bound: BoundedClient = client
     return bound
 
@@ -184,7 +183,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
     async def _open(self, where: Any, host: str, port: int) -> Any:
         try:
             conn = await self._connect(host, port, on_close=self._on_connection_closed)
-        except (OSError, KafkaError, TimeoutError) as error:
+        except (OSError, RuntimeError, TimeoutError) as error:  # a RuntimeError is aiokafka's, or uvloop's
             log.info("no connection to broker %s: %r", where[0], error)
             self.force_metadata_update()
             return None
@@ -239,7 +238,8 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
             if left:
                 task = asyncio.create_task(left.pop(0)())
                 self._asking.add(task)
-                task.add_done_callback(self._asked)
+                task.add_done_callback(self._asking.discard)
+                task.add_done_callback(retrieve)
                 waiting.add(task)
             patience_s = _NEXT_AFTER_S if left else None
             done, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
@@ -254,20 +254,14 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
                 last = error
         raise last
 
-    def _asked(self, task: asyncio.Task[Any]) -> None:
-        self._asking.discard(task)
-        retrieve(task)
-
     async def _coordinated(self, node_id: int, conn: Any, request: Any) -> Any:
         """Return the answer of a coordinator. Raises TimeoutError when the broker no longer is the coordinator."""
         pending = asyncio.ensure_future(conn.send(request))
         try:
-            while True:
-                done, _ = await asyncio.wait({pending}, timeout=_LOOK_EVERY_S)
-                if done:
-                    return pending.result()
+            while not (await asyncio.wait({pending}, timeout=_LOOK_EVERY_S))[0]:
                 if not await self._coordinates(node_id, request._group) and not pending.done():
                     raise TimeoutError
+            return pending.result()
         finally:
             pending.cancel()
 

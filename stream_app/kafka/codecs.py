@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import suppress
 from typing import Any, Final
 
 import aiokafka.record.default_records
@@ -51,23 +52,17 @@ class BrokenBatch(ValueError):
     """Compressed bytes that Kafka's own client does not read either."""
 
 
-class _Output:
+class _Output(bytearray):
     """Collects decompressed bytes up to the bound."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
 
     @property
     def room(self) -> int:
-        return MOST_BYTES - len(self.data)
+        return MOST_BYTES - len(self)
 
     def add(self, data: Any) -> None:
-        self.data += self.fitting(data)
-
-    def fitting(self, data: Any) -> Any:
         if len(data) > self.room:
             raise BatchTooLarge
-        return data
+        self.extend(data)
 
 
 def gzip_decode(payload: Any) -> bytes:
@@ -76,7 +71,7 @@ def gzip_decode(payload: Any) -> bytes:
     while True:
         at = _gunzip(raw, at, output)
         if not raw.startswith(_GZIP, at):
-            return bytes(output.data)
+            return bytes(output)
 
 
 def _gunzip(raw: bytes, at: int, output: _Output) -> int:
@@ -103,7 +98,7 @@ def snappy_decode(payload: Any) -> bytes:
     output, raw = _Output(), bytes(payload)
     if not raw.startswith(_XERIAL):
         _unsnap(raw, output)
-        return bytes(output.data)
+        return bytes(output)
     at = _XERIAL_BYTES
     while at + 4 <= len(raw):
         if raw.startswith(_XERIAL, at):  # concatenated streams
@@ -115,7 +110,7 @@ def snappy_decode(payload: Any) -> bytes:
             raise BrokenBatch("a block of snappy ends too early")
         _unsnap(raw[at : at + size], output)
         at += size
-    return bytes(output.data)
+    return bytes(output)
 
 
 def _unsnap(block: bytes, output: _Output) -> None:
@@ -134,7 +129,7 @@ def lz4_decode(payload: Any) -> bytes:
             (word,) = struct.unpack_from("<I", raw, at)
             size, at = word & ~_LZ4_UNPACKED, at + 4
             if not size:
-                return bytes(output.data)
+                return bytes(output)
             if size > block_bytes or at + size > len(raw):
                 raise BrokenBatch("a block of LZ4 has the wrong size")
             if word & _LZ4_UNPACKED:
@@ -178,16 +173,12 @@ def zstd_decode(payload: Any) -> bytes:
 
 def install() -> None:
     """Let aiokafka decompress with these functions, in this process."""
-    for module in _modules():
+    modules: list[Any] = [aiokafka.record.default_records, aiokafka.record.legacy_records]
+    with suppress(ImportError):  # it was built without its extension
+        from aiokafka.record._crecords import default_records, legacy_records
+
+        modules += [default_records, legacy_records]
+    for module in modules:
         for decoder in (gzip_decode, snappy_decode, lz4_decode, zstd_decode):
             if hasattr(module, decoder.__name__):
                 setattr(module, decoder.__name__, decoder)
-
-
-def _modules() -> list[Any]:
-    modules = [aiokafka.record.default_records, aiokafka.record.legacy_records]
-    try:
-        from aiokafka.record._crecords import default_records, legacy_records
-    except ImportError:  # it was built without its extension
-        return modules
-    return [*modules, default_records, legacy_records]

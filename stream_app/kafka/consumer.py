@@ -76,6 +76,7 @@ def _plain(tp: TopicPartition, record: Any) -> PlainRecord:
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no types
     """An AIOKafkaConsumer on a `BoundedClient`. `getmany` raises UnreadableBatch when it has nothing else to return.
 
+    It reads committed records from the beginning, and commits no offsets by itself, where its options do not differ.
     The consumer of a group logs the error, and continues with its other partitions.
     """
 
@@ -84,7 +85,8 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     _guard: _Guard | None = None
 
     def __init__(self, *topics: str, plain_records: bool = False, **options: Any) -> None:
-        super().__init__(*topics, **options)
+        committed = {"auto_offset_reset": "earliest", "isolation_level": "read_committed", "enable_auto_commit": False}
+        super().__init__(*topics, **committed | options)
         self._plain_records = plain_records
         bind(self._client)
 
@@ -215,7 +217,8 @@ class _Guard:
         return answer
 
     def _refused(self, tp: TopicPartition) -> None:
-        assignment = self._assignment
+        subscription = self._fetcher._subscriptions.subscription
+        assignment = subscription and subscription.assignment
         if assignment is not None and tp in assignment.tps and assignment.state_value(tp).has_valid_position:
             at = assignment.state_value(tp).position
             cause = "its broker says that its log is damaged there"
@@ -246,7 +249,7 @@ class _Guard:
         """Yield the rest of the current batch, and let the next fetch begin after it."""
         first = records.next_fetch_offset
         try:
-            _, last, batch = _batch_at(raw, first)
+            last, batch = _batch_at(raw, first)
             decoded = [records._consumer_record(tp, kept) for kept in lenient(batch) if kept.offset >= first]
         except Exception as error:  # noqa: BLE001 - as above
             self._stop(_unreadable(tp, first, raw, error), assignment)
@@ -255,11 +258,6 @@ class _Guard:
             records.next_fetch_offset = record.offset + 1
             yield record
         records.next_fetch_offset = last + 1
-
-    @property
-    def _assignment(self) -> Any:
-        subscription = self._fetcher._subscriptions.subscription
-        return subscription and subscription.assignment
 
     def _stop(self, batch: UnreadableBatch, assignment: Any) -> None:
         tp = TopicPartition(batch.topic, batch.partition)
@@ -323,7 +321,7 @@ class _Lenient(bytearray):
 
 def _unreadable(tp: TopicPartition, first: int, raw: bytes, error: Exception) -> UnreadableBatch:
     try:
-        _, last, _ = _batch_at(raw, first)
+        last, _ = _batch_at(raw, first)
     except (LookupError, struct.error):
         last = first
     if isinstance(error, CorruptRecordException) and "CRC" in str(error):
@@ -334,8 +332,8 @@ def _unreadable(tp: TopicPartition, first: int, raw: bytes, error: Exception) ->
     return UnreadableBatch(tp.topic, tp.partition, first, last, cause)
 
 
-def _batch_at(raw: bytes, offset: int) -> tuple[int, int, memoryview]:
-    """Return first and last offset and the bytes of the batch with that offset. Raises LookupError, struct.error."""
+def _batch_at(raw: bytes, offset: int) -> tuple[int, memoryview]:
+    """Return the last offset and the bytes of the batch with that offset. Raises LookupError, struct.error."""
     at = 0
     while at + _HEADER_BYTES <= len(raw):
         base, length = struct.unpack_from(">qi", raw, at)
@@ -344,6 +342,6 @@ def _batch_at(raw: bytes, offset: int) -> tuple[int, int, memoryview]:
             break
         (delta,) = struct.unpack_from(">i", raw, at + _LAST_DELTA_AT)
         if base <= offset <= base + delta:
-            return base, base + delta, memoryview(raw)[at:end]
+            return base + delta, memoryview(raw)[at:end]
         at = end
     raise LookupError(f"no batch with offset {offset} was fetched")

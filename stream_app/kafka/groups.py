@@ -48,7 +48,7 @@ async def move_group(
         StreamAppError: Kafka refuses.
         BrokerUnavailable: Kafka does not answer.
     """
-    consumer = Consumer(**connection.settings(), group_id=group, enable_auto_commit=False)
+    consumer = Consumer(**connection.settings(), group_id=group)
     try:
         await consumer.start()
         consumer.assign(list(offsets))
@@ -57,15 +57,10 @@ async def move_group(
     except TimeoutError as error:
         raise connection.lost(error) from error
     except KafkaError as error:
-        raise StreamAppError(
-            f"Kafka refused to move the group {group} ({type(error).__name__}): {_stop(process)}"
-        ) from error
+        stop = f"stop every `stream-app {process}` first (a killed one counts until its session times out)"
+        raise StreamAppError(f"Kafka refused to move the group {group} ({type(error).__name__}): {stop}") from error
     finally:
         await stop_consumer(consumer)
-
-
-def _stop(process: str) -> str:
-    return f"stop every `stream-app {process}` first (a killed one counts until its session times out)"
 
 
 class Consumption(msgspec.Struct, frozen=True):

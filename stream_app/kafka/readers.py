@@ -52,15 +52,7 @@ class Reader:
     def __init__(self, connection: KafkaConnection, patience_s: float = 0, **options: Any) -> None:
         self._connection = connection
         self._patience_s = patience_s
-        self._options = {
-            "group_id": None,
-            "enable_auto_commit": False,
-            "auto_offset_reset": "earliest",
-            "isolation_level": "read_committed",
-            "fetch_max_wait_ms": 50,
-            "plain_records": True,
-            **options,
-        }
+        self._options = {"fetch_max_wait_ms": 50, "plain_records": True, **options}
 
     async def __aenter__(self) -> Self:
         self._consumer = Consumer(**self._connection.settings(), **self._options)
@@ -88,14 +80,17 @@ class Reader:
     async def begins(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the first offset that Kafka keeps of each partition."""
         with self._errors():
-            begins: dict[TopicPartition, int] = await self._consumer.beginning_offsets(list(partitions))
-        return begins
+            return dict(await self._consumer.beginning_offsets(list(partitions)))
 
     async def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the offset after the last committed record of each partition."""
         with self._errors():
-            ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(partitions))
-        return ends
+            return dict(await self._consumer.end_offsets(list(partitions)))
+
+    async def spans(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Span]:
+        """Return the span of everything that Kafka keeps of each partition."""
+        begins, ends = await self.begins(partitions), await self.ends(partitions)
+        return {tp: (begins[tp], ends[tp]) for tp in partitions}
 
     async def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the committed offsets of the reader's group. Partitions without one are absent."""
@@ -200,12 +195,12 @@ class Reader:
         """
         self._assign(starts)
         while True:
-            records: Records = {}
             try:
                 records = await self._poll((), wait_ms, most)
             except UnreadableBatch:
                 if not pass_unreadable:
                     raise
+                records = {}
             yield records
 
     async def fetch(self, offsets: Mapping[TopicPartition, Iterable[int]]) -> list[Any]:
@@ -213,10 +208,9 @@ class Reader:
         with self._errors():
             topics = await self._consumer.topics()
         existing = [tp for tp in offsets if tp.topic in topics]  # a deleted topic has no records
-        begins, ends = await self.begins(existing), await self.ends(existing)
         records: list[Any] = []
-        for tp in existing:
-            wanted = {offset for offset in offsets[tp] if begins[tp] <= offset < ends[tp]}
+        for tp, (begin, end) in (await self.spans(existing)).items():
+            wanted = {offset for offset in offsets[tp] if begin <= offset < end}
             for span in _runs(sorted(wanted)):
                 async for polled in self.scan({tp: span}, most=_NEAR, on_unreadable=lambda _: None):
                     records += [record for record in polled[tp] if record.offset in wanted]
@@ -224,8 +218,8 @@ class Reader:
 
     async def firsts(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Any]:
         """Return the first committed record that Kafka keeps of each partition. Partitions without one are absent."""
-        begins, ends = await self.begins(partitions), await self.ends(partitions)
-        left = {tp: begins[tp] for tp in partitions if begins[tp] < ends[tp]}
+        spans = await self.spans(partitions)
+        left = {tp: begin for tp, (begin, end) in spans.items() if begin < end}
         firsts: dict[TopicPartition, Any] = {}
         try:
             async with asyncio.timeout(_SILENT_S):
@@ -234,7 +228,7 @@ class Reader:
                     for tp, records in (await self._poll((), 500, _MOST_RECORDS)).items():
                         firsts[tp] = records[0]
                     passed = {tp: await self.position(tp) for tp in left}
-                    left = {tp: at for tp, at in passed.items() if tp not in firsts and at < ends[tp]}
+                    left = {tp: at for tp, at in passed.items() if tp not in firsts and at < spans[tp][1]}
         except TimeoutError:
             tp = next(iter(left))
             raise BrokerUnavailable(
@@ -293,9 +287,8 @@ class TopicReader(Reader):
 
     async def bounds(self, topic: str) -> dict[int, Span]:
         """Return the span of everything that Kafka keeps of a topic, by partition."""
-        partitions = [TopicPartition(topic, number) for number in range(self._partitions)]
-        begins, ends = await self.begins(partitions), await self.ends(partitions)
-        return {tp.partition: (begins[tp], ends[tp]) for tp in partitions}
+        spans = await self.spans([TopicPartition(topic, number) for number in range(self._partitions)])
+        return {tp.partition: span for tp, span in spans.items()}
 
     async def offsets_at(self, topic: str, time_ms: int) -> dict[int, int | None]:
         """Return the first offset appended at or after that time, by partition. None: there is none."""

@@ -5,7 +5,7 @@ docs/kafka-rights.md has this table in words.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -53,19 +53,19 @@ class Rights(msgspec.Struct, frozen=True):
         transactional_ids_begin: True: all ids that begin with `transactional_id`.
     """
 
-    read: frozenset[str] = frozenset()
-    write: frozenset[str] = frozenset()
-    describe: frozenset[str] = frozenset()
-    configs: frozenset[str] = frozenset()
-    alter: frozenset[str] = frozenset()
-    create: frozenset[str] = frozenset()
-    join_groups: frozenset[str] = frozenset()
-    look_at_groups: frozenset[str] = frozenset()
+    read: Set[str] = frozenset()
+    write: Set[str] = frozenset()
+    describe: Set[str] = frozenset()
+    configs: Set[str] = frozenset()
+    alter: Set[str] = frozenset()
+    create: Set[str] = frozenset()
+    join_groups: Set[str] = frozenset()
+    look_at_groups: Set[str] = frozenset()
     transactional_id: str = ""
     transactional_ids_begin: bool = False
 
     @property
-    def topics(self) -> frozenset[str]:
+    def topics(self) -> Set[str]:
         """All topics that must exist before it starts, unless it creates them."""
         return self.read | self.write | self.describe | self.configs
 
@@ -87,46 +87,39 @@ class Rights(msgspec.Struct, frozen=True):
 
 def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     """Return the rights of each process and command, by what is typed after `stream-app`."""
-    waits = frozenset(names.wait(tier_s) for tier_s in tiers_s)
-    leads = frozenset(names.lead_topics)
-    dead_letters = frozenset({names.dlq, names.parked, names.deferred})
-    own = frozenset({names.state, names.status, names.enriched, names.lanes, names.audit})
+    waits = {names.wait(tier_s) for tier_s in tiers_s}
+    leads = {*names.lead_topics}
+    dead_letters = {names.dlq, names.parked, names.deferred}
+    own = {names.state, names.status, names.enriched, names.lanes, names.audit}
     every = leads | dead_letters | own | waits | {names.commands, names.callbacks, names.replay_state}
-    groups = frozenset({names.worker_app, names.replay_app})
+    groups = {names.worker_app, names.replay_app}
     skipped = {name: f"{name}-skipped" for name in groups}  # stream_app/kafka/consumer.py
-    operator = f"{names.replay_app}-operator"
     look = Rights(
         read=leads | waits | {names.lanes, names.commands, names.audit, names.replay_state, names.dlq, names.deferred},
         configs=every,
         look_at_groups=groups,
     )
-    order = Rights(read=frozenset({names.audit}), write=frozenset({names.commands}))
+    order = Rights(read={names.audit}, write={names.commands})
     change = msgspec.structs.replace(order, read=order.read | {names.state})
     survey = dead_letters | {names.state, names.retry, names.replay_state}
-    select = Rights(read=survey, write=frozenset({names.replay_state}))
     doctor = Rights(
-        read=frozenset({names.lanes}),
-        write=frozenset({names.audit}),
+        read={names.lanes},
+        write={names.audit},
         configs=every,
         look_at_groups=groups,
         transactional_id=f"{names.worker_app}-doctor",
     )
-    board = Rights(
-        read=frozenset({names.status, names.enriched, names.lanes, names.state, names.dlq, names.parked, names.audit})
-        | leads
-        | {names.replay_state},
-        configs=every,
-        look_at_groups=groups,
-    )
+    read = own | leads | {names.dlq, names.parked, names.replay_state}
+    board = Rights(read=read, configs=every, look_at_groups=groups)
     count = Rights(read=dead_letters | {names.state})
-    pause = Rights(read=frozenset({names.replay_state}), write=frozenset({names.replay_state}))
+    pause = Rights(read={names.replay_state}, write={names.replay_state})
     return {
         "worker": Rights(
             read=every - {names.replay_state},
             write=dead_letters | own | waits | {names.retry},
             configs=every,
-            join_groups=frozenset({names.worker_app}),
-            look_at_groups=frozenset({skipped[names.worker_app]}),
+            join_groups={names.worker_app},
+            look_at_groups={skipped[names.worker_app]},
             transactional_id=f"{names.worker_app}-",
             transactional_ids_begin=True,
         ),
@@ -134,41 +127,41 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             read=waits | survey | {names.audit, names.commands, names.lanes},
             write=waits | {names.retry, names.replay_state, names.audit},
             configs=every,
-            join_groups=frozenset({names.replay_app}),
-            look_at_groups=frozenset({skipped[names.replay_app]}),
-            transactional_id=operator,
+            join_groups={names.replay_app},
+            look_at_groups={skipped[names.replay_app]},
+            transactional_id=f"{names.replay_app}-operator",
         ),
-        "gateway": Rights(write=frozenset({names.callbacks})),
+        "gateway": Rights(write={names.callbacks}),
         "board": board,
         "board with operator_token_env": msgspec.structs.replace(
             board,
             read=board.read | survey,
-            write=frozenset({names.commands, names.replay_state, names.leads, names.bulk}),
+            write={names.commands, names.replay_state, names.leads, names.bulk},
         ),
-        "trace": Rights(read=frozenset({names.status}), join_groups=frozenset({names.trace_group})),
+        "trace": Rights(read={names.status}, join_groups={names.trace_group}),
         "topics": Rights(configs=every, create=every),
         "topics --apply": Rights(configs=every, create=every, alter=every),
         "doctor": doctor,
         "doctor --round-trip": msgspec.structs.replace(
             doctor, read=doctor.read | {names.status, names.audit}, write=doctor.write | {names.leads, names.commands}
         ),
-        "publish": Rights(read=frozenset({names.lanes}), write=frozenset({names.leads})),
-        "publish --bulk": Rights(read=frozenset({names.lanes}), write=frozenset({names.bulk})),
-        "publish --wait": Rights(read=frozenset({names.lanes, names.status}), write=frozenset({names.leads})),
-        "publish --bulk --wait": Rights(read=frozenset({names.lanes, names.status}), write=frozenset({names.bulk})),
-        "publish()": Rights(write=frozenset({names.leads})),
-        "publish() bulk": Rights(write=frozenset({names.bulk})),
-        "follow_status()": Rights(read=frozenset({names.status})),
-        "results": Rights(read=frozenset({names.enriched})),
-        "results --join": Rights(read=frozenset({names.enriched, names.state})),
+        "publish": Rights(read={names.lanes}, write={names.leads}),
+        "publish --bulk": Rights(read={names.lanes}, write={names.bulk}),
+        "publish --wait": Rights(read={names.lanes, names.status}, write={names.leads}),
+        "publish --bulk --wait": Rights(read={names.lanes, names.status}, write={names.bulk}),
+        "publish()": Rights(write={names.leads}),
+        "publish() bulk": Rights(write={names.bulk}),
+        "follow_status()": Rights(read={names.status}),
+        "results": Rights(read={names.enriched}),
+        "results --join": Rights(read={names.enriched, names.state}),
         "books": Rights(
             read=leads | waits | {names.dlq, names.deferred, names.state, names.status}, look_at_groups=groups
         ),
         "lanes": look,
-        "lanes log": Rights(read=frozenset({names.audit})),
+        "lanes log": Rights(read={names.audit}),
         "lanes ORDER": order,
         "explain": look,
-        "suppress list": Rights(read=frozenset({names.lanes, names.state})),
+        "suppress list": Rights(read={names.lanes, names.state}),
         "suppress add": change,
         "suppress remove": change,
         "erase": msgspec.structs.replace(order, read=order.read | {names.state, names.enriched}),
@@ -176,12 +169,9 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
         "dlq export": count,
         "replay plan": Rights(read=survey),
-        "replay select": select,
-        "replay redrive": select,
-        "replay pause": pause,
-        "replay resume": pause,
-        "replay stop": pause,
-        "replay list": Rights(read=frozenset({names.replay_state})),
+        **dict.fromkeys(("replay select", "replay redrive"), Rights(read=survey, write={names.replay_state})),
+        **dict.fromkeys(("replay pause", "replay resume", "replay stop"), pause),
+        "replay list": Rights(read={names.replay_state}),
         "skip": Rights(
             read=leads | waits | {names.callbacks, names.commands, names.dlq, names.deferred},
             join_groups=groups | {*skipped.values()},

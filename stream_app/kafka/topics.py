@@ -80,11 +80,7 @@ class TopicReport(msgspec.Struct, frozen=True):
 async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
     """Create the topics that are missing. Existing topics are compared with the plan and not changed.
 
-    `say` gets a line for a person while this waits for the broker.
-
-    Raises:
-        BrokerUnavailable: No broker answers in time.
-        KafkaRefused: Kafka refuses us.
+    `say` gets a line for a person while this waits for the broker. Raises as `wait_for_kafka`.
     """
     async with admin_of(connection, wait_s, say) as admin:
         seen = await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)
@@ -109,10 +105,7 @@ async def alter_topics(
 ) -> None:
     """Set these settings of topics, by topic. All others stay.
 
-    Raises:
-        TopicsError: Kafka refuses some of them; one line for each reason.
-        BrokerUnavailable: No broker answers in time.
-        KafkaRefused: Kafka refuses us.
+    Raises TopicsError with one line for each reason for which Kafka refuses some, or as `wait_for_kafka`.
     """
     async with admin_of(connection, wait_s, say) as admin:
         answers = (await admin._client.ask_any(AlterTopics(settings))).responses
@@ -134,10 +127,7 @@ async def check_topics(
 ) -> None:
     """Compare the topics with the plan.
 
-    Raises:
-        TopicsError: Topics have less than the plan says; one line for each difference.
-        BrokerUnavailable: No broker answers in time.
-        KafkaRefused: Kafka refuses us.
+    Raises TopicsError with one line for each way in which topics have less than it says, or as `wait_for_kafka`.
     """
     async with admin_of(connection, wait_s, say) as admin:
         if problems := differences(plan, await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)):
@@ -183,9 +173,7 @@ async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], 
     """Return the names of the created topics, and the reason for each that failed. Existing ones are in neither."""
     if not missing:
         return [], {}
-    wanted = [
-        NewTopic(topic.name, topic.partitions, topic.replication, topic_configs=topic.config) for topic in missing
-    ]
+    wanted = [NewTopic(plan.name, plan.partitions, plan.replication, topic_configs=plan.config) for plan in missing]
     created, failed = [], {}
     for name, code, message in (await admin.create_topics(wanted)).topic_errors:
         error = for_code(code)
@@ -280,13 +268,7 @@ async def watch_partitions(connection: KafkaConnection, topics: Collection[str],
 class TopicWatch:
     """Checks `topics`, each with `partitions` partitions, every second."""
 
-    def __init__(
-        self,
-        connection: KafkaConnection,
-        known: KnownTopics,
-        topics: Sequence[str],
-        partitions: int,
-    ) -> None:
+    def __init__(self, connection: KafkaConnection, known: KnownTopics, topics: Sequence[str], partitions: int) -> None:
         self._connection = connection
         self._known = known
         self._topics = topics

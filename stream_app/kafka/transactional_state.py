@@ -284,7 +284,7 @@ class TransactionalState:
         except AssertionError as error:  # aiokafka's: a broker answers before it has rejoined its cluster
             raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
         written = partial(self._written, client.cluster)
-        transactions = KafkaTransactions(*(client, node, name, written, self._rows_at, self._view, self._refusals))
+        transactions = KafkaTransactions(client, node, name, written, self._rows_at, self._view, self._refusals)
         fenced = await take_over(transactions, _ms(self._limits.transaction_timeout_s))
         producer._txn_manager.set_pid_and_epoch(*fenced)
         # Not `start()`, which would connect and fence a second time.
@@ -306,10 +306,6 @@ class TransactionalState:
         consumer = Consumer(
             **self._connection.settings(),
             client_id=f"{self.transactional_id}-load",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
             fetch_max_wait_ms=20,
             max_partition_fetch_bytes=_FETCH_BYTES,
             request_timeout_ms=_ms(self._limits.request_s),
@@ -351,7 +347,10 @@ class TransactionalState:
         batches: list[Batch] = []
         for record in records:
             headers = list(record.headers)
-            self._check_size(record, headers)
+            limit = self._limits.topic_max_record_bytes.get(record.topic, self._limits.max_record_bytes)
+            size = DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers)
+            if size > limit:
+                raise ValueError(f"a record for {record.topic} has {size} bytes, {limit} are allowed there")
             partition = self.partition if record.partition is None else record.partition
             where = (record.topic, partition)
             builder = newest.get(where)
@@ -363,12 +362,6 @@ class TransactionalState:
                 builder = newest[where] = producer.create_batch()
                 batches.append((builder, record.topic, partition))
         return batches
-
-    def _check_size(self, record: Record, headers: list[tuple[str, bytes]]) -> None:
-        limit = self._limits.topic_max_record_bytes.get(record.topic, self._limits.max_record_bytes)
-        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers)
-        if size > limit:
-            raise ValueError(f"a record for {record.topic} has {size} bytes, {limit} are allowed there")
 
     async def _settle(self, producer: AIOKafkaProducer, attempt: asyncio.Task[None]) -> BaseException | None:
         """Abort the transaction if the broker answers, and return why the attempt failed. None: it took too long.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Final
 
 from prometheus_client import Counter
@@ -16,7 +15,7 @@ from stream_app.config.reload import FileWatch
 from stream_app.domain.dead_letter.replay import Begin, Turns
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
-from stream_app.faust_app.app import build_app, faust_options
+from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.producers import kafka_publisher
@@ -83,8 +82,7 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
             on_moved,
             on_begin,
         )
-        options = faust_options(settings, connection, topics.replay_app, None)
-        app = build_app(replace(options, max_poll_records=_BUFFERED // 5, buffer_records=_BUFFERED))
+        app = build_app(topics.replay_app, connection, settings.kafka, buffer_records=_BUFFERED)
         define_agents(app, topics, policy.tiers_s, replay)
         runner = OrderRunner(settings, state, lambda: (topics.dlq, 0) in assigned(app))
 

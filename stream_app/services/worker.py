@@ -24,7 +24,7 @@ from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.domain.result import DAY_MS
-from stream_app.faust_app.app import build_app, faust_options
+from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import alarm_of, assigned, heartbeats, membership, run_app, waiting
 from stream_app.faust_app.worker import Worker, define_agents, sources_of
 from stream_app.kafka.clock import KafkaClock, say_at_start
@@ -147,7 +147,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         owned = worker.partitions
 
         # The Faust app, which joins the group and feeds the partitions.
-        app = build_app(faust_options(settings, connection, names.worker_app, names.state), worker)
+        app = build_app(names.worker_app, connection, settings.kafka)
+        app.add_state_table(names.state, worker)
         define_agents(app, names, worker)
         app.gaps.on_expired = metrics.expired
 

@@ -7,11 +7,12 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from stream_app.config import Kafka
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.faust_app import run as faust_run
-from stream_app.faust_app.app import FaustOptions, build_app
+from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import run_app
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.bench import Owner, Recorder, make_bench, running
@@ -72,10 +73,10 @@ async def test_sigterm_waits_for_events_in_flight_and_commits_them(kafka: Broker
 
 
 async def test_a_missing_broker_is_reported_with_its_address(namespace: str) -> None:
-    nowhere = FaustOptions(namespace, KafkaConnection("127.0.0.1:1"), 1)
+    nowhere = build_app(namespace, KafkaConnection("127.0.0.1:1"), Kafka(partitions=1))
     async with asyncio.timeout(10 * BUSY):
         with pytest.raises(BrokerUnavailable, match=r"Kafka at 127\.0\.0\.1:1 did not answer within 1 s"):
-            await run_app(build_app(nowhere), broker_wait_s=1)
+            await run_app(nowhere, broker_wait_s=1)
 
 
 @pytest.mark.parametrize("comes_back", [True, False])

@@ -2,16 +2,17 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from stream_app.faust_app.app import App, FaustOptions, Owner, build_app
+from stream_app.faust_app.app import App, Owner
 from stream_app.faust_app.stream import Generations, PartitionStream
 
 Handler = Callable[[PartitionStream], Awaitable[None]]
 """Processes the records of one topic-partition in one generation."""
 
 
-def app_with(options: FaustOptions, handlers: Mapping[str, Handler], owner: Owner | None = None) -> App:
-    """An app with one agent for each topic of `handlers`."""
-    app = build_app(options, owner)
+def app_with(app: App, handlers: Mapping[str, Handler], owner: Owner | None = None, state: str = "") -> App:
+    """The app with one agent for each topic of `handlers`, and the rows of `owner` as the table `state`."""
+    if owner is not None:
+        app.add_state_table(state, owner)
     for topic, handler in handlers.items():
         add_agent(app, topic, handler)
     return app

@@ -5,9 +5,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from stream_app.config import Kafka
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.records import ConsumedRecord
-from stream_app.faust_app.app import FaustOptions
+from stream_app.faust_app.app import build_app
 from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.apps import Handler, app_with
@@ -69,15 +70,9 @@ class Bench:
         self.group = namespace + "group"
 
     def app(self, handlers: dict[str, Handler], owner: Owner | None = None) -> Any:
-        options = FaustOptions(
-            self.group,
-            KafkaConnection(self.bootstrap),
-            PARTITIONS,
-            self.state if owner else None,
-            session_timeout_s=6,
-            commit_interval_s=0.1,
-        )
-        return app_with(options, handlers, owner)
+        times = Kafka(partitions=PARTITIONS, session_timeout_s=6, rebalance_timeout_s=90)
+        app = build_app(self.group, KafkaConnection(self.bootstrap), times, commit_interval_s=0.1)
+        return app_with(app, handlers, owner, self.state)
 
     async def committed(self) -> dict[tuple[str, int], int]:
         return await committed(self.bootstrap, self.group)

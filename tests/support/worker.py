@@ -13,9 +13,10 @@ import sys
 from collections import ChainMap
 from collections.abc import Mapping
 
+from stream_app.config import Kafka
 from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.faust_app.app import FaustOptions
+from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import run_app
 from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
@@ -106,16 +107,12 @@ class Worker:
 
 async def main(bootstrap: str, namespace: str, partitions: int, slow_s: float, session_s: float) -> None:
     worker = Worker(bootstrap, namespace, slow_s)
-    options = FaustOptions(
-        namespace + "group",
-        worker.connection,
-        partitions,
-        namespace + "state",
-        session_timeout_s=session_s,
-        rebalance_timeout_s=30,
-    )
+    times = Kafka(partitions=partitions, session_timeout_s=session_s, rebalance_timeout_s=30)
+    app = build_app(namespace + "group", worker.connection, times)
     try:
-        await run_app(app_with(options, {namespace + "leads": worker.handle}, worker), broker_wait_s=20)
+        await run_app(
+            app_with(app, {namespace + "leads": worker.handle}, worker, namespace + "state"), broker_wait_s=20
+        )
     finally:
         for ledger in worker.ledgers.values():
             await ledger.close()

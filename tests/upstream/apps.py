@@ -8,7 +8,8 @@ from typing import Any
 
 import faust
 
-from stream_app.faust_app.app import FaustOptions
+from stream_app.config import Kafka
+from stream_app.faust_app.app import build_app
 from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.apps import app_with
@@ -58,10 +59,9 @@ def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -
         async for consumed in inlet:
             await work(consumed.offset, functools.partial(inlet.ack, consumed))
 
-    options = FaustOptions(
-        namespace + "ours", KafkaConnection(bootstrap), 1, namespace + "state", commit_interval_s=commit_interval_s
-    )
-    return app_with(options, {namespace + "leads": handler}, NoState())
+    times = Kafka(partitions=1, session_timeout_s=15, rebalance_timeout_s=90)
+    app = build_app(namespace + "ours", KafkaConnection(bootstrap), times, commit_interval_s=commit_interval_s)
+    return app_with(app, {namespace + "leads": handler}, NoState(), namespace + "state")
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,6 @@ from aiokafka import TopicPartition
 from aiokafka.errors import (
     ConcurrentTransactions,
     DuplicateSequenceNumber,
-    KafkaConnectionError,
     KafkaError,
     KafkaStorageError,
     NoError,
@@ -69,9 +68,6 @@ class Refusals:
             except KafkaError:
                 del unanswered[mark]
                 raise
-            except RuntimeError as closed:  # uvloop: the connection was closed during the request
-                del unanswered[mark]
-                raise KafkaConnectionError(str(closed)) from closed
             del unanswered[mark]
             if isinstance(request, DescribeProducers):
                 for place, _, producers in request.read(answer):

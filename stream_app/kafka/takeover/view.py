@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from time import monotonic
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, NotLeaderForPartitionError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, NotLeaderForPartitionError, for_code
 from aiokafka.protocol.offset import OffsetRequest
 
 from stream_app.kafka.bounded_client import BoundedClient
@@ -87,13 +88,15 @@ class PartitionProducers(NamedTuple):
 
     Attributes:
         node: The broker that was asked.
-        code: The error code.
         open: Producer id -> the first offset of its open transaction.
     """
 
     node: int
-    code: int
     open: Mapping[int, int]
+
+
+Span = tuple[int, int, int]
+"""The first offset of a partition, its high water mark, and the broker that was asked."""
 
 
 class ClusterView:
@@ -112,32 +115,15 @@ class ClusterView:
         self._refreshed_s = -_FRESH_S
         self.refresh: Batched[str, None] = Batched(self._refresh, patience_s=None)
         self.leaders: Batched[str, NewestLeaders] = Batched(self._leaders)
-        self._producers: Batched[TopicPartition, Answers[PartitionProducers]] = Batched(self._ask_producers)
-        self._spans: Batched[TopicPartition, Answers[tuple[int, int, int]]] = Batched(self._ask_spans)
+        self._producers = Batched(self._ask_producers)
+        self._spans = Batched(self._ask_spans)
 
     async def producers(self, places: Collection[TopicPartition]) -> dict[TopicPartition, PartitionProducers]:
         """Return who has an open transaction in each partition. `refresh` must have read their topics."""
-        answers = await self._producers(places)
-        if lost := sorted(place for place in places if place not in answers):
-            raise KafkaError(f"{', '.join(f'{place.topic}/{place.partition}' for place in lost)} {NO_LEADER}")
-        seen: dict[TopicPartition, PartitionProducers] = {}
-        for place in places:
-            answer = answers[place]
-            if isinstance(answer, Exception):
-                raise answer
-            if answer.code:
-                raise for_code(answer.code)(f"{place.topic}/{place.partition}")
-            seen[place] = answer
-        return seen
+        return _answered(places, await self._producers(places))
 
-    async def span(self, place: TopicPartition) -> tuple[int, int, int]:
-        """Return the first offset of a partition, its high water mark, and the broker that was asked."""
-        answer = (await self._spans([place])).get(place)
-        if answer is None:
-            raise KafkaError(f"{place.topic}/{place.partition} {NO_LEADER}")
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def span(self, place: TopicPartition) -> Span:
+        return _answered([place], await self._spans([place]))[place]
 
     def supply(self, client: BoundedClient, topics: Iterable[str]) -> None:
         """Let a client take its metadata from here, and not ask by itself. `refresh` must have read its topics."""
@@ -194,25 +180,25 @@ class ClusterView:
         async def ask(node: int, led: list[TopicPartition]) -> None:
             request = DescribeProducers(None, led)
             for place, code, producers in request.read(await client.send(node, request)):
-                answers[place] = PartitionProducers(node, code, producers)
+                answers[place] = _error(code, place) or PartitionProducers(node, producers)
 
         await _ask_leaders(client, places, ask, answers)
         return answers
 
-    async def _ask_spans(self, places: Collection[TopicPartition]) -> Answers[tuple[int, int, int]]:
+    async def _ask_spans(self, places: Collection[TopicPartition]) -> Answers[Span]:
         if new := {place.topic for place in places} - self._topics:
             await self.refresh(new)
         client = await self._connected()
-        answers: Answers[tuple[int, int, int]] = {}
+        answers: Answers[Span] = {}
 
         async def ask(node: int, led: list[TopicPartition]) -> None:
             begins, ends = [await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)]
-            for place in led:
-                begin, end = begins[place], ends[place]
-                if isinstance(begin, Exception):
-                    answers[place] = begin
-                else:
-                    answers[place] = end if isinstance(end, Exception) else (begin, end, node)
+            for place, begin in begins.items():
+                match begin, ends[place]:
+                    case (Exception() as error, _) | (_, Exception() as error):
+                        answers[place] = error
+                    case int(first), int(end):
+                        answers[place] = (first, end, node)
 
         await _ask_leaders(client, places, ask, answers)
         return answers
@@ -222,7 +208,7 @@ async def _ask_leaders(
     client: BoundedClient,
     places: Collection[TopicPartition],
     ask: Callable[[int, list[TopicPartition]], Awaitable[None]],
-    results: dict[TopicPartition, Any],
+    results: Answers[Any],
 ) -> None:
     """Ask each leader about its partitions, all at once. The partitions of a broker that fails get its error."""
     by_node: dict[int, list[TopicPartition]] = defaultdict(list)
@@ -237,19 +223,33 @@ async def _ask_leaders(
             raise error
 
 
-async def _offsets(
-    client: BoundedClient, node: int, places: Iterable[TopicPartition], when: int
-) -> dict[TopicPartition, int | KafkaError]:
+def _answered(places: Iterable[TopicPartition], answers: Answers[R]) -> dict[TopicPartition, R]:
+    """Return the answers about these places. Raises KafkaError where one has no leader or its leader failed."""
+    if lost := sorted(place for place in places if place not in answers):
+        raise KafkaError(f"{', '.join(f'{place.topic}/{place.partition}' for place in lost)} {NO_LEADER}")
+    seen: dict[TopicPartition, R] = {}
+    for place in places:
+        answer = answers[place]
+        if isinstance(answer, Exception):
+            raise answer
+        seen[place] = answer
+    return seen
+
+
+def _error(code: int, place: TopicPartition) -> KafkaError | None:
+    return for_code(code)(f"{place.topic}/{place.partition}") if code else None
+
+
+async def _offsets(client: BoundedClient, node: int, places: Iterable[TopicPartition], when: int) -> Answers[int]:
     topics: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for place in places:
         topics[place.topic].append((place.partition, when))
     answer = await client.send(node, OffsetRequest(-1, _READ_UNCOMMITTED, list(topics.items())))
-    offsets: dict[TopicPartition, int | KafkaError] = {}
-    for topic, partitions in answer.topics:
-        for number, code, _, offset, *_ in partitions:
-            error = for_code(code)
-            offsets[TopicPartition(topic, number)] = offset if error is NoError else error(f"{topic}/{number}")
-    return offsets
+    return {
+        (place := TopicPartition(topic, number)): _error(code, place) or offset
+        for topic, partitions in answer.topics
+        for number, code, _, offset, *_ in partitions
+    }
 
 
 class NewestLeaders(NamedTuple):
@@ -289,19 +289,13 @@ async def newest_leaders(client: Any, topics: Iterable[str]) -> NewestLeaders:
             task.cancel()
     described = {node: task.result().to_object()["topics"] for node, task in answered.items()}
     known: dict[TopicPartition, tuple[int, int]] = {}
-    for answer in described.values():
-        for place, leader in _leaders(answer):
-            known[place] = max(leader, known.get(place, leader))
-    return NewestLeaders({place: leader for place, (_, leader) in known.items()}, described)
-
-
-def _leaders(topics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[TopicPartition, tuple[int, int]]]:
-    """Yield each partition with its leader's epoch and the leader, as one broker knows them."""
-    for topic in topics:
+    for topic in chain.from_iterable(described.values()):
         for partition in topic["partitions"]:
             if "leader_epoch" in partition:
                 place = TopicPartition(topic["topic"], partition["partition"])
-                yield place, (partition["leader_epoch"], partition["leader"])
+                leader = (partition["leader_epoch"], partition["leader"])
+                known[place] = max(leader, known.get(place, leader))
+    return NewestLeaders({place: leader for place, (_, leader) in known.items()}, described)
 
 
 def without_leader(client: Any, places: Iterable[TopicPartition]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections import defaultdict
+from collections.abc import Set
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -152,7 +153,7 @@ DELAYS_S = (2, 10, 60, 600, 3_600)
 PAGE = Path(__file__).parents[3] / "docs" / "kafka-rights.md"
 
 
-def in_words(resource: str, names: set[str], every: frozenset[str]) -> str:
+def in_words(resource: str, names: set[str], every: Set[str]) -> str:
     """Names as the page has them: all topics, or each; the delay tiers as one."""
     if names == every:
         return "all topics"

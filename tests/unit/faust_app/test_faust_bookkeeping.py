@@ -19,13 +19,14 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.config import Kafka
 from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.model.system import SYSTEM_KEY
 from stream_app.domain.model.topics import TopicNames
 from stream_app.faust_app import fixes
 from stream_app.faust_app import stream as stream_module
 from stream_app.faust_app import worker as worker_agents
-from stream_app.faust_app.app import FaustOptions, build_app
+from stream_app.faust_app.app import App, build_app
 from stream_app.faust_app.fixes.recovery import SafeRecovery
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.partition.owner import PartitionOwner
@@ -47,8 +48,12 @@ class Message:
     acked: bool = False
 
 
+def an_app() -> App:
+    return build_app("group", KafkaConnection("127.0.0.1:1"), Kafka(partitions=1))
+
+
 def consumer_with(consumed: list[int]) -> Any:
-    app = build_app(FaustOptions("group", KafkaConnection("127.0.0.1:1"), 1))
+    app = an_app()
     app.topics._acking_topics.add(LEADS.topic)
     app.consumer.in_flight[LEADS] = dict.fromkeys(consumed)
     return app.consumer
@@ -235,7 +240,6 @@ def test_a_fix_names_its_cause_its_tests_and_its_end(name: str) -> None:
 
 
 TOPICS = TopicNames("app.")
-OPTIONS = FaustOptions("group", KafkaConnection("127.0.0.1:1"), 1, "app.leads.state")
 
 
 class Bags:
@@ -278,7 +282,7 @@ async def calls_of(app: Any, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> d
 
 
 async def test_each_topic_of_the_worker_has_an_agent_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    app, calls = build_app(OPTIONS), Calls()
+    app, calls = an_app(), Calls()
     worker: Any = calls
     worker_agents.define_agents(app, TOPICS, worker)
     expected = {topic: ("serve", source) for topic, source in worker_agents.sources_of(TOPICS).items()}
@@ -289,7 +293,7 @@ async def test_each_topic_of_the_worker_has_an_agent_with_its_source(monkeypatch
 
 
 async def test_each_topic_of_the_replay_app_has_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    app, calls = build_app(OPTIONS), Calls()
+    app, calls = an_app(), Calls()
     replay: Any = calls
     replay_agents.define_agents(app, TOPICS, (2, 60), replay)
     assert await calls_of(app, calls, monkeypatch) == {
@@ -302,7 +306,7 @@ async def test_each_topic_of_the_replay_app_has_an_agent(monkeypatch: pytest.Mon
 
 async def test_a_stream_that_ends_subscribes_to_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the program of docs/reference/upstream/subscribes-again.md, which shows that stock Faust does."""
-    app: Any = build_app(OPTIONS)
+    app: Any = an_app()
     subscribed: list[list[str]] = []
 
     async def subscribe(topics: Iterable[str]) -> None:
@@ -334,8 +338,9 @@ class Owner:
 
 async def test_the_table_reads_the_rows_of_its_owner_and_refuses_writes() -> None:
     owner = Owner()
-    app = build_app(OPTIONS, owner)
-    table = app.tables[OPTIONS.state_topic]
+    app = an_app()
+    app.add_state_table(TOPICS.state, owner)
+    table = app.tables[TOPICS.state]
     assert (table[b"k"], dict(table.items()), len(table), b"none" in table) == (b"row", {b"k": b"row"}, 1, False)
     owner.rows = {b"k": b"changed"}
     assert table[b"k"] == b"changed"
@@ -351,7 +356,7 @@ async def test_the_table_reads_the_rows_of_its_owner_and_refuses_writes() -> Non
         with pytest.raises(TypeError, match="read-only"):
             write()
     assert owner.rows == {b"k": b"changed"}
-    assert table.changelog_topic.get_topic_name() == OPTIONS.state_topic
+    assert table.changelog_topic.get_topic_name() == TOPICS.state
 
 
 @virtual_time
@@ -362,7 +367,9 @@ async def test_the_table_has_all_rows_of_the_partitions_that_this_process_owns()
         return bench.partition
 
     worker = worker_agents.Worker(build)
-    table = build_app(OPTIONS, worker).tables[OPTIONS.state_topic]
+    app = an_app()
+    app.add_state_table(TOPICS.state, worker)
+    table = app.tables[TOPICS.state]
     assert dict(table.items()) == {}
     await table.on_recovery_completed({TP("app.leads.state", 0)}, set())
     bench.publish("id0", "p0")
