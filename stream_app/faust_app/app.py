@@ -77,7 +77,6 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
 
     @property
     def data(self) -> Mapping[bytes, bytes]:
-        """The rows of all owned partitions."""
         return self.owner.rows
 
     async def on_rebalance(
@@ -92,7 +91,6 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
             await self.owner.revoked(lost)
 
     async def on_recovery_completed(self, active_tps: set[Any], standby_tps: set[Any]) -> None:
-        """Have the owner load the newly assigned partitions."""
         new = {tp.partition for tp in active_tps} - self.owned
         if not new:
             return
@@ -153,7 +151,6 @@ class RawBytes(Schema):  # type: ignore[misc]  # faust ships no types
     """Keys and values as they are on Kafka. Faust's "raw" codec gives the same, through 16 calls a record."""
 
     def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
-        """Return the function that makes an event of a message."""
 
         async def decode(message: Any, *, propagate: bool = False) -> Any:
             return Event(app, message.key, message.value, message.headers, message)

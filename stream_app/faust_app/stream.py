@@ -173,8 +173,12 @@ class Generations:
 
     async def _first(self) -> Any | None:
         """Return the first event that no stream has taken, None if the partition was revoked."""
-        if self._ahead is None:
-            self._ahead = await self._next()
+        while self._ahead is None:
+            try:
+                await anext(self._values)
+            except StopAsyncIteration:
+                return None
+            self._ahead = self.stream.current_event
         return self._ahead
 
     def _suspend(self) -> None:
@@ -183,15 +187,6 @@ class Generations:
         if self._ahead is not None:
             self.consumer.give_up(self._ahead.message)
             self._ahead = None
-
-    async def _next(self) -> Any | None:
-        while True:
-            try:
-                await anext(self._values)
-            except StopAsyncIteration:
-                return None
-            if self.stream.current_event is not None:
-                return self.stream.current_event
 
 
 Agent = Callable[[Generations], Awaitable[None]]
@@ -293,13 +288,12 @@ class GapCheck:
         return first, position, frozenset(offsets)
 
     async def _started(self) -> Consumer:
-        if self._consumer is not None:
-            return self._consumer
-        consumer = Consumer(**self._connection.settings())
-        try:
-            await consumer.start()
-            self._consumer = consumer
-        finally:
-            if self._consumer is not consumer:
+        if self._consumer is None:
+            consumer = Consumer(**self._connection.settings())
+            try:
+                await consumer.start()
+            except BaseException:
                 await stop_consumer(consumer)
-        return consumer
+                raise
+            self._consumer = consumer
+        return self._consumer

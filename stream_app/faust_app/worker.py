@@ -55,7 +55,6 @@ class Worker:
         self.partitions.update(new)
 
     async def revoked(self, partitions: set[int]) -> None:
-        """Close partitions that were revoked."""
         gone = [self.partitions.pop(number) for number in partitions & self.partitions.keys()]
         await asyncio.gather(*(partition.close() for partition in gone))
 

@@ -72,7 +72,6 @@ class KafkaConnection:
     security: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def settings(self) -> dict[str, Any]:
-        """Return the keyword arguments for an aiokafka client."""
         return {"bootstrap_servers": self.bootstrap, **self.security}
 
     def lost(self, error: Exception) -> StreamAppError:

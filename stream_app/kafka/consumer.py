@@ -129,7 +129,6 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         return polled
 
     def skip(self, batch: UnreadableBatch) -> None:
-        """Continue after this batch."""
         tp = TopicPartition(batch.topic, batch.partition)
         if self._guard is not None:
             self._guard.forget(tp)
@@ -196,7 +195,6 @@ class _Guard:
         return {tp: batch for tp, (batch, assignment) in list(self._stopped.items()) if assignment.active}
 
     def close(self) -> None:
-        """Do not try again."""
         for task in self._waiting:
             task.cancel()
 

@@ -35,21 +35,16 @@ class Diagnosis(NamedTuple):
     refused: bool
 
 
-async def diagnose(
-    security: Mapping[str, Any], addresses: Iterable[Address], within_s: float = _WITHIN_S
-) -> Diagnosis | None:
-    """Return None as soon as one address leads to a broker, else the first refusal, else the last failure.
-
-    Each address has `within_s`.
-    """
+async def diagnose(security: Mapping[str, Any], addresses: Iterable[Address]) -> Diagnosis | None:
+    """Return None as soon as one address leads to a broker, else the first refusal, else the last failure."""
     asked = list(addresses)
-    answer = await _first(security, asked, within_s)
+    answer = await _first(security, asked)
     if isinstance(answer, Diagnosis):
         return answer
     if not answer.isdisjoint(asked):
         return None
     # Clients continue with the addresses that the brokers advertise.
-    behind = await _first(security, sorted(answer), within_s)
+    behind = await _first(security, sorted(answer))
     if not isinstance(behind, Diagnosis) or behind.refused:
         return behind if isinstance(behind, Diagnosis) else None
     return Diagnosis(
@@ -59,9 +54,9 @@ async def diagnose(
     )
 
 
-async def _first(security: Mapping[str, Any], addresses: list[Address], within_s: float) -> set[Address] | Diagnosis:
+async def _first(security: Mapping[str, Any], addresses: list[Address]) -> set[Address] | Diagnosis:
     """Return the first answer. All addresses are tried at once, so a broker that hangs delays no other."""
-    attempts = [asyncio.create_task(_try(security, host, port, within_s)) for host, port in addresses]
+    attempts = [asyncio.create_task(_try(security, host, port)) for host, port in addresses]
     failures: list[Diagnosis] = []
     try:
         for coming in asyncio.as_completed(attempts):
@@ -75,16 +70,16 @@ async def _first(security: Mapping[str, Any], addresses: list[Address], within_s
     return next((failure for failure in failures if failure.refused), failures[-1])
 
 
-async def _try(security: Mapping[str, Any], host: str, port: int, within_s: float) -> set[Address] | Diagnosis:
+async def _try(security: Mapping[str, Any], host: str, port: int) -> set[Address] | Diagnosis:
     """Return the addresses of all brokers that this one advertises, or why it does not answer."""
     try:
-        connection = await create_conn(host, port, request_timeout_ms=int(1000 * within_s), **security)
+        connection = await create_conn(host, port, request_timeout_ms=int(1000 * _WITHIN_S), **security)
         try:
             brokers = (await connection.send(MetadataRequest([]))).brokers
         finally:
             connection.close()
     except (KafkaError, OSError, TimeoutError) as error:
-        refusal = await _refusal(error, security, host, port, within_s)
+        refusal = await _refusal(error, security, host, port)
         if refusal is not None:
             return Diagnosis(f"Kafka at {host}:{port} {refusal}", refused=True)
         return Diagnosis(f"{host}:{port}: {_in_words(error)}", refused=False)
@@ -92,9 +87,7 @@ async def _try(security: Mapping[str, Any], host: str, port: int, within_s: floa
     return named or Diagnosis(f"{host}:{port} names no broker yet", refused=False)
 
 
-async def _refusal(
-    error: BaseException, security: Mapping[str, Any], host: str, port: int, within_s: float
-) -> str | None:
+async def _refusal(error: BaseException, security: Mapping[str, Any], host: str, port: int) -> str | None:
     """Return what Kafka refuses and what to change. None: it may be no refusal."""
     protocol: str = security.get("security_protocol", "PLAINTEXT")
     if isinstance(error, TokenRefused):
@@ -109,10 +102,9 @@ async def _refusal(
             f"refuses the user {security.get('sasl_plain_username')} ({security.get('sasl_mechanism')}): check "
             "kafka.security.username, and the secret that kafka.security.password_env names"
         )
-    listener = _Listener(host, port, within_s)
+    listener = _Listener(host, port)
     if isinstance(error, UnsupportedSaslMechanismError):
-        context = _any_certificate() if protocol == "SASL_SSL" else None
-        offered = await listener.mechanisms(context)
+        offered = await listener.mechanisms(tls=protocol == "SASL_SSL")
         return (
             f"has not enabled the mechanism {security.get('sasl_mechanism')}: set kafka.security.mechanism to "
             f"{' or '.join(offered or ['one that its listener has'])}"
@@ -162,7 +154,7 @@ async def _other_protocol(listener: _Listener, protocol: str) -> str | None:
         instead = "SASL_SSL" if protocol.startswith("SASL") else "SSL or SASL_SSL"
         return f"speaks TLS: set kafka.security.protocol to {instead}, or use the port of its plaintext listener"
     if not protocol.startswith("SASL"):
-        offered = await listener.mechanisms(_any_certificate() if protocol == "SSL" else None)
+        offered = await listener.mechanisms(tls=protocol == "SSL")
         if offered:
             return (
                 f'asks for a user: set kafka.security.protocol = "SASL_{protocol}", username, password_env and '
@@ -172,23 +164,21 @@ async def _other_protocol(listener: _Listener, protocol: str) -> str | None:
 
 
 class _Listener:
-    """Probes the protocol of a listener, without credentials. Each call takes at most `within_s` seconds."""
+    """Probes the protocol of a listener, without credentials. Each call takes at most `_WITHIN_S` seconds."""
 
-    def __init__(self, host: str, port: int, within_s: float) -> None:
+    def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
-        self._within_s = within_s
 
     async def answers_plainly(self) -> bool:
-        """Return True if it answers a request without TLS."""
         with contextlib.suppress(KafkaError, OSError):
-            (await self._connect(None)).close()
+            (await self._connect(tls=False)).close()
             return True
         return False
 
     async def speaks_tls(self) -> bool:
         """Return True if it answers a TLS greeting, even to refuse it."""
         try:
-            async with asyncio.timeout(self._within_s):
+            async with asyncio.timeout(_WITHIN_S):
                 _, writer = await asyncio.open_connection(*self._address, ssl=_any_certificate())
         except ssl.SSLError as error:
             return "ALERT" in (error.reason or "")
@@ -197,10 +187,10 @@ class _Listener:
         writer.close()
         return True
 
-    async def mechanisms(self, context: ssl.SSLContext | None) -> list[str]:
+    async def mechanisms(self, *, tls: bool) -> list[str]:
         """Return the enabled SASL mechanisms. Empty: it requires no SASL."""
         with contextlib.suppress(KafkaError, OSError):
-            connection = await self._connect(context)
+            connection = await self._connect(tls=tls)
             try:
                 answer = await connection.send(SaslHandShakeRequest(_NO_SUCH_MECHANISM))
             finally:
@@ -208,11 +198,12 @@ class _Listener:
             return list(answer.enabled_mechanisms) if answer.error_code == UnsupportedSaslMechanismError.errno else []
         return []
 
-    async def _connect(self, context: ssl.SSLContext | None) -> Any:
-        protocol = "PLAINTEXT" if context is None else "SSL"
-        wait_ms = int(1000 * self._within_s)
+    async def _connect(self, *, tls: bool) -> Any:
         return await create_conn(
-            *self._address, request_timeout_ms=wait_ms, security_protocol=protocol, ssl_context=context
+            *self._address,
+            request_timeout_ms=int(1000 * _WITHIN_S),
+            security_protocol="SSL" if tls else "PLAINTEXT",
+            ssl_context=_any_certificate() if tls else None,
         )
 
 

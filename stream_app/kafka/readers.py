@@ -443,10 +443,7 @@ class StatusFollower(Reader):
         return self
 
     async def events(
-        self,
-        lead_ids: Collection[str] | None = None,
-        workspace: str | None = None,
-        idle_timeout_s: float | None = None,
+        self, lead_ids: Collection[str] | None = None, workspace: str | None = None, idle_timeout_s: float | None = None
     ) -> AsyncGenerator[StatusEvent]:
         """Yield events of these leads and this workspace (None: all), each partition in its order.
 

@@ -134,9 +134,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "gateway": Rights(write={names.callbacks}),
         "board": board,
         "board with operator_token_env": msgspec.structs.replace(
-            board,
-            read=board.read | survey,
-            write={names.commands, names.replay_state, names.leads, names.bulk},
+            board, read=board.read | survey, write={names.commands, names.replay_state, names.leads, names.bulk}
         ),
         "trace": Rights(read={names.status}, join_groups={names.trace_group}),
         "topics": Rights(configs=every, create=every),

@@ -205,11 +205,6 @@ class KnownTopics:
         self._partitions = partitions
         self._ids: dict[str, bytes] = {}
 
-    async def check(self, client: Any, topics: Iterable[str]) -> set[str]:
-        """Ask a broker of a BoundedClient, and `compare`. Raises KafkaError too."""
-        answer = await client.ask_any(Metadata(topics))
-        return self.compare(topics, answer.to_object()["topics"])
-
     def compare(self, topics: Iterable[str], described: Iterable[Mapping[str, Any]]) -> set[str]:
         """Compare topics with the ids that are known.
 
@@ -300,7 +295,8 @@ class TopicWatch:
 
     async def look(self, reader: Reader) -> None:
         """Check once. Raises TopicsError, BrokerUnavailable, KafkaRefused or KafkaError."""
-        if gone := await self._known.check(reader.client, self._topics):
+        described = (await reader.client.ask_any(Metadata(self._topics))).to_object()["topics"]
+        if gone := self._known.compare(self._topics, described):
             now_s = asyncio.get_running_loop().time()
             if self._missing_since_s is None:
                 self._missing_since_s = now_s

@@ -42,7 +42,7 @@ from stream_app.kafka.connection import KafkaConnection, end, kafka_producer, st
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import fetch, waiting
 from stream_app.kafka.takeover.refusals import Refusals
-from stream_app.kafka.takeover.requests import KafkaTransactions, ended, producer_id
+from stream_app.kafka.takeover.requests import KafkaTransactions, ended
 from stream_app.kafka.takeover.steps import take_over
 from stream_app.kafka.takeover.view import ClusterView
 from stream_app.kafka.topics import KnownTopics
@@ -415,7 +415,7 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
         if (error := future.exception()) is not None:
             raise KafkaError(f"{sent[future]} did not take it: {error!r}") from error
     await producer.commit_transaction()
-    await ended(producer.client, producer_id(producer), places(batches))
+    await ended(producer.client, producer._txn_manager.producer_id, places(batches))
 
 
 def places(batches: Iterable[Batch]) -> set[TopicPartition]:

@@ -33,7 +33,6 @@ from stream_app.domain.model.records import Record
 from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
-from stream_app.kafka.takeover.requests import producer_id
 from stream_app.kafka.takeover.view import NewestLeaders
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.support.kafka import create_topics
@@ -145,7 +144,7 @@ async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
     await ledger.take_over()
     assert ledger._producer is not None
     no_tags = dict[int, bytes]()
-    is_open = (producer_id(ledger._producer), 0, 0, 0, 0, 7, no_tags)
+    is_open = (ledger._producer._txn_manager.producer_id, 0, 0, 0, 0, 7, no_tags)
     active: dict[str, list[object]] = {on_kafka.events: [is_open], on_kafka.rows: []}
     places = [(topic, [(0, 0, None, producers, no_tags)], no_tags) for topic, producers in active.items()]
     refusing[DescribeProducers] = lambda: SimpleNamespace(topics=places)

@@ -165,7 +165,6 @@ class SafeTableManager(TableManager):  # type: ignore[misc]  # faust ships no ty
 
     @property
     def recovery(self) -> SafeRecovery:
-        """The recovery service of all tables."""
         if self._recovery is None:
             self._recovery = SafeRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 import faust
@@ -57,16 +56,9 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
 
     async def on_start(self) -> None:
         await super().on_start()
-        if self._consumer._coordinator is not None:  # None if the app was stopped while no broker answered
-            self._count_heartbeats()
-
-    @property
-    def knows_coordinator(self) -> bool:
-        """False from when the group's coordinator fails to answer until another one is found."""
-        return self._consumer is not None and self._consumer._coordinator.coordinator_id is not None
-
-    def _count_heartbeats(self) -> None:
         coordinator = self._consumer._coordinator
+        if coordinator is None:  # the app was stopped while no broker answered
+            return
         beat = coordinator._do_heartbeat
 
         async def counted() -> bool:
@@ -75,6 +67,11 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
             return accepted
 
         coordinator._do_heartbeat = counted
+
+    @property
+    def knows_coordinator(self) -> bool:
+        """False from when the group's coordinator fails to answer until another one is found."""
+        return self._consumer is not None and self._consumer._coordinator.coordinator_id is not None
 
     async def on_partitions_assigned(self, assigned: Any, generation: int) -> None:
         """Fetch nothing until `resume_fetching`.
@@ -111,26 +108,23 @@ class SafeConsumer(CommitBeforeRevoke, IdleFetcher, ExactOffsets, DirectHandover
         return SafeConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def membership(self) -> Callable[[], Coroutine[Any, Any, float]]:
-        """Return what asks the group whether this process is still the member that got the last assignment."""
-        return partial(self._still_member, self.member_id)
+        """Return what waits until the group confirms that this process is the member that got the last assignment.
 
-    async def _still_member(self, member_id: str) -> float:
-        """Wait until the group confirms by a heartbeat that this process is the member with this id.
-
-        This does not return if the consumer stops, nor if the group has evicted the member, although the process may
-        have joined again: another process may have owned the partitions meanwhile. The caller is cancelled then.
-
-        Returns:
-            The seconds for which the membership is certain.
+        A heartbeat confirms it, for the seconds that are returned. The wait does not end if the consumer stops, nor if
+        the group has evicted the member, although the process may have joined again: another process may have owned
+        the partitions meanwhile. The caller is cancelled then.
         """
-        while not self.should_stop:
-            began_s = self.loop.time()
-            if await self._thread.call_thread(self._thread.heartbeat, member_id):
-                left_s: float = self.app.conf.broker_session_timeout - (self.loop.time() - began_s)
-                return left_s
-            await asyncio.sleep(_HEARTBEAT_PAUSE_S)
-        forever: asyncio.Future[float] = self.loop.create_future()
-        return await forever
+        member_id = self.member_id
+
+        async def still_member() -> float:
+            while not self.should_stop:
+                began_s = self.loop.time()
+                if await self._thread.call_thread(self._thread.heartbeat, member_id):
+                    return float(self.app.conf.broker_session_timeout - (self.loop.time() - began_s))
+                await asyncio.sleep(_HEARTBEAT_PAUSE_S)
+            return float(await self.loop.create_future())
+
+        return still_member
 
     async def verify_all_partitions_active(self) -> None:
         """Do nothing: `services/process.py` checks progress.

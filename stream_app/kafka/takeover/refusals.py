@@ -88,7 +88,6 @@ class Refusals:
         self._open.update(places)
 
     def committed(self) -> None:
-        """Note that a transaction was committed."""
         self._held_by = ""
 
     def text(self, places: Iterable[TopicPartition] = ()) -> str:

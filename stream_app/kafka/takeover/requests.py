@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.client import ConnectionGroup
 from aiokafka.errors import (
     ConcurrentTransactions,
@@ -29,10 +29,10 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
+from stream_app.kafka.protocol import DescribeTransactions
 from stream_app.kafka.takeover.refusals import Refusals
 from stream_app.kafka.takeover.steps import LastTransaction, Producer, Stranded
-from stream_app.kafka.takeover.view import NO_LEADER, ClusterView, PartitionProducers, without_leader
+from stream_app.kafka.takeover.view import ClusterView, PartitionProducers, answered, ask_producers
 
 log = logging.getLogger(__name__)
 _UNKNOWN_ID: Final = 105  # TRANSACTIONAL_ID_NOT_FOUND
@@ -152,31 +152,10 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
         await asyncio.sleep(pause_s)  # the coordinator answers before the markers are written
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         try:
-            if not await _is_open(client, producer_id, places):
+            seen = answered(places, await ask_producers(client, producer_id, places))
+            if not any(producers.open for producers in seen.values()):
                 return
         except _LASTING:
             raise
-        except KafkaError:
+        except (KafkaError, OSError):
             client.force_metadata_update()
-
-
-async def _is_open(client: Any, producer_id: int, places: Collection[TopicPartition]) -> bool:
-    if lost := without_leader(client, places):
-        raise KafkaError(f"{', '.join(lost)} {NO_LEADER}")
-    by_leader: dict[int, list[TopicPartition]] = defaultdict(list)
-    for place in places:
-        by_leader[client.cluster.leader_for_partition(place)].append(place)
-    is_open = False
-    for node, led in by_leader.items():
-        request = DescribeProducers(producer_id, led)
-        for place, code, producers in request.read(await client.send(node, request)):
-            if code:
-                raise for_code(code)(f"{place.topic}/{place.partition}")
-            is_open = is_open or bool(producers)
-    return is_open
-
-
-def producer_id(producer: AIOKafkaProducer) -> int:
-    """Return the id that the fence assigned to the producer."""
-    given: int = producer._txn_manager.producer_id
-    return given

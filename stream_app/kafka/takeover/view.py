@@ -120,10 +120,10 @@ class ClusterView:
 
     async def producers(self, places: Collection[TopicPartition]) -> dict[TopicPartition, PartitionProducers]:
         """Return who has an open transaction in each partition. `refresh` must have read their topics."""
-        return _answered(places, await self._producers(places))
+        return answered(places, await self._producers(places))
 
     async def span(self, place: TopicPartition) -> Span:
-        return _answered([place], await self._spans([place]))[place]
+        return answered([place], await self._spans([place]))[place]
 
     def supply(self, client: BoundedClient, topics: Iterable[str]) -> None:
         """Let a client take its metadata from here, and not ask by itself. `refresh` must have read its topics."""
@@ -174,56 +174,63 @@ class ClusterView:
         return await newest_leaders(await self._connected(), topics)
 
     async def _ask_producers(self, places: Collection[TopicPartition]) -> Answers[PartitionProducers]:
-        client = await self._connected()
-        answers: Answers[PartitionProducers] = {}
-
-        async def ask(node: int, led: list[TopicPartition]) -> None:
-            request = DescribeProducers(None, led)
-            for place, code, producers in request.read(await client.send(node, request)):
-                answers[place] = _error(code, place) or PartitionProducers(node, producers)
-
-        await _ask_leaders(client, places, ask, answers)
-        return answers
+        return await ask_producers(await self._connected(), None, places)
 
     async def _ask_spans(self, places: Collection[TopicPartition]) -> Answers[Span]:
         if new := {place.topic for place in places} - self._topics:
             await self.refresh(new)
         client = await self._connected()
-        answers: Answers[Span] = {}
 
-        async def ask(node: int, led: list[TopicPartition]) -> None:
+        async def ask(node: int, led: list[TopicPartition]) -> Answers[Span]:
             begins, ends = [await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)]
+            answers: Answers[Span] = {}
             for place, begin in begins.items():
                 match begin, ends[place]:
                     case (Exception() as error, _) | (_, Exception() as error):
                         answers[place] = error
                     case int(first), int(end):
                         answers[place] = (first, end, node)
+            return answers
 
-        await _ask_leaders(client, places, ask, answers)
-        return answers
+        return await _ask_leaders(client, places, ask)
 
 
 async def _ask_leaders(
     client: BoundedClient,
-    places: Collection[TopicPartition],
-    ask: Callable[[int, list[TopicPartition]], Awaitable[None]],
-    results: Answers[Any],
-) -> None:
+    places: Iterable[TopicPartition],
+    ask: Callable[[int, list[TopicPartition]], Awaitable[Answers[R]]],
+) -> Answers[R]:
     """Ask each leader about its partitions, all at once. The partitions of a broker that fails get its error."""
     by_node: dict[int, list[TopicPartition]] = defaultdict(list)
     for place in places:
         if (leader := client.cluster.leader_for_partition(place)) not in (None, -1):
             by_node[leader].append(place)
-    answers = await asyncio.gather(*(ask(*question) for question in by_node.items()), return_exceptions=True)
-    for led, error in zip(by_node.values(), answers, strict=True):
-        if isinstance(error, KafkaError | OSError):
-            results.update(dict.fromkeys(led, error))
-        elif error is not None:
-            raise error
+    answers: Answers[R] = {}
+    by_leader = await asyncio.gather(*(ask(*question) for question in by_node.items()), return_exceptions=True)
+    for led, answer in zip(by_node.values(), by_leader, strict=True):
+        if isinstance(answer, KafkaError | OSError):
+            answers |= dict.fromkeys(led, answer)
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            answers |= answer
+    return answers
 
 
-def _answered(places: Iterable[TopicPartition], answers: Answers[R]) -> dict[TopicPartition, R]:
+async def ask_producers(
+    client: BoundedClient, producer_id: int | None, places: Iterable[TopicPartition]
+) -> Answers[PartitionProducers]:
+    """Ask the leaders where a producer (None: any) has an open transaction."""
+
+    async def ask(node: int, led: list[TopicPartition]) -> Answers[PartitionProducers]:
+        request = DescribeProducers(producer_id, led)
+        seen = request.read(await client.send(node, request))
+        return {place: _error(code, place) or PartitionProducers(node, producers) for place, code, producers in seen}
+
+    return await _ask_leaders(client, places, ask)
+
+
+def answered(places: Iterable[TopicPartition], answers: Answers[R]) -> dict[TopicPartition, R]:
     """Return the answers about these places. Raises KafkaError where one has no leader or its leader failed."""
     if lost := sorted(place for place in places if place not in answers):
         raise KafkaError(f"{', '.join(f'{place.topic}/{place.partition}' for place in lost)} {NO_LEADER}")
@@ -283,11 +290,11 @@ async def newest_leaders(client: Any, topics: Iterable[str]) -> NewestLeaders:
     try:
         if requests:
             await asyncio.wait(requests.values(), timeout=_WITHIN_S)
-        answered = {node: task for node, task in requests.items() if task.done() and task.exception() is None}
+        answers = {node: task.result() for node, task in requests.items() if task.done() and task.exception() is None}
     finally:
         for task in requests.values():
             task.cancel()
-    described = {node: task.result().to_object()["topics"] for node, task in answered.items()}
+    described = {node: answer.to_object()["topics"] for node, answer in answers.items()}
     known: dict[TopicPartition, tuple[int, int]] = {}
     for topic in chain.from_iterable(described.values()):
         for partition in topic["partitions"]:
