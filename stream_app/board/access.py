@@ -217,7 +217,7 @@ class BoardAccess:
             raise Refused(429, "too_many_logins", text)
         self._waiting += 1
         delay = asyncio.create_task(self._delay())
-        gone = asyncio.create_task(_gone(request))
+        gone = asyncio.ensure_future(request.receive())  # it has been read, so that this is the end of its connection
         try:
             await asyncio.wait((delay, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -277,11 +277,6 @@ class BoardAccess:
             same = site == "same-origin"
         if not same:
             raise Refused(403, "other_origin", "The request came from another site: open the page of the board itself")
-
-
-async def _gone(request: Request) -> None:
-    """Return when the peer of a request that was read has gone."""
-    await request.receive()
 
 
 _SETTING: Final[dict[Role, str]] = {"viewer": "board.token_env", "operator": "board.operator_token_env"}

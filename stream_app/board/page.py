@@ -144,37 +144,6 @@ Make = Callable[[], PageData | msgspec.Struct | None]
 """Returns what a template shows; None if the workspace is unknown."""
 
 
-class Pages:
-    """Makes pages. Use it from one thread."""
-
-    def __init__(self, site: Site, renderer: Renderer) -> None:
-        self._site = site
-        self._renderer = renderer
-
-    def html_of(self, frame: Frame, template: str, make: Make, shared: Shared | None) -> bytes | None:
-        """Return the page; None if `make` returned None. `shared` keeps the content for others who ask for the same."""
-        content = partial(self._content, frame, template, make)
-        made = content() if shared is None else shared.once((frame["url"], frame["operator"]), content)
-        return None if made is None else self.framed(frame, made, follow(self._site, frame["commands"]))
-
-    def _content(self, frame: Frame, template: str, make: Make) -> str | None:
-        """Render what a page shows within its frame. Templates see only what is the same for all of a role."""
-        with self._site.queries.snapshot():
-            page = make()
-        if page is None:
-            return None
-        context = {
-            **{name: frame[name] for name in _FOR_ALL},
-            "page": page,
-            "clock": partial(clock, now_ms=frame["now_ms"]),
-            "behind_path": partial(behind_path, self._site.settings.names.bulk),
-        }
-        return self._renderer.render(f"{template}.html", context)
-
-    def framed(self, frame: Frame, content: str, answers: list[PageData]) -> bytes:
-        return self._renderer.render("base.html", {"frame": frame, "content": content, "answers": answers}).encode()
-
-
 NAV: Final = (
     ("now", "Now", PATH),
     ("lanes", "Lanes", f"{PATH}/lanes"),
@@ -209,7 +178,6 @@ class PageMaker:
         self.now_ms = now_ms
         self._access = access
         self._renderer = Renderer(assets)
-        self._pages = Pages(site, self._renderer)
 
     async def page(
         self,
@@ -235,10 +203,33 @@ class PageMaker:
         """
         frame = self._frame(request, moment, title, current or name, live=live)
         kept = moment.shared if live and shared else None
-        body = await self.threads.run(partial(self._pages.html_of, frame, name, make, kept))
+        body = await self.threads.run(partial(self._html_of, frame, name, make, kept))
         if body is None:
             raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
         return html(body, status)
+
+    def _html_of(self, frame: Frame, template: str, make: Make, shared: Shared | None) -> bytes | None:
+        """Return the page; None if `make` returned None. `shared` keeps the content for others who ask for the same."""
+        content = partial(self._content, frame, template, make)
+        made = content() if shared is None else shared.once((frame["url"], frame["operator"]), content)
+        return None if made is None else self._framed(frame, made, follow(self.site, frame["commands"]))
+
+    def _content(self, frame: Frame, template: str, make: Make) -> str | None:
+        """Render what a page shows within its frame. Templates see only what is the same for all of a role."""
+        with self.site.queries.snapshot():
+            page = make()
+        if page is None:
+            return None
+        context = {
+            **{name: frame[name] for name in _FOR_ALL},
+            "page": page,
+            "clock": partial(clock, now_ms=frame["now_ms"]),
+            "behind_path": partial(behind_path, self.site.settings.names.bulk),
+        }
+        return self._renderer.render(f"{template}.html", context)
+
+    def _framed(self, frame: Frame, content: str, answers: list[PageData]) -> bytes:
+        return self._renderer.render("base.html", {"frame": frame, "content": content, "answers": answers}).encode()
 
     def refused(self, request: Request, refused: Refused, visitor: Visitor | None = None) -> Response:
         """Return the page that says why a request is not answered."""
@@ -246,7 +237,7 @@ class PageMaker:
         moment = Moment(self.now_ms(), lag, None, visitor or STRANGER)
         frame = self._frame(request, moment, "Not possible", "", live=False)
         context = {"text": str(refused), "error": refused.error, "status": refused.status}
-        return html(self._pages.framed(frame, self._renderer.render("refused.html", context), []), refused.status)
+        return html(self._framed(frame, self._renderer.render("refused.html", context), []), refused.status)
 
     def login_page(self, target: str, problem: str, status: int) -> Response:
         access = self._access

@@ -29,7 +29,6 @@ from stream_app.domain.lane.price import quote_lines
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Destination
 from stream_app.ops import logs as log
 
 KEEP: Final = "="
@@ -63,7 +62,8 @@ def upload_page(site: Site, upload: Upload) -> PageData:
         "fields": FIELDS,  # what a column may be called
         # those that may be chosen, with their destinations
         "workspaces": {
-            name: sorted(destination.alias for destination in _of(site, name)) for name in sorted(settings.workspaces)
+            name: sorted(destination.alias for destination in settings.plan.destinations_of(name))
+            for name in sorted(settings.workspaces)
         },
         "workspace": upload.options.workspace or "",
         "names_workspace": "workspace" in upload.names,
@@ -88,22 +88,13 @@ def upload_page(site: Site, upload: Upload) -> PageData:
 
 def names_of(upload: Upload, form: Mapping[str, str]) -> list[str]:
     """Return the names that a form gives to the columns; others stay. Raises ValueError if one cannot be chosen."""
-    names: list[str] = []
-    for number, (title, name) in enumerate(zip(upload.titles, upload.names, strict=True)):
-        chosen = form.get(f"column-{number}", None)
-        if chosen is None:
-            names.append(name)
-        elif chosen == KEEP:
-            names.append(title.strip())
-        elif chosen in FIELDS or not chosen:
-            names.append(chosen)
-        else:
+    names = list(upload.names)
+    for number, title in enumerate(upload.titles):
+        chosen = form.get(f"column-{number}", names[number])
+        if f"column-{number}" in form and chosen not in (*FIELDS, KEEP, ""):
             raise ValueError(f"a column cannot be called {chosen[:40]}: choose one of the list")
+        names[number] = title.strip() if chosen == KEEP else chosen
     return names
-
-
-def _of(site: Site, workspace: str) -> list[Destination]:
-    return [destination for destination in site.settings.destinations.values() if destination.workspace == workspace]
 
 
 _MOST_MB: Final = MAX_FILE_BYTES // 2**20
@@ -168,10 +159,9 @@ class PublishActions:
         try:
             self._uploads.make_room()
             received = await self._receiver.receive(request, "file")
+            file, who = received.file, moment.visitor.who
             try:
-                upload = await self._uploads.add(
-                    received.file, received.name, received.size, received.digest, moment.visitor.who
-                )
+                upload = await self._uploads.add(file, received.name, received.size, received.digest, who)
             except BaseException:
                 received.file.close()
                 raise
@@ -256,12 +246,9 @@ class PublishActions:
     async def _download(self, request: Request, moment: Moment) -> Response:
         """Send the refused rows, which are personal data. Who takes them is logged."""
         upload = self._upload(request, moment)
-        _log.info(
-            "rejected_rows_downloaded", who=moment.visitor.who, import_id=upload.import_id, rows=upload.summary.refused
-        )
-        name = f"{upload.import_id}.rejected.csv"
-        headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}"'}
-        return StreamingResponse(upload.rejected_rows(), 200, headers, "text/csv; charset=utf-8")
+        import_id, who = upload.import_id, moment.visitor.who
+        _log.info("rejected_rows_downloaded", who=who, import_id=import_id, rows=upload.summary.refused)
+        return _csv(upload.rejected_rows(), f"{import_id}.rejected.csv")
 
     async def _results(self, request: Request, moment: Moment) -> Response:
         """Send the rows of an import's file with their results, which are personal data. Neither is kept."""
@@ -291,8 +278,7 @@ class PublishActions:
             unless_sent.pop_all()  # from here on the response closes the file
         _log.info("results_downloaded", who=moment.visitor.who, import_id=import_id, rows=done.lines)
         out.seek(0)
-        headers = {**HEADERS, "content-disposition": 'attachment; filename="enriched.csv"'}
-        return StreamingResponse(_parts(out.detach()), 200, headers, "text/csv; charset=utf-8")
+        return _csv(_parts(out.detach()), "enriched.csv")
 
     def _upload(self, request: Request, moment: Moment) -> Upload:
         upload = self._uploads.get(str(request.path_params["upload"]), moment.visitor.who)
@@ -304,6 +290,11 @@ class PublishActions:
             )
             raise Refused(404, "no_upload", text)
         return upload
+
+
+def _csv(parts: Iterator[bytes], name: str) -> StreamingResponse:
+    headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(parts, 200, headers, "text/csv; charset=utf-8")
 
 
 def _parts(file: IO[bytes]) -> Iterator[bytes]:

@@ -430,12 +430,12 @@ class _BooksReader:
             exact, cut = await self._cut(reader)
             topics = (*self._names.lead_topics, *self._return_topics)
             ends = cut | await reader.ends(self._all(*topics))
-            begins = await reader.begins(ends)
-            self._to_read = sum(ends[tp] - begins[tp] for tp in ends)
+            spans = {tp: (begin, ends[tp]) for tp, begin in (await reader.begins(ends)).items()}
+            self._to_read = sum(end - begin for begin, end in spans.values())
             for number in self._partitions:
-                await self._rows_and_events(reader, books, number, number in exact, begins, ends)
+                await self._rows_and_events(reader, books, number, number in exact, spans)
             for tp in self._all(*topics):
-                await self._records(reader, books, tp, passed.get(tp, 0), begins[tp], ends[tp])
+                await self._records(reader, books, tp, passed.get(tp, 0), spans[tp])
             # Retention may have removed records during the read, while their events are kept.
             for tp, begin in (await reader.begins(self._all(*self._names.lead_topics))).items():
                 books.begins(tp.topic, tp.partition, begin)
@@ -477,29 +477,23 @@ class _BooksReader:
     # --------------------------------------------------------------------------------------------------- the reading
 
     async def _rows_and_events(
-        self,
-        reader: Reader,
-        books: Books,
-        number: int,
-        exact: bool,
-        begins: dict[TopicPartition, int],
-        ends: dict[TopicPartition, int],
+        self, reader: Reader, books: Books, number: int, exact: bool, spans: Mapping[TopicPartition, tuple[int, int]]
     ) -> None:
         state, status = TopicPartition(self._names.state, number), TopicPartition(self._names.status, number)
-        books.partition(number, exact=exact, kept=begins[status] == 0)
-        async for record in self._committed(reader, state, begins[state], ends[state]):
+        books.partition(number, exact=exact, kept=spans[status][0] == 0)
+        async for record in self._committed(reader, state, spans[state]):
             books.row(number, record.key, record.value)
-        async for record in self._committed(reader, status, begins[status], ends[status]):
+        async for record in self._committed(reader, status, spans[status]):
             books.event(number, record.value or b"", f"{status.topic}/{number}/{record.offset}")
 
     async def _records(
-        self, reader: Reader, books: Books, tp: TopicPartition, passed: int, begin: int, end: int
+        self, reader: Reader, books: Books, tp: TopicPartition, passed: int, span: tuple[int, int]
     ) -> None:
         def unreadable(batch: UnreadableBatch) -> None:
             what = f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
             books.problem(f"{batch.topic}/{batch.partition}/{batch.first}", what)
 
-        async for record in self._committed(reader, tp, begin, end, unreadable):
+        async for record in self._committed(reader, tp, span, unreadable):
             consumed = ConsumedRecord(tp.topic, tp.partition, record.offset, None, None, record.headers)
             books.record(consumed, passed=record.offset < passed)
 
@@ -507,20 +501,19 @@ class _BooksReader:
         self,
         reader: Reader,
         tp: TopicPartition,
-        begin: int,
-        end: int,
+        span: tuple[int, int],
         unreadable: Callable[[UnreadableBatch], None] | None = None,
     ) -> AsyncIterator[Any]:
-        """Yield the committed records of a partition from `begin` to before `end`."""
+        """Yield the committed records of a partition from the first offset to before the second."""
 
         def progress(done: int, _: int) -> None:
             self._progress(before + done, self._to_read)
 
         before = self._read
-        async for polled in reader.scan({tp: (begin, end)}, on_unreadable=unreadable, progress=progress):
+        async for polled in reader.scan({tp: span}, on_unreadable=unreadable, progress=progress):
             for record in polled[tp]:
                 yield record
-        self._read = before + max(0, end - begin)
+        self._read = before + max(0, span[1] - span[0])
 
     # -------------------------------------------------------------------------------------------------------- tools
 
