@@ -345,11 +345,6 @@ def command_row(command_id: str) -> bytes:
     return f"k/{command_id}".encode("utf-8", "surrogatepass")
 
 
-def encode_answered(applied: bool, now_ms: int) -> bytes:
-    """Return the value of the row of a command that is answered now."""
-    return msgspec.json.encode(Answered(now_ms, applied))
-
-
 def read_command(consumed: ConsumedRecord, now_ms: int) -> Command | CommandAnswer:
     """Return the command with shortened texts, or the refusal of an invalid one."""
     try:

@@ -14,6 +14,7 @@ import msgspec
 
 from stream_app.domain.commands import (
     TO_ALL,
+    Answered,
     CancelImport,
     CancelLead,
     Command,
@@ -25,7 +26,6 @@ from stream_app.domain.commands import (
     Suppress,
     answer_to,
     command_row,
-    encode_answered,
     read_arguments,
     read_command,
     refusal,
@@ -93,7 +93,7 @@ class CommandPipeline:
         row = command_row(command.id)
         result = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms)
         if result.reason != "repeated":
-            rows: Rows = [*result.rows, (row, encode_answered(result.applied, now_ms))]
+            rows: Rows = [*result.rows, (row, msgspec.json.encode(Answered(now_ms, result.applied)))]
             result = msgspec.structs.replace(result, rows=rows)
         has_lane = command.workspace in self._plan.workspaces and self._lanes.is_home(command.workspace)
         lane = self._lanes.view(command.workspace) if has_lane else None

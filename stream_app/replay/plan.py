@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -28,13 +28,9 @@ from stream_app.domain.lead.identity import identify
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.limits.budget import Cost
 from stream_app.domain.model.errors import SettingsError
-from stream_app.domain.model.messages import Lead
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Workspace
 from stream_app.kafka.readers import Progress, TopicReader
-
-LeadCheck = Callable[[Lead, str], str]
-"""Return why a lead cannot be sent to the destination that its dead letter names; '' if it can."""
 
 Chosen = dict[int, set[int]]
 """Partition -> offsets of the dead letters to send."""
@@ -201,8 +197,7 @@ async def _dead_letters(
     ranges: Mapping[int, tuple[int, int]] | None,
 ) -> list[_Found]:
     letters: list[_Found] = []
-    check_lead, now_ms = sendable(settings), Clock().now_ms()
-    topic, keys = topic_of(settings, source), WorkspaceKeys(settings.workspaces)
+    topic, keys, now_ms = topic_of(settings, source), WorkspaceKeys(settings.workspaces), Clock().now_ms()
     async for records in reader.read(topic, ranges):
         for record in records:
             headers, key = headers_of(record.headers), keys.restore(record.key)
@@ -223,38 +218,21 @@ async def _dead_letters(
                     alias,
                     reason or "without a reason",
                     sent_back.has(f"{topic}/{record.partition}/{record.offset}", kind),
-                    never_sent(record.value, key, text(headers, HEADERS["destination"]), check_lead, now_ms) == "",
+                    is_sendable(settings, record.value, key, text(headers, HEADERS["destination"]), now_ms),
                 )
             )
     return letters
 
 
-def sendable(settings: Settings) -> LeadCheck:
-    """Check leads against the columns of their destination."""
-
-    def check_lead(lead: Lead, named: str) -> str:
-        alias = settings.destination_of(lead.workspace or "", lead.destination or named or None)
-        if alias is None:
-            return "the configuration has no such workspace or destination"
-        body = body_of(lead, settings.destinations[alias].columns, {})
-        return body.text if isinstance(body, Unreadable) else ""
-
-    return check_lead
-
-
-def never_sent(value: bytes | None, key: bytes | None, named: str, check_lead: LeadCheck, now_ms: int) -> str:
-    """Return why the value of a dead letter cannot be sent; '' if it can.
-
-    `named`: the destination that the dead letter names, or ''. `check_lead` is what `sendable` returns.
-    """
+def is_sendable(settings: Settings, value: bytes | None, key: bytes | None, named: str, now_ms: int) -> bool:
+    """Return True if the value of a dead letter can be sent. `named`: the destination that its headers name, or ''."""
     lead = read_lead(value, key)
-    if isinstance(lead, Unreadable):
-        return lead.text
-    if identify(lead, cleaned=True) is None:
-        return "it has no identity"
-    if lead.not_after_ms is not None and lead.not_after_ms <= now_ms:
-        return "it is too old to be sent"
-    return check_lead(lead, named)
+    if isinstance(lead, Unreadable) or identify(lead, cleaned=True) is None:
+        return False
+    alias = settings.destination_of(lead.workspace or "", lead.destination or named or None)
+    if alias is None or (lead.not_after_ms is not None and lead.not_after_ms <= now_ms):
+        return False
+    return not isinstance(body_of(lead, settings.destinations[alias].columns, {}), Unreadable)
 
 
 def _address(settings: Settings, workspace: str, alias: str) -> tuple[str, str]:

@@ -48,12 +48,9 @@ class SuppressionList:
         person = suppressed_person(row_key)
         if person is None:
             return
-        bits, bit = self._partitions.get(person, 0), 1 << partition
-        bits = bits & ~bit if value is None else bits | bit
-        if bits:
+        bits, bit = self._partitions.pop(person, 0), 1 << partition
+        if bits := bits & ~bit if value is None else bits | bit:
             self._partitions[person] = bits
-        else:
-            self._partitions.pop(person, None)
 
     def names(self, headers: Headers, key: bytes | None, value: bytes | None, at_ms: int) -> bool:
         """Return True if a dead letter belongs to a suppressed person or an erased lead, even if its value is broken.

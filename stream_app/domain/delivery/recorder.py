@@ -267,21 +267,18 @@ class DeliveryRecorder(Generic[LeadT_co]):
         return Record(topic, resolved.destination.workspace.encode(), resolved.consumed.value, headers)
 
 
-class Rejection:
+class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A record that is no valid lead. It becomes a dead letter, with one event and a marker, and has no row.
 
     Attributes:
         bad: Why it is none.
     """
 
-    def __init__(
-        self, plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
-    ) -> None:
-        self.bad = bad
-        self._plan = plan
-        self._consumed = consumed
-        self._envelope = envelope
-        self._lead = lead
+    plan: Plan
+    consumed: ConsumedRecord
+    envelope: Envelope
+    lead: Lead | Unreadable
+    bad: Unreadable
 
     def write_ahead(self, grant: Grant, now_ms: int, read: Read) -> WriteBatch:
         """Return the step that concludes the record, as one of the granted lane."""
@@ -290,19 +287,17 @@ class Rejection:
 
     def step(self, now_ms: int, read: Read) -> WriteBatch:
         """Return the step that concludes the record. It has no event if a marker says that the record is concluded."""
-        consumed, envelope = self._consumed, self._envelope
+        plan, consumed, envelope, lead, bad = self.plan, self.consumed, self.envelope, self.lead, self.bad
         for marker in mark_key(consumed.record_id), mark_key(envelope.origin):
             if read(marker) is not None:
                 return WriteBatch([(marker, CONCLUDED)], [], [])
-        lead, bad, plan = self._lead, self.bad, self._plan
         name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
         if name not in plan.workspaces:
             name = shown_workspace(name) if bad.reason == UNKNOWN_WORKSPACE else ""
-        dead_letter = rejected(plan, consumed, envelope, bad, name, now_ms)
-        why, destination = Reason(bad.reason, bad.text), Destination("", name, ())
-        about = plan, consumed, envelope
+        record = rejected(plan, consumed, envelope, bad, name, now_ms)
+        why, lead_id, table = Reason(bad.reason, bad.text), _id_of(lead), Destination("", name, ())
         return brief(
-            *about, "rejected_invalid", now_ms, why, _id_of(lead), dead_letter, destination=destination, lead=lead
+            plan, consumed, envelope, "rejected_invalid", now_ms, why, lead_id, record, destination=table, lead=lead
         )
 
 

@@ -6,7 +6,7 @@ All topics have the same number of partitions, so one worker owns partition n of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import ceil, inf
 from typing import Annotated, Final
@@ -225,26 +225,22 @@ _AT_MOST: Final = frozenset(("max.compaction.lag.ms", "min.cleanable.dirty.ratio
 
 def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
     """Return one line for each way in which a topic has less than a process needs, with what to do."""
-    problems = []
-    for topic in plan:
-        existing = seen.get(topic.name)
-        if existing is None:
-            problems.append((topic.name, "there is no such topic; create it with: stream-app topics"))
-            continue
-        if existing.partitions != topic.partitions:
-            text = (
-                f"has {count(existing.partitions, 'partition')}, the config says {topic.partitions}; {MORE_PARTITIONS}"
-            )
-            problems.append((topic.name, text))
-        if existing.replication != topic.replication:
-            text = (
-                f"has replication {existing.replication}, the config says {topic.replication}; set kafka.replication = "
-                f"{existing.replication}, or change the topic with kafka-reassign-partitions.sh"
-            )
-            problems.append((topic.name, text))
-        if lacking := unequal(topic, existing, enough=False):
-            problems.append((topic.name, f"{_compared(lacking, existing)}; set it with: stream-app topics --apply"))
-    return by_topics(problems)
+    return by_topics([(topic.name, text) for topic in plan for text in _lacking(topic, seen.get(topic.name))])
+
+
+def _lacking(topic: TopicPlan, existing: ExistingTopic | None) -> Iterator[str]:
+    if existing is None:
+        yield "there is no such topic; create it with: stream-app topics"
+        return
+    if existing.partitions != topic.partitions:
+        yield f"has {count(existing.partitions, 'partition')}, the config says {topic.partitions}; {MORE_PARTITIONS}"
+    if existing.replication != topic.replication:
+        yield (
+            f"has replication {existing.replication}, the config says {topic.replication}; set kafka.replication = "
+            f"{existing.replication}, or change the topic with kafka-reassign-partitions.sh"
+        )
+    if lacking := unequal(topic, existing, enough=False):
+        yield f"{_compared(lacking, existing)}; set it with: stream-app topics --apply"
 
 
 def more_than_planned(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
