@@ -150,7 +150,8 @@ class FakeClay:
             case "busy":
                 after_s = 3 if post.serial % 2 else None
                 post.not_before_ms = post.at_ms + 100 + 1000 * (after_s or 0)
-                return 0.1, Refused("http_503", 100, 503, "busy", None if after_s is None else str(after_s))
+                after = None if after_s is None else str(after_s)
+                return 0.1, Refused("http_503", 100, 503, "busy", retry_after=after)
             case "unreachable":
                 return 0.05, Refused("connect_refused", 50)
             case "lost_before" | "lost_after":

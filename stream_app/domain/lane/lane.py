@@ -145,6 +145,4 @@ def postpone(horizon: Horizon, at_ms: int, per_s: float, *, returned: bool) -> t
     """
     after_ms = max(at_ms, horizon.returned_ms) if returned else max(at_ms, horizon.returned_ms, horizon.new_ms)
     due_ms = after_ms + round(1000 / per_s)
-    if returned:
-        return Horizon(due_ms, horizon.new_ms), due_ms
-    return Horizon(horizon.returned_ms, due_ms), due_ms
+    return Horizon(due_ms, horizon.new_ms) if returned else Horizon(horizon.returned_ms, due_ms), due_ms

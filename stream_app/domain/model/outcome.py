@@ -67,15 +67,14 @@ class Poison(_Answered, frozen=True, gc=False):
     excerpt: str = ""
 
 
-class Refused(msgspec.Struct, frozen=True, gc=False):
-    """Not accepted: provably unsent, or a 503 if the destination says so. Counts for the breaker.
+class _Failed(msgspec.Struct, frozen=True, gc=False):
+    """The lead was not accepted, as far as is known. Counts for the breaker.
 
     Attributes:
-        reason: An `UnsentReason` or `http_503`.
+        reason: An `UnsentReason`, an `UncertainReason` or `http_<status>`.
         latency_ms: From the start of the exchange to its end.
         http_status: The status, if one came back.
         text: The reason in words.
-        retry_after: As in `RateLimited`; a 503 may carry one.
         excerpt: The beginning of the answer, scrubbed.
     """
 
@@ -83,26 +82,17 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     latency_ms: int
     http_status: int | None = None
     text: str = ""
+    excerpt: str = ""
+
+
+class Refused(_Failed, frozen=True, gc=False):
+    """Not accepted: provably unsent, or a 503 if the destination says so. `retry_after`: as in `RateLimited`."""
+
     retry_after: str | None = None
-    excerpt: str = ""
 
 
-class Uncertain(msgspec.Struct, frozen=True, gc=False):
-    """Clay may have it: nothing is sent again before the callback's grace ends. Counts for the breaker.
-
-    Attributes:
-        reason: An `UncertainReason` or `http_<status>`.
-        latency_ms: From the start of the exchange to its end.
-        http_status: The status, if one came back.
-        text: The reason in words.
-        excerpt: The beginning of the answer, scrubbed.
-    """
-
-    reason: str
-    latency_ms: int
-    http_status: int | None = None
-    text: str = ""
-    excerpt: str = ""
+class Uncertain(_Failed, frozen=True, gc=False):
+    """Clay may have it: nothing is sent again before the callback's grace ends."""
 
 
 Outcome = Accepted | RateLimited | Refused | Uncertain | Denied | Gone | Poison
@@ -155,7 +145,7 @@ def classify(
         return Poison(http_status, latency_ms, _explain(http_status, _WORDS[http_status], answer), answer)
     if http_status == 503 and unavailable_is_refused:
         text = _explain(http_status, _WORDS[http_status], answer)
-        return Refused("http_503", latency_ms, http_status, text, retry_after, answer)
+        return Refused("http_503", latency_ms, http_status, text, answer, retry_after)
     if 300 <= http_status < 500 and http_status != 408:
         advice = _ADVICE.get(http_status) or _ADVICE[http_status // 100]
         return Denied(http_status, latency_ms, _explain(http_status, f"{advice}, then resume the lane", answer))

@@ -66,7 +66,7 @@ SLOW = Totals(1, 0, 1)
             Settlement(True, END_MS),
         ),
         (
-            Refused("http_503", 50, 503, "busy", "7"),
+            Refused("http_503", 50, 503, "busy", retry_after="7"),
             After(**FAILED, tokens=0.0, blocked_ms=7_000, outage=Outage("http_503", END_MS, END_MS, 1)),
             Settlement(False, END_MS + 7_000),
         ),
