@@ -5,8 +5,6 @@ fields are the options and the fields of the form, and every sender checks the a
 record, as the worker does when it reads that.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The operator's settings as frozen values: workspaces, destinations and limits, as the configuration file has them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import cached_property

@@ -5,8 +5,6 @@ completes a person's entry. Both are caches and may vanish at any time. Keys are
 on `leads.enriched` deletes a result, and names its person in headers, as hashes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 

@@ -15,8 +15,6 @@ Names and attributes are those of OpenTelemetry's semantic conventions for HTTP 
 `stream_app.`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Read dead letters: count, list, show one with its history, and export."""
 
-from __future__ import annotations
-
 import base64
 import heapq
 import json

@@ -8,8 +8,6 @@ Each dead letter is sent at most once (domain/dead_letter/redrive_guard.py), and
 it is the latest record of its lead. So an interrupted run can simply be repeated.
 """
 
-from __future__ import annotations
-
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping

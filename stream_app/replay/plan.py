@@ -3,8 +3,6 @@
 earlier redrives -> dead letters -> rows  ->  PricedPlan, and the dead letters to send
 """
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections import Counter, defaultdict

@@ -5,8 +5,6 @@ follows the first of these partitions, outside of a group, and answers for the p
 process without any adopts the configuration as well.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final

@@ -5,8 +5,6 @@ sent back. It is counted once, with the status of the record that took its row l
 and its pages, the API and the commands show it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final, Literal, get_args
 

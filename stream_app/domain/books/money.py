@@ -3,8 +3,6 @@
 A reservation belongs to the day and month of its POST, and its cost is booked there too (domain/limits/budget.py).
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal

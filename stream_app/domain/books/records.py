@@ -3,8 +3,6 @@
 It is the same for `stream-app books` and for the board's read model, because both apply events with `advance`.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, get_args

@@ -4,8 +4,6 @@ The body is one flat JSON object. The names in `RESERVED` have a meaning. Every 
 or in an object under `fields` or `data`. The text of a refusal is for the person who reads it in the cell.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from base64 import urlsafe_b64encode

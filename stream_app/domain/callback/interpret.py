@@ -1,7 +1,5 @@
 """Interprets a callback: which lead it is about, what the lead cost, and the result to publish."""
 
-from __future__ import annotations
-
 from typing import Final
 
 import msgspec

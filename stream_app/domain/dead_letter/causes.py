@@ -3,8 +3,6 @@
 Works on raw headers: a million dead letters are counted in seconds, and memory grows with the number of causes only.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Container, Iterable
 from typing import Any, Final, Literal, get_args

@@ -10,8 +10,6 @@ replay state:
 One replay runs at a time: a later one stops it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal

@@ -8,8 +8,6 @@ history has none. So a row in the replay state is committed with it, and no oper
     dlq/<partition>/...  ->  replay.Came: earlier dead letters of other programs were replayed automatically
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Final

@@ -5,8 +5,6 @@ due, and no state is kept in memory. A record moves from tier to shorter tier un
 less than the shortest tier. So leads return in the order in which they are due, whatever tiers there are.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Mapping
 from typing import Final

@@ -3,8 +3,6 @@
 Without a callback, the ceiling of a lead was booked. A lead that is parked leaves the parked ones with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Final
 

@@ -7,8 +7,6 @@ person is a duplicate: it has a short history of its own and no row.
 States only move forward along `NEXT`. A row holds no personal data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 

@@ -5,8 +5,6 @@ cancellation or erasure applies to records that were published before it. The sa
 afterwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, Final, Literal

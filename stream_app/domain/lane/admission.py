@@ -3,8 +3,6 @@
 One function asks all parts of the lane, so that a lead that the budget refuses uses no probe and no token.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import msgspec

@@ -1,7 +1,5 @@
 """Explains why leads do not move: each cause, what lifts it, and how many leads wait behind it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Final

@@ -4,8 +4,6 @@ An order stays in force in the lane's row, through restarts and take-overs, unti
 a policy's key also ends when the configuration changes that key.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Annotated, Final, Literal, get_args
 

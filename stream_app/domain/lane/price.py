@@ -1,7 +1,5 @@
 """Quotes the cost of leads before they are published or sent back, against the remaining budget, and their time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final

@@ -1,7 +1,5 @@
 """Settlement: records the end of a POST, a callback or a dead letter in all parts of the lane."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import msgspec

@@ -1,7 +1,5 @@
 """The published view of a lane, and what changed since the last one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal

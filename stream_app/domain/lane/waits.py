@@ -4,8 +4,6 @@ The events of its history say that. An event begins a wait and the next one ends
 history. Traces name their spans by the same kinds.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

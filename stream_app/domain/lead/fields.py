@@ -1,7 +1,5 @@
 """Cleans the fields of a lead, as Clay compares them exactly. The rules are in docs/reference/clay.md ("Lead data")."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable, Mapping

@@ -12,8 +12,6 @@ nothing, and a lead that is never sent do not make them one person. A name with 
 lead that has neither an e-mail nor a LinkedIn URL. It is never linked to another identifier.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain

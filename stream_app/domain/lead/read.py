@@ -3,8 +3,6 @@
 Nothing here raises on bad input: any bytes give a `Lead` or an `Unreadable`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

@@ -4,8 +4,6 @@ Overdue leads and callbacks are counted by destination, because auto-run is a se
 partition had no owner does not count as waiting.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final

@@ -4,8 +4,6 @@ No rule can prove that a secret of ours is random. These refuse common substitut
 files, one repeated character, a repeated short text, and a run along the alphabet.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from hashlib import blake2b

@@ -1,7 +1,5 @@
 """The errors of the whole program. Errors of libraries are translated into these at the boundary."""
 
-from __future__ import annotations
-
 
 class StreamAppError(Exception):
     """Base class. The text is for a person, one or more lines: what is wrong, where, what to do next."""

@@ -5,8 +5,6 @@ decode. Unknown fields are ignored. `schemas/` is generated from these types, do
 here: its value is the raw bytes of the record that failed, and headers hold the rest (domain/delivery/envelope.py).
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Final, Literal
 
 import msgspec

@@ -6,8 +6,6 @@ is for people. `excerpt` is the beginning of Clay's answer, '' if there was none
 logs and headers.
 """
 
-from __future__ import annotations
-
 import html
 import re
 import unicodedata

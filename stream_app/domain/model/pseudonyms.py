@@ -5,8 +5,6 @@ its pepper once, when it loads its settings (`use`). A namespace has one pepper 
 with another one is recognised.
 """
 
-from __future__ import annotations
-
 from base64 import urlsafe_b64encode
 from hashlib import blake2b
 

@@ -1,7 +1,5 @@
 """The bounds of numbers: `seconds: Annotated[float, Range(1, 60)] = 5.0`, waits, and exact shares."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from functools import cache, lru_cache
 from typing import ClassVar, NamedTuple, get_type_hints

@@ -1,7 +1,5 @@
 """A record of Kafka, read or to be written, with what follows from it: hash of the key, place, ids of its trace."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from functools import lru_cache

@@ -9,8 +9,6 @@ first record of its partition, and a process finds out at its start what the nam
 The row has a version, so that a program refuses a namespace of a build that it does not know, instead of misreading it.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import msgspec

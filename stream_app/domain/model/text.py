@@ -1,7 +1,5 @@
 """Text for people: counts in sentences, lines that fit a terminal, and foreign text made safe to show."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from typing import Final

@@ -9,8 +9,6 @@ back. The token is bound to the workspace, the destination and the lead id. Its 
 It holds no time: a callback may come days late, and clocks need not agree.
 """
 
-from __future__ import annotations
-
 import binascii
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode

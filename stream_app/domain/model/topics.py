@@ -3,8 +3,6 @@
 All topics have the same number of partitions, so one worker owns partition n of all of them.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property

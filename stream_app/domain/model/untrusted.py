@@ -5,8 +5,6 @@ sorts in quadratic time, and brackets within brackets, on which a parser recurse
 text reaches. The cost is nothing for ASCII text, and for JSON with few brackets.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from itertools import accumulate
