@@ -23,7 +23,7 @@ from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
-from stream_app.services.process import serve_ops, stop_signal
+from stream_app.services.process import serve_ops, stop_signal, waiting_for_kafka
 from stream_app.tasks import run_until
 from stream_app.trace import Exporter, OtlpClient, Placed
 from stream_app.version import __version__
@@ -39,7 +39,7 @@ async def run_trace(settings: Settings) -> None:
         raise SettingsError(["trace.endpoint is not set: name the OTLP receiver, e.g. http://127.0.0.1:4318/v1/traces"])
     registry = process_registry()
     spans = Counter("stream_app_trace_spans", "Spans, by result.", ("result",), registry=registry)
-    await kafka_ready(settings, "trace", lambda text: logger.warning("waiting_for_kafka", text=text))
+    await kafka_ready(settings, "trace", waiting_for_kafka(logger))
     trouble = ""
 
     async def not_ready() -> str | None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import aiohttp
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+from attrs import define, field
 
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
@@ -123,18 +124,16 @@ values = ["Head of Sales", "CTO", "Buyer", "Founder"]
 """
 
 
+@define(eq=False, repr=False)
 class Processes:
     """The running processes. `settings` is their configuration, and `config` its file."""
 
-    def __init__(
-        self, children: ChildProcesses, settings: Settings, config: Path, session: aiohttp.ClientSession, control: str
-    ) -> None:
-        self.settings = settings
-        self.config = config
-        self._children = children
-        self._session = session
-        self._control = control
-        self._apps: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
+    _children: ChildProcesses
+    settings: Settings
+    config: Path
+    _session: aiohttp.ClientSession
+    _control: str
+    _apps: dict[str, tuple[subprocess.Popen[bytes], Path]] = field(init=False, factory=dict)
 
     def start_apps(self) -> None:
         """Start worker, replay, gateway and board as `stream-app` commands."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from attrs import define, field
 
 from stream_app.dev.simulator import lines
 from stream_app.dev.simulator.callbacks import fill, placeholders
@@ -29,22 +30,16 @@ class Run:
     errors: int = 0
 
 
+@define(eq=False, repr=False)
 class Enrichment:
     """Runs rows. `report` is called with the cells of each completed run."""
 
-    def __init__(
-        self,
-        world: World,
-        ledger: Ledger,
-        chance: Chance,
-        report: Callable[[Row, dict[str, Any], bool], None],
-    ) -> None:
-        self._world = world
-        self._ledger = ledger
-        self._chance = chance
-        self._report = report
-        self._stopped = False
-        self.running = 0
+    _world: World
+    _ledger: Ledger
+    _chance: Chance
+    _report: Callable[[Row, dict[str, Any], bool], None]
+    _stopped: bool = field(init=False, default=False)
+    running: int = field(init=False, default=0)
 
     def stop(self) -> None:
         """End every row in progress without a ledger line."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aiohttp import web
+from attrs import define, field
 
 from stream_app.dev.simulator import answers, lines
 from stream_app.dev.simulator.chance import digest
@@ -43,23 +44,16 @@ class Arrival(NamedTuple):
     occurrence: int
 
 
+@define(eq=False, repr=False)
 class Inbound:
     """Handles `POST /v3/sources/webhook/<slug>`. `start` is called with each row to run."""
 
-    def __init__(
-        self,
-        world: World,
-        timeline: Timeline,
-        ledger: Ledger,
-        start: Callable[[Row], None],
-        stopping: asyncio.Event,
-    ) -> None:
-        self._world = world
-        self._timeline = timeline
-        self._ledger = ledger
-        self._start = start
-        self._stopping = stopping
-        self._roots = 0
+    _world: World
+    _timeline: Timeline
+    _ledger: Ledger
+    _start: Callable[[Row], None]
+    _stopping: asyncio.Event
+    _roots: int = field(init=False, default=0)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         at_ms = now_ms()
