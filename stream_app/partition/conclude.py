@@ -148,12 +148,7 @@ class Conclusions:
         await self.without_row(in_flight, lead, "parked" if lost else "rerouted", why, onward)
 
     async def without_row(
-        self,
-        in_flight: InFlight,
-        lead: LeadRef,
-        status: Status,
-        why: Reason,
-        *records: Record,
+        self, in_flight: InFlight, lead: LeadRef, status: Status, why: Reason, *records: Record
     ) -> None:
         """Commit one event for the lead, with these records, unless the record is concluded already."""
         in_flight.release_next()
