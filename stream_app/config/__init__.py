@@ -5,19 +5,7 @@ secrets, `reload` adopts changes in a running process, `kafka_access` connects t
 """
 
 from stream_app.config.load import load_settings
-from stream_app.config.model import Gateway, Http, Kafka, Redis, Security, Settings
+from stream_app.config.model import Kafka, Settings
 from stream_app.config.rules import check_known, unknown
-from stream_app.config.secret_files import Secrets
 
-__all__ = [
-    "Gateway",
-    "Http",
-    "Kafka",
-    "Redis",
-    "Secrets",
-    "Security",
-    "Settings",
-    "check_known",
-    "load_settings",
-    "unknown",
-]
+__all__ = ["Kafka", "Settings", "check_known", "load_settings", "unknown"]

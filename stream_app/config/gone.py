@@ -8,49 +8,31 @@ from types import MappingProxyType
 from typing import Final
 
 _NO_METRICS: Final = "remove it: messages say what `stream-app explain` says, and need no metrics of other processes"
-_REMOVE: Final = "remove it: no situation is known in which one changes it"
+_BREAKER: Final = ("healthy_s", "jitter", "open_factor", "open_share", "probes", "slow_rate", "successes_to_close")
+_RATE: Final = ("decrease", "floor_per_s", "recover_per_s", "retry_after_min_s")
+_OF_THE_BOARD: Final = (
+    *("banner", "operator_token_env", "read_model_path", "trace_url", "user_header", "user_header_secret_env"),
+)
 GONE: Final[Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(
             (
-                "delivery.max_waiting_bytes",
-                "replay.max_returns",
-                "topics.commands_days",
-                "topics.wait_days",
-                "workspaces.*.breaker.healthy_s",
-                "workspaces.*.breaker.jitter",
-                "workspaces.*.breaker.open_factor",
-                "workspaces.*.breaker.open_share",
-                "workspaces.*.breaker.probes",
-                "workspaces.*.breaker.slow_rate",
-                "workspaces.*.breaker.successes_to_close",
-                "workspaces.*.concurrency",
-                "workspaces.*.flood_guard.min_leads",
-                "workspaces.*.health",
-                "workspaces.*.rate.decrease",
-                "workspaces.*.rate.floor_per_s",
-                "workspaces.*.rate.recover_per_s",
-                "workspaces.*.rate.retry_after_min_s",
-                "workspaces.*.window",
+                *("delivery.max_waiting_bytes", "replay.max_returns", "topics.commands_days", "topics.wait_days"),
+                *(f"workspaces.*.{key}" for key in ("concurrency", "flood_guard.min_leads", "health", "window")),
+                *(f"workspaces.*.breaker.{key}" for key in _BREAKER),
+                *(f"workspaces.*.rate.{key}" for key in _RATE),
             ),
-            _REMOVE,
+            "remove it: no situation is known in which one changes it",
         ),
         "topics.retry_days": "remove it: leads_days counts for leads.retry, too",
         "gateway.api_token_env": "it is board.token_env now",
         "gateway.api_url": "it is board.url now: `stream-app board` serves board and look-up API on http.board_port",
-        "gateway.banner": "it is board.banner now",
-        "gateway.operator_token_env": "it is board.operator_token_env now",
-        "gateway.read_model_path": "it is board.read_model_path now",
-        "gateway.trace_url": "it is board.trace_url now",
-        "gateway.user_header": "it is board.user_header now",
-        "gateway.user_header_secret_env": "it is board.user_header_secret_env now",
+        **{f"gateway.{key}": f"it is board.{key} now" for key in _OF_THE_BOARD},
         "http.notify_port": "remove it: `stream-app notify` is gone, and the board sends the messages",
         "kafka.hashed_partitions": "remove it: a system keeps the number of partitions that it began with",
         "line": "the table is delivery now",
-        "notify.gateways": _NO_METRICS,
-        "notify.replays": _NO_METRICS,
+        **dict.fromkeys(("notify.gateways", "notify.replays", "notify.workers"), _NO_METRICS),
         "notify.state_path": "remove it: what was sent is kept in the state folder of the service or user",
-        "notify.workers": _NO_METRICS,
         "workspaces.*.flood": "the table is flood_guard now",
         "workspaces.*.silence": "the table is callback_health now",
         "workspaces.*.stop": "the table is suspension now",

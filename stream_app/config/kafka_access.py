@@ -20,16 +20,8 @@ from stream_app.kafka.readers import Progress, Reader, TopicReader
 from stream_app.kafka.rights import check_access, rights_of
 
 _COMPARED: Final = frozenset(
-    {
-        "worker",
-        "replay",
-        "board",
-        "board with operator_token_env",
-        "suppress add",
-        "suppress remove",
-        "suppress list",
-        "erase",
-    }
+    {"worker", "replay", "board", "board with operator_token_env", "erase"}
+    | {"suppress add", "suppress remove", "suppress list"}
 )
 """The programs that read rows, or write hashes of people: they compare their settings with those of the namespace."""
 

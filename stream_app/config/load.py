@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec.structs import asdict, replace
 
 from stream_app.config import rules
 from stream_app.config.gone import CHANGED, gone
@@ -73,7 +74,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Ne
     use(pseudonyms_of(pepper, privacy.hash_lead_ids))
     if stamp_of(path, None) != before:  # it changed while it was read
         stamp = ()
-    return msgspec.structs.replace(_resolved(settings, secrets), secrets=secrets, path=path, stamp=stamp)
+    return replace(_resolved(settings, secrets), secrets=secrets, path=path, stamp=stamp)
 
 
 def _parse(path: Path) -> dict[str, object]:
@@ -97,19 +98,17 @@ def _read(reader: TableReader, document: dict[str, object]) -> Settings:
         {"name": "", "max_in_flight": settings.delivery.max_in_flight},
         without=("partition", "default_destination"),
     )
-    workspaces = reader.read_each(Workspace, document.get("workspaces", {}), "workspaces", "name", fields_of(defaults))
+    workspaces = reader.read_each(Workspace, document.get("workspaces", {}), "workspaces", "name", asdict(defaults))
     graces = {"uncertain_grace_s": settings.delivery.uncertain_grace_s}
     destinations = reader.read_each(Destination, document.get("destinations", {}), "destinations", "alias", graces)
-    return msgspec.structs.replace(
-        settings, workspace_defaults=defaults, workspaces=workspaces, destinations=destinations
-    )
+    return replace(settings, workspace_defaults=defaults, workspaces=workspaces, destinations=destinations)
 
 
 def _resolved(settings: Settings, secrets: Secrets) -> Settings:
     """Fill in what workspaces and destinations have from other tables and from the secrets."""
-    in_zone = cache(lambda budget, tz: msgspec.structs.replace(budget, tz=tz))
+    in_zone = cache(lambda budget, tz: replace(budget, tz=tz))
     workspaces = {
-        name: msgspec.structs.replace(
+        name: replace(
             workspace,
             budget=in_zone(workspace.budget, workspace.time_zone),
             default_destination=settings.destination_of(name, None) or "",
@@ -120,13 +119,13 @@ def _resolved(settings: Settings, secrets: Secrets) -> Settings:
     for alias, destination in settings.destinations.items():
         urls = [secrets[name] for name in destination.webhooks_env if name in secrets]
         token = [secrets[destination.token_env]] if destination.token_env and destination.token_env in secrets else []
-        destinations[alias] = msgspec.structs.replace(
+        destinations[alias] = replace(
             destination,
             webhook_ids=tuple(map(webhook_id, urls)),
             setup_id=setup_id(*urls, *token),
             callback_url=settings.callback_url(alias) if destination.callbacks else "",
         )
-    return msgspec.structs.replace(settings, workspaces=workspaces, destinations=destinations)
+    return replace(settings, workspaces=workspaces, destinations=destinations)
 
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -200,7 +199,7 @@ class TableReader:
         """Return UNSET if the value cannot be read."""
         place = _at(where, key)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            return self.read(kind, value, place, fields_of(base) if base is not None else _NOTHING)
+            return self.read(kind, value, place, asdict(base) if base is not None else _NOTHING)
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as exc:
@@ -226,11 +225,6 @@ def keys_of(kind: type[msgspec.Struct]) -> Mapping[str, Any]:
     """The keys of a table, each with its type."""
     hints, hidden = get_type_hints(kind), NOT_IN_THE_FILE.get(kind, _NOTHING)
     return {key: hints[key] for key in kind.__struct_fields__ if key not in hidden}
-
-
-def fields_of(table: msgspec.Struct) -> dict[str, Any]:
-    """The fields of a Struct, as they are."""
-    return {key: getattr(table, key) for key in table.__struct_fields__}
 
 
 @cache

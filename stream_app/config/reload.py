@@ -57,14 +57,9 @@ class Configuration:
 
     def _reload(self) -> CommandResult:
         """Adopt what can be adopted. An invalid configuration changes nothing."""
-        hashing = current()
-        try:
-            settings = self._read()
-        except SettingsError as error:
-            return CommandResult(_invalid(error), False, "bad_configuration")
-        finally:
-            differs = current() != hashing
-            use(hashing)  # another pepper takes effect at a restart
+        settings, differs = _read_again(self._read)
+        if isinstance(settings, CommandResult):
+            return settings
         self._stamp = settings.stamp
         plan, endpoints = settings.plan, endpoints_of(settings)
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
@@ -143,36 +138,39 @@ class FileWatch:
         if path is None or (stamp := stamp_of(path, self._settings.secrets_dir)) == self._stamp:
             return
         self._stamp = stamp
-        if problem := self._read_again():
-            self._report(problem)
+        if refused := self._adopt_again():
+            self._report(refused.text)
 
     def reload(self) -> CommandResult:
         """Read the configuration for a command, and adopt it. An invalid one changes nothing."""
         before = self._stamp
-        if problem := self._read_again():
-            return CommandResult(problem, False, "bad_configuration")
+        if refused := self._adopt_again():
+            return refused
         if self._stamp == before:
             return NOTHING_NEW
         workspaces, destinations = len(self._settings.workspaces), len(self._settings.destinations)
         return CommandResult(f"adopted: {count(workspaces, 'workspace')} and {count(destinations, 'destination')}")
 
-    def _read_again(self) -> str:
-        """Read and adopt the configuration. Return why that cannot be, or ''."""
-        hashing = current()
-        try:
-            self._settings = self._read()
-        except SettingsError as error:
-            return _invalid(error)
-        finally:
-            use(hashing)  # another pepper takes effect at a restart
-        self._stamp = self._settings.stamp
-        self._adopt(self._settings)
-        return ""
+    def _adopt_again(self) -> CommandResult | None:
+        """Read and adopt the configuration. Return why that cannot be."""
+        settings, _ = _read_again(self._read)
+        if isinstance(settings, CommandResult):
+            return settings
+        self._settings, self._stamp = settings, settings.stamp
+        self._adopt(settings)
+        return None
 
 
-def _invalid(error: SettingsError) -> str:
-    """Describe a configuration that a running process does not adopt."""
-    return f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}"
+def _read_again(read: Callable[[], Settings]) -> tuple[Settings | CommandResult, bool]:
+    """Return the configuration, or the refusal of an invalid one; and whether it hashes people in another way."""
+    hashing = current()
+    try:
+        return read(), current() != hashing
+    except SettingsError as error:
+        text = f"the configuration is invalid, nothing was adopted: {'; '.join(error.problems)}"
+        return CommandResult(text, False, "bad_configuration"), False
+    finally:
+        use(hashing)  # another pepper takes effect at a restart
 
 
 def endpoints_of(settings: Settings) -> dict[str, Endpoint]:

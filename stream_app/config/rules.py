@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, product
 from typing import Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from stream_app.config.model import Board, OAuth, Settings
+from stream_app.config.model import Board, Http, OAuth, Settings
 from stream_app.config.variables import name_problems
 from stream_app.domain.limits import budget
 from stream_app.domain.model.addresses import is_local, is_loopback, is_loopback_url
@@ -23,11 +24,10 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
 _REBALANCE_MARGIN_S = 20.0  # a lead's work ends this long before the rebalance timeout (docs/reference/faust.md)
 _RANGED: Final = ("kafka", "delivery", "shares", "replay", "http", "gateway", "redis", "egress", "trace", "notify")
-_PORTS: Final = (
-    *("worker_port", "replay_port", "gateway_port", "gateway_ops_port", "trace_port", "board_port", "board_ops_port"),
-)
+_PORTS: Final = [key for key in Http.__struct_fields__ if key.endswith("_port")]
 _LISTED: Final = 50
-_POLICIES: Final = (*("breaker", "rate", "budget", "quota", "suspension", "flood_guard", "callback_health"),)
+_POLICIES: Final = ("breaker", "rate", "budget", "quota", "suspension", "flood_guard", "callback_health")
+_IN_CLEAR: Final = {"PLAIN": ("password", "SASL_SSL or SCRAM"), "OAUTHBEARER": ("token", "SASL_SSL")}
 _HINTS: Final = 10  # each costs a comparison with every name
 _TOO_LONG: Final = "is longer than the longest delay tier; replay.tiers_s ends at "
 
@@ -44,10 +44,8 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _workspaces(settings)
     yield from name_problems(settings)
     for alias, destination in settings.destinations.items():
-        place = f"destinations.{alias}"
-        yield from (f"{place}{line}" for line in _destination(alias, destination))
-        yield from (f"{place}{line}" for line in _grace(settings, destination))
-        yield from (f"{place}{line}" for line in _callbacks(settings, destination))
+        rules = _destination(alias, destination), _grace(settings, destination), _callbacks(settings, destination)
+        yield from (f"destinations.{alias}{line}" for line in chain(*rules))
 
 
 def _kafka(settings: Settings) -> Iterator[str]:
@@ -57,19 +55,14 @@ def _kafka(settings: Settings) -> Iterator[str]:
     if not _NAMESPACE.fullmatch(kafka.namespace):
         yield "kafka.namespace: at most 32 of A-Z a-z 0-9 . _ -"
     security = kafka.security
-    by_token = security.mechanism == "OAUTHBEARER"
-    if security.protocol.startswith("SASL") and by_token:
+    if security.protocol.startswith("SASL") and security.mechanism == "OAUTHBEARER":
         yield from (f"kafka.security.oauth{line}" for line in _oauth(security.oauth))
     elif security.protocol.startswith("SASL") and not (security.username and security.password_env):
         yield f"kafka.security: protocol {security.protocol} needs username and password_env"
-    if security.protocol == "SASL_PLAINTEXT" and not _all_local(kafka.bootstrap):
-        if security.mechanism == "PLAIN":
-            yield (
-                "kafka.security.mechanism: PLAIN sends the password in clear text to another host; "
-                "use SASL_SSL or SCRAM"
-            )
-        elif by_token:
-            yield "kafka.security.mechanism: OAUTHBEARER sends the token in clear text to another host; use SASL_SSL"
+    if security.protocol == "SASL_PLAINTEXT" and security.mechanism in _IN_CLEAR and not _all_local(kafka.bootstrap):
+        secret, instead = _IN_CLEAR[security.mechanism]
+        place = f"kafka.security.mechanism: {security.mechanism}"
+        yield f"{place} sends the {secret} in clear text to another host; use {instead}"
     if bool(security.cert_file) != bool(security.key_file):
         yield "kafka.security: cert_file and key_file must be set together"
 
@@ -157,27 +150,24 @@ def _retention(settings: Settings) -> Iterator[str]:
 
 
 def _processes(settings: Settings) -> Iterator[str]:
-    http = settings.http
-    ports = [getattr(http, name) for name in _PORTS if getattr(http, name)]
+    http, gateway, notify, trace = settings.http, settings.gateway, settings.notify, settings.trace
+    ports = [port for name in _PORTS if (port := getattr(http, name))]
     if len(set(ports)) < len(ports):
         yield f"http: {', '.join(_PORTS[:-1])} and {_PORTS[-1]} must differ"
     yield from (f"cache.{line}" for line in settings.cache.problems())
-    if settings.trace.endpoint is not None and not _is_base(settings.trace.endpoint):
+    if trace.endpoint is not None and not _is_base(trace.endpoint):
         yield "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query or fragment"
-    elif (
-        settings.trace.endpoint is not None and settings.trace.headers_env and not _is_private(settings.trace.endpoint)
-    ):
+    elif trace.endpoint is not None and trace.headers_env and not _is_private(trace.endpoint):
         yield "trace.endpoint: must begin with https, because the headers of trace.headers_env are sent there"
-    if settings.gateway.public_url is not None and not _is_base(settings.gateway.public_url):
+    if gateway.public_url is not None and not _is_base(gateway.public_url):
         yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
-    if not is_loopback(settings.gateway.host) and not settings.gateway.behind_proxy:
+    if not is_loopback(gateway.host) and not gateway.behind_proxy:
         yield (
-            f"gateway.host = {settings.gateway.host}: others reach it, and any of them could exhaust its memory; put "
-            "a reverse proxy in front of it (deploy/nginx.conf) and set gateway.behind_proxy = true, or listen on "
-            "127.0.0.1"
+            f"gateway.host = {gateway.host}: others reach it, and any of them could exhaust its memory; put a reverse "
+            "proxy in front of it (deploy/nginx.conf) and set gateway.behind_proxy = true, or listen on 127.0.0.1"
         )
     yield from _board(settings.board)
-    if settings.notify.watch_gateway and (settings.notify.url_env is None or settings.gateway.public_url is None):
+    if notify.watch_gateway and (notify.url_env is None or gateway.public_url is None):
         yield "notify.watch_gateway: needs gateway.public_url, which it asks, and notify.url_env, where it says so"
 
 
@@ -232,9 +222,8 @@ def _is_trace_url(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return (
-        parts.scheme in ("http", "https") and bool(parts.hostname) and "{" not in parts.netloc and "{trace_id}" in url
-    )
+    names_a_host = parts.scheme in ("http", "https") and parts.hostname and "{" not in parts.netloc
+    return bool(names_a_host) and "{trace_id}" in url
 
 
 def _callbacks(settings: Settings, destination: Destination) -> Iterator[str]:
@@ -247,13 +236,12 @@ def _callbacks(settings: Settings, destination: Destination) -> Iterator[str]:
                 f".callback_grace_s: with callback_deadline_s it is {waits_days:.3g} days; topics.{kind}_days must be "
                 "above that, or the record of a parked lead expires"
             )
-    gateway = settings.gateway
-    if gateway.public_url is None:
+    if settings.gateway.public_url is None:
         yield (
             ".callbacks: Clay has no address to call back: set gateway.public_url, or callbacks = false if this "
             "table sends no callbacks"
         )
-    if not (gateway.token_keys_env or destination.callback_secrets_env):
+    if not (settings.gateway.token_keys_env or destination.callback_secrets_env):
         yield (
             ".callbacks: nothing authenticates a callback: set gateway.token_keys_env, or "
             "callback_secrets_env if the table cannot echo a token"
@@ -283,12 +271,9 @@ def _workspaces(settings: Settings) -> Iterator[str]:
     defaults = settings.workspace_defaults
     inherited = list(_policies(settings, defaults, None))
     for name, workspace in settings.workspaces.items():
-        place = f"workspaces.{name}"
-        for line in (*_place(settings, name, workspace), *_never(settings, name, workspace)):
-            yield f"{place}{line}"
-        for line in _policies(settings, workspace, defaults):
-            if line not in inherited:
-                yield f"{place}{line}"
+        own = (line for line in _policies(settings, workspace, defaults) if line not in inherited)
+        for line in chain(_place(settings, name, workspace), _never(settings, name, workspace), own):
+            yield f"workspaces.{name}{line}"
     if settings.workspaces:
         yield from (f"workspace_defaults{line}" for line in inherited)
     yield from _strangers(settings)
@@ -366,22 +351,15 @@ def _never(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
     caps = [(key, cap) for key in budget.CAPS if (cap := getattr(rules, key)) is not None]
     if not caps or rules.shadow or rules.problems():
         return
-    for destination in settings.plan.destinations_of(name):
-        for key, cap in caps:
-            yield from _too_low(destination, key, cap, rules.hot_share)
-
-
-def _too_low(destination: Destination, key: str, cap: int, hot_share: float) -> Iterator[str]:
-    ceiling = f"ceiling_{key.partition('_')[0]}"
-    most = getattr(destination, ceiling)
-    place = f"destinations.{destination.alias}.{ceiling} = {most}"
-    if most > cap:
-        yield f".budget.{key} = {cap}: below {place}: no lead could be sent"
-    elif most > (bulk := budget.bulk_part(cap, hot_share)):
-        yield (
-            f".budget.hot_share = {hot_share:g}: leaves bulk {bulk} of {key}, less than {place}: "
-            "no bulk lead could be sent"
-        )
+    for destination, (key, cap) in product(settings.plan.destinations_of(name), caps):
+        ceiling, bulk = f"ceiling_{key.partition('_')[0]}", budget.bulk_part(cap, rules.hot_share)
+        most = getattr(destination, ceiling)
+        place = f"destinations.{destination.alias}.{ceiling} = {most}"
+        if most > cap:
+            yield f".budget.{key} = {cap}: below {place}: no lead could be sent"
+        elif most > bulk:
+            left = f"leaves bulk {bulk} of {key}, less than {place}: no bulk lead could be sent"
+            yield f".budget.hot_share = {rules.hot_share:g}: {left}"
 
 
 def unknown(settings: Settings, workspaces: Iterable[str], destinations: Iterable[str]) -> list[str]:
