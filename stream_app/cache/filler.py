@@ -111,8 +111,7 @@ class CacheFiller:
 
     async def look(self, reader: TopicReader) -> None:
         """Add the new records of the owned partitions. Raises BrokerUnavailable."""
-        owned = list(self.owned())
-        if not owned:
+        if not (owned := list(self.owned())):
             return
         bounds = await reader.bounds(self.topic)
         ranges: dict[int, tuple[int, int]] = {}
@@ -175,8 +174,7 @@ class CacheFiller:
         return all([await self.cache.add(some) for some in changes.values()])
 
     async def _forget(self, record: Any) -> bool:
-        erased = erased_by(record.key, record.headers)
-        if erased is None:
+        if (erased := erased_by(record.key, record.headers)) is None:
             return True
         workspace, destination, people = erased
         return await self.cache.forget([person_slot(workspace, destination, person) for person in people])

@@ -40,40 +40,31 @@ class RedisLink:
         self._failures, self._pause_s = 0, _FIRST_PAUSE_S
         self._paused_until_s = 0.0
 
-    async def read(self, slots: Sequence[str]) -> list[bytes | None] | None:
-        """Return the values of some keys, or None if they did not arrive in time."""
-        return await self._call(lambda: self._get(slots), self._read_timeout_s)
+    async def read(self, slots: Sequence[str], *, patient: bool = False) -> list[bytes | None] | None:
+        """Return the values of some keys, or None if they did not arrive in time.
 
-    async def read_patiently(self, slots: Sequence[str]) -> list[bytes | None] | None:
-        """Like `read`, with a longer time limit, for callers that keep no lead waiting."""
-        return await self._call(lambda: self._get(slots), WRITE_TIMEOUT_S)
+        `patient`: the time limit of a write, for callers that keep no lead waiting.
+        """
 
-    async def write(self, values: Mapping[str, bytes], ttl_s: int) -> bool:
-        """Set values that expire after `ttl_s`. False if not all of them were confirmed."""
+        async def get_all() -> list[bytes | None]:
+            return [value if isinstance(value, bytes) else None for value in await self._client.mget(slots)]
+
+        return await self._call(get_all, WRITE_TIMEOUT_S if patient else self._read_timeout_s)
+
+    async def write(self, values: Mapping[str, bytes | None], ttl_s: int) -> bool:
+        """Set values that expire after `ttl_s`; None deletes the key. False if not all of it was confirmed."""
 
         async def set_all() -> bool:
             async with self._client.pipeline(transaction=False) as pipeline:
                 for slot, value in values.items():
-                    pipeline.set(slot, value, ex=ttl_s)
+                    if value is None:
+                        pipeline.delete(slot)
+                    else:
+                        pipeline.set(slot, value, ex=ttl_s)
                 await pipeline.execute()
             return True
 
         return not values or bool(await self._call(set_all, WRITE_TIMEOUT_S))
-
-    async def delete(self, slots: Sequence[str]) -> bool:
-        """Delete keys. False if not confirmed."""
-
-        async def delete_all() -> bool:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for slot in slots:
-                    pipeline.delete(slot)
-                await pipeline.execute()
-            return True
-
-        return not slots or bool(await self._call(delete_all, WRITE_TIMEOUT_S))
-
-    async def _get(self, slots: Sequence[str]) -> list[bytes | None]:
-        return [value if isinstance(value, bytes) else None for value in await self._client.mget(slots)]
 
     async def _call(self, ask: Callable[[], Awaitable[T]], within_s: float) -> T | None:
         now_s = asyncio.get_running_loop().time
@@ -158,21 +149,20 @@ class RedisCache:
         slots = list(dict.fromkeys(slot for slot, _ in changes))
         if not slots:
             return True
-        values = await self.link.read_patiently([self.prefix + slot for slot in slots])
+        values = await self.link.read([self.prefix + slot for slot in slots], patient=True)
         if values is None:
             return False
         after = merged(dict(zip(slots, values, strict=True)), changes)
         return await self.link.write({self.prefix + slot: value for slot, value in after.items()}, self.ttl_s)
 
     async def forget(self, slots: Sequence[str]) -> bool:
-        return await self.link.delete([self.prefix + slot for slot in slots])
+        return await self.link.write({self.prefix + slot: None for slot in slots}, self.ttl_s)
 
     async def filled_to(self, partition: int) -> int | None:
-        values = await self.link.read_patiently([self._mark(partition)])
+        values = await self.link.read([self._mark(partition)], patient=True)
         if values is None:
             return None
-        (value,) = values
-        return int(value) if value and value.isdigit() else 0
+        return int(values[0]) if values[0] and values[0].isdigit() else 0
 
     async def set_filled_to(self, partition: int, offset: int) -> bool:
         return await self.link.write({self._mark(partition): str(offset).encode()}, self.ttl_s)

@@ -331,7 +331,5 @@ class Webhooks:
 
     async def host_answers(self, destination: str) -> bool:
         """Ask whether the host of the destination's webhooks answers; see `HostCheck`."""
-        endpoint = self.endpoints.get(destination)
-        if endpoint is None:  # a reload has removed it
-            return True
-        return await self.check(next(iter(endpoint.urls.values())))
+        endpoint = self.endpoints.get(destination)  # None: a reload has removed it
+        return endpoint is None or await self.check(next(iter(endpoint.urls.values())))

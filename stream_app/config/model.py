@@ -352,11 +352,6 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         return self.secrets.get(self.board.operator_token_env)
 
     @property
-    def user_header_secret(self) -> str | None:
-        """The secret of the proxy that names people, if the configuration was read with it."""
-        return self.secrets.get(self.board.user_header_secret_env)
-
-    @property
     def trace_headers(self) -> dict[str, str]:
         """The headers of the OTLP receiver, if the configuration was read with them."""
         headers = self.secrets.get(self.trace.headers_env)

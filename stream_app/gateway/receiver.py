@@ -8,9 +8,9 @@ arrives twice, late or out of order is stored like any other: the worker decides
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -21,6 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stream_app.config.model import Gateway
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Callback
@@ -29,19 +30,11 @@ from stream_app.domain.model.tokens import Verified, problem_of, verify
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import Answer
-from stream_app.gateway.tables import PREFIX, Table, Tables, is_secret_of
+from stream_app.gateway.tables import PREFIX, Table, Tables
 from stream_app.ops.gateway_metrics import GatewayMetrics
 
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
 _json: Final = msgspec.json.Encoder()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of one callback. `ops.http` bounds how many are under way."""
-
-    max_body_bytes: int
-    read_timeout_s: float
 
 
 @define(eq=False, repr=False)
@@ -49,13 +42,14 @@ class Receiver:
     """An ASGI app for every path under `tables.PREFIX`. `tables` may be replaced while it runs.
 
     `put` returns when a record is stored, within a bounded time, and raises BrokerUnavailable if that is uncertain.
+    `limits` are those of one callback; `ops.http` bounds how many are under way.
     """
 
     tables: Tables
     _topic: str
     _put: Callable[[Record], Awaitable[None]]
     _now_ms: Callable[[], int]
-    _limits: Limits
+    _limits: Gateway
     _metrics: GatewayMetrics
     _decoding: asyncio.Lock = field(init=False, factory=asyncio.Lock)
 
@@ -81,8 +75,7 @@ class Receiver:
             return answers.ENCODED
         if not _is_json(request.headers.get("content-type", "application/json")):
             return answers.WRONG_TYPE
-        problem = self._problem(request, table)
-        if problem is not None:
+        if problem := self._problem(request, table):
             return problem
         raw = await self._body(request)
         if not isinstance(raw, bytes):
@@ -167,7 +160,8 @@ def _problem_of_secret(request: Request, table: Table) -> Answer | None:
     secret = request.headers.get("x-callback-secret", "").encode("latin-1")  # the original bytes of the header
     if not secret:
         return answers.NO_SECRET
-    return None if is_secret_of(table, secret) else answers.BAD_SECRET
+    good = [hmac.compare_digest(secret, known) for known in table.secrets]  # all of them, in constant time
+    return None if any(good) else answers.BAD_SECRET
 
 
 def _label_of(table: Table | None) -> str:

@@ -6,7 +6,6 @@ secret (`callback_secrets_env`) proves nothing before this gateway has it, which
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -88,12 +87,6 @@ def tables_of(settings: Settings) -> Tables:
     ]
     keys = settings.callback_keys if settings.gateway.token_keys_env else None
     return Tables(configured, keys, settings.kafka.partitions)
-
-
-def is_secret_of(table: Table, secret: bytes) -> bool:
-    """True if this is one of the table's secrets, in constant time."""
-    good = [hmac.compare_digest(secret, known) for known in table.secrets]
-    return any(good)
 
 
 def _pin_in(query: bytes) -> int | None:

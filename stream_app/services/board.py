@@ -108,8 +108,7 @@ def _projection(
     settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
 ) -> Projection:
     """Return what follows Kafka into the read model, with its metrics."""
-    workspaces = frozenset(settings.workspaces)
-    final = frozenset(settings.without_callbacks)
+    workspaces, final = frozenset(settings.workspaces), frozenset(settings.without_callbacks)
     sources = Sources(settings.names, settings.kafka.partitions, settings.topics, workspaces, final)
     projection = Projection(connection, sources, model_path(settings, os.environ), logger)
     lag = Gauge(
@@ -206,9 +205,8 @@ async def serving(
         if planner:
             await planner.close()
         await asyncio.to_thread(board.close)
-        await backlog.close()
-        await topics.close()
-        await results.close()
+        for reader in (backlog, topics, results):
+            await reader.close()
 
 
 @asynccontextmanager
@@ -241,7 +239,7 @@ async def messages(settings: Settings, findings: Findings, registry: CollectorRe
 
 def access_of(settings: Settings, now_s: Callable[[], int]) -> BoardAccess:
     """Return who may use the board."""
-    header, secret = settings.board.user_header, settings.user_header_secret
+    header, secret = settings.board.user_header, settings.secrets.get(settings.board.user_header_secret_env)
     return BoardAccess(
         settings.board_token,
         now_s,

@@ -11,7 +11,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.config.reload import FileWatch
-from stream_app.gateway.receiver import Limits, Receiver, build_asgi
+from stream_app.gateway.receiver import Receiver, build_asgi
 from stream_app.gateway.tables import tables_of
 from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topics import watch_partitions
@@ -31,7 +31,7 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
     `read` returns the settings that the files have now.
     """
     logger = log.get("gateway")
-    gateway, http = settings.gateway, settings.http
+    gateway, http, names = settings.gateway, settings.http, settings.names
     registry = process_registry()
     metrics = GatewayMetrics(registry, logger)
     tables = tables_of(settings)
@@ -40,25 +40,16 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
     with stop_signal() as stop:
         async with AsyncExitStack() as stack:
             callbacks = await stack.enter_async_context(open_inbox(connection_of(settings)))
-            receiver = Receiver(
-                tables,
-                settings.names.callbacks,
-                callbacks.put,
-                Clock().now_ms,
-                Limits(gateway.max_body_bytes, gateway.read_timeout_s),
-                metrics,
-            )
+            receiver = Receiver(tables, names.callbacks, callbacks.put, Clock().now_ms, gateway, metrics)
 
             def adopt(now: Settings) -> None:
                 receiver.tables = new = tables_of(now)
                 metrics.adopted(new.digest)
                 logger.info("tables_adopted", tables=len(new), digest=new.digest)
 
-            def report(text: str) -> None:
-                logger.warning("tables_not_adopted", text=text)
-
             metrics.adopted(tables.digest)
-            watching = asyncio.create_task(FileWatch(settings, read, adopt, report).run(), name="tables")
+            watch = FileWatch(settings, read, adopt, lambda text: logger.warning("tables_not_adopted", text=text))
+            watching = asyncio.create_task(watch.run(), name="tables")
             stack.push_async_callback(cancel, [watching])
             app = build_asgi(receiver, metrics.responded)
             port = await stack.enter_async_context(serve_http(app, gateway.host, http.gateway_port, grace_s=_GRACE_S))
@@ -66,6 +57,6 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
                 serve_ops(http.host, http.gateway_ops_port, registry, callbacks.not_ready)
             )
             logger.info("gateway_started", version=__version__, port=port, metrics_port=ops, tables=len(tables))
-            topic, partitions = settings.names.callbacks, settings.kafka.partitions
-            await run_until(stop, watch_partitions(connection_of(settings), [topic], partitions))
+            watched = watch_partitions(connection_of(settings), [names.callbacks], settings.kafka.partitions)
+            await run_until(stop, watched)
         logger.info("gateway_stopped")

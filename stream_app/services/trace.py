@@ -50,9 +50,8 @@ async def run_trace(settings: Settings) -> None:
 
     async def follow() -> None:
         nonlocal trouble
-        async with OtlpClient(
-            trace.endpoint or "", settings.trace_headers, __version__, socket.gethostname()
-        ) as client:
+        endpoint, headers = trace.endpoint or "", settings.trace_headers
+        async with OtlpClient(endpoint, headers, __version__, socket.gethostname()) as client:
             while True:
                 try:
                     await _export(settings, client, count, logger)
@@ -102,7 +101,6 @@ async def batches(
                 try:
                     batch.append((place.partition, record.offset, _events.decode(record.value or b"")))
                 except UNREADABLE as error:
-                    logger.warning(
-                        "event_unreadable", partition=place.partition, offset=record.offset, because=str(error)
-                    )
+                    at = {"partition": place.partition, "offset": record.offset}
+                    logger.warning("event_unreadable", **at, because=str(error))
         yield batch

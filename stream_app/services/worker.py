@@ -42,6 +42,7 @@ from stream_app.services.process import Watchdog, check_kafka, longest_step_s, s
 from stream_app.version import __version__
 
 _PAUSE_S: Final = 30.0
+_SILENT_S: Final = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
 _NOT_DIRECT: Final = (
     "Only programs of this machine are answered, without a proxy: ask http://127.0.0.1 with Connection: keep-alive.\n"
 )
@@ -72,20 +73,9 @@ async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIt
         registry=registry,
     )
     prefix = f"{settings.kafka.namespace}stream-app:"
-    async with AsyncExitStack() as stack:
-        link = await stack.enter_async_context(
-            redis_link(
-                settings.secrets[settings.redis.url_env],
-                settings.redis.timeout_s,
-                settings.redis.ca_file,
-                lambda outcome: calls.labels(outcome).inc(),
-            )
-        )
-        ttl_s = int(settings.cache.stale_days * DAY_MS / 1000)
-        yield RedisCache(link, prefix, ttl_s)
-
-
-_SILENT_S = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
+    url, kept = settings.secrets[settings.redis.url_env], settings.redis
+    async with redis_link(url, kept.timeout_s, kept.ca_file, lambda outcome: calls.labels(outcome).inc()) as link:
+        yield RedisCache(link, prefix, int(settings.cache.stale_days * DAY_MS / 1000))
 
 
 async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
@@ -96,10 +86,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     logger = log.get("worker")
     configuration = Configuration(settings, read)
     plan, connection = configuration.plan, connection_of(settings)
-    egress = settings.make_egress()
-    names = plan.topics
-    sources = sources_of(names)
-    registry = process_registry()
+    egress, names = settings.make_egress(), plan.topics
+    sources, registry = sources_of(names), process_registry()
     metrics = WorkerMetrics(registry, logger)
     async with AsyncExitStack() as stack:
         # Kafka, Clay and the cache.
@@ -112,12 +100,17 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         stack.push_async_callback(host_check.close)
         clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
         cache = await stack.enter_async_context(open_cache(settings, registry))
-        own, previous = _own_topics(settings), dict[str, Lane]()
+        # The topics to which the owner of a partition copies the raw bytes of its leads.
+        carrying = [names.dlq, names.deferred, names.parked, *(names.wait(tier) for tier in settings.replay.tiers_s)]
+        # The topics, besides the state, of which an owner writes only to its own partition.
+        own, previous = {names.status, names.enriched, names.lanes, names.audit, *carrying}, dict[str, Lane]()
+        most_bytes = dict.fromkeys((names.retry, *carrying), MAX_CARRIED_BYTES - 1024)
+        limits = StateStoreLimits(transact_s=settings.delivery.commit_timeout_s, topic_max_record_bytes=most_bytes)
 
         # The owners of the assigned partitions. Kafka assigns none before the app below exists.
         def build_partition(number: int) -> PartitionOwner:
             state = TransactionalState(
-                *(connection, f"{names.worker_app}-{number}", names.state, number, _limits(settings)),
+                *(connection, f"{names.worker_app}-{number}", names.state, number, limits),
                 known=topics,
                 writes_to={(topic, number) for topic in own},
                 writes_to_all_of={names.retry},  # a lead that strayed goes to the home of its workspace
@@ -221,22 +214,3 @@ def clay_client(settings: Settings, egress: Egress) -> ClayClient:
         keepalive_s=settings.egress.keepalive_s,
         egress=egress,
     )
-
-
-def _limits(settings: Settings) -> StateStoreLimits:
-    return StateStoreLimits(
-        transact_s=settings.delivery.commit_timeout_s,
-        topic_max_record_bytes=dict.fromkeys((settings.names.retry, *_carrying(settings)), MAX_CARRIED_BYTES - 1024),
-    )
-
-
-def _own_topics(settings: Settings) -> set[str]:
-    """The topics, besides the state, of which an owner writes only to its own partition."""
-    names = settings.names
-    return {names.status, names.enriched, names.lanes, names.audit, *_carrying(settings)}
-
-
-def _carrying(settings: Settings) -> list[str]:
-    """The topics to which the owner of a partition copies the raw bytes of its leads."""
-    names = settings.names
-    return [names.dlq, names.deferred, names.parked, *(names.wait(tier) for tier in settings.replay.tiers_s)]

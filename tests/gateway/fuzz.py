@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from starlette.types import Message
 
+from stream_app.config.model import Gateway as Limits
 from stream_app.dev.process import free_port
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.tokens import sign
-from stream_app.gateway.receiver import Limits
 from stream_app.ops import logs as log
 from stream_app.ops.http import serve_http
 from tests.gateway.mutations import HIDDEN, IN_USE, MUTATIONS, SECRETS, Sent

@@ -9,10 +9,11 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.types import Scope
 
+from stream_app.config.model import Gateway as Limits
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, sign
-from stream_app.gateway.receiver import Limits, Receiver, build_asgi
+from stream_app.gateway.receiver import Receiver, build_asgi
 from stream_app.gateway.tables import Table, Tables
 from stream_app.ops import logs as log
 from stream_app.ops.gateway_metrics import GatewayMetrics

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stream_app.client.gateways import gateway_answers
+from stream_app.config.model import Gateway as Limits
 from stream_app.dev.process import free_port
-from stream_app.gateway.receiver import Limits
 from stream_app.ops.http import serve_http
 from tests.gateway.support import URL, Gateway, good
 from tests.support.doctor import settings_for

@@ -121,7 +121,7 @@ async def test_a_lead_waits_less_for_a_read_than_the_filler_for_a_write(
     client.takes_s = takes_s
     link = link_of(client)
     assert (await link.read(["a"]) is not None) is reads
-    assert (await link.read_patiently(["a"]) is not None) is stores
+    assert (await link.read(["a"], patient=True) is not None) is stores
     assert await link.write({"a": b"1"}, 60) is stores
 
 

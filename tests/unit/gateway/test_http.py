@@ -10,7 +10,7 @@ import psutil
 import pytest
 import uvloop
 
-from stream_app.gateway.receiver import Limits
+from stream_app.config.model import Gateway as Limits
 from stream_app.ops.http import serve_http
 from tests.gateway.support import URL, Gateway, good
 from tests.support.kafka import until

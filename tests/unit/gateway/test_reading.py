@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from stream_app.config.model import Gateway as Limits
 from stream_app.domain.callback.body import callback_of
 from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway import receiver as module
-from stream_app.gateway.receiver import Limits
 from tests.gateway.support import GONE_KEY, KEYS, SECRET, URL, Gateway, good, scope_of
 from tests.support.pace import BUSY
 
