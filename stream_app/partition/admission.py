@@ -150,7 +150,10 @@ class AdmissionQueue:
 
     async def _wait(self, waiter: Waiter) -> Admitted | Held:
         try:
-            answer = await self._answer_to(waiter)
+            # The window bounds the leads that wait in a shared partition, so they take no place of the limiter.
+            outside = self._lanes.shared and not waiter.answered.done()
+            with waiter.in_flight.limiter.released(0) if outside else nullcontext():
+                answer = await waiter.answered
         except asyncio.CancelledError:
             if self._waiters.get(waiter.in_flight) is waiter:  # otherwise it has just been answered
                 self._remove(waiter)
@@ -158,13 +161,6 @@ class AdmissionQueue:
         if isinstance(answer, GiveUp | Recalled):
             raise answer
         return answer
-
-    async def _answer_to(self, waiter: Waiter) -> Answer:
-        if waiter.answered.done():
-            return waiter.answered.result()
-        # The window bounds the leads that wait in a shared partition, so they take no place of the limiter.
-        with waiter.in_flight.limiter.outside() if self._lanes.shared else nullcontext():
-            return await waiter.answered
 
     def _enter(self, in_flight: InFlight, applicant: Applicant, request: AdmissionRequest) -> Admitted | Waiter:
         """Admit a lead if its lane has no queue and takes it, else put it into the queue; there it may be deferred."""

@@ -122,10 +122,8 @@ class CallbackPipeline:
         if await self._conclusions.is_concluded(in_flight):
             return
         envelope = Envelope(origin=in_flight.consumed.record_id, trace_id=row.trace_id if row else "")
-        lead_id, destination = (
-            (callback.lead_id, self._plan.destinations[callback.destination]) if callback else ("", None)
-        )
-        now_ms = self._clock.now_ms()
+        lead_id, now_ms = callback.lead_id if callback else "", self._clock.now_ms()
+        destination = self._plan.destinations[callback.destination] if callback else None
         step = brief(self._plan, in_flight.consumed, envelope, status, now_ms, why, lead_id, destination=destination)
         await self._commits.commit_last(in_flight, step)
 

@@ -46,8 +46,6 @@ from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import PartitionState, WorkerParts
 
 _json: Final = msgspec.json.Encoder()
-
-
 _FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"})
 _NOTHING: Final = CommandResult("", False)
 
@@ -113,9 +111,8 @@ class CommandPipeline:
             return CommandResult(text, False, "unknown_workspace")
         home = self._plan.home_of(command.workspace)
         if home != consumed.partition:
-            return CommandResult(
-                f"its workspace lives in partition {home}: publish the command there", False, "wrong_partition"
-            )
+            text = f"its workspace lives in partition {home}: publish the command there"
+            return CommandResult(text, False, "wrong_partition")
         if not self._locks.is_free(resolved_rows(self._plan, self._rows.get, command)):
             return CommandResult("this lead is under way: submit the command again in a moment", False, "busy")
         return None
@@ -204,9 +201,8 @@ class CommandPipeline:
             trace_id=trace_of(consumed.record_id),
             app=self._plan.app,
         )
-        return CommandResult(
-            f"{lead_id}: {text}", rows=rows, records=[event_record(self._plan, event), *gone], events=[event]
-        )
+        records = [event_record(self._plan, event), *gone]
+        return CommandResult(f"{lead_id}: {text}", rows=rows, records=records, events=[event])
 
     def _no_longer_parked(
         self, command: Command, lead_id: str, reason: str, result: CommandResult, now_ms: int
@@ -234,9 +230,8 @@ class CommandPipeline:
         if isinstance(answer, str):
             return CommandResult(answer, False, "refused")
         self._lanes[name] = answer.lane
-        return CommandResult(
-            answer.text, rows=[answer.row], records=[event_record(self._plan, answer.event)], events=[answer.event]
-        )
+        records = [event_record(self._plan, answer.event)]
+        return CommandResult(answer.text, rows=[answer.row], records=records, events=[answer.event])
 
     def _cancel(self, command: Command, row: bytes, what: str, until_ms: int) -> CommandResult:
         value = _json.encode(Suppression("cancelled", until_ms, command.id, command.who))

@@ -154,8 +154,7 @@ class Conclusions:
         in_flight.release_next()
         if await self.is_concluded(in_flight, lead.envelope.origin):
             return
-        about = self._plan, in_flight.consumed, lead.envelope, status
-        now_ms = self._clock.now_ms()
+        about = self._plan, in_flight.consumed, lead.envelope, status, self._clock.now_ms(), why, lead.lead_id
         read = lead.lead if isinstance(lead, ResolvedLead) else None
-        step = brief(*about, now_ms, why, lead.lead_id, *records, destination=lead.destination, lead=read)
+        step = brief(*about, *records, destination=lead.destination, lead=read)
         await self._commits.commit_last(in_flight, step)

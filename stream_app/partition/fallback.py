@@ -110,11 +110,9 @@ class Fallback:
                 fields[name], provenance[name] = value, FieldOrigin(source, now_ms)
         if not fields:
             return []
-        version = self._version(recorder)
         why = Reason("local", "a provisional result, from its own fields and other leads of its company")
-        recorder.go("served_locally", now_ms, why, results=version)
-        result = self._result(recorder, "local", 0, fields, provenance)
-        return [self._record(result)]
+        recorder.go("served_locally", now_ms, why, results=self._version(recorder))
+        return [self._result(recorder, "local", 0, fields, provenance)]
 
     # ----------------------------------------------------------------------------------------------------- internals
 
@@ -158,14 +156,11 @@ class Fallback:
         """Conclude the lead with a result. The caller awaits nothing between `_may_serve` and this call."""
         in_flight.release_next()
         now_ms, version = self._clock.now_ms(), self._version(recorder)
-        why = Reason(
-            reason,
-            f"served a result that is {_in_words(stored.age_s)} old; Clay was not asked",
-            saved=recorder.resolved.destination.estimate.credits,
-        )
+        text = f"served a result that is {_in_words(stored.age_s)} old; Clay was not asked"
+        why = Reason(reason, text, saved=recorder.resolved.destination.estimate.credits)
         recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
         result = self._result(recorder, stored.source, stored.age_s, stored.fields, stored.provenance)
-        await self._commits.commit_last(in_flight, recorder.step(self._record(result)))
+        await self._commits.commit_last(in_flight, recorder.step(result))
 
     def _version(self, recorder: DeliveryRecorder[ResolvedLead]) -> int:
         destination = recorder.resolved.destination
@@ -179,12 +174,13 @@ class Fallback:
         age_s: int,
         fields: dict[str, Scalar],
         provenance: dict[str, FieldOrigin],
-    ) -> Result:
+    ) -> Record:
         resolved, row = recorder.resolved, recorder.row
-        return Result(
+        workspace, alias = resolved.destination.workspace, resolved.destination.alias
+        result = Result(
             lead_id=resolved.lead_id,
-            workspace=resolved.destination.workspace,
-            destination=resolved.destination.alias,
+            workspace=workspace,
+            destination=alias,
             source=source,
             version=row.results,
             at_ms=row.at_ms,
@@ -197,9 +193,7 @@ class Fallback:
             provenance=provenance,
             people=row.people,
         )
-
-    def _record(self, result: Result) -> Record:
-        key = f"{result.workspace}/{result.destination}/{result.lead_id}".encode()
+        key = f"{workspace}/{alias}/{resolved.lead_id}".encode()
         return Record(self._plan.topics.enriched, key, _json.encode(result))
 
 

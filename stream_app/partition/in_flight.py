@@ -137,22 +137,13 @@ class Limiter:
         await self._some.wait()
 
     @contextmanager
-    def released(self) -> Iterator[None]:
-        """Give the place of a record up inside the `with` block."""
-        self._count(1, -1)
+    def released(self, counted: int = 1) -> Iterator[None]:
+        """Give the place of a record up inside the `with` block. `counted`: 0 where something else bounds such."""
+        self._count(1, -counted)
         try:
             yield
         finally:
-            self._count(-1, 1)
-
-    @contextmanager
-    def outside(self) -> Iterator[None]:
-        """Give the place of a record up inside the `with` block, where something else bounds such records."""
-        self._count(1, 0)
-        try:
-            yield
-        finally:
-            self._count(-1, 0)
+            self._count(-1, counted)
 
     def _count(self, places: int, released: int) -> None:
         self._left += places

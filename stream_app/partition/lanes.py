@@ -38,7 +38,6 @@ _json: Final = msgspec.json.Encoder()
 _VIEW_EVERY_MS: Final = 1_000
 _LOOK_EVERY_S: Final = 60.0
 _NEVER: Final = 0
-
 _EVERY_S: Final = 1.0
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, failure
@@ -193,12 +193,10 @@ class LeadPipeline:
             await self._commits.commit_unchanged(in_flight, lead_ref.key)
             return
         row = row or begin(lead_ref.envelope, now_ms)
-        if self._rows.suppressing and is_unwanted(
-            lead_ref, row.first_at_ms, self._rows.suppression, self._rows.get
-        ):  # the dead letter must not carry the fields of an erased person
-            lead_ref = msgspec.structs.replace(
-                lead_ref, consumed=msgspec.structs.replace(lead_ref.consumed, value=None)
-            )
+        rows = self._rows
+        if rows.suppressing and is_unwanted(lead_ref, row.first_at_ms, rows.suppression, rows.get):
+            # The dead letter must not carry the fields of an erased person.
+            lead_ref = replace(lead_ref, consumed=replace(lead_ref.consumed, value=None))
         recorder = DeliveryRecorder(self._plan, lead_ref, row)
         if verdict == "uncertain":
             await self._conclusions.uncertain(in_flight, recorder, _WORKER_DIED)
@@ -259,9 +257,8 @@ class LeadPipeline:
         if self._clock.boot_ms() - grant.at_boot_ms > self._plan.delivery.max_request_start_age_s * 1000:
             return attempt
         in_flight.attempt = None
-        outcome = await self._clay.send(
-            resolved.destination.alias, grant.webhook_id, resolved.body, recorder.row.trace_id
-        )
+        alias, trace_id = resolved.destination.alias, recorder.row.trace_id
+        outcome = await self._clay.send(alias, grant.webhook_id, resolved.body, trace_id)
         in_flight.attempt = attempt = Attempt(attempt.row, grant, outcome)
         return attempt
 
@@ -311,9 +308,8 @@ class LeadPipeline:
         first_ms = recorder.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
             self._lanes.count_dead_letter(grant, outcome.reason)
-            await self._conclusions.dead_letter(
-                in_flight, recorder, failure(outcome), attempt=attempt, failed_at_ms=first_ms
-            )
+            why = failure(outcome)
+            await self._conclusions.dead_letter(in_flight, recorder, why, attempt=attempt, failed_at_ms=first_ms)
             return None
         delay_s = min(policy.retry_cap_s, policy.retry_base_s * 2**attempt) * self._clock.rand()
         due_ms = max(settlement.wait_until_ms, now_ms + int(delay_s * 1000))
@@ -339,9 +335,8 @@ class LeadPipeline:
             await self._conclusions.conclude(in_flight, recorder, "expired", Reason(held.reason, held.text))
             return False
         if not held.defer:
-            recorder.go(
-                held.status or "held_paused", now_ms, Reason(held.reason, held.text, due_at_ms=may_end_ms(held) or None)
-            )
+            why = Reason(held.reason, held.text, due_at_ms=may_end_ms(held) or None)
+            recorder.go(held.status or "held_paused", now_ms, why)
             await self._commits.submit(recorder.step())
             return True
         in_flight.release_next()

@@ -55,13 +55,7 @@ _dated: Final = msgspec.json.Decoder(_Dated)
 _suppression_decoder: Final = msgspec.json.Decoder(Suppression)
 
 
-class _LaneVersion(msgspec.Struct, frozen=True):
-    """The version of a lane's row, of whatever version."""
-
-    version: int
-
-
-_lane_version: Final = msgspec.json.Decoder(_LaneVersion)
+_lane_version: Final = msgspec.json.Decoder(msgspec.defstruct("_LaneVersion", [("version", int)]))
 
 
 class Rows:

@@ -129,11 +129,8 @@ class RecordRunner:
 
     def takes(self, topic: str) -> int | None:
         """How many records of this topic were taken, or None while one is under way: then no other has to start."""
-        return (
-            None
-            if any(in_flight.consumed.topic == topic for in_flight in self._unfinished)
-            else self._taken.get(topic, 0)
-        )
+        under_way = any(in_flight.consumed.topic == topic for in_flight in self._unfinished)
+        return None if under_way else self._taken.get(topic, 0)
 
     def oldest(self) -> InFlight | None:
         """The first record that waits for nothing but its own end."""
@@ -173,10 +170,11 @@ class RecordRunner:
     async def _process(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         try:
             await self._begin(in_flight, previous)
-            try:
-                await self._pipelines[in_flight.source](in_flight)
-            except Recalled:
-                await self._process_again(in_flight)
+            while True:
+                with suppress(Recalled):
+                    await self._pipelines[in_flight.source](in_flight)
+                    break
+                in_flight.recalled = False  # again: behind the callback that waits, before later copies of its lead
             await self._leave(in_flight).finish(in_flight)
         except GiveUp:
             self._leave(in_flight).give_up(in_flight)
@@ -186,13 +184,6 @@ class RecordRunner:
             self._admission.end(bug)
         finally:
             in_flight.release_next()
-
-    async def _process_again(self, in_flight: InFlight) -> None:
-        """Process a recalled record again: behind the callback that waits for it, before later copies of its lead."""
-        while in_flight.recalled:
-            in_flight.recalled = False
-            with suppress(Recalled):  # by another callback
-                await self._pipelines[in_flight.source](in_flight)
 
     def _leave(self, in_flight: InFlight) -> AckTracker:
         """Remove a record: it is no longer under way, and another one may start."""

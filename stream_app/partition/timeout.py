@@ -55,11 +55,8 @@ class TimeoutPipeline:
         subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
         text = f"Clay accepted the lead and did not call back within {destination.callback_deadline_s:g} s"
-        recorder.go(
-            "callback_overdue",
-            now_ms,
-            Reason("no_callback", text, due_at_ms=now_ms + _ms(destination.callback_grace_s)),
-        )
+        grace_ends_ms = now_ms + int(destination.callback_grace_s * 1000)
+        recorder.go("callback_overdue", now_ms, Reason("no_callback", text, due_at_ms=grace_ends_ms))
         lane, is_silent = overdue(policy, self._lanes[destination.workspace], destination.alias, row.at_ms)
         if is_silent:
             why = why_missing(policy, lane, destination, now_ms)
@@ -80,27 +77,21 @@ class TimeoutPipeline:
         self, key: bytes, row: Delivery, destination: Destination, consumed: ConsumedRecord | None
     ) -> asyncio.Future[None]:
         now_ms = self._clock.now_ms()
-        text = (
-            f"Clay accepted the lead and did not call back within {destination.callback_grace_s:g} s after its deadline"
-        )
-        lead_id = lead_of(key)[2]
+        grace_s, lead_id = destination.callback_grace_s, lead_of(key)[2]
+        text = f"Clay accepted the lead and did not call back within {grace_s:g} s after its deadline"
         if is_erased(self._rows.suppression(erased_row(destination.workspace, lead_id)), row.first_at_ms):
             consumed, text = None, f"{text}; the lead was erased"
         elif consumed is None:
             text = f"{text}; its record is no longer in Kafka: publish the lead again"
-        why = Reason("no_callback", text)
-        inputs = self._plan.topics.inputs
+        why, inputs = Reason("no_callback", text), self._plan.topics.inputs
         envelope = lead_envelope(consumed, inputs) if consumed is not None else Envelope(origin=row.origin)
-        recorder = DeliveryRecorder(
-            self._plan, LeadRef(consumed or _empty_record(row), envelope, lead_id, destination, key), row
-        )
-        held = row.reservation
-        if held is not None:
+        subject = LeadRef(consumed or _empty_record(row), envelope, lead_id, destination, key)
+        recorder = DeliveryRecorder(self._plan, subject, row)
+        if (held := row.reservation) is not None:
             self._lanes.charge(destination.workspace, held)
         recorder.go("parked", now_ms, why, held, **recorder.freed(held), sends=row.sends + 1)
-        return self._commits.submit(
-            recorder.step(recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed"))
-        )
+        dead_letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
+        return self._commits.submit(recorder.step(dead_letter))
 
     def _still_due(
         self, keys: Sequence[bytes], states: Collection[Status]
@@ -121,10 +112,6 @@ def _empty_record(row: Delivery) -> ConsumedRecord:
     """The lead's record with its place only."""
     topic, partition, offset = parse_record_id(row.origin) or ("", 0, 0)
     return ConsumedRecord(topic, partition, offset, None, None)
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)
 
 
 class TimeoutScheduler:
