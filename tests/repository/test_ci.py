@@ -79,17 +79,9 @@ def test_the_long_run_has_the_long_tests_and_the_simulation(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("options", "fails"),
-    [
-        ((), '"pytest -n 0"*'),
-        ((), '"pytest -n 6"*'),
-        ((), "pip*"),
-        (("--long",), '"pytest -m long"*'),
-        (("--long",), "*thorough*"),
-        (("--long",), "*tests.simulation*"),
-        (("--mutants",), "*tests.mutants*"),
-        (("--mutants",), "*tests.simulation.account*"),
-        (("--long",), "pip*"),
-    ],
-)
+    [((), '"pytest -n 0"*'), ((), '"pytest -n 6"*'), ((), "pip*"), (("--long",), '"pytest -m long"*'),
+     (("--long",), "*thorough*"), (("--long",), "*tests.simulation*"), (("--mutants",), "*tests.mutants*"),
+     (("--mutants",), "*tests.simulation.account*"), (("--long",), "pip*")],
+)  # fmt: skip
 def test_it_fails_when_a_stage_fails(tmp_path: Path, options: tuple[str, ...], fails: str) -> None:
     assert run(tmp_path, fails, *options).code == 1

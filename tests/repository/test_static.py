@@ -64,14 +64,10 @@ CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|
 @pytest.mark.timeout(400)  # mypy without its cache, on a machine that does other things
 @pytest.mark.parametrize(
     "command",
-    [
-        ("-m", "ruff", "check"),
-        ("-m", "ruff", "format", "--check"),
-        ("-m", "mypy"),
-        ("-c", "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])"),
-    ],
+    [("-m", "ruff", "check"), ("-m", "ruff", "format", "--check"), ("-m", "mypy"),
+     ("-c", "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])")],
     ids=["ruff check", "ruff format", "mypy", "lint-imports"],
-)
+)  # fmt: skip
 def test_a_tool_finds_nothing(command: tuple[str, ...]) -> None:
     argv = [sys.executable, *command]
     ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=380 * BUSY, check=False)

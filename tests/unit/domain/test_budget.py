@@ -490,17 +490,12 @@ def test_the_estimate_of_a_cost_follows_the_last_fifty_or_so(leads: int, more: f
 
 @pytest.mark.parametrize(
     ("tz", "noon", "hours"),
-    [
-        ("Europe/Berlin", "2026-03-29T12:00", 23),
-        ("Europe/Berlin", "2026-10-25T12:00", 25),
-        ("Europe/Berlin", "2026-11-24T12:00", 24),
-        ("America/New_York", "2026-03-08T12:00", 23),
-        ("America/New_York", "2026-11-01T12:00", 25),
-        ("Australia/Lord_Howe", "2026-04-05T12:00", 24.5),
-        ("Asia/Kathmandu", "2026-11-24T12:00", 24),
-        ("America/Santiago", "2026-09-06T12:00", 23),
-    ],
-)
+    [("Europe/Berlin", "2026-03-29T12:00", 23), ("Europe/Berlin", "2026-10-25T12:00", 25),
+     ("Europe/Berlin", "2026-11-24T12:00", 24), ("America/New_York", "2026-03-08T12:00", 23),
+     ("America/New_York", "2026-11-01T12:00", 25),
+     ("Australia/Lord_Howe", "2026-04-05T12:00", 24.5),
+     ("Asia/Kathmandu", "2026-11-24T12:00", 24), ("America/Santiago", "2026-09-06T12:00", 23)],
+)  # fmt: skip
 def test_a_day_has_as_many_hours_as_it_has(tz: str, noon: str, hours: float) -> None:
     day = periods_at(tz, 1, _ms(noon, tz))
     assert day.day == noon[:10]

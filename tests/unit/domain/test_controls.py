@@ -336,13 +336,9 @@ def test_a_soft_limit_crossed_by_the_cost_of_a_lead_is_reported() -> None:
 
 @pytest.mark.parametrize(
     ("at_ms", "shown"),
-    [
-        (-1, "1970-01-01 00:00:00"),
-        (1_796_083_140_999, "2026-11-30 23:59:00"),
-        (253_370_764_800_000, "9999-01-01 00:00:00"),
-        (10**18, "9999-01-01 00:00:00"),
-    ],
-)
+    [(-1, "1970-01-01 00:00:00"), (1_796_083_140_999, "2026-11-30 23:59:00"),
+     (253_370_764_800_000, "9999-01-01 00:00:00"), (10**18, "9999-01-01 00:00:00")],
+)  # fmt: skip
 def test_who_gave_an_order_and_when_is_said_for_any_time(at_ms: int, shown: str) -> None:
     assert byline(Actor("jane", "a look first", at_ms)) == f"by jane at {shown} UTC: a look first"
     assert byline(Actor("jane", "", at_ms)) == f"by jane at {shown} UTC"

@@ -112,21 +112,12 @@ def test_a_record_stands_to_the_row_of_its_lead_as_its_last_status_says() -> Non
 
 @pytest.mark.parametrize(
     ("own", "follower", "state"),
-    [
-        (None, None, "open"),
-        (("dead_lettered", 5), None, "open"),
-        (("replayed", 6), None, "coming_back"),
-        (("replayed", 6), "enriched", "coming_back"),
-        (("replayed", 5), "enriched", "solved"),
-        (("dead_lettered", 6), None, "solved"),
-        (("suppressed", 6), None, "given_up"),
-        (("expired", 6), None, "given_up"),
-        (None, "suppressed", "given_up"),
-        (None, "replaced", "solved"),
-        (None, "accepted", "coming_back"),
-        (("confirmed", 6), None, "solved"),
-    ],
-)
+    [(None, None, "open"), (("dead_lettered", 5), None, "open"), (("replayed", 6), None, "coming_back"),
+     (("replayed", 6), "enriched", "coming_back"), (("replayed", 5), "enriched", "solved"),
+     (("dead_lettered", 6), None, "solved"), (("suppressed", 6), None, "given_up"), (("expired", 6), None, "given_up"),
+     (None, "suppressed", "given_up"), (None, "replaced", "solved"), (None, "accepted", "coming_back"),
+     (("confirmed", 6), None, "solved")],
+)  # fmt: skip
 def test_what_became_of_a_dead_letter(own: tuple[str, int] | None, follower: str | None, state: str) -> None:
     returning = "coming_back" if state == "open" else state
     assert state_of(5, False, own, follower, final=False) == state
@@ -218,16 +209,9 @@ def test_what_is_reserved_where_no_lane_has_it_is_a_problem() -> None:
 
 @pytest.mark.parametrize(
     ("workspace", "known_from_ms", "day", "month"),
-    [
-        ("acme", 0, 9, 9),
-        ("acme", 1, 9, 9),
-        ("acme", DAY_MS - 86_400_000, 9, None),
-        ("acme", DAY_MS, None, None),
-        ("acme", NIGHT_MS, None, None),
-        ("acme", None, None, None),
-        ("gone", 0, None, None),
-    ],
-)
+    [("acme", 0, 9, 9), ("acme", 1, 9, 9), ("acme", DAY_MS - 86_400_000, 9, None), ("acme", DAY_MS, None, None),
+     ("acme", NIGHT_MS, None, None), ("acme", None, None, None), ("gone", 0, None, None)],
+)  # fmt: skip
 def test_events_say_what_was_spent_only_in_periods_that_they_cover(
     workspace: str, known_from_ms: int | None, day: int | None, month: int | None
 ) -> None:

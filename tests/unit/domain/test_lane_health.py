@@ -66,17 +66,9 @@ def test_a_clock_that_steps_back_forgets_no_failure() -> None:
 
 @pytest.mark.parametrize(
     ("success", "failure", "slow", "status"),
-    [
-        (10, 9, 0, "insufficient_data"),
-        (96, 4, 0, "healthy"),
-        (95, 5, 0, "degraded"),
-        (81, 19, 0, "degraded"),
-        (80, 20, 0, "unhealthy"),
-        (100, 0, 10, "degraded"),
-        (100, 0, 100, "unhealthy"),
-        (0, 20, 0, "unhealthy"),
-    ],
-)
+    [(10, 9, 0, "insufficient_data"), (96, 4, 0, "healthy"), (95, 5, 0, "degraded"), (81, 19, 0, "degraded"),
+     (80, 20, 0, "unhealthy"), (100, 0, 10, "degraded"), (100, 0, 100, "unhealthy"), (0, 20, 0, "unhealthy")],
+)  # fmt: skip
 def test_status_by_score(success: int, failure: int, slow: int, status: str) -> None:
     assert window.status(Totals(success, failure, slow)) == status
 

@@ -214,16 +214,9 @@ CLAY = "https://api.clay.com"
 
 @pytest.mark.parametrize(
     "host",
-    [
-        CLAY,
-        f"{CLAY}:443",
-        CLAY.upper(),
-        "http://127.0.0.1:8",
-        "http://[::1]:8",
-        "http://sim:8000",
-        "https://relay.example",
-    ],
-)
+    [CLAY, f"{CLAY}:443", CLAY.upper(), "http://127.0.0.1:8", "http://[::1]:8", "http://sim:8000",
+     "https://relay.example"],
+)  # fmt: skip
 @pytest.mark.parametrize("slug", ["my-table", "a/b", "%2F"])
 def test_a_valid_webhook_is_accepted(host: str, slug: str) -> None:
     assert webhook_problem(host + WEBHOOK_PATH + slug, HOSTS) is None

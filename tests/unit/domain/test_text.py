@@ -14,19 +14,9 @@ _OBEYED = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u202e", "\u20
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "=1+1",
-        "+cmd|' /C calc'!A0",
-        "-2+3+cmd|'/C calc'!A0",
-        "@SUM(A1)",
-        "\t=1",
-        "\r=1",
-        "\n=1",
-        "\uff1d1+1",
-        "-A1",
-        "+",
-    ],
-)
+    ["=1+1", "+cmd|' /C calc'!A0", "-2+3+cmd|'/C calc'!A0", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1", "-A1",
+     "+"],
+)  # fmt: skip
 def test_a_formula_gets_an_apostrophe(text: str) -> None:
     assert for_spreadsheet(text) == f"'{text}"
 
@@ -62,14 +52,10 @@ def test_an_address_that_is_a_formula_is_no_address() -> None:
 
 @pytest.mark.parametrize(
     ("number", "words", "text"),
-    [
-        (0, ("lead",), "0 leads"),
-        (1, ("lead",), "1 lead"),
-        (2, ("lead",), "2 leads"),
-        (1, ("person is", "people are"), "1 person is"),
-        (1_234, ("person is", "people are"), "1,234 people are"),
-    ],
-)
+    [(0, ("lead",), "0 leads"), (1, ("lead",), "1 lead"), (2, ("lead",), "2 leads"),
+     (1, ("person is", "people are"), "1 person is"),
+     (1_234, ("person is", "people are"), "1,234 people are")],
+)  # fmt: skip
 def test_a_noun_agrees_with_its_number(number: int, words: tuple[str, ...], text: str) -> None:
     assert count(number, *words) == text
 

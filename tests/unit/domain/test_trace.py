@@ -116,17 +116,13 @@ def test_a_post_has_the_attributes_of_an_http_client() -> None:
 
 @pytest.mark.parametrize(
     ("hosts", "expected"),
-    [
-        (("api.clay.com",), ("api.clay.com", 443, "https://api.clay.com/v3/sources/webhook/REDACTED")),
-        (
-            ("clay.example.com:8443",),
-            ("clay.example.com", 8443, "https://clay.example.com:8443/v3/sources/webhook/REDACTED"),
-        ),
-        (("127.0.0.1:8700",), ("127.0.0.1", 8700, None)),
-        (("::1",), ("::1", None, None)),
-        (("api.clay.com", "other.example.com"), (None, None, None)),
-    ],
-)
+    [(("api.clay.com",), ("api.clay.com", 443, "https://api.clay.com/v3/sources/webhook/REDACTED")),
+     (("clay.example.com:8443",),
+      ("clay.example.com", 8443, "https://clay.example.com:8443/v3/sources/webhook/REDACTED")),
+     (("127.0.0.1:8700",), ("127.0.0.1", 8700, None)),
+     (("::1",), ("::1", None, None)),
+     (("api.clay.com", "other.example.com"), (None, None, None))],
+)  # fmt: skip
 def test_a_post_has_the_address_of_clay_without_the_secret_path(
     hosts: tuple[str, ...], expected: tuple[str | int | None, ...]
 ) -> None:

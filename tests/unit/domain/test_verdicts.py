@@ -35,34 +35,26 @@ def verdict(way: Way, row: dict[str, Any], now_ms: int = 2_000, **envelope: Any)
 
 @pytest.mark.parametrize(
     ("way", "row", "envelope", "expected"),
-    [
-        ("redriven", {}, {}, "return"),
-        ("redriven", {}, {"seq": 6}, "done"),
-        ("redriven", {}, {"seq": 8}, "done"),
-        ("redriven", {"state": "parked", "sends": 1}, {}, "return"),
-        ("replayed", {}, {}, "done"),
-        ("replayed", {}, {"replay": 4}, "return"),
-        ("replayed", {}, {"replay": 5}, "done"),
-        ("replayed", {}, {"replay": 0, "epoch": 3}, "return"),
-        ("replayed", {}, {"replay": 0, "epoch": 9}, "return"),
-        ("replayed", {}, {"replay": 4, "epoch": 1}, "done"),
-        ("replayed", {"state": "parked"}, {"replay": 4}, "return"),
-        ("replayed", {"state": "parked", "sends": 1}, {"replay": 4}, "done"),
-        ("", {}, {"replay": 4}, "done"),
-        ("", {"state": "sending"}, {}, "uncertain"),
-        ("", {"state": "sending"}, {"replay": 2}, "done"),
-        ("", {"state": "sending"}, {"epoch": 3}, "done"),
-        ("deferred", {"state": "deferred"}, {}, "return"),
-        ("deferred", {"state": "deferred"}, {"seq": 6}, "done"),
-        ("", {"state": "deferred"}, {}, "done"),
-        ("uncertain", {"state": "send_uncertain"}, {}, "decide"),
-        ("uncertain", {"state": "send_uncertain"}, {"seq": 6}, "done"),
-        ("deferred", {"state": "send_uncertain"}, {}, "done"),
-        ("deferred", {"state": "held_budget"}, {}, "resume"),
-        ("", {"state": "received"}, {}, "resume"),
-        ("", {"state": "accepted"}, {}, "done"),
-    ],
-)
+    [("redriven", {}, {}, "return"), ("redriven", {}, {"seq": 6}, "done"), ("redriven", {}, {"seq": 8}, "done"),
+     ("redriven", {"state": "parked", "sends": 1}, {}, "return"),
+     ("replayed", {}, {}, "done"), ("replayed", {}, {"replay": 4}, "return"), ("replayed", {}, {"replay": 5}, "done"),
+     ("replayed", {}, {"replay": 0, "epoch": 3}, "return"),
+     ("replayed", {}, {"replay": 0, "epoch": 9}, "return"),
+     ("replayed", {}, {"replay": 4, "epoch": 1}, "done"),
+     ("replayed", {"state": "parked"}, {"replay": 4}, "return"),
+     ("replayed", {"state": "parked", "sends": 1}, {"replay": 4}, "done"),
+     ("", {}, {"replay": 4}, "done"), ("", {"state": "sending"}, {}, "uncertain"),
+     ("", {"state": "sending"}, {"replay": 2}, "done"),
+     ("", {"state": "sending"}, {"epoch": 3}, "done"),
+     ("deferred", {"state": "deferred"}, {}, "return"),
+     ("deferred", {"state": "deferred"}, {"seq": 6}, "done"),
+     ("", {"state": "deferred"}, {}, "done"),
+     ("uncertain", {"state": "send_uncertain"}, {}, "decide"),
+     ("uncertain", {"state": "send_uncertain"}, {"seq": 6}, "done"),
+     ("deferred", {"state": "send_uncertain"}, {}, "done"),
+     ("deferred", {"state": "held_budget"}, {}, "resume"),
+     ("", {"state": "received"}, {}, "resume"), ("", {"state": "accepted"}, {}, "done")],
+)  # fmt: skip
 def test_a_copy_continues_its_own_history_only_where_its_row_waits_for_it(
     way: Way, row: dict[str, Any], envelope: dict[str, Any], expected: str
 ) -> None:
@@ -71,21 +63,17 @@ def test_a_copy_continues_its_own_history_only_where_its_row_waits_for_it(
 
 @pytest.mark.parametrize(
     ("row", "envelope", "after_ms", "expected"),
-    [
-        ({"state": "accepted", "final": True}, {}, FRESH_MS, "duplicate"),
-        ({"state": "accepted", "final": True}, {}, FRESH_MS + 1, "fresh"),
-        ({"state": "accepted"}, {}, FRESH_MS + 1, "duplicate"),
-        ({"state": "expired"}, {}, 0, "fresh"),
-        ({"state": "expired", "sends": 1}, {}, 0, "duplicate"),
-        ({}, {}, 0, "replaces"),
-        ({"sends": 1}, {}, 0, "duplicate"),
-        ({}, {"dead_letter": "leads.dlq/0/1"}, 0, "duplicate"),
-        ({"state": "parked"}, {}, 0, "replaces"),
-        ({"state": "deferred", "returns": 1}, {}, 0, "replaces"),
-        ({"state": "deferred"}, {}, 0, "duplicate"),
-        ({"state": "sending"}, {}, 0, "duplicate"),
-    ],
-)
+    [({"state": "accepted", "final": True}, {}, FRESH_MS, "duplicate"),
+     ({"state": "accepted", "final": True}, {}, FRESH_MS + 1, "fresh"),
+     ({"state": "accepted"}, {}, FRESH_MS + 1, "duplicate"),
+     ({"state": "expired"}, {}, 0, "fresh"),
+     ({"state": "expired", "sends": 1}, {}, 0, "duplicate"),
+     ({}, {}, 0, "replaces"), ({"sends": 1}, {}, 0, "duplicate"),
+     ({}, {"dead_letter": "leads.dlq/0/1"}, 0, "duplicate"),
+     ({"state": "parked"}, {}, 0, "replaces"),
+     ({"state": "deferred", "returns": 1}, {}, 0, "replaces"),
+     ({"state": "deferred"}, {}, 0, "duplicate"), ({"state": "sending"}, {}, 0, "duplicate")],
+)  # fmt: skip
 @pytest.mark.parametrize("way", ["", "rerouted"])
 def test_another_record_of_a_lead_counts_only_where_clay_had_none(
     way: Way, row: dict[str, Any], envelope: dict[str, Any], after_ms: int, expected: str

@@ -81,16 +81,12 @@ def test_what_waits_now_names_its_limit_since_when_and_until_when() -> None:
 
 @pytest.mark.parametrize(
     ("status", "reason", "limit"),
-    [
-        ("accepted", "", "callback_deadline"),
-        ("callback_overdue", "no_callback", "callback_grace"),
-        ("send_uncertain", "timeout", "uncertain_grace"),
-        ("dead_lettered", "http_503", "replay_delay"),
-        ("refused", "http_503", "retry_delay"),
-        ("refused", "http_429", "rate_limited"),
-        ("deferred", "breaker_open", "breaker_open"),
-    ],
-)
+    [("accepted", "", "callback_deadline"),
+     ("callback_overdue", "no_callback", "callback_grace"),
+     ("send_uncertain", "timeout", "uncertain_grace"),
+     ("dead_lettered", "http_503", "replay_delay"), ("refused", "http_503", "retry_delay"),
+     ("refused", "http_429", "rate_limited"), ("deferred", "breaker_open", "breaker_open")],
+)  # fmt: skip
 def test_a_limit_is_what_ends_the_wait_not_what_went_wrong_before(status: Status, reason: str, limit: str) -> None:
     (now,) = waits([event(status, 1, reason, 2)], moves=True)
     assert (now.limit, now.until_ms) == (limit, 2)
