@@ -26,6 +26,7 @@ from stream_app.partition.rows import Rows
 from tests.partition.test_committer import NoClay
 from tests.partition.virtual import Applying, CommitsAtOnce, VirtualClock, fail, in_flight, now_ms, virtual_time
 from tests.simulation.schedule import Setup, plan_of
+from tests.support.narrow import of_type
 
 
 class Bench:
@@ -68,8 +69,7 @@ async def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
 
     async def stream(source: Source) -> None:
         for offset in range(200):
-            entry = await bench.send(in_flight(offset, source))
-            assert isinstance(entry, Grant)
+            entry = of_type(Grant, await bench.send(in_flight(offset, source)))
             bench.queue.settle(entry, Accepted(200, 1), has_slot=True)
 
     streams = [asyncio.create_task(stream(source)) for source in ("hot", "retry", "bulk")]
@@ -85,8 +85,7 @@ async def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
 @virtual_time
 async def test_slots_are_bounded_and_a_free_one_is_taken_at_once() -> None:
     bench = Bench(Setup(max_in_flight=1, rate_per_s=8.0, burst=10))
-    first = await bench.send(in_flight(0))
-    assert isinstance(first, Grant)
+    first = of_type(Grant, await bench.send(in_flight(0)))
     second = asyncio.create_task(bench.send(in_flight(1)))
     await asyncio.sleep(1.9)  # after 2 s without an answer Clay counts as stalled
     assert not second.done()
@@ -106,8 +105,7 @@ async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
     await asyncio.sleep(100.0)
     assert (bench.queue.in_flight_of("acme"), len(bench.gone)) == (5, 5)
     for done in 5, 6:
-        entry = await sending[0]
-        assert isinstance(entry, Grant)
+        entry = of_type(Grant, await sending[0])
         bench.queue.settle(entry, Accepted(200, 1), has_slot=True)
         bench.queue.pump()
         await asyncio.sleep(100.0)
@@ -122,8 +120,7 @@ async def test_a_lane_whose_slots_are_all_taken_says_that_clay_answers_nothing()
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=few)
     sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(6)]
     await asyncio.sleep(10.0)
-    held = await sending[5]
-    assert isinstance(held, Held)
+    held = of_type(Held, await sending[5])
     assert (held.reason, held.status, len(bench.gone)) == ("no_answer", "held_outage", 5)
 
 
@@ -162,9 +159,7 @@ async def test_a_waiting_lead_expires_on_time() -> None:
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(1_000.0))
     began = now_ms()
     ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_after_ms=began + 7_000, patient=True)
-    answer = await bench.send(in_flight(0), ask)
-    assert isinstance(answer, Held)
-    assert answer.status == "expired"
+    assert of_type(Held, await bench.send(in_flight(0), ask)).status == "expired"
     assert now_ms() - began == 7_001
 
 
@@ -172,8 +167,7 @@ async def test_a_waiting_lead_expires_on_time() -> None:
 async def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
     bench = Bench(Setup(rate_per_s=8.0))
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
-    emitted = await bench.send(in_flight(0))
-    assert isinstance(emitted, Held)
+    emitted = of_type(Held, await bench.send(in_flight(0)))
     assert (emitted.status, emitted.defer) == ("held_paused", False)
     began = now_ms()
     assert isinstance(
@@ -187,9 +181,7 @@ async def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
 async def test_a_held_lead_is_deferred_in_a_shared_partition(hold: str, shared: bool) -> None:
     bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause", shared=shared))
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
-    answer = await bench.send(in_flight(0))
-    assert isinstance(answer, Held)
-    assert answer.defer
+    assert of_type(Held, await bench.send(in_flight(0))).defer
 
 
 @virtual_time
@@ -200,8 +192,7 @@ async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_repla
     destination = bench.plan.destinations["acme-main"]
     for offset in range(2):
         assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(destination, bulk=True)), Grant)
-    refused = await bench.send(in_flight(2, "retry"), AdmissionRequest(destination, bulk=True))
-    assert isinstance(refused, Held)
+    refused = of_type(Held, await bench.send(in_flight(2, "retry"), AdmissionRequest(destination, bulk=True)))
     assert (refused.reason, refused.status, refused.defer) == ("budget_credits_day", "held_budget", True)
     assert "bulk" in refused.text
     waiting = asyncio.create_task(
@@ -295,9 +286,7 @@ async def test_patience_begins_when_the_lead_may_go(later_s: float) -> None:
     began = now_ms()
     not_before_ms = began + int(later_s * 1000)
     ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_before_ms)
-    answer = await bench.send(in_flight(1), ask)
-    assert isinstance(answer, Held)
-    assert answer.defer
+    assert of_type(Held, await bench.send(in_flight(1), ask)).defer
     assert now_ms() == not_before_ms + 2_000, "not before, and not after"
 
 
@@ -339,8 +328,7 @@ async def test_a_full_window_defers_the_last_lead_of_the_longest_line(
     assert bench.queue.waiting == 3
     other = asyncio.create_task(bench.send(in_flight(9), AdmissionRequest(bench.plan.destinations["gamma-main"])))
     await asyncio.sleep(0.1)
-    bulk = tasks[0].result()
-    assert isinstance(bulk, Held)
+    bulk = of_type(Held, tasks[0].result())
     assert (bulk.reason, bulk.defer) == ("lane_busy", True)
     assert [task.done() for task in (*tasks, other)] == [True, False, False, False]
     assert isinstance(await other, Grant)

@@ -23,6 +23,7 @@ from tests.partition.test_committer import NoClay
 from tests.partition.virtual import Applying, CommitsAtOnce, VirtualClock, in_flight, now_ms
 from tests.simulation.loop import SimLoop
 from tests.simulation.schedule import Setup, plan_of
+from tests.support.narrow import of_type
 
 WINDOW: Final = 4
 PATIENCE_S: Final = 2.0
@@ -147,8 +148,7 @@ class Admissions(RuleBasedStateMachine):
             return
         lead = data.draw(st.sampled_from(sent))
         if refused:
-            grant = lead.answers[-1]
-            assert isinstance(grant, Grant)
+            grant = of_type(Grant, lead.answers[-1])
             self.run(self._again(lead, grant))
         else:
             self.finish(lead)
@@ -159,8 +159,7 @@ class Admissions(RuleBasedStateMachine):
         self.queue.pump_lane(lead.workspace)
 
     def finish(self, lead: Lead) -> None:
-        grant = lead.answers[-1]
-        assert isinstance(grant, Grant)
+        grant = of_type(Grant, lead.answers[-1])
         self.leads.remove(lead)
 
         async def main() -> None:

@@ -17,14 +17,12 @@ from tests.simulation.schedule import Setup
 async def test_a_callback_that_comes_before_its_post_ends_waits_for_it() -> None:
     bench = Bench(clay_takes_s=5.0)
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(1.0)
+    await bench.serve_for(1.0)
     bench.call_back()
     await asyncio.sleep(1.0)
     assert bench.states() == ["received", "sending"]
     await asyncio.sleep(10.0)
     assert bench.states() == ["received", "sending", "accepted", "enriched"]
-    assert bench.alarms == []
 
 
 @virtual_time
@@ -33,8 +31,7 @@ async def test_callbacks_do_not_wait_behind_leads_that_fill_the_limiter() -> Non
     bench.row("accepted")  # holds the whole budget of the day
     for _ in range(12):
         bench.publish("id1", "p1")
-    await bench.serve()
-    await asyncio.sleep(10.0)
+    await bench.serve_for(10.0)
     assert bench.clay.bodies == []
     bench.call_back(credits=0)
     await asyncio.sleep(10.0)
@@ -68,8 +65,7 @@ async def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
     bench.row("accepted")
     bench.call_back()
     bench.call_back()
-    await bench.serve()
-    await asyncio.sleep(0.2)  # committed; the offsets are only every half second
+    await bench.serve_for(0.2)  # committed; the offsets are only every half second
     assert bench.callbacks.committed() is None
     await bench.partition.close()
     again = bench.owner()
@@ -98,8 +94,7 @@ async def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> 
     bench.partition = bench.owner()
     lead = {"lead_id": "id0", "force": force, "fields": {"email": "ada@example.com", "callback_url": "mine"}}
     bench.produce(lead)
-    await bench.serve()
-    await asyncio.sleep(10.0)
+    await bench.serve_for(10.0)
     [body] = bench.clay.bodies
     row = json.loads(body)
     assert row["callback_url"] == "https://example.com/callbacks/acme/acme-main"

@@ -21,8 +21,7 @@ async def refused(outcome: Outcome, topic: str) -> tuple[Bench, ConsumedRecord]:
     bench = Bench(Setup(callbacks=False), clay_takes_s=0.1)
     bench.clay.first = [outcome] * 3
     bench.publish("id0", "ada")
-    await bench.serve()
-    await asyncio.sleep(30)
+    await bench.serve_for(30)
     return bench, bench.dead_letters(topic)[-1]
 
 

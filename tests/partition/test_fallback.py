@@ -26,6 +26,7 @@ from tests.partition.virtual import fail, now_ms, virtual_time
 from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
 from tests.support.legal import follows
+from tests.support.narrow import present
 
 ADA: Final = "ada@acme.example"
 _result: Final = msgspec.json.Decoder(Result)
@@ -98,8 +99,7 @@ class Bench(OwnerBench):
 
     async def all_return(self) -> None:
         for copy in self.kafka.log(self.plan.topics.deferred, 0).committed():
-            back = returning(read_envelope(copy), copy.record_id)
-            assert back is not None
+            back = present(returning(read_envelope(copy), copy.record_id))
             self.kafka.produce(0, Record(self.plan.topics.retry, copy.key, copy.value, back.to_headers()))
         await asyncio.sleep(5)
 
@@ -195,8 +195,7 @@ async def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
     assert await bench.lead("1", ADA) == ["received", "served_from_cache"]
     assert [event.reason for event in bench.events()][-1] == "cache_first"
     assert await bench.lead("1", ADA) == ["received", "served_from_cache", "duplicate"], "once"
-    row = bench.partition.state.rows.delivery(delivery_key("acme", "acme-main", "1"))
-    assert row is not None
+    row = present(bench.partition.state.rows.delivery(delivery_key("acme", "acme-main", "1")))
     assert (row.final, row.reservation) == (True, None)
     assert await bench.lead("2", "stale@b.example") == ["received", "held_budget"]
 

@@ -49,8 +49,7 @@ async def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
     bench = Bench()
     bench.publish_bad(kind, 3 * RUN)
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(60.0)
+    await bench.serve_for(60.0)
     assert bench.rejected == RUN
     stop = bench.partition.state.lanes["acme"].suspension
     assert stop is not None
@@ -66,7 +65,6 @@ async def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
     await asyncio.sleep(10.0)
     assert bench.rejected == 3 * RUN
     assert bench.states()[-3:] == ["received", "sending", "accepted"]
-    assert bench.alarms == []
 
 
 @virtual_time
@@ -76,13 +74,11 @@ async def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -
     bench.publish("id0", "p0")
     bench.publish_bad("no_identity", RUN - 1)
     bench.publish("id1", "p1")
-    await bench.serve()
-    await asyncio.sleep(60.0)
+    await bench.serve_for(60.0)
     assert bench.clay.bodies == []
     await asyncio.sleep(300.0)
     assert len(bench.clay.bodies) == 2
     assert bench.rejected == 2 * RUN - 1
-    assert bench.alarms == []
 
 
 @pytest.mark.parametrize("setup", [Setup(shared=True, callbacks=False), Setup(hold="degrade", callbacks=False)])
@@ -90,10 +86,8 @@ async def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -
 async def test_rejected_records_do_not_wait_where_leads_must_not_wait(setup: Setup) -> None:
     bench = Bench(setup)
     bench.publish_bad("no_identity", 3 * RUN)
-    await bench.serve()
-    await asyncio.sleep(10.0)
+    await bench.serve_for(10.0)
     assert bench.rejected == 3 * RUN
-    assert bench.alarms == []
 
 
 @virtual_time
@@ -106,12 +100,10 @@ async def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once()
     assert bench.inlet.committed() == RUN
     await bench.partition.close()
     bench.start_over()
-    await bench.serve()
-    await asyncio.sleep(10.0)
+    await bench.serve_for(10.0)
     assert bench.rejected == RUN
     await asyncio.sleep(400.0)
     assert bench.rejected == RUN + 1
-    assert bench.alarms == []
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -131,7 +123,6 @@ async def test_the_dead_letters_that_another_worker_wrote_count(kind: str, befor
     await asyncio.sleep(5.0)
     assert bench.rejected == before + 1
     assert (bench.partition.state.lanes["acme"].suspension is not None) == stops
-    assert bench.alarms == []
 
 
 @virtual_time
@@ -140,8 +131,7 @@ async def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
     for _ in range(2 * RUN):
         bench.produce({}, key=b"no_identity")
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(10.0)
+    await bench.serve_for(10.0)
     assert bench.rejected == 2 * RUN
     assert len(bench.clay.bodies) == 1
 
@@ -151,8 +141,7 @@ async def test_rejected_records_do_not_count_as_unanswered_requests() -> None:
     bench = Bench()
     bench.change_workspaces(flood_guard=FloodGuardPolicy())
     bench.publish_bad("no_identity", 20)
-    await bench.serve()
-    await asyncio.sleep(3.0)
+    await bench.serve_for(3.0)
     bench.publish("id0", "p0")
     await asyncio.sleep(1.0)
     assert len(bench.clay.bodies) == 1

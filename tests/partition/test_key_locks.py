@@ -38,8 +38,7 @@ async def test_records_that_share_a_key_are_decided_in_their_order() -> None:
     bench.publish("C0", "p0")
     bench.publish("C1", "p0")  # waits for C0, which is of the same person
     bench.publish("C1", "p1")  # shares only its id with the second
-    await bench.serve()
-    await asyncio.sleep(20.0)
+    await bench.serve_for(20.0)
     [duplicate] = bench.events("leads/0/1")
     assert (duplicate.status, duplicate.reason) == ("duplicate", "same_person")
     assert statuses(bench, 2) == ["received", "sending", "accepted"]
@@ -67,8 +66,7 @@ async def test_copies_share_commits() -> None:
     for number in range(COPIES):
         bench.publish(f"id{number}", "p0")
     bench.count()
-    await bench.serve()
-    await asyncio.sleep(60.0)
+    await bench.serve_for(60.0)
     assert bench.states().count("duplicate") == COPIES - 1
     assert len(bench.clay.bodies) == 1
     assert bench.transactions <= 10
@@ -91,8 +89,7 @@ async def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:
         bench.publish(f"copy{number}", "p0")
     for number in range(20):
         bench.publish(f"other{number}", f"q{number}")
-    await bench.serve()
-    await asyncio.sleep(60.0)
+    await bench.serve_for(60.0)
     assert bench.states().count("accepted") == 20
     await asyncio.sleep(3_600.0)
     assert bench.inlet.committed() == 120
@@ -113,8 +110,7 @@ async def test_a_copy_whose_commit_is_aborted_is_decided_again_behind_the_first(
         return request()
 
     bench.ledger._link.ask = ask  # type: ignore[method-assign,assignment]
-    await bench.serve()
-    await asyncio.sleep(40.0)
+    await bench.serve_for(40.0)
     assert statuses(bench, 0) == ["received", "sending", "accepted"]
     assert [statuses(bench, number) for number in range(1, 5)] == [["duplicate"]] * 4
     assert len(bench.clay.bodies) == 1

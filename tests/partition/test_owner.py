@@ -18,7 +18,7 @@ from stream_app.domain.model.outcome import Accepted, Outcome, Refused
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
-from tests.partition.virtual import RecordingStream, consumed, now_ms, parts, virtual_time
+from tests.partition.virtual import RecordingStream, at_end, consumed, now_ms, parts, virtual_time
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
@@ -67,6 +67,7 @@ class Bench:
         begin_system(self.kafka, self.plan)
         self.clay = clay(clay_takes_s)
         self.alarms: list[BaseException] = []
+        at_end(self.no_alarms)
         self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0, link)
         self.start_over()
 
@@ -129,6 +130,19 @@ class Bench:
         await self.partition.take_over()
         return asyncio.create_task(self.partition.serve(self.inlet, "hot"))
 
+    async def serve_for(self, seconds: float) -> None:
+        await self.serve()
+        await asyncio.sleep(seconds)
+
+    def alarmed(self) -> list[BaseException]:
+        """What has ended the process, as the test expects."""
+        alarms = self.alarms.copy()
+        self.alarms.clear()
+        return alarms
+
+    def no_alarms(self) -> None:
+        assert self.alarms == []
+
     async def leave(self, serving: asyncio.Task[None], within_s: float = 1.0) -> None:
         """The stream of leads goes to another worker."""
         self.inlet.suspend()
@@ -167,9 +181,8 @@ async def test_a_lead_row_that_cannot_be_used_ends_the_process_without_an_ack(va
     bench.kafka.produce(0, Record(bench.plan.topics.state, key, value))
     bench.publish("id0", "p0")
     bench.publish("id1", "p1")
-    await bench.serve()
-    await asyncio.sleep(10.0)
-    assert [type(error) for error in bench.alarms] == [RowUnreadable]
+    await bench.serve_for(10.0)
+    assert [type(error) for error in bench.alarmed()] == [RowUnreadable]
     assert bench.inlet.committed() is None
     assert bench.clay.bodies == [], "nothing goes out any more that could only be uncertain"
 
@@ -181,8 +194,7 @@ async def test_a_lead_bought_again_after_its_freshness_window_keeps_its_new_row(
     key = delivery_key("acme", "acme-main", "id0")
     bench.kafka.produce(0, Record(bench.plan.topics.state, key, _row(origin="leads/9/9", final=True)))
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(0.5)
+    await bench.serve_for(0.5)
     assert bench.states() == ["received", "sending"]
     rows = [
         consumed.value for consumed in bench.kafka.log(bench.plan.topics.state, 0).committed() if consumed.key == key
@@ -196,8 +208,7 @@ async def test_between_two_attempts_a_lead_waits_twice_as_long_as_before() -> No
     bench = Bench(Setup(callbacks=False, max_attempts=3), clay_takes_s=0.0)
     bench.clay.first = [Refused("http_503", 1)] * 2
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(10.0)
+    await bench.serve_for(10.0)
     assert bench.states() == ["received", "sending", "refused", "sending", "refused", "sending", "accepted"]
     _, _, *events = bench.events()
     base_ms = int(bench.plan.delivery.retry_base_s * 1000)
@@ -213,7 +224,7 @@ async def test_a_later_owner_ends_this_one_before_it_sends_anything() -> None:
     await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
     bench.publish("id0", "p0")
     await asyncio.sleep(10.0)
-    assert [type(error) for error in bench.alarms] == [Fenced]
+    assert [type(error) for error in bench.alarmed()] == [Fenced]
     assert bench.clay.bodies == []
     assert bench.states() == []
 
@@ -224,8 +235,7 @@ async def test_a_record_that_is_done_by_the_rows_is_acked_only_by_the_owner(fenc
     """Rows that say "done" may be those of a former owner. A commit proves that they are the newest."""
     bench = Bench(Setup(callbacks=False))
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(10.0)
+    await bench.serve_for(10.0)
     assert bench.states()[-1] == "accepted"
     if fenced:
         await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
@@ -233,7 +243,7 @@ async def test_a_record_that_is_done_by_the_rows_is_acked_only_by_the_owner(fenc
     serving = asyncio.create_task(bench.partition.serve(again, "hot"))
     await asyncio.sleep(10.0)
     assert again.acked == ([] if fenced else [0])
-    assert [type(error) for error in bench.alarms] == [Fenced] * fenced
+    assert [type(error) for error in bench.alarmed()] == [Fenced] * fenced
     again.over.set()
     await serving
 

@@ -60,9 +60,7 @@ async def history_of(outcomes: list[Outcome], link: Losing) -> Bench:
 
     bench.clay.send = send  # type: ignore[method-assign]  # a script in place of a clay that takes everything
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(60)
-    assert bench.alarms == []
+    await bench.serve_for(60)
     assert bench.inlet.committed() == 1
     assert next(left, None) is None, "it was sent that often"
     return bench
@@ -126,8 +124,7 @@ async def test_a_post_under_way_is_uncertain_after_any_outcome_of_the_one_before
 
     bench.clay.send = send  # type: ignore[method-assign]  # a script in place of a clay that takes everything
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(60)
+    await bench.serve_for(60)
     emitted = [event.status for event in bench.events() if event.lead_id == "id0"]
     assert emitted == ["received", "sending", "refused", "sending", "send_uncertain", "parked"]
     assert [body for body in bench.clay.bodies if b"p0@" in body] == bench.clay.bodies[:2]
@@ -149,8 +146,7 @@ async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_beg
 
     bench = Bench(Setup(callbacks=False), link=Usurped({SETTLE}))
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(60)
+    await bench.serve_for(60)
     assert [event.reason for event in bench.events()][-2:] == ["worker_died", "uncertain"]
 
 
@@ -159,8 +155,7 @@ async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_beg
 async def test_an_accepted_lead_says_until_when_its_callback_is_awaited(callbacks: bool) -> None:
     bench = Bench(Setup(callbacks=callbacks))
     bench.publish("id0", "p0")
-    await bench.serve()
-    await asyncio.sleep(5)
+    await bench.serve_for(5)
     accepted = bench.events()[-1]
     deadline_ms = int(next(iter(bench.plan.destinations.values())).callback_deadline_s * 1000)
     assert accepted.status == "accepted"

@@ -130,7 +130,6 @@ async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refuse
     other = bench.dead_letters(topic)[-1]
     await bench.come_back(other, returning(read_envelope(other), other.record_id))
     assert Counter(bench.states())["accepted"] == 2, "another dead letter is another lead"
-    assert bench.alarms == []
 
 
 @virtual_time
@@ -159,7 +158,6 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
     spent = bench.partition.state.lanes["acme"].budget.days[-1]
     assert (spent.credits_spent, spent.credits_reserved) == (destination.ceiling.credits, 0)
     assert bench.states() == ["replayed"]
-    assert bench.alarms == []
 
 
 @virtual_time

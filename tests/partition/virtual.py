@@ -23,11 +23,23 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_at_end: list[Callable[[], None]] = []
+
+
+def at_end(check: Callable[[], None]) -> None:
+    """Have this checked after the test that runs."""
+    _at_end.append(check)
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run on virtual time. A wait that would never end raises RuntimeError at once."""
     loop = SimLoop(Random(0))
+    _at_end.clear()
     try:
-        return loop.run_until_complete(main)
+        result = loop.run_until_complete(main)
+        for check in _at_end:
+            check()
+        return result
     finally:
         errors = loop.errors
         loop.end()

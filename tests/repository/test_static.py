@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import stream_app
+from tests.support.narrow import present
 from tests.support.pace import BUSY
 
 ROOT = Path(__file__).parents[2]
@@ -167,13 +168,11 @@ def nodes_of(path: Path) -> list[ast.AST]:
 
 def test_one_version_everywhere() -> None:
     chart = yaml.safe_load((ROOT / "deploy" / "chart" / "Chart.yaml").read_text())
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert newest is not None
+    newest = present(re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE))
     assert {version("stream-app"), chart["version"], chart["appVersion"], newest[1]} == {stream_app.__version__}
 
 
 def test_the_promised_compatibility_begins_with_this_version_or_an_earlier_one() -> None:
     page = (ROOT / "docs" / "compatibility.md").read_text()
-    first = re.search(r"hold from (\S+) on", page)
-    assert first is not None
+    first = present(re.search(r"hold from (\S+) on", page))
     assert Version(first[1]) <= Version(stream_app.__version__)

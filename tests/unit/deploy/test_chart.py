@@ -18,6 +18,7 @@ import yaml
 from helm_python import Chart
 from helm_python.errors import HelmRenderError, HelmValuesError
 
+from tests.support.narrow import present
 from tests.unit.deploy.chart_values import CONFIG, SETS, SMALLEST
 from tests.unit.deploy.rendered import CHART, ROOT, find, objects, pods, processes, settings
 
@@ -178,8 +179,7 @@ def test_pods_may_do_little(chart: Chart, values: dict[str, Any]) -> None:
         }
         assert container["resources"]["limits"]["memory"]
         assert not container["image"].endswith(":latest")
-        uid = re.search(r"^USER (\d+):\d+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-        assert uid is not None
+        uid = present(re.search(r"^USER (\d+):\d+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
         assert pod["securityContext"]["runAsUser"] == int(uid[1])
 
 
@@ -269,8 +269,7 @@ def test_a_board_with_a_volume_keeps_its_read_model_and_a_gateway_has_no_disk(ch
     assert state["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
     (board,) = processes(rendered)["board"]["spec"]["containers"]
     (path,) = [mount["mountPath"] for mount in board["volumeMounts"] if mount["name"] == "state"]
-    home = re.search(r"XDG_STATE_HOME=(\S+)", (ROOT / "Dockerfile").read_text())
-    assert home is not None
+    home = present(re.search(r"XDG_STATE_HOME=(\S+)", (ROOT / "Dockerfile").read_text()))
     assert path == f"{home[1]}/stream-app", "read model and messages would not be on the volume"
     assert {volume["name"] for volume in volumes["gateway"]} == {"config", "secrets", "tmp"}
     for template in processes(rendered).values():

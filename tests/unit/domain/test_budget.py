@@ -33,6 +33,7 @@ from stream_app.domain.limits.meters import (
     learn_cost,
     meters,
 )
+from tests.support.narrow import of_type
 
 ONE = Cost(6, 1)
 HOUR_MS = 3_600_000
@@ -448,8 +449,7 @@ def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() ->
     midnight_ms = _ms("2026-12-01T00:00")
     assert isinstance(budget.correct(policy, only_months, Cost(3, 1), midnight_ms - 1, day=False), Refused)
     for day in (True, False):
-        booked = budget.correct(policy, ahead, Cost(3, 1), now_ms, day=day)
-        assert isinstance(booked, Budget)
+        booked = of_type(Budget, budget.correct(policy, ahead, Cost(3, 1), now_ms, day=day))
         assert [(of_day.credits_elsewhere, of_day.actions_elsewhere) for of_day in booked.days] == [
             (3, 1) if day else (0, 0)
         ]
@@ -582,8 +582,7 @@ def test_a_soft_limit_is_reached_by_what_is_used_with_the_next_lead(meter: str, 
     policy = msgspec.structs.replace(BudgetPolicy(), **{f"{meter}_per_day": 100, f"{meter}_per_month": 100})
     used = {f"{meter}_spent": spent}
     state = Budget((Period("2026-11-30", **used),), (Period("2026-11", **used),))
-    reserved = budget.reserve(policy, state, Cost(1, 1), _ms("2026-11-30T12:00", "UTC"))
-    assert isinstance(reserved, tuple)
+    reserved = of_type(tuple, budget.reserve(policy, state, Cost(1, 1), _ms("2026-11-30T12:00", "UTC")))
     for period in reserved[0].days + reserved[0].months:
         assert {name: getattr(period, f"{name}_warned") for name in ("credits", "actions")} == {
             "credits": 0,

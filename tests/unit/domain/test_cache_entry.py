@@ -27,6 +27,7 @@ from stream_app.domain.result import (
     person_slot,
     slots_of,
 )
+from tests.support.narrow import present
 
 NOW = 1_790_000_000_000
 POLICY = CachePolicy(freshness_days=30, stale_days=180)
@@ -53,9 +54,7 @@ def result(**changes: object) -> Result:
 
 
 def test_a_bought_email_is_served_but_is_in_no_key() -> None:
-    served = answer(POLICY, entry_of(result()), NOTHING, NOW)
-    assert served is not None
-    assert served.fields["email"] == "ada@acme.example"
+    assert present(answer(POLICY, entry_of(result()), NOTHING, NOW)).fields["email"] == "ada@acme.example"
     persons, firm = slots_of(result(person=people({"email": "ada@acme.example"})[0]))
     assert persons
     assert not any("ada" in slot or "@" in slot or "example" in slot for slot in (*persons, firm or ""))
@@ -91,19 +90,16 @@ def test_an_answer_contains_no_field_older_than_its_stated_age(person: Entry, fi
 
 def test_a_fresh_answer_contains_only_fresh_fields() -> None:
     person = Entry({"title": Field("CEO", NOW, "people"), "phone": Field("+49", NOW - 40 * DAY_MS, "people")})
-    served = answer(POLICY, person, NOTHING, NOW)
-    assert served is not None
+    served = present(answer(POLICY, person, NOTHING, NOW))
     assert (served.source, served.fields) == ("cache", {"title": "CEO"})
-    ahead = answer(POLICY, person, NOTHING, NOW - 5_000)
-    assert ahead is not None
+    ahead = present(answer(POLICY, person, NOTHING, NOW - 5_000))
     assert (ahead.source, ahead.age_s) == ("cache", 0), "the clock stepped back"
 
 
 def test_a_company_completes_a_person_and_is_marked() -> None:
     person = Entry({"title": Field("CEO", NOW - DAY_MS, "people"), "industry": Field("cars", NOW - DAY_MS, "people")})
     firm = Entry({"industry": Field("bikes", NOW, "crm"), "title": Field("not his", NOW, "crm")})
-    served = answer(POLICY, person, firm, NOW)
-    assert served is not None
+    served = present(answer(POLICY, person, firm, NOW))
     assert served.fields == {"title": "CEO", "industry": "bikes"}
     assert served.provenance["industry"] == FieldOrigin("crm", NOW, shared=True)
     assert served.provenance["title"] == FieldOrigin("people", NOW - DAY_MS)

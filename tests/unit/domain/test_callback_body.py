@@ -14,6 +14,7 @@ from stream_app.domain.callback import body as callback_body
 from stream_app.domain.callback.body import MOST_FIELDS, RESERVED, BadBody, Body, callback_of, read_body, repair
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.tokens import Keys, Verified, problem_of, sign, verify
+from tests.support.narrow import of_type
 
 AT_MS = 1_790_000_000_000
 GOOD: dict[str, Any] = {"lead_id": "crm-17", "callback_token": "t", "email": "ada@example.com"}
@@ -26,9 +27,7 @@ def callback(document: dict[str, Any] | str | bytes) -> Callback | BadBody:
 
 
 def good(document: dict[str, Any] | str) -> Callback:
-    read = callback(document)
-    assert isinstance(read, Callback), read
-    return read
+    return of_type(Callback, callback(document))
 
 
 def test_a_plain_callback_is_read() -> None:
@@ -99,8 +98,7 @@ def test_the_same_content_has_the_same_id() -> None:
     one, again = good(GOOD), good(json.dumps(GOOD, indent=3))
     assert one.id == again.id
     assert len(one.id) == 22
-    body = read_body(json.dumps(GOOD).encode())
-    assert isinstance(body, Body)
+    body = of_type(Body, read_body(json.dumps(GOOD).encode()))
     others = {
         one.id,
         good(GOOD | {"attempt": 2}).id,
@@ -109,9 +107,7 @@ def test_the_same_content_has_the_same_id() -> None:
         *(read.id for read in [callback_of(body, "acme", "people", 1, "leads/0/1")] if isinstance(read, Callback)),
     }
     assert len(others) == 5
-    later = callback_of(body, "acme", "people", AT_MS + 5)
-    assert isinstance(later, Callback)
-    assert later.id == one.id
+    assert of_type(Callback, callback_of(body, "acme", "people", AT_MS + 5)).id == one.id
     assert one.id == "_EJqbu2XdZP1VeCXuGUAhg", (
         "Clay repeats a callback while workers are upgraded: another id would count it twice"
     )
@@ -161,8 +157,7 @@ def test_a_byte_order_mark_and_an_id_of_digits() -> None:
      ('{"lead_id": "a", "x": "\\ud800"}', "not_json", "")],
 )  # fmt: skip
 def test_bodies_that_are_refused_name_the_reason(body: str | bytes, code: str, says: str) -> None:
-    read = callback(body)
-    assert isinstance(read, BadBody)
+    read = of_type(BadBody, callback(body))
     assert read.code == code
     assert says in read.text
 
@@ -175,33 +170,26 @@ def test_a_callback_has_a_bounded_number_of_fields(nested: bool) -> None:
 
     assert len(good(with_fields(MOST_FIELDS - 1)).fields) == MOST_FIELDS - 1
     for count in (MOST_FIELDS, 5_001):
-        refused = callback(with_fields(count))
-        assert isinstance(refused, BadBody)
-        assert refused.code == "too_many_fields"
+        assert of_type(BadBody, callback(with_fields(count))).code == "too_many_fields"
 
 
 def test_the_lead_of_a_body_is_read_without_its_other_fields() -> None:
     rest = {"fields": [[]] * 1_000, "n": 10**30, "text": "x" * 1_000}
-    body = read_body(json.dumps(GOOD | rest).encode())
-    assert isinstance(body, Body)
+    body = of_type(Body, read_body(json.dumps(GOOD | rest).encode()))
     assert (body.lead_id, body.token, body.broken) == ("crm-17", "t", False)
     assert not body.costly
-    long = read_body(json.dumps(GOOD | {"text": "x" * 20_000}).encode())
-    assert isinstance(long, Body)
-    assert long.costly
+    assert of_type(Body, read_body(json.dumps(GOOD | {"text": "x" * 20_000}).encode())).costly
 
 
 def test_of_duplicate_members_the_verified_one_counts() -> None:
     twice = '{"lead_id": "crm-1", "lead_id": "crm-2", "callback_token": "a", "callback_token": "b"}'
-    body = read_body(twice.encode())
-    assert isinstance(body, Body)
+    body = of_type(Body, read_body(twice.encode()))
     assert (body.lead_id, body.token) == ("crm-2", "b")
     assert good(twice).lead_id == "crm-2"
 
 
 def test_broken_json_is_refused_if_its_lead_cannot_be_read() -> None:
-    body = read_body(b'{"lead_id": "crm-17", "callback_token": "t", "note": "a "b" c"}')
-    assert isinstance(body, Body)
+    body = of_type(Body, read_body(b'{"lead_id": "crm-17", "callback_token": "t", "note": "a "b" c"}'))
     assert (body.lead_id, body.token, body.broken, body.costly) == ("crm-17", "t", True, True)
     for start, code in (
         ('"lead_id": "crm-17", "lead_id": "crm-18"', "not_json"),
@@ -213,9 +201,7 @@ def test_broken_json_is_refused_if_its_lead_cannot_be_read() -> None:
         ('"lead_id": null', "no_lead_id"),
         ('"lead_id": "ada@example.com"', "bad_lead_id"),
     ):
-        refused = read_body(f'{{{start}, "note": "a "b" c"}}'.encode())
-        assert isinstance(refused, BadBody)
-        assert refused.code == code, start
+        assert of_type(BadBody, read_body(f'{{{start}, "note": "a "b" c"}}'.encode())).code == code, start
 
 
 @pytest.mark.parametrize("lead_id", ["17", '"17"'])
@@ -223,18 +209,14 @@ def test_a_repaired_body_is_about_the_verified_lead(lead_id: str, monkeypatch: p
     broken = f'{{"lead_id": {lead_id}, "note": "a "b" c"}}'
     assert good(broken).lead_id == "17"
     monkeypatch.setattr(callback_body, "repair", lambda _: '{"lead_id": "18"}')
-    refused = callback(broken)
-    assert isinstance(refused, BadBody)
-    assert refused.code == "not_json"
+    assert of_type(BadBody, callback(broken)).code == "not_json"
 
 
 def test_large_broken_json_is_not_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(callback_body, "repair", lambda text: sizes.append(len(text)))
     for size in (1_000, 65_000, 70_000, 250_000):
-        refused = callback('{"lead_id": "crm-17", "note": "a "b" ' + "c" * size)
-        assert isinstance(refused, BadBody)
-        assert refused.code == "not_json"
+        assert of_type(BadBody, callback('{"lead_id": "crm-17", "note": "a "b" ' + "c" * size)).code == "not_json"
     assert len(sizes) == 2
 
 

@@ -31,6 +31,8 @@ from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.outcome import Accepted, Denied
 from stream_app.domain.plan import Destination, Workspace
+from tests.support.narrow import of_type
+from tests.unit.domain.lanes import granted
 
 POLICY = CallbackHealthPolicy(overdue=3)
 OTHER = Destination("firms", "acme", ("w2",))
@@ -133,8 +135,7 @@ def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() 
     lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
     lane, entry = decide(ACME, lane, OTHER, 20, 0)
     assert isinstance(entry, Grant), "firms goes on"
-    _, held = decide(ACME, lane, THERE, 20, 0)
-    assert isinstance(held, Held)
+    held = of_type(Held, decide(ACME, lane, THERE, 20, 0)[1])
     assert (held.reason, view(ACME, lane, [THERE, OTHER], 20).holds) == ("no_callbacks", "no_callbacks")
     for accepted_ms in (30, 31):
         lane, news = overdue_lead(ACME, lane, "firms", accepted_ms)
@@ -143,9 +144,7 @@ def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() 
     assert news
     lane = suspend_destination(ACME, lane, OTHER, "both", 40)
     for table in (THERE, OTHER):
-        _, held = decide(ACME, lane, table, 50, 0)
-        assert isinstance(held, Held)
-        assert held.text == "both"
+        assert of_type(Held, decide(ACME, lane, table, 50, 0)[1]).text == "both"
     lane = lifted(lane)
     assert lane.suspension is None
     assert not missing(after(8, 9, 10, state=lane.callback_health))
@@ -171,8 +170,7 @@ def _probed(lane: Lane, table: Destination, called_back: bool = True) -> Lane:
     assert lane.suspension is not None
     now_ms = lane.suspension.probe_at_ms
     before = _goes(lane, now_ms)
-    lane, entry = decide(ACME, lane, table, now_ms, 0)
-    assert isinstance(entry, Grant)
+    lane, entry = granted(ACME, lane, table, now_ms)
     assert entry.probe is not None
     lane, _ = settled(ACME, lane, entry, Accepted(200, 50), now_ms + 10, 0.5)
     if not called_back:
@@ -235,8 +233,7 @@ def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_m
 
 def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
     lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
-    lane, entry = decide(ACME, lane, OTHER, 20, 0)
-    assert isinstance(entry, Grant)
+    lane, entry = granted(ACME, lane, OTHER, 20)
     lane, _ = settled(ACME, lane, entry, Denied(401, 50, "refused"), 30, 0.5)
     assert lane.suspension is not None
     assert (lane.suspension.reason, lane.suspension.destination, lane.suspension.one_destination) == (

@@ -20,6 +20,8 @@ from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.rate import Rate, on_429
 from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Refused
 from stream_app.domain.plan import Actor, Destination, Workspace, byline
+from tests.support.narrow import of_type
+from tests.unit.domain.lanes import granted
 
 NOW_MS = 1_796_083_140_000
 BY = Actor("anna", "maintenance", NOW_MS)
@@ -34,14 +36,11 @@ def _ask(lane: Lane, policy: Workspace = POLICY) -> Grant | Held:
 
 
 def _granted(lane: Lane) -> Grant:
-    grant = _ask(lane)
-    assert isinstance(grant, Grant)
-    return grant
+    return of_type(Grant, _ask(lane))
 
 
 def _call(lane: Lane, outcome: Outcome, policy: Workspace = POLICY) -> Lane:
-    lane, entry = decide(policy, lane, PEOPLE, NOW_MS, 0)
-    assert isinstance(entry, Grant)
+    lane, entry = granted(policy, lane, PEOPLE, NOW_MS)
     return settled(policy, lane, entry, outcome, NOW_MS, 0.5)[0]
 
 
@@ -62,8 +61,7 @@ def _refused(lane: Lane, order: Order) -> str:
 
 def test_a_pause_holds_until_it_is_resumed() -> None:
     paused = _done(LANE, controls.Pause())
-    held = _ask(paused)
-    assert isinstance(held, Held)
+    held = of_type(Held, _ask(paused))
     assert (held.reason, held.text, held.status) == ("paused", "paused by anna: maintenance", "held_paused")
     again = obey(POLICY, paused, controls.Pause(), Actor("ben", "me too", NOW_MS + 1))
     assert again == Answer(paused, "was paused already, by anna at 2026-11-30 23:59:00 UTC: maintenance")
@@ -83,8 +81,7 @@ def test_resume_lifts_a_stop_as_well_and_says_when_there_is_none() -> None:
 
 def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     forced = _done(LANE, controls.Trip())
-    _, held = decide(POLICY, forced, PEOPLE, NOW_MS + 86_400_000, 0)
-    assert isinstance(held, Held)
+    held = of_type(Held, decide(POLICY, forced, PEOPLE, NOW_MS + 86_400_000, 0)[1])
     assert held.text == "the circuit breaker was forced open by anna: maintenance"
     tripped = LANE
     for _ in range(5):
@@ -178,9 +175,7 @@ def test_a_rate_changed_live() -> None:
     lane = _done(LANE, controls.ChangeRate(per_second=2.0, burst=3))
     for _ in range(3):
         lane = _call(lane, Accepted(200, 5))
-    held = _ask(lane)
-    assert isinstance(held, Held)
-    assert held.until_ms == NOW_MS + 500
+    assert of_type(Held, _ask(lane)).until_ms == NOW_MS + 500
 
 
 def test_a_webhook_out_of_use_and_back_and_its_count() -> None:
@@ -329,8 +324,7 @@ def test_a_soft_limit_crossed_by_a_new_configuration_is_reported() -> None:
 
 
 def test_a_soft_limit_crossed_by_the_cost_of_a_lead_is_reported() -> None:
-    lane, entry = decide(WIDE, SPENT_200, PEOPLE, NOW_MS, 0)
-    assert isinstance(entry, Grant)
+    lane, entry = granted(WIDE, SPENT_200, PEOPLE, NOW_MS)
     assert _news(lane, book_callback(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, duration, explain, outlook
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import settled
@@ -18,6 +17,8 @@ from stream_app.domain.limits.budget import BudgetPolicy, Cost, reserve
 from stream_app.domain.limits.meters import Estimate, Forecast, Meter
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.plan import Actor, Destination, Workspace
+from tests.support.narrow import of_type, present
+from tests.unit.domain.lanes import granted
 
 NOW_MS = 1_790_000_000_000
 MOVING = LaneView("acme", 3, NOW_MS - 1_000, "closed", "healthy", 100.0, 8.0)
@@ -105,8 +106,7 @@ def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
     destination = Destination("people", "acme", ("hook",))
     for number in range(calls):
         now_ms = NOW_MS + number * 1_000
-        lane, entry = decide(policy, lane, destination, now_ms, 0)
-        assert isinstance(entry, Grant)
+        lane, entry = granted(policy, lane, destination, now_ms)
         lane, _ = settled(policy, lane, entry, Refused(reasons[number % len(reasons)], 20, 503), now_ms, 0.5)
     return policy, lane
 
@@ -207,8 +207,7 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
 
 def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> None:
     rules = BudgetPolicy(credits_per_day=100, hot_share=0.5)
-    reserved = reserve(rules, Lane("acme", 3).budget, Cost(40), NOW_MS)
-    assert isinstance(reserved, tuple)
+    reserved = of_type(tuple, reserve(rules, Lane("acme", 3).budget, Cost(40), NOW_MS))
     view = view_of(Workspace("acme", "firms", budget=rules), Lane("acme", 3, budget=reserved[0]), [FIRMS], NOW_MS)
     assert view.holds == ""
     end_ms = view.meters["credits_day"].ends_ms
@@ -228,8 +227,7 @@ def test_a_budget_without_room_for_the_next_lead_says_so_and_makes_no_forecast()
     rules, lane = BudgetPolicy(credits_per_day=300), Lane("acme", 3)
     seen: Outlook | None = None
     for cost, reserved_text in ((Cost(282), " callbacks free some of the 282 reserved, or"), (Cost(280), None)):
-        reserved = reserve(rules, lane.budget, cost, NOW_MS)
-        assert isinstance(reserved, tuple)
+        reserved = of_type(tuple, reserve(rules, lane.budget, cost, NOW_MS))
         used = msgspec.structs.replace(lane, budget=reserved[0])
         view = view_of(Workspace("acme", "firms", budget=rules), used, [firms], NOW_MS)
         seen = outlook(view, "credits_day", Forecast(60.0), NOW_MS)
@@ -243,9 +241,7 @@ def test_a_budget_without_room_for_the_next_lead_says_so_and_makes_no_forecast()
         assert seen.why == "the next lead may cost 20 credits, and the budget credits_day has less left"
         settled = msgspec.structs.replace(view.meters["credits_day"], spent=282, reserved=0)
         view = msgspec.structs.replace(view, meters={"credits_day": settled})
-        seen = outlook(view, "credits_day", Forecast(60.0), NOW_MS)
-        assert seen is not None
-        assert seen.says == "nothing more until"
+        assert present(outlook(view, "credits_day", Forecast(60.0), NOW_MS)).says == "nothing more until"
         tomorrow = outlook(view, "credits_day", None, settled.ends_ms)
         assert tomorrow is None
 

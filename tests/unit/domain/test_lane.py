@@ -19,6 +19,8 @@ from stream_app.domain.limits.suspension import FloodGuardPolicy
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused
 from stream_app.domain.plan import Destination, Workspace
+from tests.support.narrow import of_type
+from tests.unit.domain.lanes import granted
 
 NOW_MS = 1_796_083_140_000
 PEOPLE = Destination("people", "acme", ("hook1", "hook2"), token_env="CLAY_TOKEN_PEOPLE", setup_id="one")
@@ -30,8 +32,7 @@ BAD = Poison(422, 50, "no such column")
 
 
 def _entry(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> tuple[Lane, Grant]:
-    lane, entry = decide(policy, lane, PEOPLE, now_ms, 0)
-    assert isinstance(entry, Grant), entry
+    lane, entry = granted(policy, lane, PEOPLE, now_ms)
     return lane, entry
 
 
@@ -43,9 +44,7 @@ def _call(lane: Lane, *outcomes: Outcome, policy: Workspace = POLICY, now_ms: in
 
 
 def _held(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Held:
-    _, held = decide(policy, lane, PEOPLE, now_ms, 0)
-    assert isinstance(held, Held)
-    return held
+    return of_type(Held, decide(policy, lane, PEOPLE, now_ms, 0)[1])
 
 
 def test_a_run_of_dead_letters_of_one_cause_stops_the_lane() -> None:
@@ -218,8 +217,7 @@ def test_a_lead_that_only_reservations_hold_comes_back_once_they_are_settled() -
     held = _held(lane, policy, noon_ms)
     assert held.until_ms == NOW_MS + 60_000, "a waiting lead gets the next day as its time"
     assert held.back_ms == noon_ms + int(PEOPLE.callback_deadline_s * 1000)
-    _, without = decide(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)
-    assert isinstance(without, Held)
+    without = of_type(Held, decide(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)[1])
     assert without.back_ms == noon_ms + int(POLICY.breaker.probe_lease_s * 1000), "longer than any request"
     lane = charged(lane, entry.reservation)
     spent = _held(lane, policy, noon_ms)
@@ -365,8 +363,7 @@ def test_the_latency_of_the_window_and_a_turn_of_its_health_are_reported() -> No
     policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(mode="shadow"))  # it would forget the window
     before, lane = view(policy, LANE, [PEOPLE], NOW_MS), LANE
     for number in range(100):
-        lane, entry = decide(policy, lane, PEOPLE, NOW_MS, 0)
-        assert isinstance(entry, Grant)
+        lane, entry = granted(policy, lane, PEOPLE, NOW_MS)
         lane, _ = settled(policy, lane, entry, Accepted(200, 40 if number < 94 else 900), NOW_MS, 0.5)
     well = view(policy, lane, [PEOPLE], NOW_MS, before)
     assert [(news.kind, news.text) for news in well.news] == [
@@ -374,8 +371,7 @@ def test_the_latency_of_the_window_and_a_turn_of_its_health_are_reported() -> No
     ]
     assert well.p50_ms < 100 < 500 < well.p95_ms <= well.p99_ms
     for _ in range(30):
-        lane, entry = decide(policy, lane, PEOPLE, NOW_MS, 0)
-        assert isinstance(entry, Grant)
+        lane, entry = granted(policy, lane, PEOPLE, NOW_MS)
         lane, _ = settled(policy, lane, entry, Refused("http_503", 5), NOW_MS, 0.5)
     ill = view(policy, lane, [PEOPLE], NOW_MS, well)
     assert [news.kind for news in ill.news if news.kind.startswith("health")] == ["health_unhealthy"]

@@ -5,6 +5,7 @@ import pytest
 
 from stream_app.domain.commands import Command, CommandAnswer, command_id, outcome_text, read_command, refusal
 from stream_app.domain.model.records import ConsumedRecord
+from tests.support.narrow import of_type
 
 DAY_MS = 86_400_000
 NOW_MS = 1_796_083_140_000
@@ -29,15 +30,13 @@ def test_an_id_has_1_to_128_characters_and_another_is_answered_by_its_place(leng
 
 
 def test_the_answer_to_what_is_no_command_is_short() -> None:
-    read = read_command(consumed(kind="x\n" * 500_000), NOW_MS)
-    assert isinstance(read, CommandAnswer)
+    read = of_type(CommandAnswer, read_command(consumed(kind="x\n" * 500_000), NOW_MS))
     assert read.text.startswith("this is no command that this version knows: Invalid enum value 'x")
     assert (len(read.text) < 500, len(read.text.splitlines())) == (True, 1)
 
 
 def test_names_are_cut_to_what_a_row_may_hold() -> None:
-    read = read_command(consumed(who="w" * 200, workspace="a" * 200), NOW_MS)
-    assert isinstance(read, Command)
+    read = of_type(Command, read_command(consumed(who="w" * 200, workspace="a" * 200), NOW_MS))
     assert (read.who, read.workspace) == ("w" * 128, "a" * 128)
 
 

@@ -17,6 +17,7 @@ from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.limits.window import LAST_MINUTE, Span, Totals, Window
 from stream_app.domain.model.outcome import Accepted, RateLimited, Refused, Uncertain
 from stream_app.domain.plan import Workspace
+from tests.support.narrow import present
 
 NOW_MS = 1_795_500_000_000
 SPAN_MS = 60_000
@@ -78,8 +79,7 @@ def test_percentiles_lie_in_the_cell_of_the_true_one(latencies: list[int]) -> No
     state = Window()
     for latency_ms in latencies:
         state = window.record(LAST_MINUTE, state, NOW_MS, True, False, latency_ms)
-    latency = window.latency(LAST_MINUTE, state, NOW_MS)
-    assert latency is not None
+    latency = present(window.latency(LAST_MINUTE, state, NOW_MS))
     ordered = sorted(latencies)
     for share, estimate in ((0.50, latency.p50_ms), (0.95, latency.p95_ms), (0.99, latency.p99_ms)):
         true = ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
@@ -91,8 +91,7 @@ def test_percentiles_lie_in_the_cell_of_the_true_one(latencies: list[int]) -> No
 @pytest.mark.parametrize(("latency_ms", "above_ms", "most_ms"), [(25, 0, 25), (26, 25, 50), (60_000, 30_000, 60_000)])
 def test_a_bound_belongs_to_the_cell_below_it(latency_ms: int, above_ms: int, most_ms: int) -> None:
     state = window.record(LAST_MINUTE, Window(), NOW_MS, True, False, latency_ms)
-    latency = window.latency(LAST_MINUTE, state, NOW_MS)
-    assert latency is not None
+    latency = present(window.latency(LAST_MINUTE, state, NOW_MS))
     assert above_ms < latency.p99_ms <= most_ms
 
 
@@ -235,8 +234,7 @@ def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_t
     assert permit(out(5), 799) is None
     assert permit(out(4), 60_000) is None
     assert permit(out(5), 800) == Unanswered(NOW_MS + 1_800, "in_flight")
-    held = permit(out(5), 1_800)
-    assert held is not None
+    held = present(permit(out(5), 1_800))
     assert (held.reason, held.until_ms, held.text[:19]) == ("no_answer", NOW_MS + 6_800, "5 requests went out")
 
 

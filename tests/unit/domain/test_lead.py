@@ -26,28 +26,24 @@ from stream_app.domain.model.messages import Lead, Scalar
 from stream_app.domain.model.pseudonyms import pseudonyms_of, use
 from stream_app.domain.model.records import murmur2
 from stream_app.domain.model.topics import home_partition
+from tests.support.narrow import of_type, present
 
 BIG = b"9" * 30
 GOOD = b'{"fields":{"email":"jane@acme.example"}}'
 
 
 def reason(value: bytes | None, key: bytes | None = b"acme") -> str:
-    answer = read_lead(value, key)
-    assert isinstance(answer, Unreadable), answer
+    answer = of_type(Unreadable, read_lead(value, key))
     assert answer.text
     return answer.reason
 
 
 def lead(value: bytes, key: bytes | None = b"acme") -> Lead:
-    answer = read_lead(value, key)
-    assert isinstance(answer, Lead), answer
-    return answer
+    return of_type(Lead, read_lead(value, key))
 
 
 def identity(fields: dict[str, Any], lead_id: str | None = None) -> Identity:
-    answer = identify(Lead(fields=dict(fields), lead_id=lead_id))
-    assert answer is not None
-    return answer
+    return present(identify(Lead(fields=dict(fields), lead_id=lead_id)))
 
 
 @pytest.mark.parametrize(
@@ -129,8 +125,7 @@ def test_a_reason_never_repeats_the_input() -> None:
         b'{"fields":{"a":1},"not_after_ms":"secretdate"}',
         b'{"fields":{"email":"secret"}}',
     ):
-        answer = read_lead(value, b"secret workspace")
-        assert isinstance(answer, Unreadable)
+        answer = of_type(Unreadable, read_lead(value, b"secret workspace"))
         assert "secret" not in answer.text + answer.reason
 
 
@@ -299,14 +294,11 @@ def test_an_id_of_our_own_form_that_does_not_follow_from_the_fields_is_hashed(fo
     (victim,) = people({"email": "victim@acme.example"})
     forged, made = form.format(victim), set[str]()
     for fields in ({"email": "other@acme.example"}, {"notes": victim}):
-        lead = read_lead(msgspec.json.encode({"lead_id": f" {forged}", "fields": fields}), b"acme")
-        assert isinstance(lead, Lead)
-        who = identify(lead)
-        assert who is not None
+        lead = of_type(Lead, read_lead(msgspec.json.encode({"lead_id": f" {forged}", "fields": fields}), b"acme"))
+        who = present(identify(lead))
         made.add(who.lead_id)
         assert re.fullmatch("h-[A-Za-z0-9_-]{22}", who.lead_id)
-    bad = read_lead(msgspec.json.encode({"lead_id": forged, "fields": {}}), b"acme")
-    assert isinstance(bad, Unreadable)
+    bad = of_type(Unreadable, read_lead(msgspec.json.encode({"lead_id": forged, "fields": {}}), b"acme"))
     assert made == {bad.lead_id} != {forged}, (
         "nor does a record that is refused show in the history of that person's lead"
     )

@@ -29,6 +29,7 @@ from stream_app.domain.dead_letter.orders import (
     read_progress,
 )
 from stream_app.domain.lane.price import Part, Quote
+from tests.support.narrow import present
 
 NOW_MS = 1_800_000_000_000
 COST = 6
@@ -85,8 +86,7 @@ class Rows:
 def test_a_replay_is_started_stopped_resumed_and_done_and_each_command_is_answered_once() -> None:
     rows = Rows()
     rows.put(start())
-    first = rows.apply().running
-    assert first is not None
+    first = present(rows.apply().running)
     counted = begun(first, priced(10), NOW_MS)
     assert (counted.state, counted.total, counted.credits) == ("running", 10, 60)
     rows.write(dict([progress_row(advanced(counted, 4, {}, {0: 4}, NOW_MS))]))
@@ -107,8 +107,7 @@ def test_a_replay_is_started_stopped_resumed_and_done_and_each_command_is_answer
 def test_the_same_replay_twice_is_one_replay_even_after_its_end() -> None:
     rows = Rows()
     rows.put(start(), start())
-    running = rows.apply().running
-    assert running is not None
+    running = present(rows.apply().running)
     rows.write(dict([progress_row(finished(running, NOW_MS))]))
     assert not rows.apply().pending
     rows.put(start())

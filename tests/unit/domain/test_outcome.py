@@ -20,6 +20,7 @@ from stream_app.domain.model.outcome import (
     classify,
     scrub,
 )
+from tests.support.narrow import of_type
 
 
 def _classify(http_status: int, *, refused: bool = True, excerpt: str = "") -> Outcome:
@@ -51,9 +52,7 @@ def test_503_is_the_destinations_choice() -> None:
 def test_retry_after_is_passed_on_unchanged(retry_after: str | None) -> None:
     limited = classify(429, retry_after, "", 1, unavailable_is_refused=True)
     assert limited == RateLimited(429, 1, retry_after)
-    unavailable = classify(503, retry_after, "", 1, unavailable_is_refused=True)
-    assert isinstance(unavailable, Refused)
-    assert unavailable.retry_after == retry_after
+    assert of_type(Refused, classify(503, retry_after, "", 1, unavailable_is_refused=True)).retry_after == retry_after
 
 
 @pytest.mark.parametrize(
@@ -61,8 +60,7 @@ def test_retry_after_is_passed_on_unchanged(retry_after: str | None) -> None:
     [(401, "token"), (402, "credits"), (403, "50,000"), (300, "redirects"), (399, "redirects"), (499, "settings")],
 )
 def test_the_reason_of_a_suspension_says_what_to_do(http_status: int, words: str) -> None:
-    outcome = _classify(http_status, excerpt="no way")
-    assert isinstance(outcome, Denied)
+    outcome = of_type(Denied, _classify(http_status, excerpt="no way"))
     assert outcome.text.startswith(f"HTTP {http_status}: ")
     assert words in outcome.text
     assert "resume the lane" in outcome.text

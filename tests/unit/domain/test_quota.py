@@ -23,6 +23,7 @@ from stream_app.domain.model.addresses import (
 )
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.plan import Actor, Workspace
+from tests.support.narrow import of_type
 
 POLICY = QuotaPolicy(warn_at=3, rotate_at=5)
 PROBES = SuspensionPolicy(probe_s=60, probe_cap_s=240, probe_lease_s=30)
@@ -160,9 +161,7 @@ def test_a_lead_waits_for_the_first_of_the_probes(order: tuple[str, ...]) -> Non
         fresh = suspension.begin(PROBES, "http_404", "gone", NOW_MS + 1_000 * number)
         state = quota.gone(PROBES, state, hook, fresh, None)
     assert quota.pick(POLICY, PROBES, state, POOL, NOW_MS + 10_000)[1] == Wait(NOW_MS + 60_000)
-    _, picked = quota.pick(POLICY, PROBES, state, POOL, NOW_MS + 60_000)
-    assert isinstance(picked, quota.Picked)
-    assert picked.webhook_id == order[0]
+    assert of_type(quota.Picked, quota.pick(POLICY, PROBES, state, POOL, NOW_MS + 60_000)[1]).webhook_id == order[0]
 
 
 STOPS = SuspensionPolicy(probe_s=300, probe_cap_s=1_000, probe_lease_s=120)

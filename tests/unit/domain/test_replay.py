@@ -33,6 +33,7 @@ from stream_app.domain.lane.view import AS_PROBE, LaneView
 from stream_app.domain.model.outcome import UnsentReason
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import ReplayPolicy
+from tests.support.narrow import present
 
 MAX_REPLAYS = 3
 OUTCOMES = ["failed"] * 5 + ["accepted", "unanswered", "uncertain"]
@@ -60,11 +61,9 @@ def test_a_rewind_is_detected_by_the_groups_offset(
 
 def test_the_envelope_of_a_returning_dead_letter() -> None:
     failed = Envelope(origin="leads/0/1", disposition="failed", replay=2, epoch=1, not_before_ms=5, attempt=4)
-    natural = returning(failed, "leads.dlq/0/1", 1)
-    assert natural is not None
+    natural = present(returning(failed, "leads.dlq/0/1", 1))
     assert (natural.way, natural.epoch, natural.replay, natural.not_before_ms) == ("replayed", 1, 3, 5)
-    first = returning(failed, "leads.dlq/0/1", 2)
-    assert first is not None
+    first = present(returning(failed, "leads.dlq/0/1", 2))
     assert (first.way, first.epoch, first.replay, first.not_before_ms) == ("replayed", 2, 1, 0)
     for disposition in ("poison", "policy"):
         assert returning(Envelope(origin="leads/0/1", disposition=disposition), "leads.dlq/0/1", 2) is None
@@ -264,8 +263,7 @@ class Partition(RuleBasedStateMachine):
     def the_replay_app_works(self, most: int, times: int, commits: bool, records: bool) -> None:
         for lead, dead_letter in self.dlq[self.position : self.position + most]:
             if self.position >= self.how.skip_to:
-                back = returning(dead_letter, "leads.dlq/0/0", self.how.epoch)
-                assert back is not None
+                back = present(returning(dead_letter, "leads.dlq/0/0", self.how.epoch))
                 self.queue += [(lead, back)] * times
             self.position += 1
         if commits:

@@ -29,6 +29,7 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Destination, Plan, Sizes, Workspace
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.legal import LEGAL
+from tests.support.narrow import of_type
 
 KEYS = Keys(["a key of callback tokens, only for tests"])
 PLAN = Plan(
@@ -71,25 +72,21 @@ def test_only_the_fields_of_a_destinations_columns_are_sent() -> None:
 
 def test_with_traces_a_row_continues_the_trace_of_its_lead() -> None:
     plan = msgspec.structs.replace(PLAN, traces=True)
-    lead = case(plan=plan)
-    assert isinstance(lead, ResolvedLead)
+    lead = of_type(ResolvedLead, case(plan=plan))
     assert sent(lead)["traceparent"] == f"00-{lead.envelope.trace_id}-{span_id('leads/0/7', 0)}-01"
     assert "traceparent" not in sent(case())
 
 
 @pytest.mark.parametrize(("asked", "goes_to"), [(None, "people"), ("mapped", "mapped"), ("asked-back", "asked-back")])
 def test_a_lead_names_its_destination_or_gets_the_default_of_its_workspace(asked: str | None, goes_to: str) -> None:
-    lead = case(destination=asked)
-    assert isinstance(lead, ResolvedLead)
+    lead = of_type(ResolvedLead, case(destination=asked))
     assert lead.destination.alias == goes_to
     assert lead.key == delivery_key("acme", goes_to, "crm-1")
 
 
 @pytest.mark.parametrize("asked", ["nowhere", "beta-people"])
 def test_a_destination_of_another_workspace_is_refused(asked: str) -> None:
-    lead = case(destination=asked)
-    assert isinstance(lead, Unreadable)
-    assert lead.reason == "unknown_destination"
+    assert of_type(Unreadable, case(destination=asked)).reason == "unknown_destination"
 
 
 def test_a_body_contains_the_callback_url_and_token() -> None:
@@ -126,9 +123,7 @@ def test_a_row_is_never_sent_in_part() -> None:
         ({"phone": "1"}, "nothing_to_send"),
         ({"title": "x" * (MAX_CELL_BYTES + 1)}, "cell_oversize"),
     ):
-        lead = case(fields, destination="mapped")
-        assert isinstance(lead, Unreadable)
-        assert lead.reason == reason
+        assert of_type(Unreadable, case(fields, destination="mapped")).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -160,9 +155,7 @@ def published(published_ms: int, way: Way = "", came_ms: int = 0, **changes: obj
     envelope = msgspec.structs.replace(read_envelope(consumed), origin_ms=published_ms, way=way)
     lead = read_lead(consumed.value, consumed.key)
     assert not isinstance(lead, Unreadable)
-    resolved = resolve_lead(LINE, consumed, envelope, lead)
-    assert isinstance(resolved, ResolvedLead)
-    return resolved
+    return of_type(ResolvedLead, resolve_lead(LINE, consumed, envelope, lead))
 
 
 def reason(published: ResolvedLead, row: bytes, suppressed: bool = False) -> str:

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import Settlement, settled
 from stream_app.domain.limits import suspension
@@ -14,6 +13,7 @@ from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.window import Totals
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.plan import Destination, Workspace
+from tests.unit.domain.lanes import granted
 
 NOW_MS = 1_796_083_140_000
 END_MS = NOW_MS + 100
@@ -89,8 +89,7 @@ def test_an_outcome_frees_the_probes_and_books_what_it_cost(
     outcome: Outcome | None, after: After, settlement: Settlement, callbacks: bool
 ) -> None:
     destination = Destination("people", "acme", ("hook1",), callbacks=callbacks)
-    lane, grant = decide(POLICY, LANE, destination, NOW_MS, 0)
-    assert isinstance(grant, Grant)
+    lane, grant = granted(POLICY, LANE, destination, NOW_MS)
     assert lane.breaker.lease is not None
     assert grant.probe is not None
     lane, settling = settled(POLICY, lane, grant, outcome, END_MS, 0.5, in_flight=1)
@@ -141,7 +140,6 @@ def test_a_refusal_says_whether_another_lead_could_show_the_difference(
     in_flight: int, others_wait: bool, alone: bool
 ) -> None:
     destination, lane = Destination("people", "acme", ("hook1",)), Lane("acme", 0, rate=Rate(10.0, NOW_MS))
-    lane, grant = decide(POLICY, lane, destination, NOW_MS, 0)
-    assert isinstance(grant, Grant)
+    lane, grant = granted(POLICY, lane, destination, NOW_MS)
     _, settlement = settled(POLICY, lane, grant, Refused("http_503", 5, 503), END_MS, 0.5, in_flight, others_wait)
     assert settlement == Settlement(True, END_MS, run=1, alone=alone)
