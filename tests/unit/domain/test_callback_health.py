@@ -12,20 +12,8 @@ from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.lane import Lane, for_new_owner, lifted
 from stream_app.domain.lane.settlement import probe_succeeded, settled
 from stream_app.domain.lane.view import view
-from stream_app.domain.limits import suspension
+from stream_app.domain.limits import callback_health, suspension
 from stream_app.domain.limits.budget import Reservation
-from stream_app.domain.limits.callback_health import (
-    CallbackHealth,
-    CallbackHealthPolicy,
-    are_missing,
-    of,
-    record_callback,
-    record_overdue,
-    record_owner,
-    record_report,
-    taken_over,
-    unowned_ms,
-)
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.messages import Callback
@@ -34,7 +22,7 @@ from stream_app.domain.plan import Destination, Workspace
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
-POLICY = CallbackHealthPolicy(overdue=3)
+POLICY = callback_health.CallbackHealthPolicy(overdue=3)
 OTHER = Destination("firms", "acme", ("w2",))
 THIRD = Destination("jobs", "acme", ("w3",))
 MUTE = Destination("mute", "acme", ("w4",), callbacks=False)
@@ -42,24 +30,24 @@ THERE = Destination("people", "acme", ("w1",), callback_deadline_s=60, callback_
 ACME = Workspace("acme", "people", callback_health=POLICY, rate=RatePolicy(rate_per_s=1_000, burst=10_000))
 
 
-def after(*accepted_ms: int, state: CallbackHealth | None = None) -> CallbackHealth:
+def after(*accepted_ms: int, state: callback_health.CallbackHealth | None = None) -> callback_health.CallbackHealth:
     """Return the state after overdue leads of people that were accepted at these times."""
-    state = state or CallbackHealth()
+    state = state or callback_health.CallbackHealth()
     for at_ms in accepted_ms:
-        state = record_overdue(state, "people", at_ms)
+        state = callback_health.record_overdue(state, "people", at_ms)
     return state
 
 
-def missing(state: CallbackHealth) -> bool:
-    return are_missing(POLICY, state, "people")
+def missing(state: callback_health.CallbackHealth) -> bool:
+    return callback_health.are_missing(POLICY, state, "people")
 
 
-def reported(state: CallbackHealth, now_ms: int) -> CallbackHealth:
-    return record_report(state, "people", now_ms)
+def reported(state: callback_health.CallbackHealth, now_ms: int) -> callback_health.CallbackHealth:
+    return callback_health.record_report(state, "people", now_ms)
 
 
 def test_after_a_callback_older_leads_do_not_count() -> None:
-    state = record_callback(reported(after(1, 2, 3), 10), "people", 20)
+    state = callback_health.record_callback(reported(after(1, 2, 3), 10), "people", 20)
     assert not missing(after(5, 6, 7, 8, 20, state=state)), "they were accepted before that callback"
     assert missing(after(21, 22, 23, state=state))
 
@@ -69,20 +57,20 @@ def test_callbacks_are_missing_if_and_only_if_enough_leads_since_the_last_one_ar
     steps: list[int | None],
 ) -> None:
     """None: a callback, at the time of the step's place; a number: a lead accepted then is overdue."""
-    state, last_ms = CallbackHealth(), 0
+    state, last_ms = callback_health.CallbackHealth(), 0
     since: list[int] = []
     for now_ms, step in enumerate(steps):
         if step is None:
-            state, last_ms, since = record_callback(state, "people", now_ms), now_ms, []
+            state, last_ms, since = callback_health.record_callback(state, "people", now_ms), now_ms, []
         else:
-            state = record_overdue(state, "people", step)
+            state = callback_health.record_overdue(state, "people", step)
             since += [step] if step > last_ms else []
         assert missing(state) == (len(since) >= POLICY.overdue)
-        assert of(state, "people").oldest_ms == min(since, default=0)
+        assert callback_health.of(state, "people").oldest_ms == min(since, default=0)
 
 
 def test_time_without_an_owner_is_no_waiting() -> None:
-    lane = Lane("acme", 0, callback_health=record_owner(CallbackHealth(), 100_000))
+    lane = Lane("acme", 0, callback_health=callback_health.record_owner(callback_health.CallbackHealth(), 100_000))
     lane = for_new_owner(lane, 400_000)
     assert lane.callback_health.gaps == ((100_000, 400_000),)
     row = Delivery(ROW_VERSION, "accepted", "leads/0/0", 3, 90_000, 1, "t")
@@ -94,14 +82,14 @@ def test_time_without_an_owner_is_no_waiting() -> None:
 
 @given(st.lists(st.integers(0, 100_000), min_size=2, max_size=30), st.integers(0, 1_000_000))
 def test_deadlines_stay_in_order_over_any_number_of_owners(steps: list[int], since_ms: int) -> None:
-    state, now_ms = CallbackHealth(), 0
+    state, now_ms = callback_health.CallbackHealth(), 0
     for number, step in enumerate(steps):
         now_ms += step
-        state = record_owner(state, now_ms) if number % 2 else taken_over(state, now_ms)
+        state = callback_health.record_owner(state, now_ms) if number % 2 else callback_health.taken_over(state, now_ms)
     assert len(state.gaps) <= 8
     first, second = since_ms, since_ms + 1
-    assert first + unowned_ms(state, first) <= second + unowned_ms(state, second)
-    assert 0 <= unowned_ms(state, since_ms) <= max(0, now_ms - since_ms)
+    assert first + callback_health.unowned_ms(state, first) <= second + callback_health.unowned_ms(state, second)
+    assert 0 <= callback_health.unowned_ms(state, since_ms) <= max(0, now_ms - since_ms)
 
 
 def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
@@ -120,12 +108,14 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
 
 
 def test_a_table_that_calls_back_meanwhile_shows_that_it_is_not_the_credits() -> None:
-    health = after(3_000, 4_000, 5_000, state=record_callback(CallbackHealth(), "people", 2_000))
-    before = Lane("acme", 0, callback_health=record_callback(health, "firms", 3_000))
+    health = after(
+        3_000, 4_000, 5_000, state=callback_health.record_callback(callback_health.CallbackHealth(), "people", 2_000)
+    )
+    before = Lane("acme", 0, callback_health=callback_health.record_callback(health, "firms", 3_000))
     text = why_missing(ACME, before, THERE, 10_000)
     assert text.index("credits of this workspace") < text.index("auto-run")
     assert "(it called back last at 1970-01-01 00:00:02 UTC; its newest rows" in text
-    since = Lane("acme", 0, callback_health=record_callback(health, "firms", 3_001))
+    since = Lane("acme", 0, callback_health=callback_health.record_callback(health, "firms", 3_001))
     text = why_missing(ACME, since, THERE, 10_000)
     assert text.index("auto-run") < text.index("credits of this workspace")
     assert "00:00:02 UTC, while firms did since, with the same credits; its newest rows" in text
@@ -150,8 +140,8 @@ def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() 
     assert not missing(after(8, 9, 10, state=lane.callback_health))
     firms = lane.callback_health
     for accepted_ms in (38, 39, 40):
-        firms = record_overdue(firms, "firms", accepted_ms)
-    assert not are_missing(POLICY, firms, "firms")
+        firms = callback_health.record_overdue(firms, "firms", accepted_ms)
+    assert not callback_health.are_missing(POLICY, firms, "firms")
 
 
 def _two_are_silent() -> Lane:

@@ -4,17 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.lead import identity
-from stream_app.domain.lead.identity import (
-    MOST_IDENTIFIERS,
-    hash_of,
-    hashes,
-    identifiers_of,
-    linked,
-    person_key,
-    person_of,
-    pointed,
-    rows_of,
-)
 
 
 class Rows:
@@ -26,28 +15,29 @@ class Rows:
 
     def take(self, lead: str, names: tuple[str, ...], counts: bool = True, sent: bool = True) -> bool:
         """Whether the lead is new. `counts`: it stays so once it has ended. `sent`: Clay is asked about it."""
-        own = tuple(person_key("acme", "people", name) for name in names)
-        person = person_of(own, self.aliases.get)
+        own = tuple(identity.person_key("acme", "people", name) for name in names)
+        person = identity.person_of(own, self.aliases.get)
         new = not any(self.counting[row] for row in person.rows)
         if new:
             key = f"d/acme/people/{lead}".encode()
-            self.aliases.update(pointed(own, key, self.aliases.get))
+            self.aliases.update(identity.pointed(own, key, self.aliases.get))
             if sent:
-                self.aliases.update(linked(own, key, self.aliases.get))
-                assert linked(own, key, self.aliases.get) == [], "a second attempt writes nothing"
+                self.aliases.update(identity.linked(own, key, self.aliases.get))
+                assert identity.linked(own, key, self.aliases.get) == [], "a second attempt writes nothing"
             self.counting[key] = counts
         return new
 
     def persons(self) -> dict[str, tuple[set[bytes], set[str]]]:
         """By identifier, the rows and identifiers that it finds."""
         return {
-            hash_of(key): (set(rows_of(value)), set(identifiers_of(key, value))) for key, value in self.aliases.items()
+            identity.hash_of(key): (set(identity.rows_of(value)), set(identity.identifiers_of(key, value)))
+            for key, value in self.aliases.items()
         }
 
 
 def test_a_name_links_leads_only_where_nothing_stronger_is_known() -> None:
     ada = {"first_name": "Ada", "last_name": "Lovelace", "domain": "acme.example"}
-    linkedin, email, name = hashes({**ada, "email": "ada@acme.example", "linkedin_url": "linkedin.com/in/ada"})
+    linkedin, email, name = identity.hashes({**ada, "email": "ada@acme.example", "linkedin_url": "linkedin.com/in/ada"})
     for known, links in (
         ((linkedin, email, name), (linkedin, email)),
         (("", email, name), (email,)),
@@ -63,14 +53,14 @@ def test_a_shared_address_does_not_collect_identifiers_without_end() -> None:
     for number in range(1, 100):
         rows.counting = dict.fromkeys(rows.counting, False)
         assert rows.take(str(number), ("info", f"L{number}"))
-    assert max(len(names) for _, names in rows.persons().values()) == MOST_IDENTIFIERS
+    assert max(len(names) for _, names in rows.persons().values()) == identity.MOST_IDENTIFIERS
     assert max(map(len, rows.aliases.values())) < 1_000
     assert not rows.take("101", ("info",))
 
 
 def test_a_lead_of_too_large_a_person_claims_at_least_its_own() -> None:
     rows = Rows()
-    for number in range(MOST_IDENTIFIERS - 1):
+    for number in range(identity.MOST_IDENTIFIERS - 1):
         rows.take(str(number), ("info", f"L{number}"), counts=False)
     assert rows.take("x", ("info", "X"))
     assert not rows.take("y", ("X",))

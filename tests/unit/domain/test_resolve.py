@@ -6,18 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream_app.domain.delivery import state_machine
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
-from stream_app.domain.delivery.state_machine import (
-    NEXT,
-    RESUMABLE,
-    Delivery,
-    begin,
-    classify_record,
-    delivery_key,
-    match_callback,
-)
 from stream_app.domain.delivery.suppression import Suppression, import_row, lead_row, person_row, suppression_reason
 from stream_app.domain.lead.identity import people
 from stream_app.domain.lead.read import MAX_CELL_BYTES, Unreadable, read_lead
@@ -81,7 +73,7 @@ def test_with_traces_a_row_continues_the_trace_of_its_lead() -> None:
 def test_a_lead_names_its_destination_or_gets_the_default_of_its_workspace(asked: str | None, goes_to: str) -> None:
     lead = of_type(ResolvedLead, case(destination=asked))
     assert lead.destination.alias == goes_to
-    assert lead.key == delivery_key("acme", goes_to, "crm-1")
+    assert lead.key == state_machine.delivery_key("acme", goes_to, "crm-1")
 
 
 @pytest.mark.parametrize("asked", ["nowhere", "beta-people"])
@@ -141,7 +133,9 @@ def test_an_unreadable_record_belongs_to_the_lead_that_its_headers_name(
         record = ConsumedRecord("leads.retry", partition, 1, workspace, b"{")
         ref = find_lead_ref(PLAN, record, envelope, Unreadable("not_json", ""), lambda _: None)
         is_its = has_name and way and (partition != 3 or workspace == b"gone")
-        assert (ref and ref.key) == (delivery_key(workspace.decode(), destination, "1") if is_its else None)
+        assert (ref and ref.key) == (
+            state_machine.delivery_key(workspace.decode(), destination, "1") if is_its else None
+        )
 
 
 LINE = plan_of(Setup())
@@ -196,9 +190,9 @@ def test_an_id_that_could_contain_an_address_is_cancelled_by_its_hash() -> None:
 
 
 def test_a_callback_settles_a_lead_that_was_suppressed_after_the_send() -> None:
-    row = Delivery(1, "suppressed", "leads/0/7", 5, 1, 1, "t", sends=1, webhook_id="w", final=True)
-    assert match_callback(row, "enriched") == "settles"
-    assert match_callback(msgspec.structs.replace(row, webhook_id=""), "enriched") == "unmatched"
+    row = state_machine.Delivery(1, "suppressed", "leads/0/7", 5, 1, 1, "t", sends=1, webhook_id="w", final=True)
+    assert state_machine.match_callback(row, "enriched") == "settles"
+    assert state_machine.match_callback(msgspec.structs.replace(row, webhook_id=""), "enriched") == "unmatched"
 
 
 _BY_A_HUMAN_OR_POLICY = {("parked", "replayed"), ("send_uncertain", "replayed")}
@@ -210,14 +204,14 @@ def _reachable(start: Status) -> set[Status]:
     todo: list[Status] = [start]
     while todo:
         at = todo.pop()
-        after = {status for status in NEXT.get(at, ()) if (at, status) not in _BY_A_HUMAN_OR_POLICY}
+        after = {status for status in state_machine.NEXT.get(at, ()) if (at, status) not in _BY_A_HUMAN_OR_POLICY}
         todo += after - reached
         reached |= after
     return reached
 
 
 def test_the_state_machine_allows_the_expected_steps() -> None:
-    assert NEXT == LEGAL
+    assert state_machine.NEXT == LEGAL
 
 
 def test_a_lead_that_may_be_at_clay_is_never_resent_automatically() -> None:
@@ -228,17 +222,17 @@ def test_a_lead_that_may_be_at_clay_is_never_resent_automatically() -> None:
 
 
 def test_a_successor_resumes_only_leads_that_are_not_at_clay() -> None:
-    for state in RESUMABLE:
-        assert "sending" in NEXT[state], state
-    assert not RESUMABLE & {"sending", "send_uncertain", "accepted"}
+    for state in state_machine.RESUMABLE:
+        assert "sending" in state_machine.NEXT[state], state
+    assert not state_machine.RESUMABLE & {"sending", "send_uncertain", "accepted"}
 
 
 @pytest.mark.parametrize(
     ("offset", "verdict"), [(49, "duplicate"), (50, "done"), (51, "duplicate"), (5, "duplicate"), (500, "duplicate")]
 )
 def test_a_record_is_redelivered_if_it_is_the_very_record_of_the_row(offset: int, verdict: str) -> None:
-    row = Delivery(1, "accepted", "leads/0/50", 3, 1_000, 1_000, "t")
-    assert classify_record(row, Envelope(origin=f"leads/0/{offset}"), 1_001, 60_000) == verdict
+    row = state_machine.Delivery(1, "accepted", "leads/0/50", 3, 1_000, 1_000, "t")
+    assert state_machine.classify_record(row, Envelope(origin=f"leads/0/{offset}"), 1_001, 60_000) == verdict
 
 
 HELD = Reservation("2026-11-30", "2026-11", 20, 2)
@@ -257,5 +251,5 @@ def test_a_freed_row_says_what_is_booked_and_reserves_nothing(
     """A late callback books its cost in place of what is booked: Actions that are not booked would be returned."""
     plan, envelope = plan_of(Setup()), Envelope(origin="leads/0/0")
     ref = LeadRef(ConsumedRecord("leads", 0, 0, b"acme", b"{}"), envelope, "1", plan.destinations["acme-main"], b"d/1")
-    row = msgspec.structs.replace(begin(envelope, 1), reservation=held, booked=booked)
+    row = msgspec.structs.replace(state_machine.begin(envelope, 1), reservation=held, booked=booked)
     assert DeliveryRecorder(plan, ref, row).freed(spent) == {"reservation": None, "booked": expected}

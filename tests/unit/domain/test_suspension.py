@@ -3,21 +3,7 @@
 import msgspec
 import pytest
 
-from stream_app.domain.limits import suspension
-from stream_app.domain.limits.callback_health import (
-    CallbackHealth,
-    CallbackHealthPolicy,
-    DestinationCallbacks,
-    are_missing,
-    record_callback,
-    record_overdue,
-    record_owner,
-    record_report,
-    reset_reported,
-    still_missing,
-    taken_over,
-    unowned_ms,
-)
+from stream_app.domain.limits import callback_health, suspension
 from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
 from stream_app.domain.model.ranges import Wait
 
@@ -108,34 +94,42 @@ def test_which_destinations_it_holds() -> None:
 
 
 def test_callbacks_that_are_overdue_are_counted_since_the_last_one_and_reported_once() -> None:
-    policy, state = CallbackHealthPolicy(overdue=2), record_callback(CallbackHealth(), "people", 100)
-    for accepted_ms, overdue, oldest_ms in ((100, 0, 0), (105, 1, 105), (101, 2, 101), (110, 3, 101)):
-        state = record_overdue(state, "people", accepted_ms)
-        assert state.destinations["people"] == DestinationCallbacks(100, overdue, oldest_ms)
-        assert are_missing(policy, state, "people") is (overdue >= 2)
-    assert not are_missing(policy, state, "firms")
-    state = record_report(state, "people", 500)
-    assert not are_missing(policy, state, "people")
-    assert (still_missing(state, "firms"), still_missing(state, "people")) == (["people"], [])
-    state = reset_reported(state)
-    assert state.destinations["people"] == DestinationCallbacks(100, ignored_until_ms=500)
-    assert record_overdue(state, "people", 500) is state
-    assert record_overdue(state, "people", 501).destinations["people"].overdue == 1
-    assert record_callback(state, "people", 600).destinations["people"] == DestinationCallbacks(
-        600, ignored_until_ms=500
+    policy, state = (
+        callback_health.CallbackHealthPolicy(overdue=2),
+        callback_health.record_callback(callback_health.CallbackHealth(), "people", 100),
     )
+    for accepted_ms, overdue, oldest_ms in ((100, 0, 0), (105, 1, 105), (101, 2, 101), (110, 3, 101)):
+        state = callback_health.record_overdue(state, "people", accepted_ms)
+        assert state.destinations["people"] == callback_health.DestinationCallbacks(100, overdue, oldest_ms)
+        assert callback_health.are_missing(policy, state, "people") is (overdue >= 2)
+    assert not callback_health.are_missing(policy, state, "firms")
+    state = callback_health.record_report(state, "people", 500)
+    assert not callback_health.are_missing(policy, state, "people")
+    assert (callback_health.still_missing(state, "firms"), callback_health.still_missing(state, "people")) == (
+        ["people"],
+        [],
+    )
+    state = callback_health.reset_reported(state)
+    assert state.destinations["people"] == callback_health.DestinationCallbacks(100, ignored_until_ms=500)
+    assert callback_health.record_overdue(state, "people", 500) is state
+    assert callback_health.record_overdue(state, "people", 501).destinations["people"].overdue == 1
+    assert callback_health.record_callback(state, "people", 600).destinations[
+        "people"
+    ] == callback_health.DestinationCallbacks(600, ignored_until_ms=500)
 
 
 def test_times_without_an_owner_are_known() -> None:
-    state = taken_over(CallbackHealth(), 1_000)
+    state = callback_health.taken_over(callback_health.CallbackHealth(), 1_000)
     assert (state.owned_ms, state.gaps) == (1_000, ())
-    state = record_owner(record_owner(state, 5_000), 4_000)
+    state = callback_health.record_owner(callback_health.record_owner(state, 5_000), 4_000)
     assert state.owned_ms == 5_000
-    assert taken_over(state, 9_000).gaps == (), "a short absence is none"
-    state = taken_over(state, 10_000_000)
+    assert callback_health.taken_over(state, 9_000).gaps == (), "a short absence is none"
+    state = callback_health.taken_over(state, 10_000_000)
     assert state.gaps == ((5_000, 10_000_000),)
-    state = taken_over(record_owner(state, 11_000_000), 20_000_000)
-    assert [unowned_ms(state, since_ms) for since_ms in (0, 5_001, 12_000_000, 20_000_000, 30_000_000)] == [
+    state = callback_health.taken_over(callback_health.record_owner(state, 11_000_000), 20_000_000)
+    assert [
+        callback_health.unowned_ms(state, since_ms) for since_ms in (0, 5_001, 12_000_000, 20_000_000, 30_000_000)
+    ] == [
         9_995_000 + 9_000_000,
         9_994_999 + 9_000_000,
         8_000_000,

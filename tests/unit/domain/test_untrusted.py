@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from stream_app.domain.callback.body import BadBody, read_body
 from stream_app.domain.lead.fields import clean_email, clean_linkedin, normalise
 from stream_app.domain.lead.read import Unreadable, read_lead
-from stream_app.domain.model.untrusted import (
-    MOST_LEVELS,
-    MOST_MARKS,
-    NestedTooDeep,
-    check_depth,
-    decode,
-    is_stream_safe,
-    stream_safe,
-)
+from stream_app.domain.model import untrusted
 
 ACUTE = "\u0301"
 
@@ -35,15 +27,15 @@ def longest_run(text: str) -> int:
 
 
 @given(st.text(st.sampled_from("aé\u1e69\u0301\u0316\u0344\u0f73\uff9e\u200b株\ufdfa")))
-@example(ACUTE * MOST_MARKS)
-@example(ACUTE * (MOST_MARKS + 1))
+@example(ACUTE * untrusted.MOST_MARKS)
+@example(ACUTE * (untrusted.MOST_MARKS + 1))
 @example("\u0344" * 16)
 @example("\uff9e" * 31)
 @example("\u1e69" + ACUTE * 29)
 def test_a_run_is_counted_in_the_decomposed_text(text: str) -> None:
-    assert is_stream_safe(text) == (longest_run(text) <= MOST_MARKS)
-    assert is_stream_safe(stream_safe(text))
-    assert not is_stream_safe(text) or stream_safe(text) == text
+    assert untrusted.is_stream_safe(text) == (longest_run(text) <= untrusted.MOST_MARKS)
+    assert untrusted.is_stream_safe(untrusted.stream_safe(text))
+    assert not untrusted.is_stream_safe(text) or untrusted.stream_safe(text) == text
 
 
 def test_no_character_escapes_the_count() -> None:
@@ -52,17 +44,17 @@ def test_no_character_escapes_the_count() -> None:
     composed = {char for char in characters if unicodedata.combining(char) or unicodedata.decomposition(char)}
     letters = "".join(characters - composed)
     assert longest_run(letters) == 0
-    assert is_stream_safe(letters)
+    assert untrusted.is_stream_safe(letters)
     for character in composed:
         marks = longest_run(character)
-        assert marks <= MOST_MARKS
+        assert marks <= untrusted.MOST_MARKS
         starts = unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) != 0
-        assert is_stream_safe(character * 31) == (not (starts and marks)), hex(ord(character))
+        assert untrusted.is_stream_safe(character * 31) == (not (starts and marks)), hex(ord(character))
 
 
 @pytest.mark.parametrize("name", ["email", "domain", "linkedin_url", "first_name", "title", "phone"])
 def test_a_lead_with_too_many_marks_is_rejected_and_says_why(name: str) -> None:
-    for marks, rejected in ((MOST_MARKS, False), (MOST_MARKS + 1, True), (15_000, True)):
+    for marks, rejected in ((untrusted.MOST_MARKS, False), (untrusted.MOST_MARKS + 1, True), (15_000, True)):
         fields = {"email": "ada@example.com", "company_name": "Acme", name: "a" + ACUTE * marks}
         lead = read_lead(json.dumps({"workspace": "acme", "lead_id": "a", "fields": fields}).encode(), b"acme")
         assert isinstance(lead, Unreadable) == rejected
@@ -108,33 +100,33 @@ def test_depth_is_counted_outside_strings(document: object, more: int, objects: 
     for _ in range(more):
         document = {"[": document} if objects else [document, "]"]
     raw = json.dumps(document).encode()
-    if levels(document) > MOST_LEVELS:
-        with pytest.raises(NestedTooDeep, match="it is nested too deep"):
-            check_depth(raw)
+    if levels(document) > untrusted.MOST_LEVELS:
+        with pytest.raises(untrusted.NestedTooDeep, match="it is nested too deep"):
+            untrusted.check_depth(raw)
     else:
-        check_depth(raw)
-        assert decode(msgspec.json.Decoder(), raw) == document
+        untrusted.check_depth(raw)
+        assert untrusted.decode(msgspec.json.Decoder(), raw) == document
 
 
 @pytest.mark.parametrize("text", ["[" * 101, '{"a":' * 101, "[" * 100_000, '["' + "[" * 500 + '",' + "[" * 100])
 def test_brackets_that_are_never_closed_count(text: str) -> None:
-    with pytest.raises(NestedTooDeep):
-        check_depth(text.encode())
+    with pytest.raises(untrusted.NestedTooDeep):
+        untrusted.check_depth(text.encode())
 
 
 @pytest.mark.parametrize(
     "text", ["[" * 100, "[]" * 10_000, '"' + "[" * 500, '"' + '\\"[' * 500 + '"', '"\\\\"' + "[" * 100]
 )
 def test_what_is_not_too_deep(text: str) -> None:
-    check_depth(text.encode())
+    untrusted.check_depth(text.encode())
 
 
 def test_every_reader_says_the_same_of_the_same_depth() -> None:
-    for levels_within in (MOST_LEVELS - 1, MOST_LEVELS):
+    for levels_within in (untrusted.MOST_LEVELS - 1, untrusted.MOST_LEVELS):
         deep = "[" * levels_within + "]" * levels_within
         lead = read_lead(f'{{"lead_id":"a","fields":{{"email":"a@b.de"}},"more":{deep}}}'.encode(), b"acme")
         body = read_body(f'{{"lead_id":"a","callback_token":"t","more":{deep}}}'.encode())
-        assert isinstance(lead, Unreadable) == isinstance(body, BadBody) == (levels_within == MOST_LEVELS)
+        assert isinstance(lead, Unreadable) == isinstance(body, BadBody) == (levels_within == untrusted.MOST_LEVELS)
         if isinstance(lead, Unreadable) and isinstance(body, BadBody):
             assert (lead.reason, body.code) == ("nested_too_deep", "nested")
             assert lead.text == "The JSON is nested too deep (more than 100 levels)"
