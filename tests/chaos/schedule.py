@@ -23,13 +23,9 @@ MEANING: Final[dict[Kind, str]] = {
 }
 SESSION_S: Final = 6.0
 _LASTS_S: Final[dict[Kind, tuple[float, float]]] = {
-    "stop": (SESSION_S + 1, SESSION_S + 6),
-    "join": (5, 10),
-    "cut": (1, SESSION_S + 4),
-    "stall": (1, SESSION_S + 4),
-    "hang": (1, 3),
-    "reset": (1, 3),
-}
+    "stop": (SESSION_S + 1, SESSION_S + 6), "join": (5, 10), "cut": (1, SESSION_S + 4), "stall": (1, SESSION_S + 4),
+    "hang": (1, 3), "reset": (1, 3),
+}  # fmt: skip
 _ONCE: Final[tuple[Kind, ...]] = ("broker", "cut", "stall", "hang", "reset", "replay", "join", "recovery")
 _MIXED: Final[tuple[Kind, ...]] = (*_ONCE, "kill", "kill", "kill", "term", "term", "stop", "stop")
 _KILL: Final[tuple[Kind, ...]] = ("kill",)

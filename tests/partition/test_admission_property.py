@@ -5,10 +5,10 @@ from collections import defaultdict
 from random import Random
 from typing import Final
 
-import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 
 from stream_app.domain.delivery.recorder import Attempt
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
@@ -70,10 +70,8 @@ class Admissions(RuleBasedStateMachine):
         )
         plan = plan_of(setup)
         well = plan.workspaces[WELL]
-        generous = msgspec.structs.replace(well.rate, rate_per_s=1_000.0, burst=1_000)
-        self.plan = msgspec.structs.replace(
-            plan, workspaces={**plan.workspaces, WELL: msgspec.structs.replace(well, rate=generous)}
-        )
+        generous = replace(well.rate, rate_per_s=1_000.0, burst=1_000)
+        self.plan = replace(plan, workspaces={**plan.workspaces, WELL: replace(well, rate=generous)})
         self.leads: list[Lead] = []
         self.granted: dict[tuple[str, Source], list[int]] = defaultdict(list)
         self.bugs: list[BaseException] = []
@@ -171,7 +169,7 @@ class Admissions(RuleBasedStateMachine):
     @rule(workspace=st.sampled_from(LANES), paused=st.booleans())
     def pause_or_resume(self, workspace: str, paused: bool) -> None:
         pause = Actor("operator", "", 1) if paused else None
-        self.lanes[workspace] = msgspec.structs.replace(self.lanes[workspace], pause=pause)
+        self.lanes[workspace] = replace(self.lanes[workspace], pause=pause)
 
         async def main() -> None:
             self.queue.pump_lane(workspace)
@@ -182,8 +180,8 @@ class Admissions(RuleBasedStateMachine):
     @rule(workspace=st.sampled_from(LANES), for_s=st.sampled_from((0.5, 1.5, 10.0)))
     def block(self, workspace: str, for_s: float) -> None:
         lane = self.lanes[workspace]
-        rate = msgspec.structs.replace(lane.rate, blocked_until_ms=self._now_ms() + int(for_s * 1000))
-        self.lanes[workspace] = msgspec.structs.replace(lane, rate=rate)
+        rate = replace(lane.rate, blocked_until_ms=self._now_ms() + int(for_s * 1000))
+        self.lanes[workspace] = replace(lane, rate=rate)
 
     @rule(seconds=st.sampled_from((0.001, 0.3, 1.0, 2.5)))
     def pass_time(self, seconds: float) -> None:
@@ -245,7 +243,7 @@ class Admissions(RuleBasedStateMachine):
             for lead in self.leads:
                 answer = lead.answers[-1] if lead.answers else None
                 if isinstance(answer, Held) and not answer.defer and answer.status not in (None, "expired"):
-                    await self._start(lead, msgspec.structs.replace(lead.request, patient=True))
+                    await self._start(lead, replace(lead.request, patient=True))
 
         self.run(main())
         self._forget_answered()

@@ -66,8 +66,7 @@ class Bench(LeadBench):
 
 @virtual_time
 async def test_a_pause_holds_every_lead_after_its_answer_until_a_resume() -> None:
-    bench = Bench()
-    await bench.start()
+    bench = await Bench.started()
     bench.publish("a", "p1")
     await asyncio.sleep(1.0)
     bench.command("pause", "c1")
@@ -90,8 +89,7 @@ async def test_a_pause_holds_every_lead_after_its_answer_until_a_resume() -> Non
 
 @virtual_time
 async def test_a_live_budget_lets_the_lead_that_waits_go_at_once() -> None:
-    bench = Bench(Setup(credits_per_day=20))
-    await bench.start()
+    bench = await Bench.started(Setup(credits_per_day=20))
     bench.publish("a", "p1")
     bench.publish("b", "p2")
     await asyncio.sleep(10.0)
@@ -116,8 +114,7 @@ async def test_pending_commands_are_applied_before_the_first_lead() -> None:
 @virtual_time
 async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
     """Faust delivers the same commands: the one ahead drops the mark by which the other one would know."""
-    bench = Bench()
-    await bench.start()
+    bench = await Bench.started()
     first = bench.command("pause", "c1")
     await asyncio.sleep(5.0)  # its offset is committed
     bench.command("resume", "c2")
@@ -141,8 +138,7 @@ async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
 )
 @virtual_time
 async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: str) -> None:
-    bench = Bench()
-    await bench.start()
+    bench = await Bench.started()
     bench.raw(value)
     bench.command("pause", "after")
     await asyncio.sleep(1.0)
@@ -175,8 +171,7 @@ async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, 
 )
 @virtual_time
 async def test_a_command_that_cannot_be_applied_is_refused(kind: str, changes: Any, reason: str, says: str) -> None:
-    bench = Bench()
-    await bench.start()
+    bench = await Bench.started()
     bench.command(kind, **changes)
     await asyncio.sleep(1.0)
     (answer,) = bench.answers()
@@ -187,8 +182,7 @@ async def test_a_command_that_cannot_be_applied_is_refused(kind: str, changes: A
 
 @virtual_time
 async def test_a_repeated_command_is_applied_once_and_both_are_answered() -> None:
-    bench = Bench()
-    await bench.start()
+    bench = await Bench.started()
     bench.command("correct", "c1", credits=5)
     bench.command("correct", "c1", credits=5)
     await asyncio.sleep(1.0)
@@ -200,8 +194,7 @@ async def test_a_repeated_command_is_applied_once_and_both_are_answered() -> Non
 
 @virtual_time
 async def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again() -> None:
-    bench = Bench()
-    await bench.start()
+    bench = await Bench.started()
     bench.command("pause", "c1")
     await asyncio.sleep(1.0)
     bench.publish("a", "p1")  # it waits for admission
@@ -274,8 +267,7 @@ def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent(
 
 @virtual_time
 async def test_reload_reads_the_configuration_once_a_command() -> None:
-    bench = Bench()
-    await bench.start()
+    bench = await Bench.started()
     bench.command("reload", workspace="")
     await asyncio.sleep(1.0)
     assert bench.reloads == 1
@@ -298,8 +290,7 @@ def test_each_command_is_applied_once_and_every_record_is_answered(happens: list
     arguments: dict[str, dict[str, Any]] = {"suppress": {"people": ["x" * 22]}, "cancel_lead": {"lead_id": "a"}}
 
     async def main() -> None:
-        bench = Bench()
-        await bench.start()
+        bench = await Bench.started()
         asked: list[tuple[str, int]] = []
         for what, value in happens:
             if what == "wait":

@@ -29,8 +29,7 @@ def enriched(bench: Bench) -> list[ConsumedRecord]:
 
 @virtual_time
 async def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_person() -> None:
-    bench = Bench(budget=BudgetPolicy())
-    await bench.begin()
+    bench = await Bench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")
     answer = await erase(bench, "1")
@@ -50,8 +49,7 @@ async def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_pers
 @pytest.mark.parametrize("fields", [{"title": "CEO"}, {}], ids=["as_it_came", "without_its_fields"])
 @virtual_time
 async def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing(fields: dict[str, str]) -> None:
-    bench = Bench(budget=BudgetPolicy(credits_per_day=100))
-    await bench.begin()
+    bench = await Bench.started(budget=BudgetPolicy(credits_per_day=100))
     await bench.lead("1", ADA)
     await erase(bench, "1")
     await bench.call_back("1", **fields)
@@ -64,8 +62,7 @@ async def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_noth
 
 @virtual_time
 async def test_a_deferred_lead_that_was_erased_is_not_sent_and_one_published_later_is() -> None:
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     await bench.lead("1", ADA)
     await erase(bench, "1")
     await bench.open_and_return()
@@ -80,8 +77,7 @@ DAY_S = 86_400
 
 @virtual_time
 async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing() -> None:
-    bench = Bench(budget=BudgetPolicy())
-    await bench.begin()
+    bench = await Bench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")
     await erase(bench, "1")
@@ -99,8 +95,7 @@ async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing
 @pytest.mark.parametrize(("days", "seals"), [(6.9, 1), (7.1, 0)])
 @virtual_time
 async def test_a_new_owner_writes_a_seal_again_for_a_week(days: float, seals: int) -> None:
-    bench = Bench(budget=BudgetPolicy())
-    await bench.begin()
+    bench = await Bench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")
     await erase(bench, "1")
@@ -114,8 +109,7 @@ async def test_a_new_owner_writes_a_seal_again_for_a_week(days: float, seals: in
 
 @virtual_time
 async def test_without_an_erasure_nothing_is_written() -> None:
-    bench = Bench(budget=BudgetPolicy())
-    await bench.begin()
+    bench = await Bench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await asyncio.sleep(3 * DAY_S)
     assert not [record for record in enriched(bench) if record.key == b"acme//"]

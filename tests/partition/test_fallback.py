@@ -59,7 +59,7 @@ class Bench(OwnerBench):
         workspace: Workspace = msgspec.structs.replace(self.plan.workspaces["acme"], **changes)
         self.plan.workspaces["acme"] = workspace
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         await self.partition.take_over()
         names = self.plan.topics
         sources: dict[str, Source] = {names.leads: "hot", names.retry: "retry"}
@@ -111,8 +111,7 @@ class Bench(OwnerBench):
 
 @virtual_time
 async def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     await bench.remember("fresh@a.example", days=2, title="CEO")
     await bench.remember("stale@b.example", days=40, title="CTO")
     await bench.remember("gone@c.example", days=200, title="old")
@@ -130,8 +129,7 @@ async def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
 
 @virtual_time
 async def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     await bench.lead("1", ADA)
     await bench.open_and_return()
     await bench.call_back("1", title="CEO")
@@ -145,8 +143,7 @@ async def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
 
 @virtual_time
 async def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     await bench.lead("1", ADA)
     await bench.all_return()
     assert bench.history("1") == ["received", "served_locally", "deferred", "replayed", "deferred"]
@@ -155,8 +152,7 @@ async def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
 
 @virtual_time
 async def test_others_of_a_company_complete_a_provisional_result() -> None:
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     await bench.remember("bob@acme.example", days=2, title="CTO", industry="bikes")
     await bench.lead("1", ADA)
     (local,) = bench.results("1")
@@ -170,8 +166,7 @@ async def test_others_of_a_company_complete_a_provisional_result() -> None:
 @virtual_time
 async def test_an_operator_chooses_what_may_be_served(workspace: Any, days: float, status: str) -> None:
     """Nothing is, where leads wait."""
-    bench = Bench(**workspace)
-    await bench.begin()
+    bench = await Bench.started(**workspace)
     await bench.remember(ADA, days=days, title="CTO")
     assert await bench.lead("1", ADA) == ["received", status]
     assert bench.results("1") == []
@@ -179,8 +174,7 @@ async def test_an_operator_chooses_what_may_be_served(workspace: Any, days: floa
 
 @virtual_time
 async def test_a_forced_lead_waits_for_clay_and_is_not_answered_from_the_cache() -> None:
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     await bench.remember(ADA, days=2, title="CTO")
     assert await bench.lead("1", ADA, force=True) == ["received", "deferred"]
     assert bench.results("1") == []
@@ -188,8 +182,7 @@ async def test_a_forced_lead_waits_for_clay_and_is_not_answered_from_the_cache()
 
 @virtual_time
 async def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
-    bench = Bench(cache_first=True, hold="pause")
-    await bench.begin()
+    bench = await Bench.started(cache_first=True, hold="pause")
     await bench.remember(ADA, days=2, title="CEO")
     await bench.remember("stale@b.example", days=40, title="CTO")
     assert await bench.lead("1", ADA) == ["received", "served_from_cache"]
@@ -202,8 +195,7 @@ async def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
 
 @virtual_time
 async def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> None:
-    bench = Bench(cache_first=True, budget=BudgetPolicy())
-    await bench.begin()
+    bench = await Bench.started(cache_first=True, budget=BudgetPolicy())
     await bench.lead("1", ADA)
     assert await bench.lead("2", ADA) == ["duplicate"], "nothing is known yet"
     await bench.call_back("1", title="CEO")
@@ -217,8 +209,7 @@ async def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> No
 @virtual_time
 async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held() -> None:
     """Without `cache_first`: in health it stays a duplicate, since its answer was bought under the first id."""
-    bench = Bench(budget=BudgetPolicy())
-    await bench.begin()
+    bench = await Bench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")
     bench.change(budget=BudgetPolicy(credits_per_day=0))
@@ -242,8 +233,7 @@ async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held(
 
 @virtual_time
 async def test_a_person_under_another_id_is_served_in_an_outage_even_while_a_probe_is_due() -> None:
-    bench = Bench(budget=BudgetPolicy())
-    await bench.begin()
+    bench = await Bench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")
     await bench.remember(ADA, days=2, title="CEO")
@@ -259,8 +249,7 @@ async def test_a_person_under_another_id_is_served_in_an_outage_even_while_a_pro
 
 @virtual_time
 async def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache() -> None:
-    bench = Bench(cache=MemoryCache(), budget=BudgetPolicy())
-    await bench.begin()
+    bench = await Bench.started(cache=MemoryCache(), budget=BudgetPolicy())
     bench.clay.first = [Refused("connect_error", 1)] * 1_000
     await bench.lead("1", ADA)
     await bench.remember(ADA, days=2, title="CEO")
@@ -273,8 +262,7 @@ async def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache() -> Non
 
 @virtual_time
 async def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> None:
-    bench = Bench(cache_first=True, cache=SlowCache())
-    await bench.begin()
+    bench = await Bench.started(cache_first=True, cache=SlowCache())
     await bench.remember(ADA, days=2, title="CEO")
     (person,) = people({"email": ADA})
     bench.produce({"lead_id": "1", "fields": {"email": ADA}})

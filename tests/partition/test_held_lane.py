@@ -74,8 +74,7 @@ async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
     held_by: Outcome | str, shared: bool
 ) -> None:
     """Not the commands and callbacks of its partition, and, where it has a neighbour there, not its leads."""
-    bench = Bench(Setup(shared=shared, silent_after=1_000))
-    await bench.start()
+    bench = await Bench.started(Setup(shared=shared, silent_after=1_000))
     known = [bench.lead("acme") for _ in range(8)]
     await asyncio.sleep(5.0)
     assert all(bench.emitted(lead_id)[-1] == "accepted" for lead_id in known)
@@ -104,8 +103,7 @@ async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
 
 @virtual_time
 async def test_hot_leads_go_before_bulk_leads_that_came_before_them() -> None:
-    bench = Bench(Setup(rate_per_s=1.0, burst=1))
-    await bench.start()
+    bench = await Bench.started(Setup(rate_per_s=1.0, burst=1))
     first, bulk = bench.lead("acme"), bench.lead("acme", bench.plan.topics.bulk)
     await asyncio.sleep(0.1)
     hot = bench.lead("acme")
@@ -115,8 +113,7 @@ async def test_hot_leads_go_before_bulk_leads_that_came_before_them() -> None:
 
 @virtual_time
 async def test_hot_leads_go_first_too_when_an_operator_lets_waiting_leads_go() -> None:
-    bench = Bench(Setup(rate_per_s=1.0, burst=1))
-    await bench.start()
+    bench = await Bench.started(Setup(rate_per_s=1.0, burst=1))
     bench.command("pause")
     await asyncio.sleep(1.0)
     bulk = [bench.lead("acme", bench.plan.topics.bulk) for _ in range(2)]

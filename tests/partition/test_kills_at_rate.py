@@ -20,8 +20,7 @@ LEADS = 40
 async def test_a_kill_after_a_burst_leaves_few_leads_uncertain(seed: int) -> None:
     """The bucket filled while the worker started, and then leads came. Little's law: 10/s for 0.2 s are 2 in flight."""
     chance, lost = random.Random(seed), list[int]()
-    bench = Bench(Setup(rate_per_s=10.0, burst=20, max_in_flight=100, callbacks=False), clay_takes_s=0.2)
-    await bench.start()
+    bench = await Bench.started(Setup(rate_per_s=10.0, burst=20, max_in_flight=100, callbacks=False), clay_takes_s=0.2)
     for kill in range(KILLS):
         await asyncio.sleep(3.0)
         for number in range(LEADS):

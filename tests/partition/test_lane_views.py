@@ -70,8 +70,7 @@ class FailsOnce(PlainLink):
 
 @virtual_time
 async def test_a_held_lane_is_shown_from_the_take_over_on() -> None:
-    board = Board()
-    await board.start()
+    board = await Board.started()
     board.command("pause")
     await asyncio.sleep(5.0)
     since_ms = board.seen.since_ms
@@ -87,8 +86,7 @@ async def test_a_held_lane_is_shown_from_the_take_over_on() -> None:
 
 @virtual_time
 async def test_a_change_by_the_first_lead_of_a_process_is_reported() -> None:
-    board = Board(Setup(credits_per_day=40))
-    await board.start()
+    board = await Board.started(Setup(credits_per_day=40))
     board.publish("a", "p1")
     await asyncio.sleep(1.5)
     assert board.emitted() == ["budget_50"], "of a lane that was never seen before"
@@ -102,8 +100,7 @@ async def test_a_change_by_the_first_lead_of_a_process_is_reported() -> None:
 
 @virtual_time
 async def test_changes_of_an_aborted_commit_are_published_on_retry() -> None:
-    board = Board(Setup(credits_per_day=25))
-    await board.start()
+    board = await Board.started(Setup(credits_per_day=25))
     board.ledger._link = FailsOnce()
     board.publish("a", "p1")
     await asyncio.sleep(20.0)
@@ -116,8 +113,7 @@ async def test_changes_of_an_aborted_commit_are_published_on_retry() -> None:
 @virtual_time
 async def test_midnight_is_seen_without_any_lead(owned: bool) -> None:
     """The clock begins a minute before it, and the partition may have no owner then."""
-    board = Board(Setup(credits_per_day=25, callbacks=False))
-    await board.start()
+    board = await Board.started(Setup(credits_per_day=25, callbacks=False))
     board.publish("a", "p1")
     await asyncio.sleep(30.0)
     assert (board.seen.holds, board.seen.meters["credits_day"].left) == ("budget_credits_day", 19)
@@ -133,8 +129,7 @@ async def test_midnight_is_seen_without_any_lead(owned: bool) -> None:
 
 @virtual_time
 async def test_the_window_empties_without_any_lead_and_then_nothing_is_published_any_more() -> None:
-    board = Board()
-    await board.start()
+    board = await Board.started()
     board.publish("a", "p1")
     await asyncio.sleep(5.0)
     assert (board.seen.calls, board.seen.p50_ms > 0) == (1, True)
@@ -147,8 +142,7 @@ async def test_the_window_empties_without_any_lead_and_then_nothing_is_published
 
 @virtual_time
 async def test_the_end_of_a_burst_is_published_a_second_later() -> None:
-    board = Board(Setup(callbacks=False, credits_per_day=10_000))
-    await board.start()
+    board = await Board.started(Setup(callbacks=False, credits_per_day=10_000))
     for number in range(4):
         board.publish(f"id{number}", f"p{number}")
     await asyncio.sleep(3.0)

@@ -187,8 +187,7 @@ def _backfilling(bench: Bench) -> None:
 @pytest.mark.parametrize("trouble", [_ill, _paused, _out_of_budget, _bursting, _backfilling])
 @virtual_time
 async def test_a_healthy_lane_is_not_delayed_by_its_neighbour(trouble: Callable[[Bench], None], lanes: int) -> None:
-    bench = Bench(lanes)
-    await bench.start()
+    bench = await Bench.started(lanes)
     trouble(bench)
     waits_s = await bench.watch(lambda: bench.lead("acme"), 1 / 8)
     assert waits_s[int(len(waits_s) * 0.99)] < SOON_S
@@ -207,8 +206,7 @@ async def test_a_healthy_lane_does_not_wait_until_a_burst_before_it_is_deferred(
 
 @virtual_time
 async def test_records_that_were_taken_ahead_are_given_up_when_the_stream_is_suspended() -> None:
-    bench = Bench(max_in_flight=2, link=SlowLink())
-    await bench.start()
+    bench = await Bench.started(max_in_flight=2, link=SlowLink())
     for _ in range(60):
         bench.lead("acme")
     await asyncio.sleep(0.5)
@@ -220,8 +218,7 @@ async def test_records_that_were_taken_ahead_are_given_up_when_the_stream_is_sus
 
 @virtual_time
 async def test_a_burst_is_deferred_about_once_and_comes_back_in_order_of_age() -> None:
-    bench = Bench()
-    await bench.start()
+    bench = await Bench.started()
     burst = [bench.lead("acme") for _ in range(600)]
     await asyncio.sleep(600 / 8 + 60)
     deferred = Counter(event.lead_id for event in bench.events() if event.status == "deferred")

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 import pytest
@@ -125,6 +125,15 @@ class Bench:
         if self.retrying is None:
             retry = MemoryInlet(self.kafka, "g", 0, self.plan.topics.retry, 0)
             self.retrying = asyncio.create_task(self.partition.serve(retry, "retry"))
+
+    @classmethod
+    async def started(cls, *args: Any, **others: Any) -> Self:
+        bench = cls(*args, **others)
+        await bench.start()
+        return bench
+
+    async def start(self) -> None:
+        await self.serve()
 
     async def serve(self) -> asyncio.Task[None]:
         await self.partition.take_over()

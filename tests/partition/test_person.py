@@ -24,9 +24,7 @@ SENT: Final = ["received", "sending", "accepted"]
 
 
 async def opened(*, cache_first: bool = False) -> Bench:
-    bench = Bench(cache_first=cache_first, budget=BudgetPolicy())
-    await bench.begin()
-    return bench
+    return await Bench.started(cache_first=cache_first, budget=BudgetPolicy())
 
 
 async def lead(bench: Bench, lead_id: str, fields: dict[str, Scalar], **more: object) -> list[str]:
@@ -91,8 +89,7 @@ async def test_a_lead_that_is_not_sent_does_not_make_two_people_one() -> None:
 @virtual_time
 async def test_a_lead_that_waits_has_no_second_one_under_any_of_its_identifiers() -> None:
     """It is not sent yet, and so links nothing; but its person must not be paid for twice."""
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     linkedin, email = people(BOTH)
     keys = [person_key("acme", "acme-main", identifier) for identifier in (linkedin, email)]
     assert (await lead(bench, "1", BOTH))[-1] == "deferred"

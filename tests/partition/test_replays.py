@@ -40,7 +40,7 @@ class Bench(LeadBench):
         closed = msgspec.structs.replace(acme.breaker, mode="closed")
         self.change_workspaces(breaker=closed, budget=budget or acme.budget)
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         await self.serve()
         self.serve_retry()
         self.publish("id0", "a")
@@ -49,8 +49,7 @@ class Bench(LeadBench):
 
 @virtual_time
 async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     dead_letter = bench.dead_letters(bench.plan.topics.dlq)[0]
     for epoch in range(1, MAX_RETURNS + 4):
         await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
@@ -72,8 +71,7 @@ async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
 
 @virtual_time
 async def test_an_epoch_has_its_replays_and_one_parking_however_many_dead_letters_exist() -> None:
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     for epoch in (0, 1):
         done = 0
         while len(dead_letters := bench.dead_letters(bench.plan.topics.dlq)) > done:
@@ -87,8 +85,7 @@ async def test_an_epoch_has_its_replays_and_one_parking_however_many_dead_letter
 @virtual_time
 async def test_copies_that_have_nothing_to_do_share_their_commits() -> None:
     """Seen: after a rewind of what was delivered long ago each of them waited for the commit of the one before."""
-    bench = Bench()
-    await bench.begin()
+    bench = await Bench.started()
     topics = bench.plan.topics
     for number in range(1, 40):
         bench.publish(f"id{number}", f"{number}")
@@ -163,8 +160,7 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
 @virtual_time
 async def test_a_bulk_lead_stays_bulk_to_the_budget_after_a_replay() -> None:
     """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
-    bench = Bench(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
-    await bench.begin()
+    bench = await Bench.started(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
     assert len(bench.clay.bodies) == 1, "a hot one"
     value = json.dumps({"lead_id": "id1", "fields": {"email": "b@example.com"}}).encode()
     envelope = Envelope(f"{bench.plan.topics.bulk}/0/0", way="deferred")

@@ -30,13 +30,6 @@ class Bench(OverdueBench):
         self.commands = asyncio.create_task(self.partition.serve(inlet, "command"))
         return served
 
-    async def park(self) -> None:
-        """One lead that Clay took and did not call back about."""
-        self.publish("id0", "p0")
-        await self.serve()
-        await asyncio.sleep(PARKED_S)
-        assert self.states()[-1] == "parked"
-
     async def resolve(self, name: str = "c1", kind: str = "resolve", **args: Any) -> CommandAnswer:
         self.command(kind, name, **{"lead_id": "id0", **args})
         await asyncio.sleep(1.0)
@@ -51,6 +44,15 @@ class Bench(OverdueBench):
         return _row.decode(self.last(self.key))
 
 
+async def parked() -> Bench:
+    """One lead that Clay took and did not call back about."""
+    bench = Bench()
+    bench.publish("id0", "p0")
+    await bench.serve_for(PARKED_S)
+    assert bench.states()[-1] == "parked"
+    return bench
+
+
 def money(report: BooksReport) -> dict[tuple[str, str], tuple[int, int | None, int]]:
     return {
         (account.period, account.meter): (account.spent, account.spent_by_events, account.unknown)
@@ -60,8 +62,7 @@ def money(report: BooksReport) -> dict[tuple[str, str], tuple[int, int | None, i
 
 @virtual_time
 async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_corrected() -> None:
-    bench = Bench()
-    await bench.park()
+    bench = await parked()
     before = bench.books()
     assert money(before)["2026-11-30", "credits"] == (20, 20, 20)
     assert money(before)["2026-11", "actions"] == (2, 2, 2)
@@ -84,8 +85,7 @@ async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_correcte
 @pytest.mark.parametrize("credits_", [0, 7, 45])
 @virtual_time
 async def test_a_callback_that_comes_after_all_has_the_last_word(credits_: int) -> None:
-    bench = Bench()
-    await bench.park()
+    bench = await parked()
     assert (await bench.resolve(credits=credits_, actions=0)).applied
     assert money(bench.books())["2026-11-30", "credits"] == (credits_, credits_, 0)
     bench.call_back(credits=9, actions=3)
@@ -97,8 +97,7 @@ async def test_a_callback_that_comes_after_all_has_the_last_word(credits_: int) 
 
 @virtual_time
 async def test_it_may_be_corrected_again() -> None:
-    bench = Bench()
-    await bench.park()
+    bench = await parked()
     assert (await bench.resolve("c1", credits=4)).applied
     assert (await bench.resolve("c2", credits=6, actions=1)).applied
     assert not (await bench.resolve("c2", credits=9)).applied, "one id is one command"
@@ -115,8 +114,7 @@ async def test_it_may_be_corrected_again() -> None:
 )
 @virtual_time
 async def test_an_impossible_correction_is_refused_and_changes_nothing(args: dict[str, Any], text: str) -> None:
-    bench = Bench()
-    await bench.park()
+    bench = await parked()
     before = money(bench.books())
     answer = await bench.resolve(**args)
     assert not answer.applied
@@ -127,8 +125,7 @@ async def test_an_impossible_correction_is_refused_and_changes_nothing(args: dic
 @virtual_time
 async def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
     """Its next step would write the row as it was before the correction, and book the difference twice."""
-    bench = Bench()
-    await bench.park()
+    bench = await parked()
     holders: dict[bytes, object] = bench.partition.state.locks._holders  # type: ignore[assignment]  # any holder will do
     key = delivery_key("acme", "acme-main", "id0")
     holders[key] = object()
@@ -153,8 +150,7 @@ async def test_the_cost_of_a_forced_lead_without_a_callback_is_corrected() -> No
 
 @virtual_time
 async def test_a_parked_lead_can_be_given_up() -> None:
-    bench = Bench()
-    await bench.park()
+    bench = await parked()
     assert bench.partition.state.rows.parked["acme"] == 1
     answer = await bench.resolve(give_up=True)
     assert answer.applied, answer.text
@@ -168,8 +164,7 @@ async def test_a_parked_lead_can_be_given_up() -> None:
 @pytest.mark.parametrize(("kind", "reason"), [("cancel_lead", "cancelled"), ("erase", "erased")])
 @virtual_time
 async def test_a_parked_lead_that_is_cancelled_or_erased_waits_for_nobody(kind: str, reason: str) -> None:
-    bench = Bench()
-    await bench.park()
+    bench = await parked()
     assert (await bench.resolve(kind=kind)).applied
     event = bench.events("leads/0/0")[-1]
     assert (event.status, event.reason) == ("suppressed", reason)

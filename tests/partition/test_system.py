@@ -38,8 +38,7 @@ class Fresh(Bench):
 
 @virtual_time
 async def test_the_first_step_begins_with_it_and_no_later_one_has_it() -> None:
-    bench = Fresh()
-    await bench.start()
+    bench = await Fresh.started()
     await asyncio.sleep(5.0)
     assert bench.state() == [], "a take-over writes nothing"
     bench.command("pause", "c1")

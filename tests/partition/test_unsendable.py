@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import read_envelope
@@ -50,11 +51,11 @@ async def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once
     back = (redriven if operator else returning)(read_envelope(dead_letter), dead_letter.record_id)
     sent = len(bench.clay.bodies)
     for _ in range(2):
-        await bench.come_back(msgspec.structs.replace(dead_letter, value=OVERSIZE), back)
+        await bench.come_back(replace(dead_letter, value=OVERSIZE), back)
     parked = _waits(bench, "cell_oversize")
     assert bench.dead_letters(bench.plan.topics.dlq) == [dead_letter], "no dead letter of a dead letter"
     assert len(bench.clay.bodies) == sent
-    repaired = msgspec.structs.replace(parked, value=dead_letter.value)
+    repaired = replace(parked, value=dead_letter.value)
     await bench.come_back(repaired, redriven(read_envelope(parked), parked.record_id))
     assert bench.states()[-2:] == ["sending", "accepted"]
 
@@ -94,9 +95,9 @@ async def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes) -> No
 async def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another_one_now() -> None:
     bench, dead_letter = await _failed()
     main = bench.plan.destinations["acme-main"]
-    bench.plan.put_destination(msgspec.structs.replace(main, alias="other"))
+    bench.plan.put_destination(replace(main, alias="other"))
     acme = bench.plan.workspaces["acme"]
-    bench.plan.workspaces["acme"] = msgspec.structs.replace(acme, default_destination="other")
+    bench.plan.workspaces["acme"] = replace(acme, default_destination="other")
     await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
     assert bench.states()[-3:] == ["replayed", "sending", "accepted"]
     assert bench.events()[-1].destination == "acme-main"
@@ -106,7 +107,7 @@ async def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another
 async def test_a_dead_letter_without_a_value_is_parked_again() -> None:
     bench, dead_letter = await _failed()
     back = redriven(read_envelope(dead_letter), dead_letter.record_id)
-    await bench.come_back(msgspec.structs.replace(dead_letter, value=None), back)
+    await bench.come_back(replace(dead_letter, value=None), back)
     _waits(bench, "tombstone")
 
 
@@ -142,9 +143,7 @@ async def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_r
     bench.publish("id0", "a")
     await bench.serve_for(1.0)
     await bench.partition.close()
-    bench.plan.destinations["acme-main"] = msgspec.structs.replace(
-        bench.plan.destinations["acme-main"], columns={"phone": "Phone"}
-    )
+    bench.plan.destinations["acme-main"] = replace(bench.plan.destinations["acme-main"], columns={"phone": "Phone"})
     bench.start_over()
     await bench.serve_for(10.0)
     assert bench.states() == ["received", "sending", "send_uncertain"]

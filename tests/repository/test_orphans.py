@@ -123,17 +123,11 @@ EVERYTHING: dict[str, Any] = {
 }
 PEER = [{"podSelector": {"matchLabels": {"app": "other"}}}]
 OTHERS: dict[str, Any] = {
-    "image.digest": f"sha256:{'a' * 64}",
-    "image.pullPolicy": "Always",
-    "imagePullSecrets": [{"name": "registry"}],
-    "config": CONFIG + "# changed\n",
-    "board.persistence.size": "5Gi",
-    "monitoring.podMonitor.interval": "30s",
-    "networkPolicy.gatewayFrom": PEER,
-    "networkPolicy.boardFrom": PEER,
-    "networkPolicy.metricsFrom": PEER,
+    "image.digest": f"sha256:{'a' * 64}", "image.pullPolicy": "Always", "imagePullSecrets": [{"name": "registry"}],
+    "config": CONFIG + "# changed\n", "board.persistence.size": "5Gi", "monitoring.podMonitor.interval": "30s",
+    "networkPolicy.gatewayFrom": PEER, "networkPolicy.boardFrom": PEER, "networkPolicy.metricsFrom": PEER,
     "networkPolicy.egressPorts": [443],
-}
+}  # fmt: skip
 """Another value, where any other text or number is none."""
 
 

@@ -119,17 +119,11 @@ def two_rows(tape: Tape) -> str:
 
 
 DAMAGES: Final[list[tuple[Damage, str]]] = [
-    (lose_the_history, "lost"),
-    (_change_an_event(1, _remove), "a gap"),
-    (_change_an_event(0, _remove), "first event is missing"),
-    (_change_an_event(1, _double), "a double"),
-    (_change_an_event(-1, _defer), "no legal step"),
-    (stop_in_the_middle, "left at sending"),
-    (lose_the_row, "no row"),
-    (lag_the_row, "its row says"),
-    (lose_the_record, "a history without a record"),
-    (two_rows, "two rows"),
-]
+    (lose_the_history, "lost"), (_change_an_event(1, _remove), "a gap"),
+    (_change_an_event(0, _remove), "first event is missing"), (_change_an_event(1, _double), "a double"),
+    (_change_an_event(-1, _defer), "no legal step"), (stop_in_the_middle, "left at sending"), (lose_the_row, "no row"),
+    (lag_the_row, "its row says"), (lose_the_record, "a history without a record"), (two_rows, "two rows"),
+]  # fmt: skip
 
 
 def taped(world: World) -> Tape:

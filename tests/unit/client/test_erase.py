@@ -56,7 +56,7 @@ def _reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 async def bench_of() -> Bench:
     bench = Reader.bench = Bench(budget=BudgetPolicy())
-    await bench.begin()
+    await bench.start()
     return bench
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from stream_app.domain.limits import budget
 from stream_app.domain.limits.budget import (
@@ -98,7 +99,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @rule(cap=st.sampled_from([0, 25, 60, 90]), shadow=st.sampled_from([False, False, True]))
     def changed_live(self, cap: int, shadow: bool) -> None:
-        self.policy = msgspec.structs.replace(self.policy, credits_per_day=cap, shadow=shadow)
+        self.policy = replace(self.policy, credits_per_day=cap, shadow=shadow)
 
     @rule(credits=st.integers(-30, 30), actions=st.integers(-3, 3), day=st.booleans())
     def spent_elsewhere(self, credits: int, actions: int, day: bool) -> None:
@@ -224,7 +225,7 @@ def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_the
         (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
         (BudgetPolicy(actions_per_month=1), Refused("actions_month", month_ms)),
     ):
-        soon = msgspec.structs.replace(at_the_end, back_ms=soon_ms)
+        soon = replace(at_the_end, back_ms=soon_ms)
         state, reservation = _reserved(policy, Budget(), now_ms)
         for settled_ms, refused in ((soon_ms, soon), (month_ms + 1, at_the_end), (None, at_the_end)):
             assert budget.reserve(policy, state, ONE, now_ms, settled_ms=settled_ms) == refused
@@ -308,7 +309,7 @@ def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> N
 @example(cap=10, tenths_of_a_percent=900, key="credits_per_day")
 @example(cap=100, tenths_of_a_percent=410, key="actions_per_month")
 def test_hot_share_leaves_bulk_its_part_to_the_last_unit(cap: int, tenths_of_a_percent: int, key: str) -> None:
-    policy = msgspec.structs.replace(BudgetPolicy(hot_share=tenths_of_a_percent / 1000), **{key: cap})
+    policy = replace(BudgetPolicy(hot_share=tenths_of_a_percent / 1000), **{key: cap})
     now_ms, part = _ms("2026-11-24T15:00"), cap * (1000 - tenths_of_a_percent) // 1000
 
     def is_refused(units: int, hot: bool) -> bool:
@@ -327,16 +328,30 @@ def meter(spent: int, reserved: int = 0, cap: int | None = 6_000, period: str = 
     return Meter(period, 24 * HOUR_MS, cap, spent, reserved)
 
 
-def test_a_budget_is_forecast_to_end_at_the_rate_of_the_last_minutes() -> None:
-    samples = [Sample(NOON_MS - 10 * MINUTE_MS, meter(1_000, 100)), Sample(NOON_MS, meter(1_150, 50))]
-    assert forecast(samples, NOON_MS) == Forecast(600.0, NOON_MS + 8 * HOUR_MS)
+@pytest.mark.parametrize(
+    ("earlier", "now", "expected"),
+    [
+        (meter(1_000, 100), meter(1_150, 50), Forecast(600.0, NOON_MS + 8 * HOUR_MS)),
+        (meter(0), meter(10), Forecast(60.0)),  # the day ends first
+        (meter(0, 0, None), meter(10, 0, None), Forecast(60.0)),  # nothing is capped
+        (meter(6_000), meter(6_000), Forecast(0.0, NOON_MS)),  # used up
+        (meter(10), meter(10), Forecast(0.0)),
+        (meter(0, 500), meter(100, 0), Forecast(0.0)),  # refunds are no negative rate, and corrections none at all
+        (meter(0), replace(meter(100), elsewhere=3_000), Forecast(600.0, NOON_MS + int(2_900 / 600 * HOUR_MS))),
+        (meter(5_000, period="2026-11-23"), meter(10), None),  # of another day
+    ],
+)
+def test_a_budget_is_forecast_to_end_at_the_rate_of_the_last_minutes(
+    earlier: Meter, now: Meter, expected: Forecast | None
+) -> None:
+    assert forecast([Sample(NOON_MS - 10 * MINUTE_MS, earlier), Sample(NOON_MS, now)], NOON_MS) == expected
 
 
 def test_the_first_hour_of_a_day_or_month_has_no_forecast() -> None:
     """40 leads in its first minutes would be said to use up any month."""
     for hours, length in ((24, "day"), (720, "month")):
-        young = msgspec.structs.replace(meter(900), begins_ms=NOON_MS - HOUR_MS, ends_ms=NOON_MS + hours * HOUR_MS)
-        samples = [Sample(NOON_MS - 10 * MINUTE_MS, msgspec.structs.replace(young, spent=0)), Sample(NOON_MS, young)]
+        young = replace(meter(900), begins_ms=NOON_MS - HOUR_MS, ends_ms=NOON_MS + hours * HOUR_MS)
+        samples = [Sample(NOON_MS - 10 * MINUTE_MS, replace(young, spent=0)), Sample(NOON_MS, young)]
         assert forecast(samples, NOON_MS - 1) is None, length
         assert forecast(samples, NOON_MS) is not None, length
 
@@ -344,41 +359,14 @@ def test_the_first_hour_of_a_day_or_month_has_no_forecast() -> None:
 def test_the_pace_of_a_month_is_its_mean_however_fast_the_last_minutes_were() -> None:
     begins_ms, now_ms = 0, 300 * HOUR_MS
     month = Meter("2026-11", 720 * HOUR_MS, 9_000, 2_000, 1_000, elsewhere=500, begins_ms=begins_ms)
-    quiet = msgspec.structs.replace(month, spent=0, reserved=0)
+    quiet = replace(month, spent=0, reserved=0)
     assert forecast([Sample(now_ms - HOUR_MS, quiet), Sample(now_ms, month)], now_ms) == Forecast(10.0)
-    fuller = msgspec.structs.replace(month, spent=5_000)
+    fuller = replace(month, spent=5_000)
     assert forecast([Sample(now_ms, fuller)], now_ms) == Forecast(20.0, now_ms + 125 * HOUR_MS)
 
 
-def test_where_the_day_ends_first_or_nothing_is_capped_it_lasts() -> None:
-    earlier = NOON_MS - 10 * MINUTE_MS
-    assert forecast([Sample(earlier, meter(0)), Sample(NOON_MS, meter(10))], NOON_MS) == Forecast(60.0)
-    assert forecast([Sample(earlier, meter(0, 0, None)), Sample(NOON_MS, meter(10, 0, None))], NOON_MS) == Forecast(
-        60.0
-    )
-
-
-def test_a_used_up_meter_ends_now_and_an_unused_one_never() -> None:
-    earlier = NOON_MS - 10 * MINUTE_MS
-    used_up = [Sample(earlier, meter(6_000)), Sample(NOON_MS, meter(6_000))]
-    assert forecast(used_up, NOON_MS) == Forecast(0.0, NOON_MS)
-    idle = [Sample(earlier, meter(10)), Sample(NOON_MS, meter(10))]
-    assert forecast(idle, NOON_MS) == Forecast(0.0)
-
-
-def test_refunds_are_no_negative_rate_and_corrections_no_rate_at_all() -> None:
-    earlier = NOON_MS - 10 * MINUTE_MS
-    assert forecast([Sample(earlier, meter(0, 500)), Sample(NOON_MS, meter(100, 0))], NOON_MS) == Forecast(0.0)
-    corrected = Meter("2026-11-24", 24 * HOUR_MS, 6_000, 100, 0, elsewhere=3_000)
-    assert forecast([Sample(earlier, meter(0)), Sample(NOON_MS, corrected)], NOON_MS) == Forecast(
-        600.0, NOON_MS + int(2_900 / 600 * HOUR_MS)
-    )
-
-
-def test_another_day_or_too_short_a_time_says_nothing() -> None:
+def test_no_sample_or_too_short_a_time_says_nothing() -> None:
     assert forecast([], NOON_MS) is None
-    yesterday = Sample(NOON_MS - 10 * MINUTE_MS, meter(5_000, period="2026-11-23"))
-    assert forecast([yesterday, Sample(NOON_MS, meter(10))], NOON_MS) is None
     just_too_short = Sample(NOON_MS - 10 * MINUTE_MS + 1, meter(0))
     assert forecast([just_too_short, Sample(NOON_MS, meter(10))], NOON_MS) is None
     assert forecast([Sample(0, meter(0)), Sample(NOON_MS, meter(10))], 24 * HOUR_MS) is None
@@ -413,7 +401,7 @@ def test_a_meter_is_empty_once_its_day_has_ended() -> None:
 )
 def test_an_opening_balance_needs_its_month(month: str, is_one: bool) -> None:
     for balance in ("opening_credits", "opening_actions"):
-        problems = msgspec.structs.replace(BudgetPolicy(opening_month=month), **{balance: 1}).problems()
+        problems = replace(BudgetPolicy(opening_month=month), **{balance: 1}).problems()
         assert [problem.partition(" ")[0] for problem in problems] == ([] if is_one else ["opening_month"])
     assert BudgetPolicy(opening_month=month).problems() == [], "nothing to place in a month"
 
@@ -431,10 +419,10 @@ def test_a_soft_limit_is_reported_again_once_use_was_ten_percent_below_it(
     length: str, unit: str, warned: int, used: int, after: int
 ) -> None:
     now_ms, period = _ms("2026-11-24T15:00"), "2026-11-24" if length == "day" else "2026-11"
-    policy = msgspec.structs.replace(BudgetPolicy(), **{f"{unit}_per_{length}": 1_000})
+    policy = replace(BudgetPolicy(), **{f"{unit}_per_{length}": 1_000})
     before = msgspec.convert({"id": period, f"{unit}_spent": used, f"{unit}_warned": warned}, Period)
     state = Budget(**{f"{length}s": (before,)})  # type: ignore[arg-type]
-    expected = msgspec.structs.replace(before, **{f"{unit}_warned": after})
+    expected = replace(before, **{f"{unit}_warned": after})
     assert getattr(budget.reviewed(policy, state, now_ms), f"{length}s") == (expected,)
     assert getattr(budget.reviewed(policy, state, now_ms + 40 * DAY_MS), f"{length}s") == (before,), "it is over"
 
@@ -573,13 +561,13 @@ def test_a_hot_share_needs_a_cap_to_be_a_share_of() -> None:
     assert BudgetPolicy(hot_share=0.25).problems() == problems
     assert BudgetPolicy().problems() == []
     for cap in CAPS:
-        assert msgspec.structs.replace(BudgetPolicy(hot_share=0.25), **{cap: 100}).problems() == []
+        assert replace(BudgetPolicy(hot_share=0.25), **{cap: 100}).problems() == []
 
 
 @pytest.mark.parametrize(("spent", "warned"), [(48, 0), (49, 50), (78, 50), (79, 80)])
 @pytest.mark.parametrize("meter", ["credits", "actions"])
 def test_a_soft_limit_is_reached_by_what_is_used_with_the_next_lead(meter: str, spent: int, warned: int) -> None:
-    policy = msgspec.structs.replace(BudgetPolicy(), **{f"{meter}_per_day": 100, f"{meter}_per_month": 100})
+    policy = replace(BudgetPolicy(), **{f"{meter}_per_day": 100, f"{meter}_per_month": 100})
     used = {f"{meter}_spent": spent}
     state = Budget((Period("2026-11-30", **used),), (Period("2026-11", **used),))
     reserved = of_type(tuple, budget.reserve(policy, state, Cost(1, 1), _ms("2026-11-30T12:00", "UTC")))

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stream_app.domain.commands import CommandKind, read_arguments, read_entries
 from stream_app.domain.lane import overrides as controls
@@ -118,7 +119,7 @@ def test_reset_clears_failures_but_neither_a_pause_nor_a_retry_after() -> None:
     lane = LANE
     for _ in range(5):
         lane = _call(lane, REFUSED)
-    lane = msgspec.structs.replace(lane, rate=on_429(POLICY.rate, lane.rate, NOW_MS, 30_000, 0.5))
+    lane = replace(lane, rate=on_429(POLICY.rate, lane.rate, NOW_MS, 30_000, 0.5))
     answer = obey(POLICY, _done(lane, controls.Pause()), controls.Reset(), BY)
     assert answer.lane.breaker.phase == "closed"
     assert answer.lane.window.buckets == ()
@@ -130,7 +131,7 @@ def test_reset_clears_failures_but_neither_a_pause_nor_a_retry_after() -> None:
 def test_a_budget_changed_live_counts_for_the_very_next_lead() -> None:
     lane = LANE
     for _ in range(14):
-        lane = msgspec.structs.replace(_call(lane, Accepted(200, 5)), rate=LANE.rate)
+        lane = replace(_call(lane, Accepted(200, 5)), rate=LANE.rate)
     assert isinstance(_ask(lane), Held)
     raised = _done(lane, controls.ChangeBudget({"credits_per_day": 120}))
     assert isinstance(_ask(raised), Grant)
@@ -143,7 +144,7 @@ def test_a_budget_changed_live_counts_for_the_very_next_lead() -> None:
 def test_a_configuration_edited_after_a_live_change_wins() -> None:
     lane = _done(LANE, controls.ChangeBudget({"credits_per_day": 10}))
     assert isinstance(_ask(lane), Held)
-    edited = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=40))
+    edited = replace(POLICY, budget=BudgetPolicy(credits_per_day=40))
     assert isinstance(_ask(lane, edited), Grant)
 
 
@@ -162,9 +163,7 @@ def test_credits_spent_elsewhere_count_and_can_be_taken_back() -> None:
     assert isinstance(_ask(_done(LANE, controls.Correct(credits=90, period="month"))), Grant)
     gone = _done(LANE, controls.Correct(credits=-(10**6)))
     assert gone.budget.days[0].credits_elsewhere == 0, "nothing was spent: nothing can have been given back"
-    spent = msgspec.structs.replace(
-        LANE, budget=Budget((Period("2026-11-30", 8, 0, 3),), (Period("2026-11", 8, 0, 3),))
-    )
+    spent = replace(LANE, budget=Budget((Period("2026-11-30", 8, 0, 3),), (Period("2026-11", 8, 0, 3),)))
     back = _done(spent, controls.Correct(credits=-(10**6), actions=-(10**6))).budget
     assert [(period.credits_elsewhere, period.actions_elsewhere) for period in back.days + back.months] == [
         (-8, -3)
@@ -189,7 +188,7 @@ def test_a_webhook_out_of_use_and_back_and_its_count() -> None:
 @pytest.mark.parametrize("order", [controls.Resume(), controls.Reset(), controls.ChangeQuota("hook1", use=True)])
 def test_an_operator_brings_a_webhook_back_that_gave_404(order: Order) -> None:
     fresh = suspension.begin(POLICY.suspension, "http_404", "gone", NOW_MS, "people")
-    lane = msgspec.structs.replace(LANE, quota=quota.gone(POLICY.suspension, LANE.quota, "hook1", fresh, None))
+    lane = replace(LANE, quota=quota.gone(POLICY.suspension, LANE.quota, "hook1", fresh, None))
     assert _granted(lane).webhook_id == "hook2"
     answer = obey(POLICY, lane, order, BY, PEOPLE.webhook_ids)
     entry = _granted(answer.lane)
@@ -298,8 +297,8 @@ def test_entries_become_the_arguments_of_a_command() -> None:
     }
 
 
-SPENT_200 = msgspec.structs.replace(LANE, budget=Budget((Period("2026-11-30", 200),), (Period("2026-11", 200),)))
-WIDE = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=1_000))
+SPENT_200 = replace(LANE, budget=Budget((Period("2026-11-30", 200),), (Period("2026-11", 200),)))
+WIDE = replace(POLICY, budget=BudgetPolicy(credits_per_day=1_000))
 
 
 def _news(before: Lane, after: Lane, policy: Workspace = WIDE) -> list[str]:
@@ -319,7 +318,7 @@ def test_a_soft_limit_crossed_by_a_lower_cap_or_a_correction_is_reported_without
 
 
 def test_a_soft_limit_crossed_by_a_new_configuration_is_reported() -> None:
-    lowered = msgspec.structs.replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
+    lowered = replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
     assert _news(SPENT_200, reconfigured(lowered, SPENT_200, [], NOW_MS), lowered) == ["budget_80"]
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Duration, Rejection, failure, rejected, strayed
@@ -27,7 +27,7 @@ PAID = Reservation("2026-11-30", "2026-11", 7, 2)
 
 
 def recorder(row: Delivery = ROW, **envelope: Any) -> DeliveryRecorder[LeadRef]:
-    came = msgspec.structs.replace(ENVELOPE, **envelope)
+    came = replace(ENVELOPE, **envelope)
     return DeliveryRecorder(PLAN, LeadRef(CONSUMED, came, "crm-1", PLACE, b"d/1"), row)
 
 
@@ -43,7 +43,7 @@ def event(status: Any, seq: int, **more: Any) -> StatusEvent:
 
 
 def test_an_event_has_each_field_of_its_step() -> None:
-    of_lead = recorder(msgspec.structs.replace(ROW, state="sending"))
+    of_lead = recorder(replace(ROW, state="sending"))
     why = failure(Poison(422, 9, "bad column", "said"), due_at_ms=77)
     of_lead.go("dead_lettered", NOW_MS + 1_500, why, PAID)
     expected = event(
@@ -51,14 +51,14 @@ def test_an_event_has_each_field_of_its_step() -> None:
         day=PAID.day, month=PAID.month, waited_ms=1_500, waited_as="sending", dead_letter="leads.dlq/0/9",
     )  # fmt: skip
     batch = of_lead.step()
-    assert batch.events == [msgspec.structs.replace(expected, at_ms=NOW_MS + 1_500)]
+    assert batch.events == [replace(expected, at_ms=NOW_MS + 1_500)]
     assert batch.workspace == "acme"
     assert list(batch.durations) == []
     assert of_lead.step().events == [], "once"
 
 
 def test_the_step_that_ends_a_lead_says_how_long_it_took_and_clay_with_it() -> None:
-    of_lead = recorder(msgspec.structs.replace(ROW, state="accepted", accepted_at_ms=NOW_MS + 400))
+    of_lead = recorder(replace(ROW, state="accepted", accepted_at_ms=NOW_MS + 400))
     of_lead.go("partial", NOW_MS + 1_500, final=True)
     assert list(of_lead.step().durations) == [
         Duration("done", "acme-main", NOW_MS + 1_500 - ROW.first_at_ms),
@@ -72,9 +72,7 @@ def test_the_step_that_ends_a_lead_says_how_long_it_took_and_clay_with_it() -> N
 def test_a_wait_of_a_second_is_noted(after_ms: int, waited: dict[str, Any]) -> None:
     of_lead = recorder(seq=4)
     of_lead.go("held_budget", NOW_MS + after_ms)
-    assert of_lead.step().events == [
-        msgspec.structs.replace(event("held_budget", 4, **waited), at_ms=NOW_MS + after_ms)
-    ]
+    assert of_lead.step().events == [replace(event("held_budget", 4, **waited), at_ms=NOW_MS + after_ms)]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +82,7 @@ def test_the_first_event_says_how_long_the_record_was_on_kafka_and_whose_span_it
     origin_ms: int, queued_ms: int | None
 ) -> None:
     for seq in (1, 2):
-        row = msgspec.structs.replace(ROW, seq=seq)
+        row = replace(ROW, seq=seq)
         of_lead = recorder(row, seq=9, origin_ms=origin_ms, parent_id="ab", sampled=True)
         of_lead.emit()
         first: dict[str, Any] = {"parent_id": "ab", "sampled": True}
@@ -95,7 +93,7 @@ def test_the_first_event_says_how_long_the_record_was_on_kafka_and_whose_span_it
 @pytest.mark.parametrize("failed_ms", [0, 50])
 @pytest.mark.parametrize("is_dead_letter", [False, True])
 def test_a_copy_has_everything_in_its_headers(is_dead_letter: bool, failed_ms: int) -> None:
-    of_lead = recorder(msgspec.structs.replace(ROW, failed_at_ms=failed_ms))
+    of_lead = recorder(replace(ROW, failed_at_ms=failed_ms))
     why = Reason("http_503", "busy", 503, 88, excerpt="said")
     copy = of_lead.copy("t", NOW_MS, why, way="replayed", disposition="failed" if is_dead_letter else "")
     assert (copy.topic, copy.key, copy.value) == ("t", b"acme", VALUE)
@@ -111,27 +109,27 @@ def test_a_copy_has_everything_in_its_headers(is_dead_letter: bool, failed_ms: i
 @pytest.mark.parametrize(("reason", "disposition"), [("not_json", "poison"), ("unknown_workspace", "policy")])
 @pytest.mark.parametrize("size", [0, 1_048_587, 1_048_588, 1_048_589])
 def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(size: int, reason: str, disposition: str) -> None:
-    consumed = msgspec.structs.replace(CONSUMED, value=b"x" * size)
+    consumed = replace(CONSUMED, value=b"x" * size)
     bad, most = Unreadable(reason, "in words"), PLAN.sizes.dead_letter
     record = rejected(PLAN, consumed, ENVELOPE, bad, "acme", NOW_MS)
     assert (record.topic, record.key, record.value) == (PLAN.topics.dlq, b"acme", b"x" * min(size, most))
-    assert envelope_of(record) == msgspec.structs.replace(
+    assert envelope_of(record) == replace(
         ENVELOPE, seq=4, way="", cut_bytes=max(0, size - most), disposition=disposition, reason=reason,
         text="in words", last_failure_ms=NOW_MS, app=PLAN.app,
     )  # fmt: skip
-    never = msgspec.structs.replace(ENVELOPE, first_failure_ms=0)
+    never = replace(ENVELOPE, first_failure_ms=0)
     assert envelope_of(rejected(PLAN, consumed, never, bad, "", NOW_MS)).first_failure_ms == NOW_MS
-    assert rejected(PLAN, msgspec.structs.replace(consumed, value=None), never, bad, "", NOW_MS).value is None
+    assert rejected(PLAN, replace(consumed, value=None), never, bad, "", NOW_MS).value is None
 
 
 @pytest.mark.parametrize("way", ["", "replayed"])
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_record_in_the_wrong_partition_goes_home_or_is_parked(lost: bool, way: Way) -> None:
-    came = msgspec.structs.replace(ENVELOPE, way=way, last_failure_ms=8)
+    came = replace(ENVELOPE, way=way, last_failure_ms=8)
     record = strayed(PLAN, LeadRef(CONSUMED, came, "crm-1", PLACE, b"d/1"), 5, lost, NOW_MS, Reason("astray", "words"))
     topic, partition = (PLAN.topics.parked, None) if lost else (PLAN.topics.retry, 5)
     assert (record.topic, record.partition, record.key, record.value) == (topic, partition, b"acme", VALUE)
-    assert envelope_of(record) == msgspec.structs.replace(
+    assert envelope_of(record) == replace(
         came, seq=4, hops=3, way=way or "rerouted", disposition="policy" if lost else "", reason="astray",
         text="words", last_failure_ms=NOW_MS if lost else 8, app=PLAN.app,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Each step of a suspension, with every field of what it leaves."""
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stream_app.domain.limits import callback_health, suspension
 from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
@@ -15,7 +15,7 @@ FRESH = suspension.begin(POLICY, "http_403", "forbidden", NOW_MS + 7, "people", 
 
 
 def changed(**changes: object) -> Suspension:
-    return msgspec.structs.replace(STATE, **changes)
+    return replace(STATE, **changes)
 
 
 def test_it_begins_with_a_probe_after_the_shortest_interval() -> None:
@@ -31,7 +31,7 @@ def test_it_begins_with_a_probe_after_the_shortest_interval() -> None:
 )
 def test_a_probe_goes_when_it_is_due_and_no_other_is_under_way(late_ms: int, answer: Wait | Probe) -> None:
     now_ms, free = NOW_MS + late_ms, changed(lease_until_ms=0)
-    after = free if late_ms < 0 else msgspec.structs.replace(free, probe=5, lease_until_ms=now_ms + 120_000)
+    after = free if late_ms < 0 else replace(free, probe=5, lease_until_ms=now_ms + 120_000)
     assert suspension.permit(POLICY, free, now_ms) == (after, answer)
     assert suspension.permit(POLICY, STATE, NOW_MS + 49) == (STATE, Wait(NOW_MS + 50)), "one is under way"
     assert suspension.permit(POLICY, STATE, NOW_MS + 50)[1] == Probe(5, NOW_MS - 9), "its lease has ended"
@@ -68,11 +68,11 @@ def test_a_hold_of_one_destination_becomes_one_of_all_where_another_cause_or_des
     reason: str, stays_one: bool, new_is_one: bool
 ) -> None:
     alone = changed(one_destination=True)
-    fresh = msgspec.structs.replace(FRESH, reason=reason, one_destination=new_is_one)
+    fresh = replace(FRESH, reason=reason, one_destination=new_is_one)
     assert suspension.suspend(POLICY, alone, fresh, ITS).one_destination is stays_one
     assert not suspension.suspend(POLICY, STATE, fresh, ITS).one_destination
-    other = msgspec.structs.replace(fresh, destination="firms", one_destination=new_is_one)
-    assert suspension.suspend(POLICY, alone, other) == msgspec.structs.replace(other, one_destination=False)
+    other = replace(fresh, destination="firms", one_destination=new_is_one)
+    assert suspension.suspend(POLICY, alone, other) == replace(other, one_destination=False)
 
 
 def test_which_destinations_it_holds() -> None:
@@ -86,9 +86,7 @@ def test_which_destinations_it_holds() -> None:
     soon = changed(text="t", destination="a", setup_id="", backoff_ms=300_000)
     for others, left in ((["a"], {"one_destination": True}), (["a", "b"], {"exempt": ("firms", "zoo")})):
         state = changed(exempt=("zoo",))
-        assert suspension.exempt(POLICY, state, "firms", others, "t", NOW_MS - 1) == msgspec.structs.replace(
-            soon, **left
-        )
+        assert suspension.exempt(POLICY, state, "firms", others, "t", NOW_MS - 1) == replace(soon, **left)
     later = suspension.exempt(POLICY, changed(probe_at_ms=NOW_MS + 10**9), "firms", ["a"], "t", NOW_MS)
     assert later.probe_at_ms == NOW_MS + 300_000
 
