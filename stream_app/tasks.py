@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import signal
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from logging import LogRecord
 from typing import Any, Final, TypeVar
 
@@ -75,6 +77,19 @@ async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | No
         return working.result() if working.done() else None
     finally:
         await cancel((working, stopping))
+
+
+@contextmanager
+def stop_signal() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGTERM and SIGINT set until the block ends."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    try:
+        yield event
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
 def is_not_abandoned(record: LogRecord) -> bool:

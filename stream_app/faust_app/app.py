@@ -49,7 +49,7 @@ class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
 
     def __init__(self, app: Any, *, owner: Owner, **options: Any) -> None:
         super().__init__(app, key_type=bytes, value_type=bytes, **options)
-        self._owner = owner
+        self.owner = owner
 
     def on_key_set(self, key: bytes, value: bytes) -> NoReturn:
         raise TypeError("the state table is read-only: write rows with the partition's TransactionalState")
@@ -58,9 +58,7 @@ class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
         raise TypeError("the state table is read-only: delete rows with the partition's TransactionalState")
 
     def _new_store(self) -> StateStore:
-        store = StateStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
-        store.owner = self._owner
-        return store
+        return StateStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
 
 
 class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
@@ -70,9 +68,8 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
     has no rows of its own: the owner loads them in bulk after it has fenced the previous owner.
     """
 
-    owner: Owner
-
     def __post_init__(self) -> None:
+        self.owner: Owner = self.table.owner
         self.owned: set[int] = set()
 
     @property

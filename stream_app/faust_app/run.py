@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.faust_app.fixes.safe_app import SafeApp
 from stream_app.kafka.connection import wait_for_kafka
-from stream_app.tasks import cancel, died_of
+from stream_app.tasks import cancel, died_of, run_until, stop_signal
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +29,6 @@ async def run_app(
         StreamAppError: as `wait_for_kafka` raises when Kafka does not answer at the start.
         Exception: the error that crashed the app.
     """
-    loop = asyncio.get_running_loop()
-    asked_to_stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_stop.set)
-    asking = asyncio.create_task(asked_to_stop.wait())
-    running = asyncio.create_task(_run(app, broker_wait_s))
     alarm = alarm_of(app)
 
     def watch(task: asyncio.Task[None]) -> None:
@@ -46,18 +39,13 @@ async def run_app(
     for other in others:
         other.add_done_callback(watch)
     try:
-        await asyncio.wait({asking, running}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()
+        with stop_signal() as stop:
+            await run_until(stop, _run(app, broker_wait_s))
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-        for task in (asking, running):
-            task.cancel()
         if app.started:
             await app.stop()
             await app.gaps.close()
-        await cancel([asking, running, *others])
+        await cancel(others)
     if app.crash_reason is not None:
         raise app.crash_reason
 

@@ -52,8 +52,8 @@ from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topics import TopicsThere, watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry, serve_http
-from stream_app.services.process import check_kafka, serve_ops, state_folder, stop_signal
-from stream_app.tasks import cancel, run_until
+from stream_app.services.process import check_kafka, serve_ops, state_folder
+from stream_app.tasks import cancel, run_until, stop_signal
 from stream_app.version import __version__
 
 _GRACE_S: Final = 10

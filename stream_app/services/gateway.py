@@ -18,8 +18,8 @@ from stream_app.kafka.topics import watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.http import process_registry, serve_http
-from stream_app.services.process import serve_ops, stop_signal, waiting_for_kafka
-from stream_app.tasks import cancel, run_until
+from stream_app.services.process import serve_ops, waiting_for_kafka
+from stream_app.tasks import cancel, run_until, stop_signal
 from stream_app.version import __version__
 
 _GRACE_S: Final = 10

@@ -1,12 +1,11 @@
-"""Shared by the processes: event loop, check of Kafka, operations server, stop signals, watchdog."""
+"""Shared by the processes: event loop, check of Kafka, operations server, watchdog."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -68,19 +67,6 @@ def serve_ops(
         StreamAppError: The port is taken.
     """
     return serve_http(ops_app(registry, not_ready, more), host, port, grace_s=_OPS_GRACE_S)
-
-
-@contextmanager
-def stop_signal() -> Iterator[asyncio.Event]:
-    """Yield an event that SIGTERM and SIGINT set until the block ends."""
-    loop, event = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, event.set)
-    try:
-        yield event
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:

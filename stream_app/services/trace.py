@@ -23,8 +23,8 @@ from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
-from stream_app.services.process import serve_ops, stop_signal, waiting_for_kafka
-from stream_app.tasks import run_until
+from stream_app.services.process import serve_ops, waiting_for_kafka
+from stream_app.tasks import run_until, stop_signal
 from stream_app.trace import Exporter, OtlpClient, Placed
 from stream_app.version import __version__
 

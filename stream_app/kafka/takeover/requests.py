@@ -114,10 +114,8 @@ class KafkaTransactions:
         where = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(stranded))
         if where:
             how = "committed" if committed else "aborted"
-            log.warning(
-                "%s: Kafka did not end the last transaction in %s; ending it there as %s, as elsewhere",
-                *(self.transactional_id, where, how),
-            )
+            told = "%s: Kafka did not end the last transaction in %s; ending it there as %s, as elsewhere"
+            log.warning(told, self.transactional_id, where, how)
         producer = (self.transactional_id, last.producer_id, last.epoch)
         topics: dict[str, list[int]] = defaultdict(list)
         for topic, partition in stranded:
