@@ -69,12 +69,12 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
     """
 
     def __post_init__(self) -> None:
-        self.owner: Owner = self.table.owner
         self.owned: set[int] = set()
 
     @property
     def data(self) -> Mapping[bytes, bytes]:
-        return self.owner.rows
+        rows: Mapping[bytes, bytes] = self.table.owner.rows
+        return rows
 
     async def on_rebalance(
         self, assigned: set[Any], revoked: set[Any], newly_assigned: set[Any], generation_id: int = 0
@@ -85,16 +85,16 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
         lost = self.owned - kept
         if lost:
             self.owned -= lost
-            await self.owner.revoked(lost)
+            await self.table.owner.revoked(lost)
 
     async def on_recovery_completed(self, active_tps: set[Any], standby_tps: set[Any]) -> None:
         new = {tp.partition for tp in active_tps} - self.owned
         if not new:
             return
         try:
-            await self.owner.assigned(new)
+            await self.table.owner.assigned(new)
         except BaseException:
-            await self.owner.revoked(new)
+            await self.table.owner.revoked(new)
             raise
         self.owned |= new
 

@@ -80,8 +80,9 @@ def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
 
 def heartbeats(app: SafeApp) -> dict[str, int]:
     """Return a token that changes with each heartbeat that the group accepts, by description."""
-    taken = app.consumer._thread.heartbeats_taken if app.started else None
-    return {} if taken is None else {"the group accepts no heartbeat of this process": taken}
+    if not app.started:
+        return {}
+    return {"the group accepts no heartbeat of this process": app.consumer._thread.heartbeats_taken}
 
 
 def membership(app: SafeApp) -> dict[str, int]:

@@ -85,16 +85,11 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no 
             return self._text
 
 
-class _Granted(msgspec.Struct):
-    """The endpoint's answer (RFC 6749, section 5.1)."""
+class _Answer(msgspec.Struct):
+    """The endpoint's grant or its refusal (RFC 6749, sections 5.1 and 5.2)."""
 
-    access_token: str
+    access_token: str = ""
     expires_in: float = _USUAL_S
-
-
-class _Problem(msgspec.Struct):
-    """The endpoint's refusal (RFC 6749, section 5.2)."""
-
     error: str = ""
 
 
@@ -112,18 +107,20 @@ def client_credentials(url: str, client_id: str, secret: str, scope: str | None)
             answer = httpx.post(url, data=form, auth=(client_id, secret), timeout=_WITHIN_S)
         except httpx.HTTPError as error:
             raise KafkaConnectionError(f"the token endpoint {url} does not answer ({type(error).__name__})") from error
+        try:
+            content = msgspec.json.decode(answer.content, type=_Answer)
+        except UNREADABLE:
+            content = _Answer()
         if answer.is_success:
-            try:
-                granted = msgspec.json.decode(answer.content, type=_Granted)
-            except UNREADABLE:
-                raise TokenRefused(f"{url} answers without a token: check kafka.security.oauth.token_url") from None
-            return Token(granted.access_token, granted.expires_in)
+            if not content.access_token:
+                raise TokenRefused(f"{url} answers without a token: check kafka.security.oauth.token_url")
+            return Token(content.access_token, content.expires_in)
         if answer.is_server_error or answer.status_code == 429:
             raise KafkaConnectionError(f"the token endpoint {url} answers HTTP {answer.status_code}")
+        named = f", {content.error[:80]}" if content.error and content.error.isprintable() else ""
         raise TokenRefused(
-            f"the token endpoint {url} refuses the client {client_id} (HTTP {answer.status_code}"
-            f"{_named_error(answer.content)}): check kafka.security.oauth: client_id, scope, and the secret that "
-            "client_secret_env names"
+            f"the token endpoint {url} refuses the client {client_id} (HTTP {answer.status_code}{named}): check "
+            "kafka.security.oauth: client_id, scope, and the secret that client_secret_env names"
         )
 
     return fetch
@@ -148,11 +145,3 @@ def aws_msk(region: str) -> Callable[[], Token]:
         return Token(text, ends_ms / 1000 - time.time())
 
     return fetch
-
-
-def _named_error(content: bytes) -> str:
-    try:
-        error = msgspec.json.decode(content, type=_Problem).error
-    except UNREADABLE:
-        return ""
-    return f", {error[:80]}" if error.isprintable() and error else ""

@@ -197,6 +197,11 @@ async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[
         for topic in plan
         if topic.name in topics
     }
+    existing = {
+        wanted.name: ExistingTopic(topics[wanted.name], wanted.replication, dict(wanted.config))
+        for wanted in plan
+        if wanted.name in topics
+    }
     if not rights.create and (problems := differences(plan, existing)):
         raise TopicsError(problems)
 
