@@ -144,9 +144,7 @@ class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is not foll
     """Asks any broker where aiokafka asks one at random, and a controller that is gone no longer than others."""
 
     async def _send_request(self, request: Any, node_id: int | None = None) -> Any:
-        if node_id is None:
-            return await self._client.ask_any(request)
-        return await self._client.send(node_id, request)
+        return await (self._client.ask_any(request) if node_id is None else self._client.send(node_id, request))
 
     async def _send_to_controller(self, request: Any) -> Any:
         async def ask() -> Any:

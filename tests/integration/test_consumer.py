@@ -27,6 +27,13 @@ DAMAGES: dict[Damage, str] = {
 }
 
 
+@pytest.fixture
+async def topic(kafka: Broker, namespace: str) -> str:
+    """A topic of four partitions."""
+    await create_topics(kafka.bootstrap, name := f"{namespace}leads", partitions=4)
+    return name
+
+
 async def produce(bootstrap: str, topic: str, partition: int, batches: int, codec: str | None = None) -> None:
     """Write batches of three records. The value says which."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type=codec) as producer:
@@ -40,7 +47,7 @@ async def produce(bootstrap: str, topic: str, partition: int, batches: int, code
 
 @asynccontextmanager
 async def consumer_of(bootstrap: str, *places: TopicPartition, **options: Any) -> AsyncIterator[Any]:
-    consumer = Consumer(bootstrap_servers=bootstrap, **{"group_id": None, "auto_offset_reset": "earliest"} | options)
+    consumer = Consumer(bootstrap_servers=bootstrap, **options)
     await consumer.start()
     consumer.assign(places)
     try:
@@ -58,9 +65,7 @@ async def read(consumer: Consumer, values: dict[int, list[int]], records: int) -
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-async def test_every_codec_of_kafka_is_read(kafka: Broker, namespace: str, codec: str) -> None:
-    topic = f"{namespace}leads"
-    await create_topics(kafka.bootstrap, topic)
+async def test_every_codec_of_kafka_is_read(kafka: Broker, topic: str, codec: str) -> None:
     await produce(kafka.bootstrap, topic, 0, 2, codec)
     values: dict[int, list[int]] = {}
     async with consumer_of(kafka.bootstrap, TopicPartition(topic, 0)) as consumer:
@@ -70,10 +75,8 @@ async def test_every_codec_of_kafka_is_read(kafka: Broker, namespace: str, codec
 
 @pytest.mark.parametrize(("damage", "cause"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
 async def test_only_the_damaged_partition_stops_after_its_sound_records(
-    kafka: Broker, namespace: str, damage: Damage, cause: str
+    kafka: Broker, topic: str, damage: Damage, cause: str
 ) -> None:
-    topic = f"{namespace}leads"
-    await create_topics(kafka.bootstrap, topic, partitions=2)
     for partition in (0, 1):
         await produce(kafka.bootstrap, topic, partition, 4)
     values: dict[int, list[int]] = {}
@@ -98,11 +101,9 @@ async def test_only_the_damaged_partition_stops_after_its_sound_records(
 
 
 async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
-    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_TRY_AGAIN_S", 0.2)
-    topic = f"{namespace}leads"
-    await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 3)
     values: dict[int, list[int]] = {}
     place = TopicPartition(topic, 0)
@@ -123,9 +124,7 @@ async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
     assert not consumer.unreadable
 
 
-async def test_a_broker_with_a_damaged_log_is_asked_at_intervals(kafka: Broker, namespace: str) -> None:
-    topic = f"{namespace}leads"
-    await create_topics(kafka.bootstrap, topic)
+async def test_a_broker_with_a_damaged_log_is_asked_at_intervals(kafka: Broker, topic: str) -> None:
     await produce(kafka.bootstrap, topic, 0, 1)
     async with consumer_of(kafka.bootstrap, TopicPartition(topic, 0)) as consumer:
         assert consumer._guard is not None
@@ -147,9 +146,7 @@ async def test_a_broker_with_a_damaged_log_is_asked_at_intervals(kafka: Broker, 
         assert asked == 1
 
 
-async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, namespace: str) -> None:
-    topic = f"{namespace}leads"
-    await create_topics(kafka.bootstrap, topic)
+async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, topic: str) -> None:
     await produce(kafka.bootstrap, topic, 0, 3)
     place = TopicPartition(topic, 0)
     async with consumer_of(kafka.bootstrap, place) as consumer:
@@ -185,10 +182,8 @@ async def test_a_faust_app_continues_with_its_other_partitions(
 
 
 async def test_waiting_records_are_read_up_to_a_damaged_batch_and_the_archive_reads_around_it(
-    kafka: Broker, namespace: str
+    kafka: Broker, topic: str
 ) -> None:
-    topic = f"{namespace}leads"
-    await create_topics(kafka.bootstrap, topic)
     await produce(kafka.bootstrap, topic, 0, 3)
     connection = KafkaConnection(kafka.bootstrap)
     with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
@@ -199,17 +194,13 @@ async def test_waiting_records_are_read_up_to_a_damaged_batch_and_the_archive_re
 
 
 async def test_committed_offsets_of_all_partitions_are_asked_for_at_once(
-    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiokafka asks for one after the other, which took a worker with 256 partitions a third of its start."""
-    topic = f"{namespace}leads"
-    await create_topics(kafka.bootstrap, topic, partitions=4)
     places = [TopicPartition(topic, number) for number in range(4)]
     for number in range(4):
         await produce(kafka.bootstrap, topic, number, 2)
-    async with consumer_of(
-        kafka.bootstrap, *places, group_id=f"{namespace}group", enable_auto_commit=False
-    ) as consumer:
+    async with consumer_of(kafka.bootstrap, *places, group_id=f"{topic}-group") as consumer:
         await consumer.commit({places[0]: 3, places[1]: 0})
         fetch, asked = consumer._coordinator.fetch_committed_offsets, []
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,24 +29,26 @@ async def _one_record(bootstrap: str, topic: str) -> TopicPartition:
     return TopicPartition(topic, 0)
 
 
-async def test_a_marker_is_harmless_and_a_record_is_not(kafka: Broker, namespace: str) -> None:
+@pytest.fixture
+async def gaps(kafka: Broker) -> AsyncIterator[GapCheck]:
+    check = GapCheck(KafkaConnection(kafka.bootstrap))
+    yield check
+    await check.close()
+
+
+async def test_a_marker_is_harmless_and_a_record_is_not(kafka: Broker, namespace: str, gaps: GapCheck) -> None:
     tp = await _one_record(kafka.bootstrap, f"{namespace}gaps")
-    gaps = GapCheck(KafkaConnection(kafka.bootstrap))
-    try:
-        await gaps.verify(tp, 1, 2)
-        assert gaps.empty == 1
-        with pytest.raises(LostRecords, match="gaps/0/0 was fetched but never delivered"):
-            await gaps.verify(tp, 0, 2)
-    finally:
-        await gaps.close()
+    await gaps.verify(tp, 1, 2)
+    assert gaps.empty == 1
+    with pytest.raises(LostRecords, match="gaps/0/0 was fetched but never delivered"):
+        await gaps.verify(tp, 0, 2)
 
 
 async def test_a_broker_that_stops_during_the_check_is_waited_for(
-    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker, namespace: str, gaps: GapCheck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiokafka gives up after 40 s. An error that waiting cannot repair is raised."""
     tp = await _one_record(kafka.bootstrap, f"{namespace}gaps")
-    gaps = GapCheck(KafkaConnection(kafka.bootstrap))
     real = AIOKafkaConsumer.beginning_offsets
     errors: list[KafkaError] = [KafkaTimeoutError(), KafkaConnectionError()]
 
@@ -55,15 +58,12 @@ async def test_a_broker_that_stops_during_the_check_is_waited_for(
         return await real(self, partitions)
 
     monkeypatch.setattr(AIOKafkaConsumer, "beginning_offsets", fails)
-    try:
-        await asyncio.wait_for(gaps.verify(tp, 1, 2), 10 * BUSY)
-        assert gaps.empty == 1
-        assert not errors
-        errors.append(TopicAuthorizationFailedError())
-        with pytest.raises(TopicAuthorizationFailedError):
-            await gaps.verify(tp, 0, 2)
-    finally:
-        await gaps.close()
+    await asyncio.wait_for(gaps.verify(tp, 1, 2), 10 * BUSY)
+    assert gaps.empty == 1
+    assert not errors
+    errors.append(TopicAuthorizationFailedError())
+    with pytest.raises(TopicAuthorizationFailedError):
+        await gaps.verify(tp, 0, 2)
 
 
 class OldKafka:

@@ -320,14 +320,7 @@ async def test_a_broker_without_metadata_is_waited_for(on_kafka: KafkaHarness, m
 
 
 async def test_rows_of_a_former_leader_are_read_again(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[TopicPartition, int]] = []
-
-    def once(_: object, nodes: dict[TopicPartition, int]) -> None:
-        asked.append(nodes)
-        if len(asked) == 1:
-            raise NotLeaderForPartitionError
-
-    monkeypatch.setattr(NewestLeaders, "require", once)
+    asked = _one_former_leader(monkeypatch)
     assert await on_kafka.ledger().take_over() == {}
     assert [nodes for nodes in asked if len(nodes) == 1] == [{TopicPartition(on_kafka.rows, 0): 1}] * 2
 
@@ -335,15 +328,8 @@ async def test_rows_of_a_former_leader_are_read_again(on_kafka: KafkaHarness, mo
 async def test_a_former_leader_is_not_asked_for_open_transactions(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[TopicPartition, int]] = []
-
-    def once(_: object, nodes: dict[TopicPartition, int]) -> None:
-        asked.append(nodes)
-        if len(asked) == 1:
-            raise NotLeaderForPartitionError
-
     await on_kafka.ledger().take_over()
-    monkeypatch.setattr(NewestLeaders, "require", once)
+    asked = _one_former_leader(monkeypatch)
     assert await on_kafka.ledger().take_over() == {}
     first, second, _ = asked  # the last is of the rows
     assert first == second
@@ -362,6 +348,19 @@ def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callab
 
     monkeypatch.setattr(BoundedClient, "send", instead)
     return answers
+
+
+def _one_former_leader(monkeypatch: pytest.MonkeyPatch) -> list[dict[TopicPartition, int]]:
+    """The first answer was of a broker that leads no longer. Returns who answered about what, also later."""
+    asked: list[dict[TopicPartition, int]] = []
+
+    def once(_: object, nodes: dict[TopicPartition, int]) -> None:
+        asked.append(nodes)
+        if len(asked) == 1:
+            raise NotLeaderForPartitionError
+
+    monkeypatch.setattr(NewestLeaders, "require", once)
+    return asked
 
 
 def _refused(topic: str, error: type[BrokerResponseError]) -> ProduceResponse_v0:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import faust
@@ -13,6 +13,7 @@ from stream_app.faust_app.app import build_app
 from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.apps import app_with
+from tests.support.bench import Owner
 from tests.support.kafka import until
 from tests.support.pace import BUSY
 
@@ -49,19 +50,13 @@ def stock(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) 
 
 
 def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -> Any:
-    class NoState:
-        rows: Mapping[bytes, bytes] = {}
-
-        async def assigned(self, partitions: set[int]) -> None: ...
-        async def revoked(self, partitions: set[int]) -> None: ...
-
     async def handler(inlet: PartitionStream) -> None:
         async for consumed in inlet:
             await work(consumed.offset, functools.partial(inlet.ack, consumed))
 
     times = Kafka(partitions=1, session_timeout_s=15, rebalance_timeout_s=90)
     app = build_app(namespace + "ours", KafkaConnection(bootstrap), times, commit_interval_s=commit_interval_s)
-    return app_with(app, {namespace + "leads": handler}, NoState(), namespace + "state")
+    return app_with(app, {namespace + "leads": handler}, Owner(), namespace + "state")
 
 
 @contextlib.asynccontextmanager
