@@ -83,16 +83,9 @@ class OtlpClient:
 
     def encoded(self, spans: Iterable[Span]) -> bytes:
         scope = {"name": "stream_app", "version": self._version}
-        return msgspec.json.encode(
-            {
-                "resourceSpans": [
-                    {
-                        "resource": {"attributes": self._resource},
-                        "scopeSpans": [{"scope": scope, "spans": [_encoded(span) for span in spans]}],
-                    }
-                ]
-            }
-        )
+        of_scope = {"scope": scope, "spans": [_encoded(span) for span in spans]}
+        of_resource = {"resource": {"attributes": self._resource}, "scopeSpans": [of_scope]}
+        return msgspec.json.encode({"resourceSpans": [of_resource]})
 
 
 def _encoded(span: Span) -> dict[str, Any]:

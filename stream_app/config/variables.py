@@ -47,14 +47,8 @@ _KEPT_WHERE_SET: Final = frozenset(
     {"board.token_env", "destinations.callback_secrets_env", "egress.proxy_env", "trace.headers_env"}
 )
 _OURS: Final = frozenset(
-    {
-        "privacy.pepper_env",
-        "gateway.token_keys_env",
-        "board.token_env",
-        "board.operator_token_env",
-        "board.user_header_secret_env",
-        "destinations.callback_secrets_env",
-    }
+    {"privacy.pepper_env", "gateway.token_keys_env", "destinations.callback_secrets_env"}
+    | {"board.token_env", "board.operator_token_env", "board.user_header_secret_env"}
 )
 """Keys of the secrets that we make ourselves."""
 

@@ -12,7 +12,7 @@ import re
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import uvicorn
@@ -138,16 +138,13 @@ def guarded(app: ASGIApp) -> ASGIApp:
 
 async def _drop(receive: Receive) -> None:
     """Read the rest of a body and keep none of it."""
-    dropped = 0
-    try:
+    dropped, more = 0, True
+    with suppress(TimeoutError):  # it is refused: what the peer still sends is lost to it
         async with asyncio.timeout(_DROPPED_WITHIN_S):
-            while dropped < _DROPPED_BYTES:
+            while more and dropped < _DROPPED_BYTES:
                 message = await receive()
                 dropped += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return  # it is refused: what the peer still sends is lost to it
+                more = message.get("more_body", False)
 
 
 def is_direct(request: Request) -> bool:

@@ -89,9 +89,6 @@ class AdmissionQueue:
         self._patience = Patience(self._plan, self._lanes)
         self._timer = LaneTimer(self._clock, self.pump_lane, self.pump)
 
-    def waits_for(self, workspace: str) -> bool:
-        return bool(self._queues.get(workspace))
-
     @property
     def waiting(self) -> int:
         return len(self._waiters)
@@ -201,13 +198,14 @@ class AdmissionQueue:
             has_slot: True if the partition was not taken over again since the lead was admitted.
         """
         name = grant.destination.workspace
-        others_wait = isinstance(outcome, Refused) and self.waits_for(name)
+        some_wait = bool(self._queues.get(name))
+        others_wait = isinstance(outcome, Refused) and some_wait
         settlement = self._lanes.apply_outcome(grant, outcome, self.in_flight_of(name), others_wait)
         if has_slot:
             queue, stalls = self._queues[name], self._lanes.stalls
             queue.in_flight -= 1
             stalls[name] = concurrency.ended(stalls[name], outcome, queue.in_flight, self._clock.now_ms())
-        if self.waits_for(name):
+        if some_wait:
             self.pump_soon(name)
         return settlement
 
@@ -281,8 +279,8 @@ class AdmissionQueue:
         for waiter in woken:
             self._end_wait(name, queue, waiter, now_ms, boot_ms)
         times = [answer.until_ms for kind, answer in held.items() if answer.until_ms and queue.has(kind)]
-        if queue.next_wake_ms is not None:
-            times.append(queue.next_wake_ms)
+        if queue.wakes.lowest is not None:
+            times.append(queue.wakes.lowest)
         self._timer.set(name, min(times, default=None), now_ms)
 
     def _admit_all(self, queue: LaneQueue, held: dict[Kind, Held], now_ms: int, boot_ms: int) -> dict[Kind, Held]:
@@ -388,7 +386,7 @@ class AdmissionQueue:
             times.append(request.not_before_ms)
         elif self._lanes.shared and not request.as_dead_letter:
             times.append(self._patience.until_ms(waiter, now_ms, boot_ms))
-        queue.wake_at(waiter, min(times, default=None))
+        queue.wakes.set(waiter.number, min(times, default=None))
 
     # ------------------------------------------------------------------------------------------------- bookkeeping
 

@@ -125,13 +125,14 @@ class LaneQueue:
     Attributes:
         in_flight: POSTs of the lane that are under way.
         held: Why the leads of each kind are held, as of the last look.
+        wakes: The time (epoch ms) from which on `pop_woken` returns a lead, by its number.
     """
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.held: dict[Kind, Held] = {}
         self._waiters: dict[int, Waiter] = {}
-        self._wakes: Timetable[int] = Timetable()
+        self.wakes: Timetable[int] = Timetable()
         self._ready: dict[tuple[Kind, Group], list[Waiter]] = {}
         self._ready_in: Counter[Group] = Counter()
         self._unreported: dict[Kind, dict[int, Waiter]] = {}
@@ -161,7 +162,7 @@ class LaneQueue:
         """Remove a lead that has its answer."""
         del self._waiters[waiter.number]
         self._waiting_of[waiter.in_flight.source] -= 1
-        self._wakes.set(waiter.number, None)
+        self.wakes.set(waiter.number, None)
         if not waiter.ready:
             return
         name = (waiter.kind, waiter.group)
@@ -175,18 +176,9 @@ class LaneQueue:
             if not self._unreported[waiter.kind]:
                 del self._unreported[waiter.kind]
 
-    def wake_at(self, waiter: Waiter, at_ms: int | None) -> None:
-        """Have `pop_woken` return the lead from this time (epoch ms) on."""
-        self._wakes.set(waiter.number, at_ms)
-
     def pop_woken(self, now_ms: int) -> list[Waiter]:
         """Return the leads whose wake time has come."""
-        return [self._waiters[number] for number in self._wakes.pop_until(now_ms)]
-
-    @property
-    def next_wake_ms(self) -> int | None:
-        """The earliest wake time (epoch ms)."""
-        return self._wakes.lowest
+        return [self._waiters[number] for number in self.wakes.pop_until(now_ms)]
 
     def first(self, without: Collection[Kind]) -> Waiter | None:
         """Return the lead that goes next, leaving out these kinds.

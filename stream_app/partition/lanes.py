@@ -104,8 +104,8 @@ class Lanes:
         now_ms = self._clock.now_ms()
         for key in [key for key in rows if key.startswith(b"l/")]:
             lane = read_lane(key, rows.pop(key))
-            self._check_home(lane)
             if lane.workspace in self._plan.workspaces:
+                self._check_home(lane.workspace)
                 at_ms = min(now_ms, lane.callback_health.owned_ms or now_ms)  # of its last commit
                 self._shown[lane.workspace] = self._view(lane, at_ms, None)
             self._lanes[lane.workspace] = for_new_owner(lane, now_ms, self._previous.get(lane.workspace))
@@ -205,12 +205,11 @@ class Lanes:
         shown = self._shown.get(name)
         return shown is not None and now_ms - shown.at_ms < _VIEW_EVERY_MS
 
-    def _check_home(self, lane: Lane) -> None:
-        home = self._plan.home_of(lane.workspace)
-        if lane.workspace in self._plan.workspaces and home != self._number:
+    def _check_home(self, name: str) -> None:
+        if (home := self._plan.home_of(name)) != self._number:
             raise RowUnreadable(
-                f"workspace {lane.workspace} has its lane in partition {self._number}, the configuration says {home}: "
-                f"set workspaces.{lane.workspace}.partition = {self._number}, or use a new workspace name"
+                f"workspace {name} has its lane in partition {self._number}, the configuration says {home}: "
+                f"set workspaces.{name}.partition = {self._number}, or use a new workspace name"
             )
 
 

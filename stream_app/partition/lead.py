@@ -224,8 +224,15 @@ class LeadPipeline:
             if (why := self._rows.why_not_sent(recorder.resolved)) is not None:
                 await self._conclusions.conclude(in_flight, recorder, "suppressed", why)
                 return
-            is_ready = was_probe and self._clock.now_ms() < probes_until_ms
-            request = self._request(recorder, not_before_ms, was_probe=was_probe, probe=is_ready)
+            resolved = recorder.resolved
+            request = AdmissionRequest(
+                self._plan.destinations[resolved.destination.alias],  # read again: webhooks are added live
+                not_before_ms,
+                resolved.lead.not_after_ms,
+                patient=was_probe or recorder.row.state.startswith("held_"),
+                bulk=resolved.bulk,
+                probe=was_probe and self._clock.now_ms() < probes_until_ms,
+            )
             answer = await self._admission.admit(in_flight, recorder, request)
             if isinstance(answer, Attempt):
                 attempt = await self._post(in_flight, recorder, answer)
@@ -235,18 +242,6 @@ class LeadPipeline:
                 not_before_ms, was_probe = retry_ms, answer.grant.permit.lease is not None
             elif answer is not ASK_AGAIN and not await self._hold_or_defer(in_flight, recorder, answer):
                 return
-
-    def _request(self, recorder: LeadRecorder, not_before_ms: int, *, was_probe: bool, probe: bool) -> AdmissionRequest:
-        """What the lead asks of its lane. The destination is read again: webhooks are added live."""
-        resolved = recorder.resolved
-        return AdmissionRequest(
-            self._plan.destinations[resolved.destination.alias],
-            not_before_ms,
-            resolved.lead.not_after_ms,
-            patient=was_probe or recorder.row.state.startswith("held_"),
-            bulk=resolved.bulk,
-            probe=probe,
-        )
 
     async def _post(self, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt) -> Attempt:
         """Send the row. A POST that would start too late is not started.

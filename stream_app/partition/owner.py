@@ -21,7 +21,7 @@ from stream_app.domain.result import seal
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.command import CommandPipeline
 from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S
-from stream_app.partition.in_flight import InFlight, Limiter, Source
+from stream_app.partition.in_flight import PRIORITY, InFlight, Limiter, Source
 from stream_app.partition.lead import LeadPipeline
 from stream_app.partition.ports import PartitionStream, StateStore
 from stream_app.partition.runner import Process, RecordRunner
@@ -53,11 +53,8 @@ class PartitionOwner:
         self._parts = parts
         self.state = state = build_state(number, store, parts)
         self.table = PartitionTable(state)
-        lead = LeadPipeline(state, parts).process
         pipelines: dict[Source, Process] = {
-            "hot": lead,
-            "retry": lead,
-            "bulk": lead,
+            **dict.fromkeys(PRIORITY, LeadPipeline(state, parts).process),
             "callback": CallbackPipeline(state).process,
             "command": CommandPipeline(state, parts).process,
         }

@@ -112,10 +112,8 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
         if state.pause:
             logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
-        partitions = settings.kafka.partitions
-        watch = TopicWatch(
-            connection, KnownTopics(partitions), [*app.agents, topics.replay_state, topics.lanes], partitions
-        )
+        partitions, watched = settings.kafka.partitions, [*app.agents, topics.replay_state, topics.lanes]
+        watch = TopicWatch(connection, KnownTopics(partitions), watched, partitions)
         await run_app(
             app,
             broker_wait_s=settings.kafka.broker_wait_s,

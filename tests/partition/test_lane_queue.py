@@ -58,7 +58,7 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
             if not waiter.ready:
                 queue.make_ready(waiter)
             wakes[waiter.number] = rng.randrange(100)
-            queue.wake_at(waiter, wakes[waiter.number])
+            queue.wakes.set(waiter.number, wakes[waiter.number])
         ready = [waiter for waiter in line if waiter.ready]
         assert (len(queue), set(queue)) == (len(line), set(line))
         for without in ((), kinds[:1], kinds[1:]):
@@ -79,7 +79,7 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
             assert queue.sends_before(waiter, 0.0) == in_all
             assert queue.sends_before(waiter, 0.25) == min(in_all, (own + 1) * 5)
         times = {waiter.number: wakes[waiter.number] for waiter in line if waiter.number in wakes}
-        assert queue.next_wake_ms == min(times.values(), default=None)
+        assert queue.wakes.lowest == min(times.values(), default=None)
     due = sorted((at, number) for number, at in times.items() if at <= 50)
     assert [waiter.number for waiter in queue.pop_woken(50)] == [number for _, number in due]
     assert queue.pop_woken(50) == []
