@@ -34,14 +34,7 @@ _MOST_WORD: Final = 40
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column.
-
-    Attributes:
-        title: The header.
-        rank: 0 is always shown. On a narrow terminal the highest rank is left out first.
-        right: Align cells to the right.
-        prose: Cells may wrap between words.
-    """
+    """A column. `prose`: cells may wrap between words. A narrow terminal leaves out the highest rank first, never 0."""
 
     title: str
     rank: int = 0

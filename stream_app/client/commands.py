@@ -126,12 +126,9 @@ def _records(settings: Settings, command: Command) -> list[Record]:
 
 
 async def put_command(put: Put, records: Sequence[Record]) -> None:
-    """Write the command of a form to Kafka.
+    """Write the command of a form to Kafka. `put` returns when Kafka has a record, or gives up within seconds.
 
-    `put` returns when Kafka has a record. It gives up within seconds and raises BrokerUnavailable.
-
-    Raises:
-        BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
+    Raises BrokerUnavailable if Kafka did not confirm it. It may have arrived nevertheless.
     """
     for problem in await asyncio.gather(*map(put, records), return_exceptions=True):
         if isinstance(problem, BrokerUnavailable):

@@ -46,11 +46,7 @@ A = TypeVar("A", bound=Answer)
 
 
 class LeadSearch(Answer, frozen=True, kw_only=True):
-    """The leads that match. None if no worker has processed one of them yet.
-
-    Attributes:
-        waiting: The search among the waiting records; None if it was not needed.
-    """
+    """The leads that match, if a worker has processed one of them, else the search among the records that wait."""
 
     leads: list[FoundLead]
     waiting: WaitingAnswer | None = None
@@ -142,12 +138,7 @@ def find_dead_letters(settings: Settings) -> DeadLettersAnswer:
 
 
 def check_board(url: str, within_s: float = _ANSWERS_WITHIN_S) -> None:
-    """Return if the board answers at the URL.
-
-    Raises:
-        NotTheBoard: Another server answers.
-        BoardUnavailable: Nothing answers.
-    """
+    """Return if the board answers at the URL. Raises NotTheBoard if another server does, BoardUnavailable if none."""
     try:
         answer = httpx.get(f"{url}/healthz", timeout=within_s, trust_env=not is_loopback_url(url))
     except httpx.HTTPError as error:

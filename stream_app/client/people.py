@@ -38,12 +38,7 @@ _suppression: Final = msgspec.json.Decoder(Suppression)
 
 
 class Suppressed(msgspec.Struct, frozen=True):
-    """A person on the list.
-
-    Attributes:
-        person: The hash.
-        everywhere: Every partition has the entry.
-    """
+    """A person on the list, as a hash. `everywhere`: every partition has the entry."""
 
     person: str
     since_ms: int
@@ -53,12 +48,9 @@ class Suppressed(msgspec.Struct, frozen=True):
 
 
 def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
-    """Hash people, each given as an e-mail or a LinkedIn URL. Blank lines are skipped.
+    """Hash people, each given as an e-mail or a LinkedIn URL, or (`hashed`) as a hash. Blank lines are skipped.
 
-    `hashed`: accept hashes too.
-
-    Raises:
-        SettingsError: Some lines are neither; their numbers are named, not their content.
+    Raises SettingsError if some lines are neither. It names their numbers, not their content.
     """
     persons: dict[str, None] = {}
     bad: list[str] = []
@@ -80,11 +72,7 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
 
 
 def persons_in(text: str) -> list[str]:
-    """Return the persons in a file: one on each line, or the entries of a list that was written as JSON.
-
-    Raises:
-        SettingsError: It begins like such a list, and is none.
-    """
+    """Return the persons in a file: one on each line, or the entries of a list in JSON. Raises SettingsError."""
     if not text.lstrip().startswith("["):
         return text.splitlines()
     try:
@@ -139,13 +127,7 @@ class StoredLead(msgspec.Struct, frozen=True):
 
 
 class Remains(msgspec.Struct, frozen=True):
-    """A place that keeps data of an erased person.
-
-    Attributes:
-        place: A topic, or Clay.
-        days: At most so many days from now; None: without limit.
-        what: Whether it is personal data, or only ids and hashes.
-    """
+    """A topic, or Clay, that keeps data of an erased person for at most so many days from now; None: without limit."""
 
     place: str
     days: int | None

@@ -362,10 +362,7 @@ async def send_batch(
     """Send checked leads to their topic. Returns how many are safe on Kafka.
 
     `on_acknowledged` is called for each batch that Kafka has acknowledged. `summaries`: by workspace, what the first
-    lead says of its import.
-
-    Raises:
-        BrokerUnavailable: Not all of them are.
+    lead says of its import. Raises BrokerUnavailable if not all of them are.
     """
     connection, wait_s = connection_of(settings), settings.kafka.broker_wait_s
     async with Sender(connection, topic_of(settings, options), wait_s, on_acknowledged) as sender:
