@@ -115,14 +115,8 @@ def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
     if kind == "quota":
         choices = [("", "choose one"), *_webhooks(site, name, view)]
         fields[0] = msgspec.structs.replace(fields[0], hint="", kind="choice", choices=choices)
-    return Form(
-        title=f"{kind.capitalize()}: {name}",
-        text=_words(kind),
-        button=_BUTTONS[kind],
-        back=lane_path(name),
-        facts=() if fields else _facts(kind, view),
-        fields=fields,
-    )
+    title, facts = f"{kind.capitalize()}: {name}", () if fields else _facts(kind, view)
+    return Form(title, _words(kind), _BUTTONS[kind], lane_path(name), facts, fields)
 
 
 def _field(entry: Entry, value: str = "", was: str = "") -> Field:

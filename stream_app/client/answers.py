@@ -72,11 +72,11 @@ _LONGEST_CYCLE: Final = 3
 
 def steps(events: Sequence[Event]) -> list[Step]:
     """Return the events of a history. Up to three that repeat in turn are shown once, with their number."""
-    story: list[Step] = []
+    story, names = list[Step](), [(event.status, event.reason) for event in events]
     n = 0
     while n < len(events):
         length, times = max(
-            ((size, _repeats(events, n, size)) for size in range(1, _LONGEST_CYCLE + 1)),
+            ((size, _repeats(names, n, size)) for size in range(1, _LONGEST_CYCLE + 1)),
             key=lambda cycle: (cycle[0] * cycle[1] if cycle[1] > 1 else 1, -cycle[0]),
         )
         last = n + length * (times - 1)
@@ -87,16 +87,10 @@ def steps(events: Sequence[Event]) -> list[Step]:
     return story
 
 
-def _repeats(events: Sequence[Event], begin: int, length: int) -> int:
-    """Return how often the events from `begin` on occur in turn: the same status for the same reason."""
-
-    def alike(one: Event, other: Event) -> bool:
-        return (one.status, one.reason) == (other.status, other.reason)
-
+def _repeats(names: Sequence[tuple[str, str]], begin: int, length: int) -> int:
+    """Return how often the names from `begin` on occur in turn."""
     times = 1
-    while begin + (times + 1) * length <= len(events) and all(
-        alike(events[begin + at], events[begin + times * length + at]) for at in range(length)
-    ):
+    while names[begin + times * length : begin + (times + 1) * length] == names[begin : begin + length]:
         times += 1
     return times
 

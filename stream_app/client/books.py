@@ -384,23 +384,16 @@ async def read_books(settings: Settings, *, limit: int, progress: Progress, say:
         StreamAppError: The temporary file cannot be written.
     """
     await kafka_ready(settings, "books", say)
+    budgets = {name: workspace.budget for name, workspace in settings.workspaces.items()}
+    freshness_ms = settings.delivery.freshness_days * _DAY_MS
+    books = Books(BooksTerms(budgets, settings.without_callbacks, freshness_ms, settings.names), limit=limit)
     try:
-        return await _BooksReader(settings, progress).read(Books(terms_of(settings), limit=limit), Clock().now_ms)
+        return await _BooksReader(settings, progress).read(books, Clock().now_ms)
     except sqlite3.OperationalError as error:
         raise StreamAppError(
             f"the temporary file of the books cannot be written ({error}): set TMPDIR to a directory with 300 MB free "
             "for each million leads"
         ) from error
-
-
-def terms_of(settings: Settings) -> BooksTerms:
-    """Return the part of the configuration that the books need. It holds no webhook or token."""
-    return BooksTerms(
-        workspaces={name: workspace.budget for name, workspace in settings.workspaces.items()},
-        final=settings.without_callbacks,
-        freshness_ms=settings.delivery.freshness_days * _DAY_MS,
-        topics=settings.names,
-    )
 
 
 class _BooksReader:

@@ -48,22 +48,21 @@ class ResultFetcher:
 
     async def fill(self, stored: FoundResultAt) -> FoundResult:
         """Return the result with its data, or with a problem text. Never raises."""
-        without_data = stored.result
+        problem = _MOVED
         try:
             async with asyncio.timeout(_RESULT_WITHIN_S), self._turn:
                 raw = await self._value(stored.partition, stored.offset)
+            if raw is not None:
+                result = _result.decode(raw)
+                return msgspec.structs.replace(stored.result, age_s=result.age_s, fields=result.fields)
         except (BrokerUnavailable, TimeoutError):
             await self.close()
-            return msgspec.structs.replace(without_data, problem=NO_ANSWER)
+            problem = NO_ANSWER
         except UnreadableBatch as batch:
-            return msgspec.structs.replace(without_data, problem=str(batch))
-        if raw is None:
-            return msgspec.structs.replace(without_data, problem=_MOVED)
-        try:
-            result = _result.decode(raw)
+            problem = str(batch)
         except UNREADABLE:
-            return msgspec.structs.replace(without_data, problem="this version cannot read the result")
-        return msgspec.structs.replace(without_data, age_s=result.age_s, fields=result.fields)
+            problem = "this version cannot read the result"
+        return msgspec.structs.replace(stored.result, problem=problem)
 
     async def _value(self, partition: int, offset: int) -> bytes | None:
         if self._reader is None:
