@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from stream_app.board.read_model.events import events_of
+from stream_app.board.read_model.history import events_of
 from stream_app.dev.kafka import Broker
 from tests.board.feeding import fed, make_topics, write
 from tests.board.model_records import dead_letter, event, flat, history, lane, person, result, sources

@@ -11,8 +11,7 @@ from typing import Final
 import msgspec
 
 from stream_app.board.read_model.account import Account, Letter
-from stream_app.board.read_model.events import write_events
-from stream_app.board.read_model.history import History, Imports
+from stream_app.board.read_model.history import History, Imports, write_events
 from stream_app.domain.books.records import Event, Number, RecordNumbers, decode_event
 from stream_app.domain.dead_letter.causes import Headers, headers_of, kind_of, number, shown_key, text
 from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, read_progress

@@ -13,8 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from stream_app.board.read_model.events import events_of
-from stream_app.board.read_model.history import DAY_S
+from stream_app.board.read_model.history import DAY_S, events_of
 from stream_app.board.read_model.project import record_numbers
 from stream_app.client.answers import (
     Cause,

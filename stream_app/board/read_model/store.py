@@ -44,7 +44,7 @@ from typing import IO, Final
 
 import msgspec
 
-from stream_app.board.read_model.events import COLUMNS as EVENT_COLUMNS
+from stream_app.board.read_model.history import EVENT_COLUMNS
 from stream_app.board.read_model.project import DAY_MS, Projector
 from stream_app.domain.delivery.envelope import WorkspaceKeys
 from stream_app.domain.model.errors import StreamAppError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stream_app.board.read_model.events import COLUMNS
+from stream_app.board.read_model.history import EVENT_COLUMNS
 from stream_app.board.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queries
 from stream_app.board.read_model.store import Position, ReadModel
 from stream_app.domain.books.records import Event
@@ -434,5 +434,5 @@ def test_an_event_has_each_field_of_those_on_kafka() -> None:
     }  # the timeline shows each time and status
     assert set(StatusEvent.__struct_fields__) - set(Event.__struct_fields__) == left_out
     assert set(Event.__struct_fields__) - {"lead_id", "origin", "workspace", "destination", "trace_id"} - set(
-        COLUMNS
+        EVENT_COLUMNS
     ) == {"actions", "day", "month", "saved", "import_id", "import_summary", "dead_letter"}
