@@ -159,9 +159,7 @@ class CommandSender:
     ) -> None:
         """Send one command. A second one with the same id is not applied again. The arguments are those of `submit`.
 
-        Raises:
-            SettingsError: The workspace is unknown, or the arguments are wrong.
-            BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
+        Raises SettingsError as `submit`, and as `put_command`.
         """
         command = new_command(self._settings, command_id, kind, workspace, args, who, why, known)
         await put_command(self._put, _records(self._settings, command))

@@ -76,10 +76,7 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSear
 def find_imports(settings: Settings, import_id: str = "", workspace: str | None = None) -> ImportsAnswer:
     """Return the newest imports, or those with one id, of one workspace or (None) of all.
 
-    Raises:
-        SettingsError: The id may be an e-mail address.
-        BoardUnavailable: The board does not respond, or another server does.
-        StreamAppError: The board rejected the request.
+    Raises SettingsError if the id may be an e-mail address, else as `find`.
     """
     if import_id and not is_shown(import_id):
         text = f"import {import_id}: an id with an @ or more than {LONGEST_ID} characters is not followed"
@@ -95,11 +92,7 @@ async def wait_for_import(
 ) -> list[FoundImport]:
     """Return an import, by workspace, when all of its leads are at rest.
 
-    Raises:
-        ImportUnderWay: They are not in time.
-        BoardUnavailable: The board does not respond at the end of that time.
-        SettingsError: The id may be an e-mail address.
-        StreamAppError: The board rejected the request.
+    Raises ImportUnderWay if they are not in time, else as `find_imports`: BoardUnavailable only at the end.
     """
     ends_s, known, moving = time.monotonic() + timeout_s, 0, 0
     while True:

@@ -236,11 +236,8 @@ async def find_stored_leads(
 ) -> list[StoredLead]:
     """Find all leads of these people, or of the person with this lead id. Reads all rows and results.
 
-    `persons` are hashes. Without a workspace only one may have the lead id, unless it is made from the person.
-
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
-        SettingsError: Several workspaces have this lead id.
+    `persons` are hashes. Without a workspace only one may have the lead id, unless it is made from the person: else it
+    raises SettingsError. Raises BrokerUnavailable, too.
     """
     matches = _Found(persons, lead_id, workspace)
     names = settings.names

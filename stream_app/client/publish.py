@@ -287,10 +287,8 @@ async def publish(
 ) -> PublishSummary:
     """Publish leads, each a `Lead` or a flat mapping of its fields; `Refusal.line` counts them from 1.
 
-    A lead that is refused is reported and stops nothing. Nothing is sent before all leads were checked.
-
-    Raises:
-        TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
+    A lead that is refused is reported and stops nothing. Nothing is sent before all leads were checked. Raises
+    TopicsError, KafkaRefused, BrokerUnavailable or StreamAppError if not all leads were published.
     """
     rows = (
         Row(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else draft_of(lead))
