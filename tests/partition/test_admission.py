@@ -195,15 +195,12 @@ async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_repla
     refused = of_type(Held, await bench.send(in_flight(2, "retry"), AdmissionRequest(destination, bulk=True)))
     assert (refused.reason, refused.status, refused.defer) == ("budget_credits_day", "held_budget", True)
     assert "bulk" in refused.text
-    waiting = asyncio.create_task(
-        bench.send(in_flight(0, "bulk"), AdmissionRequest(destination, bulk=True, patient=True))
-    )
+    patient = AdmissionRequest(destination, bulk=True, patient=True)
+    waiting = asyncio.create_task(bench.send(in_flight(0, "bulk"), patient))
     await asyncio.sleep(0.0)
     for offset in range(3, 5):
         assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(destination)), Grant)
-    full = asyncio.create_task(
-        bench.send(in_flight(5, "retry"), AdmissionRequest(destination, bulk=True, patient=True))
-    )
+    full = asyncio.create_task(bench.send(in_flight(5, "retry"), patient))
     await asyncio.sleep(50.0)
     assert not waiting.done(), "in its own topic it blocks no other lead"
     assert not full.done(), "no lead has room any more: it waits like the others"

@@ -158,10 +158,7 @@ async def test_a_cancelled_step_does_not_affect_others() -> None:
     gone, kept = committer.submit(_step("a")), committer.submit(_step("b"))
     gone.cancel()
     await kept
-    assert steps_in(ledger.committed[0]) == [
-        b"a",
-        b"b",
-    ]  # what was submitted is committed, even if no task waits for it
+    assert steps_in(ledger.committed[0]) == [b"a", b"b"], "what was submitted is committed, though no task waits"
     running.cancel()
 
 

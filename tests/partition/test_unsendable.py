@@ -70,11 +70,8 @@ async def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(
     for _ in range(2):
         await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
     parked = _waits(bench, f"unknown_{gone}")
-    bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"], bench.plan.pins["acme"] = (
-        destination,
-        workspace,
-        0,
-    )
+    plan = bench.plan
+    plan.destinations["acme-main"], plan.workspaces["acme"], plan.pins["acme"] = destination, workspace, 0
     await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
     assert bench.states()[-2:] == ["sending", "accepted"]
 

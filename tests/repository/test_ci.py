@@ -46,14 +46,9 @@ def run(tmp_path: Path, fails: str, *options: str) -> Run:
     for name in ("apt-get", "chromium"):
         (programs / name).symlink_to(program)
     done = subprocess.run(
-        [ROOT / ".ci" / "run", *options],
-        env=os.environ | {"PATH": f"{programs}:/usr/bin:/bin"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60 * BUSY,
-        check=False,
-    )
+        [ROOT / ".ci" / "run", *options], env=os.environ | {"PATH": f"{programs}:/usr/bin:/bin"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60 * BUSY, check=False,
+    )  # fmt: skip
     return Run(done.returncode, done.stdout, log.read_text().splitlines())
 
 

@@ -23,36 +23,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "stream_app"
 
 CORE_MAY_IMPORT = {
-    *(
-        "__future__",
-        "base64",
-        "binascii",
-        "bisect",
-        "collections",
-        "collections.abc",
-        "contextlib",
-        "datetime",
-        "email.utils",
-        "fractions",
-    ),
-    *(
-        "functools",
-        "hashlib",
-        "hmac",
-        "html",
-        "ipaddress",
-        "importlib.resources",  # the data file lead/free_mail.txt
-        "itertools",
-        "math",
-        "msgspec",
-        "msgspec.structs",
-        "operator",
-        "re",
-        "textwrap",
-        "typing",
-    ),
-    *("unicodedata", "urllib.parse", "zoneinfo"),
-}
+    "__future__", "base64", "binascii", "bisect", "collections", "collections.abc", "contextlib", "datetime",
+    "email.utils", "fractions", "functools", "hashlib", "hmac", "html", "ipaddress", "itertools", "math", "msgspec",
+    "msgspec.structs", "operator", "re", "textwrap", "typing", "unicodedata", "urllib.parse", "zoneinfo",
+    "importlib.resources",  # the data file lead/free_mail.txt
+}  # fmt: skip
 OPTIONAL = {"aws_msk_iam_sasl_signer": "msk", "yaml": "dev"}
 """Modules of an optional extra. They are imported in a function that reports the missing extra."""
 

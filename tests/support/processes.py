@@ -52,13 +52,9 @@ class Workers:
     async def start(self, *, slow_s: float = 1.0, session_s: float = 6.0) -> WorkerProcess:
         arguments = json.dumps({**self.settings, "slow_s": slow_s, "session_s": session_s})
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.worker",
-            arguments,
-            stdout=asyncio.subprocess.PIPE,
+            sys.executable, "-m", "tests.support.worker", arguments, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-        )
+        )  # fmt: skip
         self.all.append(WorkerProcess(process))
         return self.all[-1]
 

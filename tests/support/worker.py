@@ -50,13 +50,9 @@ class Worker:
     async def assigned(self, partitions: set[int]) -> None:
         for partition in partitions:
             ledger = TransactionalState(
-                self.connection,
-                f"{self.namespace}worker-{partition}",
-                f"{self.namespace}state",
-                partition,
-                StateStoreLimits(transact_s=2.5, abort_s=0.5),
-                writes_to=[(f"{self.namespace}events", partition)],
-            )
+                self.connection, f"{self.namespace}worker-{partition}", f"{self.namespace}state", partition,
+                StateStoreLimits(transact_s=2.5, abort_s=0.5), writes_to=[(f"{self.namespace}events", partition)],
+            )  # fmt: skip
             self.rows_of[partition] = await ledger.take_over()
             self.ledgers[partition] = ledger
             self.locks[partition] = asyncio.Lock()

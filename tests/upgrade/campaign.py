@@ -206,16 +206,9 @@ class Versions:
 def fleet(bootstrap: str, namespace: str) -> Fleet:
     """Return the fleet that the campaign and the recorder run."""
     return Fleet(
-        bootstrap,
-        namespace,
-        WORKSPACES,
-        config=CONFIG,
-        lane=LANE,
-        script=SCRIPT,
-        callbacks=True,
-        workspace="callback_health = { overdue = 1000 }",
-        destination=DESTINATION,
-    )
+        bootstrap, namespace, WORKSPACES, config=CONFIG, lane=LANE, script=SCRIPT, callbacks=True,
+        workspace="callback_health = { overdue = 1000 }", destination=DESTINATION,
+    )  # fmt: skip
 
 
 async def run_campaign(

@@ -132,17 +132,9 @@ def test_the_read_model_projects_it(release: str, tmp_path: Path) -> None:
     model = ReadModel(path, Sources(NAMES, 1, kept, frozenset({"w0", "w1"})))
     for topic in PROJECTED:
         records = [
-            Made(
-                stored.topic,
-                stored.key,
-                stored.value,
-                stored.partition,
-                stored.offset,
-                stored.headers,
-                stored.timestamp_ms,
-            )
-            for stored in made.records
-            if stored.topic == topic
+            Made(topic, sent.key, sent.value, sent.partition, sent.offset, sent.headers, sent.timestamp_ms)
+            for sent in made.records
+            if sent.topic == topic
         ]
         model.apply({topic: records}, {(topic, 0): Position(records[-1].offset + 1)}, None)
     ask = Queries(path, set())
@@ -183,18 +175,8 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
 
     letters, memory = waiting(made), Memory(Begin())
     assert letters, "the release stopped while dead letters waited"
-    replay = Replay(
-        NAMES,
-        plan.replay,
-        {"w0": 1000.0, "w1": 1000.0},
-        memory.publish,
-        memory.begin,
-        memory.moving,
-        VirtualClock(),
-        Turns({}),
-        lambda *_: None,
-        lambda *_: None,
-    )
+    about = NAMES, plan.replay, {"w0": 1000.0, "w1": 1000.0}, memory.publish, memory.begin, memory.moving
+    replay = Replay(*about, VirtualClock(), Turns({}), lambda *_: None, lambda *_: None)
     forwarding = asyncio.create_task(replay.dead_letters(RecordingStream(letters, topic=NAMES.dlq)))
     await asyncio.sleep(0.1)
     leads = made.of("leads")

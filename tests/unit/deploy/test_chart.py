@@ -36,17 +36,9 @@ def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.Mo
     for document in different.values():
         kubernetes_validate.validate(document, version, strict=True)
     kinds = {
-        "ConfigMap",
-        "Deployment",
-        "Ingress",
-        "Job",
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-        "PersistentVolumeClaim",
-        "Pod",
-        "Service",
-        "ServiceAccount",
-    }
+        "ConfigMap", "Deployment", "Ingress", "Job", "NetworkPolicy", "PodDisruptionBudget", "PersistentVolumeClaim",
+        "Pod", "Service", "ServiceAccount",
+    }  # fmt: skip
     assert {item["kind"] for item in rendered} == kinds
 
 

@@ -186,12 +186,9 @@ def test_of_two_silent_destinations_the_probe_of_one_lets_only_that_one_go() -> 
     lane = _probed(_two_are_silent(), OTHER)
     assert _goes(lane) == {"firms", "jobs", "mute"}
     assert lane.suspension is not None
-    assert (lane.suspension.destination, lane.suspension.one_destination, lane.suspension.probe_at_ms) == (
-        "people",
-        True,
-        600_060,
-    )
-    assert lane.suspension.text.startswith("no callback of people comes, while firms has called back")
+    held = lane.suspension
+    assert (held.destination, held.one_destination, held.probe_at_ms) == ("people", True, 600_060)
+    assert held.text.startswith("no callback of people comes, while firms has called back")
     assert _probed(lane, THERE).suspension is None
     assert _goes(_two_are_silent()) == set()
 
@@ -226,11 +223,8 @@ def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
     lane, entry = granted(ACME, lane, OTHER, 20)
     lane, _ = settled(ACME, lane, entry, Denied(401, 50, "refused"), 30, 0.5)
     assert lane.suspension is not None
-    assert (lane.suspension.reason, lane.suspension.destination, lane.suspension.one_destination) == (
-        "http_401",
-        "firms",
-        False,
-    )
+    stopped = lane.suspension
+    assert (stopped.reason, stopped.destination, stopped.one_destination) == ("http_401", "firms", False)
     lane = lifted(lane)
     assert missing(after(11, 12, 13, state=lane.callback_health)), "reported again if callbacks are still missing"
 

@@ -280,12 +280,7 @@ def test_an_order_of_the_version_before_is_read_as_it_was_meant(kind: OrderKind)
 
 
 def test_entries_become_the_arguments_of_a_command() -> None:
-    entered = {
-        "credits_per_day": "8,000",
-        "credits_per_month": "None",
-        "actions_per_day": "configured",
-        "shadow": "off",
-    }
+    entered = {"credits_per_day": "8,000", "credits_per_month": "None", "actions_per_day": "configured"}
     args, problems = read_entries("budget", {**entered, "shadow": "off"})
     caps = {"credits_per_day": 8_000, "credits_per_month": None, "actions_per_day": "configured"}
     assert (args, problems) == ({"caps": caps, "shadow": False}, {})

@@ -70,11 +70,8 @@ def test_a_hold_says_why_until_when_and_takes_nothing(changes: dict[str, Any], h
     if held.reason not in ("rate", "rate_limited"):
         ends_ms = 0 if held.reason in ("paused", "no_webhook") else held.until_ms
         is_probing = before.breaker.phase == "half_open"
-        assert (seen.holds, seen.text, seen.until_ms if not is_probing else ends_ms) == (
-            held.reason,
-            held.text,
-            ends_ms,
-        )
+        assert (seen.holds, seen.text) == (held.reason, held.text)
+        assert is_probing or seen.until_ms == ends_ms
 
 
 @pytest.mark.parametrize("of_lane", [True, False])
@@ -104,11 +101,8 @@ def test_a_grant_takes_a_token_a_reservation_and_a_submission_and_names_its_prob
     other = msgspec.structs.replace(STOPPED, destination="firms", one_destination=True)
     after, grant = decide(POLICY, lane(suspension=other), PEOPLE, NOW_MS, 77)
     assert grant == Grant(PEOPLE, Reservation("2026-11-30", "2026-11", 20, 5), "hook1", Permit(0), None, 77)
-    assert (after.rate.tokens, after.quota.webhooks, after.budget.days[0].credits_reserved) == (
-        9.0,
-        {"hook1": Webhook(1)},
-        20,
-    )
+    assert (after.rate.tokens, after.quota.webhooks) == (9.0, {"hook1": Webhook(1)})
+    assert after.budget.days[0].credits_reserved == 20
     assert not would_hold(POLICY, LANE, PEOPLE, NOW_MS, True, StallDetector())
     later_ms = NOW_MS + 300_000
     gone = Quota({name: Webhook(1, "", STOPPED) for name in PEOPLE.webhook_ids})

@@ -167,17 +167,9 @@ def test_a_producer_cannot_refuse_a_record_by_a_format(topic: str) -> None:
 
 PLAN = plan_of(Setup())
 DEAD_LETTER = Envelope(
-    origin="t.leads/3/1234567890123",
-    origin_ms=1_700_000_000_000,
-    seq=4,
-    lead_id="lead-1",
-    disposition="failed",
-    reason="connect_error",
-    text="nothing was sent",
-    replay=2,
-    epoch=1,
-    returns=5,
-)
+    origin="t.leads/3/1234567890123", origin_ms=1_700_000_000_000, seq=4, lead_id="lead-1", disposition="failed",
+    reason="connect_error", text="nothing was sent", replay=2, epoch=1, returns=5,
+)  # fmt: skip
 
 
 def consumed(headers: tuple[tuple[str, bytes], ...]) -> ConsumedRecord:

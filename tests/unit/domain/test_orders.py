@@ -132,10 +132,8 @@ def test_an_expired_plan_is_refused(age_ms: int) -> None:
     rows = Rows()
     rows.put(start())
     orders = rows.apply(NOW_MS + age_ms)
-    assert (orders.replays["r-1"].state, orders.replays["r-1"].text) == (
-        "refused",
-        "the plan is older than 10 minutes: plan again",
-    )
+    expired = orders.replays["r-1"]
+    assert (expired.state, expired.text) == ("refused", "the plan is older than 10 minutes: plan again")
     assert not orders.pending
     assert COMMAND + b"r-1" not in rows.rows
 
@@ -151,14 +149,7 @@ def test_bad_commands_are_answered_and_change_nothing() -> None:
     assert orders.replays == {}
     assert rows.rows == {}
     reasons = {name: reason for name, applied, reason in rows.answers if not applied}
-    assert reasons == {
-        "x": "unreadable",
-        "y": "unreadable",
-        "r-7": "unreadable",
-        "r-8": "unreadable",
-        "c-9": "unknown",
-        "r-6": "unreadable",
-    }
+    assert reasons == dict.fromkeys(("x", "y", "r-7", "r-8", "r-6"), "unreadable") | {"c-9": "unknown"}
 
 
 @pytest.mark.parametrize(("length", "reason"), [(64, "unknown"), (65, "unreadable")])

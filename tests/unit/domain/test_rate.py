@@ -66,11 +66,8 @@ class RateMachine(RuleBasedStateMachine):
         for _ in range(times):
             self.state, wait = rate.take(self.policy, self.state, self.now_ms)
             assert self.state.tokens <= self.policy.burst
-            assert (
-                min(rate.FLOOR_PER_S, self.policy.rate_per_s)
-                <= rate.current(self.policy, self.state)
-                <= self.policy.rate_per_s
-            )
+            least_per_s = min(rate.FLOOR_PER_S, self.policy.rate_per_s)
+            assert least_per_s <= rate.current(self.policy, self.state) <= self.policy.rate_per_s
             if wait is None:
                 assert self.now_ms >= self.blocked_until_ms
                 assert self.most >= 1.0 - 1e-6

@@ -19,13 +19,8 @@ NOW_MS = 1_796_083_140_000
 END_MS = NOW_MS + 100
 POLICY = Workspace("acme", "people")
 STOPPED = suspension.begin(POLICY.suspension, "http_401", "refused", NOW_MS - 400_000, "people")
-LANE = Lane(
-    "acme",
-    0,
-    breaker=Breaker("half_open", 4, 1, successes=1, next_lease=6),
-    suspension=STOPPED,
-    rate=Rate(10.0, NOW_MS),
-)
+PROBING = Breaker("half_open", 4, 1, successes=1, next_lease=6)
+LANE = Lane("acme", 0, breaker=PROBING, suspension=STOPPED, rate=Rate(10.0, NOW_MS))
 
 
 class After(NamedTuple):

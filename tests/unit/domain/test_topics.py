@@ -29,24 +29,10 @@ TIERS_S = (2, 60)
 
 def test_every_topic_is_in_the_namespace_and_has_the_same_partitions() -> None:
     topics = plan(TopicNames("t1."), 6, 3, Retention(dlq_days=3), TIERS_S)
-    assert [topic.name for topic in topics] == [
-        "t1.leads",
-        "t1.leads.retry",
-        "t1.leads.bulk",
-        "t1.leads.dlq",
-        "t1.leads.deferred",
-        "t1.leads.wait.2s",
-        "t1.leads.wait.60s",
-        "t1.leads.parked",
-        "t1.leads.status",
-        "t1.leads.callbacks",
-        "t1.leads.commands",
-        "t1.leads.audit",
-        "t1.leads.enriched",
-        "t1.leads.lanes",
-        "t1.stream-app-state",
-        "t1.stream-app-replay-state",
-    ]
+    leads = "", "retry", "bulk", "dlq", "deferred", "wait.2s", "wait.60s", "parked", "status", "callbacks", "commands"
+    names = [f"leads.{name}".rstrip(".") for name in (*leads, "audit", "enriched", "lanes")]
+    names += ["stream-app-state", "stream-app-replay-state"]
+    assert [topic.name for topic in topics] == [f"t1.{name}" for name in names]
     assert {(topic.partitions, topic.replication) for topic in topics} == {(6, 3)}
     assert topics[3].config["retention.ms"] == str(3 * 86_400_000)
 
@@ -187,22 +173,14 @@ def test_the_page_lists_exactly_the_rights_of_the_code() -> None:
 
 def test_a_right_that_another_one_implies_is_not_listed() -> None:
     rights = Rights(
-        read=frozenset({"a"}),
-        write=frozenset({"b"}),
-        describe=frozenset({"a", "c"}),
-        configs=frozenset({"b"}),
-        join_groups=frozenset({"g"}),
-        look_at_groups=frozenset({"g", "h"}),
-    )
+        read=frozenset({"a"}), write=frozenset({"b"}), describe=frozenset({"a", "c"}), configs=frozenset({"b"}),
+        join_groups=frozenset({"g"}), look_at_groups=frozenset({"g", "h"}),
+    )  # fmt: skip
     assert rights.topics == {"a", "b", "c"}
     assert rights.acls == [
-        Acl("Read", "Group", "g"),
-        Acl("Describe", "Group", "h"),
-        Acl("Read", "Topic", "a"),
-        Acl("DescribeConfigs", "Topic", "b"),
-        Acl("Write", "Topic", "b"),
-        Acl("Describe", "Topic", "c"),
-    ]
+        Acl("Read", "Group", "g"), Acl("Describe", "Group", "h"), Acl("Read", "Topic", "a"),
+        Acl("DescribeConfigs", "Topic", "b"), Acl("Write", "Topic", "b"), Acl("Describe", "Topic", "c"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("program", rights_of(TopicNames(), DELAYS_S))

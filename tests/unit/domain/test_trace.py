@@ -30,17 +30,8 @@ def history(*steps: tuple[Status, int] | tuple[Status, int, dict[str, Any]], **f
     """The events of one lead: status, time and further fields of each."""
     return [
         StatusEvent(
-            f"{ORIGIN}#{seq}",
-            "crm-17",
-            status,
-            seq,
-            at_ms,
-            ORIGIN,
-            "acme",
-            "people",
-            trace_id=TRACE_ID,
-            **(more[0] if more else {}),
-            **(first if seq == 1 else {}),
+            *(f"{ORIGIN}#{seq}", "crm-17", status, seq, at_ms, ORIGIN, "acme", "people"),
+            **{"trace_id": TRACE_ID, **(more[0] if more else {}), **(first if seq == 1 else {})},
         )
         for seq, (status, at_ms, *more) in enumerate(steps, 1)
     ]
@@ -70,13 +61,9 @@ def test_a_lead_is_one_tree_over_retries_replays_and_the_callback() -> None:
     assert (root.name, root.kind, root.parent_id) == ("lead people", "internal", CALLER)
     assert (root.start_ms, root.end_ms, root.error) == (0, 70_000, "")
     assert {key: value for key, value in root.attributes.items() if key.startswith("stream_app.")} == {
-        "stream_app.lead_id": "crm-17",
-        "stream_app.workspace": "acme",
-        "stream_app.destination": "people",
-        "stream_app.status": "enriched",
-        "stream_app.replay": 1,
-        "stream_app.credits": 6,
-    }
+        "stream_app.lead_id": "crm-17", "stream_app.workspace": "acme", "stream_app.destination": "people",
+        "stream_app.status": "enriched", "stream_app.replay": 1, "stream_app.credits": 6,
+    }  # fmt: skip
     waits = [span.attributes for span in others if span.name.startswith("wait ")]
     assert waits == [
         {"stream_app.status": "refused", "stream_app.reason": "http_503"},
@@ -86,15 +73,10 @@ def test_a_lead_is_one_tree_over_retries_replays_and_the_callback() -> None:
     assert {span.parent_id for span in others} == {root.span_id}
     assert {span.trace_id for span in (root, *others)} == {TRACE_ID}
     assert by_start([root, *others]) == [
-        ("process leads", 0, 5),
-        ("POST", 5, 105),
-        ("wait retry", 105, 600),
-        ("POST", 600, 700),
-        ("wait replay", 700, 10_000),
-        ("process leads.retry", 10_000, 10_010),
-        ("POST", 10_010, 10_100),
+        ("process leads", 0, 5), ("POST", 5, 105), ("wait retry", 105, 600), ("POST", 600, 700),
+        ("wait replay", 700, 10_000), ("process leads.retry", 10_000, 10_010), ("POST", 10_010, 10_100),
         ("wait callback", 10_100, 70_000),
-    ]
+    ]  # fmt: skip
 
 
 def test_a_replay_links_to_the_span_in_which_the_dead_letter_waited() -> None:
@@ -161,12 +143,8 @@ def shape(span: Span) -> tuple[object, ...]:
 def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
     late = after_a_wait(REPLAYED[7], REPLAYED[8])
     (clay,) = spans_of([late])
-    assert (clay.name, clay.start_ms, clay.end_ms, clay.span_id) == (
-        "wait callback",
-        10_100,
-        70_000,
-        span_id(ORIGIN, 8),
-    )
+    assert (clay.name, clay.start_ms, clay.end_ms) == ("wait callback", 10_100, 70_000)
+    assert clay.span_id == span_id(ORIGIN, 8)
     assert is_sampled(Sampling(ratio=0, slow_s=59), [late])
     assert not is_sampled(Sampling(ratio=0, slow_s=60), [late])
     rests = history(("enriched", 70_000))[0]
@@ -175,10 +153,8 @@ def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
 
 def test_a_post_that_is_exported_after_its_beginning_does_not_say_how_often_it_was_sent() -> None:
     (post,) = spans_of([after_a_wait(REPLAYED[6], REPLAYED[7])])
-    assert (post.name, post.attributes) == (
-        "POST",
-        {"http.request.method": "POST", "http.response.status_code": 200},
-    ), "the event of its beginning, which knew it, is no longer kept"
+    known = {"http.request.method": "POST", "http.response.status_code": 200}
+    assert (post.name, post.attributes) == ("POST", known), "the event of its beginning is no longer kept"
 
 
 def test_a_lead_that_rests_longer_than_slow_is_sampled_before_it_goes_on() -> None:
