@@ -141,8 +141,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
             raise NodeNotReadyError(str(error)) from error
         if answer.error_code:
             raise for_code(answer.error_code)()
-        node: int = answer.coordinator_id
-        return node
+        return int(answer.coordinator_id)
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Iterable[str]) -> bool:
         try:

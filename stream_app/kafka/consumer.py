@@ -26,7 +26,7 @@ import asyncio
 import logging
 import struct
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -87,15 +87,14 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     def __init__(self, *topics: str, plain_records: bool = False, **options: Any) -> None:
         committed = {"auto_offset_reset": "earliest", "isolation_level": "read_committed", "enable_auto_commit": False}
         super().__init__(*topics, **committed | options)
-        self._plain_records = plain_records
+        self.plain_records = plain_records
         bind(self._client)
 
     async def start(self) -> None:
         if self._group_id is not None:
             self._client.cluster.add_listener(self._ask_again_if_unknown)
         await super().start()
-        is_given_up = None if self._group_id is None else self._pass_if_given_up
-        self._guard = _Guard(self._fetcher, is_given_up, plain_records=self._plain_records)
+        self._guard = _Guard(self)
 
     async def stop(self) -> None:
         if self._guard is not None:
@@ -135,7 +134,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         self.seek(tp, batch.last + 1)
         self.resume(tp)
 
-    async def _pass_if_given_up(self, batch: UnreadableBatch) -> bool:
+    async def pass_if_given_up(self, batch: UnreadableBatch) -> bool:
         """Pass the batch if an operator has given up exactly it. Returns True if so."""
         request = OffsetFetchRequest(skipped_group(self._group_id), [(batch.topic, [batch.partition])])
         try:
@@ -164,25 +163,12 @@ def skipped_group(group: str) -> str:
 
 
 class _Guard:
-    """Wraps the fetcher of a consumer. Use it only in the fetcher's event loop.
+    """Wraps the fetcher of a consumer. Use it only in the fetcher's event loop."""
 
-    Args:
-        fetcher: aiokafka's.
-        pass_if_given_up: Passes a batch that was given up, and returns True; None for a consumer without a group.
-        plain_records: Make plain records of it.
-    """
-
-    def __init__(
-        self,
-        fetcher: Any,
-        pass_if_given_up: Callable[[UnreadableBatch], Awaitable[bool]] | None,
-        *,
-        plain_records: bool,
-    ) -> None:
-        self._fetcher = fetcher
-        self._plain_records = plain_records
-        self._pass_if_given_up = pass_if_given_up
-        self._logs = pass_if_given_up is not None
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._fetcher = fetcher = consumer._fetcher
+        self._is_of_a_group = consumer._group_id is not None
         self._waiting: set[asyncio.Task[None]] = set()
         self._stopped: dict[TopicPartition, tuple[UnreadableBatch, Any]] = {}
         self._raw: dict[TopicPartition, bytes] = {}
@@ -225,7 +211,7 @@ class _Guard:
     def guard(self, tp: TopicPartition, result: Any) -> None:
         """Make the decoding of a fetch stop before a batch that cannot be read."""
         records = result._partition_records
-        if self._plain_records:
+        if self._consumer.plain_records:
             records._consumer_record = _plain
         decoding, raw = records._records_iterator, self._raw.pop(tp, b"")
         records._records_iterator = self._guarded(tp, records, decoding, raw, result._assignment)
@@ -240,7 +226,7 @@ class _Guard:
         except Exception as error:  # noqa: BLE001 - decoders raise errors of all kinds
             self._stop(_unreadable(tp, records.next_fetch_offset, raw, error), assignment)
         else:
-            if self._stopped.pop(tp, None) is not None and self._logs:
+            if self._stopped.pop(tp, None) is not None and self._is_of_a_group:
                 log.warning("%s/%d can be read again", *tp)
 
     def _leniently(self, tp: TopicPartition, records: Any, raw: bytes, assignment: Any) -> Iterator[Any]:
@@ -262,7 +248,7 @@ class _Guard:
         if not assignment.active or tp not in assignment.tps:
             return
         before = self._stopped.get(tp)
-        if self._logs and (before is None or before[0].first != batch.first):
+        if self._is_of_a_group and (before is None or before[0].first != batch.first):
             log.error("%s", batch)
         self._stopped[tp] = (batch, assignment)
         assignment.state_value(tp).pause()
@@ -276,7 +262,7 @@ class _Guard:
             stopped = self._stopped.get(tp)
             if stopped is None or stopped[1] is not assignment or not assignment.active:
                 return
-            if self._pass_if_given_up is not None and await self._pass_if_given_up(stopped[0]):
+            if self._is_of_a_group and await self._consumer.pass_if_given_up(stopped[0]):
                 return
         if assignment.active:  # it may have ended during the question
             assignment.state_value(tp).resume()

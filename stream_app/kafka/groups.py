@@ -44,9 +44,7 @@ async def move_group(
 ) -> None:
     """Commit offsets for a group that has no members. `process`: what its members run, for the error.
 
-    Raises:
-        StreamAppError: Kafka refuses.
-        BrokerUnavailable: Kafka does not answer.
+    Raises StreamAppError if Kafka refuses, and BrokerUnavailable if it does not answer.
     """
     consumer = Consumer(**connection.settings(), group_id=group)
     try:

@@ -48,10 +48,7 @@ async def kafka_publisher(
     """A publisher for the time of the block.
 
     At the end of the block it waits a few seconds for records that are not confirmed, and then drops them: an
-    idempotent producer would retry them forever.
-
-    Raises:
-        KafkaError: No broker answers.
+    idempotent producer would retry them forever. Raises KafkaError if no broker answers.
     """
     producer = kafka_producer(
         **connection.settings(), enable_idempotence=True, linger_ms=2, max_request_size=max_request_bytes
@@ -71,8 +68,7 @@ async def kafka_publisher(
 async def send_command(connection: KafkaConnection, records: Sequence[Record], check: str) -> None:
     """Write an operator's command. `check` is the command line that shows whether it arrived.
 
-    Raises:
-        BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
+    Raises BrokerUnavailable if Kafka did not confirm it. It may have arrived nevertheless.
     """
     try:
         async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher, asyncio.timeout(_CONFIRM_WITHIN_S):
@@ -105,12 +101,11 @@ class Inbox:
 
     async def not_ready(self) -> str | None:
         """Return why no record can be kept now, or None. Concurrent callers share one request to Kafka."""
-        try:
+        with suppress(TimeoutError, KafkaError):
             async with asyncio.timeout(_READY_WITHIN_S):
-                answered: bool = await self._producer.client.force_metadata_update()
-        except (TimeoutError, KafkaError):
-            answered = False
-        return None if answered else "Kafka does not answer"
+                if await self._producer.client.force_metadata_update():
+                    return None
+        return "Kafka does not answer"
 
 
 @asynccontextmanager

@@ -206,17 +206,11 @@ class KnownTopics:
         self._ids: dict[str, bytes] = {}
 
     def compare(self, topics: Iterable[str], described: Iterable[Mapping[str, Any]]) -> set[str]:
-        """Compare topics with the ids that are known.
+        """Compare topics with the ids that are known, and return those that are missing.
 
-        Args:
-            topics: Their names.
-            described: The topics of an answer to Metadata. Of a topic that was read, take that of its leader.
+        `described`: the topics of an answer to Metadata. Of a topic that was read, take that of its leader.
 
-        Returns:
-            Those that are missing.
-
-        Raises:
-            TopicsError: Another topic has the name of one that was seen, or a topic has more partitions.
+        Raises TopicsError if another topic has the name of one that was seen, or a topic has more partitions.
         """
         missing = set(topics)
         for topic in described:
@@ -281,17 +275,12 @@ class TopicWatch:
                         await self.look(reader)
                         await asyncio.sleep(_EVERY_S)
             except (KafkaError, BrokerUnavailable, KafkaRefused):
-                await self._say_refusal()
+                try:
+                    await refusal_or_silence(self._connection)
+                    self._refused.reset()
+                except KafkaRefused as refused:  # the process continues: other brokers may accept it
+                    self._refused(str(refused))
                 await asyncio.sleep(_EVERY_S)
-
-    async def _say_refusal(self) -> None:
-        """Log why Kafka refuses the connection, if it does. The process continues: other brokers may accept it."""
-        try:
-            await refusal_or_silence(self._connection)
-        except KafkaRefused as refused:
-            self._refused(str(refused))
-        else:
-            self._refused.reset()
 
     async def look(self, reader: Reader) -> None:
         """Check once. Raises TopicsError, BrokerUnavailable, KafkaRefused or KafkaError."""

@@ -138,13 +138,10 @@ class TransactionalState:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
-        """Fence every earlier owner, then read all committed rows. Required again after Aborted.
+        """Fence every earlier owner, then return all committed rows by key. Required again after Aborted.
 
         Args:
             fence_within_s: the limit for the fence, in seconds. The limit for all of it is `take_over_s`.
-
-        Returns:
-            The rows by key.
 
         Raises:
             BrokerUnavailable: a limit was exceeded.
@@ -189,8 +186,7 @@ class TransactionalState:
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         """Return at most `most` records of this partition of another topic, from an offset to the current end.
 
-        Raises:
-            BrokerUnavailable: Kafka did not answer in time.
+        Raises BrokerUnavailable if Kafka did not answer in time.
         """
         with suppress(KafkaError, OSError):  # then it is tried again below, as long as it may take
             begin, end, _ = await self._view.span(TopicPartition(topic, self.partition))
@@ -398,10 +394,8 @@ def _ms(seconds: float) -> int:
 async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
     """Begin, send all, commit, and wait until the end is visible in all partitions.
 
-    Where the transaction is still open, an abort of the next one would undo it.
-
-    Raises:
-        KafkaError: A step failed. It is unknown whether the transaction is committed.
+    Where the transaction is still open, an abort of the next one would undo it. Raises KafkaError if a step failed: it
+    is unknown then whether the transaction is committed.
     """
     await producer.begin_transaction()
     sent: dict[asyncio.Future[Any], str] = {}
