@@ -109,7 +109,12 @@ STRANGER: Final = Visitor("", "viewer", has_session=False)
 
 
 class Proxy(msgspec.Struct, frozen=True):
-    """A proxy that logs people in. Its header with their name, such as X-Auth-Request-Email, counts with the secret."""
+    """A proxy that logs people in. Its header counts only together with the secret.
+
+    Attributes:
+        header: The header with the person's name, such as X-Auth-Request-Email.
+        secret: What it sends as X-Stream-App-Proxy-Secret.
+    """
 
     header: str
     secret: str
@@ -180,7 +185,11 @@ class BoardAccess:
         return visitor
 
     async def login(self, request: Request, token: str, who: str) -> tuple[str, Visitor]:
-        """Return the cookie's value, and who logged in. Raises Refused: after a second if the token is wrong."""
+        """Return the cookie's value, and who logged in. A wrong token is refused after a second, if few others wait.
+
+        Raises:
+            Refused: The token is wrong, or there is no name.
+        """
         self._check_origin(request)
         if not self._tokens:
             raise Refused(404, "no_login", "No token is configured, so there is no login")
@@ -198,7 +207,11 @@ class BoardAccess:
         return f"{urlsafe_b64encode(raw).decode()}.{self._signature(visitor.role, raw)}", visitor
 
     async def _wait(self, request: Request) -> None:
-        """Let a wrong token wait, until its peer has gone at the latest. Raises Refused if too many wait."""
+        """Let a wrong token wait, until its peer has gone at the latest. Its form has been read.
+
+        Raises:
+            Refused: Too many wait.
+        """
         if self._waiting >= MOST_WAITING:
             text = f"Too many wrong tokens were entered: try again in {RETRY_AFTER_S} s"
             raise Refused(429, "too_many_logins", text)

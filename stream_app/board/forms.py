@@ -102,7 +102,13 @@ class FormRequest(msgspec.Struct, frozen=True):
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A form that was sent, and the form, made again. The id is the same for the same content of the same form."""
+    """A form that was sent.
+
+    Attributes:
+        form: The form, made again.
+        id: The id of the command, the same for the same content of the same form.
+        values: What was entered, without spaces around it.
+    """
 
     opened: FormRequest
     form: Form
@@ -121,7 +127,13 @@ class Invalid(Exception):
 
 
 class Action(msgspec.Struct, frozen=True):
-    """A page with a form, for operators: at a path below /board. `current`: the page that the navigation marks."""
+    """A page with a form, for operators.
+
+    Attributes:
+        path: Its path below /board, with parameters.
+        current: The page that the navigation marks.
+        template: The template without its suffix.
+    """
 
     path: str
     show: Callable[[FormRequest], Form]

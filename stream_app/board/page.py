@@ -196,7 +196,10 @@ class PageMaker:
 
         `make` returns what the template `name` shows; None if the workspace is unknown. `current` is the page that the
         navigation marks; default: `name`. A `live` page refreshes itself: then what `make` returns is shown to all who
-        ask for it in the same second, unless it is not `shared`. Raises Refused if `make` returns None.
+        ask for it in the same second, unless it is not `shared`.
+
+        Raises:
+            Refused: `make` returned None.
         """
         frame = self._frame(request, moment, title, current or name, live=live)
         kept = moment.shared if live and shared else None

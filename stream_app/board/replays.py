@@ -135,7 +135,11 @@ class Planner:
             await cancel([self._task])
 
     async def send(self, plan: Plan, who: str, why: str, *, over_budget: bool) -> str:
-        """Order the replay of a plan, one however often it is sent, and return its id. Raises BrokerUnavailable."""
+        """Order the replay of a plan, and return its id. A plan is one replay, however often it is sent.
+
+        Raises:
+            BrokerUnavailable: Kafka did not confirm it.
+        """
         priced = plan.priced
         assert priced is not None, "a form sends only a plan that is made"
         source, wanted, how = plan.wanted.source, plan.wanted.filter, {"uncertain": plan.wanted.uncertain}

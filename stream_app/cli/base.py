@@ -93,7 +93,11 @@ def with_actions(name: str) -> App:
 
 
 def on_kafka(settings: "Settings", program: str, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` in an event loop once Kafka is ready for a program (a key of `rights_of`). Raises as `kafka_ready`."""
+    """Check that Kafka is ready for a program (a key of `rights_of`), then run `work` in a new event loop.
+
+    Raises:
+        KafkaRefused, TopicsError, BrokerUnavailable: Kafka is not ready.
+    """
     import asyncio
 
     from stream_app.config.kafka_access import kafka_ready
@@ -112,7 +116,9 @@ def on_kafka(settings: "Settings", program: str, work: Coroutine[Any, Any, T]) -
 def confirm(what: str, *, yes: bool) -> None:
     """Ask the user at the terminal to confirm, unless `yes` already does.
 
-    Raises SettingsError if standard input is no terminal, StreamAppError if the answer is not yes.
+    Raises:
+        SettingsError: Standard input is no terminal.
+        StreamAppError: The answer is not yes.
     """
     if yes:
         return

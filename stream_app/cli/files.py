@@ -37,8 +37,10 @@ def private_file(path: Path) -> Iterator[IO[str]]:
     """Open a file for personal data that only its owner can read. `-` is stdout, sanitised on a terminal.
 
     The text is written to a new file with a random name in the same directory, which is renamed to `path` at the end.
-    An error therefore leaves an older file unchanged, and a link planted at `path` is replaced and not followed. Raises
-    SettingsError if the file cannot be written.
+    An error therefore leaves an older file unchanged, and a link planted at `path` is replaced and not followed.
+
+    Raises:
+        SettingsError: The file cannot be written.
     """
     if path == STDIO:
         yield cast("IO[str]", _Terminal(sys.stdout)) if sys.stdout.isatty() else sys.stdout

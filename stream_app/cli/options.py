@@ -114,7 +114,11 @@ class View(Common):
         return settings
 
     def repeat(self, look: Callable[[], int]) -> int:
-        """Show a view once, or with `--watch` until Ctrl-C, and return the last exit code. Raises SettingsError."""
+        """Show a view once, or with `--watch` until Ctrl-C, and return the last exit code.
+
+        Raises:
+            SettingsError: `--watch` with `--json`, which is one document.
+        """
         if not self.watch:
             return look()
         if self.json:
@@ -143,7 +147,11 @@ def login_name() -> str:
 
 
 def mapping_of(pairs: tuple[str, ...], form: str) -> dict[str, str]:
-    """Parse the pairs of `--map`. Raises SettingsError with `form`, which says how to write one."""
+    """Parse the pairs of `--map`.
+
+    Raises:
+        SettingsError: A pair has no `=`, or nothing on one side of it. `form` says how to write it.
+    """
     split = [pair.partition("=") for pair in pairs]
     if not all(name and value for name, _, value in split):
         raise SettingsError([f"--map needs {form}"])

@@ -73,7 +73,10 @@ async def send_and_wait(
 ) -> PublishedLeads:
     """Send the leads of the batch, write their ids to a file, and wait until all are at rest or the time is over.
 
-    Raises BrokerUnavailable if not all leads were published. After that, a failure of the wait is only printed.
+    Once the leads are published, a failure of the wait is only printed: the result says what was published.
+
+    Raises:
+        BrokerUnavailable: Not all leads were published.
     """
     leads = PublishedLeads(topic_of(settings, options), settings.without_callbacks)
     partitions = {settings.home(workspace) for workspace in summary.workspaces}

@@ -150,7 +150,10 @@ def plan_lines(priced: PricedPlan) -> Iterator[str]:
 async def order_and_follow(settings: Settings, command: ReplayCommand) -> ReplayProgress | None:
     """Order a replay, show its progress, and return its end; None: no replay process answers.
 
-    Ctrl-C stops the replay. Raises StreamAppError if it was refused, or stopped.
+    Ctrl-C stops the replay.
+
+    Raises:
+        StreamAppError: It was refused, or stopped.
     """
     last: ReplayProgress | None = None
     deadline_s = time.monotonic() + _ANSWER_WITHIN_S

@@ -34,7 +34,14 @@ _MOST_WORD: Final = 40
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column. `prose`: cells may wrap between words. A narrow terminal leaves out the highest rank first, never 0."""
+    """A column.
+
+    Attributes:
+        title: The header.
+        rank: 0 is always shown. On a narrow terminal the highest rank is left out first.
+        right: Align cells to the right.
+        prose: Cells may wrap between words.
+    """
 
     title: str
     rank: int = 0
@@ -166,7 +173,11 @@ _PLAIN_EVERY_S: Final = 5.0
 
 @contextmanager
 def reading(what: str, unit: str = "offsets") -> Iterator[Callable[[int, int], None]]:
-    """Show how much is read, as told to the yielded function: the units done, and the units in all."""
+    """Show how much is read.
+
+    Yields:
+        A function of the units done and the units in all.
+    """
     console, due = Console(stderr=True), _Due()
     if not console.is_terminal:
         yield lambda done, total: say(f"{what}: {done} of {total} {unit}") if due() else None
@@ -178,7 +189,11 @@ def reading(what: str, unit: str = "offsets") -> Iterator[Callable[[int, int], N
 
 @contextmanager
 def reading_rows(source: IO[bytes]) -> Iterator[Callable[[PublishSummary], None]]:
-    """Show rows per second since the start, and the time left by the bytes read. Yields what gets the counts so far."""
+    """Show rows per second since the start, and the time left by the bytes read.
+
+    Yields:
+        A function of the counts so far.
+    """
     status = os.fstat(source.fileno())
     size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
     console, due, began_s = Console(stderr=True), _Due(), time.monotonic()

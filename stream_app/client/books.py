@@ -84,9 +84,13 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class BooksTerms(msgspec.Struct, frozen=True):
-    """What the books need from the configuration. `final`: aliases of the destinations that have no callbacks.
+    """What the books need from the configuration.
 
-    `freshness_ms`: how long a final row must be kept.
+    Attributes:
+        workspaces: Workspace -> budget.
+        final: Aliases of the destinations that have no callbacks.
+        freshness_ms: How long a final row must be kept, in ms.
+        topics: The names on Kafka.
     """
 
     workspaces: Mapping[str, BudgetPolicy]
@@ -96,9 +100,13 @@ class BooksTerms(msgspec.Struct, frozen=True):
 
 
 class _Partition(msgspec.Struct):
-    """What is known of a partition as a whole: the rows of its lanes, the time of its first event, epoch ms.
+    """What is known of a partition as a whole.
 
-    `exact`: its rows and its events are of the same moment. `kept`: none of its events has been deleted.
+    Attributes:
+        exact: Its rows and its events are of the same moment.
+        kept: None of its events has been deleted.
+        first_ms: The time of its first event, epoch ms.
+        lanes: The rows of its lanes.
     """
 
     exact: bool

@@ -126,9 +126,12 @@ def _records(settings: Settings, command: Command) -> list[Record]:
 
 
 async def put_command(put: Put, records: Sequence[Record]) -> None:
-    """Write the command of a form to Kafka. `put` returns when Kafka has a record, or gives up within seconds.
+    """Write the command of a form to Kafka.
 
-    Raises BrokerUnavailable if Kafka did not confirm it. It may have arrived nevertheless.
+    `put` returns when Kafka has a record. It gives up within seconds and raises BrokerUnavailable.
+
+    Raises:
+        BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
     """
     for problem in await asyncio.gather(*map(put, records), return_exceptions=True):
         if isinstance(problem, BrokerUnavailable):
@@ -159,7 +162,9 @@ class CommandSender:
     ) -> None:
         """Send one command. A second one with the same id is not applied again. The arguments are those of `submit`.
 
-        Raises SettingsError as `submit`, and as `put_command`.
+        Raises:
+            SettingsError: The workspace is unknown, or the arguments are wrong.
+            BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
         """
         command = new_command(self._settings, command_id, kind, workspace, args, who, why, known)
         await put_command(self._put, _records(self._settings, command))

@@ -60,8 +60,10 @@ async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -
 async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, within_s: float) -> str:
     """Check that the gateway knows this destination and has the same first key. Nothing is written.
 
-    Sends a callback for one lead with the token of another. Only a gateway with our key can detect the mismatch. Raises
-    ProbeFailed.
+    Sends a callback for one lead with the token of another. Only a gateway with our key can detect the mismatch.
+
+    Raises:
+        ProbeFailed: The gateway answers otherwise, or not at all.
     """
     url, token, workspace = settings.callback_url(alias), "", settings.destinations[alias].workspace
     if settings.gateway.token_keys_env:
@@ -108,7 +110,11 @@ async def _ask(
 class TableSecret(msgspec.Struct, frozen=True):
     """Whether the gateways have a secret of a table (`callback_secrets_env`).
 
-    `missing`: at least one gateway refuses it. `unknown`: it could not be tried. `text` says what to do about it.
+    Attributes:
+        destination: The table's alias.
+        variable: The environment variable or file that has the secret.
+        state: `missing`: at least one gateway refuses it. `unknown`: it could not be tried.
+        text: The finding, with what to do about it.
     """
 
     destination: str
@@ -122,7 +128,10 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
 
     A gateway looks for changed files every 2 seconds, so one that lacks a secret is asked again for `patience_s`. A
     secret that this process has is tried. Of one that it lacks, a wrong one shows at least whether the table has a
-    secret there. Raises as `Settings.make_egress`.
+    secret there.
+
+    Raises:
+        SettingsError: As `Settings.make_egress`.
     """
     wanted = [
         (alias, variable)
@@ -156,8 +165,10 @@ def _not_tried(alias: str, variable: str, why: str) -> TableSecret:
 async def _table_secret(settings: Settings, alias: str, variable: str, client: httpx.AsyncClient) -> TableSecret:
     """Call back with the secret, over several connections because a proxy has several gateways behind it.
 
-    The body names another workspace than the URL, which a gateway refuses after it has verified the secret. Raises
-    ProbeFailed if no gateway can be reached.
+    The body names another workspace than the URL, which a gateway refuses after it has verified the secret.
+
+    Raises:
+        ProbeFailed: No gateway can be reached.
     """
     url, workspace = settings.callback_url(alias), settings.destinations[alias].workspace
     is_known = variable in settings.secrets

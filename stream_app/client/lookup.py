@@ -46,7 +46,11 @@ A = TypeVar("A", bound=Answer)
 
 
 class LeadSearch(Answer, frozen=True, kw_only=True):
-    """The leads that match, if a worker has processed one of them, else the search among the records that wait."""
+    """The leads that match. None if no worker has processed one of them yet.
+
+    Attributes:
+        waiting: The search among the waiting records; None if it was not needed.
+    """
 
     leads: list[FoundLead]
     waiting: WaitingAnswer | None = None
@@ -76,7 +80,10 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSear
 def find_imports(settings: Settings, import_id: str = "", workspace: str | None = None) -> ImportsAnswer:
     """Return the newest imports, or those with one id, of one workspace or (None) of all.
 
-    Raises SettingsError if the id may be an e-mail address, else as `find`.
+    Raises:
+        SettingsError: The id may be an e-mail address.
+        BoardUnavailable: The board does not respond, or another server does.
+        StreamAppError: The board rejected the request.
     """
     if import_id and not is_shown(import_id):
         text = f"import {import_id}: an id with an @ or more than {LONGEST_ID} characters is not followed"
@@ -92,7 +99,11 @@ async def wait_for_import(
 ) -> list[FoundImport]:
     """Return an import, by workspace, when all of its leads are at rest.
 
-    Raises ImportUnderWay if they are not in time, else as `find_imports`: BoardUnavailable only at the end.
+    Raises:
+        ImportUnderWay: They are not in time.
+        BoardUnavailable: The board does not respond at the end of that time.
+        SettingsError: The id may be an e-mail address.
+        StreamAppError: The board rejected the request.
     """
     ends_s, known, moving = time.monotonic() + timeout_s, 0, 0
     while True:
@@ -131,7 +142,12 @@ def find_dead_letters(settings: Settings) -> DeadLettersAnswer:
 
 
 def check_board(url: str, within_s: float = _ANSWERS_WITHIN_S) -> None:
-    """Return if the board answers at the URL. Raises NotTheBoard if another server does, BoardUnavailable if none."""
+    """Return if the board answers at the URL.
+
+    Raises:
+        NotTheBoard: Another server answers.
+        BoardUnavailable: Nothing answers.
+    """
     try:
         answer = httpx.get(f"{url}/healthz", timeout=within_s, trust_env=not is_loopback_url(url))
     except httpx.HTTPError as error:

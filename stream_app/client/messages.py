@@ -27,7 +27,11 @@ NO_URL: Final = "notify.url_env is not set: name the environment variable with t
 
 
 class NotDelivered(StreamAppError):
-    """The receiver did not take a message, and asks to wait for `wait_ms`."""
+    """The receiver did not take a message.
+
+    Attributes:
+        wait_ms: How long it asks to wait.
+    """
 
     def __init__(self, text: str, wait_ms: int = 0) -> None:
         super().__init__(text)

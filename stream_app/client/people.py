@@ -38,7 +38,12 @@ _suppression: Final = msgspec.json.Decoder(Suppression)
 
 
 class Suppressed(msgspec.Struct, frozen=True):
-    """A person on the list, as a hash. `everywhere`: every partition has the entry."""
+    """A person on the list.
+
+    Attributes:
+        person: The hash.
+        everywhere: Every partition has the entry.
+    """
 
     person: str
     since_ms: int
@@ -48,9 +53,12 @@ class Suppressed(msgspec.Struct, frozen=True):
 
 
 def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
-    """Hash people, each given as an e-mail or a LinkedIn URL, or (`hashed`) as a hash. Blank lines are skipped.
+    """Hash people, each given as an e-mail or a LinkedIn URL. Blank lines are skipped.
 
-    Raises SettingsError if some lines are neither. It names their numbers, not their content.
+    `hashed`: accept hashes too.
+
+    Raises:
+        SettingsError: Some lines are neither; their numbers are named, not their content.
     """
     persons: dict[str, None] = {}
     bad: list[str] = []
@@ -72,7 +80,11 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
 
 
 def persons_in(text: str) -> list[str]:
-    """Return the persons in a file: one on each line, or the entries of a list in JSON. Raises SettingsError."""
+    """Return the persons in a file: one on each line, or the entries of a list that was written as JSON.
+
+    Raises:
+        SettingsError: It begins like such a list, and is none.
+    """
     if not text.lstrip().startswith("["):
         return text.splitlines()
     try:
@@ -127,7 +139,13 @@ class StoredLead(msgspec.Struct, frozen=True):
 
 
 class Remains(msgspec.Struct, frozen=True):
-    """A topic, or Clay, that keeps data of an erased person for at most so many days from now; None: without limit."""
+    """A place that keeps data of an erased person.
+
+    Attributes:
+        place: A topic, or Clay.
+        days: At most so many days from now; None: without limit.
+        what: Whether it is personal data, or only ids and hashes.
+    """
 
     place: str
     days: int | None
@@ -236,8 +254,11 @@ async def find_stored_leads(
 ) -> list[StoredLead]:
     """Find all leads of these people, or of the person with this lead id. Reads all rows and results.
 
-    `persons` are hashes. Without a workspace only one may have the lead id, unless it is made from the person: else it
-    raises SettingsError. Raises BrokerUnavailable, too.
+    `persons` are hashes. Without a workspace only one may have the lead id, unless it is made from the person.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+        SettingsError: Several workspaces have this lead id.
     """
     matches = _Found(persons, lead_id, workspace)
     names = settings.names

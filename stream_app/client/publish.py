@@ -287,8 +287,10 @@ async def publish(
 ) -> PublishSummary:
     """Publish leads, each a `Lead` or a flat mapping of its fields; `Refusal.line` counts them from 1.
 
-    A lead that is refused is reported and stops nothing. Nothing is sent before all leads were checked. Raises
-    TopicsError, KafkaRefused, BrokerUnavailable or StreamAppError if not all leads were published.
+    A lead that is refused is reported and stops nothing. Nothing is sent before all leads were checked.
+
+    Raises:
+        TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
     """
     rows = (
         Row(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else draft_of(lead))
@@ -360,7 +362,10 @@ async def send_batch(
     """Send checked leads to their topic. Returns how many are safe on Kafka.
 
     `on_acknowledged` is called for each batch that Kafka has acknowledged. `summaries`: by workspace, what the first
-    lead says of its import. Raises BrokerUnavailable if not all of them are.
+    lead says of its import.
+
+    Raises:
+        BrokerUnavailable: Not all of them are.
     """
     connection, wait_s = connection_of(settings), settings.kafka.broker_wait_s
     async with Sender(connection, topic_of(settings, options), wait_s, on_acknowledged) as sender:

@@ -233,7 +233,13 @@ class ResultFilter(msgspec.Struct, frozen=True):
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """The CSV that was published, to be read twice. `name` is for messages; `mapping`: lead field -> column."""
+    """The CSV that was published. It can be read twice.
+
+    Attributes:
+        name: For messages.
+        file: The open file.
+        mapping: Lead field -> column, as given to `publish`.
+    """
 
     name: str
     file: IO[bytes]

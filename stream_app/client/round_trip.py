@@ -93,8 +93,10 @@ async def round_trip(
 
     Without a callback the lead is cancelled, unless Clay has it. Nothing is sent or paid for after this returns.
 
-    `number` makes the test person unique. `who` is the operator in the audit log, if the lead is cancelled. Raises
-    TopicsError, BrokerUnavailable, SettingsError or StreamAppError if the lead could not be published or followed.
+    `number` makes the test person unique. `who` is the operator in the audit log, if the lead is cancelled.
+
+    Raises:
+        TopicsError, BrokerUnavailable, SettingsError, StreamAppError: The lead could not be published or followed.
     """
     workspace = settings.destinations[alias].workspace
     lead = probe_lead(alias, workspace, number, Clock().now_ms() + int((within_s + _MARGIN_S) * 1000))

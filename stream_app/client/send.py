@@ -199,7 +199,10 @@ async def wait_for_rest(
     """Follow the leads until all are at rest, or until the time is over.
 
     `batches` are of a follower that began before the first lead was published; an empty one comes now and then.
-    `on_progress` gets (leads at rest, all leads) after each. Raises as the batches do.
+    `on_progress` gets (leads at rest, all leads) after each.
+
+    Raises:
+        BrokerUnavailable, UnreadableBatch: The events could not be read to the end.
     """
     if leads.at_rest == leads.total:
         return

@@ -61,7 +61,9 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
 async def skip(settings: Settings, batch: UnreadableBatch) -> bool:
     """Move the group past the batch. Returns True if its processes run, and have passed it.
 
-    Raises StreamAppError if Kafka refuses, or the processes did not pass the batch in time, and BrokerUnavailable.
+    Raises:
+        StreamAppError: Kafka refuses, or the processes did not pass the batch in time.
+        BrokerUnavailable: Kafka does not answer.
     """
     name, process = _reader_of(settings, batch.topic)
     place, end = TopicPartition(batch.topic, batch.partition), batch.last + 1

@@ -102,7 +102,10 @@ def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, l
 
 
 def find(site: Site, text: str) -> str:
-    """Return the path, without personal data, that answers a search by lead id, e-mail or LinkedIn URL."""
+    """Return the path of the page that answers a search by lead id, e-mail or LinkedIn URL.
+
+    It contains no personal data.
+    """
     person, lead_ids = names_of(text)
     if person is not None:
         known = [lead_id for lead_id in site.queries.leads_of(person) if site.queries.lead(lead_id) is not None]

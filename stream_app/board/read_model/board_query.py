@@ -41,9 +41,14 @@ class RecordRow(msgspec.Struct, frozen=True):
 
 
 class DeadLetterRow(msgspec.Struct, frozen=True):
-    """One dead letter in the list of its cause: its place there, and its position on Kafka (`record`).
+    """One dead letter in the list of its cause.
 
-    `origin` is the position of the record that it came from, `status` the lead's status of now; '' if unknown.
+    Attributes:
+        place: Its position in the list.
+        record: Its position on Kafka.
+        origin: The position of the record that it came from; '' if it is unknown.
+        lead_id: The lead; '' if none is known, as `status`, the lead's status of now.
+        state: What has become of it.
     """
 
     place: Place
@@ -278,7 +283,10 @@ class BoardQueries(Queries):
         limit: int,
         state: DeadLetterState | None = None,
     ) -> list[DeadLetterRow]:
-        """Return the dead letters of a cause (with a state) from `since_ms` on, after a place, newest first."""
+        """Return the dead letters of a cause that were appended at `since_ms` or later, after a place, newest first.
+
+        `state`: only those with it.
+        """
         at_ms, record = _place(after)
         wanted = "" if state is None else f"AND state = {STATES.index(state)}"
         # What a dead letter is about now: its copy, or else its record; and of that lead the record that counts.

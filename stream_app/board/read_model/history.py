@@ -69,7 +69,10 @@ MOST_CHANGES: Final = 300
 
 
 def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str, int, int, str]]:
-    """Yield workspace ('': of all), length, begin and destination (only of days of a workspace) of a moment's slots."""
+    """Yield the slots of a moment: workspace, length, begin and destination, which only the days of a workspace name.
+
+    The workspace '' is the sum of all.
+    """
     at_s = at_ms // 1000
     for name in {workspace, ""}:
         for step_s in KEPT_S:

@@ -47,7 +47,8 @@ _lane: Final = msgspec.json.Decoder(LaneView)
 class Projector:
     """Writes to `db` in the caller's open transaction.
 
-    Until Kafka has been read to its end once (`catches_up`), the rows of people wait in `people_unsorted`.
+    Attributes:
+        catches_up: Kafka has not been read to its end yet, so that the rows of people wait in `people_unsorted`.
     """
 
     def __init__(
@@ -150,7 +151,10 @@ class Projector:
                 self._db.execute("INSERT INTO facts VALUES ('pause', ?)", (pause.decode("utf-8", "replace"),))
 
     def _write_state(self, records: Iterable[KafkaRecord]) -> None:
-        """Write those rows of the state that map an identifier to the person's leads (domain/lead/identity.py)."""
+        """Write the rows that map an identifier to the person's leads (domain/lead/identity.py).
+
+        Other rows of the state are ignored.
+        """
 
         def leads(record: KafkaRecord) -> tuple[object, ...]:
             ids = [_split(row, 4)[3].partition("!")[0] for row in rows_of(record.value or b"")]
@@ -172,8 +176,12 @@ class Projector:
     ) -> None:
         """Write a table like a compacted topic: the last value of a key, whose parts are the columns `names`.
 
-        `rest` returns the other columns, and raises ValueError for an unreadable record. `begin`: where in the record's
-        key its first part begins.
+        Args:
+            table: The table.
+            names: The columns of the key's parts.
+            records: The records.
+            rest: Returns the other columns. Raises ValueError for an unreadable record.
+            begin: Index of the key's first part in the record's key.
         """
         last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
         for record in records:

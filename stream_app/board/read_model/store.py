@@ -161,7 +161,13 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """The sources of the model. `kept`: how long Kafka keeps some; `final`: the destinations without callbacks."""
+    """The sources of the model.
+
+    Attributes:
+        kept: How long Kafka keeps some of them.
+        workspaces: The configured workspaces.
+        final: The destinations without callbacks.
+    """
 
     names: TopicNames
     partitions: int
