@@ -44,19 +44,12 @@ def common_options(typed: str) -> tuple[Path | None, bool]:
     return options.config, options.json
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example_and_the_common_options(command: str) -> None:
-    text = help_of(command)
-    assert f"example:\n  stream-app {command}" in text
+@pytest.mark.parametrize("words", [*((command,) for command in COMMANDS), *ACTIONS], ids=" ".join)
+def test_every_command_has_help_with_an_example_and_the_common_options(words: tuple[str, ...]) -> None:
+    text = help_of(*words)
+    assert f"example:\n  stream-app {words[0]}" in text
+    assert f"  stream-app {' '.join(words)}" in text
     assert "--json" in text
-    assert "--config" in text
-
-
-@pytest.mark.parametrize(("command", "action"), ACTIONS)
-def test_every_action_has_help_with_an_example(command: str, action: str) -> None:
-    text = help_of(command, action)
-    assert "example:\n  stream-app " in text
-    assert f"  stream-app {command} {action}" in text
     assert "--config" in text
 
 

@@ -326,27 +326,19 @@ async def test_a_folder_that_cannot_be_written_costs_no_message(tmp_path: Path) 
     assert world.got == [("firing", "no_callbacks"), ("resolved", "no_callbacks")]
 
 
-async def test_a_gateway_that_does_not_answer_is_reported_once_and_when_it_is_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("silent_s", "got"), [(600, ["firing", "resolved"]), (30, [])], ids=["away", "restarts"])
+async def test_a_gateway_that_does_not_answer_is_reported_once_and_when_it_is_back(
+    tmp_path: Path, silent_s: float, got: list[str]
+) -> None:
     world = World(tmp_path)
     messages = world.messages(watch_gateway=True)
     await world.wait(messages, 600)
     assert (world.got, world.asked) == ([], 10)
     world.gateway_answers = False
-    await world.wait(messages, 600)
+    await world.wait(messages, silent_s)
     world.gateway_answers = True
     await world.wait(messages, 600)
-    assert world.got == [("firing", "gateway"), ("resolved", "gateway")]
-
-
-async def test_a_gateway_that_restarts_is_not_reported(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    messages = world.messages(watch_gateway=True)
-    await world.wait(messages, 45)
-    world.gateway_answers = False
-    await world.wait(messages, 30)
-    world.gateway_answers = True
-    await world.wait(messages, 600)
-    assert world.got == []
+    assert world.got == [(status, "gateway") for status in got]
 
 
 async def test_the_gateway_is_not_asked_unless_it_is_switched_on(tmp_path: Path) -> None:
