@@ -187,8 +187,7 @@ class Views:
         lead_id = lead_id_of(request.path_params)
         page, places = await self._maker.threads.run(partial(lead_and_places, self._site, moment, lead_id))
         _log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
-        results = [await self._fetch_result(place) for place in places]
-        page = {**page, "results": results, "shown": True}
+        page = {**page, "results": [await self._fetch_result(place) for place in places], "shown": True}
         return await self._maker.page(request, moment, "lead", "Lead", lambda: page, current="leads", live=False)
 
     async def _still_waiting(self, request: Request, moment: Moment) -> Response:

@@ -193,8 +193,7 @@ class Actions:
             problems, status = {"": f"Nothing was sent: {'; '.join(error.problems)}"}, 422
         except BrokerUnavailable as error:
             problems, status = {"": str(error)}, 503
-        page = msgspec.structs.replace(page, problems=problems)
-        return await self._page(action, request, moment, page, status)
+        return await self._page(action, request, moment, msgspec.structs.replace(page, problems=problems), status)
 
     async def _form(self, action: Action, opened: FormRequest) -> Form:
         return await self._maker.threads.run(partial(action.show, opened))

@@ -213,8 +213,7 @@ class Lookup:
         return Response(raw, status, headers, "application/json")
 
     async def _lead(self, request: Request, lag: ProjectionLag) -> LeadAnswer:
-        lead_id = _id(str(request.path_params["lead_id"]))
-        lead = await self._lead_with_results(lead_id)
+        lead = await self._lead_with_results(_id(str(request.path_params["lead_id"])))
         if lead is None:
             self._check_read(lag)
             behind = f", but {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
@@ -222,8 +221,7 @@ class Lookup:
         return LeadAnswer(**msgspec.structs.asdict(lag), lead=lead)
 
     async def _leads(self, request: Request, lag: ProjectionLag) -> LeadsAnswer:
-        person = _person(request.query_params.get("person", ""))
-        ids = await asyncio.to_thread(self.queries.leads_of, person)
+        ids = await asyncio.to_thread(self.queries.leads_of, _person(request.query_params.get("person", "")))
         leads = [lead for lead_id in ids if (lead := await self._lead_with_results(lead_id)) is not None]
         if not leads or lag.as_of_ms is None:  # who a lead belongs to is known last
             self._check_read(lag)

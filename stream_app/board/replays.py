@@ -290,8 +290,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
         text = "Reads the dead letters and what became of their leads. Nothing is sent."
         return Form("Planning a replay", text, "Cancel", _DEAD, asks_why=False, more=view)
     if priced is None:
-        text = f"There is no plan: {plan.problem}"
-        return Form("No plan", text, "Plan again", _DEAD, asks_why=False, more=view)
+        return Form("No plan", f"There is no plan: {plan.problem}", "Plan again", _DEAD, asks_why=False, more=view)
     dear = too_dear(priced.quotes)
     left_out = [(many, _MEANING[end]) for end, many in priced.fates.most_common() if end not in ("goes", "as_input")]
     view = {

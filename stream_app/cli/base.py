@@ -88,8 +88,7 @@ COMMON: Final = Common()
 
 def with_actions(name: str) -> App:
     """Return a command that has actions."""
-    actions = Group("Actions", sort_key=1)
-    return App(name=name, group_commands=actions, group_parameters=OPTIONS, help_epilogue="")
+    return App(name=name, group_commands=Group("Actions", sort_key=1), group_parameters=OPTIONS, help_epilogue="")
 
 
 def on_kafka(settings: "Settings", program: str, work: Coroutine[Any, Any, T]) -> T:

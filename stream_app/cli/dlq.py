@@ -113,8 +113,7 @@ def list_them(*, source: From = "dlq", limit: Positive = 20, which: Which = WHIC
     settings = common.settings()
     wanted = which.checked(settings, source)
     with reading("reading dead letters") as progress:
-        work = inspect.newest(settings, source, wanted, limit, progress)
-        letters, matching = on_kafka(settings, "dlq", work)
+        letters, matching = on_kafka(settings, "dlq", inspect.newest(settings, source, wanted, limit, progress))
     if common.json:
         show_json({"dead_letters": letters, "matching": matching})
         return OK
@@ -185,8 +184,7 @@ def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common:
         raise SettingsError(["--json reports on the output file; to write JSON Lines to stdout, leave out --json"])
     wanted = which.checked(settings, source)
     with private_file(file) as out, reading("exporting dead letters") as progress:
-        work = inspect.export(settings, source, wanted, out, progress)
-        lines, left_out = on_kafka(settings, "dlq export", work)
+        lines, left_out = on_kafka(settings, "dlq export", inspect.export(settings, source, wanted, out, progress))
     if common.json:
         show_json({"dead_letters": lines, "suppressed": left_out, "file": str(file)})
     else:

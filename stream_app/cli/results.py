@@ -63,8 +63,7 @@ def results(
     check_known(settings, workspace=workspace, destination=destination)
     wanted = ResultFilter(workspace, destination, ms(since) if since else 0)
     with _joined(join, map, output) as joined, private_file(output) as out:
-        work = export(settings, wanted, out, format or format_of(output), joined, reading, say, raw=raw)
-        done = asyncio.run(work)
+        done = asyncio.run(export(settings, wanted, out, format or format_of(output), joined, reading, say, raw=raw))
     if common.json:
         show_json({**msgspec.to_builtins(done), "file": str(output)})
     else:

@@ -247,8 +247,7 @@ class Books:
         """Add up the money and the special cases of an event."""
         report, workspace = self._report, event.workspace
         if event.credits is not None or event.actions is not None:
-            spent = Reservation(event.day, event.month, event.credits or 0, event.actions or 0)
-            self._accounts.book(workspace, spent)
+            self._accounts.book(workspace, Reservation(event.day, event.month, event.credits or 0, event.actions or 0))
         if event.saved:
             report.saved[workspace] = report.saved.get(workspace, 0) + event.saved
         report.provisional += event.status == "served_locally"

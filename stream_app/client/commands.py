@@ -88,8 +88,7 @@ async def submit(
     names, connection = settings.names, connection_of(settings)
     await kafka_ready(settings, _PROGRAMS.get(kind, "lanes ORDER"), say)
     async with Reader(connection) as reader:
-        places = [TopicPartition(names.audit, number) for number in _partitions(settings, command)]
-        ends = await reader.ends(places)
+        ends = await reader.ends([TopicPartition(names.audit, number) for number in _partitions(settings, command)])
         await send_command(connection, _records(settings, command), "stream-app lanes log")
         return await _answered(reader, ends, command, wait_s)
 
@@ -111,8 +110,7 @@ def new_command(
         raise SettingsError([str(error)]) from None
     if kind not in TO_ALL:
         check_known(settings, workspace=workspace)
-    why = scrub(why, MAX_TEXT, known)
-    return Command(command_id, kind, workspace, Clock().now_ms(), who, why, dict(args))
+    return Command(command_id, kind, workspace, Clock().now_ms(), who, scrub(why, MAX_TEXT, known), dict(args))
 
 
 def _partitions(settings: Settings, command: Command) -> Sequence[int]:

@@ -174,8 +174,7 @@ async def _table_secret(settings: Settings, alias: str, variable: str, client: h
     is_known = variable in settings.secrets
     secret = settings.secrets[variable] if is_known else f"not-{secrets.token_hex(16)}"
     document = {"lead_id": _NO_LEAD, "workspace": f"not-{workspace}"}
-    verified = _answer_to(document, workspace, alias)
-    good = verified if is_known else BAD_SECRET.text
+    good = _answer_to(document, workspace, alias) if is_known else BAD_SECRET.text
     lacks = {NOT_HERE.text, NO_TOKEN.text, *([BAD_SECRET.text] if is_known else [])}
 
     async def ask() -> str:

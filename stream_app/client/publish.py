@@ -218,8 +218,7 @@ def announced(leads: Iterable[Ready], summaries: Mapping[str, ImportSummary]) ->
     left = dict(summaries)
     for lead in leads:
         if lead.workspace in left:
-            document = msgspec.json.decode(lead.value) | {"import_summary": left[lead.workspace]}
-            value = msgspec.json.encode(document)
+            value = msgspec.json.encode(msgspec.json.decode(lead.value) | {"import_summary": left[lead.workspace]})
             if len(value) <= MAX_LEAD_BYTES:
                 del left[lead.workspace]
                 yield msgspec.structs.replace(lead, value=value)

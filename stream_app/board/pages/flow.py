@@ -91,8 +91,7 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
         for log, left in sorted((untaken(site, moment) or {}).items())
         if left and topic in ("", log[0]) and partition in (None, log[1])
     ]
-    retry = site.settings.names.retry
-    back = sum(left for (name, _), left in moment.kafka.waiting.items() if name == retry)
+    back = sum(left for (name, _), left in moment.kafka.waiting.items() if name == site.settings.names.retry)
     rows: list[PageData] = []
     for (name, number), left in backlog[after : after + BACKLOG_ROWS]:
         names = list(site.settings.plan.residents(number))

@@ -100,8 +100,7 @@ def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tu
     quarters = site.queries.came_to_rest([workspace], QUARTER_S, day_s)[workspace]
     ended = sum(slot.leads for slot in quarters)
     if span is None:
-        oldest_s = min((slot.at_s for slot in quarters), default=0)
-        span = "hour" if oldest_s > now_s - 3_600 else "day"
+        span = "hour" if min((slot.at_s for slot in quarters), default=0) > now_s - 3_600 else "day"
     if span == "day":
         known = _hours_known([slot.at_s for slot in quarters], now_s) * 4 if quarters else 96
         begin_s = day_s + (96 - known) * QUARTER_S
@@ -171,8 +170,7 @@ STATES: Final = ("held", "running", "idle", "unreadable")
 
 def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) -> PageData:
     """Return the page: lanes in a state (one of `STATES`, or '' for all) whose names begin with `begins`."""
-    seen = overview(site, moment)
-    named = [lane for lane in seen.lanes if lane.workspace.lower().startswith(begins.lower())]
+    named = [lane for lane in overview(site, moment).lanes if lane.workspace.lower().startswith(begins.lower())]
     counts = dict.fromkeys(STATES, 0)
     for lane in named:
         counts[_filter_of(lane)] += 1

@@ -358,8 +358,7 @@ class Account:
             states.subtract((cause, state) for (state,) in gone)
             self._add_states(states)
             self._db.execute("UPDATE causes SET first_ms = ? WHERE id = ?", (before_ms, cause))
-            left = " + ".join(STATES)
-            self._db.execute(f"DELETE FROM causes WHERE id = ? AND {left} <= 0", (cause,))
+            self._db.execute(f"DELETE FROM causes WHERE id = ? AND {' + '.join(STATES)} <= 0", (cause,))
 
 
 _contributing: Final = attrgetter("rank", "imported", "of_import", "counts", "workspace", "destination", "status")

@@ -66,8 +66,7 @@ class ResultFetcher:
 
     async def _value(self, partition: int, offset: int) -> bytes | None:
         if self._reader is None:
-            reader = TopicReader(self._connection, self._partitions)
-            self._reader = await reader.__aenter__()
+            self._reader = await TopicReader(self._connection, self._partitions).__aenter__()
         value: bytes | None = None
         async for records in self._reader.read(self._topic, {partition: (offset, offset + 1)}):
             for record in records:

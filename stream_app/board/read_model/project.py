@@ -195,8 +195,7 @@ class Projector:
             self._db.executemany("INSERT INTO people_unsorted VALUES (?, ?, ?, ?)", rows)
             return
         where = " AND ".join(f"{name} = ?" for name in names)
-        gone = [name for name, row in last.items() if row is None]
-        self._db.executemany(f"DELETE FROM {table} WHERE {where}", gone)
+        self._db.executemany(f"DELETE FROM {table} WHERE {where}", [name for name, row in last.items() if row is None])
         rows = [(*name, *row) for name, row in last.items() if row is not None]
         if rows:
             self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
