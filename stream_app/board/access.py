@@ -7,8 +7,6 @@ A session is not stored: the cookie holds the name and the time of the login, si
 token of the role. So a board that restarts accepts it, and a new token ends all of its sessions.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode

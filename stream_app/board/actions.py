@@ -1,7 +1,5 @@
 """What operators can do on the board, all in the way that `forms` describes."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """The board's routes: who may see a page, what it is made from, and what the answer is when something is wrong."""
 
-from __future__ import annotations
-
 import math
 import sqlite3
 import time

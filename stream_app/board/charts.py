@@ -3,8 +3,6 @@
 Coordinates are percent of the width and the height. Each chart also has its numbers as a table.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, zip_longest

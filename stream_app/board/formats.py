@@ -4,8 +4,6 @@ Templates print a number in one of three ways. A `count` links to what it counts
 page or section lists itself. An `amount` cannot be listed: credits, rates, times, sizes. A test holds them to it.
 """
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Callable
 from datetime import UTC, datetime

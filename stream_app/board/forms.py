@@ -15,8 +15,6 @@ click gives the same id, and a command is applied once; a changed form gives ano
 The page is `form.html`, or a template that extends it and fills its block `details` from `form.more`.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ is made of the code of a finding, its workspace and what lifts it. No text of Cl
 so that it holds no secret and no personal data.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """A page as a response: its content, made once for all that ask for the same, within what every page shows."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Publish a file: upload, columns, cost, publication. Each step is a form that works without JavaScript."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import tempfile

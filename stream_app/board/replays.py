@@ -1,7 +1,5 @@
 """Replays on the board: plan one, send it, stop and resume it."""
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 A file goes into an unnamed temporary file, so memory does not grow with it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 from base64 import b32encode

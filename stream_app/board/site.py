@@ -1,7 +1,5 @@
 """What all pages are made from, and the state of each lane in words."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeVar

@@ -4,8 +4,6 @@ The filler follows the topic beside the pipeline, so no lead waits for it. The c
 empty cache (a new process, FLUSHALL) is filled again from the beginning. It reads in small pieces, with pauses.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Sequence

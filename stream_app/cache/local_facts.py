@@ -5,8 +5,6 @@ the domain belongs to a host's customer (github.io). The country comes from a va
 (libphonenumber), else from a country's top-level domain. Top-level domains that are sold worldwide do not count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final

@@ -3,8 +3,6 @@
 Redis is optional. Each call has a time limit. After several failures in a row, calls are skipped for a while.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager

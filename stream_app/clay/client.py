@@ -4,8 +4,6 @@ It sends through a transport of ours (docs/decisions/03-transport.md). This clie
 counts the requests. Only `Webhooks` turns an alias and a webhook id into a URL and a token.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import socket

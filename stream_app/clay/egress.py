@@ -1,7 +1,5 @@
 """How requests leave: the certificate authorities and the proxy of `[egress]`."""
 
-from __future__ import annotations
-
 import ssl
 from dataclasses import dataclass, field
 from typing import Literal, Self

@@ -1,7 +1,5 @@
 """`stream-app books`: prove that every input record is accounted for, or name those that are not."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Final
 

@@ -1,7 +1,5 @@
 """`stream-app demo` and `sim`: the whole system on this machine, with a simulated Clay."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`stream-app dlq`: count, list, show and export dead letters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """`stream-app doctor`: check the whole set-up, and take one lead to Clay and back if asked to."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Files that commands write. Only their owner can read them."""
 
-from __future__ import annotations
-
 import csv
 import os
 import sys

@@ -1,7 +1,5 @@
 """`stream-app lanes`: show all lanes, and send commands to one; the answer shows the lane's new state."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence

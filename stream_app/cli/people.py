@@ -1,7 +1,5 @@
 """`stream-app suppress` and `erase`: people who are never sent to Clay, in any workspace, under any lead id."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections.abc import Callable

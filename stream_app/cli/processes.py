@@ -1,7 +1,5 @@
 """`stream-app worker`, `gateway`, `board` and `trace`, which run until SIGTERM or SIGINT; `open` shows the board."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import socket

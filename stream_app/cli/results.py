@@ -1,7 +1,5 @@
 """`stream-app results`: write Clay's results as CSV or JSON Lines, optionally joined to the published file."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager

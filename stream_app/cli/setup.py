@@ -1,7 +1,5 @@
 """`stream-app topics`, `skip` and `clay-setup`: what a system needs before its first lead."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

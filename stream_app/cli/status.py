@@ -1,7 +1,5 @@
 """`stream-app status LEAD`, `imports` and `explain`: where leads are, or why they do not move."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any, Final
 

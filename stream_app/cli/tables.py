@@ -4,8 +4,6 @@ A narrow terminal shows fewer columns. A pipe gets all columns with one line per
 seconds.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import textwrap

@@ -1,7 +1,5 @@
 """The types of the look-up API's answers, for `/openapi.json` and `stream-app status`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

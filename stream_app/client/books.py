@@ -14,8 +14,6 @@ Records that a group had committed at the first step have their events before th
 Records that an event of the cut refers to were on their topics before the third. So leads in flight do not look lost.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import time

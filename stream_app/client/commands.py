@@ -1,7 +1,5 @@
 """Sends commands to lanes, then waits for the answers."""
 
-from __future__ import annotations
-
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence

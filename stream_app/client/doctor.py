@@ -4,8 +4,6 @@ Each check is independent and bounded in time. Without Kafka, checks that need i
 systems change nothing there: each returns what it has found, or raises ProbeFailed.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress

@@ -3,8 +3,6 @@
 No one outside can reach a gateway but through the proxy in front of all of them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 import time

@@ -1,7 +1,5 @@
 """Read the state of all lanes from Kafka: the last published view of each, and its waiting records."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import islice

@@ -3,8 +3,6 @@
 An e-mail or LinkedIn URL is hashed here. Only the hash is in the request.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Final, TypeVar

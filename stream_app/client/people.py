@@ -3,8 +3,6 @@
 People are hashes. Everything is read from all partitions.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Sequence, Set
 from contextlib import suppress

@@ -4,8 +4,6 @@ Rows are read exactly as the worker reads them. `await publish(leads, settings)`
 `check_rows` with `send_batch` are its two halves, for files.
 """
 
-from __future__ import annotations
-
 import asyncio
 import difflib
 import re

@@ -1,7 +1,5 @@
 """Send one test lead through the whole system: it checks webhook, table, callback and token together."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Final

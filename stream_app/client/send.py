@@ -7,8 +7,6 @@ recognised by the place of its record, whatever its id is, and a duplicate in th
 own. Memory of the wait: one byte for each lead, and some 200 for each batch that was sent.
 """
 
-from __future__ import annotations
-
 import asyncio
 from bisect import bisect_right, insort
 from collections import Counter

@@ -3,8 +3,6 @@
 docs/reference/clay.md describes how Clay behaves. The output holds no secret, only the names of their variables.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterator

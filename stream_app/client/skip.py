@@ -4,8 +4,6 @@ Only that batch is skipped: the group's offset must be at the batch, with all re
 members takes offsets only from them, so they are told by the offset of another group (`skipped_group`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Final

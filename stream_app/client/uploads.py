@@ -4,8 +4,6 @@ The data of a file is in unnamed temporary files: it is gone when the process en
 and publishes one file after the other.
 """
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import io

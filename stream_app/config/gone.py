@@ -1,7 +1,5 @@
 """The keys that 0.2.0 took away, and those that take another value, each with what to do instead."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from types import MappingProxyType

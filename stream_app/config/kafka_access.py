@@ -1,7 +1,5 @@
 """Connects to Kafka by the settings: each process and command does this before its work."""
 
-from __future__ import annotations
-
 import ssl
 from collections.abc import Callable, Collection
 from functools import partial

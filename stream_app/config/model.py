@@ -3,8 +3,6 @@
 The tables that decide about leads are the policies of `domain` themselves. Here are those of the processes.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal

@@ -7,8 +7,6 @@ replaced in place. What the process was built from (Kafka, topics, the pipeline,
 do removed entries: leads in progress may need them. Both are named in the result.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from typing import Final

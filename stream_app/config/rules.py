@@ -1,7 +1,5 @@
 """The rules of the configuration: ranges of values, what tables demand of each other, names as a user types them."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator

@@ -4,8 +4,6 @@ The environment of a process never changes, but a file may. A file therefore ove
 can be added or changed while the process runs and reloads its configuration (`stream-app lanes reload`).
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections import ChainMap

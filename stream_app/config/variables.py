@@ -4,8 +4,6 @@ Every key that ends in `_env` names one, or several. No error repeats a value, w
 which could be the secret itself.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final, Literal, NamedTuple, get_args

@@ -1,7 +1,5 @@
 """The gateway's answers to callbacks. Clay shows them in the row's cell, so they address the table's author."""
 
-from __future__ import annotations
-
 from typing import Final
 
 import msgspec

@@ -5,8 +5,6 @@ body, and the token before it decodes the body, so an unproved request costs lit
 arrives twice, late or out of order is stored like any other: the worker decides what it means.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import time

@@ -4,8 +4,6 @@ A token alone proves a lead of any workspace, so a gateway takes callbacks of a 
 secret (`callback_secrets_env`) proves nothing before this gateway has it, which it adopts when a file changes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field

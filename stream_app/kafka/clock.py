@@ -1,7 +1,5 @@
 """Compares Kafka's clock with ours. A broker answers each append to a LogAppendTime topic with its time."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

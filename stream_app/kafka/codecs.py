@@ -14,8 +14,6 @@ Tests: tests/unit/kafka/test_codecs.py, which also shows stock aiokafka, and tes
 Remove this when aiokafka's decoders have a bound and pass both.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from contextlib import suppress

@@ -3,8 +3,6 @@
 Every client of this program is made here, or is a `Consumer`: each runs on a `BoundedClient`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from abc import ABC, abstractmethod

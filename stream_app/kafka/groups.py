@@ -1,7 +1,5 @@
 """Consumer groups as their coordinator has them: members, committed offsets, and the records after those."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial

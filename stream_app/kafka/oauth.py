@@ -1,7 +1,5 @@
 """SASL OAUTHBEARER: tokens for Kafka from an OAuth 2.0 endpoint (client credentials), or from AWS for MSK."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

@@ -1,7 +1,5 @@
 """Producers of records: a publisher that is idempotent, and an inbox that gives up in bounded time."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress

@@ -1,7 +1,5 @@
 """Requests of Kafka's protocol that aiokafka 0.14 does not have, or not in the version that is needed."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Reads topics outside a consumer group: to their end, from a position on, as they grow, or single records by id."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence

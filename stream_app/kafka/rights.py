@@ -3,8 +3,6 @@
 docs/kafka-rights.md has this table in words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from typing import Any, Final, Literal, NamedTuple
 

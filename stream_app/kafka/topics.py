@@ -8,8 +8,6 @@ with a new state topic it would forget which leads were paid for. A changed topi
 earlier than before has lost records, which is as bad.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -7,8 +7,6 @@ rows afterwards.
 Relies on the insides of aiokafka 0.14.0, which tests/unit/kafka/test_faust_pins.py pins.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time

@@ -1,7 +1,5 @@
 """Prometheus metrics and the log of the gateway. Labels are few and bounded: destinations and our own codes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import partial

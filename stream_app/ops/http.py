@@ -4,8 +4,6 @@ uvicorn does not bound a peer that sends endless heads or reads no answer, so a 
 port that other machines reach (docs/gateway-bounds.md).
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re

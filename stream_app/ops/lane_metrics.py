@@ -3,8 +3,6 @@
 A webhook is labelled by its id, never by its URL.
 """
 
-from __future__ import annotations
-
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final

@@ -1,7 +1,5 @@
 """Structured logs on stderr: one event a line, JSON or console. Never personal data, a token or a URL of a webhook."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

@@ -1,7 +1,5 @@
 """Prometheus metrics and the log of what happened to leads. Labels are few and bounded: never a lead."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Sequence
 from functools import partial

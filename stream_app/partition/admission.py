@@ -12,8 +12,6 @@ A lead that is admitted changes its lane and writes its row ahead in one turn of
 submit, without an await. So no transaction can contain one without the other.
 """
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import nullcontext
 from operator import attrgetter

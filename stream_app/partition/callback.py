@@ -7,8 +7,6 @@ admission. A lead that waits for admission while its callback waits for the lock
 callback, and finds its row settled. When `CallbackPipeline.process` returns, the callback may be acked.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from stream_app.domain.callback.interpret import read_callback, result_of

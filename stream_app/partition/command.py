@@ -6,8 +6,6 @@ What a command changes (lane, rows) and its answer on `leads.audit` are one comm
 are applied one after the other. When `CommandPipeline.process` returns, the command is answered and may be acked.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import msgspec

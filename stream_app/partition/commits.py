@@ -7,8 +7,6 @@ a transaction fails, none of it is committed, and every step in it and behind it
 until `PartitionState.load` replaces it.
 """
 
-from __future__ import annotations
-
 import asyncio
 from typing import Final
 

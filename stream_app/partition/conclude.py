@@ -5,8 +5,6 @@ A lead with a row ends as final, open until its callback, uncertain, dead-letter
 nothing.
 """
 
-from __future__ import annotations
-
 import msgspec
 
 from stream_app.domain.dead_letter.replay import replay_due_ms, tier_s

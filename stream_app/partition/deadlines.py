@@ -5,8 +5,6 @@ scanned once, when the partition is taken over. After that only the heads of the
 settled meanwhile is dropped there.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator

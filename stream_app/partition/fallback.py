@@ -11,8 +11,6 @@ Its result is then a higher version of the same lead. A lead that may be at Clay
 never served.
 """
 
-from __future__ import annotations
-
 from typing import Final, Literal
 
 import msgspec

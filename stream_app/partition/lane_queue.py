@@ -1,7 +1,5 @@
 """The leads of one lane that wait for admission: in which order they go, how long they may wait, when to look again."""
 
-from __future__ import annotations
-
 import asyncio
 from bisect import bisect_left, insort
 from collections import Counter

@@ -4,8 +4,6 @@ A view of each lane is published when it changes. A view counts as shown once it
 are the changes since the last shown view, so an aborted transaction or a restart loses none.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable

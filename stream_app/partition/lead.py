@@ -9,8 +9,6 @@ crash at any point leaves either proof that nothing was sent, or a row that says
 `LeadPipeline.process` returns, the lead is concluded and its record may be acked.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Final
 

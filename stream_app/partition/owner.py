@@ -7,8 +7,6 @@ When a transaction fails, memory is ahead of Kafka. Then all records under way a
 over again as after a crash, and the same records are processed again. Their rows say what became of them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Hashable, Mapping

@@ -1,7 +1,5 @@
 """The interfaces through which a partition sees Kafka, Clay, the consumer group and the process."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence

@@ -8,8 +8,6 @@ offset has passed its record. A worker that was cut off meanwhile may still hold
 over again. So the passed offset is a row too, written in the same transaction as the deletions.
 """
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Final

@@ -3,8 +3,6 @@
 A record is started again after a recovery of the partition (`resume`). Its row says what became of it.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress

@@ -4,8 +4,6 @@ A change applies to memory at once and is written by the next transaction. If a 
 Kafka, and `load` replaces it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 

@@ -9,8 +9,6 @@ No await lies between a look at a row in one of these states and the next step o
 So neither needs a lock.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Collection, Sequence
 from typing import Final

@@ -4,8 +4,6 @@ It follows Kafka into the read model, and shows that as pages and as the look-up
 operators and the leads that they publish. Only one runs.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sqlite3

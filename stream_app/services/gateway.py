@@ -1,7 +1,5 @@
 """The gateway process: builds its parts from the settings, runs them, and closes them in reverse order."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack

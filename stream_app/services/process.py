@@ -1,7 +1,5 @@
 """Shared by the processes: event loop, check of Kafka, operations server, watchdog."""
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence

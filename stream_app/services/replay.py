@@ -1,7 +1,5 @@
 """The replay process: builds its parts from the settings, runs them, and closes them in reverse order."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final

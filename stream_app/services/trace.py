@@ -1,7 +1,5 @@
 """The trace process: follows `leads.status` and sends spans, from the oldest event that is not exported yet."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence

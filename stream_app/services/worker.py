@@ -1,7 +1,5 @@
 """The worker process: builds its parts from the settings, runs them, and closes them in reverse order."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager

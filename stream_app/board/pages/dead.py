@@ -1,7 +1,5 @@
 """The pages of dead letters: all causes, the dead letters of one cause, the replay that sends them back."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The pages of what flows in: imports, what waits on Kafka, the books that add all up, the commands."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial

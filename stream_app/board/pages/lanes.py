@@ -1,7 +1,5 @@
 """The pages of lanes: the state of all of them now, their list, everything about one."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence

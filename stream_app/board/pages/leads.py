@@ -1,7 +1,5 @@
 """The pages of leads: the latest ones, the search by id, e-mail or LinkedIn URL, every step of one."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Final
 

@@ -1,7 +1,5 @@
 """The page of what the leads cost: by day, by workspace and destination, and the same as CSV."""
 
-from __future__ import annotations
-
 import csv
 from io import StringIO
 from typing import Final

@@ -1,7 +1,5 @@
 """System: who consumes, the topics, how far the read model is, and the configuration in force, without secrets."""
 
-from __future__ import annotations
-
 import platform
 import sqlite3
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ Every number is the sum of what single records contribute (`_shares`), so it is 
 makes, and could as well be counted anew from the tables `records` and `letters`.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set

@@ -3,8 +3,6 @@
 Lists are read by key: a page begins after the last row of the page before, so page 1,000 costs what page 1 costs.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ It never stops the board: an error is reported in `lag` and retried. The file is
 topics on Kafka: a log ends before the saved position, or the last record read is a different one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import time

@@ -4,8 +4,6 @@ Everything is rebuilt from Kafka. `leads.lanes` is compacted, so a rebuilt model
 only as far as Kafka has not compacted them.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import groupby

@@ -3,8 +3,6 @@
 The read model stores positions only, no personal data. A search for a lead has a limit of records and seconds.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Turns the records of each topic into rows of the read model."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable

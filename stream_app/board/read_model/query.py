@@ -1,7 +1,5 @@
 """Queries on the read model. Each has its own connection or shares a snapshot's, so any thread may run one."""
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 from collections import Counter

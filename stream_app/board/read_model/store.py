@@ -32,8 +32,6 @@ audit     The answers to commands.
 unreadable  Records that this version cannot read, by topic: how many, and the position and time of the last one.
 """
 
-from __future__ import annotations
-
 import fcntl
 import sqlite3
 import zlib

@@ -4,8 +4,6 @@ Relies on all requests of aiokafka 0.14.0's sender going through its client's `s
 tests/unit/kafka/test_faust_pins.py pins.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Any

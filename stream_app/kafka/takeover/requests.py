@@ -7,8 +7,6 @@ is visible in all partitions, as their leaders report it, and no other one start
 transactions that were left open.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import defaultdict

@@ -41,8 +41,6 @@ tests/unit/kafka/test_stranded.py checks each row. tests/simulation/test_takeove
 request, up to three times in a row. tests/e2e/test_stranded.py uses a real coordinator that skips markers.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple, Protocol
