@@ -130,7 +130,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     def skip(self, batch: UnreadableBatch) -> None:
         tp = TopicPartition(batch.topic, batch.partition)
         if self._guard is not None:
-            self._guard.forget(tp)
+            self._guard.stopped.pop(tp, None)
         self.seek(tp, batch.last + 1)
         self.resume(tp)
 
@@ -170,7 +170,7 @@ class _Guard:
         self._fetcher = fetcher = consumer._fetcher
         self._is_of_a_group = consumer._group_id is not None
         self._waiting: set[asyncio.Task[None]] = set()
-        self._stopped: dict[TopicPartition, tuple[UnreadableBatch, Any]] = {}
+        self.stopped: dict[TopicPartition, tuple[UnreadableBatch, Any]] = {}
         self._raw: dict[TopicPartition, bytes] = {}
         self._send = fetcher._client.send
         fetcher._client.send = self._watched_send
@@ -178,14 +178,11 @@ class _Guard:
 
     @property
     def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
-        return {tp: batch for tp, (batch, assignment) in list(self._stopped.items()) if assignment.active}
+        return {tp: batch for tp, (batch, assignment) in list(self.stopped.items()) if assignment.active}
 
     def close(self) -> None:
         for task in self._waiting:
             task.cancel()
-
-    def forget(self, tp: TopicPartition) -> None:
-        self._stopped.pop(tp, None)
 
     async def _watched_send(self, node_id: int, request: Any, **options: Any) -> Any:
         """Keep the fetched bytes, which aiokafka does not show. A broker may also report a damaged log."""
@@ -226,7 +223,7 @@ class _Guard:
         except Exception as error:  # noqa: BLE001 - decoders raise errors of all kinds
             self._stop(_unreadable(tp, records.next_fetch_offset, raw, error), assignment)
         else:
-            if self._stopped.pop(tp, None) is not None and self._is_of_a_group:
+            if self.stopped.pop(tp, None) is not None and self._is_of_a_group:
                 log.warning("%s/%d can be read again", *tp)
 
     def _leniently(self, tp: TopicPartition, records: Any, raw: bytes, assignment: Any) -> Iterator[Any]:
@@ -247,10 +244,10 @@ class _Guard:
         tp = TopicPartition(batch.topic, batch.partition)
         if not assignment.active or tp not in assignment.tps:
             return
-        before = self._stopped.get(tp)
+        before = self.stopped.get(tp)
         if self._is_of_a_group and (before is None or before[0].first != batch.first):
             log.error("%s", batch)
-        self._stopped[tp] = (batch, assignment)
+        self.stopped[tp] = (batch, assignment)
         assignment.state_value(tp).pause()
         waiting = asyncio.create_task(self._try_again(tp, assignment))
         self._waiting.add(waiting)
@@ -259,7 +256,7 @@ class _Guard:
     async def _try_again(self, tp: TopicPartition, assignment: Any) -> None:
         for _ in range(_LOOKS):
             await asyncio.sleep(_TRY_AGAIN_S / _LOOKS)
-            stopped = self._stopped.get(tp)
+            stopped = self.stopped.get(tp)
             if stopped is None or stopped[1] is not assignment or not assignment.active:
                 return
             if self._is_of_a_group and await self._consumer.pass_if_given_up(stopped[0]):

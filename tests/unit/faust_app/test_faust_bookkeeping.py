@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +34,7 @@ from stream_app.replay import forward as replay_agents
 from stream_app.tasks import cancel
 from tests.partition.test_owner import Bench
 from tests.partition.virtual import virtual_time
+from tests.support.bench import Owner
 
 LEADS = TP("leads", 0)
 
@@ -327,17 +328,9 @@ async def test_a_stream_that_ends_subscribes_to_nothing_again(monkeypatch: pytes
     assert subscribed == [[TOPICS.leads]]
 
 
-class Owner:
-    def __init__(self) -> None:
-        self.rows: Mapping[bytes, bytes] = {b"k": b"row"}
-
-    async def assigned(self, partitions: set[int]) -> None: ...
-
-    async def revoked(self, partitions: set[int]) -> None: ...
-
-
 async def test_the_table_reads_the_rows_of_its_owner_and_refuses_writes() -> None:
     owner = Owner()
+    owner.rows = {b"k": b"row"}
     app = an_app()
     app.add_state_table(TOPICS.state, owner)
     table = app.tables[TOPICS.state]
