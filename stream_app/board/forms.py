@@ -180,9 +180,9 @@ class Actions:
         page = FormPage(form, moment.visitor.who, nonce, values, _problems(form, values))
         if page.problems:
             return await self._page(action, request, moment, page, 422)
-        submission = Submission(
-            opened, form, _command_id(request, nonce, values), moment.visitor.who, values.get("why", ""), values
-        )
+        content = msgspec.json.encode([nonce, request.scope["path"], sorted(values.items())])
+        command_id, who = f"c-{sha256(content).hexdigest()[:32]}", moment.visitor.who
+        submission = Submission(opened, form, command_id, who, values.get("why", ""), values)
         try:
             return RedirectResponse(await action.submit(submission), 303, HEADERS)
         except Invalid as invalid:
@@ -229,8 +229,3 @@ def _problems(form: Form, values: Mapping[str, str]) -> dict[str, str]:
     if form.typed and values.get("typed", "") != form.typed:
         problems["typed"] = f"Type {form.typed} to confirm"
     return problems
-
-
-def _command_id(request: Request, nonce: str, values: Mapping[str, str]) -> str:
-    content = msgspec.json.encode([nonce, request.scope["path"], sorted(values.items())])
-    return f"c-{sha256(content).hexdigest()[:32]}"

@@ -341,7 +341,7 @@ def reload(*, audit: Audit) -> int:
     command = asyncio.run(sent(settings, audit, "reload", "", {}))
     secrets = asyncio.run(table_secrets(settings, _WAIT_S))
     _show_sent(settings, audit, command, {"gateways": secrets})
-    if absent := command.without_replay:
+    if absent := list(command.replay.values()).count(None):
         say(
             f"no replay process has answered for {absent} of {count(len(command.replay), 'partition')} within "
             f"{_WAIT_S:g} s. It reads the configuration when it starts: stream-app replay"

@@ -55,11 +55,6 @@ class SentCommand(msgspec.Struct, frozen=True):
         """True if a partition's worker has not answered in time."""
         return None in self.answers.values()
 
-    @property
-    def without_replay(self) -> int:
-        """For how many partitions no replay process has answered in time."""
-        return list(self.replay.values()).count(None)
-
 
 async def submit(
     settings: Settings,

@@ -52,12 +52,6 @@ USUAL_FIELDS: Final = {name: field for name, field in _USUAL.items() if field no
 """Common spellings, and the field that each one means."""
 
 
-def delimiter_of(header: str) -> str:
-    """Return the most frequent delimiter of the header line outside quotes; a comma if there is none."""
-    bare = re.sub(r'"[^"]*"', "", header)
-    return max(DELIMITERS, key=bare.count)
-
-
 def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]:
     """Return the name of each column's cells; "" for a column without a name.
 
@@ -212,8 +206,9 @@ def _open(source: IO[bytes], naming: Callable[[list[str]], list[str]]) -> Sheet:
     if "\0" in first or _NOT_UTF8.search(first):
         raise ValueError("the header is not UTF-8; save the file as CSV UTF-8")
     header = first.removeprefix("\ufeff")
+    bare = re.sub(r'"[^"]*"', "", header)  # what stands in quotes delimits nothing
     try:
-        reader = csv.reader(feed, delimiter=delimiter_of(header), strict=True)
+        reader = csv.reader(feed, delimiter=max(DELIMITERS, key=bare.count), strict=True)
         feed.put_back(header)
         titles = next(reader)
     except (csv.Error, _Unclosed, StopIteration):

@@ -7,7 +7,7 @@ from typing import Final
 
 from stream_app.board.lookup import waiting_lead
 from stream_app.board.page import outcome_of
-from stream_app.board.read_model.board_query import CommandFilter, Order
+from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.board.site import Moment, PageData, Site, untaken
@@ -153,11 +153,10 @@ def audit_page(site: Site, wanted: CommandFilter, command: str, after: str) -> P
         "filter": wanted,
         "kinds": queries.words_of_commands("kind"),
         "people": queries.words_of_commands("who"),
-        "rows": [(_last(orders), outcome_of(site, name, orders)) for name, orders in answers.items()],
+        # the last answer of a worker has the kind of the command
+        "rows": [
+            (max(orders, key=lambda order: (order.kind != REPLAY_RELOAD, order.place)), outcome_of(site, name, orders))
+            for name, orders in answers.items()
+        ],
         "after": f"{commands[ROWS - 1][0]}.{commands[ROWS - 1][1]}" if len(commands) > ROWS else "",
     }
-
-
-def _last(orders: list[Order]) -> Order:
-    """Return the last answer of a worker, which has the kind of the command."""
-    return max(orders, key=lambda order: (order.kind != REPLAY_RELOAD, order.place))
