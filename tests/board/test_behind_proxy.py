@@ -1,7 +1,5 @@
 """The board behind a real nginx: as the product configures it, and as one does who knows only `proxy_pass`."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """What messages are made of: the findings that the board shows; and its templates and static files."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 import zipfile

@@ -1,7 +1,5 @@
 """The whole system as real processes in a namespace of its own, checked from outside: topics and Clay's ledger."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Loss: what docs/backup.md says, on a whole system that loses a topic, the read model or the cluster."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import subprocess

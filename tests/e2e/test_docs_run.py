@@ -1,7 +1,5 @@
 """The commands of `stream-app` that the documents show, run on a whole system: each does its work or says why not."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The example of a configuration starts every process as it is copied: only places of this machine are its own."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

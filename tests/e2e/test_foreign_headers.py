@@ -1,7 +1,5 @@
 """Headers, leads and batches that are made to confuse or stop a worker: each good lead is sent once."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable

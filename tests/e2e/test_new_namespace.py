@@ -1,7 +1,5 @@
 """More partitions: the commands of docs/sizing.md, run as they are written there, on two whole systems in turn."""
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import json

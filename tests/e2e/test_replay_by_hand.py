@@ -1,7 +1,5 @@
 """Replays by hand and corrected dead letters with the commands that a user types, on real Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

@@ -1,7 +1,5 @@
 """A batch that is damaged on the broker's disk stops its partition until an operator skips it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The doctor's checks: each passes where all is well, and fails elsewhere with what to do."""
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 import time

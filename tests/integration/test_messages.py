@@ -1,7 +1,5 @@
 """Messages for people as a receiver gets them, and when the board process sends them."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import subprocess

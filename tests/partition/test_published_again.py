@@ -1,7 +1,5 @@
 """A dead-lettered lead that is published again: the publication is sent, and no copy of the dead letter ever is."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from typing import Literal

@@ -1,7 +1,5 @@
 """`dlq resolve`: what a lead did cost reaches its row, its lane and the books in one step, once; a parked lead ends."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

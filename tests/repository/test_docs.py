@@ -1,7 +1,5 @@
 """The documents name tests, commands, options, keys, pages and files that exist."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """Nothing is left over: each setting, topic, field of a message, chart value and metric is used by something."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import json

@@ -4,8 +4,6 @@ The expected account is made from the rows, the records and the events on Kafka,
 a lead's status is that of the row that was written last for it; it has no row only if all its records ended before.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import sys

@@ -1,7 +1,5 @@
 """Ways to count wrongly: each must differ from the ledger in one of the first schedules."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """Every mutant: importing their files registers them."""
 
-from __future__ import annotations
-
 from tests.simulation import (  # noqa: F401 - see above
     money_mutants,
     mutants,

@@ -1,7 +1,5 @@
 """Invariants of callbacks, checked as in checker.py: each settles one lead or says that it settles none, once."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The small schedules in which every await is broken once."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from random import Random
 from typing import Any, Final

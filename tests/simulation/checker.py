@@ -5,8 +5,6 @@ The numbers in the messages name the invariant: 1 books, 2 histories and copies,
 submissions, 5 limits of a lane, 6 callbacks, 7 replays and attempts, 8 commands.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final

@@ -3,8 +3,6 @@
 The first dozen are the usual ways to be wrong; the rest undo a repair that a run of the simulation led to.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace

@@ -4,8 +4,6 @@ An identifier is `workspace/kind:person`. Those of one lead that was sent belong
 linked by other leads that were sent. A lead is new only if no lead of its person counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,5 @@
 """Dead letters that are published again, broken on purpose: each mutant must be found out."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from unittest.mock import patch
 

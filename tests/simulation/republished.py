@@ -1,7 +1,5 @@
 """Leads that are published again after they were dead-lettered, at any time of the replay of their dead letter."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final

@@ -1,7 +1,5 @@
 """The account of the read model, against the ledger of 500 messy schedules. The night runs 20,000."""
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections.abc import Iterator

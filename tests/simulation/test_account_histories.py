@@ -4,8 +4,6 @@ A small world writes what a worker would: events, the rows that records take, de
 commands leave. The ledger of tests/simulation/account.py counts again from the last status of each record.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random

@@ -1,7 +1,5 @@
 """The account of 20 messy schedules through rendered pages, the look-up API and the commands: all say the same."""
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import re

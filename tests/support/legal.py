@@ -4,8 +4,6 @@ The product's own table (`stream_app.domain.delivery.state_machine.NEXT`) is not
 step that it allows by mistake. tests/unit/domain/test_resolve.py compares the two.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from stream_app.domain.model.messages import Status

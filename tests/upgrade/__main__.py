@@ -5,8 +5,6 @@ python -m tests.upgrade --baseline v0.2.0            beside another version
 python -m tests.upgrade record                       write tests/upgrade/recorded/<version>.jsonl
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import logging

@@ -4,8 +4,6 @@ Until the first release it is a commit of main, later the last tag. A checkout w
 archive of the source) cannot show anything about an upgrade, so it fails with one line, and no test is skipped.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -5,8 +5,6 @@ come late, budgets that are used up, a suppression, an import and commands to la
 judge it, by the checker of `tests.chaos`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

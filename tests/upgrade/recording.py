@@ -4,8 +4,6 @@
 is no text is base64. Topics that Kafka compacts are written as compaction leaves them.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterable, Mapping

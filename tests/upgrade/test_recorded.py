@@ -4,8 +4,6 @@ A recording is made once for each release (`python -m tests.upgrade record`), an
 again as long as it may change.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

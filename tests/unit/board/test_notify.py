@@ -1,7 +1,5 @@
 """Messages to people: what counts, when it begins and ends, when it is sent, and what is never in it."""
 
-from __future__ import annotations
-
 import ast
 import asyncio
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is held of a person by any of his hashes, and who is named on a suppression list."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path

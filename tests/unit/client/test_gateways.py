@@ -1,7 +1,5 @@
 """Which secrets of tables gateways have, as seen from outside: real gateways over HTTP, without Kafka."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """What the look-up client makes of answers: only the board's own "unknown lead" counts as one."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Files that are published step by step, without Kafka: columns, cost, refused rows, and when they are deleted."""
 
-from __future__ import annotations
-
 import asyncio
 import csv
 import io

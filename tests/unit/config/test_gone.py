@@ -1,7 +1,5 @@
 """Each key of 0.1.0 works as before, or says what to do instead: a renamed one names its new word."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is right loads, what is wrong says so in one line each, and no secret shows."""
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import nullcontext

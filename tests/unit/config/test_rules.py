@@ -1,7 +1,5 @@
 """Each rule that a configuration breaks is explained in one line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

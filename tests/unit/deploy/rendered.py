@@ -1,7 +1,5 @@
 """What the chart renders, as objects: by kind and name, by process, and the settings that a pod loads."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

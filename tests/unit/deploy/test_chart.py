@@ -3,8 +3,6 @@
 Helm as a library has a wheel for Linux only. CI runs on Linux.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re

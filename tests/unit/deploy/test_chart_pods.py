@@ -1,7 +1,5 @@
 """What the chart gives its pods: identity, image, Secrets, room to spread, time to stop, a disk for what is kept."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

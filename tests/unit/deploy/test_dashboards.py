@@ -1,7 +1,5 @@
 """The Grafana dashboards: generated, without the usual faults, and on metrics that exist."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Faust without Kafka: agents, the table of the state, the committed offset, and what each fix says of itself."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import inspect
