@@ -57,7 +57,9 @@ def _kafka(settings: Settings) -> Iterator[str]:
         yield from (f"kafka.security.oauth{line}" for line in _oauth(security.oauth))
     elif security.protocol.startswith("SASL") and not (security.username and security.password_env):
         yield f"kafka.security: protocol {security.protocol} needs username and password_env"
-    if security.protocol == "SASL_PLAINTEXT" and security.mechanism in _IN_CLEAR and not _all_local(kafka.bootstrap):
+    hosts = [place.strip().rpartition(":")[0].strip("[]") for place in kafka.bootstrap.split(",")]
+    in_clear = security.protocol == "SASL_PLAINTEXT" and not all(map(is_local, hosts))  # beyond a container network
+    if in_clear and security.mechanism in _IN_CLEAR:
         secret, instead = _IN_CLEAR[security.mechanism]
         place = f"kafka.security.mechanism: {security.mechanism}"
         yield f"{place} sends the {secret} in clear text to another host; use {instead}"
@@ -73,11 +75,6 @@ def _oauth(oauth: OAuth) -> Iterator[str]:
         yield ".token_url: must be like https://login.example.com/oauth2/token, without user, query or fragment"
     elif oauth.token_url is not None and oauth.token_url.startswith("http:") and not is_loopback_url(oauth.token_url):
         yield ".token_url: must begin with https, because the client's secret is sent there"
-
-
-def _all_local(bootstrap: str) -> bool:
-    """True if every host is this machine or a name of a container network."""
-    return all(is_local(place.strip().rpartition(":")[0].strip("[]")) for place in bootstrap.split(","))
 
 
 def bootstrap_problem(bootstrap: str) -> str | None:

@@ -9,15 +9,18 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
 from attrs import define, field
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
 from stream_app.config.model import Gateway
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
@@ -29,10 +32,74 @@ from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import Answer
 from stream_app.gateway.tables import PREFIX, Table, Tables
-from stream_app.ops.gateway_metrics import GatewayMetrics
 
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
 _json: Final = msgspec.json.Encoder()
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
+_RECEIVED: Final = frozenset({"enriched", "partial", "no_data", "enrich_error"})
+_SAY_AGAIN_AFTER_S: Final = 60.0
+
+
+class GatewayMetrics:
+    """Counts the receiver's answers. It gets nothing about a lead. Labels are few: configured aliases, or "other"."""
+
+    def __init__(
+        self, registry: CollectorRegistry, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._warned: dict[tuple[str, str], tuple[float, int]] = {}
+        counter = partial(Counter, registry=registry)
+        self._callbacks = counter(
+            "stream_app_callbacks",
+            "Callbacks answered, by outcome or by the code of the refusal.",
+            ("destination", "answer"),
+        )
+        self._repaired = counter(
+            "stream_app_callbacks_repaired", "Callbacks whose JSON was invalid and was repaired.", ("destination",)
+        )
+        self._seconds = Histogram(
+            "stream_app_callback_seconds", "Time until a callback is answered.", buckets=_SECONDS, registry=registry
+        )
+        self._responses = counter("stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",))
+        self._tables = Gauge(
+            "stream_app_gateway_tables_info",
+            "1, with a fingerprint of tables, secrets and keys: equal where two gateways accept the same callbacks.",
+            ("digest",),
+            registry=registry,
+        )
+
+    def adopted(self, digest: str) -> None:
+        """Report which tables, secrets and keys the gateway has from now on."""
+        self._tables.clear()
+        self._tables.labels(digest).set(1)
+
+    def answered(self, destination: str, code: str, seconds: float) -> None:
+        """Report an answered callback. Refusals are logged at most once a minute for each destination and code."""
+        self._callbacks.labels(destination, code).inc()
+        self._seconds.observe(seconds)
+        if code not in _RECEIVED:
+            self._say("callback_not_received", destination, code)
+
+    def repaired(self, destination: str) -> None:
+        """Report a callback whose invalid JSON was repaired."""
+        self._repaired.labels(destination).inc()
+
+    def not_kept(self, because: str) -> None:
+        """Report a callback that could not be written to Kafka."""
+        self._say("callback_not_kept", "", because)
+
+    def _say(self, event: str, destination: str, because: str) -> None:
+        now = self._clock()
+        due, more = self._warned.get((destination, because), (now, 0))
+        if now < due:
+            self._warned[destination, because] = due, more + 1
+            return
+        self._warned[destination, because] = now + _SAY_AGAIN_AFTER_S, 0
+        self._log.warning(event, destination=destination, because=because, more_before=more)
+
+    def responded(self, status: int) -> None:
+        self._responses.labels(status).inc()
 
 
 @define(eq=False, repr=False)
@@ -140,7 +207,7 @@ class Receiver:
         try:
             await self._put(Record(self._topic, table.workspace.encode(), value, (), table.partition))
         except BrokerUnavailable as error:
-            self._metrics.not_kept(str(error))
+            self._metrics.say("callback_not_kept", "", str(error))
             return answers.KAFKA_AWAY
         if callback.repaired:
             self._metrics.repaired(_label_of(table))
@@ -172,6 +239,68 @@ def _is_json(content_type: str) -> bool:
     return kind in ("application/json", "") or (kind.startswith("application/") and kind.endswith("+json"))
 
 
+<<<<<<< HEAD
+=======
+class GatewayMetrics:
+    """Counts the receiver's answers. It gets nothing about a lead. Labels are few: configured aliases, or "other"."""
+
+    def __init__(
+        self, registry: CollectorRegistry, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._warned: dict[tuple[str, str], tuple[float, int]] = {}
+        counter = partial(Counter, registry=registry)
+        self._callbacks = counter(
+            "stream_app_callbacks",
+            "Callbacks answered, by outcome or by the code of the refusal.",
+            ("destination", "answer"),
+        )
+        self._repaired = counter(
+            "stream_app_callbacks_repaired", "Callbacks whose JSON was invalid and was repaired.", ("destination",)
+        )
+        self._seconds = Histogram(
+            "stream_app_callback_seconds", "Time until a callback is answered.", buckets=_SECONDS, registry=registry
+        )
+        self._responses = counter("stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",))
+        self._tables = Gauge(
+            "stream_app_gateway_tables_info",
+            "1, with a fingerprint of tables, secrets and keys: equal where two gateways accept the same callbacks.",
+            ("digest",),
+            registry=registry,
+        )
+
+    def adopted(self, digest: str) -> None:
+        """Report which tables, secrets and keys the gateway has from now on."""
+        self._tables.clear()
+        self._tables.labels(digest).set(1)
+
+    def answered(self, destination: str, code: str, seconds: float) -> None:
+        """Report an answered callback. Refusals are logged at most once a minute for each destination and code."""
+        self._callbacks.labels(destination, code).inc()
+        self._seconds.observe(seconds)
+        if code not in _RECEIVED:
+            self.say("callback_not_received", destination, code)
+
+    def repaired(self, destination: str) -> None:
+        """Report a callback whose invalid JSON was repaired."""
+        self._repaired.labels(destination).inc()
+
+    def say(self, event: str, destination: str, because: str) -> None:
+        """Log an event at most once a minute for each destination and reason."""
+        now = self._clock()
+        due, more = self._warned.get((destination, because), (now, 0))
+        if now < due:
+            self._warned[destination, because] = due, more + 1
+            return
+        self._warned[destination, because] = now + _SAY_AGAIN_AFTER_S, 0
+        self._log.warning(event, destination=destination, because=because, more_before=more)
+
+    def responded(self, status: int) -> None:
+        self._responses.labels(status).inc()
+
+
+>>>>>>> bc3ac3c9 (Log what the gateway did not keep like what it did not receive)
 def build_asgi(receiver: ASGIApp, on_response: Callable[[int], None]) -> ASGIApp:
     """Build the gateway's public app: callbacks, and whether it lives. `on_response` gets the status of each response.
 

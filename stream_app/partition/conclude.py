@@ -139,9 +139,8 @@ class Conclusions:
         """Publish a lead to the home partition of its workspace. A second miss parks it."""
         home = self._plan.home_of(lead.destination.workspace)
         lost = lead.envelope.hops > 0
-        why = Reason(
-            "wrong_partition", f"its workspace lives in partition {home}: check the pins and the key of the producer"
-        )
+        text = f"its workspace lives in partition {home}: check the pins and the key of the producer"
+        why = Reason("wrong_partition", text)
         onward = strayed(self._plan, lead, home, lost, self._clock.now_ms(), why)
         await self.without_row(in_flight, lead, "parked" if lost else "rerouted", why, onward)
 

@@ -24,10 +24,6 @@ from stream_app.partition.ports import Alarm, Cache, Clay, Local, Membership, Ob
 from stream_app.partition.rows import Rows
 
 
-def _no_reload(_: str) -> CommandResult:
-    return CommandResult("this program cannot reload its configuration: restart it", False, "refused")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerParts:
     """What the partitions of a worker share.
@@ -52,7 +48,7 @@ class WorkerParts:
     observer: Observer
     alarm: Alarm
     still_member: Membership
-    reload: Reload = _no_reload
+    reload: Reload = lambda _: CommandResult("this program cannot reload its configuration", False, "refused")
     cache: Cache | None = None
     local: Local = lambda _: {}
     previous: dict[str, Lane] = field(default_factory=dict)

@@ -9,12 +9,11 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.config.reload import FileWatch
-from stream_app.gateway.receiver import Receiver, build_asgi
+from stream_app.gateway.receiver import GatewayMetrics, Receiver, build_asgi
 from stream_app.gateway.tables import tables_of
 from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topics import watch_partitions
 from stream_app.ops import logs as log
-from stream_app.ops.gateway_metrics import GatewayMetrics
 from stream_app.ops.http import process_registry, serve_http
 from stream_app.services.process import serve_ops, waiting_for_kafka
 from stream_app.tasks import cancel, run_until, stop_signal

@@ -13,10 +13,9 @@ from stream_app.config.model import Gateway as Limits
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, sign
-from stream_app.gateway.receiver import Receiver, build_asgi
+from stream_app.gateway.receiver import GatewayMetrics, Receiver, build_asgi
 from stream_app.gateway.tables import Table, Tables
 from stream_app.ops import logs as log
-from stream_app.ops.gateway_metrics import GatewayMetrics
 
 OLD_KEY, NEW_KEY, GONE_KEY = (f"{age} key of callback tokens, 32 characters" for age in ("old", "new", "gone"))
 KEYS = Keys([NEW_KEY, OLD_KEY])
