@@ -79,17 +79,14 @@ class GatewayMetrics:
         self._callbacks.labels(destination, code).inc()
         self._seconds.observe(seconds)
         if code not in _RECEIVED:
-            self._say("callback_not_received", destination, code)
+            self.say("callback_not_received", destination, code)
 
     def repaired(self, destination: str) -> None:
         """Report a callback whose invalid JSON was repaired."""
         self._repaired.labels(destination).inc()
 
-    def not_kept(self, because: str) -> None:
-        """Report a callback that could not be written to Kafka."""
-        self._say("callback_not_kept", "", because)
-
-    def _say(self, event: str, destination: str, because: str) -> None:
+    def say(self, event: str, destination: str, because: str) -> None:
+        """Log an event at most once a minute for each destination and reason."""
         now = self._clock()
         due, more = self._warned.get((destination, because), (now, 0))
         if now < due:
@@ -239,68 +236,6 @@ def _is_json(content_type: str) -> bool:
     return kind in ("application/json", "") or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-<<<<<<< HEAD
-=======
-class GatewayMetrics:
-    """Counts the receiver's answers. It gets nothing about a lead. Labels are few: configured aliases, or "other"."""
-
-    def __init__(
-        self, registry: CollectorRegistry, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._log = log
-        self._clock = clock
-        self._warned: dict[tuple[str, str], tuple[float, int]] = {}
-        counter = partial(Counter, registry=registry)
-        self._callbacks = counter(
-            "stream_app_callbacks",
-            "Callbacks answered, by outcome or by the code of the refusal.",
-            ("destination", "answer"),
-        )
-        self._repaired = counter(
-            "stream_app_callbacks_repaired", "Callbacks whose JSON was invalid and was repaired.", ("destination",)
-        )
-        self._seconds = Histogram(
-            "stream_app_callback_seconds", "Time until a callback is answered.", buckets=_SECONDS, registry=registry
-        )
-        self._responses = counter("stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",))
-        self._tables = Gauge(
-            "stream_app_gateway_tables_info",
-            "1, with a fingerprint of tables, secrets and keys: equal where two gateways accept the same callbacks.",
-            ("digest",),
-            registry=registry,
-        )
-
-    def adopted(self, digest: str) -> None:
-        """Report which tables, secrets and keys the gateway has from now on."""
-        self._tables.clear()
-        self._tables.labels(digest).set(1)
-
-    def answered(self, destination: str, code: str, seconds: float) -> None:
-        """Report an answered callback. Refusals are logged at most once a minute for each destination and code."""
-        self._callbacks.labels(destination, code).inc()
-        self._seconds.observe(seconds)
-        if code not in _RECEIVED:
-            self.say("callback_not_received", destination, code)
-
-    def repaired(self, destination: str) -> None:
-        """Report a callback whose invalid JSON was repaired."""
-        self._repaired.labels(destination).inc()
-
-    def say(self, event: str, destination: str, because: str) -> None:
-        """Log an event at most once a minute for each destination and reason."""
-        now = self._clock()
-        due, more = self._warned.get((destination, because), (now, 0))
-        if now < due:
-            self._warned[destination, because] = due, more + 1
-            return
-        self._warned[destination, because] = now + _SAY_AGAIN_AFTER_S, 0
-        self._log.warning(event, destination=destination, because=because, more_before=more)
-
-    def responded(self, status: int) -> None:
-        self._responses.labels(status).inc()
-
-
->>>>>>> bc3ac3c9 (Log what the gateway did not keep like what it did not receive)
 def build_asgi(receiver: ASGIApp, on_response: Callable[[int], None]) -> ASGIApp:
     """Build the gateway's public app: callbacks, and whether it lives. `on_response` gets the status of each response.
 
