@@ -236,7 +236,11 @@ class GapCheck:
         self._seen: dict[TopicPartition, tuple[int, int, frozenset[int]]] = {}
 
     async def verify(self, tp: Any, first: int, end: int) -> None:
-        """Raise LostRecords if Kafka has a committed record in [first, end) of `tp`."""
+        """Check that Kafka has no committed record in [first, end) of `tp`.
+
+        Raises:
+            LostRecords: it has one.
+        """
         async with self._lock:
             start, stop, offsets = self._seen.get(tp, (0, 0, frozenset()))
             if not start <= first <= end <= stop:

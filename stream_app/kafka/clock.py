@@ -91,8 +91,10 @@ async def ask_kafka_for_its_time(
 ) -> None:
     """Compare the clocks by an append in a transaction that is aborted, so no consumer sees the record.
 
-    `topic` has the type LogAppendTime. Another client with the `transactional_id` is fenced. Raises KafkaError or
-    TimeoutError if there was no answer.
+    `topic` has the type LogAppendTime. Another client with the `transactional_id` is fenced.
+
+    Raises:
+        KafkaError, TimeoutError: There was no answer.
     """
     producer = kafka_producer(**connection.settings(), transactional_id=transactional_id)
     clock.watch(producer.client)

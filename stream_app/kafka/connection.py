@@ -105,7 +105,11 @@ def kafka_admin(**options: Any) -> AIOKafkaAdminClient:
 async def open_admin(connection: KafkaConnection, patience_s: float = 0) -> AsyncIterator[AIOKafkaAdminClient]:
     """A started admin client for the time of the block. Errors of Kafka in the block are translated.
 
-    `patience_s`: how long to try to connect. Raises BrokerUnavailable or KafkaRefused.
+    `patience_s`: how long to try to connect.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+        KafkaRefused: Kafka does not allow it.
     """
     admin = kafka_admin(**connection.settings())
     try:
@@ -120,7 +124,8 @@ async def open_admin(connection: KafkaConnection, patience_s: float = 0) -> Asyn
 async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
     """Ask Kafka again while it has no coordinator or leader for the answer. No try begins after `within_s`.
 
-    Raises KafkaError if Kafka refuses, or did not answer within the time.
+    Raises:
+        KafkaError: Kafka refuses, or did not answer within the time.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s

@@ -42,7 +42,9 @@ async def move_group(
 ) -> None:
     """Commit offsets for a group that has no members. `process`: what its members run, for the error.
 
-    Raises StreamAppError if Kafka refuses, and BrokerUnavailable if it does not answer.
+    Raises:
+        StreamAppError: Kafka refuses.
+        BrokerUnavailable: Kafka does not answer.
     """
     consumer = Consumer(**connection.settings(), group_id=group)
     try:

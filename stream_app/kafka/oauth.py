@@ -127,7 +127,8 @@ def client_credentials(url: str, client_id: str, secret: str, scope: str | None)
 def aws_msk(region: str) -> Callable[[], Token]:
     """Return a function that signs a token for Amazon MSK with the AWS credentials of this process.
 
-    Raises ImportError if the extra `msk` is not installed.
+    Raises:
+        ImportError: The extra `msk` is not installed.
     """
     from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
 

@@ -46,7 +46,10 @@ async def kafka_publisher(
     """A publisher for the time of the block.
 
     At the end of the block it waits a few seconds for records that are not confirmed, and then drops them: an
-    idempotent producer would retry them forever. Raises KafkaError if no broker answers.
+    idempotent producer would retry them forever.
+
+    Raises:
+        KafkaError: No broker answers.
     """
     producer = kafka_producer(
         **connection.settings(), enable_idempotence=True, linger_ms=2, max_request_size=max_request_bytes
@@ -66,7 +69,8 @@ async def kafka_publisher(
 async def send_command(connection: KafkaConnection, records: Sequence[Record], check: str) -> None:
     """Write an operator's command. `check` is the command line that shows whether it arrived.
 
-    Raises BrokerUnavailable if Kafka did not confirm it. It may have arrived nevertheless.
+    Raises:
+        BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
     """
     try:
         async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher, asyncio.timeout(_CONFIRM_WITHIN_S):

@@ -346,8 +346,11 @@ def _runs(offsets: Sequence[int]) -> Iterator[Span]:
 async def fetch(connection: KafkaConnection, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
     """Return records by their ids ("topic/partition/offset"). Connects for each call: calls are rare.
 
-    Records that are not committed, not readable or not kept are missing. Raises BrokerUnavailable if Kafka did not
-    answer in time.
+    Returns:
+        The records by id. Those that are not committed, not readable or not kept are missing.
+
+    Raises:
+        BrokerUnavailable: Kafka did not answer in time.
     """
     wanted: dict[TopicPartition, list[int]] = {}
     for record_id in record_ids:
@@ -374,7 +377,8 @@ async def waiting(
 ) -> list[ConsumedRecord]:
     """Read at most `most` records from `offset` to the current end. Stops before a batch that cannot be read.
 
-    Raises BrokerUnavailable if Kafka did not answer within `within_s` seconds.
+    Raises:
+        BrokerUnavailable: Kafka did not answer within `within_s` seconds.
     """
     last: BaseException | None = None
     try:
@@ -411,8 +415,12 @@ async def _waiting(connection: KafkaConnection, tp: TopicPartition, offset: int,
 class StatusFollower(Reader):
     """Read partitions of `leads.status`, committed events only. A context manager.
 
-    It reads what is committed after its block began, or everything that Kafka keeps. Raises as `Reader`, and
-    StreamAppError if this version cannot read an event.
+    It reads what is committed after its block began, or everything that Kafka keeps.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
+        KafkaRefused: Kafka does not allow the read.
+        StreamAppError: An event cannot be read by this version.
     """
 
     def __init__(

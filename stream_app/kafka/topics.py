@@ -78,7 +78,11 @@ class TopicReport(msgspec.Struct, frozen=True):
 async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
     """Create the topics that are missing. Existing topics are compared with the plan and not changed.
 
-    `say` gets a line for a person while this waits for the broker. Raises as `wait_for_kafka`.
+    `say` gets a line for a person while this waits for the broker.
+
+    Raises:
+        BrokerUnavailable: No broker answers in time.
+        KafkaRefused: Kafka refuses us.
     """
     async with admin_of(connection, wait_s, say) as admin:
         seen = await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)
@@ -103,7 +107,10 @@ async def alter_topics(
 ) -> None:
     """Set these settings of topics, by topic. All others stay.
 
-    Raises TopicsError with one line for each reason for which Kafka refuses some, or as `wait_for_kafka`.
+    Raises:
+        TopicsError: Kafka refuses some of them; one line for each reason.
+        BrokerUnavailable: No broker answers in time.
+        KafkaRefused: Kafka refuses us.
     """
     async with admin_of(connection, wait_s, say) as admin:
         answers = (await admin._client.ask_any(AlterTopics(settings))).responses
@@ -125,7 +132,10 @@ async def check_topics(
 ) -> None:
     """Compare the topics with the plan.
 
-    Raises TopicsError with one line for each way in which topics have less than it says, or as `wait_for_kafka`.
+    Raises:
+        TopicsError: Topics have less than the plan says; one line for each difference.
+        BrokerUnavailable: No broker answers in time.
+        KafkaRefused: Kafka refuses us.
     """
     async with admin_of(connection, wait_s, say) as admin:
         if problems := differences(plan, await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)):
@@ -208,7 +218,11 @@ class KnownTopics:
 
         `described`: the topics of an answer to Metadata. Of a topic that was read, take that of its leader.
 
-        Raises TopicsError if another topic has the name of one that was seen, or a topic has more partitions.
+        Returns:
+            Those that are missing.
+
+        Raises:
+            TopicsError: Another topic has the name of one that was seen, or a topic has more partitions.
         """
         missing = set(topics)
         for topic in described:

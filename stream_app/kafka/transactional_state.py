@@ -184,7 +184,8 @@ class TransactionalState:
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         """Return at most `most` records of this partition of another topic, from an offset to the current end.
 
-        Raises BrokerUnavailable if Kafka did not answer in time.
+        Raises:
+            BrokerUnavailable: Kafka did not answer in time.
         """
         with suppress(KafkaError, OSError):  # then it is tried again below, as long as it may take
             begin, end, _ = await self._view.span(TopicPartition(topic, self.partition))
@@ -392,8 +393,10 @@ def _ms(seconds: float) -> int:
 async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
     """Begin, send all, commit, and wait until the end is visible in all partitions.
 
-    Where the transaction is still open, an abort of the next one would undo it. Raises KafkaError if a step failed: it
-    is unknown then whether the transaction is committed.
+    Where the transaction is still open, an abort of the next one would undo it.
+
+    Raises:
+        KafkaError: A step failed. It is unknown whether the transaction is committed.
     """
     await producer.begin_transaction()
     sent: dict[asyncio.Future[Any], str] = {}

@@ -271,7 +271,11 @@ class NewestLeaders(NamedTuple):
     topics: Mapping[int, Sequence[Mapping[str, Any]]]
 
     def require(self, nodes: Mapping[TopicPartition, int]) -> None:
-        """Raise NotLeaderForPartitionError if a broker knows a later leader than those that were read from."""
+        """Check that no broker knows of later leaders than the brokers that these partitions were read from.
+
+        Raises:
+            NotLeaderForPartitionError: Another broker leads one of them.
+        """
         for place, node in nodes.items():
             if self.leaders.get(place, node) != node:
                 raise NotLeaderForPartitionError(f"{place.topic}/{place.partition} was read from broker {node}")
