@@ -129,9 +129,8 @@ def _token_source(oauth: OAuth, secrets: Secrets) -> Callable[[], Token]:
     try:
         return aws_msk(oauth.aws_region)
     except ImportError:
-        raise SettingsError(
-            ["kafka.security.oauth.aws_region needs Amazon's signer: pip install 'stream-app[msk]'"]
-        ) from None
+        text = "kafka.security.oauth.aws_region needs Amazon's signer: pip install 'stream-app[msk]'"
+        raise SettingsError([text]) from None
 
 
 def _ssl_context(security: Security, secrets: Secrets) -> ssl.SSLContext:

@@ -77,13 +77,12 @@ def with_files(
     """
     if directory is None:
         return environ
+    place = f"secrets_dir = {directory!r}"
     if not Path(directory).is_dir():
-        problems.append(f"secrets_dir = {directory!r}: there is no such directory")
+        problems.append(f"{place}: there is no such directory")
         return environ
     if others_write(Path(directory)):
-        problems.append(
-            f"secrets_dir = {directory!r}: others can write to it: run chmod o-w on it, or mount it read-only"
-        )
+        problems.append(f"{place}: others can write to it: run chmod o-w on it, or mount it read-only")
         return environ
     files: dict[str, str] = {}
     for name in dict.fromkeys(names):
@@ -91,9 +90,8 @@ def with_files(
         try:
             if path.is_file():
                 if any(map(others_write, (path, path.resolve().parent))):
-                    problems.append(
-                        f"secrets_dir: others can write the file {name}: run chmod o-w on it and its directory"
-                    )
+                    remedy = "run chmod o-w on it and its directory"
+                    problems.append(f"secrets_dir: others can write the file {name}: {remedy}")
                 files[name] = path.read_bytes()[:_MOST_BYTES].decode().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"secrets_dir: the file {name} cannot be read: {type(error).__name__}")

@@ -41,8 +41,11 @@ _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
 }
 """Every program needs the variables of the other keys."""
 
-_KEPT_WHERE_SET: Final = frozenset(
-    {"board.token_env", "destinations.callback_secrets_env", "egress.proxy_env", "trace.headers_env"}
+_KEPT_WHERE_SET: Final = (
+    "board.token_env",
+    "destinations.callback_secrets_env",
+    "egress.proxy_env",
+    "trace.headers_env",
 )
 _OURS: Final = frozenset(
     {"privacy.pepper_env", "gateway.token_keys_env", "destinations.callback_secrets_env"}
@@ -158,10 +161,8 @@ def webhook_problems(settings: Settings, environ: Mapping[str, str]) -> Iterator
 
 def _guessable(settings: Settings, namings: Iterable[Naming], environ: Mapping[str, str]) -> Iterator[str]:
     """Find our secrets that are public or guessable, whether this program needs them or not."""
-    hosts = {
-        host.partition(":")[0] for destination in settings.destinations.values() for host in destination.allowed_hosts
-    }
-    simulated = all(map(is_local, hosts))
+    hosts = (host for destination in settings.destinations.values() for host in destination.allowed_hosts)
+    simulated = all(is_local(host.partition(":")[0]) for host in hosts)
     seen: dict[str, str] = {}
     for name in dict.fromkeys(name for naming in namings if naming.key in _OURS for name in naming.valid):
         if not (secret := environ.get(name)):

@@ -244,9 +244,8 @@ def build_asgi(receiver: ASGIApp, on_response: Callable[[int], None]) -> ASGIApp
 
     async def healthz(request: Request) -> Response:
         options = {option.strip() for option in request.headers.get("connection", "").split(",")}
-        return PlainTextResponse(
-            "ok\n", headers={answers.UNPROXIED_HEADER: "1"} if answers.UNPROXIED in options else None
-        )
+        headers = {answers.UNPROXIED_HEADER: "1"} if answers.UNPROXIED in options else None
+        return PlainTextResponse("ok\n", headers=headers)
 
     async def crashed(_: Request, __: Exception) -> Response:
         return PlainTextResponse(f"{answers.CRASHED.text}\n", answers.CRASHED.status, answers.CRASHED.headers)

@@ -218,11 +218,8 @@ class LaneQueue:
 
         `share` is the part of the sends that its group gets while others wait.
         """
-        own = sum(
-            bisect_left(waiters, waiter.number, key=_number)
-            for (_, group), waiters in self._ready.items()
-            if group == waiter.group
-        )
+        beside = (waiters for (_, group), waiters in self._ready.items() if group == waiter.group)
+        own = sum(bisect_left(waiters, waiter.number, key=_number) for waiters in beside)
         in_all = own + sum(self._ready_in[group] for group in _GROUPS[: _GROUPS.index(waiter.group)])
         return min(in_all, (own + 1) * (1 + 1 / share)) if share else in_all
 

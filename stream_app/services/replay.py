@@ -112,10 +112,7 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
             logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
         partitions, watched = settings.kafka.partitions, [*app.agents, topics.replay_state, topics.lanes]
         watch = TopicWatch(connection, KnownTopics(partitions), watched, partitions)
-        await run_app(
-            app,
-            broker_wait_s=settings.kafka.broker_wait_s,
-            beside=(watchdog.run(), watch.run(), runner.run(), changes.run(), reloads.run()),
-        )
+        beside = watchdog.run(), watch.run(), runner.run(), changes.run(), reloads.run()
+        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=beside)
         await state.record_last()
         logger.info("replay_stopped")
