@@ -43,7 +43,7 @@ from stream_app.board.requests import (
     word,
 )
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site
-from stream_app.domain.books.account import DeadLetterState
+from stream_app.domain.books.records import DeadLetterState
 from stream_app.domain.model.topics import ExistingTopic
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption

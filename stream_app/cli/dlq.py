@@ -16,7 +16,7 @@ from stream_app.cli.replay import Redrive, select_and_order
 from stream_app.cli.tables import Column, Table, reading, show_table, table_of
 from stream_app.client.answers import Cause, DeadLetters
 from stream_app.client.lookup import find_dead_letters
-from stream_app.domain.books.account import STATES
+from stream_app.domain.books.records import STATES
 from stream_app.domain.dead_letter.causes import Filter, Group, Source, Tally
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.errors import SettingsError, StreamAppError

@@ -31,13 +31,13 @@ from aiokafka import TopicPartition
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.books.account import Kept, elect, rank_of
 from stream_app.domain.books.money import Accounts, BooksReport, LaneAccount, OpenCost, Problem
 from stream_app.domain.books.records import (
     IN_MOTION,
     NOT_LEADS,
     Event,
     Found,
+    Kept,
     RecordHistory,
     RecordNumbers,
     Row,
@@ -47,6 +47,8 @@ from stream_app.domain.books.records import (
     advance,
     audit,
     decode_event,
+    elect,
+    rank_of,
 )
 from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
 from stream_app.domain.delivery.parked import is_open

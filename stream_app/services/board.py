@@ -41,7 +41,7 @@ from stream_app.client.uploads import Uploads
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.books.account import STATES
+from stream_app.domain.books.records import STATES
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import ANSWER_WITHIN_S, KafkaConnection

@@ -10,7 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
-from stream_app.domain.books.account import STATES
+from stream_app.domain.books.records import STATES
 from stream_app.domain.lane import view
 from stream_app.domain.limits.breaker import Mode
 from stream_app.domain.model.messages import Status

@@ -11,8 +11,7 @@ import msgspec
 from stream_app.board.read_model import account, history, query
 from stream_app.board.read_model.account import Account, Letter
 from stream_app.board.read_model.history import History, Imports, slots_of
-from stream_app.domain.books.account import Kept, elect, is_at_rest, state_of
-from stream_app.domain.books.records import Event
+from stream_app.domain.books.records import Event, Kept, elect, is_at_rest, state_of
 
 Make = Callable[[], AbstractContextManager[Any]]
 ACCOUNT_MUTANTS: Final[dict[str, Make]] = {}

@@ -21,8 +21,7 @@ from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.store import ReadModel
 from stream_app.cli.books import books_table
-from stream_app.domain.books.account import STATES
-from stream_app.domain.books.records import COLUMNS, name_of
+from stream_app.domain.books.records import COLUMNS, STATES, name_of
 from stream_app.domain.lane.explain import Group
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client, plain

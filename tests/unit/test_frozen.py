@@ -33,7 +33,7 @@ FOLDERS = ("board", "cache", "clay", "domain", "partition")
 FILLED = """
 board.lookup.Lookup board.read_model.account.Letter board.read_model.on_kafka.Search
 board.read_model.project._Result board.replays.Plan cache.filler.CacheFiller cache.redis.RedisCache
-domain.books.account.Kept domain.books.money.BooksReport domain.books.records.Event
+domain.books.records.Kept domain.books.money.BooksReport domain.books.records.Event
 domain.books.records.RecordHistory domain.books.records.StatusCount domain.callback.body._Claim
 domain.dead_letter.causes.Group domain.dead_letter.causes._Named domain.dead_letter.replay._Hold
 domain.dead_letter.orders.PricedPlan domain.delivery.suppression._Named partition.rows._Dated

@@ -11,7 +11,7 @@ from stream_app.board.formats import CAUSE_WORDS
 from stream_app.board.read_model.query import Place
 from stream_app.board.site import HOUR_S, Moment, PageData, Site, Tone
 from stream_app.client.answers import Cause
-from stream_app.domain.books.account import STATE_MEANING, STATES, DeadLetterState
+from stream_app.domain.books.records import STATE_MEANING, STATES, DeadLetterState
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayProgress, ReplayState
 

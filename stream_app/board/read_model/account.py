@@ -14,20 +14,22 @@ from typing import Final
 import msgspec
 
 from stream_app.board.read_model.history import KEPT_S, MINUTE_S, Imports, slots_of
-from stream_app.domain.books.account import (
+from stream_app.domain.books.records import (
     COPY,
     ENDED,
     NO_LEAD,
     STATES,
     TOOK,
+    Event,
     Kept,
+    RecordNumbers,
+    advance,
     elect,
     is_at_rest,
     is_same_lead,
     rank_of,
     state_of,
 )
-from stream_app.domain.books.records import Event, RecordNumbers, advance
 from stream_app.domain.model.records import KafkaRecord
 
 _FIELDS: Final = Kept.__struct_fields__
@@ -256,7 +258,7 @@ class Account:
         self._write(before, after)
 
     def _best(self, group: str, where: str, leads: Set[str], *values: Collection[object]) -> dict[int, Kept]:
-        """Return the record of each group of these leads that comes first in an election (domain/books/account.py)."""
+        """Return the record of each group of these leads that comes first in an election (domain/books/records.py)."""
         rows = self._db.execute(
             f"""SELECT id, {COLUMNS}, max(printf('%d %015d %020d', rank, took, id)) FROM records
                 WHERE lead_id IN (SELECT value FROM json_each(?)) AND rank > {NO_LEAD} AND {where}

@@ -23,8 +23,7 @@ from stream_app.client.answers import (
     RecordHistory,
     StatusCount,
 )
-from stream_app.domain.books.account import STATES
-from stream_app.domain.books.records import MOVING, column, numbered
+from stream_app.domain.books.records import MOVING, STATES, column, numbered
 from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lane.waits import held_by_pause, held_now, waits

@@ -6,7 +6,7 @@ transaction, so a crash neither loses nor duplicates anything. These are its tab
 from Kafka:
 
 records   One row per consumed record: `id` is its position, `status` and `seq` are those of its last event. A lead may
-          have several; `counts` marks the one that counts for it (domain/books/account.py).
+          have several; `counts` marks the one that counts for it (domain/books/records.py).
 events    The events of a record, packed: one row for those that were read together.
 people    Hash of an identifier -> ids of the person's leads, separated by spaces; by workspace and destination.
 people_unsorted  Rows of `people` as they came, until all of Kafka has been read once; without ids: the row was deleted.

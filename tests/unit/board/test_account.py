@@ -12,7 +12,7 @@ from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.history import DAY_S
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
-from stream_app.domain.books.account import STATES
+from stream_app.domain.books.records import STATES
 from stream_app.domain.model.messages import Status
 from tests.board.model_records import DAY_MS, NOW_MS, dead_letter, event, sources, take
 

@@ -5,9 +5,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.books.account import Kept, Rank, elect, is_at_rest, is_same_lead, rank_of, state_of
 from stream_app.domain.books.money import Accounts, LaneAccount, OpenCost
-from stream_app.domain.books.records import IN_MOTION, Event, Found, RecordHistory, Row, Terms, advance, audit
+from stream_app.domain.books.records import (
+    IN_MOTION,
+    Event,
+    Found,
+    Kept,
+    Rank,
+    RecordHistory,
+    Row,
+    Terms,
+    advance,
+    audit,
+    elect,
+    is_at_rest,
+    is_same_lead,
+    rank_of,
+    state_of,
+)
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Period, Reservation
 
