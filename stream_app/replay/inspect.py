@@ -13,7 +13,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, Tally, headers_of, kind_of, shown_key, text
-from stream_app.domain.dead_letter.redrive_guard import SuppressionList
+from stream_app.domain.dead_letter.replay import SuppressionList
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import StatusEvent

@@ -4,7 +4,7 @@ The replay process that has partition 0 of leads.dlq carries them out. It takes 
 while there is work: a new operator fences those before it. What it sends and the progress are one transaction, so
 another process continues exactly where a killed one ended.
 
-Each dead letter is sent at most once (domain/dead_letter/redrive_guard.py), and the lead pipeline accepts one only if
+Each dead letter is sent at most once (domain/dead_letter/replay.py), and the lead pipeline accepts one only if
 it is the latest record of its lead. So an interrupted run can simply be repeated.
 """
 
@@ -37,8 +37,7 @@ from stream_app.domain.dead_letter.orders import (
     progress_row,
     read_progress,
 )
-from stream_app.domain.dead_letter.redrive_guard import outlived, sent_row
-from stream_app.domain.dead_letter.replay import Pace, goes_on, redriven
+from stream_app.domain.dead_letter.replay import Pace, goes_on, outlived, redriven, sent_row
 from stream_app.domain.delivery.envelope import WorkspaceKeys, read_envelope
 from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
 from stream_app.domain.model.records import ConsumedRecord, Record

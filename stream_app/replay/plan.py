@@ -16,7 +16,7 @@ from stream_app.config import Settings, unknown
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, addressed_to, headers_of, kind_of, number, text
 from stream_app.domain.dead_letter.orders import Fate, PricedPlan, fate, pace
-from stream_app.domain.dead_letter.redrive_guard import RedriveDedup, SuppressionList
+from stream_app.domain.dead_letter.replay import RedriveDedup, SuppressionList
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys, check_format
 from stream_app.domain.delivery.resolve import body_of
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key

@@ -4,7 +4,7 @@ With `turns` it follows the published views of the lanes, too.
 
     dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on leads.dlq in that epoch
     pause                    ->  {"by": ..., "why": ..., "at_ms": ...}; `replay resume` deletes it
-    sent/<record id>         ->  a dead letter that an operator sent back (domain/dead_letter/redrive_guard.py)
+    sent/<record id>         ->  a dead letter that an operator sent back (domain/dead_letter/replay.py)
     command/<id>, replay/<id>  ->  replays that operators order (domain/dead_letter/orders.py)
 
 Each epoch has its own row, so that a process frozen in an old epoch cannot overwrite a newer one.

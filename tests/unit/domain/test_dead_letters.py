@@ -7,7 +7,7 @@ import pytest
 
 from stream_app.domain.dead_letter.causes import Filter, Tally, addressed_to, headers_of, kind_of
 from stream_app.domain.dead_letter.orders import Fate, fate, pace
-from stream_app.domain.dead_letter.redrive_guard import SuppressionList
+from stream_app.domain.dead_letter.replay import SuppressionList
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.delivery.suppression import Suppression, erased_row, person_row
 from stream_app.domain.lane.lane import Lane

@@ -13,17 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stream_app.domain.dead_letter.redrive_guard import RedriveDedup, outlived, sent_row
 from stream_app.domain.dead_letter.replay import (
     Begin,
     Came,
     Pace,
+    RedriveDedup,
     Turns,
     begin,
     goes_on,
+    outlived,
     redriven,
     replay_due_ms,
     returning,
+    sent_row,
     tier_s,
 )
 from stream_app.domain.delivery.envelope import Envelope
