@@ -69,15 +69,13 @@ async def test_a_pause_holds_every_lead_after_its_answer_until_a_resume() -> Non
     bench = await Bench.started()
     bench.publish("a", "p1")
     await asyncio.sleep(1.0)
-    bench.command("pause", "c1")
-    await asyncio.sleep(1.0)
+    await bench.order("pause", "c1")
     bench.publish("b", "p2")
     await asyncio.sleep(30.0)
     assert len(bench.clay.bodies) == 1
     held = bench.events()[-1]
     assert (held.status, held.due_at_ms) == ("held_paused", None), "no time ends a pause"
-    bench.command("resume", "c2")
-    await asyncio.sleep(0.5)
+    await bench.order("resume", "c2", for_s=0.5)
     assert len(bench.clay.bodies) == 2
     first, second = bench.answers()
     assert (first.id, first.applied, first.who, first.why, first.partition) == ("c1", True, "jane", "because", 0)
@@ -94,8 +92,7 @@ async def test_a_live_budget_lets_the_lead_that_waits_go_at_once() -> None:
     bench.publish("b", "p2")
     await asyncio.sleep(10.0)
     assert len(bench.clay.bodies) == 1
-    bench.command("budget", caps={"credits_per_day": 40})
-    await asyncio.sleep(0.2)
+    await bench.order("budget", caps={"credits_per_day": 40}, for_s=0.2)
     assert len(bench.clay.bodies) == 2
     assert bench.answers()[0].text == "budget.credits_per_day: 20 -> 40"
 
@@ -117,8 +114,7 @@ async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
     bench = await Bench.started()
     first = bench.command("pause", "c1")
     await asyncio.sleep(5.0)  # its offset is committed
-    bench.command("resume", "c2")
-    await asyncio.sleep(1.0)
+    await bench.order("resume", "c2")
     assert bench.partition.state.rows.marker(first.record_id) is None
     await bench.partition.runner._pipelines["command"](InFlight(first, "command", asyncio.Event(), Limiter(1)))
     await asyncio.sleep(1.0)
@@ -140,8 +136,7 @@ async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
 async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: str) -> None:
     bench = await Bench.started()
     bench.raw(value)
-    bench.command("pause", "after")
-    await asyncio.sleep(1.0)
+    await bench.order("pause", "after")
     bad, good = bench.answers()
     assert (bad.applied, bad.reason) == (False, reason)
     assert says in bad.text
@@ -172,8 +167,7 @@ async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, 
 @virtual_time
 async def test_a_command_that_cannot_be_applied_is_refused(kind: str, changes: Any, reason: str, says: str) -> None:
     bench = await Bench.started()
-    bench.command(kind, **changes)
-    await asyncio.sleep(1.0)
+    await bench.order(kind, **changes)
     (answer,) = bench.answers()
     assert (answer.applied, answer.reason) == (False, reason)
     assert says in answer.text
@@ -184,8 +178,7 @@ async def test_a_command_that_cannot_be_applied_is_refused(kind: str, changes: A
 async def test_a_repeated_command_is_applied_once_and_both_are_answered() -> None:
     bench = await Bench.started()
     bench.command("correct", "c1", credits=5)
-    bench.command("correct", "c1", credits=5)
-    await asyncio.sleep(1.0)
+    await bench.order("correct", "c1", credits=5)
     first, second = bench.answers()
     assert first.applied
     assert (second.applied, second.reason) == (False, "repeated")
@@ -195,19 +188,16 @@ async def test_a_repeated_command_is_applied_once_and_both_are_answered() -> Non
 @virtual_time
 async def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again() -> None:
     bench = await Bench.started()
-    bench.command("pause", "c1")
-    await asyncio.sleep(1.0)
+    await bench.order("pause", "c1")
     bench.publish("a", "p1")  # it waits for admission
     bench.publish("b", "p2", import_id="list")  # and this one behind it
     await asyncio.sleep(5.0)
     bench.command("cancel_lead", "c2", lead_id="a")
-    bench.command("cancel_import", "c3", import_id="list")
-    await asyncio.sleep(5.0)
+    await bench.order("cancel_import", "c3", import_id="list", for_s=5.0)
     assert [state for state in bench.states() if state == "suppressed"] == ["suppressed"] * 2
     bench.publish("a", "p1")
     bench.publish("b", "p2", import_id="list")
-    bench.command("resume", "c4")
-    await asyncio.sleep(5.0)
+    await bench.order("resume", "c4", for_s=5.0)
     assert [json.loads(body)["email"] for body in bench.clay.bodies] == ["p1@example.com", "p2@example.com"]
     assert bench.states()[-1] == "accepted"
 
@@ -217,8 +207,7 @@ async def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_tak
     bench = Bench()
     (ada,) = people({"email": "Ada@Example.com"})
     await bench.start()
-    bench.command("suppress", "c1", workspace="", people=[ada])
-    await asyncio.sleep(1.0)
+    await bench.order("suppress", "c1", workspace="", people=[ada])
     bench.publish("a", "ada")
     bench.publish("other", "ada", force=True)
     known = {"email": "ada@example.com", "linkedin_url": "linkedin.com/in/ada"}
@@ -231,8 +220,7 @@ async def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_tak
     bench.publish("a", "ada")
     await asyncio.sleep(5.0)
     assert len(bench.clay.bodies) == 1
-    bench.command("unsuppress", "c2", workspace="", people=[ada])
-    await asyncio.sleep(1.0)
+    await bench.order("unsuppress", "c2", workspace="", people=[ada])
     bench.publish("a", "ada")
     await asyncio.sleep(5.0)
     assert len(bench.clay.bodies) == 2
@@ -257,8 +245,7 @@ def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent(
         bench.ledger._link = SlowCommit()
         bench.publish("a", "ada")
         await asyncio.sleep(0.05)  # it waits for admission for the first token, 125 ms after the take-over
-        bench.command("suppress", "c1", workspace="", people=[ada])
-        await asyncio.sleep(10.0)
+        await bench.order("suppress", "c1", workspace="", people=[ada], for_s=10.0)
         assert bench.states() == ["received", "suppressed"]
         assert bench.clay.bodies == []
 
@@ -268,8 +255,7 @@ def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent(
 @virtual_time
 async def test_reload_reads_the_configuration_once_a_command() -> None:
     bench = await Bench.started()
-    bench.command("reload", workspace="")
-    await asyncio.sleep(1.0)
+    await bench.order("reload", workspace="")
     assert bench.reloads == 1
     assert bench.answers()[0].text == "read"
 

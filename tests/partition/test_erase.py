@@ -18,8 +18,7 @@ from tests.partition.virtual import fail, virtual_time
 
 
 async def erase(bench: Bench, lead_id: str) -> CommandAnswer:
-    bench.command("erase", lead_id=lead_id, destinations=["acme-main"], people=[PERSON])
-    await asyncio.sleep(5)
+    await bench.order("erase", lead_id=lead_id, destinations=["acme-main"], people=[PERSON], for_s=5)
     return bench.answers()[-1]
 
 

@@ -267,8 +267,7 @@ async def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> N
     (person,) = people({"email": ADA})
     bench.produce({"lead_id": "1", "fields": {"email": ADA}})
     await asyncio.sleep(0.5)
-    bench.command("suppress", workspace="", people=[person])
-    await asyncio.sleep(5)
+    await bench.order("suppress", workspace="", people=[person], for_s=5)
     assert bench.history("1") == ["received", "suppressed"]
     assert bench.results("1") == []
 

@@ -92,8 +92,7 @@ async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
         beside = [bench.lead("gamma", topic) for topic in (topics.leads, topics.retry, topics.bulk)] if shared else []
         called = known.pop()
         bench.call_back("acme", called)
-        bench.command("correct", called, credits=1)
-        await asyncio.sleep(SOON_S)
+        await bench.order("correct", called, credits=1, for_s=SOON_S)
         assert [bench.emitted(lead_id)[-1] for lead_id in beside] == ["accepted"] * len(beside)
         assert bench.emitted(called)[-1] == "enriched"
         assert [answer.applied for answer in bench.answers() if answer.id == called] == [True]
@@ -114,14 +113,12 @@ async def test_hot_leads_go_before_bulk_leads_that_came_before_them() -> None:
 @virtual_time
 async def test_hot_leads_go_first_too_when_an_operator_lets_waiting_leads_go() -> None:
     bench = await Bench.started(Setup(rate_per_s=1.0, burst=1))
-    bench.command("pause")
-    await asyncio.sleep(1.0)
+    await bench.order("pause")
     bulk = [bench.lead("acme", bench.plan.topics.bulk) for _ in range(2)]
     await asyncio.sleep(1.0)
     hot = [bench.lead("acme") for _ in range(2)]
     await asyncio.sleep(1.0)
-    bench.command("resume", "c2")
-    await asyncio.sleep(5.0)
+    await bench.order("resume", "c2", for_s=5.0)
     assert bench.clay.lead_ids == hot + bulk
 
 
@@ -162,6 +159,5 @@ async def test_leads_wait_for_the_only_webhook_that_gives_404_and_go_when_a_prob
     last = bench.lead("acme")
     await asyncio.sleep(SOON_S)
     assert bench.emitted(last)[-1] == "held_paused"
-    bench.command("resume", "repaired")
-    await asyncio.sleep(SOON_S)
+    await bench.order("resume", "repaired", for_s=SOON_S)
     assert bench.emitted(last)[-1] == "accepted"

@@ -71,8 +71,7 @@ class FailsOnce(PlainLink):
 @virtual_time
 async def test_a_held_lane_is_shown_from_the_take_over_on() -> None:
     board = await Board.started()
-    board.command("pause")
-    await asyncio.sleep(5.0)
+    await board.order("pause", for_s=5.0)
     since_ms = board.seen.since_ms
     await board.kill()
     assert board.watching.view is None

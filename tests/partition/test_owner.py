@@ -96,6 +96,11 @@ class Bench:
         about = {"id": name, "kind": kind, "workspace": workspace, "who": "jane", "why": "because", "args": args}
         return self.produce(about | {"at_ms": now_ms() - age_ms}, self.plan.topics.commands)
 
+    async def order(self, kind: str, name: str = "c1", *, for_s: float = 1.0, **about: Any) -> None:
+        """Give a command, and wait for so long."""
+        self.command(kind, name, **about)
+        await asyncio.sleep(for_s)
+
     def answers(self) -> list[CommandAnswer]:
         return [_ANSWER.decode(record.value or b"") for record in self.kafka.log("leads.audit", 0).committed()]
 

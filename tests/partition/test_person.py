@@ -32,8 +32,7 @@ async def lead(bench: Bench, lead_id: str, fields: dict[str, Scalar], **more: ob
 
 
 async def suppress(bench: Bench, fields: dict[str, Scalar]) -> None:
-    bench.command("suppress", workspace="", people=people(fields))
-    await asyncio.sleep(1)
+    await bench.order("suppress", workspace="", people=people(fields), for_s=1)
 
 
 @virtual_time
@@ -197,8 +196,7 @@ async def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
 
 async def erase(bench: Bench, lead_id: str, *persons: str) -> set[str]:
     """Erase a lead; the people that its tombstone names."""
-    bench.command("erase", lead_id=lead_id, destinations=["acme-main"], people=persons)
-    await asyncio.sleep(5)
+    await bench.order("erase", lead_id=lead_id, destinations=["acme-main"], people=persons, for_s=5)
     tombstone = list(bench.kafka.log("leads.enriched", 0).committed())[-1]
     return set(dict(tombstone.headers)["people"].decode().split(","))
 

@@ -41,8 +41,7 @@ async def test_the_first_step_begins_with_it_and_no_later_one_has_it() -> None:
     bench = await Fresh.started()
     await asyncio.sleep(5.0)
     assert bench.state() == [], "a take-over writes nothing"
-    bench.command("pause", "c1")
-    await asyncio.sleep(1.0)
+    await bench.order("pause", "c1")
     await bench.kill()
     await bench.start()
     bench.command("resume", "c2")

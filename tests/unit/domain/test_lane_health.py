@@ -245,10 +245,9 @@ def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
 
 
 def test_the_usual_latency_needs_ten_calls_and_has_a_minimum() -> None:
-    assert permit(out(50), 1_999, Concurrency(usual_ms=1.0, calls=9)) is None
-    assert permit(out(50), 2_000, Concurrency(usual_ms=1.0, calls=9)) is not None
-    assert permit(out(50), 499, Concurrency(usual_ms=1.0, calls=10)) is None
-    assert permit(out(50), 500, Concurrency(usual_ms=1.0, calls=10)) is not None
+    for calls, least_ms in ((9, 2_000), (10, 500)):
+        usual = Concurrency(usual_ms=1.0, calls=calls)
+        assert [permit(out(50), after_ms, usual) is None for after_ms in (least_ms - 1, least_ms)] == [True, False]
 
 
 def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_more() -> None:
@@ -294,18 +293,18 @@ def test_deferred_leads_come_back_at_the_rate_in_their_order() -> None:
     assert dues == [10_000 + 125 * number for number in range(1, 17)]
 
 
-def test_a_lead_that_returned_before_comes_back_ahead_of_new_ones() -> None:
-    horizon = Horizon(returned_ms=11_000, new_ms=900_000)
-    _, due_ms = postpone(horizon, 10_000, 8.0, returned=True)
-    assert due_ms == 11_125
-    _, due_ms = postpone(horizon, 10_000, 8.0, returned=False)
-    assert due_ms == 900_125
+BOTH = Horizon(returned_ms=11_000, new_ms=900_000)
 
 
-def test_new_leads_come_back_behind_those_that_returned_before() -> None:
-    _, due_ms = postpone(Horizon(returned_ms=50_000), 10_000, 8.0, returned=False)
-    assert due_ms == 50_125
-    assert postpone(Horizon(), 10_000, 1_000.0, returned=False)[1] == 10_001
+@pytest.mark.parametrize(
+    ("horizon", "per_s", "returned", "due_ms"),
+    [(BOTH, 8.0, True, 11_125), (BOTH, 8.0, False, 900_125), (Horizon(returned_ms=50_000), 8.0, False, 50_125),
+     (Horizon(), 1_000.0, False, 10_001)],
+)  # fmt: skip
+def test_leads_that_returned_before_come_back_ahead_of_new_ones(
+    horizon: Horizon, per_s: float, returned: bool, due_ms: int
+) -> None:
+    assert postpone(horizon, 10_000, per_s, returned=returned)[1] == due_ms
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=1, max_size=50), st.floats(0.01, 1_000))
