@@ -18,15 +18,7 @@ from stream_app.domain.delivery.state_machine import (
     lead_of,
     may_be_at_clay,
 )
-from stream_app.domain.lead.identity import (
-    Person,
-    company,
-    hash_of,
-    identifiers,
-    identify,
-    is_plain_id,
-    person_key,
-)
+from stream_app.domain.lead.identity import Person, company, hash_of, identifiers, identify, is_plain_id, person_key
 from stream_app.domain.lead.read import Unreadable, clay_row, label
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.model.pseudonyms import plain_digest

@@ -184,7 +184,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     yield from _suspended_webhooks(lane, view, [part.text for part in parts])
     works = facts.worker.members > 0
     what = f"{'runs' if works else 'would run'} at up to {view.rate_per_s:g} a second"
-    going = waiting - (_of_bulk(lane) if parts else 0)
+    going = waiting - (lane.waiting.get(_BULK, 0) if parts else 0)
     if going and not lane.is_shared and all(part.bulk for part in parts):
         what += f"; what waits takes about {_time_left(going, view, facts.at_ms)}"
     if lane.shared_with:
@@ -245,7 +245,7 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
     names = ", ".join(part.destinations)
     what, waiting = f"leads of {names}: {part.text}", _behind(lane)
     if part.bulk:
-        what, waiting = f"bulk leads of {names}: {part.text}", _of_bulk(lane)
+        what, waiting = f"bulk leads of {names}: {part.text}", lane.waiting.get(_BULK, 0)
     ends = lifts(part.holds, view.workspace)
     return Finding(part.holds, what, lane.workspace, True, 0, part.until_ms, ends, waiting)
 
@@ -257,10 +257,6 @@ def _suspended_webhooks(lane: LaneFacts, view: LaneView, named_in: Sequence[str]
             continue
         gone, ends = webhook.suspension, lifts(WEBHOOK_GONE, view.workspace)
         yield Finding(WEBHOOK_GONE, gone.text, lane.workspace, False, gone.since_ms, gone.probe_at_ms, ends)
-
-
-def _of_bulk(lane: LaneFacts) -> int:
-    return lane.waiting.get(_BULK, 0)
 
 
 def _is_over(view: LaneView, now_ms: int) -> bool:

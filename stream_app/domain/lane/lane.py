@@ -12,16 +12,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from stream_app.domain.limits import (
-    breaker,
-    budget,
-    callback_health,
-    concurrency,
-    meters,
-    rate,
-    suspension,
-    window,
-)
+from stream_app.domain.limits import breaker, budget, callback_health, concurrency, meters, rate, suspension, window
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.suspension import FloodGuard

@@ -6,16 +6,7 @@ import msgspec
 
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted, mode_of
-from stream_app.domain.limits import (
-    breaker,
-    budget,
-    callback_health,
-    concurrency,
-    meters,
-    rate,
-    suspension,
-    window,
-)
+from stream_app.domain.limits import breaker, budget, callback_health, concurrency, meters, rate, suspension, window
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.model.text import count

@@ -127,13 +127,12 @@ def suspended(state: Quota) -> dict[str, Suspension]:
 
 def used_up(state: Quota, pool: tuple[str, ...]) -> str:
     """Return why no webhook of the pool is left, in words."""
-    return ", ".join(f"{webhook_id}: {_end(of(state, webhook_id))}" for webhook_id in pool) or "its pool is empty"
-
-
-def _end(webhook: Webhook) -> str:
-    if webhook.dead:
-        return webhook.dead
-    return "404" if webhook.suspension is not None else texts.count(webhook.count, "submission")
+    ends = []
+    for webhook_id in pool:
+        webhook = of(state, webhook_id)
+        how = webhook.dead or ("404" if webhook.suspension is not None else texts.count(webhook.count, "submission"))
+        ends.append(f"{webhook_id}: {how}")
+    return ", ".join(ends) or "its pool is empty"
 
 
 def left(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
