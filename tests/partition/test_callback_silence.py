@@ -11,20 +11,15 @@ from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
 
 
-def publish_leads(bench: Bench, first: int, count: int) -> None:
-    for number in range(first, first + count):
-        bench.publish(f"id{number}", f"p{number}")
-
-
 @virtual_time
 async def test_a_lane_without_callbacks_is_suspended_with_causes_until_a_probe_is_answered() -> None:
     bench = Bench(Setup(silent_after=3))
-    publish_leads(bench, 0, 4)
+    bench.publish_leads(4)
     await bench.serve_for(60.0)
     emitted = [event for event in bench.events("") if event.status == "credits_exhausted_suspected"]
     assert [event.lead_id for event in emitted] == ["id2"], "the lead that made it certain, once"
     assert "Likely, in this order: 1. the credits" in emitted[0].text
-    publish_leads(bench, 4, 3)
+    bench.publish_leads(4, 7)
     await asyncio.sleep(200.0)
     assert len(bench.clay.bodies) == 4, "nothing more is sent into the void"
     await asyncio.sleep(100.0)

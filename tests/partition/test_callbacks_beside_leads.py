@@ -48,8 +48,7 @@ async def test_a_lane_that_a_costly_lead_has_stopped_goes_on_when_a_probe_costs_
     bench.call_back(credits=21)
     await settled(bench)
     assert bench.day().credits_spent == 21
-    for number in range(1, 4):
-        bench.publish(f"id{number}", f"p{number}")
+    bench.publish_leads(1, 4)
     await asyncio.sleep(400.0)
     assert [event.reason for event in bench.events() if event.status == "held_paused"] == ["over_ceiling"]
     assert len(bench.clay.bodies) == 1, "the probe"

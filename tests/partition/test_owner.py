@@ -90,6 +90,11 @@ class Bench:
     def publish(self, lead_id: str, person: str, **changes: Any) -> None:
         self.produce({"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}, **changes})
 
+    def publish_leads(self, *numbers: int) -> None:
+        """Publish a lead for each number of this range, each of another person."""
+        for number in range(*numbers):
+            self.publish(f"id{number}", f"p{number}")
+
     def command(
         self, kind: str, name: str = "c1", workspace: str = "acme", age_ms: int = 0, **args: Any
     ) -> ConsumedRecord:
@@ -193,8 +198,7 @@ async def test_a_lead_row_that_cannot_be_used_ends_the_process_without_an_ack(va
     bench = Bench()
     key = delivery_key("acme", "acme-main", "id0")
     bench.kafka.produce(0, Record(bench.plan.topics.state, key, value))
-    bench.publish("id0", "p0")
-    bench.publish("id1", "p1")
+    bench.publish_leads(2)
     await bench.serve_for(10.0)
     assert [type(error) for error in bench.alarmed()] == [RowUnreadable]
     assert bench.inlet.committed() is None
@@ -263,8 +267,7 @@ async def test_a_record_that_is_done_by_the_rows_is_acked_only_by_the_owner(fenc
 @virtual_time
 async def test_held_leads_do_not_hold_up_a_suspension() -> None:
     bench = Bench(Setup(credits_per_day=20))
-    bench.publish("id0", "p0")
-    bench.publish("id1", "p1")
+    bench.publish_leads(2)
     bench.publish("id1", "p1")
     serving = await bench.serve()
     await asyncio.sleep(10.0)

@@ -168,8 +168,7 @@ class RefusesTheFirst(SlowClay):
 async def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_of_an_earlier_one() -> None:
     link = LosesOneAt()
     bench = Bench(Setup(callbacks=False), link=link, clay=RefusesTheFirst)
-    bench.publish("id0", "p0")
-    bench.publish("id1", "p1")
+    bench.publish_leads(2)
     await bench.serve_for(10.0)
     assert link.lost
     assert bench.states()[-2:] == ["refused", "accepted"]

@@ -36,8 +36,7 @@ async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None
     bench = Bench(Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False))
     bench.clay = clay = Hanging()
     bench.partition = bench.owner()
-    for number in range(200):
-        bench.publish(f"id{number}", f"p{number}")
+    bench.publish_leads(200)
     await bench.serve_for(10.0)
     answered = len(clay.bodies)
     assert answered > 70, "all is well"
@@ -104,8 +103,7 @@ async def _publish_steadily(bench: Bench) -> None:
 @virtual_time
 async def test_one_answer_in_time_is_enough_to_go_on() -> None:
     bench = Bench(Setup(rate_per_s=50.0, burst=20, max_in_flight=100, callbacks=False), clay_takes_s=0.45)
-    for number in range(300):
-        bench.publish(f"id{number}", f"p{number}")
+    bench.publish_leads(300)
     await bench.serve_for(8.0)
     assert len(bench.clay.bodies) == 300
     assert not any(event.status == "held_outage" for event in bench.events())
@@ -138,8 +136,7 @@ async def test_an_outage_wastes_few_calls_and_no_lead(host_answers: bool) -> Non
     clay.host_answers_meanwhile = host_answers
     bench.partition = bench.owner()
     bench.change_workspaces(breaker=BreakerPolicy())
-    for number in range(900):
-        bench.publish(f"id{number}", f"p{number}")
+    bench.publish_leads(900)
     await bench.serve_for(10.0)
     assert clay.checks == 0, "a healthy lane asks nothing"
     clay.down, before = True, len(clay.bodies)
