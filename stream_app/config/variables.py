@@ -41,11 +41,8 @@ _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
 }
 """Every program needs the variables of the other keys."""
 
-_KEPT_WHERE_SET: Final = (
-    "board.token_env",
-    "destinations.callback_secrets_env",
-    "egress.proxy_env",
-    "trace.headers_env",
+_KEPT_WHERE_SET: Final = frozenset(
+    {"board.token_env", "destinations.callback_secrets_env", "egress.proxy_env", "trace.headers_env"}
 )
 _OURS: Final = frozenset(
     {"privacy.pepper_env", "gateway.token_keys_env", "destinations.callback_secrets_env"}
