@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stream_app.board.access import STRANGER
-from stream_app.board.charts import _FILLED, Area, Line, Stack, _ticks, line, nice, spark, stack, trend
+from stream_app.board.charts import _FILLED, Area, Line, Stack, _ticks, line, nice, spark, stack, times, trend
 from stream_app.board.formats import words
 from stream_app.board.pages.lanes import lane_page
 from stream_app.board.read_model.follow import ProjectionLag
@@ -114,6 +114,10 @@ def test_the_ticks_of_a_scale_are_whole_and_at_equal_distances(value: float) -> 
     assert value <= top <= max(3, 2 * value)
     assert _ticks(top) == [top, top // 3 * 2, top // 3, 0]
     assert top % 3 == 0
+
+
+def test_the_times_below_a_chart_are_at_equal_distances_to_the_second() -> None:
+    assert [repr(at_ms) for at_ms in times(5, 10, 4)] == ["5000", "8000", "11000", "15000"]
 
 
 MARCH = "/board/imports?workspace=initech&id=2026-09-21-kfdwzp"

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Final
 
-from tests.mutants.drawing import Mutant, draw
+from tests.mutants.drawing import ROOT, Mutant, draw
 from tests.mutants.equivalent import outdated, why_equivalent
 from tests.mutants.running import (
     BOUND_S,
@@ -98,11 +99,12 @@ def _report(tasks: Mapping[int, Callable[[], str]], drawn: Sequence[Mutant] | Ma
 
 
 def _imported(mutant: Mutant, reach: Reach) -> str:
-    """The end of one whose line runs at import: all is imported again, with the tests of a few files before others."""
+    """The end of one whose line runs at import: all is imported again, with the files that name its module first."""
     change_import(mutant)
     tests = reach.of(mutant)[0]
     files = [file for file, _ in Counter(name.partition("::")[0] for name in tests).most_common()]
-    files.sort(key=lambda file: not file.startswith(_FILES_OF_IMPORTS))
+    module = re.compile(rf"\b{Path(mutant.path).stem}\b")
+    files.sort(key=lambda file: (not file.startswith(_FILES_OF_IMPORTS), not module.search((ROOT / file).read_text())))
     for some in filter(None, (files[:_FIRST_FILES], files[_FIRST_FILES:])):
         [(_, end)] = in_forks([partial(_in_files, some, tests)], _LIMIT_S)
         if end != _ALL_PASSED:

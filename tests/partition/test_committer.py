@@ -123,12 +123,12 @@ async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
     await asyncio.sleep(0.9)
     assert (ledger.begun, ledger.committed, under_way()) == (1, [], 0), "it is being committed"
     await first
-    assert under_way() is None
+    assert (under_way(), committer.failures) == (None, 0)
     second = committer.submit(_step("b"))
     await asyncio.sleep(0.9)
     assert under_way() == 1
     await asyncio.gather(second, return_exceptions=True)
-    assert under_way() is None
+    assert (under_way(), committer.failures) == (None, int(fails))
     running.cancel()
 
 

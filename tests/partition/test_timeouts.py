@@ -23,6 +23,7 @@ from tests.partition.test_callbacks import Bench as CallbackBench
 from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryLedger
 from tests.simulation.schedule import Setup
+from tests.support.narrow import present
 
 
 class Bench(CallbackBench):
@@ -62,6 +63,8 @@ async def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -
     assert bench.states()[4:] == ["parked"]
     event = bench.events()[-1]
     assert (event.reason, event.credits, event.actions) == ("no_callback", 20, 2)
+    row = bench.partition.state.rows.delivery(delivery_key("acme", "acme-main", "id0"))
+    assert (present(row).state, present(row).sends) == ("parked", 1), "it may be at Clay"
     [dead_letter] = bench.parked()
     assert dead_letter.value == bench.kafka.log(bench.plan.topics.leads, 0).committed()[0].value
     envelope = read_envelope(dead_letter)

@@ -173,6 +173,9 @@ def test_as_many_bytes_as_allowed_are_kept_and_of_more_the_smallest_values() -> 
     assert bounded(Entry(many | {"f" * 40: Field("x" * 4_000, NOW, "people")})) == Entry(
         {"f" * 40: Field("x" * 4_000, NOW, "people")} | dict(list(many.items())[:-1])
     )
+    smaller = {"f09": Field("x" * (4_998 + MOST_ENTRY_BYTES - len(encode(NOTHING)) - most * size), NOW, "people")}
+    full = smaller | dict(list(many.items())[:-1])
+    assert bounded(Entry(full | {"f99": Field("x" * 6_000, NOW, "people")})) == Entry(full), "to the last byte"
     assert bounded(Entry(many | {"f01": one})) == Entry({"f01": one} | dict(list(many.items())[:-1]))
 
 
@@ -183,6 +186,7 @@ def test_bytes_that_are_not_an_entry_decode_to_nothing(raw: bytes) -> None:
 
 def test_empty_and_oversized_values_are_not_stored() -> None:
     assert entry_of(result(fields={"a": "", "b": None, "c": "x" * 8_193})) == NOTHING
+    assert list(entry_of(result(fields={"c": "x" * 8_192})).fields) == ["c"]
 
 
 @given(entries, entries)

@@ -74,6 +74,10 @@ def test_status_by_score(success: int, failure: int, slow: int, status: str) -> 
     assert window.status(Totals(success, failure, slow)) == status
 
 
+def test_the_score_without_a_call_is_that_of_no_failure() -> None:
+    assert [window.score(counts) for counts in (Totals(), Totals(9), Totals(0, 1))] == [100.0, 100.0, 0.0]
+
+
 @given(st.lists(st.integers(0, 59_999), min_size=1, max_size=200))
 def test_percentiles_lie_in_the_cell_of_the_true_one(latencies: list[int]) -> None:
     state = Window()
@@ -186,6 +190,8 @@ def test_ten_calls_show_what_is_usual_before_the_limit_grows() -> None:
 def test_slow_calls_do_not_shrink_a_limit_that_is_not_used() -> None:
     usual = _after(Concurrency(), 500, 300)
     assert _after(usual, 50, 3_000, in_flight=3).limit == _after(usual, 50, 300, in_flight=3).limit
+    odd = msgspec.structs.replace(usual, limit=7.0)
+    assert [_after(odd, 1, 3_000, in_flight=used).limit == 7.0 for used in (3, 4)] == [True, False]
 
 
 def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
@@ -233,6 +239,7 @@ def permit(state: StallDetector, after_ms: int, usual: Concurrency = USUAL) -> U
 def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_than_usual() -> None:
     assert permit(out(5), 799) is None
     assert permit(out(4), 60_000) is None
+    assert [permit(out(5), after_ms) is None for after_ms in (119_999, 120_000, 120_001)] == [False, True, True]
     assert permit(out(5), 800) == Unanswered(NOW_MS + 1_800, "in_flight")
     held = present(permit(out(5), 1_800))
     assert (held.reason, held.until_ms, held.text[:19]) == ("no_answer", NOW_MS + 6_800, "5 requests went out")

@@ -70,6 +70,10 @@ def test_the_waits_are_as_long_as_the_history_and_none_is_negative(
     assert [wait.end_ms for wait in timeline[-1:]] == ([None] if moves else [last_ms] * bool(timeline))
 
 
+def test_a_clock_behind_the_beginning_of_a_wait_makes_it_no_length_below_zero() -> None:
+    assert [Wait("rate", "", "", 10, None, None).length_ms(now_ms) for now_ms in (9, 10, 11)] == [0, 0, 1]
+
+
 def test_what_waits_now_names_its_limit_since_when_and_until_when() -> None:
     text = "the next lead may cost 9 credits, and the budget credits_day has less left"
     steps = [event("received", 0), event("held_budget", 5, "budget_credits_day", 90_000, text)]
