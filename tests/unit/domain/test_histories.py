@@ -93,6 +93,7 @@ NO_ROW, TOO_EARLY = ", but it has no row", ", and its row is gone before the fre
         (("sending", 2), {"row": row("sending", 2), "copy": True}, {}, ""),
         (("deferred", 2), {"row": row("deferred", 2)}, {}, "left at deferred: no copy of it is on its way back"),
         (("", 0), {}, {}, "lost: the worker's group has passed it, and it has no event"),
+        (("", 0), {}, {"trimmed": True}, "lost: the worker's group has passed it, and it has no event; retention has"),
         (("", 0), {"passed": False}, {}, ""),
         (("", 0), {"is_input": False, "row": row("received", 1)}, {}, "it has a row, but no record"),
         (("", 0), {"is_input": False, "gone": True}, {}, ""),

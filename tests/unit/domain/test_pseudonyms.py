@@ -7,7 +7,7 @@ from stream_app.client.lookup import paths_of
 from stream_app.client.people import hashes_of
 from stream_app.domain.commands import Command, read_command
 from stream_app.domain.delivery.suppression import people_in
-from stream_app.domain.lead.identity import Identity, hashes, identify, plain_id, row_id
+from stream_app.domain.lead.identity import Identity, hashes, identify, is_of_person, plain_id, row_id
 from stream_app.domain.lead.read import label, new_import_id
 from stream_app.domain.model.messages import Lead, Scalar
 from stream_app.domain.model.pseudonyms import Pseudonyms, current, pseudonyms_of, use
@@ -51,6 +51,12 @@ def test_hash_lead_ids_hashes_every_lead_id(raw: str) -> None:
     assert raw not in hashed
     assert plain_id(hashed) == row_id(hashed) == hashed, "twice changes nothing"
     assert identity(lead_id=raw).lead_id == hashed
+
+
+def test_only_an_id_that_was_made_from_a_person_is_of_every_workspace() -> None:
+    made = identity().lead_id
+    ids = (made, f"h-{made[2:]}", "p-ada", "crm-1")
+    assert [is_of_person(lead_id) for lead_id in ids] == [True, False, False, False]
 
 
 def test_people_and_ids_are_looked_up_by_the_hashes_that_rows_have() -> None:
