@@ -339,6 +339,25 @@ class Day(msgspec.Struct, frozen=True):
         return self.credits / self.enriched if self.enriched else None
 
 
+class Account(msgspec.Struct, frozen=True):
+    """All that the read model counts. Pages, API and commands show parts of it.
+
+    Attributes:
+        statuses: Each lead once, by workspace, destination and status.
+        ended: Leads that came to rest in the last day, by workspace and status.
+        dlq: Dead letters of `leads.dlq`; `parked`: of `leads.parked`.
+        imports: The imports, newest first.
+        days: Money by day, workspace and destination.
+    """
+
+    statuses: list[StatusCount]
+    ended: dict[str, dict[str, int]]
+    dlq: DeadLetters
+    parked: DeadLetters
+    imports: list[FoundImport]
+    days: list[Day]
+
+
 UNKNOWN_LEAD: Final = "unknown_lead"
 """The `error` of a refusal: no record of this lead was processed."""
 NOT_READ_YET: Final = "not_read_yet"

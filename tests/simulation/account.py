@@ -5,11 +5,10 @@ a lead's status is that of the row that was written last for it; it has no row o
 """
 
 import json
-import sqlite3
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -18,9 +17,8 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from stream_app.board.read_model.board_query import BoardQueries
-from stream_app.board.read_model.history import MOST_IMPORTS, QUARTER_S
 from stream_app.board.read_model.store import Position, ReadModel, Sources
-from stream_app.client.answers import ByState
+from stream_app.client.answers import Account, ByState
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import Retention
 from stream_app.domain.plan import Plan
@@ -248,27 +246,23 @@ def headers_of(consumed: ConsumedRecord) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------- what is counted
 
 
-def numbers_of(path: Path, plan: Plan, now_ms: int) -> Numbers:
-    """What the board shows, from the read model's file."""
+def numbers_of(account: Account, dlq: str, parked: str) -> Numbers:
+    """The values of the read model's account."""
     numbers: Counter[tuple[str, ...]] = Counter()
-    board, begin_s = BoardQueries(path, final_of(plan)), now_ms // 1000 // QUARTER_S * QUARTER_S - 95 * QUARTER_S
-    for count in board.status_counts():
+    for count in account.statuses:
         numbers["status", count.workspace, count.destination, count.status] += count.leads
-    with closing(sqlite3.connect(path)) as db:
-        names = [name for (name,) in db.execute("SELECT DISTINCT workspace FROM ended")]
-    for workspace, slots in board.came_to_rest(names, QUARTER_S, begin_s).items():
-        for slot in slots:
-            numbers["ended", workspace, slot.status] += slot.leads
-    for imported in board.imports("", "", None, MOST_IMPORTS)[0]:
+    for workspace, statuses in account.ended.items():
+        for status, leads in statuses.items():
+            numbers["ended", workspace, status] += leads
+    for imported in account.imports:
         name = imported.workspace, imported.import_id
         numbers["import", *name, "credits"] += imported.credits
         for column, leads in imported.columns.items():
             numbers["import", *name, column] += leads
-    for day in board.days():
+    for day in account.days:
         for kind in ("credits", "saved", "resent", "refused", "enriched"):
             numbers[kind, str(day.at_s), day.workspace, day.destination] += getattr(day, kind)
-    for topic in (plan.topics.dlq, plan.topics.parked):
-        letters = board.dead_letters(topic)
+    for topic, letters in ((dlq, account.dlq), (parked, account.parked)):
         for cause in letters.causes:
             for state in ("open", "coming_back", "solved", "given_up"):
                 numbers[topic, cause.destination, cause.reason, state] += getattr(cause, state)
@@ -413,12 +407,13 @@ class Differential:
     def difference(self, seed: int, looks: list[Look]) -> dict[tuple[str, ...], tuple[int, int]]:
         """What the model counts otherwise than the ledger says: by name, (expected, counted)."""
         plan, chance, read = looks[0][1].plan, Random(seed), dict[tuple[str, int], int]()
-        model = ReadModel(self._path, sources_of(plan))
+        names, model = plan.topics, ReadModel(self._path, sources_of(plan))
         try:
             model.wipe()
             for now_ms, ledger, expected in looks:
                 read_into(model, ledger, chance, read)
-                counted = numbers_of(self._path, plan, now_ms)
+                account = BoardQueries(self._path, final_of(plan)).account(now_ms, names.dlq, names.parked)
+                counted = numbers_of(account, names.dlq, names.parked)
                 self.met.update(_kind(name) for name in expected)
                 if expected != counted:
                     return {

@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Set
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from stream_app.board.read_model.history import DAY_S, events_of
+from stream_app.board.read_model.history import DAY_S, MOST_IMPORTS, QUARTER_S, events_of
 from stream_app.board.read_model.project import record_numbers
 from stream_app.client.answers import (
+    Account,
     Cause,
     Day,
     DeadLetters,
@@ -40,6 +41,11 @@ _COME_BACK: Final = ("dead_lettered", "deferred")  # through the replay process
 _BUSY_S: Final = 2.0
 
 _lane: Final = msgspec.json.Decoder(LaneView)
+
+
+def last_day_s(now_ms: int) -> int:
+    """Return when the last day begins, epoch s: 95 full quarters of an hour and the present one."""
+    return now_ms // 1000 // QUARTER_S * QUARTER_S - 95 * QUARTER_S
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -163,6 +169,18 @@ class Queries:
                     unreadable.append(workspace)
             return lanes, unreadable
 
+    def account(self, now_ms: int, dlq: str, parked: str) -> Account:
+        """Return everything that is counted. `dlq`, `parked`: the names of these topics."""
+        with self.snapshot():
+            return Account(
+                self.status_counts(),
+                self.ended(now_ms),
+                self.dead_letters(dlq),
+                self.dead_letters(parked),
+                self.imports("", "", None, MOST_IMPORTS)[0],
+                self.days(),
+            )
+
     def status_counts(self) -> list[StatusCount]:
         """Return the number of leads by workspace, destination and status."""
         with self._reading() as db:
@@ -198,6 +216,18 @@ class Queries:
         """Return the number of records of leads, copies included."""
         with self._reading() as db:
             return int(db.execute("SELECT coalesce(sum(leads), 0) FROM records_in").fetchone()[0])
+
+    def ended(self, now_ms: int) -> dict[str, dict[str, int]]:
+        """Return the leads that came to rest in the last day, by workspace ('': of all) and status."""
+        counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        with self._reading() as db:
+            for workspace, status, leads in db.execute(
+                """SELECT workspace, status, sum(leads) FROM ended WHERE step_s = ? AND slot >= ?
+                   GROUP BY 1, 2 HAVING sum(leads) > 0""",
+                (QUARTER_S, last_day_s(now_ms)),
+            ):
+                counts[workspace][status] = leads
+        return dict(counts)
 
     def days(self, workspace: str | None = None) -> list[Day]:
         """Return the money of each day that is kept, by workspace and destination, newest first.

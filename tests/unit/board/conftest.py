@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from tests.board.model_records import sources
 
@@ -23,5 +23,5 @@ def model(path: Path) -> Iterator[ReadModel]:
 
 
 @pytest.fixture
-def ask(path: Path, model: ReadModel) -> BoardQueries:
-    return BoardQueries(path, final={"firms"})
+def ask(path: Path, model: ReadModel) -> Queries:
+    return Queries(path, final={"firms"})

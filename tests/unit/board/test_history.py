@@ -10,6 +10,7 @@ import pytest
 
 from stream_app.board.read_model.board_query import BoardQueries, CommandFilter
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, MOST_CHANGES, QUARTER_S
+from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.view import LaneChange
@@ -111,6 +112,13 @@ def test_slots_are_forgotten_by_their_length(model: ReadModel, path: Path) -> No
     assert counted(path, "", MINUTE_S)[0] == 2
     ended = "SELECT sum(leads) FROM ended WHERE workspace = 'acme' AND step_s = ?"
     assert [rows(path, ended, step_s) for step_s in (MINUTE_S, QUARTER_S)] == [[(2,)], [(3,)]]
+
+
+def test_the_last_day_is_95_quarters_of_an_hour_and_the_present_one(model: ReadModel, ask: Queries) -> None:
+    begin_ms = (NOW_MS // 900_000 - 95) * 900_000
+    times_ms = (begin_ms - 1, begin_ms, NOW_MS)
+    take(model, *(event(NAMES, f"crm-{n}", "enriched", 1, n, at_ms=at_ms) for n, at_ms in enumerate(times_ms)))
+    assert ask.ended(NOW_MS) == {"": {"enriched": 2}, "acme": {"enriched": 2}}
 
 
 def slot_ms(length_s: int, kept_s: int) -> int:
