@@ -9,6 +9,7 @@ from stream_app.board.charts import Band, Line, Stack, line, stack, times, trend
 from stream_app.board.formats import lanes_path, noun
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
+from stream_app.board.read_model.query import last_day_s
 from stream_app.board.site import (
     HOUR_S,
     OVERDUE,
@@ -94,7 +95,7 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
 def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tuple[Stack, Span, int]:
     """Return the chart of leads that ended, the time that it covers, and how many ended in the last day."""
     now_s = now_ms // 1000
-    day_s = now_s // QUARTER_S * QUARTER_S - 95 * QUARTER_S
+    day_s = last_day_s(now_ms)
     quarters = site.queries.came_to_rest([workspace], QUARTER_S, day_s)[workspace]
     ended = sum(slot.leads for slot in quarters)
     if span is None:
