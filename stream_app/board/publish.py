@@ -88,8 +88,10 @@ def names_of(upload: Upload, form: Mapping[str, str]) -> list[str]:
     """Return the names that a form gives to the columns; others stay. Raises ValueError if one cannot be chosen."""
     names = list(upload.names)
     for number, title in enumerate(upload.titles):
-        chosen = form.get(f"column-{number}", names[number])
-        if f"column-{number}" in form and chosen not in (*FIELDS, KEEP, ""):
+        chosen = form.get(f"column-{number}")
+        if chosen is None:
+            continue
+        if chosen not in (*FIELDS, KEEP, ""):
             raise ValueError(f"a column cannot be called {chosen[:40]}: choose one of the list")
         names[number] = title.strip() if chosen == KEEP else chosen
     return names

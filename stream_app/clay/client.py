@@ -212,10 +212,16 @@ def _target(webhook_url: str, token: str | None, egress: Egress) -> Target:
 
 def _failure(exc: TransportError | TimeoutError, latency_ms: int, egress: Egress) -> Outcome:
     """The outcome of a request without a status."""
-    if isinstance(exc, NotSent):
-        return _not_sent(exc, latency_ms, egress)
-    reasons: dict[type, UncertainReason] = {ConnectionBroke: "reset", BrokenAnswer: "broken_answer"}
-    reason = reasons.get(type(exc), "request_timeout")
+    reason: UncertainReason
+    match exc:
+        case NotSent():
+            return _not_sent(exc, latency_ms, egress)
+        case ConnectionBroke():
+            reason = "reset"
+        case BrokenAnswer():
+            reason = "broken_answer"
+        case _:
+            reason = "request_timeout"
     return Uncertain(reason, latency_ms, text=UNCERTAIN_TEXT[reason])
 
 

@@ -79,7 +79,8 @@ class Common:
         """Print a result: the document with `--json`, else the lines."""
         if self.json:
             show_json(document)
-        for line in () if self.json else lines:
+            return
+        for line in lines:
             show(line)
 
 

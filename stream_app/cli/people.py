@@ -165,13 +165,16 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     for lead in stored:
         check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
     confirm(f"erase {count(len(named), 'lead')}, and never send this person again", yes=yes)
-    chosen, kept = named, list[StoredLead]()
+    chosen, kept = list(named), list[StoredLead]()
     for lead in stored:
         if lead.is_named:
             continue
         # A producer may have named two people in one lead.
         linked = f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this person, but does not name it"
-        (chosen if not yes and answered_yes(f"{linked}: erase it as well") else kept).append(lead)
+        if not yes and answered_yes(f"{linked}: erase it as well"):
+            chosen.append(lead)
+        else:
+            kept.append(lead)
 
     async def send() -> list[SentCommand]:
         commands = erasure(chosen, persons, kept)

@@ -90,8 +90,9 @@ async def select_and_order(settings: Settings, wanted: Filter, sending: Sending)
     planned_at_ms = time.time_ns() // 1_000_000
     ends = await spans_of(settings, sending.source)
     priced = await survey_selected(settings, wanted, sending, ranges=ends)
-    for line in () if sending.json else plan_lines(priced):
-        show(line)
+    if not sending.json:
+        for line in plan_lines(priced):
+            show(line)
     if not priced.go:
         sending.show({"sent": 0, "refused": {}}, "nothing to send back")
         return NO
@@ -108,8 +109,9 @@ async def select_and_order(settings: Settings, wanted: Filter, sending: Sending)
     sent = await order_and_follow(settings, command)
     if sent is None:
         return _show_queued(sending, command.id, "within 10 minutes of the plan")
-    for record_id, why in () if sending.json else list(sent.refusals.items())[:20]:
-        say(f"{record_id} was not sent: {why}")
+    if not sending.json:
+        for record_id, why in list(sent.refusals.items())[:20]:
+            say(f"{record_id} was not sent: {why}")
     sent_back = count(sent.sent, "dead letter was", "dead letters were")
     sending.show({"sent": sent.sent, "refused": sent.refusals}, f"{sent_back} sent back, {sent.refused} refused")
     return NO if sent.refused else OK

@@ -381,8 +381,8 @@ def quotes_of(settings: Settings, summary: PublishSummary, views: Mapping[str, L
     """Quote the leads of each workspace."""
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
-        of, learned = settings.destinations[alias], views[workspace].estimates if workspace in views else {}
-        parts.setdefault(workspace, []).append(part(alias, leads, of.estimate, of.ceiling, learned))
+        destination, learned = settings.destinations[alias], views[workspace].estimates if workspace in views else {}
+        parts.setdefault(workspace, []).append(part(alias, leads, destination.estimate, destination.ceiling, learned))
     return [quote(settings.workspaces[name], views.get(name), mine, now_ms) for name, mine in parts.items()]
 
 

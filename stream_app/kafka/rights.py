@@ -191,11 +191,6 @@ async def check_access(admin: Any, program: str, rights: Rights, plan: Sequence[
     if lacking:
         raise KafkaRefused("\n".join(_lines(program, lacking)))
     existing = {
-        topic.name: ExistingTopic(topics[topic.name], topic.replication, dict(topic.config))
-        for topic in plan
-        if topic.name in topics
-    }
-    existing = {
         wanted.name: ExistingTopic(topics[wanted.name], wanted.replication, dict(wanted.config))
         for wanted in plan
         if wanted.name in topics

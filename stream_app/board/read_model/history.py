@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -27,7 +27,7 @@ _OF_ANOTHER_PARTITION: Final = 0
 
 _of_event: Final = attrgetter(*EVENT_COLUMNS)
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(list[tuple[object, ...]]).decode
+_decode: Final = msgspec.msgpack.Decoder(list[tuple[Any, ...]]).decode
 
 
 def write_events(db: sqlite3.Connection, events: Iterable[tuple[int, Event]]) -> None:
@@ -53,7 +53,7 @@ def _packed(steps: list[Event]) -> bytes:
 def events_of(db: sqlite3.Connection, number: int) -> list[ShownEvent]:
     """Return the events of a record, in their order."""
     rows = db.execute("SELECT steps FROM events WHERE record = ? ORDER BY place", (number,))
-    return [ShownEvent(*step) for (steps,) in rows for step in _decode(steps)]  # type: ignore[arg-type]
+    return [ShownEvent(*step) for (steps,) in rows for step in _decode(steps)]
 
 
 MINUTE_S: Final = 60

@@ -46,21 +46,22 @@ class ResultFetcher:
 
     async def fill(self, stored: FoundResultAt) -> FoundResult:
         """Return the result with its data, or with a problem text. Never raises."""
-        problem = _MOVED
+        problem, raw = _MOVED, None
         try:
             async with asyncio.timeout(_RESULT_WITHIN_S), self._turn:
                 raw = await self._value(stored.partition, stored.offset)
-            if raw is not None:
-                result = _result.decode(raw)
-                return msgspec.structs.replace(stored.result, age_s=result.age_s, fields=result.fields)
         except (BrokerUnavailable, TimeoutError):
             await self.close()
             problem = NO_ANSWER
         except UnreadableBatch as batch:
             problem = str(batch)
+        if raw is None:
+            return msgspec.structs.replace(stored.result, problem=problem)
+        try:
+            result = _result.decode(raw)
         except UNREADABLE:
-            problem = "this version cannot read the result"
-        return msgspec.structs.replace(stored.result, problem=problem)
+            return msgspec.structs.replace(stored.result, problem="this version cannot read the result")
+        return msgspec.structs.replace(stored.result, age_s=result.age_s, fields=result.fields)
 
     async def _value(self, partition: int, offset: int) -> bytes | None:
         if self._reader is None:

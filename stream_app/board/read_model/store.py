@@ -366,7 +366,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _lock_for_writing(path: Path) -> IO[bytes]:
-    """Lock a file until the returned file, which is beside it, is closed. Raises StreamAppError."""
+    """Lock a file until the returned file, which is beside it, is closed.
+
+    Raises:
+        StreamAppError: Another process has the lock, or the folder is not writable.
+    """
     setting = "board.read_model_path"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

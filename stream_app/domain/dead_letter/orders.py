@@ -1,7 +1,7 @@
 """Replays as operators preview, order, pause or resume them, with what they cost.
 
-A preview says which leads would be sent, their cost, the remaining budget, the duration. All else are rows of the
-replay state:
+A preview says which leads would be sent, their cost, the remaining budget, the duration. Everything else is a row of
+the replay state:
 
     pause         ->  Pause: until an operator resumes all replays
     command/<id>  ->  ReplayCommand: written by the operator, deleted in the transaction that has applied it

@@ -76,11 +76,8 @@ def settle_lead(
         rows = [(key, delivery) for key, delivery in rows if lead_of(key)[1] == what.destination]
     if not rows:
         return "no such lead is known here (any more)"
-    chosen = [
-        (key, delivery)
-        for key, delivery in rows
-        if (_is_parked(delivery) if what.give_up else delivery.booked is not None and delivery.reservation is None)
-    ]
+    fits = _is_parked if what.give_up else _is_booked
+    chosen = [(key, delivery) for key, delivery in rows if fits(delivery)]
     if not chosen:
         return _refusal(what, [delivery for _, delivery in rows])
     aliases = sorted({lead_of(key)[1] for key, _ in chosen})
@@ -119,6 +116,10 @@ def given_up(plan: Plan, lane: Lane, key: bytes, row: Delivery, reason: str, tex
     ended = step(row, "suppressed", now_ms, final=True)
     event = event_of(plan, ended, *lead_of(key), Reason(reason, text))
     return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
+
+
+def _is_booked(row: Delivery) -> bool:
+    return row.booked is not None and row.reservation is None
 
 
 def _is_parked(row: Delivery) -> bool:

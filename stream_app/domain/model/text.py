@@ -69,11 +69,9 @@ def for_json(document: str) -> str:
     Args:
         document: JSON text. Such characters can only be inside strings, where an escape means the same.
     """
-    return (
-        document
-        if document.isascii() and "\x7f" not in document
-        else _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", document)
-    )
+    if document.isascii() and "\x7f" not in document:
+        return document
+    return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", document)
 
 
 def for_spreadsheet(text: str) -> str:
