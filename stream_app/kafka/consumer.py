@@ -82,23 +82,27 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
     on_skipped: Callable[[UnreadableBatch], None] | None = None
     """Called, in the consumer's thread, when a batch was passed that an operator gave up."""
-    _guard: _Guard | None = None
 
     def __init__(self, *topics: str, plain_records: bool = False, **options: Any) -> None:
         committed = {"auto_offset_reset": "earliest", "isolation_level": "read_committed", "enable_auto_commit": False}
         super().__init__(*topics, **committed | options)
-        self.plain_records = plain_records
+        self._plain_records = plain_records
+        self._raw: dict[TopicPartition, bytes] = {}
+        self._stopped: dict[TopicPartition, tuple[UnreadableBatch, Any]] = {}
+        self._waiting: set[asyncio.Task[None]] = set()
         bind(self._client)
 
     async def start(self) -> None:
         if self._group_id is not None:
             self._client.cluster.add_listener(self._ask_again_if_unknown)
         await super().start()
-        self._guard = _Guard(self)
+        self._send = self._client.send
+        self._client.send = self._watched_send
+        self._fetcher._records = _Fetched(self._guard)
 
     async def stop(self) -> None:
-        if self._guard is not None:
-            self._guard.close()
+        for task in self._waiting:
+            task.cancel()
         await super().stop()
 
     def _ask_again_if_unknown(self, cluster: Any) -> None:
@@ -116,7 +120,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     @property
     def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
         """The assigned partitions that have stopped before a batch."""
-        return self._guard.unreadable if self._guard is not None else {}
+        return {tp: batch for tp, (batch, assignment) in list(self._stopped.items()) if assignment.active}
 
     async def getmany(self, *partitions: TopicPartition, **options: Any) -> dict[TopicPartition, list[Any]]:
         """See aiokafka. Raises UnreadableBatch where no more can be read of one of these partitions."""
@@ -129,12 +133,11 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
     def skip(self, batch: UnreadableBatch) -> None:
         tp = TopicPartition(batch.topic, batch.partition)
-        if self._guard is not None:
-            self._guard.stopped.pop(tp, None)
+        self._stopped.pop(tp, None)
         self.seek(tp, batch.last + 1)
         self.resume(tp)
 
-    async def pass_if_given_up(self, batch: UnreadableBatch) -> bool:
+    async def _pass_if_given_up(self, batch: UnreadableBatch) -> bool:
         """Pass the batch if an operator has given up exactly it. Returns True if so."""
         request = OffsetFetchRequest(skipped_group(self._group_id), [(batch.topic, [batch.partition])])
         try:
@@ -153,37 +156,6 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
             self.on_skipped(batch)
         return True
 
-
-def skipped_group(group: str) -> str:
-    """Return the group whose committed offsets say which batches another group passes: a batch that ends at one.
-
-    A group with members takes offsets from them only, so that an operator needs another place.
-    """
-    return f"{group}-skipped"
-
-
-class _Guard:
-    """Wraps the fetcher of a consumer. Use it only in the fetcher's event loop."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-        self._fetcher = fetcher = consumer._fetcher
-        self._is_of_a_group = consumer._group_id is not None
-        self._waiting: set[asyncio.Task[None]] = set()
-        self.stopped: dict[TopicPartition, tuple[UnreadableBatch, Any]] = {}
-        self._raw: dict[TopicPartition, bytes] = {}
-        self._send = fetcher._client.send
-        fetcher._client.send = self._watched_send
-        fetcher._records = _Fetched(self)
-
-    @property
-    def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
-        return {tp: batch for tp, (batch, assignment) in list(self.stopped.items()) if assignment.active}
-
-    def close(self) -> None:
-        for task in self._waiting:
-            task.cancel()
-
     async def _watched_send(self, node_id: int, request: Any, **options: Any) -> Any:
         """Keep the fetched bytes, which aiokafka does not show. A broker may also report a damaged log."""
         answer = await self._send(node_id, request, **options)
@@ -198,17 +170,17 @@ class _Guard:
         return answer
 
     def _refused(self, tp: TopicPartition) -> None:
-        subscription = self._fetcher._subscriptions.subscription
+        subscription = self._subscription.subscription
         assignment = subscription and subscription.assignment
         if assignment is not None and tp in assignment.tps and assignment.state_value(tp).has_valid_position:
             at = assignment.state_value(tp).position
             cause = "its broker says that its log is damaged there"
             self._stop(UnreadableBatch(tp.topic, tp.partition, at, at, cause), assignment)
 
-    def guard(self, tp: TopicPartition, result: Any) -> None:
+    def _guard(self, tp: TopicPartition, result: Any) -> None:
         """Make the decoding of a fetch stop before a batch that cannot be read."""
         records = result._partition_records
-        if self._consumer.plain_records:
+        if self._plain_records:
             records._consumer_record = _plain
         decoding, raw = records._records_iterator, self._raw.pop(tp, b"")
         records._records_iterator = self._guarded(tp, records, decoding, raw, result._assignment)
@@ -223,7 +195,7 @@ class _Guard:
         except Exception as error:  # noqa: BLE001 - decoders raise errors of all kinds
             self._stop(_unreadable(tp, records.next_fetch_offset, raw, error), assignment)
         else:
-            if self.stopped.pop(tp, None) is not None and self._is_of_a_group:
+            if self._stopped.pop(tp, None) is not None and self._group_id is not None:
                 log.warning("%s/%d can be read again", *tp)
 
     def _leniently(self, tp: TopicPartition, records: Any, raw: bytes, assignment: Any) -> Iterator[Any]:
@@ -244,10 +216,10 @@ class _Guard:
         tp = TopicPartition(batch.topic, batch.partition)
         if not assignment.active or tp not in assignment.tps:
             return
-        before = self.stopped.get(tp)
-        if self._is_of_a_group and (before is None or before[0].first != batch.first):
+        before = self._stopped.get(tp)
+        if self._group_id is not None and (before is None or before[0].first != batch.first):
             log.error("%s", batch)
-        self.stopped[tp] = (batch, assignment)
+        self._stopped[tp] = (batch, assignment)
         assignment.state_value(tp).pause()
         waiting = asyncio.create_task(self._try_again(tp, assignment))
         self._waiting.add(waiting)
@@ -256,25 +228,33 @@ class _Guard:
     async def _try_again(self, tp: TopicPartition, assignment: Any) -> None:
         for _ in range(_LOOKS):
             await asyncio.sleep(_TRY_AGAIN_S / _LOOKS)
-            stopped = self.stopped.get(tp)
+            stopped = self._stopped.get(tp)
             if stopped is None or stopped[1] is not assignment or not assignment.active:
                 return
-            if self._is_of_a_group and await self._consumer.pass_if_given_up(stopped[0]):
+            if self._group_id is not None and await self._pass_if_given_up(stopped[0]):
                 return
         if assignment.active:  # it may have ended during the question
             assignment.state_value(tp).resume()
 
 
-class _Fetched(OrderedDict[TopicPartition, Any]):
-    """The fetcher's results by partition."""
+def skipped_group(group: str) -> str:
+    """Return the group whose committed offsets say which batches another group passes: a batch that ends at one.
 
-    def __init__(self, guard: _Guard) -> None:
+    A group with members takes offsets from them only, so that an operator needs another place.
+    """
+    return f"{group}-skipped"
+
+
+class _Fetched(OrderedDict[TopicPartition, Any]):
+    """The fetcher's results by partition. `guard` gets each of them first."""
+
+    def __init__(self, guard: Callable[[TopicPartition, FetchResult], None]) -> None:
         super().__init__()
         self._guard = guard
 
     def __setitem__(self, tp: TopicPartition, result: Any) -> None:
         if type(result) is FetchResult:
-            self._guard.guard(tp, result)
+            self._guard(tp, result)
         super().__setitem__(tp, result)
 
 

@@ -20,8 +20,7 @@ Damage = Callable[[bytearray], None]
 
 def tamper(consumer: Consumer, damages: Mapping[tuple[TopicPartition, int], Damage]) -> None:
     """Damage the batches that begin at these offsets, for as long as they are in `damages`."""
-    assert consumer._guard is not None
-    send = consumer._guard._send
+    send = consumer._send
 
     async def tampering(node_id: int, request: Any, **options: Any) -> Any:
         answer = await send(node_id, request, **options)
@@ -33,7 +32,7 @@ def tamper(consumer: Consumer, damages: Mapping[tuple[TopicPartition, int], Dama
                     partitions[i] = (number, *rest, damaged(raw or b"", damage_at))
         return answer
 
-    consumer._guard._send = tampering
+    consumer._send = tampering
 
 
 @contextmanager
