@@ -13,19 +13,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, errors
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    KafkaConnectionError,
-    KafkaError,
-    NodeNotReadyError,
-    SaslAuthenticationFailed,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
-)
 
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.kafka.bounded_client import CREATE_S, BoundedClient, bind
@@ -37,11 +27,11 @@ Say = Callable[[str], None]
 """Called with a line for a person."""
 
 _NOT_ALLOWED: Final = (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    SaslAuthenticationFailed,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
+    errors.ClusterAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.SaslAuthenticationFailed,
+    errors.TopicAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
 )
 _AGAIN_S: Final = 0.2
 _FIRST_PAUSE_S: Final = 0.5
@@ -78,7 +68,7 @@ class KafkaConnection:
             return KafkaRefused(
                 f"Kafka at {self.bootstrap} does not allow it: {error}: docs/kafka-rights.md lists what is needed"
             )
-        what = " does not answer" if isinstance(error, KafkaConnectionError | OSError) else f": {error}"
+        what = " does not answer" if isinstance(error, errors.KafkaConnectionError | OSError) else f": {error}"
         return BrokerUnavailable(f"Kafka at {self.bootstrap}{what}. {LOOK}")
 
 
@@ -115,7 +105,7 @@ async def open_admin(connection: KafkaConnection, patience_s: float = 0) -> Asyn
     try:
         await repeated(admin.start, patience_s)
         yield admin
-    except KafkaError as error:
+    except errors.KafkaError as error:
         raise connection.lost(error) from error
     finally:
         await close_admin(admin)
@@ -132,7 +122,7 @@ async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
     while True:
         try:
             return await ask()
-        except KafkaError as error:
+        except errors.KafkaError as error:
             if not error.retriable or loop.time() > deadline:
                 raise
         await sleep(_AGAIN_S)
@@ -149,7 +139,7 @@ class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is not foll
             await self._client.force_metadata_update()
             controller = self._client.cluster.controller
             if controller is None:
-                raise NodeNotReadyError("no controller is known yet")
+                raise errors.NodeNotReadyError("no controller is known yet")
             return await self._client.send(controller.nodeId, request)
 
         return await repeated(ask, CREATE_S)
@@ -253,7 +243,7 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
         futures = _futures(producer)  # the producer forgets a batch that fails
         accumulator = producer._message_accumulator
         accumulator._pending_batches = _Pending(accumulator._pending_batches)
-        accumulator.fail_all(KafkaError("this producer was dropped"))
+        accumulator.fail_all(errors.KafkaError("this producer was dropped"))
         while not sender.done():  # each cancel ends one of the requests that it still waits for
             sender.cancel()
             await asyncio.wait({sender}, timeout=patience_s / 10)
@@ -262,7 +252,7 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
     try:
         async with asyncio.timeout(patience_s):
             await producer.stop()
-    except (KafkaError, OSError, TimeoutError):
+    except (errors.KafkaError, OSError, TimeoutError):
         await producer.client.close()
     for future in (*futures, *_futures(producer)):
         if future is not None and future.done():

@@ -16,21 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition, errors
 from aiokafka.client import CoordinationType
 from aiokafka.cluster import ClusterMetadata
-from aiokafka.errors import (
-    IncompatibleBrokerVersion,
-    InvalidProducerEpoch,
-    InvalidProducerIdMapping,
-    InvalidTransactionTimeout,
-    KafkaError,
-    NodeNotReadyError,
-    ProducerFenced,
-    RequestTimedOutError,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
-)
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream_app.domain.model.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
@@ -47,12 +35,12 @@ from stream_app.kafka.topics import KnownTopics
 from stream_app.tasks import retrieve
 
 _REFUSED = (
-    IncompatibleBrokerVersion,
-    InvalidTransactionTimeout,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
+    errors.IncompatibleBrokerVersion,
+    errors.InvalidTransactionTimeout,
+    errors.TopicAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
 )
-_FENCED = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping)
+_FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch, errors.InvalidProducerIdMapping)
 _START_AGAIN = "this process must stop; start it again and it joins as a new one"
 _RETRY_S = 0.5
 _FETCH_BYTES = 4 * 2**20  # 50 ms of CPU for small rows, so that a reload does not delay other partitions
@@ -173,7 +161,7 @@ class TransactionalState:
                 raise BrokerUnavailable(f"{self._place} was not taken over within {after_s:.0f} s: {why}") from (
                     last or late
                 )
-            except (KafkaError, OSError) as error:
+            except (errors.KafkaError, OSError) as error:
                 last = error
                 self._drop()
                 await asyncio.sleep(_RETRY_S)
@@ -187,7 +175,7 @@ class TransactionalState:
         Raises:
             BrokerUnavailable: Kafka did not answer in time.
         """
-        with suppress(KafkaError, OSError):  # then it is tried again below, as long as it may take
+        with suppress(errors.KafkaError, OSError):  # then it is tried again below, as long as it may take
             begin, end, _ = await self._view.span(TopicPartition(topic, self.partition))
             if begin == end or offset == end:
                 return []
@@ -277,7 +265,7 @@ class TransactionalState:
             name = self.transactional_id
             node = await producer._sender._find_coordinator(CoordinationType.TRANSACTION, name)
         except AssertionError as error:  # aiokafka's: a broker answers before it has rejoined its cluster
-            raise NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
+            raise errors.NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
         written = partial(self._written, client.cluster)
         transactions = KafkaTransactions(client, node, name, written, self._rows_at, self._view, self._refusals)
         fenced = await take_over(transactions, _ms(self._limits.transaction_timeout_s))
@@ -291,7 +279,7 @@ class TransactionalState:
         topic = self._rows_at.topic
         newest = await self._view.leaders([topic])
         if node not in newest.topics:
-            raise RequestTimedOutError(f"broker {node}, the leader of {topic}/{self.partition}, does not answer")
+            raise errors.RequestTimedOutError(f"broker {node}, the leader of {topic}/{self.partition}, does not answer")
         self._known.compare([topic], newest.topics[node])
         newest.require({self._rows_at: node})
         return rows
@@ -372,7 +360,7 @@ class TransactionalState:
             try:
                 async with asyncio.timeout(self._limits.abort_s):
                     await producer.abort_transaction()
-            except (KafkaError, AssertionError, TimeoutError) as abort_error:
+            except (errors.KafkaError, AssertionError, TimeoutError) as abort_error:
                 if is_fenced(producer, abort_error):
                     return abort_error
         return error
@@ -408,7 +396,7 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
     done, _ = await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
     for future in done:
         if (error := future.exception()) is not None:
-            raise KafkaError(f"{sent[future]} did not take it: {error!r}") from error
+            raise errors.KafkaError(f"{sent[future]} did not take it: {error!r}") from error
     await producer.commit_transaction()
     await ended(producer.client, producer._txn_manager.producer_id, places(batches))
 
@@ -439,7 +427,7 @@ def describe_failure(producer: AIOKafkaProducer, error: BaseException) -> str:
     if died_of is not None:
         why = died_of.__cause__ or died_of
         return f"aiokafka's producer ended with {why!r}: look at the brokers, and at their logs"
-    return str(error) if isinstance(error, KafkaError) else repr(error)
+    return str(error) if isinstance(error, errors.KafkaError) else repr(error)
 
 
 def _died_of(producer: AIOKafkaProducer) -> BaseException | None:

@@ -8,17 +8,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from aiokafka import TopicPartition
-from aiokafka.errors import (
-    ConcurrentTransactions,
-    DuplicateSequenceNumber,
-    KafkaError,
-    KafkaStorageError,
-    NoError,
-    NotEnoughReplicasAfterAppendError,
-    NotEnoughReplicasError,
-    for_code,
-)
+from aiokafka import TopicPartition, errors
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
@@ -27,11 +17,12 @@ from stream_app.kafka.protocol import DescribeProducers
 from stream_app.kafka.takeover.view import NO_LEADER, without_leader
 
 _SILENT_S = 0.5  # aiokafka repeats a refused request much sooner
+_UNWRITABLE = ", its log cannot be written: look at its broker's disk, and restart that when there is room"
 _TOO_FEW = ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
 _WHAT_TO_DO = {
-    NotEnoughReplicasError: _TOO_FEW,
-    NotEnoughReplicasAfterAppendError: _TOO_FEW,
-    KafkaStorageError: ", its log cannot be written: look at its broker's disk, and restart that when there is room",
+    errors.NotEnoughReplicasError: _TOO_FEW,
+    errors.NotEnoughReplicasAfterAppendError: _TOO_FEW,
+    errors.KafkaStorageError: _UNWRITABLE,
 }
 _LOOK = "takes no records: look at its brokers, at their disks, and for too few replicas in sync"
 _OF_THE_WHOLE = {
@@ -63,7 +54,7 @@ class Refusals:
             unanswered[mark] = now()  # it stays if the caller stops waiting
             try:
                 answer = await send(node_id, request, **how)
-            except KafkaError:
+            except errors.KafkaError:
                 del unanswered[mark]
                 raise
             del unanswered[mark]
@@ -71,8 +62,8 @@ class Refusals:
                 for place, _, producers in request.read(answer):
                     (still_open.add if producers else still_open.discard)(place)
             for what, code in _codes(request, answer):
-                error = for_code(code)
-                if error in (NoError, DuplicateSequenceNumber):  # the broker has the batch already
+                error = errors.for_code(code)
+                if error in (errors.NoError, errors.DuplicateSequenceNumber):  # the broker has the batch already
                     last.pop(what, None)
                 else:
                     last[what] = error
@@ -96,7 +87,7 @@ class Refusals:
         refused = [
             f"{what}: {error.__name__}{_WHAT_TO_DO.get(error, '')}"
             for what, error in self._last.items()
-            if error is not ConcurrentTransactions
+            if error is not errors.ConcurrentTransactions
         ] or [f"{place} {NO_LEADER}" for place in without_leader(self._client, places)]
         if refused:
             self._held_by = "; ".join(refused)

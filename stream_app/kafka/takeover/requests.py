@@ -14,17 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition, errors
 from aiokafka.client import ConnectionGroup
-from aiokafka.errors import (
-    ConcurrentTransactions,
-    GroupLoadInProgressError,
-    IncompatibleBrokerVersion,
-    KafkaError,
-    NoError,
-    TopicAuthorizationFailedError,
-    for_code,
-)
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
 from stream_app.kafka.protocol import DescribeTransactions
@@ -34,8 +25,8 @@ from stream_app.kafka.takeover.view import ClusterView, PartitionProducers, answ
 
 log = logging.getLogger(__name__)
 _UNKNOWN_ID: Final = 105  # TRANSACTIONAL_ID_NOT_FOUND
-_BUSY: Final = (ConcurrentTransactions, GroupLoadInProgressError)
-_LASTING: Final = (TopicAuthorizationFailedError, IncompatibleBrokerVersion)
+_BUSY: Final = (errors.ConcurrentTransactions, errors.GroupLoadInProgressError)
+_LASTING: Final = (errors.TopicAuthorizationFailedError, errors.IncompatibleBrokerVersion)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 
 
@@ -97,10 +88,10 @@ class KafkaTransactions:
 
     async def fence(self, timeout_ms: int) -> Producer | None:
         answer = await self._send(InitProducerIdRequest(self.transactional_id, timeout_ms))
-        error = for_code(answer.error_code)
+        error = errors.for_code(answer.error_code)
         if error in _BUSY:
             return None
-        if error is not NoError:
+        if error is not errors.NoError:
             raise error(f"the fence of {self.transactional_id}")
         return Producer(answer.producer_id, answer.producer_epoch)
 
@@ -122,10 +113,10 @@ class KafkaTransactions:
         answers = await asyncio.gather(*map(self._send, [*requests, EndTxnRequest(*producer, committed)]))
         codes = [code for _, partitions in answers[0].errors for _, code in partitions] if topics else []
         for code in [*codes, answers[-1].error_code]:
-            error = for_code(code)
+            error = errors.for_code(code)
             if error in _BUSY:
                 return
-            if error is not NoError:
+            if error is not errors.NoError:
                 raise error(f"the end of the last transaction of {self.transactional_id} in {where or 'all of it'}")
 
     async def _last(self) -> LastTransaction:
@@ -134,7 +125,7 @@ class KafkaTransactions:
         if code == _UNKNOWN_ID:
             return LastTransaction()
         if code:
-            raise for_code(code)(f"the last transaction of {self.transactional_id}")
+            raise errors.for_code(code)(f"the last transaction of {self.transactional_id}")
         return LastTransaction(state, producer_id, epoch, timeout_ms, started_ms)
 
     async def _send(self, request: Any) -> Any:
@@ -153,5 +144,5 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
                 return
         except _LASTING:
             raise
-        except (KafkaError, OSError):
+        except (errors.KafkaError, OSError):
             client.force_metadata_update()

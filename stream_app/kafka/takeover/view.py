@@ -30,6 +30,8 @@ from stream_app.tasks import retrieve
 
 K = TypeVar("K")
 R = TypeVar("R")
+Answer = tuple[TopicPartition, int, R]
+"""A partition, the error code of the answer about it, and what the answer says if that is 0."""
 Answers = dict[TopicPartition, R | Exception]
 _EARLIEST, _LATEST = -2, -1
 _READ_UNCOMMITTED: Final = 0
@@ -181,16 +183,12 @@ class ClusterView:
             await self.refresh(new)
         client = await self._connected()
 
-        async def ask(node: int, led: list[TopicPartition]) -> Answers[Span]:
+        async def ask(node: int, led: list[TopicPartition]) -> list[Answer[Span]]:
             begins, ends = [await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)]
-            answers: Answers[Span] = {}
-            for place, begin in begins.items():
-                match begin, ends[place]:
-                    case (Exception() as error, _) | (_, Exception() as error):
-                        answers[place] = error
-                    case int(first), int(end):
-                        answers[place] = (first, end, node)
-            return answers
+            return [
+                (place, code or ends[place][0], (begin, ends[place][1], node))
+                for place, (code, begin) in begins.items()
+            ]
 
         return await _ask_leaders(client, places, ask)
 
@@ -198,7 +196,7 @@ class ClusterView:
 async def _ask_leaders(
     client: BoundedClient,
     places: Iterable[TopicPartition],
-    ask: Callable[[int, list[TopicPartition]], Awaitable[Answers[R]]],
+    ask: Callable[[int, list[TopicPartition]], Awaitable[list[Answer[R]]]],
 ) -> Answers[R]:
     """Ask each leader about its partitions, all at once. The partitions of a broker that fails get its error."""
     by_node: dict[int, list[TopicPartition]] = defaultdict(list)
@@ -213,7 +211,8 @@ async def _ask_leaders(
         elif isinstance(answer, BaseException):
             raise answer
         else:
-            answers |= answer
+            for place, code, value in answer:
+                answers[place] = for_code(code)(f"{place.topic}/{place.partition}") if code else value
     return answers
 
 
@@ -222,10 +221,10 @@ async def ask_producers(
 ) -> Answers[PartitionProducers]:
     """Ask the leaders where a producer (None: any) has an open transaction."""
 
-    async def ask(node: int, led: list[TopicPartition]) -> Answers[PartitionProducers]:
+    async def ask(node: int, led: list[TopicPartition]) -> list[Answer[PartitionProducers]]:
         request = DescribeProducers(producer_id, led)
         seen = request.read(await client.send(node, request))
-        return {place: _error(code, place) or PartitionProducers(node, producers) for place, code, producers in seen}
+        return [(place, code, PartitionProducers(node, producers)) for place, code, producers in seen]
 
     return await _ask_leaders(client, places, ask)
 
@@ -243,17 +242,16 @@ def answered(places: Iterable[TopicPartition], answers: Answers[R]) -> dict[Topi
     return seen
 
 
-def _error(code: int, place: TopicPartition) -> KafkaError | None:
-    return for_code(code)(f"{place.topic}/{place.partition}") if code else None
-
-
-async def _offsets(client: BoundedClient, node: int, places: Iterable[TopicPartition], when: int) -> Answers[int]:
+async def _offsets(
+    client: BoundedClient, node: int, places: Iterable[TopicPartition], when: int
+) -> dict[TopicPartition, tuple[int, int]]:
+    """Return the error code and the offset of each partition."""
     topics: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for place in places:
         topics[place.topic].append((place.partition, when))
     answer = await client.send(node, OffsetRequest(-1, _READ_UNCOMMITTED, list(topics.items())))
     return {
-        (place := TopicPartition(topic, number)): _error(code, place) or offset
+        TopicPartition(topic, number): (code, offset)
         for topic, partitions in answer.topics
         for number, code, _, offset, *_ in partitions
     }
