@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -52,15 +52,16 @@ _ENDS: Final[tuple[Status, ...]] = ("enriched", "enriched", "enriched", "no_data
 _encode: Final = msgspec.json.Encoder().encode
 
 
+async def _nobody() -> Any:
+    raise AssertionError("nobody asks Kafka")
+
+
 class Elsewhere(Background[Consumption]):
     """Everything that the board asks Kafka for."""
 
     def __init__(self) -> None:
-        super().__init__(fresh_s=0)
+        super().__init__(_nobody, fresh_s=0)
         self.is_first = False
-
-    async def _ask(self) -> Consumption:
-        raise AssertionError("nobody asks Kafka")
 
     async def look(self, within_s: float) -> Consumption | None:
         waiting = {("leads", number): 10 * number for number in range(PARTITIONS)}
@@ -77,14 +78,11 @@ class Topics(Background[dict[str, ExistingTopic]]):
     """All topics as planned."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(fresh_s=0)
+        super().__init__(_nobody, fresh_s=0)
         self._now = {
             topic.name: ExistingTopic(topic.partitions, topic.replication, dict(topic.config))
             for topic in settings.topic_plan()
         }
-
-    async def _ask(self) -> dict[str, ExistingTopic]:
-        return self._now
 
     async def look(self, within_s: float) -> dict[str, ExistingTopic]:
         return self._now

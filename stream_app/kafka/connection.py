@@ -5,7 +5,6 @@ Every client of this program is made here, or is a `Consumer`: each runs on a `B
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
 from asyncio import sleep
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -278,24 +277,22 @@ def _futures(producer: AIOKafkaProducer) -> list[Any]:
     return [*ours, producer._txn_manager._transaction_waiter]
 
 
-class Background(ABC, Generic[T]):
+class Background(Generic[T]):
     """Keeps the last answer of Kafka, and asks only when someone wants to know it and the answer is old.
 
     Args:
+        ask: Asks Kafka. May raise BrokerUnavailable and KafkaRefused.
         fresh_s: How long an answer is kept, in seconds. That Kafka did not answer is kept as long.
     """
 
-    def __init__(self, fresh_s: float) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[T]], fresh_s: float) -> None:
+        self._ask = ask
         self._fresh_s = fresh_s
         self._asking: asyncio.Task[None] | None = None
         self._known: T | None = None
         self._known_s = -fresh_s
         self.is_first = True
         """Kafka was not asked yet, or the first question is still open."""
-
-    @abstractmethod
-    async def _ask(self) -> T:
-        """Ask Kafka. May raise BrokerUnavailable and KafkaRefused."""
 
     async def look(self, within_s: float) -> T | None:
         """Return what is known; None if Kafka does not answer. After `within_s` that is its last answer."""

@@ -70,23 +70,18 @@ class Consumption(msgspec.Struct, frozen=True):
     committed: Offsets = {}
 
 
-class Backlog(Background[Consumption]):
-    """Counts the records of the lead topics that no worker has committed yet. Asks Kafka every 5 s at most."""
+def backlog_of(
+    connection: KafkaConnection, worker: str, replay: str, topics: Sequence[str], partitions: int
+) -> Background[Consumption]:
+    """Count the records of the lead topics that no worker has committed yet. Asks Kafka every 5 s at most."""
 
-    def __init__(
-        self, connection: KafkaConnection, worker: str, replay: str, topics: Sequence[str], partitions: int
-    ) -> None:
-        super().__init__(_FRESH_S)
-        self._connection = connection
-        self._worker, self._replay = worker, replay
-        self._topics = topics
-        self._partitions = partitions
+    async def ask() -> Consumption:
+        async with open_admin(connection) as admin, TopicReader(connection, partitions) as reader:
+            workers, committed = await _look_at(admin, worker)
+            replays, _ = await _look_at(admin, replay)
+            return Consumption(workers, replays, await reader.count(topics, committed), committed)
 
-    async def _ask(self) -> Consumption:
-        async with open_admin(self._connection) as admin, TopicReader(self._connection, self._partitions) as reader:
-            worker, committed = await _look_at(admin, self._worker)
-            replay, _ = await _look_at(admin, self._replay)
-            return Consumption(worker, replay, dict(await reader.count(self._topics, committed)), committed)
+    return Background(ask, _FRESH_S)
 
 
 async def _look_at(admin: Any, name: str) -> tuple[Group, Offsets]:

@@ -142,17 +142,14 @@ async def check_topics(
             raise TopicsError(problems)
 
 
-class TopicsThere(Background[dict[str, ExistingTopic]]):
-    """Looks at the planned topics that exist, by name. Asks Kafka every 10 s at most."""
+def existing_topics(connection: KafkaConnection, plan: Sequence[TopicPlan]) -> Background[dict[str, ExistingTopic]]:
+    """Look at the planned topics that exist, by name. Asks Kafka every 10 s at most."""
 
-    def __init__(self, connection: KafkaConnection, plan: Sequence[TopicPlan]) -> None:
-        super().__init__(_FRESH_S)
-        self._connection = connection
-        self._plan = plan
+    async def ask() -> dict[str, ExistingTopic]:
+        async with open_admin(connection) as admin:
+            return await _look(admin, [topic.name for topic in plan])
 
-    async def _ask(self) -> dict[str, ExistingTopic]:
-        async with open_admin(self._connection) as admin:
-            return await _look(admin, [topic.name for topic in self._plan])
+    return Background(ask, _FRESH_S)
 
 
 async def _look(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
@@ -217,9 +214,6 @@ class KnownTopics:
         """Compare topics with the ids that are known, and return those that are missing.
 
         `described`: the topics of an answer to Metadata. Of a topic that was read, take that of its leader.
-
-        Returns:
-            Those that are missing.
 
         Raises:
             TopicsError: Another topic has the name of one that was seen, or a topic has more partitions.

@@ -45,9 +45,9 @@ from stream_app.domain.books.records import STATES
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import ANSWER_WITHIN_S, KafkaConnection
-from stream_app.kafka.groups import Backlog
+from stream_app.kafka.groups import backlog_of
 from stream_app.kafka.producers import open_inbox
-from stream_app.kafka.topics import TopicsThere, watch_partitions
+from stream_app.kafka.topics import existing_topics, watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry, serve_http
 from stream_app.services.process import check_kafka, serve_ops, state_folder
@@ -157,8 +157,8 @@ async def serving(
     """
     names, partitions = settings.names, settings.kafka.partitions
     results = ResultFetcher(connection, names.enriched, partitions)
-    backlog = Backlog(connection, names.worker_app, names.replay_app, names.lead_topics, partitions)
-    topics = TopicsThere(connection, settings.topic_plan())
+    backlog = backlog_of(connection, names.worker_app, names.replay_app, names.lead_topics, partitions)
+    topics = existing_topics(connection, settings.topic_plan())
     waiting = WaitingLeads(connection, names.worker_app, names.lead_topics, partitions)
     queries = BoardQueries(model_path(settings, os.environ), settings.without_callbacks)
     registry.register(DeadLetters(queries, {"dlq": names.dlq, "parked": names.parked}))

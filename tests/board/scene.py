@@ -107,11 +107,15 @@ def settings_of(
     return load_settings(path, environ, ("gateway", "board"))
 
 
+async def _nobody() -> Any:
+    raise AssertionError("nobody asks Kafka")
+
+
 class Consumers(Background[Consumption]):
     """What Kafka says of the consumers, in memory."""
 
     def __init__(self) -> None:
-        super().__init__(fresh_s=0)
+        super().__init__(_nobody, fresh_s=0)
         self.is_first = False
         waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310, "initech": 56}
         counts = {("leads", number): waiting.get(name, 0) for number, name in enumerate(WORKSPACES)}
@@ -119,9 +123,6 @@ class Consumers(Background[Consumption]):
         self.now: Consumption | None = Consumption(
             Group("Stable", 2), Group("Stable", 1), counts, dict.fromkeys(counts, 1 << 40)
         )
-
-    async def _ask(self) -> Consumption:
-        raise AssertionError("nobody asks Kafka")
 
     async def look(self, within_s: float) -> Consumption | None:
         return self.now
@@ -131,14 +132,11 @@ class Topics(Background[dict[str, ExistingTopic]]):
     """What Kafka says of the topics, in memory: all are as planned."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(fresh_s=0)
+        super().__init__(_nobody, fresh_s=0)
         self.now: dict[str, ExistingTopic] | None = {
             topic.name: ExistingTopic(topic.partitions, topic.replication, dict(topic.config))
             for topic in settings.topic_plan()
         }
-
-    async def _ask(self) -> dict[str, ExistingTopic]:
-        raise AssertionError("nobody asks Kafka")
 
     async def look(self, within_s: float) -> dict[str, ExistingTopic] | None:
         return self.now

@@ -10,7 +10,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import TopicsError
 from stream_app.domain.model.topics import Retention, TopicNames, TopicPlan, plan
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.topics import TopicsThere, alter_topics, check_topics, create_topics
+from stream_app.kafka.topics import alter_topics, check_topics, create_topics, existing_topics
 
 WAIT_S = 20.0
 DAY_MS = 86_400_000
@@ -77,7 +77,7 @@ async def test_settings_that_differ_are_set_and_all_others_stay(kafka: Broker, n
     await alter_topics(client(kafka), report.lacking | report.surplus, WAIT_S, print)
     report = await create_topics(client(kafka), after, WAIT_S, print)
     assert (report.problems, report.more, report.lacking, report.surplus) == ([], [], {}, {})
-    seen = await TopicsThere(client(kafka), after).look(WAIT_S)
+    seen = await existing_topics(client(kafka), after).look(WAIT_S)
     assert seen is not None
     assert seen[leads].config["compression.type"] == "zstd"
     with pytest.raises(TopicsError, match="Kafka refuses to change it: Invalid value x for"):

@@ -127,12 +127,12 @@ class CountedQuestions(Background[int]):
     """Counts the questions. `fails`: what the next ones raise; `waits`: they take until it is set."""
 
     def __init__(self, fresh_s: float) -> None:
-        super().__init__(fresh_s)
+        super().__init__(self._count, fresh_s)
         self.times = 0
         self.fails: Exception | None = None
         self.waits: asyncio.Event | None = None
 
-    async def _ask(self) -> int:
+    async def _count(self) -> int:
         self.times += 1
         if self.waits is not None:
             await self.waits.wait()
