@@ -4,6 +4,8 @@ docs/kafka-rights.md has this table in words.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -42,7 +44,6 @@ class Rights(msgspec.Struct, frozen=True):
     """What one process or command does on Kafka. Read and Write imply Describe.
 
     Attributes:
-        describe: Topics whose metadata it reads.
         configs: Topics whose configuration it reads.
         alter: Topics whose configuration it sets.
         join_groups: Consumer groups that it joins.
@@ -53,7 +54,6 @@ class Rights(msgspec.Struct, frozen=True):
 
     read: Set[str] = frozenset()
     write: Set[str] = frozenset()
-    describe: Set[str] = frozenset()
     configs: Set[str] = frozenset()
     alter: Set[str] = frozenset()
     create: Set[str] = frozenset()
@@ -65,7 +65,7 @@ class Rights(msgspec.Struct, frozen=True):
     @property
     def topics(self) -> Set[str]:
         """All topics that must exist before it starts, unless it creates them."""
-        return self.read | self.write | self.describe | self.configs
+        return self.read | self.write | self.configs
 
     @property
     def acls(self) -> list[Acl]:
@@ -81,6 +81,9 @@ class Rights(msgspec.Struct, frozen=True):
         if self.transactional_id:
             acls.append(Acl("Write", "TransactionalId", self.transactional_id, self.transactional_ids_begin))
         return sorted(acls, key=lambda acl: (acl.resource, acl.name, acl.operation))
+
+    def acls_on(self, resource: Resource, name: str) -> list[Acl]:
+        return [acl for acl in self.acls if (acl.resource, acl.name) == (resource, name)]
 
 
 def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
@@ -212,10 +215,7 @@ async def allowed(admin: Any, operation: Operation, topics: Collection[str]) -> 
 
 async def _topics(client: Any, rights: Rights) -> tuple[dict[str, int], list[Acl]]:
     """Return the number of partitions of each existing topic, and the missing rights."""
-    needed: dict[str, set[Acl]] = {name: set() for name in rights.topics}
-    for acl in rights.acls:
-        if acl.resource == "Topic":
-            needed[acl.name].add(acl)
+    needed = {name: rights.acls_on("Topic", name) for name in rights.topics}
     partitions: dict[str, int] = {}
     lacking: list[Acl] = []
     for topic in (await client.ask_any(Metadata(sorted(needed), operations=True))).to_object()["topics"]:
@@ -229,7 +229,6 @@ async def _topics(client: Any, rights: Rights) -> tuple[dict[str, int], list[Acl
 
 
 async def _group(admin: Any, group: str, rights: Rights) -> list[Acl]:
-    needed = [acl for acl in rights.acls if acl.resource == "Group" and acl.name == group]
     try:
         node = await admin.find_coordinator(group)
         ((code, *_, last),) = (await admin._client.send(node, DescribeGroups([group]))).groups
@@ -242,7 +241,7 @@ async def _group(admin: Any, group: str, rights: Rights) -> list[Acl]:
         if not error.retriable:
             raise
         operations = _UNKNOWN  # a new cluster has no coordinator yet; joining the group reports missing rights
-    return _not_in(operations, needed)
+    return _not_in(operations, rights.acls_on("Group", group))
 
 
 def _not_in(operations: int, needed: Collection[Acl]) -> list[Acl]:
@@ -252,11 +251,9 @@ def _not_in(operations: int, needed: Collection[Acl]) -> list[Acl]:
 
 
 def _lines(program: str, lacking: Sequence[Acl]) -> Iterator[str]:
-    names: dict[tuple[str, str], list[str]] = {}
-    for acl in sorted(lacking):
-        names.setdefault((acl.operation, acl.resource), []).append(acl.name)
-    for (operation, resource), those in names.items():
+    for (operation, resource), acls in groupby(sorted(lacking), key=itemgetter(0, 1)):
+        names = ", ".join(acl.name for acl in acls)
         yield (
-            f"Kafka does not allow us {operation} on {resource} {', '.join(those)}: `stream-app {program}` needs it; "
+            f"Kafka does not allow us {operation} on {resource} {names}: `stream-app {program}` needs it; "
             "docs/kafka-rights.md has all its rights"
         )

@@ -173,13 +173,14 @@ def test_the_page_lists_exactly_the_rights_of_the_code() -> None:
 
 def test_a_right_that_another_one_implies_is_not_listed() -> None:
     rights = Rights(
-        read=frozenset({"a"}), write=frozenset({"b"}), describe=frozenset({"a", "c"}), configs=frozenset({"b"}),
+        read=frozenset({"a"}), write=frozenset({"b"}), configs=frozenset({"a", "b", "c"}),
         join_groups=frozenset({"g"}), look_at_groups=frozenset({"g", "h"}),
     )  # fmt: skip
     assert rights.topics == {"a", "b", "c"}
     assert rights.acls == [
-        Acl("Read", "Group", "g"), Acl("Describe", "Group", "h"), Acl("Read", "Topic", "a"),
-        Acl("DescribeConfigs", "Topic", "b"), Acl("Write", "Topic", "b"), Acl("Describe", "Topic", "c"),
+        Acl("Read", "Group", "g"), Acl("Describe", "Group", "h"), Acl("DescribeConfigs", "Topic", "a"),
+        Acl("Read", "Topic", "a"), Acl("DescribeConfigs", "Topic", "b"), Acl("Write", "Topic", "b"),
+        Acl("Describe", "Topic", "c"), Acl("DescribeConfigs", "Topic", "c"),
     ]  # fmt: skip
 
 
