@@ -1,4 +1,4 @@
-"""Helpers for asyncio tasks: find the error that ended one, cancel or stop them, and drop reports of no value."""
+"""Helpers for asyncio tasks: find what ended one, cancel or stop them, and drop reports of no value."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def died_of(task: asyncio.Task[Any]) -> BaseException | None:
     if not task.cancelled():
         return task.exception()
     return None if task.cancelling() else RuntimeError(f"the task {task.get_name()} was cancelled without a request")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, then what caused it, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def retrieve(task: asyncio.Future[Any]) -> None:

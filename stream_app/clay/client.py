@@ -8,7 +8,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, Self
 
@@ -26,7 +26,6 @@ from stream_app.clay.transport import (
     ProxyRefused,
     Target,
     Transport,
-    TransportError,
     proxy_of,
 )
 from stream_app.domain.model.addresses import MALFORMED, token_problem
@@ -39,7 +38,7 @@ from stream_app.domain.model.outcome import (
     UnsentReason,
     classify,
 )
-from stream_app.tasks import cancel
+from stream_app.tasks import cancel, causes
 
 _ANSWER_WAIT_S = 2.0  # The status decides the outcome. The body only explains it, so the wait for the body is short.
 _HOST_WITHIN_S: Final = 3.0
@@ -54,6 +53,11 @@ UNSENT_TEXT: Final[dict[UnsentReason, str]] = {
     "tls": "nothing was sent: the TLS handshake with the webhook's host failed",
     "proxy": "nothing was sent: the egress proxy",
     "pool_timeout": "nothing was sent: all connections were busy",
+}
+_UNCERTAIN: Final[dict[type[Exception], UncertainReason]] = {
+    TimeoutError: "request_timeout",
+    ConnectionBroke: "reset",
+    BrokenAnswer: "broken_answer",
 }
 UNCERTAIN_TEXT: Final[dict[UncertainReason, str]] = {
     "request_timeout": "sent, but no response came in time",
@@ -136,7 +140,7 @@ class ClayClient:
         """Connect to a webhook's host like `send`, and send nothing. Returns the reason if it cannot connect."""
         started = asyncio.get_running_loop().time()
         try:
-            await self._transport.reach(_target(webhook_url, None, self._egress))
+            await self._transport.reach(self._target(webhook_url, None))
         except NotSent as exc:
             return _not_sent(exc, _since_ms(started), self._egress)
         return None
@@ -153,8 +157,18 @@ class ClayClient:
 
     def _target(self, webhook_url: str, token: str | None) -> Target:
         target = self._targets.get((webhook_url, token))
-        if target is None:
-            target = self._targets[webhook_url, token] = _target(webhook_url, token, self._egress)
+        if target is not None:
+            return target
+        headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "stream-app"}
+        if token is not None:
+            if problem := token_problem(token):
+                raise ValueError(problem)
+            headers["x-clay-webhook-auth"] = token
+        try:
+            url = yarl.URL(webhook_url)
+        except ValueError:
+            raise ValueError(MALFORMED) from None
+        target = self._targets[webhook_url, token] = Target.of(url, headers, self._egress)
         return target
 
     async def _exchange(self, target: Target, body: bytes, give_up_at: float, unavailable_is_refused: bool) -> Outcome:
@@ -171,9 +185,12 @@ class ClayClient:
                 if not (is_success and answer.is_whole):
                     limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
                     await self._read(answer, excerpt)
-        except (TransportError, TimeoutError) as exc:
+        except NotSent as exc:
+            return _not_sent(exc, _since_ms(begun), self._egress)
+        except (ConnectionBroke, BrokenAnswer, TimeoutError) as exc:
             if answer is None:
-                return _failure(exc, _since_ms(begun), self._egress)
+                reason = _UNCERTAIN[type(exc)]
+                return Uncertain(reason, _since_ms(begun), text=UNCERTAIN_TEXT[reason])
         latency_ms = round((answered - begun) * 1000)
         if is_success:
             return Accepted(answer.status, latency_ms)  # `classify` would return the same, at a higher cost.
@@ -197,38 +214,10 @@ class ClayClient:
             answer.close()
 
 
-def _target(webhook_url: str, token: str | None, egress: Egress) -> Target:
-    headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "stream-app"}
-    if token is not None:
-        if problem := token_problem(token):
-            raise ValueError(problem)
-        headers["x-clay-webhook-auth"] = token
-    try:
-        url = yarl.URL(webhook_url)
-    except ValueError:
-        raise ValueError(MALFORMED) from None
-    return Target.of(url, headers, egress)
-
-
-def _failure(exc: TransportError | TimeoutError, latency_ms: int, egress: Egress) -> Outcome:
-    """The outcome of a request without a status."""
-    reason: UncertainReason
-    match exc:
-        case NotSent():
-            return _not_sent(exc, latency_ms, egress)
-        case ConnectionBroke():
-            reason = "reset"
-        case BrokenAnswer():
-            reason = "broken_answer"
-        case _:
-            reason = "request_timeout"
-    return Uncertain(reason, latency_ms, text=UNCERTAIN_TEXT[reason])
-
-
 def _not_sent(exc: NotSent, latency_ms: int, egress: Egress) -> Refused:
     if isinstance(exc.__cause__, TimeoutError):
         return _unsent("connect_timeout", latency_ms)
-    for cause in _causes(exc):
+    for cause in causes(exc):
         if isinstance(cause, ProxyRefused):
             return _unsent("proxy", latency_ms, f" refused (HTTP {cause.status})")
         if isinstance(cause, aiohttp.ClientProxyConnectionError):
@@ -242,13 +231,6 @@ def _not_sent(exc: NotSent, latency_ms: int, egress: Egress) -> Refused:
         if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
             return _unsent("connect_refused", latency_ms)
     return _unsent("connect_failed", latency_ms)
-
-
-def _causes(exc: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = exc
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def _unsent(reason: UnsentReason, latency_ms: int, detail: str = "") -> Refused:

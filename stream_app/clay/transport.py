@@ -90,22 +90,18 @@ def _is_final(code: int) -> bool:
     return code == 101 or not 100 <= code <= 199
 
 
-class TransportError(Exception):
-    """A request without a response."""
-
-
-class NotSent(TransportError):
+class NotSent(Exception):
     """No byte of the request was handed to the operating system, or the proxy refused to forward it.
 
     The cause is the error of the connection; a TimeoutError if it took too long.
     """
 
 
-class ConnectionBroke(TransportError):
+class ConnectionBroke(Exception):
     """The connection broke, and the request may have arrived."""
 
 
-class BrokenAnswer(TransportError):
+class BrokenAnswer(Exception):
     """The request may have arrived, and its response is not valid HTTP."""
 
 
@@ -261,8 +257,7 @@ class Answer:
     @property
     def is_whole(self) -> bool:
         """True if the whole body has arrived and the pool has the connection back. Reading it is then optional."""
-        whole: bool = self._content.is_eof()
-        return whole
+        return bool(self._content.is_eof())
 
     def header(self, name: str) -> str | None:
         """Return the first header of this name, None if there is none."""

@@ -32,7 +32,7 @@ from stream_app.kafka.takeover.requests import KafkaTransactions, ended
 from stream_app.kafka.takeover.steps import take_over
 from stream_app.kafka.takeover.view import ClusterView
 from stream_app.kafka.topics import KnownTopics
-from stream_app.tasks import retrieve
+from stream_app.tasks import causes, retrieve
 
 _REFUSED = (
     errors.IncompatibleBrokerVersion,
@@ -412,13 +412,7 @@ def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
     The sender is asked too, because aiokafka hands out copies of its failure that have lost their cause. An unknown
     producer id counts as fenced: the id has expired, so another producer may have taken it.
     """
-    for start in (error, _died_of(producer)):
-        link = start
-        while link is not None:
-            if isinstance(link, _FENCED):
-                return True
-            link = link.__cause__ or link.__context__
-    return False
+    return any(isinstance(cause, _FENCED) for start in (error, _died_of(producer)) for cause in causes(start))
 
 
 def describe_failure(producer: AIOKafkaProducer, error: BaseException) -> str:
