@@ -1,7 +1,7 @@
 """Producers of records: a publisher that is idempotent, and an inbox that gives up in bounded time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -25,25 +25,15 @@ _BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
 """Each sent batch wakes all callers that wait for room. So thousands of callbacks must fit into a few batches."""
 
 
-class KafkaPublisher:
-    """Publishes to the partition that a record came from, with aiokafka."""
-
-    def __init__(self, producer: AIOKafkaProducer) -> None:
-        self._producer = producer
-
-    async def publish(self, record: Record) -> Awaitable[object]:
-        """Queue a record, in order. The returned future is done when all in-sync replicas have the record."""
-        sent: Awaitable[object] = await self._producer.send(
-            record.topic, record.value, record.key, partition=record.partition, headers=list(record.headers)
-        )
-        return sent
+Publish = Callable[[Record], Awaitable[Awaitable[object]]]
+"""Queues a record, in order. The returned future is done when all in-sync replicas have the record."""
 
 
 @asynccontextmanager
 async def kafka_publisher(
     connection: KafkaConnection, max_request_bytes: int, clock: KafkaClock | None = None
-) -> AsyncIterator[KafkaPublisher]:
-    """A publisher for the time of the block.
+) -> AsyncIterator[Publish]:
+    """A publisher for the time of the block. A record goes to its own partition.
 
     At the end of the block it waits a few seconds for records that are not confirmed, and then drops them: an
     idempotent producer would retry them forever.
@@ -56,9 +46,16 @@ async def kafka_publisher(
     )
     if clock is not None:
         clock.watch(producer.client)
+
+    async def publish(record: Record) -> Awaitable[object]:
+        sent: Awaitable[object] = await producer.send(
+            record.topic, record.value, record.key, partition=record.partition, headers=list(record.headers)
+        )
+        return sent
+
     try:
         await repeated(producer.start, _START_WITHIN_S)
-        yield KafkaPublisher(producer)
+        yield publish
     finally:
         with suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(_FLUSH_WITHIN_S):
@@ -73,8 +70,8 @@ async def send_command(connection: KafkaConnection, records: Sequence[Record], c
         BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
     """
     try:
-        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publisher, asyncio.timeout(_CONFIRM_WITHIN_S):
-            for sent in [await publisher.publish(record) for record in records]:
+        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publish, asyncio.timeout(_CONFIRM_WITHIN_S):
+            for sent in [await publish(record) for record in records]:
                 await sent
     except (KafkaError, TimeoutError) as error:
         why = f": {error!r}" if isinstance(error, KafkaError) else f" within {_CONFIRM_WITHIN_S:.0f} s"

@@ -28,13 +28,10 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import ReplayPolicy
 from stream_app.faust_app.app import App
 from stream_app.faust_app.stream import Generations
+from stream_app.kafka.producers import Publish
 from stream_app.partition.ports import PartitionStream
 
 _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
-
-
-Publish = Callable[[Record], Awaitable[Awaitable[object]]]
-"""Queues a record for its partition. The result is done when Kafka has acknowledged it."""
 
 
 @define(eq=False, repr=False)

@@ -6,7 +6,7 @@ process without any adopts the configuration as well.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,7 @@ from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import TopicNames
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.producers import Publish
 from stream_app.kafka.readers import Reader, consumed
 from stream_app.ops import logs
 
@@ -40,7 +41,7 @@ class Reloads:
     _topics: TopicNames
     _reload: Callable[[], CommandResult]
     _served: Callable[[], Collection[int]]
-    _publish: Callable[[Record], Awaitable[Awaitable[object]]]
+    _publish: Publish
     _clock: Clock = field(init=False, factory=Clock)
     _next: int | None = field(init=False, default=None)
     _last: str = field(init=False, default="")

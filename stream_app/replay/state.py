@@ -37,7 +37,7 @@ from stream_app.domain.model.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.connection import KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
-from stream_app.kafka.producers import KafkaPublisher, kafka_publisher
+from stream_app.kafka.producers import Publish, kafka_publisher
 from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Throttled
 from stream_app.tasks import cancel
@@ -57,7 +57,7 @@ class ReplayState:
         connection: KafkaConnection,
         names: TopicNames,
         partitions: int,
-        publisher: KafkaPublisher,
+        publish: Publish,
         turns: Turns | None = None,
     ) -> None:
         self.pause: Pause | None = None
@@ -66,7 +66,7 @@ class ReplayState:
         self.orders = ReplayOrders()
         self._connection = connection
         self._names = names
-        self._publisher = publisher
+        self._publish = publish
         self._partitions = [TopicPartition(names.replay_state, number) for number in range(partitions)]
         self._turns = turns
         self._lanes = [TopicPartition(names.lanes, number) for number in range(partitions) if turns is not None]
@@ -132,7 +132,7 @@ class ReplayState:
     async def set_pause(self, pause: Pause | None) -> None:
         """Pause all replays, or resume them (None)."""
         value = msgspec.json.encode(pause) if pause else None
-        await self._publish(Record(self._names.replay_state, PAUSE, value, (), 0))
+        await self._write(Record(self._names.replay_state, PAUSE, value, (), 0))
 
     async def committed(self) -> dict[int, int]:
         """Return the group's committed offsets on leads.dlq; partitions without one are absent."""
@@ -154,10 +154,10 @@ class ReplayState:
     async def _record(self, partition: int, epoch: int, came: Came) -> None:
         self._came[partition][epoch] = came
         key = f"dlq/{partition}/{epoch}".encode()
-        await self._publish(Record(self._names.replay_state, key, msgspec.json.encode(came), (), partition))
+        await self._write(Record(self._names.replay_state, key, msgspec.json.encode(came), (), partition))
 
-    async def _publish(self, record: Record) -> None:
-        await (await self._publisher.publish(record))
+    async def _write(self, record: Record) -> None:
+        await (await self._publish(record))
 
     async def _current(self, partitions: list[TopicPartition]) -> None:
         """Wait until these partitions are read to their current end. Raises BrokerUnavailable."""
@@ -219,8 +219,8 @@ async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: 
     """
     connection, topics = connection_of(settings), settings.names
     async with (
-        kafka_publisher(connection, MAX_CARRIED_BYTES) as publisher,
-        ReplayState(connection, topics, settings.kafka.partitions, publisher) as state,
+        kafka_publisher(connection, MAX_CARRIED_BYTES) as publish,
+        ReplayState(connection, topics, settings.kafka.partitions, publish) as state,
     ):
         before = state.pause
         await state.set_pause(Pause(by, scrub(why, MAX_TEXT), at_ms) if by else None)

@@ -63,16 +63,16 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
     async with AsyncExitStack() as stack:
         await check_kafka(settings, "replay", logger)
         kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
-        publisher = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, kafka_clock))
+        publish = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, kafka_clock))
         rates_per_s = {name: workspace.rate.rate_per_s for name, workspace in settings.workspaces.items()}
         turns = Turns(rates_per_s, policy.rate_share)
-        state = ReplayState(connection, topics, settings.kafka.partitions, publisher, turns)
+        state = ReplayState(connection, topics, settings.kafka.partitions, publish, turns)
         await stack.enter_async_context(state)
         replay = Replay(
             topics,
             policy,
             rates_per_s,
-            publisher.publish,
+            publish,
             state.begin,
             state.moving,
             Clock(),
@@ -94,7 +94,7 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         def served() -> list[int]:
             return [number for topic, number in assigned(app) if topic == topics.dlq]
 
-        reloads = Reloads(connection, topics, changes.reload, served, publisher.publish)
+        reloads = Reloads(connection, topics, changes.reload, served, publish)
         app.gaps.on_expired = ExpiredRecords(registry, logger)
         watchdog = Watchdog(
             longest_step_s(settings),

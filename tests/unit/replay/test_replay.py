@@ -12,8 +12,9 @@ from stream_app.domain.model.errors import UnknownFormat
 from stream_app.domain.model.records import ConsumedRecord, Headers, Record
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import ReplayPolicy
+from stream_app.kafka.producers import Publish
 from stream_app.partition.ports import PartitionStream
-from stream_app.replay.forward import Publish, Replay
+from stream_app.replay.forward import Replay
 from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
 
 NAMES = TopicNames()
