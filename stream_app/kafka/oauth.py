@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from aiokafka import conn
@@ -39,11 +39,8 @@ class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]  # aiokafka ship
 conn.OAuthAuthenticator = _Authenticator
 
 
-class Token(NamedTuple):
-    """A token, and how many seconds it lasts."""
-
-    text: str
-    lasts_s: float
+Token = tuple[str, float]
+"""A token, and how many seconds it lasts."""
 
 
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
@@ -112,7 +109,7 @@ def client_credentials(url: str, client_id: str, secret: str, scope: str | None)
         if answer.is_success:
             if not content.access_token:
                 raise TokenRefused(f"{url} answers without a token: check kafka.security.oauth.token_url")
-            return Token(content.access_token, content.expires_in)
+            return content.access_token, content.expires_in
         if answer.is_server_error or answer.status_code == 429:
             raise KafkaConnectionError(f"the token endpoint {url} answers HTTP {answer.status_code}")
         named = f", {content.error[:80]}" if content.error and content.error.isprintable() else ""
@@ -140,6 +137,6 @@ def aws_msk(region: str) -> Callable[[], Token]:
                 f"AWS signs no token for MSK in {region} ({type(error).__name__}): check the AWS credentials of this "
                 "process, and kafka.security.oauth.aws_region"
             ) from error
-        return Token(text, ends_ms / 1000 - time.time())
+        return text, ends_ms / 1000 - time.time()
 
     return fetch

@@ -1,10 +1,7 @@
 """Sends the requests of a take-over to Kafka: `steps.Transactions` on an aiokafka client.
 
-KRaft (Kafka 4.3.1) skips the end marker of a partition that has no leader at that moment
-(KRaftMetadataCache.getPartitionLeaderEndpoint). The coordinator calls the transaction complete, and in that partition
-it stays open until its producer's next end marker, which then ends it too. So a transaction is over only when its end
-is visible in all partitions, as their leaders report it, and no other one starts before. kafka/takeover/steps.py ends
-transactions that were left open.
+Kafka may call a transaction complete that it left open in a partition (`steps` says how). So a transaction is over only
+when its end is visible in all partitions, as their leaders report it, and no other one starts before.
 """
 
 import asyncio

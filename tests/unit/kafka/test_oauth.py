@@ -28,7 +28,7 @@ class Endpoint:
         if self.failure is not None:
             raise self.failure
         self.given += 1
-        return Token(f"token-{self.given}", 100.0)
+        return f"token-{self.given}", 100.0
 
 
 class Clock:
@@ -136,9 +136,9 @@ def test_amazons_signer_gives_tokens_for_msk(monkeypatch: pytest.MonkeyPatch) ->
 
     signer.MSKAuthTokenProvider = MSKAuthTokenProvider  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "aws_msk_iam_sasl_signer", signer)
-    token = aws_msk("eu-central-1")()
-    assert (token.text, regions) == ("signed", ["eu-central-1"])
-    assert 800 < token.lasts_s <= 900
+    token, lasts_s = aws_msk("eu-central-1")()
+    assert (token, regions) == ("signed", ["eu-central-1"])
+    assert 800 < lasts_s <= 900
     with pytest.raises(TokenRefused, match="check the AWS credentials"):
         aws_msk("nowhere")()
 
@@ -146,9 +146,9 @@ def test_amazons_signer_gives_tokens_for_msk(monkeypatch: pytest.MonkeyPatch) ->
 def test_amazons_own_signer_signs_with_the_credentials_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
-    token = aws_msk("eu-central-1")()
-    text = base64.urlsafe_b64decode(token.text + "==").decode()
+    token, lasts_s = aws_msk("eu-central-1")()
+    text = base64.urlsafe_b64decode(token + "==").decode()
     assert text.startswith("https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster%3AConnect&")
     assert "X-Amz-Credential=AKIDEXAMPLE" in text
     assert "s3cret" not in text
-    assert 800 < token.lasts_s <= 900
+    assert 800 < lasts_s <= 900
