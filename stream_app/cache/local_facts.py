@@ -32,8 +32,7 @@ Facts = dict[str, tuple[Scalar, str]]
 def local_facts(fields: Mapping[str, Scalar]) -> Facts:
     """Return `company_name`, `domain` and `country` (ISO 3166-1 alpha-2) that are certain and that the lead lacks.
 
-    Returns:
-        By name the value and its source: `domain`, `phone` or `tld`.
+    Each is a value and its source: `domain`, `phone` or `tld`.
     """
     facts: Facts = {}
     domain = company_domain(fields)

@@ -76,10 +76,8 @@ class ClayClient:
         pool_timeout_s: Limit of the wait for one of `max_connections`. `connect_timeout_s` and `pool_timeout_s`
             together must be shorter than `request_timeout_s`, so that the request timeout cannot expire before anything
             was sent.
-        max_connections: Number of connections open at the same time.
         keepalive_s: Idle time after which a connection is closed. Keep it shorter than the server's own limit: a
             request on a connection that the server is closing ends as uncertain.
-        egress: Trusted certificate authorities and the proxy.
     """
 
     _request_timeout_s: float
@@ -270,7 +268,6 @@ class HostCheck:
         return await asyncio.shield(running)
 
     async def close(self) -> None:
-        """End the requests in flight."""
         await cancel(list(self._running.values()))
 
     async def _answers(self, host: yarl.URL) -> bool:
@@ -307,7 +304,6 @@ class Webhooks:
     check: HostCheck
 
     async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
-        """Send one POST; see `ClayClient.send`."""
         endpoint = self.endpoints[destination]
         outcome = await self.client.send(
             endpoint.urls[webhook_id], endpoint.token, body, unavailable_is_refused=endpoint.unavailable_is_refused

@@ -21,11 +21,7 @@ class Egress:
 
     @classmethod
     def of(cls, ca_file: str | None = None, proxy_url: str | None = None) -> Self:
-        """Build from configured values.
-
-        Args:
-            ca_file: PEM file. It replaces the authorities that the system trusts.
-            proxy_url: See the class.
+        """Build from configured values. `ca_file`: a PEM file that replaces the authorities that the system trusts.
 
         Raises:
             SettingsError: The file cannot be read, or is not a PEM file.

@@ -120,8 +120,6 @@ class Target:
     Create it inside the event loop of its transport.
 
     Attributes:
-        url: The webhook.
-        headers: The request headers.
         address: What the connector needs to find a connection.
         head: The request head, up to the value of `content-length`.
     """
@@ -222,10 +220,9 @@ class Transport:
                 raise NotSent("the new connection ended, or received data, before anything was written")
 
     async def _exchange(self, connection: Any, head: bytes, body: bytes) -> tuple[Any, Any]:
-        """Write the request and read the head of the response. Closes the connection on an error or a cancellation.
+        """Write the request and read the head of the response. Raises any error of aiohttp's parser or connection.
 
-        Raises:
-            Exception: Any error of aiohttp's parser or connection.
+        It closes the connection on an error or a cancellation.
         """
         protocol = connection.protocol
         try:
@@ -241,11 +238,7 @@ class Transport:
 
 
 class Answer:
-    """A response. The pool gets the connection back when the body is complete.
-
-    Attributes:
-        status: The HTTP status.
-    """
+    """A response with this HTTP `status`. The pool gets the connection back when the body is complete."""
 
     def __init__(self, message: Any, connection: Any, content: Any) -> None:
         self.status: int = message.code

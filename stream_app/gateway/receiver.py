@@ -82,7 +82,6 @@ class GatewayMetrics:
             self.say("callback_not_received", destination, code)
 
     def repaired(self, destination: str) -> None:
-        """Report a callback whose invalid JSON was repaired."""
         self._repaired.labels(destination).inc()
 
     def say(self, event: str, destination: str, because: str) -> None:

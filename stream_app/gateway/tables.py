@@ -88,7 +88,6 @@ def tables_of(settings: Settings) -> Tables:
 
 
 def _pin_in(query: bytes) -> int | None:
-    """Return the partition that a URL names."""
     if len(query) > 100:
         return None
     named = parse_qs(query.decode("latin-1")).get("partition", [""])[0]

@@ -22,15 +22,12 @@ _AT_START_S: Final = 30.0
 
 
 def skew_ms(appended_ms: int, sent_ms: int, answered_ms: int) -> int:
-    """Return how far our clock is at least ahead of Kafka's, in ms.
+    """Return how far our clock is at least ahead of Kafka's, in ms; below 0: it is behind; 0: the clocks may agree.
 
     Args:
         appended_ms: Kafka's time of the append, epoch ms.
         sent_ms: Our time before the request, epoch ms.
         answered_ms: Our time after its response, epoch ms.
-
-    Returns:
-        Below 0: our clock is behind. 0: the clocks may agree.
     """
     if appended_ms < sent_ms:
         return sent_ms - appended_ms
@@ -50,13 +47,8 @@ def in_words(skew_ms: int) -> str:
 class KafkaClock:
     """Compares the clocks at each answer to a produce request of the watched clients. A process has one.
 
+    `text` says how they differ, and is empty if they agree. `report` gets it while they differ, once a minute at most.
     Relies on all requests of aiokafka 0.14.0's sender going through its client's `send`.
-
-    Args:
-        report: Called with the text while the clocks differ, once a minute at most.
-
-    Attributes:
-        text: How the clocks differ; empty if they agree.
     """
 
     def __init__(self, report: Callable[[str], object]) -> None:

@@ -346,8 +346,7 @@ def _runs(offsets: Sequence[int]) -> Iterator[Span]:
 async def fetch(connection: KafkaConnection, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
     """Return records by their ids ("topic/partition/offset"). Connects for each call: calls are rare.
 
-    Returns:
-        The records by id. Those that are not committed, not readable or not kept are missing.
+    Those that are not committed, not readable or not kept are missing.
 
     Raises:
         BrokerUnavailable: Kafka did not answer in time.
@@ -461,10 +460,7 @@ class StatusFollower(Reader):
                 return
 
     async def batches(self) -> AsyncIterator[list[StatusEvent]]:
-        """Yield all events, in the order of each partition. A batch is empty when none came for half a second.
-
-        It does not end by itself.
-        """
+        """Yield all events for ever, each partition in its order. A batch is empty when none came for half a second."""
         async for polled in self.follow(self._starts):
             yield [_decoded(record) for record in chain.from_iterable(polled.values())]
 

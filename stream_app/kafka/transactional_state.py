@@ -83,11 +83,8 @@ class TransactionalState:
     It connects in `take_over`. Two tasks must not use it at the same time. The partition's `Commits` owns it.
 
     Args:
-        connection: how to connect to Kafka.
         transactional_id: identifies the partition's producer. A later producer with this id fences it.
         state_topic: the topic of the rows.
-        partition: the partition.
-        limits: times and sizes.
         known: the topics that this process has seen.
         writes_to: the topics and partitions that transactions write to, besides that of the rows.
         writes_to_all_of: topics that they write to in any partition that there is.

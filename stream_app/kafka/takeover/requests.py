@@ -34,7 +34,6 @@ class KafkaTransactions:
     Attributes:
         client: The producer's BoundedClient.
         node: The coordinator of the id.
-        transactional_id: The id.
         places: Returns all that its transactions write to; it is asked only after a crash.
         own: The one of them that no other transactional id writes to.
         view: Looks at the places, together with other take-overs.

@@ -174,9 +174,7 @@ class Transactions(Protocol):
 async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
     """Fence every earlier producer, after each of their transactions has ended in all partitions as it was decided.
 
-    Args:
-        kafka: The requests.
-        timeout_ms: The transaction timeout of the new producer. It must not be one of those that carry a verdict.
+    `timeout_ms`: the transaction timeout of the new producer. It must not be one of those that carry a verdict.
 
     Raises:
         StateStoreError: An operator has to decide. Errors of the requests are raised as they are.

@@ -86,12 +86,7 @@ class Batched(Generic[K, R]):
 
 
 class PartitionProducers(NamedTuple):
-    """What a leader answered about the open transactions of a partition.
-
-    Attributes:
-        node: The broker that was asked.
-        open: Producer id -> the first offset of its open transaction.
-    """
+    """The broker that was asked about a partition, and by producer id the first offset of an open transaction there."""
 
     node: int
     open: Mapping[int, int]
@@ -269,11 +264,7 @@ class NewestLeaders(NamedTuple):
     topics: Mapping[int, Sequence[Mapping[str, Any]]]
 
     def require(self, nodes: Mapping[TopicPartition, int]) -> None:
-        """Check that no broker knows of later leaders than the brokers that these partitions were read from.
-
-        Raises:
-            NotLeaderForPartitionError: Another broker leads one of them.
-        """
+        """Raise NotLeaderForPartitionError if another broker leads a partition than the one that it was read from."""
         for place, node in nodes.items():
             if self.leaders.get(place, node) != node:
                 raise NotLeaderForPartitionError(f"{place.topic}/{place.partition} was read from broker {node}")
