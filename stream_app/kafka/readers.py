@@ -234,30 +234,6 @@ class Reader:
             ) from None
         return firsts
 
-    async def count_spans(self, spans: Mapping[TopicPartition, Span]) -> dict[TopicPartition, int]:
-        """Count the committed records of each span.
-
-        The difference of two offsets is too large, because transaction markers take offsets. A span is read, except if
-        it has more than 100 offsets, holds a batch that cannot be read, or was not read within 5 s. Then the number of
-        its offsets is returned.
-        """
-        counts = {tp: max(0, end - begin) for tp, (begin, end) in spans.items()}
-        short = {tp: spans[tp] for tp, offsets in counts.items() if 0 < offsets <= _COUNTED_EXACTLY}
-        read, unsure = dict.fromkeys(short, 0), set[TopicPartition]()
-
-        def note(batch: UnreadableBatch) -> None:
-            unsure.add(TopicPartition(batch.topic, batch.partition))
-
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_COUNT_WITHIN_S):
-                async for polled in self.scan(short, on_unreadable=note):
-                    for tp, records in polled.items():
-                        read[tp] += len(records)
-        for tp, (_, end) in short.items():
-            if tp not in unsure and await self.position(tp) >= end:
-                counts[tp] = read[tp]
-        return counts
-
     def _assign(self, starts: Mapping[TopicPartition, int]) -> None:
         self._consumer.assign(list(starts))
         for tp, offset in starts.items():
@@ -298,16 +274,31 @@ class TopicReader(Reader):
     async def count(
         self, topics: Iterable[str], committed: Mapping[tuple[str, int], int]
     ) -> dict[tuple[str, int], int]:
-        """Count the records from a group's committed offsets to the end, as `count_spans` does.
+        """Count the records from a group's committed offsets to the end; without an offset, all that Kafka keeps.
 
-        Of a partition without an offset, everything that Kafka keeps is counted.
+        The difference of two offsets is too large, because transaction markers take offsets. So the records are read,
+        except where there are more than 100 offsets, or a batch that cannot be read, or where 5 s were not enough. The
+        number of offsets is returned there.
         """
         spans = {
             TopicPartition(topic, number): (max(begin, committed.get((topic, number), 0)), end)
             for topic in topics
             for number, (begin, end) in (await self.bounds(topic)).items()
         }
-        return {(tp.topic, tp.partition): records for tp, records in (await self.count_spans(spans)).items()}
+        counts = {(tp.topic, tp.partition): max(0, end - begin) for tp, (begin, end) in spans.items()}
+        short = {tp: (begin, end) for tp, (begin, end) in spans.items() if 0 < end - begin <= _COUNTED_EXACTLY}
+        read, unsure = dict.fromkeys(short, 0), list[UnreadableBatch]()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_COUNT_WITHIN_S):
+                async for polled in self.scan(short, on_unreadable=unsure.append):
+                    for tp, records in polled.items():
+                        read[tp] += len(records)
+        for batch in unsure:
+            short.pop(TopicPartition(batch.topic, batch.partition), None)  # it may have more than one
+        for tp, (_, end) in short.items():
+            if await self.position(tp) >= end:
+                counts[tp.topic, tp.partition] = read[tp]
+        return counts
 
     async def read(self, topic: str, ranges: Mapping[int, Span] | None = None) -> AsyncIterator[list[Any]]:
         """Scan a topic, and yield its PlainRecords, each partition in its order.
