@@ -18,7 +18,7 @@ from aiokafka.client import AIOKafkaClient
 
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.kafka.bounded_client import CREATE_S, BoundedClient, bind
-from stream_app.kafka.diagnosis import Diagnosis, diagnose
+from stream_app.kafka.diagnosis import diagnose
 from stream_app.tasks import cancel, retrieve
 
 T = TypeVar("T")
@@ -154,8 +154,8 @@ async def wait_for_kafka(connection: KafkaConnection, wait_s: float, say: Say) -
     pause_s, cause = _FIRST_PAUSE_S, "no answer"
     try:
         async with asyncio.timeout(wait_s):
-            while (failure := await refusal_or_silence(connection)) is not None:
-                cause = failure.text
+            while (silence := await refusal_or_silence(connection)) is not None:
+                cause = silence
                 say(f"Kafka at {connection.bootstrap} does not answer ({cause}); trying again in {pause_s:g} s")
                 await sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
@@ -163,14 +163,10 @@ async def wait_for_kafka(connection: KafkaConnection, wait_s: float, say: Say) -
         raise _late(connection, wait_s, f" ({cause})") from late
 
 
-async def refusal_or_silence(connection: KafkaConnection) -> Diagnosis | None:
+async def refusal_or_silence(connection: KafkaConnection) -> str | None:
     """Return why no broker answers now, or None if one does. Raises KafkaRefused."""
     pairs = [address.strip().rpartition(":") for address in connection.bootstrap.split(",")]
-    addresses = [(host.strip("[]"), int(port)) for host, _, port in pairs]
-    failure = await diagnose(connection.security, addresses)
-    if failure is not None and failure.refused:
-        raise KafkaRefused(failure.text)
-    return failure
+    return await diagnose(connection.security, [(host.strip("[]"), int(port)) for host, _, port in pairs])
 
 
 @asynccontextmanager

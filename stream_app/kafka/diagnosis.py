@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 from aiokafka.conn import create_conn
 from aiokafka.errors import IllegalSaslStateError, KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
+from stream_app.domain.model.errors import KafkaRefused
 from stream_app.kafka.oauth import TokenRefused
 
 _WITHIN_S: Final = 5.0
@@ -28,50 +29,51 @@ Address = tuple[str, int]
 """Host and port."""
 
 
-class Diagnosis(NamedTuple):
-    """Why we cannot talk to Kafka. `refused`: a broker refuses us, so waiting does not help."""
+async def diagnose(security: Mapping[str, Any], addresses: Collection[Address]) -> str | None:
+    """Return why the last address does not lead to a broker, or None as soon as one does.
 
-    text: str
-    refused: bool
-
-
-async def diagnose(security: Mapping[str, Any], addresses: Iterable[Address]) -> Diagnosis | None:
-    """Return None as soon as one address leads to a broker, else the first refusal, else the last failure."""
-    asked = list(addresses)
-    answer = await _first(security, asked)
-    if isinstance(answer, Diagnosis):
+    Raises:
+        KafkaRefused: No address leads to a broker, and one leads to a broker that refuses us. Waiting does not help.
+    """
+    answer = await _first(security, addresses)
+    if isinstance(answer, str):
         return answer
-    if not answer.isdisjoint(asked):
+    if not answer.isdisjoint(addresses):
         return None
     # Clients continue with the addresses that the brokers advertise.
     behind = await _first(security, sorted(answer))
-    if not isinstance(behind, Diagnosis) or behind.refused:
-        return behind if isinstance(behind, Diagnosis) else None
-    return Diagnosis(
-        f"none of the brokers that it names does, {behind.text}; are their advertised.listeners addresses that this "
-        "machine reaches?",
-        refused=False,
+    if not isinstance(behind, str):
+        return None
+    return (
+        f"none of the brokers that it names does, {behind}; are their advertised.listeners addresses that this machine "
+        "reaches?"
     )
 
 
-async def _first(security: Mapping[str, Any], addresses: list[Address]) -> set[Address] | Diagnosis:
-    """Return the first answer. All addresses are tried at once, so a broker that hangs delays no other."""
+async def _first(security: Mapping[str, Any], addresses: Collection[Address]) -> set[Address] | str:
+    """Return the first answer, or raise the first refusal, or return the last failure.
+
+    All addresses are tried at once, so a broker that hangs delays no other.
+    """
     attempts = [asyncio.create_task(_try(security, host, port)) for host, port in addresses]
-    failures: list[Diagnosis] = []
+    failures: list[KafkaRefused | str] = []
     try:
         for coming in asyncio.as_completed(attempts):
             answer = await coming
-            if not isinstance(answer, Diagnosis):
+            if isinstance(answer, set):
                 return answer
             failures.append(answer)
     finally:
         for task in attempts:
             task.cancel()
-    return next((failure for failure in failures if failure.refused), failures[-1])
+    for failure in failures:
+        if isinstance(failure, KafkaRefused):
+            raise failure
+    return str(failures[-1])
 
 
-async def _try(security: Mapping[str, Any], host: str, port: int) -> set[Address] | Diagnosis:
-    """Return the addresses of all brokers that this one advertises, or why it does not answer."""
+async def _try(security: Mapping[str, Any], host: str, port: int) -> set[Address] | KafkaRefused | str:
+    """Return the addresses of all brokers that this one advertises, or why it refuses us or does not answer."""
     try:
         connection = await create_conn(host, port, request_timeout_ms=int(1000 * _WITHIN_S), **security)
         try:
@@ -81,10 +83,10 @@ async def _try(security: Mapping[str, Any], host: str, port: int) -> set[Address
     except (KafkaError, OSError, TimeoutError) as error:
         refusal = await _refusal(error, security, host, port)
         if refusal is not None:
-            return Diagnosis(f"Kafka at {host}:{port} {refusal}", refused=True)
-        return Diagnosis(f"{host}:{port}: {_in_words(error)}", refused=False)
+            return KafkaRefused(f"Kafka at {host}:{port} {refusal}")
+        return f"{host}:{port}: {_in_words(error)}"
     named = {(broker_host, broker_port) for _, broker_host, broker_port, *_ in brokers}
-    return named or Diagnosis(f"{host}:{port} names no broker yet", refused=False)
+    return named or f"{host}:{port} names no broker yet"
 
 
 async def _refusal(error: BaseException, security: Mapping[str, Any], host: str, port: int) -> str | None:

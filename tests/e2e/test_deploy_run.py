@@ -18,6 +18,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, ChildProcesses, end, free_port, last_words, wait_for_answer
+from stream_app.domain.model.errors import KafkaRefused
 from stream_app.kafka.diagnosis import diagnose
 from tests.repository.test_alerts import RULE
 from tests.repository.test_deploy import (
@@ -182,8 +183,10 @@ async def refusal(address: str, settings: Settings, **changes: str) -> str:
     host, port = address.split(":")
     client = connection_of(settings).settings()
     del client["bootstrap_servers"]
-    refused = await diagnose(client | changes, [(host, int(port))])
-    return "" if refused is None else refused.text
+    try:
+        return await diagnose(client | changes, [(host, int(port))]) or ""
+    except KafkaRefused as refused:
+        return str(refused)
 
 
 def health_check_config() -> str:

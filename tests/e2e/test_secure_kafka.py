@@ -18,6 +18,7 @@ from stream_app.cli.main import main
 from stream_app.client.doctor import strangers_may_not_write
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import StartError
+from stream_app.domain.model.errors import KafkaRefused
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.kafka.connection import KafkaConnection
@@ -72,12 +73,13 @@ def tls(authority: Path, certificate: Path | None = None) -> ssl.SSLContext:
 async def refusal_of(kafka: SecureKafka, listener: str, protocol: str, **security: Any) -> str:
     """Return the error for a client with these settings. Empty if Kafka accepts it."""
     host, _, port = kafka.addresses[listener].rpartition(":")
-    refusal = await diagnose({"security_protocol": protocol, **security}, [(host, int(port))])
-    if refusal is None:
-        return ""
-    assert refusal.refused
-    assert PASSWORD not in refusal.text
-    return refusal.text.removeprefix(f"Kafka at {host}:{port} ")
+    text = ""
+    try:
+        assert await diagnose({"security_protocol": protocol, **security}, [(host, int(port))]) is None
+    except KafkaRefused as refusal:
+        text = str(refusal)
+    assert PASSWORD not in text
+    return text.removeprefix(f"Kafka at {host}:{port} ")
 
 
 async def test_each_kind_of_refusal_has_its_own_text(secure: SecureKafka) -> None:
@@ -154,9 +156,10 @@ async def test_a_wrong_protocol_is_reported_with_the_right_one(secure: SecureKaf
 async def test_a_certificate_for_another_name_is_reported(secure: SecureKafka) -> None:
     port = int(secure.addresses["SASL_SSL"].rpartition(":")[2])
     security = {"security_protocol": "SASL_SSL", "ssl_context": tls(secure.ca_pem), **scram()}
-    refusal = await diagnose(security, [("localhost", port)])
-    assert refusal is not None
-    assert refusal.text.startswith(f"Kafka at localhost:{port} has a certificate for another name than localhost (")
+    with pytest.raises(KafkaRefused) as refusal:
+        await diagnose(security, [("localhost", port)])
+    text = f"Kafka at localhost:{port} has a certificate for another name than localhost ("
+    assert str(refusal.value).startswith(text)
 
 
 CONFIG: Final = """
