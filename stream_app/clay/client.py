@@ -96,12 +96,7 @@ class ClayClient:
         self._connections = asyncio.Semaphore(self._max_connections)
 
     async def __aenter__(self) -> Self:
-        self._transport = Transport(
-            connect_timeout_s=self._connect_timeout_s,
-            keepalive_s=self._keepalive_s,
-            read_buffer_bytes=_MAX_ANSWER_BYTES,
-            egress=self._egress,
-        )
+        self._transport = Transport(self._connect_timeout_s, self._keepalive_s, _MAX_ANSWER_BYTES, self._egress)
         return self
 
     async def __aexit__(self, *_: object) -> None:

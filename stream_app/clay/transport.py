@@ -169,7 +169,7 @@ class Transport:
     Create it inside a running event loop.
     """
 
-    def __init__(self, *, connect_timeout_s: float, keepalive_s: float, read_buffer_bytes: int, egress: Egress) -> None:
+    def __init__(self, connect_timeout_s: float, keepalive_s: float, read_buffer_bytes: int, egress: Egress) -> None:
         self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ssl=egress.tls)
         # aiohttp has no option for the protocol of its connections.
         self._connector._factory = partial(ClayProtocol, loop=asyncio.get_running_loop())  # type: ignore[assignment]

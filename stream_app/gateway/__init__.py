@@ -1,4 +1,1 @@
-"""The gateway: receives Clay's callbacks over HTTP.
-
-`receiver` shows the whole way and builds the application, `callback_answers` has the texts.
-"""
+"""The gateway: receives Clay's callbacks over HTTP. `receiver` shows the whole way and builds the application."""

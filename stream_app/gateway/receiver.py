@@ -43,11 +43,8 @@ _SAY_AGAIN_AFTER_S: Final = 60.0
 class GatewayMetrics:
     """Counts the receiver's answers. It gets nothing about a lead. Labels are few: configured aliases, or "other"."""
 
-    def __init__(
-        self, registry: CollectorRegistry, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
-        self._clock = clock
         self._warned: dict[tuple[str, str], tuple[float, int]] = {}
         counter = partial(Counter, registry=registry)
         self._callbacks = counter(
@@ -86,7 +83,7 @@ class GatewayMetrics:
 
     def say(self, event: str, destination: str, because: str) -> None:
         """Log an event at most once a minute for each destination and reason."""
-        now = self._clock()
+        now = time.monotonic()
         due, more = self._warned.get((destination, because), (now, 0))
         if now < due:
             self._warned[destination, because] = due, more + 1

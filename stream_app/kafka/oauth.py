@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -11,6 +11,7 @@ from aiokafka import conn
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import OAuthAuthenticator
 from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed
+from attrs import define, field
 
 from stream_app.domain.model.untrusted import UNREADABLE
 
@@ -43,21 +44,17 @@ Token = tuple[str, float]
 """A token, and how many seconds it lasts."""
 
 
+@define(eq=False, repr=False)
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
     """Gives every connection a token that is still valid. Connections of all threads share it. `fetch` may block."""
 
-    def __init__(
-        self,
-        fetch: Callable[[], Token],
-        extensions: Mapping[str, str] | None = None,
-        now_s: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._fetch = fetch
-        self._extensions = dict(extensions or {})
-        self._now_s = now_s
-        self._lock = threading.Lock()
-        self._text = ""
-        self._renew_s = self._end_s = 0.0
+    _fetch: Callable[[], Token]
+    _extensions: dict[str, str] = field(factory=dict)
+    _now_s: Callable[[], float] = time.monotonic
+    _lock: threading.Lock = field(init=False, factory=threading.Lock)
+    _text: str = field(init=False, default="")
+    _renew_s: float = field(init=False, default=0.0)
+    _end_s: float = field(init=False, default=0.0)
 
     async def token(self) -> str:
         """Return a valid token. Raises KafkaError."""

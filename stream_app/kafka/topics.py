@@ -1,11 +1,9 @@
 """Holds the topics to their plan: creates them, compares and alters them, and watches that they stay what they were.
 
-A process has to notice that a topic was deleted, created again or given more partitions while it runs. The offsets of a
-new topic of the same name mean other records. With more partitions, names of workspaces hash to other ones.
-
-Rows identify records by topic, partition and offset. A worker that continued would take new leads for old ones, and
-with a new state topic it would forget which leads were paid for. A changed topic id shows a new topic. A log that ends
-earlier than before has lost records, which is as bad.
+A process has to notice that a topic was deleted, created again or given more partitions while it runs. Rows identify
+records by topic, partition and offset: a worker that continued would take new leads for old ones, and with a new state
+topic it would forget which leads were paid for. With more partitions, names of workspaces hash to other ones. A changed
+topic id shows a new topic. A log that ends earlier than before has lost records, which is as bad.
 """
 
 import asyncio

@@ -91,15 +91,7 @@ class LastTransaction(NamedTuple):
 
 
 class NextStep(NamedTuple):
-    """The next step of a take-over.
-
-    - wait: look again in a moment.
-    - fence: fence without a verdict. The partition is then taken over, unless a transaction was ongoing.
-    - fence_verdict: fence with the verdict `committed`.
-    - end: write the missing markers, as `committed` says.
-    - unknown: refuse. The outcome of the stranded transaction is not known.
-    - undone: refuse. Committed records may have been aborted.
-    """
+    """A step of a take-over, as the table above has it. `committed`: the verdict of `fence_verdict` and of `end`."""
 
     do: Literal["wait", "fence", "fence_verdict", "end", "unknown", "undone"]
     committed: bool = False
