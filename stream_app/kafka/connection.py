@@ -300,8 +300,7 @@ class Background(Generic[T]):
 
     async def close(self) -> None:
         """End an open question to Kafka."""
-        if self._asking is not None:
-            await cancel([self._asking])
+        await cancel([self._asking])
 
     async def _refresh(self) -> None:
         try:

@@ -36,7 +36,6 @@ class BoundedLabel:
         self._names: set[str] = set()
 
     def __call__(self, name: str) -> str:
-        """Return the value of the label for this name."""
         if name not in self._names:
             if len(self._names) >= MOST_NAMES:
                 return OTHERS

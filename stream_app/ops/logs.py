@@ -23,8 +23,6 @@ _LEVELS = {
     "uvicorn": logging.ERROR,  # it warns of each request that is not HTTP
     "asyncio": logging.WARNING,
 }
-
-
 _MAX_FOREIGN = 1_000  # characters of a library's log text
 _AGAIN_S = 60.0
 

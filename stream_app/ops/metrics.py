@@ -29,7 +29,7 @@ _WORTH_A_LINE: Final = frozenset[Status](
 
 
 class StallGauge:
-    """Shows the stalls that the watchdog reports, in a gauge and in the log."""
+    """Shows all current stalls in a gauge and in the log. The watchdog calls it when they change."""
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
@@ -40,7 +40,6 @@ class StallGauge:
         )
 
     def __call__(self, what: list[str]) -> None:
-        """Show all current stalls. Called when they change."""
         self._gauge.set(len(what))
         if what:
             self._log.warning("stalled", what=what)
