@@ -54,11 +54,6 @@ UNSENT_TEXT: Final[dict[UnsentReason, str]] = {
     "proxy": "nothing was sent: the egress proxy",
     "pool_timeout": "nothing was sent: all connections were busy",
 }
-_UNCERTAIN: Final[dict[type[Exception], UncertainReason]] = {
-    TimeoutError: "request_timeout",
-    ConnectionBroke: "reset",
-    BrokenAnswer: "broken_answer",
-}
 UNCERTAIN_TEXT: Final[dict[UncertainReason, str]] = {
     "request_timeout": "sent, but no response came in time",
     "reset": "sent, but the connection broke before a response came",
@@ -182,7 +177,7 @@ class ClayClient:
             return _not_sent(exc, _since_ms(begun), self._egress)
         except (ConnectionBroke, BrokenAnswer, TimeoutError) as exc:
             if answer is None:
-                reason = _UNCERTAIN[type(exc)]
+                reason = _uncertain(exc)
                 return Uncertain(reason, _since_ms(begun), text=UNCERTAIN_TEXT[reason])
         latency_ms = round((answered - begun) * 1000)
         if is_success:
@@ -205,6 +200,12 @@ class ClayClient:
                     break
         finally:
             answer.close()
+
+
+def _uncertain(exc: ConnectionBroke | BrokenAnswer | TimeoutError) -> UncertainReason:
+    if isinstance(exc, ConnectionBroke):
+        return "reset"
+    return "broken_answer" if isinstance(exc, BrokenAnswer) else "request_timeout"
 
 
 def _not_sent(exc: NotSent, latency_ms: int, egress: Egress) -> Refused:

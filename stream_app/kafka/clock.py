@@ -22,7 +22,7 @@ _AT_START_S: Final = 30.0
 
 
 def skew_ms(appended_ms: int, sent_ms: int, answered_ms: int) -> int:
-    """Return how far our clock is at least ahead of Kafka's, in ms; below 0: it is behind; 0: the clocks may agree.
+    """Return how far our clock is at least ahead of Kafka's, in ms; below 0 it is behind, and at 0 they may agree.
 
     Args:
         appended_ms: Kafka's time of the append, epoch ms.
