@@ -31,7 +31,7 @@ from stream_app.domain.lane.admission import (
     decide_dead_letter,
     would_hold,
 )
-from stream_app.domain.lane.settlement import Settlement
+from stream_app.domain.lane.settlement import Settlement, settled
 from stream_app.domain.limits import concurrency
 from stream_app.domain.model.outcome import Outcome, Refused
 from stream_app.domain.plan import Destination, Plan
@@ -198,11 +198,13 @@ class AdmissionQueue:
         name = grant.destination.workspace
         some_wait = bool(self._queues.get(name))
         others_wait = isinstance(outcome, Refused) and some_wait
-        settlement = self._lanes.apply_outcome(grant, outcome, self.in_flight_of(name), others_wait)
+        in_flight, now_ms, rand = self.in_flight_of(name), self._clock.now_ms(), self._clock.rand()
+        policy, lane = self._plan.workspaces[name], self._lanes[name]
+        self._lanes[name], settlement = settled(policy, lane, grant, outcome, now_ms, rand, in_flight, others_wait)
         if has_slot:
             queue, stalls = self._queues[name], self._lanes.stalls
             queue.in_flight -= 1
-            stalls[name] = concurrency.ended(stalls[name], outcome, queue.in_flight, self._clock.now_ms())
+            stalls[name] = concurrency.ended(stalls[name], outcome, queue.in_flight, now_ms)
         if some_wait:
             self.pump_soon(name)
         return settlement

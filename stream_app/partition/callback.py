@@ -9,7 +9,7 @@ callback, and finds its row settled. When `CallbackPipeline.process` returns, th
 
 from typing import Final
 
-from stream_app.domain.callback.interpret import read_callback, result_of
+from stream_app.domain.callback.interpret import booked, read_callback, result_of
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, brief
 from stream_app.domain.delivery.resolve import LeadRef
@@ -26,9 +26,8 @@ from stream_app.domain.delivery.state_machine import (
 from stream_app.domain.delivery.suppression import erased_row, is_erased
 from stream_app.domain.model.messages import Callback, Status
 from stream_app.domain.model.outcome import scrub
-from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.state import PartitionState
+from stream_app.partition.state import StateUser
 
 _AT_CLAY: Final = frozenset[Status](
     {"accepted", "callback_overdue", "credits_exhausted_suspected", "partial", "confirmed"}
@@ -40,18 +39,8 @@ _PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
 _ANSWERED: Final = Reason("answered", "an earlier callback has settled its lead")
 
 
-class CallbackPipeline:
+class CallbackPipeline(StateUser):
     """Matches the callbacks of one partition with their leads. Many callbacks are under way at the same time."""
-
-    def __init__(self, state: PartitionState) -> None:
-        self._plan = state.plan
-        self._clock = state.clock
-        self._rows = state.rows
-        self._lanes = state.lanes
-        self._locks = state.locks
-        self._admission = state.admission
-        self._commits = state.commits
-        self._conclusions = Conclusions(state)
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one callback. Returns when everything about it is committed."""
@@ -78,14 +67,15 @@ class CallbackPipeline:
         if isinstance(result, Reason):
             await self._conclude_unmatched(in_flight, "callback_unmatched", result, callback, row)
             return
-        if await self._conclusions.is_concluded(in_flight):
+        if await self._commits.is_concluded(in_flight):
             return
         destination = self._plan.destinations[callback.destination]
         subject = LeadRef(in_flight.consumed, Envelope(origin=row.origin), callback.lead_id, destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
         if row.state not in _AT_CLAY:
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
-        booked, spent = self._lanes.book(row, destination, callback)
+        policy, lane = self._plan.workspaces[callback.workspace], self._lanes[callback.workspace]
+        self._lanes[callback.workspace], cost, spent = booked(policy, lane, row, destination, callback, now_ms)
         self._admission.pump_soon(destination.workspace)  # the budget may have room again, or a suspension has ended
         why = Reason("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
         erased = self._rows.suppression(erased_row(callback.workspace, callback.lead_id))
@@ -97,7 +87,7 @@ class CallbackPipeline:
             spent,
             final=True,
             reservation=None,
-            booked=booked if callback.outcome == "partial" else None,
+            booked=cost if callback.outcome == "partial" else None,
             results=version if is_published else row.results,
         )
         step = recorder.step(*([result] if is_published else []))
@@ -117,7 +107,7 @@ class CallbackPipeline:
         row: Delivery | None = None,
     ) -> None:
         """Commit one event for a callback that settles nothing. Its origin is the callback's own record."""
-        if await self._conclusions.is_concluded(in_flight):
+        if await self._commits.is_concluded(in_flight):
             return
         envelope = Envelope(origin=in_flight.consumed.record_id, trace_id=row.trace_id if row else "")
         lead_id, now_ms = callback.lead_id if callback else "", self._clock.now_ms()

@@ -39,34 +39,25 @@ from stream_app.domain.model.records import ConsumedRecord, Record, Rows, trace_
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor
 from stream_app.domain.result import tombstone
-from stream_app.partition.conclude import Conclusions
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.state import PartitionState, WorkerParts
+from stream_app.partition.state import PartitionState, StateUser, WorkerParts
 
 _json: Final = msgspec.json.Encoder()
 _FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"})
 _NOTHING: Final = CommandResult("", False)
 
 
-class CommandPipeline:
+class CommandPipeline(StateUser):
     """Applies the commands of one partition."""
 
     def __init__(self, state: PartitionState, parts: WorkerParts) -> None:
-        self._plan = state.plan
-        self._clock = state.clock
-        self._observer = state.observer
-        self._rows = state.rows
-        self._lanes = state.lanes
-        self._admission = state.admission
-        self._locks = state.locks
-        self._commits = state.commits
-        self._conclusions = Conclusions(state)
+        super().__init__(state)
         self._reload = parts.reload
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one command. Returns when everything about it is committed."""
         consumed = in_flight.consumed
-        if await self._conclusions.is_concluded(in_flight):
+        if await self._commits.is_concluded(in_flight):
             return
         # No await from here to the commit: the rows and the lane stay as they are read here.
         now_ms = self._clock.now_ms()

@@ -17,7 +17,7 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.errors import StateStoreError
 from stream_app.domain.model.records import Record
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.in_flight import InFlight
+from stream_app.partition.in_flight import PRIORITY, InFlight
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer, PartitionStream, StateStore
 from stream_app.partition.rows import Rows
@@ -84,6 +84,15 @@ class Commits:
     async def commit_unchanged(self, in_flight: InFlight, key: bytes) -> None:
         """Commit this row unchanged. The commit proves that this process owns the partition; then the ack is safe."""
         await self.commit_last(in_flight, WriteBatch([(key, self._rows.get(key))], [], []))
+
+    async def is_concluded(self, in_flight: InFlight, origin: str = "") -> bool:
+        """True if a marker says that this record is concluded. Check it right before a step, after any await."""
+        marker = self._rows.marker(in_flight.consumed.record_id, origin)
+        if marker is not None:
+            await self.commit_unchanged(in_flight, marker)
+            return True
+        # A take-over reads callbacks and commands, too: the group's offset may have passed such a record since then.
+        return in_flight.source not in PRIORITY and self._rows.is_passed(in_flight.consumed)
 
     def forget(self) -> None:
         """Drop the steps that were submitted since a failure: their records start again from the rows."""

@@ -23,20 +23,16 @@ from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.model.records import Record
 from stream_app.domain.result import NOTHING, Entry, Found, answer, company_slot, merge, person_slot, shared, shown
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.state import PartitionState, WorkerParts
+from stream_app.partition.state import PartitionState, StateUser, WorkerParts
 
 _json: Final = msgspec.json.Encoder()
 
 
-class Fallback:
+class Fallback(StateUser):
     """Serves the leads of one partition. The caller holds the lock of the lead, so its row does not change."""
 
     def __init__(self, state: PartitionState, parts: WorkerParts) -> None:
-        self._plan = state.plan
-        self._clock = state.clock
-        self._rows = state.rows
-        self._admission = state.admission
-        self._commits = state.commits
+        super().__init__(state)
         self._cache = parts.cache
         self._local = parts.local
 

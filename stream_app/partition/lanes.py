@@ -14,19 +14,16 @@ import msgspec
 from attrs import define, field
 
 from stream_app.clock import Clock
-from stream_app.domain.callback.interpret import booked
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.delivery.state_machine import Delivery, lane_key
+from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import Lane, for_new_owner, host_checked, reconfigured
-from stream_app.domain.lane.settlement import Settlement, charged, dead_letter_counted, settled
+from stream_app.domain.lane.settlement import charged, dead_letter_counted
 from stream_app.domain.lane.view import LaneView, view
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.limits.callback_health import record_owner
 from stream_app.domain.limits.concurrency import StallDetector
 from stream_app.domain.model.errors import RowUnreadable
-from stream_app.domain.model.messages import Callback
-from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.ports import HostAnswers, Observer
@@ -121,26 +118,16 @@ class Lanes:
 
     # ------------------------------------------------------------- what changes a lane, beside operators and admission
 
-    def apply_outcome(self, grant: Grant, outcome: Outcome | None, in_flight: int, others_wait: bool) -> Settlement:
-        """Apply the outcome of a POST, which is None if it was not started; see `settled` of the domain."""
-        name = grant.destination.workspace
-        policy, lane = self._plan.workspaces[name], self[name]
-        now_ms, rand = self._clock.now_ms(), self._clock.rand()
-        self._lanes[name], settlement = settled(policy, lane, grant, outcome, now_ms, rand, in_flight, others_wait)
-        return settlement
+    def charge(self, workspace: str, held: Reservation | None) -> Reservation | None:
+        """Book what is still reserved for a lead as spent.
 
-    def book(
-        self, row: Delivery, destination: Destination, callback: Callback
-    ) -> tuple[Reservation | None, Reservation | None]:
-        """Book what a lead did cost, as its callback says, and return what `booked` does."""
-        name = destination.workspace
-        policy, now_ms = self._plan.workspaces[name], self._clock.now_ms()
-        self._lanes[name], now, spent = booked(policy, self[name], row, destination, callback, now_ms)
-        return now, spent
-
-    def charge(self, workspace: str, reservation: Reservation) -> None:
-        """Book a reservation as spent."""
-        self._lanes[workspace] = charged(self[workspace], reservation)
+        Returns:
+            The reservation, or None if there is none or the workspace is not configured any more.
+        """
+        if held is None or workspace not in self._plan.workspaces:
+            return None
+        self._lanes[workspace] = charged(self[workspace], held)
+        return held
 
     def count_dead_letter(self, grant: Grant, reason: str) -> None:
         name, now_ms = grant.destination.workspace, self._clock.now_ms()

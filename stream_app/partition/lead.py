@@ -14,8 +14,17 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from stream_app.domain.delivery.envelope import Envelope, lead_envelope
-from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, failure
+from stream_app.domain.dead_letter.replay import replay_due_ms, tier_s
+from stream_app.domain.delivery.envelope import Disposition, Envelope, lead_envelope
+from stream_app.domain.delivery.recorder import (
+    NO_REASON,
+    Attempt,
+    DeliveryRecorder,
+    Rejection,
+    brief,
+    failure,
+    strayed,
+)
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, dedup, find_lead_ref, resolve_lead
 from stream_app.domain.delivery.state_machine import Delivery, Reason, Verdict, begin, classify_record
 from stream_app.domain.delivery.suppression import is_unwanted
@@ -25,13 +34,14 @@ from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lane.view import may_end_ms
 from stream_app.domain.lead.identity import person_of, pointed
 from stream_app.domain.lead.read import Unreadable, read_lead
-from stream_app.domain.model.messages import RESEND, Lead
+from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.model.messages import RESEND, Lead, Status
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.model.records import Record
-from stream_app.partition.conclude import Conclusions
+from stream_app.domain.plan import Destination
 from stream_app.partition.fallback import Fallback
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.state import PartitionState, WorkerParts
+from stream_app.partition.state import PartitionState, StateUser, WorkerParts
 
 LeadRecorder = DeliveryRecorder[ResolvedLead]
 
@@ -40,27 +50,19 @@ _PROBES_FOR_MS: Final = 600_000
 _WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
 
 
-class LeadPipeline:
+class LeadPipeline(StateUser):
     """Delivers the leads of one partition to Clay. Many records are under way at the same time."""
 
     def __init__(self, state: PartitionState, parts: WorkerParts) -> None:
-        self._plan = state.plan
+        super().__init__(state)
         self._clay = parts.clay
-        self._clock = state.clock
-        self._rows = state.rows
-        self._lanes = state.lanes
-        self._locks = state.locks
-        self._admission = state.admission
-        self._commits = state.commits
         self._conclusions = Conclusions(state)
         self._fallback = Fallback(state, parts)
-        self._inputs = state.plan.topics.inputs
-        self._freshness_ms = int(state.plan.delivery.freshness_days * 86_400_000)
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one record. Returns when everything about it is committed."""
         consumed = in_flight.consumed
-        envelope = lead_envelope(consumed, self._inputs)
+        envelope = lead_envelope(consumed, self._plan.topics.inputs)
         lead = read_lead(consumed.value, consumed.key, self._plan.sizes.lead)
         resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead)
         if isinstance(resolved, Unreadable):
@@ -77,11 +79,11 @@ class LeadPipeline:
 
     async def _process_locked(self, in_flight: InFlight, resolved: ResolvedLead) -> None:
         """Find out what the rows say about this lead, and deliver it if it is to be sent."""
-        if await self._conclusions.is_concluded(in_flight, resolved.envelope.origin):
+        if await self._commits.is_concluded(in_flight, resolved.envelope.origin):
             return
         now_ms = self._clock.now_ms()
         person = person_of(resolved.aliases, self._rows.get)
-        row, verdict, why = dedup(resolved, person.rows, self._rows.delivery, now_ms, self._freshness_ms)
+        row, verdict, why = dedup(resolved, person.rows, self._rows.delivery, now_ms, self._rows.freshness_ms)
         if verdict == "done":
             in_flight.release_next()
             await self._commits.commit_unchanged(in_flight, resolved.key)
@@ -155,7 +157,7 @@ class LeadPipeline:
             http_status = recorder.resolved.envelope.http_status or None
             await self._conclusions.park(in_flight, recorder, Reason("uncertain", text, http_status))
             return None
-        spent = self._conclusions.charge(recorder)
+        spent = self._lanes.charge(recorder.resolved.destination.workspace, recorder.row.reservation)
         why = Reason(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")
         recorder.go("replayed", self._clock.now_ms(), why, spent, **recorder.freed(spent))
         await self._commits.submit(recorder.step())
@@ -163,7 +165,7 @@ class LeadPipeline:
 
     async def _return_from_replay(self, recorder: LeadRecorder, now_ms: int) -> None:
         """Record that the lead has come back from a replay topic."""
-        spent = self._conclusions.charge(recorder)
+        spent = self._lanes.charge(recorder.resolved.destination.workspace, recorder.row.reservation)
         recorder.come_back(recorder.resolved.envelope, now_ms, spent)
         if spent is not None:  # another lead's step may commit the lane first: the row must be committed with it
             await self._commits.submit(recorder.step())
@@ -183,10 +185,10 @@ class LeadPipeline:
 
     async def _park_unsendable(self, in_flight: InFlight, lead_ref: LeadRef, bad: Unreadable) -> None:
         """Park a known lead that would be sent now and cannot be."""
-        if await self._conclusions.is_concluded(in_flight, lead_ref.envelope.origin):
+        if await self._commits.is_concluded(in_flight, lead_ref.envelope.origin):
             return
         now_ms, row = self._clock.now_ms(), self._rows.delivery(lead_ref.key)
-        verdict = classify_record(row, lead_ref.envelope, now_ms, self._freshness_ms)
+        verdict = classify_record(row, lead_ref.envelope, now_ms, self._rows.freshness_ms)
         if verdict == "done":
             await self._commits.commit_unchanged(in_flight, lead_ref.key)
             return
@@ -345,3 +347,114 @@ class LeadPipeline:
         copy = recorder.copy(self._plan.topics.deferred, now_ms, why, way="deferred")
         await self._commits.commit_last(in_flight, recorder.step(copy, *provisional))
         return False
+
+
+class Conclusions(StateUser):
+    """Commits the last step of a lead's record.
+
+    A lead with a row ends as final, open until its callback, uncertain, dead-lettered or parked. A record that gets no
+    row (an invalid one, one of another partition, a duplicate) gets one event and a marker, so that a redelivery
+    repeats nothing.
+    """
+
+    # --------------------------------------------------------------------------------------------- with a row
+
+    async def conclude(
+        self,
+        in_flight: InFlight,
+        recorder: DeliveryRecorder[LeadRef],
+        state: Status,
+        why: Reason = NO_REASON,
+        spent: Reservation | None = None,
+        *,
+        final: bool = True,
+        dead_letter: Disposition = "",
+    ) -> None:
+        """Commit the last step of the record. A row that is not `final` stays open until Clay calls back."""
+        in_flight.release_next()
+        now_ms = self._clock.now_ms()
+        recorder.go(state, now_ms, why, spent, final=final, **(recorder.freed(spent) if final else {}))
+        copies = [recorder.copy(self._plan.topics.dlq, now_ms, why, disposition=dead_letter)] if dead_letter else []
+        await self._commits.commit_last(in_flight, recorder.step(*copies))
+
+    async def uncertain(self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason) -> None:
+        """Commit that the lead may be at Clay.
+
+        Its record waits in a delay tier until the callback's grace ends. Without callbacks it is parked at once, if
+        policy says so: nothing could ever show whether it arrived.
+        """
+        now_ms, replay = self._clock.now_ms(), self._plan.replay
+        destination = recorder.resolved.destination
+        grace_ms = int(destination.uncertain_grace_s * 1000)
+        why = replace(why, due_at_ms=now_ms + grace_ms)
+        first_ms = recorder.row.failed_at_ms or now_ms
+        recorder.go("send_uncertain", now_ms, why, failed_at_ms=first_ms, sends=recorder.row.sends + 1)
+        if destination.uncertain == "park" and not destination.callbacks:
+            text = f"it may have reached Clay ({why.reason}); its destination has no callbacks to confirm it"
+            why = replace(why, reason="uncertain", text=text, due_at_ms=None)
+            await self.park(in_flight, recorder, why)
+            return
+        topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
+        await self._commits.commit_last(in_flight, recorder.step(recorder.copy(topic, now_ms, why, way="uncertain")))
+
+    async def dead_letter(
+        self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason, **changes: object
+    ) -> None:
+        """Conclude with a dead letter: it is replayed later, or parked if its replays are used up."""
+        now_ms, replay = self._clock.now_ms(), self._plan.replay
+        state: Status = "parked"
+        topic, replays = self._plan.topics.parked, recorder.row.replay
+        if replays < replay.max_replays:
+            state, topic = "dead_lettered", self._plan.topics.dlq
+            due_ms = replay_due_ms(replay, why.reason, replays + 1, now_ms, self._clock.rand())
+            why = replace(why, due_at_ms=due_ms)
+        recorder.go(state, now_ms, why, **recorder.freed(), **changes)
+        dead_letter = recorder.copy(topic, now_ms, why, disposition="failed")
+        await self._commits.commit_last(in_flight, recorder.step(dead_letter))
+
+    async def park(self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason) -> None:
+        """Conclude as parked: an operator has to decide. What is still reserved is booked as spent."""
+        in_flight.release_next()
+        now_ms = self._clock.now_ms()
+        spent = self._lanes.charge(recorder.resolved.destination.workspace, recorder.row.reservation)
+        recorder.go("parked", now_ms, why, spent, **(recorder.freed(spent) if spent else {}))
+        dead_letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
+        await self._commits.commit_last(in_flight, recorder.step(dead_letter))
+
+    # ------------------------------------------------------------------------------------------- without a row
+
+    async def reject(self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable) -> None:
+        """Conclude a record that is no valid lead with a dead letter. `lead` is what could be read of it.
+
+        It counts in the flood guard of its lane, and waits while that guard suspends the lane.
+        """
+        rejection = Rejection(self._plan, in_flight.consumed, envelope, lead, bad)
+        name = lead.workspace or (in_flight.consumed.key or b"").decode("utf-8", "replace")
+        if name not in self._plan.residents(in_flight.consumed.partition):  # no lane of this partition to count it in
+            in_flight.release_next()
+            await self._commits.commit_last(in_flight, rejection.step(self._clock.now_ms(), self._rows.get))
+            return
+        request = AdmissionRequest(Destination("", name, ()), patient=True, as_dead_letter=True)
+        while await self._admission.admit(in_flight, rejection, request) is ASK_AGAIN:
+            pass
+
+    async def reroute(self, in_flight: InFlight, lead: LeadRef) -> None:
+        """Publish a lead to the home partition of its workspace. A second miss parks it."""
+        home = self._plan.home_of(lead.destination.workspace)
+        lost = lead.envelope.hops > 0
+        text = f"its workspace lives in partition {home}: check the pins and the key of the producer"
+        why = Reason("wrong_partition", text)
+        onward = strayed(self._plan, lead, home, lost, self._clock.now_ms(), why)
+        await self.without_row(in_flight, lead, "parked" if lost else "rerouted", why, onward)
+
+    async def without_row(
+        self, in_flight: InFlight, lead: LeadRef, status: Status, why: Reason, *records: Record
+    ) -> None:
+        """Commit one event for the lead, with these records, unless the record is concluded already."""
+        in_flight.release_next()
+        if await self._commits.is_concluded(in_flight, lead.envelope.origin):
+            return
+        about = self._plan, in_flight.consumed, lead.envelope, status, self._clock.now_ms(), why, lead.lead_id
+        read = lead.lead if isinstance(lead, ResolvedLead) else None
+        step = brief(*about, *records, destination=lead.destination, lead=read)
+        await self._commits.commit_last(in_flight, step)

@@ -23,8 +23,8 @@ from stream_app.partition.in_flight import PRIORITY, InFlight, Limiter, Source
 from stream_app.partition.lead import LeadPipeline
 from stream_app.partition.ports import PartitionStream, StateStore
 from stream_app.partition.runner import Process, RecordRunner
-from stream_app.partition.state import PartitionState, PartitionTable, WorkerParts, build_state
-from stream_app.partition.timeout import TimeoutScheduler
+from stream_app.partition.state import PartitionState, PartitionTable, StateUser, WorkerParts
+from stream_app.partition.timeout import TimeoutPipeline
 from stream_app.tasks import died_of, until_failure
 
 _READ: Final = 2_000  # records at a time, so that memory is bounded
@@ -49,7 +49,7 @@ class PartitionOwner:
         self.number = number
         self._store = store
         self._parts = parts
-        self.state = state = build_state(number, store, parts)
+        self.state = state = PartitionState(number, store, parts)
         self.table = PartitionTable(state)
         pipelines: dict[Source, Process] = {
             **dict.fromkeys(PRIORITY, LeadPipeline(state, parts).process),
@@ -58,7 +58,7 @@ class PartitionOwner:
         }
         self.runner = RecordRunner(state, pipelines)
         self._bootstrap = Bootstrap(state, store, pipelines)
-        self._timeouts = TimeoutScheduler(state, store)
+        self._timeouts = TimeoutPipeline(state, store)
         self._erasures = Erasures(state)
         self._owning: asyncio.Task[None] | None = None
 
@@ -163,7 +163,7 @@ class PartitionOwner:
         return seen
 
 
-class Bootstrap:
+class Bootstrap(StateUser):
     """Processes the commands, then the callbacks that came while no worker owned the partition.
 
     All of them are processed before the first lead. A pause issued meanwhile takes effect before any lead is sent. A
@@ -173,17 +173,14 @@ class Bootstrap:
     """
 
     def __init__(self, state: PartitionState, store: StateStore, pipelines: Mapping[Source, Process]) -> None:
-        self._number = state.number
-        self._topics = state.plan.topics
-        self._rows = state.rows
-        self._observer = state.observer
+        super().__init__(state)
         self._store = store
         self._pipelines = pipelines
         self._limiter = Limiter(_PARALLEL["callback"])
 
     async def run(self) -> None:
-        await self._of_topic(self._topics.commands, "command")
-        await self._of_topic(self._topics.callbacks, "callback")
+        await self._of_topic(self._plan.topics.commands, "command")
+        await self._of_topic(self._plan.topics.callbacks, "callback")
 
     async def _of_topic(self, topic: str, source: Source) -> None:
         """Process the records of one topic. Its stream has them too: the first of the two concludes a record."""
@@ -205,7 +202,7 @@ class Bootstrap:
             offset = waiting[-1].offset + 1 if waiting else offset
 
 
-class Erasures:
+class Erasures(StateUser):
     """Makes Kafka compact erased results, even if a partition of `leads.enriched` gets no other records.
 
     A broker compacts closed segments only, and closes a segment only when a record is appended. So in an idle partition
@@ -215,10 +212,7 @@ class Erasures:
     """
 
     def __init__(self, state: PartitionState) -> None:
-        self._plan = state.plan
-        self._rows = state.rows
-        self._clock = state.clock
-        self._commits = state.commits
+        super().__init__(state)
         self._sealed_until_ms = 0
 
     async def run(self) -> None:

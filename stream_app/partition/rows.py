@@ -75,7 +75,7 @@ class Rows:
         self.suppressing = 0
         self.parked: Counter[str] = Counter()
         self._erased: set[bytes] = set()
-        self._freshness_ms = freshness_ms
+        self.freshness_ms = freshness_ms
         self._values: dict[bytes, bytes] = {}
         self._aging: deque[bytes] = deque()
         self._look_again_ms = 0
@@ -173,8 +173,8 @@ class Rows:
             since_ms = self._final_since_ms(key)
             if since_ms is None:
                 self._aging.rotate(-1)
-            elif now_ms - since_ms <= self._freshness_ms:
-                self._look_again_ms = since_ms + self._freshness_ms
+            elif now_ms - since_ms <= self.freshness_ms:
+                self._look_again_ms = since_ms + self.freshness_ms
                 break
             else:
                 self._aging.popleft()

@@ -11,7 +11,7 @@ from typing import Any, Final
 from stream_app.domain.model.errors import StateStoreError
 from stream_app.partition.in_flight import PRIORITY, AckTracker, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
 from stream_app.partition.ports import PartitionStream
-from stream_app.partition.state import PartitionState
+from stream_app.partition.state import PartitionState, StateUser
 from stream_app.tasks import cancel
 
 Process = Callable[[InFlight], Coroutine[Any, Any, None]]
@@ -20,7 +20,7 @@ Process = Callable[[InFlight], Coroutine[Any, Any, None]]
 _UNFINISHED: Final = 4  # records for each slot in flight: those that wait for a commit or a lock are bounded too
 
 
-class RecordRunner:
+class RecordRunner(StateUser):
     """Runs the records of one partition, between `resume` and `stop`.
 
     Args:
@@ -33,12 +33,7 @@ class RecordRunner:
     """
 
     def __init__(self, state: PartitionState, pipelines: Mapping[Source, Process]) -> None:
-        self._number = state.number
-        self._plan = state.plan
-        self._rows = state.rows
-        self._lanes = state.lanes
-        self._admission = state.admission
-        self._commits = state.commits
+        super().__init__(state)
         self._pipelines = pipelines
         # Callbacks have a limiter of their own: leads that wait for a callback must not take its place.
         leads, others = (Limiter(self._plan.delivery.max_in_flight * _UNFINISHED) for _ in range(2))

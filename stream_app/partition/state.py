@@ -18,8 +18,8 @@ from stream_app.domain.plan import Plan
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.in_flight import KeyLocks
 from stream_app.partition.lanes import HostWatch, Lanes
-from stream_app.partition.locks import KeyLocks
 from stream_app.partition.ports import Alarm, Cache, Clay, Local, Membership, Observer, Reload, StateStore
 from stream_app.partition.rows import Rows
 
@@ -55,21 +55,21 @@ class WorkerParts:
     spacing_s: float = 0.05
 
 
-@dataclass(frozen=True, slots=True)
 class PartitionState:
-    """The parts of the state of partition `number`. Each has one place, and its users call it there."""
+    """The parts of the state of partition `number`, empty at first. Each has one place, and its users call it there."""
 
-    number: int
-    plan: Plan
-    clock: Clock
-    observer: Observer
-    rows: Rows
-    lanes: Lanes
-    hosts: HostWatch
-    deadlines: DeadlineQueue
-    commits: Commits
-    admission: AdmissionQueue
-    locks: KeyLocks
+    def __init__(self, number: int, store: StateStore, parts: WorkerParts) -> None:
+        self.number = number
+        self.plan = plan = parts.plan
+        self.clock = clock = parts.clock
+        self.observer = observer = parts.observer
+        self.rows = rows = Rows(number, int(plan.delivery.freshness_days * 86_400_000))
+        self.lanes = lanes = Lanes(number, plan, clock, observer, parts.previous)
+        self.hosts = HostWatch(plan, lanes, clock, parts.clay.host_answers)
+        self.deadlines = DeadlineQueue(plan, rows, lanes)
+        self.commits = Commits(store, plan.topics.state, parts.spacing_s, rows, lanes, self.deadlines, clock, observer)
+        self.admission = AdmissionQueue(plan, rows, lanes, self.hosts, self.commits, clock, parts.alarm)
+        self.locks = KeyLocks(self.admission.recall)
 
     def load(self, rows: dict[bytes, bytes]) -> None:
         """Replace the state by these rows, which were read from Kafka.
@@ -98,17 +98,20 @@ class PartitionState:
         return None
 
 
-def build_state(number: int, store: StateStore, parts: WorkerParts) -> PartitionState:
-    """Build the state of a partition, empty."""
-    plan, clock, observer = parts.plan, parts.clock, parts.observer
-    rows = Rows(number, int(plan.delivery.freshness_days * 86_400_000))
-    lanes = Lanes(number, plan, clock, observer, parts.previous)
-    hosts = HostWatch(plan, lanes, clock, parts.clay.host_answers)
-    deadlines = DeadlineQueue(plan, rows, lanes)
-    commits = Commits(store, plan.topics.state, parts.spacing_s, rows, lanes, deadlines, clock, observer)
-    admission = AdmissionQueue(plan, rows, lanes, hosts, commits, clock, parts.alarm)
-    locks = KeyLocks(admission.recall)
-    return PartitionState(number, plan, clock, observer, rows, lanes, hosts, deadlines, commits, admission, locks)
+class StateUser:
+    """Something that acts on the state of one partition. It has the parts of that state by their names."""
+
+    def __init__(self, state: PartitionState) -> None:
+        self._number = state.number
+        self._plan = state.plan
+        self._clock = state.clock
+        self._observer = state.observer
+        self._rows = state.rows
+        self._lanes = state.lanes
+        self._deadlines = state.deadlines
+        self._commits = state.commits
+        self._admission = state.admission
+        self._locks = state.locks
 
 
 class PartitionTable(Mapping[bytes, bytes]):

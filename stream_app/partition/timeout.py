@@ -24,7 +24,7 @@ from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.plan import Destination
 from stream_app.partition.ports import StateStore
-from stream_app.partition.state import PartitionState
+from stream_app.partition.state import PartitionState, StateUser
 
 _BATCH: Final = 200  # leads that are moved on together
 _LONGEST_SLEEP_S: Final = 60.0  # the wall clock may step while the loop's clock does not
@@ -32,23 +32,49 @@ _LISTENED_EVERY_MS: Final = 60_000
 _RETRY_AFTER_S: Final = 5.0
 
 
-class TimeoutPipeline:
-    """Moves leads on after their deadline, many in one call. Leads that were settled meanwhile are skipped."""
+class TimeoutPipeline(StateUser):
+    """Moves leads on when they are due, for as long as this process owns the partition. Settled ones are skipped."""
 
     def __init__(self, state: PartitionState, store: StateStore) -> None:
-        self._plan = state.plan
-        self._clock = state.clock
-        self._rows = state.rows
-        self._lanes = state.lanes
-        self._commits = state.commits
+        super().__init__(state)
         self._store = store
+        self._listened_ms = 0
 
-    async def mark_overdue(self, keys: Sequence[bytes]) -> None:
+    async def run(self) -> None:
+        """Move leads on at their deadlines, until a commit fails."""
+        deadlines = self._deadlines
+        await deadlines.load()
+        while True:
+            now_ms = self._clock.now_ms()
+            due = deadlines.pop_due(now_ms, _BATCH)
+            if due:
+                await self._move(due)
+            else:
+                self._record_listening(now_ms)
+                await deadlines.wait(now_ms, _LONGEST_SLEEP_S)
+
+    async def _move(self, keys: list[bytes]) -> None:
+        try:
+            await self._report(keys)
+            await self._park(keys)
+        except BrokerUnavailable as error:
+            self._observer.recovering(self._number, error)
+            await asyncio.sleep(_RETRY_AFTER_S)
+        self._deadlines.put_back(keys, self._clock.now_ms())  # those whose record could not be read
+
+    def _record_listening(self, now_ms: int) -> None:
+        """Write from time to time that a worker listens: a successor does not count the time in which none did."""
+        if now_ms - self._listened_ms >= _LISTENED_EVERY_MS:
+            self._listened_ms = now_ms
+            for name in self._deadlines.workspaces():
+                self._commits.submit(WriteBatch([], [], [], name))
+
+    async def _report(self, keys: Sequence[bytes]) -> None:
         """Report these leads, whose deadline has passed, as overdue. Each is reported once."""
         due = self._still_due(keys, WAITING)
-        await asyncio.gather(*(self._mark_overdue(key, row, destination) for key, row, destination in due))
+        await asyncio.gather(*(self._report_one(key, row, destination) for key, row, destination in due))
 
-    def _mark_overdue(self, key: bytes, row: Delivery, destination: Destination) -> asyncio.Future[None]:
+    def _report_one(self, key: bytes, row: Delivery, destination: Destination) -> asyncio.Future[None]:
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[destination.workspace]
         subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
@@ -63,7 +89,7 @@ class TimeoutPipeline:
         self._lanes[destination.workspace] = lane
         return self._commits.submit(recorder.step())
 
-    async def park_overdue(self, keys: Sequence[bytes]) -> None:
+    async def _park(self, keys: Sequence[bytes]) -> None:
         """Park these leads, whose grace has passed. What each may have cost is booked as spent."""
         leads = await self._store.fetch([row.origin for _, row, _ in self._still_due(keys, OVERDUE)])
         due = self._still_due(keys, OVERDUE)
@@ -85,9 +111,8 @@ class TimeoutPipeline:
         envelope = lead_envelope(consumed, inputs) if consumed is not None else Envelope(origin=row.origin)
         subject = LeadRef(consumed or _empty_record(row), envelope, lead_id, destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
-        if (held := row.reservation) is not None:
-            self._lanes.charge(destination.workspace, held)
-        recorder.go("parked", now_ms, why, held, **recorder.freed(held), sends=row.sends + 1)
+        spent = self._lanes.charge(destination.workspace, row.reservation)
+        recorder.go("parked", now_ms, why, spent, **recorder.freed(spent), sends=row.sends + 1)
         dead_letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
         return self._commits.submit(recorder.step(dead_letter))
 
@@ -110,45 +135,3 @@ def _empty_record(row: Delivery) -> ConsumedRecord:
     """The lead's record with its place only."""
     topic, partition, offset = parse_record_id(row.origin) or ("", 0, 0)
     return ConsumedRecord(topic, partition, offset, None, None)
-
-
-class TimeoutScheduler:
-    """Calls `TimeoutPipeline` when leads are due, for as long as this process owns the partition."""
-
-    def __init__(self, state: PartitionState, store: StateStore) -> None:
-        self._number = state.number
-        self._clock = state.clock
-        self._observer = state.observer
-        self._deadlines = state.deadlines
-        self._commits = state.commits
-        self._pipeline = TimeoutPipeline(state, store)
-        self._listened_ms = 0
-
-    async def run(self) -> None:
-        """Move leads on at their deadlines, until a commit fails."""
-        deadlines = self._deadlines
-        await deadlines.load()
-        while True:
-            now_ms = self._clock.now_ms()
-            due = deadlines.pop_due(now_ms, _BATCH)
-            if due:
-                await self._move(due)
-            else:
-                self._record_listening(now_ms)
-                await deadlines.wait(now_ms, _LONGEST_SLEEP_S)
-
-    async def _move(self, keys: list[bytes]) -> None:
-        try:
-            await self._pipeline.mark_overdue(keys)
-            await self._pipeline.park_overdue(keys)
-        except BrokerUnavailable as error:
-            self._observer.recovering(self._number, error)
-            await asyncio.sleep(_RETRY_AFTER_S)
-        self._deadlines.put_back(keys, self._clock.now_ms())  # those whose record could not be read
-
-    def _record_listening(self, now_ms: int) -> None:
-        """Write from time to time that a worker listens: a successor does not count the time in which none did."""
-        if now_ms - self._listened_ms >= _LISTENED_EVERY_MS:
-            self._listened_ms = now_ms
-            for name in self._deadlines.workspaces():
-                self._commits.submit(WriteBatch([], [], [], name))

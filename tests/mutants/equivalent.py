@@ -121,7 +121,7 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/partition/lanes.py", _RECENT.format("<"), _RECENT.format("<=")): (
         "a view that is published a second later is as true"
     ),
-    ("stream_app/partition/locks.py", _NEEDS.format("<="), _NEEDS.format("==")): (
+    ("stream_app/partition/in_flight.py", _NEEDS.format("<="), _NEEDS.format("==")): (
         "a lock may keep a key that it no longer needs, or ask again for the others"
     ),
     ("stream_app/partition/admission.py", _TOO_OLD.format("0"), _TOO_OLD.format("1")): (

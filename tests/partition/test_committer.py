@@ -15,7 +15,7 @@ from stream_app.domain.model.outcome import Accepted, Outcome
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Actor
 from stream_app.partition.ports import Observer
-from stream_app.partition.state import build_state
+from stream_app.partition.state import PartitionState
 from tests.partition.virtual import parts, virtual_time
 from tests.simulation.client import MemoryLedger
 from tests.simulation.kafka import MemoryKafka
@@ -67,7 +67,7 @@ class Bench:
     """The commits of a partition, on a Kafka whose transactions take a second."""
 
     def __init__(self, ledger: SlowLedger, spacing_s: float = 0.005) -> None:
-        state = build_state(0, ledger, replace(parts(plan_of(Setup()), NoClay()), spacing_s=spacing_s))
+        state = PartitionState(0, ledger, replace(parts(plan_of(Setup()), NoClay()), spacing_s=spacing_s))
         state.commits.opening = None
         self.commits, self.lanes = state.commits, state.lanes
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.model.outcome import Outcome
-from stream_app.partition.in_flight import GiveUp, InFlight
-from stream_app.partition.locks import KeyLocks
+from stream_app.partition.in_flight import GiveUp, InFlight, KeyLocks
 from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import in_flight, virtual_time
 from tests.simulation.client import NoAnswer

@@ -13,7 +13,7 @@ from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.owner import Erasures
 from stream_app.partition.runner import RecordRunner
-from stream_app.partition.state import build_state
+from stream_app.partition.state import PartitionState
 from tests.partition.test_owner import Bench, SlowClay, T
 from tests.partition.virtual import MEMBER_S, RecordingStream, consumed, parts, run, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer
@@ -182,7 +182,7 @@ class StartedAgain:
     def __init__(self, *records: ConsumedRecord) -> None:
         bench = Bench()
         self.stream = RecordingStream(list(records))
-        state = build_state(0, bench.ledger, parts(bench.plan, bench.clay))
+        state = PartitionState(0, bench.ledger, parts(bench.plan, bench.clay))
         self.runner = RecordRunner(state, {"hot": self._process})
         self.began: list[int] = []
 

@@ -33,12 +33,12 @@ def refund_twice() -> Patch:
             after = msgspec.structs.replace(after, budget=refunded)
         return after, report
 
-    return patch("stream_app.partition.lanes.settled", settled)
+    return patch("stream_app.partition.admission.settled", settled)
 
 
 @mutant("4")
 def parked_costs_nothing() -> Patch:
-    return patch.object(Lanes, "charge", lambda self, workspace, reservation: None)
+    return patch.object(Lanes, "charge", lambda self, workspace, held: held)
 
 
 @mutant("4")

@@ -5,7 +5,7 @@ The first dozen are the usual ways to be wrong; the rest undo a repair that a ru
 
 from collections.abc import Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import replace
+from copy import copy
 from typing import Any
 from unittest.mock import patch
 
@@ -25,10 +25,8 @@ from stream_app.domain.plan import ReplayPolicy
 from stream_app.partition import lead as line_module
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
-from stream_app.partition.conclude import Conclusions
-from stream_app.partition.in_flight import AckTracker, InFlight
+from stream_app.partition.in_flight import AckTracker, InFlight, KeyLocks, Keys
 from stream_app.partition.lead import LeadPipeline, LeadRecorder
-from stream_app.partition.locks import KeyLocks, Keys
 from stream_app.partition.rows import Rows
 from stream_app.partition.runner import RecordRunner
 from stream_app.partition.state import PartitionState
@@ -231,8 +229,9 @@ def replay_count_not_checked() -> Patch:
     real = LeadPipeline.__init__
 
     def init(self: LeadPipeline, state: PartitionState, *others: Any) -> None:
-        generous = msgspec.structs.replace(state.plan, replay=ReplayPolicy(max_replays=99))
-        real(self, replace(state, plan=generous), *others)
+        generous = copy(state)
+        generous.plan = msgspec.structs.replace(state.plan, replay=ReplayPolicy(max_replays=99))
+        real(self, generous, *others)
 
     return patch.object(LeadPipeline, "__init__", init)
 
@@ -274,19 +273,19 @@ def marks_are_asked_for_before_waiting() -> Patch:
         )
         await real(self, in_flight)
 
-    asked_now = Conclusions.is_concluded
+    asked_now = Commits.is_concluded
 
-    async def is_concluded(self: Conclusions, in_flight: InFlight, origin: str = "") -> bool:
+    async def is_concluded(self: Commits, in_flight: InFlight, origin: str = "") -> bool:
         if in_flight.consumed.record_id not in early:  # a callback or a command
             return await asked_now(self, in_flight, origin)
         mark = early[in_flight.consumed.record_id]
         if mark is not None:
-            await self._commits.commit_unchanged(in_flight, mark)
+            await self.commit_unchanged(in_flight, mark)
         return mark is not None
 
     stack = ExitStack()
     stack.enter_context(patch.object(LeadPipeline, "process", process))
-    stack.enter_context(patch.object(Conclusions, "is_concluded", is_concluded))
+    stack.enter_context(patch.object(Commits, "is_concluded", is_concluded))
     return stack
 
 

@@ -22,9 +22,8 @@ from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.in_flight import InFlight, Source
+from stream_app.partition.in_flight import InFlight, KeyLocks, Keys, Source
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.locks import KeyLocks, Keys
 from stream_app.partition.owner import Bootstrap
 from tests.simulation.bases import bases, rare
 from tests.simulation.mutant import Patch, family, mutant, unguarded
@@ -145,4 +144,4 @@ def deadlines_pass_at_once() -> Patch:
 
 @mutant("4", hunt=family("silent", "freeze"))
 def parked_without_its_charge() -> Patch:
-    return patch.object(Lanes, "charge", lambda self, workspace, reservation: None)
+    return patch.object(Lanes, "charge", lambda self, workspace, held: held)

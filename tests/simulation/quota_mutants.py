@@ -25,7 +25,7 @@ def a_submission_that_fails_is_given_back() -> Patch:
         fewer = msgspec.structs.replace(after.quota, webhooks={**hooks, entry.webhook_id: less})
         return msgspec.structs.replace(after, quota=fewer), report
 
-    return patch("stream_app.partition.lanes.settled", settled)
+    return patch("stream_app.partition.admission.settled", settled)
 
 
 @mutant("4")

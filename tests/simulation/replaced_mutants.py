@@ -12,7 +12,7 @@ from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
 from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
-from stream_app.partition.conclude import Conclusions
+from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import PRIORITY, InFlight
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.republished import perhaps_at_clay, republished, sent_back
@@ -39,14 +39,14 @@ def the_replay_of_a_replaced_dead_letter_is_sent() -> Patch:
         verdict = delivery.classify_record(row, envelope, now_ms, freshness_ms)
         return "fresh" if verdict == "done" and row and row.origin != envelope.origin else verdict
 
-    asked = Conclusions.is_concluded
+    asked = Commits.is_concluded
 
-    async def is_concluded(self: Conclusions, in_flight: InFlight, origin: str = "") -> bool:
+    async def is_concluded(self: Commits, in_flight: InFlight, origin: str = "") -> bool:
         return in_flight.source not in PRIORITY and await asked(self, in_flight, origin)
 
     stack = ExitStack()
     stack.enter_context(_classified(classify_record))
-    stack.enter_context(patch.object(Conclusions, "is_concluded", is_concluded))
+    stack.enter_context(patch.object(Commits, "is_concluded", is_concluded))
     return stack
 
 
