@@ -85,7 +85,7 @@ class Worker:
 
     async def serve(self, records: PartitionStream, source: Source) -> None:
         """Process the records of one topic-partition in one generation of the group."""
-        await self.partitions[records.partition].serve(records, source)
+        await self.partitions[records.partition].runner.serve(records, source)
 
 
 def define_agents(app: App, topics: TopicNames, worker: Worker) -> None:
@@ -97,43 +97,22 @@ def define_agents(app: App, topics: TopicNames, worker: Worker) -> None:
     group, and to close them after it has left.
     """
 
-    @app.agent(topics.leads)
-    async def leads(generations: Generations) -> None:
-        """New leads at hot priority."""
-        async for records in generations:
-            await worker.serve(records, "hot")
+    def define(topic: str, source: Source) -> None:
+        @app.agent(topic)
+        async def serve(generations: Generations) -> None:
+            async for records in generations:
+                await worker.serve(records, source)
 
-    @app.agent(topics.retry)
-    async def retry(generations: Generations) -> None:
-        """Dead-lettered and deferred leads that the replay app has brought back."""
-        async for records in generations:
-            await worker.serve(records, "retry")
-
-    @app.agent(topics.bulk)
-    async def bulk(generations: Generations) -> None:
-        """New leads at bulk priority."""
-        async for records in generations:
-            await worker.serve(records, "bulk")
-
-    @app.agent(topics.callbacks)
-    async def callbacks(generations: Generations) -> None:
-        """Results that Clay posted to the gateway."""
-        async for records in generations:
-            await worker.serve(records, "callback")
-
-    @app.agent(topics.commands)
-    async def commands(generations: Generations) -> None:
-        """Operators' commands."""
-        async for records in generations:
-            await worker.serve(records, "command")
+    for topic, source in sources_of(topics).items():
+        define(topic, source)
 
 
 def sources_of(topics: TopicNames) -> dict[str, Source]:
     """Map the topic of each agent to the name of its source in metrics."""
     return {
         topics.leads: "hot",
-        topics.retry: "retry",
+        topics.retry: "retry",  # dead-lettered and deferred leads that the replay app has brought back
         topics.bulk: "bulk",
-        topics.callbacks: "callback",
+        topics.callbacks: "callback",  # what Clay posted to the gateway
         topics.commands: "command",
     }

@@ -21,7 +21,7 @@ from stream_app.partition.command import CommandPipeline
 from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from stream_app.partition.in_flight import PRIORITY, InFlight, Limiter, Source
 from stream_app.partition.lead import LeadPipeline
-from stream_app.partition.ports import PartitionStream, StateStore
+from stream_app.partition.ports import StateStore
 from stream_app.partition.runner import Process, RecordRunner
 from stream_app.partition.state import PartitionState, PartitionTable, StateUser, WorkerParts
 from stream_app.partition.timeout import TimeoutPipeline
@@ -80,10 +80,6 @@ class PartitionOwner:
         if self._owning is None:
             self._owning = asyncio.create_task(self._own(), name=f"owner-{self.number}")
             self._owning.add_done_callback(self._watch)
-
-    async def serve(self, stream: PartitionStream, source: Source) -> None:
-        """Process the records of one topic during one assignment."""
-        await self.runner.serve(stream, source)
 
     async def close(self) -> None:
         """Drop everything at once: the partition is no longer ours, or the process ends."""

@@ -85,10 +85,11 @@ class RecordRunner(StateUser):
         self._unfinished.clear()
 
     async def serve(self, stream: PartitionStream, source: Source) -> None:
-        """Process the records of one topic. A record starts when its predecessor no longer waits for admission.
+        """Process the records of one topic during one assignment.
 
-        Where workspaces share the partition, records are taken ahead, and the predecessor is that of the workspace. So
-        the leads of a workspace do not wait until a burst of another one before them is processed.
+        A record starts when its predecessor no longer waits for admission. Where workspaces share the partition,
+        records are taken ahead, and the predecessor is that of the workspace. So the leads of a workspace do not wait
+        until a burst of another one before them is processed.
         """
         acks, limiter, began = AckTracker(stream), self._limiters[source], self.lives
         ahead, previous = self._ahead[source], dict[bytes, asyncio.Event]()

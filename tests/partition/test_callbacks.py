@@ -53,7 +53,7 @@ class Bench(LeadBench):
 
     async def serve(self) -> asyncio.Task[None]:
         leads = await super().serve()
-        self.serving = asyncio.create_task(self.partition.serve(self.callbacks, "callback"))
+        self.serving = asyncio.create_task(self.partition.runner.serve(self.callbacks, "callback"))
         return leads
 
     def events(self, origin: str = "leads/0/0") -> list[StatusEvent]:

@@ -70,7 +70,7 @@ async def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
     again = bench.owner()
     await again.take_over()
     inlet = MemoryInlet(bench.kafka, "g", 0, bench.plan.topics.callbacks, 0)
-    serving = asyncio.create_task(again.serve(inlet, "callback"))
+    serving = asyncio.create_task(again.runner.serve(inlet, "callback"))
     await asyncio.sleep(10.0)
     assert [event.status for event in bench.events()] == ["enriched"]
     assert bench.emitted(1) == [("callback_duplicate", "answered")]

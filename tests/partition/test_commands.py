@@ -46,7 +46,7 @@ class Bench(LeadBench):
         await self.partition.take_over()
         for topic, source in ((topics.leads, "hot"), (topics.retry, "retry"), (topics.commands, "command")):
             inlet = MemoryInlet(self.kafka, "g", self._generation, topic, 0)
-            self._serving.append(asyncio.create_task(self.partition.serve(inlet, source)))  # type: ignore[arg-type]  # of a literal
+            self._serving.append(asyncio.create_task(self.partition.runner.serve(inlet, source)))  # type: ignore[arg-type]  # of a literal
 
     async def kill(self) -> None:
         for task in self._serving:

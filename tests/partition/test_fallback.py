@@ -65,7 +65,7 @@ class Bench(OwnerBench):
         sources: dict[str, Source] = {names.leads: "hot", names.retry: "retry"}
         sources |= {names.callbacks: "callback", names.commands: "command"}
         self.serving = [
-            asyncio.create_task(self.partition.serve(MemoryInlet(self.kafka, "g", 0, topic, 0), source))
+            asyncio.create_task(self.partition.runner.serve(MemoryInlet(self.kafka, "g", 0, topic, 0), source))
             for topic, source in sources.items()
         ]
 

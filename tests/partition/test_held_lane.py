@@ -48,7 +48,7 @@ class Bench(OperatedBench):
         topics = self.plan.topics
         for topic, source in ((topics.bulk, "bulk"), (topics.callbacks, "callback")):
             inlet = MemoryInlet(self.kafka, "g", self._generation, topic, 0)
-            self._serving.append(asyncio.create_task(self.partition.serve(inlet, source)))  # type: ignore[arg-type]  # of a literal
+            self._serving.append(asyncio.create_task(self.partition.runner.serve(inlet, source)))  # type: ignore[arg-type]  # of a literal
 
     def lead(self, workspace: str, topic: str = "") -> str:
         """Publish one; its id."""

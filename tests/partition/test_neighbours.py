@@ -121,7 +121,7 @@ class Bench(OwnerBench):
         await self.serve()
         for topic, source in ((topics.retry, "retry"), (topics.bulk, "bulk")):
             inlet = MemoryInlet(self.kafka, "g", 0, topic, 0)
-            asyncio.create_task(self.partition.serve(inlet, source))  # type: ignore[arg-type]  # noqa: RUF006
+            asyncio.create_task(self.partition.runner.serve(inlet, source))  # type: ignore[arg-type]  # noqa: RUF006
 
     def lead(self, workspace: str, topic: str = "") -> str:
         lead_id = f"{workspace}-{len(self.published)}"

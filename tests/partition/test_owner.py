@@ -134,7 +134,7 @@ class Bench:
     def serve_retry(self) -> None:
         if self.retrying is None:
             retry = MemoryInlet(self.kafka, "g", 0, self.plan.topics.retry, 0)
-            self.retrying = asyncio.create_task(self.partition.serve(retry, "retry"))
+            self.retrying = asyncio.create_task(self.partition.runner.serve(retry, "retry"))
 
     @classmethod
     async def started(cls, *args: Any, **others: Any) -> Self:
@@ -147,7 +147,7 @@ class Bench:
 
     async def serve(self) -> asyncio.Task[None]:
         await self.partition.take_over()
-        return asyncio.create_task(self.partition.serve(self.inlet, "hot"))
+        return asyncio.create_task(self.partition.runner.serve(self.inlet, "hot"))
 
     async def serve_for(self, seconds: float) -> None:
         await self.serve()
@@ -256,7 +256,7 @@ async def test_a_record_that_is_done_by_the_rows_is_acked_only_by_the_owner(fenc
     if fenced:
         await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
     again = RecordingStream(list(bench.kafka.log(bench.plan.topics.leads, 0).committed()))
-    serving = asyncio.create_task(bench.partition.serve(again, "hot"))
+    serving = asyncio.create_task(bench.partition.runner.serve(again, "hot"))
     await asyncio.sleep(10.0)
     assert again.acked == ([] if fenced else [0])
     assert [type(error) for error in bench.alarmed()] == [Fenced] * fenced
@@ -293,7 +293,7 @@ async def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension(
     bench = Bench()
     inlet = RecordingStream([consumed(0), consumed(1)])
     inlet.suspended.set()
-    serving = asyncio.create_task(bench.partition.serve(inlet, "hot"))  # not taken over (again) yet
+    serving = asyncio.create_task(bench.partition.runner.serve(inlet, "hot"))  # not taken over (again) yet
     await asyncio.sleep(1.0)
     assert inlet.given_up == [0, 1]
     assert bench.partition.runner.unfinished == 0

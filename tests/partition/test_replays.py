@@ -146,7 +146,7 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
     await bench.partition.take_over()
     for _ in range(3):
         inlet = MemoryInlet(bench.kafka, "g", 0, topics.retry, 0)
-        serving = asyncio.create_task(bench.partition.serve(inlet, "retry"))
+        serving = asyncio.create_task(bench.partition.runner.serve(inlet, "retry"))
         await asyncio.sleep(5)
         inlet.suspend()
         await inlet.drained()

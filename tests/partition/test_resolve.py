@@ -25,7 +25,7 @@ class Bench(OverdueBench):
     async def serve(self) -> asyncio.Task[None]:
         served = await super().serve()
         inlet = MemoryInlet(self.kafka, "g", 0, self.plan.topics.commands, 0)
-        self.commands = asyncio.create_task(self.partition.serve(inlet, "command"))
+        self.commands = asyncio.create_task(self.partition.runner.serve(inlet, "command"))
         return served
 
     async def resolve(self, name: str = "c1", kind: str = "resolve", **args: Any) -> CommandAnswer:

@@ -230,7 +230,7 @@ class Worker:
         if inlet.is_empty:
             inlet.when_more(lambda: self._world.loop.run_in(self.process, self._serve, inlet, source))
             return
-        serving = self._world.loop.create_task(self._partitions[inlet.partition].serve(inlet, source))
+        serving = self._world.loop.create_task(self._partitions[inlet.partition].runner.serve(inlet, source))
         serving.add_done_callback(self._served)
         self._serving.append(serving)
 

@@ -183,7 +183,7 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
         kafka.produce(0, lead)
     generation = kafka.next_generation("g")
     serving = [
-        asyncio.create_task(owner.serve(MemoryInlet(kafka, "g", generation, topic, 0), source))  # type: ignore[arg-type]
+        asyncio.create_task(owner.runner.serve(MemoryInlet(kafka, "g", generation, topic, 0), source))  # type: ignore[arg-type]
         for topic, source in ((NAMES.leads, "hot"), (NAMES.retry, "retry"))
     ]
     await asyncio.sleep(30)

@@ -12,9 +12,7 @@ from stream_app.kafka.consumer import Consumer as KafkaConsumer
 
 
 class FairFetch(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
-    """Fix: partitions take turns.
-
-    Moves a partition behind the others after each poll.
+    """Fix: partitions take turns, because one moves behind the others after each poll.
 
     Upstream: all records of one partition's fetch, up to 1 MB, are delivered before the first record of the next
     partition.
@@ -36,9 +34,7 @@ class FairFetch(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no
 
 
 class DirectHandover(Consumer):  # type: ignore[misc]  # faust ships no types
-    """Fix: handing a record to its stream creates no tasks if the stream's buffer has room.
-
-    Runs the handover of a record until it must wait, and creates tasks only then.
+    """Fix: the handover of a record to its stream runs until it must wait, and creates tasks only then.
 
     Upstream: `Consumer.wait_first` creates four tasks for each record. They cost more than the record itself.
 

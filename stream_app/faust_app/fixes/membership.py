@@ -30,9 +30,7 @@ class DaemonThread(WorkerThread):  # type: ignore[misc]  # mode ships no types
 
 
 class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
-    """Fix: the consumer's thread starts while Kafka is briefly away, and always stops.
-
-    Retries its start until Kafka answers, and bounds its stop.
+    """Fix: the consumer's thread retries its start until Kafka answers, and its stop is bounded.
 
     Upstream: the app ends if the broker goes away between the first check and the start of the thread. A stop takes
     a minute while no broker answers, and raises if the thread has already ended.
@@ -79,9 +77,7 @@ class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust s
 
 
 class SubscribeOnce(Conductor):  # type: ignore[misc]  # faust ships no types
-    """Fix: subscribe to the topics once.
-
-    Subscribes when all agents and tables are registered, and never again.
+    """Fix: subscribe to the topics once, when all agents and tables are registered.
 
     Upstream: the conductor subscribes again 45 s after the stream of a revoked partition has ended, which causes one
     more rebalance. If the app stops during that wait, the conductor calls a thread that has ended, and the stop hangs.

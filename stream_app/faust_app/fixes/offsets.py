@@ -19,9 +19,7 @@ _COMMIT_S = 5.0
 
 
 class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
-    """Fix: the committed offset never passes a record that was delivered and not acked.
-
-    Commits only below the first offset in flight.
+    """Fix: commits stay below the first offset in flight, so none passes a record that was delivered and not acked.
 
     Upstream: https://github.com/faust-streaming/faust/issues/606. `Consumer._new_offset` skips one record in flight at
     the committed offset, and checks nothing before the first commit. A crash then loses that record. `_commit_offsets`
@@ -87,7 +85,7 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
 class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no types
     """Fix: a rebalance waits for the records in flight and commits all acks before Faust forgets them.
 
-    Finishes and commits before partitions are revoked. Needs `ExactOffsets` and `IdleFetcher`.
+    Needs `ExactOffsets` and `IdleFetcher`.
 
     Upstream: https://github.com/faust-streaming/faust/issues/502. A rebalance drops acked offsets that are not
     committed, and skips its last commit while another commit runs. The records are delivered again.
@@ -156,8 +154,6 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
 
 class SeekToFirst(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
     """Fix: a partition without a committed offset resumes at its beginning.
-
-    Seeks to the beginning where no offset is committed.
 
     Upstream: aiokafka's `seek_to_committed` does not move the position of a partition without a commit. After a
     rebalance before the first commit, the records that Faust has dropped are passed over and lost.

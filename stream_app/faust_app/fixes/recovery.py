@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
     """Fix: streams resume only when the fetcher is idle and holds no record.
 
-    Can stop its fetcher and wait until it is idle.
-
     Upstream: https://github.com/faust-streaming/faust/issues/596. After a rebalance, recovery resumes partitions before
     it seeks to the committed offsets. Records that are fetched in between are dropped after the seek as already read,
     and are lost.
@@ -82,9 +80,7 @@ class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
 
 
 class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
-    """Fix: after a rebalance, stop the fetcher and load the state, then seek and resume.
-
-    Stops the fetcher, has the tables' stores load newly assigned partitions, and resumes the streams.
+    """Fix: after a rebalance, stop the fetcher, have the tables' stores load new partitions, then seek and resume.
 
     Upstream: https://github.com/faust-streaming/faust/issues/596. Recovery reads changelogs and resumes the streams
     before it seeks. It also takes a time-out for a stop and then never resumes, and a changelog that ends in a

@@ -364,7 +364,7 @@ async def test_the_table_has_all_rows_of_the_partitions_that_this_process_owns()
     assert dict(table.items()) == {}
     await table.on_recovery_completed({TP("app.leads.state", 0)}, set())
     bench.publish("id0", "p0")
-    serving = asyncio.create_task(bench.partition.serve(bench.inlet, "hot"))
+    serving = asyncio.create_task(bench.partition.runner.serve(bench.inlet, "hot"))
     await asyncio.sleep(60)
     committed = {record.key: record.value for record in bench.kafka.log(bench.plan.topics.state, 0).committed()}
     assert {b"d/", b"l/"} <= {key[:2] for key in table}
