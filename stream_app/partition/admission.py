@@ -13,6 +13,7 @@ submit, without an await. So no transaction can contain one without the other.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import nullcontext
 from operator import attrgetter
 from typing import Final
@@ -52,7 +53,6 @@ from stream_app.partition.lane_queue import (
     reason_of,
 )
 from stream_app.partition.lanes import HostWatch, Lanes
-from stream_app.partition.ports import Alarm
 from stream_app.partition.rows import Rows
 
 _RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for each lead
@@ -72,7 +72,7 @@ class AdmissionQueue:
     _hosts: HostWatch
     _commits: Commits
     _clock: Clock
-    _alarm: Alarm
+    _alarm: Callable[[BaseException], None]
     _waiters: dict[InFlight, Waiter] = field(init=False, factory=dict)
     _waiting_bytes: int = field(init=False, default=0)
     _queues: dict[str, LaneQueue] = field(init=False, factory=dict)

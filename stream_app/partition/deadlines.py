@@ -14,10 +14,10 @@ from typing import Final
 
 from stream_app.domain.callback.interpret import OVERDUE, WAITING, due_ms
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.delivery.state_machine import lead_of, read_delivery
+from stream_app.domain.delivery.state_machine import Delivery, lead_of, read_delivery
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.messages import Status
-from stream_app.domain.plan import Plan
+from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import Rows
 
@@ -116,8 +116,8 @@ class DeadlineQueue:
     def put_back(self, keys: Iterable[bytes], now_ms: int) -> None:
         """Queue those that are still due again, one second later."""
         for key in keys:
-            at_ms = self._due_ms(key)
-            if at_ms is not None and at_ms <= now_ms:
+            lead = self.find(key)
+            if lead is not None and lead[2] <= now_ms:
                 self._again.append((now_ms + _AGAIN_MS, key))
 
     def _heads(self) -> Iterator[tuple[deque[bytes], int]]:
@@ -128,14 +128,17 @@ class DeadlineQueue:
     def _head(self, queue: deque[bytes]) -> int | None:
         """The deadline of the head. Leads that no longer wait are dropped from the head first."""
         while queue:
-            if (at_ms := self._due_ms(queue[0])) is not None:
-                return at_ms
+            if (lead := self.find(queue[0])) is not None:
+                return lead[2]
             queue.popleft()
         return None
 
-    def _due_ms(self, key: bytes) -> int | None:
-        """The deadline of a lead; None if it no longer waits, or its destination is not configured any more."""
+    def find(self, key: bytes) -> tuple[Delivery, Destination, int] | None:
+        """A waiting lead's row, destination and deadline (epoch ms).
+
+        None if it no longer waits, or its destination is not configured any more.
+        """
         row, destination = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
         if row is None or destination is None or row.final or row.state not in _KINDS:
             return None
-        return due_ms(row, destination, self._lanes[destination.workspace])
+        return row, destination, due_ms(row, destination, self._lanes[destination.workspace])

@@ -11,6 +11,8 @@ Its result is then a higher version of the same lead. A lead that may be at Clay
 never served.
 """
 
+from collections.abc import Collection
+from functools import reduce
 from typing import Final, Literal
 
 import msgspec
@@ -47,10 +49,7 @@ class Fallback(StateUser):
         if not self._may_serve(recorder):
             return False
         stored, _, _ = await self._look_up(recorder.resolved)
-        if stored is None or stored.source != "cache" or not self._may_serve(recorder):
-            return False
-        await self._serve(in_flight, recorder, stored, "cache_first")
-        return True
+        return await self._serve(in_flight, recorder, stored, ("cache",), "cache_first")
 
     async def serve_same_person(self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None) -> bool:
         """Serve a person who came before under another id, under `cache_first`, or `hold = "degrade"` on a held lane.
@@ -71,11 +70,10 @@ class Fallback(StateUser):
         recorder.emit()
         if await self.serve_cached_first(in_flight, recorder):
             return True
-        stored, _, _ = await self._look_up(resolved) if degrades else (None, NOTHING, NOTHING)
-        if stored is None or stored.source not in workspace.fallback or not self._may_serve(recorder):
+        if not degrades:
             return False
-        await self._serve(in_flight, recorder, stored, stored.source)
-        return True
+        stored, _, _ = await self._look_up(resolved)
+        return await self._serve(in_flight, recorder, stored, workspace.fallback)
 
     async def serve_while_held(
         self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead]
@@ -92,8 +90,7 @@ class Fallback(StateUser):
         stored, person, company = await self._look_up(resolved)
         if self._is_unwanted(resolved):
             return []
-        if stored is not None and stored.source in workspace.fallback and self._may_serve(recorder):
-            await self._serve(in_flight, recorder, stored, stored.source)
+        if await self._serve(in_flight, recorder, stored, workspace.fallback):
             return None
         if "local" not in workspace.fallback or recorder.row.results or not resolved.destination.callbacks:
             return []  # it has a result already, or would never get a better one
@@ -111,10 +108,7 @@ class Fallback(StateUser):
     # ----------------------------------------------------------------------------------------------------- internals
 
     def _may_serve(self, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
-        """False for a lead that was sent already, even if it was refused: a callback may still settle it.
-
-        Check it right before a step, after any await.
-        """
+        """False for a lead that was sent already, even if it was refused: a callback may still settle it."""
         resolved = recorder.resolved
         if resolved.lead.force or recorder.row.webhook_id or self._is_unwanted(resolved):
             return False
@@ -139,22 +133,28 @@ class Fallback(StateUser):
             return None, NOTHING, NOTHING
         entries = await self._cache.find(slots)
         company = entries.pop() if resolved.company else NOTHING
-        person = NOTHING
-        for entry in entries:
-            person = merge(person, entry)
+        person = reduce(merge, entries, NOTHING)
         return answer(self._plan.cache, person, company, self._clock.now_ms()), person, company
 
     async def _serve(
-        self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead], stored: Found, reason: str
-    ) -> None:
-        """Conclude the lead with a result. The caller awaits nothing between `_may_serve` and this call."""
+        self,
+        in_flight: InFlight,
+        recorder: DeliveryRecorder[ResolvedLead],
+        stored: Found | None,
+        sources: Collection[str],
+        reason: str = "",
+    ) -> bool:
+        """Conclude the lead with a result of one of these sources, if it may still be served. True: it is concluded."""
+        if stored is None or stored.source not in sources or not self._may_serve(recorder):
+            return False
         in_flight.release_next()
         now_ms, version = self._clock.now_ms(), self._version(recorder)
         text = f"served a result that is {_in_words(stored.age_s)} old; Clay was not asked"
-        why = Reason(reason, text, saved=recorder.resolved.destination.estimate.credits)
+        why = Reason(reason or stored.source, text, saved=recorder.resolved.destination.estimate.credits)
         recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
         result = self._result(recorder, stored.source, stored.age_s, stored.fields, stored.provenance)
         await self._commits.commit_last(in_flight, recorder.step(result))
+        return True
 
     def _version(self, recorder: DeliveryRecorder[ResolvedLead]) -> int:
         destination = recorder.resolved.destination

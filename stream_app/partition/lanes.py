@@ -26,7 +26,7 @@ from stream_app.domain.limits.concurrency import StallDetector
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination, Plan
-from stream_app.partition.ports import HostAnswers, Observer
+from stream_app.partition.ports import Clay, Observer
 from stream_app.partition.rows import read_lane
 
 _json: Final = msgspec.json.Encoder()
@@ -208,14 +208,12 @@ class HostWatch:
     """Asks Clay's host while the breaker of a lane is open: the end of an outage is then noticed without wasted leads.
 
     It holds the lanes of one partition whose breaker holds leads. A healthy partition does no work here.
-
-    `host_answers` asks the host of a destination.
     """
 
     _plan: Plan
     _lanes: Lanes
     _clock: Clock
-    _host_answers: HostAnswers
+    _clay: Clay
     _held: dict[str, str] = field(init=False, factory=dict)
     _any_held: asyncio.Event = field(init=False, factory=asyncio.Event)
 
@@ -238,7 +236,7 @@ class HostWatch:
                 self._any_held.clear()
                 continue
             held = dict(self._held)
-            answers = await asyncio.gather(*(self._host_answers(alias) for alias in held.values()))
+            answers = await asyncio.gather(*(self._clay.host_answers(alias) for alias in held.values()))
             for name, answer in zip(held, answers, strict=True):
                 if (policy := self._plan.workspaces.get(name)) is not None:  # else a reload has removed it
                     self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())

@@ -2,35 +2,15 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from stream_app.domain.commands import CommandAnswer, CommandResult
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.result import Entry
-
-HostAnswers = Callable[[str], Awaitable[bool]]
-"""Asks whether the host of a destination answers at all. The request submits nothing."""
-
-Membership = Callable[[], Awaitable[float]]
-"""Waits until the group confirms that this process is still the member that the partition was assigned to.
-
-Returns for how many seconds the group will not reassign our partitions. It does not return after an eviction: a
-rebalance follows and closes the partition.
-"""
-
-Alarm = Callable[[BaseException], None]
-"""Ends the process after a bug, or when another worker owns this partition."""
-
-Reload = Callable[[str], CommandResult]
-"""Reads the configuration again for the command with this id, and applies what can change while the worker runs."""
-
-Local = Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]]
-"""Derives fields from a lead's own fields: by name the value, and the name of the field it is from."""
 
 
 class StateStore(Protocol):

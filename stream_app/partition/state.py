@@ -1,10 +1,6 @@
-"""The state of one partition, by its parts, and what a worker gives to each of its partitions.
+"""The state of one partition, by its parts, and what a worker gives to each of its partitions."""
 
-A change applies to memory at once and is written by the next transaction. If a transaction fails, memory is ahead of
-Kafka, and `load` replaces it.
-"""
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from stream_app.clock import Clock
@@ -12,6 +8,7 @@ from stream_app.domain.commands import CommandResult
 from stream_app.domain.delivery.state_machine import KINDS
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.system import SYSTEM_KEY, system_problem, system_row
 from stream_app.domain.plan import Plan
@@ -20,7 +17,7 @@ from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.in_flight import KeyLocks
 from stream_app.partition.lanes import HostWatch, Lanes
-from stream_app.partition.ports import Alarm, Cache, Clay, Local, Membership, Observer, Reload, StateStore
+from stream_app.partition.ports import Cache, Clay, Observer, StateStore
 from stream_app.partition.rows import Rows
 
 
@@ -34,10 +31,13 @@ class WorkerParts:
         clock: The time.
         observer: Gets what was committed: metrics and log.
         alarm: Ends the process after a bug, or when another worker owns the partition.
-        still_member: Asks the group whether this process is still the member that the partition was assigned to.
-        reload: Reads the configuration again for the command with this id.
+        still_member: Waits until the group confirms that this process is still the member that the partition was
+            assigned to. Returns for how many seconds the group will not reassign our partitions. It does not return
+            after an eviction: a rebalance follows and closes the partition.
+        reload: Reads the configuration again for the command with this id, and applies what can change while the worker
+            runs.
         cache: The results that the fallback serves; None: there are none.
-        local: Derives fields from a lead's own fields.
+        local: Derives fields from a lead's own fields: by name the value, and the name of the field it is from.
         previous: The lanes as this process last knew them, by workspace. The process keeps them between assignments.
         spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
     """
@@ -46,11 +46,13 @@ class WorkerParts:
     clay: Clay
     clock: Clock
     observer: Observer
-    alarm: Alarm
-    still_member: Membership
-    reload: Reload = lambda _: CommandResult("this program cannot reload its configuration", False, "refused")
+    alarm: Callable[[BaseException], None]
+    still_member: Callable[[], Awaitable[float]]
+    reload: Callable[[str], CommandResult] = lambda _: CommandResult(
+        "this program cannot reload its configuration", False, "refused"
+    )
     cache: Cache | None = None
-    local: Local = lambda _: {}
+    local: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]] = lambda _: {}
     previous: dict[str, Lane] = field(default_factory=dict)
     spacing_s: float = 0.05
 
@@ -65,7 +67,7 @@ class PartitionState:
         self.observer = observer = parts.observer
         self.rows = rows = Rows(number, int(plan.delivery.freshness_days * 86_400_000))
         self.lanes = lanes = Lanes(number, plan, clock, observer, parts.previous)
-        self.hosts = HostWatch(plan, lanes, clock, parts.clay.host_answers)
+        self.hosts = HostWatch(plan, lanes, clock, parts.clay)
         self.deadlines = DeadlineQueue(plan, rows, lanes)
         self.commits = Commits(store, plan.topics.state, parts.spacing_s, rows, lanes, self.deadlines, clock, observer)
         self.admission = AdmissionQueue(plan, rows, lanes, self.hosts, self.commits, clock, parts.alarm)

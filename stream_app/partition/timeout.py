@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from stream_app.domain.callback.interpret import OVERDUE, WAITING, due_ms, overdue, suspend_destination, why_missing
+from stream_app.domain.callback.interpret import OVERDUE, WAITING, overdue, suspend_destination, why_missing
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
@@ -123,11 +123,9 @@ class TimeoutPipeline(StateUser):
         now_ms = self._clock.now_ms()
         due: list[tuple[bytes, Delivery, Destination]] = []
         for key in keys:
-            row, destination = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
-            if row is None or row.final or destination is None or row.state not in states:
-                continue
-            if due_ms(row, destination, self._lanes[destination.workspace]) <= now_ms:
-                due.append((key, row, destination))
+            lead = self._deadlines.find(key)
+            if lead is not None and lead[0].state in states and lead[2] <= now_ms:
+                due.append((key, lead[0], lead[1]))
         return due
 
 

@@ -41,7 +41,7 @@ class Bench:
         self.lanes = Lanes(0, self.plan, clock, Observer())
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[InFlight] = []
-        hosts = HostWatch(self.plan, self.lanes, clock, NoClay().host_answers)
+        hosts = HostWatch(self.plan, self.lanes, clock, NoClay())
         self.queue = AdmissionQueue(self.plan, Rows(0, 1), self.lanes, hosts, CommitsAtOnce(), clock, fail)
         self._now: InFlight | None = None
 

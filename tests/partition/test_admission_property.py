@@ -79,7 +79,7 @@ class Admissions(RuleBasedStateMachine):
         for name in (*LANES, WELL):
             assert self.lanes[name]
         await asyncio.sleep(1.0)  # the buckets fill
-        hosts = HostWatch(self.plan, self.lanes, clock, NoClay().host_answers)
+        hosts = HostWatch(self.plan, self.lanes, clock, NoClay())
         self.queue = AdmissionQueue(self.plan, Rows(0, 1), self.lanes, hosts, CommitsAtOnce(), clock, self.bugs.append)
 
     def run(self, main: object) -> None:
