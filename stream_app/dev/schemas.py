@@ -165,11 +165,7 @@ def _dead_letter_headers() -> dict[str, Any]:
 def documents() -> dict[str, str]:
     """Return the text of every file in schemas/, by file name."""
     schemas = {f"{name}.json": _json(schema(name)) for name in MESSAGES}
-    return {
-        **schemas,
-        "asyncapi.yaml": f"# {_GENERATED}\n{_yaml(asyncapi())}",
-        "dead-letter.md": _dead_letter(),
-    }
+    return {**schemas, "asyncapi.yaml": f"# {_GENERATED}\n{_yaml(asyncapi())}", "dead-letter.md": _dead_letter()}
 
 
 def schema(name: str) -> dict[str, Any]:

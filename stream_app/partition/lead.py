@@ -16,15 +16,7 @@ from msgspec.structs import replace
 
 from stream_app.domain.dead_letter.replay import replay_due_ms, tier_s
 from stream_app.domain.delivery.envelope import Disposition, Envelope, lead_envelope
-from stream_app.domain.delivery.recorder import (
-    NO_REASON,
-    Attempt,
-    DeliveryRecorder,
-    Rejection,
-    brief,
-    failure,
-    strayed,
-)
+from stream_app.domain.delivery.recorder import NO_REASON, Attempt, DeliveryRecorder, Rejection, brief, failure, strayed
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, dedup, find_lead_ref, resolve_lead
 from stream_app.domain.delivery.state_machine import Delivery, Reason, Verdict, begin, classify_record
 from stream_app.domain.delivery.suppression import is_unwanted

@@ -108,16 +108,7 @@ class Callbacks:
         if not workspace.pay(0, 1):
             self._write(job, attempt, "out_of_actions")
             return True
-        self._ledger.write(
-            lines.Charge(
-                workspace=workspace.name,
-                webhook=job.row.webhook.slug,
-                row=job.row.number,
-                column="callback",
-                actions=1,
-                lead_id=job.row.lead_id,
-            )
-        )
+        self._ledger.write(lines.Charge(**job.row.names(), column="callback", actions=1))
         if "callbacks_lost" in job.faults:
             self._write(job, attempt, "lost")
             return True
@@ -146,32 +137,10 @@ class Callbacks:
         self._write(job, attempt, status, ms=ms, error=error, cell=cell[:_CELL_CHARACTERS] or None)
         return isinstance(status, int) and status < 300
 
-    def _write(
-        self,
-        job: Job,
-        attempt: int,
-        status: int | str,
-        *,
-        ms: int = 0,
-        error: str | None = None,
-        cell: str | None = None,
-    ) -> None:
-        self._ledger.write(
-            lines.Callback(
-                workspace=job.row.webhook.workspace.name,
-                webhook=job.row.webhook.slug,
-                row=job.row.number,
-                run=job.run,
-                attempt=attempt,
-                status=status,
-                ms=ms,
-                faults=list(job.faults),
-                error=error,
-                cell=cell,
-                lead_id=job.row.lead_id,
-                delivery_id=job.row.delivery_id,
-            )
-        )
+    def _write(self, job: Job, attempt: int, status: int | str, **more: Any) -> None:
+        """Log an attempt. `more`: how long it took and what came back, if it was made."""
+        about = {"run": job.run, "faults": list(job.faults), "delivery_id": job.row.delivery_id, **more}
+        self._ledger.write(lines.Callback(**job.row.names(), attempt=attempt, status=status, **about))
 
 
 def _headers(job: Job, cells: dict[str, Any]) -> dict[str, str]:

@@ -25,12 +25,11 @@ An invalid call gets a 400 with {"problems": [...]}, one line each.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 from aiohttp import web
 
-from stream_app.dev.simulator.clay import Which
 from stream_app.dev.simulator.ledger import Leads
 from stream_app.dev.simulator.script import Fault, Limits, Plan, ScriptError, Settings, Webhook, checked, over
 
@@ -62,7 +61,7 @@ class Rerun(Settings, frozen=True, kw_only=True):
     """The body of `POST /control/rerun`."""
 
     webhook: str
-    which: Which = "failed"
+    which: Literal["failed", "all"] = "failed"
 
 
 class NoSettings(Settings, frozen=True, kw_only=True):
@@ -70,6 +69,8 @@ class NoSettings(Settings, frozen=True, kw_only=True):
 
 
 Action = Callable[["Simulator", Any], Awaitable[object] | object]
+
+_FAILED = {"errors", "out_of_credits", "not_run"}
 
 
 def _faults(sim: Simulator, body: Any) -> object:
@@ -83,49 +84,74 @@ def _faults(sim: Simulator, body: Any) -> object:
             problems += error.problems
     if problems:
         raise ScriptError(problems)
-    sim.clay.add_faults(faults)
+    timeline = sim.clay.timeline
+    now_s = timeline.now_s
+    timeline.add(msgspec.structs.replace(fault, at_s=now_s + fault.at_s) for fault in faults)
+    sim.clay.did(f"added faults: {', '.join(fault.kind for fault in faults)}")
+    sim.clay.changed.set()
     return {"added": len(faults)}
-
-
-def _limits(sim: Simulator, body: Any) -> object:
-    now = msgspec.structs.asdict(sim.clay.limits)
-    sim.clay.set_limits(checked(Limits, now | _object(body), "limits"))
-    return sim.clay.limits
-
-
-def _workspaces(sim: Simulator, body: Any) -> None:
-    name, rest = _named(body, "name")
-    sim.clay.set_workspace(name, checked(Plan, rest))
-
-
-def _webhooks(sim: Simulator, body: Any) -> None:
-    slug, rest = _named(body, "slug")
-    table = msgspec.to_builtins(sim.script.table)
-    sim.clay.set_webhook(slug, checked(Webhook, over(table, rest)))
-
-
-def _credits(sim: Simulator, body: Any) -> None:
-    order = checked(Credits, body)
-    sim.clay.top_up(order.workspace, order.add)
-
-
-def _month(sim: Simulator, body: Any) -> None:
-    sim.clay.new_month(checked(Month, body).workspace)
-
-
-def _auto_run(sim: Simulator, body: Any) -> None:
-    order = checked(AutoRun, body)
-    sim.clay.set_auto_run(order.webhook, on=order.on)
-
-
-def _rerun(sim: Simulator, body: Any) -> object:
-    order = checked(Rerun, body)
-    return {"rows": sim.clay.rerun(order.webhook, order.which)}
 
 
 def _clock(sim: Simulator, body: Any) -> None:
     checked(NoSettings, body)
-    sim.clay.reset_clock()
+    sim.clay.timeline.reset_clock()
+    sim.clay.did("reset the clock")
+    sim.clay.changed.set()
+
+
+def _limits(sim: Simulator, body: Any) -> object:
+    world = sim.clay.world
+    world.limits = checked(Limits, msgspec.structs.asdict(world.limits) | _object(body), "limits")
+    sim.clay.did("set the limits")
+    return world.limits
+
+
+def _workspaces(sim: Simulator, body: Any) -> None:
+    name, rest = _named(body, "name")
+    sim.clay.world.set_workspace(name, checked(Plan, rest))
+    sim.clay.did("set the plan", name)
+
+
+def _webhooks(sim: Simulator, body: Any) -> None:
+    slug, rest = _named(body, "slug")
+    settings = checked(Webhook, over(msgspec.to_builtins(sim.script.table), rest))
+    state = sim.clay.world.set_webhook(slug, settings)
+    sim.clay.did(f"set the webhook {slug}", state.workspace.name)
+
+
+def _credits(sim: Simulator, body: Any) -> None:
+    order = checked(Credits, body)
+    sim.clay.workspace(order.workspace).credits += order.add
+    sim.clay.did(f"topped up {order.add} credits", order.workspace)
+
+
+def _month(sim: Simulator, body: Any) -> None:
+    state = sim.clay.workspace(checked(Month, body).workspace)
+    state.credits += state.plan.credits  # credits roll over, Actions do not
+    state.actions = state.plan.actions
+    sim.clay.did("began a new month", state.name)
+
+
+def _auto_run(sim: Simulator, body: Any) -> None:
+    """Turn auto-run on or off. Rows that came while it was off do not start when it is turned on."""
+    order = checked(AutoRun, body)
+    webhook = sim.clay.webhook(order.webhook)
+    webhook.auto_run = order.on
+    sim.clay.did(f"auto-run {'on' if order.on else 'off'} for {order.webhook}", webhook.workspace.name)
+
+
+def _rerun(sim: Simulator, body: Any) -> object:
+    """Run the failed columns of failed rows again, or all columns of every row."""
+    order = checked(Rerun, body)
+    webhook = sim.clay.webhook(order.webhook)
+    is_all = order.which == "all"
+    rows = [row for row in webhook.rows.values() if row.state in _FAILED or (is_all and row.state != "running")]
+    sim.clay.did(f"ran {len(rows)} rows of {order.webhook} again", webhook.workspace.name)
+    for row in rows:
+        if is_all:
+            row.filled = {}
+        sim.clay.enrichment.start(row)
+    return {"rows": len(rows)}
 
 
 async def _reset(sim: Simulator, body: Any) -> None:
@@ -164,7 +190,11 @@ class ControlApi:
         return _json(self._sim.clay.state())
 
     async def _clear_faults(self, request: web.Request) -> web.Response:
-        return _json({"cleared": self._sim.clay.clear_faults(request.query.get("kind"))})
+        clay = self._sim.clay
+        count = clay.timeline.clear(request.query.get("kind"))
+        clay.did(f"cleared {count} faults")
+        clay.changed.set()
+        return _json({"cleared": count})
 
     async def _act(self, request: web.Request) -> web.Response:
         name = request.match_info["action"]

@@ -80,17 +80,8 @@ class Enrichment:
             return
         row.spent += column.credits
         if column.credits or column.actions:
-            self._ledger.write(
-                lines.Charge(
-                    workspace=row.webhook.workspace.name,
-                    webhook=row.webhook.slug,
-                    row=row.number,
-                    column=column.name,
-                    credits=column.credits,
-                    actions=column.actions,
-                    lead_id=row.lead_id,
-                )
-            )
+            charge = lines.Charge(**row.names(), column=column.name, credits=column.credits, actions=column.actions)
+            self._ledger.write(charge)
         self._later(run.step_s, lambda: self._settle(run, column))
 
     def _settle(self, run: Run, column: Column) -> None:
@@ -111,16 +102,7 @@ class Enrichment:
             return
         row.webhook.workspace.credits += column.credits
         row.spent -= column.credits
-        self._ledger.write(
-            lines.Refund(
-                workspace=row.webhook.workspace.name,
-                webhook=row.webhook.slug,
-                row=row.number,
-                column=column.name,
-                credits=column.credits,
-                lead_id=row.lead_id,
-            )
-        )
+        self._ledger.write(lines.Refund(**row.names(), column=column.name, credits=column.credits))
 
     def _finish(self, run: Run) -> None:
         row = run.row
@@ -134,16 +116,7 @@ class Enrichment:
         row.state = state
         filled = sum(value is not None for value in row.filled.values())
         self._ledger.write(
-            lines.Row(
-                workspace=row.webhook.workspace.name,
-                webhook=row.webhook.slug,
-                row=row.number,
-                run=row.run,
-                state=state,
-                filled=filled,
-                lead_id=row.lead_id,
-                delivery_id=row.delivery_id,
-            )
+            lines.Row(**row.names(), run=row.run, state=state, filled=filled, delivery_id=row.delivery_id)
         )
         if state in ("done", "deduped"):
             row.filled = {}

@@ -130,12 +130,7 @@ class Inbound:
             self._start(row)
 
     def _write(
-        self,
-        arrival: Arrival,
-        workspace: str,
-        status: int | str,
-        fault: Fault | None,
-        accepted: int | None = None,
+        self, arrival: Arrival, workspace: str, status: int | str, fault: Fault | None, accepted: int | None = None
     ) -> None:
         submission = arrival.submission
         echo = (None, None) if submission.is_array or not submission.echoes else submission.echoes[0]

@@ -86,13 +86,7 @@ DEFAULT_COLUMNS = (
     ),
     Column(name="job_title", credits=1, miss_share=0.1, values=("Head of Sales", "CTO", "Buyer", "Founder")),
     Column(name="employees", credits=1, miss_share=0.1, values=(4, 38, 260, 1900)),
-    Column(
-        name="phone",
-        credits=2,
-        miss_share=0.4,
-        error_share=0.01,
-        values=("+1 202 555 0114", "+1 202 555 0187"),
-    ),
+    Column(name="phone", credits=2, miss_share=0.4, error_share=0.01, values=("+1 202 555 0114", "+1 202 555 0187")),
 )
 
 

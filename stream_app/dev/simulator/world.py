@@ -62,6 +62,11 @@ class Row:
     spent: int = 0
     filled: dict[str, Any] = field(default_factory=dict)
 
+    def names(self) -> dict[str, Any]:
+        """Return what names the row in each line of the ledger about it."""
+        workspace = self.webhook.workspace.name
+        return {"workspace": workspace, "webhook": self.webhook.slug, "row": self.number, "lead_id": self.lead_id}
+
 
 @dataclass(slots=True, eq=False)
 class WebhookState:
