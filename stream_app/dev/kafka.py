@@ -16,9 +16,9 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Self
 
+from attrs import define, field
 from rich.console import Console
 
 from stream_app.dev.java import Progress, class_path, find_java
@@ -79,11 +79,19 @@ def broker_properties(*, listen: str, port: int, controller_port: int) -> dict[s
     }
 
 
+def _silent(_: str) -> None:
+    pass
+
+
+def _or_free(port: int | None) -> int:
+    return port or free_port()
+
+
+@define(eq=False, repr=False)
 class Broker:
     """A running Kafka: its address `bootstrap` ("host:port[,host:port]") and Kafka's tools."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self.bootstrap = bootstrap
+    bootstrap: str
 
     def run_tool(self, class_name: str, *args: str, timeout_s: float = 60) -> str:
         """Run a tool, such as "org.apache.kafka.tools.TopicCommand", and return its standard output.
@@ -113,6 +121,7 @@ class Broker:
         return done.stdout
 
 
+@define(eq=False, repr=False, kw_only=True)
 class LocalKafka(Broker):
     """One Kafka broker as a child process, and a plain or async context manager. It ends with this process.
 
@@ -134,31 +143,21 @@ class LocalKafka(Broker):
     """
 
     class_archive: ClassVar[Path | None] = None
+    bootstrap: str = field(init=False)
+    properties: dict[str, str] = field(init=False, factory=dict)
+    _port: int = field(default=None, converter=_or_free)
+    _overrides: Mapping[str, str] = field(factory=dict)
+    _format_options: Sequence[str] = ()
+    _data_dir: Path | None = None
+    _progress: Progress = _silent
+    _start_timeout_s: float = 300
+    _cluster_id: str | None = None
+    _heap_mb: int = 512
+    _children: ChildProcesses | None = field(init=False, default=None)
+    _broker: subprocess.Popen[bytes] | None = field(init=False, default=None)
 
-    def __init__(
-        self,
-        *,
-        port: int | None = None,
-        overrides: Mapping[str, str] | None = None,
-        format_options: Sequence[str] = (),
-        data_dir: Path | None = None,
-        progress: Progress | None = None,
-        start_timeout_s: float = 300,
-        cluster_id: str | None = None,
-        heap_mb: int = 512,
-    ) -> None:
-        self.properties: dict[str, str] = {}
-        self._port = port or free_port()
-        super().__init__(f"{LOOPBACK}:{self._port}")
-        self._overrides = dict(overrides or {})
-        self._format_options = format_options
-        self._data_dir = data_dir
-        self._progress = progress or _silent
-        self._start_timeout_s = start_timeout_s
-        self._own_cluster_id = cluster_id
-        self._heap_mb = heap_mb
-        self._children: ChildProcesses | None = None
-        self._broker: subprocess.Popen[bytes] | None = None
+    def __attrs_post_init__(self) -> None:
+        self.bootstrap = f"{LOOPBACK}:{self._port}"
 
     def prepare(self) -> None:
         """Download Java and Kafka if they are missing; `start` does so, too. Raises StartError."""
@@ -238,7 +237,7 @@ class LocalKafka(Broker):
                 f"port {self._port} on {LOOPBACK} is taken: stop the program that uses it, or choose another port"
             )
         properties = broker_properties(listen=LOOPBACK, port=self._port, controller_port=free_port())
-        properties |= {"log.dirs": str(data_dir)} | self._overrides
+        properties |= {"log.dirs": str(data_dir)} | dict(self._overrides)
         self.properties = properties
         text = "".join(f"{key}={value}\n" for key, value in properties.items())
         (directory / "server.properties").write_text(text)
@@ -254,13 +253,13 @@ class LocalKafka(Broker):
         return self._children.spawn(argv, log=log), log
 
     def _format(self) -> None:
-        cluster_id = self._cluster_id() or self._own_cluster_id or new_cluster_id()
+        cluster_id = self._formatted_id() or self._cluster_id or new_cluster_id()
         options = ["--ignore-formatted", f"--cluster-id={cluster_id}", "--config=server.properties"]
         tool, log = self._java("kafka.tools.StorageTool", "format", *options, *self._format_options)
         if tool.wait(self._start_timeout_s) != 0:
             raise StartError(f"Kafka cannot format its storage: {last_words(log)}")
 
-    def _cluster_id(self) -> str | None:
+    def _formatted_id(self) -> str | None:
         """The cluster id of existing data, which the broker must keep."""
         properties = Path(self.properties["log.dirs"]) / "meta.properties"
         lines = properties.read_text().splitlines() if properties.exists() else []
@@ -275,7 +274,7 @@ class LocalKafka(Broker):
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     async def __aenter__(self) -> Self:
@@ -286,9 +285,7 @@ class LocalKafka(Broker):
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.stop)
 
 
@@ -339,10 +336,6 @@ def _require_listener(bootstrap: str) -> None:
             continue
         return
     raise StartError(f"KAFKA_BOOTSTRAP={bootstrap} does not answer: start that broker, or unset it to use pip's")
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def _main() -> None:

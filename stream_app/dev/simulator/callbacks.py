@@ -157,15 +157,11 @@ def _body(job: Job, cells: dict[str, Any]) -> str:
     if "callbacks_extra_keys" in job.faults:
         template |= {"_clay_meta": {"table": "People"}, "Column 7": "", "Run status": "200 OK"}
     if "callbacks_wrong_lead" in job.faults:
-        template = {key: _wrong(value) if "lead_id" in key else value for key, value in template.items()}
+        template |= {key: f"{value}-of-another-table" for key, value in template.items() if "lead_id" in key}
     text = body_text(template, cells, typed=job.settings.typed, escape=job.settings.escape)
     if "callbacks_broken_json" in job.faults:
         return text.removesuffix("}") + _UNESCAPED
     return text
-
-
-def _wrong(value: object) -> str:
-    return f"{value}-of-another-table"
 
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
