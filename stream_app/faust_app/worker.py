@@ -32,9 +32,13 @@ class Worker:
 
     @property
     def rows(self) -> Mapping[bytes, bytes]:
-        """The rows of all partitions that this process owns, for the Faust table."""
-        tables: list[Any] = [partition.table for partition in self.partitions.values()]
-        return ChainMap(*tables)
+        """The rows of all partitions that this process owns, those of the lanes included, for the Faust table.
+
+        They are read in memory, which may be one transaction ahead of the state topic.
+        """
+        states = [partition.state for partition in self.partitions.values()]
+        maps: list[Any] = [rows for state in states for rows in (state.rows, state.lanes.rows())]
+        return ChainMap(*maps)
 
     async def assigned(self, partitions: set[int]) -> None:
         """Fence and load newly assigned partitions, several at once. If one fails, all of them are closed."""

@@ -71,13 +71,9 @@ class Lanes:
         """True if several workspaces live in the partition."""
         return len(self._plan.residents(self._number)) > 1
 
-    def keys(self) -> list[bytes]:
-        return [lane_key(workspace) for workspace in self._lanes]
-
-    def row(self, key: bytes) -> bytes | None:
-        """A lane's row as the next step would write it, None if `key` names no lane of this partition."""
-        lane = self._lanes.get(key[2:].decode("utf-8", "replace")) if key[:2] == b"l/" else None
-        return None if lane is None else _json.encode(lane)
+    def rows(self) -> dict[bytes, bytes]:
+        """The rows of the lanes as the next step would write them, by key."""
+        return {lane_key(name): _json.encode(lane) for name, lane in self._lanes.items()}
 
     def __setitem__(self, workspace: str, lane: Lane) -> None:
         """Change a lane. The change is written with the next step of that workspace."""

@@ -23,7 +23,7 @@ from stream_app.partition.in_flight import PRIORITY, InFlight, Limiter, Source
 from stream_app.partition.lead import LeadPipeline
 from stream_app.partition.ports import StateStore
 from stream_app.partition.runner import Process, RecordRunner
-from stream_app.partition.state import PartitionState, PartitionTable, StateUser, WorkerParts
+from stream_app.partition.state import PartitionState, StateUser, WorkerParts
 from stream_app.partition.timeout import TimeoutPipeline
 from stream_app.tasks import died_of, until_failure
 
@@ -50,7 +50,6 @@ class PartitionOwner:
         self._store = store
         self._parts = parts
         self.state = state = PartitionState(number, store, parts)
-        self.table = PartitionTable(state)
         pipelines: dict[Source, Process] = {
             **dict.fromkeys(PRIORITY, LeadPipeline(state, parts).process),
             "callback": CallbackPipeline(state).process,

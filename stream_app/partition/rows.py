@@ -110,6 +110,9 @@ class Rows:
     def __contains__(self, key: bytes) -> bool:
         return key in self._values
 
+    def __getitem__(self, key: bytes) -> bytes:
+        return self._values[key]
+
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._values)
 

@@ -1,6 +1,6 @@
 """The state of one partition, by its parts, and what a worker gives to each of its partitions."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from stream_app.clock import Clock
@@ -114,29 +114,3 @@ class StateUser:
         self._commits = state.commits
         self._admission = state.admission
         self._locks = state.locks
-
-
-class PartitionTable(Mapping[bytes, bytes]):
-    """All rows of one partition by their key on the state topic, including the rows of the lanes.
-
-    They are read in memory, which may be one transaction ahead of the state topic.
-    """
-
-    def __init__(self, state: PartitionState) -> None:
-        self._rows = state.rows
-        self._lanes = state.lanes
-
-    def __getitem__(self, key: bytes) -> bytes:
-        row = self._rows.get(key)
-        if row is None:
-            row = self._lanes.row(key)
-        if row is None:
-            raise KeyError(key)
-        return row
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._lanes.keys()
-        yield from self._rows
-
-    def __len__(self) -> int:
-        return len(self._lanes.keys()) + len(self._rows)

@@ -101,7 +101,7 @@ async def test_a_record_that_never_ends_before_it_waits_for_anything_is_named() 
         "partition 0 commits nothing",
         "the lead at leads/0/1 does not end",
     ]
-    assert len(bench.partition.table) == len(list(bench.partition.table))
+    assert len(bench.partition.state.rows) == len(list(bench.partition.state.rows))
 
 
 @virtual_time
