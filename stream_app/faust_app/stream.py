@@ -31,8 +31,6 @@ class PartitionStream:
     iteration ends with the generation. `Generations` then has a new stream if the partition is still assigned.
 
     Attributes:
-        topic: the topic.
-        partition: the partition.
         suspended: set for good when the group rebalances or the worker stops. The agent must then give up records
             that only wait, and finish and ack those in flight: the rebalance waits for them.
         ended: True when the generation has ended.

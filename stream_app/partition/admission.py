@@ -88,10 +88,6 @@ class AdmissionQueue:
         self._timer = LaneTimer(self._clock, self.pump_lane, self.pump)
 
     @property
-    def waiting(self) -> int:
-        return len(self._waiters)
-
-    @property
     def in_flight(self) -> int:
         """How many POSTs are under way in this partition."""
         return sum(queue.in_flight for queue in self._queues.values())

@@ -136,9 +136,8 @@ class CommandPipeline(StateUser):
     def _change_lane(self, command: Command, order: Order, now_ms: int) -> CommandResult:
         name = command.workspace
         policy, lane = self._plan.workspaces[name], self._lanes[name]
-        pools = (destination.webhook_ids for destination in self._plan.destinations_of(name))
-        by = Actor(command.who, command.why, now_ms)
-        answer = obey(policy, lane, order, by, {webhook_id for pool in pools for webhook_id in pool})
+        webhook_ids = {one for destination in self._plan.destinations_of(name) for one in destination.webhook_ids}
+        answer = obey(policy, lane, order, Actor(command.who, command.why, now_ms), webhook_ids)
         if not answer.done:
             return CommandResult(answer.text, False, "refused")
         self._lanes[name] = answer.lane

@@ -7,7 +7,7 @@ settled meanwhile is dropped there.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
 from typing import Final
@@ -97,20 +97,18 @@ class DeadlineQueue:
 
     def next_ms(self) -> int | None:
         """The earliest deadline (epoch ms), or None if no lead waits."""
-        return min(chain((at_ms for at_ms, _ in self._again), (at_ms for _, at_ms in self._heads())), default=None)
+        heads = map(self._head, self._queues.values())
+        again = (at_ms for at_ms, _ in self._again)
+        return min(chain(again, (at_ms for at_ms in heads if at_ms is not None)), default=None)
 
     def pop_due(self, now_ms: int, most: int) -> list[bytes]:
         """Remove and return the keys whose deadline has passed, `most` of them at most."""
         due: dict[bytes, None] = {}
         while self._again and self._again[0][0] <= now_ms and len(due) < most:
             due[self._again.popleft()[1]] = None
-        for queue, at_ms in self._heads():
-            while at_ms <= now_ms and len(due) < most:
+        for queue in self._queues.values():
+            while len(due) < most and (at_ms := self._head(queue)) is not None and at_ms <= now_ms:
                 due[queue.popleft()] = None
-                head = self._head(queue)
-                if head is None:
-                    break
-                at_ms = head
         return list(due)
 
     def put_back(self, keys: Iterable[bytes], now_ms: int) -> None:
@@ -119,11 +117,6 @@ class DeadlineQueue:
             lead = self.find(key)
             if lead is not None and lead[2] <= now_ms:
                 self._again.append((now_ms + _AGAIN_MS, key))
-
-    def _heads(self) -> Iterator[tuple[deque[bytes], int]]:
-        for queue in list(self._queues.values()):
-            if (at_ms := self._head(queue)) is not None:
-                yield queue, at_ms
 
     def _head(self, queue: deque[bytes]) -> int | None:
         """The deadline of the head. Leads that no longer wait are dropped from the head first."""

@@ -39,11 +39,7 @@ class Fallback(StateUser):
         self._local = parts.local
 
     async def serve_cached_first(self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
-        """Serve a fresh result before the lane is asked, for a destination with `cache_first`.
-
-        Returns:
-            True if the lead is concluded.
-        """
+        """Serve a fresh result before the lane is asked, where `cache_first` is on. True: the lead is concluded."""
         if not self._plan.destinations[recorder.resolved.destination.alias].cache_first:
             return False
         if not self._may_serve(recorder):
@@ -55,10 +51,7 @@ class Fallback(StateUser):
         """Serve a person who came before under another id, under `cache_first`, or `hold = "degrade"` on a held lane.
 
         The person's aliases stay with the lead that was bought. This lead does not change when to buy again. It
-        replaces the concluded row `replaced`.
-
-        Returns:
-            True if the lead is concluded, False if nothing was served: it is a duplicate.
+        replaces the concluded row `replaced`. False: nothing was served, and it is a duplicate.
         """
         destination = self._plan.destinations[resolved.destination.alias]
         workspace = self._plan.workspaces[destination.workspace]

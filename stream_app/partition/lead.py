@@ -37,6 +37,9 @@ from stream_app.partition.state import PartitionState, StateUser, WorkerParts
 
 LeadRecorder = DeliveryRecorder[ResolvedLead]
 
+NextAttempt = int | None
+"""The earliest time of a lead's next attempt (epoch ms; 0: at once), or None if the lead is concluded."""
+
 _PROBES_FOR_MS: Final = 600_000
 """How long a lead stays ready as the probe of its lane. Its record is not acked meanwhile."""
 _WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
@@ -85,7 +88,7 @@ class LeadPipeline(StateUser):
             await self._conclude_duplicate(in_flight, resolved, row, why)
             return
         recorder = self._recorder(resolved, row, verdict, now_ms)
-        not_before_ms: int | None = 0
+        not_before_ms: NextAttempt = 0
         match verdict:
             case "uncertain":
                 not_before_ms = await self._resume_sent(in_flight, recorder)
@@ -122,14 +125,11 @@ class LeadPipeline(StateUser):
 
     # ------------------------------------------------------------------------------------ leads with a row already
 
-    async def _resume_sent(self, in_flight: InFlight, recorder: LeadRecorder) -> int | None:
+    async def _resume_sent(self, in_flight: InFlight, recorder: LeadRecorder) -> NextAttempt:
         """Continue a lead whose row says `sending`.
 
         If this process sent it, it knows the outcome: only the step that recorded it was lost. Else the send is
         uncertain.
-
-        Returns:
-            The earliest time of another attempt (epoch ms), or None if the lead is concluded.
         """
         in_flight.release_next()
         attempt = in_flight.attempt
@@ -138,12 +138,8 @@ class LeadPipeline(StateUser):
             return None
         return await self._act_on(in_flight, recorder, attempt, has_slot=False)
 
-    async def _resend_or_park(self, in_flight: InFlight, recorder: LeadRecorder) -> int | None:
-        """Decide about an uncertain send whose grace has ended without a callback.
-
-        Returns:
-            0 if policy says that it is sent again, None if it is parked.
-        """
+    async def _resend_or_park(self, in_flight: InFlight, recorder: LeadRecorder) -> NextAttempt:
+        """Send a lead again whose grace has ended without a callback, if policy says so, else park it."""
         if recorder.resolved.destination.uncertain == "park" or recorder.row.sends > self._plan.replay.max_replays:
             text = "it may have reached Clay, and no callback came in time"
             http_status = recorder.resolved.envelope.http_status or None
@@ -251,12 +247,8 @@ class LeadPipeline(StateUser):
 
     async def _act_on(
         self, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt, *, has_slot: bool
-    ) -> int | None:
-        """Commit the outcome of a POST.
-
-        Returns:
-            The earliest time of another attempt (epoch ms), or None if the lead is concluded.
-        """
+    ) -> NextAttempt:
+        """Commit the outcome of a POST."""
         grant, outcome = attempt.grant, attempt.outcome
         settlement = self._admission.settle(grant, outcome, has_slot=has_slot)
         wait_until_ms = settlement.wait_until_ms
@@ -285,7 +277,7 @@ class LeadPipeline(StateUser):
 
     async def _retry_or_dead_letter(
         self, in_flight: InFlight, recorder: LeadRecorder, grant: Grant, outcome: Refused, settlement: Settlement
-    ) -> int | None:
+    ) -> NextAttempt:
         """Retry a lead that Clay did not take, until its attempts are used up.
 
         A failure of the whole lane does not count as an attempt of the lead.
@@ -312,11 +304,7 @@ class LeadPipeline(StateUser):
     # ----------------------------------------------------------------------------------------------------- held
 
     async def _hold_or_defer(self, in_flight: InFlight, recorder: LeadRecorder, held: Held) -> bool:
-        """Record that the lane did not admit the lead.
-
-        Returns:
-            True if the lead goes on waiting here, False if it is concluded: served, deferred or expired.
-        """
+        """Record that the lane did not admit the lead. False: it is concluded, as served, deferred or expired."""
         now_ms = self._clock.now_ms()
         if held.status == "expired":
             await self._conclusions.conclude(in_flight, recorder, "expired", Reason(held.reason, held.text))

@@ -40,7 +40,6 @@ class PartitionOwner:
     """Owns one partition from `take_over` to `close`.
 
     Args:
-        number: The partition.
         store: The partition's transactional producer and its rows in Kafka.
         parts: What it shares with the other partitions of the worker.
     """

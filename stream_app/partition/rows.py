@@ -60,7 +60,6 @@ class Rows:
     """The rows of one partition, by key.
 
     Args:
-        number: The partition.
         freshness_ms: How long a final delivery row is kept.
 
     Attributes:

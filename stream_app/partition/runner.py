@@ -24,7 +24,6 @@ class RecordRunner(StateUser):
     """Runs the records of one partition, between `resume` and `stop`.
 
     Args:
-        state: The state of the partition.
         pipelines: What processes the records of each source.
 
     Attributes:
@@ -43,11 +42,6 @@ class RecordRunner(StateUser):
         self._taken: dict[str, int] = {}
         self.lives = 0
         self.runs = False
-
-    @property
-    def unfinished(self) -> int:
-        """The number of records under way."""
-        return len(self._unfinished)
 
     # ---------------------------------------------------------------------------------------------- the life of all
 

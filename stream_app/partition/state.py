@@ -28,7 +28,6 @@ class WorkerParts:
     Attributes:
         plan: The configuration. `reload` changes it in place.
         clay: Sends leads.
-        clock: The time.
         observer: Gets what was committed: metrics and log.
         alarm: Ends the process after a bug, or when another worker owns the partition.
         still_member: Waits until the group confirms that this process is still the member that the partition was

@@ -70,7 +70,7 @@ async def test_copies_share_commits() -> None:
     assert len(bench.clay.bodies) == 1
     assert bench.transactions <= 10
     assert bench.inlet.committed() == COPIES
-    assert bench.partition.runner.unfinished == 0
+    assert len(bench.partition.runner._unfinished) == 0
 
 
 class Hangs(SlowClay):

@@ -296,6 +296,6 @@ async def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension(
     serving = asyncio.create_task(bench.partition.runner.serve(inlet, "hot"))  # not taken over (again) yet
     await asyncio.sleep(1.0)
     assert inlet.given_up == [0, 1]
-    assert bench.partition.runner.unfinished == 0
+    assert len(bench.partition.runner._unfinished) == 0
     inlet.over.set()
     await serving
