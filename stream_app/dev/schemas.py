@@ -117,7 +117,12 @@ def asyncapi() -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "channels": {
-            name: _channel(name, address, description) for name, (address, _, _, description) in _CHANNELS.items()
+            name: {
+                "address": address,
+                "description": description,
+                "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+            }
+            for name, (address, _, _, description) in _CHANNELS.items()
         },
         "operations": {
             f"{'receive' if name in _USERS_WRITE else 'send'}{name[0].upper()}{name[1:]}": {
@@ -130,14 +135,6 @@ def asyncapi() -> dict[str, Any]:
             "messages": {name: _message(name, payload, key) for name, (_, payload, key, _) in _CHANNELS.items()},
             "schemas": {"deadLetterHeaders": _dead_letter_headers()},
         },
-    }
-
-
-def _channel(name: str, address: str, description: str) -> dict[str, Any]:
-    return {
-        "address": address,
-        "description": description,
-        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
     }
 
 

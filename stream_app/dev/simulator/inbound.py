@@ -93,7 +93,7 @@ class Inbound:
         )
         lead_id = submission.echoes[0][0] if submission.echoes and not submission.is_array else None
         if lead_id is not None:
-            about, occurrence = lead_id, self._ledger.tally.requests_of(lead_id)
+            about, occurrence = lead_id, self._ledger.tally.of(lead_id).requests
         else:
             nameless = digest(body or b"")
             about, occurrence = str(nameless), self._world.occurrence_of(nameless)
@@ -118,7 +118,7 @@ class Inbound:
     def _accept(self, webhook: WebhookState, arrival: Arrival, fault: Fault | None) -> None:
         tally = self._ledger.tally
         about = [
-            f"{lead}#{tally.accepted_of(lead)}.{n}" if lead else f"{arrival.about}#{arrival.occurrence}.{n}"
+            f"{lead}#{tally.of(lead).accepted}.{n}" if lead else f"{arrival.about}#{arrival.occurrence}.{n}"
             for n, (lead, _) in enumerate(arrival.submission.echoes)
         ]
         rows = self._world.add_rows(webhook, arrival.submission, about)

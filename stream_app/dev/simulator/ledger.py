@@ -52,13 +52,9 @@ class Tally:
         self._leads: dict[str, LeadCount] = {}
         self._workspaces: dict[str, WorkspaceTotals] = {}
 
-    def requests_of(self, lead: str) -> int:
-        """Return the number of requests that named this lead, whatever the response."""
-        return self._leads.get(lead, _shared()).requests
-
-    def accepted_of(self, lead: str) -> int:
-        """Return the number of rows of this lead."""
-        return self._leads.get(lead, _shared()).accepted
+    def of(self, lead: str) -> LeadCount:
+        """Return how many requests named this lead, whatever the response, and how many rows it has."""
+        return self._leads.get(lead, _shared())
 
     def add(self, line: lines.Line) -> None:
         if line.workspace is None:
@@ -85,7 +81,7 @@ class Tally:
         leads = [line.lead_id] if line.elements is None else [lead for lead, _ in line.elements]
         for n, lead in enumerate(leads):  # a webhook with room for some elements of an array takes the first ones
             if lead is not None:
-                count = self._leads.get(lead, _shared())
+                count = self.of(lead)
                 self._leads[lead] = _shared(count.requests + 1, count.accepted + (n < line.accepted))
 
     def summary(self, leads: Leads) -> dict[str, object]:

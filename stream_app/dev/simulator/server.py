@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from stream_app.dev.simulator import control, lines
 from stream_app.dev.simulator.clay import Clay
@@ -76,8 +77,17 @@ class Simulator:
         old.changed.set()
 
     async def _serve(self, stack: contextlib.AsyncExitStack, host: str, port: int, *, webhooks: bool) -> _Listener:
-        busy = _Busy()
-        app = web.Application(client_max_size=READ_AT_MOST_BYTES, middlewares=[busy.middleware])
+        busy: set[RequestHandler] = set()
+
+        @web.middleware
+        async def mark_busy(request: web.Request, handler: Handler) -> web.StreamResponse:
+            busy.add(request.protocol)
+            try:
+                return await handler(request)
+            finally:
+                busy.discard(request.protocol)
+
+        app = web.Application(client_max_size=READ_AT_MOST_BYTES, middlewares=[mark_busy])
         ControlApi(self).add_routes(app)
         if webhooks:
             app.router.add_post(WEBHOOK_PATH, self._webhook)
@@ -117,26 +127,10 @@ class Simulator:
             clay.changed.clear()
 
 
-class _Busy:
-    """Tracks the connections that have a request in progress."""
-
-    def __init__(self) -> None:
-        self.transports: set[asyncio.Transport | None] = set()
-
-    @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        transport = request.transport
-        self.transports.add(transport)
-        try:
-            return await handler(request)
-        finally:
-            self.transports.discard(transport)
-
-
 class _Listener:
-    """A listening socket on one port. It can stop listening and keep the port."""
+    """A listening socket on one port. It can stop listening and keep the port. `busy`: connections with a request."""
 
-    def __init__(self, protocol: web.Server, busy: _Busy, host: str, port: int) -> None:
+    def __init__(self, protocol: web.Server, busy: set[RequestHandler], host: str, port: int) -> None:
         self._protocol = protocol
         self._busy = busy
         self._host = host
@@ -164,7 +158,7 @@ class _Listener:
         # Bound but not listening: no other program gets the port, and connections are refused.
         self._socket = self._bind()
         for connection in self._protocol.connections:
-            if connection.transport in self._busy.transports:
+            if connection in self._busy:
                 connection.close()  # after its response
             else:
                 connection.force_close()
