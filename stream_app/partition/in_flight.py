@@ -220,7 +220,7 @@ class KeyLocks:
         if not in_flight.ticket:
             self._tickets += 1
             in_flight.ticket = self._tickets
-        return KeyLock(self, in_flight, keys)
+        return KeyLock(self, in_flight, keys, (in_flight.source != "callback", in_flight.ticket))
 
     def is_free(self, keys: tuple[bytes, ...]) -> bool:
         """True if no record holds any of these keys. The next step of a holder would undo a change."""
@@ -284,6 +284,7 @@ class KeyLocks:
             del self._queues[key]
 
 
+@define(eq=False, repr=False)
 class KeyLock:
     """The lock of one record.
 
@@ -292,16 +293,13 @@ class KeyLock:
         granted: Done when it holds its keys.
     """
 
-    __slots__ = ("_key_locks", "granted", "holds", "in_flight", "keys", "needs", "order")
-    granted: asyncio.Future[None]
-
-    def __init__(self, key_locks: KeyLocks, in_flight: InFlight, needs: Keys) -> None:
-        self.in_flight = in_flight
-        self.needs = needs
-        self.order = (in_flight.source != "callback", in_flight.ticket)
-        self.keys: tuple[bytes, ...] = ()
-        self.holds = False
-        self._key_locks = key_locks
+    _key_locks: KeyLocks
+    in_flight: InFlight
+    needs: Keys
+    order: tuple[bool, int]
+    keys: tuple[bytes, ...] = ()
+    holds: bool = False
+    granted: asyncio.Future[None] = field(init=False)
 
     async def __aenter__(self) -> None:
         key_locks, in_flight = self._key_locks, self.in_flight

@@ -181,8 +181,7 @@ class LeadPipeline(StateUser):
             await self._commits.commit_unchanged(in_flight, lead_ref.key)
             return
         row = row or begin(lead_ref.envelope, now_ms)
-        rows = self._rows
-        if rows.suppressing and is_unwanted(lead_ref, row.first_at_ms, rows.suppression, rows.get):
+        if self._rows.suppressing and is_unwanted(lead_ref, row.first_at_ms, self._rows.suppression, self._rows.get):
             # The dead letter must not carry the fields of an erased person.
             lead_ref = replace(lead_ref, consumed=replace(lead_ref.consumed, value=None))
         recorder = DeliveryRecorder(self._plan, lead_ref, row)

@@ -161,9 +161,7 @@ class Bootstrap(StateUser):
     """Processes the commands, then the callbacks that came while no worker owned the partition.
 
     All of them are processed before the first lead. A pause issued meanwhile takes effect before any lead is sent. A
-    lead with a callback is neither sent again nor reported as overdue.
-
-    If Kafka cannot be read, that is tried again.
+    lead with a callback is neither sent again nor reported as overdue. If Kafka cannot be read, that is tried again.
     """
 
     def __init__(self, state: PartitionState, store: StateStore, pipelines: Mapping[Source, Process]) -> None:
