@@ -12,7 +12,7 @@ from email.utils import format_datetime
 
 from aiohttp import web
 
-from stream_app.dev.simulator.script import RetryAfter
+from stream_app.dev.simulator.script import Fault, RetryAfter
 
 _CHUNK = b" " * 65_536
 
@@ -62,7 +62,36 @@ def retry_after(form: RetryAfter, seconds: int) -> dict[str, str]:
             return {"Retry-After": "0"}
 
 
-def reset(request: web.Request) -> web.Response:
+async def played(
+    fault: Fault, request: web.Request, answer: web.Response, stopping: asyncio.Event
+) -> web.StreamResponse:
+    """Answer as the fault requires, where Clay would give `answer`. It waits no longer once `stopping` is set."""
+    match fault.kind:
+        case "hang_after_read":
+            await stopping.wait()  # or until the sender gives up: aiohttp cancels this then
+            return _reset(request)
+        case "reset_after_read" | "reset_before_accept":
+            return _reset(request)
+        case "slow":
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), fault.delay_s or 0)
+            return answer
+        case "garbage":
+            if request.transport is not None:
+                request.transport.write(b"\x00\xff\x00 this is not HTTP\r\n\r\n")
+                request.transport.close()
+            return web.Response()
+        case "huge_answer":
+            return await _huge(request, fault.size_bytes or 0)
+    headers = {}
+    if fault.retry_after is not None:
+        headers = retry_after(fault.retry_after, fault.retry_after_s or 0)
+    if fault.location is not None:
+        headers = {"Location": fault.location}
+    return refused(fault.status or 500, headers)
+
+
+def _reset(request: web.Request) -> web.Response:
     """End the connection with a TCP RST. The returned response is never sent."""
     transport = request.transport
     if transport is not None:
@@ -73,28 +102,7 @@ def reset(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def hang(request: web.Request, stopping: asyncio.Event) -> web.Response:
-    """Never respond. Ends when the sender gives up (aiohttp cancels this then) or the simulator stops."""
-    await stopping.wait()
-    return reset(request)
-
-
-async def slow(answer: web.Response, delay_s: float, stopping: asyncio.Event) -> web.Response:
-    """Return the response after a delay, or at once when the simulator stops."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), delay_s)
-    return answer
-
-
-def garbage(request: web.Request) -> web.Response:
-    """Respond with bytes that are not HTTP, and close."""
-    if request.transport is not None:
-        request.transport.write(b"\x00\xff\x00 this is not HTTP\r\n\r\n")
-        request.transport.close()
-    return web.Response()
-
-
-async def huge(request: web.Request, size_bytes: int) -> web.StreamResponse:
+async def _huge(request: web.Request, size_bytes: int) -> web.StreamResponse:
     """Respond with 200 and a body of that size."""
     answer = web.StreamResponse(headers={"Content-Length": str(size_bytes)})
     with contextlib.suppress(ConnectionError):  # the sender may stop reading

@@ -67,7 +67,7 @@ class Inbound:
         fault = self._timeline.request_fault(workspace, arrival.slug, arrival.about, arrival.occurrence)
         if fault is not None and (fault.kind in REFUSING or fault.accepted is False):
             self._write(arrival, workspace, _NO_STATUS.get(fault.kind, fault.status or 0), fault)
-            return await self._answer_as(fault, request, answers.refused(fault.status or 500, {}))
+            return await answers.played(fault, request, answers.refused(fault.status or 500, {}), self._stopping)
         status = self._decide(webhook, arrival)
         if webhook is None or status != 200:
             limits = self._world.limits
@@ -76,7 +76,7 @@ class Inbound:
             return answers.refused(status, headers)
         self._accept(webhook, arrival, fault)
         answer = answers.accepted(len(body or b""))
-        return answer if fault is None else await self._answer_as(fault, request, answer)
+        return answer if fault is None else await answers.played(fault, request, answer, self._stopping)
 
     async def handle_root(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /` and `HEAD /`, which submit nothing: 404, or as a fault of the whole host requires."""
@@ -84,7 +84,7 @@ class Inbound:
         fault = self._timeline.request_fault("", "", "", self._roots)
         if fault is None or fault.kind not in _OF_HOST:
             return answers.refused(404, {})
-        return await self._answer_as(fault, request, answers.refused(fault.status or 500, {}))
+        return await answers.played(fault, request, answers.refused(fault.status or 500, {}), self._stopping)
 
     def _arrival(self, request: web.Request, at_ms: int, body: bytes | None) -> Arrival:
         script = self._world.script
@@ -149,22 +149,3 @@ class Inbound:
                 full=accepted is not None and accepted < len(submission.bodies),
             )
         )
-
-    async def _answer_as(self, fault: Fault, request: web.Request, answer: web.Response) -> web.StreamResponse:
-        match fault.kind:
-            case "hang_after_read":
-                return await answers.hang(request, self._stopping)
-            case "reset_after_read" | "reset_before_accept":
-                return answers.reset(request)
-            case "slow":
-                return await answers.slow(answer, fault.delay_s or 0, self._stopping)
-            case "garbage":
-                return answers.garbage(request)
-            case "huge_answer":
-                return await answers.huge(request, fault.size_bytes or 0)
-        headers = {}
-        if fault.retry_after is not None:
-            headers = answers.retry_after(fault.retry_after, fault.retry_after_s or 0)
-        if fault.location is not None:
-            headers = {"Location": fault.location}
-        return answers.refused(fault.status or 500, headers)
