@@ -32,10 +32,7 @@ class Worker:
 
     @property
     def rows(self) -> Mapping[bytes, bytes]:
-        """The rows of all partitions that this process owns, those of the lanes included, for the Faust table.
-
-        They are read in memory, which may be one transaction ahead of the state topic.
-        """
+        """The rows of all partitions that this process owns, those of the lanes included, for the Faust table."""
         states = [partition.state for partition in self.partitions.values()]
         maps: list[Any] = [rows for state in states for rows in (state.rows, state.lanes.rows())]
         return ChainMap(*maps)

@@ -197,10 +197,7 @@ class LeadPipeline(StateUser):
     # ------------------------------------------------------------------------- admit, POST, act on its outcome
 
     async def _deliver(self, in_flight: InFlight, recorder: LeadRecorder, not_before_ms: int) -> None:
-        """Send the lead when its lane admits it, until it is concluded.
-
-        `not_before_ms` is the earliest time of the first attempt (epoch ms), or 0.
-        """
+        """Send the lead from `not_before_ms` on (epoch ms) when its lane admits it, until it is concluded."""
         if recorder.row.state == "refused":  # after a recovery: others may go while it waits for its next attempt
             in_flight.release_next()
         if await self._fallback.serve_cached_first(in_flight, recorder):
