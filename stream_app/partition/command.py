@@ -28,16 +28,16 @@ from stream_app.domain.commands import (
     read_command,
     refusal,
 )
+from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.parked import Settled, given_up, resolved_rows, rows_of_lead, settle_lead
-from stream_app.domain.delivery.recorder import WriteBatch, event_record
-from stream_app.domain.delivery.state_machine import CONCLUDED, delivery_key, mark_key
+from stream_app.domain.delivery.recorder import WriteBatch, brief, event_record
+from stream_app.domain.delivery.state_machine import CONCLUDED, Reason, delivery_key, mark_key
 from stream_app.domain.delivery.suppression import Suppression, erased_row, import_row, lead_row, person_row
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lead.identity import person_key, person_of, row_id, unlinked
-from stream_app.domain.model.messages import StatusEvent
-from stream_app.domain.model.records import ConsumedRecord, Record, Rows, trace_of
+from stream_app.domain.model.records import ConsumedRecord, Record, Rows
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Actor
+from stream_app.domain.plan import Actor, Destination
 from stream_app.domain.result import tombstone
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import PartitionState, StateUser, WorkerParts
@@ -175,22 +175,10 @@ class CommandPipeline(StateUser):
                     rows.append((key, None if key in own else unlinked(linked, lead, erasure.people)))
             gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, erasure.people))
         text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(erasure.destinations or mine)}"
-        event = StatusEvent(
-            id=f"{consumed.record_id}#1",
-            lead_id=lead_id,
-            status="erased",
-            seq=1,
-            at_ms=now_ms,
-            origin=consumed.record_id,
-            workspace=name,
-            destination=erasure.destinations[0] if len(erasure.destinations) == 1 else "",
-            reason=command.id,
-            text=text,
-            trace_id=trace_of(consumed.record_id),
-            app=self._plan.app,
-        )
-        records = [event_record(self._plan, event), *gone]
-        return CommandResult(f"{lead_id}: {text}", rows=rows, records=records, events=[event])
+        table = Destination(erasure.destinations[0] if len(erasure.destinations) == 1 else "", name, ())
+        envelope, why = Envelope(origin=consumed.record_id), Reason(command.id, text)
+        step = brief(self._plan, consumed, envelope, "erased", now_ms, why, lead_id, *gone, destination=table)
+        return CommandResult(f"{lead_id}: {text}", rows=rows, records=step.records, events=step.events)
 
     def _no_longer_parked(
         self, command: Command, lead_id: str, reason: str, result: CommandResult, now_ms: int
