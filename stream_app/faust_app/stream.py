@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -14,8 +13,6 @@ from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
-
-log = logging.getLogger(__name__)
 
 _BROKER_AWAY_S = 0.5
 
@@ -206,13 +203,6 @@ async def run_agent(app: Any, stream: Any, agent: Agent) -> None:
         await generations.close()
 
 
-def _log_expired(topic: str, partition: int, first: int, end: int) -> None:
-    log.warning(
-        "retention removed %s/%d, offsets %d to %d, before they were consumed: at most %d records are lost",
-        *(topic, partition, first, end - 1, end - first),
-    )
-
-
 class GapCheck:
     """Distinguishes harmless gaps in offsets from records that Faust skipped.
 
@@ -227,7 +217,7 @@ class GapCheck:
 
     def __init__(self, connection: KafkaConnection) -> None:
         self.empty = 0
-        self.on_expired: Callable[[str, int, int, int], None] = _log_expired
+        self.on_expired: Callable[[str, int, int, int], None] = lambda topic, partition, first, end: None
         self._connection = connection
         self._consumer: Consumer | None = None
         self._lock = asyncio.Lock()
