@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 from stream_app.domain.callback.interpret import OVERDUE, WAITING, due_ms
 from stream_app.domain.delivery.recorder import WriteBatch
@@ -25,6 +25,15 @@ _AGAIN_MS: Final = 1_000
 _SLICE: Final = 5_000  # rows: some milliseconds
 _KINDS: Final[dict[Status, bool]] = {**dict.fromkeys(WAITING, False), **dict.fromkeys(OVERDUE, True)}
 _STATES: Final = {state.encode() for state in _KINDS}
+
+
+class WaitingLead(NamedTuple):
+    """A lead that waits: the key of its row, the row, its destination, and its deadline (epoch ms)."""
+
+    key: bytes
+    row: Delivery
+    destination: Destination
+    due_ms: int
 
 
 class DeadlineQueue:
@@ -115,23 +124,20 @@ class DeadlineQueue:
         """Queue those that are still due again, one second later."""
         for key in keys:
             lead = self.find(key)
-            if lead is not None and lead[2] <= now_ms:
+            if lead is not None and lead.due_ms <= now_ms:
                 self._again.append((now_ms + _AGAIN_MS, key))
 
     def _head(self, queue: deque[bytes]) -> int | None:
         """The deadline of the head. Leads that no longer wait are dropped from the head first."""
         while queue:
             if (lead := self.find(queue[0])) is not None:
-                return lead[2]
+                return lead.due_ms
             queue.popleft()
         return None
 
-    def find(self, key: bytes) -> tuple[Delivery, Destination, int] | None:
-        """A waiting lead's row, destination and deadline (epoch ms).
-
-        None if it no longer waits, or its destination is not configured any more.
-        """
+    def find(self, key: bytes) -> WaitingLead | None:
+        """A lead as it waits now; None if it no longer does, or its destination is not configured any more."""
         row, destination = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
         if row is None or destination is None or row.final or row.state not in _KINDS:
             return None
-        return row, destination, due_ms(row, destination, self._lanes[destination.workspace])
+        return WaitingLead(key, row, destination, due_ms(row, destination, self._lanes[destination.workspace]))

@@ -196,7 +196,7 @@ Keys = Callable[[], tuple[bytes, ...]]
 class KeyLocks:
     """Exclusive locks on the rows of one partition.
 
-    Copies of a lead, and leads of one person, are so processed one after the other. A record requests all of its keys
+    So copies of a lead, and leads of one person, are processed one after the other. A record requests all of its keys
     at once. It gets all of them, or waits in the queue of each. Queues are ordered by ticket, so a later record never
     overtakes an earlier one with which it shares a key. A record that waits holds no key, so there is no deadlock.
     Callbacks go before leads, because they never wait for admission.

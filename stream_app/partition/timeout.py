@@ -22,7 +22,7 @@ from stream_app.domain.delivery.suppression import erased_row, is_erased
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
-from stream_app.domain.plan import Destination
+from stream_app.partition.deadlines import WaitingLead
 from stream_app.partition.ports import StateStore
 from stream_app.partition.state import PartitionState, StateUser
 
@@ -71,10 +71,10 @@ class TimeoutPipeline(StateUser):
 
     async def _report(self, keys: Sequence[bytes]) -> None:
         """Report these leads, whose deadline has passed, as overdue. Each is reported once."""
-        due = self._still_due(keys, WAITING)
-        await asyncio.gather(*(self._report_one(key, row, destination) for key, row, destination in due))
+        await asyncio.gather(*map(self._report_one, self._still_due(keys, WAITING)))
 
-    def _report_one(self, key: bytes, row: Delivery, destination: Destination) -> asyncio.Future[None]:
+    def _report_one(self, lead: WaitingLead) -> asyncio.Future[None]:
+        key, row, destination, _ = lead
         now_ms, policy = self._clock.now_ms(), self._plan.workspaces[destination.workspace]
         subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
@@ -91,15 +91,12 @@ class TimeoutPipeline(StateUser):
 
     async def _park(self, keys: Sequence[bytes]) -> None:
         """Park these leads, whose grace has passed. What each may have cost is booked as spent."""
-        leads = await self._store.fetch([row.origin for _, row, _ in self._still_due(keys, OVERDUE)])
+        records = await self._store.fetch([lead.row.origin for lead in self._still_due(keys, OVERDUE)])
         due = self._still_due(keys, OVERDUE)
-        await asyncio.gather(
-            *(self._park_one(key, row, destination, leads.get(row.origin)) for key, row, destination in due)
-        )
+        await asyncio.gather(*(self._park_one(lead, records.get(lead.row.origin)) for lead in due))
 
-    def _park_one(
-        self, key: bytes, row: Delivery, destination: Destination, consumed: ConsumedRecord | None
-    ) -> asyncio.Future[None]:
+    def _park_one(self, lead: WaitingLead, consumed: ConsumedRecord | None) -> asyncio.Future[None]:
+        key, row, destination, _ = lead
         now_ms = self._clock.now_ms()
         grace_s, lead_id = destination.callback_grace_s, lead_of(key)[2]
         text = f"Clay accepted the lead and did not call back within {grace_s:g} s after its deadline"
@@ -116,17 +113,10 @@ class TimeoutPipeline(StateUser):
         dead_letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
         return self._commits.submit(recorder.step(dead_letter))
 
-    def _still_due(
-        self, keys: Sequence[bytes], states: Collection[Status]
-    ) -> list[tuple[bytes, Delivery, Destination]]:
+    def _still_due(self, keys: Sequence[bytes], states: Collection[Status]) -> list[WaitingLead]:
         """Those that are in one of these states and due now."""
-        now_ms = self._clock.now_ms()
-        due: list[tuple[bytes, Delivery, Destination]] = []
-        for key in keys:
-            lead = self._deadlines.find(key)
-            if lead is not None and lead[0].state in states and lead[2] <= now_ms:
-                due.append((key, lead[0], lead[1]))
-        return due
+        now_ms, leads = self._clock.now_ms(), filter(None, map(self._deadlines.find, keys))
+        return [lead for lead in leads if lead.row.state in states and lead.due_ms <= now_ms]
 
 
 def _empty_record(row: Delivery) -> ConsumedRecord:
