@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
 
 from aiohttp import web
 from attrs import define, field
@@ -12,7 +11,7 @@ from attrs import define, field
 from stream_app.dev.simulator import answers, lines
 from stream_app.dev.simulator.chance import digest
 from stream_app.dev.simulator.ledger import Ledger, now_ms
-from stream_app.dev.simulator.script import REFUSING, Fault, workspace_of
+from stream_app.dev.simulator.script import REFUSING, workspace_of
 from stream_app.dev.simulator.submission import Submission, read_submission
 from stream_app.dev.simulator.timeline import Timeline
 from stream_app.dev.simulator.world import Row, WebhookState, World
@@ -33,17 +32,6 @@ _NO_STATUS = {
 }
 
 
-class Arrival(NamedTuple):
-    """A request as it arrived."""
-
-    at_ms: int
-    slug: str
-    token: str | None
-    submission: Submission
-    about: str
-    occurrence: int
-
-
 @define(eq=False, repr=False)
 class Inbound:
     """Handles `POST /v3/sources/webhook/<slug>`. `start` is called with each row to run."""
@@ -61,20 +49,39 @@ class Inbound:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             body = None
-        arrival = self._arrival(request, at_ms, body)
-        webhook = self._world.webhook(arrival.slug)
-        workspace = webhook.workspace.name if webhook else workspace_of(arrival.slug)
-        fault = self._timeline.request_fault(workspace, arrival.slug, arrival.about, arrival.occurrence)
+        slug, script, limits = request.match_info["slug"], self._world.script, self._world.limits
+        sent = read_submission(body, limits.payload_bytes, script.lead_id_field, script.delivery_id_field)
+        webhook = self._world.webhook(slug)
+        line = lines.Request(
+            at_ms=at_ms,
+            webhook=slug,
+            workspace=webhook.workspace.name if webhook else workspace_of(slug),
+            rows=len(sent.bodies),
+            status=200,
+            accepted=0,
+            elements=sent.echoes if sent.is_array else None,
+        )
+        if sent.echoes and not sent.is_array:
+            line.lead_id, line.delivery_id = sent.echoes[0]
+        if line.lead_id is not None:
+            about, occurrence = line.lead_id, self._ledger.tally.of(line.lead_id).requests
+        else:
+            nameless = digest(body or b"")
+            about, occurrence = str(nameless), self._world.occurrence_of(nameless)
+        fault = self._timeline.request_fault(line.workspace or "", slug, about, occurrence)
         if fault is not None and (fault.kind in REFUSING or fault.accepted is False):
-            self._write(arrival, workspace, _NO_STATUS.get(fault.kind, fault.status or 0), fault)
+            line.status, line.fault = _NO_STATUS.get(fault.kind, fault.status or 0), fault.kind
+            self._ledger.write(line)
             return await answers.played(fault, request, answers.refused(fault.status or 500, {}), self._stopping)
-        status = self._decide(webhook, arrival)
+        status = self._decide(webhook, sent, request.headers.get(TOKEN_HEADER))
         if webhook is None or status != 200:
-            limits = self._world.limits
+            line.status = status
+            self._ledger.write(line)
             headers = answers.retry_after(limits.retry_after, limits.retry_after_s) if status == 429 else {}
-            self._write(arrival, workspace, status, None)
             return answers.refused(status, headers)
-        self._accept(webhook, arrival, fault)
+        if fault is not None:
+            line.status, line.fault = _NO_STATUS.get(fault.kind, fault.status or 200), fault.kind
+        self._accept(webhook, sent, line, f"{about}#{occurrence}")
         answer = answers.accepted(len(body or b""))
         return answer if fault is None else await answers.played(fault, request, answer, self._stopping)
 
@@ -86,66 +93,30 @@ class Inbound:
             return answers.refused(404, {})
         return await answers.played(fault, request, answers.refused(fault.status or 500, {}), self._stopping)
 
-    def _arrival(self, request: web.Request, at_ms: int, body: bytes | None) -> Arrival:
-        script = self._world.script
-        submission = read_submission(
-            body, self._world.limits.payload_bytes, script.lead_id_field, script.delivery_id_field
-        )
-        lead_id = submission.echoes[0][0] if submission.echoes and not submission.is_array else None
-        if lead_id is not None:
-            about, occurrence = lead_id, self._ledger.tally.of(lead_id).requests
-        else:
-            nameless = digest(body or b"")
-            about, occurrence = str(nameless), self._world.occurrence_of(nameless)
-        slug, token = request.match_info["slug"], request.headers.get(TOKEN_HEADER)
-        return Arrival(at_ms, slug, token, submission, about, occurrence)
-
-    def _decide(self, webhook: WebhookState | None, arrival: Arrival) -> int:
+    def _decide(self, webhook: WebhookState | None, sent: Submission, token: str | None) -> int:
         """Return the status that a working Clay answers."""
         limits = self._world.limits
         if webhook is None:
             return 404
-        if webhook.settings.token is not None and webhook.settings.token != arrival.token:
+        if webhook.settings.token is not None and webhook.settings.token != token:
             return 401
-        if arrival.submission.refusal is not None:
-            return arrival.submission.refusal
+        if sent.refusal is not None:
+            return sent.refusal
         if limits.lifetime_status == 403 and 0 < limits.lifetime <= webhook.submissions:
             return 403
-        if not webhook.workspace.take(len(arrival.submission.bodies), limits, self._world.now_s):
+        if not webhook.workspace.take(len(sent.bodies), limits, self._world.now_s):
             return 429
         return 200
 
-    def _accept(self, webhook: WebhookState, arrival: Arrival, fault: Fault | None) -> None:
+    def _accept(self, webhook: WebhookState, sent: Submission, line: lines.Request, nameless: str) -> None:
+        """Create the rows and start them. `nameless` stands for the lead of a row that names none."""
         tally = self._ledger.tally
         about = [
-            f"{lead}#{tally.of(lead).accepted}.{n}" if lead else f"{arrival.about}#{arrival.occurrence}.{n}"
-            for n, (lead, _) in enumerate(arrival.submission.echoes)
+            f"{lead}#{tally.of(lead).accepted}.{n}" if lead else f"{nameless}.{n}"
+            for n, (lead, _) in enumerate(sent.echoes)
         ]
-        rows = self._world.add_rows(webhook, arrival.submission, about)
-        status: int | str = 200
-        if fault is not None:
-            status = _NO_STATUS.get(fault.kind, fault.status or 200)
-        self._write(arrival, webhook.workspace.name, status, fault, accepted=len(rows))
+        rows = self._world.add_rows(webhook, sent, about)
+        line.accepted, line.full = len(rows), len(rows) < len(sent.bodies)
+        self._ledger.write(line)
         for row in rows:
             self._start(row)
-
-    def _write(
-        self, arrival: Arrival, workspace: str, status: int | str, fault: Fault | None, accepted: int | None = None
-    ) -> None:
-        submission = arrival.submission
-        echo = (None, None) if submission.is_array or not submission.echoes else submission.echoes[0]
-        self._ledger.write(
-            lines.Request(
-                at_ms=arrival.at_ms,
-                webhook=arrival.slug,
-                workspace=workspace,
-                rows=len(submission.bodies),
-                status=status,
-                accepted=accepted or 0,
-                lead_id=echo[0],
-                delivery_id=echo[1],
-                elements=submission.echoes if submission.is_array else None,
-                fault=fault.kind if fault else None,
-                full=accepted is not None and accepted < len(submission.bodies),
-            )
-        )
