@@ -242,8 +242,7 @@ def lane_facts(
 def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
     unknown = Group("Stable", 1)  # nothing is claimed of a group that Kafka does not describe
     worker, replay = (moment.kafka.worker, moment.kafka.replay) if moment.kafka else (unknown, unknown)
-    pause = site.queries.pause()
-    return Facts(moment.now_ms, worker, replay, lanes, coming_back, pause.actor if pause else None)
+    return Facts(moment.now_ms, worker, replay, lanes, coming_back, site.queries.pause())
 
 
 def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:

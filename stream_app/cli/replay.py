@@ -376,7 +376,7 @@ def _set_pause(common: Common, by: str | None, why: str) -> int:
     before = on_kafka(settings, f"replay {'resume' if by is None else 'pause'}", work)
     was = ""
     if before:
-        was = f" (paused by {before.by} at {iso(before.at_ms)}{': ' + before.why if before.why else ''})"
+        was = f" (paused by {before.who} at {iso(before.at_ms)}{': ' + before.why if before.why else ''})"
     now = "resumed" if by is None else "paused until `stream-app replay resume`"
-    common.show({"paused": by is not None, "was_paused_by": before.by if before else None}, f"replays are {now}{was}")
+    common.show({"paused": by is not None, "was_paused_by": before.who if before else None}, f"replays are {now}{was}")
     return OK

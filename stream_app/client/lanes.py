@@ -16,7 +16,6 @@ from stream_app.domain.lane.explain import Facts, LaneFacts
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Forecast, Sample, forecast
 from stream_app.domain.model.errors import TopicsError, UnreadableBatch
-from stream_app.domain.plan import Actor
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import TopicReader
 from stream_app.kafka.topics import check_topics
@@ -155,13 +154,13 @@ async def _first_of(
     return unreadable, oldest
 
 
-async def _pause(reader: TopicReader, topic: str) -> Actor | None:
+async def _pause(reader: TopicReader, topic: str) -> Pause | None:
     value: Any = None
     async for records in reader.read(topic):
         for record in records:
             if record.key == PAUSE:
                 value = record.value
-    return msgspec.json.decode(value, type=Pause).actor if value else None
+    return msgspec.json.decode(value, type=Pause) if value else None
 
 
 async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:

@@ -17,12 +17,8 @@ from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import TopicNames, home_partition
 
-MAX_PAYLOAD_BYTES: Final = 100_000
-"""The largest request that Clay accepts."""
-
-MAX_RETURNS: Final = 30
-"""Replays over all epochs, after which the lead is parked as a loop."""
-
+MAX_PAYLOAD_BYTES: Final = 100_000  # the largest request that Clay accepts
+MAX_RETURNS: Final = 30  # replays over all epochs, after which the lead is parked as a loop
 _NOTHING = object()
 
 
@@ -219,10 +215,8 @@ def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:
         table, _, key = change.key.partition(".")
         if getattr(getattr(policy, table, None), key, _NOTHING) == change.was:
             tables.setdefault(table, {})[key] = change.now
-    return msgspec.structs.replace(
-        policy,
-        **{table: msgspec.structs.replace(getattr(policy, table), **values) for table, values in tables.items()},
-    )
+    changed = {table: msgspec.structs.replace(getattr(policy, table), **values) for table, values in tables.items()}
+    return msgspec.structs.replace(policy, **changed)
 
 
 class DeliveryPolicy(msgspec.Struct, frozen=True):

@@ -109,7 +109,7 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         port = await stack.enter_async_context(serve_ops(http.host, http.replay_port, registry, not_ready))
         logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
         if state.pause:
-            logger.warning("paused", by=state.pause.by, why=state.pause.why, text="until `stream-app replay resume`")
+            logger.warning("paused", by=state.pause.who, why=state.pause.why, text="until `stream-app replay resume`")
         partitions, watched = settings.kafka.partitions, [*app.agents, topics.replay_state, topics.lanes]
         watch = TopicWatch(connection, KnownTopics(partitions), watched, partitions)
         beside = watchdog.run(), watch.run(), runner.run(), changes.run(), reloads.run()

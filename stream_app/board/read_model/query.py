@@ -109,7 +109,7 @@ class Queries:
                 waited = waits(steps, moves=moves, queued_ms=queued_ms)
                 if waited and waited[-1].end_ms is None:
                     if pause is not None and status in _COME_BACK:
-                        waited[-1] = held_by_pause(waited[-1], pause.actor)
+                        waited[-1] = held_by_pause(waited[-1], pause)
                     elif (view := _lane_of(db, workspace)) is not None:
                         waited[-1] = held_now(waited[-1], alias, view)
                 origin = numbers.record_id(number)

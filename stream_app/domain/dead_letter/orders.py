@@ -121,12 +121,8 @@ class PricedPlan(msgspec.Struct):
         return sum(part.actions_at_most for quoted in self.quotes for part in quoted.parts)
 
 
-PLAN_LIFE_MS: Final = 10 * 60_000
-"""How long a plan may be sent. Prices and dead letters change."""
-
-MOST_REFUSALS: Final = 200
-"""Refused dead letters that are kept with their reason. All are counted."""
-
+PLAN_LIFE_MS: Final = 10 * 60_000  # how long a plan may be sent: prices and dead letters change
+MOST_REFUSALS: Final = 200  # refused dead letters that are kept with their reason; all are counted
 PAUSE: Final = b"pause"
 COMMAND: Final = b"command/"
 PROGRESS: Final = b"replay/"
@@ -229,17 +225,8 @@ class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.plan.dead_letters - self.sent - self.refused
 
 
-class Pause(msgspec.Struct, frozen=True):
-    """An operator's pause of all replays. `at_ms` is epoch ms."""
-
-    by: str
-    why: str
-    at_ms: int
-
-    @property
-    def actor(self) -> Actor:
-        """Who paused them, why and when."""
-        return Actor(self.by, self.why, self.at_ms)
+class Pause(Actor, frozen=True, rename={"who": "by"}):
+    """An operator's pause of all replays."""
 
 
 class Effect(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.lane import WEBHOOK_GONE
-from stream_app.domain.lane.view import LaneView, PartHold, lifts
+from stream_app.domain.lane.view import LaneView, PartHold, code_of, lifts
 from stream_app.domain.lane.waits import replays_paused
 from stream_app.domain.limits.breaker import outage_text
 from stream_app.domain.limits.budget import MeterName
@@ -18,7 +18,6 @@ from stream_app.domain.plan import Actor
 
 _OUTAGE: Final = frozenset({"breaker_open", "no_answer"})
 _PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
-_START_WORKER: Final = "stream-app worker"
 _BULK: Final = TopicNames().bulk
 
 
@@ -142,13 +141,13 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
     if facts.topics:
         yield Finding("wrong_topics", "; ".join(facts.topics), lifts="stream-app topics", waiting=waiting)
     if not facts.worker.members:
-        yield Finding("no_worker", "no worker runs: nothing is sent", lifts=_START_WORKER, waiting=waiting)
+        yield Finding("no_worker", "no worker runs: nothing is sent", lifts="stream-app worker", waiting=waiting)
     elif facts.worker.state != "Stable":
         what = f"the workers' group is {facts.worker.state}: partitions are being handed over"
         yield Finding("rebalancing", what, lifts="it ends within kafka.rebalance_timeout_s", waiting=waiting)
-    if facts.replay_paused is not None:
-        by, resume = facts.replay_paused, "stream-app replay resume"
-        yield Finding("replay_paused", replays_paused(by), since_ms=by.at_ms, lifts=resume, waiting=facts.coming_back)
+    if (by := facts.replay_paused) is not None:
+        what, resume = replays_paused(by), "stream-app replay resume"
+        yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=resume, waiting=facts.coming_back)
     if not facts.replay.members and facts.coming_back:
         what = "no replay process runs: dead letters and deferred leads do not come back"
         yield Finding("no_replay", what, lifts="stream-app replay", waiting=facts.coming_back)
@@ -170,7 +169,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         yield Finding("moved", what, lane.workspace, lifts=pin, waiting=waiting)
         return
     if view.holds and not _is_over(view, facts.at_ms):
-        code = "forced_open" if view.holds == "breaker_open" and view.mode == "open" else view.holds
+        code = code_of(view.holds, view.mode)
         until_ms = 0 if code in ("paused", "forced_open", "no_webhook") else view.until_ms
         what, since_ms = view.text, view.since_ms
         if code in _OUTAGE and view.outage is not None:

@@ -147,7 +147,7 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
         case Resume():
             return _resume(lane)
         case Trip() | Close() | Shadow() | Auto():
-            return _force(lane, _MODE_OF[type(order)], by)
+            return _force(lane, *_MODES[type(order)], by)
         case Reset():
             return _reset(lane, by.at_ms)
         case ChangeBudget():
@@ -180,25 +180,20 @@ def _resume(lane: Lane) -> Answer:
     return Answer(lane, f"resumed: lifted {' and '.join(gone)}")
 
 
-_MODE: Final[Mapping[breaker.Mode, str]] = {
-    "open": "the breaker is forced open: nothing is sent until `auto`, `close` or `reset`",
-    "closed": "the breaker is forced closed: nothing trips it until `auto`, `trip` or `reset`",
-    "shadow": "the breaker is in shadow: it decides and reports, and holds nothing",
-    "auto": "the breaker decides by itself",
+_MODES: Final[Mapping[type[Order], tuple[breaker.Mode, str]]] = {
+    Trip: ("open", "the breaker is forced open: nothing is sent until `auto`, `close` or `reset`"),
+    Close: ("closed", "the breaker is forced closed: nothing trips it until `auto`, `trip` or `reset`"),
+    Shadow: ("shadow", "the breaker is in shadow: it decides and reports, and holds nothing"),
+    Auto: ("auto", "the breaker decides by itself"),
 }
 
 
-_MODE_OF: Final[Mapping[type[Order], breaker.Mode]] = {Trip: "open", Close: "closed", Shadow: "shadow", Auto: "auto"}
-
-
-def _force(lane: Lane, mode: breaker.Mode, by: Actor) -> Answer:
-    was = lane.forced.mode if lane.forced else None
-    if was == mode:
-        return Answer(lane, f"{_MODE[mode]}; it was so already")
+def _force(lane: Lane, mode: breaker.Mode, text: str, by: Actor) -> Answer:
+    if lane.forced is not None and lane.forced.mode == mode:
+        return Answer(lane, f"{text}; it was so already")
     state = lane.breaker
     if mode == "open" or mode == "closed":
         state = breaker.forced(state, mode, by.at_ms)
-    text = _MODE[mode]
     if mode == "auto" and state.phase == "open":
         text += ", beginning with probes" if state.cause == "forced" else f", and is open ({state.cause})"
     return Answer(replace(lane, breaker=state, forced=Forced(mode, by)), text)

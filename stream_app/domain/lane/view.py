@@ -6,12 +6,12 @@ from typing import Final, Literal
 
 import msgspec
 
-from stream_app.domain.lane.admission import Grant, Held, decide, why_open, without_webhook
+from stream_app.domain.lane.admission import Held, decide, why_open, without_webhook
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
 from stream_app.domain.limits import concurrency, rate, suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits import window as window
-from stream_app.domain.limits.breaker import Outage, outage_text
+from stream_app.domain.limits.breaker import Mode, Outage, outage_text
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.concurrency import NOTHING, REASON, StallDetector
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
@@ -20,8 +20,7 @@ from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Change, Destination, Workspace, byline, in_force
 
-AS_PROBE: Final = 1
-"""The time in `LaneView.turns` of a destination whose next lead goes now, as a probe."""
+AS_PROBE: Final = 1  # the time in `LaneView.turns` of a destination whose next lead goes now, as a probe
 
 
 class LaneChange(msgspec.Struct, frozen=True):
@@ -148,11 +147,15 @@ def view(
     policy = in_force(policy, lane.changes)
     counts = window.totals(window.FIVE_MINUTES, lane.health, now_ms)
     latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
-    shown = meters(policy.budget, lane.budget, now_ms)
+    shown, mode = meters(policy.budget, lane.budget, now_ms), mode_of(policy, lane)
     day, month = shown["credits_day"], shown["credits_month"]
     answers = {destination.alias: _answer(policy, lane, destination, now_ms, stall) for destination in destinations}
     # Admission refuses the leads of every destination, or its next lead goes as a probe or to some of them only.
     held = _held_in_part(policy, lane) if None in answers.values() else next(iter(answers.values()), None)
+    to_bulk = dict(answers)
+    for destination in destinations:
+        if to_bulk[destination.alias] is None and policy.budget.hot_share:
+            to_bulk[destination.alias] = _answer(policy, lane, destination, now_ms, stall, hot=False)
     seen = LaneView(
         workspace=lane.workspace,
         partition=lane.partition,
@@ -172,8 +175,8 @@ def view(
         credits_cap_month=month.cap,
         submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
         since_ms=_since_ms(lane, held, before, now_ms, stall),
-        lifts=lifts(_code(lane, held), lane.workspace) if held else "",
-        mode=mode_of(policy, lane),
+        lifts=lifts(code_of(held.reason, mode), lane.workspace) if held else "",
+        mode=mode,
         mode_by=lane.forced.by if lane.forced else None,
         paused_by=lane.pause,
         changes=lane.changes,
@@ -195,7 +198,7 @@ def view(
             for destination in destinations
         },
         outage=lane.outage if lane.breaker.phase != "closed" else None,
-        partly=tuple(_partly(policy, lane, destinations, answers, held, now_ms, stall)),
+        partly=tuple(_partly(to_bulk, held)),
         turns=dict(_turns(policy, lane, answers, now_ms)),
     )
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
@@ -206,32 +209,19 @@ def _answer(
 ) -> Held | None:
     """Return what admission would answer to a lead of the destination; None if it goes, now or with the next token."""
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
-    if (
-        isinstance(answer, Grant)
-        and answer.webhook_probe is not None
-        and not quota.has_one_in_use(policy.quota, lane.quota, destination.webhook_ids)
-    ):
-        return without_webhook(lane, destination, Wait(now_ms), now_ms)  # the next lead goes, and only as a probe
-    return answer if isinstance(answer, Held) and answer.reason not in _PASSING else None
+    if isinstance(answer, Held):
+        return answer if answer.reason not in _PASSING else None
+    if answer.webhook_probe is None or quota.has_one_in_use(policy.quota, lane.quota, destination.webhook_ids):
+        return None
+    return without_webhook(lane, destination, Wait(now_ms), now_ms)  # the next lead goes, and only as a probe
 
 
-def _partly(
-    policy: Workspace,
-    lane: Lane,
-    destinations: Sequence[Destination],
-    answers: Mapping[str, Held | None],
-    whole: Held | None,
-    now_ms: int,
-    stall: StallDetector,
-) -> Iterator[PartHold]:
-    """Yield what holds only the leads of some destinations, or only bulk leads."""
+def _partly(answers: Mapping[str, Held | None], whole: Held | None) -> Iterator[PartHold]:
+    """Yield what holds only the leads of some destinations, or only bulk leads. `answers`: to bulk leads."""
     holds: dict[Held, list[str]] = {}
-    for destination in destinations:
-        answer = answers[destination.alias]
-        if answer is None and policy.budget.hot_share:
-            answer = _answer(policy, lane, destination, now_ms, stall, hot=False)
+    for alias, answer in answers.items():
         if answer is not None and (whole is None or answer.reason != whole.reason):
-            holds.setdefault(answer, []).append(destination.alias)
+            holds.setdefault(answer, []).append(alias)
     for held, aliases in holds.items():
         yield PartHold(tuple(aliases), held.reason, held.text, may_end_ms(held), held.bulk_only)
 
@@ -278,8 +268,13 @@ def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: in
     return before.since_ms if before is not None and before.holds == held.reason else now_ms
 
 
+def code_of(holds: str, mode: Mode) -> str:
+    """Return the reason of a hold, or `forced_open` if an operator has forced the breaker open."""
+    return "forced_open" if holds == "breaker_open" and mode == "open" else holds
+
+
 def lifts(code: str, workspace: str) -> str:
-    """Return what ends a hold. `code`: its reason, or `forced_open`."""
+    """Return what ends a hold. `code`: as `code_of` returns it."""
     if code in _LIFTS:
         return _LIFTS[code].format(workspace)
     if code.startswith("budget_"):
@@ -288,45 +283,28 @@ def lifts(code: str, workspace: str) -> str:
     return f"a probe that Clay accepts; or {_RESUME}".format(workspace)
 
 
-def _code(lane: Lane, held: Held) -> str:
-    is_forced = lane.forced is not None and lane.forced.mode == "open"
-    return "forced_open" if is_forced and held.reason == "breaker_open" else held.reason
-
-
-def _words(code: str) -> str:
-    return code.replace("_", " ")
-
-
 def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneChange]:
     if now.paused_by != before.paused_by:
-        yield (
-            LaneChange("paused", f"paused {byline(now.paused_by)}")
-            if now.paused_by
-            else LaneChange("resumed", "resumed")
-        )
+        by = now.paused_by
+        yield LaneChange("paused", f"paused {byline(by)}") if by else LaneChange("resumed", "resumed")
     if now.mode != before.mode:
-        yield LaneChange(
-            "mode", f"the breaker's mode is {now.mode}" + (f", {byline(now.mode_by)}" if now.mode_by else "")
-        )
+        by_whom = f", {byline(now.mode_by)}" if now.mode_by else ""
+        yield LaneChange("mode", f"the breaker's mode is {now.mode}{by_whom}")
     for change in now.changes:
         if change not in before.changes:
             yield LaneChange("changed", f"{change.key}: {change.was} -> {change.now}, {byline(change.by)}")
     if now.breaker != before.breaker:
-        text = now.text or f"the circuit breaker is {_words(now.breaker)}"
+        text = now.text or f"the circuit breaker is {now.breaker.replace('_', ' ')}"
         if now.outage is not None:
             since = datetime.fromtimestamp(now.outage.since_ms / 1000, UTC)
             text = f"{outage_text(now.outage)} since {since:%H:%M} UTC; {text}"
         yield LaneChange(f"breaker_{now.breaker}", text)
     if now.health != before.health:
-        yield LaneChange(
-            f"health_{now.health}", f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms"
-        )
+        text = f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms"
+        yield LaneChange(f"health_{now.health}", text)
     if now.holds != before.holds:
-        yield (
-            LaneChange("held", f"{_words(now.holds)}: {now.text}")
-            if now.holds
-            else LaneChange("moves", f"no longer {_words(before.holds)}")
-        )
+        moves = LaneChange("moves", f"no longer {before.holds.replace('_', ' ')}")
+        yield LaneChange("held", f"{now.holds.replace('_', ' ')}: {now.text}") if now.holds else moves
     yield from _of_meters(before, now)
     for webhook_id, webhook in now.webhooks.items():
         was = before.webhooks.get(webhook_id, Webhook())
@@ -336,10 +314,8 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
             text = webhook.suspension.text if webhook.suspension else f"webhook {webhook_id} is in use again"
             yield LaneChange(WEBHOOK_GONE if webhook.suspension else "webhook_back", text)
         if webhook.count >= rules.warn_at > was.count:
-            left = rules.rotate_at - webhook.count
-            yield LaneChange(
-                "quota_warning", f"webhook {webhook_id} is left after {count(left, 'more submission')}: add a new one"
-            )
+            left = count(rules.rotate_at - webhook.count, "more submission")
+            yield LaneChange("quota_warning", f"webhook {webhook_id} is left after {left}: add a new one")
 
 
 def _of_meters(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
@@ -350,6 +326,5 @@ def _of_meters(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
                 yield LaneChange("budget_new_period", f"{name}: {meter.period} begins")
             was = None
         if meter.warned > (was.warned if was else 0):
-            yield LaneChange(
-                f"budget_{meter.warned}", f"{name}: {meter.used} of {meter.cap} for {meter.period} are used"
-            )
+            text = f"{name}: {meter.used} of {meter.cap} for {meter.period} are used"
+            yield LaneChange(f"budget_{meter.warned}", text)
