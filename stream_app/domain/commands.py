@@ -24,8 +24,7 @@ from stream_app.domain.model.untrusted import decode
 
 CommandKind = Literal[OrderKind, "resolve", "reload", "cancel_lead", "cancel_import", "suppress", "unsuppress", "erase"]
 
-MOST_PEOPLE: Final = 500
-"""The most people in one suppress command: its step is one transaction."""
+MOST_PEOPLE: Final = 500  # the most people in one suppress command: its step is one transaction
 
 _Name = Annotated[str, Meta(min_length=1, max_length=1_024)]
 _Person = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{22}$")]

@@ -19,9 +19,7 @@ from stream_app.domain.plan import CachePolicy
 
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256
-MOST_VALUE_BYTES: Final = 8_192
-"""The largest usual cell of a Clay table (docs/reference/clay.md, "Inbound")."""
-
+MOST_VALUE_BYTES: Final = 8_192  # the largest usual cell of a Clay table (docs/reference/clay.md, "Inbound")
 MOST_ENTRY_BYTES: Final = 65_536
 
 Freshness = Literal["fresh", "stale", "none"]

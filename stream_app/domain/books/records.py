@@ -107,8 +107,7 @@ _ROWLESS: Final[frozenset[Status]] = frozenset(
 )
 """Ended without a row, or with a row that another record of the lead may have taken over."""
 
-IN_MOTION: Final = "moving"
-"""The history and its row were read while they were changing, so they cannot be compared."""
+IN_MOTION: Final = "moving"  # the history and its row were read while they were changing, so they cannot be compared
 
 
 def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
@@ -200,8 +199,7 @@ class Event(msgspec.Struct, gc=False):
     queued_ms: Number = 0
 
 
-decode_event: Final = msgspec.json.Decoder(Event).decode
-"""Raises one of `UNREADABLE` (domain/model/untrusted.py)."""
+decode_event: Final = msgspec.json.Decoder(Event).decode  # raises one of `UNREADABLE` (domain/model/untrusted.py)
 
 
 class RecordHistory(msgspec.Struct, array_like=True, gc=False):
@@ -381,14 +379,10 @@ def _against_row(history: RecordHistory, evidence: Found, terms: Terms) -> str:
 
 
 Rank = Literal[0, 1, 2, 3]
-NO_LEAD: Final[Rank] = 0
-"""A callback or a command."""
-COPY: Final[Rank] = 1
-"""Another record counts for its lead, or it is on its way to its partition."""
-ENDED: Final[Rank] = 2
-"""It ended before it took the row of its lead."""
-TOOK: Final[Rank] = 3
-"""It took the row of its lead."""
+NO_LEAD: Final[Rank] = 0  # a callback or a command
+COPY: Final[Rank] = 1  # another record counts for its lead, or it is on its way to its partition
+ENDED: Final[Rank] = 2  # it ended before it took the row of its lead
+TOOK: Final[Rank] = 3  # it took the row of its lead
 
 DeadLetterState = Literal["open", "coming_back", "solved", "given_up"]
 STATES: Final[tuple[DeadLetterState, ...]] = get_args(DeadLetterState)

@@ -21,8 +21,7 @@ _MOST_RESULT_BYTES: Final = 900_000  # well below the topic's limit, so that no 
 _MOST_COST: Final = 1_000_000
 _decoder: Final = msgspec.json.Decoder(Callback)
 _json: Final = msgspec.json.Encoder()
-WAITING: Final = frozenset[Status]({"accepted"})
-"""The state of a lead whose callback deadline runs."""
+WAITING: Final = frozenset[Status]({"accepted"})  # the state of a lead whose callback deadline runs
 
 OVERDUE: Final = frozenset[Status]({"callback_overdue", "credits_exhausted_suspected"})
 """States of a lead whose deadline has passed and whose grace runs."""

@@ -17,8 +17,7 @@ from stream_app.domain.model.untrusted import decode
 Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
 """The disposition. `foreign`: another program wrote it, without headers of ours."""
 
-Source = Literal["dlq", "parked", "deferred"]
-"""A topic with records that can be sent back."""
+Source = Literal["dlq", "parked", "deferred"]  # a topic with records that can be sent back
 
 _AGES_S: Final = {"an hour": 3_600, "a day": 86_400, "a week": 604_800}
 _HOUR_MS: Final = 3_600_000

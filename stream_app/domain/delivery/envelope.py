@@ -41,8 +41,7 @@ Disposition = Literal["", "poison", "failed", "policy"]
 FORMAT: Final = 1
 """The format of the headers. A change that an earlier program would misread has a new one; a new header has not."""
 
-PREFIX: Final = "stream-app-"
-"""The prefix of all our headers."""
+PREFIX: Final = "stream-app-"  # the prefix of all our headers
 
 _HEADERS: Final = {
     "origin": ("origin", "topic/partition/offset of the input record"),
@@ -83,10 +82,7 @@ MEANING: Final[dict[str, str]] = {PREFIX + name: meaning for name, meaning in _H
 """Header -> its meaning."""
 
 _HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
-
-UNKNOWN_WORKSPACE: Final = "unknown_workspace"
-"""The reason of a dead letter whose workspace is not configured."""
-
+UNKNOWN_WORKSPACE: Final = "unknown_workspace"  # the reason of a dead letter whose workspace is not configured
 _ORIGIN_OF_0_1_0: Final = "origin"
 _VERSION_OF_0_1_0: Final = "app-version"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")

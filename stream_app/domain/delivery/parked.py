@@ -19,7 +19,6 @@ from stream_app.domain.model.records import ConsumedRecord, trace_of
 from stream_app.domain.plan import Plan, Workspace, in_force
 
 Row = Callable[[bytes], bytes | None]
-
 _json: Final = msgspec.json.Encoder()
 _row: Final = msgspec.json.Decoder(Delivery)
 

@@ -263,8 +263,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
             trace_id=row.trace_id,
             app=self._plan.app,
         )
-        headers = envelope.to_headers()
-        return Record(topic, resolved.destination.workspace.encode(), resolved.consumed.value, headers)
+        key, value = resolved.destination.workspace.encode(), resolved.consumed.value
+        return Record(topic, key, value, envelope.to_headers())
 
 
 class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -400,9 +400,8 @@ def rejected(
         last_failure_ms=now_ms,
         app=plan.app,
     )
-    headers = dead_letter.to_headers()
     key = workspace.encode() if workspace else pseudonymous_key(consumed.key, plan.workspaces)
-    return Record(plan.topics.dlq, key, value and value[:most], headers)
+    return Record(plan.topics.dlq, key, value and value[:most], dead_letter.to_headers())
 
 
 def strayed(plan: Plan, resolved: LeadRef, home: int, lost: bool, now_ms: int, why: Reason) -> Record:

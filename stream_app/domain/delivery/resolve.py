@@ -27,12 +27,8 @@ from stream_app.domain.model.tokens import sign
 from stream_app.domain.plan import MAX_PAYLOAD_BYTES, Destination, Plan
 
 _json: Final = msgspec.json.Encoder()
-
 _THEN: Final = "add it, then: stream-app replay select --disposition policy --reason"
-
-Find = Callable[[bytes], Delivery | None]
-"""Returns the row of a lead by its key."""
-
+Find = Callable[[bytes], Delivery | None]  # returns the row of a lead by its key
 _SAME_LEAD: Final = Reason("same_lead_id", "a lead with this id was accepted before")
 
 _MAY_BE_AT_CLAY: Final = Reason(
@@ -174,11 +170,7 @@ def find_lead_ref(
 
 
 def dedup(
-    resolved: ResolvedLead,
-    others: Iterable[bytes],
-    find: Callable[[bytes], Delivery | None],
-    now_ms: int,
-    freshness_ms: int,
+    resolved: ResolvedLead, others: Iterable[bytes], find: Find, now_ms: int, freshness_ms: int
 ) -> tuple[Delivery | None, Verdict, Reason]:
     """Return the row of the lead, the verdict on the record, and the reason in case of a duplicate.
 
@@ -187,12 +179,13 @@ def dedup(
     """
     row = find(resolved.key)
     verdict = classify_record(row, resolved.envelope, now_ms, freshness_ms)
-    if verdict in ("fresh", "replaces"):
-        for other in () if resolved.lead.force else others:
+    if verdict not in ("fresh", "replaces"):
+        return row, verdict, _MAY_BE_AT_CLAY if may_be_at_clay(row) else _SAME_LEAD
+    if not resolved.lead.force:
+        for other in others:
             if other != resolved.key and (why := _blocks(other, find(other), resolved.envelope, now_ms, freshness_ms)):
                 return row, "duplicate", why
-        return row, "fresh", _SAME_LEAD
-    return row, verdict, _MAY_BE_AT_CLAY if may_be_at_clay(row) else _SAME_LEAD
+    return row, "fresh", _SAME_LEAD
 
 
 def _blocks(key: bytes, row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Reason | None:

@@ -133,8 +133,7 @@ class _Version(msgspec.Struct, frozen=True, array_like=True):
 
 
 T = TypeVar("T")
-V = TypeVar("V", bound=Any)
-"""A row with a field `version`."""
+V = TypeVar("V", bound=Any)  # a row with a field `version`
 _decoder: Final = msgspec.json.Decoder(Delivery)
 _versions: Final = msgspec.json.Decoder(_Version)
 
@@ -163,8 +162,7 @@ def forced_key(workspace: str, destination: str, lead_id: str) -> bytes:
     return f"f/{workspace}/{destination}/{lead_id}".encode()
 
 
-CONCLUDED: Final = b"1"
-"""The value of a marker."""
+CONCLUDED: Final = b"1"  # the value of a marker
 
 
 def mark_key(record_id: str) -> bytes:
@@ -323,8 +321,7 @@ def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
     return "resume" if row.state in RESUMABLE else "done"
 
 
-Read = Callable[[bytes], bytes | None]
-"""Returns the row of a key, as bytes; None if there is none."""
+Read = Callable[[bytes], bytes | None]  # returns the row of a key, as bytes; None if there is none
 
 
 def next_version(lead: tuple[str, str, str], row: Delivery, read: Read) -> int:
@@ -363,7 +360,8 @@ def read_versioned(
 
 def _check_version(version: int, known: int, key: bytes) -> None:
     if version > known:
-        raise RowUnreadable(f"the row {_name(key)} has version {version}, this program reads up to {known}: update it")
+        name = key.decode("utf-8", "replace")
+        raise RowUnreadable(f"the row {name} has version {version}, this program reads up to {known}: update it")
 
 
 def read_row(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
@@ -376,14 +374,11 @@ def read_row(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
 
 def unreadable(key: bytes, why: str) -> RowUnreadable:
     """The error to raise for a row that does not decode."""
+    name = key.decode("utf-8", "replace")
     return RowUnreadable(
-        f"the row {_name(key)} of the state topic cannot be read ({why}): restore it, or write a tombstone for its "
+        f"the row {name} of the state topic cannot be read ({why}): restore it, or write a tombstone for its "
         "key there, which deletes it (then a lead may be sent again, and a lane's budget starts at 0)"
     )
-
-
-def _name(key: bytes) -> str:
-    return key.decode("utf-8", "replace")
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):

@@ -13,8 +13,7 @@ lead that has neither an e-mail nor a LinkedIn URL. It is never linked to anothe
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -29,8 +28,7 @@ _MADE_ID: Final = re.compile(rf"{_HASHED_ID.pattern}|record:.*", re.DOTALL)
 MOST_IDENTIFIERS: Final = 16
 """More identifiers than this belong to a shared address and not to a person: they are not linked."""
 
-Alias = Callable[[bytes], bytes | None]
-"""Returns the value of an alias row by its key."""
+Alias = Callable[[bytes], bytes | None]  # returns the value of an alias row by its key
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -62,8 +60,11 @@ def identify(lead: Lead, *, cleaned: bool = False) -> Identity | None:
         return Identity(f"p-{person}", person, people) if person else None
     if person is None and not _says_something(lead.fields):
         return None
-    if is_made_id(lead_id) and lead_id in _ids_from(fields, people):
-        return Identity(lead_id, person, people)
+    if is_made_id(lead_id):
+        strongest = [value for value in (fields.get("linkedin_url"), fields.get("email")) if isinstance(value, str)]
+        made = [f"p-{known}" for known in people if known] + [f"h-{digest('id', value)}" for value in strongest]
+        if lead_id in made:
+            return Identity(lead_id, person, people)
     return Identity(given_id(lead_id), person, people)
 
 
@@ -79,13 +80,6 @@ def says_who(lead: Lead) -> bool:
 
 def _says_something(fields: Mapping[str, Scalar]) -> bool:
     return any(value not in (None, "") for value in fields.values())
-
-
-def _ids_from(cleaned: Mapping[str, Scalar], people: Iterable[str]) -> frozenset[str]:
-    """Return all ids that may have been made of these fields."""
-    given = (value for value in (cleaned.get("linkedin_url"), cleaned.get("email")) if isinstance(value, str))
-    derived = (f"p-{person}" for person in people if person)
-    return frozenset(chain(derived, (f"h-{digest('id', value)}" for value in given)))
 
 
 def given_id(lead_id: str) -> str:

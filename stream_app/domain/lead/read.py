@@ -16,11 +16,8 @@ from stream_app.domain.lead.identity import given_id, says_who
 from stream_app.domain.model.messages import ImportSummary, Lead, Scalar
 from stream_app.domain.model.untrusted import MOST_LEVELS, MOST_MARKS, NestedTooDeep, check_depth
 
-MAX_LEAD_BYTES: Final = 102_400
-"""The largest payload that Clay accepts (docs/reference/clay.md, "Inbound")."""
-
-MAX_CELL_BYTES: Final = 8_192
-"""The largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound")."""
+MAX_LEAD_BYTES: Final = 102_400  # the largest payload that Clay accepts (docs/reference/clay.md, "Inbound")
+MAX_CELL_BYTES: Final = 8_192  # the largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound")
 LONGEST_ID: Final = 200
 _LONGEST_WORD: Final = 80
 _EMAIL: Final = re.compile(r"\S*@\S*")
@@ -170,11 +167,9 @@ def import_of(lead: Lead | Unreadable | _OfImport) -> tuple[str, ImportSummary |
     if not lead.import_id or not is_shown(lead.import_id):
         return _NONE
     summary = lead.import_summary
-    if summary is None:
-        return lead.import_id, None
-    return lead.import_id, ImportSummary(
-        summary.rows, summary.refused, summary.leads, label(summary.file), label(summary.who)
-    )
+    if summary is not None:
+        summary = msgspec.structs.replace(summary, file=label(summary.file), who=label(summary.who))
+    return lead.import_id, summary
 
 
 def shown_workspace(name: str) -> str:

@@ -34,10 +34,8 @@ OPEN_SHARE: Final = 0.05
 """The open time as a share of the outage so far: probes cost a twentieth of the time that Clay is away."""
 JITTER: Final = 0.1
 """The open time is shortened by up to this share, so that workspaces do not probe in the same moment."""
-HEALTHY_S: Final = 300.0
-"""An outage is over when the breaker was closed for so long."""
-SUCCESSES_TO_CLOSE: Final = 3
-"""Successful probes that close it. There is one probe at a time."""
+HEALTHY_S: Final = 300.0  # an outage is over when the breaker was closed for so long
+SUCCESSES_TO_CLOSE: Final = 3  # successful probes that close it; there is one probe at a time
 
 
 class BreakerPolicy(Policy, frozen=True):
@@ -219,15 +217,8 @@ def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker
         if now_ms < until_ms:
             kept = state if until_ms == state.until_ms else msgspec.structs.replace(state, until_ms=until_ms)
             return kept, Wait(until_ms)
-        state = Breaker(
-            "half_open",
-            state.epoch,
-            now_ms,
-            cause=state.cause,
-            outage_ms=state.outage_ms,
-            next_lease=state.next_lease,
-            host_down=state.host_down,
-        )
+        fresh = Breaker("half_open", state.epoch, now_ms, 0, state.cause, state.outage_ms, next_lease=state.next_lease)
+        state = msgspec.structs.replace(fresh, host_down=state.host_down)
     longest_ms = int(policy.probe_lease_s * 1000)
     if state.lease is not None and state.lease.expires_at_ms > now_ms:
         lease = Lease(state.lease.id, no_later(state.lease.expires_at_ms, now_ms, longest_ms))
@@ -270,16 +261,8 @@ def _opened(policy: BreakerPolicy, state: Breaker, cause: Cause, now_ms: int, ra
     open_s = min(policy.open_cap_s, max(policy.open_s, share_s)) * (1 - JITTER * rand)
     host_down = state.host_down and state.phase == "half_open"
     until_ms = now_ms + min(_longest_ms(policy), int(open_s * 1000) * (2 if host_down else 1))
-    return Breaker(
-        phase="open",
-        epoch=state.epoch + 1,
-        since_ms=now_ms,
-        until_ms=until_ms,
-        cause=cause,
-        outage_ms=outage_ms,
-        next_lease=state.next_lease,
-        host_down=host_down,
-    )
+    fresh = Breaker("open", state.epoch + 1, now_ms, until_ms, cause, outage_ms, next_lease=state.next_lease)
+    return msgspec.structs.replace(fresh, host_down=host_down)
 
 
 def _longest_ms(policy: BreakerPolicy) -> int:

@@ -23,7 +23,6 @@ _MOST_KEPT = 8  # while older ones have open reservations
 _STEP_BACK_MS = 26 * 3_600_000  # how far a clock may plausibly be set back: a longest day and a bit
 _CLOCK_AGAIN_MS = 1_000  # nothing says when a clock is set right
 _SLACK_PERCENT = 10  # a soft limit is reported again after refunds took a meter so far below it
-
 _MONTH: Final = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])", re.ASCII)
 
 MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
@@ -125,14 +124,8 @@ def _of_date(tz: str, billing_day: int, day: date) -> Periods:
         begin = _billing_start(last_of_previous.year, last_of_previous.month, billing_day)
     first_of_next = begin.replace(day=1) + timedelta(days=32)
     end = _billing_start(first_of_next.year, first_of_next.month, billing_day)
-    return Periods(
-        day.isoformat(),
-        _start_ms(tz, day),
-        _start_ms(tz, tomorrow),
-        begin.isoformat()[:7],
-        _start_ms(tz, begin),
-        _start_ms(tz, end),
-    )
+    today_ms, tomorrow_ms, begin_ms, end_ms = (_start_ms(tz, start) for start in (day, tomorrow, begin, end))
+    return Periods(day.isoformat(), today_ms, tomorrow_ms, begin.isoformat()[:7], begin_ms, end_ms)
 
 
 def _date_at(tz: str, now_ms: int) -> date:
@@ -222,12 +215,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 def reserve(
-    policy: BudgetPolicy,
-    state: Budget,
-    cost: Cost,
-    now_ms: int,
-    hot: bool = True,
-    settled_ms: int | None = None,
+    policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, hot: bool = True, settled_ms: int | None = None
 ) -> tuple[Budget, Reservation] | Refused:
     """Reserve a cost if it and everything used stay within every cap of this day and month.
 

@@ -14,9 +14,7 @@ from stream_app.domain.limits.webhook_quota import LIFETIME, Webhook
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.text import count
 
-REASON: Final = "no_callbacks"
-"""The reason of the suspension that it leads to."""
-
+REASON: Final = "no_callbacks"  # the reason of the suspension that it leads to
 _GAP_MS: Final = 5_000  # a shorter absence is no more than a rebalance
 _GAPS_KEPT: Final = 8
 _NEARLY: Final = 0.9
@@ -98,30 +96,23 @@ def record_report(state: CallbackHealth, destination: str, now_ms: int) -> Callb
 
 def reset_reported(state: CallbackHealth) -> CallbackHealth:
     """Return the state after the suspension ended. Leads from before the report prove nothing."""
-    of = {
-        name: DestinationCallbacks(of_destination.last_ms, ignored_until_ms=of_destination.reported_ms)
-        if of_destination.reported_ms
-        else of_destination
-        for name, of_destination in state.destinations.items()
+    reset = {
+        name: DestinationCallbacks(seen.last_ms, ignored_until_ms=seen.reported_ms) if seen.reported_ms else seen
+        for name, seen in state.destinations.items()
     }
-    return msgspec.structs.replace(state, destinations=of)
+    return msgspec.structs.replace(state, destinations=reset)
 
 
 def still_missing(state: CallbackHealth, destination: str) -> list[str]:
     """Return the other destinations that were reported and have not called back since."""
-    return sorted(
-        name
-        for name, of_destination in state.destinations.items()
-        if of_destination.reported_ms and name != destination
-    )
+    return sorted(name for name, seen in state.destinations.items() if seen.reported_ms and name != destination)
 
 
 def missing_text(missing: Sequence[str], destination: str) -> str:
     """Return the text about destinations without callbacks after another one has called back."""
-    names = " and ".join(missing)
     return (
-        f"no callback of {names} comes, while {destination} has called back, with the same credits: look at auto-run "
-        "and the HTTP column there"
+        f"no callback of {' and '.join(missing)} comes, while {destination} has called back, with the same "
+        "credits: look at auto-run and the HTTP column there"
     )
 
 

@@ -26,15 +26,10 @@ _SMOOTHING = 0.2
 _LEAST_GRADIENT = 0.5
 _BACK_TO_USUAL = 0.95
 _HEADROOM = 2.0
-LEAST = 5
-"""The lowest limit, and the first one, unless the configuration allows fewer."""
-TOLERANCE = 2.0
-"""Multiple of the usual latency up to which the limit does not shrink."""
+LEAST = 5  # the lowest limit, and the first one, unless the configuration allows fewer
+TOLERANCE = 2.0  # multiple of the usual latency up to which the limit does not shrink
 _OWN_MS = 100.0  # a slot is taken while the step before the POST is committed, too
-
-REASON: Final = "no_answer"
-"""The reason of the hold once the stall is certain."""
-
+REASON: Final = "no_answer"  # the reason of the hold once the stall is certain
 _LEAST_MS = 500  # below that it may be our own pause
 _UNKNOWN_MS = 2_000  # while it is not known what is usual
 _KNOWN_CALLS = 10

@@ -20,8 +20,7 @@ _NEAR = 0.9  # of the rate that was too much, if Clay's limit is not known
 _HOLD_S = 110.0  # near the limit the rate grows slowly for so long, then ever faster
 _SLOWLY = 0.02
 _EVER_MORE = 0.06
-FLOOR_PER_S: Final = 0.5
-"""The lowest rate, however often Clay says 429; that of the configuration where it is lower."""
+FLOOR_PER_S: Final = 0.5  # the lowest rate, however often Clay says 429; that of the configuration where it is lower
 _DECREASE = 0.75  # the factor of a 429 that measures nothing
 _RECOVER_PER_S = 0.05  # what each second without a 429 adds while the rate is below Clay's limit
 _RETRY_AFTER_MIN_MS = 1_000

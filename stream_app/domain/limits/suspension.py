@@ -16,8 +16,7 @@ from stream_app.domain.limits.window import Totals
 from stream_app.domain.model.ranges import Policy, Range, Wait, exact, no_later
 from stream_app.domain.model.text import count
 
-FLOOD: Final = "flood_guard"
-"""The reason of a suspension by the flood guard."""
+FLOOD: Final = "flood_guard"  # the reason of a suspension by the flood guard
 _MIN_LEADS: Final = 100
 
 

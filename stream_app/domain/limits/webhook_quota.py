@@ -15,8 +15,7 @@ from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPol
 from stream_app.domain.model import text as texts
 from stream_app.domain.model.ranges import Policy, Range, Wait
 
-LIFETIME: Final = 50_000
-"""Submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")."""
+LIFETIME: Final = 50_000  # submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")
 
 
 class QuotaPolicy(Policy, frozen=True):

@@ -37,14 +37,9 @@ LATENCY_BOUNDS_MS = (
 _NO_LATENCIES = (0,) * (len(LATENCY_BOUNDS_MS) + 1)
 
 Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
-
-
-MIN_CALLS: Final = 20
-"""Fewest calls for a status."""
-HEALTHY_ABOVE: Final = 95.0
-"""Score above which a lane is healthy."""
-DEGRADED_ABOVE: Final = 80.0
-"""Score above which it is degraded."""
+MIN_CALLS: Final = 20  # fewest calls for a status
+HEALTHY_ABOVE: Final = 95.0  # score above which a lane is healthy
+DEGRADED_ABOVE: Final = 80.0  # score above which it is degraded
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -54,10 +49,8 @@ class Span(msgspec.Struct, frozen=True):
     bucket_s: float
 
 
-LAST_MINUTE: Final = Span(10, 6.0)
-"""What breaker and flood guard look at."""
-FIVE_MINUTES: Final = Span(10, 30.0)
-"""What people see."""
+LAST_MINUTE: Final = Span(10, 6.0)  # what breaker and flood guard look at
+FIVE_MINUTES: Final = Span(10, 30.0)  # what people see
 
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -16,13 +16,9 @@ WEBHOOK_PATH: Final = "/v3/sources/webhook/"
 MALFORMED: Final = "the webhook's URL is malformed: copy it from Clay again"
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
-
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-
 MIN_CHARACTERS: Final = 32
-
 HOW_TO_MAKE: Final = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
-
 _MIN_DIFFERENT: Final = 8  # 32 random hex digits have 14 different ones on average, fewer than 8 once in 10^9
 
 PUBLIC_SECRETS: Final = frozenset(

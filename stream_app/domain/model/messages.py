@@ -56,8 +56,7 @@ RESEND: Final = "resend"
 """The reason of `replayed` when the policy resends a lead that may have reached Clay: a possible double spend."""
 
 
-Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-"""A number of rows."""
+Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # a number of rows
 
 
 class ImportSummary(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -16,8 +16,7 @@ import msgspec
 from stream_app.domain.model.pseudonyms import current, fingerprint
 from stream_app.domain.model.topics import MORE_PARTITIONS
 
-SYSTEM_KEY: Final = b"n/system"
-"""The key of the row."""
+SYSTEM_KEY: Final = b"n/system"  # the key of the row
 
 SYSTEM_VERSION: Final = 1
 """The version of the row. A row without one is of a build before the first release that had it."""

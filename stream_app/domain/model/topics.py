@@ -15,8 +15,7 @@ from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.records import murmur2
 from stream_app.domain.model.text import count
 
-MAX_INPUT_BYTES: Final = 1_048_588
-"""The largest batch that the lead topics accept: Kafka's default."""
+MAX_INPUT_BYTES: Final = 1_048_588  # the largest batch that the lead topics accept: Kafka's default
 
 MAX_CARRIED_BYTES: Final = MAX_INPUT_BYTES + 65_536
 """The same for topics that carry a record's raw bytes with our headers. The worker's producers need it too."""
@@ -47,8 +46,7 @@ MORE_PARTITIONS: Final = (
 )
 """What to do about another number of partitions than there is."""
 
-COMMANDS_DAYS: Final = 14
-"""How long `leads.commands` keeps its records."""
+COMMANDS_DAYS: Final = 14  # how long `leads.commands` keeps its records
 
 
 def wait_days(tiers_s: Sequence[int]) -> int:

@@ -17,8 +17,7 @@ T = TypeVar("T")
 MOST_MARKS: Final = 30
 """The most combining marks in a row: those of stream-safe text (Unicode Standard Annex 15, UAX15-D4)."""
 
-MOST_LEVELS: Final = 100
-"""The most levels of lists and objects within each other."""
+MOST_LEVELS: Final = 100  # the most levels of lists and objects within each other
 
 UNREADABLE: Final = (ValueError, RecursionError)
 """What a decoder raises: msgspec's errors are ValueErrors, as is the one for text that is no UTF-8, which is not one of
