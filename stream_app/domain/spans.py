@@ -50,14 +50,9 @@ _RESTING: Final[frozenset[Status]] = frozenset(
 
 
 class Span(msgspec.Struct, frozen=True):
-    """One span. Times are epoch ms; ids are lower-case hexadecimal.
+    """One span. Times are epoch ms; ids are lower-case hexadecimal, 32 digits of a trace and 16 of a span.
 
-    Attributes:
-        trace_id: 32 digits.
-        span_id: 16 digits.
-        parent_id: 16 digits; empty for a root without a caller.
-        error: Why it failed; empty if it did not.
-        link_id: The span of the same trace that led to this one; empty for none.
+    `parent_id`, `error` and `link_id` (the span of the same trace that led to this one) are '' if there is none.
     """
 
     trace_id: str
@@ -89,8 +84,7 @@ class Sampling(msgspec.Struct, frozen=True):
 def headers_of(text: str) -> dict[str, str]:
     """Read headers from `name=value`, several separated by commas, as OTEL_EXPORTER_OTLP_HEADERS has them.
 
-    Raises:
-        ValueError: The text has another form, or a value cannot be sent. The error does not repeat it.
+    Raises ValueError, which does not repeat the text, if it has another form or a value cannot be sent.
     """
     headers: dict[str, str] = {}
     for part in text.split(","):
@@ -107,11 +101,7 @@ def headers_of(text: str) -> dict[str, str]:
 
 
 def clay_of(allowed_hosts: Sequence[str]) -> dict[str, Value]:
-    """Return the attributes of POSTs to webhooks of this host; none if there are several, as webhooks are secret.
-
-    Args:
-        allowed_hosts: `host` or `host:port`.
-    """
+    """Return the attributes of POSTs to this `host` or `host:port`; none if several, as webhooks are secret."""
     if len(allowed_hosts) != 1:
         return {}
     (given,) = allowed_hosts
@@ -130,10 +120,7 @@ def is_at_rest(event: StatusEvent) -> bool:
 def is_sampled(sampling: Sampling, events: Sequence[StatusEvent], rested_ms: int = 0) -> bool:
     """Return whether the lead of these events is traced. A caller that sampled its own span is always followed.
 
-    Args:
-        sampling: The rules.
-        events: The events of the lead, or those since the last ones that were exported.
-        rested_ms: How long at least no event has followed them.
+    `events`: of the lead, or since the last ones that were exported. `rested_ms`: how long at least none has followed.
     """
     if any(event.sampled or event.status in sampling.always for event in events):
         return True

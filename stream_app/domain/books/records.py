@@ -227,10 +227,8 @@ class RecordHistory(msgspec.Struct, array_like=True, gc=False):
 def advance(history: RecordHistory, event: Event, *, kept: bool) -> tuple[bool, str]:
     """Apply the next event of a partition to its history, which is changed in place.
 
-    `kept`: no event of the partition has been deleted.
-
-    Returns:
-        Whether the event counts (a double does not), and what is wrong; "" if nothing is.
+    `kept`: no event of the partition has been deleted. Returns whether the event counts (a double does not), and what
+    is wrong; "" if nothing is.
     """
     problem = ""
     if event.status == "rerouted" and event.seq == 1:
@@ -262,11 +260,7 @@ def numbered(log: int, offset: int) -> int:
 
 
 class RecordNumbers:
-    """Numbers records, so that SQLite can store them by an integer. A number grows with the record's offset.
-
-    Attributes:
-        logs: `topic/partition`, in the order in which they were first seen.
-    """
+    """Gives records numbers, for SQLite, that grow with offsets. `logs`: `topic/partition`, in the order first seen."""
 
     def __init__(self, logs: list[str] | None = None) -> None:
         self.logs = logs or []

@@ -153,15 +153,9 @@ def _in(value: bytes, wanted: frozenset[str] | frozenset[int]) -> bool:
 
 
 class Group(msgspec.Struct):
-    """Dead letters of one cause. Times are epoch ms.
+    """Dead letters of one cause, and how often each text occurs. `http_status`: '' if there was none.
 
-    Attributes:
-        http_status: Clay's status; '' if there was none.
-        first_ms: When the first was appended.
-        last_ms: When the last was appended.
-        last_hour: How many were appended in the last hour.
-        hour_before: How many were appended in the hour before.
-        texts: How often each text occurs.
+    Times, which are epoch ms, and the counts of the last hour and the hour before are of their append.
     """
 
     kind: str

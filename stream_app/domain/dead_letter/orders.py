@@ -91,12 +91,8 @@ def pace(policy: Workspace, lane: Lane, share: float, asked_per_s: float | None)
 class PricedPlan(msgspec.Struct):
     """The whole preview.
 
-    Attributes:
-        dead_letters: How many dead letters were selected.
-        fates: How many there are of each fate.
-        causes: Of those that would be sent, by reason and status.
-        quotes: By workspace.
-        paces: Dead letters sent back per second, by workspace.
+    `causes`: of those that would be sent, by reason and status. `quotes` and `paces` (dead letters sent back per
+    second): by workspace.
     """
 
     dead_letters: int
@@ -262,12 +258,7 @@ def read_progress(key: bytes | None, value: bytes | None) -> ReplayProgress | No
 
 
 class ReplayOrders:
-    """The rows of all ordered replays, in the order in which they were written.
-
-    Attributes:
-        replays: By id.
-        commands: By the key of the row; None: it cannot be read.
-    """
+    """Ordered replays by id, in the order of writing, and commands by their row's key (None: it cannot be read)."""
 
     def __init__(self, rows: Iterable[tuple[bytes, bytes | None]] = ()) -> None:
         self.replays: dict[str, ReplayProgress] = {}

@@ -100,12 +100,9 @@ def redriven(envelope: Envelope, record_id: str) -> Envelope:
 
 
 class Came(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The recorded progress of one rewind epoch on a partition.
+    """The recorded progress of one rewind epoch on a partition: the `offset` that the group has committed.
 
-    Attributes:
-        offset: What the group has committed.
-        skip_to: Kafka had lost the group's offset, so reading restarted. Records before this offset were replayed
-            already.
+    `skip_to`: Kafka had lost it, so that reading restarted. Records before this offset were replayed already.
     """
 
     offset: int
@@ -182,16 +179,12 @@ _LOOK_AGAIN_MS: Final = 2_000
 
 
 class _Hold(msgspec.Struct):
-    """A destination that takes no lead.
-
-    `next_ms`: when the last lead that waits for it asks, epoch ms. `probes`: the origins of the leads that came as
-    probes.
-    """
+    """A destination that takes no lead. Times are epoch ms."""
 
     until_ms: int = 0
     probed_ms: int = 0
-    next_ms: float = 0.0
-    probes: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=_PROBES))
+    next_ms: float = 0.0  # when the last lead that waits for it asks
+    probes: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=_PROBES))  # origins of leads that probed
 
 
 class Turns:

@@ -98,12 +98,7 @@ _FIT: Final[dict[str, Callable[[str], object]]] = {
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Headers as values, which `MEANING` describes.
-
-    Attributes:
-        parent_id: The caller's span, from `traceparent`. Only of an input record: it is in no header of ours.
-        sampled: True if the caller has sampled its span. As `parent_id`.
-    """
+    """Headers as values (`MEANING`). `parent_id`, `sampled`: of an input, by `traceparent`; in no header of ours."""
 
     origin: str = ""
     origin_ms: int = 0
@@ -134,10 +129,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     sampled: bool = False
 
     def onward(self, **changes: object) -> Envelope:
-        """Return the envelope of the next record of the history.
-
-        `text` and `excerpt` describe one record only and are dropped.
-        """
+        """Return the envelope of the next record of the history, without `text` and `excerpt` of this one."""
         return replace(self, **{"text": "", "excerpt": "", **changes})
 
     def to_headers(self) -> Headers:
@@ -164,12 +156,9 @@ def input_envelope(consumed: ConsumedRecord) -> Envelope:
 
 
 def read_envelope(consumed: ConsumedRecord) -> Envelope:
-    """Return the envelope of a record on a topic that only our own processes write to.
+    """Return the envelope of a record on a topic that only our own processes write to. Raises UnknownFormat.
 
     A record without a readable origin is an input. Of its headers only the dead letter that it was copied from counts.
-
-    Raises:
-        UnknownFormat: As `check_format`.
     """
     check_format(dict(consumed.headers), consumed.record_id)
     values: dict[str, object] = {}
@@ -207,13 +196,10 @@ def check_format(headers: Mapping[str, bytes | None], record_id: str) -> None:
 
 
 def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
-    """Return the envelope of a record on a lead topic. Producers publish to the topics `inputs`.
+    """Return the envelope of a record on a lead topic. Producers publish to the topics `inputs`. Raises UnknownFormat.
 
-    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a
-    dead letter that another program copied with its headers.
-
-    Raises:
-        UnknownFormat: As `check_format`.
+    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a dead
+    letter that another program copied with its headers.
     """
     if consumed.topic in inputs:
         return input_envelope(consumed)

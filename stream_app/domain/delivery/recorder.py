@@ -48,12 +48,9 @@ def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None)
 
 
 class Duration(msgspec.Struct, frozen=True, gc=False):
-    """How long a lead took, for metrics.
+    """How long a lead took in ms, over all retries and replays, for metrics.
 
-    Attributes:
-        until: `callback`: from the acceptance by Clay to the callback. `done`: from the first event to the end.
-        destination: The alias of its destination.
-        ms: The time in ms, over all retries and replays.
+    `until`: `callback`: since Clay accepted it. `done`: since its first event.
     """
 
     until: Literal["callback", "done"]
@@ -62,14 +59,9 @@ class Duration(msgspec.Struct, frozen=True, gc=False):
 
 
 class WriteBatch(msgspec.Struct, frozen=True, gc=False):
-    """What one transaction commits.
+    """What one transaction commits. For metrics: `events` (those among `records`) and `durations` (if any are known).
 
-    Attributes:
-        rows: Key -> value; None deletes the row.
-        records: Records to write.
-        events: The status events among them, for metrics.
-        workspace: The workspace whose lane changed; '' if none did.
-        durations: How long the lead took, if these steps show it.
+    `rows`: key -> value; None deletes the row. `workspace`: the one whose lane changed; '' if none did.
     """
 
     rows: Rows
@@ -153,10 +145,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         /,
         **changes: object,
     ) -> None:
-        """Move the row one legal step and record the event.
-
-        `spent` is what was booked with the step, `changes` are other fields of the row that change.
-        """
+        """Make a legal step, with its event. `spent` was booked with it, `changes` are other fields of the row."""
         before = self.row
         if state == "accepted" and why.http_status is not None:
             changes["accepted_at_ms"] = now_ms
@@ -268,11 +257,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
 
 class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A record that is no valid lead. It becomes a dead letter, with one event and a marker, and has no row.
-
-    Attributes:
-        bad: Why it is none.
-    """
+    """A record that is no valid lead, as `bad` says. It becomes a dead letter, with an event, a marker and no row."""
 
     plan: Plan
     consumed: ConsumedRecord

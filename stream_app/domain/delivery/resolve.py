@@ -39,12 +39,7 @@ _MAY_BE_AT_CLAY: Final = Reason(
 
 
 class LeadRef(msgspec.Struct, frozen=True):
-    """The lead that a record is about.
-
-    Attributes:
-        key: The key of its row.
-        aliases: Keys of the alias rows of its own identifiers.
-    """
+    """The lead that a record is about: the key of its row, and those of the alias rows of its own identifiers."""
 
     consumed: ConsumedRecord
     envelope: Envelope

@@ -327,13 +327,7 @@ Read = Callable[[bytes], bytes | None]  # returns the row of a key, as bytes; No
 def next_version(lead: tuple[str, str, str], row: Delivery, read: Read) -> int:
     """Return the version of the next result: one more than the last of this lead over all its deliveries.
 
-    Args:
-        lead: Workspace, destination and id.
-        row: The row of the delivery that the result is for.
-        read: Returns the row of a key.
-
-    Raises:
-        RowUnreadable: A row does not decode.
+    `lead`: workspace, destination and id. `row`: of the delivery that the result is for. Raises RowUnreadable.
     """
     keys = (delivery_key(*lead), read(forced_key(*lead)))
     rows = [(key, raw) for key in keys if key is not None and (raw := read(key)) is not None]

@@ -24,14 +24,10 @@ TEXT: Final = {
 
 
 class Suppression(msgspec.Struct, frozen=True):
-    """The value of a row.
+    """The value of a row: why a lead must not be sent, and by which command, whose answer on `leads.audit` says more.
 
-    Attributes:
-        reason: Why the lead must not be sent.
-        at_ms: For a person: since when. For a cancelled or erased lead: records published until then are affected.
-            Epoch ms.
-        command: The id of the command. Its answer on `leads.audit` has the details.
-        who: The operator.
+    `at_ms` (epoch ms): since when, for a person; records of a cancelled or erased lead are affected if published until
+    then.
     """
 
     reason: Literal["suppressed", "cancelled", "erased"]

@@ -22,13 +22,10 @@ _BULK: Final = TopicNames().bulk
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """What becomes of a budget.
+    """What becomes of a budget, in words that the time `at_ms` (epoch ms) follows.
 
-    Attributes:
-        says: In words, followed by the time `at_ms`.
-        at_ms: Epoch ms.
-        is_short: It does not last until its day or month ends.
-        is_full: Nothing more is sent now, at least of some leads; `why` is what admission says to them.
+    `is_short`: it does not last until its day or month ends. `is_full`: nothing more is sent now, at least of some
+    leads; `why` is what admission says to them.
     """
 
     says: str

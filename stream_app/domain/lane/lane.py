@@ -107,13 +107,9 @@ def reconfigured(policy: Workspace, lane: Lane, destinations: Sequence[Destinati
 
 
 class Horizon(msgspec.Struct, frozen=True):
-    """When the last deferred leads of a lane come back, epoch ms.
+    """When the last deferred leads of a lane come back, epoch ms: those that had come back before, and the new ones.
 
     Deferred leads come back one by one at the lane's rate. So each is deferred about once, however long the backlog is.
-
-    Attributes:
-        returned_ms: For leads that had been deferred or replayed before.
-        new_ms: For the others.
     """
 
     returned_ms: int = 0

@@ -75,10 +75,7 @@ class Quote(msgspec.Struct, frozen=True):
 
 
 def part(destination: str, leads: int, usual: Cost, most: Cost, learned: Mapping[str, Estimate]) -> Part:
-    """Return the cost of a number of leads of one destination.
-
-    `usual` and `most` are as configured, `learned` is what the lane knows by destination.
-    """
+    """Return the cost of leads of one destination, `usual` and `most` by configuration, `learned` by the lane."""
     estimate = learned.get(destination) or first_estimate(usual)
     return Part(
         destination,

@@ -131,10 +131,8 @@ def clay_row(
 ) -> dict[str, Scalar] | Unreadable:
     """Return the flat object to send to Clay: cleaned fields under column names, and what its callback must echo.
 
-    Args:
-        fields: The lead's fields.
-        columns: Lead field -> Clay column; other fields are left out. Empty: every field goes under its own name.
-        echo: Column -> value (`lead_id`, `callback_token` ...). It replaces a field of the same name.
+    `columns`: lead field -> Clay column; other fields are left out. Empty: every field goes under its own name. `echo`:
+    column -> value (`lead_id`, `callback_token` ...). It replaces a field of the same name.
     """
     row: dict[str, Scalar] = {}
     for name, value in fields.items():

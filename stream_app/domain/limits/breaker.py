@@ -173,10 +173,7 @@ def on_result(
 
 
 def release_probe(state: Breaker, permit: Permit) -> Breaker:
-    """Free the lease of a probe that ended without a verdict (poison, 429, not sent).
-
-    Has no effect for other calls.
-    """
+    """Free the lease of a probe that ended without a verdict (poison, 429, not sent). Has no effect for other calls."""
     if state.lease is None or state.lease.id != permit.lease:
         return state
     return msgspec.structs.replace(state, lease=None)

@@ -187,10 +187,7 @@ class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was reserved for one lead and in which periods. The lead's row holds it.
-
-    `known`: an operator has confirmed that a booked lead cost this.
-    """
+    """What a lead has reserved, in which periods. `known`: an operator has confirmed that it did cost this."""
 
     day: str
     month: str
@@ -200,13 +197,10 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """No room, or a clock behind the books ("clock").
+    """No room in a meter, or a clock behind the books. `until_ms`: when to ask again, epoch ms.
 
-    Attributes:
-        reason: The meter without room, or "clock".
-        until_ms: When to ask again, epoch ms.
-        back_ms: When a deferred lead should return, if that is sooner: only reservations are in its way. A lead that
-            waits here is woken when one is settled.
+    `back_ms`: when a deferred lead should return, if that is sooner: only reservations are in its way. A lead that
+    waits here is woken when one is settled.
     """
 
     reason: Reason

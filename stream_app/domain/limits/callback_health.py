@@ -49,12 +49,10 @@ class DestinationCallbacks(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CallbackHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The callbacks of a lane. Times are epoch ms.
+    """The callbacks of a lane, by destination. Times are epoch ms.
 
-    Attributes:
-        owned_ms: The last time at which the partition is known to have had an owner.
-        gaps: (from, to) of the last times without an owner.
-        of: By destination.
+    `owned_ms`: the last time at which the partition is known to have had an owner. `gaps`: (from, to) of the last times
+    without one.
     """
 
     owned_ms: int = 0

@@ -109,17 +109,12 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
 
 
 def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
-    """Return the forecast of one meter.
+    """Return the forecast of one meter; None if its day or month is too young, or if too little of it was seen.
 
     Only the pace of the present day or month counts, as another one says nothing about it, and none is known before an
     hour of it has passed: the first leads of a morning would use up any budget.
 
-    Args:
-        samples: What was seen of the meter lately, oldest first; of a month, only the last one counts.
-        now_ms: The time, epoch ms.
-
-    Returns:
-        The forecast; None if the day or month is too young, or if too little of it was seen.
+    `samples`: what was seen of the meter lately, oldest first; of a month, only the last one counts.
     """
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None

@@ -54,16 +54,7 @@ FIVE_MINUTES: Final = Span(10, 30.0)  # what people see
 
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The calls of one slot.
-
-    Attributes:
-        slot: Its number.
-        success: Successful calls.
-        failure: Failed calls.
-        slow: The slow part of `success`.
-        latencies: Counts by LATENCY_BOUNDS_MS.
-        dead_letters: Dead letters, which are not calls.
-    """
+    """The calls of a slot. `slow`: part of `success`. `latencies`: by LATENCY_BOUNDS_MS. Dead letters are no calls."""
 
     slot: int
     success: int = 0
@@ -101,10 +92,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 def record(span: Span, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int | None = None) -> Window:
-    """Return the window with one more finished call.
-
-    `latency_ms`: from sending to the answer or failure; None: not recorded.
-    """
+    """Return the window with one more finished call. `latency_ms`: from sending to answer or failure, if recorded."""
     before, bucket = _present(span, state, now_ms)
     # A row of an older version may have other cells: its latencies mean something else and are dropped.
     latencies = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES

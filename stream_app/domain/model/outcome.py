@@ -124,13 +124,8 @@ def classify(
 ) -> Outcome:
     """Return the outcome of an answer (docs/reference/clay.md, "What the outcome of a POST means").
 
-    Args:
-        http_status: The status of the answer.
-        retry_after: The raw Retry-After header.
-        excerpt: The beginning of the body as text.
-        latency_ms: From the start of the exchange to the status.
-        unavailable_is_refused: The destination's setting for 503.
-        known: Values that must not appear in texts (see `scrub`).
+    `retry_after`: the raw header. `excerpt`: the beginning of the body as text. `latency_ms`: from the start of the
+    exchange to the status. `unavailable_is_refused`: the destination's setting for 503. `known`: as `scrub` has it.
     """
     if 200 <= http_status < 300:
         return Accepted(http_status, latency_ms)
@@ -176,13 +171,8 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
     """Return `text` as one line of at most `limit` characters, safe for logs and headers.
 
     Removes e-mail addresses, URLs, host names, paths, numbers of seven digits and more, long opaque strings and control
-    characters. In doubt it removes too much. Codes in words (`limit_reached`) stay.
-
-    Args:
-        text: Any text.
-        limit: The most characters of the result.
-        known: Values to remove too: the lead's fields, the token, the webhook. No pattern can recognise a person's
-            name.
+    characters. In doubt it removes too much. Codes in words (`limit_reached`) stay. `known`: values to remove too: the
+    lead's fields, the token, the webhook. No pattern can recognise a person's name.
     """
     line = _one_line(text)
     folded = _folded(line)

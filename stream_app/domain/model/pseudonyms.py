@@ -12,12 +12,7 @@ import msgspec
 
 
 class Pseudonyms(msgspec.Struct, frozen=True):
-    """How hashes are made.
-
-    Attributes:
-        key: The key of the pepper; b"" means no pepper.
-        hash_lead_ids: True if every lead id is replaced by its hash.
-    """
+    """How hashes are made: with the key of the pepper (b"": there is none), and whether they replace every lead id."""
 
     key: bytes = b""
     hash_lead_ids: bool = False

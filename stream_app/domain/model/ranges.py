@@ -41,10 +41,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 def no_later(until_ms: int, now_ms: int, longest_ms: int) -> int:
-    """Return `until_ms`, but at most `longest_ms` from now.
-
-    A later deadline was set before the clock stepped back.
-    """
+    """Return `until_ms`, but at most `longest_ms` from now. A later deadline was set before the clock stepped back."""
     return min(until_ms, now_ms + longest_ms)
 
 
