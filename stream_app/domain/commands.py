@@ -6,7 +6,7 @@ record, as the worker does when it reads that.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Final, Literal, cast, get_args, get_type_hints
@@ -131,19 +131,12 @@ def help_text(kind: CommandKind) -> str:
 
 
 class Entry(Struct, frozen=True):
-    """A value that a person enters.
+    """A value that a person enters: the name of the option and of the field in a form, and its type with its limits.
 
-    Attributes:
-        name: The name of the option, and of the field in a form.
-        keys: Its place in the arguments of the command.
-        kind: Its type, with its limits.
-        title: What it is, if its name does not say so.
-        says: What it does, in words.
-        number: `whole number` or `number`; '' if a number is no answer.
-        limits: Of the number, in words that follow `answers`.
-        words: What may be entered, besides a number, and what it stands for.
-        required: The command needs it.
-        default: What it is if nothing is entered; '' if nothing is changed then.
+    `keys`: its place in the arguments of the command. `title`: what it is, if its name does not say so. `says`: what it
+    does. `number`: `whole number` or `number`; '' if a number is no answer. `limits`: of the number, in words that
+    follow `answers`. `words`: what may be entered besides a number, and what it stands for. `default`: what it is if
+    nothing is entered; '' if nothing is changed then.
     """
 
     name: str
@@ -191,12 +184,6 @@ class Entry(Struct, frozen=True):
         raise ValueError(f"{entered!r} is not {self.answers}{self.limits}")
 
 
-@cache
-def entries(kind: CommandKind) -> tuple[Entry, ...]:
-    """Return what a person enters for a kind of command."""
-    return tuple(_entries(kind))
-
-
 def read_entries(kind: CommandKind, entered: Mapping[str, str | bool]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the arguments of the command, and what is wrong with them, by entry."""
     args: dict[str, Any] = {}
@@ -212,17 +199,21 @@ def read_entries(kind: CommandKind, entered: Mapping[str, str | bool]) -> tuple[
     return args, problems
 
 
-def _entries(kind: CommandKind) -> Iterator[Entry]:
-    hints = get_type_hints(ARGUMENTS[kind], include_extras=True)
+@cache
+def entries(kind: CommandKind) -> tuple[Entry, ...]:
+    """Return what a person enters for a kind of command."""
+    found, hints = list[Entry](), get_type_hints(ARGUMENTS[kind], include_extras=True)
     for field in cast(inspect.StructType, inspect.type_info(ARGUMENTS[kind])).fields:
         hint, key = hints[field.name], field.encode_name
         if isinstance(field.type, inspect.DictType):  # its keys are entries, and there None is a value: no limit
             names, value = get_args(hint)
             for name in get_args(names):
-                yield _entry(Entry(name, (key, name), value, words={"none": None}), field.type.value_type)
+                found.append(_entry(Entry(name, (key, name), value, words={"none": None}), field.type.value_type))
         else:
             default = field.default if isinstance(field.default, str) else ""
-            yield _entry(Entry(field.name, (key,), hint, required=field.required, default=default), field.type)
+            entry = Entry(field.name, (key,), hint, required=field.required, default=default)
+            found.append(_entry(entry, field.type))
+    return tuple(found)
 
 
 def _entry(entry: Entry, kind: inspect.Type) -> Entry:

@@ -200,12 +200,11 @@ class CommandPipeline(StateUser):
 
     def _resolve(self, command: Command, what: Resolve, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
         """Settle one lead, as an operator says."""
-        name = command.workspace
-        policy, lane = self._plan.workspaces[name], self._lanes[name]
-        answer = settle_lead(self._plan, policy, lane, self._rows.get, command, what, consumed, now_ms)
+        lane = self._lanes[command.workspace]
+        answer = settle_lead(self._plan, lane, self._rows.get, command, what, consumed, now_ms)
         if isinstance(answer, str):
             return CommandResult(answer, False, "refused")
-        self._lanes[name] = answer.lane
+        self._lanes[command.workspace] = answer.lane
         records = [event_record(self._plan, answer.event)]
         return CommandResult(answer.text, rows=[answer.row], records=records, events=[answer.event])
 

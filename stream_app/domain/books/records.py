@@ -322,12 +322,10 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What applies to all records.
+    """What applies to all records. `trimmed`: retention has deleted events.
 
-    Attributes:
-        stale_ms: The row of a lead that settled before this time may be deleted. Epoch ms.
-        trimmed: Retention has deleted events.
-        inexact: Partitions whose rows and events are not of the same moment.
+    `stale_ms`: the row of a lead that settled before this time (epoch ms) may be deleted. `inexact`: partitions whose
+    rows and events are not of the same moment.
     """
 
     stale_ms: int

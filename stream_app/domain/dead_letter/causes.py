@@ -192,15 +192,11 @@ class Tally:
         """Count one dead letter."""
         disposition, reason, status, destination = (headers.get(name, b"") for name in _CAUSE)
         cause = (disposition, reason, status, key or b"", destination)
-        group = self.groups.get(cause)
-        if group is None:
-            group = self._new(cause, headers)
+        group = self.groups.get(cause) or self._new(cause, headers)
         self.count += 1
         group.count += 1
-        if not group.first_ms or at_ms < group.first_ms:
-            group.first_ms = at_ms
-        if at_ms > group.last_ms:
-            group.last_ms = at_ms
+        group.first_ms = min(group.first_ms or at_ms, at_ms)
+        group.last_ms = max(group.last_ms, at_ms)
         age_ms = self._now_ms - at_ms
         if age_ms < _HOUR_MS:
             group.last_hour += 1
@@ -220,7 +216,6 @@ class Tally:
             cause = (b"", b"(others)", b"", b"", b"")
             if cause in self.groups:
                 return self.groups[cause]
-        _, *words = [word.decode("utf-8", "replace")[:100] for word in cause]
-        reason, status, workspace, destination = words
+        _, reason, status, workspace, destination = (word.decode("utf-8", "replace")[:100] for word in cause)
         group = self.groups[cause] = Group(kind_of(headers), reason, status, workspace, destination)
         return group

@@ -110,15 +110,11 @@ class Came(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """How the replay app starts on a partition of the dead letters.
+    """How the replay app starts on a partition of the dead letters. `rewound`: a rewind was detected, for the log.
 
-    Attributes:
-        epoch: The rewind epoch.
-        record: The progress to record before anything is published; None: nothing new.
-        skip_to: Records before it were replayed, although the group has lost its offset.
-        seen_to: Records before it were replayed at least once, in any epoch.
-        rewound: True if a rewind was detected, for the log.
-        forgotten: True if Kafka had lost the group's offset, for the log.
+    `record`: the progress to record before anything is published, if it is new. `skip_to`: records before it were
+    replayed, although Kafka had lost the group's offset (`forgotten`, for the log). `seen_to`: records before it were
+    replayed at least once, in any epoch.
     """
 
     epoch: int = 0

@@ -16,7 +16,7 @@ from stream_app.domain.lead.identity import row_id
 from stream_app.domain.limits.budget import Reservation, reviewed, unbook
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, trace_of
-from stream_app.domain.plan import Plan, Workspace, in_force
+from stream_app.domain.plan import Plan, in_force
 
 Row = Callable[[bytes], bytes | None]
 _json: Final = msgspec.json.Encoder()
@@ -60,14 +60,7 @@ def rows_of_lead(plan: Plan, row: Row, name: str, lead_id: object) -> tuple[byte
 
 
 def settle_lead(
-    plan: Plan,
-    policy: Workspace,
-    lane: Lane,
-    row: Row,
-    command: Command,
-    what: Resolve,
-    consumed: ConsumedRecord,
-    now_ms: int,
+    plan: Plan, lane: Lane, row: Row, command: Command, what: Resolve, consumed: ConsumedRecord, now_ms: int
 ) -> Settled | str:
     """Book what the lead did cost, and end it if it is parked; or return why not, in words."""
     rows = [(key, _row.decode(raw)) for key in resolved_rows(plan, row, command) if (raw := row(key)) is not None]
@@ -92,20 +85,18 @@ def settle_lead(
     now = msgspec.structs.replace(before, credits=credits_, actions=actions, known=True)
     more = Reservation(before.day, before.month, credits_ - before.credits, actions - before.actions)
     corrected = unbook(lane.budget, msgspec.structs.replace(more, credits=-more.credits, actions=-more.actions))
-    rules = in_force(policy, lane.changes).budget
+    rules = in_force(plan.workspaces[command.workspace], lane.changes).budget
     lane = msgspec.structs.replace(lane, budget=reviewed(rules, corrected, now_ms))
     text = (
         f"{before.credits} credits and {before.actions} actions were booked, now it is {credits_} and {actions}, in "
         f"the budget of {before.day}"
     )
     if _is_parked(mine):
-        ended = step(mine, "confirmed", now_ms, booked=now, final=True)
-        event = event_of(plan, ended, *lead_of(key), Reason(command.id, text))
+        ended = about = step(mine, "confirmed", now_ms, booked=now, final=True)
     else:
-        ended = msgspec.structs.replace(mine, booked=now)
-        about = msgspec.structs.replace(mine, state="cost_corrected", origin=consumed.record_id, seq=1, at_ms=now_ms)
-        event = event_of(plan, about, *lead_of(key), Reason(command.id, text))
-        event = msgspec.structs.replace(event, trace_id=trace_of(consumed.record_id), attempt=0, replay=0, epoch=0)
+        ended, origin = msgspec.structs.replace(mine, booked=now), consumed.record_id
+        about = Delivery(mine.version, "cost_corrected", origin, 1, now_ms, now_ms, trace_of(origin))
+    event = event_of(plan, about, *lead_of(key), Reason(command.id, text))
     event = msgspec.structs.replace(event, credits=more.credits, actions=more.actions, day=more.day, month=more.month)
     return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
 

@@ -50,15 +50,11 @@ class LeadRef(msgspec.Struct, frozen=True):
 
 
 class ResolvedLead(LeadRef, frozen=True, kw_only=True):
-    """A lead with all that was resolved about it before any decision.
+    """A lead with all that was resolved about it before any decision, as the request for Clay (`body`).
 
-    Attributes:
-        body: The request for Clay.
-        bulk: True if it was published as bulk, whatever topic the record comes from now.
-        identity: Hash of the person, under which results are cached; '' if no result comes.
-        company: Hash of the company; '' if no result comes.
-        people: `domain.lead.identity.hashes` of the person.
-        also: Other hashes of the same person, known from its alias rows.
+    `bulk`: it was published as bulk, whatever topic the record comes from now. `identity`: hash of the person, under
+    which results are cached. It and `company`, also a hash, are '' if no result comes. `people`:
+    `domain.lead.identity.hashes` of the person. `also`: other hashes of it, known from its alias rows.
     """
 
     lead: Lead

@@ -376,15 +376,10 @@ def unreadable(key: bytes, why: str) -> RowUnreadable:
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
-    """The reason of a step.
+    """The reason of a step: a stable code, the same in words, and the status and the beginning of Clay's answer.
 
-    Attributes:
-        reason: A stable code.
-        text: The reason in words, scrubbed.
-        http_status: Clay's status, if it answered.
-        due_at_ms: When the lead continues automatically, epoch ms.
-        saved: The estimated credits that were saved because an earlier result answered the lead.
-        excerpt: The beginning of Clay's answer, scrubbed.
+    `text` and `excerpt` are scrubbed. `due_at_ms`: when the lead continues automatically, epoch ms. `saved`: the
+    estimated credits that were saved because an earlier result answered the lead.
     """
 
     reason: str = ""

@@ -43,18 +43,11 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class LaneFacts(msgspec.Struct, frozen=True):
-    """What was seen of one workspace.
+    """What was seen of one workspace: its lane as last published, and the partition in which it lives.
 
-    Attributes:
-        workspace: Its name.
-        partition: The partition that it lives in.
-        view: The last published state of the lane.
-        waiting: Records that wait in that partition, by topic.
-        shared_with: Other workspaces in that partition; the first few.
-        shared_with_more: How many others there are besides.
-        oldest_ms: When the oldest record came that waits in that partition, epoch ms; 0 if unknown.
-        asked: Commands without an answer.
-        unreadable: The batch before which the partition has stopped, in words.
+    `waiting`: records that wait in that partition, by topic; the oldest came at `oldest_ms` (epoch ms; 0 if unknown).
+    `shared_with`: other workspaces there, the first few; `shared_with_more`: how many others there are besides.
+    `asked`: commands without an answer. `unreadable`: the batch before which the partition has stopped, in words.
     """
 
     workspace: str

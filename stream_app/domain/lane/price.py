@@ -30,14 +30,10 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Quote(msgspec.Struct, frozen=True):
-    """The leads of one workspace.
+    """The leads of one workspace by destination, and how long they take at the lane's rate, or at that of replays.
 
-    Attributes:
-        parts: One entry per destination.
-        left: What is left of each capped budget. A budget that is absent has no limit.
-        known: True if `left` and the rate come from the lane itself, False if they come from the configuration.
-        seconds: How long the leads take at the lane's rate, or at that of replays.
-        holds: What holds the lane now, in words; '' if it moves.
+    `left`: what is left of each capped budget; one that is absent has no limit. `known`: that and the rate come from
+    the lane itself, and not from the configuration. `holds`: what holds the lane now, in words; '' if it moves.
     """
 
     workspace: str

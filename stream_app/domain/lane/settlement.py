@@ -8,21 +8,18 @@ from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted, mode_of
 from stream_app.domain.limits import breaker, budget, callback_health, concurrency, meters, rate, suspension, window
 from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.suspension import Probe
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Destination, Workspace, in_force
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """What a settled POST means for its lead.
+    """What a settled POST means for its lead: what was booked for it, and the text of its event.
 
-    Attributes:
-        counts: True if the failure may be the lead's own: the breaker is neither open nor probing.
-        wait_until_ms: The lane sends nothing before, epoch ms.
-        text: For the lead's event.
-        spent: What was booked for the lead.
-        run: Failures of the lane in a row, this one included.
-        alone: True if no other lead of the lane waits or is in flight.
+    `counts`: the failure may be the lead's own, as the breaker is neither open nor probing. `wait_until_ms`: the lane
+    sends nothing before, epoch ms. `run`: failures of the lane in a row, this one included. `alone`: no other lead of
+    the lane waits or is in flight.
     """
 
     counts: bool
@@ -89,11 +86,12 @@ def settled(
         case Denied():
             text = _denial_text(lane, grant, outcome)
             lane = _without_verdict(lane, grant, now_ms, keep_probe=True)
-            return _suspended(policy, lane, grant, outcome.reason, text, now_ms), Settlement(False, now_ms, text)
+            lane = _suspended(policy, lane, grant.destination, outcome.reason, text, now_ms, grant.probe)
+            return lane, Settlement(False, now_ms, text)
         case Gone():
-            alias = grant.destination.alias
+            alias, setup_id = grant.destination.alias, grant.destination.setup_id
             text = f"the webhook {grant.webhook_id} of {alias} is gone (404): a probe tries it again now and then"
-            fresh = _new_suspension(policy, grant.destination, outcome.reason, text, now_ms)
+            fresh = suspension.begin(policy.suspension, outcome.reason, text, now_ms, alias, setup_id)
             hooks = quota.gone(policy.suspension, lane.quota, grant.webhook_id, fresh, grant.webhook_probe)
             lane = msgspec.structs.replace(_without_verdict(lane, grant, now_ms), quota=hooks)
             return lane, Settlement(False, now_ms, text)
@@ -116,7 +114,7 @@ def dead_letter_counted(policy: Workspace, lane: Lane, grant: Grant, cause: str,
     if not why and not (lane.suspension is not None and lane.suspension.reason == suspension.FLOOD):
         return lane
     text = f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume the lane"
-    return _suspended(policy, lane, grant, suspension.FLOOD, text, now_ms)
+    return _suspended(policy, lane, grant.destination, suspension.FLOOD, text, now_ms, grant.probe)
 
 
 def charged(lane: Lane, reservation: budget.Reservation) -> Lane:
@@ -147,9 +145,7 @@ def book_callback(
         f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no budget is safe with that; "
         "raise ceiling_* or make the table cheaper, then resume the lane"
     )
-    policy = in_force(policy, lane.changes)
-    fresh = _new_suspension(policy, destination, OVER_CEILING, text, now_ms)
-    return msgspec.structs.replace(lane, suspension=suspension.suspend(policy.suspension, lane.suspension, fresh))
+    return _suspended(in_force(policy, lane.changes), lane, destination, OVER_CEILING, text, now_ms)
 
 
 def probe_succeeded(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
@@ -176,16 +172,12 @@ def _probe_accepted(policy: Workspace, lane: Lane, grant: Grant, now_ms: int) ->
     return probe_succeeded(policy, lane, destination.alias, now_ms)
 
 
-def _suspended(policy: Workspace, lane: Lane, grant: Grant, reason: str, text: str, now_ms: int) -> Lane:
-    fresh = _new_suspension(policy, grant.destination, reason, text, now_ms)
-    after = suspension.suspend(policy.suspension, lane.suspension, fresh, grant.probe)
+def _suspended(
+    policy: Workspace, lane: Lane, table: Destination, reason: str, text: str, now_ms: int, probe: Probe | None = None
+) -> Lane:
+    fresh = suspension.begin(policy.suspension, reason, text, now_ms, table.alias, table.setup_id)
+    after = suspension.suspend(policy.suspension, lane.suspension, fresh, probe)
     return msgspec.structs.replace(lane, suspension=after)
-
-
-def _new_suspension(
-    policy: Workspace, destination: Destination, reason: str, text: str, now_ms: int
-) -> suspension.Suspension:
-    return suspension.begin(policy.suspension, reason, text, now_ms, destination.alias, destination.setup_id)
 
 
 def _refused(

@@ -26,14 +26,10 @@ _NONE: Final = ("", None)
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """Why a record is not a lead. `text` is for people and never repeats the input.
+    """Why a record is not a lead: a stable code, and the same in words for people, which never repeat the input.
 
-    Attributes:
-        reason: A stable code.
-        text: The reason in words.
-        workspace: The workspace, if the record names one. Otherwise the record's key may.
-        lead_id: The id under which the sender may look for the lead, if it can be read.
-        of_import: What `import_of` returns of a lead.
+    `workspace`: if the record names one. Otherwise its key may. `lead_id`: under which the sender may look for the
+    lead, if it can be read. `of_import`: what `import_of` returns of a lead.
     """
 
     reason: str

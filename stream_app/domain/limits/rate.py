@@ -89,10 +89,6 @@ def empty_after_takeover(state: Rate, now_ms: int) -> Rate:
     return msgspec.structs.replace(state, tokens=0.0, at_ms=now_ms, idle=True)
 
 
-def _floor_per_s(policy: RatePolicy) -> float:
-    return min(FLOOR_PER_S, policy.rate_per_s)
-
-
 def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | None]:
     """Take one token, or return when to ask again. Keep the returned state in any case."""
     state = _caught_up(policy, state, now_ms)
@@ -106,7 +102,7 @@ def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | Non
 
 def current(policy: RatePolicy, state: Rate) -> float:
     """Return the present rate in calls per second."""
-    left_per_s = max(_floor_per_s(policy), policy.rate_per_s - state.cut_per_s)
+    left_per_s = max(min(FLOOR_PER_S, policy.rate_per_s), policy.rate_per_s - state.cut_per_s)
     if not state.cut_per_s:
         return left_per_s
     limit_per_s = max(left_per_s, min(policy.rate_per_s, state.limit_per_s))
@@ -146,9 +142,8 @@ def on_429(
         sent = state.sent - 1
         accepted, accepted_ms = _MEMORY * accepted + sent, _MEMORY * accepted_ms + 1000 * sent / inflow_per_s
         kept_per_s, limit_per_s = max(kept_per_s, inflow_per_s), 1000 * accepted / accepted_ms
-    kept_per_s = max(_floor_per_s(policy), min(rate_per_s, kept_per_s))
+    kept_per_s = max(min(FLOOR_PER_S, policy.rate_per_s), min(rate_per_s, kept_per_s))
     return Rate(
-        tokens=0.0,
         at_ms=state.at_ms,
         cut_per_s=policy.rate_per_s - kept_per_s,
         blocked_until_ms=until_ms,

@@ -48,6 +48,10 @@ class Span(msgspec.Struct, frozen=True):
     buckets: int
     bucket_s: float
 
+    def slot(self, now_ms: int) -> int:
+        """Return the number of the bucket of this time."""
+        return now_ms // int(self.bucket_s * 1000)
+
 
 LAST_MINUTE: Final = Span(10, 6.0)  # what breaker and flood guard look at
 FIVE_MINUTES: Final = Span(10, 30.0)  # what people see
@@ -153,13 +157,9 @@ def latency(span: Span, state: Window, now_ms: int) -> Latency | None:
     return Latency(*(_percentile(cells, cumulated, share) for share in (0.50, 0.95, 0.99)))
 
 
-def _slot(span: Span, now_ms: int) -> int:
-    return now_ms // int(span.bucket_s * 1000)
-
-
 def _present(span: Span, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...], Bucket]:
     """Return the buckets before the present one, and the present one."""
-    slot, buckets = _slot(span, now_ms), state.buckets
+    slot, buckets = span.slot(now_ms), state.buckets
     if buckets and buckets[-1].slot > slot:
         back = buckets[-1].slot - slot
         buckets = tuple(msgspec.structs.replace(bucket, slot=bucket.slot - back) for bucket in buckets)
@@ -170,7 +170,7 @@ def _present(span: Span, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...]
 
 
 def _inside(span: Span, state: Window, now_ms: int) -> list[Bucket]:
-    oldest = _slot(span, now_ms) - span.buckets + 1
+    oldest = span.slot(now_ms) - span.buckets + 1
     return [bucket for bucket in state.buckets if bucket.slot >= oldest]
 
 

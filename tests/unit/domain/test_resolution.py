@@ -42,7 +42,7 @@ def settled(rows: dict[bytes, Delivery], **what: Any) -> Settled | str:
     values = {key: msgspec.json.encode(delivery) for key, delivery in rows.items()}
     if FORCED in values:
         values[forced_key("acme", "people", "crm-1")] = FORCED
-    return settle_lead(PLAN, POLICY, LANE, values.get, COMMAND, Resolve("crm-1", **what), CONSUMED, NOW_MS)
+    return settle_lead(PLAN, LANE, values.get, COMMAND, Resolve("crm-1", **what), CONSUMED, NOW_MS)
 
 
 def done(answer: Settled | str) -> Settled:
@@ -89,7 +89,7 @@ def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
     command = msgspec.structs.replace(COMMAND, why=why.removeprefix(": "))
     values = {PEOPLE: msgspec.json.encode(row("parked"))}
     what = Resolve("crm-1", give_up=True)
-    answer = done(settle_lead(PLAN, POLICY, LANE, values.get, command, what, CONSUMED, NOW_MS))
+    answer = done(settle_lead(PLAN, LANE, values.get, command, what, CONSUMED, NOW_MS))
     assert (answer.event.status, answer.event.reason, answer.event.text) == (
         *("suppressed", "given_up", f"given up by jane{why}"),
     )
