@@ -115,8 +115,7 @@ def read_arguments(kind: CommandKind, args: Mapping[str, Any]) -> Arguments:
     try:
         return msgspec.convert(args, ARGUMENTS[kind])
     except msgspec.ValidationError as error:
-        problem = _WHERE.sub(r"\2: \1", str(error))
-        raise ValueError(_short(problem)) from None
+        raise ValueError(_short(_WHERE.sub(r"\2: \1", str(error)))) from None
 
 
 def _short(problem: str) -> str:
@@ -152,7 +151,6 @@ class Entry(Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """The label of a field."""
         return self.title or self.name.replace("_", " ").capitalize()
 
     @property
@@ -211,8 +209,7 @@ def entries(kind: CommandKind) -> tuple[Entry, ...]:
                 found.append(_entry(Entry(name, (key, name), value, words={"none": None}), field.type.value_type))
         else:
             default = field.default if isinstance(field.default, str) else ""
-            entry = Entry(field.name, (key,), hint, required=field.required, default=default)
-            found.append(_entry(entry, field.type))
+            found.append(_entry(Entry(field.name, (key,), hint, required=field.required, default=default), field.type))
     return tuple(found)
 
 

@@ -61,13 +61,10 @@ class Filter(msgspec.Struct, frozen=True):
         return []
 
     def matches(self, headers: Headers, key: bytes | None, at_ms: int) -> bool:
-        """Return True if the dead letter matches."""
-        if self.since_ms is not None and at_ms < self.since_ms:
-            return False
-        if self.until_ms is not None and at_ms >= self.until_ms:
-            return False
         return (
-            _in(headers.get(HEADERS["reason"], b""), self.reasons)
+            (self.since_ms is None or at_ms >= self.since_ms)
+            and (self.until_ms is None or at_ms < self.until_ms)
+            and _in(headers.get(HEADERS["reason"], b""), self.reasons)
             and _in(headers.get(HEADERS["http_status"], b""), self.statuses)
             and _in(headers.get(HEADERS["destination"], b""), self.destinations)
             and _in(key or b"", self.workspaces)
@@ -189,7 +186,6 @@ class Tally:
         self._now_ms = now_ms
 
     def add(self, headers: Headers, key: bytes | None, at_ms: int) -> None:
-        """Count one dead letter."""
         disposition, reason, status, destination = (headers.get(name, b"") for name in _CAUSE)
         cause = (disposition, reason, status, key or b"", destination)
         group = self.groups.get(cause) or self._new(cause, headers)

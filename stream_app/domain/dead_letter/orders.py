@@ -305,8 +305,7 @@ class ReplayOrders:
         if command is None:
             name = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID]
             text = "this is no command that this version knows"
-            answer = CommandAnswer(name, False, now_ms, 0, "replay", reason="unreadable", text=text)
-            return Effect({key: None}, answer)
+            return Effect({key: None}, CommandAnswer(name, False, now_ms, 0, "replay", reason="unreadable", text=text))
         command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT))
         changed, reason, text = self._effect(command, now_ms)
         kind = "replay" if command.kind == "start" else f"replay_{command.kind}"

@@ -199,7 +199,6 @@ class Turns:
         self._holds: dict[str, dict[str, _Hold]] = {}
 
     def apply(self, view: LaneView) -> None:
-        """Take in the view of a lane."""
         before = self._holds.get(view.workspace, {})
         now = self._holds[view.workspace] = {alias: before.get(alias) or _Hold() for alias in view.turns}
         for alias, until_ms in view.turns.items():
@@ -298,7 +297,6 @@ class RedriveDedup:
             self._passed[partition] = max(self._passed[partition], came.offset, came.skip_to)
 
     def apply_retry(self, headers: Headers) -> None:
-        """Apply a record of `leads.retry`."""
         if (record_id := headers.get(HEADERS["redriven_from"])) is not None:
             self._sent.add(record_id.decode("utf-8", "replace"))
 

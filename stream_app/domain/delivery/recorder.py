@@ -184,8 +184,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         if row.replay > policy.max_replays:
             return Reason("replay_cap", "replayed more often than max_replays allows")
         if row.returns > MAX_RETURNS:
-            text = f"replayed {row.returns} times over {row.epoch} rewinds: find the cause first"
-            return Reason("loop_guard", text)
+            return Reason("loop_guard", f"replayed {row.returns} times over {row.epoch} rewinds: find the cause first")
         return None
 
     def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None, before: Delivery | None = None) -> None:

@@ -72,7 +72,6 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, also=tuple(map(hash_of, person.aliases[len(self.aliases) :])))
 
     def begin(self, now_ms: int) -> Delivery:
-        """Return the first row of its history."""
         return begin(self.envelope, now_ms, self.identity, self.company, self.people)
 
 
@@ -151,8 +150,7 @@ def find_lead_ref(
     if workspace in plan.workspaces and plan.home_of(workspace) != consumed.partition:
         return None
     plain = delivery_key(workspace, alias, lead_id)
-    forced_origin = envelope.dead_letter or envelope.origin
-    keys = (delivery_key(workspace, alias, lead_id, forced_origin), plain)
+    keys = (delivery_key(workspace, alias, lead_id, envelope.dead_letter or envelope.origin), plain)
     key = next((key for key in keys if (row := find(key)) is not None and row.origin == envelope.origin), None)
     if key is None and envelope.way not in RETURNS:
         return None

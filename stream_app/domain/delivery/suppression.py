@@ -104,14 +104,9 @@ def suppression_reason(case: ResolvedLead, find: Callable[[bytes], Suppression |
     if case.lead.import_id:
         rows.append(import_row(workspace, case.lead.import_id))
     for suppression in filter(None, map(find, rows)):
-        if _binds(suppression, case):
+        # A cancellation ignores what was published or redriven after it.
+        redriven = case.envelope.way == "redriven" and suppression.reason == "cancelled"
+        published_ms = case.consumed.timestamp_ms if redriven else case.envelope.origin_ms
+        if suppression.reason == "suppressed" or published_ms <= suppression.at_ms:
             return Reason(suppression.reason, f"{TEXT[suppression.reason]} (command {suppression.command})")
     return None
-
-
-def _binds(suppression: Suppression, case: ResolvedLead) -> bool:
-    """Return True if the suppression applies: a cancellation ignores what was published or redriven after it."""
-    if suppression.reason == "suppressed":
-        return True
-    redriven = case.envelope.way == "redriven" and suppression.reason == "cancelled"
-    return (case.consumed.timestamp_ms if redriven else case.envelope.origin_ms) <= suppression.at_ms

@@ -122,13 +122,12 @@ def decide(
         if now_ms < bucket.blocked_until_ms:
             held = Held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
         return msgspec.structs.replace(lane, rate=bucket), held
-    counted = quota.count(hooks, picked.webhook_id)
     consumed = msgspec.structs.replace(
         lane,
         breaker=tripped,
         rate=bucket,
         budget=reserved[0],
-        quota=counted,
+        quota=quota.count(hooks, picked.webhook_id),
         suspension=suspended,
         shadowed=lane.shadowed + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
     )

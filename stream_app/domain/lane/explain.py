@@ -235,8 +235,7 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
     what, waiting = f"leads of {names}: {part.text}", _behind(lane)
     if part.bulk:
         what, waiting = f"bulk leads of {names}: {part.text}", lane.waiting.get(_BULK, 0)
-    ends = lifts(part.holds, view.workspace)
-    return Finding(part.holds, what, lane.workspace, True, 0, part.until_ms, ends, waiting)
+    return Finding(part.holds, what, lane.workspace, True, 0, part.until_ms, lifts(part.holds, view.workspace), waiting)
 
 
 def _suspended_webhooks(lane: LaneFacts, view: LaneView, named_in: Sequence[str]) -> Iterator[Finding]:

@@ -201,8 +201,7 @@ def _force(lane: Lane, mode: breaker.Mode, text: str, by: Actor) -> Answer:
 
 def _reset(lane: Lane, now_ms: int) -> Answer:
     fresh = breaker.Breaker(epoch=lane.breaker.epoch + 1, since_ms=now_ms, next_lease=lane.breaker.next_lease)
-    hooks = quota.resumed(lane.quota)
-    lane = replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None, quota=hooks)
+    lane = replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None, quota=quota.resumed(lane.quota))
     rest = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []
     still = f"; still in force: {' and '.join(rest)}" if rest else ""
@@ -239,8 +238,7 @@ def _plain(policy: Workspace, key: str) -> str:
 
 def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answer:
     rules = in_force(policy, lane.changes).budget
-    cost = Cost(order.credits, order.actions)
-    corrected = budget.correct(rules, lane.budget, cost, now_ms, order.period == "day")
+    corrected = budget.correct(rules, lane.budget, Cost(order.credits, order.actions), now_ms, order.period == "day")
     if isinstance(corrected, budget.Refused):
         return Answer(lane, "refused: the clock is behind the books, so it is not known which day it is", done=False)
     after = meters(rules, corrected, now_ms)
@@ -260,5 +258,4 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
         webhook = replace(webhook, count=order.count)
     webhooks = quota.Quota({**lane.quota.webhooks, webhook_id: webhook})
     use = f"out of use ({webhook.dead})" if webhook.dead else "suspended (404)" if webhook.suspension else "in use"
-    text = f"webhook {webhook_id}: {count(webhook.count, 'submission')}, {use}"
-    return Answer(replace(lane, quota=webhooks), text)
+    return Answer(replace(lane, quota=webhooks), f"webhook {webhook_id}: {count(webhook.count, 'submission')}, {use}")

@@ -55,8 +55,7 @@ def settled(
     """
     policy = in_force(policy, lane.changes)
     if grant.webhook_probe is not None and not isinstance(outcome, Gone):
-        accepted = isinstance(outcome, Accepted)
-        hooks = quota.probed(lane.quota, grant.webhook_id, grant.webhook_probe, accepted, now_ms)
+        hooks = quota.probed(lane.quota, grant.webhook_id, grant.webhook_probe, isinstance(outcome, Accepted), now_ms)
         lane = msgspec.structs.replace(lane, quota=hooks)
     match outcome:
         case Accepted():
@@ -76,8 +75,7 @@ def settled(
             lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
             return _with_probe_released(lane, grant, now_ms), Settlement(True, now_ms)
         case Refused():
-            alone = in_flight <= 1 and not others_wait
-            return _refused(policy, lane, grant, outcome, now_ms, rand, alone)
+            return _refused(policy, lane, grant, outcome, now_ms, rand, in_flight <= 1 and not others_wait)
         case RateLimited():
             lane = _without_verdict(lane, grant, now_ms)
             after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
@@ -107,8 +105,7 @@ def dead_letter_counted(policy: Workspace, lane: Lane, grant: Grant, cause: str,
     """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
     policy = in_force(policy, lane.changes)
     seen = window.record_dead_letter(window.LAST_MINUTE, lane.window, now_ms)
-    guard = suspension.counted(lane.flood_guard, cause)
-    lane = msgspec.structs.replace(lane, flood_guard=guard, window=seen)
+    lane = msgspec.structs.replace(lane, flood_guard=suspension.counted(lane.flood_guard, cause), window=seen)
     totals = window.totals(window.LAST_MINUTE, seen, now_ms)
     why = suspension.flooded(policy.flood_guard, lane.flood_guard, totals)
     if not why and not (lane.suspension is not None and lane.suspension.reason == suspension.FLOOD):
@@ -200,8 +197,7 @@ def _refused(
 
 def _with_latency(policy: Workspace, lane: Lane, latency_ms: int, in_flight: int) -> Lane:
     """Learn from a call how many may be in flight."""
-    rate_per_s = policy.rate.rate_per_s
-    limit = concurrency.answered(policy.max_in_flight, lane.concurrency, latency_ms, in_flight, rate_per_s)
+    limit = concurrency.answered(policy.max_in_flight, lane.concurrency, latency_ms, in_flight, policy.rate.rate_per_s)
     return msgspec.structs.replace(lane, concurrency=limit)
 
 

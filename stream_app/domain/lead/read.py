@@ -103,8 +103,7 @@ def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadabl
     if not value:
         return Unreadable("empty", "The record's value is empty")
     if len(value) > max_bytes:
-        text = f"The record has {len(value)} bytes, more than the {max_bytes} that Clay takes"
-        return Unreadable("oversize", text)
+        return Unreadable("oversize", f"The record has {len(value)} bytes, more than the {max_bytes} that Clay takes")
     try:
         check_depth(value)
         document = msgspec.json.decode(value)

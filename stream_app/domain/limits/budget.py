@@ -74,7 +74,6 @@ class BudgetPolicy(Policy, frozen=True):
     shadow: bool = False
 
     def problems(self) -> list[str]:
-        """Return what is wrong, one line per key."""
         problems = super().problems()
         try:
             ZoneInfo(self.tz)
@@ -238,8 +237,7 @@ def reserve(
         reserved_day = msgspec.structs.replace(reserved_day, shadowed=day.shadowed + 1)
     days, days_folded = _put(state.days, state.days_folded, reserved_day)
     months, months_folded = _put(state.months, state.months_folded, reserved_month)
-    reservation = Reservation(day.id, month.id, cost.credits, cost.actions)
-    return Budget(days, months, days_folded, months_folded), reservation
+    return Budget(days, months, days_folded, months_folded), Reservation(day.id, month.id, cost.credits, cost.actions)
 
 
 def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: bool) -> Budget | Refused:

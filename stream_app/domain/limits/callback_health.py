@@ -77,8 +77,7 @@ def record_overdue(state: CallbackHealth, destination: str, accepted_ms: int) ->
     if accepted_ms <= max(before.last_ms, before.ignored_until_ms):
         return state
     oldest_ms = min(before.oldest_ms or accepted_ms, accepted_ms)
-    after = msgspec.structs.replace(before, overdue=before.overdue + 1, oldest_ms=oldest_ms)
-    return _with(state, destination, after)
+    return _with(state, destination, msgspec.structs.replace(before, overdue=before.overdue + 1, oldest_ms=oldest_ms))
 
 
 def are_missing(policy: CallbackHealthPolicy, state: CallbackHealth, destination: str) -> bool:

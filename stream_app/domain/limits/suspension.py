@@ -131,8 +131,7 @@ def permit(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> tuple[Su
     lease_until_ms = no_later(state.lease_until_ms, now_ms, lease_ms)
     due_ms = max(probe_at_ms, lease_until_ms)
     if now_ms < due_ms:
-        kept = msgspec.structs.replace(state, probe_at_ms=probe_at_ms, lease_until_ms=lease_until_ms)
-        return kept, Wait(due_ms)
+        return msgspec.structs.replace(state, probe_at_ms=probe_at_ms, lease_until_ms=lease_until_ms), Wait(due_ms)
     lease_until_ms = now_ms + lease_ms
     state = msgspec.structs.replace(state, probe=state.probe + 1, lease_until_ms=lease_until_ms)
     return state, Probe(state.probe, state.since_ms)

@@ -25,10 +25,9 @@ def outside(table: msgspec.Struct) -> list[str]:
 
 @cache
 def _ranges(kind: type[msgspec.Struct]) -> dict[str, Range]:
-    hints = get_type_hints(kind, include_extras=True)
     return {
         key: constraint
-        for key, hint in hints.items()
+        for key, hint in get_type_hints(kind, include_extras=True).items()
         for constraint in getattr(hint, "__metadata__", ())
         if isinstance(constraint, Range)
     }

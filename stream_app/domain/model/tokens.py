@@ -39,26 +39,18 @@ class Keys:
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets:
             raise ValueError("the list of signing keys is empty: give at least one")
-        self._keys = {
+        self.by_id = {
             sha256(b"stream-app key id 1:" + secret.encode()).hexdigest()[:8]: secret.encode() for secret in secrets
         }
-
-    @property
-    def first(self) -> str:
-        """The id of the key that signs."""
-        return next(iter(self._keys))
-
-    def get(self, key_id: str) -> bytes | None:
-        """Return the secret with that id."""
-        return self._keys.get(key_id)
+        self.first = next(iter(self.by_id))  # the id of the key that signs
 
     def __repr__(self) -> str:
-        return f"Keys({', '.join(self._keys)})"
+        return f"Keys({', '.join(self.by_id)})"
 
 
 def sign(keys: Keys, workspace: str, destination: str, lead_id: str, forced_origin: str = "") -> str:
     """Return the token of a lead. `forced_origin`: the origin of a forced lead's record."""
-    return _token(keys.first, keys.get(keys.first) or b"", (workspace, destination, lead_id, forced_origin))
+    return _token(keys.first, keys.by_id[keys.first], (workspace, destination, lead_id, forced_origin))
 
 
 def problem_of(keys: Keys, token: str) -> TokenProblem | None:
@@ -84,7 +76,7 @@ def _parts(keys: Keys, token: str) -> tuple[str, bytes, str] | TokenProblem:
     origin = _decoded(encoded) if forced else ""
     if len(token) > _MAX_TOKEN_CHARACTERS or not mac or origin is None:
         return "malformed"
-    secret = keys.get(key_id)
+    secret = keys.by_id.get(key_id)
     return "unknown_key" if secret is None else (key_id, secret, origin)
 
 
