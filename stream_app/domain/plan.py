@@ -277,25 +277,14 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):
-    """The whole configuration of the pipeline.
+    """The whole configuration of the pipeline: workspaces by name, destinations by alias, and its policies.
 
     An operator may replace workspaces and destinations while the worker runs (config/reload.py). Nothing else changes.
     No look-up takes longer with more workspaces. `dict=True` is for the indexes behind that.
 
-    Attributes:
-        topics: The names on Kafka.
-        partitions: The number of partitions, the same for all topics.
-        workspaces: By name.
-        destinations: By alias.
-        pins: Workspace -> the partition that the configuration assigns to it.
-        delivery: Limits of the pipeline.
-        shares: The shares of a lane's sends.
-        replay: When dead letters and deferred leads come back.
-        app: The version that is written into headers and events.
-        callback_keys: The keys that sign callback tokens; None if no table echoes a token.
-        cache: How long cached results count.
-        sizes: Limits of records and requests.
-        traces: True if each row for Clay carries the lead's `traceparent`.
+    `partitions`: the number of all topics. `pins`: workspace -> the partition that the configuration assigns to it.
+    `app`: the version that is written into headers and events. `callback_keys`: those that sign callback tokens; None
+    if no table echoes a token. `traces`: each row for Clay carries the lead's `traceparent`.
     """
 
     topics: TopicNames

@@ -131,12 +131,10 @@ def is_sampled(sampling: Sampling, events: Sequence[StatusEvent], rested_ms: int
 
 
 def spans_of(events: Sequence[StatusEvent], clay: Mapping[str, Mapping[str, Value]] = _UNKNOWN) -> list[Span]:
-    """Return the spans of one input record.
+    """Return the spans of one input record. `clay`: attributes of POSTs by destination, as `clay_of` returns them.
 
-    Args:
-        events: Its events in sequence, without gaps. The root is among the spans if the first event is. If they follow
-            events that were exported before, the first event says how long the last of those was the present one.
-        clay: Attributes of POSTs by destination, as `clay_of` returns them.
+    `events`: in sequence, without gaps. The root is among the spans if the first event is. If they follow events that
+    were exported before, the first event says how long the last of those was the present one.
     """
     spans = [_root(events)] if events[0].seq == 1 else []
     for event, after in pairwise((*_previous(events[0]), *events)):

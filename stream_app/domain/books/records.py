@@ -150,12 +150,7 @@ class StatusCount(msgspec.Struct):
 
 
 class Totals:
-    """Adds leads and records up by column. Input records = the sum of `columns`.
-
-    Attributes:
-        columns: By column. All columns are there, also those without a record.
-        not_leads: Callbacks that settled no lead, erasures and corrections, by status.
-    """
+    """Adds leads and records up by column, also by empty ones; the sum is the input. `not_leads`: others, by status."""
 
     def __init__(self) -> None:
         self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}
@@ -203,14 +198,10 @@ decode_event: Final = msgspec.json.Decoder(Event).decode  # raises one of `UNREA
 
 
 class RecordHistory(msgspec.Struct, array_like=True, gc=False):
-    """What the events of one record say.
+    """What the events of one record say. `status`, `seq` and `at_ms` (epoch ms) are of the last; "" and 0 without one.
 
-    Attributes:
-        status: The last status; "" without an event.
-        seq: Sequence number of the last event; 0 without an event.
-        at_ms: Time of the last event, epoch ms.
-        rerouted: True if the first event is `rerouted`. It is in another partition than the rest, so it may come later.
-        headless: True if the first event that was read has a sequence number above 1.
+    `rerouted`: the first event is `rerouted`. It is in another partition than the rest, so it may come later.
+    `headless`: the first event that was read has a sequence number above 1.
     """
 
     lead_id: str = ""
@@ -301,15 +292,11 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """What was found of a record beside its events.
+    """What was found of a record beside its events. `gone`: retention has deleted it.
 
-    Attributes:
-        is_input: It is an input record on a lead topic.
-        passed: The worker group's committed offset is beyond it.
-        copy: A copy of it waits in a topic, and its group has not passed that copy.
-        row: The row that its history has.
-        gone: Retention has deleted it.
-        final: Its destination has no callbacks.
+    `is_input`: it is an input record on a lead topic. `passed`: the worker group's committed offset is beyond it.
+    `copy`: a copy of it waits in a topic, and its group has not passed that copy. `row`: the row that its history has.
+    `final`: its destination has no callbacks.
     """
 
     partition: int
@@ -393,16 +380,11 @@ _GIVEN_UP: Final = frozenset({"suppressed", "expired"})
 
 
 class Kept(RecordHistory, array_like=True, gc=False):
-    """A record as the account keeps it.
+    """A record as the account keeps it, with the numbers of its import and of the dead letter that it copies, or 0.
 
-    Attributes:
-        imported: The number of its import; 0 for none.
-        letter: The number of the dead letter that it is a copy of; 0 for none.
-        rank: How it stands to the row of its lead.
-        took: The place of the event by which it got its rank, in its partition of `leads.status`.
-        counts: Whether it is the record that counts for its lead.
-        of_import: Whether it is the record that counts for its lead among those of its import.
-        follows: Whether it counts in place of another record of its lead, which may have dead letters.
+    `rank`: how it stands to the row of its lead. `took`: the place of the event by which it got its rank, in its
+    partition of `leads.status`. `counts`: it is the record that counts for its lead; `of_import`: among those of its
+    import. `follows`: it counts in place of another record of its lead, which may have dead letters.
     """
 
     imported: int = 0
@@ -455,14 +437,11 @@ def is_at_rest(status: str, *, final: bool) -> bool:
 def state_of(
     seq: int, returns: bool, own: tuple[str, int] | None, follower: str | None, *, final: bool
 ) -> DeadLetterState:
-    """Return what has become of a dead letter.
+    """Return what has become of a dead letter, which was written with the event `seq` of its record.
 
-    Args:
-        seq: The sequence number of the event with which it was written.
-        returns: It comes back by itself.
-        own: The status of its record now, and the sequence number; None if it is not known.
-        follower: The status of the record that stands for it now: its copy, or a later record of its lead. None: none.
-        final: The destination of that record has no callbacks.
+    `returns`: it comes back by itself. `own`: the status of its record now, and the sequence number; None if it is not
+    known. `follower`: the status of the record that stands for it now, its copy or a later record of its lead, if there
+    is one. `final`: the destination of that record has no callbacks.
     """
     status = own[0] if own is not None and own[1] > seq else follower
     if status is None:

@@ -31,14 +31,11 @@ class CallbackHealthPolicy(Policy, frozen=True):
 
 
 class DestinationCallbacks(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The callbacks of one destination. Times are epoch ms.
+    """The callbacks of one destination. Times are epoch ms. `last_ms`: of the last callback that settled a lead.
 
-    Attributes:
-        last_ms: The last callback that settled a lead.
-        overdue: Overdue leads that were accepted after it.
-        oldest_ms: When the oldest of them was accepted.
-        reported_ms: When missing callbacks were reported; 0 if they were not.
-        ignored_until_ms: When the last such report that has ended was made. Leads accepted before it prove nothing.
+    `overdue`: leads that were accepted after it, the oldest of them at `oldest_ms`. `reported_ms`: when missing
+    callbacks were reported; 0 if they were not. `ignored_until_ms`: when the last such report that has ended was made.
+    Leads accepted before it prove nothing.
     """
 
     last_ms: int = 0

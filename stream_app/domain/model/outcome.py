@@ -66,14 +66,10 @@ class Poison(_Answered, frozen=True, gc=False):
 
 
 class _Failed(msgspec.Struct, frozen=True, gc=False):
-    """The lead was not accepted, as far as is known. Counts for the breaker.
+    """The lead was not accepted, as far as is known. Counts for the breaker. `latency_ms`: of the whole exchange.
 
-    Attributes:
-        reason: An `UnsentReason`, an `UncertainReason` or `http_<status>`.
-        latency_ms: From the start of the exchange to its end.
-        http_status: The status, if one came back.
-        text: The reason in words.
-        excerpt: The beginning of the answer, scrubbed.
+    `reason`: an `UnsentReason`, an `UncertainReason` or `http_<status>`; `text`: in words. `http_status`: if one came
+    back. `excerpt`: the beginning of the answer, scrubbed.
     """
 
     reason: str
