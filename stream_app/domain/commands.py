@@ -200,17 +200,17 @@ def read_entries(kind: CommandKind, entered: Mapping[str, str | bool]) -> tuple[
 @cache
 def entries(kind: CommandKind) -> tuple[Entry, ...]:
     """Return what a person enters for a kind of command."""
-    found, hints = list[Entry](), get_type_hints(ARGUMENTS[kind], include_extras=True)
+    wanted, hints = list[Entry](), get_type_hints(ARGUMENTS[kind], include_extras=True)
     for field in cast(inspect.StructType, inspect.type_info(ARGUMENTS[kind])).fields:
         hint, key = hints[field.name], field.encode_name
         if isinstance(field.type, inspect.DictType):  # its keys are entries, and there None is a value: no limit
             names, value = get_args(hint)
             for name in get_args(names):
-                found.append(_entry(Entry(name, (key, name), value, words={"none": None}), field.type.value_type))
+                wanted.append(_entry(Entry(name, (key, name), value, words={"none": None}), field.type.value_type))
         else:
             default = field.default if isinstance(field.default, str) else ""
-            found.append(_entry(Entry(field.name, (key,), hint, required=field.required, default=default), field.type))
-    return tuple(found)
+            wanted.append(_entry(Entry(field.name, (key,), hint, required=field.required, default=default), field.type))
+    return tuple(wanted)
 
 
 def _entry(entry: Entry, kind: inspect.Type) -> Entry:
