@@ -136,8 +136,6 @@ def suspend_destination(policy: Workspace, lane: Lane, destination: Destination,
     fresh = suspension.begin(
         *(policy.suspension, callback_health.REASON, text, now_ms, alias, destination.setup_id), one_destination=True
     )
-    return msgspec.structs.replace(
-        lane,
-        suspension=suspension.suspend(policy.suspension, lane.suspension, fresh),
-        callback_health=callback_health.record_report(lane.callback_health, alias, now_ms),
-    )
+    after = suspension.suspend(policy.suspension, lane.suspension, fresh)
+    health = callback_health.record_report(lane.callback_health, alias, now_ms)
+    return msgspec.structs.replace(lane, suspension=after, callback_health=health)

@@ -309,14 +309,9 @@ class ReplayOrders:
         command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT))
         changed, reason, text = self._effect(command, now_ms)
         kind = "replay" if command.kind == "start" else f"replay_{command.kind}"
-        return Effect(
-            {**dict(map(progress_row, changed)), key: None},
-            CommandAnswer(
-                *(command.id, not reason, now_ms, 0, kind, "", command.who, command.why, command.at_ms),
-                reason=reason,
-                text=text,
-            ),
-        )
+        rows: dict[bytes, bytes | None] = {**dict(map(progress_row, changed)), key: None}
+        who, why, at_ms = command.who, command.why, command.at_ms
+        return Effect(rows, CommandAnswer(command.id, not reason, now_ms, 0, kind, "", who, why, at_ms, reason, text))
 
     def _effect(self, command: ReplayCommand, now_ms: int) -> tuple[list[ReplayProgress], str, str]:
         """Return the changed replays, why nothing was changed (a code), and the outcome in words."""

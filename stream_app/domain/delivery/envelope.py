@@ -146,13 +146,8 @@ def input_envelope(consumed: ConsumedRecord) -> Envelope:
     traceparent = consumed.header("traceparent") if consumed.headers else None
     trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     trace_id, parent_id, flags = trace.groups() if trace else ("", "", "0")
-    return Envelope(
-        origin=consumed.record_id,
-        origin_ms=consumed.timestamp_ms,
-        trace_id=trace_id,
-        parent_id=parent_id,
-        sampled=bool(int(flags, 16) & _SAMPLED),
-    )
+    sampled = bool(int(flags, 16) & _SAMPLED)
+    return Envelope(consumed.record_id, consumed.timestamp_ms, trace_id=trace_id, parent_id=parent_id, sampled=sampled)
 
 
 def read_envelope(consumed: ConsumedRecord) -> Envelope:

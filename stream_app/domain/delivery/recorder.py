@@ -34,6 +34,7 @@ from stream_app.domain.model.records import ConsumedRecord, Record, Rows, trace_
 from stream_app.domain.plan import MAX_RETURNS, Destination, Plan, ReplayPolicy
 
 _json: Final = msgspec.json.Encoder()
+Aliases = Iterable[tuple[bytes, bytes | None]]  # keys of alias rows with their new values
 LeadT_co = TypeVar("LeadT_co", bound=LeadRef, covariant=True)
 
 
@@ -92,12 +93,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        resolved: LeadT_co,
-        row: Delivery,
-        replaced: Delivery | None = None,
-        aliases: Iterable[tuple[bytes, bytes | None]] = (),
+        self, plan: Plan, resolved: LeadT_co, row: Delivery, replaced: Delivery | None = None, aliases: Aliases = ()
     ) -> None:
         self.resolved = resolved
         self.row = row
@@ -137,19 +133,13 @@ class DeliveryRecorder(Generic[LeadT_co]):
         return self.step()
 
     def go(
-        self,
-        state: Status,
-        now_ms: int,
-        why: Reason = NO_REASON,
-        spent: Reservation | None = None,
-        /,
-        **changes: object,
+        self, state: Status, now_ms: int, why: Reason = NO_REASON, spent: Reservation | None = None, /, **fields: object
     ) -> None:
-        """Make a legal step, with its event. `spent` was booked with it, `changes` are other fields of the row."""
+        """Make a legal step, with its event. `spent` was booked with it, `fields` are others of the row that change."""
         before = self.row
         if state == "accepted" and why.http_status is not None:
-            changes["accepted_at_ms"] = now_ms
-        self.row = step(before, state, now_ms, **changes)
+            fields["accepted_at_ms"] = now_ms
+        self.row = step(before, state, now_ms, **fields)
         if self.row.final and not before.final:
             self._measure()
         self.emit(why, spent, before)
@@ -189,10 +179,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
     def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None, before: Delivery | None = None) -> None:
         """Record the event of the row's present state; `before` is the row before the step."""
-        row, resolved = self.row, self.resolved
-        event = event_of(
-            self._plan, row, resolved.destination.workspace, resolved.destination.alias, resolved.lead_id, why
-        )
+        row, resolved, table = self.row, self.resolved, self.resolved.destination
+        event = event_of(self._plan, row, table.workspace, table.alias, resolved.lead_id, why)
         more: dict[str, object] = {}  # few steps have these, and a call with more than 15 keywords builds a dict first
         if spent is not None:
             more.update(credits=spent.credits, actions=spent.actions, day=spent.day, month=spent.month)

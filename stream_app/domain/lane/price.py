@@ -86,11 +86,10 @@ def part(destination: str, leads: int, usual: Cost, most: Cost, learned: Mapping
 
 def quote(policy: Workspace, view: LaneView | None, parts: Iterable[Part], now_ms: int) -> Quote:
     """Return the quote for one workspace. Without a `view` it is made from the configuration."""
-    policy, rate_per_s = in_force(policy, view.changes if view is not None else ()), math.inf
     if view is None:
-        return _quote(policy, parts, {}, rate_per_s, now_ms, known=False)
-    holds = (view.text or view.holds) if view.holds else ""
-    return _quote(policy, parts, view.meters, view.rate_per_s or rate_per_s, now_ms, holds=holds)
+        return _quote(policy, parts, {}, math.inf, now_ms, known=False)
+    policy, holds = in_force(policy, view.changes), (view.text or view.holds) if view.holds else ""
+    return _quote(policy, parts, view.meters, view.rate_per_s or math.inf, now_ms, holds=holds)
 
 
 def quote_of_replay(policy: Workspace, lane: Lane, parts: Iterable[Part], pace_per_s: float, now_ms: int) -> Quote:

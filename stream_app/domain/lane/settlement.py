@@ -8,6 +8,7 @@ from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted, mode_of
 from stream_app.domain.limits import breaker, budget, callback_health, concurrency, meters, rate, suspension, window
 from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.limits.suspension import Probe
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.model.text import count
@@ -25,7 +26,7 @@ class Settlement(msgspec.Struct, frozen=True):
     counts: bool
     wait_until_ms: int
     text: str = ""
-    spent: budget.Reservation | None = None
+    spent: Reservation | None = None
     run: int = 0
     alone: bool = True
 
@@ -114,19 +115,14 @@ def dead_letter_counted(policy: Workspace, lane: Lane, grant: Grant, cause: str,
     return _suspended(policy, lane, grant.destination, suspension.FLOOD, text, now_ms, grant.probe)
 
 
-def charged(lane: Lane, reservation: budget.Reservation) -> Lane:
+def charged(lane: Lane, reservation: Reservation) -> Lane:
     """Book a reservation as spent in full: nothing can show any more that it cost less."""
-    cost = budget.Cost(reservation.credits, reservation.actions)
+    cost = Cost(reservation.credits, reservation.actions)
     return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost))
 
 
 def book_callback(
-    policy: Workspace,
-    lane: Lane,
-    destination: Destination,
-    reservation: budget.Reservation,
-    cost: budget.Cost,
-    now_ms: int,
+    policy: Workspace, lane: Lane, destination: Destination, reservation: Reservation, cost: Cost, now_ms: int
 ) -> Lane:
     """Book the cost that a callback reports, and learn from it. More than the ceiling suspends the lane."""
     known = lane.estimates.get(destination.alias) or meters.first_estimate(destination.estimate)
@@ -228,7 +224,7 @@ def _without_verdict(lane: Lane, grant: Grant, now_ms: int, keep_probe: bool = F
 
 
 def _refunded(lane: Lane, grant: Grant) -> Lane:
-    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, grant.reservation, budget.Cost()))
+    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, grant.reservation, Cost()))
 
 
 def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:

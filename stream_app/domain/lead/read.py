@@ -88,11 +88,8 @@ def _checked(lead: Lead, workspace: str) -> Lead | Unreadable:
         return Unreadable("too_many_marks", text, workspace)
     cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
     if not says_who(cleaned):
-        return Unreadable(
-            "no_identity",
-            "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field",
-            workspace,
-        )
+        missing = "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field"
+        return Unreadable("no_identity", missing, workspace)
     return cleaned
 
 

@@ -79,10 +79,10 @@ def proxy_problem(url: str) -> str | None:
     wanted = "the proxy's URL must be like http://user:password@proxy.example.com:3128"
     try:
         parts = urlsplit(url)
-        complete = parts.hostname and parts.port
+        complete = parts.hostname and parts.port and url.isascii() and url.isprintable() and " " not in url
     except ValueError:
-        return f"{wanted}; write special characters of user and password as %XX"
-    if not url.isascii() or not url.isprintable() or " " in url or not complete:
+        complete = False
+    if not complete:
         return f"{wanted}; write special characters of user and password as %XX"
     if parts.scheme != "http":
         return f"{wanted}: an HTTP proxy, which passes TLS on by CONNECT"
