@@ -150,7 +150,7 @@ class StatusCount(msgspec.Struct):
 
 
 class Totals:
-    """Adds leads and records up by column, also by empty ones; the sum is the input. `not_leads`: others, by status."""
+    """Adds leads and records up by column: all are there, and their sum is the input. `not_leads`: others by status."""
 
     def __init__(self) -> None:
         self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}

@@ -71,7 +71,7 @@ class Quote(msgspec.Struct, frozen=True):
 
 
 def part(destination: str, leads: int, usual: Cost, most: Cost, learned: Mapping[str, Estimate]) -> Part:
-    """Return the cost of leads of one destination, `usual` and `most` by configuration, `learned` by the lane."""
+    """Return the cost of leads of one destination: `usual` and `most` as configured, `learned` as its lane knows it."""
     estimate = learned.get(destination) or first_estimate(usual)
     return Part(
         destination,
