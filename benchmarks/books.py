@@ -18,15 +18,16 @@ import msgspec
 import psutil
 from rich.console import Console
 
-from stream_app.client.books import Books, BooksTerms
+from stream_app.client.books import Books
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import person_key
-from stream_app.domain.limits.budget import Budget, BudgetPolicy, Period, Reservation
+from stream_app.domain.limits.budget import Budget, Period, Reservation
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Destination, Plan, Workspace
 
 PARTITIONS = 8
 NOW_MS, DAY, MONTH = 1_796_000_000_000, "2026-11-30", "2026-11"
@@ -71,9 +72,11 @@ def events(partition: int, leads: int) -> Iterator[bytes]:
 def measure(leads: int) -> tuple[BooksReport, float, int]:
     """The closed books, the seconds that they took without the making of the stream, and the resident bytes at most."""
     rss, most_bytes = psutil.Process().memory_info, 0
-    names = [f"w{number}" for number in range(PARTITIONS)]
-    final = {f"people-{number}" for number in range(PARTITIONS)}
-    books = Books(BooksTerms(dict.fromkeys(names, BudgetPolicy()), final, 30 * 86_400_000, TopicNames()))
+    plan = Plan(TopicNames(), PARTITIONS, {}, {})
+    for number in range(PARTITIONS):
+        plan.workspaces[f"w{number}"] = Workspace(f"w{number}")
+        plan.destinations[f"people-{number}"] = Destination(f"people-{number}", f"w{number}", callbacks=False)
+    books = Books(plan)
     per_partition, clock, seconds = leads // PARTITIONS, time.perf_counter, 0.0
     for partition in range(PARTITIONS):
         books.partition(partition, exact=True, kept=True)

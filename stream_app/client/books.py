@@ -17,8 +17,8 @@ Records that an event of the cut refers to were on their topics before the third
 import asyncio
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Set
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import groupby
@@ -54,14 +54,14 @@ from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
 from stream_app.domain.delivery.parked import is_open
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.limits.budget import BudgetPolicy, Reservation
+from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.model.messages import RESEND, Status
 from stream_app.domain.model.records import ConsumedRecord
-from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.model.untrusted import UNREADABLE
-from stream_app.kafka.connection import open_admin
-from stream_app.kafka.groups import committed_offsets
+from stream_app.domain.plan import Plan
+from stream_app.domain.result import DAY_MS
+from stream_app.kafka.groups import look_at
 from stream_app.kafka.readers import Progress, Reader
 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
@@ -76,27 +76,16 @@ _PREPARE: Final = (
     "BEGIN",
 )
 
+_RECORD: Final = "INSERT INTO records (id, {0}) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET {0} = excluded.{0}"
+_INPUT: Final = _RECORD.format("passed")
+_COPY: Final = _RECORD.format("copy")
+_ROW: Final = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)"
+
 _delivery: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
 _history: Final = msgspec.msgpack.Decoder(Kept)
 _row: Final = msgspec.msgpack.Decoder(Row)
 _encode: Final = msgspec.msgpack.Encoder().encode
-
-
-class BooksTerms(msgspec.Struct, frozen=True):
-    """What the books need from the configuration.
-
-    Attributes:
-        workspaces: Workspace -> budget.
-        final: Aliases of the destinations that have no callbacks.
-        freshness_ms: How long a final row must be kept, in ms.
-        topics: The names on Kafka.
-    """
-
-    workspaces: Mapping[str, BudgetPolicy]
-    final: Set[str]
-    freshness_ms: int
-    topics: TopicNames
 
 
 class _Partition(msgspec.Struct):
@@ -118,19 +107,19 @@ class _Partition(msgspec.Struct):
 class Books:
     """Collects rows, events and records; `close` compares them. It names at most `limit` problems, and counts all."""
 
-    def __init__(self, terms: BooksTerms, *, limit: int = 20) -> None:
-        self._terms = terms
+    def __init__(self, plan: Plan, *, limit: int = 20) -> None:
+        self._topics = plan.topics
+        self._final = {alias for alias, destination in plan.destinations.items() if not destination.callbacks}
+        self._freshness_ms = plan.delivery.freshness_days * DAY_MS
         self._limit = limit
         self._report = BooksReport()
         self._named: set[int] = set()
         self._numbers = RecordNumbers()
         self._partitions: dict[int, _Partition] = {}
         self._begins: dict[str, int] = {}
-        self._accounts = Accounts(terms.workspaces)
+        self._accounts = Accounts({name: workspace.budget for name, workspace in plan.workspaces.items()})
         self._events: list[tuple[int, Event, bool]] = []
-        self._inputs: list[tuple[int, bool]] = []
-        self._copies: list[tuple[int]] = []
-        self._rows: dict[bytes, tuple[int, int, bytes] | None] = {}
+        self._pending = defaultdict[str, dict[int | bytes, tuple[Any, ...]]](dict)
         # A database without a name is a temporary file, which SQLite writes only when its cache is full.
         self._db = sqlite3.connect("", isolation_level=None)
         for statement in _PREPARE:
@@ -155,19 +144,17 @@ class Books:
 
         `passed`: the committed offset of the group that reads the topic is beyond it.
         """
-        topics, report = self._terms.topics, self._report
+        topics, report = self._topics, self._report
         lead_topic = consumed.topic in topics.lead_topics
         envelope = lead_envelope(consumed, topics.inputs) if lead_topic else read_envelope(consumed)
         if envelope.origin != consumed.record_id:
             report.copies += 1
             if not passed:
                 with suppress(ValueError):  # no record has that id
-                    self._copies.append((self._numbers.number(envelope.origin),))
+                    self._put(_COPY, self._numbers.number(envelope.origin), True)
         elif lead_topic and not envelope.way:  # otherwise written by another program: it has no history
             report.records += 1
-            self._inputs.append((self._numbers.number(consumed.record_id), passed))
-        if len(self._inputs) + len(self._copies) >= _BATCH:
-            self._store_records()
+            self._put(_INPUT, self._numbers.number(consumed.record_id), passed)
 
     def event(self, partition: int, raw: bytes, where: str) -> None:
         """Add an event of `leads.status`, in the order of its partition. `where`: its record's id, for messages."""
@@ -196,25 +183,26 @@ class Books:
             workspace, destination, lead_id = (_text(part) for part in key[2:].split(b"/", 2))
             try:
                 if value is None:
-                    self._rows[key] = None
-                else:
-                    delivery = _delivery.decode(value)
-                    cost = delivery.booked if is_open(delivery) else None
-                    row = Row(workspace, destination, lead_id, delivery.state, delivery.seq, delivery.reservation, cost)
-                    self._rows[key] = (partition, self._numbers.number(delivery.origin), _encode(row))
+                    self._put(_ROW, key, partition, None, None)
+                    return
+                delivery = _delivery.decode(value)
+                cost = delivery.booked if is_open(delivery) else None
+                row = Row(workspace, destination, lead_id, delivery.state, delivery.seq, delivery.reservation, cost)
+                self._put(_ROW, key, partition, self._numbers.number(delivery.origin), _encode(row))
             except UNREADABLE as error:
                 self.problem(workspace, f"a delivery's row cannot be read: {error}", lead_id)
-            if len(self._rows) >= _BATCH:
-                self._store_rows()
 
     # ------------------------------------------------------------------------------------------------ the database
 
-    def _store_records(self) -> None:
-        upsert = "INSERT INTO records (id, {0}) VALUES (?, {1}) ON CONFLICT (id) DO UPDATE SET {0} = excluded.{0}"
-        self._db.executemany(upsert.format("passed", "?"), self._inputs)
-        self._db.executemany(upsert.format("copy", "1"), self._copies)
-        self._inputs.clear()
-        self._copies.clear()
+    def _put(self, statement: str, key: int | bytes, *values: Any) -> None:
+        """Store values, many keys at a time. The last values of a key count."""
+        pending = self._pending[statement]
+        pending[key] = (key, *values)
+        if len(pending) >= _BATCH:
+            self._store(statement)
+
+    def _store(self, statement: str) -> None:
+        self._db.executemany(statement, self._pending.pop(statement).values())
 
     def _store_events(self) -> None:
         ids = msgspec.json.encode([number for number, _, _ in self._events]).decode()
@@ -237,12 +225,6 @@ class Books:
         )
         self._events.clear()
 
-    def _store_rows(self) -> None:
-        self._db.executemany("DELETE FROM rows WHERE key = ?", [(key,) for key, row in self._rows.items() if not row])
-        rows = [(key, *row) for key, row in self._rows.items() if row]
-        self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", rows)
-        self._rows.clear()
-
     def _count(self, event: Event) -> None:
         """Add up the money and the special cases of an event."""
         report, workspace = self._report, event.workspace
@@ -259,16 +241,12 @@ class Books:
     def close(self, now_ms: int) -> BooksReport:
         """Compare everything and return the report. Nothing can be added afterwards."""
         self._store_events()
-        self._store_records()
-        self._store_rows()
+        for statement in list(self._pending):
+            self._store(statement)
         self._join_rows()
-        report, totals = self._report, Totals()
-        counts: Counter[tuple[str, bool]] = Counter()
-        folded: Counter[tuple[str, bool]] = Counter()
-        others = self._others()
-        same: Counter[tuple[str, bool]] = Counter()
+        report, totals, others = self._report, Totals(), self._others()
         terms = Terms(
-            now_ms - self._terms.freshness_ms,
+            now_ms - self._freshness_ms,
             any(not state.kept for state in self._partitions.values()),
             frozenset(number for number, state in self._partitions.items() if not state.exact),
         )
@@ -278,9 +256,9 @@ class Books:
                 totals.add(status, 1, final=False)
                 continue
             if evidence.is_input and status:
-                counts[status, evidence.final] += 1
-                folded[status, evidence.final] += number in others
-                same[status, evidence.final] += evidence.row is not None and evidence.row.status == status
+                leads, rows = number not in others, evidence.row is not None and evidence.row.status == status
+                totals.add(status, leads, 1, rows, final=evidence.final)
+                report.statuses.setdefault(status, StatusCount()).add(leads, 1, rows)
             elif evidence.is_input:
                 totals.columns["waiting"].add(not evidence.passed, not evidence.passed, 0)
             else:
@@ -291,11 +269,7 @@ class Books:
             elif wrong and number not in self._named:
                 lead_id = history.lead_id or (evidence.row.lead_id if evidence.row else "")
                 self.problem(self._numbers.record_id(number), wrong, lead_id)
-        for status, final in sorted(counts, key=lambda pair: STATUSES.index(pair[0])):
-            count, rows = counts[status, final], same[status, final]
-            leads = count - folded[status, final]
-            totals.add(status, leads, count, rows, final=final)
-            report.statuses.setdefault(status, StatusCount()).add(leads, count, rows)
+        report.statuses = dict(sorted(report.statuses.items(), key=lambda item: STATUSES.index(item[0])))
         report.columns, report.not_leads = totals.columns, dict(totals.not_leads)
         for partition in sorted(self._partitions):
             report.accounts += self._lanes(partition)
@@ -317,7 +291,8 @@ class Books:
         return others
 
     def _join_rows(self) -> None:
-        """Store each row beside its history."""
+        """Store each row beside its history, but none that a tombstone has deleted."""
+        self._db.execute("DELETE FROM rows WHERE row IS NULL")
         self._db.execute(
             """INSERT INTO records (id, row) SELECT record, row FROM rows WHERE true
                ON CONFLICT (id) DO UPDATE SET row = excluded.row"""
@@ -341,7 +316,7 @@ class Books:
                     copy=bool(copy),
                     row=_row.decode(row) if row else None,
                     gone=offset < self._begins.get(log, 0),
-                    final=history.destination in self._terms.final,
+                    final=history.destination in self._final,
                 ),
             )
 
@@ -378,7 +353,6 @@ def _text(raw: bytes) -> str:
 
 _FETCH_BYTES: Final = 4 * 2**20
 _CUT_WITHIN_S: Final = 2.0
-_DAY_MS: Final = 86_400_000
 
 
 async def read_books(settings: Settings, *, limit: int, progress: Progress, say: Callable[[str], None]) -> BooksReport:
@@ -391,11 +365,10 @@ async def read_books(settings: Settings, *, limit: int, progress: Progress, say:
         StreamAppError: The temporary file cannot be written.
     """
     await kafka_ready(settings, "books", say)
-    budgets = {name: workspace.budget for name, workspace in settings.workspaces.items()}
-    freshness_ms = settings.delivery.freshness_days * _DAY_MS
-    books = Books(BooksTerms(budgets, settings.without_callbacks, freshness_ms, settings.names), limit=limit)
+    books = Books(settings.plan, limit=limit)
     try:
-        return await _BooksReader(settings, progress).read(books, Clock().now_ms)
+        await _BooksReader(settings, books, progress).read()
+        return books.close(Clock().now_ms())
     except sqlite3.OperationalError as error:
         raise StreamAppError(
             f"the temporary file of the books cannot be written ({error}): set TMPDIR to a directory with 300 MB free "
@@ -406,42 +379,41 @@ async def read_books(settings: Settings, *, limit: int, progress: Progress, say:
 class _BooksReader:
     """Fills `Books` from Kafka."""
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(self, settings: Settings, books: Books, progress: Progress) -> None:
+        self._settings = settings
         self._connection = connection_of(settings)
-        self._names = names = settings.names
+        self._names = settings.names
         self._partitions = range(settings.kafka.partitions)
-        self._return_topics = (names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s))
+        self._books = books
         self._progress = progress
-        self._read = 0
-        self._to_read = 0
 
-    async def read(self, books: Books, now_ms: Callable[[], int]) -> BooksReport:
-        """Read everything and close the books. Raises BrokerUnavailable."""
-        passed = await self._passed()
+    async def read(self) -> None:
+        """Read everything. Raises BrokerUnavailable."""
+        names, books = self._names, self._books
+        groups = await look_at(self._connection, (names.worker_app, names.replay_app))
+        passed = {place: offset for _, committed in groups.values() for place, offset in committed.items()}
+        waits = [names.wait(tier_s) for tier_s in self._settings.replay.tiers_s]
         async with self._reader() as reader:
             exact, cut = await self._cut(reader)
-            topics = (*self._names.lead_topics, *self._return_topics)
-            ends = cut | await reader.ends(self._all(*topics))
-            spans = {tp: (begin, ends[tp]) for tp, begin in (await reader.begins(ends)).items()}
-            self._to_read = sum(end - begin for begin, end in spans.values())
+            ends = cut | await reader.ends(self._all(*names.lead_topics, names.dlq, names.deferred, *waits))
+            begins = await reader.begins(ends)
             for number in self._partitions:
-                await self._rows_and_events(reader, books, number, number in exact, spans)
-            for tp in self._all(*topics):
-                await self._records(reader, books, tp, passed.get(tp, 0), spans[tp])
+                kept = begins[TopicPartition(names.status, number)] == 0
+                books.partition(number, exact=number in exact, kept=kept)
+            to_read, before = sum(ends[tp] - begin for tp, begin in begins.items()), 0
+
+            def progress(done: int, _: int) -> None:
+                self._progress(before + done, to_read)
+
+            for tp, end in ends.items():
+                span = {tp: (begins[tp], end)}
+                async for polled in reader.scan(span, on_unreadable=self._unreadable, progress=progress):
+                    for record in polled[tp]:
+                        self._add(tp, record, passed.get((tp.topic, tp.partition), 0))
+                before += max(0, end - begins[tp])
             # Retention may have removed records during the read, while their events are kept.
-            for tp, begin in (await reader.begins(self._all(*self._names.lead_topics))).items():
+            for tp, begin in (await reader.begins(self._all(*names.lead_topics))).items():
                 books.begins(tp.topic, tp.partition, begin)
-        return books.close(now_ms())
-
-    # ------------------------------------------------------------------------------------------------- the moment
-
-    async def _passed(self) -> dict[TopicPartition, int]:
-        """Return the committed offsets of both groups."""
-        passed: dict[TopicPartition, int] = {}
-        async with open_admin(self._connection) as admin:
-            for group in (self._names.worker_app, self._names.replay_app):
-                passed |= await committed_offsets(admin, group)
-        return passed
 
     async def _cut(self, reader: Reader) -> tuple[set[int], dict[TopicPartition, int]]:
         """Ends of state and status, and the partitions in which both are of the same moment.
@@ -466,48 +438,22 @@ class _BooksReader:
                 cut |= stable
         return exact, cut
 
-    # --------------------------------------------------------------------------------------------------- the reading
-
-    async def _rows_and_events(
-        self, reader: Reader, books: Books, number: int, exact: bool, spans: Mapping[TopicPartition, tuple[int, int]]
-    ) -> None:
-        state, status = TopicPartition(self._names.state, number), TopicPartition(self._names.status, number)
-        books.partition(number, exact=exact, kept=spans[status][0] == 0)
-        async for record in self._committed(reader, state, spans[state]):
-            books.row(number, record.key, record.value)
-        async for record in self._committed(reader, status, spans[status]):
-            books.event(number, record.value or b"", f"{status.topic}/{number}/{record.offset}")
-
-    async def _records(
-        self, reader: Reader, books: Books, tp: TopicPartition, passed: int, span: tuple[int, int]
-    ) -> None:
-        def unreadable(batch: UnreadableBatch) -> None:
-            what = f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
-            books.problem(f"{batch.topic}/{batch.partition}/{batch.first}", what)
-
-        async for record in self._committed(reader, tp, span, unreadable):
+    def _add(self, tp: TopicPartition, record: Any, passed: int) -> None:
+        """Add a committed record of any topic. `passed`: the committed offset of the group that reads the topic."""
+        if tp.topic == self._names.state:
+            self._books.row(tp.partition, record.key, record.value)
+        elif tp.topic == self._names.status:
+            self._books.event(tp.partition, record.value or b"", f"{tp.topic}/{tp.partition}/{record.offset}")
+        else:
             consumed = ConsumedRecord(tp.topic, tp.partition, record.offset, None, None, record.headers)
-            books.record(consumed, passed=record.offset < passed)
+            self._books.record(consumed, passed=record.offset < passed)
 
-    async def _committed(
-        self,
-        reader: Reader,
-        tp: TopicPartition,
-        span: tuple[int, int],
-        unreadable: Callable[[UnreadableBatch], None] | None = None,
-    ) -> AsyncIterator[Any]:
-        """Yield the committed records of a partition from the first offset to before the second."""
-
-        def progress(done: int, _: int) -> None:
-            self._progress(before + done, self._to_read)
-
-        before = self._read
-        async for polled in reader.scan({tp: span}, on_unreadable=unreadable, progress=progress):
-            for record in polled[tp]:
-                yield record
-        self._read = before + max(0, span[1] - span[0])
-
-    # -------------------------------------------------------------------------------------------------------- tools
+    def _unreadable(self, batch: UnreadableBatch) -> None:
+        """Report a batch of records that cannot be read. Without all rows and events the books cannot be closed."""
+        if batch.topic in (self._names.state, self._names.status):
+            raise batch
+        what = f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
+        self._books.problem(f"{batch.topic}/{batch.partition}/{batch.first}", what)
 
     def _all(self, *topics: str) -> list[TopicPartition]:
         return [TopicPartition(topic, number) for topic in topics for number in self._partitions]

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.client.books import Books, BooksTerms
+from stream_app.client.books import Books
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord
@@ -44,10 +44,7 @@ class Tape:
 
     def close(self, *, exact: bool = True, limit: int = 20) -> BooksReport:
         plan, names = self.plan, self.plan.topics
-        freshness_ms = int(plan.delivery.freshness_days * 86_400_000)
-        budgets = {name: workspace.budget for name, workspace in plan.workspaces.items()}
-        final = {alias for alias, destination in plan.destinations.items() if not destination.callbacks}
-        books = Books(BooksTerms(budgets, final, freshness_ms, names), limit=limit)
+        books = Books(plan, limit=limit)
         for number in range(plan.partitions):
             books.partition(number, exact=exact, kept=self.kept)
             for row in self.log(names.state, number):
