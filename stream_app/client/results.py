@@ -49,6 +49,7 @@ class ResultStore:
             "PRAGMA synchronous = OFF",
             "CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)",
             "CREATE TABLE people (key BLOB, lead BLOB, PRIMARY KEY (key, lead)) WITHOUT ROWID",
+            "BEGIN",
         ):
             self._db.execute(statement)
 
@@ -57,28 +58,22 @@ class ResultStore:
 
     def put(self, results: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Add results by the key of `leads.enriched`, in the order of the topic. None deletes the result."""
-        last = {_hash(key): value for key, value in results}
+        upsert = "INSERT INTO results (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
         with _room():
-            self._db.execute("BEGIN")
-            gone = [(key,) for key, value in last.items() if value is None]
-            self._db.executemany("DELETE FROM results WHERE key = ?", gone)
-            self._db.executemany(
-                "INSERT INTO results (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                [(key, value) for key, value in last.items() if value is not None],
-            )
-            self._db.execute("COMMIT")
+            for key, value in results:
+                if value is None:
+                    self._db.execute("DELETE FROM results WHERE key = ?", (_hash(key),))
+                else:
+                    self._db.execute(upsert, (_hash(key), value))
 
     def put_people(self, people: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
         """Add the leads that count for a person: by the person's alias key, the keys of their results."""
-        last = {_hash(key): leads for key, leads in people}
         with _room():
-            self._db.execute("BEGIN")
-            self._db.executemany("DELETE FROM people WHERE key = ?", [(key,) for key in last])
-            self._db.executemany(
-                "INSERT OR IGNORE INTO people VALUES (?, ?)",
-                [(key, _hash(lead)) for key, leads in last.items() for lead in leads],
-            )
-            self._db.execute("COMMIT")
+            for key, leads in people:
+                person = _hash(key)
+                self._db.execute("DELETE FROM people WHERE key = ?", (person,))
+                pairs = [(person, _hash(lead)) for lead in leads]
+                self._db.executemany("INSERT OR IGNORE INTO people VALUES (?, ?)", pairs)
 
     def of_lead(self, key: bytes) -> int:
         """Return the number of the result under that key, or 0."""
