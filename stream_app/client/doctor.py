@@ -38,17 +38,8 @@ from stream_app.domain.model.errors import (
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import shared_partitions
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
-from stream_app.kafka.connection import (
-    KafkaConnection,
-    admin_of,
-    close_admin,
-    kafka_admin,
-    kafka_producer,
-    repeated,
-    silent,
-    stop_producer,
-)
-from stream_app.kafka.groups import look_at
+from stream_app.kafka.connection import KafkaConnection, admin_of, kafka_producer, open_admin, silent, stop_producer
+from stream_app.kafka.groups import committed_offsets, look_at
 from stream_app.kafka.rights import allowed
 from stream_app.kafka.topics import check_topics
 from stream_app.trace import OtlpClient, ReceiverUnavailable, SpansRefused
@@ -119,17 +110,14 @@ async def clocks_agree(connection: KafkaConnection, transactional_id: str, topic
 
 async def may_join(connection: KafkaConnection, group: str, within_s: float) -> str:
     """Check that we may read the offsets of a group, which joining it requires. Raises ProbeFailed."""
-    admin = kafka_admin(**connection.settings())
     try:
-        async with asyncio.timeout(within_s):
-            await admin.start()
-            await repeated(partial(admin.list_consumer_group_offsets, group), within_s)
-    except (KafkaError, TimeoutError) as error:
+        async with asyncio.timeout(within_s), open_admin(connection) as admin:
+            await committed_offsets(admin, group)
+    except (StreamAppError, TimeoutError) as error:
         raise ProbeFailed(
-            f"Kafka does not show the offsets of {group} ({_name(error)}): allow Read and Describe on the group"
+            f"Kafka does not show the offsets of {group} ({_name(error.__cause__ or error)}): allow Read and Describe "
+            "on the group"
         ) from error
-    finally:
-        await close_admin(admin)
     return f"group {group} is open to us"
 
 
@@ -321,34 +309,26 @@ async def trace_check(settings: Settings) -> Check:
     name = settings.trace.headers_env
     if name is not None and name not in settings.secrets:
         return Check("traces", "skipped", f"it needs {name}, the headers of the trace process")
-    return await _probe("traces", _empty_traces(settings), "advice")
-
-
-async def _empty_traces(settings: Settings) -> str:
     endpoint = settings.trace.endpoint or ""
     async with OtlpClient(endpoint, settings.trace_headers, __version__, "doctor") as client:
         try:
             await client.send([])
         except (ReceiverUnavailable, SpansRefused) as error:
-            raise ProbeFailed(str(error)) from error
-    return f"{endpoint} takes traces"
+            return Check("traces", "advice", str(error))
+    return Check("traces", "ok", f"{endpoint} takes traces")
 
 
 async def message_check(settings: Settings, egress: Egress) -> Check:
     """Send a test message to the webhook of `[notify]`."""
-    return await _probe("notify", _test_message(settings, egress))
-
-
-async def _test_message(settings: Settings, egress: Egress) -> str:
     name = settings.notify.url_env
     if name is None:
-        raise ProbeFailed(NO_URL)
+        return Check("notify", "failed", NO_URL)
     async with Receiver(settings.secrets[name], egress) as receiver:
         try:
             await receiver.post(trial_body(settings.notify.format, Clock().now_ms()))
         except NotDelivered as error:
-            raise ProbeFailed(str(error)) from error
-        return f"{receiver.host} took a test message"
+            return Check("notify", "failed", str(error))
+    return Check("notify", "ok", f"{receiver.host} took a test message")
 
 
 def _webhook_hosts(settings: Settings) -> list[str]:
