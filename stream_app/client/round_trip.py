@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -25,6 +26,9 @@ OVER: Final = frozenset[Status]({"rejected_invalid", "suppressed", "duplicate", 
 
 AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected"})
 """Clay accepted the lead: it can no longer be cancelled."""
+
+_DONE: Final = (BACK | OVER | AT_CLAY) - {"dead_lettered", "parked"}
+"""Nothing is left to cancel. A dead letter and a parked lead can be sent again."""
 
 _CANCELLED_WITHIN_S: Final = 5.0
 _MARGIN_S: Final = 60.0
@@ -98,52 +102,34 @@ async def round_trip(
     """
     workspace = settings.destinations[alias].workspace
     lead = probe_lead(alias, workspace, number, Clock().now_ms() + int((within_s + _MARGIN_S) * 1000))
-    trip = _Trip(lead.lead_id or "", on_event)
+    lead_id = lead.lead_id or ""
+    last: StatusEvent | None = None
     async with StatusFollower(connection_of(settings), settings.names.status, [settings.home(workspace)]) as follower:
         try:
             refused: list[str] = []
             await publish([lead], settings, on_refused=lambda refusal: refused.append(refusal.text))
             if refused:
                 raise StreamAppError(f"the test lead was refused: {refused[0]}")
-            went = await trip.follow(follower, within_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    async for event in follower.events([lead_id]):
+                        on_event(event)
+                        last = event
+                        if event.status in BACK | OVER:
+                            break
         except (BrokerUnavailable, asyncio.CancelledError):
-            if not trip.is_over:
-                say(await _cancelled(settings, workspace, trip.lead_id, who))
+            if last is None or last.status not in _DONE:
+                say(await _cancelled(settings, workspace, lead_id, who))
             raise
-    if went.ok or trip.is_over:
-        return went
-    note = await _cancelled(settings, workspace, trip.lead_id, who)
-    return RoundTrip(went.lead_id, ok=False, text=f"{went.text}. {note}")
-
-
-class _Trip:
-    """The test lead's events so far."""
-
-    def __init__(self, lead_id: str, on_event: Callable[[StatusEvent], None]) -> None:
-        self.lead_id = lead_id
-        self._on_event = on_event
-        self._last: StatusEvent | None = None
-
-    @property
-    def is_over(self) -> bool:
-        """True if nothing is left to cancel."""
-        ended = (BACK | OVER | AT_CLAY) - {"dead_lettered", "parked"}  # these two can be sent again
-        return self._last is not None and self._last.status in ended
-
-    async def follow(self, follower: StatusFollower, within_s: float) -> RoundTrip:
-        try:
-            async with asyncio.timeout(within_s):
-                async for event in follower.events([self.lead_id]):
-                    self._on_event(event)
-                    self._last = event
-                    if event.status in BACK:
-                        return RoundTrip(self.lead_id, ok=True, text=f"it came back as {event.status}")
-                    if event.status in OVER:
-                        why = event.text or event.reason or "no reason given"
-                        return RoundTrip(self.lead_id, ok=False, text=f"it ended as {event.status}: {why}")
-        except TimeoutError:
-            pass
-        return RoundTrip(self.lead_id, ok=False, text=_no_callback(self._last, within_s))
+    if last is not None and last.status in BACK:
+        return RoundTrip(lead_id, ok=True, text=f"it came back as {last.status}")
+    if last is not None and last.status in OVER:
+        text = f"it ended as {last.status}: {last.text or last.reason or 'no reason given'}"
+    else:
+        text = _no_callback(last, within_s)
+    if last is None or last.status not in _DONE:
+        text = f"{text}. {await _cancelled(settings, workspace, lead_id, who)}"
+    return RoundTrip(lead_id, ok=False, text=text)
 
 
 async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str) -> str:
