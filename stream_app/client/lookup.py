@@ -64,10 +64,15 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSear
     """
     with _client(settings) as client:
         for path in paths_of(who):
-            kind: type[Answer] = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
+            kind: type[LeadAnswer | LeadsAnswer] = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
             answer = _answer(client, path, kind, Refusal)
-            several = answer.leads if isinstance(answer, LeadsAnswer) else []
-            leads = [answer.lead] if isinstance(answer, LeadAnswer) else several
+            match answer:
+                case LeadAnswer():
+                    leads = [answer.lead]
+                case LeadsAnswer():
+                    leads = answer.leads
+                case Refusal():
+                    leads = []
             mine = list(filter(None, (_of_workspace(lead, workspace) for lead in leads)))
             search = LeadSearch(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=mine)
             if mine:
@@ -199,10 +204,9 @@ def names_of(who: str) -> tuple[str | None, tuple[str, ...]]:
 
 def _waiting(client: httpx.Client, who: str, workspace: str | None) -> WaitingAnswer | None:
     """Search among the records that no worker has processed. An e-mail or URL means a person."""
-    text = who.strip()
-    if text.startswith(_RECORD):
+    if who.strip().startswith(_RECORD):
         return None
-    person, lead_ids = names_of(text)
+    person, lead_ids = names_of(who)
     query = {"lead_id": lead_ids[0]} if person is None else {"person": person}
     if workspace is not None:
         query["workspace"] = workspace
