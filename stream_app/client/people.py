@@ -198,29 +198,38 @@ class _Found:
         self._began: dict[tuple[str, str], int] = {}
         self._erased: dict[tuple[str, str], int] = {}
 
-    def add(self, place: tuple[str, str, str], began_ms: int, person: str, others: Sequence[str], sent: bool) -> None:
-        """Add a row or a result of a workspace, destination and lead id.
+    def add_row(self, key: bytes, value: bytes) -> None:
+        """Add a row of the state: of a delivery, of a person (leads, and all hashes) or of a lead that was erased."""
+        kind, parts = key[:2], key[2:].decode("utf-8", "replace").split("/", 2)
+        if kind == b"e/" and len(parts) == 2:
+            with suppress(*UNREADABLE):
+                self._erased[parts[0], parts[1]] = _suppression.decode(value).at_ms
+        if len(parts) < 3:
+            return
+        workspace, destination, name = parts
+        if kind == b"p/":
+            persons = set(identifiers_of(key, value))
+            for lead_id in [lead_of(row)[2] for row in rows_of(value) if row.count(b"/") >= _KEY_SLASHES]:
+                linked = not self.people.isdisjoint(persons)
+                if linked or self._names((workspace, lead_id)):
+                    self._add((workspace, destination, lead_id), persons if linked else set())
+        elif kind == b"d/":
+            try:
+                row = _row.decode(value)
+            except UNREADABLE:
+                return  # `stream-app books` reports the unreadable row
+            place = (workspace, destination, name.partition("!")[0])
+            self._add_data(place, row.first_at_ms, row.person, row.people, sent=bool(row.webhook_id))
 
-        `others`: `domain.lead.identity.hashes`; other people may share a hash of a name.
-        """
-        lead, persons = (place[0], place[2]), {person, *others} - {""}
-        named = self._names(lead)
-        if named or not self.people.isdisjoint({person, *strong(others)} - {""} or persons):
-            self._add(place, persons if sent or named else persons & self._asked)
-        if lead in self.leads:
-            self._own.setdefault(lead, set()).update(persons)
-            self._began[lead] = max(self._began.get(lead, 0), began_ms)
-
-    def add_alias(self, workspace: str, destination: str, lead_ids: Sequence[str], persons: Set[str]) -> None:
-        """Add an alias row: leads of one person, and all hashes of that person."""
-        for lead_id in lead_ids:
-            linked = not self.people.isdisjoint(persons)
-            if linked or self._names((workspace, lead_id)):
-                self._add((workspace, destination, lead_id), persons if linked else set())
-
-    def add_erased(self, workspace: str, lead_id: str, until_ms: int) -> None:
-        """Add the row of a lead that was erased before."""
-        self._erased[workspace, lead_id] = until_ms
+    def add_result(self, _: bytes, value: bytes) -> None:
+        """Add a result. An unreadable one is left out."""
+        try:
+            result = _result.decode(value)
+        except UNREADABLE:
+            return
+        place = (result.workspace, result.destination, result.lead_id)
+        for others in (result.people, hashes(result.fields)):
+            self._add_data(place, result.at_ms, result.person, others, sent=result.source == "clay")
 
     def stored(self) -> list[StoredLead]:
         """Return the leads that were found, but none that only links lead to and that was erased before."""
@@ -233,6 +242,21 @@ class _Found:
                 aliases = tuple(sorted(destinations))
                 stored.append(StoredLead(*lead, aliases, people, own=tuple(sorted(own)), is_named=is_named))
         return stored
+
+    def _add_data(
+        self, place: tuple[str, str, str], began_ms: int, person: str, others: Sequence[str], *, sent: bool
+    ) -> None:
+        """Add a row or a result of a workspace, destination and lead id.
+
+        `others`: `domain.lead.identity.hashes`; other people may share a hash of a name.
+        """
+        lead, persons = (place[0], place[2]), {person, *others} - {""}
+        named = self._names(lead)
+        if named or not self.people.isdisjoint({person, *strong(others)} - {""} or persons):
+            self._add(place, persons if sent or named else persons & self._asked)
+        if lead in self.leads:
+            self._own.setdefault(lead, set()).update(persons)
+            self._began[lead] = max(self._began.get(lead, 0), began_ms)
 
     def _names(self, lead: tuple[str, str]) -> bool:
         named = lead[1] == self._lead_id and self._workspace in (None, lead[0])
@@ -264,11 +288,11 @@ async def find_stored_leads(
         known = -1, -1
         while (size := (len(matches.people), len(matches.leads))) > known:  # what is new may match what was read before
             known = size
-            for topic, add in ((names.state, _add_row), (names.enriched, _add_result)):
+            for topic, add in ((names.state, matches.add_row), (names.enriched, matches.add_result)):
                 async for records in reader.read(topic):
                     for record in records:
                         if record.value is not None:
-                            add(matches, record.key, record.value)
+                            add(record.key, record.value)
     if len(matches.named_in) > 1 and not is_of_person(lead_id or ""):
         where = ", ".join(sorted(matches.named_in))
         raise SettingsError([f"several workspaces have a lead of this id ({where}): pass --workspace"])
@@ -293,33 +317,3 @@ def erasure(
         args = {"lead_id": lead.lead_id, "destinations": lead.destinations, "people": mine}
         commands.append(("erase", lead.workspace, args))
     return commands
-
-
-def _add_row(matches: _Found, key: bytes, value: bytes) -> None:
-    kind, parts = key[:2], key[2:].decode("utf-8", "replace").split("/", 2)
-    if kind == b"e/" and len(parts) == 2:
-        with suppress(*UNREADABLE):
-            matches.add_erased(parts[0], parts[1], _suppression.decode(value).at_ms)
-    if len(parts) < 3:
-        return
-    workspace, destination, name = parts
-    if kind == b"p/":
-        leads = [lead_of(row)[2] for row in rows_of(value) if row.count(b"/") >= _KEY_SLASHES]
-        matches.add_alias(workspace, destination, leads, set(identifiers_of(key, value)))
-    elif kind == b"d/":
-        try:
-            row = _row.decode(value)
-        except UNREADABLE:
-            return  # `stream-app books` reports the unreadable row
-        place, sent = (workspace, destination, name.partition("!")[0]), bool(row.webhook_id)
-        matches.add(place, row.first_at_ms, row.person, row.people, sent)
-
-
-def _add_result(matches: _Found, _: bytes, value: bytes) -> None:
-    try:
-        result = _result.decode(value)
-    except UNREADABLE:
-        return
-    place = (result.workspace, result.destination, result.lead_id)
-    for others in (result.people, hashes(result.fields)):
-        matches.add(place, result.at_ms, result.person, others, result.source == "clay")
