@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from typing import IO, Final, Literal, TypeVar
@@ -169,10 +168,13 @@ class Upload:
         """Publish the checked leads, and return the state after that. It runs in the thread."""
         self.published = 0
 
+        def acknowledged(_: int, __: int, leads: int) -> None:
+            self.published += leads
+
         async def run() -> None:
             await kafka_ready(settings, "publish --bulk" if self.options.bulk else "publish")
             summaries = self.summary.import_summaries(self.file, self.who)
-            await send_batch(self._until_stopped(), settings, self.options, self._acknowledged, summaries)
+            await send_batch(self._until_stopped(), settings, self.options, acknowledged, summaries)
 
         asyncio.run(run())
         self._forget()
@@ -184,9 +186,6 @@ class Upload:
             if self._is_stopped:
                 return
             yield lead
-
-    def _acknowledged(self, _: int, __: int, leads: int) -> None:
-        self.published += leads
 
     def _forget(self) -> None:
         self._source.close()
@@ -283,10 +282,7 @@ class Uploads:
     async def stop(self, upload: Upload) -> None:
         """Stop the publication, and wait until it has stopped."""
         upload.stop()
-        if (work := self._work.get(upload.id)) is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_STOP_WITHIN_S):
-                    await asyncio.shield(asyncio.wrap_future(work))
+        await self.settled(upload, _STOP_WITHIN_S)
 
     def discard(self, upload: Upload) -> None:
         """Delete a file. One that is being published must be stopped first."""
