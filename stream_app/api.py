@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from stream_app.client import books, lookup
 from stream_app.client import publish as publishing
@@ -319,34 +320,28 @@ def _fail(line: str) -> None:
     raise StreamAppError(f"{line}: update stream-app, or pass on_unreadable to leave it out")
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def publish_sync(
-    leads: Iterable[Lead | Mapping[str, Any]],
-    settings: AnySettings = None,
-    *,
-    workspace: str | None = None,
-    destination: str | None = None,
-    import_id: str | None = None,
-    bulk: bool = False,
-    force: bool = False,
-    on_refused: Callable[[Refusal], None] | None = None,
-) -> PublishSummary:
-    """Do what `publish` does, without an event loop. Its arguments and errors are described there."""
-    with _runner("publish") as runner:
-        return runner.run(
-            publish(
-                leads,
-                settings,
-                workspace=workspace,
-                destination=destination,
-                import_id=import_id,
-                bulk=bulk,
-                force=force,
-                on_refused=on_refused,
-            )
-        )
+def _sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return the form of a function for programs without an event loop."""
+
+    @wraps(function)
+    def form(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _runner(function.__name__) as runner:
+            return runner.run(function(*args, **kwargs))
+
+    form.__name__ = form.__qualname__ = f"{function.__name__}_sync"
+    form.__doc__ = (
+        f"Do what `{function.__name__}` does, without an event loop. Its arguments and errors are described there."
+    )
+    return form
+
+
+publish_sync = _sync(publish)
+wait_for_import_sync = _sync(wait_for_import)
+read_books_sync = _sync(read_books)
 
 
 @contextmanager
@@ -383,14 +378,6 @@ def find_lead_sync(lead: str, settings: AnySettings = None, *, workspace: str | 
     return lookup.find(_settings_for_board(settings, workspace), lead, workspace)
 
 
-def wait_for_import_sync(
-    import_id: str, settings: AnySettings = None, *, workspace: str | None = None, timeout_s: float = 3_600.0
-) -> list[FoundImport]:
-    """Do what `wait_for_import` does, without an event loop. Its arguments and errors are described there."""
-    with _runner("wait_for_import") as runner:
-        return runner.run(wait_for_import(import_id, settings, workspace=workspace, timeout_s=timeout_s))
-
-
 def read_results_sync(
     settings: AnySettings = None,
     *,
@@ -408,12 +395,6 @@ def read_results_sync(
             yield from _iterate(runner, results)
         finally:
             runner.run(results.aclose())
-
-
-def read_books_sync(settings: AnySettings = None, *, limit: int = 20) -> BooksReport:
-    """Do what `read_books` does, without an event loop. Its arguments and errors are described there."""
-    with _runner("read_books") as runner:
-        return runner.run(read_books(settings, limit=limit))
 
 
 def _runner(name: str) -> asyncio.Runner:
