@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, Final
 
 import msgspec
+from aiokafka import TopicPartition
 
 from stream_app.clock import Clock
 from stream_app.config import Settings
@@ -38,7 +39,11 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
     """Read all facts at one time. Raises BrokerUnavailable, and TopicsError if a topic that it reads is missing."""
     names, connection = settings.names, connection_of(settings)
     await kafka_ready(settings, "lanes", say)
-    wrong = await _wrong_topics(settings, say)
+    wrong: list[str] = []
+    try:
+        await check_topics(connection, settings.topic_plan(), settings.kafka.broker_wait_s, say)
+    except TopicsError as error:
+        wrong = error.problems
     groups = await look_at(connection, (names.worker_app, names.replay_app))
     (worker, consumed), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
     now_ms = Clock().now_ms()
@@ -96,14 +101,6 @@ async def command_log(settings: Settings, workspace: str | None, limit: int) -> 
     return list(alike.values())[-limit:]
 
 
-async def _wrong_topics(settings: Settings, say: Callable[[str], None]) -> list[str]:
-    try:
-        await check_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
-    except TopicsError as error:
-        return error.problems
-    return []
-
-
 async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> dict[str, list[LaneView]]:
     """Return the recent views by workspace, oldest first; always at least the last one."""
     topic = settings.names.lanes
@@ -135,22 +132,17 @@ async def _first_of(
     """Return, by partition, the unreadable batch at the group's offset, and when the oldest waiting record came."""
     unreadable: dict[int, str] = {}
     oldest: dict[int, int] = {}
-    for topic in {topic for topic, _ in waiting}:
-        positions = {
-            number: committed.get((topic, number), 0)
-            for (name, number), left in waiting.items()
-            if name == topic and left
-        }
-        while positions:
-            try:
-                async for records in reader.read(topic, {number: (at, at + 1) for number, at in positions.items()}):
-                    for record in records:
-                        known = oldest.get(record.partition, record.timestamp)
-                        oldest[record.partition] = min(known, record.timestamp)
-                break
-            except UnreadableBatch as batch:
-                unreadable[batch.partition] = str(batch)
-                del positions[batch.partition]
+
+    def note(batch: UnreadableBatch) -> None:
+        unreadable[batch.partition] = str(batch)
+
+    places = [TopicPartition(topic, number) for (topic, number), left in waiting.items() if left]
+    starts = {place: committed.get((place.topic, place.partition), 0) for place in places}
+    begins = await reader.begins(places)
+    spans = {place: (at, at + 1) for place, at in starts.items() if at >= begins[place]}
+    async for polled in reader.scan(spans, on_unreadable=note):
+        for (_, number), records in polled.items():
+            oldest[number] = min(oldest.get(number, records[0].timestamp), records[0].timestamp)
     return unreadable, oldest
 
 
@@ -167,12 +159,12 @@ async def _unanswered(reader: TopicReader, settings: Settings, committed: Offset
     """Count the unanswered commands by partition. The group's offset is committed shortly after an answer."""
     names = settings.names
     waiting: dict[tuple[int, str], int] = {}
-    for number, (_, end) in (await reader.bounds(names.commands)).items():
-        ranges = {number: (committed.get((names.commands, number), 0), end)}
-        async for records in reader.read(names.commands, ranges):
-            for record in records:
-                place = f"{names.commands}/{number}/{record.offset}"
-                waiting[number, command_id(record.value) or place] = record.timestamp
+    bounds = await reader.bounds(names.commands)
+    ranges = {number: (committed.get((names.commands, number), 0), end) for number, (_, end) in bounds.items()}
+    async for records in reader.read(names.commands, ranges):
+        for record in records:
+            place = f"{names.commands}/{record.partition}/{record.offset}"
+            waiting[record.partition, command_id(record.value) or place] = record.timestamp
     if not waiting:
         return Counter()
     since = await reader.offsets_at(names.audit, min(waiting.values()))
