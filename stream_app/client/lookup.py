@@ -108,16 +108,14 @@ async def wait_for_import(
         SettingsError: The id may be an e-mail address.
         StreamAppError: The board rejected the request.
     """
-    ends_s, known, moving = time.monotonic() + timeout_s, 0, 0
+    ends_s = time.monotonic() + timeout_s
     while True:
         is_last = time.monotonic() + _LOOK_EVERY_S > ends_s
-        why: BoardUnavailable | None = None
         try:
             imports = (await asyncio.to_thread(find_imports, settings, import_id, workspace)).imports
-        except NotTheBoard:
-            raise
         except BoardUnavailable as error:
-            why = error
+            if is_last or isinstance(error, NotTheBoard):
+                raise
         else:
             rows = max((entry.rows - (entry.refused or 0) for entry in imports if entry.rows is not None), default=0)
             # Of a workspace of which no worker has taken a lead yet, only the count of rows knows.
@@ -126,16 +124,13 @@ async def wait_for_import(
             moving = unseen + sum(entry.moving for entry in imports)
             if known and not moving:
                 return imports
-        if is_last:
-            break
+            if is_last:
+                under_way = f"{moving:,} of {known:,} leads are under way" if known else "none of its leads is known"
+                raise ImportUnderWay(
+                    f"import {import_id}: {under_way} after {timeout_s:g} s: wait longer; "
+                    f"`stream-app imports {import_id}` shows where they are, and `stream-app explain` what holds them"
+                )
         await asyncio.sleep(_LOOK_EVERY_S)
-    if why is not None:
-        raise why
-    under_way = f"{moving:,} of {known:,} leads are under way" if known else "none of its leads is known"
-    raise ImportUnderWay(
-        f"import {import_id}: {under_way} after {timeout_s:g} s: wait longer; `stream-app imports {import_id}` shows "
-        "where they are, and `stream-app explain` what holds them"
-    )
 
 
 def find_dead_letters(settings: Settings) -> DeadLettersAnswer:
