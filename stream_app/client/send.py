@@ -11,6 +11,7 @@ import asyncio
 from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import suppress
 from typing import Any, Final, Self, get_args
 
 from aiokafka.errors import KafkaError
@@ -56,12 +57,19 @@ class Sender:
             async with asyncio.timeout(self._wait_s):
                 await self._producer.start()
         except (KafkaError, TimeoutError) as exc:
-            await self._leave()
+            await self.__aexit__()
             raise self._lost(exc) from exc
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._leave()
+        """Stop the producer. Close its connections first if batches are pending: it could wait for a broker forever."""
+        if self._under_way:
+            await self._producer.client.close()
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await self._producer.stop()
+        except (KafkaError, TimeoutError):
+            await self._producer.client.close()
 
     async def put(self, partition: int, key: bytes, value: bytes) -> None:
         """Add one record. Waits while too many batches are in flight. Raises BrokerUnavailable."""
@@ -102,16 +110,6 @@ class Sender:
             self.acknowledged += records
             batch = future.result()
             self._on_acknowledged(batch.partition, batch.offset, records)
-
-    async def _leave(self) -> None:
-        """Stop the producer. Close its connections first if batches are pending: it could wait for a broker forever."""
-        if self._under_way:
-            await self._producer.client.close()
-        try:
-            async with asyncio.timeout(_GOODBYE_S):
-                await self._producer.stop()
-        except (KafkaError, TimeoutError):
-            await self._producer.client.close()
 
     def _lost(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(
@@ -202,15 +200,9 @@ async def wait_for_rest(
     Raises:
         BrokerUnavailable, UnreadableBatch: The events could not be read to the end.
     """
-    if leads.at_rest == leads.total:
-        return
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            async for events in batches:
-                for event in events:
+            while leads.at_rest < leads.total:
+                for event in await anext(batches):
                     leads.apply(event)
                 on_progress(leads.at_rest, leads.total)
-                if leads.at_rest == leads.total:
-                    return
-    except TimeoutError:
-        return
