@@ -42,11 +42,8 @@ class Receiver:
     """Posts to one URL. An async context manager."""
 
     def __init__(self, url: str, egress: Egress) -> None:
-        self._url, self._egress = url, egress
+        self._url = url
         self.host = urlsplit(url).hostname or ""
-
-    async def __aenter__(self) -> Receiver:
-        egress = self._egress
         self._http = httpx.AsyncClient(
             timeout=_WITHIN_S,
             verify=egress.tls_context,
@@ -54,6 +51,8 @@ class Receiver:
             trust_env=False,
             follow_redirects=False,
         )
+
+    async def __aenter__(self) -> Receiver:
         return self
 
     async def __aexit__(self, *_: object) -> None:
