@@ -106,8 +106,9 @@ def _columns(settings: Settings, destination: Destination, *, signs: bool) -> It
     """Yield each column of the table, and its content. Without `columns`, each usual field has its own name."""
     for name, column in destination.columns.items():
         yield column, f"the lead's {name}"
-    for name in () if destination.columns else dict.fromkeys(USUAL_FIELDS.values()):
-        yield name, f"the lead's {name}, where it has one"
+    if not destination.columns:
+        for name in dict.fromkeys(USUAL_FIELDS.values()):
+            yield name, f"the lead's {name}, where it has one"
     yield "lead_id", "the lead id; sent back with the result"
     if destination.callbacks:
         yield "callback_url", "the URL to which the HTTP column sends the result"
