@@ -7,7 +7,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import httpx
 import msgspec
@@ -88,16 +88,9 @@ def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
     )
 
 
-async def _ask(
-    client: httpx.AsyncClient,
-    method: str,
-    url: str,
-    *,
-    json: object = None,
-    headers: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
-) -> httpx.Response:
+async def _ask(client: httpx.AsyncClient, method: str, url: str, **options: Any) -> httpx.Response:
     try:
-        return await client.request(method, url, json=json, headers=headers)
+        return await client.request(method, url, **options)
     except httpx.HTTPError as error:
         raise ProbeFailed(
             f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url right, does the "

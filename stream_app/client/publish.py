@@ -94,14 +94,11 @@ class Checker:
             "destination": options.destination,
             "import_id": options.import_id,
         }
+        self.import_id = options.import_id
+        """The import of leads that name none."""
         self._force = options.force
         self._ids = ids
         self._homes = settings.homes
-
-    @property
-    def import_id(self) -> str | None:
-        """The import of leads that name none."""
-        return self._defaults["import_id"]
 
     def check(self, row: Row) -> Ready | Refusal:
         """Return the row's record, or why it is refused."""

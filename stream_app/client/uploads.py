@@ -26,7 +26,6 @@ from stream_app.client.publish import (
     Checker,
     PublishOptions,
     PublishSummary,
-    Ready,
     Refusal,
     check_rows,
     no_room,
@@ -153,48 +152,48 @@ class Upload:
 
         def progress(summary: PublishSummary) -> None:
             self.summary, self.share = summary, self._source.tell() / max(1, self.size)
-            if self._is_stopped:
-                raise _Stopped
 
-        checker = Checker(settings, self.options)
-        work = check_rows(_slowly(sheet.rows), checker, self._batch.add, on_refused=refused, on_progress=progress)
+        rows, checker = self._until_stopped(sheet.rows), Checker(settings, self.options)
+        work = check_rows(rows, checker, self._batch.add, on_refused=refused, on_progress=progress)
         summary = asyncio.run(work)
         text.detach()  # keep the file open
         progress(summary)
+        if self._is_stopped:
+            self.close()
+            return "failed"
         self.quotes = quotes_of(settings, self.summary, views(self.summary.workspaces), now_ms())
         return "checked"
 
     def send(self, settings: Settings) -> State:
         """Publish the checked leads, and return the state after that. It runs in the thread."""
-        self.published = 0
+        assert self._batch is not None  # made by check
+        self.published, leads = 0, self._until_stopped(self._batch)
 
-        def acknowledged(_: int, __: int, leads: int) -> None:
-            self.published += leads
+        def acknowledged(_: int, __: int, number: int) -> None:
+            self.published += number
 
         async def run() -> None:
             await kafka_ready(settings, "publish --bulk" if self.options.bulk else "publish")
             summaries = self.summary.import_summaries(self.file, self.who)
-            await send_batch(self._until_stopped(), settings, self.options, acknowledged, summaries)
+            await send_batch(leads, settings, self.options, acknowledged, summaries)
 
         asyncio.run(run())
         self._forget()
         return "stopped" if self._is_stopped else "published"
 
-    def _until_stopped(self) -> Iterator[Ready]:
-        assert self._batch is not None  # made by check
-        for lead in _slowly(self._batch):
+    def _until_stopped(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items with short rests: the event loop of the process shares the interpreter with this thread."""
+        for number, item in enumerate(items, 1):
             if self._is_stopped:
                 return
-            yield lead
+            yield item
+            if number % _ITEMS_A_TURN == 0:
+                time.sleep(_REST_S)
 
     def _forget(self) -> None:
         self._source.close()
         if self._batch is not None:
             self._batch.close()
-
-
-class _Stopped(Exception):
-    """The file is not wanted any more."""
 
 
 class CostChanged(StreamAppError):
@@ -308,8 +307,6 @@ class Uploads:
         def run() -> None:
             try:
                 upload.state = work()
-            except _Stopped:
-                upload.close()
             except (StreamAppError, ValueError) as error:
                 upload.problem, upload.state = str(error), failed
             except OSError as error:
@@ -326,14 +323,6 @@ class Uploads:
         """Delete the files that are too old. One that is being published is kept until it is."""
         for upload in [kept for kept in self._uploads.values() if time.monotonic() - kept.began_s > KEPT_S]:
             self.discard(upload)
-
-
-def _slowly(items: Iterable[T]) -> Iterator[T]:
-    """Yield the items with short rests: the event loop of the process shares the interpreter with this thread."""
-    for number, item in enumerate(items, 1):
-        yield item
-        if number % _ITEMS_A_TURN == 0:
-            time.sleep(_REST_S)
 
 
 def _begin_of(source: IO[bytes]) -> tuple[list[str], list[list[str]]]:
