@@ -219,10 +219,12 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
 
         for check in topics:
             yield check
-        yield await with_topics("strangers", lambda: _strangers(settings))
+        # advice, not a failure: the network may be closed, which `doctor` cannot see
+        closed = partial(strangers_may_not_write, stranger_connection(settings), (names.commands, names.callbacks))
+        yield await with_topics("strangers", lambda: _probe("strangers", closed(_WITHIN_S), "advice"))
         yield await _probe("transactions", may_transact(connection, own_id, _WITHIN_S))
-        agree = partial(clocks_agree, connection, own_id, names.audit, _WITHIN_S)
-        yield await with_topics("clock", lambda: _probe("clock", agree()))
+        agree = partial(clocks_agree, connection, own_id, names.audit)
+        yield await with_topics("clock", lambda: _probe("clock", agree(_WITHIN_S)))
         yield await with_topics("lanes", lambda: _lanes(settings))
         for name, group in (("worker", names.worker_app), ("replay", names.replay_app)):
             opened = await _probe("group", may_join(connection, group, _WITHIN_S))
@@ -280,17 +282,9 @@ async def _board(settings: Settings) -> Check:
     """Give advice where no board answers, because nothing waits for one."""
     try:
         await asyncio.to_thread(check_board, settings.board_url)
-    except NotTheBoard as error:
-        return Check("board", "failed", str(error))
     except BoardUnavailable as error:
-        return Check("board", "advice", str(error))
+        return Check("board", "failed" if isinstance(error, NotTheBoard) else "advice", str(error))
     return Check("board", "ok", f"the board answers at {settings.board_url}")
-
-
-async def _strangers(settings: Settings) -> Check:
-    """Give advice, not a failure: the network may be closed, which `doctor` cannot see."""
-    stranger, topics = stranger_connection(settings), [settings.names.commands, settings.names.callbacks]
-    return await _probe("strangers", strangers_may_not_write(stranger, topics, _WITHIN_S), "advice")
 
 
 async def _topics(settings: Settings) -> list[Check]:
@@ -338,19 +332,6 @@ def _webhook_hosts(settings: Settings) -> list[str]:
     return sorted({f"{url.scheme}://{url.netloc}" for url in urls})
 
 
-def _proxy(public_url: str, *, is_proxied: bool) -> Check:
-    if is_proxied:
-        return Check("proxy", "ok", f"a reverse proxy answers at {public_url}")
-    if is_loopback_url(public_url):
-        return Check("proxy", "skipped", "gateway.public_url is this machine, and no reverse proxy answers there")
-    return Check(
-        "proxy",
-        "failed",
-        f"the gateway itself answers at {public_url}, so that any peer could exhaust its memory: put a reverse proxy "
-        "with TLS in front of it, such as deploy/nginx.conf, which keeps the header Connection to itself",
-    )
-
-
 async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]:
     waiting = [alias for alias, destination in settings.destinations.items() if destination.callbacks]
     if not waiting:
@@ -365,6 +346,16 @@ async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]
     except ProbeFailed as error:
         yield Check("callbacks", "failed", str(error))  # once, not per destination
         return
-    yield _proxy(settings.gateway.public_url or "", is_proxied=is_proxied)
+    public_url = settings.gateway.public_url or ""
+    if is_proxied:
+        yield Check("proxy", "ok", f"a reverse proxy answers at {public_url}")
+    elif is_loopback_url(public_url):
+        yield Check("proxy", "skipped", "gateway.public_url is this machine, and no reverse proxy answers there")
+    else:
+        text = (
+            f"the gateway itself answers at {public_url}, so that any peer could exhaust its memory: put a reverse "
+            "proxy with TLS in front of it, such as deploy/nginx.conf, which keeps the header Connection to itself"
+        )
+        yield Check("proxy", "failed", text)
     for alias in waiting:
         yield await _probe("callbacks", callbacks_come_in(settings, alias, egress, _WITHIN_S))

@@ -226,7 +226,6 @@ _MOST_FIELDS: Final = 200
 _SAMPLED_ROWS: Final = 200
 _ADDRESS: Final = re.compile(r"[^@\s]{1,64}@[^@\s]{1,255}")
 _DEFAULTS: Final = PublishOptions()
-_NO_SUMMARIES: Final[Mapping[str, ImportSummary]] = {}
 
 
 class PublishSummary(msgspec.Struct):
@@ -307,7 +306,7 @@ async def publish_rows(
 
         summary = await check_rows(rows, Checker(settings, options, ids=True), ready, on_refused=on_refused)
         summary.import_id, summary.lead_ids = options.import_id, lead_ids
-        summaries = summary.import_summaries() if options.import_id else _NO_SUMMARIES
+        summaries = summary.import_summaries() if options.import_id else {}
         summary.published = await send_batch(batch, settings, options, summaries=summaries)
     return summary
 
@@ -351,7 +350,7 @@ async def send_batch(
     settings: Settings,
     options: PublishOptions,
     on_acknowledged: OnAcknowledged = silent,
-    summaries: Mapping[str, ImportSummary] = _NO_SUMMARIES,
+    summaries: Mapping[str, ImportSummary] = {},
 ) -> int:
     """Send checked leads to their topic. Returns how many are safe on Kafka.
 

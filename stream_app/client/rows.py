@@ -99,11 +99,8 @@ def guess_columns(titles: Sequence[str]) -> list[str]:
     try:
         return name_columns(titles, {})
     except ValueError:
-        names, firsts = set[str](), list[str]()
-        for (name,) in (name_columns([title], {}) for title in titles):
-            firsts.append("" if name in names else name)
-            names.add(name)
-        return firsts
+        names = [name for title in titles for name in name_columns([title], {})]
+        return ["" if name in names[:number] else name for number, name in enumerate(names)]
 
 
 MAX_LINE_BYTES: Final = 1_048_576

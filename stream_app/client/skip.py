@@ -14,7 +14,6 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
 from stream_app.domain.model.records import parse_record_id
-from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import skipped_group
 from stream_app.kafka.groups import look_at, move_group
 from stream_app.kafka.readers import Reader
@@ -30,18 +29,23 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
         StreamAppError: The group is at another offset, or the records can be read.
         BrokerUnavailable: Kafka does not answer.
     """
-    place = parse_record_id(record_id)
-    if place is None:
+    parsed = parse_record_id(record_id)
+    if parsed is None:
         raise SettingsError([f"{record_id}: is not topic/partition/offset, such as leads/0/15"])
-    topic, partition, offset = place
+    topic, partition, offset = parsed
     if partition >= settings.kafka.partitions:
         raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
     name, process = _reader_of(settings, topic)
     connection = connection_of(settings)
     _, offsets = (await look_at(connection, [name]))[name]
     position = offsets.get((topic, partition), 0)
+    place = TopicPartition(topic, partition)
+    first: int | None = None
     try:
-        first = await _next_offset(connection, TopicPartition(topic, partition), position)
+        async with Reader(connection) as reader:
+            async for polled in reader.scan({place: (position, (await reader.ends([place]))[place])}, most=1):
+                first = int(polled[place][0].offset)
+                break
     except UnreadableBatch as batch:
         if batch.first == offset:
             return batch
@@ -81,14 +85,6 @@ async def skip(settings: Settings, batch: UnreadableBatch) -> bool:
         f"no `stream-app {process}` has passed {batch.topic}/{batch.partition}/{batch.first} yet: it will, within a "
         "minute after it can read that partition; the log says that the offsets are skipped"
     )
-
-
-async def _next_offset(connection: KafkaConnection, place: TopicPartition, offset: int) -> int | None:
-    """Return the offset of the first record from there on, or None. Raises UnreadableBatch, BrokerUnavailable."""
-    async with Reader(connection) as reader:
-        async for polled in reader.scan({place: (offset, (await reader.ends([place]))[place])}, most=1):
-            return int(polled[place][0].offset)
-    return None
 
 
 def _reader_of(settings: Settings, topic: str) -> tuple[str, str]:
