@@ -186,11 +186,10 @@ class Lines:
         at = datetime.fromtimestamp(result.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
         known = (result.lead_id, result.workspace, result.destination, result.source, result.version, at, result.age_s)
         cells = [self._cell(value) for value in (*known, *map(result.fields.get, self._fields))]
-        return [*cells, self._others(result)] if self.has_others else cells
-
-    def _others(self, result: Result) -> str:
-        others = {name: value for name, value in result.fields.items() if name not in self._fields}
-        return for_json(_json.encode(others).decode()) if others else ""
+        if self.has_others:
+            others = {name: value for name, value in result.fields.items() if name not in self._fields}
+            cells.append(for_json(_json.encode(others).decode()) if others else "")
+        return cells
 
     def _cell(self, value: Scalar) -> str:
         if isinstance(value, bool):

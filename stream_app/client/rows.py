@@ -206,7 +206,7 @@ def _open(source: IO[bytes], naming: Callable[[list[str]], list[str]]) -> Sheet:
     bare = re.sub(r'"[^"]*"', "", header)  # what stands in quotes delimits nothing
     try:
         reader = csv.reader(feed, delimiter=max(DELIMITERS, key=bare.count), strict=True)
-        feed.put_back(header)
+        feed.put_back([(feed.row[0][0], header)])
         titles = next(reader)
     except (csv.Error, _Unclosed, StopIteration):
         raise ValueError("the header cannot be read as CSV") from None
@@ -247,74 +247,58 @@ def _draft_of_json(raw: bytes) -> Draft | Unreadable:
 
 def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
     while True:
-        feed.mark()
+        feed.row.clear()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except (csv.Error, _Unclosed):
             # Give up only the first line: the following ones may be valid rows.
-            line, text = feed.rewind()
-            yield Row(line, _BROKEN, raw=text)
+            line, first = feed.row[0]
+            feed.put_back(feed.row[1:])
+            yield Row(line, _BROKEN, raw=first or "")
             continue
-        if feed.too_long:
-            yield Row(feed.row_line, _TOO_LONG)
+        line, text = feed.row[0][0], "".join(part or "" for _, part in feed.row)
+        if any(part is None for _, part in feed.row):
+            yield Row(line, _TOO_LONG)
         elif len(cells) > len(names) and any(cells[len(names) :]):
-            text = f"The row has {len(cells)} cells, the header {len(names)}"
-            yield Row(feed.row_line, Unreadable("too_many_cells", text), raw=feed.row_text)
+            says = f"The row has {len(cells)} cells, the header {len(names)}"
+            yield Row(line, Unreadable("too_many_cells", says), raw=text)
         elif any(cells):
             named = {name: cell for name, cell in zip(names, cells, strict=False) if cell and name}
-            yield Row(feed.row_line, flat_draft(named), tuple(cells), feed.row_text)
+            yield Row(line, flat_draft(named), tuple(cells), text)
 
 
 class _Feed:
-    """Lines of text for csv.reader. It remembers the lines of the current row, so that they can be read again."""
+    """Lines of text for csv.reader. It remembers the lines of the current row, so that they can be read again.
+
+    Attributes:
+        row: The number and the text of each line of the row; None for a line that is too long. Clear it for a new row.
+    """
 
     def __init__(self, source: IO[bytes]) -> None:
         self._lines = _lines(source)
         self._again: list[tuple[int, str | None]] = []
-        self._row: list[tuple[int, str | None]] = []
+        self.row: list[tuple[int, str | None]] = []
 
     def __iter__(self) -> _Feed:
         return self
 
     def __next__(self) -> str:
-        if len(self._row) >= MAX_LINES_PER_ROW:
+        if len(self.row) >= MAX_LINES_PER_ROW:
             raise _Unclosed
         if self._again:
             place = self._again.pop()
         else:
             line, raw = next(self._lines)
             place = (line, None if raw is None else raw.decode("utf-8", "surrogateescape"))
-        self._row.append(place)
+        self.row.append(place)
         return place[1] or "\n"
 
-    def put_back(self, text: str) -> None:
-        """Replace the current row's only line, to be read again."""
-        self._again.append((self.row_line, text))
-        self.mark()
-
-    def mark(self) -> None:
-        """Start a new row with the next line."""
-        self._row.clear()
-
-    def rewind(self) -> tuple[int, str]:
-        """Put back the current row's lines except the first. Returns the first line's number and text."""
-        line, text = self._row[0]
-        self._again.extend(reversed(self._row[1:]))
-        return line, text or ""
-
-    @property
-    def row_line(self) -> int:
-        return self._row[0][0]
-
-    @property
-    def row_text(self) -> str:
-        return "".join(text or "" for _, text in self._row)
-
-    @property
-    def too_long(self) -> bool:
-        return any(text is None for _, text in self._row)
+    def put_back(self, lines: Sequence[tuple[int, str | None]]) -> None:
+        """Begin a new row with these lines, and go on with what follows them."""
+        self._again.extend(reversed(lines))
+        self.row.clear()
 
 
 _BROKEN: Final = Unreadable(

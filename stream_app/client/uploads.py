@@ -76,6 +76,7 @@ class Upload:
         share: How much of the rows is checked, from 0 to 1.
         rejects: The first refused rows, without their data.
         published: Leads that are safe on Kafka.
+        work: What its thread does, or did last.
     """
 
     _source: IO[bytes]
@@ -95,6 +96,7 @@ class Upload:
     rejects: list[Refusal] = field(init=False, factory=list)
     published: int = field(init=False, default=0)
     began_s: float = field(init=False, factory=time.monotonic)
+    work: Future[None] | None = field(init=False, default=None)
     _batch: Batch | None = field(init=False, default=None)
     _rejected: IO[bytes] | None = field(init=False, default=None)
     _is_stopped: bool = field(init=False, default=False)
@@ -212,7 +214,6 @@ class Uploads:
         self._views = views
         self._now_ms = now_ms
         self._uploads: dict[str, Upload] = {}
-        self._work: dict[str, Future[None]] = {}
         self._thread = ThreadPoolExecutor(1, "publish")
         self._log = log.get("publish")
 
@@ -275,8 +276,8 @@ class Uploads:
 
     async def settled(self, upload: Upload, within_s: float) -> None:
         """Wait until the work on a file is done, or the time is over."""
-        if (work := self._work.get(upload.id)) is not None:
-            await asyncio.wait([asyncio.wrap_future(work)], timeout=within_s)
+        if upload.work is not None:
+            await asyncio.wait([asyncio.wrap_future(upload.work)], timeout=within_s)
 
     async def stop(self, upload: Upload) -> None:
         """Stop the publication, and wait until it has stopped."""
@@ -288,7 +289,6 @@ class Uploads:
         if upload.state == "sending":
             return
         self._uploads.pop(upload.id, None)
-        self._work.pop(upload.id, None)
         if upload.state == "checking":
             upload.stop()  # its thread closes it
         else:
@@ -317,7 +317,7 @@ class Uploads:
                 self._log.error("upload_failed", error=name, at=f"{where.filename}:{where.lineno}")
                 upload.problem, upload.state = f"a bug ({name}): the log of the board says where", failed
 
-        self._work[upload.id] = self._thread.submit(run)
+        upload.work = self._thread.submit(run)
 
     def _sweep(self) -> None:
         """Delete the files that are too old. One that is being published is kept until it is."""
