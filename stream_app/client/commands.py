@@ -117,9 +117,7 @@ def _records(settings: Settings, command: Command) -> list[Record]:
 
 
 async def put_command(put: Put, records: Sequence[Record]) -> None:
-    """Write the command of a form to Kafka.
-
-    `put` returns when Kafka has a record. It gives up within seconds and raises BrokerUnavailable.
+    """Write the command of a form to Kafka. `put` returns when Kafka has a record; it gives up within seconds.
 
     Raises:
         BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.

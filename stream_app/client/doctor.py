@@ -59,12 +59,9 @@ async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
 
 
 async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[str], within_s: float) -> str:
-    """Check that a client without credentials may not write to these topics. Nothing is written.
+    """Check that a client without credentials may not write to these topics. Nothing is written. Raises ProbeFailed.
 
     `topics` are those whose records take effect without a token.
-
-    Raises:
-        ProbeFailed: Any client that reaches Kafka may write there.
     """
     try:
         async with admin_of(stranger, within_s) as admin:
@@ -147,11 +144,7 @@ async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -
 
 
 async def host_answers(url: str, egress: Egress, within_s: float) -> str:
-    """Check that the host of a URL accepts a connection of the worker's client. Nothing is sent or paid for.
-
-    Raises:
-        ProbeFailed: The host cannot be reached.
-    """
+    """Check that a URL's host accepts a connection of the worker's client. Nothing is sent. Raises ProbeFailed."""
     where = urlsplit(url).netloc
     way = " through the proxy" if egress.proxy_url else ""
     async with ClayClient(

@@ -17,16 +17,7 @@ from stream_app.config import Settings
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.tokens import sign
-from stream_app.gateway.callback_answers import (
-    BAD_SECRET,
-    NO_SECRET,
-    NO_TOKEN,
-    NOT_HERE,
-    REFUSED_TOKEN,
-    UNPROXIED,
-    UNPROXIED_HEADER,
-    refused,
-)
+from stream_app.gateway import callback_answers as gateway
 
 _NO_LEAD: Final = "doctor"
 _ASKED: Final = 8
@@ -46,13 +37,13 @@ async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -
     """
     base = (settings.gateway.public_url or "").rstrip("/")
     async with _client(egress, within_s) as client:
-        health = await _ask(client, "GET", f"{base}/healthz", headers={"connection": f"close, {UNPROXIED}"})
+        health = await _ask(client, "GET", f"{base}/healthz", headers={"connection": f"close, {gateway.UNPROXIED}"})
     if health.status_code != 200 or health.text.strip() != "ok":
         raise ProbeFailed(
             f"{base}/healthz answers {health.status_code}, unlike our gateway: is `stream-app gateway` behind "
             "it, and does the proxy forward /healthz and /callbacks/ ?"
         )
-    return UNPROXIED_HEADER not in health.headers or "server" in health.headers or "via" in health.headers
+    return gateway.UNPROXIED_HEADER not in health.headers or "server" in health.headers or "via" in health.headers
 
 
 async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, within_s: float) -> str:
@@ -73,9 +64,9 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
             f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has another configuration"
         )
     text = answer.text.strip()
-    if text in {refusal.text for refusal in (REFUSED_TOKEN["unknown_key"], NO_TOKEN)}:
+    if text in {refusal.text for refusal in (gateway.REFUSED_TOKEN["unknown_key"], gateway.NO_TOKEN)}:
         raise ProbeFailed(f"{url} does not know our key: give worker and gateway the same gateway.token_keys_env")
-    if text != (REFUSED_TOKEN["mismatch"] if settings.gateway.token_keys_env else NO_SECRET).text:
+    if text != (gateway.REFUSED_TOKEN["mismatch"] if settings.gateway.token_keys_env else gateway.NO_SECRET).text:
         raise ProbeFailed(f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it")
     return f"{url} answers, and refuses a forged callback"
 
@@ -119,10 +110,7 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
 
     A gateway looks for changed files every 2 seconds, so one that lacks a secret is asked again for `patience_s`. A
     secret that this process has is tried. Of one that it lacks, a wrong one shows at least whether the table has a
-    secret there.
-
-    Raises:
-        SettingsError: As `Settings.make_egress`.
+    secret there. Raises SettingsError as `Settings.make_egress`.
     """
     wanted = [
         (alias, variable)
@@ -156,17 +144,15 @@ def _not_tried(alias: str, variable: str, why: str) -> TableSecret:
 async def _table_secret(settings: Settings, alias: str, variable: str, client: httpx.AsyncClient) -> TableSecret:
     """Call back with the secret, over several connections because a proxy has several gateways behind it.
 
-    The body names another workspace than the URL, which a gateway refuses after it has verified the secret.
-
-    Raises:
-        ProbeFailed: No gateway can be reached.
+    The body names another workspace than the URL, which a gateway refuses after it has verified the secret. Raises
+    ProbeFailed if no gateway can be reached.
     """
     url, workspace = settings.callback_url(alias), settings.destinations[alias].workspace
     is_known = variable in settings.secrets
     secret = settings.secrets[variable] if is_known else f"not-{secrets.token_hex(16)}"
     document = {"lead_id": _NO_LEAD, "workspace": f"not-{workspace}"}
-    good = _answer_to(document, workspace, alias) if is_known else BAD_SECRET.text
-    lacks = {NOT_HERE.text, NO_TOKEN.text, *([BAD_SECRET.text] if is_known else [])}
+    good = _answer_to(document, workspace, alias) if is_known else gateway.BAD_SECRET.text
+    lacks = {gateway.NOT_HERE.text, gateway.NO_TOKEN.text, *([gateway.BAD_SECRET.text] if is_known else [])}
 
     async def ask() -> str:
         answer = await _ask(client, "POST", url, json=document, headers={b"x-callback-secret": secret.encode()})
@@ -193,4 +179,4 @@ def _answer_to(document: Mapping[str, str], workspace: str, alias: str) -> str:
     body = read_body(msgspec.json.encode(document))
     bad = callback_of(body, workspace, alias, 0) if isinstance(body, Body) else body
     assert isinstance(bad, BadBody)
-    return refused(bad).text
+    return gateway.refused(bad).text

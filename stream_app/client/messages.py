@@ -27,11 +27,7 @@ NO_URL: Final = "notify.url_env is not set: name the environment variable with t
 
 
 class NotDelivered(StreamAppError):
-    """The receiver did not take a message.
-
-    Attributes:
-        wait_ms: How long it asks to wait.
-    """
+    """The receiver did not take a message. `wait_ms`: how long it asks to wait."""
 
     def __init__(self, text: str, wait_ms: int = 0) -> None:
         super().__init__(text)

@@ -36,12 +36,7 @@ _suppression: Final = msgspec.json.Decoder(Suppression)
 
 
 class Suppressed(msgspec.Struct, frozen=True):
-    """A person on the list.
-
-    Attributes:
-        person: The hash.
-        everywhere: Every partition has the entry.
-    """
+    """A person on the list, as a hash. `everywhere`: every partition has the entry."""
 
     person: str
     since_ms: int
@@ -80,8 +75,7 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
 def persons_in(text: str) -> list[str]:
     """Return the persons in a file: one on each line, or the entries of a list that was written as JSON.
 
-    Raises:
-        SettingsError: It begins like such a list, and is none.
+    Raises SettingsError if it begins like such a list, and is none.
     """
     if not text.lstrip().startswith("["):
         return text.splitlines()

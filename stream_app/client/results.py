@@ -227,12 +227,9 @@ class ResultFilter(msgspec.Struct, frozen=True):
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """The CSV that was published. It can be read twice.
+    """The CSV that was published, which can be read twice. `name` is for messages.
 
-    Attributes:
-        name: For messages.
-        file: The open file.
-        mapping: Lead field -> column, as given to `publish`.
+    `mapping`: lead field -> column, as given to `publish`.
     """
 
     name: str

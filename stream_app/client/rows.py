@@ -270,10 +270,9 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
 
 
 class _Feed:
-    """Lines of text for csv.reader. It remembers the lines of the current row, so that they can be read again.
+    """Lines of text for csv.reader. `row` has the number and the text (None: too long) of each line of a row.
 
-    Attributes:
-        row: The number and the text of each line of the row; None for a line that is too long. Clear it for a new row.
+    So they can be read again. Clear `row` where another one begins.
     """
 
     def __init__(self, source: IO[bytes]) -> None:

@@ -260,8 +260,7 @@ class Uploads:
     def send(self, upload: Upload, digest: str) -> bool:
         """Publish a checked file. Returns False if that was begun already, or there is nothing to publish.
 
-        Raises:
-            CostChanged: `digest`, which the button carries, is not that of the upload.
+        Raises CostChanged if `digest`, which the button carries, is not that of the upload.
         """
         if digest != upload.digest:
             raise CostChanged(
