@@ -23,36 +23,24 @@ def resources(settings: Settings, cluster: str) -> dict[str, Any]:
 
     `cluster` is the name of the Kafka resource that they belong to.
     """
-    labels = {"strimzi.io/cluster": cluster}
-    topics = [
-        {
-            "apiVersion": _API,
-            "kind": "KafkaTopic",
-            "metadata": {"name": _resource_name(topic.name), "labels": labels},
-            "spec": {
-                "topicName": topic.name,
-                "partitions": topic.partitions,
-                "replicas": topic.replication,
-                "config": topic.config,
-            },
-        }
-        for topic in settings.topic_plan()
-    ]
+
+    def resource(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+        # a topic may have capitals and underscores, the name of a resource may not
+        own = re.sub(r"[^a-z0-9.-]", "-", name.lower()).strip("-.")
+        metadata = {"name": own, "labels": {"strimzi.io/cluster": cluster}}
+        return {"apiVersion": _API, "kind": kind, "metadata": metadata, "spec": spec}
+
+    items = []
+    for topic in settings.topic_plan():
+        size = {"partitions": topic.partitions, "replicas": topic.replication}
+        items.append(resource("KafkaTopic", topic.name, {"topicName": topic.name, **size, "config": topic.config}))
     rights = rights_of(settings.names, settings.replay.tiers_s)
     programs = {name: name for name in ("worker", "replay", "gateway", "trace")} | {"board": settings.board_rights}
-    users = [
-        {
-            "apiVersion": _API,
-            "kind": "KafkaUser",
-            "metadata": {"name": _resource_name(f"{settings.names.worker_app}-{name}"), "labels": labels},
-            "spec": {
-                "authentication": {"type": "scram-sha-512"},
-                "authorization": {"type": "simple", "acls": _acls(rights[program])},
-            },
-        }
-        for name, program in programs.items()
-    ]
-    return {"apiVersion": "v1", "kind": "List", "items": [*topics, *users]}
+    for name, program in programs.items():
+        allowed = {"type": "simple", "acls": _acls(rights[program])}
+        spec = {"authentication": {"type": "scram-sha-512"}, "authorization": allowed}
+        items.append(resource("KafkaUser", f"{settings.names.worker_app}-{name}", spec))
+    return {"apiVersion": "v1", "kind": "List", "items": items}
 
 
 def _acls(rights: Rights) -> list[dict[str, Any]]:
@@ -66,11 +54,6 @@ def _acls(rights: Rights) -> list[dict[str, Any]]:
         }
         for (resource, name, prefixed), granted in operations.items()
     ]
-
-
-def _resource_name(name: str) -> str:
-    """A topic may have capitals and underscores, the name of a resource may not."""
-    return re.sub(r"[^a-z0-9.-]", "-", name.lower()).strip("-.")
 
 
 def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:
