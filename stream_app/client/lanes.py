@@ -107,8 +107,7 @@ async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> dict[s
     bounds = await reader.bounds(topic)
     lately = await reader.offsets_at(topic, now_ms - _SAMPLED_MS)
     begins = {number: end if (offset := lately[number]) is None else offset for number, (_, end) in bounds.items()}
-    ranges = {number: (begins[number], end) for number, (_, end) in bounds.items()}
-    by_name = await _read_views(reader, topic, ranges)
+    by_name = await _read_views(reader, topic, {number: (begins[number], end) for number, (_, end) in bounds.items()})
     missing = {settings.home(name) for name in settings.workspaces if name not in by_name}
     if missing:  # their last views are older, in the compacted part
         earlier = await _read_views(reader, topic, {number: (bounds[number][0], begins[number]) for number in missing})

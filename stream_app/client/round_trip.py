@@ -13,7 +13,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
-from stream_app.domain.model.messages import Lead, Status, StatusEvent
+from stream_app.domain.model.messages import Lead, Scalar, Status, StatusEvent
 from stream_app.domain.model.text import count
 from stream_app.kafka.connection import silent
 from stream_app.kafka.readers import StatusFollower
@@ -45,7 +45,7 @@ class RoundTrip(msgspec.Struct, frozen=True):
 
 def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Lead:
     """Return a lead of an invented person; `number` makes it unique. It is not sent after `not_after_ms`."""
-    fields: dict[str, str | int | float | bool | None] = {
+    fields: dict[str, Scalar] = {
         "email": f"doctor-{number}@example.com",
         "first_name": "Test",
         "last_name": f"Lead {number}",
@@ -57,14 +57,7 @@ def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Le
         "phone": "+1 555 0100",
         "country": "US",
     }
-    return Lead(
-        fields,
-        lead_id=f"doctor-{number}",
-        workspace=workspace,
-        destination=alias,
-        not_after_ms=not_after_ms,
-        source="doctor",
-    )
+    return Lead(fields, f"doctor-{number}", workspace, alias, not_after_ms=not_after_ms, source="doctor")
 
 
 def price(settings: Settings, alias: str) -> str:
