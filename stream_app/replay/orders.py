@@ -127,123 +127,6 @@ async def ordered_replays(settings: Settings) -> ReplayOrders:
 _MOST_AT_ONCE: Final = 500
 
 
-class Sent(msgspec.Struct):
-    """The result so far.
-
-    Attributes:
-        dead_letters: How many were sent.
-        refused: Record id -> why it was not sent.
-        next: Partition -> the offset after the last dead letter that was sent or refused.
-    """
-
-    dead_letters: int = 0
-    refused: dict[str, str] = msgspec.field(default_factory=dict)
-    next: dict[int, int] = msgspec.field(default_factory=dict)
-
-
-class Redriver:
-    """Sends dead letters back. `async with` fences every operator that started before, and reads the `orders`.
-
-    Attributes:
-        orders: The ordered replays when it started.
-        sent: How many dead letters it has sent.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        names, connection = settings.names, connection_of(settings)
-        limits = StateStoreLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
-        everywhere = {(names.retry, number) for number in range(settings.kafka.partitions)}
-        self._state = TransactionalState(
-            connection,
-            f"{names.replay_app}-operator",
-            names.replay_state,
-            0,
-            limits,
-            writes_to=everywhere | {(names.audit, 0)},
-        )
-        self._retry_topic, self._state_topic = names.retry, names.replay_state
-        kept = settings.topics
-        # Kafka deletes whole segments, which may keep a record for a day longer.
-        self._kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
-        self._outlived = list[Record]()
-        self._clock = Clock()
-        self.orders = ReplayOrders()
-        self.sent = 0
-
-    async def __aenter__(self) -> Self:
-        rows = await self._state.take_over()
-        self.orders = ReplayOrders(rows.items())
-        oldest_ms = self._clock.now_ms() - self._kept_ms
-        keys = [*outlived(rows, oldest_ms), *self.orders.outlived(oldest_ms)]
-        self._outlived = [Record(self._state_topic, key, None) for key in keys]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._state.close()
-
-    async def write(self, rows: Mapping[bytes, bytes | None], others: Iterable[Record] = ()) -> None:
-        """Write rows of the replay state and records of other topics in one transaction.
-
-        Raises:
-            Fenced: Another operator has started meanwhile.
-            Aborted: The transaction failed.
-        """
-        await self._state.transact([*(Record(self._state_topic, *row) for row in rows.items()), *others])
-
-    async def send(
-        self,
-        dead_letters: AsyncIterator[ConsumedRecord],
-        paces: Mapping[str, float],
-        progress: Callable[[Sent], Mapping[bytes, bytes]] = lambda sent: {},
-        stop: asyncio.Event | None = None,
-    ) -> Sent:
-        """Send the dead letters in order.
-
-        `paces`: dead letters per second, by workspace. `progress` is called with the result including the next batch,
-        and returns rows to write in its transaction. `stop` ends it early, after the batch under way.
-
-        Raises:
-            Fenced: Another operator has started meanwhile.
-            Aborted: The transaction failed.
-        """
-        sent, waiting, pace = Sent(), self._outlived, Pace(paces)
-        stop = stop or asyncio.Event()
-        async for dead_letter in dead_letters:
-            envelope = read_envelope(dead_letter)
-            value = dead_letter.value
-            if goes_on(envelope) and not value:
-                sent.refused[dead_letter.record_id] = "it no longer holds its lead: publish the lead again"
-                sent.next[dead_letter.partition] = dead_letter.offset + 1
-                continue
-            workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)
-            turn_ms = pace.turn_ms(workspace, self._clock.now_ms())
-            if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
-                await self._publish(waiting, sent, progress)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), max(0, turn_ms - self._clock.now_ms()) / 1000)
-            if stop.is_set():
-                break
-            headers = redriven(envelope, dead_letter.record_id).to_headers()
-            key = dead_letter.key if value is not None else dead_letter.key or b""
-            waiting.append(Record(self._retry_topic, key, value, headers, dead_letter.partition))
-            if not goes_on(envelope):
-                waiting.append(Record(self._state_topic, *sent_row(dead_letter)))
-            sent.next[dead_letter.partition] = dead_letter.offset + 1
-        await self._publish(waiting, sent, progress)
-        return sent
-
-    async def _publish(
-        self, waiting: list[Record], sent: Sent, progress: Callable[[Sent], Mapping[bytes, bytes]]
-    ) -> None:
-        if waiting:
-            number = sum(record.topic == self._retry_topic for record in waiting)
-            sent.dead_letters += number
-            waiting += [Record(self._state_topic, *row) for row in progress(sent).items()]
-            await self._state.transact(waiting)
-            self.sent += number
-            waiting.clear()
-
-
 async def dead_letters_at(
     reader: TopicReader, topic: str, chosen: Chosen, keys: WorkspaceKeys
 ) -> AsyncIterator[ConsumedRecord]:
@@ -282,16 +165,18 @@ class OrderRunner:
         self._warn = logs.Throttled(lambda why: log.warning("ordered_replay_waits", because=why))
 
     def adopt(self, now: Settings) -> None:
-        """Take workspaces and destinations from these settings, for the next replay. All else needs a restart."""
+        """Take workspaces and destinations from these settings, for the next replay.
+
+        Everything else needs a restart.
+        """
         self._settings = replace(self._settings, workspaces=now.workspaces, destinations=now.destinations)
 
     async def run(self) -> None:
         while True:
             if self._owns() and self._state.orders.pending:
                 try:
-                    async with Redriver(self._settings) as redriver:
-                        await self._state.current()
-                        await _Session(self._settings, self._state, redriver, self._owns).work()
+                    async with _Operator(self._settings, self._state, self._owns) as operator:
+                        await operator.work()
                     await self._state.current()
                     self._warn.reset()
                 except StreamAppError as error:
@@ -300,28 +185,54 @@ class OrderRunner:
             await asyncio.sleep(_LOOK_EVERY_S)
 
 
-class _Session:
-    """The work of one operator, from taking over to the end of the work or an error."""
+class _Operator:
+    """The work of one operator, from taking over to the end of the work or an error.
 
-    def __init__(self, settings: Settings, state: ReplayState, redriver: Redriver, owns: Callable[[], bool]) -> None:
+    `async with` fences every operator that started before. The work raises Fenced if another one has started meanwhile,
+    and Aborted if a transaction failed.
+    """
+
+    def __init__(self, settings: Settings, state: ReplayState, owns: Callable[[], bool]) -> None:
+        names = settings.names
+        limits = StateStoreLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
+        everywhere = {(names.retry, number) for number in range(settings.kafka.partitions)}
+        self._kafka = TransactionalState(
+            *(connection_of(settings), f"{names.replay_app}-operator", names.replay_state, 0, limits),
+            writes_to=everywhere | {(names.audit, 0)},
+        )
         self._settings = settings
+        self._names = names
         self._state = state
-        self._redriver = redriver
         self._owns = owns
-        self._orders = redriver.orders
-        self._seen = set(self._orders.commands)
         self._clock = Clock()
+        self._outlived: list[Record] = []
+
+    async def __aenter__(self) -> Self:
+        rows = await self._kafka.take_over()
+        self._orders = ReplayOrders(rows.items())
+        kept = self._settings.topics
+        # Kafka deletes whole segments, which may keep a record for a day longer.
+        kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
+        oldest_ms = self._clock.now_ms() - kept_ms
+        keys = [*outlived(rows, oldest_ms), *self._orders.outlived(oldest_ms)]
+        self._outlived = [Record(self._names.replay_state, key, None) for key in keys]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._kafka.close()
 
     async def work(self) -> None:
         """Apply all commands and carry out the replay that runs, until nothing is left to do."""
+        await self._state.current()
+        self._seen = set(self._orders.commands)
         while self._owns():
             for key in self._unseen():
                 self._seen.add(key)
                 self._orders.commands[key] = self._state.orders.commands[key]
             step = self._orders.next_step(self._clock.now_ms())
             if step is not None:
-                answer = Record(self._settings.names.audit, b"", msgspec.json.encode(step.answer), (), 0)
-                await self._write(step.rows, answer)
+                answer = Record(self._names.audit, b"", msgspec.json.encode(step.answer), (), 0)
+                await self._write(step.rows, [answer])
                 log.info("replay_command", kind=step.answer.kind, id=step.answer.id, text=step.answer.text)
             elif (replay := self._orders.running) is not None:
                 await self._carry_out(replay)
@@ -336,22 +247,20 @@ class _Session:
             planned = await run_until(stop, self._plan(replay))
             if planned is not None:
                 replay, chosen, paces = planned
-                await self._write(dict([progress_row(replay)]))
+                await self._write_progress(replay)
                 if replay.state == "running":
                     replay = await self._send(replay, chosen, paces, stop)
                     if not stop.is_set():
                         replay = finished(replay, self._clock.now_ms())
-                        await self._write(dict([progress_row(replay)]))
+                        await self._write_progress(replay)
         except (SettingsError, UnreadableBatch) as error:
-            replay = given_up(self._orders.replays[replay.id], str(error), self._clock.now_ms())
-            await self._write(dict([progress_row(replay)]))
+            replay = await self._give_up(replay, str(error))
         except StreamAppError:
             raise
         except Exception as error:  # a command must not end the process again and again
             log.exception("ordered_replay_bug", replay=replay.id)
             text = f"a bug ended it ({type(error).__name__}): the log of the replay process has more"
-            replay = given_up(self._orders.replays[replay.id], text, self._clock.now_ms())
-            await self._write(dict([progress_row(replay)]))
+            replay = await self._give_up(replay, text)
         finally:
             await cancel([watching])
         if replay.state != "running":
@@ -360,10 +269,7 @@ class _Session:
     async def _plan(self, replay: ReplayProgress) -> tuple[ReplayProgress, Chosen, Mapping[str, float]]:
         plan = replay.plan
         priced, chosen = await survey_in_thread(
-            self._settings,
-            plan.source,
-            plan.filter,
-            silent,
+            *(self._settings, plan.source, plan.filter, silent),
             ranges={
                 number: (replay.next.get(number, 0), end)
                 for number, end in plan.ends.items()
@@ -380,23 +286,58 @@ class _Session:
     async def _send(
         self, before: ReplayProgress, chosen: Chosen, paces: Mapping[str, float], stop: asyncio.Event
     ) -> ReplayProgress:
-        """Send the chosen dead letters, and return the progress after them."""
-        topic = topic_of(self._settings, before.plan.source)
+        """Send the chosen dead letters in order, and return the progress after them.
 
-        def progress(sent: Sent) -> dict[bytes, bytes]:
-            key, value = progress_row(
-                advanced(before, sent.dead_letters, sent.refused, sent.next, self._clock.now_ms())
-            )
-            self._orders.apply(key, value)
-            return {key: value}
+        `paces`: dead letters per second, by workspace. `stop` ends it early, after the batch under way.
+        """
+        names, waiting, pace, sent = self._names, self._outlived, Pace(paces), 0
+        refused: dict[str, str] = {}  # record id -> why
+        reached: dict[int, int] = {}  # partition -> the offset after the last dead letter that was sent or refused
+
+        async def flush() -> None:
+            nonlocal sent
+            if waiting:
+                sent += sum(record.topic == names.retry for record in waiting)
+                await self._write_progress(advanced(before, sent, refused, reached, self._clock.now_ms()), waiting)
+                waiting.clear()
 
         async with topic_reader(self._settings) as reader:
-            dead_letters = dead_letters_at(reader, topic, chosen, WorkspaceKeys(self._settings.workspaces))
-            sent = await self._redriver.send(dead_letters, paces, progress, stop)
-        return advanced(before, sent.dead_letters, sent.refused, sent.next, self._clock.now_ms())
+            topic, keys = topic_of(self._settings, before.plan.source), WorkspaceKeys(self._settings.workspaces)
+            async for dead_letter in dead_letters_at(reader, topic, chosen, keys):
+                envelope, value = read_envelope(dead_letter), dead_letter.value
+                if goes_on(envelope) and not value:
+                    refused[dead_letter.record_id] = "it no longer holds its lead: publish the lead again"
+                    reached[dead_letter.partition] = dead_letter.offset + 1
+                    continue
+                workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)
+                turn_ms = pace.turn_ms(workspace, self._clock.now_ms())
+                if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
+                    await flush()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), max(0, turn_ms - self._clock.now_ms()) / 1000)
+                if stop.is_set():
+                    break
+                headers = redriven(envelope, dead_letter.record_id).to_headers()
+                key = dead_letter.key if value is not None else dead_letter.key or b""
+                waiting.append(Record(names.retry, key, value, headers, dead_letter.partition))
+                if not goes_on(envelope):
+                    waiting.append(Record(names.replay_state, *sent_row(dead_letter)))
+                reached[dead_letter.partition] = dead_letter.offset + 1
+            await flush()
+        return advanced(before, sent, refused, reached, self._clock.now_ms())
 
-    async def _write(self, rows: Mapping[bytes, bytes | None], *others: Record) -> None:
-        await self._redriver.write(rows, others)
+    async def _give_up(self, replay: ReplayProgress, text: str) -> ReplayProgress:
+        """End a replay that cannot go on, where its last transaction has left it."""
+        replay = given_up(self._orders.replays[replay.id], text, self._clock.now_ms())
+        await self._write_progress(replay)
+        return replay
+
+    async def _write_progress(self, replay: ReplayProgress, others: Iterable[Record] = ()) -> None:
+        await self._write(dict([progress_row(replay)]), others)
+
+    async def _write(self, rows: Mapping[bytes, bytes | None], others: Iterable[Record]) -> None:
+        """Write rows of the replay state and records of other topics in one transaction."""
+        await self._kafka.transact([*(Record(self._names.replay_state, *row) for row in rows.items()), *others])
         for key, value in rows.items():
             self._orders.apply(key, value)
 
