@@ -3,7 +3,7 @@
 import base64
 import heapq
 import json
-from collections.abc import Container
+from collections.abc import AsyncIterator, Container
 from contextlib import suppress
 from typing import IO, Any, Final
 
@@ -19,9 +19,8 @@ from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.untrusted import check_depth
-from stream_app.kafka.readers import Progress, TopicReader
-from stream_app.replay.orders import consumed_records
-from stream_app.replay.plan import check_filter, topic_of
+from stream_app.kafka.readers import Progress, TopicReader, consumed
+from stream_app.replay.plan import dead_letter_of, records_at, topic_of
 
 _OF_AN_IMPORT: Final = ("import_id", "import_summary")
 _event: Final = msgspec.json.Decoder(StatusEvent)
@@ -58,20 +57,14 @@ class Listed(msgspec.Struct, frozen=True):
 async def count(settings: Settings, source: Source, wanted: Filter, progress: Progress) -> Tally:
     """Count the matching dead letters by cause. Values are read only if the suppression list is not empty.
 
-    Raises SettingsError as `check_filter`, and BrokerUnavailable.
+    Raises BrokerUnavailable.
     """
-    check_filter(settings, source, wanted)
     tally = Tally(Clock().now_ms())
-    matches = None if wanted == Filter() else wanted.matches
-    keys = WorkspaceKeys(settings.workspaces)
     async with topic_reader(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
-        async for records in reader.read(topic_of(settings, source)):
-            for record in records:
-                headers, key, at_ms = headers_of(record.headers), keys.restore(record.key), record.timestamp
-                if matches is None or matches(headers, key, at_ms):
-                    tally.add(headers, shown_key(headers, key, settings.workspaces), at_ms)
-                    tally.suppressed += on_list.names(headers, key, record.value, at_ms)
+        async for record, headers, key in _matching(reader, settings, source, wanted):
+            tally.add(headers, shown_key(headers, key, settings.workspaces), record.timestamp)
+            tally.suppressed += on_list.names(headers, key, record.value, record.timestamp)
     return tally
 
 
@@ -80,21 +73,16 @@ async def newest(
 ) -> tuple[list[Listed], int]:
     """Return the newest matching dead letters, newest first, and the number of all matching ones.
 
-    Raises SettingsError as `check_filter`, and BrokerUnavailable.
+    Raises BrokerUnavailable.
     """
-    check_filter(settings, source, wanted)
-    topic, matching, keys = topic_of(settings, source), 0, WorkspaceKeys(settings.workspaces)
+    topic, matching = topic_of(settings, source), 0
     kept: list[tuple[int, int, int, dict[str, bytes], bytes | None]] = []  # a heap: the oldest of the newest first
     async with topic_reader(settings, progress) as reader:
-        async for records in reader.read(topic):
-            for record in records:
-                headers, key = headers_of(record.headers), keys.restore(record.key)
-                if not wanted.matches(headers, key, record.timestamp):
-                    continue
-                matching += 1
-                heapq.heappush(kept, (record.timestamp, record.partition, record.offset, headers, key))
-                if len(kept) > limit:
-                    heapq.heappop(kept)
+        async for record, headers, key in _matching(reader, settings, source, wanted):
+            matching += 1
+            heapq.heappush(kept, (record.timestamp, record.partition, record.offset, headers, key))
+            if len(kept) > limit:
+                heapq.heappop(kept)
     return [
         Listed(
             f"{topic}/{partition}/{offset}",
@@ -108,6 +96,18 @@ async def newest(
         )
         for at_ms, partition, offset, headers, key in sorted(kept, reverse=True)
     ], matching
+
+
+async def _matching(
+    reader: TopicReader, settings: Settings, source: Source, wanted: Filter
+) -> AsyncIterator[tuple[Any, dict[str, bytes], bytes | None]]:
+    """Read the matching dead letters as PlainRecords, each with its headers and its restored key."""
+    keys, every = WorkspaceKeys(settings.workspaces), wanted == Filter()
+    async for records in reader.read(topic_of(settings, source)):
+        for record in records:
+            headers, key = headers_of(record.headers), keys.restore(record.key)
+            if every or wanted.matches(headers, key, record.timestamp):
+                yield record, headers, key
 
 
 async def _on_the_list(reader: TopicReader, state: str, partition: int | None = None) -> SuppressionList:
@@ -130,16 +130,14 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
     """
     topic, partition, offset = parse_dead_letter_id(settings, record_id)
     async with topic_reader(settings, progress) as reader:
-        taken: list[ConsumedRecord] = []
-        async for records in reader.read(topic, {partition: (offset, offset + 1)}):
-            taken += consumed_records(records, WorkspaceKeys(settings.workspaces))
-        if not taken:
+        found = [record async for record in records_at(reader, topic, {partition: {offset}})]
+        if not found:
             raise StreamAppError(f"no dead letter at {record_id}: it never existed, or is no longer kept")
-        headers = dict(taken[0].headers)
+        dead_letter = dead_letter_of(found[0], WorkspaceKeys(settings.workspaces))
+        headers = dict(dead_letter.headers)
         history = await _history(reader, settings.names.status, partition, headers.get(HEADERS["origin"], b""))
         on_list = await _on_the_list(reader, settings.names.state, partition)
     shown = {name: _shown(value) for name, value in headers.items()}
-    dead_letter = taken[0]
     suppressed = on_list.names(headers, dead_letter.key, dead_letter.value, dead_letter.timestamp_ms)
     return Shown(dead_letter, shown, history, suppressed)
 
@@ -166,24 +164,18 @@ async def export(
         The number written, and the number left out because of the suppression list.
 
     Raises:
-        SettingsError: The filter contradicts itself, or names something that the configuration does not have.
         BrokerUnavailable: Kafka does not answer.
     """
-    check_filter(settings, source, wanted)
     lines = left_out = 0
-    keys = WorkspaceKeys(settings.workspaces)
     async with topic_reader(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
-        async for records in reader.read(topic_of(settings, source)):
-            for dead_letter in consumed_records(records, keys):
-                headers = dict(dead_letter.headers)
-                if not wanted.matches(headers, dead_letter.key, dead_letter.timestamp_ms):
-                    continue
-                if on_list.names(headers, dead_letter.key, dead_letter.value, dead_letter.timestamp_ms):
-                    left_out += 1
-                else:
-                    file.write(line_of(dead_letter, headers, settings.workspaces) + "\n")
-                    lines += 1
+        async for record, headers, key in _matching(reader, settings, source, wanted):
+            if on_list.names(headers, key, record.value, record.timestamp):
+                left_out += 1
+                continue
+            dead_letter = msgspec.structs.replace(consumed(record), key=key)
+            file.write(line_of(dead_letter, dict(dead_letter.headers), settings.workspaces) + "\n")
+            lines += 1
     return lines, left_out
 
 

@@ -10,7 +10,7 @@ it is the latest record of its lead. So an interrupted run can simply be repeate
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final, Literal, Self
@@ -40,14 +40,14 @@ from stream_app.domain.dead_letter.orders import (
 from stream_app.domain.dead_letter.replay import Pace, goes_on, outlived, redriven, sent_row
 from stream_app.domain.delivery.envelope import WorkspaceKeys, read_envelope
 from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
-from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.kafka.connection import silent
 from stream_app.kafka.producers import send_command
-from stream_app.kafka.readers import Reader, TopicReader, consumed
+from stream_app.kafka.readers import Reader
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs
-from stream_app.replay.plan import Chosen, survey_in_thread, topic_of
+from stream_app.replay.plan import Chosen, dead_letter_of, records_at, survey_in_thread, topic_of
 from stream_app.replay.state import ReplayState
 from stream_app.tasks import cancel, run_until
 
@@ -125,25 +125,6 @@ async def ordered_replays(settings: Settings) -> ReplayOrders:
 
 
 _MOST_AT_ONCE: Final = 500
-
-
-async def dead_letters_at(
-    reader: TopicReader, topic: str, chosen: Chosen, keys: WorkspaceKeys
-) -> AsyncIterator[ConsumedRecord]:
-    """Read the chosen dead letters."""
-    ranges = {partition: (min(offsets), max(offsets) + 1) for partition, offsets in chosen.items() if offsets}
-    if not ranges:
-        return
-    async for records in reader.read(topic, ranges):
-        for dead_letter in consumed_records(records, keys):
-            if dead_letter.offset in chosen[dead_letter.partition]:
-                yield dead_letter
-
-
-def consumed_records(records: Iterable[Any], keys: WorkspaceKeys) -> Iterable[ConsumedRecord]:
-    """Convert aiokafka's records, and restore the workspace as their key."""
-    for record in records:
-        yield replace(consumed(record), key=keys.restore(record.key))
 
 
 log = logs.get("replay")
@@ -303,7 +284,8 @@ class _Operator:
 
         async with topic_reader(self._settings) as reader:
             topic, keys = topic_of(self._settings, before.plan.source), WorkspaceKeys(self._settings.workspaces)
-            async for dead_letter in dead_letters_at(reader, topic, chosen, keys):
+            async for record in records_at(reader, topic, chosen):
+                dead_letter = dead_letter_of(record, keys)
                 envelope, value = read_envelope(dead_letter), dead_letter.value
                 if goes_on(envelope) and not value:
                     refused[dead_letter.record_id] = "it no longer holds its lead: publish the lead again"

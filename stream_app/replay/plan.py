@@ -6,7 +6,7 @@ earlier redrives -> dead letters -> rows  ->  PricedPlan, and the dead letters t
 import asyncio
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -26,9 +26,10 @@ from stream_app.domain.lead.identity import identify
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.limits.budget import Cost
 from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Workspace
-from stream_app.kafka.readers import Progress, TopicReader
+from stream_app.kafka.readers import Progress, TopicReader, consumed
 
 Chosen = dict[int, set[int]]
 """Partition -> offsets of the dead letters to send."""
@@ -78,6 +79,20 @@ async def spans_of(settings: Settings, source: Source) -> dict[int, tuple[int, i
     """Return the first and the end offset of each partition of a source. Raises BrokerUnavailable."""
     async with topic_reader(settings) as reader:
         return await reader.bounds(topic_of(settings, source))
+
+
+async def records_at(reader: TopicReader, topic: str, chosen: Chosen) -> AsyncIterator[Any]:
+    """Read the PlainRecords at these offsets."""
+    ranges = {partition: (min(offsets), max(offsets) + 1) for partition, offsets in chosen.items() if offsets}
+    async for records in reader.read(topic, ranges):
+        for record in records:
+            if record.offset in chosen[record.partition]:
+                yield record
+
+
+def dead_letter_of(record: Any, keys: WorkspaceKeys) -> ConsumedRecord:
+    """Convert a PlainRecord, and restore the workspace as its key."""
+    return msgspec.structs.replace(consumed(record), key=keys.restore(record.key))
 
 
 class _GivenUp(Exception):
@@ -271,17 +286,14 @@ async def _never(
 ) -> set[tuple[int, int]]:
     """Find suppressed dead letters, by partition and offset. Values are read only if the list is not empty."""
     never: set[tuple[int, int]] = set()
-    if not on_list or not letters:
+    if not on_list:
         return never
     offsets: Chosen = defaultdict(set)
     for letter in letters:
         offsets[letter.partition].add(letter.offset)
-    ranges = {partition: (min(numbers), max(numbers) + 1) for partition, numbers in offsets.items()}
-    async for records in reader.read(topic, ranges):
-        for record in records:
-            dead_letter = (headers_of(record.headers), record.key, record.value, record.timestamp)
-            if record.offset in offsets[record.partition] and on_list.names(*dead_letter):
-                never.add((record.partition, record.offset))
+    async for record in records_at(reader, topic, offsets):
+        if on_list.names(headers_of(record.headers), record.key, record.value, record.timestamp):
+            never.add((record.partition, record.offset))
     return never
 
 

@@ -27,7 +27,7 @@ from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.model.errors import UnknownFormat
 from stream_app.domain.model.records import ConsumedRecord, Headers, parse_record_id
 from stream_app.domain.model.topics import TopicNames
-from stream_app.replay.orders import consumed_records
+from stream_app.replay.plan import dead_letter_of
 from tests.board.model_records import Made
 from tests.simulation.schedule import Setup, plan_of
 
@@ -267,7 +267,7 @@ def test_the_name_of_a_workspace_that_is_not_configured_is_shown_unless_it_may_b
 
 def test_a_dead_letter_of_an_unknown_workspace_belongs_to_it_once_it_is_configured() -> None:
     record = Made("leads.dlq", pseudonymous_key(b"newco", {"acme"}), b"{}")
-    [before] = consumed_records([record], WorkspaceKeys(["acme"]))
-    [after] = consumed_records([record], WorkspaceKeys(["acme", "newco"]))
+    before = dead_letter_of(record, WorkspaceKeys(["acme"]))
+    after = dead_letter_of(record, WorkspaceKeys(["acme", "newco"]))
     assert before.key == record.key
     assert after.key == b"newco"
