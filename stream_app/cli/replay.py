@@ -4,7 +4,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
@@ -43,7 +43,7 @@ PerSecond = Annotated[float | None, Parameter(metavar="PER_S", validator=validat
 
 _REPEAT: Final = "run the same command to continue; nothing is sent twice"
 _SEND_FEWER: Final = "send fewer, or use --over-budget to let the rest wait for the next budget"
-_ANSWER_WITHIN_S: Final = 15.0
+_STOP_WITHIN_S: Final = 15.0
 
 
 @Parameter(name="*")
@@ -158,11 +158,10 @@ async def order_and_follow(settings: Settings, command: ReplayCommand) -> Replay
         StreamAppError: It was refused, or stopped.
     """
     last: ReplayProgress | None = None
-    deadline_s = time.monotonic() + _ANSWER_WITHIN_S
     try:
         with reading("sending back", "dead letters") as progress:
             async with aclosing(submit_and_follow(settings, command)) as following:
-                async for last in _answers(following, deadline_s):
+                async for last in following:
                     progress(last.sent + last.refused, last.total)
                     if last.state in ("stopped", "refused"):
                         raise StreamAppError(f"replay {last.id}: {last.text}")
@@ -178,28 +177,17 @@ async def order_and_follow(settings: Settings, command: ReplayCommand) -> Replay
 async def order_change(settings: Settings, command: ReplayCommand) -> ReplayProgress | None:
     """Stop or resume a replay, and return its state after that; None: no replay process answers."""
     async with aclosing(submit_and_follow(settings, command)) as following:
-        async for progress in _answers(following, time.monotonic() + _ANSWER_WITHIN_S):
+        async for progress in following:
             if command.id in progress.commands:
                 return progress
     return None
-
-
-async def _answers(following: AsyncIterator[ReplayProgress | None], deadline_s: float) -> AsyncIterator[ReplayProgress]:
-    """Yield the progress. It ends if none has come before the deadline."""
-    answered = False
-    async for progress in following:
-        if progress is not None:
-            answered = True
-            yield progress
-        elif not answered and time.monotonic() > deadline_s:
-            return
 
 
 async def _stop(settings: Settings, command: ReplayCommand) -> None:
     """Stop an ordered replay, and wait for the answer for a few seconds."""
     stop = change_command("stop", command.replay, command.who, "interrupted")
     with suppress(TimeoutError, StreamAppError):
-        async with asyncio.timeout(_ANSWER_WITHIN_S):
+        async with asyncio.timeout(_STOP_WITHIN_S):
             await order_change(settings, stop)
 
 

@@ -9,6 +9,7 @@ it is the latest record of its lead. So an interrupted run can simply be repeate
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -51,6 +52,7 @@ from stream_app.replay.plan import Chosen, dead_letter_of, records_at, survey_in
 from stream_app.replay.state import ReplayState
 from stream_app.tasks import cancel, run_until
 
+_ANSWER_WITHIN_S: Final = 15.0
 _MOST_BYTES: Final = 900_000
 
 
@@ -90,26 +92,27 @@ async def submit(settings: Settings, command: ReplayCommand) -> None:
     await send_command(connection_of(settings), [command_record(settings, command)], "stream-app replay list")
 
 
-async def submit_and_follow(settings: Settings, command: ReplayCommand) -> AsyncGenerator[ReplayProgress | None, None]:
-    """Write a command to Kafka, and yield each progress of its replay from then on. It does not end by itself.
+async def submit_and_follow(settings: Settings, command: ReplayCommand) -> AsyncGenerator[ReplayProgress, None]:
+    """Write a command to Kafka, and yield each progress of its replay from then on.
 
-    Yields:
-        The progress; None every half a second while none comes.
+    It ends if none has come within 15 seconds, and does not end by itself otherwise.
 
     Raises:
         BrokerUnavailable: Kafka does not answer.
     """
-    place = TopicPartition(settings.names.replay_state, 0)
+    place, answered = TopicPartition(settings.names.replay_state, 0), False
+    deadline_s = time.monotonic() + _ANSWER_WITHIN_S
     async with Reader(connection_of(settings)) as reader:
         starts = await reader.ends([place])
         await submit(settings, command)
         async for polled in reader.follow(starts):
-            rows = [read_progress(record.key, record.value) for record in chain.from_iterable(polled.values())]
-            own = [row for row in rows if row is not None and row.id == command.replay]
-            for row in own:
-                yield row
-            if not own:
-                yield None
+            for record in chain.from_iterable(polled.values()):
+                progress = read_progress(record.key, record.value)
+                if progress is not None and progress.id == command.replay:
+                    answered = True
+                    yield progress
+            if not answered and time.monotonic() > deadline_s:
+                return
 
 
 async def ordered_replays(settings: Settings) -> ReplayOrders:

@@ -18,7 +18,7 @@ def told(monkeypatch: pytest.MonkeyPatch, state: ReplayState, text: str = "") ->
     """Have the replay process give one answer and then no more; returns the commands that it gets."""
     got: list[ReplayCommand] = []
 
-    async def submit_and_follow(_: Settings, command: ReplayCommand) -> AsyncIterator[ReplayProgress | None]:
+    async def submit_and_follow(_: Settings, command: ReplayCommand) -> AsyncIterator[ReplayProgress]:
         got.append(command)
         commands = (command.id,)
         yield ReplayProgress("r-1", state, "jane", "", 0, plan(), total=40, sent=7, text=text, commands=commands)
