@@ -8,8 +8,9 @@ import os
 import stat
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import IO, Final, TypeVar
 
 import msgspec
@@ -47,6 +48,10 @@ class Column(msgspec.Struct, frozen=True):
     prose: bool = False
 
 
+Cells = dict[Column, list[str]]
+"""Column -> its title and its cells, from the top."""
+
+
 class Table:
     """Rows of text under columns."""
 
@@ -73,21 +78,18 @@ def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
 
     `width` is that of the terminal, in cells; None if the output is no terminal: nothing is left out or wrapped.
     """
-    grid = [[column.title for column in table.columns], *table.rows]
-    shown = _chosen(table.columns, grid, width)
-    left_out = [column.title for number, column in enumerate(table.columns) if number not in shown]
-    widths = _widths(table.columns, grid, shown, width)
+    cells = {column: [column.title, *(row[at] for row in table.rows)] for at, column in enumerate(table.columns)}
+    shown = _chosen(cells, width)
+    left_out = [column.title for column in cells if column not in shown]
+    widths = _widths(shown, width)
     if width is not None and _total(widths.values()) > width:
-        return _stacked(grid, shown), left_out
-    lines: list[str] = []
-    for row in grid:
-        cells = {n: _wrapped(row[n], widths[n], wraps=table.columns[n].prose and width is not None) for n in shown}
-        for at in range(max(map(len, cells.values()))):
-            parts = [
-                _padded(cells[n][at] if at < len(cells[n]) else "", widths[n], right=table.columns[n].right)
-                for n in shown
-            ]
-            lines.append(_GAP.join(parts).rstrip())
+        return _stacked(shown), left_out
+    wrapped = [[_wrapped(cell, widths[column]) for cell in texts] for column, texts in shown.items()]
+    lines = [
+        _GAP.join(map(_padded, parts, shown, widths.values())).rstrip()
+        for row in zip(*wrapped, strict=True)
+        for parts in zip_longest(*row, fillvalue="")
+    ]
     return lines, left_out
 
 
@@ -103,17 +105,14 @@ def show_table(table: Table) -> None:
         say(f"not shown at this width: {', '.join(filter(None, left_out))} (a wider terminal or a pipe shows all)")
 
 
-def _chosen(columns: Sequence[Column], grid: list[list[str]], width: int | None) -> list[int]:
-    """Return the numbers of the columns that fit."""
-    shown = list(range(len(columns)))
-    if width is None:
-        return shown
-    least = [_least(column, [row[number] for row in grid]) for number, column in enumerate(columns)]
-    while _total(least[number] for number in shown) > width:
-        last = max(reversed(shown), key=lambda number: columns[number].rank)
-        if columns[last].rank == 0:
+def _chosen(cells: Cells, width: int | None) -> Cells:
+    """Return the columns that fit."""
+    shown, least = dict(cells), {column: _least(column, texts) for column, texts in cells.items()}
+    while width is not None and _total(least[column] for column in shown) > width:
+        last = max(reversed(shown), key=lambda column: column.rank)
+        if last.rank == 0:
             break
-        shown.remove(last)
+        del shown[last]
     return shown
 
 
@@ -125,28 +124,27 @@ def _least(column: Column, cells: list[str]) -> int:
     return min(natural, max(_LEAST, min(longest, _MOST_WORD)))
 
 
-def _widths(columns: Sequence[Column], grid: list[list[str]], shown: list[int], width: int | None) -> dict[int, int]:
+def _widths(cells: Cells, width: int | None) -> dict[Column, int]:
     """Return each column's width. Prose columns share the space that the others leave."""
-    widths = {number: max(cell_len(row[number]) for row in grid) for number in shown}
+    widths = {column: max(map(cell_len, texts)) for column, texts in cells.items()}
     if width is None:
         return widths
     over = _total(widths.values()) - width
-    for number in sorted((number for number in shown if columns[number].prose), key=lambda number: -widths[number]):
-        least = _least(columns[number], [row[number] for row in grid])
-        narrower = max(0, min(over, widths[number] - least))
-        widths[number] -= narrower
+    for column in sorted((column for column in cells if column.prose), key=lambda column: -widths[column]):
+        narrower = max(0, min(over, widths[column] - _least(column, cells[column])))
+        widths[column] -= narrower
         over -= narrower
     return widths
 
 
-def _stacked(grid: list[list[str]], shown: list[int]) -> list[str]:
+def _stacked(cells: Cells) -> list[str]:
     """Format each row as a block of lines, for a terminal too narrow for the columns of rank 0."""
-    titles, *rows = grid
-    first, *others = shown
-    lines = [titles[first]]
-    for row in rows:
-        lines.append(row[first])
-        lines += [f"  {f'{titles[n]}: ' if titles[n] else ''}{row[n]}" for n in others if row[n]]
+    (head, *titles), *rows = zip(*cells.values(), strict=True)
+    lines = [head]
+    for first, *others in rows:
+        lines.append(first)
+        labels = [f"{title}: " if title else "" for title in titles]
+        lines += [f"  {label}{cell}" for label, cell in zip(labels, others, strict=True) if cell]
     return lines
 
 
@@ -155,15 +153,15 @@ def _total(widths: Iterable[int]) -> int:
     return sum(numbers) + len(_GAP) * (len(numbers) - 1)
 
 
-def _wrapped(cell: str, width: int, *, wraps: bool) -> list[str]:
-    if not wraps or cell_len(cell) <= width:
+def _wrapped(cell: str, width: int) -> list[str]:
+    if cell_len(cell) <= width:
         return [cell]
     return textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False)
 
 
-def _padded(cell: str, width: int, *, right: bool) -> str:
+def _padded(cell: str, column: Column, width: int) -> str:
     space = " " * (width - cell_len(cell))
-    return space + cell if right else cell + space
+    return space + cell if column.right else cell + space
 
 
 _PLAIN_EVERY_S: Final = 5.0
