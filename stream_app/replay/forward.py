@@ -30,6 +30,7 @@ from stream_app.faust_app.app import App
 from stream_app.faust_app.stream import Generations
 from stream_app.kafka.producers import Publish
 from stream_app.partition.ports import PartitionStream
+from stream_app.tasks import run_until
 
 _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
 
@@ -76,51 +77,61 @@ class Replay:
         """Forward `leads.dlq` to the tiers by due time. Skip dead letters that wait for an operator."""
         begin = await self._begin(stream.partition)
         self._began(stream.partition, begin)
-        async with self._forwarder(stream) as forwarder:
-            async for consumed in stream:
-                envelope = returning(read_envelope(consumed), consumed.record_id, begin.epoch)
-                from_input = envelope is not None and not envelope.origin
-                if consumed.offset < begin.skip_to or (from_input and consumed.offset < begin.seen_to):
-                    envelope = None
-                if not await self._forward(forwarder, stream, consumed, envelope):
-                    return
+
+        def read(consumed: ConsumedRecord) -> Envelope | None:
+            envelope = returning(read_envelope(consumed), consumed.record_id, begin.epoch)
+            from_input = envelope is not None and not envelope.origin
+            seen = consumed.offset < begin.skip_to or (from_input and consumed.offset < begin.seen_to)
+            return None if seen else envelope
+
+        await self._serve(stream, read)
 
     async def deferred(self, stream: PartitionStream) -> None:
         """Forward `leads.deferred` to the tiers by due time."""
-        async with self._forwarder(stream) as forwarder:
-            async for consumed in stream:
-                if not await self._forward(
-                    forwarder, stream, consumed, returning(read_envelope(consumed), consumed.record_id)
-                ):
-                    return
+        await self._serve(stream, lambda consumed: returning(read_envelope(consumed), consumed.record_id))
 
     async def wait(self, stream: PartitionStream, tier: int) -> None:
         """Forward the records of a delay tier (s). Its head is always due first."""
-        async with self._forwarder(stream) as forwarder:
+        await self._serve(stream, read_envelope, tier * 1000)
+
+    async def _serve(
+        self, stream: PartitionStream, read: Callable[[ConsumedRecord], Envelope | None], delay_ms: int = 0
+    ) -> None:
+        """Forward the records of a stream until it is suspended. `read` returns None for a record that is skipped.
+
+        `delay_ms`: how long after its append a record is due.
+        """
+        position = self._positions[stream.topic, stream.partition]
+        position.sent = position.acked  # records that an earlier stream left unacked are read again
+        async with _Forwarder(stream, self._publish, position) as forwarder:
             async for consumed in stream:
-                due_ms = consumed.timestamp_ms + tier * 1000
-                if not await self._until(due_ms, stream):
+                if delay_ms and not await self._until(consumed.timestamp_ms + delay_ms, stream):
                     stream.give_up(consumed)
                     return
-                if not await self._forward(forwarder, stream, consumed, read_envelope(consumed)):
+                envelope = read(consumed)
+                if envelope is None:
+                    await forwarder.skip(consumed)
+                elif not await self._forward(forwarder, stream, consumed, envelope):
+                    stream.give_up(consumed)
                     return
 
     async def _forward(
-        self, forwarder: _Forwarder, stream: PartitionStream, consumed: ConsumedRecord, envelope: Envelope | None
+        self, forwarder: _Forwarder, stream: PartitionStream, consumed: ConsumedRecord, envelope: Envelope
     ) -> bool:
-        """Forward to `leads.retry` if due, else to the next tier; skip if None. False: the stream was suspended."""
-        if envelope is None:
-            await forwarder.skip(consumed)
-            return True
-        tier = tier_s(self._policy, envelope.not_before_ms - self._clock.now_ms())
+        """Forward to `leads.retry` if due, else to the next tier. False: the stream was suspended first."""
+        workspace, now_ms = (consumed.key or b"").decode("utf-8", "replace"), self._clock.now_ms()
+        tier = tier_s(self._policy, envelope.not_before_ms - now_ms)
         if tier is None and envelope.way == "deferred":
-            now_ms, workspace = self._clock.now_ms(), (consumed.key or b"").decode("utf-8", "replace")
             turn_ms = self._turns.turn_ms(workspace, envelope, now_ms)
             if turn_ms > now_ms:
                 envelope = msgspec.structs.replace(envelope, not_before_ms=turn_ms)
                 tier = tier_s(self._policy, turn_ms - now_ms)
-        if not await self._await_turn(consumed.key, stream, paced=tier is None):
-            stream.give_up(consumed)
+        if not self._moving.is_set():
+            with self._waiting(stream):
+                await run_until(stream.suspended, self._moving.wait())
+            if stream.suspended.is_set():
+                return False
+        if tier is None and not await self._until(self._pace.turn_ms(workspace, self._clock.now_ms()), stream):
             return False
         topic = self._topics.retry if tier is None else self._topics.wait(tier)
         # Kafka takes no record with neither key nor value.
@@ -128,20 +139,6 @@ class Replay:
         await forwarder.send(consumed, Record(topic, key, consumed.value, envelope.to_headers(), consumed.partition))
         self._moved(consumed.topic, envelope)
         return True
-
-    async def _await_turn(self, key: bytes | None, stream: PartitionStream, *, paced: bool) -> bool:
-        """Wait for the end of a pause and for the workspace's rate. False: the stream was suspended first."""
-        if not self._moving.is_set():
-            stopped = asyncio.create_task(stream.suspended.wait())
-            moving = asyncio.create_task(self._moving.wait())
-            with self._waiting(stream):
-                await asyncio.wait((stopped, moving), return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            moving.cancel()
-            if stream.suspended.is_set():
-                return False
-        workspace = (key or b"").decode("utf-8", "replace")
-        return not paced or await self._until(self._pace.turn_ms(workspace, self._clock.now_ms()), stream)
 
     async def _until(self, due_ms: int, stream: PartitionStream) -> bool:
         """Wait until a time. False: the stream was suspended first."""
@@ -164,11 +161,6 @@ class Replay:
             yield
         finally:
             position.waits = False
-
-    def _forwarder(self, stream: PartitionStream) -> _Forwarder:
-        position = self._positions[stream.topic, stream.partition]
-        position.sent = position.acked  # records that an earlier stream left unacked are read again
-        return _Forwarder(stream, self._publish, position)
 
 
 @define(eq=False, repr=False)
