@@ -18,6 +18,7 @@ from stream_app.domain.model.text import for_json, for_terminal, wrapped
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from stream_app.cli.tables import Table
     from stream_app.config import Settings
     from stream_app.config.variables import Need
 
@@ -75,13 +76,16 @@ class Common:
 
         return load_settings(self.config, os.environ, needs)
 
-    def show(self, document: Any, *lines: str) -> None:
-        """Print a result: the document with `--json`, else the lines."""
+    def show(self, document: Any, *parts: "str | Table") -> None:
+        """Print a result: the document with `--json`, else the lines and tables."""
         if self.json:
             show_json(document)
             return
-        for line in lines:
-            show(line)
+        for part in parts:
+            if isinstance(part, str):
+                show(part)
+            else:
+                part.show()
 
 
 COMMON: Final = Common()

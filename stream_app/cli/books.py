@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from stream_app.cli.base import COMMON, NO, OK, Common, Whole, say, show, show_json
-from stream_app.cli.tables import Column, Table, reading, show_table
+from stream_app.cli.tables import Column, Table, reading
 from stream_app.client.books import read_books
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMNS, MEANING, books_line, name_of
@@ -38,9 +38,9 @@ def books(*, limit: Whole = 20, common: Common = COMMON) -> int:
 
 def show_report(report: BooksReport) -> None:
     """Print the books: the tables on stdout, problems on stderr."""
-    show_table(books_table(report))
+    books_table(report).show()
     show("")
-    show_table(money_table(report))
+    money_table(report).show()
     if report.copies:
         show(
             f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these: replays, "
@@ -67,11 +67,11 @@ def show_report(report: BooksReport) -> None:
     if report.problem_count > len(report.problems):
         say(f"and {report.problem_count - len(report.problems)} more; --limit names more of them")
     show(f"{books_line(report.records, report.leads)}.")
-    accounted = report.accounted
+    sums = f"{report.records} in, {report.accounted} accounted for"
     if report.balanced:
-        show(f"The books balance: {report.records} in, {accounted} accounted for.")
+        show(f"The books balance: {sums}.")
     else:
-        say(f"The books do NOT balance: {report.records} in, {accounted} accounted for; see above.")
+        say(f"The books do NOT balance: {sums}; see above.")
 
 
 def _show_open_costs(report: BooksReport) -> None:
@@ -84,10 +84,8 @@ def _show_open_costs(report: BooksReport) -> None:
         "Where you know it: stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT"
     )
     for cost in report.open_costs:
-        booked = (
-            f"{count(cost.booked.credits, 'credit')} and {count(cost.booked.actions, 'action')} on {cost.booked.day}"
-        )
-        show(f"  {cost.workspace}/{cost.destination} {cost.lead_id}: {booked}")
+        amounts = f"{count(cost.booked.credits, 'credit')} and {count(cost.booked.actions, 'action')}"
+        show(f"  {cost.workspace}/{cost.destination} {cost.lead_id}: {amounts} on {cost.booked.day}")
     if report.open_cost_count > len(report.open_costs):
         show(f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names more of them")
 
@@ -125,8 +123,8 @@ def money_table(report: BooksReport) -> Table:
         title="Money",
     )
     for account in report.accounts:
-        by_events = "?" if account.spent_by_events is None else str(account.spent_by_events)
-        amounts = [account.reserved, account.reserved_by_rows, account.spent]
+        by_events = "?" if account.spent_by_events is None else account.spent_by_events
+        amounts = [account.reserved, account.reserved_by_rows, account.spent, by_events]
         extra = [account.unknown, account.elsewhere] if more else []
-        table.add(account.workspace, account.period, account.meter, *amounts, by_events, *extra)
+        table.add(account.workspace, account.period, account.meter, *amounts, *extra)
     return table

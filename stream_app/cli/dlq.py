@@ -1,6 +1,6 @@
 """`stream-app dlq`: count, list, show and export dead letters."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
@@ -9,11 +9,11 @@ import msgspec
 from cyclopts import Parameter
 
 from stream_app.cli import lanes
-from stream_app.cli.base import COMMON, NO, OK, Common, OptionalWhole, on_kafka, say, show, show_json, with_actions
+from stream_app.cli.base import COMMON, NO, OK, Common, OptionalWhole, on_kafka, say, show_json, with_actions
 from stream_app.cli.files import private_file
 from stream_app.cli.options import WHICH, Audit, Positive, Which, iso
 from stream_app.cli.replay import Redrive, select_and_order
-from stream_app.cli.tables import Column, Table, reading, show_table, table_of
+from stream_app.cli.tables import Column, Table, reading, table_of
 from stream_app.client.answers import Cause, DeadLetters
 from stream_app.client.lookup import find_dead_letters
 from stream_app.domain.books.records import STATES
@@ -50,14 +50,8 @@ def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = C
     with reading("counting dead letters") as progress:
         tally = on_kafka(settings, "dlq", inspect.count(settings, source, wanted, progress))
     states, silence = _states(common, source) if wanted == Filter() and tally.count else (None, "")
-    if common.json:
-        show_json(_document(tally) | {"states": states})
-        return OK
-    _show_tally(source, tally, {} if states is None else {_name(cause): cause.open for cause in states.causes})
-    if states is not None:
-        parts = (f"{getattr(states, state):,} {state.replace('_', ' ')}" for state in STATES)
-        show(f"of these {', '.join(parts)}")
-    elif silence:
+    common.show(_document(tally) | {"states": states}, *_tally_parts(source, tally, states))
+    if silence and not common.json:
         say(f"how many of them are open is not known: {silence}")
     return OK
 
@@ -85,16 +79,20 @@ def _document(tally: Tally) -> dict[str, Any]:
     return {"dead_letters": tally.count, "suppressed": tally.suppressed, "ages": dict(tally.ages), "causes": causes}
 
 
-def _show_tally(source: str, tally: Tally, is_open: Mapping[tuple[str, ...], int]) -> None:
+def _tally_parts(source: str, tally: Tally, states: DeadLetters | None) -> Iterator[str | Table]:
     groups = tally.sorted()
     if groups:
-        show_table(tally_table(groups[:_MOST_GROUPS], is_open))
+        yield tally_table(
+            groups[:_MOST_GROUPS], {_name(cause): cause.open for cause in states.causes} if states else {}
+        )
     if len(groups) > _MOST_GROUPS:
-        show(f"and {count(len(groups) - _MOST_GROUPS, 'more cause')}; --json has all of them")
+        yield f"and {count(len(groups) - _MOST_GROUPS, 'more cause')}; --json has all of them"
     ages = ", ".join(f"{number:,} {name}" for name, number in tally.ages.most_common())
-    show(f"{count(tally.count, 'dead letter')} in {source}" + (f" ({ages})" if ages else ""))
+    yield f"{count(tally.count, 'dead letter')} in {source}" + (f" ({ages})" if ages else "")
     if tally.suppressed:
-        show(f"{tally.suppressed:,} of them {_ON_THE_LIST}: never sent, and not exported")
+        yield f"{tally.suppressed:,} of them {_ON_THE_LIST}: never sent, and not exported"
+    if states is not None:
+        yield "of these " + ", ".join(f"{getattr(states, state):,} {state.replace('_', ' ')}" for state in STATES)
 
 
 @app.command(name="list")
@@ -112,13 +110,9 @@ def list_them(*, source: From = "dlq", limit: Positive = 20, which: Which = WHIC
     wanted = which.checked(settings, source)
     with reading("reading dead letters") as progress:
         letters, matching = on_kafka(settings, "dlq", inspect.newest(settings, source, wanted, limit, progress))
-    if common.json:
-        show_json({"dead_letters": letters, "matching": matching})
-        return OK
-    if letters:
-        show_table(list_table(letters))
     more = f"; --limit {matching} shows all" if matching > len(letters) else ""
-    show(f"{len(letters):,} of {count(matching, 'dead letter')} in {source}{more}")
+    shown = f"{len(letters):,} of {count(matching, 'dead letter')} in {source}{more}"
+    common.show({"dead_letters": letters, "matching": matching}, *([list_table(letters)] if letters else []), shown)
     return OK
 
 
@@ -139,27 +133,25 @@ def show_one(record_id: str, /, *, value: bool = False, common: Common = COMMON)
         shown = on_kafka(settings, "dlq show", inspect.show(settings, record_id, progress))
     dead_letter = shown.dead_letter
     text = (dead_letter.value or b"").decode("utf-8", "backslashreplace")
-    if common.json:
-        document: dict[str, Any] = {
-            "record_id": dead_letter.record_id,
-            "at_ms": dead_letter.timestamp_ms,
-            "headers": shown.headers,
-            "history": shown.history,
-            "suppressed": shown.suppressed,
-        }
-        show_json(document | ({"value": text} if value and not shown.suppressed else {}))
-        return OK
+    document: dict[str, Any] = {
+        "record_id": dead_letter.record_id,
+        "at_ms": dead_letter.timestamp_ms,
+        "headers": shown.headers,
+        "history": shown.history,
+        "suppressed": shown.suppressed,
+    }
     size = count(len(dead_letter.value or b""), "byte")
-    show(f"{dead_letter.record_id}, written {iso(dead_letter.timestamp_ms)}, {size}")
-    for name, header in shown.headers.items():
-        show(f"  {name}: {header}")
+    lines = [f"{dead_letter.record_id}, written {iso(dead_letter.timestamp_ms)}, {size}"]
+    lines += [f"  {name}: {header}" for name, header in shown.headers.items()]
     for event in shown.history:
         words = f" ({event.reason}{': ' + event.text if event.text else ''})" if event.reason else ""
-        show(f"  {iso(event.at_ms)} {event.seq} {event.status}{words}")
+        lines.append(f"  {iso(event.at_ms)} {event.seq} {event.status}{words}")
     if shown.suppressed:
-        show(f"it is {_ON_THE_LIST}: it is never sent, and its value is hidden")
+        lines.append(f"it is {_ON_THE_LIST}: it is never sent, and its value is hidden")
     elif value:
-        show(text)
+        document["value"] = text
+        lines.append(text)
+    common.show(document, *lines)
     return OK
 
 

@@ -11,7 +11,7 @@ from cyclopts import CoercionError, Parameter, Token
 
 from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, Whole, on_kafka, say, show, show_json, with_actions
 from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
-from stream_app.cli.tables import Column, Table, show_table
+from stream_app.cli.tables import Column, Table
 from stream_app.client import lanes as reader
 from stream_app.client.commands import QUEUED_TEXT, SentCommand, submit
 from stream_app.client.gateways import table_secrets
@@ -52,17 +52,20 @@ def clock(at_ms: int, now_ms: int, tz: str) -> str:
 def show_lanes(
     lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
 ) -> None:
-    """Print the tables of lanes. `works`: a worker runs; without one no lane moves."""
+    """Print the tables of lanes, one below the other."""
     for number, table in enumerate(lane_tables(lanes, forecasts, zones, now_ms, works=works)):
         if number:
             show("")
-        show_table(table)
+        table.show()
 
 
 def lane_tables(
     lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
 ) -> list[Table]:
-    """Build the tables: the lanes' state, then budgets and live changes, if any."""
+    """Build the tables: the lanes' state, then budgets and live changes, if any.
+
+    `works`: a worker runs; without one no lane moves.
+    """
     known = [(view, zones.get(lane.workspace, "UTC")) for lane in lanes if (view := lane.view) is not None]
     states = Table(
         Column("lane"),
@@ -372,16 +375,14 @@ def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = 
     settings = common.settings()
     check_known(settings, workspace=workspace)
     commands = on_kafka(settings, "lanes log", reader.command_log(settings, workspace, limit))
-    if common.json:
-        show_json([answer for alike in commands for answer in alike])
-        return OK
-    for alike in commands:
-        answer = alike[0]
-        why = f" ({answer.why})" if answer.why else ""
-        number, every = len({answered.partition for answered in alike}), settings.kafka.partitions
-        is_partial = answer.kind in (*TO_ALL, REPLAY_RELOAD) and number < every
-        where = f" (by {number} of {every} partitions)" if is_partial else ""
-        show(f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {result_text(answer)}{where}")
-    if not commands:
-        show("no commands in the kept audit log")
+    lines = [_log_line(alike, settings.kafka.partitions) for alike in commands] or ["no commands in the kept audit log"]
+    common.show([answer for alike in commands for answer in alike], *lines)
     return OK
+
+
+def _log_line(alike: Sequence[CommandAnswer], partitions: int) -> str:
+    answer, number = alike[0], len({answered.partition for answered in alike})
+    why = f" ({answer.why})" if answer.why else ""
+    is_partial = answer.kind in (*TO_ALL, REPLAY_RELOAD) and number < partitions
+    where = f" (by {number} of {partitions} partitions)" if is_partial else ""
+    return f"{iso(answer.at_ms)}  {answer.who} {answer.kind}{why}  {result_text(answer)}{where}"

@@ -23,12 +23,11 @@ from stream_app.cli.base import (
     on_kafka,
     say,
     show,
-    show_json,
     with_actions,
 )
 from stream_app.cli.options import WHICH, Positive, Which, iso, login_name
 from stream_app.cli.processes import Log, run_process
-from stream_app.cli.tables import Column, Table, reading, show_table, table_of
+from stream_app.cli.tables import Column, Table, reading, table_of
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import MEANING, PricedPlan, ReplayCommand, ReplayProgress
@@ -314,12 +313,9 @@ def list_them(*, limit: Positive = 20, common: Common = COMMON) -> int:
     settings = common.settings()
     orders = on_kafka(settings, "replay list", ordered_replays(settings))
     newest = sorted(orders.replays.values(), key=lambda order: -order.at_ms)[:limit]
-    if common.json:
-        show_json({"replays": [msgspec.structs.asdict(order) for order in newest]})
-    elif newest:
-        show_table(_replay_table(newest))
-    else:
-        show("no operator has started a replay: stream-app replay select")
+    document = {"replays": [msgspec.structs.asdict(order) for order in newest]}
+    none = "no operator has started a replay: stream-app replay select"
+    common.show(document, _replay_table(newest) if newest else none)
     return OK
 
 

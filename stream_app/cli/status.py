@@ -8,7 +8,7 @@ import msgspec
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
 from stream_app.cli.lanes import clock, waiting_text
 from stream_app.cli.options import VIEW, View, Workspace, iso
-from stream_app.cli.tables import Column, Table, show_table, table_of
+from stream_app.cli.tables import Column, Table, table_of
 from stream_app.client import lanes as reader
 from stream_app.client.answers import (
     Answer,
@@ -181,7 +181,7 @@ def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Comm
         for publication in answer.imports:
             _show_import(publication)
     elif answer.imports:
-        show_table(_imports_table(answer.imports))
+        _imports_table(answer.imports).show()
     if not answer.imports:
         say(f"no lead of import {import_id} is known" if import_id else "no import is known")
     if answer.more:

@@ -64,6 +64,17 @@ class Table:
         """Add a row. Line ends become spaces, and control characters are replaced."""
         self.rows.append([for_terminal(" ".join(str(cell).split())) for cell in cells])
 
+    def show(self) -> None:
+        """Print the table on stdout, and on stderr the columns that a narrow terminal has no room for."""
+        out = console()
+        lines, left_out = lines_of(self, out.width if out.is_terminal else None)
+        if self.title:
+            out.print(Text(self.title, style="italic"))
+        for number, line in enumerate(lines):
+            out.print(Text(line, style="" if number else "bold"), soft_wrap=True)
+        if left_out:
+            say(f"not shown at this width: {', '.join(filter(None, left_out))} (a wider terminal or a pipe shows all)")
+
 
 def table_of(items: Iterable[T], columns: Mapping[Column, Callable[[T], object]]) -> Table:
     """Build a table with a row for each item. `columns` has the cell that each column shows of an item."""
@@ -91,18 +102,6 @@ def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
         for parts in zip_longest(*row, fillvalue="")
     ]
     return lines, left_out
-
-
-def show_table(table: Table) -> None:
-    """Print a table on stdout, and on stderr the columns that a narrow terminal has no room for."""
-    out = console()
-    lines, left_out = lines_of(table, out.width if out.is_terminal else None)
-    if table.title:
-        out.print(Text(table.title, style="italic"))
-    for number, line in enumerate(lines):
-        out.print(Text(line, style="" if number else "bold"), soft_wrap=True)
-    if left_out:
-        say(f"not shown at this width: {', '.join(filter(None, left_out))} (a wider terminal or a pipe shows all)")
 
 
 def _chosen(cells: Cells, width: int | None) -> Cells:
