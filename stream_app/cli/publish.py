@@ -5,7 +5,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,6 @@ from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.lane.price import Quote, quote_lines
 from stream_app.domain.lead.read import is_shown
 from stream_app.domain.model.errors import SettingsError, StreamAppError
-from stream_app.domain.model.messages import ImportSummary
 from stream_app.domain.model.text import count
 from stream_app.kafka.readers import StatusFollower
 
@@ -60,37 +59,6 @@ def _seconds(_: object, tokens: list[Any]) -> tuple[float, ...]:
 
 Wait = Annotated[tuple[float, ...] | None, Parameter(metavar="[SECONDS]", converter=_seconds, consume_multiple=(0, 1))]
 """The option `--wait [SECONDS]`: None without it, empty without a number."""
-
-
-async def send_and_wait(
-    settings: Settings,
-    options: PublishOptions,
-    batch: Batch,
-    summary: PublishSummary,
-    summaries: Mapping[str, ImportSummary],
-    ids: Path | None,
-    wait_s: float,
-) -> PublishedLeads:
-    """Send the leads of the batch, write their ids to a file, and wait until all are at rest or the time is over.
-
-    Once the leads are published, a failure of the wait is only printed: the result says what was published.
-
-    Raises:
-        BrokerUnavailable: Not all leads were published.
-    """
-    leads = PublishedLeads(topic_of(settings, options), settings.without_callbacks)
-    partitions = {settings.home(workspace) for workspace in summary.workspaces}
-    if not partitions:
-        return leads
-    async with StatusFollower(connection_of(settings), settings.names.status, partitions) as follower:
-        summary.published = await send_batch(batch, settings, options, leads.add, summaries)
-        write_ids(ids, batch)
-        try:
-            with reading("leads", "at rest") as progress:
-                await wait_for_rest(leads, follower.batches(), wait_s, progress)
-        except StreamAppError as error:
-            say(f"the leads are published, but following them has failed: {error}")
-    return leads
 
 
 def as_json(leads: PublishedLeads) -> dict[str, Any]:
@@ -201,12 +169,7 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
     leads = None
     if not options.dry_run:
         _ask(quotes, yes=options.yes)
-        summaries = summary.import_summaries("" if file == STDIO else file.name, login_name())
-        if (wait_s := options.wait_s) is not None:
-            leads = asyncio.run(send_and_wait(settings, chosen, batch, summary, summaries, options.out, wait_s))
-        else:
-            summary.published = asyncio.run(send_batch(batch, settings, chosen, summaries=summaries))
-            write_ids(options.out, batch)
+        leads = asyncio.run(_send(settings, options, chosen, batch, summary, file))
     rejected = rejects.path if summary.refused and not options.dry_run else None
     if options.json:
         show_json(
@@ -240,6 +203,36 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
     if summary.refused:
         return NO
     return QUEUED if leads is not None and leads.at_rest < leads.total else OK
+
+
+async def _send(
+    settings: Settings, options: Options, chosen: PublishOptions, batch: Batch, summary: PublishSummary, file: Path
+) -> PublishedLeads | None:
+    """Send the leads of the batch, and write their ids. With --wait, wait until all are at rest or the time is over.
+
+    Once the leads are published, a failure of the wait is only printed: the result says what was published.
+
+    Raises:
+        BrokerUnavailable: Not all leads were published.
+    """
+    summaries = summary.import_summaries("" if file == STDIO else file.name, login_name())
+    if options.wait_s is None:
+        summary.published = await send_batch(batch, settings, chosen, summaries=summaries)
+        write_ids(options.out, batch)
+        return None
+    leads = PublishedLeads(topic_of(settings, chosen), settings.without_callbacks)
+    partitions = {settings.home(workspace) for workspace in summary.workspaces}
+    if not partitions:
+        return leads
+    async with StatusFollower(connection_of(settings), settings.names.status, partitions) as follower:
+        summary.published = await send_batch(batch, settings, chosen, leads.add, summaries)
+        write_ids(options.out, batch)
+        try:
+            with reading("leads", "at rest") as progress:
+                await wait_for_rest(leads, follower.batches(), options.wait_s, progress)
+        except StreamAppError as error:
+            say(f"the leads are published, but following them has failed: {error}")
+    return leads
 
 
 def _ask(quotes: list[Quote], *, yes: bool) -> None:
