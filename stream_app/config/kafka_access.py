@@ -1,7 +1,7 @@
 """Connects to Kafka by the settings: each process and command does this before its work."""
 
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -92,31 +92,24 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
 async def _check_system(settings: Settings, *, needs_rows: bool) -> None:
     """Compare the settings with the first record of each partition of the state.
 
-    With `needs_rows` it is compared with the lanes, too (`_check_lanes`).
+    With `needs_rows` the state must not be lost: no partition of it is empty whose lanes have records, because both are
+    written in the same transactions. A state that has records which cannot be read yet is not lost: the take-over ends
+    their transaction.
     """
-    state, partitions = settings.names.state, settings.kafka.partitions
-    async with Reader(connection_of(settings), max_partition_fetch_bytes=_FIRST_BYTES) as reader:
-        firsts = await reader.firsts([TopicPartition(state, number) for number in range(partitions)])
-    for place, record in sorted(firsts.items()):
-        if problem := system_problem(record.key, record.value, partitions):
-            raise SettingsError([f"{place.topic}/{place.partition}: {problem}"])
-    if needs_rows and (unread := set(range(partitions)) - {place.partition for place in firsts}):
-        await _check_lanes(settings, unread)
-
-
-async def _check_lanes(settings: Settings, unread: Collection[int]) -> None:
-    """Raise TopicsError if the state was lost: some of these partitions are empty, and their lanes have records.
-
-    Both are written in the same transactions. A state that has records which cannot be read yet is not lost: the
-    take-over ends their transaction.
-    """
-    names = settings.names
-    async with Reader(connection_of(settings), max_partition_fetch_bytes=_FIRST_BYTES) as reader:
+    names, partitions, connection = settings.names, settings.kafka.partitions, connection_of(settings)
+    async with Reader(connection, max_partition_fetch_bytes=_FIRST_BYTES) as reader:
+        firsts = await reader.firsts([TopicPartition(names.state, number) for number in range(partitions)])
+        for place, record in sorted(firsts.items()):
+            if problem := system_problem(record.key, record.value, partitions):
+                raise SettingsError([f"{place.topic}/{place.partition}: {problem}"])
+        unread = set(range(partitions)) - {place.partition for place in firsts}
+        if not needs_rows or not unread:
+            return
         lanes = await reader.firsts([TopicPartition(names.lanes, number) for number in unread])
     if not lanes:
         return
     states = [TopicPartition(names.state, place.partition) for place in sorted(lanes)]
-    async with Reader(connection_of(settings), isolation_level="read_uncommitted") as reader:
+    async with Reader(connection, isolation_level="read_uncommitted") as reader:
         begins, ends = await reader.begins(states), await reader.ends(states)
     for topic, number in (place for place in states if begins[place] == ends[place]):
         raise TopicsError([f"{topic}/{number}: it is empty, and {names.lanes}/{number} is not: {_ROWS_ARE_LOST}"])
