@@ -49,10 +49,11 @@ def clock(at_ms: int, now_ms: int, tz: str) -> str:
     return at.strftime("%H:%M" if at.date() == now.date() else "%Y-%m-%d %H:%M")
 
 
-def show_lanes(
-    lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
+def _show_lanes(
+    settings: Settings, lanes: list[LaneFacts], forecasts: Forecasts, now_ms: int, *, works: bool = True
 ) -> None:
-    """Print the tables of lanes, one below the other."""
+    """Print the tables of lanes, one below the other, with times in each workspace's time zone."""
+    zones = {name: workspace.time_zone for name, workspace in settings.workspaces.items()}
     for number, table in enumerate(lane_tables(lanes, forecasts, zones, now_ms, works=works)):
         if number:
             show("")
@@ -167,15 +168,15 @@ async def sent(
     )
 
 
-def order(audit: Audit, kind: CommandKind, workspace: str = "", arguments: dict[str, Any] | None = None) -> int:
+def order(audit: Audit, kind: CommandKind, workspace: str, arguments: dict[str, Any]) -> int:
     """Send a command to a lane, show the answers, and return the exit code."""
     settings = audit.settings()
-    command = asyncio.run(sent(settings, audit, kind, workspace, arguments or {}))
-    _show_sent(settings, audit, command, {})
+    command = asyncio.run(sent(settings, audit, kind, workspace, arguments))
+    _show_sent(settings, audit, command)
     return exit_code([command])
 
 
-def _show_sent(settings: Settings, audit: Audit, command: SentCommand, more: Mapping[str, Any]) -> None:
+def _show_sent(settings: Settings, audit: Audit, command: SentCommand, **more: Any) -> None:
     """Print the answers to a command. `more` goes into the JSON document."""
     answers = command.received
     if audit.json:
@@ -186,7 +187,7 @@ def _show_sent(settings: Settings, audit: Audit, command: SentCommand, more: Map
     for answer in answers:
         if answer.lane is not None:
             facts = LaneFacts(answer.workspace, answer.partition, answer.lane, {})
-            show_lanes([facts], {}, zones(settings), answer.at_ms)
+            _show_lanes(settings, [facts], {}, answer.at_ms)
     if command.is_queued:
         show(f"queued {command.command.id}")
         say(QUEUED_TEXT)
@@ -203,11 +204,6 @@ def result_text(answer: CommandAnswer) -> str:
     """Describe an answer in one line."""
     where = answer.workspace or ("replay" if answer.kind == REPLAY_RELOAD else "all")
     return f"{where}: {'' if answer.applied else 'NOT APPLIED, '}{outcome_text(answer.text, answer.under_way)}"
-
-
-def zones(settings: Settings) -> Mapping[str, str]:
-    """Return each workspace's time zone."""
-    return {name: workspace.time_zone for name, workspace in settings.workspaces.items()}
 
 
 _PAGE: Final = 100
@@ -239,7 +235,7 @@ def lanes(*, limit: OptionalPositive = None, after: Workspace = None, view: View
             show_json(report)
             return OK
         facts = report.facts
-        show_lanes(facts.lanes, report.forecasts, zones(settings), facts.at_ms, works=facts.worker.members > 0)
+        _show_lanes(settings, facts.lanes, report.forecasts, facts.at_ms, works=facts.worker.members > 0)
         if report.more:
             say(f"{report.more:,} more lanes: stream-app lanes --after {facts.lanes[-1].workspace}")
         if not facts.worker.members:
@@ -343,7 +339,7 @@ def reload(*, audit: Audit) -> int:
     settings = audit.settings()
     command = asyncio.run(sent(settings, audit, "reload", "", {}))
     secrets = asyncio.run(table_secrets(settings, _WAIT_S))
-    _show_sent(settings, audit, command, {"gateways": secrets})
+    _show_sent(settings, audit, command, gateways=secrets)
     if absent := list(command.replay.values()).count(None):
         say(
             f"no replay process has answered for {absent} of {count(len(command.replay), 'partition')} within "
@@ -351,12 +347,13 @@ def reload(*, audit: Audit) -> int:
         )
     for secret in secrets:
         say(secret.text)
-    if any(secret.state != "missing" for secret in secrets):
+    is_missing = [secret.state == "missing" for secret in secrets]
+    if not all(is_missing):
         say(
             "a gateway that the proxy did not choose was not asked: all are alike when the metric "
             "stream_app_gateway_tables_info has one digest"
         )
-    if any(secret.state == "missing" for secret in secrets):
+    if any(is_missing):
         return NO
     return exit_code([command]) or (QUEUED if absent else OK)
 

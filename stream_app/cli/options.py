@@ -146,15 +146,11 @@ def login_name() -> str:
         return "unknown"
 
 
-def mapping_of(pairs: tuple[str, ...], form: str) -> dict[str, str]:
-    """Parse the pairs of `--map`.
-
-    Raises:
-        SettingsError: A pair has no `=`, or nothing on one side of it. `form` says how to write it.
-    """
+def mapping_of(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Parse the pairs of `--map`. Raises SettingsError if one has no `=`, or nothing on one side of it."""
     split = [pair.partition("=") for pair in pairs]
     if not all(name and value for name, _, value in split):
-        raise SettingsError([f"--map needs {form}"])
+        raise SettingsError(['--map needs FIELD=COLUMN, such as --map email="E-Mail"'])
     return {name: value for name, _, value in split}
 
 

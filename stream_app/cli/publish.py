@@ -85,7 +85,6 @@ def show_wait(leads: PublishedLeads) -> None:
 
 
 ASK_ABOVE_CREDITS: Final = 1_000
-MAP_FORM: Final = 'FIELD=COLUMN, such as --map email="E-Mail"'
 
 
 @Parameter(name="*")
@@ -164,8 +163,9 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
     if summary.ready:
         views = {} if options.dry_run else asyncio.run(last_views(settings))
         quotes = quotes_of(settings, summary, views, Clock().now_ms())
-        for line in () if options.json else quote_lines(quotes):
-            show(line)
+        if not options.json:
+            for line in quote_lines(quotes):
+                show(line)
     leads = None
     if not options.dry_run:
         _ask(quotes, yes=options.yes)
@@ -281,7 +281,7 @@ def _check(
 def _sheet(file: Path, options: Options, source: IO[bytes]) -> Sheet:
     """Open the rows. JSON Lines have no titles. Raises ValueError if the header or the mapping cannot be used."""
     if (options.format or ("jsonl" if file == STDIO else format_of(file))) == "csv":
-        return open_csv(source, mapping_of(options.map, MAP_FORM))
+        return open_csv(source, mapping_of(options.map))
     if options.map:
         raise ValueError("--map is for CSV")
     return Sheet([], [], read_jsonl(source))

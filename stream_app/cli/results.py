@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show_json
 from stream_app.cli.files import STDIO, format_of, opened, private_file
 from stream_app.cli.options import Map, Workspace, mapping_of, ms
-from stream_app.cli.publish import MAP_FORM
 from stream_app.cli.tables import reading
 from stream_app.client.lookup import find_imports
 from stream_app.client.results import MOST_FIELDS, OTHERS, Export, Joined, ResultFilter, export
@@ -88,7 +87,7 @@ def _joined(join: Path | None, pairs: tuple[str, ...], output: Path) -> Iterator
         return
     if output != STDIO and output.exists() and output.samefile(join):
         raise SettingsError([f"{output}: is the file of --join; pass another name to -o"])
-    mapping = mapping_of(pairs, MAP_FORM)
+    mapping = mapping_of(pairs)
     with opened(join) as file:
         if not file.seekable():
             raise SettingsError([f"{join}: is read twice, so it must be a regular file"])

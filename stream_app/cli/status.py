@@ -1,6 +1,8 @@
 """`stream-app status LEAD`, `imports` and `explain`: where leads are, or why they do not move."""
 
 import asyncio
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -10,17 +12,7 @@ from stream_app.cli.lanes import clock, waiting_text
 from stream_app.cli.options import VIEW, View, Workspace, iso
 from stream_app.cli.tables import Column, Table, table_of
 from stream_app.client import lanes as reader
-from stream_app.client.answers import (
-    Answer,
-    FoundImport,
-    FoundLead,
-    FoundResult,
-    RecordHistory,
-    Step,
-    WaitingAnswer,
-    WaitingLead,
-    steps,
-)
+from stream_app.client.answers import Answer, FoundImport, FoundResult, RecordHistory, Step, WaitingAnswer, steps
 from stream_app.client.lookup import LeadSearch, find, find_imports
 from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
@@ -46,21 +38,12 @@ def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, c
     settings = common.settings("api")
     check_known(settings, workspace=workspace)
     search = find(settings, lead, workspace)
-    if common.json:
-        show_json(_document(search, result=result))
-    else:
-        for match in search.leads:
-            _show(match, result=result)
-        for waiting in search.waiting.leads if search.waiting else []:
-            _show_waiting(waiting)
-        if not _is_known(search):
-            say(_unknown(search.waiting))
+    is_known = bool(search.leads or (search.waiting and search.waiting.leads))
+    common.show(_document(search, result=result), *_lines(search, result=result))
+    if not is_known and not common.json:
+        say(_unknown(search.waiting))
     say_how_far(search)
-    return OK if _is_known(search) else NO
-
-
-def _is_known(search: LeadSearch) -> bool:
-    return bool(search.leads or (search.waiting and search.waiting.leads))
+    return OK if is_known else NO
 
 
 def _unknown(search: WaitingAnswer | None) -> str:
@@ -73,21 +56,12 @@ def _unknown(search: WaitingAnswer | None) -> str:
     )
 
 
-def _show_waiting(lead: WaitingLead) -> None:
-    show(lead.lead_id)
-    since = f"since {iso(lead.since_ms)}"
-    ahead = count(lead.ahead, "record")
-    show(f"  {lead.workspace}, waits on Kafka as {lead.origin}, {since}, with about {ahead} before it")
-    for finding in lead.findings:
-        until = f", until {iso(finding.until_ms)}" if finding.until_ms else ""
-        lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
-        show(f"    {'HELD, ' if finding.holds else ''}{finding.what}{until}{lifts}")
-
-
 def _document(search: LeadSearch, *, result: bool) -> Any:
     document = msgspec.to_builtins(search)
-    for answer in [] if result else [answer for lead in document["leads"] for answer in lead["results"]]:
-        answer["fields"] = None
+    if not result:
+        for lead in document["leads"]:
+            for answer in lead["results"]:
+                answer["fields"] = None
     return document
 
 
@@ -102,34 +76,38 @@ def say_how_far(answer: Answer) -> None:
         say(f"As of {iso(answer.as_of_ms)}; {left} still to be read")
 
 
-def _show(lead: FoundLead, *, result: bool) -> None:
-    show(lead.lead_id)
-    for history in reversed(lead.histories):
-        _show_history(history)
-    if lead.history_count > len(lead.histories):
-        show(f"  and {count(lead.history_count - len(lead.histories), 'older history', 'older histories')}")
-    for answer in lead.results:
-        _show_result(answer, result=result)
+def _lines(search: LeadSearch, *, result: bool) -> Iterator[str]:
+    for lead in search.leads:
+        yield lead.lead_id
+        for history in reversed(lead.histories):
+            yield from _history_lines(history)
+        if lead.history_count > len(lead.histories):
+            yield f"  and {count(lead.history_count - len(lead.histories), 'older history', 'older histories')}"
+        for answer in lead.results:
+            yield from _result_lines(answer, result=result)
+    for waiting in search.waiting.leads if search.waiting else []:
+        yield waiting.lead_id
+        since, ahead = f"since {iso(waiting.since_ms)}", count(waiting.ahead, "record")
+        yield f"  {waiting.workspace}, waits on Kafka as {waiting.origin}, {since}, with about {ahead} before it"
+        for finding in waiting.findings:
+            until = f", until {iso(finding.until_ms)}" if finding.until_ms else ""
+            lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
+            yield f"    {'HELD, ' if finding.holds else ''}{finding.what}{until}{lifts}"
 
 
-def _show_history(history: RecordHistory) -> None:
+def _history_lines(history: RecordHistory) -> Iterator[str]:
+    """Yield the steps of a record, what it waited for in all, and what it waits for now."""
     where = "/".join(filter(None, (history.workspace, history.destination))) or "no workspace named"
-    show(f"  {where}, came as {history.origin}, trace {history.trace_id}")
+    yield f"  {where}, came as {history.origin}, trace {history.trace_id}"
     for step in steps(history.events):
-        show(f"    {_step(step)}")
-    _show_waits(history)
-    show(f"    status {history.status}: {meaning_of(history.column)}")
-
-
-def _show_waits(history: RecordHistory) -> None:
-    """Print what the record waited for in all, and what it waits for now."""
-    now_ms = Clock().now_ms()
-    for kind, length_ms, times in sums(history.waits, now_ms):
-        show(f"    waited {length_ms / 1000:>10,.1f} s  {NAMES[kind]}" + (f", {times} times" if times > 1 else ""))
+        yield f"    {_step(step)}"
+    for kind, length_ms, times in sums(history.waits, Clock().now_ms()):
+        yield f"    waited {length_ms / 1000:>10,.1f} s  {NAMES[kind]}" + (f", {times} times" if times > 1 else "")
     now = history.waits[-1] if history.waits else None
     if now is not None and now.end_ms is None:
         limit, until = f" ({now.limit})" if now.limit else "", f", until {iso(now.until_ms)}" if now.until_ms else ""
-        show(f"    WAITS for {now.name}{limit} since {iso(now.begin_ms)}{until}: {now.text}")
+        yield f"    WAITS for {now.name}{limit} since {iso(now.begin_ms)}{until}: {now.text}"
+    yield f"    status {history.status}: {meaning_of(history.column)}"
 
 
 def _step(step: Step) -> str:
@@ -144,7 +122,7 @@ def _step(step: Step) -> str:
     return line + (f" ({step.times} times since {iso(step.since_ms)})" if step.times > 1 else "")
 
 
-def _show_result(stored: FoundResult, *, result: bool) -> None:
+def _result_lines(stored: FoundResult, *, result: bool) -> Iterator[str]:
     line = f"  result for {stored.workspace}/{stored.destination}: from {stored.source}, version {stored.version}"
     line += f", {iso(stored.at_ms)}"
     if stored.age_s:
@@ -153,9 +131,10 @@ def _show_result(stored: FoundResult, *, result: bool) -> None:
         line += f"; its data is missing: {stored.problem}"
     elif not result:
         line += f", {count(len(stored.fields or {}), 'field')} (--result shows them)"
-    show(line)
-    for name, value in (stored.fields or {}).items() if result else ():
-        show(f"    {name}: {value}")
+    yield line
+    if result:
+        for name, value in (stored.fields or {}).items():
+            yield f"    {name}: {value}"
 
 
 _BAR: Final = 30
@@ -175,13 +154,10 @@ def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Comm
     settings = common.settings("api")
     check_known(settings, workspace=workspace)
     answer = find_imports(settings, import_id, workspace)
-    if common.json:
-        show_json(answer)
-    elif import_id:
-        for publication in answer.imports:
-            _show_import(publication)
-    elif answer.imports:
-        _imports_table(answer.imports).show()
+    if import_id:
+        common.show(answer, *chain.from_iterable(map(_import_lines, answer.imports)))
+    else:
+        common.show(answer, *([_imports_table(answer.imports)] if answer.imports else []))
     if not answer.imports:
         say(f"no lead of import {import_id} is known" if import_id else "no import is known")
     if answer.more:
@@ -212,21 +188,21 @@ def _imports_table(publications: list[FoundImport]) -> Table:
     )
 
 
-def _show_import(publication: FoundImport) -> None:
+def _import_lines(publication: FoundImport) -> Iterator[str]:
     of = f" from {publication.file}" if publication.file else ""
     by = f" by {publication.who}" if publication.who else ""
-    show(f"{publication.import_id}: {publication.workspace}, began {iso(publication.first_ms)}{of}{by}")
+    yield f"{publication.import_id}: {publication.workspace}, began {iso(publication.first_ms)}{of}{by}"
     if publication.rows is not None:
         rows, refused = count(publication.rows, "row"), f"{publication.refused or 0:,} refused"
         published = count(publication.published or 0, "lead")
-        show(f"  {rows} in the file, {refused}; {published} published to {publication.workspace}")
+        yield f"  {rows} in the file, {refused}; {published} published to {publication.workspace}"
     rest = publication.leads - publication.moving
     full = rest * _BAR // publication.leads if publication.leads else 0
-    show(f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(publication.leads, 'lead')} at rest")
+    yield f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(publication.leads, 'lead')} at rest"
     for name in (*COLUMNS, "unknown"):
         if leads := publication.columns.get(name):
-            show(f"  {name_of(name)}: {leads:,} ({meaning_of(name)})")
-    show(f"  {count(publication.credits, 'credit')} so far; last event {iso(publication.last_ms)}")
+            yield f"  {name_of(name)}: {leads:,} ({meaning_of(name)})"
+    yield f"  {count(publication.credits, 'credit')} so far; last event {iso(publication.last_ms)}"
 
 
 def _number(value: int | None) -> str:
