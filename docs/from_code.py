@@ -18,8 +18,7 @@ from typing import Annotated, Any, Final, Literal, cast, get_args, get_origin, g
 import msgspec
 
 from stream_app.clay.client import UNCERTAIN_TEXT, UNSENT_TEXT
-from stream_app.cli.base import EXIT_CODES, NO
-from stream_app.cli.main import EXIT_CODE_OF
+from stream_app.cli.base import EXIT_CODE_OF, EXIT_CODES, NO
 from stream_app.config import Settings
 from stream_app.config.load import keys_of
 from stream_app.domain.delivery.envelope import HEADERS, Envelope

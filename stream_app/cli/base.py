@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from cyclopts import App, CoercionError, Group, Parameter, Token, convert
 
-from stream_app.domain.model.errors import SettingsError, StreamAppError
+from stream_app.domain.model import errors
 from stream_app.domain.model.text import for_json, for_terminal, wrapped
 
 if TYPE_CHECKING:
@@ -40,6 +40,15 @@ EXIT_CODES: Final = """exit codes:
   5    the board does not answer
   6    Kafka refuses access: credentials, certificate, protocol or rights
   130  interrupted (Ctrl-C)"""
+
+EXIT_CODE_OF: Final = {
+    errors.SettingsError: USAGE,
+    errors.BrokerUnavailable: NO_KAFKA,
+    errors.BoardUnavailable: NO_BOARD,
+    errors.NotTheBoard: NO_BOARD,
+    errors.KafkaRefused: REFUSED,
+}
+"""The exit code of a command that an error ends. It is NO for all others."""
 
 OPTIONS: Final = Group("Options", sort_key=2)
 _COMMON: Final = Group("Common options", sort_key=9)
@@ -80,6 +89,11 @@ class Common:
         """Print a result: the document with `--json`, else the lines and tables."""
         if self.json:
             show_json(document)
+        self.tell(*parts)
+
+    def tell(self, *parts: "str | Table") -> None:
+        """Print lines and tables for people, which `--json` leaves out."""
+        if self.json:
             return
         for part in parts:
             if isinstance(part, str):
@@ -127,9 +141,9 @@ def confirm(what: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise SettingsError([f"cannot ask for confirmation without a terminal: pass --yes to {what}"])
+        raise errors.SettingsError([f"cannot ask for confirmation without a terminal: pass --yes to {what}"])
     if not answered_yes(what):
-        raise StreamAppError("cancelled: nothing was changed")
+        raise errors.StreamAppError("cancelled: nothing was changed")
 
 
 def answered_yes(what: str) -> bool:

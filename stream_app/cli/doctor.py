@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
-from stream_app.cli.base import COMMON, NO, OK, Common, confirm, say, show, show_json
+from stream_app.cli.base import COMMON, NO, OK, Common, confirm, say, show_json
 from stream_app.cli.options import login_name
 from stream_app.client import doctor as checks_of
 from stream_app.client import round_trip as trip
@@ -41,7 +41,7 @@ def doctor(
     """
     settings = common.settings("clay", "gateway", *(("notify",) if notify else ()))
     cost = trip.price(settings, round_trip) if round_trip else ""
-    checks = asyncio.run(_examine(settings, notify=notify, as_json=common.json))
+    checks = asyncio.run(_examine(settings, common, notify=notify))
     report: dict[str, Any] = {"checks": checks}
     code = NO if any(check.verdict == "failed" for check in checks) else OK
     if round_trip and code == NO:
@@ -54,30 +54,29 @@ def doctor(
         work = trip.round_trip(settings, round_trip, number, within, login_name(), on_event=_on_event, say=say)
         result = report["round_trip"] = asyncio.run(work)
         code = OK if result.ok else NO
-        if not common.json:
-            show(f"{_MARKS['ok' if result.ok else 'failed']}round trip of {result.lead_id}: {result.text}")
+        common.tell(f"{_MARKS['ok' if result.ok else 'failed']}round trip of {result.lead_id}: {result.text}")
     if common.json:
         show_json(report)
     return code
 
 
-async def _examine(settings: Settings, *, notify: bool, as_json: bool) -> list[Check]:
+async def _examine(settings: Settings, common: Common, *, notify: bool) -> list[Check]:
     checks: list[Check] = []
     alike: list[Check] = []  # checks with the same text share a line
     async for check in checks_of.examine(settings, notify=notify):
         checks.append(check)
         if alike and (check.verdict, check.text) != (alike[0].verdict, alike[0].text):
-            _show_checks(alike, as_json=as_json)
+            common.tell(_line_of(alike))
             alike = []
         alike.append(check)
-    _show_checks(alike, as_json=as_json)
+    if alike:
+        common.tell(_line_of(alike))
     return checks
 
 
-def _show_checks(alike: Sequence[Check], *, as_json: bool) -> None:
-    if alike and not as_json:
-        names = ", ".join(dict.fromkeys(check.name for check in alike))
-        show(f"{_MARKS[alike[0].verdict]}{names}: {alike[0].text}")
+def _line_of(alike: Sequence[Check]) -> str:
+    names = ", ".join(dict.fromkeys(check.name for check in alike))
+    return f"{_MARKS[alike[0].verdict]}{names}: {alike[0].text}"
 
 
 def _on_event(event: StatusEvent) -> None:

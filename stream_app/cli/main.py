@@ -21,29 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 from cyclopts import UNSET, App, CoercionError, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 
-from stream_app.cli.base import (
-    COMMON,
-    EXIT_CODES,
-    INTERRUPTED,
-    NO,
-    NO_BOARD,
-    NO_KAFKA,
-    OK,
-    OPTIONS,
-    REFUSED,
-    USAGE,
-    Common,
-    say,
-    show_json,
-)
-from stream_app.domain.model.errors import (
-    BoardUnavailable,
-    BrokerUnavailable,
-    KafkaRefused,
-    NotTheBoard,
-    SettingsError,
-    StreamAppError,
-)
+from stream_app.cli.base import COMMON, EXIT_CODE_OF, EXIT_CODES, INTERRUPTED, NO, OK, OPTIONS, Common, say, show_json
+from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import wrapped
 from stream_app.version import __version__
 
@@ -197,15 +176,6 @@ EXTRA_OF: Final = {
 }
 """The extra of the package that a command needs. A command without one needs none."""
 
-EXIT_CODE_OF: Final = {
-    SettingsError: USAGE,
-    BrokerUnavailable: NO_KAFKA,
-    BoardUnavailable: NO_BOARD,
-    NotTheBoard: NO_BOARD,
-    KafkaRefused: REFUSED,
-}
-"""The exit code of a command that an error ends. It is NO for all others."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program, by default with the arguments of the process. Returns the exit code."""
@@ -217,13 +187,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = command(*arguments.args, **arguments.kwargs)
         sys.stdout.flush()
     except CycloptsError as error:
-        return _failed(USAGE, usage_problem(error), as_json="--json" in words)
+        return _failed(SettingsError([usage_problem(error)]), words)
     except StreamAppError as error:
-        return _failed(EXIT_CODE_OF.get(type(error), NO), str(error), as_json="--json" in words)
+        return _failed(error, words)
     except ImportError as error:
         if (problem := _missing_extra(error, words)) is None:
             raise
-        return _failed(USAGE, problem, as_json="--json" in words)
+        return _failed(SettingsError([problem]), words)
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
@@ -340,8 +310,9 @@ def _missing_extra(error: ImportError, words: Sequence[str]) -> str | None:
     )
 
 
-def _failed(code: int, text: str, *, as_json: bool) -> int:
-    if as_json:
+def _failed(error: StreamAppError, words: Sequence[str]) -> int:
+    code, text = EXIT_CODE_OF.get(type(error), NO), str(error)
+    if "--json" in words:
         show_json({"error": text.split("\n"), "exit_code": code})
     say(text)
     return code

@@ -6,20 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-from stream_app.cli.base import (
-    COMMON,
-    NO,
-    OK,
-    QUEUED,
-    Common,
-    answered_yes,
-    confirm,
-    on_kafka,
-    say,
-    show,
-    show_json,
-    with_actions,
-)
+from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, answered_yes, confirm, on_kafka, say, with_actions
 from stream_app.cli.lanes import exit_code, sent
 from stream_app.cli.options import Audit, Workspace, iso
 from stream_app.cli.tables import reading
@@ -159,16 +146,13 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     named = [listed for listed in stored if listed.is_named]
     if not stored and not persons:
         say("nothing found to erase: no row and no result of this lead or person")
-        if audit.json:
-            show_json({"by_hand": [], "linked": [], "queued": [], "refused": []})
+        audit.show({"by_hand": [], "linked": [], "queued": [], "refused": []})
         return NO
     for lead in stored:
         check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
     confirm(f"erase {count(len(named), 'lead')}, and never send this person again", yes=yes)
     chosen, kept = list(named), list[StoredLead]()
-    for lead in stored:
-        if lead.is_named:
-            continue
+    for lead in (listed for listed in stored if not listed.is_named):
         # A producer may have named two people in one lead.
         linked = f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this person, but does not name it"
         if not yes and answered_yes(f"{linked}: erase it as well"):
@@ -181,35 +165,38 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
         return [await sent(settings, audit, kind, place, args, lead_or_person) for kind, place, args in commands]
 
     commands = asyncio.run(send())
-    _show_erased(settings, chosen, kept, commands, as_json=audit.json)
+    _show_erased(settings, audit, chosen, kept, commands)
     return exit_code(commands)
 
 
 def _show_erased(
-    settings: Settings, chosen: list[StoredLead], kept: list[StoredLead], commands: list[SentCommand], *, as_json: bool
+    settings: Settings, audit: Audit, chosen: list[StoredLead], kept: list[StoredLead], commands: list[SentCommand]
 ) -> None:
+    by_hand = [
+        {"workspace": lead.workspace, "destinations": lead.destinations, "lead_id": lead.lead_id} for lead in chosen
+    ]
+    linked = [{"workspace": lead.workspace, "lead_id": lead.lead_id} for lead in kept]
     refused = [answer.text for command in commands for answer in command.received if not answer.applied]
     queued = [command.command.id for command in commands if command.is_queued]
     stays = remains(settings)
-    if as_json:
-        by_hand = [
-            {"workspace": lead.workspace, "destinations": lead.destinations, "lead_id": lead.lead_id} for lead in chosen
-        ]
-        linked = [{"workspace": lead.workspace, "lead_id": lead.lead_id} for lead in kept]
-        show_json({"by_hand": by_hand, "linked": linked, "queued": queued, "refused": refused, "stays": stays})
-        return
-    for lead in chosen:
-        tables = ", ".join(lead.destinations)
-        show(f"to do by hand: delete lead {lead.lead_id} in Clay, workspace {lead.workspace}, table {tables}")
-    for lead in kept:
-        show(
+    audit.show(
+        {"by_hand": by_hand, "linked": linked, "queued": queued, "refused": refused, "stays": stays},
+        *(
+            f"to do by hand: delete lead {lead.lead_id} in Clay, workspace {lead.workspace}, "
+            f"table {', '.join(lead.destinations)}"
+            for lead in chosen
+        ),
+        *(
             f"not erased: lead {lead.lead_id} in workspace {lead.workspace}, linked to this person, which it does not "
             f"name; if it is the same person: stream-app erase {lead.lead_id} --workspace {lead.workspace}"
-        )
+            for lead in kept
+        ),
+        *(f"queued {command_id}" for command_id in queued),
+    )
+    if audit.json:
+        return
     for text in refused:
         say(f"NOT APPLIED, {text}")
-    for command_id in queued:
-        show(f"queued {command_id}")
     say("What remains, and for how long. None of it is sent to Clay.")
     for place in stays:
         until = "no end" if place.days is None else f"{place.days} days"

@@ -163,9 +163,7 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
     if summary.ready:
         views = {} if options.dry_run else asyncio.run(last_views(settings))
         quotes = quotes_of(settings, summary, views, Clock().now_ms())
-        if not options.json:
-            for line in quote_lines(quotes):
-                show(line)
+        options.tell(*quote_lines(quotes))
     leads = None
     if not options.dry_run:
         _ask(quotes, yes=options.yes)

@@ -12,19 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from cyclopts import Parameter, validators
 
-from stream_app.cli.base import (
-    COMMON,
-    NO,
-    OK,
-    QUEUED,
-    Common,
-    OptionalWhole,
-    confirm,
-    on_kafka,
-    say,
-    show,
-    with_actions,
-)
+from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, OptionalWhole, confirm, on_kafka, say, with_actions
 from stream_app.cli.options import WHICH, Positive, Which, iso, login_name
 from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, table_of
@@ -89,9 +77,7 @@ async def select_and_order(settings: Settings, wanted: Filter, sending: Sending)
     planned_at_ms = time.time_ns() // 1_000_000
     ends = await spans_of(settings, sending.source)
     priced = await survey_selected(settings, wanted, sending, ranges=ends)
-    if not sending.json:
-        for line in plan_lines(priced):
-            show(line)
+    sending.tell(*plan_lines(priced))
     if not priced.go:
         sending.show({"sent": 0, "refused": {}}, "nothing to send back")
         return NO
