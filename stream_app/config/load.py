@@ -18,16 +18,7 @@ from stream_app.config import rules
 from stream_app.config.gone import CHANGED, gone
 from stream_app.config.model import Settings
 from stream_app.config.secret_files import Secrets, stamp_of, with_files
-from stream_app.config.variables import (
-    EVERY_NEED,
-    Need,
-    kept,
-    missing,
-    namings_of,
-    needed,
-    value_problems,
-    webhook_problems,
-)
+from stream_app.config.variables import Need, kept, missing, namings_of, value_problems, webhook_problems
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.addresses import setup_id, webhook_id
 from stream_app.domain.model.errors import SettingsError
@@ -58,7 +49,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Ne
     problems = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
     stamp, unreadable = stamp_of(path, settings.secrets_dir), list[str]()
     namings = list(namings_of(settings))
-    every = (name for _, name in needed(namings, EVERY_NEED))
+    every = [name for naming in namings for name in naming.valid]
     environ = with_files(settings.secrets_dir, every, environ, unreadable)
     problems += unreadable
     if not unreadable and reader.knows("secrets_dir"):  # otherwise the secrets may exist

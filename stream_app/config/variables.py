@@ -6,26 +6,16 @@ which could be the secret itself.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from stream_app.config.model import Settings
-from stream_app.domain.model.addresses import (
-    HOW_TO_MAKE,
-    PUBLIC_SECRETS,
-    is_local,
-    messages_problem,
-    proxy_problem,
-    secret_problem,
-    token_problem,
-    webhook_problem,
-)
+from stream_app.domain.model import addresses
 from stream_app.domain.spans import headers_of
 
 Need = Literal["clay", "gateway", "board", "api", "trace", "notify"]
 """A part that needs secrets: POSTs to Clay, callbacks, the board, those who ask its look-up API, traces, messages."""
-EVERY_NEED: Final = frozenset[Need](get_args(Need))
 
 _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
     "destinations.webhooks_env": {"clay"},
@@ -133,8 +123,8 @@ def value_problems(
     checks = [
         (settings.redis.url_env, _redis_problem),
         (settings.trace.headers_env, _headers_problem),
-        (settings.egress.proxy_env if needs & {"clay", "notify"} else None, proxy_problem),
-        (settings.notify.url_env, messages_problem),
+        (settings.egress.proxy_env if needs & {"clay", "notify"} else None, addresses.proxy_problem),
+        (settings.notify.url_env, addresses.messages_problem),
     ]
     for name, problem_of in checks:
         if (value := environ.get(name or "")) and (problem := problem_of(value)):
@@ -148,27 +138,27 @@ def webhook_problems(settings: Settings, environ: Mapping[str, str]) -> Iterator
         for name in destination.webhooks_env:
             if not (url := environ.get(name)):
                 continue
-            if problem := webhook_problem(url, destination.allowed_hosts):
+            if problem := addresses.webhook_problem(url, destination.allowed_hosts):
                 yield f"environment variable {name}: {problem}"
             if seen.setdefault(url, name) != name:
                 yield f"environment variable {name}: is the same webhook as {seen[url]}; remove one"
-        if (token := environ.get(destination.token_env or "")) and (problem := token_problem(token)):
+        if (token := environ.get(destination.token_env or "")) and (problem := addresses.token_problem(token)):
             yield f"environment variable {destination.token_env}: {problem}"
 
 
 def _guessable(settings: Settings, namings: Iterable[Naming], environ: Mapping[str, str]) -> Iterator[str]:
     """Find our secrets that are public or guessable, whether this program needs them or not."""
     hosts = (host for destination in settings.destinations.values() for host in destination.allowed_hosts)
-    simulated = all(is_local(host.partition(":")[0]) for host in hosts)
+    simulated = all(addresses.is_local(host.partition(":")[0]) for host in hosts)
     seen: dict[str, str] = {}
     for name in dict.fromkeys(name for naming in namings if naming.key in _OURS for name in naming.valid):
         if not (secret := environ.get(name)):
             continue
-        problem = secret_problem(secret)
-        if problem is None and secret in PUBLIC_SECRETS and not simulated:
-            problem = f"is an example from this project's files, which are public; {HOW_TO_MAKE}"
+        problem = addresses.secret_problem(secret)
+        if problem is None and secret in addresses.PUBLIC_SECRETS and not simulated:
+            problem = f"is an example from this project's files, which are public; {addresses.HOW_TO_MAKE}"
         if problem is None and seen.setdefault(secret, name) != name:
-            problem = f"is the same as {seen[secret]}; {HOW_TO_MAKE}"
+            problem = f"is the same as {seen[secret]}; {addresses.HOW_TO_MAKE}"
         if problem is not None:
             yield f"environment variable {name}: {problem}"
 

@@ -4,13 +4,14 @@ import os
 import re
 from contextlib import nullcontext
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.config.variables import EVERY_NEED
+from stream_app.config.variables import Need
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.errors import SettingsError
 from tests.unit.config.files import EXAMPLE, GATEWAY, PEOPLE, PEPPER, SECRETS, URL, load, problems
@@ -32,7 +33,7 @@ def test_the_example_loads_as_it_is_and_with_what_its_comments_offer(tmp_path: P
         environ = SECRETS | {
             name: f"https://hooks.example.com/{name.lower()}-of-32-characters-or-more" for name in more
         }
-    settings = load(tmp_path, text, environ, tuple(EVERY_NEED))
+    settings = load(tmp_path, text, environ, get_args(Need))
     assert settings.workspaces["acme"].budget.tz == "Europe/Berlin"
     assert settings.secrets["CLAY_WEBHOOK_PEOPLE"] == URL
 
