@@ -116,8 +116,7 @@ class View(Common):
     def repeat(self, look: Callable[[], int]) -> int:
         """Show a view once, or with `--watch` until Ctrl-C, and return the last exit code.
 
-        Raises:
-            SettingsError: `--watch` with `--json`, which is one document.
+        Raises SettingsError for `--watch` with `--json`, which is one document.
         """
         if not self.watch:
             return look()

@@ -208,10 +208,8 @@ async def _send(
 ) -> PublishedLeads | None:
     """Send the leads of the batch, and write their ids. With --wait, wait until all are at rest or the time is over.
 
-    Once the leads are published, a failure of the wait is only printed: the result says what was published.
-
-    Raises:
-        BrokerUnavailable: Not all leads were published.
+    Once the leads are published, a failure of the wait is only printed: the result says what was published. Raises
+    BrokerUnavailable if not all leads were published.
     """
     summaries = summary.import_summaries("" if file == STDIO else file.name, login_name())
     if options.wait_s is None:

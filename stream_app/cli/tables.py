@@ -168,11 +168,7 @@ _PLAIN_EVERY_S: Final = 5.0
 
 @contextmanager
 def reading(what: str, unit: str = "offsets") -> Iterator[Callable[[int, int], None]]:
-    """Show how much is read.
-
-    Yields:
-        A function of the units done and the units in all.
-    """
+    """Show how much is read. Yields a function of the units done and the units in all."""
     console, due = Console(stderr=True), _Due()
     if not console.is_terminal:
         yield lambda done, total: say(f"{what}: {done} of {total} {unit}") if due() else None
@@ -184,11 +180,7 @@ def reading(what: str, unit: str = "offsets") -> Iterator[Callable[[int, int], N
 
 @contextmanager
 def reading_rows(source: IO[bytes]) -> Iterator[Callable[[PublishSummary], None]]:
-    """Show rows per second since the start, and the time left by the bytes read.
-
-    Yields:
-        A function of the counts so far.
-    """
+    """Show rows per second since the start, and the time left by the bytes read. Yields a function of the counts."""
     status = os.fstat(source.fileno())
     size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
     console, due, began_s = Console(stderr=True), _Due(), time.monotonic()

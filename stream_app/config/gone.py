@@ -8,9 +8,7 @@ from typing import Final
 _NO_METRICS: Final = "remove it: messages say what `stream-app explain` says, and need no metrics of other processes"
 _BREAKER: Final = ("healthy_s", "jitter", "open_factor", "open_share", "probes", "slow_rate", "successes_to_close")
 _RATE: Final = ("decrease", "floor_per_s", "recover_per_s", "retry_after_min_s")
-_OF_THE_BOARD: Final = (
-    *("banner", "operator_token_env", "read_model_path", "trace_url", "user_header", "user_header_secret_env"),
-)
+_BOARD = ("banner", "operator_token_env", "read_model_path", "trace_url", "user_header", "user_header_secret_env")
 GONE: Final[Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(
@@ -25,7 +23,7 @@ GONE: Final[Mapping[str, str]] = MappingProxyType(
         "topics.retry_days": "remove it: leads_days counts for leads.retry, too",
         "gateway.api_token_env": "it is board.token_env now",
         "gateway.api_url": "it is board.url now: `stream-app board` serves board and look-up API on http.board_port",
-        **{f"gateway.{key}": f"it is board.{key} now" for key in _OF_THE_BOARD},
+        **{f"gateway.{key}": f"it is board.{key} now" for key in _BOARD},
         "http.notify_port": "remove it: `stream-app notify` is gone, and the board sends the messages",
         "kafka.hashed_partitions": "remove it: a system keeps the number of partitions that it began with",
         "line": "the table is delivery now",

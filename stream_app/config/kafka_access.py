@@ -36,8 +36,7 @@ _FIRST_BYTES: Final = 4_096  # of each partition; Kafka sends one batch at least
 def connection_of(settings: Settings) -> KafkaConnection:
     """Return the address of Kafka, and TLS and SASL as aiokafka's keyword arguments.
 
-    Raises:
-        SettingsError: A certificate cannot be read.
+    Raises SettingsError if a certificate cannot be read.
     """
     security = settings.kafka.security
     options: dict[str, Any] = {"security_protocol": security.protocol}

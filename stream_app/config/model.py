@@ -373,10 +373,9 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         return plan(self.names, kafka.partitions, kafka.replication, self.topics, self.replay.tiers_s)
 
     def destination_of(self, workspace: str, asked: str | None) -> str | None:
-        """The destination of a lead: the requested one, else the workspace's default, else its only one.
+        """The alias of a lead's destination: the requested one, else the workspace's default, else its only one.
 
-        Returns:
-            The alias, or None if that workspace has no such destination.
+        None if that workspace has no such destination.
         """
         mine = [destination.alias for destination in self.plan.destinations_of(workspace)]
         configured = self.workspaces.get(workspace)

@@ -55,10 +55,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 async def count(settings: Settings, source: Source, wanted: Filter, progress: Progress) -> Tally:
-    """Count the matching dead letters by cause. Values are read only if the suppression list is not empty.
-
-    Raises BrokerUnavailable.
-    """
+    """Count the matching dead letters by cause. Raises BrokerUnavailable."""
     tally = Tally(Clock().now_ms())
     async with topic_reader(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
@@ -71,10 +68,7 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
 async def newest(
     settings: Settings, source: Source, wanted: Filter, limit: int, progress: Progress
 ) -> tuple[list[Listed], int]:
-    """Return the newest matching dead letters, newest first, and the number of all matching ones.
-
-    Raises BrokerUnavailable.
-    """
+    """Return the newest matching dead letters, newest first, and how many match. Raises BrokerUnavailable."""
     topic, matching = topic_of(settings, source), 0
     kept: list[tuple[int, int, int, dict[str, bytes], bytes | None]] = []  # a heap: the oldest of the newest first
     async with topic_reader(settings, progress) as reader:
@@ -158,13 +152,10 @@ async def _history(reader: TopicReader, status: str, partition: int, origin: byt
 async def export(
     settings: Settings, source: Source, wanted: Filter, file: IO[str], progress: Progress
 ) -> tuple[int, int]:
-    """Write the matching dead letters, one JSON object per line.
+    """Write the matching dead letters, one JSON object per line. Raises BrokerUnavailable.
 
     Returns:
         The number written, and the number left out because of the suppression list.
-
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
     """
     lines = left_out = 0
     async with topic_reader(settings, progress) as reader:

@@ -67,8 +67,7 @@ def ordered_plan(
 def start_command(plan: ReplayPlan, who: str, why: str, *, replay: str | None = None) -> ReplayCommand:
     """Return the command that starts a replay. The same id (`replay`) twice starts one; None: a new id.
 
-    Raises:
-        SettingsError: It is too large for Kafka.
+    Raises SettingsError if it is too large for Kafka.
     """
     replay = replay or f"r-{uuid.uuid4().hex[:12]}"
     command = ReplayCommand(replay, "start", replay, Clock().now_ms(), who, why, plan)
@@ -93,12 +92,9 @@ async def submit(settings: Settings, command: ReplayCommand) -> None:
 
 
 async def submit_and_follow(settings: Settings, command: ReplayCommand) -> AsyncGenerator[ReplayProgress, None]:
-    """Write a command to Kafka, and yield each progress of its replay from then on.
+    """Write a command to Kafka, and yield each progress of its replay from then on. Raises BrokerUnavailable.
 
     It ends if none has come within 15 seconds, and does not end by itself otherwise.
-
-    Raises:
-        BrokerUnavailable: Kafka does not answer.
     """
     place, answered = TopicPartition(settings.names.replay_state, 0), False
     deadline_s = time.monotonic() + _ANSWER_WITHIN_S
@@ -149,10 +145,7 @@ class OrderRunner:
         self._warn = logs.Throttled(lambda why: log.warning("ordered_replay_waits", because=why))
 
     def adopt(self, now: Settings) -> None:
-        """Take workspaces and destinations from these settings, for the next replay.
-
-        Everything else needs a restart.
-        """
+        """Take workspaces and destinations from these settings for the next replay. Everything else needs a restart."""
         self._settings = replace(self._settings, workspaces=now.workspaces, destinations=now.destinations)
 
     async def run(self) -> None:

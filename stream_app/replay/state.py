@@ -212,10 +212,7 @@ class ReplayState:
 async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
     """Pause all replays, or (`by` None) resume them. Returns the previous pause.
 
-    Texts that look like personal data are removed from `why`, which the replay process logs.
-
-    Raises:
-        BrokerUnavailable: Kafka does not respond.
+    Texts that look like personal data are removed from `why`, which the replay process logs. Raises BrokerUnavailable.
     """
     connection, topics = connection_of(settings), settings.names
     async with (

@@ -66,21 +66,17 @@ async def run_board(settings: Settings) -> None:
     registry = process_registry()
     # Before the signal handlers: a signal ends this wait at once.
     await check_kafka(settings, settings.board_rights, logger)
+    projection = _projection(settings, connection, registry, logger)
+
+    async def not_ready() -> str | None:
+        return projection.lag.trouble or None
+
     with stop_signal() as stop:
         async with AsyncExitStack() as stack:
-            put: Put | None = None
-            if settings.operator_token:
-                put = (await stack.enter_async_context(open_inbox(connection))).put
-            projection = _projection(settings, connection, registry, logger)
+            put = (await stack.enter_async_context(open_inbox(connection))).put if settings.operator_token else None
             routes = await stack.enter_async_context(serving(settings, connection, projection, put, registry))
-            app = board_app(routes)
-            port = await stack.enter_async_context(
-                serve_http(app, settings.board.host, http.board_port, grace_s=_GRACE_S)
-            )
-
-            async def not_ready() -> str | None:
-                return projection.lag.trouble or None
-
+            board = serve_http(board_app(routes), settings.board.host, http.board_port, grace_s=_GRACE_S)
+            port = await stack.enter_async_context(board)
             ops = await stack.enter_async_context(serve_ops(http.host, http.board_ops_port, registry, not_ready))
             logger.info("board_started", version=__version__, port=port, metrics_port=ops, url=settings.board_url)
             topics = [topic.name for topic in settings.topic_plan()]
@@ -109,16 +105,14 @@ def _projection(
     workspaces, final = frozenset(settings.workspaces), frozenset(settings.without_callbacks)
     sources = Sources(settings.names, settings.kafka.partitions, settings.topics, workspaces, final)
     projection = Projection(connection, sources, model_path(settings, os.environ), logger)
-    lag = Gauge(
+    Gauge(
         "stream_app_read_model_lag", "Maximum number of offsets that the read model is behind.", registry=registry
-    )
-    lag.set_function(lambda: projection.lag.lag)
-    as_of = Gauge(
+    ).set_function(lambda: projection.lag.lag)
+    Gauge(
         "stream_app_read_model_as_of_seconds",
         "The read model holds everything that was on Kafka at this time.",
         registry=registry,
-    )
-    as_of.set_function(lambda: (projection.lag.as_of_ms or 0) / 1000)
+    ).set_function(lambda: (projection.lag.as_of_ms or 0) / 1000)
     return projection
 
 

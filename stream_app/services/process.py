@@ -59,10 +59,8 @@ def serve_ops(
 ) -> AbstractAsyncContextManager[int]:
     """Serve /metrics, /healthz and /readyz until the block ends; yields the port (`port` 0: any free one).
 
-    `not_ready` returns why the process cannot work now, or None. `more`: routes of this process alone.
-
-    Raises:
-        StreamAppError: The port is taken.
+    `not_ready` returns why the process cannot work now, or None. `more`: routes of this process alone. Raises
+    StreamAppError if the port is taken.
     """
     return serve_http(ops_app(registry, not_ready, more), host, port, grace_s=_OPS_GRACE_S)
 
