@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkstemp
-from types import TracebackType
-from typing import IO, Final, Literal, Self, TypeVar, cast
+from typing import IO, Any, Final, Literal, Self, TypeVar, cast
 
 import msgspec
 
@@ -100,11 +99,9 @@ class Rejects:
                 self.path.unlink(missing_ok=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         with _writing(self.path):
-            self._stack.__exit__(kind, exc, trace)
+            self._stack.__exit__(*error)
 
     def add(self, refusal: Refusal) -> None:
         """Keep or write a refused row."""

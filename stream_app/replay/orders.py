@@ -172,10 +172,9 @@ class _Operator:
     def __init__(self, settings: Settings, state: ReplayState, owns: Callable[[], bool]) -> None:
         names = settings.names
         limits = StateStoreLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
-        everywhere = {(names.retry, number) for number in range(settings.kafka.partitions)}
+        writes_to = {(names.audit, 0)} | {(names.retry, number) for number in range(settings.kafka.partitions)}
         self._kafka = TransactionalState(
-            *(connection_of(settings), f"{names.replay_app}-operator", names.replay_state, 0, limits),
-            writes_to=everywhere | {(names.audit, 0)},
+            connection_of(settings), f"{names.replay_app}-operator", names.replay_state, 0, limits, writes_to=writes_to
         )
         self._settings = settings
         self._names = names
@@ -245,13 +244,13 @@ class _Operator:
 
     async def _plan(self, replay: ReplayProgress) -> tuple[ReplayProgress, Chosen, Mapping[str, float]]:
         plan = replay.plan
+        ends = {number: end for number, end in plan.ends.items() if 0 <= number < self._settings.kafka.partitions}
         priced, chosen = await survey_in_thread(
-            *(self._settings, plan.source, plan.filter, silent),
-            ranges={
-                number: (replay.next.get(number, 0), end)
-                for number, end in plan.ends.items()
-                if 0 <= number < self._settings.kafka.partitions
-            },
+            self._settings,
+            plan.source,
+            plan.filter,
+            silent,
+            ranges={number: (replay.next.get(number, 0), end) for number, end in ends.items()},
             uncertain=plan.uncertain,
             limit=replay.left,
             rate_per_s=plan.rate_per_s,
