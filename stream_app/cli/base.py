@@ -79,11 +79,16 @@ class Common:
     json: Annotated[bool, Parameter(group=_COMMON)] = False
     """one JSON document on stdout; the rest on stderr"""
 
-    def settings(self, *needs: "Need") -> "Settings":
-        """Load the configuration with the secrets that these parts need. Raises SettingsError."""
-        from stream_app.config import load_settings
+    def settings(self, *needs: "Need", workspace: str | None = None) -> "Settings":
+        """Load the configuration with the secrets that these parts need.
 
-        return load_settings(self.config, os.environ, needs)
+        Raises SettingsError, also if it does not have the workspace that a command names.
+        """
+        from stream_app.config import check_known, load_settings
+
+        settings = load_settings(self.config, os.environ, needs)
+        check_known(settings, workspace=workspace)
+        return settings
 
     def show(self, document: Any, *parts: "str | Table") -> None:
         """Print a result: the document with `--json`, else the lines and tables."""

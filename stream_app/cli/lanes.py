@@ -15,7 +15,7 @@ from stream_app.cli.tables import Column, Table
 from stream_app.client import lanes as reader
 from stream_app.client.commands import QUEUED_TEXT, SentCommand, submit
 from stream_app.client.gateways import table_secrets
-from stream_app.config import Settings, check_known
+from stream_app.config import Settings
 from stream_app.domain.commands import (
     REPLAY_RELOAD,
     TO_ALL,
@@ -225,7 +225,7 @@ def lanes(*, limit: OptionalPositive = None, after: Workspace = None, view: View
         limit: show N lanes, in the order of their names; default: 100 in a table, all with --json
         after: show the lanes after this one
     """
-    settings = view.settings_of_lanes()
+    settings = view.settings(workspace=view.workspace)
     most = limit or (None if view.json else _PAGE)
 
     def show_page() -> int:
@@ -369,8 +369,7 @@ def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = 
         workspace: only this workspace
         limit: the last N commands
     """
-    settings = common.settings()
-    check_known(settings, workspace=workspace)
+    settings = common.settings(workspace=workspace)
     commands = on_kafka(settings, "lanes log", reader.command_log(settings, workspace, limit))
     lines = [_log_line(alike, settings.kafka.partitions) for alike in commands] or ["no commands in the kept audit log"]
     common.show([answer for alike in commands for answer in alike], *lines)

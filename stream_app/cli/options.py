@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 from cyclopts import Group, Parameter, validators
 
 from stream_app.cli.base import OK, WHOLE, Common, OptionalWhole, Whole, console, show
-from stream_app.config import Settings, check_known
+from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.model.errors import SettingsError
 from stream_app.replay.plan import check_filter
@@ -106,12 +106,6 @@ class View(Common):
     """only this workspace"""
     watch: bool = False
     """refresh every 5 seconds until Ctrl-C"""
-
-    def settings_of_lanes(self) -> Settings:
-        """Load the configuration. Raises SettingsError, also if it does not have the workspace."""
-        settings = self.settings()
-        check_known(settings, workspace=self.workspace)
-        return settings
 
     def repeat(self, look: Callable[[], int]) -> int:
         """Show a view once, or with `--watch` until Ctrl-C, and return the last exit code.

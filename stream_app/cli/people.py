@@ -136,8 +136,7 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
         workspace: the lead's workspace, if several have this id
         yes: do not ask for confirmation
     """
-    settings = audit.settings()
-    check_known(settings, workspace=workspace)
+    settings = audit.settings(workspace=workspace)
     is_person = "@" in lead_or_person or "linkedin.com/" in lead_or_person.lower()
     persons = hashes_of([lead_or_person]) if is_person else []
     with reading("reading rows and results") as progress:

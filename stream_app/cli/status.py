@@ -15,7 +15,7 @@ from stream_app.client import lanes as reader
 from stream_app.client.answers import Answer, FoundImport, FoundResult, RecordHistory, Step, WaitingAnswer, steps
 from stream_app.client.lookup import LeadSearch, find, find_imports
 from stream_app.clock import Clock
-from stream_app.config import Settings, check_known
+from stream_app.config import Settings
 from stream_app.domain.books.records import COLUMNS, meaning_of, name_of
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.explain import explain as findings_of
@@ -35,9 +35,7 @@ def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, c
         workspace: only in this workspace
         result: show the result's data too (personal data)
     """
-    settings = common.settings("api")
-    check_known(settings, workspace=workspace)
-    search = find(settings, lead, workspace)
+    search = find(common.settings("api", workspace=workspace), lead, workspace)
     is_known = bool(search.leads or (search.waiting and search.waiting.leads))
     common.show(_document(search, result=result), *_lines(search, result=result))
     if not is_known and not common.json:
@@ -151,9 +149,7 @@ def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Comm
         import_id: show this one, with what has become of its leads
         workspace: only of this workspace
     """
-    settings = common.settings("api")
-    check_known(settings, workspace=workspace)
-    answer = find_imports(settings, import_id, workspace)
+    answer = find_imports(common.settings("api", workspace=workspace), import_id, workspace)
     if import_id:
         common.show(answer, *chain.from_iterable(map(_import_lines, answer.imports)))
     else:
@@ -220,7 +216,7 @@ def explain(*, view: View = VIEW) -> int:
     example:
       stream-app explain --workspace acme
     """
-    settings = view.settings_of_lanes()
+    settings = view.settings(workspace=view.workspace)
     return view.repeat(lambda: _explain(settings, view.workspace, as_json=view.json))
 
 

@@ -72,15 +72,12 @@ class ReplayState:
         self._lanes = [TopicPartition(names.lanes, number) for number in range(partitions) if turns is not None]
         self._came: dict[int, dict[int, Came]] = defaultdict(dict)
         self._epochs: dict[int, int] = {}
-        self._admin: Any = None
         self._reader = Reader(connection, _CURRENT_WITHIN_S, fetch_max_wait_ms=500)
-        self._opened = AsyncExitStack()
-        self._following: asyncio.Task[None] | None = None
         self._updated = asyncio.Condition()
 
     async def __aenter__(self) -> ReplayState:
         async with AsyncExitStack() as opened:
-            self._admin = await opened.enter_async_context(open_admin(self._connection, _CURRENT_WITHIN_S))
+            self._admin: Any = await opened.enter_async_context(open_admin(self._connection, _CURRENT_WITHIN_S))
             await opened.enter_async_context(self._reader)
             read = [*self._partitions, *self._lanes]
             self._following = asyncio.create_task(self._follow(await self._reader.begins(read)))
@@ -166,7 +163,7 @@ class ReplayState:
                 ends = await self._reader.ends(partitions)
                 async with self._updated:
                     while any([await self._reader.position(tp) < ends[tp] for tp in partitions]):
-                        if self._following is not None and self._following.done():
+                        if self._following.done():
                             self._following.result()
                         await self._updated.wait()
         except (BrokerUnavailable, TimeoutError) as error:
