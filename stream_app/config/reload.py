@@ -136,27 +136,21 @@ class FileWatch:
         if path is None or (stamp := stamp_of(path, self._settings.secrets_dir)) == self._stamp:
             return
         self._stamp = stamp
-        if refused := self._adopt_again():
-            self._report(refused.text)
+        result = self.reload()
+        if not result.applied:
+            self._report(result.text)
 
     def reload(self) -> CommandResult:
         """Read the configuration for a command, and adopt it. An invalid one changes nothing."""
-        before = self._stamp
-        if refused := self._adopt_again():
-            return refused
-        if self._stamp == before:
-            return NOTHING_NEW
-        workspaces, destinations = len(self._settings.workspaces), len(self._settings.destinations)
-        return CommandResult(f"adopted: {count(workspaces, 'workspace')} and {count(destinations, 'destination')}")
-
-    def _adopt_again(self) -> CommandResult | None:
-        """Read and adopt the configuration. Return why that cannot be."""
         settings, _ = _read_again(self._read)
         if isinstance(settings, CommandResult):
             return settings
-        self._settings, self._stamp = settings, settings.stamp
+        before, self._stamp, self._settings = self._stamp, settings.stamp, settings
         self._adopt(settings)
-        return None
+        if self._stamp == before:
+            return NOTHING_NEW
+        workspaces, destinations = len(settings.workspaces), len(settings.destinations)
+        return CommandResult(f"adopted: {count(workspaces, 'workspace')} and {count(destinations, 'destination')}")
 
 
 def _read_again(read: Callable[[], Settings]) -> tuple[Settings | CommandResult, bool]:

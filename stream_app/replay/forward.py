@@ -219,26 +219,15 @@ class _Forwarder:
 
 
 def define_agents(app: App, topics: TopicNames, tiers_s: Iterable[int], replay: Replay) -> None:
-    """Add the replay app's agents to the app."""
+    """Add the replay app's agents to the app: one for dead letters, deferred leads and each delay tier."""
 
-    @app.agent(topics.dlq)
-    async def dead_letters(generations: Generations) -> None:
-        """Dead letters: into the delay tier of their due time."""
-        async for records in generations:
-            await replay.dead_letters(records)
-
-    @app.agent(topics.deferred)
-    async def deferred(generations: Generations) -> None:
-        """Deferred leads: into the delay tier of their due time."""
-        async for records in generations:
-            await replay.deferred(records)
-
-    def define_delay_tier(tier_s: int) -> None:
-        @app.agent(topics.wait(tier_s))
-        async def wait(generations: Generations) -> None:
-            """Records that wait in a delay tier: to the next tier, or back to the worker when they are due."""
+    def add(topic: str, serve: Callable[..., Awaitable[None]], *how: int) -> None:
+        @app.agent(topic)
+        async def agent(generations: Generations) -> None:
             async for records in generations:
-                await replay.wait(records, tier_s)
+                await serve(records, *how)
 
+    add(topics.dlq, replay.dead_letters)
+    add(topics.deferred, replay.deferred)
     for tier in tiers_s:
-        define_delay_tier(tier)
+        add(topics.wait(tier), replay.wait, tier)
