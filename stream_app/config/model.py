@@ -280,6 +280,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def plan(self) -> Plan:
         """What the pipeline needs to know. A reload changes it, and not the settings."""
+        keys_env = self.gateway.token_keys_env
         return Plan(
             topics=self.names,
             partitions=self.kafka.partitions,
@@ -290,7 +291,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
             shares=self.shares,
             replay=self.replay,
             app=__version__,
-            callback_keys=self.callback_keys if self.secrets.have(self.gateway.token_keys_env) else None,
+            callback_keys=self.callback_keys if keys_env and all(name in self.secrets for name in keys_env) else None,
             cache=self.cache,
             traces=self.trace.endpoint is not None,
         )

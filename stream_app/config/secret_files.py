@@ -7,7 +7,7 @@ can be added or changed while the process runs and reloads its configuration (`s
 import os
 import stat
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,10 +33,6 @@ class Secrets:
     def get(self, name: str | None) -> str | None:
         """Return the value of a variable; None if the configuration names none."""
         return None if name is None else self._values[name]
-
-    def have(self, names: Collection[str]) -> bool:
-        """True if there are names, and each of them has a value."""
-        return bool(names) and all(name in self._values for name in names)
 
     def __repr__(self) -> str:
         return f"Secrets({len(self._values)} hidden)"

@@ -36,6 +36,7 @@ Chosen = dict[int, set[int]]
 
 _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
+_GOES: Final[tuple[Fate, ...]] = ("goes", "as_input")
 
 
 class _Found(msgspec.Struct, gc=False):
@@ -158,14 +159,13 @@ async def survey(
         asked = letter.kind in ("failed", "deferred") or letter.kind in wanted.kinds
         row = rows.get(letter.origin.encode()) or rows.get(letter.key)
         end = _fate(letter, row, asked=asked, uncertain=uncertain)
-        if end in ("goes", "as_input", "waits_for_ask") and (letter.partition, letter.offset) in never:
+        if end in (*_GOES, "waits_for_ask") and (letter.partition, letter.offset) in never:
             end = "suppressed"
-        if end in ("goes", "as_input") and not letter.sendable:
+        if end in _GOES and not letter.sendable:
             end = "cannot_go"
-        if end in ("goes", "as_input"):
-            if limit is not None and sum(going.values()) >= limit:
-                fates["over_limit"] += 1
-                continue
+        if end in _GOES and limit is not None and going.total() >= limit:
+            end = "over_limit"
+        if end in _GOES:
             chosen[letter.partition].add(letter.offset)
             causes[letter.cause] += 1
             going[letter.workspace, letter.destination] += 1
