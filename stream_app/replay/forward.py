@@ -110,7 +110,7 @@ class Replay:
                     return
                 envelope = read(consumed)
                 if envelope is None:
-                    await forwarder.skip(consumed)
+                    await forwarder.send(consumed, None)
                 elif not await self._forward(forwarder, stream, consumed, envelope):
                     stream.give_up(consumed)
                     return
@@ -181,7 +181,6 @@ class _Forwarder:
         self._position = position
         self._sent: asyncio.Queue[tuple[ConsumedRecord, Awaitable[object] | None]] = asyncio.Queue(_MAX_UNACKED)
         self._acks = asyncio.TaskGroup()
-        self._acking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> _Forwarder:
         await self._acks.__aenter__()
@@ -191,8 +190,7 @@ class _Forwarder:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
             await self._sent.join()
-        if self._acking is not None:
-            self._acking.cancel()
+        self._acking.cancel()
         try:
             await self._acks.__aexit__(kind, error, None)
         except BaseExceptionGroup as group:
@@ -200,13 +198,10 @@ class _Forwarder:
                 raise
             # The only error is that of the block. It is raised as it is, so that the process ends with its one line.
 
-    async def send(self, consumed: ConsumedRecord, record: Record) -> None:
+    async def send(self, consumed: ConsumedRecord, record: Record | None) -> None:
+        """Publish a record, or (None) skip the consumed one."""
         self._position.sent += 1
-        await self._sent.put((consumed, await self._publish(record)))
-
-    async def skip(self, consumed: ConsumedRecord) -> None:
-        self._position.sent += 1
-        await self._sent.put((consumed, None))
+        await self._sent.put((consumed, None if record is None else await self._publish(record)))
 
     async def _ack(self) -> None:
         while True:

@@ -182,7 +182,8 @@ def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes], workspaces: 
         "headers": {name: text(headers, name) for name in HEADERS.values() if name in headers},
     }
     try:
-        lead = read_document(dead_letter.value)
+        check_depth(dead_letter.value or b"")
+        lead = json.loads(dead_letter.value or b"", parse_constant=_no_number)
         if isinstance(lead, dict):
             named = {"workspace": line["key"] if line["key"] in workspaces else ""}
             named["destination"] = text(headers, HEADERS["destination"])
@@ -208,12 +209,6 @@ def _shown(value: bytes) -> str:
         if (words := value.decode("utf-8")).isprintable():
             return words
     return f"0x{value.hex()}"
-
-
-def read_document(value: bytes | None) -> Any:
-    """Parse JSON. Raises ValueError if it is not JSON, or is nested too deep."""
-    check_depth(value or b"")
-    return json.loads(value or b"", parse_constant=_no_number)
 
 
 def write_document(document: Any) -> bytes:
