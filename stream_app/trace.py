@@ -116,13 +116,7 @@ def _attributes(values: Mapping[str, Value]) -> list[dict[str, Any]]:
 
 @define(eq=False, repr=False)
 class Lead:
-    """The events of one input record that are not exported yet.
-
-    Attributes:
-        partition: The partition of its events.
-        offset: The offset of the first of them.
-        last_ms: When the last of them was read.
-    """
+    """The events of one input record that are not exported yet, from `offset` on. `last_ms`: when the last was read."""
 
     partition: int
     offset: int

@@ -22,7 +22,6 @@ from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
 from stream_app.replay import inspect
-from stream_app.replay.plan import check_filter
 
 From = Annotated[Source, Parameter(name="--from")]
 
@@ -218,12 +217,8 @@ def resolve(
     lead_id = plain_id(lead.strip())
     if send:
         settings = audit.settings()
-        wanted = Filter(
-            leads=frozenset({lead_id}),
-            workspaces=frozenset({workspace}),
-            destinations=frozenset({destination} if destination else ()),
-        )
-        check_filter(settings, "parked", wanted)
+        which = Which(lead=(lead_id,), workspace=(workspace,), destination=(destination,) if destination else ())
+        wanted = which.checked(settings, "parked")
         sending = Redrive(config=audit.config, json=audit.json, uncertain=True, yes=True, why=audit.why, who=audit.who)
         return on_kafka(settings, "replay redrive", select_and_order(settings, wanted, sending))
     costs = {"credits": credits, "actions": actions} if at_clay else {"give_up": True}

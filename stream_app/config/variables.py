@@ -46,10 +46,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class Naming(NamedTuple):
     """A key that names variables.
 
-    Attributes:
-        key: The table and the key, without what is between them.
-        place: The whole key, as in the file.
-        names: The variables.
+    `key` is the table and the key, without what is between them; `place` is the whole key, as in the file.
     """
 
     key: str

@@ -27,12 +27,9 @@ _event: Final = msgspec.json.Decoder(StatusEvent)
 
 
 class Shown(msgspec.Struct):
-    """One dead letter.
+    """One dead letter, with its headers as text and the status events of its lead's delivery.
 
-    Attributes:
-        headers: Its headers as text.
-        history: The status events of its lead's delivery.
-        suppressed: It is never sent: its person is on the suppression list, or the lead was erased.
+    `suppressed`: it is never sent, because its person is on the suppression list, or the lead was erased.
     """
 
     dead_letter: ConsumedRecord
