@@ -344,9 +344,8 @@ def _set_pause(common: Common, by: str | None, why: str) -> int:
     settings = common.settings()
     work = set_replay_pause(settings, by, why, 0 if by is None else time.time_ns() // 1_000_000)
     before = on_kafka(settings, f"replay {'resume' if by is None else 'pause'}", work)
-    was = ""
-    if before:
-        was = f" (paused by {before.who} at {iso(before.at_ms)}{': ' + before.why if before.why else ''})"
+    why_before = f": {before.why}" if before and before.why else ""
+    was = f" (paused by {before.who} at {iso(before.at_ms)}{why_before})" if before else ""
     now = "resumed" if by is None else "paused until `stream-app replay resume`"
     common.show({"paused": by is not None, "was_paused_by": before.who if before else None}, f"replays are {now}{was}")
     return OK

@@ -33,13 +33,9 @@ _MOST_WORD: Final = 40
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column.
+    """A column. `right`: cells are aligned to the right. `prose`: they may wrap between words.
 
-    Attributes:
-        title: The header.
-        rank: 0 is always shown. On a narrow terminal the highest rank is left out first.
-        right: Align cells to the right.
-        prose: Cells may wrap between words.
+    `rank` 0 is always shown. On a narrow terminal the highest rank is left out first.
     """
 
     title: str

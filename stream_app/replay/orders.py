@@ -181,7 +181,6 @@ class _Operator:
         self._state = state
         self._owns = owns
         self._clock = Clock()
-        self._outlived: list[Record] = []
 
     async def __aenter__(self) -> Self:
         rows = await self._kafka.take_over()

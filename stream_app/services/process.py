@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from attrs import define, field
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -103,29 +104,22 @@ def ops_app(
     return Starlette(routes=[*routes, *more])
 
 
+@define(eq=False, repr=False)
 class Watchdog:
     """Detects stalls: a partition that is not taken over, records that are not consumed, leads that do not end.
 
     Everything that must make progress has a token that changes with it. What waits for a reason (an empty topic, a held
     lane, a full partition) has none. So the check needs to know nothing about Kafka or leads.
 
-    Args:
-        limit_s: a token that has not changed for this many seconds is a stall.
-        look: returns the tokens by description.
-        report: called with the descriptions of all stalls whenever they change.
-
-    Attributes:
-        stalled: the descriptions of all current stalls.
+    A token that has not changed for `limit_s` seconds is a stall. `look` returns the tokens by description. `report` is
+    called with the descriptions of all stalls whenever they change; `stalled` has the current ones.
     """
 
-    def __init__(
-        self, limit_s: float, look: Callable[[], Mapping[str, Hashable]], report: Callable[[list[str]], None]
-    ) -> None:
-        self.stalled: list[str] = []
-        self._limit_s = limit_s
-        self._look = look
-        self._report = report
-        self._since: dict[str, tuple[Hashable, float]] = {}
+    _limit_s: float
+    _look: Callable[[], Mapping[str, Hashable]]
+    _report: Callable[[list[str]], None]
+    stalled: list[str] = field(init=False, factory=list)
+    _since: dict[str, tuple[Hashable, float]] = field(init=False, factory=dict)
 
     async def run(self) -> None:
         while True:
