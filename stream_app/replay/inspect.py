@@ -121,10 +121,10 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
     """
     topic, partition, offset = parse_dead_letter_id(settings, record_id)
     async with topic_reader(settings, progress) as reader:
-        found = [record async for record in records_at(reader, topic, {partition: {offset}})]
-        if not found:
+        records = [record async for record in records_at(reader, topic, {partition: {offset}})]
+        if not records:
             raise StreamAppError(f"no dead letter at {record_id}: it never existed, or is no longer kept")
-        dead_letter = dead_letter_of(found[0], WorkspaceKeys(settings.workspaces))
+        dead_letter = dead_letter_of(records[0], WorkspaceKeys(settings.workspaces))
         headers = dict(dead_letter.headers)
         history = await _history(reader, settings.names.status, partition, headers.get(HEADERS["origin"], b""))
         on_list = await _on_the_list(reader, settings.names.state, partition)
