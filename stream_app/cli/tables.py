@@ -8,7 +8,7 @@ import os
 import stat
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import IO, Final, TypeVar
@@ -103,7 +103,7 @@ def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
 def _chosen(cells: Cells, width: int | None) -> Cells:
     """Return the columns that fit."""
     shown, least = dict(cells), {column: _least(column, texts) for column, texts in cells.items()}
-    while width is not None and _total(least[column] for column in shown) > width:
+    while width is not None and _total([least[column] for column in shown]) > width:
         last = max(reversed(shown), key=lambda column: column.rank)
         if last.rank == 0:
             break
@@ -143,9 +143,8 @@ def _stacked(cells: Cells) -> list[str]:
     return lines
 
 
-def _total(widths: Iterable[int]) -> int:
-    numbers = list(widths)
-    return sum(numbers) + len(_GAP) * (len(numbers) - 1)
+def _total(widths: Collection[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
 def _wrapped(cell: str, width: int) -> list[str]:

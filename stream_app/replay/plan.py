@@ -29,7 +29,7 @@ from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Workspace
-from stream_app.kafka.readers import Progress, TopicReader, consumed
+from stream_app.kafka.readers import Progress, Span, TopicReader, consumed
 
 Chosen = dict[int, set[int]]
 """Partition -> offsets of the dead letters to send."""
@@ -76,7 +76,7 @@ def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
         raise SettingsError(problems)
 
 
-async def spans_of(settings: Settings, source: Source) -> dict[int, tuple[int, int]]:
+async def spans_of(settings: Settings, source: Source) -> dict[int, Span]:
     """Return the first and the end offset of each partition of a source. Raises BrokerUnavailable."""
     async with topic_reader(settings) as reader:
         return await reader.bounds(topic_of(settings, source))
@@ -128,7 +128,7 @@ async def survey(
     *,
     uncertain: bool = False,
     limit: int | None = None,
-    ranges: Mapping[int, tuple[int, int]] | None = None,
+    ranges: Mapping[int, Span] | None = None,
     rate_per_s: float | None = None,
 ) -> tuple[PricedPlan, Chosen]:
     """Plan what would happen to the matching dead letters. Return them with their price, and which are to be sent.
@@ -144,9 +144,7 @@ async def survey(
     """
     check_filter(settings, source, wanted)
     async with topic_reader(settings, progress) as reader:
-        sent_back = RedriveDedup(settings.names.dlq)
-        await _read_redrives(sent_back, reader, settings)
-        letters = await _dead_letters(reader, settings, source, wanted, sent_back, ranges)
+        letters = await _dead_letters(reader, settings, source, wanted, ranges)
         rows, lanes, on_list = await _rows(reader, settings.names.state, letters)
         never = await _never(reader, topic_of(settings, source), letters, on_list)
     if limit is not None:
@@ -183,23 +181,17 @@ def _fate(letter: _Found, row: Delivery | None, *, asked: bool, uncertain: bool)
     return fate(letter.kind, letter.seq, row, uncertain=uncertain)
 
 
-async def _read_redrives(sent_back: RedriveDedup, reader: TopicReader, settings: Settings) -> None:
+async def _dead_letters(
+    reader: TopicReader, settings: Settings, source: Source, wanted: Filter, ranges: Mapping[int, Span] | None
+) -> list[_Found]:
+    """Return the matching dead letters. `sent_back` says which of them an operator has sent back before."""
+    sent_before = RedriveDedup(settings.names.dlq)
     async for records in reader.read(settings.names.replay_state):
         for record in records:
-            sent_back.apply_state(record.key, record.value)
+            sent_before.apply_state(record.key, record.value)
     async for records in reader.read(settings.names.retry):
         for record in records:
-            sent_back.apply_retry(headers_of(record.headers))
-
-
-async def _dead_letters(
-    reader: TopicReader,
-    settings: Settings,
-    source: Source,
-    wanted: Filter,
-    sent_back: RedriveDedup,
-    ranges: Mapping[int, tuple[int, int]] | None,
-) -> list[_Found]:
+            sent_before.apply_retry(headers_of(record.headers))
     letters: list[_Found] = []
     topic, keys, now_ms = topic_of(settings, source), WorkspaceKeys(settings.workspaces), Clock().now_ms()
     async for records in reader.read(topic, ranges):
@@ -221,7 +213,7 @@ async def _dead_letters(
                     workspace,
                     alias,
                     reason or "without a reason",
-                    sent_back.has(f"{topic}/{record.partition}/{record.offset}", kind),
+                    sent_before.has(f"{topic}/{record.partition}/{record.offset}", kind),
                     is_sendable(settings, record.value, key, text(headers, HEADERS["destination"]), now_ms),
                 )
             )
