@@ -3,10 +3,9 @@
 Lists are read by key: a page begins after the last row of the page before, so page 1,000 costs what page 1 costs.
 """
 
-import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -147,30 +146,28 @@ class BoardQueries(Queries):
             imported: Only of the import with this number; 0 for all. Its workspace is that of the import then.
         """
         at_ms, record = _place(after)
-        with self._reading() as db:
-            rows: list[tuple[int, int, str, str, str, str]] = []
+        rows: list[Any] = []
+        with self.snapshot():
             # Only the groups with the newest records can be on this page.
             groups = (
-                self._groups_of_import(db, imported, statuses, at_ms, final)
+                self._groups_of_import(imported, statuses, at_ms, final)
                 if imported
-                else self._groups(db, workspace, statuses, at_ms, final)
+                else self._groups(workspace, statuses, at_ms, final)
             )
-            for newest, group in groups:
+            for newest, group in sorted(groups, key=lambda group: -group[0]):
                 if len(rows) >= limit and newest < rows[limit - 1][0]:
                     break
-                rows += db.execute(
-                    f"""{_SELECT}
-                        WHERE {" AND ".join(f"{name} = ?" for name in group)} AND {_IMPORTED if imported else "counts"}
-                        AND at_ms <= ? AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?""",
-                    (*group.values(), at_ms, at_ms, record, limit),
-                )
+                sql = f"""{_SELECT}
+                    WHERE {" AND ".join(f"{name} = ?" for name in group)} AND {_IMPORTED if imported else "counts"}
+                    AND at_ms <= ? AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?"""
+                rows += self._all(sql, *group.values(), at_ms, at_ms, record, limit)
                 rows.sort(reverse=True)
-            return _rows(db, rows[:limit])
+            return self._rows(rows[:limit])
 
     def _groups(
-        self, db: sqlite3.Connection, workspace: str | None, statuses: Collection[str], at_ms: int, final: bool | None
-    ) -> list[tuple[int, dict[str, str | int]]]:
-        """Return groups of records, each with its newest time. The records of a group are in the order of an index.
+        self, workspace: str | None, statuses: Collection[str], at_ms: int, final: bool | None
+    ) -> Iterator[tuple[int, dict[str, str | int]]]:
+        """Yield groups of records, each with its newest time. The records of a group are in the order of an index.
 
         A group is a status, or where only some of its records are wanted, a status of one destination.
         """
@@ -184,57 +181,43 @@ class BoardQueries(Queries):
             is_final = "destination IN (SELECT value FROM json_each(?))"
             where, values = f"{where} AND (status <> 'accepted' OR ({is_final}) = {final})", [*values, self._final_json]
             by_destination = f"({by_destination} OR status = 'accepted')"
-        groups: list[tuple[int, dict[str, str | int]]] = []
         for names, condition in (
             (("status",), f"NOT {by_destination}"),
             (("workspace", "status", "destination"), by_destination),
         ):
             same = " AND ".join(f"r.{name} = g.{name}" for name in names)
-            rows = db.execute(
-                f"""SELECT *, (SELECT max(at_ms) FROM records AS r WHERE {same} AND r.counts AND r.at_ms <= ?)
-                    FROM (SELECT DISTINCT {", ".join(names)} FROM status_counts WHERE {where} AND {condition}) AS g""",
-                (at_ms, *values),
-            )
-            groups += [(newest, dict(zip(names, group, strict=True))) for *group, newest in rows if newest is not None]
-        return sorted(groups, key=lambda group: -group[0])
+            sql = f"""SELECT *, (SELECT max(at_ms) FROM records AS r WHERE {same} AND r.counts AND r.at_ms <= ?)
+                      FROM (SELECT DISTINCT {", ".join(names)} FROM status_counts WHERE {where} AND {condition}) AS g"""
+            for *group, newest in self._all(sql, at_ms, *values):
+                if newest is not None:
+                    yield newest, dict(zip(names, group, strict=True))
 
     def _groups_of_import(
-        self, db: sqlite3.Connection, imported: int, statuses: Collection[str], at_ms: int, final: bool | None
-    ) -> list[tuple[int, dict[str, str | int]]]:
-        """Return the groups of `_groups` for one import: its statuses by destination."""
-        rows = db.execute(
-            """SELECT status, destination, (
-                   SELECT max(at_ms) FROM records AS r WHERE r.imported = g.import AND r.imported > 0 AND r.of_import
-                   AND r.status = g.status AND r.destination = g.destination AND r.at_ms <= ?)
-               FROM import_counts AS g WHERE import = ? AND leads > 0""",
-            (at_ms, imported),
-        )
-        groups: list[tuple[int, dict[str, str | int]]] = [
-            (newest, {"imported": imported, "status": status, "destination": alias})
-            for status, alias, newest in rows
-            if newest is not None
-            and (not statuses or status in statuses)
-            and (status != "accepted" or final in (None, alias in self._final))
-        ]
-        return sorted(groups, key=lambda group: -group[0])
+        self, imported: int, statuses: Collection[str], at_ms: int, final: bool | None
+    ) -> Iterator[tuple[int, dict[str, str | int]]]:
+        """Yield the groups of `_groups` for one import: its statuses by destination."""
+        sql = """SELECT status, destination, (
+                     SELECT max(at_ms) FROM records AS r WHERE r.imported = g.import AND r.imported > 0 AND r.of_import
+                     AND r.status = g.status AND r.destination = g.destination AND r.at_ms <= ?)
+                 FROM import_counts AS g WHERE import = ? AND leads > 0"""
+        for status, alias, newest in self._all(sql, at_ms, imported):
+            is_wanted = not statuses or status in statuses
+            if newest is not None and is_wanted and (status != "accepted" or final in (None, alias in self._final)):
+                yield newest, {"imported": imported, "status": status, "destination": alias}
 
     def records_of_lead(self, lead_id: str, after: Place | None, limit: int) -> tuple[int, list[RecordRow]]:
         """Return how many records a lead has, and those after a place, newest first."""
-        with self._reading() as db:
-            many = db.execute("SELECT count(*) FROM records WHERE lead_id = ?", (lead_id,)).fetchone()[0]
-            rows = db.execute(
-                f"{_SELECT} WHERE lead_id = ? AND (at_ms, id) < (?, ?) ORDER BY at_ms DESC, id DESC LIMIT ?",
-                (lead_id, *_place(after), limit),
-            ).fetchall()
-            return many, _rows(db, rows)
+        sql = f"{_SELECT} WHERE lead_id = ? AND (at_ms, id) < (?, ?) ORDER BY at_ms DESC, id DESC LIMIT ?"
+        with self.snapshot():
+            ((many,),) = self._all("SELECT count(*) FROM records WHERE lead_id = ?", lead_id)
+            return many, self._rows(self._all(sql, lead_id, *_place(after), limit))
 
     def records_of_person(self, person: str) -> list[RecordRow]:
         """Return the newest record of each lead of a person, the newest first."""
-        lead_ids = self.leads_of(person)
-        with self._reading() as db:
-            sql = f"{_SELECT} WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT 1"
-            rows = [row for lead_id in lead_ids for row in db.execute(sql, (lead_id,))]
-            return _rows(db, sorted(rows, reverse=True))
+        sql = f"{_SELECT} WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT 1"
+        with self.snapshot():
+            rows = [row for lead_id in self.leads_of(person) for row in self._all(sql, lead_id)]
+            return self._rows(sorted(rows, reverse=True))
 
     def resent(self, day_s: int | None, after: Place | None, limit: int) -> list[RecordRow]:
         """Return the records that were sent again although they may have reached Clay, newest first.
@@ -243,33 +226,27 @@ class BoardQueries(Queries):
         begins then, epoch s.
         """
         begin_ms, end_ms = (0, 1 << 62) if day_s is None else (day_s * 1000, (day_s + DAY_S) * 1000)
-        with self._reading() as db:
-            rows = db.execute(
-                """SELECT s.at_ms, s.record, coalesce(lead_id, ''), coalesce(workspace, ''), coalesce(destination, ''),
-                          coalesce(status, '')
-                   FROM resent AS s LEFT JOIN records ON id = s.record
-                   WHERE s.at_ms >= ? AND s.at_ms < ? AND (s.at_ms, s.record) < (?, ?)
-                   ORDER BY s.at_ms DESC, s.record DESC LIMIT ?""",
-                (begin_ms, end_ms, *_place(after), limit),
-            ).fetchall()
-            return _rows(db, rows)
+        sql = """SELECT s.at_ms, s.record, coalesce(lead_id, ''), coalesce(workspace, ''), coalesce(destination, ''),
+                        coalesce(status, '')
+                 FROM resent AS s LEFT JOIN records ON id = s.record
+                 WHERE s.at_ms >= ? AND s.at_ms < ? AND (s.at_ms, s.record) < (?, ?)
+                 ORDER BY s.at_ms DESC, s.record DESC LIMIT ?"""
+        with self.snapshot():
+            return self._rows(self._all(sql, begin_ms, end_ms, *_place(after), limit))
 
     def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
         sql = f"""SELECT hour * 3600, letters FROM dead_letter_hours
                   WHERE cause = (SELECT id FROM causes WHERE {SAME_CAUSE}) AND hour BETWEEN ? AND ? ORDER BY hour"""
         hours = since_s // 3_600, since_s // 3_600 + 25
-        with self._reading() as db:
-            return [db.execute(sql, (*_words(topic, cause), *hours)).fetchall() for cause in causes]
+        with self.snapshot():
+            return [self._all(sql, *_words(topic, cause), *hours) for cause in causes]
 
     def cause(self, topic: str, cause: Cause) -> Cause | None:
         """Return a cause with its number of dead letters. None if it has none."""
-        sql = f"SELECT first_ms, last_ms, {', '.join(STATES)} FROM causes WHERE {SAME_CAUSE}"
-        with self._reading() as db:
-            times = db.execute(sql, _words(topic, cause)).fetchone()
-        if times is None:
-            return None
-        return msgspec.structs.replace(cause, **dict(zip(("first_ms", "last_ms", *STATES), times, strict=True)))
+        names = ("first_ms", "last_ms", *STATES)
+        rows = self._all(f"SELECT {', '.join(names)} FROM causes WHERE {SAME_CAUSE}", *_words(topic, cause))
+        return msgspec.structs.replace(cause, **dict(zip(names, rows[0], strict=True))) if rows else None
 
     def dead_letters_of(
         self,
@@ -284,7 +261,6 @@ class BoardQueries(Queries):
 
         `state`: only those with it.
         """
-        at_ms, record = _place(after)
         wanted = "" if state is None else f"AND state = {STATES.index(state)}"
         # What a dead letter is about now: its copy, or else its record; and of that lead the record that counts.
         sql = f"""SELECT d.at_ms, d.id, d.origin, d.state, coalesce(r.lead_id, ''), coalesce((
@@ -297,18 +273,18 @@ class BoardQueries(Queries):
                   WHERE d.cause = (SELECT id FROM causes WHERE {SAME_CAUSE}) {wanted}
                   AND d.at_ms >= ? AND (d.at_ms, d.id) < (?, ?) ORDER BY d.at_ms DESC, d.id DESC LIMIT ?"""
         with self._reading() as db:
-            rows = db.execute(sql, (*_words(topic, cause), since_ms, at_ms, record, limit)).fetchall()
-            numbers = record_numbers(db)
-        names = numbers.record_id
+            rows = self._all(sql, *_words(topic, cause), since_ms, *_place(after), limit)
+            name = record_numbers(db).record_id
         return [
-            DeadLetterRow(Place(at, nr), names(nr), names(origin) if origin else "", lead_id, status, STATES[now])
-            for at, nr, origin, now, lead_id, status in rows
+            DeadLetterRow(
+                Place(at, number), name(number), name(origin) if origin else "", lead_id, status, STATES[state]
+            )
+            for at, number, origin, state, lead_id, status in rows
         ]
 
     def has_lane(self, workspace: str) -> bool:
         """True if a lane was published, even if this version cannot read it."""
-        with self._reading() as db:
-            return db.execute("SELECT 1 FROM lanes WHERE workspace = ?", (workspace,)).fetchone() is not None
+        return bool(self._all("SELECT 1 FROM lanes WHERE workspace = ?", workspace))
 
     def credits(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
         """Return the credits per slot, by workspace ('' is the sum of all), oldest first.
@@ -326,8 +302,8 @@ class BoardQueries(Queries):
         return self._slots(sql, workspaces, step_s, since_s)
 
     def _slots(self, sql: str, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
-        with self._reading() as db:
-            return {name: [Slot(*row) for row in db.execute(sql, (name, step_s, since_s))] for name in workspaces}
+        with self.snapshot():
+            return {name: [Slot(*row) for row in self._all(sql, name, step_s, since_s)] for name in workspaces}
 
     def lanes_money(self, workspace: str | None, since_s: int, until_s: int) -> list[Day]:
         """Return the money of days by workspace and destination, the most credits first. `workspace`: as in `days`."""
@@ -337,39 +313,32 @@ class BoardQueries(Queries):
 
     def marks(self, workspace: str) -> list[Mark]:
         """Return the health of a lane over the last day, oldest first."""
-        with self._reading() as db:
-            sql = "SELECT slot, score, p95_ms FROM lane_marks WHERE workspace = ? ORDER BY slot"
-            return [Mark(*row) for row in db.execute(sql, (workspace,))]
+        sql = "SELECT slot, score, p95_ms FROM lane_marks WHERE workspace = ? ORDER BY slot"
+        return [Mark(*row) for row in self._all(sql, workspace)]
 
     def lane_changes(self, workspace: str) -> list[DatedChange]:
         """Return the changes of a lane, newest first."""
         sql = "SELECT at_ms, kind, text FROM lane_changes WHERE workspace = ? ORDER BY at_ms DESC, number DESC"
-        with self._reading() as db:
-            return [DatedChange(at_ms, LaneChange(kind, text)) for at_ms, kind, text in db.execute(sql, (workspace,))]
+        return [DatedChange(at_ms, LaneChange(kind, text)) for at_ms, kind, text in self._all(sql, workspace)]
 
     def status_sums(self, workspace: str | None) -> list[StatusCount]:
         """Return the records by status and column: of a workspace, of those that name none (''), or of all (None)."""
         mine, values = ("", []) if workspace is None else ("AND workspace = ?", [workspace])
         sql = f"""SELECT status, status = 'accepted' AND destination IN (SELECT value FROM json_each(?)), sum(leads)
                   FROM status_counts WHERE leads > 0 {mine} GROUP BY 1, 2 ORDER BY 3 DESC"""
-        with self._reading() as db:
-            rows = db.execute(sql, (self._final_json, *values)).fetchall()
+        rows = self._all(sql, self._final_json, *values)
         return [StatusCount(workspace or "", "", name, column(name, final=final), many) for name, final, many in rows]
 
     def import_counts(self, workspace: str, import_id: str) -> tuple[int, list[StatusCount]]:
         """Return the number of an import (0: unknown), and its records by destination and status."""
-        with self._reading() as db:
-            cursor = db.execute("SELECT id FROM imports WHERE name = ? AND workspace = ?", (import_id, workspace))
-            (number,) = cursor.fetchone() or (0,)
-            rows = db.execute(
-                """SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads > 0
-                   ORDER BY destination, status""",
-                (number,),
-            )
-            return number, [
-                StatusCount(workspace, alias, status, self._column(status, alias), leads)
-                for alias, status, leads in rows
-            ]
+        sql = """SELECT id, destination, status, c.leads FROM imports LEFT JOIN import_counts AS c ON import = id
+                 WHERE name = ? AND workspace = ? ORDER BY destination, status"""
+        rows = self._all(sql, import_id, workspace)
+        return rows[0][0] if rows else 0, [
+            StatusCount(workspace, alias, status, self._column(status, alias), leads)
+            for _, alias, status, leads in rows
+            if leads and leads > 0
+        ]
 
     def commands(self, wanted: CommandFilter, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
         """Return time and id of the last answers to commands, newest first: one for each command, after one of them."""
@@ -382,8 +351,7 @@ class BoardQueries(Queries):
                       SELECT 1 FROM audit WHERE id = last.id AND {where}
                           AND (at_ms, partition, offset) > (last.at_ms, last.partition, last.offset))
                   ORDER BY at_ms DESC, id DESC LIMIT ?"""
-        with self._reading() as db:
-            return db.execute(sql, (*values, *after, *values, limit)).fetchall()
+        return self._all(sql, *values, *after, *values, limit)
 
     def words_of_commands(self, name: Literal["kind", "who"]) -> list[str]:
         """Return the kinds of the kept commands, or the people who gave them; the first 100."""
@@ -392,50 +360,43 @@ class BoardQueries(Queries):
                       UNION ALL SELECT (SELECT min({name}) FROM audit WHERE {name} > word) FROM each
                           WHERE word IS NOT NULL)
                   SELECT word FROM each WHERE word IS NOT NULL LIMIT 100"""
-        with self._reading() as db:
-            return [word for (word,) in db.execute(sql)]
+        return [word for (word,) in self._all(sql)]
 
     def answers(self, command_id: str) -> list[Order]:
         """Return the answers to one command, oldest first. A command to every partition has several."""
-        with self._reading() as db:
-            sql = f"SELECT {_ORDER} FROM audit WHERE id = ? ORDER BY at_ms, partition, offset"
-            rows = db.execute(sql, (command_id,))
-            return [Order((at_ms, partition, offset), at_ms, *rest) for at_ms, partition, offset, *rest in rows]
+        rows = self._all(f"SELECT {_ORDER} FROM audit WHERE id = ? ORDER BY at_ms, partition, offset", command_id)
+        return [Order((at_ms, partition, offset), at_ms, *rest) for at_ms, partition, offset, *rest in rows]
 
     def replays(self, limit: int) -> list[ReplayProgress]:
         """Return the replays that operators ordered, the newest first."""
-        with self._reading() as db:
-            rows = db.execute("SELECT progress FROM replays ORDER BY at_ms DESC LIMIT ?", (limit,))
-            return [_replay.decode(progress) for (progress,) in rows]
+        rows = self._all("SELECT progress FROM replays ORDER BY at_ms DESC LIMIT ?", limit)
+        return [_replay.decode(progress) for (progress,) in rows]
 
     def replay(self, replay: str) -> ReplayProgress | None:
         """Return one replay; None if it is not known."""
-        with self._reading() as db:
-            row = db.execute("SELECT progress FROM replays WHERE id = ?", (replay,)).fetchone()
-        return None if row is None else _replay.decode(row[0])
+        rows = self._all("SELECT progress FROM replays WHERE id = ?", replay)
+        return _replay.decode(rows[0][0]) if rows else None
 
     def unreadable(self) -> list[NotReadable]:
         """Return how many records this version could not read, by topic."""
+        rows = self._all("SELECT topic, records, last, last_ms FROM unreadable ORDER BY topic")
+        return [NotReadable(*row) for row in rows]
+
+    def _rows(self, rows: list[Any]) -> list[RecordRow]:
         with self._reading() as db:
-            rows = db.execute("SELECT topic, records, last, last_ms FROM unreadable ORDER BY topic")
-            return [NotReadable(*row) for row in rows]
+            numbers = record_numbers(db)
+        return [
+            RecordRow(Place(when, number), lead_id, name, alias, status, when, numbers.record_id(number))
+            for when, number, lead_id, name, alias, status in rows
+        ]
 
     def size_bytes(self) -> int:
-        sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
-        with self._reading() as db:
-            return int(db.execute(sql).fetchone()[0])
+        ((size,),) = self._all("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        return int(size)
 
 
 def _place(after: Place | None) -> tuple[int, int]:
     return (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
-
-
-def _rows(db: sqlite3.Connection, rows: list[tuple[int, int, str, str, str, str]]) -> list[RecordRow]:
-    numbers = record_numbers(db)
-    return [
-        RecordRow(Place(when, number), lead_id, name, alias, status, when, numbers.record_id(number))
-        for when, number, lead_id, name, alias, status in rows
-    ]
 
 
 def _words(topic: str, cause: Cause) -> tuple[str, ...]:

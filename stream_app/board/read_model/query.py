@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Set
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -80,12 +80,18 @@ class Queries:
         self._held = _Held()
 
     @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Let all queries of this thread see the same state. They open the file once, not each of them."""
+    def snapshot(self) -> Iterator[ExitStack]:
+        """Let all queries of this thread see the same state. They open the file once, not each of them.
+
+        A snapshot within another one is part of it. Yields what is closed at the end.
+        """
         held = self._held
+        if held.stack is not None:
+            yield held.stack
+            return
         with ExitStack() as held.stack:
             try:
-                yield
+                yield held.stack
             finally:
                 held.stack = held.db = None
 
@@ -101,7 +107,7 @@ class Queries:
             known = db.execute("SELECT 1 FROM results WHERE lead_id = ? LIMIT 1", (lead_id,)).fetchone()
             if not rows and not known:
                 return None
-            numbers, pause = record_numbers(db), _pause_of(db)
+            numbers, pause = record_numbers(db), self.pause()
             histories = []
             for number, workspace, alias, status, at_ms, trace_id in rows:
                 steps, name = events_of(db, number), self._column(status, alias)
@@ -110,7 +116,7 @@ class Queries:
                 if waited and waited[-1].end_ms is None:
                     if pause is not None and status in _COME_BACK:
                         waited[-1] = held_by_pause(waited[-1], pause)
-                    elif (view := _lane_of(db, workspace)) is not None:
+                    elif (view := self.lane(workspace)) is not None:
                         waited[-1] = held_now(waited[-1], alias, view)
                 origin = numbers.record_id(number)
                 histories.append(RecordHistory(origin, workspace, alias, status, name, at_ms, trace_id, steps, waited))
@@ -118,56 +124,52 @@ class Queries:
 
     def lane(self, workspace: str) -> LaneView | None:
         """Return one lane; None if it never published anything that this version can read."""
-        with self._reading() as db:
-            return _lane_of(db, workspace)
+        rows = self._all("SELECT view FROM lanes WHERE workspace = ?", workspace)
+        try:
+            return _lane.decode(rows[0][0]) if rows else None
+        except UNREADABLE:
+            return None
 
     def pause(self) -> Pause | None:
         """Return an operator's pause of all replays, None if they run."""
-        with self._reading() as db:
-            return _pause_of(db)
+        rows = self._all("SELECT value FROM facts WHERE name = 'pause'")
+        try:
+            return msgspec.json.decode(rows[0][0], type=Pause) if rows else None
+        except UNREADABLE:  # of a later version
+            return None
 
     def leads_of(self, person: str) -> list[str]:
         """Return the ids of the leads that count for a person's hash, or whose id was derived from it."""
-        with self._reading() as db:
-            rows = db.execute("SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?", (person, _MOST_LEADS))
-            return sorted({lead_id for (ids,) in rows for lead_id in ids.split()} | {f"p-{person}"})
+        rows = self._all("SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?", person, _MOST_LEADS)
+        return sorted({lead_id for (ids,) in rows for lead_id in ids.split()} | {f"p-{person}"})
 
     def people_of(self, lead_id: str) -> list[str]:
         """Return the hashes of the person of a lead that counts. Empty if the person was erased."""
-        with self._reading() as db:
-            # Few rows name several leads: those that turned out to be of one person. Without INDEXED BY, SQLite would
-            # read all rows in the order of their key.
-            rows = db.execute(
-                """SELECT person FROM people WHERE lead_ids = ?
-                   UNION SELECT person FROM people INDEXED BY people_of_leads
-                   WHERE instr(lead_ids, ' ') > 0 AND instr(' ' || lead_ids || ' ', ' ' || ? || ' ') > 0 LIMIT ?""",
-                (lead_id, lead_id, MOST_IDENTIFIERS),
-            )
-            return sorted(person for (person,) in rows)
+        # Few rows name several leads: those that turned out to be of one person. Without INDEXED BY, SQLite would read
+        # all rows in the order of their key.
+        sql = """SELECT person FROM people WHERE lead_ids = ?
+                 UNION SELECT person FROM people INDEXED BY people_of_leads
+                 WHERE instr(lead_ids, ' ') > 0 AND instr(' ' || lead_ids || ' ', ' ' || ? || ' ') > 0 LIMIT ?"""
+        return sorted(person for (person,) in self._all(sql, lead_id, lead_id, MOST_IDENTIFIERS))
 
     def results(self, lead_id: str) -> list[FoundResultAt]:
         """Return the last result of a lead for each destination, without its data."""
-        with self._reading() as db:
-            rows = db.execute(
-                """SELECT partition, offset, workspace, destination, source, version, at_ms FROM results
-                   WHERE lead_id = ? ORDER BY workspace, destination LIMIT ?""",
-                (lead_id, _MOST_LEADS),
-            )
-            return [
-                FoundResultAt(at, offset, FoundResult(workspace, destination, source, version, at_ms, None, None, ""))
-                for at, offset, workspace, destination, source, version, at_ms in rows
-            ]
+        sql = """SELECT partition, offset, workspace, destination, source, version, at_ms FROM results
+                 WHERE lead_id = ? ORDER BY workspace, destination LIMIT ?"""
+        return [
+            FoundResultAt(partition, offset, FoundResult(*about, None, None, ""))
+            for partition, offset, *about in self._all(sql, lead_id, _MOST_LEADS)
+        ]
 
     def lanes(self) -> tuple[list[LaneView], list[str]]:
         """Return all lanes by name, and the workspaces of the unreadable ones."""
-        with self._reading() as db:
-            lanes, unreadable = [], []
-            for workspace, raw in db.execute("SELECT workspace, view FROM lanes ORDER BY workspace"):
-                try:
-                    lanes.append(_lane.decode(raw))
-                except UNREADABLE:
-                    unreadable.append(workspace)
-            return lanes, unreadable
+        lanes, unreadable = [], []
+        for workspace, raw in self._all("SELECT workspace, view FROM lanes ORDER BY workspace"):
+            try:
+                lanes.append(_lane.decode(raw))
+            except UNREADABLE:
+                unreadable.append(workspace)
+        return lanes, unreadable
 
     def account(self, now_ms: int, dlq: str, parked: str) -> Account:
         """Return everything that is counted. `dlq`, `parked`: the names of these topics."""
@@ -183,15 +185,12 @@ class Queries:
 
     def status_counts(self) -> list[StatusCount]:
         """Return the number of leads by workspace, destination and status."""
-        with self._reading() as db:
-            rows = db.execute(
-                """SELECT workspace, destination, status, leads FROM status_counts WHERE leads > 0
-                   ORDER BY workspace, destination, status"""
-            )
-            return [
-                StatusCount(workspace, alias, status, self._column(status, alias), leads)
-                for workspace, alias, status, leads in rows
-            ]
+        sql = """SELECT workspace, destination, status, leads FROM status_counts WHERE leads > 0
+                 ORDER BY workspace, destination, status"""
+        return [
+            StatusCount(workspace, alias, status, self._column(status, alias), leads)
+            for workspace, alias, status, leads in self._all(sql)
+        ]
 
     def untaken(self, kafka: Consumption, topics: Collection[str]) -> dict[tuple[str, int], int]:
         """Return the records of these topics that no worker has taken, by topic and partition.
@@ -214,19 +213,16 @@ class Queries:
 
     def records_in(self) -> int:
         """Return the number of records of leads, copies included."""
-        with self._reading() as db:
-            return int(db.execute("SELECT coalesce(sum(leads), 0) FROM records_in").fetchone()[0])
+        ((records,),) = self._all("SELECT coalesce(sum(leads), 0) FROM records_in")
+        return int(records)
 
     def ended(self, now_ms: int) -> dict[str, dict[str, int]]:
         """Return the leads that came to rest in the last day, by workspace ('': of all) and status."""
         counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        with self._reading() as db:
-            for workspace, status, leads in db.execute(
-                """SELECT workspace, status, sum(leads) FROM ended WHERE step_s = ? AND slot >= ?
-                   GROUP BY 1, 2 HAVING sum(leads) > 0""",
-                (QUARTER_S, last_day_s(now_ms)),
-            ):
-                counts[workspace][status] = leads
+        sql = """SELECT workspace, status, sum(leads) FROM ended WHERE step_s = ? AND slot >= ?
+                 GROUP BY 1, 2 HAVING sum(leads) > 0"""
+        for workspace, status, leads in self._all(sql, QUARTER_S, last_day_s(now_ms)):
+            counts[workspace][status] = leads
         return dict(counts)
 
     def days(self, workspace: str | None = None) -> list[Day]:
@@ -240,22 +236,17 @@ class Queries:
         self, groups: str, order: str, workspace: str | None, since_s: int = 0, until_s: int = 1 << 62
     ) -> list[Day]:
         """Return the money of the days that begin in this time, summed up by these columns."""
-        where, values = "step_s = ? AND slot >= ? AND slot < ?", [DAY_S, since_s, until_s]
-        mine = [] if workspace is None else [workspace]
-        where = f"{where} AND workspace = ?" if mine else where
-        words = ", ".join("?" * len(ENRICHED))
-        with self._reading() as db:
-            rows = db.execute(
-                f"""SELECT workspace, destination, min(slot), sum(credits), sum(saved), sum(resent), sum(refused),
-                           sum(enriched)
-                    FROM (SELECT workspace, destination, slot, credits, saved, resent, refused, 0 AS enriched
-                          FROM history WHERE {where}
-                          UNION ALL SELECT workspace, destination, slot, 0, 0, 0, 0, leads
-                          FROM ended WHERE {where} AND status IN ({words}))
-                    GROUP BY {groups} ORDER BY {order}""",
-                (*values, *mine, *values, *mine, *ENRICHED),
-            )
-            return [Day(*row) for row in rows]
+        where, values = "step_s = ? AND slot >= ? AND slot < ?", list[object]([DAY_S, since_s, until_s])
+        if workspace is not None:
+            where, values = f"{where} AND workspace = ?", [*values, workspace]
+        sql = f"""SELECT workspace, destination, min(slot), sum(credits), sum(saved), sum(resent), sum(refused),
+                         sum(enriched)
+                  FROM (SELECT workspace, destination, slot, credits, saved, resent, refused, 0 AS enriched
+                        FROM history WHERE {where}
+                        UNION ALL SELECT workspace, destination, slot, 0, 0, 0, 0, leads
+                        FROM ended WHERE {where} AND status IN ({", ".join("?" * len(ENRICHED))}))
+                  GROUP BY {groups} ORDER BY {order}"""
+        return [Day(*row) for row in self._all(sql, *values, *values, *ENRICHED)]
 
     def imports(
         self, workspace: str, import_id: str, after: tuple[int, int] | None, limit: int
@@ -275,11 +266,10 @@ class Queries:
                 (*values, limit + 1),
             ).fetchall()
             imports: list[FoundImport] = []
+            counts = "SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads > 0"
             for number, arrived, *facts, published, credits_ in rows[:limit]:
                 columns: Counter[str] = Counter()
-                for destination, status, leads in db.execute(
-                    "SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads > 0", (number,)
-                ):
+                for destination, status, leads in db.execute(counts, (number,)):
                     columns[self._column(status, destination)] += leads
                 if (waiting := (published or 0) - arrived) > 0:
                     columns["waiting"] = waiting
@@ -310,40 +300,23 @@ class Queries:
             causes = [Cause(*row[:7], **dict(zip(STATES, row[7:], strict=True))) for row in rows]
             return DeadLetters(causes, **dict(zip(STATES, sums, strict=True))), many
 
+    def _all(self, sql: str, *values: object) -> list[Any]:
+        """Return the rows of one statement."""
+        with self._reading() as db:
+            return db.execute(sql, values).fetchall()
+
     def _column(self, status: str, destination: str) -> str:
         return column(status, final=destination in self._final)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Return a read transaction, so that all statements see the same state."""
-        held = self._held
-        if held.stack is None:
-            with self._open() as db:
-                yield db
-            return
-        if held.db is None:
-            held.db = held.stack.enter_context(self._open())
-        yield held.db
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        where = f"file:{quote(str(self._path))}?mode=ro"
-        with closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S)) as db:
-            db.execute("BEGIN")
-            yield db
-
-
-def _pause_of(db: sqlite3.Connection) -> Pause | None:
-    row = db.execute("SELECT value FROM facts WHERE name = 'pause'").fetchone()
-    try:
-        return None if row is None else msgspec.json.decode(row[0], type=Pause)
-    except UNREADABLE:  # of a later version
-        return None
-
-
-def _lane_of(db: sqlite3.Connection, workspace: str) -> LaneView | None:
-    row = db.execute("SELECT view FROM lanes WHERE workspace = ?", (workspace,)).fetchone()
-    try:
-        return None if row is None else _lane.decode(row[0])
-    except UNREADABLE:
-        return None
+        """Yield the read transaction of the snapshot."""
+        with self.snapshot() as stack:
+            if self._held.db is None:
+                where = f"file:{quote(str(self._path))}?mode=ro"
+                db = stack.enter_context(
+                    closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S))
+                )
+                db.execute("BEGIN")
+                self._held.db = db
+            yield self._held.db
