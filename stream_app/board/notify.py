@@ -204,8 +204,9 @@ class Messages:
         alerts = dict(self._watch.alerts)
         if (change := self._outbox.due(alerts, self._now_s())) is None:
             return
+        begun, ended = change
         try:
-            await self._post(body_of(*change, self._form, self._now_ms()))
+            await self._post(body_of(begun, ended, self._form, self._now_ms()))
         except NotDelivered as error:
             pause_s = self._outbox.failed(self._now_s(), error.wait_ms / 1000)
             self._counter.labels("failed").inc()
@@ -213,7 +214,7 @@ class Messages:
             return
         self._outbox.sent(alerts, self._now_s())
         self._counter.labels("sent").inc()
-        self._log.info("message_sent", begun=len(change[0]), ended=len(change[1]))
+        self._log.info("message_sent", begun=len(begun), ended=len(ended))
         self._write(alerts.values())
 
     def _read(self) -> list[Alert]:
