@@ -22,21 +22,7 @@ from stream_app.board.access import Access, Refused
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import FoundResultAt, Queries
-from stream_app.client.answers import (
-    NOT_READ_YET,
-    UNKNOWN_LEAD,
-    BooksAnswer,
-    DeadLettersAnswer,
-    FoundLead,
-    FoundResult,
-    ImportsAnswer,
-    LanesAnswer,
-    LeadAnswer,
-    LeadsAnswer,
-    Refusal,
-    WaitingAnswer,
-    WaitingLead,
-)
+from stream_app.client import answers
 from stream_app.clock import Clock
 from stream_app.domain.books.records import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
@@ -89,35 +75,45 @@ class _Operation(msgspec.Struct, frozen=True):
 
 _OPERATIONS: Final = (
     _Operation(
-        "/leads/{lead_id}", "getLead", "Where a lead is: its timeline and results", LeadAnswer, (_LEAD_ID,), (400, 404)
+        "/leads/{lead_id}",
+        "getLead",
+        "Where a lead is: its timeline and results",
+        answers.LeadAnswer,
+        (_LEAD_ID,),
+        (400, 404),
     ),
     _Operation(
-        "/leads", "findLeads", "The leads of a person", LeadsAnswer, ({**_PERSON_HASH, "required": True},), (400,)
+        "/leads",
+        "findLeads",
+        "The leads of a person",
+        answers.LeadsAnswer,
+        ({**_PERSON_HASH, "required": True},),
+        (400,),
     ),
     _Operation(
         "/waiting",
         "findWaiting",
         "A lead that no worker has processed yet, by lead_id or person: where it waits, and what blocks it",
-        WaitingAnswer,
+        answers.WaitingAnswer,
         (_WAITING_ID, _PERSON_HASH, _WORKSPACE),
         (400,),
     ),
-    _Operation("/lanes", "getLanes", "The state of every lane", LanesAnswer),
+    _Operation("/lanes", "getLanes", "The state of every lane", answers.LanesAnswer),
     _Operation(
         "/imports",
         "getImports",
         "The newest imports, and where their leads are",
-        ImportsAnswer,
+        answers.ImportsAnswer,
         (_WORKSPACE, _IMPORT_ID),
     ),
-    _Operation("/books", "getBooks", "Leads by status", BooksAnswer),
-    _Operation("/dlq", "getDeadLetters", "Dead letters by cause", DeadLettersAnswer),
+    _Operation("/books", "getBooks", "Leads by status", answers.BooksAnswer),
+    _Operation("/dlq", "getDeadLetters", "Dead letters by cause", answers.DeadLettersAnswer),
 )
 
 
 def document(version: str) -> dict[str, Any]:
     """Return the document as plain values."""
-    types = [*(operation.answer for operation in _OPERATIONS), Refusal]
+    types = [*(operation.answer for operation in _OPERATIONS), answers.Refusal]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
@@ -134,7 +130,9 @@ def document(version: str) -> dict[str, Any]:
 
 
 def _operation(operation: _Operation) -> dict[str, Any]:
-    refused = {str(code): _response(_REFUSALS[code], Refusal) for code in sorted((*operation.refusals, *_ALWAYS))}
+    refused = {
+        str(code): _response(_REFUSALS[code], answers.Refusal) for code in sorted((*operation.refusals, *_ALWAYS))
+    }
     return {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -155,7 +153,7 @@ WHO: Final = "look-up API"
 """Who sees personal data, in the log: a token names no person."""
 MOST_IMPORTS: Final = 100
 """In one answer."""
-FetchResult = Callable[[FoundResultAt], Awaitable[FoundResult]]
+FetchResult = Callable[[FoundResultAt], Awaitable[answers.FoundResult]]
 """Returns a result with its data, or with a problem text. Never raises."""
 FindWaiting = Callable[[str, str, str], Awaitable[Search]]
 """Searches for leads that no worker has processed yet, by lead id or person's hash, in one workspace or ("") in all."""
@@ -203,37 +201,37 @@ class Lookup:
         except Refused as refused:
             status = refused.status
             hidden = ProjectionLag() if status in (401, 403) else lag
-            body = Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
+            body = answers.Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
             headers |= _HEADERS.get(status, {})
         except sqlite3.Error as error:
             status, text = 503, f"The read model cannot be read: {error}. {lag.trouble}"
             headers |= _HEADERS[status]
-            body = Refusal(**msgspec.structs.asdict(lag), error="read_model", text=text.strip())
+            body = answers.Refusal(**msgspec.structs.asdict(lag), error="read_model", text=text.strip())
         raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
         return Response(raw, status, headers, "application/json")
 
-    async def _lead(self, request: Request, lag: ProjectionLag) -> LeadAnswer:
+    async def _lead(self, request: Request, lag: ProjectionLag) -> answers.LeadAnswer:
         lead = await self._lead_with_results(_id(str(request.path_params["lead_id"])))
         if lead is None:
             self._check_read(lag)
             behind = f", but {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
-            raise Refused(404, UNKNOWN_LEAD, f"No lead with this id is known{behind}")
-        return LeadAnswer(**msgspec.structs.asdict(lag), lead=lead)
+            raise Refused(404, answers.UNKNOWN_LEAD, f"No lead with this id is known{behind}")
+        return answers.LeadAnswer(**msgspec.structs.asdict(lag), lead=lead)
 
-    async def _leads(self, request: Request, lag: ProjectionLag) -> LeadsAnswer:
+    async def _leads(self, request: Request, lag: ProjectionLag) -> answers.LeadsAnswer:
         ids = await asyncio.to_thread(self.queries.leads_of, _person(request.query_params.get("person", "")))
         leads = [lead for lead_id in ids if (lead := await self._lead_with_results(lead_id)) is not None]
         if not leads or lag.as_of_ms is None:  # who a lead belongs to is known last
             self._check_read(lag)
-        return LeadsAnswer(**msgspec.structs.asdict(lag), leads=leads)
+        return answers.LeadsAnswer(**msgspec.structs.asdict(lag), leads=leads)
 
     def _check_read(self, lag: ProjectionLag) -> None:
         """Refuse to say that something is unknown before Kafka has been read."""
         if not lag.is_read(self.now_ms()):
             left = f", {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
-            raise Refused(503, NOT_READ_YET, f"The board has not read Kafka yet{left}: ask again soon")
+            raise Refused(503, answers.NOT_READ_YET, f"The board has not read Kafka yet{left}: ask again soon")
 
-    async def _lead_with_results(self, lead_id: str) -> FoundLead | None:
+    async def _lead_with_results(self, lead_id: str) -> answers.FoundLead | None:
         lead = await asyncio.to_thread(self.queries.lead, lead_id)
         if lead is None:
             return None
@@ -241,14 +239,14 @@ class Lookup:
         self.log.info("personal_data_shown", who=WHO, lead_id=lead_id, results=len(places))
         return msgspec.structs.replace(lead, results=[await self.fetch_result(place) for place in places])
 
-    async def _still_waiting(self, request: Request, lag: ProjectionLag) -> WaitingAnswer:
+    async def _still_waiting(self, request: Request, lag: ProjectionLag) -> answers.WaitingAnswer:
         query = request.query_params
         lead_id = _id(query.get("lead_id", ""))
         person = "" if lead_id else _person(query.get("person", ""))
         search = await self.find_waiting(lead_id, person, query.get("workspace", ""))
         lanes, _ = await asyncio.to_thread(self.queries.lanes)
         views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
-        return WaitingAnswer(
+        return answers.WaitingAnswer(
             **msgspec.structs.asdict(lag),
             leads=[waiting_lead(search, record, views.get(record.workspace), now_ms) for record in search.matches],
             searched=search.searched,
@@ -256,22 +254,22 @@ class Lookup:
             problem=search.problem,
         )
 
-    async def _lanes(self, _: Request, lag: ProjectionLag) -> LanesAnswer:
+    async def _lanes(self, _: Request, lag: ProjectionLag) -> answers.LanesAnswer:
         lanes, unreadable = await asyncio.to_thread(self.queries.lanes)
-        return LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=len(unreadable))
+        return answers.LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=len(unreadable))
 
-    async def _imports(self, request: Request, lag: ProjectionLag) -> ImportsAnswer:
+    async def _imports(self, request: Request, lag: ProjectionLag) -> answers.ImportsAnswer:
         query = request.query_params
         workspace, import_id = query.get("workspace", ""), query.get("import_id", "")
         imports, last = await asyncio.to_thread(self.queries.imports, workspace, import_id, None, MOST_IMPORTS)
-        return ImportsAnswer(**msgspec.structs.asdict(lag), imports=imports, more=last is not None)
+        return answers.ImportsAnswer(**msgspec.structs.asdict(lag), imports=imports, more=last is not None)
 
-    async def _books(self, _: Request, lag: ProjectionLag) -> BooksAnswer:
+    async def _books(self, _: Request, lag: ProjectionLag) -> answers.BooksAnswer:
         counts = await asyncio.to_thread(self.queries.status_counts)
         totals = Totals()
         for row in counts:
             totals.add(row.status, row.leads, final=row.column == "accepted_final")
-        return BooksAnswer(
+        return answers.BooksAnswer(
             **msgspec.structs.asdict(lag),
             columns={name: column.leads for name, column in totals.columns.items() if name != "waiting"},
             status_counts=counts,
@@ -288,10 +286,10 @@ class Lookup:
             left[topic] += records
         return left
 
-    async def _dead_letters(self, _: Request, lag: ProjectionLag) -> DeadLettersAnswer:
+    async def _dead_letters(self, _: Request, lag: ProjectionLag) -> answers.DeadLettersAnswer:
         dlq = await asyncio.to_thread(self.queries.dead_letters, self.dlq)
         parked = await asyncio.to_thread(self.queries.dead_letters, self.parked)
-        return DeadLettersAnswer(**msgspec.structs.asdict(lag), dlq=dlq, parked=parked)
+        return answers.DeadLettersAnswer(**msgspec.structs.asdict(lag), dlq=dlq, parked=parked)
 
     async def _openapi(self, _: Request, __: ProjectionLag) -> bytes:
         return _DOCUMENT
@@ -311,7 +309,7 @@ def _person(person: str) -> str:
     return person
 
 
-def waiting_lead(search: Search, record: FoundRecord, view: LaneView | None, now_ms: int) -> WaitingLead:
+def waiting_lead(search: Search, record: FoundRecord, view: LaneView | None, now_ms: int) -> answers.WaitingLead:
     """A waiting record and what blocks it."""
     waiting = {topic: lag for (topic, partition), lag in search.lag.items() if partition == record.partition}
     blocked = "" if record.blocked is None else str(record.blocked)
@@ -319,7 +317,7 @@ def waiting_lead(search: Search, record: FoundRecord, view: LaneView | None, now
     lane = LaneFacts(record.workspace, partition, view, waiting, unreadable=blocked)
     findings = explain(Facts(now_ms, search.worker, Group("", 1), [lane]))
     origin = f"{record.topic}/{record.partition}/{record.offset}"
-    return WaitingLead(record.lead_id, record.workspace, origin, record.since_ms, record.ahead, findings)
+    return answers.WaitingLead(record.lead_id, record.workspace, origin, record.since_ms, record.ahead, findings)
 
 
 class _Endpoint:
