@@ -6,6 +6,7 @@ only as far as Kafka has not compacted them.
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any, Final
@@ -14,11 +15,8 @@ import msgspec
 
 from stream_app.client.answers import Event as ShownEvent
 from stream_app.domain.books.records import COLUMN, MOVING, Event
-from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import RESEND
-from stream_app.domain.model.records import KafkaRecord
-from stream_app.domain.model.untrusted import UNREADABLE
 
 EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
 """What is kept of an event, in this order."""
@@ -78,10 +76,6 @@ def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str
 
 
 _REFUSED: Final = "held_budget"
-_answer: Final = msgspec.json.Decoder(CommandAnswer)
-_columns: Final = attrgetter(
-    "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "under_way"
-)
 
 
 class History:
@@ -96,15 +90,11 @@ class History:
         The table `events` has them already, because a lead that a budget holds twice in a day counts once.
         """
         sums: dict[tuple[str, int, int, str], list[int]] = {}
-        firsts: dict[int, set[int]] = {}
+        firsts_of_days = cache(self._firsts_of_days)
         resent: list[tuple[int, int]] = []
         for number, event in events:
             is_resent = event.status == "replayed" and event.reason == RESEND
-            is_refused = event.status == _REFUSED
-            if is_refused:
-                if number not in firsts:
-                    firsts[number] = self._firsts_of_days(number)
-                is_refused = event.seq in firsts[number]
+            is_refused = event.status == _REFUSED and event.seq in firsts_of_days(number)
             if not (event.credits or event.saved or is_resent or is_refused):
                 continue
             resent += [(event.at_ms, number)] * is_resent
@@ -137,28 +127,13 @@ class History:
             at_s = view.at_ms // 1000
             if view.health != "insufficient_data":
                 marks.append((view.workspace, at_s - at_s % MARK_S, view.score, view.p95_ms))
-            changes += [
-                (view.workspace, view.at_ms, nr, change.kind, change.text) for nr, change in enumerate(view.news)
-            ]
+            changes += [(view.workspace, view.at_ms, n, change.kind, change.text) for n, change in enumerate(view.news)]
         self._db.executemany(
             """INSERT INTO lane_marks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    score = min(score, excluded.score), p95_ms = max(p95_ms, excluded.p95_ms)""",
             marks,
         )
         self._db.executemany("INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?)", changes)
-
-    def audit(self, records: Iterable[KafkaRecord]) -> list[KafkaRecord]:
-        """Keep the answers to commands. Returns the unreadable records."""
-        rows, unreadable = [], list[KafkaRecord]()
-        for record in records:
-            try:
-                answer = _answer.decode(record.value or b"")
-            except UNREADABLE:
-                unreadable.append(record)
-                continue
-            rows.append((answer.at_ms, record.partition, record.offset, *_columns(answer)))
-        self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 13)})", rows)
-        return unreadable
 
     def sweep(self, now_ms: int, audit_days: int) -> None:
         """Delete what is older than it is kept."""

@@ -4,6 +4,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from stream_app.board.read_model.account import Account, Letter
 from stream_app.board.read_model.history import History, Imports, write_events
 from stream_app.domain.books.records import Event, Number, RecordNumbers, decode_event
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.causes import Headers, headers_of, kind_of, number, shown_key, text
 from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys
@@ -40,6 +42,10 @@ class _Result(msgspec.Struct, gc=False):
 
 _result: Final = msgspec.json.Decoder(_Result)
 _lane: Final = msgspec.json.Decoder(LaneView)
+_answer: Final = msgspec.json.Decoder(CommandAnswer)
+_audited: Final = attrgetter(
+    "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "under_way"
+)
 
 
 class Projector:
@@ -128,8 +134,15 @@ class Projector:
         self.history.lanes(views)
 
     def _write_audit(self, records: Iterable[KafkaRecord]) -> None:
-        for unreadable in self.history.audit(records):
-            self._unreadable(unreadable)
+        rows = []
+        for record in records:
+            try:
+                answer = _answer.decode(record.value or b"")
+            except UNREADABLE:
+                self._unreadable(record)
+            else:
+                rows.append((answer.at_ms, record.partition, record.offset, *_audited(answer)))
+        self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 13)})", rows)
 
     def _write_replays(self, records: Iterable[KafkaRecord]) -> None:
         """Write the replays that operators ordered, and their pause of all (domain/dead_letter/orders.py)."""
@@ -174,12 +187,8 @@ class Projector:
     ) -> None:
         """Write a table like a compacted topic: the last value of a key, whose parts are the columns `names`.
 
-        Args:
-            table: The table.
-            names: The columns of the key's parts.
-            records: The records.
-            rest: Returns the other columns. Raises ValueError for an unreadable record.
-            begin: Index of the key's first part in the record's key.
+        `rest` returns the other columns, and raises ValueError for an unreadable record. `begin`: the index of the
+        key's first part in the record's key.
         """
         last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
         for record in records:
