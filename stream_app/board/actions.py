@@ -62,6 +62,7 @@ def actions_of(site: Site, sender: CommandSender, planner: Planner, find: Find |
     """Return all actions. `find` finds what is stored of a lead; default: on Kafka."""
     lane, lead = "/lanes/{workspace}/act/", "/leads/{lead_id:path}/act/"
     erased = partial(_send_erasure, site, sender, find or partial(_find_on_kafka, site.settings))
+    cancelled = partial(_lead_form, site, "Cancel", _words("cancel_lead"), "Cancel the lead")
 
     def sent(kind: CommandKind, read: Read) -> Callable[[Submission], Awaitable[str]]:
         return partial(_send, sender, kind, read)
@@ -72,13 +73,11 @@ def actions_of(site: Site, sender: CommandSender, planner: Planner, find: Find |
             for kind in _BUTTONS
         ),
         Action("/act/reload", _reload, sent("reload", lambda _: ("", {})), "system"),
-        Action(f"{lead}cancel", partial(_cancel_lead, site), sent("cancel_lead", _cancelled_lead), "leads"),
+        Action(f"{lead}cancel", cancelled, sent("cancel_lead", _cancelled_lead), "leads"),
         Action(f"{lead}resolve", partial(_resolve_lead, site), sent("resolve", _resolution), "leads"),
         Action(f"{lead}erase", partial(_erase, site), erased, "leads"),
         Action("/act/suppress", _suppress, sent("suppress", _suppressed), "leads"),
-        Action(
-            "/imports/act/cancel", partial(_cancel_import, site), sent("cancel_import", _cancelled_import), "imports"
-        ),
+        Action("/imports/act/cancel", partial(_cancel_import, site), sent("cancel_import", _of_import), "imports"),
         *replay_actions(site, planner),
     ]
 
@@ -198,12 +197,8 @@ _finding: Final = asyncio.Semaphore(1)
 # ------------------------------------------------------------------------------------------------------------- leads
 
 
-def _cancel_lead(site: Site, opened: FormRequest) -> Form:
-    return _lead_form(site, opened, "Cancel", _words("cancel_lead"), "Cancel the lead")
-
-
 def _resolve_lead(site: Site, opened: FormRequest) -> Form:
-    form = _lead_form(site, opened, "Resolve", _words("resolve"), "Resolve the lead")
+    form = _lead_form(site, "Resolve", _words("resolve"), "Resolve the lead", opened)
     how = (("", "choose one"), (_AT_CLAY, "it is at Clay, and cost this"), (_GIVE_UP, "give it up: never send it"))
     decision = Field("how", "Decision", kind="choice", choices=how, required=True)
     costs = [_field(entry) for entry in entries("resolve") if entry.name in _COSTS]
@@ -218,16 +213,13 @@ def _resolution(submission: Submission) -> tuple[str, dict[str, Any]]:
 
 
 def _erase(site: Site, opened: FormRequest) -> Form:
-    form = _lead_form(site, opened, "Erase", _words("erase"), "Erase the lead and its person", is_final=True)
-    linked = Field(
-        "linked",
-        "Linked leads to erase as well",
-        hint="leave it empty at first: if leads are linked to the person, you are asked which are of the same person",
-    )
+    form = _lead_form(site, "Erase", _words("erase"), "Erase the lead and its person", opened, is_final=True)
+    hint = "leave it empty at first: if leads are linked to the person, you are asked which are of the same person"
+    linked = Field("linked", "Linked leads to erase as well", hint=hint)
     return msgspec.structs.replace(form, fields=[*form.fields, linked])
 
 
-def _lead_form(site: Site, opened: FormRequest, verb: str, text: str, button: str, *, is_final: bool = False) -> Form:
+def _lead_form(site: Site, verb: str, text: str, button: str, opened: FormRequest, *, is_final: bool = False) -> Form:
     lead_id = lead_id_of(opened.path)
     lead, configured = site.queries.lead(lead_id), site.settings.workspaces
     of_lead = [history.workspace for history in lead.histories if history.workspace in configured] if lead else []
@@ -297,14 +289,8 @@ async def _find_on_kafka(settings: Settings, lead_id: str, workspace: str | None
 
 def _suppress(opened: FormRequest) -> Form:
     person = Field("person", "Person", hint="an e-mail or a LinkedIn URL; it is hashed here", required=True)
-    return Form(
-        "Suppress a person",
-        _words("suppress"),
-        "Suppress the person",
-        f"{PATH}/leads",
-        fields=[person],
-        typed="suppress",
-    )
+    title, button = "Suppress a person", "Suppress the person"
+    return Form(title, _words("suppress"), button, f"{PATH}/leads", fields=[person], typed="suppress")
 
 
 def _suppressed(submission: Submission) -> tuple[str, dict[str, Any]]:
@@ -312,7 +298,7 @@ def _suppressed(submission: Submission) -> tuple[str, dict[str, Any]]:
 
 
 def _cancel_import(site: Site, opened: FormRequest) -> Form:
-    workspace, import_id = _import_of(opened)
+    workspace, import_id = opened.query.get("workspace", ""), opened.query.get("id", "")
     imports, _ = site.queries.imports(workspace, import_id, None, 1) if workspace and import_id else ([], None)
     if not imports or workspace not in site.settings.workspaces:
         raise Refused(404, "unknown_import", "No lead of this import is known, or its workspace is not configured")
@@ -329,10 +315,6 @@ def _cancel_import(site: Site, opened: FormRequest) -> Form:
     )
 
 
-def _cancelled_import(submission: Submission) -> tuple[str, dict[str, Any]]:
-    workspace, import_id = _import_of(submission.opened)
-    return workspace, {"import_id": import_id}
-
-
-def _import_of(opened: FormRequest) -> tuple[str, str]:
-    return opened.query.get("workspace", ""), opened.query.get("id", "")
+def _of_import(submission: Submission) -> tuple[str, dict[str, Any]]:
+    query = submission.opened.query
+    return query["workspace"], {"import_id": query["id"]}
