@@ -46,12 +46,10 @@ def upload_page(site: Site, upload: Upload) -> PageData:
     credits_ = sum(quote.credits for quote in upload.quotes)
     share = upload.published / summary.ready if known and summary.ready else upload.share
     return {
-        "id": upload.id,
-        "file": upload.file,
-        "import_id": upload.import_id,
+        "upload": upload,
+        "summary": summary,
         "state": state,
         "step": _STEP.get(state, 3),
-        "problem": upload.problem,
         "columns": [
             # a chosen name is one of `FIELDS`, `KEEP`, or '' if the column is left out
             {"title": title, "chosen": name if name in FIELDS or not name else KEEP, "samples": samples}
@@ -63,23 +61,13 @@ def upload_page(site: Site, upload: Upload) -> PageData:
             name: sorted(destination.alias for destination in settings.plan.destinations_of(name))
             for name in sorted(settings.workspaces)
         },
-        "workspace": upload.options.workspace or "",
-        "names_workspace": "workspace" in upload.names,
-        "destination": upload.options.destination or "",
-        "bulk": upload.options.bulk,
         "share": int(share * 100),  # how much is checked or published, in percent
-        "rows": summary.rows,
-        "ready": summary.ready,
-        "refused": summary.refused,
-        "reasons": summary.reasons.most_common(),
-        "rejects": list(upload.rejects) if known else [],
         # the cost in words, as `stream-app publish` prints it
         "lines": list(quote_lines(upload.quotes)) if known else [],
         "notes": notes,  # how the columns are read, in words
         "button": f"Publish {count(summary.ready, 'lead')} for about {count(credits_, 'credit')}",
         # the button carries it: the publication that the page describes
         "digest": upload.digest if known else "",
-        "published": upload.published,
         "going": sorted(summary.workspaces) if known else [],
     }
 
@@ -127,9 +115,7 @@ class PublishActions:
 
     def __init__(self, maker: PageMaker, publishing: Publishing) -> None:
         self._maker = maker
-        self._uploads = publishing.uploads
-        self._sender = publishing.sender
-        self._join = publishing.join
+        self._uploads, self._sender, self._join = publishing.uploads, publishing.sender, publishing.join
         self._joining = asyncio.Semaphore(1)
         self._receiver = FileReceiver()
 
@@ -189,9 +175,7 @@ class PublishActions:
         form = await read_form(request, _FORM_BYTES, MOST_COLUMNS + 10)
         workspace, destination = form.get("workspace", ""), form.get("destination", "")
         settings = self._maker.site.settings
-        if (workspace and workspace not in settings.workspaces) or (
-            destination and destination not in settings.destinations
-        ):
+        if workspace not in ("", *settings.workspaces) or destination not in ("", *settings.destinations):
             raise Refused(422, "unknown_workspace", "The configuration has no such workspace or destination")
         options = PublishOptions(workspace or None, destination or None, upload.import_id, "bulk" in form)
         try:
@@ -214,14 +198,8 @@ class PublishActions:
             raise Refused(409, "cost_changed", str(error)) from None
         if begun:
             await self._uploads.settled(upload, _AT_ONCE_S)
-            _log.info(
-                "import_published",
-                who=moment.visitor.who,
-                why=why,
-                import_id=upload.import_id,
-                leads=upload.summary.ready,
-                bulk=upload.options.bulk,
-            )
+            about = {"import_id": upload.import_id, "leads": upload.summary.ready, "bulk": upload.options.bulk}
+            _log.info("import_published", who=moment.visitor.who, why=why, **about)
         return _to(upload)
 
     async def _stop(self, request: Request, moment: Moment) -> Response:
