@@ -9,7 +9,7 @@ import asyncio
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -54,14 +54,15 @@ _WAITING_ID: Final = _query(
     "The lead's id, as on `leads.status`: the producer's id, or the id derived from the person.",
     maxLength=300,
 )
-_LEAD_ID: Final = {**_WAITING_ID, "in": "path", "required": True}
+_LEAD: Final = ({**_WAITING_ID, "in": "path", "required": True},)
 _PERSON_HASH: Final = _query(
     "person",
     "The person's hash, as `stream_app.domain.lead.identity.identify` computes it, never the e-mail.",
     pattern="^[A-Za-z0-9_-]{22}$",
 )
+_PERSON: Final = ({**_PERSON_HASH, "required": True},)
 _WORKSPACE: Final = _query("workspace", "Only leads of this workspace.")
-_IMPORT_ID: Final = _query("import_id", "Only imports with this id.")
+_IMPORTS: Final = (_WORKSPACE, _query("import_id", "Only imports with this id."))
 
 
 class _Operation(msgspec.Struct, frozen=True):
@@ -79,17 +80,10 @@ _OPERATIONS: Final = (
         "getLead",
         "Where a lead is: its timeline and results",
         answers.LeadAnswer,
-        (_LEAD_ID,),
+        _LEAD,
         (400, 404),
     ),
-    _Operation(
-        "/leads",
-        "findLeads",
-        "The leads of a person",
-        answers.LeadsAnswer,
-        ({**_PERSON_HASH, "required": True},),
-        (400,),
-    ),
+    _Operation("/leads", "findLeads", "The leads of a person", answers.LeadsAnswer, _PERSON, (400,)),
     _Operation(
         "/waiting",
         "findWaiting",
@@ -100,11 +94,7 @@ _OPERATIONS: Final = (
     ),
     _Operation("/lanes", "getLanes", "The state of every lane", answers.LanesAnswer),
     _Operation(
-        "/imports",
-        "getImports",
-        "The newest imports, and where their leads are",
-        answers.ImportsAnswer,
-        (_WORKSPACE, _IMPORT_ID),
+        "/imports", "getImports", "The newest imports, and where their leads are", answers.ImportsAnswer, _IMPORTS
     ),
     _Operation("/books", "getBooks", "Leads by status", answers.BooksAnswer),
     _Operation("/dlq", "getDeadLetters", "Dead letters by cause", answers.DeadLettersAnswer),
@@ -146,8 +136,9 @@ def _response(says: str, answer: type) -> dict[str, Any]:
     return {"description": says, "content": {"application/json": {"schema": schema}}}
 
 
-_PERSON: Final = re.compile(r"[A-Za-z0-9_-]{22}")
+_HASH: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _LONGEST_ID: Final = 300
+_log: Final = log.get("board")
 _DOCUMENT: Final = msgspec.json.encode(document(__version__))
 WHO: Final = "look-up API"
 """Who sees personal data, in the log: a token names no person."""
@@ -172,8 +163,7 @@ class Lookup:
     dlq: str
     parked: str
     find_waiting: FindWaiting
-    now_ms: Callable[[], int] = field(default=Clock().now_ms)
-    log: log.Logger = field(default_factory=lambda: log.get("board"))
+    now_ms: Callable[[], int] = Clock().now_ms
 
     def routes(self) -> list[Route]:
         """The routes, to serve at the root."""
@@ -236,7 +226,7 @@ class Lookup:
         if lead is None:
             return None
         places = await asyncio.to_thread(self.queries.results, lead_id)
-        self.log.info("personal_data_shown", who=WHO, lead_id=lead_id, results=len(places))
+        _log.info("personal_data_shown", who=WHO, lead_id=lead_id, results=len(places))
         return msgspec.structs.replace(lead, results=[await self.fetch_result(place) for place in places])
 
     async def _still_waiting(self, request: Request, lag: ProjectionLag) -> answers.WaitingAnswer:
@@ -303,7 +293,7 @@ def _id(lead_id: str) -> str:
 
 
 def _person(person: str) -> str:
-    if not _PERSON.fullmatch(person):
+    if not _HASH.fullmatch(person):
         text = "Add ?person= with the person's hash (22 characters): `stream-app status` computes it from an e-mail"
         raise Refused(400, "no_person", text)
     return person
