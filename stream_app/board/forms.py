@@ -138,7 +138,6 @@ class Action(msgspec.Struct, frozen=True):
     submit: Callable[[Submission], Awaitable[str]]
     current: str
     template: str = "form"
-    read: Callable[[Request], Awaitable[Mapping[str, str]]] = read_form
 
 
 class FormPage(msgspec.Struct, frozen=True):
@@ -167,23 +166,20 @@ class Actions:
         ]
 
     async def _show(self, action: Action, request: Request, moment: Moment) -> Response:
-        form = await self._form(action, _form_request(request, moment))
+        _, form = await self._open(action, request, moment)
         return await self._page(action, request, moment, FormPage(form, moment.visitor.who, secrets.token_hex(16)), 200)
 
     async def _submit(self, action: Action, request: Request, moment: Moment) -> Response:
-        values = {name: value.strip() for name, value in (await action.read(request)).items()}
+        values = {name: value.strip() for name, value in (await read_form(request)).items()}
         nonce = values.pop("form", "")
         if not _NONCE.fullmatch(nonce):
             raise Refused(400, "no_form", "Send the form of the page")
-        opened = _form_request(request, moment)
-        form = await self._form(action, opened)
-        page = FormPage(form, moment.visitor.who, nonce, values, _problems(form, values))
-        if page.problems:
-            return await self._page(action, request, moment, page, 422)
+        opened, form = await self._open(action, request, moment)
         content = msgspec.json.encode([nonce, request.scope["path"], sorted(values.items())])
         command_id, who = f"c-{sha256(content).hexdigest()[:32]}", moment.visitor.who
         submission = Submission(opened, form, command_id, who, values.get("why", ""), values)
         try:
+            _check(form, values)
             return RedirectResponse(await action.submit(submission), 303, HEADERS)
         except Invalid as invalid:
             problems, status = invalid.problems, 422
@@ -191,30 +187,22 @@ class Actions:
             problems, status = {"": f"Nothing was sent: {'; '.join(error.problems)}"}, 422
         except BrokerUnavailable as error:
             problems, status = {"": str(error)}, 503
-        return await self._page(action, request, moment, msgspec.structs.replace(page, problems=problems), status)
+        return await self._page(action, request, moment, FormPage(form, who, nonce, values, problems), status)
 
-    async def _form(self, action: Action, opened: FormRequest) -> Form:
-        return await self._maker.threads.run(partial(action.show, opened))
+    async def _open(self, action: Action, request: Request, moment: Moment) -> tuple[FormRequest, Form]:
+        path = {name: str(value) for name, value in request.path_params.items()}
+        opened = FormRequest(path, dict(request.query_params), moment)
+        return opened, await self._maker.threads.run(partial(action.show, opened))
 
     async def _page(self, action: Action, request: Request, moment: Moment, page: FormPage, status: int) -> Response:
+        title = page.form.title
         return await self._maker.page(
-            request,
-            moment,
-            action.template,
-            page.form.title,
-            lambda: page,
-            current=action.current,
-            live=False,
-            status=status,
+            request, moment, action.template, title, lambda: page, current=action.current, live=False, status=status
         )
 
 
-def _form_request(request: Request, moment: Moment) -> FormRequest:
-    path = {name: str(value) for name, value in request.path_params.items()}
-    return FormRequest(path, dict(request.query_params), moment)
-
-
-def _problems(form: Form, values: Mapping[str, str]) -> dict[str, str]:
+def _check(form: Form, values: Mapping[str, str]) -> None:
+    """Raise Invalid if something is missing, or is no value of its field."""
     problems: dict[str, str] = {}
     for field in form.fields:
         value = values.get(field.name, "")
@@ -228,4 +216,5 @@ def _problems(form: Form, values: Mapping[str, str]) -> dict[str, str]:
         problems["why"] = "Enter the reason: the audit log keeps it"
     if form.typed and values.get("typed", "") != form.typed:
         problems["typed"] = f"Type {form.typed} to confirm"
-    return problems
+    if problems:
+        raise Invalid(problems)
