@@ -88,10 +88,9 @@ def stack(
     shown = [index for index in range(len(series)) if any(row[index] for row in table)]
     areas: list[Area] = []
     below = [0] * slots
-    for index, (key, label) in enumerate(series):
+    for index in shown:
         above = [under + row[index] for under, row in zip(below, table, strict=True)]
-        if index in shown:
-            areas.append(Area(key, label, _columns(below, above, top), sum(row[index] for row in table)))
+        areas.append(Area(*series[index], _columns(below, above, top), sum(above) - sum(below)))
         below = above
     rows = [((begin_s + n * step_s) * 1000, [row[index] for index in shown]) for n, row in enumerate(table)]
     return Stack(areas, _ticks(top), times(begin_s, slots * step_s, labels), rows)
