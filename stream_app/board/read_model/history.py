@@ -264,10 +264,7 @@ class Imports:
 
     def _new(self, event: Event) -> int:
         name = (event.workspace, event.import_id)
-        made = self._db.execute(
-            "INSERT INTO imports (workspace, name, first_ms, last_ms) VALUES (?, ?, ?, ?) RETURNING id",
-            (*name, event.at_ms, event.at_ms),
-        ).fetchone()
-        number = int(made[0])
+        sql = "INSERT INTO imports (workspace, name, first_ms, last_ms) VALUES (?, ?, ?, ?) RETURNING id"
+        number = int(self._db.execute(sql, (*name, event.at_ms, event.at_ms)).fetchone()[0])
         self._numbers[name] = number
         return number

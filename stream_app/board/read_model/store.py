@@ -37,6 +37,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, Final
 
@@ -158,6 +159,9 @@ class Position(msgspec.Struct, frozen=True):
     mark: int = 0
 
 
+_topics: Final = attrgetter("status", "enriched", "lanes", "state", "dlq", "parked", "audit", "replay_state")
+
+
 class Sources(msgspec.Struct, frozen=True):
     """The sources of the model.
 
@@ -175,17 +179,7 @@ class Sources(msgspec.Struct, frozen=True):
 
     @property
     def topics(self) -> tuple[str, ...]:
-        names = self.names
-        return (
-            names.status,
-            names.enriched,
-            names.lanes,
-            names.state,
-            names.dlq,
-            names.parked,
-            names.audit,
-            names.replay_state,
-        )
+        return _topics(self.names)
 
 
 Log = tuple[str, int]
