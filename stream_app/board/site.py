@@ -189,9 +189,9 @@ def _overview(site: Site, moment: Moment) -> Overview:
         if finding.code in _OF_WORKERS:  # they hold what is in partitions without a lane, too
             finding = msgspec.structs.replace(finding, waiting=on_kafka)
         findings[finding.workspace].append(finding)
-    lanes = [lane_of(site, fact, findings[fact.workspace], moment) for fact in facts]
     newer = set(unreadable)
-    return Overview([_unreadable(lane) if lane.workspace in newer else lane for lane in lanes], findings[""], counts)
+    lanes = [lane_of(site, fact, findings[fact.workspace], moment, newer=fact.workspace in newer) for fact in facts]
+    return Overview(lanes, findings[""], counts)
 
 
 def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
@@ -202,8 +202,7 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
         return None
     facts = lane_facts(site, waiting_in(site, moment), workspace, view, with_others=True)
     findings = [finding for finding in explain(_facts(site, moment, [facts], 0)) if finding.workspace == workspace]
-    lane = lane_of(site, facts, findings, moment)
-    return _unreadable(lane) if unreadable else lane
+    return lane_of(site, facts, findings, moment, newer=unreadable)
 
 
 def untaken(site: Site, moment: Moment) -> dict[tuple[str, int], int] | None:
@@ -245,9 +244,12 @@ def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int)
     return Facts(moment.now_ms, worker, replay, lanes, coming_back, site.queries.pause())
 
 
-def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
-    """Return a lane in words."""
+def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment, *, newer: bool) -> Lane:
+    """Return a lane in words. `newer`: of a view that this version cannot read, nothing is claimed."""
     view, waiting, shared = facts.view, sum(facts.waiting.values()), facts.is_shared
+    if newer:
+        says = "published by a newer version, which this board cannot read"
+        return Lane(facts.workspace, UNREADABLE, "idle", says, view, [], facts.partition, waiting, shared)
     hold = next((finding for finding in findings if finding.holds), None)
     state: str
     tone: Tone
@@ -280,12 +282,6 @@ def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
     return _REMEDIES.get(finding.code, _RESUME)
 
 
-def _unreadable(lane: Lane) -> Lane:
-    """Return a lane whose view this version cannot read. Nothing is claimed of it."""
-    says = "published by a newer version, which this board cannot read"
-    return msgspec.structs.replace(lane, state=UNREADABLE, tone="idle", says=says, findings=[])
-
-
 def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:
     """Return the budgets of a lane that have a cap, or in which something was used."""
     bars: list[Bar] = []
@@ -300,20 +296,10 @@ def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> l
         foreseen = forecasts.get(name)
         seen = outlook(view, name, foreseen, now_ms)
         tone: Tone = "bad" if seen and seen.is_full else "warn" if spent + reserved >= 80 else "ok"
+        spent, reserved = round(min(100.0, spent), 2), round(min(100.0, reserved), 2)
+        rate, ends_ms = foreseen.per_hour if foreseen else 0.0, meter.ends_ms
         bars.append(
-            Bar(
-                name=name,
-                label=label,
-                used=meter.booked,
-                reserved=meter.reserved,
-                cap=meter.cap,
-                spent_share=round(min(100.0, spent), 2),
-                reserved_share=round(min(100.0, reserved), 2),
-                tone=tone,
-                seen=seen,
-                per_hour=foreseen.per_hour if foreseen else 0.0,
-                ends_ms=meter.ends_ms,
-            )
+            Bar(name, label, meter.booked, meter.reserved, meter.cap, spent, reserved, tone, seen, rate, ends_ms)
         )
     return bars
 
