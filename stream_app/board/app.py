@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, cast, get_args
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
@@ -19,31 +19,17 @@ from stream_app.board.access import PATH, RETRY_AFTER_S, STRANGER, BoardAccess, 
 from stream_app.board.formats import Assets
 from stream_app.board.forms import Action, Actions
 from stream_app.board.lookup import FetchResult, FindWaiting
-from stream_app.board.page import HEADERS, Handler, PageMaker
-from stream_app.board.pages.dead import REPLAY_ID, Which, cause_of, cause_page, dead_page, replay_page
-from stream_app.board.pages.flow import audit_page, backlog_page, books_page, imports_of, waiting_page
-from stream_app.board.pages.lanes import STATES, lane_page, lanes_page, now_page
-from stream_app.board.pages.leads import Filter, find, lead_and_places, lead_page, leads_page
+from stream_app.board.page import HEADERS, Handler, PageMaker, Renderer
+from stream_app.board.pages.dead import cause_page, dead_page, replay_page
+from stream_app.board.pages.flow import audit_page, backlog_page, books_page, import_page, imports_page, waiting_page
+from stream_app.board.pages.lanes import lane_page, lanes_page, now_page
+from stream_app.board.pages.leads import find, lead_page, leads_page
 from stream_app.board.pages.money import money_csv, money_page
 from stream_app.board.pages.system import system_page
 from stream_app.board.publish import PublishActions, Publishing
-from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.follow import ProjectionLag
-from stream_app.board.requests import (
-    LONGEST_WORD,
-    address_of,
-    after_of,
-    lead_id_of,
-    number,
-    numbers,
-    one_of,
-    own_path,
-    read_form,
-    span_of,
-    word,
-)
-from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site
-from stream_app.domain.books.records import DeadLetterState
+from stream_app.board.requests import Query, address_of, lead_id_of, own_path, read_form, word, words
+from stream_app.board.site import KAFKA_WITHIN_S, Moment, PageData, Site
 from stream_app.domain.model.topics import ExistingTopic
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
@@ -86,7 +72,7 @@ class Login:
         return RedirectResponse(target, 303, HEADERS)
 
     async def _form(self, request: Request) -> Response:
-        return self._page(request, "", 200)
+        return self._maker.login_page(request)
 
     async def _login(self, request: Request) -> Response:
         try:
@@ -94,7 +80,7 @@ class Login:
             cookie, visitor = await self._access.login(request, form.get("token", ""), form.get("who", ""))
         except Refused as refused:
             self._say_refused[refused.error](refused.error)
-            response = self._page(request, str(refused), refused.status)
+            response = self._maker.login_page(request, str(refused), refused.status)
             if refused.status == 429:  # its connection makes room for others at once
                 response.headers.update({"retry-after": str(RETRY_AFTER_S), "connection": "close"})
             return response
@@ -114,11 +100,10 @@ class Login:
         self._access.set_cookie(response, "")
         return response
 
-    def _page(self, request: Request, problem: str, status: int) -> Response:
-        return self._maker.login_page(own_path(request.query_params.get("next", "")), problem, status)
-
 
 _LONGEST_SEARCH: Final = 2_000
+View = Callable[[Site, Moment, Query], PageData | None]
+"""Reads the model and returns what a page shows; None if the workspace is unknown."""
 
 
 @define(eq=False, repr=False)
@@ -134,113 +119,66 @@ class Views:
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Return method, path below /board and handler of each page."""
         return [
-            ("GET", "", self._now),
-            ("GET", "/lanes", self._lanes),
-            ("GET", "/lanes/{workspace}", self._lane),
-            ("GET", "/leads", self._leads),
+            ("GET", "", partial(self._page, "now", "Now", now_page)),
+            ("GET", "/lanes", partial(self._page, "lanes", "Lanes", lanes_page)),
+            ("GET", "/lanes/{workspace}", partial(self._page, "lane", "{workspace}", lane_page, current="lanes")),
+            ("GET", "/leads", partial(self._page, "leads", "Leads", leads_page)),
             ("POST", "/leads", self._find),
-            ("GET", "/leads/{lead_id:path}", self._lead),
+            ("GET", "/leads/{lead_id:path}", partial(self._page, "lead", "Lead", lead_page, current="leads")),
             ("POST", "/leads/{lead_id:path}", self._show),
             ("GET", "/waiting", self._still_waiting),
             ("GET", "/imports", self._imports),
-            ("GET", "/dead", self._dead),
-            ("GET", "/dead/records", self._cause),
-            ("GET", "/replays/{replay}", self._replay),
-            ("GET", "/books", self._books),
-            ("GET", "/money", self._money),
+            ("GET", "/dead", partial(self._page, "dead", "Dead letters", dead_page)),
+            ("GET", "/dead/records", partial(self._page, "cause", "Dead letters", cause_page, current="dead")),
+            ("GET", "/replays/{replay}", partial(self._page, "replay", "Replay {replay}", replay_page, current="dead")),
+            ("GET", "/books", partial(self._page, "books", "Books", books_page)),
+            ("GET", "/money", partial(self._page, "money", "Money", money_page)),
             ("GET", "/money.csv", self._money_csv),
-            ("GET", "/audit", self._audit),
+            ("GET", "/audit", partial(self._page, "audit", "Audit", audit_page)),
             ("GET", "/system", self._system),
         ]
 
-    async def _now(self, request: Request, moment: Moment) -> Response:
-        make = partial(now_page, self._site, moment, span_of(request))
-        return await self._maker.page(request, moment, "now", "Now", make)
-
-    async def _lanes(self, request: Request, moment: Moment) -> Response:
-        state = one_of(request, "state", STATES)
-        make = partial(lanes_page, self._site, moment, state, word(request, "begins"), word(request, "after"))
-        return await self._maker.page(request, moment, "lanes", "Lanes", make)
-
-    async def _lane(self, request: Request, moment: Moment) -> Response:
-        workspace = str(request.path_params["workspace"])
-        make = partial(lane_page, self._site, moment, workspace, span_of(request))
-        return await self._maker.page(request, moment, "lane", workspace[:LONGEST_WORD], make, current="lanes")
-
-    async def _leads(self, request: Request, moment: Moment) -> Response:
-        words = {name: word(request, name) for name in Filter.__struct_fields__}
-        make = partial(leads_page, self._site, moment, Filter(**words), after_of(request))
-        return await self._maker.page(request, moment, "leads", "Leads", make)
+    async def _page(
+        self, name: str, title: str, page: View, request: Request, moment: Moment, current: str = ""
+    ) -> Response:
+        """Answer with a page that is made from the words of the address alone."""
+        query = {**request.query_params, **request.path_params}
+        make, title = (
+            partial(page, self._site, moment, query),
+            title.format(**words(query, ("workspace", "replay"))),
+        )
+        return await self._maker.page(request, moment, name, title, make, current=current)
 
     async def _find(self, request: Request, moment: Moment) -> Response:
         text = (await read_form(request)).get("text", "")[:_LONGEST_SEARCH]
         return RedirectResponse(await self._maker.threads.run(partial(find, self._site, text)), 303, HEADERS)
 
-    async def _lead(self, request: Request, moment: Moment) -> Response:
-        make = partial(lead_page, self._site, moment, lead_id_of(request.path_params))
-        return await self._maker.page(request, moment, "lead", "Lead", make, current="leads")
-
     async def _show(self, request: Request, moment: Moment) -> Response:
         """Show the personal data of a lead. Who does it is logged."""
         lead_id = lead_id_of(request.path_params)
-        page, places = await self._maker.threads.run(partial(lead_and_places, self._site, moment, lead_id))
+        places = await self._maker.threads.run(partial(self._site.queries.results, lead_id))
         _log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
-        page = {**page, "results": [await self._fetch_result(place) for place in places], "shown": True}
-        return await self._maker.page(request, moment, "lead", "Lead", lambda: page, current="leads", live=False)
+        shown = [await self._fetch_result(place) for place in places]
+        make = partial(lead_page, self._site, moment, request.path_params, shown)
+        return await self._maker.page(request, moment, "lead", "Lead", make, current="leads", live=False)
 
     async def _still_waiting(self, request: Request, moment: Moment) -> Response:
-        lead_id, person = word(request, "lead_id"), word(request, "person")
+        lead_id, person = word(request.query_params, "lead_id"), word(request.query_params, "person")
         if not lead_id and not person:
-            (after,), partition = numbers(request, 1) or (0,), number(request, "partition")
-            backlog = partial(backlog_page, self._site, moment, word(request, "topic"), partition, after)
-            return await self._maker.page(request, moment, "backlog", "Waiting on Kafka", backlog, current="leads")
+            return await self._page("backlog", "Waiting on Kafka", backlog_page, request, moment, "leads")
         search = await self._find_waiting(lead_id, person, "")
         make = partial(waiting_page, self._site, moment, search)
         return await self._maker.page(request, moment, "waiting", "Waiting on Kafka", make, current="leads", live=False)
 
     async def _imports(self, request: Request, moment: Moment) -> Response:
-        chosen, after = (word(request, "workspace"), word(request, "id")), numbers(request, 2)
-        name, make = imports_of(self._site, moment, *chosen, cast("tuple[int, int] | None", after))
-        return await self._maker.page(request, moment, name, "Imports", make, current="imports")
-
-    async def _dead(self, request: Request, moment: Moment) -> Response:
-        which = cast(Which, one_of(request, "from", get_args(Which)) or "dlq")
-        (after,) = numbers(request, 1) or (0,)
-        make = partial(dead_page, self._site, moment, which, word(request, "workspace"), after)
-        return await self._maker.page(request, moment, "dead", "Dead letters", make)
-
-    async def _cause(self, request: Request, moment: Moment) -> Response:
-        which = cast(Which, one_of(request, "from", get_args(Which)) or "dlq")
-        cause, last_day = cause_of({name: word(request, name) for name in request.query_params}), span_of(request)
-        state = cast(DeadLetterState | None, one_of(request, "state", get_args(DeadLetterState)) or None)
-        about = self._site, moment, which, cause, after_of(request)
-        make = partial(cause_page, *about, last_day=last_day == "day", state=state)
-        return await self._maker.page(request, moment, "cause", "Dead letters", make, current="dead")
-
-    async def _replay(self, request: Request, moment: Moment) -> Response:
-        replay = str(request.path_params["replay"])
-        if not REPLAY_ID.fullmatch(replay):
-            raise Refused(404, "unknown_replay", "There is no such replay: the page Dead letters lists all")
-        make = partial(replay_page, self._site, moment, replay, word(request, "asked"))
-        return await self._maker.page(request, moment, "replay", f"Replay {replay}", make, current="dead")
-
-    async def _books(self, request: Request, moment: Moment) -> Response:
-        make = partial(books_page, self._site, moment, word(request, "after"))
-        return await self._maker.page(request, moment, "books", "Books", make)
-
-    async def _money(self, request: Request, moment: Moment) -> Response:
-        make = partial(money_page, self._site, moment, word(request, "workspace"), word(request, "day"))
-        return await self._maker.page(request, moment, "money", "Money", make)
+        of_one = word(request.query_params, "workspace") and word(request.query_params, "id")
+        name, page = ("import", import_page) if of_one else ("imports", imports_page)
+        return await self._page(name, "Imports", page, request, moment, "imports")
 
     async def _money_csv(self, request: Request, moment: Moment) -> Response:
-        text = await self._maker.threads.run(partial(money_csv, self._site, word(request, "workspace")))
+        text = await self._maker.threads.run(partial(money_csv, self._site, word(request.query_params, "workspace")))
         headers = {**HEADERS, "content-disposition": 'attachment; filename="money.csv"'}
         return Response(text, headers=headers, media_type="text/csv")
-
-    async def _audit(self, request: Request, moment: Moment) -> Response:
-        wanted = CommandFilter(**{name: word(request, name) for name in CommandFilter.__struct_fields__})
-        make = partial(audit_page, self._site, wanted, word(request, "id"), word(request, "after"))
-        return await self._maker.page(request, moment, "audit", "Audit", make)
 
     async def _system(self, request: Request, moment: Moment) -> Response:
         make = partial(system_page, self._site, moment, await self._topics.look(KAFKA_WITHIN_S))
@@ -273,7 +211,7 @@ class Board:
         self._shared_s = shared_s
         self._seen = -math.inf, Moment(0, ProjectionLag(), None, STRANGER)
         self._assets = Assets()
-        self._maker = PageMaker(site, access, self._assets, lag, now_ms)
+        self._maker = PageMaker(site, lag, now_ms, access, Renderer(self._assets))
         self._login = Login(access, self._maker)
         self._views = Views(site, self._maker, fetch_result, find_waiting, topics)
         has_operators = "operator" in access.roles
@@ -301,21 +239,17 @@ class Board:
         return Route(PATH + path, partial(self._answer, role, handler), methods=[method])
 
     async def _answer(self, role: Role, handler: Handler, request: Request) -> Response:
+        visitor = STRANGER
         try:
             visitor = self._access.check(request, role)
+            return await handler(request, await self._moment(visitor, new=request.method not in ("GET", "HEAD")))
         except LoginNeeded:
             return self._login.needed(request)
         except Refused as refused:
-            return self._maker.refused(request, refused)
-        maker = self._maker
-        moment = await self._moment(visitor, new=request.method not in ("GET", "HEAD"))
-        try:
-            return await handler(request, moment)
-        except Refused as refused:
-            return maker.refused(request, refused, visitor)
+            return self._maker.refused(request, refused, visitor)
         except sqlite3.Error as error:
-            text = f"The read model cannot be read: {error}. {moment.lag.trouble}".strip()
-            return maker.refused(request, Refused(503, "read_model", text), visitor)
+            text = f"The read model cannot be read: {error}. {self._maker.lag().trouble}".strip()
+            return self._maker.refused(request, Refused(503, "read_model", text), visitor)
 
     async def _moment(self, visitor: Visitor, *, new: bool) -> Moment:
         """Return what the request sees. `new`: nothing that was read before, because the request changes something."""

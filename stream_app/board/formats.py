@@ -174,6 +174,7 @@ imports_path: Final = partial(_path, "/imports")
 """Returns the path of the list of imports or, with workspace and id, of one of them."""
 
 FOR_TEMPLATES: Final[dict[str, Callable[..., str]]] = {
+    **{made.__name__: made for made in (count, total, noun)},
     **{made.__name__: made for made in (lane_path, lead_path, waiting_path, dead_path, cause_path, replay_path)},
     "lanes_path": lanes_path,
     "leads_path": leads_path,

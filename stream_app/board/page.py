@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
+from attrs import define, field
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -19,7 +20,7 @@ from stream_app.board.access import PATH, STRANGER, BoardAccess, Refused, Visito
 from stream_app.board.formats import FOR_TEMPLATES, Assets, behind_path, clock
 from stream_app.board.read_model.board_query import Order
 from stream_app.board.read_model.follow import ProjectionLag
-from stream_app.board.requests import address_of
+from stream_app.board.requests import address_of, own_path
 from stream_app.board.site import Moment, PageData, Shared, Site
 from stream_app.client.commands import QUEUED_TEXT
 from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, outcome_text
@@ -60,7 +61,6 @@ class Renderer:
             "shell": shlex.quote,
         }
         self._templates.globals |= {"asset": assets.url, "version": __version__, **FOR_TEMPLATES}
-        self._templates.globals |= {"count": formats.count, "total": formats.total, "noun": formats.noun}
 
     def render(self, template: str, context: Mapping[str, Any]) -> str:
         return self._templates.get_template(template).render(context)
@@ -100,17 +100,6 @@ _MOST: Final = 20
 def followed_at(path: str, ids: Iterable[str]) -> str:
     """Return the address of a page that follows these commands."""
     return f"{path}{'&' if '?' in path else '?'}{urlencode([('command', name) for name in ids])}"
-
-
-def command_ids(request: Request) -> list[str]:
-    """Return the ids of the commands that the address names."""
-    named = dict.fromkeys(request.query_params.getlist("command"))
-    return [name for name in named if _ID.fullmatch(name)][:_MOST]
-
-
-def follow(site: Site, ids: Iterable[str]) -> list[PageData]:
-    """Return what is known of these commands."""
-    return [outcome_of(site, name, site.queries.answers(name)) for name in ids]
 
 
 def outcome_of(site: Site, command: str, answers: list[Order]) -> PageData:
@@ -159,23 +148,16 @@ PUBLISH: Final = ("publish", "Publish", f"{PATH}/publish")
 Handler = Callable[[Request, Moment], Awaitable[Response]]
 
 
+@define(eq=False, repr=False)
 class PageMaker:
     """Makes the responses, in the board's thread."""
 
-    def __init__(
-        self,
-        site: Site,
-        access: BoardAccess,
-        assets: Assets,
-        lag: Callable[[], ProjectionLag],
-        now_ms: Callable[[], int],
-    ) -> None:
-        self.site = site
-        self.threads = Threads()
-        self.lag = lag
-        self.now_ms = now_ms
-        self._access = access
-        self._renderer = Renderer(assets)
+    site: Site
+    lag: Callable[[], ProjectionLag]
+    now_ms: Callable[[], int]
+    _access: BoardAccess
+    _renderer: Renderer
+    threads: Threads = field(init=False, factory=Threads)
 
     async def page(
         self,
@@ -210,7 +192,8 @@ class PageMaker:
         """Return the page; None if `make` returned None. `shared` keeps the content for others who ask for the same."""
         content = partial(self._content, frame, template, make)
         made = content() if shared is None else shared.once((frame["url"], frame["operator"]), content)
-        return None if made is None else self._framed(frame, made, follow(self.site, frame["commands"]))
+        answers = [outcome_of(self.site, name, self.site.queries.answers(name)) for name in frame["commands"]]
+        return None if made is None else self._framed(frame, made, answers)
 
     def _content(self, frame: Frame, template: str, make: Make) -> str | None:
         """Render what a page shows within its frame. Templates see only what is the same for all of a role."""
@@ -229,21 +212,22 @@ class PageMaker:
     def _framed(self, frame: Frame, content: str, answers: list[PageData]) -> bytes:
         return self._renderer.render("base.html", {"frame": frame, "content": content, "answers": answers}).encode()
 
-    def refused(self, request: Request, refused: Refused, visitor: Visitor | None = None) -> Response:
+    def refused(self, request: Request, refused: Refused, visitor: Visitor = STRANGER) -> Response:
         """Return the page that says why a request is not answered."""
         lag = ProjectionLag() if refused.status in (401, 403) else self.lag()
-        moment = Moment(self.now_ms(), lag, None, visitor or STRANGER)
+        moment = Moment(self.now_ms(), lag, None, visitor)
         frame = self._frame(request, moment, "Not possible", "", live=False)
         context = {"text": str(refused), "error": refused.error, "status": refused.status}
         return html(self._framed(frame, self._renderer.render("refused.html", context), []), refused.status)
 
-    def login_page(self, target: str, problem: str, status: int) -> Response:
-        access = self._access
-        context = {"problem": problem, "next": target, "roles": access.roles, "asks_name": access.asks_name}
+    def login_page(self, request: Request, problem: str = "", status: int = 200) -> Response:
+        target = own_path(request.query_params.get("next", ""))
+        context = {"problem": problem, "next": target, "access": self._access}
         return html(self._renderer.render("login.html", context).encode(), status)
 
     def _frame(self, request: Request, moment: Moment, title: str, current: str, *, live: bool) -> Frame:
         lag, visitor = moment.lag, moment.visitor
+        commands = filter(_ID.fullmatch, dict.fromkeys(request.query_params.getlist("command")))
         age_ms = None if lag.as_of_ms is None else max(0, moment.now_ms - lag.as_of_ms)
         is_operator = visitor.role == "operator"
         return {
@@ -264,6 +248,6 @@ class PageMaker:
             "operator": is_operator,  # the page is shown to an operator
             "has_session": visitor.has_session,
             "may_log_in": bool(visitor.who) and not is_operator and "operator" in self._access.roles,
-            "commands": command_ids(request),  # whose answers the page shows
+            "commands": list(commands)[:_MOST],  # whose answers the page shows
             "banner": self.site.settings.board.banner,  # the name of the installation; '' for none
         }

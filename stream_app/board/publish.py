@@ -123,7 +123,7 @@ class PublishActions:
         """Return method, path below /board and handler of each page."""
         one = "/publish/{upload}"
         return [
-            ("GET", "/publish", self._form),
+            ("GET", "/publish", self._first),
             ("POST", "/publish", self._receive),
             ("GET", one, self._show),
             ("GET", f"{one}/rejected.csv", self._download),
@@ -137,9 +137,6 @@ class PublishActions:
     def close(self) -> None:
         """End all publications, and delete the files."""
         self._uploads.close()
-
-    async def _form(self, request: Request, moment: Moment) -> Response:
-        return await self._first(request, moment, "", 200)
 
     async def _receive(self, request: Request, moment: Moment) -> Response:
         try:
@@ -157,7 +154,7 @@ class PublishActions:
             return await self._first(request, moment, str(refused), refused.status)
         return _to(upload)
 
-    async def _first(self, request: Request, moment: Moment, problem: str, status: int) -> Response:
+    async def _first(self, request: Request, moment: Moment, problem: str = "", status: int = 200) -> Response:
         """Return the page that asks for a file. `problem`: why the last one was refused."""
         page: PageData = {"most_mb": _MOST_MB, "problem": problem}
         return await self._maker.page(request, moment, "publish", "Publish", lambda: page, live=False, status=status)
@@ -230,7 +227,7 @@ class PublishActions:
 
     async def _results(self, request: Request, moment: Moment) -> Response:
         """Send the rows of an import's file with their results, which are personal data. Neither is kept."""
-        workspace, import_id = word(request, "workspace"), word(request, "id")
+        workspace, import_id = word(request.query_params, "workspace"), word(request.query_params, "id")
         if workspace not in self._maker.site.settings.workspaces:
             raise Refused(422, "unknown_workspace", "No workspace with this name is configured")
         received = await self._receiver.receive(request, "file")

@@ -12,12 +12,12 @@ from attrs import define, field
 from stream_app.board.access import PATH, Refused
 from stream_app.board.formats import amount, replay_path
 from stream_app.board.forms import Action, Field, Form, FormRequest, Invalid, Submission
-from stream_app.board.pages.dead import options_of
-from stream_app.board.requests import LONGEST_WORD
-from stream_app.board.site import PageData, Site
+from stream_app.board.pages.dead import filter_of, options_of
+from stream_app.board.requests import one_of, word
+from stream_app.board.site import Site
 from stream_app.client.commands import Put, put_command
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter, Kind, Source
+from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import MEANING, PLAN_LIFE_MS, PricedPlan, ReplayCommand
 from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
@@ -142,15 +142,14 @@ class Planner:
         assert priced is not None, "a form sends only a plan that is made"
         source, wanted, how = plan.wanted.source, plan.wanted.filter, {"uncertain": plan.wanted.uncertain}
         order = ordered_plan(plan.began_ms, source, wanted, plan.ends, priced, over_budget=over_budget, **how)
-        await self.command(start_command(order, who, why, replay=f"r-{plan.id}"))
+        await self._command(start_command(order, who, why, replay=f"r-{plan.id}"))
         return f"r-{plan.id}"
 
     async def change(self, command_id: str, kind: Literal["stop", "resume"], replay: str, who: str, why: str) -> None:
         """Stop or resume a replay. Raises BrokerUnavailable."""
-        await self.command(ReplayCommand(command_id, kind, replay, self._now_ms(), who, why))
+        await self._command(ReplayCommand(command_id, kind, replay, self._now_ms(), who, why))
 
-    async def command(self, command: ReplayCommand) -> None:
-        """Write a command to Kafka. Raises BrokerUnavailable."""
+    async def _command(self, command: ReplayCommand) -> None:
         await put_command(self._put, [command_record(self._settings, command)])
 
     async def _make(self, plan: Plan) -> None:
@@ -195,16 +194,12 @@ _OVER_BUDGET: Final = (("", "refuse"), ("yes", "send all: what the budget does n
 
 def replay_actions(site: Site, planner: Planner) -> list[Action]:
     """Return the actions of the pages Dead letters, Plan and Replay."""
-    changes: tuple[Literal["stop", "resume"], ...] = ("stop", "resume")
+    one = "/replays/{replay}/act/"
     return [
         Action("/dead/act/plan", partial(_ask, site), partial(_begin, planner), "dead"),
         Action("/dead/act/plan/{plan}", partial(_plan, planner), partial(_send, planner), "dead", template="plan"),
-        *(
-            Action(
-                f"/replays/{{replay}}/act/{kind}", partial(_change, site, kind), partial(_apply, planner, kind), "dead"
-            )
-            for kind in changes
-        ),
+        Action(f"{one}stop", partial(_change, site, "stop"), partial(_apply, planner, "stop"), "dead"),
+        Action(f"{one}resume", partial(_change, site, "resume"), partial(_apply, planner, "resume"), "dead"),
     ]
 
 
@@ -212,10 +207,8 @@ def replay_actions(site: Site, planner: Planner) -> list[Action]:
 
 
 def _ask(site: Site, opened: FormRequest) -> Form:
-    def given(name: str) -> str:
-        return opened.query.get(name, "")[:LONGEST_WORD]
-
-    source = given("from") if given("from") in get_args(Source) else "dlq"
+    given = partial(word, opened.query)
+    source = one_of(opened.query, "from", get_args(Source)) or "dlq"
     return Form(
         "Plan a replay",
         "Counts what can be sent back and what it costs. Nothing is sent.",
@@ -235,29 +228,18 @@ def _ask(site: Site, opened: FormRequest) -> Form:
 
 
 def _wanted(values: Mapping[str, str]) -> Wanted:
-    def one(name: str) -> frozenset[str]:
-        return frozenset({values[name]}) if values.get(name) else frozenset()
-
     limit = values.get("limit", "")
     if limit and not (limit.isascii() and limit.isdecimal() and int(limit)):
         raise Invalid({"limit": "Enter a whole number above 0"})
-    wanted = Filter(
-        reasons=one("reason"),
-        workspaces=one("workspace"),
-        destinations=one("destination"),
-        kinds=cast("frozenset[Kind]", one("kind")),
-    )
+    wanted = filter_of(**{name: values.get(name, "") for name in ("kind", "reason", "workspace", "destination")})
     source = cast(Source, values.get("from") or "dlq")
     return Wanted(source, wanted, values.get("uncertain") == "yes", int(limit) if limit else None)
 
 
-async def _begin(planner: Planner, sent: Submission) -> str:
-    return _began(planner, _wanted(sent.values), sent.who)
-
-
-def _began(planner: Planner, wanted: Wanted, who: str) -> str:
+async def _begin(planner: Planner, sent: Submission, wanted: Wanted | None = None) -> str:
+    """Begin the plan that the form asks for, or the one `wanted` again. Returns the address of its page."""
     try:
-        return f"{_DEAD}/act/plan/{planner.begin(wanted, who).id}"
+        return f"{_DEAD}/act/plan/{planner.begin(wanted or _wanted(sent.values), sent.who).id}"
     except Busy as busy:
         raise Invalid({"": f"A plan of {busy.plan.who} is being made here: try again when it is ready"}) from None
 
@@ -277,24 +259,20 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
     plan = _plan_of(planner, opened)
     wanted, priced = plan.wanted, plan.priced
     options = options_of(wanted.source, wanted.filter, uncertain=wanted.uncertain, limit=wanted.limit)
-    view: PageData = {
+    view: dict[str, object] = {
         "plan": plan,
         "under_way": plan.under_way,
         "share": round(plan.done / plan.total * 100, 1) if plan.total else 0.0,  # percent of the offsets that were read
         "command": f"stream-app replay select {options}",  # the command line that does the same
-        "expires_ms": plan.expires_ms,
     }
     if plan.under_way:
         text = "Reads the dead letters and what became of their leads. Nothing is sent."
         return Form("Planning a replay", text, "Cancel", _DEAD, asks_why=False, more=view)
     if priced is None:
         return Form("No plan", f"There is no plan: {plan.problem}", "Plan again", _DEAD, asks_why=False, more=view)
-    dear = too_dear(priced.quotes)
-    left_out = [(many, _MEANING[end]) for end, many in priced.fates.most_common() if end not in ("goes", "as_input")]
-    view = {
-        **view,
+    view |= {
         "lines": list(quote_lines(priced.quotes, "send fewer, or say below to send all", "the rate of replays")),
-        "left_out": left_out,
+        "left_out": [(n, _MEANING[end]) for end, n in priced.fates.most_common() if end not in ("goes", "as_input")],
         "causes": priced.causes.most_common(20),
     }
     matching = count(priced.dead_letters, "dead letter matches", "dead letters match")
@@ -308,7 +286,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
         f"{matching}. {priced.go:,} can be sent back, each once.",
         f"Send {leads} for up to {amount(priced.credits_at_most)} credits",
         _DEAD,
-        fields=over if dear else (),
+        fields=over if too_dear(priced.quotes) else (),
         more=view,
     )
 
@@ -319,7 +297,7 @@ async def _send(planner: Planner, sent: Submission) -> str:
         await planner.give_up(plan)
         return _DEAD
     if plan.priced is None or not plan.priced.go:
-        return _began(planner, plan.wanted, sent.who)
+        return await _begin(planner, sent, plan.wanted)
     over_budget = sent.values.get("over_budget") == "yes"
     if not over_budget and (dear := too_dear(plan.priced.quotes)):
         raise Invalid({"over_budget": "; ".join(dear)})

@@ -6,9 +6,9 @@ A file goes into an unnamed temporary file, so memory does not grow with it.
 import asyncio
 import tempfile
 from base64 import b32encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from hashlib import blake2b
-from typing import IO, Any, Final, cast, get_args
+from typing import IO, Any, Final, Literal, cast, get_args
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
@@ -16,7 +16,6 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from starlette.requests import ClientDisconnect, Request
 
 from stream_app.board.access import PATH, Refused
-from stream_app.board.pages.lanes import Span
 from stream_app.board.read_model.query import Place
 
 LONGEST_WORD: Final = 300
@@ -63,42 +62,45 @@ def own_path(path: str) -> str:
     return path if own and clean and path.isascii() and path.isprintable() else PATH
 
 
-def word(request: Request, name: str) -> str:
+Query = Mapping[str, str]
+"""The words of an address, by name."""
+Span = Literal["hour", "day"]
+
+
+def word(query: Query, name: str) -> str:
     """Return a word of the address; '' if it is not there."""
-    return request.query_params.get(name, "")[:LONGEST_WORD]
+    return query.get(name, "")[:LONGEST_WORD]
 
 
-def one_of(request: Request, name: str, allowed: tuple[str, ...]) -> str:
+def words(query: Query, names: Iterable[str]) -> dict[str, str]:
+    """Return words of the address, by name."""
+    return {name: word(query, name) for name in names}
+
+
+def one_of(query: Query, name: str, allowed: tuple[str, ...]) -> str:
     """Return a word of the address if it is allowed, else ''."""
-    value = word(request, name)
+    value = word(query, name)
     return value if value in allowed else ""
 
 
-def span_of(request: Request) -> Span | None:
+def span_of(query: Query) -> Span | None:
     """Return the time that a chart shows; None if the address names none."""
-    return cast(Span, one_of(request, "span", get_args(Span))) or None
+    return cast(Span, one_of(query, "span", get_args(Span))) or None
 
 
-def number(request: Request, name: str) -> int | None:
+def number(query: Query, name: str) -> int | None:
     """Return a number of the address; None if it is not there."""
-    return _number(word(request, name))
-
-
-def numbers(request: Request, many: int) -> tuple[int, ...] | None:
-    """Return the numbers of `after`, the last row of the page before; None if there are not `many`."""
-    parts = [_number(part) for part in word(request, "after").split("-")]
-    known = [part for part in parts if part is not None]
-    return tuple(known) if len(parts) == len(known) == many else None
+    return _number(word(query, name))
 
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
-def after_of(request: Request) -> Place | None:
-    """Return the place after which the page of a list begins."""
-    place = numbers(request, 2)
-    return Place(*place) if place else None
+def after_of(query: Query) -> Place | None:
+    """Return the place after which the page of a list begins; None for the first page."""
+    at_ms, _, record = map(_number, word(query, "after").partition("-"))
+    return None if at_ms is None or record is None else Place(at_ms, record)
 
 
 def lead_id_of(path: Mapping[str, Any]) -> str:

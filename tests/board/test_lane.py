@@ -37,7 +37,7 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     ]
     moment = Moment(NOW_MS, ProjectionLag(), None, STRANGER)
     with board_with(tmp_path, lane(names, "acme", at_ms=NOW_MS, meters=meters), *spent) as client:
-        page = lane_page(client.board._maker.site, moment, "acme", None)
+        page = lane_page(client.board._maker.site, moment, {"workspace": "acme"})
     assert page is not None
     day, month = (line for _, line in cast("list[tuple[object, Line]]", page["burns"]))
     assert [value for _, value in day.rows] == [0, 20, 30, 30]

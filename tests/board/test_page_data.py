@@ -200,7 +200,8 @@ def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
     left = {("leads", number): number for number in range(151)} | {("leads.bulk", 1): 1_000}
 
     def page(topic: str = "leads", partition: int | None = None, after: int = 0) -> Any:
-        return backlog_page(site, moment(left), topic, partition, after)
+        where = {} if partition is None else {"partition": str(partition)}
+        return backlog_page(site, moment(left), {"topic": topic, "after": str(after), **where})
 
     first, last = page(), page(after=100)
     assert (first["records"], first["back"], first["after"], last["after"]) == (150 * 151 // 2, 11, 100, 0)
@@ -213,7 +214,7 @@ def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
     assert page("", 1)["records"] == 1_001
     assert page("leads.bulk", 2)["rows"] == []
     unknown: Any = {"records": None, "rows": [], "topic": "leads", "partition": 3, "after": 0, "back": 0}
-    assert backlog_page(site, moment(None), "leads", 3, 100) == unknown
+    assert backlog_page(site, moment(None), {"topic": "leads", "partition": "3", "after": "100"}) == unknown
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_the_commands_of_a_page_begin_after_the_last_one_of_the_page_before(afte
     commands = Mock(return_value=[])
     queries = SimpleNamespace(commands=commands, words_of_commands=lambda word: [word])
     site: Any = SimpleNamespace(queries=queries)
-    page = audit_page(site, CommandFilter(), "", after)
+    page = audit_page(site, moment(None), {"after": after})
     commands.assert_called_once_with(CommandFilter(), begins, 51)
     assert (page["rows"], page["after"], page["kinds"], page["people"]) == ([], "", ["kind"], ["who"])
 
@@ -255,7 +256,7 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
     topics = SimpleNamespace(dlq_days=14, parked_days=365)
     settings = SimpleNamespace(names=names, topics=topics, workspaces={"acme": 1}, destinations={})
     site: Any = SimpleNamespace(queries=queries, settings=settings)
-    page: Any = dead_page(site, moment({}), "dlq", "", 0)
+    page: Any = dead_page(site, moment({}), {})
     chart: Stack = page["hours"]
     assert [(area.label, area.total) for area in chart.areas] == [
         ("r0 (acme)", 1), ("r1 (acme / people)", 2), ("r2 (acme / people)", 3), ("r3 (acme / people)", 4),
@@ -266,8 +267,10 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
         (round((7 - n) / 28 * 100, 1), 1 + n) for n in range(7)
     ]
     assert (page["after"], page["deferred"], page["others"], page["kept_days"]) == (50, 4, 3, 14)
-    assert dead_page(site, moment({}), "parked", "", 8)["after"] == 0, "58 causes, and this page ends with the last"
-    assert dead_page(site, moment({}), "parked", "", 7)["after"] == 57
+    assert dead_page(site, moment({}), {"from": "parked", "after": "8"})["after"] == 0, (
+        "58 causes, and this page ends with the last"
+    )
+    assert dead_page(site, moment({}), {"from": "parked", "after": "7"})["after"] == 57
 
 
 def replay(state: Any = "running", **more: Any) -> ReplayProgress:
@@ -304,7 +307,7 @@ def test_the_page_of_a_replay_says_whether_a_command_waits_and_its_process_is_si
     progress: ReplayProgress, asked: str, waits: bool, silent: bool
 ) -> None:
     site: Any = SimpleNamespace(queries=SimpleNamespace(replay=lambda name: progress))
-    page: Any = replay_page(site, moment({}), "r-1", asked)
+    page: Any = replay_page(site, moment({}), {"replay": "r-1", "asked": asked})
     assert (page["waits"], page["silent"], page["progress"]) == (waits, silent, progress)
 
 
@@ -333,7 +336,7 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
     home = SimpleNamespace(time_zone="Europe/Berlin")
     settings = SimpleNamespace(names=names, workspaces={"acme": home}, plan=plan, home=lambda name: 0)
     site: Any = SimpleNamespace(queries=queries, settings=settings, home=lambda name, view: 0)
-    page: Any = lane_page(site, moment({}), "acme", None)
+    page: Any = lane_page(site, moment({}), {"workspace": "acme"})
     day_s = 86_400
     assert asked == [(60, NOW_S - HOUR_S), (900, NOW_S - 26 * HOUR_S), (day_s, NOW_S - 35 * day_s)]
     assert (page["hours_n"], page["zone"], page["worst"]) == (3, "Europe/Berlin", (70.0, 900))

@@ -12,7 +12,6 @@ from stream_app.board.access import STRANGER
 from stream_app.board.pages.dead import cause_page, options_of, plan_query, price_command
 from stream_app.board.pages.flow import books_page, row_of
 from stream_app.board.pages.lanes import lanes_page
-from stream_app.board.pages.leads import Filter as Chosen
 from stream_app.board.pages.leads import leads_page
 from stream_app.board.pages.money import money_csv, money_page
 from stream_app.board.read_model.board_query import Slot
@@ -74,7 +73,7 @@ def test_the_page_of_a_cause_counts_what_it_lists(
     names = SimpleNamespace(dlq="leads.dlq", parked="leads.parked")
     settings = SimpleNamespace(names=names, workspaces=(), destinations=())
     site: Any = SimpleNamespace(queries=queries, settings=settings)
-    page: Any = cause_page(site, moment(), "dlq", CAUSE, None, last_day=last_day, state=state)
+    page: Any = cause_page(site, moment(), {"span": "day" if last_day else "", "state": state or ""})
     assert (page["dead_letters"], page["after"]) == (many, 49 if rows == 51 else None)
     assert [row.place for row in page["rows"]] == list(range(50))
     queries.dead_letters_of.assert_called_once_with("leads.dlq", CAUSE, since_s * 1_000, None, 51, state)
@@ -119,7 +118,7 @@ def test_the_money_is_of_the_last_35_days(
     queries.days.return_value, queries.credits.return_value = days, {"": credits_}
     queries.lanes_money.return_value = list(range(150))
     site: Any = SimpleNamespace(queries=queries, settings=SimpleNamespace(workspaces=["acme"]))
-    page: Any = money_page(site, moment(now_s), "", asked)
+    page: Any = money_page(site, moment(now_s), {"day": asked})
     kept = [entry for entry in days if entry.at_s > DAY_BEGIN_S - 35 * DAY_S]
     sums = [sum(getattr(entry, name) for entry in kept) for name in Day.__struct_fields__[3:]]
     assert (page["days"], page["day"], page["lanes"]) == (kept, shown, list(range(100)))
@@ -135,8 +134,8 @@ def test_the_money_is_of_the_last_35_days(
         assert (len(chart.rows), len(chart.times_ms), chart.total) == (slots, labels, sums[0])
     queries.days.return_value = []
     queries.credits.return_value = {"acme": [], "globex": []}
-    assert money_page(site, moment(now_s), "acme", "") is not None, "it is configured"
-    assert money_page(site, moment(now_s), "globex", "") is None
+    assert money_page(site, moment(now_s), {"workspace": "acme"}) is not None, "it is configured"
+    assert money_page(site, moment(now_s), {"workspace": "globex"}) is None
 
 
 def test_the_money_as_csv_has_a_row_for_each_destination() -> None:
@@ -158,7 +157,8 @@ def test_lanes_are_listed_by_state_and_beginning_fifty_a_page() -> None:
     site: Any = SimpleNamespace(queries=queries)
 
     def page(state: str, begins: str = "", after: str = "") -> tuple[list[str], int, str]:
-        page: Any = lanes_page(site, moment(overview=Overview(lanes, [], [])), state, begins, after)
+        query = {"state": state, "begins": begins, "after": after}
+        page: Any = lanes_page(site, moment(overview=Overview(lanes, [], [])), query)
         everything = {"held": 1, "running": 51, "idle": 1, "unreadable": 1}
         assert page["counts"] == (everything | {"running": 0, "unreadable": 0} if begins else everything)
         return [lane.workspace for lane in page["lanes"]], page["matches"], page["after"]
@@ -178,7 +178,7 @@ def test_the_books_add_up_by_workspace_fifty_a_page() -> None:
     queries: Any = SimpleNamespace(status_counts=lambda: counts, records_in=lambda: 300, unreadable=list)
     site: Any = SimpleNamespace(queries=queries)
     left = moment(untaken={("leads", 0): 8, ("leads", 1): 1, ("leads.bulk", 0): 4})
-    page: Any = books_page(site, left, "")
+    page: Any = books_page(site, left, {})
     known = {name: many for name, _, many in page["columns"] if many}
     assert known == {"enriched": 204, "held": 5, "waiting": 13}
     assert page["says"] == "313 records in, of 222 leads: each lead in one column"
@@ -186,8 +186,8 @@ def test_the_books_add_up_by_workspace_fifty_a_page() -> None:
     assert page["rows"] == [
         (name, {"enriched": 4, "held": 5} if name == "w00" else {"enriched": 4}) for name in names[:50]
     ]
-    assert (page["after"], books_page(site, left, "w49")["rows"]) == ("w49", [("w50", {"enriched": 4})])
-    assert books_page(site, left, "w00")["after"] == ""
+    assert (page["after"], books_page(site, left, {"after": "w49"})["rows"]) == ("w49", [("w50", {"enriched": 4})])
+    assert books_page(site, left, {"after": "w00"})["after"] == ""
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_the_books_add_up_by_workspace_fifty_a_page() -> None:
 )
 def test_each_filter_of_the_leads_lists_as_many_as_its_tab_says(local: Client, workspace: str, import_id: str) -> None:
     def page(column: str = "", status: str = "") -> Any:
-        chosen = Chosen(workspace=workspace, column=column, status=status, import_id=import_id)
-        return leads_page(local.board._maker.site, moment(), chosen, None)
+        query = {"workspace": workspace, "column": column, "status": status, "import_id": import_id}
+        return leads_page(local.board._maker.site, moment(), query)
 
     whole = page()
     for name, _, many in whole["columns"]:

@@ -25,7 +25,6 @@ _NEEDS: Final = (
     "if set(self.needs()) {} set(self.keys):  # else the rows of the earlier holder showed that it needs more"
 )
 _TOO_OLD: Final = '_TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", {}, "expired")'
-_IMPORTS: Final = 'where, values = ["(first_ms, id) < (?, ?)"], list[object](after or (1 << 62, {}))'
 _SWEPT: Final = "self._swept = rows[-1][0] if len(rows) == _LOOKED_AT else {}"
 _OF_LEAD: Final = "return int(events[{}].trace_id[:8], 16) < sampling.ratio * 2**32"
 _PERIOD: Final = "repeats = any(secret[:-period] == secret[period:] for period in range({}, len(secret) // 2 + 1))"
@@ -57,12 +56,6 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ),
     ("stream_app/board/read_model/query.py", _CAUSES.format("0"), _CAUSES.format("-1")): (
         "SQLite skips no row for an offset below 0 either"
-    ),
-    ("stream_app/board/read_model/query.py", _IMPORTS.format("0"), _IMPORTS.format("-1")): (
-        "no import came in the last millisecond of time"
-    ),
-    ("stream_app/board/read_model/query.py", _IMPORTS.format("0"), _IMPORTS.format("0").replace("62", "61")): (
-        "no import came in the last millions of years"
     ),
     ("stream_app/board/read_model/account.py", _COUNTS.format("!="), _COUNTS.format(">")): "it is the lowest rank",
     ("stream_app/board/read_model/on_kafka.py", _WHO.format("True"), _WHO.format("False")): (

@@ -3,12 +3,13 @@
 import re
 import shlex
 from collections import defaultdict
-from typing import Final, Literal
+from typing import Final, Literal, cast, get_args
 from urllib.parse import urlencode
 
+from stream_app.board.access import Refused
 from stream_app.board.charts import spark, stack
 from stream_app.board.formats import CAUSE_WORDS
-from stream_app.board.read_model.query import Place
+from stream_app.board.requests import Query, after_of, number, one_of, span_of, word, words
 from stream_app.board.site import HOUR_S, Moment, PageData, Site, Tone
 from stream_app.client.answers import Cause
 from stream_app.domain.books.records import STATE_MEANING, STATES, DeadLetterState
@@ -17,11 +18,18 @@ from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayProgress, R
 
 _TONES: Final[dict[ReplayState, Tone]] = {"running": "ok", "stopped": "warn", "done": "idle", "refused": "bad"}
 _SILENT_MS: Final = 60_000
-REPLAY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REPLAY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def replay_page(site: Site, moment: Moment, replay: str, asked: str) -> PageData:
-    """Return the page. `asked`: the id of a command that was sent from it; '' if none."""
+def replay_page(site: Site, moment: Moment, query: Query) -> PageData:
+    """Return the page. `asked`: the id of a command that was sent from it; '' if none.
+
+    Raises:
+        Refused: It cannot be the id of a replay.
+    """
+    replay, asked = word(query, "replay"), word(query, "asked")
+    if not _REPLAY_ID.fullmatch(replay):
+        raise Refused(404, "unknown_replay", "There is no such replay: the page Dead letters lists all")
     progress = site.queries.replay(replay)
     if progress is None:  # no replay process has answered
         return {"id": replay, "progress": None, "life_min": PLAN_LIFE_MS // 60_000}
@@ -43,6 +51,14 @@ def share_of(replay: ReplayProgress) -> float:
     """Return the percent of the dead letters that were sent or refused."""
     total = replay.total or replay.plan.dead_letters
     return round(min(100.0, (replay.sent + replay.refused) / total * 100), 2) if total else 0.0
+
+
+def filter_of(kind: str, reason: str, workspace: str, destination: str) -> Filter:
+    """Return what selects the dead letters with these words; '' for any."""
+    kinds, reasons, workspaces, destinations = (
+        frozenset({word} - {""}) for word in (kind, reason, workspace, destination)
+    )
+    return Filter(kinds=kinds, reasons=reasons, workspaces=workspaces, destinations=destinations)
 
 
 def options_of(source: Source, wanted: Filter, *, uncertain: bool = False, limit: int | None = None) -> str:
@@ -71,8 +87,13 @@ _COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
 """CSS classes of the most frequent causes; the last one is for all others."""
 
 
-def dead_page(site: Site, moment: Moment, which: Which, workspace: str, after: int = 0) -> PageData:
+def _which(query: Query) -> Which:
+    return cast(Which, one_of(query, "from", get_args(Which)) or "dlq")
+
+
+def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page, of one workspace or ('') of all. `after`: how many causes the pages before have."""
+    which, workspace, after = _which(query), word(query, "workspace"), number(query, "after") or 0
     queries, names = site.queries, site.settings.names
     topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
     letters, causes = queries.causes_after(topic, workspace or None, after, ROWS)
@@ -138,23 +159,16 @@ def price_command(cause: Cause, which: Which) -> str:
     """Return the command that says what sending a cause back costs; '' if no command selects it."""
     if cause.kind == "foreign":
         return ""  # the headers of another program have no reason to select by
-    words = ["stream-app", "replay", "plan", "--from", which, "--disposition", cause.kind]
-    for option, value in (("reason", cause.reason), ("workspace", cause.workspace), ("destination", cause.destination)):
-        words += [f"--{option}", value] if value else []
-    return shlex.join(words)
+    wanted = filter_of(cause.kind, cause.reason, cause.workspace, cause.destination)
+    return f"stream-app replay plan {options_of(which, wanted)}"
 
 
-def cause_page(
-    site: Site,
-    moment: Moment,
-    which: Which,
-    cause: Cause,
-    after: Place | None,
-    *,
-    last_day: bool,
-    state: DeadLetterState | None = None,
-) -> PageData:
+def cause_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page, with all dead letters that are kept, only with those of the last day, or those of a state."""
+    kind, workspace, destination, reason, http_status = words(query, CAUSE_WORDS).values()
+    which, cause = _which(query), Cause(kind, workspace, destination, reason, http_status)
+    last_day = span_of(query) == "day"
+    state = cast(DeadLetterState | None, one_of(query, "state", get_args(DeadLetterState)) or None)
     queries, names = site.queries, site.settings.names
     topic = names.dlq if which == "dlq" else names.parked
     cause = queries.cause(topic, cause) or cause
@@ -163,7 +177,7 @@ def cause_page(
     if last_day:
         (hours,) = queries.dead_letter_hours(topic, [cause], since_s)
         many = sum(dead_letters for _, dead_letters in hours)
-    rows = queries.dead_letters_of(topic, cause, since_s * 1000, after, ROWS + 1, state)
+    rows = queries.dead_letters_of(topic, cause, since_s * 1000, after_of(query), ROWS + 1, state)
     return {
         "which": which,
         "cause": cause,
@@ -176,9 +190,3 @@ def cause_page(
         "command": price_command(cause, which),
         "plan": plan_query(site, cause, which),
     }
-
-
-def cause_of(words: dict[str, str]) -> Cause:
-    """Return the cause that an address names."""
-    kind, workspace, destination, reason, http_status = (words.get(name, "") for name in CAUSE_WORDS)
-    return Cause(kind, workspace, destination, reason, http_status)

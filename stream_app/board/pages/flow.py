@@ -1,15 +1,13 @@
 """The pages of what flows in: imports, what waits on Kafka, the books that add all up, the commands."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from stream_app.board.lookup import waiting_lead
 from stream_app.board.page import outcome_of
 from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.on_kafka import Search
-from stream_app.board.requests import MAX_FILE_BYTES
+from stream_app.board.requests import MAX_FILE_BYTES, Query, after_of, number, word, words
 from stream_app.board.site import Moment, PageData, Site, untaken
 from stream_app.client.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
@@ -31,23 +29,16 @@ _COLOURS: Final = {
 """CSS class of each column."""
 
 
-def imports_of(
-    site: Site, moment: Moment, workspace: str, import_id: str, after: tuple[int, int] | None
-) -> tuple[str, Callable[[], PageData]]:
-    """Return the template and what makes the page: of one import if both names are given, else of the list."""
-    if workspace and import_id:
-        return "import", partial(import_page, site, moment, workspace, import_id)
-    return "imports", partial(imports_page, site, moment, workspace, after)
-
-
-def imports_page(site: Site, moment: Moment, workspace: str, after: tuple[int, int] | None) -> PageData:
-    """Return the list, of one workspace or ('') of all. `after`: the last one of the page before."""
-    imports, more = site.queries.imports(workspace, "", after, ROWS)
+def imports_page(site: Site, moment: Moment, query: Query) -> PageData:
+    """Return the list, of one workspace or of all."""
+    workspace = word(query, "workspace")
+    imports, more = site.queries.imports(workspace, "", after_of(query), ROWS)
     return {"rows": [row_of(publication) for publication in imports], "workspace": workspace, "after": more}
 
 
-def import_page(site: Site, moment: Moment, workspace: str, import_id: str) -> PageData:
+def import_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page of one import."""
+    workspace, import_id = word(query, "workspace"), word(query, "id")
     imports, _ = site.queries.imports(workspace, import_id, None, 1)
     return {
         "workspace": workspace,
@@ -80,8 +71,9 @@ BACKLOG_ROWS: Final = 100
 _MOST_NAMES: Final = 10
 
 
-def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, after: int) -> PageData:
+def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page, of a topic ('': all) and a partition (None: all). `after`: how many rows come before it."""
+    topic, partition, after = word(query, "topic"), number(query, "partition"), number(query, "after") or 0
     if moment.kafka is None:
         return {"records": None, "rows": [], "topic": topic, "partition": partition, "after": 0, "back": 0}
     backlog = [
@@ -91,10 +83,10 @@ def backlog_page(site: Site, moment: Moment, topic: str, partition: int | None, 
     ]
     back = sum(left for (name, _), left in moment.kafka.waiting.items() if name == site.settings.names.retry)
     rows: list[PageData] = []
-    for (name, number), left in backlog[after : after + BACKLOG_ROWS]:
-        names = list(site.settings.plan.residents(number))
+    for (name, home), left in backlog[after : after + BACKLOG_ROWS]:
+        names = list(site.settings.plan.residents(home))
         some = {"workspaces": names[:_MOST_NAMES], "more": len(names) > _MOST_NAMES}
-        rows.append({"topic": name, "partition": number, "records": left, **some})
+        rows.append({"topic": name, "partition": home, "records": left, **some})
     more = after + BACKLOG_ROWS if len(backlog) > after + BACKLOG_ROWS else 0
     records = sum(left for _, left in backlog)
     return {"records": records, "rows": rows, "topic": topic, "partition": partition, "after": more, "back": back}
@@ -104,16 +96,16 @@ def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     """Return the result of a search, with what blocks each record."""
     views = site.views({record.workspace for record in search.matches})
     leads = [waiting_lead(search, record, views.get(record.workspace), moment.now_ms) for record in search.matches]
-    return {"leads": leads, "searched": search.searched, "left": search.left, "problem": search.problem}
+    return {"leads": leads, "search": search}
 
 
-def books_page(site: Site, moment: Moment, after: str) -> PageData:
+def books_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page. `after`: the last workspace of the page before."""
-    counts = site.queries.status_counts()
+    after = word(query, "after")
     sums: Counter[str] = Counter()
     not_leads: Counter[str] = Counter()
     rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for count in counts:
+    for count in site.queries.status_counts():
         if count.column:
             sums[count.column] += count.leads
             rows[count.workspace][count.column] += count.leads
@@ -139,12 +131,12 @@ def books_page(site: Site, moment: Moment, after: str) -> PageData:
     }
 
 
-def audit_page(site: Site, wanted: CommandFilter, command: str, after: str) -> PageData:
+def audit_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page: the commands that match, after one of them (time and id), or all answers to one command."""
-    queries = site.queries
-    if command:
+    queries, wanted = site.queries, CommandFilter(**words(query, CommandFilter.__struct_fields__))
+    if command := word(query, "id"):
         return {"orders": queries.answers(command), "id": command}
-    at_ms, _, last = after.partition(".")
+    at_ms, _, last = word(query, "after").partition(".")
     begins = (int(at_ms), last) if at_ms.isdecimal() and len(at_ms) < 16 else (1 << 62, "")
     commands = queries.commands(wanted, begins, ROWS + 1)
     answers = {name: queries.answers(name) for _, name in commands[:ROWS]}

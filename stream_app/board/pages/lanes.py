@@ -3,13 +3,14 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final, Literal
+from typing import Final
 
 from stream_app.board.charts import Band, Line, Stack, line, stack, times, trend
 from stream_app.board.formats import lanes_path, noun
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
 from stream_app.board.read_model.query import last_day_s
+from stream_app.board.requests import Query, Span, one_of, span_of, word
 from stream_app.board.site import (
     HOUR_S,
     OVERDUE,
@@ -31,8 +32,6 @@ from stream_app.board.site import (
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
 
-Span = Literal["hour", "day"]
-
 MOST_LANES: Final = 20
 _OUTCOMES: Final = {
     "enriched": ("enriched", "partial", "accepted", "confirmed"),
@@ -51,11 +50,11 @@ SERIES: Final = (
 _SERIES_OF: Final = {status: key for key, statuses in _OUTCOMES.items() for status in statuses}
 
 
-def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
-    """Return the page. `span`: what the chart covers; None: the day, or the hour if nothing is older."""
+def now_page(site: Site, moment: Moment, query: Query) -> PageData:
+    """Return the page. The chart covers the span of the query; without one the day, or the hour if nothing is older."""
     seen = overview(site, moment)
     queries, names = site.queries, site.settings.names
-    chart, span, ended = throughput(site, "", moment.now_ms, span)
+    chart, span, ended = throughput(site, "", moment.now_ms, span_of(query))
     dlq = queries.dead_letters(names.dlq)
     held = [lane for lane in seen.held if any(finding.holds for finding in lane.findings)]
     shown = {lane.workspace for lane in held}
@@ -68,11 +67,10 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
         "heading": heading,
         "tone": tone,
         "is_new": bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
-        "everywhere": seen.everywhere,
+        "seen": seen,
         "held": held[:MOST_LANES],
         "held_count": len(held),
         "lanes": lane_rows(site, moment, [*held, *moving][:MOST_LANES]),
-        "lane_count": len(seen.lanes),
         "chart": chart,
         "span": span,
         "ended_day": ended,
@@ -81,11 +79,8 @@ def now_page(site: Site, moment: Moment, span: Span | None) -> PageData:
         "saved": sum(day.saved for day in queries.days("")),
         # records of producers that no worker has taken
         "waiting": None if (waiting := untaken(site, moment)) is None else sum(waiting.values()),
-        "held_leads": seen.in_columns("held"),
-        "under_way": seen.in_columns("under_way"),
         "parked": seen.in_columns("parked"),
-        "open": dlq.open,
-        "coming_back": dlq.coming_back,
+        "dlq": dlq,
         "overdue": sum(count.leads for count in seen.counts if count.status in OVERDUE),
         "overdue_statuses": ",".join(OVERDUE),
         "top_cause": next((cause for cause in dlq.causes if cause.open), None),
@@ -149,16 +144,9 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
     reserved_share = min(100.0 - spent_share, reserved / cap * 100) if cap else 0.0
     tone: Tone = "warn" if spent_share + reserved_share >= 80 else "ok"
     without_limit = sum(meter.booked for meter in meters if meter.cap is None)
-    total = Bar(
-        name="credits_day",
-        label="credits today",
-        used=booked if capped else without_limit,
-        reserved=reserved,
-        cap=cap or None,
-        spent_share=round(spent_share, 2),
-        reserved_share=round(reserved_share, 2),
-        tone=tone,
-    )
+    used = booked if capped else without_limit
+    spent_share, reserved_share = round(spent_share, 2), round(reserved_share, 2)
+    total = Bar("credits_day", "credits today", used, reserved, cap or None, spent_share, reserved_share, tone)
     return total, without_limit if capped else 0
 
 
@@ -167,8 +155,9 @@ STATES: Final = ("held", "running", "idle", "unreadable")
 """The filters."""
 
 
-def lanes_page(site: Site, moment: Moment, state: str, begins: str, after: str) -> PageData:
+def lanes_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page: lanes in a state (one of `STATES`, or '' for all) whose names begin with `begins`."""
+    state, begins, after = one_of(query, "state", STATES), word(query, "begins"), word(query, "after")
     named = [lane for lane in overview(site, moment).lanes if lane.workspace.lower().startswith(begins.lower())]
     counts = dict.fromkeys(STATES, 0)
     for lane in named:
@@ -197,27 +186,26 @@ _HOURS: Final = 24
 _BREAKER: Final[dict[str, Tone]] = {"breaker_open": "bad", "breaker_half_open": "warn", "breaker_closed": "ok"}
 
 
-def lane_page(site: Site, moment: Moment, workspace: str, span: Span | None) -> PageData | None:
+def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     """Return the page; None if there is no such workspace."""
+    workspace = word(query, "workspace")
     lane = one_lane(site, moment, workspace)
     if lane is None:
         return None
     queries, now_ms, now_s = site.queries, moment.now_ms, moment.now_ms // 1000
     policy = site.settings.workspaces.get(workspace)
-    chart, span, _ = throughput(site, workspace, now_ms, span)
+    chart, span, _ = throughput(site, workspace, now_ms, span_of(query))
     minutes = queries.credits([workspace], MINUTE_S, now_s - HOUR_S)[workspace]
     quarters = queries.credits([workspace], QUARTER_S, now_s - 26 * HOUR_S)[workspace]
     days = queries.credits([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
-    bars: list[Bar] = []
-    burns: list[tuple[Bar, Line]] = []
-    if (view := lane.view) is not None:
-        bars = bars_of(view, forecasts_of(view, minutes, now_ms), now_ms)
-        slots_of = {"credits_day": (quarters, QUARTER_S), "credits_month": (days, DAY_S)}
-        burns = [
-            (bar, _burn(*slots_of[bar.name], view.meters[bar.name], bar, now_ms))
-            for bar in bars
-            if bar.name in slots_of and now_ms < view.meters[bar.name].ends_ms
-        ]
+    meters = lane.view.meters if lane.view else {}
+    bars = bars_of(lane.view, forecasts_of(lane.view, minutes, now_ms), now_ms) if lane.view else []
+    slots_of = {"credits_day": (quarters, QUARTER_S), "credits_month": (days, DAY_S)}
+    burns = [
+        (bar, _burn(*slots_of[bar.name], meters[bar.name], bar, now_ms))
+        for bar in bars
+        if bar.name in slots_of and now_ms < meters[bar.name].ends_ms
+    ]
     changes = queries.lane_changes(workspace)
     marks = queries.marks(workspace)
     hours_n = _hours_known([*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in changes)], now_s)

@@ -8,9 +8,10 @@ import msgspec
 from stream_app.board.charts import Band
 from stream_app.board.formats import day_of, duration, lead_path, leads_path
 from stream_app.board.read_model.board_query import RecordRow
-from stream_app.board.read_model.query import FoundResultAt, Place
+from stream_app.board.read_model.query import Place
+from stream_app.board.requests import Query, after_of, lead_id_of, words
 from stream_app.board.site import Moment, PageData, Site
-from stream_app.client.answers import RecordHistory, StatusCount, steps
+from stream_app.client.answers import FoundResult, RecordHistory, StatusCount, steps
 from stream_app.client.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.waits import NAMES, Kind, Wait, sums
@@ -20,13 +21,11 @@ _FILTERED: Final = (*(name for name in COLUMNS if name != "waiting"), "unknown")
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """What the URL selects. `status` or `column` may be set, not both; `person` is the hash of a person.
+    """What the query selects. `status` or `column` may be set, not both; `person` is the hash of a person.
 
-    `status` may be several, with commas between them.
-
-    `import_id` selects an import of the workspace. `unnamed` selects those that name no workspace, if it is not ''.
-    `lead_id` selects the records of a lead. `resent` selects what was sent again although it may have reached Clay: on
-    a day such as 2026-09-21, or `all`.
+    `status` may be several, with commas between them. `import_id` selects an import of the workspace. `unnamed` selects
+    those that name no workspace, if it is not ''. `lead_id` selects the records of a lead. `resent` selects what was
+    sent again although it may have reached Clay: on a day such as 2026-09-21, or `all`.
     """
 
     workspace: str = ""
@@ -44,8 +43,9 @@ class Filter(msgspec.Struct, frozen=True):
         return "" if self.unnamed else self.workspace or None
 
 
-def leads_page(site: Site, moment: Moment, chosen: Filter, after: Place | None) -> PageData:
-    """Return the page. `after`: the last record of the page before."""
+def leads_page(site: Site, moment: Moment, query: Query) -> PageData:
+    """Return the page that the query selects."""
+    chosen, after = Filter(**words(query, Filter.__struct_fields__)), after_of(query)
     if chosen.person:
         rows = site.queries.records_of_person(chosen.person)
         return {"rows": rows, "filter": chosen, "matches": len(rows), "after": None}
@@ -128,26 +128,20 @@ _TONES: Final[dict[Kind, str]] = {
 }
 
 
-def lead_page(site: Site, moment: Moment, lead_id: str) -> PageData:
-    """Return the page without personal data."""
-    return lead_and_places(site, moment, lead_id)[0]
-
-
-def lead_and_places(site: Site, moment: Moment, lead_id: str) -> tuple[PageData, list[FoundResultAt]]:
-    """Return the page without personal data, and where the results are on Kafka."""
+def lead_page(site: Site, moment: Moment, query: Query, shown: list[FoundResult] | None = None) -> PageData:
+    """Return the page. `shown`: the results with their personal data; None: it is not on the page."""
+    lead_id = lead_id_of(query)
     lead = site.queries.lead(lead_id)
-    places = site.queries.results(lead_id) if lead is not None else []
-    page: PageData = {
+    return {
         "lead_id": lead_id,
         "lead": lead,
         "histories": [_timeline(history, moment.now_ms) for history in lead.histories] if lead else [],
         # the other leads of its person; None if there are none, and if the person was erased
         "same_person": _same_person(site, lead_id) if lead else None,
-        "results": [place.result for place in places],
-        "shown": False,  # the personal data is on the page
+        "results": [place.result for place in site.queries.results(lead_id)] if shown is None else shown,
+        "shown": shown is not None,
         "trace_url": site.settings.board.trace_url or "",
     }
-    return page, places
 
 
 def _same_person(site: Site, lead_id: str) -> PageData | None:

@@ -7,6 +7,7 @@ from typing import Final
 from stream_app.board.charts import stack
 from stream_app.board.formats import day_of
 from stream_app.board.read_model.history import DAY_S, QUARTER_S
+from stream_app.board.requests import Query, word
 from stream_app.board.site import HOUR_S, Moment, PageData, Site
 from stream_app.client.answers import Day
 from stream_app.domain.model.text import for_spreadsheet
@@ -17,11 +18,12 @@ MOST_LANES: Final = 100
 COLUMNS: Final = ("credits", "saved", "enriched", "per_lead", "refused", "resent")
 
 
-def money_page(site: Site, moment: Moment, workspace: str, day: str) -> PageData | None:
+def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     """Return the page; None if the workspace is unknown.
 
     `workspace`: only of this one; '' for the sum of all. `day`: of which the lanes are listed; '' for all days.
     """
+    workspace, day = word(query, "workspace"), word(query, "day")
     queries, now_s = site.queries, moment.now_ms // 1000
     rows = [row for row in queries.days(workspace) if row.at_s > now_s - DAYS * DAY_S]
     if workspace and not rows and workspace not in site.settings.workspaces:

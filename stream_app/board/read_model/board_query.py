@@ -11,7 +11,7 @@ import msgspec
 
 from stream_app.board.read_model.history import DAY_S
 from stream_app.board.read_model.project import SAME_CAUSE, record_numbers
-from stream_app.board.read_model.query import Place, Queries
+from stream_app.board.read_model.query import Place, Queries, place_of
 from stream_app.client.answers import Cause, Day, StatusCount
 from stream_app.domain.books.records import STATES, DeadLetterState, column
 from stream_app.domain.dead_letter.orders import ReplayProgress
@@ -32,7 +32,6 @@ class RecordRow(msgspec.Struct, frozen=True):
     workspace: str
     destination: str
     status: str
-    at_ms: int
     origin: str
 
 
@@ -145,7 +144,7 @@ class BoardQueries(Queries):
             final: True: `accepted` only of destinations without callbacks; False: only of the others; None: of all.
             imported: Only of the import with this number; 0 for all. Its workspace is that of the import then.
         """
-        at_ms, record = _place(after)
+        at_ms, record = place_of(after)
         rows: list[Any] = []
         with self.snapshot():
             # Only the groups with the newest records can be on this page.
@@ -210,7 +209,7 @@ class BoardQueries(Queries):
         sql = f"{_SELECT} WHERE lead_id = ? AND (at_ms, id) < (?, ?) ORDER BY at_ms DESC, id DESC LIMIT ?"
         with self.snapshot():
             ((many,),) = self._all("SELECT count(*) FROM records WHERE lead_id = ?", lead_id)
-            return many, self._rows(self._all(sql, lead_id, *_place(after), limit))
+            return many, self._rows(self._all(sql, lead_id, *place_of(after), limit))
 
     def records_of_person(self, person: str) -> list[RecordRow]:
         """Return the newest record of each lead of a person, the newest first."""
@@ -232,7 +231,7 @@ class BoardQueries(Queries):
                  WHERE s.at_ms >= ? AND s.at_ms < ? AND (s.at_ms, s.record) < (?, ?)
                  ORDER BY s.at_ms DESC, s.record DESC LIMIT ?"""
         with self.snapshot():
-            return self._rows(self._all(sql, begin_ms, end_ms, *_place(after), limit))
+            return self._rows(self._all(sql, begin_ms, end_ms, *place_of(after), limit))
 
     def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
@@ -273,7 +272,7 @@ class BoardQueries(Queries):
                   WHERE d.cause = (SELECT id FROM causes WHERE {SAME_CAUSE}) {wanted}
                   AND d.at_ms >= ? AND (d.at_ms, d.id) < (?, ?) ORDER BY d.at_ms DESC, d.id DESC LIMIT ?"""
         with self._reading() as db:
-            rows = self._all(sql, *_words(topic, cause), since_ms, *_place(after), limit)
+            rows = self._all(sql, *_words(topic, cause), since_ms, *place_of(after), limit)
             name = record_numbers(db).record_id
         return [
             DeadLetterRow(
@@ -386,17 +385,12 @@ class BoardQueries(Queries):
         with self._reading() as db:
             numbers = record_numbers(db)
         return [
-            RecordRow(Place(when, number), lead_id, name, alias, status, when, numbers.record_id(number))
-            for when, number, lead_id, name, alias, status in rows
+            RecordRow(Place(at_ms, number), lead_id, name, alias, status, numbers.record_id(number))
+            for at_ms, number, lead_id, name, alias, status in rows
         ]
 
     def size_bytes(self) -> int:
-        ((size,),) = self._all("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
-        return int(size)
-
-
-def _place(after: Place | None) -> tuple[int, int]:
-    return (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
+        return int(self._all("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")[0][0])
 
 
 def _words(topic: str, cause: Cause) -> tuple[str, ...]:

@@ -13,17 +13,7 @@ import msgspec
 
 from stream_app.board.read_model.history import DAY_S, MOST_IMPORTS, QUARTER_S, events_of
 from stream_app.board.read_model.project import record_numbers
-from stream_app.client.answers import (
-    Account,
-    Cause,
-    Day,
-    DeadLetters,
-    FoundImport,
-    FoundLead,
-    FoundResult,
-    RecordHistory,
-    StatusCount,
-)
+from stream_app.client import answers
 from stream_app.domain.books.records import MOVING, STATES, column, numbered
 from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.lane.view import LaneView
@@ -55,12 +45,17 @@ class Place(msgspec.Struct, frozen=True):
     record: int
 
 
+def place_of(after: Place | None) -> tuple[int, int]:
+    """Return the time and the number that the rows of a page come before."""
+    return (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
+
+
 class FoundResultAt(msgspec.Struct, frozen=True):
     """A result and its position on `leads.enriched`."""
 
     partition: int
     offset: int
-    result: FoundResult
+    result: answers.FoundResult
 
 
 class _Held(threading.local):
@@ -95,7 +90,7 @@ class Queries:
             finally:
                 held.stack = held.db = None
 
-    def lead(self, lead_id: str) -> FoundLead | None:
+    def lead(self, lead_id: str) -> answers.FoundLead | None:
         """Return a lead and its histories, without its results."""
         with self._reading() as db:
             rows = db.execute(
@@ -119,8 +114,10 @@ class Queries:
                     elif (view := self.lane(workspace)) is not None:
                         waited[-1] = held_now(waited[-1], alias, view)
                 origin = numbers.record_id(number)
-                histories.append(RecordHistory(origin, workspace, alias, status, name, at_ms, trace_id, steps, waited))
-            return FoundLead(lead_id, histories, count, [])
+                histories.append(
+                    answers.RecordHistory(origin, workspace, alias, status, name, at_ms, trace_id, steps, waited)
+                )
+            return answers.FoundLead(lead_id, histories, count, [])
 
     def lane(self, workspace: str) -> LaneView | None:
         """Return one lane; None if it never published anything that this version can read."""
@@ -154,10 +151,10 @@ class Queries:
 
     def results(self, lead_id: str) -> list[FoundResultAt]:
         """Return the last result of a lead for each destination, without its data."""
-        sql = """SELECT partition, offset, workspace, destination, source, version, at_ms FROM results
+        sql = """SELECT partition, offset, workspace, destination, source, version, at_ms, NULL, NULL, '' FROM results
                  WHERE lead_id = ? ORDER BY workspace, destination LIMIT ?"""
         return [
-            FoundResultAt(partition, offset, FoundResult(*about, None, None, ""))
+            FoundResultAt(partition, offset, answers.FoundResult(*about))
             for partition, offset, *about in self._all(sql, lead_id, _MOST_LEADS)
         ]
 
@@ -171,10 +168,10 @@ class Queries:
                 unreadable.append(workspace)
         return lanes, unreadable
 
-    def account(self, now_ms: int, dlq: str, parked: str) -> Account:
+    def account(self, now_ms: int, dlq: str, parked: str) -> answers.Account:
         """Return everything that is counted. `dlq`, `parked`: the names of these topics."""
         with self.snapshot():
-            return Account(
+            return answers.Account(
                 self.status_counts(),
                 self.ended(now_ms),
                 self.dead_letters(dlq),
@@ -183,12 +180,12 @@ class Queries:
                 self.days(),
             )
 
-    def status_counts(self) -> list[StatusCount]:
+    def status_counts(self) -> list[answers.StatusCount]:
         """Return the number of leads by workspace, destination and status."""
         sql = """SELECT workspace, destination, status, leads FROM status_counts WHERE leads > 0
                  ORDER BY workspace, destination, status"""
         return [
-            StatusCount(workspace, alias, status, self._column(status, alias), leads)
+            answers.StatusCount(workspace, alias, status, self._column(status, alias), leads)
             for workspace, alias, status, leads in self._all(sql)
         ]
 
@@ -213,8 +210,7 @@ class Queries:
 
     def records_in(self) -> int:
         """Return the number of records of leads, copies included."""
-        ((records,),) = self._all("SELECT coalesce(sum(leads), 0) FROM records_in")
-        return int(records)
+        return int(self._all("SELECT coalesce(sum(leads), 0) FROM records_in")[0][0])
 
     def ended(self, now_ms: int) -> dict[str, dict[str, int]]:
         """Return the leads that came to rest in the last day, by workspace ('': of all) and status."""
@@ -225,7 +221,7 @@ class Queries:
             counts[workspace][status] = leads
         return dict(counts)
 
-    def days(self, workspace: str | None = None) -> list[Day]:
+    def days(self, workspace: str | None = None) -> list[answers.Day]:
         """Return the money of each day that is kept, by workspace and destination, newest first.
 
         `workspace`: only of this one, '' for the sum of all; None for each of them, and the sum.
@@ -234,7 +230,7 @@ class Queries:
 
     def _money(
         self, groups: str, order: str, workspace: str | None, since_s: int = 0, until_s: int = 1 << 62
-    ) -> list[Day]:
+    ) -> list[answers.Day]:
         """Return the money of the days that begin in this time, summed up by these columns."""
         where, values = "step_s = ? AND slot >= ? AND slot < ?", list[object]([DAY_S, since_s, until_s])
         if workspace is not None:
@@ -246,16 +242,16 @@ class Queries:
                         UNION ALL SELECT workspace, destination, slot, 0, 0, 0, 0, leads
                         FROM ended WHERE {where} AND status IN ({", ".join("?" * len(ENRICHED))}))
                   GROUP BY {groups} ORDER BY {order}"""
-        return [Day(*row) for row in self._all(sql, *values, *values, *ENRICHED)]
+        return [answers.Day(*row) for row in self._all(sql, *values, *values, *ENRICHED)]
 
     def imports(
-        self, workspace: str, import_id: str, after: tuple[int, int] | None, limit: int
-    ) -> tuple[list[FoundImport], tuple[int, int] | None]:
+        self, workspace: str, import_id: str, after: Place | None, limit: int
+    ) -> tuple[list[answers.FoundImport], Place | None]:
         """Return the imports, newest first, and the place of the last one if there are more.
 
         `workspace` and `import_id`: only those; '' for all. `after`: the place of the last one of the page before.
         """
-        where, values = ["(first_ms, id) < (?, ?)"], list[object](after or (1 << 62, 0))
+        where, values = ["(first_ms, id) < (?, ?)"], list[object](place_of(after))
         for name, value in (("workspace", workspace), ("name", import_id)):
             if value:
                 where, values = [*where, f"{name} = ?"], [*values, value]
@@ -265,7 +261,7 @@ class Queries:
                     FROM imports WHERE {" AND ".join(where)} ORDER BY first_ms DESC, id DESC LIMIT ?""",
                 (*values, limit + 1),
             ).fetchall()
-            imports: list[FoundImport] = []
+            imports: list[answers.FoundImport] = []
             counts = "SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads > 0"
             for number, arrived, *facts, published, credits_ in rows[:limit]:
                 columns: Counter[str] = Counter()
@@ -273,15 +269,14 @@ class Queries:
                     columns[self._column(status, destination)] += leads
                 if (waiting := (published or 0) - arrived) > 0:
                     columns["waiting"] = waiting
-                imports.append(FoundImport(*(*facts, published, dict(columns), credits_)))
-            last = rows[limit - 1] if len(rows) > limit else None
-            return imports, None if last is None else (last[4], last[0])
+                imports.append(answers.FoundImport(*(*facts, published, dict(columns), credits_)))
+            return imports, Place(rows[limit - 1][4], rows[limit - 1][0]) if len(rows) > limit else None
 
-    def dead_letters(self, topic: str, workspace: str | None = None) -> DeadLetters:
+    def dead_letters(self, topic: str, workspace: str | None = None) -> answers.DeadLetters:
         """Return the dead letters of a topic by cause: of one workspace, or of all for None."""
         return self.causes_after(topic, workspace, 0, MOST_CAUSES)[0]
 
-    def causes_after(self, topic: str, workspace: str | None, rank: int, limit: int) -> tuple[DeadLetters, int]:
+    def causes_after(self, topic: str, workspace: str | None, rank: int, limit: int) -> tuple[answers.DeadLetters, int]:
         """Return the dead letters of a topic with its causes after the first `rank`, and how many causes there are.
 
         All causes of the topic are sorted anyhow, so a page deep inside costs what the first one costs.
@@ -297,8 +292,8 @@ class Queries:
                     LIMIT ? OFFSET ?""",
                 (*values, limit, rank),
             )
-            causes = [Cause(*row[:7], **dict(zip(STATES, row[7:], strict=True))) for row in rows]
-            return DeadLetters(causes, **dict(zip(STATES, sums, strict=True))), many
+            causes = [answers.Cause(*row[:7], **dict(zip(STATES, row[7:], strict=True))) for row in rows]
+            return answers.DeadLetters(causes, **dict(zip(STATES, sums, strict=True))), many
 
     def _all(self, sql: str, *values: object) -> list[Any]:
         """Return the rows of one statement."""
