@@ -133,12 +133,7 @@ class BoardAccess:
     """
 
     def __init__(
-        self,
-        token: str | None,
-        now_s: Callable[[], int],
-        operator_token: str | None = None,
-        proxy: Proxy | None = None,
-        url: str = "",
+        self, token: str | None, now_s: Callable[[], int], operator_token: str | None, proxy: Proxy | None, url: str
     ) -> None:
         tokens: dict[Role, str | None] = {"viewer": token, "operator": operator_token}
         self._tokens: dict[Role, bytes] = {role: value.encode() for role, value in tokens.items() if value is not None}
@@ -151,16 +146,10 @@ class BoardAccess:
         self._proxy = proxy
         self._attempts = asyncio.Semaphore(_ATTEMPTS)
         self._waiting = 0
-
-    @property
-    def asks_name(self) -> bool:
-        """True if people enter their name at the login."""
-        return self._proxy is None
-
-    @property
-    def roles(self) -> list[Role]:
+        self.asks_name = proxy is None
+        """People enter their name at the login."""
+        self.roles = list(self._tokens)
         """The roles that have a token."""
-        return list(self._tokens)
 
     def check(self, request: Request, role: Role = "viewer") -> Visitor:
         """Return who makes the request.
@@ -254,15 +243,8 @@ class BoardAccess:
 
     def set_cookie(self, response: Response, value: str) -> None:
         """Set or (with an empty value) delete the session's cookie. It needs HTTPS where the board has it."""
-        response.set_cookie(
-            COOKIE,
-            value,
-            max_age=SESSION_S if value else 0,
-            path=PATH,
-            secure=self._url.scheme == "https",
-            httponly=True,
-            samesite="strict",
-        )
+        age_s, secure = SESSION_S if value else 0, self._url.scheme == "https"
+        response.set_cookie(COOKIE, value, age_s, path=PATH, secure=secure, httponly=True, samesite="strict")
 
     def _check_origin(self, request: Request) -> None:
         """Raise Refused if another site's page made the request. Browsers say so in headers that pages cannot set."""

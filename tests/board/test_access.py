@@ -124,7 +124,7 @@ async def test_a_session_ends_with_its_time_and_with_the_token(with_token: Clien
 
 
 def _accepts(token: str, now_s: int, cookies: dict[str, str]) -> bool:
-    access = BoardAccess(token, lambda: now_s)
+    access = BoardAccess(token, lambda: now_s, None, None, "")
     headers = [(b"cookie", f"{COOKIE}={cookies[COOKIE]}".encode()), (b"host", b"127.0.0.1")]
     try:
         return access.check(Request({"type": "http", "method": "GET", "headers": headers})) == Visitor("jane", "viewer")
