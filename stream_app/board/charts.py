@@ -71,17 +71,16 @@ class Line(msgspec.Struct, frozen=True):
     rows: list[tuple[int, int]]
 
 
+Series = Sequence[tuple[str, str]]
+"""Key and label, from the bottom."""
+
+
 def stack(
-    series: Sequence[tuple[str, str]],
-    values: Mapping[int, Mapping[str, int]],
-    begin_s: int,
-    step_s: int,
-    slots: int,
-    labels: int,
+    series: Series, values: Mapping[int, Mapping[str, int]], begin_s: int, step_s: int, slots: int, labels: int
 ) -> Stack:
     """Return a stacked chart of the slots from `begin_s` on.
 
-    `series` has key and label, from the bottom. `values`: slot (epoch s) -> key -> value. `labels` is for the x axis.
+    `values`: slot (epoch s) -> key -> value. `labels` is for the x axis.
     """
     table = [[values.get(begin_s + n * step_s, {}).get(key, 0) for key, _ in series] for n in range(slots)]
     top = nice(max(map(sum, table)))

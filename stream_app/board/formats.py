@@ -5,6 +5,7 @@ page or section lists itself. An `amount` cannot be listed: credits, rates, time
 """
 
 import gzip
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -107,10 +108,8 @@ def words(name: str) -> str:
 
 def tone(status: str) -> str:
     """Return the tone of a status, a CSS class: ok, bad, warn or idle."""
-    for tone_name, statuses in (("bad", _BAD), ("warn", _WAITS), ("ok", _GOOD)):
-        if status in statuses:
-            return tone_name
-    return "idle"
+    tones = (("bad", _BAD), ("warn", _WAITS), ("ok", _GOOD))
+    return next((name for name, statuses in tones if status in statuses), "idle")
 
 
 CAUSE_WORDS: Final = ("kind", "workspace", "destination", "reason", "http_status")
@@ -173,6 +172,11 @@ leads_path: Final = partial(_path, "/leads")
 imports_path: Final = partial(_path, "/imports")
 """Returns the path of the list of imports or, with workspace and id, of one of them."""
 
+FILTERS: Final[dict[str, Callable[..., str]]] = {
+    **{made.__name__: made for made in (amount, duration, iso, words, tone)},
+    "day": day_of,
+    "shell": shlex.quote,
+}
 FOR_TEMPLATES: Final[dict[str, Callable[..., str]]] = {
     **{made.__name__: made for made in (count, total, noun)},
     **{made.__name__: made for made in (lane_path, lead_path, waiting_path, dead_path, cause_path, replay_path)},
@@ -182,7 +186,6 @@ FOR_TEMPLATES: Final[dict[str, Callable[..., str]]] = {
     "money_path": partial(_path, "/money"),  # workspace, day
     "audit_path": partial(_path, "/audit"),  # workspace, who, kind, day, id, after
 }
-
 
 _TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 _NAMES: Final = (

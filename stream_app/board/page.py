@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shlex
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,9 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from stream_app.board import formats
 from stream_app.board.access import PATH, STRANGER, BoardAccess, Refused, Visitor
-from stream_app.board.formats import FOR_TEMPLATES, Assets, behind_path, clock
+from stream_app.board.formats import FILTERS, FOR_TEMPLATES, Assets, behind_path, clock
 from stream_app.board.read_model.board_query import Order
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import address_of, own_path
@@ -44,22 +42,11 @@ class Renderer:
     """Renders templates."""
 
     def __init__(self, assets: Assets) -> None:
+        loader = PackageLoader("stream_app.board")
         self._templates = Environment(
-            loader=PackageLoader("stream_app.board"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        self._templates.filters |= {
-            "amount": formats.amount,
-            "duration": formats.duration,
-            "iso": formats.iso,
-            "day": formats.day_of,
-            "words": formats.words,
-            "tone": formats.tone,
-            "shell": shlex.quote,
-        }
+        self._templates.filters |= FILTERS
         self._templates.globals |= {"asset": assets.url, "version": __version__, **FOR_TEMPLATES}
 
     def render(self, template: str, context: Mapping[str, Any]) -> str:
@@ -129,7 +116,6 @@ _FOR_ALL: Final = ("operator", "url", "now_ms", "lag", "kafka_known", "is_asking
 """What the content sees of its frame."""
 Make = Callable[[], PageData | msgspec.Struct | None]
 """Returns what a template shows; None if the workspace is unknown."""
-
 
 NAV: Final = (
     ("now", "Now", PATH),

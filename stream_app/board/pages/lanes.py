@@ -58,9 +58,8 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
     dlq = queries.dead_letters(names.dlq)
     held = [lane for lane in seen.held if any(finding.holds for finding in lane.findings)]
     shown = {lane.workspace for lane in held}
-    moving = sorted(
-        (lane for lane in seen.lanes if lane.workspace not in shown), key=lambda lane: (-lane.waiting, lane.workspace)
-    )
+    others = [lane for lane in seen.lanes if lane.workspace not in shown]
+    moving = sorted(others, key=lambda lane: (-lane.waiting, lane.workspace))
     heading, tone = _heading(seen, is_asking=moment.is_asking)
     credits_, without_limit = _credits(seen, moment.now_ms)
     return {

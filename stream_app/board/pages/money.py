@@ -36,6 +36,7 @@ def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     first_s = days[-1].at_s if days else today_s
     spent = {entry.at_s: {"enriched": entry.credits} for entry in days}
     slots = (today_s - first_s) // DAY_S + 1
+    chart = stack([("enriched", "credits")], spent, first_s, DAY_S, slots, min(8, slots + 1)) if slots > 1 else None
     return {
         "workspace": workspace,
         "day": day if chosen is not None else "",
@@ -43,9 +44,7 @@ def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "all": _sum(days, first_s),
         "today": next((entry for entry in days if entry.at_s == today_s), _sum([], today_s)),
         "lanes": queries.lanes_money(workspace or None, since_s, until_s)[:MOST_LANES],
-        "chart": stack([("enriched", "credits")], spent, first_s, DAY_S, slots, min(8, slots + 1))
-        if slots > 1
-        else None,
+        "chart": chart,
         "hour_ms": hour_s * 1000,
         "this_hour": sum(slot.credits for slot in hours if slot.at_s >= hour_s),
         "yesterday": sum(slot.credits for slot in hours if slot.at_s < hour_s - DAY_S + HOUR_S),
