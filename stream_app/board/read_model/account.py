@@ -319,15 +319,10 @@ class Account:
                 rivals = (kept for kept in champions[last.lead_id] if is_same_lead(last, kept))
                 follower = max(rivals, key=lambda kept: (kept.rank, kept.took), default=follower)
             stands = origin if origin is not None and origin.seq > letter.seq else follower
-            state = STATES.index(
-                state_of(
-                    letter.seq,
-                    letter.returns,
-                    None if origin is None else (origin.status, origin.seq),
-                    None if follower is None else follower.status,
-                    final=stands is not None and stands.destination in self._final,
-                )
-            )
+            last_of_origin = None if origin is None else (origin.status, origin.seq)
+            followed = None if follower is None else follower.status
+            is_final = stands is not None and stands.destination in self._final
+            state = STATES.index(state_of(letter.seq, letter.returns, last_of_origin, followed, final=is_final))
             if state != letter.state:
                 states.subtract([(letter.cause, letter.state)])
                 states.update([(letter.cause, state)])
@@ -352,10 +347,8 @@ class Account:
         old = self._db.execute("SELECT id FROM causes WHERE topic = ? AND first_ms < ?", (topic, before_ms)).fetchall()
         for (cause,) in old:
             states: Counter[tuple[int, int]] = Counter()
-            gone = self._db.execute(
-                "DELETE FROM letters WHERE cause = ? AND at_ms < ? RETURNING state", (cause, before_ms)
-            ).fetchall()
-            states.subtract((cause, state) for (state,) in gone)
+            sql = "DELETE FROM letters WHERE cause = ? AND at_ms < ? RETURNING cause, state"
+            states.subtract(self._db.execute(sql, (cause, before_ms)).fetchall())
             self._add_states(states)
             self._db.execute("UPDATE causes SET first_ms = ? WHERE id = ?", (before_ms, cause))
             self._db.execute(f"DELETE FROM causes WHERE id = ? AND {' + '.join(STATES)} <= 0", (cause,))

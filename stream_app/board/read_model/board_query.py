@@ -248,13 +248,7 @@ class BoardQueries(Queries):
         return msgspec.structs.replace(cause, **dict(zip(names, rows[0], strict=True))) if rows else None
 
     def dead_letters_of(
-        self,
-        topic: str,
-        cause: Cause,
-        since_ms: int,
-        after: Place | None,
-        limit: int,
-        state: DeadLetterState | None = None,
+        self, topic: str, cause: Cause, since_ms: int, after: Place | None, limit: int, state: DeadLetterState | None
     ) -> list[DeadLetterRow]:
         """Return the dead letters of a cause that were appended at `since_ms` or later, after a place, newest first.
 
@@ -275,10 +269,8 @@ class BoardQueries(Queries):
             rows = self._all(sql, *_words(topic, cause), since_ms, *place_of(after), limit)
             name = record_numbers(db).record_id
         return [
-            DeadLetterRow(
-                Place(at, number), name(number), name(origin) if origin else "", lead_id, status, STATES[state]
-            )
-            for at, number, origin, state, lead_id, status in rows
+            DeadLetterRow(Place(at, number), name(number), name(origin) if origin else "", lead, status, STATES[state])
+            for at, number, origin, state, lead, status in rows
         ]
 
     def has_lane(self, workspace: str) -> bool:
@@ -333,11 +325,9 @@ class BoardQueries(Queries):
         sql = """SELECT id, destination, status, c.leads FROM imports LEFT JOIN import_counts AS c ON import = id
                  WHERE name = ? AND workspace = ? ORDER BY destination, status"""
         rows = self._all(sql, import_id, workspace)
-        return rows[0][0] if rows else 0, [
-            StatusCount(workspace, alias, status, self._column(status, alias), leads)
-            for _, alias, status, leads in rows
-            if leads and leads > 0
-        ]
+        counted = [(alias, status, leads) for _, alias, status, leads in rows if leads and leads > 0]
+        counts = [StatusCount(workspace, alias, status, self._column(status, alias), n) for alias, status, n in counted]
+        return rows[0][0] if rows else 0, counts
 
     def commands(self, wanted: CommandFilter, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
         """Return time and id of the last answers to commands, newest first: one for each command, after one of them."""

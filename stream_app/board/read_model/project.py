@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from operator import attrgetter
 from typing import Final
@@ -48,16 +48,19 @@ _audited: Final = attrgetter(
 )
 
 
+Columns = Callable[[KafkaRecord], tuple[object, ...]]
+"""Returns columns of a record's row. Raises ValueError if the record is unreadable."""
+
+
 class Projector:
     """Writes to `db` in the caller's open transaction.
 
     Attributes:
+        writers: What writes the records of each topic, in the order of each partition.
         catches_up: Kafka has not been read to its end yet, so that the rows of people wait in `people_unsorted`.
     """
 
-    def __init__(
-        self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str], final: frozenset[str]
-    ) -> None:
+    def __init__(self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str], final: Set[str]) -> None:
         self._db = db
         self._workspaces = workspaces
         self._keys = WorkspaceKeys(workspaces)
@@ -65,7 +68,7 @@ class Projector:
         self.history = History(db)
         self.imports = Imports(db)
         self.account = Account(db, self.imports, final)
-        self._writers: dict[str, Callable[[Iterable[KafkaRecord]], None]] = {
+        self.writers: dict[str, Callable[[Iterable[KafkaRecord]], None]] = {
             names.status: self._write_events,
             names.enriched: self._write_results,
             names.lanes: self._write_lanes,
@@ -85,10 +88,6 @@ class Projector:
         self.account.load()
         causes = "SELECT topic, kind, workspace, reason, http_status, destination FROM causes"
         self._causes: set[tuple[str, ...]] = set(self._db.execute(causes))
-
-    def write(self, topic: str, records: Iterable[KafkaRecord]) -> None:
-        """Write records of one topic, in the order of each partition."""
-        self._writers[topic](records)
 
     def _write_events(self, records: Iterable[KafkaRecord]) -> None:
         by_origin: defaultdict[str, list[tuple[Event, KafkaRecord]]] = defaultdict(list)
@@ -178,17 +177,11 @@ class Projector:
         self._keep_last("people", names, people, leads, begin=len(_PEOPLE))
 
     def _keep_last(
-        self,
-        table: str,
-        names: tuple[str, ...],
-        records: Iterable[KafkaRecord],
-        rest: Callable[[KafkaRecord], tuple[object, ...]],
-        begin: int = 0,
+        self, table: str, names: tuple[str, ...], records: Iterable[KafkaRecord], rest: Columns, begin: int = 0
     ) -> None:
         """Write a table like a compacted topic: the last value of a key, whose parts are the columns `names`.
 
-        `rest` returns the other columns, and raises ValueError for an unreadable record. `begin`: the index of the
-        key's first part in the record's key.
+        `rest` returns the other columns. `begin`: the index of the key's first part in the record's key.
         """
         last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
         for record in records:

@@ -92,19 +92,15 @@ class Queries:
 
     def lead(self, lead_id: str) -> answers.FoundLead | None:
         """Return a lead and its histories, without its results."""
+        sql = """SELECT id, workspace, destination, status, at_ms, trace_id, count(*) OVER () FROM records
+                 WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT ?"""
         with self._reading() as db:
-            rows = db.execute(
-                """SELECT id, workspace, destination, status, at_ms, trace_id FROM records WHERE lead_id = ?
-                   ORDER BY at_ms DESC, id DESC LIMIT ?""",
-                (lead_id, MOST_HISTORIES),
-            ).fetchall()
-            count = db.execute("SELECT count(*) FROM records WHERE lead_id = ?", (lead_id,)).fetchone()[0]
-            known = db.execute("SELECT 1 FROM results WHERE lead_id = ? LIMIT 1", (lead_id,)).fetchone()
-            if not rows and not known:
+            rows = self._all(sql, lead_id, MOST_HISTORIES)
+            if not rows and not self.results(lead_id):
                 return None
             numbers, pause = record_numbers(db), self.pause()
             histories = []
-            for number, workspace, alias, status, at_ms, trace_id in rows:
+            for number, workspace, alias, status, at_ms, trace_id, _ in rows:
                 steps, name = events_of(db, number), self._column(status, alias)
                 moves, queued_ms = name in MOVING or name == "parked", steps[0].queued_ms if steps else 0
                 waited = waits(steps, moves=moves, queued_ms=queued_ms)
@@ -117,7 +113,7 @@ class Queries:
                 histories.append(
                     answers.RecordHistory(origin, workspace, alias, status, name, at_ms, trace_id, steps, waited)
                 )
-            return answers.FoundLead(lead_id, histories, count, [])
+            return answers.FoundLead(lead_id, histories, rows[0][-1] if rows else 0, [])
 
     def lane(self, workspace: str) -> LaneView | None:
         """Return one lane; None if it never published anything that this version can read."""
@@ -171,14 +167,10 @@ class Queries:
     def account(self, now_ms: int, dlq: str, parked: str) -> answers.Account:
         """Return everything that is counted. `dlq`, `parked`: the names of these topics."""
         with self.snapshot():
-            return answers.Account(
-                self.status_counts(),
-                self.ended(now_ms),
-                self.dead_letters(dlq),
-                self.dead_letters(parked),
-                self.imports("", "", None, MOST_IMPORTS)[0],
-                self.days(),
-            )
+            open_ones, parked_ones = self.dead_letters(dlq), self.dead_letters(parked)
+            imports, _ = self.imports("", "", None, MOST_IMPORTS)
+            counts, ended = self.status_counts(), self.ended(now_ms)
+            return answers.Account(counts, ended, open_ones, parked_ones, imports, self.days())
 
     def status_counts(self) -> list[answers.StatusCount]:
         """Return the number of leads by workspace, destination and status."""
@@ -309,9 +301,8 @@ class Queries:
         with self.snapshot() as stack:
             if self._held.db is None:
                 where = f"file:{quote(str(self._path))}?mode=ro"
-                db = stack.enter_context(
-                    closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S))
-                )
+                db = sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S)
+                stack.enter_context(closing(db))
                 db.execute("BEGIN")
                 self._held.db = db
             yield self._held.db

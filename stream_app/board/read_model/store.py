@@ -144,7 +144,6 @@ TABLES: Final = (
 )
 """The statements, in order."""
 
-
 _LOOKED_AT: Final = 5_000  # records per sweep: a million take 200 sweeps
 _CACHE_KIB: Final = 65_536
 _SORTED_KIB: Final = 16_384  # SQLite takes as much again for a sort
@@ -252,7 +251,7 @@ class ReadModel:
         try:
             with self._transaction() as db:
                 for topic, records in batch.items():
-                    self._projector.write(topic, records)
+                    self._projector.writers[topic](records)
                 db.executemany(
                     "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?)",
                     [(*log, at.next, at.last, at.mark) for log, at in positions.items()],
@@ -289,9 +288,8 @@ class ReadModel:
         kept, names = self._sources.kept, self._sources.names
         oldest_ms = now_ms - kept.status_days * DAY_MS
         with self._transaction() as db:
-            rows = db.execute(
-                "SELECT id, at_ms FROM records WHERE id > ? ORDER BY id LIMIT ?", (self._swept, _LOOKED_AT)
-            ).fetchall()
+            sql = "SELECT id, at_ms FROM records WHERE id > ? ORDER BY id LIMIT ?"
+            rows = db.execute(sql, (self._swept, _LOOKED_AT)).fetchall()
             self._projector.account.forget([number for number, at_ms in rows if at_ms < oldest_ms], oldest_ms)
             self._swept = rows[-1][0] if len(rows) == _LOOKED_AT else -1
             for topic, days in ((names.dlq, kept.dlq_days), (names.parked, kept.parked_days)):

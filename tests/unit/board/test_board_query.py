@@ -145,7 +145,7 @@ def dead_letter_at(number: int, reason: str, at_ms: int) -> Made:
 
 def listed(queries: BoardQueries, cause: Cause, since_ms: int = 0) -> list[DeadLetterRow]:
     letters: list[DeadLetterRow] = []
-    while rows := queries.dead_letters_of(NAMES.dlq, cause, since_ms, letters[-1].place if letters else None, 7):
+    while rows := queries.dead_letters_of(NAMES.dlq, cause, since_ms, letters[-1].place if letters else None, 7, None):
         letters += rows
     return letters
 
@@ -219,7 +219,7 @@ def test_a_page_of_dead_letters_costs_the_same_with_many_of_them(tmp_path: Path)
         queries = Counting(tmp_path / str(many), FINAL)
         cause = Cause("failed", "acme", "people", "http_503", "")
         for after in (None, Place(NOW_MS + many // 2, 1 << 60)):
-            assert len(queries.dead_letters_of(NAMES.dlq, cause, 0, after, 20)) == 20
+            assert len(queries.dead_letters_of(NAMES.dlq, cause, 0, after, 20, None)) == 20
         steps.append(queries.steps)
     assert steps[1] <= steps[0] * 1.2 + 5
 
