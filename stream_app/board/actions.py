@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from hashlib import sha256
 from shlex import quote
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -50,7 +50,6 @@ _MODE_WORDS: Final = {
     "shadow": "shadow: it only reports",
     "auto": "decides by itself",
 }
-
 
 Find = Callable[[str, str | None], Awaitable[list[StoredLead]]]
 """Finds what is stored of a lead and its person, by lead id and workspace."""
@@ -118,17 +117,11 @@ def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
 
 def _field(entry: Entry, value: str = "", was: str = "") -> Field:
     words = [] if entry.number else [(word, word) for word in entry.words]
-    return Field(
-        name=entry.name,
-        label=entry.label,
-        was=was,
-        hint=entry.hint,
-        kind="choice" if words else "number",
-        choices=words if entry.default else [("", "unchanged"), *words],
-        value=value or entry.default,
-        required=entry.required,
-        most=20 if entry.number else MAX_TEXT,
-    )
+    most = 20 if entry.number else MAX_TEXT
+    choices = words if entry.default else [("", "unchanged"), *words]
+    kind: Literal["choice", "number"] = "choice" if words else "number"
+    value = value or entry.default
+    return Field(entry.name, entry.label, was, entry.hint, kind, choices, value, entry.required, most)
 
 
 def _words(kind: CommandKind) -> str:
@@ -143,9 +136,7 @@ def _in_force(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[str
         cap: meters[name].cap if name in meters else getattr(budget, cap)
         for cap, name in zip(CAPS, METERS, strict=True)
     }
-    booked = {
-        name: f"{amount(meters[meter].at(now_ms).booked)} booked" for name, meter in _MEANT.items() if meter in meters
-    }
+    booked = {name: f"{amount(meters[key].at(now_ms).booked)} booked" for name, key in _MEANT.items() if key in meters}
     return {
         **{cap: "no limit" if value is None else amount(value) for cap, value in caps.items()},
         "shadow": "on" if budget.shadow else "off",
@@ -192,9 +183,6 @@ _AT_CLAY: Final = "at_clay"
 _GIVE_UP: Final = "give_up"
 _COSTS: Final = ("credits", "actions")
 _finding: Final = asyncio.Semaphore(1)
-
-
-# ------------------------------------------------------------------------------------------------------------- leads
 
 
 def _resolve_lead(site: Site, opened: FormRequest) -> Form:
@@ -282,9 +270,6 @@ async def _find_on_kafka(settings: Settings, lead_id: str, workspace: str | None
             command = f"stream-app erase {quote(lead_id)}"
             text = f"Rows and results could not be read within {_FIND_WITHIN_S:.0f} s: use `{command}`"
             raise BrokerUnavailable(text) from error
-
-
-# ------------------------------------------------------------------------------------------------------------ people
 
 
 def _suppress(opened: FormRequest) -> Form:

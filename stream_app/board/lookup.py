@@ -54,7 +54,7 @@ _WAITING_ID: Final = _query(
     "The lead's id, as on `leads.status`: the producer's id, or the id derived from the person.",
     maxLength=300,
 )
-_LEAD: Final = ({**_WAITING_ID, "in": "path", "required": True},)
+_ID: Final = ({**_WAITING_ID, "in": "path", "required": True},)
 _PERSON_HASH: Final = _query(
     "person",
     "The person's hash, as `stream_app.domain.lead.identity.identify` computes it, never the e-mail.",
@@ -76,12 +76,7 @@ class _Operation(msgspec.Struct, frozen=True):
 
 _OPERATIONS: Final = (
     _Operation(
-        "/leads/{lead_id}",
-        "getLead",
-        "Where a lead is: its timeline and results",
-        answers.LeadAnswer,
-        _LEAD,
-        (400, 404),
+        "/leads/{lead_id}", "getLead", "Where a lead is: its timeline and results", answers.LeadAnswer, _ID, (400, 404)
     ),
     _Operation("/leads", "findLeads", "The leads of a person", answers.LeadsAnswer, _PERSON, (400,)),
     _Operation(
@@ -120,9 +115,8 @@ def document(version: str) -> dict[str, Any]:
 
 
 def _operation(operation: _Operation) -> dict[str, Any]:
-    refused = {
-        str(code): _response(_REFUSALS[code], answers.Refusal) for code in sorted((*operation.refusals, *_ALWAYS))
-    }
+    codes = sorted(operation.refusals + _ALWAYS)
+    refused = {str(code): _response(_REFUSALS[code], answers.Refusal) for code in codes}
     return {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -166,7 +160,6 @@ class Lookup:
     now_ms: Callable[[], int] = Clock().now_ms
 
     def routes(self) -> list[Route]:
-        """The routes, to serve at the root."""
         return [
             Route("/leads/{lead_id:path}", _Endpoint(self, self._lead)),
             Route("/leads", _Endpoint(self, self._leads)),
@@ -236,13 +229,9 @@ class Lookup:
         search = await self.find_waiting(lead_id, person, query.get("workspace", ""))
         lanes, _ = await asyncio.to_thread(self.queries.lanes)
         views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
-        return answers.WaitingAnswer(
-            **msgspec.structs.asdict(lag),
-            leads=[waiting_lead(search, record, views.get(record.workspace), now_ms) for record in search.matches],
-            searched=search.searched,
-            left=search.left,
-            problem=search.problem,
-        )
+        leads = [waiting_lead(search, record, views.get(record.workspace), now_ms) for record in search.matches]
+        age, searched, left = msgspec.structs.asdict(lag), search.searched, search.left
+        return answers.WaitingAnswer(**age, leads=leads, searched=searched, left=left, problem=search.problem)
 
     async def _lanes(self, _: Request, lag: ProjectionLag) -> answers.LanesAnswer:
         lanes, unreadable = await asyncio.to_thread(self.queries.lanes)
@@ -259,13 +248,9 @@ class Lookup:
         totals = Totals()
         for row in counts:
             totals.add(row.status, row.leads, final=row.column == "accepted_final")
-        return answers.BooksAnswer(
-            **msgspec.structs.asdict(lag),
-            columns={name: column.leads for name, column in totals.columns.items() if name != "waiting"},
-            status_counts=counts,
-            not_leads=dict(totals.not_leads),
-            waiting=await self._untaken(),
-        )
+        columns = {name: column.leads for name, column in totals.columns.items() if name != "waiting"}
+        age, not_leads, waiting = msgspec.structs.asdict(lag), dict(totals.not_leads), await self._untaken()
+        return answers.BooksAnswer(**age, columns=columns, status_counts=counts, not_leads=not_leads, waiting=waiting)
 
     async def _untaken(self) -> dict[str, int] | None:
         """Return the records by topic that no worker has taken; None if Kafka does not answer."""

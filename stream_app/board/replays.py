@@ -203,9 +203,6 @@ def replay_actions(site: Site, planner: Planner) -> list[Action]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------ plan
-
-
 def _ask(site: Site, opened: FormRequest) -> Form:
     given = partial(word, opened.query)
     source = one_of(opened.query, "from", get_args(Source)) or "dlq"
@@ -242,9 +239,6 @@ async def _begin(planner: Planner, sent: Submission, wanted: Wanted | None = Non
         return f"{_DEAD}/act/plan/{planner.begin(wanted or _wanted(sent.values), sent.who).id}"
     except Busy as busy:
         raise Invalid({"": f"A plan of {busy.plan.who} is being made here: try again when it is ready"}) from None
-
-
-# ------------------------------------------------------------------------------------------------------------ send
 
 
 def _plan_of(planner: Planner, opened: FormRequest) -> Plan:
@@ -302,9 +296,6 @@ async def _send(planner: Planner, sent: Submission) -> str:
     if not over_budget and (dear := too_dear(plan.priced.quotes)):
         raise Invalid({"over_budget": "; ".join(dear)})
     return replay_path(await planner.send(plan, sent.who, sent.why, over_budget=over_budget))
-
-
-# -------------------------------------------------------------------------------------------------- stop and resume
 
 
 def _change(site: Site, kind: Literal["stop", "resume"], opened: FormRequest) -> Form:
