@@ -143,10 +143,7 @@ class Views:
     ) -> Response:
         """Answer with a page that is made from the words of the address alone."""
         query = {**request.query_params, **request.path_params}
-        make, title = (
-            partial(page, self._site, moment, query),
-            title.format(**words(query, ("workspace", "replay"))),
-        )
+        make, title = (partial(page, self._site, moment, query), title.format(**words(query, ("workspace", "replay"))))
         return await self._maker.page(request, moment, name, title, make, current=current)
 
     async def _find(self, request: Request, moment: Moment) -> Response:
@@ -225,7 +222,6 @@ class Board:
             self._publish.close()
 
     def routes(self) -> list[Route]:
-        """The routes, to serve at the root."""
         return [
             Route(f"{PATH}/static/{{path:path}}", self._assets.serve, methods=["GET"]),
             *self._login.routes(),

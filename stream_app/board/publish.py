@@ -91,7 +91,6 @@ _LONGEST_WHY: Final = 200
 _AT_ONCE_S: Final = 1.0
 """How long a request waits for work that is usually done at once, so that its page needs no refresh."""
 
-
 Join = Callable[[ResultFilter, Joined, IO[str]], Awaitable[Export]]
 """Writes the rows of a file with their results."""
 

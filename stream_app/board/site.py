@@ -1,7 +1,7 @@
 """What all pages are made from, and the state of each lane in words."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
@@ -40,7 +40,6 @@ _OF_WORKERS: Final = frozenset({"no_worker", "rebalancing"})
 """Findings about all of Kafka."""
 _ON_PURPOSE: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_limited", "forced_open", "replay_paused"})
 """Holds that end by themselves, or that an operator wanted. So do used-up budgets. All others need a person."""
-
 
 _REMEDIES: Final = {
     "paused": ("Resume", "resume"),
@@ -181,7 +180,7 @@ def _overview(site: Site, moment: Moment) -> Overview:
     by_name: dict[str, LaneView | None] = dict.fromkeys([*site.settings.workspaces, *unreadable])
     by_name |= {view.workspace: view for view in views}
     waiting = waiting_in(site, moment)
-    facts = [lane_facts(site, waiting, name, view) for name, view in sorted(by_name.items())]
+    facts = [lane_facts(site, waiting, name, view, with_others=False) for name, view in sorted(by_name.items())]
     back = sum(count.leads for count in counts if count.status in ("dead_lettered", "deferred"))
     findings: defaultdict[str, list[Finding]] = defaultdict(list)
     on_kafka = sum((untaken(site, moment) or {}).values())
@@ -223,12 +222,7 @@ def waiting_in(site: Site, moment: Moment) -> dict[int, dict[str, int]]:
 
 
 def lane_facts(
-    site: Site,
-    waiting: Mapping[int, dict[str, int]],
-    workspace: str,
-    view: LaneView | None,
-    *,
-    with_others: bool = False,
+    site: Site, waiting: Mapping[int, dict[str, int]], workspace: str, view: LaneView | None, *, with_others: bool
 ) -> LaneFacts:
     """Return what `explain` needs. `with_others`: name the workspaces in the same partition, unless they are many."""
     home = site.home(workspace, view)
@@ -289,18 +283,16 @@ def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> l
         if name not in view.meters:
             continue
         meter = view.meters[name].at(now_ms)
-        if meter.cap is None and not meter.used:
+        cap = meter.cap
+        if cap is None and not meter.used:
             continue
-        spent = meter.booked / meter.cap * 100 if meter.cap else 0.0
-        reserved = meter.reserved / meter.cap * 100 if meter.cap else 0.0
+        spent, reserved = (meter.booked / cap * 100, meter.reserved / cap * 100) if cap else (0.0, 0.0)
         foreseen = forecasts.get(name)
         seen = outlook(view, name, foreseen, now_ms)
         tone: Tone = "bad" if seen and seen.is_full else "warn" if spent + reserved >= 80 else "ok"
         spent, reserved = round(min(100.0, spent), 2), round(min(100.0, reserved), 2)
         rate, ends_ms = foreseen.per_hour if foreseen else 0.0, meter.ends_ms
-        bars.append(
-            Bar(name, label, meter.booked, meter.reserved, meter.cap, spent, reserved, tone, seen, rate, ends_ms)
-        )
+        bars.append(Bar(name, label, meter.booked, meter.reserved, cap, spent, reserved, tone, seen, rate, ends_ms))
     return bars
 
 
@@ -319,15 +311,14 @@ def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict
     return forecasts
 
 
-def lane_rows(site: Site, moment: Moment, lanes: Iterable[Lane]) -> list[Lane]:
+def lane_rows(site: Site, moment: Moment, lanes: list[Lane]) -> list[Lane]:
     """Return the lanes of one page with the budgets and the last hour of each."""
-    shown = list(lanes)
     begin_s = moment.now_ms // 1000 // MINUTE_S * MINUTE_S - HOUR_S + MINUTE_S
-    names = [lane.workspace for lane in shown]
+    names = [lane.workspace for lane in lanes]
     ended_in = site.queries.came_to_rest(names, MINUTE_S, begin_s)
     booked = site.queries.credits(names, MINUTE_S, begin_s)
     rows = []
-    for lane in shown:
+    for lane in lanes:
         ended: Counter[int] = Counter()
         for slot in ended_in[lane.workspace]:
             ended[(slot.at_s - begin_s) // _SPARK_S] += slot.leads
