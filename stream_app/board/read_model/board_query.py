@@ -5,6 +5,7 @@ Lists are read by key: a page begins after the last row of the page before, so p
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 import msgspec
@@ -145,28 +146,28 @@ class BoardQueries(Queries):
             imported: Only of the import with this number; 0 for all. Its workspace is that of the import then.
         """
         at_ms, record = place_of(after)
+        counts = _IMPORTED if imported else "counts"
         rows: list[Any] = []
+        groups: list[tuple[int, str, tuple[object, ...]]] = []
         with self.snapshot():
+            of_import = self._groups_of_import(imported, statuses, final)
+            for group in of_import if imported else self._groups(workspace, statuses, final):
+                where = f"{' AND '.join(f'{name} = ?' for name in group)} AND {counts} AND at_ms <= ?"
+                values = (*group.values(), at_ms)
+                ((newest,),) = self._all(f"SELECT max(at_ms) FROM records WHERE {where}", *values)
+                if newest is not None:
+                    groups.append((newest, where, values))
             # Only the groups with the newest records can be on this page.
-            groups = (
-                self._groups_of_import(imported, statuses, at_ms, final)
-                if imported
-                else self._groups(workspace, statuses, at_ms, final)
-            )
-            for newest, group in sorted(groups, key=lambda group: -group[0]):
+            for newest, where, values in sorted(groups, key=itemgetter(0), reverse=True):
                 if len(rows) >= limit and newest < rows[limit - 1][0]:
                     break
-                sql = f"""{_SELECT}
-                    WHERE {" AND ".join(f"{name} = ?" for name in group)} AND {_IMPORTED if imported else "counts"}
-                    AND at_ms <= ? AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?"""
-                rows += self._all(sql, *group.values(), at_ms, at_ms, record, limit)
+                sql = f"{_SELECT} WHERE {where} AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?"
+                rows += self._all(sql, *values, at_ms, record, limit)
                 rows.sort(reverse=True)
             return self._rows(rows[:limit])
 
-    def _groups(
-        self, workspace: str | None, statuses: Collection[str], at_ms: int, final: bool | None
-    ) -> Iterator[tuple[int, dict[str, str | int]]]:
-        """Yield groups of records, each with its newest time. The records of a group are in the order of an index.
+    def _groups(self, workspace: str | None, statuses: Collection[str], final: bool | None) -> Iterator[dict[str, Any]]:
+        """Yield groups of records, whose records are in the order of an index.
 
         A group is a status, or where only some of its records are wanted, a status of one destination.
         """
@@ -184,25 +185,19 @@ class BoardQueries(Queries):
             (("status",), f"NOT {by_destination}"),
             (("workspace", "status", "destination"), by_destination),
         ):
-            same = " AND ".join(f"r.{name} = g.{name}" for name in names)
-            sql = f"""SELECT *, (SELECT max(at_ms) FROM records AS r WHERE {same} AND r.counts AND r.at_ms <= ?)
-                      FROM (SELECT DISTINCT {", ".join(names)} FROM status_counts WHERE {where} AND {condition}) AS g"""
-            for *group, newest in self._all(sql, at_ms, *values):
-                if newest is not None:
-                    yield newest, dict(zip(names, group, strict=True))
+            sql = f"SELECT DISTINCT {', '.join(names)} FROM status_counts WHERE {where} AND {condition}"
+            for row in self._all(sql, *values):
+                yield dict(zip(names, row, strict=True))
 
     def _groups_of_import(
-        self, imported: int, statuses: Collection[str], at_ms: int, final: bool | None
-    ) -> Iterator[tuple[int, dict[str, str | int]]]:
+        self, imported: int, statuses: Collection[str], final: bool | None
+    ) -> Iterator[dict[str, Any]]:
         """Yield the groups of `_groups` for one import: its statuses by destination."""
-        sql = """SELECT status, destination, (
-                     SELECT max(at_ms) FROM records AS r WHERE r.imported = g.import AND r.imported > 0 AND r.of_import
-                     AND r.status = g.status AND r.destination = g.destination AND r.at_ms <= ?)
-                 FROM import_counts AS g WHERE import = ? AND leads > 0"""
-        for status, alias, newest in self._all(sql, at_ms, imported):
+        sql = "SELECT status, destination FROM import_counts WHERE import = ? AND leads > 0"
+        for status, alias in self._all(sql, imported):
             is_wanted = not statuses or status in statuses
-            if newest is not None and is_wanted and (status != "accepted" or final in (None, alias in self._final)):
-                yield newest, {"imported": imported, "status": status, "destination": alias}
+            if is_wanted and (status != "accepted" or final in (None, alias in self._final)):
+                yield {"imported": imported, "status": status, "destination": alias}
 
     def records_of_lead(self, lead_id: str, after: Place | None, limit: int) -> tuple[int, list[RecordRow]]:
         """Return how many records a lead has, and those after a place, newest first."""
