@@ -52,7 +52,7 @@ class Login:
 
     def routes(self) -> list[Route]:
         return [
-            Route(LOGIN, self._form, methods=["GET"]),
+            Route(LOGIN, self._maker.login_page, methods=["GET"]),
             Route(LOGIN, self._login, methods=["POST"]),
             Route(f"{PATH}/logout", self._logout, methods=["POST"]),
         ]
@@ -71,16 +71,13 @@ class Login:
             return Response("", 401, {**HEADERS, "hx-redirect": target})
         return RedirectResponse(target, 303, HEADERS)
 
-    async def _form(self, request: Request) -> Response:
-        return self._maker.login_page(request)
-
     async def _login(self, request: Request) -> Response:
         try:
             form = await read_form(request)
             cookie, visitor = await self._access.login(request, form.get("token", ""), form.get("who", ""))
         except Refused as refused:
             self._say_refused[refused.error](refused.error)
-            response = self._maker.login_page(request, str(refused), refused.status)
+            response = await self._maker.login_page(request, str(refused), refused.status)
             if refused.status == 429:  # its connection makes room for others at once
                 response.headers.update({"retry-after": str(RETRY_AFTER_S), "connection": "close"})
             return response

@@ -126,12 +126,6 @@ def lead_path(lead_id: str) -> str:
     return f"{PATH}/leads/{quote(lead_id, safe='/:')}"
 
 
-def waiting_path(topic: str = "", partition: int | None = None, after: int = 0) -> str:
-    """Return the path of what waits on Kafka: of a topic, of a partition, or of all."""
-    number = "" if partition is None else str(partition)
-    return _path("/waiting", topic=topic, partition=number, after=str(after or ""))
-
-
 def behind_path(bulk: str, finding: Finding, partition: int = 0, waiting: int = 0) -> str:
     """Return the path of what waits behind a finding.
 
@@ -141,7 +135,7 @@ def behind_path(bulk: str, finding: Finding, partition: int = 0, waiting: int = 
         return leads_path(status="dead_lettered,deferred")
     if not finding.workspace:
         return waiting_path()
-    return waiting_path("" if finding.waiting == waiting else bulk, partition)
+    return waiting_path(topic="" if finding.waiting == waiting else bulk, partition=partition)
 
 
 def dead_path(which: str = "dlq", workspace: str = "", after: int = 0) -> str:
@@ -160,8 +154,8 @@ def replay_path(replay: str) -> str:
     return f"{PATH}/replays/{quote(replay, safe='')}"
 
 
-def _path(path: str, /, **words: str) -> str:
-    given = {name: word for name, word in words.items() if word}
+def _path(path: str, /, **words: str | int | None) -> str:
+    given = {name: word for name, word in words.items() if word not in (None, "")}
     return f"{PATH}{path}{'?' if given else ''}{urlencode(given)}"
 
 
@@ -169,6 +163,8 @@ lanes_path: Final = partial(_path, "/lanes")
 """Returns the path of the list of lanes; its words are state, begins, after."""
 leads_path: Final = partial(_path, "/leads")
 """Returns the path of the list of leads; its words are those of its filter, and after."""
+waiting_path: Final = partial(_path, "/waiting")
+"""Returns the path of what waits on Kafka; its words are topic, partition, after."""
 imports_path: Final = partial(_path, "/imports")
 """Returns the path of the list of imports or, with workspace and id, of one of them."""
 
@@ -179,9 +175,10 @@ FILTERS: Final[dict[str, Callable[..., str]]] = {
 }
 FOR_TEMPLATES: Final[dict[str, Callable[..., str]]] = {
     **{made.__name__: made for made in (count, total, noun)},
-    **{made.__name__: made for made in (lane_path, lead_path, waiting_path, dead_path, cause_path, replay_path)},
+    **{made.__name__: made for made in (lane_path, lead_path, dead_path, cause_path, replay_path)},
     "lanes_path": lanes_path,
     "leads_path": leads_path,
+    "waiting_path": waiting_path,
     "imports_path": imports_path,
     "money_path": partial(_path, "/money"),  # workspace, day
     "audit_path": partial(_path, "/audit"),  # workspace, who, kind, day, id, after

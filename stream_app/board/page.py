@@ -75,11 +75,6 @@ class Threads:
         self._thread.shutdown(cancel_futures=True)
 
 
-def html(body: bytes, status: int = 200) -> HTMLResponse:
-    """Return the response with the security headers."""
-    return HTMLResponse(body, status, HEADERS)
-
-
 _ID: Final = re.compile(r"c-[0-9a-f]{32}")
 _MOST: Final = 20
 
@@ -172,7 +167,7 @@ class PageMaker:
         body = await self.threads.run(partial(self._html_of, frame, name, make, kept))
         if body is None:
             raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
-        return html(body, status)
+        return HTMLResponse(body, status, HEADERS)
 
     def _html_of(self, frame: Frame, template: str, make: Make, shared: Shared | None) -> bytes | None:
         """Return the page; None if `make` returned None. `shared` keeps the content for others who ask for the same."""
@@ -204,12 +199,13 @@ class PageMaker:
         moment = Moment(self.now_ms(), lag, None, visitor)
         frame = self._frame(request, moment, "Not possible", "", live=False)
         context = {"text": str(refused), "error": refused.error, "status": refused.status}
-        return html(self._framed(frame, self._renderer.render("refused.html", context), []), refused.status)
+        body = self._framed(frame, self._renderer.render("refused.html", context), [])
+        return HTMLResponse(body, refused.status, HEADERS)
 
-    def login_page(self, request: Request, problem: str = "", status: int = 200) -> Response:
+    async def login_page(self, request: Request, problem: str = "", status: int = 200) -> Response:
         target = own_path(request.query_params.get("next", ""))
         context = {"problem": problem, "next": target, "access": self._access}
-        return html(self._renderer.render("login.html", context).encode(), status)
+        return HTMLResponse(self._renderer.render("login.html", context), status, HEADERS)
 
     def _frame(self, request: Request, moment: Moment, title: str, current: str, *, live: bool) -> Frame:
         lag, visitor = moment.lag, moment.visitor
