@@ -163,7 +163,7 @@ def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float 
     site = Site(load_settings(folder / "stream_app.toml", {}, ()), BoardQueries(folder / "model.sqlite", set()))
     board = Board(
         site,
-        BoardAccess(None, lambda: now_ms // 1000),
+        BoardAccess(None, lambda: now_ms // 1000, None, None, ""),
         lambda: ProjectionLag(now_ms, 0),
         elsewhere,
         Topics(site.settings),

@@ -59,10 +59,10 @@ MEASURES = {
     },  # partitions, which have no page
     # rows of a file, which the board keeps only until it has published them
     "upload": {
-        *("page.rows", "page.ready", "page.refused", "rows", "page.published"),
-        *("page.refused - page.rejects|length", "page.ready - page.published"),
+        *("page.summary.rows", "page.summary.ready", "page.summary.refused", "rows", "page.upload.published"),
+        *("page.summary.refused - page.upload.rejects|length", "page.summary.ready - page.upload.published"),
     },
-    "waiting": {"lead.ahead", "page.searched", "page.left"},  # how far the search is
+    "waiting": {"lead.ahead", "page.search.searched", "page.search.left"},  # how far the search is
 }
 """What templates print without a link: measures, and what is not kept so that it could be listed."""
 _MOST = 30
