@@ -181,7 +181,9 @@ def _row(**changes: object) -> bytes:
     [
         (lane_key("acme"), b"{", "cannot be read"),
         (lane_key("acme"), msgspec.json.encode(Lane("acme", 0, version=LANE_VERSION + 1)), "update it"),
-        (lane_key("beta"), msgspec.json.encode(Lane("beta", 0)), "has its lane in partition 0"),
+        (lane_key("beta"), msgspec.json.encode(Lane("beta", 0)), "set workspaces.beta.partition = 0"),
+        (b"o/no place", b"1", "the row o/no place of the state topic cannot be read"),
+        (b"c/leads", b"many", "the row c/leads of the state topic cannot be read"),
     ],
 )
 @virtual_time
