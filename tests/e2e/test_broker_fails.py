@@ -1,15 +1,19 @@
-"""The broker fails in many ways under load: the worker waits, reports it, and continues by itself.
+"""The broker fails in many ways: the worker waits, reports it, and continues by itself.
 
-Checked afterwards from outside: nothing lost, nothing sent twice, every history legal, and the books balance.
+Checked after a load from outside: nothing lost, nothing sent twice, every history legal, and the books balance. Idle
+processes report no trouble, notice a missing Kafka, and end without a traceback.
 """
 
 import asyncio
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.broken_broker import alter, goes_on, loaded, nothing_is_acked, recoveries, replicate, second_broker
+from tests.e2e.fleet import Fleet, Member
+from tests.support.pace import slowness
 from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(300)
@@ -72,3 +76,68 @@ async def test_records_are_too_large(broker: ProxiedKafka, namespace: str) -> No
         was = await alter(line, status, "max.message.bytes", "100")
         await nothing_is_acked(line)
         await alter(line, status, "max.message.bytes", was)
+
+
+QUICK = """
+[delivery]
+request_timeout_s = 3
+connect_timeout_s = 1
+max_request_start_age_s = 2
+commit_timeout_s = 2
+uncertain_grace_s = 6
+"""
+STANDS_STILL_S = 2 + 3 + 2 * 2
+FAUST_LOOKS_S = 1.25
+
+
+@pytest.mark.slow
+async def test_idle_processes_are_healthy_and_end_cleanly_together_with_kafka(
+    broker: ProxiedKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faust complains of partitions without a fetch after five minutes, here after one second. It fetches no state.
+
+    The end is that of `kill $KAFKA $REPLAY`, which once logged a critical "crashed": no checkpoint could be saved.
+    """
+    monkeypatch.setenv("STREAM_PROCESSING_TIMEOUT", "1")
+    async with Fleet(broker.bootstrap, namespace, 1) as line:
+        members = {name: line.member(line.start(name)) for name in ("worker", "replay", "gateway")}
+        for name in ("worker", "replay"):
+            await members[name].joined(60)
+        await line.until(lambda: "gateway_started" in members["gateway"].log.read_text(), 60, "gateway")
+        await asyncio.sleep(1 + 2 * FAUST_LOOKS_S)
+        for member in members.values():
+            assert not [entry for entry in member.logged() if entry["level"] in ("warning", "error")]
+            assert not member.last_words()
+        await asyncio.to_thread(broker.kill)
+        try:
+            codes = await asyncio.gather(*(line.stop(member.process) for member in members.values()))
+        finally:
+            await asyncio.to_thread(broker.restart)
+        assert dict(zip(members, codes, strict=True)) == dict.fromkeys(members, 0)
+        for name, member in members.items():
+            assert not [text for text in member.output() if "Traceback" in text or '"critical"' in text], name
+
+
+@pytest.mark.long
+async def test_an_idle_process_notices_that_kafka_is_gone(broker: ProxiedKafka, namespace: str) -> None:
+    async with Fleet(broker.bootstrap, namespace, 1, config=QUICK) as line:
+        members = [line.join(), line.member(line.start("replay"))]
+        for member in members:
+            await member.joined(40)
+        await asyncio.sleep(2)  # rows are read
+        broker.freeze()
+        try:
+            await until(members, ready=False, within_s=STANDS_STILL_S + 5)
+        finally:
+            broker.thaw()
+        await until(members, ready=True, within_s=20)
+        for member in members:
+            still = [entry["what"] for entry in member.logged() if entry["event"] == "stalled"]
+            assert still == [["the group accepts no heartbeat of this process"]], member.output()
+
+
+async def until(members: list[Member], *, ready: bool, within_s: float) -> None:
+    deadline = time.monotonic() + within_s * slowness()
+    while any([await asyncio.to_thread(member.ready) is not ready for member in members]):
+        assert time.monotonic() < deadline, [member.output()[-3:] for member in members]
+        await asyncio.sleep(0.2)
