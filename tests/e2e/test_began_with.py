@@ -36,13 +36,27 @@ async def ends(member: Member) -> str:
     return line
 
 
-async def test_partitions_that_kafkas_own_tool_adds_end_every_process(kafka: Broker, namespace: str) -> None:
+async def test_a_namespace_keeps_the_pepper_and_the_partitions_that_it_began_with(
+    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pepper that comes too late is refused, then partitions that Kafka's own tool adds end every process."""
+    monkeypatch.setenv("LATE_PEPPER", "a-pepper-that-comes-too-late-0123456789")
     async with Namespace(kafka.bootstrap, namespace, 1, config=TRACE) as line:
-        members = {name: line.member(line.start(name)) for name in ("worker", "replay", "gateway", "board", "trace")}
+        members = {"worker": line.join()}
         await line.publish(line.leads(1))
         await line.until(lambda: line.last()["accepted"] == 1, 90, "one lead is accepted")
-        await line.until(lambda: all(member.answers() for member in members.values()), 60, "every process runs")
 
+        pepper = '[privacy]\npepper_env = "LATE_PEPPER"\n[gateway]\n'
+        line.configure("[gateway]\n", pepper)
+        why = "privacy.pepper_env is set, and this namespace began without a pepper: remove it, or take a new"
+        for text in await line.refused("worker", "board"):
+            assert text.startswith(f"{line.settings.names.state}/0: {why}")
+        code, text = await line.run("suppress", "list", "ada@example.com")
+        assert (code, why in text) == (2, True), text
+        line.configure(pepper, "[gateway]\n")
+
+        members |= {name: line.member(line.start(name)) for name in ("replay", "gateway", "board", "trace")}
+        await line.until(lambda: all(member.answers() for member in members.values()), 60, "every process runs")
         topics = [topic.name for topic in line.settings.topic_plan()]
         await add_partitions(kafka.bootstrap, 8, *topics)
         outputs = dict(zip(members, await asyncio.gather(*map(ends, members.values())), strict=True))
@@ -68,20 +82,3 @@ async def test_partitions_that_kafkas_own_tool_adds_end_every_process(kafka: Bro
             assert code != 0, argv
             assert began in text, argv
         assert line.last()["accepted"] == 1
-
-
-async def test_a_first_pepper_in_a_used_namespace_is_refused(
-    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LATE_PEPPER", "a-pepper-that-comes-too-late-0123456789")
-    async with Namespace(kafka.bootstrap, namespace, 1) as line:
-        worker = line.join()
-        await line.publish(line.leads(1))
-        await line.until(lambda: line.last()["accepted"] == 1, 90, "one lead is accepted")
-        assert await line.stop(worker.process) == 0
-        line.configure("[gateway]\n", '[privacy]\npepper_env = "LATE_PEPPER"\n[gateway]\n')
-        why = "privacy.pepper_env is set, and this namespace began without a pepper: remove it, or take a new"
-        for text in await line.refused("worker", "board"):
-            assert text.startswith(f"{line.settings.names.state}/0: {why}")
-        code, text = await line.run("suppress", "list", "ada@example.com")
-        assert (code, why in text) == (2, True), text

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from urllib.request import urlopen
 
 import pytest
@@ -167,13 +168,21 @@ def compose_kafka() -> tuple[LocalKafka, dict[str, str]]:
     return LocalKafka(port=ports["PLAINTEXT"], overrides=overrides), addresses
 
 
-@pytest.fixture
-def stack() -> Iterator[Stack]:
+class Deployed(NamedTuple):
+    """A Kafka with the settings of the compose file, the address of each listener, and the services."""
+
+    kafka: LocalKafka
+    addresses: dict[str, str]
+    stack: Stack
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[Deployed]:
     kafka, addresses = compose_kafka()
     with kafka, Nginx(free_port(), free_port()) as nginx:
         children = ChildProcesses("deploy")
         try:
-            yield Stack(addresses["APP"], children, nginx)
+            yield Deployed(kafka, addresses, Stack(addresses["APP"], children, nginx))
         finally:
             children.close()
 
@@ -202,24 +211,24 @@ def health_check_config() -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_kafka_wants_the_password_on_each_listener(tmp_path: Path) -> None:
-    kafka, addresses = compose_kafka()
-    async with kafka:
-        for listener in ("APP", "HOST"):
-            assert await refusal(addresses[listener], settings("worker")) == ""
-            wrong = await refusal(addresses[listener], settings("worker"), sasl_plain_password="wrong")
-            assert "refuses the user app (PLAIN)" in wrong
-            none = await refusal(addresses[listener], settings("worker"), security_protocol="PLAINTEXT")
-            assert "asks for a user" in none
-        config = tmp_path / "client.properties"
-        config.write_text(health_check_config())
-        tool = ("org.apache.kafka.tools.BrokerApiVersionsCommand", "--bootstrap-server", addresses["APP"])
-        assert "Produce" in await asyncio.to_thread(kafka.run_tool, *tool, "--command-config", str(config))
+async def test_kafka_wants_the_password_on_each_listener(deployed: Deployed, tmp_path: Path) -> None:
+    kafka, addresses, _ = deployed
+    for listener in ("APP", "HOST"):
+        assert await refusal(addresses[listener], settings("worker")) == ""
+        wrong = await refusal(addresses[listener], settings("worker"), sasl_plain_password="wrong")
+        assert "refuses the user app (PLAIN)" in wrong
+        none = await refusal(addresses[listener], settings("worker"), security_protocol="PLAINTEXT")
+        assert "asks for a user" in none
+    config = tmp_path / "client.properties"
+    config.write_text(health_check_config())
+    tool = ("org.apache.kafka.tools.BrokerApiVersionsCommand", "--bootstrap-server", addresses["APP"])
+    assert "Produce" in await asyncio.to_thread(kafka.run_tool, *tool, "--command-config", str(config))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_the_stack_takes_leads_to_the_simulator_and_results_back(stack: Stack) -> None:
+def test_the_stack_takes_leads_to_the_simulator_and_results_back(deployed: Deployed) -> None:
+    stack = deployed.stack
     made = stack.run("topics", *OURS["topics"]["command"])
     assert made.returncode == 0, made.stderr
     stack.start_redis()
