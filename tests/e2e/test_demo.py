@@ -90,7 +90,7 @@ def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(envir
 
 @pytest.mark.parametrize(
     "when",
-    [pytest.param("Starting a real", marks=pytest.mark.long), pytest.param("not taken yet", marks=pytest.mark.slow)],
+    [pytest.param("Starting a real", marks=pytest.mark.slow), pytest.param("not taken yet", marks=pytest.mark.long)],
 )
 def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) -> None:
     with subprocess.Popen(ARGV, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
