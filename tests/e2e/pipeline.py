@@ -71,8 +71,6 @@ class Pipeline:
         uncertain: str = "park",
         workspace: str = "",
         destination: str = "",
-        gateway: str = "",
-        board: str = "",
         rate_per_s: int = 1000,
         burst: int | None = None,
         replication: int = 1,
@@ -122,11 +120,9 @@ broker_wait_s = 120
 [gateway]
 public_url = "http://127.0.0.1:{self.gateway_port}"
 token_keys_env = ["CALLBACK_KEY"]
-{gateway}
 [board]
 url = "http://127.0.0.1:{self.board_port}"
 read_model_path = "{self.directory}/model.sqlite"
-{board}
 {lanes}
 """
 
