@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer
 
 from stream_app import find_lead, follow_status, follow_status_sync, read_books, read_results_sync
 from stream_app.dev.kafka import Broker
+from tests.e2e.behind import eventually
 from tests.e2e.pipeline import CALLBACK, Pipeline
 from tests.support.pace import BUSY
 
@@ -55,9 +56,11 @@ async def run(line: Pipeline, script: str, *argv: str, code: int = 0) -> list[st
 
 @pytest.mark.slow
 async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
-    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=2, callbacks=True, script=SCRIPT) as line:
+    async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2, callbacks=True, script=SCRIPT) as line:
+        code, output = await line.run("status", "crm-17")
+        assert (code, "start it with: stream-app board" in output) == (5, True), output
         line.start("gateway")
-        line.start("board")
+        board = line.start("board")
         line.start("worker")
         status = line.settings.names.status
 
@@ -73,6 +76,11 @@ async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
         results = [json.loads(text) for text in await run(line, "read_results.py", "--workspace", "w0")]
         assert sorted(result["lead_id"] for result in results) == ["crm-17", "crm-18"]
         await by_the_api(line)
+        await by_the_command(line)
+        assert "stream_app_read_model_lag 0.0" in await line.get(board, "/metrics")
+        assert await line.stop(board) == 0
+        log = line.logs[board.pid].read_text()
+        assert not [word for word in ("CEO", "ada@", "Ada") if word in log]
 
 
 async def by_plain_consumers(line: Pipeline, status: str, count: str) -> None:
@@ -110,6 +118,36 @@ async def by_the_api(line: Pipeline) -> None:
     assert (books.balanced, books.records) == (True, 2)
     search = await find_lead("ADA@example.com", config)
     assert [lead.lead_id for lead in search.leads] == ["crm-17"]
+
+
+async def by_the_command(line: Pipeline) -> None:
+    """Where is my lead? By id, by e-mail in any spelling, by the id of a copy, by workspace; as text and as JSON."""
+    again = line.lead(0, "w0", lead_id="other-id", fields={"email": "ada@example.com"})  # the same person
+    await line.publish([again])
+    await line.until(lambda: line.last()["duplicate"] == 1, 30, "a copy")
+    await eventually(lambda: unknown(line, "other-id"), 60)
+    output = await line.done("status", "crm-17")
+    assert "received" in output
+    assert "1 field (--result shows them)" in output
+    assert "CEO" not in output
+    output = await line.done("status", " ADA@Example.com ", "--result")
+    assert output.startswith("crm-17\n")
+    assert "title: CEO" in output
+    code, output = await line.ask("status", "other-id")
+    (lead,) = output["leads"]
+    assert lead["histories"][0]["status"] == "duplicate"
+    for argv in (["unknown"], ["unknown@example.com"], ["crm-17", "--workspace", "w1"]):
+        code, output = await line.run("status", *argv)
+        assert (code, "The lead is unknown, and no record of it waits on Kafka" in output) == (1, True)
+        assert "unknown@" not in output
+    code, output = await line.run("status", " ")
+    assert (code, "no lead given" in output) == (2, True)
+
+
+async def unknown(line: Pipeline, lead: str) -> str:
+    """Empty once the board's model has the lead."""
+    code, output = await line.run("status", lead)
+    return output if code else ""
 
 
 def statuses_in(config: str) -> list[str]:
