@@ -8,7 +8,9 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
@@ -82,14 +84,21 @@ class Stack:
             check=False,
         )
 
-    def start(self, service: str) -> subprocess.Popen[bytes]:
-        """Start the service and return when its own health check succeeds."""
-        log_file = self.directory / f"{service}.log"
+    def start(self, *services: str) -> dict[str, subprocess.Popen[bytes]]:
+        """Start the services, and return when the health check of each succeeds."""
+        started = {name: self.children.spawn(self._alone(name), log=self.log_of(name)) for name in services}
+        for name, process in started.items():
+            is_well = partial(self._is_well, name)
+            wait_for_answer(name, process, is_well, log=self.log_of(name), timeout_s=60 * BUSY)
+        return started
+
+    def log_of(self, service: str) -> Path:
+        return self.directory / f"{service}.log"
+
+    def _alone(self, service: str) -> list[str]:
+        """Return the service's command with only its own environment."""
         pairs = [f"{name}={value}" for name, value in self.environment(service).items()]
-        argv = ["/usr/bin/env", "-i", *pairs, *self.argv(*OURS[service]["command"])]
-        process = self.children.spawn(argv, log=log_file)
-        wait_for_answer(service, process, lambda: self.is_well(service), log=log_file, timeout_s=40 * BUSY)
-        return process
+        return ["/usr/bin/env", "-i", *pairs, *self.argv(*OURS[service]["command"])]
 
     def start_redis(self) -> None:
         """Start Redis by its own command and environment, with a redis-server of this machine."""
@@ -114,13 +123,14 @@ class Stack:
 
         wait_for_answer("Redis", process, answers, log=log_file, timeout_s=20 * BUSY)
 
-    def is_well(self, service: str) -> bool:
+    def _is_well(self, service: str) -> bool:
         _, program, *args = OURS[service]["healthcheck"]["test"]
         assert program == "python"
-        ran = subprocess.run(
-            [sys.executable, *map(self.moved, args)], capture_output=True, timeout=10 * BUSY, check=False
-        )
-        return ran.returncode == 0
+        command = [sys.executable, *map(self.moved, args)]
+        if subprocess.run(command, capture_output=True, timeout=10 * BUSY, check=False).returncode == 0:
+            return True
+        time.sleep(0.5)  # each look is a process, which would slow down the start that it waits for
+        return False
 
     def samples(self, service: str) -> dict[str, float]:
         """Return what Prometheus would scrape."""
@@ -232,7 +242,7 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(deployed: Deplo
     made = stack.run("topics", *OURS["topics"]["command"])
     assert made.returncode == 0, made.stderr
     stack.start_redis()
-    started = {name: stack.start(name) for name in ("sim", "worker", "replay", "gateway", "board")}
+    started = stack.start("sim", "worker", "replay", "gateway", "board")
     leads = "email,first_name,last_name\n" + "".join(f"p{n}@example.com,Ada,Example {n}\n" for n in range(5))
     for workspace in ("acme", "globex"):
         sent = stack.run("topics", "publish", "-", "--format", "csv", "--workspace", workspace, sent=leads)
@@ -242,14 +252,13 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(deployed: Deplo
         samples = stack.samples("worker")
         return sum(value for name, value in samples.items() if 'status="accepted"' in name and "_total" in name) == 10
 
-    worker_log = stack.directory / "worker.log"
-    wait_for_answer("worker", started["worker"], accepted, log=worker_log, timeout_s=40 * BUSY)
+    wait_for_answer("worker", started["worker"], accepted, log=stack.log_of("worker"), timeout_s=40 * BUSY)
 
     def called_back() -> bool:
         samples = stack.samples("worker")
         return any('status="enriched"' in name and value for name, value in samples.items())
 
-    wait_for_answer("worker", started["worker"], called_back, log=worker_log, timeout_s=90 * BUSY)
+    wait_for_answer("worker", started["worker"], called_back, log=stack.log_of("worker"), timeout_s=90 * BUSY)
     for command in (("status", "p0@example.com"), ("results",)):
         asked = stack.run("topics", *command)
         assert asked.returncode == 0, asked.stderr
@@ -259,6 +268,6 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(deployed: Deplo
     shown = stack.metrics("worker") | stack.metrics("gateway") | stack.metrics("board")
     alerting = {name for rule in RULE.values() for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
     assert alerting <= shown
-    for name in ("worker", "replay", "gateway", "board", "sim"):
-        end(started[name], grace_s=30 * BUSY)
-        assert started[name].returncode == 0, (name, last_words(stack.directory / f"{name}.log"))
+    for name, process in reversed(started.items()):  # the simulator last
+        end(process, grace_s=30 * BUSY)
+        assert process.returncode == 0, (name, last_words(stack.log_of(name)))
