@@ -176,12 +176,9 @@ read_model_path = "{self.directory}/model.sqlite"
         toml = self._toml.replace(self.bootstrap, bootstrap or self.bootstrap)
         toml = toml.replace("model.sqlite", f"model-{number}.sqlite")
         port = free_port()
-        names = {name: f"{name}_port" for name in ("worker", "replay", "trace")}
-        names |= {name: f"{name}_ops_port" for name in ("gateway", "board")}
-        free = {name: port if name == names[command] else free_port() for name in names.values()}
-        public = {"gateway_port": self.gateway_port, "board_port": self.board_port}
-        ports = "\n".join(f"{name} = {value}" for name, value in (free | public).items())
-        config.write_text(f"{toml}\n[http]\n{ports}\n")
+        own = f"{command}_ops_port" if command in ("gateway", "board") else f"{command}_port"
+        ports = {own: port, "gateway_port": self.gateway_port, "board_port": self.board_port}
+        config.write_text(f"{toml}\n[http]\n" + "".join(f"{name} = {value}\n" for name, value in ports.items()))
         argv = [command, "--config", str(config)]
         log = self._log(f"{command}-{number}")
         if program:

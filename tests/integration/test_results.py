@@ -96,9 +96,9 @@ def test_the_last_result_of_each_lead(command: Command) -> None:
     command.write(result("crm-1"), result("crm-2"), result("crm-3"), unreadable, foreign)
     newer = result("crm-1", 2, at_ms=AT_MS + 5_000, source="cache", fields={"Title": "newer", "Extra": 1})
     command.write(newer, (*result("crm-2")[:2], None), result("other", workspace="w1"))
-    said, rows = command.rows()
-    assert "3 results" in said
-    assert "1 result cannot be read by this version" in said
+    report, rows = command.rows()
+    assert "3 results" in report
+    assert "1 result cannot be read by this version" in report
     by_lead = {row["lead_id"]: row for row in rows}
     assert sorted(by_lead) == ["crm-1", "crm-3", "other"]
     assert {name: by_lead["crm-1"][name] for name in ("Title", "Extra", "version", "source", "E-Mail")} == {
@@ -135,9 +135,9 @@ def test_joined_to_the_file_that_was_published(command: Command, tmp_path: Path)
         ("stream-app-state", other, None),
     )
     joining = ("--join", str(leads), "--map", "email=E-Mail", "--workspace", "w0")
-    said, joined = command.rows(*joining)
-    assert "3 results of 6 rows" in said
-    assert "2 rows cannot be read and were left out, at the lines 7, 9" in said
+    report, joined = command.rows(*joining)
+    assert "3 results of 6 rows" in report
+    assert "2 rows cannot be read and were left out, at the lines 7, 9" in report
     of_board = io.StringIO()
     with leads.open("rb") as file:
         done = asyncio.run(join_on_kafka(command.settings, ResultFilter("w0"), Joined("", file), of_board))
