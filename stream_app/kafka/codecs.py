@@ -10,7 +10,7 @@ LZ4 are not checked, because the checksum of the batch covers the same bytes.
 
 Reports: docs/reference/upstream/no-bound-on-decompression.md, docs/reference/upstream/batches-that-java-reads.md.
 
-Tests: tests/unit/kafka/test_codecs.py, which also shows stock aiokafka, and tests/e2e/test_foreign_headers.py.
+Tests: tests/unit/kafka/test_codecs.py, which also shows stock aiokafka, and tests/e2e/test_hostile.py.
 Remove this when aiokafka's decoders have a bound and pass both.
 """
 

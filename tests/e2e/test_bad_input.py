@@ -1,4 +1,4 @@
-"""Any bytes, any size, any JSON: each becomes one rejected or duplicate lead, and the next lead is processed."""
+"""Any bytes, any size, any JSON, any headers: each record is one lead or one rejection, and the next is processed."""
 
 import json
 
@@ -7,9 +7,9 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.delivery.envelope import pseudonymous_key
+from stream_app.domain.delivery.envelope import HEADERS, Envelope, pseudonymous_key
 from stream_app.domain.model.messages import StatusEvent
-from stream_app.domain.model.records import Record
+from stream_app.domain.model.records import Headers, Record
 from tests.e2e.pipeline import Pipeline
 
 TRACE_ID = "a1" * 16
@@ -50,6 +50,24 @@ CASES: dict[str, tuple[bytes | None, bytes | None, str, str]] = {
 }
 
 
+_FORGED = Envelope(origin="web/1/1", seq=3, way="replayed", destination="nowhere", replay=9, hops=1)
+
+
+def foreign(topic: str, home: int) -> dict[str, Headers]:
+    """Return headers by what is unusual about them."""
+    return {
+        "no_way": (("origin", b"web/1/1"), (HEADERS["origin"], b"web/1/1")),
+        "no_way_again": (("origin", b"web/1/1"), (HEADERS["origin"], b"web/1/1")),
+        "a_way": _FORGED.to_headers(),
+        "of_another_record": msgspec.structs.replace(_FORGED, origin=f"{topic}/{home}/0", way="rerouted").to_headers(),
+        "a_dead_letter": msgspec.structs.replace(_FORGED, way="", disposition="failed").to_headers(),
+        "many": tuple((f"name-{number % 50}", b"x") for number in range(20_000)),
+        "huge": (("blob", b"\xff" * 700_000),),
+        "long_name": (("n" * 30_000, b""),),
+        "no_text": ((HEADERS["origin"], b"\xff\xfe"), (HEADERS["seq"], b"9" * 5_000), ("", b"")),
+    }
+
+
 @pytest.mark.timeout(120)
 async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2) as line:
@@ -72,6 +90,13 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         origins["junk_headers"] = f"{topic}/{home}/{len(CASES)}"
         astray = (home + 1) % 4
         records.append(Record(topic, b"w0", lead(lead_id="astray", fields={"email": "astray@example.com"}), (), astray))
+        for number, (name, headers) in enumerate(foreign(topic, home).items()):
+            records += [
+                msgspec.structs.replace(line.lead(100 + number, "w0"), headers=headers, partition=astray),
+                Record(topic, b"w0", b"\xff", headers, astray),
+            ]
+            origins[f"stray {name}"] = f"{topic}/{astray}/{2 * number + 1}"
+            origins[f"poison {name}"] = f"{topic}/{astray}/{2 * number + 2}"
         await line.publish(records)
         await _publish_compressed(kafka.bootstrap, topic, home, b'{"fields":{"email":"' + b"x" * 3_000_000 + b'"}}')
         origins["compressed"] = f"{topic}/{home}/{len(CASES) + 1}"
@@ -92,9 +117,13 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         assert ends["junk_headers"].status == "accepted"
         assert ends["the_next_lead"].status == "accepted"
         assert ends["compressed"].reason == "oversize"
-        astray_history = line.histories[f"{topic}/{astray}/0"]
-        assert [event.status for event in astray_history] == ["rerouted", "received", "sending", "accepted"]
+        strays = [origin for name, origin in origins.items() if name.startswith("stray ")]
+        for origin in (f"{topic}/{astray}/0", *strays):
+            path = [event.status for event in line.histories[origin]]
+            assert path == ["rerouted", "received", "sending", "accepted"], origin
+        assert {event.reason for name, event in ends.items() if name.startswith("poison ")} == {"not_json"}
         assert set(line.summary()["leads"].values()) == {1}
+        assert (await line.books_balance())["records"] == len(line.histories)
         _check_log(line.logs[worker.pid].read_text(), ends)
         await _check_dead_letters(line, origins, ends)
         for reason in ("unknown_workspace", "unknown_destination"):
