@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import msgspec
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
 
 from stream_app.board.actions import actions_of
 from stream_app.board.app import Board
@@ -192,6 +194,23 @@ class Outbox:
         return [msgspec.json.decode(record.value or b"", type=Command) for record in self.records]
 
 
+class CompiledTemplates(BytecodeCache):
+    """The templates as Jinja compiles them, which takes longer than to render a page: once for all boards."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key in self._compiled:
+            bucket.bytecode_from_string(self._compiled[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._compiled[bucket.key] = bucket.bytecode_to_string()
+
+
+_COMPILED: Final = CompiledTemplates()
+
+
 def board_of(
     settings: Settings,
     path: Path,
@@ -207,7 +226,7 @@ def board_of(
     site = Site(settings, BoardQueries(path, set()))
     put = (outbox or Outbox()).put
     sender = CommandSender(settings, put)
-    return Board(
+    board = Board(
         site,
         access_of(settings, lambda: now_s),
         lambda: lag or ProjectionLag(NOW_MS - 2_000, 0),
@@ -220,6 +239,8 @@ def board_of(
         actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),
         Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender, join),
     )
+    board._maker._renderer._templates.bytecode_cache = _COMPILED
+    return board
 
 
 def model_of(path: Path, settings: Settings) -> ReadModel:
