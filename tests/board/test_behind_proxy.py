@@ -1,22 +1,19 @@
 """The board behind a real nginx: as the product configures it, and as one does who knows only `proxy_pass`."""
 
-import os
-import re
-import shutil
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import httpx
-import pytest
 
 from stream_app.board.requests import MAX_FILE_BYTES
-from stream_app.dev.process import LOOPBACK, ChildProcesses, free_port, wait_for_answer
-from tests.board.client import OWN, PAGES
+from stream_app.dev.process import LOOPBACK, ChildProcesses, free_port
+from tests.board.client import OWN
 from tests.board.scene import OPERATOR_TOKEN
 from tests.board.serving import served
-from tests.support.nginx import Nginx
+from tests.support.nginx import Nginx, start_nginx
 from tests.support.pace import BUSY
 
 URL: Final = "https://board.example.com"
@@ -28,13 +25,10 @@ http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
     scgi_temp_path {folder}/scgi; uwsgi_temp_path {folder}/uwsgi;
-    server {{
-        listen 127.0.0.1:{port};
-        {more}
-        location {path} {{ proxy_pass {board}; }}
-    }}
+    {servers}
 }}
 """
+SERVER: Final = "server {{ listen 127.0.0.1:{port}; {more} location {path} {{ proxy_pass {board}; }} }}\n"
 DEFAULTS: Final = {
     "nginx before 1.29.7": "",
     "nginx from 1.29.7 on": 'proxy_http_version 1.1; proxy_set_header Connection "";',
@@ -51,43 +45,30 @@ SENT: Final[dict[str, dict[str, str]]] = {
 
 
 @contextmanager
-def stock_nginx(board: str, more: str, path: str = "/") -> Iterator[str]:
-    """Yield the URL of an nginx with hardly more than `proxy_pass`."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    assert program, "no nginx: run apt-get install -y --no-install-recommends nginx-light"
-    children = ChildProcesses("nginx")
+def stock_nginx(board: str, *settings: str, path: str = "/") -> Iterator[list[str]]:
+    """Yield the URLs of an nginx with hardly more than `proxy_pass`, one for each of these settings of a server."""
+    children, ports = ChildProcesses("nginx"), [free_port() for _ in settings]
+    servers = [
+        SERVER.format(port=port, more=more, board=board, path=path) for port, more in zip(ports, settings, strict=True)
+    ]
     try:
-        folder, port = children.directory, free_port()
-        text = STOCK.format(folder=folder, port=port, more=more, board=board, path=path)
-        (folder / "nginx.conf").write_text(text)
-        own = f"daemon off; {'user root;' if os.geteuid() == 0 else ''}"
-        argv = [program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", own]
-        process = children.spawn(argv, log=folder / "log")
-
-        def answers() -> bool:
-            try:
-                return bool(httpx.get(f"http://{LOOPBACK}:{port}/", timeout=5).status_code)
-            except httpx.TransportError:
-                return False
-
-        wait_for_answer("nginx", process, answers, log=folder / "log", timeout_s=30 * BUSY)
-        yield f"http://{LOOPBACK}:{port}"
+        start_nginx(children, STOCK.format(folder=children.directory, servers="".join(servers)), ports[0])
+        yield [f"http://{LOOPBACK}:{port}" for port in ports]
     finally:
         children.close()
 
 
-@pytest.mark.parametrize("more", DEFAULTS.values(), ids=DEFAULTS)
-def test_a_board_without_a_token_answers_nobody_behind_a_proxy_that_says_nothing(folder: Path, more: str) -> None:
+def test_a_board_without_a_token_answers_nobody_behind_a_proxy_that_says_nothing(folder: Path) -> None:
     """Its defaults name our own address as the host, so that the request looks as if it came from this machine."""
-    with served(folder) as board, stock_nginx(board, more) as proxied:
-        assert httpx.get(f"{board}/board").status_code == 200, "this machine itself"
-        for who, headers in SENT.items():
+    with served(folder) as board, stock_nginx(board, *DEFAULTS.values()) as urls, httpx.Client() as client:
+        assert client.get(f"{board}/board").status_code == 200, "this machine itself"
+        for (default, proxied), (who, headers) in itertools.product(zip(DEFAULTS, urls, strict=True), SENT.items()):
             for page in ("/board", "/board/leads/crm-17", "/board/static/x"):
-                answer = httpx.get(f"{proxied}{page}", headers=headers)
-                assert answer.status_code == (404 if "static" in page else 403), (who, page)
+                answer = client.get(f"{proxied}{page}", headers=headers)
+                assert answer.status_code == (404 if "static" in page else 403), (default, who, page)
                 assert "acme" not in answer.text
-            answer = httpx.post(f"{proxied}/board/leads/crm-17", headers=headers | OWN)
-            assert answer.status_code == 403, who
+            answer = client.post(f"{proxied}/board/leads/crm-17", headers=headers | OWN)
+            assert answer.status_code == 403, (default, who)
             assert "ada@example.com" not in answer.text
 
 
@@ -118,15 +99,9 @@ def test_people_log_in_act_and_publish_through_the_products_proxy(folder: Path) 
 
 
 def test_the_board_may_have_the_path_board_of_a_shared_host(folder: Path) -> None:
-    """Each link, form and file of its pages is below /board, so that path is all that the proxy needs to forward."""
-    with served(folder, token=True, url=URL) as board, stock_nginx(board, "", "/board") as proxied:
+    """test_links.py holds each link, form and file of its pages to be below /board: more the proxy need not forward."""
+    with served(folder, token=True, url=URL) as board, stock_nginx(board, "", path="/board") as (proxied,):
         form = {"token": "not the token", "who": "jane"}
         assert httpx.get(f"{proxied}/board/login").status_code == 200
         assert httpx.post(f"{proxied}/board/login", data=form, headers=OWN).status_code == 403
         assert httpx.get(f"{proxied}/leads").status_code == 404
-    with served(folder) as board, httpx.Client(base_url=board, timeout=60 * BUSY) as client:
-        for page in PAGES:
-            targets = re.findall(r' (?:href|src|action|hx-get)="([^"]*)"', client.get(page).text)
-            outside = [target for target in targets if not re.match(r"/board(?:[/?#]|$)|[?#]|https://tempo", target)]
-            assert targets
-            assert not outside, page

@@ -57,6 +57,26 @@ class NameServer:
         self._socket.close()
 
 
+def start_nginx(children: ChildProcesses, configuration: str, port: int) -> subprocess.Popen[bytes]:
+    """Start nginx in the folder of `children`, and return when it listens on the port. Raises StartError."""
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        raise StartError("no nginx: run apt-get install -y --no-install-recommends nginx-light")
+    folder, log = children.directory, children.directory / "nginx.log"
+    (folder / "nginx.conf").write_text(configuration)
+    # As root, its worker would otherwise be a user who cannot enter the test's folder.
+    own = f"daemon off; {'user root;' if os.geteuid() == 0 else ''}"
+    argv = [program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", own]
+    process = children.spawn(argv, log=log)
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((LOOPBACK, port)) == 0
+
+    wait_for_answer("nginx", process, listens, log=log, timeout_s=_START_WITHIN_S)
+    return process
+
+
 class Nginx:
     """nginx in front of a gateway, and of a board; a context manager.
 
@@ -70,20 +90,10 @@ class Nginx:
         self.port, self.board_port = free_port(), free_port()
 
     def __enter__(self) -> Self:
-        program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-        if program is None:
-            raise StartError("no nginx: run apt-get install -y --no-install-recommends nginx-light")
         self._children = ChildProcesses("nginx")
         self.names = NameServer(dict.fromkeys(self.behind, self._host))
         try:
-            folder = self._children.directory
-            (folder / "nginx.conf").write_text(self.configuration(folder))
-            # As root, its worker would otherwise be a user who cannot enter the test's folder.
-            own = f"daemon off; {'user root;' if os.geteuid() == 0 else ''}"
-            self.log = folder / "nginx.log"
-            argv = [program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", own]
-            self.process: subprocess.Popen[bytes] = self._children.spawn(argv, log=self.log)
-            wait_for_answer("nginx", self.process, self._listens, log=self.log, timeout_s=_START_WITHIN_S)
+            self.process = start_nginx(self._children, self.configuration(self._children.directory), self.port)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -103,10 +113,6 @@ class Nginx:
             assert name in text, f"deploy/nginx.conf has no {name!r} any more"
             text = text.replace(name, value)
         return text
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex((LOOPBACK, self.port)) == 0
 
     def memory_mb(self) -> float:
         """Return what its processes hold together."""
