@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,24 @@ PAGES = (
     *("/board/waiting", "/board/waiting?partition=0", "/board/waiting?topic=leads", "/board/lanes?state=unreadable"),
     *("/board/leads?unnamed=yes", "/board/leads?status=dead_lettered,deferred", CAUSE, f"{CAUSE}&span=day"),
 )
+
+
+class Html(HTMLParser):
+    """Notes what a strict content security policy forbids, the links, and the ids of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.forbidden: list[str] = []
+        self.links: set[str] = set()
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.forbidden += [name for name in given if name == "style" or name.startswith(("on", "hx-on"))]
+        self.forbidden += [f"inline {tag}"] * (tag in ("script", "style") and "src" not in given)
+        self.links |= {given[name] for name in ("href", "src", "action", "hx-get") if name in given}
+        self.ids += [given["id"]] if "id" in given else []
 
 
 def plain(text: str) -> str:

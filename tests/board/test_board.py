@@ -4,7 +4,6 @@ import csv
 import re
 from collections import Counter
 from contextlib import closing
-from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
@@ -21,68 +20,17 @@ from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.topics import ExistingTopic, TopicNames, differences
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import DeadLetters
-from tests.board.client import OWN, PAGES, Client, board_with, plain
+from tests.board.client import OWN, Client, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, person
-from tests.board.scene import HASH, HOSTILE, Consumers, Topics, board_of, events, settings_of
+from tests.board.scene import HASH, Consumers, Topics, board_of, events, settings_of
 
 NAMES = TopicNames()
-_answers: dict[str, tuple[int, str]] = {}
-"""What links lead to. Many pages have the same ones."""
-
-
-class _Html(HTMLParser):
-    """Notes what a strict content security policy forbids, the links, and the ids."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.forbidden: list[str] = []
-        self.links: set[str] = set()
-        self.ids: list[str] = []
-        self._script = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        self._script = tag in ("script", "style") and "src" not in given
-        self.forbidden += [name for name in given if name == "style" or name.startswith(("on", "hx-on"))]
-        self.forbidden += [f"inline {tag}"] * self._script
-        self.links |= {given[name] for name in ("href", "src", "action", "hx-get") if name in given}
-        self.ids += [given["id"]] if "id" in given else []
-
-
-@pytest.mark.parametrize("url", PAGES)
-async def test_each_page_is_strict_and_leads_nowhere_else(local: Client, url: str) -> None:
-    answer = await local.get(url)
-    assert answer.status_code == 200, answer.text
-    policy = answer.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
-    assert "unsafe" not in policy
-    assert answer.headers["cache-control"] == "no-store"
-    page = _Html()
-    page.feed(answer.text)
-    assert page.forbidden == []
-    assert len(page.ids) == len(set(page.ids)), "an id is there twice"
-    assert HOSTILE not in answer.text, "text from outside is escaped"
-    assert "ada@example.com" not in answer.text, "personal data is shown on request only"
-    assert answer.text.count("<h1") == 1
-    for link in page.links:
-        if link.startswith(("#", "?")):
-            assert not link.startswith("#") or link[1:] in page.ids, link
-            continue
-        if link == f"https://tempo.example.com/trace/{'ab' * 16}":
-            continue
-        assert link.startswith("/board"), link
-        path, _, place = link.partition("#")
-        if path not in _answers:
-            response = await local.get(path)
-            _answers[path] = response.status_code, response.text
-        status, text = _answers[path]
-        assert status in (200, 404 if "%3Cscript" in link else 200), f"{url} links to {link}"
-        assert not place or f'id="{place}"' in text, link
 
 
 async def test_now_says_first_which_lanes_are_held(local: Client) -> None:
     text = (await local.get("/board")).text
+    assert '<span class="banner">production</span>' in text
     assert re.search(r'<h1 class="bad">.*2</a> of .*6</a> lanes are held</h1>', text)
     assert "Clay refuses its token (401)" in text
     assert "1,240 records wait on Kafka" in plain(text)
@@ -224,13 +172,6 @@ async def test_personal_data_is_shown_on_request_and_that_is_logged(
     logged = "".join(capfd.readouterr())
     assert all(word in logged for word in ("personal_data_shown", "jane", "crm-17"))
     assert "ada@example.com" not in logged
-
-
-async def test_a_lead_links_to_its_trace_and_each_page_has_the_banner(local: Client) -> None:
-    text = (await local.get("/board/leads/crm-17")).text
-    assert f'<a href="https://tempo.example.com/trace/{"ab" * 16}" rel="noreferrer">' in text
-    for url in PAGES:
-        assert '<span class="banner">production</span>' in (await local.get(url)).text
 
 
 async def test_the_system_says_which_process_is_missing_and_how_to_start_it(folder: Path) -> None:

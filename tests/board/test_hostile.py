@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import msgspec
 import pytest
@@ -28,12 +28,10 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Change
 from stream_app.ops.http import serve_http
 from stream_app.services.board import board_app
-from tests.board.client import PAGES, Client, board_with
+from tests.board.client import PAGES, Client, Html, board_with
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, event, lane, result, take
 from tests.board.scene import HOSTILE, OPERATOR_TOKEN, board_of, model_of, settings_of
-from tests.board.test_board import _Html
-from tests.board.test_links import links
 
 _NAMES = TopicNames()
 _MOST = 12
@@ -161,12 +159,12 @@ async def test_html_in_every_field_is_text(tmp_path: Path) -> None:
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["content-disposition"].startswith("attachment")
             continue
-        page = _Html()
-        page.feed(text)
+        page = Html(text)
         assert HOSTILE not in text, url
         assert (page.forbidden, text.count("<script>")) == ([], 0), url
         shown[kind] += "&lt;script&gt;" in text
-        waiting += [href for href, _ in links(url, text) if "/logout" not in href]
+        targets = {urljoin(url, link) for link in page.links}
+        waiting += [target for target in targets if target.startswith("/board") and "/static/" not in target]
     names = ("lanes", "leads", "imports", "dead", "books", "audit", "replays")
     assert {kind for kind, many in shown.items() if many} >= {"/board", *(f"/board/{name}" for name in names)}
     readable = (await client.get("/board/lanes/acme")).text
