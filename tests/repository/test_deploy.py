@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -113,12 +112,6 @@ def simulator() -> SimpleNamespace:
     return SimpleNamespace(**arguments.arguments)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_each_command_exists(name: str) -> None:
-    command, _ = parse(OURS[name]["command"])
-    assert command.__name__ == name
-
-
 def test_the_commands_in_the_comments_exist() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     commands = [
@@ -159,31 +152,19 @@ def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     assert secret & set(environment("board")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, "it verifies no callback"
 
 
-def test_every_host_and_port_belongs_to_a_service() -> None:
+def test_every_port_is_published_and_listened_to_where_it_should_be() -> None:
+    """tests/e2e/test_deploy_run.py shows that each process reaches the others where the settings say that they are."""
     loaded = settings("worker")
     host, _, port = loaded.kafka.bootstrap.partition(":")
     listeners = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["listeners"]))
     advertised = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["advertised.listeners"]))
-    assert host == "kafka"
-    assert listeners["APP"] == f":{port}"
-    assert advertised["APP"] == f"kafka:{port}"
+    assert (host, listeners["APP"], advertised["APP"]) == ("kafka", f":{port}", f"kafka:{port}")
     assert SERVICES["kafka"]["ports"] == [f"{advertised['HOST']}:{listeners['HOST'].strip(':')}"]
     assert kafka_properties()["controller.quorum.voters"] == f"1@{listeners['CONTROLLER']}"
-    sim = simulator()
-    for name, value in environment("worker").items():
-        if name.startswith("CLAY_WEBHOOK"):
-            assert urlsplit(value).netloc == f"sim:{sim.port}"
-    assert urlsplit(environment("worker")["REDIS_URL"]).netloc == f":{DEMANDED['REDIS_PASSWORD']}@redis:6379"
-    assert "--port 6379 " in SERVICES["redis"]["command"][-1]
-    assert sim.host == loaded.http.host == "0.0.0.0", "others reach it"
-    assert loaded.gateway.public_url == f"http://nginx:{loaded.http.gateway_port}"
-    proxy = (ROOT / "deploy" / "nginx.conf").read_text()
+    assert simulator().host == loaded.http.host == "0.0.0.0", "others reach it"
     for name, served in (("gateway", loaded.http.gateway_port), ("board", loaded.http.board_port)):
-        assert f"{name}:{served};" in proxy
-        assert re.search(rf"^ *listen {served}\b", proxy, re.MULTILINE)
         assert f"127.0.0.1:{served}:{served}" in SERVICES["nginx"]["ports"]
         assert "ports" not in SERVICES[name], "the proxy is the only way in"
-    assert loaded.board_url == f"http://board:{loaded.http.board_port}"
 
 
 def test_every_listener_of_kafka_needs_a_password() -> None:

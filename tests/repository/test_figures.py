@@ -64,9 +64,3 @@ def test_what_a_user_asks_first_is_in_the_tables_below() -> None:
         values = set(re.findall(NUMBERS, answer))
         assert values
         assert values <= shown, values - shown
-
-
-def test_a_figure_that_nobody_measured_is_noticed(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("It takes 3.1 times the CPU, 12 us and 44 MB.\n\n```sh\nsleep 7 MB\n```\n")
-    assert list(figures_of(page)) == ["3.1 times the CPU", "12 us", "44 MB"]
