@@ -30,8 +30,8 @@ from stream_app.ops.http import serve_http
 from stream_app.services.board import board_app
 from tests.board.client import PAGES, Client, Html, board_with
 from tests.board.clock import NOW_MS
-from tests.board.model_records import Made, event, lane, result, take
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, board_of, model_of, settings_of
+from tests.board.model_records import Made, event, lane, result
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN
 
 _NAMES = TopicNames()
 _MOST = 12
@@ -134,11 +134,12 @@ async def test_commands_to_copy_are_quoted_for_a_shell(tmp_path: Path) -> None:
 
 
 async def test_html_in_every_field_is_text(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, token=True, operator=True)
-    model = model_of(tmp_path / "model.sqlite", settings)
-    take(model, *everything())
-    model.close()
-    client = Client(board_of(settings, tmp_path / "model.sqlite"))
+    with board_with(tmp_path, *everything(), token=True, operator=True) as client:
+        await crawl(client)
+
+
+async def crawl(client: Client) -> None:
+    """Look at the pages, and at those that they link to."""
     await client.login(OPERATOR_TOKEN)
     named = urlencode(dict.fromkeys(("kind", "reason", "workspace", "topic", "status", "column", "begins"), HOSTILE))
     waiting = [*PAGES, *(f"{path}?{named}" for path in ("/board/leads", "/board/lanes", "/board/waiting"))]
@@ -169,4 +170,3 @@ async def test_html_in_every_field_is_text(tmp_path: Path) -> None:
     assert {kind for kind, many in shown.items() if many} >= {"/board", *(f"/board/{name}" for name in names)}
     readable = (await client.get("/board/lanes/acme")).text
     assert readable.count("&lt;script&gt;") > 15, "the view of the lane is readable"
-    client.board.close()

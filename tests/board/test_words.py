@@ -1,7 +1,7 @@
 """Pages say what they count as an operator would: one lead is no leads, and a code is no word."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMNS, MEANING, StatusCount
 from stream_app.domain.model.messages import ImportSummary
 from stream_app.domain.model.topics import TopicNames
-from tests.board.client import Client, plain
+from tests.board.client import Client, board_with, plain
 from tests.board.clock import MINUTE_MS, NOW_MS
-from tests.board.model_records import Made, dead_letter, event, take
+from tests.board.model_records import Made, dead_letter, event
 from tests.board.replays import replays
-from tests.board.scene import board_of, model_of, settings_of
 
 _NAMES = TopicNames()
 _WHERE: dict[str, Any] = {"workspace": "acme", "destination": "acme-people", "at_ms": NOW_MS - MINUTE_MS}
@@ -48,14 +47,9 @@ def one_of_each() -> Iterator[Made]:
 
 
 @pytest.fixture
-async def one(tmp_path: Path) -> AsyncIterator[Client]:
-    settings = settings_of(tmp_path)
-    model = model_of(tmp_path / "model.sqlite", settings)
-    take(model, *one_of_each())
-    model.close()
-    board = board_of(settings, tmp_path / "model.sqlite")
-    yield Client(board)
-    board.close()
+def one(tmp_path: Path) -> Iterator[Client]:
+    with board_with(tmp_path, *one_of_each()) as client:
+        yield client
 
 
 async def test_one_lead_is_no_leads(one: Client) -> None:
@@ -76,19 +70,16 @@ async def test_a_parked_lead_may_be_at_clay(one: Client) -> None:
         assert "Clay did not take it" not in text, url
 
 
-@pytest.mark.parametrize(
-    ("words", "heading"),
-    [
+async def test_the_heading_of_leads_says_which(one: Client) -> None:
+    for words, heading in (
         ("column=enriched", "1 lead, enriched"),
         ("status=parked&workspace=acme", "1 lead in acme, parked"),
         ("column=enriched&workspace=acme&import_id=one", "1 lead in acme of import one, enriched"),
         ("status=dead_lettered,deferred", "0 leads, dead lettered or deferred"),
         ("lead_id=crm-1", "1 record of crm-1"),
-    ],
-)
-async def test_the_heading_of_leads_says_which(one: Client, words: str, heading: str) -> None:
-    text = (await one.get(f"/board/leads?{words}")).text
-    assert plain(text.split("<h1>", 1)[1].split("</h1>", 1)[0]) == heading
+    ):
+        text = (await one.get(f"/board/leads?{words}")).text
+        assert plain(text.split("<h1>", 1)[1].split("</h1>", 1)[0]) == heading
 
 
 async def test_columns_have_the_names_that_the_command_prints(one: Client) -> None:
