@@ -17,16 +17,14 @@ pytestmark = pytest.mark.timeout(600)
 PAGES: Final = {
     "now": "/board",
     "lanes": "/board/lanes",
-    "lane": "/board/lanes/acme",
+    "lane": "/board/lanes/acme?command=c-" + "0" * 32,
     "a lane that was never used": "/board/lanes/stark",
-    "leads": "/board/leads?workspace=umbrella",
+    "leads": "/board/leads?workspace=initech&import_id=2026-09-21-kfdwzp&column=under_way",
     "lead": "/board/leads/crm-17",
     "an unknown lead": "/board/leads/unknown",
     "a waiting lead": "/board/waiting?lead_id=crm-waits",
     "imports": "/board/imports",
     "import": "/board/imports?workspace=initech&id=2026-09-21-kfdwzp",
-    "an unknown import": "/board/imports?workspace=initech&id=unknown",
-    "leads of an import": "/board/leads?workspace=initech&import_id=2026-09-21-kfdwzp&column=under_way",
     "dead letters": "/board/dead",
     "dead letters of a cause": CAUSE,
     "what waits": "/board/waiting",
@@ -34,10 +32,20 @@ PAGES: Final = {
     "a replay with refused dead letters": "/board/replays/r-2b9c40e1f2a",
     "books": "/board/books",
     "money": "/board/money",
-    "money of a workspace": "/board/money?workspace=acme",
     "audit": "/board/audit",
     "system": "/board/system",
 }
+"""One of each template, with the most that it can show: operators see its buttons."""
+FORMS: Final = {
+    "budget": "/board/lanes/acme/act/budget",  # numbers and a choice, each with what it was
+    "quota": "/board/lanes/acme/act/quota",  # a choice of long names
+    "trip": "/board/lanes/hooli/act/trip",  # from what to what
+    "erase": "/board/leads/crm-18/act/erase",  # cannot be undone, and is typed to confirm
+    "resolve": "/board/leads/crm-17/act/resolve",
+    "suppress": "/board/act/suppress",
+    "plan a replay": "/board/dead/act/plan?reason=http_503",
+}
+"""One of each kind of field: all forms have the same template."""
 LOOKS: Final = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390)]
 _MARKS: Final = {("light", 390): [], ("dark", 1280): [pytest.mark.slow]}
 """Colours and widths do not depend on each other, so that these two looks have what each change may break.
@@ -58,8 +66,6 @@ KEYBOARD: Final = """(controls) => {
 OVERLAPS: Final = """[...document.querySelectorAll(".stacked td")]
     .filter((each) => each.scrollHeight > each.clientHeight + 1).map((each) => each.outerHTML)"""
 """The cells whose content covers the next cell, such as a long label on a phone."""
-
-
 NOTE_TEXTS: Final = """window.drawn = [];
     const write = CanvasRenderingContext2D.prototype.fillText;
     CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {
@@ -79,6 +85,20 @@ SMALL_TARGETS: Final = """[...document.querySelectorAll("a[href], button, summar
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with served(tmp_path_factory.mktemp("board")) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def operators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("operators"), token=True, operator=True) as url:
+        yield url
+
+
+def log_in(page: Page, url: str, token: str = OPERATOR_TOKEN, to: str = "/board") -> None:
+    page.goto(f"{url}/board/login?next={to}")
+    page.get_by_label("Token").fill(token)
+    page.get_by_label("Your name").fill("jane")
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"{url}{to}")
 
 
 def context(browser: Browser, scheme: str = "light", width: int = 1280, **more: Any) -> BrowserContext:
@@ -124,13 +144,23 @@ class Watched:
 
 
 @each_look
-def test_every_page_can_be_used_by_everyone(browser: Browser, url: str, scheme: str, width: int) -> None:
+def test_every_page_and_form_can_be_used_by_everyone(browser: Browser, operators: str, scheme: str, width: int) -> None:
     made = context(browser, scheme, width)
-    watched = Watched(made)
-    watched.page.clock.set_fixed_time(NOW_MS / 1000)
-    for name, path in PAGES.items():
-        watched.open(url + path)
-        watched.check(name, keyboard=scheme == "light")
+    watched, keyboard = Watched(made), scheme == "light"
+    page = watched.page
+    page.clock.set_fixed_time(NOW_MS / 1000)
+    log_in(page, operators)
+    for name, path in (PAGES | FORMS).items():
+        watched.open(operators + path)
+        watched.check(name, keyboard=keyboard)
+    page.get_by_role("button", name="Plan").click()
+    send = page.get_by_role("button", name="Send 167 dead letters for up to 1,002 credits")
+    send.wait_for()
+    watched.check("plan", keyboard=keyboard)
+    page.get_by_label("Why").fill("Clay is up again")
+    send.click()
+    page.wait_for_url("**/board/replays/r-*")
+    assert "no replay process has answered yet" in page.locator("#content").inner_text()
     made.close()
 
 
@@ -161,7 +191,7 @@ def test_a_chart_names_each_day_once_and_whole_leads(browser: Browser, url: str)
     made.close()
 
 
-def test_a_phone_can_reach_every_column_of_the_money(browser: Browser, url: str) -> None:
+def test_a_phone_can_reach_every_column_of_the_money_and_the_end_of_the_leads(browser: Browser, url: str) -> None:
     made = context(browser, width=390)
     page = made.new_page()
     page.goto(f"{url}/board/money")
@@ -172,12 +202,6 @@ def test_a_phone_can_reach_every_column_of_the_money(browser: Browser, url: str)
         assert box is not None, name
         assert box["x"] >= 0, name
         assert box["x"] + box["width"] <= 390, name
-    made.close()
-
-
-def test_a_thumb_can_scroll_the_leads(browser: Browser, url: str) -> None:
-    made = context(browser, width=390)
-    page = made.new_page()
     page.goto(f"{url}/board/leads")
     assert page.locator("tbody tr").count() == 50
     assert page.evaluate("document.documentElement.scrollHeight") < 4_500, "the next page is five screens below"
@@ -245,129 +269,42 @@ def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: s
     made.close()
 
 
-FORMS: Final = {
-    **{kind: f"/board/lanes/acme/act/{kind}" for kind in ("pause", "budget", "correct", "rate", "quota")},
-    "cancel": "/board/leads/crm-17/act/cancel",
-    "resolve": "/board/leads/crm-17/act/resolve",
-    "erase": "/board/leads/crm-17/act/erase",
-    "suppress": "/board/act/suppress",
-    "reload": "/board/act/reload",
-    "cancel an import": "/board/imports/act/cancel?workspace=initech&id=2026-09-21-kfdwzp",
-    "plan a replay": "/board/dead/act/plan?reason=http_503",
-    "stop a replay": "/board/replays/r-0b9c40e1f2a/act/stop",
-    "resume a replay": "/board/replays/r-1b9c40e1f2a/act/resume",
-    "lane with a command": "/board/lanes/acme?command=c-" + "0" * 32,
-    "lane of an operator": "/board/lanes/initech",
-    "lead of an operator": "/board/leads/crm-17",
-    "import of an operator": "/board/imports?workspace=initech&id=2026-09-21-kfdwzp",
-    "dead letters of an operator": "/board/dead",
-    "replay of an operator": "/board/replays/r-0b9c40e1f2a",
-    "stopped replay of an operator": "/board/replays/r-1b9c40e1f2a",
-    "system of an operator": "/board/system",
-    "publish": "/board/publish",
-}
-"""What only operators see."""
-
-
-@pytest.fixture(scope="module")
-def operators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("operators"), token=True, operator=True) as url:
-        yield url
-
-
-def log_in(page: Page, url: str, token: str = OPERATOR_TOKEN, to: str = "/board") -> None:
-    page.goto(f"{url}/board/login?next={to}")
-    page.get_by_label("Token").fill(token)
-    page.get_by_label("Your name").fill("jane")
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_url(f"{url}{to}")
-
-
-@pytest.mark.slow
-@each_look
-def test_every_form_can_be_used_by_everyone(browser: Browser, operators: str, scheme: str, width: int) -> None:
-    made = context(browser, scheme, width)
-    watched = Watched(made)
-    log_in(watched.page, operators)
-    for name, path in FORMS.items():
-        watched.open(operators + path)
-        watched.check(name, keyboard=scheme == "light")
-    watched.open(operators + FORMS["plan a replay"])
-    watched.page.get_by_role("button", name="Plan").click()
-    watched.page.get_by_role("button", name="Send 167 dead letters for up to 1,002 credits").wait_for()
-    watched.check("plan", keyboard=scheme == "light")
-    made.close()
-
-
-@pytest.mark.parametrize("javascript", [True, False])
-def test_plan_and_send_a_replay_in_the_browser(browser: Browser, operators: str, javascript: bool) -> None:
-    made = context(browser, java_script_enabled=javascript)
+def test_a_form_says_what_is_wrong_beside_the_field_and_locks_while_it_is_sent(
+    browser: Browser, operators: str
+) -> None:
+    made = context(browser)
     page = made.new_page()
     log_in(page, operators)
-    page.goto(f"{operators}/board/dead")
-    page.get_by_role("link", name="Plan a replay of http_503").click()
-    page.get_by_role("button", name="Plan").click()
-    send = page.get_by_role("button", name="Send 167 dead letters for up to 1,002 credits")
-    for _ in range(120):
-        if send.is_visible():
-            break
-        page.wait_for_timeout(500)
-        page.goto(page.url)
-    page.get_by_label("Why").fill("Clay is up again")
-    send.click()
-    page.wait_for_url("**/board/replays/r-*")
-    assert "no replay process has answered yet" in page.locator("#content").inner_text()
+    page.goto(f"{operators}/board/lanes/hooli/act/budget")
+    field, button = page.get_by_label("Credits per day"), page.get_by_role("button", name="Change the budget")
+    field.fill("many")
+    page.get_by_label("Why").fill("x")
+    button.click()
+    assert field.input_value() == "many"
+    problem = page.locator(f"#{field.get_attribute('id')}-problem")
+    assert "'many' is not a whole number, none or configured" in problem.inner_text()
+    assert Axe().run(page).violations_count == 0
+    page.evaluate("document.querySelector('.act').addEventListener('submit', (event) => event.preventDefault())")
+    button.click()
+    assert button.is_disabled()
     made.close()
 
 
-def test_a_button_locks_while_the_form_is_sent(browser: Browser, operators: str) -> None:
+def test_log_in_with_a_browser(browser: Browser, operators: str) -> None:
     made = context(browser)
     watched = Watched(made)
-    page = watched.page
-    log_in(page, operators)
-    page.goto(f"{operators}/board/lanes/hooli/act/trip")
-    page.evaluate("document.querySelector('.act').addEventListener('submit', (event) => event.preventDefault())")
-    page.get_by_label("Why").fill("x")
-    page.get_by_role("button", name="Open the breaker").click()
-    assert page.get_by_role("button", name="Open the breaker").is_disabled()
+    page = watched.open(f"{operators}/board/lanes/acme")
+    assert page.url == f"{operators}/board/login?next=%2Fboard%2Flanes%2Facme"
+    assert Axe().run(page).violations_count == 0
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_label("Your name").fill("jane")
+    page.get_by_role("button", name="Log in").click()
+    assert page.url == f"{operators}/board/lanes/acme", "the browser says same-origin, also on http://127.0.0.1"
+    page.goto(f"{operators}/board/leads/crm-17")
+    page.get_by_role("button", name="Show personal data").click()
+    assert "ada@example.com" in page.locator(".fields").inner_text()
+    page.get_by_role("button", name="Log out").click()
+    page.goto(f"{operators}/board")
+    assert "/board/login" in page.url
+    assert watched.errors == []
     made.close()
-
-
-def test_a_wrong_form_says_so_beside_the_field(browser: Browser, operators: str) -> None:
-    made = context(browser)
-    watched, axe = Watched(made), Axe()
-    page = watched.page
-    log_in(page, operators)
-    page.goto(f"{operators}/board/lanes/hooli/act/budget")
-    page.get_by_label("Credits per day").fill("many")
-    page.get_by_label("Why").fill("x")
-    page.get_by_role("button", name="Change the budget").click()
-    assert page.get_by_label("Credits per day").input_value() == "many"
-    field = page.get_by_label("Credits per day")
-    assert (
-        "'many' is not a whole number, none or configured"
-        in page.locator(f"#{field.get_attribute('id')}-problem").inner_text()
-    )
-    assert axe.run(page).violations_count == 0
-    made.close()
-
-
-def test_log_in_with_a_browser(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with served(tmp_path_factory.mktemp("login"), token=True) as url:
-        made = context(browser)
-        watched, axe = Watched(made), Axe()
-        page = watched.open(f"{url}/board/lanes/acme")
-        assert page.url == f"{url}/board/login?next=%2Fboard%2Flanes%2Facme"
-        assert axe.run(page).violations_count == 0
-        page.get_by_label("Token").fill(TOKEN)
-        page.get_by_label("Your name").fill("jane")
-        page.get_by_role("button", name="Log in").click()
-        assert page.url == f"{url}/board/lanes/acme", "the browser says same-origin, also on http://127.0.0.1"
-        page.goto(f"{url}/board/leads/crm-17")
-        page.get_by_role("button", name="Show personal data").click()
-        assert "ada@example.com" in page.locator(".fields").inner_text()
-        page.get_by_role("button", name="Log out").click()
-        page.goto(f"{url}/board")
-        assert "/board/login" in page.url
-        assert watched.errors == []
-        made.close()
