@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.board.client import Client
-from tests.board.scene import Outbox, board_of, fill, settings_of
+from tests.board.scene import OPERATOR_TOKEN, Outbox, board_of, fill, settings_of
 from tests.board.serving import chromium
 
 
@@ -53,3 +53,10 @@ def with_operator(folder: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch)
     board = board_of(settings_of(folder, token=True, operator=True), folder / "model.sqlite", outbox=outbox)
     yield Client(board)
     board.close()
+
+
+@pytest.fixture
+async def operator(with_operator: Client) -> Client:
+    """An operator who has logged in."""
+    await with_operator.login(OPERATOR_TOKEN)
+    return with_operator

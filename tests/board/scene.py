@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import msgspec
 from jinja2 import BytecodeCache
@@ -53,6 +53,7 @@ HOSTILE: Final = "<script>alert(1)</script>\"'&"
 """A text that every field could have, from other programs."""
 WORKSPACES: Final = ("acme", "globex", "hooli", "initech", "stark", "umbrella")
 
+T = TypeVar("T")
 _NAMES: Final = TopicNames()
 
 _CONFIG: Final = """
@@ -113,35 +114,32 @@ async def _nobody() -> Any:
     raise AssertionError("nobody asks Kafka")
 
 
-class Consumers(Background[Consumption]):
-    """What Kafka says of the consumers, in memory."""
+class Known(Background[T]):
+    """What Kafka says, in memory. `now` is None: it does not answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: T) -> None:
         super().__init__(_nobody, fresh_s=0)
         self.is_first = False
-        waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310, "initech": 56}
-        counts = {("leads", number): waiting.get(name, 0) for number, name in enumerate(WORKSPACES)}
-        counts |= {(topic, number): 0 for topic in ("leads.retry", "leads.bulk") for number in range(len(WORKSPACES))}
-        self.now: Consumption | None = Consumption(
-            Group("Stable", 2), Group("Stable", 1), counts, dict.fromkeys(counts, 1 << 40)
-        )
+        self.now: T | None = now
 
-    async def look(self, within_s: float) -> Consumption | None:
+    async def look(self, within_s: float) -> T | None:
         return self.now
 
 
-class Topics(Background[dict[str, ExistingTopic]]):
-    """What Kafka says of the topics, in memory: all are as planned."""
+def consumers_of() -> Known[Consumption]:
+    """Two workers and a replay process, and what waits for them."""
+    waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310, "initech": 56}
+    counts = {("leads", number): waiting.get(name, 0) for number, name in enumerate(WORKSPACES)}
+    counts |= {(topic, number): 0 for topic in ("leads.retry", "leads.bulk") for number in range(len(WORKSPACES))}
+    return Known(Consumption(Group("Stable", 2), Group("Stable", 1), counts, dict.fromkeys(counts, 1 << 40)))
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(_nobody, fresh_s=0)
-        self.now: dict[str, ExistingTopic] | None = {
-            topic.name: ExistingTopic(topic.partitions, topic.replication, dict(topic.config))
-            for topic in settings.topic_plan()
-        }
 
-    async def look(self, within_s: float) -> dict[str, ExistingTopic] | None:
-        return self.now
+def topics_of(settings: Settings) -> Known[dict[str, ExistingTopic]]:
+    """All topics as planned."""
+    planned = settings.topic_plan()
+    return Known(
+        {topic.name: ExistingTopic(topic.partitions, topic.replication, dict(topic.config)) for topic in planned}
+    )
 
 
 async def fetch_result(stored: FoundResultAt) -> FoundResult:
@@ -214,11 +212,11 @@ _COMPILED: Final = CompiledTemplates()
 def board_of(
     settings: Settings,
     path: Path,
-    consumers: Consumers | None = None,
+    consumers: Known[Consumption] | None = None,
     shared_s: float = 0,
     outbox: Outbox | None = None,
     survey: Survey | None = None,
-    topics: Topics | None = None,
+    topics: Known[dict[str, ExistingTopic]] | None = None,
     lag: ProjectionLag | None = None,
 ) -> Board:
     """A board over the file, with everything else in memory."""
@@ -230,8 +228,8 @@ def board_of(
         site,
         access_of(settings, lambda: now_s),
         lambda: lag or ProjectionLag(NOW_MS - 2_000, 0),
-        consumers or Consumers(),
-        topics or Topics(settings),
+        consumers or consumers_of(),
+        topics or topics_of(settings),
         fetch_result,
         find_waiting,
         lambda: NOW_MS,

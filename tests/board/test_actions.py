@@ -27,12 +27,6 @@ NAMES = TopicNames()
 _WHY = {"why": "table is being rebuilt"}
 
 
-@pytest.fixture
-async def operator(with_operator: Client) -> Client:
-    await with_operator.login(OPERATOR_TOKEN)
-    return with_operator
-
-
 async def nonce_of(client: Client, url: str) -> str:
     """Open a form; returns the random number that it carries."""
     answer = await client.get(url)

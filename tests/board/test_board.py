@@ -23,7 +23,7 @@ from stream_app.services.board import DeadLetters
 from tests.board.client import OWN, Client, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, person
-from tests.board.scene import HASH, Consumers, Topics, board_of, events, settings_of
+from tests.board.scene import HASH, board_of, consumers_of, events, settings_of, topics_of
 
 NAMES = TopicNames()
 
@@ -39,7 +39,7 @@ async def test_now_says_first_which_lanes_are_held(local: Client) -> None:
 
 
 async def test_no_worker_is_the_first_thing_to_know(folder: Path) -> None:
-    consumers = Consumers()
+    consumers = consumers_of()
     consumers.now = Consumption(Group("Empty", 0), Group("Stable", 1), {})
     board = board_of(settings_of(folder), folder / "model.sqlite", consumers)
     text = (await Client(board).get("/board")).text
@@ -64,7 +64,7 @@ async def test_replays_that_are_paused_have_a_card(tmp_path: Path) -> None:
 
 async def test_before_kafka_has_answered_nothing_is_said_of_it(folder: Path) -> None:
     """A newcomer's first screen: the first answer takes longer than a page waits for it."""
-    consumers = Consumers()
+    consumers = consumers_of()
     consumers.now, consumers.is_first = None, True
     with closing(board_of(settings_of(folder), folder / "model.sqlite", consumers)) as board:
         for page in ("", "/books", "/waiting", "/system"):
@@ -175,7 +175,7 @@ async def test_personal_data_is_shown_on_request_and_that_is_logged(
 
 
 async def test_the_system_says_which_process_is_missing_and_how_to_start_it(folder: Path) -> None:
-    consumers = Consumers()
+    consumers = consumers_of()
     board = board_of(settings_of(folder), folder / "model.sqlite", consumers)
     client = Client(board)
     for worker, replay, texts in (
@@ -192,7 +192,7 @@ async def test_the_system_says_which_process_is_missing_and_how_to_start_it(fold
 
 async def test_the_system_says_of_each_topic_what_stream_app_topics_says(folder: Path) -> None:
     settings = settings_of(folder)
-    topics = Topics(settings)
+    topics = topics_of(settings)
     assert topics.now is not None
     existing = dict(topics.now)
     board = board_of(settings, folder / "model.sqlite", topics=topics)

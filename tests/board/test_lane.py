@@ -19,10 +19,11 @@ from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.board.site import Moment
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import TopicNames
-from tests.board.client import OWN, Client, board_with, plain
+from tests.board.client import Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import event, lane
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox
+from tests.board.scene import HOSTILE, Outbox
+from tests.board.test_actions import nonce_of, send
 
 
 def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path: Path) -> None:
@@ -179,34 +180,28 @@ async def test_an_unknown_import_is_answered(local: Client, name: str) -> None:
 CANCEL = "/board/imports/act/cancel?workspace=initech&id=2026-09-21-kfdwzp"
 
 
-async def test_an_operator_cancels_an_import(with_operator: Client, outbox: Outbox) -> None:
-    await with_operator.login(OPERATOR_TOKEN)
-    text = (await with_operator.get(MARCH)).text
+async def test_an_operator_cancels_an_import(operator: Client, outbox: Outbox) -> None:
+    text = (await operator.get(MARCH)).text
     assert CANCEL.replace("&", "&amp;") in text
     assert f'data-most-mb="{MAX_FILE_BYTES / 2**20:.0f}"' in text, "what a browser refuses, the server would"
-    form = (await with_operator.get(CANCEL)).text
-    assert "87" in form
-    nonce = re.search(r'name="form" value="(\w+)"', form)
-    assert nonce is not None
-    given = {"form": nonce[1], "why": "wrong file"}
-    answer = await with_operator.ask("POST", CANCEL, data={**given, "typed": "acme"}, headers=OWN)
-    assert answer.status_code == 422
+    assert "87" in (await operator.get(CANCEL)).text
+    nonce = await nonce_of(operator, CANCEL)
+    assert (await send(operator, CANCEL, nonce, why="wrong file", typed="acme")).status_code == 422
     for _ in range(2):
-        answer = await with_operator.ask("POST", CANCEL, data={**given, "typed": "initech"}, headers=OWN)
+        answer = await send(operator, CANCEL, nonce, why="wrong file", typed="initech")
         assert answer.status_code == 303
     first, second = outbox.commands
     assert first.id == second.id, "a second click is the same command"
     assert (first.kind, first.workspace, first.why) == ("cancel_import", "initech", "wrong file")
     assert first.args == {"import_id": "2026-09-21-kfdwzp"}
-    followed = (await with_operator.get(answer.headers["location"])).text
+    followed = (await operator.get(answer.headers["location"])).text
     assert "Import 2026-09-21-kfdwzp" in followed
     assert first.id in followed
 
 
 @pytest.mark.parametrize("query", ["", "?workspace=initech&id=unknown", "?workspace=absent&id=webinar"])
-async def test_an_import_that_is_not_there_is_not_cancelled(with_operator: Client, query: str) -> None:
-    await with_operator.login(OPERATOR_TOKEN)
-    assert (await with_operator.get(f"/board/imports/act/cancel{query}")).status_code == 404
+async def test_an_import_that_is_not_there_is_not_cancelled(operator: Client, query: str) -> None:
+    assert (await operator.get(f"/board/imports/act/cancel{query}")).status_code == 404
 
 
 async def test_a_lane_of_which_only_now_is_known_has_no_empty_charts(local: Client) -> None:

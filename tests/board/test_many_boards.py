@@ -15,7 +15,7 @@ from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.view import LaneView
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, Client, plain
-from tests.board.scene import OPERATOR_TOKEN, TOKEN, Consumers, board_of, settings_of
+from tests.board.scene import OPERATOR_TOKEN, TOKEN, board_of, consumers_of, settings_of
 from tests.support.pace import BUSY
 
 
@@ -48,7 +48,7 @@ async def test_boards_that_ask_for_the_same_share_it(folder: Path, monkeypatch: 
         return Queries.lanes(self)
 
     monkeypatch.setattr(BoardQueries, "lanes", counted, raising=False)
-    consumers = Consumers()
+    consumers = consumers_of()
     board = board_of(settings_of(folder), folder / "model.sqlite", consumers, shared_s=3_600)
     client = Client(board)
     for _ in range(5):

@@ -18,7 +18,7 @@ from stream_app.board.site import Moment, Site, overview
 from stream_app.domain.lane.explain import Finding
 from tests.board.client import Client
 from tests.board.clock import NOW_MS
-from tests.board.scene import Consumers, settings_of
+from tests.board.scene import consumers_of, settings_of
 
 FOLLOWS = ProjectionLag(NOW_MS - 1_000)
 TROUBLE = [Finding("read_model", "", holds=False)]
@@ -31,7 +31,7 @@ def site(folder: Path) -> Site:
 
 
 async def test_they_are_those_of_the_page_now(site: Site) -> None:
-    consumers = Consumers()
+    consumers = consumers_of()
     findings, is_whole = await board_findings(site, FOLLOWS, consumers, NOW_MS)
     shown = overview(site, Moment(NOW_MS, FOLLOWS, consumers.now, STRANGER))
     assert is_whole
@@ -41,7 +41,7 @@ async def test_they_are_those_of_the_page_now(site: Site) -> None:
 
 
 async def test_nothing_is_known_of_lanes_while_kafka_is_away_or_the_model_is_behind(site: Site, tmp_path: Path) -> None:
-    consumers = Consumers()
+    consumers = consumers_of()
     away = ProjectionLag(NOW_MS, trouble="Kafka at 127.0.0.1:9092 did not answer within 10 s")
     assert await board_findings(site, away, consumers, NOW_MS) == (TROUBLE, False)
     for lag in (ProjectionLag(), ProjectionLag(NOW_MS - STALE_MS - 1)):

@@ -16,7 +16,7 @@ from stream_app.client.uploads import Upload
 from stream_app.config import Settings
 from stream_app.domain.model.messages import Lead
 from tests.board.client import OWN, Client, digest_on
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, Outbox
+from tests.board.scene import HOSTILE, Outbox
 from tests.support.kafka import until
 from tests.support.pace import BUSY
 
@@ -56,12 +56,6 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
     return fake
 
 
-@pytest.fixture
-async def jane(with_operator: Client) -> Client:
-    await with_operator.login(OPERATOR_TOKEN)
-    return with_operator
-
-
 async def post(client: Client, path: str, **more: Any) -> httpx.Response:
     return await client.ask("POST", path, headers=OWN, **more)
 
@@ -96,16 +90,16 @@ async def settled(client: Client, path: str) -> str:
             await asyncio.sleep(0.01)
 
 
-async def test_a_file_goes_from_its_columns_to_kafka(jane: Client, kafka: Kafka, capfd: Any) -> None:
-    path = await checked(jane)
-    text = (await jane.get(path)).text
+async def test_a_file_goes_from_its_columns_to_kafka(operator: Client, kafka: Kafka, capfd: Any) -> None:
+    path = await checked(operator)
+    text = (await operator.get(path)).text
     assert "hooli/hooli-people: 1 lead at about 6 credits each" in text, "the words of the command"
     assert "Publish 2 leads for about 12 credits" in text
     assert re.search(r"<code>bad_email</code>.*Its e-mail is not an e-mail address", text)
     button = digest_on(text)
-    answer = await post(jane, f"{path}/send", data={"why": "webinar of march", "digest": button})
+    answer = await post(operator, f"{path}/send", data={"why": "webinar of march", "digest": button})
     assert answer.headers["location"] == path
-    text = await settled(jane, path)
+    text = await settled(operator, path)
     assert "2 of 2 leads published" in text
     links = re.findall(r'href="/board/imports\?workspace=(\w+)&amp;id=([\w-]+)"', text)
     assert [workspace for workspace, _ in links] == ["hooli", "initech"]
@@ -114,9 +108,9 @@ async def test_a_file_goes_from_its_columns_to_kafka(jane: Client, kafka: Kafka,
     first = kafka.leads[0].import_summary
     assert first is not None
     assert (first.rows, first.refused, first.leads, first.file, first.who) == (3, 1, 1, "leads.csv", "jane")
-    again = await post(jane, f"{path}/send", data={"why": "a second click", "digest": button})
+    again = await post(operator, f"{path}/send", data={"why": "a second click", "digest": button})
     assert again.headers["location"] == path
-    await settled(jane, path)
+    await settled(operator, path)
     assert len(kafka.leads) == 2, "once"
     logged = capfd.readouterr()
     assert "import_published" in logged.out + logged.err
@@ -124,30 +118,30 @@ async def test_a_file_goes_from_its_columns_to_kafka(jane: Client, kafka: Kafka,
     assert "example.com" not in path
 
 
-async def test_the_reason_is_logged_without_personal_data(jane: Client, kafka: Kafka, capfd: Any) -> None:
-    path = await checked(jane)
-    await send(jane, path, "asked by ada@example.com, +49 170 1234567, see https://crm.example.com/x?key=1")
-    await settled(jane, path)
+async def test_the_reason_is_logged_without_personal_data(operator: Client, kafka: Kafka, capfd: Any) -> None:
+    path = await checked(operator)
+    await send(operator, path, "asked by ada@example.com, +49 170 1234567, see https://crm.example.com/x?key=1")
+    await settled(operator, path)
     logged = "".join(capfd.readouterr())
     assert "asked by [email]" in logged
     assert not [text for text in ("ada@", "1234567", "crm.example.com") if text in logged]
 
 
-async def test_columns_can_be_corrected_and_left_out(jane: Client, kafka: Kafka) -> None:
+async def test_columns_can_be_corrected_and_left_out(operator: Client, kafka: Kafka) -> None:
     path = await checked(
-        jane,
+        operator,
         "one,two,three\nada@example.com,Ada,secret\n",
         **{"workspace": "initech", "bulk": "yes", "column-0": "email", "column-1": "=", "column-2": ""},
     )
-    await send(jane, path, "test")
-    await settled(jane, path)
+    await send(operator, path, "test")
+    await settled(operator, path)
     assert [lead.fields for lead in kafka.leads] == [{"email": "ada@example.com", "two": "Ada"}]
 
 
-async def test_two_columns_with_one_name_are_explained(jane: Client) -> None:
+async def test_two_columns_with_one_name_are_explained(operator: Client) -> None:
     columns = {"column-0": "email", "column-1": "email", "workspace": "hooli"}
-    path = await checked(jane, "a,b\nx@example.com,y\n", **columns)
-    text = (await jane.get(path)).text
+    path = await checked(operator, "a,b\nx@example.com,y\n", **columns)
+    text = (await operator.get(path)).text
     assert "two columns would have the name email" in text
     assert "Check all rows" in text
 
@@ -162,33 +156,33 @@ async def test_two_columns_with_one_name_are_explained(jane: Client) -> None:
     ],
 )
 async def test_a_tab_publishes_what_it_shows_and_nothing_else(
-    jane: Client, kafka: Kafka, other: dict[str, str]
+    operator: Client, kafka: Kafka, other: dict[str, str]
 ) -> None:
     """Two tabs show one file: the button of the first must not publish what the second has chosen."""
-    path = await checked(jane, "email,title\nada@example.com,CTO\n", workspace="initech")
-    first = digest_on((await jane.get(path)).text)
-    await post(jane, f"{path}/columns", data=other)
-    await settled(jane, path)
-    answer = await post(jane, f"{path}/send", data={"why": "the first tab", "digest": first})
+    path = await checked(operator, "email,title\nada@example.com,CTO\n", workspace="initech")
+    first = digest_on((await operator.get(path)).text)
+    await post(operator, f"{path}/columns", data=other)
+    await settled(operator, path)
+    answer = await post(operator, f"{path}/send", data={"why": "the first tab", "digest": first})
     assert answer.status_code == 409
     assert "Open the page of the file again, and look at its cost" in answer.text
     assert kafka.leads == []
-    assert (await post(jane, f"{path}/send", data={"why": "no digest"})).status_code == 409
-    await send(jane, path)
-    assert "1 of 1 lead published" in await settled(jane, path)
-    assert (await post(jane, f"{path}/send", data={"why": "late", "digest": first})).status_code == 409
+    assert (await post(operator, f"{path}/send", data={"why": "no digest"})).status_code == 409
+    await send(operator, path)
+    assert "1 of 1 lead published" in await settled(operator, path)
+    assert (await post(operator, f"{path}/send", data={"why": "late", "digest": first})).status_code == 409
     assert len(kafka.leads) == 1
 
 
-async def test_the_button_follows_the_price(jane: Client, kafka: Kafka) -> None:
+async def test_the_button_follows_the_price(operator: Client, kafka: Kafka) -> None:
     """The same choice, checked again, is the same publication; another price is another one."""
-    path = await checked(jane, "email\nada@example.com\n", workspace="initech")
-    first = digest_on((await jane.get(path)).text)
-    await post(jane, f"{path}/columns", data={"workspace": "initech"})
-    assert digest_on(await settled(jane, path)) == first
-    upload = next(iter(jane.board._publish._uploads._uploads.values()))  # type: ignore[union-attr]
+    path = await checked(operator, "email\nada@example.com\n", workspace="initech")
+    first = digest_on((await operator.get(path)).text)
+    await post(operator, f"{path}/columns", data={"workspace": "initech"})
+    assert digest_on(await settled(operator, path)) == first
+    upload = next(iter(operator.board._publish._uploads._uploads.values()))  # type: ignore[union-attr]
     upload.quotes = [msgspec.structs.replace(quote, seconds=9_999) for quote in upload.quotes]
-    assert digest_on((await jane.get(path)).text) not in ("", first)
+    assert digest_on((await operator.get(path)).text) not in ("", first)
 
 
 @pytest.mark.parametrize(
@@ -202,37 +196,37 @@ async def test_the_button_follows_the_price(jane: Client, kafka: Kafka) -> None:
         ({"column-0": "x" * 100_000}, 413),
     ],
 )
-async def test_a_form_that_cannot_be_is_answered(jane: Client, form: dict[str, str], status: int) -> None:
-    path = (await upload(jane, "email\nada@example.com\n")).headers["location"]
-    answer = await post(jane, f"{path}/columns", data=form)
+async def test_a_form_that_cannot_be_is_answered(operator: Client, form: dict[str, str], status: int) -> None:
+    path = (await upload(operator, "email\nada@example.com\n")).headers["location"]
+    answer = await post(operator, f"{path}/columns", data=form)
     assert answer.status_code == status
     if form == {"workspace": ""}:
         assert "choose one for all rows" in answer.text, "asked before the rows are checked"
 
 
-async def test_the_first_cells_stand_beside_each_column(jane: Client) -> None:
-    path = await upload(jane, f"email,x\na@example.com,{HOSTILE}\n,{'y' * 100}\nb@example.com\nc@example.com,\n")
-    text = (await jane.get(path.headers["location"])).text
+async def test_the_first_cells_stand_beside_each_column(operator: Client) -> None:
+    path = await upload(operator, f"email,x\na@example.com,{HOSTILE}\n,{'y' * 100}\nb@example.com\nc@example.com,\n")
+    text = (await operator.get(path.headers["location"])).text
     assert "a@example.com, b@example.com" in text
     assert "c@example.com" not in text, "three rows"
     assert HOSTILE not in text
     assert "y" * 41 not in text
 
 
-async def test_text_of_the_file_is_shown_as_text(jane: Client, kafka: Kafka) -> None:
-    answer = await upload(jane, name=f"{HOSTILE}.csv")
+async def test_text_of_the_file_is_shown_as_text(operator: Client, kafka: Kafka) -> None:
+    answer = await upload(operator, name=f"{HOSTILE}.csv")
     path = answer.headers["location"]
-    pages = [(await jane.get(path)).text]
-    await post(jane, f"{path}/columns", data={"workspace": ""})
-    pages.append(await settled(jane, path))
+    pages = [(await operator.get(path)).text]
+    await post(operator, f"{path}/columns", data={"workspace": ""})
+    pages.append(await settled(operator, path))
     for text in pages:
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
         assert "<script>alert(1)" not in text
 
 
-async def test_refused_rows_are_downloaded_and_that_is_logged(jane: Client, capfd: Any) -> None:
-    path = await checked(jane)
-    answer = await jane.get(f"{path}/rejected.csv")
+async def test_refused_rows_are_downloaded_and_that_is_logged(operator: Client, capfd: Any) -> None:
+    path = await checked(operator)
+    answer = await operator.get(f"{path}/rejected.csv")
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert answer.headers["content-disposition"].startswith('attachment; filename="20')
     assert answer.headers["cache-control"] == "no-store"
@@ -244,7 +238,7 @@ async def test_refused_rows_are_downloaded_and_that_is_logged(jane: Client, capf
 
 
 async def test_a_publication_is_stopped_and_what_was_published_is_cancelled(
-    jane: Client, kafka: Kafka, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    operator: Client, kafka: Kafka, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = Upload.stop
 
@@ -253,14 +247,14 @@ async def test_a_publication_is_stopped_and_what_was_published_is_cancelled(
         kafka.goes_on.set()
 
     monkeypatch.setattr(Upload, "stop", stop_and_go_on)
-    path = await checked(jane, "email\n" + "".join(f"a{n}@example.com\n" for n in range(500)), workspace="initech")
+    path = await checked(operator, "email\n" + "".join(f"a{n}@example.com\n" for n in range(500)), workspace="initech")
     kafka.stops_after = 100
-    await send(jane, path, "test")
+    await send(operator, path, "test")
     await until(lambda: len(kafka.leads) == 100, 60)
-    assert "100 of 500 leads are on Kafka" in (await jane.get(path)).text
-    answer = await post(jane, f"{path}/stop", data={"why": "wrong file"})
+    assert "100 of 500 leads are on Kafka" in (await operator.get(path)).text
+    answer = await post(operator, f"{path}/stop", data={"why": "wrong file"})
     assert answer.headers["location"].startswith(f"{path}?command=c-")
-    text = (await jane.get(answer.headers["location"])).text
+    text = (await operator.get(answer.headers["location"])).text
     assert "100 of 500 leads published" in text
     assert "The other 400 were not" in text
     (command,) = outbox.commands
@@ -274,16 +268,16 @@ async def test_a_publication_is_stopped_and_what_was_published_is_cancelled(
 
 
 @pytest.mark.parametrize("step", ["send", "stop"])
-async def test_a_reason_is_needed(jane: Client, kafka: Kafka, step: str) -> None:
-    path = await checked(jane)
-    assert (await post(jane, f"{path}/{step}", data={"why": " "})).status_code == 422
+async def test_a_reason_is_needed(operator: Client, kafka: Kafka, step: str) -> None:
+    path = await checked(operator)
+    assert (await post(operator, f"{path}/{step}", data={"why": " "})).status_code == 422
     assert kafka.leads == []
 
 
-async def test_a_discarded_file_is_gone_in_words(jane: Client) -> None:
-    path = await checked(jane)
-    assert (await post(jane, f"{path}/discard")).headers["location"] == "/board/publish"
-    answer = await jane.get(path)
+async def test_a_discarded_file_is_gone_in_words(operator: Client) -> None:
+    path = await checked(operator)
+    assert (await post(operator, f"{path}/discard")).headers["location"] == "/board/publish"
+    answer = await operator.get(path)
     assert answer.status_code == 404
     assert "Choose it again on the page Publish" in answer.text
 
@@ -291,19 +285,19 @@ async def test_a_discarded_file_is_gone_in_words(jane: Client) -> None:
 RESULTS = "/board/imports/act/results?workspace={}&id=2026-09-21-kfdwzp"
 
 
-async def test_the_results_of_an_import_are_downloaded_joined_to_its_file(jane: Client, with_token: Client) -> None:
-    page = (await jane.get("/board/imports?workspace=initech&id=2026-09-21-kfdwzp")).text
+async def test_the_results_of_an_import_are_downloaded_joined_to_its_file(operator: Client, with_token: Client) -> None:
+    page = (await operator.get("/board/imports?workspace=initech&id=2026-09-21-kfdwzp")).text
     assert 'action="/board/imports/act/results?workspace=initech&amp;id=2026-09-21-kfdwzp"' in page
     file = {"file": ("leads.csv", b"email\nada@example.com\nbo@example.com\n", "text/csv")}
-    answer = await post(jane, RESULTS.format("initech"), files=file)
+    answer = await post(operator, RESULTS.format("initech"), files=file)
     assert (answer.status_code, answer.text) == (200, "ada@example.com,CTO\nbo@example.com,\n")
     assert answer.headers["content-disposition"] == 'attachment; filename="enriched.csv"'
     await with_token.login()
     assert (await post(with_token, RESULTS.format("initech"), files=file)).status_code == 405, "only operators"
-    none = await post(jane, RESULTS.format("acme"), files=file)
+    none = await post(operator, RESULTS.format("acme"), files=file)
     assert none.status_code == 422
     assert "No row of leads.csv has a result in acme: is it the file of this import?" in none.text
     twice = {"file": ("leads.csv", b"email,email\na,b\n", "text/csv")}
-    bad = await post(jane, RESULTS.format("initech"), files=twice)
+    bad = await post(operator, RESULTS.format("initech"), files=twice)
     assert (bad.status_code, "leads.csv: " in bad.text) == (422, True)
-    assert (await post(jane, RESULTS.format("nowhere"), files=file)).status_code == 422
+    assert (await post(operator, RESULTS.format("nowhere"), files=file)).status_code == 422

@@ -28,12 +28,6 @@ CHOSEN = {"from": "dlq", "kind": "failed", "reason": "http_503", "workspace": "a
 WHY = {"why": "Clay is up again"}
 
 
-@pytest.fixture
-async def operator(with_operator: Client) -> Client:
-    await with_operator.login(OPERATOR_TOKEN)
-    return with_operator
-
-
 async def planned(operator: Client, **values: str) -> str:
     """Plan, and return the path of the plan once it is made."""
     answer = await send(operator, "/board/dead/act/plan", **CHOSEN, **values)

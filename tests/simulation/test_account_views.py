@@ -25,7 +25,7 @@ from stream_app.domain.books.records import COLUMNS, STATES, name_of
 from stream_app.domain.lane.explain import Group
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client, plain
-from tests.board.scene import Consumers, board_of, fetch_result, find_waiting, settings_of
+from tests.board.scene import board_of, consumers_of, fetch_result, find_waiting, settings_of
 from tests.simulation.account import COLUMN_OF, NO_LEADS, Ledger, Look, Numbers, looks_at, messy, read_into, sources_of
 from tests.simulation.tape import Tape
 
@@ -46,7 +46,7 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
         model.wipe()
         read_into(model, ledger, Random(seed), {})
         model.close()
-        consumers = Consumers()
+        consumers = consumers_of()
         consumers.now = IDLE
         board = board_of(settings, path, consumers)
         client, api = Client(board), await _answers(path, ledger)
