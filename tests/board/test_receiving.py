@@ -48,7 +48,7 @@ async def receive(raw: bytes, size: int = CHUNK, headers: Mapping[str, str] | No
     return await FileReceiver().receive(Sent(pieces(raw, size), headers).request, "file")
 
 
-@pytest.mark.parametrize("size", [1, 7, 1_000, CHUNK])
+@pytest.mark.parametrize("size", [1, 7, CHUNK])
 async def test_a_file_arrives_as_it_was_sent(size: int) -> None:
     content = b"email,note\r\n--xY\r\n\r\n--x\r\nada@example.com,\xff\x00\r\n"
     received = await receive(form(content), size)
@@ -95,7 +95,6 @@ async def test_a_file_that_does_not_say_its_size_is_read_to_the_limit() -> None:
     ("raw", "headers", "status"),
     [
         (b"", {}, 400),
-        (b"not a form", {}, 400),
         (form(b"a")[:-6], {}, 400),
         (form(b"a", boundary="other"), {}, 400),
         (form(b"a", field="other"), {}, 422),
