@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlencode
 
+import httpx
 import pytest
 from starlette.requests import Request
 
@@ -15,6 +15,7 @@ from stream_app.services.board import board_app
 from tests.board.client import HERE, OWN, Client
 from tests.board.clock import NOW_MS
 from tests.board.scene import OPERATOR_TOKEN, PROXY_SECRET, TOKEN, board_of, settings_of
+from tests.support.kafka import until
 
 OPEN = {"/board/login", "/board/logout"}
 OF_VIEWERS = {"/board/leads", "/board/leads/{lead_id:path}"}
@@ -213,72 +214,58 @@ async def test_log_out(with_token: Client) -> None:
 
 _LONG_S = 60
 _FLOOD = LIMIT_CONCURRENCY - 20
-Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Tries = list[asyncio.Task[httpx.Response]]
 
 
 @asynccontextmanager
-async def _board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    """Serve a board whose wrong tokens wait longer than a test takes; yields its port."""
+async def _board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve a board whose wrong tokens wait longer than a test takes; yields a client with many connections."""
     monkeypatch.setattr("stream_app.board.access._FAILURE_S", _LONG_S)
     board = board_of(settings_of(folder, token=True), folder / "model.sqlite")
-    async with serve_http(board_app(board.routes()), "127.0.0.1", 0, grace_s=0) as port:
-        yield port
+    many = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    async with (
+        serve_http(board_app(board.routes()), "127.0.0.1", 0, grace_s=0) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=many, timeout=_LONG_S) as client,
+    ):
+        yield client
     board.close()
 
 
-async def _post(port: int, token: str) -> Peer:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    form = urlencode({"token": token, "who": "jane"})
-    head = f"POST /board/login HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nSec-Fetch-Site: same-origin\r\n"
-    head += f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(form)}\r\n\r\n"
-    writer.write((head + form).encode())
-    await writer.drain()
-    return reader, writer
+async def _log_in(client: httpx.AsyncClient, token: str) -> httpx.Response:
+    return await client.post("/board/login", data={"token": token, "who": "jane"}, headers=OWN)
 
 
-async def _get(port: int, path: str) -> Peer:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-    return reader, writer
+def _wrong(client: httpx.AsyncClient, times: int) -> Tries:
+    return [asyncio.create_task(_log_in(client, f"wrong {number}")) for number in range(times)]
 
 
-async def _head(peer: Peer, within_s: float = 10) -> str:
-    """Return the head of an answer in lower case; '' if none comes in time."""
-    try:
-        async with asyncio.timeout(within_s):
-            return (await peer[0].readuntil(b"\r\n\r\n")).decode().lower()
-    except TimeoutError:
-        return ""
-
-
-async def _close(*peers: Peer) -> None:
-    for _, writer in peers:
-        writer.close()
-    await asyncio.gather(*(writer.wait_closed() for _, writer in peers), return_exceptions=True)
+async def _hang_up(tries: Tries) -> None:
+    for attempt in tries:
+        attempt.cancel()
+    await asyncio.gather(*tries, return_exceptions=True)
 
 
 async def test_a_flood_of_wrong_tokens_shuts_nobody_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with _board(folder, monkeypatch) as port:
-        peers = [await _post(port, f"wrong {number}") for number in range(_FLOOD)]
-        heads = await asyncio.gather(*(_head(peer, 5) for peer in peers))
-        refused = [head for head in heads if head]
-        assert len(heads) - len(refused) == MOST_WAITING == 16
-        for head in refused:
-            assert head.startswith("http/1.1 429 "), head
-            assert "retry-after: 4\r\n" in head
-            assert "connection: close\r\n" in head, "an idle connection would take the place of another's"
-        right, health = await _post(port, TOKEN), await _get(port, "/healthz")
-        assert (await _head(right)).startswith("http/1.1 303 "), "the right token does not wait for wrong ones"
-        assert (await _head(health)).startswith("http/1.1 200 ")
-        await _close(right, health, *peers)
+    async with _board(folder, monkeypatch) as client:
+        tries = _wrong(client, _FLOOD)
+        await until(lambda: sum(attempt.done() for attempt in tries) >= _FLOOD - MOST_WAITING)
+        right = await _log_in(client, TOKEN)
+        assert right.status_code == 303, "the right token does not wait for wrong ones"
+        assert (await client.get("/healthz")).status_code == 200
+        refused = [attempt.result() for attempt in tries if attempt.done()]
+        assert len(tries) - len(refused) == MOST_WAITING == 16
+        for answer in refused:
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "4")
+            assert answer.headers["connection"] == "close", "an idle connection would take the place of another's"
+        await _hang_up(tries)
 
 
 async def test_a_peer_that_has_gone_is_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with _board(folder, monkeypatch) as port:
+    async with _board(folder, monkeypatch) as client:
         for _ in range(3):
-            peers = [await _post(port, "wrong") for _ in range(MOST_WAITING)]
-            assert not any(await asyncio.gather(*(_head(peer, 1) for peer in peers))), "each has a place of those gone"
-            one_more = await _post(port, "wrong")
-            assert (await _head(one_more)).startswith("http/1.1 429 ")
-            await _close(one_more, *peers)
+            tries = _wrong(client, MOST_WAITING)
+            answered, _ = await asyncio.wait(tries, timeout=1)
+            assert not answered, "each has a place of those gone"
+            assert (await _log_in(client, "wrong")).status_code == 429
+            await _hang_up(tries)
             await asyncio.sleep(0.2)
