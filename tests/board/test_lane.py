@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stream_app.board.access import STRANGER
-from stream_app.board.charts import _FILLED, Area, Line, Stack, _ticks, line, nice, spark, stack, times, trend
+from stream_app.board.charts import _FILLED, Area, Line, Stack, line, nice, spark, stack, times, trend
 from stream_app.board.formats import words
 from stream_app.board.pages.lanes import lane_page
 from stream_app.board.read_model.follow import ProjectionLag
@@ -107,14 +107,6 @@ def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_
 )
 def test_the_scale_ends_at_a_round_number_just_above_the_value(value: float, top: int) -> None:
     assert nice(value) == top
-
-
-@pytest.mark.parametrize("value", [0, 1, 2.5, 4, 7, 11, 29, 31, 99, 100, 101, 1_234, 98_765, 10**9])
-def test_the_ticks_of_a_scale_are_whole_and_at_equal_distances(value: float) -> None:
-    top = nice(value)
-    assert value <= top <= max(3, 2 * value)
-    assert _ticks(top) == [top, top // 3 * 2, top // 3, 0]
-    assert top % 3 == 0
 
 
 def test_the_times_below_a_chart_are_at_equal_distances_to_the_second() -> None:
