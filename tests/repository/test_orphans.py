@@ -1,8 +1,6 @@
-"""Nothing is left over: each setting, topic, field of a message, chart value and metric is used by something."""
+"""Nothing is left over: each setting, topic, field of a message and value of the chart is used by something."""
 
 import ast
-import copy
-import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -11,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helm_python import Chart
+import yaml
 
 from stream_app.config import Settings
 from stream_app.config.gone import GONE
@@ -19,7 +17,6 @@ from stream_app.config.load import keys_of
 from stream_app.dev.schemas import MESSAGES
 from stream_app.domain.model.topics import Retention, TopicNames, plan
 from stream_app.kafka.rights import rights_of
-from tests.unit.deploy.chart_values import CONFIG
 
 ROOT = Path(__file__).parents[2]
 CODE = ROOT / "stream_app"
@@ -108,84 +105,18 @@ def test_each_field_of_a_message_is_used(message: str) -> None:
 # --------------------------------------------------------------------------------------------------- the Helm chart
 
 
-CHART = ROOT / "deploy" / "chart"
-EVERYTHING: dict[str, Any] = {
-    "config": CONFIG,
-    "existingSecret": "leads",
-    "image": {"tag": "1"},
-    "trace": {"enabled": True},
-    "board": {"persistence": {"enabled": True}},
-    "callbacksIngress": {"enabled": True, "host": "leads.example.com", "className": "nginx", "tlsSecretName": "tls"},
-    "boardIngress": {"enabled": True, "host": "board.example.com", "className": "nginx", "tlsSecretName": "tls"},
-    "monitoring": {name: {"enabled": True} for name in ("podMonitor", "prometheusRule", "dashboards")},
-}
-PEER = [{"podSelector": {"matchLabels": {"app": "other"}}}]
-OTHERS: dict[str, Any] = {
-    "image.digest": f"sha256:{'a' * 64}", "image.pullPolicy": "Always", "imagePullSecrets": [{"name": "registry"}],
-    "config": CONFIG + "# changed\n", "board.persistence.size": "5Gi", "monitoring.podMonitor.interval": "30s",
-    "networkPolicy.gatewayFrom": PEER, "networkPolicy.boardFrom": PEER, "networkPolicy.metricsFrom": PEER,
-    "networkPolicy.egressPorts": [443],
-}  # fmt: skip
-"""Another value, where any other text or number is none."""
-
-
-def leaves(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value of the chart that is no table, or an empty one: its place and its default."""
+def places_of(values: dict[str, Any], place: str = "") -> Iterator[str]:
+    """Each value of the chart that is no table, or a table of what users name."""
     for key, value in values.items():
         if isinstance(value, dict) and value and key not in ("annotations", "labels", "resources"):
-            yield from leaves(value, f"{place}{key}.")
+            yield from places_of(value, f"{place}{key}.")
         else:
-            yield f"{place}{key}", value
+            yield f"{place}{key}"
 
 
-ITEMS: dict[str, Any] = {
-    "extraEnv": {"name": "OTHER", "value": "1"},
-    "extraVolumes": {"name": "other", "emptyDir": {}},
-    "extraVolumeMounts": {"name": "other", "mountPath": "/other"},
-}
-"""What one more item of a list looks like, by its key; elsewhere it is a toleration."""
-
-
-def another(place: str, value: Any) -> Any:
-    """Another value of the same type."""
-    if place in OTHERS:
-        return OTHERS[place]
-    match value:
-        case bool():
-            return not value
-        case int():
-            return value + 1
-        case str():
-            return f"{value}1"
-        case list():
-            return [*value, ITEMS.get(place.rpartition(".")[2], {"key": "other", "operator": "Exists"})]
-        case _ if place.endswith("resources"):
-            return {"requests": {"cpu": "3"}}
-        case _:
-            return {"other": "1"}
-
-
-def changed(place: str, value: Any) -> dict[str, Any]:
-    """The values with everything switched on, but one."""
-    values = copy.deepcopy(EVERYTHING)
-    if place == "board.enabled":
-        del values["boardIngress"]  # it needs the board
-    if place == "gateway.enabled":
-        del values["callbacksIngress"]
-    *tables, key = place.split(".")
-    table = values
-    for name in tables:
-        table = table.setdefault(name, {})
-    table[key] = another(place, table.get(key, value))
-    return values
-
-
-@pytest.mark.slow  # renders the chart for each value
-def test_each_value_of_the_chart_changes_what_is_rendered() -> None:
-    with Chart.load(CHART) as chart:
-
-        def rendered(values: dict[str, Any]) -> str:
-            return json.dumps(dict(chart.render(values, name="leads", namespace="sales")), sort_keys=True)
-
-        base = rendered(EVERYTHING)
-        assert not [place for place, value in leaves(chart.values) if rendered(changed(place, value)) == base]
+def test_each_value_of_the_chart_is_read_by_a_template() -> None:
+    """The processes share the template of their pod; tests/unit/deploy looks at what it renders."""
+    chart = ROOT / "deploy" / "chart"
+    read = {name for path in (chart / "templates").rglob("*.*") for name in re.findall(r"\.(\w+)", path.read_text())}
+    places = list(places_of(yaml.safe_load((chart / "values.yaml").read_text())))
+    assert not [place for place in places if not read.issuperset(place.split("."))]
