@@ -71,6 +71,7 @@ class Pipeline:
         uncertain: str = "park",
         workspace: str = "",
         destination: str = "",
+        board: str = "",
         rate_per_s: int = 1000,
         burst: int | None = None,
         replication: int = 1,
@@ -123,6 +124,7 @@ token_keys_env = ["CALLBACK_KEY"]
 [board]
 url = "http://127.0.0.1:{self.board_port}"
 read_model_path = "{self.directory}/model.sqlite"
+{board}
 {lanes}
 """
 
