@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from stream_app.domain.dead_letter.replay import redriven, returning
-from stream_app.domain.delivery.envelope import read_envelope
+from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.suppression import Suppression, erased_row, person_row
 from stream_app.domain.lead.identity import plain_id
@@ -192,6 +192,20 @@ async def test_only_the_first_event_names_the_import_and_its_summary_without_per
     first, *others = await events_of({"import_id": "march", "import_summary": SUMMARY})
     assert (first.import_id, first.import_summary) == ("march", ImportSummary(12, 2, 10, "for [email]", "jane"))
     assert {(event.import_id, event.import_summary) for event in others} == {("", None)}
+
+
+@virtual_time
+async def test_a_lead_that_came_astray_names_its_import_in_its_first_event_here_as_well() -> None:
+    """A reader of the events may see those of its home before the one that says where it was first."""
+    bench = Bench(Setup(callbacks=False))
+    lead = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}, "import_id": "march"}'
+    came = Envelope(origin="leads/1/7", way="rerouted", seq=1, hops=1)
+    bench.kafka.produce(0, Record("leads.retry", b"acme", lead, came.to_headers()))
+    bench.serve_retry()
+    await bench.serve_for(10.0)
+    first, *others = bench.events()
+    assert (first.origin, first.seq, first.import_id) == ("leads/1/7", 2, "march")
+    assert {event.import_id for event in others} == {""}
 
 
 @virtual_time

@@ -129,10 +129,11 @@ class SmallWorld:
         return record
 
     def _write(self, record: Made, status: Status, step: Step) -> None:
+        is_first = record.status in (None, "rerouted")  # in its partition; only there do other events come in order
         record.status, record.seq = status, record.seq + 1
         workspace, destination, lead_id = record.place
         more: dict[str, Any] = {}
-        if record.seq == 1:
+        if is_first:
             more = {"import_id": record.import_id, "dead_letter": record.copy_of}
             if record.import_id not in self._summarised and workspace == "acme":
                 more["import_summary"] = ImportSummary(9, 2, 7, "leads.csv", "jane")
