@@ -1,10 +1,12 @@
 """Files that commands write. Only their owner can read them."""
 
 import csv
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import mkstemp
 from typing import IO, Any, Final, Literal, Self, TypeVar, cast
@@ -19,6 +21,7 @@ from stream_app.domain.model.text import for_spreadsheet, for_terminal
 STDIO: Final = Path("-")
 SHOWN_ROWS: Final = 20
 _REJECTED: Final = ".rejected.jsonl"
+_NO_ROOM: Final = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC})
 _TITLES: Final = ("line", "workspace", "destination", "lead_id", "given_id")
 
 _T = TypeVar("_T")
@@ -38,22 +41,27 @@ def private_file(path: Path) -> Iterator[IO[str]]:
 
     Raises:
         SettingsError: The file cannot be written.
+        StreamAppError: There is no room for all of it.
     """
     if path == STDIO:
         yield cast("IO[str]", _Terminal(sys.stdout)) if sys.stdout.isatty() else sys.stdout
         return
+    part: Path | None = None
     if path.exists() and not path.is_file():  # such as a pipe
-        with open(_opening(path, lambda: os.open(path, os.O_WRONLY)), "w", encoding="utf-8") as file:
-            yield file
-        return
-    descriptor, name = _opening(path, lambda: mkstemp(".part", f".{path.name[:100]}.", path.absolute().parent))
-    part = Path(name)
+        descriptor = _opening(path, lambda: os.open(path, os.O_WRONLY))
+    else:
+        descriptor, name = _opening(path, lambda: mkstemp(".part", f".{path.name[:100]}.", path.absolute().parent))
+        part = Path(name)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             yield file
-        _opening(path, lambda: part.replace(path))
-    except BaseException:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            _opening(path, partial(part.replace, path))
+    except BaseException as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise _not_written(path, error) from error
         raise
 
 
@@ -131,7 +139,7 @@ def write_ids(path: Path | None, leads: Iterable[Ready]) -> None:
     if path is None:
         return
     form = format_of(path)
-    with private_file(path) as out, _writing(path):
+    with private_file(path) as out:
         table = csv.writer(out, lineterminator="\n")
         if form == "csv":
             table.writerow(_TITLES)
@@ -147,5 +155,9 @@ def write_ids(path: Path | None, leads: Iterable[Ready]) -> None:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as exc:
-        raise StreamAppError(f"{path}: cannot be written: {exc.strerror}") from exc
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> StreamAppError:
+    return StreamAppError(f"{path}: cannot be written: {error.strerror}")

@@ -1,6 +1,7 @@
 """Exports hold personal data: they go nowhere but to the file that was named, and only its owner reads it."""
 
 import os
+import resource
 import stat
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stream_app.cli.files import private_file
-from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.errors import SettingsError, StreamAppError
 
 
 def test_a_planted_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
@@ -49,6 +50,18 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "out.csv"
     with pytest.raises(SettingsError, match=r"out\.csv: cannot be written"), private_file(path):
         pytest.fail("not reached")
+
+
+def test_a_full_disk_is_said_on_one_line(tmp_path: Path) -> None:
+    out, (_, most) = tmp_path / "out.csv", resource.getrlimit(resource.RLIMIT_FSIZE)
+    for path in (Path("/dev/full"), out):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, most))
+        try:
+            with pytest.raises(StreamAppError, match=rf"^{path}: cannot be written: "), private_file(path) as file:
+                file.write("x" * 100_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_terminal_gets_no_control_characters(
