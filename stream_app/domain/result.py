@@ -14,7 +14,7 @@ from stream_app.domain.lead.identity import company, hashes, strong
 from stream_app.domain.model import untrusted
 from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.model.pseudonyms import plain_digest
-from stream_app.domain.model.records import Headers, Record
+from stream_app.domain.model.records import Record
 from stream_app.domain.plan import CachePolicy
 
 DAY_MS: Final = 86_400_000
@@ -209,9 +209,9 @@ def seal(topic: str, workspace: str) -> Record:
     return Record(topic, f"{workspace}//".encode(), None)
 
 
-def erased_by(key: bytes | None, headers: Headers) -> tuple[str, str, list[str]] | None:
+def erased_by(key: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> tuple[str, str, list[str]] | None:
     """Return workspace, destination and people of a tombstone; None if it names no person."""
-    people = next((value for name, value in headers if name == PEOPLE_HEADER), b"").decode("utf-8", "replace")
+    people = (dict(headers).get(PEOPLE_HEADER) or b"").decode("utf-8", "replace")
     parts = (key or b"").decode("utf-8", "replace").split("/", 2)
     if len(parts) < 3 or not people:
         return None

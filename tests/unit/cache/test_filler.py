@@ -14,7 +14,7 @@ from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.model.messages import Result
 from stream_app.domain.plan import CachePolicy
-from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot, tombstone
+from stream_app.domain.result import DAY_MS, PEOPLE_HEADER, Entry, Field, company_slot, person_slot, tombstone
 from tests.board.model_records import Made
 from tests.partition.virtual import virtual_time
 
@@ -146,7 +146,8 @@ async def test_an_erased_person_is_forgotten_in_the_order_of_the_topic() -> None
         ([made(0), erased, made(2)], "no. 2"),
     ):
         cache = MemoryCache()
-        assert await filler(cache).take([*records, Made("t", b"k", b"{foreign", 1, 9), Made("t", b"k", None, 1, 10)])
+        foreign = [Made("t", b"k", b"{foreign", 1, 9), Made("t", gone.key, None, 1, 10, ((PEOPLE_HEADER, None),))]
+        assert await filler(cache).take([*records, *foreign])
         assert (await title(cache), await cache.filled_to(1)) == (left, 11)
     full = Full(0)
     assert not await filler(full).take([made(0), erased])
