@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
@@ -25,6 +25,7 @@ from stream_app.domain.commands import (
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import Record
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader
 
@@ -159,6 +160,16 @@ class CommandSender:
         await put_command(self._put, _records(self._settings, command))
 
 
+def answers_in(records: Iterable[Any]) -> Iterator[tuple[int, CommandAnswer]]:
+    """Yield the answers among records of the audit topic, with their partitions. What is none is passed over."""
+    for record in records:
+        try:
+            answer = _answer.decode(record.value or b"")
+        except UNREADABLE:
+            continue
+        yield record.partition, answer
+
+
 async def _answered(
     reader: Reader, starts: Mapping[TopicPartition, int], command: Command, wait_s: float
 ) -> SentCommand:
@@ -168,11 +179,10 @@ async def _answered(
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
             async for polled in reader.follow(starts):
-                for record in chain.from_iterable(polled.values()):
-                    answer = _answer.decode(record.value)
+                for number, answer in answers_in(chain.from_iterable(polled.values())):
                     answers = replay if answer.kind == REPLAY_RELOAD else workers
-                    if answer.id == command.id and answers[record.partition] is None:
-                        answers[record.partition] = answer
+                    if answer.id == command.id and answers[number] is None:
+                        answers[number] = answer
                 if None not in (*workers.values(), *replay.values()):
                     break
     return SentCommand(command, workers, replay)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from aiokafka import TopicPartition
 
+from stream_app.client.commands import answers_in
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader
@@ -24,7 +25,6 @@ from stream_app.kafka.topics import check_topics
 _NAMED: Final = 5
 _SAMPLED_MS: Final = 15 * 60_000
 _view: Final = msgspec.json.Decoder(LaneView)
-_answer: Final = msgspec.json.Decoder(CommandAnswer)
 
 
 class LanesReport(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ async def command_log(settings: Settings, workspace: str | None, limit: int) -> 
     answers: list[CommandAnswer] = []
     async with topic_reader(settings) as reader:
         async for records in reader.read(settings.names.audit):
-            answers += [_answer.decode(record.value) for record in records]
+            answers += [answer for _, answer in answers_in(records)]
     alike: dict[tuple[str, bool, str], list[CommandAnswer]] = {}
     for answer in sorted(answers, key=lambda answer: answer.at_ms):
         if workspace in (None, answer.workspace):
@@ -173,8 +173,8 @@ async def _unanswered(reader: TopicReader, settings: Settings, committed: Offset
         if (begin := since[number]) is not None
     }
     async for records in reader.read(names.audit, ranges):
-        for record in records:
-            waiting.pop((record.partition, _answer.decode(record.value).id), None)
+        for number, answer in answers_in(records):
+            waiting.pop((number, answer.id), None)
     return Counter(number for number, _ in waiting)
 
 
