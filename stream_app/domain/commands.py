@@ -130,24 +130,18 @@ def help_text(kind: CommandKind) -> str:
 
 
 class Entry(Struct, frozen=True):
-    """A value that a person enters: the name of the option and of the field in a form, and its type with its limits.
+    """A value that a person enters."""
 
-    `keys`: its place in the arguments of the command. `title`: what it is, if its name does not say so. `says`: what it
-    does. `number`: `whole number` or `number`; '' if a number is no answer. `limits`: of the number, in words that
-    follow `answers`. `words`: what may be entered besides a number, and what it stands for. `default`: what it is if
-    nothing is entered; '' if nothing is changed then.
-    """
-
-    name: str
-    keys: tuple[str, ...]
-    kind: Any
-    title: str = ""
-    says: str = ""
-    number: str = ""
-    limits: str = ""
-    words: Mapping[str, bool | str | None] = {}
-    required: bool = False
-    default: str = ""
+    name: str  # the name of the option, and of the field in a form
+    keys: tuple[str, ...]  # its place in the arguments of the command
+    kind: Any  # its type, with its limits
+    title: str = ""  # what it is, if its name does not say so
+    says: str = ""  # what it does, in words
+    number: str = ""  # `whole number` or `number`; '' if a number is no answer
+    limits: str = ""  # the limits of the number, in words that follow `answers`
+    words: Mapping[str, bool | str | None] = {}  # what may be entered, besides a number, and what it stands for
+    required: bool = False  # the command needs it
+    default: str = ""  # what it is if nothing is entered; '' if nothing is changed then
 
     @property
     def label(self) -> str:

@@ -277,29 +277,25 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):
-    """The whole configuration of the pipeline: workspaces by name, destinations by alias, and its policies.
+    """The whole configuration of the pipeline.
 
     An operator may replace workspaces and destinations while the worker runs (config/reload.py). Nothing else changes.
     No look-up takes longer with more workspaces. `dict=True` is for the indexes behind that.
-
-    `partitions`: the number of all topics. `pins`: workspace -> the partition that the configuration assigns to it.
-    `app`: the version that is written into headers and events. `callback_keys`: those that sign callback tokens; None
-    if no table echoes a token. `traces`: each row for Clay carries the lead's `traceparent`.
     """
 
-    topics: TopicNames
-    partitions: int
-    workspaces: dict[str, Workspace]
-    destinations: dict[str, Destination]
-    pins: dict[str, int] = {}
-    delivery: DeliveryPolicy = DeliveryPolicy()
-    shares: Shares = Shares()
-    replay: ReplayPolicy = ReplayPolicy()
-    app: str = ""
-    callback_keys: Keys | None = None
-    cache: CachePolicy = CachePolicy()
-    sizes: Sizes = Sizes()
-    traces: bool = False
+    topics: TopicNames  # the names on Kafka
+    partitions: int  # the number of partitions, the same for all topics
+    workspaces: dict[str, Workspace]  # by name
+    destinations: dict[str, Destination]  # by alias
+    pins: dict[str, int] = {}  # workspace -> the partition that the configuration assigns to it
+    delivery: DeliveryPolicy = DeliveryPolicy()  # limits of the pipeline
+    shares: Shares = Shares()  # the shares of a lane's sends
+    replay: ReplayPolicy = ReplayPolicy()  # when dead letters and deferred leads come back
+    app: str = ""  # the version that is written into headers and events
+    callback_keys: Keys | None = None  # the keys that sign callback tokens; None if no table echoes a token
+    cache: CachePolicy = CachePolicy()  # how long cached results count
+    sizes: Sizes = Sizes()  # limits of records and requests
+    traces: bool = False  # each row for Clay carries the lead's `traceparent`
 
     def destination(self, workspace: str, alias: str) -> Destination | None:
         """Return the destination, or None if the workspace does not have it. Another workspace may."""

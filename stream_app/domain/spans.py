@@ -50,21 +50,18 @@ _RESTING: Final[frozenset[Status]] = frozenset(
 
 
 class Span(msgspec.Struct, frozen=True):
-    """One span. Times are epoch ms; ids are lower-case hexadecimal, 32 digits of a trace and 16 of a span.
+    """One span. Times are epoch ms; ids are lower-case hexadecimal."""
 
-    `parent_id`, `error` and `link_id` (the span of the same trace that led to this one) are '' if there is none.
-    """
-
-    trace_id: str
-    span_id: str
-    parent_id: str
+    trace_id: str  # 32 digits
+    span_id: str  # 16 digits
+    parent_id: str  # 16 digits; empty for a root without a caller
     name: str
     kind: Kind
     start_ms: int
     end_ms: int
     attributes: dict[str, Value]
-    error: str = ""
-    link_id: str = ""
+    error: str = ""  # why it failed; empty if it did not
+    link_id: str = ""  # the span of the same trace that led to this one; empty for none
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -84,7 +81,8 @@ class Sampling(msgspec.Struct, frozen=True):
 def headers_of(text: str) -> dict[str, str]:
     """Read headers from `name=value`, several separated by commas, as OTEL_EXPORTER_OTLP_HEADERS has them.
 
-    Raises ValueError, which does not repeat the text, if it has another form or a value cannot be sent.
+    Raises:
+        ValueError: The text has another form, or a value cannot be sent. The error does not repeat it.
     """
     headers: dict[str, str] = {}
     for part in text.split(","):
@@ -101,7 +99,10 @@ def headers_of(text: str) -> dict[str, str]:
 
 
 def clay_of(allowed_hosts: Sequence[str]) -> dict[str, Value]:
-    """Return the attributes of POSTs to this `host` or `host:port`; none if several, as webhooks are secret."""
+    """Return the attributes of POSTs to webhooks of this host; none if there are several, as webhooks are secret.
+
+    `allowed_hosts` are `host` or `host:port`.
+    """
     if len(allowed_hosts) != 1:
         return {}
     (given,) = allowed_hosts
@@ -120,7 +121,10 @@ def is_at_rest(event: StatusEvent) -> bool:
 def is_sampled(sampling: Sampling, events: Sequence[StatusEvent], rested_ms: int = 0) -> bool:
     """Return whether the lead of these events is traced. A caller that sampled its own span is always followed.
 
-    `events`: of the lead, or since the last ones that were exported. `rested_ms`: how long at least none has followed.
+    Args:
+        sampling: The rules.
+        events: The events of the lead, or those since the last ones that were exported.
+        rested_ms: How long at least no event has followed them.
     """
     if any(event.sampled or event.status in sampling.always for event in events):
         return True
@@ -131,10 +135,12 @@ def is_sampled(sampling: Sampling, events: Sequence[StatusEvent], rested_ms: int
 
 
 def spans_of(events: Sequence[StatusEvent], clay: Mapping[str, Mapping[str, Value]] = _UNKNOWN) -> list[Span]:
-    """Return the spans of one input record. `clay`: attributes of POSTs by destination, as `clay_of` returns them.
+    """Return the spans of one input record.
 
-    `events`: in sequence, without gaps. The root is among the spans if the first event is. If they follow events that
-    were exported before, the first event says how long the last of those was the present one.
+    Args:
+        events: Its events in sequence, without gaps. The root is among the spans if the first event is. If they follow
+            events that were exported before, the first event says how long the last of those was the present one.
+        clay: Attributes of POSTs by destination, as `clay_of` returns them.
     """
     spans = [_root(events)] if events[0].seq == 1 else []
     for event, after in pairwise((*_previous(events[0]), *events)):

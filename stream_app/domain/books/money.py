@@ -72,9 +72,13 @@ class Accounts:
     ) -> list[LaneAccount]:
         """Compare the lanes of a partition with the reservations in its rows and with its events.
 
-        `reservations`: workspace and reservation of each row. `open_costs`: the unconfirmed costs of all rows.
-        `known_from_ms`: events are complete since then (0: from the beginning), epoch ms; None: events and rows are not
-        of the same moment. `problem`: called with a workspace and what is wrong.
+        Args:
+            lanes: The rows of the lanes.
+            reservations: Workspace and reservation of each row.
+            open_costs: The unconfirmed costs of all rows.
+            known_from_ms: Events are complete since then (0: from the beginning), epoch ms; None: events and rows are
+                not of the same moment.
+            problem: Called with a workspace and what is wrong.
         """
         reserved: defaultdict[str, Sums] = defaultdict(dict)
         for workspace, held in reservations:

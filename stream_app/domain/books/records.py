@@ -150,11 +150,11 @@ class StatusCount(msgspec.Struct):
 
 
 class Totals:
-    """Adds leads and records up by column: all are there, and their sum is the input. `not_leads`: others by status."""
+    """Adds leads and records up by column. The input records are the sum of `columns`."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}
-        self.not_leads: Counter[str] = Counter()
+        self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}  # also those without a record
+        self.not_leads: Counter[str] = Counter()  # by status: callbacks that settled no lead, erasures, corrections
 
     def add(self, status: str, leads: int, records: int = 0, rows: int = 0, *, final: bool) -> None:
         """Add leads with this status, and records, of which `rows` have a row with the same status."""
@@ -198,28 +198,26 @@ decode_event: Final = msgspec.json.Decoder(Event).decode  # raises one of `UNREA
 
 
 class RecordHistory(msgspec.Struct, array_like=True, gc=False):
-    """What the events of one record say. `status`, `seq` and `at_ms` (epoch ms) are of the last; "" and 0 without one.
-
-    `rerouted`: the first event is `rerouted`. It is in another partition than the rest, so it may come later.
-    `headless`: the first event that was read has a sequence number above 1.
-    """
+    """What the events of one record say."""
 
     lead_id: str = ""
     workspace: str = ""
     destination: str = ""
-    status: str = ""
-    seq: int = 0
-    at_ms: int = 0
-    rerouted: bool = False
-    headless: bool = False
+    status: str = ""  # the last status; "" without an event
+    seq: int = 0  # sequence number of the last event; 0 without an event
+    at_ms: int = 0  # time of the last event, epoch ms
+    rerouted: bool = False  # the first event is `rerouted`: it is in another partition than the rest and may be late
+    headless: bool = False  # the first event that was read has a sequence number above 1
     trace_id: str = ""
 
 
 def advance(history: RecordHistory, event: Event, *, kept: bool) -> tuple[bool, str]:
     """Apply the next event of a partition to its history, which is changed in place.
 
-    `kept`: no event of the partition has been deleted. Returns whether the event counts (a double does not), and what
-    is wrong; "" if nothing is.
+    `kept` says that no event of the partition has been deleted.
+
+    Returns:
+        Whether the event counts (a double does not), and what is wrong; "" if nothing is.
     """
     problem = ""
     if event.status == "rerouted" and event.seq == 1:
@@ -251,10 +249,10 @@ def numbered(log: int, offset: int) -> int:
 
 
 class RecordNumbers:
-    """Gives records numbers, for SQLite, that grow with offsets. `logs`: `topic/partition`, in the order first seen."""
+    """Numbers records, so that SQLite can store them by an integer. A number grows with the record's offset."""
 
     def __init__(self, logs: list[str] | None = None) -> None:
-        self.logs = logs or []
+        self.logs = logs or []  # `topic/partition`, in the order in which they were first seen
         self._numbers = {name: number for number, name in enumerate(self.logs, 1)}
 
     def number(self, record_id: str) -> int:
@@ -292,32 +290,23 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """What was found of a record beside its events. `gone`: retention has deleted it.
-
-    `is_input`: it is an input record on a lead topic. `passed`: the worker group's committed offset is beyond it.
-    `copy`: a copy of it waits in a topic, and its group has not passed that copy. `row`: the row that its history has.
-    `final`: its destination has no callbacks.
-    """
+    """What was found of a record beside its events."""
 
     partition: int
-    is_input: bool
-    passed: bool
-    copy: bool
-    row: Row | None
-    gone: bool
-    final: bool
+    is_input: bool  # it is an input record on a lead topic
+    passed: bool  # the worker group's committed offset is beyond it
+    copy: bool  # a copy of it waits in a topic, and its group has not passed that copy
+    row: Row | None  # the row that its history has
+    gone: bool  # retention has deleted it
+    final: bool  # its destination has no callbacks
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What applies to all records. `trimmed`: retention has deleted events.
+    """What applies to all records."""
 
-    `stale_ms`: the row of a lead that settled before this time (epoch ms) may be deleted. `inexact`: partitions whose
-    rows and events are not of the same moment.
-    """
-
-    stale_ms: int
-    trimmed: bool
-    inexact: frozenset[int]
+    stale_ms: int  # the row of a lead that settled before this time may be deleted, epoch ms
+    trimmed: bool  # retention has deleted events
+    inexact: frozenset[int]  # partitions whose rows and events are not of the same moment
 
 
 def audit(history: RecordHistory, evidence: Found, terms: Terms) -> str:
@@ -380,20 +369,15 @@ _GIVEN_UP: Final = frozenset({"suppressed", "expired"})
 
 
 class Kept(RecordHistory, array_like=True, gc=False):
-    """A record as the account keeps it, with the numbers of its import and of the dead letter that it copies, or 0.
+    """A record as the account keeps it."""
 
-    `rank`: how it stands to the row of its lead. `took`: the place of the event by which it got its rank, in its
-    partition of `leads.status`. `counts`: it is the record that counts for its lead; `of_import`: among those of its
-    import. `follows`: it counts in place of another record of its lead, which may have dead letters.
-    """
-
-    imported: int = 0
-    letter: int = 0
-    rank: Rank = NO_LEAD
-    took: int = 0
-    counts: bool = False
-    of_import: bool = False
-    follows: bool = False
+    imported: int = 0  # the number of its import; 0 for none
+    letter: int = 0  # the number of the dead letter that it is a copy of; 0 for none
+    rank: Rank = NO_LEAD  # how it stands to the row of its lead
+    took: int = 0  # the place of the event by which it got its rank, in its partition of `leads.status`
+    counts: bool = False  # it is the record that counts for its lead
+    of_import: bool = False  # it is the record that counts for its lead among those of its import
+    follows: bool = False  # it counts in place of another record of its lead, which may have dead letters
 
 
 def rank_of(history: RecordHistory) -> Rank:
@@ -437,11 +421,14 @@ def is_at_rest(status: str, *, final: bool) -> bool:
 def state_of(
     seq: int, returns: bool, own: tuple[str, int] | None, follower: str | None, *, final: bool
 ) -> DeadLetterState:
-    """Return what has become of a dead letter, which was written with the event `seq` of its record.
+    """Return what has become of a dead letter.
 
-    `returns`: it comes back by itself. `own`: the status of its record now, and the sequence number; None if it is not
-    known. `follower`: the status of the record that stands for it now, its copy or a later record of its lead, if there
-    is one. `final`: the destination of that record has no callbacks.
+    Args:
+        seq: The sequence number of the event with which it was written.
+        returns: It comes back by itself.
+        own: The status of its record now, and the sequence number; None if it is not known.
+        follower: The status of the record that stands for it now: its copy, or a later record of its lead. None: none.
+        final: The destination of that record has no callbacks.
     """
     status = own[0] if own is not None and own[1] > seq else follower
     if status is None:

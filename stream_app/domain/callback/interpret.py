@@ -48,8 +48,9 @@ def booked(
 ) -> tuple[Lane, Reservation | None, Reservation | None]:
     """Return the lane with its reservation for the lead settled, or with what was booked for it before corrected.
 
-    Also the cost of the lead now, and the difference to what was booked before: None if nothing was ever reserved for
-    it.
+    Returns:
+        The lane, the cost of the lead now, and the difference to what was booked before. Both costs are None if nothing
+        was ever reserved for the lead.
     """
     held, before = row.reservation, row.booked
     windows = held or before

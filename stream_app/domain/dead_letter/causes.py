@@ -150,22 +150,19 @@ def _in(value: bytes, wanted: frozenset[str] | frozenset[int]) -> bool:
 
 
 class Group(msgspec.Struct):
-    """Dead letters of one cause, and how often each text occurs. `http_status`: '' if there was none.
-
-    Times, which are epoch ms, and the counts of the last hour and the hour before are of their append.
-    """
+    """Dead letters of one cause. Times are epoch ms."""
 
     kind: str
     reason: str
-    http_status: str
+    http_status: str  # Clay's status; '' if there was none
     workspace: str
     destination: str
     count: int = 0
-    first_ms: int = 0
-    last_ms: int = 0
-    last_hour: int = 0
-    hour_before: int = 0
-    texts: Counter[str] = msgspec.field(default_factory=Counter)
+    first_ms: int = 0  # when the first was appended
+    last_ms: int = 0  # when the last was appended
+    last_hour: int = 0  # how many were appended in the last hour
+    hour_before: int = 0  # how many were appended in the hour before
+    texts: Counter[str] = msgspec.field(default_factory=Counter)  # how often each text occurs
 
     @property
     def trend(self) -> str:

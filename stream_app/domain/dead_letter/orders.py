@@ -89,17 +89,13 @@ def pace(policy: Workspace, lane: Lane, share: float, asked_per_s: float | None)
 
 
 class PricedPlan(msgspec.Struct):
-    """The whole preview.
+    """The whole preview of a replay: what would become of the selected dead letters, and at what price."""
 
-    `causes`: of those that would be sent, by reason and status. `quotes` and `paces` (dead letters sent back per
-    second): by workspace.
-    """
-
-    dead_letters: int
-    fates: Counter[Fate]
-    causes: Counter[str]
-    quotes: list[Quote]
-    paces: dict[str, float] = {}
+    dead_letters: int  # how many dead letters were selected
+    fates: Counter[Fate]  # how many there are of each fate
+    causes: Counter[str]  # of those that would be sent, by reason and status
+    quotes: list[Quote]  # by workspace
+    paces: dict[str, float] = {}  # dead letters sent back per second, by workspace
 
     @property
     def go(self) -> int:
@@ -258,11 +254,11 @@ def read_progress(key: bytes | None, value: bytes | None) -> ReplayProgress | No
 
 
 class ReplayOrders:
-    """Ordered replays by id, in the order of writing, and commands by their row's key (None: it cannot be read)."""
+    """The rows of all ordered replays, in the order in which they were written."""
 
     def __init__(self, rows: Iterable[tuple[bytes, bytes | None]] = ()) -> None:
-        self.replays: dict[str, ReplayProgress] = {}
-        self.commands: dict[bytes, ReplayCommand | None] = {}
+        self.replays: dict[str, ReplayProgress] = {}  # by id
+        self.commands: dict[bytes, ReplayCommand | None] = {}  # by the key of the row; None: it cannot be read
         for key, value in rows:
             self.apply(key, value)
 

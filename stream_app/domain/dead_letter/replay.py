@@ -100,29 +100,21 @@ def redriven(envelope: Envelope, record_id: str) -> Envelope:
 
 
 class Came(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The recorded progress of one rewind epoch on a partition: the `offset` that the group has committed.
+    """The recorded progress of one rewind epoch on a partition."""
 
-    `skip_to`: Kafka had lost it, so that reading restarted. Records before this offset were replayed already.
-    """
-
-    offset: int
-    skip_to: int = 0
+    offset: int  # what the group has committed
+    skip_to: int = 0  # Kafka had lost that offset, so reading restarted; records before this one were replayed already
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """How the replay app starts on a partition of the dead letters. `rewound`: a rewind was detected, for the log.
+    """How the replay app starts on a partition of the dead letters."""
 
-    `record`: the progress to record before anything is published, if it is new. `skip_to`: records before it were
-    replayed, although Kafka had lost the group's offset (`forgotten`, for the log). `seen_to`: records before it were
-    replayed at least once, in any epoch.
-    """
-
-    epoch: int = 0
-    record: Came | None = None
-    skip_to: int = 0
-    seen_to: int = 0
-    rewound: bool = False
-    forgotten: bool = False
+    epoch: int = 0  # the rewind epoch
+    record: Came | None = None  # the progress to record before anything is published; None: nothing new
+    skip_to: int = 0  # records before it were replayed, although the group has lost its offset
+    seen_to: int = 0  # records before it were replayed at least once, in any epoch
+    rewound: bool = False  # a rewind was detected, for the log
+    forgotten: bool = False  # Kafka had lost the group's offset, for the log
 
 
 def begin(recorded: Mapping[int, Came], committed: int | None) -> Begin:

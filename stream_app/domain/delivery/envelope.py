@@ -98,7 +98,7 @@ _FIT: Final[dict[str, Callable[[str], object]]] = {
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Headers as values (`MEANING`). `parent_id`, `sampled`: of an input, by `traceparent`; in no header of ours."""
+    """Headers as values, which `MEANING` describes."""
 
     origin: str = ""
     origin_ms: int = 0
@@ -125,11 +125,11 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     trace_id: str = ""
     app: str = ""
     format: int = FORMAT
-    parent_id: str = ""
-    sampled: bool = False
+    parent_id: str = ""  # the caller's span, from `traceparent`; only of an input record, as it is in no header of ours
+    sampled: bool = False  # the caller has sampled its span; only of an input record, too
 
     def onward(self, **changes: object) -> Envelope:
-        """Return the envelope of the next record of the history, without `text` and `excerpt` of this one."""
+        """Return the envelope of the next record of the history, without the `text` and `excerpt` of this one."""
         return replace(self, **{"text": "", "excerpt": "", **changes})
 
     def to_headers(self) -> Headers:
@@ -151,9 +151,10 @@ def input_envelope(consumed: ConsumedRecord) -> Envelope:
 
 
 def read_envelope(consumed: ConsumedRecord) -> Envelope:
-    """Return the envelope of a record on a topic that only our own processes write to. Raises UnknownFormat.
+    """Return the envelope of a record on a topic that only our own processes write to.
 
     A record without a readable origin is an input. Of its headers only the dead letter that it was copied from counts.
+    Raises UnknownFormat as `check_format` does.
     """
     check_format(dict(consumed.headers), consumed.record_id)
     values: dict[str, object] = {}
@@ -191,10 +192,10 @@ def check_format(headers: Mapping[str, bytes | None], record_id: str) -> None:
 
 
 def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
-    """Return the envelope of a record on a lead topic. Producers publish to the topics `inputs`. Raises UnknownFormat.
+    """Return the envelope of a record on a lead topic. Producers publish to the topics `inputs`.
 
     Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a dead
-    letter that another program copied with its headers.
+    letter that another program copied with its headers. Raises UnknownFormat as `check_format` does.
     """
     if consumed.topic in inputs:
         return input_envelope(consumed)

@@ -49,27 +49,21 @@ def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None)
 
 
 class Duration(msgspec.Struct, frozen=True, gc=False):
-    """How long a lead took in ms, over all retries and replays, for metrics.
+    """How long a lead took, for metrics."""
 
-    `until`: `callback`: since Clay accepted it. `done`: since its first event.
-    """
-
-    until: Literal["callback", "done"]
-    destination: str
-    ms: int
+    until: Literal["callback", "done"]  # `callback`: from the acceptance by Clay; `done`: from the first event
+    destination: str  # the alias of its destination
+    ms: int  # the time in ms, over all retries and replays
 
 
 class WriteBatch(msgspec.Struct, frozen=True, gc=False):
-    """What one transaction commits. For metrics: `events` (those among `records`) and `durations` (if any are known).
+    """What one transaction commits."""
 
-    `rows`: key -> value; None deletes the row. `workspace`: the one whose lane changed; '' if none did.
-    """
-
-    rows: Rows
+    rows: Rows  # key -> value; None deletes the row
     records: list[Record]
-    events: list[StatusEvent]
-    workspace: str = ""
-    durations: tuple[Duration, ...] = ()
+    events: list[StatusEvent]  # the status events among the records, for metrics
+    workspace: str = ""  # the workspace whose lane changed; '' if none did
+    durations: tuple[Duration, ...] = ()  # how long the lead took, if these steps show it, for metrics
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -135,7 +129,10 @@ class DeliveryRecorder(Generic[LeadT_co]):
     def go(
         self, state: Status, now_ms: int, why: Reason = NO_REASON, spent: Reservation | None = None, /, **fields: object
     ) -> None:
-        """Make a legal step, with its event. `spent` was booked with it, `fields` are others of the row that change."""
+        """Move the row one legal step and record the event.
+
+        `spent` is what was booked with the step, `fields` are other fields of the row that change.
+        """
         before = self.row
         if state == "accepted" and why.http_status is not None:
             fields["accepted_at_ms"] = now_ms
@@ -244,13 +241,13 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
 
 class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A record that is no valid lead, as `bad` says. It becomes a dead letter, with an event, a marker and no row."""
+    """A record that is no valid lead. It becomes a dead letter, with one event and a marker, and has no row."""
 
     plan: Plan
     consumed: ConsumedRecord
     envelope: Envelope
     lead: Lead | Unreadable
-    bad: Unreadable
+    bad: Unreadable  # why it is no valid lead
 
     def write_ahead(self, grant: Grant, now_ms: int, read: Read) -> WriteBatch:
         """Return the step that concludes the record, as one of the granted lane."""

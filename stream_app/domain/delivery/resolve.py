@@ -39,31 +39,26 @@ _MAY_BE_AT_CLAY: Final = Reason(
 
 
 class LeadRef(msgspec.Struct, frozen=True):
-    """The lead that a record is about: the key of its row, and those of the alias rows of its own identifiers."""
+    """The lead that a record is about."""
 
     consumed: ConsumedRecord
     envelope: Envelope
     lead_id: str
     destination: Destination
-    key: bytes
-    aliases: tuple[bytes, ...] = ()
+    key: bytes  # the key of its row
+    aliases: tuple[bytes, ...] = ()  # keys of the alias rows of its own identifiers
 
 
 class ResolvedLead(LeadRef, frozen=True, kw_only=True):
-    """A lead with all that was resolved about it before any decision, as the request for Clay (`body`).
-
-    `bulk`: it was published as bulk, whatever topic the record comes from now. `identity`: hash of the person, under
-    which results are cached. It and `company`, also a hash, are '' if no result comes. `people`:
-    `domain.lead.identity.hashes` of the person. `also`: other hashes of it, known from its alias rows.
-    """
+    """A lead with all that was resolved about it before any decision."""
 
     lead: Lead
-    body: bytes
-    bulk: bool = False
-    identity: str = ""
-    company: str = ""
-    people: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
+    body: bytes  # the request for Clay
+    bulk: bool = False  # it was published as bulk, whatever topic the record comes from now
+    identity: str = ""  # hash of the person, under which results are cached; '' if no result comes
+    company: str = ""  # hash of the company; '' if no result comes
+    people: tuple[str, ...] = ()  # `domain.lead.identity.hashes` of the person
+    also: tuple[str, ...] = ()  # other hashes of the same person, known from its alias rows
 
     def of(self, person: Person) -> ResolvedLead:
         """Return the lead with what is known of its person."""

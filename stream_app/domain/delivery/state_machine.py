@@ -327,7 +327,13 @@ Read = Callable[[bytes], bytes | None]  # returns the row of a key, as bytes; No
 def next_version(lead: tuple[str, str, str], row: Delivery, read: Read) -> int:
     """Return the version of the next result: one more than the last of this lead over all its deliveries.
 
-    `lead`: workspace, destination and id. `row`: of the delivery that the result is for. Raises RowUnreadable.
+    Args:
+        lead: Workspace, destination and id.
+        row: The row of the delivery that the result is for.
+        read: Returns the row of a key.
+
+    Raises:
+        RowUnreadable: A row does not decode.
     """
     keys = (delivery_key(*lead), read(forced_key(*lead)))
     rows = [(key, raw) for key in keys if key is not None and (raw := read(key)) is not None]
@@ -376,15 +382,11 @@ def unreadable(key: bytes, why: str) -> RowUnreadable:
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
-    """The reason of a step: a stable code, the same in words, and the status and the beginning of Clay's answer.
+    """The reason of a step."""
 
-    `text` and `excerpt` are scrubbed. `due_at_ms`: when the lead continues automatically, epoch ms. `saved`: the
-    estimated credits that were saved because an earlier result answered the lead.
-    """
-
-    reason: str = ""
-    text: str = ""
-    http_status: int | None = None
-    due_at_ms: int | None = None
-    saved: int | None = None
-    excerpt: str = ""
+    reason: str = ""  # a stable code
+    text: str = ""  # the reason in words, scrubbed
+    http_status: int | None = None  # Clay's status, if it answered
+    due_at_ms: int | None = None  # when the lead continues automatically, epoch ms
+    saved: int | None = None  # the estimated credits that were saved because an earlier result answered the lead
+    excerpt: str = ""  # the beginning of Clay's answer, scrubbed

@@ -24,16 +24,12 @@ TEXT: Final = {
 
 
 class Suppression(msgspec.Struct, frozen=True):
-    """The value of a row: why a lead must not be sent, and by which command, whose answer on `leads.audit` says more.
+    """The value of a row, which says why a lead must not be sent. The time is epoch ms."""
 
-    `at_ms` (epoch ms): since when, for a person; records of a cancelled or erased lead are affected if published until
-    then.
-    """
-
-    reason: Literal["suppressed", "cancelled", "erased"]
-    at_ms: int
-    command: str
-    who: str
+    reason: Literal["suppressed", "cancelled", "erased"]  # why the lead must not be sent
+    at_ms: int  # since when, for a person; of a cancelled or erased lead, records published until then are affected
+    command: str  # the id of the command, whose answer on `leads.audit` has the details
+    who: str  # the operator
 
 
 read_suppression: Final = msgspec.json.Decoder(Suppression).decode

@@ -22,17 +22,13 @@ _BULK: Final = TopicNames().bulk
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """What becomes of a budget, in words that the time `at_ms` (epoch ms) follows.
+    """What becomes of a budget."""
 
-    `is_short`: it does not last until its day or month ends. `is_full`: nothing more is sent now, at least of some
-    leads; `why` is what admission says to them.
-    """
-
-    says: str
-    at_ms: int
-    is_short: bool = True
-    is_full: bool = False
-    why: str = ""
+    says: str  # in words, which the time `at_ms` follows
+    at_ms: int  # epoch ms
+    is_short: bool = True  # it does not last until its day or month ends
+    is_full: bool = False  # nothing more is sent now, at least of some leads
+    why: str = ""  # what admission says to the leads that are not sent
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -43,22 +39,17 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class LaneFacts(msgspec.Struct, frozen=True):
-    """What was seen of one workspace: its lane as last published, and the partition in which it lives.
-
-    `waiting`: records that wait in that partition, by topic; the oldest came at `oldest_ms` (epoch ms; 0 if unknown).
-    `shared_with`: other workspaces there, the first few; `shared_with_more`: how many others there are besides.
-    `asked`: commands without an answer. `unreadable`: the batch before which the partition has stopped, in words.
-    """
+    """What was seen of one workspace."""
 
     workspace: str
-    partition: int
-    view: LaneView | None
-    waiting: dict[str, int]
-    shared_with: tuple[str, ...] = ()
-    asked: int = 0
-    unreadable: str = ""
-    shared_with_more: int = 0
-    oldest_ms: int = 0
+    partition: int  # the partition that it lives in
+    view: LaneView | None  # the last published state of the lane
+    waiting: dict[str, int]  # records that wait in that partition, by topic
+    shared_with: tuple[str, ...] = ()  # other workspaces in that partition; the first few
+    asked: int = 0  # commands without an answer
+    unreadable: str = ""  # the batch before which the partition has stopped, in words
+    shared_with_more: int = 0  # how many others there are besides
+    oldest_ms: int = 0  # when the oldest record that waits in that partition came, epoch ms; 0 if unknown
 
     @property
     def is_shared(self) -> bool:

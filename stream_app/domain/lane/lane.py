@@ -107,13 +107,13 @@ def reconfigured(policy: Workspace, lane: Lane, destinations: Sequence[Destinati
 
 
 class Horizon(msgspec.Struct, frozen=True):
-    """When the last deferred leads of a lane come back, epoch ms: those that had come back before, and the new ones.
+    """When the last deferred leads of a lane come back, epoch ms.
 
     Deferred leads come back one by one at the lane's rate. So each is deferred about once, however long the backlog is.
     """
 
-    returned_ms: int = 0
-    new_ms: int = 0
+    returned_ms: int = 0  # for leads that had been deferred or replayed before
+    new_ms: int = 0  # for the others
 
 
 def sends_per_s(policy: Workspace, lane: Lane) -> float:

@@ -30,18 +30,14 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Quote(msgspec.Struct, frozen=True):
-    """The leads of one workspace by destination, and how long they take at the lane's rate, or at that of replays.
-
-    `left`: what is left of each capped budget; one that is absent has no limit. `known`: that and the rate come from
-    the lane itself, and not from the configuration. `holds`: what holds the lane now, in words; '' if it moves.
-    """
+    """The leads of one workspace."""
 
     workspace: str
-    parts: list[Part]
-    left: dict[MeterName, int]
-    known: bool
-    seconds: float
-    holds: str = ""
+    parts: list[Part]  # one entry per destination
+    left: dict[MeterName, int]  # what is left of each capped budget; a budget that is absent has no limit
+    known: bool  # `left` and the rate come from the lane itself, and not from the configuration
+    seconds: float  # how long the leads take at the lane's rate, or at that of replays
+    holds: str = ""  # what holds the lane now, in words; '' if it moves
 
     @property
     def leads(self) -> int:
@@ -71,7 +67,10 @@ class Quote(msgspec.Struct, frozen=True):
 
 
 def part(destination: str, leads: int, usual: Cost, most: Cost, learned: Mapping[str, Estimate]) -> Part:
-    """Return the cost of leads of one destination: `usual` and `most` as configured, `learned` as its lane knows it."""
+    """Return the cost of a number of leads of one destination.
+
+    `usual` and `most` are as configured, `learned` is what the lane knows by destination.
+    """
     estimate = learned.get(destination) or first_estimate(usual)
     return Part(
         destination,

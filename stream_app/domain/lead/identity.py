@@ -32,11 +32,11 @@ Alias = Callable[[bytes], bytes | None]  # returns the value of an alias row by 
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """The id of a lead, the strongest hash of its person (None if unknown), and all `hashes`. No personal data."""
+    """The id of a lead and hashes of its person. It holds no personal data."""
 
     lead_id: str
-    person: str | None
-    people: tuple[str, ...] = ()
+    person: str | None  # the strongest hash of the person; None if only an id is known
+    people: tuple[str, ...] = ()  # `hashes` of the person
 
 
 def identify(lead: Lead, *, cleaned: bool = False) -> Identity | None:
@@ -175,14 +175,17 @@ def person_key(workspace: str, destination: str, identifier: str) -> bytes:
 
 
 class Person(msgspec.Struct, frozen=True, gc=False):
-    """Keys of a person's alias rows, those of the lead itself first, and of the rows of the person's leads."""
+    """What is known of a lead's person."""
 
-    aliases: tuple[bytes, ...] = ()
-    rows: tuple[bytes, ...] = ()
+    aliases: tuple[bytes, ...] = ()  # keys of the alias rows of all identifiers, those of the lead itself first
+    rows: tuple[bytes, ...] = ()  # keys of the rows of the person's leads
 
 
 def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
-    """Return the person of a lead with these alias keys. Of more than `MOST_IDENTIFIERS`, not all are looked up."""
+    """Return the person of a lead with these alias keys.
+
+    If there are more identifiers than `MOST_IDENTIFIERS`, not all are looked up.
+    """
     aliases = list(own)
     rows: dict[bytes, None] = {}
     for key in aliases:  # grows meanwhile
@@ -198,7 +201,10 @@ def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
 
 
 def pointed(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
-    """Return the alias rows of a new lead's first step: its own identifiers lead to its row, and keep their links."""
+    """Return the alias rows to write with the first step of a new lead: its own identifiers lead to its row.
+
+    What each of them was linked to before stays linked.
+    """
     return [
         (key, b" ".join([row, *(word for word in (alias(key) or b"").split() if not word.startswith(b"d/"))]))
         for key in own
@@ -206,7 +212,10 @@ def pointed(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[byte
 
 
 def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
-    """Return alias rows by which a sent lead's identifiers lead to each other and to its row; [] if they do already."""
+    """Return the alias rows to write when a lead is sent: its person's identifiers lead to one another and to its row.
+
+    They are [] if the identifiers do so already.
+    """
     aliases = person_of(own, alias).aliases
     if len(aliases) > MOST_IDENTIFIERS:
         aliases = own

@@ -26,17 +26,13 @@ _NONE: Final = ("", None)
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """Why a record is not a lead: a stable code, and the same in words for people, which never repeat the input.
+    """Why a record is not a lead. `text` is for people and never repeats the input."""
 
-    `workspace`: if the record names one. Otherwise its key may. `lead_id`: under which the sender may look for the
-    lead, if it can be read. `of_import`: what `import_of` returns of a lead.
-    """
-
-    reason: str
-    text: str
-    workspace: str = ""
-    lead_id: str = ""
-    of_import: tuple[str, ImportSummary | None] = ("", None)
+    reason: str  # a stable code
+    text: str  # the reason in words
+    workspace: str = ""  # the workspace, if the record names one; otherwise the record's key may
+    lead_id: str = ""  # the id under which the sender may look for the lead, if it can be read
+    of_import: tuple[str, ImportSummary | None] = ("", None)  # what `import_of` returns of a lead
 
 
 class _OfImport(msgspec.Struct, frozen=True):
@@ -123,8 +119,10 @@ def clay_row(
 ) -> dict[str, Scalar] | Unreadable:
     """Return the flat object to send to Clay: cleaned fields under column names, and what its callback must echo.
 
-    `columns`: lead field -> Clay column; other fields are left out. Empty: every field goes under its own name. `echo`:
-    column -> value (`lead_id`, `callback_token` ...). It replaces a field of the same name.
+    Args:
+        fields: The lead's fields.
+        columns: Lead field -> Clay column; other fields are left out. Empty: every field goes under its own name.
+        echo: Column -> value (`lead_id`, `callback_token` ...). It replaces a field of the same name.
     """
     row: dict[str, Scalar] = {}
     for name, value in fields.items():

@@ -186,25 +186,21 @@ class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a lead has reserved, in which periods. `known`: an operator has confirmed that it did cost this."""
+    """What was reserved for one lead and in which periods. The lead's row holds it."""
 
     day: str
     month: str
     credits: int
     actions: int
-    known: bool = False
+    known: bool = False  # an operator has confirmed that a booked lead cost this
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """No room in a meter, or a clock behind the books. `until_ms`: when to ask again, epoch ms.
+    """No room, or a clock behind the books. A lead that waits is woken when a reservation in its way is settled."""
 
-    `back_ms`: when a deferred lead should return, if that is sooner: only reservations are in its way. A lead that
-    waits here is woken when one is settled.
-    """
-
-    reason: Reason
-    until_ms: int
-    back_ms: int = 0
+    reason: Reason  # the meter without room, or "clock"
+    until_ms: int  # when to ask again, epoch ms
+    back_ms: int = 0  # when a deferred lead should return, if that is sooner: only reservations are in its way
 
 
 def reserve(

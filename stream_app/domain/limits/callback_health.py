@@ -31,29 +31,20 @@ class CallbackHealthPolicy(Policy, frozen=True):
 
 
 class DestinationCallbacks(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The callbacks of one destination. Times are epoch ms. `last_ms`: of the last callback that settled a lead.
+    """The callbacks of one destination. Times are epoch ms."""
 
-    `overdue`: leads that were accepted after it, the oldest of them at `oldest_ms`. `reported_ms`: when missing
-    callbacks were reported; 0 if they were not. `ignored_until_ms`: when the last such report that has ended was made.
-    Leads accepted before it prove nothing.
-    """
-
-    last_ms: int = 0
-    overdue: int = 0
-    oldest_ms: int = 0
-    reported_ms: int = 0
-    ignored_until_ms: int = 0
+    last_ms: int = 0  # the last callback that settled a lead
+    overdue: int = 0  # overdue leads that were accepted after it
+    oldest_ms: int = 0  # when the oldest of them was accepted
+    reported_ms: int = 0  # when missing callbacks were reported; 0 if they were not
+    ignored_until_ms: int = 0  # when the last report that has ended was made; leads accepted before it prove nothing
 
 
 class CallbackHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The callbacks of a lane, by destination. Times are epoch ms.
+    """The callbacks of a lane. Times are epoch ms."""
 
-    `owned_ms`: the last time at which the partition is known to have had an owner. `gaps`: (from, to) of the last times
-    without one.
-    """
-
-    owned_ms: int = 0
-    gaps: tuple[tuple[int, int], ...] = ()
+    owned_ms: int = 0  # the last time at which the partition is known to have had an owner
+    gaps: tuple[tuple[int, int], ...] = ()  # (from, to) of the last times without an owner
     destinations: dict[str, DestinationCallbacks] = {}
 
 

@@ -50,7 +50,10 @@ def current(most: int, state: Concurrency) -> int:
 
 
 def answered(most: int, state: Concurrency, latency_ms: int, in_flight: int, rate_per_s: float) -> Concurrency:
-    """Return the state after a call. `in_flight`: it and all beside it. `rate_per_s`: the highest rate of the lane."""
+    """Return the state after a call.
+
+    `in_flight` counts this call and all that ran beside it. `rate_per_s` is the highest rate of the lane.
+    """
     took_ms = float(max(1, latency_ms))
     calls = min(state.calls + 1, _USUAL_CALLS)
     usual_ms = state.usual_ms + (took_ms - state.usual_ms) / calls

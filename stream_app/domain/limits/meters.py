@@ -114,7 +114,7 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
     Only the pace of the present day or month counts, as another one says nothing about it, and none is known before an
     hour of it has passed: the first leads of a morning would use up any budget.
 
-    `samples`: what was seen of the meter lately, oldest first; of a month, only the last one counts.
+    `samples` is what was seen of the meter lately, oldest first; of a month, only the last one counts.
     """
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None

@@ -58,14 +58,14 @@ FIVE_MINUTES: Final = Span(10, 30.0)  # what people see
 
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The calls of a slot. `slow`: part of `success`. `latencies`: by LATENCY_BOUNDS_MS. Dead letters are no calls."""
+    """The calls of one slot."""
 
-    slot: int
+    slot: int  # its number
     success: int = 0
     failure: int = 0
-    slow: int = 0
-    latencies: tuple[int, ...] = _NO_LATENCIES
-    dead_letters: int = 0
+    slow: int = 0  # the slow part of `success`
+    latencies: tuple[int, ...] = _NO_LATENCIES  # counts by LATENCY_BOUNDS_MS
+    dead_letters: int = 0  # dead letters, which are not calls
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,7 +96,10 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 def record(span: Span, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int | None = None) -> Window:
-    """Return the window with one more finished call. `latency_ms`: from sending to answer or failure, if recorded."""
+    """Return the window with one more finished call.
+
+    `latency_ms` is the time from sending to the answer or failure; None: it is not recorded.
+    """
     before, bucket = _present(span, state, now_ms)
     # A row of an older version may have other cells: its latencies mean something else and are dropped.
     latencies = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES

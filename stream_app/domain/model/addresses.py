@@ -42,10 +42,10 @@ def setup_id(*secrets: str) -> str:
 
 
 def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
-    """Return what is wrong with a webhook's URL, or None. `allowed_hosts`: `host` (any port) or `host:port`, lowercase.
+    """Return what is wrong with a webhook's URL, or None.
 
     Plain http is allowed only for this machine and for names without a dot (the simulator in a container), because it
-    sends the token and the lead unencrypted.
+    sends the token and the lead unencrypted. `allowed_hosts` are `host` (any port) or `host:port`, in lower case.
     """
     if not url.isascii() or not url.isprintable() or " " in url:
         return "the webhook's URL has spaces or characters outside ASCII: copy it from Clay again"

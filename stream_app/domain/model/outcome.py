@@ -66,17 +66,13 @@ class Poison(_Answered, frozen=True, gc=False):
 
 
 class _Failed(msgspec.Struct, frozen=True, gc=False):
-    """The lead was not accepted, as far as is known. Counts for the breaker. `latency_ms`: of the whole exchange.
+    """The lead was not accepted, as far as is known. Counts for the breaker."""
 
-    `reason`: an `UnsentReason`, an `UncertainReason` or `http_<status>`; `text`: in words. `http_status`: if one came
-    back. `excerpt`: the beginning of the answer, scrubbed.
-    """
-
-    reason: str
-    latency_ms: int
-    http_status: int | None = None
-    text: str = ""
-    excerpt: str = ""
+    reason: str  # an `UnsentReason`, an `UncertainReason` or `http_<status>`
+    latency_ms: int  # from the start of the exchange to its end
+    http_status: int | None = None  # the status, if one came back
+    text: str = ""  # the reason in words
+    excerpt: str = ""  # the beginning of the answer, scrubbed
 
 
 class Refused(_Failed, frozen=True, gc=False):
@@ -120,8 +116,13 @@ def classify(
 ) -> Outcome:
     """Return the outcome of an answer (docs/reference/clay.md, "What the outcome of a POST means").
 
-    `retry_after`: the raw header. `excerpt`: the beginning of the body as text. `latency_ms`: from the start of the
-    exchange to the status. `unavailable_is_refused`: the destination's setting for 503. `known`: as `scrub` has it.
+    Args:
+        http_status: The status of the answer.
+        retry_after: The raw Retry-After header.
+        excerpt: The beginning of the body as text.
+        latency_ms: From the start of the exchange to the status.
+        unavailable_is_refused: The destination's setting for 503.
+        known: Values that must not appear in texts (see `scrub`).
     """
     if 200 <= http_status < 300:
         return Accepted(http_status, latency_ms)
@@ -167,8 +168,13 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
     """Return `text` as one line of at most `limit` characters, safe for logs and headers.
 
     Removes e-mail addresses, URLs, host names, paths, numbers of seven digits and more, long opaque strings and control
-    characters. In doubt it removes too much. Codes in words (`limit_reached`) stay. `known`: values to remove too: the
-    lead's fields, the token, the webhook. No pattern can recognise a person's name.
+    characters. In doubt it removes too much. Codes in words (`limit_reached`) stay.
+
+    Args:
+        text: Any text.
+        limit: The most characters of the result.
+        known: Values to remove too: the lead's fields, the token, the webhook. No pattern can recognise a person's
+            name.
     """
     line = _one_line(text)
     folded = _folded(line)

@@ -12,10 +12,10 @@ import msgspec
 
 
 class Pseudonyms(msgspec.Struct, frozen=True):
-    """How hashes are made: with the key of the pepper (b"": there is none), and whether they replace every lead id."""
+    """How hashes are made."""
 
-    key: bytes = b""
-    hash_lead_ids: bool = False
+    key: bytes = b""  # the key of the pepper; b"" means no pepper
+    hash_lead_ids: bool = False  # every lead id is replaced by its hash
 
 
 def pseudonyms_of(pepper: str | None, hash_lead_ids: bool) -> Pseudonyms:

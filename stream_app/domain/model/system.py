@@ -54,7 +54,11 @@ def system_row(partitions: int) -> bytes:
 
 
 def system_problem(key: bytes | None, value: bytes | None, partitions: int) -> str:
-    """Return how the first record of a partition differs from the settings and what to do, in one line; '' if not."""
+    """Compare the first record of a partition with the settings of this process.
+
+    Returns:
+        What differs and what to do, in one line; '' if nothing differs.
+    """
     if key != SYSTEM_KEY or value is None:
         return _EARLIER
     try:

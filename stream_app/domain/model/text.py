@@ -17,17 +17,23 @@ _NUMBER: Final = re.compile(r"[+-](?:[0-9 ().,/-]+|[0-9.]+[eE][+-]?[0-9]+)")
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """Return a number and what it counts: `one`, after 1, else `many`, by default with an "s".
+    """Return a number and what it counts, in the singular or plural.
 
-    Include the verb if the count is the subject, such as "lead is".
+    Args:
+        number: How many.
+        one: The words after 1. Include the verb if the count is the subject, such as "lead is".
+        many: The words after any other number. Default: `one` with an "s".
     """
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def wrapped(text: str, width: int, hang: int = 0) -> str:
-    """Return the text with each line wrapped to the width of the terminal, in cells, which a longer word overflows.
+    """Return the text with each line wrapped.
 
-    A continuation keeps the indent of its line, and has `hang` cells more.
+    Args:
+        text: One or more lines. A continuation keeps the indent of its line.
+        width: The width of the terminal, in cells. A longer word overflows.
+        hang: Additional indent of continuations, in cells.
     """
     return "\n".join(_wrapped(line, width, hang) for line in text.split("\n"))
 
@@ -68,5 +74,8 @@ def for_json(document: str) -> str:
 
 
 def for_spreadsheet(text: str) -> str:
-    """Return a CSV cell that is not evaluated: an apostrophe precedes a formula. Numbers, also of phones, stay."""
+    """Return a CSV cell that no spreadsheet evaluates: an apostrophe precedes the start of a formula.
+
+    Numbers and phone numbers stay unchanged.
+    """
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text

@@ -74,6 +74,11 @@ def check_depth(raw: bytes) -> None:
 
 
 def decode(decoder: msgspec.json.Decoder[T], raw: bytes | None) -> T:
-    """Decode JSON from outside. Raises NestedTooDeep, or ValueError if it is not JSON or not what is expected."""
+    """Decode JSON from outside.
+
+    Raises:
+        NestedTooDeep: It has more than `MOST_LEVELS` levels.
+        ValueError: It is not JSON, or not what the decoder expects.
+    """
     check_depth(raw or b"")
     return decoder.decode(raw or b"")
