@@ -116,12 +116,12 @@ def _attributes(values: Mapping[str, Value]) -> list[dict[str, Any]]:
 
 @define(eq=False, repr=False)
 class Lead:
-    """The events of one input record that are not exported yet, from `offset` on. `last_ms`: when the last was read."""
+    """The events of one input record that are not exported yet."""
 
-    partition: int
-    offset: int
+    partition: int  # the partition of its events
+    offset: int  # the offset of the first of them
     events: list[StatusEvent]
-    last_ms: int
+    last_ms: int  # when the last of them was read
 
 
 @define(eq=False, repr=False)

@@ -65,7 +65,7 @@ def lane_tables(
 ) -> list[Table]:
     """Build the tables: the lanes' state, then budgets and live changes, if any.
 
-    `works`: a worker runs; without one no lane moves.
+    `works` says that a worker runs; without one no lane moves.
     """
     known = [(view, zones.get(lane.workspace, "UTC")) for lane in lanes if (view := lane.view) is not None]
     states = Table(

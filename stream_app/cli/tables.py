@@ -33,15 +33,12 @@ _MOST_WORD: Final = 40
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column. `right`: cells are aligned to the right. `prose`: they may wrap between words.
+    """A column of a table."""
 
-    `rank` 0 is always shown. On a narrow terminal the highest rank is left out first.
-    """
-
-    title: str
-    rank: int = 0
-    right: bool = False
-    prose: bool = False
+    title: str  # the header
+    rank: int = 0  # 0 is always shown; on a narrow terminal the highest rank is left out first
+    right: bool = False  # align cells to the right
+    prose: bool = False  # cells may wrap between words
 
 
 Cells = dict[Column, list[str]]

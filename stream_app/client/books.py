@@ -439,7 +439,7 @@ class _BooksReader:
         return exact, cut
 
     def _add(self, tp: TopicPartition, record: Any, passed: int) -> None:
-        """Add a committed record of any topic. `passed`: the committed offset of the group that reads the topic."""
+        """Add a committed record of any topic. `passed` is the committed offset of the group that reads it."""
         if tp.topic == self._names.state:
             self._books.row(tp.partition, record.key, record.value)
         elif tp.topic == self._names.status:

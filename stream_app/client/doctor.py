@@ -59,9 +59,9 @@ async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
 
 
 async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[str], within_s: float) -> str:
-    """Check that a client without credentials may not write to these topics. Nothing is written. Raises ProbeFailed.
+    """Check that a client without credentials may not write to these topics. Nothing is written.
 
-    `topics` are those whose records take effect without a token.
+    `topics` are those whose records take effect without a token. Raises ProbeFailed if such a client may write there.
     """
     try:
         async with admin_of(stranger, within_s) as admin:
@@ -144,7 +144,10 @@ async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -
 
 
 async def host_answers(url: str, egress: Egress, within_s: float) -> str:
-    """Check that a URL's host accepts a connection of the worker's client. Nothing is sent. Raises ProbeFailed."""
+    """Check that the host of a URL accepts a connection of the worker's client. Nothing is sent or paid for.
+
+    Raises ProbeFailed if the host cannot be reached.
+    """
     where = urlsplit(url).netloc
     way = " through the proxy" if egress.proxy_url else ""
     async with ClayClient(

@@ -110,7 +110,7 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
 
     A gateway looks for changed files every 2 seconds, so one that lacks a secret is asked again for `patience_s`. A
     secret that this process has is tried. Of one that it lacks, a wrong one shows at least whether the table has a
-    secret there. Raises SettingsError as `Settings.make_egress`.
+    secret there. Raises SettingsError as `Settings.make_egress` does.
     """
     wanted = [
         (alias, variable)

@@ -46,7 +46,8 @@ A = TypeVar("A", bound=Answer)
 class LeadSearch(Answer, frozen=True, kw_only=True):
     """The leads that match; no worker has processed one of them if `leads` is empty.
 
-    `waiting`: the search among the waiting records; None if it was not needed.
+    Attributes:
+        waiting: The search among the waiting records; None if it was not needed.
     """
 
     leads: list[FoundLead]
@@ -82,7 +83,10 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSear
 def find_imports(settings: Settings, import_id: str = "", workspace: str | None = None) -> ImportsAnswer:
     """Return the newest imports, or those with one id, of one workspace or (None) of all.
 
-    Raises as `find`, and SettingsError if the id may be an e-mail address.
+    Raises:
+        SettingsError: The id may be an e-mail address.
+        BoardUnavailable: The board does not respond, or another server does.
+        StreamAppError: The board rejected the request.
     """
     if import_id and not is_shown(import_id):
         text = f"import {import_id}: an id with an @ or more than {LONGEST_ID} characters is not followed"
@@ -136,7 +140,12 @@ def find_dead_letters(settings: Settings) -> DeadLettersAnswer:
 
 
 def check_board(url: str, within_s: float = _ANSWERS_WITHIN_S) -> None:
-    """Return if the board answers at the URL. Raises NotTheBoard if another server does, BoardUnavailable if none."""
+    """Return if the board answers at the URL.
+
+    Raises:
+        NotTheBoard: Another server answers.
+        BoardUnavailable: Nothing answers.
+    """
     try:
         answer = httpx.get(f"{url}/healthz", timeout=within_s, trust_env=not is_loopback_url(url))
     except httpx.HTTPError as error:

@@ -27,11 +27,11 @@ NO_URL: Final = "notify.url_env is not set: name the environment variable with t
 
 
 class NotDelivered(StreamAppError):
-    """The receiver did not take a message. `wait_ms`: how long it asks to wait."""
+    """The receiver did not take a message."""
 
     def __init__(self, text: str, wait_ms: int = 0) -> None:
         super().__init__(text)
-        self.wait_ms = wait_ms
+        self.wait_ms = wait_ms  # how long the receiver asks to wait; 0 if it does not say
 
 
 class Receiver:

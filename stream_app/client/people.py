@@ -36,13 +36,13 @@ _suppression: Final = msgspec.json.Decoder(Suppression)
 
 
 class Suppressed(msgspec.Struct, frozen=True):
-    """A person on the list, as a hash. `everywhere`: every partition has the entry."""
+    """A person on the list."""
 
-    person: str
+    person: str  # the hash
     since_ms: int
     who: str
     command: str
-    everywhere: bool
+    everywhere: bool  # every partition has the entry
 
 
 def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
@@ -242,7 +242,7 @@ class _Found:
     ) -> None:
         """Add a row or a result of a workspace, destination and lead id.
 
-        `others`: `domain.lead.identity.hashes`; other people may share a hash of a name.
+        `others` are `domain.lead.identity.hashes`: other people may share the hash of a name.
         """
         lead, persons = (place[0], place[2]), {person, *others} - {""}
         named = self._names(lead)

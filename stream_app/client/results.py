@@ -227,14 +227,11 @@ class ResultFilter(msgspec.Struct, frozen=True):
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """The CSV that was published, which can be read twice. `name` is for messages.
+    """The CSV that was published. It can be read twice."""
 
-    `mapping`: lead field -> column, as given to `publish`.
-    """
-
-    name: str
+    name: str  # for messages
     file: IO[bytes]
-    mapping: Mapping[str, str] = {}
+    mapping: Mapping[str, str] = {}  # lead field -> column, as given to `publish`
 
     def open(self) -> Sheet:
         """Open it from its beginning. Raises SettingsError if its header is invalid."""

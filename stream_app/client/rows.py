@@ -270,15 +270,12 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
 
 
 class _Feed:
-    """Lines of text for csv.reader. `row` has the number and the text (None: too long) of each line of a row.
-
-    So they can be read again. Clear `row` where another one begins.
-    """
+    """Lines of text for csv.reader. It keeps the lines of the current row in `row`, so that they can be read again."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._lines = _lines(source)
         self._again: list[tuple[int, str | None]] = []
-        self.row: list[tuple[int, str | None]] = []
+        self.row: list[tuple[int, str | None]] = []  # number and text (None: too long); clear it where a row begins
 
     def __iter__(self) -> _Feed:
         return self

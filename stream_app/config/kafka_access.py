@@ -69,8 +69,10 @@ def topic_reader(settings: Settings, progress: Progress | None = None) -> TopicR
 async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> None:
     """Return when Kafka responds, has the program's topics, and grants it the rights that it needs.
 
-    `program` is a key of `kafka.rights.rights_of`. `kafka.broker_wait_s` bounds the wait; `say` is called with a line
-    for each attempt while Kafka does not respond.
+    Args:
+        settings: `kafka.broker_wait_s` bounds the wait.
+        program: A key of `kafka.rights.rights_of`.
+        say: Called with a line for each attempt while Kafka does not respond.
 
     Raises:
         KafkaRefused: Kafka rejects our credentials or certificate, or rights are missing. Raised at once.

@@ -149,8 +149,12 @@ class TableReader:
     ) -> S:
         """Read a table as a Struct. An unreadable key gets its default, or an empty value if it has none.
 
-        `where`: the table's name in the file, "" for the whole file. `values`: fields with another default than the
-        Struct's, and those that are no keys. `without`: keys that this table does not have.
+        Args:
+            kind: The Struct.
+            table: The table's value.
+            where: The table's name in the file, "" for the whole file.
+            values: Fields with another default than the Struct's, and those that are no keys.
+            without: Keys that this table does not have.
         """
         keys = {key: hint for key, hint in keys_of(kind).items() if key not in without} if without else keys_of(kind)
         read = dict(values)

@@ -376,7 +376,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     def destination_of(self, workspace: str, asked: str | None) -> str | None:
         """The alias of a lead's destination: the requested one, else the workspace's default, else its only one.
 
-        None if that workspace has no such destination.
+        It is None if that workspace has no such destination.
         """
         mine = [destination.alias for destination in self.plan.destinations_of(workspace)]
         configured = self.workspaces.get(workspace)

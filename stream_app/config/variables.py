@@ -44,14 +44,11 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Naming(NamedTuple):
-    """A key that names variables.
+    """A key that names variables."""
 
-    `key` is the table and the key, without what is between them; `place` is the whole key, as in the file.
-    """
-
-    key: str
-    place: str
-    names: tuple[str, ...]
+    key: str  # the table and the key, without what is between them
+    place: str  # the whole key, as in the file
+    names: tuple[str, ...]  # the variables
 
     @property
     def valid(self) -> list[str]:

@@ -238,7 +238,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
 
 def skipped_group(group: str) -> str:
-    """Return the group whose committed offsets say which batches another group passes: a batch that ends at one.
+    """Return the group whose committed offsets say which batches another group passes: those that end at one.
 
     A group with members takes offsets from them only, so that an operator needs another place.
     """

@@ -99,7 +99,7 @@ class Replay:
     ) -> None:
         """Forward the records of a stream until it is suspended. `read` returns None for a record that is skipped.
 
-        `delay_ms`: how long after its append a record is due.
+        `delay_ms` is how long after its append a record is due.
         """
         position = self._positions[stream.topic, stream.partition]
         position.sent = position.acked  # records that an earlier stream left unacked are read again

@@ -27,15 +27,12 @@ _event: Final = msgspec.json.Decoder(StatusEvent)
 
 
 class Shown(msgspec.Struct):
-    """One dead letter, with its headers as text and the status events of its lead's delivery.
-
-    `suppressed`: it is never sent, because its person is on the suppression list, or the lead was erased.
-    """
+    """One dead letter."""
 
     dead_letter: ConsumedRecord
-    headers: dict[str, str]
-    history: list[StatusEvent]
-    suppressed: bool
+    headers: dict[str, str]  # its headers as text
+    history: list[StatusEvent]  # the status events of its lead's delivery
+    suppressed: bool  # it is never sent: its person is on the suppression list, or the lead was erased
 
 
 class Listed(msgspec.Struct, frozen=True):

@@ -263,7 +263,7 @@ class _Operator:
     ) -> ReplayProgress:
         """Send the chosen dead letters in order, and return the progress after them.
 
-        `paces`: dead letters per second, by workspace. `stop` ends it early, after the batch under way.
+        `paces` are dead letters per second, by workspace. `stop` ends it early, after the batch under way.
         """
         names, waiting, pace, sent = self._names, self._outlived, Pace(paces), 0
         refused: dict[str, str] = {}  # record id -> why

@@ -131,11 +131,20 @@ async def survey(
     ranges: Mapping[int, Span] | None = None,
     rate_per_s: float | None = None,
 ) -> tuple[PricedPlan, Chosen]:
-    """Plan what would happen to the matching dead letters. Return them with their price, and which are to be sent.
+    """Plan what would happen to the matching dead letters.
 
-    `uncertain` includes leads that may have reached Clay. At most `limit` are to be sent, with `rate_per_s` dead
-    letters per second and workspace; None: replay.rate_share of the lane's current rate. `ranges`: by partition, the
-    first offset to read and the end offset; None: everything that Kafka keeps.
+    Args:
+        settings: The configuration.
+        source: The topic to read.
+        wanted: The filter.
+        progress: Called with offsets done and offsets in all.
+        uncertain: Include leads that may have reached Clay.
+        limit: Send at most so many.
+        ranges: By partition, the first offset to read and the end offset; None: everything that Kafka keeps.
+        rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's current rate.
+
+    Returns:
+        The plan with its price, and the partitions and offsets of the dead letters to send.
 
     Raises:
         SettingsError: The filter is wrong.

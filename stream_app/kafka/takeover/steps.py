@@ -91,10 +91,10 @@ class LastTransaction(NamedTuple):
 
 
 class NextStep(NamedTuple):
-    """A step of a take-over, as the table above has it. `committed`: the verdict of `fence_verdict` and of `end`."""
+    """A step of a take-over, as the table above has it."""
 
     do: Literal["wait", "fence", "fence_verdict", "end", "unknown", "undone"]
-    committed: bool = False
+    committed: bool = False  # the verdict of `fence_verdict` and of `end`
 
 
 def next_step(last: LastTransaction, *, stranded: bool) -> NextStep:
@@ -166,7 +166,7 @@ class Transactions(Protocol):
 async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
     """Fence every earlier producer, after each of their transactions has ended in all partitions as it was decided.
 
-    `timeout_ms`: the transaction timeout of the new producer. It must not be one of those that carry a verdict.
+    `timeout_ms` is the transaction timeout of the new producer. It must not be one of those that carry a verdict.
 
     Raises:
         StateStoreError: An operator has to decide. Errors of the requests are raised as they are.

@@ -86,10 +86,10 @@ class Batched(Generic[K, R]):
 
 
 class PartitionProducers(NamedTuple):
-    """The broker that was asked about a partition, and by producer id the first offset of an open transaction there."""
+    """What a leader answered about the open transactions of a partition."""
 
-    node: int
-    open: Mapping[int, int]
+    node: int  # the broker that was asked
+    open: Mapping[int, int]  # producer id -> the first offset of its open transaction
 
 
 Span = tuple[int, int, int]
