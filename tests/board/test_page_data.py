@@ -23,6 +23,7 @@ from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress
 from stream_app.domain.lane.explain import Finding, Group, Outlook
 from stream_app.domain.lane.view import LaneChange, LaneView
 from stream_app.domain.lane.waits import Wait
+from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.limits.meters import Forecast, Meter
 from stream_app.kafka.groups import Consumption
 
@@ -141,10 +142,22 @@ def test_changes_of_a_lane_are_bands_from_one_to_the_next() -> None:
     assert _bands(changes[:1], tones, 1_000, 1_900) == [Band(100.0, 0.2, "ok", "moves 1900")], "wide enough to be seen"
 
 
-def test_waits_without_a_visible_gap_are_one_band() -> None:
+def test_a_search_goes_to_the_lead_that_is_known_by_one_of_the_ids_that_the_text_may_mean() -> None:
+    of_our_form = f"h-{'x' * 22}"
+    ours, hashed = ids_meant(of_our_form)
+    for known, path in (({hashed}, hashed), ({ours, hashed}, ours), (set[str](), ours)):
+        site = Mock(queries=Mock(lead=lambda lead_id, known=known: lead_id if lead_id in known else None))
+        assert leads.find(site, of_our_form) == f"/board/leads/{path}"
+
+
+def test_waits_without_a_visible_gap_are_one_band_and_the_last_is_of_now_if_it_has_no_end() -> None:
     def wait(begin_ms: int, end_ms: int | None, text: str = "") -> Wait:
         return Wait("pause", "paused", text, begin_ms, end_ms, None)
 
+    first, last = wait(0, 100), wait(9_000, None)
+    for waits, now in (([first, last], last), ([last], last), ([last, first], None), ([], None)):
+        timeline = leads._timeline(Mock(events=[], waits=waits, column="accepted"), 10_000)
+        assert (timeline["now"], timeline["length_ms"]) == (now, sum(some.length_ms(10_000) for some in waits))
     waits = [wait(0, 100, "why"), wait(1_000, 2_000), wait(2_030, 2_040, "too near"), wait(9_000, None)]
     assert leads._bands(waits, "warn", 0, 10_000, 10_000) == [
         Band(0.0, 1.0, "warn", "100 ms: why"),

@@ -34,6 +34,11 @@ _LAST: Final = "last_of_previous = day.replace(day=1) - timedelta(days={})"
 _WAITED: Final = "more.update(waited_ms=row.at_ms {} before.at_ms, waited_as=before.state, sampled=row.sampled)"
 _COUNTS: Final = "if kept.counts and kept.rank {} NO_LEAD"
 _ENDS: Final = "return {} if held.reason == _IN_FLIGHT else held.until_ms"
+_EPOCH: Final = (
+    "fresh = breaker.Breaker(epoch=lane.breaker.epoch + {}, since_ms=now_ms, next_lease=lane.breaker.next_lease)"
+)
+_TIER: Final = "topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[{}])"
+_TLS: Final = "return ssl.create_default_context() if self.tls {} True else self.tls"
 _NO_SUCH_TIME: Final = "no clock shows a time before its own zero"
 
 _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
@@ -120,6 +125,13 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("stream_app/partition/admission.py", _TOO_OLD.format("0"), _TOO_OLD.format("1")): (
         "a lead that is too old ends, so that nobody asks when its hold does"
     ),
+    ("stream_app/domain/lane/overrides.py", _EPOCH.format("1"), _EPOCH.format("2")): "epochs are only told apart",
+    (
+        "stream_app/partition/lead.py",
+        _TIER.format("0"),
+        _TIER.format(" 1"),
+    ): "each grace has a tier: it is a second at least",
+    ("stream_app/clay/egress.py", _TLS.format("is"), _TLS.format("==")): "it is a context or True",
     ("stream_app/kafka/takeover/steps.py", "started_ms: int = -1", "started_ms: int = - 0"): (
         "of an id that Kafka does not know only the state is looked at"
     ),

@@ -81,6 +81,10 @@ NO_ROW, TOO_EARLY = ", but it has no row", ", and its row is gone before the fre
         (("accepted", 3), {}, {"stale_ms": 31}, f"accepted{NO_ROW}"),
         (("accepted", 3), {"final": True}, {"stale_ms": 31}, ""),
         (("accepted", 3), {"final": True}, {}, f"accepted{TOO_EARLY}"),
+        (("accepted", 3), {"headless": True}, {}, "its first event is missing"),
+        (("accepted", 3), {"headless": True, "copy": True}, {}, IN_MOTION),
+        (("accepted", 3), {"headless": True}, {"trimmed": True}, f"accepted{NO_ROW}"),
+        (("accepted", 3), {"headless": True, "rerouted": True}, {}, f"accepted{NO_ROW}"),
         (("duplicate", 2), {}, {}, ""),
         (("parked", 2), {}, {}, f"parked{NO_ROW}"),
         (("parked", 2), {"rerouted": True}, {}, ""),
@@ -100,7 +104,8 @@ NO_ROW, TOO_EARLY = ", but it has no row", ", and its row is gone before the fre
     ],
 )  # fmt: skip
 def test_what_does_not_add_up(last: Step, facts: dict[str, Any], terms: dict[str, Any], says: str) -> None:
-    history = RecordHistory(status=last[0], seq=last[1], at_ms=10 * last[1], rerouted=facts.pop("rerouted", False))
+    more = {name: facts.pop(name, False) for name in ("headless", "rerouted")}
+    history = RecordHistory(status=last[0], seq=last[1], at_ms=10 * last[1], **more)
     evidence = msgspec.structs.replace(Found(0, True, True, False, None, False, False), **facts)
     wrong = audit(history, evidence, msgspec.structs.replace(Terms(0, False, frozenset()), **terms))
     assert (wrong.startswith(says), bool(wrong)) == (True, bool(says)), wrong
