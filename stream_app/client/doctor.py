@@ -111,9 +111,10 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
         async with asyncio.timeout(within_s), open_admin(connection) as admin:
             await committed_offsets(admin, group)
     except (StreamAppError, TimeoutError) as error:
+        # What Kafka refused is the cause of our error; that of a timeout is only how the wait was ended.
+        why = _name(error if isinstance(error, TimeoutError) else error.__cause__ or error)
         raise ProbeFailed(
-            f"Kafka does not show the offsets of {group} ({_name(error.__cause__ or error)}): allow Read and Describe "
-            "on the group"
+            f"Kafka does not show the offsets of {group} ({why}): allow Read and Describe on the group"
         ) from error
     return f"group {group} is open to us"
 

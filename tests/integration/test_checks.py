@@ -304,6 +304,13 @@ async def test_missing_rights(guarded: LocalKafka) -> None:
         await may_join(connection, "no.stream-app", 30)
 
 
+async def test_a_broker_that_hangs_is_told_from_one_that_refuses() -> None:
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ProbeFailed, match=r"does not show the offsets of yes\.stream-app \(TimeoutError\)"):
+            await may_join(KafkaConnection(f"127.0.0.1:{port}"), "yes.stream-app", 0.2)
+
+
 async def test_an_untrusted_certificate() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
