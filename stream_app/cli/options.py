@@ -153,5 +153,8 @@ def ms(at: datetime) -> int:
 
 
 def iso(at_ms: int) -> str:
-    """Format epoch ms for people, in UTC."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    """Format epoch ms for people, in UTC. A producer may give Kafka a time that no calendar has: it stays a number."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{at_ms} ms"

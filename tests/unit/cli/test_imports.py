@@ -8,8 +8,9 @@ from stream_app.cli import status as command
 from stream_app.cli.main import main
 from stream_app.cli.options import View
 from stream_app.cli.status import _unknown
-from stream_app.client.answers import FoundImport, ImportsAnswer, WaitingAnswer
+from stream_app.client.answers import FoundImport, ImportsAnswer, WaitingAnswer, WaitingLead
 from stream_app.client.lanes import LanesReport
+from stream_app.client.lookup import LeadSearch
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import SettingsError
@@ -92,6 +93,19 @@ def test_an_address_is_not_sent(config: Path, capsys: pytest.CaptureFixture[str]
 def test_a_search_that_is_not_complete_says_so(searched: int, left: int, problem: str, says: str) -> None:
     answer = WaitingAnswer(as_of_ms=1, lag=0, trouble="", leads=[], searched=searched, left=left, problem=problem)
     assert says in _unknown(answer)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_time_that_no_calendar_has(
+    options: list[str], config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    since_us = FIRST_MS * 1_000  # some producers give Kafka microseconds
+    lead = WaitingLead("crm-1", "acme", "leads/0/7", since_us, 0, [])
+    waiting = WaitingAnswer(as_of_ms=1, lag=0, trouble="", leads=[lead], searched=1, left=0, problem="")
+    search = LeadSearch(as_of_ms=1, lag=0, trouble="", leads=[], waiting=waiting)
+    monkeypatch.setattr(command, "find", lambda *_: search)
+    assert main(["status", "crm-1", *options]) == 0
+    assert str(since_us) in capsys.readouterr().out
 
 
 NOW_MS = 1_790_000_000_000
