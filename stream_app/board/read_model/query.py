@@ -92,15 +92,17 @@ class Queries:
 
     def lead(self, lead_id: str) -> answers.FoundLead | None:
         """Return a lead and its histories, without its results."""
-        sql = """SELECT id, workspace, destination, status, at_ms, trace_id, count(*) OVER () FROM records
+        sql = """SELECT id, workspace, destination, status, at_ms, trace_id FROM records
                  WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT ?"""
         with self._reading() as db:
+            # Counted apart: a window function would make SQLite keep all records of the lead to give the newest.
+            ((many,),) = self._all("SELECT count(*) FROM records WHERE lead_id = ?", lead_id)
             rows = self._all(sql, lead_id, MOST_HISTORIES)
             if not rows and not self.results(lead_id):
                 return None
             numbers, pause = record_numbers(db), self.pause()
             histories = []
-            for number, workspace, alias, status, at_ms, trace_id, _ in rows:
+            for number, workspace, alias, status, at_ms, trace_id in rows:
                 steps, name = events_of(db, number), self._column(status, alias)
                 moves, queued_ms = name in MOVING or name == "parked", steps[0].queued_ms if steps else 0
                 waited = waits(steps, moves=moves, queued_ms=queued_ms)
@@ -113,7 +115,7 @@ class Queries:
                 histories.append(
                     answers.RecordHistory(origin, workspace, alias, status, name, at_ms, trace_id, steps, waited)
                 )
-            return answers.FoundLead(lead_id, histories, rows[0][-1] if rows else 0, [])
+            return answers.FoundLead(lead_id, histories, many, [])
 
     def lane(self, workspace: str) -> LaneView | None:
         """Return one lane; None if it never published anything that this version can read."""
