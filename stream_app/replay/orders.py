@@ -265,7 +265,9 @@ class _Operator:
 
         `paces` are dead letters per second, by workspace. `stop` ends it early, after the batch under way.
         """
-        names, waiting, pace, sent = self._names, self._outlived, Pace(paces), 0
+        names, pace, sent = self._names, Pace(paces), 0
+        # A list of this replay alone: what it leaves when it fails must not go with the next one.
+        waiting, self._outlived = self._outlived, []
         refused: dict[str, str] = {}  # record id -> why
         reached: dict[int, int] = {}  # partition -> the offset after the last dead letter that was sent or refused
 
