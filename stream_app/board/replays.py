@@ -266,7 +266,9 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
         return Form("No plan", f"There is no plan: {plan.problem}", "Plan again", _DEAD, asks_why=False, more=view)
     view |= {
         "lines": list(quote_lines(priced.quotes, "send fewer, or say below to send all", "the rate of replays")),
-        "left_out": [(n, _MEANING[end]) for end, n in priced.fates.most_common() if end not in ("goes", "as_input")],
+        "left_out": [
+            (many, _MEANING[end]) for end, many in priced.fates.most_common() if end not in ("goes", "as_input")
+        ],
         "causes": priced.causes.most_common(20),
     }
     matching = count(priced.dead_letters, "dead letter matches", "dead letters match")

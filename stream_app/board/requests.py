@@ -19,7 +19,7 @@ from stream_app.board.access import PATH, Refused
 from stream_app.board.read_model.query import Place
 
 LONGEST_WORD: Final = 300
-_MOST_BYTES: Final = 8_192
+_MOST_FORM_BYTES: Final = 8_192
 _MOST_FIELDS: Final = 20
 _FORM_WITHIN_S: Final = 10.0
 _IN_PATH: Final = "/:@!$&'()*+,;=~"
@@ -27,7 +27,9 @@ _IN_QUERY: Final = f"{_IN_PATH}?%"
 """What a query may have as it is: it is not decoded."""
 
 
-async def read_form(request: Request, most_bytes: int = _MOST_BYTES, most_fields: int = _MOST_FIELDS) -> dict[str, str]:
+async def read_form(
+    request: Request, most_bytes: int = _MOST_FORM_BYTES, most_fields: int = _MOST_FIELDS
+) -> dict[str, str]:
     """Read a small form. Raises Refused if it is no form, too large, or too slow."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
         raise Refused(415, "no_form", "Send the form of the page")

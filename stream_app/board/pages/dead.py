@@ -55,15 +55,16 @@ def share_of(replay: ReplayProgress) -> float:
 
 def filter_of(kind: str, reason: str, workspace: str, destination: str) -> Filter:
     """Return what selects the dead letters with these words; '' for any."""
-    kinds, reasons, workspaces, destinations = (
-        frozenset({word} - {""}) for word in (kind, reason, workspace, destination)
-    )
-    return Filter(kinds=kinds, reasons=reasons, workspaces=workspaces, destinations=destinations)
+
+    def only(value: str) -> frozenset[str]:
+        return frozenset({value} if value else ())
+
+    return Filter(kinds=only(kind), reasons=only(reason), workspaces=only(workspace), destinations=only(destination))
 
 
 def options_of(source: Source, wanted: Filter, *, uncertain: bool = False, limit: int | None = None) -> str:
     """Return the options on the command line that select the same dead letters."""
-    words = ["--from", source]
+    options = ["--from", source]
     for option, values in (
         ("--disposition", wanted.kinds),
         ("--reason", wanted.reasons),
@@ -73,10 +74,10 @@ def options_of(source: Source, wanted: Filter, *, uncertain: bool = False, limit
         ("--lead", wanted.leads),
     ):
         for value in sorted(map(str, values)):
-            words += [option, value]
-    words += ["--uncertain"] if uncertain else []
-    words += ["--limit", str(limit)] if limit else []
-    return shlex.join(words)
+            options += [option, value]
+    options += ["--uncertain"] if uncertain else []
+    options += ["--limit", str(limit)] if limit else []
+    return shlex.join(options)
 
 
 Which = Literal["dlq", "parked"]
@@ -151,8 +152,8 @@ def plan_query(site: Site, cause: Cause, which: Which) -> str:
     """Return the query of the page that plans to send a cause back."""
     workspace = cause.workspace if cause.workspace in site.settings.workspaces else ""
     destination = cause.destination if cause.destination in site.settings.destinations else ""
-    words = {"from": which, "kind": cause.kind, "reason": cause.reason}
-    return urlencode(words | {"workspace": workspace, "destination": destination})
+    selected = {"from": which, "kind": cause.kind, "reason": cause.reason}
+    return urlencode(selected | {"workspace": workspace, "destination": destination})
 
 
 def price_command(cause: Cause, which: Which) -> str:

@@ -150,8 +150,11 @@ class BoardQueries(Queries):
         rows: list[Any] = []
         groups: list[tuple[int, str, tuple[object, ...]]] = []
         with self.snapshot():
-            of_import = self._groups_of_import(imported, statuses, final)
-            for group in of_import if imported else self._groups(workspace, statuses, final):
+            if imported:
+                wanted = self._groups_of_import(imported, statuses, final)
+            else:
+                wanted = self._groups(workspace, statuses, final)
+            for group in wanted:
                 where = f"{' AND '.join(f'{name} = ?' for name in group)} AND {counts} AND at_ms <= ?"
                 values = (*group.values(), at_ms)
                 ((newest,),) = self._all(f"SELECT max(at_ms) FROM records WHERE {where}", *values)
@@ -320,9 +323,11 @@ class BoardQueries(Queries):
         sql = """SELECT id, destination, status, c.leads FROM imports LEFT JOIN import_counts AS c ON import = id
                  WHERE name = ? AND workspace = ? ORDER BY destination, status"""
         rows = self._all(sql, import_id, workspace)
-        counted = [(alias, status, leads) for _, alias, status, leads in rows if leads and leads > 0]
-        counts = [StatusCount(workspace, alias, status, self._column(status, alias), n) for alias, status, n in counted]
-        return rows[0][0] if rows else 0, counts
+        return rows[0][0] if rows else 0, [
+            StatusCount(workspace, alias, status, self._column(status, alias), leads)
+            for _, alias, status, leads in rows
+            if leads and leads > 0  # None: an import without any
+        ]
 
     def commands(self, wanted: CommandFilter, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
         """Return time and id of the last answers to commands, newest first: one for each command, after one of them."""

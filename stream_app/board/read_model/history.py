@@ -127,7 +127,8 @@ class History:
             at_s = view.at_ms // 1000
             if view.health != "insufficient_data":
                 marks.append((view.workspace, at_s - at_s % MARK_S, view.score, view.p95_ms))
-            changes += [(view.workspace, view.at_ms, n, change.kind, change.text) for n, change in enumerate(view.news)]
+            for number, change in enumerate(view.news):
+                changes.append((view.workspace, view.at_ms, number, change.kind, change.text))
         self._db.executemany(
             """INSERT INTO lane_marks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    score = min(score, excluded.score), p95_ms = max(p95_ms, excluded.p95_ms)""",
