@@ -99,8 +99,10 @@ def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
 
 def _chosen(cells: Cells, width: int | None) -> Cells:
     """Return the columns that fit."""
+    if width is None:
+        return cells
     shown, least = dict(cells), {column: _least(column, texts) for column, texts in cells.items()}
-    while width is not None and _total([least[column] for column in shown]) > width:
+    while _total([least[column] for column in shown]) > width:
         last = max(reversed(shown), key=lambda column: column.rank)
         if last.rank == 0:
             break
