@@ -13,9 +13,9 @@ from stream_app.client.lanes import read_lanes
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import CommandAnswer
+from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
-from stream_app.domain.plan import Actor
 from tests.support.config import one_way, settings_in
 from tests.support.kafka import create_planned
 
@@ -76,7 +76,7 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
     assert seen.forecasts["busy"]["credits_day"].per_hour == pytest.approx(1_200, rel=0.1)
     assert "credits_day" not in seen.forecasts.get("quiet", {})
     assert (seen.facts.worker.members, seen.facts.coming_back) == (0, 1)
-    assert seen.facts.replay_paused == Actor("jane", "w", 1)
+    assert seen.facts.replay_paused == Pause("jane", "w", 1)
 
 
 async def test_equal_answers_of_all_partitions_are_one_line_of_the_log(

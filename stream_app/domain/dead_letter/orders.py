@@ -220,6 +220,10 @@ class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 class Pause(Actor, frozen=True, rename={"who": "by"}):
     """An operator's pause of all replays."""
 
+    who: str  # declared again, as `rename` does not reach a field of a base class, and all three, to keep their order
+    why: str
+    at_ms: int
+
 
 class Effect(msgspec.Struct, frozen=True):
     """The effect of one command, to be written in one transaction."""

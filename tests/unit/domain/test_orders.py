@@ -16,6 +16,7 @@ from stream_app.domain.dead_letter.orders import (
     MOST_REFUSALS,
     PLAN_LIFE_MS,
     Fate,
+    Pause,
     PricedPlan,
     ReplayCommand,
     ReplayOrders,
@@ -81,6 +82,12 @@ class Rows:
             self.answers.append((step.answer.id, step.answer.applied, step.answer.reason))
             self.kinds.append(step.answer.kind)
         return ReplayOrders(self.rows.items())
+
+
+def test_a_pause_is_on_kafka_as_every_version_has_written_it() -> None:
+    row = b'{"by":"jane","why":"Clay is down","at_ms":7}'
+    assert msgspec.json.decode(row, type=Pause) == Pause("jane", "Clay is down", 7)
+    assert msgspec.json.encode(Pause("jane", "Clay is down", 7)) == row
 
 
 def test_a_replay_is_started_stopped_resumed_and_done_and_each_command_is_answered_once() -> None:
