@@ -6,7 +6,7 @@ are the changes since the last shown view, so an aborted transaction or a restar
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -71,9 +71,9 @@ class Lanes:
         """True if several workspaces live in the partition."""
         return len(self._plan.residents(self._number)) > 1
 
-    def rows(self) -> dict[bytes, bytes]:
+    def rows(self) -> Mapping[bytes, bytes]:
         """The rows of the lanes as the next step would write them, by key."""
-        return {lane_key(name): _json.encode(lane) for name, lane in self._lanes.items()}
+        return _Rows(self._lanes)
 
     def __setitem__(self, workspace: str, lane: Lane) -> None:
         """Change a lane. The change is written with the next step of that workspace."""
@@ -192,6 +192,24 @@ class Lanes:
                 f"workspace {name} has its lane in partition {self._number}, the configuration says {home}: "
                 f"set workspaces.{name}.partition = {self._number}, or use a new workspace name"
             )
+
+
+@define(eq=False, repr=False)
+class _Rows(Mapping[bytes, bytes]):
+    """The rows of these lanes. A row is made only when it is read, so that a look at one takes no longer with more."""
+
+    _lanes: Mapping[str, Lane]
+
+    def __getitem__(self, key: bytes) -> bytes:
+        if not key.startswith(b"l/"):
+            raise KeyError(key)
+        return _json.encode(self._lanes[key[2:].decode("utf-8", "replace")])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(lane_key, self._lanes)
+
+    def __len__(self) -> int:
+        return len(self._lanes)
 
 
 def _same(one: LaneView, other: LaneView) -> bool:

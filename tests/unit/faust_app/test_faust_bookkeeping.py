@@ -12,12 +12,15 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
+import msgspec
 import pytest
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.config import Kafka
+from stream_app.domain.delivery.state_machine import lane_key
+from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.model.system import SYSTEM_KEY
 from stream_app.domain.model.topics import TopicNames
@@ -348,6 +351,19 @@ async def test_the_table_reads_the_rows_of_its_owner_and_refuses_writes() -> Non
             write()
     assert owner.rows == {b"k": b"changed"}
     assert table.changelog_topic.get_topic_name() == TOPICS.state
+
+
+@virtual_time
+async def test_a_look_at_one_row_of_the_table_does_not_write_the_others() -> None:
+    bench = Bench()
+    worker = worker_agents.Worker(lambda _: bench.partition)
+    await worker.assigned({0})
+    lanes = bench.partition.state.lanes
+    lanes["acme"], lanes["beta"] = Lane("acme", 0), object()  # type: ignore[assignment]  # it cannot be written
+    assert worker.rows[lane_key("acme")] == msgspec.json.encode(lanes["acme"])
+    with pytest.raises(KeyError):
+        worker.rows[lane_key("gamma")]
+    await worker.revoked({0})
 
 
 @virtual_time
