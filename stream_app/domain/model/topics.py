@@ -119,7 +119,7 @@ class TopicNames(msgspec.Struct, frozen=True, dict=True):
         """Return the topic of a delay tier. The name has the delay, so a changed configuration strands no lead."""
         return f"{self.namespace}leads.wait.{tier_s}s"
 
-    @property
+    @cached_property
     def inputs(self) -> frozenset[str]:
         """The topics to which producers publish. Only our own processes write to the other lead topics."""
         return frozenset((self.leads, self.bulk))
