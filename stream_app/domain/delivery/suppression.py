@@ -65,8 +65,8 @@ def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppress
     destination = who.destination
     if is_erased(find(erased_row(destination.workspace, who.lead_id)), first_at_ms):
         return True
-    place = destination.workspace, destination.alias
-    own = tuple(person_key(*place, person) for person in people_in(who.consumed.value))
+    people = people_in(who.consumed.value)
+    own = tuple(person_key(destination.workspace, destination.alias, person) for person in people)
     return any(find(person_row(hash_of(key))) is not None for key in person_of(own, alias).aliases)
 
 

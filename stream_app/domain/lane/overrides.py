@@ -147,7 +147,8 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
         case Resume():
             return _resume(lane)
         case Trip() | Close() | Shadow() | Auto():
-            return _force(lane, *_MODES[type(order)], by)
+            mode, text = _MODES[type(order)]
+            return _force(lane, mode, text, by)
         case Reset():
             return _reset(lane, by.at_ms)
         case ChangeBudget():

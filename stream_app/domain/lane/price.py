@@ -87,8 +87,9 @@ def quote(policy: Workspace, view: LaneView | None, parts: Iterable[Part], now_m
     """Return the quote for one workspace. Without a `view` it is made from the configuration."""
     if view is None:
         return _quote(policy, parts, {}, math.inf, now_ms, known=False)
-    policy, holds = in_force(policy, view.changes), (view.text or view.holds) if view.holds else ""
-    return _quote(policy, parts, view.meters, view.rate_per_s or math.inf, now_ms, holds=holds)
+    holds = (view.text or view.holds) if view.holds else ""
+    policy, rate_per_s = in_force(policy, view.changes), view.rate_per_s or math.inf
+    return _quote(policy, parts, view.meters, rate_per_s, now_ms, holds=holds)
 
 
 def quote_of_replay(policy: Workspace, lane: Lane, parts: Iterable[Part], pace_per_s: float, now_ms: int) -> Quote:

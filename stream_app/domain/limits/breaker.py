@@ -214,8 +214,15 @@ def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker
         if now_ms < until_ms:
             kept = state if until_ms == state.until_ms else msgspec.structs.replace(state, until_ms=until_ms)
             return kept, Wait(until_ms)
-        fresh = Breaker("half_open", state.epoch, now_ms, 0, state.cause, state.outage_ms, next_lease=state.next_lease)
-        state = msgspec.structs.replace(fresh, host_down=state.host_down)
+        state = Breaker(
+            "half_open",
+            state.epoch,
+            now_ms,
+            cause=state.cause,
+            outage_ms=state.outage_ms,
+            next_lease=state.next_lease,
+            host_down=state.host_down,
+        )
     longest_ms = int(policy.probe_lease_s * 1000)
     if state.lease is not None and state.lease.expires_at_ms > now_ms:
         lease = Lease(state.lease.id, no_later(state.lease.expires_at_ms, now_ms, longest_ms))
@@ -258,8 +265,8 @@ def _opened(policy: BreakerPolicy, state: Breaker, cause: Cause, now_ms: int, ra
     open_s = min(policy.open_cap_s, max(policy.open_s, share_s)) * (1 - JITTER * rand)
     host_down = state.host_down and state.phase == "half_open"
     until_ms = now_ms + min(_longest_ms(policy), int(open_s * 1000) * (2 if host_down else 1))
-    fresh = Breaker("open", state.epoch + 1, now_ms, until_ms, cause, outage_ms, next_lease=state.next_lease)
-    return msgspec.structs.replace(fresh, host_down=host_down)
+    lease = state.next_lease
+    return Breaker("open", state.epoch + 1, now_ms, until_ms, cause, outage_ms, next_lease=lease, host_down=host_down)
 
 
 def _longest_ms(policy: BreakerPolicy) -> int:
