@@ -15,7 +15,7 @@ import pytest
 from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.store import Sources
 from stream_app.cli.main import main
-from stream_app.client.doctor import strangers_may_not_write
+from stream_app.client.doctor import may_join, may_transact, strangers_may_not_write
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import StartError
 from stream_app.domain.model.errors import KafkaRefused
@@ -36,6 +36,7 @@ from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.support.kafka import create_topics, until
 from tests.support.pace import BUSY
 from tests.support.secure import MECHANISM, SecureKafka, secure_kafka
+from tests.support.token_endpoint import CLIENT, SECRET
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -203,6 +204,39 @@ def test_each_process_and_command_reports_a_refusal_at_once(
     assert "Traceback" not in text
 
 
+def test_commands_log_in_with_one_token_and_report_one_for_something_else_at_once(
+    secure: SecureKafka,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KAFKA_SECRET", SECRET)
+    config = tmp_path / "stream_app.toml"
+    config.write_text(
+        f"""
+[kafka]
+bootstrap = "{secure.addresses["OAUTH"]}"
+namespace = "{namespace}"
+partitions = 1
+replication = 1
+broker_wait_s = 20
+[kafka.security]
+protocol = "SASL_PLAINTEXT"
+mechanism = "OAUTHBEARER"
+oauth = {{ token_url = "{secure.tokens.url}/token", client_id = "{CLIENT}", client_secret_env = "KAFKA_SECRET" }}
+"""
+    )
+    before = secure.tokens.granted
+    assert main(["topics", "--config", str(config)]) == 0, capsys.readouterr().err
+    assert secure.tokens.granted - before <= 3, "connections share it"
+    assert main(["results", "--config", str(config), "-o", str(tmp_path / "results.csv")]) in (0, 1)
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setattr(secure.tokens, "audience", "somewhere")
+    assert main(["topics", "--config", str(config)]) == 6
+    assert "refuses the token (OAUTHBEARER): check the audience" in capsys.readouterr().err
+
+
 async def test_a_refusal_while_a_process_runs_is_logged_and_shown(
     secure: SecureKafka, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,6 +288,17 @@ def test_missing_rights_are_named(
     why = f"`stream-app {program}` needs it; docs/kafka-rights.md has all its rights"
     expected = [f"Kafka does not allow us {line.format(namespace)}: {why}" for line in lines]
     assert capsys.readouterr().err.splitlines() == expected
+
+
+async def test_doctor_names_the_rights_that_a_worker_lacks(secure: SecureKafka, namespace: str) -> None:
+    """The test of the documented rights has the same checks pass."""
+    security = {"security_protocol": "SASL_PLAINTEXT", **scram()}
+    connection = KafkaConnection(secure.addresses["SASL_PLAINTEXT"], security)
+    prefix = f"{namespace}stream-app"
+    with pytest.raises(ProbeFailed, match=rf"transactional ids that begin with {re.escape(prefix)}-$"):
+        await may_transact(connection, f"{prefix}-doctor", 30)
+    with pytest.raises(ProbeFailed, match=rf"offsets of {re.escape(prefix)} .*: allow Read and Describe on the group"):
+        await may_join(connection, prefix, 30)
 
 
 def test_a_client_is_known_by_its_certificate(

@@ -1,27 +1,33 @@
-"""A secured Kafka: TLS, SCRAM, client certificates and an authorizer, on one local broker.
+"""A secured Kafka: TLS, SCRAM, OAUTHBEARER, client certificates and an authorizer, on one local broker.
 
-Its listeners: PLAINTEXT (a super user, for the tests themselves), SASL_SSL and SASL_PLAINTEXT (SCRAM), SSL (client
-certificates).
+Its listeners: PLAINTEXT (a super user, for the tests themselves), SASL_SSL and SASL_PLAINTEXT (SCRAM), OAUTH
+(OAUTHBEARER, another super user), SSL (client certificates).
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
+from tests.support.token_endpoint import AUDIENCE, CLIENT, TokenEndpoint, token_endpoint
 
 MECHANISM = "SCRAM-SHA-512"
+_OAUTH = "listener.name.oauth.oauthbearer.sasl."
+_BEARER = "org.apache.kafka.common.security.oauthbearer.OAuthBearer"
 
 
 class SecureKafka(NamedTuple):
     """The running broker, the address of each listener, and the PEM files for its clients.
 
     client_pem  the key and certificate of the principal `User:CN=app`, which the broker's authority signed.
+    tokens      the endpoint whose tokens the listener OAUTH trusts.
     """
 
     broker: LocalKafka
@@ -30,6 +36,7 @@ class SecureKafka(NamedTuple):
     other_ca_pem: Path
     client_pem: Path
     stranger_pem: Path
+    tokens: TokenEndpoint
 
 
 def _ports(names: Sequence[str]) -> dict[str, int]:
@@ -56,8 +63,9 @@ def secure_kafka(folder: Path, users: Mapping[str, str]) -> Iterator[SecureKafka
     files["server"].write_bytes(_pkcs8(server))
     client.private_key_and_cert_chain_pem.write_to_path(str(files["client"]))
     stranger.private_key_and_cert_chain_pem.write_to_path(str(files["stranger"]))
-    ports = _ports(("PLAINTEXT", "SASL_SSL", "SSL", "SASL_PLAINTEXT"))
+    ports = _ports(("PLAINTEXT", "SASL_SSL", "SSL", "SASL_PLAINTEXT", "OAUTH"))
     controller = free_port()
+    protocols = {name: name for name in ports} | {"OAUTH": "SASL_PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
     addresses = {name: f"{LOOPBACK}:{port}" for name, port in ports.items()}
     overrides = {
         "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
@@ -65,7 +73,7 @@ def secure_kafka(folder: Path, users: Mapping[str, str]) -> Iterator[SecureKafka
             [*(f"{name}://{where}" for name, where in addresses.items()), f"CONTROLLER://{LOOPBACK}:{controller}"]
         ),
         "advertised.listeners": ",".join(f"{name}://{where}" for name, where in addresses.items()),
-        "listener.security.protocol.map": ",".join([*(f"{name}:{name}" for name in ports), "CONTROLLER:PLAINTEXT"]),
+        "listener.security.protocol.map": ",".join(map(":".join, protocols.items())),
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(files["server"]),
         "ssl.truststore.type": "PEM",
@@ -81,10 +89,17 @@ def secure_kafka(folder: Path, users: Mapping[str, str]) -> Iterator[SecureKafka
             for name in ("sasl_ssl", "sasl_plaintext")
         },
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:ANONYMOUS",
+        "super.users": f"User:ANONYMOUS;User:{CLIENT}",
+        "listener.name.oauth.sasl.enabled.mechanisms": "OAUTHBEARER",
+        f"{_OAUTH}jaas.config": f"{_BEARER}LoginModule required;",
+        f"{_OAUTH}server.callback.handler.class": f"{_BEARER}ValidatorCallbackHandler",
+        "sasl.oauthbearer.expected.audience": AUDIENCE,
     }
     scram = [f"--add-scram={MECHANISM}=[name={name},password={password}]" for name, password in users.items()]
-    broker = LocalKafka(port=ports["PLAINTEXT"], overrides=overrides, format_options=scram)
-    with broker:
-        pems = (files["ca"], files["other_ca"], files["client"], files["stranger"])
-        yield SecureKafka(broker, addresses, *pems)
+    with token_endpoint(free_port()) as endpoint:
+        overrides["sasl.oauthbearer.jwks.endpoint.url"] = keys = f"{endpoint.url}/keys"
+        broker = LocalKafka(port=ports["PLAINTEXT"], overrides=overrides, format_options=scram)
+        trusted = {"JDK_JAVA_OPTIONS": f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}"}
+        with mock.patch.dict(os.environ, trusted), broker:
+            pems = (files["ca"], files["other_ca"], files["client"], files["stranger"])
+            yield SecureKafka(broker, addresses, *pems, endpoint)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from stream_app.dev.process import LOOPBACK
 
 CLIENT, SECRET, AUDIENCE = "stream-app", "correct-horse-battery", "kafka"
+_LASTS_S = 300
 
 
 class TokenEndpoint:
@@ -23,14 +24,12 @@ class TokenEndpoint:
     Attributes:
         granted: How many tokens it gave.
         audience: What its tokens are for.
-        lasts_s: How long they last.
     """
 
     def __init__(self, port: int) -> None:
         self._key = rsa.generate_private_key(65_537, 2_048)
         self.granted = 0
         self.audience = AUDIENCE
-        self.lasts_s = 300
         self.url = f"http://{LOOPBACK}:{port}"
 
     @property
@@ -41,7 +40,7 @@ class TokenEndpoint:
 
     def token(self) -> str:
         now = int(time.time())
-        claims = {"sub": CLIENT, "aud": self.audience, "iss": self.url, "iat": now, "exp": now + self.lasts_s}
+        claims = {"sub": CLIENT, "aud": self.audience, "iss": self.url, "iat": now, "exp": now + _LASTS_S}
         signed = ".".join(_encoded(json.dumps(part).encode()) for part in ({"alg": "RS256", "kid": "1"}, claims))
         signature = self._key.sign(signed.encode(), padding.PKCS1v15(), SHA256())
         return f"{signed}.{_encoded(signature)}"
@@ -52,7 +51,7 @@ class TokenEndpoint:
         if authorization != f"Basic {expected}":
             return 401, {"error": "invalid_client"}
         self.granted += 1
-        return 200, {"access_token": self.token(), "token_type": "Bearer", "expires_in": self.lasts_s}
+        return 200, {"access_token": self.token(), "token_type": "Bearer", "expires_in": _LASTS_S}
 
 
 @contextmanager
