@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -62,44 +62,49 @@ async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
     return settings
 
 
-@pytest.mark.parametrize(
-    ("reported", "ok", "says"),
-    [
-        ([("sending", ""), ("accepted", ""), ("enriched", "")], True, "came back as enriched"),
-        ([("accepted", ""), ("no_data", "")], True, "came back as no_data"),
-        ([("rejected_invalid", "no column")], False, "ended as rejected_invalid: no column"),
-        pytest.param([("accepted", "")], False, "what does the cell of the HTTP column say?", marks=pytest.mark.slow),
-        pytest.param(
-            [("held_budget", "the day's budget is spent")],
-            False,
-            "held_budget (the day's budget is spent)",
-            marks=pytest.mark.slow,
-        ),
-        ([("sending", ""), ("dead_lettered", "refused")], False, "ended as dead_lettered: refused"),
-        pytest.param([], False, "does `stream-app worker` run?", marks=pytest.mark.slow),
-    ],
+class Outcome(NamedTuple):
+    reported: list[tuple[Status, str]]
+    ok: bool
+    says: str
+    cancels: bool
+
+
+OUTCOMES = (
+    Outcome([("sending", ""), ("accepted", ""), ("enriched", "")], True, "came back as enriched", False),
+    Outcome([("rejected_invalid", "no column")], False, "ended as rejected_invalid: no column", False),
+    Outcome([("accepted", "")], False, "what does the cell of the HTTP column say?", False),
+    Outcome([("held_budget", "the budget is spent")], False, "held_budget (the budget is spent)", True),
+    Outcome([("sending", ""), ("dead_lettered", "refused")], False, "ended as dead_lettered: refused", True),
+    Outcome([], False, "does `stream-app worker` run?", True),
 )
-async def test_the_outcome_of_the_test_lead_is_shown(
-    reported: list[tuple[Status, str]], ok: bool, says: str, kafka: Broker, namespace: str, tmp_path: Path
+
+
+@pytest.mark.slow
+async def test_the_outcome_of_the_test_lead_is_shown_and_what_may_still_be_sent_is_cancelled(
+    kafka: Broker, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stream_app.client.round_trip._CANCELLED_WITHIN_S", 1.0)
     settings = await with_topics(kafka, namespace, tmp_path)
+    reported: list[tuple[Status, str]] = []
     seen: list[Status] = []
     async with worker_that_reports(settings, reported) as took:
-        within_s = 20 if ok or "ended" in says else 3
-        went = await trip(settings, 17, within_s, lambda event: seen.append(event.status))
-    assert (went.ok, went.lead_id) == (ok, "doctor-17")
-    assert says in went.text
-    assert seen == [status for status, _ in reported]
-    assert [(lead.lead_id, lead.destination, lead.force) for lead in took] == [("doctor-17", "people", False)]
-    cancelled = await commands_of(settings)
-    if reported and reported[-1][0] in ("enriched", "no_data", "rejected_invalid", "accepted"):
-        assert cancelled == [], "nothing is left to cancel"
-    else:
-        assert [(command.kind, command.workspace, command.args) for command in cancelled] == [
-            ("cancel_lead", "acme", {"lead_id": "doctor-17"})
-        ]
-        assert "The test lead is cancelled" in went.text
-    assert took[0].not_after_ms is not None, "a test that was killed leaves no lead that is sent hours later"
+        for number, outcome in enumerate(OUTCOMES):
+            reported[:] = outcome.reported
+            seen.clear()
+            within_s = 20 if outcome.ok or "ended" in outcome.says else 3
+            went = await trip(settings, number, within_s, lambda event: seen.append(event.status))
+            lead = took[-1]
+            assert (lead.lead_id, lead.destination, lead.force) == (f"doctor-{number}", "people", False)
+            assert lead.not_after_ms is not None, "a test that was killed leaves no lead that is sent hours later"
+            assert (went.ok, went.lead_id) == (outcome.ok, f"doctor-{number}"), outcome
+            assert outcome.says in went.text
+            assert ("The test lead is cancelled" in went.text) is outcome.cancels, went.text
+            assert seen == [status for status, _ in outcome.reported]
+    assert [(command.kind, command.workspace, command.args) for command in await commands_of(settings)] == [
+        ("cancel_lead", "acme", {"lead_id": f"doctor-{number}"})
+        for number, outcome in enumerate(OUTCOMES)
+        if outcome.cancels
+    ]
 
 
 async def trip(
