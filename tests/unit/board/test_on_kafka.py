@@ -135,6 +135,12 @@ async def test_the_first_record_behind_the_groups_place_that_matches_is_found(
     assert (searched.searched, searched.left) == (offset - 2, 6 - (offset - 2))
 
 
+async def test_an_id_that_is_written_with_an_escape_is_found(kafka: type[FakeReader]) -> None:
+    written = b'{"lead_id": "crm\\u002d7", "fields": {"email": "x@example.com"}}'
+    kafka.logs = {LOG: [*LEADS[:3], Made("leads", b"acme", b"\xff", 0, 3), Made("leads", b"acme", written, 0, 4)]}
+    assert [match.offset for match in (await search().find("crm-7", "", "")).matches] == [4]
+
+
 async def test_a_batch_that_cannot_be_read_is_named_with_the_lead_behind_it(kafka: type[FakeReader]) -> None:
     kafka.logs, kafka.before = {LOG: LEADS}, UnreadableBatch("leads", 0, 3, 3, "no such codec")
     searched = await search().find("crm-1", "", "")
