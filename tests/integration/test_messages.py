@@ -1,13 +1,11 @@
 """Messages for people as a receiver gets them, and when the board process sends them."""
 
-import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
@@ -22,40 +20,11 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK, free_port
 from tests.gateway.support import NEW_KEY, OLD_KEY
 from tests.support.doctor import in_groups, settings_for
-from tests.support.forward_proxy import ForwardProxy
+from tests.support.forward_proxy import forward_proxy
 from tests.support.kafka import create_planned, until
-from tests.support.raw_server import read_request
+from tests.support.raw_server import HANG, OK, READ, RawServer, serve
 
 SECRET = "T0P-S3CR3T"
-
-
-class Inbox:
-    """Keeps the messages that it accepts. It answers `status`."""
-
-    def __init__(self) -> None:
-        self.got: list[dict[str, Any]] = []
-        self.status, self.header = 200, ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head, body = await read_request(reader)
-                assert SECRET.encode() in head.partition(b"\r\n")[0]
-                if self.status == 200:
-                    self.got.append(msgspec.json.decode(body))
-                writer.write(f"HTTP/1.1 {self.status} X\r\n{self.header}content-length: 0\r\n\r\n".encode())
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-
-@asynccontextmanager
-async def listening(serve: Any) -> AsyncIterator[int]:
-    server = await asyncio.start_server(serve, LOOPBACK)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
 
 
 def settings_to(directory: Path, port: int, body_format: str = "json") -> Settings:
@@ -70,35 +39,34 @@ def settings_to(directory: Path, port: int, body_format: str = "json") -> Settin
 
 @pytest.mark.parametrize("body_format", ["json", "slack"])
 async def test_doctor_sends_a_test_message(tmp_path: Path, body_format: str) -> None:
-    inbox = Inbox()
-    async with listening(inbox.serve) as port:
-        settings = settings_to(tmp_path, port, body_format)
-        check = await message_check(settings, Egress.of())
-        assert (check.name, check.verdict, check.text) == ("notify", "ok", f"{LOOPBACK} took a test message")
-        inbox.status = 404
-        check = await message_check(settings, Egress.of())
+    async with serve(READ, OK) as receiver:
+        check = await message_check(settings_to(tmp_path, receiver.port, body_format), Egress.of())
+    assert (check.name, check.verdict, check.text) == ("notify", "ok", f"{LOOPBACK} took a test message")
+    ((head, body),) = receiver.requests
+    assert SECRET.encode() in head.partition(b"\r\n")[0]
+    assert msgspec.json.decode(body)["text"] == "stream-app doctor: a test message. Messages arrive here."
+    async with serve(READ, b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n") as receiver:
+        check = await message_check(settings_to(tmp_path, receiver.port, body_format), Egress.of())
     assert (check.verdict, check.text) == (
         "failed",
         f"{LOOPBACK} answers HTTP 404 to messages: check notify.url_env and notify.format",
     )
-    (message,) = inbox.got
-    assert message["text"] == "stream-app doctor: a test message. Messages arrive here."
 
 
 async def test_messages_go_through_the_proxy() -> None:
-    inbox, proxy = Inbox(), ForwardProxy()
-    async with listening(inbox.serve) as port, listening(proxy.connect) as proxy_port:
-        url = f"http://{LOOPBACK}:{port}/services/{SECRET}"
-        async with Receiver(url, Egress.of(proxy_url=f"http://{LOOPBACK}:{proxy_port}")) as receiver:
+    async with serve(READ, OK) as server, forward_proxy() as (proxy, place):
+        url = f"http://{LOOPBACK}:{server.port}/services/{SECRET}"
+        async with Receiver(url, Egress.of(proxy_url=f"http://{place}")) as receiver:
             await receiver.post(b"{}")
-    assert [asked for asked, _ in proxy.asked] == [f"POST {url}"]
-    assert inbox.got == [{}]
+    assert proxy.asked == [(f"POST {url}", 200)]
+    assert [body for _, body in server.requests] == [b"{}"]
 
 
 async def test_a_busy_receiver_says_how_long_to_wait() -> None:
-    inbox = Inbox()
-    inbox.status, inbox.header = 429, "Retry-After: 7\r\n"
-    async with listening(inbox.serve) as port, Receiver(f"http://{LOOPBACK}:{port}/{SECRET}", Egress.of()) as receiver:
+    async with (
+        serve(READ, b"HTTP/1.1 429 X\r\nRetry-After: 7\r\ncontent-length: 0\r\n\r\n") as server,
+        Receiver(f"http://{LOOPBACK}:{server.port}/{SECRET}", Egress.of()) as receiver,
+    ):
         with pytest.raises(NotDelivered, match=r"HTTP 429 to messages$") as refused:
             await receiver.post(b"{}")
     assert refused.value.wait_ms == 7_000
@@ -109,21 +77,15 @@ async def test_a_busy_receiver_says_how_long_to_wait() -> None:
     [
         (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n", True),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno", False),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"10\r\n" + b"o" * 16 + b"\r\n", False),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n10\r\n" + b"o" * 16 + b"\r\n" + b"x" * 65_536, False),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\nok\n", False),
         (b"no HTTP\r\n\r\n", False),
     ],
 )
 async def test_the_gateway_answers_if_its_own_words_come_back(answer: bytes, is_ours: bool) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert (await reader.readline()).startswith(b"GET /leads/healthz ")
-        writer.write(answer + b"x" * 65_536 if b"chunked" in answer else answer)
-        await writer.drain()
-        await reader.read()
-        writer.close()
-
-    async with listening(serve) as port, httpx.AsyncClient(trust_env=False) as http:
-        assert await gateway_answers(http, f"http://{LOOPBACK}:{port}/leads/") is is_ours
+    async with serve(READ, answer, HANG) as server, httpx.AsyncClient(trust_env=False) as http:
+        assert await gateway_answers(http, f"http://{LOOPBACK}:{server.port}/leads/") is is_ours
+    assert server.requests[0][0].startswith(b"GET /leads/healthz ")
 
 
 async def test_a_gateway_behind_a_closed_port_does_not_answer() -> None:
@@ -168,9 +130,10 @@ def board(folder: Path, receiver: int) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(10)
 
 
-def changes(inbox: Inbox) -> set[tuple[str, str]]:
+def changes(receiver: RawServer) -> set[tuple[str, str]]:
     """What was reported. The read model needs longer to start than this test lets a trouble last."""
-    reported = {(shown["status"], shown["name"]) for message in inbox.got for shown in message["alerts"]}
+    messages = [msgspec.json.decode(body) for _, body in receiver.requests]
+    reported = {(shown["status"], shown["name"]) for message in messages for shown in message["alerts"]}
     return {(status, name) for status, name in reported if name != "read_model"}
 
 
@@ -183,26 +146,30 @@ def names_kept(file: Path) -> set[str]:
 async def test_each_change_is_sent_once_over_a_kill_and_while_the_receiver_fails(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
-    inbox = Inbox()
-    async with listening(inbox.serve) as port:
+    status = 500
+
+    def answer(_: RawServer) -> bytes:
+        return b"HTTP/1.1 %d X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % status
+
+    async with serve(READ, answer) as receiver:
         public_url = f"http://{LOOPBACK}:{free_port()}"  # no gateway listens there
         more = CONFIG.format(port=free_port(), folder=tmp_path)
         settings = settings_for(tmp_path, kafka.bootstrap, namespace, public_url=public_url, more=more)
         await create_planned(settings)
-        inbox.status = 500
-        with board(tmp_path, port):
+        with board(tmp_path, receiver.port):
             await until(lambda: "message_not_sent" in (tmp_path / "board.log").read_text(), within_s=WITHIN_S)
-            inbox.status = 200
+            status = 200
+            receiver.requests.clear()
             begun = {("firing", "no_worker"), ("firing", "gateway")}
-            await until(lambda: changes(inbox) == begun, within_s=WITHIN_S)
+            await until(lambda: changes(receiver) == begun, within_s=WITHIN_S)
             kept = {name for _, name in begun}  # a kill between the message and its record would report it once more
             await until(lambda: kept <= names_kept(tmp_path / "model.messages.json"), within_s=WITHIN_S)
-        inbox.got.clear()
+        receiver.requests.clear()
         async with in_groups(settings):
-            with board(tmp_path, port) as process:
-                await until(lambda: bool(changes(inbox)), within_s=WITHIN_S)
+            with board(tmp_path, receiver.port) as process:
+                await until(lambda: bool(changes(receiver)), within_s=WITHIN_S)
                 assert process.poll() is None
-        assert changes(inbox) == {("resolved", "no_worker")}, "what was sent before the kill is not sent again"
+        assert changes(receiver) == {("resolved", "no_worker")}, "what was sent before the kill is not sent again"
     log = (tmp_path / "board.log").read_text()
     assert "127.0.0.1 answers HTTP 500 to messages" in log
     assert SECRET not in log

@@ -1,6 +1,5 @@
 """A receiver of traces or of messages whose certificate is not trusted, or is of another name: clear words."""
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,12 +13,9 @@ from stream_app.client.messages import NotDelivered, Receiver
 from stream_app.config import Settings, load_settings
 from stream_app.dev.process import LOOPBACK
 from stream_app.trace import OtlpClient, ReceiverUnavailable
+from tests.support.raw_server import READ, serve
 
 CA = trustme.CA()
-
-
-async def _refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.close()
 
 
 @pytest.fixture
@@ -27,11 +23,8 @@ async def port() -> AsyncIterator[int]:
     """A TLS server with a certificate of another name."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     CA.issue_cert("other.example.com").configure_cert(context)
-    server = await asyncio.start_server(_refuse, LOOPBACK, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with serve(tls=context) as server:
+        yield server.port
 
 
 async def test_the_trace_process_names_the_receiver_and_the_reason(port: int) -> None:
@@ -64,23 +57,15 @@ async def test_doctor_says_what_is_wrong_with_the_receiver_of_traces(port: int, 
     ],
 )
 async def test_doctor_sends_the_headers_of_the_receiver(status: str, verdict: str, text: str, tmp_path: Path) -> None:
-    seen: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}".encode())
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, LOOPBACK)
-    endpoint = f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/v1/traces"
-    async with server:
-        named = "headers_env = 'HEADERS'"
+    answer = f"HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}".encode()
+    named = "headers_env = 'HEADERS'"
+    async with serve(READ, answer) as server:
+        endpoint = f"http://{LOOPBACK}:{server.port}/v1/traces"
         without = await trace_check(with_receiver(tmp_path, endpoint, named))
         check = await trace_check(with_receiver(tmp_path, endpoint, named, "x-token=s3cret"))
     assert (without.verdict, without.text) == ("skipped", "it needs HEADERS, the headers of the trace process")
     assert (check.verdict, text in check.text, "s3cret" in check.text) == (verdict, True, False)
-    assert [b"x-token: s3cret" in head for head in seen] == [True]
+    assert [b"x-token: s3cret" in head for head, _ in server.requests] == [True]
 
 
 async def test_a_message_names_the_host_and_what_to_check(port: int, tmp_path: Path) -> None:

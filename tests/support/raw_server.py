@@ -28,7 +28,7 @@ WriteBatch = str | bytes | float | Callable[["RawServer"], bytes]
 async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     """Head and body of the next request. Raises IncompleteReadError if there is none."""
     head = await reader.readuntil(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or b"0")
     return head, await reader.readexactly(length)
 
 
@@ -38,6 +38,7 @@ class RawServer:
     def __init__(self, script: tuple[WriteBatch, ...]) -> None:
         self._script = script
         self.tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
         self.url = ""
         self.requests: list[tuple[bytes, bytes]] = []
         self.connections = self.written_bytes = 0
@@ -83,8 +84,8 @@ class RawServer:
 async def serve(*script: WriteBatch, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
     server = RawServer(script)
     listening = await asyncio.start_server(server.connect, "127.0.0.1", 0, ssl=tls)
-    port = listening.sockets[0].getsockname()[1]
-    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{WEBHOOK_PATH}{SLUG}"
+    server.port = listening.sockets[0].getsockname()[1]
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}{WEBHOOK_PATH}{SLUG}"
     try:
         yield server
     finally:
