@@ -12,19 +12,14 @@ import asyncio
 import json
 import logging
 import sys
-import time
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from tests.chaos.brokers import BOUND_S, BUDGETED
 from tests.chaos.brokers import MEANING as BROKER_MEANING
 from tests.chaos.campaign import PARTITIONS, WORKSPACES, Goal, Result, run_campaign
 from tests.chaos.schedule import MEANING
-
-SAY_EVERY_S = 30.0
 
 
 def main() -> int:
@@ -44,44 +39,26 @@ def main() -> int:
         parser.error(f"at least {len(BUDGETED)} workspaces and 2 partitions: some have a budget, and some leads stray")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broken connection is no news here
     wanted = Goal(kills=args.kills) if args.kills else Goal(seconds=args.seconds or 60.0)
-    columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    notes = Console(stderr=True, soft_wrap=True)
-    said_s = time.monotonic()
-
-    def progress(done: float, what: str) -> None:
-        nonlocal said_s
-        bar.update(task, completed=done, description=what)
-        if not notes.is_terminal and time.monotonic() - said_s > SAY_EVERY_S:
-            said_s = time.monotonic()
-            notes.print(f"{done:.0%} {what}")
-
-    with Progress(*columns, TextColumn("{task.description}"), console=notes) as bar:
-        task = bar.add_task("starting", total=1.0, seed=args.seed)
-        result = asyncio.run(
-            run_campaign(
-                wanted,
-                args.seed,
-                resend=args.resend,
-                logs=args.logs,
-                brokers=args.brokers,
-                workspaces=args.workspaces,
-                partitions=args.partitions,
-                progress=progress,
-            )
+    result = asyncio.run(
+        run_campaign(
+            wanted,
+            args.seed,
+            resend=args.resend,
+            logs=args.logs,
+            brokers=args.brokers,
+            workspaces=args.workspaces,
+            partitions=args.partitions,
         )
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    if args.json:
-        sys.stdout.write(json.dumps(msgspec.to_builtins(result), indent=2) + "\n")
-    else:
-        console.print(table(result))
-    for line in complaints(result):
-        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(line)
+    )
+    text = json.dumps(msgspec.to_builtins(result), indent=2) if args.json else table(result)
+    sys.stdout.write(f"{text}\n")
+    sys.stderr.writelines(f"{line}\n" for line in complaints(result))
     return 0 if result.passed else 1
 
 
 def table(result: Result) -> str:
     """Return the result as Markdown."""
-    meaning = MEANING | BROKER_MEANING
+    meaning, verdict = MEANING | BROKER_MEANING, result.verdict
     faults = [f"{meaning[kind]}: {result.faults[kind]}" for kind in meaning if kind in result.faults]
     rows = {
         "seed, policy, date": f"{result.seed}, {result.policy}, {result.date}",
@@ -89,16 +66,16 @@ def table(result: Result) -> str:
         "took": f"{result.seconds:.0f} s",
         "faults": f"{sum(result.faults.values())}, of these {'; '.join(faults)}",
         "workers killed with -9": result.kills,
-        "records published": f"{result.leads} ({', '.join(f'{n} {kind}' for kind, n in result.published.items())})",
-        "accepted by Clay": result.accepted,
-        "lost": result.lost,
-        "POSTed twice": result.doubles,
-        "over a budget": result.overspend,
-        "illegal histories": result.illegal,
-        "uncertain": result.uncertain,
-        "parked": result.parked,
-        "sent again by policy": result.resent,
-        "held by their budget at the end": result.held_by_budget,
+        "records published": f"{verdict.leads} ({', '.join(f'{n} {kind}' for kind, n in result.published.items())})",
+        "accepted by Clay": verdict.accepted,
+        "lost": verdict.count("lost"),
+        "POSTed twice": verdict.doubles,
+        "over a budget": verdict.count("overspend"),
+        "illegal histories": verdict.count("illegal"),
+        "uncertain": verdict.uncertain,
+        "parked": verdict.parked,
+        "sent again by policy": verdict.resent,
+        "held by their budget at the end": verdict.held,
         "workers that ended by themselves": ", ".join(f"{n} {why}" for why, n in result.ends.items()) or 0,
         "books": "balance" if result.books == "balance" else "do not balance",
     }
@@ -111,11 +88,11 @@ def complaints(result: Result) -> list[str]:
     """Return each finding with everything that is known of its lead."""
     if result.passed:
         return []
-    lines = [f"FAILED: seed {result.seed}"]
-    for finding in result.findings[:10]:
+    lines, findings = [f"FAILED: seed {result.seed}"], result.verdict.findings
+    for finding in findings[:10]:
         lines += [f"{finding.promise}: {finding.about}: {finding.what}", result.reported.get(finding.about, "")]
-    if len(result.findings) > 10:
-        lines.append(f"and {len(result.findings) - 10} more")
+    if len(findings) > 10:
+        lines.append(f"and {len(findings) - 10} more")
     lines += [f"untidy: {what}" for what in result.untidy[:20]]
     return lines if result.books == "balance" else [*lines, f"books: {result.books}"]
 

@@ -3,9 +3,10 @@
 import asyncio
 import platform
 import shutil
+import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.chaos.brokers import BUDGETED, read_stops, too_long
 from tests.chaos.brokers import MEANING as BROKER_MEANING
 from tests.chaos.brokers import SESSION_S as CLUSTER_SESSION_S
 from tests.chaos.brokers import draw as draw_for_brokers
-from tests.chaos.checker import REST, Checker, Finding, used_up
+from tests.chaos.checker import REST, Checker, Verdict, used_up
 from tests.chaos.evidence import CEILING, CREDITS_A_LEAD, may_wait, read_evidence, read_lanes
 from tests.chaos.schedule import MEANING, SESSION_S, draw
 from tests.chaos.team import Team
@@ -66,9 +67,6 @@ share = 0.7
 delay_s = 0.2
 """
 
-Progress = Callable[[float, str], None]
-"""Called with the progress, 0 to 1, and what happens."""
-
 
 class Goal(msgspec.Struct, frozen=True):
     """Either this many seconds in all, or this many kills. It takes longer until every kind of fault has come."""
@@ -78,7 +76,7 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct):
-    """The outcome of a campaign. It has passed if `findings` and `untidy` are empty and the books balance."""
+    """The outcome of a campaign. It has passed if nothing was found or is untidy, and the books balance."""
 
     seed: int
     policy: str
@@ -88,19 +86,9 @@ class Result(msgspec.Struct):
     faults: dict[str, int]
     kills: int
     published: dict[str, int]
-    leads: int
-    accepted: int
-    lost: int
-    doubles: int
-    overspend: int
-    illegal: int
-    uncertain: int
-    parked: int
-    resent: int
-    held_by_budget: int
+    verdict: Verdict
     ends: dict[str, int]
     books: str
-    findings: list[Finding]
     untidy: list[str]
     reported: dict[str, str]
     longest_stop_s: float | None = None
@@ -108,7 +96,7 @@ class Result(msgspec.Struct):
 
     @property
     def passed(self) -> bool:
-        return not self.findings and not self.untidy and self.books == "balance"
+        return not self.verdict.findings and not self.untidy and self.books == "balance"
 
 
 async def run_campaign(
@@ -116,7 +104,6 @@ async def run_campaign(
     seed: int,
     *,
     resend: bool,
-    progress: Progress,
     logs: Path | None = None,
     brokers: int = 1,
     workspaces: int = WORKSPACES,
@@ -149,14 +136,13 @@ async def run_campaign(
         team.start()
         load = Load(line, PER_S, mixed=True, seed=seed)
         async with load:
-            await _break(goal, seed, team, line, progress, began)
-            progress(1.0, "settling")
+            await _break(goal, seed, team, line, began)
+            sys.stderr.write("settling\n")
             await team.settle()
         unsettled = await settle(line, caps)
         await team.stop()
         if logs is not None:
             await asyncio.to_thread(shutil.copytree, line.directory, logs, dirs_exist_ok=True)
-        progress(1.0, "reading the evidence")
         checker = Checker(await read_evidence(line, dict(load.kinds), caps, resend=resend))
         verdict = checker.verdict()
         stops = await read_stops(line, team.brokers.windows) if team.brokers is not None else []
@@ -170,19 +156,9 @@ async def run_campaign(
             faults=dict(team.faults),
             kills=team.kills,
             published=dict(load.kinds),
-            leads=verdict.leads,
-            accepted=verdict.accepted,
-            lost=verdict.count("lost"),
-            doubles=verdict.doubles,
-            overspend=verdict.count("overspend"),
-            illegal=verdict.count("illegal"),
-            uncertain=verdict.uncertain,
-            parked=verdict.parked,
-            resent=verdict.resent,
-            held_by_budget=verdict.held,
+            verdict=verdict,
             ends=dict(team.ends),
             books=str(books)[-2_000:] if code else _books(books, verdict.resent),
-            findings=verdict.findings,
             untidy=team.untidy + unsettled + too_long(stops),
             reported={finding.about: checker.describe(finding.about) for finding in verdict.findings[:10]},
             longest_stop_s=max((stop.seconds for stop in stops), default=None),
@@ -203,7 +179,7 @@ async def _kafka(brokers: int) -> AsyncIterator[tuple[ProxiedKafka | LocalCluste
             await asyncio.to_thread(cluster.stop)
 
 
-async def _break(goal: Goal, seed: int, team: Team, line: Fleet, progress: Progress, began: float) -> None:
+async def _break(goal: Goal, seed: int, team: Team, line: Fleet, began: float) -> None:
     if team.brokers is None:
         faults, kinds = draw(seed, mostly_kills=goal.kills > 0), MEANING.keys()
     else:
@@ -216,7 +192,8 @@ async def _break(goal: Goal, seed: int, team: Team, line: Fleet, progress: Progr
         if done >= 1 and team.faults.keys() >= kinds:
             return
         counts = line.last()
-        progress(min(done, 1.0), f"{fault.kind} next; {sum(counts.values())} records, {counts['accepted']} accepted")
+        so_far = f"{sum(counts.values())} records, {counts['accepted']} accepted"
+        sys.stderr.write(f"{min(done, 1.0):.0%} {fault.kind} next; {so_far}\n")
         await asyncio.sleep(fault.after_s)
         await team.hit(fault)
 

@@ -16,7 +16,7 @@ import msgspec
 
 from tests.chaos.campaign import CONFIG as IMPATIENT
 from tests.chaos.campaign import settle
-from tests.chaos.checker import Checker, Finding
+from tests.chaos.checker import Checker, Finding, Verdict
 from tests.chaos.evidence import read_evidence
 from tests.e2e.fleet import Fleet, Member
 from tests.e2e.load import Load
@@ -27,7 +27,7 @@ from tests.upgrade.baseline import HEAD, Program
 WORKSPACES: Final = 6
 BUDGETED: Final = {"w4": 400, "w5": 400}
 """Credits a day. Each shares its partition with another workspace, so that its leads are deferred."""
-UNWANTED: Final = 5
+UNWANTED: Final = 2
 """Suppressed people, whose leads are published from then on."""
 IMPORTED: Final = 30
 _FIRST_UNWANTED: Final = 900_000
@@ -77,32 +77,27 @@ class Result(msgspec.Struct):
     """What came of it. `steps`: how often each status was reported. `posts`: POSTs by who ran them in the mixture."""
 
     seconds: float
-    leads: int
-    lost: int
-    doubles: int
-    overspend: int
-    illegal: int
-    held: int
+    verdict: Verdict
     steps: dict[str, int]
     posts: dict[str, int]
     rolled: int
-    findings: list[Finding]
     untidy: list[str]
     described: list[str]
 
     @property
     def passed(self) -> bool:
-        return not self.findings and not self.untidy
+        return not self.verdict.findings and not self.untidy
 
     def text(self) -> str:
         """Return all of it, a line each."""
+        verdict, count = self.verdict, self.verdict.count
         lines = [
             f"took {self.seconds:.0f} s, {self.rolled} processes replaced; posts while mixed: {self.posts}",
-            f"{self.leads} records: lost {self.lost}, POSTed twice {self.doubles}, over a budget {self.overspend}, "
-            f"illegal {self.illegal}, held by a budget {self.held}",
+            f"{verdict.leads} records: lost {count('lost')}, POSTed twice {verdict.doubles + count('double')}, over a "
+            f"budget {count('overspend')}, illegal {count('illegal')}, held by a budget {verdict.held}",
             f"steps: {self.steps}",
         ]
-        lines += [f"{finding.promise}: {finding.about}: {finding.what}" for finding in self.findings[:10]]
+        lines += [f"{finding.promise}: {finding.about}: {finding.what}" for finding in verdict.findings[:10]]
         return "\n".join([*lines, *self.described, *(f"untidy: {what}" for what in self.untidy)])
 
 
@@ -210,13 +205,30 @@ def fleet(bootstrap: str, namespace: str) -> Fleet:
 
 
 async def run_campaign(
-    bootstrap: str, namespace: str, baseline: Program, *, per_s: float = 15.0, phase_s: float = 6.0, rounds: int = 1
+    bootstrap: str,
+    namespace: str,
+    baseline: Program,
+    *,
+    workers: int = 2,
+    per_s: float = 15.0,
+    phase_s: float = 4.0,
+    rounds: int = 1,
 ) -> Result:
-    """Run one. `phase_s`: how long each mixture works at least. `rounds`: how often it is rolled there and back."""
+    """Run one.
+
+    Args:
+        bootstrap: The address of Kafka.
+        namespace: The prefix of its topics.
+        baseline: The version that runs beside HEAD.
+        workers: How many workers of the baseline it begins with.
+        per_s: Records a second.
+        phase_s: How long each mixture works at least, in seconds.
+        rounds: How often it is rolled there and back.
+    """
     began = time.monotonic()
     async with fleet(bootstrap, namespace) as line:
         team = Versions(line, baseline)
-        await asyncio.gather(*(team.worker("baseline") for _ in range(2)), team.replay("baseline"))
+        await asyncio.gather(*(team.worker("baseline") for _ in range(workers)), team.replay("baseline"))
         await team.gateway("baseline")
         load = Load(line, per_s, mixed=True)
         async with load:
@@ -292,25 +304,19 @@ async def _judge(line: Fleet, team: Versions, published: dict[str, int], untidy:
     # What a lead costs differs here: Clay's charges are compared below instead.
     checker = Checker(msgspec.structs.replace(evidence, credits_a_lead=0, suppressed=unwanted))
     verdict = checker.verdict()
-    findings = verdict.findings + _overcharged(line) + _sent_unwanted(line)
+    verdict.findings += _overcharged(line) + _sent_unwanted(line)
     code, output = await line.run("books", "--json")
     books = json.loads(output[: output.rindex("}") + 1]) if code == 0 else {}
     if not books.get("balanced") or sum(books["possible_doubles"].values()):
         untidy = [*untidy, f"the books do not balance: {output[-800:]}"]
     return Result(
         seconds=seconds,
-        leads=verdict.leads,
-        lost=verdict.count("lost"),
-        doubles=verdict.doubles + verdict.count("double"),
-        overspend=sum(finding.promise == "overspend" for finding in findings),
-        illegal=verdict.count("illegal"),
-        held=verdict.held,
+        verdict=verdict,
         steps=dict(steps(line)),
         posts=dict(team.posts),
         rolled=team.rolled,
-        findings=findings,
         untidy=untidy + team.untidy,
-        described=[checker.describe(finding.about) for finding in findings[:5]],
+        described=[checker.describe(finding.about) for finding in verdict.findings[:5]],
     )
 
 
