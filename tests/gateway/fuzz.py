@@ -1,7 +1,8 @@
 """Mutated callbacks, by seed, through the gateway: none crashes it, none counts without its token, each is counted.
 
-    python -m tests.gateway.fuzz --requests 100000 --seed 1     as bytes through nginx and uvicorn
-    python -m tests.gateway.fuzz --app                          to the app alone, whose counters must add up
+    python -m tests.gateway.fuzz --requests 100000 --seed 1
+
+sends them as bytes through nginx and uvicorn. `fuzz` sends them to the app alone, whose counters must add up.
 
 The check does not ask the gateway's code what is right: a callback that was kept must have come with the very text of a
 token that some key in use gives for that lead at that table, or with that table's secret.
@@ -22,6 +23,7 @@ from starlette.types import Message
 from stream_app.config.model import Gateway as Limits
 from stream_app.dev.process import free_port
 from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.tokens import sign
 from stream_app.ops import logs as log
 from stream_app.ops.http import serve_http
@@ -88,30 +90,47 @@ async def answer_of(gateway: Gateway, sent: Sent) -> tuple[int | None, bytes]:
     return int(answer[0]["status"]), b"".join(message.get("body", b"") for message in answer[1:])
 
 
-def check(ledger: Ledger, gateway: Gateway, sent: Sent, kept: int, status: int | None, text: bytes) -> None:
-    """Check what must hold of every request."""
+def count(ledger: Ledger, sent: Sent, status: int | None, text: bytes) -> str:
+    """Count an answer, and check that no secret is in it. Return the request as text."""
     ledger.requests += 1
-    ledger.callbacks += sent.path.startswith("/callbacks/")
     if status is None:
         ledger.unanswered += 1
     else:
         ledger.statuses[status] += 1
-    new = gateway.shelf.callbacks(kept)
     about = f"request {ledger.requests}: {sent.method} {sent.path!r} {sent.headers} {sent.raw()[:300]!r}"
+    if any(hidden.encode() in text for hidden in HIDDEN):
+        ledger.faults.append(f"{about}: a secret is in the answer {text!r}")
+    return about
+
+
+def is_proven(callback: Callback, sent: list[Sent]) -> bool:
+    """True if one of these requests came with a token of the callback, or with the secret of its table."""
+    place = (callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
+    tokens = [sign(keys, *place).encode() for keys in IN_USE]
+    for one in sent:
+        came = b"\n".join([one.raw(), *one.headers.values()])
+        if any(token in came for token in tokens):
+            return True
+        with_secret = one.headers.get("x-callback-secret") in [secret.encode() for secret in SECRETS]
+        if with_secret and place[1] == "static" and one.path.startswith("/callbacks/beta/static"):
+            return True
+    return False
+
+
+def check(ledger: Ledger, gateway: Gateway, sent: Sent, kept: int, status: int | None, text: bytes) -> None:
+    """Check what must hold of every request."""
+    about = count(ledger, sent, status, text)
+    ledger.callbacks += sent.path.startswith("/callbacks/")
+    new = gateway.shelf.callbacks(kept)
     if (status == 200) != (len(new) == 1 or (sent.path == "/healthz" and not new)):
         ledger.faults.append(f"{about}: {status}, but {len(new)} kept")
     if status is None and sent.ends != "hangs up":
         ledger.faults.append(f"{about}: not answered")
     if status == 500 or (status is not None and sent.method != "HEAD" and not text.strip()):
         ledger.faults.append(f"{about}: {status} {text!r}")
-    if any(hidden.encode() in text for hidden in HIDDEN):
-        ledger.faults.append(f"{about}: a secret is in the answer {text!r}")
     for callback in new:
-        place = (callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
-        came = b"\n".join([sent.raw(), *sent.headers.values()])
-        proven = any(sign(keys, *place).encode() in came for keys in IN_USE)
-        with_secret = place[1] == "static" and sent.headers.get("x-callback-secret") in [s.encode() for s in SECRETS]
-        if not (proven or with_secret) or f"/callbacks/{place[0]}/{place[1]}" != sent.path:
+        url = f"/callbacks/{callback.workspace}/{callback.destination}"
+        if url != sent.path or not is_proven(callback, [sent]):
             ledger.faults.append(f"{about}: kept as {callback} without a token of it")
 
 
@@ -178,29 +197,15 @@ def check_together(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: 
     gateway.shelf.records.clear()
     accepted = 0
     for one, (status, text) in zip(sent, answers, strict=True):
-        ledger.requests += 1
-        about = f"{one.method} {one.path!r} {one.headers} {one.raw()[:300]!r}"
-        if status is None:
-            ledger.unanswered += 1
-        else:
-            ledger.statuses[status] += 1
+        about = count(ledger, one, status, text)
         accepted += status == 200 and not one.path.startswith("/healthz")
         if status in (500, 502, 504):
             ledger.faults.append(f"{about}: {status} {text[:300]!r}")
-        if any(hidden.encode() in text for hidden in HIDDEN):
-            ledger.faults.append(f"{about}: a secret is in the answer {text!r}")
     hung_up = sum(one.ends == "hangs up" for one in sent)
     if not accepted <= len(new) <= accepted + hung_up:
         ledger.faults.append(f"{accepted} answers of 200, {len(new)} kept: {[one.raw()[:200] for one in sent]}")
     for callback in new:
-        place = (callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
-        tokens = [sign(keys, *place).encode() for keys in IN_USE]
-        proven = any(token in b"\n".join([one.raw(), *one.headers.values()]) for one in sent for token in tokens)
-        secrets = [
-            one.headers.get("x-callback-secret") for one in sent if one.path.startswith("/callbacks/beta/static")
-        ]
-        with_secret = place[1] == "static" and any(secret.encode() in secrets for secret in SECRETS)
-        if not (proven or with_secret):
+        if not is_proven(callback, sent):
             ledger.faults.append(f"kept as {callback} without a token of it")
 
 
@@ -234,11 +239,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gateway.fuzz", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--app", action="store_true", help="without nginx and uvicorn")
     args = parser.parse_args()
     log.configure("console", level="critical")
     began = time.monotonic()
-    ledger, gateway = asyncio.run((fuzz if args.app else fuzz_through_nginx)(args.requests, args.seed))
+    ledger, gateway = asyncio.run(fuzz_through_nginx(args.requests, args.seed))
     out = Console()
     out.print(f"{ledger.requests} requests in {time.monotonic() - began:.0f} s, {len(ledger.faults)} faults")
     out.print(f"answers: {dict(sorted(ledger.statuses.items()))}, not answered: {ledger.unanswered}")

@@ -1,15 +1,15 @@
 """Attacks without a token, one by one and all together, while good callbacks come: all of these must be taken.
 
-    python -m tests.gateway.hostile                        each attack alone, then all, 10 s and 10 MB/s each
+    python -m tests.gateway.hostile                        none, each attack alone, then all, 10 s and 10 MB/s each
     python -m tests.gateway.hostile --only trailers all
     python -m tests.gateway.hostile --one-address          all peers have one address, as behind a proxy
 
 A real nginx with the product's own configuration, a real gateway as a process and a real Kafka, on loopback. Good
 callbacks come 20 times a second, each on a connection of its own. The goals: all are taken at the first try, or 99 % of
 them where all attacks run at once; none is acknowledged and not on Kafka; p99 < 2 s; the memory of nginx and gateway
-together stays under 160 MB; SIGTERM ends the gateway within 15 s in the middle of all attacks. The first line of the
-table is the same load without an attack. The column "no CPU" is the share of the time in which the gateway could have
-run, and something else on the machine did. Linux only.
+together stays under 160 MB; SIGTERM ends the gateway within 15 s in the middle of all attacks. `none` is the same load
+without an attack. The column "no CPU" is the share of the time in which the gateway could have run, and something else
+on the machine did. Linux only.
 """
 
 import argparse
@@ -66,16 +66,11 @@ class Figures:
     connections: int = 0
     at_once: bool = False
 
-    @property
-    def may_fail(self) -> int:
-        """Return how many good callbacks may fail at their first try."""
-        return int((1 - LEAST_TAKEN) * len(self.good)) if self.at_once else 0
-
-    @property
-    def faults(self) -> list[str]:
-        """Return the goals that were missed."""
-        missed = list(self.bad) if len(self.bad) > self.may_fail else []
-        if p99(self.good) >= MOST_P99_S:
+    def missed(self, slow: float = 1.0) -> list[str]:
+        """Return the goals that were missed. `slow`: how often longer than on an idle machine an answer may take."""
+        may_fail = int((1 - LEAST_TAKEN) * len(self.good)) if self.at_once else 0
+        missed = list(self.bad) if len(self.bad) > may_fail else []
+        if p99(self.good) >= MOST_P99_S * slow:
             missed.append(f"p99 {p99(self.good):.2f} s")
         if self.most_mb >= MOST_MB:
             missed.append(f"{self.most_mb:.0f} MB")
@@ -211,37 +206,40 @@ class Siege:
     log: str
     lost: set[str]
 
-    @property
-    def held(self) -> bool:
-        """True if no goal was missed."""
-        ended = self.exit_code == 0 and self.ended_s <= ENDS_WITHIN_S and "raceback" not in self.log
-        return ended and not self.lost and not any(figure.faults for figure in self.figures)
+    def missed(self, slow: float = 1.0) -> list[str]:
+        """Return the goals that were missed. `slow`: as for the figures."""
+        missed = [f"{figure.name}: {what}" for figure in self.figures for what in figure.missed(slow)]
+        if self.lost:
+            missed.append(f"{len(self.lost)} callbacks were acknowledged and are not on Kafka")
+        if self.exit_code != 0 or self.ended_s > ENDS_WITHIN_S * slow:
+            missed.append(f"the gateway ended with {self.exit_code} {self.ended_s:.1f} s after SIGTERM")
+        if "raceback" in self.log:
+            missed.append("there is a traceback in its log")
+        return missed
 
 
-async def siege(args: argparse.Namespace) -> Siege:
+async def siege(bootstrap: str, namespace: str, args: argparse.Namespace) -> Siege:
     """Run the attacks."""
-    children, kafka, figures = ChildProcesses("hostile"), LocalKafka(), []
+    children, figures = ChildProcesses("hostile"), []
     try:
-        await asyncio.to_thread(kafka.start)
-        settings = _settings(children, kafka.bootstrap)
+        settings = _settings(children, bootstrap, namespace)
         await create_planned(settings)
         with Nginx(settings.http.gateway_port) as nginx:
             target = Target(settings, nginx, _gateway(children), children.directory / "gateway.log")
             await _until_ready(target)
             await asyncio.sleep(2)
-            for name in ["none", *(args.only or [*ATTACKS, "all"])]:
+            for name in args.only or ["none", *ATTACKS, "all"]:
                 names = {"none": [], "all": list(ATTACKS)}.get(name, [name])
                 figures.append(await attacked(target, name, names, args))
                 await asyncio.sleep(1)
             seconds, code = await ended_by_sigterm(target, args)
         stored = {
             msgspec.json.decode(record.value, type=Callback).lead_id
-            for record in await read_topic(kafka.bootstrap, settings.names.callbacks, settings.kafka.partitions)
+            for record in await read_topic(bootstrap, settings.names.callbacks, settings.kafka.partitions)
         }
         log = await asyncio.to_thread(target.log.read_text)
         return Siege(figures, seconds, code, log, target.acknowledged - stored)
     finally:
-        kafka.stop()
         children.close()
 
 
@@ -253,13 +251,14 @@ async def _until_ready(target: Target) -> None:
         await asyncio.sleep(0.2)
 
 
-def _settings(children: ChildProcesses, bootstrap: str) -> Settings:
+def _settings(children: ChildProcesses, bootstrap: str, namespace: str) -> Settings:
     port = free_port()
     config = children.directory / "stream_app.toml"
     config.write_text(
         f"""
 [kafka]
 bootstrap = "{bootstrap}"
+namespace = "{namespace}"
 partitions = 2
 replication = 1
 [http]
@@ -288,7 +287,7 @@ def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.gateway.hostile", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=[*ATTACKS, "all"], help="these, in this order")
+    parser.add_argument("--only", nargs="+", choices=["none", *ATTACKS, "all"], help="these, in this order")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each attack, at most 60")
     parser.add_argument("--mb-per-s", type=float, default=10.0, help="of each attack, and of all together")
     parser.add_argument("--one-address", action="store_true")
@@ -299,7 +298,8 @@ def main() -> int:
     args = options().parse_args()
     args.seconds = min(args.seconds, 60.0)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    done = asyncio.run(siege(args))
+    with LocalKafka() as kafka:
+        done = asyncio.run(siege(kafka.bootstrap, "", args))
     table = Table(
         "attack", "sent MB", "connections", "good", "p99 s", "/healthz p99 s", "RSS MB", "CPU", "no CPU", "missed"
     )
@@ -314,7 +314,7 @@ def main() -> int:
             f"{figure.most_mb:.0f}",
             f"{figure.cpu:.0%}",
             f"{figure.held_up:.0%}",
-            ", ".join(sorted(set(figure.faults))),
+            ", ".join(sorted(set(figure.missed()))),
         )
     out = Console(width=170)
     out.print(table)
@@ -323,9 +323,9 @@ def main() -> int:
         f"SIGTERM under all attacks: exit code {done.exit_code} after {done.ended_s:.1f} s; {len(lines)} lines of log"
     )
     out.print(f"acknowledged and lost: {len(done.lost)}")
-    if not done.held:
-        out.print("\n".join(lines[-20:]), markup=False)
-    return 0 if done.held else 1
+    if missed := done.missed():
+        out.print("\n".join([*missed, *lines[-20:]]), markup=False)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
