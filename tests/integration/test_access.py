@@ -1,6 +1,8 @@
 """The first contact with Kafka at another address than it advertises, and a Kafka that goes away after it."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -8,44 +10,39 @@ from unittest.mock import AsyncMock
 import pytest
 
 from stream_app.client.commands import submit
-from stream_app.dev.kafka import LocalKafka
-from stream_app.dev.process import LOOPBACK, free_port
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka import producers
 from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafka
 from tests.support.config import one_way, settings_in
 from tests.support.kafka import create_planned
 from tests.support.pace import BUSY
-from tests.support.proxy import ProxiedKafka, Proxy
+from tests.support.proxy import ProxiedKafka
 
 
 @pytest.mark.slow
-async def test_an_unreachable_advertised_address_is_explained_at_once() -> None:
-    port, elsewhere = free_port(), free_port()
-    overrides = {"advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{elsewhere}"}
-    async with LocalKafka(port=port, overrides=overrides) as kafka:
-        lines: list[str] = []
-        with pytest.raises(BrokerUnavailable):
-            await wait_for_kafka(KafkaConnection(kafka.bootstrap), 1, lines.append)
-        assert lines[0].startswith(
-            f"Kafka at {kafka.bootstrap} does not answer (none of the brokers that it names does, "
-            f"{LOOPBACK}:{elsewhere}: connection refused; are their advertised.listeners addresses"
-        )
-        async with Proxy(elsewhere, port):
-            await wait_for_kafka(KafkaConnection(kafka.bootstrap), 20, lines.append)
+async def test_an_unreachable_advertised_address_is_explained_at_once(broker: ProxiedKafka) -> None:
+    way, connection = broker.proxy(), KafkaConnection(broker.behind_proxy)
+    lines: list[str] = []
+    with pytest.raises(BrokerUnavailable):
+        await wait_for_kafka(connection, 1, lines.append)
+    assert lines[0].startswith(
+        f"Kafka at {connection.bootstrap} does not answer (none of the brokers that it names does, "
+        f"{way.address}: connection refused; are their advertised.listeners addresses"
+    )
+    async with way:
+        await wait_for_kafka(connection, 20, lines.append)
 
 
 @pytest.mark.slow
 async def test_a_broker_that_stops_between_two_checks_is_waited_for(
     broker: ProxiedKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await asyncio.to_thread(broker.kill)
-
     monkeypatch.setattr("stream_app.kafka.connection.wait_for_kafka", AsyncMock())  # it was there
-    back = asyncio.create_task(asyncio.to_thread(broker.restart))
-    async with admin_of(KafkaConnection(broker.bootstrap), 60 * BUSY, lambda _: None) as admin:
-        assert len((await admin.describe_cluster())["brokers"]) == 1
-    await back
+    async with broker.proxy() as way:
+        way.cut()
+        asyncio.get_running_loop().call_later(1, way.repair)
+        async with admin_of(KafkaConnection(way.address), 60 * BUSY, lambda _: None) as admin:
+            assert len((await admin.describe_cluster())["brokers"]) == 1
 
 
 @pytest.mark.slow
@@ -55,24 +52,15 @@ async def test_an_order_to_a_kafka_that_hangs_ends(
     monkeypatch.setattr(producers, "_CONFIRM_WITHIN_S", 1.0)
     settings = settings_in(tmp_path, broker.bootstrap, namespace, one_way(people="acme"), broker_wait_s=20)
     await create_planned(settings)
-
     connect = producers.kafka_publisher
 
-    class Hanging:
-        """Stops Kafka when the publisher has connected to it."""
-
-        def __init__(self, *args: Any) -> None:
-            self.opened = connect(*args)
-
-        async def __aenter__(self) -> Any:
-            connected = await self.opened.__aenter__()
+    @asynccontextmanager
+    async def hanging(*args: Any) -> AsyncIterator[Any]:
+        async with connect(*args) as connected:
             broker.freeze()
-            return connected
+            yield connected
 
-        async def __aexit__(self, *error: Any) -> None:
-            await self.opened.__aexit__(*error)
-
-    monkeypatch.setattr(producers, "kafka_publisher", Hanging)
+    monkeypatch.setattr(producers, "kafka_publisher", hanging)
     try:
         async with asyncio.timeout(60 * BUSY):
             with pytest.raises(BrokerUnavailable, match="did not confirm the command within 1 s"):

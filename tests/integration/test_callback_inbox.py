@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import KafkaConnection
@@ -67,20 +66,3 @@ async def test_kafka_hangs_then_dies_then_returns(broker: ProxiedKafka, topic: s
         assert await inbox.not_ready() is None
     stored = {int(value or b"0") for _, value in await read_committed(broker.bootstrap, topic)}
     assert kept <= stored
-
-
-@pytest.mark.slow
-async def test_a_missing_topic(kafka: Broker, namespace: str) -> None:
-    async with open_inbox(KafkaConnection(kafka.bootstrap)) as inbox:
-        with pytest.raises(BrokerUnavailable, match="Kafka did not take a record"):
-            await inbox.put(record(namespace, 1))
-
-
-@pytest.mark.slow
-async def test_it_closes_in_bounded_time_without_kafka(broker: ProxiedKafka, topic: str) -> None:
-    async with open_inbox(KafkaConnection(broker.bootstrap)) as inbox:
-        await until_kept(inbox, topic, 0)
-        await asyncio.to_thread(broker.kill)
-        assert not await put_within(inbox, topic, 1)
-        ends = time.monotonic()
-    assert time.monotonic() - ends < 2 * BOUND_S * slowness()

@@ -47,18 +47,6 @@ async def test_a_stop_without_a_broker_does_not_cancel_its_caller(proxy: Proxy, 
         proxy.repair()
 
 
-@pytest.mark.slow
-async def test_stop_raises_a_cancellation(proxy: Proxy, namespace: str) -> None:
-    consumer = await _fetches(proxy, namespace)
-    proxy.cut()
-    await asyncio.sleep(FAILED_A_MOMENT_AGO_S)
-    stopping = asyncio.create_task(stop_consumer(consumer))
-    await asyncio.sleep(0)
-    stopping.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await stopping
-
-
 async def test_stop_raises_a_cancellation_whenever_it_comes(kafka: Broker) -> None:
     """aiokafka's client swallows one while its own task ends. The recovery of a partition then never returned."""
     turns = 1  # it has begun

@@ -117,6 +117,11 @@ class ProxiedKafka(LocalKafka):
         """False once it was killed or has ended."""
         return self._process.poll() is None
 
+    @property
+    def behind_proxy(self) -> str:
+        """The address of the second listener, "host:port". It answers, and advertises the proxy's address."""
+        return f"{LOOPBACK}:{self._inner_port}"
+
     def proxy(self) -> Proxy:
         """Return the way to the second listener. Use one at a time."""
         return Proxy(self._outer_port, self._inner_port)
