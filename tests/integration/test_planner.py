@@ -16,7 +16,6 @@ from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
-from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.records import Record
 from tests.support.config import one_way, settings_in
 from tests.support.kafka import create_planned
@@ -94,14 +93,6 @@ async def test_a_cancelled_plan_makes_room_for_the_next(bench: Bench) -> None:
     await bench.planner.give_up(plan)
     assert (plan.under_way, plan.problem) == (False, "it was cancelled")
     assert (await bench.ready(bench.planner.begin(ALL, "jane"))).priced is not None
-
-
-async def test_a_wrong_filter_is_refused_and_what_matches_nothing_is_an_empty_plan(bench: Bench) -> None:
-    with pytest.raises(SettingsError, match="there is no workspace w7"):
-        bench.planner.begin(Wanted("dlq", Filter(workspaces=frozenset({"w7"}))), "jane")
-    empty = await bench.ready(bench.planner.begin(Wanted("dlq", Filter(reasons=frozenset({"http_503"}))), "jane"))
-    assert empty.priced is not None
-    assert (empty.priced.dead_letters, empty.priced.go) == (0, 0)
 
 
 LANE = """

@@ -20,7 +20,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.meters import Meter
-from stream_app.domain.model.errors import BrokerUnavailable, TopicsError
+from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.plan import Destination, Workspace
 from stream_app.kafka.connection import KafkaConnection
@@ -88,11 +88,6 @@ async def test_the_producer_is_idempotent_and_waits_for_all_replicas(monkeypatch
     with pytest.raises(StopAsyncIteration):
         await send.Sender(KafkaConnection("127.0.0.1:9"), "leads", WAIT_S).__aenter__()
     assert (asked["enable_idempotence"], asked["acks"]) == (True, "all")
-
-
-async def test_wrong_topics_are_refused_before_anything_is_sent(kafka: Broker, namespace: str) -> None:
-    with pytest.raises(TopicsError, match="there is no such topic"):
-        await publish([{"email": "a@b.example"}], settings_for(kafka.bootstrap, namespace), PublishOptions("acme"))
 
 
 @pytest.mark.slow
