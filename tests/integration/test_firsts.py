@@ -53,7 +53,7 @@ async def test_only_committed_records_count_and_none_is_waited_for(kafka: Broker
         await producer.abort_transaction()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, namespace: str) -> None:
     topic = namespace + "state"

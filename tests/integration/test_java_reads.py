@@ -52,6 +52,7 @@ async def read_by_us(bootstrap: str, topic: str, records: int) -> list[Any]:
         await stop_consumer(consumer)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_what_java_reads_we_read(kafka: Broker, namespace: str) -> None:
     topic = f"{namespace}leads"
