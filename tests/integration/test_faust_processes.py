@@ -1,8 +1,15 @@
 """Faust apps as processes and in this one: deaths, a missing broker, a replaced member."""
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -18,52 +25,79 @@ from stream_app.kafka.connection import KafkaConnection
 from tests.support.bench import Owner, Recorder, make_bench, running
 from tests.support.kafka import committed, create_topics, publish, read_committed, until
 from tests.support.pace import BUSY, slowness
-from tests.support.processes import WorkerProcess, workers
 from tests.support.proxy import ProxiedKafka, Proxy
 
 PARTITIONS = 4
 
 
-async def make_topics(kafka: Broker, namespace: str) -> None:
-    names = [namespace + name for name in ("leads", "state", "events")]
-    await create_topics(kafka.bootstrap, *names, partitions=PARTITIONS)
+class WorkerProcess:
+    """One `tests.support.worker`. What it says is in its log."""
+
+    def __init__(self, settings: dict[str, Any], log: Path) -> None:
+        self._log = log
+        argv = [sys.executable, "-m", "tests.support.worker", json.dumps(settings)]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT)
+
+    @property
+    def lines(self) -> list[str]:
+        return self._log.read_text(errors="replace").splitlines()
+
+    async def printed(self, *lines: str) -> None:
+        await until(lambda: set(lines) <= set(self.lines), 20, f"{lines} from a worker")
+
+    async def stop_time_s(self) -> float:
+        """Send SIGTERM. Return the seconds until it has ended."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(self.process.wait, 20 * BUSY) == 0, self.lines
+        assert "ended" in self.lines
+        return time.monotonic() - began
 
 
-async def stop_time_s(worker: WorkerProcess) -> float:
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    worker.process.send_signal(signal.SIGTERM)
-    assert await worker.ended(20) == 0, worker.last
-    assert worker.lines["ended"]
-    return loop.time() - start
+@pytest.fixture
+async def start(kafka: Broker, namespace: str, tmp_path: Path) -> AsyncIterator[Callable[[], WorkerProcess]]:
+    """Starts workers of one group on topics of their own. Those that still run at the end of the test are killed."""
+    await create_topics(
+        kafka.bootstrap, *(namespace + name for name in ("leads", "state", "events")), partitions=PARTITIONS
+    )
+    settings = {"bootstrap": kafka.bootstrap, "namespace": namespace, "partitions": PARTITIONS, "slow_s": 3}
+    started: list[WorkerProcess] = []
+
+    def one_more() -> WorkerProcess:
+        started.append(WorkerProcess(settings, tmp_path / f"{len(started)}.log"))
+        return started[-1]
+
+    yield one_more
+    for worker in started:
+        worker.process.kill()
+        worker.process.wait(10)
 
 
 async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_within_2_s(
-    kafka: Broker, namespace: str
+    kafka: Broker, namespace: str, start: Callable[[], WorkerProcess]
 ) -> None:
-    await make_topics(kafka, namespace)
-    async with workers(kafka, namespace, PARTITIONS) as group:
-        worker = await group.start()
-        await worker.printed("assigned [0, 1, 2, 3]")
-        assert await stop_time_s(worker) < 2 * slowness()
-        await publish(kafka.bootstrap, namespace + "leads", [b"first", b"hold", b"second"])
-        worker = await group.start()
-        await worker.printed("took first", "took hold", "took second")
-        assert await stop_time_s(worker) < 2 * slowness()
-        # What was held is given up and comes again, with what is behind it; what was before it does not.
-        assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 1}
-        worker = await group.start()
-        await worker.printed("took hold", "took second")
-        assert not worker.lines["took first"]
+    worker = start()
+    await worker.printed("assigned [0, 1, 2, 3]")
+    assert await worker.stop_time_s() < 2 * slowness()
+    await publish(kafka.bootstrap, namespace + "leads", [b"first", b"hold", b"second"])
+    worker = start()
+    await worker.printed("took first", "took hold", "took second")
+    assert await worker.stop_time_s() < 2 * slowness()
+    # What was held is given up and comes again, with what is behind it; what was before it does not.
+    assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 1}
+    worker = start()
+    await worker.printed("took hold", "took second")
+    assert "took first" not in worker.lines
 
 
-async def test_sigterm_waits_for_events_in_flight_and_commits_them(kafka: Broker, namespace: str) -> None:
-    await make_topics(kafka, namespace)
+async def test_sigterm_waits_for_events_in_flight_and_commits_them(
+    kafka: Broker, namespace: str, start: Callable[[], WorkerProcess]
+) -> None:
     await publish(kafka.bootstrap, namespace + "leads", [b"slow 1", b"quick", b"slow 2"])
-    async with workers(kafka, namespace, PARTITIONS) as group:
-        worker = await group.start(slow_s=3)
-        await worker.printed("took slow 1", "took slow 2")
-        assert 1 < await stop_time_s(worker) < 6 * slowness()
+    worker = start()
+    await worker.printed("took slow 1", "took slow 2")
+    assert 1 < await worker.stop_time_s() < 6 * slowness()
     assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 3}
     assert {key for key, _ in await read_committed(kafka.bootstrap, namespace + "events")} == {
         b"slow 1",
