@@ -11,12 +11,14 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.model.errors import BrokerUnavailable, TopicsError
+from stream_app.domain.model.topics import TopicNames
 from stream_app.kafka import connection
 from stream_app.kafka.connection import KafkaConnection, wait_for_kafka
+from stream_app.kafka.rights import rights_of
 from stream_app.kafka.topics import check_topics, create_topics
 from tests.support.commands import run_command
 from tests.support.config import one_way, settings_in
-from tests.support.every import COMMANDS, on_its_own, typed
+from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.support.pace import BUSY
 
 
@@ -67,21 +69,7 @@ async def test_a_missing_kafka_is_retried_less_and_less_often_and_then_given_up(
 
 def test_every_command_is_covered() -> None:
     """The programs of `domain.rights` without the processes, `topics` and `doctor`, which have tests of their own."""
-    from stream_app.domain.model.topics import TopicNames
-    from stream_app.kafka.rights import rights_of
-
-    own = {
-        "worker",
-        "replay",
-        "gateway",
-        "board",
-        "board with operator_token_env",
-        "trace",
-        "topics",
-        "topics --apply",
-        "doctor",
-        "doctor --round-trip",
-    }
+    own = {*PROCESSES, "board with operator_token_env", "topics", "topics --apply", "doctor", "doctor --round-trip"}
     own |= {"publish()", "publish() bulk", "follow_status()"}  # functions of the Python API
     assert set(COMMANDS) == set(rights_of(TopicNames(), (2,))) - own
 

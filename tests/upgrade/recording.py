@@ -14,6 +14,7 @@ from stream_app.domain.model.records import ConsumedRecord, Record
 from tests.e2e.fleet import Fleet
 from tests.e2e.pipeline import ANSWERED
 from tests.e2e.test_loop import TABLE
+from tests.upgrade.campaign import LANE
 
 RECORDED: Final = Path(__file__).with_name("recorded")
 NAMESPACE: Final = "recorded."
@@ -35,13 +36,6 @@ backoff_cap_s = 1
 tiers_s = [1, 600]
 [workspaces.w1.budget]
 credits_per_day = 25
-"""
-_LANE: Final = """
-[workspaces.{name}.breaker]
-mode = "shadow"
-[workspaces.{name}.flood_guard]
-run = 1000000
-share = 1
 """
 _DOWN: Final = {"kind": "status_before", "status": 503, "share": 1.0}
 _SILENT: Final = {"kind": "callbacks_lost", "share": 1.0}
@@ -72,7 +66,7 @@ def pipeline(bootstrap: str, namespace: str) -> Fleet:
         2,
         partitions=1,
         config=_CONFIG,
-        lane=_LANE,
+        lane=LANE,
         script=TABLE,
         callbacks=True,
         workspace="callback_health = { overdue = 1000 }",
@@ -113,7 +107,7 @@ async def _scenario(line: Fleet) -> None:
     """Write something of each kind, and stop while dead letters and deferred leads still wait."""
     worker, replay, gateway = line.join(), line.member(line.start("replay")), line.start("gateway")
     await worker.joined(60)
-    await _cli(line, "suppress", "add", "person90@example.com", "--why", "objected")
+    await line.done("suppress", "add", "person90@example.com", "--why", "objected")
     await line.publish([_lead(line, number) for number in (0, 1, 90)])
     await line.until(lambda: _answered(line) == _TOGETHER and line.last()["suppressed"] == 1, 15, "results come back")
     again = line.lead(0, "w0", force=True)
@@ -122,17 +116,17 @@ async def _scenario(line: Fleet) -> None:
     await line.publish([_lead(line, 0), again, same, poison])
     await line.until(lambda: _answered(line) == _TOGETHER + 1 and line.last()["rejected_invalid"] == 1, 15, "bad ones")
     (line.directory / "people.csv").write_text("email\nimported1@example.com\nimported2@example.com\n")
-    await _cli(line, "publish", "people.csv", "--workspace", "w0", "--yes")
+    await line.done("publish", "people.csv", "--workspace", "w0", "--yes")
     await line.until(lambda: _answered(line) == _TOGETHER + 3, 15, "the import")
-    await _cli(line, "lanes", "pause", "w0", "--why", "a table is rebuilt")
-    await _cli(line, "lanes", "resume", "w0", "--why", "it is done")
-    await _cli(line, "lanes", "rate", "w0", "--per-second", "500", "--why", "half of it")
+    await line.done("lanes", "pause", "w0", "--why", "a table is rebuilt")
+    await line.done("lanes", "resume", "w0", "--why", "it is done")
+    await line.done("lanes", "rate", "w0", "--per-second", "500", "--why", "half of it")
 
     line.control("POST", "/control/faults", _DOWN)
     await line.publish([_lead(line, number) for number in (20, 21)])
     await line.until(lambda: line.last()["parked"] == _TOGETHER, 15, "replays are used up")
     line.control("DELETE", "/control/faults")
-    await _cli(line, "replay", "redrive", "--lead", "lead-20", "--yes", "--why", "repaired")
+    await line.done("replay", "redrive", "--lead", "lead-20", "--yes", "--why", "repaired")
     await line.until(lambda: _answered(line) == _TOGETHER + 4, 15, "one was sent back and is answered")
 
     line.control("POST", "/control/faults", _SILENT)
@@ -142,12 +136,12 @@ async def _scenario(line: Fleet) -> None:
     await line.publish([_lead(line, number) for number in (10, 11)])
     await line.until(lambda: line.last()["parked"] == 2 * _TOGETHER - 1, 15, "uncertain leads are parked")
     line.control("DELETE", "/control/faults")
-    await _cli(line, "replay", "pause", "--why", "for the recording")
-    await _cli(line, "erase", "lead-0", "--yes", "--why", "a request")
+    await line.done("replay", "pause", "--why", "for the recording")
+    await line.done("erase", "lead-0", "--yes", "--why", "a request")
 
     await line.publish([line.lead(number, "w1") for number in range(30, 34)])
     await line.until(lambda: line.last()["deferred"] >= _TOGETHER, 15, "a used-up budget defers leads")
-    await _cli(line, "lanes", "cancel", "w1", "--lead", "lead-33", "--why", "not wanted any more")
+    await line.done("lanes", "cancel", "w1", "--lead", "lead-33", "--why", "not wanted any more")
     line.control("POST", "/control/faults", _DOWN)
     await line.publish([_lead(line, number) for number in (40, 41)])
     await line.until(lambda: line.last()["dead_lettered"] == _TOGETHER, 15, "dead letters wait")
@@ -159,11 +153,6 @@ async def _scenario(line: Fleet) -> None:
 
 def _lead(line: Fleet, number: int) -> Record:
     return line.lead(number, "w0")
-
-
-async def _cli(line: Fleet, *argv: str) -> None:
-    code, output = await line.run(*argv)
-    assert code == 0, (argv, code, output)
 
 
 def _answered(line: Fleet) -> int:

@@ -5,7 +5,6 @@ again as long as it may change.
 """
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,16 +60,13 @@ each_release = pytest.mark.parametrize("release", RELEASES)
 @pytest.fixture(scope="module")
 def settings() -> Iterator[Settings]:
     """The configuration with which the recordings were made."""
-    before = dict(os.environ)
     line = pipeline("127.0.0.1:9", NAMESPACE)
-    os.environ |= {f"WEBHOOK_{n}": f"http://127.0.0.1:9/v3/sources/webhook/w{n}--crm" for n in (0, 1)}
-    os.environ["CALLBACK_KEY"] = "a key of callback tokens, only for tests"
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("w0", "w1"):
+            patch.setenv(f"WEBHOOK_{name[1]}", f"http://127.0.0.1:9/v3/sources/webhook/{name}--crm")
+        patch.setenv("CALLBACK_KEY", "a key of callback tokens, only for tests")
         yield line._settings()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        line.children.close()
+    line.children.close()
 
 
 def recording(release: str) -> Release:
