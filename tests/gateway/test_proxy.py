@@ -83,7 +83,7 @@ async def test_health_is_asked_through_the_proxy(behind: Behind) -> None:
         b"GET /healthz HTTP/1.1\r\nhost: x\r\nHost: y\r\nconnection: close\r\n\r\n",
         b"GET /healthz HTTP/2.0\r\nhost: x\r\nconnection: close\r\n\r\n",
         b"GET /healthz\r\n",
-        b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
     ],
 )
 async def test_nginx_refuses_what_is_not_http_1_with_exactly_one_host(behind: Behind, words: bytes) -> None:

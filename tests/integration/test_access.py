@@ -50,6 +50,7 @@ async def test_an_order_to_a_kafka_that_hangs_ends(
     broker: ProxiedKafka, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(producers, "_CONFIRM_WITHIN_S", 1.0)
+    monkeypatch.setattr(producers, "_FLUSH_WITHIN_S", 0.5)
     settings = settings_in(tmp_path, broker.bootstrap, namespace, one_way(people="acme"), broker_wait_s=20)
     await create_planned(settings)
     connect = producers.kafka_publisher

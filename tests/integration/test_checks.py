@@ -123,7 +123,7 @@ async def test_a_clock_that_is_an_hour_off(kafka: Broker, namespace: str, monkey
 
 
 async def test_a_setup_in_which_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream_app.client.doctor._WITHIN_S", 4.0)
+    monkeypatch.setattr("stream_app.client.doctor._WITHIN_S", 2.0)
     nowhere = f"127.0.0.1:{free_port()}"
     settings = settings_for(
         tmp_path,

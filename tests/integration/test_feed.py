@@ -69,7 +69,7 @@ async def test_only_committed_records_are_read_and_markers_are_skipped(
 
 @pytest.mark.timeout(180)
 async def test_kill_9_doubles_and_loses_nothing(kafka: Broker, namespace: str, path: Path) -> None:
-    names, leads = sources(namespace).names, 12_000
+    names, leads = sources(namespace).names, 6_000
     await make_topics(kafka.bootstrap, namespace)
     records = flat(history(names, f"crm-{n}", "received", "sending", "dead_lettered", offset=n) for n in range(leads))
     await write(kafka.bootstrap, [*records, *[dead_letter(names.dlq)] * leads])

@@ -56,6 +56,12 @@ async def worker_that_reports(settings: Settings, reported: Sequence[tuple[Statu
             await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here answers a cancellation."""
+    monkeypatch.setattr("stream_app.client.round_trip._CANCELLED_WITHIN_S", 1.0)
+
+
 async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:
     settings = settings_for(folder, kafka.bootstrap, namespace)
     await create_planned(settings)
@@ -81,9 +87,8 @@ OUTCOMES = (
 
 @pytest.mark.slow
 async def test_the_outcome_of_the_test_lead_is_shown_and_what_may_still_be_sent_is_cancelled(
-    kafka: Broker, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("stream_app.client.round_trip._CANCELLED_WITHIN_S", 1.0)
     settings = await with_topics(kafka, namespace, tmp_path)
     reported: list[tuple[Status, str]] = []
     seen: list[Status] = []
