@@ -1,6 +1,5 @@
 """The doctor's checks: each passes where all is well, and fails elsewhere with what to do."""
 
-import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -28,6 +27,7 @@ from tests.support.doctor import in_groups, settings_for
 from tests.support.forward_proxy import forward_proxy
 from tests.support.kafka import create_planned
 from tests.support.kafka import create_topics as create_topic
+from tests.support.raw_server import READ, serve
 
 PASSWORD = "s3cret"
 
@@ -265,16 +265,9 @@ async def test_another_gateway_answers(gateway: Gateway, path: str, key: str, sa
 
 @pytest.mark.usefixtures("without_kafka")
 async def test_a_server_that_answers_ok_to_everything_is_no_gateway(tmp_path: Path) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n")
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with serve(READ, b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n") as server:
         verdict, text = await callbacks(
-            settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}")
+            settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{server.port}")
         )
     assert verdict == "failed"
     assert "unlike our gateway" in text
@@ -290,7 +283,6 @@ async def test_a_broker_that_hangs_is_told_from_one_that_refuses() -> None:
 async def test_an_untrusted_certificate() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
-    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with serve(tls=context) as server:
         with pytest.raises(ProbeFailed, match=r"no certificate trusted here .*\(ca-certificates\)"):
-            await host_answers(f"https://localhost:{port}", Egress.of(), 10)
+            await host_answers(f"https://localhost:{server.port}", Egress.of(), 10)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiokafka.record._crecords.default_records as batches
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -17,6 +18,7 @@ from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import fetch, waiting
 from tests.support.bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
+from tests.support.odd_batches import ODD
 from tests.support.pace import BUSY
 from tests.support.tampering import Damage, bad_checksum, broken_bytes, no_utf8, tamper, tampered, unknown_codec
 
@@ -56,6 +58,15 @@ async def consumer_of(bootstrap: str, *places: TopicPartition, **options: Any) -
         await stop_consumer(consumer)
 
 
+async def records_of(consumer: Consumer, count: int) -> list[Any]:
+    """Read this many records."""
+    seen: list[Any] = []
+    async with asyncio.timeout(15 * BUSY):
+        while len(seen) < count:
+            seen += [record for got in (await consumer.getmany(timeout_ms=200)).values() for record in got]
+    return seen
+
+
 async def read(consumer: Consumer, values: dict[int, list[int]], records: int) -> None:
     """Read this many records, or until no more can be read."""
     async with asyncio.timeout(15 * BUSY):
@@ -71,6 +82,23 @@ async def test_every_codec_of_kafka_is_read(kafka: Broker, topic: str) -> None:
     async with consumer_of(kafka.bootstrap, *(TopicPartition(topic, number) for number in range(4))) as consumer:
         await read(consumer, values, 24)
     assert values == {number: [*range(6)] for number in range(4)}
+
+
+@pytest.mark.long
+async def test_what_java_reads_is_read(kafka: Broker, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that only a strange producer writes, which brokers take."""
+    lead = "a lead " * 100
+    for codec, encode in ODD.values():
+        monkeypatch.setattr(batches, f"{codec}_encode", encode)
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, compression_type=codec) as producer:
+            await producer.send_and_wait(topic, lead.encode(), partition=0)
+    count = str(len(ODD))
+    how = ("--topic", topic, "--from-beginning", "--max-messages", count, "--timeout-ms", str(int(15_000 * BUSY)))
+    by_java = await asyncio.to_thread(kafka.run_tool, "org.apache.kafka.tools.consumer.ConsoleConsumer", *how)
+    assert by_java.splitlines() == [lead] * len(ODD)
+    async with consumer_of(kafka.bootstrap, TopicPartition(topic, 0)) as consumer:
+        seen = await records_of(consumer, len(ODD))
+    assert [record.value for record in seen] == [lead.encode()] * len(ODD)
 
 
 @pytest.mark.parametrize(("damage", "cause"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
@@ -150,10 +178,7 @@ async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, topic: str
     place = TopicPartition(topic, 0)
     async with consumer_of(kafka.bootstrap, place) as consumer:
         tamper(consumer, {(place, 0): no_utf8, (place, 3): no_utf8})
-        seen: list[Any] = []
-        async with asyncio.timeout(15 * BUSY):
-            while len(seen) < 9:
-                seen += [record for got in (await consumer.getmany(timeout_ms=200)).values() for record in got]
+        seen = await records_of(consumer, 9)
     assert [(record.offset, int(record.value)) for record in seen] == [(number, number) for number in range(9)]
     assert [record.headers[0][0] for record in seen] == [*["\ufffd\ufffdname", "a-name", "a-name"] * 2, *["a-name"] * 3]
 

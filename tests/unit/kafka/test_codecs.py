@@ -89,7 +89,7 @@ def test_a_gigabyte_of_zstd_does_not_reach_the_memory_of_the_process() -> None:
 
 @pytest.mark.parametrize("what", ODD)
 def test_what_java_reads_is_read(what: str) -> None:
-    """tests/integration/test_java_reads.py shows that Java reads it."""
+    """tests/integration/test_consumer.py shows that Java reads it."""
     codec, encode = ODD[what]
     assert DECODERS[codec](encode(b"leads" * 100)) == b"leads" * 100
 
