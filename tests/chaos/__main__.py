@@ -9,12 +9,9 @@ python -m tests.chaos --kills 100 --workspaces 40 --partitions 8    with workspa
 
 import argparse
 import asyncio
-import json
 import logging
 import sys
 from pathlib import Path
-
-import msgspec
 
 from tests.chaos.brokers import BOUND_S, BUDGETED
 from tests.chaos.brokers import MEANING as BROKER_MEANING
@@ -33,7 +30,6 @@ def main() -> int:
     parser.add_argument("--workspaces", type=int, default=WORKSPACES, help=f"how many (default {WORKSPACES})")
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help=f"how many (default {PARTITIONS})")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="leave the logs of all processes there")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     args = parser.parse_args()
     if args.workspaces < len(BUDGETED) or args.partitions < 2:
         parser.error(f"at least {len(BUDGETED)} workspaces and 2 partitions: some have a budget, and some leads stray")
@@ -50,8 +46,7 @@ def main() -> int:
             partitions=args.partitions,
         )
     )
-    text = json.dumps(msgspec.to_builtins(result), indent=2) if args.json else table(result)
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{table(result)}\n")
     sys.stderr.writelines(f"{line}\n" for line in complaints(result))
     return 0 if result.passed else 1
 

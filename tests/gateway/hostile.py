@@ -30,13 +30,15 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from stream_app.config import Settings, load_settings
+from stream_app.config import Settings
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import ChildProcesses, free_port
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.tokens import sign
 from tests.e2e.pipeline import read_topic
 from tests.gateway.attacks import ATTACKS, post
+from tests.gateway.support import NEW_KEY, OLD_KEY
+from tests.support.doctor import settings_for
 from tests.support.kafka import create_planned
 from tests.support.nginx import Nginx
 
@@ -45,7 +47,6 @@ MOST_P99_S = 2.0
 MOST_MB = 160.0
 LEAST_TAKEN = 0.99  # of those that come while all attacks run
 ENDS_WITHIN_S = 15.0
-_KEY = "f2c7a4e1d85b3096-a key of callback tokens"
 _ANSWER_WITHIN_S = 20.0
 _BEFORE_S = 1.0
 
@@ -213,7 +214,10 @@ async def siege(bootstrap: str, namespace: str, args: argparse.Namespace) -> Sie
     """Run the attacks."""
     children, figures = ChildProcesses("hostile"), []
     try:
-        settings = _settings(children, bootstrap, namespace)
+        port = free_port()
+        more = f"[http]\ngateway_port = {port}\ngateway_ops_port = 0\n"
+        public_url = f"http://127.0.0.1:{port}/"
+        settings = settings_for(children.directory, bootstrap, namespace, public_url=public_url, more=more)
         await create_planned(settings)
         with Nginx(settings.http.gateway_port) as nginx:
             target = Target(settings, nginx, _gateway(children), children.directory / "gateway.log")
@@ -242,35 +246,9 @@ async def _until_ready(target: Target) -> None:
         await asyncio.sleep(0.2)
 
 
-def _settings(children: ChildProcesses, bootstrap: str, namespace: str) -> Settings:
-    port = free_port()
-    config = children.directory / "stream_app.toml"
-    config.write_text(
-        f"""
-[kafka]
-bootstrap = "{bootstrap}"
-namespace = "{namespace}"
-partitions = 2
-replication = 1
-[http]
-gateway_port = {port}
-gateway_ops_port = 0
-[gateway]
-public_url = "http://127.0.0.1:{port}/"
-token_keys_env = ["HOSTILE_KEY"]
-[destinations.people]
-workspace = "acme"
-webhooks_env = ["NOT_NEEDED"]
-[workspaces.acme]
-"""
-    )
-    return load_settings(config, {"HOSTILE_KEY": _KEY}, ("gateway",))
-
-
 def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
-    program = (
-        f"import os, sys; os.environ['HOSTILE_KEY'] = {_KEY!r}; import stream_app.cli.main as m; sys.exit(m.main())"
-    )
+    keys = {"KEY": NEW_KEY, "OLD_KEY": OLD_KEY}
+    program = f"import os, sys; os.environ |= {keys}; import stream_app.cli.main as m; sys.exit(m.main())"
     config = str(children.directory / "stream_app.toml")
     argv = [sys.executable, "-c", program, "gateway", "--config", config]
     return children.spawn(argv, log=children.directory / "gateway.log")

@@ -1,31 +1,12 @@
 """What every implementation of the transactional state has to do. A harness makes one, and reads what others see."""
 
-from typing import Protocol
-
 import pytest
 
 from stream_app.domain.model.errors import Aborted, Fenced
-from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import Record
 from tests.simulation.client import MemoryLedger
 from tests.simulation.kafka import MemoryKafka
-from tests.support.ledgers import Seen
-
-
-class Ledger(Protocol):
-    async def take_over(self) -> dict[bytes, bytes]: ...
-    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]: ...
-    async def transact(self, records: list[Record]) -> None: ...
-    async def close(self) -> None: ...
-
-
-class Harness(Protocol):
-    """`rows` and `events` are its topics, of two partitions each. What it made is closed with it."""
-
-    rows: str
-    events: str
-
-    def ledger(self, partition: int = 0) -> Ledger: ...
-    async def seen(self, topic: str, partition: int = 0) -> Seen: ...
+from tests.support.ledgers import KafkaHarness, Seen
 
 
 class MemoryHarness:
@@ -41,6 +22,10 @@ class MemoryHarness:
 
     async def seen(self, topic: str, partition: int = 0) -> Seen:
         return [(consumed.key, consumed.value) for consumed in self._kafka.log(topic, partition).committed()]
+
+
+Harness = KafkaHarness | MemoryHarness
+"""`rows` and `events` are its topics, of two partitions each. What it made is closed with it."""
 
 
 @pytest.fixture
