@@ -1,5 +1,6 @@
 """The doctor's checks: each passes where all is well, and fails elsewhere with what to do."""
 
+import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.clay.egress import Egress
 from stream_app.cli.main import main
-from stream_app.client.doctor import Check, clocks_agree, examine, host_answers
+from stream_app.client.doctor import Check, clocks_agree, examine, host_answers, may_join
 from stream_app.client.gateways import ProbeFailed
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
