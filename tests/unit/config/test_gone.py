@@ -19,7 +19,7 @@ RENAMED = {
     "workspaces.acme.stop": "suspension",
     "gateway.api_token_env": "board.token_env",
     "gateway.api_url": "board.url",
-    "gateway.read_model_path": "board.read_model_path",
+    **{f"gateway.{key}": f"board.{key}" for key in ("read_model_path", "banner", "user_header", "trace_url")},
 }
 """Place of a table or key of 0.1.0 -> its word now."""
 

@@ -114,14 +114,6 @@ def test_a_mistake_in_the_defaults_is_reported_once(tmp_path: Path) -> None:
     assert "did you mean budget?" in lines[0]
 
 
-def test_workspaces_that_are_no_tables_are_said_so_once(tmp_path: Path) -> None:
-    assert problems(tmp_path, "workspaces = 3\n" + PEOPLE.replace("[workspaces.acme]", "")) == [
-        "workspaces: must be a table"
-    ]
-    lines = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", "[workspaces]\nacme = 3"))
-    assert lines == ["workspaces.acme: must be a table"]
-
-
 MANY = 1_000
 
 
@@ -133,18 +125,6 @@ def test_policies_that_no_table_changes_are_one_object_for_all(tmp_path: Path) -
     assert len({id(workspace.breaker) for workspace in settings.workspaces.values()}) == 1
     assert len({id(workspace.budget) for workspace in settings.workspaces.values()}) == MANY
     assert {workspace.default_destination for workspace in settings.workspaces.values()} == settings.destinations.keys()
-
-
-def test_three_wrong_ones_among_many_are_named(tmp_path: Path) -> None:
-    text = configuration(MANY).replace("credits_per_day = 1042", "credits_per_day = -1")
-    text = text.replace('workspace = "w00077"', 'workspace = "w7"') + "[workspaces.w00099.rate]\nburst = 0\n"
-    lines = problems(tmp_path, text, environment(MANY))
-    assert [line.partition(" ")[0] for line in lines] == [
-        "workspaces.w00042.budget.credits_per_day",
-        "workspaces.w00099.rate.burst",
-        "destinations.d00077.workspace",
-        "workspaces.w00077:",
-    ]
 
 
 def test_near_names_are_looked_for_a_few_times_only(tmp_path: Path) -> None:

@@ -44,13 +44,6 @@ def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path)
     }
 
 
-def test_connecting_takes_only_a_part_of_a_request(tmp_path: Path) -> None:
-    config = tmp_path / "stream_app.toml"
-    config.write_text("[delivery]\nconnect_timeout_s = 5\nrequest_timeout_s = 5")
-    with pytest.raises(SettingsError, match=r"delivery\.connect_timeout_s: is part of a request"):
-        load_settings(config, {})
-
-
 def test_a_ca_file_that_cannot_be_read_is_one_line_with_its_key(tmp_path: Path) -> None:
     config, pem = tmp_path / "stream_app.toml", tmp_path / "company.pem"
     config.write_text(f'[egress]\nca_file = "{pem}"\n')
