@@ -16,6 +16,7 @@ import yaml
 from helm_python import Chart
 from helm_python.errors import HelmRenderError, HelmValuesError
 
+from stream_app.services.board import messages_path, model_path
 from tests.support.narrow import present
 from tests.unit.deploy.chart_values import CONFIG, SETS, SMALLEST
 from tests.unit.deploy.rendered import CHART, ROOT, find, objects, pods, processes, settings
@@ -125,7 +126,8 @@ def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
         (container,) = template["spec"]["containers"]
         assert {port["name"]: port["containerPort"] for port in container["ports"]} == served[name]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert container[probe]["httpGet"]["port"] == "ops"
+            path = "/healthz" if probe == "livenessProbe" else "/readyz"  # Kafka being away restarts no pod
+            assert container[probe]["httpGet"] == {"path": path, "port": "ops"}
     for name, number in (("gateway", http.gateway_port), ("board", http.board_port)):
         (port,) = find(rendered, "Service", f"-{name}")["spec"]["ports"]
         assert (port["port"], port["targetPort"]) == (number, "http")
@@ -173,14 +175,6 @@ def test_pods_may_do_little(chart: Chart, values: dict[str, Any]) -> None:
         assert pod["securityContext"]["runAsUser"] == int(uid[1])
 
 
-@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
-def test_kafka_being_away_restarts_no_pod(chart: Chart, values: dict[str, Any]) -> None:
-    for template in processes(objects(chart, values)).values():
-        (container,) = template["spec"]["containers"]
-        assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
-        assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-
-
 def test_a_rolling_update_adds_no_worker(chart: Chart) -> None:
     rendered = objects(chart, SMALLEST)
     for name in ("worker", "replay"):
@@ -189,6 +183,8 @@ def test_a_rolling_update_adds_no_worker(chart: Chart) -> None:
         }
     strategy = find(rendered, "Deployment", "-gateway")["spec"]["strategy"]
     assert strategy == {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}, "Clay always finds a gateway"
+    board = find(rendered, "Deployment", "-board")["spec"]
+    assert (board["replicas"], board["strategy"]) == (1, {"type": "Recreate"}), "never two"
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
@@ -239,28 +235,21 @@ def test_topics_are_created_before_the_pods_start(chart: Chart) -> None:
     assert not [item for item in objects(chart, SETS["watched"]) if item["kind"] == "Job"]
 
 
-def test_a_process_may_have_a_secret_of_its_own(chart: Chart) -> None:
-    templates = processes(objects(chart, SETS["private"]))
-    names = {name: template["spec"]["volumes"][1]["secret"]["secretName"] for name, template in templates.items()}
-    assert names == {"worker": "webhooks"} | dict.fromkeys(("replay", "gateway", "board"), "leads")
-
-
-def test_one_board_is_replaced_and_never_doubled(chart: Chart) -> None:
-    spec = find(objects(chart, SMALLEST), "Deployment", "-board")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
-
-
-def test_a_board_with_a_volume_keeps_its_read_model_and_a_gateway_has_no_disk(chart: Chart) -> None:
+def test_a_board_with_a_volume_keeps_its_files_and_a_gateway_has_no_disk(chart: Chart, tmp_path: Path) -> None:
     rendered = objects(chart, SETS["volumes"])
     claim = find(rendered, "PersistentVolumeClaim", "-board")
+    assert "helm.sh/hook" not in claim["metadata"].get("annotations", {}), "an upgrade would make it anew"
     assert claim["spec"]["resources"] == {"requests": {"storage": "10Gi"}}
     volumes = {name: template["spec"]["volumes"] for name, template in processes(rendered).items()}
     (state,) = [volume for volume in volumes["board"] if volume["name"] == "state"]
     assert state["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
     (board,) = processes(rendered)["board"]["spec"]["containers"]
     (path,) = [mount["mountPath"] for mount in board["volumeMounts"] if mount["name"] == "state"]
-    home = present(re.search(r"XDG_STATE_HOME=(\S+)", (ROOT / "Dockerfile").read_text()))
-    assert path == f"{home[1]}/stream-app", "read model and messages would not be on the volume"
+    home = present(re.search(r"XDG_STATE_HOME=(\S+)", (ROOT / "Dockerfile").read_text()))[1]
+    assert path == f"{home}/stream-app"
+    assert "STATE_DIRECTORY" not in {variable["name"] for variable in board["env"]}
+    model = model_path(settings(rendered, tmp_path), {"XDG_STATE_HOME": str(tmp_path)})
+    assert model.parent == messages_path(model).parent == tmp_path / "stream-app", "it would not be on the volume"
     assert {volume["name"] for volume in volumes["gateway"]} == {"config", "secrets", "tmp"}
     for template in processes(rendered).values():
         (container,) = template["spec"]["containers"]

@@ -110,9 +110,11 @@ def test_the_job_of_the_topics_works_where_each_process_has_its_own_secret(chart
     assert secrets_of(pods_of["topics"]) == ["leads-worker"]
     named = cloud | {"topics": {"job": {"existingSecret": "leads-topics"}}}
     assert secrets_of(by_command(objects(chart, named))["topics"]) == ["leads-topics"]
-    assert secrets_of(by_command(objects(chart, SETS["private"]))["topics"]) == ["leads"]
+    private = by_command(objects(chart, SETS["private"]))
     for name in ("worker", "replay", "gateway", "board"):
         assert secrets_of(pods_of[name]) == [f"leads-{name}"]
+        assert secrets_of(private[name]) == ["webhooks" if name == "worker" else "leads"]
+    assert secrets_of(private["topics"]) == ["leads"]
 
 
 def test_helm_test_runs_doctor_with_what_each_process_needs(chart: Chart) -> None:
@@ -192,27 +194,6 @@ def test_the_others_have_the_time_to_stop_that_their_code_takes(chart: Chart) ->
         assert least > PRE_STOP_S + module._GRACE_S
         container = processes(objects(chart, SMALLEST))[name]["spec"]["containers"][0]
         assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": PRE_STOP_S}}}
-
-
-# ----------------------------------------------------------------------------------------------------- what is kept
-
-
-def test_what_was_sent_to_people_survives_an_upgrade(chart: Chart, tmp_path: Path) -> None:
-    """The file lies on the volume of the claim, which an upgrade leaves alone, under a name that stays the same."""
-    notify = CONFIG + '\n[notify]\nurl_env = "NOTIFY_URL"\n'
-    rendered = objects(chart, SETS["volumes"] | {"config": notify})
-    (pod,) = [pod for pod in pods(rendered) if pod["containers"][0]["args"] == ["board"]]
-    home = re.search(r"XDG_STATE_HOME=(\S+)", (ROOT / "Dockerfile").read_text())
-    assert home is not None
-    assert "STATE_DIRECTORY" not in {variable["name"] for variable in pod["containers"][0]["env"]}
-    model = board.model_path(settings(rendered, tmp_path), {"XDG_STATE_HOME": str(tmp_path)})
-    place = Path(home[1]) / board.messages_path(model).relative_to(tmp_path)
-    (mounted,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "state"]
-    assert place.is_relative_to(mounted["mountPath"])
-    (state,) = [volume for volume in pod["volumes"] if volume["name"] == "state"]
-    claim = find(rendered, "PersistentVolumeClaim", "-board")
-    assert state["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    assert "helm.sh/hook" not in claim["metadata"].get("annotations", {}), "Helm would make it anew"
 
 
 # ----------------------------------------------------------------------------------------------------------- README
