@@ -4,14 +4,16 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Outcome
+from stream_app.services import process
 from tests.support.pace import BUSY
 
 SLUG, TOKEN = "secret-slug", "secret-token"
@@ -136,3 +138,16 @@ async def say(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
         await asyncio.gather(sending, return_exceptions=True)
         writer.close()
     return answer
+
+
+P = ParamSpec("P")
+
+
+def on_uvloop(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
+    """Run a test on the event loop of the processes, whose transports differ from asyncio's in details."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        process.run(test(*args, **kwargs))
+
+    return run

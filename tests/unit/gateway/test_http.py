@@ -3,18 +3,16 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import psutil
-import pytest
-import uvloop
 
 from stream_app.config.model import Gateway as Limits
 from stream_app.ops.http import serve_http
 from tests.gateway.support import URL, Gateway, good
 from tests.support.kafka import until
-from tests.support.raw_server import say
+from tests.support.raw_server import on_uvloop, say
 
 READ_WITHIN_S = 0.5
 LIMITS = Limits(max_body_bytes=65_536, read_timeout_s=READ_WITHIN_S)
@@ -57,6 +55,7 @@ def chunk(data: bytes) -> bytes:
 GOOD = json.dumps(good()).encode()
 
 
+@on_uvloop
 async def test_a_callback_whole_in_pieces_and_in_chunks() -> None:
     async with serving() as server:
         assert (await server.say(request(GOOD)))[0] == 200
@@ -67,6 +66,7 @@ async def test_a_callback_whole_in_pieces_and_in_chunks() -> None:
         assert server.gateway.counted() == {"enriched": 3}
 
 
+@on_uvloop
 async def test_slow_loris_in_the_body() -> None:
     async with serving() as server:
         drip = [bytes([byte]) for byte in GOOD]
@@ -77,6 +77,7 @@ async def test_slow_loris_in_the_body() -> None:
         assert server.gateway.counted() == {"too_slow": 1}
 
 
+@on_uvloop
 async def test_chunked_without_end() -> None:
     async with serving() as server:
         slowly = [chunk(b" " * 10)] * 2_000
@@ -90,6 +91,7 @@ async def test_chunked_without_end() -> None:
         assert server.gateway.counted() == {"too_slow": 1, "too_large": 1}
 
 
+@on_uvloop
 async def test_a_peer_that_hangs_up_in_the_middle_is_counted() -> None:
     async with serving() as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -97,18 +99,3 @@ async def test_a_peer_that_hangs_up_in_the_middle_is_counted() -> None:
         await writer.drain()
         writer.close()
         await until(lambda: server.gateway.counted() == {"gone": 1})
-
-
-@pytest.mark.parametrize(
-    "test",
-    [
-        test_a_callback_whole_in_pieces_and_in_chunks,
-        test_slow_loris_in_the_body,
-        test_chunked_without_end,
-        test_a_peer_that_hangs_up_in_the_middle_is_counted,
-    ],
-)
-def test_the_same_on_uvloop(test: Callable[[], Coroutine[None, None, None]]) -> None:
-    """The gateway runs on uvloop, whose transports differ from asyncio's in details."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(test())

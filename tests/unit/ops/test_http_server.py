@@ -2,26 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from unittest.mock import AsyncMock
 
 import httpx
 import pytest
-import uvloop
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.ops import http
 from stream_app.ops.http import serve_http
-from stream_app.services.board import board_app
-from stream_app.services.process import ops_app, serve_ops
-from tests.board.scene import board_of, fill, settings_of
+from stream_app.services.process import serve_ops
 from tests.support.kafka import until
 from tests.support.pace import BUSY
-from tests.support.raw_server import say
+from tests.support.raw_server import on_uvloop, say
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 LARGE = b"y" * 20_000_000
@@ -89,22 +84,7 @@ async def test_only_http_1_with_exactly_one_host_is_served(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize("path", ["/board", "/board/login", "/leads/x", "/healthz", "/metrics", "/readyz"])
-async def test_board_and_operations_port_have_the_same_wall(path: str, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    fill(tmp_path / "model.sqlite", settings)
-    board = board_of(settings, tmp_path / "model.sqlite")
-    app = ops_app(CollectorRegistry(), READY) if path in ("/metrics", "/readyz") else board_app(board.routes())
-    heads = (b"host: x\r\nhost: x", b"x-forwarded-host: x", b"host: x\r\nHost: y")
-    async with serving(app) as port:
-        for version, head in [*((b"1.1", head) for head in heads), (b"2.0", b"host: x"), (b"1.0", b"x: y")]:
-            line = b"GET %s HTTP/%s\r\nconnection: close\r\n%s\r\n\r\n" % (path.encode(), version, head)
-            assert (await say(port, line)).split()[1] == b"400", line
-        whole = b"GET %s HTTP/1.1\r\nconnection: close\r\nhost: x\r\n\r\n" % path.encode()
-        assert (await say(port, whole)).split()[1] != b"400"
-    board.close()
-
-
+@on_uvloop
 async def test_an_answer_before_the_body_is_seen() -> None:
     body = b"y" * 10_000_000
     head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -122,6 +102,7 @@ async def test_who_waits_for_100_continue_is_refused_at_once(monkeypatch: pytest
     assert answered.endswith(b"ok")
 
 
+@on_uvloop
 async def test_256_are_served_at_once_and_more_get_503() -> None:
     held = Held()
     async with serving(held) as port:
@@ -133,6 +114,7 @@ async def test_256_are_served_at_once_and_more_get_503() -> None:
         assert (await say(port, GET)).endswith(b"ok")
 
 
+@on_uvloop
 async def test_requests_under_way_end_before_the_server_does() -> None:
     held = Held()
     async with serving(held) as port:
@@ -144,7 +126,10 @@ async def test_requests_under_way_end_before_the_server_does() -> None:
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def the_end_is_bounded() -> None:
+@on_uvloop
+async def test_the_end_of_a_process_is_bounded_and_one_line_says_how_many_requests_were_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
         await (large if scope["path"] == "/large" else Held())(scope, receive, send)
 
@@ -161,31 +146,11 @@ async def the_end_is_bounded() -> None:
     await until(lambda: asyncio.all_tasks() == before)
     for _, writer in opened:
         writer.close()
-
-
-async def test_the_end_of_a_process_is_bounded_and_one_line_says_how_many_requests_were_cancelled(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    await the_end_is_bounded()
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.getMessage() for record in errors] == [
         "Cancel 3 running task(s), timeout graceful shutdown exceeded"
     ]
     assert not errors[0].exc_info
-
-
-@pytest.mark.parametrize(
-    "test",
-    [
-        test_an_answer_before_the_body_is_seen,
-        test_256_are_served_at_once_and_more_get_503,
-        test_requests_under_way_end_before_the_server_does,
-        the_end_is_bounded,
-    ],
-)
-def test_the_same_on_uvloop(test: Callable[[], Coroutine[None, None, None]]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(test())
 
 
 async def test_metrics_health_and_readiness_are_served() -> None:
