@@ -82,7 +82,7 @@ def test_a_close_does_not_wait_long_for_a_large_directory(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
-    ("on_term", "grace_s", "code"), [("lambda *_: exit(7)", 60, 7), ("signal.SIG_IGN", 1, -signal.SIGKILL)]
+    ("on_term", "grace_s", "code"), [("lambda *_: exit(7)", 60, 7), ("signal.SIG_IGN", 0.2, -signal.SIGKILL)]
 )
 def test_end_asks_first_and_kills_after_the_grace(frozen: bool, on_term: str, grace_s: float, code: int) -> None:
     # A signal just before a long sleep is handled after it.

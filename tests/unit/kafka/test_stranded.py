@@ -37,6 +37,7 @@ ROWS = [
     ("CompleteCommit", COMMIT, FENCE, NextStep("end", True)),
     ("Empty", ABORT, FENCE, NextStep("end", False)),
     ("CompleteAbort", ABORT, FENCE, NextStep("end", False)),
+    ("CompleteAbort", timeout_with_verdict(EPOCH - 1, committed=False), FENCE, NextStep("end", False)),
     ("Empty", ORDINARY_MS, FENCE, UNKNOWN),
     ("", 0, FENCE, UNKNOWN),
     ("CompleteAbort", COMMIT, UNDONE, UNDONE),
@@ -66,12 +67,6 @@ def test_a_verdict_holds_in_its_own_epoch_only(committed: bool, age: int) -> Non
     """Another owner may have had transactions since the look."""
     stale = LastTransaction("Empty", 1, EPOCH, timeout_with_verdict(EPOCH - age, committed=committed))
     assert next_step(stale, stranded=True) == UNKNOWN
-
-
-def test_an_abort_by_an_aborting_repair_is_no_loss() -> None:
-    fenced = LastTransaction("CompleteAbort", 1, EPOCH + 1, ABORT)
-    assert next_step(fenced, stranded=False) == FENCE
-    assert next_step(fenced, stranded=True) == NextStep("end", False)
 
 
 def test_a_producer_id_without_epochs_left_carries_no_verdict() -> None:
