@@ -6,7 +6,8 @@ import pytest
 
 from stream_app.config import load_settings
 from stream_app.config.reload import FileWatch
-from stream_app.gateway.tables import Tables, tables_of
+from stream_app.gateway.tables import tables_of
+from tests.support.narrow import present
 
 KEY, OTHER_KEY, SECRET, LATER_SECRET = (f"{word} of thirty-two characters or more 81c5" for word in "abcd")
 TOML = """
@@ -58,35 +59,22 @@ def watched(tmp_path: Path) -> Watched:
     return Watched(tmp_path)
 
 
-def secrets_at(tables: Tables, path: str) -> tuple[bytes, ...]:
-    table = tables.at(path, b"")
-    assert table is not None
-    return table.secrets
-
-
-def test_nothing_is_read_again_while_no_file_has_changed(watched: Watched) -> None:
-    for _ in range(3):
-        watched.watch.look()
-    assert len(watched.tables) == 1
-
-
 def test_a_new_table_is_adopted_with_its_partition(watched: Watched) -> None:
+    watched.watch.look()
+    assert len(watched.tables) == 1, "no file has changed"
     with watched.file.open("a") as file:
         file.write(MORE)
     watched.watch.look()
     assert [len(known) for known in watched.tables] == [1, 2]
-    table = watched.tables[-1].at("/callbacks/globex/firms", b"")
-    assert table is not None
+    table = present(watched.tables[-1].at("/callbacks/globex/firms", b""))
     assert (table.partition, table.is_configured) == (3, True)
 
 
 def test_a_secret_is_adopted_from_its_file(watched: Watched) -> None:
     watched.write(SECRET=LATER_SECRET)
     watched.watch.look()
-    assert [secrets_at(table, "/callbacks/acme/people") for table in watched.tables] == [
-        (SECRET.encode(),),
-        (LATER_SECRET.encode(),),
-    ]
+    tables = [present(known.at("/callbacks/acme/people", b"")) for known in watched.tables]
+    assert [table.secrets for table in tables] == [(SECRET.encode(),), (LATER_SECRET.encode(),)]
 
 
 def test_a_configuration_that_is_invalid_changes_nothing_and_is_reported_once(watched: Watched) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 
@@ -44,6 +45,12 @@ class Memory:
         return [record.topic for _, record in self.published]
 
 
+def replay_of(memory: Memory, policy: ReplayPolicy, rate_per_s: float, publish: Publish) -> Replay:
+    rates = {"acme": rate_per_s}
+    turns, nothing = Turns(rates), Mock()
+    return Replay(NAMES, policy, rates, publish, memory.begin, memory.moving, VirtualClock(), turns, nothing, nothing)
+
+
 class Bench:
     def __init__(
         self,
@@ -55,19 +62,7 @@ class Bench:
         self.memory = Memory(begin or Begin())
         self.stream = RecordingStream(dead_letters, topic=NAMES.dlq)
         policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
-        rates = {"acme": rate_per_s}
-        memory = self.memory
-        about = (
-            NAMES,
-            policy,
-            rates,
-            publish or memory.publish,
-            memory.begin,
-            memory.moving,
-            VirtualClock(),
-            Turns(rates),
-        )
-        self.replay = Replay(*about, lambda *_: None, lambda *_: None)
+        self.replay = replay_of(self.memory, policy, rate_per_s, publish or self.memory.publish)
 
     async def serve(self) -> asyncio.Task[None]:
         serving = asyncio.create_task(self.replay.dead_letters(self.stream))
@@ -200,9 +195,7 @@ class Tiers(Memory):
     def __init__(self) -> None:
         super().__init__(Begin())
         policy = ReplayPolicy()
-        rates, clock = {"acme": 1000.0}, VirtualClock()
-        about = NAMES, policy, rates, self.publish, self.begin, self.moving, clock, Turns(rates)
-        replay = Replay(*about, lambda *_: None, lambda *_: None)
+        replay = replay_of(self, policy, 1000.0, self.publish)
         handlers: dict[str, Callable[[PartitionStream], Awaitable[None]]] = {
             NAMES.deferred: replay.deferred,
             **{NAMES.wait(tier): partial(replay.wait, tier=tier) for tier in policy.tiers_s},

@@ -13,7 +13,6 @@ import aiohttp
 import pytest
 
 from stream_app.dev.simulator import HELP, ScriptError, parse_script
-from stream_app.dev.simulator.script import FAULTS, Fault
 
 DEADLINE_S = 60.0
 
@@ -102,14 +101,6 @@ def test_every_problem_is_one_line_and_none_hides_another() -> None:
         "fault[3].kind: missing",
     ):
         assert any(problem.startswith(place) for problem in problems), place
-
-
-@pytest.mark.parametrize("kind", sorted(FAULTS))
-def test_every_kind_has_its_defaults_and_stands_in_the_help(kind: str) -> None:
-    (fault,) = parse_script(f'[[fault]]\nkind = "{kind}"\n').fault
-    assert fault == Fault(kind=kind)
-    assert {name: getattr(fault, name) for name in FAULTS[kind]} == FAULTS[kind]
-    assert kind in HELP
 
 
 def test_the_example_in_the_help_is_a_good_script() -> None:

@@ -30,9 +30,8 @@ async def seen(bench: Bench) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("kind", "more", "status"),
-    [("status_before", "", 500), ("status_before", "status = 503", 503), ("status_before", "status = 408", 408),
-     ("unauthorized", "", 401), ("forbidden", "", 403), ("gone", "", 404), ("payment", "", 402), ("redirect", "", 302),
-     ("redirect", "status = 307", 307), ("rate_limited", "", 429),
+    [("status_before", "", 500), ("status_before", "status = 503", 503), ("unauthorized", "", 401),
+     ("forbidden", "", 403), ("gone", "", 404), ("payment", "", 402), ("redirect", "", 302), ("rate_limited", "", 429),
      ("rate_limited", 'retry_after = "seconds"\nretry_after_s = 9', 429),
      ("rate_limited", 'retry_after = "zero"', 429), ("rate_limited", 'retry_after = "date"', 429)],
 )  # fmt: skip
@@ -48,12 +47,11 @@ async def test_refusing_faults_do_not_accept(start: Start, kind: str, more: str,
     assert (line["status"], line["accepted"], line["fault"]) == (status, 0, kind)
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
-async def test_status_after_accepts_and_answers_an_error(start: Start, status: int) -> None:
-    bench = await start(fault("status_after", f"status = {status}"))
-    assert await bench.post({"lead_id": "a"}) == status
+async def test_status_after_accepts_and_answers_an_error(start: Start) -> None:
+    bench = await start(fault("status_after", "status = 504"))
+    assert await bench.post({"lead_id": "a"}) == 504
     line = await seen(bench)
-    assert (line["status"], line["accepted"]) == (status, 1)
+    assert (line["status"], line["accepted"]) == (504, 1)
 
 
 @pytest.mark.parametrize(("more", "accepted"), [("", 1), ("accepted = false", 0)])
