@@ -1,7 +1,6 @@
 """What is right loads, what is wrong says so in one line each, and no secret shows."""
 
 import re
-from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -140,31 +139,6 @@ def test_the_board_needs_the_secrets_of_messages_where_they_are_on(tmp_path: Pat
         f"environment variable {name} is not set; {key} names it"
         for name, key in (("NOTIFY_URL", "notify.url_env"), ("PROXY", "egress.proxy_env"))
     ]
-
-
-def plain_on(bootstrap: str) -> str:
-    return f"""
-[kafka]
-bootstrap = "{bootstrap}"
-[kafka.security]
-protocol = "SASL_PLAINTEXT"
-mechanism = "PLAIN"
-username = "app"
-password_env = "KAFKA_PASSWORD"
-"""
-
-
-@pytest.mark.parametrize(
-    ("bootstrap", "leaves"),
-    [
-        *((near, False) for near in ("kafka:9092", "127.0.0.1:9094", "localhost:1, [::1]:2,kafka-1:3")),
-        *((far, True) for far in ("kafka.example.com:9092", "127.0.0.1:1,10.0.0.7:9092", "[2001:db8::1]:9092")),
-    ],
-)
-def test_a_readable_password_may_not_leave_this_machine(bootstrap: str, leaves: bool, tmp_path: Path) -> None:
-    refused = pytest.raises(SettingsError, match="PLAIN sends the password in clear text to another host")
-    with refused if leaves else nullcontext():
-        load(tmp_path, plain_on(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, ())
 
 
 def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:

@@ -11,6 +11,22 @@ ELSEWHERE = ("2130706433", "0x7f000001", "3232235777", "127.1", "0177.0.0.1", "0
 """Hosts that the resolver reads as numbers: addresses of any machine, in a form that does not show which."""
 
 
+PLAIN = """
+[kafka.security]
+protocol = "SASL_PLAINTEXT"
+mechanism = "PLAIN"
+username = "app"
+password_env = "KAFKA_PASSWORD"
+[kafka]
+bootstrap = "{}"
+"""
+
+
+@pytest.mark.parametrize("bootstrap", ["kafka:9092", "127.0.0.1:9094", "localhost:1, [::1]:2,kafka-1:3"])
+def test_a_readable_password_may_stay_on_this_machine(tmp_path: Path, bootstrap: str) -> None:
+    load(tmp_path, PLAIN.format(bootstrap) + PEOPLE, {"KAFKA_PASSWORD": "p"}, ())
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "otel-collector", "collector_2"])
 def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_containers(tmp_path: Path, host: str) -> None:
     text = f"[trace]\nendpoint = 'http://{host}:4318/v1/traces'\nheaders_env = 'HEADERS'"
@@ -39,6 +55,8 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
             "[delivery]\nuncertain_grace_s = 7200",
             "delivery.uncertain_grace_s = 7200: is longer than the longest delay tier",
         ),
+        ("[egress]\nkeepalive_s = 0", "egress.keepalive_s = 0.0: must be from 0.1 to 3600"),
+        ("[egress]\nproxy_env = 'http://ada:s3cret@proxy:1'", "egress.proxy_env: must be the name of an environment"),
         ("[topics]\nleads_days = 0", "topics.leads_days = 0: must be from 1"),
         ("[delivery]\nfreshness_days = 10", "topics.bulk_days = 14: must not be above delivery.freshness_days = 10"),
         ("[replay]\ntiers_s = [60, 2]", "replay.tiers_s: must be whole seconds"),
@@ -85,11 +103,10 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
         ),
         *(
             (
-                "[kafka.security]\nprotocol = 'SASL_PLAINTEXT'\nmechanism = 'PLAIN'\nusername = 'u'\n"
-                f"password_env = 'P'\n[kafka]\nbootstrap = '{host}:9092'",
+                PLAIN.format(f"{far}:9092"),
                 "kafka.security.mechanism: PLAIN sends the password in clear text to another host",
             )
-            for host in ELSEWHERE
+            for far in ("kafka.example.com", "127.0.0.1:1,10.0.0.7", "[2001:db8::1]", *ELSEWHERE)
         ),
         ("[gateway]\ntoken_keys_env = ['A', 'A']", "gateway.token_keys_env: must name each environment variable once"),
         (f"[gateway]\ntoken_keys_env = ['{KEY}']", "gateway.token_keys_env: must be the name of an environment"),

@@ -103,14 +103,6 @@ def test_a_proxy_url_that_is_wrong_is_not_repeated(tmp_path: Path, url: str, say
     assert says in line
 
 
-def test_egress_ranges_and_names(tmp_path: Path) -> None:
-    lines = problems(tmp_path, '[egress]\nkeepalive_s = 0\nproxy_env = "http://ada:s3cret@proxy:1"\n')
-    assert lines == [
-        "egress.keepalive_s = 0.0: must be from 0.1 to 3600",
-        "egress.proxy_env: must be the name of an environment variable, never the secret itself",
-    ]
-
-
 @pytest.mark.parametrize(
     "headers",
     [

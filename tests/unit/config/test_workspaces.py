@@ -60,12 +60,6 @@ def test_a_contradiction_in_a_lane_is_one_line(tmp_path: Path, lane: str, line: 
     assert line in lines[0]
 
 
-def test_a_misspelt_workspace_does_not_switch_its_budget_off(tmp_path: Path) -> None:
-    text = PEOPLE.replace("[workspaces.acme]", "[workspaces.acm.budget]\ncredits_per_day = 10")
-    line = "destinations.people.workspace = acme: there is no [workspaces.acme]; did you mean acm?"
-    assert problems(tmp_path, text) == [line]
-
-
 def test_each_workspace_has_a_table_and_each_table_a_destination(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", ""))
     assert line == "destinations.people.workspace = acme: there is no [workspaces.acme]; add it, an empty one will do"
