@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -257,48 +257,33 @@ class Bags:
     async def close(self) -> None: ...
 
 
-class Calls:
-    """Records how each agent passes its streams on."""
-
-    def __init__(self) -> None:
-        self.made: list[tuple[object, ...]] = []
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
-        async def call(*arguments: object) -> None:
-            self.made.append((name, *arguments))
-
-        return call
-
-
-async def calls_of(app: Any, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[object, ...]]:
+async def calls_of(app: Any, served: AsyncMock, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[object, ...]]:
     """What each agent calls for each of its streams, by topic."""
     monkeypatch.setattr(stream_module, "Generations", Bags)
     made: dict[str, tuple[object, ...]] = {}
     for topic, agent in app.agents.items():
+        served.reset_mock()
         await agent.fun(SimpleNamespace(noack=lambda: None))
-        (name, first, *rest), (same, second, *_) = calls.made
+        (name, (first, *rest), _), (same, (second, *_), _) = served.mock_calls
         assert (name, first, second) == (same, "a generation", "the next one")
         made[topic] = (name, *rest)
-        calls.made.clear()
     return made
 
 
 async def test_each_topic_of_the_worker_has_an_agent_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    app, calls = an_app(), Calls()
-    worker: Any = calls
+    app, worker = an_app(), AsyncMock()
     worker_agents.define_agents(app, TOPICS, worker)
     expected = {topic: ("serve", source) for topic, source in worker_agents.sources_of(TOPICS).items()}
-    assert await calls_of(app, calls, monkeypatch) == expected
+    assert await calls_of(app, worker, monkeypatch) == expected
     for topic, agent in app.agents.items():
         assert tuple(agent.channel.topics) == (topic,)
         assert (agent.concurrency, agent.isolated_partitions) == (1, True)
 
 
 async def test_each_topic_of_the_replay_app_has_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    app, calls = an_app(), Calls()
-    replay: Any = calls
+    app, replay = an_app(), AsyncMock()
     replay_agents.define_agents(app, TOPICS, (2, 60), replay)
-    assert await calls_of(app, calls, monkeypatch) == {
+    assert await calls_of(app, replay, monkeypatch) == {
         TOPICS.dlq: ("dead_letters",),
         TOPICS.deferred: ("deferred",),
         TOPICS.wait(2): ("wait", 2),

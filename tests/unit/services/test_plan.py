@@ -1,10 +1,9 @@
 """The composition root builds what the settings allow."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from unittest.mock import AsyncMock, Mock, call
 
 import pytest
 
@@ -57,24 +56,13 @@ def test_a_ca_file_that_cannot_be_read_is_one_line_with_its_key(tmp_path: Path) 
 
 async def test_the_reason_of_a_pause_has_no_personal_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The replay process logs it at each start, and `explain` and the board show it."""
-    kept: list[Pause | None] = []
-
-    class State:
-        pause = None
-
-        async def set_pause(self, pause: Pause | None) -> None:
-            kept.append(pause)
-
-    @asynccontextmanager
-    async def opened(*_: Any) -> AsyncIterator[State]:
-        yield State()
-
-    monkeypatch.setattr(replay, "ReplayState", opened)
+    state = Mock(pause=None, set_pause=AsyncMock())
+    monkeypatch.setattr(replay, "ReplayState", lambda *_: nullcontext(state))
     monkeypatch.setattr(replay, "kafka_publisher", lambda *_: nullcontext())
     settings = load(tmp_path, "")
     await replay.set_replay_pause(settings, "jane", "ada@example.com asked, +49 170 1234567", 7)
     await replay.set_replay_pause(settings, None, "", 0)
-    assert kept == [Pause("jane", "[email] asked, +[number]", 7), None]
+    assert state.set_pause.mock_calls == [call(Pause("jane", "[email] asked, +[number]", 7)), call(None)]
 
 
 async def test_work_is_cancelled_when_the_process_is_to_stop() -> None:

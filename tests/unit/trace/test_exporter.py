@@ -21,7 +21,7 @@ from stream_app.ops import logs
 from stream_app.services.trace import batches
 from stream_app.trace import Exporter, OtlpClient, Placed, ReceiverUnavailable, SpansRefused
 from tests.board.model_records import Made
-from tests.support.raw_server import read_request
+from tests.support.raw_server import HANG, READ, RawServer, serve
 from tests.unit.domain.test_trace import CLAY, REPLAYED
 
 ALL = Sampling(ratio=1)
@@ -224,43 +224,27 @@ async def test_a_wrong_receiver_is_named_with_what_to_check(
     answer: bytes, within_s: float, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stream_app.trace._WITHIN_S", within_s)
-    done = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await writer.drain()
-        await done.wait()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
-    async with server, OtlpClient(url, {}, "1", "host") as client:
-        with pytest.raises(ReceiverUnavailable, match=rf"{url} does not take traces .\w*{text}.*check trace\.endpoint"):
+    async with serve(READ, answer, HANG) as server, OtlpClient(server.url, {}, "1", "host") as client:
+        with pytest.raises(
+            ReceiverUnavailable, match=rf"{server.url} does not take traces .\w*{text}.*check trace\.endpoint"
+        ):
             await client.send(spans_of(REPLAYED, CLAY))
-        done.set()
 
 
 async def test_an_unavailable_receiver_and_a_refusal_raise_different_errors() -> None:
-    answers = [503, 429, 400, 200]
-    got: list[bytes] = []
+    statuses = iter([503, 429, 400, 200])
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        got.append(b"".join(await read_request(reader)))
-        writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}" % answers.pop(0))
-        await writer.drain()
-        writer.close()
+    def answer(_: RawServer) -> bytes:
+        return b"HTTP/1.1 %d x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}" % next(statuses)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
-    async with server, OtlpClient(url, {"x-token": "secret"}, "1", "host") as client:
+    async with serve(READ, answer) as server, OtlpClient(server.url, {"x-token": "secret"}, "1", "host") as client:
         for _ in range(2):
             with pytest.raises(ReceiverUnavailable, match="later"):
                 await client.send(spans_of(REPLAYED, CLAY))
         with pytest.raises(SpansRefused, match="HTTP 400"):
             await client.send(spans_of(REPLAYED, CLAY))
         await client.send(spans_of(REPLAYED, CLAY))
-    assert b"x-token: secret" in got[0]
+    assert b"x-token: secret" in server.requests[0][0]
     async with OtlpClient("http://127.0.0.1:1/v1/traces", {}, "1", "host") as client:
         with pytest.raises(ReceiverUnavailable, match=r"check trace\.endpoint"):
             await client.send(spans_of(REPLAYED, CLAY))
