@@ -402,17 +402,18 @@ class Differential:
 
     def __init__(self, folder: Path) -> None:
         self.met: Counter[str] = Counter()
-        self._path = folder / "model.sqlite"
+        self._folder = folder
 
     def difference(self, seed: int, looks: list[Look]) -> dict[tuple[str, ...], tuple[int, int]]:
         """What the model counts otherwise than the ledger says: by name, (expected, counted)."""
         plan, chance, read = looks[0][1].plan, Random(seed), dict[tuple[str, int], int]()
-        names, model = plan.topics, ReadModel(self._path, sources_of(plan))
+        path = self._folder / f"{len(final_of(plan))}.sqlite"  # a model of other plans would be made again, and wiped
+        names, model = plan.topics, ReadModel(path, sources_of(plan))
         try:
             model.wipe()
             for now_ms, ledger, expected in looks:
                 read_into(model, ledger, chance, read)
-                account = BoardQueries(self._path, final_of(plan)).account(now_ms, names.dlq, names.parked)
+                account = BoardQueries(path, final_of(plan)).account(now_ms, names.dlq, names.parked)
                 counted = numbers_of(account, names.dlq, names.parked)
                 self.met.update(_kind(name) for name in expected)
                 if expected != counted:

@@ -50,13 +50,24 @@ def named(name: str) -> Schedule:
     return wanted
 
 
-def run(schedules: Sequence[Schedule], until: Callable[[str], bool] = lambda problem: False) -> list[Failure]:
-    """Run them one after the other; returns those that broke a promise. `until`: the last problem that is wanted."""
+def run(
+    schedules: Sequence[Schedule],
+    until: Callable[[str], bool] = lambda problem: False,
+    done: Callable[[Outcome], object] = lambda outcome: None,
+) -> list[Failure]:
+    """Run them one after the other; returns those that broke a promise.
+
+    Args:
+        schedules: What to run.
+        until: Whether a problem is the last one that is wanted.
+        done: Called with the outcome of each.
+    """
     failures: list[Failure] = []
     gc.disable()  # each run is a heap of cycles: collected between runs, which takes half the time
     try:
         for number, schedule in enumerate(schedules):
             outcome = simulate(schedule)
+            done(outcome)
             if outcome.problems:
                 failures.append((schedule.name, outcome.problems[0]))
                 if until(outcome.problems[0]):

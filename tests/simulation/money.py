@@ -21,13 +21,9 @@ _NOT_TAKEN: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_inv
 
 
 class MoneyChecks:
-    """Receives each commit's events, in order. For runs of one workspace whose caps do not change.
-
-    bound   how many waits for the budget there were.
-    """
+    """Receives each commit's events, in order. For runs of one workspace whose caps do not change."""
 
     def __init__(self, plan: Plan, problem: Callable[[str], None]) -> None:
-        self.bound = 0
         self._problem = problem
         self._cap = next(iter(plan.workspaces.values())).budget.credits_per_day or 0
         self._costs: defaultdict[str, dict[str, int]] = defaultdict(dict)  # day -> POST -> credits
@@ -69,7 +65,6 @@ class MoneyChecks:
 
     def _waited(self, held: StatusEvent, event: StatusEvent) -> None:
         """If over midnight, the day must have been full. Not on the first day: it ends while workers are away."""
-        self.bound += 1
         day = _day(held.at_ms)
         if day == _day(event.at_ms) or day == _FIRST_DAY:
             return

@@ -20,7 +20,7 @@ from tests.simulation.parts import assert_whole, each_part, of_part
 from tests.simulation.recoveries import aborted, interrupted, missed_once, recovered
 from tests.simulation.republished import perhaps_at_clay, republished, sent_back
 from tests.simulation.schedule import BREAKS, Schedule
-from tests.simulation.world import World, simulate
+from tests.simulation.world import simulate
 
 BUDGETS: Final = 1_500
 NEIGHBOURS: Final = 120
@@ -32,14 +32,9 @@ Family = Callable[[], Iterable[Schedule]]
 
 @each_part
 def test_no_interleaving_overspends_or_wastes_a_budget(part: str) -> None:
-    assert_whole([budgeted(number) for number in of_part(part, range(BUDGETS))])
-
-
-@pytest.mark.slow
-def test_in_most_of_them_the_budget_binds() -> None:
-    worlds = [World(budgeted(number)) for number in range(200)]
-    assert all(not world.run().problems for world in worlds)
-    assert sum(world.checker.money.bound > 0 for world in worlds) > 100
+    """In most of them the budget binds."""
+    schedules = [budgeted(number) for number in of_part(part, range(BUDGETS))]
+    assert assert_whole(schedules)["held_budget"] > len(schedules) / 2
 
 
 def test_an_overspent_and_a_wasted_budget_are_found_out() -> None:
@@ -66,17 +61,8 @@ def test_lanes_that_share_a_partition_lose_nothing_and_send_nothing_twice(part: 
 
 
 def test_a_healthy_lane_is_not_affected_by_its_neighbours() -> None:
-    assert_whole([troubled(number) for number in range(60)])
-
-
-def test_in_most_of_them_leads_are_deferred() -> None:
-    worlds = [World(troubled(number)) for number in range(40)]
-    assert all(not world.run().problems for world in worlds)
-    deferred = [
-        any(event.status == "deferred" for history in world.checker.histories.values() for event in history.events)
-        for world in worlds
-    ]
-    assert sum(deferred) > 20
+    """In most of them leads are deferred."""
+    assert assert_whole([troubled(number) for number in range(60)])["deferred"] > 30
 
 
 # --------------------------------------------------- Kafka misses the end of a transaction, and take-overs break, too
@@ -105,17 +91,6 @@ def test_drawn_schedules_with_missed_markers_and_broken_recoveries(part: str) ->
 # ----------------------------------------- a dead-lettered lead is published again: POSTed once more at most, ends once
 
 
-@pytest.mark.parametrize("family", [republished, sent_back, perhaps_at_clay])
-def test_no_time_of_the_publication_breaks_a_promise(family: Family) -> None:
-    assert_whole(family())
-
-
-def end_of(schedule: Schedule) -> str:
-    """What became of the dead letter and of the publication."""
-    text = "\n".join(simulate(schedule, trace=True).trace)
-    return next((reason for reason in ("published_again", "may_be_at_clay", "same_lead_id") if reason in text), "")
-
-
 @pytest.mark.parametrize(
     ("family", "ends"),
     [
@@ -124,8 +99,9 @@ def end_of(schedule: Schedule) -> str:
         (perhaps_at_clay, {"may_be_at_clay"}),
     ],
 )
-def test_the_schedules_reach_each_end(family: Family, ends: set[str]) -> None:
-    assert {end_of(schedule) for schedule in list(family())[::4]} >= ends
+def test_no_time_of_the_publication_breaks_a_promise(family: Family, ends: set[str]) -> None:
+    """`ends`: what becomes of the dead letter and of the publication, in at least one of the schedules."""
+    assert assert_whole(family()).keys() >= ends
 
 
 # ------------------------------------------------------------------------------------------ every await around a fault

@@ -46,6 +46,7 @@ class Outcome:
     ends               how many transactions of the workers ended.
     commits            the numbers of the requests that were to commit a transaction.
     recovery_requests  how many requests take-overs sent since the first missed marker.
+    met                the statuses and the reasons of all events.
     """
 
     problems: list[str]
@@ -56,6 +57,7 @@ class Outcome:
     ends: int
     commits: list[int]
     recovery_requests: int
+    met: frozenset[str]
 
 
 class World:
@@ -133,7 +135,9 @@ class World:
         loop.end()
         self.problems.extend(loop.errors)
         reported = self.problems, loop.turns, self._requests, len(self.clay.posts), self.trace or []
-        return Outcome(*reported, self._ends, self._commits, self._recovery_requests)
+        events = [event for history in self.checker.histories.values() for event in history.events]
+        met = frozenset(name for event in events for name in (event.status, event.reason))
+        return Outcome(*reported, self._ends, self._commits, self._recovery_requests, met)
 
     # -------------------------------------------------------------------------------------- what the workers need
 
