@@ -14,8 +14,6 @@ from stream_app.domain.model.outcome import Poison
 from stream_app.domain.model.records import Record
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import now_ms, virtual_time
-from tests.simulation.client import MemoryInlet
-from tests.simulation.schedule import Setup
 
 HELD = Reservation("2026-11-30", "2026-11", 20, 2)
 PAID = Reservation("2026-11-30", "2026-11", 0, 0)
@@ -25,13 +23,9 @@ _lane = msgspec.json.Decoder(Lane)
 
 
 class Bench(LeadBench):
-    """Partition 0 of a plan; `leads` and `leads.callbacks` are served. One lead: id0 of acme."""
+    """Partition 0 of a plan. One lead: id0 of acme."""
 
     key = delivery_key("acme", "acme-main", "id0")
-
-    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 1.0) -> None:
-        super().__init__(setup, clay_takes_s)
-        self.callbacks = MemoryInlet(self.kafka, "g", 0, self.plan.topics.callbacks, 0)
 
     def row(self, state: Status, **changes: object) -> None:
         """What a predecessor left, with a lane that says the same."""
@@ -50,11 +44,6 @@ class Bench(LeadBench):
 
     def raw(self, value: bytes | None, partition: int = 0) -> None:
         self.kafka.produce(partition, Record(self.plan.topics.callbacks, b"acme", value))
-
-    async def serve(self) -> asyncio.Task[None]:
-        leads = await super().serve()
-        self.serving = asyncio.create_task(self.partition.runner.serve(self.callbacks, "callback"))
-        return leads
 
     def events(self, origin: str = "leads/0/0") -> list[StatusEvent]:
         return super().events(origin)
@@ -77,7 +66,7 @@ class Bench(LeadBench):
 
 async def settled(bench: Bench) -> None:
     await bench.serve_for(10.0)
-    assert bench.callbacks.committed() == bench.kafka.log(bench.plan.topics.callbacks, 0).end
+    assert bench.inlets["callback"].committed() == bench.kafka.log(bench.plan.topics.callbacks, 0).end
 
 
 @pytest.mark.parametrize("outcome", ["enriched", "partial", "no_data", "enrich_error"])

@@ -65,7 +65,7 @@ async def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
     bench.call_back()
     bench.call_back()
     await bench.serve_for(0.2)  # committed; the offsets are only every half second
-    assert bench.callbacks.committed() is None
+    assert bench.inlets["callback"].committed() is None
     await bench.partition.close()
     again = bench.owner()
     await again.take_over()

@@ -20,7 +20,7 @@ from stream_app.partition.in_flight import InFlight, Limiter
 from tests.partition.test_committer import Silent
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import run, virtual_time
-from tests.simulation.client import MemoryInlet, MemoryLedger, PlainLink
+from tests.simulation.client import MemoryLedger, PlainLink
 from tests.simulation.schedule import Setup
 
 _HOUR_MS = 3_600_000
@@ -34,24 +34,18 @@ class Bench(LeadBench):
         super().__init__(setup, clay_takes_s)
         self.observer = observer or Silent()
         self.reloads = 0
-        self._generation = 0
-        self._serving: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """A new owner, after whatever was before."""
-        topics = self.plan.topics
-        self._generation = self.kafka.next_generation("g")
-        self.ledger = MemoryLedger(self.kafka, "t-0", topics.state, 0)
+        self.kafka.next_generation("g")
+        self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0)
         self.partition = self.owner(observer=self.observer, reload=self._reload)
-        await self.partition.take_over()
-        for topic, source in ((topics.leads, "hot"), (topics.retry, "retry"), (topics.commands, "command")):
-            inlet = MemoryInlet(self.kafka, "g", self._generation, topic, 0)
-            self._serving.append(asyncio.create_task(self.partition.runner.serve(inlet, source)))  # type: ignore[arg-type]  # of a literal
+        self.join()
+        await self.serve()
 
     async def kill(self) -> None:
-        for task in self._serving:
+        for task in self.serving.values():
             task.cancel()
-        self._serving.clear()
         await self.partition.close()
 
     def _reload(self, _: str) -> CommandResult:

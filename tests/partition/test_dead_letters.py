@@ -107,7 +107,6 @@ async def test_a_lead_rerouted_twice_is_parked_with_its_reason_and_time() -> Non
     beta = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}}'
     bench.kafka.produce(0, Record("leads", b"beta", beta))
     await bench.serve()
-    bench.serve_retry()
     await asyncio.sleep(1)
     (onward,) = bench.kafka.log("leads.retry", 1).committed()
     assert read_envelope(onward).last_failure_ms == 0, "to have come astray is no failure yet"

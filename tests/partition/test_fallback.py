@@ -20,10 +20,8 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Workspace
 from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot
 from stream_app.partition import fallback
-from stream_app.partition.in_flight import Source
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.virtual import fail, now_ms, virtual_time
-from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
 from tests.support.legal import follows
 from tests.support.narrow import present
@@ -58,16 +56,6 @@ class Bench(OwnerBench):
     def change(self, **changes: Any) -> None:
         workspace: Workspace = msgspec.structs.replace(self.plan.workspaces["acme"], **changes)
         self.plan.workspaces["acme"] = workspace
-
-    async def start(self) -> None:
-        await self.partition.take_over()
-        names = self.plan.topics
-        sources: dict[str, Source] = {names.leads: "hot", names.retry: "retry"}
-        sources |= {names.callbacks: "callback", names.commands: "command"}
-        self.serving = [
-            asyncio.create_task(self.partition.runner.serve(MemoryInlet(self.kafka, "g", 0, topic, 0), source))
-            for topic, source in sources.items()
-        ]
 
     async def remember(self, email: str, *, days: float, **fields: Scalar) -> None:
         at_ms = now_ms() - int(days * DAY_MS)

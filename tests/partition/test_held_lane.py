@@ -12,7 +12,6 @@ from stream_app.domain.model.records import Record
 from tests.partition.test_commands import Bench as OperatedBench
 from tests.partition.test_owner import SlowClay
 from tests.partition.virtual import now_ms, virtual_time
-from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
 
 HOUR_S = 3_600
@@ -34,7 +33,7 @@ class ByWorkspace(SlowClay):
 
 
 class Bench(OperatedBench):
-    """All topics of a partition are served."""
+    """Leads of several workspaces, by their numbers."""
 
     clay: ByWorkspace
 
@@ -42,13 +41,6 @@ class Bench(OperatedBench):
         super().__init__(setup)
         self.clay = ByWorkspace()
         self._numbers: Iterator[int] = iter(range(10**6))
-
-    async def start(self) -> None:
-        await super().start()
-        topics = self.plan.topics
-        for topic, source in ((topics.bulk, "bulk"), (topics.callbacks, "callback")):
-            inlet = MemoryInlet(self.kafka, "g", self._generation, topic, 0)
-            self._serving.append(asyncio.create_task(self.partition.runner.serve(inlet, source)))  # type: ignore[arg-type]  # of a literal
 
     def lead(self, workspace: str, topic: str = "") -> str:
         """Publish one; its id."""

@@ -95,7 +95,7 @@ class ReplayProcess:
 
 
 class Bench(OwnerBench):
-    """The topics of leads of one partition, and the replay process."""
+    """One partition, and the replay process."""
 
     clay: IllClay
 
@@ -113,15 +113,12 @@ class Bench(OwnerBench):
 
     async def start(self, replays: bool = False) -> None:
         """Start the worker, and the replay process: as in the simulation, or (`replays`) with its own handlers."""
-        loop, topics = cast(SimLoop, asyncio.get_running_loop()), self.plan.topics
+        loop = cast(SimLoop, asyncio.get_running_loop())
         if replays:
             self.replay = ReplayProcess(self.kafka, self.plan)
         else:
             Replayer(loop, self.kafka, self.plan, Random(0), 0.0, lambda _: None).start(now_ms())
         await self.serve()
-        for topic, source in ((topics.retry, "retry"), (topics.bulk, "bulk")):
-            inlet = MemoryInlet(self.kafka, "g", 0, topic, 0)
-            asyncio.create_task(self.partition.runner.serve(inlet, source))  # type: ignore[arg-type]  # noqa: RUF006
 
     def lead(self, workspace: str, topic: str = "") -> str:
         lead_id = f"{workspace}-{len(self.published)}"

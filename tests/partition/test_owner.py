@@ -22,6 +22,7 @@ from tests.partition.virtual import RecordingStream, at_end, consumed, now_ms, p
 from tests.simulation.client import Link, MemoryInlet, MemoryLedger
 from tests.simulation.kafka import MemoryKafka, begin_system
 from tests.simulation.schedule import Setup, plan_of
+from tests.simulation.worker import sources
 
 T = TypeVar("T")
 _ANSWER = msgspec.json.Decoder(CommandAnswer)
@@ -51,7 +52,7 @@ class SlowClay:
 
 
 class Bench:
-    """Partition 0 of a plan, with `leads` served."""
+    """Partition 0 of a plan, with all its topics."""
 
     def __init__(
         self,
@@ -75,8 +76,16 @@ class Bench:
         """Another worker, which has nothing but what is on Kafka."""
         self.observer = Silent()
         self.partition = self.owner(observer=self.observer)
-        self.inlet = MemoryInlet(self.kafka, "g", 0, self.plan.topics.leads, 0)
-        self.retrying: asyncio.Task[None] | None = None
+        self.join()
+
+    def join(self) -> None:
+        """Take all topics, from where the group is."""
+        generation = self.kafka.generation("g")
+        self.inlets = {
+            source: MemoryInlet(self.kafka, "g", generation, topic, 0)
+            for topic, source in sources(self.plan.topics).items()
+        }
+        self.inlet = self.inlets["hot"]
 
     def owner(self, **others: Any) -> PartitionOwner:
         """One more owner of the partition, in this process."""
@@ -127,14 +136,8 @@ class Bench:
     async def come_back(self, dead_letter: ConsumedRecord, envelope: Envelope | None) -> None:
         """What the replay app, or an operator, publishes for a dead letter is taken."""
         assert envelope is not None
-        self.serve_retry()
         self.kafka.produce(0, Record(self.plan.topics.retry, dead_letter.key, dead_letter.value, envelope.to_headers()))
         await asyncio.sleep(10.0)
-
-    def serve_retry(self) -> None:
-        if self.retrying is None:
-            retry = MemoryInlet(self.kafka, "g", 0, self.plan.topics.retry, 0)
-            self.retrying = asyncio.create_task(self.partition.runner.serve(retry, "retry"))
 
     @classmethod
     async def started(cls, *args: Any, **others: Any) -> Self:
@@ -146,8 +149,11 @@ class Bench:
         await self.serve()
 
     async def serve(self) -> asyncio.Task[None]:
+        """Take the partition over, and serve its topics; returns the task of `leads`."""
         await self.partition.take_over()
-        return asyncio.create_task(self.partition.runner.serve(self.inlet, "hot"))
+        serve = self.partition.runner.serve
+        self.serving = {source: asyncio.create_task(serve(inlet, source)) for source, inlet in self.inlets.items()}
+        return self.serving["hot"]
 
     async def serve_for(self, seconds: float) -> None:
         await self.serve()

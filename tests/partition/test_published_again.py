@@ -40,7 +40,6 @@ async def dead_lettered(*outcomes: Outcome, max_replays: int = 2) -> Bench:
     bench.clay.first = list(outcomes)
     bench.publish("id0", "ada")
     await bench.serve()
-    bench.serve_retry()
     await asyncio.sleep(5)
     return bench
 

@@ -42,7 +42,6 @@ class Bench(LeadBench):
 
     async def start(self) -> None:
         await self.serve()
-        self.serve_retry()
         self.publish("id0", "a")
         await asyncio.sleep(5)
 

@@ -12,7 +12,6 @@ from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_timeouts import Bench as OverdueBench
 from tests.partition.virtual import now_ms, virtual_time
-from tests.simulation.client import MemoryInlet
 from tests.simulation.tape import tape_of
 
 PARKED_S = 160.0
@@ -20,13 +19,7 @@ _row = msgspec.json.Decoder(Delivery)
 
 
 class Bench(OverdueBench):
-    """Commands are served, too."""
-
-    async def serve(self) -> asyncio.Task[None]:
-        served = await super().serve()
-        inlet = MemoryInlet(self.kafka, "g", 0, self.plan.topics.commands, 0)
-        self.commands = asyncio.create_task(self.partition.runner.serve(inlet, "command"))
-        return served
+    """Its lead's cost can be corrected, and the books be closed."""
 
     async def resolve(self, name: str = "c1", kind: str = "resolve", **args: Any) -> CommandAnswer:
         self.command(kind, name, **{"lead_id": "id0", **args})

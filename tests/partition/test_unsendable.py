@@ -201,7 +201,6 @@ async def test_a_lead_that_came_astray_names_its_import_in_its_first_event_here_
     lead = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}, "import_id": "march"}'
     came = Envelope(origin="leads/1/7", way="rerouted", seq=1, hops=1)
     bench.kafka.produce(0, Record("leads.retry", b"acme", lead, came.to_headers()))
-    bench.serve_retry()
     await bench.serve_for(10.0)
     first, *others = bench.events()
     assert (first.origin, first.seq, first.import_id) == ("leads/1/7", 2, "march")
