@@ -142,18 +142,6 @@ async def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
 
 
 @virtual_time
-async def test_a_cancelled_record_is_not_admitted() -> None:
-    bench = Bench(Setup(rate_per_s=1.0, burst=1))
-    waiting = asyncio.create_task(bench.send(in_flight(0)))
-    await asyncio.sleep(0.1)
-    waiting.cancel()
-    await asyncio.sleep(5.0)
-    bench.queue.pump()
-    assert bench.gone == []
-    assert bench.queue.in_flight == 0
-
-
-@virtual_time
 async def test_a_waiting_lead_expires_on_time() -> None:
     bench = Bench(Setup(rate_per_s=8.0))
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(1_000.0))
@@ -174,14 +162,6 @@ async def test_a_held_lane_is_recorded_once_and_the_lead_waits() -> None:
         await bench.send(in_flight(0), AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)), Grant
     )
     assert 299_000 <= now_ms() - began <= 301_000
-
-
-@pytest.mark.parametrize(("hold", "shared"), [("degrade", False), ("pause", True)])
-@virtual_time
-async def test_a_held_lead_is_deferred_in_a_shared_partition(hold: str, shared: bool) -> None:
-    bench = Bench(Setup(hold="degrade" if hold == "degrade" else "pause", shared=shared))
-    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=_stop(300.0))
-    assert of_type(Held, await bench.send(in_flight(0))).defer
 
 
 @virtual_time

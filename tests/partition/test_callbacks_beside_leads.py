@@ -14,18 +14,6 @@ from tests.simulation.schedule import Setup
 
 
 @virtual_time
-async def test_a_callback_that_comes_before_its_post_ends_waits_for_it() -> None:
-    bench = Bench(clay_takes_s=5.0)
-    bench.publish("id0", "p0")
-    await bench.serve_for(1.0)
-    bench.call_back()
-    await asyncio.sleep(1.0)
-    assert bench.states() == ["received", "sending"]
-    await asyncio.sleep(10.0)
-    assert bench.states() == ["received", "sending", "accepted", "enriched"]
-
-
-@virtual_time
 async def test_callbacks_do_not_wait_behind_leads_that_fill_the_limiter() -> None:
     bench = Bench(Setup(credits_per_day=20, max_in_flight=1))
     bench.row("accepted")  # holds the whole budget of the day

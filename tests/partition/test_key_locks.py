@@ -12,7 +12,6 @@ from stream_app.domain.model.outcome import Outcome
 from stream_app.partition.in_flight import GiveUp, InFlight, KeyLocks
 from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import in_flight, virtual_time
-from tests.simulation.client import NoAnswer
 from tests.simulation.schedule import Setup
 
 COPIES = 1_000
@@ -92,28 +91,6 @@ async def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:
     assert bench.states().count("accepted") == 20
     await asyncio.sleep(3_600.0)
     assert bench.inlet.committed() == 120
-
-
-@virtual_time
-async def test_a_copy_whose_commit_is_aborted_is_decided_again_behind_the_first() -> None:
-    """Both steps were in memory only: both are forgotten, and nothing is reported twice."""
-    bench = Bench(clay_takes_s=1.0)
-    for number in range(5):
-        bench.publish(f"id{number}", "p0")
-    failing = [False, True]  # written ahead, and then the outcome with its copies
-
-    async def ask(what: str, request: Callable[[], object]) -> object:
-        await asyncio.sleep(0.001)
-        if what == "send" and failing and failing.pop(0):
-            raise NoAnswer(what)
-        return request()
-
-    bench.ledger._link.ask = ask  # type: ignore[method-assign,assignment]
-    await bench.serve_for(40.0)
-    assert statuses(bench, 0) == ["received", "sending", "accepted"]
-    assert [statuses(bench, number) for number in range(1, 5)] == [["duplicate"]] * 4
-    assert len(bench.clay.bodies) == 1
-    assert bench.inlet.committed() == 5
 
 
 @virtual_time

@@ -1,8 +1,6 @@
 """Lane views: published once, when committed, and correct after a restart, a failure and midnight."""
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
 
 import msgspec
 import pytest
@@ -10,12 +8,11 @@ import pytest
 from stream_app.domain.lane.view import LaneView
 from tests.partition.test_commands import Bench
 from tests.partition.test_committer import Silent
+from tests.partition.test_posted import Losing
 from tests.partition.virtual import virtual_time
-from tests.simulation.client import NoAnswer, PlainLink
 from tests.simulation.schedule import Setup
 
 _VIEW = msgspec.json.Decoder(LaneView)
-T = TypeVar("T")
 
 
 class Watching(Silent):
@@ -55,19 +52,6 @@ class Board(Bench):
         return [news.kind for view in self.published() for news in view.news]
 
 
-class FailsOnce(PlainLink):
-    """Its next commit is lost."""
-
-    def __init__(self) -> None:
-        self.failed = False
-
-    async def ask(self, what: str, request: Callable[[], T]) -> T:
-        if what == "commit" and not self.failed:
-            self.failed = True
-            raise NoAnswer(what)
-        return await super().ask(what, request)
-
-
 @virtual_time
 async def test_a_held_lane_is_shown_from_the_take_over_on() -> None:
     board = await Board.started()
@@ -100,7 +84,7 @@ async def test_a_change_by_the_first_lead_of_a_process_is_reported() -> None:
 @virtual_time
 async def test_changes_of_an_aborted_commit_are_published_on_retry() -> None:
     board = await Board.started(Setup(credits_per_day=25))
-    board.ledger._link = FailsOnce()
+    board.ledger._link = Losing({0})
     board.publish("a", "p1")
     await asyncio.sleep(20.0)
     assert board.emitted() == ["held", "budget_80"]

@@ -273,18 +273,6 @@ async def test_a_record_that_is_done_by_the_rows_is_acked_only_by_the_owner(fenc
 
 
 @virtual_time
-async def test_held_leads_do_not_hold_up_a_suspension() -> None:
-    bench = Bench(Setup(credits_per_day=20))
-    bench.publish_leads(2)
-    bench.publish("id1", "p1")
-    serving = await bench.serve()
-    await asyncio.sleep(10.0)
-    assert "held_budget" in bench.states()
-    await bench.leave(serving)
-    assert bench.inlet.committed() == 1
-
-
-@virtual_time
 async def test_a_lead_under_way_is_finished_and_acked_before_the_stream_ends() -> None:
     bench = Bench()
     bench.publish("id0", "p0")

@@ -50,19 +50,12 @@ async def day_of(bench: Bench) -> Period:
 
 async def history_of(outcomes: list[Outcome], link: Losing) -> Bench:
     """One lead, taken to its end; Clay gives these outcomes in turn."""
-    bench = Bench(Setup(callbacks=False, credits_per_day=100), link=link)
-    left = iter(outcomes)
-
-    async def send(destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
-        bench.clay.bodies.append(body)
-        await asyncio.sleep(0.1)
-        return next(left)
-
-    bench.clay.send = send  # type: ignore[method-assign]  # a script in place of a clay that takes everything
+    bench = Bench(Setup(callbacks=False, credits_per_day=100), clay_takes_s=0.1, link=link)
+    bench.clay.first = list(outcomes)
     bench.publish("id0", "p0")
     await bench.serve_for(60)
     assert bench.inlet.committed() == 1
-    assert next(left, None) is None, "it was sent that often"
+    assert len(bench.clay.bodies) == len(outcomes), "it was sent that often"
     return bench
 
 

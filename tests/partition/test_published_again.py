@@ -74,26 +74,6 @@ async def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal
     assert (end.reason, end.text) == ("published_again", f"its lead was published again: {LATER}")
 
 
-@pytest.mark.parametrize("first", ["replay", "publication"])
-@virtual_time
-async def test_of_a_replay_and_a_publication_that_come_at_once_one_is_sent(first: str) -> None:
-    bench = await dead_lettered(BUSY)
-    [dead_letter] = bench.dead_letters("leads.dlq")
-    back = came_back(dead_letter, "itself")
-    again = Record("leads.retry", dead_letter.key, dead_letter.value, back.to_headers())
-    if first == "replay":
-        bench.kafka.produce(0, again)
-    bench.publish("id0", "corrected")
-    if first == "publication":
-        bench.kafka.produce(0, again)
-    await asyncio.sleep(10)
-    assert len(bench.clay.bodies) == 2, "the first POST was refused, and one more is allowed"
-    assert {origin: statuses[-1] for origin, statuses in histories(bench).items()} in (
-        {EARLIER: "replaced", LATER: "accepted"},
-        {EARLIER: "accepted", LATER: "duplicate"},
-    )
-
-
 @virtual_time
 async def test_a_parked_lead_that_clay_never_had_can_be_published_again() -> None:
     bench = await dead_lettered(BUSY, max_replays=0)
@@ -129,22 +109,6 @@ async def test_another_lead_of_the_person_does_not_replace_the_dead_letter() -> 
     await replay(bench, dead_letter, came_back(dead_letter, "itself"))
     assert histories(bench)[EARLIER][-1] == "accepted"
     assert len(bench.clay.bodies) == 2
-
-
-@virtual_time
-async def test_a_publication_that_fails_too_is_the_dead_letter_that_counts() -> None:
-    bench = await dead_lettered(BUSY)
-    bench.publish("id1", "bob")  # Clay takes this one: it is no outage
-    await asyncio.sleep(5)
-    bench.clay.first = [BUSY]
-    bench.publish("id0", "corrected")
-    await asyncio.sleep(5)
-    earlier, later = bench.dead_letters("leads.dlq")
-    await replay(bench, earlier, came_back(earlier, "itself"))
-    await replay(bench, later, came_back(later, "itself"))
-    assert histories(bench)[EARLIER][-1] == "replaced"
-    assert histories(bench)["leads/0/2"][-4:] == ["dead_lettered", "replayed", "sending", "accepted"]
-    assert len(bench.clay.bodies) == 4
 
 
 states = st.sampled_from(sorted({state for state in NEXT if state is not None} | {"enriched", "duplicate"}))

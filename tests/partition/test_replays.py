@@ -13,29 +13,21 @@ from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, deli
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, reserve
 from stream_app.domain.limits.rate import Rate
-from stream_app.domain.model.outcome import Outcome, Refused
+from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import MAX_RETURNS
 from tests.partition.test_owner import Bench as LeadBench
-from tests.partition.test_owner import SlowClay
 from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
-
-
-class NeverClay(SlowClay):
-    """Takes nothing."""
-
-    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
-        self.bodies.append(body)
-        return Refused("connect_error", 1)
 
 
 class Bench(LeadBench):
     """Partition 0 with one lead that never gets through."""
 
     def __init__(self, budget: BudgetPolicy | None = None) -> None:
-        super().__init__(Setup(max_attempts=1, max_replays=2), clay=NeverClay)
+        super().__init__(Setup(max_attempts=1, max_replays=2), clay_takes_s=0.0)
+        self.clay.first = [Refused("connect_error", 1)] * 1_000
         acme = self.plan.workspaces["acme"]
         closed = msgspec.structs.replace(acme.breaker, mode="closed")
         self.change_workspaces(breaker=closed, budget=budget or acme.budget)

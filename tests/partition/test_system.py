@@ -1,18 +1,15 @@
 """The first step of a partition writes what its namespace began with, once; every later owner compares it."""
 
 import asyncio
-from collections.abc import Sequence
-from unittest.mock import patch
 
 import msgspec
 import pytest
 
-from stream_app.domain.model.errors import Aborted, SettingsError
+from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.system import SYSTEM_KEY, SYSTEM_VERSION, SystemRow
 from tests.partition.test_commands import Bench
 from tests.partition.virtual import now_ms, virtual_time
-from tests.simulation.client import MemoryLedger
 from tests.simulation.kafka import MemoryKafka
 
 
@@ -51,26 +48,6 @@ async def test_the_first_step_begins_with_it_and_no_later_one_has_it() -> None:
     assert first.key == SYSTEM_KEY
     assert msgspec.json.decode(first.value or b"", type=SystemRow) == SystemRow(SYSTEM_VERSION, bench.plan.partitions)
     assert SYSTEM_KEY not in [key.key for key in others]
-    await bench.kill()
-
-
-@virtual_time
-async def test_after_a_first_transaction_that_failed_the_next_one_begins_with_it() -> None:
-    bench, transact, tries = Fresh(), MemoryLedger.transact, 0
-
-    async def fails_twice(self: MemoryLedger, records: Sequence[Record]) -> None:
-        nonlocal tries
-        tries += 1
-        if tries <= 2:
-            raise Aborted("no")
-        await transact(self, records)
-
-    with patch.object(MemoryLedger, "transact", fails_twice):
-        await bench.start()
-        bench.publish("a", "p1")
-        await asyncio.sleep(10.0)
-    assert bench.state()[0] == SYSTEM_KEY
-    assert bench.state().count(SYSTEM_KEY) == 1
     await bench.kill()
 
 
