@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from typing import cast
 
 import msgspec
 import pytest
@@ -19,7 +18,6 @@ from stream_app.domain.plan import Actor, Plan
 from stream_app.partition import admission
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Source
-from stream_app.partition.lane_queue import LaneQueue, Waiter
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import Rows
@@ -265,24 +263,6 @@ async def test_patience_begins_when_the_lead_may_go(later_s: float) -> None:
     ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_before_ms)
     assert of_type(Held, await bench.send(in_flight(1), ask)).defer
     assert now_ms() == not_before_ms + 2_000, "not before, and not after"
-
-
-@virtual_time
-async def test_the_place_of_a_lead_in_its_line_counts_all_that_go_before_it() -> None:
-    queue, plan = LaneQueue(), plan_of(Setup())
-    waiters: dict[int, Waiter] = {}
-    kinds = (("hot", 0), ("bulk", 0), ("retry", 0), ("hot", 1), ("bulk", 0), ("hot", 0), ("bulk", 0))
-    for number, (source, again) in enumerate(kinds, 1):
-        one = in_flight(number, cast("Source", source))
-        one.arrival = number
-        request = AdmissionRequest(plan.destinations["acme-main"], again)
-        waiters[number] = Waiter(one, Applying(lambda grant: None), request, 0)
-        queue.add(waiters[number])
-        queue.make_ready(waiters[number])
-    before = {number: queue.sends_before(waiter, 0.0) for number, waiter in waiters.items()}
-    assert before == {4: 0, 1: 1, 6: 2, 3: 3, 2: 4, 5: 5, 7: 6}, "again, hot, retry, bulk; each in its order"
-    shared = {number: queue.sends_before(waiters[number], 1 / 2) for number in (2, 5, 7)}
-    assert shared == {2: 3, 5: 5, 7: 6}, "a share of a half lets one of three go, but nothing makes it later"
 
 
 @pytest.mark.parametrize("bound", ["leads", "bytes"])

@@ -61,9 +61,6 @@ async def test_only_the_heads_of_the_queues_are_read() -> None:
     assert awaiting.pop_due(wait_ms + MANY // 2, MANY) == [key(number) for number in range(AT_ONCE, MANY // 2 + 1)]
     assert len(awaiting.pop_due(wait_ms + MANY, MANY)) == MANY - MANY // 2 - 1
     assert (len(awaiting), awaiting.next_ms(), awaiting.workspaces()) == (0, None, set())
-    awaiting.put_back([key(8), key(7)], wait_ms + 7)
-    assert (len(awaiting), awaiting.next_ms()) == (1, wait_ms + 7 + 1_000), "the other one is not due"
-    assert [awaiting.pop_due(wait_ms + 1_007 - early, 9) for early in (1, 0, 0)] == [[], [key(7)], []]
 
 
 @pytest.mark.parametrize(("callbacks", "alias", "waits"), [(True, "main", 1), (False, "main", 0), (True, "gone", 0)])

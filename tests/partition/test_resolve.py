@@ -96,23 +96,6 @@ async def test_it_may_be_corrected_again() -> None:
     assert (bench.day().credits_spent, bench.day().actions_spent) == (6, 1)
 
 
-@pytest.mark.parametrize(
-    ("args", "text"),
-    [
-        ({"lead_id": "other", "credits": 1}, "no such lead is known here"),
-        ({}, "invalid arguments: name what it did cost"),
-    ],
-)
-@virtual_time
-async def test_an_impossible_correction_is_refused_and_changes_nothing(args: dict[str, Any], text: str) -> None:
-    bench = await parked()
-    before = money(bench.books())
-    answer = await bench.resolve(**args)
-    assert not answer.applied
-    assert text in answer.text
-    assert money(bench.books()) == before
-
-
 @virtual_time
 async def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
     """Its next step would write the row as it was before the correction, and book the difference twice."""

@@ -275,6 +275,22 @@ def _sums(causes: Iterable[ByState]) -> list[int]:
     return [sum(column) for column in zip(*rows, strict=True)] or [0, 0, 0, 0]
 
 
+def counted(path: Path, plan: Plan, now_ms: int) -> Numbers:
+    """What the model in this file counts at this time."""
+    names = plan.topics
+    account = BoardQueries(path, final_of(plan)).account(now_ms, names.dlq, names.parked)
+    return numbers_of(account, names.dlq, names.parked)
+
+
+def differences(expected: Numbers, counts: Numbers) -> dict[tuple[str, ...], tuple[int, int]]:
+    """By name: (expected, counted)."""
+    return {
+        name: (expected.get(name, 0), counts.get(name, 0))
+        for name in sorted(expected | counts)
+        if expected.get(name, 0) != counts.get(name, 0)
+    }
+
+
 def read_into(model: ReadModel, ledger: Ledger, chance: Random, read: dict[tuple[str, int], int]) -> None:
     """Read what is new into the model as it may come from Kafka: topics and partitions in any order, in small batches.
 
@@ -408,20 +424,14 @@ class Differential:
         """What the model counts otherwise than the ledger says: by name, (expected, counted)."""
         plan, chance, read = looks[0][1].plan, Random(seed), dict[tuple[str, int], int]()
         path = self._folder / f"{len(final_of(plan))}.sqlite"  # a model of other plans would be made again, and wiped
-        names, model = plan.topics, ReadModel(path, sources_of(plan))
+        model = ReadModel(path, sources_of(plan))
         try:
             model.wipe()
             for now_ms, ledger, expected in looks:
                 read_into(model, ledger, chance, read)
-                account = BoardQueries(path, final_of(plan)).account(now_ms, names.dlq, names.parked)
-                counted = numbers_of(account, names.dlq, names.parked)
                 self.met.update(_kind(name) for name in expected)
-                if expected != counted:
-                    return {
-                        name: (expected.get(name, 0), counted.get(name, 0))
-                        for name in sorted(expected | counted)
-                        if expected.get(name, 0) != counted.get(name, 0)
-                    }
+                if wrong := differences(expected, counted(path, plan, now_ms)):
+                    return wrong
         finally:
             model.close()
         return {}

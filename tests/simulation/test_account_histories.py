@@ -14,14 +14,22 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.model.messages import ImportSummary, Status, StatusEvent
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import Retention
-from tests.simulation.account import DAY_MS, NO_LEADS, Ledger, Numbers, final_of, numbers_of, read_into, sources_of
+from tests.simulation.account import (
+    DAY_MS,
+    NO_LEADS,
+    Ledger,
+    Numbers,
+    counted,
+    differences,
+    read_into,
+    sources_of,
+)
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
 
@@ -175,20 +183,6 @@ class SmallWorld:
         return self.kafka.produce(partition, Record(topic, key, value, headers)).record_id
 
 
-def counted(world: SmallWorld, path: Path) -> Numbers:
-    names = world.plan.topics
-    account = BoardQueries(path, final_of(world.plan)).account(world.now_ms, names.dlq, names.parked)
-    return numbers_of(account, names.dlq, names.parked)
-
-
-def differences(expected: Numbers, counts: Numbers) -> dict[tuple[str, ...], tuple[int, int]]:
-    return {
-        name: (expected.get(name, 0), counts.get(name, 0))
-        for name in sorted(expected | counts)
-        if expected.get(name, 0) != counts.get(name, 0)
-    }
-
-
 @given(st.lists(STEPS, min_size=1, max_size=3), st.booleans(), st.integers())
 def test_any_histories_are_counted_as_the_ledger_counts_them(
     parts: list[list[Step]], callbacks: bool, seed: int
@@ -202,7 +196,7 @@ def test_any_histories_are_counted_as_the_ledger_counts_them(
                 model = ReadModel(path, sources_of(world.plan))
             ledger = Ledger(world.plan, world.kafka)
             read_into(model, ledger, Random(seed), read)
-            assert not differences(ledger.numbers(world.now_ms), counted(world, path))
+            assert not differences(ledger.numbers(world.now_ms), counted(path, world.plan, world.now_ms))
         model.close()
 
 
@@ -227,7 +221,7 @@ def test_what_retention_forgets_counts_no_more(before: list[Step], after: list[S
         read_into(model, ledger, Random(seed), {})
         model.sweep(world.now_ms)
         model.close()
-        counts = counted(world, path)
+        counts = counted(path, world.plan, world.now_ms)
     oldest_ms = world.now_ms - 2 * DAY_MS
     ledger.records = {origin: record for origin, record in ledger.records.items() if record.last["at_ms"] >= oldest_ms}
     expected = ledger.numbers(world.now_ms)
