@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from stream_app.domain.callback.interpret import booked, due_ms, suspend_destination, why_missing
 from stream_app.domain.callback.interpret import overdue as overdue_lead
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
-from stream_app.domain.lane.admission import Grant, Held, decide
+from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.lane import Lane, for_new_owner, lifted
 from stream_app.domain.lane.settlement import probe_succeeded, settled
-from stream_app.domain.lane.view import view
 from stream_app.domain.limits import callback_health, suspension
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.limits.rate import RatePolicy
@@ -19,7 +18,6 @@ from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.outcome import Accepted, Denied
 from stream_app.domain.plan import Destination, Workspace
-from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
 POLICY = callback_health.CallbackHealthPolicy(overdue=3)
@@ -44,12 +42,6 @@ def missing(state: callback_health.CallbackHealth) -> bool:
 
 def reported(state: callback_health.CallbackHealth, now_ms: int) -> callback_health.CallbackHealth:
     return callback_health.record_report(state, "people", now_ms)
-
-
-def test_after_a_callback_older_leads_do_not_count() -> None:
-    state = callback_health.record_callback(reported(after(1, 2, 3), 10), "people", 20)
-    assert not missing(after(5, 6, 7, 8, 20, state=state)), "they were accepted before that callback"
-    assert missing(after(21, 22, 23, state=state))
 
 
 @given(st.lists(st.one_of(st.integers(1, 1_000), st.none()), max_size=40))
@@ -121,29 +113,6 @@ def test_a_table_that_calls_back_meanwhile_shows_that_it_is_not_the_credits() ->
     assert "00:00:02 UTC, while firms did since, with the same credits; its newest rows" in text
 
 
-def test_one_silent_destination_is_held_alone_and_a_second_one_holds_the_lane() -> None:
-    lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
-    lane, entry = decide(ACME, lane, OTHER, 20, 0)
-    assert isinstance(entry, Grant), "firms goes on"
-    held = of_type(Held, decide(ACME, lane, THERE, 20, 0)[1])
-    assert (held.reason, view(ACME, lane, [THERE, OTHER], 20).holds) == ("no_callbacks", "no_callbacks")
-    for accepted_ms in (30, 31):
-        lane, news = overdue_lead(ACME, lane, "firms", accepted_ms)
-        assert not news
-    lane, news = overdue_lead(ACME, lane, "firms", 32)
-    assert news
-    lane = suspend_destination(ACME, lane, OTHER, "both", 40)
-    for table in (THERE, OTHER):
-        assert of_type(Held, decide(ACME, lane, table, 50, 0)[1]).text == "both"
-    lane = lifted(lane)
-    assert lane.suspension is None
-    assert not missing(after(8, 9, 10, state=lane.callback_health))
-    firms = lane.callback_health
-    for accepted_ms in (38, 39, 40):
-        firms = callback_health.record_overdue(firms, "firms", accepted_ms)
-    assert not callback_health.are_missing(POLICY, firms, "firms")
-
-
 def _two_are_silent() -> Lane:
     """people since 10, firms since 40."""
     lane = Lane("acme", 0)
@@ -199,17 +168,6 @@ def test_a_third_destination_proves_only_itself_while_two_are_silent() -> None:
     assert _goes(_probed(lane, MUTE, called_back=False)) == {"jobs"}, "it never calls back"
     assert _goes(_probed(lane, THERE)) == {"people", "jobs", "mute"}
     assert _probed(_probed(lane, THERE), OTHER).suspension is None
-
-
-def test_an_exempt_destination_that_falls_silent_is_held_with_the_others() -> None:
-    lane = _probed(_two_are_silent(), THIRD)
-    for accepted_ms in (400_000, 400_001, 400_002):
-        lane, news = overdue_lead(ACME, lane, "jobs", accepted_ms)
-    assert news
-    lane = suspend_destination(ACME, lane, THIRD, "why", 500_000)
-    assert _goes(lane, 501_000) == set()
-    lane = _probed(_probed(lane, OTHER), THIRD)
-    assert _goes(lane, 1_200_000) == {"firms", "jobs", "mute"}
 
 
 def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_more() -> None:

@@ -8,7 +8,7 @@ import pytest
 from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import settled
-from stream_app.domain.lane.view import LaneView, _news, lifts, view
+from stream_app.domain.lane.view import LaneView, _news, view
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.limits.meters import Estimate, Meter
@@ -106,19 +106,6 @@ def test_each_change_is_news_once(was: dict[str, Any], now: dict[str, Any], news
     before, after = msgspec.structs.replace(BEFORE, **was), msgspec.structs.replace(BEFORE, **now)
     changes = list(_news(QuotaPolicy(warn_at=3, rotate_at=5), before, after))
     assert [(change.kind, change.text) for change in changes] == news
-
-
-@pytest.mark.parametrize(
-    ("code", "says"),
-    [
-        ("budget_credits_day", 'the next day, or: stream-app lanes budget acme --credits-per-day N --why "..."'),
-        ("budget_actions_month", 'the next month, or: stream-app lanes budget acme --actions-per-month N --why "..."'),
-        ("forced_open", 'stream-app lanes auto acme --why "..."'),
-        ("http_401", 'a probe that Clay accepts; or repair the cause, then: stream-app lanes resume acme --why "..."'),
-    ],
-)
-def test_what_ends_a_hold_is_said_with_its_command(code: str, says: str) -> None:
-    assert lifts(code, "acme") == says
 
 
 def test_how_many_submissions_are_left_and_counted_is_of_all_webhooks() -> None:
