@@ -49,19 +49,6 @@ def _closed_again(state: Breaker, now_ms: int) -> Breaker:
     return state
 
 
-def test_while_a_probe_is_under_way_others_wait_for_the_end_of_its_lease() -> None:
-    at_ms = NOW_MS + 40_000
-    state, _ = _probe(_fail(Breaker()), at_ms)
-    for after_ms in (0, 29_999):
-        assert breaker.permit(POLICY, state, at_ms + after_ms)[1] == Wait(at_ms + 30_000)
-    _probe(state, at_ms + 30_000)
-
-
-def test_after_a_step_back_of_the_clock_it_stays_open_for_its_longest_time() -> None:
-    back_ms = NOW_MS - 86_400_000
-    assert breaker.permit(POLICY, _fail(Breaker()), back_ms)[1] == Wait(back_ms + 40_000)
-
-
 class BreakerMachine(RuleBasedStateMachine):
     """The model knows each call's permit, how often it opened, and which leases can still be alive."""
 

@@ -94,19 +94,6 @@ def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     assert _granted(answer.lane).permit.lease is not None
 
 
-def test_forced_closed_never_trips_and_lets_go_on_at_once() -> None:
-    lane = LANE
-    for _ in range(5):
-        lane = _call(lane, REFUSED)
-    assert isinstance(_ask(lane), Held)
-    lane = _done(lane, controls.Close())
-    for _ in range(4):
-        lane = _call(lane, REFUSED)
-    assert lane.breaker.phase == "closed"
-    lane = _call(_done(lane, controls.Auto()), Accepted(200, 5))
-    assert lane.breaker.phase == "closed"
-
-
 def test_shadow_decides_and_counts_and_holds_nothing() -> None:
     lane = _done(LANE, controls.Shadow())
     for _ in range(8):
@@ -154,35 +141,6 @@ def test_a_shadow_budget_lets_through_and_counts() -> None:
         lane = _call(lane, Accepted(200, 5))
     assert view(POLICY, lane, [PEOPLE], NOW_MS).shadow_budget == 2
     assert isinstance(_ask(_done(lane, controls.ChangeBudget(shadow="configured"))), Held)
-
-
-def test_credits_spent_elsewhere_count_and_can_be_taken_back() -> None:
-    lane = _done(LANE, controls.Correct(credits=90))
-    assert isinstance(_ask(lane), Held)
-    assert isinstance(_ask(_done(lane, controls.Correct(credits=-30))), Grant)
-    assert isinstance(_ask(_done(LANE, controls.Correct(credits=90, period="month"))), Grant)
-    gone = _done(LANE, controls.Correct(credits=-(10**6)))
-    assert gone.budget.days[0].credits_elsewhere == 0, "nothing was spent: nothing can have been given back"
-    spent = replace(LANE, budget=Budget((Period("2026-11-30", 8, 0, 3),), (Period("2026-11", 8, 0, 3),)))
-    back = _done(spent, controls.Correct(credits=-(10**6), actions=-(10**6))).budget
-    assert [(period.credits_elsewhere, period.actions_elsewhere) for period in back.days + back.months] == [
-        (-8, -3)
-    ] * 2
-
-
-def test_a_rate_changed_live() -> None:
-    lane = _done(LANE, controls.ChangeRate(per_second=2.0, burst=3))
-    for _ in range(3):
-        lane = _call(lane, Accepted(200, 5))
-    assert of_type(Held, _ask(lane)).until_ms == NOW_MS + 500
-
-
-def test_a_webhook_out_of_use_and_back_and_its_count() -> None:
-    lane = _done(LANE, controls.ChangeQuota("hook1", use=False))
-    assert _granted(lane).webhook_id == "hook2"
-    lane = _done(_done(lane, controls.ChangeQuota("hook2", count=0)), controls.ChangeQuota("hook2", count=50_000))
-    assert isinstance(_ask(lane), Held)
-    assert _granted(_done(lane, controls.ChangeQuota("hook1", use=True))).webhook_id == "hook1"
 
 
 @pytest.mark.parametrize("order", [controls.Resume(), controls.Reset(), controls.ChangeQuota("hook1", use=True)])

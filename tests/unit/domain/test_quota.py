@@ -11,7 +11,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import ChangeQuota, obey
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
-from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
+from stream_app.domain.limits.suspension import SuspensionPolicy
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.model.addresses import (
     WEBHOOK_PATH,
@@ -23,7 +23,6 @@ from stream_app.domain.model.addresses import (
 )
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.plan import Actor, Workspace
-from tests.support.narrow import of_type
 
 POLICY = QuotaPolicy(warn_at=3, rotate_at=5)
 PROBES = SuspensionPolicy(probe_s=60, probe_cap_s=240, probe_lease_s=30)
@@ -152,59 +151,6 @@ def test_the_first_reason_of_death_stays_and_its_count_too() -> None:
     state = ordered(state, ChangeQuota("a1", use=False), "grace")
     state = quota.count(state, "a1")
     assert state.webhooks["a1"] == Webhook(8, "by ada at 1970-01-01 00:00:01 UTC")
-
-
-@pytest.mark.parametrize("order", [("a1", "b2", "c3"), ("c3", "b2", "a1"), ("b2", "a1", "c3")])
-def test_a_lead_waits_for_the_first_of_the_probes(order: tuple[str, ...]) -> None:
-    state = Quota()
-    for number, hook in enumerate(order):
-        fresh = suspension.begin(PROBES, "http_404", "gone", NOW_MS + 1_000 * number)
-        state = quota.gone(PROBES, state, hook, fresh, None)
-    assert quota.pick(POLICY, PROBES, state, POOL, NOW_MS + 10_000)[1] == Wait(NOW_MS + 60_000)
-    assert of_type(quota.Picked, quota.pick(POLICY, PROBES, state, POOL, NOW_MS + 60_000)[1]).webhook_id == order[0]
-
-
-STOPS = SuspensionPolicy(probe_s=300, probe_cap_s=1_000, probe_lease_s=120)
-
-
-def _stopped() -> Suspension:
-    return suspension.suspend(STOPS, None, _turned_away("unauthorized", NOW_MS))
-
-
-def _turned_away(reason: str, now_ms: int) -> Suspension:
-    return suspension.begin(STOPS, reason, "the token was refused", now_ms, "people", "setup-1")
-
-
-def _probe(state: Suspension, now_ms: int) -> tuple[Suspension, Probe]:
-    state, answer = suspension.permit(STOPS, state, now_ms)
-    assert isinstance(answer, Probe)
-    return state, answer
-
-
-def test_probes_at_doubled_intervals_up_to_the_cap_and_success_lifts() -> None:
-    state, now_ms, waits = _stopped(), NOW_MS, []
-    for _ in range(4):
-        state, answer = suspension.permit(STOPS, state, now_ms)
-        assert isinstance(answer, Wait)
-        waits.append(answer.until_ms - now_ms)
-        now_ms = answer.until_ms
-        state, probe = _probe(state, now_ms)
-        assert suspension.permit(STOPS, state, now_ms)[1] == Wait(now_ms + 120_000), "one probe at a time"
-        state = suspension.suspend(STOPS, state, _turned_away("forbidden", now_ms), probe)
-    assert waits == [300_000, 600_000, 1_000_000, 1_000_000]
-    assert (state.reason, state.since_ms) == ("forbidden", NOW_MS)
-    state, probe = _probe(state, now_ms + 1_000_000)
-    assert suspension.lift(state, probe) is None
-
-
-@given(st.lists(st.integers(-(10**13), 10**13), max_size=20))
-def test_no_clock_step_makes_it_wait_longer_than_the_cap(times: list[int]) -> None:
-    state = _stopped()
-    for now_ms in times:
-        state, answer = suspension.permit(STOPS, state, now_ms)
-        if isinstance(answer, Wait):
-            assert now_ms < answer.until_ms <= now_ms + 1_000_000
-            assert isinstance(suspension.permit(STOPS, state, answer.until_ms)[1], Probe)
 
 
 HOSTS = ["api.clay.com", "127.0.0.1", "sim:8000", "::1", "relay.example", "127.evil.example"]
