@@ -53,13 +53,6 @@ def result(**changes: object) -> Result:
     return msgspec.structs.replace(fresh, **changes)
 
 
-def test_a_bought_email_is_served_but_is_in_no_key() -> None:
-    assert present(answer(POLICY, entry_of(result()), NOTHING, NOW)).fields["email"] == "ada@acme.example"
-    persons, firm = slots_of(result(person=people({"email": "ada@acme.example"})[0]))
-    assert persons
-    assert not any("ada" in slot or "@" in slot or "example" in slot for slot in (*persons, firm or ""))
-
-
 @given(entries, entries, entries)
 def test_entries_merge_in_any_order(a: Entry, b: Entry, c: Entry) -> None:
     assert merge(merge(a, b), c) == merge(a, merge(b, c)) == merge(merge(c, a), b)

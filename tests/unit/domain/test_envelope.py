@@ -12,7 +12,6 @@ from stream_app.domain.dead_letter.replay import as_input, redriven, returning
 from stream_app.domain.delivery.envelope import (
     FORMAT,
     HEADERS,
-    PREFIX,
     Envelope,
     WorkspaceKeys,
     input_envelope,
@@ -47,11 +46,6 @@ foreign = st.lists(st.tuples(names.filter(lambda name: name != "traceparent"), v
 
 def record(topic: str, headers: Headers) -> ConsumedRecord:
     return ConsumedRecord(topic, 0, 9, b"acme", b"{}", headers, 5)
-
-
-def test_our_headers_have_a_name_space_of_their_own() -> None:
-    assert PREFIX == "stream-app-"
-    assert all(name.startswith(PREFIX) for name in HEADERS.values())
 
 
 @pytest.mark.parametrize("topic", sorted(NAMES.inputs))
@@ -166,18 +160,10 @@ def test_a_producer_cannot_refuse_a_record_by_a_format(topic: str) -> None:
 
 
 PLAN = plan_of(Setup())
-DEAD_LETTER = Envelope(
-    origin="t.leads/3/1234567890123", origin_ms=1_700_000_000_000, seq=4, lead_id="lead-1", disposition="failed",
-    reason="connect_error", text="nothing was sent", replay=2, epoch=1, returns=5,
-)  # fmt: skip
 
 
 def consumed(headers: tuple[tuple[str, bytes], ...]) -> ConsumedRecord:
     return ConsumedRecord("t.leads.dlq", 3, 7, b"k", b"v", headers, 1)
-
-
-def test_written_headers_are_read_back() -> None:
-    assert read_envelope(consumed(DEAD_LETTER.to_headers())) == DEAD_LETTER
 
 
 hostile_names = st.sampled_from([*(name for name in HEADERS.values() if name != HEADERS["format"]), "traceparent", "x"])

@@ -17,7 +17,7 @@ from stream_app.domain.limits.budget import BudgetPolicy, Cost, reserve
 from stream_app.domain.limits.meters import Estimate, Forecast, Meter
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.plan import Actor, Destination, Workspace
-from tests.support.narrow import of_type, present
+from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
 NOW_MS = 1_790_000_000_000
@@ -219,31 +219,6 @@ def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> 
     assert "takes about 299 days: the budget credits_day has room for about 10 more leads now" in moves.what
     tomorrow = msgspec.structs.replace(facts(view), at_ms=end_ms)
     assert [finding.code for finding in explain(tomorrow)] == ["moves"]
-
-
-def test_a_budget_without_room_for_the_next_lead_says_so_and_makes_no_forecast() -> None:
-    """282 of 300 are used, and a lead may cost 20: admission refuses all, although 18 are left."""
-    firms = Destination("firms", "acme", ("hook9",), ceiling_credits=20)
-    rules, lane = BudgetPolicy(credits_per_day=300), Lane("acme", 3)
-    seen: Outlook | None = None
-    for cost, reserved_text in ((Cost(282), " callbacks free some of the 282 reserved, or"), (Cost(280), None)):
-        reserved = of_type(tuple, reserve(rules, lane.budget, cost, NOW_MS))
-        used = msgspec.structs.replace(lane, budget=reserved[0])
-        view = view_of(Workspace("acme", "firms", budget=rules), used, [firms], NOW_MS)
-        seen = outlook(view, "credits_day", Forecast(60.0), NOW_MS)
-        if reserved_text is None:
-            assert seen == Outlook("60 an hour: lasts until", view.meters["credits_day"].ends_ms, is_short=False)
-            continue
-        assert seen is not None
-        assert seen.is_full
-        assert seen.says == f"nothing more until{reserved_text}"
-        assert seen.at_ms == view.meters["credits_day"].ends_ms
-        assert seen.why == "the next lead may cost 20 credits, and the budget credits_day has less left"
-        settled = msgspec.structs.replace(view.meters["credits_day"], spent=282, reserved=0)
-        view = msgspec.structs.replace(view, meters={"credits_day": settled})
-        assert present(outlook(view, "credits_day", Forecast(60.0), NOW_MS)).says == "nothing more until"
-        tomorrow = outlook(view, "credits_day", None, settled.ends_ms)
-        assert tomorrow is None
 
 
 def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:

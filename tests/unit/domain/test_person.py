@@ -35,18 +35,6 @@ class Rows:
         }
 
 
-def test_a_name_links_leads_only_where_nothing_stronger_is_known() -> None:
-    ada = {"first_name": "Ada", "last_name": "Lovelace", "domain": "acme.example"}
-    linkedin, email, name = identity.hashes({**ada, "email": "ada@acme.example", "linkedin_url": "linkedin.com/in/ada"})
-    for known, links in (
-        ((linkedin, email, name), (linkedin, email)),
-        (("", email, name), (email,)),
-        (("", "", name), (name,)),
-        (("", "", ""), ()),
-    ):
-        assert identity.identifiers(known) == links
-
-
 def test_a_shared_address_does_not_collect_identifiers_without_end() -> None:
     rows = Rows()
     assert rows.take("0", ("info", "L0"))

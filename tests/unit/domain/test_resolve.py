@@ -10,8 +10,7 @@ from stream_app.domain.delivery import state_machine
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
-from stream_app.domain.delivery.suppression import Suppression, import_row, lead_row, person_row, suppression_reason
-from stream_app.domain.lead.identity import people
+from stream_app.domain.delivery.suppression import Suppression, import_row, lead_row, suppression_reason
 from stream_app.domain.lead.read import MAX_CELL_BYTES, Unreadable, read_lead
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import Status
@@ -159,14 +158,6 @@ def reason(published: ResolvedLead, row: bytes, suppressed: bool = False) -> str
     return why.reason if why is not None else ""
 
 
-@pytest.mark.parametrize("fields", [{"email": "Ada@example.com"}, {"linkedin_url": "https://linkedin.com/in/Ada/"}])
-def test_a_suppressed_person_is_recognised_by_any_identity_at_any_time(fields: dict[str, str]) -> None:
-    (person,) = people(dict(fields))
-    for published_ms in (1, CANCELLED_MS + 1):
-        assert reason(published(published_ms), person_row(person), suppressed=True) == "suppressed"
-    assert reason(published(1), person_row("x" * 22), suppressed=True) == ""
-
-
 def test_a_cancellation_applies_to_records_published_before_it() -> None:
     assert reason(published(CANCELLED_MS), lead_row("acme", "a")) == "cancelled"
     assert reason(published(CANCELLED_MS + 1), lead_row("acme", "a")) == ""
@@ -225,14 +216,6 @@ def test_a_successor_resumes_only_leads_that_are_not_at_clay() -> None:
     for state in state_machine.RESUMABLE:
         assert "sending" in state_machine.NEXT[state], state
     assert not state_machine.RESUMABLE & {"sending", "send_uncertain", "accepted"}
-
-
-@pytest.mark.parametrize(
-    ("offset", "verdict"), [(49, "duplicate"), (50, "done"), (51, "duplicate"), (5, "duplicate"), (500, "duplicate")]
-)
-def test_a_record_is_redelivered_if_it_is_the_very_record_of_the_row(offset: int, verdict: str) -> None:
-    row = state_machine.Delivery(1, "accepted", "leads/0/50", 3, 1_000, 1_000, "t")
-    assert state_machine.classify_record(row, Envelope(origin=f"leads/0/{offset}"), 1_001, 60_000) == verdict
 
 
 HELD = Reservation("2026-11-30", "2026-11", 20, 2)

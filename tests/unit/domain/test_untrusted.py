@@ -43,7 +43,6 @@ def test_no_character_escapes_the_count() -> None:
     characters = set(map(chr, range(sys.maxunicode + 1)))
     composed = {char for char in characters if unicodedata.combining(char) or unicodedata.decomposition(char)}
     letters = "".join(characters - composed)
-    assert longest_run(letters) == 0
     assert untrusted.is_stream_safe(letters)
     for character in composed:
         marks = longest_run(character)
