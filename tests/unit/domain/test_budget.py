@@ -559,9 +559,9 @@ def test_a_hot_share_needs_a_cap_to_be_a_share_of() -> None:
 @pytest.mark.parametrize(("spent", "warned"), [(48, 0), (49, 50), (78, 50), (79, 80)])
 @pytest.mark.parametrize("meter", ["credits", "actions"])
 def test_a_soft_limit_is_reached_by_what_is_used_with_the_next_lead(meter: str, spent: int, warned: int) -> None:
-    policy = replace(BudgetPolicy(), **{f"{meter}_per_day": 100, f"{meter}_per_month": 100})
-    used = {f"{meter}_spent": spent}
-    state = Budget((Period("2026-11-30", **used),), (Period("2026-11", **used),))
+    policy = replace(BudgetPolicy(), **{f"{meter}_per_day": 100, f"{meter}_per_month": 200})
+    name = f"{meter}_spent"
+    state = Budget((Period("2026-11-30", **{name: spent}),), (Period("2026-11", **{name: 2 * spent + 1}),))
     reserved = of_type(tuple, budget.reserve(policy, state, Cost(1, 1), _ms("2026-11-30T12:00", "UTC")))
     for period in reserved[0].days + reserved[0].months:
         assert {"credits": period.credits_warned, "actions": period.actions_warned} == {"credits": 0, "actions": 0} | {
