@@ -16,7 +16,7 @@ from stream_app.board.page import followed_at
 from stream_app.board.replays import Planner, replay_actions
 from stream_app.board.requests import lead_id_of
 from stream_app.board.site import Site
-from stream_app.client.commands import CommandSender
+from stream_app.client.commands import Send, new_command
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of
 from stream_app.config import Settings, check_known
 from stream_app.domain.commands import MAX_TEXT, CommandKind, Entry, entries, help_text, read_entries
@@ -57,14 +57,14 @@ Read = Callable[[Submission], tuple[str, dict[str, Any]]]
 """Returns the workspace and the arguments of the command of a form."""
 
 
-def actions_of(site: Site, sender: CommandSender, planner: Planner, find: Find | None = None) -> list[Action]:
+def actions_of(site: Site, send: Send, planner: Planner, find: Find | None = None) -> list[Action]:
     """Return all actions. `find` finds what is stored of a lead; default: on Kafka."""
     lane, lead = "/lanes/{workspace}/act/", "/leads/{lead_id:path}/act/"
-    erased = partial(_send_erasure, site, sender, find or partial(_find_on_kafka, site.settings))
+    erased = partial(_send_erasure, site, send, find or partial(_find_on_kafka, site.settings))
     cancelled = partial(_lead_form, site, "Cancel", _words("cancel_lead"), "Cancel the lead")
 
     def sent(kind: CommandKind, read: Read) -> Callable[[Submission], Awaitable[str]]:
-        return partial(_send, sender, kind, read)
+        return partial(_send, site.settings, send, kind, read)
 
     return [
         *(
@@ -81,10 +81,10 @@ def actions_of(site: Site, sender: CommandSender, planner: Planner, find: Find |
     ]
 
 
-async def _send(sender: CommandSender, kind: CommandKind, read: Read, submission: Submission) -> str:
+async def _send(settings: Settings, send: Send, kind: CommandKind, read: Read, submission: Submission) -> str:
     workspace, args = read(submission)
     known = [submission.values["person"]] if "person" in submission.values else []
-    await sender.send(submission.id, kind, workspace, args, submission.who, submission.why, known)
+    await send(new_command(settings, submission.id, kind, workspace, args, submission.who, submission.why, known))
     return followed_at(submission.form.back, [submission.id])
 
 
@@ -223,7 +223,7 @@ def _cancelled_lead(submission: Submission) -> tuple[str, dict[str, Any]]:
     return submission.values["workspace"], {"lead_id": plain_id(submission.opened.path["lead_id"])}
 
 
-async def _send_erasure(site: Site, sender: CommandSender, find: Find, submission: Submission) -> str:
+async def _send_erasure(site: Site, send: Send, find: Find, submission: Submission) -> str:
     lead_id, settings = submission.opened.path["lead_id"], site.settings
     stored = await find(lead_id, submission.values["workspace"])
     if not stored:
@@ -234,7 +234,7 @@ async def _send_erasure(site: Site, sender: CommandSender, find: Find, submissio
     ids: list[str] = []
     for kind, workspace, args in erasure(chosen, (), kept):
         ids.append(_id_of(submission.id, kind, workspace, args.get("lead_id", "")))
-        await sender.send(ids[-1], kind, workspace, args, submission.who, submission.why, [lead_id])
+        await send(new_command(settings, ids[-1], kind, workspace, args, submission.who, submission.why, [lead_id]))
     return followed_at(lead_path(lead_id), ids)
 
 

@@ -17,7 +17,7 @@ from stream_app.board.access import PATH, Refused
 from stream_app.board.page import HEADERS, Handler, PageMaker, followed_at
 from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form, word
 from stream_app.board.site import Moment, PageData, Site
-from stream_app.client.commands import CommandSender
+from stream_app.client.commands import Send, new_command
 from stream_app.client.publish import PublishOptions, column_lines, no_workspace
 from stream_app.client.results import Export, Joined, ResultFilter, export, no_stage
 from stream_app.client.rows import USUAL_FIELDS
@@ -105,7 +105,7 @@ class Publishing(msgspec.Struct, frozen=True):
     """What publishing needs: this board's files, what sends commands that cancel an import, and what joins results."""
 
     uploads: Uploads
-    sender: CommandSender
+    send: Send
     join: Join
 
 
@@ -114,7 +114,7 @@ class PublishActions:
 
     def __init__(self, maker: PageMaker, publishing: Publishing) -> None:
         self._maker = maker
-        self._uploads, self._sender, self._join = publishing.uploads, publishing.sender, publishing.join
+        self._uploads, self._command, self._join = publishing.uploads, publishing.send, publishing.join
         self._joining = asyncio.Semaphore(1)
         self._receiver = FileReceiver()
 
@@ -208,7 +208,8 @@ class PublishActions:
         for workspace in sorted(upload.summary.workspaces):
             commands.append(f"c-{uuid.uuid4().hex}")
             try:
-                await self._sender.send(commands[-1], "cancel_import", workspace, args, moment.visitor.who, why)
+                who, settings = moment.visitor.who, self._maker.site.settings
+                await self._command(new_command(settings, commands[-1], "cancel_import", workspace, args, who, why))
             except BrokerUnavailable as error:
                 upload.problem = f"The publication is stopped. {error}. The page of the import cancels it, too"
         return RedirectResponse(followed_at(_path(upload), commands), 303, HEADERS)

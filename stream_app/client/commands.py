@@ -87,6 +87,10 @@ async def submit(
         return await _answered(reader, ends, command, wait_s)
 
 
+Send = Callable[[Command], Awaitable[None]]
+"""Sends a command, which is applied once although it is sent twice. Raises BrokerUnavailable as `put_command`."""
+
+
 def new_command(
     settings: Settings,
     command_id: str,
@@ -133,31 +137,9 @@ async def put_command(put: Put, records: Sequence[Record]) -> None:
             raise problem
 
 
-class CommandSender:
-    """Sends commands in a process that runs on; their answers are read elsewhere."""
-
-    def __init__(self, settings: Settings, put: Put) -> None:
-        self._settings = settings
-        self._put = put
-
-    async def send(
-        self,
-        command_id: str,
-        kind: CommandKind,
-        workspace: str,
-        args: Mapping[str, Any],
-        who: str,
-        why: str,
-        known: Sequence[str] = (),
-    ) -> None:
-        """Send one command. A second one with the same id is not applied again. The arguments are those of `submit`.
-
-        Raises:
-            SettingsError: The workspace is unknown, or the arguments are wrong.
-            BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
-        """
-        command = new_command(self._settings, command_id, kind, workspace, args, who, why, known)
-        await put_command(self._put, _records(self._settings, command))
+def command_sender(settings: Settings, put: Put) -> Send:
+    """Return what sends commands in a process that runs on. Their answers are read elsewhere."""
+    return lambda command: put_command(put, _records(settings, command))
 
 
 def answers_in(records: Iterable[Any]) -> Iterator[tuple[int, CommandAnswer]]:

@@ -34,7 +34,7 @@ from stream_app.board.read_model.on_kafka import ResultFetcher, WaitingLeads
 from stream_app.board.read_model.store import Sources
 from stream_app.board.replays import Planner
 from stream_app.board.site import Site
-from stream_app.client.commands import CommandSender
+from stream_app.client.commands import command_sender
 from stream_app.client.lookup import NAME
 from stream_app.client.messages import Receiver
 from stream_app.client.uploads import Uploads
@@ -169,7 +169,7 @@ async def serving(
     )
     clock = Clock()
     site = Site(settings, queries)
-    sender = CommandSender(settings, put) if put else None
+    send = command_sender(settings, put) if put else None
     uploads = Uploads(settings, site.views, clock.now_ms)
     planner = Planner(settings, put, clock.now_ms) if put else None
     board = Board(
@@ -181,8 +181,8 @@ async def serving(
         results.fill,
         waiting.find,
         clock.now_ms,
-        actions=actions_of(site, sender, planner) if sender and planner else (),
-        publishing=Publishing(uploads, sender, partial(join_on_kafka, settings)) if sender else None,
+        actions=actions_of(site, send, planner) if send and planner else (),
+        publishing=Publishing(uploads, send, partial(join_on_kafka, settings)) if send else None,
     )
 
     async def findings() -> tuple[list[Finding], bool]:

@@ -25,7 +25,7 @@ from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.board.replays import Planner, Survey
 from stream_app.board.site import Site
 from stream_app.client.answers import FoundResult
-from stream_app.client.commands import CommandSender
+from stream_app.client.commands import command_sender
 from stream_app.client.people import StoredLead
 from stream_app.client.results import Export, Joined, ResultFilter
 from stream_app.client.uploads import Uploads
@@ -223,7 +223,7 @@ def board_of(
     now_s = NOW_MS // 1000
     site = Site(settings, BoardQueries(path, set()))
     put = (outbox or Outbox()).put
-    sender = CommandSender(settings, put)
+    send = command_sender(settings, put)
     board = Board(
         site,
         access_of(settings, lambda: now_s),
@@ -234,8 +234,8 @@ def board_of(
         find_waiting,
         lambda: NOW_MS,
         shared_s,
-        actions_of(site, sender, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),
-        Publishing(Uploads(settings, site.views, lambda: NOW_MS), sender, join),
+        actions_of(site, send, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),
+        Publishing(Uploads(settings, site.views, lambda: NOW_MS), send, join),
     )
     board._maker._renderer._templates.bytecode_cache = _COMPILED
     return board
