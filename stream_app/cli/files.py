@@ -22,6 +22,7 @@ STDIO: Final = Path("-")
 SHOWN_ROWS: Final = 20
 _REJECTED: Final = ".rejected.jsonl"
 _NO_ROOM: Final = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC})
+_NOT_WRITTEN: Final = "{}: cannot be written: {}"
 _TITLES: Final = ("line", "workspace", "destination", "lead_id", "given_id")
 
 _T = TypeVar("_T")
@@ -61,7 +62,7 @@ def private_file(path: Path) -> Iterator[IO[str]]:
         if part is not None:
             part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise _not_written(path, error) from error
+            raise StreamAppError(_NOT_WRITTEN.format(path, error.strerror)) from error
         raise
 
 
@@ -156,8 +157,4 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _not_written(path, error) from error
-
-
-def _not_written(path: Path, error: OSError) -> StreamAppError:
-    return StreamAppError(f"{path}: cannot be written: {error.strerror}")
+        raise StreamAppError(_NOT_WRITTEN.format(path, error.strerror)) from error

@@ -8,7 +8,7 @@ from typing import Final
 _NO_METRICS: Final = "remove it: messages say what `stream-app explain` says, and need no metrics of other processes"
 _BREAKER: Final = ("healthy_s", "jitter", "open_factor", "open_share", "probes", "slow_rate", "successes_to_close")
 _RATE: Final = ("decrease", "floor_per_s", "recover_per_s", "retry_after_min_s")
-_BOARD: Final = ("banner", "operator_token_env", "read_model_path", "trace_url", "user_header", "user_header_secret_env")
+_BOARD = ("banner", "operator_token_env", "read_model_path", "trace_url", "user_header", "user_header_secret_env")
 GONE: Final[Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(

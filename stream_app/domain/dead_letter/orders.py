@@ -217,12 +217,10 @@ class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.plan.dead_letters - self.sent - self.refused
 
 
-class Pause(Actor, frozen=True, rename={"who": "by"}):
+class Pause(Actor, frozen=True):
     """An operator's pause of all replays."""
 
-    who: str  # declared again, as `rename` does not reach a field of a base class, and all three, to keep their order
-    why: str
-    at_ms: int
+    who: str = msgspec.field(name="by")
 
 
 class Effect(msgspec.Struct, frozen=True):
