@@ -3,21 +3,22 @@
 The expectation is one table, so a route that is added without a rule fails here.
 """
 
+import asyncio
 import itertools
+import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest.mock import AsyncMock
 
-import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
-from stream_app.board.access import Access
+from stream_app.board.access import COOKIE, Access
 from stream_app.board.lookup import Lookup
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.query import Queries
@@ -28,7 +29,7 @@ from stream_app.services.worker import lane_route
 from tests.board.client import Client
 from tests.board.model_records import NOW_MS, sources
 from tests.board.scene import OPERATOR_TOKEN, TOKEN, board_of, fill, settings_of
-from tests.gateway.support import URL, Gateway, good
+from tests.gateway.support import URL, Gateway, good, scope_of
 from tests.unit.board.test_lookup import Waiting, fetch_result
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
@@ -136,7 +137,7 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
             client = Client(board)
             for role, token in (("viewer", TOKEN), ("operator", OPERATOR_TOKEN)):
                 await client.login(token)
-                cookies[role] = client.cookies
+                cookies[role] = f"{COOKIE}={client.cookies[COOKIE]}"
         await ask_all(port, has_token=has_token, cookies=cookies)
 
 
@@ -159,34 +160,46 @@ def port_of(app: Any, kinds: Mapping[str, str]) -> Port:
     return Port(app, kinds, methods)
 
 
-async def ask_all(port: Port, *, has_token: bool, cookies: Mapping[str, dict[str, str]] | None = None) -> None:
-    """Ask each route in every way."""
-    for role in ROLES:
-        if role in ("viewer", "operator") and not (cookies or {}).get(role):
-            continue
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(port.app), base_url="http://x", cookies=(cookies or {}).get(role)
-        ) as client:
-            for path, method, host in itertools.product(port.kinds, METHODS, HOSTS):
-                asked = Request(path, method, host, role)
-                answer = await client.request(method, **sent(asked))
-                right = expected(port.kinds[path], asked, has_token=has_token, methods=port.methods[path])
-                assert answer.status_code in right, (asked, answer.status_code, answer.text)
-                assert TOKEN not in answer.text
+async def ask_all(port: Port, *, has_token: bool, cookies: Mapping[str, str] = {}) -> None:
+    """Ask each route in every way. `cookies`: of the roles that have logged in."""
+    roles = [role for role in ROLES if role in cookies or role not in ("viewer", "operator")]
+    for role, path, method, host in itertools.product(roles, port.kinds, METHODS, HOSTS):
+        asked = Request(path, method, host, role)
+        status, text = await answer(port.app, asked, cookies.get(role, ""))
+        right = expected(port.kinds[path], asked, has_token=has_token, methods=port.methods[path])
+        assert status in right, (asked, status, text)
+        assert TOKEN.encode() not in text
 
 
-def sent(asked: Request) -> dict[str, Any]:
-    """Return the request for httpx."""
+async def answer(app: ASGIApp, asked: Request, cookie: str) -> tuple[int, bytes]:
+    """Return the status and the body. The app is called without httpx, which takes three times as long as the app."""
     path = asked.path.replace("{lead_id:path}", "crm-1").replace("{workspace}", "acme").replace("{path:path}", "x")
     path = URL if asked.path == CALLBACKS else path.replace("{", "x").replace("}", "x")
     token = {"token": TOKEN, "wrong token": "guessed"}.get(asked.role)
-    headers = {"host": HOSTS[asked.host], "sec-fetch-site": "same-origin"}
-    body = {name: value for name, value in good().items() if name != "callback_token"}
-    return {
-        "url": path,
-        "headers": headers | ({} if token is None else {"authorization": f"Bearer {token}"}),
-        "json": body if asked.path == CALLBACKS else None,
+    headers = {
+        "host": HOSTS[asked.host],
+        "connection": "keep-alive",
+        "sec-fetch-site": "same-origin",
+        **({"content-type": "application/json"} if asked.path == CALLBACKS else {}),
+        **({"cookie": cookie} if cookie else {}),
+        **({"authorization": f"Bearer {token}"} if token else {}),
     }
+    callback = {name: value for name, value in good().items() if name != "callback_token"}
+    body = json.dumps(callback).encode() if asked.path == CALLBACKS else b""
+    unread: list[Message] = [{"type": "http.request", "body": body}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if not unread:
+            await asyncio.Event().wait()  # it does not hang up
+        return unread.pop()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = scope_of(path, ((name, value.encode()) for name, value in headers.items()), asked.method)
+    await app({**scope, "client": ("127.0.0.1", 1)}, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
 def routes_of(app: Any) -> list[Route]:
