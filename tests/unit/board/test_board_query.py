@@ -50,11 +50,21 @@ def pages(
         after = rows[-1].place
 
 
+Filled = tuple[BoardQueries, list[tuple[int, int, str, str]]]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """A read model, and the records that it has."""
+    path = tmp_path_factory.mktemp("model") / "model"
+    known = fill(path, 600)
+    return BoardQueries(path, FINAL), known
+
+
 @pytest.mark.parametrize("workspace", [None, "", "globex"])
 @pytest.mark.parametrize("chosen", ["", "under_way", "accepted_final", "parked"])
-def test_a_list_has_every_record_once_newest_first(tmp_path: Path, workspace: str | None, chosen: str) -> None:
-    known = fill(tmp_path / "model", 600)
-    queries = BoardQueries(tmp_path / "model", FINAL)
+def test_a_list_has_every_record_once_newest_first(filled: Filled, workspace: str | None, chosen: str) -> None:
+    queries, known = filled
     statuses = tuple(status for status, name in COLUMN.items() if name == chosen)
     if chosen == "accepted_final":
         statuses = ("accepted", "confirmed")

@@ -1,6 +1,7 @@
 """What people look at: imports, a lead that is not known, and lanes, one by one or again and again."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from stream_app.client.lookup import LeadSearch
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import SettingsError
+from tests.support.config import one_way
 
 FIRST_MS = 1_790_000_000_000
 MARCH = FoundImport(
@@ -35,9 +37,7 @@ FOREIGN = FoundImport("crm", "globex", FIRST_MS, FIRST_MS, "", "", None, None, N
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "stream_app.toml"
-    path.write_text(
-        '[workspaces.acme]\n[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["HOOK"]\ncallbacks = false\n'
-    )
+    path.write_text(one_way(people="acme", firms="beta"))
     monkeypatch.setenv("STREAM_APP_CONFIG", str(path))
     return path
 
@@ -108,60 +108,39 @@ def test_a_time_that_no_calendar_has(
     assert str(since_us) in capsys.readouterr().out
 
 
-NOW_MS = 1_790_000_000_000
-
-
 @pytest.fixture
-def lanes_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Two workspaces, and what is seen of their lanes."""
-    path = tmp_path / "stream_app.toml"
-    path.write_text(
-        """
-[workspaces.acme]
-[workspaces.beta]
-[destinations]
-people = { workspace = "acme", webhooks_env = ["A"], callbacks = false }
-firms = { workspace = "beta", webhooks_env = ["B"], callbacks = false }
-"""
-    )
-    views = [LaneView(name, at, NOW_MS, "closed", "healthy", 100.0, 8.0) for at, name in enumerate(("acme", "beta"))]
+def lanes_of_two(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is seen of the lanes of two workspaces."""
+    views = [LaneView(name, at, FIRST_MS, "closed", "healthy", 100.0, 8.0) for at, name in enumerate(("acme", "beta"))]
     lanes = [LaneFacts(view.workspace, view.partition, view, {"leads": 7}) for view in views]
 
     async def look(*_: object) -> LanesReport:
-        return LanesReport(Facts(NOW_MS, Group("Stable", 1), Group("Stable", 1), lanes), {})
+        return LanesReport(Facts(FIRST_MS, Group("Stable", 1), Group("Stable", 1), lanes), {})
 
     monkeypatch.setattr("stream_app.client.lanes.read_lanes", look)
-    return str(path)
 
 
 @pytest.mark.parametrize("command", ["lanes", "explain"])
-def test_one_workspace(command: str, lanes_of_two: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--config", lanes_of_two]) == 0
+@pytest.mark.usefixtures("lanes_of_two")
+def test_one_workspace(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command]) == 0
     output = capsys.readouterr().out
-    assert "acme" in output
-    assert "beta" in output
-    assert main([command, "--config", lanes_of_two, "--workspace", "beta"]) == 0
+    assert ("acme" in output, "beta" in output) == (True, True)
+    assert main([command, "--workspace", "beta"]) == 0
     output = capsys.readouterr().out
-    assert "acme" not in output
-    assert "beta" in output
-    assert main([command, "--config", lanes_of_two, "--workspace", "betta"]) == 2
+    assert ("acme" in output, "beta" in output) == (False, True)
+    assert main([command, "--workspace", "betta"]) == 2
     assert "betta" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["lanes", "explain"])
+@pytest.mark.usefixtures("lanes_of_two")
 def test_it_looks_again_until_ctrl_c(
-    command: str, lanes_of_two: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = 0
-
-    def sleep(_: float) -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 3:
-            raise KeyboardInterrupt
-
+    sleep = Mock(side_effect=[None, None, KeyboardInterrupt])
     monkeypatch.setattr("time.sleep", sleep)
-    assert main([command, "--config", lanes_of_two, "--watch"]) == 0
+    assert main([command, "--watch"]) == 0
     assert capsys.readouterr().out.count("acme") == 3
 
 

@@ -27,7 +27,7 @@ class _Healthy(BaseHTTPRequestHandler):
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     server = HTTPServer(("127.0.0.1", 0), _Healthy)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     port = server.server_address[1]
     (tmp_path / "stream_app.toml").write_text(f"[http]\nboard_port = {port}\n")

@@ -37,7 +37,7 @@ class _Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     server = HTTPServer(("127.0.0.1", 0), _Server)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     path = tmp_path / "stream_app.toml"
     path.write_text(f'[board]\nurl = "http://127.0.0.1:{server.server_address[1]}"\n')

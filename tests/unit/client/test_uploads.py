@@ -22,6 +22,7 @@ from stream_app.config import Settings, load_settings
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Lead
+from tests.support.config import one_way
 from tests.support.kafka import until
 from tests.support.pace import BUSY
 
@@ -32,11 +33,7 @@ ADA = b"E-Mail,Vorname,Notes\nada@example.com,Ada,fine\n"
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     path = tmp_path / "stream_app.toml"
-    path.write_text(
-        "[workspaces.acme.budget]\ncredits_per_day = 100\n[workspaces.globex]\n"
-        '[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["HOOK"]\ncallbacks = false\n'
-        '[destinations.firms]\nworkspace = "globex"\nwebhooks_env = ["HOOK"]\ncallbacks = false\n'
-    )
+    path.write_text(one_way(people="acme", firms="globex") + "[workspaces.acme.budget]\ncredits_per_day = 100\n")
     return load_settings(path, {}, ())
 
 

@@ -59,14 +59,6 @@ def test_where_a_lead_is_at_rest(status: Status, destination: str, rests: bool) 
     assert leads.by_status(at_rest=not rests) == {}
 
 
-def test_a_lead_that_moves_on_is_at_rest_no_longer() -> None:
-    leads = published(1)
-    for status, rests in (("parked", 1), ("replayed", 0), ("sending", 0), ("accepted", 0), ("enriched", 1)):
-        leads.apply(event("leads/0/100", status))  # type: ignore[arg-type]
-        assert leads.at_rest == rests
-    assert leads.by_status(at_rest=True) == {"enriched": 1}
-
-
 @pytest.mark.parametrize(
     "place", ["leads/0/99", "leads/0/102", "leads/1/100", "leads.bulk/0/100", "leads.callbacks/0/100"]
 )
