@@ -45,29 +45,14 @@ def test_the_leads_of_an_import_are_counted_by_column(model: ReadModel, ask: Que
     assert (publication.leads, publication.moving) == (10, 8)
 
 
-def test_reading_again_counts_nothing_twice(model: ReadModel, ask: Queries) -> None:
-    steps = [received(0, import_summary=SUMMARY), event(NAMES, "crm-0", "enriched", 2, 0, credits=6)]
-    take(model, *steps)
-    take(model, *steps)
-    assert only(ask).columns == {"enriched": 1, "waiting": 9}
-    assert only(ask).credits == 6
-
-
-def test_an_import_without_a_summary_counts_the_received_leads(model: ReadModel, ask: Queries) -> None:
-    take(model, received(0), received(1))
-    publication = only(ask)
-    assert (publication.rows, publication.published, publication.columns) == (None, None, {"under_way": 2})
-
-
-def test_accepted_is_final_without_callbacks(model: ReadModel, ask: Queries) -> None:
-    take(model, event(NAMES, "crm-1", "accepted", 1, destination="firms", import_id="march"))
-    assert only(ask).columns == {"accepted_final": 1}
-
-
 def test_a_name_means_one_import_for_each_workspace(model: ReadModel, ask: Queries, path: Path) -> None:
     take(model, received(0), received(1, workspace="globex"))
     publications, _ = ask.imports("", "march", None, 10)
-    assert {publication.workspace: publication.leads for publication in publications} == {"acme": 1, "globex": 1}
+    assert {publication.workspace: publication.columns for publication in publications} == {
+        "acme": {"under_way": 1},
+        "globex": {"under_way": 1},
+    }
+    assert {(publication.rows, publication.published) for publication in publications} == {(None, None)}, "no summary"
     assert [publication.workspace for publication in ask.imports("globex", "", None, 10)[0]] == ["globex"]
     counts_of = BoardQueries(path, frozenset()).import_counts
     assert [[row.workspace for row in counts_of(name, "march")[1]] for name in ("acme", "globex")] == [
@@ -99,14 +84,6 @@ def test_an_import_goes_with_its_last_record(model: ReadModel, ask: Queries, pat
     assert only(ask).columns == {"under_way": 1}
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT sum(leads) FROM import_counts").fetchone() == (2,)
-
-
-def test_there_are_never_too_many_imports(model: ReadModel, ask: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "MOST_IMPORTS", 3)
-    take(model, *(received(number, f"i{number}") for number in range(5)))
-    assert len(ask.imports("", "", None, 10)[0]) == 3
-    take(model, event(NAMES, "crm-4", "enriched", 2, 4, credits=1))
-    assert sum(publication.leads for publication in ask.imports("", "", None, 10)[0]) == 3
 
 
 def duplicate(number: int, import_id: str, **more: Any) -> Made:
