@@ -167,28 +167,25 @@ async def test_publish_returns_the_import_and_the_ids_of_its_leads(
     assert derived.startswith("p-")
 
 
-@pytest.mark.parametrize("idle_timeout_s", [0, -1.5])
-async def test_follow_status_refuses_a_timeout_that_is_not_positive(idle_timeout_s: float, config: Path) -> None:
-    with pytest.raises(ValueError, match="idle_timeout_s has to be positive"):
-        async with follow_status(config, idle_timeout_s=idle_timeout_s):
-            pass
-
-
-def test_follow_status_refuses_an_empty_lead_id_and_an_unknown_workspace(config: Path) -> None:
-    with pytest.raises(ValueError, match="lead_id is empty"), follow_status_sync(config, lead_id=" "):
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"idle_timeout_s": 0}, "idle_timeout_s has to be positive"),
+        ({"lead_id": " "}, "lead_id is empty"),
+        ({"workspace": "beta"}, "there is no workspace beta"),
+    ],
+)
+def test_follow_status_refuses_wrong_arguments(wrong: dict[str, Any], says: str, config: Path) -> None:
+    error = SettingsError if "workspace" in wrong else ValueError
+    with pytest.raises(error, match=says), follow_status_sync(config, **wrong):
         pass
-    with pytest.raises(SettingsError, match="there is no workspace beta"), follow_status_sync(config, workspace="beta"):
-        pass
 
 
-async def test_read_results_refuses_a_time_without_a_zone_and_unknown_names(config: Path) -> None:
+def test_results_and_books_refuse_wrong_arguments(config: Path) -> None:
     with pytest.raises(ValueError, match="since has no time zone"):
-        await anext(read_results(config, since=datetime(2026, 11, 24)))
+        next(read_results_sync(config, since=datetime(2026, 11, 24)))
     with pytest.raises(SettingsError, match="there is no destination crm"):
-        await anext(read_results(config, destination="crm"))
-
-
-def test_read_books_refuses_a_negative_limit(config: Path) -> None:
+        next(read_results_sync(config, destination="crm"))
     with pytest.raises(ValueError, match="limit cannot be negative"):
         read_books_sync(config, limit=-1)
 
