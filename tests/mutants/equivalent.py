@@ -39,6 +39,7 @@ _EPOCH: Final = (
 )
 _TIER: Final = "topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[{}])"
 _TLS: Final = "return ssl.create_default_context() if self.tls {} True else self.tls"
+_BITS: Final = "bits, bit = self._partitions.pop(person, 0), {} << partition"
 _NO_SUCH_TIME: Final = "no clock shows a time before its own zero"
 
 _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
@@ -131,6 +132,7 @@ _EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         _TIER.format("0"),
         _TIER.format(" 1"),
     ): "each grace has a tier: it is a second at least",
+    ("stream_app/domain/dead_letter/replay.py", _BITS.format("1"), _BITS.format(" 2")): "bits are only told apart",
     ("stream_app/clay/egress.py", _TLS.format("is"), _TLS.format("==")): "it is a context or True",
     ("stream_app/kafka/takeover/steps.py", "started_ms: int = -1", "started_ms: int = - 0"): (
         "of an id that Kafka does not know only the state is looked at"

@@ -87,7 +87,7 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> type[FakeReader]:
         monkeypatch.setattr(FakeReader, name, empty)
 
     async def look_at(connection: KafkaConnection, groups: list[str]) -> dict[str, Any]:
-        return {group: (UP, {("leads", 0): 3, ("leads.bulk", 0): 0}) for group in groups}
+        return {group: (UP, {("leads", 0): 3}) for group in groups}
 
     for name, fake in (("Reader", FakeReader), ("TopicReader", FakeReader), ("look_at", look_at)):
         monkeypatch.setattr(on_kafka, name, fake)

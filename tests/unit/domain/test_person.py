@@ -46,6 +46,12 @@ def test_a_shared_address_does_not_collect_identifiers_without_end() -> None:
     assert not rows.take("101", ("info",))
 
 
+def test_no_more_identifiers_are_looked_up_than_one_above_the_most_that_are_linked() -> None:
+    others = b" ".join(b"%d" % number for number in range(2 * identity.MOST_IDENTIFIERS))
+    person = identity.person_of((b"p/acme/people/info",), {b"p/acme/people/info": others}.get)
+    assert len(person.aliases) == identity.MOST_IDENTIFIERS + 1
+
+
 def test_a_lead_of_too_large_a_person_claims_at_least_its_own() -> None:
     rows = Rows()
     for number in range(identity.MOST_IDENTIFIERS - 1):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
+from stream_app.domain.delivery.envelope import HEADERS, Envelope, Way, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, Duration, Rejection, failure, rejected, strayed
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, Reason, mark_key
@@ -117,6 +117,7 @@ def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(size: int, reas
         ENVELOPE, seq=4, way="", cut_bytes=max(0, size - most), disposition=disposition, reason=reason,
         text="in words", last_failure_ms=NOW_MS, app=PLAN.app,
     )  # fmt: skip
+    assert (HEADERS["cut_bytes"] in dict(record.headers)) is (size > most)
     never = replace(ENVELOPE, first_failure_ms=0)
     assert envelope_of(rejected(PLAN, consumed, never, bad, "", NOW_MS)).first_failure_ms == NOW_MS
     assert rejected(PLAN, replace(consumed, value=None), never, bad, "", NOW_MS).value is None
