@@ -137,9 +137,7 @@ _INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad
 _LOCAL_PART: Final = re.compile(r"(?!=)[^\s@<>()\[\],;:\"\\|]{1,64}")
 """No leading `=` and no `|`: such an address is a spreadsheet formula (`=cmd|calc@example.com`)."""
 _HOST: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")
-_LINKEDIN: Final = re.compile(
-    r"(?:[a-z]++://)?(?:(?!linkedin\.com/)[a-z0-9-]++\.)*+linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I
-)
+_LINKEDIN: Final = re.compile(r"(?:[a-z]++://)?(?:[a-z0-9-]++\.)*linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I)
 _NOT_IN_SLUG: Final = re.compile(r"[\s/?#\x00-\x1f\x7f\ufffd\ud800-\udfff]")
 
 _CLEANERS: Final[dict[str, Callable[[str], str]]] = {
