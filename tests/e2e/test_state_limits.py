@@ -178,7 +178,7 @@ async def says_that_it_was_recreated(process: Member, topic: str) -> None:
 
 
 HANGS = {
-    "worker": ("stream_app.partition.owner.PartitionOwner.serve", "are not consumed"),
+    "worker": ("stream_app.partition.runner.RecordRunner.serve", "are not consumed"),
     "replay": ("stream_app.replay.forward.Replay.deferred", "leads.deferred/0 do not move"),
 }
 """Process -> what hangs in it, and what it reports. tests/unit has what else can hang."""
@@ -212,6 +212,7 @@ import asyncio, sys
 from stream_app.cli.main import main
 from {module} import {class_name}
 async def hang(*_): await asyncio.Event().wait()
+assert callable({class_name}.{name})
 {class_name}.{name} = hang
 sys.exit(main(sys.argv[1:]))
 """
