@@ -149,8 +149,10 @@ def test_a_search_goes_to_the_lead_that_is_known_by_one_of_the_ids_that_the_text
         site = Mock(queries=Mock(lead=lambda lead_id, known=known: lead_id if lead_id in known else None))
         assert leads.find(site, of_our_form) == f"/board/leads/{path}"
     person = "/board/leads?person="
-    for found, path in ((["crm-1", "crm-2"], person), (["crm-1", "gone"], "/board/leads/crm-1"), ([], person)):
-        known = Mock(leads_of=lambda _, found=found: found, lead=lambda lead_id: lead_id if "crm" in lead_id else None)
+    for of_person, path in ((["crm-1", "crm-2"], person), (["crm-1", "gone"], "/board/leads/crm-1"), ([], person)):
+        known = Mock(
+            leads_of=Mock(return_value=of_person), lead=lambda lead_id: lead_id if lead_id.startswith("crm") else None
+        )
         assert leads.find(Mock(queries=known), "ada@example.com").startswith(path)
 
 
