@@ -24,7 +24,7 @@ from stream_app.domain.delivery.resolve import LeadRef, resolve_lead
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.model.errors import UnknownFormat
-from stream_app.domain.model.records import ConsumedRecord, Headers, parse_record_id
+from stream_app.domain.model.records import ConsumedRecord, Headers, parse_record_id, read_number
 from stream_app.domain.model.topics import TopicNames
 from stream_app.replay.plan import dead_letter_of
 from tests.board.model_records import Made
@@ -257,3 +257,8 @@ def test_a_dead_letter_of_an_unknown_workspace_belongs_to_it_once_it_is_configur
     after = dead_letter_of(record, WorkspaceKeys(["acme", "newco"]))
     assert before.key == record.key
     assert after.key == b"newco"
+
+
+def test_a_number_of_a_header_has_at_most_fifteen_digits_of_ascii() -> None:
+    texts = ("0", "17", "9" * 15, "9" * 16, "", "-1", "+1", "1.0", " 1", "\u0663")
+    assert [read_number(text) for text in texts] == [0, 17, 10**15 - 1, *[0] * 7]
