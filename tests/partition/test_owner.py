@@ -16,6 +16,7 @@ from stream_app.domain.model.errors import Fenced, RowUnreadable
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused
 from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.partition.in_flight import InFlight
 from stream_app.partition.owner import PartitionOwner
 from tests.partition.test_committer import Silent
 from tests.partition.virtual import RecordingStream, at_end, consumed, now_ms, parts, virtual_time
@@ -295,3 +296,25 @@ async def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension(
     assert len(bench.partition.runner._unfinished) == 0
     inlet.over.set()
     await serving
+
+
+@virtual_time
+async def test_four_records_for_each_lead_in_flight_are_under_way_and_the_next_waits_for_one_to_end() -> None:
+    bench = Bench(Setup(max_in_flight=1))
+    started, may_end = list[int](), asyncio.Semaphore(0)
+
+    async def process(in_flight: InFlight) -> None:
+        started.append(in_flight.consumed.offset)
+        in_flight.release_next()
+        await may_end.acquire()
+
+    runner = bench.partition.runner
+    runner._pipelines = {**runner._pipelines, "hot": process}
+    for number in range(9):
+        bench.publish(f"id{number}", f"p{number}")
+    await bench.serve_for(10.0)
+    assert started == [0, 1, 2, 3]
+    for _ in range(3):
+        may_end.release()
+    await asyncio.sleep(1.0)
+    assert started == [0, 1, 2, 3, 4, 5, 6]
