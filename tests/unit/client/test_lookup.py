@@ -16,6 +16,7 @@ from stream_app.cli.options import iso
 from stream_app.client.answers import Event, FoundLead, RecordHistory, steps
 from stream_app.client.lookup import find
 from stream_app.config import Settings, load_settings
+from stream_app.domain.books.records import MEANING, Column
 from stream_app.domain.lane.waits import waits
 from stream_app.domain.model.errors import BoardUnavailable, StreamAppError
 
@@ -99,6 +100,19 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
     assert "waited        2.0 s  POST to Clay, 2 times" in lines
     since, until = iso(5_000), iso(9_000)
     assert f"WAITS for outage of Clay (breaker_open) since {since}, until {until}: 5 failures" in lines
+
+
+@pytest.mark.parametrize("column", MEANING)
+def test_status_says_what_the_status_of_a_record_means(
+    settings: Settings, column: Column, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = RecordHistory("leads/0/1", "acme", "people", "accepted", column, 5, "", [], [])
+    lead = msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))
+    monkeypatch.setattr(_Server, "status", 200)
+    monkeypatch.setattr(_Server, "body", json.dumps({**_LAG, "lead": lead}).encode())
+    assert main(["status", "crm-17"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"    status accepted: {MEANING[column]}"
+    assert MEANING["accepted_final"] == "Clay took it, and nothing ever comes back"
 
 
 def _events(*statuses: str) -> list[Event]:
