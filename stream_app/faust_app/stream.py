@@ -212,12 +212,13 @@ class GapCheck:
 
     Attributes:
         empty: the number of harmless gaps so far.
-        on_expired: called with topic, partition, first offset and end offset of records that retention removed.
+        on_expired: called with topic, partition, first offset and end offset of records that retention removed. Set it
+            before the app starts, because a loss that nobody hears of is the worst one.
     """
 
     def __init__(self, connection: KafkaConnection) -> None:
         self.empty = 0
-        self.on_expired: Callable[[str, int, int, int], None] = lambda topic, partition, first, end: None
+        self.on_expired: Callable[[str, int, int, int], None]
         self._connection = connection
         self._consumer: Consumer | None = None
         self._lock = asyncio.Lock()
