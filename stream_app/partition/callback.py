@@ -76,7 +76,7 @@ class CallbackPipeline(StateUser):
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
         policy, lane = self._plan.workspaces[callback.workspace], self._lanes[callback.workspace]
         self._lanes[callback.workspace], cost, spent = booked(policy, lane, row, destination, callback, now_ms)
-        self._admission.pump_soon(destination.workspace)  # the budget may have room again, or a suspension has ended
+        self._admission.pump_soon(callback.workspace)  # the budget may have room again, or a suspension has ended
         why = Reason("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
         erased = self._rows.suppression(erased_row(callback.workspace, callback.lead_id))
         is_published = callback.outcome in _PUBLISHED and not is_erased(erased, row.first_at_ms)

@@ -18,6 +18,7 @@ from stream_app.domain.model.messages import Lead
 from tests.board.client import OWN, Client, digest_on
 from tests.board.scene import HOSTILE, Outbox
 from tests.support.kafka import until
+from tests.support.narrow import present
 from tests.support.pace import BUSY
 
 CSV = (
@@ -180,7 +181,7 @@ async def test_the_button_follows_the_price(operator: Client, kafka: Kafka) -> N
     first = digest_on((await operator.get(path)).text)
     await post(operator, f"{path}/columns", data={"workspace": "initech"})
     assert digest_on(await settled(operator, path)) == first
-    upload = next(iter(operator.board._publish._uploads._uploads.values()))  # type: ignore[union-attr]
+    upload = next(iter(present(operator.board._publish)._uploads._uploads.values()))
     upload.quotes = [msgspec.structs.replace(quote, seconds=9_999) for quote in upload.quotes]
     assert digest_on((await operator.get(path)).text) not in ("", first)
 

@@ -26,6 +26,7 @@ from stream_app.domain.delivery.suppression import Suppression
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.topics import Retention, TopicNames
+from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.rows import read_lane
 from stream_app.replay.forward import Replay
@@ -177,9 +178,10 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
     for lead in [*to_publish([*leads, *again]), *(stored for _, stored in memory.published)]:
         kafka.produce(0, lead)
     generation = kafka.next_generation("g")
+    sources: dict[str, Source] = {NAMES.leads: "hot", NAMES.retry: "retry"}
     serving = [
-        asyncio.create_task(owner.runner.serve(MemoryInlet(kafka, "g", generation, topic, 0), source))  # type: ignore[arg-type]
-        for topic, source in ((NAMES.leads, "hot"), (NAMES.retry, "retry"))
+        asyncio.create_task(owner.runner.serve(MemoryInlet(kafka, "g", generation, topic, 0), source))
+        for topic, source in sources.items()
     ]
     await asyncio.sleep(30)
     events = [

@@ -238,7 +238,7 @@ def test_topics_are_created_before_the_pods_start(chart: Chart) -> None:
 def test_a_board_with_a_volume_keeps_its_files_and_a_gateway_has_no_disk(chart: Chart, tmp_path: Path) -> None:
     rendered = objects(chart, SETS["volumes"])
     claim = find(rendered, "PersistentVolumeClaim", "-board")
-    assert "helm.sh/hook" not in claim["metadata"].get("annotations", {}), "an upgrade would make it anew"
+    assert "helm.sh/hook" not in claim["metadata"].get("annotations", {}), "an upgrade would create it again"
     assert claim["spec"]["resources"] == {"requests": {"storage": "10Gi"}}
     volumes = {name: template["spec"]["volumes"] for name, template in processes(rendered).items()}
     (state,) = [volume for volume in volumes["board"] if volume["name"] == "state"]
