@@ -175,9 +175,9 @@ class CommandPipeline(StateUser):
                     rows.append((key, None if key in own else unlinked(linked, lead, erasure.people)))
             gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, erasure.people))
         text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(erasure.destinations or mine)}"
-        table = Destination(erasure.destinations[0] if len(erasure.destinations) == 1 else "", name, ())
+        destination = Destination(erasure.destinations[0] if len(erasure.destinations) == 1 else "", name, ())
         envelope, why = Envelope(origin=consumed.record_id), Reason(command.id, text)
-        step = brief(self._plan, consumed, envelope, "erased", now_ms, why, lead_id, *gone, destination=table)
+        step = brief(self._plan, consumed, envelope, "erased", now_ms, why, lead_id, *gone, destination=destination)
         return CommandResult(f"{lead_id}: {text}", rows=rows, records=step.records, events=step.events)
 
     def _no_longer_parked(

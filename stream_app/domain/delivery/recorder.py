@@ -176,8 +176,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
     def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None, before: Delivery | None = None) -> None:
         """Record the event of the row's present state; `before` is the row before the step."""
-        row, resolved, table = self.row, self.resolved, self.resolved.destination
-        event = event_of(self._plan, row, table.workspace, table.alias, resolved.lead_id, why)
+        row, resolved, destination = self.row, self.resolved, self.resolved.destination
+        event = event_of(self._plan, row, destination.workspace, destination.alias, resolved.lead_id, why)
         more: dict[str, object] = {}  # few steps have these, and a call with more than 15 keywords builds a dict first
         if spent is not None:
             more.update(credits=spent.credits, actions=spent.actions, day=spent.day, month=spent.month)

@@ -133,7 +133,7 @@ def book_callback(
         f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no budget is safe with that; "
         "raise ceiling_* or make the table cheaper, then resume the lane"
     )
-    return _suspended(in_force(policy, lane.changes), lane, destination, OVER_CEILING, text, now_ms)
+    return _suspended(in_force(policy, lane.changes), lane, destination, OVER_CEILING, text, now_ms, None)
 
 
 def probe_succeeded(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
@@ -161,9 +161,9 @@ def _probe_accepted(policy: Workspace, lane: Lane, grant: Grant, now_ms: int) ->
 
 
 def _suspended(
-    policy: Workspace, lane: Lane, table: Destination, reason: str, text: str, now_ms: int, probe: Probe | None = None
+    policy: Workspace, lane: Lane, destination: Destination, reason: str, text: str, now_ms: int, probe: Probe | None
 ) -> Lane:
-    fresh = suspension.begin(policy.suspension, reason, text, now_ms, table.alias, table.setup_id)
+    fresh = suspension.begin(policy.suspension, reason, text, now_ms, destination.alias, destination.setup_id)
     after = suspension.suspend(policy.suspension, lane.suspension, fresh, probe)
     return msgspec.structs.replace(lane, suspension=after)
 
