@@ -106,6 +106,9 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         origins["the_next_lead"] = f"{topic}/{home}/{len(CASES) + 3}"
         worker = line.start("worker")
         await line.until_over(len(origins) + 1, 40)
+        strays = [f"{topic}/{astray}/0", *(origin for name, origin in origins.items() if name.startswith("stray "))]
+        sent = [line.histories[origin] for origin in strays]
+        await line.until(lambda: all(history[-1].status == "accepted" for history in sent), 40, "they came home")
         assert await line.get(worker, "/healthz") == "ok\n"
         await line.stop(worker)
 
@@ -117,8 +120,7 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         assert ends["junk_headers"].status == "accepted"
         assert ends["the_next_lead"].status == "accepted"
         assert ends["compressed"].reason == "oversize"
-        strays = [origin for name, origin in origins.items() if name.startswith("stray ")]
-        for origin in (f"{topic}/{astray}/0", *strays):
+        for origin in strays:
             path = [event.status for event in line.histories[origin]]
             assert path == ["rerouted", "received", "sending", "accepted"], origin
         assert {event.reason for name, event in ends.items() if name.startswith("poison ")} == {"not_json"}
