@@ -9,10 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from stream_app.version import __version__ as __version__
-
 if TYPE_CHECKING:
     from stream_app.api import *  # noqa: F403 - the names are listed there
+
+__version__ = "0.2.0"  # pyproject.toml reads it from this file
 
 
 def __getattr__(name: str) -> object:

@@ -23,7 +23,7 @@ from stream_app.domain.model.errors import (
     StreamAppError,
     TopicsError,
 )
-from stream_app.version import __version__
+from stream_app import __version__
 from tests.support.pace import BUSY
 
 ACTIONS = [(name, action) for name in COMMANDS for action in build_app()[name] if not action.startswith("-")]

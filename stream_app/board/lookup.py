@@ -30,7 +30,7 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.text import count
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
-from stream_app.version import __version__
+from stream_app import __version__
 
 _REFUSALS: Final = {
     400: "The request is not valid.",

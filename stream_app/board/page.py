@@ -22,7 +22,7 @@ from stream_app.board.requests import address_of, own_path
 from stream_app.board.site import Moment, PageData, Shared, Site
 from stream_app.client.commands import QUEUED_TEXT
 from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, outcome_text
-from stream_app.version import __version__
+from stream_app import __version__
 
 T = TypeVar("T")
 

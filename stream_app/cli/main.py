@@ -24,7 +24,7 @@ from cyclopts import UNSET, App, CoercionError, CycloptsError, MissingArgumentEr
 from stream_app.cli.base import COMMON, EXIT_CODE_OF, EXIT_CODES, INTERRUPTED, NO, OK, OPTIONS, Common, say, show_json
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import wrapped
-from stream_app.version import __version__
+from stream_app import __version__
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel

@@ -43,7 +43,7 @@ from stream_app.kafka.groups import committed_offsets, look_at
 from stream_app.kafka.rights import allowed
 from stream_app.kafka.topics import check_topics
 from stream_app.trace import OtlpClient, ReceiverUnavailable, SpansRefused
-from stream_app.version import __version__
+from stream_app import __version__
 
 
 async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:

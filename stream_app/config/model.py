@@ -16,7 +16,7 @@ from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import MAX_INPUT_BYTES, Retention, TopicNames, TopicPlan, plan
 from stream_app.domain.plan import CachePolicy, DeliveryPolicy, Destination, Plan, ReplayPolicy, Shares, Workspace
 from stream_app.domain.spans import Sampling, headers_of
-from stream_app.version import __version__
+from stream_app import __version__
 
 _FreePort = Annotated[int, Range(0, 65_535)]
 _Port = Annotated[int, Range(1, 65_535)]

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_app.domain.model.addresses import is_loopback
 from stream_app.domain.model.errors import StreamAppError
-from stream_app.version import __version__
+from stream_app import __version__
 
 LIMIT_CONCURRENCY: Final = 256
 """Connections that are served at once; uvicorn answers 503 above it."""

@@ -52,7 +52,7 @@ from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry, serve_http
 from stream_app.services.process import check_kafka, serve_ops, state_folder
 from stream_app.tasks import cancel, run_until, stop_signal
-from stream_app.version import __version__
+from stream_app import __version__
 
 _GRACE_S: Final = 10
 

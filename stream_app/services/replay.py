@@ -26,7 +26,7 @@ from stream_app.replay.orders import OrderRunner
 from stream_app.replay.reload import Reloads
 from stream_app.replay.state import ReplayState
 from stream_app.services.process import Watchdog, check_kafka, longest_step_s, serve_ops
-from stream_app.version import __version__
+from stream_app import __version__
 
 _BUFFERED: Final = 1_000
 """Records in memory per topic and partition. Those of a delay tier only wait."""

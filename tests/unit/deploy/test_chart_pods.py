@@ -10,7 +10,7 @@ import yaml
 from helm_python import Chart
 
 from stream_app.services import board, gateway
-from stream_app.version import __version__
+from stream_app import __version__
 from tests.unit.deploy.chart_values import CONFIG, EVERYWHERE, SETS, SMALLEST
 from tests.unit.deploy.rendered import CHART, ROOT, find, objects, pods, processes, settings
 
