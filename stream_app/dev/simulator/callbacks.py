@@ -11,8 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from stream_app.dev.simulator import lines
-from stream_app.dev.simulator.ledger import Ledger
+from stream_app.dev.simulator.ledger import CallbackLine, ChargeLine, Ledger
 from stream_app.dev.simulator.script import Callback, Fault, Script
 from stream_app.dev.simulator.timeline import Timeline
 from stream_app.dev.simulator.world import Row
@@ -108,7 +107,7 @@ class Callbacks:
         if not workspace.pay(0, 1):
             self._write(job, attempt, "out_of_actions")
             return True
-        self._ledger.write(lines.Charge(**job.row.names(), column="callback", actions=1))
+        self._ledger.write(ChargeLine(**job.row.names(), column="callback", actions=1))
         if "callbacks_lost" in job.faults:
             self._write(job, attempt, "lost")
             return True
@@ -140,7 +139,7 @@ class Callbacks:
     def _write(self, job: Job, attempt: int, status: int | str, **more: Any) -> None:
         """Log an attempt. `more`: how long it took and what came back, if it was made."""
         about = {"run": job.run, "faults": list(job.faults), "delivery_id": job.row.delivery_id, **more}
-        self._ledger.write(lines.Callback(**job.row.names(), attempt=attempt, status=status, **about))
+        self._ledger.write(CallbackLine(**job.row.names(), attempt=attempt, status=status, **about))
 
 
 def _headers(job: Job, cells: dict[str, Any]) -> dict[str, str]:

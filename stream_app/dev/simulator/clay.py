@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 
-from stream_app.dev.simulator import lines
 from stream_app.dev.simulator.callbacks import Callbacks
 from stream_app.dev.simulator.chance import Chance
 from stream_app.dev.simulator.enrichment import Enrichment
 from stream_app.dev.simulator.inbound import Inbound
-from stream_app.dev.simulator.ledger import Ledger
+from stream_app.dev.simulator.ledger import ControlLine, Ledger
 from stream_app.dev.simulator.script import Script, ScriptError
 from stream_app.dev.simulator.timeline import Timeline
 from stream_app.dev.simulator.world import WebhookState, WorkspaceState, World
@@ -74,7 +73,7 @@ class Clay:
 
     def did(self, what: str, workspace: str | None = None) -> None:
         """Log an operation."""
-        self._ledger.write(lines.Control(did=what, workspace=workspace))
+        self._ledger.write(ControlLine(did=what, workspace=workspace))
 
     def webhook(self, slug: str) -> WebhookState:
         """Return a webhook. Raises ScriptError if it is unknown."""

@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 from attrs import define, field
 
-from stream_app.dev.simulator import lines
 from stream_app.dev.simulator.callbacks import fill, placeholders
 from stream_app.dev.simulator.chance import Chance
-from stream_app.dev.simulator.ledger import Ledger
+from stream_app.dev.simulator.ledger import ChargeLine, Ledger, RefundLine, RowLine
 from stream_app.dev.simulator.script import Column
 from stream_app.dev.simulator.world import Row, World
 
@@ -80,7 +79,7 @@ class Enrichment:
             return
         row.spent += column.credits
         if column.credits or column.actions:
-            charge = lines.Charge(**row.names(), column=column.name, credits=column.credits, actions=column.actions)
+            charge = ChargeLine(**row.names(), column=column.name, credits=column.credits, actions=column.actions)
             self._ledger.write(charge)
         self._later(run.step_s, lambda: self._settle(run, column))
 
@@ -102,7 +101,7 @@ class Enrichment:
             return
         row.webhook.workspace.credits += column.credits
         row.spent -= column.credits
-        self._ledger.write(lines.Refund(**row.names(), column=column.name, credits=column.credits))
+        self._ledger.write(RefundLine(**row.names(), column=column.name, credits=column.credits))
 
     def _finish(self, run: Run) -> None:
         row = run.row
@@ -115,9 +114,7 @@ class Enrichment:
         self.running -= row.state == "running"
         row.state = state
         filled = sum(value is not None for value in row.filled.values())
-        self._ledger.write(
-            lines.Row(**row.names(), run=row.run, state=state, filled=filled, delivery_id=row.delivery_id)
-        )
+        self._ledger.write(RowLine(**row.names(), run=row.run, state=state, filled=filled, delivery_id=row.delivery_id))
         if state in ("done", "deduped"):
             row.filled = {}
         if state == "deduped":

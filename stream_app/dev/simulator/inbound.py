@@ -1,24 +1,36 @@
-"""The webhook: decides about a request, writes it to the ledger, and answers as the faults require."""
+"""The webhook: reads a request, decides about it, writes it to the ledger, and answers as the faults require."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import re
+import socket
+import struct
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from itertools import accumulate
 
+import msgspec
 from aiohttp import web
 from attrs import define, field
 
-from stream_app.dev.simulator import answers, lines
 from stream_app.dev.simulator.chance import digest
-from stream_app.dev.simulator.ledger import Ledger, now_ms
-from stream_app.dev.simulator.script import REFUSING, workspace_of
-from stream_app.dev.simulator.submission import Submission, read_submission
+from stream_app.dev.simulator.ledger import Ledger, RequestLine, now_ms
+from stream_app.dev.simulator.script import REFUSING, Fault, RetryAfter, workspace_of
 from stream_app.dev.simulator.timeline import Timeline
-from stream_app.dev.simulator.world import Row, WebhookState, World
+from stream_app.dev.simulator.world import Row, Submission, WebhookState, World
 
 WEBHOOK_PATH = "/v3/sources/webhook/{slug}"
 TOKEN_HEADER = "x-clay-webhook-auth"
 READ_AT_MOST_BYTES = 16_000_000
+
+_ECHO_CHARACTERS = 200
+_MOST_LEVELS = 100  # a parser recurses on them
+_JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
+_raw_elements = msgspec.json.Decoder(list[msgspec.Raw])
 
 _OF_HOST = frozenset({"status_before", "reset_before_accept", "hang_after_read"})
 """Faults that are an outage: unless they name a workspace or a webhook, nothing on the host answers well."""
@@ -29,6 +41,27 @@ _NO_STATUS = {
     "reset_after_read": "reset",
     "hang_after_read": "hang",
     "garbage": "garbage",
+}
+_CHUNK = b" " * 65_536
+
+# Clay's response has no reliable shape, so it varies from request to request.
+_ACCEPTED = (
+    ("", "text/plain"),
+    ("OK", "text/plain"),
+    ('{"success":true}', "application/json"),
+    ('{"message":"Webhook received"', "application/json"),
+    ("[]", "application/json"),
+    ("<html><body>Thanks!</body></html>", "text/html"),
+)
+_REFUSED = {
+    400: "The body is not valid JSON.",
+    401: "Missing or wrong x-clay-webhook-auth.",
+    402: "Payment required.",
+    403: "This source cannot take more records.",
+    404: "No such webhook.",
+    413: "The payload is too large.",
+    422: "Expected a JSON object, or a list of them.",
+    429: "Too many records.",
 }
 
 
@@ -50,9 +83,9 @@ class Inbound:
         except web.HTTPRequestEntityTooLarge:
             body = None
         slug, script, limits = request.match_info["slug"], self._world.script, self._world.limits
-        sent = read_submission(body, limits.payload_bytes, script.lead_id_field, script.delivery_id_field)
+        sent = _read_submission(body, limits.payload_bytes, script.lead_id_field, script.delivery_id_field)
         webhook = self._world.webhook(slug)
-        line = lines.Request(
+        line = RequestLine(
             at_ms=at_ms,
             webhook=slug,
             workspace=webhook.workspace.name if webhook else workspace_of(slug),
@@ -72,26 +105,26 @@ class Inbound:
         if fault is not None and (fault.kind in REFUSING or fault.accepted is False):
             line.status, line.fault = _NO_STATUS.get(fault.kind, fault.status or 0), fault.kind
             self._ledger.write(line)
-            return await answers.played(fault, request, answers.refused(fault.status or 500, {}), self._stopping)
+            return await _played(fault, request, _refused(fault.status or 500, {}), self._stopping)
         status = self._decide(webhook, sent, request.headers.get(TOKEN_HEADER))
         if webhook is None or status != 200:
             line.status = status
             self._ledger.write(line)
-            headers = answers.retry_after(limits.retry_after, limits.retry_after_s) if status == 429 else {}
-            return answers.refused(status, headers)
+            headers = _retry_after(limits.retry_after, limits.retry_after_s) if status == 429 else {}
+            return _refused(status, headers)
         if fault is not None:
             line.status, line.fault = _NO_STATUS.get(fault.kind, fault.status or 200), fault.kind
         self._accept(webhook, sent, line, f"{about}#{occurrence}")
-        answer = answers.accepted(len(body or b""))
-        return answer if fault is None else await answers.played(fault, request, answer, self._stopping)
+        answer = _accepted(len(body or b""))
+        return answer if fault is None else await _played(fault, request, answer, self._stopping)
 
     async def handle_root(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /` and `HEAD /`, which submit nothing: 404, or as a fault of the whole host requires."""
         self._roots += 1
         fault = self._timeline.request_fault("", "", "", self._roots)
         if fault is None or fault.kind not in _OF_HOST:
-            return answers.refused(404, {})
-        return await answers.played(fault, request, answers.refused(fault.status or 500, {}), self._stopping)
+            return _refused(404, {})
+        return await _played(fault, request, _refused(fault.status or 500, {}), self._stopping)
 
     def _decide(self, webhook: WebhookState | None, sent: Submission, token: str | None) -> int:
         """Return the status that a working Clay answers."""
@@ -108,7 +141,7 @@ class Inbound:
             return 429
         return 200
 
-    def _accept(self, webhook: WebhookState, sent: Submission, line: lines.Request, nameless: str) -> None:
+    def _accept(self, webhook: WebhookState, sent: Submission, line: RequestLine, nameless: str) -> None:
         """Create the rows and start them. `nameless` stands for the lead of a row that names none."""
         tally = self._ledger.tally
         about = [
@@ -120,3 +153,114 @@ class Inbound:
         self._ledger.write(line)
         for row in rows:
             self._start(row)
+
+
+def _read_submission(body: bytes | None, max_bytes: int, lead_field: str, delivery_field: str) -> Submission:
+    """Parse a body (None: larger than the server reads).
+
+    The refusal is 413 over `max_bytes`, 400 for invalid JSON, 422 if it is not an object or a list of objects.
+    """
+    if body is None or len(body) > max_bytes:
+        return Submission(refusal=413)
+    if _levels(body) > _MOST_LEVELS:
+        return Submission(refusal=400)
+    try:
+        content = msgspec.json.decode(body)
+    except ValueError:  # msgspec's own errors, and bytes that are not UTF-8
+        return Submission(refusal=400)
+    is_array = isinstance(content, list)
+    rows = content if is_array else [content]
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        return Submission(refusal=422)
+    bodies = [bytes(raw) for raw in _raw_elements.decode(body)] if is_array else [body]
+    echoes = [(_echo(row.get(lead_field)), _echo(row.get(delivery_field))) for row in rows]
+    return Submission(is_array=is_array, bodies=bodies, cells=rows, echoes=echoes)
+
+
+def _echo(value: object) -> str | None:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)[:_ECHO_CHARACTERS]
+    return None
+
+
+def _levels(body: bytes) -> int:
+    """Return how many lists and objects are within each other."""
+    tokens = (match[0] for match in _JSON_TOKEN.finditer(body))
+    return max(accumulate((token in b"[{") - (token in b"]}") for token in tokens if len(token) == 1), default=0)
+
+
+def _accepted(about: int) -> web.Response:
+    """Return a 200; `about` selects the body."""
+    text, content_type = _ACCEPTED[about % len(_ACCEPTED)]
+    return web.Response(text=text, content_type=content_type)
+
+
+def _refused(status: int, headers: dict[str, str]) -> web.Response:
+    """Return a response with an error status."""
+    return web.Response(status=status, text=_REFUSED.get(status, "Something went wrong."), headers=headers)
+
+
+def _retry_after(form: RetryAfter, seconds: int) -> dict[str, str]:
+    """Return the header in one of its forms, or no header."""
+    match form:
+        case "absent":
+            return {}
+        case "seconds":
+            return {"Retry-After": str(seconds)}
+        case "date":
+            due = datetime.now(UTC) + timedelta(seconds=seconds)
+            return {"Retry-After": format_datetime(due, usegmt=True)}
+        case "zero":
+            return {"Retry-After": "0"}
+
+
+async def _played(
+    fault: Fault, request: web.Request, answer: web.Response, stopping: asyncio.Event
+) -> web.StreamResponse:
+    """Answer as the fault requires, where Clay would give `answer`. It waits no longer once `stopping` is set."""
+    match fault.kind:
+        case "hang_after_read":
+            await stopping.wait()  # or until the sender gives up: aiohttp cancels this then
+            return _reset(request)
+        case "reset_after_read" | "reset_before_accept":
+            return _reset(request)
+        case "slow":
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), fault.delay_s or 0)
+            return answer
+        case "garbage":
+            if request.transport is not None:
+                request.transport.write(b"\x00\xff\x00 this is not HTTP\r\n\r\n")
+                request.transport.close()
+            return web.Response()
+        case "huge_answer":
+            return await _huge(request, fault.size_bytes or 0)
+    headers = {}
+    if fault.retry_after is not None:
+        headers = _retry_after(fault.retry_after, fault.retry_after_s or 0)
+    if fault.location is not None:
+        headers = {"Location": fault.location}
+    return _refused(fault.status or 500, headers)
+
+
+def _reset(request: web.Request) -> web.Response:
+    """End the connection with a TCP RST. The returned response is never sent."""
+    transport = request.transport
+    if transport is not None:
+        # On a duplicate socket, because an event loop may return one that cannot be changed.
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as twin:
+            twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    return web.Response()
+
+
+async def _huge(request: web.Request, size_bytes: int) -> web.StreamResponse:
+    """Respond with 200 and a body of that size."""
+    answer = web.StreamResponse(headers={"Content-Length": str(size_bytes)})
+    with contextlib.suppress(ConnectionError):  # the sender may stop reading
+        await answer.prepare(request)
+        left = size_bytes
+        while left > 0:
+            await answer.write(_CHUNK[:left])
+            left -= len(_CHUNK)
+    return answer

@@ -1,6 +1,9 @@
-"""The ledger: appends, counts and reads lines in a file, with running totals of them for `/ledger/summary`.
+"""The ledger: one line for each event, in a file, with running totals for `/ledger/summary`. Tests compare with it.
 
-Memory is one small entry per lead and a few numbers per workspace.
+Every line has `seq` (from 1, without gaps), `at_ms` (epoch, UTC) and `kind`: `start` · `request` · `row` (the end of a
+row's run) · `charge` · `refund` · `callback` (one attempt) · `control` (a control call) · `listener` (refuse began or
+ended) · `stop`. No line holds a token, a URL, or a field of a payload except the two echo fields. Absent values are
+left out. Memory is one small entry per lead and a few numbers per workspace.
 """
 
 from __future__ import annotations
@@ -16,10 +19,111 @@ from typing import BinaryIO, Literal, NamedTuple
 
 import msgspec
 
-from stream_app.dev.simulator import lines
-from stream_app.dev.simulator.lines import Line, Stop
-
 Leads = Literal["all", "repeated", "none"]
+
+
+class Line(
+    msgspec.Struct,
+    omit_defaults=True,
+    kw_only=True,
+    tag_field="kind",
+    tag=lambda name: name.removesuffix("Line").lower(),
+):
+    """Base of all lines. The ledger sets `seq`, and `at_ms` if the writer did not."""
+
+    seq: int = 0
+    at_ms: int = 0
+    workspace: str | None = None
+
+
+class StartLine(Line):
+    """The simulator started."""
+
+    seed: int
+
+
+class StopLine(Line):
+    """The simulator stopped."""
+
+
+class RequestLine(Line):
+    """A request to a webhook. `at_ms` is its arrival.
+
+    `status` is the HTTP status of the response, or "hang", "reset" or "garbage". `rows` is the number of its rows (0 if
+    it could not be read), `accepted` the number that became rows. A payload that is an array has its echo fields in
+    `elements`, one [lead_id, delivery_id] each. `fault` is the fault that was played; `full` is true beyond the
+    webhook's lifetime.
+    """
+
+    webhook: str
+    rows: int
+    status: int | str
+    accepted: int
+    lead_id: str | None = None
+    delivery_id: str | None = None
+    elements: list[tuple[str | None, str | None]] | None = None
+    fault: str | None = None
+    full: bool = False
+
+
+class RowLine(Line):
+    """The end of a row. `state`: `done`, `errors`, `out_of_credits`, `not_run` (auto-run is off) or `deduped`."""
+
+    webhook: str
+    row: int
+    run: int
+    state: str
+    filled: int = msgspec.field(default=0, name="found")
+    lead_id: str | None = None
+    delivery_id: str | None = None
+
+
+class ChargeLine(Line):
+    """The charge of a column when it starts. `column` is "callback" for the HTTP column."""
+
+    webhook: str
+    row: int
+    column: str
+    credits: int = 0
+    actions: int = 0
+    lead_id: str | None = None
+
+
+class RefundLine(ChargeLine):
+    """The refund of a column that failed."""
+
+
+class CallbackLine(Line):
+    """One attempt to report a row.
+
+    `status` is the HTTP status of the response, "timeout", "error" (no response; `error` names it), "lost",
+    "out_of_actions" or "condition_not_met" (nothing was sent). `cell` is the beginning of the response body, which Clay
+    shows in the cell.
+    """
+
+    webhook: str
+    row: int
+    run: int
+    attempt: int
+    status: int | str
+    ms: int = 0
+    faults: list[str] = []
+    error: str | None = None
+    cell: str | None = None
+    lead_id: str | None = None
+    delivery_id: str | None = None
+
+
+class ControlLine(Line):
+    """A control call, with what it did."""
+
+    did: str
+
+
+class ListenerLine(Line):
+    """The webhooks' port opened or closed."""
+
+    listening: bool
 
 
 class LeadCount(NamedTuple):
@@ -56,26 +160,26 @@ class Tally:
         """Return how many requests named this lead, whatever the response, and how many rows it has."""
         return self._leads.get(lead, _shared())
 
-    def add(self, line: lines.Line) -> None:
+    def add(self, line: Line) -> None:
         if line.workspace is None:
             return
         totals = self._workspaces.get(line.workspace)
         if totals is None:
             totals = self._workspaces[line.workspace] = WorkspaceTotals()
         match line:
-            case lines.Request():
+            case RequestLine():
                 self._add_request(line, totals)
-            case lines.Refund():
+            case RefundLine():
                 totals.credits_refunded += line.credits
-            case lines.Charge():
+            case ChargeLine():
                 totals.credits_charged += line.credits
                 totals.actions_charged += line.actions
-            case lines.Row():
+            case RowLine():
                 totals.rows[line.state] += 1
-            case lines.Callback():
+            case CallbackLine():
                 totals.callbacks[str(line.status)] += 1
 
-    def _add_request(self, line: lines.Request, totals: WorkspaceTotals) -> None:
+    def _add_request(self, line: RequestLine, totals: WorkspaceTotals) -> None:
         totals.requests[str(line.status)] += 1
         totals.accepted += line.accepted
         leads = [line.lead_id] if line.elements is None else [lead for lead, _ in line.elements]
@@ -173,7 +277,7 @@ class Ledger:
                     yield data
 
     def close(self) -> None:
-        self.write(Stop())
+        self.write(StopLine())
         self.flush()
         self._file.close()
 

@@ -17,11 +17,11 @@ import msgspec
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from stream_app.dev.simulator import control, lines
+from stream_app.dev.simulator import control
 from stream_app.dev.simulator.clay import Clay
 from stream_app.dev.simulator.control import ControlApi
 from stream_app.dev.simulator.inbound import READ_AT_MOST_BYTES, WEBHOOK_PATH
-from stream_app.dev.simulator.ledger import Ledger, Tally
+from stream_app.dev.simulator.ledger import ControlLine, Ledger, ListenerLine, StartLine, Tally
 from stream_app.dev.simulator.script import FAULTS, Script
 
 _BACKLOG = 1024
@@ -55,7 +55,7 @@ class Simulator:
         async with contextlib.AsyncExitStack() as stack:
             self.ledger = Ledger(self._ledger_path)
             stack.callback(self.ledger.close)
-            self.ledger.write(lines.Start(seed=self.script.seed))
+            self.ledger.write(StartLine(seed=self.script.seed))
             self.clay = Clay(self.script, self.ledger)
             self._listener = await self._serve(stack, host, port, webhooks=True)
             control = await self._serve(stack, host, control_port, webhooks=False)
@@ -72,7 +72,7 @@ class Simulator:
         """Reset rows, meters, faults and totals to the script's beginning. The ledger's file continues."""
         await self.clay.close()
         self.ledger.tally = Tally()
-        self.ledger.write(lines.Control(did="reset"))
+        self.ledger.write(ControlLine(did="reset"))
         old, self.clay = self.clay, Clay(self.script, self.ledger)
         old.changed.set()
 
@@ -121,7 +121,7 @@ class Simulator:
                     self._listener.refuse()
                 else:
                     await self._listener.open()
-                self.ledger.write(lines.Listener(listening=not refused))
+                self.ledger.write(ListenerLine(listening=not refused))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(clay.changed.wait(), change_in_s)
             clay.changed.clear()

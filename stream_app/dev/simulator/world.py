@@ -7,11 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from stream_app.dev.simulator.chance import digest
 from stream_app.dev.simulator.script import Limits, Plan, Script, Webhook, workspace_of
-from stream_app.dev.simulator.submission import Submission
 
 DEDUPE_MAX_CHARACTERS = 200
+
+Echo = tuple[str | None, str | None]
+
+
+class Submission(msgspec.Struct):
+    """The rows of a payload. `refusal` is the status of Clay's rejection, else None.
+
+    Per row: `bodies` has its JSON, `cells` its fields, `echoes` its lead id and delivery id.
+    """
+
+    refusal: int | None = None
+    is_array: bool = False
+    bodies: list[bytes] = []
+    cells: list[dict[str, Any]] = []
+    echoes: list[Echo] = []
 
 
 @dataclass(slots=True)
