@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 
+from stream_app.dev.simulator.chance import Timeline
 from stream_app.dev.simulator.ledger import CallbackLine, ChargeLine, Ledger
 from stream_app.dev.simulator.script import Callback, Fault, Script
-from stream_app.dev.simulator.timeline import Timeline
 from stream_app.dev.simulator.world import Row
 
 _CELL_CHARACTERS = 200

@@ -9,12 +9,11 @@ from typing import Any
 import msgspec
 
 from stream_app.dev.simulator.callbacks import Callbacks
-from stream_app.dev.simulator.chance import Chance
+from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.enrichment import Enrichment
 from stream_app.dev.simulator.inbound import Inbound
 from stream_app.dev.simulator.ledger import ControlLine, Ledger
 from stream_app.dev.simulator.script import Script, ScriptError
-from stream_app.dev.simulator.timeline import Timeline
 from stream_app.dev.simulator.world import WebhookState, WorkspaceState, World
 
 

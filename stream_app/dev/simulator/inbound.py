@@ -17,10 +17,9 @@ import msgspec
 from aiohttp import web
 from attrs import define, field
 
-from stream_app.dev.simulator.chance import digest
+from stream_app.dev.simulator.chance import Timeline, digest
 from stream_app.dev.simulator.ledger import Ledger, RequestLine, now_ms
 from stream_app.dev.simulator.script import REFUSING, Fault, RetryAfter, workspace_of
-from stream_app.dev.simulator.timeline import Timeline
 from stream_app.dev.simulator.world import Row, Submission, WebhookState, World
 
 WEBHOOK_PATH = "/v3/sources/webhook/{slug}"

@@ -9,9 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stream_app.dev.simulator.chance import Chance
+from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.script import Fault
-from stream_app.dev.simulator.timeline import Timeline
 from tests.unit.simulator.conftest import Bench, Start, wait_until
 
 QUIET = "[table]\nauto_run = false\n"
