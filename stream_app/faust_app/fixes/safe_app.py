@@ -12,9 +12,8 @@ from faust.app.base import BootStrategy
 from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, Transport
 
 from stream_app.domain.model.errors import UnreadableBatch
-from stream_app.faust_app.fixes.fetching import DirectHandover, FairFetch
 from stream_app.faust_app.fixes.membership import BoundedLifecycle, SubscribeOnce
-from stream_app.faust_app.fixes.offsets import CommitBeforeRevoke, ExactOffsets, SeekToFirst
+from stream_app.faust_app.fixes.records import CommitBeforeRevoke, DirectHandover, ExactOffsets, FairFetch, SeekToFirst
 from stream_app.faust_app.fixes.recovery import IdleFetcher, SafeTableManager
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
