@@ -1,35 +1,47 @@
 """The replay process: builds its parts from the settings, runs them, and closes them in reverse order."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Any, Final
 
+import msgspec
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from attrs import define, field
 from prometheus_client import Counter
+from structlog.typing import FilteringBoundLogger
 
+from stream_app import __version__
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import FileWatch
+from stream_app.domain.commands import REPLAY_RELOAD, Command, CommandResult, answer_to, read_command, refusal
 from stream_app.domain.dead_letter.replay import Begin, Turns
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.model.topics import MAX_CARRIED_BYTES
+from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka.clock import KafkaClock
-from stream_app.kafka.producers import kafka_publisher
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.producers import Publish, kafka_publisher
+from stream_app.kafka.readers import Reader, consumed
 from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
 from stream_app.ops.metrics import ExpiredRecords, StallGauge
 from stream_app.replay.forward import Replay, define_agents
 from stream_app.replay.orders import OrderRunner
-from stream_app.replay.reload import Reloads
 from stream_app.replay.state import ReplayState
 from stream_app.services.process import Watchdog, check_kafka, longest_step_s, serve_ops
-from stream_app import __version__
 
 _BUFFERED: Final = 1_000
 """Records in memory per topic and partition. Those of a delay tier only wait."""
+_AGAIN_S: Final = 2.0
+_json: Final = msgspec.json.Encoder()
 
 
 async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
@@ -94,7 +106,7 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         def served() -> list[int]:
             return [number for topic, number in assigned(app) if topic == topics.dlq]
 
-        reloads = Reloads(connection, topics, changes.reload, served, publish)
+        reloads = Reloads(logger, connection, topics, changes.reload, served, publish)
         app.gaps.on_expired = ExpiredRecords(registry, logger)
         watchdog = Watchdog(
             longest_step_s(settings),
@@ -116,3 +128,58 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=beside)
         await state.record_last()
         logger.info("replay_stopped")
+
+
+@define(eq=False, repr=False)
+class Reloads:
+    """Carries out `stream-app lanes reload` once for each command, and answers like a worker.
+
+    A reload goes to every partition of `leads.commands`. Each replay process has a configuration of its own, so each
+    follows the first of these partitions, outside of a group, and answers for the partitions of `leads.dlq` that it
+    has. A process without any adopts the configuration as well.
+
+    `reload` adopts the configuration, `served` returns the partitions to answer for, `publish` writes an answer.
+    """
+
+    _log: FilteringBoundLogger
+    _connection: KafkaConnection
+    _topics: TopicNames
+    _reload: Callable[[], CommandResult]
+    _served: Callable[[], Collection[int]]
+    _publish: Publish
+    _clock: Clock = field(init=False, factory=Clock)
+    _next: int | None = field(init=False, default=None)
+    _last: str = field(init=False, default="")
+
+    async def run(self) -> None:
+        """Carry out the reloads from now on. Without Kafka it tries again: dead letters need no reload."""
+        place = TopicPartition(self._topics.commands, 0)
+        warn = log.Throttled(lambda why: self._log.warning("reloads_wait", because=why))
+        while True:
+            try:
+                async with Reader(self._connection, fetch_max_wait_ms=500) as reader:
+                    if self._next is None:
+                        self._next = (await reader.ends([place]))[place]
+                    async for records in reader.follow({place: self._next}, pass_unreadable=True):
+                        warn.reset()
+                        for record in records.get(place, ()):
+                            await self._process(record)
+                            self._next = record.offset + 1
+            except (StreamAppError, KafkaError) as error:
+                warn(str(error))
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _process(self, record: Any) -> None:
+        now_ms, order = self._clock.now_ms(), consumed(record)
+        command = read_command(order, now_ms)
+        if not isinstance(command, Command) or command.kind != "reload":
+            return
+        if refusal(command, order, now_ms, is_answered=command.id == self._last):
+            return
+        result = self._reload()
+        self._log.info("command", id=command.id, kind=REPLAY_RELOAD, who=command.who, text=result.text)
+        served = {number: answer_to(command, result, number, now_ms, REPLAY_RELOAD) for number in self._served()}
+        answers = [Record(self._topics.audit, b"", _json.encode(reply), (), number) for number, reply in served.items()]
+        for written in [await self._publish(answer) for answer in answers]:
+            await written
+        self._last = command.id
