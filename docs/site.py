@@ -18,9 +18,9 @@ from unittest import mock
 
 from from_code import ATTRIBUTE, cell, failures, metrics, settings
 
+from stream_app import __version__
 from stream_app.board.lookup import document
 from stream_app.cli.main import COMMANDS, build_app, main
-from stream_app import __version__
 
 DOCS: Final = Path(__file__).parent
 SCHEMAS: Final = DOCS.parent / "schemas"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stream_app import __version__
 from stream_app.cli.base import Common
 from stream_app.cli.main import COMMANDS, build_app, main, parse
 from stream_app.dev.process import free_port
@@ -23,7 +24,6 @@ from stream_app.domain.model.errors import (
     StreamAppError,
     TopicsError,
 )
-from stream_app import __version__
 from tests.support.pace import BUSY
 
 ACTIONS = [(name, action) for name in COMMANDS for action in build_app()[name] if not action.startswith("-")]

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.dev.java import class_path, find_java
+from stream_app.dev.kafka_tools import class_path, find_java
 from stream_app.dev.process import StartError
 
 PROGRAMS: Final = Path(__file__).parent / "programs"

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from stream_app import __version__
 from stream_app.board.access import Access, Refused
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
@@ -30,7 +31,6 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.text import count
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
-from stream_app import __version__
 
 _REFUSALS: Final = {
     400: "The request is not valid.",

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from stream_app import __version__
 from stream_app.board.access import PATH, STRANGER, BoardAccess, Refused, Visitor
 from stream_app.board.formats import FILTERS, FOR_TEMPLATES, Assets, behind_path, clock
 from stream_app.board.read_model.board_query import Order
@@ -22,7 +23,6 @@ from stream_app.board.requests import address_of, own_path
 from stream_app.board.site import Moment, PageData, Shared, Site
 from stream_app.client.commands import QUEUED_TEXT
 from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, outcome_text
-from stream_app import __version__
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ import msgspec
 import redis.asyncio
 from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
 
+from stream_app import __version__
 from stream_app.cache.redis import tls_options
 from stream_app.clay.client import ClayClient
 from stream_app.clay.egress import Egress
@@ -43,7 +44,6 @@ from stream_app.kafka.groups import committed_offsets, look_at
 from stream_app.kafka.rights import allowed
 from stream_app.kafka.topics import check_topics
 from stream_app.trace import OtlpClient, ReceiverUnavailable, SpansRefused
-from stream_app import __version__
 
 
 async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from stream_app import __version__
 from stream_app.clay import egress as clay_egress
 from stream_app.config.secret_files import Secrets, Stamp
 from stream_app.domain.model.ranges import Range
@@ -16,7 +17,6 @@ from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import MAX_INPUT_BYTES, Retention, TopicNames, TopicPlan, plan
 from stream_app.domain.plan import CachePolicy, DeliveryPolicy, Destination, Plan, ReplayPolicy, Shares, Workspace
 from stream_app.domain.spans import Sampling, headers_of
-from stream_app import __version__
 
 _FreePort = Annotated[int, Range(0, 65_535)]
 _Port = Annotated[int, Range(1, 65_535)]

@@ -21,7 +21,7 @@ from typing import ClassVar, Self
 from attrs import define, field
 from rich.console import Console
 
-from stream_app.dev.java import Progress, class_path, find_java
+from stream_app.dev.kafka_tools import BROKER_JARS, TOOLS_JARS, Progress, class_path, find_java
 from stream_app.dev.process import (
     LOOPBACK,
     ChildProcesses,
@@ -34,11 +34,6 @@ from stream_app.dev.process import (
     wait_for_answer,
 )
 
-KAFKA_VERSION = "4.3.1"
-
-# Without a logger behind slf4j, Kafka exits without a message.
-BROKER_JARS = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
-TOOLS_JARS = f"{BROKER_JARS}+org.apache.kafka:kafka-tools:{KAFKA_VERSION}"
 JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 _MIN_FREE_BYTES = 512 * 2**20
 

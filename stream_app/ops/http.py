@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stream_app import __version__
 from stream_app.domain.model.addresses import is_loopback
 from stream_app.domain.model.errors import StreamAppError
-from stream_app import __version__
 
 LIMIT_CONCURRENCY: Final = 256
 """Connections that are served at once; uvicorn answers 503 above it."""

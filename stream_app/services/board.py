@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from stream_app import __version__
 from stream_app.board.access import Access, BoardAccess, Proxy
 from stream_app.board.actions import actions_of
 from stream_app.board.app import Board
@@ -52,7 +53,6 @@ from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry, serve_http
 from stream_app.services.process import check_kafka, serve_ops, state_folder
 from stream_app.tasks import cancel, run_until, stop_signal
-from stream_app import __version__
 
 _GRACE_S: Final = 10
 

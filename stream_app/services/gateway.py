@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
+from stream_app import __version__
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
@@ -17,7 +18,6 @@ from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry, serve_http
 from stream_app.services.process import serve_ops, waiting_for_kafka
 from stream_app.tasks import cancel, run_until, stop_signal
-from stream_app import __version__
 
 _GRACE_S: Final = 10
 

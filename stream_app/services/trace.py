@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from prometheus_client import Counter
 from structlog.typing import FilteringBoundLogger
 
+from stream_app import __version__
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
@@ -24,7 +25,6 @@ from stream_app.ops.http import process_registry
 from stream_app.services.process import serve_ops, waiting_for_kafka
 from stream_app.tasks import run_until, stop_signal
 from stream_app.trace import Exporter, OtlpClient, Placed
-from stream_app import __version__
 
 _PAUSE_S: Final = 5.0
 _events: Final = msgspec.json.Decoder(StatusEvent)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from stream_app import __version__
 from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
 from stream_app.clay.client import ClayClient, HostCheck, Webhooks
@@ -37,7 +38,6 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Cache
 from stream_app.partition.state import WorkerParts
 from stream_app.services.process import Watchdog, check_kafka, longest_step_s, serve_ops
-from stream_app import __version__
 
 _PAUSE_S: Final = 30.0
 _SILENT_S: Final = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.dev.kafka import KAFKA_VERSION
-from stream_app.domain.delivery.envelope import HEADERS
 from stream_app import __version__
+from stream_app.dev.kafka_tools import KAFKA_VERSION
+from stream_app.domain.delivery.envelope import HEADERS
 from tests.chaos.brokers import BUDGETED, read_stops, too_long
 from tests.chaos.brokers import MEANING as BROKER_MEANING
 from tests.chaos.brokers import SESSION_S as CLUSTER_SESSION_S

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.dev.java import class_path, find_java
 from stream_app.dev.kafka import Broker, LocalKafka, _main, bootstrap_from_environment, kafka_for
+from stream_app.dev.kafka_tools import class_path, find_java
 from stream_app.dev.process import StartError
 
 SMALL = "org.slf4j:slf4j-simple:1.7.36"

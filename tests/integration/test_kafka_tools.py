@@ -13,9 +13,8 @@ from zipfile import ZipFile
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from stream_app.dev.java import class_path
-from stream_app.dev.kafka import TOOLS_JARS, Broker
-from stream_app.dev.kafka_tools import TOOLS, main
+from stream_app.dev.kafka import Broker
+from stream_app.dev.kafka_tools import TOOLS, TOOLS_JARS, class_path, main
 from tests.support.kafka import admin, create_topics, publish
 from tests.support.pace import BUSY
 

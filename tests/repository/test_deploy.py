@@ -18,7 +18,8 @@ from packaging.specifiers import SpecifierSet
 from stream_app.cli.main import parse
 from stream_app.config import Settings, load_settings
 from stream_app.config.variables import Need
-from stream_app.dev.kafka import KAFKA_VERSION, broker_properties
+from stream_app.dev.kafka import broker_properties
+from stream_app.dev.kafka_tools import KAFKA_VERSION
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "deploy" / "stream_app.toml"

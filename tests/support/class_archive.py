@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from stream_app.dev.java import class_path, find_java
-from stream_app.dev.kafka import BROKER_JARS, JVM, KAFKA_VERSION, LocalKafka
+from stream_app.dev.kafka import JVM, LocalKafka
+from stream_app.dev.kafka_tools import BROKER_JARS, KAFKA_VERSION, class_path, find_java
 
 PATH: Final = Path(sys.prefix) / f"kafka-{KAFKA_VERSION}.jsa"
 """Beside Java: a JVM refuses the archive of another installation."""

@@ -6,8 +6,8 @@ from multiprocessing.connection import Client, Listener
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from stream_app.dev.java import Progress
 from stream_app.dev.kafka import Broker, kafka_for
+from stream_app.dev.kafka_tools import Progress
 from stream_app.dev.process import StartError
 from tests.support import class_archive
 

@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stream_app.dev.kafka import LocalKafka
 from stream_app import __version__
+from stream_app.dev.kafka import LocalKafka
 from tests.upgrade.baseline import NoBaseline, unpack
 from tests.upgrade.campaign import Result, run_campaign
 from tests.upgrade.recording import RECORDED, record

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from stream_app import __version__
 from stream_app.board.site import Moment, PageData, Site, Tone
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import ExistingTopic, TopicPlan, differences
-from stream_app import __version__
 
 
 def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] | None) -> PageData:

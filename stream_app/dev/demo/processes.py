@@ -21,7 +21,8 @@ from attrs import define, field
 
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.dev.kafka import KAFKA_VERSION, LocalKafka, unused
+from stream_app.dev.kafka import LocalKafka, unused
+from stream_app.dev.kafka_tools import KAFKA_VERSION
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, last_words
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.kafka.topics import create_topics

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from helm_python import Chart
 
-from stream_app.services import board, gateway
 from stream_app import __version__
+from stream_app.services import board, gateway
 from tests.unit.deploy.chart_values import CONFIG, EVERYWHERE, SETS, SMALLEST
 from tests.unit.deploy.rendered import CHART, ROOT, find, objects, pods, processes, settings
 
