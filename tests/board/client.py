@@ -1,7 +1,7 @@
 """A client of the board, and the pages that it asks for."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from html import unescape
 from html.parser import HTMLParser
@@ -107,3 +107,7 @@ class Client:
         answer = await self.ask("POST", "/board/login", data=form, headers=headers, **more)
         self.cookies = dict(answer.cookies)
         return answer
+
+
+ClientOf = Callable[..., Client]
+"""What the fixture `client_of` is."""

@@ -1,12 +1,14 @@
 """The board over the scene, with and without a token, and a browser."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.board.client import Client
+from tests.board.client import Client, ClientOf
 from tests.board.scene import OPERATOR_TOKEN, Outbox, board_of, fill, settings_of
 from tests.board.serving import chromium
 
@@ -27,18 +29,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def local(folder: Path) -> Iterator[Client]:
-    board = board_of(settings_of(folder), folder / "model.sqlite")
-    yield Client(board)
-    board.close()
+def client_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientOf]:
+    """Makes a client of a board over the scene: which tokens there are, and what else `board_of` takes."""
+    monkeypatch.setattr("stream_app.board.access._FAILURE_S", 0)
+    with ExitStack() as boards:
+
+        def make(*tokens: str, **parts: Any) -> Client:
+            has: dict[str, Any] = dict.fromkeys(tokens, True)
+            board = board_of(settings_of(folder, **has), folder / "model.sqlite", **parts)
+            return Client(boards.enter_context(closing(board)))
+
+        yield make
 
 
 @pytest.fixture
-def with_token(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr("stream_app.board.access._FAILURE_S", 0)
-    board = board_of(settings_of(folder, token=True), folder / "model.sqlite")
-    yield Client(board)
-    board.close()
+def local(client_of: ClientOf) -> Client:
+    return client_of()
+
+
+@pytest.fixture
+def with_token(client_of: ClientOf) -> Client:
+    return client_of("token")
 
 
 @pytest.fixture
@@ -48,11 +59,8 @@ def outbox() -> Outbox:
 
 
 @pytest.fixture
-def with_operator(folder: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr("stream_app.board.access._FAILURE_S", 0)
-    board = board_of(settings_of(folder, token=True, operator=True), folder / "model.sqlite", outbox=outbox)
-    yield Client(board)
-    board.close()
+def with_operator(client_of: ClientOf, outbox: Outbox) -> Client:
+    return client_of("token", "operator", outbox=outbox)
 
 
 @pytest.fixture

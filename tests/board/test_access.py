@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -12,9 +11,9 @@ from starlette.requests import Request
 from stream_app.board.access import COOKIE, MOST_WAITING, SESSION_S, BoardAccess, LoginNeeded, Visitor
 from stream_app.ops.http import LIMIT_CONCURRENCY, serve_http
 from stream_app.services.board import board_app
-from tests.board.client import HERE, OWN, Client
+from tests.board.client import HERE, OWN, Client, ClientOf
 from tests.board.clock import NOW_MS
-from tests.board.scene import OPERATOR_TOKEN, PROXY_SECRET, TOKEN, board_of, settings_of
+from tests.board.scene import OPERATOR_TOKEN, PROXY_SECRET, TOKEN
 from tests.support.kafka import until
 
 OPEN = {"/board/login", "/board/logout"}
@@ -40,7 +39,7 @@ async def test_without_an_operator_token_nothing_can_be_changed(with_token: Clie
         assert answer.status_code == 405
 
 
-async def test_the_token_decides_the_role(with_operator: Client, folder: Path) -> None:
+async def test_the_token_decides_the_role(with_operator: Client) -> None:
     await with_operator.login(TOKEN)
     text = (await with_operator.get("/board/lanes/acme")).text
     assert "/act/" not in text
@@ -56,8 +55,8 @@ async def test_the_token_decides_the_role(with_operator: Client, folder: Path) -
     assert (await with_operator.get("/board/lanes/acme/act/pause")).status_code in (303, 403)
 
 
-async def test_operators_of_a_local_board_log_in_to_act(folder: Path) -> None:
-    client = Client(board_of(settings_of(folder, operator=True), folder / "model.sqlite"))
+async def test_operators_of_a_local_board_log_in_to_act(client_of: ClientOf) -> None:
+    client = client_of("operator")
     text = (await client.get("/board/lanes/acme")).text
     assert ("Log in to act" in text, "/act/" in text) == (True, False)
     assert (await client.get("/board/lanes/acme/act/pause")).status_code == 403
@@ -65,7 +64,6 @@ async def test_operators_of_a_local_board_log_in_to_act(folder: Path) -> None:
     assert (answer.status_code, "board.operator_token_env" in answer.text) == (403, True)
     await client.login(OPERATOR_TOKEN)
     assert (await client.get("/board/lanes/acme/act/pause")).status_code == 200
-    client.board.close()
 
 
 async def test_an_operator_has_a_name(with_operator: Client) -> None:
@@ -74,8 +72,8 @@ async def test_an_operator_has_a_name(with_operator: Client) -> None:
         assert (answer.status_code, "Enter your name" in answer.text) == (422, True)
 
 
-async def test_a_proxy_names_people_with_its_secret_only(folder: Path) -> None:
-    client = Client(board_of(settings_of(folder, token=True, operator=True, proxy=True), folder / "model.sqlite"))
+async def test_a_proxy_names_people_with_its_secret_only(client_of: ClientOf) -> None:
+    client = client_of("token", "operator", "proxy")
     named = {"x-auth-request-email": "jane@example.com", "x-stream-app-proxy-secret": PROXY_SECRET}
     assert "Your name" not in (await client.get("/board/login")).text
     for headers in ({}, {**named, "x-stream-app-proxy-secret": "guessed"}, {"x-stream-app-proxy-secret": PROXY_SECRET}):
@@ -87,20 +85,18 @@ async def test_a_proxy_names_people_with_its_secret_only(folder: Path) -> None:
     assert (await client.get("/board/lanes/acme")).status_code == 403, "the header is missing"
     other = named | {"x-auth-request-email": "sam@example.com"}
     assert (await client.get("/board/lanes/acme", headers=other)).status_code == 303, "another person logs in"
-    client.board.close()
 
 
-async def test_a_login_gives_a_session_that_outlives_the_process(with_token: Client, folder: Path) -> None:
+async def test_a_login_gives_a_session_that_outlives_the_process(with_token: Client, client_of: ClientOf) -> None:
     answer = await with_token.login()
     assert (answer.status_code, answer.headers["location"]) == (303, "/board/lanes")
     cookie = answer.headers["set-cookie"]
     assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/board"))
     assert "Secure" not in cookie, "a browser keeps no secure cookie of http://127.0.0.1 in some versions"
     assert TOKEN not in cookie
-    other = Client(board_of(settings_of(folder, token=True), folder / "model.sqlite"))
+    other = client_of("token")
     other.cookies = with_token.cookies
     assert (await other.get("/board")).status_code == 200
-    other.board.close()
 
 
 async def test_a_session_ends_with_its_time_and_with_the_token(with_token: Client) -> None:
@@ -218,17 +214,15 @@ Tries = list[asyncio.Task[httpx.Response]]
 
 
 @asynccontextmanager
-async def _board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+async def _served(with_token: Client, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     """Serve a board whose wrong tokens wait longer than a test takes; yields a client with many connections."""
     monkeypatch.setattr("stream_app.board.access._FAILURE_S", _LONG_S)
-    board = board_of(settings_of(folder, token=True), folder / "model.sqlite")
     many = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with (
-        serve_http(board_app(board.routes()), "127.0.0.1", 0, grace_s=0) as port,
+        serve_http(board_app(with_token.board.routes()), "127.0.0.1", 0, grace_s=0) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=many, timeout=_LONG_S) as client,
     ):
         yield client
-    board.close()
 
 
 async def _log_in(client: httpx.AsyncClient, token: str) -> httpx.Response:
@@ -245,8 +239,8 @@ async def _hang_up(tries: Tries) -> None:
     await asyncio.gather(*tries, return_exceptions=True)
 
 
-async def test_a_flood_of_wrong_tokens_shuts_nobody_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with _board(folder, monkeypatch) as client:
+async def test_a_flood_of_wrong_tokens_shuts_nobody_out(with_token: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with _served(with_token, monkeypatch) as client:
         tries = _wrong(client, _FLOOD)
         await until(lambda: sum(attempt.done() for attempt in tries) >= _FLOOD - MOST_WAITING)
         right = await _log_in(client, TOKEN)
@@ -260,8 +254,8 @@ async def test_a_flood_of_wrong_tokens_shuts_nobody_out(folder: Path, monkeypatc
         await _hang_up(tries)
 
 
-async def test_a_peer_that_has_gone_is_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with _board(folder, monkeypatch) as client:
+async def test_a_peer_that_has_gone_is_forgotten(with_token: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with _served(with_token, monkeypatch) as client:
         for _ in range(3):
             tries = _wrong(client, MOST_WAITING)
             answered, _ = await asyncio.wait(tries, timeout=1)

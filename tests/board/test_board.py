@@ -20,7 +20,7 @@ from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.topics import ExistingTopic, TopicNames, differences
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import DeadLetters
-from tests.board.client import OWN, Client, board_with, plain
+from tests.board.client import OWN, Client, ClientOf, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, person
 from tests.board.scene import HASH, board_of, consumers_of, events, settings_of, topics_of
@@ -38,20 +38,19 @@ async def test_now_says_first_which_lanes_are_held(local: Client) -> None:
     assert "2.0 s old, lag 0" in plain(text)
 
 
-async def test_no_worker_is_the_first_thing_to_know(folder: Path) -> None:
+async def test_no_worker_is_the_first_thing_to_know(client_of: ClientOf) -> None:
     consumers = consumers_of()
     consumers.now = Consumption(Group("Empty", 0), Group("Stable", 1), {})
-    board = board_of(settings_of(folder), folder / "model.sqlite", consumers)
-    text = (await Client(board).get("/board")).text
+    client = client_of(consumers=consumers)
+    text = (await client.get("/board")).text
     assert "Nothing is sent: no worker runs" in text
     cards = re.findall(r'<div class="notice[^>]*>.*?</a></div>', text, re.DOTALL)
     assert ["no worker runs" in card for card in cards] == [True, False, False], "one card says so"
     assert all('class="facts"' in card for card in cards), "and none is empty"
     consumers.now = None
-    text = (await Client(board).get("/board")).text
+    text = (await client.get("/board")).text
     assert "2 of 6 lanes are held" in plain(text), "nothing is claimed of workers when Kafka does not answer"
     assert "Kafka does not answer" in text
-    board.close()
 
 
 async def test_replays_that_are_paused_have_a_card(tmp_path: Path) -> None:
@@ -62,27 +61,25 @@ async def test_replays_that_are_paused_have_a_card(tmp_path: Path) -> None:
     assert "Lifted by: stream-app replay resume" in text
 
 
-async def test_before_kafka_has_answered_nothing_is_said_of_it(folder: Path) -> None:
+async def test_before_kafka_has_answered_nothing_is_said_of_it(client_of: ClientOf) -> None:
     """A newcomer's first screen: the first answer takes longer than a page waits for it."""
     consumers = consumers_of()
     consumers.now, consumers.is_first = None, True
-    with closing(board_of(settings_of(folder), folder / "model.sqlite", consumers)) as board:
-        for page in ("", "/books", "/waiting", "/system"):
-            text = plain((await Client(board).get(f"/board{page}")).text).lower()
-            assert "does not answer" not in text, page
-            assert "asking kafka" in text or "is asked" in text, page
+    client = client_of(consumers=consumers)
+    for page in ("", "/books", "/waiting", "/system"):
+        text = plain((await client.get(f"/board{page}")).text).lower()
+        assert "does not answer" not in text, page
+        assert "asking kafka" in text or "is asked" in text, page
 
 
-async def test_until_kafka_is_read_a_page_says_so_and_calls_no_lead_unknown(folder: Path) -> None:
+async def test_until_kafka_is_read_a_page_says_so_and_calls_no_lead_unknown(client_of: ClientOf) -> None:
     for lag in (ProjectionLag(None, 1_200), ProjectionLag(NOW_MS - STALE_MS - 1, 1_200)):
-        with closing(board_of(settings_of(folder), folder / "model.sqlite", lag=lag)) as board:
-            client = Client(board)
-            assert "Not read yet. 1,200 records of Kafka are still to be read" in plain(
-                (await client.get("/board")).text
-            )
-            lead = plain((await client.get("/board/leads/unheard-of")).text)
-            assert "Not read yet: the board still reads Kafka" in lead
-            assert "Nothing is known" not in lead
+        client = client_of(lag=lag)
+        now = plain((await client.get("/board")).text)
+        assert "Not read yet. 1,200 records of Kafka are still to be read" in now
+        lead = plain((await client.get("/board/leads/unheard-of")).text)
+        assert "Not read yet: the board still reads Kafka" in lead
+        assert "Nothing is known" not in lead
 
 
 @pytest.mark.parametrize(
@@ -174,10 +171,9 @@ async def test_personal_data_is_shown_on_request_and_that_is_logged(
     assert "ada@example.com" not in logged
 
 
-async def test_the_system_says_which_process_is_missing_and_how_to_start_it(folder: Path) -> None:
+async def test_the_system_says_which_process_is_missing_and_how_to_start_it(client_of: ClientOf) -> None:
     consumers = consumers_of()
-    board = board_of(settings_of(folder), folder / "model.sqlite", consumers)
-    client = Client(board)
+    client = client_of(consumers=consumers)
     for worker, replay, texts in (
         (Group("Stable", 2), Group("Stable", 1), ["workers 2 members", "replay processes 1 member"]),
         (Group("Empty", 0), Group("Stable", 1), ["workers none runs Nothing is sent until one runs. Start it: stream"]),
@@ -187,16 +183,14 @@ async def test_the_system_says_which_process_is_missing_and_how_to_start_it(fold
         consumers.now = Consumption(worker, replay, {})
         text = words((await client.get("/board/system")).text)
         assert [expected for expected in texts if expected not in text] == []
-    board.close()
 
 
-async def test_the_system_says_of_each_topic_what_stream_app_topics_says(folder: Path) -> None:
+async def test_the_system_says_of_each_topic_what_stream_app_topics_says(client_of: ClientOf, folder: Path) -> None:
     settings = settings_of(folder)
     topics = topics_of(settings)
     assert topics.now is not None
     existing = dict(topics.now)
-    board = board_of(settings, folder / "model.sqlite", topics=topics)
-    client = Client(board)
+    client = client_of(topics=topics)
     text = (await client.get("/board/system")).text
     names = re.findall(r'<th scope="row"><code>([^<]+)</code>', text)
     assert names == [topic.name for topic in settings.topic_plan()]
@@ -214,10 +208,8 @@ async def test_the_system_says_of_each_topic_what_stream_app_topics_says(folder:
     assert "leads.parked 6 none there is no such topic; create it with: stream-app topics" in shown
     assert "leads.audit 6 3 has 3 partitions, the config says 6; a system keeps the number that it began with" in shown
     topics.now = None
-    assert "Which topics there are is not known: Kafka has not answered" in plain(
-        (await client.get("/board/system")).text
-    )
-    board.close()
+    text = plain((await client.get("/board/system")).text)
+    assert "Which topics there are is not known: Kafka has not answered" in text
 
 
 def words(text: str) -> str:
@@ -297,10 +289,9 @@ async def test_a_form_is_bounded(local: Client) -> None:
 
 
 async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
-    board = board_of(settings_of(tmp_path), tmp_path / "nothing.sqlite")
-    answer = await Client(board).get("/board")
+    with closing(board_of(settings_of(tmp_path), tmp_path / "nothing.sqlite")) as board:
+        answer = await Client(board).get("/board")
     assert (answer.status_code, "The read model cannot be read" in answer.text) == (503, True)
-    board.close()
 
 
 async def test_the_metric_of_dead_letters_says_what_has_become_of_them(local: Client, folder: Path) -> None:

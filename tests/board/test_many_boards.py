@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from stream_app.board.read_model.query import Queries
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.view import LaneView
 from stream_app.kafka.groups import Consumption
-from tests.board.client import OWN, Client, plain
-from tests.board.scene import OPERATOR_TOKEN, TOKEN, board_of, consumers_of, settings_of
+from tests.board.client import OWN, Client, ClientOf, plain
+from tests.board.scene import OPERATOR_TOKEN, TOKEN, consumers_of
 from tests.support.pace import BUSY
 
 
@@ -40,7 +39,7 @@ async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) 
     assert codes.count(200) == _MOST_WAITING - 1
 
 
-async def test_boards_that_ask_for_the_same_share_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_boards_that_ask_for_the_same_share_it(client_of: ClientOf, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def counted(self: BoardQueries) -> tuple[list[LaneView], list[str]]:
@@ -49,8 +48,7 @@ async def test_boards_that_ask_for_the_same_share_it(folder: Path, monkeypatch: 
 
     monkeypatch.setattr(BoardQueries, "lanes", counted, raising=False)
     consumers = consumers_of()
-    board = board_of(settings_of(folder), folder / "model.sqlite", consumers, shared_s=3_600)
-    client = Client(board)
+    client = client_of(consumers=consumers, shared_s=3_600)
     for _ in range(5):
         assert "2 of 6 lanes are held" in plain((await client.get("/board")).text)
         assert "6 lanes, 2 held" in plain((await client.get("/board/lanes")).text)
@@ -61,11 +59,10 @@ async def test_boards_that_ask_for_the_same_share_it(folder: Path, monkeypatch: 
     await client.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=OWN)
     text = (await client.get("/board")).text
     assert "Nothing is sent: no worker runs" in text, "who changes something sees what comes of it"
-    board.close()
 
 
 async def test_boards_share_what_is_rendered_and_each_sees_what_its_role_may(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered: list[str] = []
     render = Renderer.render
@@ -75,7 +72,7 @@ async def test_boards_share_what_is_rendered_and_each_sees_what_its_role_may(
         return render(self, template, context)
 
     monkeypatch.setattr(Renderer, "render", counted)
-    board = board_of(settings_of(folder, token=True, operator=True), folder / "model.sqlite", shared_s=3_600)
+    board = client_of("token", "operator", shared_s=3_600).board
     people = {name: Client(board) for name in ("olga", "otto", "vera", "vito")}
     for name, client in people.items():
         await client.login(OPERATOR_TOKEN if name.startswith("o") else TOKEN, who=name)
@@ -87,4 +84,3 @@ async def test_boards_share_what_is_rendered_and_each_sees_what_its_role_may(
     assert rendered.count("base.html") == 12
     for template in ("lane.html", "lead.html", "system.html"):
         assert rendered.count(template) == 2, "once for each role"
-    board.close()

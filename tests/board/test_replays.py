@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,10 +15,10 @@ from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, PricedPlan
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.kafka.readers import Progress
 from tests.board import scene
-from tests.board.client import Client
+from tests.board.client import Client, ClientOf
 from tests.board.clock import NOW_MS
 from tests.board.replays import priced
-from tests.board.scene import OPERATOR_TOKEN, Outbox, board_of, settings_of
+from tests.board.scene import OPERATOR_TOKEN, Outbox
 from tests.board.test_actions import send
 from tests.support.pace import BUSY
 
@@ -90,32 +89,32 @@ async def test_an_expired_or_unknown_plan_is_refused(
     assert not outbox.records
 
 
-async def surveyed(folder: Path, survey: Any, outbox: Outbox) -> Client:
+async def surveyed(client_of: ClientOf, survey: Any, outbox: Outbox) -> Client:
     """An operator whose plans are made by `survey`."""
-    settings = settings_of(folder, token=True, operator=True)
-    client = Client(board_of(settings, folder / "model.sqlite", outbox=outbox, survey=survey))
+    client = client_of("token", "operator", outbox=outbox, survey=survey)
     await client.login(OPERATOR_TOKEN)
     return client
 
 
-async def test_what_costs_more_than_is_left_is_sent_only_if_the_operator_says_so(folder: Path, outbox: Outbox) -> None:
+async def test_what_costs_more_than_is_left_is_sent_only_if_the_operator_says_so(
+    client_of: ClientOf, outbox: Outbox
+) -> None:
     async def dear(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
         ends, plan = await priced(settings, wanted, progress)
         return ends, msgspec.structs.replace(
             plan, quotes=[msgspec.structs.replace(plan.quotes[0], left={"credits_day": 100})]
         )
 
-    client = await surveyed(folder, dear, outbox)
+    client = await surveyed(client_of, dear, outbox)
     path = await planned(client)
     figures = "acme: 167 leads cost about 334 credits and 167 actions, and 100 credits of today are left"
     answer = await send(client, path, over_budget="", **WHY)
     assert (answer.status_code, figures in answer.text, len(outbox.records)) == (422, True, 0)
     assert (await send(client, path, over_budget="yes", **WHY)).status_code == 303
     assert json.loads(outbox.records[0].value or b"")["plan"]["over_budget"] is True
-    client.board.close()
 
 
-async def test_a_plan_of_nothing_and_a_plan_that_failed_can_be_made_again(folder: Path, outbox: Outbox) -> None:
+async def test_a_plan_of_nothing_and_a_plan_that_failed_can_be_made_again(client_of: ClientOf, outbox: Outbox) -> None:
     async def nothing(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
         return {}, PricedPlan(0, Counter(), Counter(), [])
 
@@ -123,13 +122,12 @@ async def test_a_plan_of_nothing_and_a_plan_that_failed_can_be_made_again(folder
         raise StreamAppError("Kafka at 127.0.0.1 does not answer")
 
     for survey, words in ((nothing, "0 dead letters match, and none can be sent"), (fails, "does not answer")):
-        client = await surveyed(folder, survey, outbox)
+        client = await surveyed(client_of, survey, outbox)
         path = await planned(client)
         assert words in (await client.get(path)).text
         again = await send(client, path)
         assert again.status_code == 303
         assert again.headers["location"] != path
-        client.board.close()
     assert not outbox.records
 
 
@@ -146,15 +144,3 @@ async def test_a_replay_is_stopped_and_resumed_with_a_reason(
     assert answer.headers["location"] == f"{page}?asked={command['id']}"
     assert "has not applied it yet" in (await operator.get(answer.headers["location"])).text
     assert (await operator.get(f"/board/replays/r-9/act/{kind}")).status_code == 404
-
-
-async def test_a_replay_that_kafka_does_not_confirm_can_be_stopped_by_the_same_form(
-    operator: Client, outbox: Outbox
-) -> None:
-    url = "/board/replays/r-0b9c40e1f2a/act/stop"
-    outbox.is_away = True
-    answer = await send(operator, url, **WHY)
-    assert (answer.status_code, "Kafka did not confirm the command" in answer.text) == (503, True)
-    outbox.is_away = False
-    assert (await send(operator, url, **WHY)).status_code == 303
-    assert len(outbox.records) == 1
