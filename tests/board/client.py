@@ -1,19 +1,21 @@
 """A client of the board, and the pages that it asks for."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 from starlette.applications import Starlette
 
 from stream_app.board.app import Board
 from tests.board.model_records import Made, take
-from tests.board.scene import HASH, TOKEN, board_of, fill, model_of, settings_of
+from tests.board.scene import HASH, HOSTILE, TOKEN, board_of, fill, model_of, settings_of
 
 HERE = "http://127.0.0.1:9107"
 OWN = {"sec-fetch-site": "same-origin"}
@@ -59,6 +61,18 @@ class Html(HTMLParser):
         self.forbidden += [f"inline {tag}"] * (tag in ("script", "style") and "src" not in given)
         self.links |= {given[name] for name in ("href", "src", "action", "hx-get") if name in given}
         self.ids += [given["id"]] if "id" in given else []
+
+
+def assert_is_strict(url: str, answer: httpx.Response, page: Html) -> None:
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';"), url
+    assert "unsafe" not in policy, url
+    assert answer.headers["cache-control"] == "no-store", url
+    assert page.forbidden == [], url
+    assert len(page.ids) == len(set(page.ids)), f"{url}: an id is there twice"
+    assert HOSTILE not in answer.text, f"{url}: text from outside is escaped"
+    assert "ada@example.com" not in answer.text, f"{url}: personal data is shown on request only"
+    assert answer.text.count("<h1") == 1, url
 
 
 def plain(text: str) -> str:
@@ -107,6 +121,23 @@ class Client:
         answer = await self.ask("POST", "/board/login", data=form, headers=headers, **more)
         self.cookies = dict(answer.cookies)
         return answer
+
+
+async def crawl(client: Client, urls: Iterable[str]) -> AsyncIterator[tuple[str, httpx.Response, Html]]:
+    """Yield these pages, and those that they link to: ten of the leads, and of the later pages of each list."""
+    waiting, seen, kinds = list(urls), set[str](), Counter[str]()
+    while waiting:
+        url = waiting.pop().partition("#")[0]
+        parts = urlsplit(url)
+        kind = f"later {parts.path}" if "after" in parse_qs(parts.query) else parts.path.rpartition("/")[0]
+        if url in seen or (kinds[kind] >= 10 and url not in PAGES):
+            continue
+        seen.add(url)
+        kinds[kind] += kind == "/board/leads" or kind.startswith("later")
+        answer = await client.get(url)
+        page = Html(answer.text if answer.headers["content-type"].startswith("text/html") else "")
+        yield url, answer, page
+        waiting += [target for link in page.links if (target := urljoin(url, link)).startswith("/board")]
 
 
 ClientOf = Callable[..., Client]
