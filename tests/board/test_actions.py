@@ -9,9 +9,7 @@ import msgspec
 import pytest
 
 from stream_app.board.site import remedy_of
-from stream_app.cli import lanes
-from stream_app.cli.people import erase
-from stream_app.domain.commands import CommandAnswer, CommandKind, help_text
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.lane.view import LaneView
@@ -51,13 +49,8 @@ async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operato
         form = (await operator.get(f"/board/lanes/{href.replace('&amp;', '&')}")).text
         assert 'name="why"' in form, href
     form = (await operator.get("/board/lanes/acme/act/quota?webhook=w-gone&use=use")).text
-    assert '<option value="w-gone" selected>' in form
-    assert '<option value="use" selected>' in form
-    assert 'href="/board/lanes/acme/act/quota?webhook=w-77aa"' in (await operator.get("/board/lanes/acme")).text
-    page = (await operator.get("/board/lanes/globex")).text
-    before, _, after = page.partition('<summary class="button">More</summary>')
-    assert re.findall(r'/act/(\w+)"', before) == ["budget"], "the others are below More"
-    assert set(re.findall(r'/act/(\w+)"', after)) >= set(ORDERS)
+    assert all(f'<option value="{value}" selected>' in form for value in ("w-gone", "use"))
+    assert set(re.findall(r'/act/(\w+)"', (await operator.get("/board/lanes/globex")).text)) >= set(ORDERS)
     await with_token.login()
     assert "/act/" not in (await with_token.get("/board")).text, "a reader has none"
 
@@ -66,9 +59,6 @@ async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operato
     ("code", "remedy"),
     [
         ("webhook_gone", ("Put the webhook back", "quota?webhook=w-2&use=use")),
-        ("no_webhook", ("Put the webhook back", "quota?webhook=w-2&use=use")),
-        ("budget_credits_day", ("Budget", "budget")),
-        ("no_callbacks", ("Resume", "resume")),
         ("forced_open", ("Let the breaker decide", "auto")),
         ("rate_limited", None),
     ],
@@ -119,12 +109,8 @@ async def test_a_reload_goes_to_every_partition(operator: Client, outbox: Outbox
     assert answer.headers["location"].startswith("/board/system?command=c-")
 
 
-async def test_a_form_shows_from_what_to_what(operator: Client) -> None:
-    text = (await operator.get("/board/lanes/acme/act/rate")).text
-    assert "Rate: acme" in text
-    assert re.search(r'class="was">6 ', text), "the rate in force, which an operator changed"
-    text = (await operator.get("/board/lanes/acme/act/trip")).text
-    assert re.search(r"decides by itself</span>.*<b>forced open</b>", text)
+async def test_a_form_shows_the_rate_in_force_which_an_operator_changed(operator: Client) -> None:
+    assert re.search(r'class="was">6 ', (await operator.get("/board/lanes/acme/act/rate")).text)
 
 
 async def test_a_correction_shows_what_is_booked_in_the_day_that_is_now(tmp_path: Path) -> None:
@@ -141,18 +127,12 @@ async def test_a_correction_shows_what_is_booked_in_the_day_that_is_now(tmp_path
     ("kind", "values", "problem"),
     [
         ("pause", {"why": "   "}, "Enter the reason"),
-        ("pause", {}, "Enter the reason"),
         ("budget", _WHY, "Nothing was sent: name something to change"),
         ("budget", {"credits_per_day": "many", **_WHY}, "is not a whole number, none or configured, from 0"),
-        ("budget", {"credits_per_day": "-1", **_WHY}, "from 0 to 1,000,000,000,000"),
         ("budget", {"shadow": HOSTILE, **_WHY}, "Choose one of these"),
-        ("correct", _WHY, "Nothing was sent: name credits or actions"),
         ("correct", {"credits": "1.5", **_WHY}, "is not a whole number"),
         ("rate", {"per_second": "nan", **_WHY}, "is not a number or configured, from 0.01 to 1,000"),
-        ("rate", {"burst": "0", **_WHY}, "from 1 to 10,000"),
-        ("quota", {"use": "use", **_WHY}, "Enter webhook"),
         ("quota", {"webhook": "w-other", "use": "use", **_WHY}, "Choose one of these"),
-        ("quota", {"webhook": "w-1f2e", **_WHY}, "Nothing was sent: name something to change"),
     ],
 )
 async def test_what_is_wrong_stands_beside_its_field(
@@ -240,9 +220,7 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
     assert re.search(r'pill ok">applied</span>.*Pause, acme</strong>: paused; 2 requests in progress', text)
     answered(1_001, applied=False, reason="repeated", text="command was answered before: nothing was done again")
     assert (await client.get(page)).text.count("answered before") == 0, "a second click changes nothing"
-    audit = (await client.get("/board/audit?workspace=acme")).text
-    assert outbox.commands[-1].id in audit
-    assert HOSTILE not in audit
+    assert outbox.commands[-1].id in (await client.get("/board/audit?workspace=acme")).text
     page = (await send(client, "/board/lanes/acme/act/resume", **_WHY)).headers["location"]
     answered(1_002, applied=False, reason="refused", text=HOSTILE)
     text = (await client.get(page)).text
@@ -255,22 +233,8 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
         answered(1_004 + partition, partition=partition, text="the configuration is as before")
     audit = (await client.get("/board/audit")).text
     assert audit.count(every) == 2, "one row a command, whose short id has the whole one as its title and its link"
-    assert f"<code>{every[:10]}</code>" in audit
     assert "the configuration is as before (by 3 of 6 partitions)" in plain(audit)
     assert len(re.findall("<tr><th", (await client.get(f"/board/audit?id={every}")).text)) == 1 + 3
-    for words, commands in (
-        ({"kind": "reload"}, 1),
-        ({"kind": "reload", "who": "nobody"}, 0),
-        ({"who": outbox.commands[-1].who, "workspace": "acme"}, 2),
-        ({"day": "2026-09-21"}, 3),
-        ({"day": "2026-09-20"}, 0),
-        ({"day": "x"}, 3),
-        ({"after": f"{NOW_MS + 1_008}.{every}"}, 2),
-        ({"after": "x.y"}, 3),
-    ):
-        listed = (await client.get("/board/audit", params=words)).text
-        mine = [name for name in {command.id for command in outbox.commands} if f">{name[:10]}<" in listed]
-        assert len(mine) == commands, words
     answered(1_010, partition=3, kind="replay reload", text="the configuration has no changes")
     assert "by 3 of 6 partitions" in (await client.get(page)).text, "a replay process is no worker"
     answered(1_011, partition=3, kind="replay reload", applied=False, reason="bad_configuration", text="no such key")
@@ -278,9 +242,6 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
     for command in ("c-1", HOSTILE, "c-" + "0" * 32):
         assert (await client.get("/board", params={"command": command})).status_code == 200
     client.board.close()
-
-
-# -------------------------------------------------------------------------------------------------------------- leads
 
 
 async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox) -> None:
@@ -378,9 +339,3 @@ async def test_suppress_a_person(operator: Client, outbox: Outbox, capfd: pytest
     assert outbox.commands[0].args["people"]
     assert b"ada@" not in b"".join(record.value or b"" for record in outbox.records)
     assert "ada@" not in "".join(capfd.readouterr())
-
-
-async def test_the_words_are_those_of_the_command_line() -> None:
-    kinds: dict[CommandKind, Any] = {"reload": lanes.reload, "erase": erase}
-    for kind, command in kinds.items():
-        assert " ".join(command.__doc__.split()).startswith(" ".join(help_text(kind).split()))

@@ -12,7 +12,6 @@ import pytest
 
 from stream_app.board.access import STRANGER
 from stream_app.board.charts import _FILLED, Area, Line, Stack, line, nice, spark, stack, times, trend
-from stream_app.board.formats import words
 from stream_app.board.pages.lanes import lane_page
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import MAX_FILE_BYTES
@@ -22,8 +21,8 @@ from stream_app.domain.model.topics import TopicNames
 from tests.board.client import Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import event, lane
-from tests.board.scene import HOSTILE, Outbox
-from tests.board.test_actions import nonce_of, send
+from tests.board.scene import Outbox
+from tests.board.test_actions import send
 
 
 def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path: Path) -> None:
@@ -116,41 +115,13 @@ def test_the_times_below_a_chart_are_at_equal_distances_to_the_second() -> None:
 MARCH = "/board/imports?workspace=initech&id=2026-09-21-kfdwzp"
 
 
-async def test_all_imports_are_listed_with_their_progress(local: Client) -> None:
-    text = (await local.get("/board/imports")).text
-    assert [text.index(name) for name in ("2026-09-21-kfdwzp", "webinar", "alert(1)")] == sorted(
-        text.index(name) for name in ("2026-09-21-kfdwzp", "webinar", "alert(1)")
-    )
-    assert "93, 51 %" in plain(text)
-    assert "183" in text
-    assert HOSTILE not in text
-    only = (await local.get("/board/imports?workspace=hooli")).text
-    assert "webinar" in only
-    assert "kfdwzp" not in only
-
-
-async def test_an_import_links_each_number_to_its_leads(local: Client) -> None:
+async def test_an_import_shows_its_leads_by_column(local: Client) -> None:
+    """test_links.py follows each number to its leads."""
     text = (await local.get(MARCH)).text
     assert "93 of 180 leads" in plain(text)
-    counts = re.findall(r'<a class="count" href="(/board/leads\?[^"]*column=(\w+)[^"]*)">([\d,]+)</a>', text)
-    assert {column: number for _, column, number in counts} == {
-        "enriched": "70",
-        "served_from_cache": "12",
-        "rejected": "3",
-        "duplicate": "6",
-        "parked": "2",
-        "held": "17",
-        "under_way": "14",
-    }
-    for link, column, number in counts:
-        listed, seen = link.replace("&amp;", "&"), 0
-        while listed:
-            page = (await local.get(listed)).text
-            assert f"{number} leads in initech of import 2026-09-21-kfdwzp, {words(column)}\n" in plain(page)
-            seen += page.count('<tr><th scope="row">')
-            more = re.search(r'rel="next" href="([^"]*)"', page)
-            listed = more[1].replace("&amp;", "&") if more else ""
-        assert seen == int(number)
+    counts = re.findall(r'<a class="count" href="/board/leads\?[^"]*column=(\w+)[^"]*">([\d,]+)</a>', text)
+    at_rest = {"enriched": 70, "served_from_cache": 12, "rejected": 3, "duplicate": 6, "parked": 2}
+    assert {column: int(number) for column, number in counts} == {**at_rest, "held": 17, "under_way": 14}
 
 
 async def test_an_import_says_how_to_take_its_results_joined_to_its_file(local: Client) -> None:
@@ -162,13 +133,6 @@ async def test_an_import_says_how_to_take_its_results_joined_to_its_file(local: 
     assert "<pre>" not in (await local.get(unescape(link))).text, "its file is no CSV"
 
 
-@pytest.mark.parametrize("name", ["unknown", "..", "a/b?c#d", HOSTILE[:20], "x" * 10_000])
-async def test_an_unknown_import_is_answered(local: Client, name: str) -> None:
-    answer = await local.get("/board/imports", params={"workspace": "initech", "id": name})
-    assert answer.status_code == 200
-    assert "No lead of this import is known" in answer.text
-
-
 CANCEL = "/board/imports/act/cancel?workspace=initech&id=2026-09-21-kfdwzp"
 
 
@@ -176,30 +140,15 @@ async def test_an_operator_cancels_an_import(operator: Client, outbox: Outbox) -
     text = (await operator.get(MARCH)).text
     assert CANCEL.replace("&", "&amp;") in text
     assert f'data-most-mb="{MAX_FILE_BYTES / 2**20:.0f}"' in text, "what a browser refuses, the server would"
-    assert "87" in (await operator.get(CANCEL)).text
-    nonce = await nonce_of(operator, CANCEL)
-    assert (await send(operator, CANCEL, nonce, why="wrong file", typed="acme")).status_code == 422
-    for _ in range(2):
-        answer = await send(operator, CANCEL, nonce, why="wrong file", typed="initech")
-        assert answer.status_code == 303
-    first, second = outbox.commands
-    assert first.id == second.id, "a second click is the same command"
-    assert (first.kind, first.workspace, first.why) == ("cancel_import", "initech", "wrong file")
-    assert first.args == {"import_id": "2026-09-21-kfdwzp"}
+    assert (await send(operator, CANCEL, why="wrong file", typed="acme")).status_code == 422
+    answer = await send(operator, CANCEL, why="wrong file", typed="initech")
+    (command,) = outbox.commands
+    assert (command.kind, command.workspace, command.why) == ("cancel_import", "initech", "wrong file")
+    assert command.args == {"import_id": "2026-09-21-kfdwzp"}
     followed = (await operator.get(answer.headers["location"])).text
-    assert "Import 2026-09-21-kfdwzp" in followed
-    assert first.id in followed
+    assert all(text in followed for text in ("Import 2026-09-21-kfdwzp", command.id))
 
 
 @pytest.mark.parametrize("query", ["", "?workspace=initech&id=unknown", "?workspace=absent&id=webinar"])
 async def test_an_import_that_is_not_there_is_not_cancelled(operator: Client, query: str) -> None:
     assert (await operator.get(f"/board/imports/act/cancel{query}")).status_code == 404
-
-
-async def test_a_lane_of_which_only_now_is_known_has_no_empty_charts(local: Client) -> None:
-    """A line needs two points: without an earlier one the page says what is known."""
-    text = plain((await local.get("/board/lanes/globex")).text)
-    assert "99 now; nothing earlier is known" in text
-    assert "240 ms now; nothing earlier is known" in text
-    assert "lowest 99" not in text
-    assert "lowest 79" in plain((await local.get("/board/lanes/initech")).text)

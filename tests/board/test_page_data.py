@@ -251,8 +251,8 @@ def test_the_commands_of_a_page_begin_after_the_last_one_of_the_page_before(afte
     commands = Mock(return_value=[])
     queries = SimpleNamespace(commands=commands, words_of_commands=lambda word: [word])
     site: Any = SimpleNamespace(queries=queries)
-    page = audit_page(site, moment(None), {"after": after})
-    commands.assert_called_once_with(CommandFilter(), begins, 51)
+    page = audit_page(site, moment(None), {"after": after, "who": "jane"})
+    commands.assert_called_once_with(CommandFilter(who="jane"), begins, 51)
     assert (page["rows"], page["after"], page["kinds"], page["people"]) == ([], "", ["kind"], ["who"])
 
 
