@@ -1,7 +1,7 @@
 """The look-up API without Kafka: who may ask, what is answered, and that the document says so."""
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -11,7 +11,6 @@ import jsonschema
 import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
@@ -60,9 +59,15 @@ class Api:
         self.records = Waiting()
 
     async def get(
-        self, url: str, *, token: str | None = None, given: str | bytes | None = None, **more: Any
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        given: str | bytes | None = None,
+        hosts: Iterable[str] | None = None,
+        headers: Mapping[str, str] = {},
     ) -> httpx.Response:
-        """One request to a board that has `token`; the request has `given`."""
+        """One request to a board that has `token`; the request has `given`, and these `Host` headers."""
 
         async def kafka() -> Consumption | None:
             left = self.waiting
@@ -74,9 +79,8 @@ class Api:
         queries, access = Queries(self.path, {"firms"}), Access(token)
         about = queries, lambda: self.lag, fetch_result, kafka, NAMES.inputs
         lookup = Lookup(*about, access, NAMES.dlq, NAMES.parked, self.records.find, lambda: NOW_MS)
-        base_url = more.pop("base_url", "http://127.0.0.1:9107")
-        headers = more.pop("headers", {}) | ({} if given is None else {"authorization": given})
-        app, hosts = Starlette(routes=lookup.routes()), more.pop("hosts", None)
+        sent: dict[str, Any] = {**headers, **({} if given is None else {"authorization": given})}
+        app = Starlette(routes=lookup.routes())
 
         async def with_hosts(scope: Scope, receive: Receive, send: Send) -> None:
             if hosts is not None:
@@ -85,8 +89,8 @@ class Api:
             await app(scope, receive, send)
 
         transport = httpx.ASGITransport(with_hosts)
-        async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
-            return await client.request(more.pop("method", "GET"), url, headers=headers, **more)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107") as client:
+            return await client.get(url, headers=sent)
 
 
 @pytest.fixture
@@ -130,68 +134,41 @@ async def test_who_reads_personal_data_is_logged_as_on_the_board(api: Api, capfd
     assert "ada@" not in logged
 
 
-# ------------------------------------------------------------------------------------------------------ who may ask
+STATUS = {None: 200, "not_loopback": 403, "no_token": 401}
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "error"),
+    ("how", "error"),
     [
-        ({}, 200, None),
-        ({"base_url": "http://localhost:9107"}, 200, None),
-        ({"base_url": "http://[::1]:9107"}, 200, None),
-        ({"base_url": "http://leads.example.com"}, 403, "not_loopback"),
-        ({"headers": {"x-forwarded-for": "203.0.113.9"}}, 403, "not_loopback"),
+        *(({"hosts": (host,)}, None) for host in ("127.0.0.1", "localhost:9107", "[::1]:9107")),
+        *(({"hosts": hosts}, "not_loopback") for hosts in ((), ("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "x.com"))),
+        *(({"hosts": (f"127.0.0.1{end}",)}, "not_loopback") for end in ("#evil.com", "?", ":port", " ")),
+        *(({"hosts": (host,)}, "not_loopback") for host in ("x.com", "evil.com/@127.0.0.1", "a@127.0.0.1", "[::1", "")),
         *(
-            ({"headers": {name: "203.0.113.9"}}, 403, "not_loopback")
+            ({"headers": {name: "203.0.113.9"}}, "not_loopback")
             for name in ("forwarded", "via", "cf-connecting-ip", "true-client-ip", "x-forwarded-proto", "fly-client-ip")
         ),
+        *(({"headers": {"connection": value}}, "not_loopback") for value in ("close", "", "upgrade")),
         *(
-            ({"hosts": hosts}, 403, "not_loopback")
-            for hosts in (
-                (),
-                ("127.0.0.1", "127.0.0.1"),
-                ("127.0.0.1:9107", "leads.example.com"),
-                ("evil.com/@127.0.0.1",),
-                ("127.0.0.1#evil.com",),
-                ("127.0.0.1?",),
-                ("a@127.0.0.1",),
-                ("127.0.0.1:port",),
-                ("127.0.0.1 ",),
-                ("[::1",),
-                ("",),
-            )
+            ({"token": TOKEN, "given": given}, "no_token")
+            for given in (None, "Bearer wrong", f"Basic {TOKEN}", "Bearer", "Bearer \u00fc".encode())
         ),
-        ({"hosts": ("[::1]:9107",)}, 200, None),
-        *(({"headers": {"connection": value}}, 403, "not_loopback") for value in ("close", "", "upgrade")),
-        ({"token": TOKEN}, 401, "no_token"),
-        ({"token": TOKEN, "given": "Bearer wrong"}, 401, "no_token"),
-        ({"token": TOKEN, "given": f"Basic {TOKEN}"}, 401, "no_token"),
-        ({"token": TOKEN, "given": "Bearer"}, 401, "no_token"),
-        ({"token": TOKEN, "given": "Bearer \u00fc".encode()}, 401, "no_token"),
-        ({"token": TOKEN, "given": f"Bearer {TOKEN}"}, 200, None),
-        ({"token": TOKEN, "given": f"bearer  {TOKEN}"}, 200, None),
-        ({"token": TOKEN, "given": f"Bearer {TOKEN}", "base_url": "http://leads.example.com"}, 200, None),
+        *(
+            ({"token": TOKEN, "given": given, "hosts": ("x.com",)}, None)
+            for given in (f"Bearer {TOKEN}", f"bearer  {TOKEN}")
+        ),
     ],
 )
-async def test_which_requests_are_authorized(api: Api, how: dict[str, Any], status: int, error: str | None) -> None:
-    for url in (
-        "/leads/crm-1",
-        f"/leads?person={HASH}",
-        "/waiting?lead_id=crm-1",
-        "/lanes",
-        "/books",
-        "/dlq",
-        "/openapi.json",
-    ):
-        answer = await api.get(url, **how)
-        assert answer.status_code == status, answer.text
-        assert answer.json().get("error") == error
-        if status != 200:
-            assert set(answer.json()) == {"as_of_ms", "lag", "trouble", "error", "text"}
-            assert answer.json()["as_of_ms"] is None, "nothing is reported"
-            assert TOKEN not in answer.text
-        assert answer.headers["cache-control"] == "no-store"
-        assert ("www-authenticate" in answer.headers) == (status == 401)
+async def test_which_requests_are_authorized(api: Api, how: dict[str, Any], error: str | None) -> None:
+    """test_who_may.py asks each route."""
+    answer = await api.get("/leads/crm-1", **how)
+    assert (answer.status_code, answer.json().get("error")) == (STATUS[error], error)
+    if error is not None:
+        assert set(answer.json()) == {"as_of_ms", "lag", "trouble", "error", "text"}
+        assert answer.json()["as_of_ms"] is None, "nothing is reported"
+        assert TOKEN not in answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    assert ("www-authenticate" in answer.headers) == (error == "no_token")
 
 
 @pytest.mark.parametrize("given", [TOKEN, TOKEN[:-1], "wrong"])
@@ -202,27 +179,12 @@ async def test_the_token_is_compared_in_constant_time(api: Api, given: str, monk
     compared.assert_called_once_with(given.encode(), TOKEN.encode())
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-async def test_it_only_reads(api: Api, method: str) -> None:
-    answer = await api.get("/leads/crm-1", method=method)
-    assert (answer.status_code, answer.json()["error"]) == (405, "read_only")
-    assert answer.headers["allow"] == "GET, HEAD"
-    assert (await api.get("/leads/crm-1", method="HEAD")).status_code == 200
-
-
-# ---------------------------------------------------------------------------------------------------- what is answered
-
-
 async def test_a_lead(api: Api) -> None:
     answer = (await api.get("/leads/crm-1")).json()
     assert (answer["as_of_ms"], answer["lag"], answer["trouble"]) == (NOW_MS, 7, "")
     (reported,) = answer["lead"]["histories"]
-    assert (reported["origin"], reported["status"], reported["column"], reported["trace_id"]) == (
-        "leads/0/0",
-        "enriched",
-        "enriched",
-        "ab" * 16,
-    )
+    about = [reported[name] for name in ("origin", "status", "column", "trace_id")]
+    assert about == ["leads/0/0", "enriched", "enriched", "ab" * 16]
     assert [step["status"] for step in reported["events"]] == ["received", "sending", "accepted", "enriched"]
     (answered,) = answer["lead"]["results"]
     assert answered["fields"]["Title"] == "CEO"
@@ -239,14 +201,8 @@ async def test_a_lead_says_what_it_waited_for_and_what_its_lane_says_it_waits_fo
     assert [wait["kind"] for wait in final["waits"]] == ["rate", "POST"], "no callback comes"
     take(model, event(NAMES, "crm-4", "received", 1, 4, at_ms=NOW_MS + 1_000, queued_ms=60_000))
     (queued,) = (await api.get("/leads/crm-4")).json()["lead"]["histories"]
-    assert queued["waits"][0] == {
-        "kind": "queue",
-        "limit": "",
-        "text": "",
-        "until_ms": None,
-        "begin_ms": NOW_MS - 59_000,
-        "end_ms": NOW_MS + 1_000,
-    }
+    first = queued["waits"][0]
+    assert (first["kind"], first["begin_ms"], first["end_ms"]) == ("queue", NOW_MS - 59_000, NOW_MS + 1_000)
     (held,) = (await api.get("/leads/crm-3")).json()["lead"]["histories"]
     now = held["waits"][-1]
     assert (now["kind"], now["limit"], now["text"]) == ("budget", "budget", "The day's budget is spent")
@@ -322,13 +278,8 @@ async def test_lanes_books_and_dead_letters(api: Api) -> None:
         ("acme", "budget", "The day's budget is spent")
     ]
     books = (await api.get("/books")).json()
-    assert {name: count for name, count in books["columns"].items() if count} == {
-        "enriched": 1,
-        "accepted_final": 1,
-        "held": 1,
-        "rejected": 1,
-    }
-    assert "waiting" not in books["columns"]
+    columns = {name: count for name, count in books["columns"].items() if count}
+    assert columns == dict.fromkeys(("enriched", "accepted_final", "held", "rejected"), 1)
     assert books["waiting"] == {"leads": 12, "leads.bulk": 0}
     assert {"workspace": "acme", "destination": "people", "status": "held_budget", "column": "held", "leads": 1} in (
         books["status_counts"]
@@ -364,15 +315,10 @@ async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
         assert answer.headers["retry-after"]
 
 
-# -------------------------------------------------------------------------------------------------------- the document
-
-
 async def test_the_document_is_valid(api: Api) -> None:
     reported = (await api.get("/openapi.json")).json()
     assert reported["openapi"] == "3.1.0"
     OpenAPIV31SpecValidator(reported).validate()
-    with pytest.raises(OpenAPIValidationError):
-        OpenAPIV31SpecValidator(reported | {"paths": {"/lanes": {"get": {"responses": []}}}}).validate()
 
 
 @pytest.mark.parametrize(
