@@ -18,6 +18,7 @@ from stream_app.client.answers import Cause
 from stream_app.domain.books.records import COLUMN, column
 from stream_app.domain.model.messages import RESEND, Status
 from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, person, sources, take
+from tests.support.narrow import present
 
 NAMES = sources().names
 FINAL = frozenset({"quiet"})
@@ -215,8 +216,7 @@ def test_a_cause_has_its_hours_of_a_day_and_an_unknown_one_nothing(tmp_path: Pat
     hours = [(first_s + n * 3_600, 1) for n in (1, 26)]
     assert queries.dead_letter_hours(NAMES.dlq, [known, unknown], first_s + 3_700) == [hours, []]
     assert queries.cause(NAMES.dlq, unknown) is None
-    cause = queries.cause(NAMES.dlq, known)
-    assert cause is not None
+    cause = present(queries.cause(NAMES.dlq, known))
     assert (cause.written, cause.first_ms, cause.last_ms) == (4, made[0].timestamp, made[-1].timestamp)
 
 

@@ -1,7 +1,6 @@
 """The history in the read model: it counts each event once, and everything in it is bounded."""
 
 import sqlite3
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +32,6 @@ def answer(seq: int = 0, **more: Any) -> Made:
     values: dict[str, Any] = {"applied": True, "at_ms": NOW_MS + seq, "kind": "pause", "workspace": "acme", **more}
     reported = CommandAnswer(id=f"c-{seq}", partition=0, who="ada", why="a test", text="paused", **values)
     return Made(NAMES.audit, b"acme", msgspec.json.encode(reported), offset=seq)
-
-
-def test_the_page_of_the_audit_costs_no_more_after_a_year(path: Path, model: ReadModel) -> None:
-    """Its filters list who gave commands of which kinds, and its first rows are the newest commands."""
-    columns = "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, under_way"
-    answers = [
-        (NOW_MS + number, number % 2, number, f"c-{number // 2}", "pause", "acme", "ada", "", 1, "", "", 0, 0)
-        for number in range(40_000)
-    ]
-    with sqlite3.connect(path) as db:
-        db.executemany(f"INSERT INTO audit ({columns}) VALUES ({', '.join('?' * 13)})", answers)
-    ask, steps = BoardQueries(path, frozenset()), Counter[str]()
-    asked = CommandFilter()
-    with ask.snapshot(), ask._reading() as db:
-        db.set_progress_handler(lambda: steps.update(["of 100"]), 100)
-        first = ask.commands(asked, (1 << 62, ""), 3)
-        assert ask.commands(asked, first[-1], 2) == [(NOW_MS + 39_993, "c-19996"), (NOW_MS + 39_991, "c-19995")]
-        assert [ask.words_of_commands(name) for name in ("kind", "who")] == [["pause"], ["ada"]]
-    assert first == [(NOW_MS + 39_999 - 2 * place, f"c-{19_999 - place}") for place in range(3)]
-    assert steps["of 100"] < 20, "the table was scanned"
 
 
 def test_commands_are_listed_of_a_day_in_utc_of_a_kind_and_of_a_workspace(model: ReadModel, path: Path) -> None:

@@ -139,19 +139,6 @@ def test_the_first_summary_of_an_import_counts(model: ReadModel, ask: Queries) -
     assert publications["globex"].who == "mallory", "of another workspace"
 
 
-def test_counts_are_read_by_an_index(model: ReadModel, path: Path) -> None:
-    """The cost of a page of imports does not grow with the leads."""
-    with sqlite3.connect(path) as db:
-        for statement in (
-            "SELECT id FROM imports WHERE (first_ms, id) < (1, 1) ORDER BY first_ms DESC, id DESC LIMIT 3",
-            "SELECT status, leads FROM import_counts WHERE import = 1",
-            """SELECT id FROM records WHERE imported = 1 AND imported > 0 AND status = 'x' AND destination = 'y'
-               ORDER BY at_ms DESC""",
-        ):
-            (plan,) = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
-            assert plan.startswith("SEARCH"), plan
-
-
 def _rejected(number: int) -> list[Made]:
     about = {"origin": f"{NAMES.leads}/0/{number}", "seq": "1", "lead_id": "crm-1"}
     letter = dead_letter(NAMES.dlq, "http_422", NOW_MS, number, **about, disposition="poison")

@@ -10,13 +10,10 @@ from typing import Any
 import pytest
 
 from stream_app.board.read_model import store
-from stream_app.board.read_model.history import EVENT_COLUMNS
 from stream_app.board.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queries
 from stream_app.board.read_model.store import Position, ReadModel
-from stream_app.domain.books.records import Event
 from stream_app.domain.delivery.envelope import pseudonymous_key
 from stream_app.domain.model.errors import StreamAppError
-from stream_app.domain.model.messages import StatusEvent
 from tests.board.model_records import (
     DAY_MS,
     NOW_MS,
@@ -31,18 +28,14 @@ from tests.board.model_records import (
     sources,
     take,
 )
+from tests.support.narrow import present
 
 SOURCES = sources()
 NAMES = SOURCES.names
 
 
 def statuses(ask: Queries, lead_id: str) -> list[list[str]]:
-    lead = ask.lead(lead_id)
-    assert lead is not None
-    return [[step.status for step in of_record.events] for of_record in lead.histories]
-
-
-# ------------------------------------------------------------------------------------------------------ histories
+    return [[step.status for step in of_record.events] for of_record in present(ask.lead(lead_id)).histories]
 
 
 def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) -> None:
@@ -53,8 +46,7 @@ def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) ->
         event(NAMES, "crm-1", "refused", 3, reason="http_503", text="Not now", http_status=503, due_at_ms=NOW_MS + 9),
     )
     take(model, event(NAMES, "crm-1", "sending", 4, attempt=1), event(NAMES, "crm-1", "accepted", 5, credits=6))
-    lead = ask.lead("crm-1")
-    assert lead is not None
+    lead = present(ask.lead("crm-1"))
     assert lead.history_count == 1
     (only,) = lead.histories
     assert (only.origin, only.workspace, only.destination) == ("leads/0/0", "acme", "people")
@@ -145,13 +137,9 @@ def test_an_unreadable_event_is_skipped(model: ReadModel, ask: Queries, path: Pa
 def test_of_a_lead_with_very_many_histories_the_newest_are_shown(model: ReadModel, ask: Queries) -> None:
     many = MOST_HISTORIES + 5
     take(model, *flat(history(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)))
-    lead = ask.lead("test")
-    assert lead is not None
+    lead = present(ask.lead("test"))
     assert (len(lead.histories), lead.history_count) == (MOST_HISTORIES, many)
     assert lead.histories[0].origin == f"leads/0/{many - 1}"
-
-
-# --------------------------------------------------------------------------------------------- people, results, lanes
 
 
 def test_a_person_is_found_with_the_lead_that_counts(model: ReadModel, ask: Queries) -> None:
@@ -216,9 +204,7 @@ def test_the_record_id_of_the_last_result_is_kept_and_no_personal_data(
     take(model, first, Made(NAMES.enriched, second.key, second.value, 1, 7))
     (stored,) = ask.results("crm-1")
     assert (stored.partition, stored.offset, stored.result.version) == (1, 7, 2)
-    with_result = ask.lead("crm-1")
-    assert with_result is not None
-    assert with_result.histories == []
+    assert present(ask.lead("crm-1")).histories == []
     model.close()
     assert not any(secret.encode() in file.read_bytes() for file in path.parent.iterdir())
 
@@ -243,9 +229,6 @@ def test_lanes_are_shown_as_last_published(model: ReadModel, ask: Queries) -> No
     assert unreadable == ["broken", "bytes", "deep"]
     assert ask.lane("bytes") is None
     assert ask.lane("deep") is None
-
-
-# ------------------------------------------------------------------------------------------------------ dead letters
 
 
 def test_dead_letters_are_counted_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
@@ -300,9 +283,6 @@ def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, pa
         assert db.execute("SELECT count(*) FROM causes").fetchone()[0] <= 10_001
 
 
-# ------------------------------------------------------------------------------------------------------ forgetting
-
-
 def test_old_histories_are_deleted_in_small_steps(
     model: ReadModel, ask: Queries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,9 +296,6 @@ def test_old_histories_are_deleted_in_small_steps(
         model.sweep(NOW_MS)
         assert tuple(name for name in names if ask.lead(name) is not None) == left
         assert [count.leads for count in ask.status_counts()] == [len(left)]
-
-
-# ------------------------------------------------------------------------------------------------------ the file
 
 
 def test_it_continues_where_it_stopped(path: Path) -> None:
@@ -352,9 +329,7 @@ def test_a_failed_batch_leaves_nothing(model: ReadModel, ask: Queries) -> None:
     assert ask.dead_letters(NAMES.dlq).written == 0
     assert model.positions() == {}
     take(model, good)
-    lead = ask.lead("crm-1")
-    assert lead is not None
-    assert lead.histories[0].origin == "other/0/5"
+    assert present(ask.lead("crm-1")).histories[0].origin == "other/0/5"
 
 
 @pytest.mark.parametrize("other", [sources("other."), sources()])
@@ -402,19 +377,3 @@ def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
 def test_the_file_is_private(model: ReadModel, path: Path) -> None:
     assert path.parent.stat().st_mode & 0o077 == 0
     assert path.stat().st_mode & 0o077 == 0
-
-
-def test_an_event_has_each_field_of_those_on_kafka() -> None:
-    """A field that a StatusEvent gains should be in the timeline, or be left out here on purpose."""
-    left_out = {
-        "id",
-        "app",
-        "parent_id",
-        "sampled",
-        "waited_ms",
-        "waited_as",
-    }  # the timeline shows each time and status
-    assert set(StatusEvent.__struct_fields__) - set(Event.__struct_fields__) == left_out
-    assert set(Event.__struct_fields__) - {"lead_id", "origin", "workspace", "destination", "trace_id"} - set(
-        EVENT_COLUMNS
-    ) == {"actions", "day", "month", "saved", "import_id", "import_summary", "dead_letter"}

@@ -9,6 +9,7 @@ from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import PAUSE, Pause, ReplayPlan, ReplayProgress, progress_row
 from tests.board.model_records import NOW_MS, Made, history, sources, take
+from tests.support.narrow import present
 
 NAMES = sources().names
 
@@ -30,9 +31,7 @@ def test_the_last_progress_of_each_replay_counts_and_the_newest_replay_comes_fir
     queries = BoardQueries(path, set())
     assert [(listed.id, listed.sent) for listed in queries.replays(10)] == [("r-2", 0), ("r-1", 7)]
     assert [listed.id for listed in queries.replays(1)] == ["r-2"]
-    progress = queries.replay("r-1")
-    assert progress is not None
-    assert msgspec.structs.replace(progress, sent=0) == replay(1)
+    assert msgspec.structs.replace(present(queries.replay("r-1")), sent=0) == replay(1)
     assert queries.replay("r-3") is None
 
 
@@ -62,8 +61,7 @@ def test_a_pause_of_replays_holds_each_lead_that_comes_back_through_them(model: 
 
     assert queries.pause() == Pause("jane", "Clay is down", NOW_MS)
     assert limits() == ["replay_paused", "replay_paused", ""], "the third waits with its worker"
-    held = queries.lead("crm-1")
-    assert held is not None
+    held = present(queries.lead("crm-1"))
     *_, before, now = held.histories[0].waits
     assert (now.kind, now.text, now.until_ms) == ("replay", "replays are paused by jane: Clay is down", None)
     assert (now.begin_ms, now.end_ms) == (held.histories[0].at_ms, None) != (before.begin_ms, None)
