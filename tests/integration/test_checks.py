@@ -1,9 +1,7 @@
 """The doctor's checks: each passes where all is well, and fails elsewhere with what to do."""
 
-import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -12,10 +10,9 @@ import trustme
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.clay.egress import Egress
-from stream_app.cli.main import main
-from stream_app.client.doctor import Check, clocks_agree, examine, host_answers, may_join
+from stream_app.client.doctor import clocks_agree, examine, host_answers, trace_check
 from stream_app.client.gateways import ProbeFailed
-from stream_app.config import Settings
+from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
 from stream_app.domain.lane.view import LaneView
@@ -23,7 +20,8 @@ from stream_app.domain.model.tokens import Keys
 from stream_app.kafka import clock as kafka_clock
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.ops.http import serve_http
-from tests.gateway.support import GONE_KEY, NEW_KEY, OLD_KEY, Gateway
+from tests.gateway.support import GONE_KEY, Gateway
+from tests.support.config import settings_in
 from tests.support.doctor import in_groups, settings_for
 from tests.support.forward_proxy import forward_proxy
 from tests.support.kafka import create_planned
@@ -197,47 +195,6 @@ async def test_missing_topics_and_workspaces_that_share_a_partition(
     assert lines["clock"] == lines["strangers"] == [("skipped", "it needs the topics")], "the cause is said once"
 
 
-MORE = """
-[destinations.firms]
-workspace = "acme"
-webhooks_env = ["FIRMS"]
-allowed_hosts = ["127.0.0.1"]
-"""
-
-
-@pytest.mark.usefixtures("without_kafka")
-async def test_an_unreachable_gateway_is_reported_once_for_all_destinations(tmp_path: Path) -> None:
-    url = f"https://127.0.0.1:{free_port()}"
-    settings = settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=url, more=MORE)
-    ((verdict, text),) = (await verdicts(settings))["callbacks"]
-    assert (verdict, "cannot be reached from here" in text) == ("failed", True)
-
-
-def test_equal_findings_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def examine(_: Settings, *, notify: bool) -> AsyncIterator[Check]:
-        yield Check("kafka", "failed", "no answer")
-        for name in ("topics", "clock", "group", "group"):
-            yield Check(name, "skipped", "it needs Kafka")
-        yield Check("redis", "ok", "Redis answers")
-
-    settings_for(tmp_path, "127.0.0.1:1", "x.")
-    monkeypatch.setattr("stream_app.client.doctor.examine", examine)
-    for name, value in {
-        "WEBHOOK": "http://127.0.0.1:1/v3/sources/webhook/x",
-        "KEY": NEW_KEY,
-        "OLD_KEY": OLD_KEY,
-    }.items():
-        monkeypatch.setenv(name, value)
-    assert main(["doctor", "--config", str(tmp_path / "stream_app.toml")]) == 1
-    assert capsys.readouterr().out.splitlines() == [
-        "FAILED  kafka: no answer",
-        "-       topics, clock, group: it needs Kafka",
-        "ok      redis: Redis answers",
-    ]
-
-
 # -------------------------------------------------------------------------------------------------------- callbacks
 
 
@@ -274,16 +231,30 @@ async def test_a_server_that_answers_ok_to_everything_is_no_gateway(tmp_path: Pa
     assert "unlike our gateway" in text
 
 
-async def test_a_broker_that_hangs_is_told_from_one_that_refuses() -> None:
-    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        with pytest.raises(ProbeFailed, match=r"does not show the offsets of yes\.stream-app \(TimeoutError\)"):
-            await may_join(KafkaConnection(f"127.0.0.1:{port}"), "yes.stream-app", 0.2)
-
-
 async def test_an_untrusted_certificate() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
     async with serve(tls=context) as server:
         with pytest.raises(ProbeFailed, match=r"no certificate trusted here .*\(ca-certificates\)"):
             await host_answers(f"https://localhost:{server.port}", Egress.of(), 10)
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "text"),
+    [
+        ("200 OK", "ok", "/v1/traces takes traces"),
+        ("404 Not Found", "advice", "(HTTP 404): check trace.endpoint, whose path is usually /v1/traces, and trace."),
+    ],
+)
+async def test_the_receiver_of_traces_gets_its_secret_headers(
+    status: str, verdict: str, text: str, tmp_path: Path
+) -> None:
+    answer = f"HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}".encode()
+    async with serve(READ, answer) as server:
+        trace = f'[trace]\nendpoint = "http://127.0.0.1:{server.port}/v1/traces"\nheaders_env = "HEADERS"\n'
+        without = await trace_check(settings_in(tmp_path, "127.0.0.1:1", "x.", trace))
+        settings = load_settings(tmp_path / "stream_app.toml", {"HEADERS": f"x-token={PASSWORD}"}, ())
+        check = await trace_check(settings)
+    assert (without.verdict, without.text) == ("skipped", "it needs HEADERS, the headers of the trace process")
+    assert (check.verdict, text in check.text, PASSWORD in check.text) == (verdict, True, False)
+    assert [b"x-token: s3cret" in head for head, _ in server.requests] == [True]

@@ -1,6 +1,7 @@
 """Messages for people as a receiver gets them, and when the board process sends them."""
 
 import json
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import trustme
 
 from stream_app.board.notify import gateway_answers
 from stream_app.clay.egress import Egress
@@ -20,7 +22,6 @@ from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK, free_port
 from tests.gateway.support import NEW_KEY, OLD_KEY
 from tests.support.doctor import in_groups, settings_for
-from tests.support.forward_proxy import forward_proxy
 from tests.support.kafka import create_planned, until
 from tests.support.raw_server import HANG, OK, READ, RawServer, serve
 
@@ -53,13 +54,19 @@ async def test_doctor_sends_a_test_message(tmp_path: Path, body_format: str) -> 
     )
 
 
-async def test_messages_go_through_the_proxy() -> None:
-    async with serve(READ, OK) as server, forward_proxy() as (proxy, place):
-        url = f"http://{LOOPBACK}:{server.port}/services/{SECRET}"
-        async with Receiver(url, Egress.of(proxy_url=f"http://{place}")) as receiver:
+async def test_a_certificate_of_another_name_names_the_host_and_what_to_check(tmp_path: Path) -> None:
+    authority, file = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(file)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("other.example.com").configure_cert(context)
+    says = r"check notify\.url_env, and \[egress\]'s proxy and authority"
+    async with (
+        serve(tls=context) as server,
+        Receiver(f"https://{LOOPBACK}:{server.port}/{SECRET}", Egress.of(str(file))) as receiver,
+    ):
+        with pytest.raises(NotDelivered, match=says) as caught:
             await receiver.post(b"{}")
-    assert proxy.asked == [(f"POST {url}", 200)]
-    assert [body for _, body in server.requests] == [b"{}"]
+    assert SECRET not in str(caught.value)
 
 
 async def test_a_busy_receiver_says_how_long_to_wait() -> None:
@@ -86,11 +93,6 @@ async def test_the_gateway_answers_if_its_own_words_come_back(answer: bytes, is_
     async with serve(READ, answer, HANG) as server, httpx.AsyncClient(trust_env=False) as http:
         assert await gateway_answers(http, f"http://{LOOPBACK}:{server.port}/leads/") is is_ours
     assert server.requests[0][0].startswith(b"GET /leads/healthz ")
-
-
-async def test_a_gateway_behind_a_closed_port_does_not_answer() -> None:
-    async with httpx.AsyncClient(trust_env=False) as http:
-        assert not await gateway_answers(http, f"http://{LOOPBACK}:{free_port()}")
 
 
 ROOT = Path(__file__).parents[2]
