@@ -152,27 +152,6 @@ async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
     assert not consumer.unreadable
 
 
-async def test_a_broker_with_a_damaged_log_is_asked_at_intervals(kafka: Broker, topic: str) -> None:
-    await produce(kafka.bootstrap, topic, 0, 1)
-    async with consumer_of(kafka.bootstrap, TopicPartition(topic, 0)) as consumer:
-        send, asked = consumer._send, 0
-
-        async def refusing(node_id: int, request: Any, **options: Any) -> Any:
-            nonlocal asked
-            answer = await send(node_id, request, **options)
-            if type(request).__name__ == "FetchRequest":
-                asked += 1
-                for _, partitions in answer.topics:
-                    partitions[:] = [(number, 2, *rest) for number, _, *rest in partitions]
-            return answer
-
-        consumer._send = refusing
-        with pytest.raises(UnreadableBatch, match="offset 0: its broker says"):
-            await read(consumer, {}, 3)
-        await asyncio.sleep(0.5)
-        assert asked == 1
-
-
 async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, topic: str) -> None:
     await produce(kafka.bootstrap, topic, 0, 3)
     place = TopicPartition(topic, 0)
@@ -215,24 +194,3 @@ async def test_waiting_records_are_read_up_to_a_damaged_batch_and_the_archive_re
         assert [consumed.value for consumed in records] == [b"0", b"1", b"2"]
         kept = await fetch(connection, [f"{topic}/0/{offset}" for offset in (1, 4, 5, 8)])
     assert sorted(kept) == [f"{topic}/0/1", f"{topic}/0/8"]
-
-
-async def test_committed_offsets_of_all_partitions_are_asked_for_at_once(
-    kafka: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """aiokafka asks for one after the other, which took a worker with 256 partitions a third of its start."""
-    places = [TopicPartition(topic, number) for number in range(4)]
-    for number in range(4):
-        await produce(kafka.bootstrap, topic, number, 2)
-    async with consumer_of(kafka.bootstrap, *places, group_id=f"{topic}-group") as consumer:
-        await consumer.commit({places[0]: 3, places[1]: 0})
-        fetch, asked = consumer._coordinator.fetch_committed_offsets, []
-
-        async def counted(partitions: Any) -> Any:
-            asked.append(set(partitions))
-            return await fetch(partitions)
-
-        monkeypatch.setattr(consumer._coordinator, "fetch_committed_offsets", counted)
-        assert await consumer.seek_to_committed() == dict(zip(places, (3, 0, None, None), strict=True))
-        assert asked == [set(places)]
-        assert [await consumer.position(place) for place in places[:2]] == [3, 0]

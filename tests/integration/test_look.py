@@ -1,6 +1,5 @@
 """All lanes seen from outside, on a real Kafka without a worker."""
 
-import asyncio
 import time
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.cli.main import main
 from stream_app.client.lanes import read_lanes
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
@@ -77,35 +75,3 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
     assert "credits_day" not in seen.forecasts.get("quiet", {})
     assert (seen.facts.worker.members, seen.facts.coming_back) == (0, 1)
     assert seen.facts.replay_paused == Pause("jane", "w", 1)
-
-
-async def test_equal_answers_of_all_partitions_are_one_line_of_the_log(
-    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
-    await create_planned(settings)
-    same = CommandAnswer("c1", True, 1_000, 0, "reload", who="jane", why="w", text="nothing is new")
-    answers = [
-        same,
-        msgspec.structs.replace(same, at_ms=1_001, partition=1),
-        msgspec.structs.replace(same, id="c2", at_ms=2_000),
-        msgspec.structs.replace(same, id="c2", at_ms=2_001, partition=1, applied=False, text="a URL is wrong"),
-        CommandAnswer("c3", True, 3_000, 0, "pause", "busy", "jane", "w", text="is paused"),
-    ]
-    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
-        for answer in answers:
-            await producer.send_and_wait(settings.names.audit, msgspec.json.encode(answer), b"", answer.partition)
-
-    async def shown(*more: str) -> str:
-        argv = ["lanes", "--config", str(tmp_path / "stream_app.toml"), "log", *more]
-        assert await asyncio.to_thread(main, argv) == 0
-        return capsys.readouterr().out
-
-    assert [line.partition("  ")[2] for line in (await shown()).splitlines()] == [
-        "jane reload (w)  all: nothing is new",
-        "jane reload (w)  all: nothing is new (by 1 of 2 partitions)",
-        "jane reload (w)  all: NOT APPLIED, a URL is wrong (by 1 of 2 partitions)",
-        "jane pause (w)  busy: is paused",
-    ]
-    assert len((await shown("--limit", "4")).splitlines()) == 4
-    assert len((await shown("--limit", "1")).splitlines()) == 1

@@ -11,7 +11,6 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from stream_app.board.replays import Busy, Plan, Planner, Wanted
-from stream_app.cli.main import main
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.causes import Filter
@@ -88,13 +87,6 @@ def without_time(command: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in command.items() if name != "at_ms"}
 
 
-async def test_a_cancelled_plan_makes_room_for_the_next(bench: Bench) -> None:
-    plan = bench.planner.begin(ALL, "jane")
-    await bench.planner.give_up(plan)
-    assert (plan.under_way, plan.problem) == (False, "it was cancelled")
-    assert (await bench.ready(bench.planner.begin(ALL, "jane"))).priced is not None
-
-
 LANE = """
 default_destination = "people"
 [workspaces.w0.rate]
@@ -102,58 +94,9 @@ rate_per_s = 8
 [workspaces.w0.budget]
 credits_per_day = 100
 """
-Written = list[tuple[str, bytes | None, bytes]]
-
-
-@pytest.fixture
-def configured(kafka: Broker, namespace: str, tmp_path: Path) -> tuple[str, Settings]:
-    """A configuration in a file, and its topics."""
-    settings = planned(tmp_path, kafka, namespace)
-    asyncio.run(create_planned(settings))
-    return str(tmp_path / "stream_app.toml"), settings
-
-
-def write(settings: Settings, records: Written) -> None:
-    async def main() -> None:
-        async with AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap) as producer:
-            for topic, key, value in records:
-                await producer.send(topic, value, key, partition=0)
-
-    asyncio.run(main())
 
 
 def foreign(count: int, **more: str) -> list[bytes]:
     return [
         json.dumps({"fields": {"email": f"p{n}@example.com"}, "workspace": "w0", **more}).encode() for n in range(count)
     ]
-
-
-def test_a_dead_letter_that_cannot_be_sent_has_no_price(
-    configured: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
-) -> None:
-    config, settings = configured
-    old = {"fields": {"email": "old@example.com"}, "workspace": "w0", "not_after_ms": 1}
-    dead_letters = [*foreign(2), json.dumps(old).encode(), b"no JSON", *foreign(1, destination="gone")]
-    write(settings, [(settings.names.dlq, b"w0", letter) for letter in dead_letters])
-    assert main(["replay", "plan", "--disposition", "foreign", "--json", "--config", config]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert plan["fates"] == {"as_input": 2, "cannot_go": 3}
-    assert sum(plan["fates"].values()) == plan["dead_letters"]
-    ((part,),) = (quoted["parts"] for quoted in plan["quotes"])
-    assert (part["destination"], part["leads"]) == ("people", 2)
-
-
-def test_the_newest_dead_letters_are_listed_each_with_the_id_that_show_takes(
-    configured: tuple[str, Settings], capsys: pytest.CaptureFixture[str]
-) -> None:
-    config, settings = configured
-    topic = settings.names.dlq
-    write(settings, [(topic, b"w0", letter) for letter in foreign(3)])
-    assert main(["dlq", "list", "--limit", "2", "--config", config]) == 0
-    head, *rows, last = capsys.readouterr().out.splitlines()
-    assert head.split()[:2] == ["record", "reason"]
-    places = [row.split()[0] for row in rows]
-    assert places == [f"{topic}/0/2", f"{topic}/0/1"]
-    assert last == "2 of 3 dead letters in dlq; --limit 3 shows all"
-    assert main(["dlq", "show", places[0], "--config", config]) == 0
-    assert places[0] in capsys.readouterr().out

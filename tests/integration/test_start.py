@@ -10,10 +10,8 @@ from stream_app.cli.main import main
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
-from stream_app.domain.model.errors import BrokerUnavailable, TopicsError
+from stream_app.domain.model.errors import TopicsError
 from stream_app.domain.model.topics import TopicNames
-from stream_app.kafka import connection
-from stream_app.kafka.connection import KafkaConnection, wait_for_kafka
 from stream_app.kafka.rights import rights_of
 from stream_app.kafka.topics import check_topics, create_topics
 from tests.support.commands import run_command
@@ -42,29 +40,6 @@ async def test_each_process_refuses_unplanned_topics_with_the_same_text(
 
     for ran in await asyncio.gather(*(asyncio.to_thread(start, name) for name in ("worker", "replay", "board"))):
         assert ran == (1, f"{refused.value}\n")
-
-
-async def test_a_missing_kafka_is_retried_less_and_less_often_and_then_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    where = f"127.0.0.1:{free_port()}"
-    pauses: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 6:
-            raise TimeoutError  # as the bound on all of it does
-
-    lines: list[str] = []
-    monkeypatch.setattr(connection, "sleep", sleep)
-    with pytest.raises(BrokerUnavailable) as away:
-        await wait_for_kafka(KafkaConnection(where), 30, lines.append)
-    refused = f"{where}: connection refused"
-    assert str(away.value) == (
-        f"Kafka at {where} did not answer within 30 s ({refused}). Is it running, and is kafka.bootstrap right?"
-    )
-    assert pauses == [0.5, 1, 2, 4, 5, 5]
-    assert lines == [f"Kafka at {where} does not answer ({refused}); trying again in {pause:g} s" for pause in pauses]
 
 
 def test_every_command_is_covered() -> None:
