@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 
 import pytest
 
@@ -127,17 +126,6 @@ class Systems(Pipeline):
         (lane,) = json.loads((self.directory / "lanes.json").read_text())["facts"]["lanes"]
         return dict(lane["view"])
 
-    async def not_ready(self, process: subprocess.Popen[bytes]) -> str:
-        """Wait until a process is not ready. Return why."""
-        async with asyncio.timeout(150 * BUSY):
-            while True:
-                try:
-                    await self.get(process, "/readyz")
-                except HTTPError as refused:
-                    with refused:
-                        return refused.read().decode()
-                await asyncio.sleep(0.5)
-
 
 @pytest.fixture
 def systems(kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Systems:
@@ -176,24 +164,3 @@ async def test_the_state_is_gone(systems: Systems) -> None:
         await line.until(lambda: line.at_rest() == 3, 120, "three leads are at rest")
         assert line.last()["suppressed"] == 1, "the person is on the list of the new namespace, too"
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in (0, 1, 3, 4, 5)}, "each once, at Clay"
-
-
-async def test_the_events_are_gone(systems: Systems) -> None:
-    (create,) = blocks("backup.md", "leads.status is gone")
-    async with systems as line:
-        await line.work()
-        worker = line.old[1]
-        await delete_topics(line.bootstrap, line.settings.names.status)
-        await line.publish([line.lead(0, "w0"), line.lead(4, "w0")])
-        assert "partition 0 is being taken over again" in await line.not_ready(worker)
-        assert (await line.run("doctor"))[0] == 1
-        assert "lead-4" not in line.summary()["leads"]
-
-        await line.shell(create)
-        await line.follow_again()
-        await line.until(lambda: line.last() == {"enriched": 1, "duplicate": 1}, 180, "the new lead is at rest")
-        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in (0, 1, 3, 4)}
-        await line.ready(worker)
-        code, books = await line.run("books")
-        assert code == 1
-        assert [f"(lead-{number}): lost" in books for number in range(5)] == [True] * 4 + [False]
