@@ -1,7 +1,7 @@
 """The first contact with Kafka at another address than it advertises, and a Kafka that goes away after it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from unittest.mock import AsyncMock
 import pytest
 
 from stream_app.client.commands import submit
+from stream_app.client.publish import PublishOptions, Ready, send_batch
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka import producers
 from stream_app.kafka.connection import KafkaConnection, admin_of, wait_for_kafka
 from tests.support.config import one_way, settings_in
 from tests.support.kafka import create_planned
-from tests.support.pace import BUSY
+from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka
 
 
@@ -66,5 +67,26 @@ async def test_an_order_to_a_kafka_that_hangs_ends(
         async with asyncio.timeout(60 * BUSY):
             with pytest.raises(BrokerUnavailable, match="did not confirm the command within 1 s"):
                 await submit(settings, "pause", "acme", {}, "jane", "w", wait_s=5, say=print)
+    finally:
+        broker.thaw()
+
+
+@pytest.mark.slow
+async def test_a_publication_to_a_kafka_that_hangs_ends_with_the_leads_that_were_taken(
+    broker: ProxiedKafka, namespace: str, tmp_path: Path
+) -> None:
+    settings = settings_in(tmp_path, broker.bootstrap, namespace, one_way(people="acme"), broker_wait_s=3)
+    await create_planned(settings)
+
+    def leads() -> Iterator[Ready]:
+        for n in range(200_000):
+            if n == 20_000:
+                broker.freeze()
+            yield Ready("acme", "people", 0, b"x" * 500, n, "", "")
+
+    try:
+        async with asyncio.timeout(20 * slowness()):
+            with pytest.raises(BrokerUnavailable, match=r"accepted \d+ records, then no more"):
+                await send_batch(leads(), settings, PublishOptions("acme"))
     finally:
         broker.thaw()

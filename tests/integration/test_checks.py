@@ -51,6 +51,14 @@ async def verdicts(settings: Settings) -> dict[str, list[tuple[str, str]]]:
     return lines
 
 
+def by_verdict(lines: dict[str, list[tuple[str, str]]]) -> dict[str, set[str]]:
+    names: dict[str, set[str]] = {}
+    for name, results in lines.items():
+        for verdict, _ in results:
+            names.setdefault(verdict, set()).add(name)
+    return names
+
+
 async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: str, tmp_path: Path) -> None:
     gateway = Gateway()
     async with serve_http(gateway.app, "127.0.0.1", 0, grace_s=1) as port:
@@ -81,22 +89,11 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
         ("failed", f"no replay process runs (group {names.replay_app}): start one with `stream-app replay`")
     ]
     assert lines["worker"] == [("ok", f"1 process runs (group {names.worker_app})")]
-    assert {name: [verdict for verdict, _ in results] for name, results in lines.items()} == {
-        "kafka": ["ok"],
-        "topics": ["ok"],
-        "strangers": ["advice"],
-        "transactions": ["ok"],
-        "clock": ["ok"],
-        "lanes": ["advice"],
-        "group": ["ok", "ok"],
-        "worker": ["ok"],
-        "replay": ["ok"],
-        "redis": ["ok"],
-        "clay": ["ok"],
-        "callbacks": ["advice", "ok"],
-        "proxy": ["skipped"],
-        "privacy": ["advice"],
-        "board": ["failed"],
+    assert by_verdict(lines) == {
+        "ok": {"kafka", "topics", "transactions", "clock", "group", "worker", "replay", "redis", "clay", "callbacks"},
+        "advice": {"strangers", "lanes", "callbacks", "privacy"},
+        "skipped": {"proxy"},
+        "failed": {"board"},
     }
     assert lines["board"][0][1].startswith(f"this is not the board: what answers at {at} is not `stream-app board`")
     assert "http" in lines["callbacks"][0][1]
@@ -134,21 +131,10 @@ async def test_a_setup_in_which_nothing_runs(tmp_path: Path, monkeypatch: pytest
         more=f'[board]\nurl = "http://{nowhere}"\n',
     )
     lines = await verdicts(settings)
-    assert {name: results[-1][0] for name, results in lines.items()} == {
-        "kafka": "failed",
-        "topics": "skipped",
-        "strangers": "skipped",
-        "transactions": "skipped",
-        "clock": "skipped",
-        "lanes": "skipped",
-        "group": "skipped",
-        "worker": "skipped",
-        "replay": "skipped",
-        "redis": "failed",
-        "clay": "failed",
-        "callbacks": "failed",
-        "privacy": "advice",
-        "board": "advice",
+    assert by_verdict(lines) == {
+        "failed": {"kafka", "redis", "clay", "callbacks"},
+        "skipped": {"topics", "strangers", "transactions", "clock", "lanes", "group", "worker", "replay"},
+        "advice": {"callbacks", "privacy", "board"},
     }
     assert nowhere in lines["kafka"][0][1]
     assert "Without it nothing is lost" in lines["redis"][0][1]
