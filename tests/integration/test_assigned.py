@@ -53,32 +53,6 @@ async def test_a_transaction_marker_is_no_waiting_record(kafka: Broker, namespac
         assert state.highwater == 5
 
 
-async def test_an_ending_process_reports_its_cause_and_not_an_interrupted_takeover(
-    kafka: Broker, namespace: str
-) -> None:
-    """The consumer's thread ends first. Calls that it no longer answers are not cancelled."""
-    bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
-    app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def hang() -> None:
-        hangs.set()
-        await answer
-
-    async with running(app):
-        await publish(kafka.bootstrap, bench.leads, [b"first"])
-        await until(lambda: recorder.consumed)
-        app.consumer.perform_seek = hang
-        await rebalance(app)
-        async with asyncio.timeout(10 * BUSY):
-            await hangs.wait()
-        why = RuntimeError("the topic was created again")
-        await app.crash(why)
-        answer.cancel()
-        await asyncio.sleep(0.2)
-        assert app.crash_reason is why
-
-
 async def test_a_topic_that_the_broker_did_not_know_yet_is_assigned_soon(kafka: Broker, namespace: str) -> None:
     """A broker may learn of a new topic after the worker has joined its group. aiokafka asks again in 5 minutes."""
     bench, recorder = Bench(kafka, namespace), Recorder()

@@ -13,9 +13,8 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.faust_app.run import assigned, membership, run_app
 from stream_app.kafka import consumer as module
-from stream_app.kafka.connection import KafkaConnection, stop_consumer
+from stream_app.kafka.connection import stop_consumer
 from stream_app.kafka.consumer import Consumer
-from stream_app.kafka.readers import fetch, waiting
 from tests.support.bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
 from tests.support.odd_batches import ODD
@@ -182,15 +181,3 @@ async def test_a_faust_app_continues_with_its_other_partitions(
         assert caplog.text.count(f"{bench.leads}/0 cannot be read at offsets 3 to 5") == 1
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-
-
-async def test_waiting_records_are_read_up_to_a_damaged_batch_and_the_archive_reads_around_it(
-    kafka: Broker, topic: str
-) -> None:
-    await produce(kafka.bootstrap, topic, 0, 3)
-    connection = KafkaConnection(kafka.bootstrap)
-    with tampered({(TopicPartition(topic, 0), 3): bad_checksum}):
-        records = await waiting(connection, topic, 0, 0, 100, 15)
-        assert [consumed.value for consumed in records] == [b"0", b"1", b"2"]
-        kept = await fetch(connection, [f"{topic}/0/{offset}" for offset in (1, 4, 5, 8)])
-    assert sorted(kept) == [f"{topic}/0/1", f"{topic}/0/8"]

@@ -12,7 +12,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.cli import main as cli
-from stream_app.client.round_trip import RoundTrip, price, probe_lead, round_trip
+from stream_app.client.round_trip import RoundTrip, price, round_trip
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import Command
@@ -133,12 +133,6 @@ async def test_ctrl_c_cancels_the_test_lead(kafka: Broker, namespace: str, tmp_p
         with pytest.raises(asyncio.CancelledError):
             await went
     assert [command.args for command in await commands_of(settings)] == [{"lead_id": "doctor-18"}]
-
-
-async def test_each_test_lead_is_another_person() -> None:
-    one, other = (probe_lead("people", "acme", number, 0) for number in (1, 2))
-    for name in ("email", "linkedin_url"):
-        assert one.fields[name] != other.fields[name]
 
 
 def test_the_price_and_destinations_that_cannot_be_tested(tmp_path: Path) -> None:
