@@ -43,6 +43,7 @@ async def ended(line: Pipeline, count: int) -> None:
     await line.until(lambda: sum(line.last()[word] for word in words) >= count, 90, f"{count} leads have ended")
 
 
+@pytest.mark.slow
 async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_again(
     kafka: Broker, namespace: str, redis_url: str
 ) -> None:

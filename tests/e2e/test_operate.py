@@ -65,6 +65,7 @@ def of_w0(line: Pipeline) -> list[str]:
     return [lead for lead in line.summary()["leads"] if int(lead.removeprefix("lead-")) % 2 == 0]
 
 
+@pytest.mark.slow
 async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
         await line.publish(line.leads(20))
@@ -194,6 +195,7 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         assert url not in "".join(log.read_text(errors="replace") for log in line.logs.values())
 
 
+@pytest.mark.slow
 async def test_a_reload_waits_for_replay_and_names_what_a_gateway_lacks(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
