@@ -5,33 +5,28 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
-import msgspec
 import pytest
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.config import Kafka
-from stream_app.domain.delivery.state_machine import lane_key
-from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.model.system import SYSTEM_KEY
 from stream_app.domain.model.topics import TopicNames
 from stream_app.faust_app import fixes
-from stream_app.faust_app import stream as stream_module
 from stream_app.faust_app import worker as worker_agents
 from stream_app.faust_app.app import App, build_app
 from stream_app.faust_app.fixes.recovery import SafeRecovery
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.partition.owner import PartitionOwner
-from stream_app.replay import forward as replay_agents
 from stream_app.tasks import cancel
 from tests.partition.test_owner import Bench
 from tests.partition.virtual import virtual_time
@@ -244,53 +239,6 @@ def test_a_fix_names_its_cause_its_tests_and_its_end(name: str) -> None:
 TOPICS = TopicNames("app.")
 
 
-class Bags:
-    """The streams of one partition: one for each of two generations."""
-
-    def __init__(self, app: Any, stream: Any) -> None:
-        self.over = True
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        yield "a generation"
-        yield "the next one"
-
-    async def close(self) -> None: ...
-
-
-async def calls_of(app: Any, served: AsyncMock, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[object, ...]]:
-    """What each agent calls for each of its streams, by topic."""
-    monkeypatch.setattr(stream_module, "Generations", Bags)
-    made: dict[str, tuple[object, ...]] = {}
-    for topic, agent in app.agents.items():
-        served.reset_mock()
-        await agent.fun(SimpleNamespace(noack=lambda: None))
-        (name, (first, *rest), _), (same, (second, *_), _) = served.mock_calls
-        assert (name, first, second) == (same, "a generation", "the next one")
-        made[topic] = (name, *rest)
-    return made
-
-
-async def test_each_topic_of_the_worker_has_an_agent_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    app, worker = an_app(), AsyncMock()
-    worker_agents.define_agents(app, TOPICS, worker)
-    expected = {topic: ("serve", source) for topic, source in worker_agents.sources_of(TOPICS).items()}
-    assert await calls_of(app, worker, monkeypatch) == expected
-    for topic, agent in app.agents.items():
-        assert tuple(agent.channel.topics) == (topic,)
-        assert (agent.concurrency, agent.isolated_partitions) == (1, True)
-
-
-async def test_each_topic_of_the_replay_app_has_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    app, replay = an_app(), AsyncMock()
-    replay_agents.define_agents(app, TOPICS, (2, 60), replay)
-    assert await calls_of(app, replay, monkeypatch) == {
-        TOPICS.dlq: ("dead_letters",),
-        TOPICS.deferred: ("deferred",),
-        TOPICS.wait(2): ("wait", 2),
-        TOPICS.wait(60): ("wait", 60),
-    }
-
-
 async def test_a_stream_that_ends_subscribes_to_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the program of docs/reference/upstream/subscribes-again.md, which shows that stock Faust does."""
     app: Any = an_app()
@@ -336,19 +284,6 @@ async def test_the_table_reads_the_rows_of_its_owner_and_refuses_writes() -> Non
             write()
     assert owner.rows == {b"k": b"changed"}
     assert table.changelog_topic.get_topic_name() == TOPICS.state
-
-
-@virtual_time
-async def test_a_look_at_one_row_of_the_table_does_not_write_the_others() -> None:
-    bench = Bench()
-    worker = worker_agents.Worker(lambda _: bench.partition)
-    await worker.assigned({0})
-    lanes = bench.partition.state.lanes
-    lanes["acme"], lanes["beta"] = Lane("acme", 0), object()  # type: ignore[assignment]  # it cannot be written
-    assert worker.rows[lane_key("acme")] == msgspec.json.encode(lanes["acme"])
-    with pytest.raises(KeyError):
-        worker.rows[lane_key("gamma")]
-    await worker.revoked({0})
 
 
 @virtual_time

@@ -11,8 +11,6 @@ from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     GroupLoadInProgressError,
-    KafkaConnectionError,
-    NodeNotReadyError,
     NotCoordinatorForGroupError,
     RequestTimedOutError,
 )
@@ -80,16 +78,6 @@ async def test_a_client_begins_although_all_but_one_broker_hang(
         await client.close()
 
 
-async def test_no_broker_at_all_is_said_with_its_cause(cluster: FakeCluster) -> None:
-    for broker in cluster.brokers:
-        broker.close()
-    client = client_of(bootstrap_servers=cluster.bootstrap)
-    with pytest.raises(KafkaConnectionError, match="Refused") as caught:
-        await client.bootstrap()
-    assert caught.value.__cause__ is not None
-    await client.close()
-
-
 async def test_a_request_to_a_broker_that_hangs_ends_and_so_does_its_connection(
     cluster: FakeCluster, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,13 +90,6 @@ async def test_a_request_to_a_broker_that_hangs_ends_and_so_does_its_connection(
     before = cluster.brokers[1].connections
     await client.send(1, LOOK_UP)
     assert cluster.brokers[1].connections > before, "on a new connection"
-
-
-async def test_to_connect_is_bounded(cluster: FakeCluster, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    patience(monkeypatch, connect=0.2)
-    cluster.brokers[1].hangs = True
-    with pytest.raises(NodeNotReadyError):
-        await client.send(1, LOOK_UP)
 
 
 async def test_a_broker_that_hangs_does_not_hold_up_connections_to_others(

@@ -12,17 +12,12 @@ from aiokafka.errors import (
     KafkaConnectionError,
     NodeNotReadyError,
     NotLeaderForPartitionError,
-    PolicyViolationError,
-    TopicAlreadyExistsError,
 )
 
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused
-from stream_app.domain.model.topics import Retention, TopicNames, plan
-from stream_app.kafka import connection
 from stream_app.kafka.connection import Background
 from stream_app.kafka.takeover import view as leaders
 from stream_app.kafka.takeover.view import Batched, newest_leaders
-from stream_app.kafka.topics import _create
 from tests.support.pace import BUSY
 
 
@@ -171,14 +166,6 @@ async def test_nothing_is_known_when_kafka_does_not_answer(error: Exception) -> 
     assert await asked.look(60) == 3
 
 
-async def test_a_question_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "ANSWER_WITHIN_S", 0)
-    asked = CountedQuestions(0)
-    asked.waits = asyncio.Event()
-    assert await asked.look(60) is None
-    assert asked.times == 1
-
-
 PLACE = TopicPartition("rows", 1)
 GONE, HANGS = "gone", "hangs"
 
@@ -232,31 +219,3 @@ async def test_every_read_must_be_from_the_last_leader() -> None:
     newest.require({PLACE: 0, other: 7})
     with pytest.raises(NotLeaderForPartitionError, match="others/0 was read from broker 0"):
         newest.require({PLACE: 0, other: 0})
-
-
-LIMIT = "retention.ms must be at most 604800000"
-
-
-class Service:
-    """A service that allows a week of retention."""
-
-    async def create_topics(self, wanted: list[Any]) -> SimpleNamespace:
-        self.wanted = wanted
-        of_limit = {
-            "leads.status": (PolicyViolationError.errno, LIMIT),
-            "leads.dlq": (PolicyViolationError.errno, None),
-        }
-        of_limit["leads"] = (TopicAlreadyExistsError.errno, "there")
-        return SimpleNamespace(topic_errors=[(topic.name, *of_limit.get(topic.name, (0, None))) for topic in wanted])
-
-
-async def test_a_limit_of_the_service_is_reported_in_its_words() -> None:
-    service = Service()
-    missing = plan(TopicNames(""), 6, 3, Retention(status_days=30), (60,))
-    created, failed = await _create(service, missing)
-    assert failed == {
-        "leads.status": f"could not be created: {LIMIT}",
-        "leads.dlq": "could not be created: PolicyViolationError",
-    }
-    assert set(created) == {topic.name for topic in missing} - {"leads", "leads.status", "leads.dlq"}
-    assert {topic.replication_factor for topic in service.wanted} == {3}

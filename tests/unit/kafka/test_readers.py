@@ -23,7 +23,6 @@ class Log:
     def __init__(self) -> None:
         self.entries: dict[TopicPartition, list[Any]] = {A: [], B: []}
         self.error: Exception | None = None
-        self.silent = False
 
 
 class ScriptedConsumer:
@@ -66,8 +65,6 @@ class ScriptedConsumer:
     async def getmany(self, *partitions: TopicPartition, timeout_ms: int, max_records: int) -> dict[Any, list[Any]]:
         if self.log.error is not None:
             raise self.log.error
-        if self.log.silent:
-            return {}
         for place in partitions or tuple(self.at):
             entries = self.log.entries[place]
             records: list[Any] = []
@@ -121,16 +118,6 @@ async def test_a_batch_that_cannot_be_read_ends_a_scan_or_is_skipped(log: Log) -
         assert [batch.first for batch in skipped] == [1]
         with pytest.raises(UnreadableBatch, match="leads/0 cannot be read at offset 1"):
             await values(it.scan({A: (0, 3)}))
-
-
-async def test_a_scan_without_progress_names_the_partition_and_its_offset(
-    log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readers, "_SILENT_S", 0.0)
-    log.entries[A], log.silent = ["a0"], True
-    async with reader() as it:
-        with pytest.raises(BrokerUnavailable, match="leads/0 gave nothing for 0 s at offset 0 of 1: is its broker up"):
-            await values(it.scan({A: (0, 1)}))
 
 
 async def test_following_goes_on_with_the_other_partitions(log: Log) -> None:
