@@ -59,17 +59,6 @@ def watched(tmp_path: Path) -> Watched:
     return Watched(tmp_path)
 
 
-def test_a_new_table_is_adopted_with_its_partition(watched: Watched) -> None:
-    watched.watch.look()
-    assert len(watched.tables) == 1, "no file has changed"
-    with watched.file.open("a") as file:
-        file.write(MORE)
-    watched.watch.look()
-    assert [len(known) for known in watched.tables] == [1, 2]
-    table = present(watched.tables[-1].at("/callbacks/globex/firms", b""))
-    assert (table.partition, table.is_configured) == (3, True)
-
-
 def test_a_secret_is_adopted_from_its_file(watched: Watched) -> None:
     watched.write(SECRET=LATER_SECRET)
     watched.watch.look()
@@ -117,7 +106,8 @@ def test_a_command_reads_the_files_at_once_and_says_what_was_adopted(watched: Wa
         file.write(MORE)
     adopted = watched.watch.reload()
     assert (adopted.applied, adopted.text) == (True, "adopted: 2 workspaces and 2 destinations")
-    assert len(watched.tables[-1]) == 2
+    table = present(watched.tables[-1].at("/callbacks/globex/firms", b""))
+    assert (len(watched.tables[-1]), table.partition, table.is_configured) == (2, 3, True)
     number = len(watched.tables)
     watched.file.write_text(f"no_such_key = 1\n{watched.file.read_text()}")
     for _ in range(2):
