@@ -1,8 +1,7 @@
 """The handlers of the replay process over an in-memory stream: where each record goes, when, and what is given up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable
 from unittest.mock import Mock
 
 import pytest
@@ -14,9 +13,11 @@ from stream_app.domain.model.records import ConsumedRecord, Headers, Record
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import ReplayPolicy
 from stream_app.kafka.producers import Publish
-from stream_app.partition.ports import PartitionStream
 from stream_app.replay.forward import Replay
+from tests.partition.test_neighbours import ReplayProcess
 from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
+from tests.simulation.kafka import MemoryKafka
+from tests.simulation.schedule import Setup, plan_of
 
 NAMES = TopicNames()
 FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", reason="http_503", replay=1, seq=4)
@@ -45,12 +46,6 @@ class Memory:
         return [record.topic for _, record in self.published]
 
 
-def replay_of(memory: Memory, policy: ReplayPolicy, rate_per_s: float, publish: Publish) -> Replay:
-    rates = {"acme": rate_per_s}
-    turns, nothing = Turns(rates), Mock()
-    return Replay(NAMES, policy, rates, publish, memory.begin, memory.moving, VirtualClock(), turns, nothing, nothing)
-
-
 class Bench:
     def __init__(
         self,
@@ -61,8 +56,14 @@ class Bench:
     ) -> None:
         self.memory = Memory(begin or Begin())
         self.stream = RecordingStream(dead_letters, topic=NAMES.dlq)
-        policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
-        self.replay = replay_of(self.memory, policy, rate_per_s, publish or self.memory.publish)
+        policy, rates, memory, nothing = (
+            ReplayPolicy(tiers_s=(2, 60), rate_share=0.5),
+            {"acme": rate_per_s},
+            self.memory,
+            Mock(),
+        )
+        where = publish or memory.publish, memory.begin, memory.moving, VirtualClock()
+        self.replay = Replay(NAMES, policy, rates, *where, Turns(rates), nothing, nothing)
 
     async def serve(self) -> asyncio.Task[None]:
         serving = asyncio.create_task(self.replay.dead_letters(self.stream))
@@ -170,77 +171,25 @@ async def test_replays_use_their_share_of_the_lane_rate() -> None:
     assert 10.0 < times_s[-1] < 12.5, "then 4 a second"
 
 
-class Topic(RecordingStream):
-    """An stream of what was published to a topic, at any time."""
-
-    def __init__(self, topic: str) -> None:
-        super().__init__(topic=topic)
-        self.coming: asyncio.Queue[ConsumedRecord] = asyncio.Queue()
-        self.offset = 0
-
-    async def __aiter__(self) -> AsyncIterator[ConsumedRecord]:
-        while True:
-            yield await self.coming.get()
-
-    def append(self, record: Record) -> None:
-        self.coming.put_nowait(
-            ConsumedRecord(self.topic, 0, self.offset, record.key, record.value, record.headers, now_ms())
-        )
-        self.offset += 1
-
-
-class Tiers(Memory):
-    """The replay app with its default tiers: what it publishes, it takes from there."""
-
-    def __init__(self) -> None:
-        super().__init__(Begin())
-        policy = ReplayPolicy()
-        replay = replay_of(self, policy, 1000.0, self.publish)
-        handlers: dict[str, Callable[[PartitionStream], Awaitable[None]]] = {
-            NAMES.deferred: replay.deferred,
-            **{NAMES.wait(tier): partial(replay.wait, tier=tier) for tier in policy.tiers_s},
-        }
-        self.inlets = {topic: Topic(topic) for topic in handlers}
-        self._serving = [asyncio.ensure_future(handler(self.inlets[topic])) for topic, handler in handlers.items()]
-
-    async def publish(self, record: Record) -> Awaitable[object]:
-        if record.topic in self.inlets:
-            self.inlets[record.topic].append(record)
-        return await super().publish(record)
-
-    def defer(self, lead: int, due_ms: int) -> None:
-        envelope = Envelope(origin=f"leads/0/{lead}", way="deferred", not_before_ms=due_ms)
-        self.inlets[NAMES.deferred].append(Record(NAMES.deferred, b"acme", b"{}", envelope.to_headers()))
-
-    def back(self) -> list[tuple[int, str]]:
-        """When which lead came to `leads.retry`, in order."""
-        return [
-            (at_ms, read_envelope(ConsumedRecord(NAMES.retry, 0, 0, None, None, record.headers)).origin)
-            for at_ms, record in self.published
-            if record.topic == NAMES.retry
-        ]
-
-    def close(self) -> None:
-        for serving in self._serving:
-            serving.cancel()
-
-
 @virtual_time
 async def test_deferred_leads_come_back_when_due() -> None:
     """Never early, within two seconds, and so in order of age; on the way its headers stay what they are."""
-    tiers, began_ms = Tiers(), now_ms()
+    plan, kafka, began_ms = plan_of(Setup(rate_per_s=1_000.0)), MemoryKafka(now_ms), now_ms()
+    ReplayProcess(kafka, plan)
     dues_ms = [began_ms + due_s * 1000 for due_s in (61, 61, 65, 68, 670, 673)]
     for lead, due_ms in enumerate(dues_ms):
-        tiers.defer(lead, due_ms)
+        envelope = Envelope(origin=f"leads/0/{lead}", way="deferred", not_before_ms=due_ms)
+        kafka.produce(0, Record(NAMES.deferred, b"acme", b"{}", envelope.to_headers()))
         await asyncio.sleep(2)  # the second has 59 s left
     await asyncio.sleep(900)
-    back = tiers.back()
-    assert {origin for _, origin in back[:2]} == {"leads/0/0", "leads/0/1"}, "due at one moment"
-    assert [origin for _, origin in back[2:]] == [f"leads/0/{lead}" for lead in range(2, 6)]
-    assert all(0 <= at_ms - due_ms <= 2_100 for (at_ms, _), due_ms in zip(back, dues_ms, strict=True)), back
-    assert len({record.headers for _, record in tiers.published}) == 6
-    assert all(stream.acked == list(range(stream.offset)) for stream in tiers.inlets.values())
-    tiers.close()
+    tiers = [NAMES.wait(tier) for tier in ReplayPolicy().tiers_s]
+    forwarded = [record for topic in (*tiers, NAMES.retry) for record in kafka.log(topic, 0).committed()]
+    back = [(read_envelope(record).origin, record.timestamp_ms) for record in kafka.log(NAMES.retry, 0).committed()]
+    assert {origin for origin, _ in back[:2]} == {"leads/0/0", "leads/0/1"}, "due at one moment"
+    assert [origin for origin, _ in back[2:]] == [f"leads/0/{lead}" for lead in range(2, 6)]
+    assert all(0 <= at_ms - due_ms <= 2_100 for (_, at_ms), due_ms in zip(back, dues_ms, strict=True)), back
+    assert len({record.headers for record in forwarded}) == 6
+    assert all((kafka.offset("replay", topic, 0) or 0) == kafka.log(topic, 0).end for topic in (NAMES.deferred, *tiers))
 
 
 @virtual_time
