@@ -10,9 +10,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from stream_app.dev.simulator import Simulator, parse_script
+from tests.support.raw_server import OK, READ, RawServer, serve
 
 SLUG = "acme--crm"
 DEADLINE_S = 60.0
@@ -25,23 +25,22 @@ class Bench:
         self.sim = sim
         self.session = session
 
-    async def post(
-        self, payload: object, slug: str = SLUG, *, token: str | None = None, raw: bytes | None = None
-    ) -> int:
-        """Submits a payload (or raw bytes); returns the status."""
-        return (await self.answer(payload, slug, token=token, raw=raw))[0]
+    async def post(self, payload: object, slug: str = SLUG, **how: Any) -> int:
+        """Submits a payload; returns the status."""
+        return (await self.answer(payload, slug, **how))[0]
 
     async def answer(
         self, payload: object, slug: str = SLUG, *, token: str | None = None, raw: bytes | None = None
-    ) -> tuple[int, dict[str, str], bytes]:
-        """The same; returns status, headers and body."""
+    ) -> tuple[int, dict[str, str]]:
+        """Submits a payload (or raw bytes); returns status and headers."""
         async with self.session.post(
             f"{self.sim.url}/v3/sources/webhook/{slug}",
             data=BytesIO(json.dumps(payload).encode() if raw is None else raw),
             headers={"x-clay-webhook-auth": token} if token else {},
             allow_redirects=False,
         ) as response:
-            return response.status, dict(response.headers), await response.read()
+            await response.read()
+            return response.status, dict(response.headers)
 
     async def control(self, path: str, body: object = None) -> Any:
         """POSTs to /control/<path>; it must answer 200."""
@@ -105,45 +104,8 @@ async def start() -> AsyncIterator[Start]:
         yield make
 
 
-class Receiver:
-    """Where callbacks go. `status` is answered, with `says` as the body."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.status = 200
-        self.says = "Thank you, lead received."
-        self.bodies: list[str] = []
-        self.headers: list[dict[str, str]] = []
-
-    @property
-    def json(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for body in self.bodies]
-
-    async def handle(self, request: web.Request) -> web.Response:
-        self.bodies.append(await request.text())
-        self.headers.append({name.lower(): value for name, value in request.headers.items()})
-        return web.Response(status=self.status, text=self.says)
-
-    async def has(self, count: int) -> None:
-        """Waits for that many callbacks."""
-
-        async def enough() -> bool:
-            return len(self.bodies) >= count
-
-        await wait_until(enough)
-        assert len(self.bodies) == count
-
-
 @pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    app = web.Application()
-    app.router.add_post("/callback", receiver.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/callback"
-        yield receiver
-    finally:
-        await runner.cleanup()
+async def receiver() -> AsyncIterator[RawServer]:
+    """Where callbacks go: its `requests` are those that came."""
+    async with serve(READ, OK.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)) as server:
+        yield server

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
@@ -36,7 +35,7 @@ async def seen(bench: Bench) -> dict[str, Any]:
 )  # fmt: skip
 async def test_refusing_faults_do_not_accept(start: Start, kind: str, more: str, status: int) -> None:
     bench = await start(fault(kind, more))
-    answered, headers, _ = await bench.answer({"lead_id": "a"})
+    answered, headers = await bench.answer({"lead_id": "a"})
     assert answered == status
     assert ("Location" in headers) == (kind == "redirect")
     waits = headers.get("Retry-After", "")
@@ -108,32 +107,11 @@ async def test_refuse_closes_the_port_and_idle_connections(start: Start) -> None
     assert len(await bench.lines("kind=request")) == 2
 
 
-class Clock:
-    now_s = 0.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of the faults: it stands still until a test moves it."""
-    clock = Clock()
-
-    def timeline(faults: Iterable[Fault], chance: Chance, _: object) -> Timeline:
-        return Timeline(faults, chance, lambda: clock.now_s)
-
-    monkeypatch.setattr("stream_app.dev.simulator.clay.Timeline", timeline)
-    return clock
-
-
-async def test_timeline_and_clock(start: Start, clock: Clock) -> None:
-    bench = await start(fault("gone", "at_s = 0.2\nfor_s = 0.2"))
-    await bench.control("limits", {"rate_per_s": 0})
-    for _ in range(2):
-        seen = []
-        for step_s in (0.0, 0.19, 0.02, 0.18, 0.02):
-            clock.now_s += step_s
-            seen.append(await bench.post({}))
-        assert seen == [200, 200, 404, 404, 200]
-        await bench.control("clock")
+def test_a_fault_is_on_for_as_long_as_it_says() -> None:
+    times = iter([10.0, 10.0, 10.19, 10.21, 10.39, 10.41])
+    timeline = Timeline([Fault(kind="gone", at_s=0.2, for_s=0.2)], Chance(1), lambda: next(times))
+    faults = [timeline.request_fault("acme", "acme--crm", "a", 1) for _ in range(5)]
+    assert [fault is not None for fault in faults] == [False, False, True, True, False]
 
 
 async def test_the_first_fault_that_fits_is_played(start: Start) -> None:

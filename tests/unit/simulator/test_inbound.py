@@ -55,7 +55,7 @@ async def test_an_array_becomes_rows_and_each_counts(start: Start) -> None:
     limits = '[limits]\nrate_per_s = 0.001\nburst = 4\nretry_after = "seconds"\nretry_after_s = 7\n'
     bench = await start(QUIET + limits)
     assert await bench.post([{"lead_id": "a", "delivery_id": "1"}, {"lead_id": "b"}, {}]) == 200
-    status, headers, _ = await bench.answer([{}, {}])
+    status, headers = await bench.answer([{}, {}])
     assert (status, headers["Retry-After"]) == (429, "7")
     line = (await bench.lines("kind=request"))[0]
     assert (line["rows"], line["accepted"]) == (3, 3)

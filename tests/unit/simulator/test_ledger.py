@@ -8,7 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.unit.simulator.conftest import Bench, Receiver, Start
+from tests.support.kafka import until
+from tests.support.raw_server import RawServer
+from tests.unit.simulator.conftest import Bench, Start
 
 STORM = """
 limits = { rate_per_s = 0 }
@@ -89,7 +91,7 @@ async def test_a_seed_decides_everything_under_any_interleaving(start: Start) ->
     assert ledgers[0] != ledgers[2]
 
 
-async def test_no_secret_and_no_personal_data_in_ledger_or_state(start: Start, receiver: Receiver) -> None:
+async def test_no_secret_and_no_personal_data_in_ledger_or_state(start: Start, receiver: RawServer) -> None:
     bench = await start(
         '[table.latency]\nscale = 0\n[webhooks.acme--crm]\ntoken = "t0ken-in"\n'
         '[table.callback]\nheaders = { x = "{{callback_token}}" }\n'
@@ -103,7 +105,7 @@ async def test_no_secret_and_no_personal_data_in_ledger_or_state(start: Start, r
     }
     assert await bench.post(lead, token="t0ken-in") == 200
     assert await bench.post(lead, token="t0ken-wrong") == 401
-    await receiver.has(1)
+    await until(lambda: receiver.requests)
     await bench.settled()
     text = json.dumps(await bench.lines()) + json.dumps(await bench.get("/control"))
     assert "t0ken" not in text
@@ -114,12 +116,8 @@ async def test_no_secret_and_no_personal_data_in_ledger_or_state(start: Start, r
     ("path", "body", "status", "problem"),
     [
         ("faults", [{"kind": "nope"}, {"kind": "gone", "share": 2}], 400, "fault[1].share"),
-        ("faults", {"kind": "gone", "delay_s": 1}, 400, "does not belong to 'gone'"),
         ("limits", {"burst": 0, "rate": 1}, 400, "limits.rate: unknown"),
-        ("limits", [], 400, "must be a JSON object"),
         ("credits", {"workspace": "unknown", "add": 1}, 400, "there is no 'unknown'"),
-        ("rerun", {"webhook": "nothing"}, 400, "there is no 'nothing'"),
-        ("rerun", {"which": "some"}, 400, "webhook: missing"),
         ("webhooks", {"token": "x"}, 400, "slug: missing"),
         ("webhooks", {"slug": "x", "latency": {"scale": -1}}, 400, "latency.scale"),
         ("nonsense", {}, 404, "unknown; known: faults"),
