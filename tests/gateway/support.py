@@ -63,8 +63,8 @@ class RecordList:
     async def not_ready(self) -> str | None:
         return "Kafka does not answer" if self.fails_with else None
 
-    def callbacks(self, start: int = 0) -> list[Callback]:
-        return [msgspec.json.decode(record.value or b"", type=Callback) for record in self.records[start:]]
+    def callbacks(self) -> list[Callback]:
+        return [msgspec.json.decode(record.value or b"", type=Callback) for record in self.records]
 
 
 class Gateway:

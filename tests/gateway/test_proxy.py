@@ -76,23 +76,6 @@ async def test_health_is_asked_through_the_proxy(behind: Behind) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        b"GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n",
-        b"GET /healthz HTTP/1.0\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nhost: x\r\nHost: y\r\nconnection: close\r\n\r\n",
-        b"GET /healthz HTTP/2.0\r\nhost: x\r\nconnection: close\r\n\r\n",
-        b"GET /healthz\r\n",
-        b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
-    ],
-)
-async def test_nginx_refuses_what_is_not_http_1_with_exactly_one_host(behind: Behind, words: bytes) -> None:
-    status, answer = await behind.say(words)
-    assert (status == 400) or b"400 Bad Request" in answer
-    assert behind.gateway.responses() == {}
-
-
-@pytest.mark.parametrize(
     ("body", "status", "words"),
     [(b" " * 270_000, 413, b"send fewer or shorter columns"), (b" " * 600_000, 413, b"Request Entity Too Large")],
 )
