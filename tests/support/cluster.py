@@ -1,16 +1,14 @@
-"""Questions to a cluster of brokers, and how long a lane stopped while one of them was broken."""
+"""Questions to a cluster of brokers."""
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError
 
 from stream_app.kafka.bounded_client import bind
 from stream_app.kafka.connection import repeated
-from tests.e2e.fleet import Request
 from tests.support.kafka import admin
 from tests.support.pace import BUSY
 
@@ -41,16 +39,3 @@ async def all_in_sync(bootstrap: str, topics: Sequence[str], within_s: float) ->
                 ]
             except KafkaError as error:
                 left = [repr(error)]
-
-
-def longest_stops(requests: Iterable[Request], lanes: Collection[str], from_ms: int, to_ms: int) -> dict[str, float]:
-    """Return by lane the longest time in seconds without a request. The lanes have leads to send all that time."""
-    marks: dict[str, list[int]] = defaultdict(lambda: [from_ms])
-    for request in requests:
-        if request.workspace in lanes and from_ms <= request.at_ms <= to_ms:
-            marks[request.workspace or ""].append(request.at_ms)
-    return {
-        lane: max(after - before for before, after in zip(times, [*times[1:], to_ms], strict=True)) / 1000
-        for lane in lanes
-        for times in [sorted(marks[lane])]
-    }

@@ -1,4 +1,4 @@
-"""Damages to the tape of a run. Each returns the record id of the damaged record."""
+"""Damages to the tape of a run: to what it has of the input record of this id."""
 
 from collections.abc import Callable
 from typing import Final
@@ -12,7 +12,7 @@ from tests.simulation.schedule import Schedule
 from tests.simulation.tape import Tape, tape_of
 from tests.simulation.world import World
 
-Damage = Callable[[Tape], str]
+Damage = Callable[[Tape, str], None]
 
 _row: Final = msgspec.json.Decoder(Delivery)
 
@@ -48,22 +48,15 @@ def with_value(consumed: ConsumedRecord, value: object) -> ConsumedRecord:
     return msgspec.structs.replace(consumed, value=None if value is None else msgspec.json.encode(value))
 
 
-def lose_the_history(tape: Tape) -> str:
-    origin = one(tape)
+def lose_the_history(tape: Tape, origin: str) -> None:
     for log, i, _ in reversed(of(tape, origin)):
         del log[i]
     log, _, row = row_of(tape, origin)
     log[:] = [consumed for consumed in log if not (consumed.value and row.origin.encode() in consumed.value)]
-    return origin
 
 
-def _change_an_event(number: int, change: Callable[[list[ConsumedRecord], int, StatusEvent], None]) -> Damage:
-    def damage(tape: Tape) -> str:
-        origin = one(tape)
-        change(*of(tape, origin)[number])
-        return origin
-
-    return damage
+def _event(number: int, change: Callable[[list[ConsumedRecord], int, StatusEvent], None]) -> Damage:
+    return lambda tape, origin: change(*of(tape, origin)[number])
 
 
 def _remove(log: list[ConsumedRecord], i: int, _: object) -> None:
@@ -78,50 +71,39 @@ def _defer(log: list[ConsumedRecord], i: int, event: StatusEvent) -> None:
     log[i] = with_value(log[i], msgspec.structs.replace(event, status="deferred"))
 
 
-def stop_in_the_middle(tape: Tape) -> str:
+def stop_in_the_middle(tape: Tape, origin: str) -> None:
     """The last step was not committed, but its record was acked."""
-    origin = one(tape)
-    log, i, _ = of(tape, origin)[-1]
-    del log[i]
+    _event(-1, _remove)(tape, origin)
     state, j, _ = row_of(tape, origin)
     last = state[j].value  # it may be there twice: confirmed for a redelivery
     state[:] = [consumed for consumed in state if consumed.value != last]
-    return origin
 
 
-def lose_the_row(tape: Tape) -> str:
-    origin = one(tape)
+def lose_the_row(tape: Tape, origin: str) -> None:
     log, i, _ = row_of(tape, origin)
     log.append(with_value(log[i], None))
-    return origin
 
 
-def lag_the_row(tape: Tape) -> str:
-    origin = one(tape)
+def lag_the_row(tape: Tape, origin: str) -> None:
     log, i, row = row_of(tape, origin)
     log[i] = with_value(log[i], msgspec.structs.replace(row, seq=row.seq - 1))
-    return origin
 
 
-def lose_the_record(tape: Tape) -> str:
-    origin = one(tape)
+def lose_the_record(tape: Tape, origin: str) -> None:
     topic, number, offset = origin.rsplit("/", 2)
     log = tape.log(topic, int(number))
     log[:] = [consumed for consumed in log if consumed.offset != int(offset)]
-    return origin
 
 
-def two_rows(tape: Tape) -> str:
-    origin = one(tape)
+def two_rows(tape: Tape, origin: str) -> None:
     log, i, _ = row_of(tape, origin)
     log.append(msgspec.structs.replace(log[i], key=(log[i].key or b"") + b"2"))
-    return origin
 
 
 DAMAGES: Final[list[tuple[Damage, str]]] = [
-    (lose_the_history, "lost"), (_change_an_event(1, _remove), "a gap"),
-    (_change_an_event(0, _remove), "first event is missing"), (_change_an_event(1, _double), "a double"),
-    (_change_an_event(-1, _defer), "no legal step"), (stop_in_the_middle, "left at sending"), (lose_the_row, "no row"),
+    (lose_the_history, "lost"), (_event(1, _remove), "a gap"),
+    (_event(0, _remove), "first event is missing"), (_event(1, _double), "a double"),
+    (_event(-1, _defer), "no legal step"), (stop_in_the_middle, "left at sending"), (lose_the_row, "no row"),
     (lag_the_row, "its row says"), (lose_the_record, "a history without a record"), (two_rows, "two rows"),
 ]  # fmt: skip
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import Counter
-from types import TracebackType
 from typing import Any, Final, Self
 
 from aiokafka.protocol.admin import ApiVersionResponse_v0, DescribeGroupsResponse_v0
@@ -17,14 +16,10 @@ from aiokafka.protocol.metadata import MetadataResponse_v1
 from stream_app.dev.process import LOOPBACK
 
 METADATA: Final = 3
-OFFSET_FETCH: Final = 9
 FIND_COORDINATOR: Final = 10
 JOIN_GROUP: Final = 11
 DESCRIBE_GROUPS: Final = 15
-_API_VERSIONS: Final = 18
-_VERSIONS: Final = {
-    METADATA: 1, OFFSET_FETCH: 3, FIND_COORDINATOR: 1, JOIN_GROUP: 2, DESCRIBE_GROUPS: 0, _API_VERSIONS: 0,
-}  # fmt: skip
+_VERSIONS: Final = {METADATA: 1, 9: 3, FIND_COORDINATOR: 1, JOIN_GROUP: 2, DESCRIBE_GROUPS: 0, 18: 0}
 
 
 class FakeBroker:
@@ -121,8 +116,6 @@ class FakeCluster:
             await broker.listen()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for broker in self.brokers:
             broker.close()

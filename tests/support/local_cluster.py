@@ -4,7 +4,6 @@ Each process is a broker and a controller. Two of three controllers are a quorum
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Self
 
 from stream_app.dev.kafka import Broker, LocalKafka, broker_properties, new_cluster_id
@@ -54,7 +53,7 @@ class LocalCluster(Broker):
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

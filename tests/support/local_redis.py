@@ -4,7 +4,6 @@ import shutil
 import socket
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, free_port, port_is_free, wait_for_answer
@@ -38,10 +37,9 @@ class LocalRedis:
     def __init__(self, *options: str) -> None:
         self._options = options
         self._port = _port_with_bus() if "--cluster-enabled" in options else free_port()
-        self._children: ChildProcesses | None = None
         self.url = f"redis://{LOOPBACK}:{self._port}/0"
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         """Start it and return when it responds. Raises StartError: no redis-server, or it exited."""
         server = find_redis_server()
         if server is None:
@@ -55,18 +53,13 @@ class LocalRedis:
         except BaseException:
             self.stop()
             raise
-
-    def stop(self) -> None:
-        """Stop it and remove its files. May be called at any time, and twice."""
-        if self._children is not None:
-            self._children.close()
-            self._children = None
-
-    def __enter__(self) -> Self:
-        self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def stop(self) -> None:
+        """Stop it and remove its files. May be called twice."""
+        self._children.close()
+
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

@@ -10,7 +10,6 @@ import struct
 import subprocess
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import psutil
@@ -95,7 +94,7 @@ class Nginx:
         try:
             self.process = start_nginx(self._children, self.configuration(self._children.directory), self.port)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
@@ -119,9 +118,7 @@ class Nginx:
         master = psutil.Process(self.process.pid)
         return sum(float(one.memory_info().rss) for one in [master, *master.children()]) / 1e6
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if hasattr(self, "process"):
             end(self.process, grace_s=10)
         self.names.close()

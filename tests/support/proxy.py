@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-from types import TracebackType
 from typing import Self
 
 from stream_app.dev.kafka import LocalKafka, broker_properties
@@ -49,9 +48,7 @@ class Proxy:
         self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port, ssl=self._tls)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
         self.cut()

@@ -5,7 +5,7 @@ Its listeners: PLAINTEXT (a super user, for the tests themselves), SASL_SSL and 
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -39,10 +39,6 @@ class SecureKafka(NamedTuple):
     tokens: TokenEndpoint
 
 
-def _ports(names: Sequence[str]) -> dict[str, int]:
-    return {name: free_port() for name in names}
-
-
 def _pkcs8(certificate: trustme.LeafCert) -> bytes:
     """Return its key in the one form that Java reads, and its chain."""
     key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
@@ -63,7 +59,7 @@ def secure_kafka(folder: Path, users: Mapping[str, str]) -> Iterator[SecureKafka
     files["server"].write_bytes(_pkcs8(server))
     client.private_key_and_cert_chain_pem.write_to_path(str(files["client"]))
     stranger.private_key_and_cert_chain_pem.write_to_path(str(files["stranger"]))
-    ports = _ports(("PLAINTEXT", "SASL_SSL", "SSL", "SASL_PLAINTEXT", "OAUTH"))
+    ports = {name: free_port() for name in ("PLAINTEXT", "SASL_SSL", "SSL", "SASL_PLAINTEXT", "OAUTH")}
     controller = free_port()
     protocols = {name: name for name in ports} | {"OAUTH": "SASL_PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
     addresses = {name: f"{LOOPBACK}:{port}" for name, port in ports.items()}

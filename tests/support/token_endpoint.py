@@ -68,12 +68,10 @@ def token_endpoint(port: int) -> Iterator[TokenEndpoint]:
             self._send(*endpoint.answer(self.headers.get("authorization", "")))
 
         def _send(self, status: int, body: dict[str, Any]) -> None:
-            raw = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+            self.end_headers()  # HTTP/1.0: the answer ends with the connection
+            self.wfile.write(json.dumps(body).encode())
 
         def log_message(self, *_: object) -> None:
             pass

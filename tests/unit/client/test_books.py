@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args
 
@@ -27,7 +27,7 @@ from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.tape import Tape
 from tests.simulation.world import World
-from tests.support.damages import DAMAGES, lag_the_row, one, rows, simulated, taped, with_value
+from tests.support.damages import DAMAGES, Damage, lag_the_row, one, rows, simulated, taped, with_value
 
 _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
@@ -134,8 +134,9 @@ def tape(good: Tape) -> Tape:
 
 
 @pytest.mark.parametrize(("damage", "says"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
-def test_damage_is_named(tape: Tape, damage: Callable[[Tape], str], says: str) -> None:
-    origin = damage(tape)
+def test_damage_is_named(tape: Tape, damage: Damage, says: str) -> None:
+    origin = one(tape)
+    damage(tape, origin)
     report = tape.close()
     assert not report.balanced
     named = [problem.what for problem in report.problems if problem.where == origin]
@@ -230,7 +231,7 @@ def test_histories_outlive_their_records(tape: Tape) -> None:
 
 
 def test_a_moving_partition_is_not_compared_with_its_rows(tape: Tape) -> None:
-    lag_the_row(tape)
+    lag_the_row(tape, one(tape))
     report = tape.close(exact=False)
     assert report.balanced
     assert report.moving == 1
