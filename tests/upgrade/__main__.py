@@ -15,7 +15,7 @@ from pathlib import Path
 from stream_app import __version__
 from stream_app.dev.kafka import LocalKafka
 from tests.upgrade.baseline import NoBaseline, unpack
-from tests.upgrade.campaign import Result, run_campaign
+from tests.upgrade.campaign import run_campaign
 from tests.upgrade.recording import RECORDED, record
 
 
@@ -34,22 +34,17 @@ def main() -> int:
             place.write_text(asyncio.run(record(kafka.bootstrap)), encoding="utf-8")
         sys.stdout.write(f"{place}: {place.stat().st_size} bytes\n")
         return 0
-    try:
-        result = _run(args.baseline, args.rounds, args.per_s, args.phase_s)
-    except NoBaseline as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            program = unpack(Path(folder), args.baseline)
+        except NoBaseline as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        with LocalKafka() as kafka:
+            load = {"per_s": args.per_s, "phase_s": args.phase_s, "rounds": args.rounds}
+            result = asyncio.run(run_campaign(kafka.bootstrap, "upgrade.", program, **load))
     sys.stdout.write(result.text() + "\n")
     return 0 if result.passed else 1
-
-
-def _run(commit: str, rounds: int, per_s: float, phase_s: float) -> Result:
-    with tempfile.TemporaryDirectory() as folder:
-        program = unpack(Path(folder), commit)
-        with LocalKafka() as kafka:
-            return asyncio.run(
-                run_campaign(kafka.bootstrap, "upgrade.", program, per_s=per_s, phase_s=phase_s, rounds=rounds)
-            )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -27,10 +27,9 @@ from tests.upgrade.baseline import HEAD, Program
 WORKSPACES: Final = 6
 BUDGETED: Final = {"w4": 400, "w5": 400}
 """Credits a day. Each shares its partition with another workspace, so that its leads are deferred."""
-UNWANTED: Final = 2
+UNWANTED: Final = range(900_000, 900_002)
 """Suppressed people, whose leads are published from then on."""
 IMPORTED: Final = 30
-_FIRST_UNWANTED: Final = 900_000
 _TERM_S: Final = 60.0
 _MOVED_S: Final = 90.0
 _ENDED_S: Final = 90.0
@@ -76,11 +75,9 @@ delay_s = 0.2
 class Result(msgspec.Struct):
     """What came of it. `steps`: how often each status was reported. `posts`: POSTs by who ran them in the mixture."""
 
-    seconds: float
     verdict: Verdict
     steps: dict[str, int]
     posts: dict[str, int]
-    rolled: int
     untidy: list[str]
     described: list[str]
 
@@ -92,7 +89,7 @@ class Result(msgspec.Struct):
         """Return all of it, a line each."""
         verdict, count = self.verdict, self.verdict.count
         lines = [
-            f"took {self.seconds:.0f} s, {self.rolled} processes replaced; posts while mixed: {self.posts}",
+            f"posts while mixed: {self.posts}",
             f"{verdict.leads} records: lost {count('lost')}, POSTed twice {verdict.doubles + count('double')}, over a "
             f"budget {count('overspend')}, illegal {count('illegal')}, held by a budget {verdict.held}",
             f"steps: {self.steps}",
@@ -108,7 +105,6 @@ class Versions:
         self.line = line
         self._began = time.monotonic()
         self.untidy: list[str] = []
-        self.rolled = 0
         self.posts: Counter[str] = Counter()
         self._programs = {"baseline": baseline, "HEAD": HEAD}
         self._workers: dict[str, list[Member]] = {"baseline": [], "HEAD": []}
@@ -128,7 +124,6 @@ class Versions:
     async def leave(self, version: str, *, killed: bool = False) -> None:
         """End the oldest worker of a version."""
         member = self._workers[version].pop(0)
-        self.rolled += 1
         if killed:
             await asyncio.to_thread(member.kill)
         else:
@@ -144,7 +139,6 @@ class Versions:
             await self.replay(after)
         await self._end(self._replay.pop(before))
         await self.gateway(after)
-        self.rolled += 2
 
     async def replay(self, version: str) -> None:
         """Start a replay process."""
@@ -196,14 +190,6 @@ class Versions:
         return self.line.member(self.line.start(command, program=self._programs[version]))
 
 
-def fleet(bootstrap: str, namespace: str) -> Fleet:
-    """Return the fleet that the campaign and the recorder run."""
-    return Fleet(
-        bootstrap, namespace, WORKSPACES, config=CONFIG, lane=LANE, script=SCRIPT, callbacks=True,
-        workspace="callback_health = { overdue = 1000 }", destination=DESTINATION,
-    )  # fmt: skip
-
-
 async def run_campaign(
     bootstrap: str,
     namespace: str,
@@ -214,32 +200,25 @@ async def run_campaign(
     phase_s: float = 4.0,
     rounds: int = 1,
 ) -> Result:
-    """Run one.
-
-    Args:
-        bootstrap: The address of Kafka.
-        namespace: The prefix of its topics.
-        baseline: The version that runs beside HEAD.
-        workers: How many workers of the baseline it begins with.
-        per_s: Records a second.
-        phase_s: How long each mixture works at least, in seconds.
-        rounds: How often it is rolled there and back.
-    """
-    began = time.monotonic()
-    async with fleet(bootstrap, namespace) as line:
+    """Run one: so many records a second, each mixture for `phase_s` at least, and there and back so many `rounds`."""
+    async with Fleet(
+        bootstrap, namespace, WORKSPACES, config=CONFIG, lane=LANE, script=SCRIPT, callbacks=True,
+        workspace="callback_health = { overdue = 1000 }", destination=DESTINATION,
+    ) as line:  # fmt: skip
         team = Versions(line, baseline)
         await asyncio.gather(*(team.worker("baseline") for _ in range(workers)), team.replay("baseline"))
         await team.gateway("baseline")
         load = Load(line, per_s, mixed=True)
         async with load:
-            await suppress(line)
+            for number in UNWANTED:
+                await _cli(line, "suppress", "add", f"person{number}@example.com", "--why", "objected")
             await line.until(lambda: steps(line)["dead_lettered"] > 5 and line.last()["enriched"] > 5, 60, "it works")
             for _ in range(rounds):
                 await team.worker("HEAD")
                 await team.replay("HEAD")
-                await command(line, "pause")
+                await _cli(line, "lanes", "pause", "w2", "--why", "an upgrade")
                 await team.mixed(phase_s)
-                await command(line, "resume")
+                await _cli(line, "lanes", "resume", "w2", "--why", "an upgrade")
                 await team.leave("baseline", killed=True)
                 await team.roll("baseline", "HEAD")
                 await asyncio.sleep(phase_s)
@@ -251,14 +230,8 @@ async def run_campaign(
         team.say("settling")
         untidy = await settle(line, BUDGETED) + await _answered(line)
         await team.stop()
-        published = dict(load.kinds + Counter(lead=UNWANTED + IMPORTED))
-        return await _judge(line, team, published, untidy, time.monotonic() - began)
-
-
-async def suppress(line: Fleet) -> None:
-    """Suppress people, whose leads are published later."""
-    for number in _unwanted():
-        await _cli(line, "suppress", "add", f"person{number}@example.com", "--why", "objected")
+        published = dict(load.kinds + Counter(lead=len(UNWANTED) + IMPORTED))
+        return await _judge(line, team, published, untidy)
 
 
 async def publish_import(line: Fleet) -> None:
@@ -266,12 +239,7 @@ async def publish_import(line: Fleet) -> None:
     rows = "".join(f"imported{number}@example.com,Ada\n" for number in range(IMPORTED))
     (line.directory / "people.csv").write_text("email,first_name\n" + rows)
     await _cli(line, "publish", "people.csv", "--workspace", "w2", "--yes")
-    await line.publish([line.lead(number, line.names[number % len(line.names)]) for number in _unwanted()])
-
-
-async def command(line: Fleet, kind: str) -> None:
-    """Give a command to a lane, which whatever worker has it obeys."""
-    await _cli(line, "lanes", kind, "w2", "--why", "an upgrade")
+    await line.publish([line.lead(number, line.names[number % len(line.names)]) for number in UNWANTED])
 
 
 def steps(line: Fleet) -> Counter[str]:
@@ -284,10 +252,6 @@ async def _cli(line: Fleet, *argv: str) -> None:
     assert code in (0, 3), (argv, code, output)  # 3: it waits on Kafka for the end of a rebalance
 
 
-def _unwanted() -> range:
-    return range(_FIRST_UNWANTED, _FIRST_UNWANTED + UNWANTED)
-
-
 async def _answered(line: Fleet) -> list[str]:
     """Wait until Clay has called back about each lead that it accepted. Return what has not ended, as text."""
     deadline = time.monotonic() + _ENDED_S * BUSY
@@ -298,8 +262,8 @@ async def _answered(line: Fleet) -> list[str]:
     return []
 
 
-async def _judge(line: Fleet, team: Versions, published: dict[str, int], untidy: list[str], seconds: float) -> Result:
-    unwanted = frozenset(f"{line.names[number % len(line.names)]} person{number}@example.com" for number in _unwanted())
+async def _judge(line: Fleet, team: Versions, published: dict[str, int], untidy: list[str]) -> Result:
+    unwanted = frozenset(f"{line.names[number % len(line.names)]} person{number}@example.com" for number in UNWANTED)
     evidence = await read_evidence(line, published, BUDGETED, resend=False)
     # What a lead costs differs here: Clay's charges are compared below instead.
     checker = Checker(msgspec.structs.replace(evidence, credits_a_lead=0, suppressed=unwanted))
@@ -310,11 +274,9 @@ async def _judge(line: Fleet, team: Versions, published: dict[str, int], untidy:
     if not books.get("balanced") or sum(books["possible_doubles"].values()):
         untidy = [*untidy, f"the books do not balance: {output[-800:]}"]
     return Result(
-        seconds=seconds,
         verdict=verdict,
         steps=dict(steps(line)),
         posts=dict(team.posts),
-        rolled=team.rolled,
         untidy=untidy + team.untidy,
         described=[checker.describe(finding.about) for finding in verdict.findings[:5]],
     )
@@ -322,7 +284,8 @@ async def _judge(line: Fleet, team: Versions, published: dict[str, int], untidy:
 
 def _overcharged(line: Fleet) -> list[Finding]:
     charged: Counter[str] = Counter()
-    for row in _ledger(line):
+    for text in (line.directory / "ledger.jsonl").read_bytes().splitlines():
+        row = json.loads(text)
         if row["kind"] in ("charge", "refund"):
             charged[row["workspace"]] += row.get("credits", 0) * (1 if row["kind"] == "charge" else -1)
     return [
@@ -333,13 +296,9 @@ def _overcharged(line: Fleet) -> list[Finding]:
 
 
 def _sent_unwanted(line: Fleet) -> list[Finding]:
-    names = {f"lead-{number}" for number in _unwanted()}
+    names = {f"lead-{number}" for number in UNWANTED}
     return [
         Finding("suppressed", request.lead_id or "", "a suppressed person was sent")
         for request in line.requests()
         if request.lead_id in names
     ]
-
-
-def _ledger(line: Fleet) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in (line.directory / "ledger.jsonl").read_bytes().splitlines()]

@@ -6,7 +6,7 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from tests.upgrade import baseline
-from tests.upgrade.baseline import HEAD, NoBaseline, place_of, unpack
+from tests.upgrade.baseline import HEAD, place_of, unpack
 from tests.upgrade.campaign import UNWANTED, Result, run_campaign
 
 
@@ -14,18 +14,6 @@ def test_the_baseline_is_unpacked_and_runs_its_own_code(tmp_path: Path) -> None:
     program = unpack(tmp_path)
     assert place_of(program) == str(tmp_path)
     assert place_of(HEAD) == str(baseline.ROOT)
-
-
-def test_a_checkout_without_the_baseline_fails_with_one_line(tmp_path: Path) -> None:
-    commit = "a-tag-that-nobody-made"
-    with pytest.raises(NoBaseline) as refused:
-        unpack(tmp_path, commit)
-    text = str(refused.value)
-    assert text.startswith(
-        f"tests/upgrade: this checkout does not have the commit {commit} that tests/upgrade/baseline"
-    )
-    assert len(text.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -48,6 +36,6 @@ def check(result: Result) -> None:
     assert not result.verdict.doubles, result.text()
     kinds = {"dead_lettered", "replayed", "deferred", "held_paused", "callback_overdue", "parked", "enriched"}
     assert kinds <= result.steps.keys(), result.text()
-    assert result.steps["suppressed"] == UNWANTED, result.text()
+    assert result.steps["suppressed"] == len(UNWANTED), result.text()
     assert result.verdict.held > 0, "a budget holds leads at the end"
     assert all(result.posts.values()), result.text()
