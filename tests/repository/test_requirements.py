@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -39,10 +40,6 @@ class Pin(NamedTuple):
         return only.version
 
 
-def name_of(requirement: Requirement) -> str:
-    return re.sub(r"[-_.]+", "-", requirement.name).lower()
-
-
 def text(file: str) -> str:
     return (ROOT / file).read_text(encoding="utf-8")
 
@@ -68,7 +65,7 @@ def installed(file: str, place: dict[str, str]) -> dict[str, str]:
     versions: dict[str, str] = {}
     for pin in pins(file):
         if applies(pin.requirement, place):
-            assert versions.setdefault(name_of(pin.requirement), pin.version) == pin.version
+            assert versions.setdefault(canonicalize_name(pin.requirement.name), pin.version) == pin.version
     return versions
 
 
@@ -80,13 +77,8 @@ def test_every_place_names_the_same_versions_of_python() -> None:
     assert PROJECT["requires-python"] == f">={VERSIONS[0]},<{later}"
     named = [classifier.rpartition(" ")[2] for classifier in PROJECT["classifiers"] if " :: Python :: " in classifier]
     assert tuple(named) == VERSIONS
-    candidates = re.findall(r"python(3\.\d+)", next(re.finditer(r"for candidate in .*", text(".ci/run")))[0])
-    assert sorted(candidates) == list(VERSIONS)
-    assert f"<= sys.version_info < ({later.replace('.', ', ')})" in text(".ci/run")
     jobs = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]
     assert tuple(jobs["tests"]["strategy"]["matrix"]["python"]) == VERSIONS
-    assert jobs["next-python"]["continue-on-error"]
-    assert jobs["next-python"]["steps"][1]["with"]["python-version"] == later
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -95,8 +87,9 @@ def test_the_pins_satisfy_what_the_package_asks_for(file: str, place: dict[str, 
     versions = installed(file, place)
     for requirement in asked_for(file):
         if applies(requirement, place):
-            assert name_of(requirement) in versions, f"{requirement}: write {file} again, see .github/CONTRIBUTING.md"
-            assert versions[name_of(requirement)] in requirement.specifier, str(requirement)
+            name = canonicalize_name(requirement.name)
+            assert name in versions, f"{requirement}: write {file} again, see .github/CONTRIBUTING.md"
+            assert versions[name] in requirement.specifier, str(requirement)
     assert installed("requirements-dev.txt", place).items() >= installed("requirements.txt", place).items()
 
 
