@@ -17,20 +17,14 @@ class Life:
     """The series of an alert, with what they show while all is well, and what they show in this life.
 
     Attributes:
-        series: The labels of the first one are those of the alert. Of values with a border, both sides of it are shown.
-        value: What the summary says for `$value` in the last minute of the trouble.
-        lasts_until: The last minute in which it must fire.
-        ended: The first minute in which its cause is gone.
+        series: Of values with a border, both sides of it are shown.
+        lasts_until: The last minute in which it must fire, because of its cause.
         restarted: When its process restarts: its series end, and come back after two minutes.
     """
 
     series: dict[str, tuple[Values, Values]]
-    value: str = ""
     lasts_until: int = ENDED - 1
-    ended: int = ENDED
     restarted: int = RESTARTED
-    began: int = BEGAN
-    last: int = LAST
 
 
 def series_of(life: Life, release: str, *, bad: bool) -> list[dict[str, str]]:
@@ -86,27 +80,27 @@ def _up(job: str) -> Life:
     return Life({f'up{{job="{job}", instance="1"}}': _gauge(1, 0)})
 
 
-def _callbacks(answer: str, value: str = "") -> Life:
+def _callbacks(answer: str) -> Life:
     series = f'stream_app_callbacks_total{{destination="people", answer="{answer}", instance="g1"}}'
-    return Life({series: _counter(0, 2)}, value)
+    return Life({series: _counter(0, 2)})
 
 
-def _left(good: float, bad: float, value: str = "") -> Life:
-    return Life({'stream_app_lane_submissions_left{workspace="acme", destination="people"}': _gauge(good, bad)}, value)
+def _left(good: float, bad: float) -> Life:
+    return Life({'stream_app_lane_submissions_left{workspace="acme", destination="people"}': _gauge(good, bad)})
 
 
-def _used(good: float, bad: float, value: str) -> Life:
+def _used(good: float, bad: float) -> Life:
     ratio = 'stream_app_lane_budget_used_ratio{workspace="acme", meter="credits_day"}'
-    return Life({ratio: _gauge(good, bad)}, value)
+    return Life({ratio: _gauge(good, bad)})
 
 
 def _waiting(partition: int, source: str) -> str:
     return f'stream_app_records_waiting{{source="{source}", partition="{partition}"}}'
 
 
-def _event(name: str, events: float, value: str = "") -> Life:
+def _event(name: str, events: float) -> Life:
     """Something that happened once, and counts for an hour."""
-    return Life({name: _once(events)}, value, BEGAN + 59, BEGAN + 60, _AFTER_EVENT)
+    return Life({name: _once(events)}, BEGAN + 59, _AFTER_EVENT)
 
 
 LIVES: Final = {
@@ -116,7 +110,7 @@ LIVES: Final = {
     "NoBoard": _up("board"),
     "NoTrace": _up("trace"),
     "CallbacksNotKept": _callbacks("kafka_away"),
-    "CallbacksNotProved": _callbacks("wrong_token", "30"),
+    "CallbacksNotProved": _callbacks("wrong_token"),
     "BreakerOpen": Life({'stream_app_lane_breaker{workspace="acme"}': _gauge(0, 2)}),
     "BreakerForced": Life(
         {
@@ -127,41 +121,37 @@ LIVES: Final = {
     "LaneStopped": _hold("http_401"),
     "NoCallbacks": _hold("no_callbacks"),
     "LaneHeld": _hold("paused"),
-    "BudgetMostlyUsed": _used(0.79, 0.8, "80%"),
-    "BudgetNearlySpent": _used(0.94, 0.95, "95%"),
+    "BudgetMostlyUsed": _used(0.79, 0.8),
+    "BudgetNearlySpent": _used(0.94, 0.95),
     "BudgetTakesNoLead": _hold("budget_credits_day"),
-    "WebhooksNearlyUsedUp": _left(5_000, 4_999, "4999"),
+    "WebhooksNearlyUsedUp": _left(5_000, 4_999),
     "WebhooksUsedUp": _left(1, 0),
     "LeadsWait": Life(
         {
             _waiting(0, "hot"): _gauge(600, 600),
             _waiting(1, "hot"): _gauge(400, 401),
             _waiting(1, "bulk"): _gauge(90_000, 90_000),  # a backfill may wait
-        },
-        "1001",
+        }
     ),
-    "CommandsWait": Life({_waiting(0, "command"): _gauge(0, 2)}, "2"),
+    "CommandsWait": Life({_waiting(0, "command"): _gauge(0, 2)}),
     "DeadLettersGrowing": Life(
         {
             'stream_app_lead_events_total{workspace="acme", destination="people", status="dead_lettered"}': _seen_late(
                 _counter(0, 2), 6
             )
-        },
-        "30",
+        }
     ),
     "DeadLettersOpen": Life(
         {
             'stream_app_dead_letters_kept{topic="dlq", state="open"}': _gauge(0, 2),
             'stream_app_dead_letters_kept{topic="dlq", state="solved"}': _gauge(34, 34),
-        },
-        "2",
+        }
     ),
     "LeadsParked": Life(
         {
             'stream_app_parked_leads{workspace="acme", instance="w1"}': _gauge(0, 1),
             'stream_app_parked_leads{workspace="acme", instance="w2"}': _gauge(0, 2),
-        },
-        "3",
+        }
     ),
     "StraysParked": _event('stream_app_lead_events_total{workspace="", destination="", status="parked"}', 1),
     "NoCommits": Life(
@@ -171,10 +161,10 @@ LIVES: Final = {
         }
     ),
     "TakenOverAgain": Life({'stream_app_recoveries_total{instance="w1"}': _counter(0, 1)}),
-    "Stalled": Life({'stream_app_stalled{job="worker", instance="w1"}': _gauge(0, 2)}, "2"),
-    "RecordsDeletedUnread": _event('stream_app_expired_records_total{topic="leads", instance="w1"}', 40, "40"),
+    "Stalled": Life({'stream_app_stalled{job="worker", instance="w1"}': _gauge(0, 2)}),
+    "RecordsDeletedUnread": _event('stream_app_expired_records_total{topic="leads", instance="w1"}', 40),
     "PossibleDoubleSpends": _event(
-        'stream_app_possible_double_spends_total{workspace="acme", destination="people"}', 2, "2"
+        'stream_app_possible_double_spends_total{workspace="acme", destination="people"}', 2
     ),
     "ReadModelBehind": Life(
         {

@@ -1,15 +1,13 @@
 """The queries of the dashboards that calculate, run by Prometheus's own promtool on series with known results."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.pace import BUSY
-from tests.support.promtool import promtool
-from tests.unit.deploy.test_dashboards import PANELS
+from tests.support.promtool import ran
+from tests.unit.deploy.test_dashboards import PANELS, filled
 
 LANE = 'workspace="acme", meter="credits_day"'
 SERIES = {
@@ -40,14 +38,8 @@ EXPECTED: dict[str, list[tuple[str, float]]] = {
 }
 
 
-def filled(query: str) -> str:
-    for variable in ("$workspace", "$destination", "$instance"):
-        query = query.replace(variable, ".*")
-    query = query.replace("$release", "leads/a")
-    return query.replace("$__rate_interval", "15m").replace("$__range", "2h")
-
-
-def run(tmp_path: Path, expected: dict[str, list[tuple[str, float]]]) -> tuple[int, str]:
+@pytest.mark.timeout(400)  # the first time promtool is fetched
+def test_panels_that_calculate_show_the_right_value(tmp_path: Path) -> None:
     queries = {panel["title"]: panel["targets"][0]["expr"] for uid, panel in PANELS if uid == "stream-app-overview"}
     test: dict[str, Any] = {
         "interval": "1m",
@@ -58,22 +50,14 @@ def run(tmp_path: Path, expected: dict[str, list[tuple[str, float]]]) -> tuple[i
         ],
         "promql_expr_test": [
             {
-                "expr": f"round({filled(queries[title])}, 0.0001)",
+                "expr": f"round({filled(queries[title], 'leads/a', '15m', '2h')}, 0.0001)",
                 "eval_time": "2h",
                 "exp_samples": [{"labels": labels, "value": value} for labels, value in samples],
             }
-            for title, samples in expected.items()
+            for title, samples in EXPECTED.items()
         ],
     }
     path = tmp_path / "dashboards.test.yml"
     path.write_text(yaml.safe_dump({"tests": [test]}))
-    ran = subprocess.run(
-        [promtool(), "test", "rules", path], capture_output=True, text=True, timeout=60 * BUSY, check=False
-    )
-    return ran.returncode, ran.stdout + ran.stderr
-
-
-@pytest.mark.timeout(400)  # the first time promtool is fetched
-def test_panels_that_calculate_show_the_right_value(tmp_path: Path) -> None:
-    code, output = run(tmp_path, EXPECTED)
+    code, output = ran("test", "rules", path)
     assert code == 0, output

@@ -6,8 +6,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.support.pace import BUSY
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-app"
 NONE = "there is no Prometheus: install it (apt-get install prometheus, brew install prometheus)"
+
+
+def ran(*argv: str | Path) -> tuple[int, str]:
+    """Run promtool with these arguments. Return its exit code and its output."""
+    done = subprocess.run([promtool(), *argv], capture_output=True, text=True, timeout=60 * BUSY, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def promtool() -> Path:

@@ -26,19 +26,12 @@ OF_THE_TARGET = {"job", "instance", "release", "le"}
 NOT_SHOWN = {
     "process_start_time_seconds": "the versions show a restart",
     "process_virtual_memory_bytes": "resident memory counts",
-    "stream_app_post_seconds_sum": "the quantiles and the heatmap show the times",
-    "stream_app_accepted_to_callback_seconds_sum": "the quantiles show it",
-    "stream_app_accepted_to_callback_seconds_count": "callbacks are counted by answer",
-    "stream_app_received_to_done_seconds_sum": "the quantiles show it",
-    "stream_app_received_to_done_seconds_count": "ends are counted by status",
-    "stream_app_commit_seconds_sum": "the quantile shows it",
-    "stream_app_commit_seconds_count": "steps are counted",
-    "stream_app_callback_seconds_sum": "the quantile shows it",
-    "stream_app_callback_seconds_count": "callbacks are counted by answer",
     "stream_app_notify_messages_total": "messages are for installations without Prometheus",
     "stream_app_lanes_left_out": "0 for all workers with up to 1,000 lanes",
 }
-"""Samples that are on no panel, with the reason. Those that end in `_created` say when a series was born."""
+"""Samples that are on no panel, with the reason."""
+NEEDS_NO_PANEL = ("_created", "_seconds_sum", "_seconds_count")
+"""When a series was born, and what the quantiles of a histogram show as well."""
 
 each_panel = pytest.mark.parametrize(
     ("uid", "panel"), PANELS, ids=[f"{uid}: {panel['title']}" for uid, panel in PANELS]
@@ -51,13 +44,10 @@ def queries(board: dict[str, Any]) -> Iterator[str]:
     yield from (annotation["expr"] for annotation in board["annotations"].get("list", []) if annotation.get("expr"))
 
 
-def filled(query: str) -> str:
+def filled(query: str, release: str = "r", interval: str = "1m", range_: str = "6h") -> str:
     """A query as Grafana sends it."""
-    return (
-        re.sub(r"\$(workspace|destination|instance|release)", ".*", query)
-        .replace("$__rate_interval", "1m")
-        .replace("$__range", "6h")
-    )
+    query = re.sub(r"\$(workspace|destination|instance)", ".*", query).replace("$release", release)
+    return query.replace("$__rate_interval", interval).replace("$__range", range_)
 
 
 def selectors(query: str) -> Iterator[tuple[str, set[str]]]:
@@ -80,10 +70,6 @@ def test_a_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
     assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     for target in panel["targets"]:
         assert target["legendFormat"]
-    if "thresholds" in panel["fieldConfig"]["defaults"]:
-        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
-        assert steps[0]["value"] is None, "Grafana needs a colour from the lowest value on"
-        assert len({step["color"] for step in steps}) > 1
 
 
 @pytest.mark.parametrize("uid", BOARDS)
@@ -98,8 +84,6 @@ def test_a_dashboard_can_be_kept_and_is_found(uid: str) -> None:
     for variable in (release, *others):
         assert variable["datasource"]["uid"] == "${datasource}"
         assert any(f"${variable['name']}" in query for query in queries(board)), f"${variable['name']} changes nothing"
-    titles = [panel["title"] for panel in board["panels"]]
-    assert len(set(titles)) == len(titles)
 
 
 @pytest.mark.parametrize(("uid", "query"), [(uid, query) for uid, board in BOARDS.items() for query in queries(board)])
@@ -122,16 +106,8 @@ def test_each_metric_is_on_a_panel_or_in_an_alert_or_has_a_reason() -> None:
     used = {name for board in BOARDS.values() for query in queries(board) for name, _ in selectors(query)}
     alerts = (ROOT / "deploy" / "alerts.yml").read_text()
     for name in known_samples():
-        if not name.endswith("_created"):
+        if not name.endswith(NEEDS_NO_PANEL):
             assert (name in used or name in alerts) != (name in NOT_SHOWN), name
-
-
-def test_the_exemplars_of_posts_are_kept_and_shown() -> None:
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    assert "--enable-feature=exemplar-storage" in compose["prometheus"]["command"]
-    shown = {target["expr"] for _, panel in PANELS for target in panel["targets"] if target.get("exemplar")}
-    assert shown
-    assert all("stream_app_post_seconds_bucket" in query for query in shown)
 
 
 def test_grafana_of_compose_is_given_the_dashboards_and_prometheus() -> None:
@@ -139,9 +115,5 @@ def test_grafana_of_compose_is_given_the_dashboards_and_prometheus() -> None:
     mounted = dict(volume.split(":")[:2] for volume in compose["grafana"]["volumes"])
     provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/stream-app.yaml").read_text())["providers"][0]
     assert mounted["./deploy/grafana/dashboards"] == provider["options"]["path"]
-    home = compose["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
-    assert home == f"{provider['options']['path']}/stream-app-overview.json"
     (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
-    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["global"]["scrape_interval"]
-    assert source["jsonData"]["timeInterval"] == scraped
