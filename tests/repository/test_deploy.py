@@ -3,8 +3,6 @@
 import json
 import re
 import secrets
-import tomllib
-from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +11,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from packaging.specifiers import SpecifierSet
 
 from stream_app.cli.main import parse
 from stream_app.config import Settings, load_settings
@@ -27,7 +24,6 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
-COMMENTED = ["publish", "status", "results", "doctor"]
 WITH_CONFIG = ("topics", "worker", "replay", "gateway", "board")
 PLACES = {"listeners", "advertised.listeners", "listener.security.protocol.map", "controller.quorum.voters", "log.dirs"}
 """Broker properties that say where the broker is: they cannot be the same here and there."""
@@ -81,12 +77,6 @@ def end_image() -> list[tuple[str, str]]:
     return lines[max(number for number, (word, _) in enumerate(lines) if word == "FROM") :]
 
 
-def seconds(text: str) -> int:
-    match = re.fullmatch(r"(\d+)s", text)
-    assert match, text
-    return int(match[1])
-
-
 # ------------------------------------------------------------------------------------------------- docker-compose.yml
 
 
@@ -111,25 +101,6 @@ def simulator() -> SimpleNamespace:
     _, arguments = parse(OURS["sim"]["command"])
     arguments.apply_defaults()
     return SimpleNamespace(**arguments.arguments)
-
-
-def test_the_commands_in_the_comments_exist() -> None:
-    text = (ROOT / "docker-compose.yml").read_text()
-    commands = [
-        line.split() for line in re.findall(r"compose run --rm (?:-T )?(.*?)(?: [<>] .*)?$", text, re.MULTILINE)
-    ]
-    assert [parse(command)[0].__name__ for _, *command in commands] == COMMENTED
-    assert {service for service, *_ in commands} <= set(OURS)
-
-
-@pytest.mark.parametrize("name", WITH_CONFIG)
-def test_the_config_loads_with_the_environment_of_each_service(name: str) -> None:
-    given = environment(name)
-    mounted = [volume.split(":") for volume in OURS[name]["volumes"]]
-    assert ["./deploy/stream_app.toml", given["STREAM_APP_CONFIG"], "ro"] in mounted
-    loaded = settings(name)
-    assert loaded.kafka.replication == 1, "there is one broker"
-    assert len(set(loaded.pins.values())) == len(loaded.workspaces), "no two lanes share a partition"
 
 
 def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
@@ -182,23 +153,12 @@ def test_every_listener_of_kafka_needs_a_password() -> None:
     assert not any(name.startswith("SASL_") for name in protocols), "the image would want a JAAS file"
 
 
-def test_health_checks_ask_for_existing_paths() -> None:
-    http = settings("worker").http
-    sim = simulator()
-    asked = {name: SERVICES[name]["healthcheck"]["test"][-1] for name in SERVICES if name != "topics"}
-    assert f"http://127.0.0.1:{http.worker_port}/readyz" in asked["worker"]
-    assert f"http://127.0.0.1:{http.replay_port}/readyz" in asked["replay"]
-    assert f"http://127.0.0.1:{http.gateway_ops_port}/readyz" in asked["gateway"]
-    assert f"http://127.0.0.1:{http.board_ops_port}/readyz" in asked["board"]
-    assert f"http://127.0.0.1:{sim.control_port}/control'" in asked["sim"]
-
-
 def test_services_are_restarted_and_have_time_to_stop() -> None:
     for name, service in SERVICES.items():
         assert service["restart"] == ("no" if name == "topics" else "unless-stopped"), name
     delivery = settings("worker").delivery
     longest_s = delivery.max_request_start_age_s + delivery.request_timeout_s + delivery.commit_timeout_s
-    assert seconds(OURS["worker"]["stop_grace_period"]) > longest_s + 10
+    assert int(OURS["worker"]["stop_grace_period"].removesuffix("s")) > longest_s + 10
 
 
 def test_services_have_few_rights_and_ports_for_this_machine_only() -> None:
@@ -215,15 +175,6 @@ def test_services_have_few_rights_and_ports_for_this_machine_only() -> None:
         assert writable & set(own), "Faust makes a directory there, the simulator its ledger"
 
 
-def test_mounted_files_and_awaited_services_exist() -> None:
-    for name, service in SERVICES.items():
-        for volume in service.get("volumes", []):
-            source = volume.split(":")[0]
-            assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], (name, source)
-        for other, how in service.get("depends_on", {}).items():
-            assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[other], (name, other)
-
-
 def test_kafka_has_the_settings_of_the_tests() -> None:
     tested = broker_properties(listen="kafka", port=9092, controller_port=9093)
     ours = kafka_properties()
@@ -234,17 +185,6 @@ def test_kafka_has_the_settings_of_the_tests() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- Dockerfile
-
-
-def test_the_image_has_a_python_that_the_package_allows() -> None:
-    allowed = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
-    (base,) = [rest.removeprefix("BASE=") for word, rest in dockerfile() if word == "ARG"]
-    match = re.fullmatch(r"python:(\d+\.\d+)-slim@sha256:[0-9a-f]{64}", base)
-    assert match, base
-    assert match[1] in allowed
-    for word, rest in dockerfile():
-        if word == "FROM":
-            assert rest.startswith("${BASE}"), rest
 
 
 def test_the_image_is_small_and_does_not_run_as_root() -> None:
@@ -260,23 +200,10 @@ def test_the_image_is_small_and_does_not_run_as_root() -> None:
     assert json.loads(dict(last)["ENTRYPOINT"]) == ["stream-app"]
 
 
-def test_the_image_shows_the_ports_that_are_served() -> None:
-    http, sim = settings("worker").http, simulator()
-    shown = {int(port) for port in dict(end_image())["EXPOSE"].split()}
-    ports = ("worker", "replay", "gateway", "gateway_ops", "trace", "board", "board_ops")
-    assert shown == {sim.port, sim.control_port, *(getattr(http, f"{name}_port") for name in ports)}
-
-
-def test_the_build_context_has_the_copied_files_and_little_else() -> None:
+def test_the_build_context_has_no_secret() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
-    sent = {line[1:] for line in lines if line.startswith("!")}
-    copied = {
-        source for word, rest in dockerfile() if word == "COPY" and "--from" not in rest for source in rest.split()[:-1]
-    }
-    assert copied == sent
-    assert all((ROOT / name).exists() for name in sent)
-    assert not any(fnmatch(name, ".env*") for name in sent)
+    assert not any(line.startswith("!.env") for line in lines)
 
 
 # --------------------------------------------------------------------------------------------------------- Prometheus
@@ -296,8 +223,3 @@ def test_exactly_the_services_with_metrics_are_scraped() -> None:
         "gateway": (["gateway"], "A", http.gateway_ops_port),
         "board": (["board"], "A", http.board_ops_port),
     }
-    mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
-    assert {
-        "/etc/prometheus/prometheus.yml",
-        *(f"/etc/prometheus/{name}" for name in PROMETHEUS["rule_files"]),
-    } <= mounted

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +16,7 @@ from stream_app.config.load import keys_of
 from stream_app.dev.schemas import MESSAGES
 from stream_app.domain.model.topics import Retention, TopicNames, plan
 from stream_app.kafka.rights import rights_of
+from tests.unit.deploy.test_chart_pods import leaves
 
 ROOT = Path(__file__).parents[2]
 CODE = ROOT / "stream_app"
@@ -105,18 +105,10 @@ def test_each_field_of_a_message_is_used(message: str) -> None:
 # --------------------------------------------------------------------------------------------------- the Helm chart
 
 
-def places_of(values: dict[str, Any], place: str = "") -> Iterator[str]:
-    """Each value of the chart that is no table, or a table of what users name."""
-    for key, value in values.items():
-        if isinstance(value, dict) and value and key not in ("annotations", "labels", "resources"):
-            yield from places_of(value, f"{place}{key}.")
-        else:
-            yield f"{place}{key}"
-
-
 def test_each_value_of_the_chart_is_read_by_a_template() -> None:
     """The processes share the template of their pod; tests/unit/deploy looks at what it renders."""
     chart = ROOT / "deploy" / "chart"
     read = {name for path in (chart / "templates").rglob("*.*") for name in re.findall(r"\.(\w+)", path.read_text())}
-    places = list(places_of(yaml.safe_load((chart / "values.yaml").read_text())))
+    values = leaves(yaml.safe_load((chart / "values.yaml").read_text()))
+    places = {re.sub(r"\.(requests|limits)$", "", place) for place in values}
     assert not [place for place in places if not read.issuperset(place.split("."))]
