@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.dev import process as module
-from stream_app.dev.process import ChildProcesses, StartError, end, free_port, freeze, port_is_free, wait_for_answer
+from stream_app.dev.process import ChildProcesses, StartError, end, free_port, wait_for_answer
 from tests.support.pace import BUSY
 
 # A shell without job control starts what is in its background deaf to Ctrl-C, and pytest may have been started so.
@@ -68,18 +66,6 @@ def test_close_kills_what_still_runs_and_may_be_called_twice() -> None:
     assert not children.directory.exists()
 
 
-def test_a_close_does_not_wait_long_for_a_large_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_REMOVED_WITHIN_S", 0.1)
-    children = ChildProcesses("test-large")
-    freeze(children._watchdog)
-    children.close()
-    assert children.directory.exists()
-    children._watchdog.send_signal(signal.SIGCONT)
-    monkeypatch.undo()
-    children.close()
-    assert not children.directory.exists()
-
-
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
     ("on_term", "grace_s", "code"), [("lambda *_: exit(7)", 60, 7), ("signal.SIG_IGN", 0.2, -signal.SIGKILL)]
@@ -111,10 +97,3 @@ def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of one configuration were the same, and its worker did not start."""
     monkeypatch.setattr("random.sample", lambda ports, most: list(ports)[:most])
     assert len({free_port() for _ in range(5)}) == 5
-
-
-def test_a_port_with_a_listener_is_not_free() -> None:
-    port = free_port()
-    assert port_is_free(port)
-    with socket.create_server(("127.0.0.1", port)):
-        assert not port_is_free(port)
