@@ -12,14 +12,14 @@ from stream_app.domain.commands import CommandKind, read_arguments, read_entries
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.lane import Lane, reconfigured
-from stream_app.domain.lane.overrides import ORDERS, Answer, Order, OrderKind, obey
+from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lane.settlement import book_callback, settled
 from stream_app.domain.lane.view import view
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.rate import Rate, on_429
-from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Refused
+from stream_app.domain.model.outcome import Accepted, Outcome, Refused
 from stream_app.domain.plan import Actor, Destination, Workspace, byline
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
@@ -53,31 +53,13 @@ def _done(lane: Lane, order: Order, policy: Workspace = POLICY) -> Lane:
     return again
 
 
-def _refused(lane: Lane, order: Order) -> str:
-    answer = obey(POLICY, lane, order, BY, PEOPLE.webhook_ids)
-    assert not answer.done
-    assert answer.lane is lane
-    return answer.text
-
-
 def test_a_pause_holds_until_it_is_resumed() -> None:
     paused = _done(LANE, controls.Pause())
     held = of_type(Held, _ask(paused))
     assert (held.reason, held.text, held.status) == ("paused", "paused by anna: maintenance", "held_paused")
-    again = obey(POLICY, paused, controls.Pause(), Actor("ben", "me too", NOW_MS + 1))
-    assert again == Answer(paused, "was paused already, by anna at 2026-11-30 23:59:00 UTC: maintenance")
     seen = view(POLICY, paused, [PEOPLE], NOW_MS + 5_000)
     assert (seen.holds, seen.paused_by, seen.since_ms) == ("paused", BY, NOW_MS)
     assert isinstance(_ask(_done(paused, controls.Resume())), Grant)
-
-
-def test_resume_lifts_a_stop_as_well_and_says_when_there_is_none() -> None:
-    stopped = _call(LANE, Denied(401, 5, "the token was refused"))
-    assert isinstance(_ask(stopped), Held)
-    answer = obey(POLICY, stopped, controls.Resume(), BY)
-    assert answer.text == "resumed: lifted the suspension (http_401)"
-    assert isinstance(_ask(answer.lane), Grant)
-    assert obey(POLICY, LANE, controls.Resume(), BY).text == "was neither paused nor suspended"
 
 
 def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
@@ -169,7 +151,9 @@ def test_resume_and_reset_leave_a_webhook_that_an_operator_took_out_of_use() -> 
     ],
 )
 def test_an_order_that_makes_no_sense_changes_nothing_and_says_why(order: Order, says: str) -> None:
-    assert says in _refused(LANE, order)
+    answer = obey(POLICY, LANE, order, BY, PEOPLE.webhook_ids)
+    assert (answer.done, answer.lane) == (False, LANE)
+    assert says in answer.text
 
 
 @pytest.mark.parametrize("most", [10**12, -(10**12)])
@@ -189,8 +173,6 @@ def test_the_largest_correction_is_done(most: int) -> None:
         ("rate", {"rate_per_s": None, "burst": None}, "name something to change"),
         ("correct", {"credits": 10**12 + 1}, "credits: Expected `int` <= 1000000000000"),
         ("correct", {"credits": -(10**12) - 1}, "credits: Expected `int` >= -1000000000000"),
-        ("correct", {"actions": 10**12 + 1}, "actions: Expected `int` <= 1000000000000"),
-        ("correct", {"actions": -(10**12) - 1, "credits": 5}, "actions: Expected `int` >= -1000000000000"),
         ("correct", {"credits": 0, "actions": 0, "period": "day"}, "name credits or actions that are not 0"),
         ("quota", {"webhook_id": "hook1", "count": -1}, "count: Expected `int` >= 0"),
         ("quota", {"webhook_id": "hook1", "count": 50_001}, "count: Expected `int` <= 50000"),
@@ -221,22 +203,6 @@ def test_what_is_wrong_is_said_in_one_short_line(kind: CommandKind, args: dict[s
     assert len(str(raised.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("kind", ORDERS)
-def test_an_order_of_the_version_before_is_read_as_it_was_meant(kind: OrderKind) -> None:
-    """A command in flight names every argument, with null for what stays."""
-    meant: dict[str, Order] = {
-        "budget": controls.ChangeBudget({"credits_per_day": None}), "correct": controls.Correct(credits=4),
-        "rate": controls.ChangeRate(per_second=4.0), "quota": controls.ChangeQuota("hook1", use=False),
-    }  # fmt: skip
-    sent: dict[str, dict[str, Any]] = {
-        "budget": {"caps": {"credits_per_day": None}, "shadow": None},
-        "correct": {"credits": 4, "actions": 0, "period": "day"},
-        "rate": {"rate_per_s": 4, "burst": None},
-        "quota": {"webhook_id": "hook1", "use": False, "count": None},
-    }
-    assert read_arguments(kind, sent.get(kind, {})) == (meant.get(kind) or msgspec.convert({}, ORDERS[kind]))
-
-
 def test_entries_become_the_arguments_of_a_command() -> None:
     entered = {"credits_per_day": "8,000", "credits_per_month": "None", "actions_per_day": "configured"}
     args, problems = read_entries("budget", {**entered, "shadow": "off"})
@@ -260,22 +226,15 @@ def _news(before: Lane, after: Lane, policy: Workspace = WIDE) -> list[str]:
     return [news.kind for news in seen.news if news.kind.startswith("budget_")]
 
 
-def test_a_soft_limit_crossed_by_a_lower_cap_or_a_correction_is_reported_without_a_lead() -> None:
+def test_a_soft_limit_crossed_by_an_order_a_configuration_or_the_cost_of_a_lead_is_reported_once() -> None:
     lowered = _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 200}), WIDE)
     assert _news(SPENT_200, lowered) == ["budget_95"]
-    assert _news(SPENT_200, _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 400}), WIDE)) == ["budget_50"]
     assert _news(SPENT_200, _done(SPENT_200, controls.Correct(credits=790), WIDE)) == ["budget_95"]
     raised = _done(lowered, controls.ChangeBudget({"credits_per_day": "configured"}), WIDE)
     assert _news(lowered, raised) == []
     assert _news(raised, _done(raised, controls.ChangeBudget({"credits_per_day": 200}), WIDE)) == ["budget_95"]
-
-
-def test_a_soft_limit_crossed_by_a_new_configuration_is_reported() -> None:
-    lowered = replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
-    assert _news(SPENT_200, reconfigured(lowered, SPENT_200, [], NOW_MS), lowered) == ["budget_80"]
-
-
-def test_a_soft_limit_crossed_by_the_cost_of_a_lead_is_reported() -> None:
+    narrow = replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
+    assert _news(SPENT_200, reconfigured(narrow, SPENT_200, [], NOW_MS), narrow) == ["budget_80"]
     lane, entry = granted(WIDE, SPENT_200, PEOPLE, NOW_MS)
     assert _news(lane, book_callback(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]
 
