@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from stream_app.domain.limits import callback_health, suspension
+from stream_app.domain.limits import suspension
 from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
 from stream_app.domain.model.ranges import Wait
 
@@ -85,37 +85,3 @@ def test_which_destinations_it_holds() -> None:
         assert suspension.exempt(POLICY, state, "firms", others, "t", NOW_MS - 1) == replace(soon, **left)
     later = suspension.exempt(POLICY, changed(probe_at_ms=NOW_MS + 10**9), "firms", ["a"], "t", NOW_MS)
     assert later.probe_at_ms == NOW_MS + 300_000
-
-
-def test_callbacks_that_are_overdue_are_counted_since_the_last_one_and_reported_once() -> None:
-    policy = callback_health.CallbackHealthPolicy(overdue=2)
-    state = callback_health.record_callback(callback_health.CallbackHealth(), "people", 100)
-    for accepted_ms, overdue, oldest_ms in ((100, 0, 0), (105, 1, 105), (101, 2, 101), (110, 3, 101)):
-        state = callback_health.record_overdue(state, "people", accepted_ms)
-        assert state.destinations["people"] == callback_health.DestinationCallbacks(100, overdue, oldest_ms)
-        assert callback_health.are_missing(policy, state, "people") is (overdue >= 2)
-    assert not callback_health.are_missing(policy, state, "firms")
-    state = callback_health.record_report(state, "people", 500)
-    assert not callback_health.are_missing(policy, state, "people")
-    assert [callback_health.still_missing(state, name) for name in ("firms", "people")] == [["people"], []]
-    state = callback_health.reset_reported(state)
-    assert state.destinations["people"] == callback_health.DestinationCallbacks(100, ignored_until_ms=500)
-    assert callback_health.record_overdue(state, "people", 500) is state
-    assert callback_health.record_overdue(state, "people", 501).destinations["people"].overdue == 1
-    assert callback_health.record_callback(state, "people", 600).destinations[
-        "people"
-    ] == callback_health.DestinationCallbacks(600, ignored_until_ms=500)
-
-
-def test_times_without_an_owner_are_known() -> None:
-    state = callback_health.taken_over(callback_health.CallbackHealth(), 1_000)
-    assert (state.owned_ms, state.gaps) == (1_000, ())
-    state = callback_health.record_owner(callback_health.record_owner(state, 5_000), 4_000)
-    assert state.owned_ms == 5_000
-    assert callback_health.taken_over(state, 9_000).gaps == (), "a short absence is none"
-    state = callback_health.taken_over(state, 10_000_000)
-    assert state.gaps == ((5_000, 10_000_000),)
-    state = callback_health.taken_over(callback_health.record_owner(state, 11_000_000), 20_000_000)
-    times_ms = (0, 5_001, 12_000_000, 20_000_000, 30_000_000)
-    unowned_ms = [callback_health.unowned_ms(state, since_ms) for since_ms in times_ms]
-    assert unowned_ms == [9_995_000 + 9_000_000, 9_994_999 + 9_000_000, 8_000_000, 0, 0]
