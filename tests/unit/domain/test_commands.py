@@ -1,11 +1,19 @@
-"""An operator settles one lead: its row, its event and the books, in every field, and why nothing is done."""
+"""Commands of an operator as they are read, and how one settles a lead: in every field, and why nothing is done."""
 
 from typing import Any
 
 import msgspec
 import pytest
 
-from stream_app.domain.commands import Command, Resolve
+from stream_app.domain.commands import (
+    Command,
+    CommandAnswer,
+    Resolve,
+    command_id,
+    outcome_text,
+    read_command,
+    refusal,
+)
 from stream_app.domain.delivery.parked import Settled, is_open, resolved_rows, settle_lead
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, forced_key
 from stream_app.domain.lane.lane import Lane
@@ -14,6 +22,7 @@ from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, trace_of
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Destination, Plan, Workspace
+from tests.support.narrow import of_type
 
 NOW_MS = 1_796_083_140_000
 POLICY = Workspace("acme", "people")
@@ -24,6 +33,7 @@ PLAN = Plan(
     destinations={name: Destination(name, "acme", ()) for name in ("firms", "people")},
     app="test",
 )
+DAY_MS = 86_400_000
 DAY, MONTH = "2026-11-30", "2026-11"
 BOOKED = Reservation(DAY, MONTH, 20, 5)
 LANE = Lane("acme", 0, budget=Budget((Period(DAY, 50, 7, 9, 1),), (Period(MONTH, 60, 7, 9, 1),)))
@@ -45,11 +55,6 @@ def settled(rows: dict[bytes, Delivery], **what: Any) -> Settled | str:
     return settle_lead(PLAN, LANE, values.get, COMMAND, Resolve("crm-1", **what), CONSUMED, NOW_MS)
 
 
-def done(answer: Settled | str) -> Settled:
-    assert isinstance(answer, Settled), answer
-    return answer
-
-
 @pytest.mark.parametrize(
     ("what", "credits_", "actions"),
     [({"credits": 3}, 3, 5), ({"actions": 0}, 20, 0), ({"credits": 0, "actions": 9}, 0, 9)],
@@ -59,7 +64,7 @@ def test_what_a_lead_did_cost_takes_the_place_of_what_was_booked(
     state: Status, what: dict[str, int], credits_: int, actions: int
 ) -> None:
     before = row(state)
-    answer = done(settled({PEOPLE: before}, **what))
+    answer = of_type(Settled, settled({PEOPLE: before}, **what))
     known = Reservation(DAY, MONTH, credits_, actions, known=True)
     text = f"20 credits and 5 actions were booked, now it is {credits_} and {actions}, in the budget of {DAY}"
     more: dict[str, Any] = {"credits": credits_ - 20, "actions": actions - 5, "day": DAY, "month": MONTH}
@@ -89,7 +94,7 @@ def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
     command = msgspec.structs.replace(COMMAND, why=why.removeprefix(": "))
     values = {PEOPLE: msgspec.json.encode(row("parked"))}
     what = Resolve("crm-1", give_up=True)
-    answer = done(settle_lead(PLAN, LANE, values.get, command, what, CONSUMED, NOW_MS))
+    answer = of_type(Settled, settle_lead(PLAN, LANE, values.get, command, what, CONSUMED, NOW_MS))
     assert (answer.event.status, answer.event.reason, answer.event.text) == (
         *("suppressed", "given_up", f"given up by jane{why}"),
     )
@@ -127,8 +132,8 @@ def test_nothing_is_done_where_it_is_not_clear_what(rows: dict[bytes, Delivery],
 def test_of_the_deliveries_of_a_lead_the_parked_one_counts_then_an_open_cost_then_the_newest(
     plain: Delivery, forced: Delivery, chosen: bytes
 ) -> None:
-    assert done(settled({PEOPLE: plain, FORCED: forced}, credits=1)).row[0] == chosen
-    assert done(settled({PEOPLE: plain, FIRMS: forced}, credits=1, destination="firms")).row[0] == FIRMS
+    assert of_type(Settled, settled({PEOPLE: plain, FORCED: forced}, credits=1)).row[0] == chosen
+    assert of_type(Settled, settled({PEOPLE: plain, FIRMS: forced}, credits=1, destination="firms")).row[0] == FIRMS
 
 
 @pytest.mark.parametrize(
@@ -152,3 +157,49 @@ def test_the_rows_of_a_lead_are_locked_by_its_command_alone() -> None:
     assert set(resolved_rows(PLAN, lambda _: None, COMMAND)) == {PEOPLE, FIRMS}
     others: tuple[dict[str, Any], ...] = ({"kind": "pause"}, {"args": {}}, {"args": {"lead_id": 5}})
     assert [resolved_rows(PLAN, alias, msgspec.structs.replace(COMMAND, **changes)) for changes in others] == [()] * 3
+
+
+def as_record(timestamp_ms: int = NOW_MS, **changes: str) -> ConsumedRecord:
+    value = msgspec.json.encode(msgspec.structs.replace(COMMAND, **changes))
+    return ConsumedRecord("lanes", 3, 7, b"acme", value, timestamp_ms=timestamp_ms)
+
+
+@pytest.mark.parametrize(("length", "is_read"), [(0, False), (1, True), (128, True), (129, False)])
+def test_an_id_has_1_to_128_characters_and_another_is_answered_by_its_place(length: int, is_read: bool) -> None:
+    record = as_record(id="x" * length)
+    read = read_command(record, NOW_MS)
+    assert isinstance(read, Command if is_read else CommandAnswer)
+    assert (read.id, command_id(record.value)) == (("x" * length,) * 2 if is_read else ("lanes/3/7", ""))
+    if isinstance(read, CommandAnswer):
+        assert (read.applied, read.reason, read.workspace, read.partition) == (False, "unreadable", "acme", 3)
+        assert (read.at_ms, read.who) == (NOW_MS, "")
+        assert "1 to 128 characters" in read.text
+
+
+def test_the_answer_to_what_is_no_command_is_short() -> None:
+    read = of_type(CommandAnswer, read_command(as_record(kind="x\n" * 500_000), NOW_MS))
+    assert read.text.startswith("this is no command that this version knows: Invalid enum value 'x")
+    assert (len(read.text) < 500, len(read.text.splitlines())) == (True, 1)
+
+
+def test_names_are_cut_to_what_a_row_may_hold() -> None:
+    read = of_type(Command, read_command(as_record(who="w" * 200, workspace="a" * 200), NOW_MS))
+    assert (read.who, read.workspace) == ("w" * 128, "a" * 128)
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "timestamp_ms", "stale"),
+    [(0, 0, False), (-DAY_MS, 0, False), (-DAY_MS - 1, 0, True), (0, -DAY_MS, False), (0, -DAY_MS - 1, True)],
+)
+def test_a_command_is_stale_a_day_after_its_own_time_or_the_brokers(at_ms: int, timestamp_ms: int, stale: bool) -> None:
+    command = msgspec.structs.replace(COMMAND, at_ms=NOW_MS + at_ms)
+    refused = refusal(command, as_record(NOW_MS + timestamp_ms), NOW_MS, is_answered=False)
+    assert (refused is not None) is stale
+
+
+def test_what_is_under_way_is_said_with_the_outcome() -> None:
+    assert [outcome_text("paused", number) for number in (0, 1, 2)] == [
+        "paused",
+        "paused; 1 request in progress will finish",
+        "paused; 2 requests in progress will finish",
+    ]
