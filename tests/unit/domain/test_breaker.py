@@ -293,20 +293,12 @@ def test_a_share_of_a_whole_is_exact(thousandths: int, whole: int) -> None:
 
 
 @pytest.mark.parametrize("percent", range(1, 101))
-def test_breaker_trips_at_its_rate_and_not_below(percent: int) -> None:
-    policy = BreakerPolicy(failure_rate=percent / 100, consecutive_failures=1_000)
-    for failed, phase in ((percent, "open"), (percent - 1, "closed")):
-        totals = partial(Totals, success=100 - failed, failure=failed)
-        state = breaker.on_result(policy, Breaker(), Permit(0), "failure", totals, 1, 0.0)
-        assert state.phase == phase, failed
-
-
-@pytest.mark.parametrize("percent", range(1, 101))
-def test_flood_guard_stops_above_its_share_and_not_at_it(percent: int) -> None:
-    policy = FloodGuardPolicy(share=percent / 100)
-    for dead_letters, stops in ((percent, False), (percent + 1, True)):
-        if dead_letters <= 100:
-            assert (
-                bool(suspension.flooded(policy, FloodGuard(), Totals(100 - dead_letters, dead_letters=dead_letters)))
-                == stops
-            )
+def test_a_share_trips_the_breaker_where_it_is_reached_and_the_flood_guard_above_it(percent: int) -> None:
+    share = percent / 100
+    trips, guard = BreakerPolicy(failure_rate=share, consecutive_failures=1_000), FloodGuardPolicy(share=share)
+    for bad in range(percent - 1, min(100, percent + 1) + 1):
+        totals = partial(Totals, 100 - bad, failure=bad)
+        state = breaker.on_result(trips, Breaker(), Permit(0), "failure", totals, 1, 0.0)
+        assert (state.phase == "open") is (bad >= percent)
+        flooded = suspension.flooded(guard, FloodGuard(), Totals(100 - bad, dead_letters=bad))
+        assert bool(flooded) is (bad > percent)

@@ -84,13 +84,6 @@ def test_a_time_is_said_in_its_largest_unit_of_which_it_has_two(seconds: float, 
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(
-    ("more", "text"), [(0, "beta, gamma"), (1, "beta, gamma and 1 more"), (1_200, "beta, gamma and 1,200 more")]
-)
-def test_neighbours_are_named_and_the_rest_is_counted(more: int, text: str) -> None:
-    assert LaneFacts("acme", 3, None, {}, ("beta", "gamma"), shared_with_more=more).neighbours == text
-
-
 def test_what_waits_in_a_shared_partition_is_not_said_to_be_of_the_lane() -> None:
     finding = only(explain(facts(waiting=4_800, lane={"shared_with": ("beta",), "oldest_ms": NOW_MS - 60_000})))
     assert "shares partition 3 with beta" in finding.what
@@ -100,37 +93,18 @@ def test_what_waits_in_a_shared_partition_is_not_said_to_be_of_the_lane() -> Non
     assert (idle.waiting, idle.in_partition, idle.oldest_ms) == (0, False, 0)
 
 
-def outage(calls: int, *reasons: str) -> tuple[Workspace, Lane]:
-    """A lane after so many calls that failed, a second apart."""
-    policy, lane = Workspace("acme", "people"), Lane("acme", 3)
-    destination = Destination("people", "acme", ("hook",))
-    for number in range(calls):
-        now_ms = NOW_MS + number * 1_000
-        lane, entry = granted(policy, lane, destination, now_ms)
-        lane, _ = settled(policy, lane, entry, Refused(reasons[number % len(reasons)], 20, 503), now_ms, 0.5)
-    return policy, lane
-
-
 def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_step() -> None:
-    policy, lane = outage(5, "http_503")
-    now_ms = NOW_MS + 4_500
-    view = view_of(policy, lane, [Destination("people", "acme", ("hook",))], now_ms)
-    finding = only(explain(facts(view, 40, at_ms=now_ms)))
+    policy, lane, now_ms = Workspace("acme", "firms"), Lane("acme", 3), NOW_MS + 4_500
+    for number in range(5):
+        at_ms = NOW_MS + number * 1_000
+        lane, entry = granted(policy, lane, FIRMS, at_ms)
+        lane, _ = settled(policy, lane, entry, Refused("http_503", 20, 503), at_ms, 0.5)
+    finding = only(explain(facts(view_of(policy, lane, [FIRMS], now_ms), 40, at_ms=now_ms)))
     assert finding.code == "breaker_open"
     assert finding.what == ("Clay answers 503; 5 calls have failed; the circuit breaker is open: consecutive_failures")
     assert finding.since_ms == NOW_MS, "the first call that failed, not the last opening of the breaker"
     assert finding.until_ms == lane.breaker.until_ms > now_ms
     assert "a few leads that go as probes and that Clay accepts" in finding.lifts
-    _, other = outage(5, "http_503", "read_timeout")
-    view = view_of(policy, other, [Destination("people", "acme", ("hook",))], now_ms)
-    assert view.outage is not None
-    assert view.outage.calls == 5
-    assert "Clay answers 503" in only(explain(facts(view, at_ms=now_ms))).what
-
-
-def test_a_lane_whose_breaker_is_closed_has_no_outage() -> None:
-    policy, lane = outage(1, "connect_refused")
-    assert view_of(policy, lane, [PEOPLE], NOW_MS).outage is None
 
 
 RESUME = "stream-app replay resume"

@@ -1,7 +1,5 @@
 """What a lane learns from Clay's answers: its health, how many POSTs may be under way, stalls, and turns."""
 
-import heapq
-import random
 from collections import deque
 
 import msgspec
@@ -92,13 +90,6 @@ def test_percentiles_lie_in_the_cell_of_the_true_one(latencies: list[int]) -> No
         assert low <= estimate <= high
 
 
-@pytest.mark.parametrize(("latency_ms", "above_ms", "most_ms"), [(25, 0, 25), (26, 25, 50), (60_000, 30_000, 60_000)])
-def test_a_bound_belongs_to_the_cell_below_it(latency_ms: int, above_ms: int, most_ms: int) -> None:
-    state = window.record(LAST_MINUTE, Window(), NOW_MS, True, False, latency_ms)
-    latency = present(window.latency(LAST_MINUTE, state, NOW_MS))
-    assert above_ms < latency.p99_ms <= most_ms
-
-
 def test_the_cells_of_a_row_mean_what_they_meant_when_it_was_written() -> None:
     """Only another number of cells shows that a row is of another version."""
     cells = [Window((window.Bucket(0, latencies=(0,) * cell + (1,) + (0,) * (18 - cell)),)) for cell in range(18)]
@@ -137,27 +128,6 @@ def test_it_starts_at_the_least_and_grows_while_all_of_it_is_used() -> None:
     assert concurrency.current(MOST, Concurrency()) == 5
     assert concurrency.current(MOST, _after(Concurrency(), 30, 300)) > 15
     assert concurrency.current(MOST, _after(Concurrency(), 1_000, 300)) == 100
-
-
-@pytest.mark.parametrize("latency_ms", [50, 200, 1_000, 4_000])
-def test_the_limit_is_what_rate_and_latency_need_with_some_headroom(latency_ms: int) -> None:
-    """Ten a second for ten minutes, and a burst of 20 every minute: Little's law says how many are in flight."""
-    state, chance, ends = Concurrency(), random.Random(latency_ms), list[tuple[float, float]]()
-    now_ms, limits, waited_ms = 0.0, list[int](), list[float]()
-    due = sorted([100.0 * number for number in range(6_000)] + [60_000.0 * minute for minute in range(10)] * 20)
-    for at_ms in due:
-        now_ms = max(now_ms, at_ms)
-        while ends and (ends[0][0] <= now_ms or len(ends) >= concurrency.current(MOST, state)):
-            end_ms, took_ms = heapq.heappop(ends)
-            now_ms = max(now_ms, end_ms)
-            state = concurrency.answered(MOST, state, int(took_ms), len(ends) + 1, 10.0)
-        waited_ms.append(now_ms - at_ms)
-        took_ms = latency_ms * chance.uniform(0.7, 1.3)
-        heapq.heappush(ends, (now_ms + took_ms, took_ms))
-        limits.append(concurrency.current(MOST, state))
-    needed = 10 * latency_ms / 1_000
-    assert max(limits[1_000:]) <= 2.6 * (needed + 1) + 5
-    assert sorted(waited_ms[1_000:])[len(waited_ms[1_000:]) * 95 // 100] <= latency_ms, "it is no brake"
 
 
 @pytest.mark.parametrize(("latency_ms", "limit"), [(300, 8.0), (800, 18.0), (10, 7.690817), (100_000, 50.0)])
@@ -290,14 +260,6 @@ def test_a_stall_holds_only_while_requests_wait_and_ends(steps: list[tuple[str, 
 
 
 ACME = Workspace("acme", "people", rate=RatePolicy(rate_per_s=8.0))
-
-
-def test_deferred_leads_come_back_at_the_rate_in_their_order() -> None:
-    horizon, dues = Horizon(), []
-    for _ in range(16):
-        horizon, due_ms = postpone(horizon, 10_000, 8.0, returned=False)
-        dues.append(due_ms)
-    assert dues == [10_000 + 125 * number for number in range(1, 17)]
 
 
 BOTH = Horizon(returned_ms=11_000, new_ms=900_000)
