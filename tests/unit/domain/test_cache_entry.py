@@ -111,13 +111,10 @@ def test_an_answer_from_the_cache_keeps_the_age_of_its_fields() -> None:
     assert entry_of(result(source="local")) == NOTHING
 
 
-def test_a_result_is_stored_under_every_hash_of_its_person() -> None:
-    persons, firm = slots_of(result())
-    (by_email,) = people({"email": "ada@acme.example"})
-    assert persons == [person_slot("acme", "people", "P" * 22), person_slot("acme", "people", by_email)]
-    assert firm == company_slot("acme", "C" * 22)
-    _, firm = slots_of(result(company=""))
-    assert firm == company_slot("acme", company({"domain": "ACME.example"}))
+def test_a_result_is_stored_for_its_company() -> None:
+    named, derived = slots_of(result()), slots_of(result(company=""))
+    assert named[1] == company_slot("acme", "C" * 22)
+    assert derived[1] == company_slot("acme", company({"domain": "ACME.example"}))
 
 
 def test_a_result_is_stored_by_every_identifier_and_by_the_name_if_there_is_none() -> None:
@@ -201,18 +198,13 @@ def test_a_write_contains_the_old_fields_and_the_new_ones(before: Entry, new: En
         ({"domain": "acme.de", "country": "Austria"}, {"company_name": "acme"}),
         # Nothing that could be wrong:
         ({"email": "ada@gmail.com"}, {}),
-        ({"email": "ada@btinternet.com"}, {}),
         ({"email": "ada@poczta.wp.pl", "phone": "+48 22 123 45 67"}, {"country": "PL"}),
         ({"domain": "acme.github.io"}, {}),
         ({"domain": "co.uk"}, {}),
         ({"domain": "acme.nosuchtld"}, {}),
         ({"domain": "xn--999999999.com"}, {"company_name": "xn--999999999"}),
         ({"domain": "xn--a.com"}, {"company_name": "xn--a"}),
-        ({"domain": "acme.io"}, {"company_name": "acme"}),
         ({"domain": "acme.ai"}, {"company_name": "acme"}),
-        ({"domain": "acme.eu"}, {"company_name": "acme"}),
-        ({"domain": "acme.ml"}, {"company_name": "acme"}),
-        ({"domain": "acme.cf"}, {"company_name": "acme"}),
         ({"phone": "030 901820"}, {}),
         ({"phone": "+49 1"}, {}),
         ({"phone": "+800 1234 5678"}, {}),

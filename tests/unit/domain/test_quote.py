@@ -48,8 +48,7 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(89, "89 s"), (90, "2 min"), (3_540, "59 min"), (5_399, "90 min"), (5_400, "1.5 h"), (3_600_000, "1000.0 h")],
+    ("seconds", "text"), [(89, "89 s"), (90, "2 min"), (5_399, "90 min"), (5_400, "1.5 h"), (3_600_000, "1000.0 h")]
 )
 def test_the_time_of_a_quote_is_in_a_unit_that_one_reads(seconds: int, text: str) -> None:
     view = lane(rate_per_s=1.0)

@@ -119,15 +119,6 @@ def test_the_reported_skew_never_exceeds_the_real_one(ahead_ms: int, there_ms: i
     assert abs(skew) >= abs(ahead_ms) - max(there_ms, back_ms)
 
 
-@pytest.mark.parametrize(
-    ("ahead_ms", "text"),
-    [
-        (29_999, ""),
-        (-29_999, ""),
-        (30_000, "this machine's clock is 30 s ahead of Kafka's: set it right (NTP)"),
-        (HOUR_MS, "this machine's clock is 60 min ahead of Kafka's: set it right (NTP)"),
-        (-HOUR_MS, "this machine's clock is 60 min behind Kafka's: set it right (NTP)"),
-    ],
-)
-def test_a_skew_is_reported_from_30_seconds_on(ahead_ms: int, text: str) -> None:
-    assert in_words(ahead_ms) == text
+@pytest.mark.parametrize(("ahead_ms", "off"), [(-29_999, ""), (30_000, "30 s ahead of"), (-HOUR_MS, "60 min behind")])
+def test_a_skew_is_reported_from_30_seconds_on(ahead_ms: int, off: str) -> None:
+    assert in_words(ahead_ms) == (f"this machine's clock is {off} Kafka's: set it right (NTP)" if off else "")
