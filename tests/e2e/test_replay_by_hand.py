@@ -19,6 +19,7 @@ from stream_app.domain.model.topics import TopicNames
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.commands import answer, command
 from tests.e2e.pipeline import Pipeline
+from tests.e2e.test_state_limits import forget
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -104,8 +105,7 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         await line.stop(replay)
 
         # Kafka may forget where the group stood: the process has its own record, so nothing comes back once more.
-        tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
-        kafka.run_tool(tool, "--group", names.replay_app, "--topic", names.dlq, "--delete-offsets")
+        await forget(kafka.bootstrap, names.replay_app)
         replay = line.start("replay")
         await line.publish([msgspec.structs.replace(line.lead(101, "w0"), topic=names.dlq)])  # of another program
         ends["accepted"] += 1
