@@ -2,18 +2,15 @@
 
 import asyncio
 import json
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from starlette.types import Message
 
 from stream_app.config.model import Gateway as Limits
-from stream_app.domain.callback.body import callback_of
 from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway import receiver as module
-from tests.gateway.support import GONE_KEY, KEYS, SECRET, URL, Gateway, good, scope_of
+from tests.gateway.support import GONE_KEY, SECRET, URL, Gateway, good, scope_of
 from tests.support.pace import BUSY
 
 
@@ -105,29 +102,3 @@ async def test_a_body_without_proof_is_not_decoded(monkeypatch: pytest.MonkeyPat
         await sender.send(body, last=True)
         assert await sender.answer() in (400, 403)
     assert not decoded
-
-
-@pytest.mark.parametrize(
-    ("change", "elsewhere"),
-    [
-        (lambda body: body, False),
-        (lambda body: body[:-1] + b', "note": "a "b" c"}', True),
-        (lambda body: body[:-1] + b" " * 17_000 + b"}", True),
-    ],
-    ids=["small", "broken", "large"],
-)
-async def test_slow_decoding_runs_in_a_thread(
-    change: Callable[[bytes], bytes], elsewhere: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: list[int] = []
-
-    def seen(*args: Any) -> Any:
-        threads.append(threading.get_ident())
-        return callback_of(*args)
-
-    monkeypatch.setattr(module, "callback_of", seen)
-    gateway = Gateway(keys=KEYS)
-    sender = Sender(gateway)
-    await sender.send(change(BODY), last=True)
-    assert await sender.answer() == 200
-    assert (threads != [threading.get_ident()]) == elsewhere

@@ -1,4 +1,4 @@
-"""Dead letters as they are inspected, and which of them can be sent back."""
+"""Dead letters as they are exported, and as `publish` reads them again."""
 
 import base64
 import io
@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 
 from stream_app.client.rows import read_jsonl
-from stream_app.config import Settings
 from stream_app.domain.lead.read import Unreadable
 from stream_app.domain.model.records import ConsumedRecord
-from stream_app.domain.plan import Destination, Workspace
 from stream_app.replay.inspect import line_of
-from stream_app.replay.plan import is_sendable
 
 HOSTILE = [
     b"[" * 10_000 + b"]" * 10_000,
@@ -73,36 +70,3 @@ def test_a_dead_letter_without_fields_can_be_corrected() -> None:
     document = json.loads(text)
     document["lead"]["fields"] = document["lead"].pop("field")
     assert published(json.dumps(document)) == {"fields": PEOPLE, "lead_id": "crm-1", "workspace": "acme"}
-
-
-SETTINGS = Settings(
-    workspaces={"acme": Workspace("acme", "people")},
-    destinations={
-        "people": Destination("people", "acme", columns={"email": "Email", "mail": "Mail", "title": "Title"}),
-        "all": Destination("all", "acme"),
-    },
-)
-LEAD = {"workspace": "acme", "lead_id": "crm-1", "fields": {"mail": "ada@example.com", "title": "CEO"}}
-NOW_MS = 1_790_000_000_000
-
-
-def encoded(lead: Any) -> bytes:
-    return json.dumps(lead).encode()
-
-
-@pytest.mark.parametrize(
-    ("value", "named", "goes"),
-    [
-        (encoded(LEAD), "people", True),
-        (encoded({**LEAD, "not_after_ms": NOW_MS + 1}), "people", True),
-        (encoded({**LEAD, "not_after_ms": NOW_MS}), "people", False),
-        (encoded(LEAD) + b"}", "people", False),
-        (encoded({**LEAD, "lead_id": None}), "people", False),
-        (encoded({**LEAD, "fields": {"other": 1}}), "people", False),
-        (encoded({**LEAD, "fields": {"other": 1}}), "all", True),
-        (encoded({**LEAD, "destination": "gone"}), "people", False),
-        (encoded({**LEAD, "workspace": "gone"}), "", False),
-    ],
-)
-def test_what_can_be_sent(value: bytes, named: str, goes: bool) -> None:
-    assert is_sendable(SETTINGS, value, b"acme", named, NOW_MS) == goes
