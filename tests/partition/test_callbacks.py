@@ -10,7 +10,6 @@ from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, deli
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, Period, Reservation
 from stream_app.domain.model.messages import Callback, Result, Status, StatusEvent
-from stream_app.domain.model.outcome import Poison
 from stream_app.domain.model.records import Record
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import now_ms, virtual_time
@@ -42,8 +41,8 @@ class Bench(LeadBench):
         callback = Callback(lead_id, "acme", "acme-main", 1_796_083_139_000, outcome, fields, 7, actions=1)  # type: ignore[arg-type]  # one of the four
         self.raw(msgspec.json.encode(msgspec.structs.replace(callback, **changes)))
 
-    def raw(self, value: bytes | None, partition: int = 0) -> None:
-        self.kafka.produce(partition, Record(self.plan.topics.callbacks, b"acme", value))
+    def raw(self, value: bytes | None) -> None:
+        self.kafka.produce(0, Record(self.plan.topics.callbacks, b"acme", value))
 
     def events(self, origin: str = "leads/0/0") -> list[StatusEvent]:
         return super().events(origin)
@@ -92,42 +91,6 @@ async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome:
         assert bench.results() == []
 
 
-@pytest.mark.parametrize("is_sampled", [True, False])
-@virtual_time
-async def test_the_event_of_a_late_callback_says_how_long_the_lead_waited(is_sampled: bool) -> None:
-    bench = Bench()
-    accepted_ms = now_ms() - 7_200_000
-    bench.row("accepted", at_ms=accepted_ms, sampled=is_sampled)
-    bench.call_back()
-    await settled(bench)
-    [event] = bench.events()
-    assert (event.waited_ms, event.waited_as) == (event.at_ms - accepted_ms, "accepted")
-    assert event.sampled is is_sampled, "the caller has sampled the trace, and this event is exported alone"
-
-
-@pytest.mark.parametrize(
-    ("state", "accepted_at_ms", "seen"),
-    [
-        ("accepted", 61_000, {"done": 999, "callback": 940}),
-        ("callback_overdue", 61_000, {"done": 999, "callback": 940}),
-        ("accepted", 0, {"done": 999}),  # by a worker that did not note it
-        ("sending", 0, {"done": 999}),  # only the callback shows that Clay has accepted it
-    ],
-)
-@virtual_time
-async def test_a_callback_shows_how_long_its_lead_took(
-    state: Status, accepted_at_ms: int, seen: dict[str, int]
-) -> None:
-    bench = Bench()
-    now = now_ms()
-    bench.row(state, at_ms=1_000, first_at_ms=now - 999_000, accepted_at_ms=accepted_at_ms and now - 940_000)
-    for outcome in ("partial", "enriched"):
-        bench.call_back(outcome)
-    await settled(bench)
-    assert {duration.until: duration.ms // 1_000 for duration in bench.observer.durations} == seen
-    assert len(bench.observer.durations) == len(seen), "a second callback does not count again"
-
-
 @pytest.mark.parametrize(("off_s", "age_s"), [(3_600, 0), (-3_600, 3_601)])
 @virtual_time
 async def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(off_s: int, age_s: int) -> None:
@@ -174,19 +137,6 @@ async def test_a_callback_settles_an_uncertain_lead(state: Status, changes: dict
 
 
 @virtual_time
-async def test_a_rejected_lead_costs_what_its_late_callback_states() -> None:
-    bench = Bench()
-    bench.clay.first = [Poison(400, 1)]
-    bench.publish("id0", "p0")
-    await bench.serve_for(10.0)
-    assert bench.states() == ["received", "sending", "rejected_invalid"]
-    bench.call_back()
-    await asyncio.sleep(10.0)
-    assert [(event.status, event.credits) for event in bench.events()[3:]] == [("accepted", None), ("enriched", 7)]
-    assert (bench.day().credits_spent, bench.day().credits_reserved) == (7, 0)
-
-
-@virtual_time
 async def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched() -> None:
     bench = Bench()
     bench.row("accepted")
@@ -225,13 +175,3 @@ async def test_an_invalid_callback_is_reported_with_its_reason(value: bytes | No
     assert bench.emitted() == [("callback_unmatched", reason)]
     assert b"ada@" not in b"".join(consumed.key or b"" for consumed in bench.kafka.log("leads.status", 0).committed())
     assert [event.status for event in bench.events()] == ["enriched"]
-
-
-@virtual_time
-async def test_a_callback_of_a_lead_that_was_never_sent_changes_nothing() -> None:
-    bench = Bench()
-    bench.row("held_paused", webhook_id="", reservation=None)
-    bench.call_back()
-    await settled(bench)
-    assert bench.emitted() == [("callback_unmatched", "not_expected")]
-    assert bench.events() == []

@@ -9,7 +9,6 @@ import pytest
 from stream_app.domain.model.tokens import Keys, verify
 from tests.partition.test_callbacks import Bench, settled
 from tests.partition.virtual import virtual_time
-from tests.simulation.client import MemoryInlet
 from tests.simulation.schedule import Setup
 
 
@@ -43,29 +42,6 @@ async def test_a_lane_that_a_costly_lead_has_stopped_goes_on_when_a_probe_costs_
     bench.call_back(lead_id="id1", credits=credits)
     await asyncio.sleep(10.0)
     assert len(bench.clay.bodies) == (3 if goes_on else 1)
-
-
-@virtual_time
-async def test_a_close_in_the_middle_leaves_nothing_half_done() -> None:
-    """Killed between commit and ack, and consumed again by a successor: one event, settled once."""
-    bench = Bench()
-    bench.row("accepted")
-    bench.call_back()
-    bench.call_back()
-    await bench.serve_for(0.2)  # committed; the offsets are only every half second
-    assert bench.inlets["callback"].committed() is None
-    await bench.partition.close()
-    again = bench.owner()
-    await again.take_over()
-    inlet = MemoryInlet(bench.kafka, "g", 0, bench.plan.topics.callbacks, 0)
-    serving = asyncio.create_task(again.runner.serve(inlet, "callback"))
-    await asyncio.sleep(10.0)
-    assert [event.status for event in bench.events()] == ["enriched"]
-    assert bench.emitted(1) == [("callback_duplicate", "answered")]
-    assert bench.emitted(0) == []
-    assert bench.day().credits_spent == 7
-    assert inlet.committed() == 2
-    assert not serving.done()
 
 
 @pytest.mark.parametrize("force", [False, True])
