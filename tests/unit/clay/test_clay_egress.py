@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import uvloop
-from aiohttp import web
 
 from stream_app.clay.client import HostCheck, Webhooks
 from stream_app.clay.egress import Egress
@@ -146,32 +145,16 @@ async def test_doctor_connects_as_the_worker_does(authority: Authority) -> None:
         assert [status for _, status in proxy.asked] == [200, 200, 407]
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-WEBHOOK = "/v3/sources/webhook/secret"
-
-
 @pytest.mark.parametrize(
     ("status", "answers"), [(200, True), (302, True), (404, True), (405, True), (501, True), (500, False), (503, False)]
 )
 async def test_a_server_error_is_no_answer(status: int, answers: bool) -> None:
-    seen: list[tuple[str, str]] = []
-
-    @web.middleware
-    async def record(request: web.Request, handler: Handler) -> web.StreamResponse:
-        seen.append((request.method, request.path))
-        return web.Response(status=status, headers={"location": "/elsewhere"})
-
-    runner = web.AppRunner(web.Application(middlewares=[record]))
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    check = HostCheck(Egress.of())
-    try:
-        answered = await asyncio.gather(*(check(f"http://127.0.0.1:{port}{WEBHOOK}") for _ in range(5)))
-    finally:
-        await runner.cleanup()
-    assert set(answered) == {answers}
-    assert seen == [("HEAD", "/")], "one request, without the webhook's secret path"
+    answer = b"HTTP/1.1 %d X\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n" % status
+    async with serve(READ, answer, HANG) as server:
+        check = HostCheck(Egress.of())
+        assert set(await asyncio.gather(*(check(server.url) for _ in range(5)))) == {answers}
+    ((head, _),) = server.requests
+    assert head.startswith(b"HEAD / HTTP/1.1\r\n"), "one request, without the webhook's secret path"
 
 
 async def test_a_host_without_webhooks_left_is_taken_to_answer() -> None:
@@ -187,7 +170,7 @@ def test_clients_that_need_a_context_trust_the_same_authorities(authority: Autho
 
 
 async def test_a_closed_port_or_a_host_that_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not await HostCheck(Egress.of())(f"http://127.0.0.1:{free_port()}{WEBHOOK}")
+    assert not await HostCheck(Egress.of())(f"http://127.0.0.1:{free_port()}{WEBHOOK_PATH}{SLUG}")
     monkeypatch.setattr("stream_app.clay.client._HOST_WITHIN_S", 0.2)
     async with serve(HANG) as server:
         assert not await HostCheck(Egress.of())(server.url)
