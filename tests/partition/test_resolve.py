@@ -122,25 +122,19 @@ async def test_the_cost_of_a_forced_lead_without_a_callback_is_corrected() -> No
     assert money(bench.books())["2026-11-30", "credits"] == (24, 24, 20), "of the last one"
 
 
+@pytest.mark.parametrize(
+    ("kind", "args", "reason"),
+    [("resolve", {"give_up": True}, "given_up"), ("cancel_lead", {}, "cancelled"), ("erase", {}, "erased")],
+)
 @virtual_time
-async def test_a_parked_lead_can_be_given_up() -> None:
+async def test_a_parked_lead_that_is_given_up_cancelled_or_erased_waits_for_nobody(
+    kind: str, args: dict[str, Any], reason: str
+) -> None:
     bench = await parked()
     assert bench.partition.state.rows.parked["acme"] == 1
-    answer = await bench.resolve(give_up=True)
-    assert answer.applied, answer.text
-    event = bench.events("leads/0/0")[-1]
-    assert (event.status, event.reason, event.text) == ("suppressed", "given_up", "given up by jane: because")
-    assert bench.partition.state.rows.parked["acme"] == 0
-    assert bench.books().columns["rejected"].leads == 1
-    assert not (await bench.resolve("c2", give_up=True)).applied, "it is not parked any more"
-
-
-@pytest.mark.parametrize(("kind", "reason"), [("cancel_lead", "cancelled"), ("erase", "erased")])
-@virtual_time
-async def test_a_parked_lead_that_is_cancelled_or_erased_waits_for_nobody(kind: str, reason: str) -> None:
-    bench = await parked()
-    assert (await bench.resolve(kind=kind)).applied
+    assert (await bench.resolve(kind=kind, **args)).applied
     event = bench.events("leads/0/0")[-1]
     assert (event.status, event.reason) == ("suppressed", reason)
     assert bench.partition.state.rows.parked["acme"] == 0
-    bench.books()
+    assert bench.books().columns["rejected"].leads == 1
+    assert not (await bench.resolve("c2", give_up=True)).applied, "it is not parked any more"
