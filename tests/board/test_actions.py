@@ -55,18 +55,12 @@ async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operato
     assert "/act/" not in (await with_token.get("/board")).text, "a reader has none"
 
 
-@pytest.mark.parametrize(
-    ("code", "remedy"),
-    [
-        ("webhook_gone", ("Put the webhook back", "quota?webhook=w-2&use=use")),
-        ("forced_open", ("Let the breaker decide", "auto")),
-        ("rate_limited", None),
-    ],
-)
-def test_each_hold_has_the_command_that_ends_it(code: str, remedy: tuple[str, str] | None) -> None:
+def test_each_hold_has_the_command_that_ends_it() -> None:
     webhooks = {"w-1": Webhook(3, "used up"), "w-2": Webhook(9, "used up")}
     view = msgspec.json.decode(lane(NAMES, "acme", webhooks=webhooks).value or b"", type=LaneView)
-    assert remedy_of(Finding(code, "webhook w-2 answers 404"), view) == remedy
+    back, auto = ("Put the webhook back", "quota?webhook=w-2&use=use"), ("Let the breaker decide", "auto")
+    for code, remedy in (("webhook_gone", back), ("forced_open", auto), ("rate_limited", None)):
+        assert remedy_of(Finding(code, "webhook w-2 answers 404"), view) == remedy
 
 
 @pytest.mark.parametrize(
@@ -132,6 +126,7 @@ async def test_a_correction_shows_what_is_booked_in_the_day_that_is_now(tmp_path
         ("budget", {"shadow": HOSTILE, **_WHY}, "Choose one of these"),
         ("correct", {"credits": "1.5", **_WHY}, "is not a whole number"),
         ("rate", {"per_second": "nan", **_WHY}, "is not a number or configured, from 0.01 to 1,000"),
+        ("quota", {"use": "use", **_WHY}, "Enter webhook"),
         ("quota", {"webhook": "w-other", "use": "use", **_WHY}, "Choose one of these"),
     ],
 )

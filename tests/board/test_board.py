@@ -197,6 +197,7 @@ async def test_a_lead_has_a_bar_for_each_wait_and_names_what_holds_it_now(local:
     text = (await local.get("/board/leads/crm-17")).text
     held = words((await local.get("/board/leads/crm-60003")).text)
     assert all(f'aria-label="Waited for {what}"' in text for what in ("queue on Kafka: 12 min", "POST to Clay: 361 ms"))
+    assert text.count('<rect class="moving"') == 5, "on Kafka, received, two POSTs, the callback"
     assert "For <strong>" not in text, "it is at rest"
     assert ", 6 credits</small>" in text
     assert "For budget : 4,000 of 4,000 credits of 2026-09-21 are used budget_credits_day Since" in held
