@@ -47,11 +47,9 @@ async def write(bootstrap: str, records: Iterable[Made]) -> None:
 
 
 @asynccontextmanager
-async def fed(bootstrap: str, namespace: str, path: Path, status_days: int = 3_650) -> AsyncIterator[Fed]:
-    """Run a feed. The records are of a day long ago and the feed's clock is real: with fewer days it deletes
-    them in a second.
-    """
-    kept = Retention(status_days=status_days, dlq_days=3_650, parked_days=3_650)
+async def fed(bootstrap: str, namespace: str, path: Path) -> AsyncIterator[Fed]:
+    """Run a feed. It keeps records for long, because they are of a day long ago and its clock is real."""
+    kept = Retention(status_days=3_650, dlq_days=3_650, parked_days=3_650)
     lasting = Sources(TopicNames(namespace), PARTITIONS, kept, frozenset({"acme"}))
     feed = Projection(KafkaConnection(bootstrap), lasting, path, log.get("test"))
     task = asyncio.create_task(feed.run())

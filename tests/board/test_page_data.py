@@ -25,6 +25,7 @@ from stream_app.domain.lane.view import LaneChange, LaneView
 from stream_app.domain.lane.waits import Wait
 from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.limits.meters import Forecast, Meter
+from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.kafka.groups import Consumption
 
 HOUR_S, DAY_S = 3_600, 86_400
@@ -34,8 +35,8 @@ VIEW = LaneView("acme", 0, NOW_MS, "closed", "healthy", 100.0, 8.0)
 UP = Group("Stable", 2)
 
 
-def lane(view: LaneView | None = VIEW, tone: Any = "ok", name: str = "acme") -> Lane:
-    return Lane(name, "", tone, "", view, [], 0, 0)
+def lane(view: LaneView | None = VIEW, tone: Any = "ok") -> Lane:
+    return Lane("acme", "", tone, "", view, [], 0, 0)
 
 
 def meter(cap: int | None, spent: int, reserved: int = 0, begins_ms: int = NOW_MS - 5 * HOUR_S * 1_000) -> Meter:
@@ -215,7 +216,7 @@ def moment(left: dict[tuple[str, int], int] | None) -> Moment:
 def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
     names = {number: [f"w{n}" for n in range(number)] for number in (9, 10, 11)}
     plan = SimpleNamespace(residents=lambda number: names.get(number, []))
-    site: Any = SimpleNamespace(settings=SimpleNamespace(names=SimpleNamespace(retry="leads.retry"), plan=plan))
+    site: Any = SimpleNamespace(settings=SimpleNamespace(names=TopicNames(), plan=plan))
     left = {("leads", number): number for number in range(151)} | {("leads.bulk", 1): 1_000}
 
     def page(topic: str = "leads", partition: int | None = None, after: int = 0) -> Any:
@@ -271,9 +272,7 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
         dead_letters=lambda topic, workspace: SimpleNamespace(open=3),
         replays=lambda most: [],
     )
-    names = SimpleNamespace(dlq="leads.dlq", parked="leads.parked")
-    topics = SimpleNamespace(dlq_days=14, parked_days=365)
-    settings = SimpleNamespace(names=names, topics=topics, workspaces={"acme": 1}, destinations={})
+    settings = SimpleNamespace(names=TopicNames(), topics=Retention(), workspaces={"acme": 1}, destinations={})
     site: Any = SimpleNamespace(queries=queries, settings=settings)
     page: Any = dead_page(site, moment({}), {})
     chart: Stack = page["hours"]
@@ -350,10 +349,9 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
     queries.marks, queries.lane_changes = lambda name: marks, lambda name: []
     queries.status_sums, queries.dead_letters = lambda name: [], lambda topic, name: None
     queries.untaken, queries.pause = (lambda kafka, inputs: {}), (lambda: None)
-    names = SimpleNamespace(dlq="leads.dlq", inputs=(), namespace="")
     plan = SimpleNamespace(residents=lambda number: ["acme"])
     home = SimpleNamespace(time_zone="Europe/Berlin")
-    settings = SimpleNamespace(names=names, workspaces={"acme": home}, plan=plan, home=lambda name: 0)
+    settings = SimpleNamespace(names=TopicNames(), workspaces={"acme": home}, plan=plan, home=lambda name: 0)
     site: Any = SimpleNamespace(queries=queries, settings=settings, home=lambda name, view: 0)
     page: Any = lane_page(site, moment({}), {"workspace": "acme"})
     day_s = 86_400

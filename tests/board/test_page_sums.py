@@ -20,6 +20,7 @@ from stream_app.board.site import UNREADABLE, Lane, Moment, Overview
 from stream_app.client.answers import Cause, Day, FoundImport, StatusCount
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.lane.explain import Group
+from stream_app.domain.model.topics import TopicNames
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client
 
@@ -70,8 +71,7 @@ def test_the_page_of_a_cause_counts_what_it_lists(
     queries = Mock()
     queries.cause.return_value, queries.dead_letter_hours.return_value = CAUSE, [[(since_s, 4), (since_s + 1, 5)]]
     queries.dead_letters_of.return_value = [SimpleNamespace(place=place) for place in range(rows)]
-    names = SimpleNamespace(dlq="leads.dlq", parked="leads.parked")
-    settings = SimpleNamespace(names=names, workspaces=(), destinations=())
+    settings = SimpleNamespace(names=TopicNames(), workspaces=(), destinations=())
     site: Any = SimpleNamespace(queries=queries, settings=settings)
     page: Any = cause_page(site, moment(), {"span": "day" if last_day else "", "state": state or ""})
     assert (page["dead_letters"], page["after"]) == (many, 49 if rows == 51 else None)

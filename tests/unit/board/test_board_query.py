@@ -144,11 +144,6 @@ def test_the_person_of_a_lead_is_found_without_reading_all_people(tmp_path: Path
     assert steps[1] <= steps[0] + 1
 
 
-def take_in_parts(model: ReadModel, records: list[Made]) -> None:
-    for begin in range(0, len(records), 100):
-        take(model, *records[begin : begin + 100])
-
-
 def dead_letter_at(number: int, reason: str, at_ms: int) -> Made:
     letter = dead_letter(NAMES.dlq, reason, at_ms, origin=f"{NAMES.leads}/0/{number}")
     return msgspec.structs.replace(letter, offset=number)
@@ -168,7 +163,7 @@ def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) ->
     ]
     old = [dead_letter_at(60 + n, "http_503", NOW_MS - 20 * DAY_MS) for n in range(9)]
     model = ReadModel(path, sources())
-    take_in_parts(model, [*made, *old])
+    take(model, *made, *old)
     take(model, event(NAMES, "crm-3", "parked", 1, 3), dead_letter(NAMES.parked, "http_503"))
     queries = BoardQueries(path, FINAL)
     letters, many = queries.causes_after(NAMES.dlq, None, 0, 10)
@@ -224,7 +219,7 @@ def test_a_page_of_dead_letters_costs_the_same_with_many_of_them(tmp_path: Path)
     steps = []
     for many in (1_000, 4_000):
         model = ReadModel(tmp_path / str(many), sources())
-        take_in_parts(model, [dead_letter_at(n, "http_503", NOW_MS + n) for n in range(many)])
+        take(model, *(dead_letter_at(n, "http_503", NOW_MS + n) for n in range(many)))
         model.close()
         queries = Counting(tmp_path / str(many), FINAL)
         cause = Cause("failed", "acme", "people", "http_503", "")
