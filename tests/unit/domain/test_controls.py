@@ -137,12 +137,6 @@ def test_an_operator_brings_a_webhook_back_that_gave_404(order: Order) -> None:
         assert answer.text == "resumed: lifted the suspension of webhook hook1 (404)"
 
 
-def test_resume_and_reset_leave_a_webhook_that_an_operator_took_out_of_use() -> None:
-    lane = _done(LANE, controls.ChangeQuota("hook1", use=False))
-    assert _done(lane, controls.Reset()).quota == lane.quota
-    assert obey(POLICY, lane, controls.Resume(), BY, PEOPLE.webhook_ids).lane.quota == lane.quota
-
-
 @pytest.mark.parametrize(
     ("order", "says"),
     [

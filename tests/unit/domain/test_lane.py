@@ -46,20 +46,6 @@ def _held(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Held:
     return of_type(Held, decide(policy, lane, PEOPLE, now_ms, 0)[1])
 
 
-def test_a_run_of_dead_letters_of_one_cause_stops_the_lane() -> None:
-    lane = _call(LANE, OK, BAD, BAD, BAD, BAD)
-    assert lane.suspension is None
-    held = _held(_call(lane, BAD))
-    assert (held.reason, held.status) == ("flood_guard", "held_paused")
-    assert held.text.startswith("5 leads in a row became dead letters for one cause (http_422)")
-
-
-def test_different_causes_or_a_lead_that_clay_takes_break_the_run() -> None:
-    other = Poison(413, 50, "too large")
-    lane = _call(LANE, BAD, BAD, BAD, BAD, other, other, other, other, OK, BAD, BAD, BAD, BAD)
-    assert lane.suspension is None
-
-
 def test_a_share_of_dead_letters_stops_the_lane_once_there_are_enough() -> None:
     mixed = (OK, OK, *(BAD, BAD, BAD, BAD, OK) * 19)
     lane = _call(LANE, *mixed, OK, BAD)
@@ -131,14 +117,15 @@ def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> 
     assert sum(day.credits_reserved for day in lane.budget.days) == 60, "a 404 costs nothing"
 
 
-def test_a_destination_of_which_the_next_lead_goes_only_as_a_probe_is_still_held() -> None:
-    lane = _call(LANE, GONE, GONE)
+@pytest.mark.parametrize(
+    ("outcomes", "reason"), [([GONE, GONE], "webhook_gone"), ([Denied(401, 50, "refused")], "http_401")]
+)
+def test_a_lane_of_which_the_next_lead_goes_only_as_a_probe_is_still_held(outcomes: list[Outcome], reason: str) -> None:
+    lane = _call(LANE, *outcomes)
     due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1_000)
     seen = view(POLICY, lane, [PEOPLE], due_ms + 5)
-    assert (seen.holds, seen.since_ms) == ("webhook_gone", NOW_MS)
-    lane, probe = _entry(lane, now_ms=due_ms)
-    lane, _ = settled(POLICY, lane, probe, OK, due_ms, 0.5)
-    assert view(POLICY, lane, [PEOPLE], due_ms).holds == ""
+    assert (seen.holds, seen.since_ms) == (reason, NOW_MS)
+    assert view(POLICY, _call(lane, OK, now_ms=due_ms), [PEOPLE], due_ms).holds == ""
 
 
 def test_a_suspended_webhook_is_probed_at_once_after_a_reconfiguration() -> None:
@@ -192,13 +179,6 @@ def test_the_view_agrees_with_the_admission() -> None:
     later = view(policy, lane, [PEOPLE], NOW_MS + 9_000, seen)
     assert later.since_ms == NOW_MS, "since it was first seen"
     assert view(policy, lane, [], NOW_MS).holds == ""
-
-
-def test_a_lane_that_only_probes_is_still_held() -> None:
-    lane = _call(LANE, Denied(401, 50, "refused"))
-    seen = view(POLICY, lane, [PEOPLE], NOW_MS + 300_000)
-    assert (seen.holds, seen.since_ms) == ("http_401", NOW_MS)
-    assert seen.lifts.startswith("a probe that Clay accepts")
 
 
 def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:

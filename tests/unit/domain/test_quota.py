@@ -30,14 +30,6 @@ POOL = ("a1", "b2", "c3")
 NOW_MS = 1_795_500_000_000
 
 
-def pick(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...] = POOL, now_ms: int = NOW_MS) -> str | None:
-    """The webhook for a lead that is no probe."""
-    _, picked = quota.pick(policy, PROBES, state, pool, now_ms)
-    assert not isinstance(picked, Wait)
-    assert picked is None or picked.probe is None
-    return None if picked is None else picked.webhook_id
-
-
 def ordered(state: Quota, order: ChangeQuota, who: str = "ada") -> Quota:
     """The quota after an order, which may concern a webhook that was never used."""
     by = Actor(who, "", 1_000)

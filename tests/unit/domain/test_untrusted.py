@@ -13,7 +13,7 @@ from stream_app.domain.callback.body import BadBody, read_body
 from stream_app.domain.lead.fields import clean_email, clean_linkedin, normalise
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.model import untrusted
-from stream_app.domain.model.text import count, for_json, for_spreadsheet, for_terminal, wrapped
+from stream_app.domain.model.text import for_json, for_spreadsheet, for_terminal, wrapped
 
 ACUTE = "\u0301"
 
@@ -172,16 +172,6 @@ def test_an_address_that_is_a_formula_is_no_address() -> None:
     assert clean_email("=cmd|calc@example.com") == ""
     assert clean_email("=ada@example.com") == ""
     assert clean_email("ada+tag=1@example.com") == "ada+tag=1@example.com"
-
-
-@pytest.mark.parametrize(
-    ("number", "words", "text"),
-    [(0, ("lead",), "0 leads"), (1, ("lead",), "1 lead"), (2, ("lead",), "2 leads"),
-     (1, ("person is", "people are"), "1 person is"),
-     (1_234, ("person is", "people are"), "1,234 people are")],
-)  # fmt: skip
-def test_a_noun_agrees_with_its_number(number: int, words: tuple[str, ...], text: str) -> None:
-    assert count(number, *words) == text
 
 
 @given(st.text("ab c\n-", max_size=300), st.integers(0, 100), st.integers(0, 9))
