@@ -74,29 +74,6 @@ def test_a_hold_says_why_until_when_and_takes_nothing(changes: dict[str, Any], h
         assert is_probing or seen.until_ms == ends_ms
 
 
-@pytest.mark.parametrize("of_lane", [True, False])
-def test_a_hold_keeps_no_probe_that_a_clock_step_moved_too_far(of_lane: bool) -> None:
-    def until(probe_at_ms: int) -> Lane:
-        stopped = msgspec.structs.replace(STOPPED, probe_at_ms=probe_at_ms)
-        if of_lane:
-            return lane(suspension=stopped)
-        return lane(quota=Quota({name: Webhook(1, "", stopped) for name in PEOPLE.webhook_ids}))
-
-    latest_ms = NOW_MS + int(POLICY.suspension.probe_cap_s * 1000)
-    after, held = decide(POLICY, until(latest_ms + 9 * 86_400_000), PEOPLE, NOW_MS, 0)
-    assert isinstance(held, Held)
-    assert (after, held.until_ms) == (until(latest_ms), latest_ms)
-
-
-@pytest.mark.parametrize(
-    ("spent", "hot", "goes"), [(70, False, True), (71, False, False), (80, True, True), (71, True, True)]
-)
-def test_bulk_leaves_the_hot_share(spent: int, hot: bool, goes: bool) -> None:
-    _, answer = decide(POLICY, lane(budget=used(spent)), PEOPLE, NOW_MS, 0, hot)
-    assert isinstance(answer, Grant) is goes
-    assert isinstance(answer, Grant) or answer.bulk_only
-
-
 def test_a_grant_takes_a_token_a_reservation_and_a_submission_and_names_its_probes() -> None:
     other = msgspec.structs.replace(STOPPED, destination="firms", one_destination=True)
     after, grant = decide(POLICY, lane(suspension=other), PEOPLE, NOW_MS, 77)
