@@ -124,12 +124,6 @@ def _after(state: Concurrency, calls: int, latency_ms: int, in_flight: int | Non
     return state
 
 
-def test_it_starts_at_the_least_and_grows_while_all_of_it_is_used() -> None:
-    assert concurrency.current(MOST, Concurrency()) == 5
-    assert concurrency.current(MOST, _after(Concurrency(), 30, 300)) > 15
-    assert concurrency.current(MOST, _after(Concurrency(), 1_000, 300)) == 100
-
-
 @pytest.mark.parametrize(("latency_ms", "limit"), [(300, 8.0), (800, 18.0), (10, 7.690817), (100_000, 50.0)])
 def test_more_than_twice_what_rate_and_latency_need_is_given_back(latency_ms: int, limit: float) -> None:
     state = concurrency.answered(MOST, Concurrency(50.0, 300.0, 10**9), latency_ms, 0, 10.0)
@@ -155,6 +149,8 @@ def test_ten_calls_show_what_is_usual_before_the_limit_grows() -> None:
     usual = Concurrency(5.0, 400.0, 99)
     assert _after(usual, 1, 199).usual_ms == pytest.approx(400 - 2.01), "half is not fast"
     assert _after(usual, 1, 198).usual_ms == pytest.approx((400 - 2.02) * 0.95)
+    assert _after(Concurrency(5.0, 400.0, 8), 1, 40).usual_ms == pytest.approx(360), "too few are known"
+    assert _after(Concurrency(20.0, 400.0, 99), 1, 1_000).limit == pytest.approx(20.048), "slow, and not twice so"
 
 
 def test_slow_calls_do_not_shrink_a_limit_that_is_not_used() -> None:

@@ -2,7 +2,6 @@
 
 import heapq
 import random
-import time
 from math import ceil
 
 import msgspec
@@ -21,15 +20,6 @@ NOW_MS = 1_795_500_000_000
 FULL = Rate(tokens=10.0, at_ms=NOW_MS)
 AFTER_ONE = msgspec.structs.replace(FULL, blocked_until_ms=NOW_MS - 120_000)
 """There was a 429 some minutes ago."""
-
-
-def _taken_at_once(state: Rate, now_ms: int) -> int:
-    consumed = 0
-    while True:
-        state, wait = rate.take(POLICY, state, now_ms)
-        if wait is not None:
-            return consumed
-        consumed += 1
 
 
 class RateMachine(RuleBasedStateMachine):
@@ -253,11 +243,6 @@ def test_a_rate_changed_live_takes_effect_at_once() -> None:
     cut = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 1_000, 0.5)
     assert rate.current(RatePolicy(rate_per_s=6.0), cut) == 4.0
     assert rate.current(RatePolicy(rate_per_s=2.0), cut) == 0.5
-    smaller = msgspec.structs.replace(POLICY, burst=3)
-    state, consumed = FULL, 0
-    while (answer := rate.take(smaller, state, NOW_MS))[1] is None:
-        state, consumed = answer[0], consumed + 1
-    assert consumed == 3
 
 
 @pytest.mark.parametrize("retry_after_ms", [None, 0])
@@ -284,8 +269,8 @@ def test_the_429s_of_one_block_are_one_step_of_the_backoff() -> None:
 
 def test_the_bucket_does_not_fill_during_a_block() -> None:
     state = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 60_000, 0.5)
-    assert _taken_at_once(state, NOW_MS + 60_000) == 0
-    assert _taken_at_once(state, NOW_MS + 61_000) == 6
+    assert rate.take(POLICY, state, NOW_MS + 60_000)[1] is not None
+    assert rate.take(POLICY, state, NOW_MS + 61_000)[0].tokens == pytest.approx(6 - 1)
 
 
 SECOND_BEFORE_MS = 784_111_777_000 - 1_000
@@ -303,15 +288,6 @@ SECOND_BEFORE_MS = 784_111_777_000 - 1_000
 )  # fmt: skip
 def test_retry_after_in_all_its_forms(value: str | None, expected: int | None) -> None:
     assert rate.parse_retry_after(value, SECOND_BEFORE_MS) == pytest.approx(expected)
-
-
-def test_a_date_without_zone_is_utc_in_every_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setenv("TZ", "EST5")
-        time.tzset()
-        wait_ms = rate.parse_retry_after("Sun Nov  6 08:49:37 1994", SECOND_BEFORE_MS)
-    time.tzset()
-    assert wait_ms == 1_000
 
 
 @given(st.text(max_size=70), st.integers(-(10**14), 10**14))
