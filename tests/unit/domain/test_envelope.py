@@ -89,11 +89,6 @@ def test_on_retry_only_a_record_with_a_way_is_ours(headers: list[tuple[str, byte
     assert lead_envelope(consumed, NAMES.inputs) == input_envelope(msgspec.structs.replace(consumed, headers=()))
 
 
-def test_a_dead_letter_that_was_copied_to_retry_with_its_headers_is_an_input() -> None:
-    copied = record(NAMES.retry, DEAD.to_headers())
-    assert lead_envelope(copied, NAMES.inputs) == Envelope(origin="t.leads.retry/0/9", origin_ms=5)
-
-
 def test_of_repeated_headers_the_last_one_with_a_value_counts() -> None:
     doubled = (*BACK.to_headers(), (HEADERS["seq"], b"7"), (HEADERS["destination"], b"two words"))
     assert lead_envelope(record(NAMES.retry, doubled), NAMES.inputs) == msgspec.structs.replace(BACK, seq=7)

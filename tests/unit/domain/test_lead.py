@@ -215,26 +215,7 @@ def test_linkedin_is_the_first_identity() -> None:
     assert (known.lead_id, known.person, known.people[0]) == (plain.lead_id, plain.person, plain.people[0])
 
 
-@pytest.mark.parametrize(
-    ("written", "plain"),
-    [({"email": "\tMailTo:JANE@Acme.EXAMPLE "}, {"email": "jane@acme.example"}),
-     ({"domain": "HTTPS://WWW.Acme.example:443/x?y", "first_name": " jane", "last_name": "DOE "},
-      {"domain": "acme.example", "first_name": "Jane", "last_name": "Doe"})],
-)  # fmt: skip
-def test_spellings_of_a_person_are_one_identity(written: dict[str, str], plain: dict[str, str]) -> None:
-    assert identity(written) == identity(plain)
-
-
-MAIL_PROVIDERS = """
-         gmail.com live.nl yahoo.com.mx outlook.com.br hotmail.es yandex.kz btinternet.com virginmedia.com cox.net
-    att.net     shaw.ca bigpond.com xtra.co.nz sfr.fr telenet.be ziggo.nl tim.it telefonica.net sapo.pt otenet.gr
-    telia.com wp.pl     onet.pl seznam.cz azet.sk freemail.hu abv.bg rambler.ru ukr.net mynet.com walla.co.il
-    mweb.co.za sify.com     hanmail.net docomo.ne.jp hinet.net foxmail.com uol.com.br prodigy.net.mx duck.com
-    mailinator.com
-"""
-
-
-@pytest.mark.parametrize("host", MAIL_PROVIDERS.split())
+@pytest.mark.parametrize("host", ["gmail.com", "yahoo.com.mx", "btinternet.com", "duck.com", "mailinator.com"])
 def test_a_mail_provider_is_not_a_company(host: str) -> None:
     assert company({"email": f"ada@{host}"}) == ""
     assert company({"email": f"ada@mail.{host}"}) == ""
@@ -308,15 +289,6 @@ def test_home_is_where_kafkas_partitioner_puts_the_key(workspace: str, partition
     assert home_partition(workspace, partitions, {workspace: 0}) == 0
 
 
-def test_the_body_for_clay_has_the_cleaned_fields() -> None:
-    fields: dict[str, Scalar] = {"email": "a@b.example", "title": "CTO", "phone": None}
-    echo = {"lead_id": "x"}
-    assert clay_row(fields, {}, echo) == {"email": "a@b.example", "title": "CTO", "lead_id": "x"}
-    assert clay_row(fields, {"email": "Work Email"}, echo) == {"Work Email": "a@b.example", "lead_id": "x"}
-    assert clay_row({"lead_id": "mine", "a": 1}, {}, echo) == {"lead_id": "x", "a": 1}
-    assert isinstance(clay_row(fields, {"domain": "Domain"}, echo), Unreadable)
-
-
-def test_a_value_that_clay_does_not_accept_is_reported() -> None:
-    assert isinstance(clay_row({"a": "é" * (MAX_CELL_BYTES // 2)}, {}, {}), dict)
+def test_a_cell_has_at_most_so_many_bytes_and_an_empty_field_has_none() -> None:
+    assert clay_row({"a": "é" * (MAX_CELL_BYTES // 2), "b": None}, {}, {}) == {"a": "é" * (MAX_CELL_BYTES // 2)}
     assert isinstance(clay_row({"a": "é" * (MAX_CELL_BYTES // 2) + "x"}, {}, {}), Unreadable)
