@@ -99,14 +99,9 @@ def test_the_same_content_has_the_same_id() -> None:
     assert one.id == again.id
     assert len(one.id) == 22
     body = of_type(Body, read_body(json.dumps(GOOD).encode()))
-    others = {
-        one.id,
-        good(GOOD | {"attempt": 2}).id,
-        good(GOOD | {"title": "CEO"}).id,
-        good(GOOD | {"lead_id": "x"}).id,
-        *(read.id for read in [callback_of(body, "acme", "people", 1, "leads/0/1")] if isinstance(read, Callback)),
-    }
-    assert len(others) == 5
+    forced = of_type(Callback, callback_of(body, "acme", "people", 1, "leads/0/1"))
+    others = [good(GOOD | more) for more in ({"attempt": 2}, {"title": "CEO"}, {"lead_id": "x"})]
+    assert len({one.id, forced.id, *(other.id for other in others)}) == 5
     assert of_type(Callback, callback_of(body, "acme", "people", AT_MS + 5)).id == one.id
     assert one.id == "_EJqbu2XdZP1VeCXuGUAhg", (
         "Clay repeats a callback while workers are upgraded: another id would count it twice"
@@ -139,13 +134,9 @@ def test_a_byte_order_mark_and_an_id_of_digits() -> None:
      ('{"lead_id": "a", "name": "{{First}}, {{Last}}."}', "template", '"name" still holds'),
      ('{"lead_id": "a", "title": "CEO", "status": "{{Status}}"}', "template", '"status" still holds'),
      ('{"lead_id": "a", "title": "CEO", "error": "{{Error}}"}', "template", '"error" still holds'),
-     ('{"lead_id": "a", "title": "CEO", "credits": "{{Credits}}"}', "template", '"credits" still holds'),
      ('{"lead_id": "a", "title": "CEO", "credits_used": "{{C}} credits"}', "template", '"credits_used" still'),
-     ('{"lead_id": "a", "title": "CEO", "actions": "{{A}}"}', "template", '"actions" still holds'),
-     ('{"lead_id": "a", "title": "CEO", "attempt": "{{N}}"}', "template", '"attempt" still holds'),
      ('{"lead_id": "a", "tags": ["x"]}', "nested", '"tags" is a list'),
      ('{"lead_id": "a", "fields": {"company": {}}}', "nested", '"company" is an object'),
-     ('{"lead_id": "a", "n": 99999999999999999999999}', "number_out_of_range", '"n" has more than 64 bits'),
      ('{"lead_id": "a", "n": 18446744073709551616}', "number_out_of_range", '"n" has more than 64 bits'),
      ('{"lead_id": "a", "n": -9223372036854775809}', "number_out_of_range", '"n" has more than 64 bits'),
      ('{"lead_id": "a", "%s": []}' % ("x" * 40), "nested", f'"{"x" * 40}" is a list'),

@@ -26,6 +26,7 @@ FAILED = {
     "stream-app-lead-id": b"lead-1",
     "stream-app-reason-text": b"Something went wrong.",
 }
+POISON = {"stream-app-disposition": b"poison"}
 
 
 def test_headers_without_a_value_are_counted() -> None:
@@ -69,7 +70,7 @@ def test_contradictory_conditions_are_refused_and_without_any_all_match() -> Non
 
 def test_the_kind_follows_from_the_headers() -> None:
     assert kind_of(FAILED) == "failed"
-    assert kind_of({"stream-app-disposition": b"poison"}) == "poison"
+    assert kind_of(POISON) == "poison"
     assert kind_of({"stream-app-way": b"deferred", "stream-app-origin": b"leads/0/1"}) == "deferred"
     assert kind_of({"stream-app-disposition": b"nonsense"}) == "foreign"
     assert kind_of({"stream-app-way": b"deferred"}) == "foreign", "it names no record"
@@ -159,8 +160,7 @@ def test_the_rate_of_replays_is_a_share_of_the_lanes_rate_now() -> None:
     [(FAILED, b"acme", b'{"workspace": "beta", "destination": "firms"}', ("acme", "people")),
      ({}, None, b'{"workspace": "beta", "destination": "firms"}', ("beta", "firms")),
      ({}, b"acme", b'{"fields": {}}', ("acme", "")),
-     ({"stream-app-disposition": b"poison", "stream-app-destination": b"people"}, b"acme", b'{"workspace": 5}',
-      ("acme", "")),
+     ({**POISON, "stream-app-destination": b"people"}, b"acme", b'{"workspace": 5}', ("acme", "")),
      ({"stream-app-disposition": b"policy"}, b"acme", b"[" * 100_000, ("acme", "")),
      ({}, b"\xff", b"\xff", ("\ufffd", "")), ({}, None, None, ("", ""))],
 )  # fmt: skip
@@ -204,12 +204,7 @@ def test_a_suppressed_person_is_recognised_in_a_dead_letter_that_is_no_lead(
         ({**FAILED, "stream-app-origin-timestamp-ms": b"5001"}, b"acme", b"{}", False),  # published again since
         ({**FAILED, "stream-app-lead-id": b"lead-2"}, b"acme", b"{}", False),
         (FAILED, b"beta", b"{}", False),
-        (
-            {"stream-app-disposition": b"poison", "stream-app-origin-timestamp-ms": b"9" * 5_000},
-            b"acme",
-            b'{"lead_id": " lead-1"}',
-            True,
-        ),
+        ({**POISON, "stream-app-origin-timestamp-ms": b"9" * 5_000}, b"acme", b'{"lead_id": " lead-1"}', True),
         ({}, None, b'{"lead_id": "lead-1", "workspace": "acme"}', True),
         ({}, None, b'{"lead_id": 1, "workspace": ["acme"]}', False),
         ({}, b"acme", b"[" * 100_000, False),

@@ -48,11 +48,8 @@ def only(findings: list[Finding]) -> Finding:
         (held("breaker_open", breaker="open"), "breaker_open", "stream-app lanes reset acme", NOW_MS + 60_000),
         (held("breaker_open", breaker="open", mode="open"), "forced_open", "stream-app lanes auto acme", 0),
         (held("no_webhook"), "no_webhook", "stream-app lanes quota acme --webhook ID --use", 0),
-        (held("webhook_gone"), "webhook_gone", "stream-app lanes resume acme", NOW_MS + 60_000),
-        (held("rate_limited"), "rate_limited", "Clay said when", NOW_MS + 60_000),
         (held("budget_credits_day"), "budget_credits_day", "lanes budget acme --credits-per-day N", NOW_MS + 60_000),
         (held("budget_actions_month"), "budget_actions_month", "--actions-per-month N", NOW_MS + 60_000),
-        (held("budget_clock"), "budget_clock", "clock", NOW_MS + 60_000),
     ],
 )
 def test_each_hold_is_explained_with_its_remedy(view: LaneView, code: str, lifts: str, until_ms: int) -> None:

@@ -82,8 +82,6 @@ def test_the_envelope_of_a_redriven_dead_letter() -> None:
     assert sooner == msgspec.structs.replace(dead_letter, not_before_ms=0, redriven_from="leads.deferred/0/1")
     row = Delivery(1, "deferred", "leads/0/1", 9, 0, 0, "", replay=2, epoch=1)
     assert classify_record(row, sooner, 0, DAY_MS) == "return"
-    again = step(step(row, "replayed", 0), "deferred", 0)
-    assert classify_record(again, dead_letter, 0, DAY_MS) == "done", "the one that waited finds nothing to do"
     poison = Envelope(origin="leads/0/1", disposition="poison", way="deferred", trace_id="t")
     assert redriven(poison, "p/0/1") == Envelope(redriven_from="p/0/1", trace_id="t")
     assert [goes_on(envelope) for envelope in (dead_letter, poison, Envelope(), Envelope(disposition="failed"))] == [
@@ -193,8 +191,6 @@ class Partition(RuleBasedStateMachine):
         self.parks: Counter[tuple[int, int, int]] = Counter()
         self.now_ms = 0
 
-    # ------------------------------------------------------------------------------------------------ the line
-
     @initialize(leads=st.integers(1, 3))
     def leads_come(self, leads: int) -> None:
         self.queue = [(lead, Envelope(origin=f"leads/0/{lead}")) for lead in range(leads)]
@@ -258,8 +254,6 @@ class Partition(RuleBasedStateMachine):
     def _dead_letter(self, row: Delivery) -> Envelope:
         return Envelope(origin=row.origin, seq=row.seq, disposition="failed", replay=row.replay, epoch=row.epoch)
 
-    # ------------------------------------------------------------------------------------------ the replay app
-
     @precondition(lambda self: self.position < len(self.dlq))
     @rule(most=st.integers(1, 9), times=st.integers(1, 2), commits=st.booleans(), records=st.booleans())
     def the_replay_app_works(self, most: int, times: int, commits: bool, records: bool) -> None:
@@ -306,8 +300,6 @@ class Partition(RuleBasedStateMachine):
         lead, dead_letter = data.draw(st.sampled_from(self.parked + self.dlq))
         self.asked[lead] += 1
         self.queue += [(lead, redriven(dead_letter, "leads.parked/0/0"))] * times
-
-    # ------------------------------------------------------------------------------------------------ promises
 
     @invariant()
     def never_delivered_twice(self) -> None:

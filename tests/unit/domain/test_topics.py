@@ -18,7 +18,7 @@ from stream_app.domain.model.topics import (
     unequal,
 )
 from stream_app.domain.plan import Destination, Plan, Workspace
-from stream_app.kafka.rights import Acl, Rights, rights_of
+from stream_app.kafka.rights import rights_of
 
 TIERS_S = (2, 60)
 
@@ -117,19 +117,6 @@ def rows() -> list[str]:
 def test_the_page_lists_exactly_the_rights_of_the_code() -> None:
     table = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     assert table == rows(), "write the rows as they are on the right"
-
-
-def test_a_right_that_another_one_implies_is_not_listed() -> None:
-    rights = Rights(
-        read=frozenset({"a"}), write=frozenset({"b"}), configs=frozenset({"a", "b", "c"}),
-        join_groups=frozenset({"g"}), look_at_groups=frozenset({"g", "h"}),
-    )  # fmt: skip
-    assert rights.topics == {"a", "b", "c"}
-    assert rights.acls == [
-        Acl("Read", "Group", "g"), Acl("Describe", "Group", "h"), Acl("DescribeConfigs", "Topic", "a"),
-        Acl("Read", "Topic", "a"), Acl("DescribeConfigs", "Topic", "b"), Acl("Write", "Topic", "b"),
-        Acl("Describe", "Topic", "c"), Acl("DescribeConfigs", "Topic", "c"),
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("program", rights_of(TopicNames(), DELAYS_S))

@@ -162,7 +162,6 @@ def test_any_history_makes_the_same_spans_with_ids_of_their_own(data: st.DataObj
     ("sampling", "first", "last", "sampled"),
     [
         (Sampling(ratio=0), {}, ("enriched", 10), False),
-        (Sampling(ratio=1), {}, ("enriched", 10), True),
         (Sampling(ratio=0), {"sampled": True}, ("enriched", 10), True),
         (Sampling(ratio=0), {}, ("parked", 10), True),
         (Sampling(ratio=0, always=()), {}, ("parked", 10), False),
