@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,9 +125,9 @@ class Fleet(Pipeline):
         self._requests: list[Request] = []
         self._ledger_read = 0
 
-    def join(self, *, bootstrap: str = "", program: Sequence[str] = ()) -> Member:
-        """Start another worker."""
-        self.members.append(self.member(self.start("worker", bootstrap=bootstrap, program=program)))
+    def join(self, **how: Any) -> Member:
+        """Start another worker, as `start` does."""
+        self.members.append(self.member(self.start("worker", **how)))
         return self.members[-1]
 
     def member(self, process: subprocess.Popen[bytes]) -> Member:

@@ -1,8 +1,6 @@
-"""A worker that freezes itself (SIGSTOP) at one station of the line, as soon as a file says so. Run as a script.
+"""A worker that freezes itself (SIGSTOP) at one station of the line, as soon as a file says so.
 
-    python tests/e2e/freezing.py STATION DIRECTORY worker --config ...
-
-It freezes at the first lead that comes to STATION once DIRECTORY/freeze exists, and writes which lead that is to
+It freezes at the first lead that comes to the station once DIRECTORY/freeze exists, and writes which lead that is to
 DIRECTORY/<STATION>.lead just before.
 """
 
@@ -10,13 +8,11 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stream_app.clay.client import ClayClient
-from stream_app.cli.main import main
 from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.partition.lead import LeadPipeline
@@ -108,8 +104,3 @@ def _at_ack(freeze: Freeze) -> None:
         await ack(self, consumed)
 
     PartitionStream.ack = patched  # type: ignore[method-assign]  # the point of this program
-
-
-if __name__ == "__main__":
-    install(sys.argv[1], Path(sys.argv[2]))
-    sys.exit(main(sys.argv[3:]))

@@ -168,10 +168,18 @@ read_model_path = "{self.directory}/model.sqlite"
         finally:
             await asyncio.to_thread(self.children.close)
 
-    def start(self, command: str, *, bootstrap: str = "", program: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def start(
+        self,
+        command: str,
+        *,
+        bootstrap: str = "",
+        program: Sequence[str] = (),
+        change: Callable[[], object] | None = None,
+    ) -> subprocess.Popen[bytes]:
         """Start `stream-app worker`, `replay`, `gateway` or `board` as a process with ports of its own.
 
-        bootstrap: another address of the same broker. program: a program of its own that takes the same arguments.
+        bootstrap: another address of the same broker. program: another version, which takes the same arguments.
+        change: called in the process before it does anything.
         """
         number = len(self._logs)
         config = self.directory / f"{command}-{number}.toml"
@@ -186,7 +194,7 @@ read_model_path = "{self.directory}/model.sqlite"
         if program:
             process = self.children.spawn([sys.executable, *program, *argv], log=log)
         else:
-            process = fork_process(self.children, argv, log)
+            process = fork_process(self.children, argv, log, change)
         self.logs[process.pid], self.ports[process.pid] = log, port
         return process
 

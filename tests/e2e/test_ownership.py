@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import time
 from collections import Counter
-from pathlib import Path
+from functools import partial
 
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -14,9 +14,8 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import COMPACTED
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.transactional_state import TransactionalState
-from tests.e2e import freezing
 from tests.e2e.fleet import Fleet, Member, now_ms
-from tests.e2e.freezing import STATIONS
+from tests.e2e.freezing import STATIONS, install
 from tests.e2e.load import Load
 from tests.support.kafka import admin
 from tests.support.pace import BUSY
@@ -47,8 +46,7 @@ async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka:
     """One worker is frozen at each step, all past their session. One more worker takes over all their lanes."""
     count = len(STATIONS) + 1
     async with Fleet(kafka.bootstrap, namespace, count, partitions=count, config=CONFIG, script=SLOW) as line:
-        script = str(Path(freezing.__file__))
-        frozen = {station: line.join(program=(script, station, str(line.directory))) for station in STATIONS}
+        frozen = {station: line.join(change=partial(install, station, line.directory)) for station in STATIONS}
         successor = line.join()
         await line.until(lambda: all(member.answers() for member in line.members), 40, "all workers run")
         async with Load(line, 100) as load:

@@ -3,6 +3,7 @@
 import asyncio
 import urllib.error
 import urllib.request
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import delivery_key, lane_key, passed_key
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.system import SYSTEM_KEY, system_row
+from stream_app.partition.runner import RecordRunner
+from stream_app.replay.forward import Replay
 from tests.e2e.behind import caught_up, eventually
 from tests.e2e.fleet import Fleet, Member
 from tests.support.kafka import admin, committed, create_topics, delete_records, delete_topics
@@ -177,9 +180,19 @@ async def says_that_it_was_recreated(process: Member, topic: str) -> None:
     assert "set a new kafka.namespace" in words
 
 
+def hang(owner: type, name: str) -> None:
+    """Let this method never end."""
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    assert callable(getattr(owner, name))
+    setattr(owner, name, never)
+
+
 HANGS = {
-    "worker": ("stream_app.partition.runner.RecordRunner.serve", "are not consumed"),
-    "replay": ("stream_app.replay.forward.Replay.deferred", "leads.deferred/0 do not move"),
+    "worker": (partial(hang, RecordRunner, "serve"), "are not consumed"),
+    "replay": (partial(hang, Replay, "deferred"), "leads.deferred/0 do not move"),
 }
 """Process -> what hangs in it, and what it reports. tests/unit has what else can hang."""
 
@@ -189,7 +202,7 @@ async def test_a_stall_is_reported(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1, config=QUICK) as line:
         back = Envelope(origin="leads/0/0", way="deferred", lead_id="lead-0")
         await line.publish([*line.leads(1), Record(line.settings.names.deferred, b"w0", b"{}", back.to_headers(), 0)])
-        members = {name: line.member(line.start(name, program=("-c", hanging(HANGS[name][0])))) for name in HANGS}
+        members = {name: line.member(line.start(name, change=HANGS[name][0])) for name in HANGS}
         await line.until(lambda: all(member.answers() for member in members.values()), 30, "they run")
         for name, member in members.items():
 
@@ -201,21 +214,6 @@ async def test_a_stall_is_reported(kafka: Broker, namespace: str) -> None:
             assert "\nstream_app_stalled 0.0" not in await asyncio.to_thread(get, member, "/metrics")
             assert reported(member, "stalled")
             member.kill()
-
-
-def hanging(method: str) -> str:
-    """Return a program in which this method never ends."""
-    owner, _, name = method.rpartition(".")
-    module, _, class_name = owner.rpartition(".")
-    return f"""
-import asyncio, sys
-from stream_app.cli.main import main
-from {module} import {class_name}
-async def hang(*_): await asyncio.Event().wait()
-assert callable({class_name}.{name})
-{class_name}.{name} = hang
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def reported(member: Member, event: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -74,15 +74,24 @@ class Forked(subprocess.Popen[bytes]):
             os.kill(self.pid, sig)
 
 
-def fork_process(children: ChildProcesses, argv: Sequence[str], log: Path) -> Forked:
-    """Start `stream-app` with these arguments, as `children.spawn` starts a program."""
+def fork_process(
+    children: ChildProcesses, argv: Sequence[str], log: Path, change: Callable[[], object] | None = None
+) -> Forked:
+    """Start `stream-app` with these arguments, as `children.spawn` starts a program. `change` is called in it first."""
     context = (children.directory, dict(os.environ), [log, log], children._watchdog.pid)
-    process = _forks().Process(target=_run, args=(argv, *context))
+    process = _forks().Process(target=_run, args=(argv, *context, change))
     process.start()
     return Forked(process, argv)
 
 
-def _run(argv: list[str], folder: Path, environ: Mapping[str, str], texts: list[Path], group: int = 0) -> None:
+def _run(
+    argv: list[str],
+    folder: Path,
+    environ: Mapping[str, str],
+    texts: list[Path],
+    group: int = 0,
+    change: Callable[[], object] | None = None,
+) -> None:
     if group:
         os.setpgid(0, group)
     os.chdir(folder)
@@ -90,4 +99,6 @@ def _run(argv: list[str], folder: Path, environ: Mapping[str, str], texts: list[
     os.environ.update(environ)
     for stream, text in enumerate(texts, 1):
         os.dup2(os.open(text, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    if change:
+        change()
     sys.exit(main(argv))
