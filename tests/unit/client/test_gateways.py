@@ -43,10 +43,10 @@ def in_turn(*gateways: Gateway) -> ASGIApp:
 
 @asynccontextmanager
 async def seen_from_outside(
-    tmp_path: Path, app: ASGIApp, environ: Mapping[str, str] = {"OLD": OLD, "NEW": NEW}, more: str = ""
+    tmp_path: Path, app: ASGIApp, environ: Mapping[str, str] = {"OLD": OLD, "NEW": NEW}
 ) -> AsyncIterator[Settings]:
     async with serve_http(app, "127.0.0.1", 0, grace_s=1) as port:
-        yield settings_for(tmp_path, port, environ, more)
+        yield settings_for(tmp_path, port, environ)
 
 
 def settings_for(tmp_path: Path, port: int, environ: Mapping[str, str], more: str = "") -> Settings:
@@ -77,17 +77,13 @@ def states(secrets: list[TableSecret]) -> dict[str, str]:
     return {secret.variable: secret.state for secret in secrets}
 
 
-async def asked(settings: Settings, patience_s: float = 0) -> list[TableSecret]:
-    return await table_secrets(settings, patience_s)
-
-
 @pytest.mark.parametrize("keys", [KEYS, None])
 async def test_each_secret_that_the_gateway_has_is_there_and_nothing_is_written(
     keys: Keys | None, tmp_path: Path
 ) -> None:
     gateway = gateway_with(OLD, NEW, keys=keys)
     async with seen_from_outside(tmp_path, gateway.app) as settings:
-        assert states(await asked(settings)) == {"OLD": "present", "NEW": "present"}
+        assert states(await table_secrets(settings, 0)) == {"OLD": "present", "NEW": "present"}
     assert not gateway.shelf.records
     assert gateway.counted() == {"other_address": 16}
 
@@ -102,7 +98,7 @@ async def test_a_secret_that_the_gateway_lacks_is_named(
 ) -> None:
     gateway = gateway_with(*secrets, keys=keys, alias=alias)
     async with seen_from_outside(tmp_path, gateway.app) as settings:
-        states_ = await asked(settings)
+        states_ = await table_secrets(settings, 0)
     assert {name for name, state in states(states_).items() if state == "missing"} == missing
     (text, *_) = [secret.text for secret in states_ if secret.state == "missing"]
     assert text.startswith(f"people: a gateway lacks {min(missing, key=['OLD', 'NEW'].index)} and refuses")
@@ -113,7 +109,7 @@ async def test_a_secret_that_the_gateway_lacks_is_named(
 async def test_one_of_several_gateways_lacks_a_secret(tmp_path: Path) -> None:
     app = in_turn(gateway_with(OLD, NEW), gateway_with(OLD, NEW), gateway_with(OLD), gateway_with(OLD, NEW))
     async with seen_from_outside(tmp_path, app) as settings:
-        secrets = await asked(settings)
+        secrets = await table_secrets(settings, 0)
     assert states(secrets) == {"OLD": "present", "NEW": "missing"}
     assert "(2 of 8 answers at" in secrets[1].text
 
@@ -121,7 +117,7 @@ async def test_one_of_several_gateways_lacks_a_secret(tmp_path: Path) -> None:
 async def test_a_gateway_that_gets_the_secret_meanwhile_has_it(tmp_path: Path) -> None:
     gateway = gateway_with(OLD)
     async with seen_from_outside(tmp_path, gateway.app) as settings:
-        asking = asyncio.create_task(asked(settings, patience_s=10 * BUSY))
+        asking = asyncio.create_task(table_secrets(settings, 10 * BUSY))
         async with asyncio.timeout(10 * BUSY):
             while not gateway.counted().get("bad_secret"):  # noqa: ASYNC110 - a counter is no event
                 await asyncio.sleep(0.01)
@@ -131,23 +127,21 @@ async def test_a_gateway_that_gets_the_secret_meanwhile_has_it(tmp_path: Path) -
 
 async def test_a_secret_that_is_not_set_here_is_not_tried(tmp_path: Path) -> None:
     async with seen_from_outside(tmp_path, gateway_with(OLD).app, {"OLD": OLD}) as settings:
-        secrets = await asked(settings)
+        secrets = await table_secrets(settings, 0)
         assert states(secrets) == {"OLD": "present", "NEW": "unknown"}
         assert secrets[1].text == (
             "people: the gateways have a secret of this table; NEW is not set here, so it was not tried"
         )
     async with seen_from_outside(tmp_path, gateway_with().app, {}) as settings:
-        assert states(await asked(settings)) == {"OLD": "missing", "NEW": "missing"}, "it has no secret at all"
+        assert states(await table_secrets(settings, 0)) == {"OLD": "missing", "NEW": "missing"}, (
+            "it has no secret at all"
+        )
 
 
-@pytest.mark.parametrize(
-    ("proxy", "says"),
-    [
-        ("", "cannot be reached from here"),
-        ('[egress]\nproxy_env = "PROXY"\n', "NEW was not tried: PROXY, the URL of the proxy, is not set here"),
-    ],
-)
-async def test_gateways_out_of_reach_were_not_asked(proxy: str, says: str, tmp_path: Path) -> None:
-    secrets = await asked(settings_for(tmp_path, free_port(), {"OLD": OLD, "NEW": NEW}, proxy))
-    assert states(secrets) == {"OLD": "unknown", "NEW": "unknown"}
-    assert says in secrets[1].text
+async def test_gateways_out_of_reach_were_not_asked(tmp_path: Path) -> None:
+    unset = "NEW was not tried: PROXY, the URL of the proxy, is not set here"
+    for proxy, says in (("", "cannot be reached from here"), ('[egress]\nproxy_env = "PROXY"\n', unset)):
+        settings = settings_for(tmp_path, free_port(), {"OLD": OLD, "NEW": NEW}, proxy)
+        secrets = await table_secrets(settings, 0)
+        assert states(secrets) == {"OLD": "unknown", "NEW": "unknown"}
+        assert says in secrets[1].text

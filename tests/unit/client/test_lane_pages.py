@@ -2,13 +2,9 @@
 
 from collections import Counter
 
-import pytest
-
 from stream_app.client.lanes import LanesReport, _lane, page
 from stream_app.config import Kafka, Settings
-from stream_app.config.rules import check_known
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
-from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.plan import Workspace
 
 NAMES = [f"w{number:04}" for number in range(1_000)]
@@ -50,10 +46,3 @@ def test_waiting_records_of_a_shared_partition_are_counted_once() -> None:
     assert next(finding.waiting for finding in explain(stopped) if finding.code == "no_worker") == 2 * 3 * 7
     of_lane = next(finding for finding in explain(facts) if finding.workspace == facts.lanes[0].workspace)
     assert (of_lane.waiting, of_lane.in_partition, of_lane.oldest_ms) == (3 * 7, True, 5), "it may be of other lanes"
-
-
-def test_an_unknown_name_among_many_gets_near_ones() -> None:
-    with pytest.raises(SettingsError, match=r"there is no workspace w00042 in the configuration; did you mean w"):
-        check_known(SETTINGS, workspace="w00042")
-    with pytest.raises(SettingsError, match=r"no workspace acme in the configuration; there are 1,000 others"):
-        check_known(SETTINGS, workspace="acme")

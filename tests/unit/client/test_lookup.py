@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from stream_app.domain.model.errors import BoardUnavailable, StreamAppError
 _LAG = {"as_of_ms": 1, "lag": 0, "trouble": ""}
 
 
-class _Server(BaseHTTPRequestHandler):
+class Server(BaseHTTPRequestHandler):
+    """Gives the same answer to every request."""
+
     status, body = 200, b""
 
     def do_GET(self) -> None:
@@ -35,18 +38,30 @@ class _Server(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    server = HTTPServer(("127.0.0.1", 0), _Server)
+def answer(monkeypatch: pytest.MonkeyPatch, status: int, body: bytes | dict[str, object]) -> None:
+    monkeypatch.setattr(Server, "status", status)
+    monkeypatch.setattr(Server, "body", body if isinstance(body, bytes) else json.dumps(_LAG | body).encode())
+
+
+@contextmanager
+def serving() -> Iterator[int]:
+    """Serve these answers; gives the port."""
+    server = HTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    path = tmp_path / "stream_app.toml"
-    path.write_text(f'[board]\nurl = "http://127.0.0.1:{server.server_address[1]}"\n')
-    monkeypatch.setenv("STREAM_APP_CONFIG", str(path))
-    yield load_settings(path, {}, ())
+    yield server.server_address[1]
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    path = tmp_path / "stream_app.toml"
+    monkeypatch.setenv("STREAM_APP_CONFIG", str(path))
+    with serving() as port:
+        path.write_text(f'[board]\nurl = "http://127.0.0.1:{port}"\n')
+        yield load_settings(path, {}, ())
 
 
 @pytest.mark.parametrize(
@@ -58,15 +73,18 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
         (302, b""),
         (404, b"Not Found"),
         (404, b'{"detail": "Not Found"}'),
-        (404, json.dumps({**_LAG, "error": "not_found", "text": "no such path"}).encode()),
+        (404, {"error": "not_found", "text": "no such path"}),
         (502, b"<h1>502 Bad Gateway</h1>"),
     ],
 )
 def test_an_answer_of_another_server_is_never_an_unknown_lead(
-    settings: Settings, status: int, body: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings,
+    status: int,
+    body: bytes | dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_Server, "status", status)
-    monkeypatch.setattr(_Server, "body", body)
+    answer(monkeypatch, status, body)
     with pytest.raises(BoardUnavailable, match="this is not the board: what answers at http://127"):
         find(settings, "crm-17")
     for argv in (["status", "crm-17"], ["imports"]):
@@ -77,9 +95,7 @@ def test_an_answer_of_another_server_is_never_an_unknown_lead(
 def test_before_the_board_has_read_kafka_no_lead_is_unknown(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refusal = {**_LAG, "error": "not_read_yet", "text": "The board has not read Kafka yet: ask again soon"}
-    monkeypatch.setattr(_Server, "status", 503)
-    monkeypatch.setattr(_Server, "body", json.dumps(refusal).encode())
+    answer(monkeypatch, 503, {"error": "not_read_yet", "text": "The board has not read Kafka yet: ask again soon"})
     with pytest.raises(BoardUnavailable, match="not read yet: The board has not read Kafka yet: ask again soon"):
         find(settings, "crm-17")
     assert main(["status", "crm-17"]) == 5
@@ -92,9 +108,7 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
     timeline = waits(_events("received", "sending", "refused", "sending", "refused", "held_outage"), moves=True)
     now = msgspec.structs.replace(timeline[-1], limit="breaker_open", text="5 failures", until_ms=9_000)
     history = RecordHistory("leads/0/1", "acme", "people", "held_outage", "held", 5, "", [], [*timeline[:-1], now])
-    lead = msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))
-    monkeypatch.setattr(_Server, "status", 200)
-    monkeypatch.setattr(_Server, "body", json.dumps({**_LAG, "lead": lead}).encode())
+    answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))})
     assert main(["status", "crm-17"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "waited        2.0 s  POST to Clay, 2 times" in lines
@@ -107,9 +121,7 @@ def test_status_says_what_the_status_of_a_record_means(
     settings: Settings, column: Column, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     history = RecordHistory("leads/0/1", "acme", "people", "accepted", column, 5, "", [], [])
-    lead = msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))
-    monkeypatch.setattr(_Server, "status", 200)
-    monkeypatch.setattr(_Server, "body", json.dumps({**_LAG, "lead": lead}).encode())
+    answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))})
     assert main(["status", "crm-17"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"    status accepted: {MEANING[column]}"
     assert MEANING["accepted_final"] == "Clay took it, and nothing ever comes back"
@@ -143,9 +155,7 @@ def test_every_event_is_counted_in_one_step(statuses: list[str]) -> None:
 
 
 def test_a_refusal_of_the_board_is_no_unknown_lead_either(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Server, "status", 401)
-    refusal = {**_LAG, "error": "no_token", "text": "Send the header Authorization"}
-    monkeypatch.setattr(_Server, "body", json.dumps(refusal).encode())
+    answer(monkeypatch, 401, {"error": "no_token", "text": "Send the header Authorization"})
     with pytest.raises(StreamAppError, match="rejected the request: Send the header") as refused:
         find(settings, "crm-17")
     assert not isinstance(refused.value, BoardUnavailable)

@@ -24,16 +24,11 @@ def published(leads: int = 2) -> PublishedLeads:
     return leads_of
 
 
-class Fake:
+async def fed(left: list[list[StatusEvent]]) -> AsyncIterator[list[StatusEvent]]:
     """Yields these batches, then nothing for ever."""
-
-    def __init__(self, *batches: list[StatusEvent]) -> None:
-        self.left = list(batches)
-
-    async def batches(self) -> AsyncIterator[list[StatusEvent]]:
-        while True:
-            yield self.left.pop(0) if self.left else []
-            await asyncio.sleep(0)
+    while True:
+        yield left.pop(0) if left else []
+        await asyncio.sleep(0)
 
 
 AT_REST = (
@@ -77,26 +72,22 @@ def test_leads_whose_offset_is_unknown_count_and_are_never_at_rest() -> None:
 
 async def test_it_waits_until_all_are_at_rest() -> None:
     leads, shown = published(2), list[tuple[int, int]]()
-    follower = Fake(
+    batches = [
         [event("leads/0/100", "received"), event("leads/0/101", "duplicate")],
         [],
         [event("leads/0/100", "enriched")],
-        [event("leads/0/100", "never read")],  # type: ignore[arg-type]
-    )
-    await wait_for_rest(leads, follower.batches(), 60, lambda done, total: shown.append((done, total)))
+        [event("leads/0/100", "parked")],
+    ]
+    await wait_for_rest(leads, fed(batches), 60, lambda done, total: shown.append((done, total)))
     assert shown == [(1, 2), (1, 2), (2, 2)]
     assert leads.by_status(at_rest=True) == {"enriched": 1, "duplicate": 1}
-    assert len(follower.left) == 1
+    assert len(batches) == 1, "the last one is not read"
 
 
 async def test_it_ends_when_its_time_is_over() -> None:
     leads = published(2)
-    await wait_for_rest(leads, Fake([event("leads/0/100", "enriched")]).batches(), 0.05, lambda *_: None)
+    await wait_for_rest(leads, fed([[event("leads/0/100", "enriched")]]), 0.05, lambda *_: None)
     assert (leads.at_rest, leads.no_event) == (1, 1)
-
-
-async def test_without_published_leads_there_is_no_wait() -> None:
-    await wait_for_rest(PublishedLeads("leads", ()), Fake().batches(), 60, lambda *_: None)
 
 
 STATUSES = sorted(set(get_args(Status)) - NOT_LEADS)
