@@ -64,11 +64,3 @@ def test_a_missing_extra_is_one_line_that_names_it(
     assert re.fullmatch(
         rf".*`stream-app {command}` needs \w+, .*: pip install 'stream-app\[{EXTRA_OF[command]}\]'", line
     )
-
-
-def test_a_missing_module_of_ours_is_no_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    blocked = "sys.modules['stream_app.services.board'] = None"
-    done = run(f"absent.clear(); {blocked}; from stream_app.cli.main import main; sys.exit(main(['board']))")
-    assert "Traceback" in done.stderr
-    assert "pip install" not in done.stderr

@@ -48,15 +48,6 @@ def setup(config: str, alias: str, capsys: pytest.CaptureFixture[str]) -> dict[s
     return dict(json.loads(capsys.readouterr().out))
 
 
-def test_with_traces_the_table_has_a_column_for_the_trace(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def columns() -> set[str]:
-        return {column["name"] for column in setup(config, "people", capsys)["webhook"]["columns"]}
-
-    without = columns()
-    Path(config).write_text(f'{CONFIG}[trace]\nendpoint = "http://127.0.0.1:4318/v1/traces"\n')
-    assert columns() - without == {"traceparent"}
-
-
 @pytest.mark.parametrize(("alias", "workspace"), [("people", "acme"), ("static", "beta")])
 async def test_a_column_that_is_set_up_so_is_received(
     alias: str, workspace: str, config: str, capsys: pytest.CaptureFixture[str]
@@ -86,14 +77,6 @@ def test_the_columns_are_those_that_are_sent(config: str, capsys: pytest.Capture
     ]
     assert {"email", "linkedin_url"} <= {column["name"] for column in static["webhook"]["columns"]}
     assert people["webhook"]["url_variables"] == ["CLAY_WEBHOOK", "CLAY_WEBHOOK_2"]
+    Path(config).write_text(f'{CONFIG}[trace]\nendpoint = "http://127.0.0.1:4318/v1/traces"\n')
+    assert setup(config, "people", capsys)["webhook"]["columns"][-1]["name"] == "traceparent"
     assert (people["dedupe_column"], setup(config, "quiet", capsys)["dedupe_column"]) == ("callback_token", "lead_id")
-
-
-def test_for_people(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["clay-setup", "people", "--config", config]) == 0
-    text = capsys.readouterr().out
-    assert "URL      https://leads.example.com/callbacks/acme/people\n" in text
-    assert "Header   x-callback-token: {{callback_token}}\n" in text
-    assert '"lead_id": "{{lead_id}}",' in text
-    assert main(["clay-setup", "quiet", "--config", config]) == 0
-    assert "this destination has callbacks = false" in capsys.readouterr().out

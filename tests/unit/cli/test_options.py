@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import AsyncMock
 
+import msgspec
 import pydantic  # noqa: F401 - where a process has imported it, cyclopts checks values against it, too
 import pytest
 
@@ -20,7 +21,7 @@ from stream_app.client.commands import SentCommand, new_command
 from stream_app.client.people import StoredLead
 from stream_app.client.results import Export, ResultFilter
 from stream_app.config import Settings
-from stream_app.domain.books.money import BooksReport, LaneAccount, OpenCost
+from stream_app.domain.books.money import BooksReport, OpenCost
 from stream_app.domain.books.records import COLUMNS, StatusCount
 from stream_app.domain.commands import Command, Resolve, read_arguments
 from stream_app.domain.dead_letter.causes import Tally
@@ -104,7 +105,6 @@ def test_without_a_terminal_a_missing_yes_is_wrong_usage(monkeypatch: pytest.Mon
         (["dlq", "--older-than", "2h"], NOW_MS - 2 * HOUR_MS),
         (["dlq", "export", "x", "--older-than", "30m"], NOW_MS - HOUR_MS // 2),
         (["dlq", "--older-than", "7d", "export", "x"], NOW_MS - 7 * 24 * HOUR_MS),
-        (["replay", "select", "--older-than", "90s", "--until", "2999-01-01"], NOW_MS - 90_000),
         (["replay", "plan", "--older-than", "1s", "--until", "2026-01-01"], 1_767_225_600_000),
     ],
 )
@@ -207,12 +207,6 @@ def commands(config: str, monkeypatch: pytest.MonkeyPatch) -> list[Command]:
     ("typed", "order"),
     [
         ("pause acme", controls.Pause()),
-        ("resume acme", controls.Resume()),
-        ("trip acme", controls.Trip()),
-        ("close acme", controls.Close()),
-        ("shadow acme", controls.Shadow()),
-        ("auto acme", controls.Auto()),
-        ("reset acme", controls.Reset()),
         ("rate acme --per-second 4.5", controls.ChangeRate(per_second=4.5)),
         ("rate acme --per-second configured --burst 3", controls.ChangeRate(per_second="configured", burst=3)),
         ("correct acme --credits 120", controls.Correct(credits=120)),
@@ -243,12 +237,10 @@ def test_a_command_has_the_typed_values(typed: str, order: Order, commands: list
             "budget --credits-per-day -1",
             "--credits-per-day: '-1' is not a whole number, none or configured, from 0 to 1,000",
         ),
-        ("budget --credits-per-day 1 --actions-per-day y", "--actions-per-day: 'y' is not a whole number, none or"),
         ("budget --shadow maybe", "--shadow"),
         ("correct --period month", "name credits or actions that are not 0"),
         ("correct --credits 9999999999999", "--credits: '9999999999999' is not a whole number, from -1,000"),
         ("quota --use", "--webhook"),
-        ("quota --webhook 3f9a", "name something to change"),
         ("quota --webhook 3f9a --count 50001", "--count: '50001' is not a whole number, from 0 to 50,000"),
     ],
 )
@@ -296,24 +288,9 @@ def test_the_url_of_a_webhook_is_not_its_id(commands: list[Command], capsys: pyt
 
 
 def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
-    booked = Reservation("2026-11-24", "2026-11", 20, 5)
-    report = BooksReport(
-        balanced=True,
-        records=2,
-        accounted=2,
-        columns={name: StatusCount() for name in COLUMNS},
-        statuses={},
-        copies=0,
-        events=4,
-        outlived=0,
-        moving=0,
-        accounts=[LaneAccount("acme", "2026-11", "credits", 0, 0, 26, 26, 20, -5)],
-        problems=[],
-        problem_count=0,
-        open_costs=[OpenCost("acme", "people", "crm-17", booked)],
-        open_cost_count=2,
-    )
-    show_report(report)
+    open_costs = [OpenCost("acme", "people", "crm-17", Reservation("2026-11-24", "2026-11", 20, 5))]
+    report = BooksReport(balanced=True, columns={name: StatusCount() for name in COLUMNS})
+    show_report(msgspec.structs.replace(report, open_costs=open_costs, open_cost_count=2))
     output = capsys.readouterr().out
     assert "2 leads are booked at their ceiling, not known: Clay did not say what they cost." in output
     assert "stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT" in output

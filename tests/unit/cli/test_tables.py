@@ -1,18 +1,12 @@
 """Tables at the widths of terminals, and in a pipe: whole words, fewer columns where there is no room."""
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.cli.dlq import list_table, tally_table
-from stream_app.cli.lanes import lane_tables, waiting_text
+from stream_app.cli.lanes import lane_tables
 from stream_app.cli.tables import Column, Table, lines_of
-from stream_app.domain.dead_letter.causes import Tally
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.limits.meters import Meter
-from stream_app.domain.plan import Actor, Change
-from stream_app.replay.inspect import Listed
 
 SAID = "Clay answered 503 and asks for another try in a while"
 
@@ -73,76 +67,7 @@ def test_no_word_is_cut_at_any_width(rows: list[tuple[str, str, str]], width: in
                 assert all(word in words for word in cell.split())
 
 
-NOW_MS = 1_790_000_000_000
-REASONS = ("credits_exhausted_suspected", "http_503", "connect_timeout")
-ANSWERED = "the circuit breaker let a probe through, and Clay answered 503 to it"
-
-
-def tally() -> Table:
-    counted = Tally(NOW_MS)
-    for number, reason in enumerate(REASONS):
-        headers = {
-            "stream-app-reason": reason.encode(),
-            "stream-app-disposition": b"failed",
-            "stream-app-destination": b"people",
-            "stream-app-reason-text": ANSWERED.encode(),
-        }
-        for _ in range(1_200 >> number):
-            counted.add(headers, b"acme", NOW_MS - 1_000)
-    return tally_table(counted.sorted())
-
-
-def listed() -> Table:
-    return list_table(
-        [
-            Listed(f"leads.dlq/0/{17 + at}", NOW_MS, "failed", reason, "acme", "people", f"crm-{at}", ANSWERED)
-            for at, reason in enumerate(REASONS)
-        ]
-    )
-
-
-def lanes() -> str:
-    """The tables of two lanes, where no worker runs."""
-    by = Actor("jane", "the account was topped up with more credits this morning", NOW_MS - 60_000)
-    view = LaneView(
-        "acme",
-        0,
-        NOW_MS,
-        "closed",
-        "healthy",
-        99.5,
-        8.0,
-        meters={"credits_day": Meter("2026-09-21", NOW_MS + 3_600_000, 6_000, 3_000, 300)},
-        changes=(Change("budget.credits_per_day", 5_000, 6_000, by),),
-        p95_ms=210,
-    )
-    paused = msgspec.structs.replace(view, workspace="beta", holds="paused", paused_by=by, since_ms=by.at_ms)
-    facts = [LaneFacts("acme", 0, view, {"leads": 1_234}, ("beta",)), LaneFacts("beta", 0, paused, {"leads": 7})]
-    tables = lane_tables(facts, {}, {}, NOW_MS, works=False)
-    return "\n".join(line for table in tables for line in lines_of(table, None)[0])
-
-
-def test_the_tally_keeps_what_dead_letters_say_at_80_columns() -> None:
-    lines, left_out = lines_of(tally(), 80)
-    assert "says" not in left_out
-    assert all(word in " ".join(lines) for word in ANSWERED.split())
-
-
-def test_a_list_gives_the_place_that_show_takes() -> None:
-    for width in (40, 80, 120):
-        text = "\n".join(lines_of(listed(), width)[0])
-        assert all(f"leads.dlq/0/{17 + at}" in text for at in range(3)), text
-
-
 def test_without_a_worker_no_lane_is_running() -> None:
-    text = lanes()
-    assert "running" not in text
-    assert "no worker runs, shares its partition with beta" in text
-    assert "paused since" in text
-    assert "budget.credits_per_day = 6000" in text
-
-
-def test_what_waits_says_for_how_long_and_whose_it_is() -> None:
-    assert waiting_text(1_234, NOW_MS - 720_000, NOW_MS, shared=True) == "1,234 in its partition, for 12 minutes"
-    assert waiting_text(7, 0, NOW_MS, shared=False) == "7"
-    assert waiting_text(0, 0, NOW_MS, shared=True) == "0"
+    view = LaneView("acme", 0, 1, "closed", "healthy", 99.5, 8.0)
+    (table,) = lane_tables([LaneFacts("acme", 0, view, {}, ("beta",))], {}, {}, 1, works=False)
+    assert table.rows[0][1] == "no worker runs, shares its partition with beta"
