@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.config import load_settings
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.tokens import Keys, sign, verify
 from tests.unit.config.files import CALLED_BACK, GATEWAY, KEY, PEOPLE, SECRETS, load, problems
@@ -127,12 +126,11 @@ def test_where_the_board_is(tmp_path: Path) -> None:
 
 def test_the_token_of_the_board(tmp_path: Path) -> None:
     assert load(tmp_path, "").board_token is None
-    path = tmp_path / "stream_app.toml"
-    path.write_text("[board]\ntoken_env = 'BOARD_TOKEN'")
-    assert load_settings(path, {"BOARD_TOKEN": KEY}, ("api",)).board_token == KEY
-    assert load_settings(path, {}, ()).board.token_env == "BOARD_TOKEN", "others do not need it"
+    text = f"[board]\n{TOKEN}"
+    assert load(tmp_path, text, {"BOARD_TOKEN": KEY}, ("api",)).board_token == KEY
+    assert load(tmp_path, text, {}, ()).board.token_env == "BOARD_TOKEN", "others do not need it"
     for need in ("api", "board"):
         with pytest.raises(SettingsError, match=r"BOARD_TOKEN is not set; board\.token_env names it"):
-            load_settings(path, {}, (need,))
+            load(tmp_path, text, {}, (need,))
     with pytest.raises(SettingsError, match="BOARD_TOKEN: must have at least"):
-        load_settings(path, {"BOARD_TOKEN": "guess"}, ("api",))
+        load(tmp_path, text, {"BOARD_TOKEN": "guess"}, ("api",))

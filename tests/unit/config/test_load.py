@@ -49,8 +49,6 @@ def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
         surprise = 1
         [kafka]
         partitions = "8"
-        [delivery]
-        request_timeout_ms = 30000
         [workspaces.acme]
         hold = "stop"
         [workspaces.acme.breaker]
@@ -64,10 +62,9 @@ def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
         """,
         {},
     )
-    assert len(lines) == 7
+    assert len(lines) == 6
     assert lines[0].startswith("surprise: unknown key")
     assert "kafka.partitions: Expected int, got str" in lines
-    assert "delivery.request_timeout_ms: unknown key; did you mean request_timeout_s?" in lines
     assert any(line == "workspaces.acme.hold: Invalid enum value 'stop'; there are: pause, degrade" for line in lines)
     assert "workspaces.acme.breaker.open_ms: unknown key; did you mean open_s?" in lines
     assert "topics.leads_days = 0: must be from 1 to 3650" in lines
@@ -129,16 +126,22 @@ def test_a_url_for_messages_is_checked_and_never_shown(tmp_path: Path, url: str,
 
 def test_the_board_needs_the_secrets_of_messages_where_they_are_on(tmp_path: Path) -> None:
     environ = SECRETS | {"BOARD_TOKEN": "s3cret-token-of-the-board-32-characters"}
-    (tmp_path / "stream_app.toml").write_text(GATEWAY + PEOPLE + "[egress]\nproxy_env = 'PROXY'\n")
-    load_settings(tmp_path / "stream_app.toml", environ, ("board",))
-    with (tmp_path / "stream_app.toml").open("a") as file:
-        file.write("[notify]\nurl_env = 'NOTIFY_URL'\n")
+    text = GATEWAY + PEOPLE + "[egress]\nproxy_env = 'PROXY'\n"
+    load(tmp_path, text, environ, ("board",))
     with pytest.raises(SettingsError) as refused:
-        load_settings(tmp_path / "stream_app.toml", environ, ("board",))
+        load(tmp_path, text + "[notify]\nurl_env = 'NOTIFY_URL'\n", environ, ("board",))
     assert refused.value.problems == [
         f"environment variable {name} is not set; {key} names it"
         for name, key in (("NOTIFY_URL", "notify.url_env"), ("PROXY", "egress.proxy_env"))
     ]
+
+
+def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path) -> None:
+    firms = (
+        '[destinations.firms]\nworkspace = "acme"\nwebhooks_env = ["B"]\ncallbacks = false\nuncertain_grace_s = 60\n'
+    )
+    plan = load(tmp_path, PEOPLE + firms + "[delivery]\nuncertain_grace_s = 300", needs=()).plan
+    assert [plan.destinations[alias].uncertain_grace_s for alias in ("people", "firms")] == [300, 60]
 
 
 def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
@@ -154,14 +157,6 @@ def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
     both = load(tmp_path, default + more, needs=())
     assert both.destination_of("acme", None) == "more"
     assert both.destination_of("acme", "people") == "people"
-
-
-def test_the_namespace_and_pins(tmp_path: Path) -> None:
-    text = PEOPLE.replace("[workspaces.acme]", "[workspaces.acme]\npartition = 5") + '[kafka]\nnamespace = "t1."'
-    settings = load(tmp_path, text)
-    assert settings.home("acme") == 5
-    assert settings.names.leads == "t1.leads"
-    assert all(topic.name.startswith("t1.") for topic in settings.topic_plan())
 
 
 def test_the_password_goes_to_the_client_and_nowhere_else(tmp_path: Path) -> None:

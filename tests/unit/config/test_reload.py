@@ -157,14 +157,3 @@ def test_a_reload_reads_the_configuration_once_a_command(files: Files) -> None:
     files.write(TOML + "[workspace_defaults.budget]\ncredits_per_day = 700\n")
     assert {configuration.reload("second").text for _ in range(64)} == {"adopted: workspace acme"}
     assert reads == 2
-
-
-def test_files_that_have_not_changed_are_not_read_again(files: Files) -> None:
-    def read() -> Settings:
-        raise AssertionError
-
-    configuration = Configuration(files.read(), read)
-    assert configuration.refresh() is NOTHING_NEW
-    files.secret("SECOND", URL + "second")
-    with pytest.raises(AssertionError):
-        configuration.refresh()

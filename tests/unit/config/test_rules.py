@@ -39,7 +39,6 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
     [
         ("[kafka]\nbootstrap = 'broker'", "kafka.bootstrap: must be host:port"),
         ("[kafka]\nnamespace = 'a b'", "kafka.namespace: at most"),
-        ("[kafka]\npartitions = 0", "kafka.partitions = 0: must be from 1"),
         ("[kafka]\nbroker_wait_s = nan", "kafka.broker_wait_s = nan: must be"),
         ("[kafka]\nrebalance_timeout_s = 60", "kafka.rebalance_timeout_s: must be 20 s above"),
         ("[kafka.security]\nprotocol = 'SASL_SSL'", "kafka.security: protocol SASL_SSL needs username"),
@@ -51,13 +50,8 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
         ("uncertain_grace_s = nan", "destinations.people.uncertain_grace_s = nan: must be"),
         ("uncertain_grace_s = 40", "destinations.people.uncertain_grace_s: must be above"),
         ("uncertain_grace_s = 7200", "destinations.people.uncertain_grace_s = 7200: is longer than"),
-        (
-            "[delivery]\nuncertain_grace_s = 7200",
-            "delivery.uncertain_grace_s = 7200: is longer than the longest delay tier",
-        ),
         ("[egress]\nkeepalive_s = 0", "egress.keepalive_s = 0.0: must be from 0.1 to 3600"),
         ("[egress]\nproxy_env = 'http://ada:s3cret@proxy:1'", "egress.proxy_env: must be the name of an environment"),
-        ("[topics]\nleads_days = 0", "topics.leads_days = 0: must be from 1"),
         ("[delivery]\nfreshness_days = 10", "topics.bulk_days = 14: must not be above delivery.freshness_days = 10"),
         ("[replay]\ntiers_s = [60, 2]", "replay.tiers_s: must be whole seconds"),
         ("[replay]\ntiers_s = []", "replay.tiers_s: must be whole seconds"),
@@ -75,10 +69,15 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
         ("[workspaces.acme]\npartition = 32", "workspaces.acme.partition = 32: must be from 0 to 31"),
         ("[workspaces.acme.rate]\nburst = 0", "workspaces.acme.rate.burst = 0: must be"),
         ("[workspaces.acme.suspension]\nprobe_lease_s = 0", "workspaces.acme.suspension.probe_lease_s = 0.0: must be"),
-        ("[workspaces.acme.window]\nbuckets = 9", "workspaces.acme.window: gone in 0.2.0; remove it: no situation"),
         ("[workspaces.acme.quota]\nwarn_at = 50000", "workspaces.acme.quota.warn_at = 50000: must not be"),
         ("[workspaces.acme]\ndefault_destination = 'x'", "workspaces.acme.default_destination = x: there is"),
         ("[workspaces.'a b']", "workspaces.a b: a workspace's name"),
+        (
+            "[destinations.b]\nworkspace = 'acme'\nwebhooks_env = []",
+            "destinations.b.webhooks_env: must name at least one",
+        ),
+        ("estimate_credits = 30", "destinations.people.estimate_credits: must not be"),
+        ("allowed_hosts = []", "destinations.people.allowed_hosts: must name"),
         ("[workspaces.b]\ndefault_destination = 'people'", "workspaces.b.default_destination = people: it"),
         ("[destinations.people.columns]\na = 'X'\nb = 'X'", "destinations.people.columns: each field needs"),
         ("[gateway]\npublic_url = 'leads.example.com'", "gateway.public_url: must be like https://"),
@@ -113,7 +112,6 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
         (f"[board]\ntoken_env = '{KEY}'", "board.token_env: must be the name of an environment"),
         (f"[board]\noperator_token_env = '{KEY}'", "board.operator_token_env: must be the name of an environment"),
         ("[board]\nuser_header = 'X-User'", "board.user_header: needs board.user_header_secret_env"),
-        ("[board]\nuser_header_secret_env = 'SECRET'", "board.user_header: needs board.user_header_secret_env"),
         (
             "[board]\nuser_header = 'X User'\nuser_header_secret_env = 'SECRET'",
             "board.user_header: must be the name of a header",
@@ -125,26 +123,12 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
         ("[notify]\nurl_env = 'https://hooks.slack.com/x'", "notify.url_env: must be the name of an environment"),
         ("[board]\nread_model_path = ''", "board.read_model_path: must be the path of a file"),
         ("[gateway]\nmax_body_bytes = 100", "gateway.max_body_bytes = 100: must be from"),
-        ("[gateway]\nread_timeout_s = 0", "gateway.read_timeout_s = 0.0: must be from"),
     ],
 )
 def test_a_rule_that_is_broken_is_explained(tmp_path: Path, text: str, expected: str) -> None:
     table = "[workspaces.acme]"
     whole = PEOPLE.replace(table, text) if table in text else PEOPLE + text
     lines = problems(tmp_path, whole)
-    assert any(line.startswith(expected) for line in lines), lines
-
-
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [
-        ("webhooks_env = []", "destinations.people.webhooks_env: must name at least one"),
-        ('webhooks_env = ["A"]\nestimate_credits = 30', "destinations.people.estimate_credits: must not be"),
-        ('webhooks_env = ["A"]\nallowed_hosts = []', "destinations.people.allowed_hosts: must name"),
-    ],
-)
-def test_a_destination_that_is_wrong(tmp_path: Path, key: str, expected: str) -> None:
-    lines = problems(tmp_path, f'[destinations.people]\nworkspace = "acme"\n{key}')
     assert any(line.startswith(expected) for line in lines), lines
 
 
@@ -157,9 +141,6 @@ def test_one_webhook_in_two_pools_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "text", "line"),
     [
-        ("kafka.old", "[kafka]\nold = 1\n", "kafka.old: gone in 0.2.0; use new"),
-        ("old", "old = 1\n", "old: gone in 0.2.0; use new"),
-        ("workspaces.*.old", "[workspaces.acme]\nold = 1\n", "workspaces.acme.old: gone in 0.2.0; use new"),
         ("workspaces.*.old", "[workspace_defaults]\nold = 1\n", "workspace_defaults.old: gone in 0.2.0; use new"),
         ("destinations.*.old", "[destinations.p]\nold = 1\n", "destinations.p.old: gone in 0.2.0; use new"),
     ],

@@ -15,10 +15,6 @@ HERE = "workspaces.a = {}\ndestinations.x = {workspace = 'a', webhooks_env = ['N
     ("text", "expected"),
     [
         ("[delivery]\nconnect_timeout_s = 20\nrequest_timeout_s = '60'", "delivery.request_timeout_s: Expected float"),
-        (
-            "[delivery]\nconnect_timeout_s = 31\nrequest_timeout = 60",
-            "delivery.request_timeout: unknown key; did you mean",
-        ),
         ("workspaces = 3\n" + PEOPLE.replace("[workspaces.acme]", ""), "workspaces: must be a table"),
         (PEOPLE.replace("[workspaces.acme]", "[workspaces]\nacme = 3"), "workspaces.acme: must be a table"),
         ("kafka = 3", "kafka: must be a table"),
@@ -90,11 +86,6 @@ def test_an_egress_proxy_is_a_secret_that_only_worker_and_doctor_need(tmp_path: 
         ("http://ada:s3/cret@proxy.example.com:3128", "special characters of user and password as %XX"),
         ("http://ada:s3cret #@proxy.example.com:3128", "special characters of user and password as %XX"),
         ("http://ada:s3cret@proxy.example.com:3128/path", "must be like http://user:password@proxy.example.com:3128"),
-        ("http://ada:s3cret@proxy.example.com:3128?query", "must be like http://user:password@proxy.example.com:3128"),
-        (
-            "http://ada:s3cret@proxy.example.com:3128#fragment",
-            "must be like http://user:password@proxy.example.com:3128",
-        ),
     ],
 )
 def test_a_proxy_url_that_is_wrong_is_not_repeated(tmp_path: Path, url: str, says: str) -> None:
@@ -104,15 +95,7 @@ def test_a_proxy_url_that_is_wrong_is_not_repeated(tmp_path: Path, url: str, say
 
 
 @pytest.mark.parametrize(
-    "headers",
-    [
-        "x-key=s3cret%0Ax: y",
-        "x-key=s3cret%0D",
-        "x-key=s3cret%00",
-        "x-key=s3cret%C3%A9",
-        "x-key=%20s3cret",
-        "a=b,c=s3cret\x7f",
-    ],
+    "headers", ["x-key=s3cret%0Ax: y", "x-key=s3cret%0D", "x-key=s3cret%C3%A9", "x-key=%20s3cret", "a=b,c=s3cret\x7f"]
 )
 def test_a_header_for_traces_that_cannot_be_sent_is_refused_without_its_value(tmp_path: Path, headers: str) -> None:
     """Seen: the HTTP library quoted it in its error, which `doctor` and the trace process print."""

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.whole_worker import configuration, environment
-from stream_app.config import load_settings
 from stream_app.domain.plan import Workspace
 from tests.unit.config.files import PEOPLE, SECRETS, URL, load, problems
 
@@ -33,21 +32,13 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
         ("budget.opening_credits = 5", ".budget.opening_month = '': the month of the opening balance"),
         ('budget.tz = "Europe/Berlin"', ".budget.tz: the workspace's time_zone sets it; remove it"),
         ("rate.rate_per_s = nan", ".rate.rate_per_s = nan: must be from 0.01 to 1000"),
-        ("rate.rate_per_s = inf", ".rate.rate_per_s = inf: must be from 0.01 to 1000"),
         ("rate.retry_after_max_s = 0.5", ".rate.retry_after_max_s = 0.5: must be from"),
         ("breaker.min_calls = 0", ".breaker.min_calls = 0: must be from 1 to"),
-        ('time_zone = "../etc/passwd"', ".time_zone = '../etc/passwd': no such time zone; use a name like"),
-        ("breaker.failure_rate = 1.01", ".breaker.failure_rate = 1.01: must be from 0.01 to 1"),
         ("breaker = { open_s = 60, open_cap_s = 30 }", ".breaker.open_s = 60.0: must not be above open_cap_s = 30.0"),
         ("breaker.probe_lease_s = 40", ".breaker.probe_lease_s: must be above delivery.max_request_start_age_s"),
         ('breaker.mode = "open"', ".breaker.mode: Invalid enum value 'open'"),
         ("suspension.probe_lease_s = 40", ".suspension.probe_lease_s: must be above delivery.max_request_start_age_s"),
-        (
-            "suspension = { probe_s = 60, probe_cap_s = 30 }",
-            ".suspension.probe_s = 60.0: must not be above probe_cap_s = 30.0",
-        ),
         ("quota = { warn_at = 46000 }", ".quota.warn_at = 46000: must not be above rotate_at = 45000"),
-        ("quota.rotate_at = 50001", ".quota.rotate_at = 50001: must be from 1 to 50000"),
         ("max_in_flight = 7", ".max_in_flight: delivery.max_in_flight sets it; remove it"),
         ("flood_guard.share = 0", ".flood_guard.share = 0.0: must be from 0.01 to 1"),
         ("callback_health.overdue = 0", ".callback_health.overdue = 0: must be from 1 to 10000"),
@@ -112,9 +103,7 @@ MANY = 1_000
 
 
 def test_policies_that_no_table_changes_are_one_object_for_all(tmp_path: Path) -> None:
-    path = tmp_path / "stream_app.toml"
-    path.write_text(configuration(MANY))
-    settings = load_settings(path, environment(MANY))
+    settings = load(tmp_path, configuration(MANY), environment(MANY))
     assert len(settings.workspaces) == len(settings.destinations) == MANY
     assert len({id(workspace.breaker) for workspace in settings.workspaces.values()}) == 1
     assert len({id(workspace.budget) for workspace in settings.workspaces.values()}) == MANY
