@@ -3,8 +3,6 @@
 import asyncio
 import inspect
 import re
-import runpy
-import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -42,7 +40,6 @@ from stream_app import (
     wait_for_import,
     wait_for_import_sync,
 )
-from stream_app.client import books
 from stream_app.client.answers import ImportsAnswer
 from stream_app.client.lookup import LeadSearch
 from stream_app.client.publish import PublishOptions
@@ -90,11 +87,6 @@ def test_the_page_names_every_function() -> None:
     assert [name for name in api.__all__ if name not in page] == []
 
 
-def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'publisher'"):
-        getattr(stream_app, "publisher")  # noqa: B009 (mypy knows that it is not there)
-
-
 def test_importing_the_package_imports_nothing_heavy_and_a_function_not_faust() -> None:
     heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'rich', 'asyncio')"
     code = (
@@ -124,14 +116,6 @@ def test_both_forms_of_a_function_take_the_same_arguments(
     annotations = inspect.signature(asynchronous, eval_str=True), inspect.signature(synchronous, eval_str=True)
     assert str(annotations[0]).replace("Async", "").partition("->")[0] == str(annotations[1]).partition("->")[0]
     assert not re.search(r"\basync\b|\bawait\b|\b(publish|follow_status)\(", synchronous.__doc__ or "")
-
-
-def test_settings_come_from_a_path_a_string_or_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings(config)
-    assert list(settings.workspaces) == ["acme"]
-    assert msgspec.structs.asdict(load_settings(str(config)))["kafka"] == settings.kafka
-    monkeypatch.setenv("STREAM_APP_CONFIG", str(config))
-    assert load_settings().kafka == settings.kafka
 
 
 async def test_publish_passes_its_arguments_on(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,26 +152,19 @@ async def test_publish_returns_the_import_and_the_ids_of_its_leads(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("call", "says"),
     [
-        ({"idle_timeout_s": 0}, "idle_timeout_s has to be positive"),
-        ({"lead_id": " "}, "lead_id is empty"),
-        ({"workspace": "beta"}, "there is no workspace beta"),
+        (lambda config: follow_status_sync(config, idle_timeout_s=0).__enter__(), "idle_timeout_s has to be positive"),
+        (lambda config: follow_status_sync(config, lead_id=" ").__enter__(), "lead_id is empty"),
+        (lambda config: follow_status_sync(config, workspace="beta").__enter__(), "there is no workspace beta"),
+        (lambda config: next(read_results_sync(config, since=datetime(2026, 11, 24))), "since has no time zone"),
+        (lambda config: next(read_results_sync(config, destination="crm")), "there is no destination crm"),
+        (lambda config: read_books_sync(config, limit=-1), "limit cannot be negative"),
     ],
 )
-def test_follow_status_refuses_wrong_arguments(wrong: dict[str, Any], says: str, config: Path) -> None:
-    error = SettingsError if "workspace" in wrong else ValueError
-    with pytest.raises(error, match=says), follow_status_sync(config, **wrong):
-        pass
-
-
-def test_results_and_books_refuse_wrong_arguments(config: Path) -> None:
-    with pytest.raises(ValueError, match="since has no time zone"):
-        next(read_results_sync(config, since=datetime(2026, 11, 24)))
-    with pytest.raises(SettingsError, match="there is no destination crm"):
-        next(read_results_sync(config, destination="crm"))
-    with pytest.raises(ValueError, match="limit cannot be negative"):
-        read_books_sync(config, limit=-1)
+def test_wrong_arguments_are_refused(call: Callable[..., Any], says: str, config: Path) -> None:
+    with pytest.raises((ValueError, SettingsError), match=says):
+        call(config)
 
 
 async def test_the_synchronous_form_says_what_to_use_in_an_event_loop(config: Path) -> None:
@@ -299,16 +276,7 @@ def test_results_end_early_without_leaving_anything_open(config: Path) -> None:
     assert next(read_results_sync(config)).lead_id == "lead-1", "another loop starts"
 
 
-def test_a_full_disk_names_the_directory_that_the_books_need(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = AsyncMock(side_effect=sqlite3.OperationalError("database or disk is full"))
-    monkeypatch.setattr(books, "kafka_ready", AsyncMock())
-    monkeypatch.setattr(books._BooksReader, "read", full)
-    with pytest.raises(StreamAppError, match=r"disk is full\): set TMPDIR to a directory with 300 MB free"):
-        read_books_sync(config)
-
-
 EXAMPLES = ROOT / "examples"
-SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "connect.py")
 
 
 def test_the_configuration_has_the_lanes_of_the_compose_file() -> None:
@@ -323,16 +291,3 @@ def test_the_configuration_has_the_lanes_of_the_compose_file() -> None:
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     assert f"HOST://{own['kafka']['bootstrap']}" in compose
     assert f'"{own["board"]["url"].removeprefix("http://")}:9107"' in compose
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_each_example_has_help_and_is_on_the_page(
-    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", [script, "--help"])
-    monkeypatch.syspath_prepend(EXAMPLES)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
-    assert ended.value.code == 0
-    assert "usage:" in capsys.readouterr().out
-    assert f"../examples/{script}" in (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")

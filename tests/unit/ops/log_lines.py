@@ -53,8 +53,8 @@ def by_the_end_of_the_process(form: log.Format) -> None:
     bug()
 
 
-def two_lines(form: log.Format, level: str = "info") -> None:
-    log.configure(form, level)
+def two_lines(form: log.Format) -> None:
+    log.configure(form)
     log.get("worker").info("sent", lead_id="crm-17")
     logging.getLogger("stream_app.faust_app.run").warning("no Kafka at %s yet", "127.0.0.1:9092")
 
