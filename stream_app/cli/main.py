@@ -153,7 +153,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "board": ("processes:board", "serve the board and the look-up API, and take operators' commands"),
     "open": ("processes:open_board", "open the board in a browser, or print how to reach it"),
     "clay-setup": ("setup:clay_setup", "print what to set up in the Clay table"),
-    "doctor": ("setup:doctor", "check the whole set-up without spending a credit"),
+    "doctor": ("doctor:doctor", "check the whole set-up without spending a credit"),
     "status": ("status:status", "show where a lead is, with the time and reason of each step"),
     "imports": ("status:imports", "show each publication of leads, and where its leads are"),
     "results": ("results:results", "write the last result of each lead as CSV or JSON Lines"),
