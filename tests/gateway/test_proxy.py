@@ -71,10 +71,6 @@ async def test_every_other_path_ends_at_the_proxy(behind: Behind, path: str) -> 
     assert behind.gateway.responses() == {}
 
 
-async def test_health_is_asked_through_the_proxy(behind: Behind) -> None:
-    assert (await behind.say(request(method="GET", path="/healthz")))[0] == 200
-
-
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [(b" " * 270_000, 413, b"send fewer or shorter columns"), (b" " * 600_000, 413, b"Request Entity Too Large")],

@@ -102,8 +102,8 @@ class FakeBroker:
 class FakeCluster:
     """A context manager. `coordinator`: the node that all brokers name. `group_error`: their error code for groups."""
 
-    def __init__(self, brokers: int = 3) -> None:
-        self.brokers = [FakeBroker(self, node) for node in range(brokers)]
+    def __init__(self) -> None:
+        self.brokers = [FakeBroker(self, node) for node in range(3)]
         self.coordinator = 0
         self.group_error = 0
 

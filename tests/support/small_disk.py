@@ -3,14 +3,11 @@
 Others reach it through that process, by a path below /proc. It needs Linux with user namespaces.
 """
 
-import os
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stream_app.dev.process import ChildProcesses, last_words
+from stream_app.dev.process import ChildProcesses, StartError, wait_for_answer
 from tests.support.pace import BUSY
 
 _MOUNT = "mount -t tmpfs -o size=20m tmpfs disk && exec sleep infinity"
@@ -51,18 +48,10 @@ def small_disk() -> Iterator[SmallDisk]:
         log = children.directory / "log"
         try:
             mounter = children.spawn(["unshare", "-rm", "sh", "-c", _MOUNT], log=log)
-        except FileNotFoundError as error:
+            path = Path(f"/proc/{mounter.pid}/root{children.directory}/disk")
+            wait_for_answer("unshare", mounter, lambda: path.is_mount(), log=log, timeout_s=10 * BUSY)
+        except (FileNotFoundError, StartError) as error:
             raise NoSmallDiskError(str(error)) from None
-        path = Path(f"/proc/{mounter.pid}/root{children.directory}/disk")
-        _wait_for(mounter, path, log)
         yield SmallDisk(path)
     finally:
         children.close()
-
-
-def _wait_for(mounter: subprocess.Popen[bytes], path: Path, log: Path) -> None:
-    deadline = time.monotonic() + 10 * BUSY
-    while not os.path.ismount(path):
-        if mounter.poll() is not None or time.monotonic() > deadline:
-            raise NoSmallDiskError(last_words(log))
-        time.sleep(0.01)

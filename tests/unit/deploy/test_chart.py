@@ -20,7 +20,6 @@ from tests.support.narrow import present
 from tests.unit.deploy.chart_values import CONFIG, SETS, SMALLEST
 from tests.unit.deploy.rendered import ROOT, find, objects, pods, processes, settings
 
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
 
 
@@ -109,14 +108,6 @@ def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
     assert {port["port"] for port in metrics["ports"]} == {ports["ops"] for ports in served.values()}
     assert {port["port"] for port in gateway["ports"]} == {http.gateway_port}
     assert {port["port"] for port in board["ports"]} == {http.board_port}
-
-
-def test_processes_have_the_time_to_stop_that_compose_gives_them(chart: Chart, tmp_path: Path) -> None:
-    rendered = objects(chart, SMALLEST)
-    for name, template in processes(rendered).items():
-        grace_s = int(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s"))
-        before = template["spec"]["containers"][0].get("lifecycle", {"preStop": {"sleep": {"seconds": 0}}})
-        assert template["spec"]["terminationGracePeriodSeconds"] == grace_s + before["preStop"]["sleep"]["seconds"]
 
 
 # ------------------------------------------------------------------------------------------------------------ rules
