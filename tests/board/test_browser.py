@@ -66,6 +66,13 @@ SMALL_TARGETS: Final = """[...document.querySelectorAll("a[href], button, summar
     .filter((each) => { const { width, height } = each.getBoundingClientRect(); return width < 24 || height < 24; })
     .map((each) => each.outerHTML)"""
 """What a thumb must hit on a phone, and cannot."""
+NOTE_TEXTS: Final = """window.drawn = [];
+    const write = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {
+        window.drawn.push(text);
+        return write.call(this, text, ...at);
+    };"""
+"""Notes what charts write, which is no text of the page."""
 
 
 _TITLE: Final = HOSTILE.replace('"', '""')
@@ -150,6 +157,23 @@ def test_a_day_of_money_is_a_day_of_utc_west_of_it_too(browser: Browser, url: st
     page.locator("#spent .u-over").hover(position={"x": 8, "y": 20})
     oldest = page.locator("#spent tbody time").first.get_attribute("datetime") or ""
     assert page.locator("#spent figcaption .at").inner_text() == oldest[5:10]
+    made.close()
+
+
+def test_a_chart_names_each_day_once_and_whole_leads(browser: Browser, url: str) -> None:
+    made = context(browser, timezone_id="America/New_York")
+    page = made.new_page()
+    page.add_init_script(NOTE_TEXTS)
+
+    def drawn(path: str) -> list[str]:
+        page.goto(f"{url}/board/{path}")
+        page.wait_for_function("document.querySelector('.uplot') !== null && window.drawn.length > 0")
+        return list(page.evaluate("window.drawn"))
+
+    assert [text for text in drawn("money?workspace=acme") if "-" in text] == ["09-20", "09-21"]
+    texts = drawn("lanes/globex")
+    assert "10" in texts, "the axis of leads"
+    assert [text for text in texts if "." in text] == [], "a lead is whole"
     made.close()
 
 
