@@ -141,16 +141,3 @@ async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_beg
     bench.publish("id0", "p0")
     await bench.serve_for(60)
     assert [event.reason for event in bench.events()][-2:] == ["worker_died", "uncertain"]
-
-
-@pytest.mark.parametrize("callbacks", [True, False])
-@virtual_time
-async def test_an_accepted_lead_says_until_when_its_callback_is_awaited(callbacks: bool) -> None:
-    bench = Bench(Setup(callbacks=callbacks))
-    bench.publish("id0", "p0")
-    await bench.serve_for(5)
-    accepted = bench.events()[-1]
-    deadline_ms = int(next(iter(bench.plan.destinations.values())).callback_deadline_s * 1000)
-    assert accepted.status == "accepted"
-    assert accepted.due_at_ms == (accepted.at_ms + deadline_ms if callbacks else None)
-    assert len(bench.partition.state.deadlines) == callbacks, "without callbacks it waits for nothing"

@@ -75,17 +75,6 @@ async def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal
 
 
 @virtual_time
-async def test_a_parked_lead_that_clay_never_had_can_be_published_again() -> None:
-    bench = await dead_lettered(BUSY, max_replays=0)
-    assert bench.partition.state.rows.parked == {"acme": 1}
-    bench.publish("id0", "corrected")
-    await asyncio.sleep(5)
-    assert histories(bench)[EARLIER][-2:] == ["parked", "replaced"]
-    assert histories(bench)[LATER][-1] == "accepted"
-    assert bench.partition.state.rows.parked["acme"] == 0
-
-
-@virtual_time
 async def test_a_dead_letter_that_may_be_at_clay_is_not_replaced_and_says_what_to_do() -> None:
     bench = await dead_lettered(PERHAPS)
     assert histories(bench)[EARLIER][-1] == "parked"

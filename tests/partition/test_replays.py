@@ -25,12 +25,11 @@ from tests.simulation.schedule import Setup
 class Bench(LeadBench):
     """Partition 0 with one lead that never gets through."""
 
-    def __init__(self, budget: BudgetPolicy | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__(Setup(max_attempts=1, max_replays=2), clay_takes_s=0.0)
         self.clay.first = [Refused("connect_error", 1)] * 1_000
-        acme = self.plan.workspaces["acme"]
-        closed = msgspec.structs.replace(acme.breaker, mode="closed")
-        self.change_workspaces(breaker=closed, budget=budget or acme.budget)
+        breaker = self.plan.workspaces["acme"].breaker
+        self.change_workspaces(breaker=msgspec.structs.replace(breaker, mode="closed"))
 
     async def start(self) -> None:
         await self.serve()
@@ -58,37 +57,6 @@ async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
     assert len(bench.clay.bodies) == 32
     await bench.come_back(last, redriven(read_envelope(last), last.record_id))
     assert len(bench.clay.bodies) == 32, "one word, one time"
-
-
-@virtual_time
-async def test_an_epoch_has_its_replays_and_one_parking_however_many_dead_letters_exist() -> None:
-    bench = await Bench.started()
-    for epoch in (0, 1):
-        done = 0
-        while len(dead_letters := bench.dead_letters(bench.plan.topics.dlq)) > done:
-            for dead_letter in dead_letters[done if epoch == 0 else 0 :] * 2:
-                await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
-            done = len(dead_letters)
-        assert bench.states().count("parked") == epoch + 1
-        assert bench.states().count("replayed") == 2 * (epoch + 1)
-
-
-@virtual_time
-async def test_copies_that_have_nothing_to_do_share_their_commits() -> None:
-    """Seen: after a rewind of what was delivered long ago each of them waited for the commit of the one before."""
-    bench = await Bench.started()
-    topics = bench.plan.topics
-    for number in range(1, 40):
-        bench.publish(f"id{number}", f"{number}")
-    await asyncio.sleep(60)
-    dead_letters = bench.dead_letters(topics.dlq)
-    assert len(dead_letters) == 40
-    for dead_letter in dead_letters * 5:
-        passed = msgspec.structs.replace(read_envelope(dead_letter), way="replayed", disposition="", replay=9)
-        bench.kafka.produce(0, Record(topics.retry, dead_letter.key, dead_letter.value, passed.to_headers()))
-    await asyncio.sleep(0.6)
-    assert bench.kafka.offset("g", topics.retry, 0) == 200, "a commit takes 5 ms"
-    assert bench.states().count("replayed") == 0
 
 
 def _lead(**changes: object) -> bytes:
@@ -151,13 +119,11 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
 @virtual_time
 async def test_a_bulk_lead_stays_bulk_to_the_budget_after_a_replay() -> None:
     """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
-    bench = await Bench.started(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
-    assert len(bench.clay.bodies) == 1, "a hot one"
-    value = json.dumps({"lead_id": "id1", "fields": {"email": "b@example.com"}}).encode()
-    envelope = Envelope(f"{bench.plan.topics.bulk}/0/0", way="deferred")
-    bench.kafka.produce(0, Record(bench.plan.topics.retry, b"acme", value, envelope.to_headers()))
-    await asyncio.sleep(5)
-    assert len(bench.clay.bodies) == 1
-    assert bench.states()[-1] == "deferred"
-    (copy,) = bench.dead_letters(bench.plan.topics.deferred)
+    bench = LeadBench()
+    bench.change_workspaces(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
+    envelope = Envelope("leads.bulk/0/0", way="deferred")
+    bench.kafka.produce(0, Record("leads.retry", b"acme", _lead(), envelope.to_headers()))
+    await bench.serve_for(5.0)
+    assert (bench.clay.bodies, bench.states()[-1]) == ([], "deferred")
+    (copy,) = bench.dead_letters("leads.deferred")
     assert read_envelope(copy).origin == envelope.origin
