@@ -91,10 +91,8 @@ def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(
     assert asyncio.run(topic_names(kafka.bootstrap, "demo")) == set()
 
 
-@pytest.mark.parametrize(
-    "when",
-    [pytest.param("Starting a real", marks=pytest.mark.slow), pytest.param("not taken yet", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("when", ["Starting a real", "not taken yet"])
 def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) -> None:
     with subprocess.Popen(ARGV, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         try:

@@ -121,7 +121,7 @@ class Stack:
         command = [sys.executable, *map(self.moved, args)]
         if subprocess.run(command, capture_output=True, timeout=10 * BUSY, check=False).returncode == 0:
             return True
-        time.sleep(0.5)  # each look is a process, which would slow down the start that it waits for
+        time.sleep(1)  # each look is a process, which would slow down the start that it waits for
         return False
 
     def samples(self, service: str) -> dict[str, float]:
