@@ -195,11 +195,8 @@ def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> 
 def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     destination = Destination("people", "acme", ("hook1", "hook2"))
     policy, lane = Workspace("acme", "people"), Lane("acme", 3)
-    for _ in range(2):
-        fresh = suspension.begin(
-            policy.suspension, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS, "people"
-        )
-        lane = msgspec.structs.replace(lane, quota=quota.gone(policy.suspension, lane.quota, "hook1", fresh, None))
+    fresh = suspension.begin(policy.suspension, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS)
+    lane = msgspec.structs.replace(lane, quota=quota.gone(policy.suspension, lane.quota, "hook1", fresh, None))
     findings = explain(facts(view_of(policy, lane, [destination], NOW_MS), 12))
     assert [(finding.code, finding.holds) for finding in findings] == [("webhook_gone", False), ("moves", False)]
     gone = findings[0]
