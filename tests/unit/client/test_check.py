@@ -154,14 +154,6 @@ def summaries(leads: list[Ready]) -> list[ImportSummary | None]:
     return [msgspec.json.decode(lead.value, type=Lead).import_summary for lead in leads]
 
 
-def test_the_first_lead_of_each_workspace_has_the_summary() -> None:
-    globex = ImportSummary(rows=3, refused=1, leads=1)
-    leads = [lead_of("acme"), lead_of("globex"), lead_of("acme"), lead_of("globex")]
-    marked = list(announced(leads, {"acme": OF_ACME, "globex": globex}))
-    assert summaries(marked) == [OF_ACME, globex, None, None]
-    assert marked[2:] == leads[2:], "all others are as they were"
-
-
 def test_a_lead_without_room_leaves_the_summary_to_the_next() -> None:
     bare = len(lead_of("acme").value)
     marked = list(announced([lead_of("acme", "x" * (MAX_LEAD_BYTES - bare)), lead_of("acme")], {"acme": OF_ACME}))

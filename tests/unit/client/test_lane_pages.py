@@ -1,10 +1,15 @@
-"""Lanes are shown page by page, and a lane names a few of its neighbours."""
+"""Lanes are shown page by page, a lane names a few of its neighbours, and what answers no command is passed over."""
 
 from collections import Counter
 
+import msgspec
+
+from stream_app.client.commands import answers_in
 from stream_app.client.lanes import LanesReport, _lane, page
 from stream_app.config import Kafka, Settings
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Workspace
 
 NAMES = [f"w{number:04}" for number in range(1_000)]
@@ -46,3 +51,10 @@ def test_waiting_records_of_a_shared_partition_are_counted_once() -> None:
     assert next(finding.waiting for finding in explain(stopped) if finding.code == "no_worker") == 2 * 3 * 7
     of_lane = next(finding for finding in explain(facts) if finding.workspace == facts.lanes[0].workspace)
     assert (of_lane.waiting, of_lane.in_partition, of_lane.oldest_ms) == (3 * 7, True, 5), "it may be of other lanes"
+
+
+def test_records_that_are_no_answers_are_passed_over() -> None:
+    answer = CommandAnswer("c-1", True, 1, 1)
+    values = (None, b"", b"{foreign", b"[" * 100_000, msgspec.json.encode(answer), b"{}")
+    records = [ConsumedRecord("leads.audit", 3, offset, b"acme", value) for offset, value in enumerate(values)]
+    assert list(answers_in(records)) == [(3, answer)]
