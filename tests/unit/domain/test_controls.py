@@ -15,8 +15,6 @@ from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lane.settlement import book_callback, settled
 from stream_app.domain.lane.view import view
-from stream_app.domain.limits import suspension
-from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.rate import Rate, on_429
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused
@@ -123,18 +121,6 @@ def test_a_shadow_budget_lets_through_and_counts() -> None:
         lane = _call(lane, Accepted(200, 5))
     assert view(POLICY, lane, [PEOPLE], NOW_MS).shadow_budget == 2
     assert isinstance(_ask(_done(lane, controls.ChangeBudget(shadow="configured"))), Held)
-
-
-@pytest.mark.parametrize("order", [controls.Resume(), controls.Reset(), controls.ChangeQuota("hook1", use=True)])
-def test_an_operator_brings_a_webhook_back_that_gave_404(order: Order) -> None:
-    fresh = suspension.begin(POLICY.suspension, "http_404", "gone", NOW_MS, "people")
-    lane = replace(LANE, quota=quota.gone(POLICY.suspension, LANE.quota, "hook1", fresh, None))
-    assert _granted(lane).webhook_id == "hook2"
-    answer = obey(POLICY, lane, order, BY, PEOPLE.webhook_ids)
-    entry = _granted(answer.lane)
-    assert (entry.webhook_id, entry.webhook_probe) == ("hook1", None)
-    if isinstance(order, controls.Resume):
-        assert answer.text == "resumed: lifted the suspension of webhook hook1 (404)"
 
 
 @pytest.mark.parametrize(

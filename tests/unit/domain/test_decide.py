@@ -139,6 +139,7 @@ FORCED_CLOSED = "the breaker is forced closed: nothing trips it until `auto`, `t
     [
         ({}, controls.Pause(), f"paused {WHO}; leads wait on Kafka until `resume`"),
         (IN_FORCE, controls.Resume(), f"resumed: lifted the pause {WHO} and the suspension (http_401)"),
+        (GONE, controls.Resume(), "resumed: lifted the suspension of webhook hook2 (404)"),
         ({}, controls.Trip(), FORCED_OPEN),
         ({}, controls.Close(), FORCED_CLOSED),
         ({}, controls.Shadow(), "the breaker is in shadow: it decides and reports, and holds nothing"),

@@ -10,7 +10,7 @@ from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.settlement import book_callback, charged, settled
 from stream_app.domain.lane.view import LaneView, _news, view
 from stream_app.domain.limits import webhook_quota as quota
-from stream_app.domain.limits.breaker import SUCCESSES_TO_CLOSE, BreakerPolicy, Outage
+from stream_app.domain.limits.breaker import BreakerPolicy, Outage
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.rate import Rate, RatePolicy
@@ -186,21 +186,6 @@ def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
         lane, report = settled(POLICY, lane, entry, Refused("http_503", 50, http_status=503), NOW_MS, 0.5)
         runs.append(report.run)
     assert runs == [1, 2, 3]
-
-
-def test_health_covers_five_minutes_and_survives_a_reset_of_the_breaker() -> None:
-    policy = msgspec.structs.replace(POLICY, breaker=BreakerPolicy(consecutive_failures=30, min_calls=1_000))
-    lane = _call(LANE, *[Refused("dns", 40)] * 30, policy=policy)
-    assert lane.breaker.phase == "open"
-    after_ms = NOW_MS + int(policy.breaker.open_cap_s * 1_000)
-    for _ in range(SUCCESSES_TO_CLOSE):
-        lane, probe = _entry(lane, policy, after_ms)
-        lane, _ = settled(policy, lane, probe, OK, after_ms, 0.5)
-    assert (lane.breaker.phase, lane.window.buckets) == ("closed", ())
-    seen = view(policy, lane, [PEOPLE], after_ms)
-    assert (seen.calls, seen.health, seen.score) == (33, "unhealthy", 9.1)
-    assert view(policy, lane, [PEOPLE], NOW_MS + 270_000).calls == 33
-    assert view(policy, lane, [PEOPLE], NOW_MS + 330_000).calls == 3, "the last five minutes, by buckets of 30 s"
 
 
 def test_a_late_failure_counts_for_the_health_and_for_nothing_else() -> None:

@@ -63,6 +63,12 @@ def test_a_clock_that_steps_back_forgets_no_failure() -> None:
     assert window.totals(LAST_MINUTE, state, back_ms + SPAN_MS) == Totals()
 
 
+def test_health_is_of_the_last_five_minutes() -> None:
+    state = _recorded([(NOW_MS, False, False)], window.FIVE_MINUTES)
+    later_ms = (NOW_MS + 299_999, NOW_MS + 300_000)
+    assert [window.totals(window.FIVE_MINUTES, state, now_ms).calls for now_ms in later_ms] == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("success", "failure", "slow", "status"),
     [(10, 9, 0, "insufficient_data"), (96, 4, 0, "healthy"), (95, 5, 0, "degraded"), (81, 19, 0, "degraded"),
