@@ -17,7 +17,7 @@ from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.in_flight import InFlight, Limiter
-from tests.partition.test_committer import Silent
+from stream_app.partition.ports import Observer
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import run, virtual_time
 from tests.simulation.client import MemoryLedger, PlainLink
@@ -30,9 +30,9 @@ T = TypeVar("T")
 class Bench(LeadBench):
     """Partition 0 of a plan as a worker has it, which may be killed and started again on the same Kafka."""
 
-    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 0.1, observer: Silent | None = None) -> None:
+    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 0.1, observer: Observer | None = None) -> None:
         super().__init__(setup, clay_takes_s)
-        self.observer = observer or Silent()
+        self.observer = observer or Observer()
         self.reloads = 0
 
     async def start(self) -> None:

@@ -7,14 +7,13 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.recorder import Duration, WriteBatch
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.outcome import Accepted, Outcome
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Actor
-from stream_app.partition.ports import Observer
 from stream_app.partition.state import PartitionState
 from tests.partition.virtual import parts, virtual_time
 from tests.simulation.client import MemoryLedger
@@ -39,16 +38,6 @@ class SlowLedger(MemoryLedger):
         self.committed.append(list(records))
 
 
-class Silent(Observer):
-    """Keeps how long leads took."""
-
-    def __init__(self) -> None:
-        self.durations: list[Duration] = []
-
-    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
-        self.durations += [duration for step in steps for duration in step.durations]
-
-
 def _step(name: str, workspace: str = "acme") -> WriteBatch:
     return WriteBatch([(name.encode(), b"row")], [Record("events", name.encode(), b"event")], [], workspace)
 
@@ -70,6 +59,7 @@ class Bench:
         state = PartitionState(0, ledger, replace(parts(plan_of(Setup()), NoClay()), spacing_s=spacing_s))
         state.commits.opening = None
         self.commits, self.lanes = state.commits, state.lanes
+        self.running = asyncio.create_task(self.commits.run())
 
     def pause(self, number: int) -> None:
         """Change the lane: its row has this number from now on."""
@@ -94,7 +84,6 @@ async def test_steps_that_are_submitted_together_share_a_transaction_with_the_la
     bench = Bench(ledger)
     committer = bench.commits
     bench.pause(1)
-    running = asyncio.create_task(committer.run())
     first, second = committer.submit(_step("a")), committer.submit(_step("b"))
     bench.pause(2)
     await asyncio.sleep(0.5)  # the first transaction is on its way
@@ -103,7 +92,6 @@ async def test_steps_that_are_submitted_together_share_a_transaction_with_the_la
     await asyncio.gather(first, second, third)
     assert [steps_in(records) for records in ledger.committed] == [[b"a", b"b"], [b"c"]]
     assert [lane_in(records) for records in ledger.committed] == [2, 3]
-    running.cancel()
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -112,7 +100,6 @@ async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
     """The watchdog ends a process whose transaction hangs: it must see one that has taken all steps."""
     ledger = SlowLedger(fails=[2] if fails else [])
     committer = Bench(ledger).commits
-    running = asyncio.create_task(committer.run())
 
     def under_way() -> int | None:
         return committer.under_way
@@ -129,14 +116,13 @@ async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
     assert under_way() == 1
     await asyncio.gather(second, return_exceptions=True)
     assert (under_way(), committer.failures) == (None, int(fails))
-    running.cancel()
 
 
 @virtual_time
 async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
     ledger = SlowLedger(fails=[2])
-    committer = Bench(ledger).commits
-    running = asyncio.create_task(committer.run())
+    bench = Bench(ledger)
+    committer = bench.commits
     first = committer.submit(_step("a"))
     await first
     second = committer.submit(_step("b"))
@@ -147,29 +133,25 @@ async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> N
             await future
     assert len(ledger.committed) == 1
     with pytest.raises(Aborted):
-        await running  # only a take-over begins again
+        await bench.running  # only a take-over begins again
 
 
 @virtual_time
 async def test_a_cancelled_step_does_not_affect_others() -> None:
     ledger = SlowLedger()
     committer = Bench(ledger).commits
-    running = asyncio.create_task(committer.run())
     gone, kept = committer.submit(_step("a")), committer.submit(_step("b"))
     gone.cancel()
     await kept
     assert steps_in(ledger.committed[0]) == [b"a", b"b"], "what was submitted is committed, though no task waits"
-    running.cancel()
 
 
 @virtual_time
 async def test_steps_that_follow_a_transaction_within_the_spacing_share_the_next_one() -> None:
     ledger = SlowLedger()
     committer = Bench(ledger, spacing_s=0.5).commits
-    running = asyncio.create_task(committer.run())
     await committer.submit(_step("a"))
     second = committer.submit(_step("b"))
     await asyncio.sleep(0.4)
     await asyncio.gather(second, committer.submit(_step("c")))
     assert len(ledger.committed) == 2
-    running.cancel()

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from stream_app.domain.lane.view import LaneView
+from stream_app.partition.ports import Observer
 from tests.partition.test_commands import Bench
-from tests.partition.test_committer import Silent
 from tests.partition.test_posted import Losing
 from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
@@ -15,11 +15,10 @@ from tests.simulation.schedule import Setup
 _VIEW = msgspec.json.Decoder(LaneView)
 
 
-class Watching(Silent):
+class Watching(Observer):
     """What the observer has of a lane now, and all news that it heard."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.view: LaneView | None = None
         self.news: list[str] = []
 
