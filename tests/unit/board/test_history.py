@@ -149,12 +149,8 @@ def test_a_lane_keeps_its_worst_marks_and_its_last_changes(model: ReadModel, pat
 
 def test_an_answer_to_a_command_is_kept_once(model: ReadModel, path: Path) -> None:
     take(model, answer(1), answer(2, applied=False, reason="unknown_webhook"), Made(NAMES.audit, b"acme", b"no JSON"))
-    take(
-        model,
-        answer(1),
-        Made(NAMES.audit, b"acme", b'{"id":"\xff"}'),
-        Made(NAMES.audit, b"acme", b'{"x":' + b"[" * 100_000),
-    )
+    deep = Made(NAMES.audit, b"acme", b'{"x":' + b"[" * 100_000)
+    take(model, answer(1), Made(NAMES.audit, b"acme", b'{"id":"\xff"}'), deep)
     kept = rows(path, "SELECT id, who, why, applied, reason FROM audit ORDER BY at_ms")
     assert kept == [("c-1", "ada", "a test", 1, ""), ("c-2", "ada", "a test", 0, "unknown_webhook")]
     assert rows(path, "SELECT topic, records FROM unreadable") == [(NAMES.audit, 3)]
@@ -163,11 +159,8 @@ def test_an_answer_to_a_command_is_kept_once(model: ReadModel, path: Path) -> No
 def test_a_cause_forgets_what_retention_has_removed(model: ReadModel, path: Path) -> None:
     old_ms = NOW_MS - 20 * DAY_MS
     take(model, dead_letter(NAMES.dlq), dead_letter(NAMES.dlq, timestamp=old_ms, offset=1))
-    take(
-        model,
-        dead_letter(NAMES.dlq, timestamp=NOW_MS + 9, offset=2),
-        dead_letter(NAMES.dlq, "http_422", timestamp=old_ms, offset=3),
-    )
+    last, other = dead_letter(NAMES.dlq, "http_503", NOW_MS + 9, 2), dead_letter(NAMES.dlq, "http_422", old_ms, 3)
+    take(model, last, other)
     sql = "SELECT reason, coming_back, first_ms, last_ms FROM causes ORDER BY reason"
     assert rows(path, sql) == [("http_422", 1, old_ms, old_ms), ("http_503", 3, old_ms, NOW_MS + 9)]
     assert rows(path, "SELECT sum(letters) FROM dead_letter_hours") == [(4,)]

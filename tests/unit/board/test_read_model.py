@@ -218,12 +218,9 @@ def test_an_erased_result_is_gone(model: ReadModel, ask: Queries) -> None:
 
 def test_lanes_are_shown_as_last_published(model: ReadModel, ask: Queries) -> None:
     take(model, lane(NAMES, holds="breaker_open"), lane(NAMES), lane(NAMES, "zeta"), lane(NAMES, "gone"))
-    take(model, Made(NAMES.lanes, b"gone", None), Made(NAMES.lanes, b"broken", b"{"))
-    take(
-        model,
-        Made(NAMES.lanes, b"bytes", b'{"workspace":"\xff"}'),
-        Made(NAMES.lanes, b"deep", b'{"x":' + b"[" * 100_000),
-    )
+    take(model, Made(NAMES.lanes, b"gone", None))
+    for key, value in ((b"broken", b"{"), (b"bytes", b'{"workspace":"\xff"}'), (b"deep", b'{"x":' + b"[" * 100_000)):
+        take(model, Made(NAMES.lanes, key, value))
     lanes, unreadable = ask.lanes()
     assert [(view.workspace, view.holds) for view in lanes] == [("acme", ""), ("zeta", "")]
     assert unreadable == ["broken", "bytes", "deep"]
