@@ -17,7 +17,7 @@ import msgspec
 import yarl
 from attrs import define, field
 
-from stream_app.clay.egress import Egress
+from stream_app.clay import Egress
 from stream_app.clay.transport import (
     Answer,
     BrokenAnswer,

@@ -20,7 +20,7 @@ import aiohttp
 import yarl
 from aiohttp.client_proto import ResponseHandler
 
-from stream_app.clay.egress import Egress
+from stream_app.clay import Egress
 
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 _OVERLAP: Final = 2  # the end of a head may be split over two packets; this many bytes of it can be in the first

@@ -17,8 +17,8 @@ from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
 
 from stream_app import __version__
 from stream_app.cache.redis import tls_options
+from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient
-from stream_app.clay.egress import Egress
 from stream_app.client.gateways import ProbeFailed, callbacks_come_in, gateway_answers
 from stream_app.client.lanes import last_views
 from stream_app.client.lookup import check_board

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import httpx
 import msgspec
 
-from stream_app.clay.egress import Egress
+from stream_app.clay import Egress
 from stream_app.config import Settings
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
 from stream_app.domain.model.errors import StreamAppError

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from stream_app.clay.egress import Egress
+from stream_app.clay import Egress
 from stream_app.domain.model.errors import StreamAppError
 
 _WITHIN_S: Final = 10.0

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from stream_app import __version__
-from stream_app.clay import egress as clay_egress
+from stream_app.clay import Egress as ClayEgress
 from stream_app.config.secret_files import Secrets, Stamp
 from stream_app.domain.model.ranges import Range
 from stream_app.domain.model.tokens import Keys
@@ -356,9 +356,9 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         headers = self.secrets.get(self.trace.headers_env)
         return {} if headers is None else headers_of(headers)
 
-    def make_egress(self) -> clay_egress.Egress:
+    def make_egress(self) -> ClayEgress:
         """How a program that needs the proxy's URL reaches hosts outside. Raises SettingsError."""
-        return clay_egress.Egress.of(self.egress.ca_file, self.secrets.get(self.egress.proxy_env))
+        return ClayEgress.of(self.egress.ca_file, self.secrets.get(self.egress.proxy_env))
 
     def home(self, workspace: str) -> int:
         return self.plan.home_of(workspace)

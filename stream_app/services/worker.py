@@ -13,8 +13,8 @@ from starlette.routing import Route
 from stream_app import __version__
 from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
+from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient, HostCheck, Webhooks
-from stream_app.clay.egress import Egress
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of

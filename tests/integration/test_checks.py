@@ -9,7 +9,7 @@ import pytest
 import trustme
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from stream_app.clay.egress import Egress
+from stream_app.clay import Egress
 from stream_app.client.doctor import clocks_agree, examine, host_answers, trace_check
 from stream_app.client.gateways import ProbeFailed
 from stream_app.config import Settings, load_settings

@@ -83,7 +83,7 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
         ("partition/lead.py", "replay.tiers_s[0]", "replay.tiers_s[ 1]")
     ],
     "bits are only told apart": [("domain/dead_letter/replay.py", "0), 1 << partition", "0),  2 << partition")],
-    "it is a context or True": [("clay/egress.py", "self.tls is True", "self.tls == True")],
+    "it is a context or True": [("clay/__init__.py", "self.tls is True", "self.tls == True")],
     "of an id that Kafka does not know only the state is looked at": [
         ("kafka/takeover/steps.py", "started_ms: int = -1", "started_ms: int = - 0")
     ],

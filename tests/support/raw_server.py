@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any, ParamSpec
 
+from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient
-from stream_app.clay.egress import Egress
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Outcome
 from stream_app.services import process

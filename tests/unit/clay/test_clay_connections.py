@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from stream_app.clay.egress import Egress
+from stream_app.clay import Egress
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Poison, Uncertain
 from tests.support.raw_server import HANG, OK, READ, RESET, SKIM, SLUG, WriteBatch, client, patient, serve

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import uvloop
 
+from stream_app.clay import Egress
 from stream_app.clay.client import HostCheck, Webhooks
-from stream_app.clay.egress import Egress
 from stream_app.client.doctor import host_answers
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import free_port

@@ -13,8 +13,8 @@ from aiohttp.client_proto import ResponseHandler
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from stream_app.clay import Egress
 from stream_app.clay import client as clay_http
-from stream_app.clay.egress import Egress
 from stream_app.clay.transport import ClayProtocol, Transport
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Denied, Poison, RateLimited, Refused, Uncertain
