@@ -26,25 +26,52 @@ COMPACTED = {
 }
 
 
+async def firsts(kafka: Broker, topic: str, partitions: int) -> dict[int, tuple[bytes, bytes, int]]:
+    """Key, value and offset, by partition."""
+    async with Reader(KafkaConnection(kafka.bootstrap), max_partition_fetch_bytes=64) as reader:
+        first_records = await reader.firsts([TopicPartition(topic, number) for number in range(partitions)])
+    return {place.partition: (record.key, record.value, record.offset) for place, record in first_records.items()}
+
+
+async def test_only_committed_records_count_and_none_is_waited_for(kafka: Broker, namespace: str) -> None:
+    topic = namespace + "state"
+    await create_topics(kafka.bootstrap, topic, partitions=4)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=namespace) as producer:
+        await producer.begin_transaction()
+        for number in (0, 1):
+            await producer.send_and_wait(topic, b"lost", b"x", partition=number)
+        await producer.abort_transaction()
+        for value in (b"1", b"2"):
+            await producer.begin_transaction()
+            for number in (0, 2):
+                await producer.send_and_wait(topic, value * 5_000, value, partition=number)
+            await producer.commit_transaction()
+        assert await firsts(kafka, topic, 4) == {0: (b"1", b"1" * 5_000, 2), 2: (b"1", b"1" * 5_000, 0)}
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"open", b"x", partition=3)
+        assert (await firsts(kafka, topic, 4)).keys() == {0, 2}
+        await producer.abort_transaction()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, namespace: str) -> None:
-    place = TopicPartition(namespace + "state", 0)
-    await create_topics(kafka.bootstrap, place.topic, config=COMPACTED)
+    topic = namespace + "state"
+    await create_topics(kafka.bootstrap, topic, config=COMPACTED)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
-        await producer.send_and_wait(place.topic, system_row(4), SYSTEM_KEY)
+        await producer.send_and_wait(topic, system_row(4), SYSTEM_KEY)
         offsets, number = list(range(9)), 0
         while len(offsets) > 4:  # what is left of a row that changes again and again
-            await producer.send_and_wait(place.topic, b"%d" % number, b"d/acme/people/1")
+            await producer.send_and_wait(topic, b"%d" % number, b"d/acme/people/1")
             number += 1
             await asyncio.sleep(0.5)
             async with Reader(KafkaConnection(kafka.bootstrap)) as reader:
+                place = TopicPartition(topic, 0)
                 span = (await reader.begins([place]))[place], (await reader.ends([place]))[place]
                 kept = [record.offset async for got in reader.scan({place: span}) for record in got[place]]
                 offsets = kept if number > 8 else offsets
-    async with Reader(KafkaConnection(kafka.bootstrap)) as reader:
-        first = (await reader.firsts([place]))[place]
-    assert (system_problem(first.key, first.value, 4), first.offset) == ("", 0)
+    key, value, offset = (await firsts(kafka, topic, 1))[0]
+    assert (system_problem(key, value, 4), offset) == ("", 0)
     assert offsets[1] > 1, "a later row is compacted away"
 
 
