@@ -136,13 +136,6 @@ def test_more_than_twice_what_rate_and_latency_need_is_given_back(latency_ms: in
     assert state.limit == pytest.approx(limit)
 
 
-def test_it_shrinks_while_answers_take_much_longer_and_grows_back() -> None:
-    usual = _after(Concurrency(), 500, 300)
-    slow = _after(usual, 20, 3_000)
-    assert 5 <= concurrency.current(MOST, slow) < 50
-    assert concurrency.current(MOST, _after(slow, 200, 300)) == 100
-
-
 def test_a_lasting_slowness_becomes_the_usual_latency() -> None:
     assert concurrency.current(MOST, _after(_after(Concurrency(), 500, 300), 5_000, 3_000)) == 100
     long = _after(Concurrency(), 10_000, 300)
