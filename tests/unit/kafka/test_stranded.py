@@ -37,7 +37,11 @@ ROWS = [
     ("CompleteCommit", COMMIT, FENCE, NextStep("end", True)),
     ("Empty", ABORT, FENCE, NextStep("end", False)),
     ("CompleteAbort", ABORT, FENCE, NextStep("end", False)),
+    # Another take-over fenced meanwhile: it can only have carried the same verdict.
     ("CompleteAbort", timeout_with_verdict(EPOCH - 1, committed=False), FENCE, NextStep("end", False)),
+    ("Empty", timeout_with_verdict(EPOCH - 1, committed=True), FENCE, NextStep("end", True)),
+    # A verdict of another epoch is none: another owner may have had transactions since the look.
+    *(("Empty", timeout_with_verdict(EPOCH - age, committed=True), FENCE, UNKNOWN) for age in (-1, 2)),
     ("Empty", ORDINARY_MS, FENCE, UNKNOWN),
     ("", 0, FENCE, UNKNOWN),
     ("CompleteAbort", COMMIT, UNDONE, UNDONE),
@@ -52,21 +56,6 @@ def test_each_case_has_its_verdict(state: str, timeout_ms: int, nothing: NextSte
     assert next_step(last, stranded=False) == nothing
     assert next_step(last, stranded=True) == something
     assert last.is_decided == (nothing == something and (nothing == WAIT or nothing.do == "end"))
-
-
-@pytest.mark.parametrize("committed", [True, False])
-def test_a_verdict_holds_if_another_take_over_fenced_meanwhile(committed: bool) -> None:
-    """It can only have carried the same verdict: until the repair nothing else happens."""
-    last = LastTransaction("Empty", 1, EPOCH, timeout_with_verdict(EPOCH - 1, committed=committed))
-    assert next_step(last, stranded=True) == NextStep("end", committed)
-
-
-@pytest.mark.parametrize("committed", [True, False])
-@pytest.mark.parametrize("age", [-1, 2, 3, 100])
-def test_a_verdict_holds_in_its_own_epoch_only(committed: bool, age: int) -> None:
-    """Another owner may have had transactions since the look."""
-    stale = LastTransaction("Empty", 1, EPOCH, timeout_with_verdict(EPOCH - age, committed=committed))
-    assert next_step(stale, stranded=True) == UNKNOWN
 
 
 def test_a_producer_id_without_epochs_left_carries_no_verdict() -> None:

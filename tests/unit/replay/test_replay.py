@@ -160,18 +160,6 @@ async def test_a_pause_holds_all_records_until_the_stream_is_suspended() -> None
 
 
 @virtual_time
-async def test_replays_use_their_share_of_the_lane_rate() -> None:
-    bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=8.0)
-    began_ms = now_ms()
-    await bench.serve()
-    await asyncio.sleep(60)
-    times_s = [(at_ms - began_ms) / 1000 for at_ms, _ in bench.memory.published]
-    assert len(times_s) == 50
-    assert sum(at_s < 0.01 for at_s in times_s) <= 5, "a second's worth at once"
-    assert 10.0 < times_s[-1] < 12.5, "then 4 a second"
-
-
-@virtual_time
 async def test_deferred_leads_come_back_when_due() -> None:
     """Never early, within two seconds, and so in order of age; on the way its headers stay what they are."""
     plan, kafka, began_ms = plan_of(Setup(rate_per_s=1_000.0)), MemoryKafka(now_ms), now_ms()
