@@ -19,6 +19,7 @@ from stream_app.domain.model.topics import (
 )
 from stream_app.domain.plan import Destination, Plan, Workspace
 from stream_app.kafka.rights import rights_of
+from tests.support.cpu import exponent
 
 TIERS_S = (2, 60)
 
@@ -81,6 +82,14 @@ def test_destinations_keep_the_order_of_the_configuration() -> None:
     known = [(destination.alias, destination.webhook_ids) for destination in plan.destinations_of("w0")]
     assert known == [("w0-people", ("hook",)), ("a-second", ())]
     assert plan.destinations_of("unknown") == []
+
+
+def test_a_look_up_costs_the_same_with_eight_times_the_workspaces() -> None:
+    def look_up(plan: Plan) -> None:
+        for _ in range(2_000):
+            plan.residents(1), plan.home_of("w7"), plan.destinations_of("w7")
+
+    assert exponent(look_up, _plan, 8_000, 0.2)[0] <= 0.2
 
 
 DELAYS_S = (2, 10, 60, 600, 3_600)
