@@ -1,16 +1,19 @@
 """Callbacks on a partition with an in-memory Kafka: which settle their lead, and how the others are reported."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, Period, Reservation
 from stream_app.domain.model.messages import Callback, Result, Status, StatusEvent
 from stream_app.domain.model.records import Record
+from stream_app.partition.ports import Observer
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import now_ms, virtual_time
 
@@ -89,6 +92,38 @@ async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome:
         assert result.partial == (outcome == "partial")
     else:
         assert bench.results() == []
+
+
+class Timed(Observer):
+    """Keeps how long leads took, in seconds."""
+
+    def __init__(self) -> None:
+        self.took: list[tuple[str, int]] = []
+
+    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
+        self.took += [(duration.until, duration.ms // 1_000) for step in steps for duration in step.durations]
+
+
+@pytest.mark.parametrize(
+    ("state", "accepted_s", "took"),
+    [
+        ("callback_overdue", 940, [("callback", 940), ("done", 999)]),
+        ("accepted", 0, [("done", 999)]),  # by a worker that did not note it
+        ("sending", 0, [("done", 999)]),  # only the callback shows that Clay has accepted it
+    ],
+)
+@virtual_time
+async def test_a_callback_shows_how_long_its_lead_took(
+    state: Status, accepted_s: int, took: list[tuple[str, int]]
+) -> None:
+    bench, timed, now = Bench(), Timed(), now_ms()
+    bench.partition = bench.owner(observer=timed)
+    accepted_at_ms = accepted_s and now - accepted_s * 1_000
+    bench.row(state, at_ms=1_000, first_at_ms=now - 999_000, accepted_at_ms=accepted_at_ms)
+    for outcome in ("partial", "enriched"):
+        bench.call_back(outcome)
+    await settled(bench)
+    assert sorted(timed.took) == took, "a second callback does not count again"
 
 
 @pytest.mark.parametrize(("off_s", "age_s"), [(3_600, 0), (-3_600, 3_601)])
