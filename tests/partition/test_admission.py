@@ -90,6 +90,20 @@ async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
 
 
 @virtual_time
+async def test_a_lead_that_must_not_wait_for_a_held_lane_waits_for_a_short_stall() -> None:
+    """Clay answers nothing, and all that may be in flight is: the sixth is deferred once patience has ended."""
+    bench = Bench(Setup(max_in_flight=100, hold="degrade", patience_s=5.0))
+    few = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=few)
+    sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(6)]
+    await asyncio.sleep(5.0)
+    assert not sending[5].done(), "a stall shows after 2 s"
+    await asyncio.sleep(1.0)
+    held = of_type(Held, sending[5].result())
+    assert (held.reason, held.status, held.defer, len(bench.gone)) == ("no_answer", "held_outage", True, 5)
+
+
+@virtual_time
 async def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
     bench = Bench(Setup(rate_per_s=1.0, burst=1))
     suspended = asyncio.Event()

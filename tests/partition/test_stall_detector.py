@@ -2,9 +2,7 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 
-import msgspec
 import pytest
 
 from stream_app.domain.limits.breaker import BreakerPolicy
@@ -55,58 +53,6 @@ async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None
     lost = sum(event.status == "send_uncertain" for event in bench.events())
     assert lost <= TRIPS_AFTER + 2 + 3 * PROBES
     assert sum(event.status == "accepted" for event in bench.events()) == 200 - lost
-
-
-class Stalling(SlowClay):
-    """Answers within 0.2 s, but for a stall that ends at `until_s` of the loop's time."""
-
-    until_s = 0.0
-
-    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
-        self.bodies.append(body)
-        takes_s = max(0.2, self.until_s - asyncio.get_running_loop().time())
-        await asyncio.sleep(takes_s)
-        return Accepted(200, int(takes_s * 1000))
-
-
-@pytest.mark.parametrize("setup", [Setup(hold="degrade"), Setup(shared=True)], ids=["degrade", "shared"])
-@virtual_time
-async def test_no_lead_is_deferred_for_a_stall_that_ends_within_the_patience(setup: Setup) -> None:
-    bench = Bench(replace(setup, rate_per_s=8.0, burst=2, max_in_flight=100, callbacks=False))
-    bench.change_workspaces(breaker=msgspec.structs.replace(bench.plan.workspaces["acme"].breaker, open_s=30.0))
-    patient = msgspec.structs.replace(bench.plan.delivery, patience_s=5.0)
-    bench.plan = msgspec.structs.replace(bench.plan, delivery=patient)
-    bench.clay = clay = Stalling()
-    bench.start_over()
-    publishing = asyncio.create_task(_publish_steadily(bench))
-    await bench.serve_for(10.0)
-    clay.until_s = asyncio.get_running_loop().time() + 2.5
-    await asyncio.sleep(5.0)
-    assert "deferred" not in bench.states()
-    sent = len(clay.bodies)
-    clay.until_s = asyncio.get_running_loop().time() + 10.0
-    await asyncio.sleep(4.8)
-    assert "deferred" not in bench.states()
-    await asyncio.sleep(0.6)
-    assert {event.reason for event in bench.events() if event.status == "deferred"} == {"no_answer"}
-    assert len(clay.bodies) - sent < 20
-    publishing.cancel()
-
-
-async def _publish_steadily(bench: Bench) -> None:
-    """Less than the lane sends, so that the line stays short."""
-    for number in range(300):
-        bench.publish(f"id{number}", f"p{number}")
-        await asyncio.sleep(1 / 6)
-
-
-@virtual_time
-async def test_one_answer_in_time_is_enough_to_go_on() -> None:
-    bench = Bench(Setup(rate_per_s=50.0, burst=20, max_in_flight=100, callbacks=False), clay_takes_s=0.45)
-    bench.publish_leads(300)
-    await bench.serve_for(8.0)
-    assert len(bench.clay.bodies) == 300
-    assert not any(event.status == "held_outage" for event in bench.events())
 
 
 class IllClay(SlowClay):
