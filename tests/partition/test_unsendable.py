@@ -203,3 +203,9 @@ async def test_a_duplicate_belongs_to_the_import_that_sent_it() -> None:
         ("received", "march"),
         ("duplicate", "april"),
     ]
+
+
+@virtual_time
+async def test_a_name_that_may_be_personal_is_in_no_event() -> None:
+    events = await events_of({"import_id": "ada@example.com"})
+    assert {event.import_id for event in events} == {""}
