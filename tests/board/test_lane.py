@@ -48,6 +48,7 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     points = [[float(part) for part in point.split(",")] for point in day.points.split()]
     assert all(x == left or y == up for (left, up), (x, y) in pairwise(points)), "it rises in steps"
     assert month.limit_y is not None
+    assert day.forecast == "70.83,75.00 100.00,16.67", "from 30 to 100 of 120, at 10 an hour for seven hours"
 
 
 async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tmp_path: Path) -> None:

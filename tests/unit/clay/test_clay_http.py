@@ -259,7 +259,7 @@ async def test_no_secret_and_no_lead_in_outcomes_and_logs(caplog: pytest.LogCapt
     echoes: list[WriteBatch] = [READ, _echo]
     async with serve(*echoes * 25, READ, HANG) as server, client() as clay:
         seen = [repr(await clay.send(server.url, TOKEN, LEAD)) for _ in range(26)]
-        seen += [repr(clay), *(record.getMessage() for record in caplog.records)]
+        seen += [repr(clay), *map(repr, clay._targets.values()), *(record.getMessage() for record in caplog.records)]
     for secret in (SLUG, TOKEN, "ada@", "Ada"):
         assert not [text for text in seen if secret in text]
 

@@ -249,6 +249,7 @@ STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
       [("breaker_open", "Clay does not answer (reset); 1 call has failed since 23:59 UTC; too many failed")]),
      ({}, {"health": "degraded", "calls": 1, "score": 51.5, "p95_ms": 7},
       [("health_degraded", "1 call, score 51.5, p95 7 ms")]),
+     ({"health": "degraded"}, {"calls": 2}, [("health_healthy", "2 calls, score 100, p95 0 ms")]),
      ({}, {"holds": "paused", "text": "by anna"}, [("held", "paused: by anna")]),
      ({"holds": "paused"}, {}, [("moves", "no longer paused")]),
      ({}, {"holds": "budget_credits_day", "text": "all used"}, [("held", "budget credits day: all used")]),
