@@ -22,7 +22,7 @@ from tests.simulation.republished import perhaps_at_clay, republished, sent_back
 from tests.simulation.schedule import BREAKS, Schedule
 from tests.simulation.world import simulate
 
-BUDGETS: Final = 500
+BUDGETS: Final = 1_000
 NEIGHBOURS: Final = 120
 Family = Callable[[], Iterable[Schedule]]
 
