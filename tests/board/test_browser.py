@@ -50,7 +50,7 @@ FORMS: Final = {
 }
 """One of each kind of field: all forms have the same template."""
 each_look = pytest.mark.parametrize(
-    ("scheme", "width"), [("light", 390), pytest.param("dark", 1280, marks=pytest.mark.slow)]
+    ("scheme", "width"), [("light", 390), pytest.param("dark", 1280, marks=pytest.mark.long)]
 )
 """Colours and widths do not depend on each other. The first is where a page is too wide first."""
 _CONTROLS: Final = "a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']"
