@@ -1,7 +1,7 @@
 """What templates call: how numbers and times look, the addresses of pages, the URLs of static files.
 
 Templates print a number in one of three ways. A `count` links to what it counts. A `total` is the number of what the
-page or section lists itself. An `amount` cannot be listed: credits, rates, times, sizes.
+page or section lists itself. An `amount` cannot be listed: credits, rates, times, sizes. A test holds them to it.
 """
 
 import gzip

@@ -11,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 import pytest
 
+from stream_app import board
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.model.messages import RESEND
 from stream_app.domain.model.topics import TopicNames
@@ -20,6 +21,46 @@ from tests.board.model_records import Made, dead_letter, event, person, take
 from tests.board.scene import fill, model_of, settings_of
 
 _COUNT = re.compile(r'<a class="count" href="([^"]*)"[^>]*>[^<]*?([\d,]+)</a>')
+MEASURES = {
+    "backlog": {"row.records", "page.back"},  # a row of the list itself; copies, whose leads are counted elsewhere
+    "dead": {"row.share"},
+    # credits; rows of a file, which the gateway does not have; leads that are published and that no worker has taken
+    "import": {"publication.credits", "publication.rows", "publication.refused", "publication.published", "part.leads"},
+    "imports": {"publication.credits", "publication.rows", "publication.refused"},
+    # credits and Actions; rates and scores; calls and submissions, which are not published one by one
+    "lane": {
+        *("budget.used", "budget.reserved", "budget.cap", "estimate.credits", "estimate.actions"),
+        *("view.rate_per_s", "view.concurrency", "view.score", "score", "page.worst[0]"),
+        *("view.calls", "webhook.count", "view.submissions_left[alias]"),
+    },
+    # credits; repeats of a step, and waits of a kind, which are folded
+    "lead": {"history.credits", "event.credits", "step.times", "row.times"},
+    # credits; leads of a day that is over, whose status may have changed since
+    "money": {
+        *("sums.credits", "sums.saved", "sums.enriched", "sums.per_lead", "sums.refused", "row.resent", "leads"),
+        *(f"page.all.{name}" for name in ("credits", "per_lead", "enriched", "saved")),
+        *("page.this_hour", "page.yesterday", "page.today.credits", "page.today.per_lead"),
+    },
+    "now": {"page.credits.cap"},
+    # the tabs, which are links; credits and rates; a chart's own numbers and axis, and its text for screen readers
+    "parts": {
+        *("number", "budget.used", "budget.reserved", "budget.cap", "lane.view.score", "lane.view.rate_per_s"),
+        "lane.view.submissions_left.values()|sum",
+        *("tick", "value", "chart.total", "line.rows[-1][1]", "row.at_rest", "row.publication.leads"),
+    },
+    # a plan is not stored: the page has the command that lists what it would send
+    "plan": {"more.share", "more.plan.done", "more.plan.total", "many"},
+    "replay": {"page.share", "r.credits", "r.plan.credits"},
+    # partitions, which have no page
+    "system": {"page.size_bytes / 1000000", "topic.partitions", "existing.partitions"},
+    # rows of a file, which the board keeps only until it has published them
+    "upload": {
+        *("page.summary.rows", "page.summary.ready", "page.summary.refused", "rows", "page.upload.published"),
+        *("page.summary.refused - page.upload.rejects|length", "page.summary.ready - page.upload.published"),
+    },
+    "waiting": {"lead.ahead", "page.search.searched", "page.search.left"},  # how far the search is
+}
+"""What templates print without a link: measures, and what is not kept so that it could be listed."""
 TRACE = f"https://tempo.example.com/trace/{'ab' * 16}"
 """The only link to another host."""
 
@@ -70,6 +111,16 @@ async def test_every_page_is_strict_and_leads_nowhere_else_and_each_link_to_its_
     assert TRACE in pages["/board/leads/crm-17"].links
     for url, target, place in places:
         assert not place or target not in pages or place in pages[target].ids, f"{url} links to {target}#{place}"
+
+
+def test_no_count_is_plain() -> None:
+    """Templates print a number with `count`, with `total`, or it is one of `MEASURES`."""
+    plain: dict[str, set[str]] = {}
+    for path in sorted((Path(board.__file__).parent / "templates").glob("*.html")):
+        counts = re.findall(r"\{\{ ((?:(?!\}\}).)*?)\|amount", path.read_text())
+        if counts:
+            plain[path.stem] = {expression.strip("()") for expression in counts}
+    assert plain == MEASURES, "print a count with count(number, href), so that it links to what it counts"
 
 
 async def test_every_count_leads_to_exactly_that_many(local: Client) -> None:
@@ -174,7 +225,14 @@ def made(names: Any, number: int) -> list[Made]:
     """One more row for each list but the one of a cause."""
     at_ms, name = NOW_MS - number, f"{number:03}"
     more = {"workspace": f"w-{name}", "import_id": f"import-{name}", "at_ms": at_ms}
-    answer = CommandAnswer(f"c-{name}", True, at_ms, 0, "pause", f"w-{name}", f"who-{name}", "a test", text="done")
+    what: dict[str, Any] = {
+        "kind": "pause",
+        "workspace": f"w-{name}",
+        "who": f"who-{name}",
+        "why": "a test",
+        "text": "done",
+    }
+    answer = CommandAnswer(id=f"c-{name}", partition=0, applied=True, at_ms=at_ms, **what)
     return [
         event(names, f"crm-{name}", "received", 1, number, **more),
         dead_letter(names.dlq, f"reason-{name}", timestamp=at_ms),
