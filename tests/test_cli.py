@@ -224,3 +224,22 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s:
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+ASK_BASH = r"""
+source "$1"
+read -ra COMP_WORDS <<< "$2"
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_LINE=$2 COMP_POINT=${#2}
+$(complete -p stream-app | sed 's/.*-F \([^ ]*\) .*/\1/')
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+"""Calls the function that the script has registered, as bash does when a user presses Tab."""
+
+
+def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    for typed, completed in (("--config x lanes pau", "pause"), ("lanes pause acme --wh", "--why")):
+        argv = ["bash", "-c", ASK_BASH, "bash", str(tmp_path / "script"), f"stream-app {typed}"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60 * BUSY, check=True)
+        assert (done.stderr, completed in done.stdout.splitlines()) == ("", True), typed
