@@ -35,6 +35,7 @@ from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lead.identity import linked, person_key
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.outcome import Outcome
+from stream_app.domain.model.system import SYSTEM_KEY, system_row
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Destination, Plan, Workspace
 from stream_app.kafka.connection import KafkaConnection
@@ -58,6 +59,7 @@ async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
     await admin.close()
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, max_batch_size=2**19)
     await producer.start()
+    await producer.send(topic, system_row(1), SYSTEM_KEY, partition=0)
     now_ms = time.time_ns() // 1_000_000
     for number in range(rows if awaiting else rows // 3):
         key = delivery_key("acme", "people", f"crm-{number:08d}")
@@ -162,7 +164,9 @@ def main() -> None:
             console.print(f"{rows:,} rows ...")
             asyncio.run(_fill(kafka.bootstrap, topic, rows, arguments.awaiting))
             command = [sys.executable, "-m", "benchmarks.take_over", "--case", kafka.bootstrap, topic]
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            if ran.returncode:
+                raise SystemExit(f"the take-over of {rows:,} rows failed: {ran.stderr.strip()[-2_000:]}")
             figures[rows] = json.loads(ran.stdout)
     failed = [text for rows, row in figures.items() for text in missed(rows, row, arguments.awaiting)]
     if arguments.json:
@@ -188,7 +192,7 @@ def _whole(take_over: TakeOver) -> None:
 def _show(figures: Mapping[int, Mapping[str, float]]) -> None:
     table = Table(title="Taking one partition over")
     for column in ("rows", "s", "process MB", "of these rows MB", "waiting", "clock s", "clock MB", "a look us"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=column in ("rows", "waiting"))
     for rows, row in figures.items():
         clock = (f"{row['waiting']:,.0f}", f"{row['clock_s']:.2f}", f"{row['clock_mb']:.0f}", f"{row['look_us']:.0f}")
         table.add_row(f"{rows:,}", f"{row['seconds']:.2f}", f"{row['rss_mb']:.0f}", f"{row['rows_mb']:.0f}", *clock)

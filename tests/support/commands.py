@@ -93,7 +93,10 @@ def _run(
     change: Callable[[], object] | None = None,
 ) -> None:
     if group:
-        os.setpgid(0, group)
+        try:
+            os.setpgid(0, group)
+        except PermissionError:  # the test has ended meanwhile, and its group with it
+            sys.exit(1)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
