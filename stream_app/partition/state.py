@@ -53,7 +53,7 @@ class WorkerParts:
     cache: Cache | None = None
     local: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]] = lambda _: {}
     previous: dict[str, Lane] = field(default_factory=dict)
-    spacing_s: float = 0.05
+    spacing_s: float = 0.1
 
 
 class PartitionState:
