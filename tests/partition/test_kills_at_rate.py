@@ -29,7 +29,7 @@ async def test_a_kill_after_a_burst_leaves_few_leads_uncertain(seed: int) -> Non
         await bench.kill()
         await bench.start()
         before = sum(lost)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
         lost.append(bench.states().count("send_uncertain") - before)
         await asyncio.sleep(6.0)
     assert max(lost) <= 10

@@ -87,7 +87,7 @@ def fail(error: BaseException) -> None:
 def parts(plan: Plan, clay: Clay, **others: Any) -> WorkerParts:
     """What a worker gives to its partitions, on virtual time. A bug fails the test, unless an alarm is given."""
     given = {"clock": VirtualClock(), "observer": Observer(), "alarm": fail, "still_member": still_member, **others}
-    return WorkerParts(plan=plan, clay=clay, spacing_s=0.005, **given)
+    return WorkerParts(plan=plan, clay=clay, **given)
 
 
 class CommitsAtOnce(Commits):
