@@ -16,11 +16,12 @@ from tests.e2e.commands import command
 from tests.e2e.fleet import Fleet, now_ms
 from tests.support.cluster import all_in_sync, coordinator_of
 from tests.support.local_cluster import LocalCluster
+from tests.support.pace import slowness
 
 SESSION_S: Final = 15
-BOUND_S: Final = SESSION_S + 10
-FAULT_S: Final = 30
-"""Longer than the bound: the lanes go on without the broker."""
+AFTER_SESSION_S: Final = 10
+SLOWEST: Final = 3
+"""A lane may take so many times as long on a busy machine. The leads last for no longer faults."""
 PER_S: Final = 3
 LANES: Final = 4
 LEADS: Final = 2_400
@@ -57,10 +58,10 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(cluster: LocalClust
         # The one that coordinates the worker's group comes first, then those that are left.
         first = await coordinator_of(cluster.bootstrap, names.worker_app)
         for broker in sorted(cluster.brokers, key=lambda name: cluster.brokers.index(name) != first - 1):
-            began_ms = now_ms()
+            bound_s, began_ms = SESSION_S + AFTER_SESSION_S * min(slowness(), SLOWEST), now_ms()
             broker.freeze()
             try:
-                await asyncio.sleep(FAULT_S)
+                await asyncio.sleep(bound_s + 5)  # the lanes go on without the broker
             finally:
                 broker.thaw()
             await all_in_sync(cluster.bootstrap, [topic.name for topic in line.settings.topic_plan()], 60)
@@ -68,7 +69,7 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(cluster: LocalClust
             window, requests = (began_ms, now_ms()), line.requests()
             posts = {lane: [post.at_ms for post in requests if post.workspace == lane] for lane in line.names}
             longest = {lane: longest_stop_s([window], posts[lane], *window) for lane in line.names}
-            assert max(longest.values()) < BOUND_S, longest
+            assert max(longest.values()) < bound_s, longest
         assert all(member.alive for member in (*workers, replay))
         faster = [command(line, "rate", f"fast-{lane}", lane, rate_per_s=100, burst=100) for lane in line.names]
         await line.publish(faster)
