@@ -104,7 +104,7 @@ states = st.sampled_from(sorted({state for state in NEXT if state is not None} |
 ways: st.SearchStrategy[Way] = st.sampled_from(("", "rerouted", "replayed", "redriven", "deferred", "uncertain"))
 
 
-@settings(max_examples=400)
+@settings(max_examples=8 * settings().max_examples)
 @given(states, st.integers(0, 2), st.integers(0, 2), st.booleans(), ways, st.booleans())
 def test_only_a_publication_replaces_and_only_what_clay_cannot_have(
     state: Status, sends: int, returns: int, final: bool, way: Way, own: bool

@@ -291,7 +291,7 @@ def test_retry_after_in_all_its_forms(value: str | None, expected: int | None) -
 
 
 @given(st.text(max_size=70), st.integers(-(10**14), 10**14))
-@settings(max_examples=300)
+@settings(max_examples=6 * settings().max_examples)
 def test_no_text_crashes_the_parser(value: str, now_ms: int) -> None:
     wait_ms = rate.parse_retry_after(value, now_ms)
     assert wait_ms is None or wait_ms >= 0
