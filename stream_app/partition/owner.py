@@ -208,15 +208,15 @@ class Erasures(StateUser):
         self._sealed_until_ms = 0
 
     async def run(self) -> None:
-        """Look every ten minutes, until cancelled."""
+        """Look every ten minutes, until a commit fails."""
         while True:
-            self._seal(self._clock.now_ms())
+            await self._seal(self._clock.now_ms())
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    def _seal(self, now_ms: int) -> None:
+    async def _seal(self, now_ms: int) -> None:
         due_ms = now_ms - _SEAL_AFTER_MS
         since_ms = max(self._sealed_until_ms, now_ms - _FORGET_AFTER_MS)
         workspaces = {name for name, erased_ms in self._rows.erasures() if since_ms < erased_ms <= due_ms}
         if workspaces:
-            self._commits.submit(WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []))
+            await self._commits.submit(WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []))
         self._sealed_until_ms = due_ms

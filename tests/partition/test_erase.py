@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+from contextlib import nullcontext
+from unittest.mock import patch
 
 import pytest
 
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lead.identity import people
 from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import ERASED_LAG_MS
 from stream_app.domain.result import erased_by
@@ -74,8 +77,9 @@ async def test_a_deferred_lead_that_was_erased_is_not_sent_and_one_published_lat
 DAY_S = 86_400
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["at_once", "after_failed_transactions"])
 @virtual_time
-async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing() -> None:
+async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing(fails: bool) -> None:
     bench = await Bench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")
@@ -83,7 +87,9 @@ async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing
     before = len(enriched(bench))
     await asyncio.sleep(ERASED_LAG_MS / 1000)
     assert len(enriched(bench)) == before, "Kafka would not compact the segment yet"
-    await asyncio.sleep(DAY_S / 12)
+    with patch.object(bench.ledger, "transact", side_effect=Aborted) if fails else nullcontext():
+        await asyncio.sleep(DAY_S / 12)
+    await asyncio.sleep(60)
     sealed = enriched(bench)[before:]
     assert [(record.key, record.value) for record in sealed] == [(b"acme//", None)]
     assert erased_by(sealed[0].key, sealed[0].headers) is None
