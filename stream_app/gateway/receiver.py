@@ -27,7 +27,7 @@ from stream_app.domain.callback.body import BadBody, Body, callback_of, read_bod
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.records import Record
-from stream_app.domain.model.tokens import Verified, problem_of, verify
+from stream_app.domain.model.tokens import Keys, Verified, problem_of, verify
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import Answer
@@ -113,17 +113,18 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        table = self.tables.at(scope["path"], scope["query_string"])
+        tables = self.tables  # one request, one configuration: they may be replaced while its body comes
+        table = tables.at(scope["path"], scope["query_string"])
         answer: Answer | None = answers.CRASHED
         try:
-            answer = await self._answer(Request(scope, receive), table)
+            answer = await self._answer(Request(scope, receive), table, tables.keys)
         finally:
             self._metrics.answered(_label_of(table), answer.code if answer else "gone", time.perf_counter() - began)
         if answer is not None:
             response = PlainTextResponse(f"{answer.text}\n", answer.status, answer.headers)
             await response(scope, receive, send)
 
-    async def _answer(self, request: Request, table: Table | None) -> Answer | None:
+    async def _answer(self, request: Request, table: Table | None, keys: Keys | None) -> Answer | None:
         """Process one request. None if the peer disconnected."""
         if request.method != "POST":
             return answers.NOT_POST
@@ -133,7 +134,7 @@ class Receiver:
             return answers.ENCODED
         if not _is_json(request.headers.get("content-type", "application/json")):
             return answers.WRONG_TYPE
-        if problem := self._problem(request, table):
+        if problem := _problem(request, table, keys):
             return problem
         raw = await self._body(request)
         if not isinstance(raw, bytes):
@@ -141,7 +142,7 @@ class Receiver:
         body = read_body(raw)
         if isinstance(body, BadBody):
             return answers.refused(body)
-        origin = self._verify(request, table, body)
+        origin = _verify(request, table, keys, body)
         if isinstance(origin, Answer):
             return origin
         callback = await self._callback(body, table, origin)
@@ -167,24 +168,6 @@ class Receiver:
             return None
         return bytes(body)
 
-    def _problem(self, request: Request, table: Table) -> Answer | None:
-        """Reject a request by its head alone. None if the head is acceptable."""
-        token = _header_token(request)
-        if "{{" in token:
-            return answers.TEMPLATE
-        if self.tables.keys is None:
-            return _problem_of_secret(request, table)
-        problem = problem_of(self.tables.keys, token) if token else None
-        return answers.REFUSED_TOKEN[problem] if problem else None
-
-    def _verify(self, request: Request, table: Table, body: Body) -> str | Answer:
-        """Verify the token. Returns the origin of the forced lead (else ""), or the answer that rejects the request."""
-        token = _header_token(request) or body.token
-        if token and self.tables.keys is not None:
-            verdict = verify(self.tables.keys, token, table.workspace, table.destination, body.lead_id)
-            return verdict.forced_origin if isinstance(verdict, Verified) else answers.REFUSED_TOKEN[verdict]
-        return "" if self.tables.keys is None else _problem_of_secret(request, table) or ""
-
     async def _callback(self, body: Body, table: Table, origin: str) -> Callback | BadBody:
         """Decode a verified body. An expensive one is decoded in a thread, one at a time."""
         arguments = (body, table.workspace, table.destination, self._now_ms(), origin)
@@ -209,6 +192,26 @@ class Receiver:
 
 def _header_token(request: Request) -> str:
     return request.headers.get("x-callback-token", "").strip()
+
+
+def _problem(request: Request, table: Table, keys: Keys | None) -> Answer | None:
+    """Reject a request by its head alone. None if the head is acceptable, which proves nothing yet."""
+    token = _header_token(request)
+    if "{{" in token:
+        return answers.TEMPLATE
+    if keys is None:
+        return _problem_of_secret(request, table)
+    problem = problem_of(keys, token) if token else None
+    return answers.REFUSED_TOKEN[problem] if problem else None
+
+
+def _verify(request: Request, table: Table, keys: Keys | None, body: Body) -> str | Answer:
+    """Verify the token, else the secret. Returns the origin of the forced lead (else ""), or the refusal."""
+    token = _header_token(request) or body.token
+    if token and keys is not None:
+        verdict = verify(keys, token, table.workspace, table.destination, body.lead_id)
+        return verdict.forced_origin if isinstance(verdict, Verified) else answers.REFUSED_TOKEN[verdict]
+    return _problem_of_secret(request, table) or ""
 
 
 def _problem_of_secret(request: Request, table: Table) -> Answer | None:

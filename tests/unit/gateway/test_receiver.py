@@ -1,6 +1,7 @@
 """The receiver: what is right is kept before it is answered, all else is refused in words, all is counted."""
 
 import hmac
+from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import Mock, call
 
@@ -209,6 +210,20 @@ async def test_a_secret_counts_from_when_the_gateway_has_its_table() -> None:
     gateway.receiver.tables = Tables([*TABLES, Table("globex", "firms", 3, (SECRET.encode(),))], KEYS, PARTITIONS)
     assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 200
     assert gateway.shelf.records[0].partition == 3
+
+
+async def test_keys_that_go_while_a_body_comes_leave_no_request_without_its_proof() -> None:
+    gateway = Gateway()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"lead_id": '
+        gateway.receiver.tables = Tables(TABLES, None, PARTITIONS)
+        yield b'"crm-17"}'
+
+    async with gateway.client() as client:
+        answer = await client.post(STATIC, content=body(), headers={"content-type": "application/json"})
+    assert answer.status_code == 401
+    assert not gateway.shelf.records
 
 
 @pytest.mark.parametrize("requests", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
