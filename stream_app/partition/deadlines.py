@@ -73,11 +73,7 @@ class DeadlineQueue:
     def note(self, step: WriteBatch) -> None:
         """Add the lead of a step with events, if it waits from this step on."""
         last = step.events[-1]
-        waits = last.status in OVERDUE
-        if last.status in WAITING:
-            destination = self._plan.destination(last.workspace, last.destination)
-            waits = destination is not None and destination.callbacks
-        if waits:
+        if last.status in OVERDUE or (last.status in WAITING and last.due_at_ms is not None):
             self.add(step.rows[0][0], last.status)
 
     def add(self, key: bytes, state: Status) -> None:
