@@ -37,7 +37,7 @@ from stream_app.domain.model.records import Rows as Changes
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
 _ALIASES: Final = (b"f/", b"p/")
-_AGING: Final = (b"d/", b"k/", b"x/", *_ALIASES)
+_AGING: Final = (b"d/", b"k/", *_ALIASES)
 _LONG_AGO_MS: Final = -(10**15)
 _SUPPRESSING: Final = (b"e/", b"s/", b"x/")
 _lane_decoder: Final = msgspec.json.Decoder(Lane)
@@ -189,7 +189,7 @@ class Rows:
 
     def _final_since_ms(self, key: bytes) -> int | None:
         """Since when (epoch ms) the row of an expiring key is final; None while it is open."""
-        if key[:2] in (b"k/", b"x/"):
+        if key[:2] == b"k/":
             return read_row(_dated, key, self._values[key]).at_ms
         since_ms = _LONG_AGO_MS
         for row_key in rows_of(self._values[key]) if key[:2] in _ALIASES else (key,):
