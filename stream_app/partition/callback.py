@@ -23,7 +23,6 @@ from stream_app.domain.delivery.state_machine import (
     match_callback,
     next_version,
 )
-from stream_app.domain.delivery.suppression import erased_row, is_erased
 from stream_app.domain.model.messages import Callback, Status
 from stream_app.domain.model.outcome import scrub
 from stream_app.partition.in_flight import InFlight
@@ -78,8 +77,8 @@ class CallbackPipeline(StateUser):
         self._lanes[callback.workspace], cost, spent = booked(policy, lane, row, destination, callback, now_ms)
         self._admission.pump_soon(callback.workspace)  # the budget may have room again, or a suspension has ended
         why = Reason("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
-        erased = self._rows.suppression(erased_row(callback.workspace, callback.lead_id))
-        is_published = callback.outcome in _PUBLISHED and not is_erased(erased, row.first_at_ms)
+        is_erased = self._rows.is_erased(callback.workspace, callback.lead_id, row.first_at_ms)
+        is_published = callback.outcome in _PUBLISHED and not is_erased
         recorder.go(
             callback.outcome,
             now_ms,

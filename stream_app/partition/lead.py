@@ -15,7 +15,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from stream_app.domain.dead_letter.replay import replay_due_ms, tier_s
-from stream_app.domain.delivery.envelope import Disposition, Envelope, lead_envelope
+from stream_app.domain.delivery.envelope import Disposition, Envelope, Way, lead_envelope
 from stream_app.domain.delivery.recorder import NO_REASON, Attempt, DeliveryRecorder, Rejection, brief, failure, strayed
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, dedup, find_lead_ref, resolve_lead
 from stream_app.domain.delivery.state_machine import Delivery, Reason, Verdict, begin, classify_record
@@ -316,6 +316,8 @@ class LeadPipeline(StateUser):
             provisional = await self._fallback.serve_while_held(in_flight, recorder)
         if provisional is None:
             return False
+        if self._rows.why_not_sent(recorder.resolved) is not None:
+            return True  # since a moment ago: it is concluded before it asks its lane again
         now_ms = self._clock.now_ms()
         due_ms = max(held.back_ms or held.until_ms, now_ms + int(self._plan.delivery.patience_s * 1000))
         why = Reason(held.reason, held.text, due_at_ms=due_ms)
@@ -350,7 +352,7 @@ class Conclusions(StateUser):
         in_flight.release_next()
         now_ms = self._clock.now_ms()
         recorder.go(state, now_ms, why, spent, final=final, **(recorder.freed(spent) if final else {}))
-        copies = [recorder.copy(self._plan.topics.dlq, now_ms, why, disposition=dead_letter)] if dead_letter else []
+        copies = [self._copy(recorder, self._plan.topics.dlq, why, disposition=dead_letter)] if dead_letter else []
         await self._commits.commit_last(in_flight, recorder.step(*copies))
 
     async def uncertain(self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason) -> None:
@@ -371,7 +373,7 @@ class Conclusions(StateUser):
             await self.park(in_flight, recorder, why)
             return
         topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
-        await self._commits.commit_last(in_flight, recorder.step(recorder.copy(topic, now_ms, why, way="uncertain")))
+        await self._commits.commit_last(in_flight, recorder.step(self._copy(recorder, topic, why, way="uncertain")))
 
     async def dead_letter(
         self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason, **changes: object
@@ -385,7 +387,7 @@ class Conclusions(StateUser):
             due_ms = replay_due_ms(replay, why.reason, replays + 1, now_ms, self._clock.rand())
             why = replace(why, due_at_ms=due_ms)
         recorder.go(state, now_ms, why, **recorder.freed(), **changes)
-        dead_letter = recorder.copy(topic, now_ms, why, disposition="failed")
+        dead_letter = self._copy(recorder, topic, why, disposition="failed")
         await self._commits.commit_last(in_flight, recorder.step(dead_letter))
 
     async def park(self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason) -> None:
@@ -394,8 +396,23 @@ class Conclusions(StateUser):
         now_ms = self._clock.now_ms()
         spent = self._lanes.charge(recorder.resolved.destination.workspace, recorder.row.reservation)
         recorder.go("parked", now_ms, why, spent, **(recorder.freed(spent) if spent else {}))
-        dead_letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
+        dead_letter = self._copy(recorder, self._plan.topics.parked, why, disposition="failed")
         await self._commits.commit_last(in_flight, recorder.step(dead_letter))
+
+    def _copy(
+        self,
+        recorder: DeliveryRecorder[LeadRef],
+        topic: str,
+        why: Reason,
+        *,
+        way: Way = "",
+        disposition: Disposition = "",
+    ) -> Record:
+        """Return a copy of the lead's record, without its fields if the lead was erased meanwhile."""
+        lead, row = recorder.resolved, recorder.row
+        copy = recorder.copy(topic, row.at_ms, why, way=way, disposition=disposition)
+        is_erased = self._rows.is_erased(lead.destination.workspace, lead.lead_id, row.first_at_ms)
+        return replace(copy, value=None) if is_erased else copy
 
     # ------------------------------------------------------------------------------------------- without a row
 

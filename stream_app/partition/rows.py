@@ -28,7 +28,7 @@ from stream_app.domain.delivery.state_machine import (
     read_versioned,
     unreadable,
 )
-from stream_app.domain.delivery.suppression import Suppression, suppression_reason
+from stream_app.domain.delivery.suppression import Suppression, erased_row, is_erased, suppression_reason
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.model.records import ConsumedRecord
@@ -135,6 +135,10 @@ class Rows:
         """A suppression row. Raises RowUnreadable."""
         raw = self._values.get(key)
         return None if raw is None else read_row(_suppression_decoder, key, raw)
+
+    def is_erased(self, workspace: str, lead_id: str, first_at_ms: int) -> bool:
+        """True if a history of the lead that began then was erased. Its data must not be written again."""
+        return is_erased(self.suppression(erased_row(workspace, lead_id)), first_at_ms)
 
     def erasures(self) -> Iterator[tuple[str, int]]:
         """Workspace and time (epoch ms) of each erased lead."""

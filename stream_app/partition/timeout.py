@@ -18,7 +18,6 @@ from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import Delivery, Reason, lead_of
-from stream_app.domain.delivery.suppression import erased_row, is_erased
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
@@ -100,7 +99,7 @@ class TimeoutPipeline(StateUser):
         now_ms = self._clock.now_ms()
         grace_s, lead_id = destination.callback_grace_s, lead_of(key)[2]
         text = f"Clay accepted the lead and did not call back within {grace_s:g} s after its deadline"
-        if is_erased(self._rows.suppression(erased_row(destination.workspace, lead_id)), row.first_at_ms):
+        if self._rows.is_erased(destination.workspace, lead_id, row.first_at_ms):
             consumed, text = None, f"{text}; the lead was erased"
         elif consumed is None:
             text = f"{text}; its record is no longer in Kafka: publish the lead again"

@@ -7,13 +7,15 @@ from typing import TypeVar
 import msgspec
 import pytest
 
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import delivery_key, lane_key, read_delivery
+from stream_app.domain.delivery.suppression import Suppression, erased_row
 from stream_app.domain.limits.budget import Period
-from stream_app.domain.model.outcome import Accepted, Outcome, Refused, Uncertain
+from stream_app.domain.model.outcome import Accepted, Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import Record
 from stream_app.partition.rows import read_lane
 from tests.partition.test_owner import Bench
-from tests.partition.virtual import virtual_time
+from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.schedule import Setup
 
@@ -141,3 +143,19 @@ async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_beg
     bench.publish("id0", "p0")
     await bench.serve_for(60)
     assert [event.reason for event in bench.events()][-2:] == ["worker_died", "uncertain"]
+
+
+@pytest.mark.parametrize("callbacks", [True, False])
+@pytest.mark.parametrize("outcome", [Refused("http_503", 1), Poison(422, 1), Uncertain("no_answer", 1)])
+@virtual_time
+async def test_no_copy_of_a_lead_that_is_erased_in_its_post_has_fields(outcome: Outcome, callbacks: bool) -> None:
+    bench = Bench(Setup(callbacks=callbacks, max_attempts=1), clay_takes_s=2.0)
+    bench.clay.first = [outcome]
+    bench.publish("id0", "p0")
+    await bench.serve_for(1.0)
+    erased = erased_row("acme", "id0"), msgspec.json.encode(Suppression("erased", now_ms(), "c1", "jane"))
+    await bench.partition.state.commits.submit(WriteBatch([erased], [], []))
+    await asyncio.sleep(4.0)
+    topics = bench.plan.topics
+    copies = [topics.dlq, topics.parked, *map(topics.wait, bench.plan.replay.tiers_s)]
+    assert [copy.value for topic in copies for copy in bench.dead_letters(topic)] == [None]
