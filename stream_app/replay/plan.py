@@ -155,7 +155,7 @@ async def survey(
     async with topic_reader(settings, progress) as reader:
         letters = await _dead_letters(reader, settings, source, wanted, ranges)
         rows, lanes, on_list = await _rows(reader, settings.names.state, letters)
-        never = await _never(reader, topic_of(settings, source), letters, on_list)
+        never = await _never(reader, topic_of(settings, source), letters, on_list, WorkspaceKeys(settings.workspaces))
     if limit is not None:
         letters.sort(key=lambda letter: (letter.partition, letter.offset))  # so that a later run takes the same ones
     chosen: Chosen = defaultdict(set)
@@ -274,7 +274,7 @@ async def _rows(
 
 
 async def _never(
-    reader: TopicReader, topic: str, letters: list[_Found], on_list: SuppressionList
+    reader: TopicReader, topic: str, letters: list[_Found], on_list: SuppressionList, keys: WorkspaceKeys
 ) -> set[tuple[int, int]]:
     """Find suppressed dead letters, by partition and offset. Values are read only if the list is not empty."""
     never: set[tuple[int, int]] = set()
@@ -284,7 +284,7 @@ async def _never(
     for letter in letters:
         offsets[letter.partition].add(letter.offset)
     async for record in records_at(reader, topic, offsets):
-        if on_list.names(headers_of(record.headers), record.key, record.value, record.timestamp):
+        if on_list.names(headers_of(record.headers), keys.restore(record.key), record.value, record.timestamp):
             never.add((record.partition, record.offset))
     return never
 

@@ -1,4 +1,4 @@
-"""What one ordered replay has read and not sent is no part of the next one."""
+"""What ordered replays send, and what not: the rest of one that ended early, and erased leads."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -6,19 +6,23 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from stream_app.config import Kafka, Settings
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import Fate, PricedPlan, ReplayOrders, ReplayPlan, ReplayProgress
+from stream_app.domain.delivery.envelope import pseudonymous_key
+from stream_app.domain.delivery.suppression import Suppression, erased_row
 from stream_app.domain.lane.price import Part, Quote
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Workspace
-from stream_app.replay import orders
-from tests.board.model_records import dead_letter
+from stream_app.kafka.connection import silent
+from stream_app.replay import orders, plan
+from tests.board.model_records import NOW_MS, Made, dead_letter
 
-SETTINGS = Settings(kafka=Kafka(bootstrap="127.0.0.1:1", partitions=1), workspaces={"acme": Workspace("acme")})
+SETTINGS = Settings(kafka=Kafka(bootstrap="127.0.0.1:1", partitions=2), workspaces={"acme": Workspace("acme")})
 DLQ = SETTINGS.names.dlq
 
 
@@ -63,3 +67,17 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypat
     assert known.replays["r-1"].state == "refused"
     assert (known.replays["r-2"].state, known.replays["r-2"].sent) == ("done", 1)
     assert written.retried == ["leads/0/2"]
+
+
+async def test_an_erased_lead_is_known_by_its_hashed_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    home, erased = SETTINGS.home("acme"), msgspec.json.encode(Suppression("erased", NOW_MS, "c1", "jane"))
+    changes = {"key": pseudonymous_key(b"acme", ()), "value": b'{"lead_id": "crm-1"}', "partition": 1 - home}
+    letter = msgspec.structs.replace(dead_letter(DLQ, disposition="policy"), **changes)
+    records = [letter, Made(SETTINGS.names.state, erased_row("acme", "crm-1"), erased, home)]
+
+    async def read(topic: str, ranges: Any = None) -> AsyncIterator[list[Made]]:
+        yield [record for record in records if record.topic == topic and record.partition in (ranges or (0, 1))]
+
+    monkeypatch.setattr(plan, "topic_reader", lambda *_: nullcontext(SimpleNamespace(read=read)))
+    priced, _ = await plan.survey(SETTINGS, "dlq", Filter(kinds=frozenset({"policy"})), silent)
+    assert priced.fates == {"suppressed": 1}
