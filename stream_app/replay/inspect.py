@@ -98,11 +98,10 @@ async def _matching(
                 yield record, headers, key
 
 
-async def _on_the_list(reader: TopicReader, state: str, partition: int | None = None) -> SuppressionList:
-    """Read the suppression list from all partitions, or from one."""
+async def _on_the_list(reader: TopicReader, state: str) -> SuppressionList:
+    """Read the suppression list from all partitions: a dead letter may lie outside the home of its workspace."""
     on_list = SuppressionList()
-    ranges = None if partition is None else {partition: (await reader.bounds(state))[partition]}
-    async for records in reader.read(state, ranges):
+    async for records in reader.read(state):
         for record in records:
             on_list.apply(record.key, record.value, record.partition)
     return on_list
@@ -124,7 +123,7 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
         dead_letter = dead_letter_of(records[0], WorkspaceKeys(settings.workspaces))
         headers = dict(dead_letter.headers)
         history = await _history(reader, settings.names.status, partition, headers.get(HEADERS["origin"], b""))
-        on_list = await _on_the_list(reader, settings.names.state, partition)
+        on_list = await _on_the_list(reader, settings.names.state)
     shown = {name: _shown(value) for name, value in headers.items()}
     suppressed = on_list.names(headers, dead_letter.key, dead_letter.value, dead_letter.timestamp_ms)
     return Shown(dead_letter, shown, history, suppressed)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Workspace
 from stream_app.kafka.connection import silent
-from stream_app.replay import orders, plan
+from stream_app.replay import inspect, orders, plan
 from tests.board.model_records import NOW_MS, Made, dead_letter
 
 SETTINGS = Settings(kafka=Kafka(bootstrap="127.0.0.1:1", partitions=2), workspaces={"acme": Workspace("acme")})
@@ -69,7 +70,7 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypat
     assert written.retried == ["leads/0/2"]
 
 
-async def test_an_erased_lead_is_known_by_its_hashed_key(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_erased_lead_is_known_by_a_hashed_key_from_any_partition(monkeypatch: pytest.MonkeyPatch) -> None:
     home, erased = SETTINGS.home("acme"), msgspec.json.encode(Suppression("erased", NOW_MS, "c1", "jane"))
     changes = {"key": pseudonymous_key(b"acme", ()), "value": b'{"lead_id": "crm-1"}', "partition": 1 - home}
     letter = msgspec.structs.replace(dead_letter(DLQ, disposition="policy"), **changes)
@@ -78,6 +79,9 @@ async def test_an_erased_lead_is_known_by_its_hashed_key(monkeypatch: pytest.Mon
     async def read(topic: str, ranges: Any = None) -> AsyncIterator[list[Made]]:
         yield [record for record in records if record.topic == topic and record.partition in (ranges or (0, 1))]
 
-    monkeypatch.setattr(plan, "topic_reader", lambda *_: nullcontext(SimpleNamespace(read=read)))
+    kafka = SimpleNamespace(read=read, bounds=AsyncMock(return_value={0: (0, 1), 1: (0, 1)}))
+    for module in (plan, inspect):
+        monkeypatch.setattr(module, "topic_reader", lambda *_: nullcontext(kafka))
     priced, _ = await plan.survey(SETTINGS, "dlq", Filter(kinds=frozenset({"policy"})), silent)
     assert priced.fates == {"suppressed": 1}
+    assert (await inspect.show(SETTINGS, f"{DLQ}/{1 - home}/0", silent)).suppressed
