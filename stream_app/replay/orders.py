@@ -12,9 +12,9 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from itertools import chain
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 import msgspec
 from aiokafka import TopicPartition
@@ -152,7 +152,8 @@ class OrderRunner:
         while True:
             if self._owns() and self._state.orders.pending:
                 try:
-                    async with _Operator(self._settings, self._state, self._owns) as operator:
+                    async with aclosing(_Operator(self._settings, self._state, self._owns)) as operator:
+                        await operator.take_over()
                         await operator.work()
                     await self._state.current()
                     self._warn.reset()
@@ -165,8 +166,8 @@ class OrderRunner:
 class _Operator:
     """The work of one operator, from taking over to the end of the work or an error.
 
-    `async with` fences every operator that started before. The work raises Fenced if another one has started meanwhile,
-    and Aborted if a transaction failed.
+    `take_over` fences every operator that started before. The work raises Fenced if another one has started meanwhile,
+    and Aborted if a transaction failed. `aclose` is due in any case, also if the take-over failed.
     """
 
     def __init__(self, settings: Settings, state: ReplayState, owns: Callable[[], bool]) -> None:
@@ -182,7 +183,7 @@ class _Operator:
         self._owns = owns
         self._clock = Clock()
 
-    async def __aenter__(self) -> Self:
+    async def take_over(self) -> None:
         rows = await self._kafka.take_over()
         self._orders = ReplayOrders(rows.items())
         kept = self._settings.topics
@@ -191,9 +192,8 @@ class _Operator:
         oldest_ms = self._clock.now_ms() - kept_ms
         keys = [*outlived(rows, oldest_ms), *self._orders.outlived(oldest_ms)]
         self._outlived = [Record(self._names.replay_state, key, None) for key in keys]
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def aclose(self) -> None:
         await self._kafka.close()
 
     async def work(self) -> None:

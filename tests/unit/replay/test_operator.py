@@ -85,3 +85,12 @@ async def test_an_erased_lead_is_known_by_a_hashed_key_from_any_partition(monkey
     priced, _ = await plan.survey(SETTINGS, "dlq", Filter(kinds=frozenset({"policy"})), silent)
     assert priced.fates == {"suppressed": 1}
     assert (await inspect.show(SETTINGS, f"{DLQ}/{1 - home}/0", silent)).suppressed
+
+
+async def test_an_operator_that_cannot_take_over_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = AsyncMock(take_over=AsyncMock(side_effect=RuntimeError("away")))
+    monkeypatch.setattr(orders, "TransactionalState", lambda *_, **__: kafka)
+    state: Any = SimpleNamespace(orders=SimpleNamespace(pending=True))
+    with pytest.raises(RuntimeError, match="away"):
+        await orders.OrderRunner(SETTINGS, state, lambda: True).run()
+    kafka.close.assert_awaited_once_with()
