@@ -3,7 +3,8 @@
     leads.dlq, leads.deferred  ->  leads.wait.<tier>  ->  ... a shorter tier  ->  leads.retry
 
 It copies bytes and counts replays. The lead pipeline decides what happens to a lead and drops duplicate copies, so a
-record that is published twice after a crash is harmless. Only the head of each tier is held in memory.
+record that is published twice after a crash is harmless. The process holds few records in memory, however many
+wait: of each topic and partition the first ones (`services.replay`), and those whose copies Kafka has yet to store.
 
 Resetting the group's offsets on `leads.dlq` is a way to replay: if the group starts below its earlier offset, a new
 epoch starts (`domain.dead_letter.replay.begin`).

@@ -180,8 +180,8 @@ class Turns:
 
     The worker writes events for a lead that comes in vain. So none comes before its lane takes leads: the replay
     process looks at the view in its place, when the hold may end, and at the latest after 2 s. The leads of a lane look
-    one by one at the rate of replays, however many wait. If the hold has ended in
-    time only, the next lead is a probe: the worker has kept one, and if its answer does not change the view within 1 s,
+    one by one at the rate of replays, however many wait. If only the time of the hold has passed and its view has not
+    changed, the next lead is a probe: the worker has kept one, and if its answer does not change the view within 1 s,
     one lead a second comes. Leads that were probes before come a little later, so that it is another one each time.
     """
 
