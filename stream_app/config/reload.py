@@ -30,7 +30,7 @@ _LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations
 class Configuration:
     """The configuration that the process works with. `plan` and `endpoints` are changed in place.
 
-    `read` returns the settings that the files and the environment have now.
+    `read` returns the settings that the files and the environment have now, `moved` why a plan must not be adopted.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
@@ -38,6 +38,7 @@ class Configuration:
         self._proxy_url = settings.secrets.get(settings.egress.proxy_env)
         self.plan, self.endpoints = settings.plan, endpoints_of(settings)
         self._read = read
+        self.moved: Callable[[Plan], list[str]] = lambda _: []
         self._stamp = settings.stamp
         self._answered = ("", NOTHING_NEW)
 
@@ -54,12 +55,14 @@ class Configuration:
         return self._answered[1]
 
     def _reload(self) -> CommandResult:
-        """Adopt what can be adopted. An invalid configuration changes nothing."""
+        """Adopt what can be adopted. A configuration that is invalid, or moves a lane, changes nothing."""
         settings, differs = _read_again(self._read)
         if isinstance(settings, CommandResult):
             return settings
-        self._stamp = settings.stamp
         plan, endpoints = settings.plan, endpoints_of(settings)
+        if problems := self.moved(plan):
+            return CommandResult("; ".join(problems), False, "refused")
+        self._stamp = settings.stamp
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
         left = [*self._left(settings, plan), *(["the pepper of privacy.pepper_env"] if differs else [])]
         results = [f"adopted: {', '.join(adopted)}"] if adopted else []

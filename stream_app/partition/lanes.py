@@ -38,10 +38,7 @@ _EVERY_S: Final = 1.0
 
 @define(eq=False, repr=False)
 class Lanes:
-    """The lanes of the workspaces that live in partition `number`, by workspace.
-
-    For `previous` see `PartitionOwner`.
-    """
+    """The lanes of the workspaces that live in partition `number`, by workspace. For `previous` see `WorkerParts`."""
 
     _number: int
     _plan: Plan
@@ -96,7 +93,6 @@ class Lanes:
         for key in [key for key in rows if key.startswith(b"l/")]:
             lane = read_lane(key, rows.pop(key))
             if lane.workspace in self._plan.workspaces:
-                self._check_home(lane.workspace)
                 at_ms = min(now_ms, lane.callback_health.owned_ms or now_ms)  # of its last commit
                 self._shown[lane.workspace] = self._view(lane, at_ms, None)
             self._lanes[lane.workspace] = for_new_owner(lane, now_ms, self._previous.get(lane.workspace))
@@ -105,12 +101,25 @@ class Lanes:
             self._observer.lane(msgspec.structs.replace(self.view(name), news=()))  # its changes come later
 
     def reconfigured(self) -> None:
-        """Apply a changed configuration: what it repairs may be tried at once."""
+        """Apply a changed configuration: what it repairs may be tried at once. Raises RowUnreadable, as `load`."""
+        if problems := self.moved(self._plan):
+            raise RowUnreadable("; ".join(problems))
         now_ms = self._clock.now_ms()
         for name, lane in self._lanes.items():
             if (policy := self._plan.workspaces.get(name)) is not None:
                 self._lanes[name] = reconfigured(policy, lane, self._plan.destinations_of(name), now_ms)
         self._changed.set()
+
+    def moved(self, plan: Plan) -> list[str]:
+        """Why this process must not adopt `plan`: a workspace that it adds has its lane here and its home elsewhere."""
+        mine, number, names = self._plan, self._number, self._lanes.keys() & plan.workspaces.keys()
+        homes = {name: (mine if name in mine.workspaces else plan).home_of(name) for name in sorted(names)}
+        return [
+            f"workspace {name} has its lane in partition {number}, the configuration says {home}: "
+            f"set workspaces.{name}.partition = {number}, or use a new workspace name"
+            for name, home in homes.items()
+            if home != number
+        ]
 
     # ------------------------------------------------------------- what changes a lane, beside operators and admission
 
@@ -185,13 +194,6 @@ class Lanes:
         """True if its view was published within the last second."""
         shown = self._shown.get(name)
         return shown is not None and now_ms - shown.at_ms < _VIEW_EVERY_MS
-
-    def _check_home(self, name: str) -> None:
-        if (home := self._plan.home_of(name)) != self._number:
-            raise RowUnreadable(
-                f"workspace {name} has its lane in partition {self._number}, the configuration says {home}: "
-                f"set workspaces.{name}.partition = {self._number}, or use a new workspace name"
-            )
 
 
 @define(eq=False, repr=False)

@@ -136,6 +136,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         worker = Worker(build_partition, refresh)
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
         owned = worker.partitions
+        configuration.moved = lambda plan: [text for one in owned.values() for text in one.state.lanes.moved(plan)]
 
         # The Faust app, which joins the group and feeds the partitions.
         app = build_app(names.worker_app, connection, settings.kafka)

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from stream_app.clock import Clock
 from stream_app.config import Settings, load_settings
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.addresses import webhook_id
-from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.errors import RowUnreadable, SettingsError
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.ports import Observer
 
 URL = "https://api.clay.com/v3/sources/webhook/"
 TOML = """
@@ -99,6 +102,25 @@ def test_a_change_that_needs_a_restart_is_named_and_not_applied(files: Files) ->
         == "needs a restart: workspace acme was removed, destination people was removed"
     )
     assert "people" in files.configuration.plan.destinations
+
+
+def test_a_removed_workspace_that_comes_back_with_another_home_is_refused_and_nothing_adopted(files: Files) -> None:
+    files.write(TOML[: TOML.index("[workspaces")])
+    configuration = Configuration(files.read(), files.read)
+    lanes = Lanes(1, configuration.plan, Clock(), Observer())
+    configuration.moved = lanes.moved
+    lanes.load({b"l/acme": b'{"version": 1, "workspace": "acme", "partition": 1}'})
+    files.write(TOML.replace("partition = 1", "partition = 2"))
+    refused = configuration.reload("first")
+    with pytest.raises(RowUnreadable) as at_start:
+        Lanes(1, files.read().plan, Clock(), Observer()).load(dict(lanes.rows()))
+    assert (refused.applied, refused.reason, refused.text) == (False, "refused", str(at_start.value))
+    assert (configuration.plan.workspaces, configuration.plan.pins, configuration.endpoints) == ({}, {}, {})
+    assert configuration.refresh() == refused, "until the file is corrected"
+    files.write(TOML)
+    assert configuration.reload("second").applied
+    lanes.reconfigured()
+    assert configuration.plan.pins == {"acme": 1}
 
 
 def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
