@@ -155,14 +155,7 @@ class RawBytes(Schema):  # type: ignore[misc]  # faust ships no types
         return decode
 
 
-def build_app(
-    app_id: str,
-    connection: KafkaConnection,
-    kafka: Kafka,
-    *,
-    commit_interval_s: float = 0.5,
-    buffer_records: int = 4_000,
-) -> App:
+def build_app(app_id: str, connection: KafkaConnection, kafka: Kafka, *, buffer_records: int = 4_000) -> App:
     """Build an app without agents. Call it inside the running event loop.
 
     Partition p of all topics that have an agent, and of the state topic, is always assigned to the same process.
@@ -172,7 +165,6 @@ def build_app(
         app_id: the name of the consumer group.
         connection: how to connect to Kafka.
         kafka: the number of partitions of every topic, the state topic included, and the times of the group.
-        commit_interval_s: seconds between commits of offsets.
         buffer_records: records that the process buffers for each topic and partition.
     """
     _mute_debug()
@@ -188,7 +180,7 @@ def build_app(
         topic_disable_leader=True,
         topic_partitions=kafka.partitions,
         table_standby_replicas=0,
-        broker_commit_interval=commit_interval_s,
+        broker_commit_interval=0.5,  # seconds between commits of offsets
         broker_session_timeout=kafka.session_timeout_s,
         broker_heartbeat_interval=_HEARTBEAT_S,
         broker_rebalance_timeout=kafka.rebalance_timeout_s,

@@ -71,7 +71,8 @@ class Bench:
 
     def app(self, handlers: dict[str, Handler], owner: Owner | None = None) -> Any:
         times = Kafka(partitions=PARTITIONS, session_timeout_s=6, rebalance_timeout_s=90)
-        app = build_app(self.group, KafkaConnection(self.bootstrap), times, commit_interval_s=0.1)
+        app = build_app(self.group, KafkaConnection(self.bootstrap), times)
+        app.conf.broker_commit_interval = 0.1
         return app_with(app, handlers, owner, self.state)
 
     async def committed(self) -> dict[tuple[str, int], int]:

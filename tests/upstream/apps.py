@@ -55,7 +55,8 @@ def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -
             await work(consumed.offset, functools.partial(inlet.ack, consumed))
 
     times = Kafka(partitions=1, session_timeout_s=15, rebalance_timeout_s=90)
-    app = build_app(namespace + "ours", KafkaConnection(bootstrap), times, commit_interval_s=commit_interval_s)
+    app = build_app(namespace + "ours", KafkaConnection(bootstrap), times)
+    app.conf.broker_commit_interval = commit_interval_s
     return app_with(app, {namespace + "leads": handler}, Owner(), namespace + "state")
 
 
