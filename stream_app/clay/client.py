@@ -309,5 +309,4 @@ class Webhooks:
 
     async def host_answers(self, destination: str) -> bool:
         """Ask whether the host of the destination's webhooks answers; see `HostCheck`."""
-        endpoint = self.endpoints.get(destination)  # None: a reload has removed it
-        return endpoint is None or await self.check(next(iter(endpoint.urls.values())))
+        return await self.check(next(iter(self.endpoints[destination].urls.values())))

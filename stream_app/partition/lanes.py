@@ -254,7 +254,7 @@ class HostWatch:
             held = dict(self._held)
             answers = await asyncio.gather(*(self._clay.host_answers(alias) for alias in held.values()))
             for name, answer in zip(held, answers, strict=True):
-                if (policy := self._plan.workspaces.get(name)) is not None:  # else a reload has removed it
-                    self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())
-                    pump(name)
+                policy = self._plan.workspaces[name]
+                self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())
+                pump(name)
             await asyncio.sleep(_EVERY_S)

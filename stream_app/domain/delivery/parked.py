@@ -79,7 +79,8 @@ def settle_lead(
     if what.give_up:
         why = f": {command.why}" if command.why else ""
         return given_up(plan, lane, key, mine, "given_up", f"given up by {command.who}{why}", now_ms)
-    before = mine.booked or Reservation("", "", 0, 0)
+    before = mine.booked
+    assert before is not None, "a lead without a booked cost is not chosen"
     credits_ = before.credits if what.credits is None else what.credits
     actions = before.actions if what.actions is None else what.actions
     now = msgspec.structs.replace(before, credits=credits_, actions=actions, known=True)

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from stream_app.clay import Egress
-from stream_app.clay.client import HostCheck, Webhooks
+from stream_app.clay.client import Endpoint, HostCheck, Webhooks
 from stream_app.client.doctor import host_answers
 from stream_app.client.gateways import ProbeFailed
 from stream_app.dev.process import free_port
@@ -151,16 +151,11 @@ async def test_doctor_connects_as_the_worker_does(authority: Authority) -> None:
 async def test_a_server_error_is_no_answer(status: int, answers: bool) -> None:
     answer = b"HTTP/1.1 %d X\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n" % status
     async with serve(READ, answer, HANG) as server:
-        check = HostCheck(Egress.of())
-        assert set(await asyncio.gather(*(check(server.url) for _ in range(5)))) == {answers}
+        endpoints = {"people": Endpoint({"first": server.url}, None, True)}
+        webhooks = Webhooks(client(), endpoints, lambda *_: None, HostCheck(Egress.of()))
+        assert set(await asyncio.gather(*(webhooks.host_answers("people") for _ in range(5)))) == {answers}
     ((head, _),) = server.requests
     assert head.startswith(b"HEAD / HTTP/1.1\r\n"), "one request, without the webhook's secret path"
-
-
-async def test_a_host_without_webhooks_left_is_taken_to_answer() -> None:
-    """A reload may have removed the destination of a lead that waits."""
-    webhooks = Webhooks(client(), {}, lambda *_: None, HostCheck(Egress.of()))
-    assert await webhooks.host_answers("people")
 
 
 def test_clients_that_need_a_context_trust_the_same_authorities(authority: Authority) -> None:
