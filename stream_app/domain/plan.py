@@ -229,7 +229,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True):
         request_timeout_s: Time of one POST in all.
         retry_base_s: Base of the full-jitter backoff between those attempts.
         retry_cap_s: Longest backoff between those attempts.
-        max_request_start_age_s: A POST that has not started this long after its row was committed is cancelled.
+        max_request_start_age_s: A POST that would start later than this after its lane granted it is not started.
         commit_timeout_s: Time for one commit.
         uncertain_grace_s: `Destination.uncertain_grace_s` where the destination does not set it.
         patience_s: How long a lead waits for a lane that shares its partition, or degrades, before it is deferred.

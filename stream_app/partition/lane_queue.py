@@ -41,7 +41,7 @@ _LONGEST_TIMER_S: Final = 60.0  # the wall clock may step while the loop's clock
 
 
 class Timetable(Generic[K]):
-    """Keys by their number (a time or a length), lowest first. Nothing takes longer than a binary search."""
+    """Keys by their number (a time or a length), lowest first. A change is a binary search and a move in memory."""
 
     def __init__(self) -> None:
         self._order: list[tuple[int, K]] = []

@@ -92,7 +92,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         returns: Replays in all epochs since the lead arrived or an operator sent it back.
         booked: What was booked for the last POST when its reservation ended. A callback may still correct it.
         results: The version of the lead's last published result.
-        person: Hash of the person (domain/lead/read.py), if a result may come.
+        person: Hash of the person (domain/lead/identity.py), if a result may come.
         company: Hash of the company, if a result may come.
         probe: The suspension (its `since_ms`) that the last POST probed; 0 if none.
         people: All hashes of the person (`domain.lead.identity.hashes`); () if `person` is the only one.

@@ -44,7 +44,7 @@ Status = Literal[
     "erased",
     "cost_corrected",
 ]
-"""Clay statuses plus five of ours.
+"""What an event says about its lead. Those that need an explanation:
 
 `refused`: Clay provably did not accept the lead, another attempt follows. `expired`: `not_after` passed before it was
 sent. `rerouted`: it arrived in a partition that is not its workspace's. `cost_corrected`: an operator entered its cost.
