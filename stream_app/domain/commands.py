@@ -74,7 +74,7 @@ class Resolve(Struct, frozen=True, omit_defaults=True):
     If it is not at Clay, plan a replay of it instead, with those that may have reached Clay.
 
     Attributes:
-        credits: Credits that it did cost. A missing amount stays as booked.
+        credits: Credits that it cost. A missing amount stays as booked.
         actions: As `credits`, in Actions.
         give_up: A parked lead is not to be sent any more. Otherwise it is at Clay.
         destination: Needed only if the lead went to several.
@@ -88,7 +88,7 @@ class Resolve(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         if not self.give_up and self.credits is None and self.actions is None:
-            raise ValueError("name what it did cost: credits, actions, or both, 0 or more")
+            raise ValueError("name what it cost: credits, actions, or both, 0 or more")
 
 
 class Reload(Struct, frozen=True):
@@ -341,7 +341,7 @@ def refusal(command: Command, consumed: ConsumedRecord, now_ms: int, *, is_answe
     """Return why a command is not applied whatever it says: it was answered before, or is more than a day old."""
     if is_answered:
         return CommandResult("command was answered before: nothing was done again", False, "repeated")
-    # by its own time or by the broker's
+    # Its age is by its own time or by the broker's, whichever is older.
     if now_ms - min(command.at_ms, consumed.timestamp_ms or command.at_ms) > _MAX_AGE_MS:
         return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")
     return None

@@ -308,7 +308,8 @@ def reason_of(queue: LaneQueue, waiter: Waiter) -> Held:
 
 def busy(queue: LaneQueue) -> Held:
     """Return the reason of a deferral because of the leads that wait for the lane."""
-    return Held(LANE_BUSY, f"{count(len(queue), 'lead')} of its workspace wait for the lane", 0)
+    waiting = count(len(queue), "lead of its workspace waits", "leads of its workspace wait")
+    return Held(LANE_BUSY, f"{waiting} for the lane", 0)
 
 
 class LaneTimer:

@@ -237,7 +237,7 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
         line.check_histories()
         assert not line.posted_again()
         charged, booked = line.charged(), line.booked()
-        # A row that is run again costs again what it did cost already: Clay's cell says the sum of both runs.
+        # A row that is run again costs again what it cost already: Clay's cell says the sum of both runs.
         assert charged == booked
         for process in (worker.process, gateway):
             assert await line.stop(process) == 0

@@ -196,7 +196,8 @@ async def test_patience_begins_when_the_lead_may_go() -> None:
     assert isinstance(await bench.send(in_flight(0)), Grant)
     not_before_ms = now_ms() + 200
     ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_before_ms)
-    assert of_type(Held, await bench.send(in_flight(1), ask)).defer
+    held = of_type(Held, await bench.send(in_flight(1), ask))
+    assert (held.defer, held.text) == (True, "1 lead of its workspace waits for the lane")
     assert now_ms() == not_before_ms + 2_000, "not before, and not after"
 
 

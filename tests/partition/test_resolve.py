@@ -1,4 +1,4 @@
-"""`dlq resolve`: what a lead did cost reaches its row, its lane and the books in one step, once; a parked lead ends."""
+"""`dlq resolve`: what a lead cost reaches its row, its lane and the books in one step, once; a parked lead ends."""
 
 import asyncio
 from typing import Any

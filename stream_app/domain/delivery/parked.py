@@ -62,7 +62,7 @@ def rows_of_lead(plan: Plan, row: Row, name: str, lead_id: object) -> tuple[byte
 def settle_lead(
     plan: Plan, lane: Lane, row: Row, command: Command, what: Resolve, consumed: ConsumedRecord, now_ms: int
 ) -> Settled | str:
-    """Book what the lead did cost, and end it if it is parked; or return why not, in words."""
+    """Book what the lead cost, and end it if it is parked; or return why not, in words."""
     rows = [(key, _row.decode(raw)) for key in resolved_rows(plan, row, command) if (raw := row(key)) is not None]
     if what.destination:
         rows = [(key, delivery) for key, delivery in rows if lead_of(key)[1] == what.destination]
@@ -121,10 +121,10 @@ def _refusal(what: Resolve, rows: list[Delivery]) -> str:
     if what.give_up:
         return "this lead is not parked, so there is nothing to give up"
     if any(row.reservation is not None for row in rows):
-        return "Clay may still call back about this lead: what it did cost is booked then"
+        return "Clay may still call back about this lead: what it cost is booked then"
     if any(map(_is_parked, rows)):
         return "Clay never had this lead: send it, or give it up"
     return (
-        "what this lead did cost is known: correct the lane (`stream-app lanes correct`) by what Clay charged more, or "
+        "what this lead cost is known: correct the lane (`stream-app lanes correct`) by what Clay charged more, or "
         "(below 0) gave back"
     )

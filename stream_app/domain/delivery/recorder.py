@@ -108,7 +108,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         `read` returns the row of a key as it is now: others may have changed it while the lead waited.
         """
         resolved, results = self.resolved, self.row.results
-        # In place of rows of the same keys that wait for this batch.
+        # These replace rows of the same keys that wait for this batch.
         if resolved.lead.force:
             # A correction finds this delivery from now on, so its row goes on with the versions of the one before.
             place = resolved.destination.workspace, resolved.destination.alias, resolved.lead_id

@@ -68,7 +68,7 @@ class ChangeBudget(Struct, frozen=True, omit_defaults=True):
 class Correct(Struct, frozen=True, omit_defaults=True):
     """Book credits or actions that were spent elsewhere, or (below 0) returned by Clay.
 
-    What one lead did cost: `stream-app dlq resolve`.
+    What one lead cost: `stream-app dlq resolve`.
     """
 
     credits: Annotated[_Correction, Meta(description="to book; below 0: returned")] = 0
@@ -167,7 +167,7 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
 
 def _pause(lane: Lane, by: Actor) -> Answer:
     if lane.pause is not None:
-        return Answer(lane, f"was paused already, {byline(lane.pause)}")
+        return Answer(lane, f"the lane was paused already, {byline(lane.pause)}")
     return Answer(replace(lane, pause=by), f"paused {byline(by)}; leads wait on Kafka until `resume`")
 
 
@@ -176,7 +176,7 @@ def _resume(lane: Lane) -> Answer:
     gone += [f"the suspension ({lane.suspension.reason})"] if lane.suspension else []
     gone += [f"the suspension of webhook {webhook_id} (404)" for webhook_id in quota.suspended(lane.quota)]
     if not gone:
-        return Answer(lane, "was neither paused nor suspended")
+        return Answer(lane, "the lane was neither paused nor suspended")
     lane = replace(lifted(lane), pause=None, quota=quota.resumed(lane.quota))
     return Answer(lane, f"resumed: lifted {' and '.join(gone)}")
 

@@ -158,7 +158,7 @@ def test_the_largest_correction_is_done(most: int) -> None:
         ("quota", {"webhook_id": "hook1", "count": 50_001}, "count: Expected `int` <= 50000"),
         ("quota", {"webhook_id": "hook1"}, "name something to change"),
         ("quota", {"webhook_id": "https://a.example/secret", "use": True}, "never by its URL"),
-        ("resolve", {"lead_id": "a"}, "name what it did cost"),
+        ("resolve", {"lead_id": "a"}, "name what it cost"),
         ("resolve", {"lead_id": "a", "credits": -1}, "credits: Expected `int` >= 0"),
     ],
 )
