@@ -10,10 +10,10 @@ from unittest.mock import AsyncMock
 import msgspec
 import pytest
 
-from stream_app.config import Kafka, Settings
+from stream_app.config import Kafka, Settings, kafka_access
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import Fate, PricedPlan, ReplayOrders, ReplayPlan, ReplayProgress
-from stream_app.domain.delivery.envelope import pseudonymous_key
+from stream_app.domain.delivery.envelope import HEADERS, pseudonymous_key
 from stream_app.domain.delivery.suppression import Suppression, erased_row
 from stream_app.domain.lane.price import Part, Quote
 from stream_app.domain.model.errors import UnreadableBatch
@@ -72,16 +72,15 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypat
 
 async def test_an_erased_lead_is_known_by_a_hashed_key_from_any_partition(monkeypatch: pytest.MonkeyPatch) -> None:
     home, erased = SETTINGS.home("acme"), msgspec.json.encode(Suppression("erased", NOW_MS, "c1", "jane"))
-    changes = {"key": pseudonymous_key(b"acme", ()), "value": b'{"lead_id": "crm-1"}', "partition": 1 - home}
-    letter = msgspec.structs.replace(dead_letter(DLQ, disposition="policy"), **changes)
+    key, policy = pseudonymous_key(b"acme", ()), ((HEADERS["disposition"], b"policy"),)
+    letter = Made(DLQ, key, b'{"lead_id": "crm-1"}', 1 - home, headers=policy)
     records = [letter, Made(SETTINGS.names.state, erased_row("acme", "crm-1"), erased, home)]
 
     async def read(topic: str, ranges: Any = None) -> AsyncIterator[list[Made]]:
         yield [record for record in records if record.topic == topic and record.partition in (ranges or (0, 1))]
 
     kafka = SimpleNamespace(read=read, bounds=AsyncMock(return_value={0: (0, 1), 1: (0, 1)}))
-    for module in (plan, inspect):
-        monkeypatch.setattr(module, "topic_reader", lambda *_: nullcontext(kafka))
+    monkeypatch.setattr(kafka_access, "TopicReader", lambda *_: nullcontext(kafka))
     priced, _ = await plan.survey(SETTINGS, "dlq", Filter(kinds=frozenset({"policy"})), silent)
     assert priced.fates == {"suppressed": 1}
     assert (await inspect.show(SETTINGS, f"{DLQ}/{1 - home}/0", silent)).suppressed
@@ -90,7 +89,6 @@ async def test_an_erased_lead_is_known_by_a_hashed_key_from_any_partition(monkey
 async def test_an_operator_that_cannot_take_over_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     kafka = AsyncMock(take_over=AsyncMock(side_effect=RuntimeError("away")))
     monkeypatch.setattr(orders, "TransactionalState", lambda *_, **__: kafka)
-    state: Any = SimpleNamespace(orders=SimpleNamespace(pending=True))
     with pytest.raises(RuntimeError, match="away"):
-        await orders.OrderRunner(SETTINGS, state, lambda: True).run()
+        await orders.OrderRunner(SETTINGS, AsyncMock(), lambda: True).run()
     kafka.close.assert_awaited_once_with()
