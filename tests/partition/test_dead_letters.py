@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from stream_app.domain.dead_letter.replay import returning
+from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.model.outcome import Outcome, classify
 from stream_app.domain.model.records import ConsumedRecord, Record
@@ -77,13 +77,16 @@ async def test_a_failed_one_that_was_replayed() -> None:
 @virtual_time
 async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(text: str, quote: bytes) -> None:
     began_ms = now_ms()
-    _, dead_letter = await refused(classify(422, None, text, 100, True, known=["Ada"]), "leads.dlq")
+    bench, dead_letter = await refused(classify(422, None, text, 100, True, known=["Ada"]), "leads.dlq")
     headers, envelope = dict(dead_letter.headers), read_envelope(dead_letter)
     assert (envelope.disposition, envelope.reason) == ("poison", "http_422")
     assert headers["stream-app-reason-text"] == b"HTTP 422: Clay refuses this row for what is in it" + quote
     assert headers.get("stream-app-answer-excerpt") == (SCRUBBED if text else None)
     assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
     assert envelope.not_before_ms == 0
+    await bench.order("erase", lead_id="id0", destinations=["acme-main"], for_s=3)
+    await bench.come_back(dead_letter, redriven(envelope, dead_letter.record_id))
+    assert (bench.states()[-1], len(bench.clay.bodies)) == ("suppressed", 1), "it was erased after the replay's plan"
 
 
 @virtual_time

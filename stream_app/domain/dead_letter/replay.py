@@ -59,7 +59,7 @@ def returning(envelope: Envelope, record_id: str, epoch: int = 0) -> Envelope | 
     if envelope.way in RETURNS:
         return envelope.onward()
     if not envelope.disposition:
-        return as_input(record_id)
+        return as_input(record_id, envelope.origin_ms)
     if envelope.disposition != "failed":
         return None
     rewound = envelope.epoch < epoch
@@ -73,9 +73,9 @@ def returning(envelope: Envelope, record_id: str, epoch: int = 0) -> Envelope | 
     )
 
 
-def as_input(record_id: str) -> Envelope:
-    """Return an envelope without an origin: the record starts a new history. Copies of one dead letter are one lead."""
-    return Envelope(redriven_from=record_id)
+def as_input(record_id: str, origin_ms: int) -> Envelope:
+    """Return the envelope of a new history. Copies of a dead letter are one lead. Erasures since `origin_ms` count."""
+    return Envelope(redriven_from=record_id, origin_ms=origin_ms)
 
 
 def goes_on(envelope: Envelope) -> bool:
@@ -93,7 +93,7 @@ def redriven(envelope: Envelope, record_id: str) -> Envelope:
     if envelope.way == "deferred" and goes_on(envelope):
         return envelope.onward(not_before_ms=0, redriven_from=record_id)
     if not goes_on(envelope):
-        return msgspec.structs.replace(as_input(record_id), trace_id=envelope.trace_id)
+        return msgspec.structs.replace(as_input(record_id, envelope.origin_ms), trace_id=envelope.trace_id)
     return envelope.onward(
         way="redriven", replay=1, attempt=0, disposition="", not_before_ms=0, redriven_from=record_id
     )

@@ -11,9 +11,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
 from stream_app.domain.delivery.state_machine import Reason
 from stream_app.domain.lead.identity import Alias, hash_of, people, person_key, person_of, row_id
+from stream_app.domain.model.records import read_number
 from stream_app.domain.model.untrusted import decode
 
 TEXT: Final = {
@@ -102,6 +104,8 @@ def suppression_reason(case: ResolvedLead, find: Callable[[bytes], Suppression |
         # A cancellation ignores what was published or redriven after it.
         redriven = case.envelope.way == "redriven" and suppression.reason == "cancelled"
         published_ms = case.consumed.timestamp_ms if redriven else case.envelope.origin_ms
+        if suppression.reason == "erased" and case.envelope.dead_letter:  # its history is new, its data is old
+            published_ms = read_number(case.consumed.header(HEADERS["origin_ms"]) or "") or published_ms
         if suppression.reason == "suppressed" or published_ms <= suppression.at_ms:
             return Reason(suppression.reason, f"{TEXT[suppression.reason]} (command {suppression.command})")
     return None

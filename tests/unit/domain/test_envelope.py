@@ -76,7 +76,7 @@ def test_the_callers_span_is_in_no_header_of_ours() -> None:
 
 def test_headers_of_our_processes_on_retry_are_trusted() -> None:
     assert lead_envelope(record(NAMES.retry, BACK.to_headers()), NAMES.inputs) == BACK
-    sent_back = record(NAMES.retry, as_input("t.leads.dlq/0/3").to_headers())
+    sent_back = record(NAMES.retry, as_input("t.leads.dlq/0/3", 4).to_headers())
     assert lead_envelope(sent_back, NAMES.inputs) == Envelope("t.leads.retry/0/9", 5, dead_letter="t.leads.dlq/0/3")
 
 
@@ -101,7 +101,7 @@ FORMAT_HEADER = HEADERS["format"]
 
 
 def test_each_record_of_ours_says_its_format() -> None:
-    for envelope in (DEAD, BACK, as_input("t.leads.dlq/0/3"), Envelope()):
+    for envelope in (DEAD, BACK, as_input("t.leads.dlq/0/3", 4), Envelope()):
         assert dict(envelope.to_headers())[FORMAT_HEADER] == str(FORMAT).encode()
 
 

@@ -82,8 +82,8 @@ def test_the_envelope_of_a_redriven_dead_letter() -> None:
     assert sooner == msgspec.structs.replace(dead_letter, not_before_ms=0, redriven_from="leads.deferred/0/1")
     row = Delivery(1, "deferred", "leads/0/1", 9, 0, 0, "", replay=2, epoch=1)
     assert classify_record(row, sooner, 0, DAY_MS) == "return"
-    poison = Envelope(origin="leads/0/1", disposition="poison", way="deferred", trace_id="t")
-    assert redriven(poison, "p/0/1") == Envelope(redriven_from="p/0/1", trace_id="t")
+    poison = Envelope(origin="leads/0/1", origin_ms=7, disposition="poison", way="deferred", trace_id="t")
+    assert redriven(poison, "p/0/1") == Envelope(redriven_from="p/0/1", origin_ms=7, trace_id="t")
     assert [goes_on(envelope) for envelope in (dead_letter, poison, Envelope(), Envelope(disposition="failed"))] == [
         *(True, False, False, True)
     ]
