@@ -8,9 +8,7 @@ import msgspec
 from stream_app.domain.dead_letter.orders import fate
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import delivery_key, lane_key
-from stream_app.domain.delivery.suppression import Suppression, erased_row
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import ConsumedRecord
@@ -110,20 +108,6 @@ async def test_a_dead_letter_says_that_its_record_is_gone() -> None:
     assert dead_letter.value is None
     assert read_envelope(dead_letter).reason == "no_callback"
     assert bench.archive.away == 0
-
-
-@virtual_time
-async def test_the_dead_letter_of_an_erased_lead_has_no_fields() -> None:
-    bench = Bench()
-    bench.publish("id0", "p0")
-    await bench.serve_for(10.0)
-    erased = Suppression("erased", now_ms(), "c1", "jane")
-    step = WriteBatch([(erased_row("acme", "id0"), msgspec.json.encode(erased))], [], [])
-    await bench.partition.state.commits.submit(step)
-    await asyncio.sleep(200.0)
-    [dead_letter] = bench.parked()
-    assert dead_letter.value is None
-    assert "erased" in read_envelope(dead_letter).text
 
 
 @virtual_time

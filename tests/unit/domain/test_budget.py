@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from datetime import UTC, datetime
-from unittest.mock import Mock
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -530,14 +529,6 @@ def test_clocks_set_back_over_midnight_do_not_bring_the_old_day_back() -> None:
 def test_absurd_clocks_do_not_crash(now_ms: int) -> None:
     moment = periods_at("America/New_York", 31, now_ms)
     assert moment.day_start_ms < moment.day_end_ms
-
-
-def test_in_a_quarter_of_an_hour_the_date_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An admission asks for it several times."""
-    now_ms, date = _ms("2031-05-06T12:00", "UTC"), Mock(side_effect=budget._date_at)
-    monkeypatch.setattr(budget, "_date_at", date)
-    assert len({periods_at("UTC", 1, now_ms + step_ms) for step_ms in (0, 1, 899_999)}) == 1
-    date.assert_called_once_with("UTC", now_ms)
 
 
 def test_the_cache_is_of_the_moment_not_of_its_quarter_hour() -> None:
