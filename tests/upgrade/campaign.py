@@ -25,7 +25,7 @@ from tests.support.pace import BUSY
 from tests.upgrade.baseline import HEAD, Program
 
 WORKSPACES: Final = 6
-BUDGETED: Final = {"w4": 400, "w5": 400}
+BUDGETED: Final = {"w4": 250, "w5": 250}
 """Credits a day. Each shares its partition with another workspace, so that its leads are deferred."""
 UNWANTED: Final = range(900_000, 900_002)
 """Suppressed people, whose leads are published from then on."""
