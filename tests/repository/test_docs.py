@@ -211,10 +211,6 @@ def test_the_failures_page_has_every_error_and_every_code() -> None:
 # README, pictures, counts
 
 
-def test_readme_is_short() -> None:
-    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
-
-
 @pytest.mark.parametrize("image", IMAGES, ids=name_of)
 def test_pictures_load_nothing_from_elsewhere(image: Path) -> None:
     text = image.read_text(encoding="utf-8")
