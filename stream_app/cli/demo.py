@@ -130,14 +130,14 @@ def _plain(state: DemoState) -> str:
     counts = state.status_counts
     parts = [
         f"{counts['enriched']} of {state.published} enriched, {counts['accepted']} at Clay, "
-        f"{state.published - sum(counts.values())} not taken yet"
+        f"{state.untaken} not taken yet"
     ]
     parts += [
         f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, "
         f"{count(lane.credits_spent_day, 'credit')}"
         for name, lane in sorted(state.lanes.items())
     ]
-    parts.append(f"dead letters {state.steps['dead_lettered']}, replays {state.steps['replayed']}")
+    parts.append(f"dead letters {state.steps['dead_lettered']}, replays {state.replays}")
     return "; ".join(parts)
 
 
@@ -171,11 +171,11 @@ def _lanes(state: DemoState) -> Table:
 
 def _counts(state: DemoState) -> Iterator[str]:
     counts = state.status_counts
-    yield f"{state.published - sum(counts.values()):4}  on Kafka, not taken yet"
+    yield f"{state.untaken:4}  on Kafka, not taken yet"
     for status, words in _WORDS.items():
         if counts[status]:
             yield f"{counts[status]:4}  {words}"
-    dead_letters, replays = state.steps["dead_lettered"], state.steps["replayed"]
+    dead_letters, replays = state.steps["dead_lettered"], state.replays
     yield f"{dead_letters:4}  {'dead letter' if dead_letters == 1 else 'dead letters'} so far"
     yield f"{replays:4}  {'replay' if replays == 1 else 'replays'} so far"
 

@@ -97,7 +97,7 @@ def _joined(join: Path | None, pairs: tuple[str, ...], output: Path) -> Iterator
 def _report(done: Export, join: Path | None) -> None:
     if done.broken_count:
         numbers = ", ".join(map(str, done.broken)) + (" ..." if done.broken_count > len(done.broken) else "")
-        say(f"{join}: {count(done.broken_count, 'row')} cannot be read and were left out, at the lines {numbers}")
+        say(f"{join}: left out {count(done.broken_count, 'row')} that cannot be read: line {numbers}")
     if done.unreadable:
         say(f"{count(done.unreadable, 'result')} cannot be read by this version, and were left out")
     if done.has_other_fields:

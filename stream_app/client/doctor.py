@@ -55,7 +55,7 @@ async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
         raise ProbeFailed(str(refused)) from refused
     except BrokerUnavailable as error:
         raise ProbeFailed(f"{error} Does a firewall let this machine through?") from error
-    return f"{len(cluster['brokers'])} brokers answer at {connection.bootstrap}"
+    return f"{count(len(cluster['brokers']), 'broker answers', 'brokers answer')} at {connection.bootstrap}"
 
 
 async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[str], within_s: float) -> str:

@@ -137,7 +137,7 @@ def test_joined_to_the_file_that_was_published(command: Command, tmp_path: Path)
     joining = ("--join", str(leads), "--map", "email=E-Mail", "--workspace", "w0")
     report, joined = command.rows(*joining)
     assert "3 results of 6 rows" in report
-    assert "2 rows cannot be read and were left out, at the lines 7, 9" in report
+    assert "left out 2 rows that cannot be read: line 7, 9" in report
     of_board = io.StringIO()
     with leads.open("rb") as file:
         done = asyncio.run(join_on_kafka(command.settings, ResultFilter("w0"), Joined("", file), of_board))

@@ -37,10 +37,16 @@ _view: Final = msgspec.json.Decoder(LaneView)
 
 
 class DemoState:
-    """Everything seen so far. `published` is the number of records on `leads`."""
+    """Everything seen so far.
+
+    Attributes:
+        published: How many records the demo has put on `leads`.
+        steps: How many events have each status.
+        replays: How many dead letters came back. The event `replayed` tells of deferred leads, too.
+    """
 
     def __init__(self) -> None:
-        self.published = 0
+        self.published = self.replays = 0
         self.following: asyncio.Task[None] | None = None
         self.lanes: dict[str, LaneView] = {}
         self.steps: Counter[Status] = Counter()
@@ -54,6 +60,7 @@ class DemoState:
 
     def on_event(self, event: StatusEvent) -> None:
         self.steps[event.status] += 1
+        self.replays += event.status == "replayed" and event.reason in ("replayed", "redriven")
         self._credits[event.lead_id] += event.credits or 0
         if event.status not in _OF_CALLBACKS:
             self._last[event.origin] = event
@@ -65,6 +72,11 @@ class DemoState:
     def status_counts(self) -> Counter[Status]:
         """The number of records by their last status."""
         return Counter(event.status for event in self._last.values())
+
+    @property
+    def untaken(self) -> int:
+        """How many records no worker has taken. With `demo --keep`, others may publish, too, and are not counted."""
+        return max(0, self.published - len(self._last))
 
     @property
     def at_rest(self) -> bool:
