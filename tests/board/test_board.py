@@ -21,7 +21,7 @@ from stream_app.kafka.groups import Consumption
 from stream_app.services.board import DeadLetters
 from tests.board.client import OWN, Client, ClientOf, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
-from tests.board.model_records import Made, lane, person
+from tests.board.model_records import Made, event, lane, person
 from tests.board.scene import HASH, board_of, consumers_of, events, settings_of, topics_of
 
 NAMES = TopicNames()
@@ -204,8 +204,10 @@ async def test_a_lead_has_a_bar_for_each_wait_and_names_what_holds_it_now(local:
 
 
 async def test_a_lead_leads_to_the_other_leads_of_its_person_until_it_is_erased(tmp_path: Path) -> None:
-    with board_with(tmp_path, filled=True) as client:
+    late = event(NAMES, "crm-17", "callback_duplicate", 1, 99, at_ms=NOW_MS)
+    with board_with(tmp_path, late, filled=True) as client:
         text = (await client.get("/board/leads/crm-17")).text
+        assert re.search(r"<h1[^>]*>crm-17 <span[^>]*>enriched<", text), "as the books count it"
         assert "crm-60003 held: budget globex / globex-people," in words(text)
         assert f'All <a class="count" href="/board/leads?person={HASH}">2</a> leads of this person' in text
         assert "crm-17 enriched initech" in words((await client.get("/board/leads/crm-60003")).text)

@@ -47,7 +47,7 @@ def leads_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page that the query selects."""
     chosen, after = Filter(**words(query, Filter.__struct_fields__)), after_of(query)
     if chosen.person:
-        rows = site.queries.records_of_person(chosen.person)
+        rows = site.queries.now_of(site.queries.leads_of(chosen.person))
         return {"rows": rows, "filter": chosen, "matches": len(rows), "after": None}
     if chosen.lead_id or chosen.resent:
         matches, rows = _records_of(site, chosen, after)
@@ -135,6 +135,7 @@ def lead_page(site: Site, moment: Moment, query: Query, shown: list[FoundResult]
     return {
         "lead_id": lead_id,
         "lead": lead,
+        "now": site.queries.now_of([lead_id]),  # a duplicate or a late callback may be newer, and counts for no lead
         "histories": [_timeline(history, moment.now_ms) for history in lead.histories] if lead else [],
         # the other leads of its person; None if there are none, and if the person was erased
         "same_person": _same_person(site, lead_id) if lead else None,
@@ -146,7 +147,7 @@ def lead_page(site: Site, moment: Moment, query: Query, shown: list[FoundResult]
 
 def _same_person(site: Site, lead_id: str) -> PageData | None:
     """Return what the person's identifier that leads to the most leads leads to."""
-    records = {person: site.queries.records_of_person(person) for person in site.queries.people_of(lead_id)}
+    records = {person: site.queries.now_of(site.queries.leads_of(person)) for person in site.queries.people_of(lead_id)}
     person = max(records, key=lambda name: len(records[name]), default="")
     others = [row for row in records.get(person, ()) if row.lead_id != lead_id]
     return {"person": person, "leads": len(records[person]), "others": others[:_MOST_OTHERS]} if others else None

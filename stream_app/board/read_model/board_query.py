@@ -209,11 +209,11 @@ class BoardQueries(Queries):
             ((many,),) = self._all("SELECT count(*) FROM records WHERE lead_id = ?", lead_id)
             return many, self._rows(self._all(sql, lead_id, *place_of(after), limit))
 
-    def records_of_person(self, person: str) -> list[RecordRow]:
-        """Return the newest record of each lead of a person, the newest first."""
-        sql = f"{_SELECT} WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT 1"
+    def now_of(self, lead_ids: Iterable[str]) -> list[RecordRow]:
+        """Return the record that counts for each lead, or else its newest; the newest first."""
+        sql = f"{_SELECT} WHERE lead_id = ? ORDER BY rank > 0 AND counts DESC, at_ms DESC, id DESC LIMIT 1"
         with self.snapshot():
-            rows = [row for lead_id in self.leads_of(person) for row in self._all(sql, lead_id)]
+            rows = [row for lead_id in lead_ids for row in self._all(sql, lead_id)]
             return self._rows(sorted(rows, reverse=True))
 
     def resent(self, day_s: int | None, after: Place | None, limit: int) -> list[RecordRow]:

@@ -233,10 +233,12 @@ def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path
     model = ReadModel(tmp_path / "model", sources())
     take(model, *(event(NAMES, "crm-1", "duplicate", 1, number) for number in range(9)))
     again = [event(NAMES, f"crm-{n}", "replayed", 2, n, reason=RESEND, at_ms=NOW_MS - n * DAY_MS) for n in (31, 32, 50)]
-    take(model, *again, event(NAMES, "crm-5", "replayed", 2, 60, reason="http_503"))
+    late = event(NAMES, "crm-31", "callback_duplicate", 1, 61, at_ms=NOW_MS + DAY_MS)
+    take(model, *again, late, event(NAMES, "crm-5", "replayed", 2, 60, reason="http_503"))
     take(model, person(NAMES, "hash", "crm-31", "d/acme/people/crm-1"))
     queries = BoardQueries(tmp_path / "model", FINAL)
-    assert [row.lead_id for row in queries.records_of_person("hash")] == ["crm-1", "crm-31"], "the newest first"
+    now = [(row.lead_id, row.status) for row in queries.now_of(queries.leads_of("hash"))]
+    assert now == [("crm-1", "duplicate"), ("crm-31", "replayed")], "as the books count them, the newest first"
     many, first = queries.records_of_lead("crm-1", None, 5)
     _, rest = queries.records_of_lead("crm-1", first[-1].place, 5)
     assert (many, len({row.origin for row in (*first, *rest)})) == (9, 9)
