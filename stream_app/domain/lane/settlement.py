@@ -197,7 +197,7 @@ def _with_verdict(
 ) -> Lane:
     """Record a call. Health counts each one. Breaker and window ignore those from before the breaker last opened."""
     if failure:
-        outage = breaker.record_failure(lane.outage, failure, lane.breaker.phase, now_ms)
+        outage = breaker.record_failure(lane.outage, failure, lane.breaker.cause, now_ms)
         lane = msgspec.structs.replace(lane, outage=outage)
     ok, verdict = not failure, breaker.verdict(policy.breaker, not failure, latency_ms)
     health = window.record(window.FIVE_MINUTES, lane.health, now_ms, ok, verdict == "slow", latency_ms)

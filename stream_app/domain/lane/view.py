@@ -8,10 +8,9 @@ import msgspec
 
 from stream_app.domain.lane.admission import Held, decide, why_open, without_webhook
 from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
-from stream_app.domain.limits import concurrency, rate, suspension
+from stream_app.domain.limits import concurrency, rate, suspension, window
 from stream_app.domain.limits import webhook_quota as quota
-from stream_app.domain.limits import window as window
-from stream_app.domain.limits.breaker import Mode, Outage, outage_text
+from stream_app.domain.limits.breaker import OF_FAILURES, Mode, Outage, outage_text
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.concurrency import NOTHING, REASON, StallDetector
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
@@ -197,7 +196,7 @@ def view(
             destination.alias: quota.left(policy.quota, lane.quota, destination.webhook_ids)
             for destination in destinations
         },
-        outage=lane.outage if lane.breaker.phase != "closed" else None,
+        outage=lane.outage if lane.breaker.cause in OF_FAILURES else None,
         partly=tuple(_partly(to_bulk, held)),
         turns=dict(_turns(policy, lane, answers, now_ms)),
     )
@@ -264,7 +263,7 @@ def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: in
     if held.reason == WEBHOOK_GONE:
         return min(stopped.since_ms for stopped in quota.suspended(lane.quota).values())
     if held.reason == "breaker_open":
-        return lane.forced.by.at_ms if lane.forced and lane.forced.mode == "open" else lane.breaker.since_ms
+        return lane.breaker.outage_ms if lane.breaker.cause == "forced" else lane.breaker.since_ms
     return before.since_ms if before is not None and before.holds == held.reason else now_ms
 
 

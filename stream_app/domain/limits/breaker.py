@@ -26,8 +26,10 @@ Verdict = Literal["ok", "failure", "slow"]
 Cause = Literal["", "consecutive_failures", "failure_rate", "slow_rate", "probe_failed", "forced"]
 Mode = Literal["auto", "open", "closed", "shadow"]
 
-_ONE_OUTAGE_MS = 60_000  # failures further apart than this, while it is closed, belong to different outages
+_ONE_OUTAGE_MS = 60_000  # failures further apart than this belong to different outages, unless they hold it open
 _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
+OF_FAILURES: Final = frozenset[Cause]({"consecutive_failures", "failure_rate", "probe_failed"})
+"""Causes by which failed calls opened the breaker; otherwise, those calls are of an earlier outage."""
 SLOW_RATE: Final = 0.8
 """The share of slow calls in the window that opens the breaker: most answers are slow before a pause helps."""
 OPEN_SHARE: Final = 0.05
@@ -194,9 +196,9 @@ def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Brea
     return Breaker(mode, state.epoch + 1, now_ms, now_ms, cause, now_ms, next_lease=state.next_lease)
 
 
-def record_failure(state: Outage | None, reason: str, phase: Phase, now_ms: int) -> Outage:
-    """Return the outage after one more failed call, while the circuit breaker was in `phase`."""
-    if state is None or (phase == "closed" and now_ms - state.last_ms > _ONE_OUTAGE_MS):
+def record_failure(state: Outage | None, reason: str, cause: Cause, now_ms: int) -> Outage:
+    """Return the outage after one more failed call, while the circuit breaker was open by `cause`; '': closed."""
+    if state is None or (cause not in OF_FAILURES and now_ms - state.last_ms > _ONE_OUTAGE_MS):
         return Outage(reason, now_ms, now_ms, 1)
     return Outage(reason, state.since_ms, now_ms, state.calls + 1)
 
@@ -214,15 +216,7 @@ def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker
         if now_ms < until_ms:
             kept = state if until_ms == state.until_ms else msgspec.structs.replace(state, until_ms=until_ms)
             return kept, Wait(until_ms)
-        state = Breaker(
-            "half_open",
-            state.epoch,
-            now_ms,
-            cause=state.cause,
-            outage_ms=state.outage_ms,
-            next_lease=state.next_lease,
-            host_down=state.host_down,
-        )
+        state = msgspec.structs.replace(state, phase="half_open", since_ms=now_ms, until_ms=0)
     longest_ms = int(policy.probe_lease_s * 1000)
     if state.lease is not None and state.lease.expires_at_ms > now_ms:
         lease = Lease(state.lease.id, no_later(state.lease.expires_at_ms, now_ms, longest_ms))

@@ -7,6 +7,7 @@ import pytest
 
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, duration, explain, outlook
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.overrides import Auto, Trip, obey
 from stream_app.domain.lane.settlement import settled
 from stream_app.domain.lane.view import LaneView, PartHold
 from stream_app.domain.lane.view import view as view_of
@@ -102,6 +103,15 @@ def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_ste
     assert finding.since_ms == NOW_MS, "the first call that failed, not the last opening of the breaker"
     assert finding.until_ms == lane.breaker.until_ms > now_ms
     assert "a few leads that go as probes and that Clay accepts" in finding.lifts
+    for order in (Trip(), Auto()):  # minutes after it has healed
+        lane = obey(policy, lane, order, Actor("jane", "x", now_ms := now_ms + 600_000)).lane
+    lane, entry = granted(policy, lane, FIRMS, now_ms)
+    tripped = only(explain(facts(view_of(policy, lane, [FIRMS], now_ms), at_ms=now_ms)))
+    assert (tripped.what, tripped.since_ms) == ("the circuit breaker is half_open: forced", now_ms - 600_000)
+    lane, _ = settled(policy, lane, entry, Refused("http_503", 20, 503), now_ms, 0.5)
+    assert view_of(policy, lane, [FIRMS], now_ms).outage == Outage("http_503", now_ms, now_ms, 1), "a new one"
+    slow = msgspec.structs.replace(lane, breaker=msgspec.structs.replace(lane.breaker, cause="slow_rate"))
+    assert view_of(policy, slow, [FIRMS], now_ms).outage is None, "no failed call opened it"
 
 
 RESUME = "stream-app replay resume"
