@@ -204,8 +204,7 @@ async def test_a_lead_has_a_bar_for_each_wait_and_names_what_holds_it_now(local:
 
 
 async def test_a_lead_leads_to_the_other_leads_of_its_person_until_it_is_erased(tmp_path: Path) -> None:
-    late = event(NAMES, "crm-17", "callback_duplicate", 1, 99, at_ms=NOW_MS)
-    with board_with(tmp_path, late, filled=True) as client:
+    with board_with(tmp_path, event(NAMES, "crm-17", "callback_duplicate", 1, 99, at_ms=NOW_MS), filled=True) as client:
         text = (await client.get("/board/leads/crm-17")).text
         assert re.search(r"<h1[^>]*>crm-17 <span[^>]*>enriched<", text), "as the books count it"
         assert "crm-60003 held: budget globex / globex-people," in words(text)

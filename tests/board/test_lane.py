@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
-import msgspec
 import pytest
 
 from stream_app.board.access import STRANGER
@@ -52,12 +51,14 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
 
 
 async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tmp_path: Path) -> None:
-    fresh = msgspec.to_builtins(Meter("2026-09-21", NOW_MS + HOUR_MS))
-    with board_with(tmp_path, lane(TopicNames(), "acme", at_ms=NOW_MS, meters={"credits_day": fresh})) as client:
+    meters = {"credits_day": Meter("2026-09-21", NOW_MS + HOUR_MS)}
+    worse = lane(TopicNames(), at_ms=NOW_MS, score=82.5, p95_ms=900)
+    with board_with(tmp_path, worse, lane(TopicNames(), at_ms=NOW_MS, score=93.3, p95_ms=300, meters=meters)) as client:
         text = (await client.get("/board/lanes/acme")).text
     assert "Nothing is booked, and no limit is set." in text
     assert "nothing in this time" in text
     assert "closed now; no change is known" in text
+    assert all(words in plain(text) for words in ("93.3 now, lowest 82.5;", "300 ms now, highest 900 ms;"))
     assert "nan" not in re.sub(r"<[^>]*>", "", text).lower()
 
 

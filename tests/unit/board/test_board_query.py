@@ -237,8 +237,7 @@ def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path
     take(model, *again, late, event(NAMES, "crm-5", "replayed", 2, 60, reason="http_503"))
     take(model, person(NAMES, "hash", "crm-31", "d/acme/people/crm-1"))
     queries = BoardQueries(tmp_path / "model", FINAL)
-    now = [(row.lead_id, row.status) for row in queries.now_of(queries.leads_of("hash"))]
-    assert now == [("crm-1", "duplicate"), ("crm-31", "replayed")], "as the books count them, the newest first"
+    assert [row.status for row in queries.now_of(queries.leads_of("hash"))] == ["duplicate", "replayed"], "newest first"
     many, first = queries.records_of_lead("crm-1", None, 5)
     _, rest = queries.records_of_lead("crm-1", first[-1].place, 5)
     assert (many, len({row.origin for row in (*first, *rest)})) == (9, 9)
