@@ -18,7 +18,7 @@ from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Out
 from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import METERS, MeterName
-from stream_app.domain.limits.meters import Forecast, Sample, forecast
+from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Sample, forecast
 from stream_app.kafka.groups import Consumption
 
 T = TypeVar("T")
@@ -297,15 +297,14 @@ def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> l
 
 
 def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict[str, Forecast]:
-    """Forecast the credits of a lane. `minutes`: what was booked in the last hour."""
+    """Forecast the credits of a lane. `minutes`: what was booked lately, as far as it is known."""
     forecasts: dict[str, Forecast] = {}
-    hour_ms = now_ms - HOUR_S * 1000
     for name in ("credits_day", "credits_month"):
         if (meter := view.meters.get(name)) is None:
             continue
-        since_ms = max(hour_ms, meter.begins_ms)
-        booked = sum(slot.credits for slot in minutes if slot.at_s * 1000 >= since_ms)
-        before = msgspec.structs.replace(meter, spent=meter.spent - booked)
+        known = [slot for slot in minutes if slot.at_s * 1000 >= max(now_ms - SAMPLED_MS, meter.begins_ms)]
+        since_ms = known[0].at_s * 1000 if known else now_ms
+        before = msgspec.structs.replace(meter, spent=meter.spent - sum(slot.credits for slot in known))
         if (foreseen := forecast([Sample(since_ms, before), Sample(now_ms, meter)], now_ms)) is not None:
             forecasts[name] = foreseen
     return forecasts

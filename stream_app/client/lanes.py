@@ -16,14 +16,13 @@ from stream_app.domain.commands import CommandAnswer, command_id
 from stream_app.domain.dead_letter.orders import PAUSE, Pause
 from stream_app.domain.lane.explain import Facts, LaneFacts
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.limits.meters import Forecast, Sample, forecast
+from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Sample, forecast
 from stream_app.domain.model.errors import TopicsError, UnreadableBatch
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import TopicReader
 from stream_app.kafka.topics import check_topics
 
 _NAMED: Final = 5
-_SAMPLED_MS: Final = 15 * 60_000
 _view: Final = msgspec.json.Decoder(LaneView)
 
 
@@ -105,7 +104,7 @@ async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> dict[s
     """Return the recent views by workspace, oldest first; always at least the last one."""
     topic = settings.names.lanes
     bounds = await reader.bounds(topic)
-    lately = await reader.offsets_at(topic, now_ms - _SAMPLED_MS)
+    lately = await reader.offsets_at(topic, now_ms - SAMPLED_MS)
     begins = {number: end if (offset := lately[number]) is None else offset for number, (_, end) in bounds.items()}
     by_name = await _read_views(reader, topic, {number: (begins[number], end) for number, (_, end) in bounds.items()})
     missing = {settings.home(name) for name in settings.workspaces if name not in by_name}

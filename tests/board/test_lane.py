@@ -32,7 +32,8 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     }
     where = {"workspace": "acme", "destination": "acme-people"}
     spent = [
-        event(names, f"crm-{n}", "enriched", 1, n, credits=n * 10, at_ms=NOW_MS - n * HOUR_MS, **where) for n in (1, 2)
+        event(names, f"crm-{n}", "enriched", 1, n, credits=n * 10, at_ms=NOW_MS - ago_ms, **where)
+        for n, ago_ms in ((1, HOUR_MS // 4), (2, 2 * HOUR_MS))
     ]
     moment = Moment(NOW_MS, ProjectionLag(), None, STRANGER)
     with board_with(tmp_path, lane(names, "acme", at_ms=NOW_MS, meters=meters), *spent) as client:
@@ -47,7 +48,7 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     points = [[float(part) for part in point.split(",")] for point in day.points.split()]
     assert all(x == left or y == up for (left, up), (x, y) in pairwise(points)), "it rises in steps"
     assert month.limit_y is not None
-    assert day.forecast == "70.83,75.00 100.00,16.67", "from 30 to 100 of 120, at 10 an hour for seven hours"
+    assert day.forecast == "70.83,93.33 100.00,31.11", "from 30 to 310 of 450, at 40 an hour for seven hours"
 
 
 async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, MeterNam
 _SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
 _HOUR_MS = 3_600_000  # so much of a day or month has passed before its pace says anything
+SAMPLED_MS: Final = 900_000  # the pace of a day is that of so much time, as the CLI cannot read all views of an hour
 _LEAST_MS = 600_000  # a shorter time says nothing: one file of leads is sent in it, and no other may follow
 _CREDITS: Final = attrgetter("credits_spent", "credits_reserved", "credits_elsewhere", "credits_warned")
 _ACTIONS: Final = attrgetter("actions_spent", "actions_reserved", "actions_elsewhere", "actions_warned")
@@ -70,10 +71,10 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The pace of a meter: for a day, the pace of the last minutes or hour; for a month, the mean since it began.
+    """The pace of a meter: for a day, the pace of the last minutes; for a month, the mean since it began.
 
     Attributes:
-        per_hour: Units booked and reserved in an hour.
+        per_hour: Units booked in an hour; of a month, those that are reserved count, too.
         empty_at_ms: When nothing is left, epoch ms; None if the day or month ends first or there is no cap.
     """
 
@@ -114,7 +115,7 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
     Only the pace of the present day or month counts, as another one says nothing about it, and none is known before an
     hour of it has passed: the first leads of a morning would use up any budget.
 
-    `samples` is what was seen of the meter lately, oldest first; of a month, only the last one counts.
+    `samples` is what was seen of the meter in the last `SAMPLED_MS`, oldest first; of a month only the last one counts.
     """
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None
@@ -124,7 +125,7 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
     since_ms, used = last.begins_ms, 0
     if last.ends_ms - last.begins_ms <= _LONGEST_DAY_MS:
         first = next(sample for sample in samples if sample.meter.period == last.period)
-        since_ms, used = first.at_ms, first.meter.spent + first.meter.reserved
+        since_ms, used = first.at_ms, first.meter.spent + last.reserved  # the board does not know what was reserved
     if now_ms - since_ms < _LEAST_MS:
         return None
     per_hour = max(0, last.spent + last.reserved - used) * _HOUR_MS / (now_ms - since_ms)

@@ -322,12 +322,12 @@ def meter(spent: int, reserved: int = 0, cap: int | None = 6_000, period: str = 
 @pytest.mark.parametrize(
     ("earlier", "now", "expected"),
     [
-        (meter(1_000, 100), meter(1_150, 50), Forecast(600.0, NOON_MS + 8 * HOUR_MS)),
+        (meter(1_000, 100), meter(1_100, 500), Forecast(600.0, NOON_MS + int(4_400 / 600 * HOUR_MS))),
         (meter(0), meter(10), Forecast(60.0)),  # the day ends first
         (meter(0, 0, None), meter(10, 0, None), Forecast(60.0)),  # nothing is capped
         (meter(6_000), meter(6_000), Forecast(0.0, NOON_MS)),  # used up
         (meter(10), meter(10), Forecast(0.0)),
-        (meter(0, 500), meter(100, 0), Forecast(0.0)),  # refunds are no negative rate, and corrections none at all
+        (meter(100), meter(0), Forecast(0.0)),  # refunds are no negative rate, and corrections none at all
         (meter(0), replace(meter(100), elsewhere=3_000), Forecast(600.0, NOON_MS + int(2_900 / 600 * HOUR_MS))),
         (meter(5_000, period="2026-11-23"), meter(10), None),  # of another day
     ],
@@ -352,8 +352,7 @@ def test_the_pace_of_a_month_is_its_mean_however_fast_the_last_minutes_were() ->
     month = Meter("2026-11", 720 * HOUR_MS, 9_000, 2_000, 1_000, elsewhere=500, begins_ms=begins_ms)
     quiet = replace(month, spent=0, reserved=0)
     assert forecast([Sample(now_ms - HOUR_MS, quiet), Sample(now_ms, month)], now_ms) == Forecast(10.0)
-    fuller = replace(month, spent=5_000)
-    assert forecast([Sample(now_ms, fuller)], now_ms) == Forecast(20.0, now_ms + 125 * HOUR_MS)
+    assert forecast([Sample(now_ms, replace(month, spent=5_000))], now_ms) == Forecast(20.0, now_ms + 125 * HOUR_MS)
 
 
 def test_no_sample_or_too_short_a_time_says_nothing() -> None:
