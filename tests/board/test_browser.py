@@ -178,13 +178,14 @@ def test_a_chart_names_each_day_once_and_whole_leads(browser: Browser, url: str)
 
 
 def test_without_javascript_every_page_reads_and_every_form_works(browser: Browser, url: str) -> None:
-    made = context(browser, java_script_enabled=False)
+    made = context(browser, width=900, java_script_enabled=False)
     page = made.new_page()
     for name, path in PAGES.items():
         page.goto(url + path)
         assert page.locator("h1").inner_text(), name
         assert page.locator("#age").inner_text() == "2.0 s old, lag 0", name
         assert not page.locator("#pause").is_visible(), "a button without an effect"
+        assert not page.locator(".stacked time").evaluate_all("all => all.some((at) => at.getClientRects()[1])"), name
     page.goto(f"{url}/board/leads")
     page.get_by_label("Find a lead").fill("crm-17")
     page.get_by_role("button", name="Find").click()
