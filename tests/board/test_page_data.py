@@ -167,15 +167,13 @@ def test_waits_without_a_visible_gap_are_one_band_and_the_last_is_of_now_if_it_h
 
 @pytest.mark.parametrize(
     ("used", "forecast", "tone", "seen"),
-    [
-        (meter(None, 0), None, None, None),
-        (meter(None, 5), None, "ok", None),
-        (meter(100, 60, 19), Forecast(600.0), "ok", Outlook("600 an hour: lasts until", NOW_MS + 3_600_000, False)),
-        (meter(100, 60, 20), None, "warn", None),
-        (meter(100, 100, 0), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True)),
-        (meter(100, 150, 120), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True)),
-    ],
-)
+    [(meter(None, 0), None, None, None),
+     (meter(None, 5), None, "ok", None),
+     (meter(100, 60, 19), Forecast(600.0), "ok", Outlook("600 an hour: lasts until", NOW_MS + 3_600_000, False)),
+     (meter(100, 60, 20), None, "warn", None),
+     (meter(100, 100, 0), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True)),
+     (meter(100, 150, 120), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True))],
+)  # fmt: skip
 def test_a_budget_is_a_bar_with_what_becomes_of_it(used: Meter, forecast: Any, tone: Any, seen: Any) -> None:
     view = msgspec.structs.replace(VIEW, meters={"credits_day": used})
     cap = used.cap or 0

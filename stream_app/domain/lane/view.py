@@ -14,7 +14,7 @@ from stream_app.domain.limits.breaker import OF_FAILURES, Mode, Outage, outage_t
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.concurrency import NOTHING, REASON, StallDetector
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
-from stream_app.domain.limits.webhook_quota import QuotaPolicy, Webhook
+from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Change, Destination, Workspace, byline, in_force
@@ -143,7 +143,7 @@ def view(
     stall: StallDetector = NOTHING,
 ) -> LaneView:
     """Return the view of a lane. `before` is the last view, `news` the difference to it."""
-    policy = in_force(policy, lane.changes)
+    configured, policy = policy, in_force(policy, lane.changes)
     counts = window.totals(window.FIVE_MINUTES, lane.health, now_ms)
     latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
     shown, mode = meters(policy.budget, lane.budget, now_ms), mode_of(policy, lane)
@@ -200,7 +200,7 @@ def view(
         partly=tuple(_partly(to_bulk, held)),
         turns=dict(_turns(policy, lane, answers, now_ms)),
     )
-    return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(policy.quota, before, seen)))
+    return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(configured, before, seen)))
 
 
 def _answer(
@@ -282,16 +282,20 @@ def lifts(code: str, workspace: str) -> str:
     return f"a probe that Clay accepts; or {_RESUME}".format(workspace)
 
 
-def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneChange]:
+def _news(configured: Workspace, before: LaneView, now: LaneView) -> Iterator[LaneChange]:
     if now.paused_by != before.paused_by:
         by = now.paused_by
         yield LaneChange("paused", f"paused {byline(by)}") if by else LaneChange("resumed", "resumed")
     if now.mode != before.mode:
         by_whom = f", {byline(now.mode_by)}" if now.mode_by else ""
         yield LaneChange("mode", f"the breaker's mode is {now.mode}{by_whom}")
+    earlier = {change.key: change for change in before.changes if in_force(configured, (change,)) != configured}
     for change in now.changes:
         if change not in before.changes:
-            yield LaneChange("changed", f"{change.key}: {change.was} -> {change.now}, {byline(change.by)}")
+            value = earlier[change.key].now if change.key in earlier else change.was
+            yield LaneChange("changed", f"{change.key}: {value} -> {change.now}, {byline(change.by)}")
+    for key in sorted(earlier.keys() - {change.key for change in now.changes}):
+        yield LaneChange("changed", f"{key}: {earlier[key].now} -> {earlier[key].was}, as configured")
     if now.breaker != before.breaker:
         text = now.text or f"the circuit breaker is {now.breaker.replace('_', ' ')}"
         if now.outage is not None:
@@ -312,8 +316,8 @@ def _news(rules: QuotaPolicy, before: LaneView, now: LaneView) -> Iterator[LaneC
         if bool(webhook.suspension) != bool(was.suspension):
             text = webhook.suspension.text if webhook.suspension else f"webhook {webhook_id} is in use again"
             yield LaneChange(WEBHOOK_GONE if webhook.suspension else "webhook_back", text)
-        if webhook.count >= rules.warn_at > was.count:
-            left = count(rules.rotate_at - webhook.count, "more submission")
+        if webhook.count >= configured.quota.warn_at > was.count:
+            left = count(configured.quota.rotate_at - webhook.count, "more submission")
             yield LaneChange("quota_warning", f"webhook {webhook_id} is left after {left}: add a new one")
 
 

@@ -321,17 +321,15 @@ def meter(spent: int, reserved: int = 0, cap: int | None = 6_000, period: str = 
 
 @pytest.mark.parametrize(
     ("earlier", "now", "expected"),
-    [
-        (meter(1_000, 100), meter(1_100, 500), Forecast(600.0, NOON_MS + int(4_400 / 600 * HOUR_MS))),
-        (meter(0), meter(10), Forecast(60.0)),  # the day ends first
-        (meter(0, 0, None), meter(10, 0, None), Forecast(60.0)),  # nothing is capped
-        (meter(6_000), meter(6_000), Forecast(0.0, NOON_MS)),  # used up
-        (meter(10), meter(10), Forecast(0.0)),
-        (meter(100), meter(0), Forecast(0.0)),  # refunds are no negative rate, and corrections none at all
-        (meter(0), replace(meter(100), elsewhere=3_000), Forecast(600.0, NOON_MS + int(2_900 / 600 * HOUR_MS))),
-        (meter(5_000, period="2026-11-23"), meter(10), None),  # of another day
-    ],
-)
+    [(meter(1_000, 100), meter(1_100, 500), Forecast(600.0, NOON_MS + int(4_400 / 600 * HOUR_MS))),
+     (meter(0), meter(10), Forecast(60.0)),  # the day ends first
+     (meter(0, 0, None), meter(10, 0, None), Forecast(60.0)),  # nothing is capped
+     (meter(6_000), meter(6_000), Forecast(0.0, NOON_MS)),  # used up
+     (meter(10), meter(10), Forecast(0.0)),
+     (meter(100), meter(0), Forecast(0.0)),  # refunds are no negative rate, and corrections none at all
+     (meter(0), replace(meter(100), elsewhere=3_000), Forecast(600.0, NOON_MS + int(2_900 / 600 * HOUR_MS))),
+     (meter(5_000, period="2026-11-23"), meter(10), None)],  # of another day
+)  # fmt: skip
 def test_a_budget_is_forecast_to_end_at_the_rate_of_the_last_minutes(
     earlier: Meter, now: Meter, expected: Forecast | None
 ) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -125,11 +126,9 @@ def test_a_shadow_budget_lets_through_and_counts() -> None:
 
 @pytest.mark.parametrize(
     ("order", "says"),
-    [
-        (controls.ChangeBudget({"credits_per_month": 50}), "credits_per_day = 100: must not be above"),
-        (controls.ChangeQuota("hook9", use=True), "there is no webhook hook9; there are hook1, hook2"),
-    ],
-)
+    [(controls.ChangeBudget({"credits_per_month": 50}), "credits_per_day = 100: must not be above"),
+     (controls.ChangeQuota("hook9", use=True), "there is no webhook hook9; there are hook1, hook2")],
+)  # fmt: skip
 def test_an_order_that_makes_no_sense_changes_nothing_and_says_why(order: Order, says: str) -> None:
     answer = obey(POLICY, LANE, order, BY, PEOPLE.webhook_ids)
     assert (answer.done, answer.lane) == (False, LANE)
@@ -144,24 +143,22 @@ def test_the_largest_correction_is_done(most: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "args", "says"),
-    [
-        ("budget", {"caps": {"credits_per_day": -1}}, "caps[...]: Expected `int` >= 0"),
-        ("budget", {"caps": {}, "shadow": None}, "name something to change"),
-        ("rate", {"rate_per_s": 0.0}, "rate_per_s: Expected `float` >= 0.01"),
-        ("rate", {"rate_per_s": math.nan}, "rate_per_s: Expected `float` >= 0.01"),
-        ("rate", {"burst": 0}, "burst: Expected `int` >= 1"),
-        ("rate", {"rate_per_s": None, "burst": None}, "name something to change"),
-        ("correct", {"credits": 10**12 + 1}, "credits: Expected `int` <= 1000000000000"),
-        ("correct", {"credits": -(10**12) - 1}, "credits: Expected `int` >= -1000000000000"),
-        ("correct", {"credits": 0, "actions": 0, "period": "day"}, "name credits or actions that are not 0"),
-        ("quota", {"webhook_id": "hook1", "count": -1}, "count: Expected `int` >= 0"),
-        ("quota", {"webhook_id": "hook1", "count": 50_001}, "count: Expected `int` <= 50000"),
-        ("quota", {"webhook_id": "hook1"}, "name something to change"),
-        ("quota", {"webhook_id": "https://a.example/secret", "use": True}, "never by its URL"),
-        ("resolve", {"lead_id": "a"}, "name what it cost"),
-        ("resolve", {"lead_id": "a", "credits": -1}, "credits: Expected `int` >= 0"),
-    ],
-)
+    [("budget", {"caps": {"credits_per_day": -1}}, "caps[...]: Expected `int` >= 0"),
+     ("budget", {"caps": {}, "shadow": None}, "name something to change"),
+     ("rate", {"rate_per_s": 0.0}, "rate_per_s: Expected `float` >= 0.01"),
+     ("rate", {"rate_per_s": math.nan}, "rate_per_s: Expected `float` >= 0.01"),
+     ("rate", {"burst": 0}, "burst: Expected `int` >= 1"),
+     ("rate", {"rate_per_s": None, "burst": None}, "name something to change"),
+     ("correct", {"credits": 10**12 + 1}, "credits: Expected `int` <= 1000000000000"),
+     ("correct", {"credits": -(10**12) - 1}, "credits: Expected `int` >= -1000000000000"),
+     ("correct", {"credits": 0, "actions": 0, "period": "day"}, "name credits or actions that are not 0"),
+     ("quota", {"webhook_id": "hook1", "count": -1}, "count: Expected `int` >= 0"),
+     ("quota", {"webhook_id": "hook1", "count": 50_001}, "count: Expected `int` <= 50000"),
+     ("quota", {"webhook_id": "hook1"}, "name something to change"),
+     ("quota", {"webhook_id": "https://a.example/secret", "use": True}, "never by its URL"),
+     ("resolve", {"lead_id": "a"}, "name what it cost"),
+     ("resolve", {"lead_id": "a", "credits": -1}, "credits: Expected `int` >= 0")],
+)  # fmt: skip
 def test_arguments_that_make_no_sense_are_named(kind: CommandKind, args: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)) as raised:
         read_arguments(kind, args)
@@ -213,6 +210,10 @@ def test_a_soft_limit_crossed_by_an_order_a_configuration_or_the_cost_of_a_lead_
     raised = _done(lowered, controls.ChangeBudget({"credits_per_day": "configured"}), WIDE)
     assert _news(lowered, raised) == []
     assert _news(raised, _done(raised, controls.ChangeBudget({"credits_per_day": 200}), WIDE)) == ["budget_95"]
+    lanes = SPENT_200, lowered, _done(lowered, controls.ChangeBudget({"credits_per_day": 300}), WIDE), raised
+    pairs = ((view(WIDE, before, [PEOPLE], NOW_MS), after) for before, after in pairwise(lanes))
+    told = [view(WIDE, after, [PEOPLE], NOW_MS, before).news[0].text.split(", ")[0] for before, after in pairs]
+    assert told == [f"budget.credits_per_day: {change}" for change in ("1000 -> 200", "200 -> 300", "300 -> 1000")]
     narrow = replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
     assert _news(SPENT_200, reconfigured(narrow, SPENT_200, [], NOW_MS), narrow) == ["budget_80"]
     lane, entry = granted(WIDE, SPENT_200, PEOPLE, NOW_MS)

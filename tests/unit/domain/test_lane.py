@@ -244,6 +244,7 @@ STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
      ({}, {"mode": "open", "mode_by": BY}, [("mode", f"the breaker's mode is open, {WHO}")]),
      ({"mode": "open"}, {}, [("mode", "the breaker's mode is auto")]),
      ({}, {"changes": (Change("rate.burst", 20, 3, BY),)}, [("changed", f"rate.burst: 20 -> 3, {WHO}")]),
+     ({"changes": (Change("rate.burst", 30, 3, BY),)}, {}, []),  # an edit of the configuration had ended it
      ({"breaker": "open"}, {}, [("breaker_closed", "the circuit breaker is closed")]),
      ({}, {"breaker": "open", "text": "too many failed", "outage": Outage("reset", NOW_MS, NOW_MS, 1)},
       [("breaker_open", "Clay does not answer (reset); 1 call has failed since 23:59 UTC; too many failed")]),
@@ -279,7 +280,7 @@ STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
 )  # fmt: skip
 def test_each_change_is_news_once(was: dict[str, Any], now: dict[str, Any], news: list[tuple[str, str]]) -> None:
     before, after = msgspec.structs.replace(BEFORE, **was), msgspec.structs.replace(BEFORE, **now)
-    changes = list(_news(QuotaPolicy(warn_at=3, rotate_at=5), before, after))
+    changes = list(_news(Workspace("acme", "people", quota=QuotaPolicy(warn_at=3, rotate_at=5)), before, after))
     assert [(change.kind, change.text) for change in changes] == news
 
 
