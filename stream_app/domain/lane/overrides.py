@@ -62,7 +62,7 @@ class ChangeBudget(Struct, frozen=True, omit_defaults=True):
     shadow: Annotated[bool | AsConfigured | None, Meta(description="count only, hold no lead")] = None
 
     def __post_init__(self) -> None:
-        _check_named(self.caps or self.shadow is not None)
+        _check_named(self.caps or self.shadow is not None, f"something to change: {', '.join(get_args(Cap))} or shadow")
 
 
 class Correct(Struct, frozen=True, omit_defaults=True):
@@ -78,7 +78,7 @@ class Correct(Struct, frozen=True, omit_defaults=True):
     ] = "day"
 
     def __post_init__(self) -> None:
-        _check_named(self.credits or self.actions, "name credits or actions that are not 0")
+        _check_named(self.credits or self.actions, "credits or actions that are not 0")
 
 
 class ChangeRate(Struct, frozen=True, omit_defaults=True, rename={"per_second": "rate_per_s"}):
@@ -94,7 +94,7 @@ class ChangeRate(Struct, frozen=True, omit_defaults=True, rename={"per_second": 
     ] = None
 
     def __post_init__(self) -> None:
-        _check_named(self.per_second is not None or self.burst is not None)
+        _check_named(self.per_second is not None or self.burst is not None, "something to change: per_second or burst")
 
 
 class ChangeQuota(Struct, frozen=True, omit_defaults=True, rename={"webhook": "webhook_id"}):
@@ -113,12 +113,12 @@ class ChangeQuota(Struct, frozen=True, omit_defaults=True, rename={"webhook": "w
     def __post_init__(self) -> None:
         if "/" in self.webhook or len(self.webhook) > _LONGEST_ID:
             raise ValueError("name the webhook by the ID that `stream-app lanes --json` shows, never by its URL")
-        _check_named(self.use is not None or self.count is not None)
+        _check_named(self.use is not None or self.count is not None, "something to change: use, retire or count")
 
 
-def _check_named(named: object, problem: str = "name something to change") -> None:
+def _check_named(named: object, options: str) -> None:
     if not named:
-        raise ValueError(problem)
+        raise ValueError(f"name {options}")
 
 
 Order = Pause | Resume | Trip | Close | Shadow | Auto | Reset | ChangeBudget | Correct | ChangeRate | ChangeQuota
