@@ -56,7 +56,7 @@ from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
-from stream_app.domain.model.messages import RESEND, Status
+from stream_app.domain.model.messages import RESENDS, Status
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Plan
@@ -233,7 +233,7 @@ class Books:
         if event.saved:
             report.saved[workspace] = report.saved.get(workspace, 0) + event.saved
         report.provisional += event.status == "served_locally"
-        if event.reason == RESEND:
+        if event.reason in RESENDS:
             report.possible_doubles[workspace] = report.possible_doubles.get(workspace, 0) + 1
 
     # ------------------------------------------------------------------------------------------------- the report

@@ -92,7 +92,7 @@ async def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_p
     # Only who names it sends it again.
     [parked_dead_letter] = bench.parked()
     await bench.come_back(parked_dead_letter, redriven(parked, parked_dead_letter.record_id))
-    assert len(bench.clay.bodies) == sent + 2
+    assert (len(bench.clay.bodies), bench.events()[-3].reason) == (sent + 2, "resend_ordered")
 
 
 @virtual_time

@@ -149,7 +149,7 @@ class Ledger:
                 for key in _money_keys(event):
                     numbers["credits", *key] += event.get("credits", 0)
                     numbers["saved", *key] += event.get("saved", 0)
-                    numbers["resent", *key] += event["status"] == "replayed" and event.get("reason") == "resend"
+                    numbers["resent", *key] += event.get("reason") in ("resend", "resend_ordered")
             held = (_money_keys(event) for event in record.events if event["status"] == "held_budget")
             numbers.update(("refused", *key) for key in set[tuple[str, ...]]().union(*held))
         self._imports(numbers)

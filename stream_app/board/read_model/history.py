@@ -16,7 +16,7 @@ import msgspec
 from stream_app.client.answers import Event as ShownEvent
 from stream_app.domain.books.records import COLUMN, MOVING, Event
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.model.messages import RESEND
+from stream_app.domain.model.messages import RESENDS
 
 EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
 """What is kept of an event, in this order."""
@@ -37,15 +37,11 @@ def write_events(db: sqlite3.Connection, events: Iterable[tuple[int, Event]]) ->
     for number, of_record in groupby(events, key=itemgetter(0)):
         steps = [event for _, event in of_record]
         if elsewhere := [event for event in steps if event.seq == 1 and event.status == "rerouted"]:
-            rows.append((number, _OF_ANOTHER_PARTITION, _packed(elsewhere)))
+            rows.append((number, _OF_ANOTHER_PARTITION, _encode([*map(_of_event, elsewhere)])))
             steps = [event for event in steps if event not in elsewhere]
         if steps:
-            rows.append((number, steps[0].seq, _packed(steps)))
+            rows.append((number, steps[0].seq, _encode([*map(_of_event, steps)])))
     db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?)", rows)
-
-
-def _packed(steps: list[Event]) -> bytes:
-    return _encode([_of_event(event) for event in steps])
 
 
 def events_of(db: sqlite3.Connection, number: int) -> list[ShownEvent]:
@@ -93,7 +89,7 @@ class History:
         firsts_of_days = cache(self._firsts_of_days)
         resent: list[tuple[int, int]] = []
         for number, event in events:
-            is_resent = event.status == "replayed" and event.reason == RESEND
+            is_resent = event.status == "replayed" and event.reason in RESENDS
             is_refused = event.status == _REFUSED and event.seq in firsts_of_days(number)
             if not (event.credits or event.saved or is_resent or is_refused):
                 continue
@@ -127,8 +123,7 @@ class History:
             at_s = view.at_ms // 1000
             if view.health != "insufficient_data":
                 marks.append((view.workspace, at_s - at_s % MARK_S, view.score, view.p95_ms))
-            for number, change in enumerate(view.news):
-                changes.append((view.workspace, view.at_ms, number, change.kind, change.text))
+            changes += ((view.workspace, view.at_ms, n, some.kind, some.text) for n, some in enumerate(view.news))
         self._db.executemany(
             """INSERT INTO lane_marks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    score = min(score, excluded.score), p95_ms = max(p95_ms, excluded.p95_ms)""",

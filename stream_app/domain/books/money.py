@@ -165,7 +165,7 @@ class BooksReport(msgspec.Struct):
         saved: Estimated credits saved by earlier results, by workspace.
         provisional: Leads that were answered locally while their lane was held, and continue.
         open_costs: The first leads with an unconfirmed cost, booked at their ceiling.
-        possible_doubles: How often a lead that may have reached Clay was resent by policy, by workspace.
+        possible_doubles: How often a lead that may have reached Clay was sent again, by workspace.
     """
 
     balanced: bool = False

@@ -21,6 +21,7 @@ from stream_app.domain.delivery.state_machine import (
     Reason,
     forced_key,
     mark_key,
+    may_be_at_clay,
     next_version,
     step,
 )
@@ -28,7 +29,7 @@ from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lead.identity import identify, linked
 from stream_app.domain.lead.read import Unreadable, import_of, shown_workspace
 from stream_app.domain.limits.budget import Reservation
-from stream_app.domain.model.messages import Lead, Status, StatusEvent
+from stream_app.domain.model.messages import RESEND_ORDERED, Lead, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import ConsumedRecord, Record, Rows, trace_of
 from stream_app.domain.plan import MAX_RETURNS, Destination, Plan, ReplayPolicy
@@ -156,7 +157,11 @@ class DeliveryRecorder(Generic[LeadT_co]):
         """
         returns = {"replayed": self.row.returns + 1, "redriven": 1}.get(back.way, self.row.returns)
         counts = {"replay": back.replay, "epoch": back.epoch, "attempt": back.attempt, "returns": returns}
-        self.go("replayed", now_ms, Reason(back.way), spent, **counts, **(self.freed(spent) if spent else {}))
+        why = Reason(back.way)
+        if back.way == "redriven" and may_be_at_clay(self.row) and isinstance(self.resolved, ResolvedLead):
+            text = "sent again by an operator though it may have reached Clay: a possible double spend"
+            why = Reason(RESEND_ORDERED, text)
+        self.go("replayed", now_ms, why, spent, **counts, **(self.freed(spent) if spent else {}))
 
     def freed(self, spent: Reservation | None = None) -> dict[str, Reservation | None]:
         """Return the changes of a row whose reservation has ended. `spent` is what was booked instead, if anything."""

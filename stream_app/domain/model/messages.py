@@ -53,7 +53,9 @@ parked lead, and what it cost.
 """
 
 RESEND: Final = "resend"
-"""The reason of `replayed` when the policy resends a lead that may have reached Clay: a possible double spend."""
+RESEND_ORDERED: Final = "resend_ordered"
+RESENDS: Final = frozenset({RESEND, RESEND_ORDERED})
+"""Reasons of `replayed`: policy or an operator resends a lead that may have reached Clay, a possible double spend."""
 
 
 Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # a number of rows

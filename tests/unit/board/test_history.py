@@ -57,14 +57,15 @@ def test_each_event_counts_once_for_its_workspace_and_for_all(model: ReadModel, 
         event(NAMES, "crm-1", "enriched", 3, credits=-4),
         event(NAMES, "crm-2", "served_from_cache", 1, 1, saved=6),
         event(NAMES, "crm-3", "replayed", 1, 2, reason="resend", workspace="beta"),
-        event(NAMES, "crm-4", "replayed", 1, 3, reason="http_503"),
+        event(NAMES, "crm-4", "replayed", 1, 3, reason="redriven"),
+        event(NAMES, "crm-5", "replayed", 1, 4, reason="resend_ordered", workspace="beta"),
     ]
     take(model, *events)
     take(model, *events)  # read again
     for step_s in (MINUTE_S, QUARTER_S, DAY_S):
         assert counted(path, "acme", step_s) == (-4, 6, 0)
-        assert counted(path, "", step_s) == (-4, 6, 1)
-        assert counted(path, "beta", step_s) == (0, 0, 1)
+        assert counted(path, "", step_s) == (-4, 6, 2)
+        assert counted(path, "beta", step_s) == (0, 0, 2)
 
 
 @pytest.mark.parametrize("many", [1, 2, 5])
