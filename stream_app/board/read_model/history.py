@@ -177,8 +177,7 @@ class Imports:
 
     def load(self) -> None:
         """Load the cached names from the table, after other code has changed it."""
-        rows = self._db.execute("SELECT workspace, name, id FROM imports")
-        self._numbers = {(workspace, name): number for workspace, name, number in rows}
+        self._numbers = {(at, name): n for at, name, n in self._db.execute("SELECT workspace, name, id FROM imports")}
 
     def numbers_of(self, events: Iterable[tuple[int, Event]], known: Iterable[int]) -> dict[int, int]:
         """Return the number of the import of each record whose events name one.
