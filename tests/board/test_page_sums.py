@@ -65,9 +65,7 @@ def test_a_plan_names_only_what_is_configured(known: list[str], end: str) -> Non
     ],
 )
 @pytest.mark.parametrize("rows", [50, 51])
-def test_the_page_of_a_cause_counts_what_it_lists(
-    last_day: bool, state: Any, many: int, since_s: int, rows: int
-) -> None:
+def test_a_causes_page_counts_what_it_lists(last_day: bool, state: Any, many: int, since_s: int, rows: int) -> None:
     queries = Mock()
     queries.cause.return_value, queries.dead_letter_hours.return_value = CAUSE, [[(since_s, 4), (since_s + 1, 5)]]
     queries.dead_letters_of.return_value = [SimpleNamespace(place=place) for place in range(rows)]

@@ -149,9 +149,7 @@ async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_beg
 @pytest.mark.parametrize("callbacks", [True, False])
 @pytest.mark.parametrize("outcome", [Refused("http_503", 1), Poison(422, 1), Uncertain("no_answer", 1), None])
 @virtual_time
-async def test_no_copy_of_a_lead_that_is_erased_in_its_post_has_fields(
-    outcome: Outcome | None, callbacks: bool
-) -> None:
+async def test_no_copy_of_a_lead_erased_in_its_post_has_fields(outcome: Outcome | None, callbacks: bool) -> None:
     bench = Bench(Setup(callbacks=callbacks, max_attempts=1), clay_takes_s=2.0)
     bench.clay.first = [outcome or Accepted(200, 1)]
     bench.publish("id0", "p0")

@@ -67,12 +67,6 @@ def test_the_core_is_pure() -> None:
         assert [call for call in calls if CORE_MAY_NOT_CALL.match(call)] == [], path.name
 
 
-def test_the_simulator_knows_nothing_of_the_rest() -> None:
-    """Tests compare the rest against it."""
-    ours = {name for name in names_in(PACKAGE / "dev" / "simulator") if name.startswith("stream_app")}
-    assert {name for name in ours if not name.startswith("stream_app.dev.simulator")} == set()
-
-
 def test_no_object_shows_what_it_keeps() -> None:
     """The representation that attrs writes by default would bring leads and tokens into logs."""
     for path in PACKAGE.rglob("*.py"):

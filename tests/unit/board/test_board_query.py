@@ -252,9 +252,7 @@ def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path
     model.close()
 
 
-def test_queries_of_a_snapshot_see_the_same_state_over_one_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshots_queries_see_one_state_over_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.sqlite"
     fill(path, 30)
     queries, model, opened = BoardQueries(path, FINAL), ReadModel(path, sources()), 0

@@ -24,9 +24,7 @@ def row(progress: ReplayProgress, offset: int = 0) -> Made:
     return Made(NAMES.replay_state, key, value, offset=offset)
 
 
-def test_the_last_progress_of_each_replay_counts_and_the_newest_replay_comes_first(
-    model: ReadModel, path: Path
-) -> None:
+def test_the_last_progress_of_each_replay_counts_and_the_newest_comes_first(model: ReadModel, path: Path) -> None:
     take(model, row(replay(1)), row(replay(2)), row(replay(1, sent=7), 2))
     queries = BoardQueries(path, set())
     assert [(listed.id, listed.sent) for listed in queries.replays(10)] == [("r-2", 0), ("r-1", 7)]

@@ -30,9 +30,7 @@ def test_without_a_browser_it_prints_the_tunnel(board: int, capsys: pytest.Captu
     assert f"ssh -N -L {board}:127.0.0.1:{board} " in out
 
 
-def test_with_a_browser_it_opens_it(
-    board: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_browser_opens_it(board: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(webbrowser, "get", lambda: None)
     monkeypatch.setattr(webbrowser, "open", opened := Mock(return_value=True))

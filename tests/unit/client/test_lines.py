@@ -136,7 +136,7 @@ def test_a_person_leads_to_a_result_that_may_come_later() -> None:
 
 
 @pytest.mark.parametrize("results", [20_000, pytest.param(200_000, marks=pytest.mark.slow)])
-def test_memory_is_bounded_and_no_file_has_a_name(
+def test_memory_is_bounded_and_files_have_no_name(
     results: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))

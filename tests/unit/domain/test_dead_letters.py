@@ -177,9 +177,7 @@ def test_a_dead_letter_goes_to_its_workspace_and_destination(
      (b'{"fields": {"email": "bob@example.com"}}', False),
      (b'{"fields": [1]}', False), (b"[" * 100_000, False), (b"\xff", False), (b"", False), (None, False)],
 )  # fmt: skip
-def test_a_suppressed_person_is_recognised_in_a_dead_letter_that_is_no_lead(
-    value: bytes | None, expected: bool
-) -> None:
+def test_a_suppressed_person_is_known_in_a_dead_letter_that_is_no_lead(value: bytes | None, expected: bool) -> None:
     (ada,) = people({"email": "ada@example.com"})
     listed = SuppressionList()
     assert not listed

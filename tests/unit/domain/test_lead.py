@@ -63,9 +63,7 @@ def test_an_event_names_an_import_that_is_short_and_no_address(import_id: str, i
         (lambda n: f'{{"lead_id":"x","workspace":"{"w" * n}","fields":{{"n":1}}}}', 64, "bad_workspace"),
     ],
 )
-def test_the_largest_of_each_is_read_and_one_more_is_not(
-    field: Callable[[int], str], largest: int, refused: str
-) -> None:
+def test_the_largest_is_read_and_one_more_is_not(field: Callable[[int], str], largest: int, refused: str) -> None:
     assert isinstance(read_lead(field(largest).encode(), b"acme"), Lead)
     assert reason(field(largest + 1).encode()) == refused
 

@@ -69,9 +69,7 @@ async def test_echoes_come_back_as_text_and_cost_one_action(start: Start, receiv
     assert (await bench.get("/control"))["workspaces"]["acme"]["actions"] == 15_000 - 1
 
 
-async def test_without_a_body_template_all_columns_come_and_typed_keeps_types(
-    start: Start, receiver: RawServer
-) -> None:
+async def test_without_a_template_all_columns_come_and_typed_keeps_types(start: Start, receiver: RawServer) -> None:
     await called_back(start, receiver, "[table.callback]\ntyped = true\n" + COLUMNS)
     (body,) = bodies(receiver)
     assert body.keys() == {"lead_id", "delivery_id", "company", "employees", "phone"}
