@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.model.messages import RESEND_ORDERED, Status, StatusEvent
 from stream_app.kafka.readers import Reader
 from stream_app.tasks import cancel
 
@@ -60,7 +60,7 @@ class DemoState:
 
     def on_event(self, event: StatusEvent) -> None:
         self.steps[event.status] += 1
-        self.replays += event.status == "replayed" and event.reason in ("replayed", "redriven")
+        self.replays += event.status == "replayed" and event.reason in ("replayed", "redriven", RESEND_ORDERED)
         self._credits[event.lead_id] += event.credits or 0
         if event.status not in _OF_CALLBACKS:
             self._last[event.origin] = event

@@ -103,7 +103,7 @@ def test_the_two_counts_are_the_same_where_histories_have_rows(tape: Tape) -> No
 
 def test_a_resend_by_policy_or_an_operator_is_counted_as_a_possible_double_spend() -> None:
     tape = simulated(next(base for base in bases() if base.name == "unsure"))
-    again = [found for found in tape.events() if found[2].reason == RESEND]
+    again = [(log, i, event) for log, i, event in tape.events() if event.reason == RESEND]
     log, i, event = again[0]
     log[i] = with_value(log[i], msgspec.structs.replace(event, reason=RESEND_ORDERED))
     assert tape.close().possible_doubles == Counter(event.workspace for _, _, event in again)
