@@ -49,9 +49,9 @@ async def test_one_of_two_disks_is_full(broker: ProxiedKafka, namespace: str, tm
                     "it is reported",
                 )
                 await nothing_is_acked(line)
-                line.join()
                 disk.make_room()
                 await asyncio.to_thread(own.restart)
+                line.join()
                 await line.spread(line.members, 30)
     except NoSmallDiskError as error:
         warnings.warn(f"no disk was filled, for this machine allows none of one's own ({error})", stacklevel=1)

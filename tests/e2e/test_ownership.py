@@ -142,7 +142,7 @@ async def _force_cleaner(line: Fleet) -> None:
     partitions = range(line.settings.kafka.partitions)
     await line.publish(Record(topic, f"{foreign}-{number}".encode(), None, (), number) for number in partitions)
     deadline = time.monotonic() + 20 * BUSY
-    while (most := max(Counter(record.key for record in await line.read(topic)).values())) > 1:
+    while (most := max(Counter((record.partition, record.key) for record in await line.read(topic)).values())) > 1:
         assert time.monotonic() < deadline, f"a row is there {most} times still: the log cleaner did not come"
     await _configure(line, COMPACTED)
 
