@@ -317,7 +317,7 @@ class LeadPipeline(StateUser):
         if provisional is None:
             return False
         if self._rows.why_not_sent(recorder.resolved) is not None:
-            return True  # since a moment ago: it is concluded before it asks its lane again
+            return True  # an operator has said so meanwhile: `_deliver` concludes it
         now_ms = self._clock.now_ms()
         due_ms = max(held.back_ms or held.until_ms, now_ms + int(self._plan.delivery.patience_s * 1000))
         why = Reason(held.reason, held.text, due_at_ms=due_ms)

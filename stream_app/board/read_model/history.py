@@ -37,11 +37,15 @@ def write_events(db: sqlite3.Connection, events: Iterable[tuple[int, Event]]) ->
     for number, of_record in groupby(events, key=itemgetter(0)):
         steps = [event for _, event in of_record]
         if elsewhere := [event for event in steps if event.seq == 1 and event.status == "rerouted"]:
-            rows.append((number, _OF_ANOTHER_PARTITION, _encode([*map(_of_event, elsewhere)])))
+            rows.append((number, _OF_ANOTHER_PARTITION, _packed(elsewhere)))
             steps = [event for event in steps if event not in elsewhere]
         if steps:
-            rows.append((number, steps[0].seq, _encode([*map(_of_event, steps)])))
+            rows.append((number, steps[0].seq, _packed(steps)))
     db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?)", rows)
+
+
+def _packed(steps: list[Event]) -> bytes:
+    return _encode([_of_event(event) for event in steps])
 
 
 def events_of(db: sqlite3.Connection, number: int) -> list[ShownEvent]:
@@ -123,7 +127,8 @@ class History:
             at_s = view.at_ms // 1000
             if view.health != "insufficient_data":
                 marks.append((view.workspace, at_s - at_s % MARK_S, view.score, view.p95_ms))
-            changes += ((view.workspace, view.at_ms, n, some.kind, some.text) for n, some in enumerate(view.news))
+            for number, change in enumerate(view.news):
+                changes.append((view.workspace, view.at_ms, number, change.kind, change.text))
         self._db.executemany(
             """INSERT INTO lane_marks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    score = min(score, excluded.score), p95_ms = max(p95_ms, excluded.p95_ms)""",
@@ -177,7 +182,8 @@ class Imports:
 
     def load(self) -> None:
         """Load the cached names from the table, after other code has changed it."""
-        self._numbers = {(at, name): n for at, name, n in self._db.execute("SELECT workspace, name, id FROM imports")}
+        rows = self._db.execute("SELECT workspace, name, id FROM imports")
+        self._numbers = {(workspace, name): number for workspace, name, number in rows}
 
     def numbers_of(self, events: Iterable[tuple[int, Event]], known: Iterable[int]) -> dict[int, int]:
         """Return the number of the import of each record whose events name one.

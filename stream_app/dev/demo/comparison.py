@@ -75,7 +75,7 @@ class DemoState:
 
     @property
     def untaken(self) -> int:
-        """How many records no worker has taken. With `demo --keep`, others may publish, too, and are not counted."""
+        """How many records no worker has taken, at least. Those of others, with `demo --keep`, are known once taken."""
         return max(0, self.published - len(self._last))
 
     @property

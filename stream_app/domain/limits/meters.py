@@ -122,13 +122,13 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
     last = samples[-1].meter
     if now_ms - last.begins_ms < _HOUR_MS:
         return None
-    since_ms, used = last.begins_ms, 0
+    since_ms, used = last.begins_ms, last.spent + last.reserved
     if last.ends_ms - last.begins_ms <= _LONGEST_DAY_MS:
         first = next(sample for sample in samples if sample.meter.period == last.period)
-        since_ms, used = first.at_ms, first.meter.spent + last.reserved  # the board does not know what was reserved
+        since_ms, used = first.at_ms, last.spent - first.meter.spent  # the board does not know what was reserved
     if now_ms - since_ms < _LEAST_MS:
         return None
-    per_hour = max(0, last.spent + last.reserved - used) * _HOUR_MS / (now_ms - since_ms)
+    per_hour = max(0, used) * _HOUR_MS / (now_ms - since_ms)
     left = last.left
     if left is None or not per_hour:
         return Forecast(per_hour, now_ms if left == 0 else None)
