@@ -97,6 +97,10 @@ def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_
     assert line(rows, 0, 100, 12, (100_000, 9)) == Line(points, "100.00,50.00 100.00,25.00", 0.0, ticks, times_ms, rows)
     assert line(rows, 0, 100, None, (90_500, 12)).forecast == "100.00,50.00 90.50,0.00"
     assert line([], 0, 100, None, (90_000, 12)) == Line("", "", None, ticks, times_ms, [])
+    later = [(at_ms + 700_000, value) for at_ms, value in rows]
+    later_ms = [at_ms + 700_000 for at_ms in times_ms]
+    as_before = Line(points, "100.00,50.00 100.00,25.00", 0.0, ticks, later_ms, later)
+    assert line(later, 700, 800, 12, (800_000, 9)) == as_before, "an axis begins where it is told to"
     assert line([(-5_000, 1)], 0, 100, 0, None) == Line("0.00,66.67", "", 100.0, [3, 2, 1, 0], times_ms, [(-5_000, 1)])
 
 

@@ -6,6 +6,7 @@ import json
 import msgspec
 import pytest
 
+from stream_app.domain.delivery.state_machine import delivery_key, forced_key
 from stream_app.domain.model.tokens import Keys, verify
 from tests.partition.test_callbacks import Bench, settled
 from tests.partition.virtual import virtual_time
@@ -67,3 +68,38 @@ async def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> 
     bench.call_back(forced_origin=verified.forced_origin)
     await asyncio.sleep(10.0)
     assert bench.states() == ["received", "sending", "accepted", "enriched"]
+
+
+@virtual_time
+async def test_the_results_of_two_forced_deliveries_of_a_lead_have_two_versions() -> None:
+    bench = Bench()
+    for _ in range(2):
+        bench.publish("id0", "p0", force=True)
+    await bench.serve_for(10.0)
+    assert bench.clay.lead_ids == ["id0", "id0"], "both are at Clay before either is answered"
+    for origin in ("leads/0/0", "leads/0/1"):
+        bench.call_back(forced_origin=origin)
+        await asyncio.sleep(10.0)
+    assert [(result.origin, result.version) for result in bench.results()] == [("leads/0/0", 1), ("leads/0/1", 2)]
+
+
+@virtual_time
+async def test_the_cost_of_a_forced_delivery_can_be_corrected_after_the_callback_of_the_plain_one() -> None:
+    """The callback of the plain delivery leaves the forced one as the one that a correction finds."""
+    bench = Bench()
+    bench.publish("id0", "p0")
+    bench.publish("id0", "p0", force=True)
+    await bench.serve_for(10.0)
+    assert bench.clay.lead_ids == ["id0", "id0"]
+    bench.call_back()
+    await asyncio.sleep(200.0)
+    plain, forced = ([event.status for event in bench.events(origin)] for origin in ("leads/0/0", "leads/0/1"))
+    assert (plain[-1], forced[-1]) == ("enriched", "parked")
+    alias = bench.partition.state.rows.get(forced_key("acme", "acme-main", "id0"))
+    assert alias == delivery_key("acme", "acme-main", "id0", "leads/0/1")
+    assert bench.day().credits_spent == 7 + 20
+    bench.command("resolve", lead_id="id0", credits=4)
+    await asyncio.sleep(1.0)
+    [answer] = bench.answers()
+    assert answer.applied, answer.text
+    assert bench.day().credits_spent == 7 + 4

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stream_app.cli.main import main
 from stream_app.cli.options import iso
-from stream_app.client.answers import Event, FoundLead, RecordHistory, steps
+from stream_app.client.answers import Event, FoundLead, FoundResult, RecordHistory, steps
 from stream_app.client.lookup import find
 from stream_app.config import Settings, load_settings
 from stream_app.domain.books.records import MEANING, Column
@@ -159,3 +159,36 @@ def test_a_refusal_of_the_board_is_no_unknown_lead_either(settings: Settings, mo
     with pytest.raises(StreamAppError, match="rejected the request: Send the header") as refused:
         find(settings, "crm-17")
     assert not isinstance(refused.value, BoardUnavailable)
+
+
+OF_ACME = RecordHistory("leads/0/1", "acme", "people", "accepted", "accepted", 5, "", [], [])
+OF_BETA = msgspec.structs.replace(OF_ACME, origin="leads/1/1", workspace="beta", destination="firms")
+OF_NOBODY = msgspec.structs.replace(OF_ACME, origin="leads/0/2", workspace="", destination="")
+ACMES = FoundResult("acme", "people", "clay", 1, 5, 0, {"title": "CTO"}, "")
+BETAS = msgspec.structs.replace(ACMES, workspace="beta", destination="firms")
+
+
+@pytest.mark.parametrize(
+    ("histories", "results", "left"),
+    [
+        ([OF_ACME], [], ([OF_ACME], [])),
+        ([OF_BETA], [ACMES], ([], [ACMES])),
+        ([OF_BETA, OF_ACME, OF_NOBODY], [BETAS, ACMES], ([OF_ACME, OF_NOBODY], [ACMES])),
+        ([OF_NOBODY], [BETAS], ([OF_NOBODY], [])),
+        ([OF_BETA], [BETAS], None),
+    ],
+    ids=["only a history", "only a result", "both", "a record of no workspace", "neither"],
+)
+def test_a_lead_is_found_by_what_the_workspace_has_of_it(
+    histories: list[RecordHistory],
+    results: list[FoundResult],
+    left: tuple[list[RecordHistory], list[FoundResult]] | None,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lead = msgspec.to_builtins(FoundLead("crm-17", histories, 9, results))
+    nobody_waits = {"leads": [], "searched": 0, "left": 0, "problem": ""}
+    answer(monkeypatch, 200, {"lead": lead} | nobody_waits)
+    expected = [] if left is None else [FoundLead("crm-17", left[0], len(left[0]), left[1])]
+    assert find(settings, "crm-17", "acme").leads == expected
+    assert find(settings, "crm-17").leads == [FoundLead("crm-17", histories, 9, results)], "in all workspaces"
