@@ -9,6 +9,7 @@ token of the role. So a board that restarts accepts it, and a new token ends all
 
 import asyncio
 import hmac
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import sha256
@@ -19,8 +20,29 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stream_app.ops.http import is_direct
+from stream_app.domain.model.addresses import is_loopback
 from stream_app.tasks import cancel
+
+_HOST: Final = re.compile(r"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+_FORWARDED: Final = (
+    "forwarded",
+    "via",
+    "x-forwarded",
+    "x-real-ip",
+    "x-original",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-",
+    "fastly-",
+    "x-envoy",
+    "x-appengine",
+    "x-azure",
+    "x-amzn",
+    "x-vercel",
+    "fly-",
+)
+"""Prefixes of the headers that proxies and tunnels add."""
 
 
 class Refused(Exception):
@@ -57,12 +79,39 @@ class Access:
 
 def check_is_direct(request: Request) -> None:
     """Raise Refused unless a program of this machine made the request, and no proxy."""
-    if not is_direct(request):
+    if not _is_direct(request):
         text = (
             "Without board.token_env only this machine is answered, directly, at http://127.0.0.1, and with the header "
             "Connection: keep-alive that browsers send: set a token for all others"
         )
         raise Refused(403, "not_loopback", text)
+
+
+def _is_direct(request: Request) -> bool:
+    """Return True if a program of this machine made the request, and no proxy.
+
+    The address of the peer is the only part of a request that its sender cannot choose, but browsers
+    and proxies of this machine have it, too. A web page whose own host name resolves to this machine
+    names that host, and a proxy shows itself by headers that it adds. One with stock settings, such as
+    `proxy_pass http://127.0.0.1:9107` of nginx, adds none and names our own address as the host; but
+    `Connection` is of one hop only, so that a proxy never passes it on from its client, and these send
+    HTTP/1.0, `Connection: close` or no such header, where every browser and HTTP library asks us to
+    keep the connection.
+    """
+    peer = request.client
+    if peer is None or not is_loopback(peer.host):
+        return False
+    keeps = [value.strip().lower() for name, value in request.scope["headers"] if name == b"connection"]
+    is_forwarded = any(name.startswith(_FORWARDED) for name in request.headers)
+    direct = request.scope["http_version"] == "1.1" and keeps == [b"keep-alive"] and not is_forwarded
+    return direct and is_loopback(_host_of(request))
+
+
+def _host_of(request: Request) -> str:
+    """Return the host that the request names, without port; "" unless there is exactly one valid Host header."""
+    hosts = [value for name, value in request.scope["headers"] if name == b"host"]
+    host = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
+    return (host[1] or host[2]) if host else ""
 
 
 COOKIE: Final = "stream_app_board"

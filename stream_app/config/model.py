@@ -128,8 +128,7 @@ class Http(msgspec.Struct, frozen=True):
     Attributes:
         host: The address of the operations ports.
         worker_port: /metrics, /healthz and /readyz. They name customers, so they are for operators only.
-            /lanes/<workspace>, a lane as its owner has it now, answers only this machine. 0: any free
-            port, which the log names, so that several workers run on one machine.
+            0: any free port, which the log names, so that several workers run on one machine.
         replay_port: The same for replay.
         gateway_port: Callbacks and /healthz.
         gateway_ops_port: As `worker_port`, for the gateway.

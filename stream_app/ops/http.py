@@ -6,7 +6,6 @@ port that other machines reach (docs/gateway-bounds.md).
 
 import asyncio
 import logging
-import re
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -15,23 +14,14 @@ from typing import Final
 
 import uvicorn
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_app import __version__
-from stream_app.domain.model.addresses import is_loopback
 from stream_app.domain.model.errors import StreamAppError
 
 LIMIT_CONCURRENCY: Final = 256
 """Connections that are served at once; uvicorn answers 503 above it."""
-
-_HOST: Final = re.compile(r"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
-_FORWARDED: Final = (
-    *("forwarded", "via", "x-forwarded", "x-real-ip", "x-original", "x-client-ip", "x-cluster-client-ip"),
-    *("true-client-ip", "cf-", "fastly-", "x-envoy", "x-appengine", "x-azure", "x-amzn", "x-vercel", "fly-"),
-)
-"""Prefixes of the headers that proxies and tunnels add."""
 
 _BACKLOG: Final = 2_048
 _FILES: Final = 8_192
@@ -143,28 +133,6 @@ async def _drop(receive: Receive) -> None:
                 message = await receive()
                 dropped += len(message.get("body", b""))
                 more = message.get("more_body", False)
-
-
-def is_direct(request: Request) -> bool:
-    """Return True if a program of this machine made the request, and no proxy.
-
-    A web page whose own host name resolves to this machine names that host. A proxy shows itself by headers that it
-    adds. One with stock settings, such as `proxy_pass http://127.0.0.1:9107` of nginx, adds none and names our own
-    address as the host; but `Connection` is of one hop only, so that a proxy never passes it on from its client, and
-    these send HTTP/1.0, `Connection: close` or no such header, where every browser and HTTP library asks us to keep the
-    connection.
-    """
-    keeps = [value.strip().lower() for name, value in request.scope["headers"] if name == b"connection"]
-    is_forwarded = any(name.startswith(_FORWARDED) for name in request.headers)
-    direct = request.scope["http_version"] == "1.1" and keeps == [b"keep-alive"] and not is_forwarded
-    return direct and is_loopback(_host_of(request))
-
-
-def _host_of(request: Request) -> str:
-    """Return the host that the request names, without port; "" unless there is exactly one valid Host header."""
-    hosts = [value for name, value in request.scope["headers"] if name == b"host"]
-    host = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
-    return (host[1] or host[2]) if host else ""
 
 
 def _allow_files() -> None:

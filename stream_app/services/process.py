@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -56,14 +56,12 @@ def serve_ops(
     port: int,
     registry: CollectorRegistry,
     not_ready: Callable[[], Awaitable[str | None]],
-    more: Sequence[Route] = (),
 ) -> AbstractAsyncContextManager[int]:
     """Serve /metrics, /healthz and /readyz until the block ends; yields the port (`port` 0: any free one).
 
-    `not_ready` returns why the process cannot work now, or None. `more`: routes of this process alone. Raises
-    StreamAppError if the port is taken.
+    `not_ready` returns why the process cannot work now, or None. Raises StreamAppError if the port is taken.
     """
-    return serve_http(ops_app(registry, not_ready, more), host, port, grace_s=_OPS_GRACE_S)
+    return serve_http(ops_app(registry, not_ready), host, port, grace_s=_OPS_GRACE_S)
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
@@ -83,9 +81,7 @@ def longest_step_s(settings: Settings) -> float:
     return settings.delivery.longest_s + 2 * settings.delivery.commit_timeout_s
 
 
-def ops_app(
-    registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]], more: Sequence[Route] = ()
-) -> Starlette:
+def ops_app(registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]) -> Starlette:
     """Build the ASGI app."""
 
     async def metrics(request: Request) -> Response:
@@ -100,8 +96,7 @@ def ops_app(
         reason = await not_ready()
         return PlainTextResponse(f"{reason or 'ok'}\n", 503 if reason else 200)
 
-    routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
-    return Starlette(routes=[*routes, *more])
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
 
 
 @define(eq=False, repr=False)

@@ -1,14 +1,11 @@
 """The worker process: builds its parts from the settings, runs them, and closes them in reverse order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from stream_app import __version__
 from stream_app.cache.filler import CacheFiller, MemoryCache
@@ -19,7 +16,6 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
-from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.domain.result import DAY_MS
@@ -31,7 +27,7 @@ from stream_app.kafka.takeover.view import ClusterView
 from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
-from stream_app.ops.http import is_direct, process_registry
+from stream_app.ops.http import process_registry
 from stream_app.ops.lane_metrics import ParkedLeads, WaitingRecords
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.partition.owner import PartitionOwner
@@ -41,9 +37,6 @@ from stream_app.services.process import Watchdog, check_kafka, longest_step_s, s
 
 _PAUSE_S: Final = 30.0
 _SILENT_S: Final = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
-_NOT_DIRECT: Final = (
-    "Only programs of this machine are answered, without a proxy: ask http://127.0.0.1 with Connection: keep-alive.\n"
-)
 
 
 async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -164,8 +157,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             return "; ".join(reasons) or (None if owned else "no partition is assigned yet")
 
         http = settings.http
-        lanes = lane_route(app.tables[names.state])
-        port = await stack.enter_async_context(serve_ops(http.host, http.worker_port, registry, not_ready, [lanes]))
+        port = await stack.enter_async_context(serve_ops(http.host, http.worker_port, registry, not_ready))
         filler = CacheFiller(
             connection, names.enriched, plan.partitions, cache, settings.cache, lambda: list(owned), clock.now_ms
         )
@@ -181,25 +173,6 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         logger.info("worker_started", version=__version__, metrics_port=port, group=names.worker_app)
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=background)
         logger.info("worker_stopped")
-
-
-def lane_route(table: Mapping[bytes, bytes]) -> Route:
-    """Return what answers with the lane of a workspace as its owner has it now: its row in the state table.
-
-    A row is at most one transaction ahead of Kafka. Only this machine is answered, because a lane shows money.
-    """
-
-    async def lane(request: Request) -> Response:
-        workspace = request.path_params["workspace"]
-        if not is_direct(request):
-            return PlainTextResponse(_NOT_DIRECT, 403)
-        try:
-            return Response(table[lane_key(workspace)], media_type="application/json")
-        except KeyError:
-            text = f"This worker does not own a lane {workspace}: `stream-app lanes` shows its partition.\n"
-            return PlainTextResponse(text, 404)
-
-    return Route("/lanes/{workspace}", lane)
 
 
 def clay_client(settings: Settings, egress: Egress) -> ClayClient:

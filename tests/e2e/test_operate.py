@@ -32,11 +32,9 @@ async def test_a_pause_under_load_holds_every_lead_until_resume(kafka: Broker, n
         paused = await answer(line, "c1")
         assert paused.lane is not None
         assert (paused.applied, paused.lane.holds) == (True, "paused")
-        table = f"http://127.0.0.1:{line.ports[worker.pid]}/lanes"
         async with httpx.AsyncClient() as client:
-            lanes = {name: (await client.get(f"{table}/{name}")).json() for name in line.names}
-            assert (await client.get(f"{table}/nobody")).status_code == 404
-        assert {name: "pause" in lane for name, lane in lanes.items()} == {"w0": True, "w1": False}
+            shown = await client.get(f"http://127.0.0.1:{line.ports[worker.pid]}/lanes/w0")
+        assert shown.status_code == 404, "its port is open to other machines, and a lane shows money"
         before = sendings(line, "w0")
         assert len(before) < 200, "it came before all were gone"
         assert max(before) <= paused.at_ms

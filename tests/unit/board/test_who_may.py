@@ -22,10 +22,8 @@ from stream_app.board.access import COOKIE, Access
 from stream_app.board.lookup import Lookup
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.query import Queries
-from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.services.board import board_app
 from stream_app.services.process import ops_app
-from stream_app.services.worker import lane_route
 from tests.board.client import Client
 from tests.board.model_records import NOW_MS, sources
 from tests.board.scene import OPERATOR_TOKEN, TOKEN, board_of, fill, settings_of
@@ -33,7 +31,15 @@ from tests.gateway.support import URL, Gateway, good, scope_of
 from tests.unit.board.test_lookup import Waiting, fetch_result
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
-HOSTS: Final = {"loopback": "127.0.0.1:9107", "public": "leads.example.com", "forged": "127.0.0.1#leads.example.com"}
+HOSTS: Final = {
+    "loopback": ("127.0.0.1:9107", "127.0.0.1"),
+    "loopback of IPv6": ("[::1]:9107", "::1"),
+    "claimed": ("127.0.0.1:9107", "192.0.2.1"),
+    "public": ("leads.example.com", "127.0.0.1"),
+    "forged": ("127.0.0.1#leads.example.com", "127.0.0.1"),
+}
+"""The header Host, and the address of the peer that sends it."""
+LOOPBACK: Final = ("loopback", "loopback of IPv6")
 ROLES: Final = ("anonymous", "wrong token", "token", "viewer", "operator")
 """`token` sends it as the look-up API wants it; the last two have logged in to the board."""
 OK: Final = frozenset({200})
@@ -64,14 +70,12 @@ def expected(kind: str, asked: Request, *, has_token: bool, methods: set[str]) -
     reads = asked.method in ("GET", "HEAD")
     if kind == "open":  # says nothing but that the process lives, or is for operators on a port of its own
         return OK if reads else frozenset({405})
-    if kind == "own machine":  # it shows money
-        return (READ if asked.host == "loopback" else frozenset({403})) if reads else frozenset({405})
     if kind == "callback":  # without a lead's own token, nothing is taken
         return frozenset({401}) if asked.method == "POST" else frozenset({405})
     if kind == "look-up":
         if has_token and asked.role != "token":
             return frozenset({401})
-        if not has_token and asked.host != "loopback":
+        if not has_token and asked.host not in LOOPBACK:
             return frozenset({403})
         return READ if reads else frozenset({405})
     if kind == "login":
@@ -85,7 +89,7 @@ def expected(kind: str, asked: Request, *, has_token: bool, methods: set[str]) -
     has_session = has_token and asked.role in ("viewer", "operator")
     if not has_session and has_token:
         return frozenset({303, 401})
-    if not has_token and asked.host != "loopback":
+    if not has_token and asked.host not in LOOPBACK:
         return frozenset({403})
     if kind == "operator" and asked.role != "operator":
         return frozenset({403})
@@ -106,13 +110,10 @@ async def test_the_gateway_takes_callbacks_and_shows_nothing() -> None:
     assert not gateway.shelf.records, "no callback was taken"
 
 
-@pytest.mark.parametrize("more", [{}, {"/lanes/{workspace}": "own machine"}], ids=["all", "worker"])
-async def test_the_operations_port_of_each_process_only_reads(more: Mapping[str, str]) -> None:
-    """`serve_ops` is the same for worker, replay, gateway, trace and board; the worker shows its lanes besides."""
-    app = ops_app(
-        CollectorRegistry(), AsyncMock(return_value=None), [lane_route({lane_key("x"): b"{}"})] if more else []
-    )
-    kinds = {"/metrics": "open", "/healthz": "open", "/readyz": "open", **more}
+async def test_the_operations_port_of_each_process_only_reads() -> None:
+    """`serve_ops` is the same for worker, replay, gateway, trace and board."""
+    app = ops_app(CollectorRegistry(), AsyncMock(return_value=None))
+    kinds = {"/metrics": "open", "/healthz": "open", "/readyz": "open"}
     await ask_all(port_of(app, kinds), has_token=False)
 
 
@@ -176,8 +177,9 @@ async def answer(app: ASGIApp, asked: Request, cookie: str) -> tuple[int, bytes]
     path = asked.path.replace("{lead_id:path}", "crm-1").replace("{workspace}", "acme").replace("{path:path}", "x")
     path = URL if asked.path == CALLBACKS else path.replace("{", "x").replace("}", "x")
     token = {"token": TOKEN, "wrong token": "guessed"}.get(asked.role)
+    host, peer = HOSTS[asked.host]
     headers = {
-        "host": HOSTS[asked.host],
+        "host": host,
         "connection": "keep-alive",
         "sec-fetch-site": "same-origin",
         **({"content-type": "application/json"} if asked.path == CALLBACKS else {}),
@@ -198,7 +200,7 @@ async def answer(app: ASGIApp, asked: Request, cookie: str) -> tuple[int, bytes]
         sent.append(message)
 
     scope = scope_of(path, ((name, value.encode()) for name, value in headers.items()), asked.method)
-    await app({**scope, "client": ("127.0.0.1", 1)}, receive, send)
+    await app({**scope, "client": (peer, 1)}, receive, send)
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
