@@ -96,6 +96,27 @@ def test_the_compose_file_has_the_expected_services() -> None:
         assert re.fullmatch(r"[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}", SERVICES[name]["image"]), f"{name}: by its digest"
 
 
+def test_each_container_has_a_limit_of_memory_and_a_process_of_ours_no_less_than_in_the_chart() -> None:
+    """One that grows then ends by itself, where the machine would end any of them."""
+    assert {name: service.get("mem_limit") for name, service in SERVICES.items() if "mem_limit" not in service} == {}
+    chart = yaml.safe_load((ROOT / "deploy" / "chart" / "values.yaml").read_text())
+    for name in ("worker", "replay", "gateway", "board"):
+        in_chart = in_bytes(chart[name]["resources"]["limits"]["memory"])
+        assert in_bytes(OURS[name]["mem_limit"]) >= in_chart, name
+    cache = re.search(r"--maxmemory (\w+)", " ".join(SERVICES["redis"]["command"]))
+    assert cache is not None
+    assert in_bytes(SERVICES["redis"]["mem_limit"]) > in_bytes(cache[1])
+    (kept,) = SERVICES["nginx"]["tmpfs"]
+    assert in_bytes(SERVICES["nginx"]["mem_limit"]) > in_bytes(kept.rpartition("size=")[2]), "it is memory, too"
+
+
+def in_bytes(size: str) -> int:
+    """Return a size of docker-compose.yml, redis or Kubernetes, such as 512m, 256mb or 1Gi."""
+    size_of = re.fullmatch(r"(\d+)([mg])(?:b|i)?", size.lower())
+    assert size_of is not None, size
+    return int(size_of[1]) * {"m": 2**20, "g": 2**30}[size_of[2]]
+
+
 def simulator() -> SimpleNamespace:
     """Return the options of the simulator's command."""
     _, arguments = parse(OURS["sim"]["command"])
