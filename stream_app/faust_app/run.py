@@ -90,20 +90,30 @@ def membership(app: SafeApp) -> dict[str, int]:
 
     - Heartbeats: only they show that an idle process has lost Kafka.
     - The takeover after a rebalance, with its generation: until it ends, no records are fetched, so none seem to wait.
-    - Batches that cannot be read: they make no progress until an operator acts.
+
+    A batch that cannot be read is no stall, because a restart does not help: `unreadable` has it.
     """
     if not app.started:
         return {}
     facts = heartbeats(app)
     if app.tables.recovery.taking_over:
         facts["no records are consumed since the last rebalance"] = app.consumer_generation_id
-    return facts | {str(batch): 0 for batch in unreadable(app).values()}
+    return facts
 
 
 def unreadable(app: SafeApp) -> dict[Any, UnreadableBatch]:
     """Return the unreadable batch that has stopped a partition, by topic and partition."""
     consumer = app.consumer._thread._consumer if app.started else None
     return consumer.unreadable if consumer is not None else {}
+
+
+def unreadable_partitions(app: SafeApp) -> dict[str, int]:
+    """Return for each assigned topic how many of its partitions have stopped before a batch that cannot be read."""
+    counts = {tp.topic: 0 for tp, _ in _states(app)}
+    for tp in unreadable(app):
+        if tp.topic in counts:
+            counts[tp.topic] += 1
+    return counts
 
 
 def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:

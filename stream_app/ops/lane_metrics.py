@@ -181,6 +181,27 @@ class WaitingRecords(Collector):
         yield family
 
 
+class UnreadablePartitions(Collector):
+    """Shows how many partitions of this process have stopped before records that cannot be read.
+
+    `look` returns them by topic, 0 included: an alert must see that a topic can be read again. It is called when
+    metrics are read.
+    """
+
+    def __init__(self, look: Callable[[], Mapping[str, int]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "stream_app_unreadable_partitions",
+            "Partitions that have stopped before records that cannot be read, by topic.",
+            labels=("topic",),
+        )
+        for topic, count in self._look().items():
+            family.add_metric((topic,), count)
+        yield family
+
+
 class ParkedLeads(Collector):
     """Shows how many leads wait for a human.
 

@@ -137,7 +137,9 @@ class WorkerMetrics(Observer):
             ("destination",),
         )
         self._dead = counter(
-            "stream_app_dead_letters", "Leads that became dead letters, by reason.", ("destination", "reason")
+            "stream_app_dead_letters",
+            "Leads that became dead letters or were rejected, by reason.",
+            ("destination", "reason"),
         )
         self._commands = counter("stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"))
         self._lanes = LaneMetrics(registry, log)
@@ -184,7 +186,7 @@ class WorkerMetrics(Observer):
             self._hits.labels(destination, event.reason).inc()
         if event.saved:
             self._saved.labels(destination).inc(event.saved)
-        if event.status == "dead_lettered":
+        if event.status in ("dead_lettered", "rejected_invalid"):
             self._dead.labels(destination, event.reason).inc()
         if event.status in _WORTH_A_LINE or event.reason == RESEND:
             self._log.info(

@@ -119,9 +119,10 @@ def _projection(
 class DeadLetters(Collector):
     """Reports what has become of the dead letters that Kafka keeps."""
 
-    def __init__(self, queries: BoardQueries, topics: Mapping[str, str]) -> None:
+    def __init__(self, queries: BoardQueries, topics: Mapping[str, str], is_complete: Callable[[], bool]) -> None:
         self._queries = queries
         self._topics = topics
+        self._is_complete = is_complete
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
@@ -129,7 +130,10 @@ class DeadLetters(Collector):
             "Dead letters that Kafka keeps, by what has become of them.",
             labels=("topic", "state"),
         )
-        with suppress(sqlite3.Error):  # no read model yet, or it is being made anew
+        if not self._is_complete():  # a number too small would say that open ones were solved
+            yield family
+            return
+        with suppress(sqlite3.Error):
             for label, topic in self._topics.items():
                 letters = self._queries.dead_letters(topic)
                 for state in STATES:
@@ -155,7 +159,13 @@ async def serving(
     topics = existing_topics(connection, settings.topic_plan())
     waiting = WaitingLeads(connection, names.worker_app, names.lead_topics, partitions)
     queries = BoardQueries(model_path(settings, os.environ), settings.without_callbacks)
-    registry.register(DeadLetters(queries, {"dlq": names.dlq, "parked": names.parked}))
+    registry.register(
+        DeadLetters(
+            queries,
+            {"dlq": names.dlq, "parked": names.parked},
+            lambda: projection.lag.as_of_ms is not None,
+        )
+    )
     lookup = Lookup(
         queries=queries,
         lag=lambda: projection.lag,

@@ -24,7 +24,7 @@ from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.faust_app.app import build_app
-from stream_app.faust_app.run import assigned, membership, run_app
+from stream_app.faust_app.run import assigned, membership, run_app, unreadable, unreadable_partitions
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.producers import Publish, kafka_publisher
@@ -32,6 +32,7 @@ from stream_app.kafka.readers import Reader, consumed
 from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
+from stream_app.ops.lane_metrics import UnreadablePartitions
 from stream_app.ops.metrics import ExpiredRecords, StallGauge
 from stream_app.replay.forward import Replay, define_agents
 from stream_app.replay.orders import OrderRunner
@@ -114,8 +115,11 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
             StallGauge(registry, logger),
         )
 
+        registry.register(UnreadablePartitions(lambda: unreadable_partitions(app)))
+
         async def not_ready() -> str | None:
-            return "; ".join(watchdog.stalled) or (None if app.started else "not joined to the group yet")
+            reasons = [*watchdog.stalled, *(str(batch) for batch in unreadable(app).values())]
+            return "; ".join(reasons) or (None if app.started else "not joined to the group yet")
 
         http = settings.http
         port = await stack.enter_async_context(serve_ops(http.host, http.replay_port, registry, not_ready))

@@ -20,7 +20,16 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.domain.result import DAY_MS
 from stream_app.faust_app.app import build_app
-from stream_app.faust_app.run import alarm_of, assigned, heartbeats, membership, run_app, waiting
+from stream_app.faust_app.run import (
+    alarm_of,
+    assigned,
+    heartbeats,
+    membership,
+    run_app,
+    unreadable,
+    unreadable_partitions,
+    waiting,
+)
 from stream_app.faust_app.worker import Worker, define_agents, sources_of
 from stream_app.kafka.clock import KafkaClock, say_at_start
 from stream_app.kafka.takeover.view import ClusterView
@@ -28,7 +37,7 @@ from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
-from stream_app.ops.lane_metrics import ParkedLeads, WaitingRecords
+from stream_app.ops.lane_metrics import ParkedLeads, UnreadablePartitions, WaitingRecords
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Cache
@@ -143,6 +152,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             lambda: sum(len(one.state.rows) for one in list(owned.values())),
         )
         registry.register(WaitingRecords(lambda: waiting(app, sources)))
+        registry.register(UnreadablePartitions(lambda: unreadable_partitions(app)))
         registry.register(ParkedLeads(lambda: [one.state.rows.parked for one in list(owned.values())]))
         watchdog = Watchdog(
             longest_step_s(settings),
@@ -153,7 +163,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         kafka_answers = Watchdog(_SILENT_S, lambda: heartbeats(app), lambda _: None)
 
         async def not_ready() -> str | None:
-            reasons = dict.fromkeys([*kafka_answers.stalled, *watchdog.stalled, *worker.failing])
+            damaged = [str(batch) for batch in unreadable(app).values()]
+            reasons = dict.fromkeys([*kafka_answers.stalled, *watchdog.stalled, *damaged, *worker.failing])
             return "; ".join(reasons) or (None if owned else "no partition is assigned yet")
 
         http = settings.http

@@ -277,12 +277,15 @@ async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
 
 async def test_the_metric_of_dead_letters_says_what_has_become_of_them(local: Client, folder: Path) -> None:
     registry, topics = CollectorRegistry(), {"dlq": "leads.dlq", "parked": "leads.parked"}
-    registry.register(DeadLetters(BoardQueries(folder / "model.sqlite", set()), topics))
+    queries = BoardQueries(folder / "model.sqlite", set())
+    registry.register(DeadLetters(queries, topics, lambda: True))
     text = (await local.get("/board/dead")).text
     shown = {name: int(many) for name, many in re.findall(r'<dd id="(\w+)"><b><span class="total">(\d+)<', text)}
     assert sum(shown.values()) > 0
     for state, many in shown.items():
         labels = {"topic": "dlq", "state": state}
         assert registry.get_sample_value("stream_app_dead_letters_kept", labels) == many
-    (none,) = DeadLetters(BoardQueries(folder / "not made yet", set()), topics).collect()
+    (none,) = DeadLetters(BoardQueries(folder / "not made yet", set()), topics, lambda: True).collect()
     assert none.samples == []
+    (none,) = DeadLetters(queries, topics, lambda: False).collect()
+    assert none.samples == [], "while the model is being built, some of the letters are missing in it"

@@ -6,18 +6,20 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.protocol.fetch import FetchRequest
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord
-from stream_app.faust_app.run import run_app
+from stream_app.faust_app.run import assigned, membership, run_app, unreadable, unreadable_partitions
 from stream_app.faust_app.stream import Generations, LostRecords, PartitionStream
+from stream_app.kafka import consumer as consumer_module
 from stream_app.kafka.bounded_client import BoundedClient
 from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, publish_transactions, topic_names, until
 from tests.support.pace import BUSY, slowness
+from tests.support.tampering import Damage, bad_checksum, tampered
 
 
 @pytest.fixture
@@ -131,6 +133,28 @@ async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_tog
         for what, partitions in owner.calls:
             assert not partitions & owned if what == "assigned" else partitions <= owned
             owned ^= partitions
+
+
+async def test_records_that_cannot_be_read_are_counted_and_are_no_stall(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart mends a stall. It does not mend these, so their alert is another one."""
+    monkeypatch.setattr(consumer_module, "_TRY_AGAIN_S", 1.0)
+    await publish(bench.bootstrap, bench.leads, [b"0"])
+    damages: dict[tuple[TopicPartition, int], Damage] = {
+        (TopicPartition(bench.leads, number), 0): bad_checksum for number in range(PARTITIONS)
+    }
+    seen = Recorder()
+    with tampered(damages):
+        async with running(bench.app({bench.leads: seen})) as app:
+            await until(lambda: unreadable_partitions(app) == {bench.leads: 1})
+            (batch,) = unreadable(app).values()
+            assert "its checksum does not match" in str(batch)
+            assert not any("cannot be read" in what for what in membership(app))
+            assert not any(assigned(app).values()), "nothing waits for this process"
+            damages.clear()
+            await until(lambda: unreadable_partitions(app) == {bench.leads: 0})
+    assert seen.values == [b"0"]
 
 
 async def test_nothing_is_fetched_during_a_takeover(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,88 +1,150 @@
-"""A life of each alert, minute by minute: all is well, then it is not, its process restarts, and all is well again."""
+"""The life of each alert, minute by minute, in each of the courses that trouble and restarts can take."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 RELEASE: Final = "stream-app"
-BEGAN, RESTARTED, ENDED, LAST = 10, 80, 110, 219
+BEGAN: Final = 10
+ENDED: Final = 110
+LAST: Final = 219
+_RESTARTED: Final = 80
 _AWAY: Final = 2
-_AFTER_EVENT: Final = 40
-Values = Callable[[int], float | None]
+_UP: Final = 3
+
+
+@dataclass(frozen=True)
+class Course:
+    """When there is trouble, and when the process that shows it is away.
+
+    Attributes:
+        ended: The first minute in which all is well again.
+        away: The minutes in which the process has no series.
+        began: The first minute of the trouble; None: all is well.
+    """
+
+    ended: int = ENDED
+    away: frozenset[int] = frozenset()
+    began: int | None = BEGAN
+
+    def is_bad(self, minute: int) -> bool:
+        return self.began is not None and self.began <= minute < self.ended
+
+    def started(self, minute: int) -> int:
+        """The minute in which the process that runs now was started."""
+        return max((gone + 1 for gone in self.away if gone < minute), default=0)
+
+
+Values = Callable[[int, Course], float | None]
 """The value of a series after so many minutes; None: it has no sample."""
+ONE_RESTART: Final = Course(away=frozenset(range(_RESTARTED, _RESTARTED + _AWAY)))
+"""The process restarts while the alert fires."""
+ALL_IS_WELL: Final = Course(away=ONE_RESTART.away, began=None)
+CRASHES: Final = Course(
+    away=frozenset(minute for minute in range(BEGAN + 1, ENDED) if (minute - BEGAN - 1) % (_UP + _AWAY) >= _UP)
+)
+"""The process runs for three minutes, is away for two, and so on, for as long as there is trouble."""
+
+
+def restart_after(minutes: int) -> Course:
+    """The process restarts so many minutes after the trouble began."""
+    return Course(away=frozenset(range(BEGAN + minutes, BEGAN + minutes + _AWAY)))
+
+
+def brief(minutes: int) -> Course:
+    """The trouble is over after so many minutes."""
+    return Course(ended=BEGAN + minutes)
 
 
 @dataclass(frozen=True)
 class Life:
-    """The series of an alert, with what they show while all is well, and what they show in this life.
+    """What the series of an alert show.
 
     Attributes:
         series: Of values with a border, both sides of it are shown.
         lasts_until: The last minute in which it must fire, because of its cause.
-        restarted: When its process restarts: its series end, and come back after two minutes.
+        usual: The course in which the process restarts once, while the alert fires.
+        brief: Trouble of so many minutes is too short for it. None: two minutes less than it takes to begin.
+        late: Where a restart hides some of the events from it, it may begin so many minutes later.
+        harmless: What the series show of something that it must not report.
     """
 
-    series: dict[str, tuple[Values, Values]]
+    series: dict[str, Values]
     lasts_until: int = ENDED - 1
-    restarted: int = RESTARTED
+    usual: Course = ONE_RESTART
+    brief: int | None = None
+    late: int = 0
+    harmless: dict[str, Values] = field(default_factory=dict)
 
 
-def series_of(life: Life, release: str, *, bad: bool) -> list[dict[str, str]]:
-    """The series for promtool. `bad`: those of the life; else all is well."""
+def series_of(series: dict[str, Values], release: str, course: Course) -> list[dict[str, str]]:
+    """The series for promtool."""
     return [
-        {"series": name.replace("{", f'{{release="{release}", ', 1), "values": _words(values[bad], life.restarted)}
-        for name, values in life.series.items()
+        {"series": name.replace("{", f'{{release="{release}", ', 1), "values": _words(values, course)}
+        for name, values in series.items()
     ]
 
 
-def _words(values: Values, restarted: int) -> str:
+def _words(values: Values, course: Course) -> str:
     words: list[str] = []
     for minute in range(LAST + 1):
-        gone = restarted <= minute < restarted + _AWAY
-        value = None if gone else values(minute)
+        value = None if minute in course.away else values(minute, course)
         before = words[-1] if words else "_"
         words.append(f"{value:g}" if value is not None else "_" if before in ("_", "stale") else "stale")
     return " ".join(words)
 
 
-def _gauge(good: float | None, bad: float | None) -> tuple[Values, Values]:
-    return lambda _: good, lambda minute: bad if BEGAN <= minute < ENDED else good
+def _gauge(good: float | None, bad: float | None) -> Values:
+    return lambda minute, course: bad if course.is_bad(minute) else good
 
 
-def _counter(good: float, bad: float) -> tuple[Values, Values]:
+def _counter(good: float, bad: float) -> Values:
     """A counter that grows by this much a minute. It begins again at 0 when its process does."""
 
-    def grows(minute: int, trouble: float) -> float:
-        back = RESTARTED + _AWAY
-        begin = back if minute >= back else 0
-        return sum(trouble if BEGAN < passed <= ENDED - 1 else good for passed in range(begin + 1, minute + 1))
+    def grown(minute: int, course: Course) -> float:
+        first = course.started(minute) + 1
+        passed = range(first, minute + 1)
+        return sum(bad if course.is_bad(one) and one != course.began else good for one in passed)
 
-    return lambda minute: grows(minute, good), lambda minute: grows(minute, bad)
+    return grown
 
 
-def _seen_late(values: tuple[Values, Values], minutes: int) -> tuple[Values, Values]:
+def _burst(events: float) -> Values:
+    """A counter of which all events come in the minute in which the trouble begins."""
+    return lambda minute, course: events if course.started(minute) <= (course.began or LAST) <= minute else 0
+
+
+def _seen_late(values: Values, minutes: int) -> Values:
     """A series that is scraped for the first time so long after its first event, which no increase shows."""
-    good, bad = values
-    return good, lambda minute: None if minute < BEGAN + minutes else bad(minute)
+    return lambda minute, course: None if course.began and minute < course.began + minutes else values(minute, course)
 
 
-def _once(events: float) -> tuple[Values, Values]:
+def _once(events: float) -> Values:
     """A counter whose series begins with its only events, and ends with its process."""
-    return lambda _: None, lambda minute: events if BEGAN <= minute < _AFTER_EVENT else None
+
+    def shown(minute: int, course: Course) -> float | None:
+        return events if course.began is not None and course.started(minute) <= course.began <= minute else None
+
+    return shown
 
 
 def _hold(reason: str) -> Life:
-    lane = 'stream_app_lane_holds{{workspace="acme", reason="{}", instance="w1"}}'
-    return Life({lane.format(reason): _gauge(None, 1)})
+    labels = f'workspace="acme", reason="{reason}", instance="w1"'
+    return Life(
+        {
+            f"stream_app_lane_holds{{{labels}}}": _gauge(None, 1),
+            'stream_app_lane_breaker{workspace="acme", instance="w1"}': _gauge(0, 0),  # the lane has an owner
+        }
+    )
 
 
 def _up(job: str) -> Life:
     return Life({f'up{{job="{job}", instance="1"}}': _gauge(1, 0)})
 
 
-def _callbacks(answer: str) -> Life:
+def _callbacks(answer: str, brief: int | None) -> Life:
     series = f'stream_app_callbacks_total{{destination="people", answer="{answer}", instance="g1"}}'
-    return Life({series: _counter(0, 2)})
+    return Life({series: _counter(0, 3)}, brief=brief, late=10)
 
 
 def _left(good: float, bad: float) -> Life:
@@ -100,17 +162,19 @@ def _waiting(partition: int, source: str) -> str:
 
 def _event(name: str, events: float) -> Life:
     """Something that happened once, and counts for an hour."""
-    return Life({name: _once(events)}, BEGAN + 59, _AFTER_EVENT)
+    return Life({name: _once(events)}, BEGAN + 59, restart_after(30))
 
 
+_TAKEN_OVER: Final = 'stream_app_recoveries_total{instance="w1"}'
+_DEAD: Final = 'stream_app_lead_events_total{{workspace="acme", destination="people", status="{}"}}'
 LIVES: Final = {
     "NoWorker": _up("worker"),
     "NoReplay": _up("replay"),
     "NoGateway": _up("gateway"),
     "NoBoard": _up("board"),
     "NoTrace": _up("trace"),
-    "CallbacksNotKept": _callbacks("kafka_away"),
-    "CallbacksNotProved": _callbacks("wrong_token"),
+    "CallbacksNotKept": _callbacks("kafka_away", brief=1),
+    "CallbacksNotProved": _callbacks("wrong_token", brief=3),
     "BreakerOpen": Life({'stream_app_lane_breaker{workspace="acme"}': _gauge(0, 2)}),
     "BreakerForced": Life(
         {
@@ -136,10 +200,11 @@ LIVES: Final = {
     "CommandsWait": Life({_waiting(0, "command"): _gauge(0, 2)}),
     "DeadLettersGrowing": Life(
         {
-            'stream_app_lead_events_total{workspace="acme", destination="people", status="dead_lettered"}': _seen_late(
-                _counter(0, 2), 6
-            )
-        }
+            _DEAD.format("dead_lettered"): _seen_late(_counter(0, 2), 6),
+            _DEAD.format("rejected_invalid"): _seen_late(_counter(0, 2), 6),
+        },
+        brief=2,
+        late=15,
     ),
     "DeadLettersOpen": Life(
         {
@@ -160,7 +225,17 @@ LIVES: Final = {
             'stream_app_commit_steps_total{instance="w1"}': _counter(100, 0),
         }
     ),
-    "TakenOverAgain": Life({'stream_app_recoveries_total{instance="w1"}': _counter(0, 1)}),
+    "TakenOverAgain": Life(
+        {_TAKEN_OVER: _counter(0, 1)},
+        brief=8,
+        harmless={_TAKEN_OVER: _burst(12)},  # one outage of Kafka, seen by each of twelve partitions
+    ),
+    "RecordsUnreadable": Life(
+        {
+            'stream_app_unreadable_partitions{topic="leads", instance="w1"}': _gauge(0, 1),
+            'stream_app_unreadable_partitions{topic="leads", instance="w2"}': _gauge(0, 0),
+        }
+    ),
     "Stalled": Life({'stream_app_stalled{job="worker", instance="w1"}': _gauge(0, 2)}),
     "RecordsDeletedUnread": _event('stream_app_expired_records_total{topic="leads", instance="w1"}', 40),
     "PossibleDoubleSpends": _event(
@@ -169,8 +244,7 @@ LIVES: Final = {
     "ReadModelBehind": Life(
         {
             'stream_app_read_model_as_of_seconds{job="board"}': (
-                lambda minute: 60.0 * minute,
-                lambda minute: 60.0 * (BEGAN if BEGAN <= minute < ENDED else minute),
+                lambda minute, course: 60.0 * (BEGAN if course.is_bad(minute) else minute)
             )
         }
     ),

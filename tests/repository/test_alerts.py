@@ -14,7 +14,18 @@ from stream_app.domain.limits.breaker import Mode
 from stream_app.domain.model.messages import Status
 from stream_app.gateway import callback_answers
 from stream_app.partition.in_flight import Source
-from tests.repository.alert_lives import BEGAN, LAST, LIVES, RELEASE, series_of
+from tests.repository.alert_lives import (
+    ALL_IS_WELL,
+    BEGAN,
+    CRASHES,
+    LAST,
+    LIVES,
+    ONE_RESTART,
+    RELEASE,
+    brief,
+    restart_after,
+    series_of,
+)
 from tests.support.metrics import known_samples
 from tests.support.promtool import ran
 
@@ -121,22 +132,45 @@ def test_the_page_has_the_alerts_in_the_order_of_the_file() -> None:
 
 
 def lives(name: str, beside: str) -> list[dict[str, Any]]:
-    """The life of an alert, and that of the same trouble in another release. `beside`: the name of that release."""
-    life, (begins, ends) = LIVES[name], (int(SECTIONS[name][3]), int(SECTIONS[name][4]))
-    looks = [
-        _always(name, 0, 0, BEGAN + max(begins - 2, -1)),
-        _always(name, 1, BEGAN + begins, life.lasts_until),
-        _always(name, 0, life.lasts_until + 1 + ends, LAST),
-    ]
+    """The lives of an alert, each with that of another release, in which it is well or ill when this one is not.
+
+    `beside`: the name of the other release.
+    """
+    life = LIVES[name]
+    begins = int(SECTIONS[name][3])
+    ends = int(SECTIONS[name][4])
+    too_brief = max(begins - 2, 0) if life.brief is None else life.brief
     silent = [_always(name, 0, 0, LAST)]
+
+    def fires(after: int = begins) -> list[dict[str, Any]]:
+        return [
+            _always(name, 0, 0, BEGAN + max(begins - 2, -1)),
+            _always(name, 1, BEGAN + after, life.lasts_until),
+            _always(name, 0, life.lasts_until + 1 + ends, LAST),
+        ]
+
+    courses = [
+        ("in this release", life.series, life.usual, fires()),
+        ("in another release", life.series, ALL_IS_WELL, silent),
+        ("its process crashes again and again", life.series, CRASHES, fires(begins + life.late)),
+        ("something harmless", life.harmless, life.usual, silent),
+        ("too brief", life.series, brief(too_brief), silent if too_brief else []),
+    ]
+    if begins > 1:
+        restarted = restart_after(begins // 2)
+        courses.append(("its process restarts before it fires", life.series, restarted, fires(begins + life.late)))
     return [
         {
             "name": f"{name}: {words}",
             "interval": "1m",
-            "input_series": series_of(life, RELEASE, bad=bad) + series_of(life, beside, bad=not bad),
+            "input_series": [
+                *series_of(series, RELEASE, course),
+                *series_of(life.series, beside, ALL_IS_WELL if course.began is not None else ONE_RESTART),
+            ],
             "promql_expr_test": expected,
         }
-        for words, bad, expected in (("in this release", True, looks), ("in another release", False, silent))
+        for words, series, course, expected in courses
+        if series
     ]
 
 
@@ -151,8 +185,12 @@ def _always(name: str, firing: int, first: int, last: int) -> dict[str, Any]:
     }
 
 
+def test_each_alert_has_a_life() -> None:
+    assert LIVES.keys() == RULE.keys()
+
+
 @pytest.mark.timeout(400)
-def test_an_alert_says_what_it_should_from_its_cause_to_its_end_and_nothing_for_another_release(tmp_path: Path) -> None:
+def test_an_alert_fires_for_its_cause_alone_whenever_its_process_restarts(tmp_path: Path) -> None:
     files = [written(tmp_path, name, lives(name, "prod/other"), alone(name)) for name in RULE]
     code, output = ran("test", "rules", *files)
     assert code == 0, output

@@ -19,8 +19,9 @@ SERIES = {
     'stream_app_lane_holds{workspace="globex", reason="breaker_open", instance="b"}': "1x120",
     'stream_app_post_seconds_count{destination="people", outcome="accepted"}': "0+90x120",
     'stream_app_post_seconds_count{destination="people", outcome="ratelimited"}': "0+30x120",
-    # One dead letter in the whole hour: its series starts at 1.
+    # One dead letter and one rejected lead in the whole hour: their series start at 1.
     'stream_app_lead_events_total{workspace="acme", destination="people", status="dead_lettered"}': "_x110 1x10",
+    'stream_app_lead_events_total{workspace="acme", destination="people", status="rejected_invalid"}': "_x112 1x8",
     # 60 leads a minute: half within an hour, all within four.
     'stream_app_received_to_done_seconds_bucket{destination="people", le="3600.0"}': "0+30x120",
     'stream_app_received_to_done_seconds_bucket{destination="people", le="14400.0"}': "0+60x120",
@@ -32,7 +33,7 @@ EXPECTED: dict[str, list[tuple[str, float]]] = {
     "Hours until a day's credits are gone": [('{workspace="acme"}', 0.45)],
     "Lanes held": [("{}", 2)],
     "Accepted by Clay, of all sent": [("{}", 0.75)],
-    "New dead letters": [('{destination="people"}', 1)],
+    "New dead letters": [('{destination="people"}', 2)],
     "Time until done, 95 %": [('{destination="people"}', 13_320)],
     "Leads answered by the cache": [('{reason="stale"}', 2)],
 }

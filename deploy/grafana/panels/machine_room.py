@@ -47,6 +47,12 @@ MACHINE_ROOM: Final = Dashboard(
                 {"{{instance}}": increase("stream_app_recoveries_total", PODS, "instance")},
             ),
             Panel(
+                "Partitions with records that cannot be read",
+                "They have stopped before these records: `stream-app explain`.",
+                "short",
+                {"{{topic}} {{instance}}": highest("stream_app_unreadable_partitions", PODS, "topic", "instance")},
+            ),
+            Panel(
                 "Commands",
                 "Operators' commands by kind and answer.",
                 "short",

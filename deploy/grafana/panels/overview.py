@@ -134,7 +134,7 @@ OVERVIEW: Final = Dashboard(
             ),
             Panel(
                 "New dead letters by reason",
-                "Leads that became dead letters per second, by reason.",
+                "Leads that became dead letters or were rejected per second, by reason.",
                 "ops",
                 {"{{reason}}": rate("stream_app_dead_letters_total", RELEASE, "reason")},
                 "stack",
@@ -150,9 +150,15 @@ OVERVIEW: Final = Dashboard(
             ),
             Panel(
                 "New dead letters",
-                "Leads that became dead letters, by destination.",
+                "Leads that became dead letters or were rejected, by destination.",
                 "short",
-                {"{{destination}}": births(f'status="dead_lettered",{LANES}', "destination", "$__rate_interval")},
+                {
+                    "{{destination}}": births(
+                        f'status=~"dead_lettered|rejected_invalid",{LANES}',
+                        "destination",
+                        "$__rate_interval",
+                    )
+                },
                 "stack",
                 12,
             ),

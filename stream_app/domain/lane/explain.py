@@ -141,6 +141,8 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     if lane.asked:
         what = f"{count(lane.asked, 'command')} for partition {lane.partition} not answered yet"
         yield Finding("commands_wait", what, lane.workspace, holds=False, lifts="a worker", waiting=lane.asked)
+    if view is None and lane.unreadable:
+        return
     if view is None:
         yield Finding("never_moved", "nothing was ever sent for it", lane.workspace, holds=False, waiting=waiting)
         return
@@ -162,6 +164,8 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     parts = _parts(view, facts.at_ms)
     yield from (_in_part(part, lane, view) for part in parts)
     yield from _suspended_webhooks(lane, view, [part.text for part in parts])
+    if lane.unreadable:  # the lane would run, but nothing of its partition reaches it
+        return
     works = facts.worker.members > 0
     what = f"{'runs' if works else 'would run'} at up to {view.rate_per_s:g} a second"
     going = waiting - (lane.waiting.get(_BULK, 0) if parts else 0)

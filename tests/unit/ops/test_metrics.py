@@ -71,6 +71,7 @@ def test_credits_and_dead_letters_are_counted_by_destination() -> None:
     emit(metrics, *(msgspec.structs.replace(event, status=status, credits=credits) for status, credits in steps))
     emit(metrics, msgspec.structs.replace(event, status="enriched", saved=6))
     emit(metrics, msgspec.structs.replace(event, status="dead_lettered", reason="http_503"))
+    emit(metrics, msgspec.structs.replace(event, status="rejected_invalid", reason="bad_email"))
     emit(metrics, msgspec.structs.replace(event, status="served_from_cache", reason="stale"))
     values = {
         (name, label): registry.get_sample_value(f"stream_app_{name}_total", {"destination": "people"} | labels)
@@ -80,10 +81,11 @@ def test_credits_and_dead_letters_are_counted_by_destination() -> None:
             ("credits_returned", "enriched", {"status": "enriched"}),
             ("credits_saved", "", {}),
             ("dead_letters", "http_503", {"reason": "http_503"}),
+            ("dead_letters", "bad_email", {"reason": "bad_email"}),
             ("cache_hits", "stale", {"reason": "stale"}),
         )
     }
-    assert list(values.values()) == [12, 1, 2, 6, 1, 1]
+    assert list(values.values()) == [12, 1, 2, 6, 1, 1, 1]
     labels = {"workspace": "acme", "destination": "people"}
     statuses = ("accepted", "enriched", "retrying", "dead_lettered")
     assert [
