@@ -8,9 +8,10 @@ topic id shows a new topic. A log that ends earlier than before has lost records
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -259,14 +260,33 @@ async def watch_partitions(connection: KafkaConnection, topics: Collection[str],
 
 
 class TopicWatch:
-    """Checks `topics`, each with `partitions` partitions, every second."""
+    """Checks topics every second.
 
-    def __init__(self, connection: KafkaConnection, known: KnownTopics, topics: Sequence[str], partitions: int) -> None:
+    Args:
+        connection: How to connect to Kafka.
+        known: The ids of the topics as the process first saw them.
+        topics: The topics whose loss ends the process.
+        partitions: How many partitions each topic has.
+        on_lost: The topics that a process fills again, with what to call when such a topic is another one, or has lost
+            records. A topic that is missing cannot be filled, so nothing is called before it is there again.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        known: KnownTopics,
+        topics: Sequence[str],
+        partitions: int,
+        on_lost: Mapping[str, Callable[[], None]] = MappingProxyType({}),
+    ) -> None:
         self._connection = connection
         self._known = known
         self._topics = topics
+        self._partitions = partitions
+        self._on_lost = on_lost
         self._logs = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
         self._ends: dict[TopicPartition, int] = {}
+        self._ids: dict[str, bytes] = {}
         self._missing_since_s: float | None = None
         self._refused = Throttled(lambda why: log.error("Kafka refuses this process: %s", why))
 
@@ -288,8 +308,11 @@ class TopicWatch:
 
     async def look(self, reader: Reader) -> None:
         """Check once. Raises TopicsError, BrokerUnavailable, KafkaRefused or KafkaError."""
-        described = (await reader.client.ask_any(Metadata(self._topics))).to_object()["topics"]
-        if gone := self._known.compare(self._topics, described):
+        wanted = [*self._topics, *self._on_lost]
+        described = (await reader.client.ask_any(Metadata(wanted))).to_object()["topics"]
+        await self._look_for_lost(reader, [topic for topic in described if topic["topic"] in self._on_lost])
+        strict = [topic for topic in described if topic["topic"] not in self._on_lost]
+        if gone := self._known.compare(self._topics, strict):
             now_s = asyncio.get_running_loop().time()
             if self._missing_since_s is None:
                 self._missing_since_s = now_s
@@ -303,3 +326,19 @@ class TopicWatch:
                 why = "the topic was deleted and created again, or Kafka lost records"
                 raise TopicsError([f"{log.topic}: {fell}: {why}. {_WHAT_NOW}"])
             self._ends[log] = end
+
+    async def _look_for_lost(self, reader: Reader, described: Sequence[Mapping[str, Any]]) -> None:
+        for topic in described:
+            if topic["error_code"]:
+                continue
+            _check_partitions(topic, self._partitions)
+            name = topic["topic"]
+            seen = topic.get("topic_id", NO_TOPIC_ID)
+            is_lost = self._ids.setdefault(name, seen) != seen
+            self._ids[name] = seen
+            ends = await reader.ends([TopicPartition(name, number) for number in range(self._partitions)])
+            is_lost |= any(end < self._ends.get(place, 0) for place, end in ends.items())
+            self._ends |= ends
+            if is_lost:
+                log.warning("%s lost its records, or was deleted and created again: it is filled again", name)
+                self._on_lost[name]()

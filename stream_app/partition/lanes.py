@@ -1,7 +1,8 @@
 """The lanes of one partition in memory: changed at once, written with the step that is committed next.
 
-A view of each lane is published when it changes. A view counts as shown once it is committed. Its `news`
-are the changes since the last shown view, so an aborted transaction or a restart loses none.
+A view of each lane is published when it changes, and at each take-over: the topic of the views may have been lost, and
+an idle lane does not change. A view counts as shown once it is committed. Its `news` are the changes since the last
+shown view, so an aborted transaction or a restart loses none.
 """
 
 import asyncio
@@ -33,6 +34,8 @@ _json: Final = msgspec.json.Encoder()
 _VIEW_EVERY_MS: Final = 1_000
 _LOOK_EVERY_S: Final = 60.0
 _NEVER: Final = 0
+_AT_ONCE: Final = 50
+"""Views in one transaction when all are published, so that the steps of leads do not wait behind a large one."""
 _EVERY_S: Final = 1.0
 
 
@@ -50,6 +53,7 @@ class Lanes:
     _lanes: dict[str, Lane] = field(init=False, factory=dict)
     _shown: dict[str, LaneView] = field(init=False, factory=dict)  # as it was last published
     _uncommitted: dict[str, LaneView] = field(init=False, factory=dict)  # views in the transaction under way
+    _due: set[str] = field(init=False, factory=set)  # to be published even if they have not changed
     _changed: asyncio.Event = field(init=False, factory=asyncio.Event)  # there may be a change that was not published
 
     def __getitem__(self, workspace: str) -> Lane:
@@ -87,7 +91,7 @@ class Lanes:
             RowUnreadable: A row does not decode, or its lane belongs to another partition.
         """
         self._previous.update(self._lanes)
-        for memory in (self._lanes, self._shown, self._uncommitted, self.stalls):
+        for memory in (self._lanes, self._shown, self._uncommitted, self._due, self.stalls):
             memory.clear()
         now_ms = self._clock.now_ms()
         for key in [key for key in rows if key.startswith(b"l/")]:
@@ -97,8 +101,14 @@ class Lanes:
                 self._shown[lane.workspace] = self._view(lane, at_ms, None)
             self._lanes[lane.workspace] = for_new_owner(lane, now_ms, self._previous.get(lane.workspace))
         self.reconfigured()
+        self.publish_all()
         for name in self._shown:
             self._observer.lane(msgspec.structs.replace(self.view(name), news=()))  # its changes come later
+
+    def publish_all(self) -> None:
+        """Have the view of each lane published, although it may not have changed: the topic may have lost it."""
+        self._due.update(self._shown)
+        self._changed.set()
 
     def reconfigured(self) -> None:
         """Apply a changed configuration: what it repairs may be tried at once. Raises RowUnreadable, as `load`."""
@@ -150,7 +160,8 @@ class Lanes:
             self[name] = lane
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
             view_now = self.view(name)
-            if view_now.news or not self._is_recent(name, now_ms):
+            if view_now.news or name in self._due or not self._is_recent(name, now_ms):
+                self._due.discard(name)  # if the transaction fails, `load` adds it again
                 self._uncommitted[name] = view_now
                 records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(view_now)))
             else:
@@ -165,19 +176,27 @@ class Lanes:
         self._uncommitted.clear()
 
     async def keep_shown(self, submit: Callable[[WriteBatch], asyncio.Future[None]]) -> None:
-        """Publish views that change with time only, and those that were published too recently. Until cancelled."""
+        """Publish what no step of a lead publishes. Until cancelled.
+
+        That are views which change with time only, those that were published too recently, and those of `publish_all`.
+        """
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._changed.wait()
             await asyncio.sleep(_VIEW_EVERY_MS / 1000)
             self._changed.clear()
+            for name in sorted(self._due)[:_AT_ONCE]:
+                submit(WriteBatch([], [], [], name))
             now_ms = self._clock.now_ms()
-            for name in [name for name in self._shown if not _same(self.view(name), self._shown[name])]:
+            others = [name for name in self._shown if name not in self._due]
+            for name in [name for name in others if not _same(self.view(name), self._shown[name])]:
                 if self._is_recent(name, now_ms):
                     self._changed.set()
                 else:
                     submit(WriteBatch([], [], [], name))
+            if len(self._due) > _AT_ONCE:
+                self._changed.set()
 
     def gone(self) -> None:
         """Report the lanes as gone, and keep them as `previous` in case they are assigned to this process again."""

@@ -126,7 +126,8 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
         if state.pause:
             logger.warning("paused", by=state.pause.who, why=state.pause.why, text="until `stream-app replay resume`")
-        partitions, watched = settings.kafka.partitions, [*app.agents, topics.replay_state, topics.lanes]
+        # Not `leads.lanes`: workers fill it again, and what follows it begins again with the new records.
+        partitions, watched = settings.kafka.partitions, [*app.agents, topics.state, topics.replay_state]
         watch = TopicWatch(connection, KnownTopics(partitions), watched, partitions)
         beside = watchdog.run(), watch.run(), runner.run(), changes.run(), reloads.run()
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=beside)

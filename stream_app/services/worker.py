@@ -173,11 +173,23 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             connection, names.enriched, plan.partitions, cache, settings.cache, lambda: list(owned), clock.now_ms
         )
 
+        def write_lanes_again() -> None:
+            for one in list(owned.values()):
+                one.state.lanes.publish_all()
+
+        topic_watch = TopicWatch(
+            connection,
+            topics,
+            [*sources, names.state],
+            plan.partitions,
+            on_lost={names.lanes: write_lanes_again},
+        )
+
         # Run until a signal, or until one of these tasks fails.
         background = (
             watchdog.run(),
             kafka_answers.run(),
-            TopicWatch(connection, topics, [*sources, names.state], plan.partitions).run(),
+            topic_watch.run(),
             say_at_start(connection, f"{names.worker_app}-clock", names.audit, kafka_clock),
             _restarted(filler.run),
         )

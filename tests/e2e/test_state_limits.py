@@ -10,6 +10,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
+from stream_app.client.lanes import last_views
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK
 from stream_app.domain.delivery.envelope import Envelope
@@ -162,6 +163,27 @@ async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(kafka: Brok
         assert words.startswith(f"{names.state}/0: it is empty, and {names.lanes}/0 is not: {lost}")
         assert "docs/backup.md" in words
         assert not line.posted_again()
+
+
+async def test_lanes_are_written_again_after_their_topic_was_lost(kafka: Broker, namespace: str) -> None:
+    """They do not change any more, and their views are the copy of what was spent. No process ends."""
+    async with Fleet(kafka.bootstrap, namespace, 1, partitions=2) as line:
+        await line.publish(line.leads(3))
+        members = [line.join(), line.member(line.start("replay"))]
+        await line.until_over(3, 30)
+        await asyncio.sleep(3)  # the last view is published a second later, and the watch looks every second
+        before = await last_views(line.settings)
+        assert before["w0"].submissions == 3
+        await recreate(line, line.settings.names.lanes)
+
+        async def missing() -> str:
+            views = await last_views(line.settings)
+            return "" if "w0" in views else f"only the lanes of {[*views]} are there"
+
+        await eventually(missing, 30)
+        after = (await last_views(line.settings))["w0"]
+        assert (after.meters, after.webhooks) == (before["w0"].meters, before["w0"].webhooks)
+        assert all(member.answers() for member in members)
 
 
 async def recreate(line: Fleet, *topics: str) -> None:

@@ -13,9 +13,11 @@ from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import TopicsError
 from stream_app.faust_app.stream import GapCheck
 from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import KnownTopics, TopicWatch, watch_partitions
 from stream_app.kafka.transactional_state import TransactionalState
-from tests.support.kafka import add_partitions, create_topics, delete_topics
+from stream_app.tasks import cancel
+from tests.support.kafka import add_partitions, create_topics, delete_topics, publish
 from tests.support.pace import BUSY
 
 
@@ -63,13 +65,14 @@ class OldKafka:
 
     def __init__(self) -> None:
         self.end, self.error = 50, 0
+        self.names = ["leads"]
         self.client = self
 
     async def ask_any(self, _request: Any) -> Any:
         return self
 
     def to_object(self) -> dict[str, Any]:
-        return {"topics": [{"error_code": self.error, "topic": "leads"}]}
+        return {"topics": [{"error_code": self.error, "topic": name, "partitions": [0]} for name in self.names]}
 
     async def ends(self, logs: list[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(logs, self.end)
@@ -84,6 +87,41 @@ async def test_without_topic_ids_a_shorter_log_is_another_topic() -> None:
     kafka.error, kafka.end = 0, 49
     with pytest.raises(TopicsError, match=re.escape("leads: partition 0 was at offset 50 and ends at 49")):
         await watch.look(kafka)
+
+
+async def test_without_topic_ids_a_shorter_log_of_the_lanes_is_filled_again() -> None:
+    kafka: Any = OldKafka()
+    kafka.names, lost = ["lanes"], []
+    watch = TopicWatch(KafkaConnection(""), KnownTopics(), [], 1, on_lost={"lanes": lambda: lost.append(kafka.end)})
+    await watch.look(kafka)
+    kafka.error = 3
+    for _ in range(3):
+        await watch.look(kafka)  # nothing can be written to a topic that is missing
+    assert lost == []
+    kafka.error, kafka.end = 0, 49
+    await watch.look(kafka)
+    await watch.look(kafka)
+    assert lost == [49]
+
+
+async def test_the_lanes_are_written_again_when_their_topic_is_another_one(kafka: Broker, namespace: str) -> None:
+    """Even if the new one was filled at once beyond the former end."""
+    lanes, connection = namespace + "lanes", KafkaConnection(kafka.bootstrap)
+    await create_topics(kafka.bootstrap, lanes)
+    await publish(kafka.bootstrap, lanes, [b"1"])
+    lost = asyncio.Event()
+    watch = TopicWatch(connection, KnownTopics(1), [], 1, on_lost={lanes: lost.set})
+    watching = asyncio.create_task(watch.run())
+    async with Reader(connection, isolation_level="read_uncommitted") as reader:
+        await watch.look(reader)
+    await delete_topics(kafka.bootstrap, lanes)
+    await create_topics(kafka.bootstrap, lanes)
+    await publish(kafka.bootstrap, lanes, [b"1", b"2", b"3"])
+    await asyncio.wait_for(lost.wait(), 10 * BUSY)
+    lost.clear()
+    await asyncio.sleep(2.5)
+    assert not lost.is_set(), "once"
+    await cancel([watching])
 
 
 async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: str) -> None:

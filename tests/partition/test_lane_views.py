@@ -46,6 +46,10 @@ class Board(Bench):
         log = self.kafka.log(self.plan.topics.lanes, 0).committed()
         return [_VIEW.decode(record.value or b"") for record in log if record.key == b"acme"]
 
+    def lose_views(self) -> None:
+        """Have `leads.lanes` deleted, and created again empty."""
+        self.kafka.log(self.plan.topics.lanes, 0).entries.clear()
+
     def emitted(self) -> list[str]:
         """The kinds of news on `leads.lanes`, in order."""
         return [news.kind for view in self.published() for news in view.news]
@@ -63,7 +67,55 @@ async def test_a_held_lane_is_shown_from_the_take_over_on() -> None:
     await asyncio.sleep(600.0)
     assert board.seen.holds == "paused"
     assert board.emitted() == ["paused", "held"]
-    assert len(board.published()) == 2, "of what has changed since there is but the date"
+    assert len(board.published()) == 3, "one more of the take-over; since then only the date has changed"
+
+
+@virtual_time
+async def test_a_take_over_writes_each_lane_so_that_a_lost_topic_is_filled_again() -> None:
+    """The view is the backup of what was spent, and a lane in which nothing happens changes never again."""
+    board = await Board.started(Setup(callbacks=False, credits_per_day=100))
+    await asyncio.sleep(100.0)  # past midnight
+    board.publish("a", "p1")
+    await asyncio.sleep(5.0)
+    spent = board.published()[-1].credits_spent_day
+    assert spent > 0
+    await board.kill()
+    board.lose_views()
+    await board.start()
+    await asyncio.sleep(3.0)
+    assert [(view.credits_spent_day, view.news) for view in board.published()] == [(spent, ())]
+    await asyncio.sleep(3_600.0)
+    assert board.published()[-1].credits_spent_day == spent
+
+
+@virtual_time
+async def test_an_owner_writes_its_lanes_again_when_their_topic_was_lost() -> None:
+    board = await Board.started(Setup(callbacks=False, credits_per_day=100))
+    await asyncio.sleep(100.0)  # past midnight
+    board.publish("a", "p1")
+    await asyncio.sleep(600.0)
+    before = board.published()[-1]
+    board.lose_views()
+    await asyncio.sleep(600.0)
+    assert not board.published(), "an owner does not look at the topic"
+    board.partition.state.lanes.publish_all()
+    await asyncio.sleep(3.0)
+    (after,) = board.published()
+    assert after.meters == before.meters
+    assert after.credits_spent_day > 0
+
+
+@virtual_time
+async def test_lanes_that_an_aborted_commit_lost_are_written_by_the_next_one() -> None:
+    board = await Board.started()
+    board.publish("a", "p1")
+    await asyncio.sleep(5.0)
+    await board.kill()
+    board.lose_views()
+    await board.start()
+    board.ledger._link = Losing({0})
+    await asyncio.sleep(20.0)
+    assert board.published()
 
 
 @virtual_time
