@@ -14,13 +14,13 @@ import asyncio
 import json
 
 from aiokafka import AIOKafkaConsumer
-from connect import BOOTSTRAP
+from connect import for_aiokafka
 
 
 async def main(topic: str, group: str, count: int) -> None:
     consumer = AIOKafkaConsumer(
         topic,
-        bootstrap_servers=BOOTSTRAP,
+        **for_aiokafka(),
         group_id=group,
         isolation_level="read_committed",
         auto_offset_reset="earliest",

@@ -12,13 +12,13 @@ import argparse
 import json
 
 from confluent_kafka import Consumer, KafkaException
-from connect import BOOTSTRAP
+from connect import for_confluent
 
 
 def main(topic: str, group: str, count: int) -> None:
     consumer = Consumer(
         {
-            "bootstrap.servers": BOOTSTRAP,
+            **for_confluent(),
             "group.id": group,
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",

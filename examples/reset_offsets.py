@@ -17,11 +17,11 @@ from datetime import datetime
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from connect import BOOTSTRAP
+from connect import for_aiokafka
 
 
 async def partitions_of(topic: str) -> list[TopicPartition]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=BOOTSTRAP)
+    admin = AIOKafkaAdminClient(**for_aiokafka())
     await admin.start()
     try:
         (described,) = await admin.describe_topics([topic])
@@ -33,7 +33,7 @@ async def partitions_of(topic: str) -> list[TopicPartition]:
 
 
 async def main(group: str, topic: str, to: datetime | None) -> None:
-    consumer = AIOKafkaConsumer(bootstrap_servers=BOOTSTRAP, group_id=group, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**for_aiokafka(), group_id=group, enable_auto_commit=False)
     async with consumer:
         partitions = await partitions_of(topic)
         consumer.assign(partitions)

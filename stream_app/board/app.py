@@ -39,6 +39,11 @@ LOGIN: Final = f"{PATH}/login"
 _log: Final = log.get("board")
 
 
+async def _to_the_board(_: Request) -> Response:
+    """Answer at the address of the port alone, which people type. It says nothing, so that anyone may ask."""
+    return RedirectResponse(PATH, 303, HEADERS)
+
+
 class Login:
     """The handlers. Each login is logged."""
 
@@ -220,6 +225,7 @@ class Board:
 
     def routes(self) -> list[Route]:
         return [
+            Route("/", _to_the_board, methods=["GET"]),
             Route(f"{PATH}/static/{{path:path}}", self._assets.serve, methods=["GET"]),
             *self._login.routes(),
             *(self._guarded("operator", *route) for route in self._actions.routes()),

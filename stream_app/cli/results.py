@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from cyclopts import Parameter
@@ -19,6 +19,11 @@ from stream_app.client.results import MOST_FIELDS, OTHERS, Export, Joined, Resul
 from stream_app.config import check_known
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
+
+_NONE_YET: Final = (
+    "ask again when Clay has answered; `stream-app imports` shows where the leads are, and `stream-app explain` what "
+    "holds them"
+)
 
 
 def results(
@@ -102,4 +107,6 @@ def _report(done: Export, join: Path | None) -> None:
         say(f"{count(done.unreadable, 'result')} cannot be read by this version, and were left out")
     if done.has_other_fields:
         say(f"the results have more than {MOST_FIELDS:,} fields: the others are JSON in the last column, {OTHERS}")
-    say(count(done.results, "result") + (f" of {count(done.lines, 'row')}" if join else ""))
+    found = count(done.results, "result") + (f" of {count(done.lines, 'row')}" if join else "")
+    # Right after `publish` this is what everyone meets: Clay takes minutes for a row.
+    say(found if done.results else f"{found} yet: {_NONE_YET}")

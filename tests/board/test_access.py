@@ -39,6 +39,12 @@ async def test_without_an_operator_token_nothing_can_be_changed(with_token: Clie
         assert answer.status_code == 405
 
 
+async def test_the_bare_address_leads_to_the_board(with_token: Client, local: Client) -> None:
+    for client in (with_token, local):
+        answer = await client.get("/")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/board")
+
+
 async def test_the_token_decides_the_role(with_operator: Client) -> None:
     await with_operator.login(TOKEN)
     text = (await with_operator.get("/board/lanes/acme")).text

@@ -98,6 +98,17 @@ def test_people_log_in_act_and_publish_through_the_products_proxy(folder: Path) 
             assert "split it, or publish it with" in answer.text, "the board says it, and not the proxy"
 
 
+def test_an_older_browser_logs_in_where_people_reach_the_proxy(folder: Path) -> None:
+    """It sends no Sec-Fetch-Site. The board knows of the proxy's port only by the header Host."""
+    url = "http://board:9107"  # as in deploy/stream_app.toml: the other containers' name for it
+    with served(folder, token=True, operator=True, url=url) as board, Nginx(1, int(board.rpartition(":")[2])) as nginx:
+        form = {"token": OPERATOR_TOKEN, "who": "jane"}
+        own = f"http://{LOOPBACK}:{nginx.board_port}"
+        for origin, status in ((own, 303), (f"http://{LOOPBACK}:1", 403), (f"http://{LOOPBACK}", 403)):
+            answer = httpx.post(f"{own}/board/login", data=form, headers={"origin": origin})
+            assert answer.status_code == status, origin
+
+
 def test_the_board_may_have_the_path_board_of_a_shared_host(folder: Path) -> None:
     """test_links.py holds each link, form and file of its pages to be below /board: more the proxy need not forward."""
     with served(folder, token=True, url=URL) as board, stock_nginx(board, "", path="/board") as (proxied,):

@@ -36,13 +36,25 @@ DEMANDED = {
 _VARIABLE = re.compile(r"\$\{(\w+):([-?])([^}]*)\}")
 
 
+def resolved(text: str) -> str:
+    """Return a value of the compose file as `docker compose` reads it if .env has the required values only."""
+    return _VARIABLE.sub(lambda match: DEMANDED[match[1]] if match[2] == "?" else match[3], text)
+
+
 def environment(service: str) -> dict[str, str]:
     """Return what `docker compose` gives to a service if .env has the required values only."""
     given = SERVICES[service].get("environment") or {}
-    return {
-        name: _VARIABLE.sub(lambda match: DEMANDED[match[1]] if match[2] == "?" else match[3], str(value))
-        for name, value in given.items()
-    }
+    return {name: resolved(str(value)) for name, value in given.items()}
+
+
+def published(service: str) -> list[str]:
+    """Return the ports of a service, as address, port of this machine and port of the container."""
+    return [resolved(port) for port in SERVICES[service].get("ports", [])]
+
+
+def seconds(duration: str) -> int:
+    """Return a duration of the compose file, such as 90s or 6m."""
+    return int(duration[:-1]) * {"s": 1, "m": 60}[duration[-1]]
 
 
 def settings(service: str) -> Settings:
@@ -90,9 +102,11 @@ def test_the_compose_file_is_right_by_its_schema() -> None:
 
 def test_the_compose_file_has_the_expected_services() -> None:
     assert set(OURS) == {"topics", "worker", "replay", "gateway", "board", "sim"}
-    assert SERVICES.keys() - OURS.keys() == {"kafka", "redis", "nginx", "prometheus", "grafana"}
+    others = SERVICES.keys() - OURS.keys() - {"configuration"}
+    assert others == {"kafka", "redis", "nginx", "prometheus", "grafana"}
+    assert SERVICES["configuration"]["image"] == OURS["worker"]["image"], "it needs no image of its own"
     assert SERVICES["kafka"]["image"].startswith(f"apache/kafka:{KAFKA_VERSION}@"), "the one that the tests run"
-    for name in SERVICES.keys() - OURS.keys():
+    for name in others:
         assert re.fullmatch(r"[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}", SERVICES[name]["image"]), f"{name}: by its digest"
 
 
@@ -129,12 +143,16 @@ def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     clay = {name for name in used if name.startswith("CLAY_")}
     secret = clay | DEMANDED.keys()
     text = (ROOT / "docker-compose.yml").read_text()
-    asked = {match[0] for match in _VARIABLE.findall(text)}
+    places = {match[0] for match in _VARIABLE.findall(text) if match[0] == "STREAM_APP_IMAGE" or "_PORT" in match[0]}
+    asked = {match[0] for match in _VARIABLE.findall(text)} - places
     assert {match[0] for match in _VARIABLE.findall(text) if match[1] == "?"} == DEMANDED.keys(), "no known default"
     assert f"for name in {' '.join(DEMANDED)}; do" in text, "its first lines make them"
-    example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    explained = (ROOT / ".env.example").read_text()
+    example = dict(re.findall(r"^(\w+)=(.*)$", explained, re.MULTILINE))
     assert secret == asked == set(example)
     assert not any(example.values())
+    defaults = {name: default for name, _, default in _VARIABLE.findall(text) if name in places}
+    assert dict(re.findall(r"^# (\w+)=(.*)$", explained, re.MULTILINE)) == defaults
     for name in WITH_CONFIG:
         assert "KAFKA_PASSWORD" in environment(name), name
     assert secret & set(environment("topics")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, "it looks leads up"
@@ -152,12 +170,15 @@ def test_every_port_is_published_and_listened_to_where_it_should_be() -> None:
     listeners = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["listeners"]))
     advertised = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["advertised.listeners"]))
     assert (host, listeners["APP"], advertised["APP"]) == ("kafka", f":{port}", f"kafka:{port}")
-    assert SERVICES["kafka"]["ports"] == [f"{advertised['HOST']}:{listeners['HOST'].strip(':')}"]
+    assert published("kafka") == [f"{advertised['HOST']}:{listeners['HOST'].strip(':')}"]
     assert kafka_properties()["controller.quorum.voters"] == f"1@{listeners['CONTROLLER']}"
     assert simulator().host == loaded.http.host == "0.0.0.0", "others reach it"
     for name, served in (("gateway", loaded.http.gateway_port), ("board", loaded.http.board_port)):
-        assert f"127.0.0.1:{served}:{served}" in SERVICES["nginx"]["ports"]
+        assert f"127.0.0.1:{served}:{served}" in published("nginx")
         assert "ports" not in SERVICES[name], "the proxy is the only way in"
+    for name in SERVICES:
+        for port in SERVICES[name].get("ports", []):
+            assert re.match(r"127\.0\.0\.1:\$\{\w+_PORT:-\d+\}:", port), f"{name}: two systems may run here"
 
 
 def test_every_listener_of_kafka_needs_a_password() -> None:
@@ -176,14 +197,42 @@ def test_every_listener_of_kafka_needs_a_password() -> None:
 
 def test_services_are_restarted_and_have_time_to_stop() -> None:
     for name, service in SERVICES.items():
-        assert service["restart"] == ("no" if name == "topics" else "unless-stopped"), name
+        assert service["restart"] == ("no" if name in ("configuration", "topics") else "unless-stopped"), name
     delivery = settings("worker").delivery
     longest_s = delivery.max_request_start_age_s + delivery.request_timeout_s + delivery.commit_timeout_s
     assert int(OURS["worker"]["stop_grace_period"].removesuffix("s")) > longest_s + 10
 
 
+def test_a_slow_kafka_makes_no_service_unhealthy() -> None:
+    """`up --wait` ends at the first service that is. Kafka has as long as its own check allows."""
+    check = SERVICES["kafka"]["healthcheck"]
+    kafka_s = check["retries"] * (seconds(check["interval"]) + seconds(check["timeout"]))
+    gateway_s = seconds(SERVICES["gateway"]["healthcheck"]["start_period"])
+    assert seconds(SERVICES["nginx"]["healthcheck"]["start_period"]) >= kafka_s + gateway_s, (
+        "its check asks the gateway"
+    )
+    for name in SERVICES.keys() - {"kafka", "configuration", "topics"}:
+        assert seconds(SERVICES[name]["healthcheck"]["start_period"]) >= 60, f"{name}: a machine may be busy"
+
+
+def test_no_container_reads_a_file_of_the_clone_but_the_one_that_copies_them() -> None:
+    """A clone that was made with umask 077 is readable for one user of this machine, who is none in a container."""
+    copies = SERVICES["configuration"]
+    assert copies["volumes"] == ["./deploy:/deploy:ro", "configuration:/etc/stream-app"]
+    assert (copies["user"], copies["cap_add"]) == ("0:0", ["DAC_READ_SEARCH"]), "it reads what others own, and no more"
+    assert {"--no-preserve=mode", "--preserve=timestamps"} < set(copies["entrypoint"])
+    for name, service in SERVICES.items():
+        mounted = [volume for volume in service.get("volumes", []) if volume.startswith((".", "/"))]
+        assert name == "configuration" or not mounted, name
+        if "configuration:/etc/stream-app:ro" in service.get("volumes", []):
+            before = service["depends_on"].get("configuration") or SERVICES["topics"]["depends_on"]["configuration"]
+            assert before == {"condition": "service_completed_successfully"}, name
+            assert "configuration" in service["depends_on"] or "topics" in service["depends_on"], name
+
+
 def test_services_have_few_rights_and_ports_for_this_machine_only() -> None:
     for name, service in SERVICES.items():
+        assert "cap_add" not in service or name == "configuration", name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name

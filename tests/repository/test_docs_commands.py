@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.repository.test_docs import ROOT, CommandError, each_document, parse
 
 EXCUSED = {
-    *(".", "cat", "cp", "echo", "export", "kill", "printf", "rm", "sleep"),  # parts of an example
+    *(".", "cat", "cp", "echo", "export", "kill", "printf", "rm", "set", "sleep"),  # parts of an example
     *("helm", "kubectl"),  # need a cluster; tests/unit/deploy renders the chart
     *("pip", "pre-commit", "pytest", "$lock"),  # tools of their own; $lock is uv, as the line before it says
 }

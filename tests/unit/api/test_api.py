@@ -44,6 +44,7 @@ from stream_app.client.answers import ImportsAnswer
 from stream_app.client.lookup import LeadSearch
 from stream_app.client.publish import PublishOptions
 from stream_app.client.results import ResultFilter, ResultStore, export, results_of
+from tests.repository.test_deploy import kafka_properties, published
 from tests.support.pace import BUSY
 
 ROOT = Path(__file__).parents[3]
@@ -279,7 +280,8 @@ def test_results_end_early_without_leaving_anything_open(config: Path) -> None:
 EXAMPLES = ROOT / "examples"
 
 
-def test_the_configuration_has_the_lanes_of_the_compose_file() -> None:
+def test_the_configuration_has_the_lanes_of_the_compose_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", "as in .env")
     assert load_settings(EXAMPLES / "stream_app.toml").workspaces
     own = tomllib.loads((EXAMPLES / "stream_app.toml").read_text(encoding="utf-8"))
     deployed = tomllib.loads((ROOT / "deploy" / "stream_app.toml").read_text(encoding="utf-8"))
@@ -288,6 +290,6 @@ def test_the_configuration_has_the_lanes_of_the_compose_file() -> None:
         assert own["workspaces"][name]["partition"] == table["partition"]
     for alias, table in deployed["destinations"].items():
         assert own["destinations"][alias]["workspace"] == table["workspace"]
-    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    assert f"HOST://{own['kafka']['bootstrap']}" in compose
-    assert f'"{own["board"]["url"].removeprefix("http://")}:9107"' in compose
+    assert own["kafka"]["security"] == deployed["kafka"]["security"]
+    assert f"HOST://{own['kafka']['bootstrap']}" in kafka_properties()["advertised.listeners"]
+    assert f"{own['board']['url'].removeprefix('http://')}:9107" in published("nginx")

@@ -70,6 +70,8 @@ def expected(kind: str, asked: Request, *, has_token: bool, methods: set[str]) -
     reads = asked.method in ("GET", "HEAD")
     if kind == "open":  # says nothing but that the process lives, or is for operators on a port of its own
         return OK if reads else frozenset({405})
+    if kind == "way in":  # leads to the board, which asks who it is
+        return frozenset({303}) if reads else frozenset({405})
     if kind == "callback":  # without a lead's own token, nothing is taken
         return frozenset({401}) if asked.method == "POST" else frozenset({405})
     if kind == "look-up":
@@ -146,6 +148,8 @@ def kind_of(route: Route) -> str:
     """Return the row of the table for a route of the board: an operator's, unless it only shows."""
     if route.path in ("/board/login", "/board/logout"):
         return "login"
+    if route.path == "/":
+        return "way in"
     if route.path.startswith("/board/static/"):
         return "static"
     return "operator" if "/act/" in route.path or route.path.startswith("/board/publish") else "viewer"

@@ -112,8 +112,12 @@ def test_each_metric_is_on_a_panel_or_in_an_alert_or_has_a_reason() -> None:
 
 def test_grafana_of_compose_is_given_the_dashboards_and_prometheus() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    mounted = dict(volume.split(":")[:2] for volume in compose["grafana"]["volumes"])
+    target = dict(volume.split(":")[:2] for volume in compose["grafana"]["volumes"])["configuration"]
+    environment = compose["grafana"]["environment"]
+    assert environment["GF_PATHS_PROVISIONING"] == f"{target}/grafana/provisioning"
     provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/stream-app.yaml").read_text())["providers"][0]
-    assert mounted["./deploy/grafana/dashboards"] == provider["options"]["path"]
+    assert provider["options"]["path"] == f"{target}/grafana/dashboards"
+    home = environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (GRAFANA / "dashboards" / home.removeprefix(f"{target}/grafana/dashboards/")).is_file()
     (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
