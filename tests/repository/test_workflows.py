@@ -16,6 +16,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MAY_WRITE = {
     ("release.yml", "publish"): {"id-token"},
     ("release.yml", "image"): {"packages", "id-token", "attestations"},
+    ("release.yml", "chart"): {"packages", "id-token", "attestations"},
 }
 
 

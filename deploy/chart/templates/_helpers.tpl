@@ -1,5 +1,7 @@
 {{- define "stream-app.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains .Chart.Name .Release.Name -}}
 {{- .Release.Name | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
 {{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
@@ -16,6 +18,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "stream-app.image" -}}
@@ -43,7 +48,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.board.enabled (not (regexMatch "(?s)\\[board\\][^\\[]*\\bhost *= *\"0\\.0\\.0\\.0\"|\\bboard\\.host *= *\"0\\.0\\.0\\.0\"" $config)) -}}
 {{- fail "config: set host = \"0.0.0.0\", behind_proxy = true, url and token_env under [board]: its ingress reaches a pod by its own address" -}}
 {{- end -}}
-{{- if regexMatch "(?m)^ *(http\\.)?(worker|replay|gateway|gateway_ops|trace|board|board_ops)_port" $config -}}
+{{- /* In a table, with a dotted key, or inline: http = { worker_port = 9000 }. */ -}}
+{{- if regexMatch "(?m)^[^#\n]*\\b(worker|replay|gateway|gateway_ops|trace|board|board_ops)_port[\"']? *=" $config -}}
 {{- fail "config: remove the ports from [http]: the chart's probes and Service name the default ports 9101 to 9108" -}}
 {{- end -}}
 {{- $path := regexFind "(?m)^[^#\n]*\\bread_model_path *= *[\"'][^\"']*" $config -}}
@@ -53,13 +59,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $config -}}
 {{- end -}}
 
+{{- /* The value of a setting in seconds. Arguments: config, key, default (of the program). */ -}}
+{{- define "stream-app.seconds" -}}
+{{- $set := regexFind (printf "(?m)^[^#\n]*\\b%s *= *[0-9][0-9_.]*" .key) .config | regexFind "[0-9][0-9_.]*$" | replace "_" "" -}}
+{{- $set | default .default -}}
+{{- end -}}
+
+{{- /* How often a startup probe may fail: as long as a process may wait for Kafka, three times over, and a minute. */ -}}
+{{- define "stream-app.startupFailures" -}}
+{{- $config := include "stream-app.config" . -}}
+{{- $waits := include "stream-app.seconds" (dict "config" $config "key" "broker_wait_s" "default" "60") -}}
+{{- divf (addf 60 (mulf 3 (float64 $waits))) 5 | ceil | int -}}
+{{- end -}}
+
 {{- /* Refuses a grace that ends before a worker may have finished its last request. */ -}}
 {{- define "stream-app.workerGrace" -}}
 {{- $config := include "stream-app.config" . -}}
 {{- $needed := 10.0 -}}
 {{- range $key, $default := dict "max_request_start_age_s" "10" "request_timeout_s" "30" "commit_timeout_s" "15" -}}
-{{- $set := regexFind (printf "(?m)^[^#\n]*\\b%s *= *[0-9][0-9_.]*" $key) $config | regexFind "[0-9][0-9_.]*$" | replace "_" "" -}}
-{{- $needed = addf $needed (float64 ($set | default $default)) -}}
+{{- $needed = addf $needed (float64 (include "stream-app.seconds" (dict "config" $config "key" $key "default" $default))) -}}
 {{- end -}}
 {{- $grace := .Values.worker.terminationGracePeriodSeconds -}}
 {{- if le (float64 $grace) $needed -}}
@@ -86,11 +104,8 @@ capabilities: { drop: [ALL] }
 {{- end -}}
 
 {{- define "stream-app.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-seccompProfile: { type: RuntimeDefault }
+{{- $always := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- toYaml (merge dict (.Values.podSecurityContext | default dict) $always) -}}
 {{- end -}}
 
 {{- /* The labels of a pod. Arguments: root, name, values. */ -}}
@@ -124,6 +139,9 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .values.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.initContainers }}
+initContainers: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
@@ -196,16 +214,17 @@ metadata:
 spec:
   {{- include "stream-app.podSpec" . | nindent 2 }}
   terminationGracePeriodSeconds: {{ if eq .name "worker" }}{{ include "stream-app.workerGrace" $root }}{{ else }}{{ .values.terminationGracePeriodSeconds }}{{ end }}
-  topologySpreadConstraints: # a wish: where one zone or node is all that is left, all pods run there
-    {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
-    - maxSkew: 1
-      topologyKey: {{ . }}
-      whenUnsatisfiable: ScheduleAnyway
+  {{- with .values.topologySpreadConstraints }}
+  {{- $labels := merge (include "stream-app.selector" $root | fromYaml) (dict "app.kubernetes.io/component" $.name) }}
+  topologySpreadConstraints:
+    {{- range . }}
+    - {{- toYaml . | nindent 6 }}
+      {{- if not (hasKey . "labelSelector") }}
       labelSelector:
-        matchLabels:
-          {{- include "stream-app.selector" $root | nindent 10 }}
-          app.kubernetes.io/component: {{ $.name }}
+        matchLabels: {{- toYaml $labels | nindent 10 }}
+      {{- end }}
     {{- end }}
+  {{- end }}
   containers:
     - name: {{ .name }}
       image: {{ include "stream-app.image" $root }}
@@ -218,12 +237,13 @@ spec:
         - { name: http, containerPort: {{ . }} }
         {{- end }}
         - { name: ops, containerPort: {{ .port }} }
-      # The take-over of a partition with a million leads takes 5 s; the board builds its read model for minutes.
+      # A process answers once it has found Kafka and its topics, and ends by itself if it does not find them. /readyz would
+      # restart a pod whose Kafka goes away while it starts, and a board that builds its read model.
       startupProbe:
-        httpGet: { path: /readyz, port: ops }
+        httpGet: { path: /healthz, port: ops }
         periodSeconds: 5
         timeoutSeconds: 3
-        failureThreshold: 120
+        failureThreshold: {{ include "stream-app.startupFailures" $root }}
       readinessProbe:
         httpGet: { path: /readyz, port: ops }
         periodSeconds: 10
@@ -245,6 +265,9 @@ spec:
         {{- include "stream-app.containerSecurity" $root | nindent 8 }}
       volumeMounts:
         {{- include "stream-app.mounts" (dict "values" .values "state" .state) | nindent 8 }}
+    {{- with .values.sidecars }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   volumes:
     {{- $secret := .values.existingSecret | default $root.Values.existingSecret }}
     {{- include "stream-app.volumes" (dict "values" .values "config" (include "stream-app.fullname" $root) "secrets" (list $secret) "state" .state) | nindent 4 }}

@@ -99,7 +99,7 @@ def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
         (container,) = template["spec"]["containers"]
         assert {port["name"]: port["containerPort"] for port in container["ports"]} == served[name]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            path = "/healthz" if probe == "livenessProbe" else "/readyz"  # Kafka being away restarts no pod
+            path = "/readyz" if probe == "readinessProbe" else "/healthz"  # Kafka being away restarts no pod
             assert container[probe]["httpGet"] == {"path": path, "port": "ops"}
     for name, number in (("gateway", http.gateway_port), ("board", http.board_port)):
         (port,) = find(rendered, "Service", f"-{name}")["spec"]["ports"]
