@@ -37,6 +37,7 @@ def sim(
     seed: OptionalWhole = None,
     script: Path | None = None,
     ledger: Path | None = None,
+    rows: Path | None = None,
     common: Common = COMMON,
 ) -> int:
     """Run a simulated Clay until Ctrl-C: rate limits, credits, faults on a timeline, and a ledger.
@@ -51,10 +52,13 @@ def sim(
         seed: decides everything random; over the script's seed
         script: TOML file with limits, webhooks and faults
         ledger: JSONL file to append the ledger to (else temporary)
+        rows: file to keep rows in (personal data), to go on after a kill
     """
     for option, given in (("--port", port), ("--control-port", control_port)):
         if not 0 <= given <= 65_535:
             raise SettingsError([f"{option} {given}: must be from 1 to 65535, or 0 for any free one"])
+    if rows is not None and ledger is None:
+        raise SettingsError(["--rows needs --ledger, which says what became of each row"])
     try:
         plan = simulator.load_script(script) if script else simulator.Script()
     except simulator.ScriptError as error:
@@ -62,9 +66,9 @@ def sim(
     if seed is not None:
         plan = msgspec.structs.replace(plan, seed=seed)
     try:
-        asyncio.run(simulator.run(plan, host, port, control_port, ledger))
+        asyncio.run(simulator.run(plan, host, port, control_port, ledger, rows))
     except OSError as error:
-        text = f"the simulator cannot start: {error}; give another --port, --host or --ledger"
+        text = f"the simulator cannot start: {error}; give another --port, --host, --ledger or --rows"
         raise StreamAppError(text) from error
     return OK
 

@@ -12,9 +12,10 @@ from stream_app.dev.simulator.callbacks import Callbacks
 from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.enrichment import Enrichment
 from stream_app.dev.simulator.inbound import Inbound
+from stream_app.dev.simulator.kept import Progress, RowFile, progress_of
 from stream_app.dev.simulator.ledger import ControlLine, Ledger
 from stream_app.dev.simulator.script import Script, ScriptError
-from stream_app.dev.simulator.world import WebhookState, WorkspaceState, World
+from stream_app.dev.simulator.world import Row, WebhookState, WorkspaceState, World
 
 
 class Clay:
@@ -24,7 +25,7 @@ class Clay:
         changed: Set when the faults on the timeline have changed.
     """
 
-    def __init__(self, script: Script, ledger: Ledger) -> None:
+    def __init__(self, script: Script, ledger: Ledger, kept: RowFile | None = None) -> None:
         clock = asyncio.get_running_loop().time
         chance = Chance(script.seed)
         self.changed = asyncio.Event()
@@ -34,7 +35,24 @@ class Clay:
         self.timeline = Timeline(script.fault, chance, clock)
         self._callbacks = Callbacks(script, self.timeline, ledger)
         self.enrichment = Enrichment(self.world, ledger, chance, self._callbacks.report)
-        self.inbound = Inbound(self.world, self.timeline, ledger, self.enrichment.arrive, self._stopping)
+        self.inbound = Inbound(self.world, self.timeline, ledger, self.enrichment.arrive, self._stopping, kept)
+        if kept is not None:
+            self._go_on(kept)
+
+    def _go_on(self, kept: RowFile) -> None:
+        """Take up the rows and meters of a simulator that has ended, or was killed."""
+        world = self.world
+        for name, totals in self._ledger.tally.workspaces().items():
+            state = world.workspace(name)
+            state.credits = max(0, state.credits - totals.credits_charged + totals.credits_refunded)
+            state.actions = max(0, state.actions - totals.actions_charged)
+        progress = progress_of(self._ledger.lines())
+        for row in kept.read():
+            webhook = world.webhook(row.webhook)
+            if webhook is not None:
+                taken_up = Row(row.number, webhook, row.about, row.body, row.lead_id, row.delivery_id)
+                world.add_row(taken_up, msgspec.json.decode(row.body))
+                self.enrichment.go_on(taken_up, progress.get(row.number, Progress()))
 
     async def close(self) -> None:
         """End hanging requests, and drop rows and callbacks in progress."""

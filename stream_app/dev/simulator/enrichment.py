@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from attrs import define, field
 
 from stream_app.dev.simulator.callbacks import fill, placeholders
 from stream_app.dev.simulator.chance import Chance
+from stream_app.dev.simulator.kept import Progress
 from stream_app.dev.simulator.ledger import ChargeLine, Ledger, RefundLine, RowLine
 from stream_app.dev.simulator.script import Column
 from stream_app.dev.simulator.world import Row, World
@@ -19,13 +20,17 @@ from stream_app.dev.simulator.world import Row, World
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One run of a row's columns. `cells` has the payload's fields and the results so far."""
+    """One run of a row's columns.
+
+    `cells` has the payload's fields and the results so far. The columns `paid` were paid for before a kill.
+    """
 
     row: Row
     number: int
     cells: dict[str, Any]
     columns: list[Column]
     step_s: float
+    paid: Collection[str] = ()
     errors: int = 0
 
 
@@ -44,29 +49,48 @@ class Enrichment:
         """End every row in progress without a ledger line."""
         self._stopped = True
 
-    def arrive(self, row: Row) -> None:
-        """Accept a new row. It runs unless auto-run is off or auto-dedupe drops it."""
+    def arrive(self, row: Row, paid: Collection[str] = ()) -> None:
+        """Accept a new row. It runs unless auto-run is off or auto-dedupe drops it. `paid`: as of a `Run`."""
         if row.duplicate and row.webhook.settings.dedupe_runs == "before":
             self._end(row, "deduped")
         elif not row.webhook.auto_run:
             self._end(row, "not_run")
         else:
-            self.start(row)
+            self.start(row, paid)
 
-    def start(self, row: Row) -> None:
-        """Run the columns that have no result yet."""
+    def start(self, row: Row, paid: Collection[str] = ()) -> None:
+        """Run the columns that have no result yet. `paid`: as of a `Run`."""
         settings = row.webhook.settings
         row.run += 1
         row.state = "running"
         self.running += 1
-        cells = _cut(msgspec.json.decode(row.body), self._world.limits.cell_bytes) | row.filled
         columns = [column for column in settings.columns if column.name not in row.filled]
         latency_s = self._chance.latency_s(settings.latency, row.about, row.run)
-        run = Run(row, row.run, cells, columns, latency_s / max(1, len(columns)))
+        run = Run(row, row.run, self._cells(row), columns, latency_s / max(1, len(columns)), paid)
         if columns:
             self._next(run)
         else:
             self._later(latency_s, lambda: self._next(run))
+
+    def go_on(self, row: Row, progress: Progress) -> None:
+        """Go on with a row where a killed simulator was. What it drew is drawn again, and nothing is paid for twice."""
+        row.spent = progress.credits
+        if progress.state is None:
+            self.arrive(row, progress.paid)
+            return
+        row.run = progress.run
+        row.state = progress.state
+        if row.run == 0:
+            return
+        run = Run(row, row.run, self._cells(row), list(row.webhook.settings.columns), 0)
+        for column in run.columns:
+            if (column.credits or column.actions) and not progress.charged[column.name]:
+                break
+            self._fill(run, column)
+        is_found = _has_result(row)
+        self._forget(row)
+        if row.state in ("done", "errors", "deduped") and not progress.is_reported:
+            self._report(row, run.cells, is_found)
 
     def _next(self, run: Run) -> None:
         row = run.row
@@ -74,27 +98,33 @@ class Enrichment:
             self._finish(run)
             return
         column = run.columns.pop(0)
-        if not row.webhook.workspace.pay(column.credits, column.actions):
-            self._end(row, "out_of_credits")
-            return
-        row.spent += column.credits
-        if column.credits or column.actions:
-            charge = ChargeLine(**row.names(), column=column.name, credits=column.credits, actions=column.actions)
-            self._ledger.write(charge)
+        if column.name not in run.paid:
+            if not row.webhook.workspace.pay(column.credits, column.actions):
+                self._end(row, "out_of_credits")
+                return
+            row.spent += column.credits
+            if column.credits or column.actions:
+                charge = ChargeLine(**row.names(), column=column.name, credits=column.credits, actions=column.actions)
+                self._ledger.write(charge)
         self._later(run.step_s, lambda: self._settle(run, column))
 
     def _settle(self, run: Run, column: Column) -> None:
+        if not self._fill(run, column):
+            run.errors += 1
+            self._refund(run.row, column)
+        self._next(run)
+
+    def _fill(self, run: Run, column: Column) -> bool:
+        """Draw the result of a column. Returns False if the column failed."""
         row = run.row
         about = (row.about, run.number, column.name)
         if self._chance.draw("column error", *about) < column.error_share:
-            run.errors += 1
-            self._refund(row, column)
-        else:
-            value = None
-            if self._chance.draw("column miss", *about) >= column.miss_share:
-                value = _value_of(column.values[self._chance.pick(len(column.values), *about)], run.cells)
-            row.filled[column.name] = run.cells[column.name] = value
-        self._next(run)
+            return False
+        value = None
+        if self._chance.draw("column miss", *about) >= column.miss_share:
+            value = _value_of(column.values[self._chance.pick(len(column.values), *about)], run.cells)
+        row.filled[column.name] = run.cells[column.name] = value
+        return True
 
     def _refund(self, row: Row, column: Column) -> None:
         if column.credits == 0:
@@ -105,7 +135,7 @@ class Enrichment:
 
     def _finish(self, run: Run) -> None:
         row = run.row
-        is_found = any(value is not None for value in row.filled.values())
+        is_found = _has_result(row)
         state = "errors" if run.errors else "done"
         self._end(row, "deduped" if row.duplicate else state)
         self._report(row, run.cells, is_found)
@@ -115,13 +145,24 @@ class Enrichment:
         row.state = state
         filled = sum(value is not None for value in row.filled.values())
         self._ledger.write(RowLine(**row.names(), run=row.run, state=state, filled=filled, delivery_id=row.delivery_id))
-        if state in ("done", "deduped"):
+        self._forget(row)
+
+    def _forget(self, row: Row) -> None:
+        """Drop what a row needs no more once its run has ended."""
+        if row.state in ("done", "deduped"):
             row.filled = {}
-        if state == "deduped":
+        if row.state == "deduped":
             row.webhook.rows.pop(row.number, None)
+
+    def _cells(self, row: Row) -> dict[str, Any]:
+        return _cut(msgspec.json.decode(row.body), self._world.limits.cell_bytes) | row.filled
 
     def _later(self, delay_s: float, then: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_later(delay_s, lambda: None if self._stopped else then())
+
+
+def _has_result(row: Row) -> bool:
+    return any(value is not None for value in row.filled.values())
 
 
 def _cut(cells: dict[str, Any], cell_bytes: int) -> dict[str, Any]:

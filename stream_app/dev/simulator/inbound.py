@@ -18,6 +18,7 @@ from aiohttp import web
 from attrs import define, field
 
 from stream_app.dev.simulator.chance import Timeline, digest
+from stream_app.dev.simulator.kept import RowFile
 from stream_app.dev.simulator.ledger import Ledger, RequestLine, now_ms
 from stream_app.dev.simulator.script import REFUSING, Fault, RetryAfter, workspace_of
 from stream_app.dev.simulator.world import Row, Submission, WebhookState, World
@@ -73,6 +74,7 @@ class Inbound:
     _ledger: Ledger
     _start: Callable[[Row], None]
     _stopping: asyncio.Event
+    _kept: RowFile | None = None
     _roots: int = field(init=False, default=0)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -150,6 +152,10 @@ class Inbound:
         rows = self._world.add_rows(webhook, sent, about)
         line.accepted, line.full = len(rows), len(rows) < len(sent.bodies)
         self._ledger.write(line)
+        if self._kept is not None:
+            # Both before the answer: a kill must not take back what was accepted.
+            self._kept.add(rows)
+            self._ledger.flush()
         for row in rows:
             self._start(row)
 

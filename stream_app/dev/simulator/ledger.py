@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -126,6 +126,13 @@ class ListenerLine(Line):
     listening: bool
 
 
+AnyLine = (
+    StartLine | StopLine | RequestLine | RowLine | ChargeLine | RefundLine | CallbackLine | ControlLine | ListenerLine
+)
+RESET: Final = "reset"
+"""What the control line of a reset did: nothing before it counts."""
+
+
 class LeadCount(NamedTuple):
     """Requests and accepted rows of one lead."""
 
@@ -159,6 +166,10 @@ class Tally:
     def of(self, lead: str) -> LeadCount:
         """Return how many requests named this lead, whatever the response, and how many rows it has."""
         return self._leads.get(lead, _shared())
+
+    def workspaces(self) -> dict[str, WorkspaceTotals]:
+        """Return the totals of each workspace, by its name."""
+        return dict(self._workspaces)
 
     def add(self, line: Line) -> None:
         if line.workspace is None:
@@ -220,9 +231,14 @@ class _Head(msgspec.Struct):
 
 
 class Ledger:
-    """Appends to a file (a temporary one without a path). Flushes within 50 ms of a line and at close."""
+    """Appends to a file (a temporary one without a path). Flushes within 50 ms of a line and at close.
 
-    def __init__(self, path: Path | None) -> None:
+    Args:
+        path: The file.
+        goes_on: Continue the numbers and totals of the file's last run, instead of beginning with new ones.
+    """
+
+    def __init__(self, path: Path | None, *, goes_on: bool = False) -> None:
         self._file: BinaryIO
         if path is None:
             self._file = tempfile.TemporaryFile(prefix="sim-ledger-")  # noqa: SIM115 # closed by close()
@@ -235,6 +251,42 @@ class Ledger:
         self._flusher: asyncio.TimerHandle | None = None
         self.seq = 0
         self.tally = Tally()
+        if goes_on:
+            self._read_again()
+
+    def _read_again(self) -> None:
+        """Count the lines of the last run that began with new numbers. A line that a kill cut off is taken away."""
+        decode = msgspec.json.Decoder(AnyLine).decode
+        offset = 0
+        self._index = [0]
+        self._file.seek(0)
+        for data in self._file:
+            if not data.endswith(b"\n"):
+                self._file.truncate(offset)
+                break
+            line = decode(data)
+            if line.seq == 1:
+                self.tally = Tally()
+                self._index = [offset]
+            elif isinstance(line, ControlLine) and line.did == RESET:
+                self.tally = Tally()
+            self.tally.add(line)
+            self.seq = line.seq
+            offset += len(data)
+            if self.seq % _INDEX_EVERY == 0:
+                self._index.append(offset)
+        self._offset = offset
+
+    def lines(self) -> list[AnyLine]:
+        """Return the lines since the last reset."""
+        decode = msgspec.json.Decoder(AnyLine).decode
+        lines: list[AnyLine] = []
+        for data in self.read():
+            line = decode(data)
+            if isinstance(line, ControlLine) and line.did == RESET:
+                lines.clear()
+            lines.append(line)
+        return lines
 
     def write(self, line: Line) -> None:
         """Add a line. Call it on the event loop."""

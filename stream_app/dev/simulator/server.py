@@ -21,7 +21,8 @@ from stream_app.dev.simulator import control
 from stream_app.dev.simulator.clay import Clay
 from stream_app.dev.simulator.control import ControlApi
 from stream_app.dev.simulator.inbound import READ_AT_MOST_BYTES, WEBHOOK_PATH
-from stream_app.dev.simulator.ledger import ControlLine, Ledger, ListenerLine, StartLine, Tally
+from stream_app.dev.simulator.kept import RowFile
+from stream_app.dev.simulator.ledger import RESET, ControlLine, Ledger, ListenerLine, StartLine, Tally
 from stream_app.dev.simulator.script import FAULTS, Script
 
 _BACKLOG = 1024
@@ -46,17 +47,23 @@ class Simulator:
     url: str
     control_url: str
 
-    def __init__(self, script: Script | None = None, *, ledger: Path | None = None) -> None:
+    def __init__(self, script: Script | None = None, *, ledger: Path | None = None, rows: Path | None = None) -> None:
+        """Take the script, the ledger's file, and the file that keeps rows, which needs the ledger's beside it."""
         self.script = script or Script()
         self._ledger_path = ledger
+        self._rows_path = rows
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, control_port: int = 0) -> None:
         """Listen (port 0: any free one). Raises OSError if a port or the ledger's file is not available."""
         async with contextlib.AsyncExitStack() as stack:
-            self.ledger = Ledger(self._ledger_path)
+            self.ledger = Ledger(self._ledger_path, goes_on=self._rows_path is not None)
             stack.callback(self.ledger.close)
+            self._kept = RowFile(self._rows_path) if self._rows_path is not None else None
+            if self._kept is not None:
+                stack.callback(self._kept.close)
             self.ledger.write(StartLine(seed=self.script.seed))
-            self.clay = Clay(self.script, self.ledger)
+            # Before the ports open: a new row gets a number after those that are taken up.
+            self.clay = Clay(self.script, self.ledger, self._kept)
             self._listener = await self._serve(stack, host, port, webhooks=True)
             control = await self._serve(stack, host, control_port, webhooks=False)
             self.url, self.control_url = self._listener.url, control.url
@@ -72,8 +79,10 @@ class Simulator:
         """Reset rows, meters, faults and totals to the script's beginning. The ledger's file continues."""
         await self.clay.close()
         self.ledger.tally = Tally()
-        self.ledger.write(ControlLine(did="reset"))
-        old, self.clay = self.clay, Clay(self.script, self.ledger)
+        self.ledger.write(ControlLine(did=RESET))
+        if self._kept is not None:
+            self._kept.clear()
+        old, self.clay = self.clay, Clay(self.script, self.ledger, self._kept)
         old.changed.set()
 
     async def _serve(self, stack: contextlib.AsyncExitStack, host: str, port: int, *, webhooks: bool) -> _Listener:
@@ -241,8 +250,10 @@ example of control:
 """
 
 
-async def run(script: Script, host: str, port: int, control_port: int, ledger: Path | None) -> None:
-    """Run a simulator until SIGTERM or SIGINT.
+async def run(
+    script: Script, host: str, port: int, control_port: int, ledger: Path | None, rows: Path | None = None
+) -> None:
+    """Run a simulator until SIGTERM or SIGINT. `rows`: the file that keeps rows beside the ledger.
 
     Raises:
         OSError: It cannot listen, or cannot write the ledger.
@@ -251,7 +262,7 @@ async def run(script: Script, host: str, port: int, control_port: int, ledger: P
     done = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, done.set)
-    sim = Simulator(script, ledger=ledger)
+    sim = Simulator(script, ledger=ledger, rows=rows)
     await sim.start(host, port, control_port)
     ready = {
         "url": sim.url,

@@ -172,12 +172,17 @@ class World:
         for body, cells, echo, name in zip(
             submission.bodies[:room], submission.cells, submission.echoes, about, strict=False
         ):
-            self._rows += 1
-            row = Row(self._rows, webhook, name, body, *echo)
-            row.duplicate = webhook.settings.dedupe_on is not None and webhook.seen_before(cells)
-            webhook.rows[row.number] = row
+            row = Row(self._rows + 1, webhook, name, body, *echo)
+            self.add_row(row, cells)
             added.append(row)
-            if len(webhook.rows) > self.script.kept_rows:
-                webhook.rows.popitem(last=False)
-        webhook.submissions += room
         return added
+
+    def add_row(self, row: Row, cells: dict[str, Any]) -> None:
+        """Put a row into its table, and say whether the table has its like already. Rows come by number."""
+        webhook = row.webhook
+        self._rows = row.number
+        row.duplicate = webhook.settings.dedupe_on is not None and webhook.seen_before(cells)
+        webhook.rows[row.number] = row
+        if len(webhook.rows) > self.script.kept_rows:
+            webhook.rows.popitem(last=False)
+        webhook.submissions += 1
