@@ -180,6 +180,7 @@ def _reload(opened: FormRequest) -> Form:
 _FIND_WITHIN_S: Final = 60.0
 _NONE: Final = "none"
 _AT_CLAY: Final = "at_clay"
+_NOT_AT_CLAY: Final = "not_at_clay"
 _GIVE_UP: Final = "give_up"
 _COSTS: Final = ("credits", "actions")
 _finding: Final = asyncio.Semaphore(1)
@@ -187,7 +188,12 @@ _finding: Final = asyncio.Semaphore(1)
 
 def _resolve_lead(site: Site, opened: FormRequest) -> Form:
     form = _lead_form(site, "Resolve", _words("resolve"), "Resolve the lead", opened)
-    how = (("", "choose one"), (_AT_CLAY, "it is at Clay, and cost this"), (_GIVE_UP, "give it up: never send it"))
+    how = (
+        ("", "choose one"),
+        (_AT_CLAY, "it is at Clay, and cost this"),
+        (_NOT_AT_CLAY, "it is not at Clay: return what was booked"),
+        (_GIVE_UP, "give it up: never send it"),
+    )
     decision = Field("how", "Decision", kind="choice", choices=how, required=True)
     costs = [_field(entry) for entry in entries("resolve") if entry.name in _COSTS]
     return msgspec.structs.replace(form, fields=[*form.fields, decision, *costs])
@@ -195,9 +201,13 @@ def _resolve_lead(site: Site, opened: FormRequest) -> Form:
 
 def _resolution(submission: Submission) -> tuple[str, dict[str, Any]]:
     _, lead = _cancelled_lead(submission)
-    values = submission.values
-    costs = {name: values.get(name, "") for name in _COSTS if values["how"] == _AT_CLAY}
-    return values["workspace"], _args("resolve", {**lead, **costs, "give_up": values["how"] == _GIVE_UP})
+    values, how = submission.values, submission.values["how"]
+    entered: dict[str, str | bool] = {**lead}
+    if how == _AT_CLAY:
+        entered |= {name: values.get(name, "") for name in _COSTS}
+    else:
+        entered[how] = True
+    return values["workspace"], _args("resolve", entered)
 
 
 def _erase(site: Site, opened: FormRequest) -> Form:

@@ -78,9 +78,9 @@ def _show_open_costs(report: BooksReport) -> None:
     """Show the leads that are booked at their ceiling because no callback came, and how to correct them."""
     if not report.open_cost_count:
         return
-    leads = count(report.open_cost_count, "lead is booked at its", "leads are booked at their")
+    guesses = count(report.open_cost_count, "POST is booked at its", "POSTs are booked at their")
     show(
-        f"{leads} ceiling, not known: Clay did not say what they cost. "
+        f"{guesses} ceiling, not known: Clay did not say what the lead cost. "
         "Where you know it: stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT"
     )
     for cost in report.open_costs:

@@ -1,5 +1,6 @@
-"""`stream-app dlq`: count, list, show and export dead letters."""
+"""`stream-app dlq`: count, list, show, export and settle dead letters."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -197,7 +198,8 @@ def resolve(
 ) -> int:
     """Settle a parked lead: it is at Clay and cost N, it is not and is sent, or it is given up.
 
-    With --at-clay also a lead that is booked at its ceiling, because Clay never said what it cost.
+    --at-clay also settles a lead that is booked at its ceiling, because Clay never said what it cost. What was booked
+    stays after --give-up, because Clay may have charged for the lead all the same.
 
     example:
       stream-app dlq resolve crm-17 --workspace acme --at-clay --credits 4 --why "its row in Clay says so"
@@ -209,20 +211,42 @@ def resolve(
         workspace: its workspace
         destination: its destination, if it has several
         at_clay: Clay has it, and it cost --credits, --actions or both
-        send: Clay does not have it: send it, even if it may have reached Clay
+        send: Clay has no such row: return what was booked for it, and send it
         give_up: it is not to be sent any more
     """
     if at_clay + send + give_up != 1:
         raise SettingsError(["say one of --at-clay, --send and --give-up"])
     lead_id = plain_id(lead.strip())
     if send:
-        settings = audit.settings()
-        which = Which(lead=(lead_id,), workspace=(workspace,), destination=(destination,) if destination else ())
-        wanted = which.checked(settings, "parked")
-        sending = Redrive(config=audit.config, json=audit.json, uncertain=True, yes=True, why=audit.why, who=audit.who)
-        return on_kafka(settings, "replay redrive", select_and_order(settings, wanted, sending))
+        return _return_and_send(audit, workspace, destination, lead_id)
     costs = {"credits": credits, "actions": actions} if at_clay else {"give_up": True}
     return lanes.order(audit, "resolve", workspace, {"lead_id": lead_id, "destination": destination or "", **costs})
+
+
+def _return_and_send(audit: Audit, workspace: str, destination: str | None, lead_id: str) -> int:
+    """Return what was booked for a lead that Clay does not have, and send it. Return the exit code."""
+    settings = audit.settings()
+    aliases = (destination,) if destination else ()
+    which = Which(lead=(lead_id,), workspace=(workspace,), destination=aliases)
+    wanted = which.checked(settings, "parked")
+    about = {"lead_id": lead_id, "destination": destination or "", "not_at_clay": True}
+    # First of all: the lead may not fit into the budget before its earlier send is returned to it.
+    returned = asyncio.run(lanes.sent(settings, audit, "resolve", workspace, about))
+    code = lanes.exit_code([returned])
+    if code != OK:
+        lanes.show_sent(settings, audit, returned)
+        say("the lead was not sent: run the same command again")
+        return code
+    audit.tell(*map(lanes.result_text, returned.received))
+    sending = Redrive(
+        config=audit.config,
+        json=audit.json,
+        uncertain=True,
+        yes=True,
+        why=audit.why,
+        who=audit.who,
+    )
+    return on_kafka(settings, "replay redrive", select_and_order(settings, wanted, sending))
 
 
 def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] = MappingProxyType({})) -> Table:

@@ -172,11 +172,11 @@ def order(audit: Audit, kind: CommandKind, workspace: str, arguments: dict[str, 
     """Send a command to a lane, show the answers, and return the exit code."""
     settings = audit.settings()
     command = asyncio.run(sent(settings, audit, kind, workspace, arguments))
-    _show_sent(settings, audit, command)
+    show_sent(settings, audit, command)
     return exit_code([command])
 
 
-def _show_sent(settings: Settings, audit: Audit, command: SentCommand, **more: Any) -> None:
+def show_sent(settings: Settings, audit: Audit, command: SentCommand, **more: Any) -> None:
     """Print the answers to a command. `more` goes into the JSON document."""
     answers = command.received
     if audit.json:
@@ -339,7 +339,7 @@ def reload(*, audit: Audit) -> int:
     settings = audit.settings()
     command = asyncio.run(sent(settings, audit, "reload", "", {}))
     secrets = asyncio.run(table_secrets(settings, _WAIT_S))
-    _show_sent(settings, audit, command, gateways=secrets)
+    show_sent(settings, audit, command, gateways=secrets)
     if absent := list(command.replay.values()).count(None):
         say(
             f"no replay process has answered for {absent} of {count(len(command.replay), 'partition')} within "

@@ -51,8 +51,7 @@ from stream_app.domain.books.records import (
     rank_of,
 )
 from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
-from stream_app.domain.delivery.parked import is_open
-from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.delivery.state_machine import Delivery, open_costs
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
@@ -186,8 +185,15 @@ class Books:
                     self._put(_ROW, key, partition, None, None)
                     return
                 delivery = _delivery.decode(value)
-                cost = delivery.booked if is_open(delivery) else None
-                row = Row(workspace, destination, lead_id, delivery.state, delivery.seq, delivery.reservation, cost)
+                row = Row(
+                    workspace,
+                    destination,
+                    lead_id,
+                    delivery.state,
+                    delivery.seq,
+                    delivery.reservation,
+                    open_costs(delivery),
+                )
                 self._put(_ROW, key, partition, self._numbers.number(delivery.origin), _encode(row))
             except UNREADABLE as error:
                 self.problem(workspace, f"a delivery's row cannot be read: {error}", lead_id)
@@ -329,18 +335,17 @@ class Books:
             except UNREADABLE as error:
                 self.problem(_text(key[2:]), f"the lane's row cannot be read: {error}")
         reserved: list[tuple[str, Reservation]] = []
-        open_costs: list[OpenCost] = []
+        guesses: list[OpenCost] = []
         for (raw,) in self._db.execute("SELECT row FROM rows WHERE partition = ? ORDER BY key", (number,)):
             row = _row.decode(raw)
             if row.reserved is not None:
                 reserved.append((row.workspace, row.reserved))
-            if row.unconfirmed is not None:
-                lead_id = row.lead_id.partition("!")[0]
-                open_costs.append(OpenCost(row.workspace, row.destination, lead_id, row.unconfirmed))
-        report.open_cost_count += len(open_costs)
-        report.open_costs += open_costs[: self._limit - len(report.open_costs)]
+            lead_id = row.lead_id.partition("!")[0]
+            guesses += [OpenCost(row.workspace, row.destination, lead_id, cost) for cost in row.unconfirmed]
+        report.open_cost_count += len(guesses)
+        report.open_costs += guesses[: self._limit - len(report.open_costs)]
         known_from_ms = None if not state.exact else 0 if state.kept else state.first_ms
-        return self._accounts.lanes(lanes, reserved, open_costs, known_from_ms, self.problem)
+        return self._accounts.lanes(lanes, reserved, guesses, known_from_ms, self.problem)
 
 
 def _hash(history: RecordHistory) -> bytes:

@@ -71,12 +71,14 @@ class Erase(Struct, frozen=True, omit_defaults=True):
 class Resolve(Struct, frozen=True, omit_defaults=True):
     """Settle a parked lead.
 
-    If it is not at Clay, plan a replay of it instead, with those that may have reached Clay.
+    If it is not at Clay, what was booked for it is returned, and it stays parked: then plan a replay of it, with those
+    that may have reached Clay. If it is given up, what was booked stays, because Clay may have charged for it.
 
     Attributes:
-        credits: Credits that it cost. A missing amount stays as booked.
+        credits: Credits that it cost, if it is at Clay. A missing amount stays as booked.
         actions: As `credits`, in Actions.
-        give_up: A parked lead is not to be sent any more. Otherwise it is at Clay.
+        give_up: A parked lead is not to be sent any more.
+        not_at_clay: Clay has no row of a parked lead, so that it cost nothing.
         destination: Needed only if the lead went to several.
     """
 
@@ -84,11 +86,22 @@ class Resolve(Struct, frozen=True, omit_defaults=True):
     credits: _Cost = None
     actions: _Cost = None
     give_up: bool = False
+    not_at_clay: bool = False
     destination: str = ""
 
     def __post_init__(self) -> None:
-        if not self.give_up and self.credits is None and self.actions is None:
+        is_priced = self.credits is not None or self.actions is not None
+        if self.at_clay and not is_priced:
             raise ValueError("name what it cost: credits, actions, or both, 0 or more")
+        if self.give_up and self.not_at_clay:
+            raise ValueError("give_up and not_at_clay exclude each other")
+        if self.not_at_clay and is_priced:
+            raise ValueError("a lead that is not at Clay has no cost: leave out credits and actions")
+
+    @property
+    def at_clay(self) -> bool:
+        """The lead is at Clay, and cost this."""
+        return not (self.give_up or self.not_at_clay)
 
 
 class Reload(Struct, frozen=True):
@@ -234,9 +247,9 @@ class Command(Struct, frozen=True, omit_defaults=True):
         why: The reason, for the audit.
         args: By kind. budget: `caps` (by name: a number, null for no limit, "configured"), `shadow`. correct:
             `credits`, `actions`, `period`. resolve: `lead_id`, `destination`, and `credits`, `actions` of a lead that
-            is at Clay, or `give_up`. rate: `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. cancel_lead:
-            `lead_id`. cancel_import: `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to every
-            partition). erase: `lead_id`, `destinations`, `people` (hashes). The others have none.
+            is at Clay, `not_at_clay`, or `give_up`. rate: `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`.
+            cancel_lead: `lead_id`. cancel_import: `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to
+            every partition). erase: `lead_id`, `destinations`, `people` (hashes). The others have none.
     """
 
     id: str

@@ -253,7 +253,8 @@ async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox)
 @pytest.mark.parametrize(
     ("entered", "args"),
     [
-        ({"how": "at_clay", "credits": "4"}, {"lead_id": "crm-17", "give_up": False, "credits": 4}),
+        ({"how": "at_clay", "credits": "4"}, {"lead_id": "crm-17", "credits": 4}),
+        ({"how": "not_at_clay", "credits": "4"}, {"lead_id": "crm-17", "not_at_clay": True}),
         ({"how": "give_up"}, {"lead_id": "crm-17", "give_up": True}),
     ],
 )

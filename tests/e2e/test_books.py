@@ -59,3 +59,38 @@ async def pass_over(kafka: Broker, group: str, topic: str, offset: int) -> None:
     ) as consumer:
         consumer.assign([tp])
         await consumer.commit({tp: offset})
+
+
+DAY = """
+[workspaces.{name}.budget]
+credits_per_day = 12
+"""
+
+
+@pytest.mark.timeout(150)
+async def test_a_lead_that_clay_does_not_have_is_sent_again_and_booked_once(kafka: Broker, namespace: str) -> None:
+    """Its ceiling is all that the day has, so it can only be sent because what was booked for it is returned first."""
+    prices = "estimate_credits = 1\nceiling_credits = 12"
+    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1, lane=DAY, destination=prices) as line:
+        line.control("POST", "/control/faults", {"kind": "status_before", "status": 500})
+        worker, replay = line.start("worker"), line.start("replay")
+        await line.publish(line.leads(1))
+        await line.until(lambda: line.last() == {"parked": 1}, 60, "parked")
+        before = await line.books_balance()
+        assert [(cost["lead_id"], cost["booked"]["credits"]) for cost in before["open_costs"]] == [("lead-0", 12)]
+        line.control("DELETE", "/control/faults")
+        about = "dlq", "resolve", "lead-0", "--workspace", "w0", "--send", "--why", "no row in Clay"
+        output = await line.done(*about)
+        assert "12 credits and 5 actions were booked, now it is 0 and 0" in output
+        assert "1 dead letter was sent back, 0 refused" in output
+        await line.until(lambda: line.last()["accepted"] == 1, 60, "accepted")
+        after = await line.books_balance()
+        spent = {account["spent"] for account in after["accounts"] if account["meter"] == "credits"}
+        assert (spent, after["open_costs"], after["possible_doubles"]) == ({1}, [], {"w0": 1})
+        metric = 'stream_app_possible_double_spends_total{destination="w0-crm",workspace="w0"} 1.0'
+        assert metric in await line.get(worker, "/metrics")
+        assert set(line.summary()["leads"].values()) == {1}
+        code, output = await line.run(*about)
+        assert (code, "NOT APPLIED, this lead is not parked" in output) == (1, True), output
+        await line.stop(replay)
+        await line.stop(worker)

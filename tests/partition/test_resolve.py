@@ -8,7 +8,11 @@ import pytest
 
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.commands import CommandAnswer
+from stream_app.domain.dead_letter.replay import redriven
+from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
+from stream_app.domain.model.messages import RESEND_ORDERED
+from stream_app.domain.model.outcome import Poison, Uncertain
 from tests.partition.test_callbacks import HELD
 from tests.partition.test_timeouts import Bench as OverdueBench
 from tests.partition.virtual import now_ms, virtual_time
@@ -26,6 +30,11 @@ class Bench(OverdueBench):
         await asyncio.sleep(1.0)
         return self.answers()[-1]
 
+    async def grace_ends(self) -> None:
+        """What the replay process does when the grace of an uncertain send has ended."""
+        copy = self.dead_letters(self.plan.topics.wait(60))[-1]
+        await self.come_back(copy, read_envelope(copy))
+
     def books(self) -> BooksReport:
         report = tape_of(self.plan, self.kafka, now_ms()).close()
         assert report.balanced, report.problems
@@ -41,6 +50,17 @@ async def parked() -> Bench:
     bench.publish("id0", "p0")
     await bench.serve_for(PARKED_S)
     assert bench.states()[-1] == "parked"
+    return bench
+
+
+async def uncertain() -> Bench:
+    """One lead whose POST was cut, so that nobody knows whether Clay has it. It is parked, booked at its ceiling."""
+    bench = Bench()
+    bench.clay.first = [Uncertain("timeout", 1)]
+    bench.publish("id0", "p0")
+    await bench.serve_for(10.0)
+    await bench.grace_ends()
+    assert bench.states() == ["received", "sending", "send_uncertain", "parked"]
     return bench
 
 
@@ -71,6 +91,111 @@ async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_correcte
     assert (after.open_costs, after.open_cost_count) == ([], 0)
     assert after.columns["parked"].leads == 0
     assert after.columns["accepted_final"].leads == before.columns["parked"].leads == 1
+
+
+def of_lead(bench: Bench) -> int:
+    """What all events about the lead have booked."""
+    events = [event for event in bench.events("") if event.lead_id == "id0"]
+    return sum(event.credits or 0 for event in events)
+
+
+async def sent_again(bench: Bench) -> None:
+    """An operator sends the parked lead back."""
+    letter = bench.parked()[-1]
+    await bench.come_back(letter, redriven(read_envelope(letter), letter.record_id))
+
+
+@virtual_time
+async def test_what_was_booked_is_returned_at_once_if_clay_has_no_such_row() -> None:
+    bench = await uncertain()
+    assert money(bench.books())["2026-11-30", "credits"] == (20, 20, 20)
+    answer = await bench.resolve(not_at_clay=True)
+    assert answer.applied, answer.text
+    assert answer.text == (
+        "id0: 20 credits and 2 actions were booked, now it is 0 and 0, in the budget of 2026-11-30, because Clay has "
+        "no such row; it is still parked, and can be sent"
+    )
+    assert money(bench.books())["2026-11-30", "credits"] == (0, 0, 0)
+    assert money(bench.books())["2026-11-30", "actions"] == (0, 0, 0)
+    assert (bench.books().open_costs, of_lead(bench)) == ([], 0)
+    assert (bench.lead().state, bench.partition.state.rows.parked["acme"]) == ("parked", 1)
+    await sent_again(bench)
+    assert bench.events()[-3].reason == RESEND_ORDERED, "the operator may be wrong: a possible double spend"
+    bench.call_back(credits=1, actions=0)
+    await asyncio.sleep(1.0)
+    assert bench.states()[-1] == "enriched"
+    after = bench.books()
+    assert money(after)["2026-11-30", "credits"] == (1, 1, 0)
+    assert (after.open_cost_count, of_lead(bench), bench.day().credits_spent) == (0, 1, 1)
+
+
+@virtual_time
+async def test_a_late_callback_of_a_lead_that_was_said_not_to_be_at_clay_books_its_price() -> None:
+    bench = await uncertain()
+    assert (await bench.resolve(not_at_clay=True)).applied
+    bench.call_back(credits=3, actions=1)
+    await asyncio.sleep(1.0)
+    assert bench.states()[-1] == "enriched"
+    assert money(bench.books())["2026-11-30", "credits"] == (3, 3, 0)
+    await sent_again(bench)
+    assert len(bench.clay.bodies) == 1, "it is at Clay after all"
+
+
+@virtual_time
+async def test_a_second_word_that_clay_has_no_such_row_returns_nothing_more() -> None:
+    bench = await uncertain()
+    assert (await bench.resolve("c1", not_at_clay=True)).applied
+    again = await bench.resolve("c2", not_at_clay=True)
+    assert again.text == "id0: nothing is booked for it; it is still parked, and can be sent"
+    assert money(bench.books())["2026-11-30", "credits"] == (0, 0, 0)
+    assert (await bench.resolve("c3", credits=4)).applied, "it was found at Clay after all"
+    assert money(bench.books())["2026-11-30", "credits"] == (4, 4, 0)
+    late = await bench.resolve("c4", not_at_clay=True)
+    assert (late.applied, late.text) == (False, "this lead is not parked: nothing is to be sent")
+
+
+@virtual_time
+async def test_what_the_first_send_cost_stays_not_known_if_a_lead_is_sent_again_all_the_same() -> None:
+    bench = await uncertain()
+    await sent_again(bench)
+    bench.call_back(credits=1, actions=0)
+    await asyncio.sleep(1.0)
+    books = bench.books()
+    assert money(books)["2026-11-30", "credits"] == (21, 21, 20)
+    assert money(books)["2026-11-30", "actions"] == (2, 2, 2)
+    assert [(cost.lead_id, cost.booked.credits) for cost in books.open_costs] == [("id0", 20)]
+    answer = await bench.resolve(credits=0, actions=0)
+    assert answer.applied, answer.text
+    assert money(bench.books())["2026-11-30", "credits"] == (1, 1, 0)
+    assert (bench.lead().state, bench.books().open_costs, of_lead(bench)) == ("enriched", [], 1)
+    assert not (await bench.resolve("c2", credits=9)).applied, "all of its costs are known"
+
+
+@virtual_time
+async def test_a_callback_corrects_the_first_send_if_clay_refused_the_second_one() -> None:
+    bench = await uncertain()
+    bench.clay.first = [Poison(422, 1)]
+    await sent_again(bench)
+    assert bench.states()[-1] == "rejected_invalid"
+    assert money(bench.books())["2026-11-30", "credits"] == (20, 20, 20)
+    bench.call_back(credits=3, actions=0)
+    await asyncio.sleep(1.0)
+    assert money(bench.books())["2026-11-30", "credits"] == (3, 3, 0)
+
+
+@virtual_time
+async def test_both_sends_of_a_lead_are_not_known_until_an_operator_says_what_they_cost() -> None:
+    bench = await uncertain()
+    bench.clay.first = [Uncertain("timeout", 1)]
+    await sent_again(bench)
+    await bench.grace_ends()
+    assert bench.states()[-1] == "parked"
+    assert money(bench.books())["2026-11", "credits"] == (40, 40, 40)
+    assert bench.books().open_cost_count == 2
+    while bench.books().open_costs:
+        day = bench.books().open_costs[-1].booked.day
+        assert (await bench.resolve(f"c-{day}", not_at_clay=True)).applied
+    assert money(bench.books())["2026-11", "credits"] == (0, 0, 0)
 
 
 @pytest.mark.parametrize("credits_", [0, 7, 45])

@@ -42,7 +42,7 @@ OVERVIEW: Final = Dashboard(
             ),
             Panel(
                 "Possible double spends",
-                'Leads that were sent again by `uncertain = "resend"` although they may have reached Clay.',
+                "Leads that policy or an operator sent again although they may have reached Clay.",
                 "short",
                 {
                     "{{workspace}}": increase(

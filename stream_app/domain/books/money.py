@@ -43,7 +43,7 @@ class LaneAccount(msgspec.Struct, frozen=True):
 
 
 class OpenCost(msgspec.Struct, frozen=True):
-    """A lead with an unconfirmed cost: neither Clay nor an operator has confirmed what was booked."""
+    """An unconfirmed cost: neither Clay nor an operator has confirmed what was booked for a POST of the lead."""
 
     workspace: str
     destination: str
@@ -164,7 +164,8 @@ class BooksReport(msgspec.Struct):
         not_leads: Erasures, corrections and callbacks that settled no lead, by status. No column counts them.
         saved: Estimated credits saved by earlier results, by workspace.
         provisional: Leads that were answered locally while their lane was held, and continue.
-        open_costs: The first leads with an unconfirmed cost, booked at their ceiling.
+        open_costs: The first unconfirmed costs, each of one POST, booked at its ceiling. A lead that was sent again
+            has one for each POST whose cost nobody has said.
         possible_doubles: How often a lead that may have reached Clay was sent again, by workspace.
     """
 

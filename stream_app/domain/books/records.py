@@ -278,7 +278,10 @@ class RecordNumbers:
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a delivery's row says. `unconfirmed`: what was booked for it and neither Clay nor an operator confirmed."""
+    """What a delivery's row says. `unconfirmed`: what was booked for it and neither Clay nor an operator confirmed.
+
+    That is one amount for each POST that is not known to have cost it.
+    """
 
     workspace: str
     destination: str
@@ -286,7 +289,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     status: str
     seq: int
     reserved: Reservation | None
-    unconfirmed: Reservation | None
+    unconfirmed: tuple[Reservation, ...]
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):

@@ -1,19 +1,29 @@
-"""Settles one lead as an operator says: it is at Clay and cost so much, or it is given up.
+"""Settles one lead as an operator says: it is at Clay and cost so much, it is not at Clay, or it is given up.
 
-Without a callback, the ceiling of a lead was booked. A lead that is parked leaves the parked ones with it.
+Without a callback, the ceiling of a lead was booked. A parked lead that is at Clay or given up waits for nobody any
+more; one that is not at Clay stays parked until it is sent.
 """
 
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from stream_app.domain.commands import Command, Resolve
 from stream_app.domain.delivery.recorder import event_of
-from stream_app.domain.delivery.state_machine import SETTLED, Delivery, Reason, delivery_key, forced_key, lead_of, step
+from stream_app.domain.delivery.state_machine import (
+    Delivery,
+    Reason,
+    delivery_key,
+    forced_key,
+    lead_of,
+    open_costs,
+    step,
+)
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import row_id
-from stream_app.domain.limits.budget import Reservation, reviewed, unbook
+from stream_app.domain.limits.budget import reviewed, unbook
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, trace_of
 from stream_app.domain.plan import Plan, in_force
@@ -21,6 +31,7 @@ from stream_app.domain.plan import Plan, in_force
 Row = Callable[[bytes], bytes | None]
 _json: Final = msgspec.json.Encoder()
 _row: Final = msgspec.json.Decoder(Delivery)
+_STILL_PARKED: Final = "it is still parked, and can be sent"
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -30,14 +41,6 @@ class Settled(msgspec.Struct, frozen=True):
     row: tuple[bytes, bytes]
     event: StatusEvent
     text: str
-
-
-def is_open(row: Delivery) -> bool:
-    """Return True if a cost is booked for the lead that neither Clay nor an operator has confirmed."""
-    booked = row.booked
-    if booked is None or booked.known or row.state in SETTLED:
-        return False
-    return bool(booked.credits or booked.actions)
 
 
 def resolved_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
@@ -62,44 +65,87 @@ def rows_of_lead(plan: Plan, row: Row, name: str, lead_id: object) -> tuple[byte
 def settle_lead(
     plan: Plan, lane: Lane, row: Row, command: Command, what: Resolve, consumed: ConsumedRecord, now_ms: int
 ) -> Settled | str:
-    """Book what the lead cost, and end it if it is parked; or return why not, in words."""
+    """Book what the lead cost, and end it if it is parked and at Clay; or return why not, in words.
+
+    What was booked for several POSTs of one day is settled together. Another day needs another command, because an
+    event books in one day.
+    """
     rows = [(key, _row.decode(raw)) for key in resolved_rows(plan, row, command) if (raw := row(key)) is not None]
     if what.destination:
         rows = [(key, delivery) for key, delivery in rows if lead_of(key)[1] == what.destination]
     if not rows:
         return "no such lead is known here (any more)"
-    fits = _is_parked if what.give_up else _is_booked
+    fits = _is_booked if what.at_clay else _is_parked
     chosen = [(key, delivery) for key, delivery in rows if fits(delivery)]
     if not chosen:
         return _refusal(what, [delivery for _, delivery in rows])
     aliases = sorted({lead_of(key)[1] for key, _ in chosen})
     if len(aliases) > 1:
         return f"the lead went to {', '.join(aliases)}: say which destination"
-    key, mine = min(chosen, key=lambda item: (not _is_parked(item[1]), not is_open(item[1]), -item[1].at_ms))
+    key, mine = min(chosen, key=lambda item: (not _is_parked(item[1]), not open_costs(item[1]), -item[1].at_ms))
     if what.give_up:
         why = f": {command.why}" if command.why else ""
         return given_up(plan, lane, key, mine, "given_up", f"given up by {command.who}{why}", now_ms)
-    before = mine.booked
+    costs = open_costs(mine)
+    if what.not_at_clay and not costs:
+        return _not_booked(plan, lane, key, mine, command, consumed, now_ms)
+    before = costs[-1] if costs else mine.booked
     assert before is not None, "a lead without a booked cost is not chosen"
-    credits_ = before.credits if what.credits is None else what.credits
-    actions = before.actions if what.actions is None else what.actions
-    now = msgspec.structs.replace(before, credits=credits_, actions=actions, known=True)
-    more = Reservation(before.day, before.month, credits_ - before.credits, actions - before.actions)
-    corrected = unbook(lane.budget, msgspec.structs.replace(more, credits=-more.credits, actions=-more.actions))
-    rules = in_force(plan.workspaces[command.workspace], lane.changes).budget
-    lane = msgspec.structs.replace(lane, budget=reviewed(rules, corrected, now_ms))
-    text = (
-        f"{before.credits} credits and {before.actions} actions were booked, now it is {credits_} and {actions}, in "
-        f"the budget of {before.day}"
+    together = [cost for cost in costs if (cost.day, cost.month) == (before.day, before.month)] or [before]
+    before = replace(
+        before,
+        credits=sum(cost.credits for cost in together),
+        actions=sum(cost.actions for cost in together),
     )
-    if _is_parked(mine):
-        ended = about = step(mine, "confirmed", now_ms, booked=now, final=True)
+    now = replace(
+        before,
+        credits=_true_cost(what, what.credits, before.credits),
+        actions=_true_cost(what, what.actions, before.actions),
+        known=True,
+    )
+    more = replace(now, credits=now.credits - before.credits, actions=now.actions - before.actions)
+    corrected = unbook(lane.budget, replace(more, credits=-more.credits, actions=-more.actions))
+    rules = in_force(plan.workspaces[command.workspace], lane.changes).budget
+    lane = replace(lane, budget=reviewed(rules, corrected, now_ms))
+    text = (
+        f"{before.credits} credits and {before.actions} actions were booked, now it is {now.credits} and "
+        f"{now.actions}, in the budget of {before.day}"
+    )
+    others = tuple(cost for cost in mine.unsettled if (cost.day, cost.month) != (before.day, before.month))
+    changes: dict[str, object] = {"unsettled": others}
+    if not costs or costs[-1] is mine.booked:  # else Clay has said what the last POST cost
+        changes["booked"] = now
+    if what.not_at_clay:
+        text += f", because Clay has no such row; {_STILL_PARKED}"
+    if _is_parked(mine) and what.at_clay:
+        ended = about = step(mine, "confirmed", now_ms, **changes, final=True)
     else:
-        ended, origin = msgspec.structs.replace(mine, booked=now), consumed.record_id
-        about = Delivery(mine.version, "cost_corrected", origin, 1, now_ms, now_ms, trace_of(origin))
+        ended = replace(mine, **changes)
+        about = _correction(mine, consumed, now_ms)
     event = event_of(plan, about, *lead_of(key), Reason(command.id, text))
-    event = msgspec.structs.replace(event, credits=more.credits, actions=more.actions, day=more.day, month=more.month)
+    event = replace(event, credits=more.credits, actions=more.actions, day=more.day, month=more.month)
     return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
+
+
+def _true_cost(what: Resolve, amount: int | None, before: int) -> int:
+    if what.not_at_clay:
+        return 0
+    return before if amount is None else amount
+
+
+def _not_booked(
+    plan: Plan, lane: Lane, key: bytes, row: Delivery, command: Command, consumed: ConsumedRecord, now_ms: int
+) -> Settled:
+    """Return the step of an operator who says that a lead is not at Clay, when nothing was ever booked for it."""
+    text = f"nothing is booked for it; {_STILL_PARKED}"
+    event = event_of(plan, _correction(row, consumed, now_ms), *lead_of(key), Reason(command.id, text))
+    return Settled(lane, (key, _json.encode(row)), event, f"{event.lead_id}: {text}")
+
+
+def _correction(row: Delivery, consumed: ConsumedRecord, now_ms: int) -> Delivery:
+    """Return what the event of a command says that does not move the lead: it is the history of the command."""
+    origin = consumed.record_id
+    return Delivery(row.version, "cost_corrected", origin, 1, now_ms, now_ms, trace_of(origin))
 
 
 def given_up(plan: Plan, lane: Lane, key: bytes, row: Delivery, reason: str, text: str, now_ms: int) -> Settled:
@@ -110,7 +156,7 @@ def given_up(plan: Plan, lane: Lane, key: bytes, row: Delivery, reason: str, tex
 
 
 def _is_booked(row: Delivery) -> bool:
-    return row.booked is not None and row.reservation is None
+    return row.reservation is None and (row.booked is not None or bool(row.unsettled))
 
 
 def _is_parked(row: Delivery) -> bool:
@@ -120,6 +166,8 @@ def _is_parked(row: Delivery) -> bool:
 def _refusal(what: Resolve, rows: list[Delivery]) -> str:
     if what.give_up:
         return "this lead is not parked, so there is nothing to give up"
+    if what.not_at_clay:
+        return "this lead is not parked: nothing is to be sent"
     if any(row.reservation is not None for row in rows):
         return "Clay may still call back about this lead: what it cost is booked then"
     if any(map(_is_parked, rows)):

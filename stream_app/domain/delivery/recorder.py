@@ -23,6 +23,7 @@ from stream_app.domain.delivery.state_machine import (
     mark_key,
     may_be_at_clay,
     next_version,
+    set_apart,
     step,
 )
 from stream_app.domain.lane.admission import Grant
@@ -124,6 +125,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
             webhook_id=grant.webhook_id,
             probe=grant.probe.since_ms if grant.probe else 0,
             results=results,
+            **set_apart(self.row),
         )
         return self.step()
 
@@ -163,11 +165,19 @@ class DeliveryRecorder(Generic[LeadT_co]):
             why = Reason(RESEND_ORDERED, text)
         self.go("replayed", now_ms, why, spent, **counts, **(self.freed(spent) if spent else {}))
 
-    def freed(self, spent: Reservation | None = None) -> dict[str, Reservation | None]:
-        """Return the changes of a row whose reservation has ended. `spent` is what was booked instead, if anything."""
-        booked, held = spent or self.row.booked, self.row.reservation
-        if booked is None and held is not None:
-            booked = msgspec.structs.replace(held, credits=0, actions=0)
+    def freed(self, spent: Reservation | None = None) -> dict[str, object]:
+        """Return the changes of a row whose reservation has ended. `spent` is what was booked instead, if anything.
+
+        A POST that cost nothing leaves an earlier one as the last that Clay may have: a callback is about that one.
+        """
+        row, booked = self.row, spent or self.row.booked
+        if booked is not None:
+            return {"reservation": None, "booked": booked}
+        if row.unsettled:
+            *earlier, booked = row.unsettled
+            return {"reservation": None, "booked": booked, "unsettled": tuple(earlier)}
+        if row.reservation is not None:
+            booked = msgspec.structs.replace(row.reservation, credits=0, actions=0)
         return {"reservation": None, "booked": booked}
 
     def too_often(self, policy: ReplayPolicy) -> Reason | None:

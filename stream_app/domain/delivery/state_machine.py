@@ -69,6 +69,9 @@ RESUBMITTABLE: Final = frozenset[Status]({"rejected_invalid", "expired", "suppre
 SETTLED: Final = CALLBACK | {"accepted", "confirmed", "served_from_cache"}
 """Paid for or served. The freshness window starts here; after it the lead may be bought again."""
 
+_PRICED: Final = SETTLED - {"served_from_cache"}
+"""What was booked for the last POST is what it cost. An answer from the cache says nothing about an earlier POST."""
+
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The value of a lead's row. Its key is `delivery_key`. Fields are only ever appended.
@@ -98,6 +101,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         people: All hashes of the person (`domain.lead.identity.hashes`); () if `person` is the only one.
         accepted_at_ms: When Clay last accepted a POST of the history, epoch ms; 0 if no response has shown that.
         sampled: True if the caller of the input record has sampled its span.
+        unsettled: What was booked for earlier POSTs, which the lead was sent again after. Nobody has said what they
+            cost.
     """
 
     version: int
@@ -124,6 +129,29 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     people: tuple[str, ...] = ()
     accepted_at_ms: int = 0
     sampled: bool = False
+    unsettled: tuple[Reservation, ...] = ()
+
+
+def open_costs(row: Delivery) -> tuple[Reservation, ...]:
+    """Return what is booked for a lead though nobody has said what it cost, the oldest POST first.
+
+    Neither Clay nor an operator has confirmed these costs. They stay booked if the lead is given up, because that says
+    nothing about whether Clay has charged for it.
+    """
+    if row.booked is None or row.state in _PRICED or not _is_guess(row.booked):
+        return row.unsettled
+    return (*row.unsettled, row.booked)
+
+
+def set_apart(row: Delivery) -> dict[str, object]:
+    """Return the changes of a row that is sent again: a callback corrects the cost of the new POST from now on."""
+    if row.booked is None or not _is_guess(row.booked):
+        return {}
+    return {"booked": None, "unsettled": (*row.unsettled, row.booked)}
+
+
+def _is_guess(booked: Reservation) -> bool:
+    return not booked.known and bool(booked.credits or booked.actions)
 
 
 class _Version(msgspec.Struct, frozen=True, array_like=True):

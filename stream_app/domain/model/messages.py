@@ -55,7 +55,10 @@ parked lead, and what it cost.
 RESEND: Final = "resend"
 RESEND_ORDERED: Final = "resend_ordered"
 RESENDS: Final = frozenset({RESEND, RESEND_ORDERED})
-"""Reasons of `replayed`: policy or an operator resends a lead that may have reached Clay, a possible double spend."""
+"""Reasons of `replayed`: policy or an operator resends a lead that may have reached Clay, a possible double spend.
+
+Every count of possible double spends goes by these: books, page Money, metric.
+"""
 
 
 Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # a number of rows

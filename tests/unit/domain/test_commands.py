@@ -14,8 +14,8 @@ from stream_app.domain.commands import (
     read_command,
     refusal,
 )
-from stream_app.domain.delivery.parked import Settled, is_open, resolved_rows, settle_lead
-from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, forced_key
+from stream_app.domain.delivery.parked import Settled, resolved_rows, settle_lead
+from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, forced_key, open_costs
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, Period, Reservation
 from stream_app.domain.model.messages import Status, StatusEvent
@@ -143,12 +143,15 @@ def test_of_the_deliveries_of_a_lead_the_parked_one_counts_then_an_open_cost_the
      ("callback_overdue", Reservation(DAY, MONTH, 1, 0), True),
      ("callback_overdue", Reservation(DAY, MONTH, 0, 0), False),
      ("callback_overdue", Reservation(DAY, MONTH, 20, 5, known=True), False),
-     ("parked", BOOKED, True), ("enriched", BOOKED, False), ("accepted", BOOKED, False)],
+     ("parked", BOOKED, True), ("suppressed", BOOKED, True), ("served_from_cache", BOOKED, True),
+     ("enriched", BOOKED, False), ("accepted", BOOKED, False), ("partial", BOOKED, False)],
 )  # fmt: skip
 def test_a_cost_is_open_until_clay_or_an_operator_confirms_it(
     state: Status, booked: Reservation | None, open_: bool
 ) -> None:
-    assert is_open(row(state, booked=booked)) is open_
+    assert open_costs(row(state, booked=booked)) == ((booked,) if open_ else ())
+    earlier = Reservation("2026-11-01", "2026-11", 3, 0)
+    assert open_costs(row(state, booked=booked, unsettled=(earlier,))) == ((earlier, booked) if open_ else (earlier,))
 
 
 def test_the_rows_of_a_lead_are_locked_by_its_command_alone() -> None:

@@ -63,7 +63,7 @@ def test_what_a_history_says(
 
 
 def row(status: str, seq: int) -> Row:
-    return Row("acme", "people", "crm-1", status, seq, None, None)
+    return Row("acme", "people", "crm-1", status, seq, None, ())
 
 
 NO_ROW, TOO_EARLY = ", but it has no row", ", and its row is gone before the freshness window: it could be paid twice"
