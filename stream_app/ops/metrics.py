@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.model.messages import RESEND, Status, StatusEvent
+from stream_app.domain.model.messages import RESENDS, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome
 from stream_app.ops.lane_metrics import BoundedLabel, LaneMetrics
 from stream_app.ops.logs import Throttled
@@ -113,7 +113,7 @@ class WorkerMetrics(Observer):
         self._unknown = counter("stream_app_unknown_rows", "Rows of the state topic of a kind that is not known.")
         self._twice = counter(
             "stream_app_possible_double_spends",
-            "Leads sent again by the policy `resend` though they may have reached Clay.",
+            "Leads sent again, by policy or by an operator, though they may have reached Clay.",
             ("workspace", "destination"),
         )
         self._booked = counter(
@@ -180,7 +180,7 @@ class WorkerMetrics(Observer):
 
     def _explained(self, event: StatusEvent) -> None:
         destination = self._destination(event.destination)
-        if event.reason == RESEND:
+        if event.reason in RESENDS:
             self._twice.labels(self._workspace(event.workspace), destination).inc()
         if event.status == "served_from_cache":
             self._hits.labels(destination, event.reason).inc()
@@ -188,7 +188,7 @@ class WorkerMetrics(Observer):
             self._saved.labels(destination).inc(event.saved)
         if event.status in ("dead_lettered", "rejected_invalid"):
             self._dead.labels(destination, event.reason).inc()
-        if event.status in _WORTH_A_LINE or event.reason == RESEND:
+        if event.status in _WORTH_A_LINE or event.reason in RESENDS:
             self._log.info(
                 event.status,
                 lead_id=event.lead_id,

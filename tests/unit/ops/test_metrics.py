@@ -12,7 +12,7 @@ from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.lane.view import LaneChange, LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.errors import Aborted
-from stream_app.domain.model.messages import RESEND, StatusEvent
+from stream_app.domain.model.messages import RESENDS, StatusEvent
 from stream_app.domain.model.outcome import Accepted
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
@@ -27,10 +27,13 @@ def emit(metrics: WorkerMetrics, *events: StatusEvent) -> None:
     metrics.committed([WriteBatch([], [], list(events))], 1, 0.1)
 
 
-def test_a_lead_resent_by_policy_is_counted_and_reported_as_a_possible_double_spend() -> None:
+@pytest.mark.parametrize("reason", sorted(RESENDS))
+def test_a_lead_that_policy_or_an_operator_resends_is_counted_and_reported_as_a_possible_double_spend(
+    reason: str,
+) -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
-    again = StatusEvent("o#4", "lead-1", "replayed", 4, 0, "o", reason=RESEND, text="a possible double spend")
+    again = StatusEvent("o#4", "lead-1", "replayed", 4, 0, "o", reason=reason, text="a possible double spend")
     again = msgspec.structs.replace(again, workspace="acme", destination="people")
     with capture_logs() as emitted:
         emit(metrics, msgspec.structs.replace(again, reason="replayed"))
