@@ -17,8 +17,8 @@ from stream_app.config import Settings
 from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
 from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import LaneView
-from stream_app.domain.limits.budget import METERS, MeterName
-from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Sample, forecast
+from stream_app.domain.limits.budget import METERS, Budget, MeterName
+from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Meter, Sample, forecast, meters
 from stream_app.kafka.groups import Consumption
 
 T = TypeVar("T")
@@ -135,6 +135,7 @@ class Lane(msgspec.Struct, frozen=True):
         remedies: The commands that end what holds it: label and address below that of its commands.
         bars: Its budgets; only in `lane_rows`.
         spark: Leads that ended in every five minutes of the last hour, as a polyline; only in `lane_rows`.
+        meters: Its budgets as it published them, or as they are configured if nothing was ever sent.
     """
 
     workspace: str
@@ -149,6 +150,7 @@ class Lane(msgspec.Struct, frozen=True):
     remedies: list[tuple[str, str]] = []
     bars: list[Bar] = []
     spark: str = ""
+    meters: Mapping[MeterName, Meter] = {}
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -262,7 +264,27 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
     if view is not None and facts.workspace in site.settings.workspaces:
         known = (remedy_of(finding, view) for finding in findings if finding.holds)
         remedies = list(dict.fromkeys(remedy for remedy in known if remedy is not None))
-    return Lane(facts.workspace, state, tone, says, view, findings, facts.partition, waiting, shared, remedies)
+    return Lane(
+        facts.workspace,
+        state,
+        tone,
+        says,
+        view,
+        findings,
+        facts.partition,
+        waiting,
+        shared,
+        remedies,
+        meters=_meters(site, facts.workspace, view, moment.now_ms),
+    )
+
+
+def _meters(site: Site, workspace: str, view: LaneView | None, now_ms: int) -> Mapping[MeterName, Meter]:
+    """Return the budgets of a lane, which are those of the configuration until its worker publishes them."""
+    if view is not None:
+        return view.meters
+    policy = site.settings.workspaces.get(workspace)
+    return {} if policy is None else meters(policy.budget, Budget(), now_ms)
 
 
 def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
@@ -276,19 +298,19 @@ def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
     return _REMEDIES.get(finding.code, _RESUME)
 
 
-def bars_of(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:
+def bars_of(lane: Lane, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:
     """Return the budgets of a lane that have a cap, or in which something was used."""
     bars: list[Bar] = []
     for name, label in METERS.items():
-        if name not in view.meters:
+        if name not in lane.meters:
             continue
-        meter = view.meters[name].at(now_ms)
+        meter = lane.meters[name].at(now_ms)
         cap = meter.cap
         if cap is None and not meter.used:
             continue
         spent, reserved = (meter.booked / cap * 100, meter.reserved / cap * 100) if cap else (0.0, 0.0)
         foreseen = forecasts.get(name)
-        seen = outlook(view, name, foreseen, now_ms)
+        seen = None if lane.view is None else outlook(lane.view, name, foreseen, now_ms)
         tone: Tone = "bad" if seen and seen.is_full else "warn" if spent + reserved >= 80 else "ok"
         spent, reserved = round(min(100.0, spent), 2), round(min(100.0, reserved), 2)
         rate, ends_ms = foreseen.per_hour if foreseen else 0.0, meter.ends_ms
@@ -323,6 +345,6 @@ def lane_rows(site: Site, moment: Moment, lanes: list[Lane]) -> list[Lane]:
             ended[(slot.at_s - begin_s) // _SPARK_S] += slot.leads
         spark = charts.spark([ended[n] for n in range(HOUR_S // _SPARK_S)])
         view, credits_, now_ms = lane.view, booked[lane.workspace], moment.now_ms
-        bars = bars_of(view, forecasts_of(view, credits_, now_ms), now_ms) if view else []
+        bars = bars_of(lane, forecasts_of(view, credits_, now_ms) if view else {}, now_ms)
         rows.append(msgspec.structs.replace(lane, spark=spark, bars=bars))
     return rows

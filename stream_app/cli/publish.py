@@ -38,6 +38,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.lane.price import Quote, quote_lines
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.read import is_shown
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
@@ -45,6 +46,7 @@ from stream_app.kafka.readers import StatusFollower
 
 DEFAULT_WAIT_S: Final = 600.0
 _LONGEST_S: Final = 10_000_000
+_ANSWER_WITHIN_S: Final = 5.0
 
 
 def _seconds(_: object, tokens: list[Any]) -> tuple[float, ...]:
@@ -161,7 +163,7 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
     for line in column_lines(settings, sheet.titles, sheet.names, summary, "use --map"):
         say(line)
     if summary.ready:
-        views = {} if options.dry_run else asyncio.run(last_views(settings))
+        views = asyncio.run(_views(settings, is_needed=not options.dry_run))
         quotes = quotes_of(settings, summary, views, Clock().now_ms())
         options.tell(*quote_lines(quotes))
     leads = None
@@ -201,6 +203,23 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
     if summary.refused:
         return NO
     return QUEUED if leads is not None and leads.at_rest < leads.total else OK
+
+
+async def _views(settings: Settings, *, is_needed: bool) -> dict[str, LaneView] | None:
+    """Return the last view of each lane. None if Kafka does not show them and they are not needed.
+
+    Raises:
+        StreamAppError: They are needed.
+    """
+    if is_needed:
+        return await last_views(settings)
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            return await last_views(settings)
+    except (StreamAppError, TimeoutError) as error:
+        why = str(error) or f"it does not answer within {_ANSWER_WITHIN_S:g} s"
+        say(f"what the lanes have left is not known, so the budget is that of the configuration: {why}")
+        return None
 
 
 async def _send(

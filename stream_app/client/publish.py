@@ -373,13 +373,28 @@ def topic_of(settings: Settings, options: PublishOptions) -> str:
     return settings.names.bulk if options.bulk else settings.names.leads
 
 
-def quotes_of(settings: Settings, summary: PublishSummary, views: Mapping[str, LaneView], now_ms: int) -> list[Quote]:
-    """Quote the leads of each workspace."""
+def quotes_of(
+    settings: Settings, summary: PublishSummary, views: Mapping[str, LaneView] | None, now_ms: int
+) -> list[Quote]:
+    """Quote the leads of each workspace.
+
+    Args:
+        settings: The configuration.
+        summary: The leads.
+        views: The last view of each lane that has one, by workspace; None if the lanes were not asked.
+        now_ms: The time, epoch ms.
+    """
+    known = views or {}
     parts: dict[str, list[Part]] = {}
     for (workspace, alias), leads in sorted(summary.going.items()):
-        destination, learned = settings.destinations[alias], views[workspace].estimates if workspace in views else {}
-        parts.setdefault(workspace, []).append(part(alias, leads, destination.estimate, destination.ceiling, learned))
-    return [quote(settings.workspaces[name], views.get(name), mine, now_ms) for name, mine in parts.items()]
+        destination = settings.destinations[alias]
+        learned = known[workspace].estimates if workspace in known else {}
+        price = part(alias, leads, destination.estimate, destination.ceiling, learned)
+        parts.setdefault(workspace, []).append(price)
+    return [
+        quote(settings.workspaces[name], known.get(name), mine, now_ms, asked=views is not None)
+        for name, mine in parts.items()
+    ]
 
 
 def _named_addresses(draft: Draft) -> list[str]:

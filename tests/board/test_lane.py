@@ -51,6 +51,21 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     assert day.forecast == "70.83,93.33 100.00,31.11", "from 30 to 310 of 450, at 40 an hour for seven hours"
 
 
+async def test_a_lane_to_which_nothing_was_sent_has_the_caps_of_its_configuration(tmp_path: Path) -> None:
+    with board_with(tmp_path, lane(TopicNames(), at_ms=NOW_MS)) as client:
+        lanes = plain((await client.get("/board/lanes")).text)
+        page = plain((await client.get("/board/lanes/globex")).text)
+        unlimited = plain((await client.get("/board/lanes/stark")).text)
+        now = plain((await client.get("/board")).text)
+    row = lanes[lanes.index("globex") : lanes.index("hooli")]
+    assert "0 of 4,000 credits today" in row
+    assert "no limit" not in row
+    assert "no limit" in lanes[lanes.index("stark") :]
+    assert "0 of 4,000 credits today" in page
+    assert "Nothing is booked, and no limit is set." in unlimited
+    assert "0 of 27,000" in now, "4,000, 8,000, 10,000 and 5,000; acme has published none"
+
+
 async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tmp_path: Path) -> None:
     meters = {"credits_day": Meter("2026-09-21", NOW_MS + HOUR_MS)}
     worse = lane(TopicNames(), at_ms=NOW_MS, score=82.5, p95_ms=900)

@@ -36,7 +36,7 @@ UP = Group("Stable", 2)
 
 
 def lane(view: LaneView | None = VIEW, tone: Any = "ok") -> Lane:
-    return Lane("acme", "", tone, "", view, [], 0, 0)
+    return Lane("acme", "", tone, "", view, [], 0, 0, meters=view.meters if view else {})
 
 
 def meter(cap: int | None, spent: int, reserved: int = 0, begins_ms: int = NOW_MS - 5 * HOUR_S * 1_000) -> Meter:
@@ -182,7 +182,7 @@ def test_a_budget_is_a_bar_with_what_becomes_of_it(used: Meter, forecast: Any, t
         min(100.0, used.spent / cap * 100) if cap else 0.0, min(100.0, used.reserved / cap * 100) if cap else 0.0,
         tone, seen, 600.0 if forecast else 0.0, NOW_MS + 3_600_000,
     )  # fmt: skip
-    bars = bars_of(view, {"credits_day": forecast} if forecast else {}, NOW_MS)
+    bars = bars_of(lane(view), {"credits_day": forecast} if forecast else {}, NOW_MS)
     assert [msgspec.structs.replace(bar, label="credits today") for bar in bars] == ([expected] if tone else [])
 
 

@@ -92,5 +92,10 @@ async def test_a_lead_that_clay_does_not_have_is_sent_again_and_booked_once(kafk
         assert set(line.summary()["leads"].values()) == {1}
         code, output = await line.run(*about)
         assert (code, "NOT APPLIED, this lead is not parked" in output) == (1, True), output
+        await line.done("lanes", "budget", "w0", "--credits-per-day", "400", "--why", "more money")
+        rows = line.directory / "rows.jsonl"
+        rows.write_text('{"email":"ada@example.com"}\n')
+        output = await line.done("publish", str(rows), "--workspace", "w0", "--dry-run")
+        assert "w0: 399 credits of today are left" in output, "400 are in force, and not the 12 of the configuration"
         await line.stop(replay)
         await line.stop(worker)

@@ -134,8 +134,8 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
 
     If no lane has a limit, the bar is empty and has the credits of all lanes.
     """
-    views = [lane.view for lane in seen.lanes if lane.view is not None]
-    meters = [meter.at(now_ms) for view in views if (meter := view.meters.get("credits_day")) is not None]
+    days = (lane.meters.get("credits_day") for lane in seen.lanes)
+    meters = [day.at(now_ms) for day in days if day is not None]
     capped = [meter for meter in meters if meter.cap is not None]
     cap, reserved = sum(meter.cap or 0 for meter in capped), sum(meter.reserved for meter in capped)
     booked = sum(meter.booked for meter in capped)
@@ -197,13 +197,12 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     minutes = queries.credits([workspace], MINUTE_S, now_s - HOUR_S)[workspace]
     quarters = queries.credits([workspace], QUARTER_S, now_s - 26 * HOUR_S)[workspace]
     days = queries.credits([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
-    meters = lane.view.meters if lane.view else {}
-    bars = bars_of(lane.view, forecasts_of(lane.view, minutes, now_ms), now_ms) if lane.view else []
+    bars = bars_of(lane, forecasts_of(lane.view, minutes, now_ms) if lane.view else {}, now_ms)
     slots_of = {"credits_day": (quarters, QUARTER_S), "credits_month": (days, DAY_S)}
     burns = [
-        (bar, _burn(*slots_of[bar.name], meters[bar.name], bar, now_ms))
+        (bar, _burn(*slots_of[bar.name], lane.meters[bar.name], bar, now_ms))
         for bar in bars
-        if bar.name in slots_of and now_ms < meters[bar.name].ends_ms
+        if lane.view is not None and bar.name in slots_of and now_ms < lane.meters[bar.name].ends_ms
     ]
     changes = queries.lane_changes(workspace)
     marks = queries.marks(workspace)

@@ -35,7 +35,7 @@ class Quote(msgspec.Struct, frozen=True):
     workspace: str
     parts: list[Part]  # one entry per destination
     left: dict[MeterName, int]  # what is left of each capped budget; a budget that is absent has no limit
-    known: bool  # `left` and the rate come from the lane itself, and not from the configuration
+    known: bool  # the lane was asked: `left` and the rate are its own, and not only those of the configuration
     seconds: float  # how long the leads take at the lane's rate, or at that of replays
     holds: str = ""  # what holds the lane now, in words; '' if it moves
 
@@ -83,10 +83,20 @@ def part(destination: str, leads: int, usual: Cost, most: Cost, learned: Mapping
     )
 
 
-def quote(policy: Workspace, view: LaneView | None, parts: Iterable[Part], now_ms: int) -> Quote:
-    """Return the quote for one workspace. Without a `view` it is made from the configuration."""
+def quote(
+    policy: Workspace,
+    view: LaneView | None,
+    parts: Iterable[Part],
+    now_ms: int,
+    *,
+    asked: bool = True,
+) -> Quote:
+    """Return the quote for one workspace. Without a `view` it is made from the configuration.
+
+    `asked` says that a missing view means that nothing was ever sent, and not that the lane was not asked.
+    """
     if view is None:
-        return _quote(policy, parts, {}, math.inf, now_ms, known=False)
+        return _quote(policy, parts, {}, math.inf, now_ms, known=asked)
     holds = (view.text or view.holds) if view.holds else ""
     policy, rate_per_s = in_force(policy, view.changes), view.rate_per_s or math.inf
     return _quote(policy, parts, view.meters, rate_per_s, now_ms, holds=holds)
@@ -112,9 +122,7 @@ def quote_lines(
                 f"{count(some.actions, 'action')}, at most {count(some.credits_at_most, 'credit')} and "
                 f"{count(some.actions_at_most, 'action')}"
             )
-        left = quoted.left_text
-        budget = "no budget limits it" if not left else f"{left} are left" if quoted.known else f"the budget is {left}"
-        yield f"{name}: {budget}; {_time(quoted.seconds)} at {at}"
+        yield f"{name}: {_budget(quoted)}; {_time(quoted.seconds)} at {at}"
         for meter in quoted.short:
             yield f"{name}: the {_METERS[meter]} do not suffice: {rest}"
         if quoted.holds:
@@ -150,6 +158,14 @@ def _quote(
             left[name] = max(0, fresh.cap - meter.used)
     seconds = sum(price.leads for price in priced) / min(policy.rate.rate_per_s, most_per_s)
     return Quote(policy.name, priced, left, known, seconds, holds)
+
+
+def _budget(quoted: Quote) -> str:
+    left = quoted.left_text
+    if quoted.known:
+        return f"{left} are left" if left else "no budget limits it"
+    given = f"gives it {left}" if left else "sets no budget for it"
+    return f"its lane was not asked, and the configuration {given}"
 
 
 def _time(seconds: float) -> str:

@@ -16,6 +16,8 @@ from tests.support.narrow import present
 from tests.support.pace import BUSY
 
 CONFIG = """
+[kafka]
+bootstrap = "127.0.0.1:1"
 [workspaces.acme.budget]
 credits_per_day = 6000
 [destinations.people]
@@ -148,7 +150,11 @@ def test_a_dry_run_shows_the_cost(publish: Publish) -> None:
     assert done.returncode == 0, done.stderr
     first, second, third, last = done.stdout.decode().splitlines()
     assert first.startswith("acme/people: 1,200 leads at about 6 credits each: about 7,200 credits and 1,200 actions, ")
-    assert second == "acme: the budget is 6,000 credits of today; about 2 min at the lane's rate"
+    assert second == (
+        "acme: its lane was not asked, and the configuration gives it 6,000 credits of today; about 2 min at the "
+        "lane's rate"
+    )
+    assert b"what the lanes have left is not known, so the budget is that of the configuration: " in done.stderr
     assert third == "acme: the credits of today do not suffice: the rest of the leads waits on Kafka"
     assert last == "1,200 rows: 1,200 would be published, 0 refused"
 

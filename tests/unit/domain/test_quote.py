@@ -33,8 +33,11 @@ def test_a_quote_uses_the_learned_cost_of_leads() -> None:
 def test_a_quote_is_compared_with_the_budget_left() -> None:
     policy = acme(credits_per_day=1_000, credits_per_month=9_000)
     leads = part("people", 100, Cost(6, 1), Cost(20, 5), {})
-    unknown = quote(policy, None, [leads], NOW_MS)
-    assert (unknown.left, unknown.known, unknown.short) == ({"credits_day": 1_000, "credits_month": 9_000}, False, [])
+    caps = {"credits_day": 1_000, "credits_month": 9_000}
+    unused = quote(policy, None, [leads], NOW_MS)
+    assert (unused.left, unused.known, unused.short) == (caps, True, []), "nothing was ever sent"
+    unknown = quote(policy, None, [leads], NOW_MS, asked=False)
+    assert (unknown.left, unknown.known, unknown.short) == (caps, False, [])
     spent = {
         "credits_day": Meter("2026-09-21", NOW_MS + 1, 1_000, 700, 20, 30),
         "credits_month": Meter("2026-09", NOW_MS + 1, 9_000, 4_000),
