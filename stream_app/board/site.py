@@ -14,7 +14,7 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.history import MINUTE_S
 from stream_app.client.answers import StatusCount
 from stream_app.config import Settings
-from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
+from stream_app.domain.lane.explain import VIEW_UNREADABLE, Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
 from stream_app.domain.lane.lane import WEBHOOK_GONE
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import METERS, Budget, MeterName
@@ -29,7 +29,7 @@ PageData = Mapping[str, object]
 HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
 """The tones of a held lane."""
 UNREADABLE: Final = "not readable"
-"""The state of a lane that a newer version published."""
+"""The state of a lane whose last record cannot be read."""
 OVERDUE: Final = ("callback_overdue", "credits_exhausted_suspected")
 """Statuses of leads whose callback is overdue."""
 KAFKA_WITHIN_S: Final = 0.3
@@ -181,8 +181,18 @@ def _overview(site: Site, moment: Moment) -> Overview:
     counts = site.queries.status_sums(None)
     by_name: dict[str, LaneView | None] = dict.fromkeys([*site.settings.workspaces, *unreadable])
     by_name |= {view.workspace: view for view in views}
-    waiting = waiting_in(site, moment)
-    facts = [lane_facts(site, waiting, name, view, with_others=False) for name, view in sorted(by_name.items())]
+    waiting, not_readable = waiting_in(site, moment), set(unreadable)
+    facts = [
+        lane_facts(
+            site,
+            waiting,
+            name,
+            view,
+            with_others=False,
+            unreadable=name in not_readable,
+        )
+        for name, view in sorted(by_name.items())
+    ]
     back = sum(count.leads for count in counts if count.status in ("dead_lettered", "deferred"))
     findings: defaultdict[str, list[Finding]] = defaultdict(list)
     on_kafka = sum((untaken(site, moment) or {}).values())
@@ -190,8 +200,7 @@ def _overview(site: Site, moment: Moment) -> Overview:
         if finding.code in _OF_WORKERS:  # they hold what is in partitions without a lane, too
             finding = msgspec.structs.replace(finding, waiting=on_kafka)
         findings[finding.workspace].append(finding)
-    newer = set(unreadable)
-    lanes = [lane_of(site, fact, findings[fact.workspace], moment, newer=fact.workspace in newer) for fact in facts]
+    lanes = [lane_of(site, fact, findings[fact.workspace], moment) for fact in facts]
     return Overview(lanes, findings[""], counts)
 
 
@@ -201,9 +210,16 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
     unreadable = view is None and site.queries.has_lane(workspace)
     if view is None and not unreadable and workspace not in site.settings.workspaces:
         return None
-    facts = lane_facts(site, waiting_in(site, moment), workspace, view, with_others=True)
+    facts = lane_facts(
+        site,
+        waiting_in(site, moment),
+        workspace,
+        view,
+        with_others=True,
+        unreadable=unreadable,
+    )
     findings = [finding for finding in explain(_facts(site, moment, [facts], 0)) if finding.workspace == workspace]
-    return lane_of(site, facts, findings, moment, newer=unreadable)
+    return lane_of(site, facts, findings, moment)
 
 
 def untaken(site: Site, moment: Moment) -> dict[tuple[str, int], int] | None:
@@ -224,14 +240,32 @@ def waiting_in(site: Site, moment: Moment) -> dict[int, dict[str, int]]:
 
 
 def lane_facts(
-    site: Site, waiting: Mapping[int, dict[str, int]], workspace: str, view: LaneView | None, *, with_others: bool
+    site: Site,
+    waiting: Mapping[int, dict[str, int]],
+    workspace: str,
+    view: LaneView | None,
+    *,
+    with_others: bool,
+    unreadable: bool,
 ) -> LaneFacts:
-    """Return what `explain` needs. `with_others`: name the workspaces in the same partition, unless they are many."""
+    """Return what `explain` needs.
+
+    `with_others`: name the workspaces in the same partition, unless they are many. `unreadable`: the lane
+    published a state that this version cannot read, so that `view` is None.
+    """
     home = site.home(workspace, view)
     residents = site.settings.plan.residents(home)
     others = len(residents) - (workspace in residents)
     named = tuple(other for other in residents if other != workspace) if with_others and others <= 5 else ()
-    return LaneFacts(workspace, home, view, waiting.get(home, {}), named, shared_with_more=others - len(named))
+    return LaneFacts(
+        workspace,
+        home,
+        view,
+        waiting.get(home, {}),
+        named,
+        shared_with_more=others - len(named),
+        view_unreadable=unreadable,
+    )
 
 
 def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
@@ -240,12 +274,11 @@ def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int)
     return Facts(moment.now_ms, worker, replay, lanes, coming_back, site.queries.pause())
 
 
-def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment, *, newer: bool) -> Lane:
-    """Return a lane in words. `newer`: of a view that this version cannot read, nothing is claimed."""
+def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
+    """Return a lane in words. Nothing is claimed of one whose state cannot be read."""
     view, waiting, shared = facts.view, sum(facts.waiting.values()), facts.is_shared
-    if newer:
-        says = "published by a newer version, which this board cannot read"
-        return Lane(facts.workspace, UNREADABLE, "idle", says, view, [], facts.partition, waiting, shared)
+    if facts.view_unreadable:
+        return Lane(facts.workspace, UNREADABLE, "idle", VIEW_UNREADABLE, view, [], facts.partition, waiting, shared)
     hold = next((finding for finding in findings if finding.holds), None)
     state: str
     tone: Tone

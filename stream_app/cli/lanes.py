@@ -27,7 +27,7 @@ from stream_app.domain.commands import (
     outcome_text,
     read_entries,
 )
-from stream_app.domain.lane.explain import LaneFacts, duration, outlook
+from stream_app.domain.lane.explain import VIEW_UNREADABLE, LaneFacts, duration, outlook
 from stream_app.domain.lane.overrides import ORDERS, OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
@@ -102,6 +102,8 @@ def lane_tables(
 def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]:
     view, records = lane.view, sum(lane.waiting.values())
     waiting = waiting_text(records, lane.oldest_ms, now_ms, shared=lane.is_shared) if lane.waiting else ""
+    if lane.view_unreadable:
+        return [lane.workspace, VIEW_UNREADABLE, "", "", "", waiting]
     if view is None:
         return [lane.workspace, "nothing sent yet", "", "", "", waiting]
     forced = {"auto": "", "shadow": " (shadow)"}.get(view.mode, " (forced)")

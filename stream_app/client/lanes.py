@@ -1,7 +1,7 @@
 """Read the state of all lanes from Kafka: the last published view of each, and its waiting records."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -13,11 +13,12 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader
 from stream_app.domain.commands import CommandAnswer, command_id
-from stream_app.domain.dead_letter.orders import PAUSE, Pause
+from stream_app.domain.dead_letter.orders import PAUSE, Pause, read_pause
 from stream_app.domain.lane.explain import Facts, LaneFacts
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Sample, forecast
 from stream_app.domain.model.errors import TopicsError, UnreadableBatch
+from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import TopicReader
 from stream_app.kafka.topics import check_topics
@@ -47,7 +48,7 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
     (worker, consumed), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
     now_ms = Clock().now_ms()
     async with topic_reader(settings) as reader:
-        views = await _views(reader, settings, now_ms)
+        views, unreadable = await _views(reader, settings, now_ms)
         waiting = await reader.count(names.lead_topics, consumed)
         blocked, oldest = await _first_of(reader, waiting, consumed)
         asked = await _unanswered(reader, settings, consumed)
@@ -55,7 +56,16 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
         coming_back = await reader.count(back, moved)
         paused = await _pause(reader, names.replay_state)
     seen = waiting, asked, blocked, oldest
-    lanes = [_lane(settings, name, views.get(name, []), *seen) for name in settings.workspaces]
+    lanes = [
+        _lane(
+            settings,
+            name,
+            views.get(name, []),
+            *seen,
+            view_unreadable=name in unreadable,
+        )
+        for name in settings.workspaces
+    ]
     facts = Facts(now_ms, worker, replay, lanes, sum(coming_back.values()), paused, wrong)
     return LanesReport(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
@@ -78,10 +88,13 @@ def page(report: LanesReport, after: str, limit: int | None) -> LanesReport:
 
 
 async def last_views(settings: Settings) -> dict[str, LaneView]:
-    """Return the last published view of each lane that has one, by workspace. Raises BrokerUnavailable."""
+    """Return the last published view of each lane that has one that can be read, by workspace.
+
+    Raises BrokerUnavailable.
+    """
     async with topic_reader(settings) as reader:
-        by_name = await _views(reader, settings, Clock().now_ms())
-    return {name: views[-1] for name, views in by_name.items()}
+        by_name, unreadable = await _views(reader, settings, Clock().now_ms())
+    return {name: views[-1] for name, views in by_name.items() if name not in unreadable}
 
 
 async def command_log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
@@ -100,28 +113,52 @@ async def command_log(settings: Settings, workspace: str | None, limit: int) -> 
     return list(alike.values())[-limit:]
 
 
-async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> dict[str, list[LaneView]]:
-    """Return the recent views by workspace, oldest first; always at least the last one."""
+async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> tuple[dict[str, list[LaneView]], set[str]]:
+    """Return the recent views by workspace, oldest first, and the workspaces whose last one cannot be read.
+
+    There is always at least the last view of a lane.
+    """
     topic = settings.names.lanes
     bounds = await reader.bounds(topic)
     lately = await reader.offsets_at(topic, now_ms - SAMPLED_MS)
     begins = {number: end if (offset := lately[number]) is None else offset for number, (_, end) in bounds.items()}
-    by_name = await _read_views(reader, topic, {number: (begins[number], end) for number, (_, end) in bounds.items()})
-    missing = {settings.home(name) for name in settings.workspaces if name not in by_name}
+    recent = {number: (begins[number], end) for number, (_, end) in bounds.items()}
+    by_name, unreadable = await _read_views(reader, topic, recent)
+    seen = by_name.keys() | unreadable
+    missing = {settings.home(name) for name in settings.workspaces if name not in seen}
     if missing:  # their last views are older, in the compacted part
-        earlier = await _read_views(reader, topic, {number: (bounds[number][0], begins[number]) for number in missing})
+        older = {number: (bounds[number][0], begins[number]) for number in missing}
+        earlier, unreadable_earlier = await _read_views(reader, topic, older)
         by_name = {name: views[-1:] for name, views in earlier.items()} | by_name
-    return by_name
+        unreadable |= unreadable_earlier - seen
+    return by_name, unreadable
 
 
-async def _read_views(reader: TopicReader, topic: str, ranges: dict[int, tuple[int, int]]) -> dict[str, list[LaneView]]:
+async def _read_views(
+    reader: TopicReader, topic: str, ranges: dict[int, tuple[int, int]]
+) -> tuple[dict[str, list[LaneView]], set[str]]:
     by_name: dict[str, list[LaneView]] = {}
+    unreadable: set[str] = set()
     async for records in reader.read(topic, ranges):
-        for record in records:
-            if record.value:
-                view = _view.decode(record.value)
-                by_name.setdefault(view.workspace, []).append(view)
-    return by_name
+        views_in(records, by_name, unreadable)
+    return by_name, unreadable
+
+
+def views_in(records: Iterable[Any], by_name: dict[str, list[LaneView]], unreadable: set[str]) -> None:
+    """Add the views among records of `leads.lanes` to those of their workspaces.
+
+    `unreadable` has the workspaces whose last record cannot be read by this version.
+    """
+    for record in records:
+        if not record.value:
+            continue
+        try:
+            view = _view.decode(record.value)
+        except UNREADABLE:
+            unreadable.add((record.key or b"").decode("utf-8", "replace"))
+        else:
+            by_name.setdefault(view.workspace, []).append(view)
+            unreadable.discard(view.workspace)
 
 
 async def _first_of(
@@ -150,7 +187,7 @@ async def _pause(reader: TopicReader, topic: str) -> Pause | None:
         for record in records:
             if record.key == PAUSE:
                 value = record.value
-    return msgspec.json.decode(value, type=Pause) if value else None
+    return read_pause(value)
 
 
 async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:
@@ -185,14 +222,25 @@ def _lane(
     asked: Counter[int],
     blocked: Mapping[int, str],
     oldest: Mapping[int, int],
+    *,
+    view_unreadable: bool,
 ) -> LaneFacts:
     names, home = settings.names, settings.home(name)
     waiting = {topic.removeprefix(names.namespace): records[topic, home] for topic in names.lead_topics}
     residents = settings.plan.residents(home)
     others = [other for other in islice(residents, _NAMED + 1) if other != name][:_NAMED]
-    view, unreadable = views[-1] if views else None, blocked.get(home, "")
-    more = len(residents) - 1 - len(others)
-    return LaneFacts(name, home, view, waiting, tuple(others), asked[home], unreadable, more, oldest.get(home, 0))
+    return LaneFacts(
+        name,
+        home,
+        None if view_unreadable or not views else views[-1],
+        waiting,
+        tuple(others),
+        asked[home],
+        blocked.get(home, ""),
+        len(residents) - 1 - len(others),
+        oldest.get(home, 0),
+        view_unreadable,
+    )
 
 
 def _forecasts(views: list[LaneView], now_ms: int) -> dict[str, Forecast]:

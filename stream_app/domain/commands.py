@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, inspect
 from stream_app.domain.lane.overrides import ORDERS, Order, OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import ConsumedRecord, Record, Rows
 from stream_app.domain.model.text import count
@@ -255,7 +256,7 @@ class Command(Struct, frozen=True, omit_defaults=True):
     id: str
     kind: CommandKind
     workspace: str
-    at_ms: int
+    at_ms: TimeMs
     who: str
     why: str = ""
     args: dict[str, Any] = {}
@@ -277,18 +278,18 @@ class CommandAnswer(Struct, frozen=True, omit_defaults=True):
 
     id: str
     applied: bool
-    at_ms: int
-    partition: int
+    at_ms: TimeMs
+    partition: Whole
     kind: str = ""
     workspace: str = ""
     who: str = ""
     why: str = ""
-    asked_at_ms: int = 0
+    asked_at_ms: TimeMs = 0
     reason: str = ""
     text: str = ""
-    under_way: int = 0
+    under_way: Whole = 0
     lane: LaneView | None = None
-    people: int = 0
+    people: Whole = 0
 
 
 TO_ALL: Final = frozenset({"suppress", "unsuppress", "reload"})

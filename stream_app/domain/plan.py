@@ -13,6 +13,7 @@ from stream_app.domain.limits.callback_health import CallbackHealthPolicy
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.suspension import FloodGuardPolicy, SuspensionPolicy
 from stream_app.domain.limits.webhook_quota import QuotaPolicy
+from stream_app.domain.model.numbers import Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import TopicNames, home_partition
@@ -27,7 +28,7 @@ class Actor(msgspec.Struct, frozen=True):
 
     who: str
     why: str
-    at_ms: int
+    at_ms: TimeMs
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -39,8 +40,8 @@ class Change(msgspec.Struct, frozen=True):
     """
 
     key: str
-    was: int | float | bool | None
-    now: int | float | bool | None
+    was: Whole | Real | bool | None
+    now: Whole | Real | bool | None
     by: Actor
 
 

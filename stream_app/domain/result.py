@@ -13,6 +13,7 @@ import msgspec
 from stream_app.domain.lead.identity import company, hashes, strong
 from stream_app.domain.model import untrusted
 from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
+from stream_app.domain.model.numbers import TimeMs
 from stream_app.domain.model.pseudonyms import plain_digest
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import CachePolicy
@@ -30,7 +31,7 @@ class Field(msgspec.Struct, frozen=True, array_like=True):
     """A value that Clay found, when (epoch ms), and for which destination."""
 
     value: Scalar
-    at_ms: int
+    at_ms: TimeMs
     source: str
 
 

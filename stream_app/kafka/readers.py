@@ -1,6 +1,7 @@
 """Reads topics outside a consumer group: to their end, from a position on, as they grow, or single records by id."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,13 +12,15 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError, UnreadableBatch
+from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.connection import KafkaConnection, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
+
+log = logging.getLogger(__name__)
 
 _MOST_RECORDS: Final = 5_000
 _SILENT_S: Final = 30.0
@@ -410,7 +413,6 @@ class StatusFollower(Reader):
     Raises:
         BrokerUnavailable: Kafka does not answer.
         KafkaRefused: Kafka does not allow the read.
-        StreamAppError: An event cannot be read by this version.
     """
 
     def __init__(
@@ -444,7 +446,7 @@ class StatusFollower(Reader):
                 if keys is not None and record.key not in keys:
                     continue
                 event = _decoded(record)
-                if workspace in (None, event.workspace):
+                if event is not None and workspace in (None, event.workspace):
                     yield event
                     last_s = time.monotonic()
             if idle_timeout_s is not None and time.monotonic() - last_s >= idle_timeout_s:
@@ -453,14 +455,15 @@ class StatusFollower(Reader):
     async def batches(self) -> AsyncIterator[list[StatusEvent]]:
         """Yield all events for ever, each partition in its order. A batch is empty when none came for half a second."""
         async for polled in self.follow(self._starts):
-            yield [_decoded(record) for record in chain.from_iterable(polled.values())]
+            decoded = map(_decoded, chain.from_iterable(polled.values()))
+            yield [event for event in decoded if event is not None]
 
 
-def _decoded(record: Any) -> StatusEvent:
+def _decoded(record: Any) -> StatusEvent | None:
+    """Return the event; None if it is none that this version can read, which the log says."""
     try:
-        return _events.decode(record.value)
-    except UNREADABLE as error:
-        raise StreamAppError(
-            f"{record.topic}/{record.partition}/{record.offset} is not a status event that this version can read: "
-            "update stream-app"
-        ) from error
+        return _events.decode(record.value or b"")
+    except UNREADABLE:
+        place = f"{record.topic}/{record.partition}/{record.offset}"
+        log.warning("%s is left out: it is not a status event that this version can read", place)
+        return None

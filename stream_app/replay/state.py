@@ -27,8 +27,8 @@ from aiokafka.errors import KafkaError
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.commands import MAX_TEXT
-from stream_app.domain.dead_letter.orders import COMMAND, PAUSE, PROGRESS, Pause, ReplayOrders
-from stream_app.domain.dead_letter.replay import Begin, Came, Turns, begin
+from stream_app.domain.dead_letter.orders import COMMAND, PAUSE, PROGRESS, Pause, ReplayOrders, read_pause
+from stream_app.domain.dead_letter.replay import Begin, Came, Turns, begin, read_epoch
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.outcome import scrub
@@ -191,7 +191,7 @@ class ReplayState:
 
     def _apply(self, key: bytes, value: bytes | None) -> None:
         if key == PAUSE:
-            self.pause = msgspec.json.decode(value, type=Pause) if value else None
+            self.pause = read_pause(value)
             if self.pause:
                 self.moving.clear()
             else:
@@ -200,10 +200,8 @@ class ReplayState:
         if key.startswith((COMMAND, PROGRESS)):
             self.orders.apply(key, value)
             return
-        kind, *where = key.decode().split("/")
-        if kind == "dlq" and value:
-            partition, epoch = where
-            self._came[int(partition)][int(epoch)] = msgspec.json.decode(value, type=Came)
+        if (epoch := read_epoch(key, value)) is not None:
+            self._came[epoch.partition][epoch.number] = epoch.came
 
 
 async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:

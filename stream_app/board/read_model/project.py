@@ -11,13 +11,14 @@ import msgspec
 
 from stream_app.board.read_model.account import Account, Letter
 from stream_app.board.read_model.history import History, Imports, write_events
-from stream_app.domain.books.records import Event, Number, RecordNumbers, decode_event
+from stream_app.domain.books.records import Event, RecordNumbers, decode_event
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.causes import Headers, headers_of, kind_of, number, shown_key, text
 from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import rows_of
+from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.records import KafkaRecord
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.model.untrusted import UNREADABLE
@@ -36,8 +37,8 @@ class _Result(msgspec.Struct, gc=False):
     """A Result without personal data."""
 
     source: str
-    version: Number
-    at_ms: Number
+    version: Whole
+    at_ms: TimeMs
 
 
 _result: Final = msgspec.json.Decoder(_Result)

@@ -15,7 +15,7 @@ from stream_app.board.read_model.history import DAY_S, MOST_IMPORTS, QUARTER_S, 
 from stream_app.board.read_model.project import record_numbers
 from stream_app.client import answers
 from stream_app.domain.books.records import MOVING, STATES, column, numbered
-from stream_app.domain.dead_letter.orders import Pause
+from stream_app.domain.dead_letter.orders import Pause, read_pause
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lane.waits import held_by_pause, held_now, waits
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
@@ -128,10 +128,7 @@ class Queries:
     def pause(self) -> Pause | None:
         """Return an operator's pause of all replays, None if they run."""
         rows = self._all("SELECT value FROM facts WHERE name = 'pause'")
-        try:
-            return msgspec.json.decode(rows[0][0], type=Pause) if rows else None
-        except UNREADABLE:  # of a later version
-            return None
+        return read_pause(rows[0][0].encode()) if rows else None
 
     def leads_of(self, person: str) -> list[str]:
         """Return the ids of the leads that count for a person's hash, or whose id was derived from it."""

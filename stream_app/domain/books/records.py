@@ -7,13 +7,14 @@ read model, whose pages, API and commands show it, apply events with `advance`.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import msgspec
 
 from stream_app.domain.delivery.state_machine import NEXT, RESUMABLE, SETTLED
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import ImportSummary, Status
+from stream_app.domain.model.numbers import Amount, TimeMs, Whole
 from stream_app.domain.model.text import count
 
 Column = Literal[
@@ -94,8 +95,6 @@ _LEGAL: Final = frozenset((before or "", after) for before, afters in NEXT.items
 _OFFSET_BITS: Final = 44
 _MOST_LOGS: Final = 1 << 18
 
-Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""The integers that SQLite can store. A correction may be below 0."""
 _AT_WORK: Final[frozenset[str]] = RESUMABLE | {"sending"}
 """A worker must hold the record, or the next owner must read it again."""
 
@@ -170,28 +169,28 @@ class Event(msgspec.Struct, gc=False):
 
     lead_id: str
     status: str
-    seq: Number
-    at_ms: Number
+    seq: Whole
+    at_ms: TimeMs
     origin: str
     workspace: str = ""
     destination: str = ""
-    attempt: Number = 0
-    replay: Number = 0
-    epoch: Number = 0
+    attempt: Whole = 0
+    replay: Whole = 0
+    epoch: Whole = 0
     reason: str = ""
     text: str = ""
-    http_status: Number | None = None
-    due_at_ms: Number | None = None
-    credits: Number | None = None
-    actions: Number | None = None
+    http_status: Whole | None = None
+    due_at_ms: TimeMs | None = None
+    credits: Amount | None = None
+    actions: Amount | None = None
     day: str = ""
     month: str = ""
-    saved: Number | None = None
+    saved: Amount | None = None
     trace_id: str = ""
     import_id: str = ""
     import_summary: ImportSummary | None = None
     dead_letter: str = ""
-    queued_ms: Number = 0
+    queued_ms: TimeMs = 0
 
 
 decode_event: Final = msgspec.json.Decoder(Event).decode  # raises one of `UNREADABLE` (domain/model/untrusted.py)

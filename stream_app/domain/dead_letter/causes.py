@@ -11,6 +11,7 @@ import msgspec
 
 from stream_app.domain.delivery.envelope import HEADERS, Disposition, pseudonymous_key
 from stream_app.domain.lead.identity import plain_id
+from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.records import parse_record_id, read_number
 from stream_app.domain.model.untrusted import decode
 
@@ -44,13 +45,13 @@ class Filter(msgspec.Struct, frozen=True):
     """
 
     reasons: frozenset[str] = frozenset()
-    statuses: frozenset[int] = frozenset()
+    statuses: frozenset[Whole] = frozenset()
     destinations: frozenset[str] = frozenset()
     workspaces: frozenset[str] = frozenset()
     leads: frozenset[str] = frozenset()
     kinds: frozenset[str] = frozenset()
-    since_ms: int | None = None
-    until_ms: int | None = None
+    since_ms: TimeMs | None = None
+    until_ms: TimeMs | None = None
 
     def problems(self) -> list[str]:
         """Return contradictions between the conditions, one line each."""

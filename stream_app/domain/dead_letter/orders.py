@@ -21,9 +21,10 @@ from stream_app.domain.dead_letter.causes import Filter, Kind, Source
 from stream_app.domain.delivery.state_machine import SETTLED, Delivery
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.price import Quote, too_dear
+from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
-from stream_app.domain.model.untrusted import decode
+from stream_app.domain.model.untrusted import UNREADABLE, decode
 from stream_app.domain.plan import Actor, Workspace, in_force
 
 Fate = Literal[
@@ -141,13 +142,13 @@ class ReplayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
         over_budget: Send even if it costs more than the budget has left.
     """
 
-    planned_at_ms: int
+    planned_at_ms: TimeMs
     source: Source
     filter: Filter
-    ends: dict[int, int]
-    dead_letters: int
-    credits: int
-    actions: int
+    ends: dict[Whole, Whole]
+    dead_letters: Whole
+    credits: Whole
+    actions: Whole
     uncertain: bool = False
     rate_per_s: Annotated[float, msgspec.Meta(ge=0.001, le=100_000)] | None = None
     over_budget: bool = False
@@ -169,7 +170,7 @@ class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str
     kind: Literal["start", "stop", "resume"]
     replay: str
-    at_ms: int
+    at_ms: TimeMs
     who: str
     why: str = ""
     plan: ReplayPlan | None = None
@@ -198,15 +199,15 @@ class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     state: ReplayState
     who: str
     why: str
-    at_ms: int
+    at_ms: TimeMs
     plan: ReplayPlan
-    updated_at_ms: int = 0
-    total: int = 0
-    sent: int = 0
-    refused: int = 0
+    updated_at_ms: TimeMs = 0
+    total: Whole = 0
+    sent: Whole = 0
+    refused: Whole = 0
     refusals: dict[str, str] = {}
-    next: dict[int, int] = {}
-    credits: int = 0
+    next: dict[Whole, Whole] = {}
+    credits: Whole = 0
     text: str = ""
     by: Actor | None = None
     commands: tuple[str, ...] = ()
@@ -232,12 +233,26 @@ class Effect(msgspec.Struct, frozen=True):
 
 _command: Final = msgspec.json.Decoder(ReplayCommand)
 _progress: Final = msgspec.json.Decoder(ReplayProgress)
+_pause: Final = msgspec.json.Decoder(Pause)
 _json: Final = msgspec.json.Encoder()
 
 
 def command_row(command: ReplayCommand) -> tuple[bytes, bytes]:
     """Return key and value of a command's row."""
     return COMMAND + command.id.encode(), _json.encode(command)
+
+
+def read_pause(value: bytes | None) -> Pause | None:
+    """Return the pause in the row `PAUSE` of the replay state; None: replays run.
+
+    A row that cannot be read pauses, too, because only the deletion of the row resumes.
+    """
+    if not value:
+        return None
+    try:
+        return decode(_pause, value)
+    except UNREADABLE:
+        return Pause("an order that this version cannot read", "stream-app replay resume ends it", 0)
 
 
 def progress_row(progress: ReplayProgress) -> tuple[bytes, bytes]:

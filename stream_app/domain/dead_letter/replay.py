@@ -13,9 +13,10 @@ none. So a row in the replay state is committed with it, and no operator or run 
     dlq/<partition>/...  ->  Came: earlier dead letters of other programs were replayed automatically
 """
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -23,8 +24,10 @@ from stream_app.domain.dead_letter.causes import Headers, Kind, addressed_to, le
 from stream_app.domain.delivery.envelope import HEADERS, RETURNS, Envelope
 from stream_app.domain.delivery.suppression import erased_row, people_in, read_suppression, suppressed_person
 from stream_app.domain.lane.view import LaneView
+from stream_app.domain.model.numbers import Whole
 from stream_app.domain.model.outcome import UNREACHABLE
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
+from stream_app.domain.model.untrusted import UNREADABLE, decode
 from stream_app.domain.plan import ReplayPolicy
 
 _GROWTH: Final = 4.0
@@ -102,8 +105,35 @@ def redriven(envelope: Envelope, record_id: str) -> Envelope:
 class Came(msgspec.Struct, frozen=True, omit_defaults=True):
     """The recorded progress of one rewind epoch on a partition."""
 
-    offset: int  # what the group has committed
-    skip_to: int = 0  # Kafka had lost that offset, so reading restarted; records before this one were replayed already
+    offset: Whole  # what the group has committed
+    # Kafka had lost that offset, so reading restarted: records before this one were replayed already.
+    skip_to: Whole = 0
+
+
+_came: Final = msgspec.json.Decoder(Came)
+
+
+class Epoch(NamedTuple):
+    """A rewind epoch of one partition of the dead letters, with its recorded progress."""
+
+    partition: int
+    number: int
+    came: Came
+
+
+def read_epoch(key: bytes, value: bytes | None) -> Epoch | None:
+    """Return what a row of the replay state says about an epoch; None if it is another row, deleted or unreadable.
+
+    Without a row the group's own offset counts. A worker knows the dead letters that it has taken back already.
+    """
+    kind, *place = key.split(b"/")
+    if kind != b"dlq" or value is None:
+        return None
+    try:
+        partition, number = place
+        return Epoch(int(partition), int(number), decode(_came, value))
+    except UNREADABLE:
+        return None
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -215,8 +245,15 @@ class Turns:
         return int(hold.next_ms)
 
 
+def _erased_until_ms(value: bytes) -> float:
+    """Return until when an erased lead was published. A row that cannot be read holds every dead letter of the lead."""
+    try:
+        return read_suppression(value).at_ms
+    except UNREADABLE:
+        return math.inf
+
+
 _SENT: Final = b"sent/"
-_came: Final = msgspec.json.Decoder(Came)
 
 
 class SuppressionList:
@@ -224,7 +261,7 @@ class SuppressionList:
 
     def __init__(self) -> None:
         self._partitions: dict[str, int] = {}  # a bit each
-        self._erased: dict[bytes, int] = {}  # row key -> until when it was published, epoch ms
+        self._erased: dict[bytes, float] = {}  # row key -> until when it was published, epoch ms
 
     def __bool__(self) -> bool:
         return bool(self._partitions or self._erased)
@@ -235,7 +272,7 @@ class SuppressionList:
             if value is None:
                 self._erased.pop(row_key, None)
             else:
-                self._erased[row_key] = read_suppression(value).at_ms
+                self._erased[row_key] = _erased_until_ms(value)
             return
         person = suppressed_person(row_key)
         if person is None:
@@ -284,9 +321,9 @@ class RedriveDedup:
                 self._sent.discard(record_id)
             else:
                 self._sent.add(record_id)
-        elif key.startswith(b"dlq/") and value is not None:
-            partition, came = int(key.split(b"/")[1]), _came.decode(value)
-            self._passed[partition] = max(self._passed[partition], came.offset, came.skip_to)
+        elif (epoch := read_epoch(key, value)) is not None:
+            passed = max(self._passed[epoch.partition], epoch.came.offset, epoch.came.skip_to)
+            self._passed[epoch.partition] = passed
 
     def apply_retry(self, headers: Headers) -> None:
         if (record_id := headers.get(HEADERS["redriven_from"])) is not None:

@@ -16,6 +16,7 @@ from stream_app.domain.delivery.envelope import Envelope, Way
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.messages import Status
+from stream_app.domain.model.numbers import TimeMs, Whole
 
 ROW_VERSION: Final = 1
 
@@ -105,29 +106,29 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
             cost.
     """
 
-    version: int
+    version: Whole
     state: Status
     origin: str
-    seq: int
-    at_ms: int
-    first_at_ms: int
+    seq: Whole
+    at_ms: TimeMs
+    first_at_ms: TimeMs
     trace_id: str
-    attempt: int = 0
-    replay: int = 0
-    epoch: int = 0
-    sends: int = 0
-    failed_at_ms: int = 0
+    attempt: Whole = 0
+    replay: Whole = 0
+    epoch: Whole = 0
+    sends: Whole = 0
+    failed_at_ms: TimeMs = 0
     reservation: Reservation | None = None
     webhook_id: str = ""
     final: bool = False
-    returns: int = 0
+    returns: Whole = 0
     booked: Reservation | None = None
-    results: int = 0
+    results: Whole = 0
     person: str = ""
     company: str = ""
-    probe: int = 0
+    probe: Whole = 0
     people: tuple[str, ...] = ()
-    accepted_at_ms: int = 0
+    accepted_at_ms: TimeMs = 0
     sampled: bool = False
     unsettled: tuple[Reservation, ...] = ()
 

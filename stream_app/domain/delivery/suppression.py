@@ -15,6 +15,7 @@ from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
 from stream_app.domain.delivery.state_machine import Reason
 from stream_app.domain.lead.identity import Alias, hash_of, people, person_key, person_of, row_id
+from stream_app.domain.model.numbers import TimeMs
 from stream_app.domain.model.records import read_number
 from stream_app.domain.model.untrusted import decode
 
@@ -29,7 +30,7 @@ class Suppression(msgspec.Struct, frozen=True):
     """The value of a row, which says why a lead must not be sent. The time is epoch ms."""
 
     reason: Literal["suppressed", "cancelled", "erased"]  # why the lead must not be sent
-    at_ms: int  # since when, for a person; of a cancelled or erased lead, records published until then are affected
+    at_ms: TimeMs  # since when, for a person; of a cancelled or erased lead, records published until then are affected
     command: str  # the id of the command, whose answer on `leads.audit` has the details
     who: str  # the operator
 

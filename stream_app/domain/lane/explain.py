@@ -16,6 +16,9 @@ from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
 
+VIEW_UNREADABLE: Final = "its last state on leads.lanes cannot be read by this version"
+"""What is said of a lane whose last record has no state that this version knows."""
+
 _OUTAGE: Final = frozenset({"breaker_open", "no_answer"})
 _PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
 _BULK: Final = TopicNames().bulk
@@ -50,6 +53,7 @@ class LaneFacts(msgspec.Struct, frozen=True):
     unreadable: str = ""  # the batch before which the partition has stopped, in words
     shared_with_more: int = 0  # how many others there are besides
     oldest_ms: int = 0  # when the oldest record that waits in that partition came, epoch ms; 0 if unknown
+    view_unreadable: bool = False  # its last published state cannot be read, so that `view` is None
 
     @property
     def is_shared(self) -> bool:
@@ -142,6 +146,16 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         what = f"{count(lane.asked, 'command')} for partition {lane.partition} not answered yet"
         yield Finding("commands_wait", what, lane.workspace, holds=False, lifts="a worker", waiting=lane.asked)
     if view is None and lane.unreadable:
+        return
+    if lane.view_unreadable:
+        yield Finding(
+            "view_unreadable",
+            VIEW_UNREADABLE,
+            lane.workspace,
+            holds=False,
+            lifts="the next state that its worker publishes, or an update of this program",
+            waiting=waiting,
+        )
         return
     if view is None:
         yield Finding("never_moved", "nothing was ever sent for it", lane.workspace, holds=False, waiting=waiting)

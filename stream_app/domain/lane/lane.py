@@ -16,6 +16,7 @@ from stream_app.domain.limits import breaker, budget, callback_health, concurren
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.suspension import FloodGuard
+from stream_app.domain.model.numbers import Whole
 from stream_app.domain.plan import Actor, Change, Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
@@ -42,8 +43,8 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     workspace: str
-    partition: int
-    version: int = msgspec.field(default_factory=lambda: LANE_VERSION)  # a plain default would be left out of the row
+    partition: Whole
+    version: Whole = msgspec.field(default_factory=lambda: LANE_VERSION)  # a plain default would be left out of the row
     breaker: breaker.Breaker = breaker.Breaker()
     health: window.Window = window.Window()
     window: window.Window = window.Window()
@@ -55,7 +56,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     forced: Forced | None = None
     changes: tuple[Change, ...] = ()
     estimates: dict[str, meters.Estimate] = {}
-    shadowed: int = 0
+    shadowed: Whole = 0
     callback_health: callback_health.CallbackHealth = callback_health.CallbackHealth()
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
     flood_guard: FloodGuard = FloodGuard()

@@ -15,6 +15,7 @@ from stream_app.domain.limits import breaker, budget, window
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost
 from stream_app.domain.limits.meters import meters
+from stream_app.domain.model.numbers import MOST
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Change, Workspace, byline, in_force
 
@@ -22,9 +23,8 @@ Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "action
 AsConfigured = Literal["configured"]
 
 _LONGEST_ID: Final = 64
-_MOST: Final = 10**12
-_Amount = Annotated[int, Meta(ge=0, le=_MOST)]
-_Correction = Annotated[int, Meta(ge=-_MOST, le=_MOST)]
+_Amount = Annotated[int, Meta(ge=0, le=MOST)]
+_Correction = Annotated[int, Meta(ge=-MOST, le=MOST)]
 
 
 class Pause(Struct, frozen=True):

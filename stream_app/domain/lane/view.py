@@ -15,6 +15,7 @@ from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.concurrency import NOTHING, REASON, StallDetector
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
 from stream_app.domain.limits.webhook_quota import Webhook
+from stream_app.domain.model.numbers import Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Change, Destination, Workspace, byline, in_force
@@ -41,7 +42,7 @@ class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
     destinations: tuple[str, ...]
     holds: str
     text: str
-    until_ms: int = 0
+    until_ms: TimeMs = 0
     bulk: bool = False
 
 
@@ -76,23 +77,23 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     workspace: str
-    partition: int
-    at_ms: int
+    partition: Whole
+    at_ms: TimeMs
     breaker: Literal["closed", "open", "half_open"]
     health: Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
-    score: float
-    rate_per_s: float
+    score: Real
+    rate_per_s: Real
     holds: str = ""
     text: str = ""
-    until_ms: int = 0
-    credits_spent_day: int = 0
-    credits_reserved_day: int = 0
-    credits_spent_month: int = 0
-    credits_reserved_month: int = 0
-    credits_cap_day: int | None = None
-    credits_cap_month: int | None = None
-    submissions: int = 0
-    since_ms: int = 0
+    until_ms: TimeMs = 0
+    credits_spent_day: Whole = 0
+    credits_reserved_day: Whole = 0
+    credits_spent_month: Whole = 0
+    credits_reserved_month: Whole = 0
+    credits_cap_day: Whole | None = None
+    credits_cap_month: Whole | None = None
+    submissions: Whole = 0
+    since_ms: TimeMs = 0
     lifts: str = ""
     news: tuple[LaneChange, ...] = ()
     mode: Literal["auto", "open", "closed", "shadow"] = "auto"
@@ -102,17 +103,17 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     meters: dict[MeterName, Meter] = {}
     estimates: dict[str, Estimate] = {}
     webhooks: dict[str, Webhook] = {}
-    calls: int = 0
-    p50_ms: int = 0
-    p95_ms: int = 0
-    p99_ms: int = 0
-    concurrency: int = 0
-    shadow_breaker: int = 0
-    shadow_budget: int = 0
-    submissions_left: dict[str, int] = {}
+    calls: Whole = 0
+    p50_ms: TimeMs = 0
+    p95_ms: TimeMs = 0
+    p99_ms: TimeMs = 0
+    concurrency: Whole = 0
+    shadow_breaker: Whole = 0
+    shadow_budget: Whole = 0
+    submissions_left: dict[str, Whole] = {}
     partly: tuple[PartHold, ...] = ()
     outage: Outage | None = None
-    turns: dict[str, int] = {}
+    turns: dict[str, Whole] = {}
 
 
 _RESUME: Final = 'repair the cause, then: stream-app lanes resume {} --why "..."'

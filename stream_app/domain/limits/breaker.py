@@ -18,6 +18,7 @@ from typing import Annotated, ClassVar, Final, Literal
 import msgspec
 
 from stream_app.domain.limits.window import Totals
+from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range, Wait, exact, no_later
 from stream_app.domain.model.text import count
 
@@ -79,8 +80,8 @@ class Permit(msgspec.Struct, frozen=True):
 class Lease(msgspec.Struct, frozen=True):
     """A probe in flight. After `expires_at_ms` it counts as lost, and another may start."""
 
-    id: int
-    expires_at_ms: int
+    id: Whole
+    expires_at_ms: TimeMs
 
 
 class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,15 +102,15 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     phase: Phase = "closed"
-    epoch: int = 0
-    since_ms: int = 0
-    until_ms: int = 0
+    epoch: Whole = 0
+    since_ms: TimeMs = 0
+    until_ms: TimeMs = 0
     cause: Cause = ""
-    outage_ms: int = 0
-    consecutive: int = 0
-    successes: int = 0
+    outage_ms: TimeMs = 0
+    consecutive: Whole = 0
+    successes: Whole = 0
     lease: Lease | None = None
-    next_lease: int = 0
+    next_lease: Whole = 0
     host_down: bool = False
 
 
@@ -117,9 +118,9 @@ class Outage(msgspec.Struct, frozen=True):
     """Failed calls. `reason`: of the last one; `since_ms`, `last_ms`: the first and the last one; `calls`: how many."""
 
     reason: str
-    since_ms: int
-    last_ms: int
-    calls: int
+    since_ms: TimeMs
+    last_ms: TimeMs
+    calls: Whole
 
 
 def verdict(policy: BreakerPolicy, ok: bool, latency_ms: int) -> Verdict:

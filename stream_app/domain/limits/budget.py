@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from stream_app.domain.model.numbers import Amount, Whole
 from stream_app.domain.model.ranges import Policy, Range, exact
 
 _LAST_MS = 253_370_764_800_000  # 9999-01-01: a clock beyond it, or before 1970, is read as that limit
@@ -165,15 +166,15 @@ class Period(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     id: str
-    credits_spent: int = 0
-    credits_reserved: int = 0
-    actions_spent: int = 0
-    actions_reserved: int = 0
-    credits_elsewhere: int = 0
-    actions_elsewhere: int = 0
-    credits_warned: int = 0
-    actions_warned: int = 0
-    shadowed: int = 0
+    credits_spent: Whole = 0
+    credits_reserved: Whole = 0
+    actions_spent: Whole = 0
+    actions_reserved: Whole = 0
+    credits_elsewhere: Whole = 0
+    actions_elsewhere: Whole = 0
+    credits_warned: Whole = 0
+    actions_warned: Whole = 0
+    shadowed: Whole = 0
 
 
 class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -190,8 +191,8 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     day: str
     month: str
-    credits: int
-    actions: int
+    credits: Amount
+    actions: Amount
     known: bool = False  # an operator has confirmed that a booked lead cost this
 
 

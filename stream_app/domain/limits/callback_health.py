@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import msgspec
 
 from stream_app.domain.limits.webhook_quota import LIFETIME, Webhook
+from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.text import count
 
@@ -33,18 +34,18 @@ class CallbackHealthPolicy(Policy, frozen=True):
 class DestinationCallbacks(msgspec.Struct, frozen=True, omit_defaults=True):
     """The callbacks of one destination. Times are epoch ms."""
 
-    last_ms: int = 0  # the last callback that settled a lead
-    overdue: int = 0  # overdue leads that were accepted after it
-    oldest_ms: int = 0  # when the oldest of them was accepted
-    reported_ms: int = 0  # when missing callbacks were reported; 0 if they were not
-    ignored_until_ms: int = 0  # when the last report that has ended was made; leads accepted before it prove nothing
+    last_ms: TimeMs = 0  # the last callback that settled a lead
+    overdue: Whole = 0  # overdue leads that were accepted after it
+    oldest_ms: TimeMs = 0  # when the oldest of them was accepted
+    reported_ms: TimeMs = 0  # when missing callbacks were reported; 0 if they were not
+    ignored_until_ms: TimeMs = 0  # when the last report that has ended was made; leads accepted before it prove nothing
 
 
 class CallbackHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     """The callbacks of a lane. Times are epoch ms."""
 
-    owned_ms: int = 0  # the last time at which the partition is known to have had an owner
-    gaps: tuple[tuple[int, int], ...] = ()  # (from, to) of the last times without an owner
+    owned_ms: TimeMs = 0  # the last time at which the partition is known to have had an owner
+    gaps: tuple[tuple[Whole, Whole], ...] = ()  # (from, to) of the last times without an owner
     destinations: dict[str, DestinationCallbacks] = {}
 
 

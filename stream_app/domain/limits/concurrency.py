@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.limits.breaker import BreakerPolicy
+from stream_app.domain.model.numbers import Real, Whole
 from stream_app.domain.model.outcome import Outcome, Uncertain
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
@@ -39,9 +40,9 @@ _SURE_MS = 1_000
 class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
     """`limit` 0: not known yet, so `LEAST` applies. `usual_ms`: mean latency over `calls`."""
 
-    limit: float = 0.0
-    usual_ms: float = 0.0
-    calls: int = 0
+    limit: Real = 0.0
+    usual_ms: Real = 0.0
+    calls: Whole = 0
 
 
 def current(most: int, state: Concurrency) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, MeterName, Period, periods_at
+from stream_app.domain.model.numbers import Real, TimeMs, Whole
 
 _SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
@@ -35,13 +36,13 @@ class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     period: str
-    ends_ms: int
-    cap: int | None = None
-    spent: int = 0
-    reserved: int = 0
-    elsewhere: int = 0
-    warned: int = 0
-    begins_ms: int = 0
+    ends_ms: TimeMs
+    cap: Whole | None = None
+    spent: Whole = 0
+    reserved: Whole = 0
+    elsewhere: Whole = 0
+    warned: Whole = 0
+    begins_ms: TimeMs = 0
 
     def at(self, now_ms: int) -> Meter:
         """Return the meter at this time: nothing is used when its day or month has ended."""
@@ -88,9 +89,9 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
     A budget never relies on it: it reserves the destination's ceiling, so that a cap is hard.
     """
 
-    credits: float
-    actions: float
-    leads: int = 0
+    credits: Real
+    actions: Real
+    leads: Whole = 0
 
 
 def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, Meter]:

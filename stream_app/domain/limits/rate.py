@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from stream_app.domain.model.numbers import Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range, Wait, no_later
 
 _SECONDS = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
@@ -70,18 +71,18 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
         accepted_ms: The time in which it flowed into Clay's bucket, in the same measure.
     """
 
-    tokens: float = 0.0
-    at_ms: int = 0
-    cut_per_s: float = 0.0
-    blocked_until_ms: int = 0
-    run: int = 0
-    limit_per_s: float = 0.0
-    quiet_ms: int = 0
-    limited_ms: int = 0
-    sent: int = 0
+    tokens: Real = 0.0
+    at_ms: TimeMs = 0
+    cut_per_s: Real = 0.0
+    blocked_until_ms: TimeMs = 0
+    run: Whole = 0
+    limit_per_s: Real = 0.0
+    quiet_ms: TimeMs = 0
+    limited_ms: TimeMs = 0
+    sent: Whole = 0
     idle: bool = False
-    accepted: float = 0.0
-    accepted_ms: float = 0.0
+    accepted: Real = 0.0
+    accepted_ms: Real = 0.0
 
 
 def empty_after_takeover(state: Rate, now_ms: int) -> Rate:

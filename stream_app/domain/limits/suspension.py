@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 
 from stream_app.domain.limits.window import Totals
+from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range, Wait, exact, no_later
 from stream_app.domain.model.text import count
 
@@ -55,11 +56,11 @@ class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
 
     reason: str
     text: str
-    since_ms: int
-    probe_at_ms: int
-    backoff_ms: int
-    probe: int = 0
-    lease_until_ms: int = 0
+    since_ms: TimeMs
+    probe_at_ms: TimeMs
+    backoff_ms: TimeMs
+    probe: Whole = 0
+    lease_until_ms: TimeMs = 0
     destination: str = ""
     setup_id: str = ""
     one_destination: bool = False
@@ -197,7 +198,7 @@ class FloodGuard(msgspec.Struct, frozen=True, omit_defaults=True):
     """The last dead letters: how many in a row had the same `cause` since Clay last accepted a lead."""
 
     cause: str = ""
-    run: int = 0
+    run: Whole = 0
 
 
 def counted(state: FloodGuard, cause: str) -> FloodGuard:

@@ -13,6 +13,7 @@ import msgspec
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
 from stream_app.domain.model import text as texts
+from stream_app.domain.model.numbers import Whole
 from stream_app.domain.model.ranges import Policy, Range, Wait
 
 LIFETIME: Final = 50_000  # submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")
@@ -41,7 +42,7 @@ class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
         suspension: Since when it answers 404, and when its next probe is due.
     """
 
-    count: int = 0
+    count: Whole = 0
     dead: str = ""
     suspension: Suspension | None = None
 

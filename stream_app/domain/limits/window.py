@@ -12,6 +12,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from stream_app.domain.model.numbers import Whole
+
 LATENCY_BOUNDS_MS = (
     25,
     50,
@@ -60,12 +62,12 @@ FIVE_MINUTES: Final = Span(10, 30.0)  # what people see
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
     """The calls of one slot."""
 
-    slot: int  # its number
-    success: int = 0
-    failure: int = 0
-    slow: int = 0  # the slow part of `success`
-    latencies: tuple[int, ...] = _NO_LATENCIES  # counts by LATENCY_BOUNDS_MS
-    dead_letters: int = 0  # dead letters, which are not calls
+    slot: Whole  # its number
+    success: Whole = 0
+    failure: Whole = 0
+    slow: Whole = 0  # the slow part of `success`
+    latencies: tuple[Whole, ...] = _NO_LATENCIES  # counts by LATENCY_BOUNDS_MS
+    dead_letters: Whole = 0  # dead letters, which are not calls
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,6 +9,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from stream_app.domain.model.numbers import Amount, TimeMs, Whole
+
 Scalar = str | int | float | bool | None
 
 Status = Literal[
@@ -141,33 +143,33 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: str
     lead_id: str
     status: Status
-    seq: int
-    at_ms: int
+    seq: Whole
+    at_ms: TimeMs
     origin: str
     workspace: str = ""
     destination: str = ""
-    attempt: int = 0
-    replay: int = 0
-    epoch: int = 0
+    attempt: Whole = 0
+    replay: Whole = 0
+    epoch: Whole = 0
     reason: str = ""
     text: str = ""
-    http_status: int | None = None
-    due_at_ms: int | None = None
-    credits: int | None = None
+    http_status: Whole | None = None
+    due_at_ms: TimeMs | None = None
+    credits: Amount | None = None
     trace_id: str = ""
     app: str = ""
-    actions: int | None = None
+    actions: Amount | None = None
     day: str = ""
     month: str = ""
-    saved: int | None = None
+    saved: Amount | None = None
     parent_id: str = ""
     sampled: bool = False
     import_id: str = ""
     import_summary: ImportSummary | None = None
-    waited_ms: int = 0
+    waited_ms: TimeMs = 0
     waited_as: Status | Literal[""] = ""
     dead_letter: str = ""
-    queued_ms: int = 0
+    queued_ms: TimeMs = 0
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -180,7 +182,7 @@ class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     source: str
-    at_ms: int
+    at_ms: TimeMs
     shared: bool = False
 
 
@@ -205,9 +207,9 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     workspace: str
     destination: str
     source: Literal["clay", "cache", "stale", "local"]
-    version: int
-    at_ms: int
-    age_s: int
+    version: Whole
+    at_ms: TimeMs
+    age_s: Whole
     fields: dict[str, Scalar]
     origin: str = ""
     trace_id: str = ""
@@ -237,13 +239,13 @@ class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
     lead_id: str
     workspace: str
     destination: str
-    at_ms: int
+    at_ms: TimeMs
     outcome: Literal["enriched", "partial", "no_data", "enrich_error"]
     fields: dict[str, Scalar]
-    credits: int | None = None
-    attempt: int = 1
+    credits: Amount | None = None
+    attempt: Whole = 1
     id: str = ""
     forced_origin: str = ""
     repaired: bool = False
     text: str = ""
-    actions: int | None = None
+    actions: Amount | None = None

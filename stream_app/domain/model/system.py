@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from stream_app.domain.model.numbers import Whole
 from stream_app.domain.model.pseudonyms import current, fingerprint
 from stream_app.domain.model.topics import MORE_PARTITIONS
 
@@ -31,8 +32,8 @@ _PEPPER: Final = "or take a new kafka.namespace: no hash that was made with anot
 class SystemRow(msgspec.Struct, frozen=True):
     """The value of the row. `pepper`: the fingerprint of the pepper; None: there is none."""
 
-    version: int
-    partitions: int
+    version: Whole
+    partitions: Whole
     pepper: str | None = None
     hash_lead_ids: bool = False
 

@@ -31,7 +31,7 @@ from tests.support.narrow import present
 NOW_MS = 1_790_000_000_000
 BY_ITSELF = frozenset(
     {"commands_wait", "forced_open", "moves", "never_moved", "no_answer", "paused", "rate_limited", "rebalancing"}
-    | {"replay_paused", "would_move", "budget_credits_day", "budget_actions_day"}
+    | {"replay_paused", "view_unreadable", "would_move", "budget_credits_day", "budget_actions_day"}
 )
 """What ends by itself, or an operator wanted."""
 

@@ -4,11 +4,13 @@ from collections import Counter
 
 import msgspec
 
+from stream_app.cli.lanes import lane_tables
 from stream_app.client.commands import answers_in
-from stream_app.client.lanes import LanesReport, _lane, page
+from stream_app.client.lanes import LanesReport, _lane, page, views_in
 from stream_app.config import Kafka, Settings
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.lane.explain import VIEW_UNREADABLE, Facts, Group, LaneFacts, explain
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Workspace
 
@@ -18,7 +20,7 @@ SETTINGS = Settings(kafka=Kafka(partitions=2), workspaces={name: Workspace(name)
 
 def _report() -> LanesReport:
     waiting = {(topic, number): 7 for topic in ("leads", "leads.retry", "leads.bulk") for number in range(2)}
-    lanes = [_lane(SETTINGS, name, [], waiting, Counter(), {}, {0: 5, 1: 5}) for name in NAMES]
+    lanes = [_lane(SETTINGS, name, [], waiting, Counter(), {}, {0: 5, 1: 5}, view_unreadable=False) for name in NAMES]
     return LanesReport(Facts(0, Group("Stable", 1), Group("Stable", 1), lanes, 0, None, []), {})
 
 
@@ -58,3 +60,38 @@ def test_records_that_are_no_answers_are_passed_over() -> None:
     values = (None, b"", b"{foreign", b"[" * 100_000, msgspec.json.encode(answer), b"{}")
     records = [ConsumedRecord("leads.audit", 3, offset, b"acme", value) for offset, value in enumerate(values)]
     assert list(answers_in(records)) == [(3, answer)]
+
+
+def _view_of(workspace: str, partition: float) -> ConsumedRecord:
+    value = {"workspace": workspace, "partition": partition, "at_ms": 1, "breaker": "closed", "health": "healthy"}
+    encoded = msgspec.json.encode({**value, "score": 100, "rate_per_s": 8})
+    return ConsumedRecord("leads.lanes", 0, 0, workspace.encode(), encoded)
+
+
+def test_a_lane_whose_last_state_cannot_be_read_is_named_and_the_others_are_shown() -> None:
+    by_name: dict[str, list[LaneView]] = {}
+    unreadable: set[str] = set()
+    records = (_view_of("a", 0), _view_of("b", 1.5), _view_of("c", 1.5), _view_of("c", 0), _view_of("a", 1.5))
+    views_in(records, by_name, unreadable)
+    assert unreadable == {"a", "b"}
+    assert by_name.keys() == {"a", "c"}
+    settings = Settings(kafka=Kafka(partitions=1), workspaces={name: Workspace(name) for name in "abc"})
+    waiting = {(topic, 0): 2 for topic in ("leads", "leads.retry", "leads.bulk")}
+    lanes = [
+        _lane(
+            settings,
+            name,
+            by_name.get(name, []),
+            waiting,
+            Counter(),
+            {},
+            {},
+            view_unreadable=name in unreadable,
+        )
+        for name in "abc"
+    ]
+    findings = explain(Facts(0, Group("Stable", 1), Group("Stable", 1), lanes, 0, None, []))
+    assert [finding.code for finding in findings] == ["view_unreadable", "view_unreadable", "moves"]
+    states = lane_tables(lanes, {}, {}, 0)[0].rows
+    assert [row[1] for row in states[:2]] == [VIEW_UNREADABLE] * 2
+    assert states[2][1].startswith("running")
