@@ -194,9 +194,18 @@ class AdmissionQueue:
         name = grant.destination.workspace
         some_wait = bool(self._queues.get(name))
         others_wait = isinstance(outcome, Refused) and some_wait
-        in_flight, now_ms, rand = self.in_flight_of(name), self._clock.now_ms(), self._clock.rand()
-        policy, lane = self._plan.workspaces[name], self._lanes[name]
-        self._lanes[name], settlement = settled(policy, lane, grant, outcome, now_ms, rand, in_flight, others_wait)
+        now_ms = self._clock.now_ms()
+        self._lanes[name], settlement = settled(
+            self._plan.workspaces[name],
+            self._lanes[name],
+            grant,
+            outcome,
+            now_ms,
+            self._clock.rand(),
+            self.in_flight_of(name),
+            others_wait,
+            self._clock.boot_ms() - grant.at_boot_ms if has_slot else 0,
+        )
         if has_slot:
             queue, stalls = self._queues[name], self._lanes.stalls
             queue.in_flight -= 1

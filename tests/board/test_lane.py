@@ -78,6 +78,16 @@ async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tm
     assert "nan" not in re.sub(r"<[^>]*>", "", text).lower()
 
 
+async def test_a_lane_that_cannot_send_at_its_rate_says_which_limit_binds(tmp_path: Path) -> None:
+    slow = {"rate_per_s": 20.0, "sends_per_s": 6.8, "bound_by": "max_in_flight", "held_ms": 730, "concurrency": 5}
+    for view, is_said in (({"rate_per_s": 20.0, "sends_per_s": 20.0}, False), (slow, True)):
+        with board_with(tmp_path, lane(TopicNames(), at_ms=NOW_MS, **view)) as client:
+            text = plain((await client.get("/board/lanes/acme")).text)
+        says = "Sends up to 6.8 a second: delivery.max_in_flight lets 5 calls be under way, and each takes 0.7 s."
+        assert (says in text) is is_said
+        assert ("Sends up to" in text) is is_said
+
+
 def test_a_trend_begins_with_its_first_value() -> None:
     assert trend({}, range(5)) == ""
     assert trend({2: 50, 3: 100}, range(5)) == "50.0,50.0 75.0,50.0 75.0,4.0 100.0,4.0", "it rises in steps"

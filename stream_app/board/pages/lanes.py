@@ -29,6 +29,7 @@ from stream_app.board.site import (
     overview,
     untaken,
 )
+from stream_app.domain.lane.explain import pace_text
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
 
@@ -217,6 +218,8 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     slot_times = [begin_s + n * MARK_S for n in range(slots_n + 1)]
     return {
         "lane": lane,
+        # what bounds a lane below its rate, in the words of `explain`
+        "pace": pace_text(lane.view) if lane.view and lane.view.bound_by != "rate" else "",
         "chart": chart,
         "span": span,
         "bars": bars,

@@ -181,7 +181,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     if lane.unreadable:  # the lane would run, but nothing of its partition reaches it
         return
     works = facts.worker.members > 0
-    what = f"{'runs' if works else 'would run'} at up to {view.rate_per_s:g} a second"
+    what = f"{'runs' if works else 'would run'} at up to {pace_text(view)}"
     going = waiting - (lane.waiting.get(_BULK, 0) if parts else 0)
     if going and not lane.is_shared and all(part.bulk for part in parts):
         what += f"; what waits takes about {_time_left(going, view, facts.at_ms)}"
@@ -213,7 +213,7 @@ def outlook(view: LaneView, name: MeterName, foreseen: Forecast | None, now_ms: 
 
 def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
     """Return how long so many leads take at the lane's rate and within its budgets."""
-    slowest_s, because = leads / max(view.rate_per_s, 0.01), ""
+    slowest_s, because = leads / max(_per_s(view), 0.01), ""
     for name, meter in view.meters.items():
         kind, _, period = name.partition("_")
         costs = [estimate.credits if kind == "credits" else estimate.actions for estimate in view.estimates.values()]
@@ -231,6 +231,22 @@ def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
         if takes_s > slowest_s:
             slowest_s, because = takes_s, f": the budget {name} has room for about {count(now, 'more lead')} now"
     return duration(slowest_s) + because
+
+
+def pace_text(view: LaneView) -> str:
+    """Return how many leads a second a lane can send at most, with the limit that says so."""
+    per_s = f"{_per_s(view):g} a second"
+    if view.bound_by == "rate":
+        return f"{per_s}, its rate"
+    calls = count(view.concurrency, "call")
+    limit = f"delivery.max_in_flight lets {calls} be under way"
+    if view.bound_by == "concurrency":
+        limit = f"{calls} may be under way as long as Clay is slower than usual"
+    return f"{per_s}: {limit}, and each takes {view.held_ms / 1000:.1f} s"
+
+
+def _per_s(view: LaneView) -> float:
+    return view.sends_per_s or view.rate_per_s  # a view that an earlier version published has only its rate
 
 
 def _parts(view: LaneView, now_ms: int) -> list[PartHold]:

@@ -118,11 +118,13 @@ class Horizon(msgspec.Struct, frozen=True):
 
 
 def sends_per_s(policy: Workspace, lane: Lane) -> float:
-    """Return how many leads the lane sends in a second if nothing holds it, by its rate and Clay's usual latency."""
+    """Return how many leads the lane sends in a second if nothing holds it.
+
+    Its rate bounds it, and so do the calls that may be in flight in the end, because each takes some time.
+    """
     policy = in_force(policy, lane.changes)
     per_s = rate.current(policy.rate, lane.rate)
-    usual_ms = lane.concurrency.usual_ms
-    return min(per_s, policy.max_in_flight * 1000 / usual_ms) if usual_ms else per_s
+    return min(per_s, concurrency.most_per_s(policy.max_in_flight, lane.concurrency))
 
 
 def postpone(horizon: Horizon, at_ms: int, per_s: float, *, returned: bool) -> tuple[Horizon, int]:

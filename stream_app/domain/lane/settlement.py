@@ -43,11 +43,13 @@ def settled(
     rand: float,
     in_flight: int = 0,
     others_wait: bool = False,
+    held_ms: int = 0,
 ) -> tuple[Lane, Settlement]:
     """Return the lane after a POST ended (None: it was not started). `rand` is from 0 to 1.
 
     A reservation stays while the lead may still cost something. `in_flight`: POSTs of the lane that were in flight,
-    this one included. `others_wait`: more leads of the lane wait to be sent.
+    this one included. `others_wait`: more leads of the lane wait to be sent. `held_ms`: from the grant to the end; 0
+    if a take-over came between them.
     """
     policy = in_force(policy, lane.changes)
     if grant.webhook_probe is not None and not isinstance(outcome, Gone):
@@ -55,7 +57,7 @@ def settled(
         lane = msgspec.structs.replace(lane, quota=hooks)
     match outcome:
         case Accepted():
-            lane = _with_latency(policy, lane, outcome.latency_ms, in_flight)
+            lane = _with_latency(policy, lane, outcome.latency_ms, held_ms, in_flight)
             lane = _with_verdict(policy, lane, grant, "", outcome.latency_ms, now_ms, rand)
             lane = _probe_accepted(policy, lane, grant, now_ms)
             if lane.flood_guard.run:
@@ -67,7 +69,7 @@ def settled(
             spent = msgspec.structs.replace(grant.reservation, credits=cost.credits, actions=cost.actions)
             return msgspec.structs.replace(lane, budget=settled_budget), Settlement(True, now_ms, spent=spent)
         case Uncertain():
-            lane = _with_latency(policy, lane, outcome.latency_ms, in_flight)
+            lane = _with_latency(policy, lane, outcome.latency_ms, held_ms, in_flight)
             lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
             return _with_probe_released(lane, grant, now_ms), Settlement(True, now_ms)
         case Refused():
@@ -186,9 +188,16 @@ def _refused(
     return lane, Settlement(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
 
 
-def _with_latency(policy: Workspace, lane: Lane, latency_ms: int, in_flight: int) -> Lane:
+def _with_latency(policy: Workspace, lane: Lane, latency_ms: int, held_ms: int, in_flight: int) -> Lane:
     """Learn from a call how many may be in flight."""
-    limit = concurrency.answered(policy.max_in_flight, lane.concurrency, latency_ms, in_flight, policy.rate.rate_per_s)
+    limit = concurrency.answered(
+        policy.max_in_flight,
+        lane.concurrency,
+        latency_ms,
+        held_ms,
+        in_flight,
+        policy.rate.rate_per_s,
+    )
     return msgspec.structs.replace(lane, concurrency=limit)
 
 

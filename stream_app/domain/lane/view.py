@@ -67,6 +67,10 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         webhooks: By id: submissions so far, and why it is out of use.
         p50_ms: Latency of the last five minutes, as `p95_ms` and `p99_ms`.
         concurrency: How many POSTs may be in flight.
+        sends_per_s: How many leads a second can be sent at most now: its rate, or fewer if few POSTs may be in flight.
+        bound_by: Which limit that is: `rate`, `max_in_flight`, or `concurrency`, which is below `max_in_flight` while
+            Clay is slower than usual.
+        held_ms: How long a POST takes its place, from its grant to the answer, if that bounds the lane.
         shadow_breaker: Leads that a shadow breaker admitted and would have held.
         shadow_budget: Leads that a shadow budget admitted and would have held.
         submissions_left: Submissions left, by destination.
@@ -108,6 +112,9 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     p95_ms: TimeMs = 0
     p99_ms: TimeMs = 0
     concurrency: Whole = 0
+    sends_per_s: Real = 0.0
+    bound_by: Literal["rate", "max_in_flight", "concurrency"] = "rate"
+    held_ms: Whole = 0
     shadow_breaker: Whole = 0
     shadow_budget: Whole = 0
     submissions_left: dict[str, Whole] = {}
@@ -149,6 +156,7 @@ def view(
     latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
     shown, mode = meters(policy.budget, lane.budget, now_ms), mode_of(policy, lane)
     day, month = shown["credits_day"], shown["credits_month"]
+    pace = _pace(policy, lane)
     answers = {destination.alias: _answer(policy, lane, destination, now_ms, stall) for destination in destinations}
     # Admission refuses the leads of every destination, or its next lead goes as a probe or to some of them only.
     held = _held_in_part(policy, lane) if None in answers.values() else next(iter(answers.values()), None)
@@ -191,6 +199,9 @@ def view(
         p95_ms=latency.p95_ms,
         p99_ms=latency.p99_ms,
         concurrency=concurrency.current(policy.max_in_flight, lane.concurrency),
+        sends_per_s=pace.per_s,
+        bound_by=pace.bound_by,
+        held_ms=pace.held_ms,
         shadow_breaker=lane.shadowed,
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
         submissions_left={
@@ -202,6 +213,26 @@ def view(
         turns=dict(_turns(policy, lane, answers, now_ms)),
     )
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(configured, before, seen)))
+
+
+class _Pace(msgspec.Struct, frozen=True):
+    per_s: float
+    bound_by: Literal["rate", "max_in_flight", "concurrency"] = "rate"
+    held_ms: int = 0
+
+
+def _pace(policy: Workspace, lane: Lane) -> _Pace:
+    """Return how fast the lane can send now, and which limit says so."""
+    per_s = rate.current(policy.rate, lane.rate)
+    limit = concurrency.current(policy.max_in_flight, lane.concurrency)
+    most_per_s = concurrency.most_per_s(limit, lane.concurrency)
+    if per_s <= most_per_s:
+        return _Pace(round(per_s, 2))
+    # Two digits: a view is published when it changes, and these means change a little with each call.
+    bound_by: Literal["max_in_flight", "concurrency"] = "concurrency"
+    if limit == policy.max_in_flight:
+        bound_by = "max_in_flight"
+    return _Pace(float(f"{most_per_s:.2g}"), bound_by, int(float(f"{lane.concurrency.held_ms:.2g}")))
 
 
 def _answer(

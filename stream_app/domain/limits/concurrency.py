@@ -1,15 +1,20 @@
-"""How many POSTs may be in flight: what the rate and the usual latency need, and less while Clay is slow.
+"""How many POSTs may be in flight: what the rate needs at the time that each takes, and less while Clay is slow.
 
 A gradient algorithm, as in Netflix's concurrency-limits (Gradient2). While answers take about their usual time, the
-limit grows to twice what the rate and that time keep in flight (Little's law). So a process that is killed leaves few
-requests without an answer. While answers take longer, the limit shrinks in proportion. The usual time adapts slowly, so
-a Clay that stays slower is fully used again. Calls with little concurrency say nothing about the limit.
+limit grows to twice what the rate keeps in flight (Little's law). So a process that is killed leaves few requests
+without an answer. While answers take longer, the limit shrinks in proportion. The usual time adapts slowly, so a Clay
+that stays slower is fully used again. Calls with little concurrency say nothing about the limit.
+
+A call takes its place from its grant to its answer, so for the commit of its row, too. How long that is depends on
+Kafka and on the neighbours in the partition. It is learned from the last calls, so the lane keeps its rate when commits
+become slow, and keeps few calls in flight while they are quick.
 
 A Clay that accepts requests and answers none is a stall (`StallDetector`). The breaker learns of that only from
 timeouts. So if no answer comes for well over the usual time, no more requests are sent than the breaker needs to open,
 until one is answered.
 """
 
+import math
 from typing import Final
 
 import msgspec
@@ -29,7 +34,7 @@ _BACK_TO_USUAL = 0.95
 _HEADROOM = 2.0
 LEAST = 5  # the lowest limit, and the first one, unless the configuration allows fewer
 TOLERANCE = 2.0  # multiple of the usual latency up to which the limit does not shrink
-_OWN_MS = 100.0  # a slot is taken while the step before the POST is committed, too
+_LAST_CALLS = 20  # how long a call takes its place is the mean of about so many
 REASON: Final = "no_answer"  # the reason of the hold once the stall is certain
 _LEAST_MS = 500  # below that it may be our own pause
 _UNKNOWN_MS = 2_000  # while it is not known what is usual
@@ -38,11 +43,19 @@ _SURE_MS = 1_000
 
 
 class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`limit` 0: not known yet, so `LEAST` applies. `usual_ms`: mean latency over `calls`."""
+    """The limit, and what it was learned from.
+
+    Attributes:
+        limit: 0 if it is not known yet, so that `LEAST` applies.
+        usual_ms: The mean latency over `calls`.
+        calls: Calls so far, up to the number over which the mean is taken.
+        held_ms: How long a call takes its place now, from its grant to its answer; 0 if it is not known yet.
+    """
 
     limit: Real = 0.0
     usual_ms: Real = 0.0
     calls: Whole = 0
+    held_ms: Real = 0.0
 
 
 def current(most: int, state: Concurrency) -> int:
@@ -50,10 +63,23 @@ def current(most: int, state: Concurrency) -> int:
     return min(most, max(LEAST, round(state.limit)))
 
 
-def answered(most: int, state: Concurrency, latency_ms: int, in_flight: int, rate_per_s: float) -> Concurrency:
+def most_per_s(limit: int, state: Concurrency) -> float:
+    """Return how many calls a second can be made while `limit` of them may be in flight (Little's law)."""
+    return limit * 1000 / state.held_ms if state.held_ms else math.inf
+
+
+def answered(
+    most: int, state: Concurrency, latency_ms: int, held_ms: int, in_flight: int, rate_per_s: float
+) -> Concurrency:
     """Return the state after a call.
 
-    `in_flight` counts this call and all that ran beside it. `rate_per_s` is the highest rate of the lane.
+    Args:
+        most: The highest limit that the configuration allows.
+        state: The state before.
+        latency_ms: From the start of the exchange to Clay's answer.
+        held_ms: From the grant to the answer; 0 if this call does not show it.
+        in_flight: This call and all that ran beside it.
+        rate_per_s: The highest rate of the lane.
     """
     took_ms = float(max(1, latency_ms))
     calls = min(state.calls + 1, _USUAL_CALLS)
@@ -65,8 +91,12 @@ def answered(most: int, state: Concurrency, latency_ms: int, in_flight: int, rat
     if in_flight >= limit / 2 and calls > _FIRST_CALLS:
         gradient = max(_LEAST_GRADIENT, min(1.0, TOLERANCE * usual_ms / took_ms))
         limit += _SMOOTHING * (limit * gradient + _QUEUE - limit)
-    needed = _HEADROOM * rate_per_s * (max(usual_ms, took_ms) + _OWN_MS) / 1000
-    return Concurrency(max(float(least), min(float(most), needed, limit)), usual_ms, calls)
+    place_ms = state.held_ms
+    if held_ms:
+        # The first one counts in full: a row of an earlier version has none, whatever number of calls it has.
+        place_ms += (held_ms - place_ms) / (min(calls, _LAST_CALLS) if place_ms else 1)
+    needed = _HEADROOM * rate_per_s * max(place_ms, float(held_ms), took_ms) / 1000
+    return Concurrency(max(float(least), min(float(most), needed, limit)), usual_ms, calls, place_ms)
 
 
 class StallDetector(msgspec.Struct, frozen=True):

@@ -137,7 +137,7 @@ HANDED_OVER = "the workers' group is PreparingRebalance: partitions are being ha
 )  # fmt: skip
 def test_a_hold_of_the_whole_system_comes_first(changes: dict[str, Any], first: Finding | None) -> None:
     works = "worker" not in changes or changes["worker"].members
-    says = f"{'runs' if works else 'would run'} at up to 8 a second; what waits takes about 1 s"
+    says = f"{'runs' if works else 'would run'} at up to 8 a second, its rate; what waits takes about 1 s"
     last = Finding("moves" if works else "would_move", says, "acme", holds=False, waiting=7)
     assert explain(facts(waiting=7, **changes)) == [*([first] if first else []), last]
 
@@ -182,7 +182,9 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     assert (held.code, held.holds, held.until_ms, held.waiting) == ("no_webhook", True, 0, 80)
     assert held.what.startswith("leads of people: destination people has no webhook left")
     assert "webhooks_env" in held.lifts
-    assert (moves.code, moves.what) == ("moves", "runs at up to 10 a second"), "it is unknown how many are of people"
+    assert (moves.code, moves.what) == ("moves", "runs at up to 10 a second, its rate"), (
+        "it is unknown how many are of people"
+    )
     whole = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
     assert (whole.holds, whole.partly) == ("no_webhook", ())
 
@@ -273,6 +275,8 @@ def test_what_waits_takes_as_long_as_its_budget_allows(leads: int, cap: int | No
     meters = {name: Meter("2026-09-21", NOW_MS + 7_200_000, most) for name, most in wide.items()}
     meters["credits_day"] = Meter("2026-09-21", NOW_MS + 7_200_000, cap, used)
     view = msgspec.structs.replace(MOVING, meters=meters, estimates={"people": Estimate(10.0, 1.0, 40)})
-    assert only(explain(facts(view, leads))).what == f"runs at up to 8 a second; what waits takes about {left}"
+    assert (
+        only(explain(facts(view, leads))).what == f"runs at up to 8 a second, its rate; what waits takes about {left}"
+    )
     new_day = only(explain(facts(view, 1, at_ms=NOW_MS + 7_200_000)))
     assert new_day.what.endswith("takes about 1 s" if cap != 9 else "too small for one lead")

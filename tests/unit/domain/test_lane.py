@@ -227,7 +227,7 @@ def test_a_view_has_all_that_is_known_of_its_lane() -> None:
             "actions_month": Meter(cap=None, spent=3, reserved=5, **month, **of_month),
         },
         estimates={"people": Estimate(6.0, 1.0)}, webhooks={"hook1": Webhook(5)}, calls=4, p50_ms=100, p95_ms=4600,
-        p99_ms=4920, concurrency=5, submissions_left={"people": 89_995},
+        p99_ms=4920, concurrency=5, sends_per_s=10.0, submissions_left={"people": 89_995},
     )  # fmt: skip
 
 

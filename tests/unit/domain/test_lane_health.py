@@ -1,5 +1,6 @@
 """What a lane learns from Clay's answers: its health, how many POSTs may be under way, stalls, and turns."""
 
+import math
 from collections import deque
 
 import msgspec
@@ -124,16 +125,46 @@ RATE_PER_S = 1_000.0
 
 
 def _after(state: Concurrency, calls: int, latency_ms: int, in_flight: int | None = None) -> Concurrency:
+    """Calls whose rows take 100 ms to commit."""
     for _ in range(calls):
         beside = concurrency.current(MOST, state) if in_flight is None else in_flight
-        state = concurrency.answered(MOST, state, latency_ms, beside, RATE_PER_S)
+        state = concurrency.answered(MOST, state, latency_ms, latency_ms + 100, beside, RATE_PER_S)
     return state
 
 
-@pytest.mark.parametrize(("latency_ms", "limit"), [(300, 8.0), (800, 18.0), (10, 7.690817), (100_000, 50.0)])
-def test_more_than_twice_what_rate_and_latency_need_is_given_back(latency_ms: int, limit: float) -> None:
-    state = concurrency.answered(MOST, Concurrency(50.0, 300.0, 10**9), latency_ms, 0, 10.0)
+@pytest.mark.parametrize(
+    ("known_ms", "latency_ms", "held_ms", "limit"),
+    [
+        (0.0, 300, 400, 8.0),  # the first call
+        (400.0, 300, 400, 8.0),
+        (400.0, 300, 800, 16.0),  # one that takes longer raises the limit at once
+        (800.0, 300, 400, 15.6),  # one that takes less moves the mean by a twentieth
+        (400.0, 800, 0, 16.0),  # its own place is not known, but it took at least as long as its answer
+        (0.0, 300, 0, 6.0),
+        (400.0, 300, 100_000, 50.0),
+        (100.0, 90, 100, 5.0),
+    ],
+)
+def test_more_than_twice_what_the_rate_needs_is_given_back(
+    known_ms: float, latency_ms: int, held_ms: int, limit: float
+) -> None:
+    before = Concurrency(50.0, 300.0, 10**9, known_ms)
+    state = concurrency.answered(MOST, before, latency_ms, held_ms, 0, 10.0)
     assert state.limit == pytest.approx(limit)
+
+
+def test_how_long_a_call_takes_its_place_is_the_mean_of_the_last_twenty() -> None:
+    state = Concurrency()
+    means_ms = []
+    for held_ms in (600, 300, 300, 0, 340):
+        state = concurrency.answered(MOST, state, 100, held_ms, 1, 10.0)
+        means_ms.append(state.held_ms)
+    assert means_ms == pytest.approx([600, 450, 400, 400, 388]), "the mean of those that show it"
+    later = _after(state, 400, 900)
+    assert later.held_ms == pytest.approx(1_000, abs=1), "what was before is forgotten"
+    assert concurrency.answered(MOST, later, 900, 3_000, 1, 10.0).held_ms == pytest.approx(1_100, abs=1)
+    assert [concurrency.most_per_s(limit, later) for limit in (5, 20)] == pytest.approx([5, 20], rel=0.01)
+    assert concurrency.most_per_s(5, Concurrency()) == math.inf, "not known yet"
 
 
 def test_a_lasting_slowness_becomes_the_usual_latency() -> None:
@@ -167,7 +198,7 @@ def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
         while len(under_way) >= concurrency.current(MOST, state):
             ends_ms, took_ms = under_way.popleft()
             now_ms = max(now_ms, ends_ms)
-            state = concurrency.answered(MOST, state, took_ms, len(under_way) + 1, RATE_PER_S)
+            state = concurrency.answered(MOST, state, took_ms, took_ms, len(under_way) + 1, RATE_PER_S)
             last_ms = took_ms
         free_ms = max(now_ms, busy.popleft())
         busy.append(free_ms + 200)
@@ -179,7 +210,7 @@ def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
 def test_it_never_leaves_its_bounds_and_survives_a_restart(calls: list[tuple[int, int]]) -> None:
     state = Concurrency()
     for latency_ms, in_flight in calls:
-        state = concurrency.answered(MOST, state, latency_ms, in_flight, RATE_PER_S)
+        state = concurrency.answered(MOST, state, latency_ms, latency_ms, in_flight, RATE_PER_S)
         assert 5 <= concurrency.current(MOST, state) <= 100
     assert msgspec.json.decode(msgspec.json.encode(state), type=Concurrency) == state
     assert concurrency.current(3, state) == 3, "most is made smaller live"
@@ -288,5 +319,5 @@ def test_a_lane_sends_at_its_present_rate_and_no_faster_than_clay_answers() -> N
     assert sends_per_s(ACME, lane) == 8.0
     cut = msgspec.structs.replace(lane, rate=Rate(cut_per_s=6.0))
     assert sends_per_s(ACME, cut) == 2.0
-    slow = msgspec.structs.replace(lane, concurrency=Concurrency(usual_ms=50_000.0, calls=100))
+    slow = msgspec.structs.replace(lane, concurrency=Concurrency(usual_ms=100.0, calls=100, held_ms=50_000.0))
     assert sends_per_s(ACME, slow) == ACME.max_in_flight / 50
