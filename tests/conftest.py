@@ -7,6 +7,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hypothesis
@@ -18,6 +19,7 @@ from stream_app.domain.model.pseudonyms import Pseudonyms, current, use
 from tests.support import class_archive
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY
+from tests.support.programs import PROGRAMS
 from tests.support.proxy import ProxiedKafka
 from tests.support.shared_kafka import SharedKafka, kafka_at
 
@@ -71,6 +73,33 @@ def broker(_own_broker: ProxiedKafka) -> ProxiedKafka:
     return _own_broker
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-programs",
+        action="store_true",
+        help="end with an error where a program of the tests is missing, instead of leaving its tests out",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the processes of pytest-xdist inherit it
+        folder = TemporaryDirectory(prefix="stream-app-tests-state-")
+        config.add_cleanup(folder.cleanup)
+        # What processes keep, such as the board's read model, would otherwise lie among the user's own.
+        os.environ["XDG_STATE_HOME"] = folder.name
+    if not config.getoption("--all-programs"):
+        return
+    missing = [program.reason for program in PROGRAMS if program.find() is None]
+    if missing:
+        raise pytest.UsageError("; ".join(missing))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test that asks for the browser needs one."""
+    if "browser" in getattr(item, "fixturenames", ()):
+        item.add_marker("browser")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell each worker of pytest-xdist where to ask for the broker."""
@@ -94,6 +123,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.timeout(limit_s * BUSY), append=False)
     ranks = {name: rank for rank, name in enumerate(_SLOWEST_FIRST)}
     tests = Path(__file__).parent
+    for program in PROGRAMS:
+        needy = [item for item in items if item.get_closest_marker(program.mark)]
+        if needy and program.find() is None:
+            for item in needy:
+                item.add_marker(pytest.mark.skip(reason=program.reason))
     order = {path: (-limit, ranks.get(path.relative_to(tests).parts[0], len(ranks))) for path, limit in limits.items()}
     items.sort(key=lambda item: order[item.path])
 
@@ -102,6 +136,15 @@ def pytest_collection_finish() -> None:
     """Thousands of tests and their modules stay to the end: the garbage collector never looks at them."""
     gc.freeze()
     gc.enable()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were left out, and what brings each program that they need."""
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())]
+    for program in PROGRAMS:
+        left_out = sum(program.reason in text for text in skipped)
+        if left_out:
+            terminalreporter.write_line(f"{left_out} tests were left out, because {program.reason}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

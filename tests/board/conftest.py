@@ -10,13 +10,13 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.board.client import Client, ClientOf
 from tests.board.scene import OPERATOR_TOKEN, Outbox, board_of, fill, settings_of
-from tests.board.serving import chromium
+from tests.support.programs import find_browser
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 

@@ -7,8 +7,9 @@ from typing import Final
 from playwright.sync_api import Page, sync_playwright
 
 from tests.board.clock import NOW_MS
-from tests.board.serving import chromium, served
+from tests.board.serving import served
 from tests.board.test_browser import context, log_in
+from tests.support.programs import find_browser
 
 IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
 PICTURES: Final = {"board-now": ("/board", None), "board-lane": ("/board/lanes/initech", 800)}
@@ -23,7 +24,7 @@ def main() -> None:
         served(Path(data), token=True, operator=True) as operators,
         sync_playwright() as playwright,
     ):
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
         for name, picture in PICTURES.items():
             shoot(context(browser).new_page(), url, name, *picture)
         page = context(browser).new_page()

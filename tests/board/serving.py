@@ -1,7 +1,6 @@
 """The board of the scene on a real port, in a thread of its own, for a browser."""
 
 import asyncio
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,11 +42,3 @@ def served(
         loop.call_soon_threadsafe(stop.set)
         thread.join(60)
         loop.close()
-
-
-def chromium() -> str:
-    """The installed browser. AssertionError where there is none."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if (program := shutil.which(name)) is not None:
-            return program
-    raise AssertionError("no Chromium: run apt-get install -y --no-install-recommends chromium fonts-dejavu-core")

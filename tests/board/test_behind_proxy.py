@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import pytest
 
 from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.dev.process import LOOPBACK, ChildProcesses, free_port
@@ -15,6 +16,8 @@ from tests.board.scene import OPERATOR_TOKEN
 from tests.board.serving import served
 from tests.support.nginx import Nginx, start_nginx
 from tests.support.pace import BUSY
+
+pytestmark = pytest.mark.nginx
 
 URL: Final = "https://board.example.com"
 STOCK: Final = """

@@ -41,6 +41,8 @@ from tests.support.local_redis import REDIS_WHEEL, find_redis_server
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 
+pytestmark = pytest.mark.nginx
+
 
 class Stack:
     """The services of docker-compose.yml as processes: other places, otherwise their commands and settings."""

@@ -7,6 +7,8 @@ from tests.gateway.attacks import ATTACKS
 from tests.gateway.hostile import Siege, options, siege
 from tests.support.pace import slowness
 
+pytestmark = pytest.mark.nginx
+
 
 async def besieged(kafka: Broker, namespace: str, *argv: str) -> Siege:
     done = await siege(kafka.bootstrap, namespace, options().parse_args(argv))

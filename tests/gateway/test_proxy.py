@@ -18,6 +18,8 @@ from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 from tests.support.raw_server import say
 
+pytestmark = pytest.mark.nginx
+
 GOOD = json.dumps(good()).encode()
 LIMITS = Limits(max_body_bytes=262_144, read_timeout_s=5)
 

@@ -81,7 +81,7 @@ def alone(name: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- the file
 
 
-@pytest.mark.timeout(400)  # the first time it is fetched
+@pytest.mark.promtool
 def test_prometheus_accepts_the_rules_and_the_configuration() -> None:
     code, output = ran("check", "rules", RULES)
     assert code == 0, output
@@ -189,6 +189,7 @@ def test_each_alert_has_a_life() -> None:
     assert LIVES.keys() == RULE.keys()
 
 
+@pytest.mark.promtool
 @pytest.mark.timeout(400)
 def test_an_alert_fires_for_its_cause_alone_whenever_its_process_restarts(tmp_path: Path) -> None:
     files = [written(tmp_path, name, lives(name, "prod/other"), alone(name)) for name in RULE]

@@ -37,8 +37,9 @@ def run(tmp_path: Path, fails: str, *options: str) -> tuple[int, list[str]]:
     program.write_text(PROGRAM.format(log=log, program=program, fails=fails))
     program.chmod(0o755)
     (programs / "sleep").symlink_to("/bin/true")  # the pause before a second installation
-    for name in ("apt-get", "chromium"):
+    for name in ("apt-get", "chromium", "nginx", "promtool"):
         (programs / name).symlink_to(program)
+    (programs / "unshare").symlink_to("/bin/false")  # nothing is hidden from stand-ins
     done = subprocess.run(
         [ROOT / ".ci" / "run", *options], env=os.environ | {"PATH": f"{programs}:/usr/bin:/bin"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60 * BUSY, check=False,
@@ -57,9 +58,44 @@ def test_the_long_run_has_the_folder_of_each_long_test(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "fails"),
-    [((), '"pytest -n 0"*'), ((), '"pytest -n 8"*'), ((), "pip*"), (("--long",), '"pytest -m long"*'),
+    [((), '"pytest -n 0"*'), ((), '"python -m tests.support.neighbour pytest -n 8"*'), ((), '"pytest -n 4"*'),
+     ((), "pip*"), (("--long",), '"pytest -m long"*'),
      (("--long",), "*thorough*"), (("--long",), "*tests.simulation*"), (("--mutants",), "*tests.mutants*"),
      (("--mutants",), "*tests.simulation.account*"), (("--long",), "pip*")],
 )  # fmt: skip
 def test_it_fails_when_a_stage_fails(tmp_path: Path, options: tuple[str, ...], fails: str) -> None:
     assert run(tmp_path, fails, *options)[0] == 1
+
+
+def test_a_bare_machine_has_no_program_that_tests_could_find(tmp_path: Path) -> None:
+    program = tmp_path / "promtool"
+    program.write_text("#!/bin/sh\necho found")
+    program.chmod(0o755)
+    ask = [ROOT / ".ci" / "bare", "sh", "-c", "promtool || echo hidden; ls /dev/null"]
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(ask, env=environ, capture_output=True, text=True, timeout=60 * BUSY, check=False)
+    said = done.stdout.splitlines()
+    is_allowed = not said[0].startswith("this machine allows no mount namespace")
+    assert ("hidden" in said) is is_allowed
+    assert ("found" in said) is not is_allowed
+    assert os.access(program, os.X_OK), "it is hidden from the command alone"
+
+
+def test_a_test_that_asks_a_default_port_fails_the_run(tmp_path: Path) -> None:
+    quiet, asked = [
+        subprocess.run(
+            [sys.executable, "-m", "tests.support.neighbour", sys.executable, "-c", code],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60 * BUSY,
+            check=False,
+        )
+        for code in (
+            "pass",
+            "import socket; socket.create_connection(('127.0.0.1', 9105)).sendall(b'GET /metrics')",
+        )
+    ]
+    assert quiet.returncode == 0, quiet.stderr
+    assert asked.returncode == 1
+    assert "9105 (http.trace_port): b'GET /metrics'" in asked.stderr

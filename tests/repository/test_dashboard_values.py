@@ -39,7 +39,7 @@ EXPECTED: dict[str, list[tuple[str, float]]] = {
 }
 
 
-@pytest.mark.timeout(400)  # the first time promtool is fetched
+@pytest.mark.promtool
 def test_panels_that_calculate_show_the_right_value(tmp_path: Path) -> None:
     queries = {panel["title"]: panel["targets"][0]["expr"] for uid, panel in PANELS if uid == "stream-app-overview"}
     test: dict[str, Any] = {

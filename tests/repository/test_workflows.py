@@ -1,5 +1,6 @@
 """The workflows of .github: accepted by their linters, with pinned actions and the least rights."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -42,3 +43,13 @@ def test_rights_are_least_and_tests_have_the_history(path: Path) -> None:
             if str(step.get("uses", "")).startswith("actions/checkout@"):
                 tested = any(str(entry.get("run", "")).startswith(".ci/run") for entry in job["steps"])
                 assert (step["with"].get("fetch-depth") == 0) is tested, "tests/upgrade runs an earlier commit"
+
+
+def test_a_bare_container_runs_the_two_commands_of_the_readme() -> None:
+    """A machine of CI has programs that a user's may lack."""
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["bare"]
+    assert job["container"].startswith("python:")
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    readme = (ROOT / "README.md").read_text()
+    assert commands == re.findall(r"^python3 -m venv \.venv && .+$", readme, re.MULTILINE)
+    assert len(commands) == 2

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from stream_app.config import Settings, load_settings
+
+NO_BOARD: Final = '[board]\nurl = "http://127.0.0.1:1"\n'
+"""A board that nobody serves. Without it, commands ask the default port, where a board of the user may listen."""
 
 
 def one_way(**destinations: str) -> str:
@@ -21,5 +24,7 @@ def settings_in(folder: Path, bootstrap: str, namespace: str, more: str = "", **
     """Write `stream_app.toml` into a folder, and load it. `kafka`: further keys of its table."""
     table = {"bootstrap": bootstrap, "namespace": namespace, "partitions": 1, "replication": 1, **kafka}
     path = folder / "stream_app.toml"
-    path.write_text("[kafka]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items()) + more)
+    keys = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+    board = "" if "[board]" in more else NO_BOARD
+    path.write_text(f"[kafka]\n{keys}{board}{more}")
     return load_settings(path, {}, ())

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer
 
 from stream_app.config import Settings, load_settings
 from tests.gateway.support import NEW_KEY, OLD_KEY
+from tests.support.config import NO_BOARD
 from tests.support.pace import BUSY
 
 
@@ -40,6 +41,7 @@ replication = 1
 public_url = "{public_url}"
 token_keys_env = ["KEY", "OLD_KEY"]
 {redis}
+{NO_BOARD}
 [workspaces.acme]
 partition = 2
 [destinations.people]

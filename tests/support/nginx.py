@@ -1,10 +1,9 @@
 """nginx with the product's own configuration (deploy/nginx.conf): only its addresses and folders are those of the test.
 
-It fails, and does not skip, where there is no nginx: `.ci/run` installs Debian's.
+The extra `dev` brings an nginx. The variable NGINX names another, such as the oldest one that is supported.
 """
 
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -15,6 +14,7 @@ from typing import Final, Self
 import psutil
 
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, wait_for_answer
+from tests.support.programs import find_nginx
 
 CONFIGURATION: Final = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 _START_WITHIN_S: Final = 30.0
@@ -58,9 +58,9 @@ class NameServer:
 
 def start_nginx(children: ChildProcesses, configuration: str, port: int) -> subprocess.Popen[bytes]:
     """Start nginx in the folder of `children`, and return when it listens on the port. Raises StartError."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    program = find_nginx()
     if program is None:
-        raise StartError("no nginx: run apt-get install -y --no-install-recommends nginx-light")
+        raise StartError("no nginx: install one, or set NGINX to the path of one")
     folder, log = children.directory, children.directory / "nginx.log"
     (folder / "nginx.conf").write_text(configuration)
     # As root, its worker would otherwise be a user who cannot enter the test's folder.

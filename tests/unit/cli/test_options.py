@@ -30,7 +30,7 @@ from stream_app.domain.lane.overrides import Order
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.errors import BoardUnavailable, SettingsError, StreamAppError
 from tests.integration.test_look import settings_of
-from tests.support.config import one_way
+from tests.support.config import NO_BOARD, one_way
 
 HOUR_MS = 3_600_000
 NOW_MS = 1_790_000_000_000
@@ -39,7 +39,7 @@ NOW_MS = 1_790_000_000_000
 @pytest.fixture
 def config(tmp_path: Path) -> str:
     path = tmp_path / "stream_app.toml"
-    path.write_text(one_way(people="acme"))
+    path.write_text(NO_BOARD + one_way(people="acme"))
     return str(path)
 
 

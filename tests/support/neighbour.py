@@ -1,0 +1,92 @@
+"""A stand-in for a system of ours that runs on the same machine as the tests.
+
+`python -m tests.support.neighbour COMMAND ...` holds the default ports of the configuration and of the
+simulator while the command runs, and returns its exit code. If anything asked one of the ports, it says
+which and returns 1: a test that asks a default port meets the user's own system sooner or later.
+"""
+
+import inspect
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from stream_app.cli.demo import sim
+from stream_app.config.model import Http
+from stream_app.dev.process import LOOPBACK
+
+_LONGEST_QUESTION: Final = 80  # bytes: enough for the path of a request
+
+
+def default_ports() -> dict[int, str]:
+    """Return the ports that a system uses unless it is told otherwise, each with its name."""
+    ports = {
+        field.default: f"http.{field.name}" for field in msgspec.structs.fields(Http) if isinstance(field.default, int)
+    }
+    for name, parameter in inspect.signature(sim).parameters.items():
+        if name.endswith("port") and parameter.default:  # 0 is any free port
+            ports[parameter.default] = f"sim --{name.replace('_', '-')}"
+    return ports
+
+
+class Neighbour:
+    """Listens on ports until `close`, answers nothing, and keeps what it was asked."""
+
+    def __init__(self, ports: dict[int, str]) -> None:
+        self.asked: list[str] = []
+        self.taken: list[str] = []
+        self._sockets: list[socket.socket] = []
+        for port, name in ports.items():
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((LOOPBACK, port))
+            except OSError:
+                # A real system runs here already, so it is the neighbour at this port.
+                self.taken.append(f"{port} ({name})")
+                listener.close()
+                continue
+            listener.listen()
+            self._sockets.append(listener)
+            threading.Thread(target=self._serve, args=(listener, f"{port} ({name})"), daemon=True).start()
+
+    def _serve(self, listener: socket.socket, name: str) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return  # closed
+            with connection:
+                connection.settimeout(2)
+                try:
+                    words = connection.recv(_LONGEST_QUESTION)
+                except OSError:
+                    words = b""
+            self.asked.append(f"{name}: {words!r}")
+
+    def close(self) -> None:
+        """Give the ports back."""
+        for listener in self._sockets:
+            # A blocked `accept` ends at a shutdown, not at a close.
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command beside a neighbour, and return the exit code for the shell."""
+    neighbour = Neighbour(default_ports())
+    if neighbour.taken:
+        sys.stderr.write(f"something listens already on {', '.join(neighbour.taken)}\n")
+    code = subprocess.run(argv, check=False).returncode
+    neighbour.close()
+    for question in sorted(set(neighbour.asked)):
+        sys.stderr.write(f"a test asked a default port, where a user's system may listen: {question}\n")
+    return code or int(bool(neighbour.asked))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

