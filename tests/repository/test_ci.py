@@ -59,7 +59,7 @@ def test_the_long_run_has_the_folder_of_each_long_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "fails"),
     [((), '"pytest -n 0"*'), ((), '"python -m tests.support.neighbour pytest -n 8"*'), ((), '"pytest -n 4"*'),
-     ((), "pip*"), (("--long",), '"pytest -m long"*'),
+     ((), "*hatchling*"), ((), "pip*"), (("--long",), '"pytest -m long"*'),
      (("--long",), "*thorough*"), (("--long",), "*tests.simulation*"), (("--mutants",), "*tests.mutants*"),
      (("--mutants",), "*tests.simulation.account*"), (("--long",), "pip*")],
 )  # fmt: skip
