@@ -71,7 +71,7 @@ def test_a_bare_machine_has_no_program_that_tests_could_find(tmp_path: Path) -> 
     program = tmp_path / "promtool"
     program.write_text("#!/bin/sh\necho found")
     program.chmod(0o755)
-    ask = [ROOT / ".ci" / "bare", "sh", "-c", "promtool || echo hidden; ls /dev/null"]
+    ask: list[str | Path] = [ROOT / ".ci" / "bare", "sh", "-c", "promtool || echo hidden; ls /dev/null"]
     environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(ask, env=environ, capture_output=True, text=True, timeout=60 * BUSY, check=False)
     said = done.stdout.splitlines()

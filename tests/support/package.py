@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.metadata import Metadata
 
-SDIST = (
+SDIST: tuple[str, ...] = (
     "pyproject.toml",
     "README.md",
     "LICENSE",
@@ -21,7 +21,7 @@ SDIST = (
     "tests/conftest.py",
     "docs/index.md",
 )
-WHEEL = (
+WHEEL: tuple[str, ...] = (
     "stream_app/py.typed",
     "stream_app/cli/main.py",
     "stream_app/board/templates/base.html",
