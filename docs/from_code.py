@@ -25,6 +25,7 @@ from stream_app.domain.delivery.envelope import HEADERS, Envelope
 from stream_app.domain.delivery.recorder import rejected
 from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.delivery.suppression import TEXT as SUPPRESSED
+from stream_app.domain.lane.holds import REASONS
 from stream_app.domain.lead.read import Unreadable
 from stream_app.domain.model import errors as error_classes
 from stream_app.domain.model.messages import Status
@@ -235,7 +236,18 @@ def failures() -> str:
             "These reasons say why a lead was not sent yet. The reason of a suspended lane is that of the response\n"
             "which suspended it.",
             "Reason | Text",
-            _reasons("Held", "domain partition"),
+            sorted({*_reasons("Held", "domain partition"), *_reasons("held", "domain")}),
+        ),
+        _table(
+            "What holds a lane",
+            "`stream-app explain`, the board, metrics and messages have these codes. A message goes to people where a\n"
+            "person must act. `http_*` is every status with which Clay refuses all leads of a destination.",
+            "Code | What lifts it | Message to people",
+            [
+                (f"`{code}`", reason.lifts.format("acme"), reason.alarm or "none")
+                for code, reason in REASONS.items()
+                if reason.lifts
+            ],
         ),
         _table(
             "Other reasons",

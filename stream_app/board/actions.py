@@ -105,7 +105,7 @@ def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
     policy = site.settings.workspaces.get(name)
     if policy is None:
         raise Refused(404, "unknown_workspace", "No workspace with this name is configured")
-    view = site.queries.lane(name)
+    view = site.queries.lane(name, opened.moment.now_ms)
     was = _in_force(policy, view, opened.moment.now_ms)
     fields = [_field(entry, opened.query.get(entry.name, ""), was.get(entry.name, "")) for entry in entries(kind)]
     if kind == "quota":
@@ -169,7 +169,7 @@ def _facts(kind: OrderKind, view: LaneView | None) -> list[Fact]:
         return [Fact("Lane", paused, "paused: its leads wait on Kafka")]
     facts = [Fact("Lane", paused, "not paused")]
     if view and view.holds and not view.paused_by:
-        facts.append(Fact("Held", view.text or view.holds, "no longer, if it is a suspension"))
+        facts.append(Fact("Held", view.says or view.holds, "no longer, if it is a suspension"))
     return facts
 
 
@@ -219,7 +219,7 @@ def _erase(site: Site, opened: FormRequest) -> Form:
 
 def _lead_form(site: Site, verb: str, text: str, button: str, opened: FormRequest, *, is_final: bool = False) -> Form:
     lead_id = lead_id_of(opened.path)
-    lead, configured = site.queries.lead(lead_id), site.settings.workspaces
+    lead, configured = site.queries.lead(lead_id, opened.moment.now_ms), site.settings.workspaces
     of_lead = [history.workspace for history in lead.histories if history.workspace in configured] if lead else []
     choices = [(name, name) for name in dict.fromkeys(of_lead or configured)]
     if len(choices) > 1:

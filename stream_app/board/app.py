@@ -150,7 +150,9 @@ class Views:
 
     async def _find(self, request: Request, moment: Moment) -> Response:
         text = (await read_form(request)).get("text", "")[:_LONGEST_SEARCH]
-        return RedirectResponse(await self._maker.threads.run(partial(find, self._site, text)), 303, HEADERS)
+        return RedirectResponse(
+            await self._maker.threads.run(partial(find, self._site, text, moment.now_ms)), 303, HEADERS
+        )
 
     async def _show(self, request: Request, moment: Moment) -> Response:
         """Show the personal data of a lead. Who does it is logged."""

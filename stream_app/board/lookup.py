@@ -215,7 +215,7 @@ class Lookup:
             raise Refused(503, answers.NOT_READ_YET, f"The board has not read Kafka yet{left}: ask again soon")
 
     async def _lead_with_results(self, lead_id: str) -> answers.FoundLead | None:
-        lead = await asyncio.to_thread(self.queries.lead, lead_id)
+        lead = await asyncio.to_thread(self.queries.lead, lead_id, self.now_ms())
         if lead is None:
             return None
         places = await asyncio.to_thread(self.queries.results, lead_id)
@@ -227,14 +227,14 @@ class Lookup:
         lead_id = _id(query.get("lead_id", ""))
         person = "" if lead_id else _person(query.get("person", ""))
         search = await self.find_waiting(lead_id, person, query.get("workspace", ""))
-        lanes, _ = await asyncio.to_thread(self.queries.lanes)
+        lanes, _ = await asyncio.to_thread(self.queries.lanes, self.now_ms())
         views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
         leads = [waiting_lead(search, record, views.get(record.workspace), now_ms) for record in search.matches]
         age, searched, left = msgspec.structs.asdict(lag), search.searched, search.left
         return answers.WaitingAnswer(**age, leads=leads, searched=searched, left=left, problem=search.problem)
 
     async def _lanes(self, _: Request, lag: ProjectionLag) -> answers.LanesAnswer:
-        lanes, unreadable = await asyncio.to_thread(self.queries.lanes)
+        lanes, unreadable = await asyncio.to_thread(self.queries.lanes, self.now_ms())
         return answers.LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=len(unreadable))
 
     async def _imports(self, request: Request, lag: ProjectionLag) -> answers.ImportsAnswer:

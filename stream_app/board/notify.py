@@ -23,30 +23,22 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site, overview
 from stream_app.client.messages import Alert, Format, Key, NotDelivered, body_of
 from stream_app.domain.lane.explain import Finding
+from stream_app.domain.lane.holds import REASONS
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
+_OF_NO_LANE: Final[Mapping[str, str]] = {
+    "gateway": "The gateway does not answer at gateway.public_url, so callbacks of Clay may be refused.",
+    "moved": "The configuration names another partition than the one that its lane lives in, so its leads wait.",
+    "no_replay": "No replay process runs, so dead letters and deferred leads do not come back.",
+    "no_worker": "No worker runs, so nothing is sent.",
+    "read_model": "The board cannot follow Kafka; its log says why, as projection_stalled.",
+    "unreadable": "Its partition has stopped before a record that cannot be read.",
+    "wrong_topics": "The topics on Kafka differ from the configuration.",
+}
 NEEDS_A_PERSON: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "breaker_open": "Clay fails, is slow or cannot be reached, so the lane is held.",
-        "budget_actions_month": "The month's actions are used up, so its leads wait for the next month.",
-        "budget_clock": "The clock of a worker is behind the lane's books, so the lane is held.",
-        "budget_credits_month": "The month's credits are used up, so its leads wait for the next month.",
-        "flood_guard": "Too many of its leads became dead letters, so the lane is held.",
-        "gateway": "The gateway does not answer at gateway.public_url, so callbacks of Clay may be refused.",
-        "http_*": "Clay refuses its leads, so the lane is held.",
-        "moved": "The configuration names another partition than the one that its lane lives in, so its leads wait.",
-        "no_callbacks": "Clay takes its leads and does not call back: credits out, or auto-run off?",
-        "no_replay": "No replay process runs, so dead letters and deferred leads do not come back.",
-        "no_webhook": "No webhook takes leads any more.",
-        "no_worker": "No worker runs, so nothing is sent.",
-        "over_ceiling": "A lead cost more than its ceiling, so the lane is held.",
-        "read_model": "The board cannot follow Kafka; its log says why, as projection_stalled.",
-        "unreadable": "Its partition has stopped before a record that cannot be read.",
-        "webhook_gone": "Clay does not know a webhook any more.",
-        "wrong_topics": "The topics on Kafka differ from the configuration.",
-    }
+    {**_OF_NO_LANE} | {code: reason.alarm for code, reason in REASONS.items() if reason.alarm}
 )
 """Code of a finding -> what to say. Every other finding ends by itself, or is what an operator wanted."""
 _OURS: Final = frozenset({"gateway", "read_model"})  # the rest is known only while the read model follows Kafka

@@ -15,7 +15,8 @@ from stream_app.board.read_model.history import MINUTE_S
 from stream_app.client.answers import StatusCount
 from stream_app.config import Settings
 from stream_app.domain.lane.explain import VIEW_UNREADABLE, Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
-from stream_app.domain.lane.lane import WEBHOOK_GONE
+from stream_app.domain.lane.holds import reason_of
+from stream_app.domain.lane.overrides import OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import METERS, Budget, MeterName
 from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Meter, Sample, forecast, meters
@@ -38,17 +39,16 @@ HOUR_S: Final = 3_600
 _SPARK_S: Final = 300
 _OF_WORKERS: Final = frozenset({"no_worker", "rebalancing"})
 """Findings about all of Kafka."""
-_ON_PURPOSE: Final = frozenset({"paused", "breaker_open", "no_answer", "rate_limited", "forced_open", "replay_paused"})
-"""Holds that end by themselves, or that an operator wanted. So do used-up budgets. All others need a person."""
-
-_REMEDIES: Final = {
-    "paused": ("Resume", "resume"),
-    "forced_open": ("Let the breaker decide", "auto"),
-    "breaker_open": ("Reset the breaker", "reset"),
-    **dict.fromkeys(("rate_limited", "no_answer", "budget_clock", "moved", "unreadable"), None),
+_OF_NO_LANE: Final = frozenset({"moved", "unreadable"})
+"""Findings that hold a lane although the lane itself runs. A person repairs them in another place."""
+_REMEDIES: Final[Mapping[OrderKind, str]] = {
+    "resume": "Resume",
+    "auto": "Let the breaker decide",
+    "reset": "Reset the breaker",
+    "quota": "Put the webhook back",
+    "budget": "Budget",
 }
-"""The command that ends a hold, by its code, as label and kind. None: time or another place ends it."""
-_RESUME: Final = "Resume", "resume"
+"""What is on the button of the order that ends a hold."""
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -57,9 +57,9 @@ class Site(msgspec.Struct, frozen=True):
     settings: Settings
     queries: BoardQueries
 
-    def views(self, workspaces: Collection[str]) -> dict[str, LaneView]:
-        """Return the last published views of lanes. Lanes without one are absent."""
-        return {name: view for name in workspaces if (view := self.queries.lane(name)) is not None}
+    def views(self, workspaces: Collection[str], now_ms: int) -> dict[str, LaneView]:
+        """Return the last published views of lanes as they are at `now_ms`. Lanes without one are absent."""
+        return {name: view for name in workspaces if (view := self.queries.lane(name, now_ms)) is not None}
 
     def home(self, workspace: str, view: LaneView | None) -> int:
         """Return the partition of a lane. One that the configuration no longer has stays where it was."""
@@ -177,7 +177,7 @@ def overview(site: Site, moment: Moment) -> Overview:
 
 
 def _overview(site: Site, moment: Moment) -> Overview:
-    views, unreadable = site.queries.lanes()
+    views, unreadable = site.queries.lanes(moment.now_ms)
     counts = site.queries.status_sums(None)
     by_name: dict[str, LaneView | None] = dict.fromkeys([*site.settings.workspaces, *unreadable])
     by_name |= {view.workspace: view for view in views}
@@ -206,7 +206,7 @@ def _overview(site: Site, moment: Moment) -> Overview:
 
 def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
     """Read the state of one lane. None if it is neither configured nor known."""
-    view = site.queries.lane(workspace)
+    view = site.queries.lane(workspace, moment.now_ms)
     unreadable = view is None and site.queries.has_lane(workspace)
     if view is None and not unreadable and workspace not in site.settings.workspaces:
         return None
@@ -283,8 +283,8 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
     state: str
     tone: Tone
     if hold is not None:
-        mild = hold.code in _ON_PURPOSE or hold.code.startswith("budget_")
-        state, tone, says = "held", "warn" if mild else "bad", hold.what
+        needs_repair = hold.code in _OF_NO_LANE or reason_of(hold.code).needs_repair
+        state, tone, says = "held", "bad" if needs_repair else "warn", hold.what
     elif view is None:
         state, tone, says = "idle", "idle", "nothing was ever sent for it"
     elif moment.kafka is not None and not moment.kafka.worker.members:
@@ -322,13 +322,18 @@ def _meters(site: Site, workspace: str, view: LaneView | None, now_ms: int) -> M
 
 def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
     """Return the command that ends a hold: its label, and its address below that of the lane's commands."""
-    if finding.code in ("no_webhook", WEBHOOK_GONE):
+    if finding.code in _OF_NO_LANE:
+        return None
+    remedy = reason_of(finding.code).remedy
+    if not remedy:
+        return None
+    path: str = remedy
+    if remedy == "quota":
         gone = [name for name, webhook in view.webhooks.items() if webhook.suspension or webhook.dead]
         named = [name for name in gone if name in finding.what] or gone
-        return "Put the webhook back", f"quota?webhook={quote(named[0], safe='')}&use=use" if named else "quota"
-    if finding.code.startswith("budget_") and finding.code != "budget_clock":
-        return "Budget", "budget"
-    return _REMEDIES.get(finding.code, _RESUME)
+        if named:
+            path = f"quota?webhook={quote(named[0], safe='')}&use=use"
+    return _REMEDIES[remedy], path
 
 
 def bars_of(lane: Lane, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:

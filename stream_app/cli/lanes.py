@@ -28,6 +28,7 @@ from stream_app.domain.commands import (
     read_entries,
 )
 from stream_app.domain.lane.explain import VIEW_UNREADABLE, LaneFacts, duration, outlook
+from stream_app.domain.lane.holds import PROBE_DUE
 from stream_app.domain.lane.overrides import ORDERS, OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
@@ -42,11 +43,16 @@ Forecasts = Mapping[str, Mapping[str, Forecast]]
 _BAR: Final = 10
 
 
-def clock(at_ms: int, now_ms: int, tz: str) -> str:
+def clock(at_ms: int, now_ms: int, tz: str, time: str = "%H:%M") -> str:
     """Format a time of day, with its date if that is not today."""
     zone = ZoneInfo(tz)
     at, now = datetime.fromtimestamp(at_ms / 1000, zone), datetime.fromtimestamp(now_ms / 1000, zone)
-    return at.strftime("%H:%M" if at.date() == now.date() else "%Y-%m-%d %H:%M")
+    return at.strftime(time if at.date() == now.date() else f"%Y-%m-%d {time}")
+
+
+def second(at_ms: int, now_ms: int, tz: str) -> str:
+    """Format a time of day with its seconds, with its date if that is not today."""
+    return clock(at_ms, now_ms, tz, "%H:%M:%S")
 
 
 def _show_lanes(
@@ -100,7 +106,8 @@ def lane_tables(
 
 
 def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]:
-    view, records = lane.view, sum(lane.waiting.values())
+    view = lane.view.at(now_ms) if lane.view is not None else None
+    records = sum(lane.waiting.values())
     waiting = waiting_text(records, lane.oldest_ms, now_ms, shared=lane.is_shared) if lane.waiting else ""
     if lane.view_unreadable:
         return [lane.workspace, VIEW_UNREADABLE, "", "", "", waiting]
@@ -123,19 +130,20 @@ def waiting_text(records: int, oldest_ms: int, now_ms: int, *, shared: bool) -> 
 def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool) -> str:
     shared = f", shares its partition with {lane.neighbours}" if lane.shared_with else ""
     if not view.holds:
-        return f"{'running' if works else 'no worker runs'}{_but(view, now_ms)}{shared}"
+        return f"{'running' if works else 'no worker runs'}{_but(view)}{shared}"
+    if view.until_ms:
+        return f"{view.holds} until {second(view.until_ms, now_ms, zone)}"
+    since = f"{view.holds} since {second(view.since_ms or view.at_ms, now_ms, zone)}"
     if view.paused_by is not None:
-        return f"paused since {clock(view.since_ms, now_ms, zone)} by {view.paused_by.who}: {view.paused_by.why}"
-    if view.until_ms > now_ms and view.mode != "open":
-        return f"{view.holds} until {clock(view.until_ms, now_ms, zone)}"
-    return f"{view.holds} since {clock(view.since_ms or view.at_ms, now_ms, zone)}"
+        return f"{since} by {view.paused_by.who}: {view.paused_by.why}"
+    return f"{since}; {PROBE_DUE}" if view.probe_due else since
 
 
-def _but(view: LaneView, now_ms: int) -> str:
+def _but(view: LaneView) -> str:
     """Name the part of the lane's leads that does not move."""
-    parts = [part for part in view.partly if not 0 < part.until_ms <= now_ms]
     return "".join(
-        f", but not {'bulk of ' if part.bulk else ''}{' and '.join(part.destinations)} ({part.holds})" for part in parts
+        f", but not {'bulk of ' if part.bulk else ''}{' and '.join(part.destinations)} ({part.holds})"
+        for part in view.partly
     )
 
 

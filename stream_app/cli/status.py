@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
-from stream_app.cli.lanes import clock, waiting_text
+from stream_app.cli.lanes import second, waiting_text
 from stream_app.cli.options import VIEW, View, Workspace, iso
 from stream_app.cli.tables import Column, Table, table_of
 from stream_app.client import lanes as reader
@@ -241,9 +241,9 @@ def _show_finding(finding: Finding, now_ms: int, zone: str) -> None:
     name = f"{finding.workspace}: " if finding.workspace else ""
     show(f"{name}{'HELD, ' if finding.holds else ''}{finding.what}")
     if finding.since_ms:
-        show(f"    since   {clock(finding.since_ms, now_ms, zone)} ({zone})")
+        show(f"    since   {second(finding.since_ms, now_ms, zone)} ({zone})")
     if finding.until_ms:
-        show(f"    until   {clock(finding.until_ms, now_ms, zone)} ({zone})")
+        show(f"    until   {second(finding.until_ms, now_ms, zone)} ({zone})")
     if finding.lifts:
         show(f"    lifts   {finding.lifts}")
     if finding.waiting:

@@ -55,12 +55,13 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
         back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
         coming_back = await reader.count(back, moved)
         paused = await _pause(reader, names.replay_state)
+    last = {name: samples[-1].at(now_ms) for name, samples in views.items()}
     seen = waiting, asked, blocked, oldest
     lanes = [
         _lane(
             settings,
             name,
-            views.get(name, []),
+            last.get(name),
             *seen,
             view_unreadable=name in unreadable,
         )
@@ -88,13 +89,14 @@ def page(report: LanesReport, after: str, limit: int | None) -> LanesReport:
 
 
 async def last_views(settings: Settings) -> dict[str, LaneView]:
-    """Return the last published view of each lane that has one that can be read, by workspace.
+    """Return the last published view of each lane as it is now, of those that can be read, by workspace.
 
     Raises BrokerUnavailable.
     """
+    now_ms = Clock().now_ms()
     async with topic_reader(settings) as reader:
-        by_name, unreadable = await _views(reader, settings, Clock().now_ms())
-    return {name: views[-1] for name, views in by_name.items() if name not in unreadable}
+        by_name, unreadable = await _views(reader, settings, now_ms)
+    return {name: views[-1].at(now_ms) for name, views in by_name.items() if name not in unreadable}
 
 
 async def command_log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
@@ -217,7 +219,7 @@ async def _unanswered(reader: TopicReader, settings: Settings, committed: Offset
 def _lane(
     settings: Settings,
     name: str,
-    views: list[LaneView],
+    view: LaneView | None,
     records: Mapping[tuple[str, int], int],
     asked: Counter[int],
     blocked: Mapping[int, str],
@@ -232,7 +234,7 @@ def _lane(
     return LaneFacts(
         name,
         home,
-        None if view_unreadable or not views else views[-1],
+        None if view_unreadable else view,
         waiting,
         tuple(others),
         asked[home],

@@ -57,8 +57,8 @@ T = TypeVar("T")
 
 State = Literal["columns", "checking", "checked", "sending", "stopped", "published", "failed"]
 
-Views = Callable[[Collection[str]], Mapping[str, LaneView]]
-"""Returns the last published views of lanes, by workspace."""
+Views = Callable[[Collection[str], int], Mapping[str, LaneView]]
+"""Returns the last published views of lanes as they are at a time (epoch ms), by workspace."""
 
 
 @define(eq=False, repr=False)
@@ -163,7 +163,8 @@ class Upload:
         if self._is_stopped:
             self.close()
             return "failed"
-        self.quotes = quotes_of(settings, self.summary, views(self.summary.workspaces), now_ms())
+        at_ms = now_ms()
+        self.quotes = quotes_of(settings, self.summary, views(self.summary.workspaces, at_ms), at_ms)
         return "checked"
 
     def send(self, settings: Settings) -> State:

@@ -50,8 +50,9 @@ class LaneMetrics:
     that has not changed for ten minutes. `stream_app_lanes_left_out` counts the rest.
     """
 
-    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
+    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger, now_ms: Callable[[], int]) -> None:
         self._log = log
+        self._now_ms = now_ms
         self._shown: dict[str, set[tuple[Gauge, Labels]]] = {}  # the one that changed last at the end
         self._last: dict[str, LaneView] = {}  # of those that are shown
         self._left_out: set[str] = set()
@@ -99,6 +100,10 @@ class LaneMetrics:
             for gauge, labels, value in self._values(view):
                 gauge.labels(name, *labels).set(value)
                 shown.add((gauge, labels))
+            if view.holds:
+                # Its time may pass before the lane publishes that it is over.
+                self._holds.labels(name, view.holds).set_function(lambda: view.at(self._now_ms()).holds == view.holds)
+                shown.add((self._holds, (view.holds,)))
             self._forget(name, self._shown.pop(name, set()) - shown)
             self._shown[name], self._last[name] = shown, view
             self._left_out.discard(name)
@@ -143,8 +148,6 @@ class LaneMetrics:
         if view.calls:
             for quantile, ms in (("0.5", view.p50_ms), ("0.95", view.p95_ms), ("0.99", view.p99_ms)):
                 yield self._latency, (quantile,), ms / 1000
-        if view.holds:
-            yield self._holds, (view.holds,), 1
         yield self._rate, (), view.rate_per_s
         yield self._slots, (), view.concurrency
         for meter, state in view.meters.items():

@@ -9,6 +9,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger
 
+from stream_app.clock import Clock
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.lane.view import LaneView
@@ -142,7 +143,7 @@ class WorkerMetrics(Observer):
             ("destination", "reason"),
         )
         self._commands = counter("stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"))
-        self._lanes = LaneMetrics(registry, log)
+        self._lanes = LaneMetrics(registry, log, Clock().now_ms)
         self._answers = collections.deque[tuple[str, str]](maxlen=_LAST_ANSWERS)
         self._recovered = Throttled(lambda because, **at: log.warning("partition_recovered", because=because, **at))
 

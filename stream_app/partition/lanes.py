@@ -20,7 +20,7 @@ from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import Lane, for_new_owner, host_checked, reconfigured
 from stream_app.domain.lane.settlement import charged, dead_letter_counted
-from stream_app.domain.lane.view import LaneView, view
+from stream_app.domain.lane.view import LaneView, held_since, view
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.limits.callback_health import record_owner
 from stream_app.domain.limits.concurrency import StallDetector
@@ -155,11 +155,14 @@ class Lanes:
         records: list[Record] = []
         now_ms = self._clock.now_ms()
         for name in sorted(workspaces):
-            lane = self[name]
-            lane = msgspec.structs.replace(lane, callback_health=record_owner(lane.callback_health, now_ms))
+            view_now = self.view(name)
+            lane = msgspec.structs.replace(
+                self[name],
+                callback_health=record_owner(self[name].callback_health, now_ms),
+                held_since=held_since(view_now),
+            )
             self[name] = lane
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
-            view_now = self.view(name)
             if view_now.news or name in self._due or not self._is_recent(name, now_ms):
                 self._due.discard(name)  # if the transaction fails, `load` adds it again
                 self._uncommitted[name] = view_now

@@ -23,7 +23,6 @@ from stream_app.domain.delivery.suppression import is_unwanted
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lane.settlement import Settlement
-from stream_app.domain.lane.view import may_end_ms
 from stream_app.domain.lead.identity import person_of, pointed
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.limits.budget import Reservation
@@ -306,7 +305,7 @@ class LeadPipeline(StateUser):
             await self._conclusions.conclude(in_flight, recorder, "expired", Reason(held.reason, held.text))
             return False
         if not held.defer:
-            why = Reason(held.reason, held.text, due_at_ms=may_end_ms(held) or None)
+            why = Reason(held.reason, held.text, due_at_ms=held.may_end_ms or None)
             recorder.go(held.status or "held_paused", now_ms, why)
             await self._commits.submit(recorder.step())
             return True

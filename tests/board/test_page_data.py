@@ -139,14 +139,15 @@ def test_a_search_goes_to_the_lead_that_is_known_by_one_of_the_ids_that_the_text
     of_our_form = f"h-{'x' * 22}"
     ours, hashed = ids_meant(of_our_form)
     for known, path in (({hashed}, hashed), ({ours, hashed}, ours), (set[str](), ours)):
-        site = Mock(queries=Mock(lead=lambda lead_id, known=known: lead_id if lead_id in known else None))
-        assert leads.find(site, of_our_form) == f"/board/leads/{path}"
+        site = Mock(queries=Mock(lead=lambda lead_id, now_ms, known=known: lead_id if lead_id in known else None))
+        assert leads.find(site, of_our_form, NOW_MS) == f"/board/leads/{path}"
     person = "/board/leads?person="
     for of_person, path in ((["crm-1", "crm-2"], person), (["crm-1", "gone"], "/board/leads/crm-1"), ([], person)):
         known = Mock(
-            leads_of=Mock(return_value=of_person), lead=lambda lead_id: lead_id if lead_id.startswith("crm") else None
+            leads_of=Mock(return_value=of_person),
+            lead=lambda lead_id, now_ms: lead_id if lead_id.startswith("crm") else None,
         )
-        assert leads.find(Mock(queries=known), "ada@example.com").startswith(path)
+        assert leads.find(Mock(queries=known), "ada@example.com", NOW_MS).startswith(path)
 
 
 def test_waits_without_a_visible_gap_are_one_band_and_the_last_is_of_now_if_it_has_no_end() -> None:
@@ -327,7 +328,7 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
             return {"acme": [Slot(NOW_S - 600, credits=8), Slot(NOW_S - 50_000, credits=5)]}
 
     queries: Any = Queries()
-    queries.lane = lambda name: msgspec.structs.replace(VIEW, meters={"credits_day": meter(100, 20)})
+    queries.lane = lambda name, now_ms: msgspec.structs.replace(VIEW, meters={"credits_day": meter(100, 20)})
     queries.marks, queries.lane_changes = lambda name: marks, lambda name: []
     queries.status_sums, queries.dead_letters = lambda name: [], lambda topic, name: None
     queries.untaken, queries.pause = (lambda kafka, inputs: {}), (lambda: None)

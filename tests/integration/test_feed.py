@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from stream_app.board.read_model.history import events_of
 from stream_app.dev.kafka import Broker
 from tests.board.feeding import fed, make_topics, write
-from tests.board.model_records import dead_letter, event, flat, history, lane, person, result, sources
+from tests.board.model_records import NOW_MS, dead_letter, event, flat, history, lane, person, result, sources
 from tests.support.kafka import delete_records, delete_topics, until
 from tests.support.proxy import ProxiedKafka
 from tests.support.tampering import bad_checksum, tampered
@@ -37,12 +37,12 @@ async def test_the_model_has_the_records_of_all_topics(kafka: Broker, namespace:
     )
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        lead = it.ask.lead("crm-1")
+        lead = it.ask.lead("crm-1", NOW_MS)
         assert lead is not None
         assert lead.histories[0].status == "accepted"
         assert it.ask.results("crm-1")[0].offset == 0
         assert it.ask.leads_of("hash")[0] == "crm-1"
-        assert [view.workspace for view in it.ask.lanes()[0]] == ["acme"]
+        assert [view.workspace for view in it.ask.lanes(NOW_MS)[0]] == ["acme"]
         assert it.ask.dead_letters(names.dlq).written == it.ask.dead_letters(names.parked).written == 1
         assert it.feed.lag.lag == 0
         await write(kafka.bootstrap, [event(names, "crm-1", "enriched", 4)])
@@ -61,9 +61,9 @@ async def test_only_committed_records_are_read_and_markers_are_skipped(
             (reported,) = history(names, lead_id, "received", offset=int(lead_id[-1]))
             await producer.send_and_wait(reported.topic, reported.value, reported.key, 0)
             await (producer.commit_transaction() if committed else producer.abort_transaction())
-        await until(lambda: it.ask.lead("crm-1"), 20, "what was committed")
+        await until(lambda: it.ask.lead("crm-1", NOW_MS), 20, "what was committed")
         await it.up_to_date()
-        assert it.ask.lead("crm-2") is None
+        assert it.ask.lead("crm-2", NOW_MS) is None
         assert it.feed.lag.lag == 0
 
 
@@ -110,8 +110,8 @@ async def test_topics_recreated_before_the_start_are_read_from_the_beginning(
     await write(kafka.bootstrap, new)
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        assert it.ask.lead("old") is None
-        assert it.ask.lead("new") is not None
+        assert it.ask.lead("old", NOW_MS) is None
+        assert it.ask.lead("new", NOW_MS) is not None
         assert [(cause.reason, cause.written) for cause in it.ask.dead_letters(names.dlq).causes] == [("http_503", 2)]
 
 
@@ -124,11 +124,11 @@ async def test_a_removed_or_damaged_file_is_rebuilt(kafka: Broker, namespace: st
         await asyncio.to_thread(path.unlink)
         await until(path.exists, 20, "a new file")
         await it.up_to_date()
-        assert it.ask.lead("crm-1") is not None
+        assert it.ask.lead("crm-1", NOW_MS) is not None
     await asyncio.to_thread(path.write_bytes, b"damaged" * 1_000)
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        assert it.ask.lead("crm-1") is not None
+        assert it.ask.lead("crm-1", NOW_MS) is not None
 
 
 async def test_records_lost_to_retention_are_skipped(kafka: Broker, namespace: str, path: Path) -> None:
@@ -141,7 +141,7 @@ async def test_records_lost_to_retention_are_skipped(kafka: Broker, namespace: s
     await delete_records(kafka.bootstrap, TopicPartition(names.status, 0), before=3)
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        assert [it.ask.lead(lead_id) is not None for lead_id in ("crm-1", "gone-1", "gone-2", "gone-3")] == [
+        assert [it.ask.lead(lead_id, NOW_MS) is not None for lead_id in ("crm-1", "gone-1", "gone-2", "gone-3")] == [
             True,
             False,
             False,
@@ -159,7 +159,7 @@ async def test_a_broker_that_stops_and_returns(broker: ProxiedKafka, namespace: 
         await it.up_to_date()
         await asyncio.to_thread(broker.kill)
         await until(lambda: "does not answer" in it.feed.lag.trouble, 60, "its being said")
-        assert it.ask.lead("crm-1") is not None, "what is known is still answered"
+        assert it.ask.lead("crm-1", NOW_MS) is not None, "what is known is still answered"
         await asyncio.to_thread(broker.restart)
         await write(broker.bootstrap, [event(names, "crm-1", "sending", 2), dead_letter(names.dlq)])
         await it.up_to_date(60)
@@ -202,6 +202,6 @@ async def test_an_unreadable_batch_is_named_and_other_partitions_are_followed(
             says = f"{names.status}/0 cannot be read at offset 0: its checksum does not match"
             await until(lambda: says in it.feed.lag.trouble, 15, "the cause")
             await write(kafka.bootstrap, [lane(names)])
-            await until(lambda: it.ask.lanes()[0], 15, "a record of another topic")
+            await until(lambda: it.ask.lanes(NOW_MS)[0], 15, "a record of another topic")
             assert it.feed.lag.as_of_ms is None
-            assert it.ask.lead("crm-1") is None
+            assert it.ask.lead("crm-1", NOW_MS) is None

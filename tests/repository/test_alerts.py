@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from stream_app.domain.books.records import STATES
-from stream_app.domain.lane import view
+from stream_app.domain.lane.holds import REASONS
 from stream_app.domain.limits.breaker import Mode
 from stream_app.domain.model.messages import Status
 from stream_app.gateway import callback_answers
@@ -51,7 +51,7 @@ VALUES: dict[str, set[str]] = {
     "answer": ANSWERS,
     "source": set(get_args(Source)),
     "mode": set(get_args(Mode)),
-    "reason": {"http_.*", "flood_guard", "over_ceiling", *view._LIFTS, "budget_(credits|actions)_(day|month)"},
+    "reason": {"budget_(credits|actions)_(day|month)", *(code.replace("*", ".*") for code in REASONS)},
     "workspace": {""},
     "topic": {"dlq", "parked"},
     "state": {*STATES},

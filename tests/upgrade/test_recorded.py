@@ -117,7 +117,7 @@ def test_the_read_model_projects_it(release: str, tmp_path: Path) -> None:
         event = msgspec.json.decode(record.value or b"", type=StatusEvent)
         last[event.origin] = event.lead_id, event.status
     for origin, (lead_id, status) in last.items():
-        lead = ask.lead(lead_id)
+        lead = ask.lead(lead_id, 0)
         assert lead is not None
         assert status in {history.status for history in lead.histories if history.origin == origin}, lead_id
     model.close()

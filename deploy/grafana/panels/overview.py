@@ -17,7 +17,7 @@ OVERVIEW: Final = Dashboard(
                 "Lanes held",
                 "Lanes that send nothing now. The row below shows why.",
                 "short",
-                {"held": f"count(max by (workspace) (stream_app_lane_holds{{{LANES}}})) or vector(0)"},
+                {"held": f"count(max by (workspace) (stream_app_lane_holds{{{LANES}}}) > 0) or vector(0)"},
                 "number",
                 4,
                 CALM,

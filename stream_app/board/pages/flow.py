@@ -94,7 +94,7 @@ def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
 
 def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     """Return the result of a search, with what blocks each record."""
-    views = site.views({record.workspace for record in search.matches})
+    views = site.views({record.workspace for record in search.matches}, moment.now_ms)
     leads = [waiting_lead(search, record, views.get(record.workspace), moment.now_ms) for record in search.matches]
     return {"leads": leads, "search": search}
 

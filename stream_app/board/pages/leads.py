@@ -14,7 +14,8 @@ from stream_app.board.site import Moment, PageData, Site
 from stream_app.client.answers import FoundResult, RecordHistory, StatusCount, steps
 from stream_app.client.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
-from stream_app.domain.lane.waits import NAMES, Kind, Wait, sums
+from stream_app.domain.lane.holds import WaitKind
+from stream_app.domain.lane.waits import NAMES, Wait, sums
 
 ROWS: Final = 50
 _FILTERED: Final = (*(name for name in COLUMNS if name != "waiting"), "unknown")
@@ -99,20 +100,20 @@ def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, l
     return (0, []) if day is None else (day.resent, site.queries.resent(day.at_s, after, ROWS + 1))
 
 
-def find(site: Site, text: str) -> str:
+def find(site: Site, text: str, now_ms: int) -> str:
     """Return the path of the page that answers a search by lead id, e-mail or LinkedIn URL.
 
     It contains no personal data.
     """
     person, lead_ids = names_of(text)
     if person is not None:
-        known = [lead_id for lead_id in site.queries.leads_of(person) if site.queries.lead(lead_id) is not None]
+        known = [lead_id for lead_id in site.queries.leads_of(person) if site.queries.lead(lead_id, now_ms) is not None]
         if len(known) == 1:
             return lead_path(known[0])
         if known:
             return leads_path(person=person)
     for lead_id in lead_ids:
-        if site.queries.lead(lead_id) is not None:
+        if site.queries.lead(lead_id, now_ms) is not None:
             return lead_path(lead_id)
     if person is not None:
         return leads_path(person=person)
@@ -121,7 +122,7 @@ def find(site: Site, text: str) -> str:
 
 _MOST_OTHERS: Final = 20
 _NARROWEST: Final = 0.4  # percent of the width that can be seen
-_TONES: Final[dict[Kind, str]] = {
+_TONES: Final[dict[WaitKind, str]] = {
     **dict.fromkeys(("budget", "pause", "replay", "person"), "warn"),
     **dict.fromkeys(("outage", "retry"), "bad"),
     "rest": "track",
@@ -131,7 +132,7 @@ _TONES: Final[dict[Kind, str]] = {
 def lead_page(site: Site, moment: Moment, query: Query, shown: list[FoundResult] | None = None) -> PageData:
     """Return the page. `shown`: the results with their personal data; None: it is not on the page."""
     lead_id = lead_id_of(query)
-    lead = site.queries.lead(lead_id)
+    lead = site.queries.lead(lead_id, moment.now_ms)
     return {
         "lead_id": lead_id,
         "lead": lead,

@@ -90,8 +90,8 @@ class Queries:
             finally:
                 held.stack = held.db = None
 
-    def lead(self, lead_id: str) -> answers.FoundLead | None:
-        """Return a lead and its histories, without its results."""
+    def lead(self, lead_id: str, now_ms: int) -> answers.FoundLead | None:
+        """Return a lead and its histories, without its results. `now_ms`: when its lane is looked at, epoch ms."""
         sql = """SELECT id, workspace, destination, status, at_ms, trace_id FROM records
                  WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT ?"""
         with self._reading() as db:
@@ -109,19 +109,19 @@ class Queries:
                 if waited and waited[-1].end_ms is None:
                     if pause is not None and status in _COME_BACK:
                         waited[-1] = held_by_pause(waited[-1], pause)
-                    elif (view := self.lane(workspace)) is not None:
-                        waited[-1] = held_now(waited[-1], alias, view)
+                    elif (view := self.lane(workspace, now_ms)) is not None:
+                        waited[-1] = held_now(waited[-1], alias, view, now_ms)
                 origin = numbers.record_id(number)
                 histories.append(
                     answers.RecordHistory(origin, workspace, alias, status, name, at_ms, trace_id, steps, waited)
                 )
             return answers.FoundLead(lead_id, histories, many, [])
 
-    def lane(self, workspace: str) -> LaneView | None:
-        """Return one lane; None if it never published anything that this version can read."""
+    def lane(self, workspace: str, now_ms: int) -> LaneView | None:
+        """Return one lane as it is at `now_ms`; None if it never published anything that this version can read."""
         rows = self._all("SELECT view FROM lanes WHERE workspace = ?", workspace)
         try:
-            return _lane.decode(rows[0][0]) if rows else None
+            return _lane.decode(rows[0][0]).at(now_ms) if rows else None
         except UNREADABLE:
             return None
 
@@ -153,12 +153,12 @@ class Queries:
             for partition, offset, *about in self._all(sql, lead_id, _MOST_LEADS)
         ]
 
-    def lanes(self) -> tuple[list[LaneView], list[str]]:
-        """Return all lanes by name, and the workspaces of the unreadable ones."""
+    def lanes(self, now_ms: int) -> tuple[list[LaneView], list[str]]:
+        """Return all lanes as they are at `now_ms`, by name, and the workspaces of the unreadable ones."""
         lanes, unreadable = [], []
         for workspace, raw in self._all("SELECT workspace, view FROM lanes ORDER BY workspace"):
             try:
-                lanes.append(_lane.decode(raw))
+                lanes.append(_lane.decode(raw).at(now_ms))
             except UNREADABLE:
                 unreadable.append(workspace)
         return lanes, unreadable

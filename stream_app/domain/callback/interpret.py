@@ -5,7 +5,8 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.delivery.state_machine import Delivery, Reason
-from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane
+from stream_app.domain.lane.holds import OVER_CEILING, reason_of
+from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import book_callback, probe_succeeded
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.limits import budget, callback_health, suspension
@@ -74,7 +75,9 @@ def _called_back(
     health = callback_health.record_callback(lane.callback_health, destination.alias, now_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
     stopped = lane.suspension
-    if stopped is None or stopped.reason not in LIFTED_BY_CALLBACK or stopped.since_ms != row.probe:
+    if stopped is None or stopped.since_ms != row.probe:
+        return lane
+    if reason_of(stopped.reason).lifted_by != "callback":
         return lane
     if stopped.reason == OVER_CEILING and cost.exceeds(destination.ceiling):
         return lane

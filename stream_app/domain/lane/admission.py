@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
+from stream_app.domain.lane.holds import BREAKER_OPEN, WEBHOOK_GONE, reason_of
+from stream_app.domain.lane.lane import Lane, mode_of
 from stream_app.domain.limits import breaker, budget, concurrency, rate, suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.concurrency import NOTHING, StallDetector
@@ -65,6 +66,16 @@ class Held(msgspec.Struct, frozen=True):
     bulk_only: bool = False
     back_ms: int = 0
 
+    @property
+    def may_end_ms(self) -> int:
+        """When it may end without an operator, epoch ms; 0 if no time ends it."""
+        return 0 if reason_of(self.reason).lifted_by == "person" else self.until_ms
+
+
+def held(reason: str, text: str, until_ms: int, *, bulk_only: bool = False, back_ms: int = 0) -> Held:
+    """Return a hold of admission, with the event that its reason has."""
+    return Held(reason, text, until_ms, reason_of(reason).status, bulk_only=bulk_only, back_ms=back_ms)
+
 
 ASK_AGAIN: Final = Held("asked_again", "", 0)
 """The answer to a waiting lead when an operator has changed what it asked for."""
@@ -87,7 +98,7 @@ def decide(
     """
     policy = in_force(policy, lane.changes)
     if lane.pause is not None:
-        return lane, Held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS, "held_paused")
+        return lane, held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS)
     hooks, picked = quota.pick(policy.quota, policy.suspension, lane.quota, destination.webhook_ids, now_ms)
     if not isinstance(picked, quota.Picked):
         if picked is not None:
@@ -97,8 +108,8 @@ def decide(
     if suspended is not None and suspension.holds(suspended, destination.alias):
         suspended, answer = suspension.permit(policy.suspension, suspended, now_ms)
         if isinstance(answer, Wait):
-            held = Held(suspended.reason, suspended.text, answer.until_ms, "held_paused")
-            return msgspec.structs.replace(lane, suspension=suspended), held
+            lane = msgspec.structs.replace(lane, suspension=suspended)
+            return lane, held(suspended.reason, suspended.text, answer.until_ms)
         probe = answer
     mode = mode_of(policy, lane)
     tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
@@ -106,8 +117,8 @@ def decide(
         until_ms = permit.until_ms
         if tripped.phase == "half_open":  # its probes may answer at any moment: their lease is only the last one
             until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
-        held = Held("breaker_open", why_open(lane), until_ms, "held_outage")
-        return msgspec.structs.replace(lane, breaker=tripped), held
+        hold = held(BREAKER_OPEN, why_open(lane), until_ms)
+        return msgspec.structs.replace(lane, breaker=tripped), hold
     stalled = _stalled(policy, lane, stall, now_ms)
     if stalled is not None:
         return lane, stalled
@@ -118,10 +129,10 @@ def decide(
         return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
-        held = Held("rate", "waits for the rate limit", wait.until_ms)
+        hold = held("rate", "waits for the rate limit", wait.until_ms)
         if now_ms < bucket.blocked_until_ms:
-            held = Held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
-        return msgspec.structs.replace(lane, rate=bucket), held
+            hold = held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
+        return msgspec.structs.replace(lane, rate=bucket), hold
     consumed = msgspec.structs.replace(
         lane,
         breaker=tripped,
@@ -148,7 +159,7 @@ def at_limit(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -
     """Return the hold of a lead while as many requests are in flight as may be: they end soon, or Clay stalls."""
     policy = in_force(policy, lane.changes)
     certain_ms = concurrency.certain_ms(stall, lane.concurrency)
-    return _stalled(policy, lane, stall, now_ms) or Held("in_flight", "", certain_ms if certain_ms > now_ms else 0)
+    return _stalled(policy, lane, stall, now_ms) or held("in_flight", "", certain_ms if certain_ms > now_ms else 0)
 
 
 def decide_dead_letter(
@@ -172,7 +183,7 @@ def _stalled(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -
     permit = concurrency.permit(policy.breaker, policy.max_in_flight, stall, lane.concurrency, now_ms)
     if permit is None or mode_of(policy, lane) != "auto":
         return None
-    return Held(permit.reason, permit.text, permit.until_ms, "held_outage" if permit.text else None)
+    return held(permit.reason, permit.text, permit.until_ms)
 
 
 def _paused(by: Actor) -> str:
@@ -194,8 +205,8 @@ def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None
         "webhooks_env, then `stream-app lanes reload`"
     )
     if suspended is None:
-        return Held("no_webhook", text, now_ms + _ASK_AGAIN_MS, "held_paused")
-    return Held(WEBHOOK_GONE, text, suspended.until_ms, "held_paused")
+        return held("no_webhook", text, now_ms + _ASK_AGAIN_MS)
+    return held(WEBHOOK_GONE, text, suspended.until_ms)
 
 
 def _no_room(
@@ -209,4 +220,4 @@ def _no_room(
         text = "this machine's clock is behind the books of the budget"
     if hot_goes:
         text = f"the part of the budget {name} that hot_share leaves to bulk is used up"
-    return Held(f"budget_{name}", text, refused.until_ms, "held_budget", False, bool(hot_goes), refused.back_ms)
+    return held(f"budget_{name}", text, refused.until_ms, bulk_only=bool(hot_goes), back_ms=refused.back_ms)

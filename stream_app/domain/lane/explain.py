@@ -1,15 +1,14 @@
 """Explains why leads do not move: each cause, what lifts it, and how many leads wait behind it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane.lane import WEBHOOK_GONE
-from stream_app.domain.lane.view import LaneView, PartHold, code_of, lifts
+from stream_app.domain.lane.holds import WEBHOOK_GONE, lifts, remains
+from stream_app.domain.lane.view import LaneView, PartHold
 from stream_app.domain.lane.waits import replays_paused
-from stream_app.domain.limits.breaker import outage_text
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.text import count
@@ -19,7 +18,6 @@ from stream_app.domain.plan import Actor
 VIEW_UNREADABLE: Final = "its last state on leads.lanes cannot be read by this version"
 """What is said of a lane whose last record has no state that this version knows."""
 
-_OUTAGE: Final = frozenset({"breaker_open", "no_answer"})
 _PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
 _BULK: Final = TopicNames().bulk
 
@@ -165,20 +163,21 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         pin = f"set workspaces.{lane.workspace}.partition = {view.partition}"
         yield Finding("moved", what, lane.workspace, lifts=pin, waiting=waiting)
         return
-    if view.holds and not _is_over(view, facts.at_ms):
-        code = code_of(view.holds, view.mode)
-        until_ms = 0 if code in ("paused", "forced_open", "no_webhook") else view.until_ms
-        what, since_ms = view.text, view.since_ms
-        if code in _OUTAGE and view.outage is not None:
-            what, since_ms = f"{outage_text(view.outage)}; {view.text}", view.outage.since_ms
-        yield Finding(code, what, lane.workspace, True, since_ms, until_ms, lifts(code, view.workspace), waiting)
-        yield from (_in_part(part, lane, view) for part in _parts(view, facts.at_ms))
-        yield from _suspended_webhooks(lane, view, (view.text, *(part.text for part in view.partly)))
-        return
-    parts = _parts(view, facts.at_ms)
+    view = view.at(facts.at_ms)
+    parts = view.partly
+    if view.holds:
+        yield Finding(
+            code=view.holds,
+            what=view.says,
+            workspace=lane.workspace,
+            since_ms=view.since_ms,
+            until_ms=view.until_ms,
+            lifts=view.lifts,
+            waiting=waiting,
+        )
     yield from (_in_part(part, lane, view) for part in parts)
-    yield from _suspended_webhooks(lane, view, [part.text for part in parts])
-    if lane.unreadable:  # the lane would run, but nothing of its partition reaches it
+    yield from _suspended_webhooks(lane, view, facts.at_ms)
+    if view.holds or lane.unreadable:  # an unreadable lane would run, but nothing of its partition reaches it
         return
     works = facts.worker.members > 0
     what = f"{'runs' if works else 'would run'} at up to {pace_text(view)}"
@@ -192,11 +191,12 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
 
 def outlook(view: LaneView, name: MeterName, foreseen: Forecast | None, now_ms: int) -> Outlook | None:
     """Return what becomes of a budget: what admission decided, else the forecast. None if nothing is known."""
+    view = view.at(now_ms)
     meter = view.meters[name].at(now_ms)
     freed = f" callbacks free some of the {meter.reserved:,} reserved, or" if meter.reserved else ""
-    if view.holds == f"budget_{name}" and not _is_over(view, now_ms):
+    if view.holds == f"budget_{name}":
         return Outlook(f"nothing more until{freed}", view.until_ms, is_full=True, why=view.text)
-    for part in _parts(view, now_ms):
+    for part in view.partly:
         if part.holds == f"budget_{name}":
             leads = "bulk of " if part.bulk else ""
             says = f"nothing more to {leads}{', '.join(part.destinations)} until{freed}"
@@ -249,32 +249,40 @@ def _per_s(view: LaneView) -> float:
     return view.sends_per_s or view.rate_per_s  # a view that an earlier version published has only its rate
 
 
-def _parts(view: LaneView, now_ms: int) -> list[PartHold]:
-    """Return what still holds only some of its leads."""
-    return [part for part in view.partly if not 0 < part.until_ms <= now_ms]
-
-
 def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
     """Return the finding of a partial hold. It blocks other leads too while one of its leads is next in a topic."""
     names = ", ".join(part.destinations)
-    what, waiting = f"leads of {names}: {part.text}", _behind(lane)
+    what, waiting = f"leads of {names}: {part.says}", _behind(lane)
     if part.bulk:
-        what, waiting = f"bulk leads of {names}: {part.text}", lane.waiting.get(_BULK, 0)
-    return Finding(part.holds, what, lane.workspace, True, 0, part.until_ms, lifts(part.holds, view.workspace), waiting)
+        what, waiting = f"bulk leads of {names}: {part.says}", lane.waiting.get(_BULK, 0)
+    return Finding(
+        code=part.holds,
+        what=what,
+        workspace=lane.workspace,
+        since_ms=part.since_ms,
+        until_ms=part.until_ms,
+        lifts=lifts(part.holds, view.workspace),
+        waiting=waiting,
+    )
 
 
-def _suspended_webhooks(lane: LaneFacts, view: LaneView, named_in: Sequence[str]) -> Iterator[Finding]:
+def _suspended_webhooks(lane: LaneFacts, view: LaneView, now_ms: int) -> Iterator[Finding]:
     """Yield webhooks that answer 404 while others of their pool take the leads."""
+    named_in = (view.text, *(part.text for part in view.partly))
     for webhook_id, webhook in view.webhooks.items():
         if webhook.suspension is None or any(webhook_id in text for text in named_in):
             continue
-        gone, ends = webhook.suspension, lifts(WEBHOOK_GONE, view.workspace)
-        yield Finding(WEBHOOK_GONE, gone.text, lane.workspace, False, gone.since_ms, gone.probe_at_ms, ends)
-
-
-def _is_over(view: LaneView, now_ms: int) -> bool:
-    """Return True if the end of the hold has passed. The lane itself reports that within a minute."""
-    return view.holds not in ("paused", "no_webhook") and view.mode != "open" and 0 < view.until_ms <= now_ms
+        gone = webhook.suspension
+        left = remains(WEBHOOK_GONE, gone.probe_at_ms, now_ms)
+        yield Finding(
+            code=WEBHOOK_GONE,
+            what=gone.text,
+            workspace=lane.workspace,
+            holds=False,
+            since_ms=gone.since_ms,
+            until_ms=left.until_ms if left is not None else 0,
+            lifts=lifts(WEBHOOK_GONE, view.workspace),
+        )
 
 
 def _behind(lane: LaneFacts) -> int:

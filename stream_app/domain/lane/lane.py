@@ -16,14 +16,10 @@ from stream_app.domain.limits import breaker, budget, callback_health, concurren
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.suspension import FloodGuard
-from stream_app.domain.model.numbers import Whole
+from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.plan import Actor, Change, Destination, Workspace, in_force
 
 LANE_VERSION: Final = 1
-OVER_CEILING: Final = "over_ceiling"
-WEBHOOK_GONE: Final = "webhook_gone"
-LIFTED_BY_CALLBACK: Final = frozenset({callback_health.REASON, OVER_CEILING})
-"""Reasons of suspensions that a 2xx cannot lift: only the callback of the probe counts."""
 LANE_BUSY: Final = "lane_busy"
 """The reason of a deferral: the lane is not held, but more leads wait for it than it sends within `patience_s`."""
 
@@ -40,6 +36,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `partition` is where it lives: a configuration that moves it is refused. `window` is of the breaker and the flood
     guard, and people see `health`. `pause`, `forced` and `changes` are an operator's orders (domain/lane/overrides.py).
+    `held_since` says since when it is held (epoch ms), by the code of the reason.
     """
 
     workspace: str
@@ -61,6 +58,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     concurrency: concurrency.Concurrency = concurrency.Concurrency()
     flood_guard: FloodGuard = FloodGuard()
     outage: Outage | None = None
+    held_since: dict[str, TimeMs] = {}
 
 
 def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:

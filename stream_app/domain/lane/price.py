@@ -97,7 +97,8 @@ def quote(
     """
     if view is None:
         return _quote(policy, parts, {}, math.inf, now_ms, known=asked)
-    holds = (view.text or view.holds) if view.holds else ""
+    view = view.at(now_ms)
+    holds = view.says or view.holds
     policy, rate_per_s = in_force(policy, view.changes), view.rate_per_s or math.inf
     return _quote(policy, parts, view.meters, rate_per_s, now_ms, holds=holds)
 

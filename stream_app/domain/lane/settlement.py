@@ -5,7 +5,8 @@ from functools import partial
 import msgspec
 
 from stream_app.domain.lane.admission import Grant
-from stream_app.domain.lane.lane import LIFTED_BY_CALLBACK, OVER_CEILING, Lane, lifted, mode_of
+from stream_app.domain.lane.holds import OVER_CEILING, reason_of
+from stream_app.domain.lane.lane import Lane, lifted, mode_of
 from stream_app.domain.limits import breaker, budget, callback_health, concurrency, meters, rate, suspension, window
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost, Reservation
@@ -153,7 +154,7 @@ def _probe_accepted(policy: Workspace, lane: Lane, grant: Grant, now_ms: int) ->
     suspended, destination = lane.suspension, grant.destination
     if suspended is None or suspension.lift(suspended, grant.probe) is not None:
         return lane
-    if suspended.reason in LIFTED_BY_CALLBACK:
+    if reason_of(suspended.reason).lifted_by == "callback":
         if destination.callbacks:
             later = suspension.postpone_probe(policy.suspension, suspended, now_ms)
             return msgspec.structs.replace(lane, suspension=later)

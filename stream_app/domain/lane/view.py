@@ -1,14 +1,25 @@
 """The published view of a lane, and what changed since the last one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from functools import partial
+from typing import Final, Literal, Self
 
 import msgspec
 
 from stream_app.domain.lane.admission import Held, decide, why_open, without_webhook
-from stream_app.domain.lane.lane import WEBHOOK_GONE, Lane, mode_of
-from stream_app.domain.limits import concurrency, rate, suspension, window
+from stream_app.domain.lane.holds import (
+    BREAKER_OPEN,
+    FORCED_OPEN,
+    PROBE_DUE,
+    WEBHOOK_GONE,
+    code_of,
+    lifts,
+    reason_of,
+    remains,
+)
+from stream_app.domain.lane.lane import Lane, mode_of
+from stream_app.domain.limits import breaker, concurrency, rate, suspension, window
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import OF_FAILURES, Mode, Outage, outage_text
 from stream_app.domain.limits.budget import MeterName
@@ -35,8 +46,10 @@ class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         destinations: The destinations whose leads are held.
-        until_ms: When it may end, epoch ms; 0 if no time ends it.
+        until_ms: When it may end, epoch ms; 0 if no time ends it, or if that time has passed.
         bulk: True if only bulk leads are held.
+        since_ms: Since when, epoch ms.
+        probe_due: True if the next lead goes as a probe.
     """
 
     destinations: tuple[str, ...]
@@ -44,6 +57,20 @@ class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str
     until_ms: TimeMs = 0
     bulk: bool = False
+    since_ms: TimeMs = 0
+    probe_due: bool = False
+
+    def at(self, now_ms: int) -> Self | None:
+        """Return what is left of it at a later time; None if it is over."""
+        left = remains(self.holds, self.until_ms, now_ms, probe_due=self.probe_due)
+        if left is None:
+            return None
+        return msgspec.structs.replace(self, until_ms=left.until_ms, probe_due=left.probe_due)
+
+    @property
+    def says(self) -> str:
+        """What holds these leads, in words."""
+        return f"{self.text}; the next of them goes as a probe" if self.probe_due else self.text
 
 
 class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,10 +81,10 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         score: The health as a number from 0 to 100.
         rate_per_s: The present rate of the token bucket.
         holds: Why nothing is admitted now, a stable code; '' if the lane runs.
-        until_ms: When it may move again, epoch ms.
+        until_ms: When it may move again, epoch ms; 0 if no time ends the hold, or if that time has passed.
         credits_spent_day: Repeats the meter `credits_day`, as the next five fields do. Credits are of the present day
             or month and exclude reservations.
-        since_ms: Since when it is held, epoch ms.
+        since_ms: When the trouble began that holds it, epoch ms.
         lifts: What makes it move again.
         news: The changes since the lane's last record on this topic.
         mode: The mode of the breaker. `open` and `closed` are forced, `shadow` only reports.
@@ -78,6 +105,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         outage: The calls that failed while the circuit breaker is not closed.
         turns: By destination that is held, when its next lead may go, epoch ms; 0 if no time ends the hold, 1 if the
             next lead goes now, as a probe.
+        probe_due: True if the lane is held, and its next lead goes as a probe.
     """
 
     workspace: str
@@ -121,25 +149,41 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     partly: tuple[PartHold, ...] = ()
     outage: Outage | None = None
     turns: dict[str, Whole] = {}
+    probe_due: bool = False
 
+    def at(self, now_ms: int) -> Self:
+        """Return the view as it is at a later time, for everything that tells a person or a program of the lane.
 
-_RESUME: Final = 'repair the cause, then: stream-app lanes resume {} --why "..."'
-_LIFTS: Final = {
-    "paused": 'stream-app lanes resume {} --why "..."',
-    "no_webhook": "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload; or take one "
-    'back: stream-app lanes quota {} --webhook ID --use --why "..."',
-    WEBHOOK_GONE: f"a probe that Clay accepts, or a new webhook in the pool; or {_RESUME}",
-    "no_callbacks": f"the callback of a probe; or {_RESUME}",
-    "over_ceiling": f"a probe whose callback reports a lower cost; or {_RESUME}",
-    "breaker_open": 'a few leads that go as probes and that Clay accepts; or: stream-app lanes reset {} --why "..."',
-    "no_answer": "the next answer; if none comes, the circuit breaker opens when the requests time out",
-    "forced_open": 'stream-app lanes auto {} --why "..."',
-    "rate_limited": "time: Clay said when",
-    "budget_clock": "this machine's clock, which is behind the lane's books: set it right",
-}
-_BUDGET: Final = 'the next {}, or: stream-app lanes budget {} --{} N --why "..."'
-_BY_HAND: Final = frozenset({"paused", "no_webhook"})
-_PASSING: Final = frozenset({"rate", "in_flight"})  # waits of a lane that moves
+        A hold that time lifts is over once its time has passed, although the lane publishes that a moment later. One
+        that a probe lifts is not: the lane stays held until a lead comes, and that lead goes as a probe.
+        """
+        parts = tuple(rest for part in self.partly if (rest := part.at(now_ms)) is not None)
+        seen = self if parts == self.partly else msgspec.structs.replace(self, partly=parts)
+        if not self.holds:
+            return seen
+        code = code_of(self.holds, self.mode)
+        left = remains(code, self.until_ms, now_ms, probe_due=self.probe_due)
+        if left is None:
+            return msgspec.structs.replace(seen, holds="", text="", until_ms=0, since_ms=0, lifts="", probe_due=False)
+        since_ms = self.since_ms
+        if self.outage is not None and reason_of(code).waits_for == "outage":
+            since_ms = self.outage.since_ms
+        return msgspec.structs.replace(
+            seen,
+            holds=code,
+            until_ms=left.until_ms,
+            probe_due=left.probe_due,
+            since_ms=since_ms,
+            lifts=lifts(code, self.workspace),
+        )
+
+    @property
+    def says(self) -> str:
+        """What holds the lane, in words; '' if it runs."""
+        text = self.text
+        if self.outage is not None and reason_of(self.holds).waits_for == "outage":
+            text = f"{outage_text(self.outage)}; {text}"
+        return f"{text}; {PROBE_DUE}" if self.probe_due else text
 
 
 def view(
@@ -158,8 +202,8 @@ def view(
     day, month = shown["credits_day"], shown["credits_month"]
     pace = _pace(policy, lane)
     answers = {destination.alias: _answer(policy, lane, destination, now_ms, stall) for destination in destinations}
-    # Admission refuses the leads of every destination, or its next lead goes as a probe or to some of them only.
-    held = _held_in_part(policy, lane) if None in answers.values() else next(iter(answers.values()), None)
+    held = _whole(policy, lane, destinations, answers)
+    since = partial(_since_ms, lane, mode, destinations, now_ms=now_ms, stall=stall)
     to_bulk = dict(answers)
     for destination in destinations:
         if to_bulk[destination.alias] is None and policy.budget.hot_share:
@@ -174,7 +218,7 @@ def view(
         rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
         holds=held.reason if held else "",
         text=held.text if held else "",
-        until_ms=may_end_ms(held) if held else 0,
+        until_ms=held.until_ms if held else 0,
         credits_spent_day=day.spent,
         credits_reserved_day=day.reserved,
         credits_spent_month=month.spent,
@@ -182,8 +226,7 @@ def view(
         credits_cap_day=day.cap,
         credits_cap_month=month.cap,
         submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
-        since_ms=_since_ms(lane, held, before, now_ms, stall),
-        lifts=lifts(code_of(held.reason, mode), lane.workspace) if held else "",
+        since_ms=since(held.reason) if held else 0,
         mode=mode,
         mode_by=lane.forced.by if lane.forced else None,
         paused_by=lane.pause,
@@ -209,10 +252,16 @@ def view(
             for destination in destinations
         },
         outage=lane.outage if lane.breaker.cause in OF_FAILURES else None,
-        partly=tuple(_partly(to_bulk, held)),
+        partly=tuple(_partly(to_bulk, held, since)),
         turns=dict(_turns(policy, lane, answers, now_ms)),
-    )
+    ).at(now_ms)
     return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(configured, before, seen)))
+
+
+def held_since(seen: LaneView) -> dict[str, int]:
+    """Return since when the lane is held, by reason: the next owner of its row could not know it from the rest."""
+    since = {part.holds: part.since_ms for part in seen.partly}
+    return since | {seen.holds: seen.since_ms} if seen.holds else since
 
 
 class _Pace(msgspec.Struct, frozen=True):
@@ -241,20 +290,49 @@ def _answer(
     """Return what admission would answer to a lead of the destination; None if it goes, now or with the next token."""
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
     if isinstance(answer, Held):
-        return answer if answer.reason not in _PASSING else None
-    if answer.webhook_probe is None or quota.has_one_in_use(policy.quota, lane.quota, destination.webhook_ids):
+        return answer if reason_of(answer.reason).lifted_by != "turn" else None
+    pool = destination.webhook_ids
+    if answer.webhook_probe is None or quota.has_one_in_use(policy.quota, lane.quota, pool):
         return None
-    return without_webhook(lane, destination, Wait(now_ms), now_ms)  # the next lead goes, and only as a probe
+    # The next lead goes, and only as a probe.
+    return without_webhook(lane, destination, Wait(quota.due_ms(policy.quota, lane.quota, pool)), now_ms)
 
 
-def _partly(answers: Mapping[str, Held | None], whole: Held | None) -> Iterator[PartHold]:
+def _whole(
+    policy: Workspace, lane: Lane, destinations: Sequence[Destination], answers: Mapping[str, Held | None]
+) -> Held | None:
+    """Return what holds the whole lane. `answers`: what admission would answer to leads of each destination."""
+    if None in answers.values():
+        return _held_in_part(policy, lane)
+    held = next(iter(answers.values()), None)
+    if held is None or reason_of(held.reason).lifted_by == "person":
+        return held
+    if reason_of(held.reason).lifted_by == "time" and (beneath := _beneath(policy, lane, destinations[0])):
+        return Held(beneath.reason, beneath.text, max(beneath.until_ms, held.until_ms))
+    if mode_of(policy, lane) == "open":  # a suspension may end before an operator lets the breaker decide again
+        return Held(BREAKER_OPEN, why_open(lane), 0)
+    if held.reason == BREAKER_OPEN and lane.breaker.phase == "half_open":
+        return Held(BREAKER_OPEN, held.text, breaker.due_ms(lane.breaker))
+    return held
+
+
+def _partly(
+    answers: Mapping[str, Held | None], whole: Held | None, since: Callable[[str, Sequence[str]], int]
+) -> Iterator[PartHold]:
     """Yield what holds only the leads of some destinations, or only bulk leads. `answers` are those to bulk leads."""
     holds: dict[Held, list[str]] = {}
     for alias, answer in answers.items():
         if answer is not None and (whole is None or answer.reason != whole.reason):
             holds.setdefault(answer, []).append(alias)
     for held, aliases in holds.items():
-        yield PartHold(tuple(aliases), held.reason, held.text, may_end_ms(held), held.bulk_only)
+        yield PartHold(
+            destinations=tuple(aliases),
+            holds=held.reason,
+            text=held.text,
+            until_ms=held.until_ms,
+            bulk=held.bulk_only,
+            since_ms=since(held.reason, aliases),
+        )
 
 
 def _turns(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None], now_ms: int) -> Iterator[tuple[str, int]]:
@@ -263,55 +341,57 @@ def _turns(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None], no
     tripped = lane.breaker.phase != "closed" and mode == "auto"
     for alias, held in answers.items():
         if held is not None:
-            until_ms = 0 if mode == "open" else may_end_ms(held)
+            until_ms = 0 if mode == "open" else held.may_end_ms
             yield alias, until_ms if until_ms > now_ms or not until_ms else AS_PROBE
         elif tripped or suspension.holds(lane.suspension, alias):
             yield alias, AS_PROBE
 
 
-def may_end_ms(held: Held) -> int:
-    """Return when a hold may end without an operator, epoch ms; 0 if no time ends it."""
-    return 0 if held.reason in _BY_HAND else held.until_ms
-
-
 def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
     """Return the hold of a lane whose next lead goes only as a probe, or only to another destination."""
     if lane.suspension is not None:
-        return Held(lane.suspension.reason, lane.suspension.text, lane.suspension.probe_at_ms)
+        return Held(lane.suspension.reason, lane.suspension.text, suspension.due_ms(lane.suspension))
     if lane.breaker.phase == "closed" or mode_of(policy, lane) != "auto":
         return None
-    return Held("breaker_open", why_open(lane), lane.breaker.until_ms)
+    return Held(BREAKER_OPEN, why_open(lane), breaker.due_ms(lane.breaker))
 
 
-def _since_ms(lane: Lane, held: Held | None, before: LaneView | None, now_ms: int, stall: StallDetector) -> int:
-    if held is None:
-        return 0
-    if held.reason == "paused" and lane.pause is not None:
+def _beneath(policy: Workspace, lane: Lane, destination: Destination) -> Held | None:
+    """Return the hold that is left when one that time lifts is over: its probe could not go before."""
+    pool = destination.webhook_ids
+    due_ms = quota.due_ms(policy.quota, lane.quota, pool)
+    if due_ms and not quota.has_one_in_use(policy.quota, lane.quota, pool):
+        return without_webhook(lane, destination, Wait(due_ms), due_ms)
+    return _held_in_part(policy, lane)
+
+
+def _since_ms(
+    lane: Lane,
+    mode: Mode,
+    destinations: Sequence[Destination],
+    reason: str,
+    aliases: Sequence[str] = (),
+    *,
+    now_ms: int,
+    stall: StallDetector,
+) -> int:
+    """Return when the trouble began, epoch ms. `aliases`: the destinations that it concerns; none: all."""
+    if reason == "paused" and lane.pause is not None:
         return lane.pause.at_ms
-    if lane.suspension is not None and held.reason == lane.suspension.reason:
+    if lane.suspension is not None and reason == lane.suspension.reason:
         return lane.suspension.since_ms
-    if held.reason == REASON:
+    if reason == REASON:
         return stall.since_ms
-    if held.reason == WEBHOOK_GONE:
-        return min(stopped.since_ms for stopped in quota.suspended(lane.quota).values())
-    if held.reason == "breaker_open":
-        return lane.breaker.outage_ms if lane.breaker.cause == "forced" else lane.breaker.since_ms
-    return before.since_ms if before is not None and before.holds == held.reason else now_ms
-
-
-def code_of(holds: str, mode: Mode) -> str:
-    """Return the reason of a hold, or `forced_open` if an operator has forced the breaker open."""
-    return "forced_open" if holds == "breaker_open" and mode == "open" else holds
-
-
-def lifts(code: str, workspace: str) -> str:
-    """Return what ends a hold. `code` is what `code_of` returns."""
-    if code in _LIFTS:
-        return _LIFTS[code].format(workspace)
-    if code.startswith("budget_"):
-        meter, _, period = code.removeprefix("budget_").partition("_")
-        return _BUDGET.format(period, workspace, f"{meter}-per-{period}")
-    return f"a probe that Clay accepts; or {_RESUME}".format(workspace)
+    if reason == WEBHOOK_GONE:
+        gone = quota.suspended(lane.quota)
+        concerned = [place for place in destinations if not aliases or place.alias in aliases]
+        pools = {webhook_id for place in concerned for webhook_id in place.webhook_ids}
+        return min(gone[webhook_id].since_ms for webhook_id in gone.keys() & pools)
+    if code_of(reason, mode) == FORCED_OPEN and lane.forced is not None:
+        return lane.forced.by.at_ms
+    if reason == BREAKER_OPEN:
+        return lane.breaker.outage_ms
+    return lane.held_since.get(reason, now_ms)
 
 
 def _news(configured: Workspace, before: LaneView, now: LaneView) -> Iterator[LaneChange]:

@@ -7,17 +7,16 @@ history. Traces name their spans by the same kinds.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
+from stream_app.domain.lane.holds import WaitKind, reason_of
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.plan import Actor
 
-Kind = Literal["queue", "rate", "budget", "pause", "outage", "POST", "retry", "callback", "replay", "person", "rest"]
-
-NAMES: Final[Mapping[Kind, str]] = {
+NAMES: Final[Mapping[WaitKind, str]] = {
     "queue": "queue on Kafka",
     "rate": "rate of the lane",
     "budget": "budget",
@@ -32,7 +31,7 @@ NAMES: Final[Mapping[Kind, str]] = {
 }
 """What the record waited for, in words."""
 
-_OF_STATUS: Final[Mapping[str, Kind]] = {
+_OF_STATUS: Final[Mapping[str, WaitKind]] = {
     "rerouted": "queue",
     "received": "rate",
     "replayed": "rate",
@@ -48,12 +47,6 @@ _OF_STATUS: Final[Mapping[str, Kind]] = {
     "dead_lettered": "replay",
     "parked": "person",
 }
-_OF_REASON: Final[Mapping[str, Kind]] = {
-    **dict.fromkeys(("http_429", "rate_limited", "rate", "in_flight", LANE_BUSY), "rate"),
-    **dict.fromkeys(("breaker_open", "no_answer"), "outage"),
-}
-"""A lead that is deferred waits for what its lane waits for."""
-
 _LIMITS: Final[Mapping[str, tuple[str, str]]] = {
     "rerouted": ("", "a worker of its home partition has not taken it yet"),
     "received": ("rate", "its worker has it, and its turn has not come yet"),
@@ -99,7 +92,7 @@ class Wait(msgspec.Struct, frozen=True):
         until_ms: When the limit ends, if that is known, epoch ms.
     """
 
-    kind: Kind
+    kind: WaitKind
     limit: str
     text: str
     begin_ms: int
@@ -116,12 +109,12 @@ class Wait(msgspec.Struct, frozen=True):
         return max(0, (now_ms if self.end_ms is None else self.end_ms) - self.begin_ms)
 
 
-def kind_of(status: str, reason: str) -> Kind:
+def kind_of(status: str, reason: str) -> WaitKind:
     """Return what a record waits for after an event."""
-    if status == "deferred":
-        return "budget" if reason.startswith("budget_") else _OF_REASON.get(reason, "pause")
+    if status == "deferred":  # it waits for what its lane waits for
+        return "rate" if reason == LANE_BUSY else reason_of(reason).waits_for
     if status == "refused":
-        return _OF_REASON.get(reason, "retry")
+        return "rate" if reason == "http_429" else "retry"
     return _OF_STATUS.get(status, "rest")
 
 
@@ -144,14 +137,13 @@ def waits(events: Sequence[Event], *, moves: bool, queued_ms: int = 0) -> list[W
     return timeline
 
 
-def held_now(wait: Wait, destination: str, view: LaneView) -> Wait:
+def held_now(wait: Wait, destination: str, view: LaneView, now_ms: int) -> Wait:
     """Return a wait of now with what its lane says of it: the event is as old as the hold, and the lane knows more."""
     if wait.end_ms is not None or wait.kind not in ("budget", "pause", "outage"):
         return wait
-    holds = [(view.holds, view.text, view.until_ms)] if view.holds else []
-    holds += [(part.holds, part.text, part.until_ms) for part in view.partly if destination in part.destinations]
-    if view.mode == "open":  # an operator ends it, no time does
-        holds = [(code, text, 0 if code == "breaker_open" else until_ms) for code, text, until_ms in holds]
+    view = view.at(now_ms)
+    holds = [(view.holds, view.says, view.until_ms)] if view.holds else []
+    holds += [(part.holds, part.says, part.until_ms) for part in view.partly if destination in part.destinations]
     if not holds:
         if view.at_ms <= wait.begin_ms:  # the lane has published nothing since
             return wait
@@ -171,9 +163,9 @@ def held_by_pause(wait: Wait, by: Actor) -> Wait:
     return msgspec.structs.replace(wait, kind="replay", limit="replay_paused", text=replays_paused(by), until_ms=None)
 
 
-def sums(timeline: Sequence[Wait], now_ms: int) -> list[tuple[Kind, int, int]]:
+def sums(timeline: Sequence[Wait], now_ms: int) -> list[tuple[WaitKind, int, int]]:
     """Return the length in ms and the number of the waits of each kind that occurs, in the order of the first ones."""
-    lengths: defaultdict[Kind, list[int]] = defaultdict(list)
+    lengths: defaultdict[WaitKind, list[int]] = defaultdict(list)
     for wait in timeline:
         lengths[wait.kind].append(wait.length_ms(now_ms))
     return [(kind, sum(times), len(times)) for kind, times in lengths.items()]

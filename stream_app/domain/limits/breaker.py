@@ -142,6 +142,13 @@ def permit(policy: BreakerPolicy, state: Breaker, now_ms: int, mode: Mode = "aut
     return state, answer
 
 
+def due_ms(state: Breaker) -> int:
+    """Return when the next probe may go if the breaker is not closed, epoch ms."""
+    if state.phase == "open":
+        return state.until_ms
+    return state.since_ms if state.lease is None else state.lease.expires_at_ms
+
+
 def is_late(state: Breaker, permit: Permit) -> bool:
     """Return True for a call from before the breaker last opened. Keep it out of the window too."""
     return permit.epoch != state.epoch

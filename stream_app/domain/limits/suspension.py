@@ -120,6 +120,11 @@ def holds(state: Suspension | None, destination: str) -> bool:
     return state.destination == destination if state.one_destination else destination not in state.exempt
 
 
+def due_ms(state: Suspension) -> int:
+    """Return when the next probe may go, epoch ms: not before the lease of the last one has ended."""
+    return max(state.probe_at_ms, state.lease_until_ms)
+
+
 def probe_now(state: Suspension, setup_id: str, now_ms: int) -> Suspension:
     """Return the suspension with a probe due at once, because the cause may be repaired."""
     return msgspec.structs.replace(state, setup_id=setup_id, probe_at_ms=now_ms)

@@ -91,6 +91,19 @@ def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> 
     return any(not (webhook.dead or webhook.suspension) and webhook.count < policy.rotate_at for webhook in webhooks)
 
 
+def due_ms(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
+    """Return when the first suspended webhook of the pool may be probed, epoch ms; 0 if none may ever be."""
+    webhooks = (of(state, webhook_id) for webhook_id in pool)
+    return min(
+        (
+            suspension.due_ms(webhook.suspension)
+            for webhook in webhooks
+            if webhook.suspension is not None and not webhook.dead and webhook.count < policy.rotate_at
+        ),
+        default=0,
+    )
+
+
 def gone(probes: SuspensionPolicy, state: Quota, webhook_id: str, fresh: Suspension, probe: Probe | None) -> Quota:
     """Return the state after a 404. `fresh`: a new suspension. Its own probe makes an existing one longer."""
     suspended = suspension.suspend(probes, of(state, webhook_id).suspension, fresh, probe)

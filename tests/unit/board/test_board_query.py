@@ -273,7 +273,7 @@ def test_a_snapshots_queries_see_one_state_over_one_connection(tmp_path: Path, m
         take(model, event(sources().names, "crm-new", "received", 1, 1_000))
         with ThreadPoolExecutor(1) as thread:
             assert thread.submit(leads).result() == before + 1, "another thread has its own connection"
-        assert (leads(), len(queries.status_counts()) > 0, queries.lane("acme")) == (before, True, None)
+        assert (leads(), len(queries.status_counts()) > 0, queries.lane("acme", NOW_MS)) == (before, True, None)
     assert opened == 2
     assert leads() == before + 1
     with queries.snapshot():

@@ -19,7 +19,7 @@ from stream_app.board.read_model.store import Position, ReadModel, mark
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.ops import logs
-from tests.board.model_records import Made, event, person, sources
+from tests.board.model_records import NOW_MS, Made, event, person, sources
 from tests.support.kafka import until
 
 A, B = TopicPartition("a", 0), TopicPartition("b", 1)
@@ -227,7 +227,7 @@ async def test_the_model_has_what_is_on_kafka_also_after_a_topic_was_created_aga
     ask = Queries(tmp_path / "model.sqlite", final=set())
 
     def knows(lead_id: str) -> bool:
-        return ask.lead(lead_id) is not None
+        return ask.lead(lead_id, NOW_MS) is not None
 
     await until(lambda: knows("crm-1"), 20, "the first lead")
     kafka.logs[status] = [other]

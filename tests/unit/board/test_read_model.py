@@ -35,7 +35,7 @@ NAMES = SOURCES.names
 
 
 def statuses(ask: Queries, lead_id: str) -> list[list[str]]:
-    return [[step.status for step in of_record.events] for of_record in present(ask.lead(lead_id)).histories]
+    return [[step.status for step in of_record.events] for of_record in present(ask.lead(lead_id, NOW_MS)).histories]
 
 
 def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) -> None:
@@ -46,7 +46,7 @@ def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) ->
         event(NAMES, "crm-1", "refused", 3, reason="http_503", text="Not now", http_status=503, due_at_ms=NOW_MS + 9),
     )
     take(model, event(NAMES, "crm-1", "sending", 4, attempt=1), event(NAMES, "crm-1", "accepted", 5, credits=6))
-    lead = present(ask.lead("crm-1"))
+    lead = present(ask.lead("crm-1", NOW_MS))
     assert lead.history_count == 1
     (only,) = lead.histories
     assert (only.origin, only.workspace, only.destination) == ("leads/0/0", "acme", "people")
@@ -129,7 +129,7 @@ def test_an_unknown_status_of_a_newer_worker_is_kept(model: ReadModel, ask: Quer
 def test_an_unreadable_event_is_skipped(model: ReadModel, ask: Queries, path: Path, value: bytes | None) -> None:
     take(model, Made(NAMES.status, b"x", value), *history(NAMES, "crm-1", "received"))
     assert statuses(ask, "crm-1") == [["received"]]
-    assert ask.lead("x") is None
+    assert ask.lead("x", NOW_MS) is None
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT * FROM unreadable").fetchall() == [(NAMES.status, 1, f"{NAMES.status}/0/0", NOW_MS)]
 
@@ -137,7 +137,7 @@ def test_an_unreadable_event_is_skipped(model: ReadModel, ask: Queries, path: Pa
 def test_of_a_lead_with_very_many_histories_the_newest_are_shown(model: ReadModel, ask: Queries) -> None:
     many = MOST_HISTORIES + 5
     take(model, *flat(history(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)))
-    lead = present(ask.lead("test"))
+    lead = present(ask.lead("test", NOW_MS))
     assert (len(lead.histories), lead.history_count) == (MOST_HISTORIES, many)
     assert lead.histories[0].origin == f"leads/0/{many - 1}"
 
@@ -204,7 +204,7 @@ def test_the_record_id_of_the_last_result_is_kept_and_no_personal_data(
     take(model, first, Made(NAMES.enriched, second.key, second.value, 1, 7))
     (stored,) = ask.results("crm-1")
     assert (stored.partition, stored.offset, stored.result.version) == (1, 7, 2)
-    assert present(ask.lead("crm-1")).histories == []
+    assert present(ask.lead("crm-1", NOW_MS)).histories == []
     model.close()
     assert not any(secret.encode() in file.read_bytes() for file in path.parent.iterdir())
 
@@ -213,7 +213,7 @@ def test_an_erased_result_is_gone(model: ReadModel, ask: Queries) -> None:
     take(model, result(NAMES, "crm-1"))
     take(model, Made(NAMES.enriched, b"acme/people/crm-1", None))
     assert ask.results("crm-1") == []
-    assert ask.lead("crm-1") is None
+    assert ask.lead("crm-1", NOW_MS) is None
 
 
 def test_lanes_are_shown_as_last_published(model: ReadModel, ask: Queries) -> None:
@@ -221,11 +221,11 @@ def test_lanes_are_shown_as_last_published(model: ReadModel, ask: Queries) -> No
     take(model, Made(NAMES.lanes, b"gone", None))
     for key, value in ((b"broken", b"{"), (b"bytes", b'{"workspace":"\xff"}'), (b"deep", b'{"x":' + b"[" * 100_000)):
         take(model, Made(NAMES.lanes, key, value))
-    lanes, unreadable = ask.lanes()
+    lanes, unreadable = ask.lanes(NOW_MS)
     assert [(view.workspace, view.holds) for view in lanes] == [("acme", ""), ("zeta", "")]
     assert unreadable == ["broken", "bytes", "deep"]
-    assert ask.lane("bytes") is None
-    assert ask.lane("deep") is None
+    assert ask.lane("bytes", NOW_MS) is None
+    assert ask.lane("deep", NOW_MS) is None
 
 
 def test_dead_letters_are_counted_by_cause_and_topic(model: ReadModel, ask: Queries) -> None:
@@ -291,7 +291,7 @@ def test_old_histories_are_deleted_in_small_steps(
         take(model, *history(NAMES, name, "received", offset=offset, at_ms=at_ms))
     for left in (names, ("young-1", "young-2", "old-3"), ("young-1", "young-2")):
         model.sweep(NOW_MS)
-        assert tuple(name for name in names if ask.lead(name) is not None) == left
+        assert tuple(name for name in names if ask.lead(name, NOW_MS) is not None) == left
         assert [count.leads for count in ask.status_counts()] == [len(left)]
 
 
@@ -322,11 +322,11 @@ def test_a_failed_batch_leaves_nothing(model: ReadModel, ask: Queries) -> None:
         model.apply(
             {NAMES.status: [good], NAMES.dlq: [dead_letter(NAMES.dlq)]}, {(NAMES.status, 0): Position(2**63)}, NOW_MS
         )
-    assert ask.lead("crm-1") is None
+    assert ask.lead("crm-1", NOW_MS) is None
     assert ask.dead_letters(NAMES.dlq).written == 0
     assert model.positions() == {}
     take(model, good)
-    assert present(ask.lead("crm-1")).histories[0].origin == "other/0/5"
+    assert present(ask.lead("crm-1", NOW_MS)).histories[0].origin == "other/0/5"
 
 
 @pytest.mark.parametrize("other", [sources("other."), sources()])
@@ -336,7 +336,7 @@ def test_a_file_of_other_topics_is_rebuilt(path: Path, other: Any) -> None:
     model.close()
     model = ReadModel(path, other)
     assert (model.positions() == {}) == (other != SOURCES)
-    assert (Queries(path, set()).lead("crm-1") is None) == (other != SOURCES)
+    assert (Queries(path, set()).lead("crm-1", NOW_MS) is None) == (other != SOURCES)
     model.close()
 
 

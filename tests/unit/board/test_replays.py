@@ -54,12 +54,12 @@ def test_a_pause_of_replays_holds_each_lead_that_comes_back_through_them(model: 
     queries = BoardQueries(path, set())
 
     def limits() -> list[str]:
-        leads = [queries.lead(f"crm-{number}") for number in (1, 2, 3)]
+        leads = [queries.lead(f"crm-{number}", NOW_MS) for number in (1, 2, 3)]
         return [lead.histories[0].waits[-1].limit for lead in leads if lead]
 
     assert queries.pause() == Pause("jane", "Clay is down", NOW_MS)
     assert limits() == ["replay_paused", "replay_paused", ""], "the third waits with its worker"
-    held = present(queries.lead("crm-1"))
+    held = present(queries.lead("crm-1", NOW_MS))
     *_, before, now = held.histories[0].waits
     assert (now.kind, now.text, now.until_ms) == ("replay", "replays are paused by jane: Clay is down", None)
     assert (now.begin_ms, now.end_ms) == (held.histories[0].at_ms, None) != (before.begin_ms, None)

@@ -20,7 +20,7 @@ SETTINGS = Settings(kafka=Kafka(partitions=2), workspaces={name: Workspace(name)
 
 def _report() -> LanesReport:
     waiting = {(topic, number): 7 for topic in ("leads", "leads.retry", "leads.bulk") for number in range(2)}
-    lanes = [_lane(SETTINGS, name, [], waiting, Counter(), {}, {0: 5, 1: 5}, view_unreadable=False) for name in NAMES]
+    lanes = [_lane(SETTINGS, name, None, waiting, Counter(), {}, {0: 5, 1: 5}, view_unreadable=False) for name in NAMES]
     return LanesReport(Facts(0, Group("Stable", 1), Group("Stable", 1), lanes, 0, None, []), {})
 
 
@@ -81,7 +81,7 @@ def test_a_lane_whose_last_state_cannot_be_read_is_named_and_the_others_are_show
         _lane(
             settings,
             name,
-            by_name.get(name, []),
+            by_name[name][-1] if name in by_name else None,
             waiting,
             Counter(),
             {},

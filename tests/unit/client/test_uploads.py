@@ -38,7 +38,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def kept(settings: Settings) -> AsyncIterator[Uploads]:
-    with_them = Uploads(settings, lambda _: {}, lambda: NOW_MS)
+    with_them = Uploads(settings, lambda names, now_ms: {}, lambda: NOW_MS)
     yield with_them
     with_them.close()
 

@@ -66,8 +66,10 @@ def test_each_hold_is_explained_with_its_remedy(view: LaneView, code: str, lifts
     assert during.what == ("Clay does not answer (read_timeout); 5 calls have failed; " * is_outage + "in words")
 
 
-def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time() -> None:
-    assert not only(explain(facts(held("breaker_open", until_ms=NOW_MS)))).holds
+def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time_and_a_probe_needs_a_lead() -> None:
+    probing = only(explain(facts(held("breaker_open", until_ms=NOW_MS))))
+    assert (probing.holds, probing.until_ms) == (True, 0)
+    assert probing.what == "in words; its next lead goes as a probe"
     assert not only(explain(facts(held("budget_credits_day", until_ms=NOW_MS - 1)))).holds
     assert only(explain(facts(held("paused", until_ms=NOW_MS - 1)))).holds
     assert only(explain(facts(held("breaker_open", until_ms=NOW_MS - 1, mode="open")))).holds

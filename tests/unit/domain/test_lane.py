@@ -8,7 +8,7 @@ import pytest
 from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.settlement import book_callback, charged, settled
-from stream_app.domain.lane.view import LaneView, _news, view
+from stream_app.domain.lane.view import LaneView, _news, held_since, view
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import BreakerPolicy, Outage
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
@@ -175,7 +175,24 @@ def test_a_hold_began_when_it_was_first_seen() -> None:
     lane, _ = _entry(LANE, policy)
     seen = view(policy, lane, [PEOPLE], NOW_MS)
     assert (seen.holds, seen.since_ms) == ("budget_credits_day", NOW_MS)
-    assert view(policy, lane, [PEOPLE], NOW_MS + 9_000, seen).since_ms == NOW_MS
+    lane = msgspec.structs.replace(lane, held_since=held_since(seen))
+    assert view(policy, lane, [PEOPLE], NOW_MS + 9_000).since_ms == NOW_MS, "its next owner knows that from its row"
+
+
+def test_a_suspension_lasts_longer_than_the_budget_that_keeps_its_probe_back() -> None:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
+    for outcomes, reason in (([GONE, GONE], "webhook_gone"), ([Denied(401, 50, "no")], "http_401")):
+        lane = _call(LANE, *outcomes, policy=policy)
+        due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1_000)
+        lane = msgspec.structs.replace(lane, budget=_entry(LANE, policy, due_ms)[0].budget)
+        assert _held(lane, policy, due_ms).reason == "budget_credits_day"
+        seen = view(policy, lane, [PEOPLE], due_ms)
+        midnight_ms = seen.meters["credits_day"].ends_ms
+        assert (seen.holds, seen.until_ms, seen.since_ms) == (reason, midnight_ms, NOW_MS)
+        assert [part.holds for part in seen.partly] == ["budget_credits_day"]
+        later = seen.at(midnight_ms)
+        assert (later.holds, later.probe_due, later.partly) == (reason, True, ())
+        assert view(policy, lane, [PEOPLE], midnight_ms).holds == reason, "the lane itself says the same"
 
 
 def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.domain.lane.holds import WaitKind
 from stream_app.domain.lane.view import LaneView, PartHold
-from stream_app.domain.lane.waits import Kind, Wait, held_now, kind_of, sums, waits
+from stream_app.domain.lane.waits import Wait, held_now, kind_of, sums, waits
 from stream_app.domain.model.messages import Status, StatusEvent
 from tests.support.legal import LEGAL
 
@@ -28,7 +29,7 @@ def event(status: Status, at_ms: int, reason: str = "", due_at_ms: int | None = 
         ("of_a_newer_worker", "", "rest"),
     ],
 )
-def test_what_a_lead_waits_for_after_an_event(status: str, reason: str, kind: Kind) -> None:
+def test_what_a_lead_waits_for_after_an_event(status: str, reason: str, kind: WaitKind) -> None:
     assert kind_of(status, reason) == kind
 
 
@@ -100,27 +101,28 @@ def test_holds_that_follow_each_other_for_the_same_limit_are_one_wait() -> None:
 
 
 HELD = Wait("budget", "budget_credits_day", "of the event", 1_000, None, 5_000)
+NOW_MS = 3_000
 LANE = LaneView("acme", 0, 2_000, "closed", "healthy", 100, 5)
 
 
 def test_what_the_lane_says_now_counts_more_than_the_event() -> None:
     full = msgspec.structs.replace(LANE, holds="budget_credits_day", text="4,000 of 4,000 used", until_ms=9_000)
-    now = held_now(HELD, "people", full)
+    now = held_now(HELD, "people", full, NOW_MS)
     assert (now.limit, now.text, now.begin_ms, now.until_ms) == (HELD.limit, "4,000 of 4,000 used", 1_000, 9_000)
     part = PartHold(("people",), "budget_credits_day", "of people", 8_000)
     paused = msgspec.structs.replace(LANE, holds="paused", text="paused by ada", partly=(part,))
-    assert held_now(HELD, "people", paused).until_ms == 8_000, "the same limit first"
-    now = held_now(HELD, "firms", paused)
+    assert held_now(HELD, "people", paused, NOW_MS).until_ms == 8_000, "the same limit first"
+    now = held_now(HELD, "firms", paused, NOW_MS)
     assert (now.limit, now.text, now.until_ms) == ("paused", "paused by ada", None)
     forced = msgspec.structs.replace(LANE, holds="breaker_open", text="forced", until_ms=9_000, mode="open")
-    assert held_now(HELD, "people", forced).until_ms is None, "an operator ends it"
+    assert held_now(HELD, "people", forced, NOW_MS).until_ms is None, "an operator ends it"
 
 
 def test_a_lead_whose_lane_moves_again_waits_for_its_turn() -> None:
-    now = held_now(HELD, "people", LANE)
+    now = held_now(HELD, "people", LANE, NOW_MS)
     assert (now.limit, now.until_ms) == ("rate", None)
     for at_ms in (500, HELD.begin_ms):
         older = msgspec.structs.replace(LANE, at_ms=at_ms)
-        assert held_now(HELD, "people", older) == HELD, "the lane has said nothing since"
+        assert held_now(HELD, "people", older, NOW_MS) == HELD, "the lane has said nothing since"
     others = [msgspec.structs.replace(HELD, end_ms=2_000), msgspec.structs.replace(HELD, kind="callback")]
-    assert [held_now(wait, "people", LANE) for wait in others] == others, "its lane does not hold it"
+    assert [held_now(wait, "people", LANE, NOW_MS) for wait in others] == others, "its lane does not hold it"

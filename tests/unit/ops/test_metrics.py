@@ -184,7 +184,7 @@ def _samples(registry: CollectorRegistry) -> dict[str, float]:
 
 def test_a_lane_is_shown_as_it_was_last_published() -> None:
     registry = CollectorRegistry()
-    metrics = LaneMetrics(registry, log.get("test"))
+    metrics = LaneMetrics(registry, log.get("test"), lambda: 0)
     metrics.show(VIEW)
     first = _samples(registry)
     assert first["breaker['acme']"] == 2
@@ -211,7 +211,7 @@ def _shown(registry: CollectorRegistry) -> list[str]:
 def test_with_many_lanes_those_that_are_held_or_change_have_series(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_metrics, "MOST_LANES", 2)
     registry = CollectorRegistry()
-    metrics = LaneMetrics(registry, log.get("test"))
+    metrics = LaneMetrics(registry, log.get("test"), lambda: 0)
     minute_ms = 60_000
 
     def show(workspace: str, minute: int, holds: str = "") -> None:

@@ -1,0 +1,238 @@
+"""The reasons to hold leads of a lane, one row each: what the hold is, what lifts it, and what people read about it.
+
+Rules, views, commands, the board, metrics and messages look a reason up here, so that a new reason is a new row.
+`remains` decides for all of them whether a hold is over once its time has passed.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from stream_app.domain.lane.overrides import OrderKind
+from stream_app.domain.limits import callback_health, concurrency, suspension
+from stream_app.domain.limits.breaker import Mode
+from stream_app.domain.limits.budget import METERS
+from stream_app.domain.model.messages import Status
+
+WEBHOOK_GONE: Final = "webhook_gone"
+OVER_CEILING: Final = "over_ceiling"
+BREAKER_OPEN: Final = "breaker_open"
+FORCED_OPEN: Final = "forced_open"
+PROBE_DUE: Final = "its next lead goes as a probe"
+"""What people read of a lane that is held although the time of its next probe has passed."""
+
+LiftedBy = Literal["turn", "time", "probe", "callback", "event", "person"]
+"""What ends a hold.
+
+`turn`: nothing has to end, because the lane moves and the lead waits for its turn. `time`: the hold is over at its
+time. `probe`: the next lead after that time goes as a probe, and lifts the hold if Clay accepts it. `callback`: only
+the callback of that probe lifts it. `event`: something that has no known time. `person`: an operator, and nothing else.
+"""
+WaitKind = Literal[
+    "queue", "rate", "budget", "pause", "outage", "POST", "retry", "callback", "replay", "person", "rest"
+]
+"""What a record waits for."""
+
+
+class HoldReason(msgspec.Struct, frozen=True):
+    """A reason to hold leads.
+
+    Attributes:
+        code: Its stable code, on events, views, metrics, alerts and messages.
+        lifted_by: What ends the hold.
+        waits_for: What its leads wait for.
+        lifts: What ends the hold, in words; `{}` stands for the workspace. '' if nothing has to end.
+        status: The event of a lead that is held; None if the lead gets none.
+        remedy: The order with which an operator ends it; '' if another place or time ends it.
+        needs_repair: True if something outside the lane has to be repaired: Clay's table, a token, a clock.
+        alarm: What a message says to people; '' if the hold ends by itself, or is what an operator wanted.
+    """
+
+    code: str
+    lifted_by: LiftedBy
+    waits_for: WaitKind
+    lifts: str = ""
+    status: Status | None = None
+    remedy: OrderKind | Literal[""] = ""
+    needs_repair: bool = False
+    alarm: str = ""
+
+
+_RESUME: Final = 'stream-app lanes resume {} --why "..."'
+_REPAIR: Final = f"repair the cause, then: {_RESUME}"
+_DENIED: Final = HoldReason(
+    code="http_*",
+    lifted_by="probe",
+    waits_for="pause",
+    lifts=f"a probe that Clay accepts; or {_REPAIR}",
+    status="held_paused",
+    remedy="resume",
+    needs_repair=True,
+    alarm="Clay refuses its leads, so the lane is held.",
+)
+"""Every status with which Clay refuses all leads of a destination: 401, 402, 403 and others."""
+
+
+def _budget(meter: str) -> HoldReason:
+    kind, _, period = meter.partition("_")
+    return HoldReason(
+        code=f"budget_{meter}",
+        lifted_by="time",
+        waits_for="budget",
+        lifts=f'the next {period}, or: stream-app lanes budget {{}} --{kind}-per-{period} N --why "..."',
+        status="held_budget",
+        remedy="budget",
+        alarm="" if period == "day" else f"The month's {kind} are used up, so its leads wait for the next month.",
+    )
+
+
+_REASONS: Final = (
+    HoldReason(
+        code="paused",
+        lifted_by="person",
+        waits_for="pause",
+        lifts=_RESUME,
+        status="held_paused",
+        remedy="resume",
+    ),
+    HoldReason(
+        code="no_webhook",
+        lifted_by="person",
+        waits_for="pause",
+        lifts=(
+            "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload; or take one "
+            'back: stream-app lanes quota {} --webhook ID --use --why "..."'
+        ),
+        status="held_paused",
+        remedy="quota",
+        needs_repair=True,
+        alarm="No webhook takes leads any more.",
+    ),
+    HoldReason(
+        code=WEBHOOK_GONE,
+        lifted_by="probe",
+        waits_for="pause",
+        lifts=f"a probe that Clay accepts, or a new webhook in the pool; or {_REPAIR}",
+        status="held_paused",
+        remedy="quota",
+        needs_repair=True,
+        alarm="Clay does not know a webhook any more.",
+    ),
+    HoldReason(
+        code=callback_health.REASON,
+        lifted_by="callback",
+        waits_for="pause",
+        lifts=f"the callback of a probe; or {_REPAIR}",
+        status="held_paused",
+        remedy="resume",
+        needs_repair=True,
+        alarm="Clay takes its leads and does not call back: credits out, or auto-run off?",
+    ),
+    HoldReason(
+        code=OVER_CEILING,
+        lifted_by="callback",
+        waits_for="pause",
+        lifts=f"a probe whose callback reports a lower cost; or {_REPAIR}",
+        status="held_paused",
+        remedy="resume",
+        needs_repair=True,
+        alarm="A lead cost more than its ceiling, so the lane is held.",
+    ),
+    HoldReason(
+        code=suspension.FLOOD,
+        lifted_by="probe",
+        waits_for="pause",
+        lifts=f"a probe that Clay accepts; or {_REPAIR}",
+        status="held_paused",
+        remedy="resume",
+        needs_repair=True,
+        alarm="Too many of its leads became dead letters, so the lane is held.",
+    ),
+    HoldReason(
+        code=BREAKER_OPEN,
+        lifted_by="probe",
+        waits_for="outage",
+        lifts='a few leads that go as probes and that Clay accepts; or: stream-app lanes reset {} --why "..."',
+        status="held_outage",
+        remedy="reset",
+        alarm="Clay fails, is slow or cannot be reached, so the lane is held.",
+    ),
+    HoldReason(
+        code=FORCED_OPEN,
+        lifted_by="person",
+        waits_for="pause",
+        lifts='stream-app lanes auto {} --why "..."',
+        status="held_outage",
+        remedy="auto",
+    ),
+    HoldReason(
+        code=concurrency.REASON,
+        lifted_by="event",
+        waits_for="outage",
+        lifts="the next answer; if none comes, the circuit breaker opens when the requests time out",
+        status="held_outage",
+    ),
+    HoldReason(
+        code="budget_clock",
+        lifted_by="event",
+        waits_for="budget",
+        lifts="this machine's clock, which is behind the lane's books: set it right",
+        status="held_budget",
+        needs_repair=True,
+        alarm="The clock of a worker is behind the lane's books, so the lane is held.",
+    ),
+    *map(_budget, METERS),
+    HoldReason(code="rate_limited", lifted_by="time", waits_for="rate", lifts="time: Clay said when"),
+    HoldReason(code="rate", lifted_by="turn", waits_for="rate"),
+    HoldReason(code="in_flight", lifted_by="turn", waits_for="rate"),
+)
+REASONS: Final[Mapping[str, HoldReason]] = {reason.code: reason for reason in (*_REASONS, _DENIED)}
+"""All reasons by code. `reason_of` finds that of a status of Clay, too."""
+
+
+def reason_of(code: str) -> HoldReason:
+    """Return the reason with this code. One that this version does not know is taken for a refusal of Clay."""
+    known = REASONS.get(code)
+    if known is not None:
+        return known
+    is_denied = code.startswith("http_")
+    return msgspec.structs.replace(_DENIED, code=code, alarm=_DENIED.alarm if is_denied else "")
+
+
+def code_of(holds: str, mode: Mode) -> str:
+    """Return the code of a hold that admission answers: an operator's breaker is another reason than an outage."""
+    return FORCED_OPEN if holds == BREAKER_OPEN and mode == "open" else holds
+
+
+def lifts(code: str, workspace: str) -> str:
+    """Return what ends a hold, in words."""
+    return reason_of(code).lifts.format(workspace)
+
+
+class Remains(msgspec.Struct, frozen=True):
+    """A hold that is not over.
+
+    Attributes:
+        until_ms: When it may end, epoch ms; 0 if no time ends it, or if that time has passed.
+        probe_due: True if the time of the next probe has passed, so that the next lead goes as a probe.
+    """
+
+    until_ms: int
+    probe_due: bool
+
+
+def remains(code: str, until_ms: int, now_ms: int, *, probe_due: bool = False) -> Remains | None:
+    """Return what is left of a hold, or None if it is over.
+
+    Only a hold that time lifts is over at `until_ms`. One that a probe lifts lasts until a lead comes: without leads a
+    lane may be held for days beyond the time of its next probe.
+    """
+    match reason_of(code).lifted_by:
+        case "probe" | "callback":
+            has_passed = 0 < until_ms <= now_ms
+            return Remains(0 if has_passed else until_ms, probe_due or has_passed)
+        case "time":
+            return None if 0 < until_ms <= now_ms else Remains(until_ms, probe_due=False)
+        case _:
+            return Remains(0, probe_due=False)

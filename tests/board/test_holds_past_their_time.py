@@ -1,0 +1,263 @@
+"""A lane that is held past the time of its next probe, while no lead waits: every place says that it is held.
+
+Each lane is made by the rules themselves. Then the clock of the readers moves beyond what the view promised.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import Mock
+
+import httpx
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from stream_app.board.access import Access
+from stream_app.board.app import Board
+from stream_app.board.lookup import Lookup
+from stream_app.board.notify import alert_of
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.cli.lanes import lane_tables
+from stream_app.cli.status import _show_finding
+from stream_app.client import doctor
+from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.overrides import Trip, obey
+from stream_app.domain.lane.settlement import settled
+from stream_app.domain.lane.view import LaneView, view
+from stream_app.domain.limits import suspension
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.limits.concurrency import NOTHING, StallDetector
+from stream_app.domain.limits.rate import Rate
+from stream_app.domain.limits.webhook_quota import Quota, Webhook
+from stream_app.domain.model.outcome import Accepted, Refused
+from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Actor, Destination, Workspace
+from stream_app.ops import logs
+from stream_app.ops.lane_metrics import LaneMetrics
+from tests.board.client import board_with, plain
+from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
+from tests.board.model_records import Made
+from tests.board.scene import settings_of
+from tests.unit.domain.lanes import granted
+
+BEGAN_MS: Final = NOW_MS - 40 * DAY_MS
+BY: Final = Actor("jane", "rebuilt", BEGAN_MS)
+PEOPLE: Final = Destination("acme-people", "acme", ("hook1",), setup_id="one")
+POLICY: Final = Workspace("acme", "acme-people")
+NEW: Final = Lane("acme", 0, rate=Rate(10.0, BEGAN_MS))
+UP: Final = Group("Stable", 1)
+PROBE_DUE: Final = "its next lead goes as a probe"
+_NAMES: Final = TopicNames()
+
+
+class InTrouble(msgspec.Struct, frozen=True):
+    """A lane in trouble since `BEGAN_MS`."""
+
+    lane: Lane
+    policy: Workspace = POLICY
+    stall: StallDetector = NOTHING
+
+    def seen(self, at_ms: int, before: LaneView | None = None) -> LaneView:
+        return view(self.policy, self.lane, [PEOPLE], at_ms, before, self.stall)
+
+
+def _suspended(reason: str) -> InTrouble:
+    state = suspension.begin(POLICY.suspension, reason, f"the text of {reason}", BEGAN_MS, PEOPLE.alias)
+    return InTrouble(msgspec.structs.replace(NEW, suspension=state))
+
+
+def _gone() -> InTrouble:
+    state = suspension.begin(POLICY.suspension, "http_404", "the webhook hook1 is gone (404)", BEGAN_MS, PEOPLE.alias)
+    return InTrouble(msgspec.structs.replace(NEW, quota=quota.gone(POLICY.suspension, NEW.quota, "hook1", state, None)))
+
+
+def _broken() -> InTrouble:
+    lane = NEW
+    for number in range(5):
+        at_ms = BEGAN_MS + number
+        lane, grant = granted(POLICY, lane, PEOPLE, at_ms)
+        lane, _ = settled(POLICY, lane, grant, Refused("http_503", 20, 503), at_ms, 0.0)
+    return InTrouble(lane)
+
+
+def _half_open() -> InTrouble:
+    lane = _broken().lane
+    lane, grant = granted(POLICY, lane, PEOPLE, lane.breaker.until_ms)
+    lane, _ = settled(POLICY, lane, grant, Accepted(200, 20), BEGAN_MS + MINUTE_MS, 0.0)
+    assert lane.breaker.phase == "half_open"
+    return InTrouble(lane)
+
+
+def _spent(cap: str, cost: str) -> InTrouble:
+    policy = msgspec.structs.replace(POLICY, budget=msgspec.structs.replace(BudgetPolicy(), **{cap: 1}))
+    destination = msgspec.structs.replace(PEOPLE, **{cost: 1})
+    lane, _ = granted(policy, NEW, destination, BEGAN_MS)
+    return InTrouble(lane, policy)
+
+
+def _forced() -> InTrouble:
+    return InTrouble(obey(POLICY, NEW, Trip(), BY).lane)
+
+
+UNTIL_A_PROBE: Final[dict[str, Callable[[], InTrouble]]] = {
+    **{
+        reason: partial(_suspended, reason)
+        for reason in ("http_401", "http_402", "http_403", "http_451", "no_callbacks", "over_ceiling", "flood_guard")
+    },
+    "webhook_gone": _gone,
+    "breaker_open": _broken,
+    "breaker_open: half open": _half_open,
+}
+UNTIL_A_PERSON: Final[dict[str, Callable[[], InTrouble]]] = {
+    "paused": lambda: InTrouble(msgspec.structs.replace(NEW, pause=BY)),
+    "no_webhook": lambda: InTrouble(msgspec.structs.replace(NEW, quota=Quota({"hook1": Webhook(50_000)}))),
+    "forced_open": _forced,
+    "no_answer": lambda: InTrouble(NEW, stall=StallDetector(BEGAN_MS - 10_000, 5)),
+}
+UNTIL_A_TIME: Final[dict[str, Callable[[], InTrouble]]] = {
+    "budget_credits_day": lambda: _spent("credits_per_day", "ceiling_credits"),
+    "budget_credits_month": lambda: _spent("credits_per_month", "ceiling_credits"),
+    "budget_actions_day": lambda: _spent("actions_per_day", "ceiling_actions"),
+    "budget_actions_month": lambda: _spent("actions_per_month", "ceiling_actions"),
+    "rate_limited": lambda: InTrouble(
+        msgspec.structs.replace(NEW, rate=Rate(0.0, BEGAN_MS, blocked_until_ms=BEGAN_MS + HOUR_MS))
+    ),
+}
+"""What `UNTIL_A_TIME` names is over: no lane is held."""
+
+
+async def _told(seen: LaneView, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> dict[str, Any]:
+    """What each place says at `NOW_MS` of the lane acme, whose last published view is `seen`."""
+    settings = settings_of(folder)
+    lane = LaneFacts("acme", 0, seen, {"leads": 0})
+    facts = Facts(NOW_MS, UP, UP, [lane])
+    findings = explain(facts)
+    holding = [finding for finding in findings if finding.holds]
+    told: dict[str, Any] = {"explain": [finding.code for finding in holding]}
+    told["explain runs"] = any(finding.code == "moves" for finding in findings)
+    for finding in holding:
+        _show_finding(finding, NOW_MS, "UTC")
+    told["explain says"] = capsys.readouterr().out
+    told["since"] = {finding.since_ms for finding in holding}
+    told["lanes"] = lane_tables([lane], {}, {}, NOW_MS)[0].rows[0][1]
+
+    async def last_views(_: Any) -> dict[str, LaneView]:
+        return {"acme": seen}
+
+    monkeypatch.setattr(doctor, "last_views", last_views)
+    monkeypatch.setattr("stream_app.client.doctor.Clock", lambda: Mock(now_ms=lambda: NOW_MS))
+    told["doctor"] = (await doctor._lanes(settings)).text
+    registry = CollectorRegistry()
+    metrics = LaneMetrics(registry, logs.get("test"), lambda: NOW_MS)
+    metrics.show(seen)
+    (family,) = [family for family in registry.collect() if family.name == "stream_app_lane_holds"]
+    told["metrics"] = [sample.labels["reason"] for sample in family.samples if sample.value]
+    told["messages"] = [alert for finding in findings if (alert := alert_of(finding, NOW_MS)) is not None]
+    with board_with(folder, Made(_NAMES.lanes, b"acme", msgspec.json.encode(seen))) as client:
+        (told["api"],) = await _api_lanes(client.board)
+        told["now"] = plain((await client.get("/board")).text)
+        told["lane page"] = (await client.get("/board/lanes/acme")).text
+        told["list"] = plain((await client.get("/board/lanes?state=held")).text)
+    return told
+
+
+async def _api_lanes(board: Board) -> list[dict[str, Any]]:
+    """The lanes in the answer of the look-up API, from the model of a board."""
+    queries, lag = board._maker.site.queries, ProjectionLag(NOW_MS)
+    no: Any = None
+    lookup = Lookup(
+        queries, lambda: lag, no, no, _NAMES.inputs, Access(None), _NAMES.dlq, _NAMES.parked, no, lambda: NOW_MS
+    )
+    transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107") as client:
+        lanes: list[dict[str, Any]] = (await client.get("/lanes")).json()["lanes"]
+    return lanes
+
+
+def _views(made: InTrouble) -> list[LaneView]:
+    """The view that was published when the trouble began, and one that the worker published since."""
+    first = made.seen(BEGAN_MS + MINUTE_MS)
+    return [first, made.seen(NOW_MS - MINUTE_MS, first)]
+
+
+@pytest.mark.parametrize("published", [0, 1], ids=["as it began", "again since"])
+@pytest.mark.parametrize("name", [*UNTIL_A_PROBE, *UNTIL_A_PERSON])
+async def test_it_is_held_in_every_place(
+    name: str, published: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, _ = name.partition(":")
+    made = (UNTIL_A_PROBE | UNTIL_A_PERSON)[name]()
+    if published and name == "no_answer":
+        pytest.skip("requests end within minutes, so that no worker says this an hour later")
+    told = await _told(_views(made)[published], tmp_path, monkeypatch, capsys)
+    assert told["explain"] == [code]
+    assert not told["explain runs"]
+    assert told["lanes"].startswith(code if code != "paused" else "paused since")
+    assert told["doctor"].startswith("1 of 6 lanes is held")
+    assert told["metrics"] == [code]
+    assert told["api"]["holds"] == code
+    assert "1 of 6 lanes is held" in told["now"]
+    assert ">held</span>" in told["lane page"].split("</h1>")[0]
+    assert "acme" in told["list"]
+    places = (told["explain says"], told["lanes"], told["now"], plain(told["lane page"]))
+    for text in places:
+        assert (PROBE_DUE in text) == (name in UNTIL_A_PROBE), text
+    assert told["api"].get("probe_due", False) == (name in UNTIL_A_PROBE)
+    assert told["api"].get("until_ms", 0) == 0, "no time that has passed is told as one that is to come"
+    assert "until " not in told["explain says"].split("lifts")[0].removeprefix("HELD")
+    assert told["api"]["since_ms"] > 0
+    assert told["since"] == {told["api"]["since_ms"]}
+    for alert in told["messages"]:
+        assert (alert.name, alert.severity, alert.since_ms) == (code, "critical", told["api"]["since_ms"])
+
+
+@pytest.mark.parametrize("name", UNTIL_A_PROBE)
+async def test_the_trouble_began_when_its_first_call_failed(name: str) -> None:
+    for seen in _views(UNTIL_A_PROBE[name]()):
+        (finding,) = [
+            finding for finding in explain(Facts(NOW_MS, UP, UP, [LaneFacts("acme", 0, seen, {})])) if finding.holds
+        ]
+        assert (finding.since_ms, seen.since_ms) == (BEGAN_MS, BEGAN_MS)
+
+
+@pytest.mark.parametrize("name", UNTIL_A_TIME)
+async def test_it_runs_in_every_place_once_its_time_has_come(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = UNTIL_A_TIME[name]().seen(BEGAN_MS + MINUTE_MS)
+    assert seen.holds == name
+    assert seen.until_ms < NOW_MS
+    told = await _told(seen, tmp_path, monkeypatch, capsys)
+    assert (told["explain"], told["explain runs"]) == ([], True)
+    assert told["lanes"] == "running"
+    assert told["doctor"] == "no lane is held"
+    assert told["metrics"] == []
+    assert told["messages"] == []
+    assert (told["api"].get("holds", ""), told["api"].get("text", ""), told["api"].get("since_ms", 0)) == ("", "", 0)
+    assert "All 6 lanes are running" in told["now"]
+    assert ">held</span>" not in told["lane page"]
+
+
+async def test_until_has_seconds_in_every_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = suspension.begin(POLICY.suspension, "no_callbacks", "nothing came back", NOW_MS - 1_000, PEOPLE.alias)
+    state = msgspec.structs.replace(state, probe_at_ms=NOW_MS + 62_000)
+    made = InTrouble(msgspec.structs.replace(NEW, suspension=state))
+    told = await _told(made.seen(NOW_MS - 500), tmp_path, monkeypatch, capsys)
+    hour_minute_second = "".join(f"{part:02}:" for part in _clock(NOW_MS + 62_000))[:-1]
+    assert told["lanes"] == f"no_callbacks until {hour_minute_second}"
+    assert f"until   {hour_minute_second}" in told["explain says"]
+    assert f"Until 2026-09-21 {hour_minute_second}" in told["now"]
+    assert f"Until 2026-09-21 {hour_minute_second}" in plain(told["lane page"])
+    assert told["api"]["until_ms"] == NOW_MS + 62_000
+
+
+def _clock(at_ms: int) -> tuple[int, int, int]:
+    seconds = at_ms // 1000 % 86_400
+    return seconds // 3_600, seconds // 60 % 60, seconds % 60
