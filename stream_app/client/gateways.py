@@ -23,6 +23,7 @@ _NO_LEAD: Final = "doctor"
 _ASKED: Final = 8
 """Connections for each secret. A proxy usually takes its gateways in turn."""
 _WITHIN_S: Final = 5.0
+_MOST_BYTES: Final = 65_536  # a gateway answers with a line; a proxy that cannot reach it, with a page
 _AGAIN_S: Final = 0.5
 
 
@@ -36,9 +37,10 @@ async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -
     A proxy takes the header Connection for itself, and most name themselves; the gateway does neither.
     """
     base = (settings.gateway.public_url or "").rstrip("/")
-    async with _client(egress, within_s) as client:
-        health = await _ask(client, "GET", f"{base}/healthz", headers={"connection": f"close, {gateway.UNPROXIED}"})
-    if health.status_code != 200 or health.text.strip() != "ok":
+    headers = {"connection": f"close, {gateway.UNPROXIED}"}
+    async with _client(egress) as client:
+        health = await _ask(client, within_s, "GET", f"{base}/healthz", headers=headers)
+    if health.status_code != 200 or health.text != "ok":
         raise ProbeFailed(
             f"{base}/healthz answers {health.status_code}, unlike our gateway: is `stream-app gateway` behind "
             "it, and does the proxy forward /healthz and /callbacks/ ?"
@@ -57,13 +59,14 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
     url, token, workspace = settings.callback_url(alias), "", settings.destinations[alias].workspace
     if settings.gateway.token_keys_env:
         token = sign(settings.callback_keys, workspace, alias, f"not-{_NO_LEAD}")
-    async with _client(egress, within_s) as client:
-        answer = await _ask(client, "POST", url, json={"lead_id": _NO_LEAD, "callback_token": token})
+    document = {"lead_id": _NO_LEAD, "callback_token": token}
+    async with _client(egress) as client:
+        answer = await _ask(client, within_s, "POST", url, json=document)
     if answer.status_code == 404:
         raise ProbeFailed(
             f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has another configuration"
         )
-    text = answer.text.strip()
+    text = answer.text
     if text in {refusal.text for refusal in (gateway.REFUSED_TOKEN["unknown_key"], gateway.NO_TOKEN)}:
         raise ProbeFailed(f"{url} does not know our key: give worker and gateway the same gateway.token_keys_env")
     if text != (gateway.REFUSED_TOKEN["mismatch"] if settings.gateway.token_keys_env else gateway.NO_SECRET).text:
@@ -71,17 +74,48 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
     return f"{url} answers, and refuses a forged callback"
 
 
-def _client(egress: Egress, within_s: float) -> httpx.AsyncClient:
+def _client(egress: Egress) -> httpx.AsyncClient:
     """Return a client with a connection for each request."""
-    no_reuse = httpx.Limits(max_keepalive_connections=0)
     return httpx.AsyncClient(
-        timeout=within_s, verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False, limits=no_reuse
+        timeout=None,  # the whole request has one (`_ask`)
+        verify=egress.tls_context,
+        proxy=egress.proxy_url,
+        trust_env=False,
+        limits=httpx.Limits(max_keepalive_connections=0),
+        headers={"accept-encoding": "identity"},
     )
 
 
-async def _ask(client: httpx.AsyncClient, method: str, url: str, **options: Any) -> httpx.Response:
+class _Answer(msgspec.Struct, frozen=True):
+    """An answer that was read to its end. `text` has no spaces around it."""
+
+    status_code: int
+    headers: httpx.Headers
+    text: str
+
+
+async def _ask(client: httpx.AsyncClient, within_s: float, method: str, url: str, **options: Any) -> _Answer:
+    """Send a request and read the answer, which may come from any program: in bounded time, and not above a size.
+
+    Raises:
+        ProbeFailed: There is no such answer.
+    """
     try:
-        return await client.request(method, url, **options)
+        async with asyncio.timeout(within_s), client.stream(method, url, **options) as answer:
+            body = b""
+            async for piece in answer.aiter_raw(1_024):
+                body += piece
+                if len(body) > _MOST_BYTES:
+                    raise ProbeFailed(
+                        f"{url} answers with more than {_MOST_BYTES:,} bytes, unlike our gateway: "
+                        "check gateway.public_url, and the proxy before it"
+                    )
+            return _Answer(answer.status_code, answer.headers, body.decode("utf-8", "replace").strip())
+    except TimeoutError as late:
+        raise ProbeFailed(
+            f"{url} did not answer within {within_s:g} s: is gateway.public_url right, does the gateway run, "
+            "and are [egress]'s proxy and authority right?"
+        ) from late
     except httpx.HTTPError as error:
         raise ProbeFailed(
             f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url right, does the "
@@ -125,7 +159,7 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
         return []
     states: dict[tuple[str, str], TableSecret] = {}
     ends_s = time.monotonic() + patience_s
-    async with _client(settings.make_egress(), _WITHIN_S) as client:
+    async with _client(settings.make_egress()) as client:
         while wanted:
             try:
                 for alias, variable in wanted:
@@ -155,8 +189,9 @@ async def _table_secret(settings: Settings, alias: str, variable: str, client: h
     lacks = {gateway.NOT_HERE.text, gateway.NO_TOKEN.text, *([gateway.BAD_SECRET.text] if is_known else [])}
 
     async def ask() -> str:
-        answer = await _ask(client, "POST", url, json=document, headers={b"x-callback-secret": secret.encode()})
-        return answer.text.strip()
+        headers = {b"x-callback-secret": secret.encode()}
+        answer = await _ask(client, _WITHIN_S, "POST", url, json=document, headers=headers)
+        return answer.text
 
     answers = await asyncio.gather(*(ask() for _ in range(_ASKED)))
     missing = sum(answer in lacks for answer in answers)

@@ -154,6 +154,7 @@ class Gateway(msgspec.Struct, frozen=True):
         host: The address that it listens on.
         behind_proxy: A reverse proxy with TLS is in front of it, and nothing else reaches it.
         public_url: How Clay reaches the gateway, such as https://leads.example.com; `/callbacks/...` is appended.
+            http:// only for this machine and for names without a dot.
         token_keys_env: Names of the variables with the secrets of callback tokens: the first signs, all verify.
         max_body_bytes: Maximum size of a callback.
         read_timeout_s: Time for a callback to arrive completely.

@@ -156,6 +156,8 @@ def _processes(settings: Settings) -> Iterator[str]:
         yield "trace.endpoint: must begin with https, because the headers of trace.headers_env are sent there"
     if gateway.public_url is not None and not _is_base(gateway.public_url):
         yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
+    elif gateway.public_url is not None and not _is_private(gateway.public_url):
+        yield "gateway.public_url: must begin with https, because tokens and results are sent there"
     if not is_loopback(gateway.host) and not gateway.behind_proxy:
         yield (
             f"gateway.host = {gateway.host}: others reach it, and any of them could exhaust its memory; put a reverse "

@@ -7,6 +7,7 @@ import msgspec
 from stream_app.domain.callback.body import BadBody
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.tokens import TokenProblem
+from stream_app.gateway.lead_bound import EVERY_S
 
 RETRY_AFTER_S: Final = 30
 UNPROXIED: Final = "stream-app-unproxied"
@@ -41,6 +42,8 @@ class Answer(msgspec.Struct, frozen=True):
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         if self.status == 503:
             headers["retry-after"] = str(RETRY_AFTER_S)
+        if self.status == 429:
+            headers["retry-after"] = str(EVERY_S)
         if self.status == 405:
             headers["allow"] = "POST"
         if self.close:
@@ -69,6 +72,11 @@ BAD_SECRET: Final = Answer(
 )
 TEMPLATE: Final = Answer(
     400, "template", "The header x-callback-token still holds a template {{...}}: insert the column with / instead."
+)
+TOO_OFTEN: Final = Answer(
+    429,
+    "too_often",
+    "Not received: this row has called back too often. What came before is kept; a row may call back again in an hour.",
 )
 KAFKA_AWAY: Final = Answer(503, "kafka_away", "Not received: our store does not respond. Try again in a minute.")
 CRASHED: Final = Answer(500, "crashed", "Not received: internal error. Try again later.", close=True)

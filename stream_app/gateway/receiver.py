@@ -31,6 +31,7 @@ from stream_app.domain.model.tokens import Keys, Verified, problem_of, verify
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import Answer
+from stream_app.gateway.lead_bound import LeadBound
 from stream_app.gateway.tables import PREFIX, Table, Tables
 
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
@@ -109,6 +110,7 @@ class Receiver:
     _now_ms: Callable[[], int]
     _limits: Gateway
     _metrics: GatewayMetrics
+    _bound: LeadBound = field(init=False, factory=LeadBound)
     _decoding: asyncio.Lock = field(init=False, factory=asyncio.Lock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,10 +147,15 @@ class Receiver:
         origin = _verify(request, table, keys, body)
         if isinstance(origin, Answer):
             return origin
+        lead = (table.workspace, table.destination, body.lead_id, origin)
+        # Counted before the first await: the same token may come in many requests at once.
+        if not self._bound.take(*lead):
+            return answers.TOO_OFTEN
         callback = await self._callback(body, table, origin)
-        if isinstance(callback, BadBody):
-            return answers.refused(callback)
-        return await self._keep(callback, table)
+        answer = answers.refused(callback) if isinstance(callback, BadBody) else await self._keep(callback, table)
+        if answer.status != 200:
+            self._bound.give_back(*lead)
+        return answer
 
     async def _body(self, request: Request) -> bytes | Answer | None:
         """Return the body, the answer that rejects it, or None if the peer disconnected."""

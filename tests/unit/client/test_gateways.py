@@ -1,15 +1,18 @@
 """Which secrets of tables gateways have, as seen from outside: real gateways over HTTP, without Kafka."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from stream_app.client.gateways import TableSecret, table_secrets
+from stream_app.clay import Egress
+from stream_app.client import gateways
+from stream_app.client.gateways import ProbeFailed, TableSecret, callbacks_come_in, gateway_answers, table_secrets
 from stream_app.config import Settings, load_settings
 from stream_app.dev.process import free_port
 from stream_app.domain.model.tokens import Keys
@@ -145,3 +148,60 @@ async def test_gateways_out_of_reach_were_not_asked(tmp_path: Path) -> None:
         secrets = await table_secrets(settings, 0)
         assert states(secrets) == {"OLD": "unknown", "NEW": "unknown"}
         assert says in secrets[1].text
+
+
+class Endless:
+    """A server that never ends its answer, in pieces of `piece` bytes, `wait_s` apart."""
+
+    def __init__(self, piece: int, wait_s: float) -> None:
+        self._piece = b"x" * piece
+        self._wait_s = wait_s
+        self.sent = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (await self._is_read(receive)) and self.sent < 256 * 2**20:
+            await send({"type": "http.response.body", "body": self._piece, "more_body": True})
+            self.sent += len(self._piece)
+            await asyncio.sleep(self._wait_s)
+
+    async def _is_read(self, receive: Receive) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                return (await receive())["type"] != "http.disconnect"
+        return True
+
+
+async def findings_of(ask: str, settings: Settings) -> str:
+    """Return what is said of the gateways by `doctor` (healthz, callback) or `lanes reload` (secrets)."""
+    try:
+        match ask:
+            case "healthz":
+                await gateway_answers(settings, Egress.of(), 1.0)
+            case "callback":
+                await callbacks_come_in(settings, "people", Egress.of(), 1.0)
+            case "secrets":
+                return (await table_secrets(settings, 0))[0].text
+    except ProbeFailed as error:
+        return str(error)
+    raise AssertionError("it took this for a gateway")
+
+
+@pytest.mark.parametrize(("piece", "wait_s"), [(65_536, 0.0), (1, 0.05)], ids=["much", "slowly"])
+@pytest.mark.parametrize("ask", ["healthz", "callback", "secrets"])
+async def test_an_answer_without_an_end_is_given_up(
+    piece: int, wait_s: float, ask: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be any program: `public_url` names a host of the internet."""
+    monkeypatch.setattr(gateways, "_WITHIN_S", 1.0)
+    server = Endless(piece, wait_s)
+    async with seen_from_outside(tmp_path, server):
+        environ = {"KEY": NEW_KEY, "OLD": OLD, "NEW": NEW}
+        settings = load_settings(tmp_path / "stream_app.toml", environ, ("gateway",))
+        began_s = time.monotonic()
+        text = await findings_of(ask, settings)
+        assert time.monotonic() - began_s < 2 + 3 * BUSY
+        assert server.sent < 16 * 2**20
+    assert "http://127.0.0.1" in text
+    assert ("more than" in text) == (piece > 1)
+    assert ("within 1 s" in text) == (piece == 1)

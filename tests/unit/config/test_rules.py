@@ -84,6 +84,13 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
         ("[gateway]\npublic_url = 'https://user:s3cret@x'", "gateway.public_url: must be like https://"),
         ("[gateway]\npublic_url = 'https://x?s3cret'", "gateway.public_url: must be like https://"),
         ("[gateway]\npublic_url = 'https://x:port'", "gateway.public_url: must be like https://"),
+        *(
+            (
+                f"[gateway]\npublic_url = 'http://{host}:9103'",
+                "gateway.public_url: must begin with https, because tokens and results are sent there",
+            )
+            for host in ("leads.example.com", "192.0.2.7", *ELSEWHERE)
+        ),
         ("[trace]\nendpoint = 'localhost:4318'", "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces"),
         ("[trace]\nendpoint = 'https://u:s3cret@x/v1/traces'", "trace.endpoint: must be like http://"),
         *(

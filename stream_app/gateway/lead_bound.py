@@ -1,0 +1,72 @@
+"""How often one lead may call back, so that one valid token cannot fill the topic of callbacks.
+
+Clay repeats a callback up to 5 times, a lead may have several rows, and people run a row again by hand.
+So `AT_ONCE` callbacks of a lead are taken, and one more in each `EVERY_S` after that. It is the bound of one
+gateway, which begins again with it, because gateways share nothing.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+from attrs import define, field
+
+AT_ONCE: Final = 30
+"""Callbacks of a lead that are taken one after the other."""
+EVERY_S: Final = 2_880
+"""After so many seconds one more is taken: 30 a day."""
+MOST_LEADS: Final = 100_000
+"""Leads that are remembered, in about 20 MB. Above it the one that has not called back for the longest is forgotten."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@define(eq=False, repr=False)
+class LeadBound:
+    """Counts the callbacks of each lead that are taken.
+
+    A lead has one number, as in the generic cell rate algorithm: when it may call back `AT_ONCE` times again.
+    """
+
+    _now_s: Callable[[], float] = time.monotonic
+    _full_s: OrderedDict[bytes, float] = field(init=False, factory=OrderedDict)
+
+    def __len__(self) -> int:
+        return len(self._full_s)
+
+    def take(self, workspace: str, destination: str, lead_id: str, origin: str) -> bool:
+        """Count a callback, before it is stored. Returns False if its lead called back too often.
+
+        `origin`: the input record of a forced lead, whose token is another one.
+        """
+        now_s = self._now_s()
+        key = _key(workspace, destination, lead_id, origin)
+        before_s = max(self._full_s.get(key, now_s), now_s)
+        taken = before_s + EVERY_S - now_s <= AT_ONCE * EVERY_S
+        self._full_s[key] = before_s + EVERY_S if taken else before_s
+        # Also where it is refused: a lead that is posted on and on must not become the oldest one.
+        self._full_s.move_to_end(key)
+        self._forget(now_s)
+        return taken
+
+    def give_back(self, workspace: str, destination: str, lead_id: str, origin: str) -> None:
+        """Uncount a callback that was not stored after all."""
+        key = _key(workspace, destination, lead_id, origin)
+        if key in self._full_s:
+            self._full_s[key] -= EVERY_S
+
+    def _forget(self, now_s: float) -> None:
+        """Forget leads at the old end that may call back `AT_ONCE` times again, or that are too many."""
+        while self._full_s:
+            key, full_s = next(iter(self._full_s.items()))
+            if full_s > now_s and len(self._full_s) <= MOST_LEADS:
+                return
+            del self._full_s[key]
+
+
+def _key(*lead: str) -> bytes:
+    """Return 128 bits for a lead, whatever characters its parts have."""
+    return blake2b(_encode(lead), digest_size=16).digest()

@@ -1,0 +1,103 @@
+"""How often one lead may call back: a valid token that is posted again and again fills nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.gateway.lead_bound import AT_ONCE, EVERY_S, MOST_LEADS, LeadBound
+from tests.gateway.support import Gateway, good
+
+DAY_S = 86_400.0
+
+
+class Time:
+    """A clock that stands still."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def gateway(time: Time) -> Gateway:
+    made = Gateway()
+    made.receiver._bound = LeadBound(time)
+    return made
+
+
+async def test_one_valid_token_fills_nothing(gateway: Gateway, time: Time) -> None:
+    answers = [await gateway.post(good(note=f"{number} " + "x" * 1_000)) for number in range(4 * AT_ONCE)]
+    assert [answer.status_code for answer in answers] == [200] * AT_ONCE + [429] * (3 * AT_ONCE)
+    assert len(gateway.shelf.records) == AT_ONCE
+    refused = answers[-1]
+    assert "crm-17" not in refused.text
+    assert "called back" in refused.text
+    assert int(refused.headers["retry-after"]) == EVERY_S
+    assert gateway.counted() == {"enriched": AT_ONCE, "too_often": 3 * AT_ONCE}
+    assert (await gateway.post(good("crm-18"))).status_code == 200, "each lead has a bound of its own"
+
+    time.now_s += EVERY_S
+    again = [(await gateway.post(good())).status_code for _ in range(3)]
+    assert again == [200, 429, 429], "one more after a while"
+
+
+async def test_the_repeats_of_clay_and_several_rows_of_a_lead_are_taken(gateway: Gateway) -> None:
+    """Clay repeats a callback up to 5 times, and a lead may have a row of several attempts, each run by hand twice."""
+    for attempt in ("1", "2", "3"):
+        for _ in range(2 * 5):
+            assert (await gateway.post(good(attempt=attempt))).status_code == 200
+
+
+async def test_a_callback_that_was_not_kept_does_not_count(gateway: Gateway) -> None:
+    gateway.shelf.fails_with = BrokerUnavailable("away")
+    for _ in range(3 * AT_ONCE):
+        assert (await gateway.post(good())).status_code == 503
+    gateway.shelf.fails_with = None
+    for _ in range(AT_ONCE):
+        assert (await gateway.post(good())).status_code == 200
+    assert (await gateway.post(good())).status_code == 429
+
+
+async def test_a_refused_sender_uses_up_nothing(gateway: Gateway) -> None:
+    forged = good() | {"callback_token": good("crm-18")["callback_token"]}
+    for _ in range(2 * AT_ONCE):
+        assert (await gateway.post(forged)).status_code == 403
+    assert (await gateway.post(good())).status_code == 200
+
+
+@given(st.lists(st.floats(0, DAY_S), max_size=300))
+def test_no_day_has_more_than_twice_the_bound(waits_s: list[float]) -> None:
+    time = Time()
+    bound = LeadBound(time)
+    taken_at_s: list[float] = []
+    for wait_s in waits_s:
+        time.now_s += wait_s / 20
+        if bound.take("acme", "people", "crm-17", ""):
+            taken_at_s.append(time.now_s)
+    for begin_s in taken_at_s:
+        in_a_day = sum(begin_s <= at_s < begin_s + DAY_S for at_s in taken_at_s)
+        assert in_a_day <= AT_ONCE + DAY_S / EVERY_S
+
+
+def test_many_leads_take_bounded_memory_and_the_busy_one_is_remembered() -> None:
+    time = Time()
+    bound = LeadBound(time)
+    for number in range(2 * MOST_LEADS):
+        time.now_s += 0.001
+        bound.take("acme", "people", f"crm-{number}", "")
+        if number % (MOST_LEADS // 2) == 0:
+            for _ in range(AT_ONCE):
+                bound.take("acme", "people", "busy", "")
+    assert len(bound) <= MOST_LEADS
+    assert not bound.take("acme", "people", "busy", "")
+    time.now_s += 2 * DAY_S
+    bound.take("acme", "people", "crm-1", "")
+    assert len(bound) == 1, "what is full again is forgotten"
