@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pytest
 import yaml
@@ -93,7 +93,7 @@ def test_the_pins_satisfy_what_the_package_asks_for(file: str, place: dict[str, 
     assert installed("requirements-dev.txt", place).items() >= installed("requirements.txt", place).items()
 
 
-@pytest.mark.parametrize("file", [*FILES, ".ci/uv.txt"])
+@pytest.mark.parametrize("file", [*FILES, ".ci/uv.txt", ".ci/build.txt", ".ci/release.txt"])
 def test_each_pin_has_hashes_and_no_address(file: str) -> None:
     assert "://" not in text(file)
     assert not re.search(r"^\s*--?(?!hash=)\w", text(file), re.MULTILINE), "no option for pip: an index is yours to set"
@@ -103,13 +103,38 @@ def test_each_pin_has_hashes_and_no_address(file: str) -> None:
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for digest in pin.hashes), str(pin.requirement)
 
 
-@pytest.mark.parametrize(
-    ("user", "files", "then"),
-    [
-        ("Dockerfile", ["requirements.txt"], "--no-deps ."),
-        (".ci/run", ["requirements-dev.txt", ".ci/uv.txt"], "--no-deps -e ."),
-    ],
-)
-def test_the_image_and_ci_install_nothing_else(user: str, files: list[str], then: str) -> None:
-    installs = re.findall(r"install (?:--disable-pip-version-check )?(--(?:require-hashes|no-deps)[^&\n]*)", text(user))
-    assert {command.strip() for command in installs} == {*(f"--require-hashes -r {file}" for file in files), then}
+PINNED: Final = {".ci/uv.txt": "uv", ".ci/build.txt": "editables", ".ci/release.txt": "build"}
+"""What the tools of a build are pinned in, and one tool of each."""
+INSTALLERS: Final = {
+    "Dockerfile": {"requirements.txt", ".ci/build.txt"},
+    ".ci/run": {"requirements-dev.txt", ".ci/uv.txt", ".ci/build.txt"},
+    ".github/workflows/ci.yml": {"requirements-dev.txt", ".ci/build.txt"},
+    ".github/workflows/release.yml": {".ci/release.txt"},
+}
+"""What installs packages, and from which files."""
+
+
+@pytest.mark.parametrize("user", INSTALLERS)
+def test_nothing_is_installed_or_built_with_a_tool_that_has_no_hash(user: str) -> None:
+    """pip builds a package in an environment of its own, with the newest tools that it finds, unless told not to."""
+    given = re.sub(r"\\\n\s*", "", text(user))
+    installs = re.findall(r"\b(?:install|pip wheel) ([^&\n]*--(?:require-hashes|no-deps|no-cache)[^&\n]*)", given)
+    hashed = {match[1] for line in installs if (match := re.search(r"--require-hashes -r (\S+)", line))}
+    assert hashed == INSTALLERS[user]
+    for line in installs:
+        if "--require-hashes" not in line:
+            assert "--no-build-isolation" in line or line.rstrip().endswith(".whl"), line
+    named = re.findall(r"\bpip3? install (?!-)[^&\n]*|\bpip install [^&\n]*==[^&\n]*", given)
+    assert named == [], "a package by its name has no hash"
+    assert "python -m build" not in given or "python -m build --no-isolation" in given
+
+
+@pytest.mark.parametrize("file", PINNED)
+def test_the_tools_of_a_build_are_pinned_and_agree_with_the_rest(file: str) -> None:
+    versions = {canonicalize_name(pin.requirement.name): pin.version for pin in pins(file)}
+    assert PINNED[file] in versions
+    beside = {canonicalize_name(pin.requirement.name): pin.version for pin in pins("requirements-dev.txt")}
+    if file == ".ci/build.txt":  # both are installed into one environment
+        assert {name: version for name, version in versions.items() if beside.get(name, version) != version} == {}
+        backend = tomllib.loads(text("pyproject.toml"))["build-system"]["requires"]
+        assert {canonicalize_name(Requirement(line).name) for line in backend} <= versions.keys()

@@ -8,7 +8,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_app.clay import Egress
 from stream_app.client import gateways
@@ -168,7 +168,8 @@ class Endless:
     async def _is_read(self, receive: Receive) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(0):
-                return (await receive())["type"] != "http.disconnect"
+                message: Message = await receive()
+                return bool(message["type"] != "http.disconnect")
         return True
 
 
