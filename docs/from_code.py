@@ -284,7 +284,8 @@ def _responses() -> Iterator[tuple[str, str, str]]:
 def _disposition(reason: str) -> str:
     """Return the disposition that the worker gives a dead letter of this reason."""
     consumed = ConsumedRecord("leads", 0, 0, None, None)
-    dead_letter = rejected(Settings().plan, consumed, Envelope(origin="leads/0/0"), Unreadable(reason, ""), "", 0)
+    bad = Unreadable(reason, "")
+    dead_letter = rejected(Settings().plan, consumed, Envelope(origin="leads/0/0"), bad, "", "", 0)
     return f"`{dict(dead_letter.headers)[HEADERS['disposition']].decode()}`"
 
 

@@ -149,6 +149,12 @@ def cause_path(which: str, cause: Cause, span: str = "", after: Place | None = N
     return _path("/dead/records", **words, after=f"{after.at_ms}-{after.record}" if after else "")
 
 
+def give_up_path(which: str, cause: Cause, record: str = "") -> str:
+    """Return the path of the form that gives up the open dead letters of a cause, or the one at a place on Kafka."""
+    words = {"from": which, **{name: getattr(cause, name) for name in CAUSE_WORDS}}
+    return _path("/dead/act/give-up", **words, record=record)
+
+
 def replay_path(replay: str) -> str:
     """Return the path of a replay's page."""
     return f"{PATH}/replays/{quote(replay, safe='')}"
@@ -175,7 +181,7 @@ FILTERS: Final[dict[str, Callable[..., str]]] = {
 }
 FOR_TEMPLATES: Final[dict[str, Callable[..., str]]] = {
     **{made.__name__: made for made in (count, total, noun)},
-    **{made.__name__: made for made in (lane_path, lead_path, dead_path, cause_path, replay_path)},
+    **{made.__name__: made for made in (lane_path, lead_path, dead_path, cause_path, give_up_path, replay_path)},
     "lanes_path": lanes_path,
     "leads_path": leads_path,
     "waiting_path": waiting_path,

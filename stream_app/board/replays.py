@@ -1,4 +1,4 @@
-"""Replays on the board: plan one, send it, stop and resume it."""
+"""Replays on the board: plan one, send it, stop and resume it; and dead letters that are given up."""
 
 import asyncio
 import secrets
@@ -10,22 +10,31 @@ import msgspec
 from attrs import define, field
 
 from stream_app.board.access import PATH, Refused
-from stream_app.board.formats import amount, replay_path
-from stream_app.board.forms import Action, Field, Form, FormRequest, Invalid, Submission
-from stream_app.board.pages.dead import filter_of, options_of
+from stream_app.board.formats import amount, cause_path, replay_path
+from stream_app.board.forms import Action, Fact, Field, Form, FormRequest, Invalid, Submission
+from stream_app.board.page import followed_at
+from stream_app.board.pages.dead import Which, cause_of, filter_of, options_of, which_of
 from stream_app.board.requests import one_of, word
 from stream_app.board.site import Site
+from stream_app.client.answers import Cause
 from stream_app.client.commands import Put, put_command
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
-from stream_app.domain.dead_letter.orders import MEANING, PLAN_LIFE_MS, PricedPlan, ReplayCommand
+from stream_app.domain.dead_letter.orders import (
+    MEANING,
+    MOST_GIVEN_UP,
+    PLAN_LIFE_MS,
+    PricedPlan,
+    ReplayCommand,
+)
 from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.records import parse_record_id
 from stream_app.domain.model.text import count
 from stream_app.kafka.readers import Progress
 from stream_app.ops import logs
-from stream_app.replay.orders import command_record, ordered_plan, start_command
-from stream_app.replay.plan import check_filter, spans_of, survey_in_thread
+from stream_app.replay.orders import command_record, give_up_commands, ordered_plan, start_command
+from stream_app.replay.plan import check_filter, spans_of, survey_in_thread, topic_of
 from stream_app.tasks import cancel
 
 log = logs.get("board")
@@ -149,6 +158,17 @@ class Planner:
         """Stop or resume a replay. Raises BrokerUnavailable."""
         await self._command(ReplayCommand(command_id, kind, replay, self._now_ms(), who, why))
 
+    async def end(self, command_id: str, records: Sequence[str], who: str, why: str) -> list[str]:
+        """Give dead letters up (`topic/partition/offset`), and return the ids of the commands for it.
+
+        Raises:
+            BrokerUnavailable: Kafka did not confirm one of them.
+        """
+        commands = give_up_commands(records, who, why, self._now_ms(), command_id)
+        for command in commands:
+            await self._command(command)
+        return [command.id for command in commands]
+
     async def _command(self, command: ReplayCommand) -> None:
         await put_command(self._put, [command_record(self._settings, command)])
 
@@ -197,6 +217,7 @@ def replay_actions(site: Site, planner: Planner) -> list[Action]:
     one = "/replays/{replay}/act/"
     return [
         Action("/dead/act/plan", partial(_ask, site), partial(_begin, planner), "dead"),
+        Action("/dead/act/give-up", partial(_ask_to_end, site), partial(_end, planner), "dead"),
         Action("/dead/act/plan/{plan}", partial(_plan, planner), partial(_send, planner), "dead", template="plan"),
         Action(f"{one}stop", partial(_change, site, "stop"), partial(_apply, planner, "stop"), "dead"),
         Action(f"{one}resume", partial(_change, site, "resume"), partial(_apply, planner, "resume"), "dead"),
@@ -318,3 +339,58 @@ async def _apply(planner: Planner, kind: Literal["stop", "resume"], sent: Submis
     replay = sent.opened.path["replay"]
     await planner.change(sent.id, kind, replay, sent.who, sent.why)
     return f"{replay_path(replay)}?asked={sent.id}"
+
+
+_MOST_ENDED: Final = 10_000
+_WORD: Final = "give up"
+
+
+def _ask_to_end(site: Site, opened: FormRequest) -> Form:
+    which, cause, record = which_of(opened.query), cause_of(opened.query), word(opened.query, "record")
+    records = [record] if record else _open(site, which, cause)
+    if record and not _is_place(site, which, record):
+        raise Refused(404, "no_dead_letter", "This is not the place of a dead letter on Kafka")
+    if not records:
+        raise Refused(404, "none_open", "No dead letter of this cause is open: nothing is to be given up")
+    letters = count(len(records), "dead letter")
+    more = " These are the newest; more are open." if len(records) == _MOST_ENDED else ""
+    return Form(
+        f"Give up {letters}",
+        "Their leads, or the records that are no leads, end and are never sent, and no alert counts them any more. "
+        "What was booked for them stays, because Clay may have charged for it. A lead can be published again, unless "
+        f"it may have reached Clay.{more}",
+        f"Give up {letters}",
+        cause_path(which, cause),
+        facts=(Fact(record or cause.reason or "no reason", letters, "given up"),),
+        typed=_WORD,
+        is_final=True,
+        more={"records": records},
+    )
+
+
+def _open(site: Site, which: Which, cause: Cause) -> list[str]:
+    """Return the places of the newest open dead letters of a cause."""
+    topic = topic_of(site.settings, which)
+    records: list[str] = []
+    after = None
+    while len(records) < _MOST_ENDED:
+        rows = site.queries.dead_letters_of(topic, cause, 0, after, MOST_GIVEN_UP, "open")
+        records += [row.record for row in rows]
+        if len(rows) < MOST_GIVEN_UP:
+            break
+        after = rows[-1].place
+    return records
+
+
+def _is_place(site: Site, which: Which, record: str) -> bool:
+    place = parse_record_id(record)
+    if place is None:
+        return False
+    topic, partition, _ = place
+    return topic == topic_of(site.settings, which) and partition < site.settings.kafka.partitions
+
+
+async def _end(planner: Planner, sent: Submission) -> str:
+    records = cast("list[str]", sent.form.more["records"])
+    ids = await planner.end(sent.id, records, sent.who, sent.why)
+    return followed_at(sent.form.back, ids)

@@ -4,37 +4,55 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from cyclopts import Parameter
 
 from stream_app.cli import lanes
-from stream_app.cli.base import COMMON, NO, OK, Common, OptionalWhole, on_kafka, say, show_json, with_actions
+from stream_app.cli.base import (
+    COMMON,
+    NO,
+    OK,
+    QUEUED,
+    Common,
+    OptionalWhole,
+    confirm,
+    on_kafka,
+    say,
+    show_json,
+    with_actions,
+)
 from stream_app.cli.files import private_file
 from stream_app.cli.options import WHICH, Audit, Positive, Which, iso
 from stream_app.cli.replay import Redrive, select_and_order
 from stream_app.cli.tables import Column, Table, reading, table_of
 from stream_app.client.answers import Cause, DeadLetters
 from stream_app.client.lookup import find_dead_letters
+from stream_app.clock import Clock
 from stream_app.domain.books.records import STATES
 from stream_app.domain.dead_letter.causes import Filter, Group, Source, Tally
+from stream_app.domain.dead_letter.orders import MEANING, Fate
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
 from stream_app.replay import inspect
+from stream_app.replay.orders import give_up_commands, submit_and_await
+from stream_app.replay.plan import survey_given_up, topic_of
 
 From = Annotated[Source, Parameter(name="--from")]
 
 _ON_THE_LIST: Final = "of people on the suppression list (erased, or they objected)"
 _MOST_GROUPS: Final = 30
+_GIVEN_UP: Final[dict[Fate, str]] = {"goes": "can be given up"}
+"""What becomes of dead letters that are to be given up, where that is not what a replay would make of them."""
 
 app = with_actions("dlq")
 
 
 @app.default
 def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = COMMON) -> int:
-    """Count dead letters by cause, destination and age. An action lists, shows or exports them.
+    """Count dead letters by cause, destination and age. An action lists, shows, exports, settles or ends them.
 
     The board, if it answers, says how many of them are open, come back by themselves, are solved or were given up.
 
@@ -180,6 +198,56 @@ def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common:
     else:
         say(f"{count(lines, 'dead letter')} exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
     return OK if lines else NO
+
+
+@app.command(name="give-up")
+def give_up(
+    *records: Annotated[str, Parameter(metavar="RECORD_ID")],
+    source: Annotated[Literal["dlq", "parked"], Parameter(name="--from")] = "dlq",
+    yes: bool = False,
+    which: Which = WHICH,
+    audit: Audit,
+) -> int:
+    """Give dead letters up: their leads, or the records that are no leads, end and are never sent.
+
+    Then they are open no more, and no alert counts them. What was booked for a lead stays, because Clay may have
+    charged for it. A lead that ended so can be published again, unless it may have reached Clay.
+
+    example:
+      stream-app dlq give-up --reason not_json --why "a broken export of October"
+      stream-app dlq give-up leads.dlq/0/17 --why "left the company"
+
+    Args:
+        records: topic/partition/offset of each, as `dlq list` shows them
+        source: which topic
+        yes: do not ask for confirmation
+    """
+    settings = audit.settings()
+    for record_id in records:
+        topic, _, _ = inspect.parse_dead_letter_id(settings, record_id)
+        if topic != topic_of(settings, source):
+            raise SettingsError([f"{record_id}: is not on {topic_of(settings, source)}; --from says which topic"])
+    wanted = which.checked(settings, source)
+    if not records and wanted == Filter():
+        raise SettingsError(["say which dead letters: their record ids, or options such as --reason"])
+    with reading("reading dead letters and rows") as progress:
+        work = survey_given_up(settings, source, wanted, frozenset(records), progress)
+        places, fates = on_kafka(settings, "dlq give-up", work)
+    matching = sum(fates.values())
+    audit.tell(count(matching, "dead letter matches", "dead letters match"))
+    audit.tell(*(f"  {many:,} {_GIVEN_UP.get(end) or MEANING[end]}" for end, many in fates.most_common()))
+    if not places:
+        audit.show({"given_up": 0, "fates": fates, "answers": []}, "nothing to give up")
+        return NO
+    confirm(f"give up {count(len(places), 'dead letter')}, so that they are never sent", yes=yes)
+    commands = give_up_commands(places, audit.name, audit.why, Clock().now_ms())
+    answers = asyncio.run(submit_and_await(settings, commands))
+    document = {"given_up": len(places), "fates": fates, "answers": list(answers.values())}
+    audit.show(document, *(answer.text for answer in answers.values()))
+    if len(answers) < len(commands):
+        say("no replay process has answered yet: the command is carried out when one runs")
+        return QUEUED
+    return OK if all(answer.applied for answer in answers.values()) else NO
 
 
 @app.command

@@ -47,7 +47,7 @@ class Which:
     lead: Annotated[tuple[str, ...], Parameter(metavar="LEAD_ID")] = ()
     """a lead's id"""
     disposition: tuple[Literal["failed", "poison", "policy", "foreign", "deferred"], ...] = ()
-    """poison, policy and foreign dead letters are included only if named here"""
+    """poison, policy and foreign dead letters are sent back only if named here"""
     since: datetime | None = None
     """written at or after, such as 2026-11-24T08:00 (UTC)"""
     until: datetime | None = None

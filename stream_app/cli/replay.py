@@ -250,9 +250,9 @@ def pause(*, why: str = "", common: Common = COMMON) -> int:
       stream-app replay pause --why "table is being rebuilt"
 
     Args:
-        why: the reason, shown to other operators
+        why: the reason, shown to other operators and in the audit log
     """
-    return _set_pause(common, login_name(), why)
+    return _set_pause(common, why, paused=True)
 
 
 @app.command(sort_key=5)
@@ -268,7 +268,7 @@ def resume(replay: str | None = None, /, *, why: str = "", common: Common = COMM
         why: the reason, for the audit log
     """
     if replay is None:
-        return _set_pause(common, None, "")
+        return _set_pause(common, why, paused=False)
     return _change(common, "resume", replay, why)
 
 
@@ -340,12 +340,12 @@ def _change(common: Common, kind: Literal["stop", "resume"], replay: str, why: s
     return OK
 
 
-def _set_pause(common: Common, by: str | None, why: str) -> int:
+def _set_pause(common: Common, why: str, *, paused: bool) -> int:
     settings = common.settings()
-    work = set_replay_pause(settings, by, why, 0 if by is None else time.time_ns() // 1_000_000)
-    before = on_kafka(settings, f"replay {'resume' if by is None else 'pause'}", work)
+    work = set_replay_pause(settings, login_name(), why, time.time_ns() // 1_000_000, paused=paused)
+    before = on_kafka(settings, f"replay {'pause' if paused else 'resume'}", work)
     why_before = f": {before.why}" if before and before.why else ""
     was = f" (paused by {before.who} at {iso(before.at_ms)}{why_before})" if before else ""
-    now = "resumed" if by is None else "paused until `stream-app replay resume`"
-    common.show({"paused": by is not None, "was_paused_by": before.who if before else None}, f"replays are {now}{was}")
+    now = "paused until `stream-app replay resume`" if paused else "resumed"
+    common.show({"paused": paused, "was_paused_by": before.who if before else None}, f"replays are {now}{was}")
     return OK

@@ -151,7 +151,7 @@ class Books:
             if not passed:
                 with suppress(ValueError):  # no record has that id
                     self._put(_COPY, self._numbers.number(envelope.origin), True)
-        elif lead_topic and not envelope.way:  # otherwise written by another program: it has no history
+        elif lead_topic and envelope.way in ("", "given_up"):  # else by another program: it has no history
             report.records += 1
             self._put(_INPUT, self._numbers.number(consumed.record_id), passed)
 

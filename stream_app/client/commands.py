@@ -20,19 +20,18 @@ from stream_app.domain.commands import (
     Command,
     CommandAnswer,
     CommandKind,
+    read_answer,
     read_arguments,
 )
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import Record
-from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.producers import send_command
 from stream_app.kafka.readers import Reader
 
 Put = Callable[[Record], Awaitable[None]]
 
 _json: Final = msgspec.json.Encoder()
-_answer: Final = msgspec.json.Decoder(CommandAnswer)
 QUEUED_TEXT: Final = "no worker has answered yet: the command is applied when a worker runs, within 24 hours"
 _PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress": "suppress remove", "erase": "erase"}
 
@@ -145,11 +144,9 @@ def command_sender(settings: Settings, put: Put) -> Send:
 def answers_in(records: Iterable[Any]) -> Iterator[tuple[int, CommandAnswer]]:
     """Yield the answers among records of the audit topic, with their partitions. What is none is passed over."""
     for record in records:
-        try:
-            answer = _answer.decode(record.value or b"")
-        except UNREADABLE:
-            continue
-        yield record.partition, answer
+        answer = read_answer(record.value)
+        if answer is not None:
+            yield record.partition, answer
 
 
 async def _answered(

@@ -21,7 +21,7 @@ from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import ConsumedRecord, Record, Rows
 from stream_app.domain.model.text import count
-from stream_app.domain.model.untrusted import decode
+from stream_app.domain.model.untrusted import UNREADABLE, decode
 
 CommandKind = Literal[OrderKind, "resolve", "reload", "cancel_lead", "cancel_import", "suppress", "unsuppress", "erase"]
 
@@ -302,6 +302,7 @@ _MAX_AGE_MS: Final = 24 * 3_600_000
 _MAX_ID: Final = 128
 MAX_TEXT: Final = 400
 _command: Final = msgspec.json.Decoder(Command)
+_answer: Final = msgspec.json.Decoder(CommandAnswer)
 
 
 class CommandResult(Struct, frozen=True):
@@ -375,6 +376,14 @@ def answer_to(
         people=result.people,
         **more,
     )
+
+
+def read_answer(value: bytes | None) -> CommandAnswer | None:
+    """Return the answer in a record of the audit; None if this version cannot read it."""
+    try:
+        return _answer.decode(value or b"")
+    except UNREADABLE:
+        return None
 
 
 def outcome_text(text: str, under_way: int) -> str:

@@ -113,7 +113,8 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     read = own | leads | {names.dlq, names.parked, names.replay_state}
     board = Rights(read=read, configs=every, look_at_groups=groups)
     count = Rights(read=dead_letters | {names.state})
-    pause = Rights(read={names.replay_state}, write={names.replay_state})
+    stop = Rights(read={names.replay_state}, write={names.replay_state})
+    pause = msgspec.structs.replace(stop, write=stop.write | {names.audit})
     return {
         "worker": Rights(
             read=every - {names.replay_state},
@@ -167,9 +168,11 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "dlq": count,
         "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
         "dlq export": count,
+        "dlq give-up": Rights(read=survey | {names.audit}, write={names.replay_state}),
         "replay plan": Rights(read=survey),
         **dict.fromkeys(("replay select", "replay redrive"), Rights(read=survey, write={names.replay_state})),
-        **dict.fromkeys(("replay pause", "replay resume", "replay stop"), pause),
+        **dict.fromkeys(("replay pause", "replay resume"), pause),
+        "replay stop": stop,
         "replay list": Rights(read={names.replay_state}),
         "skip": Rights(
             read=leads | waits | {names.callbacks, names.commands, names.dlq, names.deferred},

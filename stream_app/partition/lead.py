@@ -31,6 +31,7 @@ from stream_app.domain.model.outcome import Accepted, Denied, Gone, Poison, Rate
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination
 from stream_app.partition.fallback import Fallback
+from stream_app.partition.given_up import GivenUp
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import PartitionState, StateUser, WorkerParts
 
@@ -51,12 +52,16 @@ class LeadPipeline(StateUser):
         super().__init__(state)
         self._clay = parts.clay
         self._conclusions = Conclusions(state)
+        self._given_up = GivenUp(state)
         self._fallback = Fallback(state, parts)
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one record. Returns when everything about it is committed."""
         consumed = in_flight.consumed
         envelope = lead_envelope(consumed, self._plan.topics.inputs)
+        if envelope.way == "given_up":
+            await self._given_up.process(in_flight, envelope)
+            return
         lead = read_lead(consumed.value, consumed.key, self._plan.sizes.lead)
         resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead)
         if isinstance(resolved, Unreadable):

@@ -11,7 +11,8 @@ it is the latest record of its lead. So an interrupted run can simply be repeate
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from itertools import chain
 from typing import Any, Final, Literal
@@ -23,8 +24,11 @@ from msgspec.structs import replace
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, topic_reader
-from stream_app.domain.dead_letter.causes import Filter, Source, addressed_to
+from stream_app.domain.commands import CommandAnswer, read_answer
+from stream_app.domain.dead_letter.causes import Filter, Source, addressed_to, headers_of, kind_of
 from stream_app.domain.dead_letter.orders import (
+    MOST_GIVEN_UP,
+    Effect,
     PricedPlan,
     ReplayCommand,
     ReplayOrders,
@@ -38,14 +42,15 @@ from stream_app.domain.dead_letter.orders import (
     progress_row,
     read_progress,
 )
-from stream_app.domain.dead_letter.replay import Pace, goes_on, outlived, redriven, sent_row
+from stream_app.domain.dead_letter.replay import SENT, Pace, giving_up, goes_on, outlived, redriven, sent_row
 from stream_app.domain.delivery.envelope import WorkspaceKeys, read_envelope
-from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
-from stream_app.domain.model.records import Record
+from stream_app.domain.model.errors import SettingsError, StreamAppError, UnknownFormat, UnreadableBatch
+from stream_app.domain.model.records import ConsumedRecord, Record, parse_record_id
+from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.kafka.connection import silent
 from stream_app.kafka.producers import send_command
-from stream_app.kafka.readers import Reader
+from stream_app.kafka.readers import Reader, consumed
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs
 from stream_app.replay.plan import Chosen, dead_letter_of, records_at, survey_in_thread, topic_of
@@ -81,6 +86,22 @@ def change_command(kind: Literal["stop", "resume"], replay: str, who: str, why: 
     return ReplayCommand(f"c-{uuid.uuid4().hex}", kind, replay, Clock().now_ms(), who, why)
 
 
+def give_up_commands(
+    records: Sequence[str], who: str, why: str, now_ms: int, command_id: str | None = None
+) -> list[ReplayCommand]:
+    """Return the commands that give up these dead letters (`topic/partition/offset`).
+
+    `command_id`: the id of the first command, from which those of the others follow; None: new ids.
+    """
+    name = command_id or f"c-{uuid.uuid4().hex}"
+    commands: list[ReplayCommand] = []
+    for first in range(0, len(records), MOST_GIVEN_UP):
+        mine = tuple(records[first : first + MOST_GIVEN_UP])
+        part = name if not first else f"{name}-{first // MOST_GIVEN_UP}"
+        commands.append(ReplayCommand(part, "give_up", part, now_ms, who, why, dead_letters=mine))
+    return commands
+
+
 def command_record(settings: Settings, command: ReplayCommand) -> Record:
     """Return the record of a command."""
     return Record(settings.names.replay_state, *command_row(command), (), 0)
@@ -109,6 +130,30 @@ async def submit_and_follow(settings: Settings, command: ReplayCommand) -> Async
                     yield progress
             if not answered and time.monotonic() > deadline_s:
                 return
+
+
+async def submit_and_await(settings: Settings, commands: Sequence[ReplayCommand]) -> dict[str, CommandAnswer]:
+    """Write commands to Kafka, and return their answers by id. One that is not answered within 15 s is missing.
+
+    Raises BrokerUnavailable.
+    """
+    place = TopicPartition(settings.names.audit, 0)
+    wanted = {command.id for command in commands}
+    answers: dict[str, CommandAnswer] = {}
+    async with Reader(connection_of(settings)) as reader:
+        starts = await reader.ends([place])
+        for command in commands:
+            await submit(settings, command)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                async for polled in reader.follow(starts):
+                    for record in chain.from_iterable(polled.values()):
+                        answer = read_answer(record.value)
+                        if answer is not None and answer.id in wanted:
+                            answers[answer.id] = answer
+                    if answers.keys() == wanted:
+                        break
+    return answers
 
 
 async def ordered_replays(settings: Settings) -> ReplayOrders:
@@ -182,10 +227,12 @@ class _Operator:
         self._state = state
         self._owns = owns
         self._clock = Clock()
+        self._sent: set[bytes] = set()
 
     async def take_over(self) -> None:
         rows = await self._kafka.take_over()
         self._orders = ReplayOrders(rows.items())
+        self._sent = {key for key in rows if key.startswith(SENT)}
         kept = self._settings.topics
         # Kafka deletes whole segments, which may keep a record for a day longer.
         kept_ms = (max(kept.dlq_days, kept.deferred_days, kept.parked_days) + 2) * 86_400_000
@@ -206,13 +253,62 @@ class _Operator:
                 self._orders.commands[key] = self._state.orders.commands[key]
             step = self._orders.next_step(self._clock.now_ms())
             if step is not None:
+                ends: list[Record] = []
+                if step.given_up:
+                    step, ends = await self._given_up(step)
                 answer = Record(self._names.audit, b"", msgspec.json.encode(step.answer), (), 0)
-                await self._write(step.rows, [answer])
+                await self._write(step.rows, [answer, *ends])
                 log.info("replay_command", kind=step.answer.kind, id=step.answer.id, text=step.answer.text)
             elif (replay := self._orders.running) is not None:
                 await self._carry_out(replay)
             else:
                 return
+
+    async def _given_up(self, step: Effect) -> tuple[Effect, list[Record]]:
+        """Return the step with its answer in words, and the records that end the dead letters which it names.
+
+        A dead letter that has no row is ended once. The row of any other lead says whether the end still concerns it.
+        """
+        names, answer = self._names, step.answer
+        text = f"given up by {answer.who}{f': {answer.why}' if answer.why else ''}"
+        ends: list[Record] = []
+        ended, before = 0, 0
+        try:
+            for dead_letter in await self._dead_letters(step.given_up):
+                row = sent_row(dead_letter)
+                once = not goes_on(read_envelope(dead_letter))
+                if once and row[0] in self._sent:
+                    before += 1
+                    continue
+                key, value, envelope = giving_up(dead_letter, self._settings.workspaces, text)
+                ends.append(Record(names.retry, key, value, envelope.to_headers(), dead_letter.partition))
+                if once:
+                    ends.append(Record(names.replay_state, *row))
+                ended += 1
+        except (UnknownFormat, UnreadableBatch) as error:  # it would be the same the next time
+            refused = replace(answer, applied=False, reason="unreadable", text=str(error))
+            return replace(step, answer=refused), []
+        gone = len(step.given_up) - ended - before
+        says = count(ended, "dead letter is", "dead letters are") + " given up"
+        says += f", {before:,} had been sent back or given up before" if before else ""
+        says += f", {gone:,} are no longer kept" if gone else ""
+        applied = replace(answer, applied=ended > 0, reason="" if ended else "no_change", text=says)
+        return replace(step, answer=applied), ends
+
+    async def _dead_letters(self, places: Iterable[str]) -> list[ConsumedRecord]:
+        """Read the dead letters at these places. One that comes back by itself, or is no longer kept, is left out."""
+        names = self._names
+        chosen: dict[str, Chosen] = {names.dlq: defaultdict(set), names.parked: defaultdict(set)}
+        for topic, partition, offset in filter(None, map(parse_record_id, places)):
+            if topic in chosen and partition < self._settings.kafka.partitions:
+                chosen[topic][partition].add(offset)
+        async with topic_reader(self._settings) as reader:
+            return [
+                consumed(record)
+                for topic, offsets in chosen.items()
+                async for record in records_at(reader, topic, offsets)
+                if topic == names.parked or kind_of(headers_of(record.headers)) != "foreign"
+            ]
 
     async def _carry_out(self, replay: ReplayProgress) -> None:
         """Send the rest of a replay. Ends early when a command arrives or the partition is lost."""
@@ -315,9 +411,12 @@ class _Operator:
 
     async def _write(self, rows: Mapping[bytes, bytes | None], others: Iterable[Record]) -> None:
         """Write rows of the replay state and records of other topics in one transaction."""
+        others = list(others)
         await self._kafka.transact([*(Record(self._names.replay_state, *row) for row in rows.items()), *others])
         for key, value in rows.items():
             self._orders.apply(key, value)
+        written = (record.key for record in others if record.topic == self._names.replay_state)
+        self._sent.update(key for key in written if key is not None and key.startswith(SENT))
 
     async def _watch(self, stop: asyncio.Event) -> None:
         while self._owns() and not self._unseen():  # noqa: ASYNC110 - the assignment is no event

@@ -6,7 +6,7 @@ earlier redrives -> dead letters -> rows  ->  PricedPlan, and the dead letters t
 import asyncio
 import threading
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +15,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings, unknown
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source, addressed_to, headers_of, kind_of, number, text
-from stream_app.domain.dead_letter.orders import Fate, PricedPlan, fate, pace
+from stream_app.domain.dead_letter.orders import Fate, PricedPlan, can_be_given_up, fate, pace
 from stream_app.domain.dead_letter.replay import RedriveDedup, SuppressionList
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys, check_format
 from stream_app.domain.delivery.resolve import body_of
@@ -26,7 +26,7 @@ from stream_app.domain.lead.identity import identify
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.limits.budget import Cost
 from stream_app.domain.model.errors import SettingsError
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Workspace
 from stream_app.kafka.readers import Progress, Span, TopicReader, consumed
@@ -178,6 +178,55 @@ async def survey(
             going[letter.workspace, letter.destination] += 1
         fates[end] += 1
     return PricedPlan(len(letters), fates, causes, *_priced(settings, going, lanes, rate_per_s)), chosen
+
+
+async def survey_given_up(
+    settings: Settings, source: Source, wanted: Filter, places: Collection[str], progress: Progress
+) -> tuple[list[str], Counter[Fate]]:
+    """Find the dead letters that can be given up.
+
+    Args:
+        settings: The configuration.
+        source: The topic to read.
+        wanted: The filter.
+        places: Only the dead letters at these places (`topic/partition/offset`); empty: all that match.
+        progress: Called with offsets done and offsets in all.
+
+    Returns:
+        Their places, in the order of partitions and offsets, and how many of those that match have which fate.
+
+    Raises:
+        SettingsError: The filter is wrong.
+        UnknownFormat: Another version wrote one of the dead letters, in a format that this version does not read.
+        BrokerUnavailable: Kafka does not answer.
+    """
+    check_filter(settings, source, wanted)
+    topic = topic_of(settings, source)
+    ranges: dict[int, Span] | None = None
+    if places:
+        ranges = {}
+        for _, partition, offset in filter(None, map(parse_record_id, places)):
+            begin, end = ranges.get(partition, (offset, offset + 1))
+            ranges[partition] = (min(begin, offset), max(end, offset + 1))
+    async with topic_reader(settings, progress) as reader:
+        letters = await _dead_letters(reader, settings, source, wanted, ranges)
+        rows, _, _ = await _rows(reader, settings.names.state, letters)
+    fates: Counter[Fate] = Counter()
+    chosen: list[str] = []
+    for letter in sorted(letters, key=lambda letter: (letter.partition, letter.offset)):
+        place = f"{topic}/{letter.partition}/{letter.offset}"
+        if places and place not in places:
+            continue
+        row = rows.get(letter.origin.encode()) or rows.get(letter.key)
+        found = can_be_given_up(letter.kind, letter.origin, letter.seq, row)
+        if letter.sent_back and letter.kind != "failed":
+            found = "sent_back"
+        elif letter.kind == "foreign" and source == "dlq":
+            found = "under_way"
+        fates[found] += 1
+        if found == "goes":
+            chosen.append(place)
+    return chosen, fates
 
 
 def _fate(letter: _Found, row: Delivery | None, *, asked: bool, uncertain: bool) -> Fate:

@@ -4,7 +4,7 @@ With `turns` it follows the published views of the lanes, too.
 
     dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on leads.dlq in that epoch
     pause                    ->  {"by": ..., "why": ..., "at_ms": ...}; `replay resume` deletes it
-    sent/<record id>         ->  a dead letter that an operator sent back (domain/dead_letter/replay.py)
+    sent/<record id>         ->  a dead letter that an operator sent back or gave up (domain/dead_letter/replay.py)
     command/<id>, replay/<id>  ->  replays that operators order (domain/dead_letter/orders.py)
 
 Each epoch has its own row, so that a process frozen in an old epoch cannot overwrite a newer one.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
@@ -26,7 +27,7 @@ from aiokafka.errors import KafkaError
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.commands import MAX_TEXT
+from stream_app.domain.commands import MAX_TEXT, CommandAnswer
 from stream_app.domain.dead_letter.orders import COMMAND, PAUSE, PROGRESS, Pause, ReplayOrders, read_pause
 from stream_app.domain.dead_letter.replay import Begin, Came, Turns, begin, read_epoch
 from stream_app.domain.lane.view import LaneView
@@ -126,10 +127,12 @@ class ReplayState:
         """Wait until `orders` has everything that is on Kafka now. Raises BrokerUnavailable."""
         await self._current(self._partitions[:1])
 
-    async def set_pause(self, pause: Pause | None) -> None:
-        """Pause all replays, or resume them (None)."""
+    async def set_pause(self, pause: Pause | None, audited: CommandAnswer) -> None:
+        """Pause all replays, or resume them (None). `audited`: what the audit says about it."""
         value = msgspec.json.encode(pause) if pause else None
         await self._write(Record(self._names.replay_state, PAUSE, value, (), 0))
+        # Behind the pause: what the audit has was done. A command that fails in between is repeated by its operator.
+        await self._write(Record(self._names.audit, b"", msgspec.json.encode(audited), (), 0))
 
     async def committed(self) -> dict[int, int]:
         """Return the group's committed offsets on leads.dlq; partitions without one are absent."""
@@ -204,10 +207,13 @@ class ReplayState:
             self._came[epoch.partition][epoch.number] = epoch.came
 
 
-async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: int) -> Pause | None:
-    """Pause all replays, or (`by` None) resume them. Returns the previous pause.
+async def set_replay_pause(settings: Settings, who: str, why: str, at_ms: int, *, paused: bool) -> Pause | None:
+    """Pause or resume all replays, and write that to the audit. Returns the previous pause.
 
-    Texts that look like personal data are removed from `why`, which the replay process logs. Raises BrokerUnavailable.
+    Texts that look like personal data are removed from `why`, which is logged and audited. `at_ms`: now, epoch ms.
+
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
     """
     connection, topics = connection_of(settings), settings.names
     async with (
@@ -215,5 +221,22 @@ async def set_replay_pause(settings: Settings, by: str | None, why: str, at_ms: 
         ReplayState(connection, topics, settings.kafka.partitions, publish) as state,
     ):
         before = state.pause
-        await state.set_pause(Pause(by, scrub(why, MAX_TEXT), at_ms) if by else None)
+        audited = CommandAnswer(
+            f"c-{uuid.uuid4().hex}",
+            True,
+            at_ms,
+            0,
+            "replay_pause" if paused else "replay_resume",
+            who=who,
+            why=scrub(why, MAX_TEXT),
+            asked_at_ms=at_ms,
+            text=_outcome(before, paused=paused),
+        )
+        await state.set_pause(Pause(who, audited.why, at_ms) if paused else None, audited)
         return before
+
+
+def _outcome(before: Pause | None, *, paused: bool) -> str:
+    """Return what pausing or resuming all replays has changed, in words."""
+    since = f"paused by {before.who} before" if before else "not paused before"
+    return f"all replays are {'paused' if paused else 'resumed'}; they were {since}"

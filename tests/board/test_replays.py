@@ -1,6 +1,7 @@
 """Plan, send, stop and resume a replay on the board."""
 
 import asyncio
+import html
 import json
 import re
 from collections import Counter
@@ -11,7 +12,7 @@ import pytest
 
 from stream_app.board.replays import Wanted
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, PricedPlan
+from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, PricedPlan, ReplayCommand
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.kafka.readers import Progress
 from tests.board import scene
@@ -144,3 +145,38 @@ async def test_a_replay_is_stopped_and_resumed_with_a_reason(
     assert answer.headers["location"] == f"{page}?asked={command['id']}"
     assert "has not applied it yet" in (await operator.get(answer.headers["location"])).text
     assert (await operator.get(f"/board/replays/r-9/act/{kind}")).status_code == 404
+
+
+def ordered(outbox: Outbox) -> list[ReplayCommand]:
+    """The commands to the replay process so far."""
+    return [msgspec.json.decode(record.value or b"", type=ReplayCommand) for record in outbox.records]
+
+
+async def test_the_open_dead_letters_of_a_cause_are_given_up(operator: Client, outbox: Outbox) -> None:
+    page = (await operator.get("/board/dead")).text
+    forms = re.findall(r"/board/dead/act/give-up\?[^\"]*", page)
+    assert forms
+    url = html.unescape(forms[0])
+    cause = url.replace("act/give-up", "records")
+    listed = (await operator.get(f"{cause}&state=open")).text
+    records = re.findall(r"<code>(leads\.dlq/\d+/\d+)</code>", listed)
+    form = (await operator.get(url)).text
+    assert "this cannot be undone" in form
+    assert (await send(operator, url, typed="give up")).status_code == 422, "without a reason"
+    assert (await send(operator, url, **WHY)).status_code == 422, "without the word"
+    answer = await send(operator, url, typed="give up", **WHY)
+    assert answer.status_code == 303
+    (command,) = ordered(outbox)
+    assert (command.kind, command.who, command.why, command.id) == ("give_up", "jane", WHY["why"], command.replay)
+    assert records
+    assert set(records) <= set(command.dead_letters)
+    assert answer.headers["location"].endswith(f"command={command.id}")
+
+
+async def test_one_dead_letter_is_given_up_by_its_place(operator: Client, outbox: Outbox) -> None:
+    url = "/board/dead/act/give-up?from=dlq&kind=poison&record=leads.dlq/0/3"
+    assert (await send(operator, url, typed="give up", **WHY)).status_code == 303
+    assert ordered(outbox)[0].dead_letters == ("leads.dlq/0/3",)
+    for place in ("leads.parked/0/3", "leads.dlq/99/3", "leads/0/3", "x"):
+        assert (await operator.get(url.replace("leads.dlq/0/3", place))).status_code == 404, place
+    assert (await operator.get("/board/dead/act/give-up?from=dlq&kind=poison&reason=unheard_of")).status_code == 404

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from stream_app.dev.kafka import Broker
+from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import TopicNames
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.commands import answer, command
@@ -200,3 +201,54 @@ async def shown(line: Pipeline, topic: str, suppressed: int) -> None:
         code, document = await line.ask("dlq", "show", place, "--value")
         assert (code, document["suppressed"], "value" in document) == (0, is_suppressed, not is_suppressed)
         assert ("@example.com" in json.dumps(document)) is not is_suppressed
+
+
+async def test_open_dead_letters_are_given_up_and_nothing_waits_for_a_person(kafka: Broker, namespace: str) -> None:
+    """A record that is no JSON, one that is nobody, a lead that Clay refused for good, and one that would come back."""
+    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1, config=CONFIG, lane=LANE) as line:
+        names = line.settings.names
+        board, worker, replay = (line.start(name) for name in ("board", "worker", "replay"))
+        await line.ready(board, worker, replay)
+        await line.done("replay", "pause", "--why", "nothing comes back by itself")
+        await line.publish([Record(names.leads, b"w0", value) for value in (b"no json", b'{"fields": {}}')])
+        line.control("POST", "/control/faults", {"kind": "status_before", "status": 422})
+        await line.publish(line.leads(1))
+        await line.until(lambda: line.last()["rejected_invalid"] == 3, 60, "three are refused")
+        line.control("DELETE", "/control/faults")
+        line.control("POST", "/control/faults", DOWN)
+        await line.publish(line.leads(2)[1:])
+        await line.until(lambda: line.last()["dead_lettered"] == 1, 60, "one is a dead letter")
+
+        code, answer = await line.ask("dlq", "give-up", "--reason", "not_json", "--why", "a broken export", "--yes")
+        assert (code, answer["given_up"], answer["fates"]) == (0, 1, {"goes": 1}), answer
+        assert answer["answers"][0]["text"] == "1 dead letter is given up"
+        code, answer = await line.ask("dlq", "give-up", "--reason", "not_json", "--why", "once more", "--yes")
+        assert (code, answer["given_up"], answer["fates"]) == (1, 0, {"sent_back": 1})
+        code, listed = await line.ask("dlq", "list")
+        left = [letter["record_id"] for letter in listed["dead_letters"] if letter["reason"] != "not_json"]
+        code, answer = await line.ask("dlq", "give-up", *left, "--why", "none of them is worth it", "--yes")
+        assert (code, answer["given_up"], len(left)) == (0, 3, 3), answer
+        await line.until(lambda: line.last() == {"suppressed": 4}, 60, "all have ended")
+
+        async def waits() -> bool:
+            shown = (await line.ask("dlq"))[1]["states"]
+            return shown is None or (shown["open"], shown["coming_back"], shown["given_up"]) != (0, 0, 4)
+
+        await eventually(waits, 60)
+        await eventually(lambda: lacks(line, board, 'dead_letters_kept{state="open",topic="dlq"} 0.0'), 60)
+        await eventually(lambda: lacks(line, board, 'dead_letters_kept{state="given_up",topic="dlq"} 4.0'), 60)
+        log = await line.done("lanes", "log")
+        assert "give_up (a broken export)" in log
+        assert "replay_pause (nothing comes back by itself)" in log
+        await line.done("replay", "resume", "--why", "all is done")
+        assert "replay_resume (all is done)" in await line.done("lanes", "log")
+        books = await line.books_balance()
+        assert (books["columns"]["rejected"]["leads"], books["records"]) == (4, 4)
+        line.check_histories()
+        for process in (replay, worker, board):
+            await line.stop(process)
+
+
+async def lacks(line: Pipeline, process: subprocess.Popen[bytes], sample: str) -> bool:
+    """True while a metric has another value."""
+    return f"stream_app_{sample}" not in await line.get(process, "/metrics")

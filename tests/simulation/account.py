@@ -385,18 +385,27 @@ def messy(seed: int) -> Schedule:
         Order(chance.choice((0.1, 2.0, 400.0)), workspace, "erase", lead_id),
     )
     resolved = (
-        Order(500.0, name, "resolve", f"id{number}={chance.choice(('4', ''))}")
+        Order(500.0, name, "resolve", f"id{number}={chance.choice(('4', '', 'no'))}")
         for name in ("acme", "beta")
         for number in range(4)
     )
     more = tuple(order for order in (*orders, *resolved) if chance.random() < 0.3)
     redrives_s = tuple(chance.choice((1.0, 30.0, 300.0, 900.0)) for _ in range(chance.choice((0, 1, 2, 3))))
+    ends = Random(f"give up {seed}")
+    give_ups_s = tuple(ends.choice((1.0, 30.0, 300.0, 700.0)) for _ in range(ends.choice((0, 0, 1, 2))))
     tight = Random(f"budget {seed}")
     if tight.random() < 0.3:  # a budget is used up, for seconds or for days
         name = tight.choice(("acme", "beta"))
         begins, lasts = tight.choice((0.0, 0.5, 2.0)), tight.choice((5.0, 900.0, 100_000.0))
         more += (Order(begins, name, "budget", "0"), Order(begins + lasts, name, "budget", "200"))
-    return replace(base, name=f"m{seed}", arrivals=tuple(arrivals), orders=(*base.orders, *more), redrives_s=redrives_s)
+    return replace(
+        base,
+        name=f"m{seed}",
+        arrivals=tuple(arrivals),
+        orders=(*base.orders, *more),
+        redrives_s=redrives_s,
+        give_ups_s=give_ups_s,
+    )
 
 
 Look = tuple[int, Ledger, Numbers]

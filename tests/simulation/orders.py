@@ -24,7 +24,8 @@ _answer: Final = msgspec.json.Decoder(CommandAnswer)
 class Order:
     """A command that an operator publishes, `times` times.
 
-    what  the person, lead or amount that it is about; of a resolved lead both, as in `a=4`, or `a=` if it is given up.
+    what  the person, lead or amount that it is about. Of a resolved lead both, as in `a=4`; `a=` if it is given up,
+          `a=no` if it is not at Clay.
     """
 
     at_s: float
@@ -78,7 +79,8 @@ def _arguments(order: Order) -> dict[str, Any]:
             return {"import_id": order.what}
         case "resolve":
             lead_id, _, credits_ = order.what.partition("=")
-            return {"lead_id": lead_id, **({"credits": int(credits_)} if credits_ else {"give_up": True})}
+            how = {"": {"give_up": True}, "no": {"not_at_clay": True}}
+            return {"lead_id": lead_id, **(how.get(credits_) or {"credits": int(credits_)})}
         case "correct":
             return {"credits": int(order.what)}
         case "budget":

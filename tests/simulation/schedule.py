@@ -110,6 +110,7 @@ class Schedule:
     recovery      what happens to requests of take-overs, by their number since the first missed marker.
     markers_s     how long after the end of a transaction its markers are written.
     redrives_s    when an operator sends back some of the dead letters that wait for one.
+    give_ups_s    when an operator gives up some of the dead letters that are kept.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Schedule:
     recovery: tuple[tuple[int, Break], ...] = ()
     markers_s: float = 0.0
     redrives_s: tuple[float, ...] = ()
+    give_ups_s: tuple[float, ...] = ()
 
 
 @lru_cache(maxsize=256)

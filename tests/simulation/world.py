@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.dead_letter.replay import redriven
+from stream_app.domain.dead_letter.replay import giving_up, goes_on, redriven
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.records import ConsumedRecord, Record
@@ -92,6 +92,7 @@ class World:
         self._commits: list[int] = []
         self._missed_one = False
         self._user_transactions = 0
+        self._sent_back: set[str] = set()  # the places of dead letters that were sent back or given up
 
     def run(self) -> Outcome:
         schedule, loop = self.schedule, self.loop
@@ -113,6 +114,8 @@ class World:
             loop.outside(arrival.at_s, self._publish, serial, arrival)
         for number, at_s in enumerate(schedule.redrives_s):
             loop.outside(at_s, self._redrive, Random(f"redrive {schedule.seed} {number}"))
+        for number, at_s in enumerate(schedule.give_ups_s):
+            loop.outside(at_s, self._give_up, Random(f"give up {schedule.seed} {number}"))
         for serial, order in enumerate(schedule.orders):
             loop.outside(order.at_s, self._order, serial, order)
         Replayer(
@@ -311,8 +314,26 @@ class World:
                     if chance.random() < 0.5:
                         back = redriven(read_envelope(consumed), consumed.record_id)
                         self.say(None, f"{consumed.record_id} is sent back")
+                        self._sent_back.add(consumed.record_id)
                         record = Record(names.retry, consumed.key, consumed.value, back.to_headers())
                         self.kafka.produce(partition, record)
+
+    def _give_up(self, chance: Random) -> None:
+        """An operator gives some dead letters up, whatever they have come to.
+
+        The replay process ends one without a row once, and none that was sent back. The worker judges the others.
+        """
+        names = self.plan.topics
+        for topic in (names.dlq, names.parked):
+            for partition in range(self.plan.partitions):
+                for consumed in self.kafka.log(topic, partition).committed():
+                    has_row = goes_on(read_envelope(consumed))
+                    if chance.random() < 0.5 or (not has_row and consumed.record_id in self._sent_back):
+                        continue
+                    self._sent_back.add(consumed.record_id)
+                    self.say(None, f"{consumed.record_id} is given up")
+                    key, value, end = giving_up(consumed, self.plan.workspaces, "given up by an operator")
+                    self.kafka.produce(partition, Record(names.retry, key, value, end.to_headers()))
 
     def _order(self, serial: int, order: Order) -> None:
         for partition, record in records_of(order, serial, self.plan, self.now_ms()):

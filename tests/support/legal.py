@@ -38,13 +38,13 @@ LEGAL: Final[dict[Status | None, frozenset[Status]]] = {
     "credits_exhausted_suspected": _ANSWERED | _all("parked"),
     "deferred": _all("accepted", "replayed", "replaced"),
     "served_locally": _all("deferred"),
-    "dead_lettered": _all("accepted", "replayed", "replaced"),
+    "dead_lettered": _all("accepted", "replayed", "replaced", "suppressed"),
     "parked": _all("accepted", "replayed", "replaced", "confirmed", "suppressed"),
     "confirmed": _ANSWERED,
     "replayed": _GATE_OR_SHOWN,
     "expired": _all("accepted"),
     "suppressed": _all("accepted"),
-    "rejected_invalid": _all("accepted"),
+    "rejected_invalid": _all("accepted", "suppressed"),
     "partial": _all("enriched"),
 }  # fmt: skip
 """What may follow; nothing follows what is not a key."""

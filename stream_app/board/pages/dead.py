@@ -88,13 +88,20 @@ _COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
 """CSS classes of the most frequent causes; the last one is for all others."""
 
 
-def _which(query: Query) -> Which:
+def which_of(query: Query) -> Which:
+    """Return the topic that an address names."""
     return cast(Which, one_of(query, "from", get_args(Which)) or "dlq")
+
+
+def cause_of(query: Query) -> Cause:
+    """Return the cause that an address names."""
+    kind, workspace, destination, reason, http_status = words(query, CAUSE_WORDS).values()
+    return Cause(kind, workspace, destination, reason, http_status)
 
 
 def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page, of one workspace or ('') of all. `after`: how many causes the pages before have."""
-    which, workspace, after = _which(query), word(query, "workspace"), number(query, "after") or 0
+    which, workspace, after = which_of(query), word(query, "workspace"), number(query, "after") or 0
     queries, names = site.queries, site.settings.names
     topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
     letters, causes = queries.causes_after(topic, workspace or None, after, ROWS)
@@ -166,8 +173,7 @@ def price_command(cause: Cause, which: Which) -> str:
 
 def cause_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page, with all dead letters that are kept, only with those of the last day, or those of a state."""
-    kind, workspace, destination, reason, http_status = words(query, CAUSE_WORDS).values()
-    which, cause = _which(query), Cause(kind, workspace, destination, reason, http_status)
+    which, cause = which_of(query), cause_of(query)
     last_day = span_of(query) == "day"
     state = cast(DeadLetterState | None, one_of(query, "state", get_args(DeadLetterState)) or None)
     queries, names = site.queries, site.settings.names
@@ -184,6 +190,8 @@ def cause_page(site: Site, moment: Moment, query: Query) -> PageData:
         "cause": cause,
         "dead_letters": many,
         "rows": rows[:ROWS],
+        # whose dead letters can be given up; another program's come back by themselves, once
+        "can_end": {"open"} if cause.kind == "foreign" else {"open", "coming_back"},
         "last_day": last_day,
         "state": state,
         "states": [(name, int(getattr(cause, name)), STATE_MEANING[name]) for name in STATES],

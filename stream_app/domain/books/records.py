@@ -382,10 +382,12 @@ class Kept(RecordHistory, array_like=True, gc=False):
     follows: bool = False  # it counts in place of another record of its lead, which may have dead letters
 
 
-def rank_of(history: RecordHistory) -> Rank:
+def rank_of(history: Kept) -> Rank:
     """Return how a record stands to the row of its lead after its last event. It never falls."""
     if history.status in NOT_LEADS:
         return NO_LEAD
+    if history.rank == ENDED and history.status == "suppressed":
+        return ENDED  # an operator gave up a record that never had the row
     if history.status in _COPIES:
         return COPY
     return ENDED if history.status in _AT_ONCE and history.seq <= 2 else TOOK

@@ -1,10 +1,11 @@
-"""Replays as operators preview, order, pause or resume them, with what they cost.
+"""Replays as operators preview, order, pause or resume them, with what they cost; and dead letters that they give up.
 
 A preview says which leads would be sent, their cost, the remaining budget, the duration. Everything else is a row of
 the replay state:
 
     pause         ->  Pause: until an operator resumes all replays
     command/<id>  ->  ReplayCommand: written by the operator, deleted in the transaction that has applied it
+    sent/<place>  ->  a dead letter without a row that was sent back or given up (domain/dead_letter/replay.py)
     replay/<id>   ->  ReplayProgress: written by the replay process only, in the transaction that sends dead letters
 
 One replay runs at a time: a later one stops it.
@@ -53,7 +54,7 @@ MEANING: Final[dict[Fate, str]] = {
     "under_way": "are on their way already",
     "later_dead_letter": "have a later dead letter, which counts (perhaps in leads.parked)",
     "may_be_at_clay": "may have reached Clay: only with --uncertain",
-    "sent_back": "were sent back before",
+    "sent_back": "were sent back or given up before",
     "replaced": "were replaced: their leads were published again",
     "no_row": "are not known any more: publish them as new leads",
     "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
@@ -81,6 +82,30 @@ def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool) -> Fate
         return "under_way"
     if row.state == "parked" and row.sends and not uncertain:
         return "may_be_at_clay"
+    return "goes" if seq == row.seq else "later_dead_letter"
+
+
+def can_be_given_up(kind: Kind, origin: str, seq: int, row: Delivery | None) -> Fate:
+    """Return whether a dead letter can be given up (`goes`), or why not.
+
+    It can as long as its lead, or its record, has come to nothing else since: to a later dead letter or a delivery.
+
+    Args:
+        kind: Its kind. A `foreign` one is on the topic of parked leads, because any other comes back by itself.
+        origin: The input record that it is of.
+        seq: The sequence number of the event with which it was written.
+        row: The row of its lead; None: there is none, as for a record that is no lead.
+    """
+    if row is None:
+        return "no_row" if kind == "failed" else "goes"
+    if row.origin != origin:
+        return "replaced"
+    if row.state in SETTLED:
+        return "delivered"
+    if row.final and row.state != "rejected_invalid":
+        return "ended"
+    if row.state not in ("dead_lettered", "parked", "rejected_invalid"):
+        return "under_way"
     return "goes" if seq == row.seq else "later_dead_letter"
 
 
@@ -115,6 +140,7 @@ class PricedPlan(msgspec.Struct):
 
 
 PLAN_LIFE_MS: Final = 10 * 60_000  # how long a plan may be sent: prices and dead letters change
+MOST_GIVEN_UP: Final = 1_000  # dead letters in one command to give them up: it is one transaction
 MOST_REFUSALS: Final = 200  # refused dead letters that are kept with their reason; all are counted
 PAUSE: Final = b"pause"
 COMMAND: Final = b"command/"
@@ -159,21 +185,23 @@ class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         id: Chosen by the sender, at most 64 characters. A command that arrives twice is applied once.
-        kind: `start`, `stop` or `resume`.
-        replay: The id of the replay. Of `start`: the same as `id`.
+        kind: `start`, `stop` or `resume` a replay; or `give_up` dead letters.
+        replay: The id of the replay. Of `start` and `give_up`: the same as `id`.
         at_ms: When it was submitted, epoch ms.
         who: The operator.
         why: The reason.
         plan: Of `start`: what to send.
+        dead_letters: Of `give_up`: their places on Kafka (`topic/partition/offset`), at most 1,000.
     """
 
     id: str
-    kind: Literal["start", "stop", "resume"]
+    kind: Literal["start", "stop", "resume", "give_up"]
     replay: str
     at_ms: TimeMs
     who: str
     why: str = ""
     plan: ReplayPlan | None = None
+    dead_letters: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_GIVEN_UP)] = ()
 
 
 class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -225,12 +253,21 @@ class Pause(Actor, frozen=True):
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """The effect of one command, to be written in one transaction."""
+    """The effect of one command, to be written in one transaction.
+
+    Attributes:
+        rows: Rows of the replay state.
+        answer: The answer for the audit.
+        given_up: Places of dead letters whose ends are written with it.
+    """
 
     rows: dict[bytes, bytes | None]
     answer: CommandAnswer
+    given_up: tuple[str, ...] = ()
 
 
+_AUDITED: Final = {"start": "replay", "give_up": "give_up"}
+"""Kinds of commands that are about no earlier replay, with their names in the audit."""
 _command: Final = msgspec.json.Decoder(ReplayCommand)
 _progress: Final = msgspec.json.Decoder(ReplayProgress)
 _pause: Final = msgspec.json.Decoder(Pause)
@@ -321,16 +358,19 @@ class ReplayOrders:
             return Effect({key: None}, CommandAnswer(name, False, now_ms, 0, "replay", reason="unreadable", text=text))
         command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT))
         changed, reason, text = self._effect(command, now_ms)
-        kind = "replay" if command.kind == "start" else f"replay_{command.kind}"
+        kind = _AUDITED.get(command.kind) or f"replay_{command.kind}"
         rows: dict[bytes, bytes | None] = {**dict(map(progress_row, changed)), key: None}
         who, why, at_ms = command.who, command.why, command.at_ms
-        return Effect(rows, CommandAnswer(command.id, not reason, now_ms, 0, kind, "", who, why, at_ms, reason, text))
+        answer = CommandAnswer(command.id, not reason, now_ms, 0, kind, "", who, why, at_ms, reason, text)
+        return Effect(rows, answer, command.dead_letters if command.kind == "give_up" else ())
 
     def _effect(self, command: ReplayCommand, now_ms: int) -> tuple[list[ReplayProgress], str, str]:
         """Return the changed replays, why nothing was changed (a code), and the outcome in words."""
         replay, by = self.replays.get(command.replay), Actor(command.who, command.why, command.at_ms)
         if command.kind == "start":
             return self._started(command, replay, by, now_ms)
+        if command.kind == "give_up":
+            return [], "", ""
         if replay is None:
             return [], "unknown", f"there is no replay {command.replay}"
         if command.id in replay.commands:
@@ -449,4 +489,8 @@ def _decoded(value: bytes) -> ReplayCommand | None:
     except ValueError:
         return None
     fits = 0 < len(command.id) <= _MAX_ID and 0 < len(command.replay) <= _MAX_ID and len(command.who) <= _MAX_ID
-    return command if fits and (command.kind != "start" or command.id == command.replay) else None
+    if command.kind in _AUDITED:
+        fits = fits and command.id == command.replay
+    if command.kind == "give_up":
+        fits = fits and bool(command.dead_letters)
+    return command if fits else None

@@ -15,13 +15,21 @@ none. So a row in the replay state is committed with it, and no operator or run 
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
-from stream_app.domain.dead_letter.causes import Headers, Kind, addressed_to, lead_id_of, number
-from stream_app.domain.delivery.envelope import HEADERS, RETURNS, Envelope
+from stream_app.domain.dead_letter.causes import (
+    Headers,
+    Kind,
+    addressed_to,
+    headers_of,
+    kind_of,
+    lead_id_of,
+    number,
+)
+from stream_app.domain.delivery.envelope import HEADERS, RETURNS, Envelope, named_workspace, read_envelope
 from stream_app.domain.delivery.suppression import erased_row, people_in, read_suppression, suppressed_person
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.numbers import Whole
@@ -100,6 +108,37 @@ def redriven(envelope: Envelope, record_id: str) -> Envelope:
     return envelope.onward(
         way="redriven", replay=1, attempt=0, disposition="", not_before_ms=0, redriven_from=record_id
     )
+
+
+def giving_up(dead_letter: ConsumedRecord, workspaces: Container[str], text: str) -> tuple[bytes, bytes, Envelope]:
+    """Return key, value and envelope of the record that ends a dead letter which an operator gives up.
+
+    Its value is the text and no lead, because nothing is sent. It names the lead as the events of that do. Its `seq`
+    says, as in `redriven`, of which dead letter of the lead the operator speaks. A dead letter of another program has
+    no history, so that its end is a history of its own.
+
+    Args:
+        dead_letter: The dead letter, with the key that it has on Kafka.
+        workspaces: The configured workspaces.
+        text: Who gives it up, and why.
+    """
+    envelope, headers = read_envelope(dead_letter), headers_of(dead_letter.headers)
+    named, _ = addressed_to(headers, dead_letter.key, dead_letter.value)
+    key = named_workspace(named, workspaces, envelope.reason).encode()
+    if kind_of(headers) == "foreign":
+        end = Envelope(way="given_up", redriven_from=dead_letter.record_id, origin_ms=envelope.origin_ms)
+    else:
+        lead_id = envelope.lead_id or lead_id_of(headers, dead_letter.value)
+        end = envelope.onward(way="given_up", redriven_from=dead_letter.record_id, lead_id=lead_id)
+    return key, msgspec.json.encode(text), end
+
+
+def given_up_text(value: bytes | None) -> str:
+    """Return who gave a dead letter up, and why, from the value of the record that ends it; '' if it has no text."""
+    try:
+        return decode(_text, value)
+    except ValueError:
+        return ""
 
 
 class Came(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -253,7 +292,8 @@ def _erased_until_ms(value: bytes) -> float:
         return math.inf
 
 
-_SENT: Final = b"sent/"
+SENT: Final = b"sent/"  # begins the key of `sent_row`
+_text: Final = msgspec.json.Decoder(str)
 
 
 class SuppressionList:
@@ -296,13 +336,13 @@ class SuppressionList:
 
 
 def sent_row(dead_letter: ConsumedRecord) -> tuple[bytes, bytes]:
-    """Return key and value of the row that records that this dead letter was sent back as a new input."""
-    return _SENT + dead_letter.record_id.encode(), b"%d" % dead_letter.timestamp_ms
+    """Return key and value of the row that records that this dead letter was sent back as a new input, or given up."""
+    return SENT + dead_letter.record_id.encode(), b"%d" % dead_letter.timestamp_ms
 
 
 def outlived(rows: Mapping[bytes, bytes], oldest_ms: int) -> Iterable[bytes]:
     """Return the keys of such rows whose dead letters are older than `oldest_ms`."""
-    return [key for key, value in rows.items() if key.startswith(_SENT) and int(value) < oldest_ms]
+    return [key for key, value in rows.items() if key.startswith(SENT) and int(value) < oldest_ms]
 
 
 class RedriveDedup:
@@ -315,8 +355,8 @@ class RedriveDedup:
 
     def apply_state(self, key: bytes, value: bytes | None) -> None:
         """Apply a row of the replay state; None deletes it."""
-        if key.startswith(_SENT):
-            record_id = key.removeprefix(_SENT).decode()
+        if key.startswith(SENT):
+            record_id = key.removeprefix(SENT).decode()
             if value is None:
                 self._sent.discard(record_id)
             else:

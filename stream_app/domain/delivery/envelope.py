@@ -26,10 +26,11 @@ from stream_app.domain.model.errors import UnknownFormat
 from stream_app.domain.model.pseudonyms import digest
 from stream_app.domain.model.records import ConsumedRecord, Headers, parse_record_id, read_number
 
-Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain"]
+Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain", "given_up"]
 """Why a record comes back to the pipeline.
 
-'' is an input. `redriven` was sent back by an operator. The pipeline or the replay app wrote the others.
+'' is an input. `redriven` was sent back by an operator, and `given_up` ends a dead letter, which is not sent. The
+pipeline or the replay app wrote the others.
 """
 
 RETURNS: Final[frozenset[Way]] = frozenset({"replayed", "redriven", "deferred", "uncertain"})
@@ -47,7 +48,10 @@ _HEADERS: Final = {
     "origin": ("origin", "topic/partition/offset of the input record"),
     "origin_ms": ("origin-timestamp-ms", "when the broker appended the input record, epoch ms"),
     "seq": ("origin-seq", "sequence number of the last event in leads.status when this was written"),
-    "way": ("way", "why it comes back: rerouted, replayed, redriven, deferred, uncertain; not on a dead letter"),
+    "way": (
+        "way",
+        "why it comes back: rerouted, replayed, redriven, deferred, uncertain, given_up; not on a dead letter",
+    ),
     "lead_id": ("lead-id", "the lead's id (a hash where the given one could hold personal data)"),
     "destination": ("destination", "the destination's alias, never its URL"),
     "disposition": (
@@ -153,8 +157,8 @@ def input_envelope(consumed: ConsumedRecord) -> Envelope:
 def read_envelope(consumed: ConsumedRecord) -> Envelope:
     """Return the envelope of a record on a topic that only our own processes write to.
 
-    A record without a readable origin is an input. Of its headers only the dead letter that it was copied from counts.
-    Raises UnknownFormat as `check_format` does.
+    A record without a readable origin is an input. Of its headers only the dead letter that it was copied from counts,
+    and that an operator gives that up. Raises UnknownFormat as `check_format` does.
     """
     check_format(dict(consumed.headers), consumed.record_id)
     values: dict[str, object] = {}
@@ -167,7 +171,10 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
         else:
             values.pop(field, None)
     if "origin" not in values:
-        return replace(input_envelope(consumed), dead_letter=cast("str", values.get("redriven_from", "")))
+        copied = replace(input_envelope(consumed), dead_letter=cast("str", values.get("redriven_from", "")))
+        if values.get("way") == "given_up":
+            return replace(copied, way="given_up")
+        return copied
     return msgspec.convert(values, Envelope)
 
 
@@ -220,6 +227,18 @@ def pseudonymous_key(key: bytes | None, workspaces: Container[str], reason: str 
     if name in workspaces or (reason == UNKNOWN_WORKSPACE and shown_workspace(name)):
         return key
     return f"key-{digest('key', name)}".encode()
+
+
+def named_workspace(name: str, workspaces: Container[str], reason: str) -> str:
+    """Return the workspace that a record names, as events show it; '' if it may hold personal data.
+
+    `reason`: why the record was rejected.
+    """
+    if name in workspaces:
+        return name
+    if reason != UNKNOWN_WORKSPACE or _HASHED_KEY.fullmatch(name.encode("utf-8", "replace")):
+        return ""
+    return shown_workspace(name)
 
 
 class WorkspaceKeys:

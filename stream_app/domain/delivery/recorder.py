@@ -10,7 +10,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from stream_app.domain.delivery.envelope import UNKNOWN_WORKSPACE, Disposition, Envelope, Way, pseudonymous_key
+from stream_app.domain.delivery.envelope import Disposition, Envelope, Way, named_workspace, pseudonymous_key
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
 from stream_app.domain.delivery.state_machine import (
     CALLBACK,
@@ -28,7 +28,7 @@ from stream_app.domain.delivery.state_machine import (
 )
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lead.identity import identify, linked
-from stream_app.domain.lead.read import Unreadable, import_of, shown_workspace
+from stream_app.domain.lead.read import Unreadable, import_of
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import RESEND_ORDERED, Lead, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
@@ -276,10 +276,9 @@ class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
             if read(marker) is not None:
                 return WriteBatch([(marker, CONCLUDED)], [], [])
         name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
-        if name not in plan.workspaces:
-            name = shown_workspace(name) if bad.reason == UNKNOWN_WORKSPACE else ""
-        record = rejected(plan, consumed, envelope, bad, name, now_ms)
+        name = named_workspace(name, plan.workspaces, bad.reason)
         why, lead_id, table = Reason(bad.reason, bad.text), _id_of(lead), Destination("", name, ())
+        record = rejected(plan, consumed, envelope, bad, name, lead_id, now_ms)
         return brief(
             plan, consumed, envelope, "rejected_invalid", now_ms, why, lead_id, record, destination=table, lead=lead
         )
@@ -364,11 +363,17 @@ def brief(
 
 
 def rejected(
-    plan: Plan, consumed: ConsumedRecord, envelope: Envelope, bad: Unreadable, workspace: str, now_ms: int
+    plan: Plan,
+    consumed: ConsumedRecord,
+    envelope: Envelope,
+    bad: Unreadable,
+    workspace: str,
+    lead_id: str,
+    now_ms: int,
 ) -> Record:
     """Return the dead letter of a record that is not a lead, or not one that this configuration knows.
 
-    `workspace`: that it names, if that may be shown; else ''.
+    `workspace`: that it names, if that may be shown; else ''. `lead_id`: as in its event; '' if it is not known.
     """
     value, most = consumed.value, plan.sizes.dead_letter
     # A compressed batch may hold a value that exceeds the limit of the dead letters' topic.
@@ -377,6 +382,7 @@ def rejected(
         way="",
         cut_bytes=cut_bytes,
         seq=envelope.seq + 1,
+        lead_id=lead_id or envelope.lead_id,
         disposition="policy" if bad.reason.startswith("unknown_") else "poison",
         reason=bad.reason,
         text=bad.text,
@@ -398,6 +404,8 @@ def strayed(plan: Plan, resolved: LeadRef, home: int, lost: bool, now_ms: int, w
     onward = resolved.envelope.onward(
         way=resolved.envelope.way or "rerouted",
         seq=resolved.envelope.seq + 1,
+        lead_id=resolved.lead_id if lost else resolved.envelope.lead_id,
+        destination=resolved.destination.alias if lost else resolved.envelope.destination,
         hops=resolved.envelope.hops + 1,
         disposition="policy" if lost else "",
         reason=why.reason,

@@ -50,13 +50,13 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     "credits_exhausted_suspected": CALLBACK | {"parked"},
     "deferred": _SHOWN | {"replayed", "replaced"},
     "served_locally": frozenset({"deferred"}),
-    "dead_lettered": _SHOWN | {"replayed", "replaced"},
+    "dead_lettered": _SHOWN | {"replayed", "replaced", "suppressed"},
     "parked": _SHOWN | {"replayed", "replaced", "confirmed", "suppressed"},
     "confirmed": CALLBACK,
     "replayed": _GATE | _SHOWN,
     "expired": _SHOWN,
     "suppressed": _SHOWN,
-    "rejected_invalid": _SHOWN,
+    "rejected_invalid": _SHOWN | {"suppressed"},
     "partial": frozenset({"enriched"}),
 }
 """The legal transitions. A state that is not a key is final."""
@@ -229,6 +229,7 @@ _BEGINS: Final[dict[Way, Status]] = {
     "redriven": "replayed",
     "deferred": "replayed",
     "uncertain": "send_uncertain",
+    "given_up": "suppressed",
 }
 
 

@@ -180,7 +180,7 @@ def test_a_record_with_hostile_headers_becomes_a_dead_letter(headers: list[tuple
     came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     assert parse_record_id(envelope.origin) is not None
-    written = rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), "", 1).headers
+    written = rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), "", "", 1).headers
     assert sum(len(value) for _, value in written) < 40_000
     assert all(isinstance(value, bytes) for _, value in written)
     again = read_envelope(consumed(written))
@@ -196,7 +196,7 @@ def test_personal_data_in_hostile_headers_is_dropped(headers: list[tuple[str, by
     envelope = read_envelope(came)
     stray = LeadRef(came, envelope, "x", PLAN.destinations["acme-main"], b"")
     onward = [
-        rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), "", 1).headers,
+        rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), "", "", 1).headers,
         strayed(PLAN, stray, 0, False, 1, NO_REASON).headers,
         redriven(envelope, came.record_id).to_headers(),
         back.to_headers() if (back := returning(envelope, came.record_id, 7)) else (),
@@ -213,7 +213,7 @@ KEYS = [b"ada@example.com", b"+4479460000", b"4479460000", b"ada.lovelace", b"\x
 @pytest.mark.parametrize("key", KEYS)
 def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None:
     came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
-    hidden = rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), "", 1).key
+    hidden = rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), "", "", 1).key
     assert hidden is not None
     assert re.fullmatch(rb"key-[A-Za-z0-9_-]{22}", hidden)
     assert pseudonymous_key(hidden, PLAN.workspaces) == hidden
@@ -223,7 +223,9 @@ def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None
 @pytest.mark.parametrize("key", [b"acme", b"", None])
 def test_the_key_of_a_configured_workspace_stays(key: bytes | None) -> None:
     came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
-    assert rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), "", 1).key == key
+    assert (
+        rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), "", "", 1).key == key
+    )
 
 
 @pytest.mark.parametrize(("name", "shown"), [("acmee", "acmee"), ("4479460000", ""), ("ada@example.com", "")])

@@ -122,10 +122,12 @@ AT_REST = "rejected_invalid suppressed duplicate replaced confirmed expired enri
 
 def test_a_record_stands_to_the_row_of_its_lead_as_its_last_status_says() -> None:
     for rank, names in RANKS.items():
-        assert {rank_of(RecordHistory(status=status, seq=2)) for status in names.split()} == {rank}
-    assert [rank_of(RecordHistory(status="parked", seq=seq)) for seq in (1, 2, 3)] == [2, 2, 3], (
-        "it took the row before"
-    )
+        assert {rank_of(Kept(status=status, seq=2)) for status in names.split()} == {rank}
+    assert [rank_of(Kept(status="parked", seq=seq)) for seq in (1, 2, 3)] == [2, 2, 3], "it took the row before"
+    given_up = Kept(status="suppressed", seq=3)
+    assert rank_of(given_up) == 3
+    given_up.rank = 2
+    assert rank_of(given_up) == 2, "it was given up, and never had the row"
     assert all(is_at_rest(status, final=False) for status in AT_REST.split())
     assert not any(is_at_rest(status, final=True) for status in ("", "unheard_of", "received", "deferred", "sending"))
     assert [is_at_rest("accepted", final=final) for final in (True, False)] == [True, False]

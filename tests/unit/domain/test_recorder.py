@@ -111,16 +111,16 @@ def test_a_copy_has_everything_in_its_headers(is_dead_letter: bool, failed_ms: i
 def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(size: int, reason: str, disposition: str) -> None:
     consumed = replace(CONSUMED, value=b"x" * size)
     bad, most = Unreadable(reason, "in words"), PLAN.sizes.dead_letter
-    record = rejected(PLAN, consumed, ENVELOPE, bad, "acme", NOW_MS)
+    record = rejected(PLAN, consumed, ENVELOPE, bad, "acme", "crm-9", NOW_MS)
     assert (record.topic, record.key, record.value) == (PLAN.topics.dlq, b"acme", b"x" * min(size, most))
     assert envelope_of(record) == replace(
         ENVELOPE, seq=4, way="", cut_bytes=max(0, size - most), disposition=disposition, reason=reason,
-        text="in words", last_failure_ms=NOW_MS, app=PLAN.app,
+        text="in words", last_failure_ms=NOW_MS, app=PLAN.app, lead_id="crm-9",
     )  # fmt: skip
     assert (HEADERS["cut_bytes"] in dict(record.headers)) is (size > most)
     never = replace(ENVELOPE, first_failure_ms=0)
-    assert envelope_of(rejected(PLAN, consumed, never, bad, "", NOW_MS)).first_failure_ms == NOW_MS
-    assert rejected(PLAN, replace(consumed, value=None), never, bad, "", NOW_MS).value is None
+    assert envelope_of(rejected(PLAN, consumed, never, bad, "", "", NOW_MS)).first_failure_ms == NOW_MS
+    assert rejected(PLAN, replace(consumed, value=None), never, bad, "", "", NOW_MS).value is None
 
 
 @pytest.mark.parametrize("way", ["", "replayed"])
@@ -133,6 +133,7 @@ def test_a_record_in_the_wrong_partition_goes_home_or_is_parked(lost: bool, way:
     assert envelope_of(record) == replace(
         came, seq=4, hops=3, way=way or "rerouted", disposition="policy" if lost else "", reason="astray",
         text="words", last_failure_ms=NOW_MS if lost else 8, app=PLAN.app,
+        **({"lead_id": "crm-1", "destination": PLACE.alias} if lost else {}),
     )  # fmt: skip
 
 

@@ -11,8 +11,17 @@ import msgspec
 import pytest
 
 from stream_app.config import Kafka, Settings, kafka_access
+from stream_app.domain.commands import read_answer
 from stream_app.domain.dead_letter.causes import Filter
-from stream_app.domain.dead_letter.orders import Fate, PricedPlan, ReplayOrders, ReplayPlan, ReplayProgress
+from stream_app.domain.dead_letter.orders import (
+    MOST_GIVEN_UP,
+    Fate,
+    PricedPlan,
+    ReplayOrders,
+    ReplayPlan,
+    ReplayProgress,
+    command_row,
+)
 from stream_app.domain.delivery.envelope import HEADERS, pseudonymous_key
 from stream_app.domain.delivery.suppression import Suppression, erased_row
 from stream_app.domain.lane.price import Part, Quote
@@ -32,8 +41,10 @@ class Written:
 
     def __init__(self) -> None:
         self.retried: list[str] = []
+        self.records: list[Record] = []
 
     async def transact(self, records: Sequence[Record]) -> None:
+        self.records += records
         for record in records:
             if record.topic == SETTINGS.names.retry:
                 self.retried.append(dict(record.headers)["stream-app-origin"].decode())
@@ -92,3 +103,52 @@ async def test_an_operator_that_cannot_take_over_is_closed(monkeypatch: pytest.M
     with pytest.raises(RuntimeError, match="away"):
         await orders.OrderRunner(SETTINGS, AsyncMock(), lambda: True).run()
     kafka.close.assert_awaited_once_with()
+
+
+async def test_dead_letters_are_given_up_once_and_the_answer_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    poison = ((HEADERS["disposition"], b"poison"), (HEADERS["origin"], b"leads/0/7"), (HEADERS["seq"], b"1"))
+    letters = {
+        f"{DLQ}/0/0": dead_letter(DLQ, origin="leads/0/1", lead_id="crm-1", offset=0),
+        f"{DLQ}/0/1": Made(DLQ, b"acme", b"{", 0, 1, poison),
+        f"{DLQ}/0/2": Made(DLQ, b"acme", b"{}", 0, 2, (("who", b"else"),)),
+    }
+
+    async def records_at(_: object, topic: str, chosen: dict[int, set[int]]) -> AsyncIterator[Any]:
+        for place, letter in letters.items():
+            if topic == DLQ and int(place.rpartition("/")[2]) in chosen.get(0, ()):
+                yield letter
+
+    async def current() -> None:
+        pass
+
+    monkeypatch.setattr(orders, "records_at", records_at)
+    monkeypatch.setattr(orders, "topic_reader", lambda _: nullcontext())
+    operator: Any = orders._Operator(SETTINGS, Any, lambda: True)  # type: ignore[arg-type]  # its state is set below
+    written, known = Written(), ReplayOrders()
+    operator._kafka, operator._orders = written, known
+    operator._state = SimpleNamespace(orders=ReplayOrders(), current=current)
+    places = [*letters, f"{DLQ}/0/9", f"{SETTINGS.names.leads}/0/1", "nothing"]
+    for number in range(2):
+        for command in orders.give_up_commands(places, "jane", "old, says ada@example.com", NOW_MS, f"c-{number}"):
+            known.apply(*command_row(command))
+    await operator.work()
+    answers = [read_answer(record.value) for record in written.records if record.topic == SETTINGS.names.audit]
+    assert [(answer.id, answer.kind, answer.applied, answer.who, answer.text) for answer in answers if answer] == [
+        ("c-0", "give_up", True, "jane", "2 dead letters are given up, 4 are no longer kept"),
+        ("c-1", "give_up", True, "jane", "1 dead letter is given up, 1 had been sent back or given up before, "
+         "4 are no longer kept"),
+    ]  # fmt: skip
+    ends = [record for record in written.records if record.topic == SETTINGS.names.retry]
+    assert [dict(end.headers)[HEADERS["way"]] for end in ends] == [b"given_up"] * 3
+    assert {end.value for end in ends} == {b'"given up by jane: old, says [email]"'}
+    assert [dict(end.headers)[HEADERS["redriven_from"]] for end in ends] == [
+        f"{DLQ}/0/{offset}".encode() for offset in (0, 1, 0)
+    ], "the row of a lead says whether the end still concerns it; a record without one ends once"
+    assert not known.commands
+
+
+def test_many_dead_letters_are_given_up_in_several_commands() -> None:
+    places = [f"{DLQ}/0/{offset}" for offset in range(2 * MOST_GIVEN_UP + 1)]
+    commands = orders.give_up_commands(places, "jane", "", NOW_MS, "c-1")
+    assert [command.id for command in commands] == ["c-1", "c-1-1", "c-1-2"]
+    assert [place for command in commands for place in command.dead_letters] == places

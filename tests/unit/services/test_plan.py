@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from unittest.mock import AsyncMock, Mock, call
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -36,6 +36,13 @@ async def test_the_reason_of_a_pause_has_no_personal_data(tmp_path: Path, monkey
     monkeypatch.setattr(replay, "ReplayState", lambda *_: nullcontext(state))
     monkeypatch.setattr(replay, "kafka_publisher", lambda *_: nullcontext())
     settings = load(tmp_path, "")
-    await replay.set_replay_pause(settings, "jane", "ada@example.com asked, +49 170 1234567", 7)
-    await replay.set_replay_pause(settings, None, "", 0)
-    assert state.set_pause.mock_calls == [call(Pause("jane", "[email] asked, +[number]", 7)), call(None)]
+    await replay.set_replay_pause(settings, "jane", "ada@example.com asked, +49 170 1234567", 7, paused=True)
+    state.pause = Pause("jane", "", 7)
+    await replay.set_replay_pause(settings, "joe", "done, says ada@example.com", 8, paused=False)
+    (paused, audited), (resumed, audited_then) = (made.args for made in state.set_pause.mock_calls)
+    assert (paused, resumed) == (Pause("jane", "[email] asked, +[number]", 7), None)
+    assert (audited.kind, audited.who, audited.why, audited.at_ms) == ("replay_pause", "jane", paused.why, 7)
+    assert audited.text == "all replays are paused; they were not paused before"
+    assert (audited_then.kind, audited_then.who, audited_then.why) == ("replay_resume", "joe", "done, says [email]")
+    assert audited_then.text == "all replays are resumed; they were paused by jane before"
+    assert audited.id != audited_then.id
