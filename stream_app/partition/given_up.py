@@ -31,8 +31,8 @@ class GivenUp(StateUser):
             # The rows are read behind the lock. No await follows until a step is submitted, which releases it.
             if await self._commits.is_concluded(in_flight):
                 return
-            found = ((row_key, self._rows.delivery(row_key)) for row_key in keys)
-            mine = [(row_key, row) for row_key, row in found if row is not None and row.origin == envelope.origin]
+            present = ((row_key, self._rows.delivery(row_key)) for row_key in keys)
+            mine = [(row_key, row) for row_key, row in present if row is not None and row.origin == envelope.origin]
             if mine:
                 await self._end_lead(in_flight, envelope, destination, *mine[0])
             else:

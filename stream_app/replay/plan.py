@@ -218,13 +218,13 @@ async def survey_given_up(
         if places and place not in places:
             continue
         row = rows.get(letter.origin.encode()) or rows.get(letter.key)
-        found = can_be_given_up(letter.kind, letter.origin, letter.seq, row)
+        outcome = can_be_given_up(letter.kind, letter.origin, letter.seq, row)
         if letter.sent_back and letter.kind != "failed":
-            found = "sent_back"
+            outcome = "sent_back"
         elif letter.kind == "foreign" and source == "dlq":
-            found = "under_way"
-        fates[found] += 1
-        if found == "goes":
+            outcome = "under_way"
+        fates[outcome] += 1
+        if outcome == "goes":
             chosen.append(place)
     return chosen, fates
 

@@ -288,7 +288,7 @@ def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.Capture
     report = BooksReport(balanced=True, columns={name: StatusCount() for name in COLUMNS})
     show_report(msgspec.structs.replace(report, open_costs=open_costs, open_cost_count=2))
     output = capsys.readouterr().out
-    assert "2 leads are booked at their ceiling, not known: Clay did not say what they cost." in output
+    assert "2 POSTs are booked at their ceiling, not known: Clay did not say what the lead cost." in output
     assert "stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT" in output
     assert "  acme/people crm-17: 20 credits and 5 actions on 2026-11-24" in output
     assert "  and 1 more; --limit names more of them" in output
