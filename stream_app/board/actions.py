@@ -19,7 +19,7 @@ from stream_app.board.site import Site
 from stream_app.client.commands import Send, new_command
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import MAX_TEXT, CommandKind, Entry, entries, help_text, read_entries
+from stream_app.domain.commands import MAX_TEXT, Command, CommandKind, Entry, entries, help_text, read_entries
 from stream_app.domain.lane.overrides import OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
@@ -84,8 +84,9 @@ def actions_of(site: Site, send: Send, planner: Planner, find: Find | None = Non
 async def _send(settings: Settings, send: Send, kind: CommandKind, read: Read, submission: Submission) -> str:
     workspace, args = read(submission)
     known = [submission.values["person"]] if "person" in submission.values else []
-    await send(new_command(settings, submission.id, kind, workspace, args, submission.who, submission.why, known))
-    return followed_at(submission.form.back, [submission.id])
+    command = new_command(settings, submission.id, kind, workspace, args, submission.who, submission.why, known)
+    await send(command)
+    return followed_at(submission.form.back, [submission.id], command.at_ms)
 
 
 def _order(kind: OrderKind, submission: Submission) -> tuple[str, dict[str, Any]]:
@@ -241,11 +242,22 @@ async def _send_erasure(site: Site, send: Send, find: Find, submission: Submissi
     chosen, kept = _chosen(stored, submission.values.get("linked", ""))
     for lead in chosen:
         check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
-    ids: list[str] = []
+    commands: list[Command] = []
     for kind, workspace, args in erasure(chosen, (), kept):
-        ids.append(_id_of(submission.id, kind, workspace, args.get("lead_id", "")))
-        await send(new_command(settings, ids[-1], kind, workspace, args, submission.who, submission.why, [lead_id]))
-    return followed_at(lead_path(lead_id), ids)
+        command_id = _id_of(submission.id, kind, workspace, args.get("lead_id", ""))
+        command = new_command(
+            settings,
+            command_id,
+            kind,
+            workspace,
+            args,
+            submission.who,
+            submission.why,
+            [lead_id],
+        )
+        await send(command)
+        commands.append(command)
+    return followed_at(lead_path(lead_id), [command.id for command in commands], commands[-1].at_ms)
 
 
 def _chosen(stored: list[StoredLead], entered: str) -> tuple[list[StoredLead], list[StoredLead]]:

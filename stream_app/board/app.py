@@ -19,7 +19,7 @@ from stream_app.board.access import PATH, RETRY_AFTER_S, STRANGER, BoardAccess, 
 from stream_app.board.formats import Assets
 from stream_app.board.forms import Action, Actions
 from stream_app.board.lookup import FetchResult, FindWaiting
-from stream_app.board.page import HEADERS, Handler, PageMaker, Renderer
+from stream_app.board.page import HEADERS, Handler, PageMaker, Renderer, commands_of
 from stream_app.board.pages.dead import cause_page, dead_page, replay_page
 from stream_app.board.pages.flow import audit_page, backlog_page, books_page, import_page, imports_page, waiting_page
 from stream_app.board.pages.lanes import lane_page, lanes_page, now_page
@@ -243,7 +243,10 @@ class Board:
         visitor = STRANGER
         try:
             visitor = self._access.check(request, role)
-            return await handler(request, await self._moment(visitor, new=request.method not in ("GET", "HEAD")))
+            # Whoever follows an order sees its answer beside the state after it, and nothing that was read before.
+            is_own = visitor.role == "operator" and bool(commands_of(request))
+            new = is_own or request.method not in ("GET", "HEAD")
+            return await handler(request, await self._moment(visitor, new=new))
         except LoginNeeded:
             return self._login.needed(request)
         except Refused as refused:

@@ -4,9 +4,10 @@ To add one, write two functions, and list the `Action` in `actions_of`:
 
 1. `show(opened)` returns the `Form`: what changes, from what to what, the fields, and the word to type if it cannot be
    undone. It runs in the board's thread and may query the read model. It raises `Refused` if there is no such thing.
-2. `submit(submission)` does it, and returns the address to go to next: `followed_at(path, [submission.id])` is a page
-   that shows the answer of the command. It runs in the event loop. It raises `Invalid` to show the form again, with
-   each problem beside its field, and `BrokerUnavailable` if Kafka is away: then the form keeps what was entered.
+2. `submit(submission)` does it, and returns the address to go to next: `followed_at(path, [submission.id], sent_ms)`
+   is a page that shows the answer of the command. It runs in the event loop. It raises `Invalid` to show the form
+   again, with each problem beside its field, and `BrokerUnavailable` if Kafka is away: then the form keeps what was
+   entered.
 
 `Actions` does the rest, the same for all: only operators, only from our own page, a reason, the typed word, and 303 as
 the answer. The form carries a random number. `submission.id` is made from it and from what was entered. So a second

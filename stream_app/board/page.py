@@ -23,6 +23,7 @@ from stream_app.board.requests import address_of, own_path
 from stream_app.board.site import Moment, PageData, Shared, Site
 from stream_app.client.commands import QUEUED_TEXT
 from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, outcome_text
+from stream_app.domain.lane.overrides import ORDERS
 
 T = TypeVar("T")
 
@@ -76,12 +77,56 @@ class Threads:
 
 
 _ID: Final = re.compile(r"c-[0-9a-f]{32}")
+_SENT: Final = re.compile(r"[0-9]{1,15}")
 _MOST: Final = 20
 
 
-def followed_at(path: str, ids: Iterable[str]) -> str:
-    """Return the address of a page that follows these commands."""
-    return f"{path}{'&' if '?' in path else '?'}{urlencode([('command', name) for name in ids])}"
+def commands_of(request: Request) -> list[str]:
+    """Return the ids of the commands that a page follows."""
+    return list(filter(_ID.fullmatch, dict.fromkeys(request.query_params.getlist("command"))))[:_MOST]
+
+
+_SOON_MS: Final = 5_000
+"""A worker that runs answers within this time: until then nothing is said of workers."""
+_ASKED_MS: Final = 60_000
+"""For so long a page asks for an answer each second."""
+_SOON_TEXT: Final = "the answer comes within seconds"
+
+
+def followed_at(path: str, ids: Iterable[str], sent_ms: int) -> str:
+    """Return the address of a page that follows these commands, which were sent at `sent_ms` (epoch ms)."""
+    query = [("command", name) for name in ids] + [("sent", str(sent_ms))]
+    return f"{path}{'&' if '?' in path else '?'}{urlencode(query)}"
+
+
+def follow(site: Site, command: str, answers: list[Order], sent_ms: int, now_ms: int) -> PageData:
+    """Return what a page says of a command that was sent from it; `is_open`: its answer is still to come."""
+    is_answered = any(answer.kind != REPLAY_RELOAD for answer in answers)
+    if is_answered and all(_is_seen(site, answer, now_ms) for answer in answers):
+        return outcome_of(site, command, answers)
+    waits_ms = now_ms - sent_ms
+    soon = is_answered or waits_ms < _SOON_MS
+    return {
+        "id": command,
+        "state": "sent" if soon else "queued",
+        "tone": "idle",
+        "kind": "",
+        "where": "",
+        "text": _SOON_TEXT if soon else QUEUED_TEXT,
+        "partly": "",
+        "is_open": waits_ms < _ASKED_MS,
+    }
+
+
+def _is_seen(site: Site, answer: Order, now_ms: int) -> bool:
+    """Return True if the page shows the lane after the order that was applied, and not that of before.
+
+    The worker writes both in one transaction, to two topics, and the read model may have read only one of them.
+    """
+    if not answer.applied or answer.kind not in ORDERS or now_ms - answer.at_ms > _SOON_MS:
+        return True
+    view = site.queries.lane(answer.workspace, now_ms)
+    return view is not None and view.at_ms >= answer.at_ms
 
 
 def outcome_of(site: Site, command: str, answers: list[Order]) -> PageData:
@@ -90,7 +135,7 @@ def outcome_of(site: Site, command: str, answers: list[Order]) -> PageData:
     workers = [answer for answer in first if answer.kind != REPLAY_RELOAD]
     if not workers:
         queued = {"state": "queued", "tone": "idle", "text": QUEUED_TEXT}
-        return {"id": command, "kind": "", "where": "", "partly": "", **queued}
+        return {"id": command, "kind": "", "where": "", "partly": "", "is_open": False, **queued}
     worst = min(first, key=lambda answer: answer.applied)
     answered, every = len({answer.place[1] for answer in workers}), site.settings.kafka.partitions
     is_partial = workers[0].kind in TO_ALL and answered < every
@@ -102,7 +147,15 @@ def outcome_of(site: Site, command: str, answers: list[Order]) -> PageData:
         "where": worst.workspace or "all",
         "text": outcome_text(worst.text or worst.reason, worst.under_way),
         "partly": f"by {answered} of {every} partitions" if is_partial else "",
+        "is_open": False,
     }
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What a page shows within its frame: `replies` are those to the commands that it follows."""
+
+    html: str
+    replies: list[PageData]
 
 
 Frame = Mapping[str, Any]
@@ -173,12 +226,15 @@ class PageMaker:
         """Return the page; None if `make` returned None. `shared` keeps the content for others who ask for the same."""
         content = partial(self._content, frame, template, make)
         made = content() if shared is None else shared.once((frame["url"], frame["operator"]), content)
-        answers = [outcome_of(self.site, name, self.site.queries.answers(name)) for name in frame["commands"]]
-        return None if made is None else self._framed(frame, made, answers)
+        return None if made is None else self._framed(frame, made)
 
-    def _content(self, frame: Frame, template: str, make: Make) -> str | None:
+    def _content(self, frame: Frame, template: str, make: Make) -> Content | None:
         """Render what a page shows within its frame. Templates see only what is the same for all of a role."""
-        with self.site.queries.snapshot():
+        with self.site.queries.snapshot():  # an answer and the state below it are those of one moment
+            replies = [
+                follow(self.site, name, self.site.queries.answers(name), frame["sent_ms"], frame["now_ms"])
+                for name in frame["commands"]
+            ]
             page = make()
         if page is None:
             return None
@@ -188,10 +244,10 @@ class PageMaker:
             "clock": partial(clock, now_ms=frame["now_ms"]),
             "behind_path": partial(behind_path, self.site.settings.names.bulk),
         }
-        return self._renderer.render(f"{template}.html", context)
+        return Content(self._renderer.render(f"{template}.html", context), replies)
 
-    def _framed(self, frame: Frame, content: str, answers: list[PageData]) -> bytes:
-        return self._renderer.render("base.html", {"frame": frame, "content": content, "answers": answers}).encode()
+    def _framed(self, frame: Frame, content: Content) -> bytes:
+        return self._renderer.render("base.html", {"frame": frame, "content": content}).encode()
 
     def refused(self, request: Request, refused: Refused, visitor: Visitor = STRANGER) -> Response:
         """Return the page that says why a request is not answered."""
@@ -199,7 +255,7 @@ class PageMaker:
         moment = Moment(self.now_ms(), lag, None, visitor)
         frame = self._frame(request, moment, "Not possible", "", live=False)
         context = {"text": str(refused), "error": refused.error, "status": refused.status}
-        body = self._framed(frame, self._renderer.render("refused.html", context), [])
+        body = self._framed(frame, Content(self._renderer.render("refused.html", context), []))
         return HTMLResponse(body, refused.status, HEADERS)
 
     async def login_page(self, request: Request, problem: str = "", status: int = 200) -> Response:
@@ -209,7 +265,8 @@ class PageMaker:
 
     def _frame(self, request: Request, moment: Moment, title: str, current: str, *, live: bool) -> Frame:
         lag, visitor = moment.lag, moment.visitor
-        commands = filter(_ID.fullmatch, dict.fromkeys(request.query_params.getlist("command")))
+        commands = commands_of(request) if visitor.role == "operator" else []
+        sent = request.query_params.get("sent", "")
         age_ms = None if lag.as_of_ms is None else max(0, moment.now_ms - lag.as_of_ms)
         is_operator = visitor.role == "operator"
         return {
@@ -230,6 +287,7 @@ class PageMaker:
             "operator": is_operator,  # the page is shown to an operator
             "has_session": visitor.has_session,
             "may_log_in": bool(visitor.who) and not is_operator and "operator" in self._access.roles,
-            "commands": list(commands)[:_MOST],  # whose answers the page shows
+            "commands": commands,  # whose answers the page shows
+            "sent_ms": int(sent) if _SENT.fullmatch(sent) else 0,  # when they were sent; 0 if it is not known
             "banner": self.site.settings.board.banner,  # the name of the installation; '' for none
         }

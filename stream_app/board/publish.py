@@ -212,7 +212,7 @@ class PublishActions:
                 await self._command(new_command(settings, commands[-1], "cancel_import", workspace, args, who, why))
             except BrokerUnavailable as error:
                 upload.problem = f"The publication is stopped. {error}. The page of the import cancels it, too"
-        return RedirectResponse(followed_at(_path(upload), commands), 303, HEADERS)
+        return RedirectResponse(followed_at(_path(upload), commands, self._maker.now_ms()), 303, HEADERS)
 
     async def _discard(self, request: Request, moment: Moment) -> Response:
         self._uploads.discard(self._upload(request, moment))

@@ -158,8 +158,8 @@ class Planner:
         """Stop or resume a replay. Raises BrokerUnavailable."""
         await self._command(ReplayCommand(command_id, kind, replay, self._now_ms(), who, why))
 
-    async def end(self, command_id: str, records: Sequence[str], who: str, why: str) -> list[str]:
-        """Give dead letters up (`topic/partition/offset`), and return the ids of the commands for it.
+    async def end(self, command_id: str, records: Sequence[str], who: str, why: str) -> list[ReplayCommand]:
+        """Give dead letters up (`topic/partition/offset`), and return the commands for it.
 
         Raises:
             BrokerUnavailable: Kafka did not confirm one of them.
@@ -167,7 +167,7 @@ class Planner:
         commands = give_up_commands(records, who, why, self._now_ms(), command_id)
         for command in commands:
             await self._command(command)
-        return [command.id for command in commands]
+        return commands
 
     async def _command(self, command: ReplayCommand) -> None:
         await put_command(self._put, [command_record(self._settings, command)])
@@ -392,5 +392,5 @@ def _is_place(site: Site, which: Which, record: str) -> bool:
 
 async def _end(planner: Planner, sent: Submission) -> str:
     records = cast("list[str]", sent.form.more["records"])
-    ids = await planner.end(sent.id, records, sent.who, sent.why)
-    return followed_at(sent.form.back, ids)
+    commands = await planner.end(sent.id, records, sent.who, sent.why)
+    return followed_at(sent.form.back, [command.id for command in commands], commands[-1].at_ms)

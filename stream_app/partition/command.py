@@ -141,6 +141,7 @@ class CommandPipeline(StateUser):
         if not answer.done:
             return CommandResult(answer.text, False, "refused")
         self._lanes[name] = answer.lane
+        self._lanes.publish(name)  # in the transaction of the answer, so that a reader who knows it knows the state
         return CommandResult(answer.text)
 
     def _change_suppressions(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:

@@ -110,6 +110,10 @@ class Lanes:
         self._due.update(self._shown)
         self._changed.set()
 
+    def publish(self, workspace: str) -> None:
+        """Have the view of a lane published with its next step, although it may not have changed."""
+        self._due.add(workspace)
+
     def reconfigured(self) -> None:
         """Apply a changed configuration: what it repairs may be tried at once. Raises RowUnreadable, as `load`."""
         if problems := self.moved(self._plan):

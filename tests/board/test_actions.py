@@ -16,8 +16,9 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Actor
 from tests.board.client import OWN, Client, board_with, plain
-from tests.board.clock import NOW_MS
+from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, take
 from tests.board.scene import HASH, HOSTILE, OPERATOR_TOKEN, OTHER_HASH, Outbox, board_of, model_of, settings_of
 
@@ -89,9 +90,12 @@ async def test_each_command_of_a_lane(
     assert command.args == args
     (record,) = outbox.records
     assert (record.topic, record.key, record.partition) == ("leads.commands", b"acme", 0)
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/board/lanes/acme?command={command.id}")
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        f"/board/lanes/acme?command={command.id}&sent={command.at_ms}",
+    )
     text = (await operator.get(answer.headers["location"])).text
-    assert "no worker has answered yet" in text
+    assert "the answer comes within seconds" in text
     assert command.id in text
 
 
@@ -206,10 +210,18 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
         take(model, Made(settings.names.audit, b"acme", msgspec.json.encode(answer), partition, number))
         model.close()
 
+    def published(at_ms: int, **view: Any) -> None:
+        model = model_of(path, settings)
+        take(model, lane(settings.names, "acme", at_ms=NOW_MS + at_ms, **view))
+        model.close()
+
     shown = await send(client, "/board/lanes/acme/act/pause", why=HOSTILE)
     page = shown.headers["location"]
-    assert '<span class="pill idle">queued</span>' in (await client.get(page)).text
+    first = (await client.get(page)).text
+    assert '<span class="pill idle">sent</span>' in first
+    assert "worker" not in plain(first.split("</h1>")[0].split('<main id="content"')[1])
     answered(1_000, under_way=2)
+    published(1_001, paused_by=Actor("jane", "", NOW_MS))
     text = (await client.get(page)).text
     assert re.search(r'pill ok">applied</span>.*Pause, acme</strong>: paused; 2 requests in progress', text)
     answered(1_001, applied=False, reason="repeated", text="command was answered before: nothing was done again")
@@ -238,6 +250,67 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
     client.board.close()
 
 
+POLLS = 'hx-trigger="every 1s"'
+
+
+async def test_an_answer_is_asked_for_each_second_and_comes_with_the_state_after_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The answer and the lane are on two topics, and the page may read the model between them."""
+    settings, path, outbox = settings_of(folder, operator=True), tmp_path / "model.sqlite", Outbox()
+    model = model_of(path, settings)
+    paused = Actor("jane", "rebuilt", NOW_MS - HOUR_MS)
+    take(model, lane(NAMES, "acme", holds="paused", text="paused by jane", paused_by=paused, at_ms=NOW_MS - HOUR_MS))
+    client = Client(board_of(settings, path, outbox=outbox, shared_s=60))
+    await client.login(OPERATOR_TOKEN)
+    page = (await send(client, "/board/lanes/acme/act/resume", **_WHY)).headers["location"]
+    command = outbox.commands[-1]
+    assert f"sent={command.at_ms}" in page
+    at_once = page.replace(f"sent={command.at_ms}", f"sent={NOW_MS - 4_999}")
+    later = page.replace(f"sent={command.at_ms}", f"sent={NOW_MS - 5_000}")
+    much_later = page.replace(f"sent={command.at_ms}", f"sent={NOW_MS - 61_000}")
+    without = page.partition("&sent=")[0]
+    for url, state, says, polls in (
+        (at_once, "sent", "the answer comes within seconds", True),
+        (later, "queued", "no worker has answered yet", True),
+        (much_later, "queued", "no worker has answered yet", False),
+        (without, "queued", "no worker has answered yet", False),
+    ):
+        text = (await client.get(url)).text
+        assert f'<span class="pill idle">{state}</span>' in text, url
+        assert says in text, url
+        assert (POLLS in text) == polls, url
+    answer = CommandAnswer(
+        command.id, applied=True, at_ms=NOW_MS - 700, partition=0, kind="resume", workspace="acme", text="resumed"
+    )
+    take(model, Made(NAMES.audit, b"acme", msgspec.json.encode(answer)))
+    text = (await client.get(at_once)).text
+    assert "applied" not in plain(text), "the lane below it is still that of before"
+    assert POLLS in text
+    take(model, lane(NAMES, "acme", at_ms=NOW_MS - 700))
+    text = (await client.get(at_once)).text
+    assert '<span class="pill ok">applied</span>' in text
+    assert "paused by jane" not in text, "nothing that others were shown within the same second"
+    assert POLLS not in text
+    model.close()
+    client.board.close()
+
+
+async def test_an_answer_is_shown_though_its_lane_is_never_published(folder: Path, tmp_path: Path) -> None:
+    settings, path, outbox = settings_of(folder, operator=True), tmp_path / "model.sqlite", Outbox()
+    model = model_of(path, settings)
+    client = Client(board_of(settings, path, outbox=outbox))
+    await client.login(OPERATOR_TOKEN)
+    page = (await send(client, "/board/lanes/acme/act/resume", **_WHY)).headers["location"]
+    answer = CommandAnswer(
+        outbox.commands[-1].id, applied=True, at_ms=NOW_MS - 5_001, partition=0, kind="resume", workspace="acme"
+    )
+    take(model, Made(NAMES.audit, b"acme", msgspec.json.encode(answer)))
+    assert '<span class="pill ok">applied</span>' in (await client.get(page)).text
+    model.close()
+    client.board.close()
+
+
 async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox) -> None:
     url, entered = "/board/leads/crm-17/act/cancel", {"workspace": "initech", **_WHY}
     for typed in ("", "crm-1", "CRM-17", HOSTILE):
@@ -246,8 +319,8 @@ async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox)
     answer = await send(operator, url, typed="crm-17", **entered)
     (command,) = outbox.commands
     assert (command.kind, command.workspace, command.args) == ("cancel_lead", "initech", {"lead_id": "crm-17"})
-    assert answer.headers["location"] == f"/board/leads/crm-17?command={command.id}"
-    assert "no worker has answered yet" in (await operator.get(answer.headers["location"])).text
+    assert answer.headers["location"] == f"/board/leads/crm-17?command={command.id}&sent={command.at_ms}"
+    assert "the answer comes within seconds" in (await operator.get(answer.headers["location"])).text
 
 
 @pytest.mark.parametrize(

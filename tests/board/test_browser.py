@@ -1,16 +1,23 @@
 """The board in Chromium: each page in light and dark, on desktop and phone, with a keyboard, and without JavaScript."""
 
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
+from stream_app.domain.commands import CommandAnswer
+from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.plan import Actor
 from tests.board.client import CAUSE
 from tests.board.clock import NOW_MS
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN
+from tests.board.model_records import Made, lane, take
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN, model_of, settings_of
 from tests.board.serving import served
 
 pytestmark = pytest.mark.timeout(600)
@@ -264,3 +271,35 @@ def test_every_step_of_publishing_a_file_can_be_used_by_everyone(
     page.get_by_role("button", name="Discard the file").click()
     page.wait_for_url(f"{url}/board/publish")
     made.close()
+
+
+def test_a_page_asks_each_second_for_the_answer_of_a_command_and_then_rests(browser: Browser, tmp_path: Path) -> None:
+    command, names = "c-" + "5" * 32, TopicNames()
+    settings = settings_of(tmp_path, operator=True)
+    with served(tmp_path, operator=True) as url, closing(context(browser)) as made:
+        watched = Watched(made)
+        log_in(watched.page, url)
+        asked: list[float] = []
+        path = f"/board/lanes/acme?command={command}&sent={NOW_MS - 1_000}"
+        watched.page.goto(f"{url}{path}")
+        watched.page.on("request", lambda request: asked.append(time.monotonic()) if path in request.url else None)
+        expect(watched.page.locator(".answer .pill")).to_have_text("sent")
+        watched.page.wait_for_timeout(4_300)
+        assert 3 <= len(asked) <= 5, "once a second, and at most once more each 5 seconds"
+        answer = CommandAnswer(
+            command, applied=True, at_ms=NOW_MS - 500, partition=0, kind="pause", workspace="acme", text="paused"
+        )
+        model = model_of(tmp_path / "model.sqlite", settings)
+        take(model, Made(names.audit, b"acme", msgspec.json.encode(answer), 0, 77))
+        paused = {"holds": "paused", "text": "paused by jane", "paused_by": Actor("jane", "", NOW_MS - 500)}
+        take(model, lane(names, "acme", at_ms=NOW_MS - 500, **paused))
+        model.close()
+        began_s = time.monotonic()
+        expect(watched.page.locator(".answer .pill")).to_have_text("applied")
+        assert time.monotonic() - began_s < 2.5
+        expect(watched.page.locator("h1 .pill")).to_have_text("held")
+        assert watched.page.locator("#follow").count() == 0
+        asked.clear()
+        watched.page.wait_for_timeout(4_000)
+        assert len(asked) <= 1, "the page refreshes itself as before"
+        assert watched.errors == []

@@ -170,7 +170,7 @@ async def test_the_open_dead_letters_of_a_cause_are_given_up(operator: Client, o
     assert (command.kind, command.who, command.why, command.id) == ("give_up", "jane", WHY["why"], command.replay)
     assert records
     assert set(records) <= set(command.dead_letters)
-    assert answer.headers["location"].endswith(f"command={command.id}")
+    assert answer.headers["location"].endswith(f"command={command.id}&sent={command.at_ms}")
 
 
 async def test_one_dead_letter_is_given_up_by_its_place(operator: Client, outbox: Outbox) -> None:

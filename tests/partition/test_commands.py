@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream_app.domain.commands import MOST_PEOPLE, CommandResult
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord, Record
@@ -91,6 +92,24 @@ async def test_a_live_budget_lets_the_lead_that_waits_go_at_once() -> None:
     await bench.order("budget", caps={"credits_per_day": 40}, for_s=0.2)
     assert len(bench.clay.bodies) == 2
     assert bench.answers()[0].text == "budget.credits_per_day: 20 -> 40"
+
+
+@virtual_time
+async def test_the_state_after_a_command_is_published_with_its_answer() -> None:
+    """Also if nothing has changed, and if the lane was published a moment ago: a page shows both together."""
+    bench = Bench()
+    await bench.start()
+    for number, kind in enumerate(("pause", "resume", "resume")):
+        await bench.order(kind, f"c{number}", for_s=0.1)
+    answers = bench.answers()
+    views = [
+        msgspec.json.decode(record.value or b"", type=LaneView)
+        for record in bench.kafka.log(bench.plan.topics.lanes, 0).committed()
+        if record.key == b"acme"
+    ]
+    assert [answer.applied for answer in answers] == [True] * 3
+    for answer in answers:
+        assert answer.at_ms in [view.at_ms for view in views], answer
 
 
 @virtual_time

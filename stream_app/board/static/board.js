@@ -96,7 +96,8 @@
 
   document.addEventListener("htmx:before:request", (event) => {
     const main = document.getElementById("content");
-    if (event.target === main && (isPaused() || document.hidden || isBusy(main))) event.preventDefault();
+    const follows = event.target.id === "follow";
+    if ((event.target === main || follows) && (isPaused() || document.hidden || isBusy(main))) event.preventDefault();
   });
   document.addEventListener("htmx:after:swap", () => {
     loaded = performance.now();
