@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,3 +244,34 @@ def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.Capt
         argv = ["bash", "-c", ASK_BASH, "bash", str(tmp_path / "script"), f"stream-app {typed}"]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60 * BUSY, check=True)
         assert (done.stderr, completed in done.stdout.splitlines()) == ("", True), typed
+
+
+INTERRUPTED_AT = """
+import os, signal, sys
+
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            sys.argv.pop(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+sys.meta_path.insert(0, Interrupt())
+from stream_app.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["stream_app.cli.main", "stream_app.domain.model.errors", "cyclopts"])
+def test_ctrl_c_in_the_first_moments_is_no_traceback(module: str) -> None:
+    """The imports of a command take longer than a person who has mistyped."""
+    argv = [sys.executable, "-c", INTERRUPTED_AT, module, "demo"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60 * BUSY, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (130, False), done.stderr
+    assert done.stdout == ""
+
+
+def test_the_installed_program_begins_where_ctrl_c_is_expected() -> None:
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"stream-app": "stream_app.__main__:main"}

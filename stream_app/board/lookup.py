@@ -224,8 +224,7 @@ class Lookup:
 
     async def _still_waiting(self, request: Request, lag: ProjectionLag) -> answers.WaitingAnswer:
         query = request.query_params
-        lead_id = _id(query.get("lead_id", ""))
-        person = "" if lead_id else _person(query.get("person", ""))
+        lead_id, person = _someone(query.get("lead_id", ""), query.get("person", ""))
         search = await self.find_waiting(lead_id, person, query.get("workspace", ""))
         lanes, _ = await asyncio.to_thread(self.queries.lanes, self.now_ms())
         views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
@@ -282,6 +281,17 @@ def _person(person: str) -> str:
         text = "Add ?person= with the person's hash (22 characters): `stream-app status` computes it from an e-mail"
         raise Refused(400, "no_person", text)
     return person
+
+
+def _someone(lead_id: str, person: str) -> tuple[str, str]:
+    """Return a lead id, or else the hash of a person. Raises Refused if there is neither, or if it cannot be one."""
+    if not lead_id and not person:
+        text = (
+            "Name a lead: add ?lead_id=, or ?person= with the person's hash (22 characters), which `stream-app status` "
+            "computes from an e-mail. GET /books counts all that waits"
+        )
+        raise Refused(400, "no_lead", text)
+    return (_id(lead_id), "") if lead_id else ("", _person(person))
 
 
 def waiting_lead(search: Search, record: FoundRecord, view: LaneView | None, now_ms: int) -> answers.WaitingLead:

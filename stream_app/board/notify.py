@@ -11,7 +11,6 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 import httpx
@@ -19,28 +18,15 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
 from stream_app.board.access import STRANGER
+from stream_app.board.persons import for_a_person
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site, overview
 from stream_app.client.messages import Alert, Format, Key, NotDelivered, body_of
 from stream_app.domain.lane.explain import Finding
-from stream_app.domain.lane.holds import REASONS
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
-_OF_NO_LANE: Final[Mapping[str, str]] = {
-    "gateway": "The gateway does not answer at gateway.public_url, so callbacks of Clay may be refused.",
-    "moved": "The configuration names another partition than the one that its lane lives in, so its leads wait.",
-    "no_replay": "No replay process runs, so dead letters and deferred leads do not come back.",
-    "no_worker": "No worker runs, so nothing is sent.",
-    "read_model": "The board cannot follow Kafka; its log says why, as projection_stalled.",
-    "unreadable": "Its partition has stopped before a record that cannot be read.",
-    "wrong_topics": "The topics on Kafka differ from the configuration.",
-}
-NEEDS_A_PERSON: Final[Mapping[str, str]] = MappingProxyType(
-    {**_OF_NO_LANE} | {code: reason.alarm for code, reason in REASONS.items() if reason.alarm}
-)
-"""Code of a finding -> what to say. Every other finding ends by itself, or is what an operator wanted."""
 _OURS: Final = frozenset({"gateway", "read_model"})  # the rest is known only while the read model follows Kafka
 BEGUN_S: Final = 60.0
 ENDED_S: Final = 120.0
@@ -55,7 +41,7 @@ _LAST_RETRY_S: Final = 600.0
 
 def alert_of(finding: Finding, now_ms: int) -> Alert | None:
     """Return what to say of a finding; None if it needs no person."""
-    words = NEEDS_A_PERSON.get("http_*" if finding.code.startswith("http_") else finding.code)
+    words = for_a_person(finding.code)
     if words is None:
         return None
     workspace, lifted = finding.workspace, f" What lifts it: {finding.lifts}" if finding.lifts else ""

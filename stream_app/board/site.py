@@ -9,6 +9,7 @@ import msgspec
 
 from stream_app.board import charts
 from stream_app.board.access import Visitor
+from stream_app.board.persons import for_a_person
 from stream_app.board.read_model.board_query import BoardQueries, Slot
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.history import MINUTE_S
@@ -151,6 +152,11 @@ class Lane(msgspec.Struct, frozen=True):
     bars: list[Bar] = []
     spark: str = ""
     meters: Mapping[MeterName, Meter] = {}
+
+    @property
+    def needs_a_person(self) -> bool:
+        """True if something holds it that neither ends by itself nor is what an operator wanted."""
+        return any(finding.holds and for_a_person(finding.code) is not None for finding in self.findings)
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -364,8 +370,13 @@ def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict
             continue
         known = [slot for slot in minutes if slot.at_s * 1000 >= max(now_ms - SAMPLED_MS, meter.begins_ms)]
         since_ms = known[0].at_s * 1000 if known else now_ms
-        before = msgspec.structs.replace(meter, spent=meter.spent - sum(slot.credits for slot in known))
-        if (foreseen := forecast([Sample(since_ms, before), Sample(now_ms, meter)], now_ms)) is not None:
+        spent = meter.spent - sum(slot.credits for slot in known)
+        samples = [Sample(since_ms, msgspec.structs.replace(meter, spent=spent))]
+        for slot in known:
+            spent += slot.credits
+            samples.append(Sample((slot.at_s + MINUTE_S) * 1000, msgspec.structs.replace(meter, spent=spent)))
+        samples.append(Sample(now_ms, meter))
+        if (foreseen := forecast(samples, now_ms)) is not None:
             forecasts[name] = foreseen
     return forecasts
 

@@ -43,8 +43,8 @@ def show_report(report: BooksReport) -> None:
     money_table(report).show()
     if report.copies:
         show(
-            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these: replays, "
-            "deferred leads, strays"
+            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these: sent back, "
+            "deferred, or moved from a wrong partition"
         )
     for status, events in sorted(report.not_leads.items()):
         show(f"{status}: {events:,}; {_NOT_LEADS[status]}")

@@ -195,7 +195,7 @@ What to try next:
   stream-app topics, worker, replay, gateway, board
                                          the same system on your Kafka; README says how to set it up
   stream-app status LEAD                 on that system: where one lead is, with each step
-  stream-app results --join leads.csv -o enriched.csv
+  stream-app results --workspace NAME --join leads.csv -o enriched.csv
                                          on that system: your file, with Clay's data beside each row
   stream-app demo --keep                 leave everything up, and look at it on the board
   stream-app books                       at any time: is every lead accounted for?"""

@@ -42,7 +42,7 @@ def results(
     """Write the last result of each lead (personal data) as CSV or JSON Lines. Exit code 1 if there is none.
 
     example:
-      stream-app results --join leads.csv -o enriched.csv
+      stream-app results --workspace acme --join leads.csv -o enriched.csv
       stream-app results --import 2026-11-26-kfdwzp --join leads.csv -o enriched.csv
       stream-app results --workspace acme --since 2026-11-24T08:00 --format jsonl
 
@@ -107,6 +107,6 @@ def _report(done: Export, join: Path | None) -> None:
         say(f"{count(done.unreadable, 'result')} cannot be read by this version, and were left out")
     if done.has_other_fields:
         say(f"the results have more than {MOST_FIELDS:,} fields: the others are JSON in the last column, {OTHERS}")
-    found = count(done.results, "result") + (f" of {count(done.lines, 'row')}" if join else "")
+    results_of_rows = count(done.results, "result") + (f" of {count(done.lines, 'row')}" if join else "")
     # Right after `publish` this is what everyone meets: Clay takes minutes for a row.
-    say(found if done.results else f"{found} yet: {_NONE_YET}")
+    say(results_of_rows if done.results else f"{results_of_rows} yet: {_NONE_YET}")

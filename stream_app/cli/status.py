@@ -173,7 +173,7 @@ def _imports_table(publications: list[FoundImport]) -> Table:
             Column("import"): lambda publication: publication.import_id,
             Column("began", rank=1): lambda publication: iso(publication.first_ms)[:16],
             Column("workspace", rank=2): lambda publication: publication.workspace,
-            Column("rows", rank=4, right=True): lambda publication: _number(publication.rows),
+            Column("rows", rank=4, right=True): _rows_of,
             Column("refused", rank=3, right=True): lambda publication: _number(publication.refused),
             Column("leads", right=True): lambda publication: f"{publication.leads:,}",
             Column("at rest", right=True): at_rest,
@@ -199,6 +199,12 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
         if leads := publication.columns.get(name):
             yield f"  {name_of(name)}: {leads:,} ({meaning_of(name)})"
     yield f"  {count(publication.credits, 'credit')} so far; last event {iso(publication.last_ms)}"
+
+
+def _rows_of(publication: FoundImport) -> str:
+    if publication.has_neighbours:
+        return f"{_number(publication.published)} of {_number(publication.rows)}"
+    return _number(publication.rows)
 
 
 def _number(value: int | None) -> str:

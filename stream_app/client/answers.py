@@ -256,6 +256,11 @@ class FoundImport(msgspec.Struct, frozen=True):
         return sum(self.columns.values())
 
     @property
+    def has_neighbours(self) -> bool:
+        """True if the file has leads of other workspaces, too, so that not all of its rows are of this one."""
+        return self.rows is not None and self.rows > (self.refused or 0) + (self.published or 0)
+
+    @property
     def moving(self) -> int:
         """Leads that are not at rest."""
         return sum(self.columns.get(name, 0) for name in MOVING)
@@ -286,6 +291,11 @@ class ByState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def written(self) -> int:
         return self.open + self.coming_back + self.solved + self.given_up
+
+    @property
+    def can_be_sent(self) -> bool:
+        """True if some of them have not ended, so that a plan to send them back can find any."""
+        return self.open + self.coming_back > 0
 
 
 class Cause(ByState, frozen=True):

@@ -6,6 +6,9 @@ complete one, and may download a second JDK only to sort jars into modules.
 
 The command-line tools need no shell scripts of a distribution:
 `python -m stream_app.dev.kafka_tools kafka-consumer-groups --bootstrap-server 127.0.0.1:9092 --list`
+
+The first one that runs downloads the jars of all of them, and an incident is no time for that:
+`python -m stream_app.dev.kafka_tools fetch` does it beforehand.
 """
 
 import errno
@@ -43,6 +46,8 @@ TOOLS: Final = {
 }
 """Name of the distribution's script, without `.sh` -> its class."""
 
+FETCH: Final = "fetch"
+"""The word in place of a tool that downloads what all tools need."""
 _INSTALL = "pip install 'stream-app[local]'"
 _USAGE: Final = 2
 _QUIET: Final = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
@@ -128,15 +133,26 @@ def _locked(repository: Path) -> Iterator[None]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the tool that the first argument names with the other arguments. Returns its exit code."""
+    """Run the tool that the first argument names with the other arguments. Returns its exit code.
+
+    `fetch` runs none: it downloads what all of them need.
+    """
     notes = Console(stderr=True, markup=False, highlight=False)
-    tool = TOOLS.get(argv[0].removesuffix(".sh")) if argv else None
-    if tool is None:
-        usage = f"python -m stream_app.dev.kafka_tools TOOL ...; TOOL is one of: {', '.join(TOOLS)}"
+    name = argv[0].removesuffix(".sh") if argv else ""
+    tool = TOOLS.get(name)
+    if tool is None and list(argv) != [FETCH]:
+        usage = (
+            f"python -m stream_app.dev.kafka_tools TOOL ...; TOOL is one of: {', '.join(TOOLS)}; or {FETCH}, alone, "
+            "which downloads what they need"
+        )
         notes.print(usage, soft_wrap=True)
         return _USAGE
     try:
         jars = class_path(TOOLS_JARS, notes.print)
+        if tool is None:
+            count = len(jars.split(os.pathsep))
+            notes.print(f"Kafka's tools are ready: Java at {find_java()}, and {count} jars", soft_wrap=True)
+            return 0
         return subprocess.run([find_java(), _QUIET, "-cp", jars, tool, *argv[1:]], check=False).returncode
     except StartError as error:
         notes.print(str(error))

@@ -32,15 +32,20 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     }
     where = {"workspace": "acme", "destination": "acme-people"}
     spent = [
-        event(names, f"crm-{n}", "enriched", 1, n, credits=n * 10, at_ms=NOW_MS - ago_ms, **where)
-        for n, ago_ms in ((1, HOUR_MS // 4), (2, 2 * HOUR_MS))
+        event(names, f"crm-{n}", "enriched", 1, n, credits=credits_, at_ms=NOW_MS - ago_ms, **where)
+        for n, credits_, ago_ms in (
+            (1, 4, HOUR_MS // 4),
+            (2, 3, HOUR_MS // 6),
+            (3, 3, HOUR_MS // 20),
+            (4, 20, 2 * HOUR_MS),
+        )
     ]
     moment = Moment(NOW_MS, ProjectionLag(), None, STRANGER)
     with board_with(tmp_path, lane(names, "acme", at_ms=NOW_MS, meters=meters), *spent) as client:
         page = lane_page(client.board._maker.site, moment, {"workspace": "acme"})
     assert page is not None
     day, month = (line for _, line in cast("list[tuple[object, Line]]", page["burns"]))
-    assert [value for _, value in day.rows] == [0, 20, 30, 30]
+    assert [value for _, value in day.rows] == [0, 20, 27, 30]
     assert day.limit_y is None, "no cap, no limit"
     assert day.rows[-1] == (NOW_MS, 30)
     assert [value for _, value in month.rows] == [40, 70], "40 credits are older than the history"

@@ -26,7 +26,7 @@ MEASURES = {
     "dead": {"row.share"},
     # credits; rows of a file, which the gateway does not have; leads that are published and that no worker has taken
     "import": {"publication.credits", "publication.rows", "publication.refused", "publication.published", "part.leads"},
-    "imports": {"publication.credits", "publication.rows", "publication.refused"},
+    "imports": {"publication.credits", "publication.rows", "publication.refused", "publication.published"},
     # credits and Actions; rates and scores; calls and submissions, which are not published one by one
     "lane": {
         *("budget.used", "budget.reserved", "budget.cap", "estimate.credits", "estimate.actions"),

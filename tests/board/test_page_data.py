@@ -189,10 +189,16 @@ def test_a_budget_is_a_bar_with_what_becomes_of_it(used: Meter, forecast: Any, t
 
 def test_a_forecast_is_of_what_was_booked_in_the_last_minutes_if_the_board_knows_enough_of_them() -> None:
     view = msgspec.structs.replace(VIEW, meters={"credits_day": meter(1_000, 100), "credits_month": meter(None, 500)})
-    minutes = [Slot(NOW_S - 901, credits=7), Slot(NOW_S - 900, credits=20), Slot(NOW_S - 599, credits=10)]
+    minutes = [
+        Slot(NOW_S - 901, credits=7),
+        Slot(NOW_S - 900, credits=20),
+        Slot(NOW_S - 599, credits=6),
+        Slot(NOW_S - 240, credits=4),
+    ]
     forecasts = forecasts_of(view, minutes, NOW_MS)
     assert (forecasts["credits_day"].per_hour, forecasts["credits_month"].per_hour) == (120.0, 120.0)
     assert forecasts_of(VIEW, minutes, NOW_MS) == forecasts_of(view, minutes[2:], NOW_MS) == {}
+    assert forecasts_of(view, minutes[:2], NOW_MS) == {}, "a burst, after which nothing was booked"
 
 
 def moment(left: dict[tuple[str, int], int] | None) -> Moment:

@@ -19,3 +19,10 @@ def test_the_class_of_each_tool_is_in_kafkas_jars() -> None:
         with ZipFile(jar) as archive:
             names.update(archive.namelist())
     assert {f"{name.replace('.', '/')}.class" for name in TOOLS.values()} <= names
+
+
+def test_everything_can_be_fetched_before_it_is_needed(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch"]) == 0
+    says = capfd.readouterr().err
+    assert f"{len(class_path(TOOLS_JARS, lambda _: None).split(os.pathsep))} jars" in says
+    assert main(["fetch", "kafka-topics"]) == 2

@@ -123,12 +123,12 @@ def test_where_there_is_no_result_it_says_what_to_do(command: Command, tmp_path:
     """As right after `publish`."""
     leads = tmp_path / "leads.csv"
     leads.write_bytes(INPUT)
-    for argv, said in (
+    for argv, words in (
         ([], "0 results yet: "),
         (["--join", str(leads), "--workspace", "w0"], "0 results of 6 rows yet: "),
     ):
         code, output = command.run(*argv, "-o", str(command.file))
-        (line,) = [line for line in output.splitlines() if said in line]
+        (line,) = [line for line in output.splitlines() if words in line]
         assert (code, "stream-app imports" in line, "stream-app explain" in line) == (1, True, True)
     command.write(result("crm-1"))
     assert " yet" not in command.rows()[0]

@@ -104,8 +104,19 @@ capabilities: { drop: [ALL] }
 {{- end -}}
 
 {{- define "stream-app.podSecurity" -}}
-{{- $always := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
-{{- toYaml (merge dict (.Values.podSecurityContext | default dict) $always) -}}
+runAsNonRoot: true
+seccompProfile: { type: RuntimeDefault }
+{{- with .Values.podSecurityContext }}
+{{- with .runAsUser }}
+runAsUser: {{ int64 . }}
+{{- end }}
+{{- with .runAsGroup }}
+runAsGroup: {{ int64 . }}
+{{- end }}
+{{- with .fsGroup }}
+fsGroup: {{ int64 . }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- /* The labels of a pod. Arguments: root, name, values. */ -}}

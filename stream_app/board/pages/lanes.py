@@ -70,6 +70,7 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
         "seen": seen,
         "held": held[:MOST_LANES],
         "held_count": len(held),
+        "need_person": sum(lane.needs_a_person for lane in held),
         "lanes": lane_rows(site, moment, [*held, *moving][:MOST_LANES]),
         "chart": chart,
         "span": span,
@@ -152,22 +153,27 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
 
 ROWS: Final = 50
 STATES: Final = ("held", "running", "idle", "unreadable")
-"""The filters."""
+"""The filters that sort all lanes."""
+NEED_PERSON: Final = "person"
+"""The filter for the held lanes that need a person."""
 
 
 def lanes_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page: lanes in a state (one of `STATES`, or '' for all) whose names begin with `begins`."""
-    state, begins, after = one_of(query, "state", STATES), word(query, "begins"), word(query, "after")
+    """Return the page: lanes in a state (a filter, or '' for all) whose names begin with `begins`."""
+    state = one_of(query, "state", (*STATES, NEED_PERSON))
+    begins, after = word(query, "begins"), word(query, "after")
     named = [lane for lane in overview(site, moment).lanes if lane.workspace.lower().startswith(begins.lower())]
     counts = dict.fromkeys(STATES, 0)
     for lane in named:
         counts[_filter_of(lane)] += 1
-    matching = [lane for lane in named if state in ("", _filter_of(lane))]
+    persons = [lane for lane in named if lane.needs_a_person]
+    matching = persons if state == NEED_PERSON else [lane for lane in named if state in ("", _filter_of(lane))]
     rest = [lane for lane in matching if lane.workspace > after]
     page = lane_rows(site, moment, rest[:ROWS])
     return {
         "lanes": page,
         "counts": counts,
+        "need_person": len(persons),
         "state": state,
         "begins": begins,
         "matches": len(matching),
@@ -241,6 +247,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace),
         "zone": policy.time_zone if policy else "UTC",
         "kinds": ORDERS if policy else (),  # the commands that an operator can give
+        "may_pause": policy is not None and all(finding.code != "paused" for finding in lane.findings),
     }
 
 

@@ -27,6 +27,7 @@ AT_REST: Final[frozenset[Status]] = ANSWERED | {
     "expired",
     "parked",
     "replaced",
+    "confirmed",
 }
 """The final states of a record."""
 _OF_CALLBACKS: Final[frozenset[Status]] = frozenset({"callback_duplicate", "callback_unmatched"})
@@ -51,6 +52,7 @@ class DemoState:
         self.lanes: dict[str, LaneView] = {}
         self.steps: Counter[Status] = Counter()
         self._last: dict[str, StatusEvent] = {}
+        self._parked: set[str] = set()
         self._credits: Counter[str] = Counter()
 
     def check(self) -> None:
@@ -62,6 +64,8 @@ class DemoState:
         self.steps[event.status] += 1
         self.replays += event.status == "replayed" and event.reason in ("replayed", "redriven", RESEND_ORDERED)
         self._credits[event.lead_id] += event.credits or 0
+        if event.status == "parked":
+            self._parked.add(event.lead_id)
         if event.status not in _OF_CALLBACKS:
             self._last[event.origin] = event
 
@@ -92,8 +96,8 @@ class DemoState:
 
     @property
     def parked(self) -> set[str]:
-        """Ids of the leads that wait for a human."""
-        return {event.lead_id for event in self._last.values() if event.status == "parked"}
+        """Ids of the leads that wait for a human, or about which one has decided."""
+        return self._parked - self.answered.keys()
 
 
 @asynccontextmanager
@@ -160,7 +164,7 @@ def compare(ledger: Iterable[Mapping[str, Any]], answered: Mapping[str, int], pa
     Args:
         ledger: Its lines, in order.
         answered: The leads that Clay has called back about, with the credits booked for each.
-        parked: The leads that wait for a human.
+        parked: The leads that wait for a human, or about which one has decided.
     """
     posts = charged = 0
     maybe_at_clay: set[str] = set()

@@ -26,6 +26,7 @@ from stream_app.dev.kafka_tools import KAFKA_VERSION
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, last_words
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.kafka.topics import create_topics
+from stream_app.tasks import cancel
 
 WORKSPACES: Final = ("alder", "birch")
 SMALL: Final = "cedar"
@@ -35,6 +36,7 @@ _READY_WITHIN_S: Final = 40.0
 _STOP_WITHIN_S: Final = 12.0
 _REMOVE_WITHIN_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 0.2
+_PATIENCE_S: Final = 5.0
 
 _CONFIG: Final = """
 [kafka]
@@ -127,13 +129,18 @@ values = ["Head of Sales", "CTO", "Buyer", "Founder"]
 
 @define(eq=False, repr=False)
 class Processes:
-    """The running processes. `settings` is their configuration, and `config` its file."""
+    """The running processes.
+
+    Attributes:
+        settings: Their configuration, and `config` its file.
+        control: The address of the simulated Clay's control API.
+    """
 
     _children: ChildProcesses
     settings: Settings
     config: Path
     _session: aiohttp.ClientSession
-    _control: str
+    control: str
     _apps: dict[str, tuple[subprocess.Popen[bytes], Path]] = field(init=False, factory=dict)
 
     def start_apps(self) -> None:
@@ -177,12 +184,17 @@ class Processes:
 
     async def fault(self, **fault: Any) -> None:
         """Add a fault to the simulated Clay; `stream-app sim --help` lists them."""
-        async with self._session.post(f"{self._control}/control/faults", json=fault) as answer:
+        async with self._session.post(f"{self.control}/control/faults", json=fault) as answer:
+            answer.raise_for_status()
+
+    async def mend(self, kind: str) -> None:
+        """End the faults of a kind."""
+        async with self._session.delete(f"{self.control}/control/faults", params={"kind": kind}) as answer:
             answer.raise_for_status()
 
     async def ledger(self) -> list[dict[str, Any]]:
         """Return the lines of the simulated Clay's ledger."""
-        async with self._session.get(f"{self._control}/ledger") as answer:
+        async with self._session.get(f"{self.control}/ledger") as answer:
             answer.raise_for_status()
             return [json.loads(line) for line in (await answer.text()).splitlines()]
 
@@ -192,6 +204,23 @@ class Processes:
                 return answer.status == 200
         except aiohttp.ClientError:
             return False
+
+
+@asynccontextmanager
+async def patience(say: Callable[[str], None], what: str) -> AsyncIterator[None]:
+    """Say every few seconds that something takes long, so that nobody takes a busy machine for a stopped program."""
+    began_s = time.monotonic()
+
+    async def repeat() -> None:
+        while True:
+            await asyncio.sleep(_PATIENCE_S)
+            say(f"{what}, after {time.monotonic() - began_s:.0f} s: a busy machine takes up to a minute.")
+
+    saying = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        await cancel([saying])
 
 
 @asynccontextmanager
@@ -214,13 +243,16 @@ async def running(bootstrap: str | None, say: Callable[[str], None], *, keep: bo
         url, control = await _simulator(children)
         if bootstrap is None:
             say(f"Starting a real Apache Kafka {KAFKA_VERSION} on this machine.")
-            bootstrap = (await stack.enter_async_context(LocalKafka(progress=say))).bootstrap
+            async with patience(say, "Kafka still starts"):
+                bootstrap = (await stack.enter_async_context(LocalKafka(progress=say))).bootstrap
             settings, config = _settings(children.directory, bootstrap, url, "demo.", keep=keep)
         else:
             say(f"Using your Kafka at {bootstrap}; the demo's topics are removed from it at the end.")
             settings, config = _settings(children.directory, bootstrap, url, unused("demo"), keep=keep)
             stack.push_async_callback(_remove_topics, settings, say)
-        report = await create_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+        async with patience(say, "Kafka still makes the topics"):
+            wait_s = settings.kafka.broker_wait_s
+            report = await create_topics(connection_of(settings), settings.topic_plan(), wait_s, say)
         if report.problems:
             raise StreamAppError("\n".join(report.problems))
         processes = Processes(children, settings, config, session, control)

@@ -19,7 +19,7 @@ from stream_app.client.publish import PublishOptions, publish_rows
 from stream_app.client.rows import open_csv
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.demo.comparison import Comparison, DemoState, compare, followed
-from stream_app.dev.demo.processes import SMALL, WORKSPACES, Processes, running
+from stream_app.dev.demo.processes import SMALL, WORKSPACES, Processes, patience, running
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.model.errors import StreamAppError
 
@@ -34,6 +34,11 @@ _REST_WITHIN_S: Final = 45.0
 _LOOK_EVERY_S: Final = 0.25
 _ANSWER_WITHIN_S: Final = 15.0
 _KEPT_EVERY_S: Final = 3.0
+_KEPT_REST_WITHIN_S: Final = 80.0
+"""A lead whose callback is lost is parked after 45 s."""
+_FAULT_WITHIN_S: Final = 30.0
+_CALLBACK_WITHIN_S: Final = 10.0
+"""The simulated Clay calls back within this time."""
 _KEPT_COLUMNS: Final = b"lead_id,workspace,email,first_name,last_name\n"
 
 
@@ -89,7 +94,8 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
     began_s = time.monotonic()
     async with running(bootstrap, display.say, keep=keep) as processes, followed(processes.settings) as state:
         await _publish(processes, state, display)
-        await processes.ready()
+        async with patience(display.say, "Worker, replay, gateway and board still start"):
+            await processes.ready()
         display.say(f"The board, live while the demo runs: {processes.settings.board_url}/board")
         await _until(lambda: state.steps["enriched"] > 0, processes, state, display, _FIRST_WITHIN_S)
         await _pass_time(_BEFORE_OUTAGE_S, processes, state, display)
@@ -97,7 +103,7 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
         finished = await _until(lambda: state.at_rest, processes, state, display, _REST_WITHIN_S)
         if keep:
             await _keep(processes, state, display)
-            finished = await _until(lambda: state.at_rest, processes, state, display, _REST_WITHIN_S)
+            finished = await _until(lambda: state.at_rest, processes, state, display, _KEPT_REST_WITHIN_S)
         display.say(
             "Stopping worker, replay, gateway and board as a supervisor would (SIGTERM): what is in flight ends first."
         )
@@ -167,10 +173,15 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
     )
     display.say(
         f"To act on the board, log in with this token: {processes.operator_token}. The budget of {SMALL} will soon be "
-        "used up, and the dead letters that Clay rejected wait to be sent back."
+        "used up."
+    )
+    display.say(
+        f"Break it yourself: curl {processes.control}/control/faults -d "
+        """'{"kind": "rate_limited", "for_s": 10}'; `stream-app sim --help` lists all faults."""
     )
     names = (*WORKSPACES, SMALL)
     try:
+        await _decisions(processes, state, display)
         for number in count(1):
             name = names[number % len(names)]
             if name == SMALL and (lane := state.lanes.get(SMALL)) is not None and lane.holds:
@@ -184,6 +195,31 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
         display.say(f"No more leads. The budget of {SMALL} is lifted, and the last ones get their answers first.")
         caps, why = {"caps": {"credits_per_day": None}}, "the demo ends"
         await submit(processes.settings, "budget", SMALL, caps, "demo", why, wait_s=_ANSWER_WITHIN_S, say=display.say)
+
+
+async def _decisions(processes: Processes, state: DemoState, display: Display) -> None:
+    """Leave something to decide for a person: dead letters that can be sent back, and soon a parked lead."""
+    rejecting, silent = WORKSPACES
+    rejected, accepted = state.steps["rejected_invalid"], state.steps["accepted"]
+    await processes.fault(kind="status_before", status=422, workspace=rejecting)
+    await processes.fault(kind="callbacks_lost", workspace=silent)
+    rows = [f"rejected-{number},{rejecting},rejected{number}@example.com,Re,Jected\n" for number in (1, 2)]
+    rows.append(f"silent-1,{silent},silent1@example.com,Si,Lent\n")
+    sheet = open_csv(BytesIO(_KEPT_COLUMNS + "".join(rows).encode()), {})
+    await publish_rows(sheet.rows, processes.settings, PublishOptions())
+    state.published += len(rows)
+
+    def are_there() -> bool:
+        return state.steps["rejected_invalid"] >= rejected + 2 and state.steps["accepted"] > accepted
+
+    await _until(are_there, processes, state, display, _FAULT_WITHIN_S)
+    await _pass_time(_CALLBACK_WITHIN_S, processes, state, display)
+    await processes.mend("status_before")
+    await processes.mend("callbacks_lost")
+    display.say(
+        f"For you to decide: two leads of {rejecting} that Clay rejected, which can be sent back from the page Dead "
+        f"letters, and a lead of {silent} whose callback Clay lost, which is parked in half a minute."
+    )
 
 
 async def _books(processes: Processes, display: Display) -> BooksReport:

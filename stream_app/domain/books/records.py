@@ -45,7 +45,7 @@ NAMES: Final[Mapping[str, str]] = {
 
 MEANING: Final[Mapping[str, str]] = {
     "enriched": "Clay has answered, whatever it found",
-    "accepted_final": "Clay took it, and nothing ever comes back",
+    "accepted_final": "at Clay, and nobody waits for a callback",
     "served_from_cache": "answered with an earlier result",
     "served_locally": "answered from the lead's own fields",
     "rejected": "no lead, or not to be sent: it has ended",

@@ -16,6 +16,7 @@ _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
 _HOUR_MS = 3_600_000  # so much of a day or month has passed before its pace says anything
 SAMPLED_MS: Final = 900_000  # the pace of a day is that of so much time, as the CLI cannot read all views of an hour
 _LEAST_MS = 600_000  # a shorter time says nothing: one file of leads is sent in it, and no other may follow
+_PARTS = 3  # of the time seen; where one of them booked nothing, the others were a burst
 _CREDITS: Final = attrgetter("credits_spent", "credits_reserved", "credits_elsewhere", "credits_warned")
 _ACTIONS: Final = attrgetter("actions_spent", "actions_reserved", "actions_elsewhere", "actions_warned")
 _LONGEST_DAY_MS = 26 * _HOUR_MS
@@ -114,7 +115,9 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
     """Return the forecast of one meter; None if its day or month is too young, or if too little of it was seen.
 
     Only the pace of the present day or month counts, as another one says nothing about it, and none is known before an
-    hour of it has passed: the first leads of a morning would use up any budget.
+    hour of it has passed: the first leads of a morning would use up any budget. A burst has no pace either, because
+    what comes after it is not known: a day's budget has a forecast only while all of the time seen booked something,
+    or nothing at all.
 
     `samples` is what was seen of the meter in the last `SAMPLED_MS`, oldest first; of a month only the last one counts.
     """
@@ -125,8 +128,10 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
         return None
     since_ms, used = last.begins_ms, last.spent + last.reserved
     if last.ends_ms - last.begins_ms <= _LONGEST_DAY_MS:
-        first = next(sample for sample in samples if sample.meter.period == last.period)
-        since_ms, used = first.at_ms, last.spent - first.meter.spent  # the board does not know what was reserved
+        seen = [sample for sample in samples if sample.meter.period == last.period]
+        since_ms, used = seen[0].at_ms, last.spent - seen[0].meter.spent  # the board does not know what was reserved
+        if used > 0 and _is_burst(seen, now_ms):
+            return None
     if now_ms - since_ms < _LEAST_MS:
         return None
     per_hour = max(0, used) * _HOUR_MS / (now_ms - since_ms)
@@ -135,6 +140,19 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
         return Forecast(per_hour, now_ms if left == 0 else None)
     empty_at_ms = now_ms + int(left / per_hour * _HOUR_MS)
     return Forecast(per_hour, empty_at_ms if empty_at_ms < last.ends_ms else None)
+
+
+def _is_burst(seen: Sequence[Sample], now_ms: int) -> bool:
+    """Return True if a part of the time since the first sample booked nothing. `seen`: oldest first, one at least."""
+    since_ms = seen[0].at_ms
+    before = seen[0].meter.spent
+    for part in range(1, _PARTS + 1):
+        until_ms = since_ms + (now_ms - since_ms) * part // _PARTS
+        after = max(sample.meter.spent for sample in seen if sample.at_ms <= until_ms)
+        if after <= before:
+            return True
+        before = after
+    return False
 
 
 def first_estimate(configured: Cost) -> Estimate:

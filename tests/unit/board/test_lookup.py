@@ -246,6 +246,16 @@ async def test_the_leads_of_a_person(api: Api) -> None:
         assert (answer.status_code, answer.json()["error"]) == (400, "no_person")
 
 
+async def test_a_question_for_what_waits_that_names_no_lead_is_told_what_to_name(api: Api) -> None:
+    for query in ("", "?workspace=acme", "?lead_id=&person="):
+        answer = await api.get(f"/waiting{query}")
+        assert (answer.status_code, answer.json()["error"]) == (400, "no_lead")
+        assert "?lead_id=, or ?person=" in answer.json()["text"]
+        assert "GET /books counts all that waits" in answer.json()["text"]
+    assert (await api.get("/waiting?person=ada@example.com")).json()["error"] == "no_person"
+    assert not api.records.asked
+
+
 async def test_a_waiting_lead_is_shown_with_its_hold(api: Api) -> None:
     blocked = UnreadableBatch("leads", 0, 1, 2, "its checksum does not match")
     record = FoundRecord("crm-9", "acme", "leads", 0, 1234, NOW_MS, 1200, blocked)

@@ -16,12 +16,12 @@ from stream_app.board.notify import (
     ENDED_S,
     EVERY_S,
     MOST_ALERTS,
-    NEEDS_A_PERSON,
     Messages,
     Outbox,
     Watch,
     alert_of,
 )
+from stream_app.board.persons import NEEDS_A_PERSON
 from stream_app.client.messages import MOST_LINES, Alert, Key, NotDelivered, body_of
 from stream_app.domain.lane import explain
 from stream_app.domain.lane.explain import Finding

@@ -124,7 +124,7 @@ def test_status_says_what_the_status_of_a_record_means(
     answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))})
     assert main(["status", "crm-17"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"    status accepted: {MEANING[column]}"
-    assert MEANING["accepted_final"] == "Clay took it, and nothing ever comes back"
+    assert MEANING["accepted_final"] == "at Clay, and nobody waits for a callback"
 
 
 def _events(*statuses: str) -> list[Event]:

@@ -25,10 +25,10 @@ def test_a_cluster_may_choose_the_user_id(chart: Chart) -> None:
     assert len(pods(rendered)) == len(PROCESSES) + 2
     for pod in pods(rendered):
         assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    other = objects(chart, ALL | {"podSecurityContext": {"runAsUser": 1000, "fsGroup": 2000}})
+    other = objects(chart, ALL | {"podSecurityContext": {"runAsUser": 1_000_660_000, "fsGroup": 2000}})
     for pod in pods(other):
         mine = pod["securityContext"]
-        assert (mine["runAsUser"], mine["runAsGroup"], mine["fsGroup"]) == (1000, 10001, 2000)
+        assert (mine["runAsUser"], mine["runAsGroup"], mine["fsGroup"]) == (1_000_660_000, 10001, 2000)
     with pytest.raises(HelmValuesError, match="runAsNonRoot"):
         chart.render(ALL | {"podSecurityContext": {"runAsNonRoot": False}})
 

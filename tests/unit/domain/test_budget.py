@@ -333,14 +333,36 @@ def meter(spent: int, reserved: int = 0, cap: int | None = 6_000, period: str = 
 def test_a_budget_is_forecast_to_end_at_the_rate_of_the_last_minutes(
     earlier: Meter, now: Meter, expected: Forecast | None
 ) -> None:
-    assert forecast([Sample(NOON_MS - 10 * MINUTE_MS, earlier), Sample(NOON_MS, now)], NOON_MS) == expected
+    assert forecast(steady(earlier, now), NOON_MS) == expected
+
+
+@pytest.mark.parametrize("booked", [(30, 30, 30), (0, 30, 30), (0, 0, 30), (30, 30, 31), (0, 1, 30), (1, 1, 30)])
+def test_a_burst_has_no_pace(booked: tuple[int, int, int]) -> None:
+    """`booked`: after each third of the time. One file was sent, and nothing says that more will come."""
+    samples = [Sample(NOON_MS - 12 * MINUTE_MS, meter(0))]
+    samples += [Sample(NOON_MS - (8 - 4 * n) * MINUTE_MS, meter(spent)) for n, spent in enumerate(booked)]
+    assert forecast(samples, NOON_MS) is None
+
+
+def test_a_pace_needs_no_booking_in_each_minute() -> None:
+    samples = [Sample(NOON_MS - 12 * MINUTE_MS, meter(0))]
+    samples += [Sample(NOON_MS - ago * MINUTE_MS, meter(spent)) for ago, spent in ((9, 5), (5, 10), (1, 12))]
+    assert forecast(samples, NOON_MS) == Forecast(60.0)
+
+
+def steady(earlier: Meter, now: Meter) -> list[Sample]:
+    """What was seen of a meter in ten minutes in which it grew all the time."""
+    step = (now.spent - earlier.spent) / 10
+    between = [replace(now, spent=earlier.spent + round(step * n)) for n in range(1, 10)]
+    meters = [earlier, *(between if now.period == earlier.period else []), now]
+    return [Sample(NOON_MS - (len(meters) - 1 - n) * MINUTE_MS, seen) for n, seen in enumerate(meters)]
 
 
 def test_the_first_hour_of_a_day_or_month_has_no_forecast() -> None:
     """40 leads in its first minutes would be said to use up any month."""
     for hours, length in ((24, "day"), (720, "month")):
         young = replace(meter(900), begins_ms=NOON_MS - HOUR_MS, ends_ms=NOON_MS + hours * HOUR_MS)
-        samples = [Sample(NOON_MS - 10 * MINUTE_MS, replace(young, spent=0)), Sample(NOON_MS, young)]
+        samples = steady(replace(young, spent=0), young)
         assert forecast(samples, NOON_MS - 1) is None, length
         assert forecast(samples, NOON_MS) is not None, length
 
@@ -355,8 +377,10 @@ def test_the_pace_of_a_month_is_its_mean_however_fast_the_last_minutes_were() ->
 
 def test_no_sample_or_too_short_a_time_says_nothing() -> None:
     assert forecast([], NOON_MS) is None
-    just_too_short = Sample(NOON_MS - 10 * MINUTE_MS + 1, meter(0))
-    assert forecast([just_too_short, Sample(NOON_MS, meter(10))], NOON_MS) is None
+    just_too_short = steady(meter(0), meter(10))
+    assert forecast(just_too_short, NOON_MS) is not None
+    just_too_short[0] = Sample(just_too_short[0].at_ms + 1, meter(0))
+    assert forecast(just_too_short, NOON_MS) is None
     assert forecast([Sample(0, meter(0)), Sample(NOON_MS, meter(10))], 24 * HOUR_MS) is None
 
 
