@@ -32,6 +32,7 @@ from tests.e2e.on_board import OWN, acted, shown
 from tests.e2e.secured import PASSWORD, Secured, user_of
 from tests.support.acls import grant
 from tests.support.commands import run_command
+from tests.support.config import NO_BOARD
 from tests.support.every import COMMANDS, PROCESSES, on_its_own, typed
 from tests.support.kafka import create_topics, until
 from tests.support.pace import BUSY
@@ -188,7 +189,7 @@ def test_each_process_and_command_reports_a_refusal_at_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = tmp_path / "stream_app.toml"
-    config.write_text(CONFIG.format(bootstrap=secure.addresses["SASL_SSL"], ca=secure.ca_pem))
+    config.write_text(CONFIG.format(bootstrap=secure.addresses["SASL_SSL"], ca=secure.ca_pem) + NO_BOARD)
     environment = {"KAFKA_PASSWORD": "wrong", "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
