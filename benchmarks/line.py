@@ -71,6 +71,7 @@ replay_port = {port2}
 LANE = """
 [workspaces.w{n}]
 partition = {n}
+budget.unlimited = true
 [workspaces.w{n}.rate]
 rate_per_s = {per_s}
 burst = {burst}

@@ -139,7 +139,7 @@ def _in_force(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[str
     }
     booked = {name: f"{amount(meters[key].at(now_ms).booked)} booked" for name, key in _MEANT.items() if key in meters}
     return {
-        **{cap: "no limit" if value is None else amount(value) for cap, value in caps.items()},
+        **{cap: "unlimited" if value is None else amount(value) for cap, value in caps.items()},
         "shadow": "on" if budget.shadow else "off",
         **booked,
         "per_second": amount(rate.rate_per_s),

@@ -29,7 +29,7 @@ from stream_app.domain.commands import (
 )
 from stream_app.domain.lane.explain import VIEW_UNREADABLE, LaneFacts, duration, outlook
 from stream_app.domain.lane.holds import PROBE_DUE
-from stream_app.domain.lane.overrides import ORDERS, OrderKind
+from stream_app.domain.lane.overrides import ORDERS, OrderKind, setting_text
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import METERS
@@ -101,7 +101,7 @@ def lane_tables(
     for view, zone in known:
         for change in view.changes:
             at = clock(change.by.at_ms, now_ms, zone)
-            changed.add(view.workspace, f"{change.key} = {_value(change.now)}", change.by.who, at, change.by.why)
+            changed.add(view.workspace, f"{change.key} = {setting_text(change.now)}", change.by.who, at, change.by.why)
     return [states, *(table for table in (budgets, changed) if table.rows)]
 
 
@@ -148,17 +148,17 @@ def _but(view: LaneView) -> str:
 
 
 def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zone: str) -> Iterator[list[str]]:
+    capped = {name: meter for name, meter in view.meters.items() if meter.cap is not None}
+    if not capped:
+        meter = view.meters.get("credits_day")
+        yield [METERS["credits_day"], f"{meter.at(now_ms).used:,}" if meter else "", "unlimited", "", ""]
     for name, words in METERS.items():
-        meter = view.meters.get(name)
+        meter = capped.get(name)
         if meter is None or meter.cap is None:
             continue
         used, seen = meter.at(now_ms).used, outlook(view, name, forecasts.get(name), now_ms)
         words_of_it = f"{seen.says} {clock(seen.at_ms, now_ms, zone)}" if seen else ""
         yield [words, f"{used:,}", f"{meter.cap:,}", _bar(used, meter.cap), words_of_it]
-
-
-def _value(value: float | bool | None) -> str:
-    return "no limit" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _bar(used: int, cap: int) -> str:

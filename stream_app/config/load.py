@@ -46,7 +46,8 @@ def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Ne
     wanted = frozenset(needs)
     if "board" in wanted and settings.notify.url_env is not None:
         wanted |= {"notify"}  # the board sends the messages, through the proxy
-    problems = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, rules.problems(settings)))]
+    broken = [*rules.problems(settings), *(rules.uncapped(settings) if "clay" in wanted else ())]
+    problems = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, broken))]
     stamp, unreadable = stamp_of(path, settings.secrets_dir), list[str]()
     namings = list(namings_of(settings))
     every = [name for naming in namings for name in naming.valid]

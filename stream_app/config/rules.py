@@ -46,6 +46,26 @@ def problems(settings: Settings) -> Iterator[str]:
         yield from (f"destinations.{alias}{line}" for line in chain(*rules))
 
 
+def uncapped(settings: Settings) -> Iterator[str]:
+    """Yield one line for each workspace whose spending nobody has limited, which a worker refuses to send for.
+
+    A loop of a producer would otherwise spend the credits of a month in an hour. What costs no credits may be limited
+    in Actions alone. A budget in shadow refuses nothing.
+    """
+    cost_credits = {each.workspace for each in settings.destinations.values() if each.ceiling_credits}
+    for name, workspace in settings.workspaces.items():
+        policy = workspace.budget
+        caps = budget.CREDIT_CAPS if name in cost_credits else budget.CAPS
+        is_capped = not policy.shadow and any(getattr(policy, cap) is not None for cap in caps)
+        if is_capped or policy.unlimited:
+            continue
+        why = "shadow = true only counts, so nothing limits" if policy.shadow else "nothing limits"
+        yield (
+            f"workspaces.{name}.budget: {why} what it spends; set {' or '.join(caps[:2])}, or unlimited = true "
+            "if it may use up all that Clay has"
+        )
+
+
 def _kafka(settings: Settings) -> Iterator[str]:
     kafka = settings.kafka
     if problem := bootstrap_problem(kafka.bootstrap):
@@ -273,6 +293,11 @@ def _workspaces(settings: Settings) -> Iterator[str]:
             yield f"workspaces.{name}{line}"
     if settings.workspaces:
         yield from (f"workspace_defaults{line}" for line in inherited)
+    if defaults.budget.unlimited:
+        yield (
+            "workspace_defaults.budget.unlimited: would let a new workspace spend without a limit that nobody chose; "
+            "write it under [workspaces.NAME.budget]"
+        )
     yield from _strangers(settings)
 
 
@@ -295,7 +320,7 @@ def _strangers(settings: Settings) -> Iterator[str]:
         if destination.workspace not in workspaces:
             close = near(destination.workspace, idle)
             suggested.update(close)
-            hint = f"did you mean {close[0]}?" if close else "add it, an empty one will do"
+            hint = f"did you mean {close[0]}?" if close else "add it, with a budget"
             place = f"destinations.{alias}.workspace = {destination.workspace}"
             yield f"{place}: there is no [workspaces.{destination.workspace}]; {hint}"
     for name in workspaces:

@@ -64,10 +64,10 @@ async def test_a_lane_to_which_nothing_was_sent_has_the_caps_of_its_configuratio
         now = plain((await client.get("/board")).text)
     row = lanes[lanes.index("globex") : lanes.index("hooli")]
     assert "0 of 4,000 credits today" in row
-    assert "no limit" not in row
-    assert "no limit" in lanes[lanes.index("stark") :]
+    assert "unlimited" not in row
+    assert "unlimited" in lanes[lanes.index("stark") :]
     assert "0 of 4,000 credits today" in page
-    assert "Nothing is booked, and no limit is set." in unlimited
+    assert "Nothing is booked, and the budget is unlimited." in unlimited
     assert "0 of 27,000" in now, "4,000, 8,000, 10,000 and 5,000; acme has published none"
 
 
@@ -76,7 +76,7 @@ async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tm
     worse = lane(TopicNames(), at_ms=NOW_MS, score=82.5, p95_ms=900)
     with board_with(tmp_path, worse, lane(TopicNames(), at_ms=NOW_MS, score=93.3, p95_ms=300, meters=meters)) as client:
         text = (await client.get("/board/lanes/acme")).text
-    assert "Nothing is booked, and no limit is set." in text
+    assert "Nothing is booked, and the budget is unlimited." in text
     assert "nothing in this time" in text
     assert "closed now; no change is known" in text
     assert all(words in plain(text) for words in ("93.3 now, lowest 82.5;", "300 ms now, highest 900 ms;"))

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 from aiokafka import TopicPartition
@@ -45,6 +46,9 @@ retries = 600
 retry_delay_s = 0.5
 """
 """A table that calls back for each row. It tries again for 5 minutes: a gateway may start after the first lead."""
+_ENOUGH: Final = 1_000_000_000
+"""Credits a month: more than any test spends. A worker sends for no workspace without a cap, and earlier versions know
+this key."""
 OVER: frozenset[Status] = frozenset(
     {"accepted", "rejected_invalid", "duplicate", "parked", "expired", "suppressed", "rerouted", "replaced"}
 )
@@ -127,6 +131,12 @@ read_model_path = "{self.directory}/model.sqlite"
 {board}
 {lanes}
 """
+        limited = tomllib.loads(self._toml)["workspaces"]
+        self._toml += "".join(
+            f"[workspaces.{name}.budget]\ncredits_per_month = {_ENOUGH}\n"
+            for name in self.names
+            if "budget" not in limited[name]
+        )
 
     # ------------------------------------------------------------------------------------------- start and stop
 

@@ -90,7 +90,7 @@ async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace:
         code, output = await line.run("lanes", "quota", "w0", "--webhook", "unknown", "--use", "--why", "x")
         assert (code, "NOT APPLIED" in output) == (1, True), output
         output = await line.done("lanes", "budget", "w0", "--credits-per-day", "9000", "--why", "x")
-        assert "no limit -> 9000" in output
+        assert "unlimited -> 9000" in output
         await line.until_over(20, 30)
         output = await line.done("lanes")
         assert "running" in output
@@ -173,7 +173,10 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         (tmp_path / "SECOND").write_text(url.replace("--crm", "--second"))
         (tmp_path / "OTHER").write_text(url.replace("w0--crm", "new--crm"))
         path = next(line.directory.glob("worker-*.toml"))
-        new = '[workspaces.new]\n[destinations.new]\nworkspace = "new"\nwebhooks_env = ["OTHER"]\n' + _SIMULATED
+        new = (
+            "[workspaces.new.budget]\nunlimited = true\n"
+            f'[destinations.new]\nworkspace = "new"\nwebhooks_env = ["OTHER"]\n{_SIMULATED}'
+        )
         path.write_text(path.read_text().replace('["WEBHOOK_0"]', '["WEBHOOK_0", "SECOND"]') + new)
         path = next(line.directory.glob("replay-*.toml"))
         path.write_text(path.read_text() + new)
@@ -205,6 +208,7 @@ async def test_a_reload_waits_for_replay_and_names_what_a_gateway_lacks(
         (tmp_path / "OTHER").write_text(line.environment["WEBHOOK_0"].replace("w0--crm", "new--crm"))
         new = """
 [workspaces.new]
+budget.unlimited = true
 [destinations.new]
 workspace = "new"
 webhooks_env = ["OTHER"]

@@ -173,6 +173,7 @@ security = {{ protocol = "SASL_SSL", username = "worker", password_env = "KAFKA_
 [trace]
 endpoint = "http://127.0.0.1:1/v1/traces"
 [workspaces.w0]
+budget.unlimited = true
 [destinations.people]
 workspace = "w0"
 webhooks_env = ["WEBHOOK"]

@@ -160,6 +160,7 @@ async def test_clay_and_the_public_url_are_reached_through_the_proxy(tmp_path: P
 
 BETA = """
 [workspaces.beta]
+budget.unlimited = true
 partition = 2
 [destinations.firms]
 workspace = "beta"

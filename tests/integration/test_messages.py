@@ -32,7 +32,8 @@ def settings_to(directory: Path, port: int, body_format: str = "json") -> Settin
     config = directory / "stream_app.toml"
     config.write_text(
         f'[notify]\nurl_env = "URL"\nformat = "{body_format}"\n'
-        '[workspaces.acme]\n[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["WEBHOOK"]\ncallbacks = false\n'
+        "[workspaces.acme.budget]\nunlimited = true\n"
+        '[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["WEBHOOK"]\ncallbacks = false\n'
     )
     environ = {"URL": f"http://{LOOPBACK}:{port}/{SECRET}", "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x"}
     return load_settings(config, environ, ("clay", "notify"))

@@ -29,6 +29,7 @@ def settings_for(
     redis = '[redis]\nurl_env = "REDIS"' if redis_url else ""
     if proxy:
         more += '\n[egress]\nproxy_env = "PROXY"\n'
+    board = "" if "[board]" in more else NO_BOARD
     path = folder / "stream_app.toml"
     path.write_text(
         f"""
@@ -41,8 +42,9 @@ replication = 1
 public_url = "{public_url}"
 token_keys_env = ["KEY", "OLD_KEY"]
 {redis}
-{NO_BOARD}
+{board}
 [workspaces.acme]
+budget.unlimited = true
 partition = 2
 [destinations.people]
 workspace = "acme"

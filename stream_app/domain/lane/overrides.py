@@ -223,7 +223,11 @@ def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Act
         return Answer(lane, f"refused: {'; '.join(problems)}", done=False)
     before = in_force(policy, lane.changes)
     changed = replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
-    return Answer(changed, ", ".join(f"{key}: {_plain(before, key)} -> {_plain(after, key)}" for key in values))
+    return Answer(changed, ", ".join(f"{key}: {_text_of(before, key)} -> {_text_of(after, key)}" for key in values))
+
+
+def _text_of(policy: Workspace, key: str) -> str:
+    return setting_text(_configured(policy, key))
 
 
 def _configured(policy: Workspace, key: str) -> int | float | bool | None:
@@ -232,9 +236,11 @@ def _configured(policy: Workspace, key: str) -> int | float | bool | None:
     return value
 
 
-def _plain(policy: Workspace, key: str) -> str:
-    value = _configured(policy, key)
-    return "no limit" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+def setting_text(value: float | bool | None) -> str:
+    """Return the value of a changed key for people. None is a cap that was taken away."""
+    if value is None:
+        return "unlimited"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answer:

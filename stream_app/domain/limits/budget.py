@@ -39,6 +39,7 @@ METERS: Final[dict[MeterName, str]] = {
 
 CAPS: Final = ("credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month")
 """The keys of the policy that limit a meter."""
+CREDIT_CAPS: Final = CAPS[:2]
 
 
 class BudgetPolicy(Policy, frozen=True):
@@ -56,7 +57,8 @@ class BudgetPolicy(Policy, frozen=True):
         opening_month: Like "2026-11".
         soft_limits: Percentages of a cap that are reported.
         hot_share: The share of each cap that bulk leaves to hot leads, 0 to 1.
-        shadow: Refuse nothing, only count.
+        shadow: Refuse nothing, only count. Caps in shadow limit nothing, so they need `unlimited`, too.
+        unlimited: Nothing limits what is spent, on purpose. A worker starts only if there is a cap or this word.
     """
 
     ORDERED: ClassVar = (("credits_per_day", "credits_per_month"), ("actions_per_day", "actions_per_month"))
@@ -73,9 +75,13 @@ class BudgetPolicy(Policy, frozen=True):
     soft_limits: tuple[int, ...] = (50, 80, 95)
     hot_share: Annotated[float, Range(0, 0.9)] = 0.0
     shadow: bool = False
+    unlimited: bool = False
 
     def problems(self) -> list[str]:
         problems = super().problems()
+        caps = [f"{name} = {cap}" for name in CAPS if (cap := getattr(self, name)) is not None]
+        if self.unlimited and caps and not self.shadow:
+            problems.append(f"unlimited = true: contradicts {', '.join(caps)}; remove one of the two")
         try:
             ZoneInfo(self.tz)
         except (OSError, ValueError, KeyError):

@@ -7,6 +7,8 @@ from stream_app.cli.lanes import lane_tables
 from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.domain.lane.explain import LaneFacts
 from stream_app.domain.lane.view import LaneView
+from stream_app.domain.limits.budget import MeterName
+from stream_app.domain.limits.meters import Meter
 
 SAID = "Clay answered 503 and asks for another try in a while"
 
@@ -69,5 +71,15 @@ def test_no_word_is_cut_at_any_width(rows: list[tuple[str, str, str]], width: in
 
 def test_without_a_worker_no_lane_is_running() -> None:
     view = LaneView("acme", 0, 1, "closed", "healthy", 99.5, 8.0)
-    (table,) = lane_tables([LaneFacts("acme", 0, view, {}, ("beta",))], {}, {}, 1, works=False)
+    table, _ = lane_tables([LaneFacts("acme", 0, view, {}, ("beta",))], {}, {}, 1, works=False)
     assert table.rows[0][1] == "no worker runs, shares its partition with beta"
+
+
+def test_a_lane_without_a_cap_is_called_unlimited() -> None:
+    meters: dict[MeterName, Meter] = {
+        "credits_day": Meter("2026-11-24", 2, None, 40),
+        "credits_month": Meter("2026-11", 2, None, 90),
+    }
+    view = LaneView("acme", 0, 1, "closed", "healthy", 99.5, 8.0, meters=meters)
+    _, budgets = lane_tables([LaneFacts("acme", 0, view, {}, ())], {}, {}, 1)
+    assert [row[:4] for row in budgets.rows] == [["acme", "credits today", "40", "unlimited"]]

@@ -20,7 +20,11 @@ SECRETS = {
     "PERSON_PEPPER": PEPPER,
 }
 
-PEOPLE = """
+CAP = """
+[workspace_defaults.budget]
+credits_per_month = 100000
+"""
+PEOPLE = f"""{CAP}
 [workspaces.acme]
 [destinations.people]
 workspace = "acme"

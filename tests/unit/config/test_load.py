@@ -50,6 +50,7 @@ def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
         [kafka]
         partitions = "8"
         [workspaces.acme]
+        budget.unlimited = true
         hold = "stop"
         [workspaces.acme.breaker]
         open_ms = 3

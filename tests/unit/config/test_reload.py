@@ -18,6 +18,8 @@ TOML = """
 secrets_dir = "{directory}"
 [kafka]
 partitions = 4
+[workspace_defaults.budget]
+credits_per_month = 100000
 [workspaces.acme]
 partition = 1
 [destinations.people]
@@ -176,6 +178,6 @@ def test_a_reload_reads_the_configuration_once_a_command(files: Files) -> None:
 
     configuration = Configuration(files.read(), read)
     assert {configuration.reload("first").text for _ in range(64)} == {NOTHING_NEW.text}
-    files.write(TOML + "[workspace_defaults.budget]\ncredits_per_day = 700\n")
+    files.write(TOML.replace("credits_per_month = 100000", "credits_per_month = 70000"))
     assert {configuration.reload("second").text for _ in range(64)} == {"adopted: workspace acme"}
     assert reads == 2

@@ -8,7 +8,10 @@ import pytest
 
 from tests.unit.config.files import PEOPLE, SECRETS, URL, load, problems
 
-HERE = "workspaces.a = {}\ndestinations.x = {workspace = 'a', webhooks_env = ['N'], callbacks = false}"
+HERE = """
+workspaces.a.budget.unlimited = true
+destinations.x = {workspace = 'a', webhooks_env = ['N'], callbacks = false}
+"""
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.whole_worker import configuration, environment
+from stream_app.config import rules
+from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.plan import Workspace
-from tests.unit.config.files import PEOPLE, SECRETS, URL, load, problems
+from tests.unit.config.files import CAP, PEOPLE, SECRETS, URL, load, problems
 
 
 def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) -> None:
@@ -24,7 +26,11 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
         ("budget.actions_per_month = 4", ".budget.actions_per_month = 4: below destinations.people.ceiling_actions"),
         ("budget = { credits_per_day = 9000, credits_per_month = 8000 }", "must not be above credits_per_month = 8000"),
         ("budget = { credits_per_day = 30, hot_share = 0.5 }", ".budget.hot_share = 0.5: leaves bulk 15 of"),
-        ("budget.hot_share = 0.5", ".budget.hot_share = 0.5: is a share of a cap, and no cap is set"),
+        ("budget = { unlimited = true, hot_share = 0.5 }", ".budget.hot_share = 0.5: is a share of a cap, and no cap"),
+        (
+            "budget = { unlimited = true, credits_per_day = 500 }",
+            ".budget.unlimited = true: contradicts credits_per_day = 500; remove one of the two",
+        ),
         ("budget = { credits_per_day = 100, hot_share = 1.5 }", ".budget.hot_share = 1.5: must be from 0 to 0.9"),
         ("budget.soft_limits = [80, 50]", ".budget.soft_limits = [80, 50]: must be percents from 1 to 99"),
         ("budget.soft_limits = [0, 150]", ".budget.soft_limits = [0, 150]: must be percents from 1 to 99"),
@@ -45,7 +51,8 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
     ],
 )
 def test_a_contradiction_in_a_lane_is_one_line(tmp_path: Path, lane: str, line: str) -> None:
-    lines = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", f"[workspaces.acme]\n{lane}"))
+    people = PEOPLE.replace(CAP, "") if "unlimited" in lane else PEOPLE
+    lines = problems(tmp_path, people.replace("[workspaces.acme]", f"[workspaces.acme]\n{lane}"))
     assert len(lines) == 1
     assert lines[0].startswith("workspaces.acme")
     assert line in lines[0]
@@ -53,7 +60,7 @@ def test_a_contradiction_in_a_lane_is_one_line(tmp_path: Path, lane: str, line: 
 
 def test_each_workspace_has_a_table_and_each_table_a_destination(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", ""))
-    assert line == "destinations.people.workspace = acme: there is no [workspaces.acme]; add it, an empty one will do"
+    assert line == "destinations.people.workspace = acme: there is no [workspaces.acme]; add it, with a budget"
     more = '[workspaces.beta]\n[destinations.more]\nworkspace = "bta"\nwebhooks_env = ["B"]\ncallbacks = false\n'
     (line,) = problems(tmp_path, PEOPLE + more, {**SECRETS, "B": URL + "2"})
     assert line == "destinations.more.workspace = bta: there is no [workspaces.bta]; did you mean beta?"
@@ -78,7 +85,7 @@ def test_all_workspaces_have_the_defaults_key_by_key(tmp_path: Path) -> None:
         webhooks_env = ["B"]
         callbacks = false
     """
-    settings = load(tmp_path, PEOPLE + defaults, needs=())
+    settings = load(tmp_path, PEOPLE.replace(CAP, "") + defaults, needs=())
     acme, beta = settings.workspaces["acme"], settings.workspaces["beta"]
     assert (acme.hold, acme.rate.burst, acme.rate.rate_per_s) == ("degrade", 5, Workspace("").rate.rate_per_s)
     assert (acme.budget.credits_per_day, acme.budget.soft_limits, acme.budget.tz) == (500, (90,), "Europe/Berlin")
@@ -88,8 +95,15 @@ def test_all_workspaces_have_the_defaults_key_by_key(tmp_path: Path) -> None:
 
 def test_a_mistake_in_the_defaults_is_reported_once(tmp_path: Path) -> None:
     more = '[workspaces.beta]\n[destinations.more]\nworkspace = "beta"\nwebhooks_env = ["B"]\ncallbacks = false\n'
-    wrong = "[workspace_defaults]\nrate.rate_per_s = 0\nbugdet = {}\nhold = 'stop'\npartition = 3\n"
-    lines = problems(tmp_path, wrong + PEOPLE + more, {**SECRETS, "B": URL + "2"})
+    wrong = """
+        [workspace_defaults]
+        budget.credits_per_month = 100000
+        rate.rate_per_s = 0
+        bugdet = {}
+        hold = "stop"
+        partition = 3
+    """
+    lines = problems(tmp_path, wrong + PEOPLE.replace(CAP, "") + more, {**SECRETS, "B": URL + "2"})
     assert [line.partition(" ")[0].rstrip(":") for line in lines] == [
         "workspace_defaults.bugdet",
         "workspace_defaults.partition",
@@ -116,3 +130,47 @@ def test_near_names_are_looked_for_a_few_times_only(tmp_path: Path) -> None:
     lines = problems(tmp_path, text, environment(MANY))
     assert len(lines) == 2 * MANY - sum("did you mean" in line for line in lines)
     assert 0 < sum("did you mean" in line for line in lines) <= 10
+
+
+def uncapped(tmp_path: Path, budget: str, destination: str = "") -> list[str]:
+    """What a worker is told about a workspace with this budget, and nothing in the defaults."""
+    text = PEOPLE.replace(CAP, "").replace("[workspaces.acme]", f"[workspaces.acme]\nbudget = {{ {budget} }}")
+    settings = load(tmp_path, text + destination, needs=())
+    lines = [f"{tmp_path / 'stream_app.toml'}: {line}" for line in rules.uncapped(settings)]
+    if not lines:
+        load(tmp_path, text + destination)
+        return []
+    with pytest.raises(SettingsError) as refused:
+        load(tmp_path, text + destination)
+    assert refused.value.problems == lines
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("budget", "destination"),
+    [
+        ("credits_per_day = 500", ""),
+        ("credits_per_month = 500", ""),
+        ("unlimited = true", ""),
+        ("unlimited = true, credits_per_day = 500, shadow = true", ""),
+        ("actions_per_day = 500", "estimate_credits = 0\nceiling_credits = 0"),
+    ],
+)
+def test_a_worker_takes_a_workspace_that_somebody_limited_or_calls_unlimited(
+    tmp_path: Path, budget: str, destination: str
+) -> None:
+    assert uncapped(tmp_path, budget, destination) == []
+
+
+@pytest.mark.parametrize("budget", ["", "actions_per_day = 500", "credits_per_day = 500, shadow = true"])
+def test_a_worker_refuses_a_workspace_whose_credits_nobody_limited(tmp_path: Path, budget: str) -> None:
+    (line,) = uncapped(tmp_path, budget)
+    assert "workspaces.acme.budget: " in line
+    assert "set credits_per_day or credits_per_month, or unlimited = true" in line
+    assert ("shadow = true only counts" in line) is ("shadow" in budget)
+
+
+def test_the_defaults_cannot_call_every_workspace_unlimited(tmp_path: Path) -> None:
+    defaults = "[workspace_defaults.budget]\nunlimited = true\n"
+    (line,) = problems(tmp_path, PEOPLE.replace(CAP, defaults))
+    assert line.startswith("workspace_defaults.budget.unlimited: would let a new workspace spend without a limit")

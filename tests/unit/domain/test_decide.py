@@ -128,7 +128,7 @@ TRIPPED = {"breaker": Breaker("open", 3, 1, 2, "failure_rate")}
 GONE = {"quota": Quota({"hook2": Webhook(3, "", STOPPED)})}
 CAPS = controls.ChangeBudget({"credits_per_day": 50, "actions_per_day": None}, shadow=True)
 CHANGED = (
-    "budget.credits_per_day: 100 -> 50, budget.actions_per_day: no limit -> no limit, budget.shadow: false -> true"
+    "budget.credits_per_day: 100 -> 50, budget.actions_per_day: unlimited -> unlimited, budget.shadow: false -> true"
 )
 FORCED_OPEN = "the breaker is forced open: nothing is sent until `auto`, `close` or `reset`"
 FORCED_CLOSED = "the breaker is forced closed: nothing trips it until `auto`, `trip` or `reset`"
