@@ -1,5 +1,7 @@
 """What the board must count, told from the ledger of a run, and what it does count: the two are compared.
 
+So is what every place says of each lane, also hours after the last lead (lane_states.py).
+
 The expected account is made from the rows, the records and the events on Kafka, without any code of the read model:
 a lead's status is that of the row that was written last for it; it has no row only if all its records ended before.
 """
@@ -24,6 +26,7 @@ from stream_app.domain.model.topics import Retention
 from stream_app.domain.plan import Plan
 from tests.board.model_records import Made
 from tests.simulation.kafka import MemoryKafka
+from tests.simulation.lane_states import LATER_MS, wrong_states
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, drawn
 from tests.simulation.world import Outcome, World
@@ -45,6 +48,9 @@ COLUMN_OF: Final = {
 _HEADER: Final = "stream-app-"
 QUARTER_MS: Final = 900_000
 DAY_MS: Final = 86_400_000
+
+_STATES_OF: Final = 3
+"""What is said of lanes is compared in each third schedule, because it takes as long as the account."""
 
 Numbers = dict[tuple[str, ...], int]
 """All values of an account by their names; those that are 0 are left out."""
@@ -436,11 +442,19 @@ class Differential:
         model = ReadModel(path, sources_of(plan))
         try:
             model.wipe()
-            for now_ms, ledger, expected in looks:
+            for number, (now_ms, ledger, expected) in enumerate(looks, 1):
                 read_into(model, ledger, chance, read)
                 self.met.update(_kind(name) for name in expected)
                 if wrong := differences(expected, counted(path, plan, now_ms)):
                     return wrong
+                if seed % _STATES_OF:
+                    continue
+                is_at_rest = number == len(looks)
+                for later_ms in LATER_MS if is_at_rest else LATER_MS[:1]:
+                    at_ms = now_ms + later_ms
+                    states = wrong_states(plan, ledger.logs, path, at_ms, self.met, is_at_rest=is_at_rest)
+                    if states:
+                        return {("lane", text): (0, 1) for text in states}
         finally:
             model.close()
         return {}

@@ -5,10 +5,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from unittest.mock import patch
 
 import pytest
 
+from stream_app.domain.lane import holds, view
+from stream_app.domain.lane.view import LaneView
+from tests.simulation import lane_states
 from tests.simulation.account import Differential, Look, looks_at, messy
 from tests.simulation.account_mutants import ACCOUNT_MUTANTS
 from tests.simulation.parts import THE_REST, each_part, of_part
@@ -20,6 +24,8 @@ KINDS: Final = {
     *(f"import {column}" for column in ("enriched", "rejected", "duplicate", "parked", "held", "under_way", "waiting")),
     *(f"{topic} {state}" for topic in ("leads.dlq", "leads.parked") for state in ("open", "solved", "coming_back")),
     *("leads.dlq given_up", "leads.parked given_up"),
+    *("lane runs", "lane paused", "lane forced_open", "lane budget_credits_day"),
+    *(f"lane {code}{due}" for code in ("breaker_open", "http_401", "no_callbacks") for due in ("", ", probe due")),
     *(
         f"status {status}"
         for status in ("enriched", "suppressed", "erased", "rerouted", "deferred", "expired", "confirmed")
@@ -62,3 +68,30 @@ def _no_collector() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def _ends_with_its_time(code: str, until_ms: int, now_ms: int, *, probe_due: bool = False) -> holds.Remains | None:
+    """Each hold is over once its time has passed, also one that a probe lifts."""
+    if 0 < until_ms <= now_ms:
+        return None
+    return holds.Remains(until_ms, probe_due)
+
+
+def _as_published(seen: LaneView, now_ms: int) -> LaneView:
+    """A place that shows what was published, and does not ask what is left of it."""
+    return seen
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        patch.object(view, "remains", _ends_with_its_time),
+        patch.object(LaneView, "at", _as_published),
+        patch.object(lane_states, "explain", lambda facts: []),
+    ],
+    ids=["a probe that is due is no hold", "nobody looks at the time", "explain finds nothing"],
+)
+def test_a_lane_that_is_told_wrongly_is_found_out(wrong: Any, looks: list[list[Look]], tmp_path: Path) -> None:
+    with wrong:
+        differences = [Differential(tmp_path).difference(seed, looks[seed]) for seed in range(HUNTED)]
+    assert any(name[0] == "lane" for difference in differences for name in difference)

@@ -1,0 +1,210 @@
+"""What every place says of a lane, compared with its row, also hours after its last lead.
+
+The row says in how much trouble a lane is, and since when. That is read from it here once more, without the code that
+makes a view: the state that is told must be one of these troubles, and the same in each place.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from stream_app.board.access import STRANGER
+from stream_app.board.notify import alert_of
+from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.follow import ProjectionLag
+from stream_app.board.site import Moment, Site, overview
+from stream_app.cli.lanes import lane_tables
+from stream_app.config import Kafka, Settings
+from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
+from stream_app.domain.lane.holds import PROBE_DUE
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.view import LaneView
+from stream_app.domain.limits import budget
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.plan import Destination, Plan, Workspace, in_force
+from stream_app.kafka.groups import Consumption
+from stream_app.ops import logs
+from stream_app.ops.lane_metrics import LaneMetrics
+
+Logs = Mapping[tuple[str, int], Sequence[ConsumedRecord]]
+"""What is committed, by topic and partition."""
+LATER_MS: Final = (0, 90_000, 3_600_000, 3 * 86_400_000)
+"""Nothing waits after a run: the times of probes pass, and no lead goes."""
+UP: Final = Group("Stable", 1)
+
+
+class Said(msgspec.Struct, frozen=True):
+    """The state of a lane in one place. `since_ms`: None where the place does not say it."""
+
+    code: str
+    probe_due: bool | None = None
+    since_ms: int | None = None
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """What may hold a lane. None: its row does not say since when, or whether a probe is due."""
+
+    since_ms: int | None = None
+    probe_due: bool | None = False
+
+
+# ------------------------------------------------------------------------------------------------------ what is true
+
+
+def rows_of(plan: Plan, logs: Logs) -> dict[str, Lane]:
+    """The last row of each lane."""
+    rows: dict[str, Lane] = {}
+    for number in range(plan.partitions):
+        for record in logs.get((plan.topics.state, number), []):
+            if (record.key or b"").startswith(b"l/") and record.value:
+                lane = msgspec.json.decode(record.value, type=Lane)
+                rows[lane.workspace] = lane
+    return rows
+
+
+def troubles_of(policy: Workspace, lane: Lane, place: Destination, now_ms: int) -> dict[str, Trouble]:
+    """Everything that may hold the only destination of a lane, by its code."""
+    policy = in_force(policy, lane.changes)
+    troubles: dict[str, Trouble] = {}
+    if lane.pause is not None:
+        troubles["paused"] = Trouble(lane.pause.at_ms)
+    if lane.forced is not None and lane.forced.mode == "open":
+        troubles["forced_open"] = Trouble(lane.forced.by.at_ms)
+    pool = [lane.quota.webhooks.get(name) for name in place.webhook_ids]
+    usable = [hook for hook in pool if hook is None or (not hook.dead and hook.count < policy.quota.rotate_at)]
+    gone = [hook.suspension for hook in usable if hook is not None and hook.suspension is not None]
+    if not usable:
+        troubles["no_webhook"] = Trouble()
+    elif len(gone) == len(usable):
+        dues = [max(stopped.probe_at_ms, stopped.lease_until_ms) for stopped in gone]
+        troubles["webhook_gone"] = Trouble(min(stopped.since_ms for stopped in gone), min(dues) <= now_ms)
+    stopped = lane.suspension
+    if stopped is not None:
+        is_due = max(stopped.probe_at_ms, stopped.lease_until_ms) <= now_ms
+        troubles[stopped.reason] = Trouble(stopped.since_ms, is_due)
+    mode = lane.forced.mode if lane.forced is not None else policy.breaker.mode
+    if lane.breaker.phase != "closed" and mode == "auto":
+        lease = lane.breaker.lease
+        due_ms = lane.breaker.until_ms if lane.breaker.phase == "open" else lease.expires_at_ms if lease else 0
+        began_ms = lane.breaker.outage_ms
+        if lane.outage is not None and lane.breaker.cause in ("consecutive_failures", "failure_rate", "probe_failed"):
+            began_ms = lane.outage.since_ms
+        troubles["breaker_open"] = Trouble(began_ms, due_ms <= now_ms)
+    reserved = budget.reserve(policy.budget, lane.budget, place.ceiling, now_ms)
+    if isinstance(reserved, budget.Refused):
+        # Its refusal keeps the probes of the others back, too.
+        troubles = {code: msgspec.structs.replace(trouble, probe_due=None) for code, trouble in troubles.items()}
+        troubles[f"budget_{reserved.reason}"] = Trouble()
+    if lane.rate.blocked_until_ms > now_ms:
+        troubles = {code: msgspec.structs.replace(trouble, probe_due=None) for code, trouble in troubles.items()}
+        troubles["rate_limited"] = Trouble()
+    return troubles
+
+
+def _is_true(said: Said, troubles: dict[str, Trouble]) -> bool:
+    if not said.code:
+        return not troubles
+    trouble = troubles.get(said.code)
+    if trouble is None:
+        return False
+    is_since = trouble.since_ms in (None, said.since_ms)
+    return is_since and (trouble.probe_due is None or trouble.probe_due == said.probe_due)
+
+
+# ------------------------------------------------------------------------------------------------------- what is said
+
+
+def views_of(plan: Plan, logs: Logs) -> dict[str, LaneView]:
+    """The last published view of each lane."""
+    views: dict[str, LaneView] = {}
+    for number in range(plan.partitions):
+        for record in logs.get((plan.topics.lanes, number), []):
+            if record.value:
+                view = msgspec.json.decode(record.value, type=LaneView)
+                views[view.workspace] = view
+    return views
+
+
+def said_in(plan: Plan, path: Path, views: dict[str, LaneView], now_ms: int) -> Iterator[tuple[str, str, Said]]:
+    """Yield place, workspace and state of each lane. `path`: of the read model."""
+    site = Site(settings_of(plan), BoardQueries(path, set()))
+    for view in site.queries.lanes(now_ms)[0]:
+        yield "API", view.workspace, Said(view.holds, view.probe_due, view.since_ms)
+    shown = overview(site, Moment(now_ms, ProjectionLag(now_ms), Consumption(UP, UP, {}), STRANGER))
+    for lane in shown.lanes:
+        if lane.view is not None:
+            yield "board", lane.workspace, _of_findings([finding for finding in lane.findings if finding.holds])
+            is_held = lane.state == "held"
+            yield "board's word", lane.workspace, Said(lane.view.holds if is_held else "")
+    facts = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
+    found = explain(Facts(now_ms, UP, UP, facts))
+    for name in views:
+        holding = [finding for finding in found if finding.holds and finding.workspace == name]
+        yield "explain", name, _of_findings(holding)
+        alerts = [alert.since_ms for finding in holding if (alert := alert_of(finding, now_ms)) is not None]
+        if alerts:
+            yield "message", name, Said(holding[0].code, since_ms=alerts[0])
+    for name, words, *_ in lane_tables(facts, {}, {}, now_ms)[0].rows:
+        code = words.split()[0].rstrip(",;")
+        yield "lanes", name, Said("" if code == "running" else code, PROBE_DUE in words)
+    registry = CollectorRegistry()
+    metrics = LaneMetrics(registry, logs.get("simulation"), lambda: now_ms)
+    for view in views.values():
+        metrics.show(msgspec.structs.replace(view, news=()))
+    (family,) = [family for family in registry.collect() if family.name == "stream_app_lane_holds"]
+    held = {sample.labels["workspace"]: sample.labels["reason"] for sample in family.samples if sample.value}
+    for name in views:
+        yield "metrics", name, Said(held.get(name, ""))
+
+
+def settings_of(plan: Plan) -> Settings:
+    """What the board reads of the configuration."""
+    pinned = {
+        name: msgspec.structs.replace(policy, partition=plan.home_of(name)) for name, policy in plan.workspaces.items()
+    }
+    return Settings(kafka=Kafka(partitions=plan.partitions), workspaces=pinned, destinations=dict(plan.destinations))
+
+
+def _of_findings(holding: list[Finding]) -> Said:
+    if not holding:
+        return Said("")
+    first = holding[0]
+    return Said(first.code, PROBE_DUE in first.what, first.since_ms)
+
+
+# ---------------------------------------------------------------------------------------------------- the difference
+
+
+def wrong_states(plan: Plan, logs: Logs, path: Path, now_ms: int, met: Counter[str], *, is_at_rest: bool) -> list[str]:
+    """Return what is told wrongly of lanes at a time, epoch ms. Counts in `met` what was compared.
+
+    `path`: of a read model that has read `logs`. `is_at_rest`: nothing moves any more, so the last view that was
+    published is that of the last row.
+    """
+    views = views_of(plan, logs)
+    rows = rows_of(plan, logs)
+    wrong: list[str] = []
+    said_of: dict[str, dict[str, Said]] = {}
+    for place, name, said in said_in(plan, path, views, now_ms):
+        said_of.setdefault(name, {})[place] = said
+    for name, by_place in said_of.items():
+        api = by_place["API"]
+        for place, said in by_place.items():
+            same = (
+                said.code == api.code
+                and said.probe_due in (None, api.probe_due)
+                and said.since_ms in (None, api.since_ms)
+            )
+            if not same:
+                wrong.append(f"{name}: {place} says {said}, the API {api}")
+        if is_at_rest:
+            (destination,) = plan.destinations_of(name)
+            troubles = troubles_of(plan.workspaces[name], rows[name], destination, now_ms)
+            if not _is_true(api, troubles):
+                wrong.append(f"{name}: the API says {api}, its row {troubles}")
+        met[f"lane {api.code or 'runs'}{', probe due' if api.probe_due else ''}"] += 1
+    return wrong
