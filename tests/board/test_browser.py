@@ -54,6 +54,7 @@ FORMS: Final = {
     "resolve": "/board/leads/crm-17/act/resolve",
     "suppress": "/board/act/suppress",
     "plan a replay": "/board/dead/act/plan?reason=http_503",
+    "give up": "/board/dead/act/give-up?record=leads.dlq/0/3",
 }
 """One of each kind of field: all forms have the same template."""
 each_look = pytest.mark.parametrize(
