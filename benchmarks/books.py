@@ -89,7 +89,7 @@ def measure(leads: int) -> tuple[BooksReport, float, int]:
             books.event(partition, raw, "")
             seconds += clock() - began
         for number in range(per_partition):
-            consumed = ConsumedRecord("leads", partition, number, None, None)
+            consumed = ConsumedRecord("leads", partition, number, None, b"{}")
             began = clock()
             books.record(consumed, passed=True)
             seconds += clock() - began

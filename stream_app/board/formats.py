@@ -30,6 +30,7 @@ _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 WORDS: Final[dict[str, str]] = {
     **NAMES,
     "rejected_invalid": "rejected",
+    "without_value": "runs without a value",
     "send_uncertain": "uncertain: may be at Clay",
     "no_data": "answered: no data",
     "enrich_error": "answered: Clay failed",

@@ -15,6 +15,7 @@ _NOT_LEADS: Final[dict[str, str]] = {
     "callback_unmatched": "a callback about a lead that did not wait for one",
     "erased": "an erasure; the lead itself is in its column",
     "cost_corrected": "an operator entered what a lead cost",
+    "without_value": "a run of records without a value, which are no leads and get no dead letter",
 }
 
 
@@ -48,6 +49,15 @@ def show_report(report: BooksReport) -> None:
         )
     for status, events in sorted(report.not_leads.items()):
         show(f"{status}: {events:,}; {_NOT_LEADS[status]}")
+    if report.without_value:
+        records = count(report.without_value, "record has", "records have")
+        show(f"{records} no value on leads and leads.bulk: none of them is counted above")
+    if report.batches:
+        batches = count(report.batches, "record is a batch", "records are batches")
+        show(
+            f"{batches} that nobody could decompress, of {count(report.in_batches, 'record')} in all: "
+            "stream-app dlq list --reason batch_too_large"
+        )
     for workspace, credits_ in sorted(report.saved.items()):
         show(f"{workspace} saved {count(credits_, 'credit')}: earlier results answered instead of Clay")
     if report.provisional:

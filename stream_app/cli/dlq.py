@@ -30,9 +30,11 @@ from stream_app.cli.tables import Column, Table, reading, table_of
 from stream_app.client.answers import Cause, DeadLetters
 from stream_app.client.lookup import find_dead_letters
 from stream_app.clock import Clock
+from stream_app.config import Settings
 from stream_app.domain.books.records import STATES
 from stream_app.domain.dead_letter.causes import Filter, Group, Source, Tally
 from stream_app.domain.dead_letter.orders import MEANING, Fate
+from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
@@ -135,18 +137,32 @@ def list_them(*, source: From = "dlq", limit: Positive = 20, which: Which = WHIC
 
 
 @app.command(name="show")
-def show_one(record_id: str, /, *, value: bool = False, common: Common = COMMON) -> int:
+def show_one(
+    record_id: str,
+    /,
+    *,
+    value: bool = False,
+    leads: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    common: Common = COMMON,
+) -> int:
     """Show one dead letter with its headers and history.
+
+    One that is a whole batch, because the batch is too large once it is decompressed, has many leads. --leads writes
+    them to a file, which `stream-app publish` takes.
 
     example:
       stream-app dlq show leads.dlq/0/17
+      stream-app dlq show leads.dlq/0/17 --leads leads.jsonl
 
     Args:
         record_id: topic/partition/offset
         value: print its value too (personal data)
+        leads: write the leads of a batch to this file (personal data), or - for stdout
     """
     settings = common.settings()
     inspect.parse_dead_letter_id(settings, record_id)
+    if leads is not None:
+        return _write_leads(common, settings, record_id, leads)
     with reading("reading its history") as progress:
         shown = on_kafka(settings, "dlq show", inspect.show(settings, record_id, progress))
     dead_letter = shown.dead_letter
@@ -164,6 +180,9 @@ def show_one(record_id: str, /, *, value: bool = False, common: Common = COMMON)
     for event in shown.history:
         words = f" ({event.reason}{': ' + event.text if event.text else ''})" if event.reason else ""
         lines.append(f"  {iso(event.at_ms)} {event.seq} {event.status}{words}")
+    if HEADERS["batch_first"] in shown.headers:
+        many = count(int(shown.headers.get(HEADERS["batch_records"], "0")), "record")
+        lines.append(f"its value is a batch of {many}: --leads FILE writes them to a file for stream-app publish")
     if shown.suppressed:
         lines.append(f"it is {_ON_THE_LIST}: it is never sent, and its value is hidden")
     elif value:
@@ -171,6 +190,20 @@ def show_one(record_id: str, /, *, value: bool = False, common: Common = COMMON)
         lines.append(text)
     common.show(document, *lines)
     return OK
+
+
+def _write_leads(common: Common, settings: Settings, record_id: str, path: Path) -> int:
+    if common.json and str(path) == "-":
+        raise SettingsError(["--json reports on the output file; to write JSON Lines to stdout, leave out --json"])
+    with private_file(path) as out, reading("opening the batch") as progress:
+        writing = inspect.export_batch(settings, record_id, out, progress)
+        lines, left_out = on_kafka(settings, "dlq show", writing)
+    if common.json:
+        show_json({"records": lines, "suppressed": left_out, "file": str(path)})
+    else:
+        more = f", {left_out:,} left out: {_ON_THE_LIST}" if left_out else ""
+        say(f"{count(lines, 'record')} of the batch written{more}; next: stream-app publish {path}")
+    return OK if lines else NO
 
 
 @app.command

@@ -56,7 +56,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.model.messages import RESENDS, Status
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord, consumed_record
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Plan
 from stream_app.domain.result import DAY_MS
@@ -71,6 +71,8 @@ _PREPARE: Final = (
     "PRAGMA journal_mode = OFF",
     f"PRAGMA cache_size = -{_CACHE_KIB}",
     "CREATE TABLE records (id INTEGER PRIMARY KEY, history BLOB, lead BLOB, passed INTEGER, copy INTEGER, row BLOB)",
+    "CREATE TABLE runs (first INTEGER PRIMARY KEY, last INTEGER, records INTEGER, passed INTEGER)",
+    "CREATE TABLE told (last INTEGER PRIMARY KEY, first INTEGER, records INTEGER)",
     "CREATE TABLE rows (key BLOB PRIMARY KEY, partition INTEGER, record INTEGER, row BLOB) WITHOUT ROWID",
     "BEGIN",
 )
@@ -78,6 +80,8 @@ _PREPARE: Final = (
 _RECORD: Final = "INSERT INTO records (id, {0}) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET {0} = excluded.{0}"
 _INPUT: Final = _RECORD.format("passed")
 _COPY: Final = _RECORD.format("copy")
+_RUN: Final = "INSERT INTO runs VALUES (?, ?, ?, ?)"
+_TOLD: Final = "INSERT OR REPLACE INTO told VALUES (?, ?, ?)"
 _ROW: Final = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)"
 
 _delivery: Final = msgspec.json.Decoder(Delivery)
@@ -103,6 +107,20 @@ class _Partition(msgspec.Struct):
     lanes: dict[bytes, bytes] = {}
 
 
+class _Run(msgspec.Struct):
+    """Records without a value that follow each other. `first` and `last` are numbers of records.
+
+    Attributes:
+        records: How many there are.
+        passed: How many of them the group has passed.
+    """
+
+    first: int
+    last: int
+    records: int = 0
+    passed: int = 0
+
+
 class Books:
     """Collects rows, events and records; `close` compares them. It names at most `limit` problems, and counts all."""
 
@@ -118,6 +136,7 @@ class Books:
         self._begins: dict[str, int] = {}
         self._accounts = Accounts({name: workspace.budget for name, workspace in plan.workspaces.items()})
         self._events: list[tuple[int, Event, bool]] = []
+        self._runs: dict[str, _Run] = {}  # topic/partition -> the run that its last record belongs to
         self._pending = defaultdict[str, dict[int | bytes, tuple[Any, ...]]](dict)
         # A database without a name is a temporary file, which SQLite writes only when its cache is full.
         self._db = sqlite3.connect("", isolation_level=None)
@@ -144,6 +163,8 @@ class Books:
         `passed`: the committed offset of the group that reads the topic is beyond it.
         """
         topics, report = self._topics, self._report
+        if consumed.topic in topics.inputs and self._is_of_run(consumed, passed=passed):
+            return
         lead_topic = consumed.topic in topics.lead_topics
         envelope = lead_envelope(consumed, topics.inputs) if lead_topic else read_envelope(consumed)
         if envelope.origin != consumed.record_id:
@@ -153,7 +174,27 @@ class Books:
                     self._put(_COPY, self._numbers.number(envelope.origin), True)
         elif lead_topic and envelope.way in ("", "given_up"):  # else by another program: it has no history
             report.records += 1
+            if consumed.left_out is not None and consumed.left_out.why == "batch_too_large":
+                report.batches += 1
+                report.in_batches += consumed.records
             self._put(_INPUT, self._numbers.number(consumed.record_id), passed)
+
+    def _is_of_run(self, consumed: ConsumedRecord, *, passed: bool) -> bool:
+        """Add a record of a topic of producers to the run of its log, or end that run because it has a value."""
+        log = f"{consumed.topic}/{consumed.partition}"
+        if consumed.value is not None:
+            if (run := self._runs.pop(log, None)) is not None:
+                self._put(_RUN, *msgspec.structs.astuple(run))
+            return False
+        last = self._numbers.number(consumed.record_id)
+        run = self._runs.get(log)
+        if run is None:
+            run = self._runs[log] = _Run(self._numbers.number(f"{log}/{consumed.first}"), last)
+        run.last = last
+        run.records += consumed.records
+        run.passed += consumed.records * passed
+        self._report.without_value += consumed.records
+        return True
 
     def event(self, partition: int, raw: bytes, where: str) -> None:
         """Add an event of `leads.status`, in the order of its partition. `where`: its record's id, for messages."""
@@ -165,6 +206,9 @@ class Books:
         except UNREADABLE:
             self.problem(where, "an event that cannot be read")
             return
+        if event.status == "without_value" and event.first_offset is not None:
+            first = self._numbers.number(f"{event.origin.rpartition('/')[0]}/{event.first_offset}")
+            self._put(_TOLD, number, first, event.records)
         state = self._partitions[partition]
         state.first_ms = state.first_ms or event.at_ms
         self._events.append((number, event, state.kept))
@@ -247,9 +291,12 @@ class Books:
     def close(self, now_ms: int) -> BooksReport:
         """Compare everything and return the report. Nothing can be added afterwards."""
         self._store_events()
+        for run in self._runs.values():
+            self._put(_RUN, *msgspec.structs.astuple(run))
         for statement in list(self._pending):
             self._store(statement)
         self._join_rows()
+        self._audit_runs()
         report, totals, others = self._report, Totals(), self._others()
         terms = Terms(
             now_ms - self._freshness_ms,
@@ -284,6 +331,17 @@ class Books:
         report.leads = sum(column.leads for column in totals.columns.values())
         report.balanced = report.problem_count == 0 and report.accounted == report.records
         return report
+
+    def _audit_runs(self) -> None:
+        """Compare the records without a value with the events that count them."""
+        counted = """SELECT runs.first, runs.passed, runs.records, coalesce(sum(told.records), 0), min(told.first)
+                     FROM runs LEFT JOIN told ON told.last BETWEEN runs.first AND runs.last GROUP BY runs.first"""
+        for number, passed, records, told, told_first in self._db.execute(counted):
+            if told_first is not None and told_first < number:
+                continue  # retention has deleted the beginning of the run, and its event counts that too
+            if not passed <= told <= records:
+                what = f"{records} records without a value, {passed} of them passed: their events count {told}"
+                self.problem(self._numbers.record_id(number), what)
 
     def _others(self) -> set[int]:
         """Return the numbers of the records that do not count, because another one counts for their lead."""
@@ -450,7 +508,16 @@ class _BooksReader:
         elif tp.topic == self._names.status:
             self._books.event(tp.partition, record.value or b"", f"{tp.topic}/{tp.partition}/{record.offset}")
         else:
-            consumed = ConsumedRecord(tp.topic, tp.partition, record.offset, None, None, record.headers)
+            key = None  # nothing here needs it
+            consumed = consumed_record(
+                tp.topic,
+                tp.partition,
+                record.offset,
+                key,
+                record.value,
+                record.headers,
+                record.timestamp,
+            )
             self._books.record(consumed, passed=record.offset < passed)
 
     def _unreadable(self, batch: UnreadableBatch) -> None:

@@ -50,7 +50,7 @@ def connection_of(settings: Settings) -> KafkaConnection:
         else:
             options["sasl_plain_username"] = security.username
             options["sasl_plain_password"] = settings.secrets.get(security.password_env)
-    return KafkaConnection(settings.kafka.bootstrap, options)
+    return KafkaConnection(settings.kafka.bootstrap, options, settings.names.inputs)
 
 
 def stranger_connection(settings: Settings) -> KafkaConnection:

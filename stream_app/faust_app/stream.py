@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import BrokerResponseError, KafkaError
 
 from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
-from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.records import ConsumedRecord, consumed_record
 from stream_app.kafka.connection import KafkaConnection, stop_consumer
 from stream_app.kafka.consumer import Consumer
 
@@ -61,14 +61,13 @@ class PartitionStream:
             raise StopAsyncIteration
         self._held[offset] = event
         self._next_offset = offset + 1
-        headers = message.headers
-        return ConsumedRecord(
+        return consumed_record(
             self.topic,
             self.partition,
             offset,
             message.key,
             message.value,
-            tuple((name, value or b"") for name, value in headers) if headers else (),
+            message.headers,
             round(message.timestamp * 1000),
         )
 
@@ -278,7 +277,7 @@ class GapCheck:
 
     async def _started(self) -> Consumer:
         if self._consumer is None:
-            consumer = Consumer(**self._connection.settings())
+            consumer = Consumer(**self._connection.settings(), inputs=self._connection.inputs)
             try:
                 await consumer.start()
             except BaseException:

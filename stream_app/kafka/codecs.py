@@ -3,7 +3,7 @@
 aiokafka 0.14.0 decompresses a batch to whatever size it has: 32 KB of zstd become a gigabyte, and the process is
 killed, at each start again. It also refuses two kinds of bytes that brokers take and Java reads: gzip with bytes behind
 its end, and an LZ4 frame with a wrong checksum of its content, which Java never looks at. These functions replace
-aiokafka's, in its extension in C too. All stop at `MOST_BYTES`, inside the codec and not afterwards. Checksums within
+aiokafka's, in its extension in C too. All stop inside the codec at `MAX_UNPACKED_BYTES`. Checksums within
 LZ4 are not checked, because the checksum of the batch covers the same bytes.
 
 `install` is called once, where `Consumer` is defined, so that it holds for everything that reads Kafka.
@@ -16,6 +16,7 @@ Remove this when aiokafka's decoders have a bound and pass both.
 
 import struct
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -23,10 +24,7 @@ import aiokafka.record.default_records
 import aiokafka.record.legacy_records
 import cramjam
 
-from stream_app.domain.model.topics import MAX_INPUT_BYTES
-
-MOST_BYTES: Final = 16 * MAX_INPUT_BYTES
-"""The most bytes of a batch once it is decompressed. Its records as a broker takes them have a sixteenth at most."""
+from stream_app.domain.model.topics import MAX_UNPACKED_BYTES
 
 _FIRST_TRY: Final = 65_536
 _GROWTH: Final = 8
@@ -40,10 +38,10 @@ _LZ4_BLOCK_BYTES: Final = {4: 1 << 16, 5: 1 << 18, 6: 1 << 20, 7: 1 << 22}
 
 
 class BatchTooLarge(ValueError):
-    """A batch has more bytes than `MOST_BYTES` once it is decompressed."""
+    """A batch has more bytes than it may have once it is decompressed."""
 
-    def __init__(self) -> None:
-        super().__init__(f"it has more than {MOST_BYTES >> 20} MiB once it is decompressed")
+    def __init__(self, most: int) -> None:
+        super().__init__(f"it has more than {most >> 20} MiB once it is decompressed")
 
 
 class BrokenBatch(ValueError):
@@ -51,21 +49,27 @@ class BrokenBatch(ValueError):
 
 
 class _Output(bytearray):
-    """Collects decompressed bytes up to the bound."""
+    """Collects decompressed bytes up to the bound `most`."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
 
     @property
     def room(self) -> int:
-        return MOST_BYTES - len(self)
+        return self.most - len(self)
 
     def add(self, data: Any) -> None:
         if len(data) > self.room:
-            raise BatchTooLarge
+            raise BatchTooLarge(self.most)
         self.extend(data)
 
 
-def gzip_decode(payload: Any) -> bytes:
+def gzip_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress gzip. What follows its end is ignored unless it is gzip too, as Java's GZIPInputStream does."""
-    output, raw, at = _Output(), bytes(payload), 0
+    output = _Output(most)
+    raw = bytes(payload)
+    at = 0
     while True:
         at = _gunzip(raw, at, output)
         if not raw.startswith(_GZIP, at):
@@ -85,15 +89,16 @@ def _gunzip(raw: bytes, at: int, output: _Output) -> int:
             raise BrokenBatch("gzip ends too early")
         output.add(codec.decompress(piece, output.room + 1))
         if codec.unconsumed_tail:
-            raise BatchTooLarge
+            raise BatchTooLarge(output.most)
         at += len(piece)
         size *= 2
     return at - len(codec.unused_data)
 
 
-def snappy_decode(payload: Any) -> bytes:
+def snappy_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress snappy, raw or in the blocks of snappy-java."""
-    output, raw = _Output(), bytes(payload)
+    output = _Output(most)
+    raw = bytes(payload)
     if not raw.startswith(_XERIAL):
         _unsnap(raw, output)
         return bytes(output)
@@ -113,13 +118,14 @@ def snappy_decode(payload: Any) -> bytes:
 
 def _unsnap(block: bytes, output: _Output) -> None:
     if cramjam.snappy.decompress_raw_len(block) > output.room:  # the codec writes no more than it declares
-        raise BatchTooLarge
+        raise BatchTooLarge(output.most)
     output.add(memoryview(cramjam.snappy.decompress_raw(block)))
 
 
-def lz4_decode(payload: Any) -> bytes:
+def lz4_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress an LZ4 frame as Kafka's KafkaLZ4BlockInputStream does: what follows the frame is ignored."""
-    output, raw = _Output(), bytes(payload)
+    output = _Output(most)
+    raw = bytes(payload)
     try:
         at, block_bytes, checksum_bytes = _lz4_header(raw)
         block = bytearray(block_bytes)
@@ -151,22 +157,49 @@ def _lz4_header(raw: bytes) -> tuple[int, int, int]:
     return 6 + (8 if has_size else 0) + 1, block_bytes, 4 if has_checksums else 0
 
 
-def zstd_decode(payload: Any) -> bytes:
+def zstd_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress zstd into a buffer that grows up to the bound: the codec writes no more than fits."""
     raw = bytes(payload)
     size = max(_FIRST_TRY, 4 * len(raw))
     while True:
-        buffer = bytearray(min(size, MOST_BYTES))
+        buffer = bytearray(min(size, most))
         try:
             length = cramjam.zstd.decompress_into(raw, buffer)
         except cramjam.DecompressionError as error:
             if "whole buffer" not in str(error):
                 raise
-            if size >= MOST_BYTES:
-                raise BatchTooLarge from None
+            if size >= most:
+                raise BatchTooLarge(most) from None
             size *= _GROWTH
         else:
             return bytes(memoryview(buffer)[:length])
+
+
+_DECODERS: Final[dict[int, Callable[[Any, int], bytes]]] = {
+    1: gzip_decode,
+    2: snappy_decode,
+    3: lz4_decode,
+    4: zstd_decode,
+}
+
+
+def decompress(codec: int, payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
+    """Decompress the records of a batch.
+
+    Args:
+        codec: Its number, as the attributes of the batch have it.
+        payload: The compressed records.
+        most: The most bytes that they may have.
+
+    Raises:
+        BrokenBatch: No version of Kafka has this codec, or the bytes are broken.
+        BatchTooLarge: They have more bytes.
+        Exception: Errors of all kinds that decoders raise.
+    """
+    decoder = _DECODERS.get(codec)
+    if decoder is None:
+        raise BrokenBatch(f"its compression codec {codec} is none of Kafka's")
+    return decoder(payload, most)
 
 
 def install() -> None:
@@ -177,6 +210,6 @@ def install() -> None:
 
         modules += [default_records, legacy_records]
     for module in modules:
-        for decoder in (gzip_decode, snappy_decode, lz4_decode, zstd_decode):
+        for decoder in _DECODERS.values():
             if hasattr(module, decoder.__name__):
                 setattr(module, decoder.__name__, decoder)

@@ -53,10 +53,12 @@ class KafkaConnection:
         security: arguments for aiokafka, never printed: security_protocol, ssl_context, sasl_mechanism,
             sasl_plain_username, sasl_plain_password, sasl_kerberos_service_name, sasl_kerberos_domain_name,
             sasl_oauth_token_provider.
+        inputs: the topics to which producers write, whose records are read with more bounds (batches.py).
     """
 
     bootstrap: str
     security: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    inputs: frozenset[str] = frozenset()
 
     def settings(self) -> dict[str, Any]:
         return {"bootstrap_servers": self.bootstrap, **self.security}

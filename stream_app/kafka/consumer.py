@@ -11,8 +11,9 @@ A broker may not yet know a topic that was just created. aiokafka asks again aft
 group assigns no partition of that topic (docs/reference/upstream/a-new-topic-is-not-assigned.md). This consumer asks
 again after a second.
 
-Its records take half of the CPU of a fetch, and keep the garbage collector busy. A consumer with `plain_records`
-returns `PlainRecord` instead.
+Its records take half of the CPU of a fetch, and keep the garbage collector busy. This consumer returns `PlainRecord`
+instead, and bounds what the bytes of a producer can make of it: the records of a batch (batches.py), and those of a
+poll, which end after `MOST_POLLED_BYTES`.
 
 aiokafka asks for the committed offset of one partition after the other. This consumer asks once for all, because a
 worker may have 256 partitions of each of seven topics.
@@ -27,19 +28,19 @@ import logging
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import CoordinationType
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import CorruptRecordException, KafkaError
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.record.default_records import _DefaultRecordBatchPy
 
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.kafka import codecs
+from stream_app.kafka.batches import PlainRecord, Unpacked, unpack
 from stream_app.kafka.bounded_client import bind
 
 codecs.install()
@@ -50,43 +51,31 @@ _TRY_AGAIN_S: Final = 30.0
 _LOOKS: Final = 6
 """How often it asks whether a batch was given up before it tries the batch again."""
 _ASK_AGAIN_S: Final = 1.0
+MOST_POLLED_BYTES: Final = 8_388_608
+"""A poll returns no further record once those that it has take so many bytes of memory."""
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
 _HEADER_BYTES: Final = 61
 _CORRUPT: Final = CorruptRecordException.errno
 
 
-class PlainRecord(msgspec.Struct, gc=False):
-    """What the readers of topics need of aiokafka's record."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
-
-
-def _plain(tp: TopicPartition, record: Any) -> PlainRecord:
-    headers = tuple(record.headers)
-    return PlainRecord(tp.topic, tp.partition, record.offset, record.timestamp, record.key, record.value, headers)
-
-
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no types
     """An AIOKafkaConsumer on a `BoundedClient`. `getmany` raises UnreadableBatch when it has nothing else to return.
 
     It reads committed records from the beginning, and commits no offsets by itself, where its options do not differ.
-    The consumer of a group logs the error, and continues with its other partitions.
+    The consumer of a group logs the error, and continues with its other partitions. `inputs`: the topics to which
+    producers write (batches.py).
     """
 
     on_skipped: Callable[[UnreadableBatch], None] | None = None
     """Called, in the consumer's thread, when a batch was passed that an operator gave up."""
 
-    def __init__(self, *topics: str, plain_records: bool = False, **options: Any) -> None:
+    def __init__(self, *topics: str, inputs: frozenset[str] = frozenset(), **options: Any) -> None:
         committed = {"auto_offset_reset": "earliest", "isolation_level": "read_committed", "enable_auto_commit": False}
         super().__init__(*topics, **committed | options)
-        self._plain_records = plain_records
+        self._inputs = inputs
+        self._unpacked = Unpacked()
+        self._room_bytes = MOST_POLLED_BYTES
         self._raw: dict[TopicPartition, bytes] = {}
         self._stopped: dict[TopicPartition, tuple[UnreadableBatch, Any]] = {}
         self._waiting: set[asyncio.Task[None]] = set()
@@ -99,6 +88,14 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         self._send = self._client.send
         self._client.send = self._watched_send
         self._fetcher._records = _Fetched(self._guard)
+        fetched_records = self._fetcher.fetched_records
+
+        async def bounded(*args: Any, **options: Any) -> dict[TopicPartition, list[PlainRecord]]:
+            self._room_bytes = MOST_POLLED_BYTES
+            polled: dict[TopicPartition, list[PlainRecord]] = await fetched_records(*args, **options)
+            return polled
+
+        self._fetcher.fetched_records = bounded
 
     async def stop(self) -> None:
         for task in self._waiting:
@@ -180,37 +177,37 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     def _guard(self, tp: TopicPartition, result: Any) -> None:
         """Make the decoding of a fetch stop before a batch that cannot be read."""
         records = result._partition_records
-        if self._plain_records:
-            records._consumer_record = _plain
-        decoding, raw = records._records_iterator, self._raw.pop(tp, b"")
+        raw = self._raw.pop(tp, b"")
+        decoding = unpack(tp, records, raw, self._inputs, self._unpacked)
         records._records_iterator = self._guarded(tp, records, decoding, raw, result._assignment)
+        result.getall = partial(self._take, result)
+
+    def _take(self, result: Any, max_records: int | None = None) -> list[PlainRecord]:
+        """Return the next records of a fetch, as many as the poll has room for: aiokafka's `FetchResult.getall`."""
+        tp = result._topic_partition
+        if self._room_bytes <= 0 or not result.check_assignment(tp) or not result.has_more():
+            return []
+        taken: list[PlainRecord] = []
+        for record in result._partition_records:
+            taken.append(record)
+            self._room_bytes -= record.memory_bytes
+            if self._room_bytes <= 0 or len(taken) == max_records:
+                result._update_position()
+                return taken
+        result._update_position()
+        result._partition_records = None
+        return taken
 
     def _guarded(
         self, tp: TopicPartition, records: Any, decoding: Iterator[Any], raw: bytes, assignment: Any
     ) -> Iterator[Any]:
         try:
             yield from decoding
-        except UnicodeDecodeError:  # in the name of a header: Kafka takes any bytes, and Java's client replaces them
-            yield from self._leniently(tp, records, raw, assignment)
         except Exception as error:  # noqa: BLE001 - decoders raise errors of all kinds
             self._stop(_unreadable(tp, records.next_fetch_offset, raw, error), assignment)
         else:
             if self._stopped.pop(tp, None) is not None and self._group_id is not None:
                 log.warning("%s/%d can be read again", *tp)
-
-    def _leniently(self, tp: TopicPartition, records: Any, raw: bytes, assignment: Any) -> Iterator[Any]:
-        """Yield the rest of the current batch, and let the next fetch begin after it."""
-        first = records.next_fetch_offset
-        try:
-            last, batch = _batch_at(raw, first)
-            decoded = [records._consumer_record(tp, kept) for kept in lenient(batch) if kept.offset >= first]
-        except Exception as error:  # noqa: BLE001 - as above
-            self._stop(_unreadable(tp, first, raw, error), assignment)
-            return
-        for record in decoded:
-            records.next_fetch_offset = record.offset + 1
-            yield record
-        records.next_fetch_offset = last + 1
 
     def _stop(self, batch: UnreadableBatch, assignment: Any) -> None:
         tp = TopicPartition(batch.topic, batch.partition)
@@ -258,31 +255,9 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
         super().__setitem__(tp, result)
 
 
-def lenient(batch: memoryview) -> Any:
-    """Decode a batch, and replace bytes in names of headers that are not UTF-8.
-
-    aiokafka raises there (docs/reference/upstream/header-names-that-are-not-utf-8.md).
-    """
-    decoding = _DefaultRecordBatchPy(batch)
-    iter(decoding)  # decompresses it
-    decoding._buffer = _Lenient(decoding._buffer)
-    return decoding
-
-
-class _Lenient(bytearray):
-    """Bytes that decode without an error."""
-
-    def __getitem__(self, key: Any) -> Any:
-        part = super().__getitem__(key)
-        return _Lenient(part) if isinstance(key, slice) else part
-
-    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
-        return super().decode(encoding, errors)
-
-
 def _unreadable(tp: TopicPartition, first: int, raw: bytes, error: Exception) -> UnreadableBatch:
     try:
-        last, _ = _batch_at(raw, first)
+        last = _last_of_batch(raw, first)
     except (LookupError, struct.error):
         last = first
     if isinstance(error, CorruptRecordException) and "CRC" in str(error):
@@ -293,16 +268,16 @@ def _unreadable(tp: TopicPartition, first: int, raw: bytes, error: Exception) ->
     return UnreadableBatch(tp.topic, tp.partition, first, last, cause)
 
 
-def _batch_at(raw: bytes, offset: int) -> tuple[int, memoryview]:
-    """Return the last offset and the bytes of the batch with that offset. Raises LookupError, struct.error."""
+def _last_of_batch(raw: bytes, offset: int) -> int:
+    """Return the last offset of the batch with that offset. Raises LookupError, struct.error."""
     at = 0
     while at + _HEADER_BYTES <= len(raw):
         base, length = struct.unpack_from(">qi", raw, at)
-        end = at + 12 + length
         if length <= 0 or raw[at + _MAGIC_AT] != 2:
             break
         (delta,) = struct.unpack_from(">i", raw, at + _LAST_DELTA_AT)
-        if base <= offset <= base + delta:
-            return base + delta, memoryview(raw)[at:end]
-        at = end
+        last: int = base + delta
+        if base <= offset <= last:
+            return last
+        at += 12 + length
     raise LookupError(f"no batch with offset {offset} was fetched")

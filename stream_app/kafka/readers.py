@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.model.messages import StatusEvent
-from stream_app.domain.model.records import ConsumedRecord, parse_record_id
+from stream_app.domain.model.records import ConsumedRecord, consumed_record, parse_record_id
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.kafka.connection import KafkaConnection, repeated, stop_consumer
@@ -53,10 +53,14 @@ class Reader:
     def __init__(self, connection: KafkaConnection, patience_s: float = 0, **options: Any) -> None:
         self._connection = connection
         self._patience_s = patience_s
-        self._options = {"fetch_max_wait_ms": 50, "plain_records": True, **options}
+        self._options = {"fetch_max_wait_ms": 50, **options}
 
     async def __aenter__(self) -> Self:
-        self._consumer = Consumer(**self._connection.settings(), **self._options)
+        self._consumer = Consumer(
+            **self._connection.settings(),
+            inputs=self._connection.inputs,
+            **self._options,
+        )
         try:
             with self._errors():
                 await repeated(self._consumer.start, self._patience_s)
@@ -320,9 +324,15 @@ class TopicReader(Reader):
 
 def consumed(record: Any) -> ConsumedRecord:
     """Convert a record that was read."""
-    headers = tuple((name, value or b"") for name, value in record.headers)
-    where = (record.topic, record.partition, record.offset)
-    return ConsumedRecord(*where, record.key, record.value, headers, round(record.timestamp))
+    return consumed_record(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key,
+        record.value,
+        record.headers,
+        round(record.timestamp),
+    )
 
 
 def _runs(offsets: Sequence[int]) -> Iterator[Span]:

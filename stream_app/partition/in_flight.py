@@ -35,6 +35,19 @@ def nothing_to_unlock() -> None:
 
 
 @define(eq=False, repr=False)
+class EmptyRun:
+    """Input records without a value that follow each other on a topic. They are concluded together.
+
+    Attributes:
+        waiting: Those that wait for the step that concludes them, by offset.
+        turn: Held by the record whose step that is.
+    """
+
+    waiting: dict[int, ConsumedRecord] = field(init=False, factory=dict)
+    turn: asyncio.Lock = field(init=False, factory=asyncio.Lock)
+
+
+@define(eq=False, repr=False)
 class InFlight:
     """A consumed record that is being processed. It survives a recovery of the partition.
 
@@ -50,6 +63,7 @@ class InFlight:
         waits_since_ms: Since when it waits for its present admission, on the monotonic clock.
         recalled: True if a callback waits for its lock.
         attempt: What is known of its last POST, from the write-ahead on, except while the POST is under way.
+        run: The run that it belongs to, if it is an input record without a value.
         unlock: Releases its lock before the `async with` of it ends. Does nothing while it has none.
     """
 
@@ -67,8 +81,14 @@ class InFlight:
     waits_since_ms: int | None = None
     recalled: bool = False
     attempt: Attempt | None = None
+    run: EmptyRun | None = None
     unlock: Callable[[], None] = nothing_to_unlock
     task: asyncio.Task[None] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes its value has."""
+        return len(self.consumed.value or b"")
 
     def waiting(self) -> _Waiting:
         """Mark it as waiting inside the `with` block."""
@@ -109,6 +129,8 @@ class _Waiting:
         self._in_flight.turns += 1
 
 
+MAX_UNDER_WAY_BYTES: Final = 33_554_432
+"""The bytes of the records under way in a partition, those that wait included."""
 MAX_WAITING_BYTES: Final = 8_388_608
 """The bytes of the records that wait for their lanes in memory, in a partition that workspaces share."""
 _AHEAD: Final = 4  # records for each lead that may wait for its lane: reading is far cheaper than processing
@@ -117,7 +139,9 @@ _MAX_RELEASED: Final = 10  # records that wait for a lock, for each place
 
 
 class Limiter:
-    """Bounds how many records are under way. A record always enters; the next one waits until a place is free.
+    """Bounds how many records are under way, by number and bytes.
+
+    A record always enters; the next one waits until a place is free.
 
     A record that waits for a lock gives its place up meanwhile. Ten times as many of those are allowed. One that waits
     in the window of a shared partition (`admission.py`) gives its place up, too.
@@ -126,13 +150,17 @@ class Limiter:
     def __init__(self, places: int) -> None:
         self._left = places
         self._left_released = places * _MAX_RELEASED
+        self._left_bytes = MAX_UNDER_WAY_BYTES
         self._some = asyncio.Event()
         self._some.set()
 
-    def enter(self) -> None:
+    def enter(self, size: int = 0) -> None:
+        """Take a place for a record of this many bytes."""
+        self._left_bytes -= size
         self._count(-1, 0)
 
-    def leave(self) -> None:
+    def leave(self, size: int = 0) -> None:
+        self._left_bytes += size
         self._count(1, 0)
 
     async def wait(self) -> None:
@@ -151,7 +179,7 @@ class Limiter:
     def _count(self, places: int, released: int) -> None:
         self._left += places
         self._left_released += released
-        if self._left > 0 and self._left_released > 0:
+        if self._left > 0 and self._left_released > 0 and self._left_bytes > 0:
             self._some.set()
         else:
             self._some.clear()
@@ -182,7 +210,7 @@ class TakenAhead:
 
     def _count(self, in_flight: InFlight, sign: int) -> None:
         self._records_left += sign
-        self._bytes_left += sign * len(in_flight.consumed.value or b"")
+        self._bytes_left += sign * in_flight.size
         if self._records_left > 0 and self._bytes_left > 0:
             self._some.set()
         else:

@@ -9,14 +9,25 @@ crash at any point leaves either proof that nothing was sent, or a row that says
 `LeadPipeline.process` returns, the lead is concluded and its record may be acked.
 """
 
+import asyncio
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from msgspec.structs import replace
 
 from stream_app.domain.dead_letter.replay import replay_due_ms, tier_s
 from stream_app.domain.delivery.envelope import Disposition, Envelope, Way, lead_envelope
-from stream_app.domain.delivery.recorder import NO_REASON, Attempt, DeliveryRecorder, Rejection, brief, failure, strayed
+from stream_app.domain.delivery.recorder import (
+    NO_REASON,
+    Attempt,
+    DeliveryRecorder,
+    Rejection,
+    brief,
+    failure,
+    strayed,
+    without_value,
+)
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, dedup, find_lead_ref, resolve_lead
 from stream_app.domain.delivery.state_machine import Delivery, Reason, Verdict, begin, classify_record
 from stream_app.domain.delivery.suppression import is_unwanted
@@ -24,7 +35,7 @@ from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant,
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.lead.identity import person_of, pointed
-from stream_app.domain.lead.read import Unreadable, read_lead
+from stream_app.domain.lead.read import Unreadable, read_lead, what_is_left_out
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import RESEND, Lead, Status
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
@@ -32,7 +43,7 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination
 from stream_app.partition.fallback import Fallback
 from stream_app.partition.given_up import GivenUp
-from stream_app.partition.in_flight import InFlight
+from stream_app.partition.in_flight import EmptyRun, InFlight
 from stream_app.partition.state import PartitionState, StateUser, WorkerParts
 
 LeadRecorder = DeliveryRecorder[ResolvedLead]
@@ -42,6 +53,8 @@ NextAttempt = int | None
 
 _PROBES_FOR_MS: Final = 600_000
 """How long a lead stays ready as the probe of its lane. Its record is not acked meanwhile."""
+_GATHER_S: Final = 0.1
+"""How long the first records of a run without a value wait for the others."""
 _WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
 
 
@@ -58,12 +71,25 @@ class LeadPipeline(StateUser):
     async def process(self, in_flight: InFlight) -> None:
         """Process one record. Returns when everything about it is committed."""
         consumed = in_flight.consumed
+        if in_flight.run is not None:
+            await self._conclusions.without_value(in_flight, in_flight.run)
+            return
         envelope = lead_envelope(consumed, self._plan.topics.inputs)
         if envelope.way == "given_up":
             await self._given_up.process(in_flight, envelope)
             return
-        lead = read_lead(consumed.value, consumed.key, self._plan.sizes.lead)
-        resolved = lead if isinstance(lead, Unreadable) else resolve_lead(self._plan, consumed, envelope, lead)
+        left_out = what_is_left_out(consumed, self._plan.sizes.lead)
+        if left_out is not None and left_out.reason in ("batch_too_large", "oversize"):
+            lead: Lead | Unreadable = left_out  # the value is no lead, or only the beginning of one
+        else:
+            lead = read_lead(consumed.value, consumed.key, self._plan.sizes.lead)
+        resolved: ResolvedLead | Unreadable
+        if left_out is not None:
+            resolved = left_out
+        elif isinstance(lead, Unreadable):
+            resolved = lead
+        else:
+            resolved = resolve_lead(self._plan, consumed, envelope, lead)
         if isinstance(resolved, Unreadable):
             await self._process_unsendable(in_flight, envelope, lead, resolved)
         elif not self._lanes.is_home(resolved.destination.workspace):
@@ -434,6 +460,39 @@ class Conclusions(StateUser):
         request = AdmissionRequest(Destination("", name, ()), patient=True, as_dead_letter=True)
         while await self._admission.admit(in_flight, rejection, request) is ASK_AGAIN:
             pass
+
+    async def without_value(self, in_flight: InFlight, run: EmptyRun) -> None:
+        """Conclude an input record without a value, with those of its run that came meanwhile: one event for all.
+
+        It gets no dead letter: there is nothing in it that anyone could want back.
+        """
+        consumed = in_flight.consumed
+        run.waiting[consumed.offset] = consumed
+        in_flight.release_next()
+        try:
+            with in_flight.limiter.released():  # so that the rest of the run is taken
+                await run.turn.acquire()
+            try:
+                if consumed.offset in run.waiting:  # else the step of an earlier record has concluded it
+                    with in_flight.limiter.released():
+                        await asyncio.sleep(_GATHER_S)
+                    await self._conclude_run(in_flight, run)
+            finally:
+                run.turn.release()
+        finally:
+            run.waiting.pop(consumed.offset, None)
+
+    async def _conclude_run(self, in_flight: InFlight, run: EmptyRun) -> None:
+        """Conclude all records of the run that wait. Those up to a marker were concluded before a crash."""
+        taken = sorted(run.waiting.values(), key=attrgetter("offset"))
+        markers = [self._rows.marker(consumed.record_id) for consumed in taken]
+        done = max((number for number, marker in enumerate(markers, 1) if marker is not None), default=0)
+        if left := taken[done:]:
+            await self._commits.commit_last(in_flight, without_value(self._plan, left, self._clock.now_ms()))
+        elif (marker := markers[-1]) is not None:
+            await self._commits.commit_unchanged(in_flight, marker)
+        for consumed in taken:
+            run.waiting.pop(consumed.offset, None)
 
     async def reroute(self, in_flight: InFlight, lead: LeadRef) -> None:
         """Publish a lead to the home partition of its workspace. A second miss parks it."""

@@ -9,7 +9,17 @@ from contextlib import suppress
 from typing import Any, Final
 
 from stream_app.domain.model.errors import StateStoreError
-from stream_app.partition.in_flight import PRIORITY, AckTracker, GiveUp, InFlight, Limiter, Recalled, Source, TakenAhead
+from stream_app.partition.in_flight import (
+    PRIORITY,
+    AckTracker,
+    EmptyRun,
+    GiveUp,
+    InFlight,
+    Limiter,
+    Recalled,
+    Source,
+    TakenAhead,
+)
 from stream_app.partition.ports import PartitionStream
 from stream_app.partition.state import PartitionState, StateUser
 from stream_app.tasks import cancel
@@ -87,6 +97,7 @@ class RecordRunner(StateUser):
         """
         acks, limiter, began = AckTracker(stream), self._limiters[source], self.lives
         ahead, previous = self._ahead[source], dict[bytes, asyncio.Event]()
+        run: EmptyRun | None = None
         self._commits.streams[stream.topic] = stream
         stream.expect(self._rows.passed(stream.topic))
         suspension = asyncio.create_task(self._when_suspended(stream))
@@ -97,7 +108,12 @@ class RecordRunner(StateUser):
                     stream.give_up(consumed)
                     continue
                 self._taken[consumed.topic] = self._taken.get(consumed.topic, 0) + 1
+                if consumed.value is not None or consumed.topic not in self._plan.topics.inputs:
+                    run = None
+                elif run is None:
+                    run = EmptyRun()
                 in_flight = InFlight(consumed, source, stream.suspended, limiter)
+                in_flight.run = run
                 acks.add(in_flight)
                 self._unfinished[in_flight] = acks
                 ahead.enter(in_flight)
@@ -143,7 +159,7 @@ class RecordRunner(StateUser):
         if in_flight.suspended.is_set():
             raise GiveUp
         self._ahead[in_flight.source].leave(in_flight)
-        in_flight.limiter.enter()
+        in_flight.limiter.enter(in_flight.size)
         in_flight.begun = True
 
     def _line_of(self, in_flight: InFlight) -> bytes:
@@ -152,7 +168,8 @@ class RecordRunner(StateUser):
         Records whose key names no workspace of the partition are one line.
         """
         key = in_flight.consumed.key or b""
-        shares = in_flight.source in PRIORITY and self._lanes.shared
+        # A run without values is one line whatever its keys are, so that its records are concluded in their order.
+        shares = in_flight.source in PRIORITY and self._lanes.shared and in_flight.run is None
         return key if shares and key.decode(errors="replace") in self._plan.residents(self._number) else b""
 
     async def _process(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
@@ -176,7 +193,7 @@ class RecordRunner(StateUser):
     def _leave(self, in_flight: InFlight) -> AckTracker:
         """Remove a record: it is no longer under way, and another one may start."""
         if in_flight.begun:
-            in_flight.limiter.leave()
+            in_flight.limiter.leave(in_flight.size)
         else:
             self._ahead[in_flight.source].leave(in_flight)
         return self._unfinished.pop(in_flight)

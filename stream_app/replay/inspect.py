@@ -8,17 +8,29 @@ from contextlib import suppress
 from typing import IO, Any, Final
 
 import msgspec
+from aiokafka import TopicPartition
 
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
-from stream_app.domain.dead_letter.causes import Filter, Kind, Source, Tally, headers_of, kind_of, shown_key, text
+from stream_app.domain.dead_letter.causes import (
+    Filter,
+    Kind,
+    Source,
+    Tally,
+    headers_of,
+    kind_of,
+    number,
+    shown_key,
+    text,
+)
 from stream_app.domain.dead_letter.replay import SuppressionList
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.untrusted import check_depth
+from stream_app.kafka.batches import opened
 from stream_app.kafka.readers import Progress, TopicReader, consumed
 from stream_app.replay.plan import dead_letter_of, records_at, topic_of
 
@@ -117,10 +129,7 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
     """
     topic, partition, offset = parse_dead_letter_id(settings, record_id)
     async with topic_reader(settings, progress) as reader:
-        records = [record async for record in records_at(reader, topic, {partition: {offset}})]
-        if not records:
-            raise StreamAppError(f"no dead letter at {record_id}: it never existed, or is no longer kept")
-        dead_letter = dead_letter_of(records[0], WorkspaceKeys(settings.workspaces))
+        dead_letter = await _dead_letter(reader, settings, topic, partition, offset)
         headers = dict(dead_letter.headers)
         history = await _history(reader, settings.names.status, partition, headers.get(HEADERS["origin"], b""))
         on_list = await _on_the_list(reader, settings.names.state)
@@ -161,6 +170,48 @@ async def export(
             file.write(line_of(dead_letter, dict(dead_letter.headers), settings.workspaces) + "\n")
             lines += 1
     return lines, left_out
+
+
+async def export_batch(settings: Settings, record_id: str, file: IO[str], progress: Progress) -> tuple[int, int]:
+    """Write the records of a batch that is one dead letter, as `export` writes dead letters. `publish` takes the file.
+
+    Returns:
+        The number written, and the number left out because of the suppression list.
+
+    Raises:
+        SettingsError: It is not the id of a dead letter.
+        StreamAppError: No record is there, it is no batch, or the batch cannot be opened.
+        BrokerUnavailable: Kafka does not answer.
+    """
+    topic, partition, offset = parse_dead_letter_id(settings, record_id)
+    async with topic_reader(settings, progress) as reader:
+        dead_letter = await _dead_letter(reader, settings, topic, partition, offset)
+        on_list = await _on_the_list(reader, settings.names.state)
+    headers = dict(dead_letter.headers)
+    place = parse_record_id(text(headers, HEADERS["batch_first"]))
+    if place is None:
+        raise StreamAppError(f"{record_id} is one record and no batch: stream-app dlq export writes its lead")
+    if cut := number(headers, HEADERS["cut_bytes"]):
+        raise StreamAppError(f"{record_id} lacks the last {cut} bytes of its batch: ask its producer for the leads")
+    lines = left_out = 0
+    for record in opened(TopicPartition(*place[:2]), dead_letter.value or b""):
+        if record.value is None:
+            continue
+        if on_list.names({}, record.key, record.value, record.timestamp):
+            left_out += 1
+            continue
+        file.write(line_of(consumed(record), {}, settings.workspaces) + "\n")
+        lines += 1
+    return lines, left_out
+
+
+async def _dead_letter(
+    reader: TopicReader, settings: Settings, topic: str, partition: int, offset: int
+) -> ConsumedRecord:
+    records = [record async for record in records_at(reader, topic, {partition: {offset}})]
+    if not records:
+        raise StreamAppError(f"no dead letter at {topic}/{partition}/{offset}: it never existed, or is no longer kept")
+    return dead_letter_of(records[0], WorkspaceKeys(settings.workspaces))
 
 
 def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes], workspaces: Container[str]) -> str:

@@ -321,7 +321,12 @@ read_model_path = "{self.directory}/model.sqlite"
 
     async def read(self, topic: str) -> list[Any]:
         """Return all committed records of a topic."""
-        return await read_topic(self.bootstrap, topic, self.settings.kafka.partitions)
+        return await read_topic(
+            self.bootstrap,
+            topic,
+            self.settings.kafka.partitions,
+            self.settings.names.inputs,
+        )
 
     # -------------------------------------------------------------------------------------------------- checks
 
@@ -378,9 +383,14 @@ read_model_path = "{self.directory}/model.sqlite"
             await consumer.stop()
 
 
-async def read_topic(bootstrap: str, topic: str, partitions: int) -> list[Any]:
-    """Return all committed records of a topic."""
-    consumer = _consumer(bootstrap)
+async def read_topic(
+    bootstrap: str,
+    topic: str,
+    partitions: int,
+    inputs: frozenset[str] = frozenset(),
+) -> list[Any]:
+    """Return all committed records of a topic. `inputs`: the topics to which producers write."""
+    consumer = _consumer(bootstrap, inputs)
     await consumer.start()
     try:
         tps = [TopicPartition(topic, number) for number in range(partitions)]
@@ -396,8 +406,8 @@ async def read_topic(bootstrap: str, topic: str, partitions: int) -> list[Any]:
         await consumer.stop()
 
 
-def _consumer(bootstrap: str) -> Consumer:
-    return Consumer(bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest")
+def _consumer(bootstrap: str, inputs: frozenset[str] = frozenset()) -> Consumer:
+    return Consumer(bootstrap_servers=bootstrap, inputs=inputs)
 
 
 def _lines(log: Path) -> list[str]:

@@ -6,7 +6,14 @@ import msgspec
 import pytest
 
 from stream_app.domain.plan import DeliveryPolicy
-from stream_app.partition.in_flight import MAX_WAITING_BYTES, AckTracker, InFlight, Limiter, TakenAhead
+from stream_app.partition.in_flight import (
+    MAX_UNDER_WAY_BYTES,
+    MAX_WAITING_BYTES,
+    AckTracker,
+    InFlight,
+    Limiter,
+    TakenAhead,
+)
 from tests.partition.virtual import CommitsAtOnce, RecordingStream, consumed, virtual_time
 
 
@@ -33,6 +40,23 @@ def test_a_record_that_waits_gives_its_place_up_and_ten_times_as_many_may() -> N
         assert is_free(limiter) is (number < 20)
     for block in blocks:
         block.__exit__(None, None, None)
+    assert is_free(limiter)
+
+
+def test_records_under_way_are_bounded_by_bytes_and_one_always_goes() -> None:
+    limiter = Limiter(100)
+    limiter.enter(MAX_UNDER_WAY_BYTES - 1)
+    assert is_free(limiter)
+    limiter.enter(10)
+    assert not is_free(limiter)
+    with limiter.released():
+        assert not is_free(limiter), "a record that waits keeps its bytes"
+    limiter.leave(10)
+    assert is_free(limiter)
+    limiter.leave(MAX_UNDER_WAY_BYTES - 1)
+    limiter.enter(2 * MAX_UNDER_WAY_BYTES)
+    assert not is_free(limiter)
+    limiter.leave(2 * MAX_UNDER_WAY_BYTES)
     assert is_free(limiter)
 
 

@@ -238,6 +238,7 @@ LIVES: Final = {
     ),
     "Stalled": Life({'stream_app_stalled{job="worker", instance="w1"}': _gauge(0, 2)}),
     "RecordsDeletedUnread": _event('stream_app_expired_records_total{topic="leads", instance="w1"}', 40),
+    "BatchTooLarge": _event('stream_app_dead_letters_total{destination="", reason="batch_too_large"}', 2),
     "PossibleDoubleSpends": _event(
         'stream_app_possible_double_spends_total{workspace="acme", destination="people"}', 2
     ),

@@ -51,7 +51,11 @@ VALUES: dict[str, set[str]] = {
     "answer": ANSWERS,
     "source": set(get_args(Source)),
     "mode": set(get_args(Mode)),
-    "reason": {"budget_(credits|actions)_(day|month)", *(code.replace("*", ".*") for code in REASONS)},
+    "reason": {
+        "batch_too_large",
+        "budget_(credits|actions)_(day|month)",
+        *(code.replace("*", ".*") for code in REASONS),
+    },
     "workspace": {""},
     "topic": {"dlq", "parked"},
     "state": {*STATES},

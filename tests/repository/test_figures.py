@@ -20,6 +20,7 @@ LIMITS = {
     "51 MB": "what a proxy before the board has to let through",
     "1 MB": "Kafka's default of a fetch",
     "10 MB": "the traffic of the attacks",
+    "150 MB": "what a worker or a board may grow by under a batch of a producer",
     "16 times what": "the bound of a batch, as a multiple of its compressed size",
 }
 """Numbers that are given and not measured -> what they are."""

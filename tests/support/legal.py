@@ -23,7 +23,7 @@ _ANSWERED: Final = _all("enriched", "partial", "no_data", "enrich_error")
 LEGAL: Final[dict[Status | None, frozenset[Status]]] = {
     None: _all(
         "received", "rejected_invalid", "duplicate", "suppressed", "rerouted", "parked",
-        "callback_duplicate", "callback_unmatched", "erased", "cost_corrected",
+        "callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "without_value",
     ),
     "rerouted": _all("received", "rejected_invalid", "duplicate", "suppressed", "parked"),
     "received": _AT_THE_GATE,

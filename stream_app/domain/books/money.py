@@ -167,6 +167,10 @@ class BooksReport(msgspec.Struct):
         open_costs: The first unconfirmed costs, each of one POST, booked at its ceiling. A lead that was sent again
             has one for each POST whose cost nobody has said.
         possible_doubles: How often a lead that may have reached Clay was sent again, by workspace.
+        without_value: Records without a value on the topics to which producers write. They are no leads and get no
+            dead letter, so that `records` does not count them.
+        batches: Of `records`, those that stand for a batch that is too large once it is decompressed.
+        in_batches: How many records those batches have.
     """
 
     balanced: bool = False
@@ -188,3 +192,6 @@ class BooksReport(msgspec.Struct):
     open_costs: list[OpenCost] = []
     open_cost_count: int = 0
     possible_doubles: dict[str, int] = {}
+    without_value: int = 0
+    batches: int = 0
+    in_batches: int = 0

@@ -7,7 +7,7 @@ read model, whose pages, API and commands show it, apply events with `advance`.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
@@ -87,10 +87,10 @@ COLUMN: Final[dict[Status, Column]] = {
 }
 
 NOT_LEADS: Final[frozenset[Status]] = frozenset(
-    {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
+    {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "without_value"}
 )
-"""Statuses of records that are callbacks or commands. No column counts them."""
-_NOT_A_LEAD: Final = "a callback or a command about the lead; the books do not count it"
+"""Statuses of records that are callbacks or commands, or have no value. No column counts them."""
+_NOT_A_LEAD: Final = "a callback or a command about the lead, or no lead at all; the books do not count it"
 _LEGAL: Final = frozenset((before or "", after) for before, afters in NEXT.items() for after in afters)
 _OFFSET_BITS: Final = 44
 _MOST_LOGS: Final = 1 << 18
@@ -191,6 +191,8 @@ class Event(msgspec.Struct, gc=False):
     import_summary: ImportSummary | None = None
     dead_letter: str = ""
     queued_ms: TimeMs = 0
+    first_offset: Annotated[int, msgspec.Meta(ge=0, lt=1 << _OFFSET_BITS)] | None = None
+    records: Amount = 0
 
 
 decode_event: Final = msgspec.json.Decoder(Event).decode  # raises one of `UNREADABLE` (domain/model/untrusted.py)

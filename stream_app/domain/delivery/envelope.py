@@ -68,6 +68,11 @@ _HEADERS: Final = {
     "returns": ("returns", "how often the lead has come back in all, over all epochs"),
     "hops": ("hops", "re-publications to a home partition"),
     "cut_bytes": ("cut-bytes", "how many bytes of the value are missing, because the topic takes no larger record"),
+    "batch_first": (
+        "batch-first",
+        "topic/partition/offset of the first record of the batch that is the value; origin is the last one",
+    ),
+    "batch_records": ("batch-records", "how many records that batch has"),
     "first_failure_ms": ("first-failure-ms", "epoch ms"),
     "last_failure_ms": ("last-failure-ms", "epoch ms"),
     "not_before_ms": ("not-before-ms", "when it is due to come back, epoch ms"),
@@ -94,7 +99,7 @@ _SAMPLED: Final = 1
 _MAX_TEXT = 400
 _FIT: Final[dict[str, Callable[[str], object]]] = {
     **dict.fromkeys(("lead_id", "destination", "reason", "trace_id", "app"), is_plain_id),
-    **dict.fromkeys(("origin", "redriven_from", "dead_letter"), parse_record_id),
+    **dict.fromkeys(("origin", "redriven_from", "dead_letter", "batch_first"), parse_record_id),
     "way": get_args(Way).__contains__,
     "disposition": get_args(Disposition).__contains__,
 }
@@ -121,6 +126,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     returns: int = 0
     hops: int = 0
     cut_bytes: int = 0
+    batch_first: str = ""
+    batch_records: int = 0
     first_failure_ms: int = 0
     last_failure_ms: int = 0
     not_before_ms: int = 0

@@ -5,12 +5,19 @@ A record that needs admission is an `Applicant`. Admission asks it for the step 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Generic, Literal, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from stream_app.domain.delivery.envelope import Disposition, Envelope, Way, named_workspace, pseudonymous_key
+from stream_app.domain.delivery.envelope import (
+    Disposition,
+    Envelope,
+    Way,
+    input_envelope,
+    named_workspace,
+    pseudonymous_key,
+)
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
 from stream_app.domain.delivery.state_machine import (
     CALLBACK,
@@ -32,7 +39,8 @@ from stream_app.domain.lead.read import Unreadable, import_of
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import RESEND_ORDERED, Lead, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
-from stream_app.domain.model.records import ConsumedRecord, Record, Rows, trace_of
+from stream_app.domain.model.records import ConsumedRecord, LeftOut, Record, Rows, trace_of
+from stream_app.domain.model.text import count
 from stream_app.domain.plan import MAX_RETURNS, Destination, Plan, ReplayPolicy
 
 _json: Final = msgspec.json.Encoder()
@@ -320,6 +328,26 @@ def event_of(plan: Plan, row: Delivery, workspace: str, destination: str, lead_i
     )
 
 
+def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> WriteBatch:
+    """Return the batch that concludes a run of records without a value, in their order: one event, and a marker.
+
+    Every record of it is concluded when the marker of its last one is there.
+    """
+    first = run[0].first
+    last = run[-1]
+    records = sum(consumed.records for consumed in run)
+    text = f"{count(records, 'record')} without a value, offsets {first} to {last.offset}: no lead, and no dead letter"
+    why = Reason("no_value", text)
+    step = brief(plan, last, input_envelope(last), "without_value", now_ms, why, "")
+    event = msgspec.structs.replace(step.events[0], **_several(first, last.offset, records))
+    return msgspec.structs.replace(step, records=[event_record(plan, event)], events=[event])
+
+
+def _several(first: int, last: int, records: int) -> dict[str, Any]:
+    """Return what an event says of the records that it is about, if they are more than one."""
+    return {"first_offset": first, "last_offset": last, "records": records}
+
+
 def brief(
     plan: Plan,
     consumed: ConsumedRecord,
@@ -338,6 +366,9 @@ def brief(
     read: its import is in the event.
     """
     import_id, summary = _NO_IMPORT if lead is None else import_of(lead)
+    left_out = consumed.left_out
+    is_batch = left_out is not None and left_out.why == "batch_too_large"
+    several = _several(consumed.first, consumed.offset, consumed.records) if is_batch else {}
     event = StatusEvent(
         id=f"{envelope.origin}#{envelope.seq + 1}",
         lead_id=lead_id or f"record:{envelope.origin}",
@@ -358,6 +389,7 @@ def brief(
         import_id=import_id,
         import_summary=summary,
         dead_letter=envelope.dead_letter,
+        **several,
     )
     return WriteBatch([(mark_key(consumed.record_id), CONCLUDED)], [event_record(plan, event), *records], [event])
 
@@ -378,9 +410,13 @@ def rejected(
     value, most = consumed.value, plan.sizes.dead_letter
     # A compressed batch may hold a value that exceeds the limit of the dead letters' topic.
     cut_bytes = max(0, len(value or b"") - most)
+    left_out = consumed.left_out or LeftOut()
+    is_batch = left_out.why == "batch_too_large"
     dead_letter = envelope.onward(
         way="",
-        cut_bytes=cut_bytes,
+        cut_bytes=cut_bytes + left_out.cut_bytes,
+        batch_first=f"{consumed.topic}/{consumed.partition}/{consumed.first}" if is_batch else "",
+        batch_records=left_out.records if is_batch else 0,
         seq=envelope.seq + 1,
         lead_id=lead_id or envelope.lead_id,
         disposition="policy" if bad.reason.startswith("unknown_") else "poison",

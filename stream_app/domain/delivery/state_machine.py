@@ -34,7 +34,7 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     None: frozenset(
         {
             *("received", "rejected_invalid", "duplicate", "suppressed", "rerouted", "parked"),
-            *("callback_duplicate", "callback_unmatched", "erased", "cost_corrected"),
+            *("callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "without_value"),
         }
     ),
     "rerouted": frozenset({"received", "rejected_invalid", "duplicate", "suppressed", "parked"}),

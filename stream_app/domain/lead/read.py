@@ -14,7 +14,17 @@ import msgspec
 from stream_app.domain.lead.fields import has_too_many_marks, normalise
 from stream_app.domain.lead.identity import given_id, says_who
 from stream_app.domain.model.messages import ImportSummary, Lead, Scalar
-from stream_app.domain.model.untrusted import MOST_LEVELS, MOST_MARKS, NestedTooDeep, check_depth
+from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.topics import MAX_UNPACKED_BYTES
+from stream_app.domain.model.untrusted import (
+    MOST_HEADER_BYTES,
+    MOST_HEADERS,
+    MOST_KEY_BYTES,
+    MOST_LEVELS,
+    MOST_MARKS,
+    NestedTooDeep,
+    check_depth,
+)
 
 MAX_LEAD_BYTES: Final = 102_400  # the largest payload that Clay accepts (docs/reference/clay.md, "Inbound")
 MAX_CELL_BYTES: Final = 8_192  # the largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound")
@@ -58,6 +68,35 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     return lead
 
 
+def what_is_left_out(consumed: ConsumedRecord, max_bytes: int = MAX_LEAD_BYTES) -> Unreadable | None:
+    """Return why a record cannot be sent because its reader has left something out of it; None: it has not."""
+    left_out = consumed.left_out
+    if left_out is None:
+        return None
+    if left_out.why == "batch_too_large":
+        return Unreadable(
+            "batch_too_large",
+            f"A batch has more than {MAX_UNPACKED_BYTES >> 20} MiB once it is decompressed: "
+            "stream-app dlq show --leads FILE writes its leads to a file",
+        )
+    if left_out.why == "key_too_long":
+        return Unreadable(
+            "key_too_long",
+            f"The record's key has more than {MOST_KEY_BYTES} bytes: its dead letter has neither key nor headers",
+        )
+    if left_out.why == "too_many_headers":
+        return Unreadable(
+            "too_many_headers",
+            f"The record has more than {MOST_HEADERS} headers or {MOST_HEADER_BYTES} bytes of them: "
+            "its dead letter has none",
+        )
+    return _oversize(len(consumed.value or b"") + left_out.cut_bytes, max_bytes)
+
+
+def _oversize(size: int, max_bytes: int) -> Unreadable:
+    return Unreadable("oversize", f"The record has {size} bytes, more than the {max_bytes} that Clay takes")
+
+
 def _read_document(document: dict[str, Any], key: bytes | None) -> Lead | Unreadable:
     try:
         lead = msgspec.convert(document, Lead, strict=False)
@@ -96,7 +135,7 @@ def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadabl
     if not value:
         return Unreadable("empty", "The record's value is empty")
     if len(value) > max_bytes:
-        return Unreadable("oversize", f"The record has {len(value)} bytes, more than the {max_bytes} that Clay takes")
+        return _oversize(len(value), max_bytes)
     try:
         check_depth(value)
         document = msgspec.json.decode(value)

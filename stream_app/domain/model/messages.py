@@ -16,6 +16,7 @@ Scalar = str | int | float | bool | None
 Status = Literal[
     "received",
     "rejected_invalid",
+    "without_value",
     "suppressed",
     "duplicate",
     "expired",
@@ -48,10 +49,10 @@ Status = Literal[
 ]
 """What an event says about its lead. Those that need an explanation:
 
-`refused`: Clay provably did not accept the lead, another attempt follows. `expired`: `not_after` passed before it was
-sent. `rerouted`: it arrived in a partition that is not its workspace's. `cost_corrected`: an operator entered its cost.
-`replaced`: a dead letter has ended, because its lead was published again. `confirmed`: an operator says that Clay has a
-parked lead, and what it cost.
+`without_value`: records without a value, which are no leads. `refused`: Clay provably did not accept the lead, another
+attempt follows. `expired`: `not_after` passed before it was sent. `rerouted`: it arrived in a partition that is not its
+workspace's. `cost_corrected`: an operator entered its cost. `replaced`: a dead letter has ended, because its lead was
+published again. `confirmed`: an operator says that Clay has a parked lead, and what it cost.
 """
 
 RESEND: Final = "resend"
@@ -138,6 +139,10 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         waited_as: The status of that event.
         dead_letter: As `import_id`: the dead letter that the record is a copy of, `topic/partition/offset`.
         queued_ms: Of the first event: how long the record was on Kafka before, in ms, if it is a second or more.
+        first_offset: The first offset of several records that the event is about: those of a batch that is too large
+            once it is decompressed, or those of a run without a value. `origin` is the last one.
+        last_offset: The last offset of those.
+        records: How many those are; 0 if the event is about one. Offsets between them may belong to no record.
     """
 
     id: str
@@ -170,6 +175,9 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     waited_as: Status | Literal[""] = ""
     dead_letter: str = ""
     queued_ms: TimeMs = 0
+    first_offset: Whole | None = None
+    last_offset: Whole | None = None
+    records: Amount = 0
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

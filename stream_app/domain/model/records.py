@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b, sha256
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, Self
 
 import msgspec
 
@@ -32,8 +32,45 @@ class KafkaRecord(Protocol):
     def timestamp(self) -> int: ...
 
 
+class LeftOut(msgspec.Struct, frozen=True, gc=False):
+    """What a reader has left out of a record, because a producer wrote more than a process can hold.
+
+    Attributes:
+        why: `too_many_headers`: its headers, `key_too_long`: its key and its headers, `batch_too_large`: all records of
+            a batch, whose bytes are the value of this record, `no_value`: the keys and headers of a run of records
+            without a value. "": no more than the end of its value.
+        cut_bytes: How many bytes are missing at the end of its value.
+        first: The first offset of the batch or the run, whose last offset this record has.
+        records: How many records this one stands for; 0 if only for itself.
+    """
+
+    why: Literal["", "too_many_headers", "key_too_long", "batch_too_large", "no_value"] = ""
+    cut_bytes: int = 0
+    first: int | None = None
+    records: int = 0
+
+
+class Reduced(tuple[tuple[str, bytes | None], ...]):
+    """The headers of a record of which something was left out. No bytes of a producer can have this type."""
+
+    left_out: LeftOut
+
+    def __new__(cls, left_out: LeftOut, headers: Iterable[tuple[str, bytes | None]] = ()) -> Self:
+        reduced = super().__new__(cls, headers)
+        reduced.left_out = left_out
+        return reduced
+
+
+def records_of(headers: Iterable[object]) -> int:
+    """Return how many records the one with these headers stands for."""
+    return headers.left_out.records or 1 if isinstance(headers, Reduced) else 1
+
+
 class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
-    """A record as Kafka returned it, with its bytes unchanged. `timestamp_ms` is when the broker appended it."""
+    """A record as Kafka returned it, with its bytes unchanged but for what was `left_out`.
+
+    `timestamp_ms` is when the broker appended it.
+    """
 
     topic: str
     partition: int
@@ -42,11 +79,23 @@ class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
     headers: Headers = ()
     timestamp_ms: int = 0
+    left_out: LeftOut | None = None
 
     @property
     def record_id(self) -> str:
         """`topic/partition/offset`: identifies the record as an origin and in messages to people."""
         return f"{self.topic}/{self.partition}/{self.offset}"
+
+    @property
+    def first(self) -> int:
+        """The first offset that it stands for."""
+        left_out = self.left_out
+        return self.offset if left_out is None or left_out.first is None else left_out.first
+
+    @property
+    def records(self) -> int:
+        """How many records it stands for."""
+        return 1 if self.left_out is None else self.left_out.records or 1
 
     def header(self, name: str) -> str | None:
         """Return the last header of that name as text, or None. Bytes that are not UTF-8 are replaced."""
@@ -54,6 +103,28 @@ class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
             if key == name:
                 return (value or b"").decode("utf-8", "replace")
         return None
+
+
+def consumed_record(
+    topic: str,
+    partition: int,
+    offset: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Iterable[tuple[str, bytes | None]] | None,
+    timestamp_ms: int,
+) -> ConsumedRecord:
+    """Return a record from what a consumer of Kafka has read. A header without a value gets an empty one."""
+    return ConsumedRecord(
+        topic,
+        partition,
+        offset,
+        key,
+        value,
+        tuple((name, content or b"") for name, content in headers) if headers else (),
+        timestamp_ms,
+        headers.left_out if isinstance(headers, Reduced) else None,
+    )
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -17,6 +17,9 @@ from stream_app.domain.model.text import count
 
 MAX_INPUT_BYTES: Final = 1_048_588  # the largest batch that the lead topics accept: Kafka's default
 
+MAX_UNPACKED_BYTES: Final = 16 * MAX_INPUT_BYTES
+"""The most bytes of a batch once it is decompressed. Its records as a broker takes them have a sixteenth at most."""
+
 MAX_CARRIED_BYTES: Final = MAX_INPUT_BYTES + 65_536
 """The same for topics that carry a record's raw bytes with our headers. The worker's producers need it too."""
 

@@ -17,6 +17,15 @@ T = TypeVar("T")
 MOST_MARKS: Final = 30
 """The most combining marks in a row: those of stream-safe text (Unicode Standard Annex 15, UAX15-D4)."""
 
+MOST_HEADERS: Final = 100
+"""The most headers of a record. Ours have a quarter of that."""
+
+MOST_HEADER_BYTES: Final = 16_384
+"""The most bytes of the names and values of a record's headers together."""
+
+MOST_KEY_BYTES: Final = 16_384
+"""The most bytes of a producer's key. Ours is the name of a workspace."""
+
 MOST_LEVELS: Final = 100  # the most levels of lists and objects within each other
 
 UNREADABLE: Final = (ValueError, RecursionError)

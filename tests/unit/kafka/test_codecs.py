@@ -17,9 +17,9 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.model.topics import MAX_INPUT_BYTES
+from stream_app.domain.model.topics import MAX_INPUT_BYTES, MAX_UNPACKED_BYTES
 from stream_app.kafka import codecs
-from stream_app.kafka.codecs import MOST_BYTES, BatchTooLarge, BrokenBatch
+from stream_app.kafka.codecs import BatchTooLarge, BrokenBatch
 from stream_app.kafka.consumer import Consumer  # noqa: F401 - it installs them
 from tests.support.cpu import exponent
 from tests.support.odd_batches import ODD
@@ -43,7 +43,7 @@ DECODERS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("codec", ENCODERS)
 @given(data=st.binary(max_size=2_000), times=st.sampled_from([1, 100, 5_000]))
 def test_whatever_aiokafka_compresses_is_the_same_afterwards(codec: str, data: bytes, times: int) -> None:
-    whole = (data * times)[:MOST_BYTES]
+    whole = (data * times)[:MAX_UNPACKED_BYTES]
     if codec == "raw snappy" and not whole:
         return  # no byte at all
     assert DECODERS[codec](ENCODERS[codec](whole)) == whole
@@ -51,9 +51,9 @@ def test_whatever_aiokafka_compresses_is_the_same_afterwards(codec: str, data: b
 
 @pytest.mark.parametrize("codec", ENCODERS)
 def test_a_batch_may_have_as_many_bytes_as_the_bound_and_no_more(codec: str) -> None:
-    assert len(DECODERS[codec](ENCODERS[codec](bytes(MOST_BYTES)))) == MOST_BYTES
+    assert len(DECODERS[codec](ENCODERS[codec](bytes(MAX_UNPACKED_BYTES)))) == MAX_UNPACKED_BYTES
     with pytest.raises(BatchTooLarge, match="more than 16 MiB once it is decompressed"):
-        DECODERS[codec](ENCODERS[codec](bytes(MOST_BYTES + 1)))
+        DECODERS[codec](ENCODERS[codec](bytes(MAX_UNPACKED_BYTES + 1)))
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def allocates_at_most(most_bytes: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("codec", ENCODERS)
 def test_no_codec_allocates_much_more_than_the_bound(codec: str) -> None:
-    bomb = ENCODERS[codec](bytes(4 * MOST_BYTES))
-    with allocates_at_most(3 * MOST_BYTES), pytest.raises(BatchTooLarge):
+    bomb = ENCODERS[codec](bytes(4 * MAX_UNPACKED_BYTES))
+    with allocates_at_most(3 * MAX_UNPACKED_BYTES), pytest.raises(BatchTooLarge):
         DECODERS[codec](bomb)
 
 
@@ -102,7 +102,7 @@ def test_stock_aiokafka_refuses_what_java_reads() -> None:
     ):
         with pytest.raises((cramjam.DecompressionError, gzip.BadGzipFile, zlib.error)):
             decode(ODD[what][1](b"leads" * 100))
-    assert len(stock.zstd_decode(stock.zstd_encode(bytes(MOST_BYTES + 1)))) > MOST_BYTES, "no bound"
+    assert len(stock.zstd_decode(stock.zstd_encode(bytes(MAX_UNPACKED_BYTES + 1)))) > MAX_UNPACKED_BYTES, "no bound"
 
 
 @pytest.mark.parametrize("codec", ENCODERS)
@@ -118,7 +118,7 @@ def test_any_bytes_give_bytes_or_an_error(codec: str, raw: bytes) -> None:
     starts = {"gzip": b"\x1f\x8b\x08\x00", "snappy": b"\x82SNAPPY\0" + bytes(8), "lz4": b"\x04\x22\x4d\x18\x60\x40\x82"}
     for start in (b"", starts.get(codec, b"\x28\xb5\x2f\xfd")):
         with suppress(ValueError, cramjam.DecompressionError, zlib.error):
-            assert len(DECODERS[codec](start + raw)) <= MOST_BYTES
+            assert len(DECODERS[codec](start + raw)) <= MAX_UNPACKED_BYTES
 
 
 CODES = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -127,7 +127,7 @@ CODES = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 @pytest.mark.parametrize("codec", CODES)
 @pytest.mark.parametrize("kind", [DefaultRecordBatch, _DefaultRecordBatchPy])
 def test_aiokafkas_batches_decompress_with_the_bound(codec: str, kind: Any) -> None:
-    for size, fits in ((1_000, True), (MOST_BYTES, False)):
+    for size, fits in ((1_000, True), (MAX_UNPACKED_BYTES, False)):
         builder = DefaultRecordBatchBuilder(2, CODES[codec], 0, -1, -1, 0, 1 << 30)
         builder.append(0, 0, b"key", bytes(size), [])
         raw = bytes(builder.build())
