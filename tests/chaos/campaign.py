@@ -134,7 +134,7 @@ async def run_campaign(
     ):
         team = Team(line, kafka, proxy, seed)
         team.start()
-        load = Load(line, PER_S, mixed=True, seed=seed)
+        load = Load(line, PER_S, mixed=True, bombs=True, seed=seed)
         async with load:
             await _break(goal, seed, team, line, began)
             sys.stderr.write("settling\n")
@@ -205,7 +205,8 @@ async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
     inputs = {
         f"{record.topic}/{record.partition}/{record.offset}": (record.key or b"").decode()
         for record in records
-        if record.topic in names.inputs or not any(name == HEADERS["way"] for name, _ in record.headers)
+        if (record.topic in names.inputs and record.value is not None)
+        or (record.topic == names.retry and not any(name == HEADERS["way"] for name, _ in record.headers))
     }
     waiting = may_wait(line, inputs, caps)
     deadline, quiet_since, before = time.monotonic() + SETTLE_S, time.monotonic(), -1

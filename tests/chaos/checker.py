@@ -12,6 +12,7 @@ import msgspec
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.messages import Status, StatusEvent
 from tests.e2e.fleet import Request
+from tests.e2e.load import WITHOUT_VALUE
 from tests.e2e.pipeline import ANSWERED, OVER
 from tests.support.legal import follows
 
@@ -48,6 +49,7 @@ class Evidence(msgspec.Struct):
     ceiling      credits for which a budget must have room, or no lead of its lane is sent.
     may_wait     inputs that may be held for good, by place: the workspace whose budget has to be used up then.
     resend       the policy for uncertain leads is `resend`.
+    without_value  records without a value on the topics of producers: place of the last one of a run -> how many.
     suppressed   strong identifiers of suppressed people, each behind its workspace.
     """
 
@@ -67,6 +69,7 @@ class Evidence(msgspec.Struct):
     may_wait: Mapping[str, str]
     resend: bool = False
     suppressed: frozenset[str] = frozenset()
+    without_value: Mapping[str, int] = {}
 
 
 class Verdict(msgspec.Struct):
@@ -140,6 +143,7 @@ class Checker:
 
     def verdict(self) -> Verdict:
         self._published()
+        self._without_value()
         for place in self._evidence.inputs:
             self._record(place)
         for origin, history in self._histories.items():
@@ -199,10 +203,34 @@ class Checker:
     def _published(self) -> None:
         """Each published record is an input, and as many are no leads as were meant to be none."""
         inputs, poison = len(self._evidence.inputs), len(self._evidence.inputs.keys() - self._evidence.people.keys())
-        published = sum(self._evidence.published.values())
+        published = sum(many for kind, many in self._evidence.published.items() if kind != WITHOUT_VALUE)
         if inputs != published or poison != self._evidence.published.get("poison", 0):
             what = f"{inputs} records, {poison} of them no leads, of {dict(self._evidence.published)}"
             self._report("lost", "what was published", what)
+
+    def _without_value(self) -> None:
+        """Each record without a value is in one event, or waits behind leads for which there is no budget."""
+        runs = [event for history in self._histories.values() for event in history if event.status == "without_value"]
+        on_kafka = self._evidence.without_value
+        published = self._evidence.published.get(WITHOUT_VALUE, 0)
+        if sum(on_kafka.values()) != published:
+            what = f"{sum(on_kafka.values())} of {published} are on Kafka"
+            self._report("lost", "records without a value", what)
+        counted = 0
+        for place, records in on_kafka.items():
+            log, _, offset = place.rpartition("/")
+            of_log = [run for run in runs if run.origin.rpartition("/")[0] == log]
+            told = sum((run.first_offset or 0) <= int(offset) <= (run.last_offset or 0) for run in of_log)
+            counted += records * (told > 0)
+            if told > 1:
+                self._report("illegal", place, f"{told} events count it")
+            elif not told and place not in self._evidence.coming:
+                self._report("lost", place, "no event counts it, and it is not on its way")
+            elif not told and self._evidence.may_wait.get(place) not in self._used_up:
+                self._report("stuck", place, "no event counts it, and no budget that is used up holds it")
+        if counted != sum(run.records for run in runs):
+            what = f"events count {sum(run.records for run in runs)} of {counted}"
+            self._report("illegal", "records without a value", what)
 
     def _history(self, origin: str, history: list[StatusEvent]) -> None:
         """A legal path, in sequence, each event once; dead letters as its events say."""
@@ -225,7 +253,7 @@ class Checker:
             self._report("illegal", origin, f"{self._evidence.parked[origin]} parked records of it")
         if last.status == "rejected_invalid" and self._evidence.poison[origin] != 1:
             self._report("illegal", origin, f"{self._evidence.poison[origin]} dead letters of it")
-        if origin not in self._evidence.inputs:
+        if origin not in self._evidence.inputs and last.status != "without_value":
             self._report("illegal", origin, "a history without a record")
         if last.status in _SENT:
             self._verdict.accepted += 1

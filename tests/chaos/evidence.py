@@ -7,6 +7,7 @@ import msgspec
 
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.messages import Lead, StatusEvent
+from stream_app.kafka.readers import consumed
 from tests.chaos.checker import Evidence
 from tests.e2e.fleet import Fleet
 from tests.e2e.load import HOSTILE, POISON
@@ -32,10 +33,13 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
     inputs: dict[str, str] = {}
     people: dict[str, set[str]] = {}
     coming: set[str] = set()
+    without_value: dict[str, int] = {}
     for topic, taken in (records | returns).items():
         for record in taken:
             origin = None if topic in names.inputs else _header(record, "stream-app-origin")
-            if origin is None:
+            if topic in names.inputs and record.value is None:
+                without_value[_place(record)] = consumed(record).records
+            elif origin is None:
                 inputs[_place(record)] = _workspace(record)
                 if who := _people(record):
                     people[_place(record)] = who
@@ -55,8 +59,9 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
         caps=caps,
         credits_a_lead=CREDITS_A_LEAD,
         ceiling=CEILING,
-        may_wait=may_wait(line, inputs, caps),
+        may_wait=may_wait(line, inputs | dict.fromkeys(without_value, ""), caps),
         resend=resend,
+        without_value=without_value,
     )
 
 

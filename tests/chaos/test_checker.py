@@ -47,6 +47,9 @@ CLEAN = Evidence(
     ceiling=20,
     may_wait={},
 )
+RUN = msgspec.structs.replace(event("leads/0/5", 1, "without_value"), first_offset=3, last_offset=5, records=3)
+RUN_2 = msgspec.structs.replace(event("leads/0/6", 1, "without_value"), first_offset=5, last_offset=6, records=1)
+WITH_RUN = {**CLEAN.published, "without value": 3}
 
 
 def promises(evidence: Evidence) -> set[str]:
@@ -84,6 +87,11 @@ def test_good_evidence_has_no_finding() -> None:
             "lost",
         ),  # nothing was tried
         ({"published": {"lead": 1, "same_person": 1, "bulk": 1}}, "lost"),  # one that never reached Kafka
+        ({"without_value": {"leads/0/5": 3}, "published": WITH_RUN}, "lost"),  # no event counts them
+        ({"without_value": {"leads/0/5": 3}, "published": WITH_RUN, "coming": {"leads/0/5"}}, "stuck"),
+        ({"without_value": {"leads/0/5": 3}, "published": WITH_RUN, "events": [*CLEAN.events, RUN, RUN_2]}, "illegal"),
+        ({"without_value": {"leads/0/5": 2}, "published": WITH_RUN, "events": [*CLEAN.events, RUN]}, "lost"),
+        ({"published": WITH_RUN}, "lost"),  # they never reached Kafka
         ({"inputs": {A: "w0"}}, "illegal"),  # a history from nowhere
         ({"lanes": [lane(12, 20)]}, "overspend"),
         ({"caps": {"w0": 5}, "lanes": []}, "overspend"),  # by Clay's own count
@@ -91,6 +99,19 @@ def test_good_evidence_has_no_finding() -> None:
 )
 def test_a_broken_promise_is_found(broken: dict[str, Any], promise: str) -> None:
     assert promise in promises(msgspec.structs.replace(CLEAN, **broken))
+
+
+def test_records_without_a_value_are_counted_by_events_and_are_no_inputs() -> None:
+    evidence = msgspec.structs.replace(
+        CLEAN,
+        events=[*CLEAN.events, RUN],
+        without_value={"leads/0/5": 3},
+        published=WITH_RUN,
+    )
+    assert not promises(evidence)
+    waits = {"without_value": {"leads/0/5": 3}, "published": WITH_RUN, "coming": {"leads/0/5"}}
+    shut = {"may_wait": {"leads/0/5": "w0"}, "lanes": [lane(28)]}
+    assert not promises(msgspec.structs.replace(CLEAN, **waits, **shut)), "it waits behind a lane without a budget"
 
 
 def test_leads_that_share_any_identifier_are_one_person() -> None:

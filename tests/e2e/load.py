@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -34,10 +34,18 @@ HOSTILE: Final = "hostile"
 """The source of leads that are made to stop or to fool a worker."""
 _MARKS: Final = "a" + "\u0301" * 15_000 + "\u0316" * 15_000
 _LETTERS: Final = "".join(chr(0x4E00 + number) for number in range(20_000, 0, -1))
-POISON: Final = ("marks", "letters", "mailtos", "blown up")
+_POISON: Final = ("marks", "letters", "mailtos", "blown up")
+POISON: Final = (*_POISON, "headers")
 """Hostile leads that a worker has to reject. They count as poison."""
-_TRICKS: Final = (*POISON, "forged id", "two people", "forged import", "odd codec")
+_TRICKS: Final = (*_POISON, "forged id", "two people", "forged import", "odd codec")
 _ODD: Final = {"lz4_encode": lz4_with_a_wrong_checksum, "gzip_encode": gzip_with_more_behind_it}
+_BATCH_EVERY: Final = 100
+"""One batch of `_BATCHES` for so many records."""
+_BATCHES: Final = ("headers", "too large", "without values")
+_HEADERS: Final = [("", None)] * 200_000
+_MIB: Final = 1 << 20
+WITHOUT_VALUE: Final = "without value"
+"""The kind of records without a value."""
 _CODECS: Final = (None, None, None, None, "gzip", "snappy", "lz4", "zstd")
 
 
@@ -50,10 +58,12 @@ class Load:
     """`async with Load(...)` publishes until the block ends. Then all records are on Kafka.
 
     per_s: records a second over all workspaces. mixed: add the shares of `MIXED`, headers of other programs on some
-    records, and every codec of Kafka.
+    records, and every codec of Kafka. bombs: add batches that are small on Kafka and large in memory.
     """
 
-    def __init__(self, line: Pipeline, per_s: float, *, mixed: bool = False, seed: int = 1) -> None:
+    def __init__(
+        self, line: Pipeline, per_s: float, *, mixed: bool = False, bombs: bool = False, seed: int = 1
+    ) -> None:
         self.count = 0
         self.kinds: Counter[str] = Counter()
         self._line = line
@@ -69,6 +79,8 @@ class Load:
         self._sent: set[asyncio.Future[Any]] = set()
         self._patches = ExitStack()
         self._trick, self._tricks = "", 0
+        self._bombs = bombs
+        self._bomber: Any = None
 
     async def __aenter__(self) -> Self:
         if self._shares:
@@ -84,6 +96,16 @@ class Load:
                 max_request_size=16 * 2**20,  # of what is not compressed yet
             )
             await self._producers[codec].start()
+        if self._bombs:
+            self._bomber = self._producers["bombs"] = kafka_producer(
+                bootstrap_servers=self._line.bootstrap,
+                enable_idempotence=True,
+                request_timeout_ms=_DELIVERY_MS,
+                compression_type="zstd",
+                max_request_size=1 << 30,
+                max_batch_size=1 << 30,
+            )
+            await self._bomber.start()
         self._task = asyncio.create_task(self._publish())
         return self
 
@@ -123,7 +145,39 @@ class Load:
                 self.kinds["poison" if is_poison else kind] += 1
                 self._sent.add(sent)
                 sent.add_done_callback(self._sent.discard)
+                if self._bombs and self.count % _BATCH_EVERY == 0:
+                    await self._send_batch()
             await asyncio.sleep(_TICK_S)
+
+    async def _send_batch(self) -> None:
+        """Publish one batch, of a few hundred bytes to some KB. Its records are poison or have no value."""
+        what = _BATCHES[self.count // _BATCH_EVERY % len(_BATCHES)]
+        workspace = self._outer.choice(self._line.names)
+        names = self._line.settings.names
+        topic = self._outer.choice((names.leads, names.bulk))
+        batch = self._bomber.create_batch()
+
+        def add(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> None:
+            assert batch.append(timestamp=None, key=key, value=value, headers=list(headers)) is not None
+
+        kind = "poison"
+        records = 1  # a batch that is too large is one
+        match what:
+            case "headers":
+                lead = {"workspace": workspace, "source": f"{HOSTILE}: {what}", "fields": {"email": "eve@example.com"}}
+                add(workspace.encode(), json.dumps(lead).encode(), _HEADERS)
+            case "too large":
+                for _ in range(17):
+                    add(workspace.encode(), bytes(_MIB), [])
+            case _:
+                kind = WITHOUT_VALUE
+                records = 500
+                for number in range(records):
+                    add(workspace.encode() if number % 2 else None, None, [])
+        sent = await self._bomber.send_batch(batch, topic, partition=self._line.settings.home(workspace))
+        self.kinds[kind] += records
+        self._sent.add(sent)
+        sent.add_done_callback(self._sent.discard)
 
     def _draw(self, kind: str) -> Record:
         names = self._line.names
