@@ -116,7 +116,6 @@ def _host_of(request: Request) -> str:
 
 COOKIE: Final = "stream_app_board"
 PATH: Final = "/board"
-SESSION_S: Final = 12 * 3_600
 LONGEST_NAME: Final = 80
 LOCAL: Final = "this machine"
 """Who looks at the board where no token is configured."""
@@ -131,6 +130,8 @@ _FAILURE_S: Final = 1.0
 _ATTEMPTS: Final = MOST_WAITING // RETRY_AFTER_S
 
 Role = Literal["viewer", "operator"]
+SESSION_S: Final[dict[Role, int]] = {"viewer": 12 * 3_600, "operator": 2 * 3_600}
+"""How long a session lasts after its login, in seconds. Operators spend credits, so theirs is shorter."""
 
 
 class LoginNeeded(Exception):
@@ -273,7 +274,7 @@ class BoardAccess:
             session = _session.decode(raw) if roles else None
         except (ValueError, msgspec.DecodeError):
             return None
-        if session is None or not 0 <= self._now_s() - session.began_s < SESSION_S:
+        if session is None or not 0 <= self._now_s() - session.began_s < SESSION_S[roles[0]]:
             return None
         if self._proxy is not None and self._named_by_proxy(request) != session.who:
             return None  # another person uses this browser now
@@ -290,9 +291,9 @@ class BoardAccess:
     def _signature(self, role: Role, raw: bytes) -> str:
         return hmac.new(self._keys[role], raw, sha256).hexdigest()
 
-    def set_cookie(self, response: Response, value: str) -> None:
-        """Set or (with an empty value) delete the session's cookie. It needs HTTPS where the board has it."""
-        age_s, secure = SESSION_S if value else 0, self._url.scheme == "https"
+    def set_cookie(self, response: Response, value: str, age_s: int) -> None:
+        """Set the session's cookie for `age_s` seconds; 0 deletes it. It needs HTTPS where the board has it."""
+        secure = self._url.scheme == "https"
         response.set_cookie(COOKIE, value, age_s, path=PATH, secure=secure, httponly=True, samesite="strict")
 
     def _check_origin(self, request: Request) -> None:

@@ -15,7 +15,17 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from stream_app.board.access import PATH, RETRY_AFTER_S, STRANGER, BoardAccess, LoginNeeded, Refused, Role, Visitor
+from stream_app.board.access import (
+    PATH,
+    RETRY_AFTER_S,
+    SESSION_S,
+    STRANGER,
+    BoardAccess,
+    LoginNeeded,
+    Refused,
+    Role,
+    Visitor,
+)
 from stream_app.board.formats import Assets
 from stream_app.board.forms import Action, Actions
 from stream_app.board.lookup import FetchResult, FindWaiting
@@ -88,7 +98,7 @@ class Login:
             return response
         _log.info("board_login", who=visitor.who, role=visitor.role)
         response = RedirectResponse(own_path(form.get("next", "")), 303, HEADERS)
-        self._access.set_cookie(response, cookie)
+        self._access.set_cookie(response, cookie, SESSION_S[visitor.role])
         return response
 
     async def _logout(self, request: Request) -> Response:
@@ -99,7 +109,7 @@ class Login:
         except Refused as refused:
             return self._maker.refused(request, refused)
         response = RedirectResponse(LOGIN, 303, HEADERS)
-        self._access.set_cookie(response, "")
+        self._access.set_cookie(response, "", 0)
         return response
 
 

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import httpx
 import pytest
 from starlette.requests import Request
 
-from stream_app.board.access import COOKIE, MOST_WAITING, SESSION_S, BoardAccess, LoginNeeded, Visitor
+from stream_app.board.access import COOKIE, MOST_WAITING, BoardAccess, LoginNeeded, Visitor
 from stream_app.ops.http import LIMIT_CONCURRENCY, serve_http
 from stream_app.services.board import board_app
 from tests.board.client import HERE, OWN, Client, ClientOf
@@ -106,10 +107,11 @@ async def test_a_login_gives_a_session_that_outlives_the_process(with_token: Cli
 
 
 async def test_a_session_ends_with_its_time_and_with_the_token(with_token: Client) -> None:
-    await with_token.login()
+    answer = await with_token.login()
     now_s = NOW_MS // 1000
-    for token, host_s, valid in ((TOKEN, now_s + SESSION_S - 1, True), (TOKEN, now_s + SESSION_S, False)):
-        assert _accepts(token, host_s, with_token.cookies) == valid
+    assert f"Max-Age={12 * 3_600}" in answer.headers["set-cookie"]
+    for age_s, valid in ((12 * 3_600 - 1, True), (12 * 3_600, False)):
+        assert _accepts(TOKEN, now_s + age_s, with_token.cookies) == valid
     assert not _accepts("another token, as long as the first", now_s, with_token.cookies)
     body, _, signature = with_token.cookies[COOKIE].partition(".")
     with_token.cookies = {}
@@ -124,6 +126,34 @@ async def test_a_session_ends_with_its_time_and_with_the_token(with_token: Clien
     ):
         answer = await with_token.get("/board", headers={"cookie": f"{COOKIE}={forged}".encode("latin-1")})
         assert answer.status_code == 303, forged
+
+
+async def test_a_session_of_an_operator_ends_after_two_hours(with_operator: Client) -> None:
+    """Who finds an open browser in the afternoon cannot act with what somebody entered in the morning."""
+    answer = await with_operator.login(OPERATOR_TOKEN)
+    assert f"Max-Age={2 * 3_600}" in answer.headers["set-cookie"]
+    headers = [(b"cookie", f"{COOKIE}={with_operator.cookies[COOKIE]}".encode()), (b"host", b"127.0.0.1")]
+    request = Request({"type": "http", "method": "GET", "headers": headers})
+    for age_s in (0, 2 * 3_600 - 1, 2 * 3_600):
+        now_s = NOW_MS // 1000 + age_s
+        access = BoardAccess(TOKEN, partial(int, now_s), OPERATOR_TOKEN, None, "")
+        if age_s < 2 * 3_600:
+            assert access.check(request, "operator") == Visitor("jane", "operator")
+        else:
+            with pytest.raises(LoginNeeded):
+                access.check(request)
+
+
+async def test_a_log_out_ends_the_session_of_this_browser_only(with_token: Client) -> None:
+    """docs/board.md says so: nothing is stored of a session."""
+    await with_token.login()
+    copied = dict(with_token.cookies)
+    answer = await with_token.ask("POST", "/board/logout", headers=OWN)
+    assert "Max-Age=0" in answer.headers["set-cookie"]
+    with_token.cookies = {}
+    assert (await with_token.get("/board")).status_code == 303
+    with_token.cookies = copied
+    assert (await with_token.get("/board")).status_code == 200
 
 
 def _accepts(token: str, now_s: int, cookies: dict[str, str]) -> bool:
