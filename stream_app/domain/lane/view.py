@@ -213,7 +213,7 @@ def view(
         partition=lane.partition,
         at_ms=now_ms,
         breaker=lane.breaker.phase,
-        health=window.status(counts),
+        health=window.status(counts, before.health if before else None),
         score=round(window.score(counts), 1),
         rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
         holds=held.reason if held else "",

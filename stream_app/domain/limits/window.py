@@ -6,6 +6,7 @@ A bucket is named by its slot: the number of whole bucket lengths since the epoc
 clock steps back, the ring is moved back with it, so that no call is lost and none stays too long.
 """
 
+import math
 from bisect import bisect_left
 from itertools import accumulate
 from typing import Final, Literal
@@ -39,6 +40,7 @@ LATENCY_BOUNDS_MS = (
 _NO_LATENCIES = (0,) * (len(LATENCY_BOUNDS_MS) + 1)
 
 Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
+_BANDS: Final[tuple[Status, ...]] = ("healthy", "degraded", "unhealthy")
 MIN_CALLS: Final = 20  # fewest calls for a status
 HEALTHY_ABOVE: Final = 95.0  # score above which a lane is healthy
 DEGRADED_ABOVE: Final = 80.0  # score above which it is degraded
@@ -143,11 +145,28 @@ def score(counts: Totals) -> float:
     return 100.0 * (counts.success - counts.slow / 2) / counts.calls
 
 
-def status(counts: Totals) -> Status:
-    """Return the score in a word, or that there are too few calls."""
-    if counts.calls < MIN_CALLS:
+def status(counts: Totals, before: Status | None) -> Status:
+    """Return the score in a word, or that there are too few calls.
+
+    `before` is the last status, None if there was none. It stays until the score is past a border by two
+    standard errors, and until there are half as few calls as a first status needs: a lane on a border would
+    otherwise be reported as changed with every few calls.
+    """
+    known = None if before == "insufficient_data" else before
+    if counts.calls < (MIN_CALLS // 2 if known else MIN_CALLS):
         return "insufficient_data"
     points = score(counts)
+    if known is None:
+        return _band(points)
+    share = points / 100
+    error = 100 * math.sqrt(share * (1 - share) / counts.calls)
+    at_best, at_worst = _band(points + 2 * error), _band(points - 2 * error)
+    if _BANDS.index(at_best) > _BANDS.index(known):
+        return at_best
+    return at_worst if _BANDS.index(at_worst) < _BANDS.index(known) else known
+
+
+def _band(points: float) -> Status:
     if points > HEALTHY_ABOVE:
         return "healthy"
     return "degraded" if points > DEGRADED_ABOVE else "unhealthy"

@@ -1,6 +1,7 @@
 """What a lane learns from Clay's answers: its health, how many POSTs may be under way, stalls, and turns."""
 
 import math
+import random
 from collections import deque
 
 import msgspec
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.lane.lane import Horizon, Lane, postpone, sends_per_s
+from stream_app.domain.lane.view import LaneView, view
 from stream_app.domain.limits import concurrency, window
 from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.limits.concurrency import Concurrency, StallDetector, Unanswered
@@ -76,7 +78,53 @@ def test_health_is_of_the_last_five_minutes() -> None:
      (80, 20, 0, "unhealthy"), (100, 0, 10, "degraded"), (100, 0, 100, "unhealthy"), (0, 20, 0, "unhealthy")],
 )  # fmt: skip
 def test_status_by_score(success: int, failure: int, slow: int, status: str) -> None:
-    assert window.status(Totals(success, failure, slow)) == status
+    assert window.status(Totals(success, failure, slow), None) == status
+
+
+@pytest.mark.parametrize("per_s", [0.2, 1, 10])
+@pytest.mark.parametrize("failing", [0.05, 0.2, 0.125])
+def test_a_lane_at_the_border_of_two_states_is_not_reported_again_and_again(per_s: float, failing: float) -> None:
+    """Half an hour in which as many calls fail as tell two states apart, for five lanes."""
+    changes = 0
+    for seed in range(5):
+        chance, state, before = random.Random(seed), Window(), LaneView("acme", 0, 0, "closed", "healthy", 100, 10)
+        at_ms = NOW_MS
+        for number in range(int(1_800 * per_s)):
+            at_ms += round(1_000 / per_s)
+            ok = chance.random() >= failing
+            state = window.record(window.FIVE_MINUTES, state, at_ms, ok, False, None)
+            if number % per_s >= 1:  # a lane publishes its state once a second at most
+                continue
+            seen = view(Workspace("acme"), Lane("acme", 0, health=state), [], at_ms, before)
+            changes += sum(change.kind.startswith("health_") for change in seen.news)
+            before = seen
+    assert changes <= 5 * 5, "once each ten minutes at most, and the first ones"
+
+
+@pytest.mark.parametrize(
+    ("success", "failure", "before", "status"),
+    [
+        (285, 15, "healthy", "healthy"),  # 95: it may be chance
+        (285, 15, "degraded", "degraded"),
+        (270, 30, "healthy", "degraded"),  # 90: it is not
+        (295, 5, "degraded", "healthy"),
+        (20, 0, "degraded", "healthy"),  # nothing fails
+        (20, 0, "unhealthy", "healthy"),
+        (235, 65, "degraded", "degraded"),  # 78
+        (200, 100, "degraded", "unhealthy"),
+        (0, 300, "healthy", "unhealthy"),  # at once, not by steps
+        (250, 50, "unhealthy", "unhealthy"),  # 83
+        (270, 30, "unhealthy", "degraded"),
+        (12, 0, "healthy", "healthy"),  # fewer calls than a first status needs
+        (9, 0, "healthy", "insufficient_data"),
+        (12, 0, "insufficient_data", "insufficient_data"),
+        (20, 0, "insufficient_data", "healthy"),
+    ],
+)
+def test_a_status_changes_when_the_score_is_clearly_past_the_border(
+    success: int, failure: int, before: window.Status, status: window.Status
+) -> None:
+    assert window.status(Totals(success, failure), before) == status
 
 
 def test_the_score_without_a_call_is_that_of_no_failure() -> None:
