@@ -11,7 +11,10 @@ from stream_app.cli.base import COMMON, NO, OK, Common, answered_yes, confirm, o
 from stream_app.client import setup as plan
 from stream_app.client import skip as unreadable
 from stream_app.client.setup import resources
-from stream_app.config.kafka_access import connection_of
+from stream_app.config import Settings
+from stream_app.config.kafka_access import connection_of, namespace_problems
+from stream_app.domain.model.errors import KafkaRefused
+from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import shared_partitions
 from stream_app.kafka.topics import alter_topics, create_topics
 
@@ -38,25 +41,51 @@ def topics(*, apply: bool = False, yes: bool = False, strimzi: str = "", common:
     kafka = settings.kafka
     at, wanted = connection_of(settings), settings.topic_plan()
     report = asyncio.run(create_topics(at, wanted, kafka.broker_wait_s, say))
+    created, changed = report.created, dict[str, dict[str, str]]()
     if apply and (report.lacking or report.surplus):
-        for line in [*report.problems, *report.more]:
-            say(line)
         asyncio.run(alter_topics(at, report.lacking, kafka.broker_wait_s, say))
-        if report.surplus and (yes or (sys.stdin.isatty() and answered_yes("shorten what is longer than planned"))):
+        changed |= report.lacking
+        if report.surplus and (yes or _wants_to_shorten(report.more)):
             asyncio.run(alter_topics(at, report.surplus, kafka.broker_wait_s, say))
+            changed |= {name: changed.get(name, {}) | other for name, other in report.surplus.items()}
         report = asyncio.run(create_topics(at, wanted, kafka.broker_wait_s, say))
+    problems = list(report.problems)
+    if settings.names.state in report.unchanged:
+        problems += _of_the_namespace(settings)
+    there = set(report.unchanged) - set(created) - changed.keys()
     warnings = [*report.more, *shared_partitions(settings.homes, kafka.partitions, settings.pins)]
     if common.json:
-        show_json({**msgspec.to_builtins(report), "warnings": warnings})
+        of_topics = msgspec.to_builtins(report)
+        show_json({**of_topics, "created": created, "changed": changed, "problems": problems, "warnings": warnings})
     else:
-        for name in report.created:
+        for name in created:
             show(f"created {name}")
-        for line in report.problems:
+        for name, values in sorted(changed.items()):
+            show(f"changed {name}: {', '.join(f'{key} = {value}' for key, value in sorted(values.items()))}")
+        for line in problems:
             say(line)
         for line in warnings:
             say(f"warning: {line}")
-        show(f"{len(report.created)} created, {len(report.unchanged)} were there, {len(report.problems)} problems")
-    return NO if report.problems else OK
+        done = f"{len(created)} created, {len(changed)} changed, {len(there)} were there"
+        show(f"{done}, {count(len(problems), 'problem')}")
+    return NO if problems else OK
+
+
+def _wants_to_shorten(more: list[str]) -> bool:
+    """Ask on a terminal whether to shorten what is longer than planned. `more`: a line for each such setting."""
+    if not sys.stdin.isatty():
+        return False
+    for line in more:
+        say(line)
+    return answered_yes("shorten what is longer than planned")
+
+
+def _of_the_namespace(settings: Settings) -> list[str]:
+    """Return why no process can go on with the namespace. Who may only create topics learns it from a process."""
+    try:
+        return asyncio.run(namespace_problems(settings))
+    except KafkaRefused:
+        return []
 
 
 def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> int:

@@ -25,7 +25,7 @@ from stream_app.client.lookup import check_board
 from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
 from stream_app.clock import Clock
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of, kafka_ready, stranger_connection
+from stream_app.config.kafka_access import connection_of, kafka_ready, namespace_problems, stranger_connection
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.model.addresses import is_loopback_url
 from stream_app.domain.model.errors import (
@@ -218,6 +218,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
             yield check
         # advice, not a failure: the network may be closed, which `doctor` cannot see
         closed = partial(strangers_may_not_write, stranger_connection(settings), (names.commands, names.callbacks))
+        yield await with_topics("namespace", lambda: _namespace(settings))
         yield await with_topics("strangers", lambda: _probe("strangers", closed(_WITHIN_S), "advice"))
         yield await _probe("transactions", may_transact(connection, own_id, _WITHIN_S))
         agree = partial(clocks_agree, connection, own_id, names.audit)
@@ -231,7 +232,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
             else:
                 yield Check(name, "skipped", f"it needs to see the group {group}")
     else:
-        for name in ("topics", "strangers", "transactions", "clock", "lanes", "group", "worker", "replay"):
+        for name in ("topics", "namespace", "strangers", "transactions", "clock", "lanes", "group", "worker", "replay"):
             yield Check(name, "skipped", "it needs Kafka")
     if not settings.privacy.pepper_env:
         yield Check("privacy", "advice", _NO_PEPPER)
@@ -258,6 +259,17 @@ async def _probe(name: str, outcome: Awaitable[str], failed: Verdict = "failed")
         return Check(name, "ok", await outcome)
     except ProbeFailed as error:
         return Check(name, failed, str(error))
+
+
+async def _namespace(settings: Settings) -> Check:
+    """Check that this version and these settings can go on with what is on Kafka."""
+    try:
+        problems = await namespace_problems(settings)
+    except StreamAppError as error:
+        problems = [str(error)]
+    if problems:
+        return Check("namespace", "failed", "; ".join(problems))
+    return Check("namespace", "ok", "what is on Kafka began with these settings, or is empty")
 
 
 async def _lanes(settings: Settings) -> Check:

@@ -88,6 +88,20 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
         await _check_system(settings, needs_rows=program in _NEED_ROWS)
 
 
+async def namespace_problems(settings: Settings) -> list[str]:
+    """Return how the settings differ from those that the namespace began with, a line each.
+
+    Raises:
+        KafkaRefused: We may not read the state.
+        BrokerUnavailable: Kafka does not answer.
+    """
+    try:
+        await _check_system(settings, needs_rows=False)
+    except SettingsError as error:
+        return error.problems
+    return []
+
+
 async def _check_system(settings: Settings, *, needs_rows: bool) -> None:
     """Compare the settings with the first record of each partition of the state.
 

@@ -8,8 +8,8 @@ do removed entries: leads in progress may need them. Both are named in the resul
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Literal
 
 import msgspec
 
@@ -24,6 +24,35 @@ from stream_app.domain.plan import Plan
 
 NOTHING_NEW: Final = CommandResult("the configuration has no changes")
 _LOOK_S: Final = 2.0
+
+Process = Literal["worker", "replay", "gateway", "board", "trace"]
+Processes = tuple[Process, ...]
+
+_PROCESSES: Final[dict[Process, str]] = {
+    "worker": "the workers",
+    "replay": "the replay processes",
+    "gateway": "the gateways",
+    "board": "the board",
+    "trace": "the trace process",
+}
+_EVERY: Final = tuple(_PROCESSES)
+_READ_BY: Final[dict[str, Processes]] = {
+    "secrets_dir": _EVERY,
+    "log_level": _EVERY,
+    "kafka": _EVERY,
+    "redis": ("worker",),
+    "cache": ("worker",),
+    "topics": ("board",),
+    "delivery": ("worker", "replay"),
+    "replay": ("worker", "replay"),
+    "shares": ("worker",),
+    "egress": ("worker", "board"),
+    "gateway": ("worker", "gateway", "board"),
+    "board": ("board",),
+    "privacy": _EVERY,
+    "trace": ("worker", "trace"),
+    "notify": ("board",),
+}
 _LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets", "path", "stamp"})
 
 
@@ -64,9 +93,11 @@ class Configuration:
             return CommandResult("; ".join(problems), False, "refused")
         self._stamp = settings.stamp
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
-        left = [*self._left(settings, plan), *(["the pepper of privacy.pepper_env"] if differs else [])]
+        left = list(self._left(settings, plan))
+        if differs:
+            left.append((_EVERY, "the pepper of privacy.pepper_env"))
         results = [f"adopted: {', '.join(adopted)}"] if adopted else []
-        results += [f"needs a restart: {', '.join(left)}"] if left else []
+        results += [f"needs a restart {_by_process(left)}"] if left else []
         return CommandResult("; ".join(results)) if results else NOTHING_NEW
 
     def _adopt_workspaces(self, plan: Plan) -> Iterator[str]:
@@ -94,25 +125,55 @@ class Configuration:
             mine.put_destination(destination)
             yield f"destination {alias}{'' if before else ' (new)'} with {len(destination.webhook_ids)} webhooks"
 
-    def _left(self, settings: Settings, plan: Plan) -> Iterator[str]:
-        """The differences that are not adopted."""
+    def _left(self, settings: Settings, plan: Plan) -> Iterator[tuple[Processes, str]]:
+        """The differences that are not adopted, with the processes that need a restart for them."""
         mine = self.plan
         for name in Settings.__struct_fields__:
-            if name not in _LOOKED_UP and getattr(settings, name) != getattr(self._settings, name):
-                yield name
+            if name in _LOOKED_UP:
+                continue
+            before, now = getattr(self._settings, name), getattr(settings, name)
+            if not isinstance(now, msgspec.Struct):
+                if before != now:
+                    yield processes_of(name, ""), name
+                continue
+            for key in now.__struct_fields__:
+                if getattr(before, key) != getattr(now, key):
+                    yield processes_of(name, key), f"{name}.{key}"
         if (proxy := settings.egress.proxy_env) and settings.secrets[proxy] != self._proxy_url:
-            yield f"the proxy's URL in {proxy}"
+            yield processes_of("egress", "proxy_env"), f"the proxy's URL in {proxy}"
         for name in mine.workspaces:
             if name not in plan.workspaces:
-                yield f"workspace {name} was removed"
+                yield _EVERY, f"workspace {name} was removed"
             elif plan.pins.get(name) != mine.pins.get(name):
-                yield f"workspaces.{name}.partition"
+                yield _EVERY, f"workspaces.{name}.partition"
         for alias, destination in mine.destinations.items():
-            now = plan.destinations.get(alias)
-            if now is None:
-                yield f"destination {alias} was removed"
-            elif now.workspace != destination.workspace:
-                yield f"destinations.{alias}.workspace"
+            other = plan.destinations.get(alias)
+            if other is None:
+                yield _EVERY, f"destination {alias} was removed"
+            elif other.workspace != destination.workspace:
+                yield _EVERY, f"destinations.{alias}.workspace"
+
+
+def processes_of(table: str, key: str) -> Processes:
+    """Return the processes that read a key of the configuration at their start only."""
+    if table == "http":  # a port is named after its process
+        return tuple(name for name in _PROCESSES if key.startswith(name)) or _EVERY
+    return _READ_BY[table]
+
+
+def _by_process(left: Iterable[tuple[Processes, str]]) -> str:
+    """Return what needs a restart, and why, such as `of the board (board.banner)`."""
+    reasons: dict[Processes, list[str]] = {}
+    for processes, reason in left:
+        reasons.setdefault(processes, []).append(reason)
+    return ", ".join(f"of {_named(processes)} ({', '.join(why)})" for processes, why in reasons.items())
+
+
+def _named(processes: Processes) -> str:
+    if processes == _EVERY:
+        return "every process"
+    *first, last = (_PROCESSES[name] for name in processes)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 class FileWatch:

@@ -104,7 +104,7 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     change = msgspec.structs.replace(order, read=order.read | {names.state})
     survey = dead_letters | {names.state, names.retry, names.replay_state}
     doctor = Rights(
-        read={names.lanes},
+        read={names.lanes, names.state},
         write={names.audit},
         configs=every,
         look_at_groups=groups,
@@ -139,8 +139,8 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
             board, read=board.read | survey, write={names.commands, names.replay_state, names.leads, names.bulk}
         ),
         "trace": Rights(read={names.status}, join_groups={names.trace_group}),
-        "topics": Rights(configs=every, create=every),
-        "topics --apply": Rights(configs=every, create=every, alter=every),
+        "topics": Rights(read={names.state}, configs=every, create=every),
+        "topics --apply": Rights(read={names.state}, configs=every, create=every, alter=every),
         "doctor": doctor,
         "doctor --round-trip": msgspec.structs.replace(
             doctor, read=doctor.read | {names.status, names.audit}, write=doctor.write | {names.leads, names.commands}

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
-from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.outcome import scrub
 from stream_app.tasks import is_not_abandoned
 
@@ -52,7 +51,7 @@ def configure(form: Format, level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_is_not_own_error)
+    handler.addFilter(_is_not_the_end)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=[*shared, _foreign]))
     logging.root.handlers[:] = [handler]
     logging.root.setLevel("ERROR" if level == "error" else "WARNING")
@@ -82,10 +81,9 @@ class Throttled:
         self._last = None
 
 
-def _is_not_own_error(record: logging.LogRecord) -> bool:
-    """Drop the traceback that mode logs for a StreamAppError: the process prints the error as its last line."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, StreamAppError) and "Crashed reason=" in record.getMessage())
+def _is_not_the_end(record: logging.LogRecord) -> bool:
+    """Drop what mode logs when the app crashes: `run_app` raises the error, which the process says as its last line."""
+    return "Crashed reason=" not in record.getMessage()
 
 
 _stacks = ExceptionDictTransformer(show_locals=False)

@@ -13,7 +13,6 @@ Each epoch has its own row, so that a process frozen in an old epoch cannot over
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping
@@ -40,10 +39,11 @@ from stream_app.kafka.connection import KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.producers import Publish, kafka_publisher
 from stream_app.kafka.readers import Reader
+from stream_app.ops import logs
 from stream_app.ops.logs import Throttled
 from stream_app.tasks import cancel
 
-log = logging.getLogger(__name__)
+log = logs.get("replay")
 
 _CURRENT_WITHIN_S: Final = 30.0
 _RECORD_EVERY_S: Final = 1.0
@@ -121,7 +121,7 @@ class ReplayState:
             async with asyncio.timeout(_LAST_WITHIN_S):
                 await self.record()
         except (KafkaError, OSError, TimeoutError) as error:
-            log.warning("could not save the replay checkpoint at the end: %r", error)
+            log.warning("checkpoint_not_saved", because=repr(error))
 
     async def current(self) -> None:
         """Wait until `orders` has everything that is on Kafka now. Raises BrokerUnavailable."""
@@ -141,7 +141,7 @@ class ReplayState:
         return {tp.partition: offset for tp, offset in committed.items()}
 
     async def _record_on(self) -> None:
-        warn = Throttled(lambda why: log.warning("could not save the replay checkpoint: %s", why))
+        warn = Throttled(lambda why: log.warning("checkpoint_not_saved", because=why))
         while True:
             await asyncio.sleep(_RECORD_EVERY_S)
             try:

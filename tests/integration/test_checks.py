@@ -90,7 +90,19 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
     ]
     assert lines["worker"] == [("ok", f"1 process runs (group {names.worker_app})")]
     assert by_verdict(lines) == {
-        "ok": {"kafka", "topics", "transactions", "clock", "group", "worker", "replay", "redis", "clay", "callbacks"},
+        "ok": {
+            "kafka",
+            "topics",
+            "namespace",
+            "transactions",
+            "clock",
+            "group",
+            "worker",
+            "replay",
+            "redis",
+            "clay",
+            "callbacks",
+        },
         "advice": {"strangers", "lanes", "callbacks", "privacy"},
         "skipped": {"proxy"},
         "failed": {"board"},
@@ -133,7 +145,7 @@ async def test_a_setup_in_which_nothing_runs(tmp_path: Path, monkeypatch: pytest
     lines = await verdicts(settings)
     assert by_verdict(lines) == {
         "failed": {"kafka", "redis", "clay", "callbacks"},
-        "skipped": {"topics", "strangers", "transactions", "clock", "lanes", "group", "worker", "replay"},
+        "skipped": {"topics", "namespace", "strangers", "transactions", "clock", "lanes", "group", "worker", "replay"},
         "advice": {"callbacks", "privacy", "board"},
     }
     assert nowhere in lines["kafka"][0][1]

@@ -1,16 +1,22 @@
 """Topics on a real Kafka: created as planned, and every difference is reported."""
 
+import asyncio
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from stream_app.cli.main import main
+from stream_app.client.doctor import Check, examine
+from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import TopicsError
 from stream_app.domain.model.topics import Retention, TopicNames, TopicPlan, plan
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import alter_topics, check_topics, create_topics, existing_topics
+from tests.support.doctor import settings_for
 
 WAIT_S = 20.0
 DAY_MS = 86_400_000
@@ -81,14 +87,46 @@ def test_topics_apply_sets_what_is_lacking_and_shortens_nothing_without_yes(
     assert f"{namespace}leads.parked: retention.ms is 31536000000, the plan says 31622400000; set it" in errors
     assert f"warning: {namespace}leads.status: retention.ms is 2592000000, the plan says 2505600000; that is" in errors
     assert main(["topics", "--apply", "--config", str(path)]) == 0
-    capsys.readouterr()
+    said = capsys.readouterr()
+    assert f"changed {namespace}leads.parked: retention.ms = 31622400000\n" in said.out
+    assert said.out.endswith("0 created, 1 changed, 18 were there, 0 problems\n")
+    assert "set it with" not in said.err, "it is set"
     assert main(["topics", "--config", str(path)]) == 0
     (left,) = capsys.readouterr().err.splitlines()
     assert left.startswith(f"warning: {namespace}leads.status: "), "records would be deleted, so nothing is shortened"
-    assert main(["topics", "--apply", "--yes", "--config", str(path)]) == 0
-    capsys.readouterr()
+    assert main(["topics", "--apply", "--yes", "--json", "--config", str(path)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["changed"] == {f"{namespace}leads.status": {"retention.ms": "2505600000"}}
     assert main(["topics", "--config", str(path)]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_namespace_of_an_earlier_build_is_named(
+    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process refuses it at its start, so that who prepares an upgrade learns of it before."""
+    settings = settings_for(tmp_path, kafka.bootstrap, namespace)
+    path = str(settings.path)
+    assert main(["topics", "--config", path]) == 0
+    checks = asyncio.run(_examined(settings))
+    assert ("namespace", "ok") in [(check.name, check.verdict) for check in checks]
+    asyncio.run(_write(kafka.bootstrap, settings.names.state, b"d/acme/people/crm-1"))
+    capsys.readouterr()
+    assert main(["topics", "--config", path]) == 1
+    said = capsys.readouterr()
+    assert f"{settings.names.state}/0: it has rows that were written by an earlier build" in said.err
+    assert said.out.endswith("1 problem\n")
+    failed = [check for check in asyncio.run(_examined(settings)) if check.name == "namespace"]
+    assert [(check.verdict, "written by an earlier build" in check.text) for check in failed] == [("failed", True)]
+
+
+async def _write(bootstrap: str, topic: str, key: bytes) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await producer.send_and_wait(topic, b"{}", key=key, partition=0)
+
+
+async def _examined(settings: Settings) -> list[Check]:
+    return [check async for check in examine(settings)]
 
 
 async def test_replication_that_differs_or_cannot_be(kafka: Broker, namespace: str) -> None:

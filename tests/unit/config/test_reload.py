@@ -1,12 +1,15 @@
 """What a running worker adopts of a changed configuration, and what it leaves for a restart."""
 
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
 
 from stream_app.clock import Clock
 from stream_app.config import Settings, load_settings
-from stream_app.config.reload import NOTHING_NEW, Configuration
+from stream_app.config.model import Http
+from stream_app.config.reload import _LOOKED_UP, NOTHING_NEW, Configuration, Process, processes_of
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.addresses import webhook_id
 from stream_app.domain.model.errors import RowUnreadable, SettingsError
@@ -95,15 +98,43 @@ callbacks = false
 def test_a_change_that_needs_a_restart_is_named_and_not_applied(files: Files) -> None:
     files.write(TOML.replace("partitions = 4", "partitions = 8").replace("partition = 1", "partition = 2"))
     reported = files.configuration.refresh()
-    assert reported.text == "needs a restart: kafka, workspaces.acme.partition"
+    assert reported.text == "needs a restart of every process (kafka.partitions, workspaces.acme.partition)"
     assert files.configuration.plan.pins == {"acme": 1}
     assert files.configuration.plan.partitions == 4
     files.write(TOML[: TOML.index("[workspaces")])
     assert (
         files.configuration.refresh().text
-        == "needs a restart: workspace acme was removed, destination people was removed"
+        == "needs a restart of every process (workspace acme was removed, destination people was removed)"
     )
     assert "people" in files.configuration.plan.destinations
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ("[http]\nworker_port = 9201", "of the workers (http.worker_port)"),
+        ("[http]\nboard_port = 9207\n[board]\nbanner = 'test'", "of the board (http.board_port, board.banner)"),
+        (
+            "[http]\ngateway_port = 9203\nreplay_port = 9202\ntrace_port = 9205",
+            "of the replay processes (http.replay_port), of the gateways (http.gateway_port), "
+            "of the trace process (http.trace_port)",
+        ),
+        ("[shares]\nbulk = 0.2", "of the workers (shares.bulk)"),
+        ("[replay]\nrate_share = 0.1", "of the workers and the replay processes (replay.rate_share)"),
+    ],
+)
+def test_a_restart_is_named_by_the_processes_that_need_it(files: Files, more: str, text: str) -> None:
+    files.write(f"{TOML}\n{more}\n")
+    assert files.configuration.refresh().text == f"needs a restart {text}"
+
+
+def test_each_setting_belongs_to_a_process() -> None:
+    """Workspaces, destinations and secrets are looked up while a process runs."""
+    for name in set(Settings.__struct_fields__) - _LOOKED_UP:
+        table = getattr(Settings(), name)
+        keys = table.__struct_fields__ if isinstance(table, msgspec.Struct) else ("",)
+        assert all(processes_of(name, key) for key in keys), name
+    assert {name.partition("_")[0] for name in Http.__struct_fields__} == {"host", *get_args(Process)}
 
 
 def test_a_removed_workspace_that_comes_back_with_another_home_is_refused_and_nothing_adopted(files: Files) -> None:
@@ -129,7 +160,10 @@ def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
     before = plain_id("Ada King")
     files.secret("PEPPER", "s3cret-pepper-of-persons-32-characters")
     files.write(TOML + '[privacy]\npepper_env = "PEPPER"\n')
-    assert files.configuration.refresh().text == "needs a restart: privacy, the pepper of privacy.pepper_env"
+    assert (
+        files.configuration.refresh().text
+        == "needs a restart of every process (privacy.pepper_env, the pepper of privacy.pepper_env)"
+    )
     assert plain_id("Ada King") == before
     files.read()
     assert plain_id("Ada King") != before
@@ -161,11 +195,14 @@ def test_an_unreadable_secret_file_is_reported_as_unreadable(files: Files) -> No
 def test_a_proxy_is_left_for_a_restart_and_its_url_is_not_shown(files: Files) -> None:
     files.secret("PROXY", "http://ada:s3cret@proxy.example.com:3128")
     files.write(TOML + '[egress]\nproxy_env = "PROXY"\n')
-    assert files.configuration.refresh().text == "needs a restart: egress, the proxy's URL in PROXY"
+    assert (
+        files.configuration.refresh().text
+        == "needs a restart of the workers and the board (egress.proxy_env, the proxy's URL in PROXY)"
+    )
     configuration = Configuration(files.read(), files.read)
     assert configuration.refresh() is NOTHING_NEW
     files.secret("PROXY", "http://ada:n3w@proxy.example.com:3128")
-    assert configuration.refresh().text == "needs a restart: the proxy's URL in PROXY"
+    assert configuration.refresh().text == "needs a restart of the workers and the board (the proxy's URL in PROXY)"
 
 
 def test_a_reload_reads_the_configuration_once_a_command(files: Files) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 
 from stream_app.ops import logs as log
 
@@ -69,3 +70,19 @@ def of_asyncio(form: log.Format) -> None:
         logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)
     of_a_batch = ProducerFenced("of a batch that failed with its producer")
     logging.getLogger("asyncio").error("Future exception was never retrieved", exc_info=of_a_batch)
+
+
+def by_a_crash_of_the_app(form: log.Format) -> None:
+    """As `run_app` ends: mode logs the crash with the app's logger, and the error is raised."""
+    from mode import Service
+
+    from stream_app.domain.model.errors import TopicsError
+
+    class App(Service):  # type: ignore[misc]  # mode ships no types
+        logger = logging.getLogger("stream_app.faust_app.app")
+
+    log.configure(form)
+    app = App()
+    asyncio.run(app.crash(TopicsError(["leads: the topic was deleted"])))
+    assert app.crash_reason is not None
+    sys.stderr.write(f"{app.crash_reason}\n")

@@ -51,6 +51,10 @@ def test_all_fields_of_our_own_log_lines_are_kept() -> None:
     assert two["event"] == "no Kafka at 127.0.0.1:9092 yet"
 
 
+def test_a_process_that_ends_says_why_once(form: log.Format) -> None:
+    assert written(form, "by_a_crash_of_the_app").splitlines() == ["leads: the topic was deleted"]
+
+
 def test_sessions_that_aiokafka_leaves_open_are_not_logged() -> None:
     lines = [json.loads(line) for line in written("json", "of_asyncio").splitlines()]
     assert [line["event"] for line in lines] == ["Unclosed client session", "Task exception was never retrieved"]
