@@ -1,12 +1,12 @@
-"""What taking a partition over costs: time and memory until the first lead may be taken, by the number of rows.
+"""What taking a partition over costs: time until the first lead may be taken, by the number of leads.
 
-`python -m benchmarks.take_over [--rows 1000000] [--awaiting] [--json]`. Real Kafka; a third of the rows are leads whose
-results have come, the rest the aliases that lead to them by e-mail address and LinkedIn URL. It is the
-partition's own take-over, from the fence to the first record that may be taken; each size is a process of its own. With
-`--awaiting` all rows are leads that wait for their callback: the CPU that it takes to set their clock, beside the first
-leads, and each look at it. Exits with 1 when up to 1,000,000 rows (more in proportion) take 5 s or 400 MB of process;
-with `--awaiting` when their clock takes 40 MB, or a look at it 100 us. The baseline to think of is Faust's own recovery
-of a table: 82 us a row.
+`python -m benchmarks.take_over [--leads 1000000] [--linkedin] [--awaiting] [--json]`. Real Kafka; each lead has a row
+of its own, and one for each identifier of its person: its e-mail address, and (`--linkedin`) its LinkedIn URL. It is
+the partition's own take-over, from the fence to the first record that may be taken; each size is a process of its own.
+With `--awaiting` all leads wait for their callback: the CPU that it takes to set their clock, beside the first leads,
+and each look at it. Exits with 1 when up to 1,000,000 rows (more in proportion) take 5 s; with `--awaiting` when the
+clock of up to 1,000,000 leads takes 40 MB, or a look at it 100 us. `benchmarks.worker_memory` measures the memory of
+the rows in a whole worker. The baseline to think of is Faust's own recovery of a table: 82 us a row.
 """
 
 from __future__ import annotations
@@ -21,21 +21,17 @@ from collections.abc import Mapping
 
 import msgspec
 import psutil
-from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.lead_rows import fill
 from benchmarks.whole_worker import LIMITS as WHOLE_LIMITS
 from benchmarks.whole_worker import TakeOver, take_over_all
 from stream_app.clock import Clock
 from stream_app.dev.kafka import kafka_for, unused
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key
-from stream_app.domain.lead.identity import linked, person_key
-from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.outcome import Outcome
-from stream_app.domain.model.system import SYSTEM_KEY, system_row
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Destination, Plan, Workspace
 from stream_app.kafka.connection import KafkaConnection
@@ -46,46 +42,18 @@ from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.state import WorkerParts
 
-LIMITS = {"seconds": 5.0, "rss_mb": 400.0}
+LIMITS = {"seconds": 5.0}
 CLOCK_LIMITS = {"clock_mb": 40.0, "look_us": 100.0}
-_PER_ROWS = 1_000_000
+_PER = 1_000_000
 _LOOKS = 1_000
 
 
-async def _fill(bootstrap: str, topic: str, rows: int, awaiting: bool) -> None:
+async def _fill(bootstrap: str, topic: str, leads: int, *, linkedin: bool, awaiting: bool) -> int:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"cleanup.policy": "compact"})])
     await admin.close()
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, max_batch_size=2**19)
-    await producer.start()
-    await producer.send(topic, system_row(1), SYSTEM_KEY, partition=0)
-    now_ms = time.time_ns() // 1_000_000
-    for number in range(rows if awaiting else rows // 3):
-        key = delivery_key("acme", "people", f"crm-{number:08d}")
-        person, email = f"{number:022d}", f"e{number:021d}"
-        row = Delivery(
-            version=1,
-            state="accepted" if awaiting else "enriched",
-            origin=f"leads/0/{number}",
-            seq=3,
-            at_ms=now_ms + number,
-            first_at_ms=now_ms + number,
-            trace_id=f"{number:032x}",
-            webhook_id="a1b2c3d4e5f6",
-            final=not awaiting,
-            reservation=Reservation("2026-11-24", "2026-11", 20, 5) if awaiting else None,
-            results=0 if awaiting else 1,
-            person=person,
-            company=f"{number % 5_000:022d}",
-            people=(person, email, ""),
-        )
-        await producer.send(topic, msgspec.json.encode(row), key, partition=0)
-        if not awaiting:
-            aliases = tuple(person_key("acme", "people", identifier) for identifier in (person, email))
-            for alias, value in linked(aliases, key, lambda _: None):
-                await producer.send(topic, value, alias, partition=0)
-    await producer.stop()
+    return await fill(bootstrap, topic, leads, "acme", "people", linkedin=linkedin, awaiting=awaiting)
 
 
 class _NoClay:
@@ -117,7 +85,7 @@ async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
     seconds = time.perf_counter() - started
     await partition.close()  # before it catches up with topics that are not there; its rows stay
     rows_mb = memory().rss / 2**20
-    figures = {"seconds": seconds, "rss_mb": rows_mb, "rows_mb": rows_mb - before_mb}
+    figures = {"seconds": seconds, "rows_mb": rows_mb - before_mb}
     awaiting = DeadlineQueue(plan, partition.state.rows, partition.state.lanes)
     started = time.process_time()
     await awaiting.load()
@@ -130,9 +98,9 @@ async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
     return figures | waiting | {"look_us": looks / _LOOKS * 1e6}
 
 
-def missed(rows: int, figures: Mapping[str, float], awaiting: bool) -> list[str]:
+def missed(figures: Mapping[str, float], *, awaiting: bool) -> list[str]:
     """The goals that were missed, in words."""
-    scale = max(1.0, rows / _PER_ROWS)
+    scale = max(1.0, figures["waiting" if awaiting else "rows"] / _PER)
     limits = CLOCK_LIMITS if awaiting else LIMITS
     allowed = {name: most if name == "look_us" else most * scale for name, most in limits.items()}
     return [
@@ -143,8 +111,11 @@ def missed(rows: int, figures: Mapping[str, float], awaiting: bool) -> list[str]
 def main() -> None:
     """Fill topics of three sizes, take each over in a fresh process, and exit with 1 when a goal was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.take_over", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--awaiting", action="store_true", help="all rows are leads that wait for their callback")
+    parser.add_argument("--leads", type=int, default=1_000_000)
+    parser.add_argument(
+        "--linkedin", action="store_true", help="each lead has a LinkedIn URL beside its e-mail address"
+    )
+    parser.add_argument("--awaiting", action="store_true", help="all leads wait for their callback")
     parser.add_argument("--partitions", type=int, help="a whole worker takes over so many partitions without rows")
     parser.add_argument("--workspaces", type=int, default=1_000, help="with --partitions: so many are configured")
     parser.add_argument("--json", action="store_true")
@@ -159,18 +130,19 @@ def main() -> None:
         if arguments.partitions:
             _whole(take_over_all(kafka.bootstrap, arguments.partitions, arguments.workspaces, console.print))
             return
-        for rows in (arguments.rows // 100, arguments.rows // 10, arguments.rows):
-            topic = f"{unused('rows')}{rows}"
-            console.print(f"{rows:,} rows ...")
-            asyncio.run(_fill(kafka.bootstrap, topic, rows, arguments.awaiting))
+        for leads in (arguments.leads // 100, arguments.leads // 10, arguments.leads):
+            topic = f"{unused('leads')}{leads}"
+            console.print(f"{leads:,} leads ...")
+            how = {"linkedin": arguments.linkedin, "awaiting": arguments.awaiting}
+            rows = asyncio.run(_fill(kafka.bootstrap, topic, leads, **how))
             command = [sys.executable, "-m", "benchmarks.take_over", "--case", kafka.bootstrap, topic]
             ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
             if ran.returncode:
-                raise SystemExit(f"the take-over of {rows:,} rows failed: {ran.stderr.strip()[-2_000:]}")
-            figures[rows] = json.loads(ran.stdout)
-    failed = [text for rows, row in figures.items() for text in missed(rows, row, arguments.awaiting)]
+                raise SystemExit(f"the take-over of {leads:,} leads failed: {ran.stderr.strip()[-2_000:]}")
+            figures[leads] = {"rows": rows} | json.loads(ran.stdout)
+    failed = [text for row in figures.values() for text in missed(row, awaiting=arguments.awaiting)]
     if arguments.json:
-        Console().print_json(data={str(rows): row for rows, row in figures.items()} | {"missed": failed})
+        Console().print_json(data={str(leads): row for leads, row in figures.items()} | {"missed": failed})
     else:
         _show(figures)
     if failed:
@@ -191,11 +163,12 @@ def _whole(take_over: TakeOver) -> None:
 
 def _show(figures: Mapping[int, Mapping[str, float]]) -> None:
     table = Table(title="Taking one partition over")
-    for column in ("rows", "s", "process MB", "of these rows MB", "waiting", "clock s", "clock MB", "a look us"):
-        table.add_column(column, justify="right", no_wrap=column in ("rows", "waiting"))
-    for rows, row in figures.items():
+    for column in ("leads", "rows", "s", "of these rows MB", "waiting", "clock s", "clock MB", "a look us"):
+        table.add_column(column, justify="right", no_wrap=column in ("leads", "rows", "waiting"))
+    for leads, row in figures.items():
         clock = (f"{row['waiting']:,.0f}", f"{row['clock_s']:.2f}", f"{row['clock_mb']:.0f}", f"{row['look_us']:.0f}")
-        table.add_row(f"{rows:,}", f"{row['seconds']:.2f}", f"{row['rss_mb']:.0f}", f"{row['rows_mb']:.0f}", *clock)
+        size = (f"{leads:,}", f"{row['rows']:,.0f}")
+        table.add_row(*size, f"{row['seconds']:.2f}", f"{row['rows_mb']:.0f}", *clock)
     Console().print(table)
 
 

@@ -7,6 +7,7 @@ Kafka; nothing is sent. Ready is /readyz; done is when its CPU is idle again, wi
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,13 +36,14 @@ _WEBHOOK = "https://api.clay.com/v3/sources/webhook/"
 
 
 class TakeOver(msgspec.Struct):
-    """Seconds from the start of the process, CPU seconds of the process, and its memory when it is done."""
+    """Seconds from the start of the process, its CPU seconds, its memory when it is done, and the most that it had."""
 
     ready_s: float
     ready_cpu_s: float
     done_s: float
     cpu_s: float
     rss_mb: float
+    peak_mb: float
 
 
 def configuration(workspaces: int, partitions: int = 8, bootstrap: str = "127.0.0.1:9092", namespace: str = "") -> str:
@@ -87,12 +89,13 @@ def take_over_all(bootstrap: str, partitions: int, workspaces: int, say: Callabl
         if report.problems:
             raise SystemExit("; ".join(report.problems))
         say("waiting until the broker leads all partitions, and has the topic of the groups' offsets ...")
-        asyncio.run(_settled(settings))
+        asyncio.run(settled(settings))
         say("taking over ...")
-        return _measure(path, environment(workspaces))
+        return measure(path, environment(workspaces))
 
 
-async def _settled(settings: Settings) -> None:
+async def settled(settings: Settings) -> None:
+    """Wait until the broker leads all partitions, and has the topic of the groups' offsets."""
     places = [
         TopicPartition(topic.name, number) for topic in settings.topic_plan() for number in range(topic.partitions)
     ]
@@ -101,7 +104,8 @@ async def _settled(settings: Settings) -> None:
         await reader.committed(places[:1])
 
 
-def _measure(path: Path, environ: dict[str, str]) -> TakeOver:
+def measure(path: Path, environ: dict[str, str]) -> TakeOver:
+    """Start a worker, wait until it has nothing more to do, and end it."""
     log = path.with_name("worker.log")
     command = [sys.executable, "-m", "stream_app", "worker", "--config", str(path)]
     with log.open("w") as out:
@@ -126,10 +130,19 @@ def _measure(path: Path, environ: dict[str, str]) -> TakeOver:
                 if now - cpu_s < 0.1:
                     break
                 done_s, cpu_s = time.perf_counter() - began, now
-            return TakeOver(ready_s, ready_cpu_s, done_s, cpu_s, process.memory_info().rss / 2**20)
+            rss_mb = process.memory_info().rss / 2**20
+            return TakeOver(ready_s, ready_cpu_s, done_s, cpu_s, rss_mb, _peak_mb(worker.pid, rss_mb))
         finally:
             worker.terminate()
             worker.wait()
+
+
+def _peak_mb(pid: int, rss_mb: float) -> float:
+    """Return the most memory that a process ever had. Where the system does not say so, it is what it has now."""
+    status = Path(f"/proc/{pid}/status")
+    text = status.read_text() if status.exists() else ""
+    peak = re.search(r"^VmHWM:\s*(\d+) kB$", text, re.M)
+    return int(peak[1]) / 1024 if peak else rss_mb
 
 
 def _is_ready() -> bool:

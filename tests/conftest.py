@@ -89,7 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["XDG_STATE_HOME"] = folder.name
     if not config.getoption("--all-programs"):
         return
-    missing = [program.reason for program in PROGRAMS if program.find() is None]
+    missing = [program.reason for program in PROGRAMS if program.is_everywhere and program.find() is None]
     if missing:
         raise pytest.UsageError("; ".join(missing))
 

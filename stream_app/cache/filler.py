@@ -24,6 +24,8 @@ from stream_app.partition.ports import Cache
 
 MOST_ENTRIES: Final = 100_000
 MOST_BYTES: Final = 64 * 2**20
+_ENTRY_BYTES: Final = 300
+"""What an entry takes in memory beside the bytes of its key and value: their objects, and its place in the order."""
 MOST_RESULTS: Final = 200_000
 """Results per partition, counted from its end, that go into the cache. Older tombstones are always applied."""
 
@@ -57,7 +59,7 @@ class MemoryCache:
         for slot, value in merged({slot: self._values.get(slot) for slot, _ in changes}, changes).items():
             self._drop(slot)
             self._values[slot] = value
-            self._bytes += len(value)
+            self._bytes += _size(slot, value)
         while len(self._values) > self._most_entries or self._bytes > self._most_bytes:
             self._drop(next(iter(self._values)))
         return True
@@ -75,7 +77,13 @@ class MemoryCache:
         return True
 
     def _drop(self, slot: str) -> None:
-        self._bytes -= len(self._values.pop(slot, b""))
+        value = self._values.pop(slot, None)
+        if value is not None:
+            self._bytes -= _size(slot, value)
+
+
+def _size(slot: str, value: bytes) -> int:
+    return _ENTRY_BYTES + len(slot) + len(value)
 
 
 @dataclass(eq=False)

@@ -13,6 +13,7 @@ from faust.serializers.schemas import Schema
 from faust.stores import memory
 
 from stream_app.config import Kafka
+from stream_app.faust_app.buffers import BoundedBuffer
 from stream_app.faust_app.fixes.safe_app import SafeApp
 from stream_app.faust_app.stream import Agent, GapCheck, run_agent
 from stream_app.kafka.connection import KafkaConnection
@@ -102,13 +103,26 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
 class App(SafeApp):
     """A Faust app with the fixes, whose agents read records as raw bytes.
 
+    Args:
+        buffer_bytes: see `build_app`.
+
     Attributes:
         gaps: checks every gap in the offsets of the consumed topics.
     """
 
-    def __init__(self, app_id: str, *, connection: KafkaConnection, **options: Any) -> None:
+    def __init__(self, app_id: str, *, connection: KafkaConnection, buffer_bytes: int, **options: Any) -> None:
+        self._buffer_bytes = buffer_bytes
         super().__init__(app_id, connection=connection, **options)
         self.gaps = GapCheck(connection)
+
+    def FlowControlQueue(self, maxsize: int | None = None, *, clear_on_resume: bool = False) -> BoundedBuffer:  # noqa: N802  # Faust's name
+        """Return a queue of Faust's that is bounded by bytes, too."""
+        return BoundedBuffer(
+            maxsize or 0,
+            most_bytes=self._buffer_bytes,
+            flow_control=self.flow_control,
+            clear_on_resume=clear_on_resume,
+        )
 
     def agent(self, topic: str) -> Callable[[Agent], Any]:
         """As `faust.App.agent`, for a topic by its name and an `async def` that is given `Generations`.
@@ -155,7 +169,14 @@ class RawBytes(Schema):  # type: ignore[misc]  # faust ships no types
         return decode
 
 
-def build_app(app_id: str, connection: KafkaConnection, kafka: Kafka, *, buffer_records: int = 4_000) -> App:
+def build_app(
+    app_id: str,
+    connection: KafkaConnection,
+    kafka: Kafka,
+    *,
+    buffer_records: int = 4_000,
+    buffer_bytes: int = 2**20,
+) -> App:
     """Build an app without agents. Call it inside the running event loop.
 
     Partition p of all topics that have an agent, and of the state topic, is always assigned to the same process.
@@ -166,11 +187,14 @@ def build_app(app_id: str, connection: KafkaConnection, kafka: Kafka, *, buffer_
         connection: how to connect to Kafka.
         kafka: the number of partitions of every topic, the state topic included, and the times of the group.
         buffer_records: records that the process buffers for each topic and partition.
+        buffer_bytes: bytes of memory that these take, and the most that one fetch brings of a topic and partition,
+            unless its next record is larger.
     """
     _mute_debug()
     return App(
         app_id,
         connection=connection,
+        buffer_bytes=buffer_bytes,
         broker=["kafka://" + address.strip() for address in connection.bootstrap.split(",")],
         # It identifies the member, and Faust takes no assignment that was made for another URL. Nothing listens there.
         canonical_url=f"http://{uuid.uuid4().hex}",
@@ -189,6 +213,7 @@ def build_app(app_id: str, connection: KafkaConnection, kafka: Kafka, *, buffer_
         # Faust stops fetching a partition when its buffer is 80 % full. The records of one poll must fit in the rest: a
         # full buffer blocks all partitions (docs/reference/faust.md, behaviour 6).
         broker_max_poll_records=buffer_records // 5,
+        consumer_max_fetch_size=buffer_bytes,
         stream_buffer_maxsize=buffer_records,
         stream_wait_empty=True,
         stream_recovery_delay=0,

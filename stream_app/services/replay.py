@@ -39,8 +39,9 @@ from stream_app.replay.orders import OrderRunner
 from stream_app.replay.state import ReplayState
 from stream_app.services.process import Watchdog, check_kafka, longest_step_s, serve_ops
 
-_BUFFERED: Final = 1_000
-"""Records in memory per topic and partition. Those of a delay tier only wait."""
+_BUFFERED: Final = 250
+_BUFFERED_BYTES: Final = 2**18
+"""Records in memory per topic and partition, and their bytes. Those of a delay tier only wait."""
 _AGAIN_S: Final = 2.0
 _json: Final = msgspec.json.Encoder()
 
@@ -93,7 +94,13 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
             on_moved,
             on_begin,
         )
-        app = build_app(topics.replay_app, connection, settings.kafka, buffer_records=_BUFFERED)
+        app = build_app(
+            topics.replay_app,
+            connection,
+            settings.kafka,
+            buffer_records=_BUFFERED,
+            buffer_bytes=_BUFFERED_BYTES,
+        )
         define_agents(app, topics, policy.tiers_s, replay)
         runner = OrderRunner(settings, state, lambda: (topics.dlq, 0) in assigned(app))
 

@@ -53,7 +53,8 @@ FORMS: Final = {
     "erase": "/board/leads/crm-18/act/erase",  # cannot be undone, and is typed to confirm
     "resolve": "/board/leads/crm-17/act/resolve",
     "suppress": "/board/act/suppress",
-    "plan a replay": "/board/dead/act/plan?reason=http_503",
+    "give up": "/board/dead/act/give-up?record=leads.dlq/0/3",
+    "plan a replay": "/board/dead/act/plan?reason=http_503",  # the last one: it is sent
 }
 """One of each kind of field: all forms have the same template."""
 each_look = pytest.mark.parametrize(

@@ -28,12 +28,13 @@ SMALL: Final = {
     "results": "--leads 2000",
     "safety": "--leads 4000",
     "start": "--rounds 1",
-    "take_over": "--rows 2000",
+    "take_over": "--leads 2000",
     "waiting": "--waiting 500 --sorting 50",
+    "worker_memory": "--leads 2000",
 }
 """Benchmark -> the arguments of a small load."""
 
-PARTS: Final = {"baselines", "whole_worker", "__init__"}
+PARTS: Final = {"baselines", "lead_rows", "whole_worker", "__init__"}
 """Modules that benchmarks share."""
 
 BENCHMARKS: Final = Path(__file__).parents[2] / "benchmarks"

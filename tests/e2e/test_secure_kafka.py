@@ -354,6 +354,7 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
         for program in ("lanes ORDER", "suppress add", "suppress remove", "erase"):
             await done(program, 0, 1)
         for program in (
+            "dlq give-up",
             "replay pause",
             "replay resume",
             "replay select",

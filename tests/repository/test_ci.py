@@ -32,12 +32,12 @@ def run(tmp_path: Path, fails: str, *options: str) -> tuple[int, list[str]]:
     Return its exit code and the programs that it called.
     """
     programs, log = tmp_path / "programs", tmp_path / "log"
-    programs.mkdir()
+    programs.mkdir(parents=True)
     program = programs / "python3"
     program.write_text(PROGRAM.format(log=log, program=program, fails=fails))
     program.chmod(0o755)
     (programs / "sleep").symlink_to("/bin/true")  # the pause before a second installation
-    for name in ("apt-get", "chromium", "nginx", "promtool"):
+    for name in ("apt-get", "chromium", "nginx", "promtool", "docker"):
         (programs / name).symlink_to(program)
     (programs / "unshare").symlink_to("/bin/false")  # nothing is hidden from stand-ins
     done = subprocess.run(
@@ -61,7 +61,9 @@ def test_the_long_run_has_the_folder_of_each_long_test(tmp_path: Path) -> None:
     [((), '"pytest -n 0"*'), ((), '"python -m tests.support.neighbour pytest -n 8"*'), ((), '"pytest -n 4"*'),
      ((), "*hatchling*"), ((), "pip*"), (("--long",), '"pytest -m long"*'),
      (("--long",), "*thorough*"), (("--long",), "*tests.simulation*"), (("--mutants",), "*tests.mutants*"),
-     (("--mutants",), "*tests.simulation.account*"), (("--long",), "pip*")],
+     (("--mutants",), "*tests.simulation.account*"), (("--long",), "pip*"),
+     (("--containers",), "*tests/containers*"), (("--containers",), '"docker info"'),
+     (("--containers",), '"docker compose"*'), (("--containers",), '"docker buildx"*'), (("--containers",), "pip*")],
 )  # fmt: skip
 def test_it_fails_when_a_stage_fails(tmp_path: Path, options: tuple[str, ...], fails: str) -> None:
     assert run(tmp_path, fails, *options)[0] == 1
@@ -99,3 +101,18 @@ def test_a_test_that_asks_a_default_port_fails_the_run(tmp_path: Path) -> None:
     assert quiet.returncode == 0, quiet.stderr
     assert asked.returncode == 1
     assert "9105 (http.trace_port): b'GET /metrics'" in asked.stderr
+
+
+def test_no_run_but_their_own_starts_the_containers(tmp_path: Path) -> None:
+    """A machine without Docker passes the others; this one fails there, and does not skip."""
+    code, calls = run(tmp_path / "own", "nothing", "--containers")
+    assert (code, [call for call in calls if call.startswith("pytest")]) == (
+        0,
+        ["pytest -n 0 -raP -m containers tests/containers"],
+    )
+    for name, options in (("all", ()), ("long", ("--long",))):
+        _, calls = run(tmp_path / name, "nothing", *options)
+        assert not [call for call in calls if call.startswith("docker")]
+        marked = [call for call in calls if call.startswith("pytest") and " -m " in call]
+        assert marked, "the others take what pyproject.toml says"
+        assert all("not containers" in call or "-m long" in call for call in marked)

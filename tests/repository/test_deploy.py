@@ -212,7 +212,8 @@ def test_a_slow_kafka_makes_no_service_unhealthy() -> None:
         "its check asks the gateway"
     )
     for name in SERVICES.keys() - {"kafka", "configuration", "topics"}:
-        assert seconds(SERVICES[name]["healthcheck"]["start_period"]) >= 60, f"{name}: a machine may be busy"
+        start_s = seconds(SERVICES[name]["healthcheck"]["start_period"])
+        assert start_s >= 180, f"{name}: on a busy machine a process that Kafka did not answer in time starts twice"
 
 
 def test_no_container_reads_a_file_of_the_clone_but_the_one_that_copies_them() -> None:

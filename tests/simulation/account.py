@@ -16,19 +16,25 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, Final
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
+
+from prometheus_client import CollectorRegistry
 
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.client.answers import Account, ByState
+from stream_app.domain.books.money import BooksReport
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import Retention
 from stream_app.domain.plan import Plan
+from stream_app.ops.metrics import WorkerMetrics
 from tests.board.model_records import Made
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.lane_states import LATER_MS, wrong_states
 from tests.simulation.orders import Order
 from tests.simulation.schedule import Arrival, Schedule, drawn
+from tests.simulation.tape import Tape, tape_of
 from tests.simulation.world import Outcome, World
 
 _ENDED: Final = {
@@ -45,7 +51,13 @@ COLUMN_OF: Final = {
     **{name: name for name in ("parked", "served_from_cache", "served_locally", "accepted_final")},
     "confirmed": "accepted_final",
 }
+_PRICED: Final = {"accepted", "confirmed", "enriched", "partial", "no_data", "enrich_error"}
+"""Of a lead in one of these, what is booked for the last POST is what it cost."""
+_BOOKED: Final = 16
+_UNSETTLED: Final = 24
+"""The places of two fields in the row of a lead."""
 _HEADER: Final = "stream-app-"
+_SILENT: Final = MagicMock()  # a log
 QUARTER_MS: Final = 900_000
 DAY_MS: Final = 86_400_000
 
@@ -87,8 +99,9 @@ class Record:
 class Ledger:
     """Everything that is committed on Kafka, read once more from the beginning."""
 
-    def __init__(self, plan: Plan, kafka: MemoryKafka) -> None:
+    def __init__(self, plan: Plan, kafka: MemoryKafka, now_ms: int = 0) -> None:
         self.plan = plan
+        self.tape = tape_of(plan, kafka, now_ms)
         self.logs = {(log.topic, log.partition): log.committed() for log in kafka.logs}
         self.records: dict[str, Record] = {}
         names = plan.topics
@@ -131,6 +144,33 @@ class Ledger:
             if not destination and any(lead == lead_id and workspace in ("", name) for name, lead in others):
                 del leads[workspace, destination, lead_id]
         return leads
+
+    def told_elsewhere(self, numbers: Numbers) -> Numbers:
+        """What books and metrics must say, told from the expected account and from the rows."""
+        told: Counter[tuple[str, ...]] = Counter()
+        for (kind, *place), value in numbers.items():
+            if kind == "status":
+                told["books", place[2]] += value
+            elif kind in ("resent", "credits") and place[1]:
+                told[f"books {kind}", place[1]] += value
+                told[f"metrics {kind}", *((place[1], place[2]) if kind == "resent" else (place[2],))] += value
+        for workspace, credits_ in self._not_known():
+            told["books not known", workspace] += credits_
+        return {name: value for name, value in told.items() if value}
+
+    def _not_known(self) -> Iterator[tuple[str, int]]:
+        """Workspace and credits of each booking that neither Clay nor an operator has confirmed, from the rows."""
+        rows: dict[tuple[int, bytes], bytes | None] = {}
+        for consumed in self._all(self.plan.topics.state):
+            if (consumed.key or b"").startswith(b"d/"):
+                rows[consumed.partition, consumed.key or b""] = consumed.value
+        for (_, key), value in rows.items():
+            row = json.loads(value) if value else []
+            earlier = row[_UNSETTLED] if len(row) > _UNSETTLED else []
+            last = row[_BOOKED] if len(row) > _BOOKED and row[_BOOKED] and row[1] not in _PRICED else None
+            for booked in (*earlier, *([last] if last else [])):
+                if not booked.get("known"):
+                    yield key.decode().split("/")[1], booked["credits"]
 
     # ---------------------------------------------------------------------------------------------- what to count
 
@@ -276,6 +316,39 @@ def numbers_of(account: Account, dlq: str, parked: str) -> Numbers:
     return {name: value for name, value in numbers.items() if value}
 
 
+def numbers_of_books(report: BooksReport) -> Numbers:
+    """What the books say of what the account counts, too."""
+    numbers: Counter[tuple[str, ...]] = Counter()
+    for status, count in report.statuses.items():
+        numbers["books", status] += count.leads
+    for status, events in report.not_leads.items():
+        numbers["books", status] += events
+    for workspace, times in report.possible_doubles.items():
+        numbers["books resent", workspace] += times
+    for account in report.accounts:
+        if len(account.period) == len("2026-11") and account.meter == "credits":
+            numbers["books credits", account.workspace] += account.spent
+            numbers["books not known", account.workspace] += account.unknown
+    return {name: value for name, value in numbers.items() if value}
+
+
+def numbers_of_metrics(tape: Tape) -> Numbers:
+    """What the metrics of one worker say that has committed all events."""
+    registry, numbers = CollectorRegistry(), Counter[tuple[str, ...]]()
+    events = [event for _, _, event in tape.events()]
+    WorkerMetrics(registry, _SILENT).committed([WriteBatch([], [], events)], len(events), 0.1)
+    for family in registry.collect():
+        for sample in family.samples:
+            labels, value = sample.labels, int(sample.value)
+            if sample.name == "stream_app_possible_double_spends_total":
+                numbers["metrics resent", labels["workspace"], labels["destination"]] += value
+            elif sample.name == "stream_app_credits_booked_total":
+                numbers["metrics credits", labels["destination"]] += value
+            elif sample.name == "stream_app_credits_returned_total":
+                numbers["metrics credits", labels["destination"]] -= value
+    return {name: value for name, value in numbers.items() if value}
+
+
 def _sums(causes: Iterable[ByState]) -> list[int]:
     rows = [(cause.open, cause.coming_back, cause.solved, cause.given_up) for cause in causes]
     return [sum(column) for column in zip(*rows, strict=True)] or [0, 0, 0, 0]
@@ -360,7 +433,7 @@ class MessyWorld(World):
 
     def look(self) -> None:
         """Keep what is on Kafka now."""
-        self.looks.append((self.now_ms(), Ledger(self.plan, self.kafka)))
+        self.looks.append((self.now_ms(), Ledger(self.plan, self.kafka, self.now_ms())))
 
     def run(self) -> Outcome:
         silent = {"on_offset", "on_answer", "on_post", "on_commit", "at_rest"}
@@ -446,6 +519,11 @@ class Differential:
                 read_into(model, ledger, chance, read)
                 self.met.update(_kind(name) for name in expected)
                 if wrong := differences(expected, counted(path, plan, now_ms)):
+                    return wrong
+                told = ledger.told_elsewhere(expected)
+                self.met.update(_kind(name) for name in told)
+                elsewhere = numbers_of_books(ledger.tape.close()) | numbers_of_metrics(ledger.tape)
+                if wrong := differences(told, elsewhere):
                     return wrong
                 if seed % _STATES_OF:
                     continue

@@ -11,7 +11,11 @@ import msgspec
 from stream_app.board.read_model import account, history, query
 from stream_app.board.read_model.account import Account, Letter
 from stream_app.board.read_model.history import History, Imports, slots_of
+from stream_app.client import books
 from stream_app.domain.books.records import Event, Kept, elect, is_at_rest, state_of
+from stream_app.domain.delivery.state_machine import open_costs
+from stream_app.domain.model.messages import RESEND
+from stream_app.ops import metrics
 
 Make = Callable[[], AbstractContextManager[Any]]
 ACCOUNT_MUTANTS: Final[dict[str, Make]] = {}
@@ -183,3 +187,20 @@ def records_of_an_import_count_by_the_whole_lead() -> AbstractContextManager[Any
         return shares(self, msgspec.structs.replace(kept, of_import=kept.counts and kept.imported > 0))
 
     return patch.object(Account, "_shares", whole)
+
+
+@mutant
+def what_an_operator_orders_is_no_double_spend() -> AbstractContextManager[Any]:
+    """In the metric alone."""
+    return patch.object(metrics, "RESENDS", {RESEND})
+
+
+@mutant
+def what_an_earlier_send_cost_is_forgotten() -> AbstractContextManager[Any]:
+    """A lead that was sent again has the cost that its callback reports, and no other."""
+    return patch.object(books, "open_costs", lambda row: open_costs(msgspec.structs.replace(row, unsettled=())))
+
+
+@mutant
+def what_a_given_up_lead_cost_is_known() -> AbstractContextManager[Any]:
+    return patch.object(books, "open_costs", lambda row: () if row.state == "suppressed" else open_costs(row))

@@ -30,6 +30,8 @@ KINDS: Final = {
         f"status {status}"
         for status in ("enriched", "suppressed", "erased", "rerouted", "deferred", "expired", "confirmed")
     ),
+    *("status cost_corrected", "books resent", "books credits", "books not known"),
+    *("metrics resent", "metrics credits"),
 }
 """What the schedules must meet at least, so that equal accounts mean something."""
 

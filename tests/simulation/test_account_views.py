@@ -1,4 +1,4 @@
-"""The account of 20 messy schedules through rendered pages, the look-up API and the commands: all say the same."""
+"""The account of 40 messy schedules through rendered pages, the look-up API and the commands: all say the same."""
 
 import asyncio
 import csv
@@ -29,7 +29,7 @@ from tests.board.scene import board_of, consumers_of, fetch_result, find_waiting
 from tests.simulation.account import COLUMN_OF, NO_LEADS, Ledger, Look, Numbers, looks_at, messy, read_into, sources_of
 from tests.simulation.tape import Tape
 
-SCHEDULES: Final = 20
+SCHEDULES: Final = 40
 IDLE: Final = Consumption(Group("Stable", 1), Group("Stable", 1), {})
 
 
@@ -74,6 +74,7 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
         met.update({"columns": len(columns), "imports": len(imports)})
         board.close()
     assert min(met[kind] for kind in ("columns", "imports", "dlq open", "dlq solved", "parked open")) > 3, met
+    assert min(met[f"{which} given_up"] for which in ("dlq", "parked")) > 0, met
 
 
 def _columns(expected: Numbers) -> Counter[str]:

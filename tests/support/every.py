@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, str]] = {
     "replay plan": "replay plan",
     "replay select": "replay select --yes",
     "replay redrive": "replay redrive --yes",
+    "dlq give-up": "dlq give-up --reason not_json --why test --yes",
     "replay pause": "replay pause --why test",
     "replay resume": "replay resume",
     "replay stop": "replay stop r-0",

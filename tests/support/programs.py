@@ -6,6 +6,7 @@ command brings it. With `--all-programs`, as in `.ci/run`, a missing program end
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from attrs import frozen
+
+from tests.support.pace import BUSY
 
 
 @frozen
@@ -24,12 +27,14 @@ class Program:
         words: What the summary calls it.
         brought_by: The command that installs it.
         find: Returns its path; None where there is none.
+        is_everywhere: `--all-programs` asks for it. What needs it has no run of its own.
     """
 
     mark: str
     words: str
     brought_by: str
     find: Callable[[], str | None]
+    is_everywhere: bool = True
 
     @property
     def reason(self) -> str:
@@ -70,6 +75,19 @@ def find_nginx() -> str | None:
     return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
+@cache
+def find_engine() -> str | None:
+    """Return the program docker, if it has compose and buildx and a Docker Engine answers it."""
+    program = shutil.which("docker")
+    if program is None:
+        return None
+    for asked in (["compose", "version"], ["buildx", "version"], ["info"]):
+        done = subprocess.run([program, *asked], capture_output=True, timeout=60 * BUSY, check=False)
+        if done.returncode:
+            return None
+    return program
+
+
 def _system(debian: str, homebrew: str) -> str:
     if sys.platform == "darwin":
         return f"`brew install {homebrew}`"
@@ -94,5 +112,12 @@ PROGRAMS: Final = (
         words="nginx",
         brought_by=_system("nginx-light", "nginx"),
         find=find_nginx,
+    ),
+    Program(
+        mark="containers",
+        words="Docker Engine that answers, with compose and buildx,",
+        brought_by=_system("docker.io docker-compose docker-buildx", "docker docker-compose docker-buildx"),
+        find=find_engine,
+        is_everywhere=False,
     ),
 )

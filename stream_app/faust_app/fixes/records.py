@@ -12,60 +12,12 @@ from typing import Any
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import TP
 from mode.utils.futures import notify
-from mode.utils.queues import ThrowableQueue
 
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.kafka.consumer import Consumer as KafkaConsumer
 
 log = logging.getLogger(__name__)
 _COMMIT_S = 5.0
-MOST_BUFFERED_BYTES = 8_388_608
-"""The bytes of a topic and partition's records that wait for their agent, at 100 %: fetching stops at 80 %."""
-
-
-class BoundedQueue(ThrowableQueue):  # type: ignore[misc]  # mode ships no types
-    """Fix: the records that wait for their agent are bounded by bytes, too.
-
-    Upstream: a partition is fetched until 80 % of `stream_buffer_maxsize` records wait, whatever their size. 4,000
-    leads of 100 KB have 400 MB, and compressed they are a few hundred KB on Kafka.
-
-    Report: docs/reference/upstream/a-buffer-has-no-bound-in-bytes.md.
-
-    Tests: tests/unit/faust_app/test_faust_bookkeeping.py (test_a_partition_is_not_fetched_while_large_records_wait).
-
-    Remove it when upstream bounds its buffers by bytes.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._bytes = 0
-
-    def qsize(self) -> int:
-        """Return how full it is, in records: what matters to the pressure on a partition, but not to `full`."""
-        by_bytes: int = self._bytes * self.maxsize // MOST_BUFFERED_BYTES
-        return max(len(self._queue), by_bytes)
-
-    def full(self) -> bool:
-        return bool(0 < self.maxsize <= len(self._queue))
-
-    def clear(self) -> None:
-        super().clear()
-        self._bytes = 0
-
-    def _put(self, item: Any) -> None:
-        super()._put(item)
-        self._bytes += _bytes_of(item)
-
-    def _get(self) -> Any:
-        item = super()._get()
-        self._bytes -= _bytes_of(item)
-        return item
-
-
-def _bytes_of(event: Any) -> int:
-    """Return how many bytes of Kafka an event holds; 0 for what is no event."""
-    message = getattr(event, "message", None)
-    return 0 if message is None else len(message.key or b"") + len(message.value or b"")
 
 
 class FairFetch(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types

@@ -13,14 +13,7 @@ from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, Transport
 
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.faust_app.fixes.membership import BoundedLifecycle, SubscribeOnce
-from stream_app.faust_app.fixes.records import (
-    BoundedQueue,
-    CommitBeforeRevoke,
-    DirectHandover,
-    ExactOffsets,
-    FairFetch,
-    SeekToFirst,
-)
+from stream_app.faust_app.fixes.records import CommitBeforeRevoke, DirectHandover, ExactOffsets, FairFetch, SeekToFirst
 from stream_app.faust_app.fixes.recovery import IdleFetcher, SafeTableManager
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
@@ -188,11 +181,6 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
 
     def _new_transport(self) -> SafeTransport:
         return SafeTransport(self.conf.broker_consumer, self)
-
-    def FlowControlQueue(  # noqa: N802 - upstream's name
-        self, maxsize: int | None = None, *, clear_on_resume: bool = False
-    ) -> BoundedQueue:
-        return BoundedQueue(maxsize=maxsize, flow_control=self.flow_control, clear_on_resume=clear_on_resume)
 
     def _create_directories(self) -> None:
         """Create none: the app keeps no files."""

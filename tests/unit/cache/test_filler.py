@@ -1,6 +1,7 @@
 """The filler of the cache on a topic in memory: what is read again, what is remembered, and what is not."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import nullcontext
 from itertools import pairwise
@@ -175,7 +176,7 @@ async def test_a_cache_that_does_not_accept_is_filled_from_the_same_place_later(
 @virtual_time
 async def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_was_used_last() -> None:
     one = Entry({"title": Field("x" * 20, 1, "people")})
-    size = len(msgspec.json.encode(one))
+    size = fillers._ENTRY_BYTES + len("a") + len(msgspec.json.encode(one))
     for cache in (MemoryCache(most_entries=2), MemoryCache(most_bytes=2 * size)):
         await cache.add([("a", one), ("b", one)])
         assert len(cache) == 2
@@ -185,3 +186,20 @@ async def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_was_used_la
         await cache.forget(["a", "never"])
         await cache.add([("d", one)])
         assert len(cache) == 2, "what is forgotten makes room"
+        for slot in ("d", "c"):
+            await cache.add([(slot, one)])
+        assert len(cache) == 2, "what is written again takes no more"
+
+
+@virtual_time
+async def test_the_memory_of_the_cache_counts_keys_and_objects() -> None:
+    """Many small results take more for their objects than for what they say."""
+    tracemalloc.start()
+    cache, most_bytes = MemoryCache(most_bytes=2**20), 2**20
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(5_000):
+        await cache.add([(f"{{acme}}:person:{number:043d}", Entry({"title": Field(f"{number}", 1, "people")}))])
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert len(cache) < 5_000, "it is full"
+    assert 0.7 * most_bytes < grown < 1.2 * most_bytes

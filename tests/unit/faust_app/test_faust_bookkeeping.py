@@ -6,7 +6,6 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,6 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.faust_app import fixes
 from stream_app.faust_app import worker as worker_agents
 from stream_app.faust_app.app import App, build_app
-from stream_app.faust_app.fixes.records import MOST_BUFFERED_BYTES
 from stream_app.faust_app.fixes.recovery import SafeRecovery
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.partition.owner import PartitionOwner
@@ -49,41 +47,6 @@ class Message:
 
 def an_app() -> App:
     return build_app("group", KafkaConnection("127.0.0.1:1"), Kafka(partitions=1))
-
-
-async def test_a_partition_is_not_fetched_while_large_records_wait() -> None:
-    """Of small records 4,000 may wait, and a full buffer never blocks what is already there."""
-    said: list[str] = []
-    queue = an_app().FlowControlQueue(maxsize=10)
-
-    def put(size: int) -> None:
-        event = SimpleNamespace(message=SimpleNamespace(key=b"acme", value=bytes(size)))
-        queue.put_nowait_enhanced(
-            event,
-            on_pressure_high=lambda: said.append("high"),
-            on_pressure_drop=drop,
-        )
-
-    def drop() -> None:
-        said.append("drop")
-
-    for _ in range(7):
-        put(10)
-    assert said == []
-    put(MOST_BUFFERED_BYTES)
-    put(10)
-    assert said == ["high"]
-    assert not queue.full()
-    for _ in range(8):
-        queue.get_nowait()
-    assert said == ["high"], "the large one still waits"
-    queue.get_nowait()
-    with suppress(asyncio.QueueEmpty):
-        queue.get_nowait()
-    assert said == ["high", "drop"]
-    put(MOST_BUFFERED_BYTES)
-    queue.clear()
-    assert queue.qsize() == 0
 
 
 def consumer_with(consumed: list[int]) -> Any:

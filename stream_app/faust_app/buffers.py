@@ -1,0 +1,63 @@
+"""The records of one topic and partition that wait in memory, bounded by bytes.
+
+Faust counts records only, and a record of a producer may have a megabyte. So a partition also leaves the fetch when the
+records that wait for it have so many bytes, and comes back when two fifths of them are left.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from mode.utils.queues import ThrowableQueue
+
+_RECORD_BYTES: Final = 600
+_HEADER_BYTES: Final = 200
+"""What the objects of a record and of one of its headers take, beside their bytes."""
+
+
+class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no types
+    """A queue of Faust's events. What is no event, such as the batches of a stream, has no size here.
+
+    Args:
+        most_bytes: At so many bytes the pressure is high, and Faust fetches no more for the queue.
+    """
+
+    def __init__(self, maxsize: int, *, most_bytes: int, **how: Any) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        super().__init__(maxsize, **how)
+
+    def _put(self, item: Any) -> None:
+        self._bytes += size_of(item)
+        super()._put(item)
+
+    def _get(self) -> Any:
+        item = super()._get()
+        self._bytes -= size_of(item)
+        return item
+
+    def clear(self) -> None:
+        super().clear()
+        self._bytes = 0
+
+    def in_pressure_high_state(self, callback: Callable[[], None]) -> bool:
+        """Return True if the pressure has become high. `callback` is called when it has dropped."""
+        if self._bytes < self._most_bytes or callback in self._pending_pressure_drop_callbacks:
+            return bool(super().in_pressure_high_state(callback))
+        self._pending_pressure_drop_callbacks.add(callback)
+        self.on_pressure_high()
+        return True
+
+    def maybe_endorse_pressure_drop(self) -> None:
+        """Call the callbacks if the pressure has dropped, in bytes and in records."""
+        if self.empty() or self._bytes <= self._most_bytes * self.pressure_drop_ratio:
+            super().maybe_endorse_pressure_drop()
+
+
+def size_of(item: Any) -> int:
+    """Return the bytes that an event's record takes in memory, about; 0 if it is no event."""
+    message = getattr(item, "message", None)
+    if message is None:
+        return 0
+    headers = message.headers or ()
+    size = _RECORD_BYTES + len(message.key or b"") + len(message.value or b"") + _HEADER_BYTES * len(headers)
+    return size + sum(len(name) + len(value or b"") for name, value in headers)
