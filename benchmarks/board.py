@@ -42,6 +42,7 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.topics import ExistingTopic
+from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
 
@@ -64,7 +65,7 @@ class Elsewhere(Background[Consumption]):
         self.is_first = False
 
     async def look(self, within_s: float) -> Consumption | None:
-        waiting = {("leads", number): 10 * number for number in range(PARTITIONS)}
+        waiting = {("leads", number): Waiting(10 * number) for number in range(PARTITIONS)}
         return Consumption(Group("Stable", 4), Group("Stable", 1), waiting)
 
     async def fill(self, stored: FoundResultAt) -> FoundResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ from stream_app.domain.books.records import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.text import count
+from stream_app.domain.model.topics import TopicNames
+from stream_app.kafka.backlog import Waiting, sum_of, waiting_in
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
@@ -146,16 +148,14 @@ FindWaiting = Callable[[str, str, str], Awaitable[Search]]
 
 @dataclass(eq=False)
 class Lookup:
-    """The API's handlers. `kafka` returns what Kafka says beside the topics; `inputs`: the topics of producers."""
+    """The API's handlers. `kafka` returns what Kafka says beside the topics, whose names are `names`."""
 
     queries: Queries
     lag: Callable[[], ProjectionLag]
     fetch_result: FetchResult
     kafka: Callable[[], Awaitable[Consumption | None]]
-    inputs: Collection[str]
+    names: TopicNames
     access: Access
-    dlq: str
-    parked: str
     find_waiting: FindWaiting
     now_ms: Callable[[], int] = Clock().now_ms
 
@@ -226,9 +226,14 @@ class Lookup:
         query = request.query_params
         lead_id, person = _someone(query.get("lead_id", ""), query.get("person", ""))
         search = await self.find_waiting(lead_id, person, query.get("workspace", ""))
+        kafka = await self.kafka()
+        waiting = waiting_in({} if kafka is None else kafka.waiting, self.names.namespace)
         lanes, _ = await asyncio.to_thread(self.queries.lanes, self.now_ms())
         views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
-        leads = [waiting_lead(search, record, views.get(record.workspace), now_ms) for record in search.matches]
+        leads = [
+            waiting_lead(search, record, views.get(record.workspace), waiting.get(record.partition, {}), now_ms)
+            for record in search.matches
+        ]
         age, searched, left = msgspec.structs.asdict(lag), search.searched, search.left
         return answers.WaitingAnswer(**age, leads=leads, searched=searched, left=left, problem=search.problem)
 
@@ -248,21 +253,20 @@ class Lookup:
         for row in counts:
             totals.add(row.status, row.leads, final=row.column == "accepted_final")
         columns = {name: column.leads for name, column in totals.columns.items() if name != "waiting"}
-        age, not_leads, waiting = msgspec.structs.asdict(lag), dict(totals.not_leads), await self._untaken()
-        return answers.BooksAnswer(**age, columns=columns, status_counts=counts, not_leads=not_leads, waiting=waiting)
-
-    async def _untaken(self) -> dict[str, int] | None:
-        """Return the records by topic that no worker has taken; None if Kafka does not answer."""
-        if (kafka := await self.kafka()) is None:
-            return None
-        left = dict.fromkeys(sorted(self.inputs), 0)
-        for (topic, _), records in (await asyncio.to_thread(self.queries.untaken, kafka, self.inputs)).items():
-            left[topic] += records
-        return left
+        kafka = await self.kafka()
+        left = {} if kafka is None else {topic: sum_of(kafka.waiting, {topic}) for topic in sorted(self.names.inputs)}
+        return answers.BooksAnswer(
+            **msgspec.structs.asdict(lag),
+            columns=columns,
+            status_counts=counts,
+            not_leads=dict(totals.not_leads),
+            waiting=None if kafka is None else {topic: waiting.records for topic, waiting in left.items()},
+            waiting_at_most=any(waiting.at_most for waiting in left.values()),
+        )
 
     async def _dead_letters(self, _: Request, lag: ProjectionLag) -> answers.DeadLettersAnswer:
-        dlq = await asyncio.to_thread(self.queries.dead_letters, self.dlq)
-        parked = await asyncio.to_thread(self.queries.dead_letters, self.parked)
+        dlq = await asyncio.to_thread(self.queries.dead_letters, self.names.dlq)
+        parked = await asyncio.to_thread(self.queries.dead_letters, self.names.parked)
         return answers.DeadLettersAnswer(**msgspec.structs.asdict(lag), dlq=dlq, parked=parked)
 
     async def _openapi(self, _: Request, __: ProjectionLag) -> bytes:
@@ -294,12 +298,19 @@ def _someone(lead_id: str, person: str) -> tuple[str, str]:
     return (_id(lead_id), "") if lead_id else ("", _person(person))
 
 
-def waiting_lead(search: Search, record: FoundRecord, view: LaneView | None, now_ms: int) -> answers.WaitingLead:
-    """A waiting record and what blocks it."""
-    waiting = {topic: lag for (topic, partition), lag in search.lag.items() if partition == record.partition}
+def waiting_lead(
+    search: Search,
+    record: FoundRecord,
+    view: LaneView | None,
+    here: Mapping[str, Waiting],
+    now_ms: int,
+) -> answers.WaitingLead:
+    """A waiting record and what blocks it. `here`: what waits in its partition, by topic."""
+    waiting = {topic: left.records for topic, left in here.items()}
+    at_most = any(left.at_most for left in here.values())
     blocked = "" if record.blocked is None else str(record.blocked)
     partition = view.partition if view else record.partition
-    lane = LaneFacts(record.workspace, partition, view, waiting, unreadable=blocked)
+    lane = LaneFacts(record.workspace, partition, view, waiting, unreadable=blocked, at_most=at_most)
     findings = explain(Facts(now_ms, search.worker, Group("", 1), [lane]))
     origin = f"{record.topic}/{record.partition}/{record.offset}"
     return answers.WaitingLead(record.lead_id, record.workspace, origin, record.since_ms, record.ahead, findings)

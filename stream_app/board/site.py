@@ -15,12 +15,14 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.history import MINUTE_S
 from stream_app.client.answers import StatusCount
 from stream_app.config import Settings
+from stream_app.domain.lane.backlog import Place
 from stream_app.domain.lane.explain import VIEW_UNREADABLE, Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
 from stream_app.domain.lane.holds import reason_of
 from stream_app.domain.lane.overrides import OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import METERS, Budget, MeterName
 from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Meter, Sample, forecast, meters
+from stream_app.kafka.backlog import Waiting, sum_of, waiting_in
 from stream_app.kafka.groups import Consumption
 
 T = TypeVar("T")
@@ -131,7 +133,7 @@ class Lane(msgspec.Struct, frozen=True):
         says: Why, in a few words.
         findings: What `stream-app explain` reports of it.
         partition: Where its records are.
-        waiting: Records in that partition that no worker has taken.
+        waiting: Records in that partition that no worker has taken, or `at_most` so many.
         shared: Other workspaces have leads in that partition, so that some of these records may be theirs.
         remedies: The commands that end what holds it: label and address below that of its commands.
         bars: Its budgets; only in `lane_rows`.
@@ -147,6 +149,7 @@ class Lane(msgspec.Struct, frozen=True):
     findings: list[Finding]
     partition: int
     waiting: int
+    at_most: bool = False
     shared: bool = False
     remedies: list[tuple[str, str]] = []
     bars: list[Bar] = []
@@ -187,7 +190,9 @@ def _overview(site: Site, moment: Moment) -> Overview:
     counts = site.queries.status_sums(None)
     by_name: dict[str, LaneView | None] = dict.fromkeys([*site.settings.workspaces, *unreadable])
     by_name |= {view.workspace: view for view in views}
-    waiting, not_readable = waiting_in(site, moment), set(unreadable)
+    left = untaken(site, moment) or {}
+    waiting = waiting_in(left, site.settings.names.namespace)
+    not_readable = set(unreadable)
     facts = [
         lane_facts(
             site,
@@ -201,10 +206,10 @@ def _overview(site: Site, moment: Moment) -> Overview:
     ]
     back = sum(count.leads for count in counts if count.status in ("dead_lettered", "deferred"))
     findings: defaultdict[str, list[Finding]] = defaultdict(list)
-    on_kafka = sum((untaken(site, moment) or {}).values())
+    on_kafka = sum_of(left)
     for finding in explain(_facts(site, moment, facts, back)):
         if finding.code in _OF_WORKERS:  # they hold what is in partitions without a lane, too
-            finding = msgspec.structs.replace(finding, waiting=on_kafka)
+            finding = msgspec.structs.replace(finding, waiting=on_kafka.records, at_most=on_kafka.at_most)
         findings[finding.workspace].append(finding)
     lanes = [lane_of(site, fact, findings[fact.workspace], moment) for fact in facts]
     return Overview(lanes, findings[""], counts)
@@ -218,7 +223,7 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
         return None
     facts = lane_facts(
         site,
-        waiting_in(site, moment),
+        waiting_in(untaken(site, moment) or {}, site.settings.names.namespace),
         workspace,
         view,
         with_others=True,
@@ -228,26 +233,14 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
     return lane_of(site, facts, findings, moment)
 
 
-def untaken(site: Site, moment: Moment) -> dict[tuple[str, int], int] | None:
-    """Return the records of producers that no worker has taken, by topic and partition; None if Kafka is silent."""
-    kafka = moment.kafka
-    if kafka is None:
-        return None
-    return moment.shared.once("untaken", lambda: site.queries.untaken(kafka, site.settings.names.inputs))
-
-
-def waiting_in(site: Site, moment: Moment) -> dict[int, dict[str, int]]:
-    """Return the records that no worker has taken, by partition and topic. Empty if Kafka does not answer."""
-    by_partition: defaultdict[int, dict[str, int]] = defaultdict(dict)
-    prefix = site.settings.names.namespace
-    for (topic, number), left in (untaken(site, moment) or {}).items():
-        by_partition[number][topic.removeprefix(prefix)] = left
-    return by_partition
+def untaken(site: Site, moment: Moment) -> dict[Place, Waiting] | None:
+    """Return the records that no worker has taken, by lead topic and partition; None if Kafka is silent."""
+    return None if moment.kafka is None else moment.kafka.waiting
 
 
 def lane_facts(
     site: Site,
-    waiting: Mapping[int, dict[str, int]],
+    waiting: Mapping[int, dict[str, Waiting]],
     workspace: str,
     view: LaneView | None,
     *,
@@ -263,14 +256,16 @@ def lane_facts(
     residents = site.settings.plan.residents(home)
     others = len(residents) - (workspace in residents)
     named = tuple(other for other in residents if other != workspace) if with_others and others <= 5 else ()
+    here = waiting.get(home, {})
     return LaneFacts(
         workspace,
         home,
         view,
-        waiting.get(home, {}),
+        {topic: left.records for topic, left in here.items()},
         named,
         shared_with_more=others - len(named),
         view_unreadable=unreadable,
+        at_most=any(left.at_most for left in here.values()),
     )
 
 
@@ -284,7 +279,18 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
     """Return a lane in words. Nothing is claimed of one whose state cannot be read."""
     view, waiting, shared = facts.view, sum(facts.waiting.values()), facts.is_shared
     if facts.view_unreadable:
-        return Lane(facts.workspace, UNREADABLE, "idle", VIEW_UNREADABLE, view, [], facts.partition, waiting, shared)
+        return Lane(
+            facts.workspace,
+            UNREADABLE,
+            "idle",
+            VIEW_UNREADABLE,
+            view,
+            [],
+            facts.partition,
+            waiting,
+            facts.at_most,
+            shared,
+        )
     hold = next((finding for finding in findings if finding.holds), None)
     state: str
     tone: Tone
@@ -312,6 +318,7 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
         findings,
         facts.partition,
         waiting,
+        facts.at_most,
         shared,
         remedies,
         meters=_meters(site, facts.workspace, view, moment.now_ms),

@@ -108,7 +108,9 @@ def lane_tables(
 def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]:
     view = lane.view.at(now_ms) if lane.view is not None else None
     records = sum(lane.waiting.values())
-    waiting = waiting_text(records, lane.oldest_ms, now_ms, shared=lane.is_shared) if lane.waiting else ""
+    waiting = ""
+    if lane.waiting:
+        waiting = waiting_text(records, lane.oldest_ms, now_ms, shared=lane.is_shared, at_most=lane.at_most)
     if lane.view_unreadable:
         return [lane.workspace, VIEW_UNREADABLE, "", "", "", waiting]
     if view is None:
@@ -121,10 +123,10 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
     return [lane.workspace, now, breaker, health, f"{view.rate_per_s:g}", waiting]
 
 
-def waiting_text(records: int, oldest_ms: int, now_ms: int, *, shared: bool) -> str:
+def waiting_text(records: int, oldest_ms: int, now_ms: int, *, shared: bool, at_most: bool) -> str:
     """Say what waits, for how long, and that it may be of other lanes where the partition is `shared`."""
     age = f", for {duration((now_ms - oldest_ms) / 1000)}" if records and oldest_ms else ""
-    return f"{records:,}{' in its partition' if records and shared else ''}{age}"
+    return f"{'up to ' if at_most else ''}{records:,}{' in its partition' if records and shared else ''}{age}"
 
 
 def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool) -> str:

@@ -253,5 +253,11 @@ def _show_finding(finding: Finding, now_ms: int, zone: str) -> None:
     if finding.lifts:
         show(f"    lifts   {finding.lifts}")
     if finding.waiting:
-        text = waiting_text(finding.waiting, finding.oldest_ms, now_ms, shared=finding.in_partition)
+        text = waiting_text(
+            finding.waiting,
+            finding.oldest_ms,
+            now_ms,
+            shared=finding.in_partition,
+            at_most=finding.at_most,
+        )
         show(f"    waiting {text}")

@@ -215,14 +215,15 @@ class BooksAnswer(Answer, frozen=True, kw_only=True):
         status_counts: The same by workspace, destination and status.
         not_leads: By status, the callbacks that settled no lead, and the erasures. No column counts them, and their
             `column` is ''.
-        waiting: By lead topic, the offsets that the worker's group has not passed: at most that many records. Null:
-            unknown.
+        waiting: By topic of producers, the records that no worker has taken. Null: unknown.
+        waiting_at_most: True if fewer records may wait than `waiting` says, because very many wait, or cannot be read.
     """
 
     columns: dict[str, int]
     status_counts: list[StatusCount]
     not_leads: dict[str, int]
     waiting: dict[str, int] | None
+    waiting_at_most: bool = False
 
 
 class FoundImport(msgspec.Struct, frozen=True):

@@ -1,7 +1,8 @@
 """Read the state of all lanes from Kafka: the last published view of each, and its waiting records."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -14,16 +15,22 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader
 from stream_app.domain.commands import CommandAnswer, command_id
 from stream_app.domain.dead_letter.orders import PAUSE, Pause, read_pause
+from stream_app.domain.lane.backlog import Place, positions_of
 from stream_app.domain.lane.explain import Facts, LaneFacts
-from stream_app.domain.lane.view import LaneView
+from stream_app.domain.lane.lane import moved_text
+from stream_app.domain.lane.view import LaneView, Position
 from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Sample, forecast
 from stream_app.domain.model.errors import TopicsError, UnreadableBatch
 from stream_app.domain.model.untrusted import UNREADABLE
+from stream_app.domain.plan import Plan
+from stream_app.kafka.backlog import Backlog, Waiting, places_of, sum_of
 from stream_app.kafka.groups import Offsets, look_at
-from stream_app.kafka.readers import TopicReader
+from stream_app.kafka.readers import Span, TopicReader
 from stream_app.kafka.topics import check_topics
 
 _NAMED: Final = 5
+_MARKERS: Final = 10
+"""So many offsets are looked at for the first record: the markers of transactions may be before it."""
 _view: Final = msgspec.json.Decoder(LaneView)
 
 
@@ -49,11 +56,13 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
     now_ms = Clock().now_ms()
     async with topic_reader(settings) as reader:
         views, unreadable = await _views(reader, settings, now_ms)
-        waiting = await reader.count(names.lead_topics, consumed)
-        blocked, oldest = await _first_of(reader, waiting, consumed)
+        positions = positions_of(known[-1] for known in views.values())
+        partitions = settings.kafka.partitions
+        waiting = await Backlog().count(reader, places_of(names.lead_topics, partitions), consumed, positions)
+        blocked, oldest = await _first_of(reader, waiting, consumed, positions)
         asked = await _unanswered(reader, settings, consumed)
         back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
-        coming_back = await reader.count(back, moved)
+        coming_back = sum_of(await Backlog().count(reader, places_of(back, partitions), moved, {}))
         paused = await _pause(reader, names.replay_state)
     last = {name: samples[-1].at(now_ms) for name, samples in views.items()}
     seen = waiting, asked, blocked, oldest
@@ -67,7 +76,16 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
         )
         for name in settings.workspaces
     ]
-    facts = Facts(now_ms, worker, replay, lanes, sum(coming_back.values()), paused, wrong)
+    facts = Facts(
+        now_ms,
+        worker,
+        replay,
+        lanes,
+        coming_back.records,
+        paused,
+        wrong,
+        coming_back.at_most,
+    )
     return LanesReport(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
 
 
@@ -97,6 +115,25 @@ async def last_views(settings: Settings) -> dict[str, LaneView]:
     async with topic_reader(settings) as reader:
         by_name, unreadable = await _views(reader, settings, now_ms)
     return {name: views[-1].at(now_ms) for name, views in by_name.items() if name not in unreadable}
+
+
+async def moved_lanes(settings: Settings, plan: Plan, workspaces: Collection[str]) -> list[str]:
+    """Return a line for each of these workspaces whose lane is in another partition than its home in `plan`.
+
+    The views of all partitions are read, because a lane may be in any of them. Raises BrokerUnavailable.
+    """
+    keys = {name.encode() for name in workspaces}
+    last: dict[str, tuple[int, int]] = {}
+    async with topic_reader(settings) as reader:
+        async for records in reader.read(settings.names.lanes):
+            for record in records:
+                if record.key not in keys or not record.value:
+                    continue
+                with suppress(*UNREADABLE):  # of another version: its owner knows the lane by its row
+                    view = _view.decode(record.value)
+                    last[view.workspace] = max((view.at_ms, view.partition), last.get(view.workspace, (0, 0)))
+    homes = {name: (partition, plan.home_of(name)) for name, (_, partition) in sorted(last.items())}
+    return [moved_text(name, partition, home) for name, (partition, home) in homes.items() if partition != home]
 
 
 async def command_log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
@@ -164,22 +201,38 @@ def views_in(records: Iterable[Any], by_name: dict[str, list[LaneView]], unreada
 
 
 async def _first_of(
-    reader: TopicReader, waiting: Mapping[tuple[str, int], int], committed: Offsets
+    reader: TopicReader,
+    waiting: Mapping[Place, Waiting],
+    committed: Offsets,
+    positions: Mapping[Place, Position],
 ) -> tuple[dict[int, str], dict[int, int]]:
-    """Return, by partition, the unreadable batch at the group's offset, and when the oldest waiting record came."""
+    """Return, by partition, the unreadable batch that holds it, and when the oldest waiting record came.
+
+    Where a record waits in the memory of the owner, only the group's offset bounds its age.
+    """
     unreadable: dict[int, str] = {}
     oldest: dict[int, int] = {}
 
-    def note(batch: UnreadableBatch) -> None:
-        unreadable[batch.partition] = str(batch)
+    seen: set[TopicPartition] = set()
 
-    places = [TopicPartition(topic, number) for (topic, number), left in waiting.items() if left]
-    starts = {place: committed.get((place.topic, place.partition), 0) for place in places}
-    begins = await reader.begins(places)
-    spans = {place: (at, at + 1) for place, at in starts.items() if at >= begins[place]}
+    def note(batch: UnreadableBatch) -> None:
+        if TopicPartition(batch.topic, batch.partition) not in seen:  # else a record before it is read first
+            unreadable[batch.partition] = str(batch)
+
+    places = [TopicPartition(topic, number) for (topic, number), left in waiting.items() if left.records]
+    spans: dict[TopicPartition, Span] = {}
+    for place, (begin, end) in (await reader.spans(places)).items():
+        at = committed.get((place.topic, place.partition), 0)
+        position = positions.get((place.topic, place.partition))
+        if position is not None and not position.untaken:
+            at = max(at, position.offset)
+        if at >= begin:
+            spans[place] = (at, min(at + _MARKERS, end))
     async for polled in reader.scan(spans, on_unreadable=note):
-        for (_, number), records in polled.items():
-            oldest[number] = min(oldest.get(number, records[0].timestamp), records[0].timestamp)
+        for place, records in polled.items():
+            seen.add(place)
+            came_ms = records[0].timestamp
+            oldest[place.partition] = min(oldest.get(place.partition, came_ms), came_ms)
     return unreadable, oldest
 
 
@@ -220,7 +273,7 @@ def _lane(
     settings: Settings,
     name: str,
     view: LaneView | None,
-    records: Mapping[tuple[str, int], int],
+    records: Mapping[Place, Waiting],
     asked: Counter[int],
     blocked: Mapping[int, str],
     oldest: Mapping[int, int],
@@ -228,7 +281,8 @@ def _lane(
     view_unreadable: bool,
 ) -> LaneFacts:
     names, home = settings.names, settings.home(name)
-    waiting = {topic.removeprefix(names.namespace): records[topic, home] for topic in names.lead_topics}
+    here = {topic.removeprefix(names.namespace): records[topic, home] for topic in names.lead_topics}
+    waiting = {topic: left.records for topic, left in here.items()}
     residents = settings.plan.residents(home)
     others = [other for other in islice(residents, _NAMED + 1) if other != name][:_NAMED]
     return LaneFacts(
@@ -242,6 +296,7 @@ def _lane(
         len(residents) - 1 - len(others),
         oldest.get(home, 0),
         view_unreadable,
+        any(left.at_most for left in here.values()),
     )
 
 

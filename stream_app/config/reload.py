@@ -8,7 +8,7 @@ do removed entries: leads in progress may need them. Both are named in the resul
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -60,6 +60,7 @@ class Configuration:
     """The configuration that the process works with. `plan` and `endpoints` are changed in place.
 
     `read` returns the settings that the files and the environment have now, `moved` why a plan must not be adopted.
+    Tasks may ask at the same time; they are served one after the other.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
@@ -67,29 +68,32 @@ class Configuration:
         self._proxy_url = settings.secrets.get(settings.egress.proxy_env)
         self.plan, self.endpoints = settings.plan, endpoints_of(settings)
         self._read = read
-        self.moved: Callable[[Plan], list[str]] = lambda _: []
+        self.moved: Callable[[Plan], Awaitable[list[str]]] = _stays
+        self._turn = asyncio.Lock()
         self._stamp = settings.stamp
         self._answered = ("", NOTHING_NEW)
 
-    def refresh(self) -> CommandResult:
+    async def refresh(self) -> CommandResult:
         """Reload the configuration if a file of it has changed since it was read."""
-        path = self._settings.path
-        is_current = path is None or stamp_of(path, self._settings.secrets_dir) == self._stamp
-        return NOTHING_NEW if is_current else self._reload()
+        async with self._turn:
+            path = self._settings.path
+            is_current = path is None or stamp_of(path, self._settings.secrets_dir) == self._stamp
+            return NOTHING_NEW if is_current else await self._reload()
 
-    def reload(self, command_id: str) -> CommandResult:
+    async def reload(self, command_id: str) -> CommandResult:
         """Read the configuration again, once for a command that each partition of this process carries out."""
-        if self._answered[0] != command_id:
-            self._answered = command_id, self._reload()
-        return self._answered[1]
+        async with self._turn:
+            if self._answered[0] != command_id:
+                self._answered = command_id, await self._reload()
+            return self._answered[1]
 
-    def _reload(self) -> CommandResult:
+    async def _reload(self) -> CommandResult:
         """Adopt what can be adopted. A configuration that is invalid, or moves a lane, changes nothing."""
         settings, differs = _read_again(self._read)
         if isinstance(settings, CommandResult):
             return settings
         plan, endpoints = settings.plan, endpoints_of(settings)
-        if problems := self.moved(plan):
+        if problems := await self.moved(plan):
             return CommandResult("; ".join(problems), False, "refused")
         self._stamp = settings.stamp
         adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
@@ -174,6 +178,11 @@ def _named(processes: Processes) -> str:
         return "every process"
     *first, last = (_PROCESSES[name] for name in processes)
     return f"{', '.join(first)} and {last}" if first else last
+
+
+async def _stays(_: Plan) -> list[str]:
+    """Say of a process that knows of no lanes that none is moved."""
+    return []
 
 
 class FileWatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from stream_app.domain.model.errors import UnreadableBatch
@@ -116,23 +116,16 @@ def unreadable_partitions(app: SafeApp) -> dict[str, int]:
     return counts
 
 
-def waiting(app: SafeApp, sources: Mapping[str, str]) -> dict[tuple[str, int], int]:
-    """Return the consumer lag by source and partition. `sources`: for each topic, its name in the metric.
-
-    The lag is the number of offsets from the committed one to the last known end. Transaction markers count too, unless
-    no record waits.
-    """
-    waits = {}
-    consumed = {message.tp for message in tuple(app.consumer._unacked_messages)} if app.started else set()
+def committed(app: SafeApp) -> dict[tuple[str, int], int]:
+    """Return the committed offset of each assigned topic and partition; where none is committed, the first position."""
+    offsets: dict[tuple[str, int], int] = {}
     for tp, state in _states(app):
         offset = app.consumer._committed_offset.get(tp)
         if offset is None and state.has_valid_position:
             offset = state.position
-        if offset is None or tp.topic not in sources:
-            continue
-        passed_all = state.has_valid_position and state.position >= (state.highwater or 0) and tp not in consumed
-        waits[sources[tp.topic], tp.partition] = 0 if passed_all else max(0, (state.highwater or 0) - offset)
-    return waits
+        if offset is not None:
+            offsets[tp.topic, tp.partition] = offset
+    return offsets
 
 
 def _states(app: SafeApp) -> Iterator[tuple[Any, Any]]:

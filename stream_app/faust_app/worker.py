@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Final
 
 from stream_app.domain.model.topics import TopicNames
@@ -17,6 +17,10 @@ from stream_app.partition.ports import PartitionStream
 _AT_ONCE: Final = 64  # each take-over has a time limit, which those that wait for their turn must not use up
 
 
+async def _keep() -> None:
+    """Keep the configuration."""
+
+
 class Worker:
     """Creates a `PartitionOwner` for each assigned partition and closes it when the partition is revoked.
 
@@ -25,7 +29,11 @@ class Worker:
         refresh: brings the configuration up to date, which a process without partitions gets no command for.
     """
 
-    def __init__(self, build: Callable[[int], PartitionOwner], refresh: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        build: Callable[[int], PartitionOwner],
+        refresh: Callable[[], Awaitable[None]] = _keep,
+    ) -> None:
         self._build = build
         self._refresh = refresh
         self.partitions: dict[int, PartitionOwner] = {}
@@ -40,7 +48,7 @@ class Worker:
     async def assigned(self, partitions: set[int]) -> None:
         """Fence and load newly assigned partitions, several at once. If one fails, all of them are closed."""
         if not self.partitions:
-            self._refresh()
+            await self._refresh()
         new = {number: self._build(number) for number in sorted(partitions - self.partitions.keys())}
         free = asyncio.Semaphore(_AT_ONCE)
 

@@ -1,7 +1,7 @@
-"""Consumer groups as their coordinator has them: members, committed offsets, and the records after those."""
+"""Consumer groups as their coordinator has them, members and committed offsets, and the records that they leave."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -9,17 +9,20 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, for_code
 
+from stream_app.domain.lane.backlog import Place
 from stream_app.domain.lane.explain import Group
+from stream_app.domain.lane.view import Position
 from stream_app.domain.model.errors import StreamAppError
+from stream_app.kafka.backlog import Backlog, Waiting
 from stream_app.kafka.connection import Background, KafkaConnection, open_admin, repeated, stop_consumer
 from stream_app.kafka.consumer import Consumer
-from stream_app.kafka.readers import TopicReader
+from stream_app.kafka.readers import Reader
 
 _PATIENCE_S: Final = 20.0
 """Longer than a broker that hangs counts as alive. Only then does its group get another coordinator."""
 _FRESH_S: Final = 5.0
 
-Offsets = dict[tuple[str, int], int]
+Offsets = dict[Place, int]
 """The committed offset by topic and partition."""
 
 
@@ -62,24 +65,32 @@ async def move_group(
 
 
 class Consumption(msgspec.Struct, frozen=True):
-    """The groups, and by topic and partition what the workers' group has committed, and the records after that."""
+    """The groups, and by topic and partition the records that no worker has taken."""
 
     worker: Group
     replay: Group
-    waiting: dict[tuple[str, int], int]
-    committed: Offsets = {}
+    waiting: dict[Place, Waiting]
 
 
-def backlog_of(
-    connection: KafkaConnection, worker: str, replay: str, topics: Sequence[str], partitions: int
+def consumption_of(
+    connection: KafkaConnection,
+    worker: str,
+    replay: str,
+    places: Collection[TopicPartition],
+    positions: Callable[[], Awaitable[Mapping[Place, Position]]],
 ) -> Background[Consumption]:
-    """Count the records of the lead topics that no worker has committed yet. Asks Kafka every 5 s at most."""
+    """Look at the groups, and count what waits in the lead topics. Asks Kafka every 5 s at most.
+
+    `positions` returns what the owners said in the views of their lanes.
+    """
+    backlog = Backlog()
 
     async def ask() -> Consumption:
-        async with open_admin(connection) as admin, TopicReader(connection, partitions) as reader:
+        async with open_admin(connection) as admin, Reader(connection) as reader:
             workers, committed = await _look_at(admin, worker)
             replays, _ = await _look_at(admin, replay)
-            return Consumption(workers, replays, await reader.count(topics, committed), committed)
+            waiting = await backlog.count(reader, places, committed, await positions())
+            return Consumption(workers, replays, waiting)
 
     return Background(ask, _FRESH_S)
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final, Self
 
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 _MOST_RECORDS: Final = 5_000
 _SILENT_S: Final = 30.0
-_COUNTED_EXACTLY: Final = 100
-_COUNT_WITHIN_S: Final = 5.0
 _NEAR: Final = 500
 _ARCHIVE_WITHIN_S: Final = 30.0
 _ARCHIVE_BYTES: Final = 2**18  # most of the records are far apart, so the rest of a fetch is discarded
@@ -40,7 +38,7 @@ Records = dict[TopicPartition, list[Any]]
 
 
 class Reader:
-    """Reads committed records. An async context manager; one task at a time may scan, follow, fetch or count.
+    """Reads committed records. An async context manager; one task at a time may scan, follow or fetch.
 
     `patience_s`: how long to try to connect. `options` are aiokafka's for the consumer, where they differ from those
     for a scan.
@@ -277,35 +275,6 @@ class TopicReader(Reader):
         with self._errors():
             offsets = await self._consumer.offsets_for_times(partitions)
         return {tp.partition: at.offset if at else None for tp, at in offsets.items()}
-
-    async def count(
-        self, topics: Iterable[str], committed: Mapping[tuple[str, int], int]
-    ) -> dict[tuple[str, int], int]:
-        """Count the records from a group's committed offsets to the end; without an offset, all that Kafka keeps.
-
-        The difference of two offsets is too large, because transaction markers take offsets. So the records are read,
-        except where there are more than 100 offsets, or a batch that cannot be read, or where 5 s were not enough. The
-        number of offsets is returned there.
-        """
-        spans = {
-            TopicPartition(topic, number): (max(begin, committed.get((topic, number), 0)), end)
-            for topic in topics
-            for number, (begin, end) in (await self.bounds(topic)).items()
-        }
-        counts = {(tp.topic, tp.partition): max(0, end - begin) for tp, (begin, end) in spans.items()}
-        short = {tp: (begin, end) for tp, (begin, end) in spans.items() if 0 < end - begin <= _COUNTED_EXACTLY}
-        read, unsure = dict.fromkeys(short, 0), list[UnreadableBatch]()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_COUNT_WITHIN_S):
-                async for polled in self.scan(short, on_unreadable=unsure.append):
-                    for tp, records in polled.items():
-                        read[tp] += len(records)
-        for batch in unsure:
-            short.pop(TopicPartition(batch.topic, batch.partition), None)  # it may have more than one
-        for tp, (_, end) in short.items():
-            if await self.position(tp) >= end:
-                counts[tp.topic, tp.partition] = read[tp]
-        return counts
 
     async def read(self, topic: str, ranges: Mapping[int, Span] | None = None) -> AsyncIterator[list[Any]]:
         """Scan a topic, and yield its PlainRecords, each partition in its order.

@@ -165,18 +165,19 @@ class LaneMetrics:
 
 
 class WaitingRecords(Collector):
-    """Shows how many records in Kafka wait for this process.
+    """Shows how many records on Kafka this process has not taken.
 
-    `look` returns the records that are not finished yet, by source and partition. It is called when metrics are read.
+    `look` returns them by topic and partition. It is called when metrics are read. `sources`: the source of each topic.
     """
 
-    def __init__(self, look: Callable[[], Mapping[tuple[str, int], int]]) -> None:
+    def __init__(self, look: Callable[[], Mapping[tuple[str, int], int]], sources: Mapping[str, str]) -> None:
         self._look = look
+        self._sources = sources
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
             "stream_app_records_waiting",
-            "Records on Kafka that are not concluded yet, by source.",
+            "Records on Kafka that no worker has taken, by source; beyond 2,000 an upper bound, with markers.",
             labels=("source", "partition"),
         )
         for (source, partition), count in self._look().items():

@@ -61,7 +61,7 @@ _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0
 
 @define(eq=False, repr=False)
 class AdmissionQueue:
-    """The leads of one partition that wait for their lane. No lead is admitted between `shut` and `open`.
+    """The leads of one partition that wait for their lane.
 
     It changes the lanes in place, and submits the step of each lead that it admits.
     """
@@ -79,7 +79,6 @@ class AdmissionQueue:
     _lengths: Timetable[str] = field(init=False, factory=Timetable)
     _arrivals: int = field(init=False, default=0)
     _open: bool = field(init=False, default=True)
-    _ended: bool = field(init=False, default=False)
     _patience: Patience = field(init=False)
     _timer: LaneTimer = field(init=False)
 
@@ -97,21 +96,9 @@ class AdmissionQueue:
         queue = self._queues.get(workspace)
         return queue.in_flight if queue is not None else 0
 
-    def shut(self) -> None:
-        """Admit no lead, whatever the lanes say."""
-        self._open = False
-
-    def open(self) -> None:
-        self._open = not self._ended
-        if self._open and self._lanes.shared:
-            for waiter in self._waiters.values():
-                waiter.in_flight.release_next()
-        self.pump()
-
     def end(self, bug: BaseException) -> None:
-        """Shut for good and end the process. A send during its shutdown would be uncertain."""
-        self._ended = True
-        self.shut()
+        """Admit no lead any more, and end the process. A send during its shutdown would be uncertain."""
+        self._open = False
         self._alarm(bug)
 
     # -------------------------------------------------------------------------------------------------- one lead
@@ -339,7 +326,7 @@ class AdmissionQueue:
             in_flight.attempt = attempt = Attempt(applicant.row, answer)
             queue.in_flight += 1
             queue.count_share(in_flight.source, self._patience.shares)
-        committed = self._commits.submit(step)
+        committed = self._commits.submit(step, in_flight)
         in_flight.release_next()
         return attempt, committed
 

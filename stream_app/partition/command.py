@@ -59,13 +59,17 @@ class CommandPipeline(StateUser):
         consumed = in_flight.consumed
         if await self._commits.is_concluded(in_flight):
             return
+        reloaded = await self._reload_for(consumed)
+        # The bootstrap and the stream may have the same command: the other one may have concluded it meanwhile.
+        if reloaded is not _NOTHING and await self._commits.is_concluded(in_flight):
+            return
         # No await from here to the commit: the rows and the lane stay as they are read here.
         now_ms = self._clock.now_ms()
         command = read_command(consumed, now_ms)
         if isinstance(command, CommandAnswer):
             answer, result = command, _NOTHING
         else:
-            answer, result = self._decide(command, consumed, now_ms)
+            answer, result = self._decide(command, consumed, now_ms, reloaded)
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
         rows: Rows = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
@@ -76,9 +80,21 @@ class CommandPipeline(StateUser):
         self._observer.answered(answer)
         self._admission.ask_again()  # what it changed, it changed for the leads that wait, too
 
-    def _decide(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> tuple[CommandAnswer, CommandResult]:
+    async def _reload_for(self, consumed: ConsumedRecord) -> CommandResult:
+        """Reload the configuration, if the command says so and is not refused. This may ask Kafka where lanes are."""
+        now_ms = self._clock.now_ms()
+        command = read_command(consumed, now_ms)
+        if not isinstance(command, Command) or command.kind != "reload":
+            return _NOTHING
+        if self._refuse(command, consumed, now_ms) is not None:
+            return _NOTHING
+        return await self._reload(command.id)
+
+    def _decide(
+        self, command: Command, consumed: ConsumedRecord, now_ms: int, reloaded: CommandResult
+    ) -> tuple[CommandAnswer, CommandResult]:
         row = command_row(command.id)
-        result = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms)
+        result = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms, reloaded)
         if result.reason != "repeated":
             rows: Rows = [*result.rows, (row, msgspec.json.encode(Answered(now_ms, result.applied)))]
             result = msgspec.structs.replace(result, rows=rows)
@@ -108,7 +124,7 @@ class CommandPipeline(StateUser):
 
     # -------------------------------------------------------------------------------------------------- apply
 
-    def _apply(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
+    def _apply(self, command: Command, consumed: ConsumedRecord, now_ms: int, reloaded: CommandResult) -> CommandResult:
         try:
             what = read_arguments(command.kind, command.args)
         except ValueError as error:
@@ -116,9 +132,8 @@ class CommandPipeline(StateUser):
         until_ms = consumed.timestamp_ms or now_ms
         match what:
             case Reload():
-                result = self._reload(command.id)
                 self._lanes.reconfigured()
-                return result
+                return reloaded
             case Suppress():
                 return self._change_suppressions(command, what.people, now_ms)
             case CancelLead():

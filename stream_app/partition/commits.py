@@ -17,7 +17,7 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.errors import StateStoreError
 from stream_app.domain.model.records import Record
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.in_flight import PRIORITY, InFlight
+from stream_app.partition.in_flight import PRIORITY, InFlight, Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer, PartitionStream, StateStore
 from stream_app.partition.rows import Rows
@@ -46,6 +46,7 @@ class Commits:
     _spacing_s: float
     _rows: Rows
     _lanes: Lanes
+    _intake: Intake
     _deadlines: DeadlineQueue
     _clock: Clock
     _observer: Observer
@@ -57,11 +58,13 @@ class Commits:
     _batches: int = field(init=False, default=0)
     _busy: bool = field(init=False, default=False)
 
-    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
+    def submit(self, step: WriteBatch, in_flight: InFlight | None = None) -> asyncio.Future[None]:
         """Apply a step in memory, and write it with the next transaction. The future is done when it is committed.
 
-        Steps are committed in the order of these calls.
+        Steps are committed in the order of these calls. `in_flight`: the record that this step takes.
         """
+        if in_flight is not None:
+            self._intake.take(in_flight)
         step.rows.extend(self._rows.drop_passed(self._group_offset))
         self._rows.apply(step.rows)
         step.rows.extend(self._rows.expire(self._clock.now_ms()))  # after `apply`: it may renew a row
@@ -77,7 +80,7 @@ class Commits:
 
         A copy of the lead then decides by the new rows. Its step is committed with this one or after it, or neither is.
         """
-        committed = self.submit(step)
+        committed = self.submit(step, in_flight)
         in_flight.unlock()
         await committed
 
@@ -96,6 +99,7 @@ class Commits:
 
     def forget(self) -> None:
         """Drop the steps that were submitted since a failure: their records start again from the rows."""
+        self._intake.lose()
         self._waiting.clear()
         self._submitted.clear()
 
@@ -136,6 +140,7 @@ class Commits:
             self.failures, self._busy, self.opening = 0, False, None
             self._batches += 1
             self._lanes.committed()
+            self._intake.committed()
             for _, future in batch:
                 if not future.done():
                     future.set_result(None)
@@ -150,6 +155,7 @@ class Commits:
         """Collect all waiting steps. A lane's snapshot must not contain a step of a later transaction."""
         batch, self._waiting = self._waiting, []
         self._submitted.clear()
+        self._intake.begin_transaction()
         records = [self.opening] if self.opening is not None else []
         lanes: set[str] = set()
         for step, _ in batch:
@@ -162,6 +168,7 @@ class Commits:
 
     def _fail(self, batch: list[tuple[WriteBatch, asyncio.Future[None]]], error: StateStoreError) -> None:
         self.failures += 1
+        self._intake.lose()
         for _, future in [*batch, *self._waiting]:
             if not future.done():
                 future.set_exception(error)

@@ -18,15 +18,16 @@ from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.admission import Grant
-from stream_app.domain.lane.lane import Lane, for_new_owner, host_checked, reconfigured
+from stream_app.domain.lane.lane import Lane, for_new_owner, host_checked, moved_text, reconfigured
 from stream_app.domain.lane.settlement import charged, dead_letter_counted
-from stream_app.domain.lane.view import LaneView, held_since, view
+from stream_app.domain.lane.view import LaneView, Position, held_since, view
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.limits.callback_health import record_owner
 from stream_app.domain.limits.concurrency import StallDetector
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination, Plan
+from stream_app.partition.in_flight import Intake
 from stream_app.partition.ports import Clay, Observer
 from stream_app.partition.rows import read_lane
 
@@ -41,12 +42,17 @@ _EVERY_S: Final = 1.0
 
 @define(eq=False, repr=False)
 class Lanes:
-    """The lanes of the workspaces that live in partition `number`, by workspace. For `previous` see `WorkerParts`."""
+    """The lanes of the workspaces that live in partition `number`, by workspace. For `previous` see `WorkerParts`.
+
+    Each view has the positions of the partition in its topics. They change with each record, so they alone do not make
+    a view change: one view a second shows them, whichever lane it is of.
+    """
 
     _number: int
     _plan: Plan
     _clock: Clock
     _observer: Observer
+    _intake: Intake
     _previous: dict[str, Lane] = field(factory=dict)
     # The detectors are in no row, because a new owner has sent nothing.
     stalls: dict[str, StallDetector] = field(init=False, factory=lambda: defaultdict(StallDetector))
@@ -54,6 +60,7 @@ class Lanes:
     _shown: dict[str, LaneView] = field(init=False, factory=dict)  # as it was last published
     _uncommitted: dict[str, LaneView] = field(init=False, factory=dict)  # views in the transaction under way
     _due: set[str] = field(init=False, factory=set)  # to be published even if they have not changed
+    _positions: dict[str, Position] = field(init=False, factory=dict)  # as they were last published
     _changed: asyncio.Event = field(init=False, factory=asyncio.Event)  # there may be a change that was not published
 
     def __getitem__(self, workspace: str) -> Lane:
@@ -93,6 +100,7 @@ class Lanes:
         self._previous.update(self._lanes)
         for memory in (self._lanes, self._shown, self._uncommitted, self._due, self.stalls):
             memory.clear()
+        self._positions = {}
         now_ms = self._clock.now_ms()
         for key in [key for key in rows if key.startswith(b"l/")]:
             lane = read_lane(key, rows.pop(key))
@@ -128,12 +136,7 @@ class Lanes:
         """Why this process must not adopt `plan`: a workspace that it adds has its lane here and its home elsewhere."""
         mine, number, names = self._plan, self._number, self._lanes.keys() & plan.workspaces.keys()
         homes = {name: (mine if name in mine.workspaces else plan).home_of(name) for name in sorted(names)}
-        return [
-            f"workspace {name} has its lane in partition {number}, the configuration says {home}: "
-            f"set workspaces.{name}.partition = {number}, or use a new workspace name"
-            for name, home in homes.items()
-            if home != number
-        ]
+        return [moved_text(name, number, home) for name, home in homes.items() if home != number]
 
     # ------------------------------------------------------------- what changes a lane, beside operators and admission
 
@@ -173,19 +176,23 @@ class Lanes:
                 records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(view_now)))
             else:
                 self._changed.set()
+        if self._shows_older_positions():
+            self._changed.set()
         return records
 
     def committed(self) -> None:
         """The last `records` are committed."""
         for name, shown in self._uncommitted.items():
             self._shown[name] = shown
+            self._positions = shown.positions
             self._observer.lane(shown)
         self._uncommitted.clear()
 
     async def keep_shown(self, submit: Callable[[WriteBatch], asyncio.Future[None]]) -> None:
         """Publish what no step of a lead publishes. Until cancelled.
 
-        That are views which change with time only, those that were published too recently, and those of `publish_all`.
+        That are views which change with time only, those that were published too recently, those of `publish_all`, and
+        one view that shows newer positions, if no other one does.
         """
         while True:
             with suppress(TimeoutError):
@@ -193,16 +200,15 @@ class Lanes:
                     await self._changed.wait()
             await asyncio.sleep(_VIEW_EVERY_MS / 1000)
             self._changed.clear()
-            for name in sorted(self._due)[:_AT_ONCE]:
-                submit(WriteBatch([], [], [], name))
             now_ms = self._clock.now_ms()
-            others = [name for name in self._shown if name not in self._due]
-            for name in [name for name in others if not _same(self.view(name), self._shown[name])]:
-                if self._is_recent(name, now_ms):
-                    self._changed.set()
-                else:
-                    submit(WriteBatch([], [], [], name))
-            if len(self._due) > _AT_ONCE:
+            others = [name for name in self._shown if name not in self._due and name in self._plan.workspaces]
+            changed = [name for name in others if not _same(self.view(name), self._shown[name])]
+            if not self._due and not changed and self._shows_older_positions():
+                changed = others[:1]
+            ready = [name for name in changed if not self._is_recent(name, now_ms)]
+            for name in sorted(self._due)[:_AT_ONCE] + ready:
+                submit(WriteBatch([], [], [], name))
+            if len(self._due) > _AT_ONCE or len(ready) < len(changed):
                 self._changed.set()
 
     def gone(self) -> None:
@@ -214,7 +220,15 @@ class Lanes:
     def _view(self, lane: Lane, now_ms: int, before: LaneView | None) -> LaneView:
         name = lane.workspace
         policy, destinations = self._plan.workspaces[name], self._plan.destinations_of(name)
-        return view(policy, lane, destinations, now_ms, before, self.stalls[name])
+        seen = view(policy, lane, destinations, now_ms, before, self.stalls[name])
+        return msgspec.structs.replace(seen, positions=self._positions_now())
+
+    def _positions_now(self) -> dict[str, Position]:
+        return self._intake.positions(self._plan.topics.lead_topics)
+
+    def _shows_older_positions(self) -> bool:
+        """True if a topic was read on. Where the committed offset has come up with the reader, that says enough."""
+        return any(self._positions.get(topic) != position for topic, position in self._positions_now().items())
 
     def _is_recent(self, name: str, now_ms: int) -> bool:
         """True if its view was published within the last second."""
@@ -241,8 +255,12 @@ class _Rows(Mapping[bytes, bytes]):
 
 
 def _same(one: LaneView, other: LaneView) -> bool:
-    """True if two views differ in their time and news only."""
-    return msgspec.structs.replace(one, at_ms=0, news=()) == msgspec.structs.replace(other, at_ms=0, news=())
+    """True if two views differ in their time, news and positions only."""
+    return _timeless(one) == _timeless(other)
+
+
+def _timeless(view: LaneView) -> LaneView:
+    return msgspec.structs.replace(view, at_ms=0, news=(), positions={})
 
 
 @define(eq=False, repr=False)

@@ -117,6 +117,8 @@ class LeadPipeline(StateUser):
         if verdict == "duplicate":
             await self._conclude_duplicate(in_flight, resolved, row, why)
             return
+        if verdict in ("uncertain", "resume"):
+            self._intake.take(in_flight)  # its row shows an earlier step of this very record
         recorder = self._recorder(resolved, row, verdict, now_ms)
         not_before_ms: NextAttempt = 0
         match verdict:
@@ -125,7 +127,7 @@ class LeadPipeline(StateUser):
             case "decide":
                 not_before_ms = await self._resend_or_park(in_flight, recorder)
             case "return":
-                await self._return_from_replay(recorder, now_ms)
+                await self._return_from_replay(in_flight, recorder, now_ms)
         if not_before_ms is None:
             return
         if (limit := recorder.too_often(self._plan.replay)) is not None:
@@ -178,15 +180,15 @@ class LeadPipeline(StateUser):
         spent = self._lanes.charge(recorder.resolved.destination.workspace, recorder.row.reservation)
         why = Reason(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")
         recorder.go("replayed", self._clock.now_ms(), why, spent, **recorder.freed(spent))
-        await self._commits.submit(recorder.step())
+        await self._commits.submit(recorder.step(), in_flight)
         return 0
 
-    async def _return_from_replay(self, recorder: LeadRecorder, now_ms: int) -> None:
+    async def _return_from_replay(self, in_flight: InFlight, recorder: LeadRecorder, now_ms: int) -> None:
         """Record that the lead has come back from a replay topic."""
         spent = self._lanes.charge(recorder.resolved.destination.workspace, recorder.row.reservation)
         recorder.come_back(recorder.resolved.envelope, now_ms, spent)
         if spent is not None:  # another lead's step may commit the lane first: the row must be committed with it
-            await self._commits.submit(recorder.step())
+            await self._commits.submit(recorder.step(), in_flight)
 
     # ------------------------------------------------------------------------------------------ leads without a row
 
@@ -338,7 +340,7 @@ class LeadPipeline(StateUser):
         if not held.defer:
             why = Reason(held.reason, held.text, due_at_ms=held.may_end_ms or None)
             recorder.go(held.status or "held_paused", now_ms, why)
-            await self._commits.submit(recorder.step())
+            await self._commits.submit(recorder.step(), in_flight)
             return True
         in_flight.release_next()
         provisional: list[Record] | None = []

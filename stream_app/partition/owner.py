@@ -73,8 +73,7 @@ class PartitionOwner:
         """
         self.state.load(await self._store.take_over(fence_within_s))
         self.state.commits.forget()
-        self.state.admission.shut()  # leads wait until the bootstrap has ended
-        self.runner.resume()
+        self.runner.resume()  # leads wait until the bootstrap has ended
         if self._owning is None:
             self._owning = asyncio.create_task(self._own(), name=f"owner-{self.number}")
             self._owning.add_done_callback(self._watch)
@@ -110,8 +109,8 @@ class PartitionOwner:
     async def _bootstrap_then_run(self) -> None:
         """Process pending commands and callbacks, then admit leads and run the partition's periodic tasks."""
         await self._bootstrap.run()
+        self.runner.admit_leads()
         state = self.state
-        state.admission.open()
         failed = await until_failure(
             self._timeouts.run(),
             state.lanes.keep_shown(state.commits.submit),

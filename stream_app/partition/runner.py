@@ -50,15 +50,20 @@ class RecordRunner(StateUser):
         self._ahead = {source: TakenAhead(self._plan.delivery) for source in pipelines}
         self._unfinished: dict[InFlight, AckTracker] = {}
         self._taken: dict[str, int] = {}
+        self._bootstrapped = asyncio.Event()
         self.lives = 0
         self.runs = False
 
     # ---------------------------------------------------------------------------------------------- the life of all
 
     def resume(self) -> None:
-        """Start the unfinished records again, in their order, and from now on those that are taken."""
+        """Start the unfinished records again, in their order, and from now on those that are taken.
+
+        Leads wait for `admit_leads`.
+        """
         self.lives += 1
         self.runs = True
+        self._bootstrapped.clear()
         self._give_up_idle()
         previous: dict[tuple[AckTracker, bytes], asyncio.Event] = {}
         for in_flight, acks in list(self._unfinished.items()):
@@ -69,6 +74,10 @@ class RecordRunner(StateUser):
                 in_flight.passed.clear()
                 self._start(in_flight, previous.get(line))
                 previous[line] = in_flight.passed
+
+    def admit_leads(self) -> None:
+        """Let leads start: the commands and callbacks that were there before them are processed."""
+        self._bootstrapped.set()
 
     async def stop(self) -> None:
         """Cancel all records under way, and give up the records of suspended streams. The others wait for `resume`."""
@@ -99,6 +108,7 @@ class RecordRunner(StateUser):
         ahead, previous = self._ahead[source], dict[bytes, asyncio.Event]()
         run: EmptyRun | None = None
         self._commits.streams[stream.topic] = stream
+        self._intake.begin(stream)
         stream.expect(self._rows.passed(stream.topic))
         suspension = asyncio.create_task(self._when_suspended(stream))
         try:
@@ -116,6 +126,7 @@ class RecordRunner(StateUser):
                 in_flight.run = run
                 acks.add(in_flight)
                 self._unfinished[in_flight] = acks
+                self._intake.read(in_flight)
                 ahead.enter(in_flight)
                 line = self._line_of(in_flight)
                 if self.runs:
@@ -153,6 +164,8 @@ class RecordRunner(StateUser):
                 await previous.wait()
             if in_flight.suspended.is_set() and in_flight.attempt is None:
                 raise GiveUp  # as the previous record may have been, which must not be overtaken
+        if in_flight.source in PRIORITY and not self._bootstrapped.is_set():
+            await self._wait_for_bootstrap(in_flight)
         if in_flight.begun:
             return
         await in_flight.limiter.wait()
@@ -161,6 +174,29 @@ class RecordRunner(StateUser):
         self._ahead[in_flight.source].leave(in_flight)
         in_flight.limiter.enter(in_flight.size)
         in_flight.begun = True
+
+    async def _wait_for_bootstrap(self, in_flight: InFlight) -> None:
+        """Hold a lead back until the bootstrap has ended.
+
+        Before that a lead may not even be answered from the cache: its person may be suppressed by a command that the
+        bootstrap still has to apply.
+
+        Raises:
+            GiveUp: The stream is suspended. A lead with the outcome of a POST stays, because that must be recorded.
+        """
+        with in_flight.waiting():
+            bootstrapped = asyncio.ensure_future(self._bootstrapped.wait())
+            suspended = asyncio.ensure_future(in_flight.suspended.wait())
+            try:
+                if in_flight.attempt is None:
+                    await asyncio.wait((bootstrapped, suspended), return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await bootstrapped
+            finally:
+                bootstrapped.cancel()
+                suspended.cancel()
+        if in_flight.suspended.is_set() and in_flight.attempt is None:
+            raise GiveUp
 
     def _line_of(self, in_flight: InFlight) -> bytes:
         """Return whose records start one after the other: those of a workspace, where workspaces share the partition.
@@ -180,6 +216,7 @@ class RecordRunner(StateUser):
                     await self._pipelines[in_flight.source](in_flight)
                     break
                 in_flight.recalled = False  # again: behind the callback that waits, before later copies of its lead
+            self._intake.take(in_flight)
             await self._leave(in_flight).finish(in_flight)
         except GiveUp:
             self._leave(in_flight).give_up(in_flight)

@@ -15,10 +15,14 @@ from stream_app.domain.plan import Plan
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.in_flight import KeyLocks
+from stream_app.partition.in_flight import Intake, KeyLocks
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Cache, Clay, Observer, StateStore
 from stream_app.partition.rows import Rows
+
+
+async def _no_reload(_: str) -> CommandResult:
+    return CommandResult("this program cannot reload its configuration", False, "refused")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +51,7 @@ class WorkerParts:
     observer: Observer
     alarm: Callable[[BaseException], None]
     still_member: Callable[[], Awaitable[float]]
-    reload: Callable[[str], CommandResult] = lambda _: CommandResult(
-        "this program cannot reload its configuration", False, "refused"
-    )
+    reload: Callable[[str], Awaitable[CommandResult]] = _no_reload
     cache: Cache | None = None
     local: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]] = lambda _: {}
     previous: dict[str, Lane] = field(default_factory=dict)
@@ -65,10 +67,21 @@ class PartitionState:
         self.clock = clock = parts.clock
         self.observer = observer = parts.observer
         self.rows = rows = Rows(number, int(plan.delivery.freshness_days * 86_400_000))
-        self.lanes = lanes = Lanes(number, plan, clock, observer, parts.previous)
+        self.intake = intake = Intake()
+        self.lanes = lanes = Lanes(number, plan, clock, observer, intake, parts.previous)
         self.hosts = HostWatch(plan, lanes, clock, parts.clay)
         self.deadlines = DeadlineQueue(plan, rows, lanes)
-        self.commits = Commits(store, plan.topics.state, parts.spacing_s, rows, lanes, self.deadlines, clock, observer)
+        self.commits = Commits(
+            store,
+            plan.topics.state,
+            parts.spacing_s,
+            rows,
+            lanes,
+            intake,
+            self.deadlines,
+            clock,
+            observer,
+        )
         self.admission = AdmissionQueue(plan, rows, lanes, self.hosts, self.commits, clock, parts.alarm)
         self.locks = KeyLocks(self.admission.recall)
 
@@ -108,6 +121,7 @@ class StateUser:
         self._clock = state.clock
         self._observer = state.observer
         self._rows = state.rows
+        self._intake = state.intake
         self._lanes = state.lanes
         self._deadlines = state.deadlines
         self._commits = state.commits

@@ -45,8 +45,9 @@ from stream_app.config.kafka_access import connection_of
 from stream_app.domain.books.records import STATES
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.model.records import Record
+from stream_app.kafka.backlog import places_of
 from stream_app.kafka.connection import ANSWER_WITHIN_S, KafkaConnection
-from stream_app.kafka.groups import backlog_of
+from stream_app.kafka.groups import consumption_of
 from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topics import existing_topics, watch_partitions
 from stream_app.ops import logs as log
@@ -155,10 +156,16 @@ async def serving(
     """
     names, partitions = settings.names, settings.kafka.partitions
     results = ResultFetcher(connection, names.enriched, partitions)
-    backlog = backlog_of(connection, names.worker_app, names.replay_app, names.lead_topics, partitions)
     topics = existing_topics(connection, settings.topic_plan())
     waiting = WaitingLeads(connection, names.worker_app, names.lead_topics, partitions)
     queries = BoardQueries(model_path(settings, os.environ), settings.without_callbacks)
+    backlog = consumption_of(
+        connection,
+        names.worker_app,
+        names.replay_app,
+        places_of(names.lead_topics, partitions),
+        partial(asyncio.to_thread, queries.positions),
+    )
     registry.register(
         DeadLetters(
             queries,
@@ -171,10 +178,8 @@ async def serving(
         lag=lambda: projection.lag,
         fetch_result=results.fill,
         kafka=partial(backlog.look, 2 * ANSWER_WITHIN_S),
-        inputs=names.inputs,
+        names=names,
         access=Access(settings.board_token),
-        dlq=names.dlq,
-        parked=names.parked,
         find_waiting=waiting.find,
     )
     clock = Clock()

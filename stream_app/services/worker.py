@@ -12,23 +12,27 @@ from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
 from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient, HostCheck, Webhooks
+from stream_app.client.lanes import moved_lanes
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
 from stream_app.domain.lane.lane import Lane
+from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused
+from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
+from stream_app.domain.plan import Plan
 from stream_app.domain.result import DAY_MS
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import (
     alarm_of,
     assigned,
+    committed,
     heartbeats,
     membership,
     run_app,
     unreadable,
     unreadable_partitions,
-    waiting,
 )
 from stream_app.faust_app.worker import Worker, define_agents, sources_of
 from stream_app.kafka.clock import KafkaClock, say_at_start
@@ -42,9 +46,11 @@ from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Cache
 from stream_app.partition.state import WorkerParts
+from stream_app.services.backlog import BacklogCount
 from stream_app.services.process import Watchdog, check_kafka, longest_step_s, serve_ops
 
 _PAUSE_S: Final = 30.0
+_LANES_WITHIN_S: Final = 20.0
 _SILENT_S: Final = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
 
 
@@ -131,14 +137,26 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             )
             return PartitionOwner(number, state, parts)
 
-        def refresh() -> None:
-            if (reloaded := configuration.refresh()) is not NOTHING_NEW:
+        async def refresh() -> None:
+            if (reloaded := await configuration.refresh()) is not NOTHING_NEW:
                 logger.info("configuration", text=reloaded.text)
+
+        async def moved(new: Plan) -> list[str]:
+            """All workers refuse a lane that is moved. Its owner knows it from its row, the others from its view."""
+            here = [text for one in list(owned.values()) for text in one.state.lanes.moved(new)]
+            added = new.workspaces.keys() - plan.workspaces.keys()
+            if here or not added:
+                return here
+            try:
+                async with asyncio.timeout(_LANES_WITHIN_S):
+                    return await moved_lanes(settings, new, added)
+            except (BrokerUnavailable, KafkaRefused, TimeoutError):
+                return [f"Kafka did not say where the lanes of {count(len(added), 'new workspace')} are: reload again"]
 
         worker = Worker(build_partition, refresh)
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
         owned = worker.partitions
-        configuration.moved = lambda plan: [text for one in owned.values() for text in one.state.lanes.moved(plan)]
+        configuration.moved = moved
 
         # The Faust app, which joins the group and feeds the partitions.
         app = build_app(names.worker_app, connection, settings.kafka)
@@ -151,7 +169,16 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             lambda: sum(one.state.admission.in_flight for one in list(owned.values())),
             lambda: sum(len(one.state.rows) for one in list(owned.values())),
         )
-        registry.register(WaitingRecords(lambda: waiting(app, sources)))
+        backlog = BacklogCount(
+            connection,
+            lambda: committed(app),
+            lambda: {
+                (topic, number): position
+                for number, one in list(owned.items())
+                for topic, position in one.state.intake.positions(sources).items()
+            },
+        )
+        registry.register(WaitingRecords(backlog.counts, sources))
         registry.register(UnreadablePartitions(lambda: unreadable_partitions(app)))
         registry.register(ParkedLeads(lambda: [one.state.rows.parked for one in list(owned.values())]))
         watchdog = Watchdog(
@@ -190,6 +217,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             watchdog.run(),
             kafka_answers.run(),
             topic_watch.run(),
+            backlog.run(),
             say_at_start(connection, f"{names.worker_app}-clock", names.audit, kafka_clock),
             _restarted(filler.run),
         )

@@ -36,6 +36,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Status
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import ExistingTopic, TopicNames
+from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import access_of
@@ -129,9 +130,10 @@ class Known(Background[T]):
 def consumers_of() -> Known[Consumption]:
     """Two workers and a replay process, and what waits for them."""
     waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310, "initech": 56}
-    counts = {("leads", number): waiting.get(name, 0) for number, name in enumerate(WORKSPACES)}
-    counts |= {(topic, number): 0 for topic in ("leads.retry", "leads.bulk") for number in range(len(WORKSPACES))}
-    return Known(Consumption(Group("Stable", 2), Group("Stable", 1), counts, dict.fromkeys(counts, 1 << 40)))
+    counts = {("leads", number): Waiting(waiting.get(name, 0)) for number, name in enumerate(WORKSPACES)}
+    empty = dict.fromkeys(range(len(WORKSPACES)), Waiting(0))
+    counts |= {(topic, number): none for topic in ("leads.retry", "leads.bulk") for number, none in empty.items()}
+    return Known(Consumption(Group("Stable", 2), Group("Stable", 1), counts))
 
 
 def topics_of(settings: Settings) -> Known[dict[str, ExistingTopic]]:
@@ -153,7 +155,7 @@ async def find_waiting(lead_id: str, person: str, workspace: str) -> Search:
     matches = []
     if lead_id == "crm-waits":
         matches = [FoundRecord(lead_id, "acme", "leads", 0, 5_210, NOW_MS - 12 * MINUTE_MS, 1_190)]
-    return Search(matches, Group("Stable", 2), {("leads", 0): 1_240}, 1_200, 0 if matches else 40, "")
+    return Search(matches, Group("Stable", 2), 1_200, 0 if matches else 40, "")
 
 
 async def join(wanted: ResultFilter, file: Joined, out: IO[str]) -> Export:

@@ -170,9 +170,7 @@ async def _api_lanes(board: Board) -> list[dict[str, Any]]:
     """The lanes in the answer of the look-up API, from the model of a board."""
     queries, lag = board._maker.site.queries, ProjectionLag(NOW_MS)
     no: Any = None
-    lookup = Lookup(
-        queries, lambda: lag, no, no, _NAMES.inputs, Access(None), _NAMES.dlq, _NAMES.parked, no, lambda: NOW_MS
-    )
+    lookup = Lookup(queries, lambda: lag, no, no, _NAMES, Access(None), no, lambda: NOW_MS)
     transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107") as client:
         lanes: list[dict[str, Any]] = (await client.get("/lanes")).json()["lanes"]

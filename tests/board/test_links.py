@@ -22,7 +22,10 @@ from tests.board.scene import fill, model_of, settings_of
 
 _COUNT = re.compile(r'<a class="count" href="([^"]*)"[^>]*>[^<]*?([\d,]+)</a>')
 MEASURES = {
-    "backlog": {"row.records", "page.back"},  # a row of the list itself; copies, whose leads are counted elsewhere
+    "backlog": {
+        "row.waiting.records",
+        "page.back",
+    },  # a row of the list itself; copies, whose leads are counted elsewhere
     "dead": {"row.share"},
     # credits; rows of a file, which the gateway does not have; leads that are published and that no worker has taken
     "import": {"publication.credits", "publication.rows", "publication.refused", "publication.published", "part.leads"},

@@ -26,6 +26,7 @@ from stream_app.domain.lane.waits import Wait
 from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.limits.meters import Forecast, Meter
 from stream_app.domain.model.topics import Retention, TopicNames
+from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 
 HOUR_S, DAY_S = 3_600, 86_400
@@ -201,36 +202,41 @@ def test_a_forecast_is_of_what_was_booked_in_the_last_minutes_if_the_board_knows
     assert forecasts_of(view, minutes[:2], NOW_MS) == {}, "a burst, after which nothing was booked"
 
 
-def moment(left: dict[tuple[str, int], int] | None) -> Moment:
-    kafka = (
-        None if left is None else Consumption(UP, UP, {("leads.retry", 0): 5, ("leads.retry", 1): 6, ("leads", 0): 9})
-    )
-    made = Moment(NOW_MS, ProjectionLag(), kafka, STRANGER)
-    made.shared.once("untaken", lambda: left)
-    return made
+def moment(waiting: dict[tuple[str, int], Waiting] | None) -> Moment:
+    kafka = None if waiting is None else Consumption(UP, UP, waiting)
+    return Moment(NOW_MS, ProjectionLag(), kafka, STRANGER)
 
 
 def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
     names = {number: [f"w{n}" for n in range(number)] for number in (9, 10, 11)}
     plan = SimpleNamespace(residents=lambda number: names.get(number, []))
     site: Any = SimpleNamespace(settings=SimpleNamespace(names=TopicNames(), plan=plan))
-    left = {("leads", number): number for number in range(151)} | {("leads.bulk", 1): 1_000}
+    left = {("leads", number): Waiting(number) for number in range(151)}
+    left |= {
+        ("leads.bulk", 1): Waiting(1_000, at_most=True),
+        ("leads.retry", 0): Waiting(5),
+        ("leads.retry", 1): Waiting(6),
+    }
 
-    def page(topic: str = "leads", partition: int | None = None, after: int = 0) -> Any:
+    def page(topic: str = "leads", partition: int | None = None, after: int = 0, of: str = "") -> Any:
         where = {} if partition is None else {"partition": str(partition)}
-        return backlog_page(site, moment(left), {"topic": topic, "after": str(after), **where})
+        return backlog_page(site, moment(left), {"topic": topic, "after": str(after), "of": of, **where})
 
     first, last = page(), page(after=100)
-    assert (first["records"], first["back"], first["after"], last["after"]) == (150 * 151 // 2, 11, 100, 0)
+    assert first["waiting"] == last["waiting"] == Waiting(150 * 151 // 2)
+    assert (first["back"], first["after"], last["after"]) == (0, 100, 0)
     assert [row["partition"] for row in first["rows"] + last["rows"]] == list(range(1, 151)), "0 has no record"
     assert first["rows"][8:11] == [
-        {"topic": "leads", "partition": 9, "records": 9, "workspaces": names[9], "more": False},
-        {"topic": "leads", "partition": 10, "records": 10, "workspaces": names[10], "more": False},
-        {"topic": "leads", "partition": 11, "records": 11, "workspaces": names[11][:10], "more": True},
+        {"topic": "leads", "partition": 9, "waiting": Waiting(9), "workspaces": names[9], "more": False},
+        {"topic": "leads", "partition": 10, "waiting": Waiting(10), "workspaces": names[10], "more": False},
+        {"topic": "leads", "partition": 11, "waiting": Waiting(11), "workspaces": names[11][:10], "more": True},
     ]
-    assert page("", 1)["records"] == 1_001
+    assert (page("", 1)["waiting"], page("", 1)["back"]) == (Waiting(1_007, at_most=True), 6)
+    assert page("leads.retry")["waiting"] == Waiting(11)
+    assert (page("", 1, of="producers")["waiting"], page(of="producers")["of"]) == (Waiting(1_001, True), "producers")
+    assert page("leads.retry", of="producers")["waiting"] == Waiting(0)
     assert page("leads.bulk", 2)["rows"] == []
-    unknown: Any = {"records": None, "rows": [], "topic": "leads", "partition": 3, "after": 0, "back": 0}
+    unknown: Any = {"waiting": None, "rows": [], "topic": "leads", "partition": 3, "of": "", "after": 0, "back": 0}
     assert backlog_page(site, moment(None), {"topic": "leads", "partition": "3", "after": "100"}) == unknown
 
 
@@ -337,7 +343,7 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
     queries.lane = lambda name, now_ms: msgspec.structs.replace(VIEW, meters={"credits_day": meter(100, 20)})
     queries.marks, queries.lane_changes = lambda name: marks, lambda name: []
     queries.status_sums, queries.dead_letters = lambda name: [], lambda topic, name: None
-    queries.untaken, queries.pause = (lambda kafka, inputs: {}), (lambda: None)
+    queries.pause = lambda: None
     plan = SimpleNamespace(residents=lambda number: ["acme"])
     home = SimpleNamespace(time_zone="Europe/Berlin")
     settings = SimpleNamespace(names=TopicNames(), workspaces={"acme": home}, plan=plan, home=lambda name: 0)

@@ -1,6 +1,7 @@
 """What pages add up, which rows they show, and which commands they print: of numbers made by hand."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -19,8 +20,10 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import UNREADABLE, Lane, Moment, Overview
 from stream_app.client.answers import Cause, Day, FoundImport, StatusCount
 from stream_app.domain.dead_letter.causes import Filter
+from stream_app.domain.lane.backlog import Place
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.topics import TopicNames
+from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client
 
@@ -29,8 +32,9 @@ DAY_BEGIN_S = 1_790_035_200  # 2026-09-22
 CAUSE = Cause("failed", "acme", "people", "http_503", "503", open=3, solved=40)
 
 
-def moment(now_s: int = DAY_BEGIN_S, **shared: Any) -> Moment:
-    made = Moment(now_s * 1_000, ProjectionLag(), Consumption(Group("Stable", 1), Group("Stable", 1), {}), STRANGER)
+def moment(now_s: int = DAY_BEGIN_S, waiting: Mapping[Place, Waiting] | None = None, **shared: Any) -> Moment:
+    kafka = Consumption(Group("Stable", 1), Group("Stable", 1), dict(waiting or {}))
+    made = Moment(now_s * 1_000, ProjectionLag(), kafka, STRANGER)
     for name, value in shared.items():
         made.shared.once(name, Mock(return_value=value))
     return made
@@ -174,13 +178,16 @@ def test_the_books_add_up_by_workspace_fifty_a_page() -> None:
     counts = [StatusCount(name, alias, "enriched", "enriched", 2) for name in names for alias in ("one", "two")]
     counts += [StatusCount("w00", "one", "deferred", "held", 5), StatusCount("", "", "erased", "", 7)]
     queries: Any = SimpleNamespace(status_counts=lambda: counts, records_in=lambda: 300, unreadable=list)
-    site: Any = SimpleNamespace(queries=queries)
-    left = moment(untaken={("leads", 0): 8, ("leads", 1): 1, ("leads.bulk", 0): 4})
+    site: Any = SimpleNamespace(queries=queries, settings=SimpleNamespace(names=TopicNames()))
+    waiting = {("leads", 0): Waiting(8), ("leads", 1): Waiting(1), ("leads.bulk", 0): Waiting(4)}
+    copies = {("leads.retry", 0): Waiting(100, at_most=True)}
+    left = moment(waiting=waiting | copies)
     page: Any = books_page(site, left, {})
     known = {name: many for name, _, many in page["columns"] if many}
     assert known == {"enriched": 204, "held": 5, "waiting": 13}
     assert page["says"] == "313 records in, of 222 leads: each lead in one column"
-    assert (page["waiting"], page["not_leads"]) == ({"leads": 9, "leads.bulk": 4}, [("erased", 7)])
+    assert page["waiting"] == {"leads": Waiting(9), "leads.bulk": Waiting(4)}
+    assert (page["at_most"], page["not_leads"]) == (False, [("erased", 7)])
     assert page["rows"] == [
         (name, {"enriched": 4, "held": 5} if name == "w00" else {"enriched": 4}) for name in names[:50]
     ]

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.client.lanes import read_lanes
+from stream_app.client.lanes import moved_lanes, read_lanes
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import CommandAnswer
@@ -75,3 +75,20 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
     assert "credits_day" not in seen.forecasts.get("quiet", {})
     assert (seen.facts.worker.members, seen.facts.coming_back) == (0, 1)
     assert seen.facts.replay_paused == Pause("jane", "w", 1)
+
+
+async def test_a_workspace_that_comes_back_with_another_home_is_named_by_every_worker(
+    kafka: Broker, namespace: str, tmp_path: Path
+) -> None:
+    """Only its owner has its row. The view is in the partition where the lane was, which no configuration names."""
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    names, now_ms = settings.names, int(time.time() * 1000)
+    await create_planned(settings)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for name, partition, at_ms in (("busy", 1, now_ms), ("busy", 0, now_ms - 1), ("quiet", 1, now_ms)):
+            await producer.send_and_wait(names.lanes, view(name, partition, at_ms, 5), name.encode(), partition)
+    advice = "set workspaces.busy.partition = 1, or use a new workspace name"
+    assert await moved_lanes(settings, settings.plan, {"busy", "quiet", "beside"}) == [
+        f"workspace busy has its lane in partition 1, the configuration says 0: {advice}"
+    ]
+    assert await moved_lanes(settings, settings.plan, {"quiet", "beside"}) == []

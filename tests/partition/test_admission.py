@@ -17,7 +17,7 @@ from stream_app.domain.model.outcome import Accepted
 from stream_app.domain.plan import Plan
 from stream_app.partition import admission
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Limiter, Source
+from stream_app.partition.in_flight import GiveUp, InFlight, Intake, Limiter, Source
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import Rows
@@ -36,7 +36,7 @@ class Bench:
             acme = msgspec.structs.replace(self.plan.workspaces["acme"], budget=budget)
             self.plan = msgspec.structs.replace(self.plan, workspaces={**self.plan.workspaces, "acme": acme})
         clock = VirtualClock()
-        self.lanes = Lanes(0, self.plan, clock, Observer())
+        self.lanes = Lanes(0, self.plan, clock, Observer(), Intake())
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[InFlight] = []
         hosts = HostWatch(self.plan, self.lanes, clock, NoClay())
@@ -160,17 +160,14 @@ async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_repla
 @pytest.mark.parametrize("shared", [True, False])
 @virtual_time
 async def test_in_a_shared_partition_alone_a_waiting_lead_lets_the_next_record_start(shared: bool) -> None:
-    bench = Bench(Setup(shared=shared, rate_per_s=1.0, burst=1))
-    early, late = in_flight(0), in_flight(1)
+    bench = Bench(Setup(shared=shared, rate_per_s=1.0, burst=1, patience_s=600.0))
+    first, early, late = in_flight(0), in_flight(1), in_flight(2)
     late.limiter = Limiter(1)
     late.limiter.enter()
-    bench.queue.shut()
-    sending = [asyncio.create_task(bench.send(early))]
-    await asyncio.sleep(0.1)
-    bench.queue.open()
-    sending.append(asyncio.create_task(bench.send(late)))
+    sending = [asyncio.create_task(bench.send(lead)) for lead in (first, early, late)]
     free = asyncio.create_task(late.limiter.wait())
     await asyncio.sleep(0.1)
+    assert [task.done() for task in sending] == [True, False, False]
     assert (early.passed.is_set(), late.passed.is_set(), free.done()) == (shared, shared, shared)
 
 

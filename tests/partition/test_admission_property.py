@@ -15,7 +15,7 @@ from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.plan import Actor
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Recalled, Source
+from stream_app.partition.in_flight import GiveUp, InFlight, Intake, Recalled, Source
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import Rows
@@ -75,7 +75,7 @@ class Admissions(RuleBasedStateMachine):
 
     async def _begin(self) -> None:
         clock = VirtualClock()
-        self.lanes = Lanes(0, self.plan, clock, Observer())
+        self.lanes = Lanes(0, self.plan, clock, Observer(), Intake())
         for name in (*LANES, WELL):
             assert self.lanes[name]
         await asyncio.sleep(1.0)  # the buckets fill

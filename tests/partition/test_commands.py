@@ -49,7 +49,7 @@ class Bench(LeadBench):
             task.cancel()
         await self.partition.close()
 
-    def _reload(self, _: str) -> CommandResult:
+    async def _reload(self, _: str) -> CommandResult:
         self.reloads += 1
         return CommandResult("read")
 

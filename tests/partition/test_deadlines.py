@@ -10,6 +10,7 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.partition.deadlines import DeadlineQueue
+from stream_app.partition.in_flight import Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import Rows
@@ -46,7 +47,7 @@ def waiting(rows: Rows, loaded: dict[bytes, bytes]) -> tuple[DeadlineQueue, int]
     plan = plan_of(Setup(callbacks=True))
     rows.load(loaded)
     deadline_s = plan.destinations["acme-main"].callback_deadline_s
-    return DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Observer())), int(deadline_s * 1000)
+    return DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Observer(), Intake())), int(deadline_s * 1000)
 
 
 @virtual_time

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -17,12 +18,13 @@ from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import Callback, Result, Scalar
 from stream_app.domain.model.outcome import Refused
-from stream_app.domain.model.records import Record
+from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.plan import Workspace
 from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot
 from stream_app.partition import fallback
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.virtual import fail, now_ms, virtual_time
+from tests.simulation.client import MemoryLedger
 from tests.simulation.schedule import Setup
 from tests.support.legal import follows
 from tests.support.narrow import present
@@ -294,3 +296,51 @@ async def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> N
 )  # fmt: skip
 def test_the_age_of_a_result_in_words(age_s: int, words: str) -> None:
     assert fallback._in_words(age_s) == words
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@virtual_time
+async def test_a_lead_that_arrives_during_the_bootstrap_is_not_answered_if_its_person_was_suppressed(
+    shared: bool,
+) -> None:
+    """The command is older than the take-over. As long as it is not applied, the cache would answer the lead."""
+    bench = Bench(cache_first=True)
+    if shared:
+        bench.plan.put_workspace(Workspace("gamma", "gamma"), 0)
+    await bench.remember(ADA, days=2, title="CEO")
+    bench.command("suppress", workspace="", people=list(people({"email": ADA})))
+    waiting = MemoryLedger.waiting
+
+    async def slow(self: MemoryLedger, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
+        await asyncio.sleep(3.0)
+        return await waiting(self, topic, offset, most)
+
+    with patch.object(MemoryLedger, "waiting", slow):
+        # The topic of commands is read by the bootstrap first: the group assigns its partitions one after the other.
+        await bench.partition.take_over()
+        serving = asyncio.create_task(bench.partition.runner.serve(bench.inlet, "hot"))
+        statuses = await bench.lead("1", ADA)
+        assert statuses == [], "it waits for the bootstrap"
+        await asyncio.sleep(5.0)
+    assert bench.history("1") == ["received", "suppressed"]
+    assert bench.results("1") == []
+    assert bench.inlet.committed() == 1
+    await bench.leave(serving)
+
+
+@virtual_time
+async def test_a_lead_that_waits_for_the_bootstrap_is_given_up_at_a_rebalance() -> None:
+    bench = Bench(cache_first=True)
+
+    async def never(self: MemoryLedger, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
+        await asyncio.Event().wait()
+        return []
+
+    with patch.object(MemoryLedger, "waiting", never):
+        await bench.partition.take_over()
+        serving = asyncio.create_task(bench.partition.runner.serve(bench.inlet, "hot"))
+        bench.publish_leads(5)
+        await asyncio.sleep(2.0)
+        assert bench.events() == []
+        await bench.leave(serving)
+    assert bench.inlet.committed() is None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stream_app.domain.lane.admission import AdmissionRequest, Held
-from stream_app.partition.in_flight import PRIORITY, Source
+from stream_app.partition.in_flight import PRIORITY, Intake, Source
 from stream_app.partition.lane_queue import Kind, LaneQueue, Patience, Timetable, Waiter
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer
@@ -112,7 +112,7 @@ async def test_a_lead_waits_here_for_a_hold_that_is_short_or_of_its_own_workspac
     status: Any, bulk_only: bool, reason: str, over_ms: int, shared: bool, hold: Any
 ) -> None:
     plan = plan_of(Setup(shared=shared, hold=hold, patience_s=PATIENCE_MS / 1_000))
-    patience, queue = Patience(plan, Lanes(0, plan, VirtualClock(), Observer())), LaneQueue()
+    patience, queue = Patience(plan, Lanes(0, plan, VirtualClock(), Observer(), Intake())), LaneQueue()
     for number, source in enumerate(SOURCES):
         one = in_flight(number, source)
         one.arrival = number

@@ -190,10 +190,12 @@ class StartedAgain:
         """`process` takes the records once they are started again; before, all of them wait."""
         self._again = process
         self.runner.resume()
+        self.runner.admit_leads()
         serving = asyncio.create_task(self.runner.serve(self.stream, "hot"))
         await asyncio.sleep(1.0)
         await self.runner.stop()
         self.runner.resume()
+        self.runner.admit_leads()
         await asyncio.sleep(1.0)
         return serving
 

@@ -96,7 +96,7 @@ class CommitsAtOnce(Commits):
     def __init__(self) -> None:
         pass
 
-    def submit(self, step: WriteBatch) -> asyncio.Future[None]:
+    def submit(self, step: WriteBatch, in_flight: InFlight | None = None) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 from unittest.mock import MagicMock, patch
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from stream_app.board.read_model.board_query import BoardQueries
@@ -25,6 +26,8 @@ from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.client.answers import Account, ByState
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.lane.backlog import positions_of, untaken_from
+from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import Retention
 from stream_app.domain.plan import Plan
@@ -283,6 +286,23 @@ def _strength(record: Record) -> tuple[int, int]:
     if record.took >= 0:
         return 3, record.took
     return (1, 0) if record.status in ("duplicate", "rerouted") else (2, record.order)
+
+
+def untaken_by_views(plan: Plan, kafka: MemoryKafka, group: str) -> dict[tuple[str, int], int]:
+    """What everyone counts who reads Kafka only: the records of the lead topics that no worker has taken."""
+    views: dict[bytes, LaneView] = {}
+    for number in range(plan.partitions):
+        for consumed in kafka.log(plan.topics.lanes, number).committed():
+            views[consumed.key or b""] = msgspec.json.decode(consumed.value or b"", type=LaneView)
+    positions = positions_of(views.values())
+    counts: dict[tuple[str, int], int] = {}
+    for topic in plan.topics.lead_topics:
+        for number in range(plan.partitions):
+            log, place = kafka.log(topic, number), (topic, number)
+            start = untaken_from(0, log.last_stable, kafka.offset(group, *place), positions.get(place))
+            unread = sum(consumed.offset >= start.offset for consumed in log.committed())
+            counts[place] = start.untaken + unread
+    return counts
 
 
 def headers_of(consumed: ConsumedRecord) -> dict[str, str]:

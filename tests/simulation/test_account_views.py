@@ -124,8 +124,8 @@ async def _answers(path: Path, ledger: Ledger) -> dict[str, Any]:
         return IDLE
 
     names = ledger.plan.topics
-    about = BoardQueries(path, set()), lambda: ProjectionLag(1, 0), fetch_result, kafka, names.inputs
-    lookup = Lookup(*about, Access(None), names.dlq, names.parked, find_waiting, lambda: 1)
+    about = BoardQueries(path, set()), lambda: ProjectionLag(1, 0), fetch_result, kafka, names
+    lookup = Lookup(*about, Access(None), find_waiting, lambda: 1)
     transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107") as client:
         return {path: (await client.get(path)).json() for path in ("/books", "/dlq", "/imports")}

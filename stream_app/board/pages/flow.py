@@ -12,6 +12,7 @@ from stream_app.board.site import Moment, PageData, Site, untaken
 from stream_app.client.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
+from stream_app.kafka.backlog import sum_of, waiting_in
 
 ROWS: Final = 50
 _COLOURS: Final = {
@@ -72,30 +73,41 @@ _MOST_NAMES: Final = 10
 
 
 def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page, of a topic ('': all) and a partition (None: all). `after`: how many rows come before it."""
+    """Return the page, of a topic ('': all) and a partition (None: all). `after`: how many rows come before it.
+
+    `of`: "producers" leaves out the copies that come back, whose leads are counted elsewhere.
+    """
     topic, partition, after = word(query, "topic"), number(query, "partition"), number(query, "after") or 0
-    if moment.kafka is None:
-        return {"records": None, "rows": [], "topic": topic, "partition": partition, "after": 0, "back": 0}
+    of = "producers" if word(query, "of") == "producers" else ""
+    about: dict[str, object] = {"topic": topic, "partition": partition, "of": of}
+    left = untaken(site, moment)
+    if left is None:
+        return {"waiting": None, "rows": [], "after": 0, "back": 0, **about}
+    names = site.settings.names
+    topics = names.inputs if of else names.lead_topics
     backlog = [
-        (log, left)
-        for log, left in sorted((untaken(site, moment) or {}).items())
-        if left and topic in ("", log[0]) and partition in (None, log[1])
+        (place, waiting)
+        for place, waiting in sorted(left.items())
+        if waiting.records and place[0] in topics and topic in ("", place[0]) and partition in (None, place[1])
     ]
-    back = sum(left for (name, _), left in moment.kafka.waiting.items() if name == site.settings.names.retry)
     rows: list[PageData] = []
-    for (name, home), left in backlog[after : after + BACKLOG_ROWS]:
-        names = list(site.settings.plan.residents(home))
-        some = {"workspaces": names[:_MOST_NAMES], "more": len(names) > _MOST_NAMES}
-        rows.append({"topic": name, "partition": home, "records": left, **some})
+    for (name, home), waiting in backlog[after : after + BACKLOG_ROWS]:
+        residents = list(site.settings.plan.residents(home))
+        some = {"workspaces": residents[:_MOST_NAMES], "more": len(residents) > _MOST_NAMES}
+        rows.append({"topic": name, "partition": home, "waiting": waiting, **some})
     more = after + BACKLOG_ROWS if len(backlog) > after + BACKLOG_ROWS else 0
-    records = sum(left for _, left in backlog)
-    return {"records": records, "rows": rows, "topic": topic, "partition": partition, "after": more, "back": back}
+    back = sum_of(dict(backlog), {names.retry})
+    return {"waiting": sum_of(dict(backlog)), "rows": rows, "after": more, "back": back.records, **about}
 
 
 def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     """Return the result of a search, with what blocks each record."""
     views = site.views({record.workspace for record in search.matches}, moment.now_ms)
-    leads = [waiting_lead(search, record, views.get(record.workspace), moment.now_ms) for record in search.matches]
+    waiting = waiting_in(untaken(site, moment) or {}, site.settings.names.namespace)
+    leads = [
+        waiting_lead(search, record, views.get(record.workspace), waiting.get(record.partition, {}), moment.now_ms)
+        for record in search.matches
+    ]
     return {"leads": leads, "search": search}
 
 
@@ -111,10 +123,9 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
             rows[count.workspace][count.column] += count.leads
         else:
             not_leads[count.status] += count.leads
-    waiting, left = Counter[str](), untaken(site, moment)
-    for (topic, _), records in (left or {}).items():
-        waiting[topic] += records
-    on_kafka = None if left is None else waiting.total()
+    left, inputs = untaken(site, moment), sorted(site.settings.names.inputs)
+    whole = None if left is None else sum_of(left, inputs)
+    on_kafka = None if whole is None else whole.records
     columns: list[tuple[str, str, int | None]] = [(name, MEANING[name], sums[name]) for name in COLUMNS[:-1]]
     columns.append(("waiting", MEANING["waiting"], on_kafka))
     if sums["unknown"]:
@@ -123,7 +134,8 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
     return {
         "columns": columns,  # name, meaning and number of leads; of `waiting` the records, None if unknown
         "says": None if on_kafka is None else books_line(site.queries.records_in() + on_kafka, sums.total() + on_kafka),
-        "waiting": None if left is None else waiting,  # by topic; None if unknown
+        "waiting": {} if left is None else {topic: sum_of(left, {topic}) for topic in inputs},
+        "at_most": whole is not None and whole.at_most,  # so many records wait on Kafka, or fewer
         "rows": [(name, rows[name]) for name in names[:ROWS]],
         "after": names[ROWS - 1] if len(names) > ROWS else "",
         "not_leads": not_leads.most_common(),  # records that begin with a callback or a command, by status

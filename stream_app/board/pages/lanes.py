@@ -32,6 +32,7 @@ from stream_app.board.site import (
 from stream_app.domain.lane.explain import pace_text
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
+from stream_app.kafka.backlog import sum_of
 
 MOST_LANES: Final = 20
 _OUTCOMES: Final = {
@@ -78,8 +79,7 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
         "credits": credits_,
         "credits_without_limit": without_limit,
         "saved": sum(day.saved for day in queries.days("")),
-        # records of producers that no worker has taken
-        "waiting": None if (waiting := untaken(site, moment)) is None else sum(waiting.values()),
+        "waiting": None if (waiting := untaken(site, moment)) is None else sum_of(waiting),
         "parked": seen.in_columns("parked"),
         "dlq": dlq,
         "overdue": sum(count.leads for count in seen.counts if count.status in OVERDUE),

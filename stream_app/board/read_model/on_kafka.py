@@ -93,11 +93,10 @@ class FoundRecord(msgspec.Struct, frozen=True):
 
 
 class Search(msgspec.Struct):
-    """The result of a search. `lag`: the offsets that the workers' group still has to read, by topic and partition."""
+    """The result of a search. `searched` records were looked at, and about `left` more were not."""
 
     matches: list[FoundRecord] = []
     worker: Group = Group("", 0)
-    lag: dict[tuple[str, int], int] = {}
     searched: int = 0
     left: int = 0
     problem: str = ""
@@ -135,8 +134,7 @@ class WaitingLeads:
         async with Reader(self._connection) as reader:
             begins, ends = await reader.begins(self._logs), await reader.ends(self._logs)
             starts = {log: max(begins[log], offsets.get((log.topic, log.partition), 0)) for log in self._logs}
-            search.lag = {(log.topic, log.partition): max(0, ends[log] - at) for log, at in starts.items()}
-            search.left = sum(search.lag.values())
+            search.left = sum(max(0, ends[log] - at) for log, at in starts.items())
             blocked: dict[TopicPartition, UnreadableBatch] = {}
 
             def note(batch: UnreadableBatch) -> None:

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Iterator, Set
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,13 +14,13 @@ import msgspec
 from stream_app.board.read_model.history import DAY_S, MOST_IMPORTS, QUARTER_S, events_of
 from stream_app.board.read_model.project import record_numbers
 from stream_app.client import answers
-from stream_app.domain.books.records import MOVING, STATES, column, numbered
+from stream_app.domain.books.records import MOVING, STATES, column
 from stream_app.domain.dead_letter.orders import Pause, read_pause
-from stream_app.domain.lane.view import LaneView
+from stream_app.domain.lane.backlog import positions_of
+from stream_app.domain.lane.view import LaneView, Position
 from stream_app.domain.lane.waits import held_by_pause, held_now, waits
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
 from stream_app.domain.model.untrusted import UNREADABLE
-from stream_app.kafka.groups import Consumption
 
 MOST_HISTORIES: Final = 100
 MOST_CAUSES: Final = 200
@@ -180,24 +180,12 @@ class Queries:
             for workspace, alias, status, leads in self._all(sql)
         ]
 
-    def untaken(self, kafka: Consumption, topics: Collection[str]) -> dict[tuple[str, int], int]:
-        """Return the records of these topics that no worker has taken, by topic and partition.
-
-        A record that a worker holds is not committed, but it has an event, and is counted where that puts it.
-        """
-        with self._reading() as db:
-            logs = {name: number for number, name in enumerate(record_numbers(db).logs, 1)}
-            left: dict[tuple[str, int], int] = {}
-            for (topic, partition), records in kafka.waiting.items():
-                if topic not in topics:
-                    continue
-                log, begin = logs.get(f"{topic}/{partition}", 0), kafka.committed.get((topic, partition), 0)
-                sql = "SELECT count(*) FROM records WHERE id >= ? AND id < ?"
-                taken = 0
-                if records and log:
-                    (taken,) = db.execute(sql, (numbered(log, begin), numbered(log + 1, 0))).fetchone()
-                left[topic, partition] = max(0, records - taken)
-            return left
+    def positions(self) -> dict[tuple[str, int], Position]:
+        """Return how far the owners have read the lead topics. Empty as long as there is no read model."""
+        try:
+            return positions_of(self.lanes(0)[0])  # positions are the same at any time
+        except sqlite3.Error:
+            return {}
 
     def records_in(self) -> int:
         """Return the number of records of leads, copies included."""

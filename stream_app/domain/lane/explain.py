@@ -52,6 +52,7 @@ class LaneFacts(msgspec.Struct, frozen=True):
     shared_with_more: int = 0  # how many others there are besides
     oldest_ms: int = 0  # when the oldest record that waits in that partition came, epoch ms; 0 if unknown
     view_unreadable: bool = False  # its last published state cannot be read, so that `view` is None
+    at_most: bool = False  # fewer records may wait there than `waiting` says
 
     @property
     def is_shared(self) -> bool:
@@ -66,7 +67,10 @@ class LaneFacts(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What was seen. `coming_back`: records on their way back (dead letters, deferred, in a delay)."""
+    """What was seen.
+
+    `coming_back`: records on their way back (dead letters, deferred, in a delay), or `at_most` so many.
+    """
 
     at_ms: int
     worker: Group
@@ -75,6 +79,7 @@ class Facts(msgspec.Struct, frozen=True):
     coming_back: int = 0
     replay_paused: Actor | None = None
     topics: list[str] = []
+    at_most: bool = False
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,7 +93,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         since_ms: Since when, epoch ms; 0 if unknown.
         until_ms: Until when, epoch ms; 0 if no time ends it.
         lifts: What ends it.
-        waiting: Records behind it.
+        waiting: Records behind it, or `at_most` so many.
         in_partition: They are those of its partition, where other workspaces live, too.
         oldest_ms: When the oldest of them came, epoch ms; 0 if unknown.
     """
@@ -101,6 +106,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     until_ms: int = 0
     lifts: str = ""
     waiting: int = 0
+    at_most: bool = False
     in_partition: bool = False
     oldest_ms: int = 0
 
@@ -116,24 +122,30 @@ def _with_backlog(finding: Finding, lane: LaneFacts) -> Finding:
     if not finding.waiting or finding.code == "commands_wait":
         return finding
     oldest_ms = lane.oldest_ms if finding.waiting == _behind(lane) else 0
-    return msgspec.structs.replace(finding, in_partition=lane.is_shared, oldest_ms=oldest_ms)
+    return msgspec.structs.replace(finding, at_most=lane.at_most, in_partition=lane.is_shared, oldest_ms=oldest_ms)
 
 
 def _of_all(facts: Facts) -> Iterator[Finding]:
     waiting = sum({lane.partition: _behind(lane) for lane in facts.lanes}.values())
+    at_most = any(lane.at_most for lane in facts.lanes)
     if facts.topics:
-        yield Finding("wrong_topics", "; ".join(facts.topics), lifts="stream-app topics", waiting=waiting)
+        what = "; ".join(facts.topics)
+        yield Finding("wrong_topics", what, lifts="stream-app topics", waiting=waiting, at_most=at_most)
     if not facts.worker.members:
-        yield Finding("no_worker", "no worker runs: nothing is sent", lifts="stream-app worker", waiting=waiting)
+        what = "no worker runs: nothing is sent"
+        yield Finding("no_worker", what, lifts="stream-app worker", waiting=waiting, at_most=at_most)
     elif facts.worker.state != "Stable":
         what = f"the workers' group is {facts.worker.state}: partitions are being handed over"
-        yield Finding("rebalancing", what, lifts="it ends within kafka.rebalance_timeout_s", waiting=waiting)
+        soon = "it ends within kafka.rebalance_timeout_s"
+        yield Finding("rebalancing", what, lifts=soon, waiting=waiting, at_most=at_most)
+    back = facts.coming_back
+    at_most = facts.at_most
     if (by := facts.replay_paused) is not None:
         what, resume = replays_paused(by), "stream-app replay resume"
-        yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=resume, waiting=facts.coming_back)
+        yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=resume, waiting=back, at_most=at_most)
     if not facts.replay.members and facts.coming_back:
         what = "no replay process runs: dead letters and deferred leads do not come back"
-        yield Finding("no_replay", what, lifts="stream-app replay", waiting=facts.coming_back)
+        yield Finding("no_replay", what, lifts="stream-app replay", waiting=back, at_most=at_most)
 
 
 def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:

@@ -81,6 +81,14 @@ def host_checked(policy: Workspace, lane: Lane, answers: bool, now_ms: int) -> L
     return lane if after is lane.breaker else replace(lane, breaker=after)
 
 
+def moved_text(workspace: str, partition: int, home: int) -> str:
+    """Say that a workspace has its lane in this partition, and what to do, because its home is another one."""
+    return (
+        f"workspace {workspace} has its lane in partition {partition}, the configuration says {home}: "
+        f"set workspaces.{workspace}.partition = {partition}, or use a new workspace name"
+    )
+
+
 def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane:
     """Return the lane for its new owner: no tokens, because the previous owner may have spent them just now.
 

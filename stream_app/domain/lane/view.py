@@ -73,6 +73,18 @@ class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.text}; the next of them goes as a probe" if self.probe_due else self.text
 
 
+class Position(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far the owner of a partition has read a topic.
+
+    Attributes:
+        offset: The offset of the next record that it reads.
+        untaken: Records before that which wait in its memory: no step of them is written.
+    """
+
+    offset: Whole
+    untaken: Whole = 0
+
+
 class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of a lane for people and programs, on `leads.lanes`, keyed by workspace. Compacted, written on change.
 
@@ -106,6 +118,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         turns: By destination that is held, when its next lead may go, epoch ms; 0 if no time ends the hold, 1 if the
             next lead goes now, as a probe.
         probe_due: True if the lane is held, and its next lead goes as a probe.
+        positions: By topic of leads, how far the lane's partition was read. The newest view of a partition counts.
     """
 
     workspace: str
@@ -150,6 +163,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     outage: Outage | None = None
     turns: dict[str, Whole] = {}
     probe_due: bool = False
+    positions: dict[str, Position] = {}
 
     def at(self, now_ms: int) -> Self:
         """Return the view as it is at a later time, for everything that tells a person or a program of the lane.

@@ -24,6 +24,7 @@ from stream_app.client.answers import FoundResult
 from stream_app.domain.books.records import STATES
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.errors import UnreadableBatch
+from stream_app.kafka.backlog import Waiting as Unread
 from stream_app.kafka.groups import Consumption
 from tests.board.model_records import NOW_MS, dead_letter, event, history, lane, person, result, sources, take
 
@@ -69,11 +70,11 @@ class Api:
         """One request to a board that has `token`; the request has `given`, and these `Host` headers."""
 
         async def kafka() -> Consumption:
-            return Consumption(Group("Stable", 1), Group("Stable", 1), {("leads", 0): 12}, {("leads", 0): 1 << 40})
+            return Consumption(Group("Stable", 1), Group("Stable", 1), {("leads", 0): Unread(12)})
 
         queries, access = Queries(self.path, {"firms"}), Access(token)
-        about = queries, lambda: self.lag, fetch_result, kafka, NAMES.inputs
-        lookup = Lookup(*about, access, NAMES.dlq, NAMES.parked, self.records.find, lambda: NOW_MS)
+        about = queries, lambda: self.lag, fetch_result, kafka, NAMES
+        lookup = Lookup(*about, access, self.records.find, lambda: NOW_MS)
         sent: dict[str, Any] = {**headers, **({} if given is None else {"authorization": given})}
         app = Starlette(routes=lookup.routes())
 
@@ -259,9 +260,7 @@ async def test_a_question_for_what_waits_that_names_no_lead_is_told_what_to_name
 async def test_a_waiting_lead_is_shown_with_its_hold(api: Api) -> None:
     blocked = UnreadableBatch("leads", 0, 1, 2, "its checksum does not match")
     record = FoundRecord("crm-9", "acme", "leads", 0, 1234, NOW_MS, 1200, blocked)
-    api.records.search = Search(
-        [record], Group("Empty", 0), {("leads", 0): 1300, ("leads", 1): 5}, 1250, 50, "some text"
-    )
+    api.records.search = Search([record], Group("Empty", 0), 1250, 50, "some text")
     answer = (await api.get("/waiting?lead_id=crm-9&workspace=acme")).json()
     assert api.records.asked == [("crm-9", "", "acme")]
     assert (answer["searched"], answer["left"], answer["problem"]) == (1250, 50, "some text")
@@ -269,7 +268,7 @@ async def test_a_waiting_lead_is_shown_with_its_hold(api: Api) -> None:
     assert (lead["lead_id"], lead["workspace"], lead["origin"]) == ("crm-9", "acme", "leads/0/1234")
     assert (lead["since_ms"], lead["ahead"]) == (NOW_MS, 1200)
     findings = [(finding["code"], finding.get("waiting", 0)) for finding in lead["findings"]]
-    assert findings == [("no_worker", 1300), ("unreadable", 1300), ("budget", 1300)]
+    assert findings == [("no_worker", 12), ("unreadable", 12), ("budget", 12)]
     assert "leads/0 cannot be read at offsets 1 to 2" in lead["findings"][1]["what"]
     assert lead["findings"][2]["what"] == "The day's budget is spent"
     api.records.search = Search()

@@ -125,7 +125,7 @@ async def test_the_first_record_behind_the_groups_place_that_matches_is_found(
 ) -> None:
     kafka.logs = {LOG: LEADS, BULK: [Made("leads.bulk", None, b"{broken"), Made("leads.bulk", None, None)]}
     searched = await search().find(lead_id, person, workspace)
-    assert (searched.worker, searched.lag, searched.problem) == (UP, {("leads", 0): 4, ("leads.bulk", 0): 2}, "")
+    assert (searched.worker, searched.problem) == (UP, "")
     if offset is None:
         assert (searched.matches, searched.searched, searched.left) == ([], 6, 0)
         return

@@ -125,8 +125,8 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
     settings = settings_of(folder, token=has_token, operator=has_token)
     queries, model = Queries(folder / "model.sqlite", set()), folder / "model.sqlite"
     access = Access(TOKEN if has_token else None)
-    about = queries, lambda: ProjectionLag(NOW_MS, 0), fetch_result, AsyncMock(return_value=None), names.inputs
-    lookup = Lookup(*about, access, names.dlq, names.parked, Waiting().find, lambda: NOW_MS)
+    about = queries, lambda: ProjectionLag(NOW_MS, 0), fetch_result, AsyncMock(return_value=None), names
+    lookup = Lookup(*about, access, Waiting().find, lambda: NOW_MS)
     board = board_of(settings, model, shared_s=600)
     with closing(board):
         pages = {route.path: kind_of(route) for route in board.routes()}

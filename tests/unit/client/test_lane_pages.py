@@ -13,13 +13,14 @@ from stream_app.domain.lane.explain import VIEW_UNREADABLE, Facts, Group, LaneFa
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Workspace
+from stream_app.kafka.backlog import Waiting
 
 NAMES = [f"w{number:04}" for number in range(1_000)]
 SETTINGS = Settings(kafka=Kafka(partitions=2), workspaces={name: Workspace(name) for name in NAMES})
 
 
 def _report() -> LanesReport:
-    waiting = {(topic, number): 7 for topic in ("leads", "leads.retry", "leads.bulk") for number in range(2)}
+    waiting = {(topic, number): Waiting(7) for topic in ("leads", "leads.retry", "leads.bulk") for number in range(2)}
     lanes = [_lane(SETTINGS, name, None, waiting, Counter(), {}, {0: 5, 1: 5}, view_unreadable=False) for name in NAMES]
     return LanesReport(Facts(0, Group("Stable", 1), Group("Stable", 1), lanes, 0, None, []), {})
 
@@ -76,7 +77,7 @@ def test_a_lane_whose_last_state_cannot_be_read_is_named_and_the_others_are_show
     assert unreadable == {"a", "b"}
     assert by_name.keys() == {"a", "c"}
     settings = Settings(kafka=Kafka(partitions=1), workspaces={name: Workspace(name) for name in "abc"})
-    waiting = {(topic, 0): 2 for topic in ("leads", "leads.retry", "leads.bulk")}
+    waiting = {(topic, 0): Waiting(2) for topic in ("leads", "leads.retry", "leads.bulk")}
     lanes = [
         _lane(
             settings,

@@ -1,5 +1,6 @@
 """What a running worker adopts of a changed configuration, and what it leaves for a restart."""
 
+import asyncio
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,8 @@ from stream_app.config.reload import _LOOKED_UP, NOTHING_NEW, Configuration, Pro
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.addresses import webhook_id
 from stream_app.domain.model.errors import RowUnreadable, SettingsError
+from stream_app.domain.plan import Plan
+from stream_app.partition.in_flight import Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer
 
@@ -62,14 +65,14 @@ def test_a_webhook_and_a_token_are_adopted_and_old_webhooks_stay_known(files: Fi
     files.secret("SECOND", URL + "second")
     files.secret("TOKEN", "new")  # a file counts more than the environment, which cannot change
     files.write(TOML.replace('["FIRST"]', '["SECOND"]'))
-    reported = files.configuration.refresh()
+    reported = asyncio.run(files.configuration.refresh())
     assert (reported.applied, reported.text) == (True, "adopted: destination people with 1 webhooks")
     first, second = webhook_id(URL + "first"), webhook_id(URL + "second")
     assert files.configuration.plan.destinations["people"].webhook_ids == (second,)
     endpoint = files.configuration.endpoints["people"]
     assert endpoint.token == "new"
     assert endpoint.urls == {first: URL + "first", second: URL + "second"}
-    assert files.configuration.refresh() is NOTHING_NEW
+    assert asyncio.run(files.configuration.refresh()) is NOTHING_NEW
 
 
 def test_workspaces_and_policies_are_adopted(files: Files) -> None:
@@ -87,7 +90,7 @@ webhooks_env = ["THIRD"]
 callbacks = false
 """
     )
-    reported = files.configuration.refresh()
+    reported = asyncio.run(files.configuration.refresh())
     assert reported.text == "adopted: workspace acme, workspace beta (new), destination firms (new) with 1 webhooks"
     plan = files.configuration.plan
     assert plan.workspaces["acme"].budget.credits_per_day == 500
@@ -97,13 +100,13 @@ callbacks = false
 
 def test_a_change_that_needs_a_restart_is_named_and_not_applied(files: Files) -> None:
     files.write(TOML.replace("partitions = 4", "partitions = 8").replace("partition = 1", "partition = 2"))
-    reported = files.configuration.refresh()
+    reported = asyncio.run(files.configuration.refresh())
     assert reported.text == "needs a restart of every process (kafka.partitions, workspaces.acme.partition)"
     assert files.configuration.plan.pins == {"acme": 1}
     assert files.configuration.plan.partitions == 4
     files.write(TOML[: TOML.index("[workspaces")])
     assert (
-        files.configuration.refresh().text
+        asyncio.run(files.configuration.refresh()).text
         == "needs a restart of every process (workspace acme was removed, destination people was removed)"
     )
     assert "people" in files.configuration.plan.destinations
@@ -125,7 +128,7 @@ def test_a_change_that_needs_a_restart_is_named_and_not_applied(files: Files) ->
 )
 def test_a_restart_is_named_by_the_processes_that_need_it(files: Files, more: str, text: str) -> None:
     files.write(f"{TOML}\n{more}\n")
-    assert files.configuration.refresh().text == f"needs a restart {text}"
+    assert asyncio.run(files.configuration.refresh()).text == f"needs a restart {text}"
 
 
 def test_each_setting_belongs_to_a_process() -> None:
@@ -140,18 +143,22 @@ def test_each_setting_belongs_to_a_process() -> None:
 def test_a_removed_workspace_that_comes_back_with_another_home_is_refused_and_nothing_adopted(files: Files) -> None:
     files.write(TOML[: TOML.index("[workspaces")])
     configuration = Configuration(files.read(), files.read)
-    lanes = Lanes(1, configuration.plan, Clock(), Observer())
-    configuration.moved = lanes.moved
+    lanes = Lanes(1, configuration.plan, Clock(), Observer(), Intake())
+
+    async def moved(plan: Plan) -> list[str]:
+        return lanes.moved(plan)
+
+    configuration.moved = moved
     lanes.load({b"l/acme": b'{"version": 1, "workspace": "acme", "partition": 1}'})
     files.write(TOML.replace("partition = 1", "partition = 2"))
-    refused = configuration.reload("first")
+    refused = asyncio.run(configuration.reload("first"))
     with pytest.raises(RowUnreadable) as at_start:
-        Lanes(1, files.read().plan, Clock(), Observer()).load(dict(lanes.rows()))
+        Lanes(1, files.read().plan, Clock(), Observer(), Intake()).load(dict(lanes.rows()))
     assert (refused.applied, refused.reason, refused.text) == (False, "refused", str(at_start.value))
     assert (configuration.plan.workspaces, configuration.plan.pins, configuration.endpoints) == ({}, {}, {})
-    assert configuration.refresh() == refused, "until the file is corrected"
+    assert asyncio.run(configuration.refresh()) == refused, "until the file is corrected"
     files.write(TOML)
-    assert configuration.reload("second").applied
+    assert asyncio.run(configuration.reload("second")).applied
     lanes.reconfigured()
     assert configuration.plan.pins == {"acme": 1}
 
@@ -161,7 +168,7 @@ def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
     files.secret("PEPPER", "s3cret-pepper-of-persons-32-characters")
     files.write(TOML + '[privacy]\npepper_env = "PEPPER"\n')
     assert (
-        files.configuration.refresh().text
+        asyncio.run(files.configuration.refresh()).text
         == "needs a restart of every process (privacy.pepper_env, the pepper of privacy.pepper_env)"
     )
     assert plain_id("Ada King") == before
@@ -172,7 +179,7 @@ def test_another_pepper_counts_from_a_restart_on(files: Files) -> None:
 def test_a_wrong_configuration_changes_nothing_and_shows_no_secret(files: Files) -> None:
     files.secret("FIRST", "https://example.com/secret-slug")
     files.write(TOML + "\n[workspaces.beta.rate]\nrate_per_s = 4\n")
-    reported = files.configuration.refresh()
+    reported = asyncio.run(files.configuration.refresh())
     assert (reported.applied, reported.reason) == (False, "bad_configuration")
     assert "environment variable FIRST" in reported.text
     assert "secret-slug" not in reported.text
@@ -196,13 +203,16 @@ def test_a_proxy_is_left_for_a_restart_and_its_url_is_not_shown(files: Files) ->
     files.secret("PROXY", "http://ada:s3cret@proxy.example.com:3128")
     files.write(TOML + '[egress]\nproxy_env = "PROXY"\n')
     assert (
-        files.configuration.refresh().text
+        asyncio.run(files.configuration.refresh()).text
         == "needs a restart of the workers and the board (egress.proxy_env, the proxy's URL in PROXY)"
     )
     configuration = Configuration(files.read(), files.read)
-    assert configuration.refresh() is NOTHING_NEW
+    assert asyncio.run(configuration.refresh()) is NOTHING_NEW
     files.secret("PROXY", "http://ada:n3w@proxy.example.com:3128")
-    assert configuration.refresh().text == "needs a restart of the workers and the board (the proxy's URL in PROXY)"
+    assert (
+        asyncio.run(configuration.refresh()).text
+        == "needs a restart of the workers and the board (the proxy's URL in PROXY)"
+    )
 
 
 def test_a_reload_reads_the_configuration_once_a_command(files: Files) -> None:
@@ -214,7 +224,7 @@ def test_a_reload_reads_the_configuration_once_a_command(files: Files) -> None:
         return files.read()
 
     configuration = Configuration(files.read(), read)
-    assert {configuration.reload("first").text for _ in range(64)} == {NOTHING_NEW.text}
+    assert {asyncio.run(configuration.reload("first")).text for _ in range(64)} == {NOTHING_NEW.text}
     files.write(TOML.replace("credits_per_month = 100000", "credits_per_month = 70000"))
-    assert {configuration.reload("second").text for _ in range(64)} == {"adopted: workspace acme"}
+    assert {asyncio.run(configuration.reload("second")).text for _ in range(64)} == {"adopted: workspace acme"}
     assert reads == 2

@@ -1,5 +1,6 @@
 """The one way to read Kafka outside a group, on a consumer that the test scripts."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
@@ -8,10 +9,12 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 
+from stream_app.domain.lane.view import Position
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.kafka import readers
+from stream_app.kafka.backlog import MOST_EXACTLY, Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection
-from stream_app.kafka.readers import Reader, TopicReader
+from stream_app.kafka.readers import Reader
 
 A, B = TopicPartition("leads", 0), TopicPartition("leads", 1)
 MARKER, DAMAGED = "marker", "damaged"
@@ -144,10 +147,35 @@ async def test_records_are_fetched_by_their_offsets_and_those_that_are_gone_are_
 
 async def test_markers_are_not_counted_and_unreadable_spans_count_as_an_upper_bound(log: Log) -> None:
     log.entries = {A: ["a0", MARKER, "a2", MARKER], B: ["b0", DAMAGED, MARKER]}
-    async with TopicReader(KafkaConnection("nowhere:9092"), 2) as it:
-        assert await it.count(["leads"], {("leads", 0): 1}) == {("leads", 0): 1, ("leads", 1): 3}
-        log.entries[A] = ["a", MARKER] * 51
-        assert await it.count(["leads"], {("leads", 1): 3}) == {("leads", 0): 102, ("leads", 1): 0}
+    backlog = Backlog()
+    async with reader() as it:
+        counts = await backlog.count(it, [A, B], {("leads", 0): 1}, {})
+        assert counts == {("leads", 0): Waiting(1), ("leads", 1): Waiting(3, at_most=True)}
+        log.entries[A] = ["a", MARKER] * (MOST_EXACTLY // 2)
+        counts = await backlog.count(it, [A, B], {("leads", 1): 3}, {})
+        assert counts == {("leads", 0): Waiting(MOST_EXACTLY // 2), ("leads", 1): Waiting(0)}
+        log.entries[A] += ["a", MARKER]
+        counts = await backlog.count(it, [A], {}, {("leads", 0): Position(1, 1)})
+        assert counts == {("leads", 0): Waiting(MOST_EXACTLY + 2, at_most=True)}
+
+
+async def test_a_count_that_takes_too_long_goes_on_where_it_stopped(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.entries = {A: ["a0", MARKER, "a2", "a3"]}
+    backlog, scan = Backlog(), Reader.scan
+    begins: list[int] = []
+
+    async def slow(self: Reader, spans: Any, **options: Any) -> Any:
+        begins.extend(begin for begin, _ in spans.values())
+        async for polled in scan(self, spans, most=1, **options):
+            yield polled
+            await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(Reader, "scan", slow)
+    monkeypatch.setattr("stream_app.kafka.backlog._WITHIN_S", 0.2)
+    async with reader() as it:
+        counts = [(await backlog.count(it, [A], {}, {}))["leads", 0] for _ in range(4)]
+    assert begins == [0, 1, 3], "each record is read once"
+    assert counts == [Waiting(4, at_most=True), Waiting(3, at_most=True), Waiting(3), Waiting(3)]
 
 
 @pytest.mark.parametrize(
