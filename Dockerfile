@@ -9,13 +9,15 @@ COPY requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/stream-app \
     && pip --python /opt/stream-app/bin/python install --disable-pip-version-check --require-hashes -r requirements.txt
-# The tools that build our wheel have hashes, too, and stay in this stage.
+# The tools that build our wheel have hashes, too, and stay in this stage. They have an environment of their own, because
+# a Python of Debian, as another BASE may have it, takes no packages of pip's.
 COPY .ci/build.txt .ci/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --disable-pip-version-check --root-user-action=ignore --require-hashes -r .ci/build.txt
+    python -m venv --without-pip /opt/build \
+    && pip --python /opt/build/bin/python install --disable-pip-version-check --require-hashes -r .ci/build.txt
 COPY pyproject.toml README.md ./
 COPY stream_app stream_app
-RUN pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /dist . \
+RUN pip --python /opt/build/bin/python wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /dist . \
     && pip --python /opt/stream-app/bin/python install --disable-pip-version-check --no-deps /dist/*.whl
 
 FROM ${BASE}

@@ -52,7 +52,7 @@ def uncapped(settings: Settings) -> Iterator[str]:
     A loop of a producer would otherwise spend the credits of a month in an hour. What costs no credits may be limited
     in Actions alone. A budget in shadow refuses nothing.
     """
-    cost_credits = {each.workspace for each in settings.destinations.values() if each.ceiling_credits}
+    cost_credits = {table.workspace for table in settings.destinations.values() if table.ceiling_credits}
     for name, workspace in settings.workspaces.items():
         policy = workspace.budget
         caps = budget.CREDIT_CAPS if name in cost_credits else budget.CAPS

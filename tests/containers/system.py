@@ -246,13 +246,13 @@ class System:
 
     def containers(self) -> dict[str, ComposeContainer]:
         """Return the container of each service."""
-        with_names = {found.Service: found for found in self._compose.get_containers(include_all=True)}
-        return {name: found for name, found in with_names.items() if name is not None}
+        listed = self._compose.get_containers(include_all=True)
+        return {container.Service: container for container in listed if container.Service is not None}
 
     def are_healthy(self) -> bool:
         """Return True if every service that goes on running is healthy."""
-        found = self.containers()
-        return all(name in found and found[name].Health == "healthy" for name in self.services)
+        containers = self.containers()
+        return all(name in containers and containers[name].Health == "healthy" for name in self.services)
 
     def volumes(self, service: str) -> set[str]:
         """Return the names of the volumes of a container."""

@@ -53,10 +53,10 @@ def typed(word: str) -> str:
 
 def test_every_container_of_a_private_clone_is_healthy(system: System) -> None:
     assert first_comment()[1] == "docker compose up --build --detach", "which the fixture does"
-    found = system.containers()
-    assert {name for name in found if name in ONCE and found[name].ExitCode == 0} == ONCE
+    containers = system.containers()
+    assert {name for name in containers if name in ONCE and containers[name].ExitCode == 0} == ONCE
     until(system.are_healthy, 180 * BUSY, "the health of all containers")
-    for name in found:
+    for name in containers:
         volumes = system.volumes(name)
         assert all(volume.startswith(f"{system.project}_") for volume in volumes), (
             f"{name}: `down` would leave {volumes}"
@@ -178,29 +178,32 @@ def test_no_lead_is_lost_or_sent_twice_while_each_container_is_killed(system: Sy
     before = system.books()["leads"]
     killed = system.services
     for number, service in enumerate(killed):
-        said = system.run(
+        published = system.run(
             "publish", "-", "--format", "csv", "--workspace", "acme", stdin=rows(f"k{number}x", ROWS_EACH)
         )
-        assert f"{ROWS_EACH} published" in said.stdout + said.stderr
+        assert f"{ROWS_EACH} published" in published.stdout + published.stderr
         system.kill(service)
         took_s = until(system.are_healthy, 180 * BUSY, f"the health of all after the kill of {service}")
         tell(f"{service} killed: all healthy {took_s:.0f} s later")
-    published = before + ROWS_EACH * len(killed)
+    leads = before + ROWS_EACH * len(killed)
 
     def uncertain() -> int:
         """Return the leads of which a kill left it open whether Clay has them: these are not sent again."""
         return int(system.books()["statuses"].get("send_uncertain", {}).get("leads", 0))
 
-    until(lambda: system.ledger()["leads_accepted"] + uncertain() == published, WITHIN_S, "the last POST")
+    until(lambda: system.ledger()["leads_accepted"] + uncertain() == leads, WITHIN_S, "the last POST")
     at_clay = system.ledger()["leads_accepted"]
     until(lambda: len(system.results()) == at_clay, WITHIN_S, "the last result")
     books, ledger = system.books(), system.ledger()
-    assert books["leads"] == published
-    assert at_clay >= published - ROWS_EACH, "only the kill of the worker leaves that open"
+    assert books["leads"] == leads
+    assert at_clay >= leads - ROWS_EACH, "only the kill of the worker leaves that open"
     assert (ledger["leads_accepted"], ledger["leads_repeated"]) == (at_clay, 0), "the simulator keeps its rows"
-    compare_credits(books, ledger)
+    if at_clay == leads:
+        compare_credits(books, ledger)
+    else:  # for a lead that Clay may have, the books hold what it may have cost
+        assert spent(books) >= charged(ledger)
     tell(
-        f"{len(killed)} containers killed: {published} leads, {at_clay} at Clay, none twice, {published - at_clay} "
+        f"{len(killed)} containers killed: {leads} leads, {at_clay} at Clay, none twice, {leads - at_clay} "
         f"uncertain, {spent(books)} credits"
     )
 
@@ -214,9 +217,14 @@ def of_month(account: Any) -> bool:
     return account["meter"] == "credits" and len(account["period"]) == len("2026-12")
 
 
+def charged(ledger: Any) -> int:
+    """Return the credits that the simulated Clay has kept."""
+    totals = ledger["workspaces"]["acme"]
+    return int(totals["credits_charged"]) - int(totals["credits_refunded"])
+
+
 def compare_credits(books: Any, ledger: Any) -> None:
     """What the system has booked is what Clay has charged."""
-    totals = ledger["workspaces"]["acme"]
-    assert spent(books) == totals["credits_charged"] - totals["credits_refunded"]
+    assert spent(books) == charged(ledger)
     open_credits = sum(account["unknown"] + account["reserved"] for account in books["accounts"] if of_month(account))
     assert open_credits == 0

@@ -76,10 +76,10 @@ def test_a_bare_machine_has_no_program_that_tests_could_find(tmp_path: Path) -> 
     ask: list[str | Path] = [ROOT / ".ci" / "bare", "sh", "-c", "promtool || echo hidden; ls /dev/null"]
     environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(ask, env=environ, capture_output=True, text=True, timeout=60 * BUSY, check=False)
-    said = done.stdout.splitlines()
-    is_allowed = not said[0].startswith("this machine allows no mount namespace")
-    assert ("hidden" in said) is is_allowed
-    assert ("found" in said) is not is_allowed
+    printed = done.stdout.splitlines()
+    is_allowed = not printed[0].startswith("this machine allows no mount namespace")
+    assert ("hidden" in printed) is is_allowed
+    assert ("found" in printed) is not is_allowed
     assert os.access(program, os.X_OK), "it is hidden from the command alone"
 
 
