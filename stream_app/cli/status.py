@@ -79,6 +79,8 @@ def _lines(search: LeadSearch, *, result: bool) -> Iterator[str]:
         yield lead.lead_id
         for history in reversed(lead.histories):
             yield from _history_lines(history)
+        if lead.booked_in_all is not None:
+            yield f"  all records together: {count(lead.booked_in_all, 'credit')}"
         if lead.history_count > len(lead.histories):
             yield f"  and {count(lead.history_count - len(lead.histories), 'older history', 'older histories')}"
         for answer in lead.results:

@@ -144,6 +144,17 @@ class FoundLead(msgspec.Struct, frozen=True):
     history_count: int
     results: list[FoundResult]
 
+    @property
+    def booked_in_all(self) -> int | None:
+        """The credits of all records, if several have some: a correction is a record of its own. Else None.
+
+        It is None, too, if some records of the lead are not among these.
+        """
+        sums = [[event.credits for event in history.events if event.credits] for history in self.histories]
+        if self.history_count > len(self.histories) or sum(map(bool, sums)) < 2:
+            return None
+        return sum(map(sum, sums))
+
 
 class LeadAnswer(Answer, frozen=True, kw_only=True):
     """`GET /leads/{id}`."""

@@ -71,6 +71,18 @@ async def test_a_lane_to_which_nothing_was_sent_has_the_caps_of_its_configuratio
     assert "0 of 27,000" in now, "4,000, 8,000, 10,000 and 5,000; acme has published none"
 
 
+async def test_the_page_of_a_lead_adds_up_what_its_records_have_booked(tmp_path: Path) -> None:
+    names = TopicNames()
+    parked, corrected, answered = (
+        event(names, "crm-1", "parked", 1, 1, credits=12),
+        event(names, "crm-1", "cost_corrected", 1, origin="leads.commands/0/3", credits=-12),
+        event(names, "crm-1", "replayed", 2, 1, credits=1),
+    )
+    with board_with(tmp_path, parked, corrected, answered) as client:
+        text = plain((await client.get("/board/leads/crm-1")).text)
+    assert "1 credit booked in all its records" in text
+
+
 async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tmp_path: Path) -> None:
     meters = {"credits_day": Meter("2026-09-21", NOW_MS + HOUR_MS)}
     worse = lane(TopicNames(), at_ms=NOW_MS, score=82.5, p95_ms=900)

@@ -37,7 +37,7 @@ MEASURES = {
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
     },
     # credits; repeats of a step, and waits of a kind, which are folded
-    "lead": {"history.credits", "event.credits", "step.times", "row.times"},
+    "lead": {"page.lead.booked_in_all", "history.credits", "event.credits", "step.times", "row.times"},
     # credits; leads of a day that is over, whose status may have changed since
     "money": {
         *("sums.credits", "sums.saved", "sums.enriched", "sums.per_lead", "sums.refused", "row.resent", "leads"),

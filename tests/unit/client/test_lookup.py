@@ -116,6 +116,27 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
     assert f"WAITS for outage of Clay (breaker_open) since {since}, until {until}: 5 failures" in lines
 
 
+def test_status_adds_up_what_several_records_have_booked_for_a_lead(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def record(origin: str, *credits: int | None) -> RecordHistory:
+        events = [
+            Event(n, 1_000 * n, "sending", "", "", None, 0, 0, 0, None, booked) for n, booked in enumerate(credits)
+        ]
+        return RecordHistory(origin, "acme", "people", "enriched", "enriched", 5, "", events, [])
+
+    def shown(*histories: RecordHistory, of: int) -> bool:
+        lead = FoundLead("crm-17", list(histories), of, [])
+        answer(monkeypatch, 200, {"lead": msgspec.to_builtins(lead)})
+        assert main(["status", "crm-17"]) == 0
+        return "  all records together: 1 credit" in capsys.readouterr().out.splitlines()
+
+    corrected = record("leads.commands/0/3", -12)
+    assert shown(record("leads/0/1", None, 12, 1), corrected, of=2), "it was sent again, and returned before"
+    assert not shown(record("leads/0/1", 1), record("leads/0/2", None), of=2), "the one record says so already"
+    assert not shown(record("leads/0/1", None, 12, 1), corrected, of=3), "an older record is not among them"
+
+
 @pytest.mark.parametrize("column", MEANING)
 def test_status_says_what_the_status_of_a_record_means(
     settings: Settings, column: Column, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
