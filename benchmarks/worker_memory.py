@@ -7,7 +7,7 @@ sizes is what a lead needs, and what is left of the smaller one is what a worker
 fills the cache of results, which is in memory where there is no Redis, beyond its bounds.
 
 Memory is the most resident memory that a process ever had: a container is killed at the peak, and the take-over may be
-one. Exits with 1 when a lead needs more than 0.9 KB, with a LinkedIn URL more than 1.4 KB, a worker once more
+one. Exits with 1 when a lead needs more than 0.9 KB, with a LinkedIn URL more than 1.3 KB, a worker once more
 than 150 MB, or its cache more than 100 MB.
 """
 
@@ -36,7 +36,7 @@ from stream_app.domain.model.messages import Result
 from stream_app.domain.result import entry_of, slots_of
 from stream_app.kafka.topics import create_topics
 
-LIMITS = {"once_mb": 150.0, "email_kb": 0.9, "linkedin_kb": 1.4, "cache_mb": 100.0}
+LIMITS = {"once_mb": 150.0, "email_kb": 0.9, "linkedin_kb": 1.3, "cache_mb": 100.0}
 _WORKSPACE, _DESTINATION = "w00000", "d00000"
 _SMALL = 5
 _NOTE = "The quick brown fox jumps over the lazy dog, and does so for as long as a cell of a Clay table lasts. " * 4
