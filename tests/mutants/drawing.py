@@ -1,4 +1,4 @@
-"""What is mutated, and how: cosmic-ray's operators on the lines that say what the program does."""
+"""What is mutated, and how: cosmic-ray's operators, and changes of whole expressions and statements, in turn."""
 
 import ast
 import random
@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,15 +14,16 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
+from tests.mutants.of_trees import KINDS, Change, applied, changes
+
 ROOT: Final = Path(__file__).parents[2]
-# The core, the lead's path, the partition, the read model, and the pages with what draws them.
-TARGETS: Final = tuple(
-    f"stream_app/{name}"
-    for name in (
-        *("domain", "partition", "kafka/takeover/steps.py", "clay", "cache"),
-        *("board/read_model", "board/pages", "board/charts.py"),
-    )
-)
+_CORE: Final = ("domain", "partition", "kafka/takeover/steps.py", "clay", "cache", "board/read_model")
+_EDGE: Final = ("client", "gateway", "board/pages", "board/charts.py", "board/formats.py", "board/site.py")
+PARTS: Final = {
+    part: tuple(f"stream_app/{name}" for name in names) for part, names in (("core", _CORE), ("edge", _EDGE))
+}
+"""What is mutated: the core decides and keeps; the edge asks, shows and takes in."""
+TARGETS: Final = tuple(target for targets in PARTS.values() for target in targets)
 # The first two need arguments. Equal values are often one object, and which are is up to the interpreter.
 _NO_OPERATORS: Final = ("Variable", "NoOp", "Operator_Eq_Is", "Operator_NotEq_IsNot")
 _ORDER: Final = re.compile("ComparisonOperator.*_(Lt|Gt)E?$")  # of "open" and "closed" means nothing
@@ -46,6 +48,11 @@ class Mutant:
     source: str
 
     @property
+    def part(self) -> str:
+        """The part of the program that it is in: a key of `PARTS`."""
+        return next(part for part, targets in PARTS.items() if self.path.startswith(targets))
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """What it is known by when other changes have moved its line."""
         return self.path, self.before, self.after
@@ -55,10 +62,51 @@ class Mutant:
 
 
 def draw(seed: int, count: int) -> list[Mutant]:
-    """So many mutants at places that are drawn evenly, although a comparison has six mutants where a loop has one.
+    """So many mutants: one of cosmic-ray's operators and one change of an expression or a statement in turn.
 
-    A place is known by its text, so that a seed draws the same mutants when other lines have changed.
+    Each part of the program has as many as it has places. A place is known by its text, so that a seed draws the same
+    mutants when other lines have changed.
     """
+    of_tokens, of_trees = _of_tokens(seed), _of_trees(seed)
+    in_turn = (mutant for pair in zip(of_tokens, of_trees, strict=False) for mutant in pair)
+    return list(islice(in_turn, count))
+
+
+def _of_trees(seed: int) -> Iterator[Mutant]:
+    """Yield changes of all kinds in turn, each drawn evenly among those of its kind."""
+    lots: dict[str, list[tuple[float, str, Change]]] = {kind: [] for kind in KINDS}
+    seen = Counter[str]()
+    for path in _files():
+        source = (ROOT / path).read_text()
+        lines = source.splitlines()
+        for change in changes(source, _no_target(ast.parse(source))):
+            place = f"{seed} {Path(path).name} {lines[change.begin[0] - 1].strip()} {change.kind} {change.text}"
+            seen[place] += 1
+            lots[change.kind].append((random.Random(f"{place} {seen[place]}").random(), path, change))
+    for of_kind in lots.values():
+        of_kind.sort(key=lambda lot: lot[0])
+    for in_turn in zip_longest(*lots.values()):
+        for lot in filter(None, in_turn):
+            yield _tree_mutant(*lot[1:])
+
+
+def _tree_mutant(path: str, change: Change) -> Mutant:
+    source = (ROOT / path).read_text()
+    changed = applied(source, change)
+    number, before, after = _difference(source, changed)
+    lines = _statement(ast.parse(source), change.begin[0])
+    return Mutant(path, number, lines, change.kind, before, after, changed)
+
+
+def _difference(source: str, changed: str) -> tuple[int, str, str]:
+    """Return the first line that differs, before and after."""
+    pairs = zip(source.splitlines(), changed.splitlines(), strict=False)
+    number, (before, after) = next((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    return number, before.strip(), after.strip()
+
+
+def _of_tokens(seed: int) -> Iterator[Mutant]:
+    """Yield mutants at places that are drawn evenly, although a comparison has six where a loop has one."""
     lots, seen = list[tuple[float, str, int, Any, int]](), Counter[str]()
     for path in _files():
         lines = (ROOT / path).read_text().splitlines()
@@ -68,8 +116,7 @@ def draw(seed: int, count: int) -> list[Mutant]:
             seen[place] += 1
             rng = random.Random(f"{place} {seen[place]}")
             lots.append((rng.random(), path, line, *rng.choice(choices)))
-    drawn = (_mutant(*lot[1:]) for lot in sorted(lots, key=lambda lot: lot[0]))
-    return [mutant for mutant, _ in zip(filter(None, drawn), range(count), strict=False)]
+    yield from filter(None, (_mutant(*lot[1:]) for lot in sorted(lots, key=lambda lot: lot[0])))
 
 
 def _files() -> Iterator[str]:
@@ -138,10 +185,9 @@ def _mutant(path: str, line: int, operator: Any, occurrence: int) -> Mutant | No
         ast.parse(changed)
     except (SyntaxError, AttributeError):  # the second: an exception that is named with its module
         return None
-    pairs = zip(source.splitlines(), changed.splitlines(), strict=False)
-    number, (before, after) = next((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    number, before, after = _difference(source, changed)
     lines = _statement(ast.parse(source), line)
-    return Mutant(path, number, lines, type(operator).__name__, before.strip(), after.strip(), changed)
+    return Mutant(path, number, lines, type(operator).__name__, before, after, changed)
 
 
 def _statement(tree: ast.AST, line: int) -> range:
