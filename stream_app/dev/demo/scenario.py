@@ -177,7 +177,7 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
     )
     display.say(
         f"Break it yourself: curl {processes.control}/control/faults -d "
-        """'{"kind": "rate_limited", "for_s": 10}'; `stream-app sim --help` lists all faults."""
+        """'{"kind": "rate_limited", "for_s": 10}'; docs/break-it.md has all faults, and what to see."""
     )
     names = (*WORKSPACES, SMALL)
     try:

@@ -13,7 +13,8 @@ from stream_app.domain.model.numbers import Real, TimeMs, Whole
 
 _SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
-_HOUR_MS = 3_600_000  # so much of a day or month has passed before its pace says anything
+_HOUR_MS = 3_600_000  # so much of a day has passed before its pace says anything
+_DAY_MS = 24 * _HOUR_MS  # and so much of a month
 SAMPLED_MS: Final = 900_000  # the pace of a day is that of so much time, as the CLI cannot read all views of an hour
 _LEAST_MS = 600_000  # a shorter time says nothing: one file of leads is sent in it, and no other may follow
 _PARTS = 3  # of the time seen; where one of them booked nothing, the others were a burst
@@ -115,19 +116,20 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
     """Return the forecast of one meter; None if its day or month is too young, or if too little of it was seen.
 
     Only the pace of the present day or month counts, as another one says nothing about it, and none is known before an
-    hour of it has passed: the first leads of a morning would use up any budget. A burst has no pace either, because
-    what comes after it is not known: a day's budget has a forecast only while all of the time seen booked something,
-    or nothing at all.
+    hour of the day or a day of the month has passed: the first leads of a morning would use up any budget. A burst has
+    no pace either, because what comes after it is not known: a day's budget has a forecast only while all of the time
+    seen booked something, or nothing at all.
 
     `samples` is what was seen of the meter in the last `SAMPLED_MS`, oldest first; of a month only the last one counts.
     """
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None
     last = samples[-1].meter
-    if now_ms - last.begins_ms < _HOUR_MS:
+    is_day = last.ends_ms - last.begins_ms <= _LONGEST_DAY_MS
+    if now_ms - last.begins_ms < (_HOUR_MS if is_day else _DAY_MS):
         return None
     since_ms, used = last.begins_ms, last.spent + last.reserved
-    if last.ends_ms - last.begins_ms <= _LONGEST_DAY_MS:
+    if is_day:
         seen = [sample for sample in samples if sample.meter.period == last.period]
         since_ms, used = seen[0].at_ms, last.spent - seen[0].meter.spent  # the board does not know what was reserved
         if used > 0 and _is_burst(seen, now_ms):

@@ -358,10 +358,10 @@ def steady(earlier: Meter, now: Meter) -> list[Sample]:
     return [Sample(NOON_MS - (len(meters) - 1 - n) * MINUTE_MS, seen) for n, seen in enumerate(meters)]
 
 
-def test_the_first_hour_of_a_day_or_month_has_no_forecast() -> None:
-    """40 leads in its first minutes would be said to use up any month."""
-    for hours, length in ((24, "day"), (720, "month")):
-        young = replace(meter(900), begins_ms=NOON_MS - HOUR_MS, ends_ms=NOON_MS + hours * HOUR_MS)
+def test_the_first_hour_of_a_day_and_the_first_day_of_a_month_have_no_forecast() -> None:
+    """40 leads in its first minutes would be said to use up any month, and one file on its first day, too."""
+    for hours, young_h, length in ((24, 1, "day"), (720, 24, "month")):
+        young = replace(meter(900), begins_ms=NOON_MS - young_h * HOUR_MS, ends_ms=NOON_MS + hours * HOUR_MS)
         samples = steady(replace(young, spent=0), young)
         assert forecast(samples, NOON_MS - 1) is None, length
         assert forecast(samples, NOON_MS) is not None, length
