@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 from stream_app.config.model import OAuth, Security, Settings
 from stream_app.config.secret_files import Secrets
 from stream_app.domain.model.errors import SettingsError, TopicsError
-from stream_app.domain.model.system import system_problem
+from stream_app.domain.model.system import deletion_problem, system_problem
 from stream_app.kafka.connection import KafkaConnection, Say, admin_of, repeated, silent
 from stream_app.kafka.oauth import Token, Tokens, aws_msk, client_credentials
 from stream_app.kafka.readers import Progress, Reader, TopicReader
@@ -112,6 +112,10 @@ async def _check_system(settings: Settings, *, needs_rows: bool) -> None:
     names, partitions, connection = settings.names, settings.kafka.partitions, connection_of(settings)
     async with Reader(connection, max_partition_fetch_bytes=_FIRST_BYTES) as reader:
         firsts = await reader.firsts([TopicPartition(names.state, number) for number in range(partitions)])
+        begins = await reader.begins([TopicPartition(names.state, number) for number in range(partitions)])
+        for place, begin in sorted(begins.items()):
+            if problem := deletion_problem(begin):
+                raise TopicsError([f"{place.topic}/{place.partition}: {problem}"])
         for place, record in sorted(firsts.items()):
             if problem := system_problem(record.key, record.value, partitions):
                 raise SettingsError([f"{place.topic}/{place.partition}: {problem}"])

@@ -52,7 +52,12 @@ _WHAT_NOW: Final = (
     "Rows and group offsets speak of its old records: stop all processes, set a new kafka.namespace, create its topics "
     "with: stream-app topics; leads sent before are not known as duplicates there"
 )
+_ROWS_ARE_DELETED: Final = (
+    "Kafka deletes rows by their age then, and without them a lead that comes again is paid for again: set it to "
+    "compact with: stream-app topics --apply; then start the processes, which say if rows are lost already"
+)
 _EVERY_S: Final = 1.0
+_POLICIES_EVERY_S: Final = 20.0
 _MISSING_S: Final = 10.0  # a broker that has just started may not list its topics yet
 
 
@@ -267,6 +272,7 @@ class TopicWatch:
         known: The ids of the topics as the process first saw them.
         topics: The topics whose loss ends the process.
         partitions: How many partitions each topic has.
+        compacted: Those whose records must not be deleted by age. The process ends if Kafka is set to do so.
         on_lost: The topics that a process fills again, with what to call when such a topic is another one, or has lost
             records. A topic that is missing cannot be filled, so nothing is called before it is there again.
     """
@@ -277,12 +283,15 @@ class TopicWatch:
         known: KnownTopics,
         topics: Sequence[str],
         partitions: int,
+        compacted: Sequence[str] = (),
         on_lost: Mapping[str, Callable[[], None]] = MappingProxyType({}),
     ) -> None:
         self._connection = connection
         self._known = known
         self._topics = topics
         self._partitions = partitions
+        self._compacted = compacted
+        self._policies_at_s = 0.0
         self._on_lost = on_lost
         self._logs = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
         self._ends: dict[TopicPartition, int] = {}
@@ -297,6 +306,7 @@ class TopicWatch:
                 async with Reader(self._connection, isolation_level="read_uncommitted") as reader:
                     while True:
                         await self.look(reader)
+                        await self._look_at_policies()
                         await asyncio.sleep(_EVERY_S)
             except (KafkaError, BrokerUnavailable, KafkaRefused):
                 try:
@@ -326,6 +336,19 @@ class TopicWatch:
                 why = "the topic was deleted and created again, or Kafka lost records"
                 raise TopicsError([f"{log.topic}: {fell}: {why}. {_WHAT_NOW}"])
             self._ends[log] = end
+
+    async def _look_at_policies(self) -> None:
+        """Check now and then that Kafka deletes no rows. It deletes them some minutes after such a change."""
+        now_s = asyncio.get_running_loop().time()
+        if not self._compacted or now_s < self._policies_at_s:
+            return
+        self._policies_at_s = now_s + _POLICIES_EVERY_S
+        async with open_admin(self._connection) as admin:
+            seen = await _look(admin, self._compacted)
+        for name, topic in seen.items():
+            policy = topic.config.get("cleanup.policy")
+            if policy != "compact":
+                raise TopicsError([f"{name}: cleanup.policy is {policy}. {_ROWS_ARE_DELETED}"])
 
     async def _look_for_lost(self, reader: Reader, described: Sequence[Mapping[str, Any]]) -> None:
         for topic in described:

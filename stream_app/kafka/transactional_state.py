@@ -21,8 +21,9 @@ from aiokafka.client import CoordinationType
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from stream_app.domain.model.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError
+from stream_app.domain.model.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError, TopicsError
 from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.system import deletion_problem
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.connection import KafkaConnection, end, kafka_producer, stop_consumer
 from stream_app.kafka.consumer import Consumer
@@ -129,7 +130,8 @@ class TransactionalState:
         Raises:
             BrokerUnavailable: a limit was exceeded.
             StateStoreError: the broker refuses permanently.
-            TopicsError: the state topic was deleted and created again. An empty one would forget which leads were sent.
+            TopicsError: the state topic was deleted and created again, or rows were deleted. Without them it would not
+                be known which leads were sent.
         """
         self._drop()
         began = asyncio.get_running_loop().time()
@@ -272,6 +274,8 @@ class TransactionalState:
 
     async def _load(self) -> dict[bytes, bytes]:
         begin, end, node = await self._view.span(self._rows_at)
+        if problem := deletion_problem(begin):
+            raise TopicsError([f"{self._rows_at.topic}/{self.partition}: {problem}"])
         rows, node = await self._read() if begin < end else ({}, node)
         topic = self._rows_at.topic
         newest = await self._view.leaders([topic])

@@ -135,7 +135,8 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
             logger.warning("paused", by=state.pause.who, why=state.pause.why, text="until `stream-app replay resume`")
         # Not `leads.lanes`: workers fill it again, and what follows it begins again with the new records.
         partitions, watched = settings.kafka.partitions, [*app.agents, topics.state, topics.replay_state]
-        watch = TopicWatch(connection, KnownTopics(partitions), watched, partitions)
+        compacted = [topics.state, topics.replay_state]
+        watch = TopicWatch(connection, KnownTopics(partitions), watched, partitions, compacted)
         beside = watchdog.run(), watch.run(), runner.run(), changes.run(), reloads.run()
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=beside)
         await state.record_last()

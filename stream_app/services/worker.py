@@ -209,6 +209,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             topics,
             [*sources, names.state],
             plan.partitions,
+            compacted=[names.state],
             on_lost={names.lanes: write_lanes_again},
         )
 

@@ -151,9 +151,13 @@ async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(kafka: Brok
         names = line.settings.names
         await line.publish(line.leads(3))
         worker = line.join()
+        replay = line.member(line.start("replay"))
         await line.until_over(3, 30)
+        await line.until(replay.answers, 30, "it runs")
+        await asyncio.sleep(3)  # it looks every second: now it has seen the topic
         await recreate(line, names.state)
         await says_that_it_was_recreated(worker, names.state)
+        await says_that_it_was_recreated(replay, names.state)
         await recreate(line, names.state)  # now no process runs: it stays empty
         await line.publish(line.leads(3))
         worker = line.join()

@@ -12,12 +12,13 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError,
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import TopicsError
 from stream_app.faust_app.stream import GapCheck
+from stream_app.kafka import topics
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
-from stream_app.kafka.topics import KnownTopics, TopicWatch, watch_partitions
+from stream_app.kafka.topics import KnownTopics, TopicWatch, alter_topics, watch_partitions
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.tasks import cancel
-from tests.support.kafka import add_partitions, create_topics, delete_topics, publish
+from tests.support.kafka import add_partitions, create_topics, delete_records, delete_topics, publish
 from tests.support.pace import BUSY
 
 
@@ -122,6 +123,34 @@ async def test_the_lanes_are_written_again_when_their_topic_is_another_one(kafka
     await asyncio.sleep(2.5)
     assert not lost.is_set(), "once"
     await cancel([watching])
+
+
+async def test_a_state_whose_rows_kafka_would_delete_ends_the_process(
+    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the time between two looks. A policy that only adds the deletion is as bad."""
+    state, connection = namespace + "state", KafkaConnection(kafka.bootstrap)
+    monkeypatch.setattr(topics, "_POLICIES_EVERY_S", 0.5)
+    await create_topics(kafka.bootstrap, state, config={"cleanup.policy": "compact"})
+    watching = asyncio.create_task(TopicWatch(connection, KnownTopics(1), [state], 1, [state]).run())
+    await asyncio.sleep(3.0)
+    assert not watching.done()
+    await alter_topics(connection, {state: {"cleanup.policy": "compact,delete"}}, 5.0, lambda _: None)
+    with pytest.raises(TopicsError, match=f"^{re.escape(state)}: cleanup.policy is compact,delete. Kafka deletes rows"):
+        await asyncio.wait_for(watching, 10 * BUSY)
+
+
+async def test_a_takeover_names_why_rows_are_missing(kafka: Broker, namespace: str) -> None:
+    """Even if all are, so that the partition looks like a new one."""
+    state, connection = namespace + "state", KafkaConnection(kafka.bootstrap)
+    await create_topics(kafka.bootstrap, state, config={"cleanup.policy": "delete"})
+    await publish(kafka.bootstrap, state, [b"1", b"2", b"3"])
+    for before in (2, 3):
+        await delete_records(kafka.bootstrap, TopicPartition(state, 0), before)
+        ledger = TransactionalState(connection, f"{state}-0", state, 0)
+        with pytest.raises(TopicsError, match=f"^{re.escape(state)}/0: it begins at offset {before}, so rows were"):
+            await ledger.take_over()
+        await ledger.close()
 
 
 async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: str) -> None:

@@ -54,6 +54,20 @@ def system_row(partitions: int) -> bytes:
     return _encode(SystemRow(SYSTEM_VERSION, partitions, fingerprint(), current().hash_lead_ids))
 
 
+def deletion_problem(begin: int) -> str:
+    """Say what is wrong with a partition of the state whose first offset is not 0; '' if nothing is.
+
+    Compaction leaves the first offset where it is. Only retention, or Kafka's own tool, removes records from there.
+    """
+    if not begin:
+        return ""
+    return (
+        f"it begins at offset {begin}, so rows were deleted: its cleanup.policy was delete, or records were deleted by "
+        "hand. Which leads were sent is not known any more, so a lead that comes again would be paid for again: take a "
+        "new kafka.namespace (docs/backup.md, stream-app-state is gone)"
+    )
+
+
 def system_problem(key: bytes | None, value: bytes | None, partitions: int) -> str:
     """Compare the first record of a partition with the settings of this process.
 
