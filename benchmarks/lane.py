@@ -25,7 +25,7 @@ from stream_app.domain.lane.view import LaneView, view
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.outcome import Accepted
-from stream_app.domain.plan import Actor, Destination, Workspace
+from stream_app.domain.plan import Actor, Destination, InForce
 
 NOW_MS = 1_796_083_140_000
 MOST_US = 40.0
@@ -36,9 +36,9 @@ _CAP = 10**9
 _encode = msgspec.json.Encoder().encode
 
 
-def _setting() -> tuple[Workspace, list[Destination], Lane]:
+def _setting() -> tuple[InForce, list[Destination], Lane]:
     caps = BudgetPolicy(credits_per_day=_CAP, credits_per_month=_CAP, actions_per_day=_CAP, actions_per_month=_CAP)
-    policy = Workspace("acme", "people", rate=RatePolicy(rate_per_s=1_000, burst=10_000), budget=caps)
+    policy = InForce("acme", "people", rate=RatePolicy(rate_per_s=1_000, burst=10_000), budget=caps)
     destinations = [Destination(alias, "acme", (f"{alias}-1", f"{alias}-2")) for alias in ("people", "companies")]
     lane = obey(policy, Lane("acme", 0), ChangeBudget({"credits_per_day": _CAP - 1}), Actor("anna", "", NOW_MS)).lane
     return policy, destinations, lane

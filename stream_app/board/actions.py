@@ -131,8 +131,9 @@ def _words(kind: CommandKind) -> str:
 
 def _in_force(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[str, str]:
     """Return what is in force, or booked, by entry."""
-    policy, meters = in_force(policy, view.changes if view else ()), view.meters if view else {}
-    budget, rate = policy.budget, policy.rate
+    rules = in_force(policy, view.changes if view else ())
+    meters = view.meters if view else {}
+    budget, rate = rules.budget, rules.rate
     caps = {
         cap: meters[name].cap if name in meters else getattr(budget, cap)
         for cap, name in zip(CAPS, METERS, strict=True)

@@ -203,21 +203,28 @@ class Workspace(msgspec.Struct, frozen=True):
     callback_health: CallbackHealthPolicy = CallbackHealthPolicy()
 
 
-def in_force(policy: Workspace, changes: tuple[Change, ...]) -> Workspace:
-    """Return the policy with the live changes of an operator applied.
+class InForce(Workspace, frozen=True):
+    """The policy of a lane that applies now: the configured one with what operators have changed.
+
+    Rules take this type, so that none of them decides by what is only configured.
+    """
+
+
+def in_force(configured: Workspace, changes: tuple[Change, ...]) -> InForce:
+    """Return the policy with the live changes of an operator applied. `Lane.in_force` is for those that have a lane.
 
     A change stays in force as long as the configuration has the value that it replaced. An edit of the configuration
     overrides it.
     """
     if not changes:
-        return policy
+        return InForce(*msgspec.structs.astuple(configured))
     tables: dict[str, dict[str, int | float | bool | None]] = {}
     for change in changes:
         table, _, key = change.key.partition(".")
-        if getattr(getattr(policy, table, None), key, _NOTHING) == change.was:
+        if getattr(getattr(configured, table, None), key, _NOTHING) == change.was:
             tables.setdefault(table, {})[key] = change.now
-    changed = {table: msgspec.structs.replace(getattr(policy, table), **values) for table, values in tables.items()}
-    return msgspec.structs.replace(policy, **changed)
+    changed = {table: msgspec.structs.replace(getattr(configured, table), **values) for table, values in tables.items()}
+    return InForce(*msgspec.structs.astuple(msgspec.structs.replace(configured, **changed)))
 
 
 class DeliveryPolicy(msgspec.Struct, frozen=True):

@@ -183,7 +183,7 @@ class AdmissionQueue:
         others_wait = isinstance(outcome, Refused) and some_wait
         now_ms = self._clock.now_ms()
         self._lanes[name], settlement = settled(
-            self._plan.workspaces[name],
+            self._lanes.policy(name),
             self._lanes[name],
             grant,
             outcome,
@@ -204,7 +204,7 @@ class AdmissionQueue:
     def would_hold(self, destination: Destination, *, bulk: bool) -> bool:
         """True if the lane holds such a lead now, or would admit it as a probe only. Reserves nothing."""
         name, now_ms = destination.workspace, self._clock.now_ms()
-        policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
+        policy, lane, stall = self._lanes.policy(name), self._lanes[name], self._lanes.stalls[name]
         return would_hold(policy, lane, destination, now_ms, not bulk, stall)
 
     def ask_again(self) -> None:
@@ -300,7 +300,7 @@ class AdmissionQueue:
         """Admit the lead and write ahead, or say why its lane holds it. No await may lie in between."""
         destination = request.destination
         name = destination.workspace
-        policy, lane, stall = self._plan.workspaces[name], self._lanes[name], self._lanes.stalls[name]
+        policy, lane, stall = self._lanes.policy(name), self._lanes[name], self._lanes.stalls[name]
         slots = concurrency.current(policy.max_in_flight, lane.concurrency)
         if request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.

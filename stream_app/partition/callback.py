@@ -73,7 +73,7 @@ class CallbackPipeline(StateUser):
         recorder = DeliveryRecorder(self._plan, subject, row)
         if row.state not in _AT_CLAY:
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
-        policy, lane = self._plan.workspaces[callback.workspace], self._lanes[callback.workspace]
+        policy, lane = self._lanes.policy(callback.workspace), self._lanes[callback.workspace]
         self._lanes[callback.workspace], cost, spent = booked(policy, lane, row, destination, callback, now_ms)
         self._admission.pump_soon(callback.workspace)  # the budget may have room again, or a suspension has ended
         why = Reason("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")

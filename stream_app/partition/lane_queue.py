@@ -282,7 +282,7 @@ class Patience:
     def deferred(self, name: str, queue: LaneQueue, waiter: Waiter, held: Held, now_ms: int) -> Held:
         """Return the answer to a deferred lead, with the time of about its turn: behind those deferred before."""
         at_ms = max(held.back_ms or ends_ms(held), now_ms + self._line_ms(name, queue, waiter))
-        per_s, key = sends_per_s(self._plan.workspaces[name], self._lanes[name]), (name, waiter.request.bulk)
+        per_s, key = sends_per_s(self._lanes.policy(name), self._lanes[name]), (name, waiter.request.bulk)
         returned = waiter.in_flight.source == "retry"
         self._horizons[key], due_ms = postpone(self._horizons.get(key, Horizon()), at_ms, per_s, returned=returned)
         return msgspec.structs.replace(held, defer=True, back_ms=due_ms)
@@ -291,7 +291,7 @@ class Patience:
         """How long the lane needs for the leads that go before this one."""
         if not waiter.ready:
             return 0
-        per_s = sends_per_s(self._plan.workspaces[name], self._lanes[name])
+        per_s = sends_per_s(self._lanes.policy(name), self._lanes[name])
         return round(queue.sends_before(waiter, self.shares.get(waiter.in_flight.source, 0.0)) * 1000 / per_s)
 
 

@@ -26,7 +26,7 @@ from stream_app.domain.limits.callback_health import record_owner
 from stream_app.domain.limits.concurrency import StallDetector
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.records import Record
-from stream_app.domain.plan import Destination, Plan
+from stream_app.domain.plan import Destination, InForce, Plan
 from stream_app.partition.in_flight import Intake
 from stream_app.partition.ports import Clay, Observer
 from stream_app.partition.rows import read_lane
@@ -70,6 +70,10 @@ class Lanes:
             lane = self._lanes[workspace] = for_new_owner(Lane(workspace, self._number), self._clock.now_ms())
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane
+
+    def policy(self, workspace: str) -> InForce:
+        """The policy that the rules of this lane apply now: the configured one with what operators have changed."""
+        return self[workspace].in_force(self._plan.workspaces[workspace])
 
     def is_home(self, workspace: str) -> bool:
         return self._plan.home_of(workspace) == self._number
@@ -129,7 +133,7 @@ class Lanes:
         now_ms = self._clock.now_ms()
         for name, lane in self._lanes.items():
             if (policy := self._plan.workspaces.get(name)) is not None:
-                self._lanes[name] = reconfigured(policy, lane, self._plan.destinations_of(name), now_ms)
+                self._lanes[name] = reconfigured(lane.in_force(policy), lane, self._plan.destinations_of(name), now_ms)
         self._changed.set()
 
     def moved(self, plan: Plan) -> list[str]:
@@ -153,7 +157,7 @@ class Lanes:
 
     def count_dead_letter(self, grant: Grant, reason: str) -> None:
         name, now_ms = grant.destination.workspace, self._clock.now_ms()
-        self._lanes[name] = dead_letter_counted(self._plan.workspaces[name], self[name], grant, reason, now_ms)
+        self._lanes[name] = dead_letter_counted(self.policy(name), self[name], grant, reason, now_ms)
 
     # ------------------------------------------------------------------------------------------ rows and views
 
@@ -298,7 +302,7 @@ class HostWatch:
             held = dict(self._held)
             answers = await asyncio.gather(*(self._clay.host_answers(alias) for alias in held.values()))
             for name, answer in zip(held, answers, strict=True):
-                policy = self._plan.workspaces[name]
+                policy = self._lanes.policy(name)
                 self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())
                 pump(name)
             await asyncio.sleep(_EVERY_S)

@@ -74,7 +74,7 @@ class TimeoutPipeline(StateUser):
 
     def _report_one(self, lead: WaitingLead) -> asyncio.Future[None]:
         key, row, destination, _ = lead
-        now_ms, policy = self._clock.now_ms(), self._plan.workspaces[destination.workspace]
+        now_ms, policy = self._clock.now_ms(), self._lanes.policy(destination.workspace)
         subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
         text = f"Clay accepted the lead and did not call back within {destination.callback_deadline_s:g} s"

@@ -351,9 +351,8 @@ def _priced(
     """Price the leads by workspace, and return the rates of all workspaces."""
     now_ms, policies, parts = Clock().now_ms(), settings.workspaces, defaultdict[str, list[Part]](list)
     at_home = {name: lanes.get(name) or Lane(name, 0) for name in {*policies, *(name for name, _ in going)}}
-    paces = {
-        name: pace(policy, at_home[name], settings.replay.rate_share, rate_per_s) for name, policy in policies.items()
-    }
+    rules = {name: lane.in_force(policies.get(name) or Workspace(name)) for name, lane in at_home.items()}
+    paces = {name: pace(rules[name], settings.replay.rate_share, rate_per_s) for name in policies}
     for (name, alias), leads in sorted(going.items()):
         destination, usual, most = settings.destinations.get(alias), Cost(), Cost()
         if destination is not None and destination.workspace == name:  # else the lead pipeline rejects it: no cost
@@ -361,9 +360,7 @@ def _priced(
         parts[name].append(part(alias, leads, usual, most, at_home[name].estimates))
     at_most_per_s = max(paces.values(), default=10.0)
     quotes = [
-        quote_of_replay(
-            policies.get(name) or Workspace(name), at_home[name], its, paces.get(name, at_most_per_s), now_ms
-        )
+        quote_of_replay(rules[name], at_home[name], its, paces.get(name, at_most_per_s), now_ms)
         for name, its in parts.items()
     ]
     return quotes, paces

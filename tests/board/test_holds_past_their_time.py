@@ -36,7 +36,7 @@ from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.model.topics import TopicNames
-from stream_app.domain.plan import Actor, Destination, Workspace
+from stream_app.domain.plan import Actor, Destination, InForce
 from stream_app.ops import logs
 from stream_app.ops.lane_metrics import LaneMetrics
 from tests.board.client import board_with, plain
@@ -48,7 +48,7 @@ from tests.unit.domain.lanes import granted
 BEGAN_MS: Final = NOW_MS - 40 * DAY_MS
 BY: Final = Actor("jane", "rebuilt", BEGAN_MS)
 PEOPLE: Final = Destination("acme-people", "acme", ("hook1",), setup_id="one")
-POLICY: Final = Workspace("acme", "acme-people")
+POLICY: Final = InForce("acme", "acme-people")
 NEW: Final = Lane("acme", 0, rate=Rate(10.0, BEGAN_MS))
 UP: Final = Group("Stable", 1)
 PROBE_DUE: Final = "its next lead goes as a probe"
@@ -59,7 +59,7 @@ class InTrouble(msgspec.Struct, frozen=True):
     """A lane in trouble since `BEGAN_MS`."""
 
     lane: Lane
-    policy: Workspace = POLICY
+    policy: InForce = POLICY
     stall: StallDetector = NOTHING
 
     def seen(self, at_ms: int, before: LaneView | None = None) -> LaneView:

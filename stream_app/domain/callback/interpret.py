@@ -16,7 +16,7 @@ from stream_app.domain.limits.meters import meters
 from stream_app.domain.model.messages import Callback, Result, Status
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.untrusted import decode
-from stream_app.domain.plan import Destination, Plan, Workspace, in_force
+from stream_app.domain.plan import Destination, InForce, Plan
 
 _MOST_RESULT_BYTES: Final = 900_000  # well below the topic's limit, so that no callback can block a partition
 _MOST_COST: Final = 1_000_000
@@ -45,7 +45,7 @@ def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
 
 
 def booked(
-    policy: Workspace, lane: Lane, row: Delivery, destination: Destination, callback: Callback, now_ms: int
+    policy: InForce, lane: Lane, row: Delivery, destination: Destination, callback: Callback, now_ms: int
 ) -> tuple[Lane, Reservation | None, Reservation | None]:
     """Return the lane with its reservation for the lead settled, or with what was booked for it before corrected.
 
@@ -68,9 +68,7 @@ def booked(
     return _called_back(lane, row, cost, destination, policy, now_ms), now, spent
 
 
-def _called_back(
-    lane: Lane, row: Delivery, cost: Cost, destination: Destination, policy: Workspace, now_ms: int
-) -> Lane:
+def _called_back(lane: Lane, row: Delivery, cost: Cost, destination: Destination, policy: InForce, now_ms: int) -> Lane:
     """Record the callback of the destination. If it answers the probe of a suspension that waits for it, lift that."""
     health = callback_health.record_callback(lane.callback_health, destination.alias, now_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
@@ -119,24 +117,24 @@ def due_ms(row: Delivery, destination: Destination, lane: Lane) -> int:
     return row.at_ms + int(wait_s * 1000) + callback_health.unowned_ms(lane.callback_health, row.at_ms)
 
 
-def overdue(policy: Workspace, lane: Lane, destination: str, accepted_ms: int) -> tuple[Lane, bool]:
+def overdue(policy: InForce, lane: Lane, destination: str, accepted_ms: int) -> tuple[Lane, bool]:
     """Return the lane with one more overdue lead, and True if the destination must now be suspended and reported."""
     health = callback_health.record_overdue(lane.callback_health, destination, accepted_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
-    missing = callback_health.are_missing(in_force(policy, lane.changes).callback_health, health, destination)
+    missing = callback_health.are_missing(policy.callback_health, health, destination)
     return lane, missing and not suspension.holds(lane.suspension, destination)
 
 
-def why_missing(policy: Workspace, lane: Lane, destination: Destination, now_ms: int) -> str:
+def why_missing(policy: InForce, lane: Lane, destination: Destination, now_ms: int) -> str:
     """Return why a destination may have stopped calling back, in words."""
-    month = meters(in_force(policy, lane.changes).budget, lane.budget, now_ms)["credits_month"]
+    month = meters(policy.budget, lane.budget, now_ms)["credits_month"]
     pool = {name: lane.quota.webhooks[name] for name in destination.webhook_ids if name in lane.quota.webhooks}
     return causes(lane.callback_health, destination.alias, pool, month.spent)
 
 
-def suspend_destination(policy: Workspace, lane: Lane, destination: Destination, text: str, now_ms: int) -> Lane:
+def suspend_destination(policy: InForce, lane: Lane, destination: Destination, text: str, now_ms: int) -> Lane:
     """Return the lane with this destination suspended because no callback comes; if another one is too, all are."""
-    policy, alias = in_force(policy, lane.changes), destination.alias
+    alias = destination.alias
     fresh = suspension.begin(
         *(policy.suspension, callback_health.REASON, text, now_ms, alias, destination.setup_id), one_destination=True
     )

@@ -20,13 +20,12 @@ import msgspec
 from stream_app.domain.commands import MAX_TEXT, CommandAnswer
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
 from stream_app.domain.delivery.state_machine import SETTLED, Delivery
-from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.price import Quote, too_dear
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE, decode
-from stream_app.domain.plan import Actor, Workspace, in_force
+from stream_app.domain.plan import Actor, InForce
 
 Fate = Literal[
     "goes",  # it would be sent
@@ -109,9 +108,9 @@ def can_be_given_up(kind: Kind, origin: str, seq: int, row: Delivery | None) -> 
     return "goes" if seq == row.seq else "later_dead_letter"
 
 
-def pace(policy: Workspace, lane: Lane, share: float, asked_per_s: float | None) -> float:
+def pace(policy: InForce, share: float, asked_per_s: float | None) -> float:
     """Return how many dead letters are sent back per second: the requested rate, else `share` of the lane's rate."""
-    return asked_per_s or in_force(policy, lane.changes).rate.rate_per_s * share
+    return asked_per_s or policy.rate.rate_per_s * share
 
 
 class PricedPlan(msgspec.Struct):

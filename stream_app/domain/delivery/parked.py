@@ -26,7 +26,7 @@ from stream_app.domain.lead.identity import row_id
 from stream_app.domain.limits.budget import reviewed, unbook
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, trace_of
-from stream_app.domain.plan import Plan, in_force
+from stream_app.domain.plan import Plan
 
 Row = Callable[[bytes], bytes | None]
 _json: Final = msgspec.json.Encoder()
@@ -105,7 +105,7 @@ def settle_lead(
     )
     more = replace(now, credits=now.credits - before.credits, actions=now.actions - before.actions)
     corrected = unbook(lane.budget, replace(more, credits=-more.credits, actions=-more.actions))
-    rules = in_force(plan.workspaces[command.workspace], lane.changes).budget
+    rules = lane.in_force(plan.workspaces[command.workspace]).budget
     lane = replace(lane, budget=reviewed(rules, corrected, now_ms))
     text = (
         f"{before.credits} credits and {before.actions} actions were booked, now it is {now.credits} and "

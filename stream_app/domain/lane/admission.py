@@ -14,7 +14,7 @@ from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.concurrency import NOTHING, StallDetector
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.ranges import Wait
-from stream_app.domain.plan import Actor, Destination, Workspace, in_force
+from stream_app.domain.plan import Actor, Destination, InForce
 
 _ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
 
@@ -82,7 +82,7 @@ ASK_AGAIN: Final = Held("asked_again", "", 0)
 
 
 def decide(
-    policy: Workspace,
+    policy: InForce,
     lane: Lane,
     destination: Destination,
     now_ms: int,
@@ -96,7 +96,6 @@ def decide(
     the share of the budget that bulk leaves. `stall`: the requests without an answer. `boot_ms`: on the monotonic
     clock.
     """
-    policy = in_force(policy, lane.changes)
     if lane.pause is not None:
         return lane, held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS)
     hooks, picked = quota.pick(policy.quota, policy.suspension, lane.quota, destination.webhook_ids, now_ms)
@@ -146,7 +145,7 @@ def decide(
 
 
 def would_hold(
-    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, hot: bool, stall: StallDetector
+    policy: InForce, lane: Lane, destination: Destination, now_ms: int, hot: bool, stall: StallDetector
 ) -> bool:
     """Return True if such a lead would be held, or admitted only as a probe. Takes nothing."""
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
@@ -155,15 +154,14 @@ def would_hold(
     return answer.permit.lease is not None or answer.probe is not None or answer.webhook_probe is not None
 
 
-def at_limit(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -> Held:
+def at_limit(policy: InForce, lane: Lane, stall: StallDetector, now_ms: int) -> Held:
     """Return the hold of a lead while as many requests are in flight as may be: they end soon, or Clay stalls."""
-    policy = in_force(policy, lane.changes)
     certain_ms = concurrency.certain_ms(stall, lane.concurrency)
     return _stalled(policy, lane, stall, now_ms) or held("in_flight", "", certain_ms if certain_ms > now_ms else 0)
 
 
 def decide_dead_letter(
-    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, boot_ms: int, waits: bool
+    policy: InForce, lane: Lane, destination: Destination, now_ms: int, boot_ms: int, waits: bool
 ) -> tuple[Lane, Grant | Held]:
     """Return a grant that reserves nothing. While a flood of dead letters suspends the lane, only probes get one.
 
@@ -172,14 +170,14 @@ def decide_dead_letter(
     grant = Grant(destination, budget.Reservation("", "", 0, 0), "", breaker.Permit(lane.breaker.epoch), None, boot_ms)
     if not waits or lane.suspension is None or lane.suspension.reason != suspension.FLOOD:
         return lane, grant
-    suspended, answer = suspension.permit(in_force(policy, lane.changes).suspension, lane.suspension, now_ms)
+    suspended, answer = suspension.permit(policy.suspension, lane.suspension, now_ms)
     lane = msgspec.structs.replace(lane, suspension=suspended)
     if isinstance(answer, Wait):
         return lane, Held(suspended.reason, suspended.text, answer.until_ms)
     return lane, msgspec.structs.replace(grant, probe=answer)
 
 
-def _stalled(policy: Workspace, lane: Lane, stall: StallDetector, now_ms: int) -> Held | None:
+def _stalled(policy: InForce, lane: Lane, stall: StallDetector, now_ms: int) -> Held | None:
     permit = concurrency.permit(policy.breaker, policy.max_in_flight, stall, lane.concurrency, now_ms)
     if permit is None or mode_of(policy, lane) != "auto":
         return None
@@ -210,7 +208,7 @@ def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None
 
 
 def _no_room(
-    policy: Workspace, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
+    policy: InForce, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
 ) -> Held:
     cost, share, name = destination.ceiling, policy.budget.hot_share and not hot, refused.reason
     hot_goes = share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, now_ms), budget.Refused)

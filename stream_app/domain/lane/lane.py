@@ -17,7 +17,7 @@ from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.suspension import FloodGuard
 from stream_app.domain.model.numbers import TimeMs, Whole
-from stream_app.domain.plan import Actor, Change, Destination, Workspace, in_force
+from stream_app.domain.plan import Actor, Change, Destination, InForce, Workspace, in_force
 
 LANE_VERSION: Final = 1
 LANE_BUSY: Final = "lane_busy"
@@ -60,8 +60,12 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     outage: Outage | None = None
     held_since: dict[str, TimeMs] = {}
 
+    def in_force(self, configured: Workspace) -> InForce:
+        """Return the policy that the rules apply: the configured one with what operators have changed."""
+        return in_force(configured, self.changes)
 
-def mode_of(policy: Workspace, lane: Lane) -> breaker.Mode:
+
+def mode_of(policy: InForce, lane: Lane) -> breaker.Mode:
     """Return the mode of the breaker: an operator's, else the configuration's."""
     return lane.forced.mode if lane.forced is not None else policy.breaker.mode
 
@@ -75,7 +79,7 @@ def lifted(lane: Lane) -> Lane:
     return lane
 
 
-def host_checked(policy: Workspace, lane: Lane, answers: bool, now_ms: int) -> Lane:
+def host_checked(policy: InForce, lane: Lane, answers: bool, now_ms: int) -> Lane:
     """Return the lane after a check whether Clay's host answers. Only an open breaker uses the check."""
     after = breaker.host_checked(policy.breaker, lane.breaker, answers, now_ms)
     return lane if after is lane.breaker else replace(lane, breaker=after)
@@ -101,9 +105,9 @@ def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane
     return replace(lane, rate=bucket, callback_health=health)
 
 
-def reconfigured(policy: Workspace, lane: Lane, destinations: Sequence[Destination], now_ms: int) -> Lane:
+def reconfigured(policy: InForce, lane: Lane, destinations: Sequence[Destination], now_ms: int) -> Lane:
     """Return the lane under a possibly new configuration. If that changes a refused setup, a probe is due at once."""
-    reviewed = budget.reviewed(in_force(policy, lane.changes).budget, lane.budget, now_ms)
+    reviewed = budget.reviewed(policy.budget, lane.budget, now_ms)
     setups = {destination.alias: destination.setup_id for destination in destinations}
     lane = replace(lane, budget=reviewed, quota=quota.reconfigured(lane.quota, setups, now_ms))
     suspended = lane.suspension
@@ -123,12 +127,11 @@ class Horizon(msgspec.Struct, frozen=True):
     new_ms: int = 0  # for the others
 
 
-def sends_per_s(policy: Workspace, lane: Lane) -> float:
+def sends_per_s(policy: InForce, lane: Lane) -> float:
     """Return how many leads the lane sends in a second if nothing holds it.
 
     Its rate bounds it, and so do the calls that may be in flight in the end, because each takes some time.
     """
-    policy = in_force(policy, lane.changes)
     per_s = rate.current(policy.rate, lane.rate)
     return min(per_s, concurrency.most_per_s(policy.max_in_flight, lane.concurrency))
 

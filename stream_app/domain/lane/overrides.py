@@ -17,7 +17,7 @@ from stream_app.domain.limits.budget import Cost
 from stream_app.domain.limits.meters import meters
 from stream_app.domain.model.numbers import MOST
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Actor, Change, Workspace, byline, in_force
+from stream_app.domain.plan import Actor, Change, Workspace, byline
 
 Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
 AsConfigured = Literal["configured"]
@@ -217,11 +217,11 @@ def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Act
         if value not in ("configured", was):
             kept[key] = Change(key, was, value, by)  # type: ignore[arg-type]  # an order's values are numbers or None
     changed = replace(lane, changes=tuple(kept.values()))
-    after = in_force(policy, changed.changes)
+    after = changed.in_force(policy)
     problems = after.budget.problems() + after.rate.problems()
     if problems:
         return Answer(lane, f"refused: {'; '.join(problems)}", done=False)
-    before = in_force(policy, lane.changes)
+    before = lane.in_force(policy)
     changed = replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
     return Answer(changed, ", ".join(f"{key}: {_text_of(before, key)} -> {_text_of(after, key)}" for key in values))
 
@@ -244,7 +244,7 @@ def setting_text(value: float | bool | None) -> str:
 
 
 def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answer:
-    rules = in_force(policy, lane.changes).budget
+    rules = lane.in_force(policy).budget
     corrected = budget.correct(rules, lane.budget, Cost(order.credits, order.actions), now_ms, order.period == "day")
     if isinstance(corrected, budget.Refused):
         return Answer(lane, "refused: the clock is behind the books, so it is not known which day it is", done=False)

@@ -12,7 +12,7 @@ from stream_app.domain.limits import rate
 from stream_app.domain.limits.budget import METERS, Budget, Cost, MeterName
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Workspace, in_force
+from stream_app.domain.plan import InForce, Workspace
 
 _METERS: Final = {name: words.replace(" ", " of ", 1) for name, words in METERS.items()}  # credits of today
 
@@ -99,13 +99,13 @@ def quote(
         return _quote(policy, parts, {}, math.inf, now_ms, known=asked)
     view = view.at(now_ms)
     holds = view.says or view.holds
-    policy, rate_per_s = in_force(policy, view.changes), view.rate_per_s or math.inf
+    rate_per_s = view.rate_per_s or math.inf
+    policy = view.in_force(policy)
     return _quote(policy, parts, view.meters, rate_per_s, now_ms, holds=holds)
 
 
-def quote_of_replay(policy: Workspace, lane: Lane, parts: Iterable[Part], pace_per_s: float, now_ms: int) -> Quote:
+def quote_of_replay(policy: InForce, lane: Lane, parts: Iterable[Part], pace_per_s: float, now_ms: int) -> Quote:
     """Return the quote for leads of one workspace that are sent back, at most `pace_per_s` of them per second."""
-    policy = in_force(policy, lane.changes)
     pace_per_s = min(pace_per_s, rate.current(policy.rate, lane.rate))
     return _quote(policy, parts, meters(policy.budget, lane.budget, now_ms), pace_per_s, now_ms)
 

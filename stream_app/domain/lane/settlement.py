@@ -13,7 +13,7 @@ from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.limits.suspension import Probe
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Destination, Workspace, in_force
+from stream_app.domain.plan import Destination, InForce
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 def settled(
-    policy: Workspace,
+    policy: InForce,
     lane: Lane,
     grant: Grant,
     outcome: Outcome | None,
@@ -52,7 +52,6 @@ def settled(
     this one included. `others_wait`: more leads of the lane wait to be sent. `held_ms`: from the grant to the end; 0
     if a take-over came between them.
     """
-    policy = in_force(policy, lane.changes)
     if grant.webhook_probe is not None and not isinstance(outcome, Gone):
         hooks = quota.probed(lane.quota, grant.webhook_id, grant.webhook_probe, isinstance(outcome, Accepted), now_ms)
         lane = msgspec.structs.replace(lane, quota=hooks)
@@ -100,9 +99,8 @@ def settled(
             return _without_verdict(lane, grant, now_ms), Settlement(False, now_ms)
 
 
-def dead_letter_counted(policy: Workspace, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:
+def dead_letter_counted(policy: InForce, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:
     """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
-    policy = in_force(policy, lane.changes)
     seen = window.record_dead_letter(window.LAST_MINUTE, lane.window, now_ms)
     lane = msgspec.structs.replace(lane, flood_guard=suspension.counted(lane.flood_guard, cause), window=seen)
     totals = window.totals(window.LAST_MINUTE, seen, now_ms)
@@ -120,14 +118,14 @@ def charged(lane: Lane, reservation: Reservation) -> Lane:
 
 
 def book_callback(
-    policy: Workspace, lane: Lane, destination: Destination, reservation: Reservation, cost: Cost, now_ms: int
+    policy: InForce, lane: Lane, destination: Destination, reservation: Reservation, cost: Cost, now_ms: int
 ) -> Lane:
     """Book the cost that a callback reports, and learn from it. More than the ceiling suspends the lane."""
     known = lane.estimates.get(destination.alias) or meters.first_estimate(destination.estimate)
     learned = meters.learn_cost(known, cost, destination.ceiling)
     after = budget.settle(lane.budget, reservation, cost)
     if cost.exceeds(reservation):
-        after = budget.reviewed(in_force(policy, lane.changes).budget, after, now_ms)
+        after = budget.reviewed(policy.budget, after, now_ms)
     lane = msgspec.structs.replace(lane, budget=after, estimates={**lane.estimates, destination.alias: learned})
     if not cost.exceeds(destination.ceiling) or suspension.holds(lane.suspension, destination.alias):
         return lane
@@ -136,20 +134,20 @@ def book_callback(
         f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no budget is safe with that; "
         "raise ceiling_* or make the table cheaper, then resume the lane"
     )
-    return _suspended(in_force(policy, lane.changes), lane, destination, OVER_CEILING, text, now_ms, None)
+    return _suspended(policy, lane, destination, OVER_CEILING, text, now_ms, None)
 
 
-def probe_succeeded(policy: Workspace, lane: Lane, destination: str, now_ms: int) -> Lane:
+def probe_succeeded(policy: InForce, lane: Lane, destination: str, now_ms: int) -> Lane:
     """Return the lane after a probe showed that this destination is healthy: resumed, unless others are not."""
     missing = callback_health.still_missing(lane.callback_health, destination)
     if lane.suspension is None or lane.suspension.reason != callback_health.REASON or not missing:
         return lifted(lane)
-    text, policy = callback_health.missing_text(missing, destination), in_force(policy, lane.changes)
+    text = callback_health.missing_text(missing, destination)
     left = suspension.exempt(policy.suspension, lane.suspension, destination, missing, text, now_ms)
     return msgspec.structs.replace(lane, suspension=left)
 
 
-def _probe_accepted(policy: Workspace, lane: Lane, grant: Grant, now_ms: int) -> Lane:
+def _probe_accepted(policy: InForce, lane: Lane, grant: Grant, now_ms: int) -> Lane:
     """Return the lane after a 2xx. The probe's 2xx lifts a suspension, or makes it wait for the callback."""
     suspended, destination = lane.suspension, grant.destination
     if suspended is None or suspension.lift(suspended, grant.probe) is not None:
@@ -164,7 +162,7 @@ def _probe_accepted(policy: Workspace, lane: Lane, grant: Grant, now_ms: int) ->
 
 
 def _suspended(
-    policy: Workspace, lane: Lane, destination: Destination, reason: str, text: str, now_ms: int, probe: Probe | None
+    policy: InForce, lane: Lane, destination: Destination, reason: str, text: str, now_ms: int, probe: Probe | None
 ) -> Lane:
     fresh = suspension.begin(policy.suspension, reason, text, now_ms, destination.alias, destination.setup_id)
     after = suspension.suspend(policy.suspension, lane.suspension, fresh, probe)
@@ -172,7 +170,7 @@ def _suspended(
 
 
 def _refused(
-    policy: Workspace, lane: Lane, grant: Grant, outcome: Refused, now_ms: int, rand: float, alone: bool
+    policy: InForce, lane: Lane, grant: Grant, outcome: Refused, now_ms: int, rand: float, alone: bool
 ) -> tuple[Lane, Settlement]:
     free = mode_of(policy, lane) == "shadow"
     was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, grant.permit))
@@ -189,7 +187,7 @@ def _refused(
     return lane, Settlement(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
 
 
-def _with_latency(policy: Workspace, lane: Lane, latency_ms: int, held_ms: int, in_flight: int) -> Lane:
+def _with_latency(policy: InForce, lane: Lane, latency_ms: int, held_ms: int, in_flight: int) -> Lane:
     """Learn from a call how many may be in flight."""
     limit = concurrency.answered(
         policy.max_in_flight,
@@ -203,7 +201,7 @@ def _with_latency(policy: Workspace, lane: Lane, latency_ms: int, held_ms: int, 
 
 
 def _with_verdict(
-    policy: Workspace, lane: Lane, grant: Grant, failure: str, latency_ms: int, now_ms: int, rand: float
+    policy: InForce, lane: Lane, grant: Grant, failure: str, latency_ms: int, now_ms: int, rand: float
 ) -> Lane:
     """Record a call. Health counts each one. Breaker and window ignore those from before the breaker last opened."""
     if failure:

@@ -29,7 +29,7 @@ from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.numbers import Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Actor, Change, Destination, Workspace, byline, in_force
+from stream_app.domain.plan import Actor, Change, Destination, InForce, Workspace, byline, in_force
 
 AS_PROBE: Final = 1  # the time in `LaneView.turns` of a destination whose next lead goes now, as a probe
 
@@ -165,6 +165,10 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     probe_due: bool = False
     positions: dict[str, Position] = {}
 
+    def in_force(self, configured: Workspace) -> InForce:
+        """Return the policy that the lane applies: the configured one with what operators have changed."""
+        return in_force(configured, self.changes)
+
     def at(self, now_ms: int) -> Self:
         """Return the view as it is at a later time, for everything that tells a person or a program of the lane.
 
@@ -201,7 +205,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def view(
-    policy: Workspace,
+    configured: Workspace,
     lane: Lane,
     destinations: Sequence[Destination],
     now_ms: int,
@@ -209,7 +213,7 @@ def view(
     stall: StallDetector = NOTHING,
 ) -> LaneView:
     """Return the view of a lane. `before` is the last view, `news` the difference to it."""
-    configured, policy = policy, in_force(policy, lane.changes)
+    policy = lane.in_force(configured)
     counts = window.totals(window.FIVE_MINUTES, lane.health, now_ms)
     latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
     shown, mode = meters(policy.budget, lane.budget, now_ms), mode_of(policy, lane)
@@ -284,7 +288,7 @@ class _Pace(msgspec.Struct, frozen=True):
     held_ms: int = 0
 
 
-def _pace(policy: Workspace, lane: Lane) -> _Pace:
+def _pace(policy: InForce, lane: Lane) -> _Pace:
     """Return how fast the lane can send now, and which limit says so."""
     per_s = rate.current(policy.rate, lane.rate)
     limit = concurrency.current(policy.max_in_flight, lane.concurrency)
@@ -299,7 +303,7 @@ def _pace(policy: Workspace, lane: Lane) -> _Pace:
 
 
 def _answer(
-    policy: Workspace, lane: Lane, destination: Destination, now_ms: int, stall: StallDetector, hot: bool = True
+    policy: InForce, lane: Lane, destination: Destination, now_ms: int, stall: StallDetector, hot: bool = True
 ) -> Held | None:
     """Return what admission would answer to a lead of the destination; None if it goes, now or with the next token."""
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
@@ -313,7 +317,7 @@ def _answer(
 
 
 def _whole(
-    policy: Workspace, lane: Lane, destinations: Sequence[Destination], answers: Mapping[str, Held | None]
+    policy: InForce, lane: Lane, destinations: Sequence[Destination], answers: Mapping[str, Held | None]
 ) -> Held | None:
     """Return what holds the whole lane. `answers`: what admission would answer to leads of each destination."""
     if None in answers.values():
@@ -349,7 +353,7 @@ def _partly(
         )
 
 
-def _turns(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None], now_ms: int) -> Iterator[tuple[str, int]]:
+def _turns(policy: InForce, lane: Lane, answers: Mapping[str, Held | None], now_ms: int) -> Iterator[tuple[str, int]]:
     """Yield when the next lead may go to each destination that takes leads not at all, or only as probes."""
     mode = mode_of(policy, lane)
     tripped = lane.breaker.phase != "closed" and mode == "auto"
@@ -361,7 +365,7 @@ def _turns(policy: Workspace, lane: Lane, answers: Mapping[str, Held | None], no
             yield alias, AS_PROBE
 
 
-def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
+def _held_in_part(policy: InForce, lane: Lane) -> Held | None:
     """Return the hold of a lane whose next lead goes only as a probe, or only to another destination."""
     if lane.suspension is not None:
         return Held(lane.suspension.reason, lane.suspension.text, suspension.due_ms(lane.suspension))
@@ -370,7 +374,7 @@ def _held_in_part(policy: Workspace, lane: Lane) -> Held | None:
     return Held(BREAKER_OPEN, why_open(lane), breaker.due_ms(lane.breaker))
 
 
-def _beneath(policy: Workspace, lane: Lane, destination: Destination) -> Held | None:
+def _beneath(policy: InForce, lane: Lane, destination: Destination) -> Held | None:
     """Return the hold that is left when one that time lifts is over: its probe could not go before."""
     pool = destination.webhook_ids
     due_ms = quota.due_ms(policy.quota, lane.quota, pool)
@@ -415,7 +419,8 @@ def _news(configured: Workspace, before: LaneView, now: LaneView) -> Iterator[La
     if now.mode != before.mode:
         by_whom = f", {byline(now.mode_by)}" if now.mode_by else ""
         yield LaneChange("mode", f"the breaker's mode is {now.mode}{by_whom}")
-    earlier = {change.key: change for change in before.changes if in_force(configured, (change,)) != configured}
+    as_configured = in_force(configured, ())
+    earlier = {change.key: change for change in before.changes if in_force(configured, (change,)) != as_configured}
     for change in now.changes:
         if change not in before.changes:
             value = earlier[change.key].now if change.key in earlier else change.was

@@ -17,7 +17,7 @@ from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.outcome import Accepted, Denied
-from stream_app.domain.plan import Destination, Workspace
+from stream_app.domain.plan import Destination, InForce
 from tests.unit.domain.lanes import granted
 
 POLICY = callback_health.CallbackHealthPolicy(overdue=3)
@@ -25,7 +25,7 @@ OTHER = Destination("firms", "acme", ("w2",))
 THIRD = Destination("jobs", "acme", ("w3",))
 MUTE = Destination("mute", "acme", ("w4",), callbacks=False)
 THERE = Destination("people", "acme", ("w1",), callback_deadline_s=60, callback_grace_s=600)
-ACME = Workspace("acme", "people", callback_health=POLICY, rate=RatePolicy(rate_per_s=1_000, burst=10_000))
+ACME = InForce("acme", "people", callback_health=POLICY, rate=RatePolicy(rate_per_s=1_000, burst=10_000))
 
 
 def after(*accepted_ms: int, state: callback_health.CallbackHealth | None = None) -> callback_health.CallbackHealth:

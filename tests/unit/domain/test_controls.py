@@ -32,7 +32,7 @@ REFUSED = Refused("connect", 5)
 
 
 def _ask(lane: Lane, policy: Workspace = POLICY) -> Grant | Held:
-    return decide(policy, lane, PEOPLE, NOW_MS, 0)[1]
+    return decide(lane.in_force(policy), lane, PEOPLE, NOW_MS, 0)[1]
 
 
 def _granted(lane: Lane) -> Grant:
@@ -41,7 +41,7 @@ def _granted(lane: Lane) -> Grant:
 
 def _call(lane: Lane, outcome: Outcome, policy: Workspace = POLICY) -> Lane:
     lane, entry = granted(policy, lane, PEOPLE, NOW_MS)
-    return settled(policy, lane, entry, outcome, NOW_MS, 0.5)[0]
+    return settled(lane.in_force(policy), lane, entry, outcome, NOW_MS, 0.5)[0]
 
 
 def _done(lane: Lane, order: Order, policy: Workspace = POLICY) -> Lane:
@@ -63,7 +63,7 @@ def test_a_pause_holds_until_it_is_resumed() -> None:
 
 def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     forced = _done(LANE, controls.Trip())
-    held = of_type(Held, decide(POLICY, forced, PEOPLE, NOW_MS + 86_400_000, 0)[1])
+    held = of_type(Held, decide(forced.in_force(POLICY), forced, PEOPLE, NOW_MS + 86_400_000, 0)[1])
     assert held.text == "the circuit breaker was forced open by anna: maintenance"
     tripped = LANE
     for _ in range(5):
@@ -215,9 +215,11 @@ def test_a_soft_limit_crossed_by_an_order_a_configuration_or_the_cost_of_a_lead_
     told = [view(WIDE, after, [PEOPLE], NOW_MS, before).news[0].text.split(", ")[0] for before, after in pairs]
     assert told == [f"budget.credits_per_day: {change}" for change in ("1000 -> 200", "200 -> 300", "300 -> 1000")]
     narrow = replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
-    assert _news(SPENT_200, reconfigured(narrow, SPENT_200, [], NOW_MS), narrow) == ["budget_80"]
+    assert _news(SPENT_200, reconfigured(SPENT_200.in_force(narrow), SPENT_200, [], NOW_MS), narrow) == ["budget_80"]
     lane, entry = granted(WIDE, SPENT_200, PEOPLE, NOW_MS)
-    assert _news(lane, book_callback(WIDE, lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == ["budget_80"]
+    assert _news(lane, book_callback(lane.in_force(WIDE), lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == [
+        "budget_80"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -150,8 +150,8 @@ def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
 def test_the_rate_of_replays_is_a_share_of_the_lanes_rate_now() -> None:
     policy = Workspace("acme", "people", rate=RatePolicy(rate_per_s=8))
     lane = Lane("acme", 0, changes=(Change("rate.rate_per_s", 8, 2, Actor("jane", "c1", NOW_MS)),))
-    assert [pace(policy, known, 0.5, None) for known in (Lane("acme", 0), lane)] == [4.0, 1.0]
-    assert pace(policy, lane, 0.5, 7.0) == 7.0
+    assert [pace(known.in_force(policy), 0.5, None) for known in (Lane("acme", 0), lane)] == [4.0, 1.0]
+    assert pace(lane.in_force(policy), 0.5, 7.0) == 7.0
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from stream_app.domain.limits.budget import Budget, BudgetPolicy, Period, Reserv
 from stream_app.domain.limits.concurrency import Concurrency, StallDetector
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
-from stream_app.domain.plan import Actor, Destination, Workspace
+from stream_app.domain.plan import Actor, Destination, InForce
 
 NOW_MS = 1_796_083_140_000  # a minute before midnight
 BY = Actor("anna", "maintenance", NOW_MS)
 WHO = "by anna at 2026-11-30 23:59:00 UTC: maintenance"
 PEOPLE = Destination("people", "acme", ("hook1", "hook2"), callbacks=False)
-POLICY = Workspace("acme", "people", budget=BudgetPolicy(credits_per_day=100, hot_share=0.1))
+POLICY = InForce("acme", "people", budget=BudgetPolicy(credits_per_day=100, hot_share=0.1))
 LANE = Lane("acme", 0, rate=Rate(10.0, NOW_MS))
 STOPPED = suspension.begin(POLICY.suspension, "http_401", "refused", NOW_MS, "people")
 USUAL = Concurrency(20.0, 400.0, 100)

@@ -17,7 +17,7 @@ from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.budget import BudgetPolicy, Cost, reserve
 from stream_app.domain.limits.meters import Estimate, Forecast, Meter
 from stream_app.domain.model.outcome import Refused
-from stream_app.domain.plan import Actor, Destination, Workspace
+from stream_app.domain.plan import Actor, Destination, InForce
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
@@ -94,7 +94,7 @@ def test_what_waits_in_a_shared_partition_is_not_said_to_be_of_the_lane() -> Non
 
 
 def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_step() -> None:
-    policy, lane, now_ms = Workspace("acme", "firms"), Lane("acme", 3), NOW_MS + 4_500
+    policy, lane, now_ms = InForce("acme", "firms"), Lane("acme", 3), NOW_MS + 4_500
     for number in range(5):
         at_ms = NOW_MS + number * 1_000
         lane, entry = granted(policy, lane, FIRMS, at_ms)
@@ -178,7 +178,7 @@ FIRMS = Destination("firms", "acme", ("hook",))
 
 def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     """A lead of it at the head of a topic stands in the way of all behind it."""
-    view = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE, FIRMS], NOW_MS)
+    view = view_of(InForce("acme", "people"), Lane("acme", 3), [PEOPLE, FIRMS], NOW_MS)
     assert view.holds == ""
     held, moves = explain(facts(view, 80))
     assert (held.code, held.holds, held.until_ms, held.waiting) == ("no_webhook", True, 0, 80)
@@ -187,14 +187,14 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     assert (moves.code, moves.what) == ("moves", "runs at up to 10 a second, its rate"), (
         "it is unknown how many are of people"
     )
-    whole = view_of(Workspace("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
+    whole = view_of(InForce("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
     assert (whole.holds, whole.partly) == ("no_webhook", ())
 
 
 def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> None:
     rules = BudgetPolicy(credits_per_day=100, hot_share=0.5)
     reserved = of_type(tuple, reserve(rules, Lane("acme", 3).budget, Cost(40), NOW_MS))
-    view = view_of(Workspace("acme", "firms", budget=rules), Lane("acme", 3, budget=reserved[0]), [FIRMS], NOW_MS)
+    view = view_of(InForce("acme", "firms", budget=rules), Lane("acme", 3, budget=reserved[0]), [FIRMS], NOW_MS)
     assert view.holds == ""
     end_ms = view.meters["credits_day"].ends_ms
     waiting = {"leads": 4_800, "leads.bulk": 9_000}
@@ -209,7 +209,7 @@ def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> 
 
 def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     destination = Destination("people", "acme", ("hook1", "hook2"))
-    policy, lane = Workspace("acme", "people"), Lane("acme", 3)
+    policy, lane = InForce("acme", "people"), Lane("acme", 3)
     fresh = suspension.begin(policy.suspension, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS)
     lane = msgspec.structs.replace(lane, quota=quota.gone(policy.suspension, lane.quota, "hook1", fresh, None))
     findings = explain(facts(view_of(policy, lane, [destination], NOW_MS), 12))

@@ -17,32 +17,32 @@ from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.limits.suspension import FloodGuardPolicy, Suspension
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, Refused
-from stream_app.domain.plan import Actor, Change, Destination, Workspace
+from stream_app.domain.plan import Actor, Change, Destination, InForce
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
 NOW_MS = 1_796_083_140_000
 PEOPLE = Destination("people", "acme", ("hook1", "hook2"), token_env="CLAY_TOKEN_PEOPLE", setup_id="one")
 FREE = RatePolicy(rate_per_s=1_000, burst=10_000)
-POLICY = Workspace("acme", "people", rate=FREE, flood_guard=FloodGuardPolicy(run=5, share=0.5))
+POLICY = InForce("acme", "people", rate=FREE, flood_guard=FloodGuardPolicy(run=5, share=0.5))
 LANE = Lane("acme", 0)
 OK = Accepted(200, 50)
 BAD = Poison(422, 50, "no such column")
 
 
-def _entry(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> tuple[Lane, Grant]:
+def _entry(lane: Lane, policy: InForce = POLICY, now_ms: int = NOW_MS) -> tuple[Lane, Grant]:
     lane, entry = granted(policy, lane, PEOPLE, now_ms)
     return lane, entry
 
 
-def _call(lane: Lane, *outcomes: Outcome, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Lane:
+def _call(lane: Lane, *outcomes: Outcome, policy: InForce = POLICY, now_ms: int = NOW_MS) -> Lane:
     for outcome in outcomes:
         lane, entry = _entry(lane, policy, now_ms)
         lane, _ = settled(policy, lane, entry, outcome, now_ms, 0.5, in_flight=1)
     return lane
 
 
-def _held(lane: Lane, policy: Workspace = POLICY, now_ms: int = NOW_MS) -> Held:
+def _held(lane: Lane, policy: InForce = POLICY, now_ms: int = NOW_MS) -> Held:
     return of_type(Held, decide(policy, lane, PEOPLE, now_ms, 0)[1])
 
 
@@ -216,7 +216,7 @@ def test_a_late_failure_counts_for_the_health_and_for_nothing_else() -> None:
 
 
 SILENT = Destination("people", "acme", ("hook1", "hook2"), callbacks=False)
-CAPPED = Workspace("acme", "people", budget=BudgetPolicy(credits_per_day=100, credits_per_month=900))
+CAPPED = InForce("acme", "people", budget=BudgetPolicy(credits_per_day=100, credits_per_month=900))
 BY = Actor("anna", "maintenance", NOW_MS - 60_000)
 WHO = "by anna at 2026-11-30 23:58:00 UTC: maintenance"
 
@@ -297,7 +297,7 @@ STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
 )  # fmt: skip
 def test_each_change_is_news_once(was: dict[str, Any], now: dict[str, Any], news: list[tuple[str, str]]) -> None:
     before, after = msgspec.structs.replace(BEFORE, **was), msgspec.structs.replace(BEFORE, **now)
-    changes = list(_news(Workspace("acme", "people", quota=QuotaPolicy(warn_at=3, rotate_at=5)), before, after))
+    changes = list(_news(InForce("acme", "people", quota=QuotaPolicy(warn_at=3, rotate_at=5)), before, after))
     assert [(change.kind, change.text) for change in changes] == news
 
 

@@ -17,7 +17,7 @@ from stream_app.domain.limits.concurrency import Concurrency, StallDetector, Una
 from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.limits.window import LAST_MINUTE, Span, Totals, Window
 from stream_app.domain.model.outcome import Accepted, RateLimited, Refused, Uncertain
-from stream_app.domain.plan import Workspace
+from stream_app.domain.plan import InForce
 from tests.support.narrow import present
 
 NOW_MS = 1_795_500_000_000
@@ -95,7 +95,7 @@ def test_a_lane_at_the_border_of_two_states_is_not_reported_again_and_again(per_
             state = window.record(window.FIVE_MINUTES, state, at_ms, ok, False, None)
             if number % per_s >= 1:  # a lane publishes its state once a second at most
                 continue
-            seen = view(Workspace("acme"), Lane("acme", 0, health=state), [], at_ms, before)
+            seen = view(InForce("acme"), Lane("acme", 0, health=state), [], at_ms, before)
             changes += sum(change.kind.startswith("health_") for change in seen.news)
             before = seen
     assert changes <= 5 * 5, "once each ten minutes at most, and the first ones"
@@ -333,7 +333,7 @@ def test_a_stall_holds_only_while_requests_wait_and_ends(steps: list[tuple[str, 
     assert concurrency.permit(TRIPS, MOST, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"
 
 
-ACME = Workspace("acme", "people", rate=RatePolicy(rate_per_s=8.0))
+ACME = InForce("acme", "people", rate=RatePolicy(rate_per_s=8.0))
 
 
 BOTH = Horizon(returned_ms=11_000, new_ms=900_000)

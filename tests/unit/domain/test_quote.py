@@ -74,24 +74,25 @@ def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
         months=(Period("2026-09", credits_spent=990),),
     )
     capped = acme(credits_per_day=100, credits_per_month=1_000)
-    assert quote_of_replay(capped, Lane("acme", 0, budget=spent), [], 4.0, NOW_MS).left == {
-        "credits_day": 40, "credits_month": 10,
-    }  # fmt: skip
-    assert quote_of_replay(acme(), Lane("acme", 0, budget=spent), [], 4.0, NOW_MS).left == {}
+    used = Lane("acme", 0, budget=spent)
+    left = quote_of_replay(used.in_force(capped), used, [], 4.0, NOW_MS).left
+    assert left == {"credits_day": 40, "credits_month": 10}
+    assert quote_of_replay(used.in_force(acme()), used, [], 4.0, NOW_MS).left == {}
     policy = Workspace(
         "acme", "people", rate=RatePolicy(rate_per_s=8), budget=BudgetPolicy(credits_per_day=60, actions_per_day=9)
     )
     nine, ten = (part("people", leads, Cost(6, 1), Cost(20, 5), {}) for leads in (9, 10))
-    fits = quote_of_replay(policy, Lane("acme", 0), [nine], 4.0, NOW_MS)
+    new = Lane("acme", 0)
+    fits = quote_of_replay(new.in_force(policy), new, [nine], 4.0, NOW_MS)
     assert (fits.credits, fits.actions, fits.left) == (54, 9, {"credits_day": 60, "actions_day": 9})
     assert (fits.seconds, too_dear([fits])) == (2.25, [])
-    assert quote_of_replay(policy, Lane("acme", 0), [ten], 4.0, NOW_MS).short == ["actions_day"]
+    assert quote_of_replay(new.in_force(policy), new, [ten], 4.0, NOW_MS).short == ["actions_day"]
 
     # An operator's live budget counts, and so does what leads turned out to cost.
     by = Actor("jane", "c1", NOW_MS)
     live = Lane("acme", 0, changes=(Change("budget.credits_per_day", 60, 20, by),))
     three = part("people", 3, Cost(6, 1), Cost(20, 5), {"people": Estimate(7.4, 1.1, 50)})
-    dear = quote_of_replay(policy, live, [three], 1.0, NOW_MS)
+    dear = quote_of_replay(live.in_force(policy), live, [three], 1.0, NOW_MS)
     assert (dear.credits, dear.actions, dear.left["credits_day"], dear.seconds) == (23, 4, 20, 3.0)
     assert too_dear([dear]) == [
         "acme: 3 leads cost about 23 credits and 4 actions, and 20 credits of today, 9 actions of today are left"
@@ -99,13 +100,13 @@ def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
 
     # However fast they are sent back: the lane takes them at its present rate.
     slow = Lane("acme", 0, rate=Rate(cut_per_s=7.5))
-    assert quote_of_replay(policy, slow, [three], 4.0, NOW_MS).seconds == 6.0
+    assert quote_of_replay(slow.in_force(policy), slow, [three], 4.0, NOW_MS).seconds == 6.0
 
 
 def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
     """Seen: 90 and 90 of 100 credits were taken for affordable."""
     policy, lane_ = acme(credits_per_day=100), Lane("acme", 0)
     both = [part(name, 15, Cost(6, 1), Cost(), {}) for name in ("a", "b")]
-    assert [quote_of_replay(policy, lane_, [quoted], 4.0, NOW_MS).short for quoted in both] == [[], []]
-    dear = quote_of_replay(policy, lane_, both, 4.0, NOW_MS)
+    assert [quote_of_replay(lane_.in_force(policy), lane_, [quoted], 4.0, NOW_MS).short for quoted in both] == [[], []]
+    dear = quote_of_replay(lane_.in_force(policy), lane_, both, 4.0, NOW_MS)
     assert (dear.leads, dear.credits, dear.actions, dear.short) == (30, 180, 30, ["credits_day"])

@@ -12,12 +12,12 @@ from stream_app.domain.limits.breaker import Breaker, Outage
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.window import Totals
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
-from stream_app.domain.plan import Destination, Workspace
+from stream_app.domain.plan import Destination, InForce
 from tests.unit.domain.lanes import granted
 
 NOW_MS = 1_796_083_140_000
 END_MS = NOW_MS + 100
-POLICY = Workspace("acme", "people")
+POLICY = InForce("acme", "people")
 STOPPED = suspension.begin(POLICY.suspension, "http_401", "refused", NOW_MS - 400_000, "people")
 PROBING = Breaker("half_open", 4, 1, successes=1, next_lease=6)
 LANE = Lane("acme", 0, breaker=PROBING, suspension=STOPPED, rate=Rate(10.0, NOW_MS))
