@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from stream_app.domain.lane.backlog import Place, untaken_from
 from stream_app.domain.lane.view import Position
 from stream_app.domain.model.errors import UnreadableBatch
+from stream_app.domain.model.records import records_of
 from stream_app.kafka.readers import Reader
 
 MOST_EXACTLY: Final = 2_000
@@ -110,7 +111,8 @@ class Backlog:
             async with asyncio.timeout(_WITHIN_S):
                 async for polled in reader.scan(spans, on_unreadable=unread.append):
                     for place, records in polled.items():
-                        found[place] += [record.offset for record in records]
+                        for record in records:  # a run without values comes as one, with its last offset
+                            found[place] += [record.offset] * records_of(record.headers)
         except TimeoutError:
             reached = {place: offsets[-1] + 1 if offsets else spans[place][0] for place, offsets in found.items()}
         for place, offsets in found.items():

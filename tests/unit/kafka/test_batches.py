@@ -249,7 +249,10 @@ from tests.support.fetched import fetch_result
 from stream_app.domain.model.records import consumed_record
 
 def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says includes the peak of the process that started this one
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) >> 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20
 
 async def read():
     consumer = Consumer(inputs=frozenset({"leads"}))

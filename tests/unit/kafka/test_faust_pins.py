@@ -7,7 +7,7 @@ which upstream asks for a class of ours are not here (`_new_transport`, `_new_co
 fail when upstream no longer calls one of them.
 When a test fails: read the change of the named function and docs/reference/faust.md, decide whether the override still
 holds, run tests/upstream, and only then put the new hash here. The overrides are in stream_app/faust_app/fixes and in
-stream_app/kafka (bounded_client, connection, consumer).
+stream_app/kafka (batches, bounded_client, connection, consumer).
 """
 
 import hashlib
@@ -28,6 +28,9 @@ WRITTEN_ANEW = {
     "aiokafka.client.AIOKafkaClient.bootstrap": "198943b004e55849",
     "aiokafka.client.AIOKafkaClient.coordinator_lookup": "19cc69fb75f8d667",
     "aiokafka.client.AIOKafkaClient.send": "246b277687d7b687",
+    "aiokafka.consumer.fetcher.FetchResult.getall": "3e717e30de5068d5",
+    "aiokafka.consumer.fetcher.PartitionRecords._unpack_records": "b803e6d46480732c",
+    "aiokafka.consumer.fetcher.PartitionRecords._consumer_record": "e668541600b047ab",
     "faust.app.base.App._create_directories": "a9f571c3b04abec3",
     "faust.app.base.App._init_fixups": "dc476ee556c2fc0a",
     "faust.app.base.App._on_rebalance_when_stopped": "1b172d9af8ff4eb6",

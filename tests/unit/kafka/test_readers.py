@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 
 from stream_app.domain.lane.view import Position
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
+from stream_app.domain.model.records import LeftOut, Reduced
 from stream_app.kafka import readers
 from stream_app.kafka.backlog import MOST_EXACTLY, Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection
@@ -21,7 +22,10 @@ MARKER, DAMAGED = "marker", "damaged"
 
 
 class Log:
-    """Partitions as lists: a value, a marker of a transaction, or a record that cannot be read."""
+    """Partitions as lists: a value, a marker of a transaction, or a record that cannot be read.
+
+    A number stands for so many records without a value, which come as one.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[TopicPartition, list[Any]] = {A: [], B: []}
@@ -77,8 +81,15 @@ class ScriptedConsumer:
                     break
                 self.at[place] += 1
                 if entry != MARKER:
+                    headers = Reduced(LeftOut("no_value", records=entry)) if isinstance(entry, int) else ()
                     records.append(
-                        SimpleNamespace(topic=place.topic, partition=place.partition, offset=offset, v=entry)
+                        SimpleNamespace(
+                            topic=place.topic,
+                            partition=place.partition,
+                            offset=offset,
+                            v=entry,
+                            headers=headers,
+                        )
                     )
             if records:
                 return {place: records}
@@ -154,7 +165,9 @@ async def test_markers_are_not_counted_and_unreadable_spans_count_as_an_upper_bo
         log.entries[A] = ["a", MARKER] * (MOST_EXACTLY // 2)
         counts = await backlog.count(it, [A, B], {("leads", 1): 3}, {})
         assert counts == {("leads", 0): Waiting(MOST_EXACTLY // 2), ("leads", 1): Waiting(0)}
-        log.entries[A] += ["a", MARKER]
+        log.entries[A] = ["a0", 20, MARKER, "a3"]
+        assert await Backlog().count(it, [A], {}, {}) == {("leads", 0): Waiting(22)}
+        log.entries[A] = ["a", MARKER] * (MOST_EXACTLY // 2 + 1)
         counts = await backlog.count(it, [A], {}, {("leads", 0): Position(1, 1)})
         assert counts == {("leads", 0): Waiting(MOST_EXACTLY + 2, at_most=True)}
 
