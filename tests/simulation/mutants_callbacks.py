@@ -12,6 +12,7 @@ from stream_app.domain.callback import interpret as answer
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, Meeting, match_callback
 from stream_app.domain.lane import settlement
+from stream_app.domain.lane.holds import HoldReason, reason_of
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits import budget
 from stream_app.domain.model.messages import Status
@@ -119,7 +120,11 @@ def callbacks_not_read_at_take_over() -> Patch:
 
 @mutant("6", hunt=bases)
 def a_2xx_ends_a_silence() -> Patch:
-    return patch.object(settlement, "LIFTED_BY_CALLBACK", frozenset())
+    def by_a_probe(code: str) -> HoldReason:
+        reason = reason_of(code)
+        return msgspec.structs.replace(reason, lifted_by="probe") if reason.lifted_by == "callback" else reason
+
+    return patch.object(settlement, "reason_of", by_a_probe)
 
 
 @mutant("5", hunt=bases)
