@@ -1,12 +1,15 @@
 """Parts of the demo: its leads, and its comparison with the ledger."""
 
+import asyncio
 import csv
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stream_app.cli.main import main
-from stream_app.dev.demo import Comparison, Display, Outcome
+from stream_app.dev.demo import Comparison, Display, Outcome, processes
 from stream_app.dev.demo.comparison import compare
 from stream_app.dev.demo.processes import WORKSPACES
 from stream_app.dev.demo.scenario import LEADS
@@ -80,3 +83,28 @@ def test_books_that_do_not_balance_exit_with_1(
     errors = capsys.readouterr().err
     for words in ("do NOT balance", "sent twice: lead-7", "in time", "replay ended with exit code 1"):
         assert words in errors
+
+
+async def test_something_slow_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a busy machine shows no line for most of a minute, and nobody knows whether it stopped."""
+    monkeypatch.setattr(processes, "_PATIENCE_S", 0.02)
+    lines: list[str] = []
+    async with processes.patience(lines.append, "Kafka still starts"):
+        while len(lines) < 2:  # noqa: ASYNC110 - each line is waited for
+            await asyncio.sleep(0.01)
+    assert all(re.fullmatch(r"Kafka still starts, after \d+ s: .+\.", line) for line in lines)
+    count = len(lines)
+    await asyncio.sleep(0.1)
+    assert len(lines) == count, "it ends with what it tells of"
+
+
+def test_the_documents_end_what_they_start_and_name_a_workspace() -> None:
+    root = Path(__file__).parents[2]
+    (block,) = re.findall(r"```sh\n(cat > stream_app\.toml.*?)```", (root / "docs/operations.md").read_text(), re.S)
+    jobs = len(re.findall(r"[^>&]&(?!&)", re.sub(r"for process in .*? done", "", block)))
+    (names,) = re.findall(r"for process in ([\w ]+); do", block)
+    (ended,) = re.findall(r"^kill (.+)$", block, re.M)
+    assert ended.split() == [f"%{number}" for number in range(1, jobs + len(names.split()) + 1)]
+    for page in ("README.md", "docs/publishing.md"):
+        for command in re.findall(r"^stream-app results .*--join .*$", (root / page).read_text(), re.M):
+            assert "--workspace" in command or "--import" in command, command
