@@ -32,6 +32,7 @@ from stream_app.domain.lane.admission import (
     decide_dead_letter,
     would_hold,
 )
+from stream_app.domain.lane.holds import BREAKER_OPEN
 from stream_app.domain.lane.settlement import Settlement, settled
 from stream_app.domain.limits import concurrency
 from stream_app.domain.model.outcome import Outcome, Refused
@@ -311,7 +312,7 @@ class AdmissionQueue:
         else:
             self._lanes[name], answer = decide(policy, lane, destination, now_ms, boot_ms, not request.bulk, stall)
         if isinstance(answer, Held):
-            if answer.reason == "breaker_open":
+            if answer.reason == BREAKER_OPEN:
                 self._hosts.note(destination)
             if answer.reason == concurrency.REASON:
                 return self._patience.wait_for_stall(policy, answer, stall.since_ms, now_ms)
