@@ -302,12 +302,12 @@ def waiting_lead(
     search: Search,
     record: FoundRecord,
     view: LaneView | None,
-    here: Mapping[str, Waiting],
+    in_partition: Mapping[str, Waiting],
     now_ms: int,
 ) -> answers.WaitingLead:
-    """A waiting record and what blocks it. `here`: what waits in its partition, by topic."""
-    waiting = {topic: left.records for topic, left in here.items()}
-    at_most = any(left.at_most for left in here.values())
+    """A waiting record and what blocks it. `in_partition`: what waits in its partition, by topic."""
+    waiting = {topic: left.records for topic, left in in_partition.items()}
+    at_most = any(left.at_most for left in in_partition.values())
     blocked = "" if record.blocked is None else str(record.blocked)
     partition = view.partition if view else record.partition
     lane = LaneFacts(record.workspace, partition, view, waiting, unreadable=blocked, at_most=at_most)

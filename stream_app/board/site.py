@@ -256,16 +256,16 @@ def lane_facts(
     residents = site.settings.plan.residents(home)
     others = len(residents) - (workspace in residents)
     named = tuple(other for other in residents if other != workspace) if with_others and others <= 5 else ()
-    here = waiting.get(home, {})
+    in_partition = waiting.get(home, {})
     return LaneFacts(
         workspace,
         home,
         view,
-        {topic: left.records for topic, left in here.items()},
+        {topic: left.records for topic, left in in_partition.items()},
         named,
         shared_with_more=others - len(named),
         view_unreadable=unreadable,
-        at_most=any(left.at_most for left in here.values()),
+        at_most=any(left.at_most for left in in_partition.values()),
     )
 
 

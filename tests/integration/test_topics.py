@@ -87,10 +87,10 @@ def test_topics_apply_sets_what_is_lacking_and_shortens_nothing_without_yes(
     assert f"{namespace}leads.parked: retention.ms is 31536000000, the plan says 31622400000; set it" in errors
     assert f"warning: {namespace}leads.status: retention.ms is 2592000000, the plan says 2505600000; that is" in errors
     assert main(["topics", "--apply", "--config", str(path)]) == 0
-    said = capsys.readouterr()
-    assert f"changed {namespace}leads.parked: retention.ms = 31622400000\n" in said.out
-    assert said.out.endswith("0 created, 1 changed, 18 were there, 0 problems\n")
-    assert "set it with" not in said.err, "it is set"
+    printed = capsys.readouterr()
+    assert f"changed {namespace}leads.parked: retention.ms = 31622400000\n" in printed.out
+    assert printed.out.endswith("0 created, 1 changed, 18 were there, 0 problems\n")
+    assert "set it with" not in printed.err, "it is set"
     assert main(["topics", "--config", str(path)]) == 0
     (left,) = capsys.readouterr().err.splitlines()
     assert left.startswith(f"warning: {namespace}leads.status: "), "records would be deleted, so nothing is shortened"
@@ -113,9 +113,9 @@ def test_a_namespace_of_an_earlier_build_is_named(
     asyncio.run(_write(kafka.bootstrap, settings.names.state, b"d/acme/people/crm-1"))
     capsys.readouterr()
     assert main(["topics", "--config", path]) == 1
-    said = capsys.readouterr()
-    assert f"{settings.names.state}/0: it has rows that were written by an earlier build" in said.err
-    assert said.out.endswith("1 problem\n")
+    printed = capsys.readouterr()
+    assert f"{settings.names.state}/0: it has rows that were written by an earlier build" in printed.err
+    assert printed.out.endswith("1 problem\n")
     failed = [check for check in asyncio.run(_examined(settings)) if check.name == "namespace"]
     assert [(check.verdict, "written by an earlier build" in check.text) for check in failed] == [("failed", True)]
 

@@ -58,10 +58,10 @@ def refuses(decoder: msgspec.json.Decoder[Any], value: Any) -> bool:
 @pytest.mark.parametrize("kind", OUR_TYPES)
 def test_every_number_has_bounds(kind: type) -> None:
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
-    value, found = numbers_of(kind)
-    assert found
+    value, places = numbers_of(kind)
+    assert places
     assert not refuses(decoder, value), "the message as it is"
-    for place in found:
+    for place in places:
         for number in (2**63, -(2**63) - 1, 10**30, 2**63 - 1, 1e300):
             assert refuses(decoder, with_number(value, place, number)), (place, number)
 
@@ -69,8 +69,8 @@ def test_every_number_has_bounds(kind: type) -> None:
 @pytest.mark.parametrize("kind", OUR_TYPES)
 def test_every_time_is_one_of_the_calendar(kind: type) -> None:
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
-    value, found = numbers_of(kind)
-    times = [place for place in found if str(place[-1]).endswith("_ms")]
+    value, places = numbers_of(kind)
+    times = [place for place in places if str(place[-1]).endswith("_ms")]
     for place in times:
         if place[-1] not in ("usual_ms", "accepted_ms", "held_ms"):  # averages
             assert refuses(decoder, with_number(value, place, 10**15)), place
