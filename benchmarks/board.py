@@ -25,7 +25,7 @@ from rich.console import Console
 from starlette.applications import Starlette
 
 from benchmarks.read_model import Made
-from stream_app.board.access import BoardAccess
+from stream_app.board.access import COOKIE, LOCAL, BoardAccess
 from stream_app.board.app import SHARED_S, Board
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
@@ -164,7 +164,9 @@ def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float 
     site = Site(load_settings(folder / "stream_app.toml", {}, ()), BoardQueries(folder / "model.sqlite", set()))
     board = Board(
         site,
-        BoardAccess(None, lambda: now_ms // 1000, None, None, ""),
+        BoardAccess(
+            "a token of the board", lambda: now_ms // 1000, made_here=True, operator_token=None, proxy=None, url=""
+        ),
         lambda: ProjectionLag(now_ms, 0),
         elsewhere,
         Topics(site.settings),
@@ -200,7 +202,8 @@ async def measure(
     }
     took: dict[str, tuple[list[float], list[float]]] = {}
     app = httpx.ASGITransport(Starlette(routes=board.routes()))
-    async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1:9103") as client:
+    cookies = {COOKIE: board._access.session(LOCAL, "viewer")}
+    async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1:9103", cookies=cookies) as client:
         for _ in range(50):  # it starts the process
             await client.get("/board")
             await asyncio.sleep(0.1)

@@ -1,7 +1,8 @@
-"""Who may use the board: a session after a login, a bearer token of the look-up API, or only this machine.
+"""Who may use the board: a session after a login or with a ticket, or a bearer token of the look-up API.
 
 The token that was entered at the login decides the role. A viewer reads; an operator also gives commands. Without an
-operator token there is no operator. The look-up API only reads.
+operator token there is no operator. The look-up API only reads. Where no token of viewers is configured, the board has
+made one (config/board_files.py), and its user's browser comes in with a ticket, which `stream-app open` asks for.
 
 A session is not stored: the cookie holds the name and the time of the login, signed with a key that is derived from the
 token of the role. So a board that restarts accepts it, and a new token ends all of its sessions.
@@ -9,7 +10,7 @@ token of the role. So a board that restarts accepts it, and a new token ends all
 
 import asyncio
 import hmac
-import re
+import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import sha256
@@ -20,29 +21,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stream_app.domain.model.addresses import is_loopback
 from stream_app.tasks import cancel
-
-_HOST: Final = re.compile(r"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
-_FORWARDED: Final = (
-    "forwarded",
-    "via",
-    "x-forwarded",
-    "x-real-ip",
-    "x-original",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "true-client-ip",
-    "cf-",
-    "fastly-",
-    "x-envoy",
-    "x-appengine",
-    "x-azure",
-    "x-amzn",
-    "x-vercel",
-    "fly-",
-)
-"""Prefixes of the headers that proxies and tunnels add."""
 
 
 class Refused(Exception):
@@ -55,76 +34,53 @@ class Refused(Exception):
 
 
 class Access:
-    """Checks each request.
+    """Checks each request to the look-up API.
 
-    `token` is the bearer token. None: accept only requests that come directly from a program of this machine; then the
-    board listens on a loopback address (config/rules.py).
+    Args:
+        token: The bearer token.
+        made_here: The board has made it, because none is configured.
     """
 
-    def __init__(self, token: str | None) -> None:
-        self._token = None if token is None else token.encode()
+    def __init__(self, token: str, *, made_here: bool) -> None:
+        self._token = token.encode()
+        self._made_here = made_here
 
     def check(self, request: Request) -> None:
         """Raise Refused if the request is not allowed."""
-        if self._token is not None:
-            kind, _, given = request.headers.get("authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
-                text = "Send the header Authorization: Bearer <token> with the token of board.token_env"
-                raise Refused(401, "no_token", text)
-        else:
-            check_is_direct(request)
+        check_bearer(request, self._token, made_here=self._made_here)
         if request.method not in ("GET", "HEAD"):
             raise Refused(405, "read_only", "The look-up API only reads: use GET")
 
 
-def check_is_direct(request: Request) -> None:
-    """Raise Refused unless a program of this machine made the request, and no proxy."""
-    if not _is_direct(request):
+def check_bearer(request: Request, token: bytes, *, made_here: bool) -> None:
+    """Raise Refused unless the request has the token. `made_here`: the board has made it."""
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token):
+        return
+    text = "Send the header Authorization: Bearer <token> with the token of board.token_env"
+    if made_here:
         text = (
-            "Without board.token_env only this machine is answered, directly, at http://127.0.0.1, and with the header "
-            "Connection: keep-alive that browsers send: set a token for all others"
+            "No token is configured, so the board answers only the user who runs it, whose commands find its own "
+            "token (`stream-app open --token` prints it): set board.token_env for everyone else"
         )
-        raise Refused(403, "not_loopback", text)
-
-
-def _is_direct(request: Request) -> bool:
-    """Return True if a program of this machine made the request, and no proxy.
-
-    The address of the peer is the only part of a request that its sender cannot choose, but browsers
-    and proxies of this machine have it, too. A web page whose own host name resolves to this machine
-    names that host, and a proxy shows itself by headers that it adds. One with stock settings, such as
-    `proxy_pass http://127.0.0.1:9107` of nginx, adds none and names our own address as the host; but
-    `Connection` is of one hop only, so that a proxy never passes it on from its client, and these send
-    HTTP/1.0, `Connection: close` or no such header, where every browser and HTTP library asks us to
-    keep the connection.
-    """
-    peer = request.client
-    if peer is None or not is_loopback(peer.host):
-        return False
-    keeps = [value.strip().lower() for name, value in request.scope["headers"] if name == b"connection"]
-    is_forwarded = any(name.startswith(_FORWARDED) for name in request.headers)
-    direct = request.scope["http_version"] == "1.1" and keeps == [b"keep-alive"] and not is_forwarded
-    return direct and is_loopback(_host_of(request))
-
-
-def _host_of(request: Request) -> str:
-    """Return the host that the request names, without port; "" unless there is exactly one valid Host header."""
-    hosts = [value for name, value in request.scope["headers"] if name == b"host"]
-    host = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
-    return (host[1] or host[2]) if host else ""
+    raise Refused(401, "no_token", text)
 
 
 COOKIE: Final = "stream_app_board"
 PATH: Final = "/board"
 LONGEST_NAME: Final = 80
 LOCAL: Final = "this machine"
-"""Who looks at the board where no token is configured."""
+"""Who looks at the board with a ticket."""
 PROXY_SECRET_HEADER: Final = "x-stream-app-proxy-secret"
 
 MOST_WAITING: Final = 16
 """Wrong tokens that wait for their answer at once."""
 RETRY_AFTER_S: Final = 4
 """When a wrong token finds a place again: all that wait are answered by then."""
+
+TICKET_S: Final = 60
+MOST_TICKETS: Final = 16
+"""Tickets that are not used yet."""
 
 _FAILURE_S: Final = 1.0
 _ATTEMPTS: Final = MOST_WAITING // RETRY_AFTER_S
@@ -146,7 +102,7 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class Visitor(msgspec.Struct, frozen=True):
-    """Who makes a request, and in which role. `has_session`: False for one from this machine without a login."""
+    """Who makes a request, and in which role. `has_session`: False for one who is not known yet."""
 
     who: str
     role: Role
@@ -175,15 +131,23 @@ class BoardAccess:
     """Checks each request to the board.
 
     Args:
-        token: The token of viewers. None: programs and browsers of this machine may read.
+        token: The token of viewers.
         now_s: The clock, epoch s.
+        made_here: The board has made the token, because none is configured.
         operator_token: The token of operators. None: there are none.
         proxy: Names the people. None: they enter their name.
         url: Where people find the board.
     """
 
     def __init__(
-        self, token: str | None, now_s: Callable[[], int], operator_token: str | None, proxy: Proxy | None, url: str
+        self,
+        token: str,
+        now_s: Callable[[], int],
+        *,
+        made_here: bool,
+        operator_token: str | None,
+        proxy: Proxy | None,
+        url: str,
     ) -> None:
         tokens: dict[Role, str | None] = {"viewer": token, "operator": operator_token}
         self._tokens: dict[Role, bytes] = {role: value.encode() for role, value in tokens.items() if value is not None}
@@ -196,6 +160,10 @@ class BoardAccess:
         self._proxy = proxy
         self._attempts = asyncio.Semaphore(_ATTEMPTS)
         self._waiting = 0
+        self._tickets: dict[str, int] = {}
+        """Ticket -> epoch s until which it lets a browser in."""
+        self.made_here = made_here
+        """The board has made the token of viewers, so it gives tickets to those who have it."""
         self.asks_name = proxy is None
         """People enter their name at the login."""
         self.roles = list(self._tokens)
@@ -212,10 +180,7 @@ class BoardAccess:
             self._check_origin(request)
         visitor = self._read(request)
         if visitor is None:
-            if "viewer" in self._tokens:
-                raise LoginNeeded
-            check_is_direct(request)
-            visitor = Visitor(LOCAL, "viewer", has_session=False)
+            raise LoginNeeded
         if role == "operator" and visitor.role != "operator":
             text = "Only operators may do this: log in with the token of board.operator_token_env"
             raise Refused(403, "not_operator", text)
@@ -228,20 +193,51 @@ class BoardAccess:
             Refused: The token is wrong, or there is no name.
         """
         self._check_origin(request)
-        if not self._tokens:
-            raise Refused(404, "no_login", "No token is configured, so there is no login")
         given = token.strip().encode()
         roles = [role for role, value in self._tokens.items() if hmac.compare_digest(given, value)]
         if not roles:
             await self._wait(request)
-            names = " or ".join(_SETTING[role] for role in self._tokens)
-            raise Refused(403, "wrong_token", f"This is not the token of {names}")
+            names = [_SETTING[role] for role in self._tokens]
+            if self.made_here:
+                names[0] = "`stream-app open --token`"
+            raise Refused(403, "wrong_token", f"This is not the token of {' or '.join(names)}")
         name = self._named_by_proxy(request) if self._proxy else _clean(who)
         if not name:
             raise Refused(422, "no_name", "Enter your name: it is logged, and commands are kept with it")
-        raw = msgspec.json.encode(Session(name, self._now_s()))
-        visitor = Visitor(name, roles[0])
-        return f"{urlsafe_b64encode(raw).decode()}.{self._signature(visitor.role, raw)}", visitor
+        return self.session(name, roles[0]), Visitor(name, roles[0])
+
+    def session(self, who: str, role: Role) -> str:
+        """Return the cookie's value of a session that begins now."""
+        raw = msgspec.json.encode(Session(who, self._now_s()))
+        return f"{urlsafe_b64encode(raw).decode()}.{self._signature(role, raw)}"
+
+    def make_ticket(self, request: Request) -> str:
+        """Return a ticket for who has the token. It lets one browser in, once and soon.
+
+        The address of a page shows in lists of processes and in a browser's history, so it never has the token.
+
+        Raises:
+            Refused: The request has not the token.
+        """
+        check_bearer(request, self._tokens["viewer"], made_here=self.made_here)
+        now_s = self._now_s()
+        self._tickets = {ticket: until_s for ticket, until_s in self._tickets.items() if until_s > now_s}
+        while len(self._tickets) >= MOST_TICKETS:
+            del self._tickets[next(iter(self._tickets))]  # the oldest
+        ticket = secrets.token_urlsafe(32)
+        self._tickets[ticket] = now_s + TICKET_S
+        return ticket
+
+    def enter(self, ticket: str) -> str:
+        """Return the cookie's value for the bearer of a ticket, which is used up.
+
+        Raises:
+            Refused: There is no such ticket any more.
+        """
+        if self._tickets.pop(ticket, 0) <= self._now_s():
+            text = f"This address was good once, and for {TICKET_S} s: run `stream-app open` again"
+            raise Refused(403, "old_ticket", text)
+        return self.session(LOCAL, "viewer")
 
     async def _wait(self, request: Request) -> None:
         """Let a wrong token wait, until its peer has gone at the latest. Its form has been read.

@@ -4,7 +4,7 @@ import math
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 from urllib.parse import quote
@@ -12,10 +12,11 @@ from urllib.parse import quote
 import msgspec
 from attrs import define
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from stream_app.board.access import (
+    LOCAL,
     PATH,
     RETRY_AFTER_S,
     SESSION_S,
@@ -70,7 +71,12 @@ class Login:
             Route(LOGIN, self._maker.login_page, methods=["GET"]),
             Route(LOGIN, self._login, methods=["POST"]),
             Route(f"{PATH}/logout", self._logout, methods=["POST"]),
+            *(self._ticket_routes() if self._access.made_here else ()),
         ]
+
+    def _ticket_routes(self) -> Iterator[Route]:
+        yield Route(f"{PATH}/ticket", self._ticket, methods=["POST"])
+        yield Route(f"{PATH}/enter", self._enter, methods=["GET"])
 
     def needed(self, request: Request) -> Response:
         """Answer a request that has no session."""
@@ -99,6 +105,24 @@ class Login:
         _log.info("board_login", who=visitor.who, role=visitor.role)
         response = RedirectResponse(own_path(form.get("next", "")), 303, HEADERS)
         self._access.set_cookie(response, cookie, SESSION_S[visitor.role])
+        return response
+
+    async def _ticket(self, request: Request) -> Response:
+        try:
+            ticket = self._access.make_ticket(request)
+        except Refused as refused:
+            return JSONResponse({"error": refused.error, "text": str(refused)}, refused.status, HEADERS)
+        return JSONResponse({"path": f"{PATH}/enter?ticket={ticket}"}, headers=HEADERS)
+
+    async def _enter(self, request: Request) -> Response:
+        try:
+            # A request for the head alone uses no ticket up: it is not the browser that is to come in.
+            cookie = self._access.enter(word(request.query_params, "ticket") if request.method == "GET" else "")
+        except Refused as refused:
+            return await self._maker.login_page(request, str(refused), refused.status)
+        _log.info("board_login", who=LOCAL, role="viewer")
+        response = RedirectResponse(PATH, 303, HEADERS)
+        self._access.set_cookie(response, cookie, SESSION_S["viewer"])
         return response
 
     async def _logout(self, request: Request) -> Response:

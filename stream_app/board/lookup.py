@@ -37,12 +37,11 @@ from stream_app.ops import logs as log
 _REFUSALS: Final = {
     400: "The request is not valid.",
     401: "The bearer token is missing or wrong.",
-    403: "No token is configured, and the request did not come from the board's own machine.",
     404: "Not found.",
     405: "The API is read only.",
     503: "The read model cannot be read now, or does not hold yet what is on Kafka.",
 }
-_ALWAYS: Final = (401, 403, 405, 503)
+_ALWAYS: Final = (401, 405, 503)
 _HEADERS: Final = {401: {"www-authenticate": "Bearer"}, 405: {"allow": "GET, HEAD"}, 503: {"retry-after": "5"}}
 
 
@@ -183,7 +182,7 @@ class Lookup:
             body, status = await answer(request, lag), 200
         except Refused as refused:
             status = refused.status
-            hidden = ProjectionLag() if status in (401, 403) else lag
+            hidden = ProjectionLag() if status == 401 else lag
             body = answers.Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
             headers |= _HEADERS.get(status, {})
         except sqlite3.Error as error:

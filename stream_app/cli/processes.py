@@ -14,9 +14,10 @@ from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 
 from stream_app.cli.base import COMMON, OK, Common
-from stream_app.client.lookup import check_board
+from stream_app.client.lookup import check_board, way_in
+from stream_app.config.board_files import token_of_reader
 from stream_app.domain.model.addresses import is_loopback_url
-from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 from stream_app.kafka.connection import LOOK
 from stream_app.ops import logs
 
@@ -90,21 +91,38 @@ def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None], level: s
     return OK
 
 
-def open_board(*, common: Common = COMMON) -> int:
+def open_board(*, token: bool = False, common: Common = COMMON) -> int:
     """Open the board in a browser: lanes, leads, dead letters, books and commands, live.
 
     Where there is no browser, it prints the command that makes the board reachable from your own machine.
+    Without `board.token_env` the address on the terminal lets one browser in, once and within 60 s.
 
     example:
       stream-app open
+      curl -H "Authorization: Bearer $(stream-app open --token)" http://127.0.0.1:9107/lanes
+
+    Args:
+        token: print the token that reads the board, for programs such as curl, and open nothing
     """
-    settings = common.settings()
+    settings = common.settings("api") if token else common.settings()
+    if token:
+        reads = token_of_reader(settings, os.environ)
+        if reads is None:
+            problem = "this user has no token of the board: start `stream-app board`, or set board.token_env"
+            raise SettingsError([problem])
+        common.show({"token": reads}, reads)
+        return OK
     url = f"{settings.board_url}/board"
     check_board(settings.board_url)
     tunnel = tunnel_to(url, os.environ) if is_loopback_url(url) else ""
-    opened = not common.json and _has_browser(os.environ) and webbrowser.open(url)
-    forward = [f"From your own machine: {tunnel}", "then open the same address there."]
-    common.show({"url": url, "tunnel": tunnel}, f"The board: {url}", *(forward if tunnel and not opened else []))
+    has_browser = not common.json and _has_browser(os.environ)
+    # The address lets its first reader in, so it is in no pipe, file or log.
+    address = way_in(settings) if has_browser or (sys.stdout.isatty() and not common.json) else url
+    opened = has_browser and webbrowser.open(address)
+    lines = [f"The board: {url if opened else address}"]
+    if tunnel and not opened:
+        lines += [f"From your own machine: {tunnel}", "then open the same address there."]
+    common.show({"url": url, "tunnel": tunnel}, *lines)
     return OK
 
 

@@ -4,6 +4,7 @@ An e-mail or LinkedIn URL is hashed here. Only the hash is in the request.
 """
 
 import asyncio
+import os
 import time
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
@@ -25,6 +26,7 @@ from stream_app.client.answers import (
     WaitingAnswer,
 )
 from stream_app.config import Settings
+from stream_app.config.board_files import token_of_reader
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
 from stream_app.domain.lead.read import LONGEST_ID, is_shown
@@ -41,6 +43,16 @@ _LOOK_EVERY_S: Final = 1.0
 _RECORD: Final = "record:"  # a rejected record has its position as its name
 
 A = TypeVar("A", bound=Answer)
+
+
+class _Ticket(msgspec.Struct, frozen=True):
+    """What the board answers to who asks for a ticket: the path to open, or why there is none."""
+
+    path: str = ""
+    text: str = ""
+
+
+_ticket: Final = msgspec.json.Decoder(_Ticket)
 
 
 class LeadSearch(Answer, frozen=True, kw_only=True):
@@ -154,6 +166,32 @@ def check_board(url: str, within_s: float = _ANSWERS_WITHIN_S) -> None:
         raise not_the_board(url, answer.status_code)
 
 
+def way_in(settings: Settings) -> str:
+    """Return the address with which this user's browser comes into the board.
+
+    A board without `board.token_env` gives a ticket to who has its token; it is good once, and for a minute.
+
+    Raises:
+        BoardUnavailable: Nothing answers.
+        StreamAppError: The board refuses this user, or another server answers.
+    """
+    url = f"{settings.board_url}/board"
+    if settings.board.token_env is not None:
+        return url
+    with _client(settings) as client:
+        try:
+            answer = client.post("/board/ticket")
+        except httpx.HTTPError as error:
+            raise board_away(settings.board_url, error) from error
+    try:
+        ticket = _ticket.decode(answer.content)
+    except UNREADABLE as error:
+        raise not_the_board(url, answer.status_code) from error
+    if not answer.is_success or not ticket.path:
+        raise StreamAppError(f"the board at {settings.board_url} rejected the request: {ticket.text}")
+    return f"{settings.board_url}{ticket.path}"
+
+
 def board_away(url: str, error: httpx.HTTPError) -> BoardUnavailable:
     """Return the error to raise when the board does not respond."""
     return BoardUnavailable(
@@ -171,7 +209,8 @@ def not_the_board(url: str, status: int) -> NotTheBoard:
 
 
 def _client(settings: Settings) -> httpx.Client:
-    url, token = settings.board_url, settings.board_token
+    url = settings.board_url
+    token = token_of_reader(settings, os.environ)
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     direct = is_loopback_url(url)  # a proxy of the environment cannot reach this machine
     return httpx.Client(base_url=url, headers=headers, timeout=_WITHIN_S, trust_env=not direct)

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import httpx
@@ -41,6 +40,7 @@ from stream_app.client.messages import Receiver
 from stream_app.client.uploads import Uploads
 from stream_app.clock import Clock
 from stream_app.config import Settings
+from stream_app.config.board_files import messages_path, model_path, token_of_board
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.books.records import STATES
 from stream_app.domain.lane.explain import Finding
@@ -52,7 +52,7 @@ from stream_app.kafka.producers import open_inbox
 from stream_app.kafka.topics import existing_topics, watch_partitions
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry, serve_http
-from stream_app.services.process import check_kafka, serve_ops, state_folder
+from stream_app.services.process import check_kafka, serve_ops
 from stream_app.tasks import cancel, run_until, stop_signal
 
 _GRACE_S: Final = 10
@@ -64,6 +64,7 @@ async def run_board(settings: Settings) -> None:
     """Run `stream-app board` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
     logger = log.get("board")
     connection, http = connection_of(settings), settings.http
+    token = token_of_board(settings, os.environ)
     registry = process_registry()
     # Before the signal handlers: a signal ends this wait at once.
     await check_kafka(settings, settings.board_rights, logger)
@@ -75,7 +76,7 @@ async def run_board(settings: Settings) -> None:
     with stop_signal() as stop:
         async with AsyncExitStack() as stack:
             put = (await stack.enter_async_context(open_inbox(connection))).put if settings.operator_token else None
-            routes = await stack.enter_async_context(serving(settings, connection, projection, put, registry))
+            routes = await stack.enter_async_context(serving(settings, token, connection, projection, put, registry))
             board = serve_http(board_app(routes), settings.board.host, http.board_port, grace_s=_GRACE_S)
             port = await stack.enter_async_context(board)
             ops = await stack.enter_async_context(serve_ops(http.host, http.board_ops_port, registry, not_ready))
@@ -145,6 +146,7 @@ class DeadLetters(Collector):
 @asynccontextmanager
 async def serving(
     settings: Settings,
+    token: str,
     connection: KafkaConnection,
     projection: Projection,
     put: Put | None,
@@ -152,7 +154,7 @@ async def serving(
 ) -> AsyncIterator[list[Route]]:
     """Yield the routes of look-up API and board. Meanwhile the read model follows Kafka, and messages go to people.
 
-    `put`: writes the commands of operators to Kafka; None: the board only reads.
+    `token`: reads the board and its API. `put`: writes the commands of operators to Kafka; None: the board only reads.
     """
     names, partitions = settings.names, settings.kafka.partitions
     results = ResultFetcher(connection, names.enriched, partitions)
@@ -179,7 +181,7 @@ async def serving(
         fetch_result=results.fill,
         kafka=partial(backlog.look, 2 * ANSWER_WITHIN_S),
         names=names,
-        access=Access(settings.board_token),
+        access=Access(token, made_here=settings.board_token is None),
         find_waiting=waiting.find,
     )
     clock = Clock()
@@ -189,7 +191,7 @@ async def serving(
     planner = Planner(settings, put, clock.now_ms) if put else None
     board = Board(
         site,
-        access_of(settings, lambda: clock.now_ms() // 1000),
+        access_of(settings, token, lambda: clock.now_ms() // 1000),
         lambda: projection.lag,
         backlog,
         topics,
@@ -244,25 +246,14 @@ async def messages(settings: Settings, findings: Findings, registry: CollectorRe
             await cancel([sending])
 
 
-def access_of(settings: Settings, now_s: Callable[[], int]) -> BoardAccess:
-    """Return who may use the board."""
+def access_of(settings: Settings, token: str, now_s: Callable[[], int]) -> BoardAccess:
+    """Return who may use the board. `token`: that of viewers."""
     header, secret = settings.board.user_header, settings.secrets.get(settings.board.user_header_secret_env)
     return BoardAccess(
-        settings.board_token,
+        token,
         now_s,
+        made_here=settings.board_token is None,
         operator_token=settings.operator_token,
         proxy=Proxy(header, secret) if header and secret else None,
         url=settings.board_url,
     )
-
-
-def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
-    """Return the read model's path: as configured, else in the state folder of the service or user, or temporary."""
-    if settings.board.read_model_path is not None:
-        return Path(settings.board.read_model_path)
-    return state_folder(environ) / f"{settings.kafka.namespace}board-{settings.http.board_port}.sqlite"
-
-
-def messages_path(model: Path) -> Path:
-    """Return the file of what was sent to people. It lies beside the read model, so that one volume keeps both."""
-    return model.with_suffix(".messages.json")

@@ -1,10 +1,8 @@
 """Shared by the processes: event loop, check of Kafka, operations server, watchdog."""
 
 import asyncio
-import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from attrs import define, field
@@ -62,18 +60,6 @@ def serve_ops(
     `not_ready` returns why the process cannot work now, or None. Raises StreamAppError if the port is taken.
     """
     return serve_http(ops_app(registry, not_ready), host, port, grace_s=_OPS_GRACE_S)
-
-
-def state_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder for what a process may keep: the service's, else the user's, else a temporary one."""
-    # systemd may name several folders
-    named = environ.get("STATE_DIRECTORY", "").partition(":")[0] or environ.get("XDG_STATE_HOME") or "~/.local/state"
-    try:
-        folder = Path(named).expanduser() / "stream-app"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # the user has no home
-        folder = Path(tempfile.mkdtemp(prefix="stream-app-"))
-    return folder
 
 
 def longest_step_s(settings: Settings) -> float:

@@ -13,12 +13,14 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import httpx
 from starlette.applications import Starlette
 
+from stream_app.board.access import COOKIE, LOCAL
 from stream_app.board.app import Board
 from tests.board.model_records import Made, take
 from tests.board.scene import HASH, HOSTILE, TOKEN, board_of, fill, model_of, settings_of
 
 HERE = "http://127.0.0.1:9107"
 OWN = {"sec-fetch-site": "same-origin"}
+BEARER = {"authorization": f"Bearer {TOKEN}"}
 CAUSE = (
     "/board/dead/records?from=dlq&kind=failed&workspace=initech&destination=initech-people&reason=http_503"
     "&http_status=503"
@@ -100,11 +102,15 @@ def board_with(folder: Path, *records: Made, filled: bool = False, **of_settings
 
 
 class Client:
-    """A browser without JavaScript: it keeps cookies, and says where a request comes from."""
+    """A browser without JavaScript: it keeps cookies, and says where a request comes from.
+
+    To a board without a configured token it comes with the session that a ticket begins.
+    """
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        self.cookies: dict[str, str] = {}
+        access = board._access
+        self.cookies: dict[str, str] = {COOKIE: access.session(LOCAL, "viewer")} if access.made_here else {}
 
     async def ask(self, method: str, url: str, **more: Any) -> httpx.Response:
         base_url, headers = more.pop("base_url", HERE), more.pop("headers", {})

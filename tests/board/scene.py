@@ -47,6 +47,7 @@ from tests.board.replays import priced, replays
 
 TOKEN: Final = "a token that no one guesses: 8f3b1c77"
 OPERATOR_TOKEN: Final = "a token for people who act: 51d2e9c4"
+OWN_TOKEN: Final = "the token of a board without another: 77c1e0d3"
 PROXY_SECRET: Final = "what only the proxy knows: 3c0a77be"
 HASH: Final = "AbCdEfGhIjKlMnOpQrStUv"
 OTHER_HASH: Final = "BbCdEfGhIjKlMnOpQrStUv"
@@ -228,7 +229,7 @@ def board_of(
     send = command_sender(settings, put)
     board = Board(
         site,
-        access_of(settings, lambda: now_s),
+        access_of(settings, settings.board_token or OWN_TOKEN, lambda: now_s),
         lambda: lag or ProjectionLag(NOW_MS - 2_000, 0),
         consumers or consumers_of(),
         topics or topics_of(settings),

@@ -26,7 +26,7 @@ def main() -> None:
     ):
         browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
         for name, picture in PICTURES.items():
-            shoot(context(browser).new_page(), url, name, *picture)
+            shoot(context(browser, of=url).new_page(), url, name, *picture)
         page = context(browser).new_page()
         log_in(page, operators)
         for name, picture in OF_OPERATORS.items():

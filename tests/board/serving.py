@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from starlette.applications import Starlette
-
 from stream_app.ops.http import serve_http
+from stream_app.services.board import board_app
 from tests.board.scene import board_of, fill, settings_of
 
 
@@ -27,7 +26,7 @@ def served(
 
     async def serve() -> None:
         board = board_of(settings, path)
-        async with serve_http(Starlette(routes=board.routes()), "127.0.0.1", 0, grace_s=1) as port:
+        async with serve_http(board_app(board.routes()), "127.0.0.1", 0, grace_s=1) as port:
             ports.append(port)
             ready.set()
             await stop.wait()

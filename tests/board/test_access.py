@@ -9,15 +9,25 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from stream_app.board.access import COOKIE, MOST_WAITING, BoardAccess, LoginNeeded, Visitor
+from stream_app.board.access import (
+    COOKIE,
+    MOST_TICKETS,
+    MOST_WAITING,
+    TICKET_S,
+    BoardAccess,
+    LoginNeeded,
+    Refused,
+    Visitor,
+)
 from stream_app.ops.http import LIMIT_CONCURRENCY, serve_http
 from stream_app.services.board import board_app
 from tests.board.client import HERE, OWN, Client, ClientOf
 from tests.board.clock import NOW_MS
-from tests.board.scene import OPERATOR_TOKEN, PROXY_SECRET, TOKEN
+from tests.board.scene import OPERATOR_TOKEN, OWN_TOKEN, PROXY_SECRET, TOKEN
 from tests.support.kafka import until
 
 OPEN = {"/board/login", "/board/logout"}
+"""A board that made its token has /board/ticket, too, for who sends it."""
 OF_VIEWERS = {"/board/leads", "/board/leads/{lead_id:path}"}
 """What people who only read may send a form to: the search, and "Show personal data"."""
 
@@ -136,7 +146,9 @@ async def test_a_session_of_an_operator_ends_after_two_hours(with_operator: Clie
     request = Request({"type": "http", "method": "GET", "headers": headers})
     for age_s in (0, 2 * 3_600 - 1, 2 * 3_600):
         now_s = NOW_MS // 1000 + age_s
-        access = BoardAccess(TOKEN, partial(int, now_s), OPERATOR_TOKEN, None, "")
+        access = BoardAccess(
+            TOKEN, partial(int, now_s), made_here=False, operator_token=OPERATOR_TOKEN, proxy=None, url=""
+        )
         if age_s < 2 * 3_600:
             assert access.check(request, "operator") == Visitor("jane", "operator")
         else:
@@ -157,7 +169,7 @@ async def test_a_log_out_ends_the_session_of_this_browser_only(with_token: Clien
 
 
 def _accepts(token: str, now_s: int, cookies: dict[str, str]) -> bool:
-    access = BoardAccess(token, lambda: now_s, None, None, "")
+    access = BoardAccess(token, lambda: now_s, made_here=False, operator_token=None, proxy=None, url="")
     headers = [(b"cookie", f"{COOKIE}={cookies[COOKIE]}".encode()), (b"host", b"127.0.0.1")]
     try:
         return access.check(Request({"type": "http", "method": "GET", "headers": headers})) == Visitor("jane", "viewer")
@@ -197,22 +209,54 @@ async def test_a_post_of_another_site_does_nothing(
     assert answer.status_code == status
 
 
-@pytest.mark.parametrize(
-    ("headers", "base_url"),
-    [
-        ({"x-forwarded-for": "203.0.113.9"}, HERE),
-        ({"via": "1.1 proxy"}, HERE),
-        ({"connection": "close"}, HERE),
-        ({"connection": "upgrade"}, HERE),
-        ({"connection": ""}, HERE),
-        ({}, "http://leads.example.com"),
-    ],
-)
-async def test_without_a_token_only_this_machine_sees_it(local: Client, headers: dict[str, str], base_url: str) -> None:
-    """tests/unit/board/test_who_may.py asks every page."""
-    answer = await local.get("/board/lanes/acme", headers=headers, base_url=base_url)
-    assert (answer.status_code, "breaker" in answer.text) == (403, False)
+async def ticket_of(client: Client, token: str = OWN_TOKEN) -> httpx.Response:
+    return await client.ask("POST", "/board/ticket", headers={"authorization": f"Bearer {token}"})
+
+
+async def test_a_ticket_lets_one_browser_in_once(local: Client) -> None:
+    """tests/unit/board/test_who_may.py asks every page without one."""
+    local.cookies = {}
+    assert (await local.get("/board")).status_code == 303, "it needs a login"
+    path = (await ticket_of(local)).json()["path"]
+    assert OWN_TOKEN not in path
+    assert (await local.ask("HEAD", path)).status_code == 403, "a look at the head uses no ticket up"
+    entered = await local.get(path)
+    assert entered.status_code == 303
+    assert entered.headers["location"] == "/board"
+    local.cookies = dict(entered.cookies)
     assert (await local.get("/board")).status_code == 200
+    local.cookies = {}
+    again = await local.get(path)
+    assert again.status_code == 403
+    assert "run `stream-app open` again" in again.text
+    assert not again.cookies
+
+
+async def test_a_ticket_is_for_who_has_the_token_of_a_board_that_made_one(local: Client, with_token: Client) -> None:
+    refused = await ticket_of(local, TOKEN)
+    assert refused.status_code == 401
+    assert "set board.token_env for everyone else" in refused.json()["text"]
+    assert (await ticket_of(with_token, TOKEN)).status_code == 405, "people log in there, with their name"
+
+
+def test_a_ticket_is_good_for_a_minute_and_few_wait() -> None:
+    now_s = 1_000
+
+    def asks() -> Request:
+        return Request({"type": "http", "headers": [(b"authorization", f"Bearer {TOKEN}".encode())]})
+
+    access = BoardAccess(TOKEN, lambda: now_s, made_here=True, operator_token=None, proxy=None, url="")
+    old = access.make_ticket(asks())
+    kept = access.make_ticket(asks())
+    now_s += TICKET_S - 1
+    assert access.enter(kept)
+    now_s += 1
+    with pytest.raises(Refused, match="good once, and for 60 s"):
+        access.enter(old)
+    first, *_, last = [access.make_ticket(asks()) for _ in range(MOST_TICKETS + 1)]
+    with pytest.raises(Refused):
+        access.enter(first)
+    assert access.enter(last)
 
 
 async def test_the_way_to_the_login_and_back(with_token: Client) -> None:

@@ -17,7 +17,7 @@ from stream_app.domain.plan import Actor
 from tests.board.client import CAUSE
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, lane, take
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, model_of, settings_of
+from tests.board.scene import HOSTILE, OPERATOR_TOKEN, OWN_TOKEN, model_of, settings_of
 from tests.board.serving import served
 
 pytestmark = pytest.mark.timeout(600)
@@ -103,11 +103,16 @@ def log_in(page: Page, url: str, to: str = "/board") -> None:
     page.wait_for_url(f"{url}{to}")
 
 
-def context(browser: Browser, scheme: str = "light", width: int = 1280, **more: Any) -> BrowserContext:
+def context(browser: Browser, scheme: str = "light", width: int = 1280, *, of: str = "", **more: Any) -> BrowserContext:
+    """`of`: the URL of a board without a token, into which the context comes with a ticket."""
     size: ViewportSize = {"width": width, "height": 900}
     look: dict[str, Any] = {"color_scheme": scheme, "viewport": size, "timezone_id": "UTC", "locale": "en-GB", **more}
     made = browser.new_context(**look)
     made.set_default_timeout(60_000)
+    if of:
+        bearer = {"authorization": f"Bearer {OWN_TOKEN}"}
+        ticket = made.request.post(f"{of}/board/ticket", headers=bearer).json()
+        assert made.request.get(f"{of}{ticket['path']}").ok
     return made
 
 
@@ -138,7 +143,7 @@ class Watched:
 
 @each_look
 def test_every_page_and_form_can_be_used_by_everyone(browser: Browser, url: str, scheme: str, width: int) -> None:
-    made = context(browser, scheme, width)
+    made = context(browser, scheme, width, of=url)
     watched, keyboard = Watched(made), scheme == "light"
     page = watched.page
     page.clock.set_fixed_time(NOW_MS / 1000)
@@ -158,7 +163,7 @@ def test_every_page_and_form_can_be_used_by_everyone(browser: Browser, url: str,
 
 
 def test_a_day_of_money_is_a_day_of_utc_west_of_it_too(browser: Browser, url: str) -> None:
-    made = context(browser, timezone_id="America/New_York")
+    made = context(browser, of=url, timezone_id="America/New_York")
     page = made.new_page()
     page.clock.set_fixed_time(NOW_MS / 1000)
     page.goto(f"{url}/board/money")
@@ -169,7 +174,7 @@ def test_a_day_of_money_is_a_day_of_utc_west_of_it_too(browser: Browser, url: st
 
 
 def test_a_chart_names_each_day_once_and_whole_leads(browser: Browser, url: str) -> None:
-    made = context(browser, timezone_id="America/New_York")
+    made = context(browser, of=url, timezone_id="America/New_York")
     page = made.new_page()
     page.add_init_script(NOTE_TEXTS)
 
@@ -186,7 +191,7 @@ def test_a_chart_names_each_day_once_and_whole_leads(browser: Browser, url: str)
 
 
 def test_without_javascript_every_page_reads_and_every_form_works(browser: Browser, url: str) -> None:
-    made = context(browser, width=900, java_script_enabled=False)
+    made = context(browser, width=900, of=url, java_script_enabled=False)
     page = made.new_page()
     for name, path in PAGES.items():
         page.goto(url + path)
@@ -204,7 +209,7 @@ def test_without_javascript_every_page_reads_and_every_form_works(browser: Brows
 
 
 def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: str) -> None:
-    made = context(browser)
+    made = context(browser, of=url)
     watched = Watched(made)
     asked: list[str] = []
     page = watched.page
@@ -249,7 +254,7 @@ def test_every_step_of_publishing_a_file_can_be_used_by_everyone(
 ) -> None:
     file = tmp_path / "leads of march.csv"
     file.write_text(CSV)
-    made = context(browser, scheme, width)
+    made = context(browser, scheme, width, of=url)
     watched = Watched(made)
     page = watched.page
     page.clock.set_fixed_time(NOW_MS / 1000)

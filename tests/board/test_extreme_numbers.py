@@ -111,7 +111,7 @@ def assert_shown(client: Client, pages: tuple[str, ...], case: object) -> None:
     transport = httpx.ASGITransport(Starlette(routes=client.board.routes()))
 
     async def ask() -> None:
-        async with httpx.AsyncClient(transport=transport, base_url=HERE) as browser:
+        async with httpx.AsyncClient(transport=transport, base_url=HERE, cookies=client.cookies) as browser:
             for page in pages:
                 assert (await browser.get(page)).status_code == 200, (page, case)
 

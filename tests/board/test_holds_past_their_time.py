@@ -39,10 +39,10 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Destination, InForce
 from stream_app.ops import logs
 from stream_app.ops.lane_metrics import LaneMetrics
-from tests.board.client import board_with, plain
+from tests.board.client import BEARER, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made
-from tests.board.scene import settings_of
+from tests.board.scene import TOKEN, settings_of
 from tests.unit.domain.lanes import granted
 
 BEGAN_MS: Final = NOW_MS - 40 * DAY_MS
@@ -170,9 +170,10 @@ async def _api_lanes(board: Board) -> list[dict[str, Any]]:
     """The lanes in the answer of the look-up API, from the model of a board."""
     queries, lag = board._maker.site.queries, ProjectionLag(NOW_MS)
     no: Any = None
-    lookup = Lookup(queries, lambda: lag, no, no, _NAMES, Access(None), no, lambda: NOW_MS)
+    access = Access(TOKEN, made_here=False)
+    lookup = Lookup(queries, lambda: lag, no, no, _NAMES, access, no, lambda: NOW_MS)
     transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107", headers=BEARER) as client:
         lanes: list[dict[str, Any]] = (await client.get("/lanes")).json()["lanes"]
     return lanes
 

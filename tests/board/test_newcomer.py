@@ -12,6 +12,7 @@ from tests.board.client import Client, board_with, plain
 from tests.board.model_records import dead_letter, event, lane
 from tests.board.scene import OPERATOR_TOKEN
 from tests.board.serving import served
+from tests.board.test_browser import context
 
 NAMES = TopicNames()
 
@@ -90,7 +91,7 @@ def test_a_phone_shows_that_there_are_more_links(browser: Browser, tmp_path: Pat
     """The shadows at the edges are in the background, and covers that scroll with the links hide them at an end."""
     shown = {}
     with served(tmp_path) as url:
-        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page = context(browser, width=390, of=url).new_page()
         page.goto(f"{url}/board/lanes")
         nav = page.locator("nav")
         assert nav.evaluate("each => each.scrollWidth > each.clientWidth"), "the links do not fit"

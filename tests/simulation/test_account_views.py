@@ -24,8 +24,8 @@ from stream_app.cli.books import books_table
 from stream_app.domain.books.records import COLUMNS, STATES, name_of
 from stream_app.domain.lane.explain import Group
 from stream_app.kafka.groups import Consumption
-from tests.board.client import Client, plain
-from tests.board.scene import board_of, consumers_of, fetch_result, find_waiting, settings_of
+from tests.board.client import BEARER, Client, plain
+from tests.board.scene import TOKEN, board_of, consumers_of, fetch_result, find_waiting, settings_of
 from tests.simulation.account import COLUMN_OF, NO_LEADS, Ledger, Look, Numbers, looks_at, messy, read_into, sources_of
 from tests.simulation.tape import Tape
 
@@ -125,7 +125,7 @@ async def _answers(path: Path, ledger: Ledger) -> dict[str, Any]:
 
     names = ledger.plan.topics
     about = BoardQueries(path, set()), lambda: ProjectionLag(1, 0), fetch_result, kafka, names
-    lookup = Lookup(*about, Access(None), find_waiting, lambda: 1)
+    lookup = Lookup(*about, Access(TOKEN, made_here=False), find_waiting, lambda: 1)
     transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107", headers=BEARER) as client:
         return {path: (await client.get(path)).json() for path in ("/books", "/dlq", "/imports")}

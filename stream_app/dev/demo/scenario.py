@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from io import BytesIO
@@ -15,6 +16,7 @@ from aiokafka import AIOKafkaProducer
 
 from stream_app.client.books import read_books
 from stream_app.client.commands import submit
+from stream_app.client.lookup import way_in
 from stream_app.client.publish import PublishOptions, publish_rows
 from stream_app.client.rows import open_csv
 from stream_app.config.kafka_access import connection_of
@@ -96,7 +98,7 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
         await _publish(processes, state, display)
         async with patience(display.say, "Worker, replay, gateway and board still start"):
             await processes.ready()
-        display.say(f"The board, live while the demo runs: {processes.settings.board_url}/board")
+        display.say(f"The board, live while the demo runs: {await _address(processes)}")
         await _until(lambda: state.steps["enriched"] > 0, processes, state, display, _FIRST_WITHIN_S)
         await _pass_time(_BEFORE_OUTAGE_S, processes, state, display)
         in_the_outage = await _outage(processes, state, display)
@@ -165,11 +167,18 @@ async def _outage(processes: Processes, state: DemoState, display: Display) -> B
     return books
 
 
+async def _address(processes: Processes) -> str:
+    """Return the board's address; for a person at a terminal one that lets a browser in, once and within a minute."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        return f"{processes.settings.board_url}/board"
+    return await asyncio.to_thread(way_in, processes.settings)
+
+
 async def _keep(processes: Processes, state: DemoState, display: Display) -> None:
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
     display.say(
-        f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. The board: "
-        f"{processes.settings.board_url}/board. Commands need this file: --config {processes.config}"
+        f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. `stream-app open --config "
+        f"{processes.config}` opens the board, and other commands need this file, too."
     )
     display.say(
         f"To act on the board, log in with this token: {processes.operator_token}. The budget of {SMALL} will soon be "

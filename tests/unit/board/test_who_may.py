@@ -26,7 +26,7 @@ from stream_app.services.board import board_app
 from stream_app.services.process import ops_app
 from tests.board.client import Client
 from tests.board.model_records import NOW_MS, sources
-from tests.board.scene import OPERATOR_TOKEN, TOKEN, board_of, fill, settings_of
+from tests.board.scene import OPERATOR_TOKEN, OWN_TOKEN, TOKEN, board_of, fill, settings_of
 from tests.gateway.support import URL, Gateway, good, scope_of
 from tests.unit.board.test_lookup import Waiting, fetch_result
 
@@ -39,9 +39,8 @@ HOSTS: Final = {
     "forged": ("127.0.0.1#leads.example.com", "127.0.0.1"),
 }
 """The header Host, and the address of the peer that sends it."""
-LOOPBACK: Final = ("loopback", "loopback of IPv6")
 ROLES: Final = ("anonymous", "wrong token", "token", "viewer", "operator")
-"""`token` sends it as the look-up API wants it; the last two have logged in to the board."""
+"""`token` sends it as the look-up API wants it; the last two have a session of the board."""
 OK: Final = frozenset({200})
 READ: Final = frozenset({200, 303, 400, 404})
 WROTE: Final = frozenset({200, 303, 400, 404, 415, 422})
@@ -65,7 +64,7 @@ class Request(NamedTuple):
     role: str
 
 
-def expected(kind: str, asked: Request, *, has_token: bool, methods: set[str]) -> frozenset[int]:
+def expected(kind: str, asked: Request, methods: set[str]) -> frozenset[int]:
     """Return the statuses that are right: the table of who may do what."""
     reads = asked.method in ("GET", "HEAD")
     if kind == "open":  # says nothing but that the process lives, or is for operators on a port of its own
@@ -75,11 +74,13 @@ def expected(kind: str, asked: Request, *, has_token: bool, methods: set[str]) -
     if kind == "callback":  # without a lead's own token, nothing is taken
         return frozenset({401}) if asked.method == "POST" else frozenset({405})
     if kind == "look-up":
-        if has_token and asked.role != "token":
+        if asked.role != "token":
             return frozenset({401})
-        if not has_token and asked.host not in LOOPBACK:
-            return frozenset({403})
         return READ if reads else frozenset({405})
+    if kind == "ticket":
+        if asked.method != "POST":
+            return frozenset({303, 404, 405})  # as every path below /board that is none
+        return OK if asked.role == "token" else frozenset({401})
     if kind == "login":
         return frozenset({200, 303, 403, 404, 405, 415})
     if kind == "static":
@@ -88,11 +89,8 @@ def expected(kind: str, asked: Request, *, has_token: bool, methods: set[str]) -
         if not reads:
             return frozenset({404, 405})
         kind = "viewer"  # the page that says that there is no such page
-    has_session = has_token and asked.role in ("viewer", "operator")
-    if not has_session and has_token:
+    if asked.role not in ("viewer", "operator"):
         return frozenset({303, 401})
-    if not has_token and asked.host not in LOOPBACK:
-        return frozenset({403})
     if kind == "operator" and asked.role != "operator":
         return frozenset({403})
     return READ if reads else WROTE
@@ -108,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_the_gateway_takes_callbacks_and_shows_nothing() -> None:
     gateway = Gateway()
     port = port_of(gateway.app, {"/healthz": "open", CALLBACKS: "callback"})
-    await ask_all(port, has_token=False)
+    await ask_all(port)
     assert not gateway.shelf.records, "no callback was taken"
 
 
@@ -116,7 +114,7 @@ async def test_the_operations_port_of_each_process_only_reads() -> None:
     """`serve_ops` is the same for worker, replay, gateway, trace and board."""
     app = ops_app(CollectorRegistry(), AsyncMock(return_value=None))
     kinds = {"/metrics": "open", "/healthz": "open", "/readyz": "open"}
-    await ask_all(port_of(app, kinds), has_token=False)
+    await ask_all(port_of(app, kinds))
 
 
 @pytest.mark.parametrize("has_token", [True, False])
@@ -124,7 +122,7 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
     names = sources().names
     settings = settings_of(folder, token=has_token, operator=has_token)
     queries, model = Queries(folder / "model.sqlite", set()), folder / "model.sqlite"
-    access = Access(TOKEN if has_token else None)
+    access = Access(TOKEN if has_token else OWN_TOKEN, made_here=not has_token)
     about = queries, lambda: ProjectionLag(NOW_MS, 0), fetch_result, AsyncMock(return_value=None), names
     lookup = Lookup(*about, access, Waiting().find, lambda: NOW_MS)
     board = board_of(settings, model, shared_s=600)
@@ -135,19 +133,20 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
             *("/leads/{lead_id:path}", "/leads", "/waiting", "/lanes", "/books", "/dlq", "/imports", "/openapi.json")
         }
         port = port_of(board_app([*lookup.routes(), *board.routes()]), {"/healthz": "open"} | look_up | pages)
-        cookies = {}
-        if has_token:
-            client = Client(board)
-            for role, token in (("viewer", TOKEN), ("operator", OPERATOR_TOKEN)):
-                await client.login(token)
-                cookies[role] = f"{COOKIE}={client.cookies[COOKIE]}"
-        await ask_all(port, has_token=has_token, cookies=cookies)
+        client = Client(board)  # comes with a ticket where no token is configured
+        cookies = {"viewer": f"{COOKIE}={client.cookies[COOKIE]}"} if not has_token else {}
+        for role, token in (("viewer", TOKEN), ("operator", OPERATOR_TOKEN)) if has_token else ():
+            await client.login(token)
+            cookies[role] = f"{COOKIE}={client.cookies[COOKIE]}"
+        await ask_all(port, TOKEN if has_token else OWN_TOKEN, cookies)
 
 
 def kind_of(route: Route) -> str:
     """Return the row of the table for a route of the board: an operator's, unless it only shows."""
-    if route.path in ("/board/login", "/board/logout"):
+    if route.path in ("/board/login", "/board/logout", "/board/enter"):
         return "login"
+    if route.path == "/board/ticket":
+        return "ticket"
     if route.path == "/":
         return "way in"
     if route.path.startswith("/board/static/"):
@@ -165,30 +164,29 @@ def port_of(app: Any, kinds: Mapping[str, str]) -> Port:
     return Port(app, kinds, methods)
 
 
-async def ask_all(port: Port, *, has_token: bool, cookies: Mapping[str, str] = {}) -> None:
-    """Ask each route in every way. `cookies`: of the roles that have logged in."""
+async def ask_all(port: Port, token: str = TOKEN, cookies: Mapping[str, str] = {}) -> None:
+    """Ask each route in every way. `token`: that of readers; `cookies`: of the roles that have a session."""
     roles = [role for role in ROLES if role in cookies or role not in ("viewer", "operator")]
     for role, path, method, host in itertools.product(roles, port.kinds, METHODS, HOSTS):
         asked = Request(path, method, host, role)
-        status, text = await answer(port.app, asked, cookies.get(role, ""))
-        right = expected(port.kinds[path], asked, has_token=has_token, methods=port.methods[path])
+        status, text = await answer(port.app, asked, token, cookies.get(role, ""))
+        right = expected(port.kinds[path], asked, port.methods[path])
         assert status in right, (asked, status, text)
-        assert TOKEN.encode() not in text
+        assert token.encode() not in text
 
 
-async def answer(app: ASGIApp, asked: Request, cookie: str) -> tuple[int, bytes]:
+async def answer(app: ASGIApp, asked: Request, token: str, cookie: str) -> tuple[int, bytes]:
     """Return the status and the body. The app is called without httpx, which takes three times as long as the app."""
     path = asked.path.replace("{lead_id:path}", "crm-1").replace("{workspace}", "acme").replace("{path:path}", "x")
     path = URL if asked.path == CALLBACKS else path.replace("{", "x").replace("}", "x")
-    token = {"token": TOKEN, "wrong token": "guessed"}.get(asked.role)
+    given = {"token": token, "wrong token": "guessed"}.get(asked.role)
     host, peer = HOSTS[asked.host]
     headers = {
         "host": host,
-        "connection": "keep-alive",
         "sec-fetch-site": "same-origin",
         **({"content-type": "application/json"} if asked.path == CALLBACKS else {}),
         **({"cookie": cookie} if cookie else {}),
-        **({"authorization": f"Bearer {token}"} if token else {}),
+        **({"authorization": f"Bearer {given}"} if given else {}),
     }
     callback = {name: value for name, value in good().items() if name != "callback_token"}
     body = json.dumps(callback).encode() if asked.path == CALLBACKS else b""

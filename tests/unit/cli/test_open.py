@@ -10,10 +10,14 @@ import pytest
 from stream_app.cli.main import main
 from tests.unit.client.test_lookup import answer, serving
 
+ENTER = "/board/enter?ticket=x"
+"""The path to which a ticket belongs. tests/unit/client/test_way_in.py asks a real board for one."""
+
 
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     answer(monkeypatch, 200, b"stream-app board\n")
+    monkeypatch.setattr("stream_app.cli.processes.way_in", lambda settings: f"{settings.board_url}{ENTER}")
     monkeypatch.chdir(tmp_path)
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION", "STREAM_APP_CONFIG"):
         monkeypatch.delenv(name, raising=False)
@@ -35,7 +39,7 @@ def test_a_browser_opens_it(board: int, capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr(webbrowser, "get", lambda: None)
     monkeypatch.setattr(webbrowser, "open", opened := Mock(return_value=True))
     assert main(["open"]) == 0
-    opened.assert_called_once_with(f"http://127.0.0.1:{board}/board")
+    opened.assert_called_once_with(f"http://127.0.0.1:{board}{ENTER}")
     assert "ssh" not in capsys.readouterr().out
     monkeypatch.setenv("SSH_CONNECTION", "198.51.100.7 50000 203.0.113.5 22")
     assert main(["open"]) == 0

@@ -15,7 +15,7 @@ import yaml
 from helm_python import Chart
 from helm_python.errors import HelmRenderError, HelmValuesError
 
-from stream_app.services.board import messages_path, model_path
+from stream_app.config.board_files import messages_path, model_path
 from tests.support.narrow import present
 from tests.unit.deploy.chart_values import CONFIG, SETS, SMALLEST
 from tests.unit.deploy.rendered import ROOT, find, objects, pods, processes, settings
