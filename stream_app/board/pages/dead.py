@@ -95,8 +95,14 @@ def which_of(query: Query) -> Which:
 
 def cause_of(query: Query) -> Cause:
     """Return the cause that an address names."""
-    kind, workspace, destination, reason, http_status = words(query, CAUSE_WORDS).values()
-    return Cause(kind, workspace, destination, reason, http_status)
+    named = words(query, CAUSE_WORDS)
+    return Cause(
+        kind=named["kind"],
+        workspace=named["workspace"],
+        destination=named["destination"],
+        reason=named["reason"],
+        http_status=named["http_status"],
+    )
 
 
 def dead_page(site: Site, moment: Moment, query: Query) -> PageData:

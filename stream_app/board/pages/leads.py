@@ -183,6 +183,8 @@ def _bands(waits: list[Wait], tone: str, begin_ms: int, length_ms: int, now_ms: 
         text = f"{duration(wait.length_ms(now_ms))}{': ' if wait.text else ''}{wait.text}"
         if bands and x - bands[-1].x - bands[-1].width < _NARROWEST:
             last = bands.pop()
-            x, width, text = last.x, max(last.width, x + width - last.x), last.text
+            width = max(last.width, x + width - last.x)
+            x = last.x
+            text = last.text
         bands.append(Band(round(x, 3), round(max(width, _NARROWEST), 3), tone, text))
     return bands

@@ -181,7 +181,9 @@ class _Reading:
 
     async def look(self, now_ms: int) -> None:
         """Get the end offsets of the logs."""
-        self._ends, before = await self._reader.ends(self._logs), self._ends
+        ends = await self._reader.ends(self._logs)
+        before = self._ends
+        self._ends = ends
         for log, end in self._ends.items():
             reached = max(self._at[log].next, before.get(log, 0))
             if end < reached:

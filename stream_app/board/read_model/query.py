@@ -248,7 +248,22 @@ class Queries:
                     columns[self._column(status, destination)] += leads
                 if (waiting := (published or 0) - arrived) > 0:
                     columns["waiting"] = waiting
-                imports.append(answers.FoundImport(*(*facts, published, dict(columns), credits_)))
+                name, of, first_ms, last_ms, who, file, file_rows, refused = facts
+                imports.append(
+                    answers.FoundImport(
+                        import_id=name,
+                        workspace=of,
+                        first_ms=first_ms,
+                        last_ms=last_ms,
+                        who=who,
+                        file=file,
+                        rows=file_rows,
+                        refused=refused,
+                        published=published,
+                        columns=dict(columns),
+                        credits=credits_,
+                    )
+                )
             return imports, Place(rows[limit - 1][4], rows[limit - 1][0]) if len(rows) > limit else None
 
     def dead_letters(self, topic: str, workspace: str | None = None) -> answers.DeadLetters:
