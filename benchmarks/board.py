@@ -125,7 +125,8 @@ def records(settings: Settings, lanes: int, leads: int, now_ms: int) -> Iterator
             yield Made(names.dlq, number % PARTITIONS, number, name.encode(), b"{}", pairs, now_ms - number * 60_000)
     for number in range(leads):
         lane = number * 7_919 % lanes
-        origin, at_ms = f"{names.leads}/{lane % PARTITIONS}/{number}", now_ms - (leads - number) * 86_000_000 // leads
+        origin = f"{names.leads}/{lane % PARTITIONS}/{number}"
+        at_ms = now_ms - (leads - number) * 86_000_000 // leads
         steps: tuple[Status, ...] = ("sending", _ENDS[number % len(_ENDS)])
         for seq, status in enumerate(steps, 1):
             event = StatusEvent(
@@ -152,7 +153,8 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
         waiting += 1
         if waiting == _AT_ONCE:
             model.apply(batch, {(settings.names.status, 0): Position(record.offset)}, now_ms)
-            batch, waiting = {}, 0
+            batch = {}
+            waiting = 0
     model.apply(batch, {(settings.names.status, 0): Position(leads)}, now_ms)
     model.sweep(now_ms)
     model.close()
@@ -208,9 +210,11 @@ async def measure(
             await client.get("/board")
             await asyncio.sleep(0.1)
         for name, url in pages.items():
-            wall_ms, cpu_ms = [], []
+            wall_ms = []
+            cpu_ms = []
             for _ in range(times):
-                began, began_cpu = time.perf_counter(), time.process_time()
+                began = time.perf_counter()
+                began_cpu = time.process_time()
                 answer = await client.get(url)
                 wall_ms.append((time.perf_counter() - began) * 1000)
                 cpu_ms.append((time.process_time() - began_cpu) * 1000)

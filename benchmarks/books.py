@@ -30,8 +30,11 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Destination, Plan, Workspace
 
 PARTITIONS = 8
-NOW_MS, DAY, MONTH = 1_796_000_000_000, "2026-11-30", "2026-11"
-CREDITS, ACTIONS = 6, 1
+NOW_MS = 1_796_000_000_000
+DAY = "2026-11-30"
+MONTH = "2026-11"
+CREDITS = 6
+ACTIONS = 1
 _MOST_LEADS = 5_000_000
 MOST_BYTES_PER_LEAD = 2**30 / 1_000_000
 _STEPS: tuple[Status, ...] = ("received", "sending", "accepted")
@@ -44,7 +47,8 @@ def stream(partition: int, leads: int) -> Iterator[tuple[bytes, bytes]]:
     name = f"w{partition}"
     held = Reservation(DAY, MONTH, 20, 5)
     for number in range(leads):
-        origin, lead_id = f"leads/{partition}/{number}", f"lead-{partition}-{number:08}-0123456789abcdef"
+        origin = f"leads/{partition}/{number}"
+        lead_id = f"lead-{partition}-{number:08}-0123456789abcdef"
         key = delivery_key(name, "people", lead_id)
         row = Delivery(1, "sending", origin, 2, NOW_MS, NOW_MS, "0" * 32, reservation=held, webhook_id="0123456789ab")
         yield key, _encode(row)
@@ -59,7 +63,8 @@ def stream(partition: int, leads: int) -> Iterator[tuple[bytes, bytes]]:
 def events(partition: int, leads: int) -> Iterator[bytes]:
     """The events of a partition."""
     for number in range(leads):
-        origin, lead_id = f"leads/{partition}/{number}", f"lead-{partition}-{number:08}-0123456789abcdef"
+        origin = f"leads/{partition}/{number}"
+        lead_id = f"lead-{partition}-{number:08}-0123456789abcdef"
         for seq, status in enumerate(_STEPS, 1):
             event = StatusEvent(
                 f"{origin}#{seq}", lead_id, status, seq, NOW_MS, origin, f"w{partition}", f"people-{partition}"
@@ -71,13 +76,16 @@ def events(partition: int, leads: int) -> Iterator[bytes]:
 
 def measure(leads: int) -> tuple[BooksReport, float, int]:
     """The closed books, the seconds that they took without the making of the stream, and the resident bytes at most."""
-    rss, most_bytes = psutil.Process().memory_info, 0
+    rss = psutil.Process().memory_info
+    most_bytes = 0
     plan = Plan(TopicNames(), PARTITIONS, {}, {})
     for number in range(PARTITIONS):
         plan.workspaces[f"w{number}"] = Workspace(f"w{number}")
         plan.destinations[f"people-{number}"] = Destination(f"people-{number}", f"w{number}", callbacks=False)
     books = Books(plan)
-    per_partition, clock, seconds = leads // PARTITIONS, time.perf_counter, 0.0
+    per_partition = leads // PARTITIONS
+    clock = time.perf_counter
+    seconds = 0.0
     for partition in range(PARTITIONS):
         books.partition(partition, exact=True, kept=True)
         for key, value in stream(partition, per_partition):

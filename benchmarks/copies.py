@@ -69,7 +69,8 @@ async def measure(bootstrap: str, leads: int, progress: Callable[[str], None]) -
 
 def missed(rows: dict[str, Row]) -> str:
     """The goal that was missed, in words; '' if none."""
-    per_s, least_per_s = rows["copies"].per_s, min(LEAST_PER_S, rows["persons"].per_s)
+    per_s = rows["copies"].per_s
+    least_per_s = min(LEAST_PER_S, rows["persons"].per_s)
     return f"copies are decided at {per_s:.0f}/s, not {least_per_s:.0f}" if per_s < least_per_s else ""
 
 

@@ -54,8 +54,10 @@ workspace = "w0"
 webhooks_env = ["NOT_NEEDED"]
 callbacks = false
 """
-MAX_S_PER_MILLION, START_S = 30.0, 3.0
-MAX_GROWTH_BYTES, MAX_BYTES = 50 * 2**20, 250 * 2**20
+MAX_S_PER_MILLION = 30.0
+START_S = 3.0
+MAX_GROWTH_BYTES = 50 * 2**20
+MAX_BYTES = 250 * 2**20
 CAUSES = ("http_503", "connect_error", "dns_error", "http_422", "not_json", "unknown_workspace")
 
 say = Console().print
@@ -117,7 +119,11 @@ def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Sett
 async def write(settings: Settings, dead_letters: Iterator[Record]) -> None:
     """All of them, in transactions of 20,000."""
     ledger = TransactionalState(
-        *(connection_of(settings), "benchmark", settings.names.replay_state, 0, StateStoreLimits(60, 60)),
+        connection_of(settings),
+        "benchmark",
+        settings.names.replay_state,
+        0,
+        StateStoreLimits(60, 60),
         writes_to=product((topic.name for topic in settings.topic_plan()), range(PARTITIONS)),
     )
     await ledger.take_over()
@@ -151,7 +157,8 @@ def count(config: Path, dead_letters: int) -> Counted:
         began_s = time.monotonic()
         argv = [sys.executable, "-m", "stream_app", "dlq", "--config", str(config), "--json"]
         process = subprocess.Popen(argv, stdout=out)
-        sizes, cpu_s = [(0.0, 0)], 0.0
+        sizes = [(0.0, 0)]
+        cpu_s = 0.0
         while process.poll() is None:
             try:
                 seen = psutil.Process(process.pid)

@@ -34,14 +34,17 @@ from stream_app.domain.limits.rate import RatePolicy
 from tests.e2e.fleet import Fleet, Request, now_ms
 
 RATE = RatePolicy()
-CLAY_PER_S, LEFT_PER_S = 10, 8
+CLAY_PER_S = 10
+LEFT_PER_S = 8
 CLAY = {"rate_per_s": CLAY_PER_S, "burst": 20}
 SHARED = {"rate_per_s": LEFT_PER_S, "burst": 20}
 SETTLE_S = 60.0
 LEAST_S = 10.0
 MIN_GOODPUT = 0.97
-MAX_FAILED, MAX_RECOVERY_S = 20, 2.0
-MIN_OF_LIMIT, MAX_LIMITED = 0.99, 0.002
+MAX_FAILED = 20
+MAX_RECOVERY_S = 2.0
+MIN_OF_LIMIT = 0.99
+MAX_LIMITED = 0.002
 _START_S = 120.0
 _MORE_LEADS = 200  # than it can send, so that there is always one that waits
 NO_GUARD = "flood_guard = { run = 1000000, share = 1.0 }"

@@ -111,7 +111,9 @@ def _is_ready(port: int) -> bool:
 
 def measure(bootstrap: str, workspaces: int, directory: Path) -> Iterator[Cost]:
     """Yield the cost of each process and command."""
-    path, leads, log = directory / "stream_app.toml", directory / "leads.csv", directory / "log"
+    path = directory / "stream_app.toml"
+    leads = directory / "leads.csv"
+    log = directory / "log"
     text = configuration(workspaces, PARTITIONS, bootstrap, unused("many"))
     text = text.replace("worker_port = 9161", _ports())
     path.write_text(text)

@@ -75,7 +75,8 @@ async def publish(line: Fleet, trouble: str, seconds: float) -> dict[str, int]:
     producer = kafka_producer(bootstrap_servers=line.bootstrap, enable_idempotence=True)
     await producer.start()
     try:
-        began, number = time.monotonic(), 0
+        began = time.monotonic()
+        number = 0
         while time.monotonic() < began + seconds:
             if number % (PER_S // WELL_PER_S) == 0:
                 well = line.lead(number, line.names[1 + len(published) % (len(line.names) - 1)])

@@ -42,7 +42,9 @@ PARTITIONS = 8
 AT_WORK = 500
 _MOST_RECORDS = 5_000
 _TIMER_S = 0.01
-MAX_SECONDS, MAX_FILE_MB, PER_LEADS = 300.0, 2_000.0, 1_000_000
+MAX_SECONDS = 300.0
+MAX_FILE_MB = 2_000.0
+PER_LEADS = 1_000_000
 MAX_RSS_MB = 256.0
 _STEPS: tuple[Status, ...] = ("received", "sending", "refused", "accepted", "enriched")
 _encode = msgspec.json.Encoder().encode
@@ -73,8 +75,10 @@ def stream(names: TopicNames, partition: int, leads: int, now_ms: int) -> Iterat
 def _step(
     names: TopicNames, partition: int, workspace: str, number: int, seq: int, status: Status, at_ms: int
 ) -> Iterator[tuple[str, bytes, bytes]]:
-    origin, lead_id = f"{names.leads}/{partition}/{number}", f"crm-{partition}-{number:08}-0123456789abcdef"
-    key, trace = delivery_key(workspace, f"people{partition}", lead_id), trace_of(origin)
+    origin = f"{names.leads}/{partition}/{number}"
+    lead_id = f"crm-{partition}-{number:08}-0123456789abcdef"
+    key = delivery_key(workspace, f"people{partition}", lead_id)
+    trace = trace_of(origin)
     refused = status == "refused"
     event = StatusEvent(
         id=f"{origin}#{seq}",
@@ -105,7 +109,8 @@ def _step(
 
 def build_in_memory(sources: Sources, path: Path, leads: int, now_ms: int) -> float:
     """Seconds of the model alone."""
-    seconds, clock = 0.0, time.perf_counter
+    seconds = 0.0
+    clock = time.perf_counter
     model = ReadModel(path, sources)
     for partition in range(PARTITIONS):
         batch: dict[str, list[Made]] = {}
@@ -119,7 +124,8 @@ def build_in_memory(sources: Sources, path: Path, leads: int, now_ms: int) -> fl
                 began = clock()
                 model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, None)
                 seconds += clock() - began
-                batch, waiting = {}, 0
+                batch = {}
+                waiting = 0
         began = clock()
         model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, None)
         seconds += clock() - began

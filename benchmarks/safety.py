@@ -125,7 +125,8 @@ async def _agent(settings: Settings, counter: _Counter) -> None:
     @app.agent(settings.names.leads)
     async def leads(generations: Generations) -> None:
         async for records in generations:
-            begun_s, taken = time.monotonic(), 0
+            begun_s = time.monotonic()
+            taken = 0
             async for consumed in records:
                 taken += 1
                 if (early_s := begun_s + taken / LANE_PER_S - time.monotonic()) > _NAP_S:
@@ -197,7 +198,8 @@ def main() -> int:
     console = Console(stderr=True)
     rows = _compare(arguments, console.print)
     cost = {case: row["cpu_us_per_lead"] for case, row in rows.items()}
-    on_top, problem = cost["safe"] / cost["unsafe"] - 1, missed(cost)
+    on_top = cost["safe"] / cost["unsafe"] - 1
+    problem = missed(cost)
     if arguments.json:
         ratios = {f"safe_to_{case}": round(cost["safe"] / cost[case], 3) for case in ("unsafe", "agent")}
         goal = {"most_on_top": MOST_ON_TOP, "on_top": round(on_top, 3), "met": not problem}

@@ -38,7 +38,8 @@ Cost = tuple[float, float]
 
 def _command(*arguments: str) -> Cost:
     """Run a command to its end."""
-    before, began = _children_s(), time.monotonic()
+    before = _children_s()
+    began = time.monotonic()
     subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
     return time.monotonic() - began, _children_s() - before
 

@@ -32,7 +32,8 @@ from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.model.records import ConsumedRecord, Record
 
 MAX_LATE_MS = 2_000
-MAX_GROWTH_BYTES, MAX_BYTES = 20 * 2**20, 300 * 2**20
+MAX_GROWTH_BYTES = 20 * 2**20
+MAX_BYTES = 300 * 2**20
 MAX_TERM_S = 15.0
 _HOUR_MS = 3_600_000
 
@@ -100,7 +101,8 @@ async def measure(settings: Settings, config: Path, waiting: int, sorting: int, 
             assert time.monotonic() - began_s < 400, "the dead letters did not go into their tier"
             await asyncio.sleep(0.5)
         sorted_s = time.monotonic() - began_s
-        rss, late_ms = [], list[int]()
+        rss = []
+        late_ms = list[int]()
         for _ in range(rounds):
             due_ms = time.time_ns() // 1_000_000 + 1_000
             await write(settings, (failed(settings, n, due_ms, due_ms) for n in range(50)))

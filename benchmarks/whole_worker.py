@@ -122,14 +122,17 @@ def measure(path: Path, environ: dict[str, str]) -> TakeOver:
                 if worker.poll() is not None or time.perf_counter() - began > _WITHIN_S:
                     raise SystemExit(f"the worker is not ready:\n{log.read_text()[-2_000:]}")
                 time.sleep(0.05)
-            ready_s, ready_cpu_s = time.perf_counter() - began, spent()
-            done_s, cpu_s = ready_s, ready_cpu_s
+            ready_s = time.perf_counter() - began
+            ready_cpu_s = spent()
+            done_s = ready_s
+            cpu_s = ready_cpu_s
             while True:  # until a second in which it does next to nothing
                 time.sleep(1.0)
                 now = spent()
                 if now - cpu_s < 0.1:
                     break
-                done_s, cpu_s = time.perf_counter() - began, now
+                done_s = time.perf_counter() - began
+                cpu_s = now
             rss_mb = process.memory_info().rss / 2**20
             return TakeOver(ready_s, ready_cpu_s, done_s, cpu_s, rss_mb, _peak_mb(worker.pid, rss_mb))
         finally:

@@ -37,7 +37,8 @@ from stream_app.domain.result import entry_of, slots_of
 from stream_app.kafka.topics import create_topics
 
 LIMITS = {"once_mb": 150.0, "email_kb": 0.9, "linkedin_kb": 1.3, "cache_mb": 100.0}
-_WORKSPACE, _DESTINATION = "w00000", "d00000"
+_WORKSPACE = "w00000"
+_DESTINATION = "d00000"
 _SMALL = 5
 _NOTE = "The quick brown fox jumps over the lazy dog, and does so for as long as a cell of a Clay table lasts. " * 4
 

@@ -84,11 +84,14 @@ def _flat(table: Mapping[str, Any], place: str = "") -> dict[str, str]:
 
 def _tables(kind: type[msgspec.Struct], table: str, situations: dict[str, str]) -> Iterator[str]:
     """Yield a table of the configuration, and those in it. Takes their situations out of `situations`."""
-    meanings, hints = _attributes(kind), get_type_hints(kind, include_extras=True)
+    meanings = _attributes(kind)
+    hints = get_type_hints(kind, include_extras=True)
     defaults = {field.name: field for field in msgspec.structs.fields(kind)}
-    rows, inner = [], []
+    rows = []
+    inner = []
     for key in keys_of(kind):
-        place, hint = f"{table}.{key}".lstrip("."), hints[key]
+        place = f"{table}.{key}".lstrip(".")
+        hint = hints[key]
         nested = get_args(hint)[1] if get_origin(hint) is dict else hint
         if isinstance(nested, type) and issubclass(nested, msgspec.Struct):
             inner.append((nested, place + _NAMES[key] if nested is not hint else place))
@@ -162,7 +165,9 @@ def _metrics_of(path: Path) -> Iterator[str]:
     for call in _calls(ast.parse(path.read_text(encoding="utf-8"))):
         texts = [str(arg.value) for arg in call.args if isinstance(arg, ast.Constant)]
         if call.func.id == "gauge":  # of a lane
-            kind, name, labels = "gauge", f"stream_app_lane_{texts[0]}", ("workspace", *texts[2:])
+            kind = "gauge"
+            name = f"stream_app_lane_{texts[0]}"
+            labels = ("workspace", *texts[2:])
         elif call.func.id in ("Counter", "counter", "Gauge", "Histogram", "histogram", "GaugeMetricFamily") and texts:
             given = [*call.args, *(keyword.value for keyword in call.keywords)]
             kind = call.func.id.removesuffix("MetricFamily").lower()
@@ -347,7 +352,8 @@ def _texts(node: ast.expr, scope: ast.AST, module: ModuleType) -> list[str]:
         case ast.Call(func=ast.Name(id="scrub"), args=[first]):
             return within(first)
         case ast.Call(func=ast.Name(id=called)) if isfunction(function := getattr(module, called, None)):
-            body, home = ast.parse(inspect.getsource(function)), importlib.import_module(function.__module__)
+            body = ast.parse(inspect.getsource(function))
+            home = importlib.import_module(function.__module__)
             returned = [inner.value for inner in ast.walk(body) if isinstance(inner, ast.Return) and inner.value]
             return [text for expression in returned for text in _texts(expression, body, home)]
         case ast.Attribute():

@@ -183,7 +183,9 @@ async def follow_status(
         raise ValueError("lead_id is empty")
     lead_ids = None if lead_id is None else ids_meant(lead_id.strip())  # the id on Kafka may be a hash
     await kafka_ready(config, "follow_status()")
-    connection, topic, partitions = connection_of(config), config.names.status, range(config.kafka.partitions)
+    connection = connection_of(config)
+    topic = config.names.status
+    partitions = range(config.kafka.partitions)
     async with (
         StatusFollower(connection, topic, partitions, from_beginning=from_beginning) as follower,
         aclosing(follower.events(lead_ids, workspace, idle_timeout_s)) as events,

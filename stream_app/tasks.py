@@ -78,7 +78,8 @@ async def until_failure(*work: Coroutine[Any, Any, None]) -> BaseException:
 
 async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """Return the result of `work`, or None if `stop` is set first. Raises the error that ended the work."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
@@ -89,7 +90,8 @@ async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | No
 @contextmanager
 def stop_signal() -> Iterator[asyncio.Event]:
     """Yield an event that SIGTERM and SIGINT set until the block ends."""
-    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, event.set)
     try:
@@ -106,7 +108,8 @@ def is_not_abandoned(record: LogRecord) -> bool:
     producer, and TLS connections that were closed while the broker still sent. A task of this program that has failed
     is always reported.
     """
-    report, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
+    report = record.getMessage()
+    error = record.exc_info[1] if record.exc_info else None
     of_aiokafka = type(error).__module__ == "aiokafka.errors"
     of_closing = getattr(error, "reason", None) == "APPLICATION_DATA_AFTER_CLOSE_NOTIFY"
     coroutine = report.partition(" exception=")[0]

@@ -28,7 +28,8 @@ sys.meta_path.insert(0, Absent())
 @cache
 def brought_by_extras() -> list[str]:
     """Return the modules that are installed here, and would not be after `pip install stream-app`."""
-    missing, names = ["stream-app"], set[str]()
+    missing = ["stream-app"]
+    names = set[str]()
     while missing:
         names.add(name := missing.pop())
         needs = [Requirement(line) for line in requires(name) or ()]

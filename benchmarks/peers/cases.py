@@ -220,7 +220,8 @@ async def kills(bootstrap: str, candidate: Candidate, leads: int, count: int) ->
             process = run.start(paced=False)
         await _until_quiet(run, leads)
         process.terminate()
-        taken, parked = run.accepted(), run.parked() if candidate.ours else set()
+        taken = run.accepted()
+        parked = run.parked() if candidate.ours else set()
         concluded = taken.keys() | parked | await run.dead_letters()
         await asyncio.to_thread(process.wait, 60)
         return Kills(leads, leads - len(concluded), sum(times > 1 for times in taken.values()), len(parked))
@@ -304,7 +305,8 @@ async def _begin(
     to_bulk: bool = False,
 ) -> tuple[list[Run], dict[str, float]]:
     """Start all, one after the other. Return them when each has sent, with the seconds to the first POST of each."""
-    runs, started_ms = [], {}
+    runs = []
+    started_ms = {}
     for candidate in candidates:
         run = await stack.enter_async_context(Run(bootstrap, candidate, rate_per_s))
         run.line.control("POST", "/control/limits", {"rate_per_s": per_s, "burst": BURST})
@@ -349,9 +351,11 @@ async def _until(done: Callable[[], object], run: Run, what: str) -> None:
 
 async def _until_quiet(run: Run, leads: int) -> None:
     """Wait until every lead is concluded, or until nothing was sent for a while."""
-    last, quiet_since = -1, time.monotonic()
+    last = -1
+    quiet_since = time.monotonic()
     while len(run.accepted().keys() | run.parked()) < leads and time.monotonic() < quiet_since + _QUIET_S:
         if (sent := len(run.line.requests())) != last:
-            last, quiet_since = sent, time.monotonic()
+            last = sent
+            quiet_since = time.monotonic()
         await asyncio.sleep(0.1)
     await asyncio.sleep(1)

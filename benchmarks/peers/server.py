@@ -45,7 +45,8 @@ def start(
         StartError: it ended, or does not answer.
     """
     admin = free_port()
-    config, log = children.directory / "restate.toml", children.directory / "restate.log"
+    config = children.directory / "restate.toml"
+    log = children.directory / "restate.log"
     config.write_text(
         _CONFIG.format(
             ip=LOOPBACK,

@@ -278,7 +278,8 @@ class BoardAccess:
 
     def _named_by_proxy(self, request: Request) -> str:
         assert self._proxy is not None
-        secret, name = request.headers.get(PROXY_SECRET_HEADER, ""), _clean(request.headers.get(self._proxy.header, ""))
+        secret = request.headers.get(PROXY_SECRET_HEADER, "")
+        name = _clean(request.headers.get(self._proxy.header, ""))
         if not name or not hmac.compare_digest(secret.encode(), self._proxy.secret.encode()):
             text = "The proxy did not name you: it must send board.user_header, and the secret in "
             raise Refused(403, "no_user", f"{text}{PROXY_SECRET_HEADER.title()}")

@@ -59,7 +59,8 @@ Read = Callable[[Submission], tuple[str, dict[str, Any]]]
 
 def actions_of(site: Site, send: Send, planner: Planner, find: Find | None = None) -> list[Action]:
     """Return all actions. `find` finds what is stored of a lead; default: on Kafka."""
-    lane, lead = "/lanes/{workspace}/act/", "/leads/{lead_id:path}/act/"
+    lane = "/lanes/{workspace}/act/"
+    lead = "/leads/{lead_id:path}/act/"
     erased = partial(_send_erasure, site, send, find or partial(_find_on_kafka, site.settings))
     cancelled = partial(_lead_form, site, "Cancel", _words("cancel_lead"), "Cancel the lead")
 
@@ -112,7 +113,8 @@ def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
     if kind == "quota":
         choices = [("", "choose one"), *_webhooks(site, name, view)]
         fields[0] = msgspec.structs.replace(fields[0], hint="", kind="choice", choices=choices)
-    title, facts = f"{kind.capitalize()}: {name}", () if fields else _facts(kind, view)
+    title = f"{kind.capitalize()}: {name}"
+    facts = () if fields else _facts(kind, view)
     return Form(title, _words(kind), _BUTTONS[kind], lane_path(name), facts, fields)
 
 
@@ -133,7 +135,8 @@ def _in_force(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[str
     """Return what is in force, or booked, by entry."""
     rules = in_force(policy, view.changes if view else ())
     meters = view.meters if view else {}
-    budget, rate = rules.budget, rules.rate
+    budget = rules.budget
+    rate = rules.rate
     caps = {
         cap: meters[name].cap if name in meters else getattr(budget, cap)
         for cap, name in zip(CAPS, METERS, strict=True)
@@ -203,7 +206,8 @@ def _resolve_lead(site: Site, opened: FormRequest) -> Form:
 
 def _resolution(submission: Submission) -> tuple[str, dict[str, Any]]:
     _, lead = _cancelled_lead(submission)
-    values, how = submission.values, submission.values["how"]
+    values = submission.values
+    how = submission.values["how"]
     entered: dict[str, str | bool] = {**lead}
     if how == _AT_CLAY:
         entered |= {name: values.get(name, "") for name in _COSTS}
@@ -221,13 +225,15 @@ def _erase(site: Site, opened: FormRequest) -> Form:
 
 def _lead_form(site: Site, verb: str, text: str, button: str, opened: FormRequest, *, is_final: bool = False) -> Form:
     lead_id = lead_id_of(opened.path)
-    lead, configured = site.queries.lead(lead_id, opened.moment.now_ms), site.settings.workspaces
+    lead = site.queries.lead(lead_id, opened.moment.now_ms)
+    configured = site.settings.workspaces
     of_lead = [history.workspace for history in lead.histories if history.workspace in configured] if lead else []
     choices = [(name, name) for name in dict.fromkeys(of_lead or configured)]
     if len(choices) > 1:
         choices.insert(0, ("", "choose one"))
     workspace = Field("workspace", "Workspace", kind="choice", choices=choices, required=True)
-    title, back = f"{verb}: {lead_id}", lead_path(lead_id)
+    title = f"{verb}: {lead_id}"
+    back = lead_path(lead_id)
     return Form(title, text, button, back, fields=[workspace], typed=lead_id, is_final=is_final)
 
 
@@ -236,7 +242,8 @@ def _cancelled_lead(submission: Submission) -> tuple[str, dict[str, Any]]:
 
 
 async def _send_erasure(site: Site, send: Send, find: Find, submission: Submission) -> str:
-    lead_id, settings = submission.opened.path["lead_id"], site.settings
+    lead_id = submission.opened.path["lead_id"]
+    settings = site.settings
     stored = await find(lead_id, submission.values["workspace"])
     if not stored:
         raise Invalid({"": "Nothing found to erase: no row and no result of this lead"})
@@ -297,7 +304,8 @@ async def _find_on_kafka(settings: Settings, lead_id: str, workspace: str | None
 
 def _suppress(opened: FormRequest) -> Form:
     person = Field("person", "Person", hint="an e-mail or a LinkedIn URL; it is hashed here", required=True)
-    title, button = "Suppress a person", "Suppress the person"
+    title = "Suppress a person"
+    button = "Suppress the person"
     return Form(title, _words("suppress"), button, f"{PATH}/leads", fields=[person], typed="suppress")
 
 
@@ -306,7 +314,8 @@ def _suppressed(submission: Submission) -> tuple[str, dict[str, Any]]:
 
 
 def _cancel_import(site: Site, opened: FormRequest) -> Form:
-    workspace, import_id = opened.query.get("workspace", ""), opened.query.get("id", "")
+    workspace = opened.query.get("workspace", "")
+    import_id = opened.query.get("id", "")
     imports, _ = site.queries.imports(workspace, import_id, None, 1) if workspace and import_id else ([], None)
     if not imports or workspace not in site.settings.workspaces:
         raise Refused(404, "unknown_import", "No lead of this import is known, or its workspace is not configured")

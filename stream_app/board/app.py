@@ -179,7 +179,8 @@ class Views:
     ) -> Response:
         """Answer with a page that is made from the words of the address alone."""
         query = {**request.query_params, **request.path_params}
-        make, title = (partial(page, self._site, moment, query), title.format(**words(query, ("workspace", "replay"))))
+        make = partial(page, self._site, moment, query)
+        title = title.format(**words(query, ("workspace", "replay")))
         return await self._maker.page(request, moment, name, title, make, current=current)
 
     async def _find(self, request: Request, moment: Moment) -> Response:
@@ -198,7 +199,8 @@ class Views:
         return await self._maker.page(request, moment, "lead", "Lead", make, current="leads", live=False)
 
     async def _still_waiting(self, request: Request, moment: Moment) -> Response:
-        lead_id, person = word(request.query_params, "lead_id"), word(request.query_params, "person")
+        lead_id = word(request.query_params, "lead_id")
+        person = word(request.query_params, "person")
         if not lead_id and not person:
             return await self._page("backlog", "Waiting on Kafka", backlog_page, request, moment, "leads")
         search = await self._find_waiting(lead_id, person, "")

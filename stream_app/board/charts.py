@@ -127,7 +127,8 @@ def spark(values: Sequence[float]) -> str:
 
 def trend(values: Mapping[int, float], slots: Sequence[int]) -> str:
     """Return a polyline over the slots: from the first value on, each value lasts until the next. '' without values."""
-    top, points = max(values.values(), default=0) or 1, list[str]()
+    top = max(values.values(), default=0) or 1
+    points = list[str]()
     last: float | None = None
     for n, slot in enumerate(slots):
         x = n * 100 / (len(slots) - 1)
@@ -162,9 +163,11 @@ def _ticks(top: int) -> list[int]:
 
 def _columns(below: Sequence[int], above: Sequence[int], top: int) -> str:
     """Return one rectangle for each slot, narrower than the slot, so that equal neighbours can be told apart."""
-    width, bars = 100 / len(below), []
+    width = 100 / len(below)
+    bars = []
     for n, (low, high) in enumerate(zip(below, above, strict=True)):
         if high > low:
-            y, height = 100 - high / top * 100, (high - low) / top * 100
+            y = 100 - high / top * 100
+            height = (high - low) / top * 100
             bars.append(f"M{n * width:.2f} {y:.2f}h{width * _FILLED:.2f}v{height:.2f}h-{width * _FILLED:.2f}z")
     return "".join(bars)

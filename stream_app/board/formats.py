@@ -98,7 +98,8 @@ def day_of(at_s: int) -> str:
 
 def clock(at_ms: int, now_ms: int) -> str:
     """Format a time in UTC, with the date unless it is today."""
-    at, now = datetime.fromtimestamp(at_ms / 1000, UTC), datetime.fromtimestamp(now_ms / 1000, UTC)
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
     return at.strftime("%H:%M" if at.date() == now.date() else "%Y-%m-%d %H:%M")
 
 
@@ -231,5 +232,6 @@ class Assets:
             "vary": "accept-encoding",
         }
         if "gzip" in request.headers.get("accept-encoding", ""):
-            body, headers = self._zipped[path], headers | {"content-encoding": "gzip"}
+            body = self._zipped[path]
+            headers = headers | {"content-encoding": "gzip"}
         return Response(body, 200, headers, _TYPES[path.rpartition(".")[2]])

@@ -177,17 +177,21 @@ class Actions:
             raise Refused(400, "no_form", "Send the form of the page")
         opened, form = await self._open(action, request, moment)
         content = msgspec.json.encode([nonce, request.scope["path"], sorted(values.items())])
-        command_id, who = f"c-{sha256(content).hexdigest()[:32]}", moment.visitor.who
+        command_id = f"c-{sha256(content).hexdigest()[:32]}"
+        who = moment.visitor.who
         submission = Submission(opened, form, command_id, who, values.get("why", ""), values)
         try:
             _check(form, values)
             return RedirectResponse(await action.submit(submission), 303, HEADERS)
         except Invalid as invalid:
-            problems, status = invalid.problems, 422
+            problems = invalid.problems
+            status = 422
         except SettingsError as error:
-            problems, status = {"": f"Nothing was sent: {'; '.join(error.problems)}"}, 422
+            problems = {"": f"Nothing was sent: {'; '.join(error.problems)}"}
+            status = 422
         except BrokerUnavailable as error:
-            problems, status = {"": str(error)}, 503
+            problems = {"": str(error)}
+            status = 503
         return await self._page(action, request, moment, FormPage(form, who, nonce, values, problems), status)
 
     async def _open(self, action: Action, request: Request, moment: Moment) -> tuple[FormRequest, Form]:

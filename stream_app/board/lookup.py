@@ -179,14 +179,16 @@ class Lookup:
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         try:
             self.access.check(request)
-            body, status = await answer(request, lag), 200
+            body = await answer(request, lag)
+            status = 200
         except Refused as refused:
             status = refused.status
             hidden = ProjectionLag() if status == 401 else lag
             body = answers.Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
             headers |= _HEADERS.get(status, {})
         except sqlite3.Error as error:
-            status, text = 503, f"The read model cannot be read: {error}. {lag.trouble}"
+            status = 503
+            text = f"The read model cannot be read: {error}. {lag.trouble}"
             headers |= _HEADERS[status]
             body = answers.Refusal(**msgspec.structs.asdict(lag), error="read_model", text=text.strip())
         raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -228,12 +230,15 @@ class Lookup:
         kafka = await self.kafka()
         waiting = waiting_in({} if kafka is None else kafka.waiting, self.names.namespace)
         lanes, _ = await asyncio.to_thread(self.queries.lanes, self.now_ms())
-        views, now_ms = {view.workspace: view for view in lanes}, Clock().now_ms()
+        views = {view.workspace: view for view in lanes}
+        now_ms = Clock().now_ms()
         leads = [
             waiting_lead(search, record, views.get(record.workspace), waiting.get(record.partition, {}), now_ms)
             for record in search.matches
         ]
-        age, searched, left = msgspec.structs.asdict(lag), search.searched, search.left
+        age = msgspec.structs.asdict(lag)
+        searched = search.searched
+        left = search.left
         return answers.WaitingAnswer(**age, leads=leads, searched=searched, left=left, problem=search.problem)
 
     async def _lanes(self, _: Request, lag: ProjectionLag) -> answers.LanesAnswer:
@@ -242,7 +247,8 @@ class Lookup:
 
     async def _imports(self, request: Request, lag: ProjectionLag) -> answers.ImportsAnswer:
         query = request.query_params
-        workspace, import_id = query.get("workspace", ""), query.get("import_id", "")
+        workspace = query.get("workspace", "")
+        import_id = query.get("import_id", "")
         imports, last = await asyncio.to_thread(self.queries.imports, workspace, import_id, None, MOST_IMPORTS)
         return answers.ImportsAnswer(**msgspec.structs.asdict(lag), imports=imports, more=last is not None)
 

@@ -44,7 +44,8 @@ def alert_of(finding: Finding, now_ms: int) -> Alert | None:
     words = for_a_person(finding.code)
     if words is None:
         return None
-    workspace, lifted = finding.workspace, f" What lifts it: {finding.lifts}" if finding.lifts else ""
+    workspace = finding.workspace
+    lifted = f" What lifts it: {finding.lifts}" if finding.lifts else ""
     summary = f"{workspace}: {words}{lifted}" if workspace else f"{words}{lifted}"
     labels = {"workspace": workspace} if workspace else {}
     return Alert(finding.code, "critical" if finding.holds else "warning", labels, summary, finding.since_ms or now_ms)
@@ -84,7 +85,8 @@ class Outbox:
     def __init__(self, known: Iterable[Alert], interval_s: float) -> None:
         self.known = {alert.key: alert for alert in known}
         self._interval_s = interval_s
-        self._next_s, self._failures = 0.0, 0
+        self._next_s = 0.0
+        self._failures = 0
 
     def due(self, alerts: Mapping[Key, Alert], now_s: float) -> tuple[list[Alert], list[Alert]] | None:
         """Return what began and ended; None: nothing, or too little time has passed since the last attempt."""
@@ -95,12 +97,14 @@ class Outbox:
     def sent(self, alerts: Mapping[Key, Alert], now_s: float) -> None:
         """Record that the receiver took the message that reports these."""
         self.known = dict(alerts)
-        self._next_s, self._failures = now_s + self._interval_s, 0
+        self._next_s = now_s + self._interval_s
+        self._failures = 0
 
     def failed(self, now_s: float, wait_s: float = 0.0) -> float:
         """Record that it did not, and return the seconds until the next attempt. `wait_s`: what the receiver wants."""
         pause_s = min(max(_FIRST_RETRY_S * (1 << min(self._failures, 10)), wait_s), _LAST_RETRY_S)
-        self._next_s, self._failures = now_s + pause_s, self._failures + 1
+        self._next_s = now_s + pause_s
+        self._failures = self._failures + 1
         return pause_s
 
 
@@ -150,11 +154,18 @@ class Messages:
         now_s: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._findings, self._gateway, self._post = findings, gateway, post
-        self._form, self._path, self._now_s, self._now_ms = form, path, now_s, now_ms
+        self._findings = findings
+        self._gateway = gateway
+        self._post = post
+        self._form = form
+        self._path = path
+        self._now_s = now_s
+        self._now_ms = now_ms
         known = self._read()
-        self._watch, self._outbox = Watch(known, now_s()), Outbox(known, interval_s)
-        self._gateway_answers, self._ask_gateway_s = True, now_s()
+        self._watch = Watch(known, now_s())
+        self._outbox = Outbox(known, interval_s)
+        self._gateway_answers = True
+        self._ask_gateway_s = now_s()
         self._counter = Counter("stream_app_notify_messages", "Messages, by result.", ("result",), registry=registry)
         for result in ("sent", "failed"):
             self._counter.labels(result)

@@ -137,7 +137,8 @@ def outcome_of(site: Site, command: str, answers: list[Order]) -> PageData:
         queued = {"state": "queued", "tone": "idle", "text": QUEUED_TEXT}
         return {"id": command, "kind": "", "where": "", "partly": "", "is_open": False, **queued}
     worst = min(first, key=lambda answer: answer.applied)
-    answered, every = len({answer.place[1] for answer in workers}), site.settings.kafka.partitions
+    answered = len({answer.place[1] for answer in workers})
+    every = site.settings.kafka.partitions
     is_partial = workers[0].kind in TO_ALL and answered < every
     return {
         "id": command,
@@ -264,7 +265,8 @@ class PageMaker:
         return HTMLResponse(self._renderer.render("login.html", context), status, HEADERS)
 
     def _frame(self, request: Request, moment: Moment, title: str, current: str, *, live: bool) -> Frame:
-        lag, visitor = moment.lag, moment.visitor
+        lag = moment.lag
+        visitor = moment.visitor
         commands = commands_of(request) if visitor.role == "operator" else []
         sent = request.query_params.get("sent", "")
         age_ms = None if lag.as_of_ms is None else max(0, moment.now_ms - lag.as_of_ms)

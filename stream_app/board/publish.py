@@ -40,7 +40,9 @@ _log: Final = log.get("board")
 
 def upload_page(site: Site, upload: Upload) -> PageData:
     """Return the page of a file. Only who uploaded it sees it, as it has cells of the first rows beside each column."""
-    settings, summary, state = site.settings, upload.summary, upload.state
+    settings = site.settings
+    summary = upload.summary
+    state = upload.state
     known = state not in ("columns", "checking")
     notes = list(column_lines(settings, upload.titles, upload.names, summary, "choose it above")) if known else []
     credits_ = sum(quote.credits for quote in upload.quotes)
@@ -114,7 +116,9 @@ class PublishActions:
 
     def __init__(self, maker: PageMaker, publishing: Publishing) -> None:
         self._maker = maker
-        self._uploads, self._command, self._join = publishing.uploads, publishing.send, publishing.join
+        self._uploads = publishing.uploads
+        self._command = publishing.send
+        self._join = publishing.join
         self._joining = asyncio.Semaphore(1)
         self._receiver = FileReceiver()
 
@@ -141,7 +145,8 @@ class PublishActions:
         try:
             self._uploads.make_room()
             received = await self._receiver.receive(request, "file")
-            file, who = received.file, moment.visitor.who
+            file = received.file
+            who = moment.visitor.who
             try:
                 upload = await self._uploads.add(file, received.name, received.size, received.digest, who)
             except BaseException:
@@ -169,7 +174,8 @@ class PublishActions:
     async def _check(self, request: Request, moment: Moment) -> Response:
         upload = self._upload(request, moment)
         form = await read_form(request, _FORM_BYTES, MOST_COLUMNS + 10)
-        workspace, destination = form.get("workspace", ""), form.get("destination", "")
+        workspace = form.get("workspace", "")
+        destination = form.get("destination", "")
         settings = self._maker.site.settings
         if workspace not in ("", *settings.workspaces) or destination not in ("", *settings.destinations):
             raise Refused(422, "unknown_workspace", "The configuration has no such workspace or destination")
@@ -204,11 +210,13 @@ class PublishActions:
         if upload.state != "sending":
             return _to(upload)
         await self._uploads.stop(upload)
-        commands, args = [], {"import_id": upload.import_id}
+        commands = []
+        args = {"import_id": upload.import_id}
         for workspace in sorted(upload.summary.workspaces):
             commands.append(f"c-{uuid.uuid4().hex}")
             try:
-                who, settings = moment.visitor.who, self._maker.site.settings
+                who = moment.visitor.who
+                settings = self._maker.site.settings
                 await self._command(new_command(settings, commands[-1], "cancel_import", workspace, args, who, why))
             except BrokerUnavailable as error:
                 upload.problem = f"The publication is stopped. {error}. The page of the import cancels it, too"
@@ -221,13 +229,15 @@ class PublishActions:
     async def _download(self, request: Request, moment: Moment) -> Response:
         """Send the refused rows, which are personal data. Who takes them is logged."""
         upload = self._upload(request, moment)
-        import_id, who = upload.import_id, moment.visitor.who
+        import_id = upload.import_id
+        who = moment.visitor.who
         _log.info("rejected_rows_downloaded", who=who, import_id=import_id, rows=upload.summary.refused)
         return _csv(upload.rejected_rows(), f"{import_id}.rejected.csv")
 
     async def _results(self, request: Request, moment: Moment) -> Response:
         """Send the rows of an import's file with their results, which are personal data. Neither is kept."""
-        workspace, import_id = word(request.query_params, "workspace"), word(request.query_params, "id")
+        workspace = word(request.query_params, "workspace")
+        import_id = word(request.query_params, "id")
         if workspace not in self._maker.site.settings.workspaces:
             raise Refused(422, "unknown_workspace", "No workspace with this name is configured")
         received = await self._receiver.receive(request, "file")

@@ -149,7 +149,9 @@ class Planner:
         """
         priced = plan.priced
         assert priced is not None, "a form sends only a plan that is made"
-        source, wanted, how = plan.wanted.source, plan.wanted.filter, {"uncertain": plan.wanted.uncertain}
+        source = plan.wanted.source
+        wanted = plan.wanted.filter
+        how = {"uncertain": plan.wanted.uncertain}
         order = ordered_plan(plan.began_ms, source, wanted, plan.ends, priced, over_budget=over_budget, **how)
         await self._command(start_command(order, who, why, replay=f"r-{plan.id}"))
         return f"r-{plan.id}"
@@ -174,7 +176,8 @@ class Planner:
 
     async def _make(self, plan: Plan) -> None:
         def note(done: int, total: int) -> None:
-            plan.done, plan.total = done, total
+            plan.done = done
+            plan.total = total
 
         try:
             async with asyncio.timeout(PLAN_LIFE_MS / 1000):
@@ -272,7 +275,8 @@ def _plan_of(planner: Planner, opened: FormRequest) -> Plan:
 
 def _plan(planner: Planner, opened: FormRequest) -> Form:
     plan = _plan_of(planner, opened)
-    wanted, priced = plan.wanted, plan.priced
+    wanted = plan.wanted
+    priced = plan.priced
     options = options_of(wanted.source, wanted.filter, uncertain=wanted.uncertain, limit=wanted.limit)
     view: dict[str, object] = {
         "plan": plan,
@@ -309,7 +313,8 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
 
 
 async def _send(planner: Planner, sent: Submission) -> str:
-    plan, view = _plan_of(planner, sent.opened), sent.form.more
+    plan = _plan_of(planner, sent.opened)
+    view = sent.form.more
     if view["under_way"]:
         await planner.give_up(plan)
         return _DEAD
@@ -346,7 +351,9 @@ _WORD: Final = "give up"
 
 
 def _ask_to_end(site: Site, opened: FormRequest) -> Form:
-    which, cause, record = which_of(opened.query), cause_of(opened.query), word(opened.query, "record")
+    which = which_of(opened.query)
+    cause = cause_of(opened.query)
+    record = word(opened.query, "record")
     records = [record] if record else _open(site, which, cause)
     if record and not _is_place(site, which, record):
         raise Refused(404, "no_dead_letter", "This is not the place of a dead letter on Kafka")

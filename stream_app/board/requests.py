@@ -50,7 +50,8 @@ async def read_form(
 
 def address_of(request: Request) -> str:
     """Return the path and the query that were requested, as a header may have them: printable ASCII."""
-    path, query = quote(request.scope["path"], safe=_IN_PATH), quote(request.scope["query_string"], safe=_IN_QUERY)
+    path = quote(request.scope["path"], safe=_IN_PATH)
+    query = quote(request.scope["query_string"], safe=_IN_QUERY)
     return f"{path}?{query}" if query else path
 
 
@@ -176,7 +177,11 @@ class FileReceiver:
 
 
 async def _receive(request: Request, boundary: str, field: str, file: IO[bytes]) -> Received:
-    digest, part, name, size, arrived = blake2b(digest_size=4), "", "", 0, 0
+    digest = blake2b(digest_size=4)
+    part = ""
+    name = ""
+    size = 0
+    arrived = 0
     with PushMultipartParser(boundary, max_header_size=4_096, max_segment_count=4) as parser:
         async for chunk in _chunks(request):
             arrived += len(chunk)

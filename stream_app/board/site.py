@@ -277,7 +277,9 @@ def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int)
 
 def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
     """Return a lane in words. Nothing is claimed of one whose state cannot be read."""
-    view, waiting, shared = facts.view, sum(facts.waiting.values()), facts.is_shared
+    view = facts.view
+    waiting = sum(facts.waiting.values())
+    shared = facts.is_shared
     if facts.view_unreadable:
         return Lane(
             facts.workspace,
@@ -296,15 +298,25 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
     tone: Tone
     if hold is not None:
         needs_repair = hold.code in _OF_NO_LANE or reason_of(hold.code).needs_repair
-        state, tone, says = "held", "bad" if needs_repair else "warn", hold.what
+        state = "held"
+        tone = "bad" if needs_repair else "warn"
+        says = hold.what
     elif view is None:
-        state, tone, says = "idle", "idle", "nothing was ever sent for it"
+        state = "idle"
+        tone = "idle"
+        says = "nothing was ever sent for it"
     elif moment.kafka is not None and not moment.kafka.worker.members:
-        state, tone, says = "waits", "warn", "no worker runs"
+        state = "waits"
+        tone = "warn"
+        says = "no worker runs"
     elif (waiting and not shared) or view.calls:
-        state, tone, says = "running", "ok", ""
+        state = "running"
+        tone = "ok"
+        says = ""
     else:
-        state, tone, says = "idle", "idle", "nothing to send"
+        state = "idle"
+        tone = "idle"
+        says = "nothing to send"
     remedies: list[tuple[str, str]] = []
     if view is not None and facts.workspace in site.settings.workspaces:
         known = (remedy_of(finding, view) for finding in findings if finding.holds)
@@ -363,8 +375,10 @@ def bars_of(lane: Lane, forecasts: Mapping[str, Forecast], now_ms: int) -> list[
         foreseen = forecasts.get(name)
         seen = None if lane.view is None else outlook(lane.view, name, foreseen, now_ms)
         tone: Tone = "bad" if seen and seen.is_full else "warn" if spent + reserved >= 80 else "ok"
-        spent, reserved = round(min(100.0, spent), 2), round(min(100.0, reserved), 2)
-        rate, ends_ms = foreseen.per_hour if foreseen else 0.0, meter.ends_ms
+        spent = round(min(100.0, spent), 2)
+        reserved = round(min(100.0, reserved), 2)
+        rate = foreseen.per_hour if foreseen else 0.0
+        ends_ms = meter.ends_ms
         bars.append(Bar(name, label, meter.booked, meter.reserved, cap, spent, reserved, tone, seen, rate, ends_ms))
     return bars
 
@@ -400,7 +414,9 @@ def lane_rows(site: Site, moment: Moment, lanes: list[Lane]) -> list[Lane]:
         for slot in ended_in[lane.workspace]:
             ended[(slot.at_s - begin_s) // _SPARK_S] += slot.leads
         spark = charts.spark([ended[n] for n in range(HOUR_S // _SPARK_S)])
-        view, credits_, now_ms = lane.view, booked[lane.workspace], moment.now_ms
+        view = lane.view
+        credits_ = booked[lane.workspace]
+        now_ms = moment.now_ms
         bars = bars_of(lane, forecasts_of(view, credits_, now_ms) if view else {}, now_ms)
         rows.append(msgspec.structs.replace(lane, spark=spark, bars=bars))
     return rows

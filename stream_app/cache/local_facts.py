@@ -51,7 +51,8 @@ def local_facts(fields: Mapping[str, Scalar]) -> Facts:
 def _registered(domain: str) -> tuple[str, str]:
     """Return the registered domain and its public suffix; '' for both if it is not a company's own domain."""
     suffixes = _suffixes()
-    registered, suffix = suffixes.privatesuffix(domain), suffixes.publicsuffix(domain)
+    registered = suffixes.privatesuffix(domain)
+    suffix = suffixes.publicsuffix(domain)
     if not registered or not suffix or _suffixes(only_icann=True).publicsuffix(domain) != suffix:
         return "", ""
     return registered, suffix

@@ -35,7 +35,8 @@ class RedisLink:
         self._client = client
         self._read_timeout_s = read_timeout_s
         self._observe = observe
-        self._failures, self._pause_s = 0, _FIRST_PAUSE_S
+        self._failures = 0
+        self._pause_s = _FIRST_PAUSE_S
         self._paused_until_s = 0.0
 
     async def read(self, slots: Sequence[str], *, patient: bool = False) -> list[bytes | None] | None:
@@ -81,7 +82,8 @@ class RedisLink:
                     self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
             self._observe("failed")
             return None
-        self._failures, self._pause_s = 0, _FIRST_PAUSE_S
+        self._failures = 0
+        self._pause_s = _FIRST_PAUSE_S
         self._observe("ok")
         return answer
 

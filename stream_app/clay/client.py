@@ -234,7 +234,8 @@ def _unsent(reason: UnsentReason, latency_ms: int, detail: str = "") -> Refused:
 def _sent_values(target: Target, body: bytes) -> list[str]:
     """The values to remove from an excerpt: an error page can echo the lead, the token or the webhook."""
     fields = msgspec.json.decode(body, type=dict[str, Any]).values()
-    headers, url = target.headers, str(target.url)
+    headers = target.headers
+    url = str(target.url)
     proxy = headers.get("proxy-authorization", "").rpartition(" ")[2]
     secrets = (headers.get("x-clay-webhook-auth", ""), proxy, url, url.rpartition("/")[2])
     return [str(value) for value in (*fields, *secrets) if isinstance(value, str | int | float)]

@@ -42,8 +42,10 @@ class ClayProtocol(ResponseHandler):
 
     def expect_answer(self, **params: Any) -> None:
         """Prepare for a response. For `params` see `ResponseHandler.set_response_params`."""
-        self.was_used, self._rests = True, False
-        self._in_head, self._before = True, b""
+        self.was_used = True
+        self._rests = False
+        self._in_head = True
+        self._before = b""
         self.set_response_params(**params)
 
     def rest(self) -> None:
@@ -136,7 +138,8 @@ class Target:
         With TLS, the connector opens a tunnel through the proxy. Without TLS, the proxy gets the request itself.
         """
         proxy, login = proxy_of(egress)
-        path, host = url.raw_path_qs, url.host_port_subcomponent
+        path = url.raw_path_qs
+        host = url.host_port_subcomponent
         if proxy is not None and url.scheme == "http":
             path = f"http://{host}{path}"
             headers = {**headers, **login}

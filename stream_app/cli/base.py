@@ -183,5 +183,6 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def _print(line: str, *, stderr: bool) -> None:
-    out, text = console(stderr=stderr), for_terminal(line)
+    out = console(stderr=stderr)
+    text = for_terminal(line)
     out.print(wrapped(text, out.width) if out.is_terminal else text, soft_wrap=True)

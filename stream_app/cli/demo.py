@@ -114,7 +114,8 @@ class Screen(Display):
         self._live.stop()
 
     def say(self, line: str) -> None:
-        at, out = f"{self._elapsed_s:5.1f} s  ", self._console
+        at = f"{self._elapsed_s:5.1f} s  "
+        out = self._console
         text = wrapped(line, out.width - len(at)).replace("\n", "\n" + " " * len(at)) if out.is_terminal else line
         out.print(Text.assemble((at, "dim"), (text, "bold")), soft_wrap=True)
 
@@ -179,7 +180,8 @@ def _counts(state: DemoState) -> Iterator[str]:
     for status, words in _WORDS.items():
         if counts[status]:
             yield f"{counts[status]:4}  {words}"
-    dead_letters, replays = state.steps["dead_lettered"], state.replays
+    dead_letters = state.steps["dead_lettered"]
+    replays = state.replays
     yield f"{dead_letters:4}  {'dead letter' if dead_letters == 1 else 'dead letters'} so far"
     yield f"{replays:4}  {'replay' if replays == 1 else 'replays'} so far"
 
@@ -233,7 +235,8 @@ def demo(
 
 def _show(outcome: Outcome) -> None:
     show_report(outcome.books)
-    ledger, counts = outcome.ledger, outcome.books.statuses
+    ledger = outcome.ledger
+    counts = outcome.books.statuses
     ended = {status: ended_as.records for status, ended_as in counts.items()}
     show("")
     show(

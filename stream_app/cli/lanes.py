@@ -46,7 +46,8 @@ _BAR: Final = 10
 def clock(at_ms: int, now_ms: int, tz: str, time: str = "%H:%M") -> str:
     """Format a time of day, with its date if that is not today."""
     zone = ZoneInfo(tz)
-    at, now = datetime.fromtimestamp(at_ms / 1000, zone), datetime.fromtimestamp(now_ms / 1000, zone)
+    at = datetime.fromtimestamp(at_ms / 1000, zone)
+    now = datetime.fromtimestamp(now_ms / 1000, zone)
     return at.strftime(time if at.date() == now.date() else f"%Y-%m-%d {time}")
 
 
@@ -119,7 +120,8 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
     health = f"{view.health} {view.score:g}, p95 {view.p95_ms} ms"
     if view.health == "insufficient_data":
         health = f"{count(view.calls, 'call')}: too few"
-    now, breaker = _now(lane, view, now_ms, zone, works=works), view.breaker.replace("_", " ") + forced
+    now = _now(lane, view, now_ms, zone, works=works)
+    breaker = view.breaker.replace("_", " ") + forced
     return [lane.workspace, now, breaker, health, f"{view.rate_per_s:g}", waiting]
 
 
@@ -158,7 +160,8 @@ def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zon
         meter = capped.get(name)
         if meter is None or meter.cap is None:
             continue
-        used, seen = meter.at(now_ms).used, outlook(view, name, forecasts.get(name), now_ms)
+        used = meter.at(now_ms).used
+        seen = outlook(view, name, forecasts.get(name), now_ms)
         words_of_it = f"{seen.says} {clock(seen.at_ms, now_ms, zone)}" if seen else ""
         yield [words, f"{used:,}", f"{meter.cap:,}", _bar(used, meter.cap), words_of_it]
 
@@ -389,7 +392,8 @@ def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = 
 
 
 def _log_line(alike: Sequence[CommandAnswer], partitions: int) -> str:
-    answer, number = alike[0], len({answered.partition for answered in alike})
+    answer = alike[0]
+    number = len({answered.partition for answered in alike})
     why = f" ({answer.why})" if answer.why else ""
     is_partial = answer.kind in (*TO_ALL, REPLAY_RELOAD) and number < partitions
     where = f" (by {number} of {partitions} partitions)" if is_partial else ""

@@ -311,7 +311,8 @@ def _missing_extra(error: ImportError, words: Sequence[str]) -> str | None:
 
 
 def _failed(error: StreamAppError, words: Sequence[str]) -> int:
-    code, text = EXIT_CODE_OF.get(type(error), NO), str(error)
+    code = EXIT_CODE_OF.get(type(error), NO)
+    text = str(error)
     if "--json" in words:
         show_json({"error": text.split("\n"), "exit_code": code})
     say(text)

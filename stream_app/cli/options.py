@@ -116,7 +116,8 @@ class View(Common):
             return look()
         if self.json:
             raise SettingsError(["--json prints one document: leave out --watch"])
-        out, code = console(), OK
+        out = console()
+        code = OK
         try:
             while True:
                 if out.is_terminal:

@@ -100,7 +100,8 @@ def _change(settings: Settings, kind: _Kind, people: list[str], audit: Audit) ->
 
 async def _send(settings: Settings, audit: Audit, kind: _Kind, people: list[str]) -> tuple[int, list[str]]:
     """Send the commands; return how many people changed, and the ids of the queued commands."""
-    changed, queued = 0, list[str]()
+    changed = 0
+    queued = list[str]()
     for first in range(0, len(people), MOST_PEOPLE):
         command = await sent(settings, audit, kind, "", {"people": people[first : first + MOST_PEOPLE]})
         answers = command.received
@@ -150,7 +151,8 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     for lead in stored:
         check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
     confirm(f"erase {count(len(named), 'lead')}, and never send this person again", yes=yes)
-    chosen, kept = list(named), list[StoredLead]()
+    chosen = list(named)
+    kept = list[StoredLead]()
     for lead in (listed for listed in stored if not listed.is_named):
         # A producer may have named two people in one lead.
         linked = f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this person, but does not name it"

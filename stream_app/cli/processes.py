@@ -132,7 +132,8 @@ def tunnel_to(url: str, environ: Mapping[str, str]) -> str:
     SSH_CONNECTION has the address that the operator reached.
     """
     parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    host = parts.hostname or "127.0.0.1"
+    port = parts.port or 80
     words = environ.get("SSH_CONNECTION", "").split()
     server = words[2] if len(words) == 4 else socket.gethostname()
     inside = f"[{host}]" if ":" in host else host

@@ -252,7 +252,8 @@ async def _send(
 
 def _ask(quotes: list[Quote], *, yes: bool) -> None:
     """Ask before many credits are spent. Raises SettingsError or StreamAppError unless the answer is yes."""
-    credits_, leads = sum(quote.credits for quote in quotes), sum(quote.leads for quote in quotes)
+    credits_ = sum(quote.credits for quote in quotes)
+    leads = sum(quote.leads for quote in quotes)
     cost = f"about {count(credits_, 'credit')} (above {ASK_ABOVE_CREDITS:,} it asks)"
     confirm(f"publish {count(leads, 'lead')} for {cost}", yes=yes or credits_ <= ASK_ABOVE_CREDITS)
 

@@ -117,7 +117,10 @@ async def survey_selected(
     """
     with reading("reading dead letters and rows") as progress:
         priced, _ = await survey(
-            *(settings, selection.source, wanted, progress),
+            settings,
+            selection.source,
+            wanted,
+            progress,
             ranges=ranges,
             uncertain=selection.uncertain,
             limit=selection.limit,

@@ -39,9 +39,11 @@ def topics(*, apply: bool = False, yes: bool = False, strimzi: str = "", common:
         show_json(resources(settings, strimzi))
         return OK
     kafka = settings.kafka
-    at, wanted = connection_of(settings), settings.topic_plan()
+    at = connection_of(settings)
+    wanted = settings.topic_plan()
     report = asyncio.run(create_topics(at, wanted, kafka.broker_wait_s, say))
-    created, changed = report.created, dict[str, dict[str, str]]()
+    created = report.created
+    changed = dict[str, dict[str, str]]()
     if apply and (report.lacking or report.surplus):
         asyncio.run(alter_topics(at, report.lacking, kafka.broker_wait_s, say))
         changed |= report.lacking
@@ -127,7 +129,8 @@ def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
 
 
 def _setup_lines(setup: dict[str, Any]) -> list[str]:
-    webhook, http = setup["webhook"], setup["http_column"]
+    webhook = setup["webhook"]
+    http = setup["http_column"]
     width = max(len(column["name"]) for column in webhook["columns"])
     token = (
         f"   Authentication: header {webhook['token_header']}, its value in {webhook['token_variable']}."

@@ -87,7 +87,8 @@ def _lines(search: LeadSearch, *, result: bool) -> Iterator[str]:
             yield from _result_lines(answer, result=result)
     for waiting in search.waiting.leads if search.waiting else []:
         yield waiting.lead_id
-        since, ahead = f"since {iso(waiting.since_ms)}", count(waiting.ahead, "record")
+        since = f"since {iso(waiting.since_ms)}"
+        ahead = count(waiting.ahead, "record")
         yield f"  {waiting.workspace}, waits on Kafka as {waiting.origin}, {since}, with about {ahead} before it"
         for finding in waiting.findings:
             until = f", until {iso(finding.until_ms)}" if finding.until_ms else ""
@@ -105,13 +106,15 @@ def _history_lines(history: RecordHistory) -> Iterator[str]:
         yield f"    waited {length_ms / 1000:>10,.1f} s  {NAMES[kind]}" + (f", {times} times" if times > 1 else "")
     now = history.waits[-1] if history.waits else None
     if now is not None and now.end_ms is None:
-        limit, until = f" ({now.limit})" if now.limit else "", f", until {iso(now.until_ms)}" if now.until_ms else ""
+        limit = f" ({now.limit})" if now.limit else ""
+        until = f", until {iso(now.until_ms)}" if now.until_ms else ""
         yield f"    WAITS for {now.name}{limit} since {iso(now.begin_ms)}{until}: {now.text}"
     yield f"    status {history.status}: {meaning_of(history.column)}"
 
 
 def _step(step: Step) -> str:
-    event, after = step.event, "" if step.gap_ms is None else f"+{step.gap_ms / 1000:.1f} s"
+    event = step.event
+    after = "" if step.gap_ms is None else f"+{step.gap_ms / 1000:.1f} s"
     line = f"{iso(event.at_ms)} {after:>10}  {event.status}"
     if event.reason or event.text:
         line += f": {event.text or event.reason}" + (f" ({event.reason})" if event.text and event.reason else "")
@@ -166,7 +169,8 @@ def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Comm
 
 def _imports_table(publications: list[FoundImport]) -> Table:
     def at_rest(publication: FoundImport) -> str:
-        rest, leads = publication.leads - publication.moving, publication.leads
+        rest = publication.leads - publication.moving
+        leads = publication.leads
         return f"{rest:,} {rest * 100 // leads} %" if leads else f"{rest:,}"
 
     return table_of(
@@ -191,7 +195,8 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
     by = f" by {publication.who}" if publication.who else ""
     yield f"{publication.import_id}: {publication.workspace}, began {iso(publication.first_ms)}{of}{by}"
     if publication.rows is not None:
-        rows, refused = count(publication.rows, "row"), f"{publication.refused or 0:,} refused"
+        rows = count(publication.rows, "row")
+        refused = f"{publication.refused or 0:,} refused"
         published = count(publication.published or 0, "lead")
         yield f"  {rows} in the file, {refused}; {published} published to {publication.workspace}"
     rest = publication.leads - publication.moving

@@ -101,7 +101,8 @@ def _chosen(cells: Cells, width: int | None) -> Cells:
     """Return the columns that fit."""
     if width is None:
         return cells
-    shown, least = dict(cells), {column: _least(column, texts) for column, texts in cells.items()}
+    shown = dict(cells)
+    least = {column: _least(column, texts) for column, texts in cells.items()}
     while _total([least[column] for column in shown]) > width:
         last = max(reversed(shown), key=lambda column: column.rank)
         if last.rank == 0:
@@ -163,7 +164,8 @@ _PLAIN_EVERY_S: Final = 5.0
 @contextmanager
 def reading(what: str, unit: str = "offsets") -> Iterator[Callable[[int, int], None]]:
     """Show how much is read. Yields a function of the units done and the units in all."""
-    console, due = Console(stderr=True), _Due()
+    console = Console(stderr=True)
+    due = _Due()
     if not console.is_terminal:
         yield lambda done, total: say(f"{what}: {done} of {total} {unit}") if due() else None
         return
@@ -177,7 +179,9 @@ def reading_rows(source: IO[bytes]) -> Iterator[Callable[[PublishSummary], None]
     """Show rows per second since the start, and the time left by the bytes read. Yields a function of the counts."""
     status = os.fstat(source.fileno())
     size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
-    console, due, began_s = Console(stderr=True), _Due(), time.monotonic()
+    console = Console(stderr=True)
+    due = _Due()
+    began_s = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("0 rows", total=size_bytes)

@@ -70,7 +70,8 @@ _LONGEST_CYCLE: Final = 3
 
 def steps(events: Sequence[Event]) -> list[Step]:
     """Return the events of a history. Up to three that repeat in turn are shown once, with their number."""
-    story, names = list[Step](), [(event.status, event.reason) for event in events]
+    story = list[Step]()
+    names = [(event.status, event.reason) for event in events]
     n = 0
     while n < len(events):
         length, times = max(
@@ -79,7 +80,8 @@ def steps(events: Sequence[Event]) -> list[Step]:
         )
         last = n + length * (times - 1)
         for at in range(last, last + length):
-            event, gap_ms = events[at], events[at].at_ms - events[at - 1].at_ms if at else None
+            event = events[at]
+            gap_ms = events[at].at_ms - events[at - 1].at_ms if at else None
             story.append(Step(event, gap_ms, times, events[at - length * (times - 1)].at_ms))
         n = last + length
     return story

@@ -162,7 +162,8 @@ class Books:
 
         `passed`: the committed offset of the group that reads the topic is beyond it.
         """
-        topics, report = self._topics, self._report
+        topics = self._topics
+        report = self._report
         if consumed.topic in topics.inputs and self._is_of_run(consumed, passed=passed):
             return
         lead_topic = consumed.topic in topics.lead_topics
@@ -262,7 +263,8 @@ class Books:
             history = histories.setdefault(number, Kept())
             counts, wrong = advance(history, event, kept=kept)
             if (rank := rank_of(history)) > history.rank:
-                history.rank, history.took = rank, self._report.events
+                history.rank = rank
+                history.took = self._report.events
             if wrong and number not in self._named:
                 self._named.add(number)
                 self.problem(event.origin, wrong, event.lead_id)
@@ -277,7 +279,8 @@ class Books:
 
     def _count(self, event: Event) -> None:
         """Add up the money and the special cases of an event."""
-        report, workspace = self._report, event.workspace
+        report = self._report
+        workspace = event.workspace
         if event.credits is not None or event.actions is not None:
             self._accounts.book(workspace, Reservation(event.day, event.month, event.credits or 0, event.actions or 0))
         if event.saved:
@@ -297,7 +300,9 @@ class Books:
             self._store(statement)
         self._join_rows()
         self._audit_runs()
-        report, totals, others = self._report, Totals(), self._others()
+        report = self._report
+        totals = Totals()
+        others = self._others()
         terms = Terms(
             now_ms - self._freshness_ms,
             any(not state.kept for state in self._partitions.values()),
@@ -309,7 +314,8 @@ class Books:
                 totals.add(status, 1, final=False)
                 continue
             if evidence.is_input and status:
-                leads, rows = number not in others, evidence.row is not None and evidence.row.status == status
+                leads = number not in others
+                rows = evidence.row is not None and evidence.row.status == status
                 totals.add(status, leads, 1, rows, final=evidence.final)
                 report.statuses.setdefault(status, StatusCount()).add(leads, 1, rows)
             elif evidence.is_input:
@@ -323,7 +329,8 @@ class Books:
                 lead_id = history.lead_id or (evidence.row.lead_id if evidence.row else "")
                 self.problem(self._numbers.record_id(number), wrong, lead_id)
         report.statuses = dict(sorted(report.statuses.items(), key=lambda item: STATUSES.index(item[0])))
-        report.columns, report.not_leads = totals.columns, dict(totals.not_leads)
+        report.columns = totals.columns
+        report.not_leads = dict(totals.not_leads)
         for partition in sorted(self._partitions):
             report.accounts += self._lanes(partition)
         self._db.close()
@@ -369,7 +376,8 @@ class Books:
         """Yield each record: its number, its history, and what else was found of it."""
         select = "SELECT id, history, passed, copy, row FROM records ORDER BY id"
         for number, raw, passed, copy, row in self._db.execute(select):
-            history, (log, offset) = _history.decode(raw) if raw else Kept(), self._numbers.position(number)
+            history = _history.decode(raw) if raw else Kept()
+            (log, offset) = self._numbers.position(number)
             yield (
                 number,
                 history,
@@ -386,7 +394,9 @@ class Books:
 
     def _lanes(self, number: int) -> list[LaneAccount]:
         """Compare the lanes of a partition with its rows and events."""
-        state, lanes, report = self._partitions[number], [], self._report
+        state = self._partitions[number]
+        lanes = []
+        report = self._report
         for key, value in state.lanes.items():
             try:
                 lanes.append(_lane.decode(value))
@@ -452,7 +462,8 @@ class _BooksReader:
 
     async def read(self) -> None:
         """Read everything. Raises BrokerUnavailable."""
-        names, books = self._names, self._books
+        names = self._names
+        books = self._books
         groups = await look_at(self._connection, (names.worker_app, names.replay_app))
         passed = {place: offset for _, committed in groups.values() for place, offset in committed.items()}
         waits = [names.wait(tier_s) for tier_s in self._settings.replay.tiers_s]
@@ -463,7 +474,8 @@ class _BooksReader:
             for number in self._partitions:
                 kept = begins[TopicPartition(names.status, number)] == 0
                 books.partition(number, exact=number in exact, kept=kept)
-            to_read, before = sum(ends[tp] - begin for tp, begin in begins.items()), 0
+            to_read = sum(ends[tp] - begin for tp, begin in begins.items())
+            before = 0
 
             def progress(done: int, _: int) -> None:
                 self._progress(before + done, to_read)

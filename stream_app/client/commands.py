@@ -78,7 +78,8 @@ async def submit(
         TopicsError, KafkaRefused, BrokerUnavailable: Kafka is not ready.
     """
     command = new_command(settings, f"c-{uuid.uuid4().hex}", kind, workspace, args, who, why, known)
-    names, connection = settings.names, connection_of(settings)
+    names = settings.names
+    connection = connection_of(settings)
     await kafka_ready(settings, _PROGRAMS.get(kind, "lanes ORDER"), say)
     async with Reader(connection) as reader:
         ends = await reader.ends([TopicPartition(names.audit, number) for number in _partitions(settings, command)])
@@ -116,7 +117,8 @@ def _partitions(settings: Settings, command: Command) -> Sequence[int]:
 
 
 def _records(settings: Settings, command: Command) -> list[Record]:
-    value, key = _json.encode(command), command.workspace.encode()
+    value = _json.encode(command)
+    key = command.workspace.encode()
     return [Record(settings.names.commands, key, value, (), number) for number in _partitions(settings, command)]
 
 

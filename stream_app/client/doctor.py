@@ -204,11 +204,13 @@ class Check(msgspec.Struct, frozen=True):
 async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[Check]:
     """Yield each check when it is done. `notify`: send a test message, too. Raises as `make_egress`."""
     egress = settings.make_egress()
-    connection, names = connection_of(settings), settings.names
+    connection = connection_of(settings)
+    names = settings.names
     kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
     yield kafka
     if kafka.verdict == "ok":
-        topics, own_id = await _topics(settings), f"{names.worker_app}-doctor"
+        topics = await _topics(settings)
+        own_id = f"{names.worker_app}-doctor"
 
         async def with_topics(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
             fine = all(topic.verdict == "ok" for topic in topics)
@@ -275,7 +277,8 @@ async def _namespace(settings: Settings) -> Check:
 async def _lanes(settings: Settings) -> Check:
     """Give advice where lanes are held: the set-up is right, and still nothing of theirs is sent."""
     try:
-        views, now_ms = await last_views(settings), Clock().now_ms()
+        views = await last_views(settings)
+        now_ms = Clock().now_ms()
     except StreamAppError as error:
         return Check("lanes", "failed", str(error))
     known = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]

@@ -56,7 +56,9 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
     Raises:
         ProbeFailed: The gateway answers otherwise, or not at all.
     """
-    url, token, workspace = settings.callback_url(alias), "", settings.destinations[alias].workspace
+    url = settings.callback_url(alias)
+    token = ""
+    workspace = settings.destinations[alias].workspace
     if settings.gateway.token_keys_env:
         token = sign(settings.callback_keys, workspace, alias, f"not-{_NO_LEAD}")
     document = {"lead_id": _NO_LEAD, "callback_token": token}
@@ -181,7 +183,8 @@ async def _table_secret(settings: Settings, alias: str, variable: str, client: h
     The body names another workspace than the URL, which a gateway refuses after it has verified the secret. Raises
     ProbeFailed if no gateway can be reached.
     """
-    url, workspace = settings.callback_url(alias), settings.destinations[alias].workspace
+    url = settings.callback_url(alias)
+    workspace = settings.destinations[alias].workspace
     is_known = variable in settings.secrets
     secret = settings.secrets[variable] if is_known else f"not-{secrets.token_hex(16)}"
     document = {"lead_id": _NO_LEAD, "workspace": f"not-{workspace}"}

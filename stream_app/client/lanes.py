@@ -44,7 +44,8 @@ class LanesReport(msgspec.Struct, frozen=True):
 
 async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesReport:
     """Read all facts at one time. Raises BrokerUnavailable, and TopicsError if a topic that it reads is missing."""
-    names, connection = settings.names, connection_of(settings)
+    names = settings.names
+    connection = connection_of(settings)
     await kafka_ready(settings, "lanes", say)
     wrong: list[str] = []
     try:
@@ -52,7 +53,8 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
     except TopicsError as error:
         wrong = error.problems
     groups = await look_at(connection, (names.worker_app, names.replay_app))
-    (worker, consumed), (replay, moved) = groups[names.worker_app], groups[names.replay_app]
+    (worker, consumed) = groups[names.worker_app]
+    (replay, moved) = groups[names.replay_app]
     now_ms = Clock().now_ms()
     async with topic_reader(settings) as reader:
         views, unreadable = await _views(reader, settings, now_ms)
@@ -280,7 +282,8 @@ def _lane(
     *,
     view_unreadable: bool,
 ) -> LaneFacts:
-    names, home = settings.names, settings.home(name)
+    names = settings.names
+    home = settings.home(name)
     here = {topic.removeprefix(names.namespace): records[topic, home] for topic in names.lead_topics}
     waiting = {topic: left.records for topic, left in here.items()}
     residents = settings.plan.residents(home)

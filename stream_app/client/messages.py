@@ -63,7 +63,8 @@ class Receiver:
                     "POST", self._url, content=body, headers={"content-type": "application/json"}
                 ) as answer,
             ):
-                status, wait = answer.status_code, answer.headers.get("retry-after", "")
+                status = answer.status_code
+                wait = answer.headers.get("retry-after", "")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise NotDelivered(
                 f"{self.host} does not take messages ({type(error).__name__}): check notify.url_env, and [egress]'s "
@@ -96,7 +97,8 @@ def body_of(begun: Iterable[Alert], ended: Iterable[Alert], form: Format, now_ms
     """Return the body of a message: for Slack and what takes its JSON, or plain JSON."""
     lines = [(alert, "firing") for alert in sorted(begun, key=lambda alert: alert.severity)]
     lines += [(alert, "resolved") for alert in ended]
-    shown, left_out = lines[:MOST_LINES], len(lines[MOST_LINES:])
+    shown = lines[:MOST_LINES]
+    left_out = len(lines[MOST_LINES:])
     if form == "slack":
         texts = [_line(alert, status) for alert, status in shown]
         if left_out:

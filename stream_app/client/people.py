@@ -61,7 +61,8 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
         if hashed and _HASH.fullmatch(text):
             persons[text] = None
             continue
-        email, linkedin = clean_email(text), clean_linkedin(text)
+        email = clean_email(text)
+        linkedin = clean_linkedin(text)
         fields: dict[str, Scalar] = {"linkedin_url": linkedin} if linkedin else {"email": email} if email else {}
         if known := people(fields):
             persons[known[0]] = None
@@ -149,8 +150,11 @@ def remains(settings: Settings) -> list[Remains]:
 
     Each limit is a day above the topic's retention, because Kafka deletes whole segments.
     """
-    names, topics = settings.names, settings.topics
-    raw, answer, ids = "the lead as it was published", "Clay's answer", "ids and hashes"
+    names = settings.names
+    topics = settings.topics
+    raw = "the lead as it was published"
+    answer = "Clay's answer"
+    ids = "ids and hashes"
     callbacks = f"{answer}, also one that comes after the erasure: then it publishes nothing"
     kept = [
         (names.leads, topics.leads_days, raw),
@@ -194,7 +198,8 @@ class _Found:
 
     def add_row(self, key: bytes, value: bytes) -> None:
         """Add a row of the state: of a delivery, of a person (leads, and all hashes) or of a lead that was erased."""
-        kind, parts = key[:2], key[2:].decode("utf-8", "replace").split("/", 2)
+        kind = key[:2]
+        parts = key[2:].decode("utf-8", "replace").split("/", 2)
         if kind == b"e/" and len(parts) == 2:
             with suppress(*UNREADABLE):
                 self._erased[parts[0], parts[1]] = _suppression.decode(value).at_ms
@@ -244,7 +249,8 @@ class _Found:
 
         `others` are `domain.lead.identity.hashes`: other people may share the hash of a name.
         """
-        lead, persons = (place[0], place[2]), {person, *others} - {""}
+        lead = (place[0], place[2])
+        persons = {person, *others} - {""}
         named = self._names(lead)
         if named or not self.people.isdisjoint({person, *strong(others)} - {""} or persons):
             self._add(place, persons if sent or named else persons & self._asked)

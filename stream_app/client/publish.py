@@ -305,7 +305,8 @@ async def publish_rows(
             lead_ids.append(lead.lead_id)
 
         summary = await check_rows(rows, Checker(settings, options, ids=True), ready, on_refused=on_refused)
-        summary.import_id, summary.lead_ids = options.import_id, lead_ids
+        summary.import_id = options.import_id
+        summary.lead_ids = lead_ids
         summaries = summary.import_summaries() if options.import_id else {}
         summary.published = await send_batch(batch, settings, options, summaries=summaries)
     return summary
@@ -360,7 +361,8 @@ async def send_batch(
     Raises:
         BrokerUnavailable: Not all of them are.
     """
-    connection, wait_s = connection_of(settings), settings.kafka.broker_wait_s
+    connection = connection_of(settings)
+    wait_s = settings.kafka.broker_wait_s
     async with Sender(connection, topic_of(settings, options), wait_s, on_acknowledged) as sender:
         for lead in announced(batch, summaries):
             await sender.put(lead.partition, lead.workspace.encode(), lead.value)

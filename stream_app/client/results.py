@@ -426,8 +426,10 @@ class Matcher:
         read = row.draft if isinstance(row.draft, Unreadable) else self._checker.read(row.draft)
         if isinstance(read, Unreadable):
             return 0
-        lead, store = read[0], self._store
-        who, workspace = identify(lead, cleaned=True), lead.workspace or ""
+        lead = read[0]
+        store = self._store
+        who = identify(lead, cleaned=True)
+        workspace = lead.workspace or ""
         destination = self._settings.destination_of(workspace, lead.destination)
         if who is None or destination is None:
             return 0

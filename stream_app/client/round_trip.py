@@ -127,7 +127,8 @@ async def round_trip(
 
 async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str) -> str:
     """Cancel the lead, and describe the result."""
-    why, args = "its round trip failed", {"lead_id": lead_id}
+    why = "its round trip failed"
+    args = {"lead_id": lead_id}
     try:
         sent = await submit(settings, "cancel_lead", workspace, args, who, why, wait_s=_CANCELLED_WITHIN_S, say=silent)
     except StreamAppError as error:

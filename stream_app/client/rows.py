@@ -258,7 +258,8 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
             feed.put_back(feed.row[1:])
             yield Row(line, _BROKEN, raw=first or "")
             continue
-        line, text = feed.row[0][0], "".join(part or "" for _, part in feed.row)
+        line = feed.row[0][0]
+        text = "".join(part or "" for _, part in feed.row)
         if any(part is None for _, part in feed.row):
             yield Row(line, _TOO_LONG)
         elif len(cells) > len(names) and any(cells[len(names) :]):

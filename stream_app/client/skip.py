@@ -68,7 +68,8 @@ async def skip(settings: Settings, batch: UnreadableBatch) -> bool:
         BrokerUnavailable: Kafka does not answer.
     """
     name, process = _reader_of(settings, batch.topic)
-    place, end = TopicPartition(batch.topic, batch.partition), batch.last + 1
+    place = TopicPartition(batch.topic, batch.partition)
+    end = batch.last + 1
     connection = connection_of(settings)
     group, _ = (await look_at(connection, [name]))[name]
     if group.state in ("Empty", "Dead"):

@@ -127,7 +127,8 @@ class Upload:
         """Yield the refused rows as CSV, in chunks: line, reason, text and the row itself, which is personal data."""
         if self._rejected is None:
             return
-        file, at = os.dup(self._rejected.fileno()), 0
+        file = os.dup(self._rejected.fileno())
+        at = 0
         try:
             while chunk := os.pread(file, _CHUNK_BYTES, at):
                 at += len(chunk)
@@ -139,7 +140,9 @@ class Upload:
         """Check all rows, compute the cost, and return the state after that. It runs in the thread."""
         self._source.seek(0)
         sheet = open_named_csv(self._source, self.names)
-        self._batch, self.rejects, self.summary = Batch(), [], PublishSummary()
+        self._batch = Batch()
+        self.rejects = []
+        self.summary = PublishSummary()
         if self._rejected is not None:
             self._rejected.close()
         self._rejected = tempfile.TemporaryFile(prefix="rejected-")  # noqa: SIM115 (closed by close)
@@ -153,9 +156,11 @@ class Upload:
             table.writerow((refusal.line, refusal.reason, refusal.text, for_spreadsheet(refusal.row)))
 
         def progress(summary: PublishSummary) -> None:
-            self.summary, self.share = summary, self._source.tell() / max(1, self.size)
+            self.summary = summary
+            self.share = self._source.tell() / max(1, self.size)
 
-        rows, checker = self._until_stopped(sheet.rows), Checker(settings, self.options)
+        rows = self._until_stopped(sheet.rows)
+        checker = Checker(settings, self.options)
         work = check_rows(rows, checker, self._batch.add, on_refused=refused, on_progress=progress)
         summary = asyncio.run(work)
         text.detach()  # keep the file open
@@ -170,7 +175,8 @@ class Upload:
     def send(self, settings: Settings) -> State:
         """Publish the checked leads, and return the state after that. It runs in the thread."""
         assert self._batch is not None  # made by check
-        self.published, leads = 0, self._until_stopped(self._batch)
+        self.published = 0
+        leads = self._until_stopped(self._batch)
 
         def acknowledged(_: int, __: int, number: int) -> None:
             self.published += number
@@ -254,7 +260,10 @@ class Uploads:
     def check(self, upload: Upload, names: Sequence[str], options: PublishOptions) -> None:
         """Check the rows with these columns and options, unless it is published already."""
         if upload.state in ("columns", "checked"):
-            upload.names, upload.options, upload.problem, upload.share = list(names), options, "", 0.0
+            upload.names = list(names)
+            upload.options = options
+            upload.problem = ""
+            upload.share = 0.0
             upload.state = "checking"
             self._start(upload, lambda: upload.check(self._settings, self._views, self._now_ms), "columns")
 
@@ -270,7 +279,8 @@ class Uploads:
             )
         if upload.state not in ("checked", "failed") or not upload.summary.ready:
             return False
-        upload.problem, upload.state = "", "sending"
+        upload.problem = ""
+        upload.state = "sending"
         self._start(upload, lambda: upload.send(self._settings), "failed")
         return True
 
@@ -308,14 +318,18 @@ class Uploads:
             try:
                 upload.state = work()
             except (StreamAppError, ValueError) as error:
-                upload.problem, upload.state = str(error), failed
+                upload.problem = str(error)
+                upload.state = failed
             except OSError as error:
-                upload.problem, upload.state = no_room(error), failed
+                upload.problem = no_room(error)
+                upload.state = failed
             except Exception as error:  # noqa: BLE001 - a bug here must not end the thread; the text reports it
-                name, where = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+                name = type(error).__name__
+                where = traceback.extract_tb(error.__traceback__)[-1]
                 # The error's own text may hold personal data.
                 self._log.error("upload_failed", error=name, at=f"{where.filename}:{where.lineno}")
-                upload.problem, upload.state = f"a bug ({name}): the log of the board says where", failed
+                upload.problem = f"a bug ({name}): the log of the board says where"
+                upload.state = failed
 
         upload.work = self._thread.submit(run)
 

@@ -109,7 +109,9 @@ async def _check_system(settings: Settings, *, needs_rows: bool) -> None:
     written in the same transactions. A state that has records which cannot be read yet is not lost: the take-over ends
     their transaction.
     """
-    names, partitions, connection = settings.names, settings.kafka.partitions, connection_of(settings)
+    names = settings.names
+    partitions = settings.kafka.partitions
+    connection = connection_of(settings)
     async with Reader(connection, max_partition_fetch_bytes=_FIRST_BYTES) as reader:
         firsts = await reader.firsts([TopicPartition(names.state, number) for number in range(partitions)])
         begins = await reader.begins([TopicPartition(names.state, number) for number in range(partitions)])
@@ -127,7 +129,8 @@ async def _check_system(settings: Settings, *, needs_rows: bool) -> None:
         return
     states = [TopicPartition(names.state, place.partition) for place in sorted(lanes)]
     async with Reader(connection, isolation_level="read_uncommitted") as reader:
-        begins, ends = await reader.begins(states), await reader.ends(states)
+        begins = await reader.begins(states)
+        ends = await reader.ends(states)
     for topic, number in (place for place in states if begins[place] == ends[place]):
         raise TopicsError([f"{topic}/{number}: it is empty, and {names.lanes}/{number} is not: {_ROWS_ARE_LOST}"])
 

@@ -41,14 +41,16 @@ def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Ne
         SettingsError: Lists every error of the file and of the environment.
     """
     path = path or Path(environ.get("STREAM_APP_CONFIG") or DEFAULT_PATH)
-    reader, before = TableReader(), stamp_of(path, None)
+    reader = TableReader()
+    before = stamp_of(path, None)
     settings = _read(reader, _parse(path))
     wanted = frozenset(needs)
     if "board" in wanted and settings.notify.url_env is not None:
         wanted |= {"notify"}  # the board sends the messages, through the proxy
     broken = [*rules.problems(settings), *(rules.uncapped(settings) if "clay" in wanted else ())]
     problems = [f"{path}: {line}" for line in (*reader.problems, *filter(reader.knows, broken))]
-    stamp, unreadable = stamp_of(path, settings.secrets_dir), list[str]()
+    stamp = stamp_of(path, settings.secrets_dir)
+    unreadable = list[str]()
     namings = list(namings_of(settings))
     every = [name for naming in namings for name in naming.valid]
     environ = with_files(settings.secrets_dir, every, environ, unreadable)
@@ -86,7 +88,9 @@ def _read(reader: TableReader, document: dict[str, object]) -> Settings:
     simple = {key: value for key, value in document.items() if key not in _LANES}
     settings = reader.read(Settings, simple)
     defaults = reader.read(
-        *(Workspace, document.get("workspace_defaults", {}), "workspace_defaults"),
+        Workspace,
+        document.get("workspace_defaults", {}),
+        "workspace_defaults",
         {"name": "", "max_in_flight": settings.delivery.max_in_flight},
         without=("partition", "default_destination"),
     )
@@ -195,7 +199,8 @@ class TableReader:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as exc:
-            problem, words = CHANGED.get(place) or str(exc).replace("`", ""), _words(kind)
+            problem = CHANGED.get(place) or str(exc).replace("`", "")
+            words = _words(kind)
             self._wrong(f"{place}: {problem}" + (f"; there are: {', '.join(words)}" if words else ""), key)
             return msgspec.UNSET
 
@@ -215,7 +220,8 @@ class TableReader:
 @cache
 def keys_of(kind: type[msgspec.Struct]) -> Mapping[str, Any]:
     """The keys of a table, each with its type."""
-    hints, hidden = get_type_hints(kind), NOT_IN_THE_FILE.get(kind, _NOTHING)
+    hints = get_type_hints(kind)
+    hidden = NOT_IN_THE_FILE.get(kind, _NOTHING)
     return {key: hints[key] for key in kind.__struct_fields__ if key not in hidden}
 
 

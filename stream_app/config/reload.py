@@ -66,7 +66,8 @@ class Configuration:
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
         self._settings = settings
         self._proxy_url = settings.secrets.get(settings.egress.proxy_env)
-        self.plan, self.endpoints = settings.plan, endpoints_of(settings)
+        self.plan = settings.plan
+        self.endpoints = endpoints_of(settings)
         self._read = read
         self.moved: Callable[[Plan], Awaitable[list[str]]] = _stays
         self._turn = asyncio.Lock()
@@ -92,7 +93,8 @@ class Configuration:
         settings, differs = _read_again(self._read)
         if isinstance(settings, CommandResult):
             return settings
-        plan, endpoints = settings.plan, endpoints_of(settings)
+        plan = settings.plan
+        endpoints = endpoints_of(settings)
         if problems := await self.moved(plan):
             return CommandResult("; ".join(problems), False, "refused")
         self._stamp = settings.stamp
@@ -117,7 +119,8 @@ class Configuration:
     def _adopt_destinations(self, plan: Plan, endpoints: dict[str, Endpoint]) -> Iterator[str]:
         mine = self.plan
         for alias, destination in plan.destinations.items():
-            before, endpoint = mine.destinations.get(alias), endpoints[alias]
+            before = mine.destinations.get(alias)
+            endpoint = endpoints[alias]
             if before is not None and before.workspace != destination.workspace:
                 continue
             known = self.endpoints.get(alias)
@@ -135,7 +138,8 @@ class Configuration:
         for name in Settings.__struct_fields__:
             if name in _LOOKED_UP:
                 continue
-            before, now = getattr(self._settings, name), getattr(settings, name)
+            before = getattr(self._settings, name)
+            now = getattr(settings, name)
             if not isinstance(now, msgspec.Struct):
                 if before != now:
                     yield processes_of(name, ""), name
@@ -195,7 +199,10 @@ class FileWatch:
         adopt: Callable[[Settings], None],
         report: Callable[[str], None],
     ) -> None:
-        self._settings, self._read, self._adopt, self._report = settings, read, adopt, report
+        self._settings = settings
+        self._read = read
+        self._adopt = adopt
+        self._report = report
         self._stamp = settings.stamp
 
     async def run(self) -> None:
@@ -218,11 +225,14 @@ class FileWatch:
         settings, _ = _read_again(self._read)
         if isinstance(settings, CommandResult):
             return settings
-        before, self._stamp, self._settings = self._stamp, settings.stamp, settings
+        before = self._stamp
+        self._stamp = settings.stamp
+        self._settings = settings
         self._adopt(settings)
         if self._stamp == before:
             return NOTHING_NEW
-        workspaces, destinations = len(settings.workspaces), len(settings.destinations)
+        workspaces = len(settings.workspaces)
+        destinations = len(settings.destinations)
         return CommandResult(f"adopted: {count(workspaces, 'workspace')} and {count(destinations, 'destination')}")
 
 

@@ -107,7 +107,9 @@ def bootstrap_problem(bootstrap: str) -> str | None:
 
 
 def _delivery(settings: Settings) -> Iterator[str]:
-    delivery, kafka, shares = settings.delivery, settings.kafka, settings.shares
+    delivery = settings.delivery
+    kafka = settings.kafka
+    shares = settings.shares
     if delivery.connect_timeout_s >= delivery.request_timeout_s:
         yield "delivery.connect_timeout_s: is part of a request, so it must be below delivery.request_timeout_s"
     if delivery.retry_base_s > delivery.retry_cap_s:
@@ -128,7 +130,9 @@ def _delivery(settings: Settings) -> Iterator[str]:
 
 def _grace(settings: Settings, table: DeliveryPolicy | Destination) -> Iterator[str]:
     """The rules of the grace period of uncertain sends. A destination may take the period of `[delivery]`."""
-    grace_s, delivery, tiers_s = table.uncertain_grace_s, settings.delivery, settings.replay.tiers_s
+    grace_s = table.uncertain_grace_s
+    delivery = settings.delivery
+    tiers_s = settings.replay.tiers_s
     if table is not delivery and grace_s == delivery.uncertain_grace_s:
         return
     if grace_s <= delivery.longest_s:
@@ -154,7 +158,8 @@ def _replay(settings: Settings) -> Iterator[str]:
 
 def _retention(settings: Settings) -> Iterator[str]:
     yield from (f"topics.{line}" for line in settings.topics.problems())
-    fresh_days, tiers_days = settings.delivery.freshness_days, wait_days(settings.replay.tiers_s)
+    fresh_days = settings.delivery.freshness_days
+    tiers_days = wait_days(settings.replay.tiers_s)
     old = "an older record could be read again after its row was deleted, and be paid twice"
     for kind in ("leads", "bulk", "dlq", "deferred"):
         days = getattr(settings.topics, f"{kind}_days")
@@ -165,7 +170,10 @@ def _retention(settings: Settings) -> Iterator[str]:
 
 
 def _processes(settings: Settings) -> Iterator[str]:
-    http, gateway, notify, trace = settings.http, settings.gateway, settings.notify, settings.trace
+    http = settings.http
+    gateway = settings.gateway
+    notify = settings.notify
+    trace = settings.trace
     ports = [port for name in _PORTS if (port := getattr(http, name))]
     if len(set(ports)) < len(ports):
         yield f"http: {', '.join(_PORTS[:-1])} and {_PORTS[-1]} must differ"
@@ -307,7 +315,8 @@ def _strangers(settings: Settings) -> Iterator[str]:
     Either may be a misspelt name, and then the policies of the table, such as its budget, would not apply.
     """
     workspaces = settings.workspaces
-    named, suggested = {destination.workspace for destination in settings.destinations.values()}, set[str]()
+    named = {destination.workspace for destination in settings.destinations.values()}
+    suggested = set[str]()
     idle = workspaces.keys() - named
     hints = 0
 
@@ -333,7 +342,8 @@ def _strangers(settings: Settings) -> Iterator[str]:
 def _place(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]:
     if not _NAME.fullmatch(name):
         yield ": a workspace's name is 1 to 64 of A-Z a-z 0-9 . _ -"
-    pin, partitions = workspace.partition, settings.kafka.partitions
+    pin = workspace.partition
+    partitions = settings.kafka.partitions
     if pin is not None and not 0 <= pin < partitions:
         yield f".partition = {pin}: must be from 0 to {partitions - 1} (kafka.partitions = {partitions})"
     if default := workspace.default_destination:
@@ -374,7 +384,8 @@ def _never(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
     if not caps or rules.shadow or rules.problems():
         return
     for destination, (key, cap) in product(settings.plan.destinations_of(name), caps):
-        ceiling, bulk = f"ceiling_{key.partition('_')[0]}", budget.bulk_part(cap, rules.hot_share)
+        ceiling = f"ceiling_{key.partition('_')[0]}"
+        bulk = budget.bulk_part(cap, rules.hot_share)
         most = getattr(destination, ceiling)
         place = f"destinations.{destination.alias}.{ceiling} = {most}"
         if most > cap:

@@ -176,7 +176,8 @@ class LocalKafka(Broker):
 
     def stop(self) -> None:
         """Stop the broker cleanly and remove its files. May be called at any time, twice, from any thread."""
-        broker, children = self._broker, self._children
+        broker = self._broker
+        children = self._children
         self._broker = self._children = None
         if broker is not None:
             end(broker, grace_s=10)

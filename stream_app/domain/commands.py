@@ -208,9 +208,11 @@ def read_entries(kind: CommandKind, entered: Mapping[str, str | bool]) -> tuple[
 @cache
 def entries(kind: CommandKind) -> tuple[Entry, ...]:
     """Return what a person enters for a kind of command."""
-    wanted, hints = list[Entry](), get_type_hints(ARGUMENTS[kind], include_extras=True)
+    wanted = list[Entry]()
+    hints = get_type_hints(ARGUMENTS[kind], include_extras=True)
     for field in cast(inspect.StructType, inspect.type_info(ARGUMENTS[kind])).fields:
-        hint, key = hints[field.name], field.encode_name
+        hint = hints[field.name]
+        key = field.encode_name
         if isinstance(field.type, inspect.DictType):  # its keys are entries, and there None is a value: no limit
             names, value = get_args(hint)
             for name in get_args(names):
@@ -222,9 +224,15 @@ def entries(kind: CommandKind) -> tuple[Entry, ...]:
 
 
 def _entry(entry: Entry, kind: inspect.Type) -> Entry:
-    words, number, limits, about, yes_no = dict(entry.words), "", "", dict[str, Any](), ("on", "off")
+    words = dict(entry.words)
+    number = ""
+    limits = ""
+    about = dict[str, Any]()
+    yes_no = ("on", "off")
     if isinstance(kind, inspect.Metadata):
-        about, yes_no, kind = kind.extra_json_schema or {}, (kind.extra or {}).get("words", yes_no), kind.type
+        about = kind.extra_json_schema or {}
+        yes_no = (kind.extra or {}).get("words", yes_no)
+        kind = kind.type
     for part in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
         match part:
             case inspect.LiteralType():
@@ -234,7 +242,8 @@ def _entry(entry: Entry, kind: inspect.Type) -> Entry:
             case inspect.IntType() | inspect.FloatType():
                 number = "whole number" if isinstance(part, inspect.IntType) else "number"
                 limits = f", from {part.ge:,} to {part.le:,}"
-    title, says = about.get("title", ""), about.get("description", "")
+    title = about.get("title", "")
+    says = about.get("description", "")
     return msgspec.structs.replace(entry, title=title, says=says, number=number, limits=limits, words=words)
 
 
@@ -348,7 +357,9 @@ def read_command(consumed: ConsumedRecord, now_ms: int) -> Command | CommandAnsw
     if not 0 < len(command.id) <= _MAX_ID:
         return _unreadable(consumed, now_ms, f"its id must have 1 to {_MAX_ID} characters")
     # The reason appears in events, views and the log.
-    who, why, workspace = command.who[:_MAX_ID], scrub(command.why, MAX_TEXT), command.workspace[:_MAX_ID]
+    who = command.who[:_MAX_ID]
+    why = scrub(command.why, MAX_TEXT)
+    workspace = command.workspace[:_MAX_ID]
     return msgspec.structs.replace(command, who=who, why=why, workspace=workspace)
 
 
@@ -367,7 +378,12 @@ def answer_to(
 ) -> CommandAnswer:
     """Return the answer to a command. `kind`: default: that of the command."""
     return CommandAnswer(
-        *(command.id, result.applied, now_ms, partition, kind or command.kind, command.workspace),
+        command.id,
+        result.applied,
+        now_ms,
+        partition,
+        kind or command.kind,
+        command.workspace,
         who=command.who,
         why=command.why,
         asked_at_ms=command.at_ms,

@@ -329,7 +329,9 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         name = workspace.name
         if name not in self.workspaces and pin is not None:
             self.pins[name] = pin
-        homes, residents = self._homes, self._residents  # before the change: they are computed when first used
+        # before the change: they are computed when first used
+        homes = self._homes
+        residents = self._residents
         self.workspaces[name] = workspace
         homes[name] = home = self.home_of(name)
         residents.setdefault(home, {})[name] = None

@@ -158,7 +158,8 @@ def _previous(event: StatusEvent) -> tuple[StatusEvent, ...]:
 
 
 def _root(events: Sequence[StatusEvent]) -> Span:
-    first, last = events[0], events[-1]
+    first = events[0]
+    last = events[-1]
     named = next((event for event in events if event.destination), first)
     attributes: dict[str, Value] = {
         **_of_record(first),

@@ -242,7 +242,8 @@ class GapCheck:
         self.empty += 1
 
     async def close(self) -> None:
-        consumer, self._consumer = self._consumer, None
+        consumer = self._consumer
+        self._consumer = None
         if consumer is not None:
             await stop_consumer(consumer)
 

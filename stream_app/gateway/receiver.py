@@ -159,7 +159,8 @@ class Receiver:
 
     async def _body(self, request: Request) -> bytes | Answer | None:
         """Return the body, the answer that rejects it, or None if the peer disconnected."""
-        body, most = bytearray(), self._limits.max_body_bytes
+        body = bytearray()
+        most = self._limits.max_body_bytes
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > most):
             return answers.TOO_LARGE

@@ -56,7 +56,8 @@ _CLOSE_WITHIN_S: Final = 1.0
 def bind(client: AIOKafkaClient) -> BoundedClient:
     """Turn a client that aiokafka has made into a BoundedClient."""
     client.__class__ = BoundedClient
-    client._opening, client._asking = {}, set()
+    client._opening = {}
+    client._asking = set()
     bound: BoundedClient = client
     return bound
 
@@ -210,7 +211,8 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
 
     async def _greet(self, host: str, port: int) -> Any:
         """Return the metadata from an address. The connection is kept if the metadata names no broker."""
-        conn, kept = None, False
+        conn = None
+        kept = False
         try:
             conn = await self._connect(host, port)
             async with asyncio.timeout(CONNECT_S):

@@ -82,7 +82,8 @@ def _gunzip(raw: bytes, at: int, output: _Output) -> int:
     It is given to zlib in pieces that double in size, because zlib copies what follows the end of a member: with all
     of the rest as one piece, a batch of many small members would take quadratic time.
     """
-    codec, size = zlib.decompressobj(31), _FIRST_PIECE
+    codec = zlib.decompressobj(31)
+    size = _FIRST_PIECE
     while not codec.eof:
         piece = raw[at : at + size]
         if not piece:
@@ -131,7 +132,8 @@ def lz4_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
         block = bytearray(block_bytes)
         while True:
             (word,) = struct.unpack_from("<I", raw, at)
-            size, at = word & ~_LZ4_UNPACKED, at + 4
+            size = word & ~_LZ4_UNPACKED
+            at = at + 4
             if not size:
                 return bytes(output)
             if size > block_bytes or at + size > len(raw):
@@ -148,8 +150,11 @@ def lz4_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
 
 def _lz4_header(raw: bytes) -> tuple[int, int, int]:
     """Return where the first block begins, how many bytes a block has at most, and how many its checksum has."""
-    flags, block_bytes = raw[4], _LZ4_BLOCK_BYTES.get(raw[5] >> 4)
-    has_size, has_checksums, independent = flags & 8, flags & 16, flags & 32
+    flags = raw[4]
+    block_bytes = _LZ4_BLOCK_BYTES.get(raw[5] >> 4)
+    has_size = flags & 8
+    has_checksums = flags & 16
+    independent = flags & 32
     if not raw.startswith(_LZ4) or flags >> 6 != 1 or block_bytes is None:
         raise BrokenBatch("it is not a frame of LZ4")
     if not independent:

@@ -153,7 +153,8 @@ async def wait_for_kafka(connection: KafkaConnection, wait_s: float, say: Say) -
         KafkaRefused: A broker refuses us. Raised at once, because waiting does not help.
         BrokerUnavailable: No broker answered within `wait_s`.
     """
-    pause_s, cause = _FIRST_PAUSE_S, "no answer"
+    pause_s = _FIRST_PAUSE_S
+    cause = "no answer"
     try:
         async with asyncio.timeout(wait_s):
             while (silence := await refusal_or_silence(connection)) is not None:
@@ -311,4 +312,6 @@ class Background(Generic[T]):
         except (BrokerUnavailable, KafkaRefused, TimeoutError):
             self._known = None
         finally:
-            self._known_s, self._asking, self.is_first = time.monotonic(), None, False
+            self._known_s = time.monotonic()
+            self._asking = None
+            self.is_first = False

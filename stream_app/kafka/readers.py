@@ -92,7 +92,8 @@ class Reader:
 
     async def spans(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Span]:
         """Return the span of everything that Kafka keeps of each partition."""
-        begins, ends = await self.begins(partitions), await self.ends(partitions)
+        begins = await self.begins(partitions)
+        ends = await self.ends(partitions)
         return {tp: (begins[tp], ends[tp]) for tp in partitions}
 
     async def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
@@ -136,7 +137,8 @@ class Reader:
         left = {tp: (begin, end) for tp, (begin, end) in spans.items() if begin < end}
         if not left:
             return
-        total, done = sum(end - begin for begin, end in left.values()), 0
+        total = sum(end - begin for begin, end in left.values())
+        done = 0
         self._assign({tp: begin for tp, (begin, _) in left.items()})
         heard_s = time.monotonic()
         while left:

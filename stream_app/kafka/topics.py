@@ -183,7 +183,8 @@ async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], 
     if not missing:
         return [], {}
     wanted = [NewTopic(plan.name, plan.partitions, plan.replication, topic_configs=plan.config) for plan in missing]
-    created, failed = [], {}
+    created = []
+    failed = {}
     for name, code, message in (await admin.create_topics(wanted)).topic_errors:
         error = for_code(code)
         if not code:
@@ -226,7 +227,8 @@ class KnownTopics:
         for topic in described:
             if topic["error_code"]:
                 continue
-            name, seen = topic["topic"], topic.get("topic_id", NO_TOPIC_ID)
+            name = topic["topic"]
+            seen = topic.get("topic_id", NO_TOPIC_ID)
             missing.discard(name)
             if self._ids.setdefault(name, seen) != seen:
                 raise TopicsError(

@@ -254,7 +254,8 @@ class TransactionalState:
         )
         # Set before the start, so that _drop also closes a producer whose start failed halfway.
         self._producer = producer
-        client, topics = producer.client, {*(topic for topic, _ in self._own), *self._everywhere}
+        client = producer.client
+        topics = {*(topic for topic, _ in self._own), *self._everywhere}
         self._refusals.watch(client)
         if self._clock is not None:
             self._clock.watch(client)
@@ -368,7 +369,8 @@ class TransactionalState:
 
     def _drop(self, attempt: asyncio.Task[None] | None = None) -> None:
         """Drop the producer. Its connections are closed in the background."""
-        producer, self._producer = self._producer, None
+        producer = self._producer
+        self._producer = None
         if producer is not None:
             ending = asyncio.create_task(end(producer, attempt, self._limits.abort_s))
             self._closing.add(ending)

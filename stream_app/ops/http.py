@@ -126,7 +126,8 @@ def guarded(app: ASGIApp) -> ASGIApp:
 
 async def _drop(receive: Receive) -> None:
     """Read the rest of a body and keep none of it."""
-    dropped, more = 0, True
+    dropped = 0
+    more = True
     with suppress(TimeoutError):  # it is refused: what the peer still sends is lost to it
         async with asyncio.timeout(_DROPPED_WITHIN_S):
             while more and dropped < _DROPPED_BYTES:

@@ -105,7 +105,8 @@ class LaneMetrics:
                 self._holds.labels(name, view.holds).set_function(lambda: view.at(self._now_ms()).holds == view.holds)
                 shown.add((self._holds, (view.holds,)))
             self._forget(name, self._shown.pop(name, set()) - shown)
-            self._shown[name], self._last[name] = shown, view
+            self._shown[name] = shown
+            self._last[name] = view
             self._left_out.discard(name)
         else:
             self._left_out.add(name)

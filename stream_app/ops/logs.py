@@ -71,7 +71,8 @@ class Throttled:
 
     def __call__(self, text: str, same: str = "", **fields: object) -> None:
         """Report the text and fields. Problems with an equal `same`, or else text, are one problem."""
-        now_s, problem = self._now_s(), same or text
+        now_s = self._now_s()
+        problem = same or text
         if self._last is None or self._last[0] != problem or now_s - self._last[1] >= _AGAIN_S:
             self._last = problem, now_s
             self._report(text, **fields)

@@ -73,7 +73,8 @@ class WorkerMetrics(Observer):
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
-        self._workspace, self._destination = BoundedLabel(), BoundedLabel()
+        self._workspace = BoundedLabel()
+        self._destination = BoundedLabel()
         # `labels()` takes a lock for each call, so the children that each lead uses are kept.
         self._timers: dict[tuple[str, type[Outcome]], Histogram] = {}
         self._duration_children: dict[tuple[str, str], Histogram] = {}

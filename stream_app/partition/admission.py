@@ -123,7 +123,8 @@ class AdmissionQueue:
             attempt, committed = answer
             await committed
         if not request.as_dead_letter:
-            stalls, name = self._lanes.stalls, request.destination.workspace
+            stalls = self._lanes.stalls
+            name = request.destination.workspace
             stalls[name] = concurrency.begun(stalls[name], self._clock.now_ms())
         return attempt
 
@@ -143,7 +144,9 @@ class AdmissionQueue:
 
     def _enter(self, in_flight: InFlight, applicant: Applicant, request: AdmissionRequest) -> Admitted | Waiter:
         """Admit a lead if its lane has no queue and takes it, else put it into the queue; there it may be deferred."""
-        name, now_ms, boot_ms = request.destination.workspace, self._clock.now_ms(), self._clock.boot_ms()
+        name = request.destination.workspace
+        now_ms = self._clock.now_ms()
+        boot_ms = self._clock.boot_ms()
         if not in_flight.arrival:
             self._arrivals += 1
             in_flight.arrival = self._arrivals
@@ -195,7 +198,8 @@ class AdmissionQueue:
             self._clock.boot_ms() - grant.at_boot_ms if has_slot else 0,
         )
         if has_slot:
-            queue, stalls = self._queues[name], self._lanes.stalls
+            queue = self._queues[name]
+            stalls = self._lanes.stalls
             queue.in_flight -= 1
             stalls[name] = concurrency.ended(stalls[name], outcome, queue.in_flight, now_ms)
         if some_wait:
@@ -204,8 +208,11 @@ class AdmissionQueue:
 
     def would_hold(self, destination: Destination, *, bulk: bool) -> bool:
         """True if the lane holds such a lead now, or would admit it as a probe only. Reserves nothing."""
-        name, now_ms = destination.workspace, self._clock.now_ms()
-        policy, lane, stall = self._lanes.policy(name), self._lanes[name], self._lanes.stalls[name]
+        name = destination.workspace
+        now_ms = self._clock.now_ms()
+        policy = self._lanes.policy(name)
+        lane = self._lanes[name]
+        stall = self._lanes.stalls[name]
         return would_hold(policy, lane, destination, now_ms, not bulk, stall)
 
     def ask_again(self) -> None:
@@ -240,7 +247,8 @@ class AdmissionQueue:
 
     def pump(self) -> None:
         """Look at all lanes."""
-        now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
+        now_ms = self._clock.now_ms()
+        boot_ms = self._clock.boot_ms()
         for name, queue in list(self._queues.items()):
             for waiter in queue:
                 self._set_wake(queue, waiter, now_ms, boot_ms)
@@ -262,7 +270,8 @@ class AdmissionQueue:
         queue = self._queues.get(name)
         if not queue or not self._open:
             return
-        now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
+        now_ms = self._clock.now_ms()
+        boot_ms = self._clock.boot_ms()
         woken = queue.pop_woken(now_ms)
         for waiter in woken:
             self._set_wake(queue, waiter, now_ms, boot_ms)
@@ -301,7 +310,9 @@ class AdmissionQueue:
         """Admit the lead and write ahead, or say why its lane holds it. No await may lie in between."""
         destination = request.destination
         name = destination.workspace
-        policy, lane, stall = self._lanes.policy(name), self._lanes[name], self._lanes.stalls[name]
+        policy = self._lanes.policy(name)
+        lane = self._lanes[name]
+        stall = self._lanes.stalls[name]
         slots = concurrency.current(policy.max_in_flight, lane.concurrency)
         if request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
@@ -345,7 +356,8 @@ class AdmissionQueue:
         """Defer a lead that has just arrived if its turn comes later than it may wait."""
         if not waiter.ready or waiter.answered.done():
             return
-        now_ms, boot_ms = self._clock.now_ms(), self._clock.boot_ms()
+        now_ms = self._clock.now_ms()
+        boot_ms = self._clock.boot_ms()
         if self._patience.comes_too_late(name, queue, waiter, now_ms, boot_ms):
             self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
 

@@ -60,7 +60,8 @@ class CallbackPipeline(StateUser):
         await self._conclude_unmatched(in_flight, *_why_not(row, callback.outcome), callback, row)
 
     async def _settle(self, in_flight: InFlight, callback: Callback, key: bytes, row: Delivery) -> None:
-        now_ms, lead = self._clock.now_ms(), (callback.workspace, callback.destination, callback.lead_id)
+        now_ms = self._clock.now_ms()
+        lead = (callback.workspace, callback.destination, callback.lead_id)
         version = next_version(lead, row, self._rows.get)
         result = result_of(self._plan, callback, row, version, now_ms)
         if isinstance(result, Reason):
@@ -73,7 +74,8 @@ class CallbackPipeline(StateUser):
         recorder = DeliveryRecorder(self._plan, subject, row)
         if row.state not in _AT_CLAY:
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
-        policy, lane = self._lanes.policy(callback.workspace), self._lanes[callback.workspace]
+        policy = self._lanes.policy(callback.workspace)
+        lane = self._lanes[callback.workspace]
         self._lanes[callback.workspace], cost, spent = booked(policy, lane, row, destination, callback, now_ms)
         self._admission.pump_soon(callback.workspace)  # the budget may have room again, or a suspension has ended
         why = Reason("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
@@ -109,7 +111,8 @@ class CallbackPipeline(StateUser):
         if await self._commits.is_concluded(in_flight):
             return
         envelope = Envelope(origin=in_flight.consumed.record_id, trace_id=row.trace_id if row else "")
-        lead_id, now_ms = callback.lead_id if callback else "", self._clock.now_ms()
+        lead_id = callback.lead_id if callback else ""
+        now_ms = self._clock.now_ms()
         destination = self._plan.destinations[callback.destination] if callback else None
         step = brief(self._plan, in_flight.consumed, envelope, status, now_ms, why, lead_id, destination=destination)
         await self._commits.commit_last(in_flight, step)

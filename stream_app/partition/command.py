@@ -67,7 +67,8 @@ class CommandPipeline(StateUser):
         now_ms = self._clock.now_ms()
         command = read_command(consumed, now_ms)
         if isinstance(command, CommandAnswer):
-            answer, result = command, _NOTHING
+            answer = command
+            result = _NOTHING
         else:
             answer, result = self._decide(command, consumed, now_ms, reloaded)
         workspace = answer.workspace if answer.lane is not None else ""
@@ -150,7 +151,8 @@ class CommandPipeline(StateUser):
 
     def _change_lane(self, command: Command, order: Order, now_ms: int) -> CommandResult:
         name = command.workspace
-        policy, lane = self._plan.workspaces[name], self._lanes[name]
+        policy = self._plan.workspaces[name]
+        lane = self._lanes[name]
         webhook_ids = {one for destination in self._plan.destinations_of(name) for one in destination.webhook_ids}
         answer = obey(policy, lane, order, Actor(command.who, command.why, now_ms), webhook_ids)
         if not answer.done:
@@ -176,7 +178,8 @@ class CommandPipeline(StateUser):
 
         Its row stays: it prevents a second purchase and a second event.
         """
-        name, lead_id = command.workspace, row_id(erasure.lead_id)
+        name = command.workspace
+        lead_id = row_id(erasure.lead_id)
         until_ms = consumed.timestamp_ms or now_ms
         value = _json.encode(Suppression("erased", until_ms, command.id, command.who))
         rows: Rows = [(erased_row(name, lead_id), value)]
@@ -192,7 +195,8 @@ class CommandPipeline(StateUser):
             gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, erasure.people))
         text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(erasure.destinations or mine)}"
         destination = Destination(erasure.destinations[0] if len(erasure.destinations) == 1 else "", name, ())
-        envelope, why = Envelope(origin=consumed.record_id), Reason(command.id, text)
+        envelope = Envelope(origin=consumed.record_id)
+        why = Reason(command.id, text)
         step = brief(self._plan, consumed, envelope, "erased", now_ms, why, lead_id, *gone, destination=destination)
         return CommandResult(f"{lead_id}: {text}", rows=rows, records=step.records, events=step.events)
 
@@ -200,7 +204,8 @@ class CommandPipeline(StateUser):
         self, command: Command, lead_id: str, reason: str, result: CommandResult, now_ms: int
     ) -> CommandResult:
         """Add to a command that a lead is not to be sent: if it is parked, it waits for no person any more."""
-        name, settled = command.workspace, list[Settled]()
+        name = command.workspace
+        settled = list[Settled]()
         for key in rows_of_lead(self._plan, self._rows.get, name, lead_id):
             row = self._rows.delivery(key)
             if row is not None and row.state == "parked" and self._locks.is_free((key,)):

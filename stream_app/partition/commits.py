@@ -137,7 +137,9 @@ class Commits:
                 self._fail(batch, error)
                 raise
             ended = now()
-            self.failures, self._busy, self.opening = 0, False, None
+            self.failures = 0
+            self._busy = False
+            self.opening = None
             self._batches += 1
             self._lanes.committed()
             self._intake.committed()
@@ -153,7 +155,8 @@ class Commits:
 
     def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
         """Collect all waiting steps. A lane's snapshot must not contain a step of a later transaction."""
-        batch, self._waiting = self._waiting, []
+        batch = self._waiting
+        self._waiting = []
         self._submitted.clear()
         self._intake.begin_transaction()
         records = [self.opening] if self.opening is not None else []

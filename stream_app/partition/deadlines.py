@@ -133,7 +133,8 @@ class DeadlineQueue:
 
     def find(self, key: bytes) -> WaitingLead | None:
         """A lead as it waits now; None if it no longer does, or its destination is not configured any more."""
-        row, destination = self._rows.delivery(key), self._plan.destination(*lead_of(key)[:2])
+        row = self._rows.delivery(key)
+        destination = self._plan.destination(*lead_of(key)[:2])
         if row is None or destination is None or row.final or row.state not in _KINDS:
             return None
         return WaitingLead(key, row, destination, due_ms(row, destination, self._lanes[destination.workspace]))

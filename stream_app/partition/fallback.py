@@ -91,7 +91,8 @@ class Fallback(StateUser):
         fields, provenance = shown(NOTHING, shared(self._plan.cache, person, company, now_ms))
         for name, (value, source) in self._local(resolved.lead.fields).items():
             if name not in fields:
-                fields[name], provenance[name] = value, FieldOrigin(source, now_ms)
+                fields[name] = value
+                provenance[name] = FieldOrigin(source, now_ms)
         if not fields:
             return []
         why = Reason("local", "a provisional result, from its own fields and other leads of its company")
@@ -141,7 +142,8 @@ class Fallback(StateUser):
         if stored is None or stored.source not in sources or not self._may_serve(recorder):
             return False
         in_flight.release_next()
-        now_ms, version = self._clock.now_ms(), self._version(recorder)
+        now_ms = self._clock.now_ms()
+        version = self._version(recorder)
         text = f"served a result that is {_in_words(stored.age_s)} old; Clay was not asked"
         why = Reason(reason or stored.source, text, saved=recorder.resolved.destination.estimate.credits)
         recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
@@ -162,8 +164,10 @@ class Fallback(StateUser):
         fields: dict[str, Scalar],
         provenance: dict[str, FieldOrigin],
     ) -> Record:
-        resolved, row = recorder.resolved, recorder.row
-        workspace, alias = resolved.destination.workspace, resolved.destination.alias
+        resolved = recorder.resolved
+        row = recorder.row
+        workspace = resolved.destination.workspace
+        alias = resolved.destination.alias
         result = Result(
             lead_id=resolved.lead_id,
             workspace=workspace,

@@ -71,7 +71,8 @@ class GivenUp(StateUser):
 
 def _row_keys(workspace: str, envelope: Envelope) -> tuple[bytes, ...]:
     """Return the keys under which the lead of a dead letter may have its row, that of a forced one first."""
-    lead_id, alias = envelope.lead_id, envelope.destination
+    lead_id = envelope.lead_id
+    alias = envelope.destination
     if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
         return ()
     forced = delivery_key(workspace, alias, lead_id, envelope.dead_letter or envelope.origin)

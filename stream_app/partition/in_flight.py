@@ -323,7 +323,8 @@ class KeyLocks:
 
     def acquire(self, lock: KeyLock) -> bool:
         """Acquire the keys, or queue for them. Keys that the lock held before are released. True: they are acquired."""
-        before, lock.keys = lock.keys, lock.needs()
+        before = lock.keys
+        lock.keys = lock.needs()
         for key in before:
             del self._holders[key]
         lock.holds = self._is_free(lock)
@@ -343,7 +344,8 @@ class KeyLocks:
     def leave(self, lock: KeyLock) -> None:
         """Release the keys, or leave their queues."""
         lock.in_flight.unlock = nothing_to_unlock
-        keys, lock.keys = lock.keys, ()
+        keys = lock.keys
+        lock.keys = ()
         for key in keys:
             if lock.holds:
                 del self._holders[key]
@@ -397,7 +399,8 @@ class KeyLock:
     granted: asyncio.Future[None] = field(init=False)
 
     async def __aenter__(self) -> None:
-        key_locks, in_flight = self._key_locks, self.in_flight
+        key_locks = self._key_locks
+        in_flight = self.in_flight
         while not key_locks.acquire(self):
             in_flight.release_next()
             try:

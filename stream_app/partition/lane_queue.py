@@ -190,7 +190,8 @@ class LaneQueue:
                 continue
             head = (self._rank(group), waiters[0].number)
             if best is None or head < place:
-                best, place = waiters[0], head
+                best = waiters[0]
+                place = head
         return best
 
     def last(self) -> Waiter:
@@ -282,7 +283,8 @@ class Patience:
     def deferred(self, name: str, queue: LaneQueue, waiter: Waiter, held: Held, now_ms: int) -> Held:
         """Return the answer to a deferred lead, with the time of about its turn: behind those deferred before."""
         at_ms = max(held.back_ms or ends_ms(held), now_ms + self._line_ms(name, queue, waiter))
-        per_s, key = sends_per_s(self._lanes.policy(name), self._lanes[name]), (name, waiter.request.bulk)
+        per_s = sends_per_s(self._lanes.policy(name), self._lanes[name])
+        key = (name, waiter.request.bulk)
         returned = waiter.in_flight.source == "retry"
         self._horizons[key], due_ms = postpone(self._horizons.get(key, Horizon()), at_ms, per_s, returned=returned)
         return msgspec.structs.replace(held, defer=True, back_ms=due_ms)
@@ -339,7 +341,8 @@ class LaneTimer:
 
     def _fire(self) -> None:
         self._handle = self._at_ms = None
-        now_ms, before_ms = self._clock.now_ms(), self._fired_at_ms
+        now_ms = self._clock.now_ms()
+        before_ms = self._fired_at_ms
         self._fired_at_ms = now_ms
         if now_ms < before_ms:
             self._look_at_all()

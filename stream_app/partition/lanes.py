@@ -138,7 +138,9 @@ class Lanes:
 
     def moved(self, plan: Plan) -> list[str]:
         """Why this process must not adopt `plan`: a workspace that it adds has its lane here and its home elsewhere."""
-        mine, number, names = self._plan, self._number, self._lanes.keys() & plan.workspaces.keys()
+        mine = self._plan
+        number = self._number
+        names = self._lanes.keys() & plan.workspaces.keys()
         homes = {name: (mine if name in mine.workspaces else plan).home_of(name) for name in sorted(names)}
         return [moved_text(name, number, home) for name, home in homes.items() if home != number]
 
@@ -156,7 +158,8 @@ class Lanes:
         return held
 
     def count_dead_letter(self, grant: Grant, reason: str) -> None:
-        name, now_ms = grant.destination.workspace, self._clock.now_ms()
+        name = grant.destination.workspace
+        now_ms = self._clock.now_ms()
         self._lanes[name] = dead_letter_counted(self.policy(name), self[name], grant, reason, now_ms)
 
     # ------------------------------------------------------------------------------------------ rows and views
@@ -223,7 +226,8 @@ class Lanes:
 
     def _view(self, lane: Lane, now_ms: int, before: LaneView | None) -> LaneView:
         name = lane.workspace
-        policy, destinations = self._plan.workspaces[name], self._plan.destinations_of(name)
+        policy = self._plan.workspaces[name]
+        destinations = self._plan.destinations_of(name)
         seen = view(policy, lane, destinations, now_ms, before, self.stalls[name])
         return msgspec.structs.replace(seen, positions=self._positions_now())
 

@@ -207,7 +207,8 @@ class LeadPipeline(StateUser):
         """Park a known lead that would be sent now and cannot be."""
         if await self._commits.is_concluded(in_flight, lead_ref.envelope.origin):
             return
-        now_ms, row = self._clock.now_ms(), self._rows.delivery(lead_ref.key)
+        now_ms = self._clock.now_ms()
+        row = self._rows.delivery(lead_ref.key)
         verdict = classify_record(row, lead_ref.envelope, now_ms, self._rows.freshness_ms)
         if verdict == "done":
             await self._commits.commit_unchanged(in_flight, lead_ref.key)
@@ -234,7 +235,8 @@ class LeadPipeline(StateUser):
             in_flight.release_next()
         if await self._fallback.serve_cached_first(in_flight, recorder):
             return
-        was_probe, probes_until_ms = False, self._clock.now_ms() + _PROBES_FOR_MS
+        was_probe = False
+        probes_until_ms = self._clock.now_ms() + _PROBES_FOR_MS
         while True:
             # Checked before each attempt: an operator may suppress the lead while it waits.
             if (why := self._rows.why_not_sent(recorder.resolved)) is not None:
@@ -255,7 +257,8 @@ class LeadPipeline(StateUser):
                 retry_ms = await self._act_on(in_flight, recorder, attempt, has_slot=True)
                 if retry_ms is None:
                     return
-                not_before_ms, was_probe = retry_ms, answer.grant.permit.lease is not None
+                not_before_ms = retry_ms
+                was_probe = answer.grant.permit.lease is not None
             elif answer is not ASK_AGAIN and not await self._hold_or_defer(in_flight, recorder, answer):
                 return
 
@@ -264,11 +267,13 @@ class LeadPipeline(StateUser):
 
         This worker may have been frozen since the grant, and another worker may own the partition by now.
         """
-        resolved, grant = recorder.resolved, attempt.grant
+        resolved = recorder.resolved
+        grant = attempt.grant
         if self._clock.boot_ms() - grant.at_boot_ms > self._plan.delivery.max_request_start_age_s * 1000:
             return attempt
         in_flight.attempt = None
-        alias, trace_id = resolved.destination.alias, recorder.row.trace_id
+        alias = resolved.destination.alias
+        trace_id = recorder.row.trace_id
         outcome = await self._clay.send(alias, grant.webhook_id, resolved.body, trace_id)
         in_flight.attempt = attempt = Attempt(attempt.row, grant, outcome)
         return attempt
@@ -277,15 +282,18 @@ class LeadPipeline(StateUser):
         self, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt, *, has_slot: bool
     ) -> NextAttempt:
         """Commit the outcome of a POST."""
-        grant, outcome = attempt.grant, attempt.outcome
+        grant = attempt.grant
+        outcome = attempt.outcome
         settlement = self._admission.settle(grant, outcome, has_slot=has_slot)
         wait_until_ms = settlement.wait_until_ms
         match outcome:
             case Accepted():
-                destination, due_ms = grant.destination, None
+                destination = grant.destination
+                due_ms = None
                 if destination.callbacks:
                     due_ms = self._clock.now_ms() + int(destination.callback_deadline_s * 1000)
-                why, final = Reason(http_status=outcome.http_status, due_at_ms=due_ms), not destination.callbacks
+                why = Reason(http_status=outcome.http_status, due_at_ms=due_ms)
+                final = not destination.callbacks
                 await self._conclusions.conclude(in_flight, recorder, "accepted", why, settlement.spent, final=final)
                 return None
             case Uncertain():
@@ -310,7 +318,8 @@ class LeadPipeline(StateUser):
 
         A failure of the whole lane does not count as an attempt of the lead.
         """
-        now_ms, policy = self._clock.now_ms(), self._plan.delivery
+        now_ms = self._clock.now_ms()
+        policy = self._plan.delivery
         attempt = settlement.attempts(recorder.row.attempt)
         first_ms = recorder.row.failed_at_ms or now_ms
         if attempt >= policy.max_attempts:
@@ -393,7 +402,8 @@ class Conclusions(StateUser):
         Its record waits in a delay tier until the callback's grace ends. Without callbacks it is parked at once, if
         policy says so: nothing could ever show whether it arrived.
         """
-        now_ms, replay = self._clock.now_ms(), self._plan.replay
+        now_ms = self._clock.now_ms()
+        replay = self._plan.replay
         destination = recorder.resolved.destination
         grace_ms = int(destination.uncertain_grace_s * 1000)
         why = replace(why, due_at_ms=now_ms + grace_ms)
@@ -411,11 +421,14 @@ class Conclusions(StateUser):
         self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason, **changes: object
     ) -> None:
         """Conclude with a dead letter: it is replayed later, or parked if its replays are used up."""
-        now_ms, replay = self._clock.now_ms(), self._plan.replay
+        now_ms = self._clock.now_ms()
+        replay = self._plan.replay
         state: Status = "parked"
-        topic, replays = self._plan.topics.parked, recorder.row.replay
+        topic = self._plan.topics.parked
+        replays = recorder.row.replay
         if replays < replay.max_replays:
-            state, topic = "dead_lettered", self._plan.topics.dlq
+            state = "dead_lettered"
+            topic = self._plan.topics.dlq
             due_ms = replay_due_ms(replay, why.reason, replays + 1, now_ms, self._clock.rand())
             why = replace(why, due_at_ms=due_ms)
         recorder.go(state, now_ms, why, **recorder.freed(), **changes)
@@ -441,7 +454,8 @@ class Conclusions(StateUser):
         disposition: Disposition = "",
     ) -> Record:
         """Return a copy of the lead's record, without its fields if the lead was erased meanwhile."""
-        lead, row = recorder.resolved, recorder.row
+        lead = recorder.resolved
+        row = recorder.row
         copy = recorder.copy(topic, row.at_ms, why, way=way, disposition=disposition)
         is_erased = self._rows.is_erased(lead.destination.workspace, lead.lead_id, row.first_at_ms)
         return replace(copy, value=None) if is_erased else copy

@@ -175,7 +175,8 @@ class Bootstrap(StateUser):
 
     async def _of_topic(self, topic: str, source: Source) -> None:
         """Process the records of one topic. Its stream has them too: the first of the two concludes a record."""
-        offset, more = self._rows.passed(topic), True
+        offset = self._rows.passed(topic)
+        more = True
         while more:
             try:
                 waiting = await self._store.waiting(topic, offset, _READ)

@@ -148,7 +148,8 @@ class Rows:
     def apply(self, changes: Changes) -> None:
         values = self._values
         for key, value in changes:
-            kind, before = key[:2], values.get(key)
+            kind = key[:2]
+            before = values.get(key)
             if kind == b"d/" and (change := _is_parked(key, value) - _is_parked(key, before)):
                 self.parked[lead_of(key)[0]] += change
             if value is None:

@@ -104,8 +104,11 @@ class RecordRunner(StateUser):
         records are taken ahead, and the predecessor is that of the workspace. So the leads of a workspace do not wait
         until a burst of another one before them is processed.
         """
-        acks, limiter, began = AckTracker(stream), self._limiters[source], self.lives
-        ahead, previous = self._ahead[source], dict[bytes, asyncio.Event]()
+        acks = AckTracker(stream)
+        limiter = self._limiters[source]
+        began = self.lives
+        ahead = self._ahead[source]
+        previous = dict[bytes, asyncio.Event]()
         run: EmptyRun | None = None
         self._commits.streams[stream.topic] = stream
         self._intake.begin(stream)

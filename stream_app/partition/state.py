@@ -103,7 +103,8 @@ class PartitionState:
 
     def _opening(self, rows: dict[bytes, bytes]) -> Record | None:
         """Return what the partition begins with, if it has no row yet. Removes the row of the system from `rows`."""
-        topic, partitions = self.plan.topics.state, self.plan.partitions
+        topic = self.plan.topics.state
+        partitions = self.plan.partitions
         if not rows:
             return Record(topic, SYSTEM_KEY, system_row(partitions))
         began = rows.pop(SYSTEM_KEY, None)

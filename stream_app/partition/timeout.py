@@ -74,7 +74,8 @@ class TimeoutPipeline(StateUser):
 
     def _report_one(self, lead: WaitingLead) -> asyncio.Future[None]:
         key, row, destination, _ = lead
-        now_ms, policy = self._clock.now_ms(), self._lanes.policy(destination.workspace)
+        now_ms = self._clock.now_ms()
+        policy = self._lanes.policy(destination.workspace)
         subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
         text = f"Clay accepted the lead and did not call back within {destination.callback_deadline_s:g} s"
@@ -97,13 +98,16 @@ class TimeoutPipeline(StateUser):
     def _park_one(self, lead: WaitingLead, consumed: ConsumedRecord | None) -> asyncio.Future[None]:
         key, row, destination, _ = lead
         now_ms = self._clock.now_ms()
-        grace_s, lead_id = destination.callback_grace_s, lead_of(key)[2]
+        grace_s = destination.callback_grace_s
+        lead_id = lead_of(key)[2]
         text = f"Clay accepted the lead and did not call back within {grace_s:g} s after its deadline"
         if self._rows.is_erased(destination.workspace, lead_id, row.first_at_ms):
-            consumed, text = None, f"{text}; the lead was erased"
+            consumed = None
+            text = f"{text}; the lead was erased"
         elif consumed is None:
             text = f"{text}; its record is no longer in Kafka: publish the lead again"
-        why, inputs = Reason("no_callback", text), self._plan.topics.inputs
+        why = Reason("no_callback", text)
+        inputs = self._plan.topics.inputs
         envelope = lead_envelope(consumed, inputs) if consumed is not None else Envelope(origin=row.origin)
         subject = LeadRef(consumed or _empty_record(row), envelope, lead_id, destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
@@ -114,7 +118,8 @@ class TimeoutPipeline(StateUser):
 
     def _still_due(self, keys: Sequence[bytes], states: Collection[Status]) -> list[WaitingLead]:
         """Those that are in one of these states and due now."""
-        now_ms, leads = self._clock.now_ms(), filter(None, map(self._deadlines.find, keys))
+        now_ms = self._clock.now_ms()
+        leads = filter(None, map(self._deadlines.find, keys))
         return [lead for lead in leads if lead.row.state in states and lead.due_ms <= now_ms]
 
 

@@ -120,7 +120,8 @@ class Replay:
         self, forwarder: _Forwarder, stream: PartitionStream, consumed: ConsumedRecord, envelope: Envelope
     ) -> bool:
         """Forward to `leads.retry` if due, else to the next tier. False: the stream was suspended first."""
-        workspace, now_ms = (consumed.key or b"").decode("utf-8", "replace"), self._clock.now_ms()
+        workspace = (consumed.key or b"").decode("utf-8", "replace")
+        now_ms = self._clock.now_ms()
         tier = tier_s(self._policy, envelope.not_before_ms - now_ms)
         if tier is None and envelope.way == "deferred":
             turn_ms = self._turns.turn_ms(workspace, envelope, now_ms)

@@ -75,7 +75,8 @@ async def newest(
     settings: Settings, source: Source, wanted: Filter, limit: int, progress: Progress
 ) -> tuple[list[Listed], int]:
     """Return the newest matching dead letters, newest first, and how many match. Raises BrokerUnavailable."""
-    topic, matching = topic_of(settings, source), 0
+    topic = topic_of(settings, source)
+    matching = 0
     kept: list[tuple[int, int, int, dict[str, bytes], bytes | None]] = []  # a heap: the oldest of the newest first
     async with topic_reader(settings, progress) as reader:
         async for record, headers, key in _matching(reader, settings, source, wanted):
@@ -102,10 +103,12 @@ async def _matching(
     reader: TopicReader, settings: Settings, source: Source, wanted: Filter
 ) -> AsyncIterator[tuple[Any, dict[str, bytes], bytes | None]]:
     """Read the matching dead letters as PlainRecords, each with its headers and its restored key."""
-    keys, every = WorkspaceKeys(settings.workspaces), wanted == Filter()
+    keys = WorkspaceKeys(settings.workspaces)
+    every = wanted == Filter()
     async for records in reader.read(topic_of(settings, source)):
         for record in records:
-            headers, key = headers_of(record.headers), keys.restore(record.key)
+            headers = headers_of(record.headers)
+            key = keys.restore(record.key)
             if every or wanted.matches(headers, key, record.timestamp):
                 yield record, headers, key
 
@@ -240,7 +243,8 @@ def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes], workspaces: 
 
 def parse_dead_letter_id(settings: Settings, record_id: str) -> tuple[str, int, int]:
     """Parse the id of a dead letter to topic, partition and offset. Raises SettingsError if it is none."""
-    place, names = parse_record_id(record_id), settings.names
+    place = parse_record_id(record_id)
+    names = settings.names
     if place is None or place[0] not in (names.dlq, names.parked, names.deferred):
         raise SettingsError([f"{record_id}: is not the id of a dead letter, such as {names.dlq}/0/17"])
     if place[1] >= settings.kafka.partitions:

@@ -117,7 +117,8 @@ async def submit_and_follow(settings: Settings, command: ReplayCommand) -> Async
 
     It ends if none has come within 15 seconds, and does not end by itself otherwise.
     """
-    place, answered = TopicPartition(settings.names.replay_state, 0), False
+    place = TopicPartition(settings.names.replay_state, 0)
+    answered = False
     deadline_s = time.monotonic() + _ANSWER_WITHIN_S
     async with Reader(connection_of(settings)) as reader:
         starts = await reader.ends([place])
@@ -269,10 +270,12 @@ class _Operator:
 
         A dead letter that has no row is ended once. The row of any other lead says whether the end still concerns it.
         """
-        names, answer = self._names, step.answer
+        names = self._names
+        answer = step.answer
         text = f"given up by {answer.who}{f': {answer.why}' if answer.why else ''}"
         ends: list[Record] = []
-        ended, before = 0, 0
+        ended = 0
+        before = 0
         try:
             for dead_letter in await self._dead_letters(step.given_up):
                 row = sent_row(dead_letter)
@@ -361,9 +364,12 @@ class _Operator:
 
         `paces` are dead letters per second, by workspace. `stop` ends it early, after the batch under way.
         """
-        names, pace, sent = self._names, Pace(paces), 0
+        names = self._names
+        pace = Pace(paces)
+        sent = 0
         # A list of this replay alone: what it leaves when it fails must not go with the next one.
-        waiting, self._outlived = self._outlived, []
+        waiting = self._outlived
+        self._outlived = []
         refused: dict[str, str] = {}  # record id -> why
         reached: dict[int, int] = {}  # partition -> the offset after the last dead letter that was sent or refused
 
@@ -375,10 +381,12 @@ class _Operator:
                 waiting.clear()
 
         async with topic_reader(self._settings) as reader:
-            topic, keys = topic_of(self._settings, before.plan.source), WorkspaceKeys(self._settings.workspaces)
+            topic = topic_of(self._settings, before.plan.source)
+            keys = WorkspaceKeys(self._settings.workspaces)
             async for record in records_at(reader, topic, chosen):
                 dead_letter = dead_letter_of(record, keys)
-                envelope, value = read_envelope(dead_letter), dead_letter.value
+                envelope = read_envelope(dead_letter)
+                value = dead_letter.value
                 if goes_on(envelope) and not value:
                     refused[dead_letter.record_id] = "it no longer holds its lead: publish the lead again"
                     reached[dead_letter.partition] = dead_letter.offset + 1

@@ -251,15 +251,19 @@ async def _dead_letters(
         for record in records:
             sent_before.apply_retry(headers_of(record.headers))
     letters: list[_Found] = []
-    topic, keys, now_ms = topic_of(settings, source), WorkspaceKeys(settings.workspaces), Clock().now_ms()
+    topic = topic_of(settings, source)
+    keys = WorkspaceKeys(settings.workspaces)
+    now_ms = Clock().now_ms()
     async for records in reader.read(topic, ranges):
         for record in records:
-            headers, key = headers_of(record.headers), keys.restore(record.key)
+            headers = headers_of(record.headers)
+            key = keys.restore(record.key)
             check_format(headers, f"{topic}/{record.partition}/{record.offset}")
             if not wanted.matches(headers, key, record.timestamp):
                 continue
             workspace, alias = _address(settings, *addressed_to(headers, key, record.value))
-            reason, kind = text(headers, HEADERS["reason"]), kind_of(headers)
+            reason = text(headers, HEADERS["reason"])
+            kind = kind_of(headers)
             letters.append(
                 _Found(
                     record.partition,
@@ -300,7 +304,8 @@ async def _rows(
     reader: TopicReader, state: str, letters: list[_Found]
 ) -> tuple[dict[bytes, Delivery], dict[str, Lane], SuppressionList]:
     """Return the current delivery rows by key and by origin, the lane by workspace, and the suppression list."""
-    origins, keys = {letter.origin for letter in letters}, {letter.key for letter in letters}
+    origins = {letter.origin for letter in letters}
+    keys = {letter.key for letter in letters}
     key_rows: dict[bytes, Delivery] = {}
     lanes: dict[str, Lane] = {}
     on_list = SuppressionList()
@@ -349,14 +354,19 @@ def _priced(
     settings: Settings, going: Mapping[tuple[str, str], int], lanes: Mapping[str, Lane], rate_per_s: float | None
 ) -> tuple[list[Quote], dict[str, float]]:
     """Price the leads by workspace, and return the rates of all workspaces."""
-    now_ms, policies, parts = Clock().now_ms(), settings.workspaces, defaultdict[str, list[Part]](list)
+    now_ms = Clock().now_ms()
+    policies = settings.workspaces
+    parts = defaultdict[str, list[Part]](list)
     at_home = {name: lanes.get(name) or Lane(name, 0) for name in {*policies, *(name for name, _ in going)}}
     rules = {name: lane.in_force(policies.get(name) or Workspace(name)) for name, lane in at_home.items()}
     paces = {name: pace(rules[name], settings.replay.rate_share, rate_per_s) for name in policies}
     for (name, alias), leads in sorted(going.items()):
-        destination, usual, most = settings.destinations.get(alias), Cost(), Cost()
+        destination = settings.destinations.get(alias)
+        usual = Cost()
+        most = Cost()
         if destination is not None and destination.workspace == name:  # else the lead pipeline rejects it: no cost
-            usual, most = destination.estimate, destination.ceiling
+            usual = destination.estimate
+            most = destination.ceiling
         parts[name].append(part(alias, leads, usual, most, at_home[name].estimates))
     at_most_per_s = max(paces.values(), default=10.0)
     quotes = [

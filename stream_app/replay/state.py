@@ -108,7 +108,8 @@ class ReplayState:
         Asks Kafka. Faust's view of its commits may be wrong, and a restart would then look like a rewind.
         """
         for partition, offset in (await self.committed()).items():
-            epoch, epochs = self._epochs.get(partition), self._came[partition]
+            epoch = self._epochs.get(partition)
+            epochs = self._came[partition]
             if epoch is None or epoch < max(epochs, default=0):
                 continue
             came = epochs.get(epoch, Came(0))
@@ -215,7 +216,8 @@ async def set_replay_pause(settings: Settings, who: str, why: str, at_ms: int, *
     Raises:
         BrokerUnavailable: Kafka does not answer.
     """
-    connection, topics = connection_of(settings), settings.names
+    connection = connection_of(settings)
+    topics = settings.names
     async with (
         kafka_publisher(connection, MAX_CARRIED_BYTES) as publish,
         ReplayState(connection, topics, settings.kafka.partitions, publish) as state,

@@ -63,7 +63,8 @@ Put = Callable[[Record], Awaitable[None]]
 async def run_board(settings: Settings) -> None:
     """Run `stream-app board` until SIGTERM or SIGINT. Raises the error that ended it otherwise."""
     logger = log.get("board")
-    connection, http = connection_of(settings), settings.http
+    connection = connection_of(settings)
+    http = settings.http
     token = token_of_board(settings, os.environ)
     registry = process_registry()
     # Before the signal handlers: a signal ends this wait at once.
@@ -104,7 +105,8 @@ def _projection(
     settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
 ) -> Projection:
     """Return what follows Kafka into the read model, with its metrics."""
-    workspaces, final = frozenset(settings.workspaces), frozenset(settings.without_callbacks)
+    workspaces = frozenset(settings.workspaces)
+    final = frozenset(settings.without_callbacks)
     sources = Sources(settings.names, settings.kafka.partitions, settings.topics, workspaces, final)
     projection = Projection(connection, sources, model_path(settings, os.environ), logger)
     Gauge(
@@ -156,7 +158,8 @@ async def serving(
 
     `token`: reads the board and its API. `put`: writes the commands of operators to Kafka; None: the board only reads.
     """
-    names, partitions = settings.names, settings.kafka.partitions
+    names = settings.names
+    partitions = settings.kafka.partitions
     results = ResultFetcher(connection, names.enriched, partitions)
     topics = existing_topics(connection, settings.topic_plan())
     waiting = WaitingLeads(connection, names.worker_app, names.lead_topics, partitions)
@@ -248,7 +251,8 @@ async def messages(settings: Settings, findings: Findings, registry: CollectorRe
 
 def access_of(settings: Settings, token: str, now_s: Callable[[], int]) -> BoardAccess:
     """Return who may use the board. `token`: that of viewers."""
-    header, secret = settings.board.user_header, settings.secrets.get(settings.board.user_header_secret_env)
+    header = settings.board.user_header
+    secret = settings.secrets.get(settings.board.user_header_secret_env)
     return BoardAccess(
         token,
         now_s,

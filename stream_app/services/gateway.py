@@ -28,7 +28,9 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
     `read` returns the settings that the files have now.
     """
     logger = log.get("gateway")
-    gateway, http, names = settings.gateway, settings.http, settings.names
+    gateway = settings.gateway
+    http = settings.http
+    names = settings.names
     registry = process_registry()
     metrics = GatewayMetrics(registry, logger)
     tables = tables_of(settings)

@@ -109,7 +109,8 @@ class Watchdog:
 
     def check(self, now_s: float) -> None:
         """Compare once. `now_s` is a monotonic time in seconds."""
-        before, self._since = self._since, {}
+        before = self._since
+        self._since = {}
         for what, token in self._look().items():
             seen = before.get(what)
             self._since[what] = seen if seen is not None and seen[0] == token else (token, now_s)

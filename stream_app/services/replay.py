@@ -53,7 +53,9 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
     or at `stream-app lanes reload`.
     """
     logger = log.get("replay")
-    topics, policy, connection = settings.names, settings.replay, connection_of(settings)
+    topics = settings.names
+    policy = settings.replay
+    connection = connection_of(settings)
     registry = process_registry()
     moved = Counter(
         "stream_app_replay_moved",
@@ -134,7 +136,8 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         if state.pause:
             logger.warning("paused", by=state.pause.who, why=state.pause.why, text="until `stream-app replay resume`")
         # Not `leads.lanes`: workers fill it again, and what follows it begins again with the new records.
-        partitions, watched = settings.kafka.partitions, [*app.agents, topics.state, topics.replay_state]
+        partitions = settings.kafka.partitions
+        watched = [*app.agents, topics.state, topics.replay_state]
         compacted = [topics.state, topics.replay_state]
         watch = TopicWatch(connection, KnownTopics(partitions), watched, partitions, compacted)
         beside = watchdog.run(), watch.run(), runner.run(), changes.run(), reloads.run()
@@ -183,7 +186,8 @@ class Reloads:
             await asyncio.sleep(_AGAIN_S)
 
     async def _process(self, record: Any) -> None:
-        now_ms, order = self._clock.now_ms(), consumed(record)
+        now_ms = self._clock.now_ms()
+        order = consumed(record)
         command = read_command(order, now_ms)
         if not isinstance(command, Command) or command.kind != "reload":
             return

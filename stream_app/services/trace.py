@@ -32,7 +32,8 @@ _events: Final = msgspec.json.Decoder(StatusEvent)
 
 async def run_trace(settings: Settings) -> None:
     """Run `stream-app trace` until SIGTERM or SIGINT. Raises SettingsError if no receiver is configured."""
-    trace, logger = settings.trace, log.get("trace")
+    trace = settings.trace
+    logger = log.get("trace")
     if trace.endpoint is None:
         raise SettingsError(["trace.endpoint is not set: name the OTLP receiver, e.g. http://127.0.0.1:4318/v1/traces"])
     registry = process_registry()
@@ -48,7 +49,8 @@ async def run_trace(settings: Settings) -> None:
 
     async def follow() -> None:
         nonlocal trouble
-        endpoint, headers = trace.endpoint or "", settings.trace_headers
+        endpoint = trace.endpoint or ""
+        headers = settings.trace_headers
         async with OtlpClient(endpoint, headers, __version__, socket.gethostname()) as client:
             while True:
                 try:
@@ -74,7 +76,8 @@ async def _export(
     settings: Settings, client: OtlpClient, count: Callable[[str, int], None], logger: FilteringBoundLogger
 ) -> None:
     """Export until Kafka stops answering. It starts where the last exporter committed."""
-    names, trace = settings.names, settings.trace
+    names = settings.names
+    trace = settings.trace
     places = [TopicPartition(names.status, number) for number in range(settings.kafka.partitions)]
     async with Reader(connection_of(settings), group_id=names.trace_group, fetch_max_wait_ms=500) as reader:
 

@@ -79,7 +79,8 @@ async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIt
         registry=registry,
     )
     prefix = f"{settings.kafka.namespace}stream-app:"
-    url, kept = settings.secrets[settings.redis.url_env], settings.redis
+    url = settings.secrets[settings.redis.url_env]
+    kept = settings.redis
     async with redis_link(url, kept.timeout_s, kept.ca_file, lambda outcome: calls.labels(outcome).inc()) as link:
         yield RedisCache(link, prefix, int(settings.cache.stale_days * DAY_MS / 1000))
 
@@ -91,16 +92,21 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     """
     logger = log.get("worker")
     configuration = Configuration(settings, read)
-    plan, connection = configuration.plan, connection_of(settings)
-    egress, names = settings.make_egress(), plan.topics
-    sources, registry = sources_of(names), process_registry()
+    plan = configuration.plan
+    connection = connection_of(settings)
+    egress = settings.make_egress()
+    names = plan.topics
+    sources = sources_of(names)
+    registry = process_registry()
     metrics = WorkerMetrics(registry, logger)
     async with AsyncExitStack() as stack:
         # Kafka, Clay and the cache.
         await check_kafka(settings, "worker", logger)
-        topics, view = KnownTopics(plan.partitions), ClusterView(connection)
+        topics = KnownTopics(plan.partitions)
+        view = ClusterView(connection)
         stack.push_async_callback(view.close)
-        clock, kafka_clock = Clock(), KafkaClock(lambda text: logger.error("clock_is_off", text=text))
+        clock = Clock()
+        kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
         client = await stack.enter_async_context(clay_client(settings, egress))
         host_check = HostCheck(egress)
         stack.push_async_callback(host_check.close)
@@ -109,14 +115,19 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         # The topics to which the owner of a partition copies the raw bytes of its leads.
         carrying = [names.dlq, names.deferred, names.parked, *(names.wait(tier) for tier in settings.replay.tiers_s)]
         # The topics, besides the state, of which an owner writes only to its own partition.
-        own, previous = {names.status, names.enriched, names.lanes, names.audit, *carrying}, dict[str, Lane]()
+        own = {names.status, names.enriched, names.lanes, names.audit, *carrying}
+        previous = dict[str, Lane]()
         most_bytes = dict.fromkeys((names.retry, *carrying), MAX_CARRIED_BYTES - 1024)
         limits = StateStoreLimits(transact_s=settings.delivery.commit_timeout_s, topic_max_record_bytes=most_bytes)
 
         # The owners of the assigned partitions. Kafka assigns none before the app below exists.
         def build_partition(number: int) -> PartitionOwner:
             state = TransactionalState(
-                *(connection, f"{names.worker_app}-{number}", names.state, number, limits),
+                connection,
+                f"{names.worker_app}-{number}",
+                names.state,
+                number,
+                limits,
                 known=topics,
                 writes_to={(topic, number) for topic in own},
                 writes_to_all_of={names.retry},  # a lead that strayed goes to the home of its workspace

@@ -91,7 +91,8 @@ def digest_on(page: str) -> str:
 @contextmanager
 def board_with(folder: Path, *records: Made, filled: bool = False, **of_settings: Any) -> Iterator["Client"]:
     """Yield a client of a board over these records. `filled`: over the scene as well."""
-    settings, path = settings_of(folder, **of_settings), folder / "model.sqlite"
+    settings = settings_of(folder, **of_settings)
+    path = folder / "model.sqlite"
     if filled:
         fill(path, settings)
     model = model_of(path, settings)
@@ -113,7 +114,8 @@ class Client:
         self.cookies: dict[str, str] = {COOKIE: access.session(LOCAL, "viewer")} if access.made_here else {}
 
     async def ask(self, method: str, url: str, **more: Any) -> httpx.Response:
-        base_url, headers = more.pop("base_url", HERE), more.pop("headers", {})
+        base_url = more.pop("base_url", HERE)
+        headers = more.pop("headers", {})
         transport = httpx.ASGITransport(Starlette(routes=self.board.routes()))
         async with httpx.AsyncClient(transport=transport, base_url=base_url, cookies=self.cookies) as client:
             return await client.request(method, url, headers=headers, **more)
@@ -131,7 +133,9 @@ class Client:
 
 async def crawl(client: Client, urls: Iterable[str]) -> AsyncIterator[tuple[str, httpx.Response, Html]]:
     """Yield these pages, and those that they link to: ten of the leads, and of the later pages of each list."""
-    waiting, seen, kinds = list(urls), set[str](), Counter[str]()
+    waiting = list(urls)
+    seen = set[str]()
+    kinds = Counter[str]()
     while waiting:
         url = waiting.pop().partition("#")[0]
         parts = urlsplit(url)

@@ -17,7 +17,8 @@ _NAMES: Final = TopicNames()
 
 
 def _meters(day: int, day_cap: int | None, month: int, month_cap: int | None, reserved: int = 0) -> dict[str, Meter]:
-    day_ends, month_ends = NOW_MS + 7 * HOUR_MS + 8 * MINUTE_MS, NOW_MS + 9 * DAY_MS + 7 * HOUR_MS + 8 * MINUTE_MS
+    day_ends = NOW_MS + 7 * HOUR_MS + 8 * MINUTE_MS
+    month_ends = NOW_MS + 9 * DAY_MS + 7 * HOUR_MS + 8 * MINUTE_MS
     return {
         "credits_day": Meter("2026-09-21", day_ends, day_cap, day, reserved, begins_ms=day_ends - DAY_MS),
         "credits_month": Meter("2026-09", month_ends, month_cap, month, reserved, begins_ms=month_ends - 30 * DAY_MS),

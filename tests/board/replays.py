@@ -36,7 +36,12 @@ def replays(hostile: str) -> Iterator[Made]:
     for number, (state, sent, text) in enumerate(states):
         refusals = {"leads.dlq/0/17": "it no longer holds its lead: publish the lead again", "leads.dlq/0/19": hostile}
         progress = ReplayProgress(
-            *(f"r-{number}b9c40e1f2a", state, "jane", f"Clay is up again {hostile}", NOW_MS - number * HOUR_MS, plan),
+            f"r-{number}b9c40e1f2a",
+            state,
+            "jane",
+            f"Clay is up again {hostile}",
+            NOW_MS - number * HOUR_MS,
+            plan,
             updated_at_ms=NOW_MS - 2_000,
             total=167,
             sent=sent,

@@ -299,7 +299,8 @@ def _lead(chance: random.Random, name: str, offset: int, at_ms: int) -> Iterator
 
 
 def _step(name: str, offset: int, status: Status, seq: int, at_ms: int, **more: Any) -> Made:
-    origin, number = f"leads/{WORKSPACES.index(name)}/{offset}", offset
+    origin = f"leads/{WORKSPACES.index(name)}/{offset}"
+    number = offset
     values: dict[str, Any] = {"workspace": name, "destination": f"{name}-people", "at_ms": at_ms} | more
     return event(_NAMES, f"crm-{number}", status, seq, origin=origin, **values)
 

@@ -16,7 +16,8 @@ def served(
     folder: Path, *, token: bool = False, operator: bool = False, url: str = "http://127.0.0.1:9107"
 ) -> Iterator[str]:
     """Yield the URL of a board over the scene."""
-    settings, path = settings_of(folder, token=token, operator=operator, url=url), folder / "model.sqlite"
+    settings = settings_of(folder, token=token, operator=operator, url=url)
+    path = folder / "model.sqlite"
     if not path.exists():
         fill(path, settings)
     ports: list[int] = []

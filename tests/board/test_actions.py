@@ -59,7 +59,8 @@ async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operato
 def test_each_hold_has_the_command_that_ends_it() -> None:
     webhooks = {"w-1": Webhook(3, "used up"), "w-2": Webhook(9, "used up")}
     view = msgspec.json.decode(lane(NAMES, "acme", webhooks=webhooks).value or b"", type=LaneView)
-    back, auto = ("Put the webhook back", "quota?webhook=w-2&use=use"), ("Let the breaker decide", "auto")
+    back = ("Put the webhook back", "quota?webhook=w-2&use=use")
+    auto = ("Let the breaker decide", "auto")
     for code, remedy in (("webhook_gone", back), ("forced_open", auto), ("rate_limited", None)):
         assert remedy_of(Finding(code, "webhook w-2 answers 404"), view) == remedy
 
@@ -111,7 +112,8 @@ async def test_a_form_shows_the_rate_in_force_which_an_operator_changed(operator
 
 
 async def test_a_correction_shows_what_is_booked_in_the_day_that_is_now(tmp_path: Path) -> None:
-    yesterday, today = Meter("2026-09-20", NOW_MS - 1, 1_000, 300), Meter("2026-09-21", NOW_MS + 1, 1_000, 40)
+    yesterday = Meter("2026-09-20", NOW_MS - 1, 1_000, 300)
+    today = Meter("2026-09-21", NOW_MS + 1, 1_000, 40)
     meters = {"credits_day": yesterday, "actions_day": today}
     made = lane(NAMES, "acme", at_ms=NOW_MS - 1_000, meters=meters)
     with board_with(tmp_path, made, token=True, operator=True) as client:
@@ -194,7 +196,9 @@ async def test_a_reason_keeps_no_personal_data(operator: Client, outbox: Outbox)
 
 
 async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None:
-    settings, path, outbox = settings_of(folder, operator=True), tmp_path / "model.sqlite", Outbox()
+    settings = settings_of(folder, operator=True)
+    path = tmp_path / "model.sqlite"
+    outbox = Outbox()
     shutil.copy(folder / "model.sqlite", path)
     client = Client(board_of(settings, path, outbox=outbox))
     await client.login(OPERATOR_TOKEN, who=HOSTILE)
@@ -257,7 +261,9 @@ async def test_an_answer_is_asked_for_each_second_and_comes_with_the_state_after
     folder: Path, tmp_path: Path
 ) -> None:
     """The answer and the lane are on two topics, and the page may read the model between them."""
-    settings, path, outbox = settings_of(folder, operator=True), tmp_path / "model.sqlite", Outbox()
+    settings = settings_of(folder, operator=True)
+    path = tmp_path / "model.sqlite"
+    outbox = Outbox()
     model = model_of(path, settings)
     paused = Actor("jane", "rebuilt", NOW_MS - HOUR_MS)
     take(model, lane(NAMES, "acme", holds="paused", text="paused by jane", paused_by=paused, at_ms=NOW_MS - HOUR_MS))
@@ -297,7 +303,9 @@ async def test_an_answer_is_asked_for_each_second_and_comes_with_the_state_after
 
 
 async def test_an_answer_is_shown_though_its_lane_is_never_published(folder: Path, tmp_path: Path) -> None:
-    settings, path, outbox = settings_of(folder, operator=True), tmp_path / "model.sqlite", Outbox()
+    settings = settings_of(folder, operator=True)
+    path = tmp_path / "model.sqlite"
+    outbox = Outbox()
     model = model_of(path, settings)
     client = Client(board_of(settings, path, outbox=outbox))
     await client.login(OPERATOR_TOKEN)
@@ -312,7 +320,8 @@ async def test_an_answer_is_shown_though_its_lane_is_never_published(folder: Pat
 
 
 async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox) -> None:
-    url, entered = "/board/leads/crm-17/act/cancel", {"workspace": "initech", **_WHY}
+    url = "/board/leads/crm-17/act/cancel"
+    entered = {"workspace": "initech", **_WHY}
     for typed in ("", "crm-1", "CRM-17", HOSTILE):
         answer = await send(operator, url, typed=typed, **entered)
         assert (answer.status_code, "Type crm-17 to confirm" in answer.text, outbox.records) == (422, True, [])
@@ -355,7 +364,8 @@ async def test_erase_suppresses_the_person_first(operator: Client, outbox: Outbo
     text = (await operator.get(url)).text
     assert "this cannot be undone" in text
     assert "The person is never sent again" in text
-    nonce, entered = await nonce_of(operator, url), {"workspace": "initech", "typed": "crm-17", **_WHY}
+    nonce = await nonce_of(operator, url)
+    entered = {"workspace": "initech", "typed": "crm-17", **_WHY}
     for _ in range(2):
         answer = await send(operator, url, nonce, **entered)
     both = zip(outbox.commands, outbox.records, strict=True)
@@ -382,7 +392,8 @@ async def test_linked_leads_are_shown_and_erased_if_they_are_entered(
     operator: Client, outbox: Outbox, entered: str, erased: list[str], suppressed: list[str]
 ) -> None:
     """A producer may name two people in one lead: the leads of the second are asked for apart."""
-    url, form = "/board/leads/crm-18/act/erase", {"workspace": "initech", "typed": "crm-18", **_WHY}
+    url = "/board/leads/crm-18/act/erase"
+    form = {"workspace": "initech", "typed": "crm-18", **_WHY}
     for wrong in ("", "initech/unknown", "none initech/l-1", "initech/crm-18"):
         answer = await send(operator, url, linked=wrong, **form)
         assert (answer.status_code, "initech/l-1 initech/l-2: linked to the person" in answer.text) == (422, True)
@@ -397,7 +408,8 @@ async def test_linked_leads_are_shown_and_erased_if_they_are_entered(
 
 
 async def test_suppress_a_person(operator: Client, outbox: Outbox, capfd: pytest.CaptureFixture[str]) -> None:
-    url, entered = "/board/act/suppress", {"typed": "suppress", "why": "ada@example.com objected"}
+    url = "/board/act/suppress"
+    entered = {"typed": "suppress", "why": "ada@example.com objected"}
     answer = await send(operator, url, person="someone", **entered)
     assert (answer.status_code, "is neither an e-mail nor a LinkedIn URL" in answer.text) == (422, True)
     answer = await send(operator, url, person="ada@example.com", **entered)

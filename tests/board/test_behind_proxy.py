@@ -50,7 +50,8 @@ SENT: Final[dict[str, dict[str, str]]] = {
 @contextmanager
 def stock_nginx(board: str, *settings: str, path: str = "/") -> Iterator[list[str]]:
     """Yield the URLs of an nginx with hardly more than `proxy_pass`, one for each of these settings of a server."""
-    children, ports = ChildProcesses("nginx"), [free_port() for _ in settings]
+    children = ChildProcesses("nginx")
+    ports = [free_port() for _ in settings]
     servers = [
         SERVER.format(port=port, more=more, board=board, path=path) for port, more in zip(ports, settings, strict=True)
     ]

@@ -63,7 +63,8 @@ async def test_replays_that_are_paused_have_a_card(tmp_path: Path) -> None:
 async def test_before_kafka_has_answered_nothing_is_said_of_it(client_of: ClientOf) -> None:
     """A newcomer's first screen: the first answer takes longer than a page waits for it."""
     consumers = consumers_of()
-    consumers.now, consumers.is_first = None, True
+    consumers.now = None
+    consumers.is_first = True
     client = client_of(consumers=consumers)
     for page in ("", "/books", "/waiting", "/system"):
         text = plain((await client.get(f"/board{page}")).text).lower()
@@ -276,7 +277,8 @@ async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
 
 
 async def test_the_metric_of_dead_letters_says_what_has_become_of_them(local: Client, folder: Path) -> None:
-    registry, topics = CollectorRegistry(), {"dlq": "leads.dlq", "parked": "leads.parked"}
+    registry = CollectorRegistry()
+    topics = {"dlq": "leads.dlq", "parked": "leads.parked"}
     queries = BoardQueries(folder / "model.sqlite", set())
     registry.register(DeadLetters(queries, topics, lambda: True))
     text = (await local.get("/board/dead")).text

@@ -144,7 +144,8 @@ class Watched:
 @each_look
 def test_every_page_and_form_can_be_used_by_everyone(browser: Browser, url: str, scheme: str, width: int) -> None:
     made = context(browser, scheme, width, of=url)
-    watched, keyboard = Watched(made), scheme == "light"
+    watched = Watched(made)
+    keyboard = scheme == "light"
     page = watched.page
     page.clock.set_fixed_time(NOW_MS / 1000)
     log_in(page, url)
@@ -280,7 +281,8 @@ def test_every_step_of_publishing_a_file_can_be_used_by_everyone(
 
 
 def test_a_page_asks_each_second_for_the_answer_of_a_command_and_then_rests(browser: Browser, tmp_path: Path) -> None:
-    command, names = "c-" + "5" * 32, TopicNames()
+    command = "c-" + "5" * 32
+    names = TopicNames()
     settings = settings_of(tmp_path, operator=True)
     with served(tmp_path, operator=True) as url, closing(context(browser)) as made:
         watched = Watched(made)

@@ -91,7 +91,8 @@ class Fed(NamedTuple):
 @pytest.fixture(scope="module")
 def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fed]:
     folder = tmp_path_factory.mktemp("numbers")
-    path, settings = folder / "model.sqlite", settings_of(folder)
+    path = folder / "model.sqlite"
+    settings = settings_of(folder)
     fill(path, settings)
     with closing(model_of(path, settings)) as model, closing(board_of(settings, path)) as board:
         yield Fed(model, Client(board), BoardQueries(path, set()), itertools.count(1_000_000))

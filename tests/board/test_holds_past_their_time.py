@@ -168,7 +168,8 @@ async def _told(seen: LaneView, folder: Path, monkeypatch: pytest.MonkeyPatch, c
 
 async def _api_lanes(board: Board) -> list[dict[str, Any]]:
     """The lanes in the answer of the look-up API, from the model of a board."""
-    queries, lag = board._maker.site.queries, ProjectionLag(NOW_MS)
+    queries = board._maker.site.queries
+    lag = ProjectionLag(NOW_MS)
     no: Any = None
     access = Access(TOKEN, made_here=False)
     lookup = Lookup(queries, lambda: lag, no, no, _NAMES, access, no, lambda: NOW_MS)

@@ -62,7 +62,12 @@ def everything() -> Iterator[Made]:
     plan = ReplayPlan(NOW_MS, "dlq", Filter(reasons=frozenset({HOSTILE}), workspaces=frozenset({HOSTILE})), {}, 1, 1, 1)
     actor = Actor(HOSTILE, HOSTILE, NOW_MS)
     progress = ReplayProgress(
-        *("r-0b9c40e1f2a", "stopped", HOSTILE, HOSTILE, NOW_MS, plan),
+        "r-0b9c40e1f2a",
+        "stopped",
+        HOSTILE,
+        HOSTILE,
+        NOW_MS,
+        plan,
         refused=1,
         refusals={HOSTILE: HOSTILE},
         text=HOSTILE,

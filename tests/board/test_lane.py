@@ -25,7 +25,8 @@ from tests.board.test_actions import send
 
 
 def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path: Path) -> None:
-    names, ends_ms = TopicNames(), NOW_MS + 7 * HOUR_MS
+    names = TopicNames()
+    ends_ms = NOW_MS + 7 * HOUR_MS
     meters = {
         "credits_day": Meter("2026-09-21", ends_ms, None, 30, begins_ms=NOW_MS - 17 * HOUR_MS),
         "credits_month": Meter("2026-09", ends_ms, 900, 70, begins_ms=NOW_MS - 500 * HOUR_MS),
@@ -73,11 +74,9 @@ async def test_a_lane_to_which_nothing_was_sent_has_the_caps_of_its_configuratio
 
 async def test_the_page_of_a_lead_adds_up_what_its_records_have_booked(tmp_path: Path) -> None:
     names = TopicNames()
-    parked, corrected, answered = (
-        event(names, "crm-1", "parked", 1, 1, credits=12),
-        event(names, "crm-1", "cost_corrected", 1, origin="leads.commands/0/3", credits=-12),
-        event(names, "crm-1", "replayed", 2, 1, credits=1),
-    )
+    parked = event(names, "crm-1", "parked", 1, 1, credits=12)
+    corrected = event(names, "crm-1", "cost_corrected", 1, origin="leads.commands/0/3", credits=-12)
+    answered = event(names, "crm-1", "replayed", 2, 1, credits=1)
     with board_with(tmp_path, parked, corrected, answered) as client:
         text = plain((await client.get("/board/leads/crm-1")).text)
     assert "1 credit booked in all its records" in text
@@ -135,7 +134,8 @@ def test_a_bar_chart_has_a_gap_between_equal_neighbours_and_no_area_for_what_nev
 def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_forecast() -> None:
     rows = [(0, 0), (50_000, 3), (200_000, 6)]
     points = "0.00,100.00 50.00,100.00 50.00,75.00 100.00,75.00 100.00,50.00"
-    ticks, times_ms = [12, 8, 4, 0], [0, 25_000, 50_000, 75_000, 100_000]
+    ticks = [12, 8, 4, 0]
+    times_ms = [0, 25_000, 50_000, 75_000, 100_000]
     assert line(rows, 0, 100, 12, (100_000, 9)) == Line(points, "100.00,50.00 100.00,25.00", 0.0, ticks, times_ms, rows)
     assert line(rows, 0, 100, None, (90_500, 12)).forecast == "100.00,50.00 90.50,0.00"
     assert line([], 0, 100, None, (90_000, 12)) == Line("", "", None, ticks, times_ms, [])

@@ -87,7 +87,8 @@ def rare() -> Iterator[Made]:
     for number, status in enumerate(("callback_unmatched", "callback_unmatched", "of_a_newer_version")):
         yield event(names, f"crm-rare-{number}", status, 1, origin=f"leads/5/{number}")  # type: ignore[arg-type]
     for days in (0, 3):
-        origin, at_ms = f"leads/5/{10 + days}", NOW_MS - days * DAY_MS
+        origin = f"leads/5/{10 + days}"
+        at_ms = NOW_MS - days * DAY_MS
         yield event(names, f"crm-again-{days}", "replayed", 1, origin=origin, reason=RESEND, at_ms=at_ms)
     for offset in range(120):
         yield event(names, "crm-many", "duplicate", 1, origin=f"leads/5/{100 + offset}")
@@ -173,7 +174,8 @@ async def count_at(client: Client, target: str, text: str, place: str) -> int:
     """How many there are at a place of a page."""
     at = re.search(rf'<(\w+)[^>]* id="{place}"', text)
     assert at is not None, target
-    tag, rest = at[1], text[at.start() :]
+    tag = at[1]
+    rest = text[at.start() :]
     inner = rest[: rest.index(f"</{tag}>")]
     if place == "throughput":
         return sum(map(integer, _COUNT_IN_LEGEND.findall(inner)))
@@ -226,7 +228,8 @@ ROWS = 50
 
 def made(names: Any, number: int) -> list[Made]:
     """One more row for each list but the one of a cause."""
-    at_ms, name = NOW_MS - number, f"{number:03}"
+    at_ms = NOW_MS - number
+    name = f"{number:03}"
     more = {"workspace": f"w-{name}", "import_id": f"import-{name}", "at_ms": at_ms}
     what: dict[str, Any] = {
         "kind": "pause",
@@ -255,7 +258,8 @@ def made(names: Any, number: int) -> list[Made]:
     ],
 )
 async def test_a_list_has_fifty_rows_a_page_and_each_row_once(tmp_path: Path, page: str, row: str, rows: int) -> None:
-    pages, url = [], page
+    pages = []
+    url = page
     with board_with(tmp_path, *(record for number in range(rows) for record in made(TopicNames(), number))) as client:
         while url:
             text = (await client.get(url)).text

@@ -29,7 +29,8 @@ from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 
-HOUR_S, DAY_S = 3_600, 86_400
+HOUR_S = 3_600
+DAY_S = 86_400
 NOW_S = 1_790_000_100  # a quarter of an hour begins
 NOW_MS = NOW_S * 1_000
 VIEW = LaneView("acme", 0, NOW_MS, "closed", "healthy", 100.0, 8.0)
@@ -155,7 +156,8 @@ def test_waits_without_a_visible_gap_are_one_band_and_the_last_is_of_now_if_it_h
     def wait(begin_ms: int, end_ms: int | None, text: str = "") -> Wait:
         return Wait("pause", "paused", text, begin_ms, end_ms, None)
 
-    first, last = wait(0, 100), wait(9_000, None)
+    first = wait(0, 100)
+    last = wait(9_000, None)
     for waits, now in (([first, last], last), ([last], last), ([last, first], None), ([], None)):
         timeline = leads._timeline(Mock(events=[], waits=waits, column="accepted"), 10_000)
         assert (timeline["now"], timeline["length_ms"]) == (now, sum(some.length_ms(10_000) for some in waits))
@@ -222,7 +224,8 @@ def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
         where = {} if partition is None else {"partition": str(partition)}
         return backlog_page(site, moment(left), {"topic": topic, "after": str(after), "of": of, **where})
 
-    first, last = page(), page(after=100)
+    first = page()
+    last = page(after=100)
     assert first["waiting"] == last["waiting"] == Waiting(150 * 151 // 2)
     assert (first["back"], first["after"], last["after"]) == (0, 100, 0)
     assert [row["partition"] for row in first["rows"] + last["rows"]] == list(range(1, 151)), "0 has no record"
@@ -341,8 +344,10 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
 
     queries: Any = Queries()
     queries.lane = lambda name, now_ms: msgspec.structs.replace(VIEW, meters={"credits_day": meter(100, 20)})
-    queries.marks, queries.lane_changes = lambda name: marks, lambda name: []
-    queries.status_sums, queries.dead_letters = lambda name: [], lambda topic, name: None
+    queries.marks = lambda name: marks
+    queries.lane_changes = lambda name: []
+    queries.status_sums = lambda name: []
+    queries.dead_letters = lambda topic, name: None
     queries.pause = lambda: None
     plan = SimpleNamespace(residents=lambda number: ["acme"])
     home = SimpleNamespace(time_zone="Europe/Berlin")

@@ -27,7 +27,8 @@ from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client
 
-HOUR_S, DAY_S = 3_600, 86_400
+HOUR_S = 3_600
+DAY_S = 86_400
 DAY_BEGIN_S = 1_790_035_200  # 2026-09-22
 CAUSE = Cause("failed", "acme", "people", "http_503", "503", open=3, solved=40)
 
@@ -71,7 +72,8 @@ def test_a_plan_names_only_what_is_configured(known: list[str], end: str) -> Non
 @pytest.mark.parametrize("rows", [50, 51])
 def test_a_causes_page_counts_what_it_lists(last_day: bool, state: Any, many: int, since_s: int, rows: int) -> None:
     queries = Mock()
-    queries.cause.return_value, queries.dead_letter_hours.return_value = CAUSE, [[(since_s, 4), (since_s + 1, 5)]]
+    queries.cause.return_value = CAUSE
+    queries.dead_letter_hours.return_value = [[(since_s, 4), (since_s + 1, 5)]]
     queries.dead_letters_of.return_value = [SimpleNamespace(place=place) for place in range(rows)]
     settings = SimpleNamespace(names=TopicNames(), workspaces=(), destinations=())
     site: Any = SimpleNamespace(queries=queries, settings=settings)
@@ -114,10 +116,12 @@ def day(days_ago: int, *numbers: int, workspace: str = "", destination: str = ""
 def test_the_money_is_of_the_last_35_days(
     days: list[Day], asked: str, shown: str, slots: int, labels: int, span: int | None, late_s: int
 ) -> None:
-    now_s, hour_s = DAY_BEGIN_S + late_s, DAY_BEGIN_S + late_s // HOUR_S * HOUR_S
+    now_s = DAY_BEGIN_S + late_s
+    hour_s = DAY_BEGIN_S + late_s // HOUR_S * HOUR_S
     credits_ = [Slot(hour_s + after, credits=1 << n) for n, after in enumerate((-DAY_S, -82_801, -82_800, -1, 0, 900))]
     queries: Any = Mock()
-    queries.days.return_value, queries.credits.return_value = days, {"": credits_}
+    queries.days.return_value = days
+    queries.credits.return_value = {"": credits_}
     queries.lanes_money.return_value = list(range(150))
     site: Any = SimpleNamespace(queries=queries, settings=SimpleNamespace(workspaces=["acme"]))
     page: Any = money_page(site, moment(now_s), {"day": asked})

@@ -24,7 +24,9 @@ class Sent:
     """A request whose body comes in chunks. `consumed`: the bytes that were asked for."""
 
     def __init__(self, chunks: Iterator[bytes], headers: Mapping[str, str] | None = None, *, ends: bool = True) -> None:
-        self.chunks, self.ends, self.consumed = chunks, ends, 0
+        self.chunks = chunks
+        self.ends = ends
+        self.consumed = 0
         named = {"content-type": "multipart/form-data; boundary=xYx", **(headers or {})}
         raw = [(name.encode(), value.encode()) for name, value in named.items()]
         scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw}

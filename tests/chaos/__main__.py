@@ -53,7 +53,8 @@ def main() -> int:
 
 def table(result: Result) -> str:
     """Return the result as Markdown."""
-    meaning, verdict = MEANING | BROKER_MEANING, result.verdict
+    meaning = MEANING | BROKER_MEANING
+    verdict = result.verdict
     faults = [f"{meaning[kind]}: {result.faults[kind]}" for kind in meaning if kind in result.faults]
     rows = {
         "seed, policy, date": f"{result.seed}, {result.policy}, {result.date}",
@@ -83,7 +84,8 @@ def complaints(result: Result) -> list[str]:
     """Return each finding with everything that is known of its lead."""
     if result.passed:
         return []
-    lines, findings = [f"FAILED: seed {result.seed}"], result.verdict.findings
+    lines = [f"FAILED: seed {result.seed}"]
+    findings = result.verdict.findings
     for finding in findings[:10]:
         lines += [f"{finding.promise}: {finding.about}: {finding.what}", result.reported.get(finding.about, "")]
     if len(findings) > 10:

@@ -102,7 +102,8 @@ class BrokerFaults:
     async def _steady(self) -> None:
         """Wait until the group has exactly these workers: a killed one stays in it until its session ends."""
         name = self._line.settings.names.worker_app
-        deadline, wanted = time.monotonic() + _IN_SYNC_S, Group("Stable", self._workers)
+        deadline = time.monotonic() + _IN_SYNC_S
+        wanted = Group("Stable", self._workers)
         while (seen := (await look_at(KafkaConnection(self._line.bootstrap), [name]))[name][0]) != wanted:
             assert time.monotonic() < deadline, f"the group is {seen}, within {_IN_SYNC_S:.0f} s"
             await asyncio.sleep(0.5)
@@ -143,7 +144,8 @@ def longest_stop_s(waits: Iterable[tuple[int, int]], posts: Iterable[int], begin
     times = sorted(posts)
     longest_ms = 0
     for first_ms, last_ms in _merged(waits):
-        first_ms, last_ms = max(first_ms, begin_ms), min(last_ms, end_ms)
+        first_ms = max(first_ms, begin_ms)
+        last_ms = min(last_ms, end_ms)
         if first_ms < last_ms:
             edges = [first_ms, *times[bisect_left(times, first_ms) : bisect_right(times, last_ms)], last_ms]
             longest_ms = max(longest_ms, *(after - before for before, after in pairwise(edges)))

@@ -181,9 +181,11 @@ async def _kafka(brokers: int) -> AsyncIterator[tuple[ProxiedKafka | LocalCluste
 
 async def _break(goal: Goal, seed: int, team: Team, line: Fleet, began: float) -> None:
     if team.brokers is None:
-        faults, kinds = draw(seed, mostly_kills=goal.kills > 0), MEANING.keys()
+        faults = draw(seed, mostly_kills=goal.kills > 0)
+        kinds = MEANING.keys()
     else:
-        faults, kinds = draw_for_brokers(seed), BROKER_MEANING.keys()
+        faults = draw_for_brokers(seed)
+        kinds = BROKER_MEANING.keys()
     for fault in faults:
         if goal.kills:
             done = team.kills / goal.kills
@@ -209,14 +211,17 @@ async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
         or (record.topic == names.retry and not any(name == HEADERS["way"] for name, _ in record.headers))
     }
     waiting = may_wait(line, inputs, caps)
-    deadline, quiet_since, before = time.monotonic() + SETTLE_S, time.monotonic(), -1
+    deadline = time.monotonic() + SETTLE_S
+    quiet_since = time.monotonic()
+    before = -1
     while True:
         histories = {place: history[-1].status for place, history in list(line.histories.items())}
         moving = Counter(histories.get(place, "waiting") for place in inputs if place not in waiting)
         busy = sum(count for status, count in moving.items() if status not in REST)
         events = sum(len(history) for history in list(line.histories.values()))
         if busy or events != before:
-            quiet_since, before = time.monotonic(), events
+            quiet_since = time.monotonic()
+            before = events
         held = Counter(waiting[place] for place in waiting if histories.get(place) not in REST)
         if time.monotonic() - quiet_since > 2 and held.keys() <= used_up(await read_lanes(line), caps, CEILING):
             return []

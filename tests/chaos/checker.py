@@ -202,7 +202,8 @@ class Checker:
 
     def _published(self) -> None:
         """Each published record is an input, and as many are no leads as were meant to be none."""
-        inputs, poison = len(self._evidence.inputs), len(self._evidence.inputs.keys() - self._evidence.people.keys())
+        inputs = len(self._evidence.inputs)
+        poison = len(self._evidence.inputs.keys() - self._evidence.people.keys())
         published = sum(many for kind, many in self._evidence.published.items() if kind != WITHOUT_VALUE)
         if inputs != published or poison != self._evidence.published.get("poison", 0):
             what = f"{inputs} records, {poison} of them no leads, of {dict(self._evidence.published)}"

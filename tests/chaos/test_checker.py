@@ -26,7 +26,8 @@ def lane(spent: int, reserved: int = 0) -> Lane:
     return Lane("w0", 0, budget=Budget(days=(Period("2026-11-24", spent, reserved),)))
 
 
-A, B = "leads/0/0", "leads/0/1"
+A = "leads/0/0"
+B = "leads/0/1"
 HISTORY = [event(A, 1, "received"), event(A, 2, "sending"), event(A, 3, "accepted")]
 AGAIN = [event(B, 1, "duplicate")]
 UNCERTAIN = [*HISTORY[:2], event(A, 3, "send_uncertain")]
@@ -115,7 +116,8 @@ def test_records_without_a_value_are_counted_by_events_and_are_no_inputs() -> No
 
 
 def test_leads_that_share_any_identifier_are_one_person() -> None:
-    email, linkedin = "w0 ada@example.com", "w0 https://www.linkedin.com/in/ada"
+    email = "w0 ada@example.com"
+    linkedin = "w0 https://www.linkedin.com/in/ada"
     leads = ({"w0 again-1", email}, {"w0 again-2", linkedin}, {"w0 lead-1", email, linkedin})
     for order in itertools.permutations(leads):
         people = dict(zip(("leads/0/0", "leads/0/1", "leads/0/2"), order, strict=True))

@@ -77,7 +77,8 @@ def test_a_csv_comes_back_as_the_first_comment_says_and_the_books_agree(system: 
         assert len({row["lead_id"] for row in csv.DictReader(enriched) if row["job_title"]}) > FIRST_ROWS / 2
     assert "enriched" in system.shell(typed("status").replace("ada@", "ada0@"))
     assert "FAILED" not in system.shell(typed("doctor"))
-    books, ledger = system.books(), system.ledger()
+    books = system.books()
+    ledger = system.ledger()
     assert (books["leads"], books["columns"]["enriched"]["leads"]) == (FIRST_ROWS, FIRST_ROWS)
     assert (ledger["accepted"], ledger["leads_accepted"], ledger["leads_repeated"]) == (FIRST_ROWS, FIRST_ROWS, 0)
     compare_credits(books, ledger)
@@ -122,7 +123,8 @@ def test_every_example_runs_against_them(system: System) -> None:
 
 @pytest.mark.browser
 def test_people_see_it_on_the_board_through_nginx(system: System) -> None:
-    url, token = system.url("BOARD_PORT"), system.secrets["BOARD_TOKEN"]
+    url = system.url("BOARD_PORT")
+    token = system.secrets["BOARD_TOKEN"]
     # A browser that sends no Sec-Fetch-Site: the board compares Origin with the address that people see.
     for origin, status in ((url, 303), ("http://127.0.0.1:1", 403)):
         form = {"token": token, "who": "jane"}
@@ -194,7 +196,8 @@ def test_no_lead_is_lost_or_sent_twice_while_each_container_is_killed(system: Sy
     until(lambda: system.ledger()["leads_accepted"] + uncertain() == leads, WITHIN_S, "the last POST")
     at_clay = system.ledger()["leads_accepted"]
     until(lambda: len(system.results()) == at_clay, WITHIN_S, "the last result")
-    books, ledger = system.books(), system.ledger()
+    books = system.books()
+    ledger = system.ledger()
     assert books["leads"] == leads
     assert at_clay >= leads - ROWS_EACH, "only the kill of the worker leaves that open"
     assert (ledger["leads_accepted"], ledger["leads_repeated"]) == (at_clay, 0), "the simulator keeps its rows"

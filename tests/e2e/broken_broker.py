@@ -72,7 +72,8 @@ async def nothing_is_acked(line: Fleet) -> None:
     """Wait until the requests in flight have ended, then check that no lead passes any more, on Kafka or at Clay."""
     await asyncio.sleep(1.5)
     group = line.settings.names.worker_app
-    acked, sent = await committed(line.bootstrap, group), len(line.requests())
+    acked = await committed(line.bootstrap, group)
+    sent = len(line.requests())
     await asyncio.sleep(3)
     assert await committed(line.bootstrap, group) == acked
     assert len(line.requests()) == sent, "no POST without its committed row"

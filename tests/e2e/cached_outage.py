@@ -91,7 +91,8 @@ def lead(line: Pipeline, number: int, prefix: str = "lead", **fields: Scalar) ->
 
 def known(line: Pipeline, number: int, days: float) -> Record:
     """A result that was published for this person earlier, under another lead id."""
-    name, fields = line.names[number % len(line.names)], fields_of(number)
+    name = line.names[number % len(line.names)]
+    fields = fields_of(number)
     made = Result(
         lead_id=f"before-{number}",
         workspace=name,
@@ -151,7 +152,8 @@ async def outage(line: Pipeline, server: LocalRedis, leads: int, per_s: float, s
     """Fill the cache, break Clay, publish, flush and stop Redis, repair Clay, wait. Then compare Kafka with the
     simulator.
     """
-    fresh, stale = leads * 3 // 10, leads * 3 // 10
+    fresh = leads * 3 // 10
+    stale = leads * 3 // 10
     await line.publish([known(line, number, 2 if number < fresh else 40) for number in range(fresh + stale)])
     for command in ("worker", "replay", "gateway"):
         line.start(command)

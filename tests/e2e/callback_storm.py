@@ -87,7 +87,8 @@ class Storm:
 
 async def storm(plan: Plan) -> Storm:
     """Run one."""
-    result, children = Storm(), ChildProcesses("callback-storm")
+    result = Storm()
+    children = ChildProcesses("callback-storm")
     kafka = LocalKafka()
     try:
         await asyncio.to_thread(kafka.start)
@@ -139,7 +140,8 @@ async def _stream(
         return new
 
     disturbing = asyncio.create_task(disturb())
-    began, tasks = time.monotonic(), []
+    began = time.monotonic()
+    tasks = []
     for number in range(int(plan.per_s * plan.seconds)):
         await asyncio.sleep(max(0.0, began + number / plan.per_s - time.monotonic()))
         tasks.append(asyncio.create_task(senders.deliver()))
@@ -156,13 +158,17 @@ class Senders:
     """Clay's HTTP columns."""
 
     def __init__(self, settings: Settings, port: int, result: Storm) -> None:
-        self._settings, self._port, self.result = settings, port, result
+        self._settings = settings
+        self._port = port
+        self.result = result
 
     async def deliver(self) -> None:
         """Send one callback until it is acknowledged."""
-        result, number = self.result, self.result.sent
+        result = self.result
+        number = self.result.sent
         result.sent += 1
-        workspace, lead_id = f"w{number % WORKSPACES}", f"lead-{number}"
+        workspace = f"w{number % WORKSPACES}"
+        lead_id = f"lead-{number}"
         destination = f"{workspace}-crm"
         body = {
             "lead_id": lead_id,

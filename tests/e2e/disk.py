@@ -62,7 +62,8 @@ def per_thousand(sizes: Counter[str], leads: int) -> dict[str, float]:
 
 def missed(mib: dict[str, float]) -> list[str]:
     """Return what is not as it should be, in words."""
-    total, unnamed = sum(mib.values()), sorted(mib.keys() - named_topics())
+    total = sum(mib.values())
+    unnamed = sorted(mib.keys() - named_topics())
     wrong = [f"{topic} has bytes, and docs/sizing.md does not name it" for topic in unnamed]
     if total > MOST_MIB_PER_THOUSAND:
         wrong.append(f"{total:.1f} MiB for 1,000 leads, more than {MOST_MIB_PER_THOUSAND:g}")

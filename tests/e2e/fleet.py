@@ -154,7 +154,8 @@ class Fleet(Pipeline):
 
     async def spread(self, members: Iterable[Member], within_s: float) -> dict[str, Member]:
         """Wait until each of these members sends for some workspace, and no other member does."""
-        wanted, deadline = set(members), time.monotonic() + within_s * BUSY
+        wanted = set(members)
+        deadline = time.monotonic() + within_s * BUSY
         while set((owners := await self.owners(within_s)).values()) != wanted:
             if time.monotonic() > deadline:
                 raise AssertionError(
@@ -182,7 +183,8 @@ class Fleet(Pipeline):
 
     async def first_request(self, workspaces: Iterable[str], after_ms: int, within_s: float) -> dict[str, int]:
         """Return when the first request of each workspace arrived, in ms after `after_ms`."""
-        missing, firsts = set(workspaces), dict[str, int]()
+        missing = set(workspaces)
+        firsts = dict[str, int]()
         deadline = time.monotonic() + within_s * BUSY
         seen = 0
         while missing - firsts.keys():

@@ -78,7 +78,8 @@ class Load:
         self._producers: dict[str | None, Any] = {}
         self._sent: set[asyncio.Future[Any]] = set()
         self._patches = ExitStack()
-        self._trick, self._tricks = "", 0
+        self._trick = ""
+        self._tricks = 0
         self._bombs = bombs
         self._bomber: Any = None
 

@@ -92,7 +92,8 @@ class Pipeline:
         self._logs: list[Path] = []
         self.logs: dict[int, Path] = {}
         self.ports: dict[int, int] = {}
-        self.gateway_port, self.board_port = free_port(), free_port()
+        self.gateway_port = free_port()
+        self.board_port = free_port()
         pin = "partition = {number}" if pinned else ""
         lanes = "".join(
             f"""
@@ -205,7 +206,8 @@ read_model_path = "{self.directory}/model.sqlite"
             process = self.children.spawn([sys.executable, *program, *argv], log=log)
         else:
             process = fork_process(self.children, argv, log, change)
-        self.logs[process.pid], self.ports[process.pid] = log, port
+        self.logs[process.pid] = log
+        self.ports[process.pid] = port
         return process
 
     async def stop(self, process: subprocess.Popen[bytes], grace_s: float = 40) -> int:

@@ -93,7 +93,8 @@ class Systems(Pipeline):
         ):
             assert before in self._toml
             self._toml = self._toml.replace(before, now)
-        self.gateway_port, self.board_port = port, board
+        self.gateway_port = port
+        self.board_port = board
         self.settings = self._settings()
 
     async def follow_again(self) -> None:

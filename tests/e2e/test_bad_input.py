@@ -71,7 +71,8 @@ def foreign(topic: str, home: int) -> dict[str, Headers]:
 @pytest.mark.timeout(120)
 async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2) as line:
-        topic, home = line.settings.names.leads, line.settings.home("w0")
+        topic = line.settings.names.leads
+        home = line.settings.home("w0")
         records = [Record(topic, key, value, (), home) for key, value, _, _ in CASES.values()]
         origins = {name: f"{topic}/{home}/{offset}" for offset, name in enumerate(CASES)}
         junk = ((f"h{n}", b"\xff\x00" * 50) for n in range(20))
@@ -164,7 +165,8 @@ async def _check_dead_letters(line: Pipeline, origins: dict[str, str], ends: dic
     cut = dead_letters[origins["compressed"]]
     assert int(dict(cut.headers)["stream-app-cut-bytes"]) > 1_900_000
     assert cut.value.startswith(b'{"fields":{"email":"xxx')
-    long_key, nothing = dead_letters[origins["long_key"]], dead_letters[origins["nothing"]]
+    long_key = dead_letters[origins["long_key"]]
+    nothing = dead_letters[origins["nothing"]]
     assert long_key.key == pseudonymous_key(b"k" * 10_000, ())
     assert (nothing.key, nothing.value, dict(nothing.headers)["stream-app-reason"]) == (None, None, b"tombstone")
     assert dict(nothing.headers)["stream-app-origin"].decode().startswith(f"{line.settings.names.leads}/")

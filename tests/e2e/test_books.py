@@ -73,7 +73,8 @@ async def test_a_lead_that_clay_does_not_have_is_sent_again_and_booked_once(kafk
     prices = "estimate_credits = 1\nceiling_credits = 12"
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1, lane=DAY, destination=prices) as line:
         line.control("POST", "/control/faults", {"kind": "status_before", "status": 500})
-        worker, replay = line.start("worker"), line.start("replay")
+        worker = line.start("worker")
+        replay = line.start("replay")
         await line.publish(line.leads(1))
         await line.until(lambda: line.last() == {"parked": 1}, 60, "parked")
         before = await line.books_balance()

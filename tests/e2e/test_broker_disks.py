@@ -73,7 +73,8 @@ async def test_a_transaction_that_kafka_left_open_ends_as_the_coordinator_decide
 
     One that is still open is not fenced meanwhile, because Kafka would leave that end out, too.
     """
-    state, events = f"{namespace}state", f"{namespace}events"
+    state = f"{namespace}state"
+    events = f"{namespace}events"
     async with to_lose(broker, tmp_path / "second", state, events) as second:
         producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"{state}-0")
         await producer.start()
@@ -102,7 +103,8 @@ async def test_a_committed_transaction_that_kafka_left_open_is_not_aborted(
     broker: ProxiedKafka, namespace: str, tmp_path: Path
 ) -> None:
     """Kafka fault the commit. An abort of the next transaction would take the committed records back."""
-    state, events = f"{namespace}state", f"{namespace}events"
+    state = f"{namespace}state"
+    events = f"{namespace}events"
     async with to_lose(broker, tmp_path / "second", events) as second:
         async with admin(broker.bootstrap) as client:
             await client.create_topics([NewTopic(state, -1, -1, replica_assignments={0: [1]})])

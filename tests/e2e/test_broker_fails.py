@@ -31,7 +31,8 @@ async def test_a_broker_restarts(broker: ProxiedKafka, namespace: str) -> None:
 async def test_a_broker_is_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespace: str) -> None:
     """No worker can take over meanwhile, but a worker can be stopped."""
     async with loaded(broker, namespace, says="no answer within 2 s") as line:
-        worker, other = line.members[0], line.join()
+        worker = line.members[0]
+        other = line.join()
         await line.spread([worker, other], 30)
         broker.freeze()
         try:

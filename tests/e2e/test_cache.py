@@ -49,7 +49,8 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
 ) -> None:
     async with pipeline(kafka.bootstrap, namespace, redis_url, cache_first=True, more=PATIENT) as line:
         processes = [line.start("worker"), line.start("gateway"), line.start("board")]
-        email, linkedin = str(fields_of(2)["email"]), "https://www.linkedin.com/in/ada-2"
+        email = str(fields_of(2)["email"])
+        linkedin = "https://www.linkedin.com/in/ada-2"
         both = lead(line, 2, linkedin_url=linkedin)
         await line.publish([both, *(lead(line, number) for number in (0, 1, 3))])
         await ended(line, 4)

@@ -58,7 +58,8 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(cluster: LocalClust
         # The one that coordinates the worker's group comes first, then those that are left.
         first = await coordinator_of(cluster.bootstrap, names.worker_app)
         for broker in sorted(cluster.brokers, key=lambda name: cluster.brokers.index(name) != first - 1):
-            bound_s, began_ms = SESSION_S + AFTER_SESSION_S * min(slowness(), SLOWEST), now_ms()
+            bound_s = SESSION_S + AFTER_SESSION_S * min(slowness(), SLOWEST)
+            began_ms = now_ms()
             broker.freeze()
             try:
                 await asyncio.sleep(bound_s + 5)  # the lanes go on without the broker
@@ -66,7 +67,8 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(cluster: LocalClust
                 broker.thaw()
             await all_in_sync(cluster.bootstrap, [topic.name for topic in line.settings.topic_plan()], 60)
             await asyncio.sleep(2)
-            window, requests = (began_ms, now_ms()), line.requests()
+            window = (began_ms, now_ms())
+            requests = line.requests()
             posts = {lane: [post.at_ms for post in requests if post.workspace == lane] for lane in line.names}
             longest = {lane: longest_stop_s([window], posts[lane], *window) for lane in line.names}
             assert max(longest.values()) < bound_s, longest
@@ -90,7 +92,8 @@ async def test_processes_and_commands_start_while_a_broker_hangs(cluster: LocalC
         broker = cluster.brokers[await coordinator_of(cluster.bootstrap, line.settings.names.worker_app) - 1]
         broker.freeze()
         try:
-            worker, replay = line.join(), line.member(line.start("replay"))
+            worker = line.join()
+            replay = line.member(line.start("replay"))
             asked = await asyncio.gather(line.run("lanes", "--json"), line.run("dlq", "--json"))
             assert [code for code, _ in asked] == [0, 0], asked
             await asyncio.gather(worker.joined(60), replay.joined(60))

@@ -68,7 +68,8 @@ def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(
     assert outcome["finished"]
     assert outcome["seconds"] < 90 * slowness()
     assert outcome["published"] == 308
-    books, ledger = outcome["books"], outcome["ledger"]
+    books = outcome["books"]
+    ledger = outcome["ledger"]
     assert books["balanced"]
     assert books["records"] == books["accounted"] == 308
     assert books["statuses"]["expired"]["records"] == 8

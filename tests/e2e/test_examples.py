@@ -82,7 +82,8 @@ async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
 
 async def by_plain_consumers(line: Pipeline, status: str, count: str) -> None:
     """Both clients see the same events. After a reset the same group sees them again."""
-    group, other = f"{status}-group", f"{status}-other"
+    group = f"{status}-group"
+    other = f"{status}-other"
     events = await run(line, "consume_status_aiokafka.py", "--topic", status, "--group", group, "--count", count)
     assert len(events) == int(count)
     seen = await run(line, "consume_status_confluent.py", "--topic", status, "--group", other, "--count", count)

@@ -81,7 +81,8 @@ share = 0.25
 async def test_dead_letters_of_many_faults_are_replayed_then_parked_once(kafka: Broker, namespace: str) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 5, config=SOON, lane=UNBROKEN, script=FAULTS, partitions=8) as line:
         await line.publish(line.leads(10_000))
-        worker, replay = line.start("worker"), line.start("replay")
+        worker = line.start("worker")
+        replay = line.start("replay")
         await line.until_over(10_000, 180)
         await line.stop(worker)
         await line.stop(replay)
@@ -112,7 +113,8 @@ delay_s = 0.03
         poison = Record(line.settings.names.leads, b"w0", b"no lead", (), 0)
         leads = line.leads(3_000)
         await line.publish(lead for n in range(0, 3_000, 100) for lead in (*leads[n : n + 100], poison))
-        worker, replay = line.start("worker"), line.start("replay")
+        worker = line.start("worker")
+        replay = line.start("replay")
         for killed_at in (400, 1_100, 1_800):
             await line.until(lambda: line.last()["accepted"] >= killed_at, 60, f"{killed_at} accepted")  # noqa: B023
             worker.kill()
@@ -123,7 +125,8 @@ delay_s = 0.03
         await line.stop(worker)
         await line.stop(replay)
         line.check_histories()
-        states, sent = line.last(), line.summary()["leads"]
+        states = line.last()
+        sent = line.summary()["leads"]
         assert sum(states.values()) == 3_030, "none is lost"
         assert set(states) == {"accepted", "parked", "rejected_invalid"}
         assert set(sent.values()) == {1}, "none was POSTed twice"

@@ -129,7 +129,9 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         burst=10,
     ) as line:
         await line.publish(line.leads(300))
-        worker, gateway, replay = line.join(), line.start("gateway"), line.start("replay")
+        worker = line.join()
+        gateway = line.start("gateway")
+        replay = line.start("replay")
         await line.until(lambda: line.answered() >= 30, 60, "results come back")
         worker.kill()
         killed_ms = time.time_ns() // 1_000_000
@@ -169,7 +171,8 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         assert answered == came, "each callback on Kafka settles its lead, and nothing else does"
         acknowledged = {row["lead_id"] for row in line.ledger() if row["kind"] == "callback" and row["status"] == 200}
         assert acknowledged <= came, "what the gateway acknowledged outlived it"
-        charged, booked = line.charged(), line.booked()
+        charged = line.charged()
+        booked = line.booked()
         assert {lead: charged[lead] for lead in answered} == {lead: booked[lead] for lead in answered}
         enriched = {event.lead_id for event in ended.values() if event.status in ("enriched", "partial")}
         assert enriched
@@ -192,7 +195,11 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
     """The credits are used up, or auto-run is off: Clay answers 2xx to every lead and calls back about none. When that
     is repaired, the lane continues.
     """
-    deadline_s, overdue, rate_per_s, burst, leads = 3, 5, 10, 5, 110
+    deadline_s = 3
+    overdue = 5
+    rate_per_s = 10
+    burst = 5
+    leads = 110
     async with Loop(
         kafka.bootstrap,
         namespace,
@@ -204,7 +211,8 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
         rate_per_s=rate_per_s,
         burst=burst,
     ) as line:
-        gateway, worker = line.start("gateway"), line.join()
+        gateway = line.start("gateway")
+        worker = line.join()
         await line.publish(line.leads(leads))
         await line.until(lambda: line.answered() >= 10, 60, "results come back")
         if cause == "auto-run":
@@ -236,7 +244,8 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
         assert any(request.at_ms > resumed_ms for request in line.requests())
         line.check_histories()
         assert not line.posted_again()
-        charged, booked = line.charged(), line.booked()
+        charged = line.charged()
+        booked = line.booked()
         # A row that is run again costs again what it cost already: Clay's cell says the sum of both runs.
         assert charged == booked
         for process in (worker.process, gateway):

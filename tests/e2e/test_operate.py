@@ -163,7 +163,8 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
     config = f'secrets_dir = "{tmp_path}"'
     async with Pipeline(kafka.bootstrap, namespace, 1, config=config, partitions=2) as line:
         url = line.environment["WEBHOOK_0"]
-        worker, replay = line.start("worker"), line.start("replay")
+        worker = line.start("worker")
+        replay = line.start("replay")
         await line.publish([command(line, "quota", "c1", webhook_id=webhook_id(url), count=45_000)])
         assert (await answer(line, "c1")).applied
         await line.publish(line.leads(4))

@@ -26,7 +26,8 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
         assert (await line.run("replay", "pause", "--why", "only what is ordered"))[0] == 0
         line.control("POST", "/control/faults", DOWN)
         await line.publish(line.leads(leads))
-        worker, replay = line.start("worker"), line.start("replay")
+        worker = line.start("worker")
+        replay = line.start("replay")
         await line.until(lambda: line.last()["dead_lettered"] == leads, 60, "all are dead letters")
         line.control("DELETE", "/control/faults")
 

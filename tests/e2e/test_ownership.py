@@ -82,7 +82,8 @@ async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
     returns.
     """
     async with broker.proxy() as proxy, Fleet(broker.bootstrap, namespace, 4, config=CONFIG, script=SLOW) as line:
-        alone, other = line.join(bootstrap=proxy.address), line.join()
+        alone = line.join(bootstrap=proxy.address)
+        other = line.join()
         async with Load(line, 80) as load:
             owners = await line.spread(line.members, 30)
             lanes = [name for name, owner in owners.items() if owner is alone]

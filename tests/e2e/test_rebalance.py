@@ -25,7 +25,8 @@ delay_s = {LONGEST_REQUEST_S}
 @pytest.mark.long
 async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) -> None:
     async with Fleet(kafka.bootstrap, namespace, 6, partitions=6, script=SLOW) as line:
-        first, second = line.join(), line.join()
+        first = line.join()
+        second = line.join()
         async with Load(line, 120) as load:
             await line.spread([first, second], 30)
             third = line.join()
@@ -62,7 +63,8 @@ async def _moved(line: Fleet, owners: dict[str, Member], gone: Member, at_ms: in
 async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker, namespace: str) -> None:
     """One lane is suspended by 401, one held by its breaker. The third continues while workers join and leave."""
     async with Fleet(kafka.bootstrap, namespace, 3, partitions=3, lane=HELD_FOR_LONG, script=SLOW) as line:
-        first, second = line.join(), line.join()
+        first = line.join()
+        second = line.join()
         async with Load(line, 60) as load:
             await line.spread([first, second], 30)
             line.control(

@@ -64,7 +64,8 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         names = line.settings.names
         line.control("POST", "/control/faults", DOWN)
         await line.publish(line.leads(30))
-        worker, replay = line.start("worker"), line.start("replay")
+        worker = line.start("worker")
+        replay = line.start("replay")
         await line.until(lambda: line.last()["parked"] == 30, 40, "30 parked")
 
         await caught_up(line)
@@ -152,7 +153,8 @@ async def test_deferred_leads_are_shown_and_sent_sooner(kafka: Broker, namespace
     # Two workspaces in one partition: what one of them holds is deferred, so that it does not block the other.
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=1, config=CONFIG, lane=LANE) as line:
         await line.done("replay", "pause", "--why", "only what is ordered")
-        worker, replay = line.start("worker"), line.start("replay")
+        worker = line.start("worker")
+        replay = line.start("replay")
         await line.publish([command(line, "pause", "c1")])
         assert (await answer(line, "c1")).applied
         await line.publish(line.leads(20))

@@ -85,7 +85,8 @@ async def refusal_of(kafka: SecureKafka, listener: str, protocol: str, **securit
 
 
 async def test_each_kind_of_refusal_has_its_own_text(secure: SecureKafka) -> None:
-    ours, others = tls(secure.ca_pem), tls(secure.other_ca_pem)
+    ours = tls(secure.ca_pem)
+    others = tls(secure.other_ca_pem)
     assert await refusal_of(secure, "PLAINTEXT", "PLAINTEXT") == ""
     assert await refusal_of(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram()) == ""
     assert await refusal_of(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **scram()) == ""
@@ -307,7 +308,8 @@ def test_a_client_is_known_by_its_certificate(
     secure: SecureKafka, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asyncio.run(grant(secure, {"app": rights_of(TopicNames(namespace), TIERS_S)["topics"].acls}))
-    config, pem = tmp_path / "stream_app.toml", secure.client_pem
+    config = tmp_path / "stream_app.toml"
+    pem = secure.client_pem
     config.write_text(
         f"""
 [kafka]
@@ -325,7 +327,8 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
     secure: SecureKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
-    rights, fresh = rights_of(TopicNames(namespace), TIERS_S), f"new.{namespace}"
+    rights = rights_of(TopicNames(namespace), TIERS_S)
+    fresh = f"new.{namespace}"
     async with Secured(secure, namespace) as line:
         await grant(secure, {user_of(program): its.acls for program, its in rights.items()})
         await grant(secure, {"topics": rights_of(TopicNames(fresh), TIERS_S)["topics"].acls})

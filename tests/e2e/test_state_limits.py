@@ -77,7 +77,8 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker,
 async def test_leads_lost_to_retention_are_counted_and_logged(kafka: Broker, namespace: str) -> None:
     """Also if Kafka has deleted the group's offset, as it does when a group is away for long."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
-        leads, names = line.leads(60), line.settings.names
+        leads = line.leads(60)
+        names = line.settings.names
         log = TopicPartition(names.leads, 0)
         await line.publish([*leads[:20], Record(names.leads, b"w0", b"no lead", (), 0)])
         worker = line.join()

@@ -128,7 +128,8 @@ async def stranded(
     broker: LocalKafka, namespace: str, directory: Path, per_ending: int
 ) -> AsyncIterator[dict[Ending, list[Partition]]]:
     """Make this many partitions of each ending. "open": the owner is gone, and nothing was decided."""
-    state, events = f"{namespace}state", f"{namespace}events"
+    state = f"{namespace}state"
+    events = f"{namespace}events"
     endings = [ending for ending in ENDINGS for _ in range(per_ending)]
     async with to_lose(broker, directory, state, events, partitions=len(endings)) as second:
         partitions = [Partition(broker, state, events, *numbered) for numbered in enumerate(endings)]
@@ -199,7 +200,8 @@ async def test_a_takeover_stops_until_the_operator_has_decided(
     """Kafka's own tool does what the errors ask for."""
     tool = "org.apache.kafka.tools.TransactionsCommand"
     async with stranded(broker, namespace, tmp_path / "second", 1) as partitions:
-        (unknown,), (other,) = partitions["committed"], partitions["aborted"]
+        (unknown,) = partitions["committed"]
+        (other,) = partitions["aborted"]
         foreign = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=unknown.transactional_id)
         await foreign.start()  # the verdict is gone
         await foreign.stop()

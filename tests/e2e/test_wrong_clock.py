@@ -11,7 +11,8 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def two_hours_ahead() -> None:
-    now, now_ns = time.time, time.time_ns
+    now = time.time
+    now_ns = time.time_ns
     time.time = lambda: now() + 7_200
     time.time_ns = lambda: now_ns() + 7_200 * 10**9
 

@@ -116,7 +116,8 @@ async def run(attack: Attack, port: int, address: str, seconds: float, bytes_per
     """Attack for so long. Raises ValueError unless the address is loopback."""
     if not ip_address(address).is_loopback:
         raise ValueError(f"{address} is no loopback address: attacks stay on this machine")
-    done, pace = Done(), Pace(bytes_per_s)
+    done = Done()
+    pace = Pace(bytes_per_s)
     tasks = [asyncio.create_task(_again(attack, port, address, pace, done)) for _ in range(attack.connections)]
     await asyncio.sleep(seconds)
     for task in tasks:

@@ -131,7 +131,9 @@ def check(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: list[Answ
 
 async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
     """Send this many requests. Return their ledger, and the gateway with its counters."""
-    rng, ledger, gateway = random.Random(seed), Ledger(), Gateway(limits=LIMITS)
+    rng = random.Random(seed)
+    ledger = Ledger()
+    gateway = Gateway(limits=LIMITS)
     for _ in range(requests):
         gateway.shelf.fails_with = BrokerUnavailable("away") if rng.random() < 0.01 else None
         sent = make(rng)
@@ -141,7 +143,8 @@ async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
             ledger.faults.append(f"request {ledger.requests}: {error!r} at {sent}")
             continue
         check(ledger, gateway, [sent], [answer])
-    counted, responses = gateway.counted(), gateway.responses()
+    counted = gateway.counted()
+    responses = gateway.responses()
     if sum(counted.values()) != ledger.callbacks:
         ledger.faults.append(f"{ledger.callbacks} callbacks, counted {counted}")
     if responses != {str(status): count for status, count in ledger.statuses.items()}:
@@ -163,7 +166,8 @@ def bytes_of(sent: Sent) -> bytes:
 
 
 async def answer_through(port: int, sent: Sent) -> Answer:
-    words, answer = bytes_of(sent), b""
+    words = bytes_of(sent)
+    answer = b""
     try:
         async with asyncio.timeout(30 * BUSY):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -194,8 +198,12 @@ async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Ledger, Gateway]
 
     Those that nginx waits for in vain come last, together.
     """
-    rng, ledger, gateway, port = random.Random(seed), Ledger(), Gateway(limits=THROUGH_NGINX), free_port()
-    made, late = 0, list[Sent]()
+    rng = random.Random(seed)
+    ledger = Ledger()
+    gateway = Gateway(limits=THROUGH_NGINX)
+    port = free_port()
+    made = 0
+    late = list[Sent]()
     with Nginx(port) as nginx:
         async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
             while made < requests or late:

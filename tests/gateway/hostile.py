@@ -80,7 +80,9 @@ class Target:
     """A gateway behind nginx, under attack."""
 
     def __init__(self, nginx: Nginx, gateway: subprocess.Popen[bytes], args: argparse.Namespace) -> None:
-        self.nginx, self.gateway, self.args = nginx, gateway, args
+        self.nginx = nginx
+        self.gateway = gateway
+        self.args = args
         self.acknowledged: set[str] = set()
         self._sent = 0
         self._client = httpx.AsyncClient(
@@ -93,7 +95,8 @@ class Target:
     async def good(self) -> tuple[float, str]:
         """Return seconds and answer of one callback that must be accepted."""
         self._sent += 1
-        callback, began = good(f"lead-{self._sent}", note="x" * 400), time.monotonic()
+        callback = good(f"lead-{self._sent}", note="x" * 400)
+        began = time.monotonic()
         try:
             answer = str((await self._client.post(URL, json=callback)).status_code)
         except httpx.HTTPError as error:
@@ -127,7 +130,8 @@ class Target:
         figures = Figures(name, len(names))
         with self.under(names) as running:
             await asyncio.sleep(_BEFORE_S)
-            watching, began = asyncio.create_task(self._watch(figures)), time.monotonic()
+            watching = asyncio.create_task(self._watch(figures))
+            began = time.monotonic()
             asking = []
             for number in range(int(GOOD_PER_S * self.args.seconds)):
                 await asyncio.sleep(max(0.0, began + number / GOOD_PER_S - time.monotonic()))
@@ -182,7 +186,8 @@ class Siege:
 
 async def siege(bootstrap: str, namespace: str, args: argparse.Namespace) -> Siege:
     """Run the attacks."""
-    children, figures = ChildProcesses("hostile"), []
+    children = ChildProcesses("hostile")
+    figures = []
     try:
         port = free_port()
         more = f"[http]\ngateway_port = {port}\ngateway_ops_port = 0\n"
@@ -237,7 +242,8 @@ def main() -> int:
     table = Table("attack", "sent MB", "connections", "good", "p99 s", "RSS MB", "missed")
     for figure in done.figures:
         about = ATTACKS[figure.name].about if figure.name in ATTACKS else f"{figure.at_once} attacks at once"
-        sent, taken = f"{figure.sent_mb:.0f}", f"{len(figure.good) - len(figure.bad)} of {len(figure.good)}"
+        sent = f"{figure.sent_mb:.0f}"
+        taken = f"{len(figure.good) - len(figure.bad)} of {len(figure.good)}"
         measured = f"{figure.p99_s:.2f}", f"{figure.most_mb:.0f}", ", ".join(sorted(set(figure.missed())))
         table.add_row(f"{figure.name}: {about}", sent, str(figure.connections), taken, *measured)
     out = Console(width=170)

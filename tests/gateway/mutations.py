@@ -41,7 +41,8 @@ Mutation = Callable[[Sent], None]
 
 
 def wrong_token(sent: Sent) -> None:
-    rng, place = sent.rng, (sent.workspace, sent.destination, sent.lead_id)
+    rng = sent.rng
+    place = (sent.workspace, sent.destination, sent.lead_id)
     token = str(sent.document.get("callback_token", ""))
     sent.document["callback_token"] = rng.choice(
         [sign(Keys([GONE_KEY]), *place), sign(IN_USE[0], *place[:2], "another-lead"),
@@ -90,7 +91,8 @@ def trailing(sent: Sent) -> None:
 
 
 def bytes_(sent: Sent) -> None:
-    rng, raw = sent.rng, bytearray(sent.raw())
+    rng = sent.rng
+    raw = bytearray(sent.raw())
     for _ in range(rng.choice([1, 1, 2, 5, 20])):
         at = rng.randrange(len(raw) + 1)
         match rng.randrange(4):

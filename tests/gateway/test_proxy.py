@@ -28,7 +28,8 @@ class Behind:
     """A gateway behind nginx."""
 
     def __init__(self, gateway: Gateway, nginx: Nginx) -> None:
-        self.gateway, self.nginx = gateway, nginx
+        self.gateway = gateway
+        self.nginx = nginx
 
     async def say(self, words: bytes) -> tuple[int, bytes]:
         """Send these bytes; return status and answer when nginx has closed the connection."""

@@ -27,7 +27,8 @@ from tests.support.proxy import ProxiedKafka, Proxy
 
 @pytest.mark.slow
 async def test_an_unreachable_advertised_address_is_explained_at_once(broker: ProxiedKafka) -> None:
-    way, connection = broker.proxy(), KafkaConnection(broker.behind_proxy)
+    way = broker.proxy()
+    connection = KafkaConnection(broker.behind_proxy)
     lines: list[str] = []
     with pytest.raises(BrokerUnavailable):
         await wait_for_kafka(connection, 1, lines.append)

@@ -15,9 +15,12 @@ from tests.upstream.apps import rebalance
 
 
 async def test_a_kept_partition_that_stalls_after_a_rebalance_is_named(kafka: Broker, namespace: str) -> None:
-    bench, owner, recorder = await make_bench(kafka, namespace), Owner(), Recorder()
+    bench = await make_bench(kafka, namespace)
+    owner = Owner()
+    recorder = Recorder()
     resuming = "no records are consumed since the last rebalance"
-    app, hangs = bench.app({bench.leads: recorder}, owner), asyncio.Event()
+    app = bench.app({bench.leads: recorder}, owner)
+    hangs = asyncio.Event()
 
     async def hang() -> None:
         hangs.set()
@@ -39,7 +42,8 @@ async def test_a_kept_partition_that_stalls_after_a_rebalance_is_named(kafka: Br
 
 async def test_a_transaction_marker_is_no_waiting_record(kafka: Broker, namespace: str) -> None:
     """The marker is the last offset, after all that was acked. It is no record, so none waits on Kafka."""
-    bench, recorder = await make_bench(kafka, namespace), Recorder()
+    bench = await make_bench(kafka, namespace)
+    recorder = Recorder()
     app = bench.app({bench.leads: recorder})
     counted = BacklogCount(app.connection, lambda: committed(app), lambda: {(bench.leads, 0): Position(5, 1)})
     async with running(app):
@@ -53,7 +57,8 @@ async def test_a_transaction_marker_is_no_waiting_record(kafka: Broker, namespac
 
 async def test_a_topic_that_the_broker_did_not_know_yet_is_assigned_soon(kafka: Broker, namespace: str) -> None:
     """A broker may learn of a new topic after the worker has joined its group. aiokafka asks again in 5 minutes."""
-    bench, recorder = Bench(kafka, namespace), Recorder()
+    bench = Bench(kafka, namespace)
+    recorder = Recorder()
     async with running(bench.app({bench.leads: recorder})) as app:
         await until(lambda: app.consumer_generation_id > 0, what="the join")
         await create_topics(kafka.bootstrap, bench.leads, partitions=PARTITIONS)

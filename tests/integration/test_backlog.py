@@ -71,7 +71,8 @@ async def test_what_the_owner_has_taken_does_not_wait(kafka: Broker, namespace: 
 async def test_each_record_is_read_once_and_a_large_backlog_never(kafka: Broker, namespace: str) -> None:
     topic = namespace + "leads"
     await create_topics(kafka.bootstrap, topic)
-    place, backlog = TopicPartition(topic, 0), Backlog()
+    place = TopicPartition(topic, 0)
+    backlog = Backlog()
     async with CountingReader(KafkaConnection(kafka.bootstrap)) as reader:
 
         async def count(committed: int = 0, position: Position | None = None) -> Waiting:

@@ -74,7 +74,8 @@ async def keeps(url: str, ca_file: str | None = None) -> bool:
 
 
 async def test_tls_with_a_private_authority(tmp_path: Path) -> None:
-    authority, ca_file = trustme.CA(), str(tmp_path / "ca.pem")
+    authority = trustme.CA()
+    ca_file = str(tmp_path / "ca.pem")
     authority.cert_pem.write_to_path(ca_file)
     with LocalRedis() as server:
         port = urlsplit(server.url).port or 0

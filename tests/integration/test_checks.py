@@ -118,7 +118,8 @@ async def test_a_correct_setup_passes(kafka: Broker, namespace: str, redis_url: 
 async def test_a_clock_that_is_an_hour_off(kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     topic = f"{namespace}audit"
     await create_topic(kafka.bootstrap, topic, config={"message.timestamp.type": "LogAppendTime"})
-    connection, transactional_id = KafkaConnection(kafka.bootstrap), f"{namespace}doctor"
+    connection = KafkaConnection(kafka.bootstrap)
+    transactional_id = f"{namespace}doctor"
     right = kafka_clock._now_ms
     assert await clocks_agree(connection, transactional_id, topic, 20) == "this machine's clock agrees with Kafka's"
     monkeypatch.setattr(kafka_clock, "_now_ms", lambda: right() - 3_600_000)

@@ -107,7 +107,8 @@ async def test_only_the_damaged_partition_stops_after_its_sound_records(
     for partition in (0, 1):
         await produce(kafka.bootstrap, topic, partition, 4)
     values: dict[int, list[int]] = {}
-    bad, good = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    bad = TopicPartition(topic, 0)
+    good = TopicPartition(topic, 1)
     async with consumer_of(kafka.bootstrap, bad, good) as consumer:
         tamper(consumer, {(bad, 6): damage})
         with pytest.raises(UnreadableBatch, match=cause) as refused:

@@ -159,7 +159,9 @@ async def test_records_that_cannot_be_read_are_counted_and_are_no_stall(
 
 async def test_nothing_is_fetched_during_a_takeover(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch that finds nothing would delay the seek behind it, and so the first record, by half a second."""
-    owner, seen, owned = Owner(), Recorder(), list[bool]()
+    owner = Owner()
+    seen = Recorder()
+    owned = list[bool]()
     owner.taking_s = 1
     send = BoundedClient.send
 
@@ -176,7 +178,8 @@ async def test_nothing_is_fetched_during_a_takeover(bench: Bench, monkeypatch: p
 
 
 async def test_a_rebalance_interrupts_a_takeover_and_then_revokes(bench: Bench) -> None:
-    slow, quick = Owner(), Owner()
+    slow = Owner()
+    quick = Owner()
     slow.taking_s = 60
     async with running(bench.app({bench.leads: Recorder(slow)}, slow)):
         await until(lambda: slow.calls)

@@ -160,7 +160,8 @@ async def test_a_member_that_was_evicted_and_has_joined_again_stays_evicted(kafk
     await publish(bench.bootstrap, bench.leads, [b"0"])
     async with running(bench.app({bench.leads: seen}, owner)) as app:
         await until(lambda: seen.consumed)
-        evicted, still_member = app.consumer.member_id, app.consumer.membership()
+        evicted = app.consumer.member_id
+        still_member = app.consumer.membership()
         assert await still_member() > 0
         await app.consumer._thread.call_thread(app.consumer._thread._consumer._coordinator._maybe_leave_group)
         await until(lambda: app.consumer.member_id != evicted)

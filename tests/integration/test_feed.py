@@ -69,11 +69,14 @@ async def test_only_committed_records_are_read_and_markers_are_skipped(
 
 @pytest.mark.timeout(180)
 async def test_kill_9_doubles_and_loses_nothing(kafka: Broker, namespace: str, path: Path) -> None:
-    names, leads = sources(namespace).names, 6_000
+    names = sources(namespace).names
+    leads = 6_000
     await make_topics(kafka.bootstrap, namespace)
     records = flat(history(names, f"crm-{n}", "received", "sending", "dead_lettered", offset=n) for n in range(leads))
     await write(kafka.bootstrap, [*records, *[dead_letter(names.dlq)] * leads])
-    total, chance, kills = len(records) + leads, random.Random(7), 0
+    total = len(records) + leads
+    chance = random.Random(7)
+    kills = 0
     while (read := _read(path)) < total:
         with killed(kafka.bootstrap, namespace, str(path)):
             await until(lambda before=read: _read(path) > before, 30, "some progress")  # type: ignore[misc]  # mypy cannot infer a lambda with a default

@@ -60,7 +60,8 @@ async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, name
     await create_topics(kafka.bootstrap, topic, config=COMPACTED)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         await producer.send_and_wait(topic, system_row(4), SYSTEM_KEY)
-        offsets, number = list(range(9)), 0
+        offsets = list(range(9))
+        number = 0
         while len(offsets) > 4:  # what is left of a row that changes again and again
             await producer.send_and_wait(topic, b"%d" % number, b"d/acme/people/1")
             number += 1
@@ -80,7 +81,8 @@ async def test_a_state_is_lost_if_its_log_is_empty_and_not_if_it_is_only_not_rea
 ) -> None:
     """A first transaction that committed the lanes may have to be ended in the state: the take-over does that."""
     settings = settings_in(tmp_path, kafka.bootstrap, namespace)
-    connection, names = connection_of(settings), settings.names
+    connection = connection_of(settings)
+    names = settings.names
     await make_topics(connection, settings.topic_plan(), 30, lambda _: None)
     await kafka_ready(settings, "worker")  # nothing was sent: it may begin
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:

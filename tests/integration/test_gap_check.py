@@ -65,7 +65,8 @@ class OldKafka:
     """As a Reader and its client see it: no ids, and logs that end where the test says."""
 
     def __init__(self) -> None:
-        self.end, self.error = 50, 0
+        self.end = 50
+        self.error = 0
         self.names = ["leads"]
         self.client = self
 
@@ -85,21 +86,24 @@ async def test_without_topic_ids_a_shorter_log_is_another_topic() -> None:
     await watch.look(kafka)
     kafka.error = 3
     await watch.look(kafka)  # it may only have started: it is missed for a while before it is called deleted
-    kafka.error, kafka.end = 0, 49
+    kafka.error = 0
+    kafka.end = 49
     with pytest.raises(TopicsError, match=re.escape("leads: partition 0 was at offset 50 and ends at 49")):
         await watch.look(kafka)
 
 
 async def test_without_topic_ids_a_shorter_log_of_the_lanes_is_filled_again() -> None:
     kafka: Any = OldKafka()
-    kafka.names, lost = ["lanes"], []
+    kafka.names = ["lanes"]
+    lost = []
     watch = TopicWatch(KafkaConnection(""), KnownTopics(), [], 1, on_lost={"lanes": lambda: lost.append(kafka.end)})
     await watch.look(kafka)
     kafka.error = 3
     for _ in range(3):
         await watch.look(kafka)  # nothing can be written to a topic that is missing
     assert lost == []
-    kafka.error, kafka.end = 0, 49
+    kafka.error = 0
+    kafka.end = 49
     await watch.look(kafka)
     await watch.look(kafka)
     assert lost == [49]
@@ -107,7 +111,8 @@ async def test_without_topic_ids_a_shorter_log_of_the_lanes_is_filled_again() ->
 
 async def test_the_lanes_are_written_again_when_their_topic_is_another_one(kafka: Broker, namespace: str) -> None:
     """Even if the new one was filled at once beyond the former end."""
-    lanes, connection = namespace + "lanes", KafkaConnection(kafka.bootstrap)
+    lanes = namespace + "lanes"
+    connection = KafkaConnection(kafka.bootstrap)
     await create_topics(kafka.bootstrap, lanes)
     await publish(kafka.bootstrap, lanes, [b"1"])
     lost = asyncio.Event()
@@ -129,7 +134,8 @@ async def test_a_state_whose_rows_kafka_would_delete_ends_the_process(
     kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within the time between two looks. A policy that only adds the deletion is as bad."""
-    state, connection = namespace + "state", KafkaConnection(kafka.bootstrap)
+    state = namespace + "state"
+    connection = KafkaConnection(kafka.bootstrap)
     monkeypatch.setattr(topics, "_POLICIES_EVERY_S", 0.5)
     await create_topics(kafka.bootstrap, state, config={"cleanup.policy": "compact"})
     watching = asyncio.create_task(TopicWatch(connection, KnownTopics(1), [state], 1, [state]).run())
@@ -142,7 +148,8 @@ async def test_a_state_whose_rows_kafka_would_delete_ends_the_process(
 
 async def test_a_takeover_names_why_rows_are_missing(kafka: Broker, namespace: str) -> None:
     """Even if all are, so that the partition looks like a new one."""
-    state, connection = namespace + "state", KafkaConnection(kafka.bootstrap)
+    state = namespace + "state"
+    connection = KafkaConnection(kafka.bootstrap)
     await create_topics(kafka.bootstrap, state, config={"cleanup.policy": "delete"})
     await publish(kafka.bootstrap, state, [b"1", b"2", b"3"])
     for before in (2, 3):
@@ -155,7 +162,9 @@ async def test_a_takeover_names_why_rows_are_missing(kafka: Broker, namespace: s
 
 async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: str) -> None:
     """In any partition, also one that was not taken over before: its rows are gone."""
-    state, connection, known = namespace + "state", KafkaConnection(kafka.bootstrap), KnownTopics()
+    state = namespace + "state"
+    connection = KafkaConnection(kafka.bootstrap)
+    known = KnownTopics()
     await create_topics(kafka.bootstrap, state, partitions=2)
     ledgers = [TransactionalState(connection, f"{state}-{number}", state, number, known=known) for number in range(2)]
     assert await ledgers[0].take_over() == {}
@@ -169,7 +178,9 @@ async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: st
 
 async def test_partitions_that_are_added_end_a_process(kafka: Broker, namespace: str) -> None:
     """Where it looks each second, and where a partition is taken over."""
-    leads, state, connection = namespace + "leads", namespace + "state", KafkaConnection(kafka.bootstrap)
+    leads = namespace + "leads"
+    state = namespace + "state"
+    connection = KafkaConnection(kafka.bootstrap)
     await create_topics(kafka.bootstrap, leads, state, partitions=2)
     known = KnownTopics(2)
     watching = asyncio.create_task(TopicWatch(connection, known, [leads], 2).run())

@@ -41,7 +41,8 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
     kafka: Broker, namespace: str, tmp_path: Path
 ) -> None:
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
-    names, now_ms = settings.names, int(time.time() * 1000)
+    names = settings.names
+    now_ms = int(time.time() * 1000)
     await create_planned(settings)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
 
@@ -82,7 +83,8 @@ async def test_a_workspace_that_comes_back_with_another_home_is_named_by_every_w
 ) -> None:
     """Only its owner has its row. The view is in the partition where the lane was, which no configuration names."""
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
-    names, now_ms = settings.names, int(time.time() * 1000)
+    names = settings.names
+    now_ms = int(time.time() * 1000)
     await create_planned(settings)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for name, partition, at_ms in (("busy", 1, now_ms), ("busy", 0, now_ms - 1), ("quiet", 1, now_ms)):

@@ -56,7 +56,8 @@ async def test_doctor_sends_a_test_message(tmp_path: Path, body_format: str) -> 
 
 
 async def test_a_certificate_of_another_name_names_the_host_and_what_to_check(tmp_path: Path) -> None:
-    authority, file = trustme.CA(), tmp_path / "ca.pem"
+    authority = trustme.CA()
+    file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(file)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("other.example.com").configure_cert(context)

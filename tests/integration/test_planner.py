@@ -35,7 +35,8 @@ async def test_a_plan_is_made_kept_and_sent_once(kafka: Broker, namespace: str, 
         for number in range(12):
             lead = {"fields": {"email": f"p{number}@example.com"}, "workspace": "w0"}
             await producer.send_and_wait(settings.names.dlq, json.dumps(lead).encode(), b"w0", partition=0)
-    now_ms, orders = 1_800_000_000_000, list[Record]()
+    now_ms = 1_800_000_000_000
+    orders = list[Record]()
 
     async def put(record: Record) -> None:
         orders.append(record)

@@ -59,8 +59,10 @@ class Command:
     """`stream-app results` in a configuration with the workspaces w0 and w1."""
 
     def __init__(self, settings: Settings, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.settings, self.file = settings, folder / "out.csv"
-        self._config, self._capsys = str(folder / "stream_app.toml"), capsys
+        self.settings = settings
+        self.file = folder / "out.csv"
+        self._config = str(folder / "stream_app.toml")
+        self._capsys = capsys
 
     def write(self, *records: Written) -> None:
         async def sent() -> None:

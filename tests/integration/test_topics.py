@@ -60,11 +60,13 @@ async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, n
 
 
 async def test_settings_that_differ_are_set_and_all_others_stay(kafka: Broker, namespace: str) -> None:
-    before, after = small(namespace, leads_days=3), small(namespace)
+    before = small(namespace, leads_days=3)
+    after = small(namespace)
     before[0].config["compression.type"] = "zstd"
     await create_topics(client(kafka), before, WAIT_S, print)
     report = await create_topics(client(kafka), after, WAIT_S, print)
-    leads, week = f"{namespace}leads", {"retention.ms": str(7 * DAY_MS)}
+    leads = f"{namespace}leads"
+    week = {"retention.ms": str(7 * DAY_MS)}
     assert (report.lacking, report.surplus) == ({leads: week, f"{namespace}leads.retry": week}, {})
     await alter_topics(client(kafka), report.lacking, WAIT_S, print)
     report = await create_topics(client(kafka), after, WAIT_S, print)

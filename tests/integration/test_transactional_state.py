@@ -12,7 +12,8 @@ from tests.support.ledgers import KafkaHarness, Seen
 class MemoryHarness:
     """The simulation's implementation. It must not offer more than Kafka's."""
 
-    rows, events = "state", "events"
+    rows = "state"
+    events = "events"
 
     def __init__(self) -> None:
         self._kafka = MemoryKafka()
@@ -80,7 +81,8 @@ async def test_records_go_to_the_owned_partition_unless_they_name_another(harnes
 
 
 async def test_an_earlier_owner_is_fenced_and_none_of_its_records_is_seen(harness: Harness) -> None:
-    old, new = harness.ledger(), harness.ledger()
+    old = harness.ledger()
+    new = harness.ledger()
     await old.take_over()
     await old.transact([Record(harness.rows, b"a", b"old")])
     assert await new.take_over() == {b"a": b"old"}
@@ -92,7 +94,8 @@ async def test_an_earlier_owner_is_fenced_and_none_of_its_records_is_seen(harnes
 
 
 async def test_another_partitions_owner_is_not_fenced(harness: Harness) -> None:
-    zero, one = harness.ledger(0), harness.ledger(1)
+    zero = harness.ledger(0)
+    one = harness.ledger(1)
     await zero.take_over()
     await one.take_over()
     await zero.transact([Record(harness.rows, b"a", b"1")])

@@ -179,7 +179,8 @@ async def test_a_connection_that_closes_during_a_request_is_a_connection_error(
     on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str
 ) -> None:
     """uvloop then raises RuntimeError, which ends aiokafka's metadata task, and those who wait for it wait for ever."""
-    real, fails = getattr(BoundedClient, asked), False
+    real = getattr(BoundedClient, asked)
+    fails = False
 
     async def closed(self: BoundedClient, *args: object, **how: object) -> object:
         nonlocal fails
@@ -277,7 +278,8 @@ async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(
 
 async def _freeze(kafka: ProxiedKafka, on_kafka: KafkaHarness) -> None:
     limits = replace(on_kafka.limits, transact_s=1, abort_s=0.5, request_s=2, take_over_s=2)
-    ledger, idle = on_kafka.ledger(), on_kafka.ledger(partition=1, limits=limits)
+    ledger = on_kafka.ledger()
+    idle = on_kafka.ledger(partition=1, limits=limits)
     await ledger.take_over()
     await ledger.transact([Record(on_kafka.rows, b"a", b"1")])
     ledger._limits = limits  # before it froze, the broker may take longer
@@ -307,7 +309,8 @@ async def test_no_broker(namespace: str) -> None:
 
 async def test_a_broker_without_metadata_is_waited_for(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that was frozen for long does not even name itself."""
-    known, asked = ClusterMetadata.brokers, 0
+    known = ClusterMetadata.brokers
+    asked = 0
 
     def none_at_first(self: ClusterMetadata) -> object:
         nonlocal asked
@@ -338,7 +341,8 @@ async def test_a_former_leader_is_not_asked_for_open_transactions(
 
 def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callable[[], object]]:
     """Requests of these kinds do not reach the broker: they are answered here."""
-    send, answers = BoundedClient.send, dict[type, Callable[[], object]]()
+    send = BoundedClient.send
+    answers = dict[type, Callable[[], object]]()
 
     async def instead(self: BoundedClient, node_id: int, request: object, **how: object) -> object:
         if (answer := answers.get(type(request))) is None:

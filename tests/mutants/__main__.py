@@ -96,7 +96,8 @@ def _ends(drawn: Sequence[Mutant], reach: Reach) -> Ends:
 
 
 def _report(tasks: Mapping[int, Callable[[], str]], drawn: Sequence[Mutant] | Mapping[int, Mutant]) -> Ends:
-    ends, numbers = Ends(), list(tasks)
+    ends = Ends()
+    numbers = list(tasks)
     for place, end in in_forks(list(tasks.values()), 3 * _LIMIT_S):
         ends[numbers[place]] = end
         _print(f"{'survived' if end == _ALL_PASSED else 'killed'}: {drawn[numbers[place]]} [{end}]")
@@ -130,7 +131,8 @@ def _in_files(files: Sequence[str], tests: Tests) -> str:
 
 def _collected(mutants: dict[int, Mutant], others: Ends, reach: Reach) -> str:
     """The ends of those that change functions, as JSON, and the tests that fail without a change as well."""
-    answer, by_file = "{}", dict[str, list[FunctionType]]()
+    answer = "{}"
+    by_file = dict[str, list[FunctionType]]()
 
     def called(mutant: Mutant, collected: Collected) -> str:
         change_functions(mutant, by_file)

@@ -67,7 +67,8 @@ def draw(seed: int, count: int) -> list[Mutant]:
     Each part of the program has as many as it has places. A place is known by its text, so that a seed draws the same
     mutants when other lines have changed.
     """
-    of_tokens, of_trees = _of_tokens(seed), _of_trees(seed)
+    of_tokens = _of_tokens(seed)
+    of_trees = _of_trees(seed)
     in_turn = (mutant for pair in zip(of_tokens, of_trees, strict=False) for mutant in pair)
     return list(islice(in_turn, count))
 
@@ -107,7 +108,8 @@ def _difference(source: str, changed: str) -> tuple[int, str, str]:
 
 def _of_tokens(seed: int) -> Iterator[Mutant]:
     """Yield mutants at places that are drawn evenly, although a comparison has six where a loop has one."""
-    lots, seen = list[tuple[float, str, int, Any, int]](), Counter[str]()
+    lots = list[tuple[float, str, int, Any, int]]()
+    seen = Counter[str]()
     for path in _files():
         lines = (ROOT / path).read_text().splitlines()
         for line, column, choices in _places(path):
@@ -129,7 +131,8 @@ def _files() -> Iterator[str]:
 def _places(path: str) -> Iterator[tuple[int, int, list[tuple[Any, int]]]]:
     """Where the file can be changed, with the operators and their occurrences that change it."""
     source = (ROOT / path).read_text()
-    no_target, names = list(_no_target(ast.parse(source))), list(_comparisons_of_names(ast.parse(source)))
+    no_target = list(_no_target(ast.parse(source)))
+    names = list(_comparisons_of_names(ast.parse(source)))
     nodes = [node for node in ast_nodes(get_ast(source)) if _may_change(node)]
     places: dict[Any, list[tuple[Any, int]]] = defaultdict(list)
     for name in operator_names():

@@ -54,9 +54,12 @@ def changes(source: str, left_out: Iterable[tuple[tuple[int, int], tuple[int, in
 def applied(source: str, change: Change) -> str:
     """Return the file with the change."""
     lines = source.encode().splitlines(keepends=True)
-    (first, begin), (last, end) = change.begin, change.end
-    head, tail = lines[first - 1][:begin], lines[last - 1][end:]
-    text, padding = change.text.encode(), b"\n" * (last - first)
+    (first, begin) = change.begin
+    (last, end) = change.end
+    head = lines[first - 1][:begin]
+    tail = lines[last - 1][end:]
+    text = change.text.encode()
+    padding = b"\n" * (last - first)
     # Within parentheses an expression may have as many lines as before; a statement is followed by empty ones.
     now = b"(" + text + padding + b")" if change.is_expression else text + padding
     return b"".join([*lines[: first - 1], head, now, tail, *lines[last:]]).decode()

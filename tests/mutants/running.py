@@ -83,7 +83,8 @@ class _Measured(_Fast):
     """Notes the tests that pass, how long each takes, and the lines that it runs."""
 
     def __init__(self, work: Path) -> None:
-        self._work, self._seconds = work, defaultdict[str, float](float)
+        self._work = work
+        self._seconds = defaultdict[str, float](float)
         self._not_passed: set[str] = set()
         include = [str(ROOT / name / "*") if not name.endswith(".py") else str(ROOT / name) for name in TARGETS]
         self._coverage = coverage.Coverage(str(work / "coverage"), include=include, config_file=False)
@@ -162,7 +163,8 @@ def warm() -> None:
 
 def in_forks(tasks: Sequence[Callable[[], str]], limit_s: float) -> Iterator[tuple[int, str]]:
     """What each returns, as they end; "hung" if it had to be killed."""
-    waiting, running = list(enumerate(tasks))[::-1], dict[int, tuple[int, int, float]]()
+    waiting = list(enumerate(tasks))[::-1]
+    running = dict[int, tuple[int, int, float]]()
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
             index, task = waiting.pop()
@@ -226,7 +228,8 @@ def _name(code: CodeType) -> tuple[str, int]:
 
 def change_import(mutant: Mutant) -> None:
     """Have the mutant's file imported with the change."""
-    path, get_code = str(ROOT / mutant.path), SourceFileLoader.get_code
+    path = str(ROOT / mutant.path)
+    get_code = SourceFileLoader.get_code
 
     def changed(loader: Any, fullname: str) -> CodeType | None:
         if loader.path == path:

@@ -161,7 +161,9 @@ async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_repla
 @virtual_time
 async def test_in_a_shared_partition_alone_a_waiting_lead_lets_the_next_record_start(shared: bool) -> None:
     bench = Bench(Setup(shared=shared, rate_per_s=1.0, burst=1, patience_s=600.0))
-    first, early, late = in_flight(0), in_flight(1), in_flight(2)
+    first = in_flight(0)
+    early = in_flight(1)
+    late = in_flight(2)
     late.limiter = Limiter(1)
     late.limiter.enter()
     sending = [asyncio.create_task(bench.send(lead)) for lead in (first, early, late)]

@@ -33,7 +33,8 @@ class Bench(LeadBench):
         """What a predecessor left, with a lane that says the same."""
         row = Delivery(ROW_VERSION, state, "leads/0/0", 3, 1, 1, "t", webhook_id="w", reservation=HELD)
         row = msgspec.structs.replace(row, **changes)
-        held, spent = row.reservation or PAID, row.booked or PAID
+        held = row.reservation or PAID
+        spent = row.booked or PAID
         day = Period(HELD.day, spent.credits, held.credits, spent.actions, held.actions)
         lane = Lane("acme", 0, budget=Budget((day,), (msgspec.structs.replace(day, id=HELD.month),)))
         for key, value in ((self.key, row), (lane_key("acme"), lane)):
@@ -116,7 +117,9 @@ class Timed(Observer):
 async def test_a_callback_shows_how_long_its_lead_took(
     state: Status, accepted_s: int, took: list[tuple[str, int]]
 ) -> None:
-    bench, timed, now = Bench(), Timed(), now_ms()
+    bench = Bench()
+    timed = Timed()
+    now = now_ms()
     bench.partition = bench.owner(observer=timed)
     accepted_at_ms = accepted_s and now - accepted_s * 1_000
     bench.row(state, at_ms=1_000, first_at_ms=now - 999_000, accepted_at_ms=accepted_at_ms)

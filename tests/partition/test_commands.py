@@ -128,7 +128,8 @@ async def test_a_kafka_that_is_away_at_first_delays_pending_commands_and_the_lea
     bench = Bench()
     bench.publish("a", "p1")
     bench.command("pause")
-    waiting, asked = MemoryLedger.waiting, 0
+    waiting = MemoryLedger.waiting
+    asked = 0
 
     async def away_at_first(self: MemoryLedger, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
         nonlocal asked

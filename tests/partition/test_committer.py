@@ -58,7 +58,8 @@ class Bench:
     def __init__(self, ledger: SlowLedger, spacing_s: float = 0.005) -> None:
         state = PartitionState(0, ledger, replace(parts(plan_of(Setup()), NoClay()), spacing_s=spacing_s))
         state.commits.opening = None
-        self.commits, self.lanes = state.commits, state.lanes
+        self.commits = state.commits
+        self.lanes = state.lanes
         self.running = asyncio.create_task(self.commits.run())
 
     def pause(self, number: int) -> None:
@@ -84,7 +85,8 @@ async def test_steps_that_are_submitted_together_share_a_transaction_with_the_la
     bench = Bench(ledger)
     committer = bench.commits
     bench.pause(1)
-    first, second = committer.submit(_step("a")), committer.submit(_step("b"))
+    first = committer.submit(_step("a"))
+    second = committer.submit(_step("b"))
     bench.pause(2)
     await asyncio.sleep(0.5)  # the first transaction is on its way
     bench.pause(3)
@@ -140,7 +142,8 @@ async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> N
 async def test_a_cancelled_step_does_not_affect_others() -> None:
     ledger = SlowLedger()
     committer = Bench(ledger).commits
-    gone, kept = committer.submit(_step("a")), committer.submit(_step("b"))
+    gone = committer.submit(_step("a"))
+    kept = committer.submit(_step("b"))
     gone.cancel()
     await kept
     assert steps_in(ledger.committed[0]) == [b"a", b"b"], "what was submitted is committed, though no task waits"

@@ -37,7 +37,8 @@ TIMES = ("stream-app-first-failure-ms", "stream-app-last-failure-ms", "stream-ap
 
 @virtual_time
 async def test_a_failed_one_that_was_replayed() -> None:
-    began_ms, outcome = now_ms(), classify(503, "1", SAID, 100, True, known=["Ada"])
+    began_ms = now_ms()
+    outcome = classify(503, "1", SAID, 100, True, known=["Ada"])
     bench, first = await refused(outcome, "leads.dlq")
     bench.publish("id1", "bob")  # Clay takes this one: it is no outage
     await asyncio.sleep(1)
@@ -65,7 +66,8 @@ async def test_a_failed_one_that_was_replayed() -> None:
         "stream-app-app-version": b"simulation",
         "stream-app-format": b"1",
     }
-    before, now = read_envelope(first), read_envelope(dead_letter)
+    before = read_envelope(first)
+    now = read_envelope(dead_letter)
     assert began_ms + 100 <= before.first_failure_ms < before.last_failure_ms < began_ms + 30_000
     assert now.first_failure_ms == before.first_failure_ms
     assert now.last_failure_ms > began_ms + 30_000
@@ -78,7 +80,8 @@ async def test_a_failed_one_that_was_replayed() -> None:
 async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(text: str, quote: bytes) -> None:
     began_ms = now_ms()
     bench, dead_letter = await refused(classify(422, None, text, 100, True, known=["Ada"]), "leads.dlq")
-    headers, envelope = dict(dead_letter.headers), read_envelope(dead_letter)
+    headers = dict(dead_letter.headers)
+    envelope = read_envelope(dead_letter)
     assert (envelope.disposition, envelope.reason) == ("poison", "http_422")
     assert headers["stream-app-reason-text"] == b"HTTP 422: Clay refuses this row for what is in it" + quote
     assert headers.get("stream-app-answer-excerpt") == (SCRUBBED if text else None)
@@ -101,7 +104,8 @@ async def test_a_lead_parked_as_uncertain_states_the_answer_of_clay() -> None:
 
 @virtual_time
 async def test_a_lead_rerouted_twice_is_parked_with_its_reason_and_time() -> None:
-    bench, began_ms = Bench(), now_ms()
+    bench = Bench()
+    began_ms = now_ms()
     beta = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}}'
     bench.kafka.produce(0, Record("leads", b"beta", beta))
     await bench.serve()

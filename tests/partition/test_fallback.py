@@ -210,7 +210,8 @@ async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held(
     assert await bench.lead("2", ADA) == ["duplicate"], "the lane moves"
     bench.change(budget=BudgetPolicy(credits_per_day=0))
     assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
-    ((result,), (event,)) = bench.results("3"), [of_lead for of_lead in bench.events() if of_lead.lead_id == "3"][1:]
+    (result,) = bench.results("3")
+    (event,) = [of_lead for of_lead in bench.events() if of_lead.lead_id == "3"][1:]
     assert (result.source, result.fields["title"], event.reason) == ("stale", "CEO", "stale")
     assert await bench.lead("3", ADA) == ["received", "served_from_cache", "duplicate"], "once"
     bench.change(fallback=("cache", "local"))

@@ -95,7 +95,8 @@ async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
 @virtual_time
 async def test_hot_leads_go_before_bulk_leads_that_came_before_them() -> None:
     bench = await Bench.started(Setup(rate_per_s=1.0, burst=1))
-    first, bulk = bench.lead("acme"), bench.lead("acme", bench.plan.topics.bulk)
+    first = bench.lead("acme")
+    bulk = bench.lead("acme", bench.plan.topics.bulk)
     await asyncio.sleep(0.1)
     hot = bench.lead("acme")
     await asyncio.sleep(5.0)

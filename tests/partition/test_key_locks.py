@@ -82,7 +82,8 @@ async def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:
 @virtual_time
 async def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_holds_the_lock() -> None:
     recalled: list[InFlight] = []
-    turns, order = locks(recalled.append), list[str]()
+    turns = locks(recalled.append)
+    order = list[str]()
     first = in_flight(0)
 
     async def work(name: str, under_way: InFlight) -> None:
@@ -103,7 +104,9 @@ async def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_h
 @virtual_time
 async def test_a_record_does_not_overtake_an_earlier_one_that_is_given_up_at_the_same_time() -> None:
     """The earlier one leaves the queue first, which gives the turn to the later one."""
-    turns, suspended, decided = locks(), asyncio.Event(), list[int]()
+    turns = locks()
+    suspended = asyncio.Event()
+    decided = list[int]()
 
     async def work(offset: int) -> None:
         async with turns.lock(in_flight(offset, suspended=suspended), lambda: keys("a")):
@@ -120,7 +123,9 @@ async def test_a_record_does_not_overtake_an_earlier_one_that_is_given_up_at_the
 
 @virtual_time
 async def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> None:
-    turns, order, wanted = locks(), list[str](), keys("a")
+    turns = locks()
+    order = list[str]()
+    wanted = keys("a")
 
     async def work(name: str, offset: int, *names: str) -> None:
         async with turns.lock(in_flight(offset), lambda: wanted if name == "grows" else keys(*names)):
@@ -142,7 +147,9 @@ async def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> Non
 @virtual_time
 async def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple[set[str], int, bool]]) -> None:
     """`asked`: keys, how long it works, whether it is cancelled while it waits or works."""
-    turns, inside, entered = locks(), set[str](), list[int]()
+    turns = locks()
+    inside = set[str]()
+    entered = list[int]()
 
     async def work(number: int, names: set[str], takes_s: int) -> None:
         async with turns.lock(in_flight(number), lambda: keys(*sorted(names))):

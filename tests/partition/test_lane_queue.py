@@ -25,8 +25,12 @@ def groups_of(waiter: Waiter) -> int:
 @pytest.mark.parametrize("seed", range(20))
 @virtual_time
 async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
-    rng, plan, queue, wakes = Random(seed), plan_of(Setup(shared=True)), LaneQueue(), dict[int, int]()
-    line, owed = list[Waiter](), dict.fromkeys(SHARES, 0.0)
+    rng = Random(seed)
+    plan = plan_of(Setup(shared=True))
+    queue = LaneQueue()
+    wakes = dict[int, int]()
+    line = list[Waiter]()
+    owed = dict.fromkeys(SHARES, 0.0)
     kinds: list[Kind] = [(name, bulk) for name in ("acme-main", "gamma-main") for bulk in (False, True)]
 
     def rank(waiter: Waiter) -> tuple[int, int]:
@@ -112,7 +116,8 @@ async def test_a_lead_waits_here_for_a_hold_that_is_short_or_of_its_own_workspac
     status: Any, bulk_only: bool, reason: str, over_ms: int, shared: bool, hold: Any
 ) -> None:
     plan = plan_of(Setup(shared=shared, hold=hold, patience_s=PATIENCE_MS / 1_000))
-    patience, queue = Patience(plan, Lanes(0, plan, VirtualClock(), Observer(), Intake())), LaneQueue()
+    patience = Patience(plan, Lanes(0, plan, VirtualClock(), Observer(), Intake()))
+    queue = LaneQueue()
     for number, source in enumerate(SOURCES):
         one = in_flight(number, source)
         one.arrival = number

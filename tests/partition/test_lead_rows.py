@@ -32,7 +32,8 @@ async def test_a_lead_has_as_many_rows_and_as_many_bytes_as_in_a_benchmark(linke
         if key.startswith(b"p/"):
             assert value == written[key]
             continue
-        ours, theirs = _row.decode(value), _row.decode(written[key])
+        ours = _row.decode(value)
+        theirs = _row.decode(written[key])
         same = ("state", "seq", "final", "results", "person", "company", "people")
         assert [getattr(ours, name) for name in same] == [getattr(theirs, name) for name in same]
         assert abs(len(value) - len(written[key])) < 20

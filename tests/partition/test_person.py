@@ -209,13 +209,15 @@ async def test_an_erasure_forgets_the_identifiers_that_it_names_and_unlinks_them
     bench.clay.first = [Poison(422, 1)]
     await lead(bench, "0", {"email": ADA, **OTHER})
     await lead(bench, "1", BOTH)
-    (linkedin, email), (other,) = people(BOTH), people(OTHER)
+    (linkedin, email) = people(BOTH)
+    (other,) = people(OTHER)
 
     def aliases() -> list[bytes | None]:
         rows = bench.partition.state.rows
         return [rows.get(person_key("acme", "acme-main", identifier)) for identifier in (linkedin, email, other)]
 
-    lead_1, everybody = "d/acme/acme-main/1", (linkedin, email, other)
+    lead_1 = "d/acme/acme-main/1"
+    everybody = (linkedin, email, other)
     linked = [sorted(name for name in everybody if name != person) for person in everybody]
     assert aliases() == [" ".join((lead_1, *names)).encode() for names in linked]
     if whole:

@@ -23,7 +23,8 @@ from tests.simulation.schedule import Setup
 T = TypeVar("T")
 CREDITS = 6
 KEY = delivery_key("acme", "acme-main", "id0")
-WRITE_AHEAD, SETTLE = 0, 1
+WRITE_AHEAD = 0
+SETTLE = 1
 """The transactions of a lead that is sent once."""
 
 
@@ -62,7 +63,9 @@ async def history_of(outcomes: list[Outcome], link: Losing) -> Bench:
     return bench
 
 
-ACCEPTED, BUSY, RESET = Accepted(200, 1), Refused("http_503", 1), Uncertain("reset", 1)
+ACCEPTED = Accepted(200, 1)
+BUSY = Refused("http_503", 1)
+RESET = Uncertain("reset", 1)
 
 
 @pytest.mark.parametrize("answers_only", [False, True])

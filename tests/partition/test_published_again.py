@@ -21,7 +21,8 @@ from tests.simulation.schedule import Setup
 
 BUSY = classify(503, None, "", 1, True)
 PERHAPS = classify(500, None, "", 1, True)
-EARLIER, LATER = "leads/0/0", "leads/0/1"
+EARLIER = "leads/0/0"
+LATER = "leads/0/1"
 
 States = dict[str, list[str]]
 

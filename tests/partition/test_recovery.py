@@ -70,7 +70,8 @@ def test_the_pause_between_attempts_to_take_a_partition_over_grows_to_ten_second
         pauses_s = [round(after - before, 3) for before, after in pairwise(link.asked_s)]
         assert pauses_s == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0]
         link.fences = None
-        asked, back_s = len(link.asked_s), link.asked_s[-1] + 10.0
+        asked = len(link.asked_s)
+        back_s = link.asked_s[-1] + 10.0
         await asyncio.sleep(20 * MEMBER_S)
         assert [round(at_s - back_s, 3) for at_s in link.asked_s[asked:]] == [0.0]
         assert bench.states() == ["received", "sending", "accepted"]

@@ -92,11 +92,12 @@ async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refuse
 async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_processed_again() -> None:
     """It was parked while its workspace was not configured; now its lane holds it through three rebalances."""
     bench = LeadBench()
-    topics, destination = bench.plan.topics, bench.plan.destinations["acme-main"]
+    topics = bench.plan.topics
+    destination = bench.plan.destinations["acme-main"]
     held = reserve(BudgetPolicy(), Budget(), destination.ceiling, now_ms())
     assert isinstance(held, tuple)
     lane = Lane("acme", 0, budget=held[0], rate=Rate(blocked_until_ms=now_ms() + 60_000, at_ms=now_ms()))
-    row = Delivery(*(ROW_VERSION, "parked", "leads/0/77", 5, now_ms(), now_ms(), "t"), sends=1, reservation=held[1])
+    row = Delivery(ROW_VERSION, "parked", "leads/0/77", 5, now_ms(), now_ms(), "t", sends=1, reservation=held[1])
     bench.kafka.produce(0, Record(topics.state, lane_key("acme"), msgspec.json.encode(lane)))
     key = delivery_key("acme", "acme-main", "id0")
     bench.kafka.produce(0, Record(topics.state, key, msgspec.json.encode(row)))

@@ -14,7 +14,8 @@ from tests.partition.virtual import consumed
 
 FRESH_MS = 1_000_000
 NOW_MS = 1_796_083_140_000
-ADA, STRAY = b"p/acme/people/ada", b"p/acme/people/stray"
+ADA = b"p/acme/people/ada"
+STRAY = b"p/acme/people/stray"
 
 
 def key(lead_id: str, workspace: str = "acme") -> bytes:
@@ -83,7 +84,8 @@ def test_heads_are_not_looked_at_again_before_one_can_expire(monkeypatch: pytest
 
 
 def test_parked_leads_are_counted_by_workspace_from_the_take_over_on() -> None:
-    held, parked = Rows(0, FRESH_MS), row("parked", final=False)
+    held = Rows(0, FRESH_MS)
+    parked = row("parked", final=False)
     held.load({key("a"): parked, key("b"): parked, key("c", "beta"): parked, key("d"): row("dead_lettered")})
     held.apply([(key("a"), parked), (key("d"), row("dead_lettered")), (b"p/acme/people/x", b'"parked"')])
     assert held.parked == {"acme": 2, "beta": 1}
@@ -97,7 +99,9 @@ def test_parked_leads_are_counted_by_workspace_from_the_take_over_on() -> None:
 
 def test_suppressions_are_counted_and_erasures_listed() -> None:
     value = msgspec.json.encode(Suppression("suppressed", 7, "c-1", "jane"))
-    person, lead, erased = person_row("x" * 22), lead_row("acme", "a"), erased_row("acme", "crm/1")
+    person = person_row("x" * 22)
+    lead = lead_row("acme", "a")
+    erased = erased_row("acme", "crm/1")
     held = Rows(0, FRESH_MS)
     held.load({person: value, lead: value, erased: value})
     held.apply([(person, value), (person_row("y" * 22), None), (other := erased_row("acme", "crm/2"), value)])

@@ -11,7 +11,8 @@ from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
 
-TRIPS_AFTER, PROBES = 5, 2
+TRIPS_AFTER = 5
+PROBES = 2
 TIMES_OUT_S = 30.0
 
 
@@ -85,9 +86,11 @@ async def test_an_outage_wastes_few_calls_and_no_lead(host_answers: bool) -> Non
     bench.publish_leads(900)
     await bench.serve_for(10.0)
     assert clay.checks == 0, "a healthy lane asks nothing"
-    clay.down, before = True, len(clay.bodies)
+    clay.down = True
+    before = len(clay.bodies)
     await asyncio.sleep(60.0)
-    clay.down, wasted = False, len(clay.bodies) - before
+    clay.down = False
+    wasted = len(clay.bodies) - before
     assert wasted <= (20 if host_answers else 14)
     assert clay.checks >= 30
     before = bench.states().count("accepted")

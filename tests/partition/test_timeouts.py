@@ -49,7 +49,8 @@ async def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -
     bench.publish("id0", "p0")
     await bench.serve_for(49.0)
     assert bench.states() == ["received", "sending", "accepted"]
-    accepted, deadline_s = bench.events()[-1], bench.plan.destinations["acme-main"].callback_deadline_s
+    accepted = bench.events()[-1]
+    deadline_s = bench.plan.destinations["acme-main"].callback_deadline_s
     assert accepted.due_at_ms == accepted.at_ms + int(deadline_s * 1000)
     await asyncio.sleep(10.0)
     assert bench.states()[3:] == ["callback_overdue"]

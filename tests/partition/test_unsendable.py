@@ -64,14 +64,17 @@ async def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once
 @virtual_time
 async def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(gone: str) -> None:
     bench, dead_letter = await _failed()
-    destination, workspace = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces["acme"]
+    destination = bench.plan.destinations.pop("acme-main")
+    workspace = bench.plan.workspaces["acme"]
     if gone == "workspace":
         del bench.plan.workspaces["acme"], bench.plan.pins["acme"]
     for _ in range(2):
         await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
     parked = _waits(bench, f"unknown_{gone}")
     plan = bench.plan
-    plan.destinations["acme-main"], plan.workspaces["acme"], plan.pins["acme"] = destination, workspace, 0
+    plan.destinations["acme-main"] = destination
+    plan.workspaces["acme"] = workspace
+    plan.pins["acme"] = 0
     await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
     assert bench.states()[-2:] == ["sending", "accepted"]
 
@@ -118,13 +121,15 @@ async def test_an_uncertain_lead_of_a_removed_destination_keeps_its_reservation_
     bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", _lead(force=force)))
     await bench.serve_for(5.0)
     [copy] = bench.dead_letters(bench.plan.topics.wait(60))
-    destination, workspace = bench.plan.destinations.pop("acme-main"), bench.plan.workspaces.pop("acme")
+    destination = bench.plan.destinations.pop("acme-main")
+    workspace = bench.plan.workspaces.pop("acme")
     for _ in range(2):
         await bench.come_back(copy, read_envelope(copy))
     assert bench.states()[-2:] == ["send_uncertain", "parked"]
     [parked] = bench.dead_letters(bench.plan.topics.parked)
     assert bench.day().credits_reserved == destination.ceiling.credits
-    bench.plan.destinations["acme-main"], bench.plan.workspaces["acme"] = destination, workspace
+    bench.plan.destinations["acme-main"] = destination
+    bench.plan.workspaces["acme"] = workspace
     await bench.come_back(parked, returning(read_envelope(parked), parked.record_id, 9))
     assert len(bench.clay.bodies) == 1, "no rewind sends it"
     await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))

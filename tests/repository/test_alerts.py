@@ -66,7 +66,8 @@ TITLES = re.findall(r"^### (\w+)$", PAGE, re.MULTILINE)
 
 def written(directory: Path, name: str, tests: list[dict[str, Any]], rules: str) -> Path:
     """A file of tests and, beside it, the rules that they are of."""
-    path, of = directory / f"{name}.test.yml", directory / f"{name}.yml"
+    path = directory / f"{name}.test.yml"
+    of = directory / f"{name}.yml"
     of.write_text(rules)
     path.write_text(yaml.safe_dump({"rule_files": [str(of)], "evaluation_interval": "1m", "tests": tests}))
     return path
@@ -109,7 +110,8 @@ def test_an_alert_says_what_to_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", RULE)
 def test_an_alert_is_on_metrics_and_labels_that_exist(name: str) -> None:
-    rule, samples = RULE[name], known_samples() | {"up": set[str]()}
+    rule = RULE[name]
+    samples = known_samples() | {"up": set[str]()}
     promql_parser.parse(rule["expr"])
     selectors = re.findall(r"\b(stream_app_\w+|up)\b(\{[^}]*\})?", rule["expr"])
     assert selectors

@@ -31,7 +31,8 @@ def run(tmp_path: Path, fails: str, *options: str) -> tuple[int, list[str]]:
 
     Return its exit code and the programs that it called.
     """
-    programs, log = tmp_path / "programs", tmp_path / "log"
+    programs = tmp_path / "programs"
+    log = tmp_path / "log"
     programs.mkdir(parents=True)
     program = programs / "python3"
     program.write_text(PROGRAM.format(log=log, program=program, fails=fails))

@@ -105,7 +105,8 @@ def test_the_path_of_a_lead_opens_few_files_and_returns_to_few() -> None:
 
 
 def test_readme_leads_to_every_page_and_picture() -> None:
-    seen, ahead = set[Path](), [README]
+    seen = set[Path]()
+    ahead = [README]
     while ahead:
         page = ahead.pop()
         seen.add(page)

@@ -54,7 +54,8 @@ def commands_of(line: str) -> Iterator[list[str]]:
 
 def problem_of(words: list[str]) -> str | None:
     """What is wrong with a command."""
-    program, arguments = words[0].rpartition("/")[2] or words[0], words[1:]
+    program = words[0].rpartition("/")[2] or words[0]
+    arguments = words[1:]
     if program == "stream-app":
         if not any("$" in word for word in arguments):  # a loop over names: the shell knows them
             try:

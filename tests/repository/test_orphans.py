@@ -68,7 +68,8 @@ def test_no_setting_that_is_gone_exists() -> None:
 
 
 def test_each_topic_is_written_and_read_by_something() -> None:
-    names, tiers_s = TopicNames(), (2, 10)
+    names = TopicNames()
+    tiers_s = (2, 10)
     rights = rights_of(names, tiers_s).values()
     written = frozenset().union(*(program.write for program in rights))
     read = frozenset().union(*(program.read for program in rights))
@@ -79,7 +80,8 @@ def test_each_topic_is_written_and_read_by_something() -> None:
 
 
 def test_each_right_is_on_a_topic_that_exists() -> None:
-    names, tiers_s = TopicNames(), (2, 10)
+    names = TopicNames()
+    tiers_s = (2, 10)
     topics = {topic.name for topic in plan(names, 4, 1, Retention(), tiers_s)}
     for process, rights in rights_of(names, tiers_s).items():
         assert rights.topics | rights.create <= topics, process

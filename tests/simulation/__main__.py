@@ -50,7 +50,8 @@ def main() -> int:
             text = "\n".join(reported(args.seed, run_mutant(args.mutant, named(args.seed), trace=True)))
         console.print(text, markup=False)
         return 1 if "\nbroken: " in text else 0
-    started, ran = time.monotonic(), 0
+    started = time.monotonic()
+    ran = 0
 
     def done(count: int) -> None:
         nonlocal ran

@@ -232,7 +232,8 @@ class Ledger:
         for topic in (names.dlq, names.parked):
             for consumed in self._all(topic):
                 headers = headers_of(consumed)
-                reason, destination = headers.get(f"{_HEADER}reason", ""), headers.get(f"{_HEADER}destination", "")
+                reason = headers.get(f"{_HEADER}reason", "")
+                destination = headers.get(f"{_HEADER}destination", "")
                 numbers[topic, destination, reason, self._state(consumed, headers, leads)] += 1
 
     def _state(
@@ -277,7 +278,8 @@ def _day(at_ms: int) -> str:
 
 def _money_keys(event: dict[str, Any]) -> set[tuple[str, ...]]:
     """Day, workspace and destination of an event, and of the sum of all."""
-    day, workspace = _day(event["at_ms"]), event.get("workspace", "")
+    day = _day(event["at_ms"])
+    workspace = event.get("workspace", "")
     return {(day, "", ""), (day, workspace, event.get("destination", "") if workspace else "")}
 
 
@@ -298,7 +300,8 @@ def untaken_by_views(plan: Plan, kafka: MemoryKafka, group: str) -> dict[tuple[s
     counts: dict[tuple[str, int], int] = {}
     for topic in plan.topics.lead_topics:
         for number in range(plan.partitions):
-            log, place = kafka.log(topic, number), (topic, number)
+            log = kafka.log(topic, number)
+            place = (topic, number)
             start = untaken_from(0, log.last_stable, kafka.offset(group, *place), positions.get(place))
             unread = sum(consumed.offset >= start.offset for consumed in log.committed())
             counts[place] = start.untaken + unread
@@ -354,12 +357,14 @@ def numbers_of_books(report: BooksReport) -> Numbers:
 
 def numbers_of_metrics(tape: Tape) -> Numbers:
     """What the metrics of one worker say that has committed all events."""
-    registry, numbers = CollectorRegistry(), Counter[tuple[str, ...]]()
+    registry = CollectorRegistry()
+    numbers = Counter[tuple[str, ...]]()
     events = [event for _, _, event in tape.events()]
     WorkerMetrics(registry, _SILENT).committed([WriteBatch([], [], events)], len(events), 0.1)
     for family in registry.collect():
         for sample in family.samples:
-            labels, value = sample.labels, int(sample.value)
+            labels = sample.labels
+            value = int(sample.value)
             if sample.name == "stream_app_possible_double_spends_total":
                 numbers["metrics resent", labels["workspace"], labels["destination"]] += value
             elif sample.name == "stream_app_credits_booked_total":
@@ -405,7 +410,8 @@ def read_into(model: ReadModel, ledger: Ledger, chance: Random, read: dict[tuple
         moved: dict[tuple[str, int], Position] = {}
         for log in chance.sample(sorted(left), chance.randint(1, len(left))):
             many = chance.randint(1, 12)
-            taken, left[log] = left[log][:many], left[log][many:]
+            taken = left[log][:many]
+            left[log] = left[log][many:]
             batch.setdefault(log[0], []).extend(_made(consumed) for consumed in taken)
             moved[log] = Position(taken[-1].offset + 1)
             if not left[log]:
@@ -468,7 +474,8 @@ class MessyWorld(World):
 
 def messy(seed: int) -> Schedule:
     """The drawn schedule of a seed, with imports, records that are no leads, and operators who are busy."""
-    base, chance = drawn(seed), Random(f"messy {seed}")
+    base = drawn(seed)
+    chance = Random(f"messy {seed}")
     arrivals: list[Arrival] = []
     for arrival in (*base.arrivals, *(base.arrivals[:3] if chance.random() < 0.5 else ())):
         how = arrival.how
@@ -478,7 +485,8 @@ def messy(seed: int) -> Schedule:
         arrivals.append(
             replace(arrival, how=how, import_id=import_id, at_s=arrival.at_s + chance.choice((0.0, 0.2, 90.0)))
         )
-    lead_id, workspace = f"id{chance.randrange(4)}", chance.choice(("acme", "beta"))
+    lead_id = f"id{chance.randrange(4)}"
+    workspace = chance.choice(("acme", "beta"))
     orders = (
         Order(chance.choice((0.1, 2.0, 400.0)), workspace, "cancel_import", chance.choice(("march", "april"))),
         Order(chance.choice((0.1, 2.0, 400.0)), workspace, "erase", lead_id),
@@ -495,7 +503,8 @@ def messy(seed: int) -> Schedule:
     tight = Random(f"budget {seed}")
     if tight.random() < 0.3:  # a budget is used up, for seconds or for days
         name = tight.choice(("acme", "beta"))
-        begins, lasts = tight.choice((0.0, 0.5, 2.0)), tight.choice((5.0, 900.0, 100_000.0))
+        begins = tight.choice((0.0, 0.5, 2.0))
+        lasts = tight.choice((5.0, 900.0, 100_000.0))
         more += (Order(begins, name, "budget", "0"), Order(begins + lasts, name, "budget", "200"))
     return replace(
         base,
@@ -530,7 +539,9 @@ class Differential:
 
     def difference(self, seed: int, looks: list[Look]) -> dict[tuple[str, ...], tuple[int, int]]:
         """What the model counts otherwise than the ledger says: by name, (expected, counted)."""
-        plan, chance, read = looks[0][1].plan, Random(seed), dict[tuple[str, int], int]()
+        plan = looks[0][1].plan
+        chance = Random(seed)
+        read = dict[tuple[str, int], int]()
         path = self._folder / f"{len(final_of(plan))}.sqlite"  # a model of other plans would be made again, and wiped
         model = ReadModel(path, sources_of(plan))
         try:
@@ -570,7 +581,8 @@ def _kind(name: tuple[str, ...]) -> str:
 def main() -> int:
     """`python -m tests.simulation.account [SCHEDULES]`: the run at night."""
     with TemporaryDirectory() as folder:
-        differential, wrong = Differential(Path(folder)), 0
+        differential = Differential(Path(folder))
+        wrong = 0
         for seed in range(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000):
             if difference := differential.difference(seed, looks_at(messy(seed))):
                 wrong += 1

@@ -162,7 +162,8 @@ class Answers:
     def at_rest(self, corrections: Collection[StatusEvent]) -> None:
         """What Clay called back about has its answer, and its cost is booked; `corrections` are by operators."""
         for called in self._called.values():
-            origin, history = called.origin, self._histories[called.origin]
+            origin = called.origin
+            history = self._histories[called.origin]
             last = history.events[-1]
             if last.status not in ANSWERED:
                 self._problem(f"6: {origin} was called back about, and is left at {last.status}")

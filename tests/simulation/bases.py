@@ -255,7 +255,8 @@ def preempted(base: Schedule, turns: int, *, everywhere: bool = False) -> list[S
     for step in range(1, turns + 1):
         rng = Random(f"{base.name} {step}")
         near = range(max(1, step - _NEAR_TURNS), step + _NEAR_TURNS)
-        one, two = rng.sample(near, 1), sorted(rng.sample(near, 2))
+        one = rng.sample(near, 1)
+        two = sorted(rng.sample(near, 2))
         for at in [*([turn] for turn in (near if everywhere else one)), two]:
             name = f"{base.name}/crash@{step}, preempted at {' and '.join(map(str, at))}"
             fault = Fault(step, "crash")

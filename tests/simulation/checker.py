@@ -163,7 +163,8 @@ class Checker:
 
     def _check_sending(self, event: StatusEvent, rows: list[ConsumedRecord]) -> None:
         """Nothing goes out in a block, in an open breaker, from an empty bucket, too late for the lead."""
-        name, at_ms = event.workspace, event.at_ms
+        name = event.workspace
+        at_ms = event.at_ms
         if at_ms < self._blocked_until[name]:
             self._problem(f"5: {event.id} goes out {self._blocked_until[name] - at_ms} ms before Retry-After")
         lane = self._lanes.get(name)
@@ -338,7 +339,9 @@ class Checker:
 
     def _check_paid(self) -> None:
         """Of each identifier, whichever leads it was in."""
-        allowed, unrefused, consumed = Counter[str](), Counter[str](), Counter[str]()
+        allowed = Counter[str]()
+        unrefused = Counter[str]()
+        consumed = Counter[str]()
         plain: set[str] = set()
         for origin, what in self._inputs.items():
             if what.force:

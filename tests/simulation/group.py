@@ -67,7 +67,8 @@ class Group:
     def _complete(self) -> None:
         self._preparing = False
         generation = self._kafka.next_generation(self.name)
-        waiting, self._waiting = self._waiting, {}
+        waiting = self._waiting
+        self._waiting = {}
         members = sorted(waiting)
         for number, member in enumerate(members):
             mine = [p for p in range(self._partitions) if p % len(members) == number]

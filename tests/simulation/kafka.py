@@ -125,7 +125,8 @@ class Log:
         ]
 
     def changed(self) -> None:
-        readers, self.readers = self.readers, []
+        readers = self.readers
+        self.readers = []
         for wake in readers:
             wake()
 
@@ -196,7 +197,8 @@ class MemoryKafka:
             self._end(transactional_id, producer, committed=False)
             raise ConcurrentTransactions
         producer.epoch += 1
-        producer.state, producer.timeout_ms = "Empty", timeout_ms
+        producer.state = "Empty"
+        producer.timeout_ms = timeout_ms
         return producer.epoch
 
     def send(
@@ -266,7 +268,8 @@ class MemoryKafka:
             raise NoLeader(", ".join(f"{topic}/{partition}" for topic, partition in sorted(lost)))
 
     def _end(self, transactional_id: str, producer: _Producer, committed: bool) -> None:
-        transaction, producer.transaction = producer.transaction, None
+        transaction = producer.transaction
+        producer.transaction = None
         assert transaction is not None
         transaction.decided = committed
         producer.state = "PrepareCommit" if committed else "PrepareAbort"

@@ -104,7 +104,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.close()
 
     def _run_once(self) -> None:
-        ready, timers = self._ready, self._scheduled
+        ready = self._ready
+        timers = self._scheduled
         while timers and (timers[0]._cancelled or (not ready and timers[0]._when > self._now_s)):
             if timers[0]._cancelled:
                 heappop(timers)._scheduled = False

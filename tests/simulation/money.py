@@ -36,7 +36,8 @@ class MoneyChecks:
     def on_commit(self, events: Sequence[StatusEvent]) -> None:
         for event in events:
             self._day_turns(event)
-            before, self._last[event.origin] = self._last.get(event.origin), event
+            before = self._last.get(event.origin)
+            self._last[event.origin] = event
             if event.status == "sending":
                 self._sending[event.origin] = event
                 self._costs[_day(event.at_ms)][event.id] = CEILING.credits

@@ -43,7 +43,8 @@ def parked_costs_nothing() -> Patch:
 
 @mutant("4")
 def lanes_not_in_the_same_transaction() -> Patch:
-    real, late = Lanes.records, WeakKeyDictionary[Lanes, list[Record]]()
+    real = Lanes.records
+    late = WeakKeyDictionary[Lanes, list[Record]]()
 
     def records(self: Lanes, workspaces: set[str]) -> list[Record]:
         before = late.get(self, [])

@@ -99,7 +99,8 @@ def dead_lettered_again() -> Iterable[Schedule]:
 
     In shadow the breaker takes none of its failures for an outage, in which no dead letters are written.
     """
-    lead, order = Arrival(0.0, "acme", "id0", "p0"), Order(0.0, "acme", "shadow")
+    lead = Arrival(0.0, "acme", "id0", "p0")
+    order = Order(0.0, "acme", "shadow")
     setup = Setup(callbacks=False, max_attempts=1, max_replays=2)
     return (
         Schedule(f"lettered/{seed}", seed, setup, (lead,), ("busy",) * 12, orders=(order,), replay_again=1.0)

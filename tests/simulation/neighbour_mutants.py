@@ -75,7 +75,8 @@ def a_lead_is_paid_by_another_lane() -> Patch:
         name = request.destination.workspace
         other = "acme" if name != "acme" else "gamma"
         if not isinstance(answer, Held) and not request.as_dead_letter:
-            one, two = self._lanes[name], self._lanes[other]
+            one = self._lanes[name]
+            two = self._lanes[other]
             self._lanes[name] = msgspec.structs.replace(one, budget=two.budget)
             self._lanes[other] = msgspec.structs.replace(two, budget=one.budget)
         return answer

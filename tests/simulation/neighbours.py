@@ -54,7 +54,9 @@ def crowded(seed: int) -> Schedule:
     arrivals = [
         replace(arrival, workspace=rng.choice(lanes)) for arrival in base.arrivals if arrival.workspace != "beta"
     ]
-    at_s, workspace, topic = rng.choice((0.0, 1.0, 3.0)), rng.choice(lanes), rng.choice(("leads", "bulk"))
+    at_s = rng.choice((0.0, 1.0, 3.0))
+    workspace = rng.choice(lanes)
+    topic = rng.choice(("leads", "bulk"))
     burst = [
         Arrival(at_s, workspace, f"more{number}", f"q{number}", topic)  # type: ignore[arg-type]  # of two literals
         for number in range(rng.choice((2, 4, 8)))

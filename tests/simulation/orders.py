@@ -41,7 +41,8 @@ def drawn_orders(rng: Random, capped: bool) -> tuple[Order, ...]:
         return ()
     begins = rng.choice((0.0, 0.3, 1.0, 3.0))
     ends = begins + rng.choice((0.01, 0.5, 5.0, 40.0))
-    workspace, person = rng.choice(("acme", "acme", "beta")), f"p{rng.randrange(4)}"
+    workspace = rng.choice(("acme", "acme", "beta"))
+    person = f"p{rng.randrange(4)}"
     kinds: dict[str, tuple[Order, ...]] = {
         "pause": (Order(begins, workspace, "pause"), Order(ends, workspace, "resume")),
         "trip": (Order(begins, workspace, "trip"), Order(ends, workspace, "reset", times=rng.choice((1, 2)))),

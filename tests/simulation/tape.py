@@ -36,14 +36,16 @@ class Tape:
 
     @property
     def away_topics(self) -> tuple[str, ...]:
-        names, tiers_s = self.plan.topics, self.plan.replay.tiers_s
+        names = self.plan.topics
+        tiers_s = self.plan.replay.tiers_s
         return names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in tiers_s)
 
     def log(self, topic: str, partition: int) -> list[ConsumedRecord]:
         return self.logs.setdefault((topic, partition), [])
 
     def close(self, *, exact: bool = True, limit: int = 20) -> BooksReport:
-        plan, names = self.plan, self.plan.topics
+        plan = self.plan
+        names = self.plan.topics
         books = Books(plan, limit=limit)
         for number in range(plan.partitions):
             books.partition(number, exact=exact, kept=self.kept)

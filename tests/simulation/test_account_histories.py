@@ -83,7 +83,10 @@ class Made:
     """One record and its history so far."""
 
     def __init__(self, origin: str, place: tuple[str, str, str], import_id: str, copy_of: str) -> None:
-        self.origin, self.place, self.import_id, self.copy_of = origin, place, import_id, copy_of
+        self.origin = origin
+        self.place = place
+        self.import_id = import_id
+        self.copy_of = copy_of
         self.status: Status | None = None
         self.seq = 0
         self.has_row = False
@@ -138,7 +141,8 @@ class SmallWorld:
 
     def _write(self, record: Made, status: Status, step: Step) -> None:
         is_first = record.status in (None, "rerouted")  # in its partition; only there do other events come in order
-        record.status, record.seq = status, record.seq + 1
+        record.status = status
+        record.seq = record.seq + 1
         workspace, destination, lead_id = record.place
         more: dict[str, Any] = {}
         if is_first:
@@ -213,7 +217,8 @@ def test_what_retention_forgets_counts_no_more(before: list[Step], after: list[S
     """The records that are left are elected as if there had never been others."""
     cut = msgspec.structs.replace(after[0], pause_ms=5 * DAY_MS)
     world = SmallWorld([*before, cut, *after[1:]], callbacks=True, began_ms=NOW_MS)
-    ledger, sources = Ledger(world.plan, world.kafka), sources_of(world.plan)
+    ledger = Ledger(world.plan, world.kafka)
+    sources = sources_of(world.plan)
     sources = Sources(sources.names, sources.partitions, Retention(status_days=2), sources.workspaces, sources.final)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.sqlite"

@@ -40,7 +40,9 @@ def test_pages_api_and_commands_show_the_account(tmp_path: Path) -> None:
 
 
 async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
-    settings, path, met = settings_of(tmp_path), tmp_path / "model.sqlite", Counter[str]()
+    settings = settings_of(tmp_path)
+    path = tmp_path / "model.sqlite"
+    met = Counter[str]()
     for seed, (now_ms, ledger, expected) in looks.items():
         model = ReadModel(path, sources_of(ledger.plan))
         model.wipe()
@@ -49,7 +51,8 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
         consumers = consumers_of()
         consumers.now = IDLE
         board = board_of(settings, path, consumers)
-        client, api = Client(board), await _answers(path, ledger)
+        client = Client(board)
+        api = await _answers(path, ledger)
         columns = _columns(expected)
         assert await _books_page(client) == columns == +Counter(api["/books"]["columns"]), f"m{seed}"
         assert _books_command(ledger, now_ms) == columns, f"m{seed}"

@@ -54,7 +54,8 @@ def test_no_schedule_breaks_a_promise(part: str) -> None:
         nonlocal ran
         ran += finished
 
-    cores, before_s = os.cpu_count() or 1, _cpu_s()
+    cores = os.cpu_count() or 1
+    before_s = _cpu_s()
     schedules = of_part(part, islice(chain(chosen(), map(drawn, count())), SCHEDULES))
     failures = run_all(iter(schedules), cores, done)
     if failures:
@@ -69,7 +70,8 @@ def test_no_schedule_breaks_a_promise(part: str) -> None:
 
 
 def test_the_parts_are_the_whole() -> None:
-    tenth, rest = of_part(A_TENTH, range(SCHEDULES)), of_part(THE_REST, range(SCHEDULES))
+    tenth = of_part(A_TENTH, range(SCHEDULES))
+    rest = of_part(THE_REST, range(SCHEDULES))
     assert len(tenth) == SCHEDULES / 10
     assert sorted(tenth + rest) == list(range(SCHEDULES))
 
@@ -93,7 +95,8 @@ def test_without_a_fault_all_is_well(base: Schedule) -> None:
 
 @pytest.mark.parametrize("seed", [3, 14, 202])
 def test_a_seed_replays_the_very_same_run(seed: int) -> None:
-    first, second = simulate(drawn(seed), trace=True), simulate(drawn(seed), trace=True)
+    first = simulate(drawn(seed), trace=True)
+    second = simulate(drawn(seed), trace=True)
     assert first == second
     assert len(first.trace) > 10
 

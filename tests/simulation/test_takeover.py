@@ -145,7 +145,8 @@ async def refused(ending: str, stranded: Sequence[str], missed: int, breaks: Bre
 def test_a_transaction_keeps_its_outcome_when_take_overs_break_anywhere(part: str) -> None:
     whole = list(plans())
     assert len(whole) > 12_000
-    tried, refusals = of_part(part, whole), 0
+    tried = of_part(part, whole)
+    refusals = 0
     for plan in tried:
         try:
             refusals += run(refused(*plan))

@@ -235,7 +235,8 @@ class Worker:
         self._serving.append(serving)
 
     async def _open(self, number: int) -> PartitionOwner:
-        world, names = self._world, self._world.plan.topics
+        world = self._world
+        names = self._world.plan.topics
         partition = PartitionOwner(
             number,
             MemoryLedger(world.kafka, f"{names.worker_app}-{number}", names.state, number, self._link),

@@ -95,7 +95,8 @@ class World:
         self._sent_back: set[str] = set()  # the places of dead letters that were sent back or given up
 
     def run(self) -> Outcome:
-        schedule, loop = self.schedule, self.loop
+        schedule = self.schedule
+        loop = self.loop
         self.kafka.on_commit = self._on_commit
         self.kafka.on_end = self._on_end
         self.kafka.on_betrayal = lambda text: self.problem(f"whole: {text}")
@@ -255,7 +256,8 @@ class World:
     # ---------------------------------------------------------------------------------------- users and witnesses
 
     def _publish(self, serial: int, arrival: Arrival) -> None:
-        plan, names = self.plan, self.plan.topics
+        plan = self.plan
+        names = self.plan.topics
         home = plan.pins[arrival.workspace]
         partition = (home + 1) % self.plan.partitions if arrival.away else home
         not_after_ms = None if arrival.not_after_s is None else self.now_ms() + int(arrival.not_after_s * 1000)
@@ -282,7 +284,10 @@ class World:
         what = Input(
             serial,
             identifiers_of(arrival.workspace, kinds, arrival.person),
-            *(arrival.lead_id, arrival.force, not_after_ms, not arrival.away),
+            arrival.lead_id,
+            arrival.force,
+            not_after_ms,
+            not arrival.away,
         )
         if arrival.how in ("aborted", "slow_transaction"):
             self._user_transactions += 1

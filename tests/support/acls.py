@@ -13,7 +13,10 @@ from tests.support.pace import BUSY
 from tests.support.secure import SecureKafka
 
 _RESOURCES: Final = {"Topic": 2, "Group": 3, "TransactionalId": 5}
-_PREFIXED, _LITERAL, _ALLOW, _ANY = 4, 3, 3, 1
+_PREFIXED = 4
+_LITERAL = 3
+_ALLOW = 3
+_ANY = 1
 
 
 async def grant(kafka: SecureKafka, acls: Mapping[str, list[Acl]]) -> None:

@@ -26,7 +26,8 @@ def make() -> None:
 def _make() -> None:
     """Run a broker once, and dump the classes that it loads."""
     with TemporaryDirectory(dir=PATH.parent) as folder:
-        names, archive = f"{folder}/classes", Path(folder) / "archive"
+        names = f"{folder}/classes"
+        archive = Path(folder) / "archive"
         os.environ["JDK_JAVA_OPTIONS"] = f"-XX:DumpLoadedClassList={names}"
         with LocalKafka():
             pass

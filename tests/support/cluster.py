@@ -25,7 +25,8 @@ async def coordinator_of(bootstrap: str, key: str, kind: CoordinationType = Coor
 
 async def all_in_sync(bootstrap: str, topics: Sequence[str], within_s: float) -> None:
     """Return when each partition of these topics has a leader, and all its replicas are in sync."""
-    deadline, left = time.monotonic() + within_s * BUSY, ["no answer"]
+    deadline = time.monotonic() + within_s * BUSY
+    left = ["no answer"]
     async with admin(bootstrap) as client:
         while left:
             assert time.monotonic() < deadline, f"not in sync within {within_s} s: {left[:3]}"

@@ -50,7 +50,9 @@ class Forked(subprocess.Popen[bytes]):
 
     def __init__(self, process: ForkServerProcess, argv: Sequence[str]) -> None:
         assert process.pid is not None
-        self.args, self.pid, self.returncode = argv, process.pid, None
+        self.args = argv
+        self.pid = process.pid
+        self.returncode = None
         self.stdin = self.stdout = self.stderr = None
         self._process = process
         self._lock = threading.Lock()  # only one thread may read how it ended

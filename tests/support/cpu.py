@@ -23,12 +23,16 @@ def exponent(
     It is 1 for linear work, and 2 for quadratic work. The least CPU of several runs counts. The runs end as soon as the
     exponent is at most `enough`, because noise can only add CPU to the longer of the two times that are compared.
     """
-    small, large = shape(largest >> DOUBLINGS), shape(largest)
+    small = shape(largest >> DOUBLINGS)
+    large = shape(largest)
     small_s = large_s = math.inf
-    grows, spent_s = math.inf, 0.0
+    grows = math.inf
+    spent_s = 0.0
     for _ in range(_MOST_RUNS):
         took_s = _cpu_s(work, large)
-        small_s, large_s, spent_s = min(small_s, _cpu_s(work, small)), min(large_s, took_s), spent_s + took_s
+        small_s = min(small_s, _cpu_s(work, small))
+        large_s = min(large_s, took_s)
+        spent_s = spent_s + took_s
         grows = math.log2(max(large_s, _FLOOR_S) / max(small_s, _FLOOR_S)) / DOUBLINGS
         if grows <= enough or spent_s > _MOST_S:
             break

@@ -16,7 +16,9 @@ class KafkaHarness:
 
     def __init__(self, bootstrap: str, namespace: str) -> None:
         self.bootstrap = bootstrap
-        self.rows, self.events, self.tight = namespace + "state", namespace + "events", namespace + "tight"
+        self.rows = namespace + "state"
+        self.events = namespace + "events"
+        self.tight = namespace + "tight"
         self.made: list[TransactionalState] = []
 
     def ledger(self, partition: int = 0, limits: StateStoreLimits | None = None) -> TransactionalState:

@@ -39,7 +39,8 @@ class NameServer:
             self._socket.sendto(self._answer(asked), peer)
 
     def _answer(self, asked: bytes) -> bytes:
-        labels, at = [], 12
+        labels = []
+        at = 12
         while length := asked[at]:
             labels.append(asked[at + 1 : at + 1 + length].decode())
             at += length + 1
@@ -61,7 +62,8 @@ def start_nginx(children: ChildProcesses, configuration: str, port: int) -> subp
     program = find_nginx()
     if program is None:
         raise StartError("no nginx: install one, or set NGINX to the path of one")
-    folder, log = children.directory, children.directory / "nginx.log"
+    folder = children.directory
+    log = children.directory / "nginx.log"
     (folder / "nginx.conf").write_text(configuration)
     # As root, its worker would otherwise be a user who cannot enter the test's folder.
     own = f"daemon off; {'user root;' if os.geteuid() == 0 else ''}"
@@ -86,7 +88,8 @@ class Nginx:
     def __init__(self, gateway_port: int, board_port: int = 1, *, host: str = LOOPBACK) -> None:
         self.behind = {"gateway": gateway_port, "board": board_port}
         self._host = host
-        self.port, self.board_port = free_port(), free_port()
+        self.port = free_port()
+        self.board_port = free_port()
 
     def __enter__(self) -> Self:
         self._children = ChildProcesses("nginx")

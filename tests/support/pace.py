@@ -19,7 +19,8 @@ def slowness() -> float:
 
     The larger of what this process sees now, and what all had to share in the last minute.
     """
-    began_s, until_s = time.perf_counter(), time.process_time() + _SAMPLE_S
+    began_s = time.perf_counter()
+    until_s = time.process_time() + _SAMPLE_S
     while time.process_time() < until_s:
         pass
     now = (time.perf_counter() - began_s) / _SAMPLE_S

@@ -96,9 +96,13 @@ class ProxiedKafka(LocalKafka):
     """
 
     def __init__(self) -> None:
-        port, self._inner_port, self._outer_port = free_port(), free_port(), free_port()
+        port = free_port()
+        self._inner_port = free_port()
+        self._outer_port = free_port()
         plain = broker_properties(listen=LOOPBACK, port=port, controller_port=free_port())
-        listeners, advertised, protocols = "listeners", "advertised.listeners", "listener.security.protocol.map"
+        listeners = "listeners"
+        advertised = "advertised.listeners"
+        protocols = "listener.security.protocol.map"
         overrides = {
             "controller.quorum.voters": plain["controller.quorum.voters"],
             listeners: f"{plain[listeners]},PROXIED://{LOOPBACK}:{self._inner_port}",

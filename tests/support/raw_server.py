@@ -16,13 +16,17 @@ from stream_app.domain.model.outcome import Outcome
 from stream_app.services import process
 from tests.support.pace import BUSY
 
-SLUG, TOKEN = "secret-slug", "secret-token"
+SLUG = "secret-slug"
+TOKEN = "secret-token"
 LEAD = b'{"lead_id":"1","email":"ada@example.com","first_name":"Ada"}'
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 EGRESS = Egress.of()  # made once: it loads all public certificate authorities
 
-READ, SKIM, RESET, HANG = "read a whole request", "read some bytes", "reset the connection", "wait for ever"
+READ = "read a whole request"
+SKIM = "read some bytes"
+RESET = "reset the connection"
+HANG = "wait for ever"
 WriteBatch = str | bytes | float | Callable[["RawServer"], bytes]
 """What a server does: one of the words above, bytes to write (or what gives them), seconds to wait."""
 
@@ -44,7 +48,8 @@ class RawServer:
         self.url = ""
         self.requests: list[tuple[bytes, bytes]] = []
         self.connections = self.written_bytes = 0
-        self.arrived, self.ended = asyncio.Event(), asyncio.Event()
+        self.arrived = asyncio.Event()
+        self.ended = asyncio.Event()
 
     def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -126,7 +131,8 @@ async def say(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
             await asyncio.sleep(pause_s)
 
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    sending, answer = asyncio.create_task(send()), b""
+    sending = asyncio.create_task(send())
+    answer = b""
     try:
         async with asyncio.timeout(30 * BUSY):
             while piece := await reader.read(65_536):

@@ -50,8 +50,10 @@ def _pkcs8(certificate: trustme.LeafCert) -> bytes:
 @contextmanager
 def secure_kafka(folder: Path, users: Mapping[str, str]) -> Iterator[SecureKafka]:
     """Start it with these SCRAM users (name and password). PEM files go to `folder`."""
-    authority, other = trustme.CA(), trustme.CA()
-    server, stranger = authority.issue_cert(LOOPBACK), other.issue_cert("app.example", common_name="app")
+    authority = trustme.CA()
+    other = trustme.CA()
+    server = authority.issue_cert(LOOPBACK)
+    stranger = other.issue_cert("app.example", common_name="app")
     client = authority.issue_cert("app.example", common_name="app")
     files = {name: folder / f"{name}.pem" for name in ("ca", "other_ca", "server", "client", "stranger")}
     authority.cert_pem.write_to_path(str(files["ca"]))

@@ -12,7 +12,9 @@ from aiokafka.record.util import calc_crc32c
 
 from stream_app.kafka.consumer import Consumer
 
-_CRC_AT, _ATTRIBUTES_AT, _RECORDS_AT = 17, 21, 61
+_CRC_AT = 17
+_ATTRIBUTES_AT = 21
+_RECORDS_AT = 61
 
 Damage = Callable[[bytearray], None]
 """Changes a batch in place."""
@@ -50,7 +52,8 @@ def tampered(damages: Mapping[tuple[TopicPartition, int], Damage]) -> Iterator[N
 
 def damaged(raw: bytes, damages: Mapping[int, Damage]) -> bytes:
     """Return the bytes of batches, some damaged by their first offset."""
-    changed, at = bytearray(), 0
+    changed = bytearray()
+    at = 0
     while at + _RECORDS_AT <= len(raw):
         base, length = struct.unpack_from(">qi", raw, at)
         batch = bytearray(raw[at : at + 12 + length])

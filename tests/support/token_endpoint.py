@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from stream_app.dev.process import LOOPBACK
 
-CLIENT, SECRET, AUDIENCE = "stream-app", "correct-horse-battery", "kafka"
+CLIENT = "stream-app"
+SECRET = "correct-horse-battery"
+AUDIENCE = "kafka"
 _LASTS_S = 300
 
 

@@ -87,7 +87,8 @@ class Result(msgspec.Struct):
 
     def text(self) -> str:
         """Return all of it, a line each."""
-        verdict, count = self.verdict, self.verdict.count
+        verdict = self.verdict
+        count = self.verdict.count
         lines = [
             f"posts while mixed: {self.posts}",
             f"{verdict.leads} records: lost {count('lost')}, POSTed twice {verdict.doubles + count('double')}, over a "
@@ -155,7 +156,8 @@ class Versions:
         """Let both versions work for a while. Both must have sent leads then."""
         self.say("mixed")
         before = await self._sent()
-        deadline, began = time.monotonic() + _MOVED_S * BUSY, time.monotonic()
+        deadline = time.monotonic() + _MOVED_S * BUSY
+        began = time.monotonic()
         while True:
             await asyncio.sleep(0.5)
             sent = await self._sent() - before

@@ -105,7 +105,9 @@ def to_publish(records: Iterable[ConsumedRecord]) -> list[Record]:
 
 async def _scenario(line: Fleet) -> None:
     """Write something of each kind, and stop while dead letters and deferred leads still wait."""
-    worker, replay, gateway = line.join(), line.member(line.start("replay")), line.start("gateway")
+    worker = line.join()
+    replay = line.member(line.start("replay"))
+    gateway = line.start("gateway")
     await worker.joined(60)
     await line.done("suppress", "add", "person90@example.com", "--why", "objected")
     await line.publish([_lead(line, number) for number in (0, 1, 90)])
@@ -179,7 +181,8 @@ def _line(record: Any) -> str:
 
 def _record(line: dict[str, Any]) -> ConsumedRecord:
     headers = tuple((name, _bytes(value) or b"") for name, value in line["headers"])
-    key, value = _bytes(line["key"]), _bytes(line["value"])
+    key = _bytes(line["key"])
+    value = _bytes(line["value"])
     return ConsumedRecord(line["topic"], line["partition"], line["offset"], key, value, headers, line["at_ms"])
 
 

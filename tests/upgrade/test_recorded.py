@@ -138,7 +138,9 @@ def waiting(made: Release) -> list[ConsumedRecord]:
 @virtual_time
 async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str, settings: Settings) -> None:
     made = recording(release)
-    kafka, plan, clay = MemoryKafka(now_ms), settings.plan, SlowClay(0.1)
+    kafka = MemoryKafka(now_ms)
+    plan = settings.plan
+    clay = SlowClay(0.1)
     for record in made.of("stream-app-state"):
         kafka.produce(0, Record(record.topic, record.key, record.value))
     store = MemoryLedger(kafka, "t-0", NAMES.state, 0)
@@ -147,7 +149,8 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
     assert len(owner.state.rows) == len(made.of("stream-app-state")) - _rows(made, b"n/", b"c/", b"l/")
     assert sum(owner.state.rows.parked.values()) == Counter(_states(made))["parked"]
 
-    letters, memory = waiting(made), Memory(Begin())
+    letters = waiting(made)
+    memory = Memory(Begin())
     assert letters, "the release stopped while dead letters waited"
     about = NAMES, plan.replay, {"w0": 1000.0, "w1": 1000.0}, memory.publish, memory.begin, memory.moving
     replay = Replay(*about, VirtualClock(), Turns({}), lambda *_: None, lambda *_: None)

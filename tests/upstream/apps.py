@@ -74,6 +74,7 @@ async def running(app: Any) -> AsyncIterator[None]:
 
 async def rebalance(app: Any) -> None:
     """Have the group rebalance as when a member joins or leaves, and return when the app has the next generation."""
-    thread, generation = app.consumer._thread, app.consumer_generation_id
+    thread = app.consumer._thread
+    generation = app.consumer_generation_id
     thread.thread_loop.call_soon_threadsafe(thread._consumer._coordinator.request_rejoin)
     await until(lambda: app.consumer_generation_id != generation, what="a rebalance")

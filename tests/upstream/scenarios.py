@@ -90,7 +90,8 @@ async def lost_after_a_slow_seek(kafka: Broker, namespace: str, build: Build) ->
     app = build(kafka.bootstrap, namespace, work, 0.1)
     async with running(app):
         await until(lambda: len(seen) == 10)
-        seek, fetched_to = app.consumer.perform_seek, app.consumer._read_offset
+        seek = app.consumer.perform_seek
+        fetched_to = app.consumer._read_offset
 
         async def slow_seek() -> None:
             """Make the seek of the recovery wait until some records are fetched, if the fetcher runs."""
@@ -184,7 +185,8 @@ async def all_come_again_after_each_rebalance(kafka: Broker, namespace: str, bui
 
 async def write_to_a_table(app: Any) -> None:
     """Write rows as fast as Faust sends them. It runs in an event's context, which has the partition."""
-    table, buffer = app.tables["counts"], app.producer.buffer
+    table = app.tables["counts"]
+    buffer = app.producer.buffer
     for number in itertools.count():
         while buffer.size < 50:
             table["row"] = number
@@ -241,8 +243,10 @@ async def came_again_after_a_commit(kafka: Broker, namespace: str, build: Build)
         await until(lambda: len(seen) == 10)
         for offset in range(5):
             await acks[offset]()
-        commit, another_runs = app.consumer._commit, app.consumer.maybe_wait_for_commit_to_finish
-        begun, revoking = asyncio.Event(), asyncio.Event()
+        commit = app.consumer._commit
+        another_runs = app.consumer.maybe_wait_for_commit_to_finish
+        begun = asyncio.Event()
+        revoking = asyncio.Event()
 
         async def slow_commit(offsets: Any) -> Any:
             begun.set()

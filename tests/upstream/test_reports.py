@@ -38,7 +38,8 @@ def shown_by(program: str, bootstrap: str, directory: Path) -> str:
 @pytest.mark.parametrize("report", sorted(path.stem for path in REPORTS.glob("*.md") if path.stem != "README"))
 def test_a_report_shows_its_fault_on_the_stock_release(kafka: Broker, tmp_path: Path, report: str) -> None:
     page = REPORTS / f"{report}.md"
-    (program,), (expected,) = blocks_of(page, "python"), blocks_of(page, "text")
+    (program,) = blocks_of(page, "python")
+    (expected,) = blocks_of(page, "text")
     for _ in range(4 if report in RACES else 1):
         printed = shown_by(program, kafka.bootstrap, tmp_path)
         if printed == expected:

@@ -27,7 +27,8 @@ def replay_page(site: Site, moment: Moment, query: Query) -> PageData:
     Raises:
         Refused: It cannot be the id of a replay.
     """
-    replay, asked = word(query, "replay"), word(query, "asked")
+    replay = word(query, "replay")
+    asked = word(query, "asked")
     if not _REPLAY_ID.fullmatch(replay):
         raise Refused(404, "unknown_replay", "There is no such replay: the page Dead letters lists all")
     progress = site.queries.replay(replay)
@@ -107,8 +108,11 @@ def cause_of(query: Query) -> Cause:
 
 def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page, of one workspace or ('') of all. `after`: how many causes the pages before have."""
-    which, workspace, after = which_of(query), word(query, "workspace"), number(query, "after") or 0
-    queries, names = site.queries, site.settings.names
+    which = which_of(query)
+    workspace = word(query, "workspace")
+    after = number(query, "after") or 0
+    queries = site.queries
+    names = site.settings.names
     topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
     letters, causes = queries.causes_after(topic, workspace or None, after, ROWS)
     shown = letters.causes
@@ -133,7 +137,8 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
             }
         )
     named = [(key, _label(cause)) for key, cause in zip(_COLOURS[:-1], shown, strict=False)]
-    counts, kept = queries.status_sums(workspace or None), site.settings.topics
+    counts = queries.status_sums(workspace or None)
+    kept = site.settings.topics
     return {
         "which": which,
         "letters": letters,
@@ -179,10 +184,12 @@ def price_command(cause: Cause, which: Which) -> str:
 
 def cause_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page, with all dead letters that are kept, only with those of the last day, or those of a state."""
-    which, cause = which_of(query), cause_of(query)
+    which = which_of(query)
+    cause = cause_of(query)
     last_day = span_of(query) == "day"
     state = cast(DeadLetterState | None, one_of(query, "state", get_args(DeadLetterState)) or None)
-    queries, names = site.queries, site.settings.names
+    queries = site.queries
+    names = site.settings.names
     topic = names.dlq if which == "dlq" else names.parked
     cause = queries.cause(topic, cause) or cause
     since_s = day_begin_s(moment.now_ms) if last_day else 0

@@ -39,7 +39,8 @@ def imports_page(site: Site, moment: Moment, query: Query) -> PageData:
 
 def import_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page of one import."""
-    workspace, import_id = word(query, "workspace"), word(query, "id")
+    workspace = word(query, "workspace")
+    import_id = word(query, "id")
     imports, _ = site.queries.imports(workspace, import_id, None, 1)
     return {
         "workspace": workspace,
@@ -77,7 +78,9 @@ def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
 
     `of`: "producers" leaves out the copies that come back, whose leads are counted elsewhere.
     """
-    topic, partition, after = word(query, "topic"), number(query, "partition"), number(query, "after") or 0
+    topic = word(query, "topic")
+    partition = number(query, "partition")
+    after = number(query, "after") or 0
     of = "producers" if word(query, "of") == "producers" else ""
     about: dict[str, object] = {"topic": topic, "partition": partition, "of": of}
     left = untaken(site, moment)
@@ -123,7 +126,8 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
             rows[count.workspace][count.column] += count.leads
         else:
             not_leads[count.status] += count.leads
-    left, inputs = untaken(site, moment), sorted(site.settings.names.inputs)
+    left = untaken(site, moment)
+    inputs = sorted(site.settings.names.inputs)
     whole = None if left is None else sum_of(left, inputs)
     on_kafka = None if whole is None else whole.records
     columns: list[tuple[str, str, int | None]] = [(name, MEANING[name], sums[name]) for name in COLUMNS[:-1]]
@@ -145,7 +149,8 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
 
 def audit_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page: the commands that match, after one of them (time and id), or all answers to one command."""
-    queries, wanted = site.queries, CommandFilter(**words(query, CommandFilter.__struct_fields__))
+    queries = site.queries
+    wanted = CommandFilter(**words(query, CommandFilter.__struct_fields__))
     if command := word(query, "id"):
         return {"orders": queries.answers(command), "id": command}
     at_ms, _, last = word(query, "after").partition(".")

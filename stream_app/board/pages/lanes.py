@@ -55,7 +55,8 @@ _SERIES_OF: Final = {status: key for key, statuses in _OUTCOMES.items() for stat
 def now_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page. The chart covers the span of the query; without one the day, or the hour if nothing is older."""
     seen = overview(site, moment)
-    queries, names = site.queries, site.settings.names
+    queries = site.queries
+    names = site.settings.names
     chart, span, ended = throughput(site, "", moment.now_ms, span_of(query))
     dlq = queries.dead_letters(names.dlq)
     held = [lane for lane in seen.held if any(finding.holds for finding in lane.findings)]
@@ -115,7 +116,8 @@ def _by_slot(slots: list[Slot]) -> dict[int, dict[str, int]]:
 
 def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, str]], Tone]:
     """Return the answer to "does it work?": texts, and counts with what they link to."""
-    lanes, held = len(seen.lanes), len(seen.held)
+    lanes = len(seen.lanes)
+    held = len(seen.held)
     all_lanes = (lanes, lanes_path())
     if any(finding.code == "no_worker" for finding in seen.everywhere):
         return ["Nothing is sent: no worker runs"], "bad"
@@ -139,14 +141,16 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
     days = (lane.meters.get("credits_day") for lane in seen.lanes)
     meters = [day.at(now_ms) for day in days if day is not None]
     capped = [meter for meter in meters if meter.cap is not None]
-    cap, reserved = sum(meter.cap or 0 for meter in capped), sum(meter.reserved for meter in capped)
+    cap = sum(meter.cap or 0 for meter in capped)
+    reserved = sum(meter.reserved for meter in capped)
     booked = sum(meter.booked for meter in capped)
     spent_share = min(100.0, booked / cap * 100) if cap else 0.0
     reserved_share = min(100.0 - spent_share, reserved / cap * 100) if cap else 0.0
     tone: Tone = "warn" if spent_share + reserved_share >= 80 else "ok"
     without_limit = sum(meter.booked for meter in meters if meter.cap is None)
     used = booked if capped else without_limit
-    spent_share, reserved_share = round(spent_share, 2), round(reserved_share, 2)
+    spent_share = round(spent_share, 2)
+    reserved_share = round(reserved_share, 2)
     total = Bar("credits_day", "credits today", used, reserved, cap or None, spent_share, reserved_share, tone)
     return total, without_limit if capped else 0
 
@@ -161,7 +165,8 @@ NEED_PERSON: Final = "person"
 def lanes_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page: lanes in a state (a filter, or '' for all) whose names begin with `begins`."""
     state = one_of(query, "state", (*STATES, NEED_PERSON))
-    begins, after = word(query, "begins"), word(query, "after")
+    begins = word(query, "begins")
+    after = word(query, "after")
     named = [lane for lane in overview(site, moment).lanes if lane.workspace.lower().startswith(begins.lower())]
     counts = dict.fromkeys(STATES, 0)
     for lane in named:
@@ -198,7 +203,9 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     lane = one_lane(site, moment, workspace)
     if lane is None:
         return None
-    queries, now_ms, now_s = site.queries, moment.now_ms, moment.now_ms // 1000
+    queries = site.queries
+    now_ms = moment.now_ms
+    now_s = moment.now_ms // 1000
     policy = site.settings.workspaces.get(workspace)
     chart, span, _ = throughput(site, workspace, now_ms, span_of(query))
     minutes = queries.credits([workspace], MINUTE_S, now_s - HOUR_S)[workspace]
@@ -216,8 +223,10 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     hours_n = _hours_known([*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in changes)], now_s)
     begin_ms = now_ms - hours_n * HOUR_S * 1000
     marks = [mark for mark in marks if mark.at_s * 1000 >= begin_ms]
-    begin_s, slots_n = begin_ms // 1000 // MARK_S * MARK_S, hours_n * HOUR_S // MARK_S
-    scores, latencies = {mark.at_s: mark.score for mark in marks}, {mark.at_s: mark.p95_ms for mark in marks}
+    begin_s = begin_ms // 1000 // MARK_S * MARK_S
+    slots_n = hours_n * HOUR_S // MARK_S
+    scores = {mark.at_s: mark.score for mark in marks}
+    latencies = {mark.at_s: mark.p95_ms for mark in marks}
     hours: dict[int, list[Mark]] = {}
     for mark in marks:
         hours.setdefault(mark.at_s // HOUR_S * HOUR_S, []).append(mark)
@@ -262,14 +271,17 @@ def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, now_ms: in
     What the history lacks (an opening balance, a correction, or what is older than it) was booked at an unknown time,
     so that the line begins with the history.
     """
-    begin_s, end_s = meter.begins_ms // 1000, meter.ends_ms // 1000
+    begin_s = meter.begins_ms // 1000
+    end_s = meter.ends_ms // 1000
     booked: Counter[int] = Counter()
     for slot in slots:
         if begin_s <= slot.at_s:
             booked[slot.at_s] += slot.credits
-    used, first_s = meter.booked, min(booked, default=now_ms // 1000)
+    used = meter.booked
+    first_s = min(booked, default=now_ms // 1000)
     missing = max(0, used - booked.total())
-    rows, total = [((first_s if missing else begin_s) * 1000, missing)], missing
+    rows = [((first_s if missing else begin_s) * 1000, missing)]
+    total = missing
     for at_s, credits_ in sorted(booked.items()):
         total += credits_
         rows.append((min((at_s + step_s) * 1000, now_ms), min(used, total)))
@@ -292,7 +304,8 @@ def _bands(changes: Iterable[DatedChange], kinds: dict[str, Tone], begin_ms: int
         if tone is None:
             continue
         at_ms = max(change.at_ms, begin_ms)
-        x, width = (at_ms - begin_ms) / (now_ms - begin_ms) * 100, (end_ms - at_ms) / (now_ms - begin_ms) * 100
+        x = (at_ms - begin_ms) / (now_ms - begin_ms) * 100
+        width = (end_ms - at_ms) / (now_ms - begin_ms) * 100
         bands.append(Band(round(x, 3), round(max(width, 0.2), 3), tone, change.change.text))
         end_ms = at_ms
         if change.at_ms <= begin_ms:

@@ -46,7 +46,8 @@ class Filter(msgspec.Struct, frozen=True):
 
 def leads_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page that the query selects."""
-    chosen, after = Filter(**words(query, Filter.__struct_fields__)), after_of(query)
+    chosen = Filter(**words(query, Filter.__struct_fields__))
+    after = after_of(query)
     if chosen.person:
         rows = site.queries.now_of(site.queries.leads_of(chosen.person))
         return {"rows": rows, "filter": chosen, "matches": len(rows), "after": None}
@@ -156,7 +157,8 @@ def _same_person(site: Site, lead_id: str) -> PageData | None:
 
 def _timeline(history: RecordHistory, now_ms: int) -> PageData:
     """Return one record of the lead: its steps, and where its time went, by kind."""
-    booked, waits = sum(event.credits or 0 for event in history.events), history.waits
+    booked = sum(event.credits or 0 for event in history.events)
+    waits = history.waits
     length_ms = sum(wait.length_ms(now_ms) for wait in waits)
     rows = []
     for kind, took_ms, times in sums(waits, now_ms):
@@ -179,7 +181,8 @@ def _bands(waits: list[Wait], tone: str, begin_ms: int, length_ms: int, now_ms: 
     """Return the waits of a kind. Those without a visible gap are one band, so that their number stays bounded."""
     bands: list[Band] = []
     for wait in waits:
-        x, width = (wait.begin_ms - begin_ms) / length_ms * 100, wait.length_ms(now_ms) / length_ms * 100
+        x = (wait.begin_ms - begin_ms) / length_ms * 100
+        width = wait.length_ms(now_ms) / length_ms * 100
         text = f"{duration(wait.length_ms(now_ms))}{': ' if wait.text else ''}{wait.text}"
         if bands and x - bands[-1].x - bands[-1].width < _NARROWEST:
             last = bands.pop()

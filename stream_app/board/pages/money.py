@@ -23,15 +23,18 @@ def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
 
     `workspace`: only of this one; '' for the sum of all. `day`: of which the lanes are listed; '' for all days.
     """
-    workspace, day = word(query, "workspace"), word(query, "day")
-    queries, now_s = site.queries, moment.now_ms // 1000
+    workspace = word(query, "workspace")
+    day = word(query, "day")
+    queries = site.queries
+    now_s = moment.now_ms // 1000
     rows = [row for row in queries.days(workspace) if row.at_s > now_s - DAYS * DAY_S]
     if workspace and not rows and workspace not in site.settings.workspaces:
         return None
     days = [_sum([row for row in rows if row.at_s == at_s], at_s) for at_s in dict.fromkeys(e.at_s for e in rows)]
     chosen = next((entry.at_s for entry in days if day_of(entry.at_s) == day), None)
     since_s, until_s = (now_s - DAYS * DAY_S + 1, 1 << 62) if chosen is None else (chosen, chosen + DAY_S)
-    hour_s, today_s = now_s - now_s % HOUR_S, now_s - now_s % DAY_S
+    hour_s = now_s - now_s % HOUR_S
+    today_s = now_s - now_s % DAY_S
     hours = queries.credits([workspace], QUARTER_S, hour_s - DAY_S)[workspace]
     first_s = days[-1].at_s if days else today_s
     spent = {entry.at_s: {"enriched": entry.credits} for entry in days}

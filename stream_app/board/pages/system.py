@@ -60,7 +60,8 @@ def _checks(moment: Moment) -> Iterator[tuple[str, Tone, str, str]]:
                 yield (name, "warn", group.state, "Partitions are being handed over.")
             else:
                 yield (name, "ok", count(group.members, "member"), "/readyz of each says whether it is ready.")
-    lag, left = moment.lag, f"{count(moment.lag.lag, 'record is', 'records are')} still to be read."
+    lag = moment.lag
+    left = f"{count(moment.lag.lag, 'record is', 'records are')} still to be read."
     if lag.trouble:
         yield ("read model", "bad", "does not progress", lag.trouble)
     elif lag.as_of_ms is None:

@@ -100,7 +100,8 @@ class Account:
                     continue
                 new.append((number, event))
                 if kept.rank < TOOK and (rank := rank_of(kept)) > kept.rank:
-                    kept.rank, kept.took = rank, at.offset
+                    kept.rank = rank
+                    kept.took = at.offset
                 if event.dead_letter and not kept.letter:
                     with suppress(ValueError):  # of a newer version
                         kept.letter = numbers.number(event.dead_letter)
@@ -135,7 +136,8 @@ class Account:
             champions |= self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {of_import}", moved, imports)
         for number, kept in champions.items():
             if number not in after:
-                before[number], after[number] = kept, msgspec.structs.replace(kept)
+                before[number] = kept
+                after[number] = msgspec.structs.replace(kept)
         by_lead: defaultdict[str, list[tuple[int, Kept]]] = defaultdict(list)
         for number, kept in after.items():
             if kept.lead_id in moved:
@@ -313,7 +315,8 @@ class Account:
         states: Counter[tuple[int, int]] = Counter()
         changed: list[tuple[int, int]] = []
         for letter in letters.values():
-            origin, follower = origins.get(letter.origin), copies.get(letter.id)
+            origin = origins.get(letter.origin)
+            follower = copies.get(letter.id)
             last = follower or origin
             if last is not None and not last.counts and last.rank != COPY:
                 rivals = (kept for kept in champions[last.lead_id] if is_same_lead(last, kept))
@@ -381,7 +384,8 @@ def _restated(before: Mapping[int, Kept], after: Mapping[int, Kept]) -> set[str]
 
     Other leads need no new judgement of all their dead letters: one that is suppressed 1,000 times has changed once.
     """
-    old, new = _statuses(before), _statuses(after)
+    old = _statuses(before)
+    new = _statuses(after)
     places = Counter(lead_id for lead_id, *_ in new)
     return {lead_id for lead_id, *_ in old ^ new} | {lead_id for lead_id, many in places.items() if many > 1}
 

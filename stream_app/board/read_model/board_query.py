@@ -174,15 +174,19 @@ class BoardQueries(Queries):
 
         A group is a status, or where only some of its records are wanted, a status of one destination.
         """
-        where, values = "leads > 0", list[str]()
+        where = "leads > 0"
+        values = list[str]()
         if workspace is not None:
-            where, values = f"{where} AND workspace = ?", [*values, workspace]
+            where = f"{where} AND workspace = ?"
+            values = [*values, workspace]
         if statuses:
-            where, values = f"{where} AND status IN ({', '.join('?' * len(statuses))})", [*values, *statuses]
+            where = f"{where} AND status IN ({', '.join('?' * len(statuses))})"
+            values = [*values, *statuses]
         by_destination = "FALSE" if workspace is None else "TRUE"
         if final is not None and self._final:
             is_final = "destination IN (SELECT value FROM json_each(?))"
-            where, values = f"{where} AND (status <> 'accepted' OR ({is_final}) = {final})", [*values, self._final_json]
+            where = f"{where} AND (status <> 'accepted' OR ({is_final}) = {final})"
+            values = [*values, self._final_json]
             by_destination = f"({by_destination} OR status = 'accepted')"
         for names, condition in (
             (("status",), f"NOT {by_destination}"),
@@ -332,10 +336,12 @@ class BoardQueries(Queries):
     def commands(self, wanted: CommandFilter, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
         """Return time and id of the last answers to commands, newest first: one for each command, after one of them."""
         begin_ms = wanted.begin_ms or 0
-        where, values = "at_ms >= ? AND at_ms < ?", [begin_ms, (begin_ms + DAY_S * 1000) if begin_ms else 1 << 62]
+        where = "at_ms >= ? AND at_ms < ?"
+        values = [begin_ms, (begin_ms + DAY_S * 1000) if begin_ms else 1 << 62]
         for name in ("workspace", "who", "kind"):
             if word := getattr(wanted, name):
-                where, values = f"{where} AND {name} = ?", [*values, word]
+                where = f"{where} AND {name} = ?"
+                values = [*values, word]
         sql = f"""SELECT at_ms, id FROM audit AS last WHERE {where} AND (at_ms, id) < (?, ?) AND NOT EXISTS (
                       SELECT 1 FROM audit WHERE id = last.id AND {where}
                           AND (at_ms, partition, offset) > (last.at_ms, last.partition, last.offset))

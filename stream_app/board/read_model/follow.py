@@ -191,7 +191,8 @@ class _Reading:
                     f"{log.topic}/{log.partition} was at {reached} and ends at {end}: the topic was created again"
                 )
         if not self._goal:
-            self._asked_ms, self._goal = now_ms, dict(self._ends)
+            self._asked_ms = now_ms
+            self._goal = dict(self._ends)
 
     async def more(self) -> tuple[dict[str, list[KafkaRecord]], dict[Any, Position]]:
         """Return the next records by topic, and the positions after them."""
@@ -222,7 +223,8 @@ class _Reading:
         self._at.update(moved)
         was_complete = self.as_of_ms is not None
         if self._goal and all(self._at[log].next >= end for log, end in self._goal.items()):
-            self.as_of_ms, self._goal = self._asked_ms, {}
+            self.as_of_ms = self._asked_ms
+            self._goal = {}
         return not was_complete and self.as_of_ms is not None
 
     @property

@@ -138,7 +138,8 @@ class History:
 
     def sweep(self, now_ms: int, audit_days: int) -> None:
         """Delete what is older than it is kept."""
-        db, now_s = self._db, now_ms // 1000
+        db = self._db
+        now_s = now_ms // 1000
         # one workspace after the other, because a workspace comes first in the keys
         workspaces = db.execute(
             """WITH RECURSIVE each(name) AS (
@@ -218,7 +219,8 @@ class Imports:
             if not number:
                 continue
             row = sums.setdefault(number, [event.at_ms, event.at_ms, 0])
-            row[0], row[1] = min(row[0], event.at_ms), max(row[1], event.at_ms)
+            row[0] = min(row[0], event.at_ms)
+            row[1] = max(row[1], event.at_ms)
             row[2] += event.credits or 0
             if (summary := event.import_summary) is not None:
                 self._db.execute(

@@ -40,13 +40,15 @@ class ResultFetcher:
         self._turn = asyncio.Lock()
 
     async def close(self) -> None:
-        reader, self._reader = self._reader, None
+        reader = self._reader
+        self._reader = None
         if reader is not None:
             await reader.__aexit__()
 
     async def fill(self, stored: FoundResultAt) -> FoundResult:
         """Return the result with its data, or with a problem text. Never raises."""
-        problem, raw = _MOVED, None
+        problem = _MOVED
+        raw = None
         try:
             async with asyncio.timeout(_RESULT_WITHIN_S), self._turn:
                 raw = await self._value(stored.partition, stored.offset)
@@ -132,7 +134,8 @@ class WaitingLeads:
     async def _search(self, search: Search, match: Callable[[Any], tuple[str, str] | None]) -> None:
         search.worker, offsets = (await look_at(self._connection, [self._group]))[self._group]
         async with Reader(self._connection) as reader:
-            begins, ends = await reader.begins(self._logs), await reader.ends(self._logs)
+            begins = await reader.begins(self._logs)
+            ends = await reader.ends(self._logs)
             starts = {log: max(begins[log], offsets.get((log.topic, log.partition), 0)) for log in self._logs}
             search.left = sum(max(0, ends[log] - at) for log, at in starts.items())
             blocked: dict[TopicPartition, UnreadableBatch] = {}

@@ -28,7 +28,8 @@ _HOUR_MS: Final = 3_600_000
 SAME_CAUSE: Final = "topic = ? AND kind = ? AND workspace = ? AND reason = ? AND http_status = ? AND destination = ?"
 
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
-_ORIGIN, _SEQ = HEADERS["origin"], HEADERS["seq"]
+_ORIGIN = HEADERS["origin"]
+_SEQ = HEADERS["seq"]
 _MOST_CAUSES: Final = 10_000
 _PEOPLE: Final = b"p/"
 
@@ -207,11 +208,13 @@ class Projector:
         classified = [(record, *self._cause_of(record)) for record in records]
         causes = self._write_causes((name, record.timestamp) for record, name, _ in classified)
         for record, name, headers in classified:
-            cause, origin = causes[name], 0
+            cause = causes[name]
+            origin = 0
             hours[cause, record.timestamp // _HOUR_MS] += 1
             with suppress(ValueError):  # of other programs, which name none
                 origin = self._numbers.number(text(headers, _ORIGIN))
-            own, seq = self._numbers.number(_record_id(record)), number(headers, _SEQ)
+            own = self._numbers.number(_record_id(record))
+            seq = number(headers, _SEQ)
             returns = record.topic == self._dlq and kind_of(headers) == "failed"
             letters.append(Letter(own, cause, record.timestamp, origin, seq, returns))
         self._write_logs()

@@ -100,11 +100,14 @@ class Queries:
             rows = self._all(sql, lead_id, MOST_HISTORIES)
             if not rows and not self.results(lead_id):
                 return None
-            numbers, pause = record_numbers(db), self.pause()
+            numbers = record_numbers(db)
+            pause = self.pause()
             histories = []
             for number, workspace, alias, status, at_ms, trace_id in rows:
-                steps, name = events_of(db, number), self._column(status, alias)
-                moves, queued_ms = name in MOVING or name == "parked", steps[0].queued_ms if steps else 0
+                steps = events_of(db, number)
+                name = self._column(status, alias)
+                moves = name in MOVING or name == "parked"
+                queued_ms = steps[0].queued_ms if steps else 0
                 waited = waits(steps, moves=moves, queued_ms=queued_ms)
                 if waited and waited[-1].end_ms is None:
                     if pause is not None and status in _COME_BACK:
@@ -155,7 +158,8 @@ class Queries:
 
     def lanes(self, now_ms: int) -> tuple[list[LaneView], list[str]]:
         """Return all lanes as they are at `now_ms`, by name, and the workspaces of the unreadable ones."""
-        lanes, unreadable = [], []
+        lanes = []
+        unreadable = []
         for workspace, raw in self._all("SELECT workspace, view FROM lanes ORDER BY workspace"):
             try:
                 lanes.append(_lane.decode(raw).at(now_ms))
@@ -166,9 +170,11 @@ class Queries:
     def account(self, now_ms: int, dlq: str, parked: str) -> answers.Account:
         """Return everything that is counted. `dlq`, `parked`: the names of these topics."""
         with self.snapshot():
-            open_ones, parked_ones = self.dead_letters(dlq), self.dead_letters(parked)
+            open_ones = self.dead_letters(dlq)
+            parked_ones = self.dead_letters(parked)
             imports, _ = self.imports("", "", None, MOST_IMPORTS)
-            counts, ended = self.status_counts(), self.ended(now_ms)
+            counts = self.status_counts()
+            ended = self.ended(now_ms)
             return answers.Account(counts, ended, open_ones, parked_ones, imports, self.days())
 
     def status_counts(self) -> list[answers.StatusCount]:
@@ -211,9 +217,11 @@ class Queries:
         self, groups: str, order: str, workspace: str | None, since_s: int = 0, until_s: int = 1 << 62
     ) -> list[answers.Day]:
         """Return the money of the days that begin in this time, summed up by these columns."""
-        where, values = "step_s = ? AND slot >= ? AND slot < ?", list[object]([DAY_S, since_s, until_s])
+        where = "step_s = ? AND slot >= ? AND slot < ?"
+        values = list[object]([DAY_S, since_s, until_s])
         if workspace is not None:
-            where, values = f"{where} AND workspace = ?", [*values, workspace]
+            where = f"{where} AND workspace = ?"
+            values = [*values, workspace]
         sql = f"""SELECT workspace, destination, min(slot), sum(credits), sum(saved), sum(resent), sum(refused),
                          sum(enriched)
                   FROM (SELECT workspace, destination, slot, credits, saved, resent, refused, 0 AS enriched
@@ -230,10 +238,12 @@ class Queries:
 
         `workspace` and `import_id`: only those; '' for all. `after`: the place of the last one of the page before.
         """
-        where, values = ["(first_ms, id) < (?, ?)"], list[object](place_of(after))
+        where = ["(first_ms, id) < (?, ?)"]
+        values = list[object](place_of(after))
         for name, value in (("workspace", workspace), ("name", import_id)):
             if value:
-                where, values = [*where, f"{name} = ?"], [*values, value]
+                where = [*where, f"{name} = ?"]
+                values = [*values, value]
         with self._reading() as db:
             rows = db.execute(
                 f"""SELECT id, arrived, name, workspace, first_ms, last_ms, who, file, rows, refused, leads, credits

@@ -285,7 +285,8 @@ class ReadModel:
 
         Once a minute, delete what else is older than it is kept.
         """
-        kept, names = self._sources.kept, self._sources.names
+        kept = self._sources.kept
+        names = self._sources.names
         oldest_ms = now_ms - kept.status_days * DAY_MS
         with self._transaction() as db:
             sql = "SELECT id, at_ms FROM records WHERE id > ? ORDER BY id LIMIT ?"

@@ -103,8 +103,10 @@ class DemoState:
 @asynccontextmanager
 async def followed(settings: Settings) -> AsyncIterator[DemoState]:
     """Yield the state, which follows Kafka until the block ends."""
-    state, names = DemoState(), settings.names
-    topics, partitions = (names.status, names.lanes), range(settings.kafka.partitions)
+    state = DemoState()
+    names = settings.names
+    topics = (names.status, names.lanes)
+    partitions = range(settings.kafka.partitions)
     async with Reader(connection_of(settings), fetch_max_wait_ms=100) as reader:
         starts = await reader.begins([TopicPartition(topic, number) for topic in topics for number in partitions])
         state.following = asyncio.create_task(_follow(reader, starts, state, names.status))

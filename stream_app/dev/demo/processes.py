@@ -157,7 +157,8 @@ class Processes:
 
     async def ready(self) -> None:
         """Return when all of them are ready. Raises StartError."""
-        http, deadline = self.settings.http, time.monotonic() + _READY_WITHIN_S
+        http = self.settings.http
+        deadline = time.monotonic() + _READY_WITHIN_S
         ports = (http.worker_port, http.replay_port, http.gateway_ops_port, http.board_ops_port)
         for name, port in zip(APPS, ports, strict=True):
             while not await self._is_ready(port):
@@ -262,7 +263,8 @@ async def running(bootstrap: str | None, say: Callable[[str], None], *, keep: bo
 
 async def _simulator(children: ChildProcesses) -> tuple[str, str]:
     """Start the simulator. Returns its URL, and the URL of its control API."""
-    script, log = children.directory / "sim.toml", children.directory / "sim.log"
+    script = children.directory / "sim.toml"
+    log = children.directory / "sim.log"
     script.write_text(_SCRIPT)
     argv = [sys.executable, "-m", "stream_app", "sim", "--port", "0", "--script", str(script)]
     process = children.spawn([*argv, "--ledger", str(children.directory / "ledger.jsonl")], log=log)

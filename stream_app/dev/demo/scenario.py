@@ -139,7 +139,8 @@ async def _publish(processes: Processes, state: DemoState, display: Display) -> 
     async with AIOKafkaProducer(**connection_of(processes.settings).settings(), enable_idempotence=True) as producer:
         for name in WORKSPACES:
             for value in NO_LEADS:
-                topic, home = processes.settings.names.leads, processes.settings.home(name)
+                topic = processes.settings.names.leads
+                home = processes.settings.home(name)
                 await producer.send_and_wait(topic, value, key=name.encode(), partition=home)
     state.published = summary.published + len(WORKSPACES) * len(NO_LEADS)
     # Clay rejects some rows as invalid, some as unavailable, and takes some without a response.
@@ -202,14 +203,16 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
             await _pass_time(_KEPT_EVERY_S, processes, state, display)
     except asyncio.CancelledError:
         display.say(f"No more leads. The budget of {SMALL} is lifted, and the last ones get their answers first.")
-        caps, why = {"caps": {"credits_per_day": None}}, "the demo ends"
+        caps = {"caps": {"credits_per_day": None}}
+        why = "the demo ends"
         await submit(processes.settings, "budget", SMALL, caps, "demo", why, wait_s=_ANSWER_WITHIN_S, say=display.say)
 
 
 async def _decisions(processes: Processes, state: DemoState, display: Display) -> None:
     """Leave something to decide for a person: dead letters that can be sent back, and soon a parked lead."""
     rejecting, silent = WORKSPACES
-    rejected, accepted = state.steps["rejected_invalid"], state.steps["accepted"]
+    rejected = state.steps["rejected_invalid"]
+    accepted = state.steps["accepted"]
     await processes.fault(kind="status_before", status=422, workspace=rejecting)
     await processes.fault(kind="callbacks_lost", workspace=silent)
     rows = [f"rejected-{number},{rejecting},rejected{number}@example.com,Re,Jected\n" for number in (1, 2)]

@@ -129,9 +129,13 @@ class Callbacks:
                 status: int | str = response.status
                 error = None
         except TimeoutError:
-            status, error, cell = "timeout", None, ""
+            status = "timeout"
+            error = None
+            cell = ""
         except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: the URL or a header is invalid
-            status, error, cell = "error", type(failure).__name__, ""
+            status = "error"
+            error = type(failure).__name__
+            cell = ""
         ms = round(1000 * (time.monotonic() - began))
         self._write(job, attempt, status, ms=ms, error=error, cell=cell[:_CELL_CHARACTERS] or None)
         return isinstance(status, int) and status < 300

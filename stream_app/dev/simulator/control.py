@@ -217,7 +217,8 @@ class ControlApi:
             return _problems([f"since: must be the number of a line, not {since!r}"])
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        kind, workspace = request.query.get("kind"), request.query.get("workspace")
+        kind = request.query.get("kind")
+        workspace = request.query.get("workspace")
         for line in self._sim.ledger.read(int(since), kind, workspace):
             await response.write(line)
         await response.write_eof()

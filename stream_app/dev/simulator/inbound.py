@@ -83,7 +83,9 @@ class Inbound:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             body = None
-        slug, script, limits = request.match_info["slug"], self._world.script, self._world.limits
+        slug = request.match_info["slug"]
+        script = self._world.script
+        limits = self._world.limits
         sent = _read_submission(body, limits.payload_bytes, script.lead_id_field, script.delivery_id_field)
         webhook = self._world.webhook(slug)
         line = RequestLine(
@@ -98,13 +100,16 @@ class Inbound:
         if sent.echoes and not sent.is_array:
             line.lead_id, line.delivery_id = sent.echoes[0]
         if line.lead_id is not None:
-            about, occurrence = line.lead_id, self._ledger.tally.of(line.lead_id).requests
+            about = line.lead_id
+            occurrence = self._ledger.tally.of(line.lead_id).requests
         else:
             nameless = digest(body or b"")
-            about, occurrence = str(nameless), self._world.occurrence_of(nameless)
+            about = str(nameless)
+            occurrence = self._world.occurrence_of(nameless)
         fault = self._timeline.request_fault(line.workspace or "", slug, about, occurrence)
         if fault is not None and (fault.kind in REFUSING or fault.accepted is False):
-            line.status, line.fault = _NO_STATUS.get(fault.kind, fault.status or 0), fault.kind
+            line.status = _NO_STATUS.get(fault.kind, fault.status or 0)
+            line.fault = fault.kind
             self._ledger.write(line)
             return await _played(fault, request, _refused(fault.status or 500, {}), self._stopping)
         status = self._decide(webhook, sent, request.headers.get(TOKEN_HEADER))
@@ -114,7 +119,8 @@ class Inbound:
             headers = _retry_after(limits.retry_after, limits.retry_after_s) if status == 429 else {}
             return _refused(status, headers)
         if fault is not None:
-            line.status, line.fault = _NO_STATUS.get(fault.kind, fault.status or 200), fault.kind
+            line.status = _NO_STATUS.get(fault.kind, fault.status or 200)
+            line.fault = fault.kind
         self._accept(webhook, sent, line, f"{about}#{occurrence}")
         answer = _accepted(len(body or b""))
         return answer if fault is None else await _played(fault, request, answer, self._stopping)
@@ -150,7 +156,8 @@ class Inbound:
             for n, (lead, _) in enumerate(sent.echoes)
         ]
         rows = self._world.add_rows(webhook, sent, about)
-        line.accepted, line.full = len(rows), len(rows) < len(sent.bodies)
+        line.accepted = len(rows)
+        line.full = len(rows) < len(sent.bodies)
         self._ledger.write(line)
         if self._kept is not None:
             # Both before the answer: a kill must not take back what was accepted.

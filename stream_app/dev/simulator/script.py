@@ -303,7 +303,8 @@ def _struct(cls: type[S], raw: object, where: str, problems: list[str]) -> S | N
 
 
 def _value(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
-    origin, args = get_origin(kind), get_args(kind)
+    origin = get_origin(kind)
+    args = get_args(kind)
     if _is_settings(kind):
         return _struct(kind, raw, where, problems)
     if origin is tuple and _is_settings(args[0]) and isinstance(raw, list):

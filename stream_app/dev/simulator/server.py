@@ -66,7 +66,8 @@ class Simulator:
             self.clay = Clay(self.script, self.ledger, self._kept)
             self._listener = await self._serve(stack, host, port, webhooks=True)
             control = await self._serve(stack, host, control_port, webhooks=False)
-            self.url, self.control_url = self._listener.url, control.url
+            self.url = self._listener.url
+            self.control_url = control.url
             keeper = asyncio.create_task(self._keep_listener())
             stack.push_async_callback(_cancel, keeper)
             self._stack = stack.pop_all()
@@ -82,7 +83,8 @@ class Simulator:
         self.ledger.write(ControlLine(did=RESET))
         if self._kept is not None:
             self._kept.clear()
-        old, self.clay = self.clay, Clay(self.script, self.ledger, self._kept)
+        old = self.clay
+        self.clay = Clay(self.script, self.ledger, self._kept)
         old.changed.set()
 
     async def _serve(self, stack: contextlib.AsyncExitStack, host: str, port: int, *, webhooks: bool) -> _Listener:

@@ -138,7 +138,9 @@ class World:
         if state is None:
             state = WorkspaceState(name, plan, 0, 0, self.limits.burst, self.now_s)
             self.workspaces[name] = state
-        state.plan, state.credits, state.actions = plan, plan.credits, plan.actions
+        state.plan = plan
+        state.credits = plan.credits
+        state.actions = plan.actions
         return state
 
     def webhook(self, slug: str) -> WebhookState | None:
@@ -155,7 +157,9 @@ class World:
         state = self.webhooks.get(slug)
         if state is None:
             state = self.webhooks[slug] = WebhookState(slug, settings, workspace, settings.auto_run)
-        state.settings, state.workspace, state.auto_run = settings, workspace, settings.auto_run
+        state.settings = settings
+        state.workspace = workspace
+        state.auto_run = settings.auto_run
         return state
 
     def occurrence_of(self, nameless: int) -> int:

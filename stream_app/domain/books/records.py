@@ -238,8 +238,12 @@ def advance(history: RecordHistory, event: Event, *, kept: bool) -> tuple[bool, 
         problem = f"event {event.seq} follows {history.seq}: a gap"
     elif (history.status, event.status) not in _LEGAL:
         problem = f"{event.status} follows {history.status or 'nothing'}, which is no legal step"
-    history.lead_id, history.workspace, history.destination = event.lead_id, event.workspace, event.destination
-    history.status, history.seq, history.at_ms = event.status, event.seq, event.at_ms
+    history.lead_id = event.lead_id
+    history.workspace = event.workspace
+    history.destination = event.destination
+    history.status = event.status
+    history.seq = event.seq
+    history.at_ms = event.at_ms
     history.trace_id = event.trace_id
     return True, problem
 
@@ -315,7 +319,8 @@ class Terms(msgspec.Struct, frozen=True):
 
 def audit(history: RecordHistory, evidence: Found, terms: Terms) -> str:
     """Return what does not add up; "" if everything does; IN_MOTION if that cannot be said."""
-    status, in_hand = history.status, evidence.copy or (evidence.is_input and not evidence.passed)
+    status = history.status
+    in_hand = evidence.copy or (evidence.is_input and not evidence.passed)
     if not evidence.is_input and not evidence.gone:
         if status:
             return "a history without a record: its origin is no input record of a lead topic"
@@ -335,7 +340,8 @@ def audit(history: RecordHistory, evidence: Found, terms: Terms) -> str:
 
 
 def _against_row(history: RecordHistory, evidence: Found, terms: Terms) -> str:
-    status, row = history.status, evidence.row
+    status = history.status
+    row = evidence.row
     if row is not None:
         if row.status == status and row.seq == history.seq:
             return ""
@@ -402,7 +408,8 @@ def elect(records: Iterable[tuple[int, Kept]]) -> set[int]:
     """
     best: dict[tuple[str, str], tuple[Rank, int, int]] = {}
     for number, kept in records:
-        place, standing = (kept.workspace, kept.destination), (kept.rank, kept.took, number)
+        place = (kept.workspace, kept.destination)
+        standing = (kept.rank, kept.took, number)
         if kept.rank is not NO_LEAD and standing > best.get(place, (NO_LEAD, 0, 0)):
             best[place] = standing
     workspaces = {workspace for workspace, destination in best if destination}

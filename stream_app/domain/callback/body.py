@@ -92,7 +92,8 @@ def repair(text: str) -> str | None:
     opens = _OPENS.match(text)
     if opens is None:
         return None
-    at, members = opens.end(), dict[str, str]()
+    at = opens.end()
+    members = dict[str, str]()
     while True:
         key = _KEY.match(text, at)
         if key is None or key[1] in members:
@@ -187,7 +188,8 @@ def read_body(raw: bytes) -> Body | BadBody:
     try:
         try:
             claim = _claim.decode(text)
-            lead_id, token = _scalar(claim.lead_id), _scalar(claim.callback_token)
+            lead_id = _scalar(claim.lead_id)
+            token = _scalar(claim.callback_token)
         except msgspec.ValidationError:
             _skip.decode(text)
             return BadBody("not_an_object", 'The body must be one JSON object, like {"lead_id": ..., "email": ...}.')
@@ -195,7 +197,8 @@ def read_body(raw: bytes) -> Body | BadBody:
         claimed = [_claimed(text, name) for name in ("lead_id", "callback_token")]
         if claimed[0] is None or len(text) > _MAX_REPAIR_CHARACTERS:
             return _not_json(text)
-        (lead_id, token), broken = claimed, True
+        (lead_id, token) = claimed
+        broken = True
     return _body(lead_id, token, text, broken)
 
 

@@ -53,7 +53,8 @@ def booked(
         The lane, the cost of the lead now, and the difference to what was booked before. Both costs are None if nothing
         was ever reserved for the lead.
     """
-    held, before = row.reservation, row.booked
+    held = row.reservation
+    before = row.booked
     windows = held or before
     usual = destination.estimate
     cost = Cost(_bounded(callback.credits, usual.credits), _bounded(callback.actions, usual.actions))
@@ -136,7 +137,7 @@ def suspend_destination(policy: InForce, lane: Lane, destination: Destination, t
     """Return the lane with this destination suspended because no callback comes; if another one is too, all are."""
     alias = destination.alias
     fresh = suspension.begin(
-        *(policy.suspension, callback_health.REASON, text, now_ms, alias, destination.setup_id), one_destination=True
+        policy.suspension, callback_health.REASON, text, now_ms, alias, destination.setup_id, one_destination=True
     )
     after = suspension.suspend(policy.suspension, lane.suspension, fresh)
     health = callback_health.record_report(lane.callback_health, alias, now_ms)

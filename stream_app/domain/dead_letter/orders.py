@@ -359,13 +359,16 @@ class ReplayOrders:
         changed, reason, text = self._effect(command, now_ms)
         kind = _AUDITED.get(command.kind) or f"replay_{command.kind}"
         rows: dict[bytes, bytes | None] = {**dict(map(progress_row, changed)), key: None}
-        who, why, at_ms = command.who, command.why, command.at_ms
+        who = command.who
+        why = command.why
+        at_ms = command.at_ms
         answer = CommandAnswer(command.id, not reason, now_ms, 0, kind, "", who, why, at_ms, reason, text)
         return Effect(rows, answer, command.dead_letters if command.kind == "give_up" else ())
 
     def _effect(self, command: ReplayCommand, now_ms: int) -> tuple[list[ReplayProgress], str, str]:
         """Return the changed replays, why nothing was changed (a code), and the outcome in words."""
-        replay, by = self.replays.get(command.replay), Actor(command.who, command.why, command.at_ms)
+        replay = self.replays.get(command.replay)
+        by = Actor(command.who, command.why, command.at_ms)
         if command.kind == "start":
             return self._started(command, replay, by, now_ms)
         if command.kind == "give_up":
@@ -469,7 +472,8 @@ def _not_to_be_sent(replay: ReplayProgress, priced: PricedPlan) -> str:
         return "nothing to send back: no dead letter matches, or all were sent or delivered meanwhile"
     if not plan.over_budget and (dear := too_dear(priced.quotes)):
         return "; ".join(dear)
-    credits, actions = priced.credits_at_most, priced.actions_at_most
+    credits = priced.credits_at_most
+    actions = priced.actions_at_most
     if credits > plan.credits or actions > plan.actions:
         return (
             f"they may now cost up to {count(credits, 'credit')} and {count(actions, 'action')}, and the plan allows "

@@ -122,7 +122,8 @@ def giving_up(dead_letter: ConsumedRecord, workspaces: Container[str], text: str
         workspaces: The configured workspaces.
         text: Who gives it up, and why.
     """
-    envelope, headers = read_envelope(dead_letter), headers_of(dead_letter.headers)
+    envelope = read_envelope(dead_letter)
+    headers = headers_of(dead_letter.headers)
     named, _ = addressed_to(headers, dead_letter.key, dead_letter.value)
     key = named_workspace(named, workspaces, envelope.reason).encode()
     if kind_of(headers) == "foreign":
@@ -222,7 +223,8 @@ class Pace:
         """Return when the next replay may be sent, epoch ms, and count it. In the past: it may be sent now."""
         rate_per_s = self._rates_per_s.get(workspace)
         if rate_per_s is None:
-            workspace, rate_per_s = "", min(self._rates_per_s.values(), default=10.0)
+            workspace = ""
+            rate_per_s = min(self._rates_per_s.values(), default=10.0)
         turn_ms = max(self._next_ms.get(workspace, 0.0), now_ms - _BURST_MS)
         self._next_ms[workspace] = turn_ms + 1000 / (rate_per_s * self._share)
         return int(turn_ms)
@@ -317,7 +319,8 @@ class SuppressionList:
         person = suppressed_person(row_key)
         if person is None:
             return
-        bits, bit = self._partitions.pop(person, 0), 1 << partition
+        bits = self._partitions.pop(person, 0)
+        bit = 1 << partition
         if bits := bits & ~bit if value is None else bits | bit:
             self._partitions[person] = bits
 

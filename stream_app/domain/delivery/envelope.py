@@ -213,7 +213,8 @@ def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     """
     if consumed.topic in inputs:
         return input_envelope(consumed)
-    envelope, as_input = read_envelope(consumed), input_envelope(consumed)
+    envelope = read_envelope(consumed)
+    as_input = input_envelope(consumed)
     copied = replace(as_input, dead_letter=envelope.dead_letter)
     return envelope if envelope.way or envelope == copied else as_input
 

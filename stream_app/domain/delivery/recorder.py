@@ -117,7 +117,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
         `read` returns the row of a key as it is now: others may have changed it while the lead waited.
         """
-        resolved, results = self.resolved, self.row.results
+        resolved = self.resolved
+        results = self.row.results
         # These replace rows of the same keys that wait for this batch.
         if resolved.lead.force:
             # A correction finds this delivery from now on, so its row goes on with the versions of the one before.
@@ -154,7 +155,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
     def _measure(self) -> None:
         """Note how long the lead took until now, its end."""
-        row, alias = self.row, self.resolved.destination.alias
+        row = self.row
+        alias = self.resolved.destination.alias
         self._durations = (Duration("done", alias, row.at_ms - row.first_at_ms),)
         if row.state in CALLBACK and row.accepted_at_ms:
             self._durations += (Duration("callback", alias, max(0, row.at_ms - row.accepted_at_ms)),)
@@ -178,7 +180,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
         A POST that cost nothing leaves an earlier one as the last that Clay may have: a callback is about that one.
         """
-        row, booked = self.row, spent or self.row.booked
+        row = self.row
+        booked = spent or self.row.booked
         if booked is not None:
             return {"reservation": None, "booked": booked}
         if row.unsettled:
@@ -199,7 +202,9 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
     def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None, before: Delivery | None = None) -> None:
         """Record the event of the row's present state; `before` is the row before the step."""
-        row, resolved, destination = self.row, self.resolved, self.resolved.destination
+        row = self.row
+        resolved = self.resolved
+        destination = self.resolved.destination
         event = event_of(self._plan, row, destination.workspace, destination.alias, resolved.lead_id, why)
         more: dict[str, object] = {}  # few steps have these, and a call with more than 15 keywords builds a dict first
         if spent is not None:
@@ -220,9 +225,12 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
     def step(self, *records: Record) -> WriteBatch:
         """Return the batch to commit: the row, its uncommitted events and `records`; the first time the aliases too."""
-        events, self._events = self._events, []
-        durations, self._durations = self._durations, ()
-        once, self._once = self._once, {}
+        events = self._events
+        self._events = []
+        durations = self._durations
+        self._durations = ()
+        once = self._once
+        self._once = {}
         rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once.items()]
         written = [event_record(self._plan, event) for event in events]
         workspace = self.resolved.destination.workspace
@@ -234,7 +242,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
         `way`: why the copy comes back, if it does. `disposition`: the kind of dead letter, if it is one.
         """
-        row, resolved = self.row, self.resolved
+        row = self.row
+        resolved = self.resolved
         envelope = Envelope(
             origin=row.origin,
             origin_ms=resolved.envelope.origin_ms,
@@ -259,7 +268,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
             trace_id=row.trace_id,
             app=self._plan.app,
         )
-        key, value = resolved.destination.workspace.encode(), resolved.consumed.value
+        key = resolved.destination.workspace.encode()
+        value = resolved.consumed.value
         return Record(topic, key, value, envelope.to_headers())
 
 
@@ -279,13 +289,19 @@ class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def step(self, now_ms: int, read: Read) -> WriteBatch:
         """Return the step that concludes the record. It has no event if a marker says that the record is concluded."""
-        plan, consumed, envelope, lead, bad = self.plan, self.consumed, self.envelope, self.lead, self.bad
+        plan = self.plan
+        consumed = self.consumed
+        envelope = self.envelope
+        lead = self.lead
+        bad = self.bad
         for marker in mark_key(consumed.record_id), mark_key(envelope.origin):
             if read(marker) is not None:
                 return WriteBatch([(marker, CONCLUDED)], [], [])
         name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
         name = named_workspace(name, plan.workspaces, bad.reason)
-        why, lead_id, table = Reason(bad.reason, bad.text), _id_of(lead), Destination("", name, ())
+        why = Reason(bad.reason, bad.text)
+        lead_id = _id_of(lead)
+        table = Destination("", name, ())
         record = rejected(plan, consumed, envelope, bad, name, lead_id, now_ms)
         return brief(
             plan, consumed, envelope, "rejected_invalid", now_ms, why, lead_id, record, destination=table, lead=lead
@@ -407,7 +423,8 @@ def rejected(
 
     `workspace`: that it names, if that may be shown; else ''. `lead_id`: as in its event; '' if it is not known.
     """
-    value, most = consumed.value, plan.sizes.dead_letter
+    value = consumed.value
+    most = plan.sizes.dead_letter
     # A compressed batch may hold a value that exceeds the limit of the dead letters' topic.
     cut_bytes = max(0, len(value or b"") - most)
     left_out = consumed.left_out or LeftOut()

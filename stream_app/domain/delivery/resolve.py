@@ -96,7 +96,8 @@ def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead:
         return body
     identity = firm = ""
     if destination.callbacks:
-        identity, firm = who.person or plain_digest("lead", who.lead_id), company(lead.fields)
+        identity = who.person or plain_digest("lead", who.lead_id)
+        firm = company(lead.fields)
     # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a duplicate.
     return ResolvedLead(
         consumed=consumed,
@@ -135,10 +136,13 @@ def find_lead_ref(
     The lead is found by the headers, else by what can be read of the value. A history has begun if it has a row or if
     its record comes back. The destination may have left the configuration. `find` returns the row of a lead.
     """
-    workspace, alias, lead_id = (consumed.key or b"").decode("utf-8", "replace"), envelope.destination, envelope.lead_id
+    workspace = (consumed.key or b"").decode("utf-8", "replace")
+    alias = envelope.destination
+    lead_id = envelope.lead_id
     if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify(lead, cleaned=True)) is not None:
         configured = plan.workspaces.get(lead.workspace)
-        workspace, lead_id = lead.workspace, who.lead_id
+        workspace = lead.workspace
+        lead_id = who.lead_id
         alias = lead.destination or (configured.default_destination if configured else "")
     if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):
         return None

@@ -330,7 +330,8 @@ def may_be_at_clay(row: Delivery | None) -> bool:
 
 
 def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
-    in_row, in_copy = (row.epoch, row.replay), (envelope.epoch, envelope.replay)
+    in_row = (row.epoch, row.replay)
+    in_copy = (envelope.epoch, envelope.replay)
     if row.state in ("dead_lettered", "parked"):
         if envelope.way == "redriven":
             # Valid only for the lead's latest dead letter.

@@ -103,7 +103,8 @@ def decide(
         if picked is not None:
             lane = msgspec.structs.replace(lane, quota=hooks)
         return lane, without_webhook(lane, destination, picked, now_ms)
-    suspended, probe = lane.suspension, None
+    suspended = lane.suspension
+    probe = None
     if suspended is not None and suspension.holds(suspended, destination.alias):
         suspended, answer = suspension.permit(policy.suspension, suspended, now_ms)
         if isinstance(answer, Wait):
@@ -210,7 +211,9 @@ def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None
 def _no_room(
     policy: InForce, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
 ) -> Held:
-    cost, share, name = destination.ceiling, policy.budget.hot_share and not hot, refused.reason
+    cost = destination.ceiling
+    share = policy.budget.hot_share and not hot
+    name = refused.reason
     hot_goes = share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, now_ms), budget.Refused)
     amount = f"{cost.actions} Actions" if name.startswith("actions") else f"{cost.credits} credits"
     text = f"the next lead may cost {amount}, and the budget {name} has less left"

@@ -141,7 +141,8 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
     back = facts.coming_back
     at_most = facts.at_most
     if (by := facts.replay_paused) is not None:
-        what, resume = replays_paused(by), "stream-app replay resume"
+        what = replays_paused(by)
+        resume = "stream-app replay resume"
         yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=resume, waiting=back, at_most=at_most)
     if not facts.replay.members and facts.coming_back:
         what = "no replay process runs: dead letters and deferred leads do not come back"
@@ -149,7 +150,8 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
 
 
 def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
-    view, waiting = lane.view, _behind(lane)
+    view = lane.view
+    waiting = _behind(lane)
     if lane.unreadable:
         yield Finding("unreadable", lane.unreadable, lane.workspace, waiting=waiting)
     if lane.asked:
@@ -225,14 +227,16 @@ def outlook(view: LaneView, name: MeterName, foreseen: Forecast | None, now_ms: 
 
 def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
     """Return how long so many leads take at the lane's rate and within its budgets."""
-    slowest_s, because = leads / max(_per_s(view), 0.01), ""
+    slowest_s = leads / max(_per_s(view), 0.01)
+    because = ""
     for name, meter in view.meters.items():
         kind, _, period = name.partition("_")
         costs = [estimate.credits if kind == "credits" else estimate.actions for estimate in view.estimates.values()]
         cost = sum(costs) / len(costs) if costs else 0.0
         if meter.cap is None or not cost:
             continue
-        now, later = int((meter.at(now_ms).left or 0) / cost), int(meter.cap / cost)
+        now = int((meter.at(now_ms).left or 0) / cost)
+        later = int(meter.cap / cost)
         if leads <= now:
             continue
         if not later:
@@ -241,7 +245,8 @@ def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
         rest_s = (meter.ends_ms - now_ms) / 1000 if now_ms < meter.ends_ms else length_s
         takes_s = rest_s + (math.ceil((leads - now) / later) - 1) * length_s
         if takes_s > slowest_s:
-            slowest_s, because = takes_s, f": the budget {name} has room for about {count(now, 'more lead')} now"
+            slowest_s = takes_s
+            because = f": the budget {name} has room for about {count(now, 'more lead')} now"
     return duration(slowest_s) + because
 
 
@@ -264,9 +269,11 @@ def _per_s(view: LaneView) -> float:
 def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
     """Return the finding of a partial hold. It blocks other leads too while one of its leads is next in a topic."""
     names = ", ".join(part.destinations)
-    what, waiting = f"leads of {names}: {part.says}", _behind(lane)
+    what = f"leads of {names}: {part.says}"
+    waiting = _behind(lane)
     if part.bulk:
-        what, waiting = f"bulk leads of {names}: {part.says}", lane.waiting.get(_BULK, 0)
+        what = f"bulk leads of {names}: {part.says}"
+        waiting = lane.waiting.get(_BULK, 0)
     return Finding(
         code=part.holds,
         what=what,

@@ -150,7 +150,8 @@ def _quote(
     known: bool = True,
     holds: str = "",
 ) -> Quote:
-    priced, left = list(parts), dict[MeterName, int]()
+    priced = list(parts)
+    left = dict[MeterName, int]()
     for name, fresh in meters(policy.budget, Budget(), now_ms).items():
         meter = shown.get(name, fresh)
         if now_ms >= meter.ends_ms:  # the lane published its state in an earlier day or month

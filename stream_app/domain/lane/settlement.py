@@ -85,7 +85,8 @@ def settled(
             lane = _suspended(policy, lane, grant.destination, outcome.reason, text, now_ms, grant.probe)
             return lane, Settlement(False, now_ms, text)
         case Gone():
-            alias, setup_id = grant.destination.alias, grant.destination.setup_id
+            alias = grant.destination.alias
+            setup_id = grant.destination.setup_id
             text = f"the webhook {grant.webhook_id} of {alias} is gone (404): a probe tries it again now and then"
             fresh = suspension.begin(policy.suspension, outcome.reason, text, now_ms, alias, setup_id)
             hooks = quota.gone(policy.suspension, lane.quota, grant.webhook_id, fresh, grant.webhook_probe)
@@ -149,7 +150,8 @@ def probe_succeeded(policy: InForce, lane: Lane, destination: str, now_ms: int) 
 
 def _probe_accepted(policy: InForce, lane: Lane, grant: Grant, now_ms: int) -> Lane:
     """Return the lane after a 2xx. The probe's 2xx lifts a suspension, or makes it wait for the callback."""
-    suspended, destination = lane.suspension, grant.destination
+    suspended = lane.suspension
+    destination = grant.destination
     if suspended is None or suspension.lift(suspended, grant.probe) is not None:
         return lane
     if reason_of(suspended.reason).lifted_by == "callback":
@@ -207,7 +209,8 @@ def _with_verdict(
     if failure:
         outage = breaker.record_failure(lane.outage, failure, lane.breaker.cause, now_ms)
         lane = msgspec.structs.replace(lane, outage=outage)
-    ok, verdict = not failure, breaker.verdict(policy.breaker, not failure, latency_ms)
+    ok = not failure
+    verdict = breaker.verdict(policy.breaker, not failure, latency_ms)
     health = window.record(window.FIVE_MINUTES, lane.health, now_ms, ok, verdict == "slow", latency_ms)
     if breaker.is_late(lane.breaker, grant.permit):
         return msgspec.structs.replace(lane, health=health)
@@ -238,7 +241,8 @@ def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:
 
 def _denial_text(lane: Lane, grant: Grant, outcome: Denied) -> str:
     """Return the text for a refused call, with the token and webhook that it used."""
-    destination, sent = grant.destination, ""
+    destination = grant.destination
+    sent = ""
     token = f" (token: {destination.token_env})" if destination.token_env else " (no token)"
     if outcome.http_status == 403:
         webhook = quota.of(lane.quota, grant.webhook_id)

@@ -216,8 +216,10 @@ def view(
     policy = lane.in_force(configured)
     counts = window.totals(window.FIVE_MINUTES, lane.health, now_ms)
     latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
-    shown, mode = meters(policy.budget, lane.budget, now_ms), mode_of(policy, lane)
-    day, month = shown["credits_day"], shown["credits_month"]
+    shown = meters(policy.budget, lane.budget, now_ms)
+    mode = mode_of(policy, lane)
+    day = shown["credits_day"]
+    month = shown["credits_month"]
     pace = _pace(policy, lane)
     answers = {destination.alias: _answer(policy, lane, destination, now_ms, stall) for destination in destinations}
     held = _whole(policy, lane, destinations, answers)

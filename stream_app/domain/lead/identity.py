@@ -128,8 +128,11 @@ def hashes(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
 
 
 def _digests(cleaned: Mapping[str, Scalar]) -> tuple[str, str, str]:
-    linkedin, email, domain = cleaned.get("linkedin_url"), cleaned.get("email"), cleaned.get("domain")
-    first, last = cleaned.get("first_name"), cleaned.get("last_name")
+    linkedin = cleaned.get("linkedin_url")
+    email = cleaned.get("email")
+    domain = cleaned.get("domain")
+    first = cleaned.get("first_name")
+    last = cleaned.get("last_name")
     return (
         digest("linkedin", linkedin) if isinstance(linkedin, str) else "",
         digest("email", email) if isinstance(email, str) else "",
@@ -141,7 +144,8 @@ def _digests(cleaned: Mapping[str, Scalar]) -> tuple[str, str, str]:
 
 def company_domain(fields: Mapping[str, Scalar]) -> str:
     """Return the domain of the person's company: the given one, else the e-mail's unless it is free mail; else ""."""
-    given, email = fields.get("domain"), fields.get("email")
+    given = fields.get("domain")
+    email = fields.get("email")
     domain = clean_domain(given) if isinstance(given, str) else ""
     if not domain and isinstance(email, str):
         domain = clean_domain(clean_email(email).rpartition("@")[2])

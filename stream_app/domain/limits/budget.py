@@ -219,7 +219,8 @@ def reserve(
     when everything that is reserved now will be settled, epoch ms.
     """
     now = periods_at(policy.tz, policy.billing_day, now_ms)
-    day, month = _newest(state.days, now.day), _newest(state.months, now.month)
+    day = _newest(state.days, now.day)
+    month = _newest(state.months, now.month)
     if day is None or month is None:
         ahead = periods_at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
         day = _other(state.days, state.days_folded, now.day, ahead.day)
@@ -228,8 +229,10 @@ def reserve(
         if any(getattr(policy, cap) is not None for cap in CAPS):
             return Refused("clock", now_ms + _CLOCK_AGAIN_MS)
         # Without a cap it does not matter in which period a lead is booked: the clock was in the newest a moment ago.
-        day, month = day or state.days[-1], month or state.months[-1]
-    reserved_day, reserved_month = _reserved(policy, day, cost), _reserved(policy, month, cost, is_month=True)
+        day = day or state.days[-1]
+        month = month or state.months[-1]
+    reserved_day = _reserved(policy, day, cost)
+    reserved_month = _reserved(policy, month, cost, is_month=True)
     refused = _refusal(policy, reserved_day, reserved_month, now, hot)
     if refused is not None and not policy.shadow:
         if settled_ms is None or settled_ms >= refused.until_ms:
@@ -254,7 +257,8 @@ def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: b
     month = _other(state.months, state.months_folded, now.month, ahead.month)
     if present is None or month is None:
         return Refused("clock", now_ms + _CLOCK_AGAIN_MS)
-    days, days_folded = state.days, state.days_folded
+    days = state.days
+    days_folded = state.days_folded
     if day:
         days, days_folded = _put(days, days_folded, _with_elsewhere(present, cost))
     months, months_folded = _put(state.months, state.months_folded, _with_elsewhere(month, cost))
@@ -400,7 +404,8 @@ def _level(policy: BudgetPolicy, warned: int, used: int, cap: int | None) -> int
     """Return the highest soft limit that counts as reported, until use has fallen well below it."""
     if cap is None:
         return 0
-    reached, hundredfold = 0, used * 100
+    reached = 0
+    hundredfold = used * 100
     for limit in policy.soft_limits:
         if hundredfold < limit * cap:
             break

@@ -103,7 +103,8 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
     month = next((period for period in state.months if period.id == now.month), Period(now.month))
     opens = month.id == policy.opening_month
     opening_credits, opening_actions = (policy.opening_credits, policy.opening_actions) if opens else (0, 0)
-    today, this_month = (now.day_start_ms, now.day_end_ms), (now.month_start_ms, now.month_end_ms)
+    today = (now.day_start_ms, now.day_end_ms)
+    this_month = (now.month_start_ms, now.month_end_ms)
     return {
         "credits_day": _meter(_CREDITS, day, today, policy.credits_per_day),
         "actions_day": _meter(_ACTIONS, day, today, policy.actions_per_day),
@@ -128,10 +129,13 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
     is_day = last.ends_ms - last.begins_ms <= _LONGEST_DAY_MS
     if now_ms - last.begins_ms < (_HOUR_MS if is_day else _DAY_MS):
         return None
-    since_ms, used = last.begins_ms, last.spent + last.reserved
+    since_ms = last.begins_ms
+    used = last.spent + last.reserved
     if is_day:
         seen = [sample for sample in samples if sample.meter.period == last.period]
-        since_ms, used = seen[0].at_ms, last.spent - seen[0].meter.spent  # the board does not know what was reserved
+        # the board does not know what was reserved
+        since_ms = seen[0].at_ms
+        used = last.spent - seen[0].meter.spent
         if used > 0 and _is_burst(seen, now_ms):
             return None
     if now_ms - since_ms < _LEAST_MS:

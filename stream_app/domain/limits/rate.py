@@ -107,7 +107,8 @@ def current(policy: RatePolicy, state: Rate) -> float:
     if not state.cut_per_s:
         return left_per_s
     limit_per_s = max(left_per_s, min(policy.rate_per_s, state.limit_per_s))
-    quiet_s, steady_s = state.quiet_ms / 1000, (limit_per_s - left_per_s) / _RECOVER_PER_S
+    quiet_s = state.quiet_ms / 1000
+    steady_s = (limit_per_s - left_per_s) / _RECOVER_PER_S
     if quiet_s <= steady_s:
         return left_per_s + _RECOVER_PER_S * quiet_s
     held_s = quiet_s - steady_s
@@ -136,13 +137,17 @@ def on_429(
         return msgspec.structs.replace(state, tokens=0.0, blocked_until_ms=until_ms, run=run, sent=state.sent - 1)
     rate_per_s = current(policy, state)
     spared = not state.cut_per_s and now_ms - state.blocked_until_ms > _SPARED_AFTER_MS
-    kept_per_s, limit_per_s = rate_per_s * (1.0 if spared else _DECREASE), _NEAR * rate_per_s
-    accepted, accepted_ms = state.accepted, state.accepted_ms
+    kept_per_s = rate_per_s * (1.0 if spared else _DECREASE)
+    limit_per_s = _NEAR * rate_per_s
+    accepted = state.accepted
+    accepted_ms = state.accepted_ms
     inflow_per_s = _inflow(policy, state, now_ms)
     if inflow_per_s:
         sent = state.sent - 1
-        accepted, accepted_ms = _MEMORY * accepted + sent, _MEMORY * accepted_ms + 1000 * sent / inflow_per_s
-        kept_per_s, limit_per_s = max(kept_per_s, inflow_per_s), 1000 * accepted / accepted_ms
+        accepted = _MEMORY * accepted + sent
+        accepted_ms = _MEMORY * accepted_ms + 1000 * sent / inflow_per_s
+        kept_per_s = max(kept_per_s, inflow_per_s)
+        limit_per_s = 1000 * accepted / accepted_ms
     kept_per_s = max(min(FLOOR_PER_S, policy.rate_per_s), min(rate_per_s, kept_per_s))
     return Rate(
         at_ms=state.at_ms,

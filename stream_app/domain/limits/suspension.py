@@ -156,7 +156,8 @@ def exempt(
 
     The setup of that one is not known here, so a probe is sent at once when it is, as after a change of the setup.
     """
-    wait_ms, one_destination = int(policy.probe_s * 1000), len(others) == 1
+    wait_ms = int(policy.probe_s * 1000)
+    one_destination = len(others) == 1
     return msgspec.structs.replace(
         state,
         text=text,

@@ -160,7 +160,8 @@ def status(counts: Totals, before: Status | None) -> Status:
         return _band(points)
     share = points / 100
     error = 100 * math.sqrt(share * (1 - share) / counts.calls)
-    at_best, at_worst = _band(points + 2 * error), _band(points - 2 * error)
+    at_best = _band(points + 2 * error)
+    at_worst = _band(points - 2 * error)
     if _BANDS.index(at_best) > _BANDS.index(known):
         return at_best
     return at_worst if _BANDS.index(at_worst) < _BANDS.index(known) else known
@@ -183,7 +184,8 @@ def latency(span: Span, state: Window, now_ms: int) -> Latency | None:
 
 def _present(span: Span, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...], Bucket]:
     """Return the buckets before the present one, and the present one."""
-    slot, buckets = span.slot(now_ms), state.buckets
+    slot = span.slot(now_ms)
+    buckets = state.buckets
     if buckets and buckets[-1].slot > slot:
         back = buckets[-1].slot - slot
         buckets = tuple(msgspec.structs.replace(bucket, slot=bucket.slot - back) for bucket in buckets)

@@ -51,7 +51,8 @@ def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
         return "the webhook's URL has spaces or characters outside ASCII: copy it from Clay again"
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
+        host = parts.hostname or ""
+        port = parts.port
     except ValueError:
         return MALFORMED
     if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not is_local(host)):
@@ -93,7 +94,8 @@ def messages_problem(url: str) -> str | None:
     """Return what is wrong with the URL of the webhook for messages, or None."""
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        host = parts.hostname or ""
+        _ = parts.port
     except ValueError:
         return "the URL for messages is malformed: copy it again"
     if not (url.isascii() and url.isprintable() and " " not in url and host):

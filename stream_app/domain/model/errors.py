@@ -55,7 +55,11 @@ class UnreadableBatch(StreamAppError):
     """
 
     def __init__(self, topic: str, partition: int, first: int, last: int, cause: str) -> None:
-        self.topic, self.partition, self.first, self.last, self.cause = topic, partition, first, last, cause
+        self.topic = topic
+        self.partition = partition
+        self.first = first
+        self.last = last
+        self.cause = cause
         where = f"offset {first}" if first == last else f"offsets {first} to {last}"
         super().__init__(
             f"{topic}/{partition} cannot be read at {where}: {cause}. Restore an intact copy of its log, or lose these "

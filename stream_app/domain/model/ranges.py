@@ -53,7 +53,8 @@ class Policy(msgspec.Struct, frozen=True):
         """Return what is wrong, one line per key."""
         problems = outside(self)
         for low_key, high_key in self.ORDERED:
-            low, high = getattr(self, low_key), getattr(self, high_key)
+            low = getattr(self, low_key)
+            high = getattr(self, high_key)
             if low is not None and high is not None and low > high:
                 problems.append(f"{low_key} = {low!r}: must not be above {high_key} = {high!r}")
         return problems

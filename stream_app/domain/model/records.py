@@ -140,7 +140,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 @lru_cache(4096)
 def murmur2(key: bytes) -> int:
     """Return Kafka's hash of a key, unsigned 32 bits (org.apache.kafka.common.utils.Utils.murmur2)."""
-    mix, mask = 0x5BD1E995, 0xFFFFFFFF
+    mix = 0x5BD1E995
+    mask = 0xFFFFFFFF
     body = len(key) & ~3
     value = 0x9747B28C ^ len(key)
     for at in range(0, body, 4):

@@ -33,7 +33,8 @@ UNREADABLE: Final = (ValueError, RecursionError)
 msgspec's. A decoder without `check_depth` recurses on what is nested too deep."""
 
 _FIRST_MARK: Final = "\u0300"  # every character below is at most one letter with two marks
-_MARK, _LETTER = "\u0301", "a"
+_MARK = "\u0301"
+_LETTER = "a"
 _A_RUN: Final = _MARK * (MOST_MARKS + 1)
 _UNIMPORTANT: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _STRING: Final = re.compile(rb'"[^"]*+"?')  # one that never ends goes to the end

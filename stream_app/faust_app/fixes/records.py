@@ -135,7 +135,8 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
         Else the next record that is acked commits behind it: records that wait in a queue are not in flight yet.
         """
         tp = TP(batch.topic, batch.partition)
-        committed, delivered = self._committed_offset[tp], self._read_offset[tp]
+        committed = self._committed_offset[tp]
+        delivered = self._read_offset[tp]
         if self.in_flight[tp] or self._acked[tp] or (delivered is not None and delivered >= (committed or 0)):
             return
         self._acked[tp].append(batch.last)
@@ -181,7 +182,8 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
         # Read here and not when partitions are revoked, because a process that is frozen while it gives its leads up
         # learns of its eviction only when it joins again.
         member_id = self._thread._consumer._coordinator.member_id
-        self.was_evicted, self.member_id = member_id != self.member_id, member_id
+        self.was_evicted = member_id != self.member_id
+        self.member_id = member_id
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:

@@ -47,7 +47,8 @@ class Refusals:
         last: dict[str, type[Exception]] = {}
         unanswered: dict[object, float] = {}
         still_open: set[TopicPartition] = set()
-        now, send = asyncio.get_running_loop().time, client.send
+        now = asyncio.get_running_loop().time
+        send = client.send
 
         async def watched(node_id: int, request: Any, **how: Any) -> Any:
             mark = object()
@@ -70,7 +71,10 @@ class Refusals:
             return answer
 
         client.send = watched
-        self._client, self._last, self._unanswered, self._open = client, last, unanswered, still_open
+        self._client = client
+        self._last = last
+        self._unanswered = unanswered
+        self._open = still_open
 
     def saw_open(self, places: Iterable[TopicPartition]) -> None:
         """Another client found transactions of this producer open there."""

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 _UNKNOWN_ID: Final = 105  # TRANSACTIONAL_ID_NOT_FOUND
 _BUSY: Final = (errors.ConcurrentTransactions, errors.GroupLoadInProgressError)
 _LASTING: Final = (errors.TopicAuthorizationFailedError, errors.IncompatibleBrokerVersion)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
+_FIRST_PAUSE_S = 0.005
+_LONGEST_PAUSE_S = 0.1
 
 
 @dataclass(eq=False)

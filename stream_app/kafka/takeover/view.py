@@ -33,7 +33,8 @@ R = TypeVar("R")
 Answer = tuple[TopicPartition, int, R]
 """A partition, the error code of the answer about it, and what the answer says if that is 0."""
 Answers = dict[TopicPartition, R | Exception]
-_EARLIEST, _LATEST = -2, -1
+_EARLIEST = -2
+_LATEST = -1
 _READ_UNCOMMITTED: Final = 0
 _PATIENCE_S: Final = 0.5
 _FRESH_S: Final = 240.0  # below aiokafka's metadata_max_age_ms, so that one client in five minutes asks for all
@@ -74,7 +75,9 @@ class Batched(Generic[K, R]):
             await asyncio.sleep(0)  # let others who are ready join
         else:
             await asyncio.wait({before}, timeout=self._patience_s)
-        about, self._about, self._next = self._about, {}, None
+        about = self._about
+        self._about = {}
+        self._next = None
         try:
             return await self._ask(about)
         except KafkaError:
@@ -128,7 +131,8 @@ class ClusterView:
         self._copy_to(client)
 
     async def close(self) -> None:
-        client, self._client = self._client, None
+        client = self._client
+        self._client = None
         if client is not None:
             forget_dead(client)
             await client.close()

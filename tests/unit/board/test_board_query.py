@@ -27,11 +27,13 @@ FINAL = frozenset({"quiet"})
 
 def fill(path: Path, leads: int) -> list[tuple[int, int, str, str]]:
     """Write records of two workspaces and of none in all statuses, many at a time. Returns them, newest first."""
-    chance, made = random.Random(3), list[Made]()
+    chance = random.Random(3)
+    made = list[Made]()
     known = []
     for offset in range(leads):
         status: Status = chance.choice(get_args(Status))
-        workspace, destination = chance.choice(("acme", "globex", "")), chance.choice(("people", "quiet"))
+        workspace = chance.choice(("acme", "globex", ""))
+        destination = chance.choice(("people", "quiet"))
         at_ms = NOW_MS + chance.randrange(leads // 3)
         values = {"workspace": workspace, "destination": destination, "at_ms": at_ms, "import_id": "i" * (offset % 2)}
         made.append(event(sources().names, f"crm-{offset}", status, 1, offset, **values))
@@ -157,7 +159,8 @@ def listed(queries: BoardQueries, cause: Cause, since_ms: int = 0) -> list[DeadL
 
 
 def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) -> None:
-    path, chance = tmp_path / "model", random.Random(5)
+    path = tmp_path / "model"
+    chance = random.Random(5)
     made = [
         dead_letter_at(n, chance.choice(("http_503", "http_422")), NOW_MS - chance.randrange(99)) for n in range(60)
     ]
@@ -202,7 +205,8 @@ def test_a_cause_that_went_and_came_back_has_only_its_new_dead_letters(tmp_path:
 
 
 def test_a_cause_has_its_hours_of_a_day_and_an_unknown_one_nothing(tmp_path: Path) -> None:
-    model, first_s = ReadModel(tmp_path / "model", sources()), NOW_MS // 3_600_000 * 3_600
+    model = ReadModel(tmp_path / "model", sources())
+    first_s = NOW_MS // 3_600_000 * 3_600
     made = [dead_letter_at(n, "http_503", (first_s + n * 3_600 + 5) * 1_000) for n in (0, 1, 26, 27)]
     take(model, *made, dead_letter_at(9, "http_422", (first_s + 3_600) * 1_000))
     model.close()
@@ -255,7 +259,9 @@ def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path
 def test_a_snapshots_queries_see_one_state_over_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.sqlite"
     fill(path, 30)
-    queries, model, opened = BoardQueries(path, FINAL), ReadModel(path, sources()), 0
+    queries = BoardQueries(path, FINAL)
+    model = ReadModel(path, sources())
+    opened = 0
     connect = sqlite3.connect
 
     def counted(*args: Any, **options: Any) -> Any:

@@ -22,7 +22,8 @@ from stream_app.ops import logs
 from tests.board.model_records import NOW_MS, Made, event, person, sources
 from tests.support.kafka import until
 
-A, B = TopicPartition("a", 0), TopicPartition("b", 1)
+A = TopicPartition("a", 0)
+B = TopicPartition("b", 1)
 LOGS = [A, B]
 
 
@@ -58,7 +59,8 @@ class FakeReader:
     def follow(
         self, starts: dict[TopicPartition, int], *, most: int, **_: object
     ) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
-        self.starts, self._next = dict(starts), dict(starts)
+        self.starts = dict(starts)
+        self._next = dict(starts)
         return self._follow(most)
 
     async def _follow(self, most: int) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
@@ -145,7 +147,8 @@ async def test_full_pieces_make_one_batch_of_a_bounded_size(
 async def test_it_goes_on_behind_the_last_record_which_it_reads_again(
     kafka: type[FakeReader], at: Position, first: int, starts: int, read: list[int]
 ) -> None:
-    kafka.logs, kafka.first = {A: made(A, "0", "1", "2")}, {A: first}
+    kafka.logs = {A: made(A, "0", "1", "2")}
+    kafka.first = {A: first}
     last = kafka.logs[A][max(0, at.last)]
     assert isinstance(last, Made)
     follower, reader = reading({A: msgspec.structs.replace(at, mark=mark(last))})

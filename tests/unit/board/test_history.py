@@ -160,7 +160,8 @@ def test_an_answer_to_a_command_is_kept_once(model: ReadModel, path: Path) -> No
 def test_a_cause_forgets_what_retention_has_removed(model: ReadModel, path: Path) -> None:
     old_ms = NOW_MS - 20 * DAY_MS
     take(model, dead_letter(NAMES.dlq), dead_letter(NAMES.dlq, timestamp=old_ms, offset=1))
-    last, other = dead_letter(NAMES.dlq, "http_503", NOW_MS + 9, 2), dead_letter(NAMES.dlq, "http_422", old_ms, 3)
+    last = dead_letter(NAMES.dlq, "http_503", NOW_MS + 9, 2)
+    other = dead_letter(NAMES.dlq, "http_422", old_ms, 3)
     take(model, last, other)
     sql = "SELECT reason, coming_back, first_ms, last_ms FROM causes ORDER BY reason"
     assert rows(path, sql) == [("http_422", 1, old_ms, old_ms), ("http_503", 3, old_ms, NOW_MS + 9)]

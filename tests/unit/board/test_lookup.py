@@ -71,7 +71,8 @@ class Api:
         async def kafka() -> Consumption:
             return Consumption(Group("Stable", 1), Group("Stable", 1), {("leads", 0): Unread(12)})
 
-        queries, access = Queries(self.path, {"firms"}), Access(token, made_here=made_here)
+        queries = Queries(self.path, {"firms"})
+        access = Access(token, made_here=made_here)
         about = queries, lambda: self.lag, fetch_result, kafka, NAMES
         lookup = Lookup(*about, access, self.records.find, lambda: NOW_MS)
         sent: dict[str, Any] = {**headers, **({} if given is None else {"authorization": given})}

@@ -143,7 +143,9 @@ def test_retry_after_is_respected_up_to_ten_minutes() -> None:
     st.integers(1, 300),
 )
 def test_each_change_is_reported_once_in_turn(steps: list[tuple[set[str], bool, int]], interval_s: int) -> None:
-    outbox, now_s, last_s = Outbox((), interval_s), 0, -interval_s
+    outbox = Outbox((), interval_s)
+    now_s = 0
+    last_s = -interval_s
     reported: set[str] = set()
     for workspaces, answers, pause_s in steps:
         now_s += pause_s
@@ -198,8 +200,10 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "messages.json"
         self.findings: list[Finding] | Exception = []
-        self.gateway_answers, self.receiver_answers = True, True
-        self.now_s, self.asked = 0.0, 0
+        self.gateway_answers = True
+        self.receiver_answers = True
+        self.now_s = 0.0
+        self.asked = 0
         self.got: list[tuple[str, str]] = []
         self.registry = CollectorRegistry()
 
@@ -284,7 +288,8 @@ async def test_a_bug_does_not_end_the_board(tmp_path: Path, monkeypatch: pytest.
 
 async def test_failures_are_counted_and_the_next_message_has_what_differs_then(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.findings, world.receiver_answers = [finding(), finding(code="no_webhook")], False
+    world.findings = [finding(), finding(code="no_webhook")]
+    world.receiver_answers = False
     messages = world.messages()
     await world.wait(messages, 120)
     world.findings = [finding()]

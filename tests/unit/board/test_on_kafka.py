@@ -22,7 +22,8 @@ from tests.board.model_records import Made
 
 NOW_MS = 1_790_000_000_000
 UP = Group("Stable", 2)
-LOG, BULK = TopicPartition("leads", 0), TopicPartition("leads.bulk", 0)
+LOG = TopicPartition("leads", 0)
+BULK = TopicPartition("leads.bulk", 0)
 NOWHERE = KafkaConnection("kafka:9092")
 ADA = {"email": "ada@example.com"}
 
@@ -129,7 +130,8 @@ async def test_the_first_record_behind_the_groups_place_that_matches_is_found(
     if offset is None:
         assert (searched.matches, searched.searched, searched.left) == ([], 6, 0)
         return
-    name, home = LEADS[offset].value or b"", "beta" if offset == 6 else "acme"
+    name = LEADS[offset].value or b""
+    home = "beta" if offset == 6 else "acme"
     expected = json.loads(name)["lead_id"] or f"p-{ADAS}"
     assert searched.matches == [FoundRecord(expected, home, "leads", 0, offset, NOW_MS, offset - 3)]
     assert (searched.searched, searched.left) == (offset - 2, 6 - (offset - 2))
@@ -142,7 +144,8 @@ async def test_an_id_that_is_written_with_an_escape_is_found(kafka: type[FakeRea
 
 
 async def test_a_batch_that_cannot_be_read_is_named_with_the_lead_behind_it(kafka: type[FakeReader]) -> None:
-    kafka.logs, kafka.before = {LOG: LEADS}, UnreadableBatch("leads", 0, 3, 3, "no such codec")
+    kafka.logs = {LOG: LEADS}
+    kafka.before = UnreadableBatch("leads", 0, 3, 3, "no such codec")
     searched = await search().find("crm-1", "", "")
     assert searched.problem == str(kafka.before)
     assert [match.blocked for match in searched.matches] == [kafka.before]
@@ -159,9 +162,11 @@ async def test_a_search_ends_after_so_many_records(kafka: type[FakeReader], monk
 async def test_without_an_answer_that_is_said_and_the_next_search_runs(
     kafka: type[FakeReader], error: Exception
 ) -> None:
-    kafka.error, waiting = error, search()
+    kafka.error = error
+    waiting = search()
     assert (await waiting.find("crm-1", "", "")).problem == NO_ANSWER
-    kafka.error, kafka.logs = None, {LOG: LEADS}
+    kafka.error = None
+    kafka.logs = {LOG: LEADS}
     assert (await waiting.find("crm-1", "", "")).problem == ""
 
 
@@ -203,7 +208,8 @@ async def test_a_result_is_read_from_its_place(kafka: type[FakeReader], value: b
     "error", [BrokerUnavailable("gone"), TimeoutError(), UnreadableBatch("enriched", 1, 1, 1, "codec")]
 )
 async def test_a_result_that_cannot_be_read_now_says_why(kafka: type[FakeReader], error: Exception) -> None:
-    kafka.error, fetcher = error, ResultFetcher(NOWHERE, "enriched", 2)
+    kafka.error = error
+    fetcher = ResultFetcher(NOWHERE, "enriched", 2)
     is_batch = isinstance(error, UnreadableBatch)
     filled = await asyncio.wait_for(fetcher.fill(FoundResultAt(1, 0, HERE)), 10)
     assert filled.problem == (str(error) if is_batch else NO_ANSWER)

@@ -200,7 +200,8 @@ def test_the_record_id_of_the_last_result_is_kept_and_no_personal_data(
     model: ReadModel, ask: Queries, path: Path
 ) -> None:
     secret = "very-personal@example.com"
-    first, second = result(NAMES, "crm-1", fields={"m": secret}), result(NAMES, "crm-1", 2, fields={"m": secret})
+    first = result(NAMES, "crm-1", fields={"m": secret})
+    second = result(NAMES, "crm-1", 2, fields={"m": secret})
     take(model, first, Made(NAMES.enriched, second.key, second.value, 1, 7))
     (stored,) = ask.results("crm-1")
     assert (stored.partition, stored.offset, stored.result.version) == (1, 7, 2)
@@ -285,7 +286,8 @@ def test_old_histories_are_deleted_in_small_steps(
 ) -> None:
     """Each looks at the next records, also behind records that stay."""
     monkeypatch.setattr(store, "_LOOKED_AT", 2)
-    names, old_ms = ("young-1", "young-2", "old-1", "old-2", "old-3"), NOW_MS - 31 * DAY_MS
+    names = ("young-1", "young-2", "old-1", "old-2", "old-3")
+    old_ms = NOW_MS - 31 * DAY_MS
     for offset, name in enumerate(names):
         at_ms = old_ms if name.startswith("old") else NOW_MS
         take(model, *history(NAMES, name, "received", offset=offset, at_ms=at_ms))

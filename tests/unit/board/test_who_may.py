@@ -121,7 +121,8 @@ async def test_the_operations_port_of_each_process_only_reads() -> None:
 async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool) -> None:
     names = sources().names
     settings = settings_of(folder, token=has_token, operator=has_token)
-    queries, model = Queries(folder / "model.sqlite", set()), folder / "model.sqlite"
+    queries = Queries(folder / "model.sqlite", set())
+    model = folder / "model.sqlite"
     access = Access(TOKEN if has_token else OWN_TOKEN, made_here=not has_token)
     about = queries, lambda: ProjectionLag(NOW_MS, 0), fetch_result, AsyncMock(return_value=None), names
     lookup = Lookup(*about, access, Waiting().find, lambda: NOW_MS)

@@ -20,7 +20,8 @@ from tests.board.model_records import Made
 from tests.partition.virtual import virtual_time
 
 NOW_MS = 1_796_083_140_000
-ADA, FIRM = "A" * 22, "F" * 22
+ADA = "A" * 22
+FIRM = "F" * 22
 POLICY = CachePolicy(stale_days=180)
 
 
@@ -34,7 +35,8 @@ class Topic:
     """One partition in memory. `read` has what was read."""
 
     def __init__(self, *records: Made, begin: int = 0, end: int | None = None) -> None:
-        self.records, self.begin = list(records), begin
+        self.records = list(records)
+        self.begin = begin
         self.end = end if end is not None else len(records)
         self.read_ranges: list[Mapping[int, tuple[int, int]]] = []
 
@@ -97,7 +99,8 @@ async def test_it_looks_once_a_second_and_begins_again_when_kafka_is_away_or_a_b
 
 @virtual_time
 async def test_results_are_taken_in_small_pieces_with_a_short_pause_after_each() -> None:
-    topic, began_s = Topic(*(made(number) for number in range(500))), asyncio.get_running_loop().time()
+    topic = Topic(*(made(number) for number in range(500)))
+    began_s = asyncio.get_running_loop().time()
     await filler(MemoryCache()).look(topic)  # type: ignore[arg-type]  # no Kafka
     assert 0.1 <= asyncio.get_running_loop().time() - began_s <= 0.5, "1,000 to 5,000 a second"
 
@@ -105,7 +108,8 @@ async def test_results_are_taken_in_small_pieces_with_a_short_pause_after_each()
 @virtual_time
 async def test_it_reads_what_is_new_and_goes_on_behind_the_markers_at_the_end() -> None:
     newer = made(4, at_ms=NOW_MS + 1, title="CTO", industry="bikes")
-    cache, topic = MemoryCache(), Topic(made(3), newer, begin=3, end=6)
+    cache = MemoryCache()
+    topic = Topic(made(3), newer, begin=3, end=6)
     for _ in range(2):
         await filler(cache).look(topic)  # type: ignore[arg-type]  # in memory
     assert topic.read_ranges == [{1: (3, 6)}], "the second time there is nothing new"
@@ -154,7 +158,9 @@ async def test_only_the_last_results_are_read_and_all_erasures(monkeypatch: pyte
     gone = tombstone("t", "acme", "people", ADA, [ADA])
     cache = MemoryCache()
     await cache.add([(person_slot("acme", "people", ADA), Entry({"title": Field("old", 1, "people")}))])
-    bob, eve, joe = "B" * 22, "E" * 22, "J" * 22
+    bob = "B" * 22
+    eve = "E" * 22
+    joe = "J" * 22
     topic = Topic(Made("t", gone.key, None, 1, 0, tuple(gone.headers)), made(1, bob), made(2, eve), made(3, joe))
     await filler(cache).look(topic)  # type: ignore[arg-type]  # in memory
     assert [await title(cache, who) for who in (ADA, bob, eve, joe)] == [None, None, "no. 2", "no. 3"]
@@ -165,7 +171,8 @@ async def test_a_cache_that_does_not_accept_is_filled_from_the_same_place_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fillers, "_PIECE", 2)
-    cache, topic = Full(1), Topic(*(made(number) for number in range(5)))
+    cache = Full(1)
+    topic = Topic(*(made(number) for number in range(5)))
     await filler(cache).look(topic)  # type: ignore[arg-type]  # in memory
     assert (await cache.filled_to(1), await title(cache)) == (2, "no. 1")
     cache.accepts = 9
@@ -195,7 +202,8 @@ async def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_was_used_la
 async def test_the_memory_of_the_cache_counts_keys_and_objects() -> None:
     """Many small results take more for their objects than for what they say."""
     tracemalloc.start()
-    cache, most_bytes = MemoryCache(most_bytes=2**20), 2**20
+    cache = MemoryCache(most_bytes=2**20)
+    most_bytes = 2**20
     before = tracemalloc.get_traced_memory()[0]
     for number in range(5_000):
         await cache.add([(f"{{acme}}:person:{number:043d}", Entry({"title": Field(f"{number}", 1, "people")}))])

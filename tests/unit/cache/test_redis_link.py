@@ -20,7 +20,8 @@ class FakeRedis:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.expires: dict[str, int] = {}
-        self.takes_s, self.error = 0.0, ""
+        self.takes_s = 0.0
+        self.error = ""
         self._commands: list[tuple[Any, ...]] = []
 
     async def _answer(self) -> None:
@@ -54,7 +55,8 @@ class FakeRedis:
         for key, value, expires_s in self._commands:
             self.values.pop(key, None)
             if value is not None:
-                self.values[key], self.expires[key] = value, expires_s
+                self.values[key] = value
+                self.expires[key] = expires_s
 
 
 def link_of(client: FakeRedis, seen: Counter[str] | None = None) -> RedisLink:
@@ -81,7 +83,8 @@ async def test_entries_are_merged_under_the_prefix_and_expire() -> None:
 
 @virtual_time
 async def test_without_an_answer_nothing_is_found_and_nothing_is_claimed_to_be_stored() -> None:
-    client, seen = FakeRedis(), Counter[str]()
+    client = FakeRedis()
+    seen = Counter[str]()
     cache = RedisCache(link_of(client, seen), "app:", 60)
     assert await cache.add([])
     assert await cache.forget([])
@@ -127,7 +130,8 @@ async def test_a_lead_waits_less_for_a_read_than_the_filler_for_a_write(
 
 @virtual_time
 async def test_three_failures_in_a_row_pause_calls_for_a_second_that_doubles_to_half_a_minute() -> None:
-    client, seen = FakeRedis(), Counter[str]()
+    client = FakeRedis()
+    seen = Counter[str]()
     link = link_of(client, seen)
     now_s = asyncio.get_running_loop().time
     await asyncio.sleep(1.0)
@@ -160,11 +164,14 @@ async def test_three_failures_in_a_row_pause_calls_for_a_second_that_doubles_to_
 
 @virtual_time
 async def test_failures_of_calls_that_began_before_a_pause_do_not_make_it_longer() -> None:
-    client, seen = FakeRedis(), Counter[str]()
+    client = FakeRedis()
+    seen = Counter[str]()
     link = link_of(client, seen)
-    client.error, client.takes_s = "gone", 0.1
+    client.error = "gone"
+    client.takes_s = 0.1
     await asyncio.gather(*(link.read(["a"]) for _ in range(10)))
-    client.error, client.takes_s = "", 0.0
+    client.error = ""
+    client.takes_s = 0.0
     await asyncio.sleep(1.0)
     assert await link.read(["a"]) == [None]
     assert seen == {"failed": 10, "ok": 1}

@@ -18,7 +18,8 @@ class Authority:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    company, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    company = trustme.CA()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     company.cert_pem.write_to_path(tmp_path / "company.pem")
     company.issue_cert("127.0.0.1").configure_cert(tls)
     return Authority(str(tmp_path / "company.pem"), tls)

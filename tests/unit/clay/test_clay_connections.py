@@ -54,7 +54,9 @@ async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[Writ
 @pytest.mark.parametrize("unasked", [TIMED_OUT, b""], ids=["408", "closed"])
 async def test_unread_bytes_of_a_kept_connection_are_seen(authority: Authority, is_tls: bool, unasked: bytes) -> None:
     """The lead is sent in the turn of the loop in which the connection's 408, or its end, arrives."""
-    speak, spoke, arrived = threading.Event(), threading.Event(), []
+    speak = threading.Event()
+    spoke = threading.Event()
+    arrived = []
 
     def answer(conn: socket.socket, *, is_first: bool) -> None:
         with authority.tls.wrap_socket(conn, server_side=True) if is_tls else conn as peer:

@@ -20,7 +20,8 @@ from tests.support.forward_proxy import forward_proxy
 from tests.support.raw_server import HANG, LEAD, OK, READ, SLUG, TOKEN, RawServer, client, serve
 from tests.unit.clay.conftest import Authority
 
-USER, PASSWORD = "ada", "s3cret/pass@word"
+USER = "ada"
+PASSWORD = "s3cret/pass@word"
 CREDENTIALS = f"{USER}:{PASSWORD}"
 WITH_CREDENTIALS = "ada:s3cret%2Fpass%40word@"
 
@@ -134,7 +135,8 @@ async def test_a_tunnel_that_breaks_after_the_request_is_uncertain(authority: Au
 
 async def test_doctor_connects_as_the_worker_does(authority: Authority) -> None:
     async with forward_proxy(CREDENTIALS) as (proxy, at), serve(HANG, tls=authority.tls) as server:
-        url, good = server.url.partition("/v3")[0], f"http://{WITH_CREDENTIALS}{at}"
+        url = server.url.partition("/v3")[0]
+        good = f"http://{WITH_CREDENTIALS}{at}"
         assert "through the proxy" in await host_answers(url, Egress.of(authority.file, good), 5)
         with pytest.raises(ProbeFailed, match=r"egress\.ca_file"):
             await host_answers(url, Egress.of(proxy_url=good), 5)
@@ -159,7 +161,8 @@ async def test_a_server_error_is_no_answer(status: int, answers: bool) -> None:
 
 
 def test_clients_that_need_a_context_trust_the_same_authorities(authority: Authority) -> None:
-    usual, own = Egress.of().tls_context, Egress.of(authority.file)
+    usual = Egress.of().tls_context
+    own = Egress.of(authority.file)
     assert (usual.verify_mode, usual.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert own.tls_context is own.tls
 

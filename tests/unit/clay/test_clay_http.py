@@ -178,7 +178,8 @@ async def test_of_an_answer_that_comes_in_odd_pieces_no_more_is_read_than_is_kep
 
         def close(self) -> None: ...
 
-    excerpt, answer = bytearray(), cast(Any, Endless())
+    excerpt = bytearray()
+    answer = cast(Any, Endless())
     async with asyncio.timeout(5.0):
         await patient()._read(answer, excerpt)
     assert len(excerpt) == clay_http._MAX_ANSWER_BYTES
@@ -310,7 +311,8 @@ def status_of(answer: list[bytes]) -> int:
 async def test_the_body_is_not_searched_for_the_end_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces: list[bytes] = []
     monkeypatch.setattr(ResponseHandler, "data_received", _noting(pieces, ResponseHandler.data_received))
-    interim, body = b"HTTP/1.1 102 X\r\n\r\n", b"\n\n" * 9
+    interim = b"HTTP/1.1 102 X\r\n\r\n"
+    body = b"\n\n" * 9
     head = b"HTTP/1.1 200 OK\r\ncontent-length: 27\r\n\r\n"
     protocol = ClayProtocol(asyncio.get_running_loop())
     protocol.connection_made(Mock())

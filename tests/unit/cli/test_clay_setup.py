@@ -70,7 +70,8 @@ async def test_a_column_that_is_set_up_so_is_received(
 
 
 def test_the_columns_are_those_that_are_sent(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    people, static = setup(config, "people", capsys), setup(config, "static", capsys)
+    people = setup(config, "people", capsys)
+    static = setup(config, "static", capsys)
     assert [column["name"] for column in people["webhook"]["columns"]] == [
         *("Work Email", "First Name"),
         *("lead_id", "callback_url", "callback_token"),

@@ -53,7 +53,8 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said_on_one_line(tmp_path: Path) -> None:
-    out, (_, most) = tmp_path / "out.csv", resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = tmp_path / "out.csv"
+    (_, most) = resource.getrlimit(resource.RLIMIT_FSIZE)
     for path in (Path("/dev/full"), out):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, most))
         try:

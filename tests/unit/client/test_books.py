@@ -65,7 +65,9 @@ def test_only_histories_that_begin_with_an_input_record_are_leads() -> None:
 def test_the_books_balance_at_every_moment(schedule: Schedule) -> None:
     """Also in the middle of crashes, freezes and rebalances."""
     world = World(schedule)
-    reported, commits = world._on_commit, 0  # the hook that World sets is not otherwise to be reached
+    # the hook that World sets is not otherwise to be reached
+    reported = world._on_commit
+    commits = 0
 
     def on_commit(records: Sequence[ConsumedRecord]) -> None:
         nonlocal commits
@@ -175,7 +177,8 @@ def test_a_reservation_that_no_lane_knows_is_named(tape: Tape) -> None:
 
 def test_an_unreadable_record_is_named_by_its_own_id(tape: Tape) -> None:
     log = tape.log(tape.plan.topics.status, 0)
-    no_text, too_deep = b'{"state": "\xff"}', b'{"later": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+    no_text = b'{"state": "\xff"}'
+    too_deep = b'{"later": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"
     flying = b'{"lead_id": "x", "status": "flying", "seq": 1, "at_ms": 1, "origin": "leads/0/1"}'
     for value in (b"\xff", b"[]", flying, b'{"lead_id": "\xff"}', too_deep):
         log.append(ConsumedRecord(tape.plan.topics.status, 0, 9_000_000, b"x", value))
@@ -240,7 +243,8 @@ def test_problems_beyond_the_limit_are_counted(tape: Tape) -> None:
 
 def board_counts(tape: Tape, path: Path) -> Totals:
     """Read the events of all partitions into a read model, and add up what it counts."""
-    names, partitions = tape.plan.topics, range(tape.plan.partitions)
+    names = tape.plan.topics
+    partitions = range(tape.plan.partitions)
     model = ReadModel(path, Sources(names, tape.plan.partitions, Retention(), frozenset(tape.plan.workspaces)))
     events = [
         Made(names.status, record.key, record.value, number, record.offset)
@@ -260,7 +264,8 @@ def board_counts(tape: Tape, path: Path) -> Totals:
 def test_both_count_each_lead_in_the_same_column(schedule: Schedule, tmp_path: Path) -> None:
     """The batches in which the board reads are drawn in tests/simulation/test_account_histories.py."""
     tape = simulated(schedule)
-    report, board = tape.close(), board_counts(tape, tmp_path / "model.sqlite")
+    report = tape.close()
+    board = board_counts(tape, tmp_path / "model.sqlite")
     by_board = {name: column_.leads for name, column_ in board.columns.items()}
     assert by_board == {name: column_.leads for name, column_ in report.columns.items()}
     assert board.not_leads == report.not_leads

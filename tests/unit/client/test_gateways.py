@@ -21,7 +21,8 @@ from stream_app.ops.http import serve_http
 from tests.gateway.support import KEYS, NEW_KEY, Gateway
 from tests.support.pace import BUSY
 
-OLD, NEW = "the old secret of a table, 32 characters", "the new secret of a table, 32 characters"
+OLD = "the old secret of a table, 32 characters"
+NEW = "the new secret of a table, 32 characters"
 
 
 def gateway_with(*secrets: str, keys: Keys | None = KEYS, alias: str = "people") -> Gateway:

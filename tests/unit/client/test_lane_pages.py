@@ -26,7 +26,9 @@ def _report() -> LanesReport:
 
 
 def test_pages_follow_each_other_until_there_is_no_more() -> None:
-    report, after, seen = _report(), "", list[str]()
+    report = _report()
+    after = ""
+    seen = list[str]()
     while True:
         shown = page(report, after, 300)
         seen += [lane.workspace for lane in shown.facts.lanes]

@@ -140,7 +140,8 @@ def test_memory_is_bounded_and_files_have_no_name(
     results: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
-    memory, store = psutil.Process().memory_info, ResultStore()
+    memory = psutil.Process().memory_info
+    store = ResultStore()
     before = memory().rss
     for first in range(0, results, 5_000):
         store.put((f"acme/people/{n}".encode(), os.urandom(500)) for n in range(first, first + 5_000))

@@ -27,7 +27,8 @@ _LAG = {"as_of_ms": 1, "lag": 0, "trouble": ""}
 class Server(BaseHTTPRequestHandler):
     """Gives the same answer to every request."""
 
-    status, body = 200, b""
+    status = 200
+    body = b""
 
     def do_GET(self) -> None:
         self.send_response(self.status)
@@ -112,7 +113,8 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
     assert main(["status", "crm-17"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "waited        2.0 s  POST to Clay, 2 times" in lines
-    since, until = iso(5_000), iso(9_000)
+    since = iso(5_000)
+    until = iso(9_000)
     assert f"WAITS for outage of Clay (breaker_open) since {since}, until {until}: 5 failures" in lines
 
 

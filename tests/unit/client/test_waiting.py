@@ -71,7 +71,8 @@ def test_leads_whose_offset_is_unknown_count_and_are_never_at_rest() -> None:
 
 
 async def test_it_waits_until_all_are_at_rest() -> None:
-    leads, shown = published(2), list[tuple[int, int]]()
+    leads = published(2)
+    shown = list[tuple[int, int]]()
     batches = [
         [event("leads/0/100", "received"), event("leads/0/101", "duplicate")],
         [],
@@ -100,12 +101,14 @@ STATUSES = sorted(set(get_args(Status)) - NOT_LEADS)
 )
 def test_it_counts_as_a_dictionary_would(sizes: list[int], random: object, events: list[tuple[int, Status]]) -> None:
     """Batches of ours with gaps between them, acknowledged in any order, and any events."""
-    batches, offset = [], 100
+    batches = []
+    offset = 100
     for size in sizes:
         batches.append((offset, size))
         offset += size + 2
     random.shuffle(batches)  # type: ignore[attr-defined]
-    leads, last = PublishedLeads("leads", ()), dict[int, Status | None]()
+    leads = PublishedLeads("leads", ())
+    last = dict[int, Status | None]()
     for first, size in batches:
         leads.add(0, first, size)
         last.update(dict.fromkeys(range(first, first + size)))

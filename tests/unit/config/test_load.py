@@ -96,7 +96,8 @@ def test_a_missing_secret_is_named_with_its_place(tmp_path: Path) -> None:
 )
 def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path, url: str, right: bool) -> None:
     """Seen: the worker ended with a traceback, which had the password in it."""
-    text, environ = '[redis]\nurl_env = "CACHE_URL"', {"CACHE_URL": url}
+    text = '[redis]\nurl_env = "CACHE_URL"'
+    environ = {"CACHE_URL": url}
     if right:
         assert load(tmp_path, text, environ).secrets["CACHE_URL"] == url
     else:
@@ -118,7 +119,8 @@ def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path,
     ],
 )
 def test_a_url_for_messages_is_checked_and_never_shown(tmp_path: Path, url: str, problem: str | None) -> None:
-    text, environ = '[notify]\nurl_env = "NOTIFY_URL"', {"NOTIFY_URL": url}
+    text = '[notify]\nurl_env = "NOTIFY_URL"'
+    environ = {"NOTIFY_URL": url}
     if problem is None:
         load(tmp_path, text, environ)
     else:

@@ -40,7 +40,8 @@ class Files:
     """A configuration file and a directory of secrets, as an operator changes them."""
 
     def __init__(self, path: Path) -> None:
-        self.toml, self.secrets = path / "stream_app.toml", path / "secrets"
+        self.toml = path / "stream_app.toml"
+        self.secrets = path / "secrets"
         self.secrets.mkdir()
         self.environ = {"FIRST": URL + "first", "TOKEN": "old"}
         self.write(TOML)
@@ -67,7 +68,8 @@ def test_a_webhook_and_a_token_are_adopted_and_old_webhooks_stay_known(files: Fi
     files.write(TOML.replace('["FIRST"]', '["SECOND"]'))
     reported = asyncio.run(files.configuration.refresh())
     assert (reported.applied, reported.text) == (True, "adopted: destination people with 1 webhooks")
-    first, second = webhook_id(URL + "first"), webhook_id(URL + "second")
+    first = webhook_id(URL + "first")
+    second = webhook_id(URL + "second")
     assert files.configuration.plan.destinations["people"].webhook_ids == (second,)
     endpoint = files.configuration.endpoints["people"]
     assert endpoint.token == "new"

@@ -86,7 +86,8 @@ def test_all_workspaces_have_the_defaults_key_by_key(tmp_path: Path) -> None:
         callbacks = false
     """
     settings = load(tmp_path, PEOPLE.replace(CAP, "") + defaults, needs=())
-    acme, beta = settings.workspaces["acme"], settings.workspaces["beta"]
+    acme = settings.workspaces["acme"]
+    beta = settings.workspaces["beta"]
     assert (acme.hold, acme.rate.burst, acme.rate.rate_per_s) == ("degrade", 5, Workspace("").rate.rate_per_s)
     assert (acme.budget.credits_per_day, acme.budget.soft_limits, acme.budget.tz) == (500, (90,), "Europe/Berlin")
     assert (beta.hold, beta.rate.burst) == ("degrade", 5)

@@ -164,7 +164,8 @@ def test_selectors_select_one_process(chart: Chart, values: dict[str, Any]) -> N
 
 def test_clay_reaches_callbacks_and_health_and_nothing_else(chart: Chart) -> None:
     rendered = objects(chart, SETS["public"])
-    callbacks, board = find(rendered, "Ingress", "-callbacks")["spec"], find(rendered, "Ingress", "-board")["spec"]
+    callbacks = find(rendered, "Ingress", "-callbacks")["spec"]
+    board = find(rendered, "Ingress", "-board")["spec"]
     for ingress, paths in ((callbacks, ["/callbacks/", "/healthz"]), (board, ["/"])):
         (rule,) = ingress["rules"]
         assert [path["path"] for path in rule["http"]["paths"]] == paths
@@ -183,7 +184,8 @@ def test_a_change_of_the_configuration_restarts_the_pods(chart: Chart) -> None:
 
 def test_topics_are_created_before_the_pods_start(chart: Chart) -> None:
     rendered = objects(chart, SMALLEST)
-    job, config = find(rendered, "Job", "-topics"), find(rendered, "ConfigMap", "-topics")
+    job = find(rendered, "Job", "-topics")
+    config = find(rendered, "ConfigMap", "-topics")
     for item in (job, config):
         assert item["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     weights = [int(item["metadata"]["annotations"]["helm.sh/hook-weight"]) for item in (config, job)]
@@ -222,7 +224,8 @@ def test_only_the_ingress_controller_reaches_gateway_and_board_by_default(chart:
 
 def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
     rendered = objects(chart, SETS["watched"] | {"trace": {"enabled": True}})
-    rule, monitor = find(rendered, "PrometheusRule", ""), find(rendered, "PodMonitor", "")
+    rule = find(rendered, "PrometheusRule", "")
+    monitor = find(rendered, "PodMonitor", "")
     text = (ROOT / "deploy" / "alerts.yml").read_text()
     of_this = text.replace('release="stream-app"', 'release="sales/leads"').replace(
         "release: stream-app", "release: sales/leads"

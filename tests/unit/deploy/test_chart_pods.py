@@ -36,7 +36,8 @@ def secrets_of(pod: dict[str, Any]) -> list[str]:
 
 def test_pods_have_the_role_that_the_account_is_annotated_with(chart: Chart) -> None:
     rendered = objects(chart, SETS["cloud"])
-    ours, of_the_job = find(rendered, "ServiceAccount", ""), find(rendered, "ServiceAccount", "-topics")
+    ours = find(rendered, "ServiceAccount", "")
+    of_the_job = find(rendered, "ServiceAccount", "-topics")
     role = SETS["cloud"]["serviceAccount"]["annotations"]
     assert ours["metadata"]["annotations"] == role
     assert role.items() <= of_the_job["metadata"]["annotations"].items()

@@ -68,7 +68,8 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule(mode=st.sampled_from(["auto", "auto", "shadow", "open", "closed"]))
     def an_operator_sets_the_mode(self, mode: Mode) -> None:
-        before, self.mode = self.state, mode
+        before = self.state
+        self.mode = mode
         if mode in ("open", "closed"):
             self.state = breaker.forced(before, "open" if mode == "open" else "closed", self.now_ms)
             assert self.state.phase == mode
@@ -283,7 +284,8 @@ def test_a_share_of_a_whole_is_exact(thousandths: int, whole: int) -> None:
 @pytest.mark.parametrize("percent", range(1, 101))
 def test_a_share_trips_the_breaker_where_it_is_reached_and_the_flood_guard_above_it(percent: int) -> None:
     share = percent / 100
-    trips, guard = BreakerPolicy(failure_rate=share, consecutive_failures=1_000), FloodGuardPolicy(share=share)
+    trips = BreakerPolicy(failure_rate=share, consecutive_failures=1_000)
+    guard = FloodGuardPolicy(share=share)
     for bad in range(percent - 1, min(100, percent + 1) + 1):
         totals = partial(Totals, 100 - bad, failure=bad)
         state = breaker.on_result(trips, Breaker(), Permit(0), "failure", totals, 1, 0.0)

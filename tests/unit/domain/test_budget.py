@@ -79,8 +79,10 @@ class BudgetMachine(RuleBasedStateMachine):
 
     def _room(self, ceiling: Cost, now: Periods, hot: bool) -> bool:
         share = 1.0 if hot else 0.75
-        day, month = self.windows[now.day], self.windows[now.month]
-        policy, opening = self.policy, (20, 4) if now.month == "2026-09" else (0, 0)
+        day = self.windows[now.day]
+        month = self.windows[now.month]
+        policy = self.policy
+        opening = (20, 4) if now.month == "2026-09" else (0, 0)
         return (
             day.used(0) + ceiling.credits <= share * (policy.credits_per_day or 0)
             and day.used(1) + ceiling.actions <= share * (policy.actions_per_day or 0)
@@ -183,7 +185,8 @@ class BudgetMachine(RuleBasedStateMachine):
         now = periods_at(self.policy.tz, self.policy.billing_day, self.now_ms)
         kept = {window.id for window in (*self.state.days, *self.state.months)}
         for name, meter in meters(self.policy, self.state, self.now_ms).items():
-            index, period = name.startswith("actions"), now.day if name.endswith("day") else now.month
+            index = name.startswith("actions")
+            period = now.day if name.endswith("day") else now.month
             assert meter.period == period
             if period in kept:
                 openings = {"credits_month": 20, "actions_month": 4} if period == "2026-09" else {}
@@ -196,7 +199,8 @@ TestBudgetMachine.settings = settings(stateful_step_count=40)
 
 def test_each_cap_refuses_with_its_own_reason_until_its_window_turns() -> None:
     now_ms = _ms("2026-11-24T15:00")
-    day_ms, month_ms = _ms("2026-11-25T00:00"), _ms("2026-12-01T00:00")
+    day_ms = _ms("2026-11-25T00:00")
+    month_ms = _ms("2026-12-01T00:00")
     for policy, refused in (
         (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
         (BudgetPolicy(actions_per_day=1), Refused("actions_day", day_ms)),
@@ -210,7 +214,9 @@ def test_each_cap_refuses_with_its_own_reason_until_its_window_turns() -> None:
 
 
 def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_they_are_settled() -> None:
-    now_ms, day_ms, month_ms = _ms("2026-11-24T15:00"), _ms("2026-11-25T00:00"), _ms("2026-12-01T00:00")
+    now_ms = _ms("2026-11-24T15:00")
+    day_ms = _ms("2026-11-25T00:00")
+    month_ms = _ms("2026-12-01T00:00")
     soon_ms = now_ms + 60_000
     for policy, at_the_end in (
         (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
@@ -234,7 +240,8 @@ def test_what_was_booked_can_be_taken_back_and_nothing_else_with_it() -> None:
 
 @pytest.mark.parametrize("cost", [ONE, Cost(6, 0), Cost(0, 1)])
 def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not(cost: Cost) -> None:
-    state, now_ms = Budget(), _ms("2026-11-01T12:00")
+    state = Budget()
+    now_ms = _ms("2026-11-01T12:00")
     state, oldest = _reserved(BudgetPolicy(), state, now_ms, cost)
     for day in range(1, 7):
         state, _ = _reserved(BudgetPolicy(), state, now_ms + day * DAY_MS)
@@ -245,7 +252,9 @@ def test_days_with_open_reservations_are_kept_for_a_week_and_done_ones_are_not(c
 
 
 def test_a_clock_that_steps_back_again_and_again_is_refused_before_anything_is_forgotten() -> None:
-    policy, state, granted = BudgetPolicy(credits_per_month=10**6), Budget(), []
+    policy = BudgetPolicy(credits_per_month=10**6)
+    state = Budget()
+    granted = []
     for step in range(12):
         answer = budget.reserve(policy, state, ONE, _ms("2026-11-24T12:00") - step * 40 * DAY_MS)
         if not isinstance(answer, Refused):
@@ -257,7 +266,8 @@ def test_a_clock_that_steps_back_again_and_again_is_refused_before_anything_is_f
 
 
 def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_passes() -> None:
-    policy, now_ms = BudgetPolicy(credits_per_day=6), _ms("2026-11-25T10:00")
+    policy = BudgetPolicy(credits_per_day=6)
+    now_ms = _ms("2026-11-25T10:00")
     state, _ = _reserved(policy, Budget(), now_ms)
     back_ms = now_ms - DAY_MS
     assert budget.reserve(policy, state, ONE, back_ms) == Refused("clock", back_ms + 1_000)
@@ -271,7 +281,8 @@ def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_
 
 
 def test_without_a_cap_a_clock_behind_the_books_holds_nothing_and_the_newest_period_takes_the_lead() -> None:
-    policy, midnight_ms = BudgetPolicy(), _ms("2026-12-01T00:00")
+    policy = BudgetPolicy()
+    midnight_ms = _ms("2026-12-01T00:00")
     state, first = _reserved(policy, Budget(), midnight_ms + 1)
     state, second = _reserved(policy, state, midnight_ms - HOUR_MS)
     assert first == second == Reservation("2026-12-01", "2026-12", 6, 1)
@@ -284,7 +295,8 @@ def test_without_a_cap_a_clock_behind_the_books_holds_nothing_and_the_newest_per
 
 
 def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> None:
-    policy, now_ms = BudgetPolicy(credits_per_day=6), _ms("2026-11-24T10:00")
+    policy = BudgetPolicy(credits_per_day=6)
+    now_ms = _ms("2026-11-24T10:00")
     state, reservation = _reserved(policy, Budget(), now_ms)
     state = budget.settle(state, reservation, ONE)
     state, _ = _reserved(policy, state, now_ms + 1_500 * DAY_MS)
@@ -301,7 +313,8 @@ def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> N
 @example(cap=100, tenths_of_a_percent=410, key="actions_per_month")
 def test_hot_share_leaves_bulk_its_part_to_the_last_unit(cap: int, tenths_of_a_percent: int, key: str) -> None:
     policy = replace(BudgetPolicy(hot_share=tenths_of_a_percent / 1000), **{key: cap})
-    now_ms, part = _ms("2026-11-24T15:00"), cap * (1000 - tenths_of_a_percent) // 1000
+    now_ms = _ms("2026-11-24T15:00")
+    part = cap * (1000 - tenths_of_a_percent) // 1000
 
     def is_refused(units: int, hot: bool) -> bool:
         cost = Cost(units) if key.startswith("credits") else Cost(0, units)
@@ -368,7 +381,8 @@ def test_the_first_hour_of_a_day_and_the_first_day_of_a_month_have_no_forecast()
 
 
 def test_the_pace_of_a_month_is_its_mean_however_fast_the_last_minutes_were() -> None:
-    begins_ms, now_ms = 0, 300 * HOUR_MS
+    begins_ms = 0
+    now_ms = 300 * HOUR_MS
     month = Meter("2026-11", 720 * HOUR_MS, 9_000, 2_000, 1_000, elsewhere=500, begins_ms=begins_ms)
     quiet = replace(month, spent=0, reserved=0)
     assert forecast([Sample(now_ms - HOUR_MS, quiet), Sample(now_ms, month)], now_ms) == Forecast(10.0)
@@ -430,7 +444,8 @@ def test_an_opening_balance_needs_its_month(month: str, is_one: bool) -> None:
 def test_a_soft_limit_is_reported_again_once_use_was_ten_percent_below_it(
     length: str, unit: str, warned: int, used: int, after: int
 ) -> None:
-    now_ms, period = _ms("2026-11-24T15:00"), "2026-11-24" if length == "day" else "2026-11"
+    now_ms = _ms("2026-11-24T15:00")
+    period = "2026-11-24" if length == "day" else "2026-11"
     policy = replace(BudgetPolicy(), **{f"{unit}_per_{length}": 1_000})
     before = msgspec.convert({"id": period, f"{unit}_spent": used, f"{unit}_warned": warned}, Period)
     state = Budget(**{f"{length}s": (before,)})  # type: ignore[arg-type]
@@ -440,7 +455,8 @@ def test_a_soft_limit_is_reported_again_once_use_was_ten_percent_below_it(
 
 
 def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() -> None:
-    policy, now_ms = BudgetPolicy(), _ms("2026-11-25T00:30")
+    policy = BudgetPolicy()
+    now_ms = _ms("2026-11-25T00:30")
     ahead, _ = _reserved(policy, Budget(), now_ms)
     assert budget.correct(policy, ahead, Cost(3, 1), now_ms - HOUR_MS, day=True) == Refused(
         "clock", now_ms - HOUR_MS + 1_000

@@ -112,7 +112,8 @@ def test_an_answer_from_the_cache_keeps_the_age_of_its_fields() -> None:
 
 
 def test_a_result_is_stored_for_its_company() -> None:
-    named, derived = slots_of(result()), slots_of(result(company=""))
+    named = slots_of(result())
+    derived = slots_of(result(company=""))
     assert named[1] == company_slot("acme", "C" * 22)
     assert derived[1] == company_slot("acme", company({"domain": "ACME.example"}))
 

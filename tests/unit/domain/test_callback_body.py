@@ -95,7 +95,8 @@ def test_the_reason_of_a_failure_contains_no_personal_data() -> None:
 
 
 def test_the_same_content_has_the_same_id() -> None:
-    one, again = good(GOOD), good(json.dumps(GOOD, indent=3))
+    one = good(GOOD)
+    again = good(json.dumps(GOOD, indent=3))
     assert one.id == again.id
     assert len(one.id) == 22
     body = of_type(Body, read_body(json.dumps(GOOD).encode()))
@@ -296,7 +297,8 @@ def test_doubled_quotes_are_quotes_of_the_cell(cells: dict[str, str]) -> None:
     assert repaired(broken) == meant
 
 
-OLD, NEW = "the-old-secret-of-32-characters!", "the-new-secret-of-32-characters!"
+OLD = "the-old-secret-of-32-characters!"
+NEW = "the-new-secret-of-32-characters!"
 KEYS = Keys([NEW, OLD])
 LEAD = ("acme", "people", "crm-17")
 ORIGIN = "leads/3/1234"
@@ -306,7 +308,8 @@ leads = st.tuples(texts, texts, texts)
 
 
 def test_the_mac_covers_the_origin() -> None:
-    mac, other = sign(KEYS, *LEAD, ORIGIN), sign(KEYS, *LEAD, "leads/3/9999")
+    mac = sign(KEYS, *LEAD, ORIGIN)
+    other = sign(KEYS, *LEAD, "leads/3/9999")
     forged = ".".join([*mac.split(".")[:2], other.split(".")[2]])
     assert verify(KEYS, forged, *LEAD) == "mismatch"
     assert verify(KEYS, ".".join(mac.split(".")[:2]), *LEAD) == "mismatch"

@@ -45,11 +45,14 @@ def test_callbacks_are_missing_if_and_only_if_enough_leads_since_the_last_one_ar
     steps: list[int | None],
 ) -> None:
     """None: a callback, at the time of the step's place; a number: a lead accepted then is overdue."""
-    state, last_ms = callback_health.CallbackHealth(), 0
+    state = callback_health.CallbackHealth()
+    last_ms = 0
     since: list[int] = []
     for now_ms, step in enumerate(steps):
         if step is None:
-            state, last_ms, since = callback_health.record_callback(state, "people", now_ms), now_ms, []
+            state = callback_health.record_callback(state, "people", now_ms)
+            last_ms = now_ms
+            since = []
         else:
             state = callback_health.record_overdue(state, "people", step)
             since += [step] if step > last_ms else []
@@ -97,12 +100,14 @@ def test_time_without_an_owner_is_no_waiting() -> None:
 
 @given(st.lists(st.integers(0, 100_000), min_size=2, max_size=30), st.integers(0, 1_000_000))
 def test_deadlines_stay_in_order_over_any_number_of_owners(steps: list[int], since_ms: int) -> None:
-    state, now_ms = callback_health.CallbackHealth(), 0
+    state = callback_health.CallbackHealth()
+    now_ms = 0
     for number, step in enumerate(steps):
         now_ms += step
         state = callback_health.record_owner(state, now_ms) if number % 2 else callback_health.taken_over(state, now_ms)
     assert len(state.gaps) <= 8
-    first, second = since_ms, since_ms + 1
+    first = since_ms
+    second = since_ms + 1
     assert first + callback_health.unowned_ms(state, first) <= second + callback_health.unowned_ms(state, second)
     assert 0 <= callback_health.unowned_ms(state, since_ms) <= max(0, now_ms - since_ms)
 
@@ -157,7 +162,13 @@ def _probed(lane: Lane, table: Destination, called_back: bool = True) -> Lane:
         return lane
     assert _goes(lane, now_ms + 15) == before, "the 2xx proves nothing"
     row = Delivery(
-        *(ROW_VERSION, "accepted", "leads/0/0", 3, now_ms, now_ms, "t"),
+        ROW_VERSION,
+        "accepted",
+        "leads/0/0",
+        3,
+        now_ms,
+        now_ms,
+        "t",
         reservation=entry.reservation,
         probe=entry.probe.since_ms,
     )

@@ -34,7 +34,8 @@ PLAN = Plan(
     app="test",
 )
 DAY_MS = 86_400_000
-DAY, MONTH = "2026-11-30", "2026-11"
+DAY = "2026-11-30"
+MONTH = "2026-11"
 BOOKED = Reservation(DAY, MONTH, 20, 5)
 LANE = Lane("acme", 0, budget=Budget((Period(DAY, 50, 7, 9, 1),), (Period(MONTH, 60, 7, 9, 1),)))
 COMMAND = Command("c-1", "resolve", "acme", NOW_MS, "jane", "seen in Clay", {"lead_id": "crm-1"})
@@ -74,7 +75,8 @@ def test_what_a_lead_did_cost_takes_the_place_of_what_was_booked(
         counts = {"attempt": 2, "replay": 3, "epoch": 1, "trace_id": "t"}
         event = StatusEvent("leads/0/1#5", "crm-1", "confirmed", 5, NOW_MS, "leads/0/1", **counts, **about, **more)  # type: ignore[arg-type]  # as named
     else:
-        after, place = msgspec.structs.replace(before, booked=known), "commands/0/8"
+        after = msgspec.structs.replace(before, booked=known)
+        place = "commands/0/8"
         event = StatusEvent(
             f"{place}#1", "crm-1", "cost_corrected", 1, NOW_MS, place, trace_id=trace_of(place), **about, **more
         )

@@ -211,7 +211,8 @@ def test_an_erased_lead_is_recognised_in_its_dead_letters_by_its_id(
     headers: dict[str, bytes], key: bytes | None, value: bytes, expected: bool
 ) -> None:
     """Seen: `dlq show --value` showed it, `export` wrote it, and `plan` said that it would go."""
-    listed, row = SuppressionList(), erased_row("acme", "lead-1")
+    listed = SuppressionList()
+    row = erased_row("acme", "lead-1")
     listed.apply(row, msgspec.json.encode(Suppression("erased", 5_000, "c1", "jane")), 0)
     assert listed
     assert listed.names(headers, key, value, 4_000) == expected

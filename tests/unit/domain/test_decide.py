@@ -165,7 +165,8 @@ def test_an_order_changes_the_lane_and_says_how(before: dict[str, Any], order: O
 
 
 def test_an_order_that_is_in_force_already_changes_nothing() -> None:
-    paused, same = lane(pause=BY), controls.ChangeBudget({"credits_per_day": 100})
+    paused = lane(pause=BY)
+    same = controls.ChangeBudget({"credits_per_day": 100})
     for was, order, says in (
         (paused, controls.Pause(), f"the lane was paused already, {WHO}"),
         (LANE, controls.Resume(), "the lane was neither paused nor suspended"),

@@ -234,11 +234,13 @@ def test_the_name_of_a_workspace_that_is_not_configured_is_shown_unless_it_may_b
 ) -> None:
     value = b'{"workspace": "%s", "lead_id": "crm-1", "fields": {"email": "ada@example.com"}}' % name.encode()
     came = ConsumedRecord("leads", 0, 7, b"some key", value, (), 1)
-    envelope, lead = input_envelope(came), read_lead(value, came.key)
+    envelope = input_envelope(came)
+    lead = read_lead(value, came.key)
     bad = lead if isinstance(lead, Unreadable) else resolve_lead(PLAN, came, envelope, lead)
     assert isinstance(bad, Unreadable)
     step = Rejection(PLAN, came, envelope, lead, bad).step(1, lambda key: None)
-    ((event,), dead_letter) = step.events, step.records[-1]
+    (event,) = step.events
+    dead_letter = step.records[-1]
     assert event.workspace == shown
     assert (f'"{shown}"' in event.text) is bool(shown)
     assert name not in event.text or bool(shown)

@@ -94,7 +94,9 @@ def test_what_waits_in_a_shared_partition_is_not_said_to_be_of_the_lane() -> Non
 
 
 def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_step() -> None:
-    policy, lane, now_ms = InForce("acme", "firms"), Lane("acme", 3), NOW_MS + 4_500
+    policy = InForce("acme", "firms")
+    lane = Lane("acme", 3)
+    now_ms = NOW_MS + 4_500
     for number in range(5):
         at_ms = NOW_MS + number * 1_000
         lane, entry = granted(policy, lane, FIRMS, at_ms)
@@ -209,7 +211,8 @@ def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> 
 
 def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     destination = Destination("people", "acme", ("hook1", "hook2"))
-    policy, lane = InForce("acme", "people"), Lane("acme", 3)
+    policy = InForce("acme", "people")
+    lane = Lane("acme", 3)
     fresh = suspension.begin(policy.suspension, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS)
     lane = msgspec.structs.replace(lane, quota=quota.gone(policy.suspension, lane.quota, "hook1", fresh, None))
     findings = explain(facts(view_of(policy, lane, [destination], NOW_MS), 12))

@@ -26,7 +26,10 @@ from stream_app.domain.books.records import (
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Period, Reservation
 
-DOUBLE, GAP, BEGINS, ILLEGAL = "a double", "a gap", "its first event is missing", "no legal step"
+DOUBLE = "a double"
+GAP = "a gap"
+BEGINS = "its first event is missing"
+ILLEGAL = "no legal step"
 Step = tuple[str, int]
 
 
@@ -66,7 +69,8 @@ def row(status: str, seq: int) -> Row:
     return Row("acme", "people", "crm-1", status, seq, None, ())
 
 
-NO_ROW, TOO_EARLY = ", but it has no row", ", and its row is gone before the freshness window: it could be paid twice"
+NO_ROW = ", but it has no row"
+TOO_EARLY = ", and its row is gone before the freshness window: it could be paid twice"
 
 
 @pytest.mark.parametrize(
@@ -181,12 +185,16 @@ def test_a_record_without_an_address_is_of_the_lead_with_one(workspace: str, des
     assert is_same_lead(Kept(workspace=workspace, destination=destination), PLACED) is same
 
 
-DAY, MONTH = "2026-11-30", "2026-11"
-DAY_MS, NIGHT_MS = 1_796_000_400_000, 1_796_083_200_000  # 2026-11-30T01:00Z, 2026-12-01T00:00Z
+DAY = "2026-11-30"
+MONTH = "2026-11"
+# 2026-11-30T01:00Z, 2026-12-01T00:00Z
+DAY_MS = 1_796_000_400_000
+NIGHT_MS = 1_796_083_200_000
 LANE = Lane(
     "acme", 0, budget=Budget((Period(DAY, 9, 20, 2, 5, credits_elsewhere=-1),), (Period(MONTH, 9, 20, 2, 5, 0, 3),))
 )
-HELD, SPENT = Reservation(DAY, MONTH, 20, 5), Reservation(DAY, MONTH, 9, 2)
+HELD = Reservation(DAY, MONTH, 20, 5)
+SPENT = Reservation(DAY, MONTH, 9, 2)
 
 
 def closed(
@@ -195,7 +203,8 @@ def closed(
     spent: list[tuple[str, Reservation]],
     known_from_ms: int | None = 0,
 ) -> tuple[list[LaneAccount], list[tuple[str, str]]]:
-    accounts, problems = Accounts({"acme": BudgetPolicy()}), list[tuple[str, str]]()
+    accounts = Accounts({"acme": BudgetPolicy()})
+    problems = list[tuple[str, str]]()
     for workspace, booked in spent:
         accounts.book(workspace, booked)
     costs = [OpenCost("acme", "people", "crm-1", Reservation(DAY, MONTH, 4, 1))]

@@ -197,7 +197,8 @@ def test_a_suspension_lasts_longer_than_the_budget_that_keeps_its_probe_back() -
 
 def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
     """A lead could use up its attempts before the breaker opened, and an outage made a dead letter."""
-    lane, runs = LANE, []
+    lane = LANE
+    runs = []
     for _ in range(3):
         lane, entry = _entry(lane)
         lane, report = settled(POLICY, lane, entry, Refused("http_503", 50, http_status=503), NOW_MS, 0.5)
@@ -296,7 +297,8 @@ STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
       [])],
 )  # fmt: skip
 def test_each_change_is_news_once(was: dict[str, Any], now: dict[str, Any], news: list[tuple[str, str]]) -> None:
-    before, after = msgspec.structs.replace(BEFORE, **was), msgspec.structs.replace(BEFORE, **now)
+    before = msgspec.structs.replace(BEFORE, **was)
+    after = msgspec.structs.replace(BEFORE, **now)
     changes = list(_news(InForce("acme", "people", quota=QuotaPolicy(warn_at=3, rotate_at=5)), before, after))
     assert [(change.kind, change.text) for change in changes] == news
 

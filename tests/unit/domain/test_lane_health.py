@@ -33,7 +33,8 @@ def _recorded(calls: list[tuple[int, bool, bool]], span: Span = LAST_MINUTE) -> 
 
 @given(st.lists(st.tuples(st.integers(0, 20_000), st.booleans(), st.booleans()), max_size=40))
 def test_counts_exactly_the_calls_of_the_last_slots(steps: list[tuple[int, bool, bool]]) -> None:
-    at_ms, calls = NOW_MS, []
+    at_ms = NOW_MS
+    calls = []
     for step_ms, ok, slow in steps:
         at_ms += step_ms
         calls.append((at_ms, ok, slow))
@@ -87,7 +88,9 @@ def test_a_lane_at_the_border_of_two_states_is_not_reported_again_and_again(per_
     """Half an hour in which as many calls fail as tell two states apart, for five lanes."""
     changes = 0
     for seed in range(5):
-        chance, state, before = random.Random(seed), Window(), LaneView("acme", 0, 0, "closed", "healthy", 100, 10)
+        chance = random.Random(seed)
+        state = Window()
+        before = LaneView("acme", 0, 0, "closed", "healthy", 100, 10)
         at_ms = NOW_MS
         for number in range(int(1_800 * per_s)):
             at_ms += round(1_000 / per_s)
@@ -240,7 +243,10 @@ def test_slow_calls_do_not_shrink_a_limit_that_is_not_used() -> None:
 
 def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
     """Clay serves 20 at a time in 200 ms; the rest queue. Pressed with 100 each call takes a second; so it settles."""
-    state, busy, now_ms, under_way = Concurrency(), deque([0] * 20), 0, deque[tuple[int, int]]()
+    state = Concurrency()
+    busy = deque([0] * 20)
+    now_ms = 0
+    under_way = deque[tuple[int, int]]()
     last_ms = 0
     for _ in range(6_000):
         while len(under_way) >= concurrency.current(MOST, state):
@@ -266,7 +272,8 @@ def test_it_never_leaves_its_bounds_and_survives_a_restart(calls: list[tuple[int
 
 TRIPS = BreakerPolicy(consecutive_failures=5, open_s=5, probe_lease_s=120)
 USUAL = Concurrency(limit=20.0, usual_ms=400.0, calls=100)
-ANSWER, TIMED_OUT = Accepted(200, 200), Uncertain("request_timeout", 30_000)
+ANSWER = Accepted(200, 200)
+TIMED_OUT = Uncertain("request_timeout", 30_000)
 
 
 def out(count: int, state: StallDetector | None = None, now_ms: int = NOW_MS) -> StallDetector:
@@ -316,11 +323,15 @@ def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_mor
     st.integers(0, 5_000),
 )
 def test_a_stall_holds_only_while_requests_wait_and_ends(steps: list[tuple[str, int]], usual_ms: int) -> None:
-    state, under_way, now_ms, usual = StallDetector(), 0, NOW_MS, Concurrency(usual_ms=usual_ms, calls=100)
+    state = StallDetector()
+    under_way = 0
+    now_ms = NOW_MS
+    usual = Concurrency(usual_ms=usual_ms, calls=100)
     for what, pause_ms in steps:
         now_ms += pause_ms
         if what == "out":
-            state, under_way = concurrency.begun(state, now_ms), under_way + 1
+            state = concurrency.begun(state, now_ms)
+            under_way = under_way + 1
         elif under_way:
             under_way -= 1
             state = concurrency.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way, now_ms)

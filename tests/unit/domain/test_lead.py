@@ -250,7 +250,8 @@ def test_an_id_of_our_own_form_that_does_not_follow_from_the_fields_is_hashed(fo
     """A producer can compute another person's id, and would else write into the row of that person's lead."""
     use(pseudonyms_of("one" if hashed else None, hashed))
     (victim,) = people({"email": "victim@acme.example"})
-    forged, made = form.format(victim), set[str]()
+    forged = form.format(victim)
+    made = set[str]()
     for fields in ({"email": "other@acme.example"}, {"notes": victim}):
         lead = of_type(Lead, read_lead(msgspec.json.encode({"lead_id": f" {forged}", "fields": fields}), b"acme"))
         who = present(identify(lead))

@@ -304,7 +304,8 @@ class Replays(RuleBasedStateMachine):
         self.sent.update(sends)
 
     def carry_out(self, replay: ReplayProgress, most: int) -> tuple[dict[bytes, bytes | None], list[int]]:
-        first, end = replay.next.get(0, 0), replay.plan.ends[0]
+        first = replay.next.get(0, 0)
+        end = replay.plan.ends[0]
         going = [number for number in range(first, end) if not self.sent[number] and number not in self.gone][
             : replay.left
         ]

@@ -70,7 +70,9 @@ def test_a_lead_is_new_exactly_when_no_lead_of_its_person_counts(
     leads: list[tuple[tuple[str, ...], bool, bool]],
 ) -> None:
     """Against sets that are united by hand: `whole` is all that is known of the person of an identifier."""
-    rows, whole, bought = Rows(), dict[str, frozenset[str]](), list[tuple[frozenset[str], bool]]()
+    rows = Rows()
+    whole = dict[str, frozenset[str]]()
+    bought = list[tuple[frozenset[str], bool]]()
     for number, (identifiers, counts, sent) in enumerate(leads):
         person = frozenset(identifiers).union(*(whole.get(name, frozenset()) for name in identifiers))
         new = not any(still and not person.isdisjoint(before) for before, still in bought)

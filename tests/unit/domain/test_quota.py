@@ -76,7 +76,8 @@ class QuotaMachine(RuleBasedStateMachine):
         if not self.under_way:
             return
         call = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
-        hook, before = call.webhook_id, quota.suspended(self.state).get(call.webhook_id)
+        hook = call.webhook_id
+        before = quota.suspended(self.state).get(call.webhook_id)
         if answer == "gone":
             fresh = suspension.begin(PROBES, "http_404", "gone", self.now_ms)
             self.state = quota.gone(PROBES, self.state, hook, fresh, call.probe)

@@ -24,7 +24,8 @@ def acme(**budget: int) -> Workspace:
 
 
 def test_a_quote_uses_the_learned_cost_of_leads() -> None:
-    usual, most = Cost(6, 1), Cost(20, 5)
+    usual = Cost(6, 1)
+    most = Cost(20, 5)
     assert part("people", 100, usual, most, {}) == Part("people", 100, 6.0, 600, 2_000, 100, 500)
     learned = part("people", 100, usual, most, {"people": Estimate(7.31, 1.905, 40)})
     assert learned == Part("people", 100, 7.3, 731, 2_000, 191, 500)
@@ -105,7 +106,8 @@ def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
 
 def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
     """Seen: 90 and 90 of 100 credits were taken for affordable."""
-    policy, lane_ = acme(credits_per_day=100), Lane("acme", 0)
+    policy = acme(credits_per_day=100)
+    lane_ = Lane("acme", 0)
     both = [part(name, 15, Cost(6, 1), Cost(), {}) for name in ("a", "b")]
     assert [quote_of_replay(lane_.in_force(policy), lane_, [quoted], 4.0, NOW_MS).short for quoted in both] == [[], []]
     dear = quote_of_replay(lane_.in_force(policy), lane_, both, 4.0, NOW_MS)

@@ -15,7 +15,8 @@ from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.model.ranges import Wait
 
 POLICY = RatePolicy(rate_per_s=8.0, burst=10)
-CLAY_PER_S, CLAY_BURST = 10.0, 20
+CLAY_PER_S = 10.0
+CLAY_BURST = 20
 NOW_MS = 1_795_500_000_000
 FULL = Rate(tokens=10.0, at_ms=NOW_MS)
 AFTER_ONE = msgspec.structs.replace(FULL, blocked_until_ms=NOW_MS - 120_000)
@@ -103,7 +104,8 @@ TestRateMachine.settings = settings(stateful_step_count=40)
 
 @pytest.mark.parametrize("rate_per_s", [0.01, 1.0, 3.0, 8.0, 1_000.0])
 def test_the_next_token_comes_at_the_time_that_was_said_and_not_before(rate_per_s: float) -> None:
-    policy, state = RatePolicy(rate_per_s=rate_per_s, burst=5), Rate(at_ms=NOW_MS)
+    policy = RatePolicy(rate_per_s=rate_per_s, burst=5)
+    state = Rate(at_ms=NOW_MS)
     state, wait = rate.take(policy, state, NOW_MS)
     assert wait == Wait(NOW_MS + ceil(1000 / rate_per_s))
     assert rate.take(policy, state, wait.until_ms - 1)[1] is not None
@@ -111,7 +113,9 @@ def test_the_next_token_comes_at_the_time_that_was_said_and_not_before(rate_per_
 
 
 def test_each_429_event_cuts_the_rate_once_down_to_the_floor() -> None:
-    state, now_ms, rates = AFTER_ONE, NOW_MS, []
+    state = AFTER_ONE
+    now_ms = NOW_MS
+    rates = []
     for _ in range(12):
         for _in_flight in range(5):
             state = rate.on_429(POLICY, state, now_ms, 1_000, 0.5)
@@ -197,20 +201,27 @@ def _with_clay(limit_per_s: float, jitter_ms: int) -> tuple[int, int]:
         limit_per_s: What flows into Clay's bucket.
         jitter_ms: How much longer than others a request may take.
     """
-    policy, chance, now_ms, last_ms = RatePolicy(), random.Random(7), NOW_MS, NOW_MS
-    state, tokens = rate.empty_after_takeover(Rate(), now_ms), float(CLAY_BURST)
+    policy = RatePolicy()
+    chance = random.Random(7)
+    now_ms = NOW_MS
+    last_ms = NOW_MS
+    state = rate.empty_after_takeover(Rate(), now_ms)
+    tokens = float(CLAY_BURST)
     number = consumed = limited = 0
     under_way: list[tuple[int, int, bool | None]] = []  # at, number, Clay's answer (None: it arrives)
     while now_ms < NOW_MS + 1_800_000:
         while under_way and under_way[0][0] <= now_ms:
             at_ms, _, took = heapq.heappop(under_way)
             if took is None:
-                tokens, last_ms = min(CLAY_BURST, tokens + (at_ms - last_ms) / 1_000 * limit_per_s), at_ms
-                number, took = number + 1, tokens >= 1
+                tokens = min(CLAY_BURST, tokens + (at_ms - last_ms) / 1_000 * limit_per_s)
+                last_ms = at_ms
+                number = number + 1
+                took = tokens >= 1
                 tokens -= took
                 heapq.heappush(under_way, (at_ms + 125, number, took))
                 continue
-            consumed, limited = consumed + took, limited + (not took)
+            consumed = consumed + took
+            limited = limited + (not took)
             if not took:
                 state = rate.on_429(policy, state, at_ms, None, chance.random(), 250)
         state, wait = rate.take(policy, state, now_ms)
@@ -248,7 +259,9 @@ def test_a_rate_changed_live_takes_effect_at_once() -> None:
 @pytest.mark.parametrize("retry_after_ms", [None, 0])
 def test_without_a_usable_retry_after_the_wait_doubles_to_a_minute_and_is_forgotten(retry_after_ms: int | None) -> None:
     for rand, expected in ((1.0, [1, 2, 4, 8, 16, 32, 60, 60]), (0.0, [1, 1, 2, 4, 8, 16, 30, 30])):
-        state, now_ms, waits = FULL, NOW_MS, []
+        state = FULL
+        now_ms = NOW_MS
+        waits = []
         for _ in range(8):
             state = rate.on_429(POLICY, state, now_ms, retry_after_ms, rand)
             waits.append((state.blocked_until_ms - now_ms) / 1000)

@@ -110,7 +110,8 @@ def test_a_copy_has_everything_in_its_headers(is_dead_letter: bool, failed_ms: i
 @pytest.mark.parametrize("size", [0, 1_048_587, 1_048_588, 1_048_589])
 def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(size: int, reason: str, disposition: str) -> None:
     consumed = replace(CONSUMED, value=b"x" * size)
-    bad, most = Unreadable(reason, "in words"), PLAN.sizes.dead_letter
+    bad = Unreadable(reason, "in words")
+    most = PLAN.sizes.dead_letter
     record = rejected(PLAN, consumed, ENVELOPE, bad, "acme", "crm-9", NOW_MS)
     assert (record.topic, record.key, record.value) == (PLAN.topics.dlq, b"acme", b"x" * min(size, most))
     assert envelope_of(record) == replace(

@@ -107,7 +107,9 @@ def seen(at_ms: int, **turns: int) -> LaneView:
 
 
 def test_leads_of_a_held_destination_look_one_by_one_and_one_a_second_comes_when_a_probe_is_due() -> None:
-    turns, main, other = Turns({"acme": 4.0}), Envelope(origin="leads/0/1", destination="main"), Envelope()
+    turns = Turns({"acme": 4.0})
+    main = Envelope(origin="leads/0/1", destination="main")
+    other = Envelope()
     assert turns.turn_ms("acme", main, 1_000) == 1_000, "no view, no hold"
     turns.apply(seen(1_000, main=6_000))
     assert turns.turn_ms("acme", other, 1_000) == 1_000
@@ -126,7 +128,8 @@ def test_leads_of_a_held_destination_look_one_by_one_and_one_a_second_comes_when
 
 
 def test_a_hold_without_an_end_is_looked_at_every_two_seconds_however_long_it_lasts() -> None:
-    turns, lead = Turns({"acme": 1_000.0}), Envelope(origin="leads/0/1", destination="main")
+    turns = Turns({"acme": 1_000.0})
+    lead = Envelope(origin="leads/0/1", destination="main")
     turns.apply(seen(0, main=0))
     waits_ms = [turns.turn_ms("acme", lead, now_ms) - now_ms for now_ms in (10_000, 900_000)]
     assert waits_ms == [2_000, 2_000]

@@ -226,7 +226,8 @@ def test_a_freed_row_says_what_is_booked_and_reserves_nothing(
     held: Reservation | None, booked: Reservation | None, spent: Reservation | None, expected: Reservation | None
 ) -> None:
     """A late callback books its cost in place of what is booked: Actions that are not booked would be returned."""
-    plan, envelope = plan_of(Setup()), Envelope(origin="leads/0/0")
+    plan = plan_of(Setup())
+    envelope = Envelope(origin="leads/0/0")
     ref = LeadRef(ConsumedRecord("leads", 0, 0, b"acme", b"{}"), envelope, "1", plan.destinations["acme-main"], b"d/1")
     row = msgspec.structs.replace(state_machine.begin(envelope, 1), reservation=held, booked=booked)
     assert DeliveryRecorder(plan, ref, row).freed(spent) == {"reservation": None, "booked": expected}

@@ -72,7 +72,8 @@ def test_an_outcome_frees_the_probes_and_books_what_it_cost(
     assert lane.breaker.lease is not None
     assert grant.probe is not None
     lane, settling = settled(POLICY, lane, grant, outcome, END_MS, 0.5, in_flight=1)
-    stopped, day = lane.suspension, lane.budget.days[-1]
+    stopped = lane.suspension
+    day = lane.budget.days[-1]
     assert lane.breaker.lease is None
     assert stopped is None or stopped.lease_until_ms == 0
     if isinstance(outcome, Accepted):
@@ -116,7 +117,8 @@ def test_a_failure_counts_for_the_lead_unless_others_fail_as_well(
 def test_a_refusal_says_whether_another_lead_could_show_the_difference(
     in_flight: int, others_wait: bool, alone: bool
 ) -> None:
-    destination, lane = Destination("people", "acme", ("hook1",)), Lane("acme", 0, rate=Rate(10.0, NOW_MS))
+    destination = Destination("people", "acme", ("hook1",))
+    lane = Lane("acme", 0, rate=Rate(10.0, NOW_MS))
     lane, grant = granted(POLICY, lane, destination, NOW_MS)
     _, settlement = settled(POLICY, lane, grant, Refused("http_503", 5, 503), END_MS, 0.5, in_flight, others_wait)
     assert settlement == Settlement(True, END_MS, run=1, alone=alone)

@@ -10,7 +10,8 @@ from stream_app.domain.model.ranges import Wait
 POLICY = SuspensionPolicy(probe_s=300, probe_cap_s=1_000, probe_lease_s=120)
 NOW_MS = 1_796_083_140_000
 STATE = Suspension("http_401", "refused", NOW_MS - 9, NOW_MS, 300_000, 4, NOW_MS + 50, "people", "one")
-ITS, OTHERS = Probe(4, NOW_MS - 9), (None, Probe(3, NOW_MS - 9), Probe(4, NOW_MS - 8))
+ITS = Probe(4, NOW_MS - 9)
+OTHERS = (None, Probe(3, NOW_MS - 9), Probe(4, NOW_MS - 8))
 FRESH = suspension.begin(POLICY, "http_403", "forbidden", NOW_MS + 7, "people", "two")
 
 
@@ -30,7 +31,8 @@ def test_it_begins_with_a_probe_after_the_shortest_interval() -> None:
     ("late_ms", "answer"), [(-1, Wait(NOW_MS)), (0, Probe(5, NOW_MS - 9)), (10, Probe(5, NOW_MS - 9))]
 )
 def test_a_probe_goes_when_it_is_due_and_no_other_is_under_way(late_ms: int, answer: Wait | Probe) -> None:
-    now_ms, free = NOW_MS + late_ms, changed(lease_until_ms=0)
+    now_ms = NOW_MS + late_ms
+    free = changed(lease_until_ms=0)
     after = free if late_ms < 0 else replace(free, probe=5, lease_until_ms=now_ms + 120_000)
     assert suspension.permit(POLICY, free, now_ms) == (after, answer)
     assert suspension.permit(POLICY, STATE, NOW_MS + 49) == (STATE, Wait(NOW_MS + 50)), "one is under way"

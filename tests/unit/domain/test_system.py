@@ -8,7 +8,8 @@ from stream_app.domain.model.pseudonyms import Pseudonyms, fingerprint, pseudony
 from stream_app.domain.model.system import SYSTEM_KEY, SYSTEM_VERSION, system_problem, system_row
 from stream_app.kafka.clock import in_words, skew_ms
 
-ONE, OTHER = "pepper-of-this-namespace-0123456", "pepper-of-another-namespace-0123"
+ONE = "pepper-of-this-namespace-0123456"
+OTHER = "pepper-of-another-namespace-0123"
 
 
 NO_VERSION = SYSTEM_KEY, b'{"partitions":8,"pepper":null,"hash_lead_ids":false}'

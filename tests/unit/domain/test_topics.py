@@ -196,7 +196,8 @@ COMPACTED = {"leads.enriched": (30, "86400000"), **dict.fromkeys(("leads.lanes",
 
 @pytest.mark.parametrize(("replication", "in_sync"), [(1, "1"), (2, "1"), (3, "2"), (5, "4")])
 def test_each_topic_keeps_what_it_must_for_its_time(replication: int, in_sync: str) -> None:
-    day_ms, both = 86_400_000, {"min.insync.replicas": in_sync}
+    day_ms = 86_400_000
+    both = {"min.insync.replicas": in_sync}
     configs = {topic.name: topic.config for topic in plan(TopicNames(), 2, replication, Retention(), TIERS_S)}
     assert configs.pop("stream-app-replay-state") == configs["stream-app-state"]
     for name, days in DAYS.items():

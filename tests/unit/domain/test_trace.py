@@ -13,14 +13,23 @@ from stream_app.domain.model.records import span_id
 from stream_app.domain.spans import Sampling, Span, clay_of, headers_of, is_sampled, spans_of
 
 CLAY = {"people": clay_of(["api.clay.com"])}
-ORIGIN, TRACE_ID, CALLER = "leads/3/7", "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+ORIGIN = "leads/3/7"
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+CALLER = "00f067aa0ba902b7"
 
 
 def history(*steps: tuple[Status, int] | tuple[Status, int, dict[str, Any]], **first: Any) -> list[StatusEvent]:
     """The events of one lead: status, time and further fields of each."""
     return [
         StatusEvent(
-            *(f"{ORIGIN}#{seq}", "crm-17", status, seq, at_ms, ORIGIN, "acme", "people"),
+            f"{ORIGIN}#{seq}",
+            "crm-17",
+            status,
+            seq,
+            at_ms,
+            ORIGIN,
+            "acme",
+            "people",
             **{"trace_id": TRACE_ID, **(more[0] if more else {}), **(first if seq == 1 else {})},
         )
         for seq, (status, at_ms, *more) in enumerate(steps, 1)

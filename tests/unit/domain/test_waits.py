@@ -36,7 +36,8 @@ def test_what_a_lead_waits_for_after_an_event(status: str, reason: str, kind: Wa
 @st.composite
 def histories(draw: st.DrawFn) -> list[StatusEvent]:
     """A legal path of any length, with any reasons. The clock of a worker may be behind that of the one before."""
-    at_ms, events = 1_000_000, list[StatusEvent]()
+    at_ms = 1_000_000
+    events = list[StatusEvent]()
     for _ in range(draw(st.integers(1, 40))):
         before = events[-1].status if events else None
         if not (after := sorted(LEGAL.get(before, ()))):

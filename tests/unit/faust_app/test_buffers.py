@@ -31,7 +31,8 @@ def a_buffer() -> BoundedBuffer:
 
 def filled(buffer: BoundedBuffer, value_bytes: int) -> tuple[int, Mock, Mock]:
     """Put records until the pressure is high. Returns how many went in."""
-    high, drop = Mock(), Mock()
+    high = Mock()
+    drop = Mock()
     count = 0
     while not high.called:
         buffer.put_nowait_enhanced(event(value_bytes), on_pressure_high=high, on_pressure_drop=drop)

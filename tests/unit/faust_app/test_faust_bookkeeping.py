@@ -104,7 +104,8 @@ async def test_a_batch_that_was_given_up_is_committed_only_behind_what_is_commit
     in_flight: list[int], delivered: int | None, committed: int | None, position: int | None
 ) -> None:
     consumer = consumer_with(in_flight)
-    consumer._read_offset[LEADS], consumer._committed_offset[LEADS] = delivered, committed
+    consumer._read_offset[LEADS] = delivered
+    consumer._committed_offset[LEADS] = committed
     consumer.pass_batch(UnreadableBatch(LEADS.topic, LEADS.partition, 15, 17, "damaged"))
     assert consumer._new_offset(LEADS) == position
 
@@ -247,7 +248,8 @@ async def test_a_stream_that_ends_subscribes_to_nothing_again(monkeypatch: pytes
     async def subscribe(topics: Iterable[str]) -> None:
         subscribed.append(sorted(topics))
 
-    app.consumer, conductor = SimpleNamespace(subscribe=subscribe), app.topics
+    app.consumer = SimpleNamespace(subscribe=subscribe)
+    conductor = app.topics
     monkeypatch.setattr(conductor, "_resubscribe_sleep_lock_seconds", 0.1)
     channels = [app.topic(TOPICS.leads).clone(active_partitions={TP(TOPICS.leads, number)}) for number in range(2)]
     for channel in channels:

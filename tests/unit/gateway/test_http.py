@@ -22,7 +22,8 @@ class Server:
     """A gateway that listens."""
 
     def __init__(self, gateway: Gateway, port: int) -> None:
-        self.gateway, self.port = gateway, port
+        self.gateway = gateway
+        self.port = port
 
     async def say(self, *pieces: bytes, pause_s: float = 0.0) -> tuple[int, bytes, float]:
         """Send these, a pause between them, and give (status, answer, seconds) when the server has hung up."""

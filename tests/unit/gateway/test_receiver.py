@@ -205,7 +205,8 @@ async def test_the_partition_of_a_url_counts_for_no_configured_workspace() -> No
 
 
 async def test_a_secret_counts_from_when_the_gateway_has_its_table() -> None:
-    gateway, headers = Gateway(), {"x-callback-secret": SECRET}
+    gateway = Gateway()
+    headers = {"x-callback-secret": SECRET}
     assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 401
     gateway.receiver.tables = Tables([*TABLES, Table("globex", "firms", 3, (SECRET.encode(),))], KEYS, PARTITIONS)
     assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 200

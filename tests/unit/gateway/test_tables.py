@@ -34,7 +34,8 @@ class Watched:
     """A configuration in files, and the gateway that watches it."""
 
     def __init__(self, folder: Path) -> None:
-        self.file, self.secrets = folder / "stream_app.toml", folder / "secrets"
+        self.file = folder / "stream_app.toml"
+        self.secrets = folder / "secrets"
         self.secrets.mkdir()
         self.write(KEY=KEY, SECRET=SECRET)
         self.file.write_text(TOML.format(secrets=self.secrets))

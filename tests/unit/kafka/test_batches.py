@@ -140,7 +140,8 @@ async def test_headers_are_bounded_on_every_topic(consumer: Consumer) -> None:
 
 
 async def test_keys_and_values_are_bounded_where_producers_write(consumer: Consumer) -> None:
-    key, value = bytes(MOST_KEY_BYTES + 1), b"v" * (MOST_VALUE_BYTES + 5)
+    key = bytes(MOST_KEY_BYTES + 1)
+    value = b"v" * (MOST_VALUE_BYTES + 5)
     records = [(key[1:], value[5:], [("n", b"x")]), (key, b"v", [("n", b"x")]), (b"k", value, [("n", b"x")])]
     seen = fetched(consumer, batch_of(records))
     assert [left_out(record) for record in seen] == [

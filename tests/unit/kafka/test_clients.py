@@ -151,7 +151,8 @@ async def test_an_admin_client_asks_another_broker_and_again(
 ) -> None:
     patience(monkeypatch, connect=0.2, request=0.2, next=0.05)
     cluster.brokers[1].hangs = True
-    cluster.coordinator, cluster.group_error = 2, LOADING
+    cluster.coordinator = 2
+    cluster.group_error = LOADING
     async with admin(cluster.bootstrap) as asking:
         for _ in range(5):
             assert len((await asking.describe_cluster())["brokers"]) == 3

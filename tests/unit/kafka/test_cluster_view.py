@@ -57,7 +57,8 @@ async def test_an_answer_is_of_a_request_that_began_after_the_question() -> None
     asked = Counted()
     batched = Batched(asked)
     first = await _asks(batched, 1)
-    late, later = await _asks(batched, 1), await _asks(batched, 2)
+    late = await _asks(batched, 1)
+    later = await _asks(batched, 2)
     assert asked.about == [[1]]
     asked.answer.set()
     assert [await task for task in (first, late, later)] == [1, 2, 2]
@@ -67,7 +68,8 @@ async def test_an_answer_is_of_a_request_that_began_after_the_question() -> None
 async def test_a_failed_request_fails_for_those_that_shared_it_and_for_no_later_one() -> None:
     asked = Counted()
     batched = Batched(asked)
-    first, late = await _asks(batched, 1), await _asks(batched, 2)
+    first = await _asks(batched, 1)
+    late = await _asks(batched, 2)
     asked.fails = True
     asked.answer.set()
     for task, number in ((first, 1), (late, 2)):
@@ -80,7 +82,8 @@ async def test_a_failed_request_fails_for_those_that_shared_it_and_for_no_later_
 async def test_a_lane_without_requests_takes_no_share_from_the_others() -> None:
     asked = Counted()
     batched = Batched(asked)
-    impatient, patient = await _asks(batched, 1), await _asks(batched, 2)
+    impatient = await _asks(batched, 1)
+    patient = await _asks(batched, 2)
     impatient.cancel()
     with suppress(asyncio.CancelledError):
         await impatient
@@ -137,7 +140,8 @@ class CountedQuestions(Background[int]):
 
 
 async def test_an_answer_is_shared_until_it_is_old() -> None:
-    kept, old = CountedQuestions(3_600), CountedQuestions(0)
+    kept = CountedQuestions(3_600)
+    old = CountedQuestions(0)
     assert [await kept.look(60) for _ in range(3)] == [1, 1, 1]
     assert await asyncio.gather(*(old.look(60) for _ in range(3))) == [1, 1, 1], "asked at the same time"
     assert await old.look(60) == 2
@@ -167,7 +171,8 @@ async def test_nothing_is_known_when_kafka_does_not_answer(error: Exception) -> 
 
 
 PLACE = TopicPartition("rows", 1)
-GONE, HANGS = "gone", "hangs"
+GONE = "gone"
+HANGS = "hangs"
 
 
 class Brokers:

@@ -37,7 +37,8 @@ class Clock:
 
 
 async def test_connections_share_a_token_until_it_is_renewed() -> None:
-    endpoint, clock = Endpoint(), Clock()
+    endpoint = Endpoint()
+    clock = Clock()
     tokens = Tokens(endpoint.fetch, now_s=clock)
     assert set(await asyncio.gather(*(tokens.token() for _ in range(20)))) == {"token-1"}
     clock.now_s = 79.9
@@ -59,7 +60,8 @@ async def test_a_broker_that_answers_the_token_with_a_challenge_refuses_it() -> 
 
 
 async def test_a_valid_token_outlives_an_endpoint_that_is_away() -> None:
-    endpoint, clock = Endpoint(), Clock()
+    endpoint = Endpoint()
+    clock = Clock()
     tokens = Tokens(endpoint.fetch, now_s=clock)
     assert await tokens.token() == "token-1"
     endpoint.failure = KafkaConnectionError("away")

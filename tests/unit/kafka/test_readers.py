@@ -17,8 +17,10 @@ from stream_app.kafka.backlog import MOST_EXACTLY, Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
 
-A, B = TopicPartition("leads", 0), TopicPartition("leads", 1)
-MARKER, DAMAGED = "marker", "damaged"
+A = TopicPartition("leads", 0)
+B = TopicPartition("leads", 1)
+MARKER = "marker"
+DAMAGED = "damaged"
 
 
 class Log:
@@ -36,7 +38,8 @@ class ScriptedConsumer:
     """As much of `Consumer` as a reader uses."""
 
     def __init__(self, log: Log, **options: Any) -> None:
-        self.log, self.options = log, options
+        self.log = log
+        self.options = options
         self.at: dict[TopicPartition, int] = {}
         self.paused: set[TopicPartition] = set()
         self.unreadable: dict[TopicPartition, UnreadableBatch] = {}
@@ -55,7 +58,8 @@ class ScriptedConsumer:
         return {partition: len(self.log.entries[partition]) for partition in partitions}
 
     def assign(self, partitions: list[TopicPartition]) -> None:
-        self.at, self.paused = dict.fromkeys(partitions, 0), set()
+        self.at = dict.fromkeys(partitions, 0)
+        self.paused = set()
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self.at[partition] = offset
@@ -76,7 +80,8 @@ class ScriptedConsumer:
             entries = self.log.entries[place]
             records: list[Any] = []
             while self.at[place] < len(entries) and len(records) < max_records:
-                offset, entry = self.at[place], entries[self.at[place]]
+                offset = self.at[place]
+                entry = entries[self.at[place]]
                 if entry == DAMAGED:
                     break
                 self.at[place] += 1
@@ -174,7 +179,8 @@ async def test_markers_are_not_counted_and_unreadable_spans_count_as_an_upper_bo
 
 async def test_a_count_that_takes_too_long_goes_on_where_it_stopped(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     log.entries = {A: ["a0", MARKER, "a2", "a3"]}
-    backlog, scan = Backlog(), Reader.scan
+    backlog = Backlog()
+    scan = Reader.scan
     begins: list[int] = []
 
     async def slow(self: Reader, spans: Any, **options: Any) -> Any:

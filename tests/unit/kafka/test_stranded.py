@@ -24,7 +24,10 @@ EPOCH = 7
 COMMIT = timeout_with_verdict(EPOCH, committed=True)
 ABORT = timeout_with_verdict(EPOCH, committed=False)
 TRANSIENT = ["PrepareCommit", "PrepareAbort", "PrepareEpochFence", "Dead"]
-FENCE, WAIT, UNKNOWN, UNDONE = NextStep("fence"), NextStep("wait"), NextStep("unknown"), NextStep("undone")
+FENCE = NextStep("fence")
+WAIT = NextStep("wait")
+UNKNOWN = NextStep("unknown")
+UNDONE = NextStep("undone")
 
 ROWS = [
     *((state, timeout_ms, WAIT, WAIT) for state in TRANSIENT for timeout_ms in (ORDINARY_MS, ABORT, COMMIT)),
@@ -92,9 +95,12 @@ def test_a_refusal_is_one_line_with_what_to_do() -> None:
     assert "\n" not in unknown + undone
 
 
-NONE, SOME = dict[tuple[str, int], int](), {("state", 3): 7}
-NEW, DONE = LastTransaction(), LastTransaction("CompleteCommit", 1, EPOCH, ORDINARY_MS)
-EMPTY, BUSY = LastTransaction("Empty", 1, EPOCH + 1, COMMIT), LastTransaction("PrepareCommit", 1, EPOCH, ORDINARY_MS)
+NONE = dict[tuple[str, int], int]()
+SOME = {("state", 3): 7}
+NEW = LastTransaction()
+DONE = LastTransaction("CompleteCommit", 1, EPOCH, ORDINARY_MS)
+EMPTY = LastTransaction("Empty", 1, EPOCH + 1, COMMIT)
+BUSY = LastTransaction("PrepareCommit", 1, EPOCH, ORDINARY_MS)
 Look = tuple[LastTransaction, Stranded, float]
 
 
@@ -104,7 +110,9 @@ class Answers:
     transactional_id = "app-3"
 
     def __init__(self, looks: list[Look], fences: list[bool], places: list[Stranded]) -> None:
-        self.looks, self.fences, self.places = looks, fences, places
+        self.looks = looks
+        self.fences = fences
+        self.places = places
         self.asked: list[object] = []
 
     async def look(self) -> tuple[LastTransaction, Stranded]:
@@ -124,7 +132,8 @@ class Answers:
         self.asked.append((last, stranded, committed))
 
 
-PLAIN, OPEN = [ORDINARY_MS], [ORDINARY_MS, "open of 1"]
+PLAIN = [ORDINARY_MS]
+OPEN = [ORDINARY_MS, "open of 1"]
 VERDICT = [timeout_with_verdict(EPOCH + 1, committed=True), (EMPTY, SOME, True)]
 
 
@@ -150,7 +159,8 @@ VERDICT = [timeout_with_verdict(EPOCH + 1, committed=True), (EMPTY, SOME, True)]
 async def test_a_take_over_asks_until_every_transaction_has_ended(
     looks: list[Look], fences: list[bool], places: list[Stranded], asked: list[object], takes_s: float
 ) -> None:
-    kafka, now_s = Answers([*looks], [*fences], [*places]), asyncio.get_running_loop().time
+    kafka = Answers([*looks], [*fences], [*places])
+    now_s = asyncio.get_running_loop().time
     began_s = now_s()
     assert await take_over(kafka, ORDINARY_MS) == Producer(1, EPOCH)
     assert (kafka.asked, kafka.looks) == (asked, [])

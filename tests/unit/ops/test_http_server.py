@@ -133,7 +133,8 @@ async def test_the_end_of_a_process_is_bounded_and_one_line_says_how_many_reques
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
         await (large if scope["path"] == "/large" else Held())(scope, receive, send)
 
-    before, loop = asyncio.all_tasks(), asyncio.get_running_loop()
+    before = asyncio.all_tasks()
+    loop = asyncio.get_running_loop()
     async with serving(either, grace_s=1) as port:
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
         for (_, writer), words in zip(

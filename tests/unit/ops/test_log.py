@@ -123,7 +123,9 @@ def test_which_reports_are_dropped(text: str, error: Exception | None, kept: boo
 def _loggers() -> Iterator[None]:
     """`run_process` configures logging for its process: restore what the tests after these expect."""
     structlog_config = structlog.get_config()
-    handlers, level, hook = logging.root.handlers[:], logging.root.level, sys.excepthook
+    handlers = logging.root.handlers[:]
+    level = logging.root.level
+    hook = sys.excepthook
     levels = {name: logging.getLogger(name).level for name in _LEVELS}
     yield
     structlog.configure(**structlog_config)

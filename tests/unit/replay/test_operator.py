@@ -71,8 +71,11 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypat
     monkeypatch.setattr(orders, "topic_reader", lambda _: nullcontext())
     state: Any = SimpleNamespace(orders=ReplayOrders(), current=current)
     operator: Any = orders._Operator(SETTINGS, state, lambda: True)
-    written, known = Written(), ReplayOrders()
-    operator._kafka, operator._orders, operator._outlived = written, known, list[Record]()
+    written = Written()
+    known = ReplayOrders()
+    operator._kafka = written
+    operator._orders = known
+    operator._outlived = list[Record]()
     plan = ReplayPlan(0, "dlq", Filter(), {0: 9}, 1, 6, 1)
     known.replays = {name: ReplayProgress(name, "running", "jane", "", 0, plan) for name in ("r-1", "r-2")}
     await operator.work()
@@ -82,8 +85,10 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypat
 
 
 async def test_an_erased_lead_is_known_by_a_hashed_key_from_any_partition(monkeypatch: pytest.MonkeyPatch) -> None:
-    home, erased = SETTINGS.home("acme"), msgspec.json.encode(Suppression("erased", NOW_MS, "c1", "jane"))
-    key, policy = pseudonymous_key(b"acme", ()), ((HEADERS["disposition"], b"policy"),)
+    home = SETTINGS.home("acme")
+    erased = msgspec.json.encode(Suppression("erased", NOW_MS, "c1", "jane"))
+    key = pseudonymous_key(b"acme", ())
+    policy = ((HEADERS["disposition"], b"policy"),)
     letter = Made(DLQ, key, b'{"lead_id": "crm-1"}', 1 - home, headers=policy)
     records = [letter, Made(SETTINGS.names.state, erased_row("acme", "crm-1"), erased, home)]
 
@@ -124,8 +129,10 @@ async def test_dead_letters_are_given_up_once_and_the_answer_says_how_many(monke
     monkeypatch.setattr(orders, "records_at", records_at)
     monkeypatch.setattr(orders, "topic_reader", lambda _: nullcontext())
     operator: Any = orders._Operator(SETTINGS, Any, lambda: True)  # type: ignore[arg-type]  # its state is set below
-    written, known = Written(), ReplayOrders()
-    operator._kafka, operator._orders = written, known
+    written = Written()
+    known = ReplayOrders()
+    operator._kafka = written
+    operator._orders = known
     operator._state = SimpleNamespace(orders=ReplayOrders(), current=current)
     places = [*letters, f"{DLQ}/0/9", f"{SETTINGS.names.leads}/0/1", "nothing"]
     for number in range(2):

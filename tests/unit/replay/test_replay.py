@@ -56,12 +56,10 @@ class Bench:
     ) -> None:
         self.memory = Memory(begin or Begin())
         self.stream = RecordingStream(dead_letters, topic=NAMES.dlq)
-        policy, rates, memory, nothing = (
-            ReplayPolicy(tiers_s=(2, 60), rate_share=0.5),
-            {"acme": rate_per_s},
-            self.memory,
-            Mock(),
-        )
+        policy = ReplayPolicy(tiers_s=(2, 60), rate_share=0.5)
+        rates = {"acme": rate_per_s}
+        memory = self.memory
+        nothing = Mock()
         where = publish or memory.publish, memory.begin, memory.moving, VirtualClock()
         self.replay = Replay(NAMES, policy, rates, *where, Turns(rates), nothing, nothing)
 
@@ -163,7 +161,9 @@ async def test_a_pause_holds_all_records_until_the_stream_is_suspended() -> None
 @virtual_time
 async def test_deferred_leads_come_back_when_due() -> None:
     """Never early, within two seconds, and so in order of age; on the way its headers stay what they are."""
-    plan, kafka, began_ms = plan_of(Setup(rate_per_s=1_000.0)), MemoryKafka(now_ms), now_ms()
+    plan = plan_of(Setup(rate_per_s=1_000.0))
+    kafka = MemoryKafka(now_ms)
+    began_ms = now_ms()
     ReplayProcess(kafka, plan)
     dues_ms = [began_ms + due_s * 1000 for due_s in (61, 61, 65, 68, 670, 673)]
     for lead, due_ms in enumerate(dues_ms):

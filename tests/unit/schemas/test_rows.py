@@ -52,7 +52,8 @@ def test_the_row_of_a_lane_without_the_fields_that_were_added_is_read() -> None:
 
 
 def test_fields_that_a_later_program_adds_are_ignored() -> None:
-    lead, lane = sample("delivery.v1"), sample("lane.v1")
+    lead = sample("delivery.v1")
+    lane = sample("lane.v1")
     assert read_delivery(LEAD, msgspec.json.encode([*lead, "later"])) == read_delivery(LEAD, msgspec.json.encode(lead))
     later = lane | {"later": 1}
     assert read_lane(LANE, msgspec.json.encode(later)) == read_lane(LANE, msgspec.json.encode(lane))

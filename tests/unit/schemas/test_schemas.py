@@ -67,7 +67,8 @@ def test_no_promised_field_is_gone(name: str) -> None:
 
 def broken(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """How `new` fails those who wrote or read by `old`: fields removed, retyped, or newly required."""
-    before, after = _object(old), _object(new)
+    before = _object(old)
+    after = _object(new)
     lines = []
     for field, was in before["properties"].items():
         now = after["properties"].get(field)

@@ -33,7 +33,8 @@ async def program(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 async def test_listens_says_so_and_ends_cleanly(tmp_path: Path, stop: signal.Signals) -> None:
-    script, ledger = tmp_path / "faults.toml", tmp_path / "ledger.jsonl"
+    script = tmp_path / "faults.toml"
+    ledger = tmp_path / "ledger.jsonl"
     script.write_text('[[fault]]\nkind = "hang_after_read"\nwebhook = "hang"\n')
     arguments = ("--port", "0", "--seed", "5", "--script", str(script), "--ledger", str(ledger))
     async with program(*arguments) as process, aiohttp.ClientSession() as session:

@@ -106,8 +106,10 @@ async def test_what_was_accepted_before_a_kill_is_run_paid_for_once_and_reported
             await until(lambda: len(clay.reported) > min(reported, LEADS - 1))  # noqa: B023 # awaited before the next
     async with clay.running():
         await clay.settled()
-        summary, meters = await clay.get("/ledger/summary"), (await clay.get("/control"))["workspaces"]["acme"]
-        rows, charges = await clay.lines("row"), await clay.lines("charge")
+        summary = await clay.get("/ledger/summary")
+        meters = (await clay.get("/control"))["workspaces"]["acme"]
+        rows = await clay.lines("row")
+        charges = await clay.lines("charge")
     assert len(clay.reported) == LEADS
     assert before["accepted"] == summary["accepted"] == summary["leads_accepted"] == LEADS
     assert Counter(row["lead_id"] for row in rows) == Counter(f"crm-{lead}" for lead in range(LEADS))

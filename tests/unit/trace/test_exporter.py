@@ -100,11 +100,14 @@ async def test_a_lead_that_waits_long_is_exported_in_parts() -> None:
 def test_an_offset_is_done_when_the_leads_before_it_are(steps: list[tuple[int, bool, int]], in_one_batch: int) -> None:
     """Six leads in two partitions go on, come to rest and fall silent in any order."""
     bench = Bench(Collector())
-    ends, seqs, opened = [0, 0], [0] * 6, dict[int, tuple[int, int]]()
+    ends = [0, 0]
+    seqs = [0] * 6
+    opened = dict[int, tuple[int, int]]()
 
     async def feed() -> AsyncIterator[Sequence[Placed]]:
         for first in range(0, len(steps), in_one_batch):
-            some, batch = steps[first : first + in_one_batch], list[Placed]()
+            some = steps[first : first + in_one_batch]
+            batch = list[Placed]()
             bench.now_ms += some[0][2]
             rested = set[int]()
             for lead, rests, _ in some:
@@ -234,7 +237,8 @@ class OneBatch:
 
 
 async def test_an_event_that_cannot_be_read_is_skipped_and_logged() -> None:
-    reader, starts = cast(Reader, OneBatch()), {TopicPartition("leads.status", 0): 0}
+    reader = cast(Reader, OneBatch())
+    starts = {TopicPartition("leads.status", 0): 0}
     with capture_logs() as entries:
         (batch,) = [batch async for batch in batches(reader, starts, logs.get("trace"))]
     assert [(offset, event.lead_id) for _, offset, event in batch] == [(5, "a")]
