@@ -53,7 +53,8 @@ async def test_without_an_operator_token_nothing_can_be_changed(with_token: Clie
 async def test_the_bare_address_leads_to_the_board(with_token: Client, local: Client) -> None:
     for client in (with_token, local):
         answer = await client.get("/")
-        assert (answer.status_code, answer.headers["location"]) == (303, "/board")
+        assert answer.status_code == 303
+        assert answer.headers["location"] == "/board"
 
 
 async def test_the_token_decides_the_role(with_operator: Client) -> None:
@@ -75,10 +76,12 @@ async def test_the_token_decides_the_role(with_operator: Client) -> None:
 async def test_operators_of_a_local_board_log_in_to_act(client_of: ClientOf) -> None:
     client = client_of("operator")
     text = (await client.get("/board/lanes/acme")).text
-    assert ("Log in to act" in text, "/act/" in text) == (True, False)
+    assert "Log in to act" in text
+    assert "/act/" not in text
     assert (await client.get("/board/lanes/acme/act/pause")).status_code == 403
     answer = await client.login(TOKEN)
-    assert (answer.status_code, "board.operator_token_env" in answer.text) == (403, True)
+    assert answer.status_code == 403
+    assert "board.operator_token_env" in answer.text
     await client.login(OPERATOR_TOKEN)
     assert (await client.get("/board/lanes/acme/act/pause")).status_code == 200
 
@@ -86,7 +89,8 @@ async def test_operators_of_a_local_board_log_in_to_act(client_of: ClientOf) -> 
 async def test_an_operator_has_a_name(with_operator: Client) -> None:
     for name in ("", "   ", "\x00"):
         answer = await with_operator.login(OPERATOR_TOKEN, who=name)
-        assert (answer.status_code, "Enter your name" in answer.text) == (422, True)
+        assert answer.status_code == 422
+        assert "Enter your name" in answer.text
 
 
 async def test_a_proxy_names_people_with_its_secret_only(client_of: ClientOf) -> None:
@@ -95,7 +99,8 @@ async def test_a_proxy_names_people_with_its_secret_only(client_of: ClientOf) ->
     assert "Your name" not in (await client.get("/board/login")).text
     for headers in ({}, {**named, "x-stream-app-proxy-secret": "guessed"}, {"x-stream-app-proxy-secret": PROXY_SECRET}):
         answer = await client.login(OPERATOR_TOKEN, headers=headers)
-        assert (answer.status_code, "The proxy did not name you" in answer.text) == (403, True)
+        assert answer.status_code == 403
+        assert "The proxy did not name you" in answer.text
     await client.login(OPERATOR_TOKEN, headers=named)
     text = (await client.get("/board/lanes/acme", headers=named)).text
     assert "Logged in as jane@example.com" in text
@@ -106,7 +111,8 @@ async def test_a_proxy_names_people_with_its_secret_only(client_of: ClientOf) ->
 
 async def test_a_login_gives_a_session_that_outlives_the_process(with_token: Client, client_of: ClientOf) -> None:
     answer = await with_token.login()
-    assert (answer.status_code, answer.headers["location"]) == (303, "/board/lanes")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/board/lanes"
     cookie = answer.headers["set-cookie"]
     assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/board"))
     assert "Secure" not in cookie, "a browser keeps no secure cookie of http://127.0.0.1 in some versions"
@@ -181,7 +187,8 @@ async def test_a_wrong_token_is_refused_and_nothing_is_logged_of_it(
     with_token: Client, capfd: pytest.CaptureFixture[str]
 ) -> None:
     answer = await with_token.login("not the token")
-    assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
     assert "This is not the token of board.token_env" in answer.text
     assert "not the token" not in "".join(capfd.readouterr()).replace("This is not the token", "")
 
@@ -265,9 +272,11 @@ async def test_the_way_to_the_login_and_back(with_token: Client) -> None:
     assert 'value="/board/leads?status=enriched"' in (await with_token.get(answer.headers["location"])).text
     # a link on another site sends no strict cookie: the page opens itself once more
     answer = await with_token.get("/board/dead", headers={"sec-fetch-site": "cross-site"})
-    assert (answer.status_code, answer.headers["refresh"]) == (200, "0; url=/board/dead")
+    assert answer.status_code == 200
+    assert answer.headers["refresh"] == "0; url=/board/dead"
     answer = await with_token.get("/board", headers={"hx-request": "true"})
-    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/board/login?next=%2Fboard")
+    assert answer.status_code == 401
+    assert answer.headers["hx-redirect"] == "/board/login?next=%2Fboard"
     for elsewhere in (
         "https://evil.example/board",
         "//evil.example",
@@ -284,7 +293,8 @@ async def test_the_way_to_the_login_and_back(with_token: Client) -> None:
 async def test_log_out(with_token: Client) -> None:
     await with_token.login()
     answer = await with_token.ask("POST", "/board/logout", headers=OWN)
-    assert (answer.status_code, 'stream_app_board=""' in answer.headers["set-cookie"]) == (303, True)
+    assert answer.status_code == 303
+    assert 'stream_app_board=""' in answer.headers["set-cookie"]
     assert (await with_token.ask("POST", "/board/logout", headers={"sec-fetch-site": "cross-site"})).status_code == 403
 
 
@@ -329,7 +339,8 @@ async def test_a_flood_of_wrong_tokens_shuts_nobody_out(with_token: Client, monk
         refused = [attempt.result() for attempt in tries if attempt.done()]
         assert len(tries) - len(refused) == MOST_WAITING == 16
         for answer in refused:
-            assert (answer.status_code, answer.headers["retry-after"]) == (429, "4")
+            assert answer.status_code == 429
+            assert answer.headers["retry-after"] == "4"
             assert answer.headers["connection"] == "close", "an idle connection would take the place of another's"
         await _hang_up(tries)
 

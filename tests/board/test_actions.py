@@ -87,14 +87,17 @@ async def test_each_command_of_a_lane(
 ) -> None:
     answer = await send(operator, f"/board/lanes/acme/act/{kind}", **values, **_WHY)
     (command,) = outbox.commands
-    assert (command.kind, command.workspace, command.who, command.why) == (kind, "acme", "jane", _WHY["why"])
+    assert command.kind == kind
+    assert command.workspace == "acme"
+    assert command.who == "jane"
+    assert command.why == _WHY["why"]
     assert command.args == args
     (record,) = outbox.records
-    assert (record.topic, record.key, record.partition) == ("leads.commands", b"acme", 0)
-    assert (answer.status_code, answer.headers["location"]) == (
-        303,
-        f"/board/lanes/acme?command={command.id}&sent={command.at_ms}",
-    )
+    assert record.topic == "leads.commands"
+    assert record.key == b"acme"
+    assert record.partition == 0
+    assert answer.status_code == 303
+    assert answer.headers["location"] == f"/board/lanes/acme?command={command.id}&sent={command.at_ms}"
     text = (await operator.get(answer.headers["location"])).text
     assert "the answer comes within seconds" in text
     assert command.id in text
@@ -139,7 +142,9 @@ async def test_what_is_wrong_stands_beside_its_field(
     operator: Client, outbox: Outbox, kind: str, values: dict[str, str], problem: str
 ) -> None:
     answer = await send(operator, f"/board/lanes/acme/act/{kind}", **values)
-    assert (answer.status_code, problem in answer.text, outbox.records) == (422, True, [])
+    assert answer.status_code == 422
+    assert problem in answer.text
+    assert outbox.records == []
     for value in values.values():
         assert HOSTILE not in answer.text
         assert value != "many" or f'value="{value}"' in answer.text, "what was entered stays"
@@ -234,7 +239,8 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
     page = (await send(client, "/board/lanes/acme/act/resume", **_WHY)).headers["location"]
     answered(1_002, applied=False, reason="refused", text=HOSTILE)
     text = (await client.get(page)).text
-    assert ('pill bad">refused</span>' in text, HOSTILE in text) == (True, False)
+    assert 'pill bad">refused</span>' in text
+    assert HOSTILE not in text
     page = (await send(client, "/board/act/reload", **_WHY)).headers["location"]
     answered(1_003, partition=2, text="the configuration is as before")
     assert "by 1 of 6 partitions" in (await client.get(page)).text
@@ -324,10 +330,14 @@ async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox)
     entered = {"workspace": "initech", **_WHY}
     for typed in ("", "crm-1", "CRM-17", HOSTILE):
         answer = await send(operator, url, typed=typed, **entered)
-        assert (answer.status_code, "Type crm-17 to confirm" in answer.text, outbox.records) == (422, True, [])
+        assert answer.status_code == 422
+        assert "Type crm-17 to confirm" in answer.text
+        assert outbox.records == []
     answer = await send(operator, url, typed="crm-17", **entered)
     (command,) = outbox.commands
-    assert (command.kind, command.workspace, command.args) == ("cancel_lead", "initech", {"lead_id": "crm-17"})
+    assert command.kind == "cancel_lead"
+    assert command.workspace == "initech"
+    assert command.args == {"lead_id": "crm-17"}
     assert answer.headers["location"] == f"/board/leads/crm-17?command={command.id}&sent={command.at_ms}"
     assert "the answer comes within seconds" in (await operator.get(answer.headers["location"])).text
 
@@ -348,7 +358,9 @@ async def test_a_parked_lead_is_settled(
     assert (await send(operator, url, **(values | {"how": "at_clay", "credits": "-1"}))).status_code == 422
     assert (await send(operator, url, **values)).status_code == 303
     (command,) = outbox.commands
-    assert (command.kind, command.workspace, command.args) == ("resolve", "initech", args)
+    assert command.kind == "resolve"
+    assert command.workspace == "initech"
+    assert command.args == args
 
 
 async def test_a_lead_that_still_waits_can_be_cancelled(operator: Client, outbox: Outbox) -> None:
@@ -377,7 +389,8 @@ async def test_erase_suppresses_the_person_first(operator: Client, outbox: Outbo
     assert set(re.findall("c-[0-9a-f]{32}", answer.headers["location"])) == set(ids)
     assert "ada@" not in "".join(str(command) for command in outbox.commands)
     answer = await send(operator, "/board/leads/unknown/act/erase", workspace="acme", typed="unknown", **_WHY)
-    assert (answer.status_code, "Nothing found to erase" in answer.text) == (422, True)
+    assert answer.status_code == 422
+    assert "Nothing found to erase" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -396,7 +409,8 @@ async def test_linked_leads_are_shown_and_erased_if_they_are_entered(
     form = {"workspace": "initech", "typed": "crm-18", **_WHY}
     for wrong in ("", "initech/unknown", "none initech/l-1", "initech/crm-18"):
         answer = await send(operator, url, linked=wrong, **form)
-        assert (answer.status_code, "initech/l-1 initech/l-2: linked to the person" in answer.text) == (422, True)
+        assert answer.status_code == 422
+        assert "initech/l-1 initech/l-2: linked to the person" in answer.text
         assert outbox.commands == []
     assert (await send(operator, url, linked=entered, **form)).status_code == 303
     assert {tuple(command.args["people"]) for command in outbox.commands if command.kind == "suppress"} == {
@@ -411,7 +425,8 @@ async def test_suppress_a_person(operator: Client, outbox: Outbox, capfd: pytest
     url = "/board/act/suppress"
     entered = {"typed": "suppress", "why": "ada@example.com objected"}
     answer = await send(operator, url, person="someone", **entered)
-    assert (answer.status_code, "is neither an e-mail nor a LinkedIn URL" in answer.text) == (422, True)
+    assert answer.status_code == 422
+    assert "is neither an e-mail nor a LinkedIn URL" in answer.text
     answer = await send(operator, url, person="ada@example.com", **entered)
     assert answer.headers["location"].startswith("/board/leads?command=c-")
     assert "ada@" not in answer.headers["location"]

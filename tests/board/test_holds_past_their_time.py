@@ -213,7 +213,9 @@ async def test_it_is_held_in_every_place(
     assert told["api"]["since_ms"] > 0
     assert told["since"] == {told["api"]["since_ms"]}
     for alert in told["messages"]:
-        assert (alert.name, alert.severity, alert.since_ms) == (code, "critical", told["api"]["since_ms"])
+        assert alert.name == code
+        assert alert.severity == "critical"
+        assert alert.since_ms == told["api"]["since_ms"]
 
 
 @pytest.mark.parametrize("name", UNTIL_A_PROBE)
@@ -222,7 +224,8 @@ async def test_the_trouble_began_when_its_first_call_failed(name: str) -> None:
         (finding,) = [
             finding for finding in explain(Facts(NOW_MS, UP, UP, [LaneFacts("acme", 0, seen, {})])) if finding.holds
         ]
-        assert (finding.since_ms, seen.since_ms) == (BEGAN_MS, BEGAN_MS)
+        assert finding.since_ms == BEGAN_MS
+        assert seen.since_ms == BEGAN_MS
 
 
 @pytest.mark.parametrize("name", UNTIL_A_TIME)
@@ -233,12 +236,15 @@ async def test_it_runs_in_every_place_once_its_time_has_come(
     assert seen.holds == name
     assert seen.until_ms < NOW_MS
     told = await _told(seen, tmp_path, monkeypatch, capsys)
-    assert (told["explain"], told["explain runs"]) == ([], True)
+    assert told["explain"] == []
+    assert told["explain runs"] is True
     assert told["lanes"] == "running"
     assert told["doctor"] == "no lane is held"
     assert told["metrics"] == []
     assert told["messages"] == []
-    assert (told["api"].get("holds", ""), told["api"].get("text", ""), told["api"].get("since_ms", 0)) == ("", "", 0)
+    assert told["api"].get("holds", "") == ""
+    assert told["api"].get("text", "") == ""
+    assert told["api"].get("since_ms", 0) == 0
     assert "All 6 lanes are running" in told["now"]
     assert ">held</span>" not in told["lane page"]
 

@@ -60,7 +60,8 @@ def meter(cap: int | None, spent: int, reserved: int = 0, begins_ms: int = NOW_M
 )
 def test_the_first_words_answer_whether_it_works(overview: Overview, asking: bool, words: str, tone: str) -> None:
     heading, is_toned = _heading(overview, is_asking=asking)
-    assert ("".join(part if isinstance(part, str) else str(part[0]) for part in heading), is_toned) == (words, tone)
+    assert "".join(part if isinstance(part, str) else str(part[0]) for part in heading) == words
+    assert is_toned == tone
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,8 @@ def test_the_first_words_answer_whether_it_works(overview: Overview, asking: boo
 def test_the_credits_of_the_day_are_of_the_lanes_with_a_limit(meters: list[Meter], bar: Any, others: int) -> None:
     views = [msgspec.structs.replace(VIEW, meters={"credits_day": of_day}) for of_day in meters]
     credits_, without_limit = _credits(Overview([lane(None), *map(lane, views)], [], []), NOW_MS)
-    assert (msgspec.structs.astuple(credits_)[2:8], without_limit) == (bar, others)
+    assert msgspec.structs.astuple(credits_)[2:8] == bar
+    assert without_limit == others
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,9 @@ def test_the_throughput_covers_the_day_or_what_is_known_of_it(
 ) -> None:
     site: Any = SimpleNamespace(queries=Ended(*(NOW_S - ago for ago in ago_s)))
     chart, shown, last_day = throughput(site, "", NOW_MS, asked)
-    assert (shown, last_day, len(chart.rows)) == (span, ended, slots)
+    assert shown == span
+    assert last_day == ended
+    assert len(chart.rows) == slots
     assert [at_ms for at_ms, _ in chart.rows] == [(begin_s + n * step_s) * 1_000 for n in range(slots)]
     assert chart.total == sum(NOW_S - ago >= begin_s for ago in ago_s) * 2
     assert len(chart.times_ms) == (7 if span == "hour" else 9 if slots == 96 else 5)
@@ -160,7 +164,8 @@ def test_waits_without_a_visible_gap_are_one_band_and_the_last_is_of_now_if_it_h
     last = wait(9_000, None)
     for waits, now in (([first, last], last), ([last], last), ([last, first], None), ([], None)):
         timeline = leads._timeline(Mock(events=[], waits=waits, column="accepted"), 10_000)
-        assert (timeline["now"], timeline["length_ms"]) == (now, sum(some.length_ms(10_000) for some in waits))
+        assert timeline["now"] == now
+        assert timeline["length_ms"] == sum(some.length_ms(10_000) for some in waits)
     waits = [wait(0, 100, "why"), wait(1_000, 2_000), wait(2_030, 2_040, "too near"), wait(9_000, None)]
     assert leads._bands(waits, "warn", 0, 10_000, 10_000) == [
         Band(0.0, 1.0, "warn", "100 ms: why"),
@@ -199,7 +204,8 @@ def test_a_forecast_is_of_what_was_booked_in_the_last_minutes_if_the_board_knows
         Slot(NOW_S - 240, credits=4),
     ]
     forecasts = forecasts_of(view, minutes, NOW_MS)
-    assert (forecasts["credits_day"].per_hour, forecasts["credits_month"].per_hour) == (120.0, 120.0)
+    assert forecasts["credits_day"].per_hour == 120.0
+    assert forecasts["credits_month"].per_hour == 120.0
     assert forecasts_of(VIEW, minutes, NOW_MS) == forecasts_of(view, minutes[2:], NOW_MS) == {}
     assert forecasts_of(view, minutes[:2], NOW_MS) == {}, "a burst, after which nothing was booked"
 
@@ -227,16 +233,20 @@ def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
     first = page()
     last = page(after=100)
     assert first["waiting"] == last["waiting"] == Waiting(150 * 151 // 2)
-    assert (first["back"], first["after"], last["after"]) == (0, 100, 0)
+    assert first["back"] == 0
+    assert first["after"] == 100
+    assert last["after"] == 0
     assert [row["partition"] for row in first["rows"] + last["rows"]] == list(range(1, 151)), "0 has no record"
     assert first["rows"][8:11] == [
         {"topic": "leads", "partition": 9, "waiting": Waiting(9), "workspaces": names[9], "more": False},
         {"topic": "leads", "partition": 10, "waiting": Waiting(10), "workspaces": names[10], "more": False},
         {"topic": "leads", "partition": 11, "waiting": Waiting(11), "workspaces": names[11][:10], "more": True},
     ]
-    assert (page("", 1)["waiting"], page("", 1)["back"]) == (Waiting(1_007, at_most=True), 6)
+    assert page("", 1)["waiting"] == Waiting(1_007, at_most=True)
+    assert page("", 1)["back"] == 6
     assert page("leads.retry")["waiting"] == Waiting(11)
-    assert (page("", 1, of="producers")["waiting"], page(of="producers")["of"]) == (Waiting(1_001, True), "producers")
+    assert page("", 1, of="producers")["waiting"] == Waiting(1_001, True)
+    assert page(of="producers")["of"] == "producers"
     assert page("leads.retry", of="producers")["waiting"] == Waiting(0)
     assert page("leads.bulk", 2)["rows"] == []
     unknown: Any = {"waiting": None, "rows": [], "topic": "leads", "partition": 3, "of": "", "after": 0, "back": 0}
@@ -260,7 +270,10 @@ def test_the_commands_of_a_page_begin_after_the_last_one_of_the_page_before(afte
     site: Any = SimpleNamespace(queries=queries)
     page = audit_page(site, moment(None), {"after": after, "who": "jane"})
     commands.assert_called_once_with(CommandFilter(who="jane"), begins, 51)
-    assert (page["rows"], page["after"], page["kinds"], page["people"]) == ([], "", ["kind"], ["who"])
+    assert page["rows"] == []
+    assert page["after"] == ""
+    assert page["kinds"] == ["kind"]
+    assert page["people"] == ["who"]
 
 
 def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() -> None:
@@ -286,11 +299,15 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
         ("r0 (acme)", 1), ("r1 (acme / people)", 2), ("r2 (acme / people)", 3), ("r3 (acme / people)", 4),
         ("rarer causes", 3 + 4 + 5 + 6),
     ]  # fmt: skip
-    assert (chart.rows[0], len(chart.rows)) == ((begin_s * 1_000, [1, 1, 1, 1, 3]), 24)
+    assert chart.rows[0] == (begin_s * 1_000, [1, 1, 1, 1, 3])
+    assert len(chart.rows) == 24
     assert [(row["share"], row["last_day"]) for row in page["rows"]] == [
         (round((7 - n) / 28 * 100, 1), 1 + n) for n in range(7)
     ]
-    assert (page["after"], page["deferred"], page["others"], page["kept_days"]) == (50, 4, 3, 14)
+    assert page["after"] == 50
+    assert page["deferred"] == 4
+    assert page["others"] == 3
+    assert page["kept_days"] == 14
     assert dead_page(site, moment({}), {"from": "parked", "after": "8"})["after"] == 0, (
         "58 causes, and this page ends with the last"
     )
@@ -324,7 +341,9 @@ def test_the_page_of_a_replay_says_whether_a_command_waits_and_its_process_is_si
 ) -> None:
     site: Any = SimpleNamespace(queries=SimpleNamespace(replay=lambda name: progress))
     page: Any = replay_page(site, moment({}), {"replay": "r-1", "asked": asked})
-    assert (page["waits"], page["silent"], page["progress"]) == (waits, silent, progress)
+    assert page["waits"] == waits
+    assert page["silent"] == silent
+    assert page["progress"] == progress
 
 
 def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
@@ -356,7 +375,9 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
     page: Any = lane_page(site, moment({}), {"workspace": "acme"})
     day_s = 86_400
     assert asked == [(60, NOW_S - HOUR_S), (900, NOW_S - 26 * HOUR_S), (day_s, NOW_S - 35 * day_s)]
-    assert (page["hours_n"], page["zone"], page["worst"]) == (3, "Europe/Berlin", (70.0, 900))
+    assert page["hours_n"] == 3
+    assert page["zone"] == "Europe/Berlin"
+    assert page["worst"] == (70.0, 900)
     begin_s = NOW_S - 3 * HOUR_S
     assert page["times_ms"] == [(begin_s + n * 3 * HOUR_S // 4) * 1_000 for n in range(5)]
     assert page["hours"] == [

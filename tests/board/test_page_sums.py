@@ -78,7 +78,8 @@ def test_a_causes_page_counts_what_it_lists(last_day: bool, state: Any, many: in
     settings = SimpleNamespace(names=TopicNames(), workspaces=(), destinations=())
     site: Any = SimpleNamespace(queries=queries, settings=settings)
     page: Any = cause_page(site, moment(), {"span": "day" if last_day else "", "state": state or ""})
-    assert (page["dead_letters"], page["after"]) == (many, 49 if rows == 51 else None)
+    assert page["dead_letters"] == many
+    assert page["after"] == (49 if rows == 51 else None)
     assert [row.place for row in page["rows"]] == list(range(50))
     queries.dead_letters_of.assert_called_once_with("leads.dlq", CAUSE, since_s * 1_000, None, 51, state)
 
@@ -93,10 +94,13 @@ def test_an_import_is_a_bar_of_its_columns() -> None:
         ("of a newer version", "nodata", 1, 66.67, 33.33),
     ]
     enriched, held, newer = row["parts"]
-    assert (row["at_rest"], row["share"]) == (2, 66)
+    assert row["at_rest"] == 2
+    assert row["share"] == 66
     assert row["groups"] == [("At rest", "at-rest", 2, [enriched, newer]), ("Not at rest", "moving", 1, [held])]
     empty: Any = row_of(FoundImport("march", "acme", 0, 0, "", "", None, None, None, {}, 0))
-    assert (empty["parts"], empty["at_rest"], empty["share"]) == ([], 0, 0)
+    assert empty["parts"] == []
+    assert empty["at_rest"] == 0
+    assert empty["share"] == 0
 
 
 def day(days_ago: int, *numbers: int, workspace: str = "", destination: str = "") -> Day:
@@ -127,17 +131,23 @@ def test_the_money_is_of_the_last_35_days(
     page: Any = money_page(site, moment(now_s), {"day": asked})
     kept = [entry for entry in days if entry.at_s > DAY_BEGIN_S - 35 * DAY_S]
     sums = [sum(getattr(entry, name) for entry in kept) for name in Day.__struct_fields__[3:]]
-    assert (page["days"], page["day"], page["lanes"]) == (kept, shown, list(range(100)))
+    assert page["days"] == kept
+    assert page["day"] == shown
+    assert page["lanes"] == list(range(100))
     assert page["all"] == Day("", "", kept[-1].at_s if kept else DAY_BEGIN_S, *sums)
     assert page["today"] == (kept[0] if kept and kept[0].at_s == DAY_BEGIN_S else day(0, 0, 0, 0, 0, 0))
-    assert (page["hour_ms"], page["this_hour"], page["yesterday"]) == (hour_s * 1_000, 16 + 32, 1 + 2)
+    assert page["hour_ms"] == hour_s * 1_000
+    assert page["this_hour"] == 16 + 32
+    assert page["yesterday"] == 1 + 2
     queries.credits.assert_called_once_with([""], 900, hour_s - DAY_S)
     begin_s = now_s - 35 * DAY_S + 1 if span is None else DAY_BEGIN_S - span * DAY_S
     queries.lanes_money.assert_called_once_with(None, begin_s, 1 << 62 if span is None else begin_s + DAY_S)
     chart = page["chart"]
     assert (chart is None, slots == 1) in ((True, True), (False, False))
     if chart is not None:
-        assert (len(chart.rows), len(chart.times_ms), chart.total) == (slots, labels, sums[0])
+        assert len(chart.rows) == slots
+        assert len(chart.times_ms) == labels
+        assert chart.total == sums[0]
     queries.days.return_value = []
     queries.credits.return_value = {"acme": [], "globex": []}
     assert money_page(site, moment(now_s), {"workspace": "acme"}) is not None, "it is configured"
@@ -191,11 +201,13 @@ def test_the_books_add_up_by_workspace_fifty_a_page() -> None:
     assert known == {"enriched": 204, "held": 5, "waiting": 13}
     assert page["says"] == "313 records in, of 222 leads: each lead in one column"
     assert page["waiting"] == {"leads": Waiting(9), "leads.bulk": Waiting(4)}
-    assert (page["at_most"], page["not_leads"]) == (False, [("erased", 7)])
+    assert page["at_most"] is False
+    assert page["not_leads"] == [("erased", 7)]
     assert page["rows"] == [
         (name, {"enriched": 4, "held": 5} if name == "w00" else {"enriched": 4}) for name in names[:50]
     ]
-    assert (page["after"], books_page(site, left, {"after": "w49"})["rows"]) == ("w49", [("w50", {"enriched": 4})])
+    assert page["after"] == "w49"
+    assert books_page(site, left, {"after": "w49"})["rows"] == [("w50", {"enriched": 4})]
     assert books_page(site, left, {"after": "w00"})["after"] == ""
 
 
@@ -210,7 +222,9 @@ def test_each_filter_of_the_leads_lists_as_many_as_its_tab_says(local: Client, w
     whole = page()
     for name, _, many in whole["columns"]:
         listed = page(name)
-        assert (listed["matches"], len(listed["rows"]), listed["columns"]) == (many, min(many, 50), whole["columns"])
+        assert listed["matches"] == many
+        assert len(listed["rows"]) == min(many, 50)
+        assert listed["columns"] == whole["columns"]
         assert (listed["after"] is None) == (many <= 50)
     assert whole["matches"] == whole["all"] == sum(many for *_, many in whole["columns"])
     assert page(status="enriched,partial")["matches"] == sum(

@@ -87,12 +87,15 @@ async def test_a_lead_that_clay_does_not_have_is_sent_again_and_booked_once(kafk
         await line.until(lambda: line.last()["accepted"] == 1, 60, "accepted")
         after = await line.books_balance()
         spent = {account["spent"] for account in after["accounts"] if account["meter"] == "credits"}
-        assert (spent, after["open_costs"], after["possible_doubles"]) == ({1}, [], {"w0": 1})
+        assert spent == {1}
+        assert after["open_costs"] == []
+        assert after["possible_doubles"] == {"w0": 1}
         metric = 'stream_app_possible_double_spends_total{destination="w0-crm",workspace="w0"} 1.0'
         assert metric in await line.get(worker, "/metrics")
         assert set(line.summary()["leads"].values()) == {1}
         code, output = await line.run(*about)
-        assert (code, "NOT APPLIED, this lead is not parked" in output) == (1, True), output
+        assert code == 1, output
+        assert "NOT APPLIED, this lead is not parked" in output, output
         await line.done("lanes", "budget", "w0", "--credits-per-day", "400", "--why", "more money")
         rows = line.directory / "rows.jsonl"
         rows.write_text('{"email":"ada@example.com"}\n')

@@ -205,7 +205,8 @@ async def refusal(address: str, settings: Settings, **changes: str) -> str:
 def health_check_config() -> str:
     """Return the client properties that the health check of Kafka pipes to the tool."""
     program, option, script = SERVICES["kafka"]["healthcheck"]["test"][1:]
-    assert (program, option) == ("bash", "-c")
+    assert program == "bash"
+    assert option == "-c"
     tool = "/opt/kafka/bin/kafka-broker-api-versions.sh --bootstrap-server kafka:9092 --command-config"
     assert tool in script
     script = script.replace("$$", "$").replace(tool, "cat").replace(" > /dev/null", "")

@@ -31,7 +31,8 @@ async def test_a_pause_under_load_holds_every_lead_until_resume(kafka: Broker, n
         await line.publish([command(line, "pause", "c1")])
         paused = await answer(line, "c1")
         assert paused.lane is not None
-        assert (paused.applied, paused.lane.holds) == (True, "paused")
+        assert paused.applied is True
+        assert paused.lane.holds == "paused"
         async with httpx.AsyncClient() as client:
             shown = await client.get(f"http://127.0.0.1:{line.ports[worker.pid]}/lanes/w0")
         assert shown.status_code == 404, "its port is open to other machines, and a lane shows money"
@@ -81,14 +82,18 @@ async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace:
         code, output = await line.ask("explain", "--workspace", "w0")
         assert code == 1, output
         (finding,) = output["findings"]
-        assert (finding["code"], finding["waiting"]) == ("paused", 10)
+        assert finding["code"] == "paused"
+        assert finding["waiting"] == 10
         assert "stream-app lanes resume w0" in finding["lifts"]
         code, output = await line.ask("lanes", "resume", "w0", "--why", "go on", "--who", "jane")
         assert code == 0, output
         (resumed,) = output["answers"]
-        assert (resumed["who"], resumed["applied"], resumed["lane"].get("holds", "")) == ("jane", True, "")
+        assert resumed["who"] == "jane"
+        assert resumed["applied"] is True
+        assert resumed["lane"].get("holds", "") == ""
         code, output = await line.run("lanes", "quota", "w0", "--webhook", "unknown", "--use", "--why", "x")
-        assert (code, "NOT APPLIED" in output) == (1, True), output
+        assert code == 1, output
+        assert "NOT APPLIED" in output, output
         output = await line.done("lanes", "budget", "w0", "--credits-per-day", "9000", "--why", "x")
         assert "unlimited -> 9000" in output
         await line.until_over(20, 30)
@@ -126,7 +131,8 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
 ) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
         code, output = await line.run("suppress", "add", "person3@example.com", "--why", "objected")
-        assert (code, output.count("queued c-")) == (3, 1), output
+        assert code == 3, output
+        assert output.count("queued c-") == 1, output
         await line.publish(line.leads(10))
         await line.publish([command(line, "pause", "c1")])
         await line.publish([line.lead(number, "w0", import_id="march.csv") for number in range(10, 30)])
@@ -142,12 +148,14 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         assert suppressed == {"lead-3": "suppressed", **cancelled}
         assert line.summary()["leads"].keys() == ended.keys() - suppressed.keys()
         code, output = await line.run("suppress", "list", "person3@example.com", "person4@example.com")
-        assert (code, "1 person is on the suppression list" in output) == (1, True), output
+        assert code == 1, output
+        assert "1 person is on the suppression list" in output, output
         assert "person3" not in output
         assert "some partition has no worker" not in output
         await line.done("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
         code, output = await line.run("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
-        assert (code, "0 people are off the suppression list; 1 person was not on it" in output) == (1, True), output
+        assert code == 1, output
+        assert "0 people are off the suppression list; 1 person was not on it" in output, output
         await line.publish([line.lead(3, "w1")])
         await line.until(lambda: "lead-3" in line.summary()["leads"], 20, "it may be sent now")
         await line.until_over(32, 20)
@@ -182,7 +190,8 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         path = next(line.directory.glob("replay-*.toml"))
         path.write_text(path.read_text() + new)
         code, report = await line.run("lanes", "reload", "--why", "a second webhook")
-        assert (code, "adopted: " in report) == (0, True), report
+        assert code == 0, report
+        assert "adopted: " in report, report
         assert "destination w0-crm with 2 webhooks" in report
         adopted = '"workspaces": 2, "destinations": 2'
         await line.until(lambda: adopted in line.logs[replay.pid].read_text(), 20, "replay has adopted it by itself")

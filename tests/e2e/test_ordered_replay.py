@@ -51,16 +51,20 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
         assert stopped["sent"] < leads
         assert stopped["sent"] == len(await line.read(line.settings.names.retry))
         code, resumed = await line.ask("replay", "resume", after_kill["id"])
-        assert (code, resumed["state"]) == (0, "running"), resumed
+        assert code == 0, resumed
+        assert resumed["state"] == "running", resumed
         await line.until(lambda: line.last()["accepted"] == leads, 120, "all are accepted")
         done = await state(line, "done")
-        assert (done["sent"], done["total"], done["why"]) == (leads, leads, "Clay is back")
+        assert done["sent"] == leads
+        assert done["total"] == leads
+        assert done["why"] == "Clay is back"
         places = Counter(
             dict(record.headers)["stream-app-redriven-from"] for record in await line.read(line.settings.names.retry)
         )
         assert sorted(places.values()) == [1] * leads, "each dead letter went back once"
         output = await line.done("lanes", "log")
-        assert ("Clay is back" in output, "a look first" in output) == (True, True), "the audit has both"
+        assert "Clay is back" in output, "the audit has both"
+        assert "a look first" in output, "the audit has both"
         line.check_histories()
         assert set(line.summary()["leads"].values()) == {1}
         assert await line.stop(replay) == 0

@@ -187,7 +187,8 @@ async def test_lanes_are_written_again_after_their_topic_was_lost(kafka: Broker,
 
         await eventually(missing, 30)
         after = (await last_views(line.settings))["w0"]
-        assert (after.meters, after.webhooks) == (before["w0"].meters, before["w0"].webhooks)
+        assert after.meters == before["w0"].meters
+        assert after.webhooks == before["w0"].webhooks
         assert all(member.answers() for member in members)
 
 

@@ -191,7 +191,8 @@ async def test_missing_topics_and_workspaces_that_share_a_partition(
     assert [verdict for verdict, _ in lines["partitions"]] == ["advice"]
     assert "shared by acme, beta" in lines["partitions"][0][1]
     ((verdict, text),) = lines["topics"]
-    assert (verdict, "stream-app topics" in text) == ("failed", True)
+    assert verdict == "failed"
+    assert "stream-app topics" in text
     assert lines["clock"] == lines["strangers"] == [("skipped", "it needs the topics")], "the cause is said once"
 
 
@@ -255,6 +256,9 @@ async def test_the_receiver_of_traces_gets_its_secret_headers(
         without = await trace_check(settings_in(tmp_path, "127.0.0.1:1", "x.", trace))
         settings = load_settings(tmp_path / "stream_app.toml", {"HEADERS": f"x-token={PASSWORD}"}, ())
         check = await trace_check(settings)
-    assert (without.verdict, without.text) == ("skipped", "it needs HEADERS, the headers of the trace process")
-    assert (check.verdict, text in check.text, PASSWORD in check.text) == (verdict, True, False)
+    assert without.verdict == "skipped"
+    assert without.text == "it needs HEADERS, the headers of the trace process"
+    assert check.verdict == verdict
+    assert text in check.text
+    assert PASSWORD not in check.text
     assert [b"x-token: s3cret" in head for head, _ in server.requests] == [True]

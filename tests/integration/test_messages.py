@@ -43,16 +43,16 @@ def settings_to(directory: Path, port: int, body_format: str = "json") -> Settin
 async def test_doctor_sends_a_test_message(tmp_path: Path, body_format: str) -> None:
     async with serve(READ, OK) as receiver:
         check = await message_check(settings_to(tmp_path, receiver.port, body_format), Egress.of())
-    assert (check.name, check.verdict, check.text) == ("notify", "ok", f"{LOOPBACK} took a test message")
+    assert check.name == "notify"
+    assert check.verdict == "ok"
+    assert check.text == f"{LOOPBACK} took a test message"
     ((head, body),) = receiver.requests
     assert SECRET.encode() in head.partition(b"\r\n")[0]
     assert msgspec.json.decode(body)["text"] == "stream-app doctor: a test message. Messages arrive here."
     async with serve(READ, b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n") as receiver:
         check = await message_check(settings_to(tmp_path, receiver.port, body_format), Egress.of())
-    assert (check.verdict, check.text) == (
-        "failed",
-        f"{LOOPBACK} answers HTTP 404 to messages: check notify.url_env and notify.format",
-    )
+    assert check.verdict == "failed"
+    assert check.text == f"{LOOPBACK} answers HTTP 404 to messages: check notify.url_env and notify.format"
 
 
 async def test_a_certificate_of_another_name_names_the_host_and_what_to_check(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ async def test_a_plan_is_made_kept_and_sent_once(kafka: Broker, namespace: str, 
         planner.begin(ALL, "joe")
     assert (await made(plan)).problem == ""
     assert plan.priced is not None
-    assert (plan.priced.go, plan.priced.credits_at_most, plan.ends) == (12, 12 * 20, {0: 12})
+    assert plan.priced.go == 12
+    assert plan.priced.credits_at_most == 12 * 20
+    assert plan.ends == {0: 12}
     assert plan.done == plan.total > 0
     assert planner.find(plan.id) is plan
     for _ in range(2):
@@ -55,7 +57,9 @@ async def test_a_plan_is_made_kept_and_sent_once(kafka: Broker, namespace: str, 
     first, second = (json.loads(record.value or b"") for record in orders)
     assert {(record.key, record.partition) for record in orders} == {(f"command/r-{plan.id}".encode(), 0)}
     assert first | {"at_ms": 0} == second | {"at_ms": 0}, "a second click orders the same replay"
-    assert (first["plan"]["ends"], first["plan"]["dead_letters"], first["why"]) == ({"0": 12}, 12, "Clay is back")
+    assert first["plan"]["ends"] == {"0": 12}
+    assert first["plan"]["dead_letters"] == 12
+    assert first["why"] == "Clay is back"
 
     await planner.give_up(planner.begin(ALL, "jane"))  # makes room for the next
     limited = await made(planner.begin(msgspec.structs.replace(ALL, limit=5), "joe"))

@@ -99,9 +99,12 @@ async def test_the_outcome_of_the_test_lead_is_shown_and_what_may_still_be_sent_
             within_s = 20 if outcome.ok or "ended" in outcome.says else 3
             went = await trip(settings, number, within_s, lambda event: seen.append(event.status))
             lead = took[-1]
-            assert (lead.lead_id, lead.destination, lead.force) == (f"doctor-{number}", "people", False)
+            assert lead.lead_id == f"doctor-{number}"
+            assert lead.destination == "people"
+            assert lead.force is False
             assert lead.not_after_ms is not None, "a test that was killed leaves no lead that is sent hours later"
-            assert (went.ok, went.lead_id) == (outcome.ok, f"doctor-{number}"), outcome
+            assert went.ok == outcome.ok, outcome
+            assert went.lead_id == f"doctor-{number}", outcome
             assert outcome.says in went.text
             assert ("The test lead is cancelled" in went.text) is outcome.cancels, went.text
             assert seen == [status for status, _ in outcome.reported]
@@ -174,5 +177,7 @@ async def test_the_command_asks_before_it_spends(
             assert "pass --yes to send one test lead to Clay through people: about 6 credits" in errors
             assert took == []
             code, report, errors = await doctor(at, "--yes")
-            assert (code, report["round_trip"]["ok"], len(took)) == (0, True, 1)
+            assert code == 0
+            assert report["round_trip"]["ok"] is True
+            assert len(took) == 1
             assert "about 6 credits" in errors

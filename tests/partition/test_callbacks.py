@@ -80,16 +80,26 @@ async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome:
     bench.call_back(outcome)
     await settled(bench)
     [event] = bench.events()
-    assert (event.status, event.seq, event.credits, event.actions) == (outcome, 4, 7, 1)
-    assert (event.day, event.month) == (HELD.day, HELD.month)
+    assert event.status == outcome
+    assert event.seq == 4
+    assert event.credits == 7
+    assert event.actions == 1
+    assert event.day == HELD.day
+    assert event.month == HELD.month
     row = _row.decode(bench.last(bench.key))
     assert row.final
     assert row.reservation is None
     day = bench.day()
-    assert (day.credits_reserved, day.credits_spent, day.actions_reserved, day.actions_spent) == (0, 7, 0, 1)
+    assert day.credits_reserved == 0
+    assert day.credits_spent == 7
+    assert day.actions_reserved == 0
+    assert day.actions_spent == 1
     if outcome in ("enriched", "partial"):
         [result] = bench.results()
-        assert (result.source, result.version, result.age_s, result.fields) == ("clay", 1, 1, {"title": "CTO"})
+        assert result.source == "clay"
+        assert result.version == 1
+        assert result.age_s == 1
+        assert result.fields == {"title": "CTO"}
         assert result.partial == (outcome == "partial")
     else:
         assert bench.results() == []
@@ -140,7 +150,8 @@ async def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off
     assert [event.status for event in bench.events()] == ["enriched"]
     assert bench.emitted(1) == [("callback_duplicate", "answered")]
     assert [result.age_s for result in bench.results()] == [age_s]
-    assert (bench.day().credits_reserved, bench.day().credits_spent) == (0, 7)
+    assert bench.day().credits_reserved == 0
+    assert bench.day().credits_spent == 7
 
 
 @pytest.mark.parametrize(
@@ -167,7 +178,8 @@ async def test_a_callback_settles_an_uncertain_lead(state: Status, changes: dict
     bench.call_back()
     await settled(bench)
     assert [(event.status, event.reason) for event in bench.events()] == [("accepted", "callback"), ("enriched", "")]
-    assert (bench.day().credits_spent, bench.day().credits_reserved) == (7, 0)
+    assert bench.day().credits_spent == 7
+    assert bench.day().credits_reserved == 0
     bench.publish("id0", "p0")
     await asyncio.sleep(10.0)
     assert bench.clay.bodies == []

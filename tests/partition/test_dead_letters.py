@@ -47,7 +47,8 @@ async def test_a_failed_one_that_was_replayed() -> None:
     dead_letter = bench.dead_letters(first.topic)[-1]
     emitted = b"HTTP 503: Clay takes nothing at the moment (Clay said: " + SCRUBBED + b")"
     assert dead_letter.offset > first.offset
-    assert (dead_letter.key, dead_letter.value) == (b"acme", first.value)
+    assert dead_letter.key == b"acme"
+    assert dead_letter.value == first.value
     assert headers_of(dead_letter, *TIMES) == {
         "stream-app-origin": b"leads/0/0",
         "stream-app-origin-timestamp-ms": b"%d" % began_ms,
@@ -82,14 +83,16 @@ async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(text: st
     bench, dead_letter = await refused(classify(422, None, text, 100, True, known=["Ada"]), "leads.dlq")
     headers = dict(dead_letter.headers)
     envelope = read_envelope(dead_letter)
-    assert (envelope.disposition, envelope.reason) == ("poison", "http_422")
+    assert envelope.disposition == "poison"
+    assert envelope.reason == "http_422"
     assert headers["stream-app-reason-text"] == b"HTTP 422: Clay refuses this row for what is in it" + quote
     assert headers.get("stream-app-answer-excerpt") == (SCRUBBED if text else None)
     assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
     assert envelope.not_before_ms == 0
     await bench.order("erase", lead_id="id0", destinations=["acme-main"], for_s=3)
     await bench.come_back(dead_letter, redriven(envelope, dead_letter.record_id))
-    assert (bench.states()[-1], len(bench.clay.bodies)) == ("suppressed", 1), "it was erased after the replay's plan"
+    assert bench.states()[-1] == "suppressed", "it was erased after the replay's plan"
+    assert len(bench.clay.bodies) == 1, "it was erased after the replay's plan"
 
 
 @virtual_time
@@ -97,7 +100,9 @@ async def test_a_lead_parked_as_uncertain_states_the_answer_of_clay() -> None:
     began_ms = now_ms()
     _, dead_letter = await refused(classify(500, None, SAID, 100, True, known=["Ada"]), "leads.parked")
     envelope = read_envelope(dead_letter)
-    assert (envelope.reason, envelope.http_status, envelope.excerpt) == ("uncertain", 500, SCRUBBED.decode())
+    assert envelope.reason == "uncertain"
+    assert envelope.http_status == 500
+    assert envelope.excerpt == SCRUBBED.decode()
     assert envelope.text == "it may have reached Clay (http_500); its destination has no callbacks to confirm it"
     assert began_ms < envelope.first_failure_ms <= envelope.last_failure_ms
 
@@ -117,7 +122,11 @@ async def test_a_lead_rerouted_twice_is_parked_with_its_reason_and_time() -> Non
     await asyncio.sleep(1)
     dead_letter = bench.dead_letters("leads.parked")[-1]
     envelope = read_envelope(dead_letter)
-    assert (envelope.disposition, envelope.reason, envelope.hops) == ("policy", "wrong_partition", 2)
+    assert envelope.disposition == "policy"
+    assert envelope.reason == "wrong_partition"
+    assert envelope.hops == 2
     assert "lives in partition 1" in envelope.text
-    assert (dead_letter.value, bench.kafka.log("leads.retry", 1).committed(), bench.clay.bodies) == (beta, [onward], [])
+    assert dead_letter.value == beta
+    assert bench.kafka.log("leads.retry", 1).committed() == [onward]
+    assert bench.clay.bodies == []
     assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms

@@ -66,7 +66,9 @@ async def test_only_the_heads_of_the_queues_are_read() -> None:
     assert len(awaiting) == MANY - AT_ONCE
     assert awaiting.pop_due(wait_ms + MANY // 2, MANY) == [key(number) for number in range(AT_ONCE, MANY // 2 + 1)]
     assert len(awaiting.pop_due(wait_ms + MANY, MANY)) == MANY - MANY // 2 - 1
-    assert (len(awaiting), awaiting.next_ms(), awaiting.workspaces()) == (0, None, set())
+    assert len(awaiting) == 0
+    assert awaiting.next_ms() is None
+    assert awaiting.workspaces() == set()
 
 
 @pytest.mark.parametrize(("callbacks", "waits"), [(True, 1), (False, 0)])
@@ -106,14 +108,19 @@ async def test_a_lead_is_due_at_its_deadline_and_not_before() -> None:
     queue, wait_ms = waiting(Rows(0, 10**12), values(0, 10, 10_000))
     await queue.load()
     assert [queue.pop_due(wait_ms + at_ms, AT_ONCE) for at_ms in (-1, 0, 9, 10)] == [[], [key(0)], [], [key(10)]]
-    assert (len(queue), queue.next_ms(), queue.workspaces()) == (1, wait_ms + 10_000, {"acme"})
+    assert len(queue) == 1
+    assert queue.next_ms() == wait_ms + 10_000
+    assert queue.workspaces() == {"acme"}
     queue.put_back([key(0), key(10_000)], wait_ms + 10)
-    assert (len(queue), queue.next_ms()) == (2, wait_ms + 1_010), "one that is not due yet is not put back"
+    assert len(queue) == 2, "one that is not due yet is not put back"
+    assert queue.next_ms() == wait_ms + 1_010, "one that is not due yet is not put back"
     assert [queue.pop_due(wait_ms + at_ms, AT_ONCE) for at_ms in (1_009, 1_010)] == [[], [key(0)]]
     queue.put_back([key(0), key(10)], wait_ms + 10)
     assert queue.pop_due(wait_ms + 10_000, 1) == [key(0)]
     assert queue.pop_due(wait_ms + 10_000, 2) == [key(10), key(10_000)]
-    assert (len(queue), queue.next_ms(), queue.workspaces()) == (0, None, set())
+    assert len(queue) == 0
+    assert queue.next_ms() is None
+    assert queue.workspaces() == set()
 
 
 @virtual_time

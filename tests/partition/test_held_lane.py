@@ -124,7 +124,8 @@ async def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_n
     await asyncio.sleep(SOON_S)
     second = bench.lead("acme")
     await asyncio.sleep(SOON_S)
-    assert (bench.emitted(first)[-1], bench.emitted(second)[-1]) == ("accepted", "accepted")
+    assert bench.emitted(first)[-1] == "accepted"
+    assert bench.emitted(second)[-1] == "accepted"
     assert [hook for _, hook in bench.clay.sent] == ["acme-0", "acme-1", "acme-1"]
     hooks = bench.lane().quota.webhooks
     assert {name: (hook.count, hook.suspension is not None) for name, hook in hooks.items()} == {

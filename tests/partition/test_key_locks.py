@@ -38,7 +38,8 @@ async def test_records_that_share_a_key_are_decided_in_their_order() -> None:
     bench.publish("C1", "p1")  # shares only its id with the second
     await bench.serve_for(20.0)
     [duplicate] = bench.events("leads/0/1")
-    assert (duplicate.status, duplicate.reason) == ("duplicate", "same_person")
+    assert duplicate.status == "duplicate"
+    assert duplicate.reason == "same_person"
     assert statuses(bench, 2) == ["received", "sending", "accepted"]
     assert bench.inlet.committed() == 3
 
@@ -171,4 +172,5 @@ async def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple
     for name in "abcd":
         of_it = [number for number in entered if name in asked[number][0]]
         assert all(before < after for before, after in pairwise(of_it))
-    assert (turns._holders, turns._queues) == ({}, {})
+    assert turns._holders == {}
+    assert turns._queues == {}

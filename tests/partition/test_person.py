@@ -42,7 +42,9 @@ async def test_every_identifier_of_a_lead_leads_to_it() -> None:
     assert await lead(bench, "2", {"email": ADA}) == ["duplicate"]
     assert await lead(bench, "3", LINKEDIN) == ["duplicate"]
     duplicate = next(event for event in bench.events() if event.lead_id == "3")
-    assert (duplicate.reason, duplicate.workspace, duplicate.destination) == ("same_person", "acme", "acme-main")
+    assert duplicate.reason == "same_person"
+    assert duplicate.workspace == "acme"
+    assert duplicate.destination == "acme-main"
     assert duplicate.text == "the same person was accepted before, as lead 1"
     assert await lead(bench, "4", {"email": "bob@acme.example"}) == SENT
     assert bench.clay.lead_ids == ["1", "4"]

@@ -72,7 +72,8 @@ async def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal
     }
     assert [json.loads(body)["email"] for body in bench.clay.bodies] == ["ada@example.com", "corrected@example.com"]
     end = bench.events(EARLIER)[-1]
-    assert (end.reason, end.text) == ("published_again", f"its lead was published again: {LATER}")
+    assert end.reason == "published_again"
+    assert end.text == f"its lead was published again: {LATER}"
 
 
 @virtual_time
@@ -114,7 +115,9 @@ def test_only_a_publication_replaces_and_only_what_clay_cannot_have(
     envelope = Envelope(origin=EARLIER if own else LATER, way=way)
     verdict = classify_record(row, envelope, 2_000, 1_000_000)
     if verdict == "replaces":
-        assert (own, sends, way in ("", "rerouted")) == (False, 0, True)
+        assert own is False
+        assert sends == 0
+        assert way in ("", "rerouted")
         assert "replaced" in NEXT[state], "the history of the row can end so"
         assert "sending" not in NEXT[state], "no POST of it is under way"
         assert not may_be_at_clay(row)

@@ -45,7 +45,8 @@ async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None
     held = [event for event in bench.events() if event.status == "held_outage"]
     assert [event.reason for event in held] == ["no_answer"], "one lead says it, the others wait in Kafka"
     seen = bench.partition.state.lanes.view("acme")
-    assert (seen.holds, seen.lifts[:16]) == ("no_answer", "the next answer;")
+    assert seen.holds == "no_answer"
+    assert seen.lifts[:16] == "the next answer;"
     await asyncio.sleep(3 * TIMES_OUT_S)
     assert bench.partition.state.lanes["acme"].breaker.phase != "closed", "those that timed out are enough for it"
     assert len(clay.bodies) - answered <= TRIPS_AFTER + 2 + 3 * PROBES

@@ -38,8 +38,11 @@ def _waits(bench: Bench, reason: str) -> ConsumedRecord:
     """The lead's one parked record, fit to be sent back."""
     [dead_letter] = bench.dead_letters(bench.plan.topics.parked)
     envelope = read_envelope(dead_letter)
-    assert (envelope.reason, envelope.disposition, envelope.lead_id) == (reason, "failed", "id0")
-    assert (envelope.origin, envelope.seq) == ("leads/0/0", len(bench.states()))
+    assert envelope.reason == reason
+    assert envelope.disposition == "failed"
+    assert envelope.lead_id == "id0"
+    assert envelope.origin == "leads/0/0"
+    assert envelope.seq == len(bench.states())
     assert bench.states()[-2:] == ["replayed", "parked"]
     return dead_letter
 
@@ -135,7 +138,8 @@ async def test_an_uncertain_lead_of_a_removed_destination_keeps_its_reservation_
     await bench.come_back(parked, redriven(read_envelope(parked), parked.record_id))
     assert len(bench.clay.bodies) == 2
     day = bench.day()
-    assert (day.credits_spent, day.credits_reserved) == (destination.ceiling.credits, destination.ceiling.credits)
+    assert day.credits_spent == destination.ceiling.credits
+    assert day.credits_reserved == destination.ceiling.credits
 
 
 @virtual_time
@@ -173,7 +177,8 @@ async def test_a_rejected_lead_is_found_by_its_id(document: object, lead_id: str
     bench.produce(document)
     await bench.serve_for(10.0)
     (event,) = bench.events()
-    assert (event.status, event.lead_id) == ("rejected_invalid", lead_id)
+    assert event.status == "rejected_invalid"
+    assert event.lead_id == lead_id
 
 
 SUMMARY = {"rows": 12, "refused": 2, "leads": 10, "file": "for ada@example.com.csv", "who": "jane"}
@@ -191,7 +196,8 @@ async def events_of(*imports: dict[str, Any]) -> list[StatusEvent]:
 @virtual_time
 async def test_only_the_first_event_names_the_import_and_its_summary_without_personal_data() -> None:
     first, *others = await events_of({"import_id": "march", "import_summary": SUMMARY})
-    assert (first.import_id, first.import_summary) == ("march", ImportSummary(12, 2, 10, "for [email]", "jane"))
+    assert first.import_id == "march"
+    assert first.import_summary == ImportSummary(12, 2, 10, "for [email]", "jane")
     assert {(event.import_id, event.import_summary) for event in others} == {("", None)}
 
 
@@ -204,7 +210,9 @@ async def test_a_lead_that_came_astray_names_its_import_in_its_first_event_here_
     bench.kafka.produce(0, Record("leads.retry", b"acme", lead, came.to_headers()))
     await bench.serve_for(10.0)
     first, *others = bench.events()
-    assert (first.origin, first.seq, first.import_id) == ("leads/1/7", 2, "march")
+    assert first.origin == "leads/1/7"
+    assert first.seq == 2
+    assert first.import_id == "march"
     assert {event.import_id for event in others} == {""}
 
 

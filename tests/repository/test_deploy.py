@@ -169,7 +169,9 @@ def test_every_port_is_published_and_listened_to_where_it_should_be() -> None:
     host, _, port = loaded.kafka.bootstrap.partition(":")
     listeners = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["listeners"]))
     advertised = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["advertised.listeners"]))
-    assert (host, listeners["APP"], advertised["APP"]) == ("kafka", f":{port}", f"kafka:{port}")
+    assert host == "kafka"
+    assert listeners["APP"] == f":{port}"
+    assert advertised["APP"] == f"kafka:{port}"
     assert published("kafka") == [f"{advertised['HOST']}:{listeners['HOST'].strip(':')}"]
     assert kafka_properties()["controller.quorum.voters"] == f"1@{listeners['CONTROLLER']}"
     assert simulator().host == loaded.http.host == "0.0.0.0", "others reach it"
@@ -191,7 +193,8 @@ def test_every_listener_of_kafka_needs_a_password() -> None:
         users = dict(re.findall(r'user_(\w+)="([^"]*)"', ours[f"listener.name.{name.lower()}.plain.sasl.jaas.config"]))
         assert users == {"broker": DEMANDED["KAFKA_BROKER_PASSWORD"], "app": DEMANDED["KAFKA_PASSWORD"]}
     security = settings("worker").kafka.security
-    assert (security.username, security.mechanism) == ("app", ours["sasl.enabled.mechanisms"])
+    assert security.username == "app"
+    assert security.mechanism == ours["sasl.enabled.mechanisms"]
     assert not any(name.startswith("SASL_") for name in protocols), "the image would want a JAAS file"
 
 
@@ -220,7 +223,8 @@ def test_no_container_reads_a_file_of_the_clone_but_the_one_that_copies_them() -
     """A clone that was made with umask 077 is readable for one user of this machine, who is none in a container."""
     copies = SERVICES["configuration"]
     assert copies["volumes"] == ["./deploy:/deploy:ro", "configuration:/etc/stream-app"]
-    assert (copies["user"], copies["cap_add"]) == ("0:0", ["DAC_READ_SEARCH"]), "it reads what others own, and no more"
+    assert copies["user"] == "0:0", "it reads what others own, and no more"
+    assert copies["cap_add"] == ["DAC_READ_SEARCH"], "it reads what others own, and no more"
     assert {"--no-preserve=mode", "--preserve=timestamps"} < set(copies["entrypoint"])
     for name, service in SERVICES.items():
         mounted = [volume for volume in service.get("volumes", []) if volume.startswith((".", "/"))]

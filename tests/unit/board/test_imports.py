@@ -39,10 +39,17 @@ def test_the_leads_of_an_import_are_counted_by_column(model: ReadModel, ask: Que
     take(model, event(NAMES, "crm-9", "received", 1, 9))  # of no import
     publication = only(ask)
     assert publication.columns == {"enriched": 1, "parked": 1, "held": 1, "under_way": 3, "waiting": 4}
-    assert (publication.rows, publication.refused, publication.published, publication.credits) == (12, 2, 10, 8)
-    assert (publication.file, publication.who, publication.workspace) == ("leads.csv", "jane", "acme")
-    assert (publication.first_ms, publication.last_ms) == (NOW_MS + 1, NOW_MS + 3)
-    assert (publication.leads, publication.moving) == (10, 8)
+    assert publication.rows == 12
+    assert publication.refused == 2
+    assert publication.published == 10
+    assert publication.credits == 8
+    assert publication.file == "leads.csv"
+    assert publication.who == "jane"
+    assert publication.workspace == "acme"
+    assert publication.first_ms == NOW_MS + 1
+    assert publication.last_ms == NOW_MS + 3
+    assert publication.leads == 10
+    assert publication.moving == 8
 
 
 def test_a_name_means_one_import_for_each_workspace(model: ReadModel, ask: Queries, path: Path) -> None:
@@ -135,7 +142,11 @@ def test_the_first_summary_of_an_import_counts(model: ReadModel, ask: Queries) -
     take(model, duplicate(3, "march", import_summary=forged, workspace="globex"))
     publications = {publication.workspace: publication for publication in ask.imports("", "march", None, 10)[0]}
     acme = publications["acme"]
-    assert (acme.rows, acme.refused, acme.published, acme.file, acme.who) == (12, 2, 10, "leads.csv", "jane")
+    assert acme.rows == 12
+    assert acme.refused == 2
+    assert acme.published == 10
+    assert acme.file == "leads.csv"
+    assert acme.who == "jane"
     assert publications["globex"].who == "mallory", "of another workspace"
 
 

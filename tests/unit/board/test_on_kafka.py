@@ -126,15 +126,19 @@ async def test_the_first_record_behind_the_groups_place_that_matches_is_found(
 ) -> None:
     kafka.logs = {LOG: LEADS, BULK: [Made("leads.bulk", None, b"{broken"), Made("leads.bulk", None, None)]}
     searched = await search().find(lead_id, person, workspace)
-    assert (searched.worker, searched.problem) == (UP, "")
+    assert searched.worker == UP
+    assert searched.problem == ""
     if offset is None:
-        assert (searched.matches, searched.searched, searched.left) == ([], 6, 0)
+        assert searched.matches == []
+        assert searched.searched == 6
+        assert searched.left == 0
         return
     name = LEADS[offset].value or b""
     home = "beta" if offset == 6 else "acme"
     expected = json.loads(name)["lead_id"] or f"p-{ADAS}"
     assert searched.matches == [FoundRecord(expected, home, "leads", 0, offset, NOW_MS, offset - 3)]
-    assert (searched.searched, searched.left) == (offset - 2, 6 - (offset - 2))
+    assert searched.searched == offset - 2
+    assert searched.left == 6 - (offset - 2)
 
 
 async def test_an_id_that_is_written_with_an_escape_is_found(kafka: type[FakeReader]) -> None:
@@ -155,7 +159,8 @@ async def test_a_search_ends_after_so_many_records(kafka: type[FakeReader], monk
     monkeypatch.setattr(on_kafka, "_MOST_RECORDS", 2)
     kafka.logs = {LOG: LEADS}
     searched = await search().find("unheard-of", "", "")
-    assert (searched.searched, searched.left) == (2, 2)
+    assert searched.searched == 2
+    assert searched.left == 2
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("gone"), KafkaRefused("wrong password"), TimeoutError()])
@@ -198,7 +203,8 @@ async def test_a_result_is_read_from_its_place(kafka: type[FakeReader], value: b
         filled = await fetcher.fill(FoundResultAt(1, 1, HERE))
         more: dict[str, Any] = {"problem": problem} if problem else {"age_s": 77, "fields": {"title": "CEO"}}
         assert filled == msgspec.structs.replace(HERE, **more)
-    assert (kafka.opened, kafka.closed) == (1, 0)
+    assert kafka.opened == 1
+    assert kafka.closed == 0
     await fetcher.close()
     await fetcher.close()
     assert kafka.closed == 1

@@ -61,7 +61,9 @@ def test_a_pause_of_replays_holds_each_lead_that_comes_back_through_them(model: 
     assert limits() == ["replay_paused", "replay_paused", ""], "the third waits with its worker"
     held = present(queries.lead("crm-1", NOW_MS))
     *_, before, now = held.histories[0].waits
-    assert (now.kind, now.text, now.until_ms) == ("replay", "replays are paused by jane: Clay is down", None)
+    assert now.kind == "replay"
+    assert now.text == "replays are paused by jane: Clay is down"
+    assert now.until_ms is None
     assert (now.begin_ms, now.end_ms) == (held.histories[0].at_ms, None) != (before.begin_ms, None)
     take(model, Made(NAMES.replay_state, PAUSE, None, offset=1))
     assert queries.pause() is None

@@ -97,7 +97,8 @@ async def test_without_an_answer_nothing_is_found_and_nothing_is_claimed_to_be_s
     client.error = ""
     assert await cache.filled_to(1) is None
     assert not await cache.set_filled_to(1, 5)
-    assert (seen["skipped"], client.values) == (2, {})
+    assert seen["skipped"] == 2
+    assert client.values == {}
 
 
 async def test_a_call_that_fails_is_not_tried_again() -> None:
@@ -143,7 +144,8 @@ async def test_three_failures_in_a_row_pause_calls_for_a_second_that_doubles_to_
     client.error = "gone"
     for _ in range(3):
         assert await link.read(["a"]) is None
-    assert (seen["skipped"], seen["failed"]) == (0, 5), "not in a row before"
+    assert seen["skipped"] == 0, "not in a row before"
+    assert seen["failed"] == 5, "not in a row before"
     for pause_s in (1, 2, 4, 8, 16, 30, 30):
         begin_s = now_s()
         await asyncio.sleep(pause_s - 0.001)

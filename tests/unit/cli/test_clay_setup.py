@@ -80,4 +80,5 @@ def test_the_columns_are_those_that_are_sent(config: str, capsys: pytest.Capture
     assert people["webhook"]["url_variables"] == ["CLAY_WEBHOOK", "CLAY_WEBHOOK_2"]
     Path(config).write_text(f'{CONFIG}[trace]\nendpoint = "http://127.0.0.1:4318/v1/traces"\n')
     assert setup(config, "people", capsys)["webhook"]["columns"][-1]["name"] == "traceparent"
-    assert (people["dedupe_column"], setup(config, "quiet", capsys)["dedupe_column"]) == ("callback_token", "lead_id")
+    assert people["dedupe_column"] == "callback_token"
+    assert setup(config, "quiet", capsys)["dedupe_column"] == "lead_id"

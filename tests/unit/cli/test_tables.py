@@ -39,7 +39,8 @@ def test_at_80_columns_prose_is_wrapped_between_words() -> None:
 def test_in_a_pipe_a_row_is_a_line_and_nothing_is_left_out() -> None:
     lines, left_out = lines_of(dead_letters(), None)
     assert lines[1] == f"    7  credits_exhausted_suspected  2026-11-26 05:40:00Z  {SAID}"
-    assert (len(lines), left_out) == (3, [])
+    assert len(lines) == 3
+    assert left_out == []
 
 
 def test_where_not_even_the_least_fits_a_row_is_a_block() -> None:

@@ -59,7 +59,8 @@ def email() -> Draft:
 
 def test_it_goes_to_its_workspaces_home_as_the_worker_reads_it() -> None:
     answer = ready(email())
-    assert (answer.workspace, answer.partition) == ("acme", 3)
+    assert answer.workspace == "acme"
+    assert answer.partition == 3
     lead = read_lead(answer.value, b"acme")
     assert lead == Lead(fields={"email": "a@b.example"}, workspace="acme")
     assert ready({**email(), "workspace": "beta"}).partition == SETTINGS.home("beta")
@@ -68,7 +69,9 @@ def test_it_goes_to_its_workspaces_home_as_the_worker_reads_it() -> None:
 def test_a_rows_own_values_win_over_the_options_but_force_is_for_all() -> None:
     options = PublishOptions("acme", "people", "batch-1", force=True)
     lead = msgspec.json.decode(ready({**email(), "import_id": "own"}, options).value, type=Lead)
-    assert (lead.import_id, lead.destination, lead.force) == ("own", "people", True)
+    assert lead.import_id == "own"
+    assert lead.destination == "people"
+    assert lead.force is True
 
 
 def test_the_only_workspace_is_the_default() -> None:
@@ -97,7 +100,11 @@ def test_all_rows_are_checked_before_any_is_sent() -> None:
         work = check_rows(rows, Checker(SETTINGS, PublishOptions("acme")), batch.add, on_refused=refused.append)
         summary = asyncio.run(work)
         assert [lead.line for lead in batch] == [lead.line for lead in batch] == [1, 3]
-    assert (summary.rows, summary.ready, summary.published, summary.refused, summary.changed) == (3, 2, 0, 1, 1)
+    assert summary.rows == 3
+    assert summary.ready == 2
+    assert summary.published == 0
+    assert summary.refused == 1
+    assert summary.changed == 1
     assert summary.going == {("acme", "people"): 2}
     assert list(summary.fields) == ["email"]
     assert [(row.line, row.row) for row in refused] == [(2, "{}")]
@@ -131,7 +138,8 @@ def test_an_email_that_is_empty_or_only_badly_written_is_none_of_these(given: ob
 )
 def test_an_id_that_is_changed_is_known_as_such(given: str | None, lead_id: str, changed: bool) -> None:
     answer = ready({**email(), "lead_id": given})
-    assert (answer.lead_id, answer.is_changed) == (lead_id, changed)
+    assert answer.lead_id == lead_id
+    assert answer.is_changed == changed
 
 
 def test_ids_are_those_that_the_worker_will_make() -> None:
@@ -139,7 +147,9 @@ def test_ids_are_those_that_the_worker_will_make() -> None:
     assert isinstance(answer, Ready)
     who = identify(Lead(fields={"email": "a@b.example"}))
     assert who is not None
-    assert (answer.lead_id, answer.given, answer.is_changed) == (who.lead_id, "", False)
+    assert answer.lead_id == who.lead_id
+    assert answer.given == ""
+    assert answer.is_changed is False
 
 
 OF_ACME = ImportSummary(rows=3, refused=1, leads=2, file="leads.csv", who="jane")

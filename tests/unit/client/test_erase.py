@@ -141,7 +141,8 @@ async def test_a_lead_that_does_not_name_who_was_asked_for_is_linked_to_the_pers
     assert second.own == (BY_VICTIM,)
     (suppressed, erased) = erasure([first], [BY_LINKEDIN], [second])
     assert suppressed == ("suppress", "", {"people": [BY_LINKEDIN]})
-    assert (erased[2]["lead_id"], erased[2]["people"]) == ("two", (BY_LINKEDIN,))
+    assert erased[2]["lead_id"] == "two"
+    assert erased[2]["people"] == (BY_LINKEDIN,)
     everybody, *both = erasure([first, second], [BY_LINKEDIN])
     assert everybody[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM])
     assert [command[2]["lead_id"] for command in both] == ["two", "victim"]
@@ -156,7 +157,9 @@ async def test_a_lead_that_was_never_sent_leads_to_no_other_person() -> None:
     await bench.lead("two", "", fields=TWO, force=True, not_after_ms=1)
     assert bench.history("two") == ["received", "expired"]
     (lead,) = await held(BY_LINKEDIN)
-    assert (lead.lead_id, lead.people, lead.is_named) == ("two", (BY_LINKEDIN,), True)
+    assert lead.lead_id == "two"
+    assert lead.people == (BY_LINKEDIN,)
+    assert lead.is_named is True
     assert [stored.lead_id for stored in await held(BY_VICTIM)] == ["two", "victim"]
 
 

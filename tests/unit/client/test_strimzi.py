@@ -18,7 +18,8 @@ def printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Setting
     settings = load(tmp_path, 'kafka = { namespace = "Prod_EU.", partitions = 12 }\n')
     assert main(["topics", "--strimzi", "my-cluster", "--config", str(settings.path)]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert (document["apiVersion"], document["kind"]) == ("v1", "List")
+    assert document["apiVersion"] == "v1"
+    assert document["kind"] == "List"
     return settings, document["items"]
 
 

@@ -64,10 +64,13 @@ async def test_the_columns_are_guessed_as_the_command_does(kept: Uploads) -> Non
     upload = await add(kept, ADA)
     assert upload.titles == ["E-Mail", "Vorname", "Notes"]
     assert upload.names == open_csv(io.BytesIO(ADA), {}).names == ["email", "first_name", "Notes"]
-    assert (upload.import_id, upload.file, upload.state) == ("2026-09-21-kfdwzp", "leads.csv", "columns")
+    assert upload.import_id == "2026-09-21-kfdwzp"
+    assert upload.file == "leads.csv"
+    assert upload.state == "columns"
     assert (await add(kept, b"email,E-Mail,email\n")).names == ["email", "", ""], "of one name the second is left out"
     upload = await checked(kept, "\ufeffE-Mail;Name\r\nada@example.com;Ada, L\r\n".encode())
-    assert (upload.names, upload.summary.ready) == (["email", "full_name"], 1), "semicolons of a spreadsheet"
+    assert upload.names == ["email", "full_name"], "semicolons of a spreadsheet"
+    assert upload.summary.ready == 1, "semicolons of a spreadsheet"
 
 
 async def test_the_leads_are_those_that_the_command_makes(kept: Uploads, settings: Settings) -> None:
@@ -78,18 +81,22 @@ async def test_the_leads_are_those_that_the_command_makes(kept: Uploads, setting
     expected = [answer for row in open_csv(io.BytesIO(raw), {}).rows if isinstance(answer := checker.check(row), Ready)]
     assert upload._batch is not None
     assert list(upload._batch) == expected
-    assert (upload.summary.rows, upload.summary.ready, upload.summary.refused) == (4, 3, 1)
+    assert upload.summary.rows == 4
+    assert upload.summary.ready == 3
+    assert upload.summary.refused == 1
     assert upload.share == 1
 
 
 async def test_half_of_the_rows_are_refused_and_can_be_downloaded(kept: Uploads) -> None:
     raw = b"email,note\n" + b"".join(b"a%d@example.com,x\n=bad %d,y\n" % (n, n) for n in range(5_000))
     upload = await checked(kept, raw)
-    assert (upload.summary.ready, upload.summary.refused) == (5_000, 5_000)
+    assert upload.summary.ready == 5_000
+    assert upload.summary.refused == 5_000
     rows = list(csv.reader(io.StringIO(b"".join(upload.rejected_rows()).decode())))
     assert rows[0] == ["line", "reason", "text", "row"]
     assert len(rows) == 5_001
-    assert (rows[1][:2], rows[1][3]) == (["3", "bad_email"], "'=bad 0,y")
+    assert rows[1][:2] == ["3", "bad_email"]
+    assert rows[1][3] == "'=bad 0,y"
     assert len(upload.rejects) == uploads.SHOWN_REJECTS
     assert {reject.row for reject in upload.rejects} == {""}
 
@@ -162,13 +169,17 @@ async def test_a_failed_publication_can_be_repeated(kept: Uploads, monkeypatch: 
     assert not kept.send(upload, upload.digest), "a second click"
     clicked.set()
     await settled(upload)
-    assert (upload.state, upload.problem) == ("failed", "Kafka accepted 0 records, then no more")
+    assert upload.state == "failed"
+    assert upload.problem == "Kafka accepted 0 records, then no more"
     with pytest.raises(uploads.CostChanged, match="Open the page of the file again"):
         kept.send(upload, "what another tab showed")
     assert kept.send(upload, upload.digest)
     await settled(upload)
-    assert (upload.state, upload.published, upload._source.closed) == ("published", 1, True)
+    assert upload.state == "published"
+    assert upload.published == 1
+    assert upload._source.closed is True
     assert sent[0] == sent[1], "the same leads with the same import"
     lead = msgspec.json.decode(sent[1][0], type=Lead)
-    assert (lead.import_id, lead.import_summary) == (upload.import_id, ImportSummary(1, 0, 1, "leads.csv", "jane"))
+    assert lead.import_id == upload.import_id
+    assert lead.import_summary == ImportSummary(1, 0, 1, "leads.csv", "jane")
     assert not kept.send(upload, upload.digest)

@@ -67,7 +67,8 @@ def test_a_webhook_and_a_token_are_adopted_and_old_webhooks_stay_known(files: Fi
     files.secret("TOKEN", "new")  # a file counts more than the environment, which cannot change
     files.write(TOML.replace('["FIRST"]', '["SECOND"]'))
     reported = asyncio.run(files.configuration.refresh())
-    assert (reported.applied, reported.text) == (True, "adopted: destination people with 1 webhooks")
+    assert reported.applied is True
+    assert reported.text == "adopted: destination people with 1 webhooks"
     first = webhook_id(URL + "first")
     second = webhook_id(URL + "second")
     assert files.configuration.plan.destinations["people"].webhook_ids == (second,)
@@ -156,8 +157,12 @@ def test_a_removed_workspace_that_comes_back_with_another_home_is_refused_and_no
     refused = asyncio.run(configuration.reload("first"))
     with pytest.raises(RowUnreadable) as at_start:
         Lanes(1, files.read().plan, Clock(), Observer(), Intake()).load(dict(lanes.rows()))
-    assert (refused.applied, refused.reason, refused.text) == (False, "refused", str(at_start.value))
-    assert (configuration.plan.workspaces, configuration.plan.pins, configuration.endpoints) == ({}, {}, {})
+    assert refused.applied is False
+    assert refused.reason == "refused"
+    assert refused.text == str(at_start.value)
+    assert configuration.plan.workspaces == {}
+    assert configuration.plan.pins == {}
+    assert configuration.endpoints == {}
     assert asyncio.run(configuration.refresh()) == refused, "until the file is corrected"
     files.write(TOML)
     assert asyncio.run(configuration.reload("second")).applied
@@ -182,7 +187,8 @@ def test_a_wrong_configuration_changes_nothing_and_shows_no_secret(files: Files)
     files.secret("FIRST", "https://example.com/secret-slug")
     files.write(TOML + "\n[workspaces.beta.rate]\nrate_per_s = 4\n")
     reported = asyncio.run(files.configuration.refresh())
-    assert (reported.applied, reported.reason) == (False, "bad_configuration")
+    assert reported.applied is False
+    assert reported.reason == "bad_configuration"
     assert "environment variable FIRST" in reported.text
     assert "secret-slug" not in reported.text
     assert "beta" not in files.configuration.plan.workspaces

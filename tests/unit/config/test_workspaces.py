@@ -88,10 +88,17 @@ def test_all_workspaces_have_the_defaults_key_by_key(tmp_path: Path) -> None:
     settings = load(tmp_path, PEOPLE.replace(CAP, "") + defaults, needs=())
     acme = settings.workspaces["acme"]
     beta = settings.workspaces["beta"]
-    assert (acme.hold, acme.rate.burst, acme.rate.rate_per_s) == ("degrade", 5, Workspace("").rate.rate_per_s)
-    assert (acme.budget.credits_per_day, acme.budget.soft_limits, acme.budget.tz) == (500, (90,), "Europe/Berlin")
-    assert (beta.hold, beta.rate.burst) == ("degrade", 5)
-    assert (beta.budget.credits_per_day, beta.budget.soft_limits, beta.budget.tz) == (40, (90,), "America/New_York")
+    assert acme.hold == "degrade"
+    assert acme.rate.burst == 5
+    assert acme.rate.rate_per_s == Workspace("").rate.rate_per_s
+    assert acme.budget.credits_per_day == 500
+    assert acme.budget.soft_limits == (90,)
+    assert acme.budget.tz == "Europe/Berlin"
+    assert beta.hold == "degrade"
+    assert beta.rate.burst == 5
+    assert beta.budget.credits_per_day == 40
+    assert beta.budget.soft_limits == (90,)
+    assert beta.budget.tz == "America/New_York"
 
 
 def test_a_mistake_in_the_defaults_is_reported_once(tmp_path: Path) -> None:

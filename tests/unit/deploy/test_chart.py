@@ -103,7 +103,8 @@ def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
             assert container[probe]["httpGet"] == {"path": path, "port": "ops"}
     for name, number in (("gateway", http.gateway_port), ("board", http.board_port)):
         (port,) = find(rendered, "Service", f"-{name}")["spec"]["ports"]
-        assert (port["port"], port["targetPort"]) == (number, "http")
+        assert port["port"] == number
+        assert port["targetPort"] == "http"
     metrics, gateway, board = find(rendered, "NetworkPolicy", "")["spec"]["ingress"]
     assert {port["port"] for port in metrics["ports"]} == {ports["ops"] for ports in served.values()}
     assert {port["port"] for port in gateway["ports"]} == {http.gateway_port}
@@ -157,7 +158,8 @@ def test_selectors_select_one_process(chart: Chart, values: dict[str, Any]) -> N
         if name in ("trace", "board"):  # one pod, which may be restarted at any time
             continue
         budget = find(rendered, "PodDisruptionBudget", f"-{name}")["spec"]
-        assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+        assert budget["maxUnavailable"] == 1
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
         assert budget["selector"]["matchLabels"].items() <= labels
         assert budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == name
 
@@ -233,13 +235,17 @@ def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
     assert rule["spec"] == yaml.safe_load(of_this)
     assert rule["metadata"]["labels"]["release"] == monitor["metadata"]["labels"]["release"] == "prometheus"
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    assert (endpoint["port"], endpoint["path"]) == ("ops", "/metrics")
+    assert endpoint["port"] == "ops"
+    assert endpoint["path"] == "/metrics"
     job, release = endpoint["relabelings"]
-    assert (job["targetLabel"], release["targetLabel"], release["separator"]) == ("job", "release", "/")
+    assert job["targetLabel"] == "job"
+    assert release["targetLabel"] == "release"
+    assert release["separator"] == "/"
     labels = processes(rendered)["worker"]["metadata"]["labels"]
     by_source = {f"__meta_kubernetes_pod_label_{re.sub(r'[^a-z0-9]', '_', label)}": label for label in labels}
     namespace, name = release["sourceLabels"]
-    assert (namespace, labels[by_source[name]]) == ("__meta_kubernetes_namespace", "leads")
+    assert namespace == "__meta_kubernetes_namespace"
+    assert labels[by_source[name]] == "leads"
     jobs = set(re.findall(r'job="(\w+)"', text))
     label = by_source[job["sourceLabels"][0]]
     assert jobs == {template["metadata"]["labels"][label] for template in processes(rendered).values()}

@@ -28,7 +28,9 @@ def test_a_cluster_may_choose_the_user_id(chart: Chart) -> None:
     other = objects(chart, ALL | {"podSecurityContext": {"runAsUser": 1_000_660_000, "fsGroup": 2000}})
     for pod in pods(other):
         mine = pod["securityContext"]
-        assert (mine["runAsUser"], mine["runAsGroup"], mine["fsGroup"]) == (1_000_660_000, 10001, 2000)
+        assert mine["runAsUser"] == 1_000_660_000
+        assert mine["runAsGroup"] == 10001
+        assert mine["fsGroup"] == 2000
     with pytest.raises(HelmValuesError, match="runAsNonRoot"):
         chart.render(ALL | {"podSecurityContext": {"runAsNonRoot": False}})
 

@@ -145,7 +145,8 @@ def test_pods_spread_over_zones_and_nodes_if_they_can(chart: Chart, values: dict
         keys = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
         assert [constraint["topologyKey"] for constraint in spread] == keys
         for constraint in spread:
-            assert (constraint["whenUnsatisfiable"], constraint["maxSkew"]) == ("ScheduleAnyway", 1)
+            assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+            assert constraint["maxSkew"] == 1
             assert constraint["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
 
 

@@ -75,10 +75,15 @@ def test_a_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
 @pytest.mark.parametrize("uid", BOARDS)
 def test_a_dashboard_can_be_kept_and_is_found(uid: str) -> None:
     board = BOARDS[uid]
-    assert (board["uid"], board["editable"], board["tags"]) == (uid, False, ["stream-app"])
+    assert board["uid"] == uid
+    assert board["editable"] is False
+    assert board["tags"] == ["stream-app"]
     first, release, *others = board["templating"]["list"]
-    assert (first["name"], first["type"]) == ("datasource", "datasource")
-    assert (release["name"], release["includeAll"], release["multi"]) == ("release", False, False), "one at a time"
+    assert first["name"] == "datasource"
+    assert first["type"] == "datasource"
+    assert release["name"] == "release", "one at a time"
+    assert release["includeAll"] is False, "one at a time"
+    assert release["multi"] is False, "one at a time"
     for variable in others:
         assert 'release="$release"' in variable["query"]
     for variable in (release, *others):

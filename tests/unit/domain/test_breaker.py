@@ -112,7 +112,8 @@ class BreakerMachine(RuleBasedStateMachine):
     def host_is_checked(self, answers: bool) -> None:
         before = self.state
         self.state = breaker.host_checked(POLICY, before, answers, self.now_ms)
-        assert (self.state.phase, self.state.epoch) == (before.phase, before.epoch), "it proves nothing"
+        assert self.state.phase == before.phase, "it proves nothing"
+        assert self.state.epoch == before.epoch, "it proves nothing"
         if self.state is not before:
             assert before.phase == "open"
             assert self.state.until_ms <= self.now_ms + POLICY.open_cap_s * 1000
@@ -207,7 +208,8 @@ class BreakerMachine(RuleBasedStateMachine):
         self.state = breaker.release_probe(before, permit)
         if permit.lease is not None and permit.epoch == self.opened:
             self.leases.pop(permit.lease, None)
-        assert (self.state.phase, self.state.epoch) == (before.phase, before.epoch)
+        assert self.state.phase == before.phase
+        assert self.state.epoch == before.epoch
         assert self.state.lease is None or self.state.lease.id != permit.lease
 
     @precondition(lambda self: len(self.calls) > 2)

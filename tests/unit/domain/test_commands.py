@@ -80,11 +80,14 @@ def test_what_a_lead_did_cost_takes_the_place_of_what_was_booked(
         event = StatusEvent(
             f"{place}#1", "crm-1", "cost_corrected", 1, NOW_MS, place, trace_id=trace_of(place), **about, **more
         )
-    assert (answer.event, answer.text) == (event, f"crm-1: {text}")
+    assert answer.event == event
+    assert answer.text == f"crm-1: {text}"
     assert answer.row == (PEOPLE, msgspec.json.encode(after))
     for period, spent in zip(answer.lane.budget.days + answer.lane.budget.months, (50, 60), strict=True):
-        assert (period.credits_spent, period.actions_spent) == (spent + credits_ - 20, 9 + actions - 5)
-        assert (period.credits_reserved, period.actions_reserved) == (7, 1)
+        assert period.credits_spent == spent + credits_ - 20
+        assert period.actions_spent == 9 + actions - 5
+        assert period.credits_reserved == 7
+        assert period.actions_reserved == 1
     assert settled({PEOPLE: msgspec.json.decode(answer.row[1], type=Delivery)}, give_up=True) == NOT_PARKED
 
 
@@ -100,7 +103,8 @@ def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
     assert (answer.event.status, answer.event.reason, answer.event.text) == (
         *("suppressed", "given_up", f"given up by jane{why}"),
     )
-    assert (answer.lane, answer.event.credits) == (LANE, None)
+    assert answer.lane == LANE
+    assert answer.event.credits is None
     after = msgspec.structs.replace(row("parked"), state="suppressed", seq=5, at_ms=NOW_MS, final=True)
     assert answer.row == (PEOPLE, msgspec.json.encode(after))
 
@@ -176,20 +180,26 @@ def test_an_id_has_1_to_128_characters_and_another_is_answered_by_its_place(leng
     assert isinstance(read, Command if is_read else CommandAnswer)
     assert (read.id, command_id(record.value)) == (("x" * length,) * 2 if is_read else ("lanes/3/7", ""))
     if isinstance(read, CommandAnswer):
-        assert (read.applied, read.reason, read.workspace, read.partition) == (False, "unreadable", "acme", 3)
-        assert (read.at_ms, read.who) == (NOW_MS, "")
+        assert read.applied is False
+        assert read.reason == "unreadable"
+        assert read.workspace == "acme"
+        assert read.partition == 3
+        assert read.at_ms == NOW_MS
+        assert read.who == ""
         assert "1 to 128 characters" in read.text
 
 
 def test_the_answer_to_what_is_no_command_is_short() -> None:
     read = of_type(CommandAnswer, read_command(as_record(kind="x\n" * 500_000), NOW_MS))
     assert read.text.startswith("this is no command that this version knows: Invalid enum value 'x")
-    assert (len(read.text) < 500, len(read.text.splitlines())) == (True, 1)
+    assert len(read.text) < 500
+    assert len(read.text.splitlines()) == 1
 
 
 def test_names_are_cut_to_what_a_row_may_hold() -> None:
     read = of_type(Command, read_command(as_record(who="w" * 200, workspace="a" * 200), NOW_MS))
-    assert (read.who, read.workspace) == ("w" * 128, "a" * 128)
+    assert read.who == "w" * 128
+    assert read.workspace == "a" * 128
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,13 @@ def _done(lane: Lane, order: Order, policy: Workspace = POLICY) -> Lane:
 def test_a_pause_holds_until_it_is_resumed() -> None:
     paused = _done(LANE, controls.Pause())
     held = of_type(Held, _ask(paused))
-    assert (held.reason, held.text, held.status) == ("paused", "paused by anna: maintenance", "held_paused")
+    assert held.reason == "paused"
+    assert held.text == "paused by anna: maintenance"
+    assert held.status == "held_paused"
     seen = view(POLICY, paused, [PEOPLE], NOW_MS + 5_000)
-    assert (seen.holds, seen.paused_by, seen.since_ms) == ("paused", BY, NOW_MS)
+    assert seen.holds == "paused"
+    assert seen.paused_by == BY
+    assert seen.since_ms == NOW_MS
     assert isinstance(_ask(_done(paused, controls.Resume())), Grant)
 
 
@@ -80,7 +84,10 @@ def test_shadow_decides_and_counts_and_holds_nothing() -> None:
     for _ in range(8):
         lane = _call(lane, REFUSED)
     seen = view(POLICY, lane, [PEOPLE], NOW_MS)
-    assert (seen.breaker, seen.mode, seen.holds, seen.shadow_breaker) == ("open", "shadow", "", 3)
+    assert seen.breaker == "open"
+    assert seen.mode == "shadow"
+    assert seen.holds == ""
+    assert seen.shadow_breaker == 3
 
 
 def test_reset_clears_failures_but_neither_a_pause_nor_a_retry_after() -> None:
@@ -131,7 +138,8 @@ def test_a_shadow_budget_lets_through_and_counts() -> None:
 )  # fmt: skip
 def test_an_order_that_makes_no_sense_changes_nothing_and_says_why(order: Order, says: str) -> None:
     answer = obey(POLICY, LANE, order, BY, PEOPLE.webhook_ids)
-    assert (answer.done, answer.lane) == (False, LANE)
+    assert answer.done is False
+    assert answer.lane == LANE
     assert says in answer.text
 
 
@@ -184,7 +192,8 @@ def test_entries_become_the_arguments_of_a_command() -> None:
     entered = {"credits_per_day": "8,000", "credits_per_month": "None", "actions_per_day": "configured"}
     args, problems = read_entries("budget", {**entered, "shadow": "off"})
     caps = {"credits_per_day": 8_000, "credits_per_month": None, "actions_per_day": "configured"}
-    assert (args, problems) == ({"caps": caps, "shadow": False}, {})
+    assert args == {"caps": caps, "shadow": False}
+    assert problems == {}
     refused = "'null' is not a whole number, none or configured, from 0 to 1,000,000,000,000"
     assert read_entries("budget", {"credits_per_day": "null"})[1] == {"credits_per_day": refused}
     assert read_entries("quota", {"webhook": "hook1", "use": True}) == ({"webhook_id": "hook1", "use": True}, {})

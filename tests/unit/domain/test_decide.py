@@ -70,7 +70,8 @@ def test_a_hold_says_why_until_when_and_takes_nothing(changes: dict[str, Any], h
     if held.reason not in ("rate", "rate_limited"):
         ends_ms = 0 if held.reason in ("paused", "no_webhook", "budget_clock") else held.until_ms
         is_probing = before.breaker.phase == "half_open"
-        assert (seen.holds, seen.text) == (held.reason, held.text)
+        assert seen.holds == held.reason
+        assert seen.text == held.text
         assert is_probing or seen.until_ms == ends_ms
 
 
@@ -86,7 +87,8 @@ def test_a_grant_takes_a_token_a_reservation_and_a_submission_and_names_its_prob
     other = msgspec.structs.replace(STOPPED, destination="firms", one_destination=True)
     after, grant = decide(POLICY, lane(suspension=other), PEOPLE, NOW_MS, 77)
     assert grant == Grant(PEOPLE, Reservation("2026-11-30", "2026-11", 20, 5), "hook1", Permit(0), None, 77)
-    assert (after.rate.tokens, after.quota.webhooks) == (9.0, {"hook1": Webhook(1)})
+    assert after.rate.tokens == 9.0
+    assert after.quota.webhooks == {"hook1": Webhook(1)}
     assert after.budget.days[0].credits_reserved == 20
     assert not would_hold(POLICY, LANE, PEOPLE, NOW_MS, True, StallDetector())
     later_ms = NOW_MS + 300_000
@@ -161,7 +163,9 @@ FORCED_CLOSED = "the breaker is forced closed: nothing trips it until `auto`, `t
 def test_an_order_changes_the_lane_and_says_how(before: dict[str, Any], order: Order, says: str) -> None:
     was = lane(**before)
     answer = obey(POLICY, was, order, BY, PEOPLE.webhook_ids)
-    assert (answer.text, answer.done, answer.lane != was) == (says, True, True)
+    assert answer.text == says
+    assert answer.done is True
+    assert answer.lane != was
 
 
 def test_an_order_that_is_in_force_already_changes_nothing() -> None:

@@ -55,7 +55,10 @@ def only(findings: list[Finding]) -> Finding:
 )
 def test_each_hold_is_explained_with_its_remedy(view: LaneView, code: str, lifts: str, until_ms: int) -> None:
     finding = only(explain(facts(view, 12)))
-    assert (finding.code, finding.holds, finding.waiting, finding.until_ms) == (code, True, 12, until_ms)
+    assert finding.code == code
+    assert finding.holds is True
+    assert finding.waiting == 12
+    assert finding.until_ms == until_ms
     assert finding.since_ms == NOW_MS - 60_000
     assert finding.what == "in words"
     assert lifts in finding.lifts
@@ -68,7 +71,8 @@ def test_each_hold_is_explained_with_its_remedy(view: LaneView, code: str, lifts
 
 def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time_and_a_probe_needs_a_lead() -> None:
     probing = only(explain(facts(held("breaker_open", until_ms=NOW_MS))))
-    assert (probing.holds, probing.until_ms) == (True, 0)
+    assert probing.holds is True
+    assert probing.until_ms == 0
     assert probing.what == "in words; its next lead goes as a probe"
     assert not only(explain(facts(held("budget_credits_day", until_ms=NOW_MS - 1)))).holds
     assert only(explain(facts(held("paused", until_ms=NOW_MS - 1)))).holds
@@ -88,9 +92,13 @@ def test_what_waits_in_a_shared_partition_is_not_said_to_be_of_the_lane() -> Non
     finding = only(explain(facts(waiting=4_800, lane={"shared_with": ("beta",), "oldest_ms": NOW_MS - 60_000})))
     assert "shares partition 3 with beta" in finding.what
     assert "takes about" not in finding.what
-    assert (finding.waiting, finding.in_partition, finding.oldest_ms) == (4_800, True, NOW_MS - 60_000)
+    assert finding.waiting == 4_800
+    assert finding.in_partition is True
+    assert finding.oldest_ms == NOW_MS - 60_000
     idle = only(explain(facts(held("paused"), lane={"shared_with": ("beta",), "oldest_ms": 1})))
-    assert (idle.waiting, idle.in_partition, idle.oldest_ms) == (0, False, 0)
+    assert idle.waiting == 0
+    assert idle.in_partition is False
+    assert idle.oldest_ms == 0
 
 
 def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_step() -> None:
@@ -111,7 +119,8 @@ def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_ste
         lane = obey(policy, lane, order, Actor("jane", "x", now_ms := now_ms + 600_000)).lane
     lane, entry = granted(policy, lane, FIRMS, now_ms)
     tripped = only(explain(facts(view_of(policy, lane, [FIRMS], now_ms), at_ms=now_ms)))
-    assert (tripped.what, tripped.since_ms) == ("the circuit breaker is half_open: forced", now_ms - 600_000)
+    assert tripped.what == "the circuit breaker is half_open: forced"
+    assert tripped.since_ms == now_ms - 600_000
     lane, _ = settled(policy, lane, entry, Refused("http_503", 20, 503), now_ms, 0.5)
     assert view_of(policy, lane, [FIRMS], now_ms).outage == Outage("http_503", now_ms, now_ms, 1), "a new one"
     slow = msgspec.structs.replace(lane, breaker=msgspec.structs.replace(lane.breaker, cause="slow_rate"))
@@ -183,14 +192,17 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     view = view_of(InForce("acme", "people"), Lane("acme", 3), [PEOPLE, FIRMS], NOW_MS)
     assert view.holds == ""
     held, moves = explain(facts(view, 80))
-    assert (held.code, held.holds, held.until_ms, held.waiting) == ("no_webhook", True, 0, 80)
+    assert held.code == "no_webhook"
+    assert held.holds is True
+    assert held.until_ms == 0
+    assert held.waiting == 80
     assert held.what.startswith("leads of people: destination people has no webhook left")
     assert "webhooks_env" in held.lifts
-    assert (moves.code, moves.what) == ("moves", "runs at up to 10 a second, its rate"), (
-        "it is unknown how many are of people"
-    )
+    assert moves.code == "moves", "it is unknown how many are of people"
+    assert moves.what == "runs at up to 10 a second, its rate", "it is unknown how many are of people"
     whole = view_of(InForce("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
-    assert (whole.holds, whole.partly) == ("no_webhook", ())
+    assert whole.holds == "no_webhook"
+    assert whole.partly == ()
 
 
 def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> None:
@@ -201,7 +213,10 @@ def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> 
     end_ms = view.meters["credits_day"].ends_ms
     waiting = {"leads": 4_800, "leads.bulk": 9_000}
     held, moves = explain(facts(view, lane={"waiting": waiting}))
-    assert (held.code, held.holds, held.until_ms, held.waiting) == ("budget_credits_day", True, end_ms, 9_000)
+    assert held.code == "budget_credits_day"
+    assert held.holds is True
+    assert held.until_ms == end_ms
+    assert held.waiting == 9_000
     assert held.what.startswith("bulk leads of firms: the part of the budget credits_day that hot_share leaves")
     assert "lanes budget acme --credits-per-day N" in held.lifts
     assert "takes about 299 days: the budget credits_day has room for about 10 more leads now" in moves.what
@@ -219,12 +234,15 @@ def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     assert [(finding.code, finding.holds) for finding in findings] == [("webhook_gone", False), ("moves", False)]
     gone = findings[0]
     assert "hook1 of people is gone" in gone.what
-    assert (gone.since_ms, gone.until_ms) == (NOW_MS, NOW_MS + int(policy.suspension.probe_s * 1_000))
+    assert gone.since_ms == NOW_MS
+    assert gone.until_ms == NOW_MS + int(policy.suspension.probe_s * 1_000)
     assert "stream-app lanes resume acme" in gone.lifts
 
     alone = msgspec.structs.replace(destination, webhook_ids=("hook1",))
     held_up = only(explain(facts(view_of(policy, lane, [alone], NOW_MS), 12)))
-    assert (held_up.code, held_up.holds, held_up.waiting) == ("webhook_gone", True, 12)
+    assert held_up.code == "webhook_gone"
+    assert held_up.holds is True
+    assert held_up.waiting == 12
 
 
 DAY = "budget_credits_day"

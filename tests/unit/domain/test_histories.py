@@ -60,9 +60,13 @@ def test_what_a_history_says(
     for (status, seq), problem in zip(steps, problems, strict=True):
         event = Event("crm-1", status, seq, seq * 10, "leads/0/1", "acme")
         counts, text = advance(history, event, kept=kept)
-        assert (counts, text.endswith(problem), bool(text)) == (problem != DOUBLE, True, bool(problem)), text
+        assert counts == (problem != DOUBLE), text
+        assert text.endswith(problem) is True, text
+        assert bool(text) == bool(problem), text
     assert (history.status, history.seq, history.at_ms) == (*last, last[1] * 10)
-    assert (history.lead_id, history.headless, history.rerouted) == ("crm-1", headless, rerouted)
+    assert history.lead_id == "crm-1"
+    assert history.headless == headless
+    assert history.rerouted == rerouted
 
 
 def row(status: str, seq: int) -> Row:
@@ -112,7 +116,8 @@ def test_what_does_not_add_up(last: Step, facts: dict[str, Any], terms: dict[str
     history = RecordHistory(status=last[0], seq=last[1], at_ms=10 * last[1], **more)
     evidence = msgspec.structs.replace(Found(0, True, True, False, None, False, False), **facts)
     wrong = audit(history, evidence, msgspec.structs.replace(Terms(0, False, frozenset()), **terms))
-    assert (wrong.startswith(says), bool(wrong)) == (True, bool(says)), wrong
+    assert wrong.startswith(says) is True, wrong
+    assert bool(wrong) == bool(says), wrong
 
 
 RANKS: dict[Rank, str] = {

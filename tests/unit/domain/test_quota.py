@@ -64,7 +64,8 @@ class QuotaMachine(RuleBasedStateMachine):
             assert isinstance(picked, Wait) == bool(left)
             assert picked is None or picked.until_ms == min(self.probe_at_ms[webhook] for webhook in left)
             return
-        assert (picked.webhook_id, picked.probe is not None) == (hook, hook in self.probe_at_ms)
+        assert picked.webhook_id == hook
+        assert (picked.probe is not None) == (hook in self.probe_at_ms)
         self.state = quota.count(changed, picked.webhook_id)
         self.counts[picked.webhook_id] += 1
         self.under_way.append(picked)
@@ -199,7 +200,8 @@ def test_a_token_is_printable_ascii() -> None:
      ("2130706433", False, False), ("0x7f000001", False, False), ("0x", False, False), ("", False, False)],
 )  # fmt: skip
 def test_which_hosts_mean_this_machine_or_a_container_beside_it(host: str, loopback: bool, local: bool) -> None:
-    assert (is_loopback(host), is_local(host)) == (loopback, local)
+    assert is_loopback(host) == loopback
+    assert is_local(host) == local
     if host:
         assert is_loopback_url(f"http://[{host}]:8/x" if ":" in host else f"http://{host}:8/x") is loopback
     assert not is_loopback_url("no URL")

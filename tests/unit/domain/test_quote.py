@@ -36,19 +36,29 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
     leads = part("people", 100, Cost(6, 1), Cost(20, 5), {})
     caps = {"credits_day": 1_000, "credits_month": 9_000}
     unused = quote(policy, None, [leads], NOW_MS)
-    assert (unused.left, unused.known, unused.short) == (caps, True, []), "nothing was ever sent"
+    assert unused.left == caps, "nothing was ever sent"
+    assert unused.known is True, "nothing was ever sent"
+    assert unused.short == [], "nothing was ever sent"
     unknown = quote(policy, None, [leads], NOW_MS, asked=False)
-    assert (unknown.left, unknown.known, unknown.short) == (caps, False, [])
+    assert unknown.left == caps
+    assert unknown.known is False
+    assert unknown.short == []
     spent = {
         "credits_day": Meter("2026-09-21", NOW_MS + 1, 1_000, 700, 20, 30),
         "credits_month": Meter("2026-09", NOW_MS + 1, 9_000, 4_000),
     }
     known = quote(policy, lane(meters=spent, rate_per_s=2.0, holds="paused", text="paused by eve"), [leads], NOW_MS)
-    assert (known.left, known.short) == ({"credits_day": 250, "credits_month": 5_000}, ["credits_day"])
-    assert (known.seconds, known.known, known.holds) == (50.0, True, "paused by eve")
+    assert known.left == {"credits_day": 250, "credits_month": 5_000}
+    assert known.short == ["credits_day"]
+    assert known.seconds == 50.0
+    assert known.known is True
+    assert known.holds == "paused by eve"
     two = [leads, part("firms", 1, Cost(0, 2), Cost(0, 2), {})]
     both = quote(acme(credits_per_day=600, actions_per_day=101), None, two, NOW_MS)
-    assert (both.leads, both.credits, both.actions, both.short) == (101, 600, 102, ["actions_day"])
+    assert both.leads == 101
+    assert both.credits == 600
+    assert both.actions == 102
+    assert both.short == ["actions_day"]
 
 
 @pytest.mark.parametrize(
@@ -85,8 +95,11 @@ def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
     nine, ten = (part("people", leads, Cost(6, 1), Cost(20, 5), {}) for leads in (9, 10))
     new = Lane("acme", 0)
     fits = quote_of_replay(new.in_force(policy), new, [nine], 4.0, NOW_MS)
-    assert (fits.credits, fits.actions, fits.left) == (54, 9, {"credits_day": 60, "actions_day": 9})
-    assert (fits.seconds, too_dear([fits])) == (2.25, [])
+    assert fits.credits == 54
+    assert fits.actions == 9
+    assert fits.left == {"credits_day": 60, "actions_day": 9}
+    assert fits.seconds == 2.25
+    assert too_dear([fits]) == []
     assert quote_of_replay(new.in_force(policy), new, [ten], 4.0, NOW_MS).short == ["actions_day"]
 
     # An operator's live budget counts, and so does what leads turned out to cost.
@@ -94,7 +107,10 @@ def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
     live = Lane("acme", 0, changes=(Change("budget.credits_per_day", 60, 20, by),))
     three = part("people", 3, Cost(6, 1), Cost(20, 5), {"people": Estimate(7.4, 1.1, 50)})
     dear = quote_of_replay(live.in_force(policy), live, [three], 1.0, NOW_MS)
-    assert (dear.credits, dear.actions, dear.left["credits_day"], dear.seconds) == (23, 4, 20, 3.0)
+    assert dear.credits == 23
+    assert dear.actions == 4
+    assert dear.left["credits_day"] == 20
+    assert dear.seconds == 3.0
     assert too_dear([dear]) == [
         "acme: 3 leads cost about 23 credits and 4 actions, and 20 credits of today, 9 actions of today are left"
     ]
@@ -111,4 +127,7 @@ def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
     both = [part(name, 15, Cost(6, 1), Cost(), {}) for name in ("a", "b")]
     assert [quote_of_replay(lane_.in_force(policy), lane_, [quoted], 4.0, NOW_MS).short for quoted in both] == [[], []]
     dear = quote_of_replay(lane_.in_force(policy), lane_, both, 4.0, NOW_MS)
-    assert (dear.leads, dear.credits, dear.actions, dear.short) == (30, 180, 30, ["credits_day"])
+    assert dear.leads == 30
+    assert dear.credits == 180
+    assert dear.actions == 30
+    assert dear.short == ["credits_day"]

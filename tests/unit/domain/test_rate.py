@@ -132,7 +132,8 @@ def test_the_floor_is_no_higher_than_the_configured_rate() -> None:
 def test_the_first_429_in_ten_minutes_waits_and_cuts_nothing() -> None:
     """After an idle time both buckets are full: a burst takes all that Clay has to spare, and the rate is right."""
     spared = rate.on_429(POLICY, FULL, NOW_MS, None, 0.5)
-    assert (rate.current(POLICY, spared), spared.tokens) == (8.0, 0.0)
+    assert rate.current(POLICY, spared) == 8.0
+    assert spared.tokens == 0.0
     assert spared.blocked_until_ms > NOW_MS
     for after_s, left_per_s in ((2, 6.0), (599, 6.0), (610, 8.0)):
         again = rate.on_429(POLICY, spared, NOW_MS + after_s * 1_000, None, 0.5)
@@ -149,7 +150,8 @@ def test_the_rate_recovers_fast_to_near_the_last_limit_then_slowly_then_ever_fas
         state, _ = rate.take(POLICY, state, NOW_MS + 1_000 + after_s * 1000)
         rates.append(round(rate.current(POLICY, state), 2))
     assert rates == [6.0, 6.5, 7.2, 7.21, 7.31, 7.62, 8.0]
-    assert (state.cut_per_s, state.limit_per_s) == (0.0, 0.0), "forgotten"
+    assert state.cut_per_s == 0.0, "forgotten"
+    assert state.limit_per_s == 0.0, "forgotten"
 
 
 def _sent(state: Rate, from_ms: int, to_ms: int) -> Rate:
@@ -169,16 +171,21 @@ def test_two_429s_measure_the_limit_of_clay() -> None:
     assert rate.current(POLICY, state) == pytest.approx(allowed / 21)
     for _in_flight in range(3):
         state = rate.on_429(POLICY, state, NOW_MS + 22_500, 1_000, 0.5, latency_ms=2_000)
-    assert (state.limited_ms, state.sent) == (NOW_MS + 21_000, -3), "sent before the 429: no new measurement"
+    assert state.limited_ms == NOW_MS + 21_000, "sent before the 429: no new measurement"
+    assert state.sent == -3, "sent before the 429: no new measurement"
     assert state.accepted > 0 < state.accepted_ms
     state, _ = rate.take(POLICY, state, NOW_MS + 3_600_000)
-    assert (state.cut_per_s, state.limit_per_s, state.accepted, state.accepted_ms) == (0, 0, 0, 0), "forgotten"
+    assert state.cut_per_s == 0, "forgotten"
+    assert state.limit_per_s == 0, "forgotten"
+    assert state.accepted == 0, "forgotten"
+    assert state.accepted_ms == 0, "forgotten"
 
 
 def test_what_clay_took_before_the_last_429_weighs_half_of_what_it_took_since() -> None:
     state = Rate(at_ms=NOW_MS, limited_ms=NOW_MS - 10_000, sent=101, quiet_ms=10_000, accepted=100, accepted_ms=40_000)
     state = rate.on_429(POLICY, state, NOW_MS, 1_000, 0.5)
-    assert (state.accepted, state.accepted_ms) == (50 + 100, 20_000 + 10_000)
+    assert state.accepted == 50 + 100
+    assert state.accepted_ms == 20_000 + 10_000
     assert state.limit_per_s == pytest.approx(5.0), "it took 2.5 a second before, and 10 since"
 
 
@@ -236,7 +243,8 @@ def _with_clay(limit_per_s: float, jitter_ms: int) -> tuple[int, int]:
 @pytest.mark.parametrize("jitter_ms", [0, 200])
 def test_at_the_default_rate_all_of_the_quota_is_used_and_no_call_is_answered_429(jitter_ms: int) -> None:
     consumed, limited = _with_clay(CLAY_PER_S, jitter_ms)
-    assert (round(consumed / 1_800, 1), limited) == (CLAY_PER_S, 0)
+    assert round(consumed / 1_800, 1) == CLAY_PER_S
+    assert limited == 0
 
 
 @pytest.mark.parametrize(("limit_per_s", "jitter_ms"), [(9.5, 0), (8.0, 200), (6.5, 0), (5.0, 200)])

@@ -96,7 +96,9 @@ def test_a_copy_has_everything_in_its_headers(is_dead_letter: bool, failed_ms: i
     of_lead = recorder(replace(ROW, failed_at_ms=failed_ms))
     why = Reason("http_503", "busy", 503, 88, excerpt="said")
     copy = of_lead.copy("t", NOW_MS, why, way="replayed", disposition="failed" if is_dead_letter else "")
-    assert (copy.topic, copy.key, copy.value) == ("t", b"acme", VALUE)
+    assert copy.topic == "t"
+    assert copy.key == b"acme"
+    assert copy.value == VALUE
     first_ms = failed_ms or NOW_MS * is_dead_letter
     assert envelope_of(copy) == Envelope(
         "leads/0/1", NOW_MS - 5_000, 3, "replayed", "crm-1", "acme-main", "failed" if is_dead_letter else "",
@@ -113,7 +115,9 @@ def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(size: int, reas
     bad = Unreadable(reason, "in words")
     most = PLAN.sizes.dead_letter
     record = rejected(PLAN, consumed, ENVELOPE, bad, "acme", "crm-9", NOW_MS)
-    assert (record.topic, record.key, record.value) == (PLAN.topics.dlq, b"acme", b"x" * min(size, most))
+    assert record.topic == PLAN.topics.dlq
+    assert record.key == b"acme"
+    assert record.value == b"x" * min(size, most)
     assert envelope_of(record) == replace(
         ENVELOPE, seq=4, way="", cut_bytes=max(0, size - most), disposition=disposition, reason=reason,
         text="in words", last_failure_ms=NOW_MS, app=PLAN.app, lead_id="crm-9",
@@ -130,7 +134,10 @@ def test_a_record_in_the_wrong_partition_goes_home_or_is_parked(lost: bool, way:
     came = replace(ENVELOPE, way=way, last_failure_ms=8)
     record = strayed(PLAN, LeadRef(CONSUMED, came, "crm-1", PLACE, b"d/1"), 5, lost, NOW_MS, Reason("astray", "words"))
     topic, partition = (PLAN.topics.parked, None) if lost else (PLAN.topics.retry, 5)
-    assert (record.topic, record.partition, record.key, record.value) == (topic, partition, b"acme", VALUE)
+    assert record.topic == topic
+    assert record.partition == partition
+    assert record.key == b"acme"
+    assert record.value == VALUE
     assert envelope_of(record) == replace(
         came, seq=4, hops=3, way=way or "rerouted", disposition="policy" if lost else "", reason="astray",
         text="words", last_failure_ms=NOW_MS if lost else 8, app=PLAN.app,

@@ -71,7 +71,8 @@ def test_a_workspace_that_is_added_live_is_a_resident_and_a_running_one_stays() 
     plan.put_workspace(Workspace("new", ""), 1)
     assert list(plan.residents(1)) == ["w0", "w1", "new"]
     plan.put_workspace(Workspace("new", "elsewhere"), 2)
-    assert (plan.home_of("new"), plan.workspaces["new"].default_destination) == (1, "elsewhere")
+    assert plan.home_of("new") == 1
+    assert plan.workspaces["new"].default_destination == "elsewhere"
     assert list(plan.residents(2)) == []
 
 

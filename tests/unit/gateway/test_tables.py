@@ -106,13 +106,17 @@ def test_a_command_reads_the_files_at_once_and_says_what_was_adopted(watched: Wa
     with watched.file.open("a") as file:
         file.write(MORE)
     adopted = watched.watch.reload()
-    assert (adopted.applied, adopted.text) == (True, "adopted: 2 workspaces and 2 destinations")
+    assert adopted.applied is True
+    assert adopted.text == "adopted: 2 workspaces and 2 destinations"
     table = present(watched.tables[-1].at("/callbacks/globex/firms", b""))
-    assert (len(watched.tables[-1]), table.partition, table.is_configured) == (2, 3, True)
+    assert len(watched.tables[-1]) == 2
+    assert table.partition == 3
+    assert table.is_configured is True
     number = len(watched.tables)
     watched.file.write_text(f"no_such_key = 1\n{watched.file.read_text()}")
     for _ in range(2):
         refused = watched.watch.reload()
-        assert (refused.applied, refused.reason) == (False, "bad_configuration")
+        assert refused.applied is False
+        assert refused.reason == "bad_configuration"
         assert "no_such_key" in refused.text
     assert len(watched.tables) == number

@@ -80,7 +80,8 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypat
     known.replays = {name: ReplayProgress(name, "running", "jane", "", 0, plan) for name in ("r-1", "r-2")}
     await operator.work()
     assert known.replays["r-1"].state == "refused"
-    assert (known.replays["r-2"].state, known.replays["r-2"].sent) == ("done", 1)
+    assert known.replays["r-2"].state == "done"
+    assert known.replays["r-2"].sent == 1
     assert written.retried == ["leads/0/2"]
 
 

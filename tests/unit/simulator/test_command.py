@@ -47,12 +47,15 @@ async def test_listens_says_so_and_ends_cleanly(tmp_path: Path, stop: signal.Sig
             assert response.status == 200
         process.send_signal(stop)
         out, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
-        assert (process.returncode, out) == (0, b"")
+        assert process.returncode == 0
+        assert out == b""
         assert b"Traceback" not in err
         with pytest.raises(aiohttp.ClientConnectionError):
             await unanswered
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
-    assert (lines[0]["kind"], lines[0]["seed"], lines[-1]["kind"]) == ("start", 5, "stop")
+    assert lines[0]["kind"] == "start"
+    assert lines[0]["seed"] == 5
+    assert lines[-1]["kind"] == "stop"
     assert any(line.get("lead_id") == "last" for line in lines)
 
 
@@ -91,4 +94,6 @@ def test_every_problem_is_one_line_and_none_hides_another() -> None:
 def test_the_example_in_the_help_is_a_good_script() -> None:
     example = re.split(r"example script:\n|\nkinds of faults", HELP)[1]
     script = parse_script("\n".join(line.removeprefix("    ") for line in example.splitlines()))
-    assert (script.seed, script.webhooks["acme--crm"].callback.retries, script.fault[0].status) == (7, 2, 502)
+    assert script.seed == 7
+    assert script.webhooks["acme--crm"].callback.retries == 2
+    assert script.fault[0].status == 502
