@@ -2,5 +2,6 @@
 
 import os
 
-# A benchmark starts processes as they are installed: with byte code, not compiled again at each start.
+# A benchmark starts processes as they are installed: with byte code, not compiled again at each
+# start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

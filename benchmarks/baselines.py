@@ -1,6 +1,8 @@
-"""What `benchmarks.line` compares the worker with, each a process: the target, a bare loop, a stock Faust agent.
+"""What `benchmarks.line` compares the worker with, each a process: the target, a bare loop, a stock
+Faust agent.
 
-`python -m benchmarks.baselines target | bare BOOTSTRAP TOPIC URL IN_FLIGHT | stock BOOTSTRAP TOPIC URL`.
+`python -m benchmarks.baselines target | bare BOOTSTRAP TOPIC URL IN_FLIGHT | stock BOOTSTRAP TOPIC
+URL`.
 """
 
 from __future__ import annotations
@@ -53,7 +55,10 @@ async def _bare(bootstrap: str, topic: str, url: str, in_flight: int) -> None:
     from aiokafka import AIOKafkaConsumer
 
     consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, group_id=f"{topic}-bare", auto_offset_reset="earliest"
+        topic,
+        bootstrap_servers=bootstrap,
+        group_id=f"{topic}-bare",
+        auto_offset_reset="earliest",
     )
     await consumer.start()
     slots = asyncio.Semaphore(in_flight)
@@ -61,7 +66,11 @@ async def _bare(bootstrap: str, topic: str, url: str, in_flight: int) -> None:
     async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as tasks:
 
         async def post(value: bytes) -> None:
-            async with session.post(url, data=value, headers={"content-type": "application/json"}) as answer:
+            async with session.post(
+                url,
+                data=value,
+                headers={"content-type": "application/json"},
+            ) as answer:
                 await answer.read()
             slots.release()
 
@@ -82,7 +91,13 @@ def _stock(bootstrap: str, topic: str, url: str) -> None:
         store="memory://",
         datadir=tempfile.mkdtemp(),
     )
-    source = app.topic(topic, value_type=bytes, value_serializer="raw", key_type=bytes, key_serializer="raw")
+    source = app.topic(
+        topic,
+        value_type=bytes,
+        value_serializer="raw",
+        key_type=bytes,
+        key_serializer="raw",
+    )
 
     async def agent(stream: Any) -> None:
         async with httpx.AsyncClient() as client:

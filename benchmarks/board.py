@@ -1,9 +1,9 @@
 """How long each page of the board takes with many lanes and leads.
 
-`python -m benchmarks.board [--leads 1000000] [--lanes 1000] [--json]`. The records are made up in memory and go into
-a read model as the gateway writes it. Each page is then asked for many times, one after the other, from the request to
-the last byte of HTML; lists also at their pages deep inside. Garbage is collected as in the process. Exits with 1 when
-a page's p95 is 100 ms or more.
+`python -m benchmarks.board [--leads 1000000] [--lanes 1000] [--json]`. The records are made up in
+memory and go into a read model as the gateway writes it. Each page is then asked for many times,
+one after the other, from the request to the last byte of HTML; lists also at their pages deep
+inside. Garbage is collected as in the process. Exits with 1 when a page's p95 is 100 ms or more.
 """
 
 from __future__ import annotations
@@ -49,7 +49,15 @@ from stream_app.kafka.groups import Consumption
 PARTITIONS: Final = 64
 MAX_P95_MS: Final = 100.0
 _AT_ONCE: Final = 5_000
-_ENDS: Final[tuple[Status, ...]] = ("enriched", "enriched", "enriched", "no_data", "accepted", "held_budget", "parked")
+_ENDS: Final[tuple[Status, ...]] = (
+    "enriched",
+    "enriched",
+    "enriched",
+    "no_data",
+    "accepted",
+    "held_budget",
+    "parked",
+)
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -92,7 +100,10 @@ class Topics(Background[dict[str, ExistingTopic]]):
 def settings_of(folder: Path, lanes: int) -> Settings:
     text = f"[kafka]\npartitions = {PARTITIONS}\n"
     for number in range(lanes):
-        text += f'[workspaces.w{number:04}]\n[destinations.people{number:04}]\nworkspace = "w{number:04}"\n'
+        text += (
+            f"[workspaces.w{number:04}]\n[destinations.people{number:04}]\nworkspace = "
+            f'"w{number:04}"\n'
+        )
         text += f'webhooks_env = ["HOOK{number}"]\ncallbacks = false\n'
     path = folder / "stream_app.toml"
     path.write_text(text)
@@ -100,7 +111,9 @@ def settings_of(folder: Path, lanes: int) -> Settings:
 
 
 def records(settings: Settings, lanes: int, leads: int, now_ms: int) -> Iterator[Made]:
-    """Lanes, a tenth of which are held; leads of the last day in seven states; dead letters of three causes a lane."""
+    """Lanes, a tenth of which are held; leads of the last day in seven states; dead letters of
+    three causes a lane.
+    """
     names = settings.names
     for number in range(lanes):
         name = f"w{number:04}"
@@ -118,11 +131,31 @@ def records(settings: Settings, lanes: int, leads: int, now_ms: int) -> Iterator
             meters={"credits_day": meter, "credits_month": meter},
             calls=99,
         )
-        yield Made(names.lanes, number % PARTITIONS, number, name.encode(), _encode(view), (), now_ms)
+        yield Made(
+            names.lanes,
+            number % PARTITIONS,
+            number,
+            name.encode(),
+            _encode(view),
+            (),
+            now_ms,
+        )
         for reason in ("http_503", "http_422", "not_json"):
-            headers = {"disposition": "failed", "reason": reason, "destination": f"people{number:04}"}
+            headers = {
+                "disposition": "failed",
+                "reason": reason,
+                "destination": f"people{number:04}",
+            }
             pairs = tuple((HEADERS[field], text.encode()) for field, text in headers.items())
-            yield Made(names.dlq, number % PARTITIONS, number, name.encode(), b"{}", pairs, now_ms - number * 60_000)
+            yield Made(
+                names.dlq,
+                number % PARTITIONS,
+                number,
+                name.encode(),
+                b"{}",
+                pairs,
+                now_ms - number * 60_000,
+            )
     for number in range(leads):
         lane = number * 7_919 % lanes
         origin = f"{names.leads}/{lane % PARTITIONS}/{number}"
@@ -161,13 +194,26 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
 
 
 @contextmanager
-def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float = SHARED_S) -> Iterator[Board]:
+def board_over(
+    folder: Path,
+    elsewhere: Elsewhere,
+    now_ms: int,
+    shared_s: float = SHARED_S,
+) -> Iterator[Board]:
     """The board of the settings and the model in the folder, as the process has it."""
-    site = Site(load_settings(folder / "stream_app.toml", {}, ()), BoardQueries(folder / "model.sqlite", set()))
+    site = Site(
+        load_settings(folder / "stream_app.toml", {}, ()),
+        BoardQueries(folder / "model.sqlite", set()),
+    )
     board = Board(
         site,
         BoardAccess(
-            "a token of the board", lambda: now_ms // 1000, made_here=True, operator_token=None, proxy=None, url=""
+            "a token of the board",
+            lambda: now_ms // 1000,
+            made_here=True,
+            operator_token=None,
+            proxy=None,
+            url="",
         ),
         lambda: ProjectionLag(now_ms, 0),
         elsewhere,
@@ -182,7 +228,11 @@ def board_over(folder: Path, elsewhere: Elsewhere, now_ms: int, shared_s: float 
 
 
 async def measure(
-    board: Board, lanes: int, leads: int, times: int, now_ms: int
+    board: Board,
+    lanes: int,
+    leads: int,
+    times: int,
+    now_ms: int,
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Milliseconds of each request, by page, sorted: of the clock, and of CPU."""
     deep = f"{now_ms - 43_000_000}-{1 << 50}"
@@ -205,7 +255,11 @@ async def measure(
     took: dict[str, tuple[list[float], list[float]]] = {}
     app = httpx.ASGITransport(Starlette(routes=board.routes()))
     cookies = {COOKIE: board._access.session(LOCAL, "viewer")}
-    async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1:9103", cookies=cookies) as client:
+    async with httpx.AsyncClient(
+        transport=app,
+        base_url="http://127.0.0.1:9103",
+        cookies=cookies,
+    ) as client:
         for _ in range(50):  # it starts the process
             await client.get("/board")
             await asyncio.sleep(0.1)
@@ -224,10 +278,18 @@ async def measure(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--leads", type=int, default=1_000_000)
     parser.add_argument("--lanes", type=int, default=1_000)
-    parser.add_argument("--times", type=int, default=40, help="requests for each page (%(default)s)")
+    parser.add_argument(
+        "--times",
+        type=int,
+        default=40,
+        help="requests for each page (%(default)s)",
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     now_ms = time.time_ns() // 1_000_000
@@ -241,7 +303,11 @@ def main() -> int:
         size_mb = path.stat().st_size / 1e6
     p95 = {name: round(wall_ms[len(wall_ms) * 95 // 100], 1) for name, (wall_ms, _) in took.items()}
     cpu = {name: round(cpu_ms[len(cpu_ms) // 2], 1) for name, (_, cpu_ms) in took.items()}
-    slow = [f"{name}: p95 {ms} ms, not below {MAX_P95_MS:.0f}" for name, ms in p95.items() if ms >= MAX_P95_MS]
+    slow = [
+        f"{name}: p95 {ms} ms, not below {MAX_P95_MS:.0f}"
+        for name, ms in p95.items()
+        if ms >= MAX_P95_MS
+    ]
     if args.json:
         figures = {
             "lanes": args.lanes,

@@ -1,9 +1,10 @@
 """What the books of many leads cost: time a lead, and memory at the peak.
 
-`python -m benchmarks.books [--leads 1000000] [--json]`. The stream is made up in memory, as it stands on Kafka before
-any compaction: for each lead its record, two rows, an alias and three events, and its lane's row now and then. Time is
-of the books alone (reading Kafka comes on top), memory is the resident size of the whole process. Exits with 1 when a
-million leads would take more than 1 GB, or the books do not balance.
+`python -m benchmarks.books [--leads 1000000] [--json]`. The stream is made up in memory, as it
+stands on Kafka before any compaction: for each lead its record, two rows, an alias and three
+events, and its lane's row now and then. Time is of the books alone (reading Kafka comes on top),
+memory is the resident size of the whole process. Exits with 1 when a million leads would take more
+than 1 GB, or the books do not balance.
 """
 
 from __future__ import annotations
@@ -50,10 +51,25 @@ def stream(partition: int, leads: int) -> Iterator[tuple[bytes, bytes]]:
         origin = f"leads/{partition}/{number}"
         lead_id = f"lead-{partition}-{number:08}-0123456789abcdef"
         key = delivery_key(name, "people", lead_id)
-        row = Delivery(1, "sending", origin, 2, NOW_MS, NOW_MS, "0" * 32, reservation=held, webhook_id="0123456789ab")
+        row = Delivery(
+            1,
+            "sending",
+            origin,
+            2,
+            NOW_MS,
+            NOW_MS,
+            "0" * 32,
+            reservation=held,
+            webhook_id="0123456789ab",
+        )
         yield key, _encode(row)
         yield person_key(name, "people", lead_id), key
-        yield key, _encode(msgspec.structs.replace(row, state="accepted", seq=3, reservation=None, final=True))
+        yield (
+            key,
+            _encode(
+                msgspec.structs.replace(row, state="accepted", seq=3, reservation=None, final=True),
+            ),
+        )
         if number % 10 == 9 or number == leads - 1:
             spent = Period(DAY, (number + 1) * CREDITS, 0, (number + 1) * ACTIONS, 0)
             budget = Budget((spent,), (msgspec.structs.replace(spent, id=MONTH),))
@@ -67,21 +83,40 @@ def events(partition: int, leads: int) -> Iterator[bytes]:
         lead_id = f"lead-{partition}-{number:08}-0123456789abcdef"
         for seq, status in enumerate(_STEPS, 1):
             event = StatusEvent(
-                f"{origin}#{seq}", lead_id, status, seq, NOW_MS, origin, f"w{partition}", f"people-{partition}"
+                f"{origin}#{seq}",
+                lead_id,
+                status,
+                seq,
+                NOW_MS,
+                origin,
+                f"w{partition}",
+                f"people-{partition}",
             )
             if status == "accepted":
-                event = msgspec.structs.replace(event, credits=CREDITS, actions=ACTIONS, day=DAY, month=MONTH)
+                event = msgspec.structs.replace(
+                    event,
+                    credits=CREDITS,
+                    actions=ACTIONS,
+                    day=DAY,
+                    month=MONTH,
+                )
             yield _encode(event)
 
 
 def measure(leads: int) -> tuple[BooksReport, float, int]:
-    """The closed books, the seconds that they took without the making of the stream, and the resident bytes at most."""
+    """The closed books, the seconds that they took without the making of the stream, and the
+    resident bytes at most.
+    """
     rss = psutil.Process().memory_info
     most_bytes = 0
     plan = Plan(TopicNames(), PARTITIONS, {}, {})
     for number in range(PARTITIONS):
         plan.workspaces[f"w{number}"] = Workspace(f"w{number}")
-        plan.destinations[f"people-{number}"] = Destination(f"people-{number}", f"w{number}", callbacks=False)
+        plan.destinations[f"people-{number}"] = Destination(
+            f"people-{number}",
+            f"w{number}",
+            callbacks=False,
+        )
     books = Books(plan)
     per_partition = leads // PARTITIONS
     clock = time.perf_counter
@@ -109,7 +144,10 @@ def measure(leads: int) -> tuple[BooksReport, float, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--leads", type=int, default=1_000_000)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -133,7 +171,9 @@ def main() -> int:
         for problem in report.problems:
             Console(stderr=True).print(f"{problem.where}: {problem.what}")
     if figures["bytes_per_lead"] > MOST_BYTES_PER_LEAD:
-        Console(stderr=True).print(f"{figures['bytes_per_lead']} bytes a lead, more than {MOST_BYTES_PER_LEAD:.0f}")
+        Console(stderr=True).print(
+            f"{figures['bytes_per_lead']} bytes a lead, more than {MOST_BYTES_PER_LEAD:.0f}",
+        )
         return 1
     return 0 if report.balanced else 1
 

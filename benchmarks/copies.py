@@ -1,10 +1,11 @@
-"""How fast copies of one person's lead are decided, on real Kafka with worker and simulator, beside different persons.
+"""How fast copies of one person's lead are decided, on real Kafka with worker and simulator, beside
+different persons.
 
-`python -m benchmarks.copies [--leads 3000] [--json]`. `copies` are leads of one person, each with an id of its own: the
-first is sent, the others end as its duplicates. `persons` are as many different persons, on a lane that takes 1,000 a
-second. All are on Kafka before the worker starts; the pace is from the first event to the last. It exits with 1 when
-copies are decided at less than 500 a second, and slower than different persons in the same run: a busy machine is no
-reason.
+`python -m benchmarks.copies [--leads 3000] [--json]`. `copies` are leads of one person, each with
+an id of its own: the first is sent, the others end as its duplicates. `persons` are as many
+different persons, on a lane that takes 1,000 a second. All are on Kafka before the worker starts;
+the pace is from the first event to the last. It exits with 1 when copies are decided at less than
+500 a second, and slower than different persons in the same run: a busy machine is no reason.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ class Row(msgspec.Struct):
 def lead(line: Fleet, number: int, *, copy: bool) -> Record:
     """A lead of one person, or of a person of its own."""
     person = 0 if copy else number
-    return line.lead(number, line.names[0], fields={"email": f"person{person}@example.com", "first_name": "Ada"})
+    return line.lead(
+        number,
+        line.names[0],
+        fields={"email": f"person{person}@example.com", "first_name": "Ada"},
+    )
 
 
 async def case(line: Fleet, leads: int, *, copy: bool) -> Row:
@@ -71,12 +76,17 @@ def missed(rows: dict[str, Row]) -> str:
     """The goal that was missed, in words; '' if none."""
     per_s = rows["copies"].per_s
     least_per_s = min(LEAST_PER_S, rows["persons"].per_s)
-    return f"copies are decided at {per_s:.0f}/s, not {least_per_s:.0f}" if per_s < least_per_s else ""
+    return (
+        f"copies are decided at {per_s:.0f}/s, not {least_per_s:.0f}" if per_s < least_per_s else ""
+    )
 
 
 def main() -> None:
     """Measure, print a table or JSON, and exit with 1 when the goal was missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.copies", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.copies",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("--leads", type=int, default=3_000, help="leads of each case")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -92,7 +102,13 @@ def main() -> None:
         for column in ("case", "leads", "sent", "seconds", "leads/s"):
             table.add_column(column, justify="left" if column == "case" else "right")
         for name, row in rows.items():
-            table.add_row(name, str(row.leads), str(row.sent), f"{row.seconds:.1f}", f"{row.per_s:.0f}")
+            table.add_row(
+                name,
+                str(row.leads),
+                str(row.sent),
+                f"{row.seconds:.1f}",
+                f"{row.per_s:.0f}",
+            )
         Console().print(table)
     if failed:
         raise SystemExit(failed)

@@ -1,9 +1,11 @@
-"""Dead letters in large numbers, on a real Kafka: `stream-app dlq` counts them; its time and memory.
+"""Dead letters in large numbers, on a real Kafka: `stream-app dlq` counts them; its time and
+memory.
 
-`python -m benchmarks.dead_letters [--dead-letters 1000000] [--suppressed 1000]`. Counts them once more with people on
-the suppression list, for then the values are read, too. Exit code 1 when a million take more than 30 s (fewer: as much
-less, and 3 s for the start), or when memory grows by more than 50 MB after the first third, or ever is above 250 MB.
-Dead letters that wait: benchmarks/waiting.py.
+`python -m benchmarks.dead_letters [--dead-letters 1000000] [--suppressed 1000]`. Counts them once
+more with people on the suppression list, for then the values are read, too. Exit code 1 when a
+million take more than 30 s (fewer: as much less, and 3 s for the start), or when memory grows by
+more than 50 MB after the first third, or ever is above 250 MB. Dead letters that wait:
+benchmarks/waiting.py.
 """
 
 from __future__ import annotations
@@ -94,8 +96,17 @@ def dead_letter(number: int, now_ms: int, not_before_ms: int) -> Record:
         trace_id="0af7651916cd43dd8448eb211c80319c",
         app="0.1.0",
     )
-    lead = {"lead_id": f"lead-{number}", "fields": {"email": f"person{number}@example.com", "title": "x" * 320}}
-    return Record("leads.dlq", b"w0", msgspec.json.encode(lead), envelope.to_headers(), number % PARTITIONS)
+    lead = {
+        "lead_id": f"lead-{number}",
+        "fields": {"email": f"person{number}@example.com", "title": "x" * 320},
+    }
+    return Record(
+        "leads.dlq",
+        b"w0",
+        msgspec.json.encode(lead),
+        envelope.to_headers(),
+        number % PARTITIONS,
+    )
 
 
 def suppressions(settings: Settings, people_: int) -> Iterator[Record]:
@@ -110,7 +121,14 @@ def suppressions(settings: Settings, people_: int) -> Iterator[Record]:
 def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Settings]:
     """A configuration in a file, with its topics on that broker."""
     config = directory / "stream_app.toml"
-    config.write_text(CONFIG.format(bootstrap=bootstrap, namespace=namespace, partitions=PARTITIONS, port=free_port()))
+    config.write_text(
+        CONFIG.format(
+            bootstrap=bootstrap,
+            namespace=namespace,
+            partitions=PARTITIONS,
+            port=free_port(),
+        ),
+    )
     settings = load_settings(config, os.environ, ())
     asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 30, show_progress))
     return config, settings
@@ -139,15 +157,21 @@ async def write(settings: Settings, dead_letters: Iterator[Record]) -> None:
 
 def missed(seen: Counted) -> list[str]:
     """The limits that a count is beyond, one line each."""
-    limit_s = MAX_S_PER_MILLION * seen.dead_letters / 1_000_000 + (START_S if seen.dead_letters < 1_000_000 else 0)
+    limit_s = MAX_S_PER_MILLION * seen.dead_letters / 1_000_000 + (
+        START_S if seen.dead_letters < 1_000_000 else 0
+    )
     failed = []
     if seen.took_s > limit_s:
-        failed.append(f"{seen.dead_letters} dead letters took {seen.took_s:.1f} s, more than {limit_s:.1f}")
+        failed.append(
+            f"{seen.dead_letters} dead letters took {seen.took_s:.1f} s, more than {limit_s:.1f}",
+        )
     if seen.peak_bytes - seen.early_bytes > MAX_GROWTH_BYTES:
         grown = (seen.peak_bytes - seen.early_bytes) / 2**20
         failed.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
     if seen.peak_bytes > MAX_BYTES:
-        failed.append(f"memory came to {seen.peak_bytes / 2**20:.0f} MB, more than {MAX_BYTES / 2**20:.0f}")
+        failed.append(
+            f"memory came to {seen.peak_bytes / 2**20:.0f} MB, more than {MAX_BYTES / 2**20:.0f}",
+        )
     return failed
 
 
@@ -176,20 +200,37 @@ def count(config: Path, dead_letters: int) -> Counted:
 
 
 def show(seen: Counted) -> None:
-    say(f"{seen.dead_letters} dead letters counted in {seen.took_s:.1f} s, of which {seen.cpu_s:.1f} s of CPU")
-    say(f"memory: {seen.early_bytes / 2**20:.0f} MB in the first third, at most {seen.peak_bytes / 2**20:.0f} MB")
+    say(
+        (
+            f"{seen.dead_letters} dead letters counted in {seen.took_s:.1f} s, of which "
+            f"{seen.cpu_s:.1f} s of CPU"
+        ),
+    )
+    say(
+        (
+            f"memory: {seen.early_bytes / 2**20:.0f} MB in the first third, at most "
+            f"{seen.peak_bytes / 2**20:.0f} MB"
+        ),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dead_letters", description=__doc__)
     parser.add_argument("--dead-letters", type=int, default=1_000_000)
-    parser.add_argument("--suppressed", type=int, default=1_000, help="people on the list, for a second count")
+    parser.add_argument(
+        "--suppressed",
+        type=int,
+        default=1_000,
+        help="people on the list, for a second count",
+    )
     args = parser.parse_args()
     with kafka_for(show_progress) as kafka, tempfile.TemporaryDirectory() as directory:
         config, settings = prepare(Path(directory), kafka.bootstrap, unused("dead-letters"))
         now_ms = time.time_ns() // 1_000_000
         dead_letters = (dead_letter(number, now_ms, now_ms) for number in range(args.dead_letters))
-        asyncio.run(write(settings, (replace(letter, topic=settings.names.dlq) for letter in dead_letters)))
+        asyncio.run(
+            write(settings, (replace(letter, topic=settings.names.dlq) for letter in dead_letters)),
+        )
         show(plain := count(config, args.dead_letters))
         asyncio.run(write(settings, suppressions(settings, args.suppressed)))
         say(f"with {args.suppressed} people on the suppression list, so that values are read:")

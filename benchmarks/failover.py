@@ -1,9 +1,11 @@
-"""How long a lane sends nothing when its worker dies: from kill -9 to the first POST by another worker.
+"""How long a lane sends nothing when its worker dies: from kill -9 to the first POST by another
+worker.
 
-`python -m benchmarks.failover [--runs 20] [--json]`. Real Kafka, three workers under a steady load, a session timeout
-of 6 s. Each run kills one of them and waits, in the ledger of the simulator, for the first request of each lane that
-it owned; then a new worker takes its place. One lane is one measurement. Exits with 1 when p95 is longer than the
-session timeout + 1 s, or one lane took longer than the session timeout + 4 s.
+`python -m benchmarks.failover [--runs 20] [--json]`. Real Kafka, three workers under a steady load,
+a session timeout of 6 s. Each run kills one of them and waits, in the ledger of the simulator, for
+the first request of each lane that it owned; then a new worker takes its place. One lane is one
+measurement. Exits with 1 when p95 is longer than the session timeout + 1 s, or one lane took longer
+than the session timeout + 4 s.
 """
 
 from __future__ import annotations
@@ -70,7 +72,10 @@ def missed(runs: list[list[float]]) -> str:
 
 def main() -> None:
     """Measure, print a table or JSON, and exit with 1 when the goal was missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.failover", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.failover",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -85,7 +90,12 @@ def main() -> None:
         "a run's slowest": spread_of(list(map(max, runs))),
     }
     if arguments.json:
-        report = {"session_timeout_s": SESSION_S, "runs": runs, "seconds": rows, "missed": missed(runs)}
+        report = {
+            "session_timeout_s": SESSION_S,
+            "runs": runs,
+            "seconds": rows,
+            "missed": missed(runs),
+        }
         sys.stdout.write(json.dumps(report) + "\n")
     else:
         _show(rows, len(runs))
@@ -94,7 +104,12 @@ def main() -> None:
 
 
 def _show(rows: dict[str, dict[str, float]], runs: int) -> None:
-    table = Table(title=f"Seconds from kill -9 to another worker's first POST, {runs} runs, session {SESSION_S:g} s")
+    table = Table(
+        title=(
+            f"Seconds from kill -9 to another worker's first POST, {runs} runs, session "
+            f"{SESSION_S:g} s"
+        ),
+    )
     for column in ("", *next(iter(rows.values()))):
         table.add_column(column, justify="right" if column else "left")
     for name, row in rows.items():

@@ -1,18 +1,21 @@
-"""What an outage of Clay costs, and how near to Clay's limit a lane runs, on real Kafka with worker and simulator.
+"""What an outage of Clay costs, and how near to Clay's limit a lane runs, on real Kafka with worker
+and simulator.
 
-`python -m benchmarks.goodput [--case NAME ...] [--outage-s 60] [--around-s 60] [--steady-s 240] [--json]`. Every case
-is a worker, a namespace and a simulator of its own, with more leads waiting than it can send. They run one after the
-other.
+`python -m benchmarks.goodput [--case NAME ...] [--outage-s 60] [--around-s 60] [--steady-s 240]
+[--json]`. Every case is a worker, a namespace and a simulator of its own, with more leads waiting
+than it can send. They run one after the other.
 
-Outage: a lane at the default rate, which is Clay's own (10 a second, burst 20); `around_s` of health, then Clay's host
-answers everything with 503, then `around_s` of health again. Goodput is what Clay took, in percent of 10 a second over
-the healthy time; above 100 the lane sent in a burst what had waited. `breaker`, whose limits are checked, is the worker
-with its defaults. In `webhook alone` the host answers meanwhile. `no breaker` has its breaker in `shadow` and no flood
-guard, as a client that only retries.
+Outage: a lane at the default rate, which is Clay's own (10 a second, burst 20); `around_s` of
+health, then Clay's host answers everything with 503, then `around_s` of health again. Goodput is
+what Clay took, in percent of 10 a second over the healthy time; above 100 the lane sent in a burst
+what had waited. `breaker`, whose limits are checked, is the worker with its defaults. In `webhook
+alone` the host answers meanwhile. `no breaker` has its breaker in `shadow` and no flood guard, as a
+client that only retries.
 
-At quota: a lane at the default rate, and a Clay that answers 429 without Retry-After. `alone` has all of Clay's 10 a
-second. In `shared` something else uses the workspace, so that Clay takes 8. Both must use 99 % of that, with 429 for at
-most 0.2 % of the calls. The share is measured after a minute of finding the rate.
+At quota: a lane at the default rate, and a Clay that answers 429 without Retry-After. `alone` has
+all of Clay's 10 a second. In `shared` something else uses the workspace, so that Clay takes 8. Both
+must use 99 % of that, with 429 for at most 0.2 % of the calls. The share is measured after a minute
+of finding the rate.
 """
 
 from __future__ import annotations
@@ -73,7 +76,10 @@ class Outage(msgspec.Struct):
 
 
 class Steady(msgspec.Struct):
-    """A lane at quota, in the measured time. `of_limit`: what Clay took, as part of what it would have taken."""
+    """A lane at quota, in the measured time.
+
+    `of_limit`: what Clay took, as part of what it would have taken.
+    """
 
     requests: int
     limited: int
@@ -82,7 +88,10 @@ class Steady(msgspec.Struct):
 
 
 async def begin(bootstrap: str, name: str, setup: Setup, stack: AsyncExitStack) -> Fleet:
-    """A case with its leads and its worker. One after the other: they share the environment of their webhooks."""
+    """A case with its leads and its worker.
+
+    One after the other: they share the environment of their webhooks.
+    """
     line = Fleet(
         bootstrap,
         unused(name.replace(" ", "-")),
@@ -105,13 +114,19 @@ async def outage(line: Fleet, host_answers: bool, outage_s: float, around_s: flo
     began_ms = now_ms()
     await asyncio.sleep(around_s)
     of = {"workspace": line.names[0]} if host_answers else {}
-    line.control("POST", "/control/faults", {"kind": "status_before", "status": 503, "for_s": outage_s, **of})
+    line.control(
+        "POST",
+        "/control/faults",
+        {"kind": "status_before", "status": 503, "for_s": outage_s, **of},
+    )
     up_ms = now_ms() + int(outage_s * 1000)
     await asyncio.sleep(outage_s + around_s)
     ended_ms = now_ms()
     seen = _between(line, began_ms, ended_ms)
     healthy_s = (ended_ms - began_ms) / 1000 - outage_s
-    back_ms = [request.at_ms - up_ms for request in seen if request.accepted and request.at_ms > up_ms]
+    back_ms = [
+        request.at_ms - up_ms for request in seen if request.accepted and request.at_ms > up_ms
+    ]
     _once(line)
     return Outage(
         sum(request.status == 503 for request in seen),
@@ -132,7 +147,12 @@ async def steady(line: Fleet, limit_per_s: float, steady_s: float) -> Steady:
     limited = sum(request.status == 429 for request in seen)
     took = sum(request.accepted for request in seen)
     _once(line)
-    return Steady(len(seen), limited, limited / max(1, len(seen)), took / (limit_per_s * (ended_ms - began_ms) / 1000))
+    return Steady(
+        len(seen),
+        limited,
+        limited / max(1, len(seen)),
+        took / (limit_per_s * (ended_ms - began_ms) / 1000),
+    )
 
 
 def _between(line: Fleet, from_ms: int, to_ms: int) -> list[Request]:
@@ -188,9 +208,16 @@ def missed(outages: Mapping[str, Outage], quotas: Mapping[str, Steady]) -> list[
         if (seen := quotas.get(name)) is None:
             continue
         if seen.limited_share > MAX_LIMITED:
-            failed.append(f"{seen.limited_share:.2%} of the calls at quota ({name}) were 429, above {MAX_LIMITED:.1%}")
+            failed.append(
+                (
+                    f"{seen.limited_share:.2%} of the calls at quota ({name}) were 429, above "
+                    f"{MAX_LIMITED:.1%}"
+                ),
+            )
         if seen.of_limit < MIN_OF_LIMIT:
-            failed.append(f"{seen.of_limit:.1%} of the quota ({name}) was used, below {MIN_OF_LIMIT:.0%}")
+            failed.append(
+                f"{seen.of_limit:.1%} of the quota ({name}) was used, below {MIN_OF_LIMIT:.0%}",
+            )
     return failed
 
 
@@ -202,15 +229,30 @@ def main() -> None:
         epilog="example: python -m benchmarks.goodput --outage-s 60 --json",
     )
     cases = (*OUTAGES, *RATES)
-    parser.add_argument("--case", action="append", choices=cases, help="a case to run (may be repeated); default: all")
-    parser.add_argument("--outage-s", type=float, default=60.0, help="every call is answered 503 for so long")
+    parser.add_argument(
+        "--case",
+        action="append",
+        choices=cases,
+        help="a case to run (may be repeated); default: all",
+    )
+    parser.add_argument(
+        "--outage-s",
+        type=float,
+        default=60.0,
+        help="every call is answered 503 for so long",
+    )
     parser.add_argument(
         "--around-s",
         type=float,
         default=60.0,
         help="health before the outage, and after it; under 55 the goal of goodput is out of reach",
     )
-    parser.add_argument("--steady-s", type=float, default=240.0, help="how long a lane at quota is watched")
+    parser.add_argument(
+        "--steady-s",
+        type=float,
+        default=240.0,
+        help="how long a lane at quota is watched",
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if min(arguments.outage_s, arguments.around_s, arguments.steady_s) < LEAST_S:
@@ -223,7 +265,12 @@ def main() -> None:
         outages, quotas = asyncio.run(run)
     failed = missed(outages, quotas)
     if arguments.json:
-        report = {"outage_s": arguments.outage_s, "outage": outages, "at_quota": quotas, "missed": failed}
+        report = {
+            "outage_s": arguments.outage_s,
+            "outage": outages,
+            "at_quota": quotas,
+            "missed": failed,
+        }
         sys.stdout.write(json.dumps(msgspec.to_builtins(report)) + "\n")
     else:
         _show(outages, quotas, arguments.outage_s, arguments.around_s)
@@ -231,8 +278,15 @@ def main() -> None:
         raise SystemExit("; ".join(failed))
 
 
-def _show(outages: Mapping[str, Outage], quotas: Mapping[str, Steady], outage_s: float, around_s: float) -> None:
-    title = f"An outage of {outage_s:g} s at {CLAY_PER_S}/s, {around_s:g} s of health before and after"
+def _show(
+    outages: Mapping[str, Outage],
+    quotas: Mapping[str, Steady],
+    outage_s: float,
+    around_s: float,
+) -> None:
+    title = (
+        f"An outage of {outage_s:g} s at {CLAY_PER_S}/s, {around_s:g} s of health before and after"
+    )
     table = Table(title=title)
     for column in ("case", "calls failed", "back after s", "goodput", "dead letters"):
         table.add_column(column, justify="left" if column == "case" else "right")
@@ -245,7 +299,10 @@ def _show(outages: Mapping[str, Outage], quotas: Mapping[str, Steady], outage_s:
             str(row.dead_letters),
         )
     Console().print(table)
-    table = Table(title=f"At quota: Clay takes {CLAY_PER_S}/s; {LEFT_PER_S}/s where something else uses the workspace")
+    table = Table(
+        title=f"At quota: Clay takes {CLAY_PER_S}/s; {LEFT_PER_S}/s where something else uses the "
+        "workspace",
+    )
     for column in ("case", "calls", "429", "share", "of the limit"):
         table.add_column(column, justify="left" if column == "case" else "right")
     for name, quota in quotas.items():

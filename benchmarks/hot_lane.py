@@ -1,12 +1,14 @@
-"""How long a hot lead takes while a backfill waits, on real Kafka with worker and simulator, beside one queue for all.
+"""How long a hot lead takes while a backfill waits, on real Kafka with worker and simulator, beside
+one queue for all.
 
-`python -m benchmarks.hot_lane [--bulk 100000] [--hot 120] [--json]`. A lane at 8 a second, burst 10; the backfill waits
-on leads.bulk and is under way. Then hot leads come at random, 5 a second on average: the time from the publication of
-each to `accepted`, and the part of Clay's calls that the backfill had meanwhile.
+`python -m benchmarks.hot_lane [--bulk 100000] [--hot 120] [--json]`. A lane at 8 a second, burst
+10; the backfill waits on leads.bulk and is under way. Then hot leads come at random, 5 a second on
+average: the time from the publication of each to `accepted`, and the part of Clay's calls that the
+backfill had meanwhile.
 
-The rows: `hot lane` has the hot leads on `leads`; `one queue` has them on leads.bulk, behind the backfill, as with one
-topic for all. That one is watched for a minute; what has not come by then is computed: the leads that were before it
-when it was published, at the pace that was seen.
+The rows: `hot lane` has the hot leads on `leads`; `one queue` has them on leads.bulk, behind the
+backfill, as with one topic for all. That one is watched for a minute; what has not come by then is
+computed: the leads that were before it when it was published, at the pace that was seen.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ _START_S = 120.0
 
 
 class Row(msgspec.Struct):
-    """One case: seconds from publication to `accepted`; `computed`: how many of the hot leads had not come yet."""
+    """One case: seconds from publication to `accepted`; `computed`: how many of the hot leads had
+    not come yet.
+    """
 
     hot: int
     computed: int
@@ -68,7 +72,14 @@ async def publish_hot(line: Fleet, hot: int, on_bulk: bool) -> dict[str, int]:
             record = line.lead(number, line.names[0])
             record = to_bulk(line, record) if on_bulk else record
             published[f"lead-{number}"] = now_ms()
-            sent.append(await producer.send(record.topic, record.value, record.key, partition=record.partition))
+            sent.append(
+                await producer.send(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=record.partition,
+                ),
+            )
             await asyncio.sleep(rng.expovariate(HOT_PER_S))
         await asyncio.gather(*sent)
     finally:
@@ -80,16 +91,24 @@ async def case(line: Fleet, bulk: int, hot: int, on_bulk: bool) -> Row:
     """The backfill under way, the hot leads, and what became of them."""
     await line.publish(to_bulk(line, line.lead(number, line.names[0])) for number in range(bulk))
     line.join()
-    await line.until(lambda: line.last()["accepted"] >= UNDER_WAY, _START_S, "the backfill is under way")
+    await line.until(
+        lambda: line.last()["accepted"] >= UNDER_WAY,
+        _START_S,
+        "the backfill is under way",
+    )
     began_ms = now_ms()
     published = await publish_hot(line, hot, on_bulk)
     loop = asyncio.get_running_loop()
     ends_s = loop.time() + _WATCH_S
     await line.until(
-        lambda: loop.time() > ends_s or len(took_ms(line, published)) == hot, 2 * _WATCH_S, "the watch is over"
+        lambda: loop.time() > ends_s or len(took_ms(line, published)) == hot,
+        2 * _WATCH_S,
+        "the watch is over",
     )
     took = took_ms(line, published)
-    ended_ms = max([published[lead] + ms for lead, ms in took.items()]) if len(took) == hot else now_ms()
+    ended_ms = (
+        max([published[lead] + ms for lead, ms in took.items()]) if len(took) == hot else now_ms()
+    )
     if len(took) < hot and not on_bulk:
         raise SystemExit(f"{hot - len(took)} hot leads were not accepted within {_WATCH_S:g} s")
     if line.posted_again():
@@ -116,7 +135,12 @@ def took_ms(line: Fleet, published: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-async def measure(bootstrap: str, bulk: int, hot: int, progress: Callable[[str], None]) -> dict[str, Row]:
+async def measure(
+    bootstrap: str,
+    bulk: int,
+    hot: int,
+    progress: Callable[[str], None],
+) -> dict[str, Row]:
     """Both cases, one after the other."""
     rows: dict[str, Row] = {}
     for name, on_bulk in (("hot lane", False), ("one queue", True)):
@@ -133,7 +157,12 @@ def missed(row: Row) -> list[str]:
     if row.p99_s >= MAX_P99_S:
         failed.append(f"p99 of hot leads {row.p99_s:.2f} s, not below {MAX_P99_S:g} s")
     if row.bulk_share < Shares().bulk:
-        failed.append(f"the backfill had {row.bulk_share:.0%} of the calls, less than its {Shares().bulk:.0%}")
+        failed.append(
+            (
+                f"the backfill had {row.bulk_share:.0%} of the calls, less than its "
+                f"{Shares().bulk:.0%}"
+            ),
+        )
     return failed
 
 
@@ -152,7 +181,10 @@ def main() -> None:
         parser.error("--hot must be at least 10: there is no p99 of fewer")
     needed = int(PER_S * (arguments.hot / HOT_PER_S) * 2) + UNDER_WAY
     if arguments.bulk < needed:
-        parser.error(f"--bulk must be at least {needed} for {arguments.hot} hot leads, or it ends before they do")
+        parser.error(
+            f"--bulk must be at least {needed} for {arguments.hot} hot leads, or it ends "
+            "before they do",
+        )
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     progress = Console(stderr=True).print
     with kafka_for(progress) as kafka:
@@ -168,13 +200,32 @@ def main() -> None:
 
 
 def _show(rows: Mapping[str, Row], bulk: int) -> None:
-    table = Table(title=f"Seconds from publication to accepted, {HOT_PER_S:g} hot leads/s at {PER_S}/s, {bulk} in bulk")
-    for column in ("case", "hot leads", "of them computed", "p50", "p99", "max", "bulk's share", "accepted/s"):
+    table = Table(
+        title=(
+            f"Seconds from publication to accepted, {HOT_PER_S:g} hot leads/s at {PER_S}/s, "
+            f"{bulk} in bulk"
+        ),
+    )
+    for column in (
+        "case",
+        "hot leads",
+        "of them computed",
+        "p50",
+        "p99",
+        "max",
+        "bulk's share",
+        "accepted/s",
+    ):
         table.add_column(column, justify="left" if column == "case" else "right")
     for name, row in rows.items():
         seconds = (f"{value:.2f}" for value in (row.p50_s, row.p99_s, row.max_s))
         table.add_row(
-            name, str(row.hot), str(row.computed), *seconds, f"{row.bulk_share:.0%}", f"{row.accepted_per_s:.1f}"
+            name,
+            str(row.hot),
+            str(row.computed),
+            *seconds,
+            f"{row.bulk_share:.0%}",
+            f"{row.accepted_per_s:.1f}",
         )
     Console().print(table)
 

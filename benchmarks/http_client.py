@@ -1,7 +1,8 @@
 """What one POST costs: CPU per request of our client and of what it could have been built on.
 
-`python -m benchmarks.http_client [--json] [--requests 3000] [--in-flight 100]`. A trivial server in a process of its
-own answers at once; a case is a process of its own too, so that none warms another.
+`python -m benchmarks.http_client [--json] [--requests 3000] [--in-flight 100]`. A trivial server in
+a process of its own answers at once; a case is a process of its own too, so that none warms
+another.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from stream_app.clay.client import ClayClient
 BODY = json.dumps({f"field_{n}": "x" * 20 for n in range(12)}).encode()
 TOKEN = "token"
 HEADERS = {"content-type": "application/json", "x-clay-webhook-auth": TOKEN}
-ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n" + b'{"status":"ok"}'
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n"
+    + b'{"status":"ok"}'
+)
 ROUNDS = 3
 TIME_LIMIT_S = 120.0
 
@@ -59,8 +63,12 @@ async def _serve() -> None:
 async def _ours(stack: AsyncExitStack, url: str) -> Post:
     client = await stack.enter_async_context(
         ClayClient(
-            request_timeout_s=30.0, connect_timeout_s=5.0, pool_timeout_s=5.0, max_connections=100, keepalive_s=15.0
-        )
+            request_timeout_s=30.0,
+            connect_timeout_s=5.0,
+            pool_timeout_s=5.0,
+            max_connections=100,
+            keepalive_s=15.0,
+        ),
     )
 
     async def post() -> None:
@@ -140,12 +148,21 @@ def main() -> None:
         case, url, requests, in_flight = arguments.case
         sys.stdout.write(f"{asyncio.run(_measure(case, url, int(requests), int(in_flight)))}\n")
     else:
-        _report(_compare(arguments.requests, arguments.in_flight), arguments.in_flight, arguments.json)
+        _report(
+            _compare(arguments.requests, arguments.in_flight),
+            arguments.in_flight,
+            arguments.json,
+        )
 
 
 def _compare(requests: int, in_flight: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.http_client", "--serve"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         try:

@@ -1,8 +1,9 @@
-"""What a keep-alive near the server's own costs: leads that meet a connection which the server is closing.
+"""What a keep-alive near the server's own costs: leads that meet a connection which the server is
+closing.
 
-`python -m benchmarks.keepalive [--leads 240] [--link-ms 20]`. A server closes each connection that was idle for 1 s,
-and is `--link-ms` away. Each lead follows a pause near 1 s on a kept connection. Exit code 1 if a `keepalive_s` of half
-the server's limit leaves a lead uncertain.
+`python -m benchmarks.keepalive [--leads 240] [--link-ms 20]`. A server closes each connection that
+was idle for 1 s, and is `--link-ms` away. Each lead follows a pause near 1 s on a kept connection.
+Exit code 1 if a `keepalive_s` of half the server's limit leaves a lead uncertain.
 """
 
 from __future__ import annotations
@@ -57,7 +58,11 @@ class _Server(asyncio.Protocol):
 async def _uncertain(leads: int, link_s: float, keepalive_s: float, seed: int) -> tuple[int, int]:
     """(uncertain leads, those of them that the server never had)."""
     received: list[bytes] = []
-    server = await asyncio.get_running_loop().create_server(lambda: _Server(link_s, received), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: _Server(link_s, received),
+        "127.0.0.1",
+        0,
+    )
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v3/sources/webhook/x"
     chance = random.Random(seed)
 
@@ -75,22 +80,31 @@ async def _uncertain(leads: int, link_s: float, keepalive_s: float, seed: int) -
             return body if isinstance(await clay.send(url, None, body), Uncertain) else None
 
     pauses = [_CLOSES_S + chance.uniform(-_SPREAD_S, _SPREAD_S) for _ in range(leads)]
-    sent = [body for body in await asyncio.gather(*map(one, range(leads), pauses)) if body is not None]
+    sent = [
+        body for body in await asyncio.gather(*map(one, range(leads), pauses)) if body is not None
+    ]
     server.close()
     return len(sent), sum(body not in received for body in sent)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--leads", type=int, default=240)
     parser.add_argument("--link-ms", type=float, default=20)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    table = Table(title=f"{args.leads} leads after a pause near {_CLOSES_S:g} s, at which the server closes")
+    table = Table(
+        title=f"{args.leads} leads after a pause near {_CLOSES_S:g} s, at which the server closes",
+    )
     for heading in ("keepalive_s", "uncertain", "of them never received"):
         table.add_column(heading, justify="right")
     for keepalive_s in (_CLOSES_S / 2, 2 * _CLOSES_S):
-        uncertain, unsent = asyncio.run(_uncertain(args.leads, args.link_ms / 1000, keepalive_s, args.seed))
+        uncertain, unsent = asyncio.run(
+            _uncertain(args.leads, args.link_ms / 1000, keepalive_s, args.seed),
+        )
         table.add_row(f"{keepalive_s:g}", str(uncertain), str(unsent))
         if keepalive_s < _CLOSES_S:
             is_good = uncertain == 0

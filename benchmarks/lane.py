@@ -1,9 +1,9 @@
 """What the lane's decisions cost a lead: CPU alone, no Kafka, no HTTP.
 
-`python -m benchmarks.lane [--leads 20000] [--json]`. A busy lane: half its window full, caps on all four meters, two
-destinations, a live change, 50 leads under way. `admit` and `settle` are once a lead; the row's encoding and the view
-are once a commit (beside them: how many leads share one at 8 a second and at full speed). It exits with 1 when a lead
-with its callback takes more than 40 us.
+`python -m benchmarks.lane [--leads 20000] [--json]`. A busy lane: half its window full, caps on all
+four meters, two destinations, a live change, 50 leads under way. `admit` and `settle` are once a
+lead; the row's encoding and the view are once a commit (beside them: how many leads share one at 8
+a second and at full speed). It exits with 1 when a lead with its callback takes more than 40 us.
 """
 
 from __future__ import annotations
@@ -37,10 +37,23 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _setting() -> tuple[InForce, list[Destination], Lane]:
-    caps = BudgetPolicy(credits_per_day=_CAP, credits_per_month=_CAP, actions_per_day=_CAP, actions_per_month=_CAP)
+    caps = BudgetPolicy(
+        credits_per_day=_CAP,
+        credits_per_month=_CAP,
+        actions_per_day=_CAP,
+        actions_per_month=_CAP,
+    )
     policy = InForce("acme", "people", rate=RatePolicy(rate_per_s=1_000, burst=10_000), budget=caps)
-    destinations = [Destination(alias, "acme", (f"{alias}-1", f"{alias}-2")) for alias in ("people", "companies")]
-    lane = obey(policy, Lane("acme", 0), ChangeBudget({"credits_per_day": _CAP - 1}), Actor("anna", "", NOW_MS)).lane
+    destinations = [
+        Destination(alias, "acme", (f"{alias}-1", f"{alias}-2"))
+        for alias in ("people", "companies")
+    ]
+    lane = obey(
+        policy,
+        Lane("acme", 0),
+        ChangeBudget({"credits_per_day": _CAP - 1}),
+        Actor("anna", "", NOW_MS),
+    ).lane
     return policy, destinations, lane
 
 
@@ -74,7 +87,15 @@ class _Busy:
 
     def settle(self) -> Grant:
         entry = self.entries.popleft()
-        self.lane, _ = settled(self.policy, self.lane, entry, Accepted(200, 250), self.now_ms, 0.5, UNDER_WAY)
+        self.lane, _ = settled(
+            self.policy,
+            self.lane,
+            entry,
+            Accepted(200, 250),
+            self.now_ms,
+            0.5,
+            UNDER_WAY,
+        )
         return entry
 
     def lead(self, _: int) -> None:
@@ -82,7 +103,14 @@ class _Busy:
         self.admit()
         entry = self.settle()
         cost = Cost(7, 1)
-        self.lane = book_callback(self.policy, self.lane, entry.destination, entry.reservation, cost, self.now_ms)
+        self.lane = book_callback(
+            self.policy,
+            self.lane,
+            entry.destination,
+            entry.reservation,
+            cost,
+            self.now_ms,
+        )
 
     def send(self, _: int) -> None:
         """The same without the callback: then its reservation stays."""
@@ -111,7 +139,10 @@ def measure(leads: int) -> dict[str, float]:
 
 def main() -> None:
     """Print it, and exit with 1 when a lead costs too much."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lane", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.lane",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("--leads", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -1,4 +1,6 @@
-"""The rows that a partition keeps of leads, as its worker writes them, and a topic that is filled with them."""
+"""The rows that a partition keeps of leads, as its worker writes them, and a topic that is filled
+with them.
+"""
 
 import time
 
@@ -18,7 +20,9 @@ _FIRMS = 5_000
 
 
 def lead_of(number: int, *, linkedin: bool) -> Lead:
-    """Return a lead with a UUID as its id and an e-mail address, and (`linkedin`) with a LinkedIn URL, too."""
+    """Return a lead with a UUID as its id and an e-mail address, and (`linkedin`) with a LinkedIn
+    URL, too.
+    """
     fields: dict[str, Scalar] = {
         "domain": f"firm{number % _FIRMS}.example",
         "email": f"person{number}@firm{number % _FIRMS}.example",
@@ -31,7 +35,13 @@ def lead_of(number: int, *, linkedin: bool) -> Lead:
 
 
 def rows_of_lead(
-    number: int, workspace: str, destination: str, now_ms: int, *, linkedin: bool = False, awaiting: bool = False
+    number: int,
+    workspace: str,
+    destination: str,
+    now_ms: int,
+    *,
+    linkedin: bool = False,
+    awaiting: bool = False,
 ) -> list[tuple[bytes, bytes]]:
     """Return all rows of a lead whose result has come, or (`awaiting`) that waits for its callback.
 
@@ -67,7 +77,10 @@ async def fill(
     linkedin: bool = False,
     awaiting: bool = False,
 ) -> int:
-    """Write the rows of so many leads to partition 0 of a state topic of one partition. Returns how many rows."""
+    """Write the rows of so many leads to partition 0 of a state topic of one partition.
+
+    Returns how many rows.
+    """
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, max_batch_size=2**19)
     await producer.start()
     rows = 0

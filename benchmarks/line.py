@@ -1,24 +1,27 @@
 """What a lead costs the worker, beside a stock Faust agent and a bare loop without any promise.
 
-`python -m benchmarks.line [--leads 20000] [--rounds 3] [--lanes 8] [--in-flight 800] [--json]`. Real Kafka, an instant
-target in a process of its own, each case a process of its own on topics of its own. The cases run in turn, and the
-table has the medians of the rounds, because the pace of a machine changes within minutes.
+`python -m benchmarks.line [--leads 20000] [--rounds 3] [--lanes 8] [--in-flight 800] [--json]`.
+Real Kafka, an instant target in a process of its own, each case a process of its own on topics of
+its own. The cases run in turn, and the table has the medians of the rounds, because the pace of a
+machine changes within minutes.
 
 Each lane has a partition. 800 in flight are 100 for each of eight lanes, which is the default of
-`delivery.max_in_flight`; with fewer, a lead pays for a larger part of its transactions. A lane sends at most 1,000
-leads/s, whatever its configuration says. Four lanes (`--lanes 4 --in-flight 400`) are slower than a fast machine, so
-that leads wait for their lanes, and a lead that waits costs more. The bare loop never has more than 400 in flight,
-because with 800 connections each of its leads costs it a quarter more.
+`delivery.max_in_flight`; with fewer, a lead pays for a larger part of its transactions. A lane
+sends at most 1,000 leads/s, whatever its configuration says. Four lanes (`--lanes 4 --in-flight
+400`) are slower than a fast machine, so that leads wait for their lanes, and a lead that waits
+costs more. The bare loop never has more than 400 in flight, because with 800 connections each of
+its leads costs it a quarter more.
 
-CPU is the case's whole process between the first tenth of the leads and the last one, as the operating system counts
-it; memory is its resident size at both ends, and that of a fresh worker which has read the same rows: these the
-freshness window has to remember, and nothing else may grow. It fails when the worker has 15 MB more than the fresh one,
-and when a lead costs it more than 2.7 times what it costs the bare loop of the same run.
+CPU is the case's whole process between the first tenth of the leads and the last one, as the
+operating system counts it; memory is its resident size at both ends, and that of a fresh worker
+which has read the same rows: these the freshness window has to remember, and nothing else may grow.
+It fails when the worker has 15 MB more than the fresh one, and when a lead costs it more than 2.7
+times what it costs the bare loop of the same run.
 
-The rows: `worker` is `stream-app worker` as users run it (write-ahead, status events, transactions, lane decisions);
-`slow-loop` is the same without uvloop; `bare` is aiokafka + aiohttp, `in_flight` tasks, acks whenever (loses and
-doubles leads); `stock` is a Faust agent that awaits a default httpx client, one lead at a time a partition, as most
-people write it.
+The rows: `worker` is `stream-app worker` as users run it (write-ahead, status events, transactions,
+lane decisions); `slow-loop` is the same without uvloop; `bare` is aiokafka + aiohttp, `in_flight`
+tasks, acks whenever (loses and doubles leads); `stock` is a Faust agent that awaits a default httpx
+client, one lead at a time a partition, as most people write it.
 """
 
 from __future__ import annotations
@@ -55,7 +58,9 @@ WORKERS = ("worker", "slow-loop")
 BARE_IN_FLIGHT = 400
 MOST_TIMES_BARE = 2.7
 CASES = ("bare", "worker", "slow-loop", "stock")
-WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from stream_app.cli.main import main; main()"
+WITHOUT_UVLOOP = (
+    "import sys; sys.modules['uvloop'] = None; from stream_app.cli.main import main; main()"
+)
 CONFIG = """
 [kafka]
 bootstrap = "{bootstrap}"
@@ -89,7 +94,13 @@ allowed_hosts = ["127.0.0.1"]
 class _Bench:
     """One run: a broker, a target and the cases one after the other."""
 
-    def __init__(self, bootstrap: str, children: ChildProcesses, lanes: int, in_flight: int) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        children: ChildProcesses,
+        lanes: int,
+        in_flight: int,
+    ) -> None:
         self._bootstrap = bootstrap
         self._children = children
         self._lanes = lanes
@@ -99,14 +110,24 @@ class _Bench:
         """Publish, start the case's process, and measure it from the first tenth to the end."""
         directory = self._children.directory
         peers = [sys.executable, "-m", "benchmarks.baselines"]
-        target = subprocess.Popen([*peers, "target"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        target = subprocess.Popen(
+            [*peers, "target"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         try:
             assert target.stdout is not None
             port = int(target.stdout.readline())
             url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
             namespace = unused(case)
             config, environment, metrics = configure(
-                directory, namespace, self._bootstrap, self._in_flight, url, self._lanes
+                directory,
+                namespace,
+                self._bootstrap,
+                self._in_flight,
+                url,
+                self._lanes,
             )
             asyncio.run(publish(config, environment, leads, self._lanes))
             topic = f"{namespace}leads"
@@ -114,7 +135,14 @@ class _Bench:
             command = {
                 "worker": [sys.executable, "-m", "stream_app", *arguments],
                 "slow-loop": [sys.executable, "-c", WITHOUT_UVLOOP, *arguments],
-                "bare": [*peers, "bare", self._bootstrap, topic, url, str(min(self._in_flight, BARE_IN_FLIGHT))],
+                "bare": [
+                    *peers,
+                    "bare",
+                    self._bootstrap,
+                    topic,
+                    url,
+                    str(min(self._in_flight, BARE_IN_FLIGHT)),
+                ],
                 "stock": [*peers, "stock", self._bootstrap, topic, url],
             }[case]
             log = (directory / f"{case}.log").open("wb")
@@ -134,9 +162,16 @@ class _Bench:
 
 
 def configure(
-    directory: Path, namespace: str, bootstrap: str, in_flight: int, url: str, lanes: int = 4
+    directory: Path,
+    namespace: str,
+    bootstrap: str,
+    in_flight: int,
+    url: str,
+    lanes: int = 4,
 ) -> tuple[Path, dict[str, str], int]:
-    """A config file with a partition for each lane, its environment, and the port of the worker's metrics."""
+    """A config file with a partition for each lane, its environment, and the port of the worker's
+    metrics.
+    """
     metrics = free_port()
     config = directory / f"{namespace}toml"
     head = CONFIG.format(
@@ -147,7 +182,9 @@ def configure(
         port=metrics,
         port2=free_port(),
     )
-    config.write_text(head + "".join(LANE.format(n=n, per_s=LANE_PER_S, burst=BURST) for n in range(lanes)))
+    config.write_text(
+        head + "".join(LANE.format(n=n, per_s=LANE_PER_S, burst=BURST) for n in range(lanes)),
+    )
     return config, {f"BENCH_WEBHOOKS_{n}": f"{url}w{n}" for n in range(lanes)}, metrics
 
 
@@ -160,7 +197,11 @@ async def publish(config: Path, environment: dict[str, str], leads: int, lanes: 
 
     settings = load_settings(config, environment)
     await create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
-    producer = AIOKafkaProducer(**connection_of(settings).settings(), enable_idempotence=True, linger_ms=20)
+    producer = AIOKafkaProducer(
+        **connection_of(settings).settings(),
+        enable_idempotence=True,
+        linger_ms=20,
+    )
     await producer.start()
     for n in range(leads):
         lane = n % lanes
@@ -175,7 +216,12 @@ async def publish(config: Path, environment: dict[str, str], leads: int, lanes: 
                 "notes": "x" * 160,
             },
         }
-        await producer.send(settings.names.leads, json.dumps(lead).encode(), f"w{lane}".encode(), partition=lane)
+        await producer.send(
+            settings.names.leads,
+            json.dumps(lead).encode(),
+            f"w{lane}".encode(),
+            partition=lane,
+        )
     await producer.stop()
 
 
@@ -185,7 +231,9 @@ def count(port: int) -> int:
 
 def _rows(port: int) -> int:
     lines = _get(port, "/metrics").splitlines()
-    return int(float(next(line for line in lines if line.startswith("stream_app_rows ")).split()[1]))
+    return int(
+        float(next(line for line in lines if line.startswith("stream_app_rows ")).split()[1]),
+    )
 
 
 def _get(port: int, path: str) -> str:
@@ -198,7 +246,12 @@ def _get(port: int, path: str) -> str:
 
 def _fresh_mb(command: list[str], environment: dict[str, str], metrics: int, rows: int) -> float:
     """The resident size of a worker that has read so many rows and has nothing to do."""
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline = time.monotonic() + FRESH_WITHIN_S
         while _rows_soon(metrics) < rows:
@@ -225,7 +278,9 @@ def measure(
     leads: int,
     beside: Sequence[subprocess.Popen[bytes]] = (),
 ) -> dict[str, float]:
-    """From the first tenth of the leads to the last one: what the process used, with those beside it."""
+    """From the first tenth of the leads to the last one: what the process used, with those beside
+    it.
+    """
     seen = [psutil.Process(one.pid) for one in (process, *beside)]
     deadline = time.monotonic() + TIME_LIMIT_S
 
@@ -251,15 +306,34 @@ def measure(
 
 def main() -> None:
     """Run all cases, print a table or JSON, and exit with 1 when a goal was missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.line", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--leads", type=int, default=20_000, help="leads for each case (stock gets a tenth)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.line",
+        description=(__doc__ or "").split("\n")[0],
+    )
+    parser.add_argument(
+        "--leads",
+        type=int,
+        default=20_000,
+        help="leads for each case (stock gets a tenth)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often each case runs")
-    parser.add_argument("--lanes", type=int, default=LANES, help="lanes, each in a partition of its own")
-    parser.add_argument("--in-flight", type=int, default=800, help="leads in flight in all partitions together")
+    parser.add_argument(
+        "--lanes",
+        type=int,
+        default=LANES,
+        help="lanes, each in a partition of its own",
+    )
+    parser.add_argument(
+        "--in-flight",
+        type=int,
+        default=800,
+        help="leads in flight in all partitions together",
+    )
     parser.add_argument("--only", choices=CASES, help="one case alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics this new have no leader for a moment
+    # topics this new have no leader for a moment
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     console = Console(stderr=True)
     cases = [arguments.only] if arguments.only else CASES
     rounds_of: dict[str, list[dict[str, float]]] = {case: [] for case in cases}
@@ -270,7 +344,9 @@ def main() -> None:
             for number in range(arguments.rounds):
                 for case in cases:
                     console.print(f"round {number + 1} of {arguments.rounds}: {case} ...")
-                    rounds_of[case].append(bench.run(case, arguments.leads // (10 if case == "stock" else 1)))
+                    rounds_of[case].append(
+                        bench.run(case, arguments.leads // (10 if case == "stock" else 1)),
+                    )
     finally:
         children.close()
     rows = {case: _median(rounds) for case, rounds in rounds_of.items()}
@@ -296,17 +372,35 @@ def missed(rows: dict[str, dict[str, float]]) -> str:
         return f"the worker has {beyond_mb:.0f} MB more than a fresh one with the same rows"
     times = worker["cpu_us_per_lead"] / rows["bare"]["cpu_us_per_lead"] if "bare" in rows else 0.0
     if times > MOST_TIMES_BARE:
-        return f"a lead costs the worker {times:.2f} times the bare loop, the goal is {MOST_TIMES_BARE}"
+        return (
+            f"a lead costs the worker {times:.2f} times the bare loop, the goal is "
+            f"{MOST_TIMES_BARE}"
+        )
     return ""
 
 
 def _show(rows: dict[str, dict[str, float]], arguments: argparse.Namespace) -> None:
-    title = f"One lead; {arguments.lanes} lanes, {arguments.in_flight} in flight, median of {arguments.rounds} rounds"
+    title = (
+        f"One lead; {arguments.lanes} lanes, {arguments.in_flight} in flight, median of "
+        f"{arguments.rounds} rounds"
+    )
     table = Table(title=title)
-    for column in ("case", "CPU us a lead", "x bare", "leads/s", "MB at 10 %", "MB at 100 %", "a fresh one MB"):
+    for column in (
+        "case",
+        "CPU us a lead",
+        "x bare",
+        "leads/s",
+        "MB at 10 %",
+        "MB at 100 %",
+        "a fresh one MB",
+    ):
         table.add_column(column, justify="left" if column == "case" else "right")
     for case, row in rows.items():
-        ratio = f"{row['cpu_us_per_lead'] / rows['bare']['cpu_us_per_lead']:.2f}" if "bare" in rows else ""
+        ratio = (
+            f"{row['cpu_us_per_lead'] / rows['bare']['cpu_us_per_lead']:.2f}"
+            if "bare" in rows
+            else ""
+        )
         table.add_row(
             case,
             f"{row['cpu_us_per_lead']:.0f}",

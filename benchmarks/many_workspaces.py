@@ -1,8 +1,9 @@
 """What each process and command costs with 10,000 workspaces: CPU, time and memory.
 
-`python -m benchmarks.many_workspaces [--workspaces 10000] [--json]`. Real Kafka, empty topics. A process counts until
-it is ready, a command until it ends. `wrong` is a configuration in which three workspaces are wrong: the command must
-name them. The CPU is of our process alone; exits with 1 if one takes 3 s of it, or 300 MB.
+`python -m benchmarks.many_workspaces [--workspaces 10000] [--json]`. Real Kafka, empty topics. A
+process counts until it is ready, a command until it ends. `wrong` is a configuration in which three
+workspaces are wrong: the command must name them. The CPU is of our process alone; exits with 1 if
+one takes 3 s of it, or 300 MB.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _ports() -> str:
             f"replay_port = {_PORTS['replay']}",
             "gateway_port = 9173",
             f"gateway_ops_port = {_PORTS['gateway']}",
-        ]
+        ],
     )
 
 
@@ -127,7 +128,8 @@ def measure(bootstrap: str, workspaces: int, directory: Path) -> Iterator[Cost]:
         argv = [word.format(leads=leads) for word in line.split()]
         yield _run(line, [*argv, "--config", str(path)], environ, log, None)
     wrong = text.replace("credits_per_day = 1042", "credits_per_day = -1").replace(
-        'workspace = "w00077"', 'workspace = "w77"'
+        'workspace = "w00077"',
+        'workspace = "w77"',
     )
     path.write_text(wrong + "[workspaces.w00099.rate]\nburst = 0\n")
     yield _run("wrong", ["lanes", "--config", str(path)], environ, log, None)
@@ -139,7 +141,8 @@ def measure(bootstrap: str, workspaces: int, directory: Path) -> Iterator[Cost]:
 def main() -> None:
     """Measure each, and exit with 1 if one misses a limit."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.many_workspaces", description=(__doc__ or "").split("\n")[0]
+        prog="python -m benchmarks.many_workspaces",
+        description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument("--workspaces", type=int, default=10_000)
     parser.add_argument("--json", action="store_true")
@@ -149,9 +152,22 @@ def main() -> None:
     if arguments.json:
         Console().print_json(data=msgspec.to_builtins(rows))
     else:
-        table = Table("process or command", "s", "CPU s", "MB", "ended", title=f"{arguments.workspaces:,} workspaces")
+        table = Table(
+            "process or command",
+            "s",
+            "CPU s",
+            "MB",
+            "ended",
+            title=f"{arguments.workspaces:,} workspaces",
+        )
         for row in rows:
-            table.add_row(row.name, f"{row.seconds:.1f}", f"{row.cpu_s:.2f}", f"{row.rss_mb:.0f}", row.ended)
+            table.add_row(
+                row.name,
+                f"{row.seconds:.1f}",
+                f"{row.cpu_s:.2f}",
+                f"{row.rss_mb:.0f}",
+                row.ended,
+            )
         Console().print(table)
     if failed := [line for row in rows for line in row.missed]:
         raise SystemExit("; ".join(failed))

@@ -1,7 +1,9 @@
-"""How long the leads of a well lane take while another lane of its partition is in trouble, on real Kafka.
+"""How long the leads of a well lane take while another lane of its partition is in trouble, on real
+Kafka.
 
-`python -m benchmarks.neighbours [--lanes 2 20 200] [--seconds 40] [--json]`. All lanes are in one partition, at 8 leads
-a second each. The well lanes get 4 leads a second together. The lane in trouble gets 8 a second, and
+`python -m benchmarks.neighbours [--lanes 2 20 200] [--seconds 40] [--json]`. All lanes are in one
+partition, at 8 leads a second each. The well lanes get 4 leads a second together. The lane in
+trouble gets 8 a second, and
 
     none        has no trouble and gets no leads: the case to compare with
     ill         gets 503 from Clay
@@ -70,7 +72,10 @@ async def begin(line: Fleet, trouble: str) -> None:
 
 
 async def publish(line: Fleet, trouble: str, seconds: float) -> dict[str, int]:
-    """Publish both kinds of leads at their rates. Returns when each well lead was published, epoch ms."""
+    """Publish both kinds of leads at their rates.
+
+    Returns when each well lead was published, epoch ms.
+    """
     published: dict[str, int] = {}
     producer = kafka_producer(bootstrap_servers=line.bootstrap, enable_idempotence=True)
     await producer.start()
@@ -97,8 +102,14 @@ async def case(line: Fleet, trouble: str, seconds: float) -> Row:
     worker = line.join()
     line.start("replay")
     await worker.joined(_START_S)
-    await line.publish(line.lead(20_000_000 + number, name) for number, name in enumerate(line.names))
-    await line.until(lambda: line.last()["accepted"] == len(line.names), _START_S, "each lane has sent a lead")
+    await line.publish(
+        line.lead(20_000_000 + number, name) for number, name in enumerate(line.names)
+    )
+    await line.until(
+        lambda: line.last()["accepted"] == len(line.names),
+        _START_S,
+        "each lane has sent a lead",
+    )
     await begin(line, trouble)
     published = await publish(line, trouble, seconds)
     took_s: dict[str, float] = {}
@@ -115,18 +126,33 @@ async def case(line: Fleet, trouble: str, seconds: float) -> Row:
         raise SystemExit("a lead was POSTed twice: the figures are worth nothing")
     at = statistics.quantiles(took_s.values(), n=100, method="inclusive")
     deferred = {
-        event.lead_id for history in list(line.histories.values()) for event in history if event.status == "deferred"
+        event.lead_id
+        for history in list(line.histories.values())
+        for event in history
+        if event.status == "deferred"
     }
     return Row(trouble, len(line.names), len(published), at[49], at[98], len(deferred))
 
 
-async def measure(bootstrap: str, lanes: list[int], seconds: float, progress: Callable[[str], None]) -> list[Row]:
+async def measure(
+    bootstrap: str,
+    lanes: list[int],
+    seconds: float,
+    progress: Callable[[str], None],
+) -> list[Row]:
     """All cases, one after the other."""
     rows: list[Row] = []
     for many in lanes:
         for trouble in TROUBLES:
             namespace = unused(f"neighbours-{many}-{trouble}")
-            async with Fleet(bootstrap, namespace, many, partitions=1, rate_per_s=PER_S, burst=PER_S) as line:
+            async with Fleet(
+                bootstrap,
+                namespace,
+                many,
+                partitions=1,
+                rate_per_s=PER_S,
+                burst=PER_S,
+            ) as line:
                 rows.append(await case(line, trouble, seconds))
             progress(f"{many} lanes, {trouble}: p99 {rows[-1].p99_s:.2f} s")
     return rows
@@ -136,7 +162,10 @@ def missed(rows: list[Row]) -> list[str]:
     """The goals that were missed, in words."""
     alone_s = {row.lanes: row.p99_s for row in rows if row.trouble == "none"}
     return [
-        f"{row.lanes} lanes, one {row.trouble}: p99 of the others {row.p99_s - alone_s[row.lanes]:.2f} s more"
+        (
+            f"{row.lanes} lanes, one {row.trouble}: p99 of the others "
+            f"{row.p99_s - alone_s[row.lanes]:.2f} s more"
+        )
         for row in rows
         if row.p99_s - alone_s[row.lanes] >= MAX_MORE_S
     ]
@@ -144,8 +173,17 @@ def missed(rows: list[Row]) -> list[str]:
 
 def main() -> None:
     """Measure, print a table or JSON, and exit with 1 when a goal was missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.neighbours", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--lanes", type=int, nargs="+", default=[2, 20, 200], help="lanes in the partition")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.neighbours",
+        description=(__doc__ or "").split("\n")[0],
+    )
+    parser.add_argument(
+        "--lanes",
+        type=int,
+        nargs="+",
+        default=[2, 20, 200],
+        help="lanes in the partition",
+    )
     parser.add_argument("--seconds", type=float, default=40.0, help="how long each case is watched")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -159,7 +197,9 @@ def main() -> None:
     if arguments.json:
         sys.stdout.write(json.dumps({"rows": msgspec.to_builtins(rows), "missed": failed}) + "\n")
     else:
-        table = Table(title=f"Seconds from publication to accepted, lanes at {PER_S}/s in one partition")
+        table = Table(
+            title=f"Seconds from publication to accepted, lanes at {PER_S}/s in one partition",
+        )
         for column in ("lanes", "trouble of one", "well leads", "p50", "p99", "deferred"):
             table.add_column(column, justify="left" if column == "trouble of one" else "right")
         for row in rows:

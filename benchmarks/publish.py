@@ -1,7 +1,8 @@
 """What `stream-app publish` costs for a large file: rows a second, and memory at the peak.
 
-`python -m benchmarks.publish [--rows 1000000] [--json]`. Publishes a CSV of so many rows in eight workspaces, in a
-process of its own. Exits with 1 when one is missing, or when it took more memory than a publisher may.
+`python -m benchmarks.publish [--rows 1000000] [--json]`. Publishes a CSV of so many rows in eight
+workspaces, in a process of its own. Exits with 1 when one is missing, or when it took more memory
+than a publisher may.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def measure(bootstrap: str, rows: int) -> dict[str, float]:
     """One publication."""
     with tempfile.TemporaryDirectory(prefix="publish-") as name:
         config, settings = settings_for(Path(name), bootstrap, unused("publish"))
-        asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 60, lambda _: None))
+        asyncio.run(
+            create_topics(connection_of(settings), settings.topic_plan(), 60, lambda _: None),
+        )
         file = Path(name) / "leads.csv"
         write_leads(file, rows)
         done, seconds, used = run("publish", str(file), "--config", str(config), "--yes")
@@ -43,7 +46,10 @@ def measure(bootstrap: str, rows: int) -> dict[str, float]:
 
 def main() -> int:
     """Measure, and print lines or JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.publish",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

@@ -1,11 +1,14 @@
-"""What the gateway's read model of many leads costs: seconds to build, bytes on disk, memory at the peak.
+"""What the gateway's read model of many leads costs: seconds to build, bytes on disk, memory at the
+peak.
 
-`python -m benchmarks.read_model [--leads 1000000] [--kafka] [--json]`. For each lead five events (one with a
-reason in words), two rows and an alias of the state, and a result, in the order in which a busy line writes them: 500
-leads at work at a time. Without `--kafka` the records are made up in memory and go straight to the model, and only its
-own time counts. With it they are written to topics of their own there first, and read as the gateway reads them; the
-time is that of the whole feed. Exits with 1 when a million leads, in proportion, take 300 s or 2,000 MB of disk, or
-however many of them 256 MB of memory: it is bounded.
+`python -m benchmarks.read_model [--leads 1000000] [--kafka] [--json]`. For each lead five events
+(one with a
+reason in words), two rows and an alias of the state, and a result, in the order in which a busy
+line writes them: 500 leads at work at a time. Without `--kafka` the records are made up in memory
+and go straight to the model, and only its own time counts. With it they are written to topics of
+their own there first, and read as the gateway reads them; the time is that of the whole feed. Exits
+with 1 when a million leads, in proportion, take 300 s or 2,000 MB of disk, or however many of them
+256 MB of memory: it is bounded.
 """
 
 from __future__ import annotations
@@ -62,7 +65,12 @@ class Made(msgspec.Struct, gc=False):
     timestamp: int
 
 
-def stream(names: TopicNames, partition: int, leads: int, now_ms: int) -> Iterator[tuple[str, bytes, bytes]]:
+def stream(
+    names: TopicNames,
+    partition: int,
+    leads: int,
+    now_ms: int,
+) -> Iterator[tuple[str, bytes, bytes]]:
     """Topic, key and value of all records of a partition, in the order of their steps."""
     workspace = f"w{partition}"
     for first in range(0, leads, AT_WORK):
@@ -73,7 +81,13 @@ def stream(names: TopicNames, partition: int, leads: int, now_ms: int) -> Iterat
 
 
 def _step(
-    names: TopicNames, partition: int, workspace: str, number: int, seq: int, status: Status, at_ms: int
+    names: TopicNames,
+    partition: int,
+    workspace: str,
+    number: int,
+    seq: int,
+    status: Status,
+    at_ms: int,
 ) -> Iterator[tuple[str, bytes, bytes]]:
     origin = f"{names.leads}/{partition}/{number}"
     lead_id = f"crm-{partition}-{number:08}-0123456789abcdef"
@@ -102,8 +116,23 @@ def _step(
     if status == "sending":
         yield names.state, person_key(workspace, f"people{partition}", trace[:22]), key
     if status == "enriched":
-        fields = {"Work Email": f"person{number}@example.com", "Title": "Head of Things", "Summary": "x" * 300}
-        result = Result(lead_id, workspace, f"people{partition}", "clay", 1, at_ms, 0, dict(fields), origin, trace)
+        fields = {
+            "Work Email": f"person{number}@example.com",
+            "Title": "Head of Things",
+            "Summary": "x" * 300,
+        }
+        result = Result(
+            lead_id,
+            workspace,
+            f"people{partition}",
+            "clay",
+            1,
+            at_ms,
+            0,
+            dict(fields),
+            origin,
+            trace,
+        )
         yield names.enriched, key.removeprefix(b"d/"), _encode(result)
 
 
@@ -117,12 +146,18 @@ def build_in_memory(sources: Sources, path: Path, leads: int, now_ms: int) -> fl
         ends = dict.fromkeys(sources.topics, 0)
         waiting = 0
         for topic, key, value in stream(sources.names, partition, leads // PARTITIONS, now_ms):
-            batch.setdefault(topic, []).append(Made(topic, partition, ends[topic], key, value, (), now_ms))
+            batch.setdefault(topic, []).append(
+                Made(topic, partition, ends[topic], key, value, (), now_ms),
+            )
             ends[topic] += 1
             waiting += 1
             if waiting == _MOST_RECORDS:
                 began = clock()
-                model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, None)
+                model.apply(
+                    batch,
+                    {(topic, partition): Position(end) for topic, end in ends.items()},
+                    None,
+                )
                 seconds += clock() - began
                 batch = {}
                 waiting = 0
@@ -139,8 +174,15 @@ def build_in_memory(sources: Sources, path: Path, leads: int, now_ms: int) -> fl
 async def fill(bootstrap: str, sources: Sources, leads: int, now_ms: int) -> None:
     """The records onto Kafka."""
     client = KafkaConnection(bootstrap)
-    await create_topics(client, plan(sources.names, PARTITIONS, 1, sources.kept, ()), 60, lambda _: None)
-    senders = {topic: Sender(client, topic, 120) for topic in (sources.names.status, sources.names.state)}
+    await create_topics(
+        client,
+        plan(sources.names, PARTITIONS, 1, sources.kept, ()),
+        60,
+        lambda _: None,
+    )
+    senders = {
+        topic: Sender(client, topic, 120) for topic in (sources.names.status, sources.names.state)
+    }
     senders[sources.names.enriched] = Sender(client, sources.names.enriched, 120)
     for sender in senders.values():
         await sender.__aenter__()
@@ -152,8 +194,14 @@ async def fill(bootstrap: str, sources: Sources, leads: int, now_ms: int) -> Non
         await sender.__aexit__(None, None, None)
 
 
-async def build_from_kafka(bootstrap: str, sources: Sources, path: Path) -> tuple[float, list[float]]:
-    """Seconds from the start of a feed to its being complete, and by how much a timer of 10 ms was late meanwhile."""
+async def build_from_kafka(
+    bootstrap: str,
+    sources: Sources,
+    path: Path,
+) -> tuple[float, list[float]]:
+    """Seconds from the start of a feed to its being complete, and by how much a timer of 10 ms was
+    late meanwhile.
+    """
     feed = Projection(KafkaConnection(bootstrap), sources, path, log.get("benchmark"))
     late_s: list[float] = []
     began = time.perf_counter()
@@ -176,18 +224,34 @@ def missed(leads: int, seconds: float, file_mb: float, rss_mb: float) -> list[st
         "MB on disk": (file_mb, MAX_FILE_MB * share),
         "MB of memory": (rss_mb, MAX_RSS_MB),
     }
-    return [f"{took:.0f} {unit}, not below {most:.0f}" for unit, (took, most) in goals.items() if took >= most]
+    return [
+        f"{took:.0f} {unit}, not below {most:.0f}"
+        for unit, (took, most) in goals.items()
+        if took >= most
+    ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--leads", type=int, default=1_000_000)
-    parser.add_argument("--kafka", action="store_true", help="read from Kafka (KAFKA_BOOTSTRAP's, or one from pip)")
+    parser.add_argument(
+        "--kafka",
+        action="store_true",
+        help="read from Kafka (KAFKA_BOOTSTRAP's, or one from pip)",
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     log.configure("console")
     now_ms = time.time_ns() // 1_000_000
-    sources = Sources(TopicNames(unused("read-model")), PARTITIONS, Retention(), frozenset({"acme"}))
+    sources = Sources(
+        TopicNames(unused("read-model")),
+        PARTITIONS,
+        Retention(),
+        frozenset({"acme"}),
+    )
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="read-model-"))
         path = Path(folder) / "model.sqlite"
@@ -212,7 +276,8 @@ def main() -> int:
         "events": args.leads * len(_STEPS),
         "from": "Kafka" if args.kafka else "memory",
         "seconds": round(seconds, 1),
-        "cpu_seconds": round(time.process_time(), 1),  # of the whole process, making the records included if in memory
+        # of the whole process, making the records included if in memory
+        "cpu_seconds": round(time.process_time(), 1),
         "us_per_event": round(seconds * 1e6 / (args.leads * len(_STEPS)), 2),
         "file_mb": round(size_bytes / 1e6),
         "bytes_per_lead": round(size_bytes / args.leads),

@@ -1,8 +1,8 @@
 """The cost of `stream-app results` for many results: seconds, and memory at the peak.
 
-`python -m benchmarks.results [--leads 1000000] [--json]`. Writes results, rows and aliases of so many leads to Kafka
-(benchmarks/read_model.py), and a CSV of the leads; then exports them as CSV, alone and joined to that file, each in a
-process of its own, whose resident memory is printed.
+`python -m benchmarks.results [--leads 1000000] [--json]`. Writes results, rows and aliases of so
+many leads to Kafka (benchmarks/read_model.py), and a CSV of the leads; then exports them as CSV,
+alone and joined to that file, each in a process of its own, whose resident memory is printed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ def settings_for(folder: Path, bootstrap: str, namespace: str) -> tuple[Path, Se
     config = folder / "stream_app.toml"
     tables = "".join(
         f"[workspaces.w{number}]\n"
-        f'[destinations.people{number}]\nworkspace = "w{number}"\nwebhooks_env = ["NONE"]\ncallbacks = false\n'
+        f'[destinations.people{number}]\nworkspace = "w{number}"\nwebhooks_env = ["NONE"]\n'
+        "callbacks = false\n"
         for number in range(PARTITIONS)
     )
     kafka = (
-        f'[kafka]\nbootstrap = "{bootstrap}"\nnamespace = "{namespace}"\npartitions = {PARTITIONS}\nreplication = 1\n'
+        f'[kafka]\nbootstrap = "{bootstrap}"\nnamespace = "{namespace}"\npartitions = '
+        f"{PARTITIONS}\nreplication = 1\n"
     )
     config.write_text(kafka + tables)
     return config, load_settings(config, os.environ, ())
@@ -55,13 +57,21 @@ def write_leads(file: Path, leads: int) -> None:
         for partition in range(PARTITIONS):
             for number in range(leads // PARTITIONS):
                 lead_id = f"crm-{partition}-{number:08}-0123456789abcdef"
-                lines.writerow([lead_id, f"w{partition}", f"people{partition}", f"person{number}@example.com"])
+                lines.writerow(
+                    [lead_id, f"w{partition}", f"people{partition}", f"person{number}@example.com"],
+                )
 
 
 def run(*argv: str) -> tuple[dict[str, Any], float, resource.struct_rusage]:
-    """Run a command of `stream-app` in its own process. Returns its JSON, its seconds and its resources."""
+    """Run a command of `stream-app` in its own process.
+
+    Returns its JSON, its seconds and its resources.
+    """
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "stream_app", *argv, "--json"], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stream_app", *argv, "--json"],
+        stdout=subprocess.PIPE,
+    )
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)  # the children's sum would count Kafka's JVM, too
@@ -85,16 +95,24 @@ def measure(config: Path, out: Path, *more: str) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--leads", type=int, default=1_000_000)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     namespace = unused("results")
-    with kafka_for(Console(stderr=True).print) as kafka, tempfile.TemporaryDirectory(prefix="results-") as name:
+    with (
+        kafka_for(Console(stderr=True).print) as kafka,
+        tempfile.TemporaryDirectory(prefix="results-") as name,
+    ):
         folder = Path(name)
         config, settings = settings_for(folder, kafka.bootstrap, namespace)
-        asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 60, lambda _: None))
+        asyncio.run(
+            create_topics(connection_of(settings), settings.topic_plan(), 60, lambda _: None),
+        )
         sources = Sources(TopicNames(namespace), PARTITIONS, Retention(), frozenset({"acme"}))
         asyncio.run(fill(kafka.bootstrap, sources, args.leads, time.time_ns() // 1_000_000))
         write_leads(folder / "leads.csv", args.leads)
@@ -106,7 +124,10 @@ def main() -> int:
         sys.stdout.write(json.dumps(figures) + "\n")
     else:
         for what, measured in figures.items():
-            Console().print(what, ", ".join(f"{name} {figure}" for name, figure in measured.items()))
+            Console().print(
+                what,
+                ", ".join(f"{name} {figure}" for name, figure in measured.items()),
+            )
     return 0
 
 

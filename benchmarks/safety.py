@@ -1,16 +1,18 @@
 """The price of safety: what write-ahead and fencing cost a lead, without HTTP.
 
-`python -m benchmarks.safety [--leads 40000] [--in-flight 300] [--json]`. Real Kafka; each case is a process of its own
-on topics of its own, and Clay is a function that says yes, so that nothing but the pipeline is measured.
+`python -m benchmarks.safety [--leads 40000] [--in-flight 300] [--json]`. Real Kafka; each case is a
+process of its own on topics of its own, and Clay is a function that says yes, so that nothing but
+the pipeline is measured.
 
-The rows: `agent` is our Faust app with a handler that decodes a lead and acks it, at the rate of the others, and does
-nothing of what the line does; `unsafe` is the worker that writes nothing before its POST, and all else (the lead's row,
-its event) through a plain idempotent producer; `safe` is the real worker: row and event of `sending` are committed
-before the POST, and every step is a transaction that fences earlier owners.
+The rows: `agent` is our Faust app with a handler that decodes a lead and acks it, at the rate of
+the others, and does nothing of what the line does; `unsafe` is the worker that writes nothing
+before its POST, and all else (the lead's row, its event) through a plain idempotent producer;
+`safe` is the real worker: row and event of `sending` are committed before the POST, and every step
+is a transaction that fences earlier owners.
 
-The price is what `safe` costs more than `unsafe`, the bare one; the goal is at most 60 % of that. Exits with 1 when it
-is missed. It is also printed as a share of `agent`: the other costs of a lead (its workspace, its lane, its row, its
-event) are in `unsafe` already.
+The price is what `safe` costs more than `unsafe`, the bare one; the goal is at most 60 % of that.
+Exits with 1 when it is missed. It is also printed as a share of `agent`: the other costs of a lead
+(its workspace, its lane, its row, its event) are in `unsafe` already.
 """
 
 from __future__ import annotations
@@ -78,7 +80,13 @@ def _yes(counter: _Counter) -> type[Webhooks]:
     class Yes(Webhooks):
         """Sends nothing: Clay takes everything."""
 
-        async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
+        async def send(
+            self,
+            destination: str,
+            webhook_id: str,
+            body: bytes,
+            trace_id: str,
+        ) -> Outcome:
             await asyncio.sleep(0)
             counter.add()
             return Accepted(200, 1)
@@ -87,10 +95,16 @@ def _yes(counter: _Counter) -> type[Webhooks]:
 
 
 class _PlainLedger(TransactionalState):
-    """Writes its records in order and once, but fences no earlier owner: a step may be there in part."""
+    """Writes its records in order and once, but fences no earlier owner: a step may be there in
+    part.
+    """
 
     async def _fence(self) -> None:
-        producer = AIOKafkaProducer(**self._connection.settings(), enable_idempotence=True, max_batch_size=2**18)
+        producer = AIOKafkaProducer(
+            **self._connection.settings(),
+            enable_idempotence=True,
+            max_batch_size=2**18,
+        )
         self._producer = producer
         await producer.start()
 
@@ -98,7 +112,10 @@ class _PlainLedger(TransactionalState):
         assert self._producer is not None
         batches = self._pack(self._producer, records)
         await asyncio.gather(
-            *[await self._producer.send_batch(batch, topic, partition=at) for batch, topic, at in batches]
+            *[
+                await self._producer.send_batch(batch, topic, partition=at)
+                for batch, topic, at in batches
+            ],
         )
 
 
@@ -154,14 +171,33 @@ def _child(case: str, config: Path, counter: _Counter) -> None:
             run(product.run_worker(settings, lambda: settings))
 
 
-def _case(case: str, bootstrap: str, directory: Path, leads: int, in_flight: int) -> dict[str, float]:
+def _case(
+    case: str,
+    bootstrap: str,
+    directory: Path,
+    leads: int,
+    in_flight: int,
+) -> dict[str, float]:
     nowhere = "http://127.0.0.1:9/v3/sources/webhook/"
     config, environment, _ = configure(directory, unused(case), bootstrap, in_flight, nowhere)
     asyncio.run(publish(config, environment, leads))
     counter = _Counter(directory / f"{case}.count")
-    command = [sys.executable, "-m", "benchmarks.safety", "--child", case, str(config), str(directory)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.safety",
+        "--child",
+        case,
+        str(config),
+        str(directory),
+    ]
     with (directory / f"{case}.log").open("wb") as log:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+        )
     try:
         return measure(process, lambda: counter.value, leads)
     finally:
@@ -169,14 +205,23 @@ def _case(case: str, bootstrap: str, directory: Path, leads: int, in_flight: int
         process.wait(60)
 
 
-def _compare(arguments: argparse.Namespace, show: Callable[[str], None]) -> dict[str, dict[str, float]]:
+def _compare(
+    arguments: argparse.Namespace,
+    show: Callable[[str], None],
+) -> dict[str, dict[str, float]]:
     children = ChildProcesses("safety")
     try:
         with kafka_for(show) as kafka:
             rows: dict[str, dict[str, float]] = {}
             for case in CASES:
                 show(f"{case} ...")
-                rows[case] = _case(case, kafka.bootstrap, children.directory, arguments.leads, arguments.in_flight)
+                rows[case] = _case(
+                    case,
+                    kafka.bootstrap,
+                    children.directory,
+                    arguments.leads,
+                    arguments.in_flight,
+                )
             return rows
     finally:
         children.close()
@@ -184,7 +229,10 @@ def _compare(arguments: argparse.Namespace, show: Callable[[str], None]) -> dict
 
 def main() -> int:
     """Run all cases, or the one that is a process of its own. 1 when the goal is missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.safety", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.safety",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("--leads", type=int, default=40_000, help="leads for each case")
     parser.add_argument("--in-flight", type=int, default=300)
     parser.add_argument("--json", action="store_true")
@@ -194,21 +242,29 @@ def main() -> int:
         case, config, directory = arguments.child
         _child(case, Path(config), _Counter(Path(directory) / f"{case}.count"))
         return 0
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics this new have no leader for a moment
+    # topics this new have no leader for a moment
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     console = Console(stderr=True)
     rows = _compare(arguments, console.print)
     cost = {case: row["cpu_us_per_lead"] for case, row in rows.items()}
     on_top = cost["safe"] / cost["unsafe"] - 1
     problem = missed(cost)
     if arguments.json:
-        ratios = {f"safe_to_{case}": round(cost["safe"] / cost[case], 3) for case in ("unsafe", "agent")}
+        ratios = {
+            f"safe_to_{case}": round(cost["safe"] / cost[case], 3) for case in ("unsafe", "agent")
+        }
         goal = {"most_on_top": MOST_ON_TOP, "on_top": round(on_top, 3), "met": not problem}
         Console().print_json(data={"cases": rows, **ratios, "goal": goal})
     else:
         _show(rows, cost, arguments.in_flight)
         price_us = cost["safe"] - cost["unsafe"]
         of_agent = price_us / cost["agent"]
-        Console().print(f"safety costs {price_us:.0f} us: {on_top:.0%} on top of unsafe, {of_agent:.0%} of an agent")
+        Console().print(
+            (
+                f"safety costs {price_us:.0f} us: {on_top:.0%} on top of unsafe, {of_agent:.0%} "
+                "of an agent"
+            ),
+        )
     if problem:
         console.print(problem)
     return 1 if problem else 0

@@ -1,8 +1,8 @@
 """How long a process takes to start: `stream-app --help`, and a worker from exec to its first POST.
 
-`python -m benchmarks.start [--rounds 5] [--json]`. Real Kafka, an instant target in a process of its own. The time and
-CPU are the median of the rounds, beside those of an interpreter that does nothing. Exits with 1 when a goal is missed.
-On a busy machine the CPU says more than the time.
+`python -m benchmarks.start [--rounds 5] [--json]`. Real Kafka, an instant target in a process of
+its own. The time and CPU are the median of the rounds, beside those of an interpreter that does
+nothing. Exits with 1 when a goal is missed. On a busy machine the CPU says more than the time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,12 @@ def _children_s() -> float:
 def _worker(bootstrap: str, directory: Path) -> Cost:
     """Start a worker whose leads wait, until the target has the first one."""
     serve = [sys.executable, "-m", "benchmarks.baselines", "target"]
-    with subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as target:
+    with subprocess.Popen(
+        serve,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as target:
         assert target.stdout is not None
         port = int(target.stdout.readline())
         url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
@@ -93,7 +98,10 @@ def _median(costs: Sequence[Cost], which: int) -> float:
 
 def main() -> None:
     """Measure, print a table or JSON, and exit with 1 when a goal was missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.start",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -105,13 +113,24 @@ def main() -> None:
     finally:
         children.close()
     if arguments.json:
-        Console().print_json(data={case: {"s": wall, "cpu_s": cpu} for case, (wall, cpu) in costs.items()})
+        Console().print_json(
+            data={case: {"s": wall, "cpu_s": cpu} for case, (wall, cpu) in costs.items()},
+        )
     else:
-        table = Table("start", "seconds", "CPU seconds", title=f"Starts, median of {arguments.rounds}")
+        table = Table(
+            "start",
+            "seconds",
+            "CPU seconds",
+            title=f"Starts, median of {arguments.rounds}",
+        )
         for case, (wall, cpu) in costs.items():
             table.add_row(case, f"{wall:.2f}", f"{cpu:.2f}")
         Console().print(table)
-    if missed := [f"{case} takes {costs[case][0]:.2f} s" for case, goal in GOALS_S.items() if costs[case][0] > goal]:
+    if missed := [
+        f"{case} takes {costs[case][0]:.2f} s"
+        for case, goal in GOALS_S.items()
+        if costs[case][0] > goal
+    ]:
         raise SystemExit(f"{', '.join(missed)}: the goals are {GOALS_S}")
 
 

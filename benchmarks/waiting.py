@@ -1,10 +1,11 @@
-"""`stream-app replay` with very many dead letters that wait, while others fall due, on a real Kafka.
+"""`stream-app replay` with very many dead letters that wait, while others fall due, on a real
+Kafka.
 
-`python -m benchmarks.waiting [--waiting 1000000] [--sorting 100000]`. So many wait in the delay tiers already, due two
-to eleven hours from now, and so many more on `leads.dlq` that the process has to sort into them first. Then others fall
-due: how late these come, the memory of the process meanwhile, and how long SIGTERM takes. Exit code 1 when one comes
-early or more than 2 s late, when memory grows by more than 20 MB meanwhile or is ever above 300 MB, or when SIGTERM
-takes 15 s.
+`python -m benchmarks.waiting [--waiting 1000000] [--sorting 100000]`. So many wait in the delay
+tiers already, due two to eleven hours from now, and so many more on `leads.dlq` that the process
+has to sort into them first. Then others fall due: how late these come, the memory of the process
+meanwhile, and how long SIGTERM takes. Exit code 1 when one comes early or more than 2 s late, when
+memory grows by more than 20 MB meanwhile or is ever above 300 MB, or when SIGTERM takes 15 s.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ import msgspec
 import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from benchmarks.dead_letters import CAUSES, PARTITIONS, dead_letter, prepare, say, show_progress, write
+from benchmarks.dead_letters import (
+    CAUSES,
+    PARTITIONS,
+    dead_letter,
+    prepare,
+    say,
+    show_progress,
+    write,
+)
 from stream_app.config import Settings
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, end
@@ -61,7 +70,12 @@ def missed(seen: Figures) -> list[str]:
         grown = (seen.rss_after_bytes - seen.rss_before_bytes) / 2**20
         misses.append(f"memory grew by {grown:.0f} MB, more than {MAX_GROWTH_BYTES / 2**20:.0f}")
     if seen.rss_peak_bytes > MAX_BYTES:
-        misses.append(f"memory came to {seen.rss_peak_bytes / 2**20:.0f} MB, more than {MAX_BYTES / 2**20:.0f}")
+        misses.append(
+            (
+                f"memory came to {seen.rss_peak_bytes / 2**20:.0f} MB, more than "
+                f"{MAX_BYTES / 2**20:.0f}"
+            ),
+        )
     if seen.exit_code or seen.term_s > MAX_TERM_S:
         misses.append(f"SIGTERM took {seen.term_s:.1f} s (exit code {seen.exit_code})")
     return misses
@@ -74,22 +88,40 @@ def failed(settings: Settings, number: int, now_ms: int, due_ms: int) -> Record:
 
 
 def waiting_in_tiers(settings: Settings, dead_letters: int, now_ms: int) -> Iterator[Record]:
-    """Dead letters as the replay process has put them into the two long tiers, due two to eleven hours from now."""
+    """Dead letters as the replay process has put them into the two long tiers, due two to eleven
+    hours from now.
+    """
     for number in range(dead_letters):
         record = failed(settings, number, now_ms, now_ms + (2 + number % 10) * _HOUR_MS)
         back = returning(
-            read_envelope(ConsumedRecord(record.topic, 0, 0, record.key, record.value, record.headers)), ""
+            read_envelope(
+                ConsumedRecord(record.topic, 0, 0, record.key, record.value, record.headers),
+            ),
+            "",
         )
         assert back is not None
         tier_s = (600, 3600)[number % 2]
-        yield msgspec.structs.replace(record, topic=settings.names.wait(tier_s), headers=back.to_headers())
+        yield msgspec.structs.replace(
+            record,
+            topic=settings.names.wait(tier_s),
+            headers=back.to_headers(),
+        )
 
 
-async def measure(settings: Settings, config: Path, waiting: int, sorting: int, rounds: int = 20) -> Figures:
+async def measure(
+    settings: Settings,
+    config: Path,
+    waiting: int,
+    sorting: int,
+    rounds: int = 20,
+) -> Figures:
     """One process, from its start to its end."""
     now_ms = time.time_ns() // 1_000_000
     await write(settings, waiting_in_tiers(settings, waiting, now_ms))
-    await write(settings, (failed(settings, n, now_ms, now_ms + (2 + n % 10) * _HOUR_MS) for n in range(sorting)))
+    await write(
+        settings,
+        (failed(settings, n, now_ms, now_ms + (2 + n % 10) * _HOUR_MS) for n in range(sorting)),
+    )
     before = await records_in(settings, settings.names.wait(3600))
     with closing(ChildProcesses("benchmark")) as children:
         argv = [sys.executable, "-m", "stream_app", "replay", "--config", str(config)]
@@ -120,14 +152,21 @@ async def records_in(settings: Settings, topic: str) -> int:
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap)
     await consumer.start()
     try:
-        return sum((await consumer.end_offsets([TopicPartition(topic, n) for n in range(PARTITIONS)])).values())
+        return sum(
+            (
+                await consumer.end_offsets([TopicPartition(topic, n) for n in range(PARTITIONS)])
+            ).values(),
+        )
     finally:
         await consumer.stop()
 
 
 async def retried(settings: Settings, wanted: int) -> list[int]:
     """The append times of all in leads.retry, as soon as there are so many."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka.bootstrap,
+        auto_offset_reset="earliest",
+    )
     await consumer.start()
     try:
         consumer.assign([TopicPartition(settings.names.retry, n) for n in range(PARTITIONS)])
@@ -151,11 +190,23 @@ def main() -> None:
         config, settings = prepare(Path(directory), kafka.bootstrap, unused("waiting"))
         seen = asyncio.run(measure(settings, config, args.waiting, args.sorting))
     mb = 2**20
-    say(f"{args.waiting} waited; {args.sorting} more were sorted into their tiers within {seen.sorted_s:.0f} s")
-    say(f"those that fell due came {statistics.median(seen.late_ms):.0f} ms late (median), at most {seen.late_ms[-1]}")
     say(
-        f"memory: {seen.rss_before_bytes / mb:.0f} MB in the first round, {seen.rss_after_bytes / mb:.0f} MB in the "
-        f"last, at most {seen.rss_peak_bytes / mb:.0f}; SIGTERM took {seen.term_s:.1f} s (exit code {seen.exit_code})"
+        (
+            f"{args.waiting} waited; {args.sorting} more were sorted into their tiers within "
+            f"{seen.sorted_s:.0f} s"
+        ),
+    )
+    say(
+        (
+            f"those that fell due came {statistics.median(seen.late_ms):.0f} ms late (median), "
+            f"at most {seen.late_ms[-1]}"
+        ),
+    )
+    say(
+        f"memory: {seen.rss_before_bytes / mb:.0f} MB in the first round, "
+        f"{seen.rss_after_bytes / mb:.0f} MB in the "
+        f"last, at most {seen.rss_peak_bytes / mb:.0f}; SIGTERM took {seen.term_s:.1f} s "
+        f"(exit code {seen.exit_code})",
     )
     if wrong := missed(seen):
         raise SystemExit("; ".join(wrong))

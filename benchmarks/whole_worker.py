@@ -1,7 +1,8 @@
 """A whole worker from its start until it has taken all partitions over, with an empty state.
 
-`python -m benchmarks.take_over --partitions 64 --workspaces 1000` runs it. The worker is a process of its own on real
-Kafka; nothing is sent. Ready is /readyz; done is when its CPU is idle again, with every partition bootstrapped.
+`python -m benchmarks.take_over --partitions 64 --workspaces 1000` runs it. The worker is a process
+of its own on real Kafka; nothing is sent. Ready is /readyz; done is when its CPU is idle again,
+with every partition bootstrapped.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ _WEBHOOK = "https://api.clay.com/v3/sources/webhook/"
 
 
 class TakeOver(msgspec.Struct):
-    """Seconds from the start of the process, its CPU seconds, its memory when it is done, and the most that it had."""
+    """Seconds from the start of the process, its CPU seconds, its memory when it is done, and the
+    most that it had.
+    """
 
     ready_s: float
     ready_cpu_s: float
@@ -46,8 +49,15 @@ class TakeOver(msgspec.Struct):
     peak_mb: float
 
 
-def configuration(workspaces: int, partitions: int = 8, bootstrap: str = "127.0.0.1:9092", namespace: str = "") -> str:
-    """Return the text of a configuration with that many workspaces, each with a destination and a budget."""
+def configuration(
+    workspaces: int,
+    partitions: int = 8,
+    bootstrap: str = "127.0.0.1:9092",
+    namespace: str = "",
+) -> str:
+    """Return the text of a configuration with that many workspaces, each with a destination and a
+    budget.
+    """
     lines = [
         "[kafka]",
         f'bootstrap = "{bootstrap}"',
@@ -78,17 +88,27 @@ def environment(workspaces: int) -> dict[str, str]:
     return hooks | {f"TOKEN_{number}": f"token-{number}" for number in range(workspaces)}
 
 
-def take_over_all(bootstrap: str, partitions: int, workspaces: int, say: Callable[[str], None]) -> TakeOver:
+def take_over_all(
+    bootstrap: str,
+    partitions: int,
+    workspaces: int,
+    say: Callable[[str], None],
+) -> TakeOver:
     """Create the topics and let one worker take all partitions over."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "stream_app.toml"
         path.write_text(configuration(workspaces, partitions, bootstrap, unused("take-over")))
         settings = load_settings(path, environment(workspaces))
         say(f"{partitions} partitions, {workspaces} workspaces: creating the topics ...")
-        report = asyncio.run(create_topics(connection_of(settings), settings.topic_plan(), 60.0, say))
+        report = asyncio.run(
+            create_topics(connection_of(settings), settings.topic_plan(), 60.0, say),
+        )
         if report.problems:
             raise SystemExit("; ".join(report.problems))
-        say("waiting until the broker leads all partitions, and has the topic of the groups' offsets ...")
+        say(
+            "waiting until the broker leads all partitions, and has the topic of the groups' "
+            "offsets ...",
+        )
         asyncio.run(settled(settings))
         say("taking over ...")
         return measure(path, environment(workspaces))
@@ -97,9 +117,15 @@ def take_over_all(bootstrap: str, partitions: int, workspaces: int, say: Callabl
 async def settled(settings: Settings) -> None:
     """Wait until the broker leads all partitions, and has the topic of the groups' offsets."""
     places = [
-        TopicPartition(topic.name, number) for topic in settings.topic_plan() for number in range(topic.partitions)
+        TopicPartition(topic.name, number)
+        for topic in settings.topic_plan()
+        for number in range(topic.partitions)
     ]
-    async with Reader(connection_of(settings), group_id="settled", request_timeout_ms=int(_WITHIN_S * 1000)) as reader:
+    async with Reader(
+        connection_of(settings),
+        group_id="settled",
+        request_timeout_ms=int(_WITHIN_S * 1000),
+    ) as reader:
         await reader.ends(places)
         await reader.committed(places[:1])
 
@@ -134,14 +160,24 @@ def measure(path: Path, environ: dict[str, str]) -> TakeOver:
                 done_s = time.perf_counter() - began
                 cpu_s = now
             rss_mb = process.memory_info().rss / 2**20
-            return TakeOver(ready_s, ready_cpu_s, done_s, cpu_s, rss_mb, _peak_mb(worker.pid, rss_mb))
+            return TakeOver(
+                ready_s,
+                ready_cpu_s,
+                done_s,
+                cpu_s,
+                rss_mb,
+                _peak_mb(worker.pid, rss_mb),
+            )
         finally:
             worker.terminate()
             worker.wait()
 
 
 def _peak_mb(pid: int, rss_mb: float) -> float:
-    """Return the most memory that a process ever had. Where the system does not say so, it is what it has now."""
+    """Return the most memory that a process ever had.
+
+    Where the system does not say so, it is what it has now.
+    """
     status = Path(f"/proc/{pid}/status")
     text = status.read_text() if status.exists() else ""
     peak = re.search(r"^VmHWM:\s*(\d+) kB$", text, re.M)

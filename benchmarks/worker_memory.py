@@ -1,13 +1,15 @@
 """The memory of a whole worker: what it needs once, and for each lead that it has a row of.
 
-`python -m benchmarks.worker_memory [--leads 1000000] [--json]`. Real Kafka. A `stream-app worker` starts on a state
-topic that is filled with the rows of leads, and is measured when it has nothing more to do: with a fifth of the leads
-and with all of them, each with an e-mail address only, and with a LinkedIn URL beside it. The slope between the two
-sizes is what a lead needs, and what is left of the smaller one is what a worker needs once. A process of its own then
-fills the cache of results, which is in memory where there is no Redis, beyond its bounds.
+`python -m benchmarks.worker_memory [--leads 1000000] [--json]`. Real Kafka. A `stream-app worker`
+starts on a state topic that is filled with the rows of leads, and is measured when it has nothing
+more to do: with a fifth of the leads and with all of them, each with an e-mail address only, and
+with a LinkedIn URL beside it. The slope between the two sizes is what a lead needs, and what is
+left of the smaller one is what a worker needs once. A process of its own then fills the cache of
+results, which is in memory where there is no Redis, beyond its bounds.
 
-Memory is the most resident memory that a process ever had: a container is killed at the peak, and the take-over may be
-one. Exits with 1 when a lead needs more than 0.9 KB, with a LinkedIn URL more than 1.3 KB, a worker once more
+Memory is the most resident memory that a process ever had: a container is killed at the peak, and
+the take-over may be one. Exits with 1 when a lead needs more than 0.9 KB, with a LinkedIn URL more
+than 1.3 KB, a worker once more
 than 150 MB, or its cache more than 100 MB.
 """
 
@@ -40,7 +42,10 @@ LIMITS = {"once_mb": 150.0, "email_kb": 0.9, "linkedin_kb": 1.3, "cache_mb": 100
 _WORKSPACE = "w00000"
 _DESTINATION = "d00000"
 _SMALL = 5
-_NOTE = "The quick brown fox jumps over the lazy dog, and does so for as long as a cell of a Clay table lasts. " * 4
+_NOTE = (
+    "The quick brown fox jumps over the lazy dog, and does so for as long as a cell of a "
+    "Clay table lasts. "
+) * 4
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -53,9 +58,14 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 def figures(peaks_mb: dict[tuple[str, int], float], leads: int, cache_mb: float) -> Figures:
-    """Return the lines through the peaks of two sizes: their slopes, and the higher of what they begin with."""
+    """Return the lines through the peaks of two sizes: their slopes, and the higher of what they
+    begin with.
+    """
     small = leads // _SMALL
-    slopes = {kind: (peaks_mb[kind, leads] - peaks_mb[kind, small]) / (leads - small) for kind in ("email", "linkedin")}
+    slopes = {
+        kind: (peaks_mb[kind, leads] - peaks_mb[kind, small]) / (leads - small)
+        for kind in ("email", "linkedin")
+    }
     once_mb = max(peaks_mb[kind, small] - small * slope for kind, slope in slopes.items())
     per_lead_kb = {kind: slope * 1024 for kind, slope in slopes.items()}
     return Figures(once_mb, per_lead_kb["email"], per_lead_kb["linkedin"], cache_mb)
@@ -64,7 +74,11 @@ def figures(peaks_mb: dict[tuple[str, int], float], leads: int, cache_mb: float)
 def missed(seen: Figures) -> list[str]:
     """Return the goals that were missed, in words."""
     values = msgspec.structs.asdict(seen)
-    return [f"{name}: {values[name]:.2f}, not below {most:g}" for name, most in LIMITS.items() if values[name] >= most]
+    return [
+        f"{name}: {values[name]:.2f}, not below {most:g}"
+        for name, most in LIMITS.items()
+        if values[name] >= most
+    ]
 
 
 def _worker_with(bootstrap: str, leads: int, *, linkedin: bool = False) -> TakeOver:
@@ -78,12 +92,24 @@ def _worker_with(bootstrap: str, leads: int, *, linkedin: bool = False) -> TakeO
 
 
 async def _prepare(settings: Settings, leads: int, *, linkedin: bool) -> None:
-    report = await create_topics(connection_of(settings), settings.topic_plan(), 60.0, lambda _: None)
+    report = await create_topics(
+        connection_of(settings),
+        settings.topic_plan(),
+        60.0,
+        lambda _: None,
+    )
     if report.problems:
         raise SystemExit("; ".join(report.problems))
     await settled(settings)
     if leads:
-        await fill(settings.kafka.bootstrap, settings.names.state, leads, _WORKSPACE, _DESTINATION, linkedin=linkedin)
+        await fill(
+            settings.kafka.bootstrap,
+            settings.names.state,
+            leads,
+            _WORKSPACE,
+            _DESTINATION,
+            linkedin=linkedin,
+        )
 
 
 async def _cache_mb() -> float:
@@ -123,7 +149,8 @@ def _result(number: int) -> Result:
 def main() -> None:
     """Measure each size in a fresh worker, and exit with 1 when a goal was missed."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.worker_memory", description=(__doc__ or "").split("\n")[0]
+        prog="python -m benchmarks.worker_memory",
+        description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument("--leads", type=int, default=1_000_000)
     parser.add_argument("--json", action="store_true")
@@ -151,7 +178,9 @@ def main() -> None:
                 worker = _worker_with(kafka.bootstrap, count, linkedin=kind == "linkedin")
                 peaks_mb[kind, count] = show(kind, count, worker)
     command = [sys.executable, "-m", "benchmarks.worker_memory", "--cache-only"]
-    cache_mb = float(subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout)
+    cache_mb = float(
+        subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout,
+    )
     seen = figures(peaks_mb, leads, cache_mb)
     failed = missed(seen)
     if arguments.json:
@@ -160,7 +189,7 @@ def main() -> None:
         Console().print(table)
         Console().print(
             f"once {seen.once_mb:.0f} MB; a lead {seen.email_kb:.2f} KB, "
-            f"with a LinkedIn URL {seen.linkedin_kb:.2f} KB; the cache {seen.cache_mb:.0f} MB"
+            f"with a LinkedIn URL {seen.linkedin_kb:.2f} KB; the cache {seen.cache_mb:.0f} MB",
         )
     if failed:
         raise SystemExit("; ".join(failed))

@@ -39,7 +39,12 @@ ATTRIBUTE: Final = r"^    (\w+): (.+(?:\n        .+)*)"
 """One of the attributes in a docstring: its name and its meaning."""
 _NAMES: Final = {"workspaces": ".<name>", "destinations": ".<alias>"}
 _VARIES: Final = "{value}"
-_TYPES: Final[dict[Any, str]] = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
+_TYPES: Final[dict[Any, str]] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "`true`, `false`",
+}
 
 
 _SETTINGS: Final = """\
@@ -78,12 +83,17 @@ def _flat(table: Mapping[str, Any], place: str = "") -> dict[str, str]:
     """Return a table with those in it as one: place of each key -> its value."""
     flat: dict[str, str] = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+        flat |= (
+            _flat(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+        )
     return flat
 
 
 def _tables(kind: type[msgspec.Struct], table: str, situations: dict[str, str]) -> Iterator[str]:
-    """Yield a table of the configuration, and those in it. Takes their situations out of `situations`."""
+    """Yield a table of the configuration, and those in it.
+
+    Takes their situations out of `situations`.
+    """
     meanings = _attributes(kind)
     hints = get_type_hints(kind, include_extras=True)
     defaults = {field.name: field for field in msgspec.structs.fields(kind)}
@@ -98,13 +108,26 @@ def _tables(kind: type[msgspec.Struct], table: str, situations: dict[str, str]) 
             continue
         if place not in situations:
             raise KeyError(f"docs/{SITUATIONS.name}: say in which situation one changes {place}")
-        texts = _default(defaults[key], place), cell(_kind(hint)), cell(meanings[key]), cell(situations.pop(place))
+        texts = (
+            _default(defaults[key], place),
+            cell(_kind(hint)),
+            cell(meanings[key]),
+            cell(situations.pop(place)),
+        )
         rows.append(f"| `{key}` | {' | '.join(texts)} |")
     if rows:
-        heading = f"{'#' * (2 + (table.count('.') > table.count('.<')))} `[{table}]`" if table else "## Top level"
+        heading = (
+            f"{'#' * (2 + (table.count('.') > table.count('.<')))} `[{table}]`"
+            if table
+            else "## Top level"
+        )
         described = _described(kind) if table else ""
         yield f"{heading}\n\n{described}\n" if described else f"{heading}\n"
-        yield "| Key | Default | Type | Meaning | When to change it |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        yield (
+            "| Key | Default | Type | Meaning | When to change it |\n|---|---|---|---|---|\n"
+            + "\n".join(rows)
+            + "\n"
+        )
     for nested, place in inner:
         if place != "workspace_defaults":
             yield from _tables(nested, place, situations)
@@ -126,7 +149,11 @@ def _kind(hint: Any) -> str:
         case None:
             return _TYPES[hint]
         case origin if origin is Annotated:
-            ranges = [f", {bound.low:.15g} to {bound.high:.15g}" for bound in given[1:] if isinstance(bound, Range)]
+            ranges = [
+                f", {bound.low:.15g} to {bound.high:.15g}"
+                for bound in given[1:]
+                if isinstance(bound, Range)
+            ]
             return _kind(given[0]) + "".join(ranges)
         case origin if origin is Literal:
             return ", ".join(f"`{word}`" for word in given)
@@ -145,8 +172,12 @@ def _attributes(kind: type) -> dict[str, str]:
     """Return the meanings of a class's fields, by the docstrings of the class and its bases."""
     descriptions: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        attributes = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("\n\nAttributes:\n")[2]
-        descriptions |= {name: " ".join(text.split()) for name, text in re.findall(ATTRIBUTE, attributes, re.M)}
+        attributes = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition(
+            "\n\nAttributes:\n",
+        )[2]
+        descriptions |= {
+            name: " ".join(text.split()) for name, text in re.findall(ATTRIBUTE, attributes, re.M)
+        }
     return descriptions
 
 
@@ -154,7 +185,8 @@ def metrics() -> str:
     """Return the page of the metrics."""
     rows = sorted(row for path in CODE.rglob("*.py") for row in _metrics_of(path))
     return (
-        "# List of metrics\n\nThis page lists every metric with its type and help text, as the code defines them. "
+        "# List of metrics\n\nThis page lists every metric with its type and help text, as "
+        "the code defines them. "
         "[Metrics](../metrics.md) groups them by process.\n\n"
         "| Metric | Labels | Type | Help text |\n|---|---|---|---|\n" + "\n".join(rows)
     )
@@ -168,11 +200,18 @@ def _metrics_of(path: Path) -> Iterator[str]:
             kind = "gauge"
             name = f"stream_app_lane_{texts[0]}"
             labels = ("workspace", *texts[2:])
-        elif call.func.id in ("Counter", "counter", "Gauge", "Histogram", "histogram", "GaugeMetricFamily") and texts:
+        elif (
+            call.func.id
+            in ("Counter", "counter", "Gauge", "Histogram", "histogram", "GaugeMetricFamily")
+            and texts
+        ):
             given = [*call.args, *(keyword.value for keyword in call.keywords)]
             kind = call.func.id.removesuffix("MetricFamily").lower()
             name = f"{texts[0]}{'_total' if kind == 'counter' else ''}"
-            labels = next((ast.literal_eval(arg) for arg in given if isinstance(arg, ast.Tuple)), ())
+            labels = next(
+                (ast.literal_eval(arg) for arg in given if isinstance(arg, ast.Tuple)),
+                (),
+            )
         else:
             continue
         shown = ", ".join(f"`{label}`" for label in labels)
@@ -196,15 +235,20 @@ def failures() -> str:
     errors = [value for value in vars(error_classes).values() if isinstance(value, type)]
     statuses = [(status, sorted(NEXT.get(status, ()))) for status in get_args(Status)]
     parts = [
-        "# Errors, statuses and reasons\n\nThis page has the codes that the program writes, as the code defines them. "
-        "[Failures](../failures.md) says what they mean for you, and [dead letters](../dead-letters.md) what to do.\n"
+        "# Errors, statuses and reasons\n\nThis page has the codes that the program writes, "
+        "as the code defines them. "
+        "[Failures](../failures.md) says what they mean for you, and [dead "
+        "letters](../dead-letters.md) what to do.\n"
         "`{name}` stands for a part of a text that varies.\n",
         _table("Exit codes", "", "Code | Meaning", codes),
         _table(
             "Errors",
             "The exit code is that of a command which ends with the error.",
             "Error | Exit code | Meaning",
-            [(f"`{error.__name__}`", str(EXIT_CODE_OF.get(error, NO)), _described(error)) for error in errors],
+            [
+                (f"`{error.__name__}`", str(EXIT_CODE_OF.get(error, NO)), _described(error))
+                for error in errors
+            ],
         ),
         _table(
             "Statuses of a lead",
@@ -217,36 +261,46 @@ def failures() -> str:
         ),
         _table(
             "Responses of Clay",
-            "What a response of Clay to a POST means. The reason is `http_<status>`. A 503 is `Uncertain` where\n"
+            "What a response of Clay to a POST means. The reason is `http_<status>`. A 503 "
+            "is `Uncertain` where\n"
             "`unavailable_is_refused = false`.",
             "Response | Outcome | Text",
             _responses(),
         ),
         _table(
             "POSTs without a response",
-            "`Refused` may be sent again. `Uncertain` may have reached Clay, so it is not sent again by itself.",
+            "`Refused` may be sent again. `Uncertain` may have reached Clay, so it is not "
+            "sent again by itself.",
             "Reason | Outcome | Text",
             [(f"`{reason}`", "Refused", text) for reason, text in UNSENT_TEXT.items()]
             + [(f"`{reason}`", "Uncertain", text) for reason, text in UNCERTAIN_TEXT.items()],
         ),
         _table(
             "Leads that are rejected",
-            "Each of them becomes a dead letter. One that is `poison` is not replayed automatically, because its\n"
-            "bytes would be rejected again. One of `policy` waits for a person, because the configuration refuses it.",
+            "Each of them becomes a dead letter. One that is `poison` is not replayed "
+            "automatically, because its\n"
+            "bytes would be rejected again. One of `policy` waits for a person, because the "
+            "configuration refuses it.",
             "Reason | Disposition | Text",
-            [(code, _disposition(code.strip("`")), text) for code, text in _reasons("Unreadable", "domain")],
+            [
+                (code, _disposition(code.strip("`")), text)
+                for code, text in _reasons("Unreadable", "domain")
+            ],
         ),
         _table(
             "Leads that wait",
-            "These reasons say why a lead was not sent yet. The reason of a suspended lane is that of the response\n"
+            "These reasons say why a lead was not sent yet. The reason of a suspended lane "
+            "is that of the response\n"
             "which suspended it.",
             "Reason | Text",
             sorted({*_reasons("Held", "domain partition"), *_reasons("held", "domain")}),
         ),
         _table(
             "What holds a lane",
-            "`stream-app explain`, the board, metrics and messages have these codes. A message goes to people where a\n"
-            "person must act. `http_*` is every status with which Clay refuses all leads of a destination.",
+            "`stream-app explain`, the board, metrics and messages have these codes. A "
+            "message goes to people where a\n"
+            "person must act. `http_*` is every status with which Clay refuses all leads of "
+            "a destination.",
             "Code | What lifts it | Message to people",
             [
                 (f"`{code}`", reason.lifts.format("acme"), reason.alarm or "none")
@@ -256,10 +310,14 @@ def failures() -> str:
         ),
         _table(
             "Other reasons",
-            "Events and dead letters have these reasons, too. A dead letter of a lead that failed has the disposition\n"
+            "Events and dead letters have these reasons, too. A dead letter of a lead that "
+            "failed has the disposition\n"
             "`failed`.",
             "Reason | Text",
-            [*((f"`{code}`", text) for code, text in SUPPRESSED.items()), *_reasons("Reason", "domain partition")],
+            [
+                *((f"`{code}`", text) for code, text in SUPPRESSED.items()),
+                *_reasons("Reason", "domain partition"),
+            ],
         ),
         _table(
             "Callbacks that the gateway refuses for their body",
@@ -281,9 +339,16 @@ def _responses() -> Iterator[tuple[str, str, str]]:
     """Yield what each status means. One stands for others that mean the same."""
     for status in (200, 302, 400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 500, 503):
         outcome = classify(status, None, "", 0, unavailable_is_refused=True)
-        shown = {200: "2xx", 302: "3xx", 409: "other 4xx", 500: "other 5xx"}.get(status, str(status))
+        shown = {200: "2xx", 302: "3xx", 409: "other 4xx", 500: "other 5xx"}.get(
+            status,
+            str(status),
+        )
         text = getattr(outcome, "text", "").removeprefix(f"HTTP {status}: ")
-        yield shown, type(outcome).__name__, text or _described(type(outcome)).partition(": ")[2].partition(".")[0]
+        yield (
+            shown,
+            type(outcome).__name__,
+            text or _described(type(outcome)).partition(": ")[2].partition(".")[0],
+        )
 
 
 def _disposition(reason: str) -> str:
@@ -295,22 +360,36 @@ def _disposition(reason: str) -> str:
 
 
 def _reasons(name: str, folders: str) -> list[tuple[str, str]]:
-    """Return the codes of a class of reasons, each with its texts. `{name}` stands for a part that varies."""
+    """Return the codes of a class of reasons, each with its texts.
+
+    `{name}` stands for a part that varies.
+    """
     reasons: set[tuple[str, str]] = set()
     for path in (path for folder in folders.split() for path in (CODE / folder).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         if f"{name}(" not in source:
             continue
-        module = importlib.import_module(".".join(path.relative_to(CODE.parent).with_suffix("").parts))
+        module = importlib.import_module(
+            ".".join(path.relative_to(CODE.parent).with_suffix("").parts),
+        )
         functions = [
-            node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            node
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         ]
-        constants = [node for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)]
+        constants = [
+            node for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)
+        ]
         for scope in (*functions, *constants):
             for call in _calls(scope):
                 if call.func.id == name and len(call.args) > 1:
                     codes, texts = (_texts(arg, scope, module) for arg in call.args[:2])
-                    reasons |= {(f"`{code}`", text) for code in codes for text in texts if _is_text(code, text)}
+                    reasons |= {
+                        (f"`{code}`", text)
+                        for code in codes
+                        for text in texts
+                        if _is_text(code, text)
+                    }
     return sorted(reasons)
 
 
@@ -323,7 +402,9 @@ def _texts(node: ast.expr, scope: ast.AST, module: ModuleType) -> list[str]:
     """Return what a text can be. `{name}` stands for a value that is known only at run time."""
 
     def within(*parts: ast.expr) -> list[str]:
-        return ["".join(words) for words in product(*(_texts(part, scope, module) for part in parts))]
+        return [
+            "".join(words) for words in product(*(_texts(part, scope, module) for part in parts))
+        ]
 
     match node:
         case ast.Constant(value=str() | int() as given):
@@ -334,10 +415,15 @@ def _texts(node: ast.expr, scope: ast.AST, module: ModuleType) -> list[str]:
             return within(node.value)
         case ast.BinOp(op=ast.Add()):
             return within(node.left, node.right)
-        case ast.IfExp(body=ast.Constant(value=one), orelse=ast.Constant(value=other)) if one and other:
+        case ast.IfExp(body=ast.Constant(value=one), orelse=ast.Constant(value=other)) if (
+            one and other
+        ):
             return [f"{one!s} or {other!s}"]
         case ast.IfExp():
-            return [*within(node.body), *(within(node.orelse) if isinstance(node.orelse, ast.Constant) else [])]
+            return [
+                *within(node.body),
+                *(within(node.orelse) if isinstance(node.orelse, ast.Constant) else []),
+            ]
         case ast.Name() if isinstance(value := getattr(module, node.id, None), str | int):
             return [str(value)]
         case ast.Name():
@@ -351,14 +437,24 @@ def _texts(node: ast.expr, scope: ast.AST, module: ModuleType) -> list[str]:
             return [f"{{number}} {word}" for word in within(nouns)]
         case ast.Call(func=ast.Name(id="scrub"), args=[first]):
             return within(first)
-        case ast.Call(func=ast.Name(id=called)) if isfunction(function := getattr(module, called, None)):
+        case ast.Call(func=ast.Name(id=called)) if isfunction(
+            function := getattr(module, called, None),
+        ):
             body = ast.parse(inspect.getsource(function))
             home = importlib.import_module(function.__module__)
-            returned = [inner.value for inner in ast.walk(body) if isinstance(inner, ast.Return) and inner.value]
+            returned = [
+                inner.value
+                for inner in ast.walk(body)
+                if isinstance(inner, ast.Return) and inner.value
+            ]
             return [text for expression in returned for text in _texts(expression, body, home)]
         case ast.Attribute():
             return [f"{{{node.attr}}}"]
-        case ast.Call(func=ast.Name(), args=[first, *_]) | ast.Subscript(value=first) | ast.Starred(value=first):
+        case (
+            ast.Call(func=ast.Name(), args=[first, *_])
+            | ast.Subscript(value=first)
+            | ast.Starred(value=first)
+        ):
             return within(first)
     return [_VARIES]
 
@@ -375,7 +471,8 @@ def _assigned(name: ast.Name, scope: ast.AST) -> list[ast.expr]:
                 else [(target, node.value)]
             )
             values += [value for left, value in pairs if ast.unparse(left) == name.id]
-        elif isinstance(node, ast.Assign) and name in ast.walk(node):  # text = f"{text}; ...": of the first one
+        # text = f"{text}; ...": of the first one
+        elif isinstance(node, ast.Assign) and name in ast.walk(node):
             return values[:1] if name.id in ast.unparse(node.targets[0]) else values
     return values
 

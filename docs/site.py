@@ -1,4 +1,6 @@
-"""Write the generated pages of docs/reference, or build the site: `python docs/site.py reference`, `... build`."""
+"""Write the generated pages of docs/reference, or build the site: `python docs/site.py reference`,
+`... build`.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +35,26 @@ _WIDTH: Final = "100"
 def commands() -> str:
     """Return the page with the help of each command."""
     parts = [
-        "# Commands\n\nThis page is what `--help` prints. Every command has `--help`, `--config` and `--json`.\n",
+        (
+            "# Commands\n\nThis page is what `--help` prints. Every command has `--help`, "
+            "`--config` and `--json`.\n"
+        ),
         _help([]),
     ]
     for name in COMMANDS:
         parts.append(f"## `stream-app {name}`\n\n{_help([name])}")
         actions = [action for action in build_app()[name] if not action.startswith("-")]
-        parts += [f"### `stream-app {name} {action}`\n\n{_help([name, action])}" for action in actions]
+        parts += [
+            f"### `stream-app {name} {action}`\n\n{_help([name, action])}" for action in actions
+        ]
     return "\n".join(parts)
 
 
 def _help(words: list[str]) -> str:
-    with mock.patch.dict(os.environ, COLUMNS=_WIDTH), contextlib.redirect_stdout(io.StringIO()) as out:
+    with (
+        mock.patch.dict(os.environ, COLUMNS=_WIDTH),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+    ):
         main([*words, "--help"])
     # The options that all commands have are on the program's own page.
     text = out.getvalue().partition("\nCommon options:")[0] if words else out.getvalue()
@@ -55,13 +65,20 @@ def api() -> str:
     """Return the page of the look-up API."""
     described = document(__version__)
     text = described["info"]["description"]
-    parts = [f"# Look-up API\n\n{text}\n\nThe board serves this description as `GET /openapi.json`.\n"]
+    parts = [
+        f"# Look-up API\n\n{text}\n\nThe board serves this description as `GET /openapi.json`.\n",
+    ]
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             parts.append(f"## `{method.upper()} {path}`\n\n{operation['summary']}\n")
             if rows := [_parameter(parameter) for parameter in operation.get("parameters", [])]:
-                parts.append("| Parameter | In | Meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n")
-            answers = [f"| {code} | {cell(answer['description'])} |" for code, answer in operation["responses"].items()]
+                parts.append(
+                    "| Parameter | In | Meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n",
+                )
+            answers = [
+                f"| {code} | {cell(answer['description'])} |"
+                for code, answer in operation["responses"].items()
+            ]
             parts.append("| Answer | Meaning |\n|---|---|\n" + "\n".join(answers) + "\n")
     return "\n".join(parts)
 
@@ -74,7 +91,10 @@ def _parameter(parameter: dict[str, Any]) -> str:
 def messages() -> str:
     """Return the page of the message formats."""
     parts = [
-        "# Messages\n\nThe JSON Schemas are in [`schemas/`](../../schemas), which also has an AsyncAPI document.\n"
+        (
+            "# Messages\n\nThe JSON Schemas are in [`schemas/`](../../schemas), which also has "
+            "an AsyncAPI document.\n"
+        ),
     ]
     for path in sorted(SCHEMAS.glob("*.json")):
         schema = json.loads(path.read_text(encoding="utf-8"))
@@ -119,12 +139,18 @@ def write_reference(folder: Path) -> None:
 
 
 def build(target: Path) -> None:
-    """Build the site into a folder. Raises CalledProcessError if a link or an anchor leads nowhere."""
+    """Build the site into a folder.
+
+    Raises CalledProcessError if a link or an anchor leads nowhere.
+    """
     with tempfile.TemporaryDirectory() as root:
         pages = Path(root, "docs")
         shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.py", "*.toml", "__pycache__"))
         for page in pages.rglob("*.md"):
-            page.write_text(_on_site(page.read_text(encoding="utf-8"), page, pages), encoding="utf-8")
+            page.write_text(
+                _on_site(page.read_text(encoding="utf-8"), page, pages),
+                encoding="utf-8",
+            )
         shutil.copy(DOCS / "zensical.toml", root)
         argv = [sys.executable, "-m", "zensical", "build", "--strict"]
         subprocess.run(argv, cwd=root, check=True, timeout=300, env={**os.environ, "NO_COLOR": "1"})

@@ -1,11 +1,13 @@
 """How the examples find Kafka: KAFKA_BOOTSTRAP, else the Kafka of docker-compose.yml.
 
-The latter wants the password in KAFKA_PASSWORD, which is in the file .env beside docker-compose.yml:
+The latter wants the password in KAFKA_PASSWORD, which is in the file .env beside
+docker-compose.yml:
 
     set -a; . ./.env; set +a
 
-Plain clients ask a Kafka that KAFKA_BOOTSTRAP names with that password if it is set, and otherwise without one. What
-needs settings asks as the file of STREAM_APP_CONFIG says, else as examples/stream_app.toml does.
+Plain clients ask a Kafka that KAFKA_BOOTSTRAP names with that password if it is set, and otherwise
+without one. What needs settings asks as the file of STREAM_APP_CONFIG says, else as
+examples/stream_app.toml does.
 """
 
 from __future__ import annotations
@@ -21,16 +23,21 @@ from stream_app import Settings, SettingsError, load_settings
 BOOTSTRAP = os.environ.get("KAFKA_BOOTSTRAP", f"127.0.0.1:{os.environ.get('KAFKA_PORT', '9094')}")
 _USER = "app"
 
-# It warns at each connection that anyone on its way could read the password, which here never leaves this machine.
+# It warns at each connection that anyone on its way could read the password, which here never
+# leaves this machine.
 logging.getLogger("aiokafka.conn").setLevel(logging.ERROR)
 
 
 def password() -> str | None:
-    """Return the password for Kafka; None if it wants none. The program ends if docker-compose.yml's is not set."""
+    """Return the password for Kafka; None if it wants none.
+
+    The program ends if docker-compose.yml's is not set.
+    """
     given = os.environ.get("KAFKA_PASSWORD")
     if given is None and "KAFKA_BOOTSTRAP" not in os.environ:
         raise SystemExit(
-            "KAFKA_PASSWORD is not set: docker-compose.yml has it in its .env file, so run set -a; . ./.env; set +a"
+            "KAFKA_PASSWORD is not set: docker-compose.yml has it in its .env file, so run "
+            "set -a; . ./.env; set +a",
         )
     return given
 
@@ -64,7 +71,9 @@ def for_confluent() -> dict[str, str]:
 
 
 def settings() -> Settings:
-    """Return the settings of STREAM_APP_CONFIG, else of examples/stream_app.toml. KAFKA_BOOTSTRAP replaces the address.
+    """Return the settings of STREAM_APP_CONFIG, else of examples/stream_app.toml.
+
+    KAFKA_BOOTSTRAP replaces the address.
 
     The program ends with the reason if they cannot be read.
     """

@@ -2,9 +2,9 @@
 
     python examples/consume_status_aiokafka.py --group my-crm --count 10
 
-Read with `read_committed`: events of aborted transactions are then left out, and each event is delivered once. The
-group commits after each batch was processed, so a restart repeats a batch at most; `id` is unique, so it tells a
-repeated event.
+Read with `read_committed`: events of aborted transactions are then left out, and each event is
+delivered once. The group commits after each batch was processed, so a restart repeats a batch at
+most; `id` is unique, so it tells a repeated event.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ async def main(topic: str, group: str, count: int) -> None:
             for records in batches.values():
                 for record in records:
                     event = json.loads(record.value)
-                    print(event["id"], event["lead_id"], event["status"], event.get("text", ""), flush=True)
+                    print(
+                        event["id"],
+                        event["lead_id"],
+                        event["status"],
+                        event.get("text", ""),
+                        flush=True,
+                    )
                     count -= 1
             if batches:
                 await consumer.commit()
@@ -40,7 +46,11 @@ async def main(topic: str, group: str, count: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--topic", default="leads.status", help="with kafka.namespace in front, if you have one")
+    parser.add_argument(
+        "--topic",
+        default="leads.status",
+        help="with kafka.namespace in front, if you have one",
+    )
     parser.add_argument("--group", default="example-aiokafka")
     parser.add_argument("--count", type=int, default=10, help="end after so many events")
     args = parser.parse_args()

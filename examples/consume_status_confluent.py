@@ -23,7 +23,7 @@ def main(topic: str, group: str, count: int) -> None:
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
-        }
+        },
     )
     try:
         consumer.subscribe([topic])
@@ -43,7 +43,11 @@ def main(topic: str, group: str, count: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--topic", default="leads.status", help="with kafka.namespace in front, if you have one")
+    parser.add_argument(
+        "--topic",
+        default="leads.status",
+        help="with kafka.namespace in front, if you have one",
+    )
     parser.add_argument("--group", default="example-confluent")
     parser.add_argument("--count", type=int, default=10, help="end after so many events")
     args = parser.parse_args()

@@ -14,7 +14,16 @@ from connect import settings
 
 from stream_app import follow_status, publish
 
-ENDED = {"enriched", "partial", "no_data", "enrich_error", "duplicate", "suppressed", "expired", "parked"}
+ENDED = {
+    "enriched",
+    "partial",
+    "no_data",
+    "enrich_error",
+    "duplicate",
+    "suppressed",
+    "expired",
+    "parked",
+}
 
 
 async def main(workspace: str) -> None:

@@ -1,7 +1,8 @@
 """Reset the offsets of a consumer group, as `kafka-consumer-groups.sh --reset-offsets` does.
 
     python examples/reset_offsets.py --group my-crm --topic leads.status
-    python examples/reset_offsets.py --group my-crm --topic leads.status --to-datetime 2026-11-24T08:00+00:00
+    python examples/reset_offsets.py --group my-crm --topic leads.status --to-datetime
+    2026-11-24T08:00+00:00
 
 First stop all members of the group: Kafka refuses to move the offsets of an active group. The group
 `stream-app-replay` with the topic `leads.dlq` sends the dead letters again, and pays for them: see
@@ -29,7 +30,10 @@ async def partitions_of(topic: str) -> list[TopicPartition]:
         await admin.close()
     if described["error_code"]:
         raise SystemExit(f"{topic}: there is no such topic")
-    return [TopicPartition(topic, number) for number in sorted(place["partition"] for place in described["partitions"])]
+    return [
+        TopicPartition(topic, number)
+        for number in sorted(place["partition"] for place in described["partitions"])
+    ]
 
 
 async def main(group: str, topic: str, to: datetime | None) -> None:
@@ -43,11 +47,16 @@ async def main(group: str, topic: str, to: datetime | None) -> None:
             time_ms = round(to.timestamp() * 1000)
             offsets_then = await consumer.offsets_for_times(dict.fromkeys(partitions, time_ms))
             ends = await consumer.end_offsets(partitions)
-            offsets = {place: at.offset if (at := offsets_then[place]) else ends[place] for place in partitions}
+            offsets = {
+                place: at.offset if (at := offsets_then[place]) else ends[place]
+                for place in partitions
+            }
         try:
             await consumer.commit(offsets)
         except KafkaError as error:
-            raise SystemExit(f"{group}: Kafka refuses: {error!r}: stop all members of the group first") from error
+            raise SystemExit(
+                f"{group}: Kafka refuses: {error!r}: stop all members of the group first",
+            ) from error
     for partition, offset in offsets.items():
         print(f"{group} {partition.topic}/{partition.partition} {offset}")
 
@@ -56,6 +65,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--group", required=True)
     parser.add_argument("--topic", required=True)
-    parser.add_argument("--to-datetime", type=datetime.fromisoformat, metavar="TIME", help="default: the earliest")
+    parser.add_argument(
+        "--to-datetime",
+        type=datetime.fromisoformat,
+        metavar="TIME",
+        help="default: the earliest",
+    )
     args = parser.parse_args()
     asyncio.run(main(args.group, args.topic, args.to_datetime))

@@ -11,7 +11,8 @@ _INTERRUPTED = 130  # as `cli.base` has it, which is not imported yet
 def main() -> int:
     """Run the program. Returns its exit code.
 
-    Ctrl-C ends it without a traceback while the program itself is still being imported, which takes a moment.
+    Ctrl-C ends it without a traceback while the program itself is still being imported, which takes
+    a moment.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # otherwise the one who started us ignores it

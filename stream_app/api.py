@@ -1,14 +1,23 @@
 """The public Python API; import its names from `stream_app`.
 
-Each function takes settings as `load_settings` returns them, or the path of a configuration file. Functions whose names
-end in `_sync` are for programs without an event loop.
+Each function takes settings as `load_settings` returns them, or the path of a configuration file.
+Functions whose names end in `_sync` are for programs without an event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import wraps
@@ -72,14 +81,17 @@ __all__ = [
 ]
 
 AnySettings: TypeAlias = Settings | str | os.PathLike[str] | None
-"""Settings, or the path of a configuration file; None: the file of STREAM_APP_CONFIG, else `stream_app.toml`."""
+"""Settings, or the path of a configuration file; None: the file of STREAM_APP_CONFIG, else
+`stream_app.toml`.
+"""
 
 
 def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     """Read the configuration for use in this process.
 
-    Webhooks and tokens of Clay need not be set: only a worker needs them. From then on, this process hashes people and
-    lead ids as this configuration says; use one configuration in a process.
+    Webhooks and tokens of Clay need not be set: only a worker needs them. From then on, this
+    process hashes people and lead ids as this configuration says; use one configuration in a
+    process.
 
     Args:
         path: The TOML file; None: the file that STREAM_APP_CONFIG names, else `stream_app.toml`.
@@ -109,34 +121,46 @@ async def publish(
     """Check all leads, then publish the good ones. A refused lead does not stop the others.
 
     Args:
-        leads: Each is a `Lead`, a mapping with the keys of a lead (`{"workspace": "acme", "fields": {...}}`), or a flat
-            mapping of its fields (`{"workspace": "acme", "email": "ada@example.com"}`).
+        leads: Each is a `Lead`, a mapping with the keys of a lead (`{"workspace": "acme", "fields":
+            {...}}`), or a flat mapping of its fields (`{"workspace": "acme", "email":
+            "ada@example.com"}`).
         settings: Settings, or the path of a configuration file.
-        workspace: The workspace of leads that name none; default: the only one of the configuration.
+        workspace: The workspace of leads that name none; default: the only one of the
+            configuration.
         destination: The destination of leads that name none; default: that of the workspace.
-        import_id: A name for this batch, under which the board and `stream-app imports` show its progress. Default: a
-            new one; '': none, which suits a program that publishes its leads one by one.
-        bulk: Write to `leads.bulk`: these leads get a share of the rate and do not delay other leads.
+        import_id: A name for this batch, under which the board and `stream-app imports` show its
+            progress. Default: a new one; '': none, which suits a program that publishes its leads
+            one by one.
+        bulk: Write to `leads.bulk`: these leads get a share of the rate and do not delay other
+            leads.
         force: Send, and pay for, leads that were sent before.
-        on_refused: Gets each refused lead: `line` counts from 1, `reason` is a stable code, `text` explains it.
+        on_refused: Gets each refused lead: `line` counts from 1, `reason` is a stable code, `text`
+            explains it.
 
     Returns:
-        Counts: `rows` = `ready` + `refused`; `published` are acknowledged by Kafka; `reasons` counts the refused
-        ones by reason. `import_id` is the name of the batch, and `lead_ids` has the ids of the valid leads, in order.
+        Counts: `rows` = `ready` + `refused`; `published` are acknowledged by Kafka; `reasons`
+            counts the refused
+        ones by reason. `import_id` is the name of the batch, and `lead_ids` has the ids of the
+        valid leads, in order.
 
     Raises:
         SettingsError: The configuration is wrong.
         TopicsError: A topic is missing or has another number of partitions.
         KafkaRefused: Kafka refuses the credentials, or rights are missing.
-        BrokerUnavailable: Kafka did not acknowledge all leads. Publish the same leads again: those that are on Kafka
-            already are recognised as duplicates, unless `force` is set.
+        BrokerUnavailable: Kafka did not acknowledge all leads. Publish the same leads again: those
+            that are on Kafka already are recognised as duplicates, unless `force` is set.
         TypeError: `leads` is one lead and not an iterable of leads.
     """
     if isinstance(leads, Mapping | Lead | str | bytes):
         raise TypeError(f"leads is one {type(leads).__name__}: pass a list of leads")
     name = publishing.any_import_id() if import_id is None else import_id or None
     options = PublishOptions(workspace, destination, name, bulk, force)
-    return await publishing.publish(leads, settings_of(settings), options, on_refused=on_refused or silent)
+    return await publishing.publish(
+        leads,
+        settings_of(settings),
+        options,
+        on_refused=on_refused or silent,
+    )
 
 
 @asynccontextmanager
@@ -155,8 +179,8 @@ async def follow_status(
             async for event in events:
                 print(event.status)
 
-    Every event that is committed after the block began is seen. Nothing is committed for the reader: a program that has
-    to go on where it stopped uses a consumer group (docs/python-api.md).
+    Every event that is committed after the block began is seen. Nothing is committed for the
+    reader: a program that has to go on where it stopped uses a consumer group (docs/python-api.md).
 
     Args:
         settings: Settings, or the path of a configuration file.
@@ -181,7 +205,8 @@ async def follow_status(
     check_known(config, workspace=workspace)
     if lead_id is not None and not lead_id.strip():
         raise ValueError("lead_id is empty")
-    lead_ids = None if lead_id is None else ids_meant(lead_id.strip())  # the id on Kafka may be a hash
+    # the id on Kafka may be a hash
+    lead_ids = None if lead_id is None else ids_meant(lead_id.strip())
     await kafka_ready(config, "follow_status()")
     connection = connection_of(config)
     topic = config.names.status
@@ -193,7 +218,12 @@ async def follow_status(
         yield events
 
 
-async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> LeadSearch:
+async def find_lead(
+    lead: str,
+    settings: AnySettings = None,
+    *,
+    workspace: str | None = None,
+) -> LeadSearch:
     """Ask the board where a lead is. An e-mail address or LinkedIn URL is hashed before it is sent.
 
     Args:
@@ -202,12 +232,13 @@ async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str |
         workspace: Leave out what other workspaces know of the lead.
 
     Returns:
-        `leads`: each with its `histories` (a record that came in, and its events) and `results`. `waiting`: what was
-        found among the records that no worker has taken yet. `as_of_ms` (epoch ms), `lag` (offsets) and `trouble` say
-        how far the board is behind Kafka.
+        `leads`: each with its `histories` (a record that came in, and its events) and `results`.
+        `waiting`: what was found among the records that no worker has taken yet. `as_of_ms` (epoch
+        ms), `lag` (offsets) and `trouble` say how far the board is behind Kafka.
 
     Raises:
-        SettingsError: The configuration is wrong, the token of the look-up API is not set, or `lead` is none of these.
+        SettingsError: The configuration is wrong, the token of the look-up API is not set, or
+            `lead` is none of these.
         BoardUnavailable: No board answers within 30 s at `board.url`.
         StreamAppError: The board refused the request.
     """
@@ -215,9 +246,14 @@ async def find_lead(lead: str, settings: AnySettings = None, *, workspace: str |
 
 
 async def wait_for_import(
-    import_id: str, settings: AnySettings = None, *, workspace: str | None = None, timeout_s: float = 3_600.0
+    import_id: str,
+    settings: AnySettings = None,
+    *,
+    workspace: str | None = None,
+    timeout_s: float = 3_600.0,
 ) -> list[FoundImport]:
-    """Wait until all leads of an import are at rest, such as enriched, rejected, parked or a duplicate.
+    """Wait until all leads of an import are at rest, such as enriched, rejected, parked or a
+    duplicate.
 
         summary = await publish(leads, settings)
         for report in await wait_for_import(summary.import_id, settings):
@@ -230,7 +266,8 @@ async def wait_for_import(
         timeout_s: How long to wait. It asks the board once a second, also while the board is away.
 
     Returns:
-        A report for each workspace: `columns` counts its leads by where they are, `credits` is what they have cost.
+        A report for each workspace: `columns` counts its leads by where they are, `credits` is what
+        they have cost.
 
     Raises:
         ImportUnderWay: Not all leads are at rest in time; the text says how many are under way.
@@ -243,7 +280,12 @@ async def wait_for_import(
         raise ValueError("import_id is empty: take it from what publish() returns")
     if timeout_s < 0:
         raise ValueError("timeout_s cannot be negative")
-    return await lookup.wait_for_import(_settings_for_board(settings, workspace), import_id, workspace, timeout_s)
+    return await lookup.wait_for_import(
+        _settings_for_board(settings, workspace),
+        import_id,
+        workspace,
+        timeout_s,
+    )
 
 
 async def read_results(
@@ -263,7 +305,8 @@ async def read_results(
         workspace: Only results of this workspace.
         destination: Only results of this destination.
         since: Only results published at or after this time, which needs a time zone.
-        on_unreadable: Gets a line for each result that this version cannot read, which is left out then.
+        on_unreadable: Gets a line for each result that this version cannot read, which is left out
+            then.
 
     Yields:
         The results; `at_ms` is in epoch ms, `age_s` in seconds.
@@ -273,14 +316,21 @@ async def read_results(
         TopicsError: A topic is missing or has another number of partitions.
         KafkaRefused: Kafka refuses the credentials, or rights are missing.
         BrokerUnavailable: Kafka does not answer.
-        StreamAppError: The temporary folder is full; or a result is unreadable and `on_unreadable` is None.
+        StreamAppError: The temporary folder is full; or a result is unreadable and `on_unreadable`
+            is None.
         ValueError: `since` has no time zone.
     """
     if since is not None and since.tzinfo is None:
-        raise ValueError("since has no time zone: pass an aware datetime, such as datetime.now(UTC)")
+        raise ValueError(
+            "since has no time zone: pass an aware datetime, such as datetime.now(UTC)",
+        )
     config = settings_of(settings)
     check_known(config, workspace=workspace, destination=destination)
-    wanted = ResultFilter(workspace, destination, 0 if since is None else round(since.timestamp() * 1000))
+    wanted = ResultFilter(
+        workspace,
+        destination,
+        0 if since is None else round(since.timestamp() * 1000),
+    )
     async with aclosing(results_of(config, wanted, on_unreadable or _fail)) as results:
         async for result in results:
             yield result
@@ -294,7 +344,8 @@ async def read_books(settings: AnySettings = None, *, limit: int = 20) -> BooksR
         limit: How many problems `problems` has at most; `problem_count` counts all.
 
     Returns:
-        `balanced`: every record is accounted for. `records`: leads that came in. `columns`: where they are.
+        `balanced`: every record is accounted for. `records`: leads that came in. `columns`: where
+            they are.
         `accounts`: credits and actions by workspace and period.
 
     Raises:
@@ -336,7 +387,8 @@ def _sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
     form.__name__ = form.__qualname__ = f"{function.__name__}_sync"
     form.__doc__ = (
-        f"Do what `{function.__name__}` does, without an event loop. Its arguments and errors are described there."
+        f"Do what `{function.__name__}` does, without an event loop. Its arguments and errors "
+        "are described there."
     )
     return form
 
@@ -366,7 +418,11 @@ def follow_status_sync(
     """
     with _runner("follow_status") as runner:
         following = follow_status(
-            settings, lead_id=lead_id, workspace=workspace, from_beginning=from_beginning, idle_timeout_s=idle_timeout_s
+            settings,
+            lead_id=lead_id,
+            workspace=workspace,
+            from_beginning=from_beginning,
+            idle_timeout_s=idle_timeout_s,
         )
         events = runner.run(following.__aenter__())
         try:
@@ -375,8 +431,16 @@ def follow_status_sync(
             runner.run(following.__aexit__(None, None, None))
 
 
-def find_lead_sync(lead: str, settings: AnySettings = None, *, workspace: str | None = None) -> LeadSearch:
-    """Do what `find_lead` does, without an event loop. Its arguments and errors are described there."""
+def find_lead_sync(
+    lead: str,
+    settings: AnySettings = None,
+    *,
+    workspace: str | None = None,
+) -> LeadSearch:
+    """Do what `find_lead` does, without an event loop.
+
+    Its arguments and errors are described there.
+    """
     return lookup.find(_settings_for_board(settings, workspace), lead, workspace)
 
 
@@ -388,10 +452,17 @@ def read_results_sync(
     since: datetime | None = None,
     on_unreadable: Callable[[str], None] | None = None,
 ) -> Generator[Result]:
-    """Do what `read_results` does, without an event loop. Its arguments and errors are described there."""
+    """Do what `read_results` does, without an event loop.
+
+    Its arguments and errors are described there.
+    """
     with _runner("read_results") as runner:
         results = read_results(
-            settings, workspace=workspace, destination=destination, since=since, on_unreadable=on_unreadable
+            settings,
+            workspace=workspace,
+            destination=destination,
+            since=since,
+            on_unreadable=on_unreadable,
         )
         try:
             yield from _iterate(runner, results)

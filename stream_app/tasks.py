@@ -1,4 +1,6 @@
-"""Helpers for asyncio tasks: find what ended one, cancel or stop them, and drop reports of no value."""
+"""Helpers for asyncio tasks: find what ended one, cancel or stop them, and drop reports of no
+value.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,17 @@ _AGAIN_S: Final = 1.0
 def died_of(task: asyncio.Task[Any]) -> BaseException | None:
     """Return the error that ended a task. None if it completed or was cancelled on request.
 
-    A library can let the CancelledError of its own task escape (aiokafka did). asyncio then reports the outer task as
-    cancelled, and a caller that checks only that mistakes a failure for a requested cancellation.
+    A library can let the CancelledError of its own task escape (aiokafka did). asyncio then reports
+    the outer task as cancelled, and a caller that checks only that mistakes a failure for a
+    requested cancellation.
     """
     if not task.cancelled():
         return task.exception()
-    return None if task.cancelling() else RuntimeError(f"the task {task.get_name()} was cancelled without a request")
+    return (
+        None
+        if task.cancelling()
+        else RuntimeError(f"the task {task.get_name()} was cancelled without a request")
+    )
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -32,13 +39,19 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def retrieve(task: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a task whose callers may be gone. Otherwise asyncio logs an error."""
+    """Retrieve the exception of a task whose callers may be gone.
+
+    Otherwise asyncio logs an error.
+    """
     if not task.cancelled():
         task.exception()
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
-    """Cancel tasks and return when all have ended. Cancels again if foreign code swallowed the cancellation."""
+    """Cancel tasks and return when all have ended.
+
+    Cancels again if foreign code swallowed the cancellation.
+    """
     known = [task for task in tasks if task is not None]
     while left := [task for task in known if not task.done()]:
         for task in left:
@@ -49,9 +62,12 @@ async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
 
 
 async def until_failure(*work: Coroutine[Any, Any, None]) -> BaseException:
-    """Run all parts until one fails, and return its error. If several fail, the part that comes first counts.
+    """Run all parts until one fails, and return its error.
 
-    The other parts are cancelled then. It does not end before they have, however often it is cancelled itself.
+    If several fail, the part that comes first counts.
+
+    The other parts are cancelled then. It does not end before they have, however often it is
+    cancelled itself.
     """
     tasks = [asyncio.create_task(part) for part in work]
     try:
@@ -77,7 +93,10 @@ async def until_failure(*work: Coroutine[Any, Any, None]) -> BaseException:
 
 
 async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return the result of `work`, or None if `stop` is set first. Raises the error that ended the work."""
+    """Return the result of `work`, or None if `stop` is set first.
+
+    Raises the error that ended the work.
+    """
     working = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -104,9 +123,9 @@ def stop_signal() -> Iterator[asyncio.Event]:
 def is_not_abandoned(record: LogRecord) -> bool:
     """Return False for a report about a connection, commit or future that aiokafka no longer needs.
 
-    These are connections of a cancelled `bootstrap`, commits whose caller was cancelled, internal futures of a failed
-    producer, and TLS connections that were closed while the broker still sent. A task of this program that has failed
-    is always reported.
+    These are connections of a cancelled `bootstrap`, commits whose caller was cancelled, internal
+    futures of a failed producer, and TLS connections that were closed while the broker still sent.
+    A task of this program that has failed is always reported.
     """
     report = record.getMessage()
     error = record.exc_info[1] if record.exc_info else None
@@ -114,4 +133,7 @@ def is_not_abandoned(record: LogRecord) -> bool:
     of_closing = getattr(error, "reason", None) == "APPLICATION_DATA_AFTER_CLOSE_NOTIFY"
     coroutine = report.partition(" exception=")[0]
     forgotten = "exception was never retrieved" in report and "stream_app" not in coroutine
-    return not ((forgotten and (of_aiokafka or of_closing)) or report.startswith("Unclosed AIOKafkaConnection"))
+    return not (
+        (forgotten and (of_aiokafka or of_closing))
+        or report.startswith("Unclosed AIOKafkaConnection")
+    )

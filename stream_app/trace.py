@@ -1,14 +1,23 @@
 """Exports traces of leads: `stream-app trace` follows `leads.status` and sends spans by OTLP.
 
-An event's offset counts as done when the spans of its lead are sent or sampled out. After a crash the exporter starts
-at the oldest event that is not done. It then makes the same spans with the same ids again.
+An event's offset counts as done when the spans of its lead are sent or sampled out. After a crash
+the exporter starts at the oldest event that is not done. It then makes the same spans with the same
+ids again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from itertools import takewhile
 from typing import Any, Final
 
@@ -45,11 +54,21 @@ class SpansRefused(StreamAppError):
 class OtlpClient:
     """Posts spans to one endpoint. An async context manager."""
 
-    def __init__(self, endpoint: str, headers: Mapping[str, str], version: str, instance: str) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        headers: Mapping[str, str],
+        version: str,
+        instance: str,
+    ) -> None:
         self._endpoint = endpoint
         self._headers = {"content-type": "application/json", **headers}
         self._resource = _attributes(
-            {"service.name": "stream-app", "service.version": version, "service.instance.id": instance}
+            {
+                "service.name": "stream-app",
+                "service.version": version,
+                "service.instance.id": instance,
+            },
         )
         self._version = version
 
@@ -68,17 +87,25 @@ class OtlpClient:
             SpansRefused: Any other answer.
         """
         try:
-            answer = await self._http.post(self._endpoint, content=self.encoded(spans), headers=self._headers)
+            answer = await self._http.post(
+                self._endpoint,
+                content=self.encoded(spans),
+                headers=self._headers,
+            )
         except httpx.HTTPError as error:
             raise ReceiverUnavailable(
-                f"{self._endpoint} does not take traces ({type(error).__name__}: {error}): check trace.endpoint"
+                f"{self._endpoint} does not take traces ({type(error).__name__}: {error}): "
+                "check trace.endpoint",
             ) from error
         if answer.status_code in _LATER:
-            raise ReceiverUnavailable(f"{self._endpoint} asks to send traces later (HTTP {answer.status_code})")
+            raise ReceiverUnavailable(
+                f"{self._endpoint} asks to send traces later (HTTP {answer.status_code})",
+            )
         if not answer.is_success:
             raise SpansRefused(
-                f"{self._endpoint} refuses traces (HTTP {answer.status_code}): check trace.endpoint, whose path is "
-                "usually /v1/traces, and trace.headers_env"
+                f"{self._endpoint} refuses traces (HTTP {answer.status_code}): check "
+                "trace.endpoint, whose path is "
+                "usually /v1/traces, and trace.headers_env",
             )
 
     def encoded(self, spans: Iterable[Span]) -> bytes:
@@ -109,7 +136,10 @@ def _encoded(span: Span) -> dict[str, Any]:
 
 def _attributes(values: Mapping[str, Value]) -> list[dict[str, Any]]:
     return [
-        {"key": key, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
+        {
+            "key": key,
+            "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value},
+        }
         for key, value in values.items()
     ]
 
@@ -128,9 +158,10 @@ class Lead:
 class Exporter:
     """Turns events into spans.
 
-    A lead without an event for `settle_ms` is exported as far as it has come. Its later spans follow with the same
-    parent. `clay` has attributes of POSTs by destination. `send` may raise ReceiverUnavailable or SpansRefused.
-    `commit` saves how far each partition is done. `count` is called with `sent` or `refused`, and a number of spans.
+    A lead without an event for `settle_ms` is exported as far as it has come. Its later spans
+    follow with the same parent. `clay` has attributes of POSTs by destination. `send` may raise
+    ReceiverUnavailable or SpansRefused. `commit` saves how far each partition is done. `count` is
+    called with `sent` or `refused`, and a number of spans.
     """
 
     _sampling: Sampling
@@ -144,11 +175,17 @@ class Exporter:
     # The lead without an event for longest comes first.
     _leads: OrderedDict[str, Lead] = field(init=False, factory=OrderedDict)
     # The lowest offset comes first.
-    _open: dict[int, OrderedDict[str, Lead]] = field(init=False, factory=lambda: defaultdict(OrderedDict))
+    _open: dict[int, OrderedDict[str, Lead]] = field(
+        init=False,
+        factory=lambda: defaultdict(OrderedDict),
+    )
     _ends: dict[int, int] = field(init=False, factory=dict)
 
     async def run(self, batches: AsyncIterator[Sequence[Placed]]) -> None:
-        """Export until the batches end. An empty batch gives the chance to export leads that rest."""
+        """Export until the batches end.
+
+        An empty batch gives the chance to export leads that rest.
+        """
         async for batch in batches:
             for placed in batch:
                 self._note(*placed)
@@ -164,7 +201,11 @@ class Exporter:
 
     def done(self) -> dict[int, int]:
         """Return the offset by partition from which an exporter would have to start now."""
-        oldest = {number: next(iter(leads.values())).offset for number, leads in self._open.items() if leads}
+        oldest = {
+            number: next(iter(leads.values())).offset
+            for number, leads in self._open.items()
+            if leads
+        }
         return self._ends | oldest
 
     def _note(self, partition: int, offset: int, event: StatusEvent) -> None:
@@ -179,7 +220,10 @@ class Exporter:
             self._leads.move_to_end(event.origin)
 
     def _resting(self, batch: Sequence[Placed]) -> Iterator[Lead]:
-        """Yield the leads to export. Only a lead of the batch can have come to rest since the one before."""
+        """Yield the leads to export.
+
+        Only a lead of the batch can have come to rest since the one before.
+        """
         quiet_since_ms = self._now_ms() - self._settle_ms
         yield from takewhile(lambda lead: lead.last_ms <= quiet_since_ms, self._leads.values())
         for origin in dict.fromkeys(event.origin for _, _, event in batch):

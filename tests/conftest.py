@@ -1,4 +1,6 @@
-"""Fixtures for all tests: one real Kafka and one real Redis a run, and a prefix of its own for each test."""
+"""Fixtures for all tests: one real Kafka and one real Redis a run, and a prefix of its own for each
+test.
+"""
 
 import gc
 import os
@@ -23,15 +25,18 @@ from tests.support.programs import PROGRAMS
 from tests.support.proxy import ProxiedKafka
 from tests.support.shared_kafka import SharedKafka, kafka_at
 
-# Tests start hundreds of Python processes. Without byte code each would compile the package again, for seconds.
+# Tests start hundreds of Python processes. Without byte code each would compile the package again,
+# for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 LocalKafka.class_archive = class_archive.PATH
 
-gc.disable()  # while the tests are collected: of thousands of objects that stay, it looks at all again and again
+# while the tests are collected: of thousands of objects that stay, it looks at all again and again
+gc.disable()
 
-# A test's time limit is pytest-timeout's: how long one example takes is a matter of who else uses the machine.
+# A test's time limit is pytest-timeout's: how long one example takes is a matter of who else uses
+# the machine.
 hypothesis.settings.register_profile("here", deadline=None, max_examples=50)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("here")
@@ -66,7 +71,10 @@ def _own_broker() -> Iterator[ProxiedKafka]:
 
 @pytest.fixture
 def broker(_own_broker: ProxiedKafka) -> ProxiedKafka:
-    """A broker that tests of one process of pytest may break, one after the other. It runs when a test begins."""
+    """A broker that tests of one process of pytest may break, one after the other.
+
+    It runs when a test begins.
+    """
     _own_broker.thaw()
     if not _own_broker.runs:
         _own_broker.restart()
@@ -77,7 +85,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all-programs",
         action="store_true",
-        help="end with an error where a program of the tests is missing, instead of leaving its tests out",
+        help="end with an error where a program of the tests is missing, instead of leaving its "
+        "tests out",
     )
 
 
@@ -85,11 +94,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the processes of pytest-xdist inherit it
         folder = TemporaryDirectory(prefix="stream-app-tests-state-")
         config.add_cleanup(folder.cleanup)
-        # What processes keep, such as the board's read model, would otherwise lie among the user's own.
+        # What processes keep, such as the board's read model, would otherwise lie among the user's
+        # own.
         os.environ["XDG_STATE_HOME"] = folder.name
     if not config.getoption("--all-programs"):
         return
-    missing = [program.reason for program in PROGRAMS if program.is_everywhere and program.find() is None]
+    missing = [
+        program.reason for program in PROGRAMS if program.is_everywhere and program.find() is None
+    ]
     if missing:
         raise pytest.UsageError("; ".join(missing))
 
@@ -111,7 +123,8 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(trylast=True)  # only the tests that will run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slow files first, by time limit and folder, so that the processes of a run end at about the same time.
+    """Run the slow files first, by time limit and folder, so that the processes of a run end at
+    about the same time.
 
     A marker's limit is for a machine that does nothing else.
     """
@@ -128,12 +141,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if needy and program.find() is None:
             for item in needy:
                 item.add_marker(pytest.mark.skip(reason=program.reason))
-    order = {path: (-limit, ranks.get(path.relative_to(tests).parts[0], len(ranks))) for path, limit in limits.items()}
+    order = {
+        path: (-limit, ranks.get(path.relative_to(tests).parts[0], len(ranks)))
+        for path, limit in limits.items()
+    }
     items.sort(key=lambda item: order[item.path])
 
 
 def pytest_collection_finish() -> None:
-    """Thousands of tests and their modules stay to the end: the garbage collector never looks at them."""
+    """Thousands of tests and their modules stay to the end: the garbage collector never looks at
+    them.
+    """
     gc.freeze()
     gc.enable()
 

@@ -1,4 +1,6 @@
-"""The command line: help that costs nothing, exit codes that mean what the help says, JSON that is one document."""
+"""The command line: help that costs nothing, exit codes that mean what the help says, JSON that is
+one document.
+"""
 
 import contextlib
 import io
@@ -15,11 +17,22 @@ import pytest
 from stream_app.cli.base import Common
 from stream_app.cli.main import COMMANDS, build_app, main, parse
 from stream_app.dev.process import free_port
-from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, SettingsError, StreamAppError, TopicsError
+from stream_app.domain.model.errors import (
+    BrokerUnavailable,
+    KafkaRefused,
+    SettingsError,
+    StreamAppError,
+    TopicsError,
+)
 from tests.support.config import one_way
 from tests.support.pace import BUSY
 
-ACTIONS = [(name, action) for name in COMMANDS for action in build_app()[name] if not action.startswith("-")]
+ACTIONS = [
+    (name, action)
+    for name in COMMANDS
+    for action in build_app()[name]
+    if not action.startswith("-")
+]
 
 
 def help_of(*command: str) -> str:
@@ -33,13 +46,20 @@ def common_options(typed: str) -> tuple[Path | None, bool]:
     """`--config` and `--json`, as the command gets them."""
     _, arguments = parse(typed.split())
     arguments.apply_defaults()
-    (options,) = (argument for argument in arguments.arguments.values() if isinstance(argument, Common))
+    (options,) = (
+        argument for argument in arguments.arguments.values() if isinstance(argument, Common)
+    )
     return options.config, options.json
 
 
-@pytest.mark.parametrize("words", [(), *((command,) for command in COMMANDS), *ACTIONS], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [(), *((command,) for command in COMMANDS), *ACTIONS],
+    ids=" ".join,
+)
 def test_every_page_of_help_is_plain_text_with_an_example_and_the_common_options(
-    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = help_of(*words)
@@ -49,7 +69,8 @@ def test_every_page_of_help_is_plain_text_with_an_example_and_the_common_options
     assert "--config" in text
     assert text.isascii()
     assert "\x1b" not in text
-    lines = [line for line in text.splitlines() if not line.startswith("  stream-app")]  # examples stay whole
+    # examples stay whole
+    lines = [line for line in text.splitlines() if not line.startswith("  stream-app")]
     assert all(len(line) <= 80 for line in lines), lines
 
 
@@ -69,12 +90,17 @@ def test_the_help_documents_the_exit_codes() -> None:
         ("lanes pause acme --why y --config x.toml --json", "x.toml", True),
         ("--config x.toml lanes --json pause acme --why y", "x.toml", True),
         ("--config=x.toml --json lanes pause acme --why y", "x.toml", True),
-        ("--config x.toml lanes --config y.toml", "y.toml", False),  # the one nearest to the end wins
+        # the one nearest to the end wins
+        ("--config x.toml lanes --config y.toml", "y.toml", False),
         ("--config lanes books", "lanes", False),  # a value that looks like a command is a value
         ("lanes", None, False),
     ],
 )
-def test_common_options_stand_before_or_after_the_command(typed: str, config: str | None, as_json: bool) -> None:
+def test_common_options_stand_before_or_after_the_command(
+    typed: str,
+    config: str | None,
+    as_json: bool,
+) -> None:
     assert common_options(typed) == (config and Path(config), as_json)
 
 
@@ -94,12 +120,21 @@ def test_a_dash_is_a_file(typed: str, option: str, value: str) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'starlette', 'stream_app.config', 'asyncio')"
+    heavy = (
+        "('aiokafka', 'aiohttp', 'faust', 'httpx', 'msgspec', 'starlette', 'stream_app.config', "
+        "'asyncio')"
+    )
     code = (
         "import sys; from stream_app.cli.main import main; main(['--help']); "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30 * BUSY, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=30 * BUSY,
+        check=True,
+    )
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -113,7 +148,10 @@ def test_help_imports_nothing_heavy() -> None:
         ("lanes pause acme", "--why is missing"),
         ("lanes pause --why x", "WORKSPACE is missing"),
         ("lanes pause acme --why", "--why needs a value"),
-        ("dlq --disposition none", "--disposition: 'none' is not failed, poison, policy, foreign or deferred"),
+        (
+            "dlq --disposition none",
+            "--disposition: 'none' is not failed, poison, policy, foreign or deferred",
+        ),
         ("lanes --limit 1.5", "--limit: '1.5' is not a whole number"),
         ("lanes --limit 0", "--limit"),
         ("dlq --status 5.03", "--status: '5.03' is not a whole number"),
@@ -123,7 +161,10 @@ def test_help_imports_nothing_heavy() -> None:
 )
 @pytest.mark.parametrize("as_json", [True, False])
 def test_wrong_usage_is_one_line_that_says_what_to_do(
-    typed: str, problem: str, as_json: bool, capsys: pytest.CaptureFixture[str]
+    typed: str,
+    problem: str,
+    as_json: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = typed.split()
     assert main([*(["--json"] if as_json else []), *words]) == 2
@@ -131,7 +172,11 @@ def test_wrong_usage_is_one_line_that_says_what_to_do(
     (line,) = err.splitlines()
     assert problem in line
     assert "_" not in line, "no name of ours is in it"
-    command = " ".join(words[:2] if words[1:2] and words[1] in build_app()["lanes"] else words[: words[0] in COMMANDS])
+    command = " ".join(
+        words[:2]
+        if words[1:2] and words[1] in build_app()["lanes"]
+        else words[: words[0] in COMMANDS],
+    )
     assert line.endswith(f"(see `{' '.join(['stream-app', *command.split(), '--help'])}`)")
     assert json.loads(out) == {"error": [line], "exit_code": 2} if as_json else out == ""
 
@@ -156,14 +201,22 @@ def raising(error: BaseException) -> Callable[..., int]:
 )
 @pytest.mark.parametrize("as_json", [True, False])
 def test_an_error_is_its_lines_and_its_code(
-    error: BaseException, code: int, as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    as_json: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("stream_app.cli.base.Common.settings", raising(error))
     assert main(["topics", *(["--json"] if as_json else [])]) == code
     out, err = capsys.readouterr()
     lines = ["interrupted"] if code == 130 else ["a", "b"]
     assert err.splitlines() == lines
-    assert json.loads(out) == {"error": lines, "exit_code": code} if as_json and code != 130 else out == ""
+    assert (
+        json.loads(out) == {"error": lines, "exit_code": code}
+        if as_json and code != 130
+        else out == ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +233,9 @@ def test_an_error_is_its_lines_and_its_code(
     ],
 )
 def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
-    typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    typed: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "stream_app.toml"
     path.write_text(one_way(people="acme"))
@@ -190,28 +245,45 @@ def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
     assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize("typed", ["topics", "dlq", "suppress list", "erase x --why y", "replay plan", "lanes log"])
+@pytest.mark.parametrize(
+    "typed",
+    ["topics", "dlq", "suppress list", "erase x --why y", "replay plan", "lanes log"],
+)
 def test_no_kafka_is_reported_without_the_words_of_a_library(
-    typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    typed: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     where = f"127.0.0.1:{free_port()}"
     path = tmp_path / "stream_app.toml"
     path.write_text(f"[kafka]\nbootstrap = '{where}'\nbroker_wait_s = 1\n")
     assert main([*typed.split(), "--config", str(path)]) == 4
     first, *_, last = capsys.readouterr().err.splitlines()
-    assert first == f"Kafka at {where} does not answer ({where}: connection refused); trying again in 0.5 s"
+    assert (
+        first
+        == f"Kafka at {where} does not answer ({where}: connection refused); trying again in 0.5 s"
+    )
     assert last == (
-        f"Kafka at {where} did not answer within 1 s ({where}: connection refused). Is it running, and is "
+        f"Kafka at {where} did not answer within 1 s ({where}: connection refused). Is it "
+        "running, and is "
         "kafka.bootstrap right?"
     )
 
 
 @pytest.mark.parametrize(("reader", "before_s", "after_s"), [("true", 0.5, 0), ("sleep 0.5", 0, 1)])
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path, reader: str, before_s: float, after_s: float) -> None:
-    """Before anything is written, or when all is, and before Python itself would write it at its end."""
+def test_a_reader_that_leaves_is_no_error(
+    tmp_path: Path,
+    reader: str,
+    before_s: float,
+    after_s: float,
+) -> None:
+    """Before anything is written, or when all is, and before Python itself would write it at its
+    end.
+    """
     code = (
         f"import sys, time; from stream_app.cli.main import main; time.sleep({before_s});"
-        f"code = main(['topics', '--strimzi', 'c', '--config', sys.argv[1]]); time.sleep({after_s}); sys.exit(code)"
+        "code = main(['topics', '--strimzi', 'c', '--config', sys.argv[1]]); "
+        f"time.sleep({after_s}); sys.exit(code)"
     )
     path = tmp_path / "stream_app.toml"
     path.write_text("")
@@ -237,7 +309,10 @@ printf '%s\n' "${COMPREPLY[@]}"
 """Calls the function that the script has registered, as bash does when a user presses Tab."""
 
 
-def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bash_completes_commands_and_options(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["completion", "bash"]) == 0
     (tmp_path / "script").write_text(capsys.readouterr().out)
     for typed, completed in (("--config x lanes pau", "pause"), ("lanes pause acme --wh", "--why")):
@@ -264,7 +339,10 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("module", ["stream_app.cli.main", "stream_app.domain.model.errors", "cyclopts"])
+@pytest.mark.parametrize(
+    "module",
+    ["stream_app.cli.main", "stream_app.domain.model.errors", "cyclopts"],
+)
 def test_ctrl_c_in_the_first_moments_is_no_traceback(module: str) -> None:
     """The imports of a command take longer than a person who has mistyped."""
     argv = [sys.executable, "-c", INTERRUPTED_AT, module, "demo"]
@@ -275,5 +353,7 @@ def test_ctrl_c_in_the_first_moments_is_no_traceback(module: str) -> None:
 
 
 def test_the_installed_program_begins_where_ctrl_c_is_expected() -> None:
-    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "scripts"
+    ]
     assert scripts == {"stream-app": "stream_app.__main__:main"}

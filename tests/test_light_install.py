@@ -33,10 +33,18 @@ def brought_by_extras() -> list[str]:
     while missing:
         names.add(name := missing.pop())
         needs = [Requirement(line) for line in requires(name) or ()]
-        asked = [normal(need.name) for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+        asked = [
+            normal(need.name)
+            for need in needs
+            if need.marker is None or need.marker.evaluate({"extra": ""})
+        ]
         missing += [need for need in asked if need not in names]
     brought = packages_distributions()
-    return [module for module, owners in brought.items() if not names & {normal(owner) for owner in owners}]
+    return [
+        module
+        for module, owners in brought.items()
+        if not names & {normal(owner) for owner in owners}
+    ]
 
 
 def normal(name: str) -> str:
@@ -49,20 +57,29 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_api_and_every_command_without_an_extra_is_importable() -> None:
-    modules = {f"stream_app.cli.{COMMANDS[name][0].partition(':')[0]}" for name in COMMANDS.keys() - EXTRA_OF.keys()}
-    done = run(f"import importlib\nfor name in {['stream_app.api', *sorted(modules)]}: importlib.import_module(name)")
+    modules = {
+        f"stream_app.cli.{COMMANDS[name][0].partition(':')[0]}"
+        for name in COMMANDS.keys() - EXTRA_OF.keys()
+    }
+    done = run(
+        f"import importlib\nfor name in {['stream_app.api', *sorted(modules)]}: "
+        "importlib.import_module(name)",
+    )
     assert done.returncode == 0
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize("command", EXTRA_OF)
 def test_a_missing_extra_is_one_line_that_names_it(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = run(f"from stream_app.cli.main import main; sys.exit(main(['{command}']))")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert re.fullmatch(
-        rf".*`stream-app {command}` needs \w+, .*: pip install 'stream-app\[{EXTRA_OF[command]}\]'", line
+        rf".*`stream-app {command}` needs \w+, .*: pip install 'stream-app\[{EXTRA_OF[command]}\]'",
+        line,
     )

@@ -1,1 +1,3 @@
-"""Other systems on the same work, leads from Kafka to an HTTP API with a rate limit, each as its users write it."""
+"""Other systems on the same work, leads from Kafka to an HTTP API with a rate limit, each as its
+users write it.
+"""

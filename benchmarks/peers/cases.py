@@ -1,6 +1,7 @@
 """What each system is put through, on a Kafka of its own namespace and a simulated Clay of its own.
 
-The account is the simulator's ledger. A dead letter is a record on the DLQ; ours are read from the statuses, too.
+The account is the simulator's ledger. A dead letter is a record on the DLQ; ours are read from the
+statuses, too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ SESSION_MS: Final = 6_000
 _IN_FLIGHT: Final = 100
 _START_S: Final = 90.0
 _QUIET_S: Final = 20.0
-"""Nothing more is expected of a system that has sent nothing for so long while nothing was wrong."""
+"""Nothing more is expected of a system that has sent nothing for so long while nothing was wrong.
+"""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -58,7 +60,10 @@ class Cpu(msgspec.Struct):
 
 
 class Kills(msgspec.Struct):
-    """`lost`: neither taken, nor on the DLQ, nor parked. `doubled`: taken by Clay more than once."""
+    """`lost`: neither taken, nor on the DLQ, nor parked.
+
+    `doubled`: taken by Clay more than once.
+    """
 
     leads: int
     lost: int
@@ -81,7 +86,9 @@ class Squeezed(msgspec.Struct):
 
 
 class Hot(msgspec.Struct):
-    """`came`: how many of the hot leads Clay took within the watch; `p50_s` of these, from their publication."""
+    """`came`: how many of the hot leads Clay took within the watch; `p50_s` of these, from their
+    publication.
+    """
 
     hot: int
     came: int
@@ -102,7 +109,13 @@ def cpu(bootstrap: str, candidate: Candidate, leads: int) -> Cpu:
         port = int(target.stdout.readline())
         url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
         namespace = unused("peers")
-        config, secrets, _ = whole_line.configure(children.directory, namespace, bootstrap, _IN_FLIGHT, url)
+        config, secrets, _ = whole_line.configure(
+            children.directory,
+            namespace,
+            bootstrap,
+            _IN_FLIGHT,
+            url,
+        )
         asyncio.run(whole_line.publish(config, secrets, leads))
         argv = candidate.argv
         if candidate.ours:
@@ -129,7 +142,11 @@ def cpu(bootstrap: str, candidate: Candidate, leads: int) -> Cpu:
     finally:
         target.kill()
         children.close()
-    return Cpu(measured["cpu_us_per_lead"], measured["leads_per_s"], measured["rss_mb_at_100_percent"])
+    return Cpu(
+        measured["cpu_us_per_lead"],
+        measured["leads_per_s"],
+        measured["rss_mb_at_100_percent"],
+    )
 
 
 def settings_of(bootstrap: str, namespace: str, url: str, rate_per_s: float) -> dict[str, str]:
@@ -148,21 +165,41 @@ def settings_of(bootstrap: str, namespace: str, url: str, rate_per_s: float) -> 
 
 
 class Run:
-    """One candidate with its own namespace and its own Clay. `async with` starts Clay, `start` the candidate."""
+    """One candidate with its own namespace and its own Clay.
 
-    def __init__(self, bootstrap: str, candidate: Candidate, rate_per_s: int, burst: int = BURST) -> None:
+    `async with` starts Clay, `start` the candidate.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        candidate: Candidate,
+        rate_per_s: int,
+        burst: int = BURST,
+    ) -> None:
         self._namespace = unused("peers")
         self._rate_per_s = rate_per_s
         self._server: dict[str, str] = {}
         self.candidate = candidate
-        self.line = Fleet(bootstrap, self._namespace, 1, partitions=4, rate_per_s=rate_per_s, burst=burst)
+        self.line = Fleet(
+            bootstrap,
+            self._namespace,
+            1,
+            partitions=4,
+            rate_per_s=rate_per_s,
+            burst=burst,
+        )
 
     async def __aenter__(self) -> Run:
         await self.line.__aenter__()
         if self.candidate.server:
             try:
                 _, self._server = await asyncio.to_thread(
-                    server.start, self.line.children, self.candidate.server, self.line.bootstrap, _IN_FLIGHT
+                    server.start,
+                    self.line.children,
+                    self.candidate.server,
+                    self.line.bootstrap,
+                    _IN_FLIGHT,
                 )
             except BaseException:
                 await self.line.__aexit__(None, None, None)
@@ -173,13 +210,18 @@ class Run:
         await self.line.__aexit__(None, None, None)
 
     def start(self, *, paced: bool = True) -> subprocess.Popen[bytes]:
-        """Start the process. Candidates start one after the other: they share this process's environment."""
+        """Start the process.
+
+        Candidates start one after the other: they share this process's environment.
+        """
         os.environ.update(self.line.environment)
         if self.candidate.ours:
             return self.line.join().process
         url = self.line.environment["WEBHOOK_0"]
         rate_per_s = self._rate_per_s if paced else 0
-        os.environ.update(settings_of(self.line.bootstrap, self._namespace, url, rate_per_s) | self._server)
+        os.environ.update(
+            settings_of(self.line.bootstrap, self._namespace, url, rate_per_s) | self._server,
+        )
         return self.line.children.spawn(self.candidate.argv, log=self.line.directory / "peer.log")
 
     def accepted(self) -> Counter[str]:
@@ -193,8 +235,14 @@ class Run:
         return {msgspec.json.decode(record.value)["lead_id"] for record in records}
 
     def parked(self) -> set[str]:
-        """Return the leads that ours has parked: it does not know if Clay took them, and does not send them again."""
-        return {history[-1].lead_id for history in list(self.line.histories.values()) if history[-1].status == "parked"}
+        """Return the leads that ours has parked: it does not know if Clay took them, and does not
+        send them again.
+        """
+        return {
+            history[-1].lead_id
+            for history in list(self.line.histories.values())
+            if history[-1].status == "parked"
+        }
 
     def say(self, what: str) -> AssertionError:
         """Return an error with the last words of the process."""
@@ -204,12 +252,17 @@ class Run:
 
 
 async def kills(bootstrap: str, candidate: Candidate, leads: int, count: int) -> Kills:
-    """End the program by SIGKILL at equal parts of the work, 200 ms a POST, and start it again at once.
+    """End the program by SIGKILL at equal parts of the work, 200 ms a POST, and start it again at
+    once.
 
     The server of a candidate that has one goes on.
     """
     async with Run(bootstrap, candidate, 1_000, 1_000) as run:
-        run.line.control("POST", "/control/faults", {"kind": "slow", "delay_s": 0.2, "for_s": 3_600})
+        run.line.control(
+            "POST",
+            "/control/faults",
+            {"kind": "slow", "delay_s": 0.2, "for_s": 3_600},
+        )
         await run.line.publish(run.line.leads(leads))
         process = run.start(paced=False)
         for number in range(1, count + 1):
@@ -224,11 +277,19 @@ async def kills(bootstrap: str, candidate: Candidate, leads: int, count: int) ->
         parked = run.parked() if candidate.ours else set()
         concluded = taken.keys() | parked | await run.dead_letters()
         await asyncio.to_thread(process.wait, 60)
-        return Kills(leads, leads - len(concluded), sum(times > 1 for times in taken.values()), len(parked))
+        return Kills(
+            leads,
+            leads - len(concluded),
+            sum(times > 1 for times in taken.values()),
+            len(parked),
+        )
 
 
 async def outages(
-    bootstrap: str, candidates: Sequence[Candidate], outage_s: float, around_s: float
+    bootstrap: str,
+    candidates: Sequence[Candidate],
+    outage_s: float,
+    around_s: float,
 ) -> dict[str, Outage]:
     """Let Clay's host answer 503 for a time, for all candidates at once."""
     leads = int(OUTAGE_PER_S * (outage_s + 3 * around_s))
@@ -236,13 +297,21 @@ async def outages(
         runs, first_s = await _begin(stack, bootstrap, candidates, OUTAGE_PER_S, leads)
         await asyncio.sleep(around_s)
         for run in runs:
-            run.line.control("POST", "/control/faults", {"kind": "status_before", "status": 503, "for_s": outage_s})
+            run.line.control(
+                "POST",
+                "/control/faults",
+                {"kind": "status_before", "status": 503, "for_s": outage_s},
+            )
         up_ms = now_ms() + int(outage_s * 1000)
         await asyncio.sleep(outage_s + around_s)
         results = {}
         for run in runs:
             seen = run.line.requests()
-            back = [request.at_ms - up_ms for request in seen if request.accepted and request.at_ms > up_ms]
+            back = [
+                request.at_ms - up_ms
+                for request in seen
+                if request.accepted and request.at_ms > up_ms
+            ]
             name = run.candidate.system.name
             wasted = sum(request.status == 503 for request in seen)
             back_s = min(back, default=int(around_s * 1000)) / 1000
@@ -250,19 +319,34 @@ async def outages(
         return results
 
 
-async def squeezed(bootstrap: str, candidates: Sequence[Candidate], watch_s: float) -> dict[str, Squeezed]:
-    """Let Clay take 8 leads a second of candidates that are configured for 10, as where another program sends, too."""
+async def squeezed(
+    bootstrap: str,
+    candidates: Sequence[Candidate],
+    watch_s: float,
+) -> dict[str, Squeezed]:
+    """Let Clay take 8 leads a second of candidates that are configured for 10, as where another
+    program sends, too.
+    """
     settle_s = watch_s / 2
     leads = int(CLAY_PER_S * (watch_s + settle_s) * 2)
     async with AsyncExitStack() as stack:
-        runs, _ = await _begin(stack, bootstrap, candidates, CLAY_PER_S, leads, per_s=SQUEEZED_PER_S)
+        runs, _ = await _begin(
+            stack,
+            bootstrap,
+            candidates,
+            CLAY_PER_S,
+            leads,
+            per_s=SQUEEZED_PER_S,
+        )
         await asyncio.sleep(settle_s)
         began_ms = now_ms()
         await asyncio.sleep(watch_s)
         ended_ms = now_ms()
         results = {}
         for run in runs:
-            seen = [request for request in run.line.requests() if began_ms <= request.at_ms <= ended_ms]
+            seen = [
+                request for request in run.line.requests() if began_ms <= request.at_ms <= ended_ms
+            ]
             took = sum(request.accepted for request in seen)
             limited = sum(request.status == 429 for request in seen)
             of_limit = took / (SQUEEZED_PER_S * watch_s)
@@ -270,7 +354,12 @@ async def squeezed(bootstrap: str, candidates: Sequence[Candidate], watch_s: flo
         return results
 
 
-async def hot(bootstrap: str, candidates: Sequence[Candidate], bulk: int, watch_s: float) -> dict[str, Hot]:
+async def hot(
+    bootstrap: str,
+    candidates: Sequence[Candidate],
+    bulk: int,
+    watch_s: float,
+) -> dict[str, Hot]:
     """Publish a hot lead a second on `leads` while a backfill waits on `leads.bulk`."""
     hot_leads = 15
     async with AsyncExitStack() as stack:
@@ -304,7 +393,10 @@ async def _begin(
     per_s: int = CLAY_PER_S,
     to_bulk: bool = False,
 ) -> tuple[list[Run], dict[str, float]]:
-    """Start all, one after the other. Return them when each has sent, with the seconds to the first POST of each."""
+    """Start all, one after the other.
+
+    Return them when each has sent, with the seconds to the first POST of each.
+    """
     runs = []
     started_ms = {}
     for candidate in candidates:
@@ -331,7 +423,9 @@ async def _until_accepted(run: Run, leads: int) -> None:
 
 
 async def _until_concluded(run: Run, leads: int) -> None:
-    """Wait until so many are taken or on the DLQ, where a careful program puts those that a kill interrupted."""
+    """Wait until so many are taken or on the DLQ, where a careful program puts those that a kill
+    interrupted.
+    """
     dead: set[str] = set()
     deadline = time.monotonic() + _START_S
     while len(run.accepted().keys() | dead) < leads:
@@ -353,7 +447,10 @@ async def _until_quiet(run: Run, leads: int) -> None:
     """Wait until every lead is concluded, or until nothing was sent for a while."""
     last = -1
     quiet_since = time.monotonic()
-    while len(run.accepted().keys() | run.parked()) < leads and time.monotonic() < quiet_since + _QUIET_S:
+    while (
+        len(run.accepted().keys() | run.parked()) < leads
+        and time.monotonic() < quiet_since + _QUIET_S
+    ):
         if (sent := len(run.line.requests())) != last:
             last = sent
             quiet_since = time.monotonic()

@@ -1,7 +1,7 @@
 """The Restate server, which runs beside a program, and goes on when the program is killed.
 
-It is one node with its defaults, except that it has as many leads in flight as the other systems. Its data are in the
-directory of the run and go with it.
+It is one node with its defaults, except that it has as many leads in flight as the other systems.
+Its data are in the directory of the run and go with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from stream_app.dev.process import LOOPBACK, ChildProcesses, free_port, wait_for
 
 _START_S: Final = 60.0
 _PARTITIONS: Final = 4
-"""Its limit of invocations in flight holds for each partition of its own, of which it has 24 by default."""
+"""Its limit of invocations in flight holds for each partition of its own, of which it has 24 by
+default.
+"""
 _CONFIG: Final = """
 listen-mode = "tcp"
 bind-ip = "{ip}"
@@ -37,7 +39,10 @@ concurrent-invocations-limit = {in_flight}
 
 
 def start(
-    children: ChildProcesses, binary: str, bootstrap: str, in_flight: int
+    children: ChildProcesses,
+    binary: str,
+    bootstrap: str,
+    in_flight: int,
 ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
     """Start the server. Return its process, and the settings that a program needs for it.
 
@@ -57,11 +62,17 @@ def start(
             bootstrap=bootstrap,
             partitions=_PARTITIONS,
             in_flight=in_flight // _PARTITIONS,
-        )
+        ),
     )
     url = f"http://{LOOPBACK}:{admin}"
     process = children.spawn([binary, "--no-logo", "--config-file", str(config)], log=log)
-    wait_for_answer("the Restate server", process, lambda: _answers(url), log=log, timeout_s=_START_S)
+    wait_for_answer(
+        "the Restate server",
+        process,
+        lambda: _answers(url),
+        log=log,
+        timeout_s=_START_S,
+    )
     return process, {"SERVER": url, "PORT": str(free_port())}
 
 

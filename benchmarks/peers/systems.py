@@ -20,7 +20,9 @@ from stream_app.dev.process import StartError
 PROGRAMS: Final = Path(__file__).parent / "programs"
 OURS: Final = "stream-app"
 BARE: Final = "bare loop"
-"""aiokafka and aiohttp without any promise: what CPU is compared with. It takes part in no other case."""
+"""aiokafka and aiohttp without any promise: what CPU is compared with. It takes part in no other
+case.
+"""
 
 _INSTALL_WITHIN_S: Final = 600.0
 _ASYNC: Final = ("aiohttp==3.14.5", "aiolimiter==1.3.0", "tenacity==9.2.1")
@@ -33,7 +35,8 @@ class System(msgspec.Struct, frozen=True):
 
     Attributes:
         name: As in the table.
-        program: Its file in programs/; "" for stream-app and the bare loop, which this environment runs.
+        program: Its file in programs/; "" for stream-app and the bare loop, which this environment
+            runs.
         needs: Distributions for pip, or Maven coordinates for a program in Java.
         shares: More files of the program.
         one_topic: It reads one topic, so that hot leads and a backfill stand in one queue.
@@ -51,7 +54,9 @@ class System(msgspec.Struct, frozen=True):
     def lines(self) -> int:
         """The lines of code of its program, without comments and empty lines."""
         files = [self.program, *self.shares] if self.program else []
-        texts = [line.strip() for file in files for line in (PROGRAMS / file).read_text().splitlines()]
+        texts = [
+            line.strip() for file in files for line in (PROGRAMS / file).read_text().splitlines()
+        ]
         return sum(bool(text) and not text.startswith(("#", "//")) for text in texts)
 
 
@@ -67,10 +72,27 @@ SYSTEMS: Final = (
     System("FastStream", "faststream_batches.py", ("faststream[kafka]==0.7.8", *_ASYNC), _DELIVERY),
     System("stock Faust", "stock_faust.py", ("faust-streaming==0.15.3", *_ASYNC), _DELIVERY),
     System("Quix Streams", "quix.py", ("quixstreams==3.28.1", *_THREADS), _THREAD_DELIVERY),
-    System("arroyo", "arroyo_threads.py", ("sentry-arroyo==2.48.0", *_THREADS), _THREAD_DELIVERY, one_topic=True),
-    System("DBOS", "dbos_workflows.py", ("dbos==3.4.0", "confluent-kafka==2.16.1", *_THREADS), _THREAD_DELIVERY),
+    System(
+        "arroyo",
+        "arroyo_threads.py",
+        ("sentry-arroyo==2.48.0", *_THREADS),
+        _THREAD_DELIVERY,
+        one_topic=True,
+    ),
+    System(
+        "DBOS",
+        "dbos_workflows.py",
+        ("dbos==3.4.0", "confluent-kafka==2.16.1", *_THREADS),
+        _THREAD_DELIVERY,
+    ),
     System("Restate", "restate_steps.py", _RESTATE, _RESTATE_SHARES, server=_RESTATE_SERVER),
-    System("Restate, careful", "restate_careful.py", _RESTATE, _RESTATE_SHARES, server=_RESTATE_SERVER),
+    System(
+        "Restate, careful",
+        "restate_careful.py",
+        _RESTATE,
+        _RESTATE_SHARES,
+        server=_RESTATE_SERVER,
+    ),
     System("mq-bridge", "mq_bridge_route.py", ("mq-bridge==1.2.0",)),
     System(
         "Parallel Consumer",
@@ -86,7 +108,8 @@ SYSTEMS: Final = (
 
 
 def command(system: System, progress: Callable[[str], None]) -> list[str]:
-    """Install what the system needs, and return the command that runs its program (empty if it has none).
+    """Install what the system needs, and return the command that runs its program (empty if it has
+    none).
 
     Raises:
         StartError: it cannot be installed here.
@@ -97,13 +120,16 @@ def command(system: System, progress: Callable[[str], None]) -> list[str]:
     if not system.program.endswith(".java"):
         return [str(_environment(system, progress)), program]
     if shutil.which("javac") is None:
-        raise StartError(f"{system.name} needs a JDK with a compiler on the PATH: install one, or leave it out")
+        raise StartError(
+            f"{system.name} needs a JDK with a compiler on the PATH: install one, or leave it out",
+        )
     java = shutil.which("java") or find_java()
     return [java, "-Xmx512m", "-cp", class_path("+".join(system.needs), progress), program]
 
 
 def server(system: System, progress: Callable[[str], None]) -> str:
-    """Install the server that the system needs beside its program, and return its path (empty if it needs none).
+    """Install the server that the system needs beside its program, and return its path (empty if it
+    needs none).
 
     Raises:
         StartError: it cannot be installed here.
@@ -113,20 +139,27 @@ def server(system: System, progress: Callable[[str], None]) -> str:
     npm = shutil.which("npm")
     if npm is None:
         raise StartError(
-            f"{system.name} needs npm on the PATH, which brings its server ({system.server}): install Node.js,"
-            " or leave it out"
+            f"{system.name} needs npm on the PATH, which brings its server "
+            f"({system.server}): install Node.js,"
+            " or leave it out",
         )
 
     def fill(directory: Path) -> None:
         options = ["--prefix", str(directory), "--ignore-scripts", "--no-audit", "--no-fund"]
         _run([npm, "install", *options, system.server], system.name)
 
-    directory = _kept((system.server,), fill, lambda: progress(f"installing the server of {system.name} ..."))
+    directory = _kept(
+        (system.server,),
+        fill,
+        lambda: progress(f"installing the server of {system.name} ..."),
+    )
     package, _, _ = system.server.rpartition("@")
     name = package.rpartition("/")[2]
     for binary in directory.glob(f"node_modules/{package}-*/bin/{name}"):
         return str(binary)
-    raise StartError(f"{system.server} has no binary for this machine in {directory}: leave {system.name} out")
+    raise StartError(
+        f"{system.server} has no binary for this machine in {directory}: leave {system.name} out",
+    )
 
 
 def _environment(system: System, progress: Callable[[str], None]) -> Path:
@@ -134,10 +167,17 @@ def _environment(system: System, progress: Callable[[str], None]) -> Path:
 
     def fill(directory: Path) -> None:
         venv.create(directory, with_pip=True)
-        _run([str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", *system.needs], system.name)
+        _run(
+            [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", *system.needs],
+            system.name,
+        )
 
     needs = (sys.version, *system.needs)
-    directory = _kept(needs, fill, lambda: progress(f"installing {system.name} in an environment of its own ..."))
+    directory = _kept(
+        needs,
+        fill,
+        lambda: progress(f"installing {system.name} in an environment of its own ..."),
+    )
     return directory / "bin" / "python"
 
 
@@ -157,9 +197,17 @@ def _kept(needs: Sequence[str], fill: Callable[[Path], None], announce: Callable
 
 def _run(argv: Sequence[str], name: str) -> None:
     try:
-        ran = subprocess.run(argv, capture_output=True, text=True, timeout=_INSTALL_WITHIN_S, check=False)
+        ran = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_WITHIN_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise StartError(f"{name} was not installed within {_INSTALL_WITHIN_S:.0f} s: is the machine online?") from None
+        raise StartError(
+            f"{name} was not installed within {_INSTALL_WITHIN_S:.0f} s: is the machine online?",
+        ) from None
     if ran.returncode:
         words = (ran.stderr.strip() or "no output").splitlines()[-1]
         raise StartError(f"{name} cannot be installed: {words}; leave it out with --only")

@@ -1,4 +1,5 @@
-"""Generates the dashboards: `python deploy/grafana/generate.py` writes deploy/grafana/dashboards/*.json.
+"""Generates the dashboards: `python deploy/grafana/generate.py` writes
+deploy/grafana/dashboards/*.json.
 
 An argument names another directory.
 """

@@ -12,7 +12,14 @@ from rich.console import Console
 
 from stream_app.cli import base, demo, tables
 
-screen = Console(record=True, force_terminal=True, width=132, highlight=False, markup=False, emoji=False)
+screen = Console(
+    record=True,
+    force_terminal=True,
+    width=132,
+    highlight=False,
+    markup=False,
+    emoji=False,
+)
 """Records all that the demo prints."""
 
 
@@ -37,7 +44,10 @@ demo._NEXT = ""
 code = demo.demo()
 # The fonts that rich names are loaded from elsewhere; the reader's own is used instead.
 form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-form = form.replace("Fira Code, monospace", "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace")
+form = form.replace(
+    "Fira Code, monospace",
+    "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace",
+)
 text = screen.export_svg(title="stream-app demo", code_format=form, unique_id="demo")
 Path(__file__).with_suffix(".svg").write_text(text, encoding="utf-8")
 sys.exit(code)

@@ -1,11 +1,14 @@
-"""Who may use the board: a session after a login or with a ticket, or a bearer token of the look-up API.
+"""Who may use the board: a session after a login or with a ticket, or a bearer token of the look-up
+API.
 
-The token that was entered at the login decides the role. A viewer reads; an operator also gives commands. Without an
-operator token there is no operator. The look-up API only reads. Where no token of viewers is configured, the board has
-made one (config/board_files.py), and its user's browser comes in with a ticket, which `stream-app open` asks for.
+The token that was entered at the login decides the role. A viewer reads; an operator also gives
+commands. Without an operator token there is no operator. The look-up API only reads. Where no token
+of viewers is configured, the board has made one (config/board_files.py), and its user's browser
+comes in with a ticket, which `stream-app open` asks for.
 
-A session is not stored: the cookie holds the name and the time of the login, signed with a key that is derived from the
-token of the role. So a board that restarts accepts it, and a new token ends all of its sessions.
+A session is not stored: the cookie holds the name and the time of the login, signed with a key that
+is derived from the token of the role. So a board that restarts accepts it, and a new token ends all
+of its sessions.
 """
 
 import asyncio
@@ -60,7 +63,8 @@ def check_bearer(request: Request, token: bytes, *, made_here: bool) -> None:
     text = "Send the header Authorization: Bearer <token> with the token of board.token_env"
     if made_here:
         text = (
-            "No token is configured, so the board answers only the user who runs it, whose commands find its own "
+            "No token is configured, so the board answers only the user who runs it, whose "
+            "commands find its own "
             "token (`stream-app open --token` prints it): set board.token_env for everyone else"
         )
     raise Refused(401, "no_token", text)
@@ -87,7 +91,9 @@ _ATTEMPTS: Final = MOST_WAITING // RETRY_AFTER_S
 
 Role = Literal["viewer", "operator"]
 SESSION_S: Final[dict[Role, int]] = {"viewer": 12 * 3_600, "operator": 2 * 3_600}
-"""How long a session lasts after its login, in seconds. Operators spend credits, so theirs is shorter."""
+"""How long a session lasts after its login, in seconds. Operators spend credits, so theirs is
+shorter.
+"""
 
 
 class LoginNeeded(Exception):
@@ -150,7 +156,9 @@ class BoardAccess:
         url: str,
     ) -> None:
         tokens: dict[Role, str | None] = {"viewer": token, "operator": operator_token}
-        self._tokens: dict[Role, bytes] = {role: value.encode() for role, value in tokens.items() if value is not None}
+        self._tokens: dict[Role, bytes] = {
+            role: value.encode() for role, value in tokens.items() if value is not None
+        }
         self._keys: dict[Role, bytes] = {
             role: hmac.digest(value, f"stream-app board session 2 {role}".encode(), "sha256")
             for role, value in self._tokens.items()
@@ -187,7 +195,9 @@ class BoardAccess:
         return visitor
 
     async def login(self, request: Request, token: str, who: str) -> tuple[str, Visitor]:
-        """Return the cookie's value, and who logged in. A wrong token is refused after a second, if few others wait.
+        """Return the cookie's value, and who logged in.
+
+        A wrong token is refused after a second, if few others wait.
 
         Raises:
             Refused: The token is wrong, or there is no name.
@@ -203,7 +213,11 @@ class BoardAccess:
             raise Refused(403, "wrong_token", f"This is not the token of {' or '.join(names)}")
         name = self._named_by_proxy(request) if self._proxy else _clean(who)
         if not name:
-            raise Refused(422, "no_name", "Enter your name: it is logged, and commands are kept with it")
+            raise Refused(
+                422,
+                "no_name",
+                "Enter your name: it is logged, and commands are kept with it",
+            )
         return self.session(name, roles[0]), Visitor(name, roles[0])
 
     def session(self, who: str, role: Role) -> str:
@@ -214,14 +228,17 @@ class BoardAccess:
     def make_ticket(self, request: Request) -> str:
         """Return a ticket for who has the token. It lets one browser in, once and soon.
 
-        The address of a page shows in lists of processes and in a browser's history, so it never has the token.
+        The address of a page shows in lists of processes and in a browser's history, so it never
+        has the token.
 
         Raises:
             Refused: The request has not the token.
         """
         check_bearer(request, self._tokens["viewer"], made_here=self.made_here)
         now_s = self._now_s()
-        self._tickets = {ticket: until_s for ticket, until_s in self._tickets.items() if until_s > now_s}
+        self._tickets = {
+            ticket: until_s for ticket, until_s in self._tickets.items() if until_s > now_s
+        }
         while len(self._tickets) >= MOST_TICKETS:
             del self._tickets[next(iter(self._tickets))]  # the oldest
         ticket = secrets.token_urlsafe(32)
@@ -250,7 +267,8 @@ class BoardAccess:
             raise Refused(429, "too_many_logins", text)
         self._waiting += 1
         delay = asyncio.create_task(self._delay())
-        gone = asyncio.ensure_future(request.receive())  # it has been read, so that this is the end of its connection
+        # it has been read, so that this is the end of its connection
+        gone = asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait((delay, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -266,7 +284,11 @@ class BoardAccess:
         given = signature.encode()
         try:
             raw = urlsafe_b64decode(body)
-            roles = [role for role in self._keys if hmac.compare_digest(given, self._signature(role, raw).encode())]
+            roles = [
+                role
+                for role in self._keys
+                if hmac.compare_digest(given, self._signature(role, raw).encode())
+            ]
             session = _session.decode(raw) if roles else None
         except (ValueError, msgspec.DecodeError):
             return None
@@ -289,24 +311,46 @@ class BoardAccess:
         return hmac.new(self._keys[role], raw, sha256).hexdigest()
 
     def set_cookie(self, response: Response, value: str, age_s: int) -> None:
-        """Set the session's cookie for `age_s` seconds; 0 deletes it. It needs HTTPS where the board has it."""
+        """Set the session's cookie for `age_s` seconds; 0 deletes it.
+
+        It needs HTTPS where the board has it.
+        """
         secure = self._url.scheme == "https"
-        response.set_cookie(COOKIE, value, age_s, path=PATH, secure=secure, httponly=True, samesite="strict")
+        response.set_cookie(
+            COOKIE,
+            value,
+            age_s,
+            path=PATH,
+            secure=secure,
+            httponly=True,
+            samesite="strict",
+        )
 
     def _check_origin(self, request: Request) -> None:
-        """Raise Refused if another site's page made the request. Browsers say so in headers that pages cannot set."""
+        """Raise Refused if another site's page made the request.
+
+        Browsers say so in headers that pages cannot set.
+        """
         site = request.headers.get("sec-fetch-site")
-        if site is None:  # an older browser; programs send neither header, and have no cookie that they could misuse
+        # an older browser; programs send neither header, and have no cookie that they could misuse
+        if site is None:
             origin = request.headers.get("origin", "").partition("://")[2]
             # A proxy may name our own address as the host.
             same = bool(origin) and origin in (request.headers.get("host", ""), self._url.netloc)
         else:
             same = site == "same-origin"
         if not same:
-            raise Refused(403, "other_origin", "The request came from another site: open the page of the board itself")
+            raise Refused(
+                403,
+                "other_origin",
+                "The request came from another site: open the page of the board itself",
+            )
 
 
-_SETTING: Final[dict[Role, str]] = {"viewer": "board.token_env", "operator": "board.operator_token_env"}
+_SETTING: Final[dict[Role, str]] = {
+    "viewer": "board.token_env",
+    "operator": "board.operator_token_env",
+}
 
 
 def _clean(name: str) -> str:

@@ -19,7 +19,15 @@ from stream_app.board.site import Site
 from stream_app.client.commands import Send, new_command
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import MAX_TEXT, Command, CommandKind, Entry, entries, help_text, read_entries
+from stream_app.domain.commands import (
+    MAX_TEXT,
+    Command,
+    CommandKind,
+    Entry,
+    entries,
+    help_text,
+    read_entries,
+)
 from stream_app.domain.lane.overrides import OrderKind
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
@@ -41,7 +49,12 @@ _BUTTONS: Final[dict[OrderKind, str]] = {
     "rate": "Change the rate",
     "quota": "Change the webhook",
 }
-_MODES: Final[dict[OrderKind, str]] = {"trip": "open", "close": "closed", "shadow": "shadow", "auto": "auto"}
+_MODES: Final[dict[OrderKind, str]] = {
+    "trip": "open",
+    "close": "closed",
+    "shadow": "shadow",
+    "auto": "auto",
+}
 _MEANT: Final[dict[str, MeterName]] = {"credits": "credits_day", "actions": "actions_day"}
 """The meter of what is booked."""
 _MODE_WORDS: Final = {
@@ -69,23 +82,53 @@ def actions_of(site: Site, send: Send, planner: Planner, find: Find | None = Non
 
     return [
         *(
-            Action(f"{lane}{kind}", partial(_show, site, kind), sent(kind, partial(_order, kind)), "lanes")
+            Action(
+                f"{lane}{kind}",
+                partial(_show, site, kind),
+                sent(kind, partial(_order, kind)),
+                "lanes",
+            )
             for kind in _BUTTONS
         ),
         Action("/act/reload", _reload, sent("reload", lambda _: ("", {})), "system"),
         Action(f"{lead}cancel", cancelled, sent("cancel_lead", _cancelled_lead), "leads"),
-        Action(f"{lead}resolve", partial(_resolve_lead, site), sent("resolve", _resolution), "leads"),
+        Action(
+            f"{lead}resolve",
+            partial(_resolve_lead, site),
+            sent("resolve", _resolution),
+            "leads",
+        ),
         Action(f"{lead}erase", partial(_erase, site), erased, "leads"),
         Action("/act/suppress", _suppress, sent("suppress", _suppressed), "leads"),
-        Action("/imports/act/cancel", partial(_cancel_import, site), sent("cancel_import", _of_import), "imports"),
+        Action(
+            "/imports/act/cancel",
+            partial(_cancel_import, site),
+            sent("cancel_import", _of_import),
+            "imports",
+        ),
         *replay_actions(site, planner),
     ]
 
 
-async def _send(settings: Settings, send: Send, kind: CommandKind, read: Read, submission: Submission) -> str:
+async def _send(
+    settings: Settings,
+    send: Send,
+    kind: CommandKind,
+    read: Read,
+    submission: Submission,
+) -> str:
     workspace, args = read(submission)
     known = [submission.values["person"]] if "person" in submission.values else []
-    command = new_command(settings, submission.id, kind, workspace, args, submission.who, submission.why, known)
+    command = new_command(
+        settings,
+        submission.id,
+        kind,
+        workspace,
+        args,
+        submission.who,
+        submission.why,
+        known,
+    )
     await send(command)
     return followed_at(submission.form.back, [submission.id], command.at_ms)
 
@@ -109,7 +152,10 @@ def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
         raise Refused(404, "unknown_workspace", "No workspace with this name is configured")
     view = site.queries.lane(name, opened.moment.now_ms)
     was = _in_force(policy, view, opened.moment.now_ms)
-    fields = [_field(entry, opened.query.get(entry.name, ""), was.get(entry.name, "")) for entry in entries(kind)]
+    fields = [
+        _field(entry, opened.query.get(entry.name, ""), was.get(entry.name, ""))
+        for entry in entries(kind)
+    ]
     if kind == "quota":
         choices = [("", "choose one"), *_webhooks(site, name, view)]
         fields[0] = msgspec.structs.replace(fields[0], hint="", kind="choice", choices=choices)
@@ -124,7 +170,17 @@ def _field(entry: Entry, value: str = "", was: str = "") -> Field:
     choices = words if entry.default else [("", "unchanged"), *words]
     kind: Literal["choice", "number"] = "choice" if words else "number"
     value = value or entry.default
-    return Field(entry.name, entry.label, was, entry.hint, kind, choices, value, entry.required, most)
+    return Field(
+        entry.name,
+        entry.label,
+        was,
+        entry.hint,
+        kind,
+        choices,
+        value,
+        entry.required,
+        most,
+    )
 
 
 def _words(kind: CommandKind) -> str:
@@ -141,7 +197,11 @@ def _in_force(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[str
         cap: meters[name].cap if name in meters else getattr(budget, cap)
         for cap, name in zip(CAPS, METERS, strict=True)
     }
-    booked = {name: f"{amount(meters[key].at(now_ms).booked)} booked" for name, key in _MEANT.items() if key in meters}
+    booked = {
+        name: f"{amount(meters[key].at(now_ms).booked)} booked"
+        for name, key in _MEANT.items()
+        if key in meters
+    }
     return {
         **{cap: "unlimited" if value is None else amount(value) for cap, value in caps.items()},
         "shadow": "on" if budget.shadow else "off",
@@ -154,7 +214,11 @@ def _in_force(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[str
 def _webhooks(site: Site, workspace: str, view: LaneView | None) -> list[tuple[str, str]]:
     known = dict(view.webhooks) if view else {}
     for destination in site.settings.plan.destinations_of(workspace):
-        known |= {webhook_id: Webhook() for webhook_id in destination.webhook_ids if webhook_id not in known}
+        known |= {
+            webhook_id: Webhook()
+            for webhook_id in destination.webhook_ids
+            if webhook_id not in known
+        }
     return [(name, f"{name}: {_webhook(webhook)}") for name, webhook in known.items()]
 
 
@@ -165,7 +229,13 @@ def _webhook(webhook: Webhook) -> str:
 
 def _facts(kind: OrderKind, view: LaneView | None) -> list[Fact]:
     if kind in _MODES:
-        return [Fact("Circuit breaker", _MODE_WORDS[view.mode if view else "auto"], _MODE_WORDS[_MODES[kind]])]
+        return [
+            Fact(
+                "Circuit breaker",
+                _MODE_WORDS[view.mode if view else "auto"],
+                _MODE_WORDS[_MODES[kind]],
+            ),
+        ]
     if kind == "reset":
         breaker = view.breaker.replace("_", " ") if view else "closed"
         return [Fact("Circuit breaker", breaker, "closed, with an empty window")]
@@ -217,17 +287,39 @@ def _resolution(submission: Submission) -> tuple[str, dict[str, Any]]:
 
 
 def _erase(site: Site, opened: FormRequest) -> Form:
-    form = _lead_form(site, "Erase", _words("erase"), "Erase the lead and its person", opened, is_final=True)
-    hint = "leave it empty at first: if leads are linked to the person, you are asked which are of the same person"
+    form = _lead_form(
+        site,
+        "Erase",
+        _words("erase"),
+        "Erase the lead and its person",
+        opened,
+        is_final=True,
+    )
+    hint = (
+        "leave it empty at first: if leads are linked to the person, you are asked which are of "
+        "the same person"
+    )
     linked = Field("linked", "Linked leads to erase as well", hint=hint)
     return msgspec.structs.replace(form, fields=[*form.fields, linked])
 
 
-def _lead_form(site: Site, verb: str, text: str, button: str, opened: FormRequest, *, is_final: bool = False) -> Form:
+def _lead_form(
+    site: Site,
+    verb: str,
+    text: str,
+    button: str,
+    opened: FormRequest,
+    *,
+    is_final: bool = False,
+) -> Form:
     lead_id = lead_id_of(opened.path)
     lead = site.queries.lead(lead_id, opened.moment.now_ms)
     configured = site.settings.workspaces
-    of_lead = [history.workspace for history in lead.histories if history.workspace in configured] if lead else []
+    of_lead = (
+        [history.workspace for history in lead.histories if history.workspace in configured]
+        if lead
+        else []
+    )
     choices = [(name, name) for name in dict.fromkeys(of_lead or configured)]
     if len(choices) > 1:
         choices.insert(0, ("", "choose one"))
@@ -249,7 +341,8 @@ async def _send_erasure(site: Site, send: Send, find: Find, submission: Submissi
         raise Invalid({"": "Nothing found to erase: no row and no result of this lead"})
     chosen, kept = _chosen(stored, submission.values.get("linked", ""))
     for lead in chosen:
-        check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
+        # before anything is erased, so that no erasure is partial
+        check_known(settings, workspace=lead.workspace)
     commands: list[Command] = []
     for kind, workspace, args in erasure(chosen, (), kept):
         command_id = _id_of(submission.id, kind, workspace, args.get("lead_id", ""))
@@ -269,13 +362,21 @@ async def _send_erasure(site: Site, send: Send, find: Find, submission: Submissi
 
 
 def _chosen(stored: list[StoredLead], entered: str) -> tuple[list[StoredLead], list[StoredLead]]:
-    """Return the leads to erase and those to keep. The operator decides about each that only links lead to."""
+    """Return the leads to erase and those to keep.
+
+    The operator decides about each that only links lead to.
+    """
     linked = {f"{lead.workspace}/{lead.lead_id}": lead for lead in stored if not lead.is_named}
     words = set(entered.split())
     if linked and (not words or (words != {_NONE} and not words <= linked.keys())):
-        text = "linked to the person, but do not name this lead. Enter those that are of the same person, or none"
+        text = (
+            "linked to the person, but do not name this lead. Enter those that are of the same "
+            "person, or none"
+        )
         raise Invalid({"linked": f"{' '.join(linked)}: {text}"})
-    chosen = [lead for lead in stored if lead.is_named or f"{lead.workspace}/{lead.lead_id}" in words]
+    chosen = [
+        lead for lead in stored if lead.is_named or f"{lead.workspace}/{lead.lead_id}" in words
+    ]
     return chosen, [lead for lead in stored if lead not in chosen]
 
 
@@ -284,12 +385,25 @@ def _id_of(form_id: str, *parts: str) -> str:
     return f"c-{sha256('/'.join((form_id, *parts)).encode()).hexdigest()[:32]}"
 
 
-async def _find_on_kafka(settings: Settings, lead_id: str, workspace: str | None) -> list[StoredLead]:
-    """Read all rows and results, in a thread of its own: callbacks go on meanwhile. One search at a time."""
+async def _find_on_kafka(
+    settings: Settings,
+    lead_id: str,
+    workspace: str | None,
+) -> list[StoredLead]:
+    """Read all rows and results, in a thread of its own: callbacks go on meanwhile.
+
+    One search at a time.
+    """
 
     async def find() -> list[StoredLead]:
         async with asyncio.timeout(_FIND_WITHIN_S):
-            return await find_stored_leads(settings, [], lead_id, workspace, lambda done, total: None)
+            return await find_stored_leads(
+                settings,
+                [],
+                lead_id,
+                workspace,
+                lambda done, total: None,
+            )
 
     if _finding.locked():
         raise Refused(503, "busy", "Another erasure is being prepared: try again in a minute")
@@ -298,15 +412,29 @@ async def _find_on_kafka(settings: Settings, lead_id: str, workspace: str | None
             return await asyncio.to_thread(asyncio.run, find())
         except TimeoutError as error:
             command = f"stream-app erase {quote(lead_id)}"
-            text = f"Rows and results could not be read within {_FIND_WITHIN_S:.0f} s: use `{command}`"
+            text = (
+                f"Rows and results could not be read within {_FIND_WITHIN_S:.0f} s: use `{command}`"
+            )
             raise BrokerUnavailable(text) from error
 
 
 def _suppress(opened: FormRequest) -> Form:
-    person = Field("person", "Person", hint="an e-mail or a LinkedIn URL; it is hashed here", required=True)
+    person = Field(
+        "person",
+        "Person",
+        hint="an e-mail or a LinkedIn URL; it is hashed here",
+        required=True,
+    )
     title = "Suppress a person"
     button = "Suppress the person"
-    return Form(title, _words("suppress"), button, f"{PATH}/leads", fields=[person], typed="suppress")
+    return Form(
+        title,
+        _words("suppress"),
+        button,
+        f"{PATH}/leads",
+        fields=[person],
+        typed="suppress",
+    )
 
 
 def _suppressed(submission: Submission) -> tuple[str, dict[str, Any]]:
@@ -316,17 +444,32 @@ def _suppressed(submission: Submission) -> tuple[str, dict[str, Any]]:
 def _cancel_import(site: Site, opened: FormRequest) -> Form:
     workspace = opened.query.get("workspace", "")
     import_id = opened.query.get("id", "")
-    imports, _ = site.queries.imports(workspace, import_id, None, 1) if workspace and import_id else ([], None)
+    imports, _ = (
+        site.queries.imports(workspace, import_id, None, 1)
+        if workspace and import_id
+        else ([], None)
+    )
     if not imports or workspace not in site.settings.workspaces:
-        raise Refused(404, "unknown_import", "No lead of this import is known, or its workspace is not configured")
+        raise Refused(
+            404,
+            "unknown_import",
+            "No lead of this import is known, or its workspace is not configured",
+        )
     publication = imports[0]
     return Form(
         title=f"Cancel import {import_id}",
-        text=f"Leads of this import in {workspace} that were published until now and are not at Clay yet end as "
+        text=f"Leads of this import in {workspace} that were published until now and are not at "
+        "Clay yet end as "
         "suppressed. Leads at Clay go on, and results stay.",
         button="Cancel the import",
         back=imports_path(workspace=workspace, id=import_id),
-        facts=(Fact("Leads not at rest", amount(publication.moving), "suppressed, unless they are at Clay"),),
+        facts=(
+            Fact(
+                "Leads not at rest",
+                amount(publication.moving),
+                "suppressed, unless they are at Clay",
+            ),
+        ),
         typed=workspace,
         is_final=True,
     )

@@ -1,4 +1,6 @@
-"""The board's routes: who may see a page, what it is made from, and what the answer is when something is wrong."""
+"""The board's routes: who may see a page, what it is made from, and what the answer is when
+something is wrong.
+"""
 
 import math
 import sqlite3
@@ -32,14 +34,29 @@ from stream_app.board.forms import Action, Actions
 from stream_app.board.lookup import FetchResult, FindWaiting
 from stream_app.board.page import HEADERS, Handler, PageMaker, Renderer, commands_of
 from stream_app.board.pages.dead import cause_page, dead_page, replay_page
-from stream_app.board.pages.flow import audit_page, backlog_page, books_page, import_page, imports_page, waiting_page
+from stream_app.board.pages.flow import (
+    audit_page,
+    backlog_page,
+    books_page,
+    import_page,
+    imports_page,
+    waiting_page,
+)
 from stream_app.board.pages.lanes import lane_page, lanes_page, now_page
 from stream_app.board.pages.leads import find, lead_page, leads_page
 from stream_app.board.pages.money import money_csv, money_page
 from stream_app.board.pages.system import system_page
 from stream_app.board.publish import PublishActions, Publishing
 from stream_app.board.read_model.follow import ProjectionLag
-from stream_app.board.requests import Query, address_of, lead_id_of, own_path, read_form, word, words
+from stream_app.board.requests import (
+    Query,
+    address_of,
+    lead_id_of,
+    own_path,
+    read_form,
+    word,
+    words,
+)
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, PageData, Site
 from stream_app.domain.model.topics import ExistingTopic
 from stream_app.kafka.connection import Background
@@ -51,7 +68,10 @@ _log: Final = log.get("board")
 
 
 async def _to_the_board(_: Request) -> Response:
-    """Answer at the address of the port alone, which people type. It says nothing, so that anyone may ask."""
+    """Answer at the address of the port alone, which people type.
+
+    It says nothing, so that anyone may ask.
+    """
     return RedirectResponse(PATH, 303, HEADERS)
 
 
@@ -63,7 +83,9 @@ class Login:
         self._maker = maker
         # Anyone may try to log in: one line a minute for each reason.
         self._say_refused: defaultdict[str, log.Throttled] = defaultdict(
-            lambda: log.Throttled(lambda because: _log.warning("board_login_refused", because=because))
+            lambda: log.Throttled(
+                lambda because: _log.warning("board_login_refused", because=because),
+            ),
         )
 
     def routes(self) -> list[Route]:
@@ -85,7 +107,8 @@ class Login:
             return self._maker.refused(request, ended)
         path = address_of(request)
         if request.headers.get("sec-fetch-site") == "cross-site":
-            # A link on another site does not send the cookie; the same page opened by ourselves does.
+            # A link on another site does not send the cookie; the same page opened by ourselves
+            # does.
             return Response("", 200, {**HEADERS, "refresh": f"0; url={path}"}, "text/html")
         target = f"{LOGIN}?next={quote(path, safe='')}"
         if "hx-request" in request.headers:
@@ -95,7 +118,11 @@ class Login:
     async def _login(self, request: Request) -> Response:
         try:
             form = await read_form(request)
-            cookie, visitor = await self._access.login(request, form.get("token", ""), form.get("who", ""))
+            cookie, visitor = await self._access.login(
+                request,
+                form.get("token", ""),
+                form.get("who", ""),
+            )
         except Refused as refused:
             self._say_refused[refused.error](refused.error)
             response = await self._maker.login_page(request, str(refused), refused.status)
@@ -111,13 +138,20 @@ class Login:
         try:
             ticket = self._access.make_ticket(request)
         except Refused as refused:
-            return JSONResponse({"error": refused.error, "text": str(refused)}, refused.status, HEADERS)
+            return JSONResponse(
+                {"error": refused.error, "text": str(refused)},
+                refused.status,
+                HEADERS,
+            )
         return JSONResponse({"path": f"{PATH}/enter?ticket={ticket}"}, headers=HEADERS)
 
     async def _enter(self, request: Request) -> Response:
         try:
-            # A request for the head alone uses no ticket up: it is not the browser that is to come in.
-            cookie = self._access.enter(word(request.query_params, "ticket") if request.method == "GET" else "")
+            # A request for the head alone uses no ticket up: it is not the browser that is to come
+            # in.
+            cookie = self._access.enter(
+                word(request.query_params, "ticket") if request.method == "GET" else "",
+            )
         except Refused as refused:
             return await self._maker.login_page(request, str(refused), refused.status)
         _log.info("board_login", who=LOCAL, role="viewer")
@@ -157,16 +191,32 @@ class Views:
         return [
             ("GET", "", partial(self._page, "now", "Now", now_page)),
             ("GET", "/lanes", partial(self._page, "lanes", "Lanes", lanes_page)),
-            ("GET", "/lanes/{workspace}", partial(self._page, "lane", "{workspace}", lane_page, current="lanes")),
+            (
+                "GET",
+                "/lanes/{workspace}",
+                partial(self._page, "lane", "{workspace}", lane_page, current="lanes"),
+            ),
             ("GET", "/leads", partial(self._page, "leads", "Leads", leads_page)),
             ("POST", "/leads", self._find),
-            ("GET", "/leads/{lead_id:path}", partial(self._page, "lead", "Lead", lead_page, current="leads")),
+            (
+                "GET",
+                "/leads/{lead_id:path}",
+                partial(self._page, "lead", "Lead", lead_page, current="leads"),
+            ),
             ("POST", "/leads/{lead_id:path}", self._show),
             ("GET", "/waiting", self._still_waiting),
             ("GET", "/imports", self._imports),
             ("GET", "/dead", partial(self._page, "dead", "Dead letters", dead_page)),
-            ("GET", "/dead/records", partial(self._page, "cause", "Dead letters", cause_page, current="dead")),
-            ("GET", "/replays/{replay}", partial(self._page, "replay", "Replay {replay}", replay_page, current="dead")),
+            (
+                "GET",
+                "/dead/records",
+                partial(self._page, "cause", "Dead letters", cause_page, current="dead"),
+            ),
+            (
+                "GET",
+                "/replays/{replay}",
+                partial(self._page, "replay", "Replay {replay}", replay_page, current="dead"),
+            ),
             ("GET", "/books", partial(self._page, "books", "Books", books_page)),
             ("GET", "/money", partial(self._page, "money", "Money", money_page)),
             ("GET", "/money.csv", self._money_csv),
@@ -175,7 +225,13 @@ class Views:
         ]
 
     async def _page(
-        self, name: str, title: str, page: View, request: Request, moment: Moment, current: str = ""
+        self,
+        name: str,
+        title: str,
+        page: View,
+        request: Request,
+        moment: Moment,
+        current: str = "",
     ) -> Response:
         """Answer with a page that is made from the words of the address alone."""
         query = {**request.query_params, **request.path_params}
@@ -186,26 +242,56 @@ class Views:
     async def _find(self, request: Request, moment: Moment) -> Response:
         text = (await read_form(request)).get("text", "")[:_LONGEST_SEARCH]
         return RedirectResponse(
-            await self._maker.threads.run(partial(find, self._site, text, moment.now_ms)), 303, HEADERS
+            await self._maker.threads.run(partial(find, self._site, text, moment.now_ms)),
+            303,
+            HEADERS,
         )
 
     async def _show(self, request: Request, moment: Moment) -> Response:
         """Show the personal data of a lead. Who does it is logged."""
         lead_id = lead_id_of(request.path_params)
         places = await self._maker.threads.run(partial(self._site.queries.results, lead_id))
-        _log.info("personal_data_shown", who=moment.visitor.who, lead_id=lead_id, results=len(places))
+        _log.info(
+            "personal_data_shown",
+            who=moment.visitor.who,
+            lead_id=lead_id,
+            results=len(places),
+        )
         shown = [await self._fetch_result(place) for place in places]
         make = partial(lead_page, self._site, moment, request.path_params, shown)
-        return await self._maker.page(request, moment, "lead", "Lead", make, current="leads", live=False)
+        return await self._maker.page(
+            request,
+            moment,
+            "lead",
+            "Lead",
+            make,
+            current="leads",
+            live=False,
+        )
 
     async def _still_waiting(self, request: Request, moment: Moment) -> Response:
         lead_id = word(request.query_params, "lead_id")
         person = word(request.query_params, "person")
         if not lead_id and not person:
-            return await self._page("backlog", "Waiting on Kafka", backlog_page, request, moment, "leads")
+            return await self._page(
+                "backlog",
+                "Waiting on Kafka",
+                backlog_page,
+                request,
+                moment,
+                "leads",
+            )
         search = await self._find_waiting(lead_id, person, "")
         make = partial(waiting_page, self._site, moment, search)
-        return await self._maker.page(request, moment, "waiting", "Waiting on Kafka", make, current="leads", live=False)
+        return await self._maker.page(
+            request,
+            moment,
+            "waiting",
+            "Waiting on Kafka",
+            make,
+            current="leads",
+            live=False,
+        )
 
     async def _imports(self, request: Request, moment: Moment) -> Response:
         of_one = word(request.query_params, "workspace") and word(request.query_params, "id")
@@ -213,7 +299,9 @@ class Views:
         return await self._page(name, "Imports", page, request, moment, "imports")
 
     async def _money_csv(self, request: Request, moment: Moment) -> Response:
-        text = await self._maker.threads.run(partial(money_csv, self._site, word(request.query_params, "workspace")))
+        text = await self._maker.threads.run(
+            partial(money_csv, self._site, word(request.query_params, "workspace")),
+        )
         headers = {**HEADERS, "content-disposition": 'attachment; filename="money.csv"'}
         return Response(text, headers=headers, media_type="text/csv")
 
@@ -227,7 +315,10 @@ SHARED_S: Final = 1.0
 
 
 class Board:
-    """Builds the routes. Without an operator token there are none for `actions` and `publishing`."""
+    """Builds the routes.
+
+    Without an operator token there are none for `actions` and `publishing`.
+    """
 
     def __init__(
         self,
@@ -253,7 +344,9 @@ class Board:
         self._views = Views(site, self._maker, fetch_result, find_waiting, topics)
         has_operators = "operator" in access.roles
         self._actions = Actions(self._maker, actions if has_operators else ())
-        self._publish = PublishActions(self._maker, publishing) if publishing and has_operators else None
+        self._publish = (
+            PublishActions(self._maker, publishing) if publishing and has_operators else None
+        )
 
     def close(self) -> None:
         """End the board's thread. It waits for a publication until what was sent is on Kafka."""
@@ -267,7 +360,10 @@ class Board:
             Route(f"{PATH}/static/{{path:path}}", self._assets.serve, methods=["GET"]),
             *self._login.routes(),
             *(self._guarded("operator", *route) for route in self._actions.routes()),
-            *(self._guarded("operator", *route) for route in (self._publish.routes() if self._publish else ())),
+            *(
+                self._guarded("operator", *route)
+                for route in (self._publish.routes() if self._publish else ())
+            ),
             *(self._guarded("viewer", *route) for route in self._views.routes()),
             self._guarded("viewer", "GET", "/{path:path}", self._unknown),
         ]
@@ -279,7 +375,8 @@ class Board:
         visitor = STRANGER
         try:
             visitor = self._access.check(request, role)
-            # Whoever follows an order sees its answer beside the state after it, and nothing that was read before.
+            # Whoever follows an order sees its answer beside the state after it, and nothing that
+            # was read before.
             is_own = visitor.role == "operator" and bool(commands_of(request))
             new = is_own or request.method not in ("GET", "HEAD")
             return await handler(request, await self._moment(visitor, new=new))
@@ -292,14 +389,23 @@ class Board:
             return self._maker.refused(request, Refused(503, "read_model", text), visitor)
 
     async def _moment(self, visitor: Visitor, *, new: bool) -> Moment:
-        """Return what the request sees. `new`: nothing that was read before, because the request changes something."""
+        """Return what the request sees.
+
+        `new`: nothing that was read before, because the request changes something.
+        """
         now_s = time.monotonic()
         began_s, moment = self._seen
         if new or now_s - began_s >= self._shared_s:
             # Read the lag before the query: the model may be newer than the page says, never older.
             lag = self._maker.lag()
             kafka = await self._consumers.look(KAFKA_WITHIN_S)
-            moment = Moment(0, lag, kafka, STRANGER, is_asking=kafka is None and self._consumers.is_first)
+            moment = Moment(
+                0,
+                lag,
+                kafka,
+                STRANGER,
+                is_asking=kafka is None and self._consumers.is_first,
+            )
             self._seen = now_s, moment
         return msgspec.structs.replace(moment, now_ms=self._maker.now_ms(), visitor=visitor)
 

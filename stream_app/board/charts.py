@@ -1,4 +1,6 @@
-"""The geometry of the charts. Templates draw it as SVG that stretches; labels are text beside it and stay readable.
+"""The geometry of the charts.
+
+Templates draw it as SVG that stretches; labels are text beside it and stay readable.
 
 Coordinates are percent of the width and the height. Each chart also has its numbers as a table.
 """
@@ -15,7 +17,10 @@ _FILLED: Final = 0.86  # of a column's width; the rest is the gap to the next on
 
 
 class Area(msgspec.Struct, frozen=True):
-    """One series of a stacked chart. `path`: its columns as an SVG path; `key` is also its CSS class."""
+    """One series of a stacked chart.
+
+    `path`: its columns as an SVG path; `key` is also its CSS class.
+    """
 
     key: str
     label: str
@@ -76,13 +81,21 @@ Series = Sequence[tuple[str, str]]
 
 
 def stack(
-    series: Series, values: Mapping[int, Mapping[str, int]], begin_s: int, step_s: int, slots: int, labels: int
+    series: Series,
+    values: Mapping[int, Mapping[str, int]],
+    begin_s: int,
+    step_s: int,
+    slots: int,
+    labels: int,
 ) -> Stack:
     """Return a stacked chart of the slots from `begin_s` on.
 
     `values`: slot (epoch s) -> key -> value. `labels` is for the x axis.
     """
-    table = [[values.get(begin_s + n * step_s, {}).get(key, 0) for key, _ in series] for n in range(slots)]
+    table = [
+        [values.get(begin_s + n * step_s, {}).get(key, 0) for key, _ in series]
+        for n in range(slots)
+    ]
     top = nice(max(map(sum, table)))
     shown = [index for index in range(len(series)) if any(row[index] for row in table)]
     areas: list[Area] = []
@@ -91,17 +104,26 @@ def stack(
         above = [under + row[index] for under, row in zip(below, table, strict=True)]
         areas.append(Area(*series[index], _columns(below, above, top), sum(above) - sum(below)))
         below = above
-    rows = [((begin_s + n * step_s) * 1000, [row[index] for index in shown]) for n, row in enumerate(table)]
+    rows = [
+        ((begin_s + n * step_s) * 1000, [row[index] for index in shown])
+        for n, row in enumerate(table)
+    ]
     return Stack(areas, _ticks(top), times(begin_s, slots * step_s, labels), rows)
 
 
 def line(
-    rows: Sequence[tuple[int, int]], begin_s: int, end_s: int, limit: int | None, until: tuple[int, int] | None
+    rows: Sequence[tuple[int, int]],
+    begin_s: int,
+    end_s: int,
+    limit: int | None,
+    until: tuple[int, int] | None,
 ) -> Line:
-    """Return a line that rises in steps, on an axis from `begin_s` to `end_s`. It begins with the first row.
+    """Return a line that rises in steps, on an axis from `begin_s` to `end_s`.
 
-    `rows` are (epoch ms, value), oldest first; a value lasts until the next row. `limit` is a value to mark, `until` is
-    where the forecast ends: (epoch ms, value).
+    It begins with the first row.
+
+    `rows` are (epoch ms, value), oldest first; a value lasts until the next row. `limit` is a value
+    to mark, `until` is where the forecast ends: (epoch ms, value).
     """
     top = nice(max([value for _, value in rows] + [limit or 0, until[1] if until else 0]))
 
@@ -111,9 +133,18 @@ def line(
 
     foreseen = f"{point(*rows[-1])} {point(*until)}" if rows and until else ""
     steps = [(at_ms, before) for (_, before), (at_ms, _) in pairwise(rows)]
-    points = " ".join(point(*place) for pair in zip_longest(rows, steps) for place in pair if place is not None)
+    points = " ".join(
+        point(*place) for pair in zip_longest(rows, steps) for place in pair if place is not None
+    )
     limit_y = None if limit is None else 100 - limit / top * 100
-    return Line(points, foreseen, limit_y, _ticks(top), times(begin_s, end_s - begin_s, 5), list(rows))
+    return Line(
+        points,
+        foreseen,
+        limit_y,
+        _ticks(top),
+        times(begin_s, end_s - begin_s, 5),
+        list(rows),
+    )
 
 
 def spark(values: Sequence[float]) -> str:
@@ -126,7 +157,10 @@ def spark(values: Sequence[float]) -> str:
 
 
 def trend(values: Mapping[int, float], slots: Sequence[int]) -> str:
-    """Return a polyline over the slots: from the first value on, each value lasts until the next. '' without values."""
+    """Return a polyline over the slots: from the first value on, each value lasts until the next.
+
+    '' without values.
+    """
     top = max(values.values(), default=0) or 1
     points = list[str]()
     last: float | None = None
@@ -162,12 +196,19 @@ def _ticks(top: int) -> list[int]:
 
 
 def _columns(below: Sequence[int], above: Sequence[int], top: int) -> str:
-    """Return one rectangle for each slot, narrower than the slot, so that equal neighbours can be told apart."""
+    """Return one rectangle for each slot, narrower than the slot, so that equal neighbours can be
+    told apart.
+    """
     width = 100 / len(below)
     bars = []
     for n, (low, high) in enumerate(zip(below, above, strict=True)):
         if high > low:
             y = 100 - high / top * 100
             height = (high - low) / top * 100
-            bars.append(f"M{n * width:.2f} {y:.2f}h{width * _FILLED:.2f}v{height:.2f}h-{width * _FILLED:.2f}z")
+            bars.append(
+                (
+                    f"M{n * width:.2f} "
+                    f"{y:.2f}h{width * _FILLED:.2f}v{height:.2f}h-{width * _FILLED:.2f}z"
+                ),
+            )
     return "".join(bars)

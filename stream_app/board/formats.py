@@ -1,7 +1,9 @@
-"""What templates call: how numbers and times look, the addresses of pages, the URLs of static files.
+"""What templates call: how numbers and times look, the addresses of pages, the URLs of static
+files.
 
-Templates print a number in one of three ways. A `count` links to what it counts. A `total` is the number of what the
-page or section lists itself. An `amount` cannot be listed: credits, rates, times, sizes. A test holds them to it.
+Templates print a number in one of three ways. A `count` links to what it counts. A `total` is the
+number of what the page or section lists itself. An `amount` cannot be listed: credits, rates,
+times, sizes. A test holds them to it.
 """
 
 import gzip
@@ -44,11 +46,23 @@ WORDS: Final[dict[str, str]] = {
     "moves": "runs again",
 }
 _BAD: Final[tuple[Status, ...]] = (
-    *("refused", "send_uncertain", "callback_overdue", "enrich_error", "credits_exhausted_suspected"),
+    *(
+        "refused",
+        "send_uncertain",
+        "callback_overdue",
+        "enrich_error",
+        "credits_exhausted_suspected",
+    ),
     *("dead_lettered", "parked", "rejected_invalid"),
 )
 _WAITS: Final[tuple[Status, ...]] = ("held_budget", "held_paused", "held_outage", "deferred")
-_GOOD: Final[tuple[Status, ...]] = ("enriched", "partial", "no_data", "served_from_cache", "served_locally")
+_GOOD: Final[tuple[Status, ...]] = (
+    "enriched",
+    "partial",
+    "no_data",
+    "served_from_cache",
+    "served_locally",
+)
 
 
 def amount(value: float | None) -> str:
@@ -69,7 +83,9 @@ def total(value: int) -> Markup:
 
 
 def noun(number: float, one: str, many: str = "") -> str:
-    """Return the words that follow a number: those after 1, or the others, by default `one` with an "s"."""
+    """Return the words that follow a number: those after 1, or the others, by default `one` with an
+    "s".
+    """
     return one if number == 1 else many or f"{one}s"
 
 
@@ -131,7 +147,8 @@ def lead_path(lead_id: str) -> str:
 def behind_path(bulk: str, finding: Finding, partition: int = 0, waiting: int = 0) -> str:
     """Return the path of what waits behind a finding.
 
-    `partition` is where its lane is, `waiting` what waits there in all. `bulk`: the topic of bulk leads.
+    `partition` is where its lane is, `waiting` what waits there in all. `bulk`: the topic of bulk
+    leads.
     """
     if finding.code in ("replay_paused", "no_replay"):
         return leads_path(status="dead_lettered,deferred")
@@ -142,17 +159,37 @@ def behind_path(bulk: str, finding: Finding, partition: int = 0, waiting: int = 
 
 def dead_path(which: str = "dlq", workspace: str = "", after: int = 0) -> str:
     """Return the path of the causes of dead letters, or of parked leads."""
-    return _path("/dead", **{"from": "" if which == "dlq" else which}, workspace=workspace, after=str(after or ""))
+    return _path(
+        "/dead",
+        **{"from": "" if which == "dlq" else which},
+        workspace=workspace,
+        after=str(after or ""),
+    )
 
 
-def cause_path(which: str, cause: Cause, span: str = "", after: Place | None = None, state: str = "") -> str:
-    """Return the path of the dead letters of a cause: of the last day if `span` is `day`, or of a `state`."""
-    words = {"from": which, **{name: getattr(cause, name) for name in CAUSE_WORDS}, "span": span, "state": state}
+def cause_path(
+    which: str,
+    cause: Cause,
+    span: str = "",
+    after: Place | None = None,
+    state: str = "",
+) -> str:
+    """Return the path of the dead letters of a cause: of the last day if `span` is `day`, or of a
+    `state`.
+    """
+    words = {
+        "from": which,
+        **{name: getattr(cause, name) for name in CAUSE_WORDS},
+        "span": span,
+        "state": state,
+    }
     return _path("/dead/records", **words, after=f"{after.at_ms}-{after.record}" if after else "")
 
 
 def give_up_path(which: str, cause: Cause, record: str = "") -> str:
-    """Return the path of the form that gives up the open dead letters of a cause, or the one at a place on Kafka."""
+    """Return the path of the form that gives up the open dead letters of a cause, or the one at a
+    place on Kafka.
+    """
     words = {"from": which, **{name: getattr(cause, name) for name in CAUSE_WORDS}}
     return _path("/dead/act/give-up", **words, record=record)
 
@@ -183,7 +220,10 @@ FILTERS: Final[dict[str, Callable[..., str]]] = {
 }
 FOR_TEMPLATES: Final[dict[str, Callable[..., str]]] = {
     **{made.__name__: made for made in (count, total, noun)},
-    **{made.__name__: made for made in (lane_path, lead_path, dead_path, cause_path, give_up_path, replay_path)},
+    **{
+        made.__name__: made
+        for made in (lane_path, lead_path, dead_path, cause_path, give_up_path, replay_path)
+    },
     "lanes_path": lanes_path,
     "leads_path": leads_path,
     "waiting_path": waiting_path,
@@ -192,7 +232,11 @@ FOR_TEMPLATES: Final[dict[str, Callable[..., str]]] = {
     "audit_path": partial(_path, "/audit"),  # workspace, who, kind, day, id, after
 }
 
-_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
+_TYPES: Final = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
 _NAMES: Final = (
     "board.css",
     "board.js",
@@ -216,7 +260,9 @@ class Assets:
             path = f"{sha256(body).hexdigest()[:16]}/{name}"
             self._bodies[path] = body
             self._urls[name] = f"/board/static/{path}"
-        self._zipped = {path: gzip.compress(body, 9, mtime=0) for path, body in self._bodies.items()}
+        self._zipped = {
+            path: gzip.compress(body, 9, mtime=0) for path, body in self._bodies.items()
+        }
 
     def url(self, name: str) -> str:
         return self._urls[name]
@@ -225,7 +271,12 @@ class Assets:
         path = str(request.path_params["path"])
         body = self._bodies.get(path)
         if body is None:
-            return Response("There is no such file.\n", 404, {"x-content-type-options": "nosniff"}, "text/plain")
+            return Response(
+                "There is no such file.\n",
+                404,
+                {"x-content-type-options": "nosniff"},
+                "text/plain",
+            )
         headers = {
             "cache-control": "public, max-age=31536000, immutable",
             "x-content-type-options": "nosniff",

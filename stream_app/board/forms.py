@@ -2,18 +2,21 @@
 
 To add one, write two functions, and list the `Action` in `actions_of`:
 
-1. `show(opened)` returns the `Form`: what changes, from what to what, the fields, and the word to type if it cannot be
-   undone. It runs in the board's thread and may query the read model. It raises `Refused` if there is no such thing.
-2. `submit(submission)` does it, and returns the address to go to next: `followed_at(path, [submission.id], sent_ms)`
-   is a page that shows the answer of the command. It runs in the event loop. It raises `Invalid` to show the form
-   again, with each problem beside its field, and `BrokerUnavailable` if Kafka is away: then the form keeps what was
-   entered.
+1. `show(opened)` returns the `Form`: what changes, from what to what, the fields, and the word to
+   type if it cannot be undone. It runs in the board's thread and may query the read model. It
+   raises `Refused` if there is no such thing.
+2. `submit(submission)` does it, and returns the address to go to next: `followed_at(path,
+   [submission.id], sent_ms)` is a page that shows the answer of the command. It runs in the event
+   loop. It raises `Invalid` to show the form again, with each problem beside its field, and
+   `BrokerUnavailable` if Kafka is away: then the form keeps what was entered.
 
-`Actions` does the rest, the same for all: only operators, only from our own page, a reason, the typed word, and 303 as
-the answer. The form carries a random number. `submission.id` is made from it and from what was entered. So a second
-click gives the same id, and a command is applied once; a changed form gives another id.
+`Actions` does the rest, the same for all: only operators, only from our own page, a reason, the
+typed word, and 303 as the answer. The form carries a random number. `submission.id` is made from it
+and from what was entered. So a second click gives the same id, and a command is applied once; a
+changed form gives another id.
 
-The page is `form.html`, or a template that extends it and fills its block `details` from `form.more`.
+The page is `form.html`, or a template that extends it and fills its block `details` from
+`form.more`.
 """
 
 import re
@@ -93,7 +96,10 @@ class Form(msgspec.Struct, frozen=True):
 
 
 class FormRequest(msgspec.Struct, frozen=True):
-    """A request for a form. `path`: the parameters of the path; `query`: the parameters of the query."""
+    """A request for a form.
+
+    `path`: the parameters of the path; `query`: the parameters of the query.
+    """
 
     path: Mapping[str, str]
     query: Mapping[str, str]
@@ -142,7 +148,10 @@ class Action(msgspec.Struct, frozen=True):
 
 
 class FormPage(msgspec.Struct, frozen=True):
-    """What the template shows. `values` and `problems`: what was entered, and what is wrong with it, by field."""
+    """What the template shows.
+
+    `values` and `problems`: what was entered, and what is wrong with it, by field.
+    """
 
     form: Form
     who: str
@@ -152,7 +161,10 @@ class FormPage(msgspec.Struct, frozen=True):
 
 
 class Actions:
-    """Answers requests for forms, and forms that were sent. The caller has checked role and origin."""
+    """Answers requests for forms, and forms that were sent.
+
+    The caller has checked role and origin.
+    """
 
     def __init__(self, maker: PageMaker, actions: Sequence[Action]) -> None:
         self._maker = maker
@@ -168,7 +180,13 @@ class Actions:
 
     async def _show(self, action: Action, request: Request, moment: Moment) -> Response:
         _, form = await self._open(action, request, moment)
-        return await self._page(action, request, moment, FormPage(form, moment.visitor.who, secrets.token_hex(16)), 200)
+        return await self._page(
+            action,
+            request,
+            moment,
+            FormPage(form, moment.visitor.who, secrets.token_hex(16)),
+            200,
+        )
 
     async def _submit(self, action: Action, request: Request, moment: Moment) -> Response:
         values = {name: value.strip() for name, value in (await read_form(request)).items()}
@@ -192,17 +210,42 @@ class Actions:
         except BrokerUnavailable as error:
             problems = {"": str(error)}
             status = 503
-        return await self._page(action, request, moment, FormPage(form, who, nonce, values, problems), status)
+        return await self._page(
+            action,
+            request,
+            moment,
+            FormPage(form, who, nonce, values, problems),
+            status,
+        )
 
-    async def _open(self, action: Action, request: Request, moment: Moment) -> tuple[FormRequest, Form]:
+    async def _open(
+        self,
+        action: Action,
+        request: Request,
+        moment: Moment,
+    ) -> tuple[FormRequest, Form]:
         path = {name: str(value) for name, value in request.path_params.items()}
         opened = FormRequest(path, dict(request.query_params), moment)
         return opened, await self._maker.threads.run(partial(action.show, opened))
 
-    async def _page(self, action: Action, request: Request, moment: Moment, page: FormPage, status: int) -> Response:
+    async def _page(
+        self,
+        action: Action,
+        request: Request,
+        moment: Moment,
+        page: FormPage,
+        status: int,
+    ) -> Response:
         title = page.form.title
         return await self._maker.page(
-            request, moment, action.template, title, lambda: page, current=action.current, live=False, status=status
+            request,
+            moment,
+            action.template,
+            title,
+            lambda: page,
+            current=action.current,
+            live=False,
+            status=status,
         )
 
 

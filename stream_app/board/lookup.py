@@ -1,6 +1,7 @@
 """The look-up API: leads, lanes, books and dead letters as JSON. It only reads.
 
-Only the answer to `GET /leads/...` holds personal data, and each is logged; no URL, log or metric does.
+Only the answer to `GET /leads/...` holds personal data, and each is logged; no URL, log or metric
+does.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ _REFUSALS: Final = {
     503: "The read model cannot be read now, or does not hold yet what is on Kafka.",
 }
 _ALWAYS: Final = (401, 405, 503)
-_HEADERS: Final = {401: {"www-authenticate": "Bearer"}, 405: {"allow": "GET, HEAD"}, 503: {"retry-after": "5"}}
+_HEADERS: Final = {
+    401: {"www-authenticate": "Bearer"},
+    405: {"allow": "GET, HEAD"},
+    503: {"retry-after": "5"},
+}
 
 
 def _query(name: str, says: str, **more: object) -> dict[str, Any]:
@@ -58,7 +63,8 @@ _WAITING_ID: Final = _query(
 _ID: Final = ({**_WAITING_ID, "in": "path", "required": True},)
 _PERSON_HASH: Final = _query(
     "person",
-    "The person's hash, as `stream_app.domain.lead.identity.identify` computes it, never the e-mail.",
+    "The person's hash, as `stream_app.domain.lead.identity.identify` computes it, never the "
+    "e-mail.",
     pattern="^[A-Za-z0-9_-]{22}$",
 )
 _PERSON: Final = ({**_PERSON_HASH, "required": True},)
@@ -77,20 +83,37 @@ class _Operation(msgspec.Struct, frozen=True):
 
 _OPERATIONS: Final = (
     _Operation(
-        "/leads/{lead_id}", "getLead", "Where a lead is: its timeline and results", answers.LeadAnswer, _ID, (400, 404)
+        "/leads/{lead_id}",
+        "getLead",
+        "Where a lead is: its timeline and results",
+        answers.LeadAnswer,
+        _ID,
+        (400, 404),
     ),
-    _Operation("/leads", "findLeads", "The leads of a person", answers.LeadsAnswer, _PERSON, (400,)),
+    _Operation(
+        "/leads",
+        "findLeads",
+        "The leads of a person",
+        answers.LeadsAnswer,
+        _PERSON,
+        (400,),
+    ),
     _Operation(
         "/waiting",
         "findWaiting",
-        "A lead that no worker has processed yet, by lead_id or person: where it waits, and what blocks it",
+        "A lead that no worker has processed yet, by lead_id or person: where it waits, and "
+        "what blocks it",
         answers.WaitingAnswer,
         (_WAITING_ID, _PERSON_HASH, _WORKSPACE),
         (400,),
     ),
     _Operation("/lanes", "getLanes", "The state of every lane", answers.LanesAnswer),
     _Operation(
-        "/imports", "getImports", "The newest imports, and where their leads are", answers.ImportsAnswer, _IMPORTS
+        "/imports",
+        "getImports",
+        "The newest imports, and where their leads are",
+        answers.ImportsAnswer,
+        _IMPORTS,
     ),
     _Operation("/books", "getBooks", "Leads by status", answers.BooksAnswer),
     _Operation("/dlq", "getDeadLetters", "Dead letters by cause", answers.DeadLettersAnswer),
@@ -106,12 +129,18 @@ def document(version: str) -> dict[str, Any]:
         "info": {
             "title": "stream-app: where is my lead?",
             "version": version,
-            "description": "It only reads. Each answer says how far it is behind Kafka. Times are epoch milliseconds.",
+            "description": (
+                "It only reads. Each answer says how far it is behind Kafka. Times are epoch "
+                "milliseconds."
+            ),
         },
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
         "paths": {operation.path: {"get": _operation(operation)} for operation in _OPERATIONS},
-        "components": {"schemas": schemas, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -142,12 +171,17 @@ MOST_IMPORTS: Final = 100
 FetchResult = Callable[[FoundResultAt], Awaitable[answers.FoundResult]]
 """Returns a result with its data, or with a problem text. Never raises."""
 FindWaiting = Callable[[str, str, str], Awaitable[Search]]
-"""Searches for leads that no worker has processed yet, by lead id or person's hash, in one workspace or ("") in all."""
+"""Searches for leads that no worker has processed yet, by lead id or person's hash, in one
+workspace or ("") in all.
+"""
 
 
 @dataclass(eq=False)
 class Lookup:
-    """The API's handlers. `kafka` returns what Kafka says beside the topics, whose names are `names`."""
+    """The API's handlers.
+
+    `kafka` returns what Kafka says beside the topics, whose names are `names`.
+    """
 
     queries: Queries
     lag: Callable[[], ProjectionLag]
@@ -171,7 +205,9 @@ class Lookup:
         ]
 
     async def respond(
-        self, request: Request, answer: Callable[[Request, ProjectionLag], Awaitable[object]]
+        self,
+        request: Request,
+        answer: Callable[[Request, ProjectionLag], Awaitable[object]],
     ) -> Response:
         """Run a handler and build its response, or the refusal."""
         # Read the lag before the query: the model may be newer than the answer says, never older.
@@ -184,13 +220,21 @@ class Lookup:
         except Refused as refused:
             status = refused.status
             hidden = ProjectionLag() if status == 401 else lag
-            body = answers.Refusal(**msgspec.structs.asdict(hidden), error=refused.error, text=str(refused))
+            body = answers.Refusal(
+                **msgspec.structs.asdict(hidden),
+                error=refused.error,
+                text=str(refused),
+            )
             headers |= _HEADERS.get(status, {})
         except sqlite3.Error as error:
             status = 503
             text = f"The read model cannot be read: {error}. {lag.trouble}"
             headers |= _HEADERS[status]
-            body = answers.Refusal(**msgspec.structs.asdict(lag), error="read_model", text=text.strip())
+            body = answers.Refusal(
+                **msgspec.structs.asdict(lag),
+                error="read_model",
+                text=text.strip(),
+            )
         raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
         return Response(raw, status, headers, "application/json")
 
@@ -198,13 +242,22 @@ class Lookup:
         lead = await self._lead_with_results(_id(str(request.path_params["lead_id"])))
         if lead is None:
             self._check_read(lag)
-            behind = f", but {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
+            behind = (
+                f", but {count(lag.lag, 'record is', 'records are')} still to be read"
+                if lag.lag
+                else ""
+            )
             raise Refused(404, answers.UNKNOWN_LEAD, f"No lead with this id is known{behind}")
         return answers.LeadAnswer(**msgspec.structs.asdict(lag), lead=lead)
 
     async def _leads(self, request: Request, lag: ProjectionLag) -> answers.LeadsAnswer:
-        ids = await asyncio.to_thread(self.queries.leads_of, _person(request.query_params.get("person", "")))
-        leads = [lead for lead_id in ids if (lead := await self._lead_with_results(lead_id)) is not None]
+        ids = await asyncio.to_thread(
+            self.queries.leads_of,
+            _person(request.query_params.get("person", "")),
+        )
+        leads = [
+            lead for lead_id in ids if (lead := await self._lead_with_results(lead_id)) is not None
+        ]
         if not leads or lag.as_of_ms is None:  # who a lead belongs to is known last
             self._check_read(lag)
         return answers.LeadsAnswer(**msgspec.structs.asdict(lag), leads=leads)
@@ -212,8 +265,16 @@ class Lookup:
     def _check_read(self, lag: ProjectionLag) -> None:
         """Refuse to say that something is unknown before Kafka has been read."""
         if not lag.is_read(self.now_ms()):
-            left = f", {count(lag.lag, 'record is', 'records are')} still to be read" if lag.lag else ""
-            raise Refused(503, answers.NOT_READ_YET, f"The board has not read Kafka yet{left}: ask again soon")
+            left = (
+                f", {count(lag.lag, 'record is', 'records are')} still to be read"
+                if lag.lag
+                else ""
+            )
+            raise Refused(
+                503,
+                answers.NOT_READ_YET,
+                f"The board has not read Kafka yet{left}: ask again soon",
+            )
 
     async def _lead_with_results(self, lead_id: str) -> answers.FoundLead | None:
         lead = await asyncio.to_thread(self.queries.lead, lead_id, self.now_ms())
@@ -221,7 +282,10 @@ class Lookup:
             return None
         places = await asyncio.to_thread(self.queries.results, lead_id)
         _log.info("personal_data_shown", who=WHO, lead_id=lead_id, results=len(places))
-        return msgspec.structs.replace(lead, results=[await self.fetch_result(place) for place in places])
+        return msgspec.structs.replace(
+            lead,
+            results=[await self.fetch_result(place) for place in places],
+        )
 
     async def _still_waiting(self, request: Request, lag: ProjectionLag) -> answers.WaitingAnswer:
         query = request.query_params
@@ -233,39 +297,73 @@ class Lookup:
         views = {view.workspace: view for view in lanes}
         now_ms = Clock().now_ms()
         leads = [
-            waiting_lead(search, record, views.get(record.workspace), waiting.get(record.partition, {}), now_ms)
+            waiting_lead(
+                search,
+                record,
+                views.get(record.workspace),
+                waiting.get(record.partition, {}),
+                now_ms,
+            )
             for record in search.matches
         ]
         age = msgspec.structs.asdict(lag)
         searched = search.searched
         left = search.left
-        return answers.WaitingAnswer(**age, leads=leads, searched=searched, left=left, problem=search.problem)
+        return answers.WaitingAnswer(
+            **age,
+            leads=leads,
+            searched=searched,
+            left=left,
+            problem=search.problem,
+        )
 
     async def _lanes(self, _: Request, lag: ProjectionLag) -> answers.LanesAnswer:
         lanes, unreadable = await asyncio.to_thread(self.queries.lanes, self.now_ms())
-        return answers.LanesAnswer(**msgspec.structs.asdict(lag), lanes=lanes, unreadable=len(unreadable))
+        return answers.LanesAnswer(
+            **msgspec.structs.asdict(lag),
+            lanes=lanes,
+            unreadable=len(unreadable),
+        )
 
     async def _imports(self, request: Request, lag: ProjectionLag) -> answers.ImportsAnswer:
         query = request.query_params
         workspace = query.get("workspace", "")
         import_id = query.get("import_id", "")
-        imports, last = await asyncio.to_thread(self.queries.imports, workspace, import_id, None, MOST_IMPORTS)
-        return answers.ImportsAnswer(**msgspec.structs.asdict(lag), imports=imports, more=last is not None)
+        imports, last = await asyncio.to_thread(
+            self.queries.imports,
+            workspace,
+            import_id,
+            None,
+            MOST_IMPORTS,
+        )
+        return answers.ImportsAnswer(
+            **msgspec.structs.asdict(lag),
+            imports=imports,
+            more=last is not None,
+        )
 
     async def _books(self, _: Request, lag: ProjectionLag) -> answers.BooksAnswer:
         counts = await asyncio.to_thread(self.queries.status_counts)
         totals = Totals()
         for row in counts:
             totals.add(row.status, row.leads, final=row.column == "accepted_final")
-        columns = {name: column.leads for name, column in totals.columns.items() if name != "waiting"}
+        columns = {
+            name: column.leads for name, column in totals.columns.items() if name != "waiting"
+        }
         kafka = await self.kafka()
-        left = {} if kafka is None else {topic: sum_of(kafka.waiting, {topic}) for topic in sorted(self.names.inputs)}
+        left = (
+            {}
+            if kafka is None
+            else {topic: sum_of(kafka.waiting, {topic}) for topic in sorted(self.names.inputs)}
+        )
         return answers.BooksAnswer(
             **msgspec.structs.asdict(lag),
             columns=columns,
             status_counts=counts,
             not_leads=dict(totals.not_leads),
-            waiting=None if kafka is None else {topic: waiting.records for topic, waiting in left.items()},
+            waiting=None
+            if kafka is None
+            else {topic: waiting.records for topic, waiting in left.items()},
             waiting_at_most=any(waiting.at_most for waiting in left.values()),
         )
 
@@ -280,23 +378,32 @@ class Lookup:
 
 def _id(lead_id: str) -> str:
     if "@" in lead_id or len(lead_id) > _LONGEST_ID:
-        text = "This is not a lead id. For an e-mail use `stream-app status`, which sends only a hash"
+        text = (
+            "This is not a lead id. For an e-mail use `stream-app status`, which sends only a hash"
+        )
         raise Refused(400, "no_id", text)
     return lead_id
 
 
 def _person(person: str) -> str:
     if not _HASH.fullmatch(person):
-        text = "Add ?person= with the person's hash (22 characters): `stream-app status` computes it from an e-mail"
+        text = (
+            "Add ?person= with the person's hash (22 characters): `stream-app status` computes "
+            "it from an e-mail"
+        )
         raise Refused(400, "no_person", text)
     return person
 
 
 def _someone(lead_id: str, person: str) -> tuple[str, str]:
-    """Return a lead id, or else the hash of a person. Raises Refused if there is neither, or if it cannot be one."""
+    """Return a lead id, or else the hash of a person.
+
+    Raises Refused if there is neither, or if it cannot be one.
+    """
     if not lead_id and not person:
         text = (
-            "Name a lead: add ?lead_id=, or ?person= with the person's hash (22 characters), which `stream-app status` "
+            "Name a lead: add ?lead_id=, or ?person= with the person's hash (22 characters), "
+            "which `stream-app status` "
             "computes from an e-mail. GET /books counts all that waits"
         )
         raise Refused(400, "no_lead", text)
@@ -310,21 +417,45 @@ def waiting_lead(
     in_partition: Mapping[str, Waiting],
     now_ms: int,
 ) -> answers.WaitingLead:
-    """A waiting record and what blocks it. `in_partition`: what waits in its partition, by topic."""
+    """A waiting record and what blocks it.
+
+    `in_partition`: what waits in its partition, by topic.
+    """
     waiting = {topic: left.records for topic, left in in_partition.items()}
     at_most = any(left.at_most for left in in_partition.values())
     blocked = "" if record.blocked is None else str(record.blocked)
     partition = view.partition if view else record.partition
-    lane = LaneFacts(record.workspace, partition, view, waiting, unreadable=blocked, at_most=at_most)
+    lane = LaneFacts(
+        record.workspace,
+        partition,
+        view,
+        waiting,
+        unreadable=blocked,
+        at_most=at_most,
+    )
     findings = explain(Facts(now_ms, search.worker, Group("", 1), [lane]))
     origin = f"{record.topic}/{record.partition}/{record.offset}"
-    return answers.WaitingLead(record.lead_id, record.workspace, origin, record.since_ms, record.ahead, findings)
+    return answers.WaitingLead(
+        record.lead_id,
+        record.workspace,
+        origin,
+        record.since_ms,
+        record.ahead,
+        findings,
+    )
 
 
 class _Endpoint:
-    """An ASGI app of one path. Unlike a function, it also answers methods that it does not support."""
+    """An ASGI app of one path.
 
-    def __init__(self, lookup: Lookup, answer: Callable[[Request, ProjectionLag], Awaitable[object]]) -> None:
+    Unlike a function, it also answers methods that it does not support.
+    """
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        answer: Callable[[Request, ProjectionLag], Awaitable[object]],
+    ) -> None:
         self._lookup = lookup
         self._answer = answer
 

@@ -1,8 +1,8 @@
 """Messages to people: what a person must act on, when it begins and when it ends.
 
-It is what `explain` finds, that the gateway does not answer, and that the read model does not follow Kafka. A message
-is made of the code of a finding, its workspace and what lifts it. No text of Clay, a producer or an operator is in it,
-so that it holds no secret and no personal data.
+It is what `explain` finds, that the gateway does not answer, and that the read model does not
+follow Kafka. A message is made of the code of a finding, its workspace and what lifts it. No text
+of Clay, a producer or an operator is in it, so that it holds no secret and no personal data.
 """
 
 import asyncio
@@ -27,10 +27,13 @@ from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
-_OURS: Final = frozenset({"gateway", "read_model"})  # the rest is known only while the read model follows Kafka
+# the rest is known only while the read model follows Kafka
+_OURS: Final = frozenset({"gateway", "read_model"})
 BEGUN_S: Final = 60.0
 ENDED_S: Final = 120.0
-"""A finding counts after the first time, and is over after the second, so that a restart of workers says nothing."""
+"""A finding counts after the first time, and is over after the second, so that a restart of workers
+says nothing.
+"""
 MOST_ALERTS: Final = 1_000
 EVERY_S: Final = 15.0
 _GATEWAY_EVERY_S: Final = 60.0
@@ -48,7 +51,13 @@ def alert_of(finding: Finding, now_ms: int) -> Alert | None:
     lifted = f" What lifts it: {finding.lifts}" if finding.lifts else ""
     summary = f"{workspace}: {words}{lifted}" if workspace else f"{words}{lifted}"
     labels = {"workspace": workspace} if workspace else {}
-    return Alert(finding.code, "critical" if finding.holds else "warning", labels, summary, finding.since_ms or now_ms)
+    return Alert(
+        finding.code,
+        "critical" if finding.holds else "warning",
+        labels,
+        summary,
+        finding.since_ms or now_ms,
+    )
 
 
 Findings = Callable[[], Awaitable[tuple[list[Finding], bool]]]
@@ -56,16 +65,33 @@ Findings = Callable[[], Awaitable[tuple[list[Finding], bool]]]
 
 
 class Watch:
-    """Decides what has begun and what has ended. `known`: what was reported before, which lasts until it is over."""
+    """Decides what has begun and what has ended.
+
+    `known`: what was reported before, which lasts until it is over.
+    """
 
     def __init__(self, known: Iterable[Alert], now_s: float) -> None:
         self.alerts = {alert.key: alert for alert in known}
         self._first_s: dict[Key, float] = {}
         self._last_s = dict.fromkeys(self.alerts, now_s)
 
-    def look(self, findings: Iterable[Finding], now_s: float, now_ms: int, *, is_whole: bool = True) -> None:
-        """Take note of what is found now. `is_whole`: what `explain` finds is among it; False: that is not known."""
-        seen = {alert.key: alert for finding in findings if (alert := alert_of(finding, now_ms)) is not None}
+    def look(
+        self,
+        findings: Iterable[Finding],
+        now_s: float,
+        now_ms: int,
+        *,
+        is_whole: bool = True,
+    ) -> None:
+        """Take note of what is found now.
+
+        `is_whole`: what `explain` finds is among it; False: that is not known.
+        """
+        seen = {
+            alert.key: alert
+            for finding in findings
+            if (alert := alert_of(finding, now_ms)) is not None
+        }
         self._first_s = {key: self._first_s.get(key, now_s) for key in seen}
         for key, alert in seen.items():
             lasts = now_s - self._first_s[key] >= BEGUN_S
@@ -88,8 +114,14 @@ class Outbox:
         self._next_s = 0.0
         self._failures = 0
 
-    def due(self, alerts: Mapping[Key, Alert], now_s: float) -> tuple[list[Alert], list[Alert]] | None:
-        """Return what began and ended; None: nothing, or too little time has passed since the last attempt."""
+    def due(
+        self,
+        alerts: Mapping[Key, Alert],
+        now_s: float,
+    ) -> tuple[list[Alert], list[Alert]] | None:
+        """Return what began and ended; None: nothing, or too little time has passed since the last
+        attempt.
+        """
         begun = [alert for key, alert in alerts.items() if key not in self.known]
         ended = [alert for key, alert in self.known.items() if key not in alerts]
         return (begun, ended) if (begun or ended) and now_s >= self._next_s else None
@@ -101,7 +133,10 @@ class Outbox:
         self._failures = 0
 
     def failed(self, now_s: float, wait_s: float = 0.0) -> float:
-        """Record that it did not, and return the seconds until the next attempt. `wait_s`: what the receiver wants."""
+        """Record that it did not, and return the seconds until the next attempt.
+
+        `wait_s`: what the receiver wants.
+        """
         pause_s = min(max(_FIRST_RETRY_S * (1 << min(self._failures, 10)), wait_s), _LAST_RETRY_S)
         self._next_s = now_s + pause_s
         self._failures = self._failures + 1
@@ -109,9 +144,14 @@ class Outbox:
 
 
 async def board_findings(
-    site: Site, lag: ProjectionLag, consumers: Background[Consumption], now_ms: int
+    site: Site,
+    lag: ProjectionLag,
+    consumers: Background[Consumption],
+    now_ms: int,
 ) -> tuple[list[Finding], bool]:
-    """Return what the board shows of all lanes and of its read model, and whether the former is known now."""
+    """Return what the board shows of all lanes and of its read model, and whether the former is
+    known now.
+    """
     moment = Moment(now_ms, lag, await consumers.look(KAFKA_WITHIN_S), STRANGER)
     trouble = [Finding("read_model", "", holds=False)]
     if lag.trouble:
@@ -128,7 +168,10 @@ async def board_findings(
 async def gateway_answers(http: httpx.AsyncClient, public_url: str) -> bool:
     """Return True if the gateway is behind the URL. An answer of another program is none."""
     try:
-        async with asyncio.timeout(_WITHIN_S), http.stream("GET", f"{public_url.rstrip('/')}/healthz") as answer:
+        async with (
+            asyncio.timeout(_WITHIN_S),
+            http.stream("GET", f"{public_url.rstrip('/')}/healthz") as answer,
+        ):
             start = b""
             async for part in answer.aiter_raw(16):
                 start += part
@@ -140,7 +183,10 @@ async def gateway_answers(http: httpx.AsyncClient, public_url: str) -> bool:
 
 
 class Messages:
-    """Sends a message when something begins or ends. What was sent is in a file, so that a restart repeats nothing."""
+    """Sends a message when something begins or ends.
+
+    What was sent is in a file, so that a restart repeats nothing.
+    """
 
     def __init__(
         self,
@@ -166,7 +212,12 @@ class Messages:
         self._outbox = Outbox(known, interval_s)
         self._gateway_answers = True
         self._ask_gateway_s = now_s()
-        self._counter = Counter("stream_app_notify_messages", "Messages, by result.", ("result",), registry=registry)
+        self._counter = Counter(
+            "stream_app_notify_messages",
+            "Messages, by result.",
+            ("result",),
+            registry=registry,
+        )
         for result in ("sent", "failed"):
             self._counter.labels(result)
         self._log = log.get("messages")
@@ -223,5 +274,8 @@ class Messages:
                 os.fsync(file.fileno())
             new.replace(self._path)
         except OSError as error:
-            because = f"{self._path}: {error.strerror}: a restart sends messages again; let the board write there"
+            because = (
+                f"{self._path}: {error.strerror}: a restart sends messages again; let the board "
+                "write there"
+            )
             self._log.warning("messages_not_kept", because=because)

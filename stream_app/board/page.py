@@ -1,4 +1,6 @@
-"""A page as a response: its content, made once for all that ask for the same, within what every page shows."""
+"""A page as a response: its content, made once for all that ask for the same, within what every
+page shows.
+"""
 
 import asyncio
 import re
@@ -45,7 +47,11 @@ class Renderer:
     def __init__(self, assets: Assets) -> None:
         loader = PackageLoader("stream_app.board")
         self._templates = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            loader=loader,
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
         self._templates.filters |= FILTERS
         self._templates.globals |= {"asset": assets.url, "version": __version__, **FOR_TEMPLATES}
@@ -55,7 +61,9 @@ class Renderer:
 
 
 class Threads:
-    """Runs blocking work in one thread, so that many boards take no more of the machine than one does."""
+    """Runs blocking work in one thread, so that many boards take no more of the machine than one
+    does.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "board")
@@ -83,7 +91,9 @@ _MOST: Final = 20
 
 def commands_of(request: Request) -> list[str]:
     """Return the ids of the commands that a page follows."""
-    return list(filter(_ID.fullmatch, dict.fromkeys(request.query_params.getlist("command"))))[:_MOST]
+    return list(filter(_ID.fullmatch, dict.fromkeys(request.query_params.getlist("command"))))[
+        :_MOST
+    ]
 
 
 _SOON_MS: Final = 5_000
@@ -94,13 +104,17 @@ _SOON_TEXT: Final = "the answer comes within seconds"
 
 
 def followed_at(path: str, ids: Iterable[str], sent_ms: int) -> str:
-    """Return the address of a page that follows these commands, which were sent at `sent_ms` (epoch ms)."""
+    """Return the address of a page that follows these commands, which were sent at `sent_ms` (epoch
+    ms).
+    """
     query = [("command", name) for name in ids] + [("sent", str(sent_ms))]
     return f"{path}{'&' if '?' in path else '?'}{urlencode(query)}"
 
 
 def follow(site: Site, command: str, answers: list[Order], sent_ms: int, now_ms: int) -> PageData:
-    """Return what a page says of a command that was sent from it; `is_open`: its answer is still to come."""
+    """Return what a page says of a command that was sent from it; `is_open`: its answer is still to
+    come.
+    """
     is_answered = any(answer.kind != REPLAY_RELOAD for answer in answers)
     if is_answered and all(_is_seen(site, answer, now_ms) for answer in answers):
         return outcome_of(site, command, answers)
@@ -119,9 +133,11 @@ def follow(site: Site, command: str, answers: list[Order], sent_ms: int, now_ms:
 
 
 def _is_seen(site: Site, answer: Order, now_ms: int) -> bool:
-    """Return True if the page shows the lane after the order that was applied, and not that of before.
+    """Return True if the page shows the lane after the order that was applied, and not that of
+    before.
 
-    The worker writes both in one transaction, to two topics, and the read model may have read only one of them.
+    The worker writes both in one transaction, to two topics, and the read model may have read only
+    one of them.
     """
     if not answer.applied or answer.kind not in ORDERS or now_ms - answer.at_ms > _SOON_MS:
         return True
@@ -130,7 +146,9 @@ def _is_seen(site: Site, answer: Order, now_ms: int) -> bool:
 
 
 def outcome_of(site: Site, command: str, answers: list[Order]) -> PageData:
-    """Return what became of a command: a command to every partition is refused if one of them refused it."""
+    """Return what became of a command: a command to every partition is refused if one of them
+    refused it.
+    """
     first = [answer for answer in answers if answer.reason != "repeated"] or answers
     workers = [answer for answer in first if answer.kind != REPLAY_RELOAD]
     if not workers:
@@ -209,9 +227,10 @@ class PageMaker:
     ) -> Response:
         """Return a page.
 
-        `make` returns what the template `name` shows; None if the workspace is unknown. `current` is the page that the
-        navigation marks; default: `name`. A `live` page refreshes itself: then what `make` returns is shown to all who
-        ask for it in the same second, unless it is not `shared`.
+        `make` returns what the template `name` shows; None if the workspace is unknown. `current`
+        is the page that the navigation marks; default: `name`. A `live` page refreshes itself: then
+        what `make` returns is shown to all who ask for it in the same second, unless it is not
+        `shared`.
 
         Raises:
             Refused: `make` returned None.
@@ -220,20 +239,45 @@ class PageMaker:
         kept = moment.shared if live and shared else None
         body = await self.threads.run(partial(self._html_of, frame, name, make, kept))
         if body is None:
-            raise Refused(404, "unknown_workspace", "No workspace with this name is configured or known")
+            raise Refused(
+                404,
+                "unknown_workspace",
+                "No workspace with this name is configured or known",
+            )
         return HTMLResponse(body, status, HEADERS)
 
-    def _html_of(self, frame: Frame, template: str, make: Make, shared: Shared | None) -> bytes | None:
-        """Return the page; None if `make` returned None. `shared` keeps the content for others who ask for the same."""
+    def _html_of(
+        self,
+        frame: Frame,
+        template: str,
+        make: Make,
+        shared: Shared | None,
+    ) -> bytes | None:
+        """Return the page; None if `make` returned None.
+
+        `shared` keeps the content for others who ask for the same.
+        """
         content = partial(self._content, frame, template, make)
-        made = content() if shared is None else shared.once((frame["url"], frame["operator"]), content)
+        made = (
+            content() if shared is None else shared.once((frame["url"], frame["operator"]), content)
+        )
         return None if made is None else self._framed(frame, made)
 
     def _content(self, frame: Frame, template: str, make: Make) -> Content | None:
-        """Render what a page shows within its frame. Templates see only what is the same for all of a role."""
-        with self.site.queries.snapshot():  # an answer and the state below it are those of one moment
+        """Render what a page shows within its frame.
+
+        Templates see only what is the same for all of a role.
+        """
+        # an answer and the state below it are those of one moment
+        with self.site.queries.snapshot():
             replies = [
-                follow(self.site, name, self.site.queries.answers(name), frame["sent_ms"], frame["now_ms"])
+                follow(
+                    self.site,
+                    name,
+                    self.site.queries.answers(name),
+                    frame["sent_ms"],
+                    frame["now_ms"],
+                )
                 for name in frame["commands"]
             ]
             page = make()
@@ -264,7 +308,15 @@ class PageMaker:
         context = {"problem": problem, "next": target, "access": self._access}
         return HTMLResponse(self._renderer.render("login.html", context), status, HEADERS)
 
-    def _frame(self, request: Request, moment: Moment, title: str, current: str, *, live: bool) -> Frame:
+    def _frame(
+        self,
+        request: Request,
+        moment: Moment,
+        title: str,
+        current: str,
+        *,
+        live: bool,
+    ) -> Frame:
         lag = moment.lag
         visitor = moment.visitor
         commands = commands_of(request) if visitor.role == "operator" else []
@@ -282,14 +334,18 @@ class PageMaker:
             "trouble": lag.trouble,
             "stale": not lag.is_read(moment.now_ms) or bool(lag.trouble),
             "kafka_known": moment.kafka is not None,
-            "is_asking": moment.is_asking,  # Kafka was asked for the first time, and may still answer
+            # Kafka was asked for the first time, and may still answer
+            "is_asking": moment.is_asking,
             "is_read": lag.is_read(moment.now_ms),  # the model holds what is on Kafka now
             "who": visitor.who,
             "live": live,  # the page refreshes itself
             "operator": is_operator,  # the page is shown to an operator
             "has_session": visitor.has_session,
-            "may_log_in": bool(visitor.who) and not is_operator and "operator" in self._access.roles,
+            "may_log_in": bool(visitor.who)
+            and not is_operator
+            and "operator" in self._access.roles,
             "commands": commands,  # whose answers the page shows
-            "sent_ms": int(sent) if _SENT.fullmatch(sent) else 0,  # when they were sent; 0 if it is not known
+            # when they were sent; 0 if it is not known
+            "sent_ms": int(sent) if _SENT.fullmatch(sent) else 0,
             "banner": self.site.settings.board.banner,  # the name of the installation; '' for none
         }

@@ -1,4 +1,7 @@
-"""Publish a file: upload, columns, cost, publication. Each step is a form that works without JavaScript."""
+"""Publish a file: upload, columns, cost, publication.
+
+Each step is a form that works without JavaScript.
+"""
 
 import asyncio
 import io
@@ -21,7 +24,14 @@ from stream_app.client.commands import Send, new_command
 from stream_app.client.publish import PublishOptions, column_lines, no_workspace
 from stream_app.client.results import Export, Joined, ResultFilter, export, no_stage
 from stream_app.client.rows import USUAL_FIELDS
-from stream_app.client.uploads import MOST_COLUMNS, CostChanged, State, TooManyUploads, Upload, Uploads
+from stream_app.client.uploads import (
+    MOST_COLUMNS,
+    CostChanged,
+    State,
+    TooManyUploads,
+    Upload,
+    Uploads,
+)
 from stream_app.config import Settings
 from stream_app.domain.lane.price import quote_lines
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
@@ -39,12 +49,19 @@ _log: Final = log.get("board")
 
 
 def upload_page(site: Site, upload: Upload) -> PageData:
-    """Return the page of a file. Only who uploaded it sees it, as it has cells of the first rows beside each column."""
+    """Return the page of a file.
+
+    Only who uploaded it sees it, as it has cells of the first rows beside each column.
+    """
     settings = site.settings
     summary = upload.summary
     state = upload.state
     known = state not in ("columns", "checking")
-    notes = list(column_lines(settings, upload.titles, upload.names, summary, "choose it above")) if known else []
+    notes = (
+        list(column_lines(settings, upload.titles, upload.names, summary, "choose it above"))
+        if known
+        else []
+    )
     credits_ = sum(quote.credits for quote in upload.quotes)
     share = upload.published / summary.ready if known and summary.ready else upload.share
     return {
@@ -54,8 +71,17 @@ def upload_page(site: Site, upload: Upload) -> PageData:
         "step": _STEP.get(state, 3),
         "columns": [
             # a chosen name is one of `FIELDS`, `KEEP`, or '' if the column is left out
-            {"title": title, "chosen": name if name in FIELDS or not name else KEEP, "samples": samples}
-            for title, name, samples in zip(upload.titles, upload.names, upload.samples, strict=True)
+            {
+                "title": title,
+                "chosen": name if name in FIELDS or not name else KEEP,
+                "samples": samples,
+            }
+            for title, name, samples in zip(
+                upload.titles,
+                upload.names,
+                upload.samples,
+                strict=True,
+            )
         ],
         "fields": FIELDS,  # what a column may be called
         # those that may be chosen, with their destinations
@@ -75,7 +101,10 @@ def upload_page(site: Site, upload: Upload) -> PageData:
 
 
 def names_of(upload: Upload, form: Mapping[str, str]) -> list[str]:
-    """Return the names that a form gives to the columns; others stay. Raises ValueError if one cannot be chosen."""
+    """Return the names that a form gives to the columns; others stay.
+
+    Raises ValueError if one cannot be chosen.
+    """
     names = list(upload.names)
     for number, title in enumerate(upload.titles):
         chosen = form.get(f"column-{number}")
@@ -91,20 +120,32 @@ _MOST_MB: Final = MAX_FILE_BYTES // 2**20
 _FORM_BYTES: Final = 65_536
 _LONGEST_WHY: Final = 200
 _AT_ONCE_S: Final = 1.0
-"""How long a request waits for work that is usually done at once, so that its page needs no refresh."""
+"""How long a request waits for work that is usually done at once, so that its page needs no
+refresh.
+"""
 
 Join = Callable[[ResultFilter, Joined, IO[str]], Awaitable[Export]]
 """Writes the rows of a file with their results."""
 
 
-async def join_on_kafka(settings: Settings, wanted: ResultFilter, file: Joined, out: IO[str]) -> Export:
-    """Write them as `stream-app results --join` does. It reads all results, in a thread beside the pages."""
+async def join_on_kafka(
+    settings: Settings,
+    wanted: ResultFilter,
+    file: Joined,
+    out: IO[str],
+) -> Export:
+    """Write them as `stream-app results --join` does.
+
+    It reads all results, in a thread beside the pages.
+    """
     work = export(settings, wanted, out, "csv", file, no_stage, lambda _: None)
     return await asyncio.to_thread(asyncio.run, work)
 
 
 class Publishing(msgspec.Struct, frozen=True):
-    """What publishing needs: this board's files, what sends commands that cancel an import, and what joins results."""
+    """What publishing needs: this board's files, what sends commands that cancel an import, and
+    what joins results.
+    """
 
     uploads: Uploads
     send: Send
@@ -112,7 +153,10 @@ class Publishing(msgspec.Struct, frozen=True):
 
 
 class PublishActions:
-    """The handlers. Each publication, and each download of refused rows or of results, is logged."""
+    """The handlers.
+
+    Each publication, and each download of refused rows or of results, is logged.
+    """
 
     def __init__(self, maker: PageMaker, publishing: Publishing) -> None:
         self._maker = maker
@@ -148,7 +192,13 @@ class PublishActions:
             file = received.file
             who = moment.visitor.who
             try:
-                upload = await self._uploads.add(file, received.name, received.size, received.digest, who)
+                upload = await self._uploads.add(
+                    file,
+                    received.name,
+                    received.size,
+                    received.digest,
+                    who,
+                )
             except BaseException:
                 received.file.close()
                 raise
@@ -158,17 +208,38 @@ class PublishActions:
             return await self._first(request, moment, str(refused), refused.status)
         return _to(upload)
 
-    async def _first(self, request: Request, moment: Moment, problem: str = "", status: int = 200) -> Response:
+    async def _first(
+        self,
+        request: Request,
+        moment: Moment,
+        problem: str = "",
+        status: int = 200,
+    ) -> Response:
         """Return the page that asks for a file. `problem`: why the last one was refused."""
         page: PageData = {"most_mb": _MOST_MB, "problem": problem}
-        return await self._maker.page(request, moment, "publish", "Publish", lambda: page, live=False, status=status)
+        return await self._maker.page(
+            request,
+            moment,
+            "publish",
+            "Publish",
+            lambda: page,
+            live=False,
+            status=status,
+        )
 
     async def _show(self, request: Request, moment: Moment) -> Response:
         upload = self._upload(request, moment)
         make = partial(upload_page, self._maker.site, upload)
         live = upload.state in ("checking", "sending")
         return await self._maker.page(
-            request, moment, "upload", "Publish", make, current="publish", live=live, shared=False
+            request,
+            moment,
+            "upload",
+            "Publish",
+            make,
+            current="publish",
+            live=live,
+            shared=False,
         )
 
     async def _check(self, request: Request, moment: Moment) -> Response:
@@ -177,15 +248,31 @@ class PublishActions:
         workspace = form.get("workspace", "")
         destination = form.get("destination", "")
         settings = self._maker.site.settings
-        if workspace not in ("", *settings.workspaces) or destination not in ("", *settings.destinations):
-            raise Refused(422, "unknown_workspace", "The configuration has no such workspace or destination")
-        options = PublishOptions(workspace or None, destination or None, upload.import_id, "bulk" in form)
+        if workspace not in ("", *settings.workspaces) or destination not in (
+            "",
+            *settings.destinations,
+        ):
+            raise Refused(
+                422,
+                "unknown_workspace",
+                "The configuration has no such workspace or destination",
+            )
+        options = PublishOptions(
+            workspace or None,
+            destination or None,
+            upload.import_id,
+            "bulk" in form,
+        )
         try:
             names = names_of(upload, form)
         except ValueError as error:
             raise Refused(422, "bad_column", str(error)) from None
         if no_workspace(settings, names, workspace):
-            raise Refused(422, "no_workspace", "No column names the workspace of a row: choose one for all rows")
+            raise Refused(
+                422,
+                "no_workspace",
+                "No column names the workspace of a row: choose one for all rows",
+            )
         self._uploads.check(upload, names, options)
         await self._uploads.settled(upload, _AT_ONCE_S)
         return _to(upload)
@@ -200,7 +287,11 @@ class PublishActions:
             raise Refused(409, "cost_changed", str(error)) from None
         if begun:
             await self._uploads.settled(upload, _AT_ONCE_S)
-            about = {"import_id": upload.import_id, "leads": upload.summary.ready, "bulk": upload.options.bulk}
+            about = {
+                "import_id": upload.import_id,
+                "leads": upload.summary.ready,
+                "bulk": upload.options.bulk,
+            }
             _log.info("import_published", who=moment.visitor.who, why=why, **about)
         return _to(upload)
 
@@ -217,10 +308,18 @@ class PublishActions:
             try:
                 who = moment.visitor.who
                 settings = self._maker.site.settings
-                await self._command(new_command(settings, commands[-1], "cancel_import", workspace, args, who, why))
+                await self._command(
+                    new_command(settings, commands[-1], "cancel_import", workspace, args, who, why),
+                )
             except BrokerUnavailable as error:
-                upload.problem = f"The publication is stopped. {error}. The page of the import cancels it, too"
-        return RedirectResponse(followed_at(_path(upload), commands, self._maker.now_ms()), 303, HEADERS)
+                upload.problem = (
+                    f"The publication is stopped. {error}. The page of the import cancels it, too"
+                )
+        return RedirectResponse(
+            followed_at(_path(upload), commands, self._maker.now_ms()),
+            303,
+            HEADERS,
+        )
 
     async def _discard(self, request: Request, moment: Moment) -> Response:
         self._uploads.discard(self._upload(request, moment))
@@ -231,11 +330,19 @@ class PublishActions:
         upload = self._upload(request, moment)
         import_id = upload.import_id
         who = moment.visitor.who
-        _log.info("rejected_rows_downloaded", who=who, import_id=import_id, rows=upload.summary.refused)
+        _log.info(
+            "rejected_rows_downloaded",
+            who=who,
+            import_id=import_id,
+            rows=upload.summary.refused,
+        )
         return _csv(upload.rejected_rows(), f"{import_id}.rejected.csv")
 
     async def _results(self, request: Request, moment: Moment) -> Response:
-        """Send the rows of an import's file with their results, which are personal data. Neither is kept."""
+        """Send the rows of an import's file with their results, which are personal data.
+
+        Neither is kept.
+        """
         workspace = word(request.query_params, "workspace")
         import_id = word(request.query_params, "id")
         if workspace not in self._maker.site.settings.workspaces:
@@ -243,14 +350,22 @@ class PublishActions:
         received = await self._receiver.receive(request, "file")
         if self._joining.locked():
             received.file.close()
-            raise Refused(503, "busy", "The results of another file are being joined: try again in a minute")
+            raise Refused(
+                503,
+                "busy",
+                "The results of another file are being joined: try again in a minute",
+            )
         with ExitStack() as unless_sent:
             file = unless_sent.enter_context(tempfile.TemporaryFile(prefix="results-"))
             out = io.TextIOWrapper(file, "utf-8", newline="")
             with received.file:
                 async with self._joining:
                     try:
-                        done = await self._join(ResultFilter(workspace), Joined(received.name, received.file), out)
+                        done = await self._join(
+                            ResultFilter(workspace),
+                            Joined(received.name, received.file),
+                            out,
+                        )
                     except SettingsError as error:
                         raise Refused(422, "bad_file", "; ".join(error.problems)) from None
                     except BrokerUnavailable as error:
@@ -258,10 +373,18 @@ class PublishActions:
                     except StreamAppError as error:
                         raise Refused(507, "no_room", str(error)) from None
             if not done.results:
-                text = f"No row of {received.name} has a result in {workspace}: is it the file of this import?"
+                text = (
+                    f"No row of {received.name} has a result in {workspace}: is it the file of "
+                    "this import?"
+                )
                 raise Refused(422, "no_results", text)
             unless_sent.pop_all()  # from here on the response closes the file
-        _log.info("results_downloaded", who=moment.visitor.who, import_id=import_id, rows=done.lines)
+        _log.info(
+            "results_downloaded",
+            who=moment.visitor.who,
+            import_id=import_id,
+            rows=done.lines,
+        )
         out.seek(0)
         return _csv(_parts(out.detach()), "enriched.csv")
 
@@ -269,7 +392,8 @@ class PublishActions:
         upload = self._uploads.get(str(request.path_params["upload"]), moment.visitor.who)
         if upload is None:
             text = (
-                "This file is not here any more: it was discarded, or came more than 30 minutes ago, or the board "
+                "This file is not here any more: it was discarded, or came more than 30 "
+                "minutes ago, or the board "
                 "was restarted. Choose it again on the page Publish: leads that are "
                 "published already are recognised as duplicates"
             )

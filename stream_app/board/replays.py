@@ -87,10 +87,20 @@ Survey = Callable[[Settings, Wanted, Progress], Awaitable[tuple[dict[int, int], 
 """Returns the offset after the last dead letter by partition, and the plan."""
 
 
-async def _survey_kafka(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
+async def _survey_kafka(
+    settings: Settings,
+    wanted: Wanted,
+    progress: Progress,
+) -> tuple[dict[int, int], PricedPlan]:
     spans = await spans_of(settings, wanted.source)
     priced, _ = await survey_in_thread(
-        settings, wanted.source, wanted.filter, progress, ranges=spans, uncertain=wanted.uncertain, limit=wanted.limit
+        settings,
+        wanted.source,
+        wanted.filter,
+        progress,
+        ranges=spans,
+        uncertain=wanted.uncertain,
+        limit=wanted.limit,
     )
     return {number: end for number, (_, end) in spans.items()}, priced
 
@@ -119,7 +129,10 @@ class Planner:
         await cancel([self._task])
 
     def begin(self, wanted: Wanted, who: str) -> Plan:
-        """Begin a plan. Raises SettingsError if the filter is wrong, and Busy if another plan is being made."""
+        """Begin a plan.
+
+        Raises SettingsError if the filter is wrong, and Busy if another plan is being made.
+        """
         check_filter(self._settings, wanted.source, wanted.filter)
         for plan in list(self._plans.values()):
             if plan.under_way:
@@ -142,7 +155,9 @@ class Planner:
             await cancel([self._task])
 
     async def send(self, plan: Plan, who: str, why: str, *, over_budget: bool) -> str:
-        """Order the replay of a plan, and return its id. A plan is one replay, however often it is sent.
+        """Order the replay of a plan, and return its id.
+
+        A plan is one replay, however often it is sent.
 
         Raises:
             BrokerUnavailable: Kafka did not confirm it.
@@ -152,15 +167,36 @@ class Planner:
         source = plan.wanted.source
         wanted = plan.wanted.filter
         how = {"uncertain": plan.wanted.uncertain}
-        order = ordered_plan(plan.began_ms, source, wanted, plan.ends, priced, over_budget=over_budget, **how)
+        order = ordered_plan(
+            plan.began_ms,
+            source,
+            wanted,
+            plan.ends,
+            priced,
+            over_budget=over_budget,
+            **how,
+        )
         await self._command(start_command(order, who, why, replay=f"r-{plan.id}"))
         return f"r-{plan.id}"
 
-    async def change(self, command_id: str, kind: Literal["stop", "resume"], replay: str, who: str, why: str) -> None:
+    async def change(
+        self,
+        command_id: str,
+        kind: Literal["stop", "resume"],
+        replay: str,
+        who: str,
+        why: str,
+    ) -> None:
         """Stop or resume a replay. Raises BrokerUnavailable."""
         await self._command(ReplayCommand(command_id, kind, replay, self._now_ms(), who, why))
 
-    async def end(self, command_id: str, records: Sequence[str], who: str, why: str) -> list[ReplayCommand]:
+    async def end(
+        self,
+        command_id: str,
+        records: Sequence[str],
+        who: str,
+        why: str,
+    ) -> list[ReplayCommand]:
         """Give dead letters up (`topic/partition/offset`), and return the commands for it.
 
         Raises:
@@ -212,7 +248,10 @@ _MEANING: Final = MEANING | {
     "over_limit": "would go, too, with a higher number in At most",
 }
 """As `MEANING`, with the fields of the form where that names options of the command line."""
-_OVER_BUDGET: Final = (("", "refuse"), ("yes", "send all: what the budget does not cover waits for the next one"))
+_OVER_BUDGET: Final = (
+    ("", "refuse"),
+    ("yes", "send all: what the budget does not cover waits for the next one"),
+)
 
 
 def replay_actions(site: Site, planner: Planner) -> list[Action]:
@@ -221,9 +260,25 @@ def replay_actions(site: Site, planner: Planner) -> list[Action]:
     return [
         Action("/dead/act/plan", partial(_ask, site), partial(_begin, planner), "dead"),
         Action("/dead/act/give-up", partial(_ask_to_end, site), partial(_end, planner), "dead"),
-        Action("/dead/act/plan/{plan}", partial(_plan, planner), partial(_send, planner), "dead", template="plan"),
-        Action(f"{one}stop", partial(_change, site, "stop"), partial(_apply, planner, "stop"), "dead"),
-        Action(f"{one}resume", partial(_change, site, "resume"), partial(_apply, planner, "resume"), "dead"),
+        Action(
+            "/dead/act/plan/{plan}",
+            partial(_plan, planner),
+            partial(_send, planner),
+            "dead",
+            template="plan",
+        ),
+        Action(
+            f"{one}stop",
+            partial(_change, site, "stop"),
+            partial(_apply, planner, "stop"),
+            "dead",
+        ),
+        Action(
+            f"{one}resume",
+            partial(_change, site, "resume"),
+            partial(_apply, planner, "resume"),
+            "dead",
+        ),
     ]
 
 
@@ -242,7 +297,12 @@ def _ask(site: Site, opened: FormRequest) -> Form:
             Field("workspace", "Workspace", hint="empty: all", value=given("workspace")),
             Field("destination", "Destination", hint="empty: all", value=given("destination")),
             Field("limit", "At most", kind="number", hint="dead letters; empty: all", most=9),
-            Field("uncertain", "Leads that may have reached Clay", kind="choice", choices=_UNCERTAIN),
+            Field(
+                "uncertain",
+                "Leads that may have reached Clay",
+                kind="choice",
+                choices=_UNCERTAIN,
+            ),
         ),
         asks_why=False,
     )
@@ -252,23 +312,33 @@ def _wanted(values: Mapping[str, str]) -> Wanted:
     limit = values.get("limit", "")
     if limit and not (limit.isascii() and limit.isdecimal() and int(limit)):
         raise Invalid({"limit": "Enter a whole number above 0"})
-    wanted = filter_of(**{name: values.get(name, "") for name in ("kind", "reason", "workspace", "destination")})
+    wanted = filter_of(
+        **{name: values.get(name, "") for name in ("kind", "reason", "workspace", "destination")},
+    )
     source = cast(Source, values.get("from") or "dlq")
     return Wanted(source, wanted, values.get("uncertain") == "yes", int(limit) if limit else None)
 
 
 async def _begin(planner: Planner, sent: Submission, wanted: Wanted | None = None) -> str:
-    """Begin the plan that the form asks for, or the one `wanted` again. Returns the address of its page."""
+    """Begin the plan that the form asks for, or the one `wanted` again.
+
+    Returns the address of its page.
+    """
     try:
         return f"{_DEAD}/act/plan/{planner.begin(wanted or _wanted(sent.values), sent.who).id}"
     except Busy as busy:
-        raise Invalid({"": f"A plan of {busy.plan.who} is being made here: try again when it is ready"}) from None
+        raise Invalid(
+            {"": f"A plan of {busy.plan.who} is being made here: try again when it is ready"},
+        ) from None
 
 
 def _plan_of(planner: Planner, opened: FormRequest) -> Plan:
     plan = planner.find(opened.path["plan"])
     if plan is None:
-        text = "This plan is older than 10 minutes, or the board was restarted: plan again on the page Dead letters"
+        text = (
+            "This plan is older than 10 minutes, or the board was restarted: plan again on the "
+            "page Dead letters"
+        )
         raise Refused(404, "plan_expired", text)
     return plan
 
@@ -277,22 +347,43 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
     plan = _plan_of(planner, opened)
     wanted = plan.wanted
     priced = plan.priced
-    options = options_of(wanted.source, wanted.filter, uncertain=wanted.uncertain, limit=wanted.limit)
+    options = options_of(
+        wanted.source,
+        wanted.filter,
+        uncertain=wanted.uncertain,
+        limit=wanted.limit,
+    )
     view: dict[str, object] = {
         "plan": plan,
         "under_way": plan.under_way,
-        "share": round(plan.done / plan.total * 100, 1) if plan.total else 0.0,  # percent of the offsets that were read
+        # percent of the offsets that were read
+        "share": round(plan.done / plan.total * 100, 1) if plan.total else 0.0,
         "command": f"stream-app replay select {options}",  # the command line that does the same
     }
     if plan.under_way:
         text = "Reads the dead letters and what became of their leads. Nothing is sent."
         return Form("Planning a replay", text, "Cancel", _DEAD, asks_why=False, more=view)
     if priced is None:
-        return Form("No plan", f"There is no plan: {plan.problem}", "Plan again", _DEAD, asks_why=False, more=view)
+        return Form(
+            "No plan",
+            f"There is no plan: {plan.problem}",
+            "Plan again",
+            _DEAD,
+            asks_why=False,
+            more=view,
+        )
     view |= {
-        "lines": list(quote_lines(priced.quotes, "send fewer, or say below to send all", "the rate of replays")),
+        "lines": list(
+            quote_lines(
+                priced.quotes,
+                "send fewer, or say below to send all",
+                "the rate of replays",
+            ),
+        ),
         "left_out": [
-            (many, _MEANING[end]) for end, many in priced.fates.most_common() if end not in ("goes", "as_input")
+            (many, _MEANING[end])
+            for end, many in priced.fates.most_common()
+            if end not in ("goes", "as_input")
         ],
         "causes": priced.causes.most_common(20),
     }
@@ -301,7 +392,9 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
         text = f"{matching}, and none can be sent."
         return Form("Nothing to send back", text, "Plan again", _DEAD, asks_why=False, more=view)
     leads = count(priced.go, "dead letter")
-    over = (Field("over_budget", "More than the budget has left", kind="choice", choices=_OVER_BUDGET),)
+    over = (
+        Field("over_budget", "More than the budget has left", kind="choice", choices=_OVER_BUDGET),
+    )
     return Form(
         f"Send {leads} back",
         f"{matching}. {priced.go:,} can be sent back, each once.",
@@ -330,14 +423,28 @@ def _change(site: Site, kind: Literal["stop", "resume"], opened: FormRequest) ->
     replay = opened.path["replay"]
     progress = site.queries.replay(replay)
     if progress is None:
-        raise Refused(404, "unknown_replay", "There is no such replay: the page Dead letters lists all")
+        raise Refused(
+            404,
+            "unknown_replay",
+            "There is no such replay: the page Dead letters lists all",
+        )
     text = (
         "What was sent stays sent. The rest waits until it is resumed."
         if kind == "stop"
-        else "The rest is sent. Its price is checked again first. A replay that runs now is stopped."
+        else (
+            "The rest is sent. Its price is checked again first. A replay that runs now is stopped."
+        )
     )
-    done = f"{progress.sent:,} of {count(progress.total or progress.plan.dead_letters, 'dead letter')} are sent. "
-    return Form(f"{kind.capitalize()} replay {replay}", done + text, f"{kind.capitalize()} it", replay_path(replay))
+    done = (
+        f"{progress.sent:,} of "
+        f"{count(progress.total or progress.plan.dead_letters, 'dead letter')} are sent. "
+    )
+    return Form(
+        f"{kind.capitalize()} replay {replay}",
+        done + text,
+        f"{kind.capitalize()} it",
+        replay_path(replay),
+    )
 
 
 async def _apply(planner: Planner, kind: Literal["stop", "resume"], sent: Submission) -> str:
@@ -358,13 +465,19 @@ def _ask_to_end(site: Site, opened: FormRequest) -> Form:
     if record and not _is_place(site, which, record):
         raise Refused(404, "no_dead_letter", "This is not the place of a dead letter on Kafka")
     if not records:
-        raise Refused(404, "none_open", "No dead letter of this cause is open: nothing is to be given up")
+        raise Refused(
+            404,
+            "none_open",
+            "No dead letter of this cause is open: nothing is to be given up",
+        )
     letters = count(len(records), "dead letter")
     more = " These are the newest; more are open." if len(records) == _MOST_ENDED else ""
     return Form(
         f"Give up {letters}",
-        "Their leads, or the records that are no leads, end and are never sent, and no alert counts them any more. "
-        "What was booked for them stays, because Clay may have charged for it. A lead can be published again, unless "
+        "Their leads, or the records that are no leads, end and are never sent, and no alert "
+        "counts them any more. "
+        "What was booked for them stays, because Clay may have charged for it. A lead can be "
+        "published again, unless "
         f"it may have reached Clay.{more}",
         f"Give up {letters}",
         cause_path(which, cause),

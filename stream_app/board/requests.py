@@ -1,4 +1,6 @@
-"""Reads what a browser sends: small forms, files, words and places in an address. Everything is bounded.
+"""Reads what a browser sends: small forms, files, words and places in an address.
+
+Everything is bounded.
 
 A file goes into an unnamed temporary file, so memory does not grow with it.
 """
@@ -28,10 +30,15 @@ _IN_QUERY: Final = f"{_IN_PATH}?%"
 
 
 async def read_form(
-    request: Request, most_bytes: int = _MOST_FORM_BYTES, most_fields: int = _MOST_FIELDS
+    request: Request,
+    most_bytes: int = _MOST_FORM_BYTES,
+    most_fields: int = _MOST_FIELDS,
 ) -> dict[str, str]:
     """Read a small form. Raises Refused if it is no form, too large, or too slow."""
-    if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
+    if (
+        request.headers.get("content-type", "").partition(";")[0]
+        != "application/x-www-form-urlencoded"
+    ):
         raise Refused(415, "no_form", "Send the form of the page")
     body = bytearray()
     try:
@@ -43,13 +50,21 @@ async def read_form(
     except TimeoutError:
         raise Refused(408, "too_slow", "The form did not arrive in time: try again") from None
     try:
-        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=most_fields))
+        return dict(
+            parse_qsl(
+                body.decode("utf-8", "replace"),
+                keep_blank_values=True,
+                max_num_fields=most_fields,
+            ),
+        )
     except ValueError:
         raise Refused(400, "no_form", "Send the form of the page") from None
 
 
 def address_of(request: Request) -> str:
-    """Return the path and the query that were requested, as a header may have them: printable ASCII."""
+    """Return the path and the query that were requested, as a header may have them: printable
+    ASCII.
+    """
     path = quote(request.scope["path"], safe=_IN_PATH)
     query = quote(request.scope["query_string"], safe=_IN_QUERY)
     return f"{path}?{query}" if query else path
@@ -59,7 +74,9 @@ def own_path(path: str) -> str:
     """Return a path of the board, and nothing that leads elsewhere."""
     parts = urlsplit(path)
     own = parts.path == PATH or parts.path.startswith(f"{PATH}/")
-    clean = not (parts.scheme or parts.netloc or "\\" in path or "//" in parts.path or ".." in parts.path)
+    clean = not (
+        parts.scheme or parts.netloc or "\\" in path or "//" in parts.path or ".." in parts.path
+    )
     return path if own and clean and path.isascii() and path.isprintable() else PATH
 
 
@@ -108,7 +125,11 @@ def lead_id_of(path: Mapping[str, Any]) -> str:
     """Return the lead id in the parameters of a path. Raises Refused if it cannot be one."""
     lead_id = str(path["lead_id"])
     if "@" in lead_id or len(lead_id) > LONGEST_WORD:
-        raise Refused(400, "no_id", "This is not a lead id. Enter an e-mail or a URL in the search of the page Leads")
+        raise Refused(
+            400,
+            "no_id",
+            "This is not a lead id. Enter an e-mail or a URL in the search of the page Leads",
+        )
     return lead_id
 
 
@@ -123,7 +144,8 @@ _FRAMING_BYTES: Final = 65_536
 def too_large() -> Refused:
     """Return the refusal of a file that is too large."""
     text = (
-        f"The file has more than {MAX_FILE_BYTES // 2**20} MB, the most that this page takes: split it, or publish it "
+        f"The file has more than {MAX_FILE_BYTES // 2**20} MB, the most that this page "
+        "takes: split it, or publish it "
         "with `stream-app publish`, which has no limit"
     )
     return Refused(413, "too_large", text)
@@ -145,7 +167,9 @@ class FileReceiver:
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def receive(self, request: Request, field: str) -> Received:
-        """Receive the file in one field of a form. The caller has checked who sends it, and closes the file.
+        """Receive the file in one field of a form.
+
+        The caller has checked who sends it, and closes the file.
 
         Raises:
             Refused: It is too large, too slow, or no such form. Nothing is kept then.
@@ -158,7 +182,11 @@ class FileReceiver:
         if declared.isdecimal() and int(declared) > MAX_FILE_BYTES + _FRAMING_BYTES:
             raise too_large()
         if self._places.locked():
-            raise Refused(503, "busy", f"{MOST_AT_ONCE} files are arriving on this board: try again in a minute")
+            raise Refused(
+                503,
+                "busy",
+                f"{MOST_AT_ONCE} files are arriving on this board: try again in a minute",
+            )
         async with self._places:
             file = tempfile.TemporaryFile(prefix="upload-")  # noqa: SIM115 (the caller closes it)
             try:
@@ -167,11 +195,22 @@ class FileReceiver:
             except BaseException as error:
                 file.close()
                 if isinstance(error, TimeoutError):
-                    raise Refused(408, "too_slow", "The file did not arrive in time: try again") from None
+                    raise Refused(
+                        408,
+                        "too_slow",
+                        "The file did not arrive in time: try again",
+                    ) from None
                 if isinstance(error, MultipartError | ClientDisconnect):
-                    raise Refused(400, "no_form", "The form did not arrive whole: try again") from None
+                    raise Refused(
+                        400,
+                        "no_form",
+                        "The form did not arrive whole: try again",
+                    ) from None
                 if isinstance(error, OSError):
-                    text = f"The board's temporary folder has no room ({error.strerror}): set TMPDIR to a larger one"
+                    text = (
+                        f"The board's temporary folder has no room ({error.strerror}): set "
+                        "TMPDIR to a larger one"
+                    )
                     raise Refused(507, "no_room", text) from None
                 raise
 

@@ -16,7 +16,16 @@ from stream_app.board.read_model.history import MINUTE_S
 from stream_app.client.answers import StatusCount
 from stream_app.config import Settings
 from stream_app.domain.lane.backlog import Place
-from stream_app.domain.lane.explain import VIEW_UNREADABLE, Facts, Finding, Group, LaneFacts, Outlook, explain, outlook
+from stream_app.domain.lane.explain import (
+    VIEW_UNREADABLE,
+    Facts,
+    Finding,
+    Group,
+    LaneFacts,
+    Outlook,
+    explain,
+    outlook,
+)
 from stream_app.domain.lane.holds import reason_of
 from stream_app.domain.lane.overrides import OrderKind
 from stream_app.domain.lane.view import LaneView
@@ -43,7 +52,8 @@ _SPARK_S: Final = 300
 _OF_WORKERS: Final = frozenset({"no_worker", "rebalancing"})
 """Findings about all of Kafka."""
 _OF_NO_LANE: Final = frozenset({"moved", "unreadable"})
-"""Findings that hold a lane although the lane itself runs. A person repairs them in another place."""
+"""Findings that hold a lane although the lane itself runs. A person repairs them in another place.
+"""
 _REMEDIES: Final[Mapping[OrderKind, str]] = {
     "resume": "Resume",
     "auto": "Let the breaker decide",
@@ -61,18 +71,31 @@ class Site(msgspec.Struct, frozen=True):
     queries: BoardQueries
 
     def views(self, workspaces: Collection[str], now_ms: int) -> dict[str, LaneView]:
-        """Return the last published views of lanes as they are at `now_ms`. Lanes without one are absent."""
-        return {name: view for name in workspaces if (view := self.queries.lane(name, now_ms)) is not None}
+        """Return the last published views of lanes as they are at `now_ms`.
+
+        Lanes without one are absent.
+        """
+        return {
+            name: view
+            for name in workspaces
+            if (view := self.queries.lane(name, now_ms)) is not None
+        }
 
     def home(self, workspace: str, view: LaneView | None) -> int:
-        """Return the partition of a lane. One that the configuration no longer has stays where it was."""
+        """Return the partition of a lane.
+
+        One that the configuration no longer has stays where it was.
+        """
         if view is None or workspace in self.settings.workspaces:
             return self.settings.home(workspace)
         return view.partition
 
 
 class Shared:
-    """What was read and made at a moment, for all boards that ask for the same. Use it from one thread."""
+    """What was read and made at a moment, for all boards that ask for the same.
+
+    Use it from one thread.
+    """
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Any] = {}
@@ -89,9 +112,11 @@ class Moment(msgspec.Struct, frozen=True):
     """What a request sees. Requests of the same second see the same.
 
     Attributes:
-        kafka: What Kafka says beside the topics; None if it does not answer, or has not done so yet (`is_asking`).
+        kafka: What Kafka says beside the topics; None if it does not answer, or has not done so yet
+            (`is_asking`).
         visitor: Who asks, and in which role.
-        shared: What was read and made for others. Nothing in it may depend on who asks, only on the role.
+        shared: What was read and made for others. Nothing in it may depend on who asks, only on the
+            role.
     """
 
     now_ms: int
@@ -134,11 +159,14 @@ class Lane(msgspec.Struct, frozen=True):
         findings: What `stream-app explain` reports of it.
         partition: Where its records are.
         waiting: Records in that partition that no worker has taken, or `at_most` so many.
-        shared: Other workspaces have leads in that partition, so that some of these records may be theirs.
+        shared: Other workspaces have leads in that partition, so that some of these records may be
+            theirs.
         remedies: The commands that end what holds it: label and address below that of its commands.
         bars: Its budgets; only in `lane_rows`.
-        spark: Leads that ended in every five minutes of the last hour, as a polyline; only in `lane_rows`.
-        meters: Its budgets as it published them, or as they are configured if nothing was ever sent.
+        spark: Leads that ended in every five minutes of the last hour, as a polyline; only in
+            `lane_rows`.
+        meters: Its budgets as it published them, or as they are configured if nothing was ever
+            sent.
     """
 
     workspace: str
@@ -159,7 +187,9 @@ class Lane(msgspec.Struct, frozen=True):
     @property
     def needs_a_person(self) -> bool:
         """True if something holds it that neither ends by itself nor is what an operator wanted."""
-        return any(finding.holds and for_a_person(finding.code) is not None for finding in self.findings)
+        return any(
+            finding.holds and for_a_person(finding.code) is not None for finding in self.findings
+        )
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -209,7 +239,11 @@ def _overview(site: Site, moment: Moment) -> Overview:
     on_kafka = sum_of(left)
     for finding in explain(_facts(site, moment, facts, back)):
         if finding.code in _OF_WORKERS:  # they hold what is in partitions without a lane, too
-            finding = msgspec.structs.replace(finding, waiting=on_kafka.records, at_most=on_kafka.at_most)
+            finding = msgspec.structs.replace(
+                finding,
+                waiting=on_kafka.records,
+                at_most=on_kafka.at_most,
+            )
         findings[finding.workspace].append(finding)
     lanes = [lane_of(site, fact, findings[fact.workspace], moment) for fact in facts]
     return Overview(lanes, findings[""], counts)
@@ -229,12 +263,18 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
         with_others=True,
         unreadable=unreadable,
     )
-    findings = [finding for finding in explain(_facts(site, moment, [facts], 0)) if finding.workspace == workspace]
+    findings = [
+        finding
+        for finding in explain(_facts(site, moment, [facts], 0))
+        if finding.workspace == workspace
+    ]
     return lane_of(site, facts, findings, moment)
 
 
 def untaken(site: Site, moment: Moment) -> dict[Place, Waiting] | None:
-    """Return the records that no worker has taken, by lead topic and partition; None if Kafka is silent."""
+    """Return the records that no worker has taken, by lead topic and partition; None if Kafka is
+    silent.
+    """
     return None if moment.kafka is None else moment.kafka.waiting
 
 
@@ -249,13 +289,18 @@ def lane_facts(
 ) -> LaneFacts:
     """Return what `explain` needs.
 
-    `with_others`: name the workspaces in the same partition, unless they are many. `unreadable`: the lane
+    `with_others`: name the workspaces in the same partition, unless they are many. `unreadable`:
+        the lane
     published a state that this version cannot read, so that `view` is None.
     """
     home = site.home(workspace, view)
     residents = site.settings.plan.residents(home)
     others = len(residents) - (workspace in residents)
-    named = tuple(other for other in residents if other != workspace) if with_others and others <= 5 else ()
+    named = (
+        tuple(other for other in residents if other != workspace)
+        if with_others and others <= 5
+        else ()
+    )
     in_partition = waiting.get(home, {})
     return LaneFacts(
         workspace,
@@ -271,7 +316,9 @@ def lane_facts(
 
 def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
     unknown = Group("Stable", 1)  # nothing is claimed of a group that Kafka does not describe
-    worker, replay = (moment.kafka.worker, moment.kafka.replay) if moment.kafka else (unknown, unknown)
+    worker, replay = (
+        (moment.kafka.worker, moment.kafka.replay) if moment.kafka else (unknown, unknown)
+    )
     return Facts(moment.now_ms, worker, replay, lanes, coming_back, site.queries.pause())
 
 
@@ -337,8 +384,15 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
     )
 
 
-def _meters(site: Site, workspace: str, view: LaneView | None, now_ms: int) -> Mapping[MeterName, Meter]:
-    """Return the budgets of a lane, which are those of the configuration until its worker publishes them."""
+def _meters(
+    site: Site,
+    workspace: str,
+    view: LaneView | None,
+    now_ms: int,
+) -> Mapping[MeterName, Meter]:
+    """Return the budgets of a lane, which are those of the configuration until its worker publishes
+    them.
+    """
     if view is not None:
         return view.meters
     policy = site.settings.workspaces.get(workspace)
@@ -346,7 +400,9 @@ def _meters(site: Site, workspace: str, view: LaneView | None, now_ms: int) -> M
 
 
 def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
-    """Return the command that ends a hold: its label, and its address below that of the lane's commands."""
+    """Return the command that ends a hold: its label, and its address below that of the lane's
+    commands.
+    """
     if finding.code in _OF_NO_LANE:
         return None
     remedy = reason_of(finding.code).remedy
@@ -354,7 +410,9 @@ def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
         return None
     path: str = remedy
     if remedy == "quota":
-        gone = [name for name, webhook in view.webhooks.items() if webhook.suspension or webhook.dead]
+        gone = [
+            name for name, webhook in view.webhooks.items() if webhook.suspension or webhook.dead
+        ]
         named = [name for name in gone if name in finding.what] or gone
         if named:
             path = f"quota?webhook={quote(named[0], safe='')}&use=use"
@@ -371,7 +429,9 @@ def bars_of(lane: Lane, forecasts: Mapping[str, Forecast], now_ms: int) -> list[
         cap = meter.cap
         if cap is None and not meter.used:
             continue
-        spent, reserved = (meter.booked / cap * 100, meter.reserved / cap * 100) if cap else (0.0, 0.0)
+        spent, reserved = (
+            (meter.booked / cap * 100, meter.reserved / cap * 100) if cap else (0.0, 0.0)
+        )
         foreseen = forecasts.get(name)
         seen = None if lane.view is None else outlook(lane.view, name, foreseen, now_ms)
         tone: Tone = "bad" if seen and seen.is_full else "warn" if spent + reserved >= 80 else "ok"
@@ -379,7 +439,21 @@ def bars_of(lane: Lane, forecasts: Mapping[str, Forecast], now_ms: int) -> list[
         reserved = round(min(100.0, reserved), 2)
         rate = foreseen.per_hour if foreseen else 0.0
         ends_ms = meter.ends_ms
-        bars.append(Bar(name, label, meter.booked, meter.reserved, cap, spent, reserved, tone, seen, rate, ends_ms))
+        bars.append(
+            Bar(
+                name,
+                label,
+                meter.booked,
+                meter.reserved,
+                cap,
+                spent,
+                reserved,
+                tone,
+                seen,
+                rate,
+                ends_ms,
+            ),
+        )
     return bars
 
 
@@ -389,13 +463,19 @@ def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict
     for name in ("credits_day", "credits_month"):
         if (meter := view.meters.get(name)) is None:
             continue
-        known = [slot for slot in minutes if slot.at_s * 1000 >= max(now_ms - SAMPLED_MS, meter.begins_ms)]
+        known = [
+            slot
+            for slot in minutes
+            if slot.at_s * 1000 >= max(now_ms - SAMPLED_MS, meter.begins_ms)
+        ]
         since_ms = known[0].at_s * 1000 if known else now_ms
         spent = meter.spent - sum(slot.credits for slot in known)
         samples = [Sample(since_ms, msgspec.structs.replace(meter, spent=spent))]
         for slot in known:
             spent += slot.credits
-            samples.append(Sample((slot.at_s + MINUTE_S) * 1000, msgspec.structs.replace(meter, spent=spent)))
+            samples.append(
+                Sample((slot.at_s + MINUTE_S) * 1000, msgspec.structs.replace(meter, spent=spent)),
+            )
         samples.append(Sample(now_ms, meter))
         if (foreseen := forecast(samples, now_ms)) is not None:
             forecasts[name] = foreseen

@@ -1,7 +1,8 @@
 """Fills the cache from `leads.enriched`: adds committed results and removes erased ones.
 
-The filler follows the topic beside the pipeline, so no lead waits for it. The cache stores the filler's offset: an
-empty cache (a new process, FLUSHALL) is filled again from the beginning. It reads in small pieces, with pauses.
+The filler follows the topic beside the pipeline, so no lead waits for it. The cache stores the
+filler's offset: an empty cache (a new process, FLUSHALL) is filled again from the beginning. It
+reads in small pieces, with pauses.
 """
 
 import asyncio
@@ -16,7 +17,16 @@ from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.model.messages import Result
 from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import CachePolicy
-from stream_app.domain.result import DAY_MS, Entry, entry_of, erased_by, merged, of_company, person_slot, slots_of
+from stream_app.domain.result import (
+    DAY_MS,
+    Entry,
+    entry_of,
+    erased_by,
+    merged,
+    of_company,
+    person_slot,
+    slots_of,
+)
 from stream_app.domain.result import decode as decode_entry
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
@@ -25,9 +35,13 @@ from stream_app.partition.ports import Cache
 MOST_ENTRIES: Final = 100_000
 MOST_BYTES: Final = 64 * 2**20
 _ENTRY_BYTES: Final = 300
-"""What an entry takes in memory beside the bytes of its key and value: their objects, and its place in the order."""
+"""What an entry takes in memory beside the bytes of its key and value: their objects, and its place
+in the order.
+"""
 MOST_RESULTS: Final = 200_000
-"""Results per partition, counted from its end, that go into the cache. Older tombstones are always applied."""
+"""Results per partition, counted from its end, that go into the cache. Older tombstones are always
+applied.
+"""
 
 _PIECE: Final = 50
 _PAUSE_S: Final = 0.02  # at most 2,500 results a second
@@ -37,7 +51,10 @@ _result: Final = msgspec.json.Decoder(Result)
 
 
 class MemoryCache:
-    """The cache port (`fallback.Cache`) for a worker without Redis. It evicts the least recently used entries."""
+    """The cache port (`fallback.Cache`) for a worker without Redis.
+
+    It evicts the least recently used entries.
+    """
 
     def __init__(self, most_entries: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES) -> None:
         self._most_entries = most_entries
@@ -56,7 +73,10 @@ class MemoryCache:
         return [decode_entry(self._values.get(slot)) for slot in slots]
 
     async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
-        for slot, value in merged({slot: self._values.get(slot) for slot, _ in changes}, changes).items():
+        for slot, value in merged(
+            {slot: self._values.get(slot) for slot, _ in changes},
+            changes,
+        ).items():
             self._drop(slot)
             self._values[slot] = value
             self._bytes += _size(slot, value)
@@ -105,7 +125,10 @@ class CacheFiller:
     now_ms: Callable[[], int]
 
     async def run(self) -> None:
-        """Fill until cancelled. Resumes at the stored offset after an outage of Kafka or of the cache."""
+        """Fill until cancelled.
+
+        Resumes at the stored offset after an outage of Kafka or of the cache.
+        """
         while True:
             try:
                 async with TopicReader(self.connection, self.partitions) as reader:
@@ -135,7 +158,11 @@ class CacheFiller:
             return
         async for records in reader.read(self.topic, ranges):
             oldest = {number: end - MOST_RESULTS for number, (_, end) in ranges.items()}
-            wanted = [record for record in records if record.value is None or record.offset >= oldest[record.partition]]
+            wanted = [
+                record
+                for record in records
+                if record.value is None or record.offset >= oldest[record.partition]
+            ]
             for first in range(0, len(wanted), _PIECE):
                 if not await self.take(wanted[first : first + _PIECE]):
                     return
@@ -183,4 +210,6 @@ class CacheFiller:
         if (erased := erased_by(record.key, record.headers)) is None:
             return True
         workspace, destination, people = erased
-        return await self.cache.forget([person_slot(workspace, destination, person) for person in people])
+        return await self.cache.forget(
+            [person_slot(workspace, destination, person) for person in people],
+        )

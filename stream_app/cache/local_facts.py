@@ -1,8 +1,9 @@
 """Derives a lead's company and country from its own fields, without a request.
 
-The company name is the registered part of its domain, by the public suffix list of publicsuffixlist. There is none if
-the domain belongs to a host's customer (github.io). The country comes from a valid international phone number
-(libphonenumber), else from a country's top-level domain. Top-level domains that are sold worldwide do not count.
+The company name is the registered part of its domain, by the public suffix list of
+publicsuffixlist. There is none if the domain belongs to a host's customer (github.io). The country
+comes from a valid international phone number (libphonenumber), else from a country's top-level
+domain. Top-level domains that are sold worldwide do not count.
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,8 @@ Facts = dict[str, tuple[Scalar, str]]
 
 
 def local_facts(fields: Mapping[str, Scalar]) -> Facts:
-    """Return `company_name`, `domain` and `country` (ISO 3166-1 alpha-2) that are certain and that the lead lacks.
+    """Return `company_name`, `domain` and `country` (ISO 3166-1 alpha-2) that are certain and that
+    the lead lacks.
 
     Each is a value and its source: `domain`, `phone` or `tld`.
     """
@@ -49,7 +51,9 @@ def local_facts(fields: Mapping[str, Scalar]) -> Facts:
 
 
 def _registered(domain: str) -> tuple[str, str]:
-    """Return the registered domain and its public suffix; '' for both if it is not a company's own domain."""
+    """Return the registered domain and its public suffix; '' for both if it is not a company's own
+    domain.
+    """
     suffixes = _suffixes()
     registered = suffixes.privatesuffix(domain)
     suffix = suffixes.publicsuffix(domain)
@@ -77,7 +81,11 @@ def _country_of_phone(text: str) -> str | None:
         number = phonenumbers.parse(text, None)
     except phonenumbers.NumberParseException:
         return None
-    region = phonenumbers.region_code_for_number(number) if phonenumbers.is_valid_number(number) else None
+    region = (
+        phonenumbers.region_code_for_number(number)
+        if phonenumbers.is_valid_number(number)
+        else None
+    )
     return region if region in phonenumbers.SUPPORTED_REGIONS else None
 
 

@@ -1,6 +1,7 @@
 """The cache port (`fallback.Cache`) in Redis. This is the only module that uses Redis.
 
-Redis is optional. Each call has a time limit. After several failures in a row, calls are skipped for a while.
+Redis is optional. Each call has a time limit. After several failures in a row, calls are skipped
+for a while.
 """
 
 import asyncio
@@ -25,13 +26,19 @@ _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 
 CallObserver = Callable[[str], None]
-"""Called with the outcome of each call: `ok`, `failed`, or `skipped` because previous calls failed."""
+"""Called with the outcome of each call: `ok`, `failed`, or `skipped` because previous calls failed.
+"""
 
 
 class RedisLink:
     """Calls to one Redis server. A lead may wait `read_timeout_s` for a read."""
 
-    def __init__(self, client: Redis, read_timeout_s: float, observe: CallObserver = lambda _: None) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        read_timeout_s: float,
+        observe: CallObserver = lambda _: None,
+    ) -> None:
         self._client = client
         self._read_timeout_s = read_timeout_s
         self._observe = observe
@@ -39,19 +46,30 @@ class RedisLink:
         self._pause_s = _FIRST_PAUSE_S
         self._paused_until_s = 0.0
 
-    async def read(self, slots: Sequence[str], *, patient: bool = False) -> list[bytes | None] | None:
+    async def read(
+        self,
+        slots: Sequence[str],
+        *,
+        patient: bool = False,
+    ) -> list[bytes | None] | None:
         """Return the values of some keys, or None if they did not arrive in time.
 
         `patient`: the time limit of a write, for callers that keep no lead waiting.
         """
 
         async def get_all() -> list[bytes | None]:
-            return [value if isinstance(value, bytes) else None for value in await self._client.mget(slots)]
+            return [
+                value if isinstance(value, bytes) else None
+                for value in await self._client.mget(slots)
+            ]
 
         return await self._call(get_all, WRITE_TIMEOUT_S if patient else self._read_timeout_s)
 
     async def write(self, values: Mapping[str, bytes | None], ttl_s: int) -> bool:
-        """Set values that expire after `ttl_s`; None deletes the key. False if not all of it was confirmed."""
+        """Set values that expire after `ttl_s`; None deletes the key.
+
+        False if not all of it was confirmed.
+        """
 
         async def set_all() -> bool:
             async with self._client.pipeline(transaction=False) as pipeline:
@@ -97,7 +115,8 @@ def redis_problem(url: str) -> str | None:
     """Return what is wrong with a URL, without repeating the URL."""
     try:
         pool = _pool(url, None)
-        pool.connection_class(**pool.connection_kwargs)  # connects nothing, but rejects unknown options
+        # connects nothing, but rejects unknown options
+        pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError):
         return "must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
     return None
@@ -117,9 +136,14 @@ def _pool(url: str, ca_file: str | None) -> BlockingConnectionPool:
 
 @asynccontextmanager
 async def redis_link(
-    url: str, read_timeout_s: float, ca_file: str | None = None, observe: CallObserver = lambda _: None
+    url: str,
+    read_timeout_s: float,
+    ca_file: str | None = None,
+    observe: CallObserver = lambda _: None,
 ) -> AsyncIterator[RedisLink]:
-    """Open a link to the Redis server at a URL, which holds the password. Connects at the first call.
+    """Open a link to the Redis server at a URL, which holds the password.
+
+    Connects at the first call.
 
     `ca_file`: PEM file of the authority of a `rediss://` server, if the system does not trust it.
     """
@@ -145,7 +169,10 @@ class RedisCache:
         return [NOTHING] * len(slots) if values is None else list(map(decode, values))
 
     async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
-        """Merge changes into the stored entries. Only one worker writes a workspace, so the read cannot be outdated."""
+        """Merge changes into the stored entries.
+
+        Only one worker writes a workspace, so the read cannot be outdated.
+        """
         slots = list(dict.fromkeys(slot for slot, _ in changes))
         if not slots:
             return True
@@ -153,7 +180,10 @@ class RedisCache:
         if values is None:
             return False
         after = merged(dict(zip(slots, values, strict=True)), changes)
-        return await self.link.write({self.prefix + slot: value for slot, value in after.items()}, self.ttl_s)
+        return await self.link.write(
+            {self.prefix + slot: value for slot, value in after.items()},
+            self.ttl_s,
+        )
 
     async def forget(self, slots: Sequence[str]) -> bool:
         return await self.link.write({self.prefix + slot: None for slot in slots}, self.ttl_s)

@@ -1,7 +1,7 @@
 """The Clay client: one POST per lead, and one outcome per POST.
 
-Its requests leave as `[egress]` says, by the certificate authorities and the proxy that are configured there, and so do
-those of other parts that ask a host outside.
+Its requests leave as `[egress]` says, by the certificate authorities and the proxy that are
+configured there, and so do those of other parts that ask a host outside.
 """
 
 import ssl
@@ -16,7 +16,8 @@ class Egress:
     """How to connect to hosts outside.
 
     Attributes:
-        tls: Verifies certificates. True: against the authorities that the system trusts. aiohttp has read them already.
+        tls: Verifies certificates. True: against the authorities that the system trusts. aiohttp
+            has read them already.
         proxy_url: `http://user:password@host:port`, a secret. None: no proxy.
     """
 
@@ -25,7 +26,9 @@ class Egress:
 
     @classmethod
     def of(cls, ca_file: str | None = None, proxy_url: str | None = None) -> Self:
-        """Build from configured values. `ca_file`: a PEM file that replaces the authorities that the system trusts.
+        """Build from configured values.
+
+        `ca_file`: a PEM file that replaces the authorities that the system trusts.
 
         Raises:
             SettingsError: The file cannot be read, or is not a PEM file.
@@ -33,7 +36,9 @@ class Egress:
         try:
             return cls(ssl.create_default_context(cafile=ca_file) if ca_file else True, proxy_url)
         except OSError as exc:
-            raise SettingsError([f"egress.ca_file = {ca_file!r}: cannot read it as a PEM file: {exc}"]) from exc
+            raise SettingsError(
+                [f"egress.ca_file = {ca_file!r}: cannot read it as a PEM file: {exc}"],
+            ) from exc
 
     @property
     def tls_context(self) -> ssl.SSLContext:

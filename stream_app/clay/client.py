@@ -1,7 +1,10 @@
-"""The Clay client: one POST, one outcome. A request counts as uncertain unless it is proved that nothing was sent.
+"""The Clay client: one POST, one outcome.
 
-It sends through a transport of ours (docs/decisions/03-transport.md). This client never sends a request twice; a test
-counts the requests. Only `Webhooks` turns an alias and a webhook id into a URL and a token.
+A request counts as uncertain unless it is proved that nothing was sent.
+
+It sends through a transport of ours (docs/decisions/03-transport.md). This client never sends a
+request twice; a test counts the requests. Only `Webhooks` turns an alias and a webhook id into a
+URL and a token.
 """
 
 import asyncio
@@ -40,7 +43,8 @@ from stream_app.domain.model.outcome import (
 )
 from stream_app.tasks import cancel, causes
 
-_ANSWER_WAIT_S = 2.0  # The status decides the outcome. The body only explains it, so the wait for the body is short.
+# The status decides the outcome. The body only explains it, so the wait for the body is short.
+_ANSWER_WAIT_S = 2.0
 _HOST_WITHIN_S: Final = 3.0
 _MAX_ANSWER_BYTES = 4096
 _MAX_RETRY_AFTER_CHARACTERS = 64
@@ -68,11 +72,11 @@ class ClayClient:
     Args:
         request_timeout_s: Limit of one whole `send`, including the wait for a connection.
         connect_timeout_s: Limit of DNS, TCP and TLS together.
-        pool_timeout_s: Limit of the wait for one of `max_connections`. `connect_timeout_s` and `pool_timeout_s`
-            together must be shorter than `request_timeout_s`, so that the request timeout cannot expire before anything
-            was sent.
-        keepalive_s: Idle time after which a connection is closed. Keep it shorter than the server's own limit: a
-            request on a connection that the server is closing ends as uncertain.
+        pool_timeout_s: Limit of the wait for one of `max_connections`. `connect_timeout_s` and
+            `pool_timeout_s` together must be shorter than `request_timeout_s`, so that the request
+            timeout cannot expire before anything was sent.
+        keepalive_s: Idle time after which a connection is closed. Keep it shorter than the server's
+            own limit: a request on a connection that the server is closing ends as uncertain.
     """
 
     _request_timeout_s: float
@@ -87,18 +91,31 @@ class ClayClient:
 
     def __attrs_post_init__(self) -> None:
         if self._connect_timeout_s + self._pool_timeout_s >= self._request_timeout_s:
-            raise ValueError("request_timeout_s must be longer than connect_timeout_s and pool_timeout_s together")
+            raise ValueError(
+                "request_timeout_s must be longer than connect_timeout_s and pool_timeout_s "
+                "together",
+            )
         self._connections = asyncio.Semaphore(self._max_connections)
 
     async def __aenter__(self) -> Self:
-        self._transport = Transport(self._connect_timeout_s, self._keepalive_s, _MAX_ANSWER_BYTES, self._egress)
+        self._transport = Transport(
+            self._connect_timeout_s,
+            self._keepalive_s,
+            _MAX_ANSWER_BYTES,
+            self._egress,
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._transport.close()
 
     async def send(
-        self, webhook_url: str, token: str | None, body: bytes, *, unavailable_is_refused: bool = True
+        self,
+        webhook_url: str,
+        token: str | None,
+        body: bytes,
+        *,
+        unavailable_is_refused: bool = True,
     ) -> Outcome:
         """POST one lead and return the outcome. Never sends twice.
 
@@ -106,11 +123,12 @@ class ClayClient:
             webhook_url: The webhook, a secret.
             token: The value of `x-clay-webhook-auth`, if the table needs one.
             body: One JSON object.
-            unavailable_is_refused: The destination's setting for 503: True if a 503 proves that Clay took nothing.
+            unavailable_is_refused: The destination's setting for 503: True if a 503 proves that
+                Clay took nothing.
 
         Returns:
-            The outcome. Network errors are outcomes, not exceptions. A cancellation passes through and leaves the lead
-            uncertain.
+            The outcome. Network errors are outcomes, not exceptions. A cancellation passes through
+            and leaves the lead uncertain.
 
         Raises:
             ValueError: The URL or the token is invalid.
@@ -120,12 +138,20 @@ class ClayClient:
         if not await self._has_connection():
             return _unsent("pool_timeout", _since_ms(started))
         try:
-            return await self._exchange(target, body, started + self._request_timeout_s, unavailable_is_refused)
+            return await self._exchange(
+                target,
+                body,
+                started + self._request_timeout_s,
+                unavailable_is_refused,
+            )
         finally:
             self._connections.release()
 
     async def reach(self, webhook_url: str) -> Refused | None:
-        """Connect to a webhook's host like `send`, and send nothing. Returns the reason if it cannot connect."""
+        """Connect to a webhook's host like `send`, and send nothing.
+
+        Returns the reason if it cannot connect.
+        """
         started = asyncio.get_running_loop().time()
         try:
             await self._transport.reach(self._target(webhook_url, None))
@@ -135,7 +161,8 @@ class ClayClient:
 
     async def _has_connection(self) -> bool:
         """Acquire a connection slot. False if none became free in time."""
-        if not self._connections.locked():  # The fast path avoids a timeout, which costs more than the semaphore.
+        # The fast path avoids a timeout, which costs more than the semaphore.
+        if not self._connections.locked():
             return await self._connections.acquire()
         try:
             async with asyncio.timeout(self._pool_timeout_s):
@@ -147,7 +174,11 @@ class ClayClient:
         target = self._targets.get((webhook_url, token))
         if target is not None:
             return target
-        headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "stream-app"}
+        headers = {
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "stream-app",
+        }
         if token is not None:
             if problem := token_problem(token):
                 raise ValueError(problem)
@@ -159,8 +190,17 @@ class ClayClient:
         target = self._targets[webhook_url, token] = Target.of(url, headers, self._egress)
         return target
 
-    async def _exchange(self, target: Target, body: bytes, give_up_at: float, unavailable_is_refused: bool) -> Outcome:
-        """Send the request and return its outcome. The status decides it, even if the body fails."""
+    async def _exchange(
+        self,
+        target: Target,
+        body: bytes,
+        give_up_at: float,
+        unavailable_is_refused: bool,
+    ) -> Outcome:
+        """Send the request and return its outcome.
+
+        The status decides it, even if the body fails.
+        """
         now = asyncio.get_running_loop().time
         begun = now()
         answer: Answer | None = None
@@ -181,11 +221,14 @@ class ClayClient:
                 return Uncertain(reason, _since_ms(begun), text=UNCERTAIN_TEXT[reason])
         latency_ms = round((answered - begun) * 1000)
         if is_success:
-            return Accepted(answer.status, latency_ms)  # `classify` would return the same, at a higher cost.
+            # `classify` would return the same, at a higher cost.
+            return Accepted(answer.status, latency_ms)
         return classify(
             answer.status,
             (answer.header("retry-after") or "")[:_MAX_RETRY_AFTER_CHARACTERS] or None,
-            "" if answer.header("content-encoding") is not None else excerpt.decode("utf-8", "replace"),
+            ""
+            if answer.header("content-encoding") is not None
+            else excerpt.decode("utf-8", "replace"),
             latency_ms,
             unavailable_is_refused,
             known=_sent_values(target, body),
@@ -232,7 +275,9 @@ def _unsent(reason: UnsentReason, latency_ms: int, detail: str = "") -> Refused:
 
 
 def _sent_values(target: Target, body: bytes) -> list[str]:
-    """The values to remove from an excerpt: an error page can echo the lead, the token or the webhook."""
+    """The values to remove from an excerpt: an error page can echo the lead, the token or the
+    webhook.
+    """
     fields = msgspec.json.decode(body, type=dict[str, Any]).values()
     headers = target.headers
     url = str(target.url)
@@ -247,9 +292,12 @@ def _since_ms(started: float) -> int:
 
 @define(eq=False, repr=False)
 class HostCheck:
-    """Sends `HEAD /` to the host of a webhook. Callers share the one request that is in flight to a host.
+    """Sends `HEAD /` to the host of a webhook.
 
-    An answer does not prove that a webhook takes leads. But where the host does not answer, no webhook does.
+    Callers share the one request that is in flight to a host.
+
+    An answer does not prove that a webhook takes leads. But where the host does not answer, no
+    webhook does.
     """
 
     _egress: Egress
@@ -271,13 +319,22 @@ class HostCheck:
         proxy, login = proxy_of(self._egress)
         try:
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_HOST_WITHIN_S)) as session,
+                aiohttp.ClientSession(
+                    timeout=aiohttp.ClientTimeout(total=_HOST_WITHIN_S),
+                ) as session,
                 session.head(
-                    host, allow_redirects=False, ssl=self._egress.tls, proxy=proxy, proxy_headers=login
+                    host,
+                    allow_redirects=False,
+                    ssl=self._egress.tls,
+                    proxy=proxy,
+                    proxy_headers=login,
                 ) as answer,
             ):
                 # A host may know no HEAD, and answers with 501 although it is well.
-                return answer.status < HTTPStatus.INTERNAL_SERVER_ERROR or answer.status == HTTPStatus.NOT_IMPLEMENTED
+                return (
+                    answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
+                    or answer.status == HTTPStatus.NOT_IMPLEMENTED
+                )
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False
 
@@ -293,7 +350,10 @@ class Endpoint:
 
 @define(eq=False, repr=False)
 class Webhooks:
-    """`ports.Clay` over HTTP. Calls `posted` with destination, outcome and trace id after each POST."""
+    """`ports.Clay` over HTTP.
+
+    Calls `posted` with destination, outcome and trace id after each POST.
+    """
 
     client: ClayClient
     endpoints: Mapping[str, Endpoint]
@@ -303,7 +363,10 @@ class Webhooks:
     async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         endpoint = self.endpoints[destination]
         outcome = await self.client.send(
-            endpoint.urls[webhook_id], endpoint.token, body, unavailable_is_refused=endpoint.unavailable_is_refused
+            endpoint.urls[webhook_id],
+            endpoint.token,
+            body,
+            unavailable_is_refused=endpoint.unavailable_is_refused,
         )
         self.posted(destination, outcome, trace_id)
         return outcome

@@ -1,9 +1,12 @@
-"""POSTs on aiohttp's connections. The transport knows whether the first byte of a request was written.
+"""POSTs on aiohttp's connections.
 
-Before `write`, an error proves that nothing was sent. After `write`, no error proves it. aiohttp's connector opens,
-keeps and checks the connections, and its parser reads the responses. `ClientSession` is left out: its request objects,
-cookies, redirects and the task that writes each body cost a third of a request. pyproject.toml pins aiohttp to the
-versions whose connections and protocol were reviewed for this. tests/unit/clay break connections in every known way.
+The transport knows whether the first byte of a request was written.
+
+Before `write`, an error proves that nothing was sent. After `write`, no error proves it. aiohttp's
+connector opens, keeps and checks the connections, and its parser reads the responses.
+`ClientSession` is left out: its request objects, cookies, redirects and the task that writes each
+body cost a third of a request. pyproject.toml pins aiohttp to the versions whose connections and
+protocol were reviewed for this. tests/unit/clay break connections in every known way.
 """
 
 from __future__ import annotations
@@ -23,16 +26,19 @@ from aiohttp.client_proto import ResponseHandler
 from stream_app.clay import Egress
 
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
-_OVERLAP: Final = 2  # the end of a head may be split over two packets; this many bytes of it can be in the first
+# the end of a head may be split over two packets; this many bytes of it can be in the first
+_OVERLAP: Final = 2
 
 
 class ClayProtocol(ResponseHandler):
-    """aiohttp's protocol of one connection: call `expect_answer` before each request, and `rest` after its response.
+    """aiohttp's protocol of one connection: call `expect_answer` before each request, and `rest`
+    after its response.
 
-    1. A connection that receives data while no request is under way is closed. Many servers and proxies send a 408
-       before they close an idle connection, and the next lead would take that 408 for its own response.
-    2. The head of a response is parsed before its body. The status then counts even if the body in the same packet is
-       malformed.
+    1. A connection that receives data while no request is under way is closed. Many servers and
+       proxies send a 408 before they close an idle connection, and the next lead would take that
+       408 for its own response.
+    2. The head of a response is parsed before its body. The status then counts even if the body in
+       the same packet is malformed.
     """
 
     was_used = False
@@ -54,9 +60,11 @@ class ClayProtocol(ResponseHandler):
 
     @property
     def has_unread(self) -> bool:
-        """True if the kernel holds bytes, or the end of the stream, that the event loop has not handled yet.
+        """True if the kernel holds bytes, or the end of the stream, that the event loop has not
+        handled yet.
 
-        The loop handles many events in one turn, so a lead can get a connection whose 408 has not been read.
+        The loop handles many events in one turn, so a lead can get a connection whose 408 has not
+        been read.
         """
         sock = self.transport.get_extra_info("socket") if self.transport is not None else None
         if sock is None or not hasattr(select, "poll"):
@@ -88,12 +96,16 @@ class ClayProtocol(ResponseHandler):
 
 
 def _is_final(code: int) -> bool:
-    """True unless another response to the same request follows. Behind a 101 no further HTTP follows."""
+    """True unless another response to the same request follows.
+
+    Behind a 101 no further HTTP follows.
+    """
     return code == 101 or not 100 <= code <= 199
 
 
 class NotSent(Exception):
-    """No byte of the request was handed to the operating system, or the proxy refused to forward it.
+    """No byte of the request was handed to the operating system, or the proxy refused to forward
+    it.
 
     The cause is the error of the connection; a TimeoutError if it took too long.
     """
@@ -135,7 +147,8 @@ class Target:
     def of(cls, url: yarl.URL, headers: Mapping[str, str], egress: Egress) -> Target:
         """Build a target. The caller has checked that the header values are printable ASCII.
 
-        With TLS, the connector opens a tunnel through the proxy. Without TLS, the proxy gets the request itself.
+        With TLS, the connector opens a tunnel through the proxy. Without TLS, the proxy gets the
+        request itself.
         """
         proxy, login = proxy_of(egress)
         path = url.raw_path_qs
@@ -143,10 +156,21 @@ class Target:
         if proxy is not None and url.scheme == "http":
             path = f"http://{host}{path}"
             headers = {**headers, **login}
-        lines = [f"POST {path} HTTP/1.1", f"host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
-        address = aiohttp.ClientRequest("POST", url, loop=asyncio.get_running_loop(), proxy=proxy, proxy_headers=login)
+        lines = [
+            f"POST {path} HTTP/1.1",
+            f"host: {host}",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
+        address = aiohttp.ClientRequest(
+            "POST",
+            url,
+            loop=asyncio.get_running_loop(),
+            proxy=proxy,
+            proxy_headers=login,
+        )
         if address.proxy_headers is not None:
-            # The connector adds this header at the first connection, which would change the key of the pool.
+            # The connector adds this header at the first connection, which would change the key of
+            # the pool.
             address.proxy_headers["Host"] = address.headers["Host"]  # type: ignore[index]
         return cls(url, headers, address, "\r\n".join([*lines, "content-length: "]).encode("ascii"))
 
@@ -157,23 +181,39 @@ class Target:
 
 
 def proxy_of(egress: Egress) -> tuple[yarl.URL | None, dict[str, str]]:
-    """Return the proxy's address without its credentials, and these as headers; (None, {}) if there is no proxy."""
+    """Return the proxy's address without its credentials, and these as headers; (None, {}) if there
+    is no proxy.
+    """
     if egress.proxy_url is None:
         return None, {}
     url = yarl.URL(egress.proxy_url)
     if url.user is None:
         return url, {}
-    return url.with_user(None), {"proxy-authorization": aiohttp.encode_basic_auth(url.user, url.password or "")}
+    return url.with_user(None), {
+        "proxy-authorization": aiohttp.encode_basic_auth(url.user, url.password or ""),
+    }
 
 
 class Transport:
-    """Sends POSTs. No redirects, cookies, netrc, decompression or retries; certificates are always verified.
+    """Sends POSTs.
+
+    No redirects, cookies, netrc, decompression or retries; certificates are always verified.
 
     Create it inside a running event loop.
     """
 
-    def __init__(self, connect_timeout_s: float, keepalive_s: float, read_buffer_bytes: int, egress: Egress) -> None:
-        self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ssl=egress.tls)
+    def __init__(
+        self,
+        connect_timeout_s: float,
+        keepalive_s: float,
+        read_buffer_bytes: int,
+        egress: Egress,
+    ) -> None:
+        self._connector = aiohttp.TCPConnector(
+            limit=0,
+            keepalive_timeout=keepalive_s,
+            ssl=egress.tls,
+        )
         # aiohttp has no option for the protocol of its connections.
         self._connector._factory = partial(ClayProtocol, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
@@ -183,7 +223,8 @@ class Transport:
         """Send one request, and return its response when the head of it is there.
 
         Raises:
-            NotSent: Nothing was sent. This includes the 407 of a proxy that reads the request itself (without TLS).
+            NotSent: Nothing was sent. This includes the 407 of a proxy that reads the request
+                itself (without TLS).
             ConnectionBroke: It may have been sent, and the connection broke.
             BrokenAnswer: It may have been sent, and the response is not valid.
         """
@@ -216,20 +257,32 @@ class Transport:
             except Exception as exc:  # nothing was written yet, whatever the error
                 raise NotSent from exc
             protocol: ClayProtocol = connection.protocol
-            if not (connection.closed or protocol.should_close or (protocol.was_used and protocol.has_unread)):
+            if not (
+                connection.closed
+                or protocol.should_close
+                or (protocol.was_used and protocol.has_unread)
+            ):
                 return connection
             connection.close()
             if not protocol.was_used:
-                raise NotSent("the new connection ended, or received data, before anything was written")
+                raise NotSent(
+                    "the new connection ended, or received data, before anything was written",
+                )
 
     async def _exchange(self, connection: Any, head: bytes, body: bytes) -> tuple[Any, Any]:
-        """Write the request and read the head of the response. Raises any error of aiohttp's parser or connection.
+        """Write the request and read the head of the response.
+
+        Raises any error of aiohttp's parser or connection.
 
         It closes the connection on an error or a cancellation.
         """
         protocol = connection.protocol
         try:
-            protocol.expect_answer(read_until_eof=True, auto_decompress=False, read_bufsize=self._read_buffer_bytes)
+            protocol.expect_answer(
+                read_until_eof=True,
+                auto_decompress=False,
+                read_bufsize=self._read_buffer_bytes,
+            )
             connection.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
             while True:
                 message, answer = await protocol.read()
@@ -241,7 +294,10 @@ class Transport:
 
 
 class Answer:
-    """A response with this HTTP `status`. The pool gets the connection back when the body is complete."""
+    """A response with this HTTP `status`.
+
+    The pool gets the connection back when the body is complete.
+    """
 
     def __init__(self, message: Any, connection: Any, content: Any) -> None:
         self.status: int = message.code
@@ -252,7 +308,10 @@ class Answer:
 
     @property
     def is_whole(self) -> bool:
-        """True if the whole body has arrived and the pool has the connection back. Reading it is then optional."""
+        """True if the whole body has arrived and the pool has the connection back.
+
+        Reading it is then optional.
+        """
         return bool(self._content.is_eof())
 
     def header(self, name: str) -> str | None:

@@ -2,5 +2,6 @@
 
 Commands share `base`, `options`, `files` and `tables`.
 
-To add a command, write its function and list it in `stream_app.cli.main.COMMANDS`. A command returns its exit code.
+To add a command, write its function and list it in `stream_app.cli.main.COMMANDS`. A command
+returns its exit code.
 """

@@ -1,6 +1,7 @@
 """What all commands share: common options, exit codes, and output as text or JSON."""
 
-# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the
+# subclass's module.
 
 import json
 import os
@@ -112,11 +113,17 @@ COMMON: Final = Common()
 
 def with_actions(name: str) -> App:
     """Return a command that has actions."""
-    return App(name=name, group_commands=Group("Actions", sort_key=1), group_parameters=OPTIONS, help_epilogue="")
+    return App(
+        name=name,
+        group_commands=Group("Actions", sort_key=1),
+        group_parameters=OPTIONS,
+        help_epilogue="",
+    )
 
 
 def on_kafka(settings: "Settings", program: str, work: Coroutine[Any, Any, T]) -> T:
-    """Check that Kafka is ready for a program (a key of `rights_of`), then run `work` in a new event loop.
+    """Check that Kafka is ready for a program (a key of `rights_of`), then run `work` in a new
+    event loop.
 
     Raises:
         KafkaRefused, TopicsError, BrokerUnavailable: Kafka is not ready.
@@ -146,7 +153,9 @@ def confirm(what: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise errors.SettingsError([f"cannot ask for confirmation without a terminal: pass --yes to {what}"])
+        raise errors.SettingsError(
+            [f"cannot ask for confirmation without a terminal: pass --yes to {what}"],
+        )
     if not answered_yes(what):
         raise errors.StreamAppError("cancelled: nothing was changed")
 

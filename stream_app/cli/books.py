@@ -20,7 +20,9 @@ _NOT_LEADS: Final[dict[str, str]] = {
 
 
 def books(*, limit: Whole = 20, common: Common = COMMON) -> int:
-    """Prove that every input lead is accounted for. Else name the leads that are not, with exit code 1.
+    """Prove that every input lead is accounted for.
+
+    Else name the leads that are not, with exit code 1.
 
     example:
       stream-app books --config stream_app.toml
@@ -44,8 +46,9 @@ def show_report(report: BooksReport) -> None:
     money_table(report).show()
     if report.copies:
         show(
-            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these: sent back, "
-            "deferred, or moved from a wrong partition"
+            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of "
+            "these: sent back, "
+            "deferred, or moved from a wrong partition",
         )
     for status, events in sorted(report.not_leads.items()):
         show(f"{status}: {events:,}; {_NOT_LEADS[status]}")
@@ -55,17 +58,24 @@ def show_report(report: BooksReport) -> None:
     if report.batches:
         batches = count(report.batches, "record is a batch", "records are batches")
         show(
-            f"{batches} that nobody could decompress, of {count(report.in_batches, 'record')} in all: "
-            "stream-app dlq list --reason batch_too_large"
+            f"{batches} that nobody could decompress, of "
+            f"{count(report.in_batches, 'record')} in all: "
+            "stream-app dlq list --reason batch_too_large",
         )
     for workspace, credits_ in sorted(report.saved.items()):
-        show(f"{workspace} saved {count(credits_, 'credit')}: earlier results answered instead of Clay")
+        show(
+            f"{workspace} saved {count(credits_, 'credit')}: earlier results answered "
+            "instead of Clay",
+        )
     if report.provisional:
         leads = count(report.provisional, "lead was", "leads were")
         show(f"{leads} given a provisional result while the lane was held")
     _show_open_costs(report)
     for workspace, times in sorted(report.possible_doubles.items()):
-        show(f"{workspace} sent {count(times, 'time')} again what may have reached Clay: possible double spends")
+        show(
+            f"{workspace} sent {count(times, 'time')} again what may have reached Clay: "
+            "possible double spends",
+        )
     if report.outlived:
         records = count(report.outlived, "record was", "records were")
         show(f"{records} removed by retention: their events are checked, not counted")
@@ -85,19 +95,29 @@ def show_report(report: BooksReport) -> None:
 
 
 def _show_open_costs(report: BooksReport) -> None:
-    """Show the leads that are booked at their ceiling because no callback came, and how to correct them."""
+    """Show the leads that are booked at their ceiling because no callback came, and how to correct
+    them.
+    """
     if not report.open_cost_count:
         return
     guesses = count(report.open_cost_count, "POST is booked at its", "POSTs are booked at their")
     show(
         f"{guesses} ceiling, not known: Clay did not say what the lead cost. "
-        "Where you know it: stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT"
+        "Where you know it: stream-app dlq resolve ID --workspace NAME --at-clay --credits N "
+        "--why TEXT",
     )
     for cost in report.open_costs:
-        amounts = f"{count(cost.booked.credits, 'credit')} and {count(cost.booked.actions, 'action')}"
-        show(f"  {cost.workspace}/{cost.destination} {cost.lead_id}: {amounts} on {cost.booked.day}")
+        amounts = (
+            f"{count(cost.booked.credits, 'credit')} and {count(cost.booked.actions, 'action')}"
+        )
+        show(
+            f"  {cost.workspace}/{cost.destination} {cost.lead_id}: {amounts} on {cost.booked.day}",
+        )
     if report.open_cost_count > len(report.open_costs):
-        show(f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names more of them")
+        show(
+            f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names "
+            "more of them",
+        )
 
 
 def books_table(report: BooksReport) -> Table:
@@ -120,7 +140,11 @@ def books_table(report: BooksReport) -> Table:
 def money_table(report: BooksReport) -> Table:
     """Build the table of reserved and spent amounts: by lane account, by rows and by status events."""
     more = any(account.unknown or account.elsewhere for account in report.accounts)
-    extra_columns = [Column("not known", rank=4, right=True), Column("elsewhere", rank=5, right=True)] if more else []
+    extra_columns = (
+        [Column("not known", rank=4, right=True), Column("elsewhere", rank=5, right=True)]
+        if more
+        else []
+    )
     table = Table(
         Column("lane"),
         Column("period"),

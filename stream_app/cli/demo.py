@@ -12,7 +12,19 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from stream_app.cli.base import COMMON, NO, OK, OPTIONS, Common, OptionalWhole, Whole, console, say, show, show_json
+from stream_app.cli.base import (
+    COMMON,
+    NO,
+    OK,
+    OPTIONS,
+    Common,
+    OptionalWhole,
+    Whole,
+    console,
+    say,
+    show,
+    show_json,
+)
 from stream_app.cli.books import show_report
 from stream_app.cli.tables import Column, Table, lines_of, table_of
 from stream_app.config.rules import bootstrap_problem
@@ -56,7 +68,9 @@ def sim(
     """
     for option, given in (("--port", port), ("--control-port", control_port)):
         if not 0 <= given <= 65_535:
-            raise SettingsError([f"{option} {given}: must be from 1 to 65535, or 0 for any free one"])
+            raise SettingsError(
+                [f"{option} {given}: must be from 1 to 65535, or 0 for any free one"],
+            )
     if rows is not None and ledger is None:
         raise SettingsError(["--rows needs --ledger, which says what became of each row"])
     try:
@@ -68,7 +82,9 @@ def sim(
     try:
         asyncio.run(simulator.run(plan, host, port, control_port, ledger, rows))
     except OSError as error:
-        text = f"the simulator cannot start: {error}; give another --port, --host, --ledger or --rows"
+        text = (
+            f"the simulator cannot start: {error}; give another --port, --host, --ledger or --rows"
+        )
         raise StreamAppError(text) from error
     return OK
 
@@ -116,7 +132,11 @@ class Screen(Display):
     def say(self, line: str) -> None:
         at = f"{self._elapsed_s:5.1f} s  "
         out = self._console
-        text = wrapped(line, out.width - len(at)).replace("\n", "\n" + " " * len(at)) if out.is_terminal else line
+        text = (
+            wrapped(line, out.width - len(at)).replace("\n", "\n" + " " * len(at))
+            if out.is_terminal
+            else line
+        )
         out.print(Text.assemble((at, "dim"), (text, "bold")), soft_wrap=True)
 
     def show(self, state: DemoState) -> None:
@@ -135,7 +155,7 @@ def _plain(state: DemoState) -> str:
     counts = state.status_counts
     parts = [
         f"{counts['enriched']} of {state.published} enriched, {counts['accepted']} at Clay, "
-        f"{state.untaken} not taken yet"
+        f"{state.untaken} not taken yet",
     ]
     parts += [
         f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, "
@@ -187,7 +207,11 @@ def _counts(state: DemoState) -> Iterator[str]:
 
 
 def _health(lane: LaneView) -> str:
-    return "too few calls to say" if lane.health == "insufficient_data" else f"{lane.health} ({lane.score:g})"
+    return (
+        "too few calls to say"
+        if lane.health == "insufficient_data"
+        else f"{lane.health} ({lane.score:g})"
+    )
 
 
 _NEXT: Final = """\
@@ -209,18 +233,22 @@ def demo(
     keep: bool = False,
     common: Common = COMMON,
 ) -> int:
-    """Run the whole system on this machine through an outage of Clay; exit code 1 if the books do not balance.
+    """Run the whole system on this machine through an outage of Clay; exit code 1 if the books do
+    not balance.
 
     example:
       stream-app demo
 
     Args:
         bootstrap: use this Kafka (default: KAFKA_BOOTSTRAP, else the demo starts its own)
-        keep: leave everything up until Ctrl-C, with leads going in slowly, to look at the board and try commands
+        keep: leave everything up until Ctrl-C, with leads going in slowly, to look at the board and
+            try commands
     """
     address = bootstrap or bootstrap_from_environment()
     if address and (problem := bootstrap_problem(address)):
-        raise SettingsError([f"{'--bootstrap' if bootstrap else 'KAFKA_BOOTSTRAP'} {address}: {problem}"])
+        raise SettingsError(
+            [f"{'--bootstrap' if bootstrap else 'KAFKA_BOOTSTRAP'} {address}: {problem}"],
+        )
     try:
         with Screen() as screen:
             outcome = asyncio.run(run_scenario(address, screen, keep=keep))
@@ -240,25 +268,36 @@ def _show(outcome: Outcome) -> None:
     ended = {status: ended_as.records for status, ended_as in counts.items()}
     show("")
     show(
-        f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for {ended.get('no_data', 0)} Clay found "
-        "nothing. Every event is on `leads.status`, every result on `leads.enriched`."
+        f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for "
+        f"{ended.get('no_data', 0)} Clay found "
+        "nothing. Every event is on `leads.status`, every result on `leads.enriched`.",
     )
     show(
         f"Clay's own ledger {'agrees' if ledger.agrees else 'does NOT agree'} with the books: "
-        f"{count(ledger.posts, 'POST')}, {count(ledger.accepted, 'lead')} accepted, {len(ledger.doubles)} sent twice, "
-        f"{count(ledger.charged, 'credit')} charged for answered leads ({ledger.booked:,} in the books)."
+        f"{count(ledger.posts, 'POST')}, {count(ledger.accepted, 'lead')} accepted, "
+        f"{len(ledger.doubles)} sent twice, "
+        f"{count(ledger.charged, 'credit')} charged for answered leads ({ledger.booked:,} in "
+        "the books).",
     )
     if ledger.uncertain:
         show(
-            f"{count(ledger.uncertain, 'lead')} that Clay accepted got no callback, and wait for a human: sending them "
-            "again could pay twice."
+            f"{count(ledger.uncertain, 'lead')} that Clay accepted got no callback, and wait "
+            "for a human: sending them "
+            "again could pay twice.",
         )
     show(
-        f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written, {outcome.replays} replayed. "
-        f"{count(ended.get('rejected_invalid', 0), 'invalid record was', 'invalid records were')} rejected, each with "
-        f"its reason. {count(ended.get('expired', 0), 'lead', 'leads')} expired before they could be sent."
+        f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written, "
+        f"{outcome.replays} replayed. "
+        f"{count(ended.get('rejected_invalid', 0), 'invalid record was', 'invalid records were')} "
+        "rejected, each with "
+        f"its reason. {count(ended.get('expired', 0), 'lead', 'leads')} expired before they "
+        "could be sent.",
     )
-    for name, leads in (("sent twice", ledger.doubles), ("missing", ledger.missing), ("unknown", ledger.unknown)):
+    for name, leads in (
+        ("sent twice", ledger.doubles),
+        ("missing", ledger.missing),
+        ("unknown", ledger.unknown),
+    ):
         if leads:
             say(f"{name}: {', '.join(leads[:10])}{' ...' if len(leads) > 10 else ''}")
     if not outcome.finished:

@@ -54,9 +54,12 @@ app = with_actions("dlq")
 
 @app.default
 def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = COMMON) -> int:
-    """Count dead letters by cause, destination and age. An action lists, shows, exports, settles or ends them.
+    """Count dead letters by cause, destination and age.
 
-    The board, if it answers, says how many of them are open, come back by themselves, are solved or were given up.
+    An action lists, shows, exports, settles or ends them.
+
+    The board, if it answers, says how many of them are open, come back by themselves, are solved or
+    were given up.
 
     example:
       stream-app dlq --older-than 2h
@@ -77,7 +80,9 @@ def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = C
 
 
 def _states(common: Common, source: Source) -> tuple[DeadLetters | None, str]:
-    """Return what the board says has become of the dead letters; None and why, if it does not say so."""
+    """Return what the board says has become of the dead letters; None and why, if it does not say
+    so.
+    """
     if source == "deferred":
         return None, ""
     try:
@@ -93,17 +98,27 @@ def _name(cause: Cause | Group) -> tuple[str, ...]:
 
 def _document(tally: Tally) -> dict[str, Any]:
     causes = [
-        {**msgspec.to_builtins(group), "trend": group.trend, "texts": dict(group.texts.most_common(3))}
+        {
+            **msgspec.to_builtins(group),
+            "trend": group.trend,
+            "texts": dict(group.texts.most_common(3)),
+        }
         for group in tally.sorted()
     ]
-    return {"dead_letters": tally.count, "suppressed": tally.suppressed, "ages": dict(tally.ages), "causes": causes}
+    return {
+        "dead_letters": tally.count,
+        "suppressed": tally.suppressed,
+        "ages": dict(tally.ages),
+        "causes": causes,
+    }
 
 
 def _tally_parts(source: str, tally: Tally, states: DeadLetters | None) -> Iterator[str | Table]:
     groups = tally.sorted()
     if groups:
         yield tally_table(
-            groups[:_MOST_GROUPS], {_name(cause): cause.open for cause in states.causes} if states else {}
+            groups[:_MOST_GROUPS],
+            {_name(cause): cause.open for cause in states.causes} if states else {},
         )
     if len(groups) > _MOST_GROUPS:
         yield f"and {count(len(groups) - _MOST_GROUPS, 'more cause')}; --json has all of them"
@@ -112,11 +127,19 @@ def _tally_parts(source: str, tally: Tally, states: DeadLetters | None) -> Itera
     if tally.suppressed:
         yield f"{tally.suppressed:,} of them {_ON_THE_LIST}: never sent, and not exported"
     if states is not None:
-        yield "of these " + ", ".join(f"{getattr(states, state):,} {state.replace('_', ' ')}" for state in STATES)
+        yield "of these " + ", ".join(
+            f"{getattr(states, state):,} {state.replace('_', ' ')}" for state in STATES
+        )
 
 
 @app.command(name="list")
-def list_them(*, source: From = "dlq", limit: Positive = 20, which: Which = WHICH, common: Common = COMMON) -> int:
+def list_them(
+    *,
+    source: From = "dlq",
+    limit: Positive = 20,
+    which: Which = WHICH,
+    common: Common = COMMON,
+) -> int:
     """List the newest dead letters, each with the record id that `show` takes.
 
     example:
@@ -129,10 +152,18 @@ def list_them(*, source: From = "dlq", limit: Positive = 20, which: Which = WHIC
     settings = common.settings()
     wanted = which.checked(settings, source)
     with reading("reading dead letters") as progress:
-        letters, matching = on_kafka(settings, "dlq", inspect.newest(settings, source, wanted, limit, progress))
+        letters, matching = on_kafka(
+            settings,
+            "dlq",
+            inspect.newest(settings, source, wanted, limit, progress),
+        )
     more = f"; --limit {matching} shows all" if matching > len(letters) else ""
     shown = f"{len(letters):,} of {count(matching, 'dead letter')} in {source}{more}"
-    common.show({"dead_letters": letters, "matching": matching}, *([list_table(letters)] if letters else []), shown)
+    common.show(
+        {"dead_letters": letters, "matching": matching},
+        *([list_table(letters)] if letters else []),
+        shown,
+    )
     return OK
 
 
@@ -147,8 +178,8 @@ def show_one(
 ) -> int:
     """Show one dead letter with its headers and history.
 
-    One that is a whole batch, because the batch is too large once it is decompressed, has many leads. --leads writes
-    them to a file, which `stream-app publish` takes.
+    One that is a whole batch, because the batch is too large once it is decompressed, has many
+    leads. --leads writes them to a file, which `stream-app publish` takes.
 
     example:
       stream-app dlq show leads.dlq/0/17
@@ -178,11 +209,16 @@ def show_one(
     lines = [f"{dead_letter.record_id}, written {iso(dead_letter.timestamp_ms)}, {size}"]
     lines += [f"  {name}: {header}" for name, header in shown.headers.items()]
     for event in shown.history:
-        words = f" ({event.reason}{': ' + event.text if event.text else ''})" if event.reason else ""
+        words = (
+            f" ({event.reason}{': ' + event.text if event.text else ''})" if event.reason else ""
+        )
         lines.append(f"  {iso(event.at_ms)} {event.seq} {event.status}{words}")
     if HEADERS["batch_first"] in shown.headers:
         many = count(int(shown.headers.get(HEADERS["batch_records"], "0")), "record")
-        lines.append(f"its value is a batch of {many}: --leads FILE writes them to a file for stream-app publish")
+        lines.append(
+            f"its value is a batch of {many}: --leads FILE writes them to a file for "
+            "stream-app publish",
+        )
     if shown.suppressed:
         lines.append(f"it is {_ON_THE_LIST}: it is never sent, and its value is hidden")
     elif value:
@@ -194,7 +230,9 @@ def show_one(
 
 def _write_leads(common: Common, settings: Settings, record_id: str, path: Path) -> int:
     if common.json and str(path) == "-":
-        raise SettingsError(["--json reports on the output file; to write JSON Lines to stdout, leave out --json"])
+        raise SettingsError(
+            ["--json reports on the output file; to write JSON Lines to stdout, leave out --json"],
+        )
     with private_file(path) as out, reading("opening the batch") as progress:
         writing = inspect.export_batch(settings, record_id, out, progress)
         lines, left_out = on_kafka(settings, "dlq show", writing)
@@ -207,7 +245,14 @@ def _write_leads(common: Common, settings: Settings, record_id: str, path: Path)
 
 
 @app.command
-def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common: Common = COMMON) -> int:
+def export(
+    file: Path,
+    /,
+    *,
+    source: From = "dlq",
+    which: Which = WHICH,
+    common: Common = COMMON,
+) -> int:
     """Write dead letters with their leads (personal data) to a file, one JSON object per line.
 
     Correct `lead` in it, and publish the file.
@@ -222,14 +267,23 @@ def export(file: Path, /, *, source: From = "dlq", which: Which = WHICH, common:
     """
     settings = common.settings()
     if common.json and str(file) == "-":
-        raise SettingsError(["--json reports on the output file; to write JSON Lines to stdout, leave out --json"])
+        raise SettingsError(
+            ["--json reports on the output file; to write JSON Lines to stdout, leave out --json"],
+        )
     wanted = which.checked(settings, source)
     with private_file(file) as out, reading("exporting dead letters") as progress:
-        lines, left_out = on_kafka(settings, "dlq export", inspect.export(settings, source, wanted, out, progress))
+        lines, left_out = on_kafka(
+            settings,
+            "dlq export",
+            inspect.export(settings, source, wanted, out, progress),
+        )
     if common.json:
         show_json({"dead_letters": lines, "suppressed": left_out, "file": str(file)})
     else:
-        say(f"{count(lines, 'dead letter')} exported" + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""))
+        say(
+            f"{count(lines, 'dead letter')} exported"
+            + (f", {left_out} left out: {_ON_THE_LIST}" if left_out else ""),
+        )
     return OK if lines else NO
 
 
@@ -243,8 +297,9 @@ def give_up(
 ) -> int:
     """Give dead letters up: their leads, or the records that are no leads, end and are never sent.
 
-    Then they are open no more, and no alert counts them. What was booked for a lead stays, because Clay may have
-    charged for it. A lead that ended so can be published again, unless it may have reached Clay.
+    Then they are open no more, and no alert counts them. What was booked for a lead stays, because
+    Clay may have charged for it. A lead that ended so can be published again, unless it may have
+    reached Clay.
 
     example:
       stream-app dlq give-up --reason not_json --why "a broken export of October"
@@ -259,16 +314,22 @@ def give_up(
     for record_id in records:
         topic, _, _ = inspect.parse_dead_letter_id(settings, record_id)
         if topic != topic_of(settings, source):
-            raise SettingsError([f"{record_id}: is not on {topic_of(settings, source)}; --from says which topic"])
+            raise SettingsError(
+                [f"{record_id}: is not on {topic_of(settings, source)}; --from says which topic"],
+            )
     wanted = which.checked(settings, source)
     if not records and wanted == Filter():
-        raise SettingsError(["say which dead letters: their record ids, or options such as --reason"])
+        raise SettingsError(
+            ["say which dead letters: their record ids, or options such as --reason"],
+        )
     with reading("reading dead letters and rows") as progress:
         work = survey_given_up(settings, source, wanted, frozenset(records), progress)
         places, fates = on_kafka(settings, "dlq give-up", work)
     matching = sum(fates.values())
     audit.tell(count(matching, "dead letter matches", "dead letters match"))
-    audit.tell(*(f"  {many:,} {_GIVEN_UP.get(end) or MEANING[end]}" for end, many in fates.most_common()))
+    audit.tell(
+        *(f"  {many:,} {_GIVEN_UP.get(end) or MEANING[end]}" for end, many in fates.most_common()),
+    )
     if not places:
         audit.show({"given_up": 0, "fates": fates, "answers": []}, "nothing to give up")
         return NO
@@ -299,11 +360,13 @@ def resolve(
 ) -> int:
     """Settle a parked lead: it is at Clay and cost N, it is not and is sent, or it is given up.
 
-    --at-clay also settles a lead that is booked at its ceiling, because Clay never said what it cost. What was booked
-    stays after --give-up, because Clay may have charged for the lead all the same.
+    --at-clay also settles a lead that is booked at its ceiling, because Clay never said what it
+    cost. What was booked stays after --give-up, because Clay may have charged for the lead all the
+    same.
 
     example:
-      stream-app dlq resolve crm-17 --workspace acme --at-clay --credits 4 --why "its row in Clay says so"
+      stream-app dlq resolve crm-17 --workspace acme --at-clay --credits 4 --why "its row in Clay
+      says so"
       stream-app dlq resolve crm-17 --workspace acme --send --why "no row in Clay"
       stream-app dlq resolve crm-17 --workspace acme --give-up --why "left the company"
 
@@ -321,11 +384,19 @@ def resolve(
     if send:
         return _return_and_send(audit, workspace, destination, lead_id)
     costs = {"credits": credits, "actions": actions} if at_clay else {"give_up": True}
-    return lanes.order(audit, "resolve", workspace, {"lead_id": lead_id, "destination": destination or "", **costs})
+    return lanes.order(
+        audit,
+        "resolve",
+        workspace,
+        {"lead_id": lead_id, "destination": destination or "", **costs},
+    )
 
 
 def _return_and_send(audit: Audit, workspace: str, destination: str | None, lead_id: str) -> int:
-    """Return what was booked for a lead that Clay does not have, and send it. Return the exit code."""
+    """Return what was booked for a lead that Clay does not have, and send it.
+
+    Return the exit code.
+    """
     settings = audit.settings()
     aliases = (destination,) if destination else ()
     which = Which(lead=(lead_id,), workspace=(workspace,), destination=aliases)
@@ -350,8 +421,14 @@ def _return_and_send(audit: Audit, workspace: str, destination: str | None, lead
     return on_kafka(settings, "replay redrive", select_and_order(settings, wanted, sending))
 
 
-def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] = MappingProxyType({})) -> Table:
-    """Build the table of dead letters by cause. `is_open`: how many of a cause are open, if that is known."""
+def tally_table(
+    groups: Sequence[Group],
+    is_open: Mapping[tuple[str, ...], int] = MappingProxyType({}),
+) -> Table:
+    """Build the table of dead letters by cause.
+
+    `is_open`: how many of a cause are open, if that is known.
+    """
     columns: dict[Column, Callable[[Group], object]] = {
         Column("dead letters", right=True): lambda group: f"{group.count:,}",
         Column("open", rank=1, right=True): lambda group: f"{is_open.get(_name(group), 0):,}",
@@ -361,9 +438,15 @@ def tally_table(groups: Sequence[Group], is_open: Mapping[tuple[str, ...], int] 
         Column("last hour", rank=6): lambda group: f"{group.last_hour:,} ({group.trend})",
         Column("first", rank=7): lambda group: iso(group.first_ms),
         Column("last", rank=4): lambda group: iso(group.last_ms),
-        Column("says", rank=2, prose=True): lambda group: next((text for text, _ in group.texts.most_common(1)), ""),
+        Column("says", rank=2, prose=True): lambda group: next(
+            (text for text, _ in group.texts.most_common(1)),
+            "",
+        ),
     }
-    return table_of(groups, {column: cell for column, cell in columns.items() if is_open or column.title != "open"})
+    return table_of(
+        groups,
+        {column: cell for column, cell in columns.items() if is_open or column.title != "open"},
+    )
 
 
 def list_table(dead_letters: Sequence[inspect.Listed]) -> Table:

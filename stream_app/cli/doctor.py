@@ -15,7 +15,12 @@ from stream_app.client.doctor import Check
 from stream_app.config import Settings
 from stream_app.domain.model.messages import StatusEvent
 
-_MARKS: Final = {"ok": "ok      ", "advice": "advice  ", "failed": "FAILED  ", "skipped": "-       "}
+_MARKS: Final = {
+    "ok": "ok      ",
+    "advice": "advice  ",
+    "failed": "FAILED  ",
+    "skipped": "-       ",
+}
 
 
 def doctor(
@@ -51,10 +56,21 @@ def doctor(
             say(cost)
         confirm(cost, yes=yes)
         number = time.time_ns() // 1_000_000
-        work = trip.round_trip(settings, round_trip, number, within, login_name(), on_event=_on_event, say=say)
+        work = trip.round_trip(
+            settings,
+            round_trip,
+            number,
+            within,
+            login_name(),
+            on_event=_on_event,
+            say=say,
+        )
         result = report["round_trip"] = asyncio.run(work)
         code = OK if result.ok else NO
-        common.tell(f"{_MARKS['ok' if result.ok else 'failed']}round trip of {result.lead_id}: {result.text}")
+        common.tell(
+            f"{_MARKS['ok' if result.ok else 'failed']}round trip of {result.lead_id}: "
+            f"{result.text}",
+        )
     if common.json:
         show_json(report)
     return code

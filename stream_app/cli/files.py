@@ -35,10 +35,13 @@ def format_of(file: Path) -> Literal["csv", "jsonl"]:
 
 @contextmanager
 def private_file(path: Path) -> Iterator[IO[str]]:
-    """Open a file for personal data that only its owner can read. `-` is stdout, sanitised on a terminal.
+    """Open a file for personal data that only its owner can read.
 
-    The text is written to a new file with a random name in the same directory, which is renamed to `path` at the end.
-    An error therefore leaves an older file unchanged, and a link planted at `path` is replaced and not followed.
+    `-` is stdout, sanitised on a terminal.
+
+    The text is written to a new file with a random name in the same directory, which is renamed to
+    `path` at the end. An error therefore leaves an older file unchanged, and a link planted at
+    `path` is replaced and not followed.
 
     Raises:
         SettingsError: The file cannot be written.
@@ -51,7 +54,10 @@ def private_file(path: Path) -> Iterator[IO[str]]:
     if path.exists() and not path.is_file():  # such as a pipe
         descriptor = _opening(path, lambda: os.open(path, os.O_WRONLY))
     else:
-        descriptor, name = _opening(path, lambda: mkstemp(".part", f".{path.name[:100]}.", path.absolute().parent))
+        descriptor, name = _opening(
+            path,
+            lambda: mkstemp(".part", f".{path.name[:100]}.", path.absolute().parent),
+        )
         part = Path(name)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
@@ -89,7 +95,9 @@ def _opening(path: Path, do: Callable[[], _T], what: str = "written") -> _T:
 
 
 class Rejects:
-    """Refused rows as JSON Lines: line, reason and the row itself. An older file is removed when there are none.
+    """Refused rows as JSON Lines: line, reason and the row itself.
+
+    An older file is removed when there are none.
 
     A context manager. A dry run touches no file: its first refused rows are kept, and shown.
     """
@@ -136,7 +144,10 @@ class Rejects:
 
 
 def write_ids(path: Path | None, leads: Iterable[Ready]) -> None:
-    """Write the id of each lead with the line of its row and the id in the row ('' if none). No path: do nothing."""
+    """Write the id of each lead with the line of its row and the id in the row ('' if none).
+
+    No path: do nothing.
+    """
     if path is None:
         return
     form = format_of(path)
@@ -149,7 +160,9 @@ def write_ids(path: Path | None, leads: Iterable[Ready]) -> None:
             if form == "csv":
                 table.writerow([for_spreadsheet(str(cell)) for cell in cells])
             else:
-                out.write(msgspec.json.encode(dict(zip(_TITLES, cells, strict=True))).decode() + "\n")
+                out.write(
+                    msgspec.json.encode(dict(zip(_TITLES, cells, strict=True))).decode() + "\n",
+                )
 
 
 @contextmanager

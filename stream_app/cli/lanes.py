@@ -1,4 +1,6 @@
-"""`stream-app lanes`: show all lanes, and send commands to one; the answer shows the lane's new state."""
+"""`stream-app lanes`: show all lanes, and send commands to one; the answer shows the lane's new
+state.
+"""
 
 import asyncio
 import inspect
@@ -9,7 +11,19 @@ from zoneinfo import ZoneInfo
 
 from cyclopts import CoercionError, Parameter, Token
 
-from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, Whole, on_kafka, say, show, show_json, with_actions
+from stream_app.cli.base import (
+    COMMON,
+    NO,
+    OK,
+    QUEUED,
+    Common,
+    Whole,
+    on_kafka,
+    say,
+    show,
+    show_json,
+    with_actions,
+)
 from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
 from stream_app.cli.tables import Column, Table
 from stream_app.client import lanes as reader
@@ -57,7 +71,12 @@ def second(at_ms: int, now_ms: int, tz: str) -> str:
 
 
 def _show_lanes(
-    settings: Settings, lanes: list[LaneFacts], forecasts: Forecasts, now_ms: int, *, works: bool = True
+    settings: Settings,
+    lanes: list[LaneFacts],
+    forecasts: Forecasts,
+    now_ms: int,
+    *,
+    works: bool = True,
 ) -> None:
     """Print the tables of lanes, one below the other, with times in each workspace's time zone."""
     zones = {name: workspace.time_zone for name, workspace in settings.workspaces.items()}
@@ -68,13 +87,22 @@ def _show_lanes(
 
 
 def lane_tables(
-    lanes: list[LaneFacts], forecasts: Forecasts, zones: Mapping[str, str], now_ms: int, *, works: bool = True
+    lanes: list[LaneFacts],
+    forecasts: Forecasts,
+    zones: Mapping[str, str],
+    now_ms: int,
+    *,
+    works: bool = True,
 ) -> list[Table]:
     """Build the tables: the lanes' state, then budgets and live changes, if any.
 
     `works` says that a worker runs; without one no lane moves.
     """
-    known = [(view, zones.get(lane.workspace, "UTC")) for lane in lanes if (view := lane.view) is not None]
+    known = [
+        (view, zones.get(lane.workspace, "UTC"))
+        for lane in lanes
+        if (view := lane.view) is not None
+    ]
     states = Table(
         Column("lane"),
         Column("now", prose=True),
@@ -97,12 +125,22 @@ def lane_tables(
         for row in _budgets(view, forecasts.get(view.workspace, {}), now_ms, zone):
             budgets.add(view.workspace, *row)
     changed = Table(
-        Column("lane"), Column("changed live"), Column("by", rank=2), Column("at", rank=3), Column("why", 1, prose=True)
+        Column("lane"),
+        Column("changed live"),
+        Column("by", rank=2),
+        Column("at", rank=3),
+        Column("why", 1, prose=True),
     )
     for view, zone in known:
         for change in view.changes:
             at = clock(change.by.at_ms, now_ms, zone)
-            changed.add(view.workspace, f"{change.key} = {setting_text(change.now)}", change.by.who, at, change.by.why)
+            changed.add(
+                view.workspace,
+                f"{change.key} = {setting_text(change.now)}",
+                change.by.who,
+                at,
+                change.by.why,
+            )
     return [states, *(table for table in (budgets, changed) if table.rows)]
 
 
@@ -111,7 +149,13 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
     records = sum(lane.waiting.values())
     waiting = ""
     if lane.waiting:
-        waiting = waiting_text(records, lane.oldest_ms, now_ms, shared=lane.is_shared, at_most=lane.at_most)
+        waiting = waiting_text(
+            records,
+            lane.oldest_ms,
+            now_ms,
+            shared=lane.is_shared,
+            at_most=lane.at_most,
+        )
     if lane.view_unreadable:
         return [lane.workspace, VIEW_UNREADABLE, "", "", "", waiting]
     if view is None:
@@ -126,7 +170,9 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
 
 
 def waiting_text(records: int, oldest_ms: int, now_ms: int, *, shared: bool, at_most: bool) -> str:
-    """Say what waits, for how long, and that it may be of other lanes where the partition is `shared`."""
+    """Say what waits, for how long, and that it may be of other lanes where the partition is
+    `shared`.
+    """
     age = f", for {duration((now_ms - oldest_ms) / 1000)}" if records and oldest_ms else ""
     return f"{'up to ' if at_most else ''}{records:,}{' in its partition' if records and shared else ''}{age}"
 
@@ -146,16 +192,30 @@ def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool
 def _but(view: LaneView) -> str:
     """Name the part of the lane's leads that does not move."""
     return "".join(
-        f", but not {'bulk of ' if part.bulk else ''}{' and '.join(part.destinations)} ({part.holds})"
+        (
+            f", but not {'bulk of ' if part.bulk else ''}{' and '.join(part.destinations)} "
+            f"({part.holds})"
+        )
         for part in view.partly
     )
 
 
-def _budgets(view: LaneView, forecasts: Mapping[str, Forecast], now_ms: int, zone: str) -> Iterator[list[str]]:
+def _budgets(
+    view: LaneView,
+    forecasts: Mapping[str, Forecast],
+    now_ms: int,
+    zone: str,
+) -> Iterator[list[str]]:
     capped = {name: meter for name, meter in view.meters.items() if meter.cap is not None}
     if not capped:
         meter = view.meters.get("credits_day")
-        yield [METERS["credits_day"], f"{meter.at(now_ms).used:,}" if meter else "", "unlimited", "", ""]
+        yield [
+            METERS["credits_day"],
+            f"{meter.at(now_ms).used:,}" if meter else "",
+            "unlimited",
+            "",
+            "",
+        ]
     for name, words in METERS.items():
         meter = capped.get(name)
         if meter is None or meter.cap is None:
@@ -175,11 +235,24 @@ _WAIT_S: Final = 5.0
 
 
 async def sent(
-    settings: Settings, audit: Audit, kind: CommandKind, workspace: str, arguments: dict[str, Any], *known: str
+    settings: Settings,
+    audit: Audit,
+    kind: CommandKind,
+    workspace: str,
+    arguments: dict[str, Any],
+    *known: str,
 ) -> SentCommand:
     """Send a command and wait for the answers. `known`: texts to remove from the reason."""
     return await submit(
-        settings, kind, workspace, arguments, audit.name, audit.why, wait_s=_WAIT_S, say=say, known=known
+        settings,
+        kind,
+        workspace,
+        arguments,
+        audit.name,
+        audit.why,
+        wait_s=_WAIT_S,
+        say=say,
+        known=known,
     )
 
 
@@ -195,7 +268,9 @@ def show_sent(settings: Settings, audit: Audit, command: SentCommand, **more: An
     """Print the answers to a command. `more` goes into the JSON document."""
     answers = command.received
     if audit.json:
-        show_json({"id": command.command.id, "queued": command.is_queued, "answers": answers, **more})
+        show_json(
+            {"id": command.command.id, "queued": command.is_queued, "answers": answers, **more},
+        )
         return
     for text in dict.fromkeys(map(result_text, answers)):
         show(text)
@@ -218,7 +293,10 @@ def exit_code(commands: list[SentCommand]) -> int:
 def result_text(answer: CommandAnswer) -> str:
     """Describe an answer in one line."""
     where = answer.workspace or ("replay" if answer.kind == REPLAY_RELOAD else "all")
-    return f"{where}: {'' if answer.applied else 'NOT APPLIED, '}{outcome_text(answer.text, answer.under_way)}"
+    return (
+        f"{where}: "
+        f"{'' if answer.applied else 'NOT APPLIED, '}{outcome_text(answer.text, answer.under_way)}"
+    )
 
 
 _PAGE: Final = 100
@@ -244,13 +322,22 @@ def lanes(*, limit: OptionalPositive = None, after: Workspace = None, view: View
     most = limit or (None if view.json else _PAGE)
 
     def show_page() -> int:
-        everything = reader.only_workspace(asyncio.run(reader.read_lanes(settings, say)), view.workspace)
+        everything = reader.only_workspace(
+            asyncio.run(reader.read_lanes(settings, say)),
+            view.workspace,
+        )
         report = reader.page(everything, after or "", most)
         if view.json:
             show_json(report)
             return OK
         facts = report.facts
-        _show_lanes(settings, facts.lanes, report.forecasts, facts.at_ms, works=facts.worker.members > 0)
+        _show_lanes(
+            settings,
+            facts.lanes,
+            report.forecasts,
+            facts.at_ms,
+            works=facts.worker.members > 0,
+        )
         if report.more:
             say(f"{report.more:,} more lanes: stream-app lanes --after {facts.lanes[-1].workspace}")
         if not facts.worker.members:
@@ -273,7 +360,10 @@ def _command(kind: OrderKind) -> Callable[..., int]:
     """Return the command whose options are what a person enters for this kind of order."""
 
     def run(workspace: str, /, *, audit: Audit, **entered: str | bool | None) -> int:
-        args, _ = read_entries(kind, {name: value for name, value in entered.items() if value is not None})
+        args, _ = read_entries(
+            kind,
+            {name: value for name, value in entered.items() if value is not None},
+        )
         return order(audit, kind, workspace, args)
 
     options = [
@@ -294,7 +384,11 @@ def _option(entry: Entry) -> Any:
     help_ = Parameter(help=entry.says)
     if entry.is_flag:
         yes, no = entry.words
-        return Annotated[bool | None, Parameter(name=f"--{yes}", negative=f"--{no}", allow_repeating=False), help_]
+        return Annotated[
+            bool | None,
+            Parameter(name=f"--{yes}", negative=f"--{no}", allow_repeating=False),
+            help_,
+        ]
     if entry.words and not entry.number:
         return Annotated[Literal[tuple(entry.words)] | None, help_]
 
@@ -342,11 +436,13 @@ def cancel(
 
 @app.command(sort_key=21)
 def reload(*, audit: Audit) -> int:
-    """Have workers and replay reload configuration and secrets, with new webhooks, tokens and workspaces.
+    """Have workers and replay reload configuration and secrets, with new webhooks, tokens and
+    workspaces.
 
-    It waits until every worker and replay process has answered. Gateways adopt a changed file by themselves. Where a
-    table has callback_secrets_env, this tries its secrets at gateway.public_url and names each one that a gateway
-    lacks. A gateway that the proxy in front does not choose is not asked.
+    It waits until every worker and replay process has answered. Gateways adopt a changed file by
+    themselves. Where a table has callback_secrets_env, this tries its secrets at gateway.public_url
+    and names each one that a gateway lacks. A gateway that the proxy in front does not choose is
+    not asked.
 
     example:
       stream-app lanes reload --why "a third webhook for people"
@@ -357,8 +453,9 @@ def reload(*, audit: Audit) -> int:
     show_sent(settings, audit, command, gateways=secrets)
     if absent := list(command.replay.values()).count(None):
         say(
-            f"no replay process has answered for {absent} of {count(len(command.replay), 'partition')} within "
-            f"{_WAIT_S:g} s. It reads the configuration when it starts: stream-app replay"
+            f"no replay process has answered for {absent} of "
+            f"{count(len(command.replay), 'partition')} within "
+            f"{_WAIT_S:g} s. It reads the configuration when it starts: stream-app replay",
         )
     for secret in secrets:
         say(secret.text)
@@ -366,7 +463,7 @@ def reload(*, audit: Audit) -> int:
     if not all(is_missing):
         say(
             "a gateway that the proxy did not choose was not asked: all are alike when the metric "
-            "stream_app_gateway_tables_info has one digest"
+            "stream_app_gateway_tables_info has one digest",
         )
     if any(is_missing):
         return NO
@@ -386,7 +483,9 @@ def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = 
     """
     settings = common.settings(workspace=workspace)
     commands = on_kafka(settings, "lanes log", reader.command_log(settings, workspace, limit))
-    lines = [_log_line(alike, settings.kafka.partitions) for alike in commands] or ["no commands in the kept audit log"]
+    lines = [_log_line(alike, settings.kafka.partitions) for alike in commands] or [
+        "no commands in the kept audit log",
+    ]
     common.show([answer for alike in commands for answer in alike], *lines)
     return OK
 

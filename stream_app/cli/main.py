@@ -1,4 +1,5 @@
-"""The program `stream-app`: parse the command line, run the command, turn errors into lines with exit codes.
+"""The program `stream-app`: parse the command line, run the command, turn errors into lines with
+exit codes.
 
 Help pages are plain text: no boxes, nothing that a pipe cannot show.
 """
@@ -19,10 +20,29 @@ from inspect import BoundArguments
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
-from cyclopts import UNSET, App, CoercionError, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
+from cyclopts import (
+    UNSET,
+    App,
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    UnusedCliTokensError,
+)
 
 from stream_app import __version__
-from stream_app.cli.base import COMMON, EXIT_CODE_OF, EXIT_CODES, INTERRUPTED, NO, OK, OPTIONS, Common, say, show_json
+from stream_app.cli.base import (
+    COMMON,
+    EXIT_CODE_OF,
+    EXIT_CODES,
+    INTERRUPTED,
+    NO,
+    OK,
+    OPTIONS,
+    Common,
+    say,
+    show_json,
+)
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import wrapped
 
@@ -31,7 +51,14 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 _WIDEST_LABEL: Final = 22
-_VALUES: Final = {"PATH": "FILE", "STR": "TEXT", "INT": "N", "FLOAT": "N", "DATETIME": "TIME", "TIMEDELTA": "AGE"}
+_VALUES: Final = {
+    "PATH": "FILE",
+    "STR": "TEXT",
+    "INT": "N",
+    "FLOAT": "N",
+    "DATETIME": "TIME",
+    "TIMEDELTA": "AGE",
+}
 _IN_WORDS: Final[dict[Any, str]] = {
     int: "a whole number",
     float: "a number",
@@ -51,10 +78,17 @@ class PlainHelp:
         words = [_VALUES.get(word, word) for word in str(usage).split()]
         _print(console, wrapped(f"usage: {' '.join(words)}", _width()))
 
-    def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
+    def render_description(
+        self,
+        console: Console,
+        options: ConsoleOptions,
+        description: Any,
+    ) -> None:
         """Print what the command does. An example stays on one line, so that it can be copied."""
         lines = str(description.primary_renderable).splitlines()
-        text = "\n".join(line if line.startswith("  ") else wrapped(line, _width()) for line in lines)
+        text = "\n".join(
+            line if line.startswith("  ") else wrapped(line, _width()) for line in lines
+        )
         _print(console, text)
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
@@ -101,10 +135,26 @@ def usage_problem(error: CycloptsError) -> str:
 def _problem(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return _unexpected(error.unused_tokens[0], error.app)
-    if isinstance(error, MissingArgumentError) and error.argument is not None and not error.argument.tokens:
-        return f"{error.argument.name} is missing" if error.keyword is None else f"{error.keyword} needs a value"
-    if isinstance(error, CoercionError) and error.msg is None and error.token and error.target_type is not None:
-        return f"{error.token.keyword or 'argument'}: {error.token.value!r} is not {in_words(error.target_type)}"
+    if (
+        isinstance(error, MissingArgumentError)
+        and error.argument is not None
+        and not error.argument.tokens
+    ):
+        return (
+            f"{error.argument.name} is missing"
+            if error.keyword is None
+            else f"{error.keyword} needs a value"
+        )
+    if (
+        isinstance(error, CoercionError)
+        and error.msg is None
+        and error.token
+        and error.target_type is not None
+    ):
+        return (
+            f"{error.token.keyword or 'argument'}: {error.token.value!r} is not "
+            f"{in_words(error.target_type)}"
+        )
     return str(error)
 
 
@@ -114,7 +164,10 @@ def _print(console: Console, text: str) -> None:
 
 
 def _width() -> int:
-    """Return the columns of the terminal now. A console of cyclopts keeps those that it found first."""
+    """Return the columns of the terminal now.
+
+    A console of cyclopts keeps those that it found first.
+    """
     return shutil.get_terminal_size().columns
 
 
@@ -150,7 +203,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "replay": ("replay:app", "bring dead letters and deferred leads back; or plan that by hand"),
     "gateway": ("processes:gateway", "receive Clay's callbacks over HTTP; several can run at once"),
     "trace": ("processes:trace", "send traces of leads to an OpenTelemetry receiver"),
-    "board": ("processes:board", "serve the board and the look-up API, and take operators' commands"),
+    "board": (
+        "processes:board",
+        "serve the board and the look-up API, and take operators' commands",
+    ),
     "open": ("processes:open_board", "open the board in a browser, or print how to reach it"),
     "clay-setup": ("setup:clay_setup", "print what to set up in the Clay table"),
     "doctor": ("doctor:doctor", "check the whole set-up without spending a credit"),
@@ -198,7 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has closed it (such as `| head`). Python's flush at exit must not fail again.
+        # The reader of our output has closed it (such as `| head`). Python's flush at exit must not
+        # fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO
     return code or OK  # None: a help page
@@ -207,8 +264,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def collect_rarely() -> None:
     """Collect with high thresholds, and not when the process ends.
 
-    Python's own thresholds cost a fifth of a lead's CPU and a tenth of a start's, and find little. Its last collection
-    takes a worker 0.25 s of CPU, in which no lead is sent. `benchmarks/line.py` and `benchmarks/start.py` measure it.
+    Python's own thresholds cost a fifth of a lead's CPU and a tenth of a start's, and find little.
+    Its last collection takes a worker 0.25 s of CPU, in which no lead is sent. `benchmarks/line.py`
+    and `benchmarks/start.py` measure it.
     """
     gc.set_threshold(200_000, 20, 50)
     atexit.register(gc.freeze)
@@ -217,7 +275,11 @@ def collect_rarely() -> None:
 def parse(words: Sequence[str]) -> tuple[Callable[..., int | None], BoundArguments]:
     """Find the command and its arguments. Raises CycloptsError if the command line is wrong."""
     app = build_app()
-    command, arguments, _ = app.parse_args(in_order(app, words), exit_on_error=False, print_error=False)
+    command, arguments, _ = app.parse_args(
+        in_order(app, words),
+        exit_on_error=False,
+        print_error=False,
+    )
     return command, arguments
 
 
@@ -241,7 +303,9 @@ def build_app() -> App:
 
 
 def in_order(app: App, words: Sequence[str]) -> list[str]:
-    """Bring a command line into the order that cyclopts expects: commands, options, arguments (also `-`)."""
+    """Bring a command line into the order that cyclopts expects: commands, options, arguments (also
+    `-`).
+    """
     commands: list[str] = []
     options: list[str] = []
     arguments: list[str] = []
@@ -265,7 +329,10 @@ def in_order(app: App, words: Sequence[str]) -> list[str]:
 
 
 def _takes_value(app: App, option: str, word: str) -> bool:
-    """Return True if the word after an option is its value. Where the value may be missing, it must be a number."""
+    """Return True if the word after an option is its value.
+
+    Where the value may be missing, it must be a number.
+    """
     try:
         argument, _, implied = app.assemble_argument_collection().match(option)
     except ValueError:
@@ -299,14 +366,21 @@ def completion(shell: Literal["bash", "zsh", "fish"], /, *, common: Common = COM
 
 
 def _missing_extra(error: ImportError, words: Sequence[str]) -> str | None:
-    """Return one line that names the extra which brings a missing package, or None if no extra does."""
-    missing = error if error.name else error.__cause__  # cyclopts raises an error of its own for a lazy command
+    """Return one line that names the extra which brings a missing package, or None if no extra
+    does.
+    """
+    # cyclopts raises an error of its own for a lazy command
+    missing = error if error.name else error.__cause__
     command = next((word for word in words if word in EXTRA_OF), None)
-    package = str(missing.name).partition(".")[0] if isinstance(missing, ModuleNotFoundError) else ""
-    if command is None or package in ("", "stream_app"):  # a module of ours that is missing is a bug
+    package = (
+        str(missing.name).partition(".")[0] if isinstance(missing, ModuleNotFoundError) else ""
+    )
+    # a module of ours that is missing is a bug
+    if command is None or package in ("", "stream_app"):
         return None
     return (
-        f"`stream-app {command}` needs {package}, which is not installed: pip install 'stream-app[{EXTRA_OF[command]}]'"
+        f"`stream-app {command}` needs {package}, which is not installed: pip install "
+        f"'stream-app[{EXTRA_OF[command]}]'"
     )
 
 
@@ -320,12 +394,16 @@ def _failed(error: StreamAppError, words: Sequence[str]) -> int:
 
 
 def _mute_libraries() -> None:
-    """Turn off aiokafka's log. Commands print these errors themselves, and its DEBUG records cost CPU."""
+    """Turn off aiokafka's log.
+
+    Commands print these errors themselves, and its DEBUG records cost CPU.
+    """
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(_is_not_abandoned)
 
 
 def _is_not_abandoned(record: logging.LogRecord) -> bool:
-    from stream_app.tasks import is_not_abandoned  # imports asyncio, which a help page does not need
+    # imports asyncio, which a help page does not need
+    from stream_app.tasks import is_not_abandoned
 
     return is_not_abandoned(record)

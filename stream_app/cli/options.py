@@ -1,6 +1,7 @@
 """Options that several commands have: which dead letters, who asks and why, ages and times."""
 
-# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the
+# subclass's module.
 
 import getpass
 import time
@@ -31,10 +32,16 @@ def _is_past(_: object, age: timedelta | None) -> None:
         raise ValueError("write the age as in 30m, 2h or 7d")
 
 
-@Parameter(name="*", group=Group("Which dead letters (options combine; each may be repeated)", sort_key=3))
+@Parameter(
+    name="*",
+    group=Group("Which dead letters (options combine; each may be repeated)", sort_key=3),
+)
 @dataclass(frozen=True, kw_only=True)
 class Which:
-    """The options that select dead letters. Each option narrows the selection; repeating one widens it."""
+    """The options that select dead letters.
+
+    Each option narrows the selection; repeating one widens it.
+    """
 
     reason: tuple[str, ...] = ()
     """such as http_503 or not_json"""
@@ -56,7 +63,10 @@ class Which:
     """such as 30m, 2h or 7d"""
 
     def checked(self, settings: Settings, source: Source) -> Filter:
-        """Return the filter that these options describe, as of now. Raises SettingsError as `check_filter`."""
+        """Return the filter that these options describe, as of now.
+
+        Raises SettingsError as `check_filter`.
+        """
         wanted = self.filter
         check_filter(settings, source, wanted)
         return wanted
@@ -141,7 +151,10 @@ def login_name() -> str:
 
 
 def mapping_of(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Parse the pairs of `--map`. Raises SettingsError if one has no `=`, or nothing on one side of it."""
+    """Parse the pairs of `--map`.
+
+    Raises SettingsError if one has no `=`, or nothing on one side of it.
+    """
     split = [pair.partition("=") for pair in pairs]
     if not all(name and value for name, _, value in split):
         raise SettingsError(['--map needs FIELD=COLUMN, such as --map email="E-Mail"'])
@@ -154,7 +167,10 @@ def ms(at: datetime) -> int:
 
 
 def iso(at_ms: int) -> str:
-    """Format epoch ms for people, in UTC. A producer may give Kafka a time that no calendar has: it stays a number."""
+    """Format epoch ms for people, in UTC.
+
+    A producer may give Kafka a time that no calendar has: it stays a number.
+    """
     try:
         return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (ValueError, OverflowError, OSError):

@@ -1,4 +1,6 @@
-"""`stream-app suppress` and `erase`: people who are never sent to Clay, in any workspace, under any lead id."""
+"""`stream-app suppress` and `erase`: people who are never sent to Clay, in any workspace, under any
+lead id.
+"""
 
 import asyncio
 import sys
@@ -6,12 +8,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, answered_yes, confirm, on_kafka, say, with_actions
+from stream_app.cli.base import (
+    COMMON,
+    NO,
+    OK,
+    QUEUED,
+    Common,
+    answered_yes,
+    confirm,
+    on_kafka,
+    say,
+    with_actions,
+)
 from stream_app.cli.lanes import exit_code, sent
 from stream_app.cli.options import Audit, Workspace, iso
 from stream_app.cli.tables import reading
 from stream_app.client.commands import SentCommand
-from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of, on_the_list, persons_in, remains
+from stream_app.client.people import (
+    StoredLead,
+    erasure,
+    find_stored_leads,
+    hashes_of,
+    on_the_list,
+    persons_in,
+    remains,
+)
 from stream_app.config import Settings, check_known
 from stream_app.domain.commands import MOST_PEOPLE, help_text
 from stream_app.domain.model.errors import SettingsError, StreamAppError
@@ -27,7 +48,9 @@ app = with_actions("suppress")
 
 @app.default
 def suppress(*, common: Common = COMMON) -> int:
-    """List the people who are never sent to Clay. An action adds or removes people. They are hashed first.
+    """List the people who are never sent to Clay.
+
+    An action adds or removes people. They are hashed first.
 
     example:
       stream-app suppress add ada@example.com --why "GDPR objection of March"
@@ -39,7 +62,12 @@ def _changing(kind: _Kind) -> Callable[..., int]:
     """Return the command that adds people to the list, or removes them."""
 
     def change(*person: str, file: Path | None = None, audit: Audit) -> int:
-        return _change(audit.settings(), kind, hashes_of([*person, *_lines(file)], hashed=True), audit)
+        return _change(
+            audit.settings(),
+            kind,
+            hashes_of([*person, *_lines(file)], hashed=True),
+            audit,
+        )
 
     change.__doc__ = f"""{help_text(kind)}
 
@@ -74,8 +102,15 @@ def list_people(*person: str, common: Common = COMMON) -> int:
     if wanted:
         on_list = [suppressed for suppressed in on_list if suppressed.person in wanted]
     lines = [
-        f"{iso(suppressed.since_ms)}  {suppressed.person}  by {suppressed.who} ({suppressed.command})"
-        + ("" if suppressed.everywhere else "  not in every partition yet: some partition has no worker")
+        (
+            f"{iso(suppressed.since_ms)}  {suppressed.person}  by {suppressed.who} "
+            f"({suppressed.command})"
+        )
+        + (
+            ""
+            if suppressed.everywhere
+            else "  not in every partition yet: some partition has no worker"
+        )
         for suppressed in on_list
     ]
     common.show(on_list, *lines, f"{count(len(on_list), *_PEOPLE)} on the suppression list")
@@ -88,9 +123,12 @@ def _change(settings: Settings, kind: _Kind, people: list[str], audit: Audit) ->
         raise SettingsError(["no person given: pass e-mails or LinkedIn URLs, or --file"])
     changed, queued = asyncio.run(_send(settings, audit, kind, people))
     absent = max(0, len(people) - changed) if kind == "unsuppress" and not queued else 0
-    done = f"{count(len(people) - absent, *_PEOPLE)} {'on' if kind == 'suppress' else 'off'} the suppression list"
+    done = (
+        f"{count(len(people) - absent, *_PEOPLE)} {'on' if kind == 'suppress' else 'off'} the "
+        "suppression list"
+    )
     lines = [f"queued {command_id}" for command_id in queued] or [
-        done + (f"; {count(absent, 'person was', 'people were')} not on it" if absent else "")
+        done + (f"; {count(absent, 'person was', 'people were')} not on it" if absent else ""),
     ]
     audit.show({"people": len(people), "changed": changed, "queued": queued}, *lines)
     if queued and not audit.json:
@@ -98,12 +136,23 @@ def _change(settings: Settings, kind: _Kind, people: list[str], audit: Audit) ->
     return QUEUED if queued else NO if absent == len(people) else OK
 
 
-async def _send(settings: Settings, audit: Audit, kind: _Kind, people: list[str]) -> tuple[int, list[str]]:
+async def _send(
+    settings: Settings,
+    audit: Audit,
+    kind: _Kind,
+    people: list[str],
+) -> tuple[int, list[str]]:
     """Send the commands; return how many people changed, and the ids of the queued commands."""
     changed = 0
     queued = list[str]()
     for first in range(0, len(people), MOST_PEOPLE):
-        command = await sent(settings, audit, kind, "", {"people": people[first : first + MOST_PEOPLE]})
+        command = await sent(
+            settings,
+            audit,
+            kind,
+            "",
+            {"people": people[first : first + MOST_PEOPLE]},
+        )
         answers = command.received
         if refused := next((answer for answer in answers if not answer.applied), None):
             raise StreamAppError(f"NOT APPLIED, {refused.text}")
@@ -117,16 +166,26 @@ def _lines(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
-        return persons_in(sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"))
+        return persons_in(
+            sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"),
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{file}: cannot be read: {error}"]) from None
 
 
-def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = False, audit: Audit) -> int:
+def erase(
+    lead_or_person: str,
+    /,
+    *,
+    workspace: Workspace = None,
+    yes: bool = False,
+    audit: Audit,
+) -> int:
     """Erase a lead, or all leads of a person, from results, cache and look-up.
 
-    The person is never sent again, not even from a dead letter. Clay's rows cannot be deleted from here; the command
-    lists them. A lead that is linked to the person but does not name it is asked for apart, and stays with --yes.
+    The person is never sent again, not even from a dead letter. Clay's rows cannot be deleted from
+    here; the command lists them. A lead that is linked to the person but does not name it is asked
+    for apart, and stays with --yes.
 
     example:
       stream-app erase ada@example.com --why "GDPR request 17"
@@ -142,20 +201,28 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
     persons = hashes_of([lead_or_person]) if is_person else []
     with reading("reading rows and results") as progress:
         lead_id = None if is_person else lead_or_person
-        stored = on_kafka(settings, "erase", find_stored_leads(settings, persons, lead_id, workspace, progress))
+        stored = on_kafka(
+            settings,
+            "erase",
+            find_stored_leads(settings, persons, lead_id, workspace, progress),
+        )
     named = [listed for listed in stored if listed.is_named]
     if not stored and not persons:
         say("nothing found to erase: no row and no result of this lead or person")
         audit.show({"by_hand": [], "linked": [], "queued": [], "refused": []})
         return NO
     for lead in stored:
-        check_known(settings, workspace=lead.workspace)  # before anything is erased, so that no erasure is partial
+        # before anything is erased, so that no erasure is partial
+        check_known(settings, workspace=lead.workspace)
     confirm(f"erase {count(len(named), 'lead')}, and never send this person again", yes=yes)
     chosen = list(named)
     kept = list[StoredLead]()
     for lead in (listed for listed in stored if not listed.is_named):
         # A producer may have named two people in one lead.
-        linked = f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this person, but does not name it"
+        linked = (
+            f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this person, but "
+            "does not name it"
+        )
         if not yes and answered_yes(f"{linked}: erase it as well"):
             chosen.append(lead)
         else:
@@ -163,7 +230,10 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
 
     async def send() -> list[SentCommand]:
         commands = erasure(chosen, persons, kept)
-        return [await sent(settings, audit, kind, place, args, lead_or_person) for kind, place, args in commands]
+        return [
+            await sent(settings, audit, kind, place, args, lead_or_person)
+            for kind, place, args in commands
+        ]
 
     commands = asyncio.run(send())
     _show_erased(settings, audit, chosen, kept, commands)
@@ -171,25 +241,40 @@ def erase(lead_or_person: str, /, *, workspace: Workspace = None, yes: bool = Fa
 
 
 def _show_erased(
-    settings: Settings, audit: Audit, chosen: list[StoredLead], kept: list[StoredLead], commands: list[SentCommand]
+    settings: Settings,
+    audit: Audit,
+    chosen: list[StoredLead],
+    kept: list[StoredLead],
+    commands: list[SentCommand],
 ) -> None:
     by_hand = [
-        {"workspace": lead.workspace, "destinations": lead.destinations, "lead_id": lead.lead_id} for lead in chosen
+        {"workspace": lead.workspace, "destinations": lead.destinations, "lead_id": lead.lead_id}
+        for lead in chosen
     ]
     linked = [{"workspace": lead.workspace, "lead_id": lead.lead_id} for lead in kept]
-    refused = [answer.text for command in commands for answer in command.received if not answer.applied]
+    refused = [
+        answer.text for command in commands for answer in command.received if not answer.applied
+    ]
     queued = [command.command.id for command in commands if command.is_queued]
     stays = remains(settings)
     audit.show(
-        {"by_hand": by_hand, "linked": linked, "queued": queued, "refused": refused, "stays": stays},
+        {
+            "by_hand": by_hand,
+            "linked": linked,
+            "queued": queued,
+            "refused": refused,
+            "stays": stays,
+        },
         *(
             f"to do by hand: delete lead {lead.lead_id} in Clay, workspace {lead.workspace}, "
             f"table {', '.join(lead.destinations)}"
             for lead in chosen
         ),
         *(
-            f"not erased: lead {lead.lead_id} in workspace {lead.workspace}, linked to this person, which it does not "
-            f"name; if it is the same person: stream-app erase {lead.lead_id} --workspace {lead.workspace}"
+            f"not erased: lead {lead.lead_id} in workspace {lead.workspace}, linked to this "
+            "person, which it does not "
+            f"name; if it is the same person: stream-app erase {lead.lead_id} --workspace "
+            f"{lead.workspace}"
             for lead in kept
         ),
         *(f"queued {command_id}" for command_id in queued),

@@ -1,4 +1,6 @@
-"""`stream-app worker`, `gateway`, `board` and `trace`, which run until SIGTERM or SIGINT; `open` shows the board."""
+"""`stream-app worker`, `gateway`, `board` and `trace`, which run until SIGTERM or SIGINT; `open`
+shows the board.
+"""
 
 import getpass
 import os
@@ -23,7 +25,8 @@ from stream_app.ops import logs
 
 LogFormat = Literal["json", "console"]
 Log = Annotated[
-    LogFormat | None, Parameter(help="format of the log on stderr (default: console on a terminal, else json)")
+    LogFormat | None,
+    Parameter(help="format of the log on stderr (default: console on a terminal, else json)"),
 ]
 
 
@@ -54,7 +57,9 @@ def gateway(*, log: Log = None, common: Common = COMMON) -> int:
 
 
 def board(*, log: Log = None, common: Common = COMMON) -> int:
-    """Serve the board and the look-up API, and take operators' commands. Run one; `stream-app open` opens it.
+    """Serve the board and the look-up API, and take operators' commands.
+
+    Run one; `stream-app open` opens it.
 
     example:
       stream-app board --config stream_app.toml
@@ -94,7 +99,8 @@ def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None], level: s
 def open_board(*, token: bool = False, common: Common = COMMON) -> int:
     """Open the board in a browser: lanes, leads, dead letters, books and commands, live.
 
-    Where there is no browser, it prints the command that makes the board reachable from your own machine.
+    Where there is no browser, it prints the command that makes the board reachable from your own
+    machine.
     Without `board.token_env` the address on the terminal lets one browser in, once and within 60 s.
 
     example:
@@ -108,7 +114,10 @@ def open_board(*, token: bool = False, common: Common = COMMON) -> int:
     if token:
         reads = token_of_reader(settings, os.environ)
         if reads is None:
-            problem = "this user has no token of the board: start `stream-app board`, or set board.token_env"
+            problem = (
+                "this user has no token of the board: start `stream-app board`, or set "
+                "board.token_env"
+            )
             raise SettingsError([problem])
         common.show({"token": reads}, reads)
         return OK

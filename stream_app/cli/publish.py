@@ -1,6 +1,7 @@
 """`stream-app publish FILE`: publish leads from a CSV or JSON Lines file, or from stdin, to Kafka."""
 
-# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the
+# subclass's module.
 
 import asyncio
 import signal
@@ -59,7 +60,10 @@ def _seconds(_: object, tokens: list[Any]) -> tuple[float, ...]:
     return periods
 
 
-Wait = Annotated[tuple[float, ...] | None, Parameter(metavar="[SECONDS]", converter=_seconds, consume_multiple=(0, 1))]
+Wait = Annotated[
+    tuple[float, ...] | None,
+    Parameter(metavar="[SECONDS]", converter=_seconds, consume_multiple=(0, 1)),
+]
 """The option `--wait [SECONDS]`: None without it, empty without a number."""
 
 
@@ -82,8 +86,14 @@ def show_wait(leads: PublishedLeads) -> None:
         show(f"{status}: {number:,}, still under way")
     if leads.no_event:
         show(f"not read by a worker yet: {leads.no_event:,}")
-    text = f"{count(leads.total, 'lead')}: {leads.at_rest:,} at rest, {leads.total - leads.at_rest:,} under way"
-    show(text + ("" if leads.at_rest == leads.total else "; `stream-app explain` shows why lanes wait"))
+    text = (
+        f"{count(leads.total, 'lead')}: {leads.at_rest:,} at rest, "
+        f"{leads.total - leads.at_rest:,} under way"
+    )
+    show(
+        text
+        + ("" if leads.at_rest == leads.total else "; `stream-app explain` shows why lanes wait"),
+    )
 
 
 ASK_ABOVE_CREDITS: Final = 1_000
@@ -126,7 +136,9 @@ are still under way then"""
     @property
     def program(self) -> str:
         """The key of its rights on Kafka."""
-        return "publish" + (" --bulk" if self.bulk else "") + ("" if self.wait is None else " --wait")
+        return (
+            "publish" + (" --bulk" if self.bulk else "") + ("" if self.wait is None else " --wait")
+        )
 
 
 _OPTIONS: Final = Options()
@@ -149,12 +161,24 @@ def publish(file: Path, /, *, options: Options = _OPTIONS) -> int:
         raise SettingsError(["--wait: a dry run publishes nothing; leave one of the two out"])
     settings = options.settings()
     import_id = options.import_id or any_import_id()
-    chosen = PublishOptions(options.workspace, options.destination, import_id, options.bulk, options.force)
+    chosen = PublishOptions(
+        options.workspace,
+        options.destination,
+        import_id,
+        options.bulk,
+        options.force,
+    )
     with closing(Batch()) as batch, _ctrl_c_at_once():
         return _publish(file, options, chosen, settings, batch)
 
 
-def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Settings, batch: Batch) -> int:
+def _publish(
+    file: Path,
+    options: Options,
+    chosen: PublishOptions,
+    settings: Settings,
+    batch: Batch,
+) -> int:
     if not options.dry_run:
         asyncio.run(kafka_ready(settings, options.program, say))
     sheet, summary, rejects = _check(file, options, chosen, settings, batch)
@@ -188,7 +212,7 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
                 "ids_file": None if options.out is None else str(options.out),
                 "dry_run": options.dry_run,
                 "wait": None if leads is None else as_json(leads),
-            }
+            },
         )
     else:
         for reason, rows in summary.reasons.most_common():
@@ -196,7 +220,10 @@ def _publish(file: Path, options: Options, chosen: PublishOptions, settings: Set
         if leads is not None:
             show_wait(leads)
         number = summary.ready if options.dry_run else summary.published
-        done = f"{number:,} {'would be published' if options.dry_run else 'published'}, {summary.refused:,} refused"
+        done = (
+            f"{number:,} {'would be published' if options.dry_run else 'published'}, "
+            f"{summary.refused:,} refused"
+        )
         show(f"{count(summary.rows, 'row')}: {done}" + (f", see {rejected}" if rejected else ""))
         if summary.published and not summary.own_imports and is_shown(chosen.import_id or ""):
             show(f"`stream-app imports {chosen.import_id}` shows where they are")
@@ -218,17 +245,27 @@ async def _views(settings: Settings, *, is_needed: bool) -> dict[str, LaneView] 
             return await last_views(settings)
     except (StreamAppError, TimeoutError) as error:
         why = str(error) or f"it does not answer within {_ANSWER_WITHIN_S:g} s"
-        say(f"what the lanes have left is not known, so the budget is that of the configuration: {why}")
+        say(
+            "what the lanes have left is not known, so the budget is that of the "
+            f"configuration: {why}",
+        )
         return None
 
 
 async def _send(
-    settings: Settings, options: Options, chosen: PublishOptions, batch: Batch, summary: PublishSummary, file: Path
+    settings: Settings,
+    options: Options,
+    chosen: PublishOptions,
+    batch: Batch,
+    summary: PublishSummary,
+    file: Path,
 ) -> PublishedLeads | None:
-    """Send the leads of the batch, and write their ids. With --wait, wait until all are at rest or the time is over.
+    """Send the leads of the batch, and write their ids.
 
-    Once the leads are published, a failure of the wait is only printed: the result says what was published. Raises
-    BrokerUnavailable if not all leads were published.
+    With --wait, wait until all are at rest or the time is over.
+
+    Once the leads are published, a failure of the wait is only printed: the result says what was
+    published. Raises BrokerUnavailable if not all leads were published.
     """
     summaries = summary.import_summaries("" if file == STDIO else file.name, login_name())
     if options.wait_s is None:
@@ -239,7 +276,11 @@ async def _send(
     partitions = {settings.home(workspace) for workspace in summary.workspaces}
     if not partitions:
         return leads
-    async with StatusFollower(connection_of(settings), settings.names.status, partitions) as follower:
+    async with StatusFollower(
+        connection_of(settings),
+        settings.names.status,
+        partitions,
+    ) as follower:
         summary.published = await send_batch(batch, settings, chosen, leads.add, summaries)
         write_ids(options.out, batch)
         try:
@@ -251,7 +292,10 @@ async def _send(
 
 
 def _ask(quotes: list[Quote], *, yes: bool) -> None:
-    """Ask before many credits are spent. Raises SettingsError or StreamAppError unless the answer is yes."""
+    """Ask before many credits are spent.
+
+    Raises SettingsError or StreamAppError unless the answer is yes.
+    """
     credits_ = sum(quote.credits for quote in quotes)
     leads = sum(quote.leads for quote in quotes)
     cost = f"about {count(credits_, 'credit')} (above {ASK_ABOVE_CREDITS:,} it asks)"
@@ -259,7 +303,11 @@ def _ask(quotes: list[Quote], *, yes: bool) -> None:
 
 
 def _check(
-    file: Path, options: Options, chosen: PublishOptions, settings: Settings, batch: Batch
+    file: Path,
+    options: Options,
+    chosen: PublishOptions,
+    settings: Settings,
+    batch: Batch,
 ) -> tuple[Sheet, PublishSummary, Rejects]:
     """Check all rows: valid ones go into the batch, refused ones into their file."""
     changed: list[Ready] = []
@@ -282,10 +330,19 @@ def _check(
         if sheet.titles and (missing := no_workspace(settings, sheet.names, options.workspace)):
             raise SettingsError([f"{file}: {missing}"])
         checker = Checker(settings, chosen, ids=options.out is not None)
-        work = check_rows(sheet.rows, checker, on_ready, on_refused=rejects.add, on_progress=on_progress)
+        work = check_rows(
+            sheet.rows,
+            checker,
+            on_ready,
+            on_refused=rejects.add,
+            on_progress=on_progress,
+        )
         summary = asyncio.run(work)
     for lead in changed:
-        say(f"line {lead.line}: the lead id cannot be used as it stands; the lead has the id {lead.lead_id}")
+        say(
+            f"line {lead.line}: the lead id cannot be used as it stands; the lead has the id "
+            f"{lead.lead_id}",
+        )
     if summary.changed > len(changed):
         more = count(summary.changed - len(changed), "more id was", "more ids were")
         say(f"and {more} changed; --out FILE has all of them")
@@ -295,7 +352,10 @@ def _check(
 
 
 def _sheet(file: Path, options: Options, source: IO[bytes]) -> Sheet:
-    """Open the rows. JSON Lines have no titles. Raises ValueError if the header or the mapping cannot be used."""
+    """Open the rows.
+
+    JSON Lines have no titles. Raises ValueError if the header or the mapping cannot be used.
+    """
     if (options.format or ("jsonl" if file == STDIO else format_of(file))) == "csv":
         return open_csv(source, mapping_of(options.map))
     if options.map:
@@ -305,7 +365,9 @@ def _sheet(file: Path, options: Options, source: IO[bytes]) -> Sheet:
 
 @contextmanager
 def _ctrl_c_at_once() -> Iterator[None]:
-    """Make Ctrl-C raise at once. asyncio's own handler waits for a turn that a read of stdin never gives."""
+    """Make Ctrl-C raise at once. asyncio's own handler waits for a turn that a read of stdin never
+    gives.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """`stream-app replay`: run the replay process; or plan, select, redrive, pause and resume by hand."""
 
-# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the subclass's module.
+# No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the
+# subclass's module.
 
 import asyncio
 import time
@@ -12,7 +13,18 @@ from typing import Annotated, Final, Literal
 import msgspec
 from cyclopts import Parameter, validators
 
-from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, OptionalWhole, confirm, on_kafka, say, with_actions
+from stream_app.cli.base import (
+    COMMON,
+    NO,
+    OK,
+    QUEUED,
+    Common,
+    OptionalWhole,
+    confirm,
+    on_kafka,
+    say,
+    with_actions,
+)
 from stream_app.cli.options import WHICH, Positive, Which, iso, login_name
 from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, table_of
@@ -22,11 +34,20 @@ from stream_app.domain.dead_letter.orders import MEANING, PricedPlan, ReplayComm
 from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
-from stream_app.replay.orders import change_command, ordered_plan, ordered_replays, start_command, submit_and_follow
+from stream_app.replay.orders import (
+    change_command,
+    ordered_plan,
+    ordered_replays,
+    start_command,
+    submit_and_follow,
+)
 from stream_app.replay.plan import spans_of, survey
 from stream_app.replay.state import set_replay_pause
 
-PerSecond = Annotated[float | None, Parameter(metavar="PER_S", validator=validators.Number(gte=0.001, lte=100_000))]
+PerSecond = Annotated[
+    float | None,
+    Parameter(metavar="PER_S", validator=validators.Number(gte=0.001, lte=100_000)),
+]
 
 _REPEAT: Final = "run the same command to continue; nothing is sent twice"
 _SEND_FEWER: Final = "send fewer, or use --over-budget to let the rest wait for the next budget"
@@ -87,7 +108,11 @@ async def select_and_order(settings: Settings, wanted: Filter, sending: Sending)
         sending.show({"sent": 0, "refused": {}, "too_dear": dear})
         return NO
     confirm(f"send {count(priced.go, 'dead letter')} back", yes=sending.yes)
-    how = {"uncertain": sending.uncertain, "rate_per_s": sending.rate, "over_budget": sending.over_budget}
+    how = {
+        "uncertain": sending.uncertain,
+        "rate_per_s": sending.rate,
+        "over_budget": sending.over_budget,
+    }
     until = {number: end for number, (_, end) in ends.items()}
     plan = ordered_plan(planned_at_ms, sending.source, wanted, until, priced, **how)
     command = start_command(plan, sending.who or login_name(), sending.why)
@@ -98,7 +123,10 @@ async def select_and_order(settings: Settings, wanted: Filter, sending: Sending)
         for record_id, why in list(sent.refusals.items())[:20]:
             say(f"{record_id} was not sent: {why}")
     sent_back = count(sent.sent, "dead letter was", "dead letters were")
-    sending.show({"sent": sent.sent, "refused": sent.refusals}, f"{sent_back} sent back, {sent.refused} refused")
+    sending.show(
+        {"sent": sent.sent, "refused": sent.refusals},
+        f"{sent_back} sent back, {sent.refused} refused",
+    )
     return NO if sent.refused else OK
 
 
@@ -109,7 +137,11 @@ def _show_queued(common: Common, command: str, until: str) -> int:
 
 
 async def survey_selected(
-    settings: Settings, wanted: Filter, selection: Selection, *, ranges: Mapping[int, tuple[int, int]] | None = None
+    settings: Settings,
+    wanted: Filter,
+    selection: Selection,
+    *,
+    ranges: Mapping[int, tuple[int, int]] | None = None,
 ) -> PricedPlan:
     """Read the dead letters that the options select, and price their replay.
 
@@ -133,7 +165,9 @@ def plan_lines(priced: PricedPlan) -> Iterator[str]:
     """Yield how many dead letters a replay would send, by cause, and its price."""
     yield count(priced.dead_letters, "dead letter matches", "dead letters match")
     yield from (f"  {number:,} {MEANING[end]}" for end, number in priced.fates.most_common())
-    yield from (f"  to be sent, {number:,}: {cause}" for cause, number in priced.causes.most_common(20))
+    yield from (
+        f"  to be sent, {number:,}: {cause}" for cause, number in priced.causes.most_common(20)
+    )
     yield from quote_lines(priced.quotes, _SEND_FEWER, "the rate of replays")
 
 
@@ -204,7 +238,8 @@ def replay(*, log: Log = None, common: Common = COMMON) -> int:
 
 @app.command(sort_key=0)
 def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
-    """Show how many dead letters a replay would send, by cause, its price, the budget left, and its duration.
+    """Show how many dead letters a replay would send, by cause, its price, the budget left, and its
+    duration.
 
     example:
       stream-app replay plan --status 503 --destination people
@@ -220,8 +255,8 @@ def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
 def select(*, which: Which = WHICH, sending: Sending = _SENDING) -> int:
     """Send dead letters back to leads.retry, each once, with all replays available again.
 
-    Shows the price and asks first. The replay process sends them, and Ctrl-C stops it. Deferred leads are only sent
-    earlier.
+    Shows the price and asks first. The replay process sends them, and Ctrl-C stops it. Deferred
+    leads are only sent earlier.
 
     example:
       stream-app replay select --reason http_503 --limit 1000 --rate 4
@@ -350,5 +385,8 @@ def _set_pause(common: Common, why: str, *, paused: bool) -> int:
     why_before = f": {before.why}" if before and before.why else ""
     was = f" (paused by {before.who} at {iso(before.at_ms)}{why_before})" if before else ""
     now = "paused until `stream-app replay resume`" if paused else "resumed"
-    common.show({"paused": paused, "was_paused_by": before.who if before else None}, f"replays are {now}{was}")
+    common.show(
+        {"paused": paused, "was_paused_by": before.who if before else None},
+        f"replays are {now}{was}",
+    )
     return OK

@@ -1,4 +1,6 @@
-"""`stream-app results`: write Clay's results as CSV or JSON Lines, optionally joined to the published file."""
+"""`stream-app results`: write Clay's results as CSV or JSON Lines, optionally joined to the
+published file.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -21,7 +23,8 @@ from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
 
 _NONE_YET: Final = (
-    "ask again when Clay has answered; `stream-app imports` shows where the leads are, and `stream-app explain` what "
+    "ask again when Clay has answered; `stream-app imports` shows where the leads are, and "
+    "`stream-app explain` what "
     "holds them"
 )
 
@@ -39,7 +42,9 @@ def results(
     output: Annotated[Path, Parameter(name=("--output", "-o"))] = STDIO,
     common: Common = COMMON,
 ) -> int:
-    """Write the last result of each lead (personal data) as CSV or JSON Lines. Exit code 1 if there is none.
+    """Write the last result of each lead (personal data) as CSV or JSON Lines.
+
+    Exit code 1 if there is none.
 
     example:
       stream-app results --workspace acme --join leads.csv -o enriched.csv
@@ -59,13 +64,26 @@ def results(
     """
     settings = common.settings()
     if common.json and output == STDIO:
-        raise SettingsError(["--json reports on the file of -o; to write JSON Lines to stdout, use --format jsonl"])
+        raise SettingsError(
+            ["--json reports on the file of -o; to write JSON Lines to stdout, use --format jsonl"],
+        )
     if import_id is not None:
         workspace = workspace or _workspace_of(common, import_id, join)
     check_known(settings, workspace=workspace, destination=destination)
     wanted = ResultFilter(workspace, destination, ms(since) if since else 0)
     with _joined(join, map, output) as joined, private_file(output) as out:
-        done = asyncio.run(export(settings, wanted, out, format or format_of(output), joined, reading, say, raw=raw))
+        done = asyncio.run(
+            export(
+                settings,
+                wanted,
+                out,
+                format or format_of(output),
+                joined,
+                reading,
+                say,
+                raw=raw,
+            ),
+        )
     if common.json:
         show_json({**msgspec.to_builtins(done), "file": str(output)})
     else:
@@ -74,12 +92,16 @@ def results(
 
 
 def _workspace_of(common: Common, import_id: str, join: Path | None) -> str | None:
-    """Return the workspace of an import; None if it has several, which the rows of its file name then."""
+    """Return the workspace of an import; None if it has several, which the rows of its file name
+    then.
+    """
     if join is None:
         raise SettingsError(["--import needs --join: the file that was published"])
     imports = find_imports(common.settings("api"), import_id).imports
     if not imports:
-        raise StreamAppError(f"no lead of import {import_id} is known: `stream-app imports` lists those that are")
+        raise StreamAppError(
+            f"no lead of import {import_id} is known: `stream-app imports` lists those that are",
+        )
     return imports[0].workspace if len(imports) == 1 else None
 
 
@@ -101,12 +123,24 @@ def _joined(join: Path | None, pairs: tuple[str, ...], output: Path) -> Iterator
 
 def _report(done: Export, join: Path | None) -> None:
     if done.broken_count:
-        numbers = ", ".join(map(str, done.broken)) + (" ..." if done.broken_count > len(done.broken) else "")
-        say(f"{join}: left out {count(done.broken_count, 'row')} that cannot be read: line {numbers}")
+        numbers = ", ".join(map(str, done.broken)) + (
+            " ..." if done.broken_count > len(done.broken) else ""
+        )
+        say(
+            f"{join}: left out {count(done.broken_count, 'row')} that cannot be read: line "
+            f"{numbers}",
+        )
     if done.unreadable:
         say(f"{count(done.unreadable, 'result')} cannot be read by this version, and were left out")
     if done.has_other_fields:
-        say(f"the results have more than {MOST_FIELDS:,} fields: the others are JSON in the last column, {OTHERS}")
-    results_of_rows = count(done.results, "result") + (f" of {count(done.lines, 'row')}" if join else "")
+        say(
+            (
+                f"the results have more than {MOST_FIELDS:,} fields: the others are JSON in the "
+                f"last column, {OTHERS}"
+            ),
+        )
+    results_of_rows = count(done.results, "result") + (
+        f" of {count(done.lines, 'row')}" if join else ""
+    )
     # Right after `publish` this is what everyone meets: Clay takes minutes for a row.
     say(results_of_rows if done.results else f"{results_of_rows} yet: {_NONE_YET}")

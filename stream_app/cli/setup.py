@@ -7,7 +7,18 @@ from typing import Any
 
 import msgspec
 
-from stream_app.cli.base import COMMON, NO, OK, Common, answered_yes, confirm, on_kafka, say, show, show_json
+from stream_app.cli.base import (
+    COMMON,
+    NO,
+    OK,
+    Common,
+    answered_yes,
+    confirm,
+    on_kafka,
+    say,
+    show,
+    show_json,
+)
 from stream_app.client import setup as plan
 from stream_app.client import skip as unreadable
 from stream_app.client.setup import resources
@@ -19,10 +30,17 @@ from stream_app.domain.model.topics import shared_partitions
 from stream_app.kafka.topics import alter_topics, create_topics
 
 
-def topics(*, apply: bool = False, yes: bool = False, strimzi: str = "", common: Common = COMMON) -> int:
+def topics(
+    *,
+    apply: bool = False,
+    yes: bool = False,
+    strimzi: str = "",
+    common: Common = COMMON,
+) -> int:
     """Create missing topics, and show exactly how existing ones differ from the plan.
 
-    A process starts if its topics have enough, such as a longer retention than the configuration says.
+    A process starts if its topics have enough, such as a longer retention than the configuration
+    says.
 
     example:
       stream-app topics --config stream_app.toml
@@ -31,8 +49,10 @@ def topics(*, apply: bool = False, yes: bool = False, strimzi: str = "", common:
 
     Args:
         apply: set retention, sizes and the like where topics have less than the configuration says
-        yes: set them where topics have more, too, without asking; a shorter retention deletes records
-        strimzi: print topics and users as Strimzi resources of this Kafka cluster, and create nothing
+        yes: set them where topics have more, too, without asking; a shorter retention deletes
+            records
+        strimzi: print topics and users as Strimzi resources of this Kafka cluster, and create
+            nothing
     """
     settings = common.settings()
     if strimzi:
@@ -49,7 +69,9 @@ def topics(*, apply: bool = False, yes: bool = False, strimzi: str = "", common:
         changed |= report.lacking
         if report.surplus and (yes or _wants_to_shorten(report.more)):
             asyncio.run(alter_topics(at, report.surplus, kafka.broker_wait_s, say))
-            changed |= {name: changed.get(name, {}) | other for name, other in report.surplus.items()}
+            changed |= {
+                name: changed.get(name, {}) | other for name, other in report.surplus.items()
+            }
         report = asyncio.run(create_topics(at, wanted, kafka.broker_wait_s, say))
     problems = list(report.problems)
     if settings.names.state in report.unchanged:
@@ -58,12 +80,23 @@ def topics(*, apply: bool = False, yes: bool = False, strimzi: str = "", common:
     warnings = [*report.more, *shared_partitions(settings.homes, kafka.partitions, settings.pins)]
     if common.json:
         of_topics = msgspec.to_builtins(report)
-        show_json({**of_topics, "created": created, "changed": changed, "problems": problems, "warnings": warnings})
+        show_json(
+            {
+                **of_topics,
+                "created": created,
+                "changed": changed,
+                "problems": problems,
+                "warnings": warnings,
+            },
+        )
     else:
         for name in created:
             show(f"created {name}")
         for name, values in sorted(changed.items()):
-            show(f"changed {name}: {', '.join(f'{key} = {value}' for key, value in sorted(values.items()))}")
+            show(
+                f"changed {name}: "
+                f"{', '.join(f'{key} = {value}' for key, value in sorted(values.items()))}",
+            )
         for line in problems:
             say(line)
         for line in warnings:
@@ -74,7 +107,10 @@ def topics(*, apply: bool = False, yes: bool = False, strimzi: str = "", common:
 
 
 def _wants_to_shorten(more: list[str]) -> bool:
-    """Ask on a terminal whether to shorten what is longer than planned. `more`: a line for each such setting."""
+    """Ask on a terminal whether to shorten what is longer than planned.
+
+    `more`: a line for each such setting.
+    """
     if not sys.stdin.isatty():
         return False
     for line in more:
@@ -83,7 +119,10 @@ def _wants_to_shorten(more: list[str]) -> bool:
 
 
 def _of_the_namespace(settings: Settings) -> list[str]:
-    """Return why no process can go on with the namespace. Who may only create topics learns it from a process."""
+    """Return why no process can go on with the namespace.
+
+    Who may only create topics learns it from a process.
+    """
     try:
         return asyncio.run(namespace_problems(settings))
     except KafkaRefused:
@@ -91,9 +130,11 @@ def _of_the_namespace(settings: Settings) -> list[str]:
 
 
 def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> int:
-    """Skip unreadable records (damaged, or in an unknown format), so that their partition continues.
+    """Skip unreadable records (damaged, or in an unknown format), so that their partition
+    continues.
 
-    The processes that read the topic may run, and pass the records within seconds. Readable records are never skipped.
+    The processes that read the topic may run, and pass the records within seconds. Readable records
+    are never skipped.
 
     example:
       stream-app skip leads/0/15
@@ -108,14 +149,21 @@ def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> in
     confirm(f"lose the records at {where} ({batch.cause})", yes=yes)
     passed = on_kafka(settings, "skip", unreadable.skip(settings, batch))
     common.show(
-        {"topic": batch.topic, "partition": batch.partition, "first": batch.first, "last": batch.last},
-        f"skipped {where}; the {'process' if passed else 'next start'} continues at {batch.last + 1}",
+        {
+            "topic": batch.topic,
+            "partition": batch.partition,
+            "first": batch.first,
+            "last": batch.last,
+        },
+        f"skipped {where}; the {'process' if passed else 'next start'} continues at "
+        f"{batch.last + 1}",
     )
     return OK
 
 
 def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
-    """Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that sends callbacks.
+    """Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that sends
+    callbacks.
 
     example:
       stream-app clay-setup people
@@ -133,7 +181,10 @@ def _setup_lines(setup: dict[str, Any]) -> list[str]:
     http = setup["http_column"]
     width = max(len(column["name"]) for column in webhook["columns"])
     token = (
-        f"   Authentication: header {webhook['token_header']}, its value in {webhook['token_variable']}."
+        (
+            f"   Authentication: header {webhook['token_header']}, its value in "
+            f"{webhook['token_variable']}."
+        )
         if webhook["token_header"]
         else "   Authentication: none is configured (token_env); better set one."
     )
@@ -141,7 +192,10 @@ def _setup_lines(setup: dict[str, Any]) -> list[str]:
         f"Table {setup['destination']} in workspace {setup['workspace']}",
         "",
         "1. Source: webhook",
-        f"   Put its URL into the environment variable {' and one more into '.join(webhook['url_variables'])}.",
+        (
+            "   Put its URL into the environment variable "
+            f"{' and one more into '.join(webhook['url_variables'])}."
+        ),
         token,
         "   Columns:",
         *(f"     {column['name']:{width}}  {column['holds']}" for column in webhook["columns"]),

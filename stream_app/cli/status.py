@@ -12,7 +12,15 @@ from stream_app.cli.lanes import second, waiting_text
 from stream_app.cli.options import VIEW, View, Workspace, iso
 from stream_app.cli.tables import Column, Table, table_of
 from stream_app.client import lanes as reader
-from stream_app.client.answers import Answer, FoundImport, FoundResult, RecordHistory, Step, WaitingAnswer, steps
+from stream_app.client.answers import (
+    Answer,
+    FoundImport,
+    FoundResult,
+    RecordHistory,
+    Step,
+    WaitingAnswer,
+    steps,
+)
 from stream_app.client.lookup import LeadSearch, find, find_imports
 from stream_app.clock import Clock
 from stream_app.config import Settings
@@ -23,8 +31,17 @@ from stream_app.domain.lane.waits import NAMES, sums
 from stream_app.domain.model.text import count
 
 
-def status(lead: str, /, *, workspace: Workspace = None, result: bool = False, common: Common = COMMON) -> int:
-    """Show where a lead is, with the time and reason of each step. Exit code 1 if the lead is unknown.
+def status(
+    lead: str,
+    /,
+    *,
+    workspace: Workspace = None,
+    result: bool = False,
+    common: Common = COMMON,
+) -> int:
+    """Show where a lead is, with the time and reason of each step.
+
+    Exit code 1 if the lead is unknown.
 
     example:
       stream-app status crm-17
@@ -50,7 +67,8 @@ def _unknown(search: WaitingAnswer | None) -> str:
     why = f" ({search.problem})" if search.problem else ""
     return (
         "The lead is unknown so far. It may still wait on Kafka: "
-        f"{count(search.searched, 'waiting record was', 'waiting records were')} searched, {search.left} were not{why}"
+        f"{count(search.searched, 'waiting record was', 'waiting records were')} searched, "
+        f"{search.left} were not{why}"
     )
 
 
@@ -82,14 +100,20 @@ def _lines(search: LeadSearch, *, result: bool) -> Iterator[str]:
         if lead.booked_in_all is not None:
             yield f"  all records together: {count(lead.booked_in_all, 'credit')}"
         if lead.history_count > len(lead.histories):
-            yield f"  and {count(lead.history_count - len(lead.histories), 'older history', 'older histories')}"
+            yield (
+                "  and "
+                f"{count(lead.history_count - len(lead.histories), 'older history', 'older histories')}"
+            )
         for answer in lead.results:
             yield from _result_lines(answer, result=result)
     for waiting in search.waiting.leads if search.waiting else []:
         yield waiting.lead_id
         since = f"since {iso(waiting.since_ms)}"
         ahead = count(waiting.ahead, "record")
-        yield f"  {waiting.workspace}, waits on Kafka as {waiting.origin}, {since}, with about {ahead} before it"
+        yield (
+            f"  {waiting.workspace}, waits on Kafka as {waiting.origin}, {since}, with about "
+            f"{ahead} before it"
+        )
         for finding in waiting.findings:
             until = f", until {iso(finding.until_ms)}" if finding.until_ms else ""
             lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
@@ -103,7 +127,9 @@ def _history_lines(history: RecordHistory) -> Iterator[str]:
     for step in steps(history.events):
         yield f"    {_step(step)}"
     for kind, length_ms, times in sums(history.waits, Clock().now_ms()):
-        yield f"    waited {length_ms / 1000:>10,.1f} s  {NAMES[kind]}" + (f", {times} times" if times > 1 else "")
+        yield f"    waited {length_ms / 1000:>10,.1f} s  {NAMES[kind]}" + (
+            f", {times} times" if times > 1 else ""
+        )
     now = history.waits[-1] if history.waits else None
     if now is not None and now.end_ms is None:
         limit = f" ({now.limit})" if now.limit else ""
@@ -117,7 +143,9 @@ def _step(step: Step) -> str:
     after = "" if step.gap_ms is None else f"+{step.gap_ms / 1000:.1f} s"
     line = f"{iso(event.at_ms)} {after:>10}  {event.status}"
     if event.reason or event.text:
-        line += f": {event.text or event.reason}" + (f" ({event.reason})" if event.text and event.reason else "")
+        line += f": {event.text or event.reason}" + (
+            f" ({event.reason})" if event.text and event.reason else ""
+        )
     if event.replay:
         line += f", replay {event.replay}"
     if event.credits is not None:
@@ -126,7 +154,10 @@ def _step(step: Step) -> str:
 
 
 def _result_lines(stored: FoundResult, *, result: bool) -> Iterator[str]:
-    line = f"  result for {stored.workspace}/{stored.destination}: from {stored.source}, version {stored.version}"
+    line = (
+        f"  result for {stored.workspace}/{stored.destination}: from {stored.source}, version "
+        f"{stored.version}"
+    )
     line += f", {iso(stored.at_ms)}"
     if stored.age_s:
         line += f", then {stored.age_s} s old"
@@ -144,7 +175,8 @@ _BAR: Final = 30
 
 
 def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Common = COMMON) -> int:
-    """Show the imports, newest first: how many leads were published, where they are, what they have cost.
+    """Show the imports, newest first: how many leads were published, where they are, what they have
+    cost.
 
     example:
       stream-app imports
@@ -193,7 +225,10 @@ def _imports_table(publications: list[FoundImport]) -> Table:
 def _import_lines(publication: FoundImport) -> Iterator[str]:
     of = f" from {publication.file}" if publication.file else ""
     by = f" by {publication.who}" if publication.who else ""
-    yield f"{publication.import_id}: {publication.workspace}, began {iso(publication.first_ms)}{of}{by}"
+    yield (
+        f"{publication.import_id}: {publication.workspace}, began "
+        f"{iso(publication.first_ms)}{of}{by}"
+    )
     if publication.rows is not None:
         rows = count(publication.rows, "row")
         refused = f"{publication.refused or 0:,} refused"
@@ -201,7 +236,10 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
         yield f"  {rows} in the file, {refused}; {published} published to {publication.workspace}"
     rest = publication.leads - publication.moving
     full = rest * _BAR // publication.leads if publication.leads else 0
-    yield f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(publication.leads, 'lead')} at rest"
+    yield (
+        f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(publication.leads, 'lead')} "
+        "at rest"
+    )
     for name in (*COLUMNS, "unknown"):
         if leads := publication.columns.get(name):
             yield f"  {name_of(name)}: {leads:,} ({meaning_of(name)})"
@@ -222,7 +260,8 @@ _MOST: Final = 100
 
 
 def explain(*, view: View = VIEW) -> int:
-    """Show why leads are not moving: what holds them, since when, until when, what lifts it, how many wait.
+    """Show why leads are not moving: what holds them, since when, until when, what lifts it, how
+    many wait.
 
     Exit code 1 if something holds.
 
@@ -246,7 +285,12 @@ def _explain(settings: Settings, workspace: str | None, *, as_json: bool) -> int
         zone = settings.workspaces[finding.workspace].time_zone if finding.workspace else "UTC"
         _show_finding(finding, facts.at_ms, zone)
     if (more := len(findings) - _MOST) > 0:
-        say(f"{more:,} more findings, the least urgent ones: name one workspace with --workspace, or use --json")
+        say(
+            (
+                f"{more:,} more findings, the least urgent ones: name one workspace with "
+                "--workspace, or use --json"
+            ),
+        )
     return NO if holds else OK
 
 

@@ -1,7 +1,7 @@
 """What a terminal shows besides lines: tables that fit its width, bars of progress.
 
-A narrow terminal shows fewer columns. A pipe gets all columns with one line per row, and a line of progress every few
-seconds.
+A narrow terminal shows fewer columns. A pipe gets all columns with one line per row, and a line of
+progress every few seconds.
 """
 
 import os
@@ -58,7 +58,9 @@ class Table:
         self.rows.append([for_terminal(" ".join(str(cell).split())) for cell in cells])
 
     def show(self) -> None:
-        """Print the table on stdout, and on stderr the columns that a narrow terminal has no room for."""
+        """Print the table on stdout, and on stderr the columns that a narrow terminal has no room
+        for.
+        """
         out = console()
         lines, left_out = lines_of(self, out.width if out.is_terminal else None)
         if self.title:
@@ -66,11 +68,17 @@ class Table:
         for number, line in enumerate(lines):
             out.print(Text(line, style="" if number else "bold"), soft_wrap=True)
         if left_out:
-            say(f"not shown at this width: {', '.join(filter(None, left_out))} (a wider terminal or a pipe shows all)")
+            say(
+                f"not shown at this width: {', '.join(filter(None, left_out))} (a wider "
+                "terminal or a pipe shows all)",
+            )
 
 
 def table_of(items: Iterable[T], columns: Mapping[Column, Callable[[T], object]]) -> Table:
-    """Build a table with a row for each item. `columns` has the cell that each column shows of an item."""
+    """Build a table with a row for each item.
+
+    `columns` has the cell that each column shows of an item.
+    """
     table = Table(*columns)
     for item in items:
         table.add(*(cell(item) for cell in columns.values()))
@@ -80,15 +88,21 @@ def table_of(items: Iterable[T], columns: Mapping[Column, Callable[[T], object]]
 def lines_of(table: Table, width: int | None) -> tuple[list[str], list[str]]:
     """Format the header and the rows as lines, and return the titles of the columns left out.
 
-    `width` is that of the terminal, in cells; None if the output is no terminal: nothing is left out or wrapped.
+    `width` is that of the terminal, in cells; None if the output is no terminal: nothing is left
+    out or wrapped.
     """
-    cells = {column: [column.title, *(row[at] for row in table.rows)] for at, column in enumerate(table.columns)}
+    cells = {
+        column: [column.title, *(row[at] for row in table.rows)]
+        for at, column in enumerate(table.columns)
+    }
     shown = _chosen(cells, width)
     left_out = [column.title for column in cells if column not in shown]
     widths = _widths(shown, width)
     if width is not None and _total(widths.values()) > width:
         return _stacked(shown), left_out
-    wrapped = [[_wrapped(cell, widths[column]) for cell in texts] for column, texts in shown.items()]
+    wrapped = [
+        [_wrapped(cell, widths[column]) for cell in texts] for column, texts in shown.items()
+    ]
     lines = [
         _GAP.join(map(_padded, parts, shown, widths.values())).rstrip()
         for row in zip(*wrapped, strict=True)
@@ -125,7 +139,10 @@ def _widths(cells: Cells, width: int | None) -> dict[Column, int]:
     if width is None:
         return widths
     over = _total(widths.values()) - width
-    for column in sorted((column for column in cells if column.prose), key=lambda column: -widths[column]):
+    for column in sorted(
+        (column for column in cells if column.prose),
+        key=lambda column: -widths[column],
+    ):
         narrower = max(0, min(over, widths[column] - _least(column, cells[column])))
         widths[column] -= narrower
         over -= narrower
@@ -176,21 +193,37 @@ def reading(what: str, unit: str = "offsets") -> Iterator[Callable[[int, int], N
 
 @contextmanager
 def reading_rows(source: IO[bytes]) -> Iterator[Callable[[PublishSummary], None]]:
-    """Show rows per second since the start, and the time left by the bytes read. Yields a function of the counts."""
+    """Show rows per second since the start, and the time left by the bytes read.
+
+    Yields a function of the counts.
+    """
     status = os.fstat(source.fileno())
     size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
     console = Console(stderr=True)
     due = _Due()
     began_s = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
         task = bar.add_task("0 rows", total=size_bytes)
 
         def show(summary: PublishSummary) -> None:
             if not console.is_terminal and not due():
                 return
             elapsed_s = max(time.monotonic() - began_s, 0.001)
-            text = f"{count(summary.rows, 'row')}, {summary.rows / elapsed_s:.0f} rows/s, {summary.refused} refused"
+            text = (
+                f"{count(summary.rows, 'row')}, {summary.rows / elapsed_s:.0f} rows/s, "
+                f"{summary.refused} refused"
+            )
             done_bytes = max(source.tell(), 1) if size_bytes else 0
             if console.is_terminal:
                 bar.update(task, description=text, completed=done_bytes)

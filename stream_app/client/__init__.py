@@ -1,1 +1,3 @@
-"""What works on a running system from outside: publish, results, books, lanes, commands, people, doctor, look-up."""
+"""What works on a running system from outside: publish, results, books, lanes, commands, people,
+doctor, look-up.
+"""

@@ -18,7 +18,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Part of all answers: how far they are behind Kafka.
 
     Attributes:
-        as_of_ms: Epoch ms. The answer holds everything that was on Kafka then. Null: it has never been complete yet.
+        as_of_ms: Epoch ms. The answer holds everything that was on Kafka then. Null: it has never
+            been complete yet.
         lag: Offsets still to be read, at most.
         trouble: Why the read model does not progress, in words; empty if it does.
     """
@@ -33,7 +34,8 @@ class Event(msgspec.Struct, frozen=True):
 
     Attributes:
         due_at_ms: When it continues by itself.
-        queued_ms: Of the first event: how long the record was on Kafka before; 0 for less than a second.
+        queued_ms: Of the first event: how long the record was on Kafka before; 0 for less than a
+            second.
     """
 
     seq: int
@@ -55,7 +57,8 @@ class Step(msgspec.Struct, frozen=True):
 
     Attributes:
         gap_ms: Since the event before; None for the first one.
-        times: How often it occurred in turn with the steps beside it that have the same number. The event is the last.
+        times: How often it occurred in turn with the steps beside it that have the same number. The
+            event is the last.
         since_ms: When it occurred first, epoch ms.
     """
 
@@ -69,7 +72,10 @@ _LONGEST_CYCLE: Final = 3
 
 
 def steps(events: Sequence[Event]) -> list[Step]:
-    """Return the events of a history. Up to three that repeat in turn are shown once, with their number."""
+    """Return the events of a history.
+
+    Up to three that repeat in turn are shown once, with their number.
+    """
     story = list[Step]()
     names = [(event.status, event.reason) for event in events]
     n = 0
@@ -90,7 +96,10 @@ def steps(events: Sequence[Event]) -> list[Step]:
 def _repeats(names: Sequence[tuple[str, str]], begin: int, length: int) -> int:
     """Return how often the names from `begin` on occur in turn."""
     times = 1
-    while names[begin + times * length : begin + (times + 1) * length] == names[begin : begin + length]:
+    while (
+        names[begin + times * length : begin + (times + 1) * length]
+        == names[begin : begin + length]
+    ):
         times += 1
     return times
 
@@ -148,11 +157,16 @@ class FoundLead(msgspec.Struct, frozen=True):
 
     @property
     def booked_in_all(self) -> int | None:
-        """The credits of all records, if several have some: a correction is a record of its own. Else None.
+        """The credits of all records, if several have some: a correction is a record of its own.
+
+        Else None.
 
         It is None, too, if some records of the lead are not among these.
         """
-        sums = [[event.credits for event in history.events if event.credits] for history in self.histories]
+        sums = [
+            [event.credits for event in history.events if event.credits]
+            for history in self.histories
+        ]
         if self.history_count > len(self.histories) or sum(map(bool, sums)) < 2:
             return None
         return sum(map(sum, sums))
@@ -165,7 +179,9 @@ class LeadAnswer(Answer, frozen=True, kw_only=True):
 
 
 class LeadsAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /leads?person=`: every lead that counts for that person, or whose id was derived from the person."""
+    """`GET /leads?person=`: every lead that counts for that person, or whose id was derived from
+    the person.
+    """
 
     leads: list[FoundLead]
 
@@ -211,7 +227,10 @@ class LanesAnswer(Answer, frozen=True, kw_only=True):
 
 
 class StatusCount(msgspec.Struct, frozen=True):
-    """The number of leads with this status. `column`: where the books count them; '' if they are no leads."""
+    """The number of leads with this status.
+
+    `column`: where the books count them; '' if they are no leads.
+    """
 
     workspace: str
     destination: str
@@ -226,10 +245,11 @@ class BooksAnswer(Answer, frozen=True, kw_only=True):
     Attributes:
         columns: Leads by column. Each lead is counted once, with its status of now.
         status_counts: The same by workspace, destination and status.
-        not_leads: By status, the callbacks that settled no lead, and the erasures. No column counts them, and their
-            `column` is ''.
+        not_leads: By status, the callbacks that settled no lead, and the erasures. No column counts
+            them, and their `column` is ''.
         waiting: By topic of producers, the records that no worker has taken. Null: unknown.
-        waiting_at_most: True if fewer records may wait than `waiting` says, because very many wait, or cannot be read.
+        waiting_at_most: True if fewer records may wait than `waiting` says, because very many wait,
+            or cannot be read.
     """
 
     columns: dict[str, int]
@@ -245,11 +265,12 @@ class FoundImport(msgspec.Struct, frozen=True):
     Attributes:
         first_ms: The first event of its leads, epoch ms; `last_ms`: the last one.
         file: The name of the published file; '' if it is unknown, as `who`.
-        rows: The rows of the file, of all workspaces; null if the publisher has not counted them, as `refused` and
-            `published`.
+        rows: The rows of the file, of all workspaces; null if the publisher has not counted them,
+            as `refused` and `published`.
         refused: Rows that were not published.
         published: Leads that were to be published when the publication began.
-        columns: What has become of its leads, each lead once. `waiting`: published, and not taken by a worker yet.
+        columns: What has become of its leads, each lead once. `waiting`: published, and not taken
+            by a worker yet.
         credits: What they have cost.
     """
 
@@ -271,7 +292,9 @@ class FoundImport(msgspec.Struct, frozen=True):
 
     @property
     def has_neighbours(self) -> bool:
-        """True if the file has leads of other workspaces, too, so that not all of its rows are of this one."""
+        """True if the file has leads of other workspaces, too, so that not all of its rows are of
+        this one.
+        """
         return self.rows is not None and self.rows > (self.refused or 0) + (self.published or 0)
 
     @property
@@ -293,7 +316,8 @@ class ByState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         open: Wait for a person.
         coming_back: Are on their way back, or come back by themselves.
-        solved: Their leads were delivered, or published again, or have a later dead letter, which counts.
+        solved: Their leads were delivered, or published again, or have a later dead letter, which
+            counts.
         given_up: Their leads are not to be sent any more.
     """
 
@@ -313,7 +337,10 @@ class ByState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cause(ByState, frozen=True):
-    """Dead letters of one cause. `kind`: failed, poison, policy or foreign. `first_ms`, `last_ms`: epoch ms."""
+    """Dead letters of one cause.
+
+    `kind`: failed, poison, policy or foreign. `first_ms`, `last_ms`: epoch ms.
+    """
 
     kind: str
     workspace: str
@@ -325,7 +352,10 @@ class Cause(ByState, frozen=True):
 
 
 class DeadLetters(ByState, frozen=True):
-    """The dead letters that one topic keeps. `causes` has those with the most open ones, largest first."""
+    """The dead letters that one topic keeps.
+
+    `causes` has those with the most open ones, largest first.
+    """
 
     causes: list[Cause]
 
@@ -338,14 +368,17 @@ class DeadLettersAnswer(Answer, frozen=True, kw_only=True):
 
 
 class Day(msgspec.Struct, frozen=True):
-    """The money of a destination of a workspace on a day, UTC, that begins at `at_s`. Both are '' for the sum of all.
+    """The money of a destination of a workspace on a day, UTC, that begins at `at_s`.
+
+    Both are '' for the sum of all.
 
     Attributes:
         credits: Credits booked with the steps of that day, corrections included.
         saved: Credits saved, because an earlier result answered.
         resent: Leads sent again although they may have reached Clay.
         refused: Leads that a budget held on that day. One that is held on two days counts on both.
-        enriched: Leads that are enriched, or partly, since that day. A lead counts on its last day only.
+        enriched: Leads that are enriched, or partly, since that day. A lead counts on its last day
+            only.
     """
 
     workspace: str
@@ -389,7 +422,10 @@ NOT_READ_YET: Final = "not_read_yet"
 
 
 class Refusal(Answer, frozen=True, kw_only=True):
-    """Any answer that is not 200. `error` is a stable code; `text` says what is wrong and what to do."""
+    """Any answer that is not 200.
+
+    `error` is a stable code; `text` says what is wrong and what to do.
+    """
 
     error: str
     text: str

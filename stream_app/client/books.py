@@ -1,17 +1,19 @@
-"""The books: count every input record once, so that none can be missing unseen, while workers may be running.
+"""The books: count every input record once, so that none can be missing unseen, while workers may
+be running.
 
     in = enriched + accepted_final + ... + under_way + waiting
 
-They take the rows, events and records of all topics, in any order of partitions, and then compare them. The rows of the
-state are a second, independent count. What was collected is in a temporary SQLite database, so that memory does not
-grow with the number of leads.
+They take the rows, events and records of all topics, in any order of partitions, and then compare
+them. The rows of the state are a second, independent count. What was collected is in a temporary
+SQLite database, so that memory does not grow with the number of leads.
 
 What they read is consistent:
 
     groups' offsets -> a cut of every partition -> ends of the lead topics -> rows, events, records
 
-Records that a group had committed at the first step have their events before the second, so the cut contains them.
-Records that an event of the cut refers to were on their topics before the third. So leads in flight do not look lost.
+Records that a group had committed at the first step have their events before the second, so the cut
+contains them. Records that an event of the cut refers to were on their topics before the third. So
+leads in flight do not look lost.
 """
 
 import asyncio
@@ -70,14 +72,22 @@ _CACHE_KIB: Final = 8_192
 _PREPARE: Final = (
     "PRAGMA journal_mode = OFF",
     f"PRAGMA cache_size = -{_CACHE_KIB}",
-    "CREATE TABLE records (id INTEGER PRIMARY KEY, history BLOB, lead BLOB, passed INTEGER, copy INTEGER, row BLOB)",
+    (
+        "CREATE TABLE records (id INTEGER PRIMARY KEY, history BLOB, lead BLOB, passed INTEGER, "
+        "copy INTEGER, row BLOB)"
+    ),
     "CREATE TABLE runs (first INTEGER PRIMARY KEY, last INTEGER, records INTEGER, passed INTEGER)",
     "CREATE TABLE told (last INTEGER PRIMARY KEY, first INTEGER, records INTEGER)",
-    "CREATE TABLE rows (key BLOB PRIMARY KEY, partition INTEGER, record INTEGER, row BLOB) WITHOUT ROWID",
+    (
+        "CREATE TABLE rows (key BLOB PRIMARY KEY, partition INTEGER, record INTEGER, row BLOB) "
+        "WITHOUT ROWID"
+    ),
     "BEGIN",
 )
 
-_RECORD: Final = "INSERT INTO records (id, {0}) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET {0} = excluded.{0}"
+_RECORD: Final = (
+    "INSERT INTO records (id, {0}) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET {0} = excluded.{0}"
+)
 _INPUT: Final = _RECORD.format("passed")
 _COPY: Final = _RECORD.format("copy")
 _RUN: Final = "INSERT INTO runs VALUES (?, ?, ?, ?)"
@@ -122,11 +132,16 @@ class _Run(msgspec.Struct):
 
 
 class Books:
-    """Collects rows, events and records; `close` compares them. It names at most `limit` problems, and counts all."""
+    """Collects rows, events and records; `close` compares them.
+
+    It names at most `limit` problems, and counts all.
+    """
 
     def __init__(self, plan: Plan, *, limit: int = 20) -> None:
         self._topics = plan.topics
-        self._final = {alias for alias, destination in plan.destinations.items() if not destination.callbacks}
+        self._final = {
+            alias for alias, destination in plan.destinations.items() if not destination.callbacks
+        }
         self._freshness_ms = plan.delivery.freshness_days * DAY_MS
         self._limit = limit
         self._report = BooksReport()
@@ -134,11 +149,15 @@ class Books:
         self._numbers = RecordNumbers()
         self._partitions: dict[int, _Partition] = {}
         self._begins: dict[str, int] = {}
-        self._accounts = Accounts({name: workspace.budget for name, workspace in plan.workspaces.items()})
+        self._accounts = Accounts(
+            {name: workspace.budget for name, workspace in plan.workspaces.items()},
+        )
         self._events: list[tuple[int, Event, bool]] = []
-        self._runs: dict[str, _Run] = {}  # topic/partition -> the run that its last record belongs to
+        # topic/partition -> the run that its last record belongs to
+        self._runs: dict[str, _Run] = {}
         self._pending = defaultdict[str, dict[int | bytes, tuple[Any, ...]]](dict)
-        # A database without a name is a temporary file, which SQLite writes only when its cache is full.
+        # A database without a name is a temporary file, which SQLite writes only when its cache is
+        # full.
         self._db = sqlite3.connect("", isolation_level=None)
         for statement in _PREPARE:
             self._db.execute(statement)
@@ -154,7 +173,10 @@ class Books:
         self._partitions[number] = _Partition(exact, kept)
 
     def begins(self, topic: str, partition: int, begin: int) -> None:
-        """Set the first offset that a lead topic's partition still has. Older records were removed."""
+        """Set the first offset that a lead topic's partition still has.
+
+        Older records were removed.
+        """
         self._begins[f"{topic}/{partition}"] = begin
 
     def record(self, consumed: ConsumedRecord, *, passed: bool) -> None:
@@ -173,7 +195,8 @@ class Books:
             if not passed:
                 with suppress(ValueError):  # no record has that id
                     self._put(_COPY, self._numbers.number(envelope.origin), True)
-        elif lead_topic and envelope.way in ("", "given_up"):  # else by another program: it has no history
+        # else by another program: it has no history
+        elif lead_topic and envelope.way in ("", "given_up"):
             report.records += 1
             if consumed.left_out is not None and consumed.left_out.why == "batch_too_large":
                 report.batches += 1
@@ -181,7 +204,9 @@ class Books:
             self._put(_INPUT, self._numbers.number(consumed.record_id), passed)
 
     def _is_of_run(self, consumed: ConsumedRecord, *, passed: bool) -> bool:
-        """Add a record of a topic of producers to the run of its log, or end that run because it has a value."""
+        """Add a record of a topic of producers to the run of its log, or end that run because it
+        has a value.
+        """
         log = f"{consumed.topic}/{consumed.partition}"
         if consumed.value is not None:
             if (run := self._runs.pop(log, None)) is not None:
@@ -198,7 +223,10 @@ class Books:
         return True
 
     def event(self, partition: int, raw: bytes, where: str) -> None:
-        """Add an event of `leads.status`, in the order of its partition. `where`: its record's id, for messages."""
+        """Add an event of `leads.status`, in the order of its partition.
+
+        `where`: its record's id, for messages.
+        """
         self._report.events += 1
         try:
             event = decode_event(raw)
@@ -243,7 +271,7 @@ class Books:
             except UNREADABLE as error:
                 self.problem(workspace, f"a delivery's row cannot be read: {error}", lead_id)
 
-    # ------------------------------------------------------------------------------------------------ the database
+    # --------------------------------------------------------------------------------- the database
 
     def _put(self, statement: str, key: int | bytes, *values: Any) -> None:
         """Store values, many keys at a time. The last values of a key count."""
@@ -257,7 +285,10 @@ class Books:
 
     def _store_events(self) -> None:
         ids = msgspec.json.encode([number for number, _, _ in self._events]).decode()
-        known = self._db.execute("SELECT id, history FROM records WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+        known = self._db.execute(
+            "SELECT id, history FROM records WHERE id IN (SELECT value FROM json_each(?))",
+            (ids,),
+        )
         histories = {number: _history.decode(raw) for number, raw in known if raw}
         for number, event, kept in self._events:
             history = histories.setdefault(number, Kept())
@@ -282,14 +313,17 @@ class Books:
         report = self._report
         workspace = event.workspace
         if event.credits is not None or event.actions is not None:
-            self._accounts.book(workspace, Reservation(event.day, event.month, event.credits or 0, event.actions or 0))
+            self._accounts.book(
+                workspace,
+                Reservation(event.day, event.month, event.credits or 0, event.actions or 0),
+            )
         if event.saved:
             report.saved[workspace] = report.saved.get(workspace, 0) + event.saved
         report.provisional += event.status == "served_locally"
         if event.reason in RESENDS:
             report.possible_doubles[workspace] = report.possible_doubles.get(workspace, 0) + 1
 
-    # ------------------------------------------------------------------------------------------------- the report
+    # ----------------------------------------------------------------------------------- the report
 
     def close(self, now_ms: int) -> BooksReport:
         """Compare everything and return the report. Nothing can be added afterwards."""
@@ -328,7 +362,9 @@ class Books:
             elif wrong and number not in self._named:
                 lead_id = history.lead_id or (evidence.row.lead_id if evidence.row else "")
                 self.problem(self._numbers.record_id(number), wrong, lead_id)
-        report.statuses = dict(sorted(report.statuses.items(), key=lambda item: STATUSES.index(item[0])))
+        report.statuses = dict(
+            sorted(report.statuses.items(), key=lambda item: STATUSES.index(item[0])),
+        )
         report.columns = totals.columns
         report.not_leads = dict(totals.not_leads)
         for partition in sorted(self._partitions):
@@ -345,16 +381,24 @@ class Books:
                      FROM runs LEFT JOIN told ON told.last BETWEEN runs.first AND runs.last GROUP BY runs.first"""
         for number, passed, records, told, told_first in self._db.execute(counted):
             if told_first is not None and told_first < number:
-                continue  # retention has deleted the beginning of the run, and its event counts that too
+                # retention has deleted the beginning of the run, and its event counts that too
+                continue
             if not passed <= told <= records:
-                what = f"{records} records without a value, {passed} of them passed: their events count {told}"
+                what = (
+                    f"{records} records without a value, {passed} of them passed: their events "
+                    f"count {told}"
+                )
                 self.problem(self._numbers.record_id(number), what)
 
     def _others(self) -> set[int]:
-        """Return the numbers of the records that do not count, because another one counts for their lead."""
+        """Return the numbers of the records that do not count, because another one counts for their
+        lead.
+        """
         known = "FROM records WHERE passed IS NOT NULL AND lead IS NOT NULL"
         several = f"SELECT lead {known} GROUP BY lead HAVING count(*) > 1"
-        rows = self._db.execute(f"SELECT lead, id, history {known} AND lead IN ({several}) ORDER BY lead")
+        rows = self._db.execute(
+            f"SELECT lead, id, history {known} AND lead IN ({several}) ORDER BY lead",
+        )
         others: set[int] = set()
         for _, members in groupby(rows, key=itemgetter(0)):
             records = [(number, _history.decode(raw)) for _, number, raw in members]
@@ -366,11 +410,15 @@ class Books:
         self._db.execute("DELETE FROM rows WHERE row IS NULL")
         self._db.execute(
             """INSERT INTO records (id, row) SELECT record, row FROM rows WHERE true
-               ON CONFLICT (id) DO UPDATE SET row = excluded.row"""
+               ON CONFLICT (id) DO UPDATE SET row = excluded.row""",
         )
         doubles = "SELECT record, max(row) FROM rows GROUP BY record HAVING count(*) > 1"
         for number, raw in self._db.execute(doubles):
-            self.problem(self._numbers.record_id(number), "two rows are of the same history", _row.decode(raw).lead_id)
+            self.problem(
+                self._numbers.record_id(number),
+                "two rows are of the same history",
+                _row.decode(raw).lead_id,
+            )
 
     def _records(self) -> Iterator[tuple[int, RecordHistory, Found]]:
         """Yield each record: its number, its history, and what else was found of it."""
@@ -404,12 +452,17 @@ class Books:
                 self.problem(_text(key[2:]), f"the lane's row cannot be read: {error}")
         reserved: list[tuple[str, Reservation]] = []
         guesses: list[OpenCost] = []
-        for (raw,) in self._db.execute("SELECT row FROM rows WHERE partition = ? ORDER BY key", (number,)):
+        for (raw,) in self._db.execute(
+            "SELECT row FROM rows WHERE partition = ? ORDER BY key",
+            (number,),
+        ):
             row = _row.decode(raw)
             if row.reserved is not None:
                 reserved.append((row.workspace, row.reserved))
             lead_id = row.lead_id.partition("!")[0]
-            guesses += [OpenCost(row.workspace, row.destination, lead_id, cost) for cost in row.unconfirmed]
+            guesses += [
+                OpenCost(row.workspace, row.destination, lead_id, cost) for cost in row.unconfirmed
+            ]
         report.open_cost_count += len(guesses)
         report.open_costs += guesses[: self._limit - len(report.open_costs)]
         known_from_ms = None if not state.exact else 0 if state.kept else state.first_ms
@@ -428,10 +481,17 @@ _FETCH_BYTES: Final = 4 * 2**20
 _CUT_WITHIN_S: Final = 2.0
 
 
-async def read_books(settings: Settings, *, limit: int, progress: Progress, say: Callable[[str], None]) -> BooksReport:
+async def read_books(
+    settings: Settings,
+    *,
+    limit: int,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> BooksReport:
     """Read all topics and close the books.
 
-    At most `limit` problems are named; all are counted. `say` gets a line while this waits for Kafka.
+    At most `limit` problems are named; all are counted. `say` gets a line while this waits for
+    Kafka.
 
     Raises:
         TopicsError, KafkaRefused, BrokerUnavailable: Kafka is not ready.
@@ -444,8 +504,9 @@ async def read_books(settings: Settings, *, limit: int, progress: Progress, say:
         return books.close(Clock().now_ms())
     except sqlite3.OperationalError as error:
         raise StreamAppError(
-            f"the temporary file of the books cannot be written ({error}): set TMPDIR to a directory with 300 MB free "
-            "for each million leads"
+            f"the temporary file of the books cannot be written ({error}): set TMPDIR to a "
+            "directory with 300 MB free "
+            "for each million leads",
         ) from error
 
 
@@ -465,11 +526,15 @@ class _BooksReader:
         names = self._names
         books = self._books
         groups = await look_at(self._connection, (names.worker_app, names.replay_app))
-        passed = {place: offset for _, committed in groups.values() for place, offset in committed.items()}
+        passed = {
+            place: offset for _, committed in groups.values() for place, offset in committed.items()
+        }
         waits = [names.wait(tier_s) for tier_s in self._settings.replay.tiers_s]
         async with self._reader() as reader:
             exact, cut = await self._cut(reader)
-            ends = cut | await reader.ends(self._all(*names.lead_topics, names.dlq, names.deferred, *waits))
+            ends = cut | await reader.ends(
+                self._all(*names.lead_topics, names.dlq, names.deferred, *waits),
+            )
             begins = await reader.begins(ends)
             for number in self._partitions:
                 kept = begins[TopicPartition(names.status, number)] == 0
@@ -482,7 +547,11 @@ class _BooksReader:
 
             for tp, end in ends.items():
                 span = {tp: (begins[tp], end)}
-                async for polled in reader.scan(span, on_unreadable=self._unreadable, progress=progress):
+                async for polled in reader.scan(
+                    span,
+                    on_unreadable=self._unreadable,
+                    progress=progress,
+                ):
                     for record in polled[tp]:
                         self._add(tp, record, passed.get((tp.topic, tp.partition), 0))
                 before += max(0, end - begins[tp])
@@ -493,15 +562,19 @@ class _BooksReader:
     async def _cut(self, reader: Reader) -> tuple[set[int], dict[TopicPartition, int]]:
         """Ends of state and status, and the partitions in which both are of the same moment.
 
-        They are when, after the last stable offsets were read, both logs still end there: then there was a moment in
-        between without an open transaction, so every step is in both of them or in none.
+        They are when, after the last stable offsets were read, both logs still end there: then
+        there was a moment in between without an open transaction, so every step is in both of them
+        or in none.
         """
         exact: set[int] = set()
         cut: dict[TopicPartition, int] = {}
         async with self._reader(isolation_level="read_uncommitted") as outside:
             deadline = time.monotonic() + _CUT_WITHIN_S
             for number in self._partitions:
-                both = [TopicPartition(self._names.state, number), TopicPartition(self._names.status, number)]
+                both = [
+                    TopicPartition(self._names.state, number),
+                    TopicPartition(self._names.status, number),
+                ]
                 while number not in exact:
                     stable = await reader.ends(both)
                     if stable == await outside.ends(both):
@@ -514,11 +587,18 @@ class _BooksReader:
         return exact, cut
 
     def _add(self, tp: TopicPartition, record: Any, passed: int) -> None:
-        """Add a committed record of any topic. `passed` is the committed offset of the group that reads it."""
+        """Add a committed record of any topic.
+
+        `passed` is the committed offset of the group that reads it.
+        """
         if tp.topic == self._names.state:
             self._books.row(tp.partition, record.key, record.value)
         elif tp.topic == self._names.status:
-            self._books.event(tp.partition, record.value or b"", f"{tp.topic}/{tp.partition}/{record.offset}")
+            self._books.event(
+                tp.partition,
+                record.value or b"",
+                f"{tp.topic}/{tp.partition}/{record.offset}",
+            )
         else:
             key = None  # nothing here needs it
             consumed = consumed_record(
@@ -533,10 +613,15 @@ class _BooksReader:
             self._books.record(consumed, passed=record.offset < passed)
 
     def _unreadable(self, batch: UnreadableBatch) -> None:
-        """Report a batch of records that cannot be read. Without all rows and events the books cannot be closed."""
+        """Report a batch of records that cannot be read.
+
+        Without all rows and events the books cannot be closed.
+        """
         if batch.topic in (self._names.state, self._names.status):
             raise batch
-        what = f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
+        what = (
+            f"records up to offset {batch.last} cannot be read, and are not counted: {batch.cause}"
+        )
         self._books.problem(f"{batch.topic}/{batch.partition}/{batch.first}", what)
 
     def _all(self, *topics: str) -> list[TopicPartition]:

@@ -32,12 +32,20 @@ from stream_app.kafka.readers import Reader
 Put = Callable[[Record], Awaitable[None]]
 
 _json: Final = msgspec.json.Encoder()
-QUEUED_TEXT: Final = "no worker has answered yet: the command is applied when a worker runs, within 24 hours"
-_PROGRAMS: Final[Mapping[str, str]] = {"suppress": "suppress add", "unsuppress": "suppress remove", "erase": "erase"}
+QUEUED_TEXT: Final = (
+    "no worker has answered yet: the command is applied when a worker runs, within 24 hours"
+)
+_PROGRAMS: Final[Mapping[str, str]] = {
+    "suppress": "suppress add",
+    "unsuppress": "suppress remove",
+    "erase": "erase",
+}
 
 
 class SentCommand(msgspec.Struct, frozen=True):
-    """A command on Kafka, and its answers by partition. None: no answer in time; the command stays queued.
+    """A command on Kafka, and its answers by partition.
+
+    None: no answer in time; the command stays queued.
 
     `replay`: the answers of the replay processes, which get reloads only.
     """
@@ -48,7 +56,11 @@ class SentCommand(msgspec.Struct, frozen=True):
 
     @property
     def received(self) -> list[CommandAnswer]:
-        return [answer for answer in (*self.answers.values(), *self.replay.values()) if answer is not None]
+        return [
+            answer
+            for answer in (*self.answers.values(), *self.replay.values())
+            if answer is not None
+        ]
 
     @property
     def is_queued(self) -> bool:
@@ -68,10 +80,11 @@ async def submit(
     say: Callable[[str], None],
     known: Sequence[str] = (),
 ) -> SentCommand:
-    """Send one command, to the workspace's lane or (kinds of `TO_ALL`, `workspace` '') to every partition.
+    """Send one command, to the workspace's lane or (kinds of `TO_ALL`, `workspace` '') to every
+    partition.
 
-    Texts that look like personal data, and those of `known`, are removed from `why`. `say` is called with a line while
-    this waits for Kafka, `wait_s` is for the answers.
+    Texts that look like personal data, and those of `known`, are removed from `why`. `say` is
+    called with a line while this waits for Kafka, `wait_s` is for the answers.
 
     Raises:
         SettingsError: The workspace is unknown, or the arguments are wrong.
@@ -82,7 +95,9 @@ async def submit(
     connection = connection_of(settings)
     await kafka_ready(settings, _PROGRAMS.get(kind, "lanes ORDER"), say)
     async with Reader(connection) as reader:
-        ends = await reader.ends([TopicPartition(names.audit, number) for number in _partitions(settings, command)])
+        ends = await reader.ends(
+            [TopicPartition(names.audit, number) for number in _partitions(settings, command)],
+        )
         await send_command(connection, _records(settings, command), "stream-app lanes log")
         return await _answered(reader, ends, command, wait_s)
 
@@ -108,22 +123,39 @@ def new_command(
         raise SettingsError([str(error)]) from None
     if kind not in TO_ALL:
         check_known(settings, workspace=workspace)
-    return Command(command_id, kind, workspace, Clock().now_ms(), who, scrub(why, MAX_TEXT, known), dict(args))
+    return Command(
+        command_id,
+        kind,
+        workspace,
+        Clock().now_ms(),
+        who,
+        scrub(why, MAX_TEXT, known),
+        dict(args),
+    )
 
 
 def _partitions(settings: Settings, command: Command) -> Sequence[int]:
     """Return the workspace's home partition, or (kinds of `TO_ALL`) every partition."""
-    return range(settings.kafka.partitions) if command.kind in TO_ALL else [settings.home(command.workspace)]
+    return (
+        range(settings.kafka.partitions)
+        if command.kind in TO_ALL
+        else [settings.home(command.workspace)]
+    )
 
 
 def _records(settings: Settings, command: Command) -> list[Record]:
     value = _json.encode(command)
     key = command.workspace.encode()
-    return [Record(settings.names.commands, key, value, (), number) for number in _partitions(settings, command)]
+    return [
+        Record(settings.names.commands, key, value, (), number)
+        for number in _partitions(settings, command)
+    ]
 
 
 async def put_command(put: Put, records: Sequence[Record]) -> None:
-    """Write the command of a form to Kafka. `put` returns when Kafka has a record; it gives up within seconds.
+    """Write the command of a form to Kafka.
+
+    `put` returns when Kafka has a record; it gives up within seconds.
 
     Raises:
         BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
@@ -131,8 +163,9 @@ async def put_command(put: Put, records: Sequence[Record]) -> None:
     for problem in await asyncio.gather(*map(put, records), return_exceptions=True):
         if isinstance(problem, BrokerUnavailable):
             raise BrokerUnavailable(
-                "Kafka did not confirm the command. It may have arrived nevertheless: look at the audit, or send this "
-                "form again, which does it once"
+                "Kafka did not confirm the command. It may have arrived nevertheless: look "
+                "at the audit, or send this "
+                "form again, which does it once",
             ) from problem
         if problem is not None:
             raise problem
@@ -144,7 +177,10 @@ def command_sender(settings: Settings, put: Put) -> Send:
 
 
 def answers_in(records: Iterable[Any]) -> Iterator[tuple[int, CommandAnswer]]:
-    """Yield the answers among records of the audit topic, with their partitions. What is none is passed over."""
+    """Yield the answers among records of the audit topic, with their partitions.
+
+    What is none is passed over.
+    """
     for record in records:
         answer = read_answer(record.value)
         if answer is not None:
@@ -152,7 +188,10 @@ def answers_in(records: Iterable[Any]) -> Iterator[tuple[int, CommandAnswer]]:
 
 
 async def _answered(
-    reader: Reader, starts: Mapping[TopicPartition, int], command: Command, wait_s: float
+    reader: Reader,
+    starts: Mapping[TopicPartition, int],
+    command: Command,
+    wait_s: float,
 ) -> SentCommand:
     """Return the command with the answers that arrive in time."""
     workers: dict[int, CommandAnswer | None] = {place.partition: None for place in starts}

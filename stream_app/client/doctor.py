@@ -1,7 +1,8 @@
-"""The checks of a set-up, which spend no credit: `examine` yields one line for each, with a remedy if it fails.
+"""The checks of a set-up, which spend no credit: `examine` yields one line for each, with a remedy
+if it fails.
 
-Each check is independent and bounded in time. Without Kafka, checks that need it are skipped. The probes of other
-systems change nothing there: each returns what it has found, or raises ProbeFailed.
+Each check is independent and bounded in time. Without Kafka, checks that need it are skipped. The
+probes of other systems change nothing there: each returns what it has found, or raises ProbeFailed.
 """
 
 import asyncio
@@ -25,7 +26,12 @@ from stream_app.client.lookup import check_board
 from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
 from stream_app.clock import Clock
 from stream_app.config import Settings
-from stream_app.config.kafka_access import connection_of, kafka_ready, namespace_problems, stranger_connection
+from stream_app.config.kafka_access import (
+    connection_of,
+    kafka_ready,
+    namespace_problems,
+    stranger_connection,
+)
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.model.addresses import is_loopback_url
 from stream_app.domain.model.errors import (
@@ -39,7 +45,14 @@ from stream_app.domain.model.errors import (
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import shared_partitions
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
-from stream_app.kafka.connection import KafkaConnection, admin_of, kafka_producer, open_admin, silent, stop_producer
+from stream_app.kafka.connection import (
+    KafkaConnection,
+    admin_of,
+    kafka_producer,
+    open_admin,
+    silent,
+    stop_producer,
+)
 from stream_app.kafka.groups import committed_offsets, look_at
 from stream_app.kafka.rights import allowed
 from stream_app.kafka.topics import check_topics
@@ -55,13 +68,21 @@ async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
         raise ProbeFailed(str(refused)) from refused
     except BrokerUnavailable as error:
         raise ProbeFailed(f"{error} Does a firewall let this machine through?") from error
-    return f"{count(len(cluster['brokers']), 'broker answers', 'brokers answer')} at {connection.bootstrap}"
+    return (
+        f"{count(len(cluster['brokers']), 'broker answers', 'brokers answer')} at "
+        f"{connection.bootstrap}"
+    )
 
 
-async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[str], within_s: float) -> str:
+async def strangers_may_not_write(
+    stranger: KafkaConnection,
+    topics: Sequence[str],
+    within_s: float,
+) -> str:
     """Check that a client without credentials may not write to these topics. Nothing is written.
 
-    `topics` are those whose records take effect without a token. Raises ProbeFailed if such a client may write there.
+    `topics` are those whose records take effect without a token. Raises ProbeFailed if such a
+    client may write there.
     """
     try:
         async with admin_of(stranger, within_s) as admin:
@@ -70,82 +91,123 @@ async def strangers_may_not_write(stranger: KafkaConnection, topics: Sequence[st
         return f"Kafka accepts no client without credentials ({_name(error)})"
     if open_to_all:
         raise ProbeFailed(
-            f"any client that reaches Kafka may write to {', '.join(sorted(open_to_all))}, where records take effect "
-            "without a token: set up authentication and the rights of docs/kafka-rights.md, or keep Kafka's port on a "
-            "trusted network"
+            f"any client that reaches Kafka may write to {', '.join(sorted(open_to_all))}, "
+            "where records take effect "
+            "without a token: set up authentication and the rights of docs/kafka-rights.md, "
+            "or keep Kafka's port on a "
+            "trusted network",
         )
     return f"only clients with credentials may write to {', '.join(sorted(topics))}"
 
 
 async def may_transact(connection: KafkaConnection, transactional_id: str, within_s: float) -> str:
-    """Check that we get a transactional id like a worker's. The id must be unused: its owner would be fenced."""
+    """Check that we get a transactional id like a worker's.
+
+    The id must be unused: its owner would be fenced.
+    """
     producer = kafka_producer(**connection.settings(), transactional_id=transactional_id)
-    allow = f"allow Write and Describe on transactional ids that begin with {transactional_id.rpartition('-')[0]}-"
+    allow = (
+        "allow Write and Describe on transactional ids that begin with "
+        f"{transactional_id.rpartition('-')[0]}-"
+    )
     try:
         async with asyncio.timeout(within_s):
             await producer.start()
     except TransactionalIdAuthorizationFailed as error:
         raise ProbeFailed(f"Kafka refuses our transactions: {allow}") from error
     except (KafkaError, TimeoutError) as error:
-        raise ProbeFailed(f"Kafka gives no transactional id ({_name(error)}): is it healthy? Else {allow}") from error
+        raise ProbeFailed(
+            f"Kafka gives no transactional id ({_name(error)}): is it healthy? Else {allow}",
+        ) from error
     finally:
         await stop_producer(producer)
     return "transactions are allowed"
 
 
-async def clocks_agree(connection: KafkaConnection, transactional_id: str, topic: str, within_s: float) -> str:
-    """Check that this machine's clock agrees with Kafka's. Appends to `topic` in a transaction that is aborted."""
+async def clocks_agree(
+    connection: KafkaConnection,
+    transactional_id: str,
+    topic: str,
+    within_s: float,
+) -> str:
+    """Check that this machine's clock agrees with Kafka's.
+
+    Appends to `topic` in a transaction that is aborted.
+    """
     clock = KafkaClock(silent)
     try:
         await ask_kafka_for_its_time(connection, transactional_id, topic, clock, within_s)
     except (KafkaError, TimeoutError) as error:
-        raise ProbeFailed(f"cannot read Kafka's time ({_name(error)}): allow Write on {topic}") from error
+        raise ProbeFailed(
+            f"cannot read Kafka's time ({_name(error)}): allow Write on {topic}",
+        ) from error
     if clock.text:
         raise ProbeFailed(clock.text)
     return "this machine's clock agrees with Kafka's"
 
 
 async def may_join(connection: KafkaConnection, group: str, within_s: float) -> str:
-    """Check that we may read the offsets of a group, which joining it requires. Raises ProbeFailed."""
+    """Check that we may read the offsets of a group, which joining it requires.
+
+    Raises ProbeFailed.
+    """
     try:
         async with asyncio.timeout(within_s), open_admin(connection) as admin:
             await committed_offsets(admin, group)
     except (StreamAppError, TimeoutError) as error:
-        # What Kafka refused is the cause of our error; that of a timeout is only how the wait was ended.
+        # What Kafka refused is the cause of our error; that of a timeout is only how the wait was
+        # ended.
         why = _name(error if isinstance(error, TimeoutError) else error.__cause__ or error)
         raise ProbeFailed(
-            f"Kafka does not show the offsets of {group} ({why}): allow Read and Describe on the group"
+            f"Kafka does not show the offsets of {group} ({why}): allow Read and Describe on "
+            "the group",
         ) from error
     return f"group {group} is open to us"
 
 
 async def runs(connection: KafkaConnection, process: str, group: str, within_s: float) -> str:
-    """Check that at least one process (`worker` or `replay`) is in its consumer group. Raises ProbeFailed."""
+    """Check that at least one process (`worker` or `replay`) is in its consumer group.
+
+    Raises ProbeFailed.
+    """
     try:
         async with asyncio.timeout(within_s):
             members = (await look_at(connection, [group]))[group][0].members
     except (BrokerUnavailable, KafkaError, TimeoutError) as error:
-        raise ProbeFailed(f"cannot read the members of the group {group} ({_name(error)}): try again") from error
+        raise ProbeFailed(
+            f"cannot read the members of the group {group} ({_name(error)}): try again",
+        ) from error
     if not members:
-        raise ProbeFailed(f"no {process} process runs (group {group}): start one with `stream-app {process}`")
+        raise ProbeFailed(
+            f"no {process} process runs (group {group}): start one with `stream-app {process}`",
+        )
     return f"{count(members, 'process runs', 'processes run')} (group {group})"
 
 
 async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -> str:
-    """Check that Redis answers with the URL's password and TLS. The URL is secret and never shown."""
+    """Check that Redis answers with the URL's password and TLS.
+
+    The URL is secret and never shown.
+    """
     try:
-        async with asyncio.timeout(within_s), redis.asyncio.from_url(url, **tls_options(url, ca_file)) as client:
+        async with (
+            asyncio.timeout(within_s),
+            redis.asyncio.from_url(url, **tls_options(url, ca_file)) as client,
+        ):
             await client.get("stream-app-doctor")
     except (redis.RedisError, OSError, TimeoutError, ValueError) as error:
         raise ProbeFailed(
-            f"Redis does not answer ({_name(error)}): are the URL, its password and TLS (rediss://) right? "
-            "Without it nothing is lost; the cache only starts cold"
+            f"Redis does not answer ({_name(error)}): are the URL, its password and TLS "
+            "(rediss://) right? "
+            "Without it nothing is lost; the cache only starts cold",
         ) from error
     return "Redis answers"
 
 
 async def host_answers(url: str, egress: Egress, within_s: float) -> str:
-    """Check that the host of a URL accepts a connection of the worker's client. Nothing is sent or paid for.
+    """Check that the host of a URL accepts a connection of the worker's client.
+
+    Nothing is sent or paid for.
 
     Raises ProbeFailed if the host cannot be reached.
     """
@@ -163,19 +225,26 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
     if refused is None:
         return f"{where} accepts connections{way}"
     if refused.reason == "tls":
-        others = "install the system's certificate authorities (ca-certificates), or, " if egress.tls is True else ""
+        others = (
+            "install the system's certificate authorities (ca-certificates), or, "
+            if egress.tls is True
+            else ""
+        )
         raise ProbeFailed(
-            f"{where} has no certificate trusted here ({refused.text}): {others}if this network inspects TLS, name its "
-            "authority's PEM file in egress.ca_file"
+            f"{where} has no certificate trusted here ({refused.text}): {others}if this "
+            "network inspects TLS, name its "
+            "authority's PEM file in egress.ca_file",
         )
     if refused.reason == "proxy":
         raise ProbeFailed(
-            f"{where} cannot be reached ({refused.text}): are address, user and password in the variable that "
-            "egress.proxy_env names right, and does the proxy allow this host?"
+            f"{where} cannot be reached ({refused.text}): are address, user and password in "
+            "the variable that "
+            "egress.proxy_env names right, and does the proxy allow this host?",
         )
     raise ProbeFailed(
-        f"{where} cannot be reached{way} ({refused.text}): does a firewall block this machine, is DNS right, or must "
-        "egress.proxy_env name a proxy?"
+        f"{where} cannot be reached{way} ({refused.text}): does a firewall block this "
+        "machine, is DNS right, or must "
+        "egress.proxy_env name a proxy?",
     )
 
 
@@ -187,7 +256,8 @@ def _name(error: BaseException) -> str:
 _WITHIN_S: Final = 10.0
 
 _NO_PEPPER: Final = (
-    "no pepper: hashes of people can be guessed from a list of addresses; set privacy.pepper_env (docs/privacy.md)"
+    "no pepper: hashes of people can be guessed from a list of addresses; set privacy.pepper_env "
+    "(docs/privacy.md)"
 )
 
 Verdict = Literal["ok", "advice", "failed", "skipped"]
@@ -202,7 +272,10 @@ class Check(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[Check]:
-    """Yield each check when it is done. `notify`: send a test message, too. Raises as `make_egress`."""
+    """Yield each check when it is done.
+
+    `notify`: send a test message, too. Raises as `make_egress`.
+    """
     egress = settings.make_egress()
     connection = connection_of(settings)
     names = settings.names
@@ -219,9 +292,16 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
         for check in topics:
             yield check
         # advice, not a failure: the network may be closed, which `doctor` cannot see
-        closed = partial(strangers_may_not_write, stranger_connection(settings), (names.commands, names.callbacks))
+        closed = partial(
+            strangers_may_not_write,
+            stranger_connection(settings),
+            (names.commands, names.callbacks),
+        )
         yield await with_topics("namespace", lambda: _namespace(settings))
-        yield await with_topics("strangers", lambda: _probe("strangers", closed(_WITHIN_S), "advice"))
+        yield await with_topics(
+            "strangers",
+            lambda: _probe("strangers", closed(_WITHIN_S), "advice"),
+        )
         yield await _probe("transactions", may_transact(connection, own_id, _WITHIN_S))
         agree = partial(clocks_agree, connection, own_id, names.audit)
         yield await with_topics("clock", lambda: _probe("clock", agree(_WITHIN_S)))
@@ -234,7 +314,17 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
             else:
                 yield Check(name, "skipped", f"it needs to see the group {group}")
     else:
-        for name in ("topics", "namespace", "strangers", "transactions", "clock", "lanes", "group", "worker", "replay"):
+        for name in (
+            "topics",
+            "namespace",
+            "strangers",
+            "transactions",
+            "clock",
+            "lanes",
+            "group",
+            "worker",
+            "replay",
+        ):
             yield Check(name, "skipped", "it needs Kafka")
     if not settings.privacy.pepper_env:
         yield Check("privacy", "advice", _NO_PEPPER)
@@ -285,7 +375,10 @@ async def _lanes(settings: Settings) -> Check:
     running = Group("Stable", 1)
     findings = explain(Facts(now_ms, running, running, known))
     if held := {finding.workspace for finding in findings if finding.holds}:
-        some = f"{len(held)} of {count(len(settings.workspaces), 'lane')} {'is' if len(held) == 1 else 'are'} held"
+        some = (
+            f"{len(held)} of {count(len(settings.workspaces), 'lane')} "
+            f"{'is' if len(held) == 1 else 'are'} held"
+        )
         return Check("lanes", "advice", f"{some}: `stream-app explain` says why, and what lifts it")
     return Check("lanes", "ok", "no lane is held")
 
@@ -311,7 +404,10 @@ async def _topics(settings: Settings) -> list[Check]:
 
 
 async def trace_check(settings: Settings) -> Check:
-    """Send an empty request to the receiver of `[trace]`. Give advice, not a failure: leads need no traces."""
+    """Send an empty request to the receiver of `[trace]`.
+
+    Give advice, not a failure: leads need no traces.
+    """
     name = settings.trace.headers_env
     if name is not None and name not in settings.secrets:
         return Check("traces", "skipped", f"it needs {name}, the headers of the trace process")
@@ -339,19 +435,25 @@ async def message_check(settings: Settings, egress: Egress) -> Check:
 
 def _webhook_hosts(settings: Settings) -> list[str]:
     """Return the hosts of the webhooks, as URLs without the path, which is secret."""
-    names = (name for destination in settings.destinations.values() for name in destination.webhooks_env)
+    names = (
+        name for destination in settings.destinations.values() for name in destination.webhooks_env
+    )
     urls = (urlsplit(settings.secrets[name]) for name in names)
     return sorted({f"{url.scheme}://{url.netloc}" for url in urls})
 
 
 async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]:
-    waiting = [alias for alias, destination in settings.destinations.items() if destination.callbacks]
+    waiting = [
+        alias for alias, destination in settings.destinations.items() if destination.callbacks
+    ]
     if not waiting:
         yield Check("callbacks", "skipped", "no destination has callbacks (callbacks = false)")
         return
     if urlsplit(settings.gateway.public_url or "").scheme == "http":
         yield Check(
-            "callbacks", "advice", "gateway.public_url is http: results and tokens are not encrypted; use https"
+            "callbacks",
+            "advice",
+            "gateway.public_url is http: results and tokens are not encrypted; use https",
         )
     try:
         is_proxied = await gateway_answers(settings, egress, _WITHIN_S)
@@ -362,11 +464,17 @@ async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]
     if is_proxied:
         yield Check("proxy", "ok", f"a reverse proxy answers at {public_url}")
     elif is_loopback_url(public_url):
-        yield Check("proxy", "skipped", "gateway.public_url is this machine, and no reverse proxy answers there")
+        yield Check(
+            "proxy",
+            "skipped",
+            "gateway.public_url is this machine, and no reverse proxy answers there",
+        )
     else:
         text = (
-            f"the gateway itself answers at {public_url}, so that any peer could exhaust its memory: put a reverse "
-            "proxy with TLS in front of it, such as deploy/nginx.conf, which keeps the header Connection to itself"
+            f"the gateway itself answers at {public_url}, so that any peer could exhaust its "
+            "memory: put a reverse "
+            "proxy with TLS in front of it, such as deploy/nginx.conf, which keeps the "
+            "header Connection to itself"
         )
         yield Check("proxy", "failed", text)
     for alias in waiting:

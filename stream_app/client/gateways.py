@@ -23,7 +23,8 @@ _NO_LEAD: Final = "doctor"
 _ASKED: Final = 8
 """Connections for each secret. A proxy usually takes its gateways in turn."""
 _WITHIN_S: Final = 5.0
-_MOST_BYTES: Final = 65_536  # a gateway answers with a line; a proxy that cannot reach it, with a page
+# a gateway answers with a line; a proxy that cannot reach it, with a page
+_MOST_BYTES: Final = 65_536
 _AGAIN_S: Final = 0.5
 
 
@@ -32,9 +33,12 @@ class ProbeFailed(StreamAppError):
 
 
 async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -> bool:
-    """Check that the gateway is behind the public URL. Returns whether a proxy is in front of it. Raises ProbeFailed.
+    """Check that the gateway is behind the public URL.
 
-    A proxy takes the header Connection for itself, and most name themselves; the gateway does neither.
+    Returns whether a proxy is in front of it. Raises ProbeFailed.
+
+    A proxy takes the header Connection for itself, and most name themselves; the gateway does
+    neither.
     """
     base = (settings.gateway.public_url or "").rstrip("/")
     headers = {"connection": f"close, {gateway.UNPROXIED}"}
@@ -42,16 +46,22 @@ async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -
         health = await _ask(client, within_s, "GET", f"{base}/healthz", headers=headers)
     if health.status_code != 200 or health.text != "ok":
         raise ProbeFailed(
-            f"{base}/healthz answers {health.status_code}, unlike our gateway: is `stream-app gateway` behind "
-            "it, and does the proxy forward /healthz and /callbacks/ ?"
+            f"{base}/healthz answers {health.status_code}, unlike our gateway: is "
+            "`stream-app gateway` behind "
+            "it, and does the proxy forward /healthz and /callbacks/ ?",
         )
-    return gateway.UNPROXIED_HEADER not in health.headers or "server" in health.headers or "via" in health.headers
+    return (
+        gateway.UNPROXIED_HEADER not in health.headers
+        or "server" in health.headers
+        or "via" in health.headers
+    )
 
 
 async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, within_s: float) -> str:
     """Check that the gateway knows this destination and has the same first key. Nothing is written.
 
-    Sends a callback for one lead with the token of another. Only a gateway with our key can detect the mismatch.
+    Sends a callback for one lead with the token of another. Only a gateway with our key can detect
+    the mismatch.
 
     Raises:
         ProbeFailed: The gateway answers otherwise, or not at all.
@@ -66,13 +76,27 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
         answer = await _ask(client, within_s, "POST", url, json=document)
     if answer.status_code == 404:
         raise ProbeFailed(
-            f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has another configuration"
+            f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has "
+            "another configuration",
         )
     text = answer.text
-    if text in {refusal.text for refusal in (gateway.REFUSED_TOKEN["unknown_key"], gateway.NO_TOKEN)}:
-        raise ProbeFailed(f"{url} does not know our key: give worker and gateway the same gateway.token_keys_env")
-    if text != (gateway.REFUSED_TOKEN["mismatch"] if settings.gateway.token_keys_env else gateway.NO_SECRET).text:
-        raise ProbeFailed(f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it")
+    if text in {
+        refusal.text for refusal in (gateway.REFUSED_TOKEN["unknown_key"], gateway.NO_TOKEN)
+    }:
+        raise ProbeFailed(
+            f"{url} does not know our key: give worker and gateway the same gateway.token_keys_env",
+        )
+    if (
+        text
+        != (
+            gateway.REFUSED_TOKEN["mismatch"]
+            if settings.gateway.token_keys_env
+            else gateway.NO_SECRET
+        ).text
+    ):
+        raise ProbeFailed(
+            f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it",
+        )
     return f"{url} answers, and refuses a forged callback"
 
 
@@ -96,8 +120,15 @@ class _Answer(msgspec.Struct, frozen=True):
     text: str
 
 
-async def _ask(client: httpx.AsyncClient, within_s: float, method: str, url: str, **options: Any) -> _Answer:
-    """Send a request and read the answer, which may come from any program: in bounded time, and not above a size.
+async def _ask(
+    client: httpx.AsyncClient,
+    within_s: float,
+    method: str,
+    url: str,
+    **options: Any,
+) -> _Answer:
+    """Send a request and read the answer, which may come from any program: in bounded time, and not
+    above a size.
 
     Raises:
         ProbeFailed: There is no such answer.
@@ -110,18 +141,24 @@ async def _ask(client: httpx.AsyncClient, within_s: float, method: str, url: str
                 if len(body) > _MOST_BYTES:
                     raise ProbeFailed(
                         f"{url} answers with more than {_MOST_BYTES:,} bytes, unlike our gateway: "
-                        "check gateway.public_url, and the proxy before it"
+                        "check gateway.public_url, and the proxy before it",
                     )
-            return _Answer(answer.status_code, answer.headers, body.decode("utf-8", "replace").strip())
+            return _Answer(
+                answer.status_code,
+                answer.headers,
+                body.decode("utf-8", "replace").strip(),
+            )
     except TimeoutError as late:
         raise ProbeFailed(
-            f"{url} did not answer within {within_s:g} s: is gateway.public_url right, does the gateway run, "
-            "and are [egress]'s proxy and authority right?"
+            f"{url} did not answer within {within_s:g} s: is gateway.public_url right, does "
+            "the gateway run, "
+            "and are [egress]'s proxy and authority right?",
         ) from late
     except httpx.HTTPError as error:
         raise ProbeFailed(
-            f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url right, does the "
-            "gateway run, and are [egress]'s proxy and authority right?"
+            f"{url} cannot be reached from here ({type(error).__name__}): is "
+            "gateway.public_url right, does the "
+            "gateway run, and are [egress]'s proxy and authority right?",
         ) from error
 
 
@@ -144,9 +181,10 @@ class TableSecret(msgspec.Struct, frozen=True):
 async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecret]:
     """Ask the gateways which secrets of tables they have.
 
-    A gateway looks for changed files every 2 seconds, so one that lacks a secret is asked again for `patience_s`. A
-    secret that this process has is tried. Of one that it lacks, a wrong one shows at least whether the table has a
-    secret there. Raises SettingsError as `Settings.make_egress` does.
+    A gateway looks for changed files every 2 seconds, so one that lacks a secret is asked again for
+    `patience_s`. A secret that this process has is tried. Of one that it lacks, a wrong one shows
+    at least whether the table has a secret there. Raises SettingsError as `Settings.make_egress`
+    does.
     """
     wanted = [
         (alias, variable)
@@ -156,7 +194,10 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
     ]
     proxy = settings.egress.proxy_env
     if proxy is not None and proxy not in settings.secrets:
-        return [_not_tried(*place, f"{proxy}, the URL of the proxy, is not set here") for place in wanted]
+        return [
+            _not_tried(*place, f"{proxy}, the URL of the proxy, is not set here")
+            for place in wanted
+        ]
     if not wanted:
         return []
     states: dict[tuple[str, str], TableSecret] = {}
@@ -168,7 +209,11 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
                     states[alias, variable] = await _table_secret(settings, alias, variable, client)
             except ProbeFailed as error:  # all are behind one proxy
                 states |= {place: _not_tried(*place, str(error)) for place in wanted}
-            wanted = [place for place in wanted if states[place].state == "missing" and time.monotonic() < ends_s]
+            wanted = [
+                place
+                for place in wanted
+                if states[place].state == "missing" and time.monotonic() < ends_s
+            ]
             await asyncio.sleep(_AGAIN_S if wanted else 0)
     return list(states.values())
 
@@ -177,11 +222,17 @@ def _not_tried(alias: str, variable: str, why: str) -> TableSecret:
     return TableSecret(alias, variable, "unknown", f"{alias}: {variable} was not tried: {why}")
 
 
-async def _table_secret(settings: Settings, alias: str, variable: str, client: httpx.AsyncClient) -> TableSecret:
-    """Call back with the secret, over several connections because a proxy has several gateways behind it.
+async def _table_secret(
+    settings: Settings,
+    alias: str,
+    variable: str,
+    client: httpx.AsyncClient,
+) -> TableSecret:
+    """Call back with the secret, over several connections because a proxy has several gateways
+    behind it.
 
-    The body names another workspace than the URL, which a gateway refuses after it has verified the secret. Raises
-    ProbeFailed if no gateway can be reached.
+    The body names another workspace than the URL, which a gateway refuses after it has verified the
+    secret. Raises ProbeFailed if no gateway can be reached.
     """
     url = settings.callback_url(alias)
     workspace = settings.destinations[alias].workspace
@@ -189,7 +240,11 @@ async def _table_secret(settings: Settings, alias: str, variable: str, client: h
     secret = settings.secrets[variable] if is_known else f"not-{secrets.token_hex(16)}"
     document = {"lead_id": _NO_LEAD, "workspace": f"not-{workspace}"}
     good = _answer_to(document, workspace, alias) if is_known else gateway.BAD_SECRET.text
-    lacks = {gateway.NOT_HERE.text, gateway.NO_TOKEN.text, *([gateway.BAD_SECRET.text] if is_known else [])}
+    lacks = {
+        gateway.NOT_HERE.text,
+        gateway.NO_TOKEN.text,
+        *([gateway.BAD_SECRET.text] if is_known else []),
+    }
 
     async def ask() -> str:
         headers = {b"x-callback-secret": secret.encode()}
@@ -200,15 +255,29 @@ async def _table_secret(settings: Settings, alias: str, variable: str, client: h
     missing = sum(answer in lacks for answer in answers)
     if missing:
         text = (
-            f"{alias}: a gateway lacks {variable} and refuses this table's callbacks ({missing} of {_ASKED} answers at "
-            f"{url}): give each gateway the configuration and its file in secrets_dir, or the variable and a restart"
+            f"{alias}: a gateway lacks {variable} and refuses this table's callbacks "
+            f"({missing} of {_ASKED} answers at "
+            f"{url}): give each gateway the configuration and its file in secrets_dir, or "
+            "the variable and a restart"
         )
         return TableSecret(alias, variable, "missing", text)
     if any(answer != good for answer in answers):
-        return _not_tried(alias, variable, f"{url} answers unlike our gateway: check the proxy before it")
+        return _not_tried(
+            alias,
+            variable,
+            f"{url} answers unlike our gateway: check the proxy before it",
+        )
     if is_known:
-        return TableSecret(alias, variable, "present", f"{alias}: {_ASKED} answers at {url} accept {variable}")
-    text = f"{alias}: the gateways have a secret of this table; {variable} is not set here, so it was not tried"
+        return TableSecret(
+            alias,
+            variable,
+            "present",
+            f"{alias}: {_ASKED} answers at {url} accept {variable}",
+        )
+    text = (
+        f"{alias}: the gateways have a secret of this table; {variable} is not set here, so it "
+        "was not tried"
+    )
     return TableSecret(alias, variable, "unknown", text)
 
 

@@ -35,7 +35,10 @@ _view: Final = msgspec.json.Decoder(LaneView)
 
 
 class LanesReport(msgspec.Struct, frozen=True):
-    """The facts, and the forecasts of the budget by workspace and meter. `more`: lanes on later pages."""
+    """The facts, and the forecasts of the budget by workspace and meter.
+
+    `more`: lanes on later pages.
+    """
 
     facts: Facts
     forecasts: dict[str, dict[str, Forecast]]
@@ -43,7 +46,10 @@ class LanesReport(msgspec.Struct, frozen=True):
 
 
 async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesReport:
-    """Read all facts at one time. Raises BrokerUnavailable, and TopicsError if a topic that it reads is missing."""
+    """Read all facts at one time.
+
+    Raises BrokerUnavailable, and TopicsError if a topic that it reads is missing.
+    """
     names = settings.names
     connection = connection_of(settings)
     await kafka_ready(settings, "lanes", say)
@@ -60,10 +66,19 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
         views, unreadable = await _views(reader, settings, now_ms)
         positions = positions_of(known[-1] for known in views.values())
         partitions = settings.kafka.partitions
-        waiting = await Backlog().count(reader, places_of(names.lead_topics, partitions), consumed, positions)
+        waiting = await Backlog().count(
+            reader,
+            places_of(names.lead_topics, partitions),
+            consumed,
+            positions,
+        )
         blocked, oldest = await _first_of(reader, waiting, consumed, positions)
         asked = await _unanswered(reader, settings, consumed)
-        back = [names.dlq, names.deferred, *(names.wait(tier_s) for tier_s in settings.replay.tiers_s)]
+        back = [
+            names.dlq,
+            names.deferred,
+            *(names.wait(tier_s) for tier_s in settings.replay.tiers_s),
+        ]
         coming_back = sum_of(await Backlog().count(reader, places_of(back, partitions), moved, {}))
         paused = await _pause(reader, names.replay_state)
     last = {name: samples[-1].at(now_ms) for name, samples in views.items()}
@@ -88,7 +103,10 @@ async def read_lanes(settings: Settings, say: Callable[[str], None]) -> LanesRep
         wrong,
         coming_back.at_most,
     )
-    return LanesReport(facts, {name: _forecasts(samples, now_ms) for name, samples in views.items()})
+    return LanesReport(
+        facts,
+        {name: _forecasts(samples, now_ms) for name, samples in views.items()},
+    )
 
 
 def only_workspace(report: LanesReport, workspace: str | None) -> LanesReport:
@@ -102,14 +120,22 @@ def only_workspace(report: LanesReport, workspace: str | None) -> LanesReport:
 
 def page(report: LanesReport, after: str, limit: int | None) -> LanesReport:
     """Return the first lanes whose names come after `after`, at most `limit` of them; None: all."""
-    lanes = sorted((lane for lane in report.facts.lanes if lane.workspace > after), key=lambda lane: lane.workspace)
+    lanes = sorted(
+        (lane for lane in report.facts.lanes if lane.workspace > after),
+        key=lambda lane: lane.workspace,
+    )
     shown = lanes[:limit]
     forecasts = {lane.workspace: report.forecasts.get(lane.workspace, {}) for lane in shown}
-    return LanesReport(msgspec.structs.replace(report.facts, lanes=shown), forecasts, len(lanes) - len(shown))
+    return LanesReport(
+        msgspec.structs.replace(report.facts, lanes=shown),
+        forecasts,
+        len(lanes) - len(shown),
+    )
 
 
 async def last_views(settings: Settings) -> dict[str, LaneView]:
-    """Return the last published view of each lane as it is now, of those that can be read, by workspace.
+    """Return the last published view of each lane as it is now, of those that can be read, by
+    workspace.
 
     Raises BrokerUnavailable.
     """
@@ -120,9 +146,11 @@ async def last_views(settings: Settings) -> dict[str, LaneView]:
 
 
 async def moved_lanes(settings: Settings, plan: Plan, workspaces: Collection[str]) -> list[str]:
-    """Return a line for each of these workspaces whose lane is in another partition than its home in `plan`.
+    """Return a line for each of these workspaces whose lane is in another partition than its home
+    in `plan`.
 
-    The views of all partitions are read, because a lane may be in any of them. Raises BrokerUnavailable.
+    The views of all partitions are read, because a lane may be in any of them. Raises
+    BrokerUnavailable.
     """
     keys = {name.encode() for name in workspaces}
     last: dict[str, tuple[int, int]] = {}
@@ -131,14 +159,26 @@ async def moved_lanes(settings: Settings, plan: Plan, workspaces: Collection[str
             for record in records:
                 if record.key not in keys or not record.value:
                     continue
-                with suppress(*UNREADABLE):  # of another version: its owner knows the lane by its row
+                # of another version: its owner knows the lane by its row
+                with suppress(*UNREADABLE):
                     view = _view.decode(record.value)
-                    last[view.workspace] = max((view.at_ms, view.partition), last.get(view.workspace, (0, 0)))
+                    last[view.workspace] = max(
+                        (view.at_ms, view.partition),
+                        last.get(view.workspace, (0, 0)),
+                    )
     homes = {name: (partition, plan.home_of(name)) for name, (_, partition) in sorted(last.items())}
-    return [moved_text(name, partition, home) for name, (partition, home) in homes.items() if partition != home]
+    return [
+        moved_text(name, partition, home)
+        for name, (partition, home) in homes.items()
+        if partition != home
+    ]
 
 
-async def command_log(settings: Settings, workspace: str | None, limit: int) -> list[list[CommandAnswer]]:
+async def command_log(
+    settings: Settings,
+    workspace: str | None,
+    limit: int,
+) -> list[list[CommandAnswer]]:
     """Return the last answers to commands, oldest first. Raises BrokerUnavailable.
 
     Equal answers of several partitions are one entry.
@@ -154,15 +194,23 @@ async def command_log(settings: Settings, workspace: str | None, limit: int) -> 
     return list(alike.values())[-limit:]
 
 
-async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> tuple[dict[str, list[LaneView]], set[str]]:
-    """Return the recent views by workspace, oldest first, and the workspaces whose last one cannot be read.
+async def _views(
+    reader: TopicReader,
+    settings: Settings,
+    now_ms: int,
+) -> tuple[dict[str, list[LaneView]], set[str]]:
+    """Return the recent views by workspace, oldest first, and the workspaces whose last one cannot
+    be read.
 
     There is always at least the last view of a lane.
     """
     topic = settings.names.lanes
     bounds = await reader.bounds(topic)
     lately = await reader.offsets_at(topic, now_ms - SAMPLED_MS)
-    begins = {number: end if (offset := lately[number]) is None else offset for number, (_, end) in bounds.items()}
+    begins = {
+        number: end if (offset := lately[number]) is None else offset
+        for number, (_, end) in bounds.items()
+    }
     recent = {number: (begins[number], end) for number, (_, end) in bounds.items()}
     by_name, unreadable = await _read_views(reader, topic, recent)
     seen = by_name.keys() | unreadable
@@ -176,7 +224,9 @@ async def _views(reader: TopicReader, settings: Settings, now_ms: int) -> tuple[
 
 
 async def _read_views(
-    reader: TopicReader, topic: str, ranges: dict[int, tuple[int, int]]
+    reader: TopicReader,
+    topic: str,
+    ranges: dict[int, tuple[int, int]],
 ) -> tuple[dict[str, list[LaneView]], set[str]]:
     by_name: dict[str, list[LaneView]] = {}
     unreadable: set[str] = set()
@@ -185,7 +235,11 @@ async def _read_views(
     return by_name, unreadable
 
 
-def views_in(records: Iterable[Any], by_name: dict[str, list[LaneView]], unreadable: set[str]) -> None:
+def views_in(
+    records: Iterable[Any],
+    by_name: dict[str, list[LaneView]],
+    unreadable: set[str],
+) -> None:
     """Add the views among records of `leads.lanes` to those of their workspaces.
 
     `unreadable` has the workspaces whose last record cannot be read by this version.
@@ -208,7 +262,8 @@ async def _first_of(
     committed: Offsets,
     positions: Mapping[Place, Position],
 ) -> tuple[dict[int, str], dict[int, int]]:
-    """Return, by partition, the unreadable batch that holds it, and when the oldest waiting record came.
+    """Return, by partition, the unreadable batch that holds it, and when the oldest waiting record
+    came.
 
     Where a record waits in the memory of the owner, only the group's offset bounds its age.
     """
@@ -218,10 +273,13 @@ async def _first_of(
     seen: set[TopicPartition] = set()
 
     def note(batch: UnreadableBatch) -> None:
-        if TopicPartition(batch.topic, batch.partition) not in seen:  # else a record before it is read first
+        # else a record before it is read first
+        if TopicPartition(batch.topic, batch.partition) not in seen:
             unreadable[batch.partition] = str(batch)
 
-    places = [TopicPartition(topic, number) for (topic, number), left in waiting.items() if left.records]
+    places = [
+        TopicPartition(topic, number) for (topic, number), left in waiting.items() if left.records
+    ]
     spans: dict[TopicPartition, Span] = {}
     for place, (begin, end) in (await reader.spans(places)).items():
         at = committed.get((place.topic, place.partition), 0)
@@ -248,11 +306,17 @@ async def _pause(reader: TopicReader, topic: str) -> Pause | None:
 
 
 async def _unanswered(reader: TopicReader, settings: Settings, committed: Offsets) -> Counter[int]:
-    """Count the unanswered commands by partition. The group's offset is committed shortly after an answer."""
+    """Count the unanswered commands by partition.
+
+    The group's offset is committed shortly after an answer.
+    """
     names = settings.names
     waiting: dict[tuple[int, str], int] = {}
     bounds = await reader.bounds(names.commands)
-    ranges = {number: (committed.get((names.commands, number), 0), end) for number, (_, end) in bounds.items()}
+    ranges = {
+        number: (committed.get((names.commands, number), 0), end)
+        for number, (_, end) in bounds.items()
+    }
     async for records in reader.read(names.commands, ranges):
         for record in records:
             place = f"{names.commands}/{record.partition}/{record.offset}"
@@ -284,7 +348,9 @@ def _lane(
 ) -> LaneFacts:
     names = settings.names
     home = settings.home(name)
-    here = {topic.removeprefix(names.namespace): records[topic, home] for topic in names.lead_topics}
+    here = {
+        topic.removeprefix(names.namespace): records[topic, home] for topic in names.lead_topics
+    }
     waiting = {topic: left.records for topic, left in here.items()}
     residents = settings.plan.residents(home)
     others = [other for other in islice(residents, _NAMED + 1) if other != name][:_NAMED]

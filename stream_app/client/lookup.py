@@ -1,4 +1,5 @@
-"""Asks the board where a lead or an import is; `stream-app status` and `imports` use it, and so can Python programs.
+"""Asks the board where a lead or an import is; `stream-app status` and `imports` use it, and so can
+Python programs.
 
 An e-mail or LinkedIn URL is hashed here. Only the hash is in the request.
 """
@@ -31,7 +32,13 @@ from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
 from stream_app.domain.lead.read import LONGEST_ID, is_shown
 from stream_app.domain.model.addresses import is_loopback_url
-from stream_app.domain.model.errors import BoardUnavailable, ImportUnderWay, NotTheBoard, SettingsError, StreamAppError
+from stream_app.domain.model.errors import (
+    BoardUnavailable,
+    ImportUnderWay,
+    NotTheBoard,
+    SettingsError,
+    StreamAppError,
+)
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.model.untrusted import UNREADABLE
 
@@ -76,7 +83,9 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSear
     """
     with _client(settings) as client:
         for path in paths_of(who):
-            kind: type[LeadAnswer | LeadsAnswer] = LeadsAnswer if path.startswith("/leads?") else LeadAnswer
+            kind: type[LeadAnswer | LeadsAnswer] = (
+                LeadsAnswer if path.startswith("/leads?") else LeadAnswer
+            )
             answer = _answer(client, path, kind, Refusal)
             match answer:
                 case LeadAnswer():
@@ -86,13 +95,22 @@ def find(settings: Settings, who: str, workspace: str | None = None) -> LeadSear
                 case Refusal():
                     leads = []
             mine = list(filter(None, (_of_workspace(lead, workspace) for lead in leads)))
-            search = LeadSearch(as_of_ms=answer.as_of_ms, lag=answer.lag, trouble=answer.trouble, leads=mine)
+            search = LeadSearch(
+                as_of_ms=answer.as_of_ms,
+                lag=answer.lag,
+                trouble=answer.trouble,
+                leads=mine,
+            )
             if mine:
                 return search
         return msgspec.structs.replace(search, waiting=_waiting(client, who, workspace))
 
 
-def find_imports(settings: Settings, import_id: str = "", workspace: str | None = None) -> ImportsAnswer:
+def find_imports(
+    settings: Settings,
+    import_id: str = "",
+    workspace: str | None = None,
+) -> ImportsAnswer:
     """Return the newest imports, or those with one id, of one workspace or (None) of all.
 
     Raises:
@@ -101,7 +119,10 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
         StreamAppError: The board rejected the request.
     """
     if import_id and not is_shown(import_id):
-        text = f"import {import_id}: an id with an @ or more than {LONGEST_ID} characters is not followed"
+        text = (
+            f"import {import_id}: an id with an @ or more than {LONGEST_ID} characters is not "
+            "followed"
+        )
         raise SettingsError([f"{text}; use `stream-app status LEAD`"])
     query = {"import_id": import_id, "workspace": workspace or ""}
     path = f"/imports?{urlencode({name: value for name, value in query.items() if value})}"
@@ -110,7 +131,10 @@ def find_imports(settings: Settings, import_id: str = "", workspace: str | None 
 
 
 async def wait_for_import(
-    settings: Settings, import_id: str, workspace: str | None, timeout_s: float
+    settings: Settings,
+    import_id: str,
+    workspace: str | None,
+    timeout_s: float,
 ) -> list[FoundImport]:
     """Return an import, by workspace, when all of its leads are at rest.
 
@@ -124,23 +148,35 @@ async def wait_for_import(
     while True:
         is_last = time.monotonic() + _LOOK_EVERY_S > ends_s
         try:
-            imports = (await asyncio.to_thread(find_imports, settings, import_id, workspace)).imports
+            imports = (
+                await asyncio.to_thread(find_imports, settings, import_id, workspace)
+            ).imports
         except BoardUnavailable as error:
             if is_last or isinstance(error, NotTheBoard):
                 raise
         else:
-            rows = max((entry.rows - (entry.refused or 0) for entry in imports if entry.rows is not None), default=0)
+            rows = max(
+                (entry.rows - (entry.refused or 0) for entry in imports if entry.rows is not None),
+                default=0,
+            )
             # Of a workspace of which no worker has taken a lead yet, only the count of rows knows.
-            unseen = 0 if workspace else max(0, rows - sum(entry.published or 0 for entry in imports))
+            unseen = (
+                0 if workspace else max(0, rows - sum(entry.published or 0 for entry in imports))
+            )
             known = unseen + sum(entry.leads for entry in imports)
             moving = unseen + sum(entry.moving for entry in imports)
             if known and not moving:
                 return imports
             if is_last:
-                under_way = f"{moving:,} of {known:,} leads are under way" if known else "none of its leads is known"
+                under_way = (
+                    f"{moving:,} of {known:,} leads are under way"
+                    if known
+                    else "none of its leads is known"
+                )
                 raise ImportUnderWay(
                     f"import {import_id}: {under_way} after {timeout_s:g} s: wait longer; "
-                    f"`stream-app imports {import_id}` shows where they are, and `stream-app explain` what holds them"
+                    f"`stream-app imports {import_id}` shows where they are, and `stream-app "
+                    "explain` what holds them",
                 )
         await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -169,7 +205,8 @@ def check_board(url: str, within_s: float = _ANSWERS_WITHIN_S) -> None:
 def way_in(settings: Settings) -> str:
     """Return the address with which this user's browser comes into the board.
 
-    A board without `board.token_env` gives a ticket to who has its token; it is good once, and for a minute.
+    A board without `board.token_env` gives a ticket to who has its token; it is good once, and for
+    a minute.
 
     Raises:
         BoardUnavailable: Nothing answers.
@@ -188,23 +225,27 @@ def way_in(settings: Settings) -> str:
     except UNREADABLE as error:
         raise not_the_board(url, answer.status_code) from error
     if not answer.is_success or not ticket.path:
-        raise StreamAppError(f"the board at {settings.board_url} rejected the request: {ticket.text}")
+        raise StreamAppError(
+            f"the board at {settings.board_url} rejected the request: {ticket.text}",
+        )
     return f"{settings.board_url}{ticket.path}"
 
 
 def board_away(url: str, error: httpx.HTTPError) -> BoardUnavailable:
     """Return the error to raise when the board does not respond."""
     return BoardUnavailable(
-        f"the board at {url} does not respond ({type(error).__name__}): start it with: stream-app board; "
-        "if it runs elsewhere, set board.url"
+        f"the board at {url} does not respond ({type(error).__name__}): start it with: "
+        "stream-app board; "
+        "if it runs elsewhere, set board.url",
     )
 
 
 def not_the_board(url: str, status: int) -> NotTheBoard:
     """Return the error to raise when another server responds."""
     return NotTheBoard(
-        f"this is not the board: what answers at {url} is not `stream-app board` of this version (HTTP {status}); "
-        "check board.url, and the proxy before it"
+        f"this is not the board: what answers at {url} is not `stream-app board` of this "
+        f"version (HTTP {status}); "
+        "check board.url, and the proxy before it",
     )
 
 
@@ -220,14 +261,19 @@ def paths_of(who: str) -> list[str]:
     """Return the API paths to try, in order, without personal data. Raises SettingsError."""
     person, lead_ids = names_of(who)
     paths = [] if person is None else [f"/leads?person={person}"]
-    paths += [f"/leads/{quote(lead_id, safe='/:' if lead_id.startswith(_RECORD) else ':')}" for lead_id in lead_ids]
+    paths += [
+        f"/leads/{quote(lead_id, safe='/:' if lead_id.startswith(_RECORD) else ':')}"
+        for lead_id in lead_ids
+    ]
     if not paths:
         raise SettingsError(["no lead given: pass a lead id, an e-mail or a LinkedIn URL"])
     return paths
 
 
 def names_of(who: str) -> tuple[str | None, tuple[str, ...]]:
-    """Return the hash of a person and the lead ids that a lead id, an e-mail or a LinkedIn URL may mean."""
+    """Return the hash of a person and the lead ids that a lead id, an e-mail or a LinkedIn URL may
+    mean.
+    """
     text = who.strip()
     if text.startswith(_RECORD):
         return None, (text,)
@@ -248,10 +294,12 @@ def _waiting(client: httpx.Client, who: str, workspace: str | None) -> WaitingAn
 
 
 def _answer(client: httpx.Client, path: str, *kinds: type[A]) -> A:
-    """Return the board's answer as the first of these types, or, if the lead is unknown, as the last.
+    """Return the board's answer as the first of these types, or, if the lead is unknown, as the
+    last.
 
     Raises:
-        BoardUnavailable: There is no answer, or not one of a board of this version, or the board still reads Kafka.
+        BoardUnavailable: There is no answer, or not one of a board of this version, or the board
+            still reads Kafka.
         StreamAppError: The board rejected the request.
     """
     url = str(client.base_url).rstrip("/")
@@ -281,4 +329,9 @@ def _of_workspace(lead: FoundLead, workspace: str | None) -> FoundLead | None:
     results = [result for result in lead.results if result.workspace == workspace]
     if not histories and not results:
         return None
-    return msgspec.structs.replace(lead, histories=histories, history_count=len(histories), results=results)
+    return msgspec.structs.replace(
+        lead,
+        histories=histories,
+        history_count=len(histories),
+        results=results,
+    )

@@ -60,18 +60,24 @@ class Receiver:
             async with (
                 asyncio.timeout(_IN_ALL_S),
                 self._http.stream(
-                    "POST", self._url, content=body, headers={"content-type": "application/json"}
+                    "POST",
+                    self._url,
+                    content=body,
+                    headers={"content-type": "application/json"},
                 ) as answer,
             ):
                 status = answer.status_code
                 wait = answer.headers.get("retry-after", "")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise NotDelivered(
-                f"{self.host} does not take messages ({type(error).__name__}): check notify.url_env, and [egress]'s "
-                "proxy and authority"
+                f"{self.host} does not take messages ({type(error).__name__}): check "
+                "notify.url_env, and [egress]'s "
+                "proxy and authority",
             ) from error
         if not 200 <= status < 300:
-            remedy = "" if status == 429 or status >= 500 else ": check notify.url_env and notify.format"
+            remedy = (
+                "" if status == 429 or status >= 500 else ": check notify.url_env and notify.format"
+            )
             raise NotDelivered(
                 f"{self.host} answers HTTP {status} to messages{remedy}",
                 int(wait) * 1000 if wait.isascii() and wait.isdecimal() else 0,
@@ -104,7 +110,9 @@ def body_of(begun: Iterable[Alert], ended: Iterable[Alert], form: Format, now_ms
         if left_out:
             texts.append(f"and {left_out} more: `stream-app explain`")
         return msgspec.json.encode({"text": "\n".join(texts)})
-    alerts: list[dict[str, Any]] = [{"status": status, **msgspec.structs.asdict(alert)} for alert, status in shown]
+    alerts: list[dict[str, Any]] = [
+        {"status": status, **msgspec.structs.asdict(alert)} for alert, status in shown
+    ]
     return msgspec.json.encode({"at_ms": now_ms, "alerts": alerts, "left_out": left_out})
 
 
@@ -118,6 +126,11 @@ def trial_body(form: Format, now_ms: int) -> bytes:
 
 def _line(alert: Alert, status: str) -> str:
     text = f"*{alert.name}* ({alert.severity}): {alert.summary}"
-    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):  # api.slack.com: text formatting
+    # api.slack.com: text formatting
+    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, escaped)
-    return f"{_MARKS[alert.severity]} {text}" if status == "firing" else f":white_check_mark: resolved {text}"
+    return (
+        f"{_MARKS[alert.severity]} {text}"
+        if status == "firing"
+        else f":white_check_mark: resolved {text}"
+    )

@@ -1,4 +1,5 @@
-"""What Kafka holds of people: who is suppressed, which leads are a person's, what remains after an erasure.
+"""What Kafka holds of people: who is suppressed, which leads are a person's, what remains after an
+erasure.
 
 People are hashes. Everything is read from all partitions.
 """
@@ -16,7 +17,15 @@ from stream_app.domain.commands import CommandKind
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.delivery.suppression import Suppression, suppressed_person
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
-from stream_app.domain.lead.identity import hashes, identifiers_of, is_of_person, people, plain_id, rows_of, strong
+from stream_app.domain.lead.identity import (
+    hashes,
+    identifiers_of,
+    is_of_person,
+    people,
+    plain_id,
+    rows_of,
+    strong,
+)
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Result, Scalar
 from stream_app.domain.model.topics import COMMANDS_DAYS, wait_days
@@ -63,7 +72,9 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
             continue
         email = clean_email(text)
         linkedin = clean_linkedin(text)
-        fields: dict[str, Scalar] = {"linkedin_url": linkedin} if linkedin else {"email": email} if email else {}
+        fields: dict[str, Scalar] = (
+            {"linkedin_url": linkedin} if linkedin else {"email": email} if email else {}
+        )
         if known := people(fields):
             persons[known[0]] = None
         else:
@@ -74,7 +85,8 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
 
 
 def persons_in(text: str) -> list[str]:
-    """Return the persons in a file: one on each line, or the entries of a list that was written as JSON.
+    """Return the persons in a file: one on each line, or the entries of a list that was written as
+    JSON.
 
     Raises SettingsError if it begins like such a list, and is none.
     """
@@ -83,7 +95,9 @@ def persons_in(text: str) -> list[str]:
     try:
         return [listed.person for listed in _listed.decode(text)]
     except msgspec.DecodeError as error:
-        raise SettingsError([f"the file is not what `suppress list --json` writes: {error}"]) from None
+        raise SettingsError(
+            [f"the file is not what `suppress list --json` writes: {error}"],
+        ) from None
 
 
 async def on_the_list(settings: Settings, progress: Progress) -> list[Suppressed]:
@@ -101,7 +115,13 @@ async def on_the_list(settings: Settings, progress: Progress) -> list[Suppressed
                 else:
                     partitions[record.partition] = _suppression.decode(record.value)
     suppressed = [
-        Suppressed(person, first.at_ms, first.who, first.command, len(partitions) == settings.kafka.partitions)
+        Suppressed(
+            person,
+            first.at_ms,
+            first.who,
+            first.command,
+            len(partitions) == settings.kafka.partitions,
+        )
         for person, partitions in rows.items()
         if partitions and (first := min(partitions.values(), key=lambda row: row.at_ms))
     ]
@@ -119,8 +139,8 @@ class StoredLead(msgspec.Struct, frozen=True):
     Attributes:
         people: All hashes of its person, by its own fields and by its links to other leads.
         own: Those of its own fields.
-        is_named: It is the lead that was asked for, or its own fields have what was asked for. Otherwise only links
-            lead to it, and it may be another person's.
+        is_named: It is the lead that was asked for, or its own fields have what was asked for.
+            Otherwise only links lead to it, and it may be another person's.
     """
 
     workspace: str
@@ -161,7 +181,10 @@ def remains(settings: Settings) -> list[Remains]:
         (names.bulk, topics.bulk_days, raw),
         (names.retry, topics.leads_days, raw),
         (names.deferred, topics.deferred_days, raw),
-        *((names.wait(tier_s), wait_days(settings.replay.tiers_s), raw) for tier_s in settings.replay.tiers_s),
+        *(
+            (names.wait(tier_s), wait_days(settings.replay.tiers_s), raw)
+            for tier_s in settings.replay.tiers_s
+        ),
         (names.dlq, topics.dlq_days, raw),
         (names.parked, topics.parked_days, raw),
         (names.callbacks, topics.callbacks_days, callbacks),
@@ -180,11 +203,16 @@ def remains(settings: Settings) -> list[Remains]:
 class _Found:
     """Collects the leads, destinations and people that belong together.
 
-    A lead that was never sent, and that was not asked for by its id, leads to no other person: a producer may name any
-    two people in one lead.
+    A lead that was never sent, and that was not asked for by its id, leads to no other person: a
+    producer may name any two people in one lead.
     """
 
-    def __init__(self, persons: Collection[str], lead_id: str | None, workspace: str | None) -> None:
+    def __init__(
+        self,
+        persons: Collection[str],
+        lead_id: str | None,
+        workspace: str | None,
+    ) -> None:
         self._asked = {*persons, *([lead_id[2:]] if lead_id and is_of_person(lead_id) else [])}
         self.people = set(persons)
         self.hashes: set[str] = set()
@@ -197,7 +225,9 @@ class _Found:
         self._erased: dict[tuple[str, str], int] = {}
 
     def add_row(self, key: bytes, value: bytes) -> None:
-        """Add a row of the state: of a delivery, of a person (leads, and all hashes) or of a lead that was erased."""
+        """Add a row of the state: of a delivery, of a person (leads, and all hashes) or of a lead
+        that was erased.
+        """
         kind = key[:2]
         parts = key[2:].decode("utf-8", "replace").split("/", 2)
         if kind == b"e/" and len(parts) == 2:
@@ -208,7 +238,9 @@ class _Found:
         workspace, destination, name = parts
         if kind == b"p/":
             persons = set(identifiers_of(key, value))
-            for lead_id in [lead_of(row)[2] for row in rows_of(value) if row.count(b"/") >= _KEY_SLASHES]:
+            for lead_id in [
+                lead_of(row)[2] for row in rows_of(value) if row.count(b"/") >= _KEY_SLASHES
+            ]:
                 linked = not self.people.isdisjoint(persons)
                 if linked or self._names((workspace, lead_id)):
                     self._add((workspace, destination, lead_id), persons if linked else set())
@@ -218,7 +250,13 @@ class _Found:
             except UNREADABLE:
                 return  # `stream-app books` reports the unreadable row
             place = (workspace, destination, name.partition("!")[0])
-            self._add_data(place, row.first_at_ms, row.person, row.people, sent=bool(row.webhook_id))
+            self._add_data(
+                place,
+                row.first_at_ms,
+                row.person,
+                row.people,
+                sent=bool(row.webhook_id),
+            )
 
     def add_result(self, _: bytes, value: bytes) -> None:
         """Add a result. An unreadable one is left out."""
@@ -231,7 +269,9 @@ class _Found:
             self._add_data(place, result.at_ms, result.person, others, sent=result.source == "clay")
 
     def stored(self) -> list[StoredLead]:
-        """Return the leads that were found, but none that only links lead to and that was erased before."""
+        """Return the leads that were found, but none that only links lead to and that was erased
+        before.
+        """
         people = tuple(sorted(self.hashes))
         stored = []
         for lead, destinations in sorted(self.leads.items()):
@@ -239,11 +279,19 @@ class _Found:
             is_named = self._names(lead) or not self._asked.isdisjoint(own)
             if is_named or self._began.get(lead, 0) > self._erased.get(lead, -1):
                 aliases = tuple(sorted(destinations))
-                stored.append(StoredLead(*lead, aliases, people, own=tuple(sorted(own)), is_named=is_named))
+                stored.append(
+                    StoredLead(*lead, aliases, people, own=tuple(sorted(own)), is_named=is_named),
+                )
         return stored
 
     def _add_data(
-        self, place: tuple[str, str, str], began_ms: int, person: str, others: Sequence[str], *, sent: bool
+        self,
+        place: tuple[str, str, str],
+        began_ms: int,
+        person: str,
+        others: Sequence[str],
+        *,
+        sent: bool,
     ) -> None:
         """Add a row or a result of a workspace, destination and lead id.
 
@@ -272,11 +320,18 @@ class _Found:
 
 
 async def find_stored_leads(
-    settings: Settings, persons: Collection[str], lead_id: str | None, workspace: str | None, progress: Progress
+    settings: Settings,
+    persons: Collection[str],
+    lead_id: str | None,
+    workspace: str | None,
+    progress: Progress,
 ) -> list[StoredLead]:
-    """Find all leads of these people, or of the person with this lead id. Reads all rows and results.
+    """Find all leads of these people, or of the person with this lead id.
 
-    `persons` are hashes. Without a workspace only one may have the lead id, unless it is made from the person.
+    Reads all rows and results.
+
+    `persons` are hashes. Without a workspace only one may have the lead id, unless it is made from
+    the person.
 
     Raises:
         BrokerUnavailable: Kafka does not answer.
@@ -286,26 +341,36 @@ async def find_stored_leads(
     names = settings.names
     async with topic_reader(settings, progress) as reader:
         known = -1, -1
-        while (size := (len(matches.people), len(matches.leads))) > known:  # what is new may match what was read before
+        # what is new may match what was read before
+        while (size := (len(matches.people), len(matches.leads))) > known:
             known = size
-            for topic, add in ((names.state, matches.add_row), (names.enriched, matches.add_result)):
+            for topic, add in (
+                (names.state, matches.add_row),
+                (names.enriched, matches.add_result),
+            ):
                 async for records in reader.read(topic):
                     for record in records:
                         if record.value is not None:
                             add(record.key, record.value)
     if len(matches.named_in) > 1 and not is_of_person(lead_id or ""):
         where = ", ".join(sorted(matches.named_in))
-        raise SettingsError([f"several workspaces have a lead of this id ({where}): pass --workspace"])
+        raise SettingsError(
+            [f"several workspaces have a lead of this id ({where}): pass --workspace"],
+        )
     return matches.stored()
 
 
 def erasure(
-    stored: Sequence[StoredLead], asked: Collection[str], kept: Sequence[StoredLead] = ()
+    stored: Sequence[StoredLead],
+    asked: Collection[str],
+    kept: Sequence[StoredLead] = (),
 ) -> list[tuple[CommandKind, str, dict[str, Any]]]:
-    """Return kind, workspace and arguments of each command that erases these leads and suppresses their people.
+    """Return kind, workspace and arguments of each command that erases these leads and suppresses
+    their people.
 
-    The people come first, so that no new lead of theirs arrives after the erasure. `asked` are the hashes that were
-    asked for. What the leads `kept` have in their own fields is of another person, unless it was asked for.
+    The people come first, so that no new lead of theirs arrives after the erasure. `asked` are the
+    hashes that were asked for. What the leads `kept` have in their own fields is of another person,
+    unless it was asked for.
     """
     others = {person for lead in kept for person in lead.own} - set(asked)
     persons = sorted({*asked, *(person for lead in stored for person in lead.people)} - others)

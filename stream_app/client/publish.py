@@ -1,7 +1,8 @@
-"""Publishes leads: their rows are checked, priced, kept in a temporary file, then sent with what the import counted.
+"""Publishes leads: their rows are checked, priced, kept in a temporary file, then sent with what
+the import counted.
 
-Rows are read exactly as the worker reads them. `await publish(leads, settings)` does it all for Python programs;
-`check_rows` with `send_batch` are its two halves, for files.
+Rows are read exactly as the worker reads them. `await publish(leads, settings)` does it all for
+Python programs; `check_rows` with `send_batch` are its two halves, for files.
 """
 
 import asyncio
@@ -26,7 +27,14 @@ from stream_app.domain.lane.price import Part, Quote, part, quote
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.fields import clean_email
 from stream_app.domain.lead.identity import identify, is_made_id, plain_id
-from stream_app.domain.lead.read import MAX_LEAD_BYTES, Unreadable, clay_row, label, new_import_id, read_lead
+from stream_app.domain.lead.read import (
+    MAX_LEAD_BYTES,
+    Unreadable,
+    clay_row,
+    label,
+    new_import_id,
+    read_lead,
+)
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import ImportSummary, Lead
 from stream_app.kafka.connection import silent
@@ -37,7 +45,8 @@ class PublishOptions(msgspec.Struct, frozen=True):
 
     Attributes:
         workspace: For rows that name none; so `destination` and `import_id`.
-        bulk: Publish to `leads.bulk`, which has a reserved share and delays no other lead, instead of `leads`.
+        bulk: Publish to `leads.bulk`, which has a reserved share and delays no other lead, instead
+            of `leads`.
         force: Send even if the same lead or person was sent before.
     """
 
@@ -72,7 +81,10 @@ class Ready(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A row that is not published. `text` repeats nothing of the row; `row` is the row itself, if it is text."""
+    """A row that is not published.
+
+    `text` repeats nothing of the row; `row` is the row itself, if it is text.
+    """
 
     line: int
     reason: str
@@ -102,8 +114,14 @@ class Checker:
 
     def check(self, row: Row) -> Ready | Refusal:
         """Return the row's record, or why it is refused."""
-        answer = row.draft if isinstance(row.draft, Unreadable) else self._ready(row.line, row.draft)
-        return answer if isinstance(answer, Ready) else Refusal(row.line, answer.reason, answer.text, row.text)
+        answer = (
+            row.draft if isinstance(row.draft, Unreadable) else self._ready(row.line, row.draft)
+        )
+        return (
+            answer
+            if isinstance(answer, Ready)
+            else Refusal(row.line, answer.reason, answer.text, row.text)
+        )
 
     def read(self, draft: Draft) -> tuple[Lead, bytes] | Unreadable:
         """Return the row's lead, with its workspace, and its bytes for Kafka; or why it is refused."""
@@ -123,7 +141,10 @@ class Checker:
 
     def _ready(self, line: int, draft: Draft) -> Ready | Unreadable:
         if not _is_no_email_or_one(draft.get("fields")):
-            text = "Its e-mail is not an e-mail address: correct it, or leave it empty to publish the rest of the row"
+            text = (
+                "Its e-mail is not an e-mail address: correct it, or leave it empty to publish "
+                "the rest of the row"
+            )
             return Unreadable("bad_email", text)
         answer = self.read(draft)
         if isinstance(answer, Unreadable):
@@ -135,14 +156,19 @@ class Checker:
             return Unreadable("unknown_workspace", "The config has no such workspace")
         destination = self._settings.destination_of(workspace, lead.destination)
         if destination is None:
-            text = "The workspace has no such destination, or it has several and no default_destination"
+            text = (
+                "The workspace has no such destination, or it has several and no "
+                "default_destination"
+            )
             return Unreadable("unknown_destination", text)
         row = clay_row(lead.fields, self._settings.destinations[destination].columns, {})
         if isinstance(row, Unreadable):
             return row
         given = lead.lead_id if lead.lead_id and lead.lead_id.strip() else ""
         lead_id = plain_id(given.strip()) if given else ""
-        if (is_made_id(given.strip()) if given else self._ids) and (who := identify(lead, cleaned=True)) is not None:
+        if (is_made_id(given.strip()) if given else self._ids) and (
+            who := identify(lead, cleaned=True)
+        ) is not None:
             lead_id = who.lead_id
         return Ready(workspace, destination, home, value, line, lead_id, given)
 
@@ -166,7 +192,10 @@ _decode: Final = msgspec.msgpack.Decoder(Ready).decode
 
 
 class Batch:
-    """Checked leads in a temporary file. Every method raises StreamAppError if the temporary folder is full."""
+    """Checked leads in a temporary file.
+
+    Every method raises StreamAppError if the temporary folder is full.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, prefix="publish-")  # noqa: SIM115 (closed below)
@@ -196,7 +225,10 @@ def _room() -> Iterator[None]:
 
 def no_room(error: OSError) -> str:
     """Say that the temporary folder is full, and what to do."""
-    return f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a larger one"
+    return (
+        f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a "
+        "larger one"
+    )
 
 
 _SHOWN_NAMES: Final = 10
@@ -209,11 +241,15 @@ def any_import_id() -> str:
 
 
 def announced(leads: Iterable[Ready], summaries: Mapping[str, ImportSummary]) -> Iterator[Ready]:
-    """Yield the leads, with the summary of their import on the first one of each workspace that has room for it."""
+    """Yield the leads, with the summary of their import on the first one of each workspace that has
+    room for it.
+    """
     left = dict(summaries)
     for lead in leads:
         if lead.workspace in left:
-            value = msgspec.json.encode(msgspec.json.decode(lead.value) | {"import_summary": left[lead.workspace]})
+            value = msgspec.json.encode(
+                msgspec.json.decode(lead.value) | {"import_summary": left[lead.workspace]},
+            )
             if len(value) <= MAX_LEAD_BYTES:
                 del left[lead.workspace]
                 yield msgspec.structs.replace(lead, value=value)
@@ -229,7 +265,8 @@ _DEFAULTS: Final = PublishOptions()
 
 
 class PublishSummary(msgspec.Struct):
-    """The counts of rows, so far or in the end: rows = ready + refused; `published` leads are safe on Kafka.
+    """The counts of rows, so far or in the end: rows = ready + refused; `published` leads are safe
+    on Kafka.
 
     Attributes:
         changed: Leads whose id differs from the id in their row.
@@ -238,7 +275,8 @@ class PublishSummary(msgspec.Struct):
         fields: The names of the leads' fields, the first 200.
         addresses: How many rows have an e-mail address under a name, valid rows and refused ones.
         own_imports: Leads whose row names another import than the publisher.
-        import_id: The publisher's name for them; None if there is none. `lead_ids`: in order, if they were asked for.
+        import_id: The publisher's name for them; None if there is none. `lead_ids`: in order, if
+            they were asked for.
     """
 
     rows: int = 0
@@ -255,7 +293,9 @@ class PublishSummary(msgspec.Struct):
     lead_ids: list[str] = msgspec.field(default_factory=list)
 
     def import_summaries(self, file: str = "", who: str = "") -> dict[str, ImportSummary]:
-        """Return what the import's first lead of each workspace says; nothing if the rows name imports of their own."""
+        """Return what the import's first lead of each workspace says; nothing if the rows name
+        imports of their own.
+        """
         workspaces = {} if self.own_imports else self.workspaces
         return {
             name: ImportSummary(self.rows, self.refused, leads, label(file), label(who))
@@ -278,9 +318,11 @@ async def publish(
     *,
     on_refused: Callable[[Refusal], None] = silent,
 ) -> PublishSummary:
-    """Publish leads, each a `Lead` or a flat mapping of its fields; `Refusal.line` counts them from 1.
+    """Publish leads, each a `Lead` or a flat mapping of its fields; `Refusal.line` counts them from
+    1.
 
-    A lead that is refused is reported and stops nothing. Nothing is sent before all leads were checked.
+    A lead that is refused is reported and stops nothing. Nothing is sent before all leads were
+    checked.
 
     Raises:
         TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
@@ -293,7 +335,11 @@ async def publish(
 
 
 async def publish_rows(
-    rows: Iterable[Row], settings: Settings, options: PublishOptions, *, on_refused: Callable[[Refusal], None] = silent
+    rows: Iterable[Row],
+    settings: Settings,
+    options: PublishOptions,
+    *,
+    on_refused: Callable[[Refusal], None] = silent,
 ) -> PublishSummary:
     """Check all rows, then publish the valid ones. Raises as `publish`."""
     await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()")
@@ -304,7 +350,12 @@ async def publish_rows(
             batch.add(lead)
             lead_ids.append(lead.lead_id)
 
-        summary = await check_rows(rows, Checker(settings, options, ids=True), ready, on_refused=on_refused)
+        summary = await check_rows(
+            rows,
+            Checker(settings, options, ids=True),
+            ready,
+            on_refused=on_refused,
+        )
         summary.import_id = options.import_id
         summary.lead_ids = lead_ids
         summaries = summary.import_summaries() if options.import_id else {}
@@ -355,8 +406,8 @@ async def send_batch(
 ) -> int:
     """Send checked leads to their topic. Returns how many are safe on Kafka.
 
-    `on_acknowledged` is called for each batch that Kafka has acknowledged. `summaries`: by workspace, what the first
-    lead says of its import.
+    `on_acknowledged` is called for each batch that Kafka has acknowledged. `summaries`: by
+    workspace, what the first lead says of its import.
 
     Raises:
         BrokerUnavailable: Not all of them are.
@@ -376,14 +427,18 @@ def topic_of(settings: Settings, options: PublishOptions) -> str:
 
 
 def quotes_of(
-    settings: Settings, summary: PublishSummary, views: Mapping[str, LaneView] | None, now_ms: int
+    settings: Settings,
+    summary: PublishSummary,
+    views: Mapping[str, LaneView] | None,
+    now_ms: int,
 ) -> list[Quote]:
     """Quote the leads of each workspace.
 
     Args:
         settings: The configuration.
         summary: The leads.
-        views: The last view of each lane that has one, by workspace; None if the lanes were not asked.
+        views: The last view of each lane that has one, by workspace; None if the lanes were not
+            asked.
         now_ms: The time, epoch ms.
     """
     known = views or {}
@@ -412,26 +467,41 @@ def _named_addresses(draft: Draft) -> list[str]:
 
 
 def no_workspace(settings: Settings, names: Sequence[str], workspace: str | None) -> str:
-    """Return what to add if no row of a CSV with these columns can name its workspace; '' if nothing is missing."""
+    """Return what to add if no row of a CSV with these columns can name its workspace; '' if
+    nothing is missing.
+    """
     if workspace or "workspace" in names or len(settings.workspaces) < 2:
         return ""
     known = sorted(settings.workspaces)
-    shown = ", ".join(known[:_SHOWN_NAMES]) + (f" and {len(known) - _SHOWN_NAMES} more" if known[_SHOWN_NAMES:] else "")
+    shown = ", ".join(known[:_SHOWN_NAMES]) + (
+        f" and {len(known) - _SHOWN_NAMES} more" if known[_SHOWN_NAMES:] else ""
+    )
     return f"no row names its workspace: pass --workspace, one of {shown}"
 
 
 def column_lines(
-    settings: Settings, titles: Sequence[str], names: Sequence[str], summary: PublishSummary, correct: str
+    settings: Settings,
+    titles: Sequence[str],
+    names: Sequence[str],
+    summary: PublishSummary,
+    correct: str,
 ) -> Iterator[str]:
-    """Yield how the columns were named, which fields have no usual name, and which are not sent to Clay.
+    """Yield how the columns were named, which fields have no usual name, and which are not sent to
+    Clay.
 
     `correct` says how to name a column otherwise, such as `use --map`.
     """
-    renamed = [f"{title} -> {name}" for title, name in zip(titles, names, strict=True) if name not in ("", title)]
+    renamed = [
+        f"{title} -> {name}"
+        for title, name in zip(titles, names, strict=True)
+        if name not in ("", title)
+    ]
     if renamed:
         yield f"columns: {', '.join(renamed)}"
     if left_out := [number for number, name in enumerate(names, 1) if not name]:
-        yield f"left out, since the header has no title there: column {', '.join(map(str, left_out))}"
+        yield (
+            f"left out, since the header has no title there: column {', '.join(map(str, left_out))}"
+        )
     known = set(USUAL_FIELDS.values())
     if "email" not in names and "email" not in summary.fields:
         sampled = min(summary.rows, _SAMPLED_ROWS)
@@ -440,10 +510,17 @@ def column_lines(
             yield f"the column {name} holds e-mail addresses: {how}"
     for name in [field for field in summary.fields if field not in known | LEAD_LEVEL]:
         near = difflib.get_close_matches(name.lower(), USUAL_FIELDS, n=1, cutoff=0.8)
-        hint = f"; is it {USUAL_FIELDS[near[0]]}? Then name it so{f', or {correct}' if names else ''}" if near else ""
+        hint = (
+            f"; is it {USUAL_FIELDS[near[0]]}? Then name it so{f', or {correct}' if names else ''}"
+            if near
+            else ""
+        )
         yield f"{name}: no usual name, so it stays a field of its own{hint}"
     for alias in sorted({alias for _, alias in summary.going}):
         columns = settings.destinations[alias].columns
         unsent = [name for name in summary.fields if name not in columns] if columns else []
         if unsent:
-            yield f"not sent to Clay, since destinations.{alias}.columns does not name it: {', '.join(unsent)}"
+            yield (
+                f"not sent to Clay, since destinations.{alias}.columns does not name it: "
+                f"{', '.join(unsent)}"
+            )

@@ -1,10 +1,12 @@
-"""Exports `leads.enriched`: the last result of each lead, alone or joined to the rows of the published file.
+"""Exports `leads.enriched`: the last result of each lead, alone or joined to the rows of the
+published file.
 
-    leads.enriched (and the people of the state) -> a store on disk -> the result of each row -> lines
+    leads.enriched (and the people of the state) -> a store on disk -> the result of each row ->
+    lines
 
-Memory does not grow with the results, except 8 bytes a line: the store is a temporary SQLite database, of which 64 MiB
-are in memory and the rest in an unnamed file in TMPDIR. No other user can open the file, and it disappears with the
-process.
+Memory does not grow with the results, except 8 bytes a line: the store is a temporary SQLite
+database, of which 64 MiB are in memory and the rest in an unnamed file in TMPDIR. No other user can
+open the file, and it disappears with the process.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ _CACHE_KIB: Final = 65_536
 
 
 class ResultStore:
-    """Results and people by the hashes of their keys. Every method may raise StreamAppError (the disk is full)."""
+    """Results and people by the hashes of their keys.
+
+    Every method may raise StreamAppError (the disk is full).
+    """
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
@@ -47,7 +52,10 @@ class ResultStore:
             f"PRAGMA cache_size = -{_CACHE_KIB}",
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
-            "CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)",
+            (
+                "CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value "
+                "BLOB NOT NULL)"
+            ),
             "CREATE TABLE people (key BLOB, lead BLOB, PRIMARY KEY (key, lead)) WITHOUT ROWID",
             "BEGIN",
         ):
@@ -57,8 +65,14 @@ class ResultStore:
         self._db.close()
 
     def put(self, results: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Add results by the key of `leads.enriched`, in the order of the topic. None deletes the result."""
-        upsert = "INSERT INTO results (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        """Add results by the key of `leads.enriched`, in the order of the topic.
+
+        None deletes the result.
+        """
+        upsert = (
+            "INSERT INTO results (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET "
+            "value = excluded.value"
+        )
         with _room():
             for key, value in results:
                 if value is None:
@@ -67,7 +81,9 @@ class ResultStore:
                     self._db.execute(upsert, (_hash(key), value))
 
     def put_people(self, people: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
-        """Add the leads that count for a person: by the person's alias key, the keys of their results."""
+        """Add the leads that count for a person: by the person's alias key, the keys of their
+        results.
+        """
         with _room():
             for key, leads in people:
                 person = _hash(key)
@@ -82,11 +98,16 @@ class ResultStore:
     def of_person(self, key: bytes) -> int:
         """Return the number of the last result of the leads that count for that person, or 0."""
         of_leads = "SELECT lead FROM people WHERE key = ?"
-        return self._number(f"SELECT id FROM results WHERE key IN ({of_leads}) ORDER BY id DESC LIMIT 1", key)
+        return self._number(
+            f"SELECT id FROM results WHERE key IN ({of_leads}) ORDER BY id DESC LIMIT 1",
+            key,
+        )
 
     def value(self, number: int) -> bytes:
         with _room():
-            return bytes(self._db.execute("SELECT value FROM results WHERE id = ?", (number,)).fetchone()[0])
+            return bytes(
+                self._db.execute("SELECT value FROM results WHERE id = ?", (number,)).fetchone()[0],
+            )
 
     def __len__(self) -> int:
         with _room():
@@ -114,7 +135,8 @@ def _room() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise StreamAppError(
-            f"no room for the results in the temporary folder ({error}): set TMPDIR to a larger one"
+            f"no room for the results in the temporary folder ({error}): set TMPDIR to a "
+            "larger one",
         ) from error
 
 
@@ -125,7 +147,8 @@ MOST_FIELDS: Final = 5_000
 """Fields that have a column of their own: those that come first."""
 OTHERS: Final = "other_fields"
 """The column with all other fields of a result, as a JSON object."""
-_UNDECODABLE: Final = re.compile("[\ud800-\udfff]")  # what client/rows.py makes of bytes that are not UTF-8
+# what client/rows.py makes of bytes that are not UTF-8
+_UNDECODABLE: Final = re.compile("[\ud800-\udfff]")
 
 _json: Final = msgspec.json.Encoder()
 
@@ -133,10 +156,11 @@ _json: Final = msgspec.json.Encoder()
 class Lines:
     """Call `learn` with every result, then `begin`, then `write` once for each line.
 
-    CSV: the row's own columns, then the result's metadata, then its fields: those above `MOST_FIELDS` together in one
-    column, so that no line grows with the names that other results have. A duplicate name gets the prefix `result_`.
-    No title or value of a result can run as a formula in a spreadsheet, unless `raw`; the row's own columns stay
-    unchanged. JSON Lines: the result as on Kafka; with a row, an object of `row` and `result`.
+    CSV: the row's own columns, then the result's metadata, then its fields: those above
+    `MOST_FIELDS` together in one column, so that no line grows with the names that other results
+    have. A duplicate name gets the prefix `result_`. No title or value of a result can run as a
+    formula in a spreadsheet, unless `raw`; the row's own columns stay unchanged. JSON Lines: the
+    result as on Kafka; with a row, an object of `row` and `result`.
     """
 
     def __init__(self, out: IO[str], form: Format, *, raw: bool = False) -> None:
@@ -158,7 +182,10 @@ class Lines:
                     self.has_others = True
 
     def begin(self, titles: list[str]) -> None:
-        """Write the header. `titles` are the titles of the rows' own columns, or empty if there are no rows."""
+        """Write the header.
+
+        `titles` are the titles of the rows' own columns, or empty if there are no rows.
+        """
         self._titles = [_clean(title) for title in titles]
         if self._form == "csv":
             names = list(self._titles)
@@ -184,10 +211,20 @@ class Lines:
         if result is None:
             return [""] * (len(_META) + len(self._fields) + self.has_others)
         at = datetime.fromtimestamp(result.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        known = (result.lead_id, result.workspace, result.destination, result.source, result.version, at, result.age_s)
+        known = (
+            result.lead_id,
+            result.workspace,
+            result.destination,
+            result.source,
+            result.version,
+            at,
+            result.age_s,
+        )
         cells = [self._cell(value) for value in (*known, *map(result.fields.get, self._fields))]
         if self.has_others:
-            others = {name: value for name, value in result.fields.items() if name not in self._fields}
+            others = {
+                name: value for name, value in result.fields.items() if name not in self._fields
+            }
             cells.append(for_json(_json.encode(others).decode()) if others else "")
         return cells
 
@@ -211,7 +248,10 @@ _result: Final = msgspec.json.Decoder(Result)
 
 
 class ResultFilter(msgspec.Struct, frozen=True):
-    """Which results to export; all conditions apply. `since_ms` (epoch ms) leaves out earlier ones."""
+    """Which results to export; all conditions apply.
+
+    `since_ms` (epoch ms) leaves out earlier ones.
+    """
 
     workspace: str | None = None
     destination: str | None = None
@@ -222,7 +262,8 @@ class ResultFilter(msgspec.Struct, frozen=True):
         parts = (key or b"").split(b"/", 2)
         asked = (self.workspace, self.destination)
         return len(parts) == 3 and all(
-            wanted in (None, part.decode("utf-8", "replace")) for part, wanted in zip(parts, asked, strict=False)
+            wanted in (None, part.decode("utf-8", "replace"))
+            for part, wanted in zip(parts, asked, strict=False)
         )
 
 
@@ -249,7 +290,8 @@ class Export(msgspec.Struct):
         lines: As many as the joined file has rows, else as many as `results`.
         results: Lines with a result.
         unreadable: Results that this version cannot read.
-        broken: Numbers of unreadable lines of the joined file that were left out: at most ten of `broken_count`.
+        broken: Numbers of unreadable lines of the joined file that were left out: at most ten of
+            `broken_count`.
         broken_count: The number of these lines.
         has_other_fields: A CSV has the fields above 5,000 in its last column.
     """
@@ -275,8 +317,9 @@ async def export(
 ) -> Export:
     """Write the results to `out`.
 
-    `join`: write all rows of this file, each with its result if it has one. `stage` reports progress, `say` is called
-    with a line while Kafka does not respond. `raw`: do not escape CSV cells that a spreadsheet would run as formulas.
+    `join`: write all rows of this file, each with its result if it has one. `stage` reports
+    progress, `say` is called with a line while Kafka does not respond. `raw`: do not escape CSV
+    cells that a spreadsheet would run as formulas.
 
     Raises:
         SettingsError: The file's header is invalid, or no row of it can name its workspace.
@@ -301,9 +344,13 @@ async def export(
 
 
 async def results_of(
-    settings: Settings, wanted: ResultFilter, on_unreadable: Callable[[str], None]
+    settings: Settings,
+    wanted: ResultFilter,
+    on_unreadable: Callable[[str], None],
 ) -> AsyncGenerator[Result]:
-    """Yield the last result of each lead. `on_unreadable` gets a line for each that cannot be read and is left out.
+    """Yield the last result of each lead.
+
+    `on_unreadable` gets a line for each that cannot be read and is left out.
 
     Raises:
         TopicsError, KafkaRefused, BrokerUnavailable: The topic cannot be read.
@@ -316,7 +363,9 @@ async def results_of(
             try:
                 result = _result.decode(store.value(number))
             except UNREADABLE:
-                on_unreadable(f"a result on {settings.names.enriched} cannot be read by this version")
+                on_unreadable(
+                    f"a result on {settings.names.enriched} cannot be read by this version",
+                )
                 continue
             if result.at_ms >= wanted.since_ms:
                 yield result
@@ -328,12 +377,21 @@ def no_stage(what: str, unit: str) -> Iterator[Progress]:
     yield lambda done, total: None
 
 
-async def _read(settings: Settings, wanted: ResultFilter, store: ResultStore, stage: Stage, *, people: bool) -> None:
+async def _read(
+    settings: Settings,
+    wanted: ResultFilter,
+    store: ResultStore,
+    stage: Stage,
+    *,
+    people: bool,
+) -> None:
     names = settings.names
     with stage("reading results", "offsets") as progress:
         async with topic_reader(settings, progress) as reader:
             async for records in reader.read(names.enriched):
-                store.put((record.key, record.value) for record in records if wanted.matches(record.key))
+                store.put(
+                    (record.key, record.value) for record in records if wanted.matches(record.key)
+                )
     if not people:
         return
     with stage("reading who is who", "offsets") as progress:
@@ -356,11 +414,20 @@ class _Export:
 
     def alone(self) -> None:
         with self._stage("looking at the results", "results") as progress:
-            numbers = array("q", filter(None, self._look(self._store, lambda done: progress(done, len(self._store)))))
+            numbers = array(
+                "q",
+                filter(
+                    None,
+                    self._look(self._store, lambda done: progress(done, len(self._store))),
+                ),
+            )
         self._write([], repeat(()), numbers)
 
     def joined(self, join: Joined, matcher: Matcher) -> None:
-        """Write a line for each row of the file. The first pass finds the columns of the results, the second writes."""
+        """Write a line for each row of the file.
+
+        The first pass finds the columns of the results, the second writes.
+        """
         size_bytes = os.fstat(join.file.fileno()).st_size
         with self._stage("looking for the results of the rows", "bytes") as progress:
             matches = (matcher.match(row) for row in self._rows(join.open(), self.done))
@@ -397,7 +464,12 @@ class _Export:
             return None
         return result if result.at_ms >= self._since_ms else None
 
-    def _write(self, titles: list[str], rows: Iterable[tuple[str, ...]], numbers: array[int]) -> None:
+    def _write(
+        self,
+        titles: list[str],
+        rows: Iterable[tuple[str, ...]],
+        numbers: array[int],
+    ) -> None:
         self._lines.begin(titles)
         self.done.has_other_fields = self._lines.has_others
         with self._stage("writing", "lines") as progress:
@@ -420,8 +492,8 @@ class Matcher:
     def match(self, row: Row) -> int:
         """Return the number of the row's result in the store, or 0.
 
-        The search order is: the row's lead id; a lead that counts for the row's person (another row of the same person
-        may have been sent); the id that is derived from the person.
+        The search order is: the row's lead id; a lead that counts for the row's person (another row
+        of the same person may have been sent); the id that is derived from the person.
         """
         read = row.draft if isinstance(row.draft, Unreadable) else self._checker.read(row.draft)
         if isinstance(read, Unreadable):

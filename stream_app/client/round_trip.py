@@ -1,4 +1,6 @@
-"""Send one test lead through the whole system: it checks webhook, table, callback and token together."""
+"""Send one test lead through the whole system: it checks webhook, table, callback and token
+together.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +23,9 @@ from stream_app.kafka.readers import StatusFollower
 BACK: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 """The callback was received and matched, with or without data."""
 
-OVER: Final = frozenset[Status]({"rejected_invalid", "suppressed", "duplicate", "expired", "dead_lettered", "parked"})
+OVER: Final = frozenset[Status](
+    {"rejected_invalid", "suppressed", "duplicate", "expired", "dead_lettered", "parked"},
+)
 """No callback will come."""
 
 AT_CLAY: Final = frozenset[Status]({"accepted", "callback_overdue", "credits_exhausted_suspected"})
@@ -44,7 +48,10 @@ class RoundTrip(msgspec.Struct, frozen=True):
 
 
 def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Lead:
-    """Return a lead of an invented person; `number` makes it unique. It is not sent after `not_after_ms`."""
+    """Return a lead of an invented person; `number` makes it unique.
+
+    It is not sent after `not_after_ms`.
+    """
     fields: dict[str, Scalar] = {
         "email": f"doctor-{number}@example.com",
         "first_name": "Test",
@@ -57,19 +64,34 @@ def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Le
         "phone": "+1 555 0100",
         "country": "US",
     }
-    return Lead(fields, f"doctor-{number}", workspace, alias, not_after_ms=not_after_ms, source="doctor")
+    return Lead(
+        fields,
+        f"doctor-{number}",
+        workspace,
+        alias,
+        not_after_ms=not_after_ms,
+        source="doctor",
+    )
 
 
 def price(settings: Settings, alias: str) -> str:
-    """Describe the price of one test lead. Raises SettingsError if the destination is unknown, or has no callbacks."""
+    """Describe the price of one test lead.
+
+    Raises SettingsError if the destination is unknown, or has no callbacks.
+    """
     check_known(settings, destination=alias)
     destination = settings.destinations[alias]
     if not destination.callbacks:
-        raise SettingsError([f"destinations.{alias}.callbacks is false: no callback can be awaited"])
+        raise SettingsError(
+            [f"destinations.{alias}.callbacks is false: no callback can be awaited"],
+        )
     return (
-        f"send one test lead to Clay through {alias}: about {count(destination.estimate_credits, 'credit')} and "
-        f"{count(destination.estimate_actions, 'action')}, at most {count(destination.ceiling_credits, 'credit')} and "
-        f"{count(destination.ceiling_actions, 'action')}, and one of the webhook's 50,000 submissions; its row stays "
+        f"send one test lead to Clay through {alias}: about "
+        f"{count(destination.estimate_credits, 'credit')} and "
+        f"{count(destination.estimate_actions, 'action')}, at most "
+        f"{count(destination.ceiling_credits, 'credit')} and "
+        f"{count(destination.ceiling_actions, 'action')}, and one of the webhook's 50,000 "
+        "submissions; its row stays "
         "in the table"
     )
 
@@ -86,18 +108,30 @@ async def round_trip(
 ) -> RoundTrip:
     """Publish a test lead and follow it until its callback is matched, or cannot come any more.
 
-    Without a callback the lead is cancelled, unless Clay has it. Nothing is sent or paid for after this returns.
+    Without a callback the lead is cancelled, unless Clay has it. Nothing is sent or paid for after
+    this returns.
 
-    `number` makes the test person unique. `who` is the operator in the audit log, if the lead is cancelled.
+    `number` makes the test person unique. `who` is the operator in the audit log, if the lead is
+    cancelled.
 
     Raises:
-        TopicsError, BrokerUnavailable, SettingsError, StreamAppError: The lead could not be published or followed.
+        TopicsError, BrokerUnavailable, SettingsError, StreamAppError: The lead could not be
+        published or followed.
     """
     workspace = settings.destinations[alias].workspace
-    lead = probe_lead(alias, workspace, number, Clock().now_ms() + int((within_s + _MARGIN_S) * 1000))
+    lead = probe_lead(
+        alias,
+        workspace,
+        number,
+        Clock().now_ms() + int((within_s + _MARGIN_S) * 1000),
+    )
     lead_id = lead.lead_id or ""
     last: StatusEvent | None = None
-    async with StatusFollower(connection_of(settings), settings.names.status, [settings.home(workspace)]) as follower:
+    async with StatusFollower(
+        connection_of(settings),
+        settings.names.status,
+        [settings.home(workspace)],
+    ) as follower:
         try:
             refused: list[str] = []
             await publish([lead], settings, on_refused=lambda refusal: refused.append(refusal.text))
@@ -130,13 +164,25 @@ async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str)
     why = "its round trip failed"
     args = {"lead_id": lead_id}
     try:
-        sent = await submit(settings, "cancel_lead", workspace, args, who, why, wait_s=_CANCELLED_WITHIN_S, say=silent)
+        sent = await submit(
+            settings,
+            "cancel_lead",
+            workspace,
+            args,
+            who,
+            why,
+            wait_s=_CANCELLED_WITHIN_S,
+            say=silent,
+        )
     except StreamAppError as error:
         by_hand = f'stream-app lanes cancel {workspace} --lead {lead_id} --why "{why}"'
         return f"It could not be cancelled ({error}). Cancel it with: {by_hand}"
     if any(answer.applied for answer in sent.received):
         return "The test lead is cancelled: it will not be sent"
-    return "The test lead is cancelled before a worker sends it: no worker has confirmed the command yet"
+    return (
+        "The test lead is cancelled before a worker sends it: no worker has confirmed the "
+        "command yet"
+    )
 
 
 def _no_callback(last: StatusEvent | None, within_s: float) -> str:
@@ -145,8 +191,12 @@ def _no_callback(last: StatusEvent | None, within_s: float) -> str:
         return f"no worker processed it, {waited}: does `stream-app worker` run?"
     if last.status in ("accepted", "callback_overdue", "send_uncertain"):
         return (
-            f"Clay has it ({last.status}), and no callback came, {waited}. Look at its row in the table: did the "
-            "columns run (credits, auto-run), and what does the cell of the HTTP column say? Compare it with: "
+            f"Clay has it ({last.status}), and no callback came, {waited}. Look at its row "
+            "in the table: did the "
+            "columns run (credits, auto-run), and what does the cell of the HTTP column say? "
+            "Compare it with: "
             "stream-app clay-setup"
         )
-    return f"its last status is {last.status} ({last.text or last.reason or 'in progress'}), {waited}"
+    return (
+        f"its last status is {last.status} ({last.text or last.reason or 'in progress'}), {waited}"
+    )

@@ -1,7 +1,9 @@
-"""Reads the rows of a CSV or JSON Lines file as bytes, so that an invalid row does not affect the next.
+"""Reads the rows of a CSV or JSON Lines file as bytes, so that an invalid row does not affect the
+next.
 
-Memory is bounded by one row: a line that is too long, or a quote that never closes, is refused, and reading continues.
-The columns of a CSV become fields of a lead by name, by common spellings, or by `--map`.
+Memory is bounded by one row: a line that is too long, or a quote that never closes, is refused, and
+reading continues. The columns of a CSV become fields of a lead by name, by common spellings, or by
+`--map`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ _SPELLINGS: Final = {
     "last_name": "lastname, last, surname, family name, nachname",
     "full_name": "fullname, name, contact name",
     "company_name": "company, companyname, organization, organisation, account name, firma",
-    "domain": "website, web site, company domain, company website, company url, homepage, website url, webseite",
+    "domain": (
+        "website, web site, company domain, company website, company url, homepage, website url, "
+        "webseite"
+    ),
     "linkedin_url": "linkedin, linkedin profile, linkedin profile url, person linkedin url, linkedinurl",
     "title": "job title, jobtitle, position, role",
     "phone": "phone number, telephone, tel, mobile, mobile phone, telefon, telefonnummer",
@@ -41,9 +46,9 @@ _SPELLINGS: Final = {
     "lead_id": "leadid, lead, crm id, crmid",
 }
 
-_USUAL: Final = {spelling: field for field, spellings in _SPELLINGS.items() for spelling in spellings.split(", ")} | {
-    name.replace("_", " "): name for name in (*_SPELLINGS, *LEAD_LEVEL)
-}
+_USUAL: Final = {
+    spelling: field for field, spellings in _SPELLINGS.items() for spelling in spellings.split(", ")
+} | {name.replace("_", " "): name for name in (*_SPELLINGS, *LEAD_LEVEL)}
 
 
 USUAL_FIELDS: Final = {name: field for name, field in _USUAL.items() if field not in LEAD_LEVEL} | {
@@ -59,16 +64,19 @@ def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]
 
     Args:
         header: The titles of the columns.
-        mapping: Field -> header, from `--map`. It wins over a header that equals the name, which wins over the common
-            spellings.
+        mapping: Field -> header, from `--map`. It wins over a header that equals the name, which
+            wins over the common spellings.
 
     Raises:
-        ValueError: `mapping` names a header that does not exist, or two columns would have the same name.
+        ValueError: `mapping` names a header that does not exist, or two columns would have the same
+            name.
     """
     titles = [title.strip() for title in header]
     for field, title in mapping.items():
         if title not in titles:
-            raise ValueError(f"--map {field}={title}: no such column; there are: {', '.join(titles)}")
+            raise ValueError(
+                f"--map {field}={title}: no such column; there are: {', '.join(titles)}",
+            )
     asked = {title: field for field, title in mapping.items()}
     consumed = {*mapping, *titles}
     names = []
@@ -95,7 +103,10 @@ def check_unique(names: Sequence[str], correct: str) -> None:
 
 
 def guess_columns(titles: Sequence[str]) -> list[str]:
-    """Return a name for each column as `name_columns` does. Of columns with the same name the first one has it."""
+    """Return a name for each column as `name_columns` does.
+
+    Of columns with the same name the first one has it.
+    """
     try:
         return name_columns(titles, {})
     except ValueError:
@@ -138,7 +149,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sheet(msgspec.Struct, frozen=True):
-    """A CSV: the titles of its columns, the name of each column's cells ('': left out), and the rows."""
+    """A CSV: the titles of its columns, the name of each column's cells ('': left out), and the
+    rows.
+    """
 
     titles: list[str]
     names: list[str]
@@ -150,7 +163,9 @@ class _Unclosed(Exception):
 
 
 def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
-    """Yield one row for each line that is not blank: a lead with `fields`, a flat object, or a line of `dlq export`."""
+    """Yield one row for each line that is not blank: a lead with `fields`, a flat object, or a line
+    of `dlq export`.
+    """
     for line, raw in _lines(source):
         if raw is None:
             yield Row(line, _TOO_LONG)
@@ -159,12 +174,18 @@ def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
 
 
 def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
-    """Open a CSV and read its header. Its rows have no blank cells. Raises ValueError if the header is invalid."""
+    """Open a CSV and read its header.
+
+    Its rows have no blank cells. Raises ValueError if the header is invalid.
+    """
     return _open(source, lambda titles: name_columns(titles, mapping))
 
 
 def open_named_csv(source: IO[bytes], names: Sequence[str]) -> Sheet:
-    """Open a CSV whose columns have these names; '': left out. Raises ValueError if they do not fit the header."""
+    """Open a CSV whose columns have these names; '': left out.
+
+    Raises ValueError if they do not fit the header.
+    """
 
     def naming(titles: list[str]) -> list[str]:
         if len(titles) != len(names):
@@ -181,9 +202,11 @@ def read_titles(source: IO[bytes]) -> list[str]:
 
 
 def first_cells(source: IO[bytes], rows: int) -> list[list[str]]:
-    """Return the cells of each column in the first rows, as far as they are in the first bytes of the CSV.
+    """Return the cells of each column in the first rows, as far as they are in the first bytes of
+    the CSV.
 
-    Empty if its header is longer. Nothing more is read: a file may begin with any number of blank lines.
+    Empty if its header is longer. Nothing more is read: a file may begin with any number of blank
+    lines.
     """
     try:
         sheet = _open(BytesIO(source.read(_FIRST_BYTES)), list)
@@ -199,7 +222,9 @@ def _open(source: IO[bytes], naming: Callable[[list[str]], list[str]]) -> Sheet:
     if first is None:
         return Sheet([], [], iter(()))
     if first.startswith(_NOT_CSV):
-        raise ValueError("it is a spreadsheet, an archive or a document, not CSV; save it as CSV UTF-8")
+        raise ValueError(
+            "it is a spreadsheet, an archive or a document, not CSV; save it as CSV UTF-8",
+        )
     if "\0" in first or _NOT_UTF8.search(first):
         raise ValueError("the header is not UTF-8; save the file as CSV UTF-8")
     header = first.removeprefix("\ufeff")
@@ -220,7 +245,9 @@ def draft_of(values: Mapping[str, Any]) -> Draft:
 
 
 def flat_draft(values: Mapping[str, Any]) -> Draft:
-    """Turn a flat object into a lead: names of the lead itself belong to it, the rest are its fields."""
+    """Turn a flat object into a lead: names of the lead itself belong to it, the rest are its
+    fields.
+    """
     draft: Draft = {"fields": {}}
     for name, value in values.items():
         (draft if name in LEAD_LEVEL else draft["fields"])[name] = value
@@ -232,7 +259,10 @@ def _draft_of_json(raw: bytes) -> Draft | Unreadable:
         check_depth(raw)
         document = msgspec.json.decode(raw)
     except NestedTooDeep:
-        return Unreadable("nested_too_deep", f"The JSON is nested too deep (more than {MOST_LEVELS} levels)")
+        return Unreadable(
+            "nested_too_deep",
+            f"The JSON is nested too deep (more than {MOST_LEVELS} levels)",
+        )
     except ValueError:
         return Unreadable("not_json", "The line is not JSON")
     if not isinstance(document, dict):
@@ -240,7 +270,10 @@ def _draft_of_json(raw: bytes) -> Draft | Unreadable:
     if "record_id" in document and "headers" in document:  # of `stream-app dlq export`
         lead = document.get("lead")
         if not isinstance(lead, dict):
-            return Unreadable("no_lead", "The dead letter holds no JSON object: write one as lead, or remove the line")
+            return Unreadable(
+                "no_lead",
+                "The dead letter holds no JSON object: write one as lead, or remove the line",
+            )
         document = lead
     return draft_of(document)
 
@@ -271,12 +304,16 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
 
 
 class _Feed:
-    """Lines of text for csv.reader. It keeps the lines of the current row in `row`, so that they can be read again."""
+    """Lines of text for csv.reader.
+
+    It keeps the lines of the current row in `row`, so that they can be read again.
+    """
 
     def __init__(self, source: IO[bytes]) -> None:
         self._lines = _lines(source)
         self._again: list[tuple[int, str | None]] = []
-        self.row: list[tuple[int, str | None]] = []  # number and text (None: too long); clear it where a row begins
+        # number and text (None: too long); clear it where a row begins
+        self.row: list[tuple[int, str | None]] = []
 
     def __iter__(self) -> _Feed:
         return self
@@ -299,7 +336,8 @@ class _Feed:
 
 
 _BROKEN: Final = Unreadable(
-    "bad_csv", "The row cannot be read as CSV: broken quotes or line breaks, or a cell above 128 KB"
+    "bad_csv",
+    "The row cannot be read as CSV: broken quotes or line breaks, or a cell above 128 KB",
 )
 _TOO_LONG: Final = Unreadable("oversize", f"The line has more than {MAX_LINE_BYTES} bytes")
 

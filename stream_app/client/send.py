@@ -1,10 +1,12 @@
 """Sends leads to their topic in whole batches, then waits until they are at rest.
 
-Filling aiokafka's batches directly costs about 3 us a record; `send` costs ten times as much. Memory is bounded.
+Filling aiokafka's batches directly costs about 3 us a record; `send` costs ten times as much.
+Memory is bounded.
 
-An event on `leads.status` names the record that it belongs to (`origin`: topic, partition, offset). So a lead is
-recognised by the place of its record, whatever its id is, and a duplicate in the same file has a final status of its
-own. Memory of the wait: one byte for each lead, and some 200 for each batch that was sent.
+An event on `leads.status` names the record that it belongs to (`origin`: topic, partition, offset).
+So a lead is recognised by the place of its record, whatever its id is, and a duplicate in the same
+file has a final status of its own. Memory of the wait: one byte for each lead, and some 200 for
+each batch that was sent.
 """
 
 import asyncio
@@ -34,12 +36,16 @@ OnAcknowledged = Callable[[int, int, int], None]
 class Sender:
     """Sends records. `acknowledged` counts the records that Kafka has confirmed.
 
-    A broker that acknowledges nothing for `wait_s` raises BrokerUnavailable. `on_acknowledged` is called for each
-    batch.
+    A broker that acknowledges nothing for `wait_s` raises BrokerUnavailable. `on_acknowledged` is
+    called for each batch.
     """
 
     def __init__(
-        self, connection: KafkaConnection, topic: str, wait_s: float, on_acknowledged: OnAcknowledged = silent
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        wait_s: float,
+        on_acknowledged: OnAcknowledged = silent,
     ) -> None:
         self._connection = connection
         self._on_acknowledged = on_acknowledged
@@ -51,7 +57,10 @@ class Sender:
 
     async def __aenter__(self) -> Self:
         self._producer = kafka_producer(
-            **self._connection.settings(), enable_idempotence=True, acks="all", max_batch_size=BATCH_BYTES
+            **self._connection.settings(),
+            enable_idempotence=True,
+            acks="all",
+            max_batch_size=BATCH_BYTES,
         )
         try:
             async with asyncio.timeout(self._wait_s):
@@ -62,7 +71,10 @@ class Sender:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop the producer. Close its connections first if batches are pending: it could wait for a broker forever."""
+        """Stop the producer.
+
+        Close its connections first if batches are pending: it could wait for a broker forever.
+        """
         if self._under_way:
             await self._producer.client.close()
         try:
@@ -100,7 +112,11 @@ class Sender:
 
     async def _settle_some(self) -> None:
         # An idempotent batch never expires in aiokafka, so the timeout is here.
-        done, _ = await asyncio.wait(self._under_way, timeout=self._wait_s, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            self._under_way,
+            timeout=self._wait_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         if not done:
             raise self._lost(TimeoutError(f"nothing acknowledged within {self._wait_s:g} s"))
         for future in done:
@@ -113,9 +129,11 @@ class Sender:
 
     def _lost(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(
-            f"Kafka at {self._connection.bootstrap} accepted {self.acknowledged} records, then no more: "
-            f"{str(error) or 'no response'}. Publish the same leads again when Kafka is back: those already sent are "
-            "recognised as duplicates, unless they were published with force"
+            f"Kafka at {self._connection.bootstrap} accepted {self.acknowledged} records, "
+            "then no more: "
+            f"{str(error) or 'no response'}. Publish the same leads again when Kafka is "
+            "back: those already sent are "
+            "recognised as duplicates, unless they were published with force",
         )
 
 
@@ -141,8 +159,8 @@ class PublishedLeads:
     def add(self, partition: int, offset: int, leads: int) -> None:
         """Add so many leads whose records begin at that offset.
 
-        A negative offset is unknown: Kafka had the batch already, after an answer that was lost. These leads count, but
-        none of their events can be recognised.
+        A negative offset is unknown: Kafka had the batch already, after an answer that was lost.
+        These leads count, but none of their events can be recognised.
         """
         self._leads[_NO_EVENT] += leads
         if offset >= 0:
@@ -158,7 +176,9 @@ class PublishedLeads:
         if at >= len(last):
             return
         stands_in = column(event.status, final=event.destination in self._without_callbacks)
-        now = _NUMBER[event.status] | (_AT_REST if stands_in is not None and stands_in not in MOVING else 0)
+        now = _NUMBER[event.status] | (
+            _AT_REST if stands_in is not None and stands_in not in MOVING else 0
+        )
         self._leads[last[at]] -= 1
         self._leads[now] += 1
         last[at] = now
@@ -178,7 +198,9 @@ class PublishedLeads:
         return self._leads[_NO_EVENT]
 
     def by_status(self, *, at_rest: bool) -> dict[Status, int]:
-        """Leads by their last status, the most frequent first: those at rest, or those still under way."""
+        """Leads by their last status, the most frequent first: those at rest, or those still under
+        way.
+        """
         return {
             _STATUSES[(code & ~_AT_REST) - 1]: leads
             for code, leads in self._leads.most_common()
@@ -194,8 +216,8 @@ async def wait_for_rest(
 ) -> None:
     """Follow the leads until all are at rest, or until the time is over.
 
-    `batches` are of a follower that began before the first lead was published; an empty one comes now and then.
-    `on_progress` gets (leads at rest, all leads) after each.
+    `batches` are of a follower that began before the first lead was published; an empty one comes
+    now and then. `on_progress` gets (leads at rest, all leads) after each.
 
     Raises:
         BrokerUnavailable, UnreadableBatch: The events could not be read to the end.

@@ -1,6 +1,8 @@
-"""What is set up outside this program: topics and users as resources of Strimzi, the table of a destination in Clay.
+"""What is set up outside this program: topics and users as resources of Strimzi, the table of a
+destination in Clay.
 
-docs/reference/clay.md describes how Clay behaves. The output holds no secret, only the names of their variables.
+docs/reference/clay.md describes how Clay behaves. The output holds no secret, only the names of
+their variables.
 """
 
 import re
@@ -19,7 +21,8 @@ _TYPES: Final = {"Topic": "topic", "Group": "group", "TransactionalId": "transac
 
 
 def resources(settings: Settings, cluster: str) -> dict[str, Any]:
-    """Return a list that `kubectl apply` takes: a KafkaTopic for each topic, and a KafkaUser for each process.
+    """Return a list that `kubectl apply` takes: a KafkaTopic for each topic, and a KafkaUser for
+    each process.
 
     `cluster` is the name of the Kafka resource that they belong to.
     """
@@ -33,9 +36,17 @@ def resources(settings: Settings, cluster: str) -> dict[str, Any]:
     items = []
     for topic in settings.topic_plan():
         size = {"partitions": topic.partitions, "replicas": topic.replication}
-        items.append(resource("KafkaTopic", topic.name, {"topicName": topic.name, **size, "config": topic.config}))
+        items.append(
+            resource(
+                "KafkaTopic",
+                topic.name,
+                {"topicName": topic.name, **size, "config": topic.config},
+            ),
+        )
     rights = rights_of(settings.names, settings.replay.tiers_s)
-    programs = {name: name for name in ("worker", "replay", "gateway", "trace")} | {"board": settings.board_rights}
+    programs = {name: name for name in ("worker", "replay", "gateway", "trace")} | {
+        "board": settings.board_rights,
+    }
     for name, program in programs.items():
         allowed = {"type": "simple", "acls": _acls(rights[program])}
         spec = {"authentication": {"type": "scram-sha-512"}, "authorization": allowed}
@@ -49,7 +60,11 @@ def _acls(rights: Rights) -> list[dict[str, Any]]:
         operations[acl.resource, acl.name, acl.prefixed].append(acl.operation)
     return [
         {
-            "resource": {"type": _TYPES[resource], "name": name, "patternType": "prefix" if prefixed else "literal"},
+            "resource": {
+                "type": _TYPES[resource],
+                "name": name,
+                "patternType": "prefix" if prefixed else "literal",
+            },
             "operations": granted,
         }
         for (resource, name, prefixed), granted in operations.items()
@@ -59,7 +74,8 @@ def _acls(rights: Rights) -> list[dict[str, Any]]:
 def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:
     """Describe the set-up for a destination. Raises SettingsError if there is none.
 
-    `{{name}}` stands for a column: insert it with / in Clay. `http_column` is None with callbacks = false.
+    `{{name}}` stands for a column: insert it with / in Clay. `http_column` is None with callbacks =
+    false.
     """
     destination = settings.destinations.get(alias)
     if destination is None:
@@ -73,20 +89,36 @@ def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:
             "url_variables": list(destination.webhooks_env),
             "token_header": "x-clay-webhook-auth" if destination.token_env else None,
             "token_variable": destination.token_env,
-            "columns": [{"name": name, "holds": holds} for name, holds in _columns(settings, destination, signs=signs)],
+            "columns": [
+                {"name": name, "holds": holds}
+                for name, holds in _columns(settings, destination, signs=signs)
+            ],
         },
         "dedupe_column": "callback_token" if signs else "lead_id",
         "dedupe_advice": (
-            "Clay drops a second row of the same lead, but keeps a forced one, because its token differs"
+            (
+                "Clay drops a second row of the same lead, but keeps a forced one, because its "
+                "token differs"
+            )
             if signs
             else "Clay drops a second row of the same lead, also of a forced one"
         ),
-        "http_column": _http_column(settings, alias, destination) if destination.callbacks else None,
+        "http_column": _http_column(settings, alias, destination)
+        if destination.callbacks
+        else None,
     }
 
 
-def _columns(settings: Settings, destination: Destination, *, signs: bool) -> Iterator[tuple[str, str]]:
-    """Yield each column of the table, and its content. Without `columns`, each usual field has its own name."""
+def _columns(
+    settings: Settings,
+    destination: Destination,
+    *,
+    signs: bool,
+) -> Iterator[tuple[str, str]]:
+    """Yield each column of the table, and its content.
+
+    Without `columns`, each usual field has its own name.
+    """
     for name, column in destination.columns.items():
         yield column, f"the lead's {name}"
     if not destination.columns:
@@ -120,13 +152,31 @@ def _http_column(settings: Settings, alias: str, destination: Destination) -> di
             "credits": "",
         },
         "advice": [
-            "title and company_size are examples: use your own names, with a column for each result you want.",
-            "status may be enriched, partial, no_data or error. If empty, it is derived from the results.",
+            (
+                "title and company_size are examples: use your own names, with a column for each "
+                "result you want."
+            ),
+            (
+                "status may be enriched, partial, no_data or error. If empty, it is derived from "
+                "the results."
+            ),
             "credits: what the row cost, if a column has it. If empty, the estimate is booked.",
-            "Keep each {{column}} between double quotes. Numbers as text are accepted; lists and objects are not.",
-            'Leave "Only run if" empty: a row without a callback counts as lost, and its credits stay booked.',
-            "Run it automatically after all other columns, with the longest timeout and 2 or 3 retries.",
+            (
+                "Keep each {{column}} between double quotes. Numbers as text are accepted; lists "
+                "and objects are not."
+            ),
+            (
+                'Leave "Only run if" empty: a row without a callback counts as lost, and its '
+                "credits stay booked."
+            ),
+            (
+                "Run it automatically after all other columns, with the longest timeout and 2 or "
+                "3 retries."
+            ),
             "Each call costs 1 Action. Its cell shows our answer, including any error.",
-            "Never send results back into this table: the loop ends only when the credits are used up.",
+            (
+                "Never send results back into this table: the loop ends only when the credits "
+                "are used up."
+            ),
         ],
     }

@@ -1,7 +1,8 @@
 """Move a consumer group past an unreadable batch, whether its processes run or not.
 
-Only that batch is skipped: the group's offset must be at the batch, with all records before it finished. A group with
-members takes offsets only from them, so they are told by the offset of another group (`skipped_group`).
+Only that batch is skipped: the group's offset must be at the batch, with all records before it
+finished. A group with members takes offsets only from them, so they are told by the offset of
+another group (`skipped_group`).
 """
 
 import asyncio
@@ -22,7 +23,8 @@ _PASSED_WITHIN_S: Final = 45.0
 
 
 async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch:
-    """Find the unreadable batch at `topic/partition/offset`, at which its consumer group has stopped.
+    """Find the unreadable batch at `topic/partition/offset`, at which its consumer group has
+    stopped.
 
     Raises:
         SettingsError: None of our groups reads that topic and partition.
@@ -34,7 +36,9 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
         raise SettingsError([f"{record_id}: is not topic/partition/offset, such as leads/0/15"])
     topic, partition, offset = parsed
     if partition >= settings.kafka.partitions:
-        raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
+        raise SettingsError(
+            [f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"],
+        )
     name, process = _reader_of(settings, topic)
     connection = connection_of(settings)
     _, offsets = (await look_at(connection, [name]))[name]
@@ -43,7 +47,10 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
     first: int | None = None
     try:
         async with Reader(connection) as reader:
-            async for polled in reader.scan({place: (position, (await reader.ends([place]))[place])}, most=1):
+            async for polled in reader.scan(
+                {place: (position, (await reader.ends([place]))[place])},
+                most=1,
+            ):
                 first = int(polled[place][0].offset)
                 break
     except UnreadableBatch as batch:
@@ -51,11 +58,15 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
             return batch
         raise
     if first is None:
-        raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {position}, its end")
+        raise StreamAppError(
+            f"{topic}/{partition} can be read: the group {name} is at {position}, its end",
+        )
     if first < offset:
         raise StreamAppError(
-            f"{topic}/{partition}: the record at offset {first} can be read, and is not finished: start "
-            f"`stream-app {process}`, and wait until it is (stream-app explain shows what holds it)"
+            f"{topic}/{partition}: the record at offset {first} can be read, and is not "
+            "finished: start "
+            f"`stream-app {process}`, and wait until it is (stream-app explain shows what "
+            "holds it)",
         )
     raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {position}")
 
@@ -83,8 +94,9 @@ async def skip(settings: Settings, batch: UnreadableBatch) -> bool:
         if offsets.get(place, 0) >= end:
             return True
     raise StreamAppError(
-        f"no `stream-app {process}` has passed {batch.topic}/{batch.partition}/{batch.first} yet: it will, within a "
-        "minute after it can read that partition; the log says that the offsets are skipped"
+        f"no `stream-app {process}` has passed {batch.topic}/{batch.partition}/{batch.first} "
+        "yet: it will, within a "
+        "minute after it can read that partition; the log says that the offsets are skipped",
     )
 
 
@@ -93,6 +105,12 @@ def _reader_of(settings: Settings, topic: str) -> tuple[str, str]:
     names = settings.names
     if topic in (*names.lead_topics, names.commands, names.callbacks):
         return names.worker_app, "worker"
-    if topic in (names.dlq, names.deferred, *(names.wait(tier) for tier in settings.replay.tiers_s)):
+    if topic in (
+        names.dlq,
+        names.deferred,
+        *(names.wait(tier) for tier in settings.replay.tiers_s),
+    ):
         return names.replay_app, "replay"
-    raise SettingsError([f"{topic}: no worker and no replay process reads it, so there is nothing to skip"])
+    raise SettingsError(
+        [f"{topic}: no worker and no replay process reads it, so there is nothing to skip"],
+    )

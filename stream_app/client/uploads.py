@@ -1,7 +1,8 @@
-"""Files that are published step by step by people who look at a page: columns, cost, publication, progress.
+"""Files that are published step by step by people who look at a page: columns, cost, publication,
+progress.
 
-The data of a file is in unnamed temporary files: it is gone when the process ends, whatever ends it. One thread checks
-and publishes one file after the other.
+The data of a file is in unnamed temporary files: it is gone when the process ends, whatever ends
+it. One thread checks and publishes one file after the other.
 """
 
 import asyncio
@@ -68,8 +69,8 @@ class Upload:
     Attributes:
         id: Cannot be guessed: it is in the addresses of its pages.
         who: Who uploaded it; no other operator sees it.
-        state: `columns`: the columns may be corrected; `checked`: the cost is known; `failed`: it can be published
-            again.
+        state: `columns`: the columns may be corrected; `checked`: the cost is known; `failed`: it
+            can be published again.
         samples: The first cells of each column, shortened.
         names: The name of each column's cells; '' for a column that is left out.
         problem: Why it failed, or why the columns cannot be used.
@@ -124,7 +125,9 @@ class Upload:
             self._rejected = None
 
     def rejected_rows(self) -> Iterator[bytes]:
-        """Yield the refused rows as CSV, in chunks: line, reason, text and the row itself, which is personal data."""
+        """Yield the refused rows as CSV, in chunks: line, reason, text and the row itself, which is
+        personal data.
+        """
         if self._rejected is None:
             return
         file = os.dup(self._rejected.fileno())
@@ -137,7 +140,10 @@ class Upload:
             os.close(file)
 
     def check(self, settings: Settings, views: Views, now_ms: Callable[[], int]) -> State:
-        """Check all rows, compute the cost, and return the state after that. It runs in the thread."""
+        """Check all rows, compute the cost, and return the state after that.
+
+        It runs in the thread.
+        """
         self._source.seek(0)
         sheet = open_named_csv(self._source, self.names)
         self._batch = Batch()
@@ -153,7 +159,9 @@ class Upload:
         def refused(refusal: Refusal) -> None:
             if len(self.rejects) < SHOWN_REJECTS:
                 self.rejects.append(Refusal(refusal.line, refusal.reason, refusal.text))
-            table.writerow((refusal.line, refusal.reason, refusal.text, for_spreadsheet(refusal.row)))
+            table.writerow(
+                (refusal.line, refusal.reason, refusal.text, for_spreadsheet(refusal.row)),
+            )
 
         def progress(summary: PublishSummary) -> None:
             self.summary = summary
@@ -169,7 +177,12 @@ class Upload:
             self.close()
             return "failed"
         at_ms = now_ms()
-        self.quotes = quotes_of(settings, self.summary, views(self.summary.workspaces, at_ms), at_ms)
+        self.quotes = quotes_of(
+            settings,
+            self.summary,
+            views(self.summary.workspaces, at_ms),
+            at_ms,
+        )
         return "checked"
 
     def send(self, settings: Settings) -> State:
@@ -191,7 +204,9 @@ class Upload:
         return "stopped" if self._is_stopped else "published"
 
     def _until_stopped(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items with short rests: the event loop of the process shares the interpreter with this thread."""
+        """Yield the items with short rests: the event loop of the process shares the interpreter
+        with this thread.
+        """
         for number, item in enumerate(items, 1):
             if self._is_stopped:
                 return
@@ -227,7 +242,8 @@ class Uploads:
     async def add(self, source: IO[bytes], file: str, size: int, digest: str, who: str) -> Upload:
         """Keep a file, for 30 minutes at most. It is closed with the upload.
 
-        The same file always has the same `digest`, of six characters: published twice on a day, it is one import.
+        The same file always has the same `digest`, of six characters: published twice on a day, it
+        is one import.
 
         Raises:
             ValueError: It is not a CSV with a header.
@@ -237,7 +253,16 @@ class Uploads:
         titles, samples = await asyncio.to_thread(_begin_of, source)
         self.make_room()  # other files may have come meanwhile
         options = PublishOptions(import_id=new_import_id(self._now_ms(), digest))
-        upload = Upload(source, titles, samples, guess_columns(titles), label(file), size, options, who)
+        upload = Upload(
+            source,
+            titles,
+            samples,
+            guess_columns(titles),
+            label(file),
+            size,
+            options,
+            who,
+        )
         self._uploads[upload.id] = upload
         asyncio.get_running_loop().call_later(KEPT_S + 1, self._sweep)
         return upload
@@ -247,8 +272,9 @@ class Uploads:
         self._sweep()
         if len(self._uploads) >= MOST_UPLOADS:
             raise TooManyUploads(
-                f"{MOST_UPLOADS} files are being published on this board: finish or discard one, or wait "
-                f"{KEPT_S / 60:.0f} minutes"
+                f"{MOST_UPLOADS} files are being published on this board: finish or discard "
+                "one, or wait "
+                f"{KEPT_S / 60:.0f} minutes",
             )
 
     def get(self, upload_id: str, who: str) -> Upload | None:
@@ -265,17 +291,25 @@ class Uploads:
             upload.problem = ""
             upload.share = 0.0
             upload.state = "checking"
-            self._start(upload, lambda: upload.check(self._settings, self._views, self._now_ms), "columns")
+            self._start(
+                upload,
+                lambda: upload.check(self._settings, self._views, self._now_ms),
+                "columns",
+            )
 
     def send(self, upload: Upload, digest: str) -> bool:
-        """Publish a checked file. Returns False if that was begun already, or there is nothing to publish.
+        """Publish a checked file.
+
+        Returns False if that was begun already, or there is nothing to publish.
 
         Raises CostChanged if `digest`, which the button carries, is not that of the upload.
         """
         if digest != upload.digest:
             raise CostChanged(
-                "This button publishes nothing any more: columns, workspace or options of the file were changed after "
-                "its page was shown, perhaps in another tab. Open the page of the file again, and look at its cost"
+                "This button publishes nothing any more: columns, workspace or options of "
+                "the file were changed after "
+                "its page was shown, perhaps in another tab. Open the page of the file "
+                "again, and look at its cost",
             )
         if upload.state not in ("checked", "failed") or not upload.summary.ready:
             return False
@@ -335,7 +369,9 @@ class Uploads:
 
     def _sweep(self) -> None:
         """Delete the files that are too old. One that is being published is kept until it is."""
-        for upload in [kept for kept in self._uploads.values() if time.monotonic() - kept.began_s > KEPT_S]:
+        for upload in [
+            kept for kept in self._uploads.values() if time.monotonic() - kept.began_s > KEPT_S
+        ]:
             self.discard(upload)
 
 
@@ -346,10 +382,13 @@ def _begin_of(source: IO[bytes]) -> tuple[list[str], list[list[str]]]:
     if not titles:
         raise ValueError("the file is empty")
     if titles[0].lstrip().startswith(("{", "[")):
-        raise ValueError("it is JSON, not CSV; publish JSON Lines with `stream-app publish leads.jsonl`")
+        raise ValueError(
+            "it is JSON, not CSV; publish JSON Lines with `stream-app publish leads.jsonl`",
+        )
     if len(titles) > MOST_COLUMNS:
         raise ValueError(
-            f"the header has {len(titles)} columns, and this page shows {MOST_COLUMNS}; use `stream-app publish`"
+            f"the header has {len(titles)} columns, and this page shows {MOST_COLUMNS}; use "
+            "`stream-app publish`",
         )
     source.seek(0)
     samples = first_cells(source, _SAMPLES) or [[] for _ in titles]

@@ -1,6 +1,8 @@
-"""The files that the board keeps: its read model, what was sent to people, and its own reading token.
+"""The files that the board keeps: its read model, what was sent to people, and its own reading
+token.
 
-A board without `board.token_env` makes a token itself, and keeps it in a file that only its user can
+A board without `board.token_env` makes a token itself, and keeps it in a file that only its user
+can
 read. The configuration alone leads that user's commands to the file, as Jupyter's runtime files do.
 """
 
@@ -18,7 +20,9 @@ _LONGEST_TOKEN = 200  # bytes read of the file, which has 43
 
 
 def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
-    """Return the read model's path: as configured, else in the state folder of the service or user, or temporary."""
+    """Return the read model's path: as configured, else in the state folder of the service or user,
+    or temporary.
+    """
     path = _lasting_path(settings, environ)
     if path is None:
         path = Path(tempfile.mkdtemp(prefix="stream-app-")) / "board.sqlite"
@@ -27,12 +31,16 @@ def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
 
 
 def messages_path(model: Path) -> Path:
-    """Return the file of what was sent to people. It lies beside the read model, so that one volume keeps both."""
+    """Return the file of what was sent to people.
+
+    It lies beside the read model, so that one volume keeps both.
+    """
     return model.with_suffix(".messages.json")
 
 
 def token_of_board(settings: Settings, environ: Mapping[str, str]) -> str:
-    """Return the token with which the board is read: the configured one, else its own, which is made if need be.
+    """Return the token with which the board is read: the configured one, else its own, which is
+    made if need be.
 
     Raises:
         SettingsError: None is configured, and the board has no folder that lasts.
@@ -41,8 +49,13 @@ def token_of_board(settings: Settings, environ: Mapping[str, str]) -> str:
         return settings.board_token
     path = _lasting_path(settings, environ)
     if path is None:
-        problem = "board.token_env: is required where the user has no folder of their own for the board's token"
-        raise SettingsError([f"{problem}; or set board.read_model_path, beside which the board keeps one"])
+        problem = (
+            "board.token_env: is required where the user has no folder of their own for the "
+            "board's token"
+        )
+        raise SettingsError(
+            [f"{problem}; or set board.read_model_path, beside which the board keeps one"],
+        )
     own = path.with_suffix(".token")
     try:
         own.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -55,12 +68,16 @@ def token_of_board(settings: Settings, environ: Mapping[str, str]) -> str:
         raise SettingsError([f"{problem}; set board.token_env"]) from error
     token = _read(own)
     if not token:
-        raise SettingsError([f"{own}: is no token of a board; remove the file, and start the board again"])
+        raise SettingsError(
+            [f"{own}: is no token of a board; remove the file, and start the board again"],
+        )
     return token
 
 
 def token_of_reader(settings: Settings, environ: Mapping[str, str]) -> str | None:
-    """Return the token with which this user's commands read the board; None: it is not theirs, or does not run yet."""
+    """Return the token with which this user's commands read the board; None: it is not theirs, or
+    does not run yet.
+    """
     if settings.board_token is not None or settings.board.token_env is not None:
         return settings.board_token
     path = _lasting_path(settings, environ)
@@ -72,7 +89,11 @@ def _lasting_path(settings: Settings, environ: Mapping[str, str]) -> Path | None
     if settings.board.read_model_path is not None:
         return Path(settings.board.read_model_path)
     # systemd may name several folders
-    named = environ.get("STATE_DIRECTORY", "").partition(":")[0] or environ.get("XDG_STATE_HOME") or "~/.local/state"
+    named = (
+        environ.get("STATE_DIRECTORY", "").partition(":")[0]
+        or environ.get("XDG_STATE_HOME")
+        or "~/.local/state"
+    )
     try:
         folder = Path(named).expanduser() / "stream-app"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

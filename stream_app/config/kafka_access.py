@@ -19,15 +19,20 @@ from stream_app.kafka.rights import check_access, rights_of
 
 _COMPARED: Final = frozenset(
     {"worker", "replay", "board", "board with operator_token_env", "erase"}
-    | {"suppress add", "suppress remove", "suppress list"}
+    | {"suppress add", "suppress remove", "suppress list"},
 )
-"""The programs that read rows, or write hashes of people: they compare their settings with those of the namespace."""
+"""The programs that read rows, or write hashes of people: they compare their settings with those of
+the namespace.
+"""
 
 _NEED_ROWS: Final = frozenset({"worker", "suppress list"})
-"""The programs that would do harm on a state that was lost: send leads again, or say that nobody is suppressed."""
+"""The programs that would do harm on a state that was lost: send leads again, or say that nobody is
+suppressed.
+"""
 
 _ROWS_ARE_LOST: Final = (
-    "the rows of its leads and the suppression list are lost, and a lead that comes again would be paid for again: "
+    "the rows of its leads and the suppression list are lost, and a lead that comes again "
+    "would be paid for again: "
     "take a new kafka.namespace (docs/backup.md, stream-app-state is gone)"
 )
 _FIRST_BYTES: Final = 4_096  # of each partition; Kafka sends one batch at least
@@ -45,7 +50,10 @@ def connection_of(settings: Settings) -> KafkaConnection:
     if security.protocol.startswith("SASL"):
         options["sasl_mechanism"] = security.mechanism
         if security.mechanism == "OAUTHBEARER":
-            tokens = Tokens(_token_source(security.oauth, settings.secrets), security.oauth.extensions)
+            tokens = Tokens(
+                _token_source(security.oauth, settings.secrets),
+                security.oauth.extensions,
+            )
             options["sasl_oauth_token_provider"] = tokens
         else:
             options["sasl_plain_username"] = security.username
@@ -56,8 +64,13 @@ def connection_of(settings: Settings) -> KafkaConnection:
 def stranger_connection(settings: Settings) -> KafkaConnection:
     """Return the connection of an unauthenticated client: no user, no client certificate."""
     security = settings.kafka.security
-    protocol: Literal["PLAINTEXT", "SSL"] = "SSL" if security.protocol.endswith("SSL") else "PLAINTEXT"
-    kafka = msgspec.structs.replace(settings.kafka, security=Security(protocol=protocol, ca_file=security.ca_file))
+    protocol: Literal["PLAINTEXT", "SSL"] = (
+        "SSL" if security.protocol.endswith("SSL") else "PLAINTEXT"
+    )
+    kafka = msgspec.structs.replace(
+        settings.kafka,
+        security=Security(protocol=protocol, ca_file=security.ca_file),
+    )
     return connection_of(msgspec.structs.replace(settings, kafka=kafka))
 
 
@@ -75,15 +88,20 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
         say: Called with a line for each attempt while Kafka does not respond.
 
     Raises:
-        KafkaRefused: Kafka rejects our credentials or certificate, or rights are missing. Raised at once.
+        KafkaRefused: Kafka rejects our credentials or certificate, or rights are missing. Raised at
+            once.
         TopicsError: Topics are missing, have another number of partitions, or the state was lost.
-        SettingsError: The settings are not those that the namespace began with, and the program depends on them.
+        SettingsError: The settings are not those that the namespace began with, and the program
+            depends on them.
         BrokerUnavailable: Kafka does not respond.
     """
     rights = rights_of(settings.names, settings.replay.tiers_s)[program]
     plan = [topic for topic in settings.topic_plan() if topic.name in rights.topics]
     async with admin_of(connection_of(settings), settings.kafka.broker_wait_s, say) as admin:
-        await repeated(partial(check_access, admin, program, rights, plan), settings.kafka.broker_wait_s)
+        await repeated(
+            partial(check_access, admin, program, rights, plan),
+            settings.kafka.broker_wait_s,
+        )
     if program in _COMPARED:
         await _check_system(settings, needs_rows=program in _NEED_ROWS)
 
@@ -105,16 +123,20 @@ async def namespace_problems(settings: Settings) -> list[str]:
 async def _check_system(settings: Settings, *, needs_rows: bool) -> None:
     """Compare the settings with the first record of each partition of the state.
 
-    With `needs_rows` the state must not be lost: no partition of it is empty whose lanes have records, because both are
-    written in the same transactions. A state that has records which cannot be read yet is not lost: the take-over ends
-    their transaction.
+    With `needs_rows` the state must not be lost: no partition of it is empty whose lanes have
+    records, because both are written in the same transactions. A state that has records which
+    cannot be read yet is not lost: the take-over ends their transaction.
     """
     names = settings.names
     partitions = settings.kafka.partitions
     connection = connection_of(settings)
     async with Reader(connection, max_partition_fetch_bytes=_FIRST_BYTES) as reader:
-        firsts = await reader.firsts([TopicPartition(names.state, number) for number in range(partitions)])
-        begins = await reader.begins([TopicPartition(names.state, number) for number in range(partitions)])
+        firsts = await reader.firsts(
+            [TopicPartition(names.state, number) for number in range(partitions)],
+        )
+        begins = await reader.begins(
+            [TopicPartition(names.state, number) for number in range(partitions)],
+        )
         for place, begin in sorted(begins.items()):
             if problem := deletion_problem(begin):
                 raise TopicsError([f"{place.topic}/{place.partition}: {problem}"])
@@ -132,7 +154,9 @@ async def _check_system(settings: Settings, *, needs_rows: bool) -> None:
         begins = await reader.begins(states)
         ends = await reader.ends(states)
     for topic, number in (place for place in states if begins[place] == ends[place]):
-        raise TopicsError([f"{topic}/{number}: it is empty, and {names.lanes}/{number} is not: {_ROWS_ARE_LOST}"])
+        raise TopicsError(
+            [f"{topic}/{number}: it is empty, and {names.lanes}/{number} is not: {_ROWS_ARE_LOST}"],
+        )
 
 
 def _token_source(oauth: OAuth, secrets: Secrets) -> Callable[[], Token]:
@@ -142,7 +166,9 @@ def _token_source(oauth: OAuth, secrets: Secrets) -> Callable[[], Token]:
     try:
         return aws_msk(oauth.aws_region)
     except ImportError:
-        text = "kafka.security.oauth.aws_region needs Amazon's signer: pip install 'stream-app[msk]'"
+        text = (
+            "kafka.security.oauth.aws_region needs Amazon's signer: pip install 'stream-app[msk]'"
+        )
         raise SettingsError([text]) from None
 
 

@@ -1,4 +1,7 @@
-"""Reads the configuration: the tables of the file, then the secrets that they name. All errors come together."""
+"""Reads the configuration: the tables of the file, then the secrets that they name.
+
+All errors come together.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ from stream_app.config import rules
 from stream_app.config.gone import CHANGED, gone
 from stream_app.config.model import Settings
 from stream_app.config.secret_files import Secrets, stamp_of, with_files
-from stream_app.config.variables import Need, kept, missing, namings_of, value_problems, webhook_problems
+from stream_app.config.variables import (
+    Need,
+    kept,
+    missing,
+    namings_of,
+    value_problems,
+    webhook_problems,
+)
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.addresses import setup_id, webhook_id
 from stream_app.domain.model.errors import SettingsError
@@ -29,13 +39,18 @@ DEFAULT_PATH = Path("stream_app.toml")
 _LANES: Final = frozenset({"workspace_defaults", "workspaces", "destinations"})
 
 
-def load_settings(path: Path | None, environ: Mapping[str, str], needs: tuple[Need, ...] = ("clay",)) -> Settings:
+def load_settings(
+    path: Path | None,
+    environ: Mapping[str, str],
+    needs: tuple[Need, ...] = ("clay",),
+) -> Settings:
     """Load the configuration.
 
-    The default path is the file that STREAM_APP_CONFIG names, else stream_app.toml. From then on this process hashes
-    people and lead ids as the file says (domain/lead/identity.py).
+    The default path is the file that STREAM_APP_CONFIG names, else stream_app.toml. From then on
+    this process hashes people and lead ids as the file says (domain/lead/identity.py).
 
-    The secrets of the parts in `needs` must be set. Those that a command can do without are kept wherever they are set.
+    The secrets of the parts in `needs` must be set. Those that a command can do without are kept
+    wherever they are set.
 
     Raises:
         SettingsError: Lists every error of the file and of the environment.
@@ -94,10 +109,27 @@ def _read(reader: TableReader, document: dict[str, object]) -> Settings:
         {"name": "", "max_in_flight": settings.delivery.max_in_flight},
         without=("partition", "default_destination"),
     )
-    workspaces = reader.read_each(Workspace, document.get("workspaces", {}), "workspaces", "name", asdict(defaults))
+    workspaces = reader.read_each(
+        Workspace,
+        document.get("workspaces", {}),
+        "workspaces",
+        "name",
+        asdict(defaults),
+    )
     graces = {"uncertain_grace_s": settings.delivery.uncertain_grace_s}
-    destinations = reader.read_each(Destination, document.get("destinations", {}), "destinations", "alias", graces)
-    return replace(settings, workspace_defaults=defaults, workspaces=workspaces, destinations=destinations)
+    destinations = reader.read_each(
+        Destination,
+        document.get("destinations", {}),
+        "destinations",
+        "alias",
+        graces,
+    )
+    return replace(
+        settings,
+        workspace_defaults=defaults,
+        workspaces=workspaces,
+        destinations=destinations,
+    )
 
 
 def _resolved(settings: Settings, secrets: Secrets) -> Settings:
@@ -114,7 +146,11 @@ def _resolved(settings: Settings, secrets: Secrets) -> Settings:
     destinations = {}
     for alias, destination in settings.destinations.items():
         urls = [secrets[name] for name in destination.webhooks_env if name in secrets]
-        token = [secrets[destination.token_env]] if destination.token_env and destination.token_env in secrets else []
+        token = (
+            [secrets[destination.token_env]]
+            if destination.token_env and destination.token_env in secrets
+            else []
+        )
         destinations[alias] = replace(
             destination,
             webhook_ids=tuple(map(webhook_id, urls)),
@@ -138,7 +174,10 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class TableReader:
-    """Reads what can be read, so that later rules can check it. `problems` has one line per error."""
+    """Reads what can be read, so that later rules can check it.
+
+    `problems` has one line per error.
+    """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -152,7 +191,9 @@ class TableReader:
         values: Mapping[str, Any] = _NOTHING,
         without: Collection[str] = (),
     ) -> S:
-        """Read a table as a Struct. An unreadable key gets its default, or an empty value if it has none.
+        """Read a table as a Struct.
+
+        An unreadable key gets its default, or an empty value if it has none.
 
         Args:
             kind: The Struct.
@@ -161,7 +202,11 @@ class TableReader:
             values: Fields with another default than the Struct's, and those that are no keys.
             without: Keys that this table does not have.
         """
-        keys = {key: hint for key, hint in keys_of(kind).items() if key not in without} if without else keys_of(kind)
+        keys = (
+            {key: hint for key, hint in keys_of(kind).items() if key not in without}
+            if without
+            else keys_of(kind)
+        )
         read = dict(values)
         if not isinstance(table, dict):
             self._wrong(f"{where}: must be a table", *keys)
@@ -169,7 +214,9 @@ class TableReader:
             for key in [key for key in table if key not in keys]:
                 self._unknown(kind, key, keys, where)
             for key in [key for key in table if key in keys]:
-                if (value := self._value(keys[key], table[key], where, key, values.get(key))) is not msgspec.UNSET:
+                if (
+                    value := self._value(keys[key], table[key], where, key, values.get(key))
+                ) is not msgspec.UNSET:
                     read[key] = value
         for key in _required(kind):
             if key not in read:
@@ -179,19 +226,40 @@ class TableReader:
         return kind(**read)
 
     def knows(self, line: str) -> bool:
-        """True if all keys that a rule's line mentions were read. Otherwise the rule would check a default."""
+        """True if all keys that a rule's line mentions were read.
+
+        Otherwise the rule would check a default.
+        """
         return not self._unread or self._unread.isdisjoint(re.findall(r"\w+", line))
 
     def read_each(
-        self, kind: type[S], tables: object, where: str, name: str, values: Mapping[str, Any]
+        self,
+        kind: type[S],
+        tables: object,
+        where: str,
+        name: str,
+        values: Mapping[str, Any],
     ) -> dict[str, S]:
-        """Read a table of tables with `read`; field `name` gets each one's name. Returns `{}` if it is not one."""
+        """Read a table of tables with `read`; field `name` gets each one's name.
+
+        Returns `{}` if it is not one.
+        """
         if not isinstance(tables, dict):
             self._wrong(f"{where}: must be a table", where)
             return {}
-        return {key: self.read(kind, table, _at(where, key), {**values, name: key}) for key, table in tables.items()}
+        return {
+            key: self.read(kind, table, _at(where, key), {**values, name: key})
+            for key, table in tables.items()
+        }
 
-    def _value(self, kind: Any, value: object, where: str, key: str, base: msgspec.Struct | None) -> Any:
+    def _value(
+        self,
+        kind: Any,
+        value: object,
+        where: str,
+        key: str,
+        base: msgspec.Struct | None,
+    ) -> Any:
         """Return UNSET if the value cannot be read."""
         place = _at(where, key)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -201,7 +269,10 @@ class TableReader:
         except msgspec.ValidationError as exc:
             problem = CHANGED.get(place) or str(exc).replace("`", "")
             words = _words(kind)
-            self._wrong(f"{place}: {problem}" + (f"; there are: {', '.join(words)}" if words else ""), key)
+            self._wrong(
+                f"{place}: {problem}" + (f"; there are: {', '.join(words)}" if words else ""),
+                key,
+            )
             return msgspec.UNSET
 
     def _unknown(self, kind: type, key: str, keys: Mapping[str, Any], where: str) -> None:

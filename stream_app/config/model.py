@@ -1,6 +1,8 @@
-"""The configuration as types: one frozen Struct per table of the TOML file, with units in the names.
+"""The configuration as types: one frozen Struct per table of the TOML file, with units in the
+names.
 
-The tables that decide about leads are the policies of `domain` themselves. Here are those of the processes.
+The tables that decide about leads are the policies of `domain` themselves. Here are those of the
+processes.
 """
 
 from functools import cached_property
@@ -15,7 +17,15 @@ from stream_app.config.secret_files import Secrets, Stamp
 from stream_app.domain.model.ranges import Range
 from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import MAX_INPUT_BYTES, Retention, TopicNames, TopicPlan, plan
-from stream_app.domain.plan import CachePolicy, DeliveryPolicy, Destination, Plan, ReplayPolicy, Shares, Workspace
+from stream_app.domain.plan import (
+    CachePolicy,
+    DeliveryPolicy,
+    Destination,
+    Plan,
+    ReplayPolicy,
+    Shares,
+    Workspace,
+)
 from stream_app.domain.spans import Sampling, headers_of
 
 _FreePort = Annotated[int, Range(0, 65_535)]
@@ -31,7 +41,8 @@ class OAuth(msgspec.Struct, frozen=True):
         client_secret_env: The variable with its secret.
         scope: What to ask for. Absent: the endpoint's default.
         extensions: SASL extensions that the broker wants beside the token.
-        aws_region: For Amazon MSK instead of an endpoint: the region. The process's AWS credentials sign the tokens.
+        aws_region: For Amazon MSK instead of an endpoint: the region. The process's AWS credentials
+            sign the tokens.
     """
 
     token_url: str | None = None
@@ -43,15 +54,18 @@ class OAuth(msgspec.Struct, frozen=True):
 
 
 class Security(msgspec.Struct, frozen=True):
-    """How to authenticate to Kafka. Passwords are in the environment; this holds only the names of the variables.
+    """How to authenticate to Kafka.
+
+    Passwords are in the environment; this holds only the names of the variables.
 
     Attributes:
-        protocol: Of the connection. `PLAIN` and `OAUTHBEARER` need `SASL_SSL`, unless every host of `bootstrap` is
-            loopback or a name without a dot.
+        protocol: Of the connection. `PLAIN` and `OAUTHBEARER` need `SASL_SSL`, unless every host of
+            `bootstrap` is loopback or a name without a dot.
         mechanism: Of SASL.
         username: The user, for all mechanisms but OAUTHBEARER.
         password_env: The variable with the user's password.
-        ca_file: PEM file with the authority of the brokers' certificates. Absent: the system's authorities are trusted.
+        ca_file: PEM file with the authority of the brokers' certificates. Absent: the system's
+            authorities are trusted.
         cert_file: PEM file with the certificate of this client.
         key_file: PEM file with the key of this client.
         key_password_env: The variable with the password of `key_file`.
@@ -76,7 +90,8 @@ class Kafka(msgspec.Struct, frozen=True):
         bootstrap: host:port, several separated by commas.
         namespace: Prefix of every topic, group and transactional id.
         replication: The copies of every record.
-        partitions: The number of partitions of every topic. It must never change while the system has data.
+        partitions: The number of partitions of every topic. It must never change while the system
+            has data.
         session_timeout_s: A worker without a heartbeat for this long loses its partitions.
         rebalance_timeout_s: The time that a worker has to release its partitions.
         broker_wait_s: How long to wait for a broker that does not respond.
@@ -96,9 +111,10 @@ class Redis(msgspec.Struct, frozen=True):
     """The Redis cache.
 
     Attributes:
-        url_env: The environment variable with the URL (`rediss://user:password@host:6379/0`). Absent: the cache is in
-            memory.
-        ca_file: PEM file with the authority of the server's certificate. Absent: the system's authorities are trusted.
+        url_env: The environment variable with the URL (`rediss://user:password@host:6379/0`).
+            Absent: the cache is in memory.
+        ca_file: PEM file with the authority of the server's certificate. Absent: the system's
+            authorities are trusted.
         timeout_s: How long a lead may wait for Redis.
     """
 
@@ -108,11 +124,14 @@ class Redis(msgspec.Struct, frozen=True):
 
 
 class Egress(msgspec.Struct, frozen=True):
-    """How the worker and `doctor` reach hosts outside: Clay's webhooks and gateway.public_url (docs/network.md).
+    """How the worker and `doctor` reach hosts outside: Clay's webhooks and gateway.public_url
+    (docs/network.md).
 
     Attributes:
-        keepalive_s: Idle time after which a connection to Clay is closed. Keep it below the server's own limit.
-        ca_file: PEM file that replaces the authorities that the system trusts, for a network that inspects TLS.
+        keepalive_s: Idle time after which a connection to Clay is closed. Keep it below the
+            server's own limit.
+        ca_file: PEM file that replaces the authorities that the system trusts, for a network that
+            inspects TLS.
         proxy_env: The environment variable with the URL of an HTTP proxy
             (`http://user:password@proxy.example.com:3128`).
     """
@@ -127,7 +146,8 @@ class Http(msgspec.Struct, frozen=True):
 
     Attributes:
         host: The address of the operations ports.
-        worker_port: /metrics, /healthz and /readyz. They name customers, so they are for operators only.
+        worker_port: /metrics, /healthz and /readyz. They name customers, so they are for operators
+            only.
             0: any free port, which the log names, so that several workers run on one machine.
         replay_port: The same for replay.
         gateway_port: Callbacks and /healthz.
@@ -153,9 +173,10 @@ class Gateway(msgspec.Struct, frozen=True):
     Attributes:
         host: The address that it listens on.
         behind_proxy: A reverse proxy with TLS is in front of it, and nothing else reaches it.
-        public_url: How Clay reaches the gateway, such as https://leads.example.com; `/callbacks/...` is appended.
-            http:// only for this machine and for names without a dot.
-        token_keys_env: Names of the variables with the secrets of callback tokens: the first signs, all verify.
+        public_url: How Clay reaches the gateway, such as https://leads.example.com;
+            `/callbacks/...` is appended. http:// only for this machine and for names without a dot.
+        token_keys_env: Names of the variables with the secrets of callback tokens: the first signs,
+            all verify.
         max_body_bytes: Maximum size of a callback.
         read_timeout_s: Time for a callback to arrive completely.
     """
@@ -174,12 +195,16 @@ class Board(msgspec.Struct, frozen=True):
     Attributes:
         host: The address that it listens on.
         behind_proxy: A reverse proxy with TLS is in front of it, and nothing else reaches it.
-        url: Where people, `stream-app status` and `stream-app open` find it. Absent: this machine, at http.board_port.
-        token_env: Name of the variable with the token that reads: it opens the board, and is the bearer token of the
-            look-up API. Without it both answer only programs and browsers of this machine.
-        operator_token_env: Name of the variable with the token of operators. Without it the board only reads.
+        url: Where people, `stream-app status` and `stream-app open` find it. Absent: this machine,
+            at http.board_port.
+        token_env: Name of the variable with the token that reads: it opens the board, and is the
+            bearer token of the look-up API. Without it both answer only programs and browsers of
+            this machine.
+        operator_token_env: Name of the variable with the token of operators. Without it the board
+            only reads.
         user_header: The header in which a proxy names the person who is logged in there.
-        user_header_secret_env: Name of the variable with the secret that the proxy sends with that header.
+        user_header_secret_env: Name of the variable with the secret that the proxy sends with that
+            header.
         read_model_path: The SQLite file of the read model. Absent: in the user's state folder.
         trace_url: Where the board links a trace to: a URL with `{trace_id}`.
         banner: A word on each page, such as "production".
@@ -201,9 +226,10 @@ class Trace(Sampling, frozen=True):
     """Traces of leads (docs/traces.md).
 
     Attributes:
-        endpoint: The OTLP receiver's URL for traces. Absent: there are no traces. With `headers_env` it needs https,
-            unless the host is loopback or a name without a dot.
-        headers_env: The variable with the receiver's headers, as `name=value`, several separated by commas.
+        endpoint: The OTLP receiver's URL for traces. Absent: there are no traces. With
+            `headers_env` it needs https, unless the host is loopback or a name without a dot.
+        headers_env: The variable with the receiver's headers, as `name=value`, several separated by
+            commas.
         settle_s: A lead without an event for so long is sent as far as it has come.
     """
 
@@ -232,8 +258,10 @@ class Privacy(msgspec.Struct, frozen=True):
     """How people and lead ids are hashed (docs/privacy.md).
 
     Attributes:
-        pepper_env: Name of the variable with the secret that keys the hashes. A namespace keeps the one it began with.
-        hash_lead_ids: Replace every lead id by its hash. Ids that look like an address or URL are always hashed.
+        pepper_env: Name of the variable with the secret that keys the hashes. A namespace keeps the
+            one it began with.
+        hash_lead_ids: Replace every lead id by its hash. Ids that look like an address or URL are
+            always hashed.
     """
 
     pepper_env: str | None = None
@@ -244,12 +272,14 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     """The whole configuration. `workspaces` has exactly the workspaces that destinations name.
 
     Attributes:
-        secrets_dir: A directory with a file for each secret, named as its variable. A file overrides the environment.
-            Others must not be able to write there: `chmod o-w`, or a read-only mount.
+        secrets_dir: A directory with a file for each secret, named as its variable. A file
+            overrides the environment. Others must not be able to write there: `chmod o-w`, or a
+            read-only mount.
         log_level: The least level of the log lines of a process.
         delivery: Limits of the pipeline.
         workspace_defaults: What each workspace has where its own table does not say otherwise.
-        secrets: Values of the environment variables that the file names: `settings.secrets[destination.token_env]`.
+        secrets: Values of the environment variables that the file names:
+            `settings.secrets[destination.token_env]`.
         path: The file.
         stamp: See `secret_files.stamp_of`.
     """
@@ -291,7 +321,9 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
             shares=self.shares,
             replay=self.replay,
             app=__version__,
-            callback_keys=self.callback_keys if keys_env and all(name in self.secrets for name in keys_env) else None,
+            callback_keys=self.callback_keys
+            if keys_env and all(name in self.secrets for name in keys_env)
+            else None,
             cache=self.cache,
             traces=self.trace.endpoint is not None,
         )
@@ -308,15 +340,22 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     @property
     def without_callbacks(self) -> set[str]:
         """The destinations whose leads are done when Clay has accepted them."""
-        return {alias for alias, destination in self.destinations.items() if not destination.callbacks}
+        return {
+            alias for alias, destination in self.destinations.items() if not destination.callbacks
+        }
 
     @property
     def callback_keys(self) -> Keys:
-        """The keys of callback tokens, if the configuration was read with them. Raises ValueError if it names none."""
+        """The keys of callback tokens, if the configuration was read with them.
+
+        Raises ValueError if it names none.
+        """
         return Keys([self.secrets[name] for name in self.gateway.token_keys_env])
 
     def callback_url(self, alias: str) -> str:
-        """The callback URL of a destination's table. Raises ValueError if gateway.public_url is not set.
+        """The callback URL of a destination's table.
+
+        Raises ValueError if gateway.public_url is not set.
 
         That of a pinned workspace names its partition, for gateways that do not know the pin yet.
         """
@@ -371,10 +410,17 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     def topic_plan(self) -> list[TopicPlan]:
         """The topics that must exist, with their settings."""
         kafka = self.kafka
-        return plan(self.names, kafka.partitions, kafka.replication, self.topics, self.replay.tiers_s)
+        return plan(
+            self.names,
+            kafka.partitions,
+            kafka.replication,
+            self.topics,
+            self.replay.tiers_s,
+        )
 
     def destination_of(self, workspace: str, asked: str | None) -> str | None:
-        """The alias of a lead's destination: the requested one, else the workspace's default, else its only one.
+        """The alias of a lead's destination: the requested one, else the workspace's default, else
+        its only one.
 
         It is None if that workspace has no such destination.
         """

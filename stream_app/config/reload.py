@@ -2,9 +2,10 @@
 
 A worker does so at a command, a gateway when a file has changed, and replay at both (`FileWatch`).
 
-Workspaces and destinations (webhooks, tokens, policies) are looked up for each lead, so their entries in the plan are
-replaced in place. What the process was built from (Kafka, topics, the pipeline, the home of a workspace) stays, and so
-do removed entries: leads in progress may need them. Both are named in the result.
+Workspaces and destinations (webhooks, tokens, policies) are looked up for each lead, so their
+entries in the plan are replaced in place. What the process was built from (Kafka, topics, the
+pipeline, the home of a workspace) stays, and so do removed entries: leads in progress may need
+them. Both are named in the result.
 """
 
 import asyncio
@@ -53,14 +54,16 @@ _READ_BY: Final[dict[str, Processes]] = {
     "trace": ("worker", "trace"),
     "notify": ("board",),
 }
-_LOOKED_UP: Final = frozenset({"workspace_defaults", "workspaces", "destinations", "secrets", "path", "stamp"})
+_LOOKED_UP: Final = frozenset(
+    {"workspace_defaults", "workspaces", "destinations", "secrets", "path", "stamp"},
+)
 
 
 class Configuration:
     """The configuration that the process works with. `plan` and `endpoints` are changed in place.
 
-    `read` returns the settings that the files and the environment have now, `moved` why a plan must not be adopted.
-    Tasks may ask at the same time; they are served one after the other.
+    `read` returns the settings that the files and the environment have now, `moved` why a plan must
+    not be adopted. Tasks may ask at the same time; they are served one after the other.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
@@ -82,14 +85,19 @@ class Configuration:
             return NOTHING_NEW if is_current else await self._reload()
 
     async def reload(self, command_id: str) -> CommandResult:
-        """Read the configuration again, once for a command that each partition of this process carries out."""
+        """Read the configuration again, once for a command that each partition of this process
+        carries out.
+        """
         async with self._turn:
             if self._answered[0] != command_id:
                 self._answered = command_id, await self._reload()
             return self._answered[1]
 
     async def _reload(self) -> CommandResult:
-        """Adopt what can be adopted. A configuration that is invalid, or moves a lane, changes nothing."""
+        """Adopt what can be adopted.
+
+        A configuration that is invalid, or moves a lane, changes nothing.
+        """
         settings, differs = _read_again(self._read)
         if isinstance(settings, CommandResult):
             return settings
@@ -124,13 +132,21 @@ class Configuration:
             if before is not None and before.workspace != destination.workspace:
                 continue
             known = self.endpoints.get(alias)
-            if known is not None:  # a lead in progress may use a webhook that was removed from the pool
-                endpoint = Endpoint({**known.urls, **endpoint.urls}, endpoint.token, endpoint.unavailable_is_refused)
+            # a lead in progress may use a webhook that was removed from the pool
+            if known is not None:
+                endpoint = Endpoint(
+                    {**known.urls, **endpoint.urls},
+                    endpoint.token,
+                    endpoint.unavailable_is_refused,
+                )
             if before == destination and known == endpoint:
                 continue
             self.endpoints[alias] = endpoint
             mine.put_destination(destination)
-            yield f"destination {alias}{'' if before else ' (new)'} with {len(destination.webhook_ids)} webhooks"
+            yield (
+                f"destination {alias}{'' if before else ' (new)'} with "
+                f"{len(destination.webhook_ids)} webhooks"
+            )
 
     def _left(self, settings: Settings, plan: Plan) -> Iterator[tuple[Processes, str]]:
         """The differences that are not adopted, with the processes that need a restart for them."""
@@ -174,7 +190,9 @@ def _by_process(left: Iterable[tuple[Processes, str]]) -> str:
     reasons: dict[Processes, list[str]] = {}
     for processes, reason in left:
         reasons.setdefault(processes, []).append(reason)
-    return ", ".join(f"of {_named(processes)} ({', '.join(why)})" for processes, why in reasons.items())
+    return ", ".join(
+        f"of {_named(processes)} ({', '.join(why)})" for processes, why in reasons.items()
+    )
 
 
 def _named(processes: Processes) -> str:
@@ -211,7 +229,10 @@ class FileWatch:
             self.look()
 
     def look(self) -> None:
-        """Adopt the configuration if a file has changed. An invalid one changes nothing and is reported once."""
+        """Adopt the configuration if a file has changed.
+
+        An invalid one changes nothing and is reported once.
+        """
         path = self._settings.path
         if path is None or (stamp := stamp_of(path, self._settings.secrets_dir)) == self._stamp:
             return
@@ -233,11 +254,15 @@ class FileWatch:
             return NOTHING_NEW
         workspaces = len(settings.workspaces)
         destinations = len(settings.destinations)
-        return CommandResult(f"adopted: {count(workspaces, 'workspace')} and {count(destinations, 'destination')}")
+        return CommandResult(
+            f"adopted: {count(workspaces, 'workspace')} and {count(destinations, 'destination')}",
+        )
 
 
 def _read_again(read: Callable[[], Settings]) -> tuple[Settings | CommandResult, bool]:
-    """Return the configuration, or the refusal of an invalid one; and whether it hashes people in another way."""
+    """Return the configuration, or the refusal of an invalid one; and whether it hashes people in
+    another way.
+    """
     hashing = current()
     try:
         return read(), current() != hashing
@@ -249,11 +274,20 @@ def _read_again(read: Callable[[], Settings]) -> tuple[Settings | CommandResult,
 
 
 def endpoints_of(settings: Settings) -> dict[str, Endpoint]:
-    """Return the webhooks and the token of each destination. The settings must have been read with Clay's secrets."""
+    """Return the webhooks and the token of each destination.
+
+    The settings must have been read with Clay's secrets.
+    """
     secrets = settings.secrets
     return {
         alias: Endpoint(
-            urls=dict(zip(destination.webhook_ids, map(secrets.__getitem__, destination.webhooks_env), strict=True)),
+            urls=dict(
+                zip(
+                    destination.webhook_ids,
+                    map(secrets.__getitem__, destination.webhooks_env),
+                    strict=True,
+                ),
+            ),
             token=secrets.get(destination.token_env),
             unavailable_is_refused=destination.unavailable_is_refused,
         )

@@ -1,4 +1,6 @@
-"""The rules of the configuration: ranges of values, what tables demand of each other, names as a user types them."""
+"""The rules of the configuration: ranges of values, what tables demand of each other, names as a
+user types them.
+"""
 
 import difflib
 import re
@@ -20,12 +22,35 @@ from stream_app.domain.plan import DeliveryPolicy, Destination, Workspace
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
-_REBALANCE_MARGIN_S = 20.0  # a lead's work ends this long before the rebalance timeout (docs/reference/faust.md)
-_RANGED: Final = ("kafka", "delivery", "shares", "replay", "http", "gateway", "redis", "egress", "trace", "notify")
+# a lead's work ends this long before the rebalance timeout (docs/reference/faust.md)
+_REBALANCE_MARGIN_S = 20.0
+_RANGED: Final = (
+    "kafka",
+    "delivery",
+    "shares",
+    "replay",
+    "http",
+    "gateway",
+    "redis",
+    "egress",
+    "trace",
+    "notify",
+)
 _PORTS: Final = [key for key in Http.__struct_fields__ if key.endswith("_port")]
 _LISTED: Final = 50
-_POLICIES: Final = ("breaker", "rate", "budget", "quota", "suspension", "flood_guard", "callback_health")
-_IN_CLEAR: Final = {"PLAIN": ("password", "SASL_SSL or SCRAM"), "OAUTHBEARER": ("token", "SASL_SSL")}
+_POLICIES: Final = (
+    "breaker",
+    "rate",
+    "budget",
+    "quota",
+    "suspension",
+    "flood_guard",
+    "callback_health",
+)
+_IN_CLEAR: Final = {
+    "PLAIN": ("password", "SASL_SSL or SCRAM"),
+    "OAUTHBEARER": ("token", "SASL_SSL"),
+}
 _HINTS: Final = 10  # each costs a comparison with every name
 _TOO_LONG: Final = "is longer than the longest delay tier; replay.tiers_s ends at "
 
@@ -42,17 +67,24 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _workspaces(settings)
     yield from name_problems(settings)
     for alias, destination in settings.destinations.items():
-        rules = _destination(alias, destination), _grace(settings, destination), _callbacks(settings, destination)
+        rules = (
+            _destination(alias, destination),
+            _grace(settings, destination),
+            _callbacks(settings, destination),
+        )
         yield from (f"destinations.{alias}{line}" for line in chain(*rules))
 
 
 def uncapped(settings: Settings) -> Iterator[str]:
-    """Yield one line for each workspace whose spending nobody has limited, which a worker refuses to send for.
+    """Yield one line for each workspace whose spending nobody has limited, which a worker refuses
+    to send for.
 
-    A loop of a producer would otherwise spend the credits of a month in an hour. What costs no credits may be limited
-    in Actions alone. A budget in shadow refuses nothing.
+    A loop of a producer would otherwise spend the credits of a month in an hour. What costs no
+    credits may be limited in Actions alone. A budget in shadow refuses nothing.
     """
-    cost_credits = {table.workspace for table in settings.destinations.values() if table.ceiling_credits}
+    cost_credits = {
+        table.workspace for table in settings.destinations.values() if table.ceiling_credits
+    }
     for name, workspace in settings.workspaces.items():
         policy = workspace.budget
         caps = budget.CREDIT_CAPS if name in cost_credits else budget.CAPS
@@ -61,7 +93,8 @@ def uncapped(settings: Settings) -> Iterator[str]:
             continue
         why = "shadow = true only counts, so nothing limits" if policy.shadow else "nothing limits"
         yield (
-            f"workspaces.{name}.budget: {why} what it spends; set {' or '.join(caps[:2])}, or unlimited = true "
+            f"workspaces.{name}.budget: {why} what it spends; set {' or '.join(caps[:2])}, "
+            "or unlimited = true "
             "if it may use up all that Clay has"
         )
 
@@ -78,7 +111,8 @@ def _kafka(settings: Settings) -> Iterator[str]:
     elif security.protocol.startswith("SASL") and not (security.username and security.password_env):
         yield f"kafka.security: protocol {security.protocol} needs username and password_env"
     hosts = [place.strip().rpartition(":")[0].strip("[]") for place in kafka.bootstrap.split(",")]
-    in_clear = security.protocol == "SASL_PLAINTEXT" and not all(map(is_local, hosts))  # beyond a container network
+    # beyond a container network
+    in_clear = security.protocol == "SASL_PLAINTEXT" and not all(map(is_local, hosts))
     if in_clear and security.mechanism in _IN_CLEAR:
         secret, instead = _IN_CLEAR[security.mechanism]
         place = f"kafka.security.mechanism: {security.mechanism}"
@@ -90,10 +124,20 @@ def _kafka(settings: Settings) -> Iterator[str]:
 def _oauth(oauth: OAuth) -> Iterator[str]:
     endpoint = (oauth.token_url, oauth.client_id, oauth.client_secret_env)
     if bool(oauth.aws_region) == any(endpoint) or not (oauth.aws_region or all(endpoint)):
-        yield ": OAUTHBEARER needs token_url, client_id and client_secret_env; or, for Amazon MSK, only aws_region"
+        yield (
+            ": OAUTHBEARER needs token_url, client_id and client_secret_env; or, for Amazon MSK, "
+            "only aws_region"
+        )
     elif oauth.token_url is not None and not _is_base(oauth.token_url):
-        yield ".token_url: must be like https://login.example.com/oauth2/token, without user, query or fragment"
-    elif oauth.token_url is not None and oauth.token_url.startswith("http:") and not is_loopback_url(oauth.token_url):
+        yield (
+            ".token_url: must be like https://login.example.com/oauth2/token, without user, "
+            "query or fragment"
+        )
+    elif (
+        oauth.token_url is not None
+        and oauth.token_url.startswith("http:")
+        and not is_loopback_url(oauth.token_url)
+    ):
         yield ".token_url: must begin with https, because the client's secret is sent there"
 
 
@@ -111,14 +155,19 @@ def _delivery(settings: Settings) -> Iterator[str]:
     kafka = settings.kafka
     shares = settings.shares
     if delivery.connect_timeout_s >= delivery.request_timeout_s:
-        yield "delivery.connect_timeout_s: is part of a request, so it must be below delivery.request_timeout_s"
+        yield (
+            "delivery.connect_timeout_s: is part of a request, so it must be below "
+            "delivery.request_timeout_s"
+        )
     if delivery.retry_base_s > delivery.retry_cap_s:
         yield "delivery.retry_base_s: must not be above delivery.retry_cap_s"
     all_s = delivery.longest_s + delivery.commit_timeout_s
     if all_s > kafka.rebalance_timeout_s - _REBALANCE_MARGIN_S:
         yield (
-            f"kafka.rebalance_timeout_s: must be {_REBALANCE_MARGIN_S:g} s above delivery.max_request_start_age_s + "
-            f"request_timeout_s + commit_timeout_s = {all_s:g} s, or Kafka revokes partitions of a worker that is "
+            f"kafka.rebalance_timeout_s: must be {_REBALANCE_MARGIN_S:g} s above "
+            "delivery.max_request_start_age_s + "
+            f"request_timeout_s + commit_timeout_s = {all_s:g} s, or Kafka revokes "
+            "partitions of a worker that is "
             "still finishing its leads"
         )
     if kafka.session_timeout_s > kafka.rebalance_timeout_s:
@@ -129,7 +178,10 @@ def _delivery(settings: Settings) -> Iterator[str]:
 
 
 def _grace(settings: Settings, table: DeliveryPolicy | Destination) -> Iterator[str]:
-    """The rules of the grace period of uncertain sends. A destination may take the period of `[delivery]`."""
+    """The rules of the grace period of uncertain sends.
+
+    A destination may take the period of `[delivery]`.
+    """
     grace_s = table.uncertain_grace_s
     delivery = settings.delivery
     tiers_s = settings.replay.tiers_s
@@ -137,8 +189,10 @@ def _grace(settings: Settings, table: DeliveryPolicy | Destination) -> Iterator[
         return
     if grace_s <= delivery.longest_s:
         yield (
-            ".uncertain_grace_s: must be above delivery.max_request_start_age_s + request_timeout_s = "
-            f"{delivery.longest_s:g} s, or a lead could be sent again while its first POST is in progress"
+            ".uncertain_grace_s: must be above delivery.max_request_start_age_s + "
+            "request_timeout_s = "
+            f"{delivery.longest_s:g} s, or a lead could be sent again while its first POST "
+            "is in progress"
         )
     if tiers_s and grace_s > tiers_s[-1]:
         yield f".uncertain_grace_s = {grace_s:g}: {_TOO_LONG}{tiers_s[-1]}"
@@ -164,9 +218,15 @@ def _retention(settings: Settings) -> Iterator[str]:
     for kind in ("leads", "bulk", "dlq", "deferred"):
         days = getattr(settings.topics, f"{kind}_days")
         if days > fresh_days:
-            yield f"topics.{kind}_days = {days}: must not be above delivery.freshness_days = {fresh_days}: {old}"
+            yield (
+                f"topics.{kind}_days = {days}: must not be above delivery.freshness_days = "
+                f"{fresh_days}: {old}"
+            )
     if tiers_days > fresh_days:
-        yield f"delivery.freshness_days = {fresh_days}: delay tiers keep records for {tiers_days} days: {old}"
+        yield (
+            f"delivery.freshness_days = {fresh_days}: delay tiers keep records for {tiers_days} "
+            f"days: {old}"
+        )
 
 
 def _processes(settings: Settings) -> Iterator[str]:
@@ -179,27 +239,42 @@ def _processes(settings: Settings) -> Iterator[str]:
         yield f"http: {', '.join(_PORTS[:-1])} and {_PORTS[-1]} must differ"
     yield from (f"cache.{line}" for line in settings.cache.problems())
     if trace.endpoint is not None and not _is_base(trace.endpoint):
-        yield "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query or fragment"
+        yield (
+            "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query "
+            "or fragment"
+        )
     elif trace.endpoint is not None and trace.headers_env and not _is_private(trace.endpoint):
-        yield "trace.endpoint: must begin with https, because the headers of trace.headers_env are sent there"
+        yield (
+            "trace.endpoint: must begin with https, because the headers of trace.headers_env are "
+            "sent there"
+        )
     if gateway.public_url is not None and not _is_base(gateway.public_url):
-        yield "gateway.public_url: must be like https://leads.example.com, without user, query or fragment"
+        yield (
+            "gateway.public_url: must be like https://leads.example.com, without user, query or "
+            "fragment"
+        )
     elif gateway.public_url is not None and not _is_private(gateway.public_url):
         yield "gateway.public_url: must begin with https, because tokens and results are sent there"
     if not is_loopback(gateway.host) and not gateway.behind_proxy:
         yield (
-            f"gateway.host = {gateway.host}: others reach it, and any of them could exhaust its memory; put a reverse "
-            "proxy in front of it (deploy/nginx.conf) and set gateway.behind_proxy = true, or listen on 127.0.0.1"
+            f"gateway.host = {gateway.host}: others reach it, and any of them could exhaust "
+            "its memory; put a reverse "
+            "proxy in front of it (deploy/nginx.conf) and set gateway.behind_proxy = true, "
+            "or listen on 127.0.0.1"
         )
     yield from _board(settings.board)
     if notify.watch_gateway and (notify.url_env is None or gateway.public_url is None):
-        yield "notify.watch_gateway: needs gateway.public_url, which it asks, and notify.url_env, where it says so"
+        yield (
+            "notify.watch_gateway: needs gateway.public_url, which it asks, and notify.url_env, "
+            "where it says so"
+        )
 
 
 def _board(board: Board) -> Iterator[str]:
     if board.url is not None and (not _is_base(board.url) or urlsplit(board.url).path.strip("/")):
         yield (
-            "board.url: must be like https://board.example.com, without user, path, query or fragment: the pages are "
+            "board.url: must be like https://board.example.com, without user, path, query or "
+            "fragment: the pages are "
             "below /board, the look-up API is beside it"
         )
     elif board.url is not None and board.token_env is not None and not _is_private(board.url):
@@ -208,12 +283,14 @@ def _board(board: Board) -> Iterator[str]:
         yield "board.url: is required with board.behind_proxy = true: links and cookies follow it"
     if not is_loopback(board.host) and not board.behind_proxy:
         yield (
-            f"board.host = {board.host}: others reach it without TLS; put a reverse proxy in front of it and set "
+            f"board.host = {board.host}: others reach it without TLS; put a reverse proxy in "
+            "front of it and set "
             "board.behind_proxy = true, or listen on 127.0.0.1"
         )
     elif board.token_env is None and (board.behind_proxy or not is_loopback(board.host)):
         yield (
-            "board.token_env: is required with board.behind_proxy = true, because the proxy would open the board to "
+            "board.token_env: is required with board.behind_proxy = true, because the proxy "
+            "would open the board to "
             "everyone; name an environment variable with a token"
         )
     if board.trace_url is not None and not _is_trace_url(board.trace_url):
@@ -232,12 +309,19 @@ def _is_base(url: str) -> bool:
         _ = parts.port
     except ValueError:
         return False
-    plain = parts.scheme in ("http", "https") and parts.hostname and parts.netloc.isascii() and not url.endswith("?")
+    plain = (
+        parts.scheme in ("http", "https")
+        and parts.hostname
+        and parts.netloc.isascii()
+        and not url.endswith("?")
+    )
     return bool(plain) and not (parts.username or parts.query or parts.fragment)
 
 
 def _is_private(url: str) -> bool:
-    """True if what is sent there is encrypted, or stays on this machine or in a network of containers."""
+    """True if what is sent there is encrypted, or stays on this machine or in a network of
+    containers.
+    """
     parts = urlsplit(url)
     return parts.scheme == "https" or is_local(parts.hostname or "")
 
@@ -258,12 +342,14 @@ def _callbacks(settings: Settings, destination: Destination) -> Iterator[str]:
     for kind in ("leads", "bulk"):
         if getattr(settings.topics, f"{kind}_days") <= waits_days:
             yield (
-                f".callback_grace_s: with callback_deadline_s it is {waits_days:.3g} days; topics.{kind}_days must be "
+                f".callback_grace_s: with callback_deadline_s it is {waits_days:.3g} days; "
+                f"topics.{kind}_days must be "
                 "above that, or the record of a parked lead expires"
             )
     if settings.gateway.public_url is None:
         yield (
-            ".callbacks: Clay has no address to call back: set gateway.public_url, or callbacks = false if this "
+            ".callbacks: Clay has no address to call back: set gateway.public_url, or "
+            "callbacks = false if this "
             "table sends no callbacks"
         )
     if not (settings.gateway.token_keys_env or destination.callback_secrets_env):
@@ -283,7 +369,10 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
     yield from (f".{line}" for line in outside(destination))
     for meter in ("credits", "actions"):
         if getattr(destination, f"estimate_{meter}") > getattr(destination, f"ceiling_{meter}"):
-            yield f".estimate_{meter}: must not be above ceiling_{meter}, the most that one lead costs"
+            yield (
+                f".estimate_{meter}: must not be above ceiling_{meter}, the most that one lead "
+                "costs"
+            )
     columns = list(destination.columns.values())
     if not all(columns) or len(set(columns)) < len(columns):
         yield ".columns: each field needs its own column"
@@ -292,18 +381,26 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
 
 
 def _workspaces(settings: Settings) -> Iterator[str]:
-    """Yield one line for each error in `[workspaces.*]`. An error of `[workspace_defaults]` appears once."""
+    """Yield one line for each error in `[workspaces.*]`.
+
+    An error of `[workspace_defaults]` appears once.
+    """
     defaults = settings.workspace_defaults
     inherited = list(_policies(settings, defaults, None))
     for name, workspace in settings.workspaces.items():
         own = (line for line in _policies(settings, workspace, defaults) if line not in inherited)
-        for line in chain(_place(settings, name, workspace), _never(settings, name, workspace), own):
+        for line in chain(
+            _place(settings, name, workspace),
+            _never(settings, name, workspace),
+            own,
+        ):
             yield f"workspaces.{name}{line}"
     if settings.workspaces:
         yield from (f"workspace_defaults{line}" for line in inherited)
     if defaults.budget.unlimited:
         yield (
-            "workspace_defaults.budget.unlimited: would let a new workspace spend without a limit that nobody chose; "
+            "workspace_defaults.budget.unlimited: would let a new workspace spend without a "
+            "limit that nobody chose; "
             "write it under [workspaces.NAME.budget]"
         )
     yield from _strangers(settings)
@@ -312,7 +409,8 @@ def _workspaces(settings: Settings) -> Iterator[str]:
 def _strangers(settings: Settings) -> Iterator[str]:
     """Workspaces of destinations that have no table, and tables that no destination names.
 
-    Either may be a misspelt name, and then the policies of the table, such as its budget, would not apply.
+    Either may be a misspelt name, and then the policies of the table, such as its budget, would not
+    apply.
     """
     workspaces = settings.workspaces
     named = {destination.workspace for destination in settings.destinations.values()}
@@ -336,7 +434,10 @@ def _strangers(settings: Settings) -> Iterator[str]:
         if name in idle - suggested:
             close = near(name, named)
             hint = f"did you mean {close[0]}?" if close else "remove it, or add its destination"
-            yield f"workspaces.{name}: no destination names this workspace, so the table has no effect; {hint}"
+            yield (
+                f"workspaces.{name}: no destination names this workspace, so the table has no "
+                f"effect; {hint}"
+            )
 
 
 def _place(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]:
@@ -345,17 +446,24 @@ def _place(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
     pin = workspace.partition
     partitions = settings.kafka.partitions
     if pin is not None and not 0 <= pin < partitions:
-        yield f".partition = {pin}: must be from 0 to {partitions - 1} (kafka.partitions = {partitions})"
+        yield (
+            f".partition = {pin}: must be from 0 to {partitions - 1} (kafka.partitions = "
+            f"{partitions})"
+        )
     if default := workspace.default_destination:
         destination = settings.destinations.get(default)
         if destination is None:
             yield f".default_destination = {default}: there is no [destinations.{default}]"
         elif destination.workspace != name:
-            yield f".default_destination = {default}: it belongs to workspace {destination.workspace}"
+            yield (
+                f".default_destination = {default}: it belongs to workspace {destination.workspace}"
+            )
 
 
 def _policies(settings: Settings, workspace: Workspace, checked: Workspace | None) -> Iterator[str]:
-    """The errors of a workspace's policies, except in those that it shares with a workspace that was checked."""
+    """The errors of a workspace's policies, except in those that it shares with a workspace that
+    was checked.
+    """
 
     def is_new(table: str) -> bool:
         return checked is None or getattr(workspace, table) is not getattr(checked, table)
@@ -364,7 +472,10 @@ def _policies(settings: Settings, workspace: Workspace, checked: Workspace | Non
         try:
             ZoneInfo(workspace.time_zone)
         except (OSError, ValueError, KeyError):
-            yield f".time_zone = {workspace.time_zone!r}: no such time zone; use a name like 'Europe/Berlin'"
+            yield (
+                f".time_zone = {workspace.time_zone!r}: no such time zone; use a name like "
+                "'Europe/Berlin'"
+            )
     for table in _POLICIES:
         if is_new(table):
             yield from (f".{table}.{line}" for line in getattr(workspace, table).problems())
@@ -372,7 +483,8 @@ def _policies(settings: Settings, workspace: Workspace, checked: Workspace | Non
     for table in ("breaker", "suspension"):
         if is_new(table) and getattr(workspace, table).probe_lease_s <= longest_s:
             yield (
-                f".{table}.probe_lease_s: must be above delivery.max_request_start_age_s + request_timeout_s = "
+                f".{table}.probe_lease_s: must be above delivery.max_request_start_age_s + "
+                "request_timeout_s = "
                 f"{longest_s:g} s, or a probe in progress counts as lost"
             )
 
@@ -395,7 +507,11 @@ def _never(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
             yield f".budget.hot_share = {rules.hot_share:g}: {left}"
 
 
-def unknown(settings: Settings, workspaces: Iterable[str], destinations: Iterable[str]) -> list[str]:
+def unknown(
+    settings: Settings,
+    workspaces: Iterable[str],
+    destinations: Iterable[str],
+) -> list[str]:
     """Return one line for each unknown name, with the names that exist."""
     return [
         f"there is no {word} {name} in the configuration; {_hint(name, known)}"
@@ -415,7 +531,12 @@ def _hint(name: str, known: Collection[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"there are {len(known):,} others"
 
 
-def check_known(settings: Settings, *, workspace: str | None = None, destination: str | None = None) -> None:
+def check_known(
+    settings: Settings,
+    *,
+    workspace: str | None = None,
+    destination: str | None = None,
+) -> None:
     """Raise SettingsError for an unknown name."""
     asked = ([name] if name is not None else [] for name in (workspace, destination))
     if strangers := unknown(settings, *asked):

@@ -1,7 +1,9 @@
-"""Secrets, and secrets as files: a directory with one file per variable, as Kubernetes and Docker mount them.
+"""Secrets, and secrets as files: a directory with one file per variable, as Kubernetes and Docker
+mount them.
 
-The environment of a process never changes, but a file may. A file therefore overrides the environment, so that a secret
-can be added or changed while the process runs and reloads its configuration (`stream-app lanes reload`).
+The environment of a process never changes, but a file may. A file therefore overrides the
+environment, so that a secret can be added or changed while the process runs and reloads its
+configuration (`stream-app lanes reload`).
 """
 
 import os
@@ -39,7 +41,9 @@ class Secrets:
 
 
 def stamp_of(path: Path, directory: str | None) -> Stamp:
-    """Return the state of the configuration file and of the directory of secrets, without reading a file."""
+    """Return the state of the configuration file and of the directory of secrets, without reading a
+    file.
+    """
     files = [path]
     if directory is not None:
         with suppress(OSError):
@@ -56,7 +60,8 @@ def _state(file: Path) -> tuple[str, ...] | tuple[str, int, int, int]:
 
 
 def others_write(path: Path) -> bool:
-    """Return True if users other than owner and group can write a file or directory, which may be a symbolic link.
+    """Return True if users other than owner and group can write a file or directory, which may be a
+    symbolic link.
 
     A Secret of Kubernetes is a directory with mode 1777 on a file system that is mounted read-only.
     """
@@ -64,12 +69,15 @@ def others_write(path: Path) -> bool:
 
 
 def with_files(
-    directory: str | None, names: Iterable[str], environ: Mapping[str, str], problems: list[str]
+    directory: str | None,
+    names: Iterable[str],
+    environ: Mapping[str, str],
+    problems: list[str],
 ) -> Mapping[str, str]:
     """Return the environment, overridden by the files of `directory` with one of these names.
 
-    `problems` gets a line for each file that cannot be read, and for the directory or each file that others can write:
-    who adds a file there sets a secret.
+    `problems` gets a line for each file that cannot be read, and for the directory or each file
+    that others can write: who adds a file there sets a secret.
     """
     if directory is None:
         return environ
@@ -78,7 +86,9 @@ def with_files(
         problems.append(f"{place}: there is no such directory")
         return environ
     if others_write(Path(directory)):
-        problems.append(f"{place}: others can write to it: run chmod o-w on it, or mount it read-only")
+        problems.append(
+            f"{place}: others can write to it: run chmod o-w on it, or mount it read-only",
+        )
         return environ
     files: dict[str, str] = {}
     for name in dict.fromkeys(names):

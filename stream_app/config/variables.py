@@ -1,7 +1,8 @@
-"""The environment variables that the configuration names: which program needs which, and whether a value is usable.
+"""The environment variables that the configuration names: which program needs which, and whether a
+value is usable.
 
-Every key that ends in `_env` names one, or several. No error repeats a value, which is a secret, nor an invalid name,
-which could be the secret itself.
+Every key that ends in `_env` names one, or several. No error repeats a value, which is a secret,
+nor an invalid name, which could be the secret itself.
 """
 
 import re
@@ -15,7 +16,9 @@ from stream_app.domain.model import addresses
 from stream_app.domain.spans import headers_of
 
 Need = Literal["clay", "gateway", "board", "api", "trace", "notify"]
-"""A part that needs secrets: POSTs to Clay, callbacks, the board, those who ask its look-up API, traces, messages."""
+"""A part that needs secrets: POSTs to Clay, callbacks, the board, those who ask its look-up API,
+traces, messages.
+"""
 
 _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
     "destinations.webhooks_env": {"clay"},
@@ -32,11 +35,16 @@ _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
 """Every program needs the variables of the other keys."""
 
 _KEPT_WHERE_SET: Final = frozenset(
-    {"board.token_env", "destinations.callback_secrets_env", "egress.proxy_env", "trace.headers_env"}
+    {
+        "board.token_env",
+        "destinations.callback_secrets_env",
+        "egress.proxy_env",
+        "trace.headers_env",
+    },
 )
 _OURS: Final = frozenset(
     {"privacy.pepper_env", "gateway.token_keys_env", "destinations.callback_secrets_env"}
-    | {"board.token_env", "board.operator_token_env", "board.user_header_secret_env"}
+    | {"board.token_env", "board.operator_token_env", "board.user_header_secret_env"},
 )
 """Keys of the secrets that we make ourselves."""
 
@@ -70,7 +78,11 @@ def _namings(table: str, place: str, values: msgspec.Struct) -> Iterator[Naming]
         if isinstance(value, msgspec.Struct):
             yield from _namings(table, f"{place}.{key}", value)
         elif key.endswith("_env") and value is not None:
-            yield Naming(f"{table}.{key}", f"{place}.{key}", value if isinstance(value, tuple) else (value,))
+            yield Naming(
+                f"{table}.{key}",
+                f"{place}.{key}",
+                value if isinstance(value, tuple) else (value,),
+            )
 
 
 def name_problems(settings: Settings) -> Iterator[str]:
@@ -79,11 +91,16 @@ def name_problems(settings: Settings) -> Iterator[str]:
         if len(set(naming.names)) < len(naming.names):
             yield f"{naming.place}: must name each environment variable once"
         for _ in range(len(naming.names) - len(naming.valid)):
-            yield f"{naming.place}: must be the name of an environment variable, never the secret itself"
+            yield (
+                f"{naming.place}: must be the name of an environment variable, never the secret "
+                "itself"
+            )
 
 
 def needed(namings: Iterable[Naming], needs: Set[Need]) -> list[tuple[str, str]]:
-    """Return (place in the file, variable) of each secret that a program with these needs must have."""
+    """Return (place in the file, variable) of each secret that a program with these needs must
+    have.
+    """
     return [
         (naming.place, name)
         for naming in namings
@@ -100,9 +117,14 @@ def kept(namings: Sequence[Naming], needs: Set[Need], environ: Mapping[str, str]
 
 
 def missing(
-    settings: Settings, namings: Iterable[Naming], needs: Set[Need], environ: Mapping[str, str]
+    settings: Settings,
+    namings: Iterable[Naming],
+    needs: Set[Need],
+    environ: Mapping[str, str],
 ) -> Iterator[str]:
-    """Yield one line for each variable that a program with these needs must have, and that is not set."""
+    """Yield one line for each variable that a program with these needs must have, and that is not
+    set.
+    """
     where = f", and {settings.secrets_dir} has no such file" if settings.secrets_dir else ""
     for place, name in needed(namings, needs):
         if not environ.get(name):
@@ -110,14 +132,20 @@ def missing(
 
 
 def value_problems(
-    settings: Settings, namings: Iterable[Naming], needs: Set[Need], environ: Mapping[str, str]
+    settings: Settings,
+    namings: Iterable[Naming],
+    needs: Set[Need],
+    environ: Mapping[str, str],
 ) -> Iterator[str]:
     """Yield one line for each value that cannot be used, webhooks aside."""
     yield from _guessable(settings, namings, environ)
     checks = [
         (settings.redis.url_env, _redis_problem),
         (settings.trace.headers_env, _headers_problem),
-        (settings.egress.proxy_env if needs & {"clay", "notify"} else None, addresses.proxy_problem),
+        (
+            settings.egress.proxy_env if needs & {"clay", "notify"} else None,
+            addresses.proxy_problem,
+        ),
         (settings.notify.url_env, addresses.messages_problem),
     ]
     for name, problem_of in checks:
@@ -136,21 +164,34 @@ def webhook_problems(settings: Settings, environ: Mapping[str, str]) -> Iterator
                 yield f"environment variable {name}: {problem}"
             if seen.setdefault(url, name) != name:
                 yield f"environment variable {name}: is the same webhook as {seen[url]}; remove one"
-        if (token := environ.get(destination.token_env or "")) and (problem := addresses.token_problem(token)):
+        if (token := environ.get(destination.token_env or "")) and (
+            problem := addresses.token_problem(token)
+        ):
             yield f"environment variable {destination.token_env}: {problem}"
 
 
-def _guessable(settings: Settings, namings: Iterable[Naming], environ: Mapping[str, str]) -> Iterator[str]:
+def _guessable(
+    settings: Settings,
+    namings: Iterable[Naming],
+    environ: Mapping[str, str],
+) -> Iterator[str]:
     """Find our secrets that are public or guessable, whether this program needs them or not."""
-    hosts = (host for destination in settings.destinations.values() for host in destination.allowed_hosts)
+    hosts = (
+        host for destination in settings.destinations.values() for host in destination.allowed_hosts
+    )
     simulated = all(addresses.is_local(host.partition(":")[0]) for host in hosts)
     seen: dict[str, str] = {}
-    for name in dict.fromkeys(name for naming in namings if naming.key in _OURS for name in naming.valid):
+    for name in dict.fromkeys(
+        name for naming in namings if naming.key in _OURS for name in naming.valid
+    ):
         if not (secret := environ.get(name)):
             continue
         problem = addresses.secret_problem(secret)
         if problem is None and secret in addresses.PUBLIC_SECRETS and not simulated:
-            problem = f"is an example from this project's files, which are public; {addresses.HOW_TO_MAKE}"
+            problem = (
+                "is an example from this project's files, which are public; "
+                f"{addresses.HOW_TO_MAKE}"
+            )
         if problem is None and seen.setdefault(secret, name) != name:
             problem = f"is the same as {seen[secret]}; {addresses.HOW_TO_MAKE}"
         if problem is not None:

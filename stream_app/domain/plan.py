@@ -1,4 +1,6 @@
-"""The operator's settings as frozen values: workspaces, destinations and limits, as the configuration file has them."""
+"""The operator's settings as frozen values: workspaces, destinations and limits, as the
+configuration file has them.
+"""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -32,10 +34,12 @@ class Actor(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A key of a lane's policy that an operator changed at run time, such as `budget.credits_per_day`.
+    """A key of a lane's policy that an operator changed at run time, such as
+    `budget.credits_per_day`.
 
     Attributes:
-        was: The value in the configuration at that time. When the configuration has another value, the change ends.
+        was: The value in the configuration at that time. When the configuration has another value,
+            the change ends.
         now: The value in force.
     """
 
@@ -54,13 +58,15 @@ def byline(by: Actor) -> str:
 class ReplayPolicy(msgspec.Struct, frozen=True):
     """When and how often failed leads are replayed.
 
-    The backoff of replay n is `backoff_base_s * 4**(n-1)`, at most `backoff_cap_s`. Half of it is jitter.
+    The backoff of replay n is `backoff_base_s * 4**(n-1)`, at most `backoff_cap_s`. Half of it is
+    jitter.
 
     Attributes:
         max_replays: Replays per rewind epoch.
         rate_share: The share of a lane's configured rate that replays may use.
         backoff_base_s: The base of the backoff.
-        backoff_unreachable_base_s: The base if there was no connection at all, which usually lasts longer.
+        backoff_unreachable_base_s: The base if there was no connection at all, which usually lasts
+            longer.
         backoff_cap_s: The longest backoff.
         tiers_s: The delay tiers, ascending.
     """
@@ -79,7 +85,8 @@ class CachePolicy(Policy, frozen=True):
     Attributes:
         freshness_days: As good as a new one.
         stale_days: Better than nothing.
-        company_fields: Fields that are the same for all people of a company, besides those that begin with `company_`.
+        company_fields: Fields that are the same for all people of a company, besides those that
+            begin with `company_`.
     """
 
     ORDERED: ClassVar = (("freshness_days", "stale_days"),)
@@ -104,28 +111,37 @@ class CachePolicy(Policy, frozen=True):
 
 
 class Destination(msgspec.Struct, frozen=True, dict=True):
-    """A Clay table that receives leads, as its table in the configuration, and what follows from its secrets.
+    """A Clay table that receives leads, as its table in the configuration, and what follows from
+    its secrets.
 
     Attributes:
         alias: The name of the destination in the configuration.
         workspace: The Clay workspace that the table belongs to.
-        webhook_ids: The pool of webhooks, in the order in which they are used. URLs and tokens stay in the Clay client.
+        webhook_ids: The pool of webhooks, in the order in which they are used. URLs and tokens stay
+            in the Clay client.
         columns: Lead field -> Clay column. Empty: every field goes under its own name.
         webhooks_env: The variables with the webhooks' URLs (secrets), in this order.
         token_env: The variable with the `x-clay-webhook-auth` token.
-        callbacks: False: no callback ever comes. Then `accepted` is final, and the estimate is booked as the cost.
-        callback_secrets_env: The variables with a secret that this table's callbacks send in the header
-            `x-callback-secret`, for a table that cannot echo each lead's token. Several during a change.
+        callbacks: False: no callback ever comes. Then `accepted` is final, and the estimate is
+            booked as the cost.
+        callback_secrets_env: The variables with a secret that this table's callbacks send in the
+            header `x-callback-secret`, for a table that cannot echo each lead's token. Several
+            during a change.
         callback_deadline_s: An accepted lead without a callback is overdue after this time.
-        callback_grace_s: An overdue lead is parked after this further time. Its callback may still come.
+        callback_grace_s: An overdue lead is parked after this further time. Its callback may still
+            come.
         estimate_credits: What one lead usually costs, in credits.
         estimate_actions: The same in Actions.
-        ceiling_credits: The most that one lead costs, in credits. A budget reserves the ceiling or waits.
+        ceiling_credits: The most that one lead costs, in credits. A budget reserves the ceiling or
+            waits.
         ceiling_actions: The same in Actions.
         uncertain: What to do with a send that may have reached Clay when its grace has ended.
-        uncertain_grace_s: How long to wait for a callback that shows that an uncertain send reached Clay.
-        unavailable_is_refused: True if a 503 proves that Clay took nothing (docs/reference/clay.md).
-        cache_first: Answer a lead from a fresh cached result of the same person instead of asking Clay.
+        uncertain_grace_s: How long to wait for a callback that shows that an uncertain send reached
+            Clay.
+        unavailable_is_refused: True if a 503 proves that Clay took nothing
+            (docs/reference/clay.md).
+        cache_first: Answer a lead from a fresh cached result of the same person instead of asking
+            Clay.
         allowed_hosts: Hosts that a webhook may name. Hosts other than Clay's are for the simulator.
         setup_id: A hash that changes with its token and webhooks.
         callback_url: Where the table's HTTP column calls back. It is sent to Clay with each lead.
@@ -170,12 +186,13 @@ class Workspace(msgspec.Struct, frozen=True):
     Attributes:
         name: The name of the workspace.
         default_destination: The destination of leads that name none; "" where they must name one.
-        partition: The home of the workspace; None: the hash of its name decides. Never change it for a workspace that
-            has leads: its lane and its rows would stay behind, so the worker refuses to start.
-        hold: What happens to a lead while its lane is held. `pause`: it waits on Kafka. `degrade`: the fallback answers
-            it, or it is deferred.
-        fallback: The sources of a fallback answer, in order: a fresh cached result, a stale one, or a provisional
-            result from the lead's own fields.
+        partition: The home of the workspace; None: the hash of its name decides. Never change it
+            for a workspace that has leads: its lane and its rows would stay behind, so the worker
+            refuses to start.
+        hold: What happens to a lead while its lane is held. `pause`: it waits on Kafka. `degrade`:
+            the fallback answers it, or it is deferred.
+        fallback: The sources of a fallback answer, in order: a fresh cached result, a stale one, or
+            a provisional result from the lead's own fields.
         time_zone: Where the budget's days begin.
         breaker: When the circuit breaker opens and closes.
         suspension: When a suspended lane sends probes.
@@ -211,10 +228,12 @@ class InForce(Workspace, frozen=True):
 
 
 def in_force(configured: Workspace, changes: tuple[Change, ...]) -> InForce:
-    """Return the policy with the live changes of an operator applied. `Lane.in_force` is for those that have a lane.
+    """Return the policy with the live changes of an operator applied.
 
-    A change stays in force as long as the configuration has the value that it replaced. An edit of the configuration
-    overrides it.
+    `Lane.in_force` is for those that have a lane.
+
+    A change stays in force as long as the configuration has the value that it replaced. An edit of
+    the configuration overrides it.
     """
     if not changes:
         return InForce(*msgspec.structs.astuple(configured))
@@ -223,7 +242,10 @@ def in_force(configured: Workspace, changes: tuple[Change, ...]) -> InForce:
         table, _, key = change.key.partition(".")
         if getattr(getattr(configured, table, None), key, _NOTHING) == change.was:
             tables.setdefault(table, {})[key] = change.now
-    changed = {table: msgspec.structs.replace(getattr(configured, table), **values) for table, values in tables.items()}
+    changed = {
+        table: msgspec.structs.replace(getattr(configured, table), **values)
+        for table, values in tables.items()
+    }
     return InForce(*msgspec.structs.astuple(msgspec.structs.replace(configured, **changed)))
 
 
@@ -237,12 +259,16 @@ class DeliveryPolicy(msgspec.Struct, frozen=True):
         request_timeout_s: Time of one POST in all.
         retry_base_s: Base of the full-jitter backoff between those attempts.
         retry_cap_s: Longest backoff between those attempts.
-        max_request_start_age_s: A POST that would start later than this after its lane granted it is not started.
+        max_request_start_age_s: A POST that would start later than this after its lane granted it
+            is not started.
         commit_timeout_s: Time for one commit.
         uncertain_grace_s: `Destination.uncertain_grace_s` where the destination does not set it.
-        patience_s: How long a lead waits for a lane that shares its partition, or degrades, before it is deferred.
-        max_waiting: How many leads wait for their lanes in memory, in a partition that workspaces share.
-        freshness_days: How long a paid lead or person is protected from being bought again (docs/reference/clay.md).
+        patience_s: How long a lead waits for a lane that shares its partition, or degrades, before
+            it is deferred.
+        max_waiting: How many leads wait for their lanes in memory, in a partition that workspaces
+            share.
+        freshness_days: How long a paid lead or person is protected from being bought again
+            (docs/reference/clay.md).
     """
 
     max_in_flight: Annotated[int, Range(1, 10_000)] = 100
@@ -287,8 +313,9 @@ class Sizes(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True, dict=True):
     """The whole configuration of the pipeline.
 
-    An operator may replace workspaces and destinations while the worker runs (config/reload.py). Nothing else changes.
-    No look-up takes longer with more workspaces. `dict=True` is for the indexes behind that.
+    An operator may replace workspaces and destinations while the worker runs (config/reload.py).
+    Nothing else changes. No look-up takes longer with more workspaces. `dict=True` is for the
+    indexes behind that.
     """
 
     topics: TopicNames  # the names on Kafka
@@ -300,20 +327,30 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     shares: Shares = Shares()  # the shares of a lane's sends
     replay: ReplayPolicy = ReplayPolicy()  # when dead letters and deferred leads come back
     app: str = ""  # the version that is written into headers and events
-    callback_keys: Keys | None = None  # the keys that sign callback tokens; None if no table echoes a token
+    # the keys that sign callback tokens; None if no table echoes a token
+    callback_keys: Keys | None = None
     cache: CachePolicy = CachePolicy()  # how long cached results count
     sizes: Sizes = Sizes()  # limits of records and requests
     traces: bool = False  # each row for Clay carries the lead's `traceparent`
 
     def destination(self, workspace: str, alias: str) -> Destination | None:
-        """Return the destination, or None if the workspace does not have it. Another workspace may."""
+        """Return the destination, or None if the workspace does not have it.
+
+        Another workspace may.
+        """
         destination = self.destinations.get(alias)
-        return destination if destination is not None and destination.workspace == workspace else None
+        return (
+            destination if destination is not None and destination.workspace == workspace else None
+        )
 
     def destinations_of(self, workspace: str) -> list[Destination]:
         """Return the destinations of a workspace in the order of the configuration."""
         known = map(self.destinations.get, self._aliases.get(workspace, ()))
-        return [destination for destination in known if destination is not None and destination.workspace == workspace]
+        return [
+            destination
+            for destination in known
+            if destination is not None and destination.workspace == workspace
+        ]
 
     def home_of(self, workspace: str) -> int:
         """Return the home partition of a workspace, configured or not."""
@@ -325,7 +362,10 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         return self._residents.get(partition, {}).keys()
 
     def put_workspace(self, workspace: Workspace, pin: int | None) -> None:
-        """Add a workspace, or replace its policies. The pin counts for a new one only: a running one stays."""
+        """Add a workspace, or replace its policies.
+
+        The pin counts for a new one only: a running one stays.
+        """
         name = workspace.name
         if name not in self.workspaces and pin is not None:
             self.pins[name] = pin

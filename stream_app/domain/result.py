@@ -1,7 +1,8 @@
 """Cached results: fields with origin and age, for a person and for a company.
 
-A person's entry answers for that person. A company's entry holds only what is the same for everyone at one domain, and
-completes a person's entry. Both are caches and may vanish at any time. Keys are hashes. A tombstone
+A person's entry answers for that person. A company's entry holds only what is the same for everyone
+at one domain, and completes a person's entry. Both are caches and may vanish at any time. Keys are
+hashes. A tombstone
 on `leads.enriched` deletes a result, and names its person in headers, as hashes.
 """
 
@@ -20,7 +21,8 @@ from stream_app.domain.plan import CachePolicy
 
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256
-MOST_VALUE_BYTES: Final = 8_192  # the largest usual cell of a Clay table (docs/reference/clay.md, "Inbound")
+# the largest usual cell of a Clay table (docs/reference/clay.md, "Inbound")
+MOST_VALUE_BYTES: Final = 8_192
 MOST_ENTRY_BYTES: Final = 65_536
 
 Freshness = Literal["fresh", "stale", "none"]
@@ -54,7 +56,10 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def person_slot(workspace: str, destination: str, person: str) -> str:
-    """Return the key of a person's entry. The workspace is a Redis hash tag: one slot of a cluster."""
+    """Return the key of a person's entry.
+
+    The workspace is a Redis hash tag: one slot of a cluster.
+    """
     return f"{{{workspace}}}:person:{plain_digest('cached', destination, person)}"
 
 
@@ -64,23 +69,34 @@ def company_slot(workspace: str, company: str) -> str:
 
 
 def slots_of(result: Result) -> tuple[list[str], str | None]:
-    """Return the keys under which a result is cached: of all identifiers of its person, and of its company.
+    """Return the keys under which a result is cached: of all identifiers of its person, and of its
+    company.
 
-    A name counts only if the lead had nothing stronger: two people of one name may work at one company.
+    A name counts only if the lead had nothing stronger: two people of one name may work at one
+    company.
     """
-    names = dict.fromkeys([*filter(None, [result.person]), *strong(result.people), *strong(hashes(result.fields))])
+    names = dict.fromkeys(
+        [*filter(None, [result.person]), *strong(result.people), *strong(hashes(result.fields))],
+    )
     persons = [person_slot(result.workspace, result.destination, name) for name in names]
     firm = result.company or company(result.fields)
     return persons, company_slot(result.workspace, firm) if firm else None
 
 
 def entry_of(result: Result) -> Entry:
-    """Return the cacheable part of a result. Fields from the cache keep their age; a local result has none."""
+    """Return the cacheable part of a result.
+
+    Fields from the cache keep their age; a local result has none.
+    """
     if result.source == "local":
         return NOTHING
     fields: dict[str, Field] = {}
     for name, value in result.fields.items():
-        if value is None or value == "" or (isinstance(value, str) and len(value.encode()) > MOST_VALUE_BYTES):
+        if (
+            value is None
+            or value == ""
+            or (isinstance(value, str) and len(value.encode()) > MOST_VALUE_BYTES)
+        ):
             continue
         if result.source == "clay":
             fields[name] = Field(value, result.at_ms, result.destination)
@@ -91,11 +107,16 @@ def entry_of(result: Result) -> Entry:
 
 def of_company(policy: CachePolicy, entry: Entry) -> Entry:
     """Return the part of a person's entry that is the same for the whole company."""
-    return Entry({name: field for name, field in entry.fields.items() if policy.is_of_company(name)})
+    return Entry(
+        {name: field for name, field in entry.fields.items() if policy.is_of_company(name)},
+    )
 
 
 def merge(one: Entry, other: Entry) -> Entry:
-    """Return the newest value of each field. The result does not depend on the order or repetition of entries."""
+    """Return the newest value of each field.
+
+    The result does not depend on the order or repetition of entries.
+    """
     fields = dict(one.fields)
     for name, field in other.fields.items():
         mine = fields.get(name)
@@ -105,7 +126,9 @@ def merge(one: Entry, other: Entry) -> Entry:
 
 
 def bounded(entry: Entry) -> Entry:
-    """Return an entry within the limits: of too many fields the newest, of too many bytes the smallest."""
+    """Return an entry within the limits: of too many fields the newest, of too many bytes the
+    smallest.
+    """
     if len(entry.fields) <= MOST_FIELDS and len(encode(entry)) <= MOST_ENTRY_BYTES:
         return entry
     newest = sorted(entry.fields.items(), key=lambda item: (-item[1].at_ms, item[0]))[:MOST_FIELDS]
@@ -124,7 +147,10 @@ def _rank(field: Field) -> tuple[int, str, bytes]:
 
 
 def freshness(policy: CachePolicy, at_ms: int, now_ms: int) -> Freshness:
-    """Return how good a field of that time is now. A time in the future (a clock stepped) counts as fresh."""
+    """Return how good a field of that time is now.
+
+    A time in the future (a clock stepped) counts as fresh.
+    """
     age_ms = now_ms - at_ms
     if age_ms <= policy.freshness_days * DAY_MS:
         return "fresh"
@@ -132,7 +158,8 @@ def freshness(policy: CachePolicy, at_ms: int, now_ms: int) -> Freshness:
 
 
 def answer(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> Found | None:
-    """Return what may be served for a person: only fresh fields if any own field is fresh, else stale ones too.
+    """Return what may be served for a person: only fresh fields if any own field is fresh, else
+    stale ones too.
 
     Company fields alone are no answer.
     """
@@ -149,7 +176,9 @@ def answer(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> F
 
 
 def shared(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> Entry:
-    """Return what the company's entry adds: fresh fields that the person lacks or has with an older time."""
+    """Return what the company's entry adds: fresh fields that the person lacks or has with an older
+    time.
+    """
     return Entry(
         {
             name: field
@@ -157,12 +186,15 @@ def shared(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> E
             if policy.is_of_company(name)
             and freshness(policy, field.at_ms, now_ms) == "fresh"
             and (name not in person.fields or field.at_ms > person.fields[name].at_ms)
-        }
+        },
     )
 
 
 def shown(own: Entry, of_company: Entry) -> tuple[dict[str, Scalar], dict[str, FieldOrigin]]:
-    """Return values and origins as a result has them. A field of the company replaces one of the person."""
+    """Return values and origins as a result has them.
+
+    A field of the company replaces one of the person.
+    """
     fields: dict[str, Scalar] = {}
     provenance: dict[str, FieldOrigin] = {}
     for entry, is_shared in ((own, False), (of_company, True)):
@@ -191,7 +223,10 @@ def decode(raw: bytes | None) -> Entry:
         return NOTHING
 
 
-def merged(values: Mapping[str, bytes | None], changes: Iterable[tuple[str, Entry]]) -> dict[str, bytes]:
+def merged(
+    values: Mapping[str, bytes | None],
+    changes: Iterable[tuple[str, Entry]],
+) -> dict[str, bytes]:
     """Return the values to write: each change merged into the present value of its key."""
     after = {slot: decode(raw) for slot, raw in values.items()}
     for slot, entry in changes:
@@ -199,18 +234,33 @@ def merged(values: Mapping[str, bytes | None], changes: Iterable[tuple[str, Entr
     return {slot: encode(bounded(entry)) for slot, entry in after.items() if entry.fields}
 
 
-def tombstone(topic: str, workspace: str, destination: str, lead_id: str, people: Iterable[str]) -> Record:
-    """Return a record that deletes a lead's result. It names `people`, the hashes of its person, for the caches."""
+def tombstone(
+    topic: str,
+    workspace: str,
+    destination: str,
+    lead_id: str,
+    people: Iterable[str],
+) -> Record:
+    """Return a record that deletes a lead's result.
+
+    It names `people`, the hashes of its person, for the caches.
+    """
     headers = ((PEOPLE_HEADER, ",".join(people).encode()),)
     return Record(topic, f"{workspace}/{destination}/{lead_id}".encode(), None, headers)
 
 
 def seal(topic: str, workspace: str) -> Record:
-    """Return a tombstone of no lead. It makes the broker start a new segment, so that earlier ones are compacted."""
+    """Return a tombstone of no lead.
+
+    It makes the broker start a new segment, so that earlier ones are compacted.
+    """
     return Record(topic, f"{workspace}//".encode(), None)
 
 
-def erased_by(key: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> tuple[str, str, list[str]] | None:
+def erased_by(
+    key: bytes | None,
+    headers: Iterable[tuple[str, bytes | None]],
+) -> tuple[str, str, list[str]] | None:
     """Return workspace, destination and people of a tombstone; None if it names no person."""
     people = (dict(headers).get(PEOPLE_HEADER) or b"").decode("utf-8", "replace")
     parts = (key or b"").decode("utf-8", "replace").split("/", 2)

@@ -8,11 +8,12 @@
       wait replay                   the lead waits as a dead letter
       process leads.retry           it has come back; a link leads to the span in which it waited
 
-An event begins a span, and the next event of the same input record ends it. A span's id is a hash of the record and of
-the number of the event that begins it. So every run of the exporter makes the same spans.
+An event begins a span, and the next event of the same input record ends it. A span's id is a hash
+of the record and of the number of the event that begins it. So every run of the exporter makes the
+same spans.
 
-Names and attributes are those of OpenTelemetry's semantic conventions for HTTP and messaging; what is ours begins with
-`stream_app.`.
+Names and attributes are those of OpenTelemetry's semantic conventions for HTTP and messaging; what
+is ours begins with `stream_app.`.
 """
 
 import re
@@ -36,16 +37,43 @@ Kind = Literal["internal", "client", "consumer"]
 Value = str | int
 _UNKNOWN: Final[Mapping[str, Mapping[str, Value]]] = {}
 
-_PROCESSED: Final[dict[Status, str]] = {"received": "process", "rerouted": "process", "replayed": "process retry"}
+_PROCESSED: Final[dict[Status, str]] = {
+    "received": "process",
+    "rerouted": "process",
+    "replayed": "process retry",
+}
 _FAILED: Final[frozenset[Status]] = frozenset(
-    {"dead_lettered", "parked", "rejected_invalid", "enrich_error", "expired", "send_uncertain", "refused"}
+    {
+        "dead_lettered",
+        "parked",
+        "rejected_invalid",
+        "enrich_error",
+        "expired",
+        "send_uncertain",
+        "refused",
+    },
 )
 _RESTING: Final[frozenset[Status]] = frozenset(
     {
-        *("enriched", "no_data", "enrich_error", "duplicate", "rejected_invalid", "expired", "suppressed"),
-        *("served_from_cache", "callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "parked"),
+        *(
+            "enriched",
+            "no_data",
+            "enrich_error",
+            "duplicate",
+            "rejected_invalid",
+            "expired",
+            "suppressed",
+        ),
+        *(
+            "served_from_cache",
+            "callback_duplicate",
+            "callback_unmatched",
+            "erased",
+            "cost_corrected",
+            "parked",
+        ),
         *("replaced", "confirmed"),
-    }
+    },
 )
 
 
@@ -65,10 +93,13 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """Which leads are traced. The decision is made when a lead rests, so it knows how the lead ended.
+    """Which leads are traced.
+
+    The decision is made when a lead rests, so it knows how the lead ended.
 
     Attributes:
-        ratio: The part of ordinary leads, 0 to 1. The trace id decides, so all exporters decide alike.
+        ratio: The part of ordinary leads, 0 to 1. The trace id decides, so all exporters decide
+            alike.
         always: Statuses; a lead that had one of them is always traced.
         slow_s: A lead that took longer is always traced; 0 for no such limit.
     """
@@ -79,10 +110,12 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 def headers_of(text: str) -> dict[str, str]:
-    """Read headers from `name=value`, several separated by commas, as OTEL_EXPORTER_OTLP_HEADERS has them.
+    """Read headers from `name=value`, several separated by commas, as OTEL_EXPORTER_OTLP_HEADERS
+    has them.
 
     Raises:
-        ValueError: The text has another form, or a value cannot be sent. The error does not repeat it.
+        ValueError: The text has another form, or a value cannot be sent. The error does not repeat
+            it.
     """
     headers: dict[str, str] = {}
     for part in text.split(","):
@@ -92,14 +125,16 @@ def headers_of(text: str) -> dict[str, str]:
         value = unquote(value)
         if not (value.isascii() and value.isprintable() and value == value.strip()):
             raise ValueError(
-                "the values must be printable ASCII without spaces around them, also where %XX stands for a character"
+                "the values must be printable ASCII without spaces around them, also where "
+                "%XX stands for a character",
             )
         headers[name.lower()] = value
     return headers
 
 
 def clay_of(allowed_hosts: Sequence[str]) -> dict[str, Value]:
-    """Return the attributes of POSTs to webhooks of this host; none if there are several, as webhooks are secret.
+    """Return the attributes of POSTs to webhooks of this host; none if there are several, as
+    webhooks are secret.
 
     `allowed_hosts` are `host` or `host:port`.
     """
@@ -119,7 +154,9 @@ def is_at_rest(event: StatusEvent) -> bool:
 
 
 def is_sampled(sampling: Sampling, events: Sequence[StatusEvent], rested_ms: int = 0) -> bool:
-    """Return whether the lead of these events is traced. A caller that sampled its own span is always followed.
+    """Return whether the lead of these events is traced.
+
+    A caller that sampled its own span is always followed.
 
     Args:
         sampling: The rules.
@@ -134,12 +171,16 @@ def is_sampled(sampling: Sampling, events: Sequence[StatusEvent], rested_ms: int
     return int(events[0].trace_id[:8], 16) < sampling.ratio * 2**32
 
 
-def spans_of(events: Sequence[StatusEvent], clay: Mapping[str, Mapping[str, Value]] = _UNKNOWN) -> list[Span]:
+def spans_of(
+    events: Sequence[StatusEvent],
+    clay: Mapping[str, Mapping[str, Value]] = _UNKNOWN,
+) -> list[Span]:
     """Return the spans of one input record.
 
     Args:
-        events: Its events in sequence, without gaps. The root is among the spans if the first event is. If they follow
-            events that were exported before, the first event says how long the last of those was the present one.
+        events: Its events in sequence, without gaps. The root is among the spans if the first event
+            is. If they follow events that were exported before, the first event says how long the
+            last of those was the present one.
         clay: Attributes of POSTs by destination, as `clay_of` returns them.
     """
     spans = [_root(events)] if events[0].seq == 1 else []
@@ -154,7 +195,17 @@ def _previous(event: StatusEvent) -> tuple[StatusEvent, ...]:
     if not event.waited_as:
         return ()
     begun_ms = event.at_ms - event.waited_ms
-    return (replace(event, status=event.waited_as, seq=event.seq - 1, at_ms=begun_ms, reason="", attempt=0, replay=0),)
+    return (
+        replace(
+            event,
+            status=event.waited_as,
+            seq=event.seq - 1,
+            at_ms=begun_ms,
+            reason="",
+            attempt=0,
+            replay=0,
+        ),
+    )
 
 
 def _root(events: Sequence[StatusEvent]) -> Span:
@@ -174,7 +225,16 @@ def _root(events: Sequence[StatusEvent]) -> Span:
     name = f"lead {named.destination}".strip()
     times = (first.at_ms, max(event.at_ms for event in events))
     root = span_id(first.origin, 0)
-    return Span(first.trace_id, root, first.parent_id, name, "internal", *times, _with(attributes, error), error)
+    return Span(
+        first.trace_id,
+        root,
+        first.parent_id,
+        name,
+        "internal",
+        *times,
+        _with(attributes, error),
+        error,
+    )
 
 
 def _between(event: StatusEvent, after: StatusEvent, clay: Mapping[str, Value]) -> Span | None:
@@ -194,7 +254,14 @@ def _between(event: StatusEvent, after: StatusEvent, clay: Mapping[str, Value]) 
         if event.status != "replayed":
             return Span(*place, f"process {topic}", "consumer", *times, _of_record(event))
         waited = span_id(event.origin, event.seq - 1)  # a lead comes back only from a wait
-        return Span(*place, "process leads.retry", "consumer", *times, _of_record(event), link_id=waited)
+        return Span(
+            *place,
+            "process leads.retry",
+            "consumer",
+            *times,
+            _of_record(event),
+            link_id=waited,
+        )
     if (kind := kind_of(event.status, event.reason)) == "rest":
         return None
     reasons: dict[str, Value] = {"stream_app.status": event.status}

@@ -18,21 +18,28 @@ from stream_app.faust_app.fixes.safe_app import SafeApp
 from stream_app.faust_app.stream import Agent, GapCheck, run_agent
 from stream_app.kafka.connection import KafkaConnection
 
-_HEARTBEAT_S: Final = 0.5  # by its next one, a member learns that it has to join again after another one died
+# by its next one, a member learns that it has to join again after another one died
+_HEARTBEAT_S: Final = 0.5
 
 
 class Owner(Protocol):
     """Holds the state of the partitions that this process owns.
 
-    Calls of `assigned` and `revoked` do not overlap. An exception raised by either stops the worker.
+    Calls of `assigned` and `revoked` do not overlap. An exception raised by either stops the
+    worker.
     """
 
     @property
     def rows(self) -> Mapping[bytes, bytes]:
-        """The rows of all owned partitions by key. A row may be one transaction ahead of the state topic."""
+        """The rows of all owned partitions by key.
+
+        A row may be one transaction ahead of the state topic.
+        """
 
     async def assigned(self, partitions: set[int]) -> None:
-        """Fence and load newly assigned partitions. Faust delivers none of their records before this returns.
+        """Fence and load newly assigned partitions.
+
+        Faust delivers none of their records before this returns.
 
         A rebalance or a stop cancels the call. `revoked` is then called for all of `partitions`.
         """
@@ -44,8 +51,8 @@ class Owner(Protocol):
 class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
     """A read-only view of the state: `app.tables[name][key]` is the row of an owned partition.
 
-    The state topic is the changelog. Rows are written to it by the transactions of the partition's owner, never by
-    Faust, so that a row is committed together with its events.
+    The state topic is the changelog. Rows are written to it by the transactions of the partition's
+    owner, never by Faust, so that a row is committed together with its events.
     """
 
     def __init__(self, app: Any, *, owner: Owner, **options: Any) -> None:
@@ -53,10 +60,14 @@ class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
         self.owner = owner
 
     def on_key_set(self, key: bytes, value: bytes) -> NoReturn:
-        raise TypeError("the state table is read-only: write rows with the partition's TransactionalState")
+        raise TypeError(
+            "the state table is read-only: write rows with the partition's TransactionalState",
+        )
 
     def on_key_del(self, key: bytes) -> NoReturn:
-        raise TypeError("the state table is read-only: delete rows with the partition's TransactionalState")
+        raise TypeError(
+            "the state table is read-only: delete rows with the partition's TransactionalState",
+        )
 
     def _new_store(self) -> StateStore:
         return StateStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
@@ -65,8 +76,9 @@ class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
 class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
     """Reads the owner's rows, and passes on which partitions were assigned and revoked.
 
-    Upstream's in-memory store keeps one dict for all partitions and fills it from the changelog row by row. This store
-    has no rows of its own: the owner loads them in bulk after it has fenced the previous owner.
+    Upstream's in-memory store keeps one dict for all partitions and fills it from the changelog row
+    by row. This store has no rows of its own: the owner loads them in bulk after it has fenced the
+    previous owner.
     """
 
     def __post_init__(self) -> None:
@@ -78,11 +90,21 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
         return rows
 
     async def on_rebalance(
-        self, assigned: set[Any], revoked: set[Any], newly_assigned: set[Any], generation_id: int = 0
+        self,
+        assigned: set[Any],
+        revoked: set[Any],
+        newly_assigned: set[Any],
+        generation_id: int = 0,
     ) -> None:
-        """Revoke the partitions that this process no longer owns, or all if the group had evicted it."""
+        """Revoke the partitions that this process no longer owns, or all if the group had evicted
+        it.
+        """
         topic = self.table.changelog_topic_name
-        kept = set() if self.app.consumer.was_evicted else {tp.partition for tp in assigned if tp.topic == topic}
+        kept = (
+            set()
+            if self.app.consumer.was_evicted
+            else {tp.partition for tp in assigned if tp.topic == topic}
+        )
         lost = self.owned - kept
         if lost:
             self.owned -= lost
@@ -110,12 +132,24 @@ class App(SafeApp):
         gaps: checks every gap in the offsets of the consumed topics.
     """
 
-    def __init__(self, app_id: str, *, connection: KafkaConnection, buffer_bytes: int, **options: Any) -> None:
+    def __init__(
+        self,
+        app_id: str,
+        *,
+        connection: KafkaConnection,
+        buffer_bytes: int,
+        **options: Any,
+    ) -> None:
         self._buffer_bytes = buffer_bytes
         super().__init__(app_id, connection=connection, **options)
         self.gaps = GapCheck(connection)
 
-    def FlowControlQueue(self, maxsize: int | None = None, *, clear_on_resume: bool = False) -> BoundedBuffer:  # noqa: N802  # Faust's name
+    def FlowControlQueue(  # noqa: N802 - Faust's name
+        self,
+        maxsize: int | None = None,
+        *,
+        clear_on_resume: bool = False,
+    ) -> BoundedBuffer:
         """Return a queue of Faust's that is bounded by bytes, too."""
         return BoundedBuffer(
             maxsize or 0,
@@ -125,11 +159,13 @@ class App(SafeApp):
         )
 
     def agent(self, topic: str) -> Callable[[Agent], Any]:
-        """As `faust.App.agent`, for a topic by its name and an `async def` that is given `Generations`.
+        """As `faust.App.agent`, for a topic by its name and an `async def` that is given
+        `Generations`.
 
-        Keys and values are raw bytes. Each assigned partition has a stream of its own, so that a full partition does
-        not block another one. The agent has the name of its topic. It is not registered for Faust's autodiscovery,
-        which this app does not use: that takes 45 ms of a start.
+        Keys and values are raw bytes. Each assigned partition has a stream of its own, so that a
+        full partition does not block another one. The agent has the name of its topic. It is not
+        registered for Faust's autodiscovery, which this app does not use: that takes 45 ms of a
+        start.
         """
 
         def add(function: Agent) -> Any:
@@ -152,14 +188,27 @@ class App(SafeApp):
         return add
 
     def add_state_table(self, topic: str, owner: Owner) -> None:
-        """Add the table `topic`, which has the rows of `owner`, with the topic of that name as its changelog."""
+        """Add the table `topic`, which has the rows of `owner`, with the topic of that name as its
+        changelog.
+        """
         partitions = self.conf.topic_partitions
         changelog = self.topic(topic, schema=RawBytes(), partitions=partitions, acks=False)
-        self.tables.add(StateTable(self, owner=owner, name=topic, partitions=partitions, changelog_topic=changelog))
+        self.tables.add(
+            StateTable(
+                self,
+                owner=owner,
+                name=topic,
+                partitions=partitions,
+                changelog_topic=changelog,
+            ),
+        )
 
 
 class RawBytes(Schema):  # type: ignore[misc]  # faust ships no types
-    """Keys and values as they are on Kafka. Faust's "raw" codec gives the same, through 16 calls a record."""
+    """Keys and values as they are on Kafka.
+
+    Faust's "raw" codec gives the same, through 16 calls a record.
+    """
 
     def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
 
@@ -179,16 +228,19 @@ def build_app(
 ) -> App:
     """Build an app without agents. Call it inside the running event loop.
 
-    Partition p of all topics that have an agent, and of the state topic, is always assigned to the same process.
-    All topics must exist: Faust creates none. A lead in flight must end within `kafka.rebalance_timeout_s` - 20 s.
+    Partition p of all topics that have an agent, and of the state topic, is always assigned to the
+    same process.
+    All topics must exist: Faust creates none. A lead in flight must end within
+    `kafka.rebalance_timeout_s` - 20 s.
 
     Args:
         app_id: the name of the consumer group.
         connection: how to connect to Kafka.
-        kafka: the number of partitions of every topic, the state topic included, and the times of the group.
+        kafka: the number of partitions of every topic, the state topic included, and the times of
+            the group.
         buffer_records: records that the process buffers for each topic and partition.
-        buffer_bytes: bytes of memory that these take, and the most that one fetch brings of a topic and partition,
-            unless its next record is larger.
+        buffer_bytes: bytes of memory that these take, and the most that one fetch brings of a topic
+            and partition, unless its next record is larger.
     """
     _mute_debug()
     return App(
@@ -196,7 +248,8 @@ def build_app(
         connection=connection,
         buffer_bytes=buffer_bytes,
         broker=["kafka://" + address.strip() for address in connection.bootstrap.split(",")],
-        # It identifies the member, and Faust takes no assignment that was made for another URL. Nothing listens there.
+        # It identifies the member, and Faust takes no assignment that was made for another URL.
+        # Nothing listens there.
         canonical_url=f"http://{uuid.uuid4().hex}",
         store="memory://",
         web_enabled=False,
@@ -208,10 +261,12 @@ def build_app(
         broker_session_timeout=kafka.session_timeout_s,
         broker_heartbeat_interval=_HEARTBEAT_S,
         broker_rebalance_timeout=kafka.rebalance_timeout_s,
-        broker_request_timeout=kafka.rebalance_timeout_s + 10,  # the answer to JoinGroup waits for the last member
+        # the answer to JoinGroup waits for the last member
+        broker_request_timeout=kafka.rebalance_timeout_s + 10,
         broker_max_poll_interval=86400,
-        # Faust stops fetching a partition when its buffer is 80 % full. The records of one poll must fit in the rest: a
-        # full buffer blocks all partitions (docs/reference/faust.md, behaviour 6).
+        # Faust stops fetching a partition when its buffer is 80 % full. The records of one poll
+        # must fit in the rest: a full buffer blocks all partitions (docs/reference/faust.md,
+        # behaviour 6).
         broker_max_poll_records=buffer_records // 5,
         consumer_max_fetch_size=buffer_bytes,
         stream_buffer_maxsize=buffer_records,

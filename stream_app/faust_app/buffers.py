@@ -1,7 +1,8 @@
 """The records of one topic and partition that wait in memory, bounded by bytes.
 
-Faust counts records only, and a record of a producer may have a megabyte. So a partition also leaves the fetch when the
-records that wait for it have so many bytes, and comes back when two fifths of them are left.
+Faust counts records only, and a record of a producer may have a megabyte. So a partition also
+leaves the fetch when the records that wait for it have so many bytes, and comes back when two
+fifths of them are left.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,9 @@ _HEADER_BYTES: Final = 200
 
 
 class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no types
-    """A queue of Faust's events. What is no event, such as the batches of a stream, has no size here.
+    """A queue of Faust's events.
+
+    What is no event, such as the batches of a stream, has no size here.
 
     Args:
         most_bytes: At so many bytes the pressure is high, and Faust fetches no more for the queue.
@@ -59,5 +62,10 @@ def size_of(item: Any) -> int:
     if message is None:
         return 0
     headers = message.headers or ()
-    size = _RECORD_BYTES + len(message.key or b"") + len(message.value or b"") + _HEADER_BYTES * len(headers)
+    size = (
+        _RECORD_BYTES
+        + len(message.key or b"")
+        + len(message.value or b"")
+        + _HEADER_BYTES * len(headers)
+    )
     return size + sum(len(name) + len(value or b"") for name, value in headers)

@@ -1,4 +1,6 @@
-"""Runs a Faust app in an existing event loop, without Faust's web server, and shows how its group fares."""
+"""Runs a Faust app in an existing event loop, without Faust's web server, and shows how its group
+fares.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,13 @@ log = logging.getLogger(__name__)
 
 
 async def run_app(
-    app: SafeApp, *, broker_wait_s: float = 60.0, beside: Iterable[Coroutine[Any, Any, None]] = ()
+    app: SafeApp,
+    *,
+    broker_wait_s: float = 60.0,
+    beside: Iterable[Coroutine[Any, Any, None]] = (),
 ) -> None:
-    """Run until SIGTERM, SIGINT or a crash, then wait for records in flight, commit their acks, and stop.
+    """Run until SIGTERM, SIGINT or a crash, then wait for records in flight, commit their acks, and
+    stop.
 
     Args:
         app: the Faust app.
@@ -71,7 +77,9 @@ def assigned(app: SafeApp) -> dict[tuple[str, int], bool]:
     stopped = unreadable(app)
     return {
         (tp.topic, tp.partition): (
-            state.has_valid_position and (state.highwater or 0) > state.position and tp not in stopped
+            state.has_valid_position
+            and (state.highwater or 0) > state.position
+            and tp not in stopped
         )
         or tp in fetched
         for tp, state in _states(app)
@@ -89,7 +97,8 @@ def membership(app: SafeApp) -> dict[str, int]:
     """Return progress tokens of the group membership for the watchdog, by description.
 
     - Heartbeats: only they show that an idle process has lost Kafka.
-    - The takeover after a rebalance, with its generation: until it ends, no records are fetched, so none seem to wait.
+    - The takeover after a rebalance, with its generation: until it ends, no records are fetched, so
+      none seem to wait.
 
     A batch that cannot be read is no stall, because a restart does not help: `unreadable` has it.
     """
@@ -108,7 +117,9 @@ def unreadable(app: SafeApp) -> dict[Any, UnreadableBatch]:
 
 
 def unreadable_partitions(app: SafeApp) -> dict[str, int]:
-    """Return for each assigned topic how many of its partitions have stopped before a batch that cannot be read."""
+    """Return for each assigned topic how many of its partitions have stopped before a batch that
+    cannot be read.
+    """
     counts = {tp.topic: 0 for tp, _ in _states(app)}
     for tp in unreadable(app):
         if tp.topic in counts:
@@ -117,7 +128,9 @@ def unreadable_partitions(app: SafeApp) -> dict[str, int]:
 
 
 def committed(app: SafeApp) -> dict[tuple[str, int], int]:
-    """Return the committed offset of each assigned topic and partition; where none is committed, the first position."""
+    """Return the committed offset of each assigned topic and partition; where none is committed,
+    the first position.
+    """
     offsets: dict[tuple[str, int], int] = {}
     for tp, state in _states(app):
         offset = app.consumer._committed_offset.get(tp)
@@ -131,6 +144,12 @@ def committed(app: SafeApp) -> dict[tuple[str, int], int]:
 def _states(app: SafeApp) -> Iterator[tuple[Any, Any]]:
     """Yield each assigned partition of a topic that has an agent, with aiokafka's state of it."""
     consumer = app.consumer._thread._consumer if app.started else None
-    assignment = consumer and consumer._subscription.subscription and consumer._subscription.subscription.assignment
+    assignment = (
+        consumer
+        and consumer._subscription.subscription
+        and consumer._subscription.subscription.assignment
+    )
     if assignment:
-        yield from ((tp, assignment.state_value(tp)) for tp in assignment.tps if tp.topic in app.agents)
+        yield from (
+            (tp, assignment.state_value(tp)) for tp in assignment.tps if tp.topic in app.agents
+        )

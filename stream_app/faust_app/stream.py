@@ -1,4 +1,6 @@
-"""The records of one topic-partition in one generation of the group, and the check of gaps between them."""
+"""The records of one topic-partition in one generation of the group, and the check of gaps between
+them.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,23 @@ _BROKER_AWAY_S = 0.5
 
 
 class LostRecords(StreamAppError):
-    """Faust skipped records of the topic. The process must stop before an ack hides them; the next start reads them."""
+    """Faust skipped records of the topic.
+
+    The process must stop before an ack hides them; the next start reads them.
+    """
 
 
 class PartitionStream:
     """The records of one topic-partition from one rebalance to the next.
 
-    Each step of `async for consumed in stream` waits for the next record. To hold back, do not take the next one. The
-    iteration ends with the generation. `Generations` then has a new stream if the partition is still assigned.
+    Each step of `async for consumed in stream` waits for the next record. To hold back, do not take
+    the next one. The iteration ends with the generation. `Generations` then has a new stream if the
+    partition is still assigned.
 
     Attributes:
-        suspended: set for good when the group rebalances or the worker stops. The agent must then give up records
-            that only wait, and finish and ack those in flight: the rebalance waits for them.
+        suspended: set for good when the group rebalances or the worker stops. The agent must then
+            give up records that only wait, and finish and ack those in flight: the rebalance waits
+            for them.
         ended: True when the generation has ended.
     """
 
@@ -74,8 +81,9 @@ class PartitionStream:
     async def ack(self, consumed: ConsumedRecord) -> None:
         """Mark a record as finished. The order does not matter.
 
-        The committed offset passes the record when all before it are acked too. A record whose generation has ended is
-        given up: another process may own the partition now, and a stop must not wait for an ack that no one takes.
+        The committed offset passes the record when all before it are acked too. A record whose
+        generation has ended is given up: another process may own the partition now, and a stop must
+        not wait for an ack that no one takes.
         """
         event = self._held.pop(consumed.offset, None)
         if event is None:
@@ -87,13 +95,18 @@ class PartitionStream:
         await self._source.stream.ack(event)
 
     def give_up(self, consumed: ConsumedRecord) -> None:
-        """Drop a record without an ack. It and all after it are delivered again after the next rebalance or start."""
+        """Drop a record without an ack.
+
+        It and all after it are delivered again after the next rebalance or start.
+        """
         event = self._held.pop(consumed.offset, None)
         if event is not None:
             self._source.consumer.give_up(event.message)
 
     def expect(self, offset: int) -> None:
-        """Declare all records before `offset` concluded, so that gaps are checked even if nothing is committed."""
+        """Declare all records before `offset` concluded, so that gaps are checked even if nothing
+        is committed.
+        """
         if self._next_offset is None:
             self._next_offset = offset
 
@@ -103,8 +116,12 @@ class PartitionStream:
         return offset
 
     async def _verify_gap(self, offset: int) -> bool:
-        """Return True if no record was skipped before `offset`, False if the flow was suspended during the check."""
-        checking = asyncio.create_task(self._source.app.gaps.verify(self._tp, self._next_offset or 0, offset))
+        """Return True if no record was skipped before `offset`, False if the flow was suspended
+        during the check.
+        """
+        checking = asyncio.create_task(
+            self._source.app.gaps.verify(self._tp, self._next_offset or 0, offset),
+        )
         suspended = asyncio.create_task(self.suspended.wait())
         try:
             await asyncio.wait({checking, suspended}, return_when=asyncio.FIRST_COMPLETED)
@@ -117,11 +134,12 @@ class PartitionStream:
 
 
 class Generations:
-    """The streams of one topic-partition, one for each generation of the group, until the partition is revoked.
+    """The streams of one topic-partition, one for each generation of the group, until the partition
+    is revoked.
 
-    A step of `async for records in generations` waits for the first record of the next generation. The stream before it
-    must have ended by then. Faust counts a record that was taken for the next stream as in flight, so it is given up
-    when the flow is suspended.
+    A step of `async for records in generations` waits for the first record of the next generation.
+    The stream before it must have ended by then. Faust counts a record that was taken for the next
+    stream as in flight, so it is given up when the flow is suspended.
 
     Attributes:
         over: True if the partition was revoked, and its last stream has ended.
@@ -144,7 +162,9 @@ class Generations:
     async def __anext__(self) -> PartitionStream:
         latest = self._latest
         if latest is not None and not (latest.ended or latest.suspended.is_set()):
-            raise RuntimeError(f"the agent left the records of {latest.topic}/{latest.partition} before their end")
+            raise RuntimeError(
+                f"the agent left the records of {latest.topic}/{latest.partition} before their end",
+            )
         if (first := await self._first()) is None:
             self.over = True
             raise StopAsyncIteration
@@ -160,7 +180,10 @@ class Generations:
         return event
 
     async def close(self) -> None:
-        """Close the Faust stream. Without this, Faust counts its channel as subscribed until garbage collection."""
+        """Close the Faust stream.
+
+        Without this, Faust counts its channel as subscribed until garbage collection.
+        """
         self.consumer.on_suspend.discard(self._suspend)
         self._suspend()
         await self._values.aclose()
@@ -184,18 +207,29 @@ class Generations:
 
 
 Agent = Callable[[Generations], Awaitable[None]]
-"""Reads the records of one topic-partition: `async for records in generations`. It reads each stream to its end."""
+"""Reads the records of one topic-partition: `async for records in generations`. It reads each
+stream to its end.
+"""
 
 
 async def run_agent(app: Any, stream: Any, agent: Agent) -> None:
-    """Run an agent on the Faust stream of one partition. An exception that it raises ends the app without an ack."""
+    """Run an agent on the Faust stream of one partition.
+
+    An exception that it raises ends the app without an ack.
+    """
     generations = Generations(app, stream.noack())
     try:
         await agent(generations)
         if not generations.over:
-            await app.crash(RuntimeError(f"the agent {agent.__name__} returned before its partition was revoked"))
+            await app.crash(
+                RuntimeError(
+                    f"the agent {agent.__name__} returned before its partition was revoked",
+                ),
+            )
     except asyncio.CancelledError:
-        pass  # Faust stops the actor. If this were raised, Faust would start another one for the revoked partition
+        # Faust stops the actor. If this were raised, Faust would start another one for the revoked
+        # partition
+        pass
     except Exception as error:  # noqa: BLE001  # any exception of an agent stops the app without an ack
         await app.crash(error)
     finally:
@@ -205,14 +239,15 @@ async def run_agent(app: Any, stream: Any, agent: Agent) -> None:
 class GapCheck:
     """Distinguishes harmless gaps in offsets from records that Faust skipped.
 
-    A gap is harmless if it has only transaction markers and aborted, expired or compacted records. The check reads the
-    gap again with its own consumer, one fetch at a time, and remembers the offsets of that fetch. So a topic with a
-    marker every few records is read twice and not more.
+    A gap is harmless if it has only transaction markers and aborted, expired or compacted records.
+    The check reads the gap again with its own consumer, one fetch at a time, and remembers the
+    offsets of that fetch. So a topic with a marker every few records is read twice and not more.
 
     Attributes:
         empty: the number of harmless gaps so far.
-        on_expired: called with topic, partition, first offset and end offset of records that retention removed. Set it
-            before the app starts, because a loss that nobody hears of is the worst one.
+        on_expired: called with topic, partition, first offset and end offset of records that
+            retention removed. Set it before the app starts, because a loss that nobody hears of is
+            the worst one.
     """
 
     def __init__(self, connection: KafkaConnection) -> None:
@@ -236,8 +271,9 @@ class GapCheck:
         lost = min((offset for offset in offsets if first <= offset < end), default=None)
         if lost is not None:
             raise LostRecords(
-                f"{tp.topic}/{tp.partition}/{lost} was fetched but never delivered, and possibly more before offset "
-                f"{end}: this process stops; start it again to read them"
+                f"{tp.topic}/{tp.partition}/{lost} was fetched but never delivered, and "
+                "possibly more before offset "
+                f"{end}: this process stops; start it again to read them",
             )
         self.empty += 1
 
@@ -247,7 +283,12 @@ class GapCheck:
         if consumer is not None:
             await stop_consumer(consumer)
 
-    async def _read_patiently(self, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
+    async def _read_patiently(
+        self,
+        tp: Any,
+        first: int,
+        end: int,
+    ) -> tuple[int, int, frozenset[int]]:
         """Retry while the broker is away. The caller cancels this when the flow is suspended."""
         while True:
             try:
@@ -258,7 +299,13 @@ class GapCheck:
                 await self.close()
                 await asyncio.sleep(_BROKER_AWAY_S)
 
-    async def _read(self, consumer: Consumer, tp: Any, first: int, end: int) -> tuple[int, int, frozenset[int]]:
+    async def _read(
+        self,
+        consumer: Consumer,
+        tp: Any,
+        first: int,
+        end: int,
+    ) -> tuple[int, int, frozenset[int]]:
         where = TopicPartition(tp.topic, tp.partition)
         begin = (await consumer.beginning_offsets([where]))[where]
         consumer.assign([where])
@@ -269,7 +316,8 @@ class GapCheck:
             try:
                 for records in (await consumer.getmany(where, timeout_ms=1000)).values():
                     offsets.update(record.offset for record in records)
-            except UnreadableBatch as batch:  # an operator gave it up: only then does a record after it come
+            # an operator gave it up: only then does a record after it come
+            except UnreadableBatch as batch:
                 consumer.skip(batch)
             position = await consumer.position(where)
         if begin > first:

@@ -14,7 +14,8 @@ from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import PartitionStream
 
-_AT_ONCE: Final = 64  # each take-over has a time limit, which those that wait for their turn must not use up
+# each take-over has a time limit, which those that wait for their turn must not use up
+_AT_ONCE: Final = 64
 
 
 async def _keep() -> None:
@@ -22,11 +23,14 @@ async def _keep() -> None:
 
 
 class Worker:
-    """Creates a `PartitionOwner` for each assigned partition and closes it when the partition is revoked.
+    """Creates a `PartitionOwner` for each assigned partition and closes it when the partition is
+    revoked.
 
     Args:
-        build: creates the owner of a partition. The owner loads its state before it accepts a record.
-        refresh: brings the configuration up to date, which a process without partitions gets no command for.
+        build: creates the owner of a partition. The owner loads its state before it accepts a
+            record.
+        refresh: brings the configuration up to date, which a process without partitions gets no
+            command for.
     """
 
     def __init__(
@@ -40,16 +44,23 @@ class Worker:
 
     @property
     def rows(self) -> Mapping[bytes, bytes]:
-        """The rows of all partitions that this process owns, those of the lanes included, for the Faust table."""
+        """The rows of all partitions that this process owns, those of the lanes included, for the
+        Faust table.
+        """
         states = [partition.state for partition in self.partitions.values()]
         maps: list[Any] = [rows for state in states for rows in (state.rows, state.lanes.rows())]
         return ChainMap(*maps)
 
     async def assigned(self, partitions: set[int]) -> None:
-        """Fence and load newly assigned partitions, several at once. If one fails, all of them are closed."""
+        """Fence and load newly assigned partitions, several at once.
+
+        If one fails, all of them are closed.
+        """
         if not self.partitions:
             await self._refresh()
-        new = {number: self._build(number) for number in sorted(partitions - self.partitions.keys())}
+        new = {
+            number: self._build(number) for number in sorted(partitions - self.partitions.keys())
+        }
         free = asyncio.Semaphore(_AT_ONCE)
 
         async def take_over(partition: PartitionOwner) -> None:
@@ -79,7 +90,8 @@ class Worker:
             assigned: for each assigned topic and partition, whether records wait there.
 
         Returns:
-            A progress token for each description. A token that does not change for too long is a stall.
+            A progress token for each description. A token that does not change for too long is a
+            stall.
         """
         seen: dict[str, Hashable] = {}
         for (topic, number), records_wait in assigned.items():
@@ -100,10 +112,11 @@ class Worker:
 def define_agents(app: App, topics: TopicNames, worker: Worker) -> None:
     """Add the worker's agents to the app.
 
-    Faust starts each agent once for every assigned partition of its topic. The agent passes the records to the owner of
-    that partition, and the pipeline for that kind of record processes them. An importable app for `faust worker` does
-    not exist, because that program has no place to open transactions, Clay and metrics before the process joins its
-    group, and to close them after it has left.
+    Faust starts each agent once for every assigned partition of its topic. The agent passes the
+    records to the owner of that partition, and the pipeline for that kind of record processes them.
+    An importable app for `faust worker` does not exist, because that program has no place to open
+    transactions, Clay and metrics before the process joins its group, and to close them after it
+    has left.
     """
 
     def define(topic: str, source: Source) -> None:
@@ -120,7 +133,8 @@ def sources_of(topics: TopicNames) -> dict[str, Source]:
     """Map the topic of each agent to the name of its source in metrics."""
     return {
         topics.leads: "hot",
-        topics.retry: "retry",  # dead-lettered and deferred leads that the replay app has brought back
+        # dead-lettered and deferred leads that the replay app has brought back
+        topics.retry: "retry",
         topics.bulk: "bulk",
         topics.callbacks: "callback",  # what Clay posted to the gateway
         topics.commands: "command",

@@ -1,1 +1,4 @@
-"""The gateway: receives Clay's callbacks over HTTP. `receiver` shows the whole way and builds the application."""
+"""The gateway: receives Clay's callbacks over HTTP.
+
+`receiver` shows the whole way and builds the application.
+"""

@@ -1,4 +1,7 @@
-"""The gateway's answers to callbacks. Clay shows them in the row's cell, so they address the table's author."""
+"""The gateway's answers to callbacks.
+
+Clay shows them in the row's cell, so they address the table's author.
+"""
 
 from typing import Final
 
@@ -11,7 +14,9 @@ from stream_app.gateway.lead_bound import EVERY_S
 
 RETRY_AFTER_S: Final = 30
 UNPROXIED: Final = "stream-app-unproxied"
-"""What `doctor` sends in the header Connection, which is for one connection only: a proxy keeps it to itself."""
+"""What `doctor` sends in the header Connection, which is for one connection only: a proxy keeps it
+to itself.
+"""
 UNPROXIED_HEADER: Final = "x-stream-app-unproxied"
 """The header of a /healthz that received it all the same."""
 
@@ -28,7 +33,8 @@ class Answer(msgspec.Struct, frozen=True):
 
     Attributes:
         code: A stable word for metrics and logs.
-        close: True if the connection closes after it, because the request may not have been read to its end.
+        close: True if the connection closes after it, because the request may not have been read to
+            its end.
     """
 
     status: int
@@ -52,34 +58,72 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 NOT_POST: Final = Answer(
-    405, "not_post", "This address takes POST from the HTTP API column of a Clay table.", close=True
+    405,
+    "not_post",
+    "This address takes POST from the HTTP API column of a Clay table.",
+    close=True,
 )
 NOT_HERE: Final = Answer(
-    404, "not_here", "No table calls back at this address: compare the URL with what `stream-app clay-setup` prints."
+    404,
+    "not_here",
+    "No table calls back at this address: compare the URL with what `stream-app clay-setup` "
+    "prints.",
 )
-WRONG_TYPE: Final = Answer(415, "wrong_type", "Send JSON: set the header Content-Type to application/json.")
-ENCODED: Final = Answer(415, "encoded", "Send the body uncompressed: remove the header Content-Encoding.")
-TOO_LARGE: Final = Answer(413, "too_large", "The body is too large: send fewer or shorter columns.", close=True)
+WRONG_TYPE: Final = Answer(
+    415,
+    "wrong_type",
+    "Send JSON: set the header Content-Type to application/json.",
+)
+ENCODED: Final = Answer(
+    415,
+    "encoded",
+    "Send the body uncompressed: remove the header Content-Encoding.",
+)
+TOO_LARGE: Final = Answer(
+    413,
+    "too_large",
+    "The body is too large: send fewer or shorter columns.",
+    close=True,
+)
 TOO_SLOW: Final = Answer(408, "too_slow", "The body did not arrive in time: try again.", close=True)
 NO_TOKEN: Final = Answer(
-    401, "no_token", "The token is missing: add the header x-callback-token with the column callback_token of this row."
+    401,
+    "no_token",
+    "The token is missing: add the header x-callback-token with the column callback_token of "
+    "this row.",
 )
 NO_SECRET: Final = Answer(
-    401, "no_secret", "The secret is missing: add the header x-callback-secret with the secret of this table."
+    401,
+    "no_secret",
+    "The secret is missing: add the header x-callback-secret with the secret of this table.",
 )
 BAD_SECRET: Final = Answer(
-    403, "bad_secret", "The header x-callback-secret does not match the secret of this table: set it again."
+    403,
+    "bad_secret",
+    "The header x-callback-secret does not match the secret of this table: set it again.",
 )
 TEMPLATE: Final = Answer(
-    400, "template", "The header x-callback-token still holds a template {{...}}: insert the column with / instead."
+    400,
+    "template",
+    "The header x-callback-token still holds a template {{...}}: insert the column with / instead.",
 )
 TOO_OFTEN: Final = Answer(
     429,
     "too_often",
-    "Not received: this row has called back too often. What came before is kept; a row may call back again in an hour.",
+    "Not received: this row has called back too often. What came before is kept; a row may "
+    "call back again in an hour.",
 )
-KAFKA_AWAY: Final = Answer(503, "kafka_away", "Not received: our store does not respond. Try again in a minute.")
-CRASHED: Final = Answer(500, "crashed", "Not received: internal error. Try again later.", close=True)
+KAFKA_AWAY: Final = Answer(
+    503,
+    "kafka_away",
+    "Not received: our store does not respond. Try again in a minute.",
+)
+CRASHED: Final = Answer(
+    500,
+    "crashed",
+    "Not received: internal error. Try again later.",
+    close=True,
+)
 
 REFUSED_TOKEN: Final[dict[TokenProblem, Answer]] = {
     "malformed": Answer(
@@ -88,12 +132,15 @@ REFUSED_TOKEN: Final[dict[TokenProblem, Answer]] = {
         "The token is malformed: send the column callback_token of this row, whole and unchanged.",
     ),
     "unknown_key": Answer(
-        403, "unknown_key", "The key of this token is no longer in use: rows sent from now on have a new token."
+        403,
+        "unknown_key",
+        "The key of this token is no longer in use: rows sent from now on have a new token.",
     ),
     "mismatch": Answer(
         403,
         "wrong_token",
-        "The token belongs to another lead or table: send lead_id and callback_token of one row to its table's URL.",
+        "The token belongs to another lead or table: send lead_id and callback_token of one "
+        "row to its table's URL.",
     ),
 }
 
@@ -105,6 +152,10 @@ def refused(bad: BadBody) -> Answer:
 
 def received(callback: Callback) -> Answer:
     """The answer to a callback that is stored."""
-    note = " Its JSON was broken and is repaired: let Clay escape the columns in the body." if callback.repaired else ""
+    note = (
+        " Its JSON was broken and is repaired: let Clay escape the columns in the body."
+        if callback.repaired
+        else ""
+    )
     text = f"Received: lead {callback.lead_id}, {_OUTCOMES[callback.outcome]}. Nothing to do.{note}"
     return Answer(200, callback.outcome, text)

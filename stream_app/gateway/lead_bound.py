@@ -1,7 +1,9 @@
 """How often one lead may call back, so that one valid token cannot fill the topic of callbacks.
 
-Clay repeats a callback up to 5 times, a lead may have several rows, and people run a row again by hand.
-So `AT_ONCE` callbacks of a lead are taken, and one more in each `EVERY_S` after that. It is the bound of one
+Clay repeats a callback up to 5 times, a lead may have several rows, and people run a row again by
+hand.
+So `AT_ONCE` callbacks of a lead are taken, and one more in each `EVERY_S` after that. It is the
+bound of one
 gateway, which begins again with it, because gateways share nothing.
 """
 
@@ -19,7 +21,9 @@ AT_ONCE: Final = 30
 EVERY_S: Final = 2_880
 """After so many seconds one more is taken: 30 a day."""
 MOST_LEADS: Final = 100_000
-"""Leads that are remembered, in about 20 MB. Above it the one that has not called back for the longest is forgotten."""
+"""Leads that are remembered, in about 20 MB. Above it the one that has not called back for the
+longest is forgotten.
+"""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -28,7 +32,8 @@ _encode: Final = msgspec.json.Encoder().encode
 class LeadBound:
     """Counts the callbacks of each lead that are taken.
 
-    A lead has one number, as in the generic cell rate algorithm: when it may call back `AT_ONCE` times again.
+    A lead has one number, as in the generic cell rate algorithm: when it may call back `AT_ONCE`
+    times again.
     """
 
     _now_s: Callable[[], float] = time.monotonic
@@ -59,7 +64,9 @@ class LeadBound:
             self._full_s[key] -= EVERY_S
 
     def _forget(self, now_s: float) -> None:
-        """Forget leads at the old end that may call back `AT_ONCE` times again, or that are too many."""
+        """Forget leads at the old end that may call back `AT_ONCE` times again, or that are too
+        many.
+        """
         while self._full_s:
             key, full_s = next(iter(self._full_s.items()))
             if full_s > now_s and len(self._full_s) <= MOST_LEADS:

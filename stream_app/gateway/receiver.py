@@ -1,8 +1,10 @@
-"""Receives Clay's callbacks: reads them within limits, verifies them, stores them on Kafka, then answers.
+"""Receives Clay's callbacks: reads them within limits, verifies them, stores them on Kafka, then
+answers.
 
-`POST /callbacks/<workspace>/<destination>`. `_answer` shows the whole sequence. It checks the head before it reads the
-body, and the token before it decodes the body, so an unproved request costs little memory and CPU. A callback that
-arrives twice, late or out of order is stored like any other: the worker decides what it means.
+`POST /callbacks/<workspace>/<destination>`. `_answer` shows the whole sequence. It checks the head
+before it reads the body, and the token before it decodes the body, so an unproved request costs
+little memory and CPU. A callback that arrives twice, late or out of order is stored like any other:
+the worker decides what it means.
 """
 
 import asyncio
@@ -42,7 +44,10 @@ _SAY_AGAIN_AFTER_S: Final = 60.0
 
 
 class GatewayMetrics:
-    """Counts the receiver's answers. It gets nothing about a lead. Labels are few: configured aliases, or "other"."""
+    """Counts the receiver's answers.
+
+    It gets nothing about a lead. Labels are few: configured aliases, or "other".
+    """
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
@@ -54,15 +59,25 @@ class GatewayMetrics:
             ("destination", "answer"),
         )
         self._repaired = counter(
-            "stream_app_callbacks_repaired", "Callbacks whose JSON was invalid and was repaired.", ("destination",)
+            "stream_app_callbacks_repaired",
+            "Callbacks whose JSON was invalid and was repaired.",
+            ("destination",),
         )
         self._seconds = Histogram(
-            "stream_app_callback_seconds", "Time until a callback is answered.", buckets=_SECONDS, registry=registry
+            "stream_app_callback_seconds",
+            "Time until a callback is answered.",
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self._responses = counter("stream_app_gateway_responses", "All HTTP answers of the gateway.", ("status",))
+        self._responses = counter(
+            "stream_app_gateway_responses",
+            "All HTTP answers of the gateway.",
+            ("status",),
+        )
         self._tables = Gauge(
             "stream_app_gateway_tables_info",
-            "1, with a fingerprint of tables, secrets and keys: equal where two gateways accept the same callbacks.",
+            "1, with a fingerprint of tables, secrets and keys: equal where two gateways "
+            "accept the same callbacks.",
             ("digest",),
             registry=registry,
         )
@@ -73,7 +88,10 @@ class GatewayMetrics:
         self._tables.labels(digest).set(1)
 
     def answered(self, destination: str, code: str, seconds: float) -> None:
-        """Report an answered callback. Refusals are logged at most once a minute for each destination and code."""
+        """Report an answered callback.
+
+        Refusals are logged at most once a minute for each destination and code.
+        """
         self._callbacks.labels(destination, code).inc()
         self._seconds.observe(seconds)
         if code not in _RECEIVED:
@@ -100,8 +118,8 @@ class GatewayMetrics:
 class Receiver:
     """An ASGI app for every path under `tables.PREFIX`. `tables` may be replaced while it runs.
 
-    `put` returns when a record is stored, within a bounded time, and raises BrokerUnavailable if that is uncertain.
-    `limits` are those of one callback; `ops.http` bounds how many are under way.
+    `put` returns when a record is stored, within a bounded time, and raises BrokerUnavailable if
+    that is uncertain. `limits` are those of one callback; `ops.http` bounds how many are under way.
     """
 
     tables: Tables
@@ -115,18 +133,28 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        tables = self.tables  # one request, one configuration: they may be replaced while its body comes
+        # one request, one configuration: they may be replaced while its body comes
+        tables = self.tables
         table = tables.at(scope["path"], scope["query_string"])
         answer: Answer | None = answers.CRASHED
         try:
             answer = await self._answer(Request(scope, receive), table, tables.keys)
         finally:
-            self._metrics.answered(_label_of(table), answer.code if answer else "gone", time.perf_counter() - began)
+            self._metrics.answered(
+                _label_of(table),
+                answer.code if answer else "gone",
+                time.perf_counter() - began,
+            )
         if answer is not None:
             response = PlainTextResponse(f"{answer.text}\n", answer.status, answer.headers)
             await response(scope, receive, send)
 
-    async def _answer(self, request: Request, table: Table | None, keys: Keys | None) -> Answer | None:
+    async def _answer(
+        self,
+        request: Request,
+        table: Table | None,
+        keys: Keys | None,
+    ) -> Answer | None:
         """Process one request. None if the peer disconnected."""
         if request.method != "POST":
             return answers.NOT_POST
@@ -152,7 +180,11 @@ class Receiver:
         if not self._bound.take(*lead):
             return answers.TOO_OFTEN
         callback = await self._callback(body, table, origin)
-        answer = answers.refused(callback) if isinstance(callback, BadBody) else await self._keep(callback, table)
+        answer = (
+            answers.refused(callback)
+            if isinstance(callback, BadBody)
+            else await self._keep(callback, table)
+        )
         if answer.status != 200:
             self._bound.give_back(*lead)
         return answer
@@ -189,7 +221,9 @@ class Receiver:
         if len(value) > _LARGEST_RECORD_BYTES:
             return answers.TOO_LARGE
         try:
-            await self._put(Record(self._topic, table.workspace.encode(), value, (), table.partition))
+            await self._put(
+                Record(self._topic, table.workspace.encode(), value, (), table.partition),
+            )
         except BrokerUnavailable as error:
             self._metrics.say("callback_not_kept", "", str(error))
             return answers.KAFKA_AWAY
@@ -203,7 +237,10 @@ def _header_token(request: Request) -> str:
 
 
 def _problem(request: Request, table: Table, keys: Keys | None) -> Answer | None:
-    """Reject a request by its head alone. None if the head is acceptable, which proves nothing yet."""
+    """Reject a request by its head alone.
+
+    None if the head is acceptable, which proves nothing yet.
+    """
     token = _header_token(request)
     if "{{" in token:
         return answers.TEMPLATE
@@ -214,11 +251,18 @@ def _problem(request: Request, table: Table, keys: Keys | None) -> Answer | None
 
 
 def _verify(request: Request, table: Table, keys: Keys | None, body: Body) -> str | Answer:
-    """Verify the token, else the secret. Returns the origin of the forced lead (else ""), or the refusal."""
+    """Verify the token, else the secret.
+
+    Returns the origin of the forced lead (else ""), or the refusal.
+    """
     token = _header_token(request) or body.token
     if token and keys is not None:
         verdict = verify(keys, token, table.workspace, table.destination, body.lead_id)
-        return verdict.forced_origin if isinstance(verdict, Verified) else answers.REFUSED_TOKEN[verdict]
+        return (
+            verdict.forced_origin
+            if isinstance(verdict, Verified)
+            else answers.REFUSED_TOKEN[verdict]
+        )
     return _problem_of_secret(request, table) or ""
 
 
@@ -226,10 +270,12 @@ def _problem_of_secret(request: Request, table: Table) -> Answer | None:
     """Check the table's secret. None if it proves the request."""
     if not table.secrets:
         return answers.NO_TOKEN
-    secret = request.headers.get("x-callback-secret", "").encode("latin-1")  # the original bytes of the header
+    # the original bytes of the header
+    secret = request.headers.get("x-callback-secret", "").encode("latin-1")
     if not secret:
         return answers.NO_SECRET
-    good = [hmac.compare_digest(secret, known) for known in table.secrets]  # all of them, in constant time
+    # all of them, in constant time
+    good = [hmac.compare_digest(secret, known) for known in table.secrets]
     return None if any(good) else answers.BAD_SECRET
 
 
@@ -240,13 +286,18 @@ def _label_of(table: Table | None) -> str:
 
 def _is_json(content_type: str) -> bool:
     kind = content_type.partition(";")[0].strip().lower()
-    return kind in ("application/json", "") or (kind.startswith("application/") and kind.endswith("+json"))
+    return kind in ("application/json", "") or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
 
 
 def build_asgi(receiver: ASGIApp, on_response: Callable[[int], None]) -> ASGIApp:
-    """Build the gateway's public app: callbacks, and whether it lives. `on_response` gets the status of each response.
+    """Build the gateway's public app: callbacks, and whether it lives.
 
-    It reveals no customer's name, nor anything about a lead: metrics and /readyz are on the operations port.
+    `on_response` gets the status of each response.
+
+    It reveals no customer's name, nor anything about a lead: metrics and /readyz are on the
+    operations port.
     """
 
     async def healthz(request: Request) -> Response:
@@ -255,7 +306,11 @@ def build_asgi(receiver: ASGIApp, on_response: Callable[[int], None]) -> ASGIApp
         return PlainTextResponse("ok\n", headers=headers)
 
     async def crashed(_: Request, __: Exception) -> Response:
-        return PlainTextResponse(f"{answers.CRASHED.text}\n", answers.CRASHED.status, answers.CRASHED.headers)
+        return PlainTextResponse(
+            f"{answers.CRASHED.text}\n",
+            answers.CRASHED.status,
+            answers.CRASHED.headers,
+        )
 
     app = Starlette(
         routes=[Route(f"{PREFIX}{{address:path}}", receiver), Route("/healthz", healthz)],

@@ -1,7 +1,9 @@
-"""The Clay tables that call back: the tables of the present configuration, and any other that sends a token.
+"""The Clay tables that call back: the tables of the present configuration, and any other that sends
+a token.
 
-A token alone proves a lead of any workspace, so a gateway takes callbacks of a workspace that it does not know yet. A
-secret (`callback_secrets_env`) proves nothing before this gateway has it, which it adopts when a file changes.
+A token alone proves a lead of any workspace, so a gateway takes callbacks of a workspace that it
+does not know yet. A secret (`callback_secrets_env`) proves nothing before this gateway has it,
+which it adopts when a file changes.
 """
 
 import re
@@ -37,10 +39,15 @@ class Table:
 
 
 class Tables:
-    """The tables by the path that they call, and the keys of their tokens. Without keys, only secrets prove a table."""
+    """The tables by the path that they call, and the keys of their tokens.
+
+    Without keys, only secrets prove a table.
+    """
 
     def __init__(self, configured: Iterable[Table], keys: Keys | None, partitions: int) -> None:
-        self._configured = {f"{PREFIX}{table.workspace}/{table.destination}": table for table in configured}
+        self._configured = {
+            f"{PREFIX}{table.workspace}/{table.destination}": table for table in configured
+        }
         self._partitions = partitions
         self.keys = keys
 
@@ -50,8 +57,8 @@ class Tables:
     def at(self, path: str, query: bytes) -> Table | None:
         """Return the table that calls there. None if no table can.
 
-        The home of a workspace that is not configured is the one that its URL names, as URLs of pinned workspaces do
-        (`Settings.callback_url`), else where Kafka's partitioner puts it.
+        The home of a workspace that is not configured is the one that its URL names, as URLs of
+        pinned workspaces do (`Settings.callback_url`), else where Kafka's partitioner puts it.
         """
         table = self._configured.get(path)
         if table is not None or self.keys is None or (names := _PATH.fullmatch(path)) is None:
@@ -59,16 +66,28 @@ class Tables:
         workspace, destination = names.groups()
         pin = _pin_in(query)
         pins = {workspace: pin} if pin is not None and pin < self._partitions else {}
-        return Table(workspace, destination, home_partition(workspace, self._partitions, pins), is_configured=False)
+        return Table(
+            workspace,
+            destination,
+            home_partition(workspace, self._partitions, pins),
+            is_configured=False,
+        )
 
     @property
     def digest(self) -> str:
-        """A fingerprint of tables, secrets and keys: equal where two gateways would accept the same callbacks."""
+        """A fingerprint of tables, secrets and keys: equal where two gateways would accept the same
+        callbacks.
+        """
         parts = [
-            f"{path} {table.partition} {' '.join(sha256(secret).hexdigest() for secret in table.secrets)}"
+            (
+                f"{path} {table.partition} "
+                f"{' '.join(sha256(secret).hexdigest() for secret in table.secrets)}"
+            )
             for path, table in sorted(self._configured.items())
         ]
-        return sha256("\n".join([repr(self.keys), str(self._partitions), *parts]).encode()).hexdigest()[:12]
+        return sha256(
+            "\n".join([repr(self.keys), str(self._partitions), *parts]).encode(),
+        ).hexdigest()[:12]
 
 
 def tables_of(settings: Settings) -> Tables:
@@ -78,7 +97,9 @@ def tables_of(settings: Settings) -> Tables:
             workspace=destination.workspace,
             destination=alias,
             partition=settings.home(destination.workspace),
-            secrets=tuple(settings.secrets[name].encode() for name in destination.callback_secrets_env),
+            secrets=tuple(
+                settings.secrets[name].encode() for name in destination.callback_secrets_env
+            ),
         )
         for alias, destination in settings.destinations.items()
         if destination.callbacks

@@ -1,4 +1,6 @@
-"""Counts the records that no worker has taken: for commands, the board, the API and the metrics alike."""
+"""Counts the records that no worker has taken: for commands, the board, the API and the metrics
+alike.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -56,9 +58,10 @@ class _Read(msgspec.Struct, frozen=True):
 class Backlog:
     """Counts what waits, and remembers what it has read, so that each record is read once.
 
-    The number of offsets is no count: the marker of each transaction takes one, and so do aborted records. So the
-    records are read. Where more than 2,000 offsets wait, reading them would cost more the more wait; the number of
-    offsets is returned there, and of a batch that cannot be read, as an upper bound.
+    The number of offsets is no count: the marker of each transaction takes one, and so do aborted
+    records. So the records are read. Where more than 2,000 offsets wait, reading them would cost
+    more the more wait; the number of offsets is returned there, and of a batch that cannot be read,
+    as an upper bound.
     """
 
     def __init__(self) -> None:
@@ -89,10 +92,19 @@ class Backlog:
             key = place.topic, place.partition
             starts[place] = untaken_from(begin, end, committed.get(key), positions.get(key))
         ends = {place: end for place, (_, end) in spans.items()}
-        short = [place for place, start in starts.items() if 0 < ends[place] - start.offset <= MOST_EXACTLY]
-        self._read = {place: self._known(place, starts[place].offset, ends[place]) for place in short}
+        short = [
+            place
+            for place, start in starts.items()
+            if 0 < ends[place] - start.offset <= MOST_EXACTLY
+        ]
+        self._read = {
+            place: self._known(place, starts[place].offset, ends[place]) for place in short
+        }
         await self._read_on(reader, ends)
-        return {(place.topic, place.partition): self._counted(place, starts[place], ends[place]) for place in places}
+        return {
+            (place.topic, place.partition): self._counted(place, starts[place], ends[place])
+            for place in places
+        }
 
     def _known(self, place: TopicPartition, begin: int, end: int) -> _Read:
         """Return what is known between these offsets."""
@@ -103,7 +115,11 @@ class Backlog:
 
     async def _read_on(self, reader: Reader, ends: Mapping[TopicPartition, int]) -> None:
         """Read what is not known yet, as far as the time suffices. The next call goes on there."""
-        spans = {place: (known.end, ends[place]) for place, known in self._read.items() if known.end < ends[place]}
+        spans = {
+            place: (known.end, ends[place])
+            for place, known in self._read.items()
+            if known.end < ends[place]
+        }
         found: dict[TopicPartition, list[int]] = {place: [] for place in spans}
         unread: list[UnreadableBatch] = []
         reached = dict(ends)
@@ -111,10 +127,14 @@ class Backlog:
             async with asyncio.timeout(_WITHIN_S):
                 async for polled in reader.scan(spans, on_unreadable=unread.append):
                     for place, records in polled.items():
-                        for record in records:  # a run without values comes as one, with its last offset
+                        # a run without values comes as one, with its last offset
+                        for record in records:
                             found[place] += [record.offset] * records_of(record.headers)
         except TimeoutError:
-            reached = {place: offsets[-1] + 1 if offsets else spans[place][0] for place, offsets in found.items()}
+            reached = {
+                place: offsets[-1] + 1 if offsets else spans[place][0]
+                for place, offsets in found.items()
+            }
         for place, offsets in found.items():
             known = self._read[place]
             self._read[place] = _Read(known.begin, reached[place], known.offsets + offsets)

@@ -1,18 +1,21 @@
 """Decodes the batches of a fetch, with a bound on what any of their bytes can make of this process.
 
-A producer decides how many headers a record has and how long its key and its value are, and compression makes them
-cheap: 330 bytes on Kafka become a million headers. aiokafka makes objects of all of them before anyone can look
-(docs/reference/upstream/no-bound-on-headers.md). Here a record has at most `MOST_HEADERS` headers of at most
-`MOST_HEADER_BYTES`. One that has more comes without any, and `LeftOut` says why. On the topics to which producers
-write, keys and values are bounded as well, and two kinds of records come as one that stands for all of them:
+A producer decides how many headers a record has and how long its key and its value are, and
+compression makes them cheap: 330 bytes on Kafka become a million headers. aiokafka makes objects of
+all of them before anyone can look (docs/reference/upstream/no-bound-on-headers.md). Here a record
+has at most `MOST_HEADERS` headers of at most `MOST_HEADER_BYTES`. One that has more comes without
+any, and `LeftOut` says why. On the topics to which producers write, keys and values are bounded as
+well, and two kinds of records come as one that stands for all of them:
 
-- The records of a batch that is too large once it is decompressed. The value is the batch as it is on Kafka. It is
-  whole, so that no other replica has a better one, and nothing behind it has to wait for a person.
+- The records of a batch that is too large once it is decompressed. The value is the batch as it is
+  on Kafka. It is whole, so that no other replica has a better one, and nothing behind it has to
+  wait for a person.
 - Records without a value that follow each other, because none of them says anything.
 
-A small batch is decoded by aiokafka's extension in C, and its headers are counted afterwards: it cannot have many. The
-records of a large one are read here one by one, with their lengths before their contents. Decompressed batches that
-wait for their next poll are dropped when there are too many of them, and decompressed again.
+A small batch is decoded by aiokafka's extension in C, and its headers are counted afterwards: it
+cannot have many. The records of a large one are read here one by one, with their lengths before
+their contents. Decompressed batches that wait for their next poll are dropped when there are too
+many of them, and decompressed again.
 
 Tests: tests/unit/kafka/test_batches.py and tests/e2e/test_hostile.py.
 """
@@ -40,7 +43,9 @@ MOST_VALUE_BYTES: Final = MAX_INPUT_BYTES
 """The most bytes of a producer's value that are kept: a dead letter takes no more."""
 
 _SMALL_BYTES: Final = 262_144
-"""A batch of this size has at most as many headers as fit into 20 MB, so that they can be counted afterwards."""
+"""A batch of this size has at most as many headers as fit into 20 MB, so that they can be counted
+afterwards.
+"""
 _MOST_UNPACKED_BYTES: Final = 2 * MAX_UNPACKED_BYTES
 _MOST_OPENED_BYTES: Final = 16 * MAX_UNPACKED_BYTES
 """The most bytes of a batch that an operator opens. A producer of leads is far from that."""
@@ -87,14 +92,19 @@ class PlainRecord(msgspec.Struct, gc=False):
 
 
 class Unpacked:
-    """The decompressed bytes of the large batches that a consumer is reading, the last used ones only."""
+    """The decompressed bytes of the large batches that a consumer is reading, the last used ones
+    only.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._bytes = 0
 
     def of(self, batch: _Batch) -> bytes:
-        """Return the decompressed bytes of a batch. Raises what its codec raises, BatchTooLarge among them."""
+        """Return the decompressed bytes of a batch.
+
+        Raises what its codec raises, BatchTooLarge among them.
+        """
         number = id(batch)
         kept = self._kept.get(number)
         if kept is None:
@@ -121,7 +131,11 @@ class _Batch:
         (delta,) = struct.unpack_from(">i", raw, _LAST_DELTA_AT)
         self.last = self.base + delta
         (self.count,) = struct.unpack_from(">i", raw, _COUNT_AT)
-        self.first_timestamp, self.max_timestamp = struct.unpack_from(">qq", raw, _MAX_TIMESTAMP_AT - 8)
+        self.first_timestamp, self.max_timestamp = struct.unpack_from(
+            ">qq",
+            raw,
+            _MAX_TIMESTAMP_AT - 8,
+        )
         self.has_append_time = bool(raw[_ATTRIBUTES_AT + 1] & 0x08)
 
     @property
@@ -130,9 +144,14 @@ class _Batch:
 
 
 def unpack(
-    tp: TopicPartition, records: Any, raw: bytes, inputs: Container[str], unpacked: Unpacked
+    tp: TopicPartition,
+    records: Any,
+    raw: bytes,
+    inputs: Container[str],
+    unpacked: Unpacked,
 ) -> Iterator[PlainRecord]:
-    """Yield the committed records of a fetch: `PartitionRecords._unpack_records` of aiokafka with bounds.
+    """Yield the committed records of a fetch: `PartitionRecords._unpack_records` of aiokafka with
+    bounds.
 
     `records.next_fetch_offset` is behind each record as soon as it is yielded.
 
@@ -172,9 +191,11 @@ def unpack(
 
 
 def _runs_merged(tp: TopicPartition, records: Iterable[PlainRecord]) -> Iterator[PlainRecord]:
-    """Yield the records of a batch, those without a value that follow each other as one, with the last one's offset.
+    """Yield the records of a batch, those without a value that follow each other as one, with the
+    last one's offset.
 
-    A run ends before every offset that is a multiple of `_MOST_OF_A_RUN`: it has the same end wherever reading began.
+    A run ends before every offset that is a multiple of `_MOST_OF_A_RUN`: it has the same end
+    wherever reading began.
     """
     first = count = 0
     last: PlainRecord | None = None
@@ -213,7 +234,12 @@ def _is_left_out(records: Any, batch: Any) -> bool:
 
 
 def _records_of(
-    tp: TopicPartition, batch: _Batch, in_c: Any, *, is_input: bool, unpacked: Unpacked
+    tp: TopicPartition,
+    batch: _Batch,
+    in_c: Any,
+    *,
+    is_input: bool,
+    unpacked: Unpacked,
 ) -> Iterator[PlainRecord]:
     """Yield the records of a batch. `in_c` is the same batch for aiokafka's decoder."""
 
@@ -232,7 +258,8 @@ def _records_of(
             for record in _in_c(tp, in_c):
                 read += 1
                 yield record
-        except UnicodeDecodeError:  # in the name of a header: Kafka takes any bytes, and Java's client replaces them
+        # in the name of a header: Kafka takes any bytes, and Java's client replaces them
+        except UnicodeDecodeError:
             yield from _one_by_one(tp, batch, data_of, is_input=is_input, skip=read)
     except codecs.BatchTooLarge:
         if not is_input:
@@ -256,7 +283,15 @@ def _in_c(tp: TopicPartition, batch: Any) -> Iterator[PlainRecord]:
             header_bytes = sum(len(name.encode()) + len(value or b"") for name, value in headers)
             if _is_too_much(len(headers), header_bytes):
                 headers = Reduced(LeftOut("too_many_headers"))
-        yield PlainRecord(tp.topic, tp.partition, record.offset, record.timestamp, record.key, record.value, headers)
+        yield PlainRecord(
+            tp.topic,
+            tp.partition,
+            record.offset,
+            record.timestamp,
+            record.key,
+            record.value,
+            headers,
+        )
 
 
 def _is_too_much(count: int, size: int) -> bool:
@@ -265,27 +300,36 @@ def _is_too_much(count: int, size: int) -> bool:
 
 
 def _whole(tp: TopicPartition, batch: _Batch) -> PlainRecord:
-    """Return the record that stands for a whole batch: at its last offset, so that what follows it is read next."""
+    """Return the record that stands for a whole batch: at its last offset, so that what follows it
+    is read next.
+    """
     headers = Reduced(LeftOut("batch_too_large", first=batch.base, records=batch.count))
     raw = bytes(batch.raw)
     return PlainRecord(tp.topic, tp.partition, batch.last, batch.max_timestamp, None, raw, headers)
 
 
 def opened(tp: TopicPartition, raw: bytes) -> Iterator[PlainRecord]:
-    """Yield the records of a batch that came as one because it was too large: `raw` is the value of that one.
+    """Yield the records of a batch that came as one because it was too large: `raw` is the value of
+    that one.
 
     Raises:
         StreamAppError: It has more than `_MOST_OPENED_BYTES`, or cannot be read.
     """
     try:
         batch = _Batch(memoryview(raw))
-        data = codecs.decompress(batch.codec, batch.payload, _MOST_OPENED_BYTES) if batch.codec else batch.payload
+        data = (
+            codecs.decompress(batch.codec, batch.payload, _MOST_OPENED_BYTES)
+            if batch.codec
+            else batch.payload
+        )
         yield from _one_by_one(tp, batch, lambda: data, is_input=True)
     except Exception as error:
-        raise StreamAppError(f"the batch from {tp.topic}/{tp.partition} cannot be opened: {error}") from error
+        raise StreamAppError(
+            f"the batch from {tp.topic}/{tp.partition} cannot be opened: {error}",
+        ) from error
 
 
-# ------------------------------------------------------------------------------------------------- record by record
+# --------------------------------------------------------------------------------- record by record
 
 
 def _one_by_one(
@@ -300,7 +344,8 @@ def _one_by_one(
     at = 0
     data: bytes | memoryview = b""
     for number in range(batch.count):
-        data = data_of()  # again each time: other batches may have taken its place since the last record
+        # again each time: other batches may have taken its place since the last record
+        data = data_of()
         try:
             record, at = _read(tp, batch, data, at, is_input=is_input)
         except (IndexError, ValueError) as error:
@@ -308,11 +353,18 @@ def _one_by_one(
         if number >= skip:
             yield record
     if at != len(data):
-        raise CorruptRecordException(f"{len(data) - at} unconsumed bytes after all records consumed")
+        raise CorruptRecordException(
+            f"{len(data) - at} unconsumed bytes after all records consumed",
+        )
 
 
 def _read(
-    tp: TopicPartition, batch: _Batch, data: bytes | memoryview, at: int, *, is_input: bool
+    tp: TopicPartition,
+    batch: _Batch,
+    data: bytes | memoryview,
+    at: int,
+    *,
+    is_input: bool,
 ) -> tuple[PlainRecord, int]:
     """Return the record that begins at `at`, and where it ends. Raises IndexError, ValueError."""
     length, at = _varint(data, at)
@@ -357,8 +409,16 @@ def _read(
     return record, end
 
 
-def _read_headers(data: bytes | memoryview, at: int, end: int, count: int) -> tuple[tuple[str, bytes | None], ...]:
-    """Return the headers of a record. Bytes in a name that are not UTF-8 are replaced, as Java's client does."""
+def _read_headers(
+    data: bytes | memoryview,
+    at: int,
+    end: int,
+    count: int,
+) -> tuple[tuple[str, bytes | None], ...]:
+    """Return the headers of a record.
+
+    Bytes in a name that are not UTF-8 are replaced, as Java's client does.
+    """
     headers: list[tuple[str, bytes | None]] = []
     for _ in range(count):
         size, at = _varint(data, at)
@@ -374,7 +434,10 @@ def _read_headers(data: bytes | memoryview, at: int, end: int, count: int) -> tu
 
 
 def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Return the number at `at`, and where it ends. Raises IndexError at the end of the bytes, and ValueError."""
+    """Return the number at `at`, and where it ends.
+
+    Raises IndexError at the end of the bytes, and ValueError.
+    """
     byte = data[at]
     at += 1
     value = byte & 0x7F

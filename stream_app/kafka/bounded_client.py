@@ -1,15 +1,17 @@
-"""aiokafka's client with a bound on the time of each request, for a cluster in which any broker may hang.
+"""aiokafka's client with a bound on the time of each request, for a cluster in which any broker may
+hang.
 
-aiokafka 0.14 bounds every request alike, by `request_timeout_ms`: 40 s, and for a member of a group longer than a
-rebalance. A broker that hangs keeps its connections open, so nothing else ends a request to it. Differences:
+aiokafka 0.14 bounds every request alike, by `request_timeout_ms`: 40 s, and for a member of a group
+longer than a rebalance. A broker that hangs keeps its connections open, so nothing else ends a
+request to it. Differences:
 
-- The bound depends on the request (`_BOUNDS_S`). A JoinGroup or SyncGroup may take as long as a rebalance. So the
-  coordinator is asked every few seconds whether it still is the coordinator.
-- A request that any broker can answer (metadata, the search for a coordinator) goes to the next broker if the first
-  one does not answer soon. The first answer counts.
+- The bound depends on the request (`_BOUNDS_S`). A JoinGroup or SyncGroup may take as long as a
+  rebalance. So the coordinator is asked every few seconds whether it still is the coordinator.
+- A request that any broker can answer (metadata, the search for a coordinator) goes to the next
+  broker if the first one does not answer soon. The first answer counts.
 - Connecting is bounded, and a broker that hangs does not delay connections to the others.
-- Error codes that aiokafka ignores are raised. It took "not the coordinator" for "nothing is committed"
-  (docs/reference/upstream/offset-fetch-error-ignored.md).
+- Error codes that aiokafka ignores are raised. It took "not the coordinator" for "nothing is
+  committed" (docs/reference/upstream/offset-fetch-error-ignored.md).
 
 tests/unit/kafka/test_faust_pins.py fails when the source of what is overridden changes.
 """
@@ -25,7 +27,13 @@ from typing import Any, Final, TypeVar
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.conn import CloseReason, create_conn
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    for_code,
+)
 from aiokafka.protocol.admin import CreateTopicsRequest, DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -44,7 +52,8 @@ CONNECT_S: Final = 4.0
 """The bound for TCP, TLS, SASL and the exchange of versions together."""
 CREATE_S: Final = 30.0
 """The bound for the creation of topics: the broker answers when all exist."""
-_REQUEST_S: Final = 6.0  # longer than the 5 s that a coordinator waits for the replicas of a committed offset
+# longer than the 5 s that a coordinator waits for the replicas of a committed offset
+_REQUEST_S: Final = 6.0
 _BOUNDS_S: Final = {FetchRequest: 10.0, ProduceRequest: 10.0, CreateTopicsRequest: CREATE_S}
 _BOOTSTRAP: Final = ("bootstrap", ConnectionGroup.DEFAULT)
 _AS_LONG_AS_A_REBALANCE: Final = (JoinGroupRequest, SyncGroupRequest)
@@ -63,7 +72,8 @@ def bind(client: AIOKafkaClient) -> BoundedClient:
 
 
 MetadataSource = Callable[["BoundedClient", Iterable[str], bool], Awaitable[None]]
-"""Brings the client's metadata of these topics up to date, or raises KafkaError. True: what it has is known to be old.
+"""Brings the client's metadata of these topics up to date, or raises KafkaError. True: what it has
+is known to be old.
 """
 
 
@@ -76,7 +86,10 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
     _metadata_source: MetadataSource | None = None
 
     async def bootstrap(self) -> None:
-        """Read the cluster's metadata from the first address that answers. Raises KafkaConnectionError."""
+        """Read the cluster's metadata from the first address that answers.
+
+        Raises KafkaConnectionError.
+        """
         hosts = [(host, port) for host, port, _ in self.hosts]
         try:
             metadata = await self._first(partial(self._greet, host, port) for host, port in hosts)
@@ -93,10 +106,15 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         self._sync_task = asyncio.create_task(self._md_synchronizer())
 
     async def close(self) -> None:
-        """Close all connections. Those to a broker that hangs are aborted, because it never ends TLS."""
+        """Close all connections.
+
+        Those to a broker that hangs are aborted, because it never ends TLS.
+        """
         for task in (*self._opening.values(), *self._asking):
             task.cancel()
-        transports = [conn._writer.transport for conn in self._conns.values() if conn._writer is not None]
+        transports = [
+            conn._writer.transport for conn in self._conns.values() if conn._writer is not None
+        ]
         try:
             async with asyncio.timeout(_CLOSE_WITHIN_S):
                 await super().close()
@@ -104,8 +122,17 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
             for transport in transports:
                 transport.abort()
 
-    async def send(self, node_id: Any, request: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT) -> Any:
-        """Return the answer. Raises KafkaError within the request's bound, and closes the connection then."""
+    async def send(
+        self,
+        node_id: Any,
+        request: Any,
+        *,
+        group: ConnectionGroup = ConnectionGroup.DEFAULT,
+    ) -> Any:
+        """Return the answer.
+
+        Raises KafkaError within the request's bound, and closes the connection then.
+        """
         conn = await self._get_conn(node_id, group=group)
         if conn is None:
             raise NodeNotReadyError(f"broker {node_id} takes no connection")
@@ -114,10 +141,15 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
                 answer = await self._coordinated(node_id, conn, request)
             else:
                 async with asyncio.timeout(_BOUNDS_S.get(type(request), _REQUEST_S)):
-                    answer = await conn.send(request, expect_response=getattr(request, "required_acks", -1) != 0)
+                    answer = await conn.send(
+                        request,
+                        expect_response=getattr(request, "required_acks", -1) != 0,
+                    )
         except TimeoutError as late:
             conn.close(reason=CloseReason.CONNECTION_TIMEOUT)
-            raise RequestTimedOutError(f"broker {node_id} does not answer {type(request).__name__}") from late
+            raise RequestTimedOutError(
+                f"broker {node_id} does not answer {type(request).__name__}",
+            ) from late
         except RuntimeError as error:
             if isinstance(error, KafkaError):
                 raise
@@ -134,7 +166,11 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         random.shuffle(nodes)
         return await self._first(partial(self.send, node, request) for node in nodes)
 
-    async def coordinator_lookup(self, coordinator_type: CoordinationType, coordinator_key: str) -> int:
+    async def coordinator_lookup(
+        self,
+        coordinator_type: CoordinationType,
+        coordinator_key: str,
+    ) -> int:
         """Return the current coordinator of a group or transactional id. Raises KafkaError."""
         try:
             answer = await self.ask_any(FindCoordinatorRequest(coordinator_key, coordinator_type))
@@ -162,9 +198,16 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         return True
 
     async def _get_conn(
-        self, node_id: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT, no_hint: bool = False
+        self,
+        node_id: Any,
+        *,
+        group: ConnectionGroup = ConnectionGroup.DEFAULT,
+        no_hint: bool = False,
     ) -> Any:
-        """Return a connection, shared by concurrent callers. None: the broker does not accept one."""
+        """Return a connection, shared by concurrent callers.
+
+        None: the broker does not accept one.
+        """
         where = (node_id, group)
         if (conn := self._conns.get(where)) is not None:
             if conn.connected():
@@ -183,7 +226,8 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
     async def _open(self, where: Any, host: str, port: int) -> Any:
         try:
             conn = await self._connect(host, port, on_close=self._on_connection_closed)
-        except (OSError, RuntimeError, TimeoutError) as error:  # a RuntimeError is aiokafka's, or uvloop's
+        # a RuntimeError is aiokafka's, or uvloop's
+        except (OSError, RuntimeError, TimeoutError) as error:
             log.info("no connection to broker %s: %r", where[0], error)
             self.force_metadata_update()
             return None
@@ -210,7 +254,10 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
             )
 
     async def _greet(self, host: str, port: int) -> Any:
-        """Return the metadata from an address. The connection is kept if the metadata names no broker."""
+        """Return the metadata from an address.
+
+        The connection is kept if the metadata names no broker.
+        """
         conn = None
         kept = False
         try:
@@ -228,9 +275,12 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         return metadata
 
     async def _first(self, asks: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> T:
-        """Return the first answer. The next request starts when the one before fails or does not answer soon.
+        """Return the first answer.
 
-        The other requests run until their bounds. A broker that has not answered by then loses its connection.
+        The next request starts when the one before fails or does not answer soon.
+
+        The other requests run until their bounds. A broker that has not answered by then loses its
+        connection.
         """
         last: BaseException = NodeNotReadyError("no broker is known yet")
         waiting: set[asyncio.Task[T]] = set()
@@ -243,7 +293,11 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
                 task.add_done_callback(retrieve)
                 waiting.add(task)
             patience_s = _NEXT_AFTER_S if left else None
-            done, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            done, waiting = await asyncio.wait(
+                waiting,
+                timeout=patience_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             for attempt in done:
                 if attempt.cancelled():
                     continue
@@ -256,7 +310,10 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         raise last
 
     async def _coordinated(self, node_id: int, conn: Any, request: Any) -> Any:
-        """Return the answer of a coordinator. Raises TimeoutError when the broker no longer is the coordinator."""
+        """Return the answer of a coordinator.
+
+        Raises TimeoutError when the broker no longer is the coordinator.
+        """
         pending = asyncio.ensure_future(conn.send(request))
         try:
             while not (await asyncio.wait({pending}, timeout=_LOOK_EVERY_S))[0]:

@@ -1,4 +1,7 @@
-"""Compares Kafka's clock with ours. A broker answers each append to a LogAppendTime topic with its time."""
+"""Compares Kafka's clock with ours.
+
+A broker answers each append to a LogAppendTime topic with its time.
+"""
 
 import asyncio
 import time
@@ -15,14 +18,16 @@ from stream_app.ops.logs import Throttled
 OFF_S: Final = 30.0
 """The smallest skew, in seconds, that an operator has to correct.
 
-Times in events, delays and budgets are wrong by the skew. Kafka refuses timestamps more than an hour ahead.
+Times in events, delays and budgets are wrong by the skew. Kafka refuses timestamps more than an
+hour ahead.
 """
 _NO_TIME: Final = -1
 _AT_START_S: Final = 30.0
 
 
 def skew_ms(appended_ms: int, sent_ms: int, answered_ms: int) -> int:
-    """Return how far our clock is at least ahead of Kafka's, in ms; below 0 it is behind, and at 0 they may agree.
+    """Return how far our clock is at least ahead of Kafka's, in ms; below 0 it is behind, and at 0
+    they may agree.
 
     Args:
         appended_ms: Kafka's time of the append, epoch ms.
@@ -45,10 +50,13 @@ def in_words(skew_ms: int) -> str:
 
 
 class KafkaClock:
-    """Compares the clocks at each answer to a produce request of the watched clients. A process has one.
+    """Compares the clocks at each answer to a produce request of the watched clients.
 
-    `text` says how they differ, and is empty if they agree. `report` gets it while they differ, once a minute at most.
-    Relies on all requests of aiokafka 0.14.0's sender going through its client's `send`.
+    A process has one.
+
+    `text` says how they differ, and is empty if they agree. `report` gets it while they differ,
+    once a minute at most. Relies on all requests of aiokafka 0.14.0's sender going through its
+    client's `send`.
     """
 
     def __init__(self, report: Callable[[str], object]) -> None:
@@ -79,9 +87,14 @@ class KafkaClock:
 
 
 async def ask_kafka_for_its_time(
-    connection: KafkaConnection, transactional_id: str, topic: str, clock: KafkaClock, within_s: float
+    connection: KafkaConnection,
+    transactional_id: str,
+    topic: str,
+    clock: KafkaClock,
+    within_s: float,
 ) -> None:
-    """Compare the clocks by an append in a transaction that is aborted, so no consumer sees the record.
+    """Compare the clocks by an append in a transaction that is aborted, so no consumer sees the
+    record.
 
     `topic` has the type LogAppendTime. Another client with the `transactional_id` is fenced.
 
@@ -100,8 +113,16 @@ async def ask_kafka_for_its_time(
         await stop_producer(producer)
 
 
-async def say_at_start(connection: KafkaConnection, transactional_id: str, topic: str, clock: KafkaClock) -> None:
-    """Compare the clocks at the start of a process. No answer is no error: the process reports outages itself."""
+async def say_at_start(
+    connection: KafkaConnection,
+    transactional_id: str,
+    topic: str,
+    clock: KafkaClock,
+) -> None:
+    """Compare the clocks at the start of a process.
+
+    No answer is no error: the process reports outages itself.
+    """
     with suppress(KafkaError, OSError, TimeoutError):
         await ask_kafka_for_its_time(connection, transactional_id, topic, clock, _AT_START_S)
 

@@ -1,16 +1,20 @@
 """Decompression of batches with a bound, which reads what Kafka's own client reads.
 
-aiokafka 0.14.0 decompresses a batch to whatever size it has: 32 KB of zstd become a gigabyte, and the process is
-killed, at each start again. It also refuses two kinds of bytes that brokers take and Java reads: gzip with bytes behind
-its end, and an LZ4 frame with a wrong checksum of its content, which Java never looks at. These functions replace
-aiokafka's, in its extension in C too. All stop inside the codec at `MAX_UNPACKED_BYTES`. Checksums within
+aiokafka 0.14.0 decompresses a batch to whatever size it has: 32 KB of zstd become a gigabyte, and
+the process is killed, at each start again. It also refuses two kinds of bytes that brokers take and
+Java reads: gzip with bytes behind its end, and an LZ4 frame with a wrong checksum of its content,
+which Java never looks at. These functions replace aiokafka's, in its extension in C too. All stop
+inside the codec at `MAX_UNPACKED_BYTES`. Checksums within
 LZ4 are not checked, because the checksum of the batch covers the same bytes.
 
-`install` is called once, where `Consumer` is defined, so that it holds for everything that reads Kafka.
+`install` is called once, where `Consumer` is defined, so that it holds for everything that reads
+Kafka.
 
-Reports: docs/reference/upstream/no-bound-on-decompression.md, docs/reference/upstream/batches-that-java-reads.md.
+Reports: docs/reference/upstream/no-bound-on-decompression.md,
+docs/reference/upstream/batches-that-java-reads.md.
 
-Tests: tests/unit/kafka/test_codecs.py, which also shows stock aiokafka, and tests/e2e/test_hostile.py.
+Tests: tests/unit/kafka/test_codecs.py, which also shows stock aiokafka, and
+tests/e2e/test_hostile.py.
 Remove this when aiokafka's decoders have a bound and pass both.
 """
 
@@ -66,7 +70,10 @@ class _Output(bytearray):
 
 
 def gzip_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
-    """Decompress gzip. What follows its end is ignored unless it is gzip too, as Java's GZIPInputStream does."""
+    """Decompress gzip.
+
+    What follows its end is ignored unless it is gzip too, as Java's GZIPInputStream does.
+    """
     output = _Output(most)
     raw = bytes(payload)
     at = 0
@@ -79,8 +86,9 @@ def gzip_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
 def _gunzip(raw: bytes, at: int, output: _Output) -> int:
     """Decompress the member of gzip that begins at `at`, and return where it ends.
 
-    It is given to zlib in pieces that double in size, because zlib copies what follows the end of a member: with all
-    of the rest as one piece, a batch of many small members would take quadratic time.
+    It is given to zlib in pieces that double in size, because zlib copies what follows the end of a
+    member: with all of the rest as one piece, a batch of many small members would take quadratic
+    time.
     """
     codec = zlib.decompressobj(31)
     size = _FIRST_PIECE
@@ -118,13 +126,16 @@ def snappy_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
 
 
 def _unsnap(block: bytes, output: _Output) -> None:
-    if cramjam.snappy.decompress_raw_len(block) > output.room:  # the codec writes no more than it declares
+    # the codec writes no more than it declares
+    if cramjam.snappy.decompress_raw_len(block) > output.room:
         raise BatchTooLarge(output.most)
     output.add(memoryview(cramjam.snappy.decompress_raw(block)))
 
 
 def lz4_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
-    """Decompress an LZ4 frame as Kafka's KafkaLZ4BlockInputStream does: what follows the frame is ignored."""
+    """Decompress an LZ4 frame as Kafka's KafkaLZ4BlockInputStream does: what follows the frame is
+    ignored.
+    """
     output = _Output(most)
     raw = bytes(payload)
     try:
@@ -149,7 +160,9 @@ def lz4_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
 
 
 def _lz4_header(raw: bytes) -> tuple[int, int, int]:
-    """Return where the first block begins, how many bytes a block has at most, and how many its checksum has."""
+    """Return where the first block begins, how many bytes a block has at most, and how many its
+    checksum has.
+    """
     flags = raw[4]
     block_bytes = _LZ4_BLOCK_BYTES.get(raw[5] >> 4)
     has_size = flags & 8

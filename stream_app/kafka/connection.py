@@ -1,4 +1,5 @@
-"""The connection to Kafka: its address, the clients from their start to their safe end, answers that are kept a while.
+"""The connection to Kafka: its address, the clients from their start to their safe end, answers
+that are kept a while.
 
 Every client of this program is made here, or is a `Consumer`: each runs on a `BoundedClient`.
 """
@@ -50,10 +51,11 @@ class KafkaConnection:
 
     Attributes:
         bootstrap: "host:port[,host:port]".
-        security: arguments for aiokafka, never printed: security_protocol, ssl_context, sasl_mechanism,
-            sasl_plain_username, sasl_plain_password, sasl_kerberos_service_name, sasl_kerberos_domain_name,
-            sasl_oauth_token_provider.
-        inputs: the topics to which producers write, whose records are read with more bounds (batches.py).
+        security: arguments for aiokafka, never printed: security_protocol, ssl_context,
+            sasl_mechanism, sasl_plain_username, sasl_plain_password, sasl_kerberos_service_name,
+            sasl_kerberos_domain_name, sasl_oauth_token_provider.
+        inputs: the topics to which producers write, whose records are read with more bounds
+            (batches.py).
     """
 
     bootstrap: str
@@ -67,9 +69,14 @@ class KafkaConnection:
         """Return the error to raise after an aiokafka error."""
         if isinstance(error, _NOT_ALLOWED):
             return KafkaRefused(
-                f"Kafka at {self.bootstrap} does not allow it: {error}: docs/kafka-rights.md lists what is needed"
+                f"Kafka at {self.bootstrap} does not allow it: {error}: docs/kafka-rights.md "
+                "lists what is needed",
             )
-        what = " does not answer" if isinstance(error, errors.KafkaConnectionError | OSError) else f": {error}"
+        what = (
+            " does not answer"
+            if isinstance(error, errors.KafkaConnectionError | OSError)
+            else f": {error}"
+        )
         return BrokerUnavailable(f"Kafka at {self.bootstrap}{what}. {LOOK}")
 
 
@@ -93,8 +100,13 @@ def kafka_admin(**options: Any) -> AIOKafkaAdminClient:
 
 
 @asynccontextmanager
-async def open_admin(connection: KafkaConnection, patience_s: float = 0) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A started admin client for the time of the block. Errors of Kafka in the block are translated.
+async def open_admin(
+    connection: KafkaConnection,
+    patience_s: float = 0,
+) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A started admin client for the time of the block.
+
+    Errors of Kafka in the block are translated.
 
     `patience_s`: how long to try to connect.
 
@@ -113,7 +125,9 @@ async def open_admin(connection: KafkaConnection, patience_s: float = 0) -> Asyn
 
 
 async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
-    """Ask Kafka again while it has no coordinator or leader for the answer. No try begins after `within_s`.
+    """Ask Kafka again while it has no coordinator or leader for the answer.
+
+    No try begins after `within_s`.
 
     Raises:
         KafkaError: Kafka refuses, or did not answer within the time.
@@ -130,10 +144,16 @@ async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
 
 
 class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is not followed
-    """Asks any broker where aiokafka asks one at random, and a controller that is gone no longer than others."""
+    """Asks any broker where aiokafka asks one at random, and a controller that is gone no longer
+    than others.
+    """
 
     async def _send_request(self, request: Any, node_id: int | None = None) -> Any:
-        return await (self._client.ask_any(request) if node_id is None else self._client.send(node_id, request))
+        return await (
+            self._client.ask_any(request)
+            if node_id is None
+            else self._client.send(node_id, request)
+        )
 
     async def _send_to_controller(self, request: Any) -> Any:
         async def ask() -> Any:
@@ -159,7 +179,12 @@ async def wait_for_kafka(connection: KafkaConnection, wait_s: float, say: Say) -
         async with asyncio.timeout(wait_s):
             while (silence := await refusal_or_silence(connection)) is not None:
                 cause = silence
-                say(f"Kafka at {connection.bootstrap} does not answer ({cause}); trying again in {pause_s:g} s")
+                say(
+                    (
+                        f"Kafka at {connection.bootstrap} does not answer ({cause}); trying "
+                        f"again in {pause_s:g} s"
+                    ),
+                )
                 await sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
     except TimeoutError as late:
@@ -169,12 +194,22 @@ async def wait_for_kafka(connection: KafkaConnection, wait_s: float, say: Say) -
 async def refusal_or_silence(connection: KafkaConnection) -> str | None:
     """Return why no broker answers now, or None if one does. Raises KafkaRefused."""
     pairs = [address.strip().rpartition(":") for address in connection.bootstrap.split(",")]
-    return await diagnose(connection.security, [(host.strip("[]"), int(port)) for host, _, port in pairs])
+    return await diagnose(
+        connection.security,
+        [(host.strip("[]"), int(port)) for host, _, port in pairs],
+    )
 
 
 @asynccontextmanager
-async def admin_of(connection: KafkaConnection, wait_s: float, say: Say = silent) -> AsyncIterator[Any]:
-    """A started admin client, once a broker answers. `wait_s` bounds the block too. Raises as `wait_for_kafka`."""
+async def admin_of(
+    connection: KafkaConnection,
+    wait_s: float,
+    say: Say = silent,
+) -> AsyncIterator[Any]:
+    """A started admin client, once a broker answers.
+
+    `wait_s` bounds the block too. Raises as `wait_for_kafka`.
+    """
     deadline = asyncio.get_running_loop().time() + wait_s
     await wait_for_kafka(connection, wait_s, say)
     try:
@@ -185,7 +220,9 @@ async def admin_of(connection: KafkaConnection, wait_s: float, say: Say = silent
 
 
 def _late(connection: KafkaConnection, wait_s: float, cause: str) -> BrokerUnavailable:
-    return BrokerUnavailable(f"Kafka at {connection.bootstrap} did not answer within {wait_s:g} s{cause}. {LOOK}")
+    return BrokerUnavailable(
+        f"Kafka at {connection.bootstrap} did not answer within {wait_s:g} s{cause}. {LOOK}",
+    )
 
 
 async def stop_consumer(consumer: Any) -> None:
@@ -204,7 +241,10 @@ async def close_admin(admin: Any) -> None:
 
 
 def forget_dead(client: Any) -> None:
-    """Drop the client's metadata task if it failed. Otherwise `close` raises the error of that task."""
+    """Drop the client's metadata task if it failed.
+
+    Otherwise `close` raises the error of that task.
+    """
     task = client._sync_task
     if task is not None and task.done():
         retrieve(task)
@@ -214,9 +254,10 @@ def forget_dead(client: Any) -> None:
 async def _closed(closing: Awaitable[None], client: Any) -> None:
     """Await `closing`, and raise CancelledError only if this task was cancelled (aiokafka 0.14).
 
-    `AIOKafkaClient.close` swallows a cancellation while it waits for its own task, so the canceller waits forever. If
-    the broker is away, `Fetcher.close` raises the CancelledError of its own fetch, and the connections stay open. The
-    report is docs/reference/upstream/close-swallows-a-cancellation.md.
+    `AIOKafkaClient.close` swallows a cancellation while it waits for its own task, so the canceller
+    waits forever. If the broker is away, `Fetcher.close` raises the CancelledError of its own
+    fetch, and the connections stay open. The report is
+    docs/reference/upstream/close-swallows-a-cancellation.md.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -230,8 +271,14 @@ async def _closed(closing: Awaitable[None], client: Any) -> None:
         raise asyncio.CancelledError
 
 
-async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, patience_s: float) -> None:
-    """Close the producer without sending the batches that it still holds: `stop()` would wait for them forever."""
+async def end(
+    producer: AIOKafkaProducer,
+    attempt: asyncio.Task[None] | None,
+    patience_s: float,
+) -> None:
+    """Close the producer without sending the batches that it still holds: `stop()` would wait for
+    them forever.
+    """
     if attempt is not None:
         attempt.cancel()
         await asyncio.wait({attempt})
@@ -260,8 +307,8 @@ async def end(producer: AIOKafkaProducer, attempt: asyncio.Task[None] | None, pa
 class _Pending(set[Any]):
     """Batches in flight, where removing a batch twice is no error.
 
-    aiokafka removes a failed batch again if it waited for a retry, or if its request ends after the sender (a broker
-    hangs). On a plain set each is a KeyError.
+    aiokafka removes a failed batch again if it waited for a retry, or if its request ends after the
+    sender (a broker hangs). On a plain set each is a KeyError.
     """
 
     def remove(self, batch: Any) -> None:
@@ -277,7 +324,8 @@ def _futures(producer: AIOKafkaProducer) -> list[Any]:
 
 
 class Background(Generic[T]):
-    """Keeps the last answer of Kafka, and asks only when someone wants to know it and the answer is old.
+    """Keeps the last answer of Kafka, and asks only when someone wants to know it and the answer is
+    old.
 
     Args:
         ask: Asks Kafka. May raise BrokerUnavailable and KafkaRefused.
@@ -294,7 +342,10 @@ class Background(Generic[T]):
         """Kafka was not asked yet, or the first question is still open."""
 
     async def look(self, within_s: float) -> T | None:
-        """Return what is known; None if Kafka does not answer. After `within_s` that is its last answer."""
+        """Return what is known; None if Kafka does not answer.
+
+        After `within_s` that is its last answer.
+        """
         if self._asking is None and time.monotonic() - self._known_s >= self._fresh_s:
             self._asking = asyncio.create_task(self._refresh())
         if self._asking is not None:

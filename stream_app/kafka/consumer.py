@@ -1,22 +1,23 @@
 """aiokafka's consumer, with batches that cannot be read kept to their own partition.
 
-A fetch brings batches of records. A batch may be damaged (its checksum does not match, its compressed bytes are
-broken), or written in a way that this version cannot decode. aiokafka raises there, and drops sound records of other
-partitions that it had just decoded (docs/reference/upstream/sound-records-are-dropped.md). This consumer returns all
-sound records before such a batch, stops its partition, and reads the others on. It tries the batch again now and then:
-another replica may have a sound copy. Before that it asks whether an operator has given the batch up, with
-`stream-app skip` (`skipped_group`).
+A fetch brings batches of records. A batch may be damaged (its checksum does not match, its
+compressed bytes are broken), or written in a way that this version cannot decode. aiokafka raises
+there, and drops sound records of other partitions that it had just decoded
+(docs/reference/upstream/sound-records-are-dropped.md). This consumer returns all sound records
+before such a batch, stops its partition, and reads the others on. It tries the batch again now and
+then: another replica may have a sound copy. Before that it asks whether an operator has given the
+batch up, with `stream-app skip` (`skipped_group`).
 
-A broker may not yet know a topic that was just created. aiokafka asks again after five minutes, and until then its
-group assigns no partition of that topic (docs/reference/upstream/a-new-topic-is-not-assigned.md). This consumer asks
-again after a second.
+A broker may not yet know a topic that was just created. aiokafka asks again after five minutes, and
+until then its group assigns no partition of that topic
+(docs/reference/upstream/a-new-topic-is-not-assigned.md). This consumer asks again after a second.
 
-Its records take half of the CPU of a fetch, and keep the garbage collector busy. This consumer returns `PlainRecord`
-instead, and bounds what the bytes of a producer can make of it: the records of a batch (batches.py), and those of a
-poll, which end after `MOST_POLLED_BYTES`.
+Its records take half of the CPU of a fetch, and keep the garbage collector busy. This consumer
+returns `PlainRecord` instead, and bounds what the bytes of a producer can make of it: the records
+of a batch (batches.py), and those of a poll, which end after `MOST_POLLED_BYTES`.
 
-aiokafka asks for the committed offset of one partition after the other. This consumer asks once for all, because a
-worker may have 256 partitions of each of seven topics.
+aiokafka asks for the committed offset of one partition after the other. This consumer asks once for
+all, because a worker may have 256 partitions of each of seven topics.
 
 Relies on the insides of aiokafka 0.14.0's fetcher, which tests/unit/kafka/test_faust_pins.py pins.
 """
@@ -60,18 +61,24 @@ _CORRUPT: Final = CorruptRecordException.errno
 
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no types
-    """An AIOKafkaConsumer on a `BoundedClient`. `getmany` raises UnreadableBatch when it has nothing else to return.
+    """An AIOKafkaConsumer on a `BoundedClient`.
 
-    It reads committed records from the beginning, and commits no offsets by itself, where its options do not differ.
-    The consumer of a group logs the error, and continues with its other partitions. `inputs`: the topics to which
-    producers write (batches.py).
+    `getmany` raises UnreadableBatch when it has nothing else to return.
+
+    It reads committed records from the beginning, and commits no offsets by itself, where its
+    options do not differ. The consumer of a group logs the error, and continues with its other
+    partitions. `inputs`: the topics to which producers write (batches.py).
     """
 
     on_skipped: Callable[[UnreadableBatch], None] | None = None
     """Called, in the consumer's thread, when a batch was passed that an operator gave up."""
 
     def __init__(self, *topics: str, inputs: frozenset[str] = frozenset(), **options: Any) -> None:
-        committed = {"auto_offset_reset": "earliest", "isolation_level": "read_committed", "enable_auto_commit": False}
+        committed = {
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+            "enable_auto_commit": False,
+        }
         super().__init__(*topics, **committed | options)
         self._inputs = inputs
         self._unpacked = Unpacked()
@@ -92,7 +99,10 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
         async def bounded(*args: Any, **options: Any) -> dict[TopicPartition, list[PlainRecord]]:
             self._room_bytes = MOST_POLLED_BYTES
-            polled: dict[TopicPartition, list[PlainRecord]] = await fetched_records(*args, **options)
+            polled: dict[TopicPartition, list[PlainRecord]] = await fetched_records(
+                *args,
+                **options,
+            )
             return polled
 
         self._fetcher.fetched_records = bounded
@@ -107,7 +117,10 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
             asyncio.get_running_loop().call_later(_ASK_AGAIN_S, self._client.force_metadata_update)
 
     async def seek_to_committed(self) -> dict[TopicPartition, int | None]:
-        """Seek to the committed offsets. Returns them for each assigned partition, None where there is none."""
+        """Seek to the committed offsets.
+
+        Returns them for each assigned partition, None where there is none.
+        """
         assigned = self.assignment()
         committed = await self._coordinator.fetch_committed_offsets(assigned)
         for tp in committed.keys() & self.assignment():  # it may have changed meanwhile
@@ -117,10 +130,21 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     @property
     def unreadable(self) -> dict[TopicPartition, UnreadableBatch]:
         """The assigned partitions that have stopped before a batch."""
-        return {tp: batch for tp, (batch, assignment) in list(self._stopped.items()) if assignment.active}
+        return {
+            tp: batch
+            for tp, (batch, assignment) in list(self._stopped.items())
+            if assignment.active
+        }
 
-    async def getmany(self, *partitions: TopicPartition, **options: Any) -> dict[TopicPartition, list[Any]]:
-        """See aiokafka. Raises UnreadableBatch where no more can be read of one of these partitions."""
+    async def getmany(
+        self,
+        *partitions: TopicPartition,
+        **options: Any,
+    ) -> dict[TopicPartition, list[Any]]:
+        """See aiokafka.
+
+        Raises UnreadableBatch where no more can be read of one of these partitions.
+        """
         polled: dict[TopicPartition, list[Any]] = await super().getmany(*partitions, **options)
         if not polled:
             for tp, batch in self.unreadable.items():
@@ -136,9 +160,15 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
     async def _pass_if_given_up(self, batch: UnreadableBatch) -> bool:
         """Pass the batch if an operator has given up exactly it. Returns True if so."""
-        request = OffsetFetchRequest(skipped_group(self._group_id), [(batch.topic, [batch.partition])])
+        request = OffsetFetchRequest(
+            skipped_group(self._group_id),
+            [(batch.topic, [batch.partition])],
+        )
         try:
-            node = await self._client.coordinator_lookup(CoordinationType.GROUP, skipped_group(self._group_id))
+            node = await self._client.coordinator_lookup(
+                CoordinationType.GROUP,
+                skipped_group(self._group_id),
+            )
             answer = await self._client.send(node, request)
         except KafkaError as error:
             log.info("cannot ask whether %s is given up: %r", batch, error)
@@ -147,14 +177,23 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         tp = TopicPartition(batch.topic, batch.partition)
         if offsets != [batch.last + 1] or tp not in self.assignment():
             return False
-        log.warning("%s/%d: offsets %d to %d are skipped", batch.topic, batch.partition, batch.first, batch.last)
+        log.warning(
+            "%s/%d: offsets %d to %d are skipped",
+            batch.topic,
+            batch.partition,
+            batch.first,
+            batch.last,
+        )
         self.skip(batch)
         if self.on_skipped is not None:
             self.on_skipped(batch)
         return True
 
     async def _watched_send(self, node_id: int, request: Any, **options: Any) -> Any:
-        """Keep the fetched bytes, which aiokafka does not show. A broker may also report a damaged log."""
+        """Keep the fetched bytes, which aiokafka does not show.
+
+        A broker may also report a damaged log.
+        """
         answer = await self._send(node_id, request, **options)
         if isinstance(request, FetchRequest):
             for topic, partitions in answer.topics:
@@ -169,7 +208,11 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
     def _refused(self, tp: TopicPartition) -> None:
         subscription = self._subscription.subscription
         assignment = subscription and subscription.assignment
-        if assignment is not None and tp in assignment.tps and assignment.state_value(tp).has_valid_position:
+        if (
+            assignment is not None
+            and tp in assignment.tps
+            and assignment.state_value(tp).has_valid_position
+        ):
             at = assignment.state_value(tp).position
             cause = "its broker says that its log is damaged there"
             self._stop(UnreadableBatch(tp.topic, tp.partition, at, at, cause), assignment)
@@ -183,7 +226,9 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         result.getall = partial(self._take, result)
 
     def _take(self, result: Any, max_records: int | None = None) -> list[PlainRecord]:
-        """Return the next records of a fetch, as many as the poll has room for: aiokafka's `FetchResult.getall`."""
+        """Return the next records of a fetch, as many as the poll has room for: aiokafka's
+        `FetchResult.getall`.
+        """
         tp = result._topic_partition
         if self._room_bytes <= 0 or not result.check_assignment(tp) or not result.has_more():
             return []
@@ -199,7 +244,12 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         return taken
 
     def _guarded(
-        self, tp: TopicPartition, records: Any, decoding: Iterator[Any], raw: bytes, assignment: Any
+        self,
+        tp: TopicPartition,
+        records: Any,
+        decoding: Iterator[Any],
+        raw: bytes,
+        assignment: Any,
     ) -> Iterator[Any]:
         try:
             yield from decoding
@@ -235,7 +285,8 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
 
 def skipped_group(group: str) -> str:
-    """Return the group whose committed offsets say which batches another group passes: those that end at one.
+    """Return the group whose committed offsets say which batches another group passes: those that
+    end at one.
 
     A group with members takes offsets from them only, so that an operator needs another place.
     """

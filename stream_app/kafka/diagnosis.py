@@ -1,7 +1,8 @@
 """Explains why no client can talk to Kafka: a broker refuses us, or none answers.
 
-aiokafka's `bootstrap` hides the cause. So this module connects to each address and explains the error. If Kafka only
-closes the connection, a probe finds out whether the listener speaks TLS or requires SASL.
+aiokafka's `bootstrap` hides the cause. So this module connects to each address and explains the
+error. If Kafka only closes the connection, a probe finds out whether the listener speaks TLS or
+requires SASL.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from aiokafka.conn import create_conn
-from aiokafka.errors import IllegalSaslStateError, KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
+from aiokafka.errors import (
+    IllegalSaslStateError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -33,7 +39,8 @@ async def diagnose(security: Mapping[str, Any], addresses: Collection[Address]) 
     """Return why the last address does not lead to a broker, or None as soon as one does.
 
     Raises:
-        KafkaRefused: No address leads to a broker, and one leads to a broker that refuses us. Waiting does not help.
+        KafkaRefused: No address leads to a broker, and one leads to a broker that refuses us.
+            Waiting does not help.
     """
     answer = await _first(security, addresses)
     if isinstance(answer, str):
@@ -45,7 +52,8 @@ async def diagnose(security: Mapping[str, Any], addresses: Collection[Address]) 
     if not isinstance(behind, str):
         return None
     return (
-        f"none of the brokers that it names does, {behind}; are their advertised.listeners addresses that this machine "
+        f"none of the brokers that it names does, {behind}; are their advertised.listeners "
+        "addresses that this machine "
         "reaches?"
     )
 
@@ -72,10 +80,21 @@ async def _first(security: Mapping[str, Any], addresses: Collection[Address]) ->
     return str(failures[-1])
 
 
-async def _try(security: Mapping[str, Any], host: str, port: int) -> set[Address] | KafkaRefused | str:
-    """Return the addresses of all brokers that this one advertises, or why it refuses us or does not answer."""
+async def _try(
+    security: Mapping[str, Any],
+    host: str,
+    port: int,
+) -> set[Address] | KafkaRefused | str:
+    """Return the addresses of all brokers that this one advertises, or why it refuses us or does
+    not answer.
+    """
     try:
-        connection = await create_conn(host, port, request_timeout_ms=int(1000 * _WITHIN_S), **security)
+        connection = await create_conn(
+            host,
+            port,
+            request_timeout_ms=int(1000 * _WITHIN_S),
+            **security,
+        )
         try:
             brokers = (await connection.send(MetadataRequest([]))).brokers
         finally:
@@ -89,31 +108,45 @@ async def _try(security: Mapping[str, Any], host: str, port: int) -> set[Address
     return named or f"{host}:{port} names no broker yet"
 
 
-async def _refusal(error: BaseException, security: Mapping[str, Any], host: str, port: int) -> str | None:
+async def _refusal(
+    error: BaseException,
+    security: Mapping[str, Any],
+    host: str,
+    port: int,
+) -> str | None:
     """Return what Kafka refuses and what to change. None: it may be no refusal."""
     protocol: str = security.get("security_protocol", "PLAINTEXT")
     if isinstance(error, TokenRefused):
         return f"is not asked: {error}"
-    if isinstance(error, SaslAuthenticationFailed) and security.get("sasl_mechanism") == "OAUTHBEARER":
+    if (
+        isinstance(error, SaslAuthenticationFailed)
+        and security.get("sasl_mechanism") == "OAUTHBEARER"
+    ):
         return (
-            "refuses the token (OAUTHBEARER): check the audience, the issuer and the keys that its listener expects, "
+            "refuses the token (OAUTHBEARER): check the audience, the issuer and the keys "
+            "that its listener expects, "
             "and kafka.security.oauth"
         )
     if isinstance(error, SaslAuthenticationFailed):
         return (
-            f"refuses the user {security.get('sasl_plain_username')} ({security.get('sasl_mechanism')}): check "
+            f"refuses the user {security.get('sasl_plain_username')} "
+            f"({security.get('sasl_mechanism')}): check "
             "kafka.security.username, and the secret that kafka.security.password_env names"
         )
     listener = _Listener(host, port)
     if isinstance(error, UnsupportedSaslMechanismError):
         offered = await listener.mechanisms(tls=protocol == "SASL_SSL")
         return (
-            f"has not enabled the mechanism {security.get('sasl_mechanism')}: set kafka.security.mechanism to "
+            f"has not enabled the mechanism {security.get('sasl_mechanism')}: set "
+            "kafka.security.mechanism to "
             f"{' or '.join(offered or ['one that its listener has'])}"
         )
     if isinstance(error, IllegalSaslStateError):
         instead = "SSL" if protocol.endswith("SSL") else "PLAINTEXT"
-        return f'asks for no user: set kafka.security.protocol = "{instead}", or use the port of its SASL listener'
+        return (
+            f'asks for no user: set kafka.security.protocol = "{instead}", or use the port of '
+            "its SASL listener"
+        )
     if (by_tls := _tls_refusal(error, host)) is not None:
         return by_tls
     if isinstance(error, TimeoutError | ConnectionRefusedError | socket.gaierror):
@@ -122,15 +155,24 @@ async def _refusal(error: BaseException, security: Mapping[str, Any], host: str,
 
 
 def _tls_refusal(error: BaseException, host: str) -> str | None:
-    failure = next((candidate for candidate in (error, error.__cause__) if isinstance(candidate, ssl.SSLError)), None)
+    failure = next(
+        (
+            candidate
+            for candidate in (error, error.__cause__)
+            if isinstance(candidate, ssl.SSLError)
+        ),
+        None,
+    )
     if isinstance(failure, ssl.SSLCertVerificationError):
         if failure.verify_code in _HOSTNAME_MISMATCH:
             return (
-                f"has a certificate for another name than {host} ({failure.verify_message}): use the name that it is "
+                f"has a certificate for another name than {host} ({failure.verify_message}): "
+                "use the name that it is "
                 "for in kafka.bootstrap and in the broker's advertised.listeners"
             )
         return (
-            f"has a certificate that is not trusted ({failure.verify_message}): set kafka.security.ca_file to the "
+            f"has a certificate that is not trusted ({failure.verify_message}): set "
+            "kafka.security.ca_file to the "
             "authority that signed it"
         )
     reason = (failure.reason or "") if failure is not None else ""
@@ -138,11 +180,15 @@ def _tls_refusal(error: BaseException, host: str) -> str | None:
         return "wants a client certificate: set kafka.security.cert_file and key_file"
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
         return (
-            f"refuses our client certificate ({reason.lower().replace('_', ' ')}): set kafka.security.cert_file and "
+            f"refuses our client certificate ({reason.lower().replace('_', ' ')}): set "
+            "kafka.security.cert_file and "
             "key_file to one that an authority in its truststore signed"
         )
     if "ALERT" in reason and ("PROTOCOL_VERSION" in reason or "HANDSHAKE_FAILURE" in reason):
-        return f"agrees on no TLS version or cipher with us ({reason.lower().replace('_', ' ')}): compare both"
+        return (
+            f"agrees on no TLS version or cipher with us ({reason.lower().replace('_', ' ')}): "
+            "compare both"
+        )
     return None
 
 
@@ -150,23 +196,37 @@ async def _other_protocol(listener: _Listener, protocol: str) -> str | None:
     """Return which other protocol the listener speaks, and what to change."""
     if protocol.endswith("SSL"):
         if await listener.answers_plainly():
-            instead = protocol.replace("_SSL", "_PLAINTEXT") if protocol.startswith("SASL") else "PLAINTEXT"
-            return f'speaks no TLS: set kafka.security.protocol = "{instead}", or use the port of its TLS listener'
+            instead = (
+                protocol.replace("_SSL", "_PLAINTEXT")
+                if protocol.startswith("SASL")
+                else "PLAINTEXT"
+            )
+            return (
+                f'speaks no TLS: set kafka.security.protocol = "{instead}", or use the port of '
+                "its TLS listener"
+            )
     elif await listener.speaks_tls():
         instead = "SASL_SSL" if protocol.startswith("SASL") else "SSL or SASL_SSL"
-        return f"speaks TLS: set kafka.security.protocol to {instead}, or use the port of its plaintext listener"
+        return (
+            f"speaks TLS: set kafka.security.protocol to {instead}, or use the port of its "
+            "plaintext listener"
+        )
     if not protocol.startswith("SASL"):
         offered = await listener.mechanisms(tls=protocol == "SSL")
         if offered:
             return (
-                f'asks for a user: set kafka.security.protocol = "SASL_{protocol}", username, password_env and '
+                f'asks for a user: set kafka.security.protocol = "SASL_{protocol}", '
+                "username, password_env and "
                 f"mechanism ({' or '.join(offered)})"
             )
     return None
 
 
 class _Listener:
-    """Probes the protocol of a listener, without credentials. Each call takes at most `_WITHIN_S` seconds."""
+    """Probes the protocol of a listener, without credentials.
+
+    Each call takes at most `_WITHIN_S` seconds.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
@@ -197,7 +257,11 @@ class _Listener:
                 answer = await connection.send(SaslHandShakeRequest(_NO_SUCH_MECHANISM))
             finally:
                 connection.close()
-            return list(answer.enabled_mechanisms) if answer.error_code == UnsupportedSaslMechanismError.errno else []
+            return (
+                list(answer.enabled_mechanisms)
+                if answer.error_code == UnsupportedSaslMechanismError.errno
+                else []
+            )
         return []
 
     async def _connect(self, *, tls: bool) -> Any:

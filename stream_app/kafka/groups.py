@@ -1,4 +1,6 @@
-"""Consumer groups as their coordinator has them, members and committed offsets, and the records that they leave."""
+"""Consumer groups as their coordinator has them, members and committed offsets, and the records
+that they leave.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -14,36 +16,62 @@ from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.view import Position
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.kafka.backlog import Backlog, Waiting
-from stream_app.kafka.connection import Background, KafkaConnection, open_admin, repeated, stop_consumer
+from stream_app.kafka.connection import (
+    Background,
+    KafkaConnection,
+    open_admin,
+    repeated,
+    stop_consumer,
+)
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import Reader
 
 _PATIENCE_S: Final = 20.0
-"""Longer than a broker that hangs counts as alive. Only then does its group get another coordinator."""
+"""Longer than a broker that hangs counts as alive. Only then does its group get another
+coordinator.
+"""
 _FRESH_S: Final = 5.0
 
 Offsets = dict[Place, int]
 """The committed offset by topic and partition."""
 
 
-async def look_at(connection: KafkaConnection, groups: Iterable[str]) -> dict[str, tuple[Group, Offsets]]:
-    """Return each group with its committed offsets. A group that never existed has none. Raises BrokerUnavailable."""
+async def look_at(
+    connection: KafkaConnection,
+    groups: Iterable[str],
+) -> dict[str, tuple[Group, Offsets]]:
+    """Return each group with its committed offsets.
+
+    A group that never existed has none. Raises BrokerUnavailable.
+    """
     async with open_admin(connection) as admin:
-        return {name: await repeated(partial(_look_at, admin, name), _PATIENCE_S) for name in groups}
+        return {
+            name: await repeated(partial(_look_at, admin, name), _PATIENCE_S) for name in groups
+        }
 
 
 async def committed_offsets(
-    admin: Any, group: str, partitions: Sequence[TopicPartition] | None = None
+    admin: Any,
+    group: str,
+    partitions: Sequence[TopicPartition] | None = None,
 ) -> dict[TopicPartition, int]:
     """Return the committed offsets of a group, of these partitions or of all. Raises KafkaError."""
-    committed = await repeated(partial(admin.list_consumer_group_offsets, group, partitions=partitions), _PATIENCE_S)
+    committed = await repeated(
+        partial(admin.list_consumer_group_offsets, group, partitions=partitions),
+        _PATIENCE_S,
+    )
     return {tp: at.offset for tp, at in committed.items() if at.offset >= 0}
 
 
 async def move_group(
-    connection: KafkaConnection, group: str, offsets: Mapping[TopicPartition, int], process: str
+    connection: KafkaConnection,
+    group: str,
+    offsets: Mapping[TopicPartition, int],
+    process: str,
 ) -> None:
-    """Commit offsets for a group that has no members. `process`: what its members run, for the error.
+    """Commit offsets for a group that has no members.
+
+    `process`: what its members run, for the error.
 
     Raises:
         StreamAppError: Kafka refuses.
@@ -58,8 +86,13 @@ async def move_group(
     except TimeoutError as error:
         raise connection.lost(error) from error
     except KafkaError as error:
-        stop = f"stop every `stream-app {process}` first (a killed one counts until its session times out)"
-        raise StreamAppError(f"Kafka refused to move the group {group} ({type(error).__name__}): {stop}") from error
+        stop = (
+            f"stop every `stream-app {process}` first (a killed one counts until its session "
+            "times out)"
+        )
+        raise StreamAppError(
+            f"Kafka refused to move the group {group} ({type(error).__name__}): {stop}",
+        ) from error
     finally:
         await stop_consumer(consumer)
 

@@ -1,4 +1,6 @@
-"""SASL OAUTHBEARER: tokens for Kafka from an OAuth 2.0 endpoint (client credentials), or from AWS for MSK."""
+"""SASL OAUTHBEARER: tokens for Kafka from an OAuth 2.0 endpoint (client credentials), or from AWS
+for MSK.
+"""
 
 import asyncio
 import threading
@@ -25,9 +27,11 @@ class TokenRefused(SaslAuthenticationFailed):  # type: ignore[misc]  # aiokafka 
 
 
 class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]  # aiokafka ships no types
-    """Notices a refusal: the broker sends its reason as a challenge, and no error code (RFC 7628, section 3.2.2).
+    """Notices a refusal: the broker sends its reason as a challenge, and no error code (RFC 7628,
+    section 3.2.2).
 
-    aiokafka 0.14.0 takes any challenge for success (docs/reference/upstream/any-challenge-is-success.md).
+    aiokafka 0.14.0 takes any challenge for success
+    (docs/reference/upstream/any-challenge-is-success.md).
     """
 
     async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:
@@ -46,7 +50,10 @@ Token = tuple[str, float]
 
 @define(eq=False, repr=False)
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
-    """Gives every connection a token that is still valid. Connections of all threads share it. `fetch` may block."""
+    """Gives every connection a token that is still valid.
+
+    Connections of all threads share it. `fetch` may block.
+    """
 
     _fetch: Callable[[], Token]
     _extensions: dict[str, str] = field(factory=dict)
@@ -85,7 +92,12 @@ class _Answer(msgspec.Struct):
     error: str = ""
 
 
-def client_credentials(url: str, client_id: str, secret: str, scope: str | None) -> Callable[[], Token]:
+def client_credentials(
+    url: str,
+    client_id: str,
+    secret: str,
+    scope: str | None,
+) -> Callable[[], Token]:
     """Return a function that gets a token by the client credentials grant (RFC 6749, section 4.4).
 
     Without a scope it gets the endpoint's default.
@@ -98,21 +110,28 @@ def client_credentials(url: str, client_id: str, secret: str, scope: str | None)
         try:
             answer = httpx.post(url, data=form, auth=(client_id, secret), timeout=_WITHIN_S)
         except httpx.HTTPError as error:
-            raise KafkaConnectionError(f"the token endpoint {url} does not answer ({type(error).__name__})") from error
+            raise KafkaConnectionError(
+                f"the token endpoint {url} does not answer ({type(error).__name__})",
+            ) from error
         try:
             content = msgspec.json.decode(answer.content, type=_Answer)
         except UNREADABLE:
             content = _Answer()
         if answer.is_success:
             if not content.access_token:
-                raise TokenRefused(f"{url} answers without a token: check kafka.security.oauth.token_url")
+                raise TokenRefused(
+                    f"{url} answers without a token: check kafka.security.oauth.token_url",
+                )
             return content.access_token, content.expires_in
         if answer.is_server_error or answer.status_code == 429:
-            raise KafkaConnectionError(f"the token endpoint {url} answers HTTP {answer.status_code}")
+            raise KafkaConnectionError(
+                f"the token endpoint {url} answers HTTP {answer.status_code}",
+            )
         named = f", {content.error[:80]}" if content.error and content.error.isprintable() else ""
         raise TokenRefused(
-            f"the token endpoint {url} refuses the client {client_id} (HTTP {answer.status_code}{named}): check "
-            "kafka.security.oauth: client_id, scope, and the secret that client_secret_env names"
+            f"the token endpoint {url} refuses the client {client_id} (HTTP "
+            f"{answer.status_code}{named}): check "
+            "kafka.security.oauth: client_id, scope, and the secret that client_secret_env names",
         )
 
     return fetch
@@ -131,8 +150,9 @@ def aws_msk(region: str) -> Callable[[], Token]:
             text, ends_ms = MSKAuthTokenProvider.generate_auth_token(region)
         except Exception as error:
             raise TokenRefused(
-                f"AWS signs no token for MSK in {region} ({type(error).__name__}): check the AWS credentials of this "
-                "process, and kafka.security.oauth.aws_region"
+                f"AWS signs no token for MSK in {region} ({type(error).__name__}): check the "
+                "AWS credentials of this "
+                "process, and kafka.security.oauth.aws_region",
             ) from error
         return text, ends_ms / 1000 - time.time()
 

@@ -12,7 +12,13 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.kafka.clock import KafkaClock
-from stream_app.kafka.connection import KafkaConnection, end, kafka_producer, repeated, stop_producer
+from stream_app.kafka.connection import (
+    KafkaConnection,
+    end,
+    kafka_producer,
+    repeated,
+    stop_producer,
+)
 
 _GIVEN_UP_S: Final = 4.0
 _ANSWER_WITHIN_S: Final = 5.0
@@ -22,34 +28,46 @@ _FLUSH_WITHIN_S: Final = 5.0
 _CONFIRM_WITHIN_S: Final = 15.0
 _CLOSE_WITHIN_S: Final = 1.5
 _BATCH_BYTES: Final = MAX_INPUT_BYTES // 2
-"""Each sent batch wakes all callers that wait for room. So thousands of callbacks must fit into a few batches."""
+"""Each sent batch wakes all callers that wait for room. So thousands of callbacks must fit into a
+few batches.
+"""
 
 
 Publish = Callable[[Record], Awaitable[Awaitable[object]]]
-"""Queues a record, in order. The returned future is done when all in-sync replicas have the record."""
+"""Queues a record, in order. The returned future is done when all in-sync replicas have the record.
+"""
 
 
 @asynccontextmanager
 async def kafka_publisher(
-    connection: KafkaConnection, max_request_bytes: int, clock: KafkaClock | None = None
+    connection: KafkaConnection,
+    max_request_bytes: int,
+    clock: KafkaClock | None = None,
 ) -> AsyncIterator[Publish]:
     """A publisher for the time of the block. A record goes to its own partition.
 
-    At the end of the block it waits a few seconds for records that are not confirmed, and then drops them: an
-    idempotent producer would retry them forever.
+    At the end of the block it waits a few seconds for records that are not confirmed, and then
+    drops them: an idempotent producer would retry them forever.
 
     Raises:
         KafkaError: No broker answers.
     """
     producer = kafka_producer(
-        **connection.settings(), enable_idempotence=True, linger_ms=2, max_request_size=max_request_bytes
+        **connection.settings(),
+        enable_idempotence=True,
+        linger_ms=2,
+        max_request_size=max_request_bytes,
     )
     if clock is not None:
         clock.watch(producer.client)
 
     async def publish(record: Record) -> Awaitable[object]:
         sent: Awaitable[object] = await producer.send(
-            record.topic, record.value, record.key, partition=record.partition, headers=list(record.headers)
+            record.topic,
+            record.value,
+            record.key,
+            partition=record.partition,
+            headers=list(record.headers),
         )
         return sent
 
@@ -70,14 +88,22 @@ async def send_command(connection: KafkaConnection, records: Sequence[Record], c
         BrokerUnavailable: Kafka did not confirm it. It may have arrived nevertheless.
     """
     try:
-        async with kafka_publisher(connection, MAX_INPUT_BYTES) as publish, asyncio.timeout(_CONFIRM_WITHIN_S):
+        async with (
+            kafka_publisher(connection, MAX_INPUT_BYTES) as publish,
+            asyncio.timeout(_CONFIRM_WITHIN_S),
+        ):
             for sent in [await publish(record) for record in records]:
                 await sent
     except (KafkaError, TimeoutError) as error:
-        why = f": {error!r}" if isinstance(error, KafkaError) else f" within {_CONFIRM_WITHIN_S:.0f} s"
+        why = (
+            f": {error!r}"
+            if isinstance(error, KafkaError)
+            else f" within {_CONFIRM_WITHIN_S:.0f} s"
+        )
         raise BrokerUnavailable(
-            f"Kafka at {connection.bootstrap} did not confirm the command{why}. It may have arrived nevertheless: "
-            f"check `{check}`"
+            f"Kafka at {connection.bootstrap} did not confirm the command{why}. It may have "
+            "arrived nevertheless: "
+            f"check `{check}`",
         ) from error
 
 
@@ -88,18 +114,29 @@ class Inbox:
         self._producer = producer
 
     async def put(self, record: Record) -> None:
-        """Return when all in-sync replicas have the record. Raises BrokerUnavailable if that is unknown."""
+        """Return when all in-sync replicas have the record.
+
+        Raises BrokerUnavailable if that is unknown.
+        """
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
-                sent = await self._producer.send(record.topic, record.value, record.key, partition=record.partition)
+                sent = await self._producer.send(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=record.partition,
+                )
                 await sent
         except (TimeoutError, KafkaError) as error:
             raise BrokerUnavailable(
-                f"Kafka did not take a record of {record.topic} ({type(error).__name__})"
+                f"Kafka did not take a record of {record.topic} ({type(error).__name__})",
             ) from error
 
     async def not_ready(self) -> str | None:
-        """Return why no record can be kept now, or None. Concurrent callers share one request to Kafka."""
+        """Return why no record can be kept now, or None.
+
+        Concurrent callers share one request to Kafka.
+        """
         with suppress(TimeoutError, KafkaError):
             async with asyncio.timeout(_READY_WITHIN_S):
                 if await self._producer.client.force_metadata_update():
@@ -111,8 +148,9 @@ class Inbox:
 async def open_inbox(connection: KafkaConnection) -> AsyncIterator[Inbox]:
     """An inbox for the time of the block.
 
-    Its producer is not idempotent. An idempotent one retries forever, keeps records whose callers have given up, and
-    is unusable after one refusal. This one gives up; a callback that is then written twice has one id.
+    Its producer is not idempotent. An idempotent one retries forever, keeps records whose callers
+    have given up, and is unusable after one refusal. This one gives up; a callback that is then
+    written twice has one id.
     """
     producer = kafka_producer(
         **connection.settings(),

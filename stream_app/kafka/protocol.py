@@ -1,4 +1,6 @@
-"""Requests of Kafka's protocol that aiokafka 0.14 does not have, or not in the version that is needed."""
+"""Requests of Kafka's protocol that aiokafka 0.14 does not have, or not in the version that is
+needed.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,7 +8,11 @@ from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResourceType
-from aiokafka.protocol.admin import DescribeGroupsRequest_v0, DescribeGroupsRequest_v3, DescribeGroupsResponse_v3
+from aiokafka.protocol.admin import (
+    DescribeGroupsRequest_v0,
+    DescribeGroupsRequest_v3,
+    DescribeGroupsResponse_v3,
+)
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest_v5
 from aiokafka.protocol.types import (
@@ -50,7 +56,9 @@ def _version(api_key: int, api_version: int, *, request: Any, response: Any) -> 
     names = {"API_KEY": api_key, "API_VERSION": api_version}
     answer = type("Answer", (Response,), {**names, "SCHEMA": response})
     return type(
-        "Question", (RequestStruct,), {**names, "FLEXIBLE_VERSION": True, "RESPONSE_TYPE": answer, "SCHEMA": request}
+        "Question",
+        (RequestStruct,),
+        {**names, "FLEXIBLE_VERSION": True, "RESPONSE_TYPE": answer, "SCHEMA": request},
     )
 
 
@@ -81,7 +89,10 @@ _Producers = _version(
 
 
 class DescribeProducers(Request[_Producers]):  # type: ignore[misc]  # aiokafka is not followed
-    """Asks the leader of these partitions for the open transactions of a producer (None: of all). Kafka 3.0."""
+    """Asks the leader of these partitions for the open transactions of a producer (None: of all).
+
+    Kafka 3.0.
+    """
 
     API_KEY = 61
 
@@ -92,13 +103,22 @@ class DescribeProducers(Request[_Producers]):  # type: ignore[misc]  # aiokafka 
             self._topics[place.topic].append(place.partition)
 
     def build(self, request_struct_class: Any) -> Any:
-        return request_struct_class([(topic, numbers, {}) for topic, numbers in self._topics.items()], {})
+        return request_struct_class(
+            [(topic, numbers, {}) for topic, numbers in self._topics.items()],
+            {},
+        )
 
     def read(self, answer: Any) -> Iterator[tuple[TopicPartition, int, dict[int, int]]]:
-        """Yield each partition with its error code and the first offset of each producer's open transaction there."""
+        """Yield each partition with its error code and the first offset of each producer's open
+        transaction there.
+        """
         for topic, partitions, _ in answer.topics:
             for number, code, _, producers, _ in partitions:
-                begins = {it[0]: it[5] for it in producers if it[5] >= 0 and self._producer_id in (None, it[0])}
+                begins = {
+                    it[0]: it[5]
+                    for it in producers
+                    if it[5] >= 0 and self._producer_id in (None, it[0])
+                }
                 yield TopicPartition(topic, number), code, begins
 
 
@@ -184,7 +204,13 @@ class Metadata(Request[MetadataRequest_v5 | _MetadataV10]):  # type: ignore[misc
     def build(self, request_struct_class: Any) -> Any:
         if request_struct_class is MetadataRequest_v5:
             return MetadataRequest_v5(self._topics, False)
-        return _MetadataV10([(NO_TOPIC_ID, topic, {}) for topic in self._topics], False, False, self._operations, {})
+        return _MetadataV10(
+            [(NO_TOPIC_ID, topic, {}) for topic in self._topics],
+            False,
+            False,
+            self._operations,
+            {},
+        )
 
 
 class _DescribeGroupsV3(DescribeGroupsRequest_v3):  # type: ignore[misc]  # aiokafka is not followed
@@ -194,7 +220,9 @@ class _DescribeGroupsV3(DescribeGroupsRequest_v3):  # type: ignore[misc]  # aiok
 
 
 class DescribeGroups(Request[DescribeGroupsRequest_v0 | _DescribeGroupsV3]):  # type: ignore[misc]
-    """Asks the coordinator of groups for them, and for what we may do with them where the broker knows."""
+    """Asks the coordinator of groups for them, and for what we may do with them where the broker
+    knows.
+    """
 
     API_KEY = 15
 
@@ -212,20 +240,29 @@ _Alterations = _version(
     1,
     request=_schema(
         resources=_array(
-            resource_type=Int8, resource_name=_TEXT, configs=_array(name=_TEXT, config_operation=Int8, value=_TEXT)
+            resource_type=Int8,
+            resource_name=_TEXT,
+            configs=_array(name=_TEXT, config_operation=Int8, value=_TEXT),
         ),
         validate_only=Boolean,
     ),
     response=_schema(
         throttle_time_ms=Int32,
-        responses=_array(error_code=Int16, error_message=_TEXT, resource_type=Int8, resource_name=_TEXT),
+        responses=_array(
+            error_code=Int16,
+            error_message=_TEXT,
+            resource_type=Int8,
+            resource_name=_TEXT,
+        ),
     ),
 )
 _SET: Final = 0
 
 
 class AlterTopics(Request[_Alterations]):  # type: ignore[misc]  # aiokafka is not followed
-    """Sets settings of topics and leaves all others; aiokafka's own request resets those that it does not name."""
+    """Sets settings of topics and leaves all others; aiokafka's own request resets those that it
+    does not name.
+    """
 
     API_KEY = 44
 
@@ -234,7 +271,12 @@ class AlterTopics(Request[_Alterations]):  # type: ignore[misc]  # aiokafka is n
 
     def build(self, request_struct_class: Any) -> Any:
         topics: list[Any] = [
-            (ConfigResourceType.TOPIC, name, [(key, _SET, value, {}) for key, value in settings.items()], {})
+            (
+                ConfigResourceType.TOPIC,
+                name,
+                [(key, _SET, value, {}) for key, value in settings.items()],
+                {},
+            )
             for name, settings in self._settings.items()
         ]
         return request_struct_class(topics, False, {})

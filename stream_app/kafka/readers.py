@@ -1,9 +1,20 @@
-"""Reads topics outside a consumer group: to their end, from a position on, as they grow, or single records by id."""
+"""Reads topics outside a consumer group: to their end, from a position on, as they grow, or single
+records by id.
+"""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final, Self
@@ -26,7 +37,8 @@ _MOST_RECORDS: Final = 5_000
 _SILENT_S: Final = 30.0
 _NEAR: Final = 500
 _ARCHIVE_WITHIN_S: Final = 30.0
-_ARCHIVE_BYTES: Final = 2**18  # most of the records are far apart, so the rest of a fetch is discarded
+# most of the records are far apart, so the rest of a fetch is discarded
+_ARCHIVE_BYTES: Final = 2**18
 _RETRY_S: Final = 0.5
 _events: Final = msgspec.json.Decoder(StatusEvent)
 Span = tuple[int, int]
@@ -38,10 +50,12 @@ Records = dict[TopicPartition, list[Any]]
 
 
 class Reader:
-    """Reads committed records. An async context manager; one task at a time may scan, follow or fetch.
+    """Reads committed records.
 
-    `patience_s`: how long to try to connect. `options` are aiokafka's for the consumer, where they differ from those
-    for a scan.
+    An async context manager; one task at a time may scan, follow or fetch.
+
+    `patience_s`: how long to try to connect. `options` are aiokafka's for the consumer, where they
+    differ from those for a scan.
 
     Raises:
         BrokerUnavailable: Kafka does not answer. All methods raise it.
@@ -122,12 +136,14 @@ class Reader:
     ) -> AsyncIterator[Records]:
         """Read each span to its end, and yield the records in pieces.
 
-        A span ends by the position and not by a record, because transaction markers take offsets too.
+        A span ends by the position and not by a record, because transaction markers take offsets
+        too.
 
         Args:
             spans: What to read, between the first and the end offset of each partition.
             most: The largest number of records in a piece.
-            on_unreadable: Called with each batch that cannot be read, which is then skipped. None: raise it.
+            on_unreadable: Called with each batch that cannot be read, which is then skipped. None:
+                raise it.
             progress: Called before each piece is yielded.
 
         Raises:
@@ -174,8 +190,9 @@ class Reader:
             elif time.monotonic() - heard_s > _SILENT_S:
                 tp, (position, end) = next(iter(left.items()))
                 raise BrokerUnavailable(
-                    f"{tp.topic}/{tp.partition} gave nothing for {_SILENT_S:.0f} s at offset {position} of "
-                    f"{end}: is its broker up?"
+                    f"{tp.topic}/{tp.partition} gave nothing for {_SILENT_S:.0f} s at offset "
+                    f"{position} of "
+                    f"{end}: is its broker up?",
                 )
 
     async def follow(
@@ -192,8 +209,8 @@ class Reader:
             starts: The first offset to read of each partition.
             wait_ms: Yield an empty piece when nothing came for so many milliseconds.
             most: The largest number of records in a piece.
-            pass_unreadable: Keep a batch that cannot be read in `unreadable`, try it again now and then, and go on
-                with the other partitions.
+            pass_unreadable: Keep a batch that cannot be read in `unreadable`, try it again now and
+                then, and go on with the other partitions.
 
         Raises:
             UnreadableBatch: A batch cannot be read, unless `pass_unreadable`.
@@ -209,7 +226,9 @@ class Reader:
             yield records
 
     async def fetch(self, offsets: Mapping[TopicPartition, Iterable[int]]) -> list[Any]:
-        """Return the records at these offsets, without those that are not committed, not readable or not kept."""
+        """Return the records at these offsets, without those that are not committed, not readable
+        or not kept.
+        """
         with self._errors():
             topics = await self._consumer.topics()
         existing = [tp for tp in offsets if tp.topic in topics]  # a deleted topic has no records
@@ -222,7 +241,10 @@ class Reader:
         return records
 
     async def firsts(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Any]:
-        """Return the first committed record that Kafka keeps of each partition. Partitions without one are absent."""
+        """Return the first committed record that Kafka keeps of each partition.
+
+        Partitions without one are absent.
+        """
         spans = await self.spans(partitions)
         left = {tp: begin for tp, (begin, end) in spans.items() if begin < end}
         firsts: dict[TopicPartition, Any] = {}
@@ -233,11 +255,15 @@ class Reader:
                     for tp, records in (await self._poll((), 500, _MOST_RECORDS)).items():
                         firsts[tp] = records[0]
                     passed = {tp: await self.position(tp) for tp in left}
-                    left = {tp: at for tp, at in passed.items() if tp not in firsts and at < spans[tp][1]}
+                    left = {
+                        tp: at
+                        for tp, at in passed.items()
+                        if tp not in firsts and at < spans[tp][1]
+                    }
         except TimeoutError:
             tp = next(iter(left))
             raise BrokerUnavailable(
-                f"{tp.topic}/{tp.partition} gave nothing for {_SILENT_S:.0f} s: is its broker up?"
+                f"{tp.topic}/{tp.partition} gave nothing for {_SILENT_S:.0f} s: is its broker up?",
             ) from None
         return firsts
 
@@ -259,33 +285,53 @@ class Reader:
 
 
 class TopicReader(Reader):
-    """Reads topics that all have the same number of partitions. `progress` reports on the topic that is being read."""
+    """Reads topics that all have the same number of partitions.
 
-    def __init__(self, connection: KafkaConnection, partitions: int, progress: Progress | None = None) -> None:
+    `progress` reports on the topic that is being read.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        partitions: int,
+        progress: Progress | None = None,
+    ) -> None:
         super().__init__(connection, fetch_max_wait_ms=100)
         self._partitions = partitions
         self._progress = progress
 
     async def bounds(self, topic: str) -> dict[int, Span]:
         """Return the span of everything that Kafka keeps of a topic, by partition."""
-        spans = await self.spans([TopicPartition(topic, number) for number in range(self._partitions)])
+        spans = await self.spans(
+            [TopicPartition(topic, number) for number in range(self._partitions)],
+        )
         return {tp.partition: span for tp, span in spans.items()}
 
     async def offsets_at(self, topic: str, time_ms: int) -> dict[int, int | None]:
-        """Return the first offset appended at or after that time, by partition. None: there is none."""
+        """Return the first offset appended at or after that time, by partition.
+
+        None: there is none.
+        """
         partitions = {TopicPartition(topic, number): time_ms for number in range(self._partitions)}
         with self._errors():
             offsets = await self._consumer.offsets_for_times(partitions)
         return {tp.partition: at.offset if at else None for tp, at in offsets.items()}
 
-    async def read(self, topic: str, ranges: Mapping[int, Span] | None = None) -> AsyncIterator[list[Any]]:
+    async def read(
+        self,
+        topic: str,
+        ranges: Mapping[int, Span] | None = None,
+    ) -> AsyncIterator[list[Any]]:
         """Scan a topic, and yield its PlainRecords, each partition in its order.
 
         `ranges`: what to read, by partition; None: everything that Kafka keeps.
         """
         bounds = await self.bounds(topic)
         spans = {
-            TopicPartition(topic, number): (max(begin, bounds[number][0]), min(end, bounds[number][1]))
+            TopicPartition(topic, number): (
+                max(begin, bounds[number][0]),
+                min(end, bounds[number][1]),
+            )
             for number, (begin, end) in (bounds if ranges is None else ranges).items()
         }
         async for polled in self.scan(spans, progress=self._progress):
@@ -318,8 +364,13 @@ def _runs(offsets: Sequence[int]) -> Iterator[Span]:
         yield run[0], run[-1] + 1
 
 
-async def fetch(connection: KafkaConnection, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
-    """Return records by their ids ("topic/partition/offset"). Connects for each call: calls are rare.
+async def fetch(
+    connection: KafkaConnection,
+    record_ids: Sequence[str],
+) -> dict[str, ConsumedRecord]:
+    """Return records by their ids ("topic/partition/offset").
+
+    Connects for each call: calls are rare.
 
     Those that are not committed, not readable or not kept are missing.
 
@@ -340,16 +391,24 @@ async def fetch(connection: KafkaConnection, record_ids: Sequence[str]) -> dict[
             records = [consumed(record) for record in await reader.fetch(wanted)]
     except (BrokerUnavailable, KafkaRefused, TimeoutError) as error:
         raise BrokerUnavailable(
-            f"Kafka at {connection.bootstrap} did not give {count(len(record_ids), 'record')} again: "
-            f"{str(error) or f'no answer within {_ARCHIVE_WITHIN_S:.0f} s'}"
+            f"Kafka at {connection.bootstrap} did not give "
+            f"{count(len(record_ids), 'record')} again: "
+            f"{str(error) or f'no answer within {_ARCHIVE_WITHIN_S:.0f} s'}",
         ) from error
     return {record.record_id: record for record in records}
 
 
 async def waiting(
-    connection: KafkaConnection, topic: str, partition: int, offset: int, most: int, within_s: float
+    connection: KafkaConnection,
+    topic: str,
+    partition: int,
+    offset: int,
+    most: int,
+    within_s: float,
 ) -> list[ConsumedRecord]:
-    """Read at most `most` records from `offset` to the current end. Stops before a batch that cannot be read.
+    """Read at most `most` records from `offset` to the current end.
+
+    Stops before a batch that cannot be read.
 
     Raises:
         BrokerUnavailable: Kafka did not answer within `within_s` seconds.
@@ -359,18 +418,29 @@ async def waiting(
         async with asyncio.timeout(within_s):
             while True:
                 try:
-                    return await _waiting(connection, TopicPartition(topic, partition), offset, most)
+                    return await _waiting(
+                        connection,
+                        TopicPartition(topic, partition),
+                        offset,
+                        most,
+                    )
                 except (BrokerUnavailable, KafkaRefused) as error:
                     last = error.__cause__ or error
                     await asyncio.sleep(_RETRY_S)
     except TimeoutError as late:
         raise BrokerUnavailable(
-            f"{topic}/{partition} was not read to its end within {within_s:.0f} s (last: {last or 'no answer'}): "
-            f"is {connection.bootstrap} up, and does the topic exist?"
+            f"{topic}/{partition} was not read to its end within {within_s:.0f} s (last: "
+            f"{last or 'no answer'}): "
+            f"is {connection.bootstrap} up, and does the topic exist?",
         ) from (last or late)
 
 
-async def _waiting(connection: KafkaConnection, tp: TopicPartition, offset: int, most: int) -> list[ConsumedRecord]:
+async def _waiting(
+    connection: KafkaConnection,
+    tp: TopicPartition,
+    offset: int,
+    most: int,
+) -> list[ConsumedRecord]:
     records: list[ConsumedRecord] = []
     async with Reader(connection, fetch_max_wait_ms=20) as reader:
         end = (await reader.ends([tp]))[tp]
@@ -397,7 +467,12 @@ class StatusFollower(Reader):
     """
 
     def __init__(
-        self, connection: KafkaConnection, topic: str, partitions: Collection[int], *, from_beginning: bool = False
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        partitions: Collection[int],
+        *,
+        from_beginning: bool = False,
     ) -> None:
         start = "earliest" if from_beginning else "latest"
         super().__init__(connection, auto_offset_reset=start, fetch_max_wait_ms=500)
@@ -407,18 +482,24 @@ class StatusFollower(Reader):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         try:
-            self._starts = await (self.begins if self._from_beginning else self.ends)(self._partitions)
+            self._starts = await (self.begins if self._from_beginning else self.ends)(
+                self._partitions,
+            )
         except BaseException:
             await self.__aexit__()
             raise
         return self
 
     async def events(
-        self, lead_ids: Collection[str] | None = None, workspace: str | None = None, idle_timeout_s: float | None = None
+        self,
+        lead_ids: Collection[str] | None = None,
+        workspace: str | None = None,
+        idle_timeout_s: float | None = None,
     ) -> AsyncGenerator[StatusEvent]:
         """Yield events of these leads and this workspace (None: all), each partition in its order.
 
-        Ends after `idle_timeout_s` without an event to yield, half a second more at most; None: never.
+        Ends after `idle_timeout_s` without an event to yield, half a second more at most; None:
+        never.
         """
         keys = None if lead_ids is None else {lead_id.encode() for lead_id in lead_ids}
         last_s = time.monotonic()
@@ -434,7 +515,10 @@ class StatusFollower(Reader):
                 return
 
     async def batches(self) -> AsyncIterator[list[StatusEvent]]:
-        """Yield all events for ever, each partition in its order. A batch is empty when none came for half a second."""
+        """Yield all events for ever, each partition in its order.
+
+        A batch is empty when none came for half a second.
+        """
         async for polled in self.follow(self._starts):
             decoded = map(_decoded, chain.from_iterable(polled.values()))
             yield [event for event in decoded if event is not None]

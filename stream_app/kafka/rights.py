@@ -1,4 +1,5 @@
-"""The minimal rights (ACLs) on Kafka of each process and command, compared at its start with what Kafka allows.
+"""The minimal rights (ACLs) on Kafka of each process and command, compared at its start with what
+Kafka allows.
 
 docs/kafka-rights.md has this table in words.
 """
@@ -9,7 +10,12 @@ from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
-from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError, for_code
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from stream_app.domain.model.errors import KafkaRefused, TopicsError
 from stream_app.domain.model.topics import ExistingTopic, TopicNames, TopicPlan, differences
@@ -79,7 +85,14 @@ class Rights(msgspec.Struct, frozen=True):
         acls += [Acl("Read", "Group", name) for name in self.join_groups]
         acls += [Acl("Describe", "Group", name) for name in self.look_at_groups - self.join_groups]
         if self.transactional_id:
-            acls.append(Acl("Write", "TransactionalId", self.transactional_id, self.transactional_ids_begin))
+            acls.append(
+                Acl(
+                    "Write",
+                    "TransactionalId",
+                    self.transactional_id,
+                    self.transactional_ids_begin,
+                ),
+            )
         return sorted(acls, key=lambda acl: (acl.resource, acl.name, acl.operation))
 
     def acls_on(self, resource: Resource, name: str) -> list[Acl]:
@@ -92,11 +105,15 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
     leads = {*names.lead_topics}
     dead_letters = {names.dlq, names.parked, names.deferred}
     own = {names.state, names.status, names.enriched, names.lanes, names.audit}
-    every = leads | dead_letters | own | waits | {names.commands, names.callbacks, names.replay_state}
+    every = (
+        leads | dead_letters | own | waits | {names.commands, names.callbacks, names.replay_state}
+    )
     groups = {names.worker_app, names.replay_app}
     skipped = {name: f"{name}-skipped" for name in groups}  # stream_app/kafka/consumer.py
     look = Rights(
-        read=leads | waits | {names.lanes, names.commands, names.audit, names.replay_state, names.dlq, names.deferred},
+        read=leads
+        | waits
+        | {names.lanes, names.commands, names.audit, names.replay_state, names.dlq, names.deferred},
         configs=every,
         look_at_groups=groups,
     )
@@ -136,14 +153,18 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "gateway": Rights(write={names.callbacks}),
         "board": board,
         "board with operator_token_env": msgspec.structs.replace(
-            board, read=board.read | survey, write={names.commands, names.replay_state, names.leads, names.bulk}
+            board,
+            read=board.read | survey,
+            write={names.commands, names.replay_state, names.leads, names.bulk},
         ),
         "trace": Rights(read={names.status}, join_groups={names.trace_group}),
         "topics": Rights(read={names.state}, configs=every, create=every),
         "topics --apply": Rights(read={names.state}, configs=every, create=every, alter=every),
         "doctor": doctor,
         "doctor --round-trip": msgspec.structs.replace(
-            doctor, read=doctor.read | {names.status, names.audit}, write=doctor.write | {names.leads, names.commands}
+            doctor,
+            read=doctor.read | {names.status, names.audit},
+            write=doctor.write | {names.leads, names.commands},
         ),
         "publish": Rights(read={names.lanes}, write={names.leads}),
         "publish --bulk": Rights(read={names.lanes}, write={names.bulk}),
@@ -155,7 +176,8 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "results": Rights(read={names.enriched}),
         "results --join": Rights(read={names.enriched, names.state}),
         "books": Rights(
-            read=leads | waits | {names.dlq, names.deferred, names.state, names.status}, look_at_groups=groups
+            read=leads | waits | {names.dlq, names.deferred, names.state, names.status},
+            look_at_groups=groups,
         ),
         "lanes": look,
         "lanes log": Rights(read={names.audit}),
@@ -170,7 +192,10 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "dlq export": count,
         "dlq give-up": Rights(read=survey | {names.audit}, write={names.replay_state}),
         "replay plan": Rights(read=survey),
-        **dict.fromkeys(("replay select", "replay redrive"), Rights(read=survey, write={names.replay_state})),
+        **dict.fromkeys(
+            ("replay select", "replay redrive"),
+            Rights(read=survey, write={names.replay_state}),
+        ),
         **dict.fromkeys(("replay pause", "replay resume"), pause),
         "replay stop": stop,
         "replay list": Rights(read={names.replay_state}),
@@ -212,7 +237,8 @@ async def allowed(admin: Any, operation: Operation, topics: Collection[str]) -> 
     return {
         topic["topic"]
         for topic in answer["topics"]
-        if not topic["error_code"] and not _not_in(topic.get("authorized_operations", _UNKNOWN), wanted)
+        if not topic["error_code"]
+        and not _not_in(topic.get("authorized_operations", _UNKNOWN), wanted)
     }
 
 
@@ -221,7 +247,9 @@ async def _topics(client: Any, rights: Rights) -> tuple[dict[str, int], list[Acl
     needed = {name: rights.acls_on("Topic", name) for name in rights.topics}
     partitions: dict[str, int] = {}
     lacking: list[Acl] = []
-    for topic in (await client.ask_any(Metadata(sorted(needed), operations=True))).to_object()["topics"]:
+    for topic in (await client.ask_any(Metadata(sorted(needed), operations=True))).to_object()[
+        "topics"
+    ]:
         name = topic["topic"]
         if topic["error_code"] == TopicAuthorizationFailedError.errno:
             lacking += needed[name]
@@ -243,7 +271,8 @@ async def _group(admin: Any, group: str, rights: Rights) -> list[Acl]:
     except KafkaError as error:
         if not error.retriable:
             raise
-        operations = _UNKNOWN  # a new cluster has no coordinator yet; joining the group reports missing rights
+        # a new cluster has no coordinator yet; joining the group reports missing rights
+        operations = _UNKNOWN
     return _not_in(operations, rights.acls_on("Group", group))
 
 
@@ -257,6 +286,7 @@ def _lines(program: str, lacking: Sequence[Acl]) -> Iterator[str]:
     for (operation, resource), acls in groupby(sorted(lacking), key=itemgetter(0, 1)):
         names = ", ".join(acl.name for acl in acls)
         yield (
-            f"Kafka does not allow us {operation} on {resource} {names}: `stream-app {program}` needs it; "
+            f"Kafka does not allow us {operation} on {resource} {names}: `stream-app "
+            f"{program}` needs it; "
             "docs/kafka-rights.md has all its rights"
         )

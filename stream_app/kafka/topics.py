@@ -1,9 +1,11 @@
-"""Holds the topics to their plan: creates them, compares and alters them, and watches that they stay what they were.
+"""Holds the topics to their plan: creates them, compares and alters them, and watches that they
+stay what they were.
 
-A process has to notice that a topic was deleted, created again or given more partitions while it runs. Rows identify
-records by topic, partition and offset: a worker that continued would take new leads for old ones, and with a new state
-topic it would forget which leads were paid for. With more partitions, names of workspaces hash to other ones. A changed
-topic id shows a new topic. A log that ends earlier than before has lost records, which is as bad.
+A process has to notice that a topic was deleted, created again or given more partitions while it
+runs. Rows identify records by topic, partition and offset: a worker that continued would take new
+leads for old ones, and with a new state topic it would forget which leads were paid for. With more
+partitions, names of workspaces hash to other ones. A changed topic id shows a new topic. A log that
+ends earlier than before has lost records, which is as bad.
 """
 
 import asyncio
@@ -18,7 +20,12 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    InvalidReplicationFactorError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, TopicsError
 from stream_app.domain.model.text import count
@@ -49,12 +56,15 @@ _VISIBLE_POLL_S: Final = 0.05
 _FRESH_S: Final = 10.0
 log = logging.getLogger(__name__)
 _WHAT_NOW: Final = (
-    "Rows and group offsets speak of its old records: stop all processes, set a new kafka.namespace, create its topics "
+    "Rows and group offsets speak of its old records: stop all processes, set a new "
+    "kafka.namespace, create its topics "
     "with: stream-app topics; leads sent before are not known as duplicates there"
 )
 _ROWS_ARE_DELETED: Final = (
-    "Kafka deletes rows by their age then, and without them a lead that comes again is paid for again: set it to "
-    "compact with: stream-app topics --apply; then start the processes, which say if rows are lost already"
+    "Kafka deletes rows by their age then, and without them a lead that comes again is paid "
+    "for again: set it to "
+    "compact with: stream-app topics --apply; then start the processes, which say if rows "
+    "are lost already"
 )
 _EVERY_S: Final = 1.0
 _POLICIES_EVERY_S: Final = 20.0
@@ -79,8 +89,15 @@ class TopicReport(msgspec.Struct, frozen=True):
     surplus: dict[str, dict[str, str]]
 
 
-async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say) -> TopicReport:
-    """Create the topics that are missing. Existing topics are compared with the plan and not changed.
+async def create_topics(
+    connection: KafkaConnection,
+    plan: Sequence[TopicPlan],
+    wait_s: float,
+    say: Say,
+) -> TopicReport:
+    """Create the topics that are missing.
+
+    Existing topics are compared with the plan and not changed.
 
     `say` gets a line for a person while this waits for the broker.
 
@@ -99,15 +116,29 @@ async def create_topics(connection: KafkaConnection, plan: Sequence[TopicPlan], 
             seen = await _look(admin, [topic.name for topic in existing])
         unchanged = [topic.name for topic in existing if topic.name not in created]
         lacking, surplus = (
-            {topic.name: other for topic in existing if (other := unequal(topic, seen[topic.name], enough=enough))}
+            {
+                topic.name: other
+                for topic in existing
+                if (other := unequal(topic, seen[topic.name], enough=enough))
+            }
             for enough in (False, True)
         )
         problems = [*by_topics(list(failed.items())), *differences(existing, seen)]
-        return TopicReport(created, unchanged, problems, more_than_planned(existing, seen), lacking, surplus)
+        return TopicReport(
+            created,
+            unchanged,
+            problems,
+            more_than_planned(existing, seen),
+            lacking,
+            surplus,
+        )
 
 
 async def alter_topics(
-    connection: KafkaConnection, settings: Mapping[str, Mapping[str, str]], wait_s: float, say: Say
+    connection: KafkaConnection,
+    settings: Mapping[str, Mapping[str, str]],
+    wait_s: float,
+    say: Say,
 ) -> None:
     """Set these settings of topics, by topic. All others stay.
 
@@ -132,7 +163,10 @@ async def alter_topics(
 
 
 async def check_topics(
-    connection: KafkaConnection, plan: Sequence[TopicPlan], wait_s: float, say: Say = silent
+    connection: KafkaConnection,
+    plan: Sequence[TopicPlan],
+    wait_s: float,
+    say: Say = silent,
 ) -> None:
     """Compare the topics with the plan.
 
@@ -142,11 +176,17 @@ async def check_topics(
         KafkaRefused: Kafka refuses us.
     """
     async with admin_of(connection, wait_s, say) as admin:
-        if problems := differences(plan, await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)):
+        if problems := differences(
+            plan,
+            await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s),
+        ):
             raise TopicsError(problems)
 
 
-def existing_topics(connection: KafkaConnection, plan: Sequence[TopicPlan]) -> Background[dict[str, ExistingTopic]]:
+def existing_topics(
+    connection: KafkaConnection,
+    plan: Sequence[TopicPlan],
+) -> Background[dict[str, ExistingTopic]]:
     """Look at the planned topics that exist, by name. Asks Kafka every 10 s at most."""
 
     async def ask() -> dict[str, ExistingTopic]:
@@ -158,7 +198,11 @@ def existing_topics(connection: KafkaConnection, plan: Sequence[TopicPlan]) -> B
 
 async def _look(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
     """Return the topics that exist, by name."""
-    described = {topic["topic"]: topic for topic in await admin.describe_topics(names) if not topic["error_code"]}
+    described = {
+        topic["topic"]: topic
+        for topic in await admin.describe_topics(names)
+        if not topic["error_code"]
+    }
     if not described:
         return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in described]
@@ -179,10 +223,16 @@ async def _look(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
 
 
 async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], dict[str, str]]:
-    """Return the names of the created topics, and the reason for each that failed. Existing ones are in neither."""
+    """Return the names of the created topics, and the reason for each that failed.
+
+    Existing ones are in neither.
+    """
     if not missing:
         return [], {}
-    wanted = [NewTopic(plan.name, plan.partitions, plan.replication, topic_configs=plan.config) for plan in missing]
+    wanted = [
+        NewTopic(plan.name, plan.partitions, plan.replication, topic_configs=plan.config)
+        for plan in missing
+    ]
     created = []
     failed = {}
     for name, code, message in (await admin.create_topics(wanted)).topic_errors:
@@ -200,7 +250,8 @@ async def _too_few_brokers(admin: Any, replication: int) -> str:
     brokers = len((await admin.describe_cluster())["brokers"])
     how_many = "there is one broker" if brokers == 1 else f"there are {brokers} brokers"
     return (
-        f"could not be created with kafka.replication = {replication}: {how_many}; set kafka.replication = {brokers}, "
+        f"could not be created with kafka.replication = {replication}: {how_many}; set "
+        f"kafka.replication = {brokers}, "
         "or start more brokers"
     )
 
@@ -218,10 +269,12 @@ class KnownTopics:
     def compare(self, topics: Iterable[str], described: Iterable[Mapping[str, Any]]) -> set[str]:
         """Compare topics with the ids that are known, and return those that are missing.
 
-        `described`: the topics of an answer to Metadata. Of a topic that was read, take that of its leader.
+        `described`: the topics of an answer to Metadata. Of a topic that was read, take that of its
+            leader.
 
         Raises:
-            TopicsError: Another topic has the name of one that was seen, or a topic has more partitions.
+            TopicsError: Another topic has the name of one that was seen, or a topic has more
+                partitions.
         """
         missing = set(topics)
         for topic in described:
@@ -232,7 +285,12 @@ class KnownTopics:
             missing.discard(name)
             if self._ids.setdefault(name, seen) != seen:
                 raise TopicsError(
-                    [f"{name}: the topic was deleted and created again while this process ran. {_WHAT_NOW}"]
+                    [
+                        (
+                            f"{name}: the topic was deleted and created again while this process "
+                            f"ran. {_WHAT_NOW}"
+                        ),
+                    ],
                 )
             if self._partitions is not None:
                 _check_partitions(topic, self._partitions)
@@ -242,24 +300,35 @@ class KnownTopics:
 def _check_partitions(topic: Mapping[str, Any], partitions: int) -> None:
     """Raise TopicsError if a topic of an answer to Metadata has more partitions.
 
-    One with fewer is the answer of a broker that does not know of all of them yet: Kafka removes none.
+    One with fewer is the answer of a broker that does not know of all of them yet: Kafka removes
+    none.
     """
     if (number := len(topic["partitions"])) > partitions:
         raise TopicsError(
             [
-                f"{topic['topic']} has {count(number, 'partition')}, and this process runs with {partitions}: "
-                f"partitions were added while it ran, and Kafka removes none; {MORE_PARTITIONS}"
-            ]
+                f"{topic['topic']} has {count(number, 'partition')}, and this process runs "
+                f"with {partitions}: "
+                f"partitions were added while it ran, and Kafka removes none; {MORE_PARTITIONS}",
+            ],
         )
 
 
-async def watch_partitions(connection: KafkaConnection, topics: Collection[str], partitions: int) -> None:
-    """Look every second, until cancelled. Raises TopicsError with one line if a topic has more partitions."""
+async def watch_partitions(
+    connection: KafkaConnection,
+    topics: Collection[str],
+    partitions: int,
+) -> None:
+    """Look every second, until cancelled.
+
+    Raises TopicsError with one line if a topic has more partitions.
+    """
     while True:
         with suppress(BrokerUnavailable, KafkaRefused):  # the process reports that Kafka is away
             async with open_admin(connection) as admin:
                 while True:
-                    for topic in (await admin._client.ask_any(Metadata(topics))).to_object()["topics"]:
+                    for topic in (await admin._client.ask_any(Metadata(topics))).to_object()[
+                        "topics"
+                    ]:
                         if not topic["error_code"]:
                             _check_partitions(topic, partitions)
                     await asyncio.sleep(_EVERY_S)
@@ -274,9 +343,11 @@ class TopicWatch:
         known: The ids of the topics as the process first saw them.
         topics: The topics whose loss ends the process.
         partitions: How many partitions each topic has.
-        compacted: Those whose records must not be deleted by age. The process ends if Kafka is set to do so.
-        on_lost: The topics that a process fills again, with what to call when such a topic is another one, or has lost
-            records. A topic that is missing cannot be filled, so nothing is called before it is there again.
+        compacted: Those whose records must not be deleted by age. The process ends if Kafka is set
+            to do so.
+        on_lost: The topics that a process fills again, with what to call when such a topic is
+            another one, or has lost records. A topic that is missing cannot be filled, so nothing
+            is called before it is there again.
     """
 
     def __init__(
@@ -295,14 +366,19 @@ class TopicWatch:
         self._compacted = compacted
         self._policies_at_s = 0.0
         self._on_lost = on_lost
-        self._logs = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
+        self._logs = [
+            TopicPartition(topic, number) for topic in topics for number in range(partitions)
+        ]
         self._ends: dict[TopicPartition, int] = {}
         self._ids: dict[str, bytes] = {}
         self._missing_since_s: float | None = None
         self._refused = Throttled(lambda why: log.error("Kafka refuses this process: %s", why))
 
     async def run(self) -> None:
-        """Check until cancelled. Raises TopicsError with one line; waits while no broker answers."""
+        """Check until cancelled.
+
+        Raises TopicsError with one line; waits while no broker answers.
+        """
         while True:
             try:
                 async with Reader(self._connection, isolation_level="read_uncommitted") as reader:
@@ -314,7 +390,8 @@ class TopicWatch:
                 try:
                     await refusal_or_silence(self._connection)
                     self._refused.reset()
-                except KafkaRefused as refused:  # the process continues: other brokers may accept it
+                # the process continues: other brokers may accept it
+                except KafkaRefused as refused:
                     self._refused(str(refused))
                 await asyncio.sleep(_EVERY_S)
 
@@ -322,25 +399,35 @@ class TopicWatch:
         """Check once. Raises TopicsError, BrokerUnavailable, KafkaRefused or KafkaError."""
         wanted = [*self._topics, *self._on_lost]
         described = (await reader.client.ask_any(Metadata(wanted))).to_object()["topics"]
-        await self._look_for_lost(reader, [topic for topic in described if topic["topic"] in self._on_lost])
+        await self._look_for_lost(
+            reader,
+            [topic for topic in described if topic["topic"] in self._on_lost],
+        )
         strict = [topic for topic in described if topic["topic"] not in self._on_lost]
         if gone := self._known.compare(self._topics, strict):
             now_s = asyncio.get_running_loop().time()
             if self._missing_since_s is None:
                 self._missing_since_s = now_s
             if now_s - self._missing_since_s >= _MISSING_S:
-                raise TopicsError([f"{min(gone)}: the topic was deleted while this process ran. {_WHAT_NOW}"])
+                raise TopicsError(
+                    [f"{min(gone)}: the topic was deleted while this process ran. {_WHAT_NOW}"],
+                )
             return
         self._missing_since_s = None
         for log, end in (await reader.ends(self._logs)).items():
             if end < self._ends.get(log, 0):
-                fell = f"partition {log.partition} was at offset {self._ends[log]} and ends at {end}"
+                fell = (
+                    f"partition {log.partition} was at offset {self._ends[log]} and ends at {end}"
+                )
                 why = "the topic was deleted and created again, or Kafka lost records"
                 raise TopicsError([f"{log.topic}: {fell}: {why}. {_WHAT_NOW}"])
             self._ends[log] = end
 
     async def _look_at_policies(self) -> None:
-        """Check now and then that Kafka deletes no rows. It deletes them some minutes after such a change."""
+        """Check now and then that Kafka deletes no rows.
+
+        It deletes them some minutes after such a change.
+        """
         now_s = asyncio.get_running_loop().time()
         if not self._compacted or now_s < self._policies_at_s:
             return
@@ -361,9 +448,14 @@ class TopicWatch:
             seen = topic.get("topic_id", NO_TOPIC_ID)
             is_lost = self._ids.setdefault(name, seen) != seen
             self._ids[name] = seen
-            ends = await reader.ends([TopicPartition(name, number) for number in range(self._partitions)])
+            ends = await reader.ends(
+                [TopicPartition(name, number) for number in range(self._partitions)],
+            )
             is_lost |= any(end < self._ends.get(place, 0) for place, end in ends.items())
             self._ends |= ends
             if is_lost:
-                log.warning("%s lost its records, or was deleted and created again: it is filled again", name)
+                log.warning(
+                    "%s lost its records, or was deleted and created again: it is filled again",
+                    name,
+                )
                 self._on_lost[name]()

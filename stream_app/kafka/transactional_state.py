@@ -1,8 +1,8 @@
 """The state of one partition on Kafka: its rows, and the transactions that write them.
 
-Kafka is the lock (docs/decisions/02-kafka-as-the-lock.md). The last producer to start with the partition's
-transactional id owns the partition, and all writes of earlier owners fail. So `take_over` fences first and reads the
-rows afterwards.
+Kafka is the lock (docs/decisions/02-kafka-as-the-lock.md). The last producer to start with the
+partition's transactional id owns the partition, and all writes of earlier owners fail. So
+`take_over` fences first and reads the rows afterwards.
 
 Relies on the insides of aiokafka 0.14.0, which tests/unit/kafka/test_faust_pins.py pins.
 """
@@ -21,7 +21,13 @@ from aiokafka.client import CoordinationType
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from stream_app.domain.model.errors import Aborted, BrokerUnavailable, Fenced, StateStoreError, TopicsError
+from stream_app.domain.model.errors import (
+    Aborted,
+    BrokerUnavailable,
+    Fenced,
+    StateStoreError,
+    TopicsError,
+)
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.system import deletion_problem
 from stream_app.kafka.clock import KafkaClock
@@ -44,7 +50,8 @@ _REFUSED = (
 _FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch, errors.InvalidProducerIdMapping)
 _START_AGAIN = "this process must stop; start it again and it joins as a new one"
 _RETRY_S = 0.5
-_FETCH_BYTES = 4 * 2**20  # 50 ms of CPU for small rows, so that a reload does not delay other partitions
+# 50 ms of CPU for small rows, so that a reload does not delay other partitions
+_FETCH_BYTES = 4 * 2**20
 _BATCH_BYTES = 256 * 2**10
 
 Batch = tuple[Any, str, int]
@@ -55,17 +62,19 @@ Batch = tuple[Any, str, int]
 class StateStoreLimits:
     """Times in seconds and sizes in bytes.
 
-    `transact_s` + 2 x `abort_s` must be below the group's session timeout less its heartbeat interval. A process that
-    took longer was frozen. The group may have evicted it, so it must not take over again.
+    `transact_s` + 2 x `abort_s` must be below the group's session timeout less its heartbeat
+    interval. A process that took longer was frozen. The group may have evicted it, so it must not
+    take over again.
 
     Attributes:
         take_over_s: the limit for a takeover.
         transact_s: the limit for a transaction.
         abort_s: the limit for each of two steps that clean up after a failed transaction.
         request_s: the limit for a request.
-        transaction_timeout_s: after this time the broker aborts a transaction that its owner left open.
-        max_record_bytes: the limit for a record of a topic that `topic_max_record_bytes` does not name. It leaves room
-            for the header of the batch below the topic's `max.message.bytes`.
+        transaction_timeout_s: after this time the broker aborts a transaction that its owner left
+            open.
+        max_record_bytes: the limit for a record of a topic that `topic_max_record_bytes` does not
+            name. It leaves room for the header of the batch below the topic's `max.message.bytes`.
         topic_max_record_bytes: the limits for records by topic.
     """
 
@@ -79,12 +88,15 @@ class StateStoreLimits:
 
 
 class TransactionalState:
-    """Reads the rows of one partition of the state topic, and writes everything that belongs to the partition.
+    """Reads the rows of one partition of the state topic, and writes everything that belongs to the
+    partition.
 
-    It connects in `take_over`. Two tasks must not use it at the same time. The partition's `Commits` owns it.
+    It connects in `take_over`. Two tasks must not use it at the same time. The partition's
+    `Commits` owns it.
 
     Args:
-        transactional_id: identifies the partition's producer. A later producer with this id fences it.
+        transactional_id: identifies the partition's producer. A later producer with this id fences
+            it.
         state_topic: the topic of the rows.
         known: the topics that this process has seen.
         writes_to: the topics and partitions that transactions write to, besides that of the rows.
@@ -122,16 +134,19 @@ class TransactionalState:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
-        """Fence every earlier owner, then return all committed rows by key. Required again after Aborted.
+        """Fence every earlier owner, then return all committed rows by key.
+
+        Required again after Aborted.
 
         Args:
-            fence_within_s: the limit for the fence, in seconds. The limit for all of it is `take_over_s`.
+            fence_within_s: the limit for the fence, in seconds. The limit for all of it is
+                `take_over_s`.
 
         Raises:
             BrokerUnavailable: a limit was exceeded.
             StateStoreError: the broker refuses permanently.
-            TopicsError: the state topic was deleted and created again, or rows were deleted. Without them it would not
-                be known which leads were sent.
+            TopicsError: the state topic was deleted and created again, or rows were deleted.
+                Without them it would not be known which leads were sent.
         """
         self._drop()
         began = asyncio.get_running_loop().time()
@@ -146,20 +161,24 @@ class TransactionalState:
             except _REFUSED as refused:
                 self._drop()
                 raise StateStoreError(
-                    f"Kafka refuses the state {self.transactional_id} on {self._rows_at.topic}: {refused}: the "
-                    "worker needs Kafka 3.0 or newer, Write and Describe on its transactional ids, Read and Write "
-                    "on all topics that it writes to, and transaction.max.timeout.ms of at least 601000"
+                    f"Kafka refuses the state {self.transactional_id} on "
+                    f"{self._rows_at.topic}: {refused}: the "
+                    "worker needs Kafka 3.0 or newer, Write and Describe on its "
+                    "transactional ids, Read and Write "
+                    "on all topics that it writes to, and transaction.max.timeout.ms of at "
+                    "least 601000",
                 ) from refused
             except TimeoutError as late:
                 self._drop()
                 after_s = asyncio.get_running_loop().time() - began
                 why = self._refusals.text() or (
-                    f"{last or 'no answer'}: is {self._connection.bootstrap} up, does the topic exist, and does no "
+                    f"{last or 'no answer'}: is {self._connection.bootstrap} up, does the "
+                    "topic exist, and does no "
                     "other transaction hold it open?"
                 )
-                raise BrokerUnavailable(f"{self._place} was not taken over within {after_s:.0f} s: {why}") from (
-                    last or late
-                )
+                raise BrokerUnavailable(
+                    f"{self._place} was not taken over within {after_s:.0f} s: {why}",
+                ) from (last or late)
             except (errors.KafkaError, OSError) as error:
                 last = error
                 self._drop()
@@ -169,29 +188,42 @@ class TransactionalState:
                 raise
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        """Return at most `most` records of this partition of another topic, from an offset to the current end.
+        """Return at most `most` records of this partition of another topic, from an offset to the
+        current end.
 
         Raises:
             BrokerUnavailable: Kafka did not answer in time.
         """
-        with suppress(errors.KafkaError, OSError):  # then it is tried again below, as long as it may take
+        # then it is tried again below, as long as it may take
+        with suppress(errors.KafkaError, OSError):
             begin, end, _ = await self._view.span(TopicPartition(topic, self.partition))
             if begin == end or offset == end:
                 return []
-        return await waiting(self._connection, topic, self.partition, offset, most, self._limits.take_over_s)
+        return await waiting(
+            self._connection,
+            topic,
+            self.partition,
+            offset,
+            most,
+            self._limits.take_over_s,
+        )
 
     async def fetch(self, record_ids: Sequence[str]) -> dict[str, ConsumedRecord]:
         """Fetch records of any topic by their ids; see `readers.fetch`."""
         return await fetch(self._connection, record_ids)
 
     async def transact(self, records: Sequence[Record]) -> None:
-        """Write all of `records` in one transaction. They are committed and readable when this returns.
+        """Write all of `records` in one transaction.
+
+        They are committed and readable when this returns.
 
         Raises:
-            ValueError: a record is too large, or `writes_to` does not name its partition. Nothing was written.
-            Fenced: a later owner exists, or may exist because this process was frozen. Write nothing more.
-            Aborted: the transaction failed, within `transact_s` + 2 x `abort_s`. It is unknown whether the records are
-                committed; only `take_over` can find out.
+            ValueError: a record is too large, or `writes_to` does not name its partition. Nothing
+                was written.
+            Fenced: a later owner exists, or may exist because this process was frozen. Write
+                nothing more.
+            Aborted: the transaction failed, within `transact_s` + 2 x `abort_s`. It is unknown
+                whether the records are committed; only `take_over` can find out.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -216,8 +248,13 @@ class TransactionalState:
             raise Fenced(f"{self._place} has a later owner: {_START_AGAIN}") from error
         stood_still_s = loop.time() - began - self._limits.transact_s - 2 * self._limits.abort_s
         if stood_still_s > 1:
-            raise Fenced(f"{self._place} may have a later owner, as this process was frozen: {_START_AGAIN}") from error
-        reason = self._refusals.text(places(batches)) or f"no answer within {self._limits.transact_s:g} s"
+            raise Fenced(
+                f"{self._place} may have a later owner, as this process was frozen: {_START_AGAIN}",
+            ) from error
+        reason = (
+            self._refusals.text(places(batches))
+            or f"no answer within {self._limits.transact_s:g} s"
+        )
         if error is not None:
             reason = describe_failure(producer, error)
         if self._clock is not None and self._clock.text:
@@ -237,10 +274,15 @@ class TransactionalState:
         return f"partition {self.partition} of {self._rows_at.topic} ({self.transactional_id})"
 
     def _written(self, cluster: ClusterMetadata) -> set[TopicPartition]:
-        """Return all places to which any owner has written: also those that another configuration does not have."""
+        """Return all places to which any owner has written: also those that another configuration
+        does not have.
+        """
         written = {TopicPartition(*place) for place in self._own}
         for topic in self._everywhere:
-            written.update(TopicPartition(topic, number) for number in cluster.partitions_for_topic(topic) or ())
+            written.update(
+                TopicPartition(topic, number)
+                for number in cluster.partitions_for_topic(topic) or ()
+            )
         return written
 
     async def _fence(self) -> None:
@@ -264,10 +306,21 @@ class TransactionalState:
             self._view.supply(client, topics)
             name = self.transactional_id
             node = await producer._sender._find_coordinator(CoordinationType.TRANSACTION, name)
-        except AssertionError as error:  # aiokafka's: a broker answers before it has rejoined its cluster
-            raise errors.NodeNotReadyError(f"Kafka at {self._connection.bootstrap} names no broker yet") from error
+        # aiokafka's: a broker answers before it has rejoined its cluster
+        except AssertionError as error:
+            raise errors.NodeNotReadyError(
+                f"Kafka at {self._connection.bootstrap} names no broker yet",
+            ) from error
         written = partial(self._written, client.cluster)
-        transactions = KafkaTransactions(client, node, name, written, self._rows_at, self._view, self._refusals)
+        transactions = KafkaTransactions(
+            client,
+            node,
+            name,
+            written,
+            self._rows_at,
+            self._view,
+            self._refusals,
+        )
         fenced = await take_over(transactions, _ms(self._limits.transaction_timeout_s))
         producer._txn_manager.set_pid_and_epoch(*fenced)
         # Not `start()`, which would connect and fence a second time.
@@ -281,7 +334,9 @@ class TransactionalState:
         topic = self._rows_at.topic
         newest = await self._view.leaders([topic])
         if node not in newest.topics:
-            raise errors.RequestTimedOutError(f"broker {node}, the leader of {topic}/{self.partition}, does not answer")
+            raise errors.RequestTimedOutError(
+                f"broker {node}, the leader of {topic}/{self.partition}, does not answer",
+            )
         self._known.compare([topic], newest.topics[node])
         newest.require({self._rows_at: node})
         return rows
@@ -299,7 +354,8 @@ class TransactionalState:
         try:
             await consumer.start()
             consumer.assign([self._rows_at])
-            # A leader that does not know its high water mark yet refuses ListOffsets, but not a fetch.
+            # A leader that does not know its high water mark yet refuses ListOffsets, but not a
+            # fetch.
             end = (await consumer.end_offsets([self._rows_at]))[self._rows_at]
             while not await self._at_end(consumer, end):
                 for records in (await consumer.getmany(self._rows_at, timeout_ms=100)).values():
@@ -316,11 +372,14 @@ class TransactionalState:
     async def _at_end(self, consumer: Consumer, end: int) -> bool:
         """Return True if everything was read, including markers and aborted records.
 
-        It compares with the high water mark and not with the last stable offset: rows after an open transaction of
-        another producer can be committed but are not readable yet.
+        It compares with the high water mark and not with the last stable offset: rows after an open
+        transaction of another producer can be committed but are not readable yet.
         """
         high_water = consumer.highwater(self._rows_at)
-        return high_water is not None and await consumer.position(self._rows_at) >= max(end, high_water)
+        return high_water is not None and await consumer.position(self._rows_at) >= max(
+            end,
+            high_water,
+        )
 
     def _pack(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> list[Batch]:
         """Pack the records into one batch a topic and partition, or more if it gets too large.
@@ -332,24 +391,45 @@ class TransactionalState:
         batches: list[Batch] = []
         for record in records:
             headers = list(record.headers)
-            limit = self._limits.topic_max_record_bytes.get(record.topic, self._limits.max_record_bytes)
-            size = DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers)
+            limit = self._limits.topic_max_record_bytes.get(
+                record.topic,
+                self._limits.max_record_bytes,
+            )
+            size = DefaultRecordBatchBuilder.estimate_size_in_bytes(
+                record.key,
+                record.value,
+                headers,
+            )
             if size > limit:
-                raise ValueError(f"a record for {record.topic} has {size} bytes, {limit} are allowed there")
+                raise ValueError(
+                    f"a record for {record.topic} has {size} bytes, {limit} are allowed there",
+                )
             partition = self.partition if record.partition is None else record.partition
             where = (record.topic, partition)
             builder = newest.get(where)
             while builder is None or not builder.append(
-                timestamp=now_ms, key=record.key, value=record.value, headers=headers
+                timestamp=now_ms,
+                key=record.key,
+                value=record.value,
+                headers=headers,
             ):
                 if where not in self._own and record.topic not in self._everywhere:
-                    raise ValueError(f"{self._place} must not write to {record.topic}/{partition}: add it to writes_to")
+                    raise ValueError(
+                        f"{self._place} must not write to {record.topic}/{partition}: add it "
+                        "to writes_to",
+                    )
                 builder = newest[where] = producer.create_batch()
                 batches.append((builder, record.topic, partition))
         return batches
 
-    async def _settle(self, producer: AIOKafkaProducer, attempt: asyncio.Task[None]) -> BaseException | None:
-        """Abort the transaction if the broker answers, and return why the attempt failed. None: it took too long.
+    async def _settle(
+        self,
+        producer: AIOKafkaProducer,
+        attempt: asyncio.Task[None],
+    ) -> BaseException | None:
+        """Abort the transaction if the broker answers, and return why the attempt failed.
+
+        None: it took too long.
 
         A process that was frozen past its deadline may learn only here that it was fenced.
         """
@@ -395,7 +475,8 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
         future = await producer.send_batch(builder, topic, partition=partition)
         future.add_done_callback(retrieve)
         sent[future] = f"{topic}/{partition}"
-    # aiokafka commits a transaction even if some of its batches failed. Only these futures show the failure.
+    # aiokafka commits a transaction even if some of its batches failed. Only these futures show the
+    # failure.
     done, _ = await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
     for future in done:
         if (error := future.exception()) is not None:
@@ -410,16 +491,25 @@ def places(batches: Iterable[Batch]) -> set[TopicPartition]:
 
 
 def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
-    """Return True if `error` or the failure of the producer's sender means that a later producer has this id.
+    """Return True if `error` or the failure of the producer's sender means that a later producer
+    has this id.
 
-    The sender is asked too, because aiokafka hands out copies of its failure that have lost their cause. An unknown
-    producer id counts as fenced: the id has expired, so another producer may have taken it.
+    The sender is asked too, because aiokafka hands out copies of its failure that have lost their
+    cause. An unknown producer id counts as fenced: the id has expired, so another producer may have
+    taken it.
     """
-    return any(isinstance(cause, _FENCED) for start in (error, _died_of(producer)) for cause in causes(start))
+    return any(
+        isinstance(cause, _FENCED)
+        for start in (error, _died_of(producer))
+        for cause in causes(start)
+    )
 
 
 def describe_failure(producer: AIOKafkaProducer, error: BaseException) -> str:
-    """Describe an error for a person. The sender's own failure comes first: aiokafka hides its cause elsewhere."""
+    """Describe an error for a person.
+
+    The sender's own failure comes first: aiokafka hides its cause elsewhere.
+    """
     died_of = _died_of(producer)
     if died_of is not None:
         why = died_of.__cause__ or died_of
@@ -429,4 +519,8 @@ def describe_failure(producer: AIOKafkaProducer, error: BaseException) -> str:
 
 def _died_of(producer: AIOKafkaProducer) -> BaseException | None:
     sender = producer._sender.sender_task
-    return sender.exception() if sender is not None and sender.done() and not sender.cancelled() else None
+    return (
+        sender.exception()
+        if sender is not None and sender.done() and not sender.cancelled()
+        else None
+    )

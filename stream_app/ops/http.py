@@ -1,7 +1,7 @@
 """The HTTP server of every process: uvicorn with httptools, and what it leaves to its caller.
 
-uvicorn does not bound a peer that sends endless heads or reads no answer, so a reverse proxy stands in front of every
-port that other machines reach (docs/gateway-bounds.md).
+uvicorn does not bound a peer that sends endless heads or reads no answer, so a reverse proxy stands
+in front of every port that other machines reach (docs/gateway-bounds.md).
 """
 
 import asyncio
@@ -30,7 +30,9 @@ _DROPPED_WITHIN_S: Final = 2.0
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return False for the traceback of a request that was cancelled when the server ended: uvicorn counts these."""
+    """Return False for the traceback of a request that was cancelled when the server ended: uvicorn
+    counts these.
+    """
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
@@ -57,7 +59,8 @@ class _Server(uvicorn.Server):
 async def serve_http(app: ASGIApp, host: str, port: int, *, grace_s: int) -> AsyncIterator[int]:
     """Serve until the block ends; yields the port (`port` 0: any free one).
 
-    Requests under way when the block ends have `grace_s` to finish. Every other connection closes at once.
+    Requests under way when the block ends have `grace_s` to finish. Every other connection closes
+    at once.
 
     Raises:
         StreamAppError: The port is taken.
@@ -85,7 +88,8 @@ async def serve_http(app: ASGIApp, host: str, port: int, *, grace_s: int) -> Asy
     finally:
         server.should_exit = True
         await serving
-        # After the grace uvicorn leaves connections open whose peers do not read, and does not wait for its tasks.
+        # After the grace uvicorn leaves connections open whose peers do not read, and does not wait
+        # for its tasks.
         for connection in list(server.server_state.connections):
             connection.transport.abort()
         if server.server_state.tasks:
@@ -93,10 +97,12 @@ async def serve_http(app: ASGIApp, host: str, port: int, *, grace_s: int) -> Asy
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    """Refuse what is not HTTP/1.x with exactly one Host, and read each body before its response ends.
+    """Refuse what is not HTTP/1.x with exactly one Host, and read each body before its response
+    ends.
 
-    Two parties that read different hosts from one request would answer two requests. A response that ends before its
-    request does closes the connection with bytes unread, so that the kernel resets it and the proxy answers 502.
+    Two parties that read different hosts from one request would answer two requests. A response
+    that ends before its request does closes the connection with bytes unread, so that the kernel
+    resets it and the proxy answers 502.
     """
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,13 +116,21 @@ def guarded(app: ASGIApp) -> ASGIApp:
             return message
 
         async def ended(message: Message) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False) and not whole:
+            if (
+                message["type"] == "http.response.body"
+                and not message.get("more_body", False)
+                and not whole
+            ):
                 await _drop(seen)
             await send(message)
 
         hosts = sum(name == b"host" for name, _ in scope["headers"])
         if hosts != 1 or scope["http_version"] not in ("1.0", "1.1"):
-            refusal = PlainTextResponse("Send HTTP/1.x with exactly one header Host.\n", 400, {"connection": "close"})
+            refusal = PlainTextResponse(
+                "Send HTTP/1.x with exactly one header Host.\n",
+                400,
+                {"connection": "close"},
+            )
             await refusal(scope, seen, ended)
         else:
             await app(scope, seen, ended)
@@ -137,7 +151,9 @@ async def _drop(receive: Receive) -> None:
 
 
 def _allow_files() -> None:
-    """Raise the soft limit of open files, so that a burst of connections waits for its 503 and not for a file."""
+    """Raise the soft limit of open files, so that a burst of connections waits for its 503 and not
+    for a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -150,17 +166,23 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise StreamAppError(
-            f"cannot serve on {host}:{port} ({error.strerror}): set another port under [http]"
+            f"cannot serve on {host}:{port} ({error.strerror}): set another port under [http]",
         ) from error
     listener.setblocking(False)
     return listener
 
 
 def process_registry() -> CollectorRegistry:
-    """Return a registry with the metrics of this process. On macOS there are none of CPU, memory and files."""
+    """Return a registry with the metrics of this process.
+
+    On macOS there are none of CPU, memory and files.
+    """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    Gauge("stream_app_build_info", "1, with the version that runs.", ("version",), registry=registry).labels(
-        __version__
-    ).set(1)
+    Gauge(
+        "stream_app_build_info",
+        "1, with the version that runs.",
+        ("version",),
+        registry=registry,
+    ).labels(__version__).set(1)
     return registry

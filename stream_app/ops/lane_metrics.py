@@ -20,8 +20,16 @@ OTHERS: Final = "(others)"
 _BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 _MODES: Final = ("auto", "shadow", "closed", "open")
 _GOOD: Final = frozenset(
-    {"resumed", "moves", "changed", "mode", "breaker_closed", "health_healthy", "health_insufficient_data"}
-    | {"budget_new_period", "webhook_back"}
+    {
+        "resumed",
+        "moves",
+        "changed",
+        "mode",
+        "breaker_closed",
+        "health_healthy",
+        "health_insufficient_data",
+    }
+    | {"budget_new_period", "webhook_back"},
 )
 MOST_LANES: Final = 1_000
 """So many lanes of a process have series, about 30 each."""
@@ -30,7 +38,9 @@ Labels = tuple[str, ...]
 
 
 class BoundedLabel:
-    """The first MOST_NAMES names of a process have series of their own, and all others share the series OTHERS."""
+    """The first MOST_NAMES names of a process have series of their own, and all others share the
+    series OTHERS.
+    """
 
     def __init__(self) -> None:
         self._names: set[str] = set()
@@ -46,14 +56,21 @@ class BoundedLabel:
 class LaneMetrics:
     """Shows the last published state of the lanes that this process owns, of MOST_LANES at most.
 
-    Where there are more, a lane that is held takes the place of one that is not, and any other lane the place of one
-    that has not changed for ten minutes. `stream_app_lanes_left_out` counts the rest.
+    Where there are more, a lane that is held takes the place of one that is not, and any other lane
+    the place of one that has not changed for ten minutes. `stream_app_lanes_left_out` counts the
+    rest.
     """
 
-    def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        log: FilteringBoundLogger,
+        now_ms: Callable[[], int],
+    ) -> None:
         self._log = log
         self._now_ms = now_ms
-        self._shown: dict[str, set[tuple[Gauge, Labels]]] = {}  # the one that changed last at the end
+        # the one that changed last at the end
+        self._shown: dict[str, set[tuple[Gauge, Labels]]] = {}
         self._last: dict[str, LaneView] = {}  # of those that are shown
         self._left_out: set[str] = set()
         self._workspace = BoundedLabel()
@@ -68,23 +85,57 @@ class LaneMetrics:
             return Gauge(f"stream_app_lane_{name}", text, ("workspace", *labels), registry=registry)
 
         self._breaker = gauge("breaker", "0 closed, 1 half open, 2 open.")
-        self._mode = gauge("breaker_mode", "1 for the breaker's mode: auto, shadow, or forced closed or open.", "mode")
+        self._mode = gauge(
+            "breaker_mode",
+            "1 for the breaker's mode: auto, shadow, or forced closed or open.",
+            "mode",
+        )
         self._score = gauge("score", "Health of the last five minutes, 0 to 100.")
         self._calls = gauge("window_calls", "Calls in the last five minutes.")
-        self._latency = gauge("latency_seconds", "Clay's latency in the last five minutes.", "quantile")
+        self._latency = gauge(
+            "latency_seconds",
+            "Clay's latency in the last five minutes.",
+            "quantile",
+        )
         self._holds = gauge("holds", "1 while the whole lane is held, by reason.", "reason")
         self._rate = gauge("rate_per_second", "Current rate limit.")
         self._slots = gauge("concurrency", "Limit of concurrent POSTs.")
         self._spent = gauge("budget_spent", "Booked in the meter's present day or month.", "meter")
-        self._reserved = gauge("budget_reserved", "Reserved in the meter's present day or month.", "meter")
-        self._elsewhere = gauge("budget_elsewhere", "Spent elsewhere in the meter's present day or month.", "meter")
+        self._reserved = gauge(
+            "budget_reserved",
+            "Reserved in the meter's present day or month.",
+            "meter",
+        )
+        self._elsewhere = gauge(
+            "budget_elsewhere",
+            "Spent elsewhere in the meter's present day or month.",
+            "meter",
+        )
         self._cap = gauge("budget_cap", "The meter's limit, where it has one.", "meter")
-        self._used = gauge("budget_used_ratio", "Part of the limit that is spent or reserved.", "meter")
-        self._shadow = gauge("shadow_leads", "Leads that a shadow breaker or budget would have held.", "of")
-        self._cost = gauge("estimate_credits", "Credits that a lead has come to cost.", "destination")
-        self._sent = gauge("webhook_submissions", "Submissions of a webhook, for its lifetime.", "webhook")
+        self._used = gauge(
+            "budget_used_ratio",
+            "Part of the limit that is spent or reserved.",
+            "meter",
+        )
+        self._shadow = gauge(
+            "shadow_leads",
+            "Leads that a shadow breaker or budget would have held.",
+            "of",
+        )
+        self._cost = gauge(
+            "estimate_credits",
+            "Credits that a lead has come to cost.",
+            "destination",
+        )
+        self._sent = gauge(
+            "webhook_submissions",
+            "Submissions of a webhook, for its lifetime.",
+            "webhook",
+        )
         self._left = gauge(
-            "submissions_left", "Submissions that a destination's pool of webhooks still takes.", "destination"
+            "submissions_left",
+            "Submissions that a destination's pool of webhooks still takes.",
+            "destination",
         )
         self._changes = Counter(
             "stream_app_lane_changes",
@@ -102,7 +153,9 @@ class LaneMetrics:
                 shown.add((gauge, labels))
             if view.holds:
                 # Its time may pass before the lane publishes that it is over.
-                self._holds.labels(name, view.holds).set_function(lambda: view.at(self._now_ms()).holds == view.holds)
+                self._holds.labels(name, view.holds).set_function(
+                    lambda: view.at(self._now_ms()).holds == view.holds,
+                )
                 shown.add((self._holds, (view.holds,)))
             self._forget(name, self._shown.pop(name, set()) - shown)
             self._shown[name] = shown
@@ -122,7 +175,10 @@ class LaneMetrics:
         self._left_out.discard(workspace)
 
     def _makes_room(self, view: LaneView) -> bool:
-        """Return True if the lane may have series. Removes another lane's series if that is necessary and allowed."""
+        """Return True if the lane may have series.
+
+        Removes another lane's series if that is necessary and allowed.
+        """
         if view.workspace in self._shown or len(self._shown) < MOST_LANES:
             return True
         for name in self._shown:
@@ -147,7 +203,11 @@ class LaneMetrics:
         yield self._score, (), view.score
         yield self._calls, (), view.calls
         if view.calls:
-            for quantile, ms in (("0.5", view.p50_ms), ("0.95", view.p95_ms), ("0.99", view.p99_ms)):
+            for quantile, ms in (
+                ("0.5", view.p50_ms),
+                ("0.95", view.p95_ms),
+                ("0.99", view.p99_ms),
+            ):
                 yield self._latency, (quantile,), ms / 1000
         yield self._rate, (), view.rate_per_s
         yield self._slots, (), view.concurrency
@@ -161,24 +221,32 @@ class LaneMetrics:
         yield self._shadow, ("breaker",), view.shadow_breaker
         yield self._shadow, ("budget",), view.shadow_budget
         yield from ((self._cost, (alias,), cost.credits) for alias, cost in view.estimates.items())
-        yield from ((self._sent, (webhook_id,), hook.count) for webhook_id, hook in view.webhooks.items())
+        yield from (
+            (self._sent, (webhook_id,), hook.count) for webhook_id, hook in view.webhooks.items()
+        )
         yield from ((self._left, (alias,), left) for alias, left in view.submissions_left.items())
 
 
 class WaitingRecords(Collector):
     """Shows how many records on Kafka this process has not taken.
 
-    `look` returns them by topic and partition. It is called when metrics are read. `sources`: the source of each topic.
+    `look` returns them by topic and partition. It is called when metrics are read. `sources`: the
+    source of each topic.
     """
 
-    def __init__(self, look: Callable[[], Mapping[tuple[str, int], int]], sources: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        look: Callable[[], Mapping[tuple[str, int], int]],
+        sources: Mapping[str, str],
+    ) -> None:
         self._look = look
         self._sources = sources
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
             "stream_app_records_waiting",
-            "Records on Kafka that no worker has taken, by source; beyond 2,000 an upper bound, with markers.",
+            "Records on Kafka that no worker has taken, by source; beyond 2,000 an upper "
+            "bound, with markers.",
             labels=("source", "partition"),
         )
         for (source, partition), count in self._look().items():
@@ -189,8 +257,8 @@ class WaitingRecords(Collector):
 class UnreadablePartitions(Collector):
     """Shows how many partitions of this process have stopped before records that cannot be read.
 
-    `look` returns them by topic, 0 included: an alert must see that a topic can be read again. It is called when
-    metrics are read.
+    `look` returns them by topic, 0 included: an alert must see that a topic can be read again. It
+    is called when metrics are read.
     """
 
     def __init__(self, look: Callable[[], Mapping[str, int]]) -> None:
@@ -210,7 +278,8 @@ class UnreadablePartitions(Collector):
 class ParkedLeads(Collector):
     """Shows how many leads wait for a human.
 
-    `look` returns them by workspace, for each partition of this process. It is called when metrics are read.
+    `look` returns them by workspace, for each partition of this process. It is called when metrics
+    are read.
     """
 
     def __init__(self, look: Callable[[], Iterable[Mapping[str, int]]]) -> None:
@@ -218,7 +287,9 @@ class ParkedLeads(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
-            "stream_app_parked_leads", "Leads that are parked and wait for a human.", labels=("workspace",)
+            "stream_app_parked_leads",
+            "Leads that are parked and wait for a human.",
+            labels=("workspace",),
         )
         parked: Counts[str] = Counts()
         for partition in self._look():

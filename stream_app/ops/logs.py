@@ -1,4 +1,7 @@
-"""Structured logs on stderr: one event a line, JSON or console. Never personal data, a token or a URL of a webhook."""
+"""Structured logs on stderr: one event a line, JSON or console.
+
+Never personal data, a token or a URL of a webhook.
+"""
 
 import logging
 import sys
@@ -29,7 +32,8 @@ _AGAIN_S = 60.0
 def configure(form: Format, level: str = "info") -> None:
     """Set up logging for the process.
 
-    Libraries log from WARNING on, also with a lower `level`: their debug records cost CPU for each Kafka record.
+    Libraries log from WARNING on, also with a lower `level`: their debug records cost CPU for each
+    Kafka record.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -41,7 +45,8 @@ def configure(form: Format, level: str = "info") -> None:
         structlog.processors.JSONRenderer()
         if form == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
         )
     )
     structlog.configure(
@@ -52,7 +57,9 @@ def configure(form: Format, level: str = "info") -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_is_not_the_end)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=[*shared, _foreign]))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=[*shared, _foreign]),
+    )
     logging.root.handlers[:] = [handler]
     logging.root.setLevel("ERROR" if level == "error" else "WARNING")
     for name, of_library in _LEVELS.items():
@@ -64,13 +71,20 @@ def configure(form: Format, level: str = "info") -> None:
 class Throttled:
     """Logs a repeated problem once a minute, and at once if it changes."""
 
-    def __init__(self, report: Callable[..., object], now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        report: Callable[..., object],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._report = report
         self._now_s = now_s
         self._last: tuple[str, float] | None = None
 
     def __call__(self, text: str, same: str = "", **fields: object) -> None:
-        """Report the text and fields. Problems with an equal `same`, or else text, are one problem."""
+        """Report the text and fields.
+
+        Problems with an equal `same`, or else text, are one problem.
+        """
         now_s = self._now_s()
         problem = same or text
         if self._last is None or self._last[0] != problem or now_s - self._last[1] >= _AGAIN_S:
@@ -83,7 +97,9 @@ class Throttled:
 
 
 def _is_not_the_end(record: logging.LogRecord) -> bool:
-    """Drop what mode logs when the app crashes: `run_app` raises the error, which the process says as its last line."""
+    """Drop what mode logs when the app crashes: `run_app` raises the error, which the process says
+    as its last line.
+    """
     return "Crashed reason=" not in record.getMessage()
 
 
@@ -91,7 +107,9 @@ _stacks = ExceptionDictTransformer(show_locals=False)
 
 
 def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
-    """Format a traceback without local variables and with scrubbed texts, because exceptions may quote data."""
+    """Format a traceback without local variables and with scrubbed texts, because exceptions may
+    quote data.
+    """
     return "\n".join(("Traceback:", *_lines(_stacks(exc_info), "")))
 
 

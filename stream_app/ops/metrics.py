@@ -1,4 +1,7 @@
-"""Prometheus metrics and the log of what happened to leads. Labels are few and bounded: never a lead."""
+"""Prometheus metrics and the log of what happened to leads.
+
+Labels are few and bounded: never a lead.
+"""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -25,12 +28,15 @@ _EXEMPLAR_EVERY_S: Final = 1.0
 _LAST_ANSWERS: Final = 100
 _TRACE_ID_DIGITS: Final = 32  # the client library refuses a long exemplar
 _WORTH_A_LINE: Final = frozenset[Status](
-    {"rejected_invalid", "send_uncertain", "dead_lettered", "parked", "rerouted", "expired"}
+    {"rejected_invalid", "send_uncertain", "dead_lettered", "parked", "rerouted", "expired"},
 )
 
 
 class StallGauge:
-    """Shows all current stalls in a gauge and in the log. The watchdog calls it when they change."""
+    """Shows all current stalls in a gauge and in the log.
+
+    The watchdog calls it when they change.
+    """
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
@@ -49,7 +55,9 @@ class StallGauge:
 
 
 class ExpiredRecords:
-    """Shows the records that retention removed before they were consumed, in a counter and in the log."""
+    """Shows the records that retention removed before they were consumed, in a counter and in the
+    log.
+    """
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
         self._log = log
@@ -64,7 +72,12 @@ class ExpiredRecords:
         """Show the records from offset `first` to before `end`."""
         self._count.labels(topic).inc(end - first)
         self._log.warning(
-            "lost_to_retention", topic=topic, partition=partition, first=first, last=end - 1, at_most=end - first
+            "lost_to_retention",
+            topic=topic,
+            partition=partition,
+            first=first,
+            last=end - 1,
+            at_most=end - first,
         )
 
 
@@ -83,10 +96,19 @@ class WorkerMetrics(Observer):
         counter = partial(Counter, registry=registry)
         histogram = partial(Histogram, registry=registry)
         self._events = counter(
-            "stream_app_lead_events", "Committed steps of leads, by status.", ("workspace", "destination", "status")
+            "stream_app_lead_events",
+            "Committed steps of leads, by status.",
+            ("workspace", "destination", "status"),
         )
-        self._commit = histogram("stream_app_commit_seconds", "Time of one transaction.", buckets=_SECONDS)
-        self._steps = counter("stream_app_commit_steps", "Steps committed; many share a transaction.")
+        self._commit = histogram(
+            "stream_app_commit_seconds",
+            "Time of one transaction.",
+            buckets=_SECONDS,
+        )
+        self._steps = counter(
+            "stream_app_commit_steps",
+            "Steps committed; many share a transaction.",
+        )
         self._records = counter("stream_app_commit_records", "Records committed.")
         self._posts = histogram(
             "stream_app_post_seconds",
@@ -109,10 +131,20 @@ class WorkerMetrics(Observer):
             ),
         }
         self._in_flight = Gauge("stream_app_in_flight", "POSTs under way.", registry=registry)
-        self._rows = Gauge("stream_app_rows", "Rows that are held in memory, two or three a lead.", registry=registry)
-        self._recoveries = counter("stream_app_recoveries", "Partitions loaded again after a failed transaction.")
+        self._rows = Gauge(
+            "stream_app_rows",
+            "Rows that are held in memory, two or three a lead.",
+            registry=registry,
+        )
+        self._recoveries = counter(
+            "stream_app_recoveries",
+            "Partitions loaded again after a failed transaction.",
+        )
         self.expired = ExpiredRecords(registry, log)
-        self._unknown = counter("stream_app_unknown_rows", "Rows of the state topic of a kind that is not known.")
+        self._unknown = counter(
+            "stream_app_unknown_rows",
+            "Rows of the state topic of a kind that is not known.",
+        )
         self._twice = counter(
             "stream_app_possible_double_spends",
             "Leads sent again, by policy or by an operator, though they may have reached Clay.",
@@ -143,13 +175,21 @@ class WorkerMetrics(Observer):
             "Leads that became dead letters or were rejected, by reason.",
             ("destination", "reason"),
         )
-        self._commands = counter("stream_app_commands", "Operators' commands, by kind and answer.", ("kind", "answer"))
+        self._commands = counter(
+            "stream_app_commands",
+            "Operators' commands, by kind and answer.",
+            ("kind", "answer"),
+        )
         self._lanes = LaneMetrics(registry, log, Clock().now_ms)
         self._answers = collections.deque[tuple[str, str]](maxlen=_LAST_ANSWERS)
-        self._recovered = Throttled(lambda because, **at: log.warning("partition_recovered", because=because, **at))
+        self._recovered = Throttled(
+            lambda because, **at: log.warning("partition_recovered", because=because, **at),
+        )
 
     def observe(self, in_flight: Callable[[], int], rows: Callable[[], int]) -> None:
-        """Set the functions that return the POSTs in flight and the rows in memory when metrics are read."""
+        """Set the functions that return the POSTs in flight and the rows in memory when metrics are
+        read.
+        """
         self._in_flight.set_function(in_flight)
         self._rows.set_function(rows)
 
@@ -175,7 +215,11 @@ class WorkerMetrics(Observer):
             for duration in step.durations:
                 self._measured(duration)
         for (workspace, destination, status), number in seen.items():
-            self._events.labels(self._workspace(workspace), self._destination(destination), status).inc(number)
+            self._events.labels(
+                self._workspace(workspace),
+                self._destination(destination),
+                status,
+            ).inc(number)
         for (destination, status, is_cost), credits in booked.items():
             counter = self._booked if is_cost else self._returned
             counter.labels(self._destination(destination), status).inc(credits)
@@ -212,7 +256,10 @@ class WorkerMetrics(Observer):
         self._lanes.show(view)
 
     def answered(self, answer: CommandAnswer) -> None:
-        """Report a command that was applied or refused. Many commands go to every partition, and get one line."""
+        """Report a command that was applied or refused.
+
+        Many commands go to every partition, and get one line.
+        """
         self._commands.labels(answer.kind, "applied" if answer.applied else answer.reason).inc()
         if (answer.id, answer.text) in self._answers:
             return
@@ -231,13 +278,19 @@ class WorkerMetrics(Observer):
         self._lanes.gone(workspace)
 
     def recovering(self, partition: int, error: Exception) -> None:
-        """Report a partition that is taken over again. A cause that all partitions share is one line a minute."""
+        """Report a partition that is taken over again.
+
+        A cause that all partitions share is one line a minute.
+        """
         self._recoveries.inc()
         place, _, cause = str(error).partition(": ")
         self._recovered(str(error), same=cause or place, partition=partition)
 
     def posted(self, destination: str, outcome: Outcome, trace_id: str) -> None:
-        """Report a finished POST. An exemplar costs more than the observation, so few POSTs become one."""
+        """Report a finished POST.
+
+        An exemplar costs more than the observation, so few POSTs become one.
+        """
         labels = (destination, type(outcome))
         timer = self._timers.get(labels)
         if timer is None:

@@ -1,15 +1,18 @@
-"""Admission: which of the waiting leads is sent next. Hot before retry before bulk, each with its configured share.
+"""Admission: which of the waiting leads is sent next.
 
-The topic decides the priority. Bulk leads that return (deferred, replayed) go before new bulk leads, but share the
-budget of bulk.
+Hot before retry before bulk, each with its configured share.
 
-Each lane has a queue of its own. Where several workspaces share a partition, a lead that waits does not hold back the
-records behind it. Such leads stand in a window of the partition, and none waits there for longer than `patience_s`. A
-lead whose turn comes later is deferred until about then. If the window is full, the lane with the longest line gives up
-its last lead. So a lane that cannot keep up never takes the place of another one.
+The topic decides the priority. Bulk leads that return (deferred, replayed) go before new bulk
+leads, but share the budget of bulk.
 
-A lead that is admitted changes its lane and writes its row ahead in one turn of the event loop: decide, write ahead,
-submit, without an await. So no transaction can contain one without the other.
+Each lane has a queue of its own. Where several workspaces share a partition, a lead that waits does
+not hold back the records behind it. Such leads stand in a window of the partition, and none waits
+there for longer than `patience_s`. A lead whose turn comes later is deferred until about then. If
+the window is full, the lane with the longest line gives up its last lead. So a lane that cannot
+keep up never takes the place of another one.
+
+A lead that is admitted changes its lane and writes its row ahead in one turn of the event loop:
+decide, write ahead, submit, without an await. So no transaction can contain one without the other.
 """
 
 import asyncio
@@ -98,14 +101,24 @@ class AdmissionQueue:
         return queue.in_flight if queue is not None else 0
 
     def end(self, bug: BaseException) -> None:
-        """Admit no lead any more, and end the process. A send during its shutdown would be uncertain."""
+        """Admit no lead any more, and end the process.
+
+        A send during its shutdown would be uncertain.
+        """
         self._open = False
         self._alarm(bug)
 
-    # -------------------------------------------------------------------------------------------------- one lead
+    # ------------------------------------------------------------------------------------- one lead
 
-    async def admit(self, in_flight: InFlight, applicant: Applicant, request: AdmissionRequest) -> Attempt | Held:
-        """Wait until the lane admits this lead, and write ahead. Returns when that step is committed.
+    async def admit(
+        self,
+        in_flight: InFlight,
+        applicant: Applicant,
+        request: AdmissionRequest,
+    ) -> Attempt | Held:
+        """Wait until the lane admits this lead, and write ahead.
+
+        Returns when that step is committed.
 
         Raises:
             GiveUp: The stream is suspended.
@@ -115,7 +128,8 @@ class AdmissionQueue:
             raise GiveUp
         if in_flight.recalled:
             raise Recalled
-        with in_flight.waiting():  # for the commit too: the watchdog names a commit that hangs, not each of its leads
+        # for the commit too: the watchdog names a commit that hangs, not each of its leads
+        with in_flight.waiting():
             entered = self._enter(in_flight, applicant, request)
             answer = await self._wait(entered) if isinstance(entered, Waiter) else entered
             if isinstance(answer, Held):
@@ -130,7 +144,8 @@ class AdmissionQueue:
 
     async def _wait(self, waiter: Waiter) -> Admitted | Held:
         try:
-            # The window bounds the leads that wait in a shared partition, so they take no place of the limiter.
+            # The window bounds the leads that wait in a shared partition, so they take no place of
+            # the limiter.
             outside = self._lanes.shared and not waiter.answered.done()
             with waiter.in_flight.limiter.released(0) if outside else nullcontext():
                 answer = await waiter.answered
@@ -142,8 +157,15 @@ class AdmissionQueue:
             raise answer
         return answer
 
-    def _enter(self, in_flight: InFlight, applicant: Applicant, request: AdmissionRequest) -> Admitted | Waiter:
-        """Admit a lead if its lane has no queue and takes it, else put it into the queue; there it may be deferred."""
+    def _enter(
+        self,
+        in_flight: InFlight,
+        applicant: Applicant,
+        request: AdmissionRequest,
+    ) -> Admitted | Waiter:
+        """Admit a lead if its lane has no queue and takes it, else put it into the queue; there it
+        may be deferred.
+        """
         name = request.destination.workspace
         now_ms = self._clock.now_ms()
         boot_ms = self._clock.boot_ms()
@@ -154,7 +176,12 @@ class AdmissionQueue:
         if queue is None:
             queue = self._queues[name] = LaneQueue()
         held: dict[Kind, Held] = {}
-        if self._open and not queue and request.not_before_ms <= now_ms and not _is_too_old(request, now_ms):
+        if (
+            self._open
+            and not queue
+            and request.not_before_ms <= now_ms
+            and not _is_too_old(request, now_ms)
+        ):
             answer = self._try_admit(queue, in_flight, applicant, request, now_ms, boot_ms)
             if not isinstance(answer, Held):
                 return answer  # the way of most leads of a lane that keeps up
@@ -207,7 +234,10 @@ class AdmissionQueue:
         return settlement
 
     def would_hold(self, destination: Destination, *, bulk: bool) -> bool:
-        """True if the lane holds such a lead now, or would admit it as a probe only. Reserves nothing."""
+        """True if the lane holds such a lead now, or would admit it as a probe only.
+
+        Reserves nothing.
+        """
         name = destination.workspace
         now_ms = self._clock.now_ms()
         policy = self._lanes.policy(name)
@@ -216,7 +246,8 @@ class AdmissionQueue:
         return would_hold(policy, lane, destination, now_ms, not bulk, stall)
 
     def ask_again(self) -> None:
-        """Have each waiting lead check again whether it may be sent: an operator has changed something.
+        """Have each waiting lead check again whether it may be sent: an operator has changed
+        something.
 
         The first to ask find no queue before them, so they ask by priority.
         """
@@ -230,7 +261,9 @@ class AdmissionQueue:
                 self._answer(waiter, GiveUp())
 
     def recall(self, in_flight: InFlight) -> None:
-        """Have a lead start again from its rows, unless it is concluded before it waits here (again)."""
+        """Have a lead start again from its rows, unless it is concluded before it waits here
+        (again).
+        """
         in_flight.recalled = True
         if (waiter := self._waiters.get(in_flight)) is not None:
             self._answer(waiter, Recalled())
@@ -243,7 +276,7 @@ class AdmissionQueue:
         self._lengths = Timetable()
         self._timer.clear()
 
-    # -------------------------------------------------------------------------------------------------- the lanes
+    # ------------------------------------------------------------------------------------ the lanes
 
     def pump(self) -> None:
         """Look at all lanes."""
@@ -255,18 +288,26 @@ class AdmissionQueue:
             self.pump_lane(name)
 
     def pump_soon(self, name: str) -> None:
-        """Admit leads of a lane after the caller has submitted its own step: their steps then come later."""
+        """Admit leads of a lane after the caller has submitted its own step: their steps then come
+        later.
+        """
         asyncio.get_running_loop().call_soon(self.pump_lane, name)
 
     def pump_lane(self, name: str) -> None:
-        """Admit each lead of a lane that may go now, and set a timer for the next one. Called on every change."""
+        """Admit each lead of a lane that may go now, and set a timer for the next one.
+
+        Called on every change.
+        """
         try:
             self._look_at(name)
         except Exception as bug:  # noqa: BLE001 - an exception in a timer is only logged, and the lane would stall
             self.end(bug)
 
     def _look_at(self, name: str, held: dict[Kind, Held] | None = None) -> None:
-        """Admit, defer and answer the leads of a lane. `held`: the kinds of which it is known that they must wait."""
+        """Admit, defer and answer the leads of a lane.
+
+        `held`: the kinds of which it is known that they must wait.
+        """
         queue = self._queues.get(name)
         if not queue or not self._open:
             return
@@ -280,18 +321,37 @@ class AdmissionQueue:
             self._answer_held(name, queue, kind, answer, now_ms)
         for waiter in woken:
             self._end_wait(name, queue, waiter, now_ms, boot_ms)
-        times = [answer.until_ms for kind, answer in held.items() if answer.until_ms and queue.has(kind)]
+        times = [
+            answer.until_ms for kind, answer in held.items() if answer.until_ms and queue.has(kind)
+        ]
         if queue.wakes.lowest is not None:
             times.append(queue.wakes.lowest)
         self._timer.set(name, min(times, default=None), now_ms)
 
-    def _admit_all(self, queue: LaneQueue, held: dict[Kind, Held], now_ms: int, boot_ms: int) -> dict[Kind, Held]:
-        """Admit the leads of a lane in their order. Returns why the first one of each kind that is left must wait."""
+    def _admit_all(
+        self,
+        queue: LaneQueue,
+        held: dict[Kind, Held],
+        now_ms: int,
+        boot_ms: int,
+    ) -> dict[Kind, Held]:
+        """Admit the leads of a lane in their order.
+
+        Returns why the first one of each kind that is left must wait.
+        """
         while (waiter := queue.first(held)) is not None:
-            if waiter.answered.done() or _is_too_old(waiter.request, now_ms):  # done: its task was cancelled
+            # done: its task was cancelled
+            if waiter.answered.done() or _is_too_old(waiter.request, now_ms):
                 self._answer(waiter, _TOO_OLD)
                 continue
-            answer = self._try_admit(queue, waiter.in_flight, waiter.applicant, waiter.request, now_ms, boot_ms)
+            answer = self._try_admit(
+                queue,
+                waiter.in_flight,
+                waiter.applicant,
+                waiter.request,
+                now_ms,
+                boot_ms,
+            )
             if isinstance(answer, Held):
                 held[waiter.kind] = answer
             else:
@@ -307,7 +367,10 @@ class AdmissionQueue:
         now_ms: int,
         boot_ms: int,
     ) -> Admitted | Held:
-        """Admit the lead and write ahead, or say why its lane holds it. No await may lie in between."""
+        """Admit the lead and write ahead, or say why its lane holds it.
+
+        No await may lie in between.
+        """
         destination = request.destination
         name = destination.workspace
         policy = self._lanes.policy(name)
@@ -315,13 +378,29 @@ class AdmissionQueue:
         stall = self._lanes.stalls[name]
         slots = concurrency.current(policy.max_in_flight, lane.concurrency)
         if request.as_dead_letter:
-            # It must not block other workspaces of the partition, or a workspace whose leads are not to wait.
+            # It must not block other workspaces of the partition, or a workspace whose leads are
+            # not to wait.
             waits = not self._lanes.shared and policy.hold == "pause"
-            self._lanes[name], answer = decide_dead_letter(policy, lane, destination, now_ms, boot_ms, waits)
+            self._lanes[name], answer = decide_dead_letter(
+                policy,
+                lane,
+                destination,
+                now_ms,
+                boot_ms,
+                waits,
+            )
         elif queue.in_flight >= slots:
             answer = at_limit(policy, lane, stall, now_ms)
         else:
-            self._lanes[name], answer = decide(policy, lane, destination, now_ms, boot_ms, not request.bulk, stall)
+            self._lanes[name], answer = decide(
+                policy,
+                lane,
+                destination,
+                now_ms,
+                boot_ms,
+                not request.bulk,
+                stall,
+            )
         if isinstance(answer, Held):
             if answer.reason == BREAKER_OPEN:
                 self._hosts.note(destination)
@@ -342,10 +421,19 @@ class AdmissionQueue:
         in_flight.release_next()
         return attempt, committed
 
-    # ------------------------------------------------------------------------------------------- holds and patience
+    # --------------------------------------------------------------------------- holds and patience
 
-    def _answer_held(self, name: str, queue: LaneQueue, kind: Kind, held: Held, now_ms: int) -> None:
-        """Answer the leads of a held kind that must not wait here, and those whose hold is to be recorded."""
+    def _answer_held(
+        self,
+        name: str,
+        queue: LaneQueue,
+        kind: Kind,
+        held: Held,
+        now_ms: int,
+    ) -> None:
+        """Answer the leads of a held kind that must not wait here, and those whose hold is to be
+        recorded.
+        """
         for waiter in self._patience.impatient(name, queue, kind, held, now_ms):
             self._defer(name, queue, waiter, held, now_ms)
         if held.status is not None and ends_ms(held) - now_ms > _RECORD_HOLD_AFTER_MS:
@@ -361,13 +449,24 @@ class AdmissionQueue:
         if self._patience.comes_too_late(name, queue, waiter, now_ms, boot_ms):
             self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
 
-    def _end_wait(self, name: str, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> None:
+    def _end_wait(
+        self,
+        name: str,
+        queue: LaneQueue,
+        waiter: Waiter,
+        now_ms: int,
+        boot_ms: int,
+    ) -> None:
         """Answer a lead that has waited for as long as it may."""
         if waiter.answered.done():
             return
         if _is_too_old(waiter.request, now_ms):
             self._answer(waiter, _TOO_OLD)
-        elif self._lanes.shared and waiter.ready and now_ms >= self._patience.until_ms(waiter, now_ms, boot_ms):
+        elif (
+            self._lanes.shared
+            and waiter.ready
+            and now_ms >= self._patience.until_ms(waiter, now_ms, boot_ms)
+        ):
             self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
 
     def _bound_window(self) -> None:
@@ -393,7 +492,7 @@ class AdmissionQueue:
             times.append(self._patience.until_ms(waiter, now_ms, boot_ms))
         queue.wakes.set(waiter.number, min(times, default=None))
 
-    # ------------------------------------------------------------------------------------------------- bookkeeping
+    # ---------------------------------------------------------------------------------- bookkeeping
 
     def _answer(self, waiter: Waiter, answer: Answer) -> None:
         self._remove(waiter)

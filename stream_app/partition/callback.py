@@ -1,10 +1,14 @@
-"""What happens to one callback from Clay, top to bottom. It settles its lead once, or it is reported as unmatched.
+"""What happens to one callback from Clay, top to bottom.
 
-    bytes -> decode -> does it settle the lead? -> lock the lead -> book the cost -> result -> commit -> ack
+It settles its lead once, or it is reported as unmatched.
 
-The row, its events, the result, the lane's budget and the callback's marker are one step. A callback never waits for
-admission. A lead that waits for admission while its callback waits for the lock is recalled: it starts again behind the
-callback, and finds its row settled. When `CallbackPipeline.process` returns, the callback may be acked.
+    bytes -> decode -> does it settle the lead? -> lock the lead -> book the cost -> result ->
+    commit -> ack
+
+The row, its events, the result, the lane's budget and the callback's marker are one step. A
+callback never waits for admission. A lead that waits for admission while its callback waits for the
+lock is recalled: it starts again behind the callback, and finds its row settled. When
+`CallbackPipeline.process` returns, the callback may be acked.
 """
 
 from typing import Final
@@ -29,17 +33,26 @@ from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import StateUser
 
 _AT_CLAY: Final = frozenset[Status](
-    {"accepted", "callback_overdue", "credits_exhausted_suspected", "partial", "confirmed"}
+    {"accepted", "callback_overdue", "credits_exhausted_suspected", "partial", "confirmed"},
 )
 _AT_CLAY_REASON: Final = Reason("callback", "the callback shows that Clay has the lead")
-_UNKNOWN: Final = Reason("unknown_lead", "this partition has no row of such a lead, or no longer has it")
-_NOT_EXPECTED: Final = Reason("not_expected", "its lead was not sent, or was concluded in another way")
+_UNKNOWN: Final = Reason(
+    "unknown_lead",
+    "this partition has no row of such a lead, or no longer has it",
+)
+_NOT_EXPECTED: Final = Reason(
+    "not_expected",
+    "its lead was not sent, or was concluded in another way",
+)
 _PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
 _ANSWERED: Final = Reason("answered", "an earlier callback has settled its lead")
 
 
 class CallbackPipeline(StateUser):
-    """Matches the callbacks of one partition with their leads. Many callbacks are under way at the same time."""
+    """Matches the callbacks of one partition with their leads.
+
+    Many callbacks are under way at the same time.
+    """
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one callback. Returns when everything about it is committed."""
@@ -48,9 +61,15 @@ class CallbackPipeline(StateUser):
         if isinstance(callback, Reason):
             await self._conclude_unmatched(in_flight, "callback_unmatched", callback)
             return
-        key = delivery_key(callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
+        key = delivery_key(
+            callback.workspace,
+            callback.destination,
+            callback.lead_id,
+            callback.forced_origin,
+        )
         row = self._rows.delivery(key)
-        # Checked before the lock too: a callback that settles nothing must not wait for a lead or recall it.
+        # Checked before the lock too: a callback that settles nothing must not wait for a lead or
+        # recall it.
         if row is not None and match_callback(row, callback.outcome) == "settles":
             async with self._locks.lock(in_flight, lambda: (key,)):
                 row = self._rows.delivery(key)
@@ -59,7 +78,13 @@ class CallbackPipeline(StateUser):
                     return
         await self._conclude_unmatched(in_flight, *_why_not(row, callback.outcome), callback, row)
 
-    async def _settle(self, in_flight: InFlight, callback: Callback, key: bytes, row: Delivery) -> None:
+    async def _settle(
+        self,
+        in_flight: InFlight,
+        callback: Callback,
+        key: bytes,
+        row: Delivery,
+    ) -> None:
         now_ms = self._clock.now_ms()
         lead = (callback.workspace, callback.destination, callback.lead_id)
         version = next_version(lead, row, self._rows.get)
@@ -70,15 +95,32 @@ class CallbackPipeline(StateUser):
         if await self._commits.is_concluded(in_flight):
             return
         destination = self._plan.destinations[callback.destination]
-        subject = LeadRef(in_flight.consumed, Envelope(origin=row.origin), callback.lead_id, destination, key)
+        subject = LeadRef(
+            in_flight.consumed,
+            Envelope(origin=row.origin),
+            callback.lead_id,
+            destination,
+            key,
+        )
         recorder = DeliveryRecorder(self._plan, subject, row)
         if row.state not in _AT_CLAY:
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
         policy = self._lanes.policy(callback.workspace)
         lane = self._lanes[callback.workspace]
-        self._lanes[callback.workspace], cost, spent = booked(policy, lane, row, destination, callback, now_ms)
-        self._admission.pump_soon(callback.workspace)  # the budget may have room again, or a suspension has ended
-        why = Reason("repaired" if callback.repaired else "", scrub(callback.text) if callback.text else "")
+        self._lanes[callback.workspace], cost, spent = booked(
+            policy,
+            lane,
+            row,
+            destination,
+            callback,
+            now_ms,
+        )
+        # the budget may have room again, or a suspension has ended
+        self._admission.pump_soon(callback.workspace)
+        why = Reason(
+            "repaired" if callback.repaired else "",
+            scrub(callback.text) if callback.text else "",
+        )
         is_erased = self._rows.is_erased(callback.workspace, callback.lead_id, row.first_at_ms)
         is_published = callback.outcome in _PUBLISHED and not is_erased
         recorder.go(
@@ -94,10 +136,12 @@ class CallbackPipeline(StateUser):
         step = recorder.step(*([result] if is_published else []))
         step.rows.append((mark_key(in_flight.consumed.record_id), CONCLUDED))
         if callback.forced_origin:
-            step.rows.append((forced_key(destination.workspace, destination.alias, callback.lead_id), key))
+            step.rows.append(
+                (forced_key(destination.workspace, destination.alias, callback.lead_id), key),
+            )
         await self._commits.commit_last(in_flight, step)
 
-    # ----------------------------------------------------------------------------- callbacks that settle nothing
+    # ---------------------------------------------------------------- callbacks that settle nothing
 
     async def _conclude_unmatched(
         self,
@@ -107,14 +151,29 @@ class CallbackPipeline(StateUser):
         callback: Callback | None = None,
         row: Delivery | None = None,
     ) -> None:
-        """Commit one event for a callback that settles nothing. Its origin is the callback's own record."""
+        """Commit one event for a callback that settles nothing.
+
+        Its origin is the callback's own record.
+        """
         if await self._commits.is_concluded(in_flight):
             return
-        envelope = Envelope(origin=in_flight.consumed.record_id, trace_id=row.trace_id if row else "")
+        envelope = Envelope(
+            origin=in_flight.consumed.record_id,
+            trace_id=row.trace_id if row else "",
+        )
         lead_id = callback.lead_id if callback else ""
         now_ms = self._clock.now_ms()
         destination = self._plan.destinations[callback.destination] if callback else None
-        step = brief(self._plan, in_flight.consumed, envelope, status, now_ms, why, lead_id, destination=destination)
+        step = brief(
+            self._plan,
+            in_flight.consumed,
+            envelope,
+            status,
+            now_ms,
+            why,
+            lead_id,
+            destination=destination,
+        )
         await self._commits.commit_last(in_flight, step)
 
 

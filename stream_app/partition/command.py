@@ -1,9 +1,11 @@
 """What happens to one operator command, from its bytes to its answer, top to bottom.
 
-    bytes -> decode -> answered before? -> expired? -> known workspace in its home partition? -> apply -> answer
+    bytes -> decode -> answered before? -> expired? -> known workspace in its home partition? ->
+    apply -> answer
 
-What a command changes (lane, rows) and its answer on `leads.audit` are one committed step. The commands of a partition
-are applied one after the other. When `CommandPipeline.process` returns, the command is answered and may be acked.
+What a command changes (lane, rows) and its answer on `leads.audit` are one committed step. The
+commands of a partition are applied one after the other. When `CommandPipeline.process` returns, the
+command is answered and may be acked.
 """
 
 from typing import Final
@@ -29,10 +31,22 @@ from stream_app.domain.commands import (
     refusal,
 )
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.parked import Settled, given_up, resolved_rows, rows_of_lead, settle_lead
+from stream_app.domain.delivery.parked import (
+    Settled,
+    given_up,
+    resolved_rows,
+    rows_of_lead,
+    settle_lead,
+)
 from stream_app.domain.delivery.recorder import WriteBatch, brief, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, Reason, delivery_key, mark_key
-from stream_app.domain.delivery.suppression import Suppression, erased_row, import_row, lead_row, person_row
+from stream_app.domain.delivery.suppression import (
+    Suppression,
+    erased_row,
+    import_row,
+    lead_row,
+    person_row,
+)
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lead.identity import person_key, person_of, row_id, unlinked
 from stream_app.domain.model.records import ConsumedRecord, Record, Rows
@@ -60,7 +74,8 @@ class CommandPipeline(StateUser):
         if await self._commits.is_concluded(in_flight):
             return
         reloaded = await self._reload_for(consumed)
-        # The bootstrap and the stream may have the same command: the other one may have concluded it meanwhile.
+        # The bootstrap and the stream may have the same command: the other one may have concluded
+        # it meanwhile.
         if reloaded is not _NOTHING and await self._commits.is_concluded(in_flight):
             return
         # No await from here to the commit: the rows and the lane stay as they are read here.
@@ -74,7 +89,8 @@ class CommandPipeline(StateUser):
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
         rows: Rows = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
-        if answer.kind in _FORBIDS:  # now: a lead that is admitted before the commit would still be sent
+        # now: a lead that is admitted before the commit would still be sent
+        if answer.kind in _FORBIDS:
             self._admission.ask_again()
         step = WriteBatch(rows, [record, *result.records], result.events, workspace)
         await self._commits.commit_last(in_flight, step)
@@ -82,7 +98,10 @@ class CommandPipeline(StateUser):
         self._admission.ask_again()  # what it changed, it changed for the leads that wait, too
 
     async def _reload_for(self, consumed: ConsumedRecord) -> CommandResult:
-        """Reload the configuration, if the command says so and is not refused. This may ask Kafka where lanes are."""
+        """Reload the configuration, if the command says so and is not refused.
+
+        This may ask Kafka where lanes are.
+        """
         now_ms = self._clock.now_ms()
         command = read_command(consumed, now_ms)
         if not isinstance(command, Command) or command.kind != "reload":
@@ -92,40 +111,79 @@ class CommandPipeline(StateUser):
         return await self._reload(command.id)
 
     def _decide(
-        self, command: Command, consumed: ConsumedRecord, now_ms: int, reloaded: CommandResult
+        self,
+        command: Command,
+        consumed: ConsumedRecord,
+        now_ms: int,
+        reloaded: CommandResult,
     ) -> tuple[CommandAnswer, CommandResult]:
         row = command_row(command.id)
-        result = self._refuse(command, consumed, now_ms) or self._apply(command, consumed, now_ms, reloaded)
+        result = self._refuse(command, consumed, now_ms) or self._apply(
+            command,
+            consumed,
+            now_ms,
+            reloaded,
+        )
         if result.reason != "repeated":
-            rows: Rows = [*result.rows, (row, msgspec.json.encode(Answered(now_ms, result.applied)))]
+            rows: Rows = [
+                *result.rows,
+                (row, msgspec.json.encode(Answered(now_ms, result.applied))),
+            ]
             result = msgspec.structs.replace(result, rows=rows)
-        has_lane = command.workspace in self._plan.workspaces and self._lanes.is_home(command.workspace)
+        has_lane = command.workspace in self._plan.workspaces and self._lanes.is_home(
+            command.workspace,
+        )
         lane = self._lanes.view(command.workspace) if has_lane else None
         under_way = self._admission.in_flight_of(command.workspace)
-        answer = answer_to(command, result, consumed.partition, now_ms, under_way=under_way, lane=lane)
+        answer = answer_to(
+            command,
+            result,
+            consumed.partition,
+            now_ms,
+            under_way=under_way,
+            lane=lane,
+        )
         return answer, result
 
     # ------------------------------------------------------------------------------ refuse
 
-    def _refuse(self, command: Command, consumed: ConsumedRecord, now_ms: int) -> CommandResult | None:
+    def _refuse(
+        self,
+        command: Command,
+        consumed: ConsumedRecord,
+        now_ms: int,
+    ) -> CommandResult | None:
         is_answered = self._rows.get(command_row(command.id)) is not None
         refused = refusal(command, consumed, now_ms, is_answered=is_answered)
         if refused is not None or command.kind in TO_ALL:
             return refused
         if command.workspace not in self._plan.workspaces:
-            text = "the worker's configuration has no such workspace: add it, then run `stream-app lanes reload`"
+            text = (
+                "the worker's configuration has no such workspace: add it, then run `stream-app "
+                "lanes reload`"
+            )
             return CommandResult(text, False, "unknown_workspace")
         home = self._plan.home_of(command.workspace)
         if home != consumed.partition:
             text = f"its workspace lives in partition {home}: publish the command there"
             return CommandResult(text, False, "wrong_partition")
         if not self._locks.is_free(resolved_rows(self._plan, self._rows.get, command)):
-            return CommandResult("this lead is under way: submit the command again in a moment", False, "busy")
+            return CommandResult(
+                "this lead is under way: submit the command again in a moment",
+                False,
+                "busy",
+            )
         return None
 
-    # -------------------------------------------------------------------------------------------------- apply
+    # ---------------------------------------------------------------------------------------- apply
 
-    def _apply(self, command: Command, consumed: ConsumedRecord, now_ms: int, reloaded: CommandResult) -> CommandResult:
+    def _apply(
+        self,
+        command: Command,
+        consumed: ConsumedRecord,
+        now_ms: int,
+        reloaded: CommandResult,
+    ) -> CommandResult:
         try:
             what = read_arguments(command.kind, command.args)
         except ValueError as error:
@@ -138,10 +196,20 @@ class CommandPipeline(StateUser):
             case Suppress():
                 return self._change_suppressions(command, what.people, now_ms)
             case CancelLead():
-                cancelled = self._cancel(command, lead_row(command.workspace, what.lead_id), "this lead", until_ms)
+                cancelled = self._cancel(
+                    command,
+                    lead_row(command.workspace, what.lead_id),
+                    "this lead",
+                    until_ms,
+                )
                 return self._no_longer_parked(command, what.lead_id, "cancelled", cancelled, now_ms)
             case CancelImport():
-                return self._cancel(command, import_row(command.workspace, what.import_id), "this import", until_ms)
+                return self._cancel(
+                    command,
+                    import_row(command.workspace, what.import_id),
+                    "this import",
+                    until_ms,
+                )
             case Erase():
                 erased = self._erase(command, what, consumed, now_ms)
                 return self._no_longer_parked(command, what.lead_id, "erased", erased, now_ms)
@@ -153,15 +221,25 @@ class CommandPipeline(StateUser):
         name = command.workspace
         policy = self._plan.workspaces[name]
         lane = self._lanes[name]
-        webhook_ids = {one for destination in self._plan.destinations_of(name) for one in destination.webhook_ids}
+        webhook_ids = {
+            one
+            for destination in self._plan.destinations_of(name)
+            for one in destination.webhook_ids
+        }
         answer = obey(policy, lane, order, Actor(command.who, command.why, now_ms), webhook_ids)
         if not answer.done:
             return CommandResult(answer.text, False, "refused")
         self._lanes[name] = answer.lane
-        self._lanes.publish(name)  # in the transaction of the answer, so that a reader who knows it knows the state
+        # in the transaction of the answer, so that a reader who knows it knows the state
+        self._lanes.publish(name)
         return CommandResult(answer.text)
 
-    def _change_suppressions(self, command: Command, people: tuple[str, ...], now_ms: int) -> CommandResult:
+    def _change_suppressions(
+        self,
+        command: Command,
+        people: tuple[str, ...],
+        now_ms: int,
+    ) -> CommandResult:
         rows = [person_row(person) for person in people]
         if command.kind == "unsuppress":
             listed = [row for row in rows if self._rows.get(row) is not None]
@@ -173,7 +251,13 @@ class CommandPipeline(StateUser):
         text += f", {count(len(rows) - len(new), 'was', 'were')} already"
         return CommandResult(text, rows=[(row, value) for row in new], people=len(new))
 
-    def _erase(self, command: Command, erasure: Erase, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
+    def _erase(
+        self,
+        command: Command,
+        erasure: Erase,
+        consumed: ConsumedRecord,
+        now_ms: int,
+    ) -> CommandResult:
         """Erase a lead's results and the aliases of its person.
 
         Its row stays: it prevents a second purchase and a second event.
@@ -190,27 +274,61 @@ class CommandPipeline(StateUser):
             own = tuple(person_key(name, alias, person) for person in erasure.people)
             lead = delivery_key(name, alias, lead_id)
             for key in person_of(own, self._rows.get).aliases:
-                if (linked := self._rows.get(key)) is not None:  # what the command does not name may be another's
-                    rows.append((key, None if key in own else unlinked(linked, lead, erasure.people)))
+                # what the command does not name may be another's
+                if (linked := self._rows.get(key)) is not None:
+                    rows.append(
+                        (key, None if key in own else unlinked(linked, lead, erasure.people)),
+                    )
             gone.append(tombstone(self._plan.topics.enriched, name, alias, lead_id, erasure.people))
-        text = f"erased; delete its row in Clay by hand, in the tables of {', '.join(erasure.destinations or mine)}"
-        destination = Destination(erasure.destinations[0] if len(erasure.destinations) == 1 else "", name, ())
+        text = (
+            "erased; delete its row in Clay by hand, in the tables of "
+            f"{', '.join(erasure.destinations or mine)}"
+        )
+        destination = Destination(
+            erasure.destinations[0] if len(erasure.destinations) == 1 else "",
+            name,
+            (),
+        )
         envelope = Envelope(origin=consumed.record_id)
         why = Reason(command.id, text)
-        step = brief(self._plan, consumed, envelope, "erased", now_ms, why, lead_id, *gone, destination=destination)
-        return CommandResult(f"{lead_id}: {text}", rows=rows, records=step.records, events=step.events)
+        step = brief(
+            self._plan,
+            consumed,
+            envelope,
+            "erased",
+            now_ms,
+            why,
+            lead_id,
+            *gone,
+            destination=destination,
+        )
+        return CommandResult(
+            f"{lead_id}: {text}",
+            rows=rows,
+            records=step.records,
+            events=step.events,
+        )
 
     def _no_longer_parked(
-        self, command: Command, lead_id: str, reason: str, result: CommandResult, now_ms: int
+        self,
+        command: Command,
+        lead_id: str,
+        reason: str,
+        result: CommandResult,
+        now_ms: int,
     ) -> CommandResult:
-        """Add to a command that a lead is not to be sent: if it is parked, it waits for no person any more."""
+        """Add to a command that a lead is not to be sent: if it is parked, it waits for no person
+        any more.
+        """
         name = command.workspace
         settled = list[Settled]()
         for key in rows_of_lead(self._plan, self._rows.get, name, lead_id):
             row = self._rows.delivery(key)
             if row is not None and row.state == "parked" and self._locks.is_free((key,)):
                 text = f"it was parked, and an operator has {reason} it"
-                settled.append(given_up(self._plan, self._lanes[name], key, row, reason, text, now_ms))
+                settled.append(
+                    given_up(self._plan, self._lanes[name], key, row, reason, text, now_ms),
+                )
         events = [settlement.event for settlement in settled]
         return msgspec.structs.replace(
             result,
@@ -219,7 +337,13 @@ class CommandPipeline(StateUser):
             events=[*result.events, *events],
         )
 
-    def _resolve(self, command: Command, what: Resolve, consumed: ConsumedRecord, now_ms: int) -> CommandResult:
+    def _resolve(
+        self,
+        command: Command,
+        what: Resolve,
+        consumed: ConsumedRecord,
+        now_ms: int,
+    ) -> CommandResult:
         """Settle one lead, as an operator says."""
         lane = self._lanes[command.workspace]
         answer = settle_lead(self._plan, lane, self._rows.get, command, what, consumed, now_ms)

@@ -1,10 +1,11 @@
 """Group commit: all steps that were submitted during a transaction are committed by the next one.
 
-A step applies to memory at once and is written by the next transaction, in the order of submission. The first
-transaction of a partition begins with the row that says what its namespace began with (domain/model/system.py). A step
-is never split over two transactions. The lanes' rows are a snapshot of the moment at which the steps are collected. If
-a transaction fails, none of it is committed, and every step in it and behind it fails. Memory is then ahead of Kafka,
-until `PartitionState.load` replaces it.
+A step applies to memory at once and is written by the next transaction, in the order of submission.
+The first transaction of a partition begins with the row that says what its namespace began with
+(domain/model/system.py). A step is never split over two transactions. The lanes' rows are a
+snapshot of the moment at which the steps are collected. If a transaction fails, none of it is
+committed, and every step in it and behind it fails. Memory is then ahead of Kafka, until
+`PartitionState.load` replaces it.
 """
 
 import asyncio
@@ -32,13 +33,14 @@ class Commits:
 
     `spacing_s` is the shortest time from the end of a transaction to the start of the next one.
 
-    A change of a lane belongs to the step of its workspace that is submitted next: both are written by the same
-    transaction, if no await lies between them.
+    A change of a lane belongs to the step of its workspace that is submitted next: both are written
+    by the same transaction, if no await lies between them.
 
     Attributes:
         failures: How many transactions have failed since the last one that succeeded.
         opening: The record that the partition begins with, until it is committed.
-        streams: The streams of the partition by topic. The markers that their offsets have passed are deleted.
+        streams: The streams of the partition by topic. The markers that their offsets have passed
+            are deleted.
     """
 
     _store: StateStore
@@ -59,15 +61,19 @@ class Commits:
     _busy: bool = field(init=False, default=False)
 
     def submit(self, step: WriteBatch, in_flight: InFlight | None = None) -> asyncio.Future[None]:
-        """Apply a step in memory, and write it with the next transaction. The future is done when it is committed.
+        """Apply a step in memory, and write it with the next transaction.
 
-        Steps are committed in the order of these calls. `in_flight`: the record that this step takes.
+        The future is done when it is committed.
+
+        Steps are committed in the order of these calls. `in_flight`: the record that this step
+        takes.
         """
         if in_flight is not None:
             self._intake.take(in_flight)
         step.rows.extend(self._rows.drop_passed(self._group_offset))
         self._rows.apply(step.rows)
-        step.rows.extend(self._rows.expire(self._clock.now_ms()))  # after `apply`: it may renew a row
+        # after `apply`: it may renew a row
+        step.rows.extend(self._rows.expire(self._clock.now_ms()))
         if step.events:
             self._deadlines.note(step)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -78,27 +84,37 @@ class Commits:
     async def commit_last(self, in_flight: InFlight, step: WriteBatch) -> None:
         """Commit the last step of a record. Its lock is released as soon as the step is in memory.
 
-        A copy of the lead then decides by the new rows. Its step is committed with this one or after it, or neither is.
+        A copy of the lead then decides by the new rows. Its step is committed with this one or
+        after it, or neither is.
         """
         committed = self.submit(step, in_flight)
         in_flight.unlock()
         await committed
 
     async def commit_unchanged(self, in_flight: InFlight, key: bytes) -> None:
-        """Commit this row unchanged. The commit proves that this process owns the partition; then the ack is safe."""
+        """Commit this row unchanged.
+
+        The commit proves that this process owns the partition; then the ack is safe.
+        """
         await self.commit_last(in_flight, WriteBatch([(key, self._rows.get(key))], [], []))
 
     async def is_concluded(self, in_flight: InFlight, origin: str = "") -> bool:
-        """True if a marker says that this record is concluded. Check it right before a step, after any await."""
+        """True if a marker says that this record is concluded.
+
+        Check it right before a step, after any await.
+        """
         marker = self._rows.marker(in_flight.consumed.record_id, origin)
         if marker is not None:
             await self.commit_unchanged(in_flight, marker)
             return True
-        # A take-over reads callbacks and commands, too: the group's offset may have passed such a record since then.
+        # A take-over reads callbacks and commands, too: the group's offset may have passed such a
+        # record since then.
         return in_flight.source not in PRIORITY and self._rows.is_passed(in_flight.consumed)
 
     def forget(self) -> None:
-        """Drop the steps that were submitted since a failure: their records start again from the rows."""
+        """Drop the steps that were submitted since a failure: their records start again from the
+        rows.
+        """
         self._intake.lose()
         self._waiting.clear()
         self._submitted.clear()
@@ -110,8 +126,14 @@ class Commits:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait before a retry: 0 after the first failed transaction, then longer after each."""
-        return 0.0 if self.failures < 2 else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))
+        """How long to wait before a retry: 0 after the first failed transaction, then longer after
+        each.
+        """
+        return (
+            0.0
+            if self.failures < 2
+            else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))
+        )
 
     async def run(self) -> None:
         """Commit until a transaction fails or the task is cancelled.
@@ -124,8 +146,9 @@ class Commits:
         ended = now() - self._spacing_s
         while True:
             await self._submitted.wait()
-            # A transaction costs as much as two leads: under load they are spaced, and a lone step does not wait.
-            # From the end of the last one: leads that it let go and that are answered meanwhile share the next one.
+            # A transaction costs as much as two leads: under load they are spaced, and a lone step
+            # does not wait. From the end of the last one: leads that it let go and that are
+            # answered meanwhile share the next one.
             await asyncio.sleep(max(0.0, ended + self._spacing_s - now()))
             batch, records = self._take()
             self._busy = True
@@ -154,7 +177,10 @@ class Commits:
         return stream.committed() if stream else None
 
     def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
-        """Collect all waiting steps. A lane's snapshot must not contain a step of a later transaction."""
+        """Collect all waiting steps.
+
+        A lane's snapshot must not contain a step of a later transaction.
+        """
         batch = self._waiting
         self._waiting = []
         self._submitted.clear()
@@ -169,11 +195,16 @@ class Commits:
         records.extend(self._lanes.records(lanes))
         return batch, records
 
-    def _fail(self, batch: list[tuple[WriteBatch, asyncio.Future[None]]], error: StateStoreError) -> None:
+    def _fail(
+        self,
+        batch: list[tuple[WriteBatch, asyncio.Future[None]]],
+        error: StateStoreError,
+    ) -> None:
         self.failures += 1
         self._intake.lose()
         for _, future in [*batch, *self._waiting]:
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # marks it as retrieved: the task that waits for it may have been cancelled
+                # marks it as retrieved: the task that waits for it may have been cancelled
+                future.exception()
         self._waiting.clear()

@@ -1,8 +1,8 @@
 """The leads of one partition that wait for their callback, in the order of their deadlines.
 
-There is one queue of keys for each destination and kind of deadline: all its deadlines are equally long. The rows are
-scanned once, when the partition is taken over. After that only the heads of the queues are read, and a lead that was
-settled meanwhile is dropped there.
+There is one queue of keys for each destination and kind of deadline: all its deadlines are equally
+long. The rows are scanned once, when the partition is taken over. After that only the heads of the
+queues are read, and a lead that was settled meanwhile is dropped there.
 """
 
 import asyncio
@@ -23,7 +23,10 @@ from stream_app.partition.rows import Rows
 
 _AGAIN_MS: Final = 1_000
 _SLICE: Final = 5_000  # rows: some milliseconds
-_KINDS: Final[dict[Status, bool]] = {**dict.fromkeys(WAITING, False), **dict.fromkeys(OVERDUE, True)}
+_KINDS: Final[dict[Status, bool]] = {
+    **dict.fromkeys(WAITING, False),
+    **dict.fromkeys(OVERDUE, True),
+}
 _STATES: Final = {state.encode() for state in _KINDS}
 
 
@@ -37,7 +40,9 @@ class WaitingLead(NamedTuple):
 
 
 class DeadlineQueue:
-    """The keys of rows in one of the states above, by (workspace, destination, whether they are overdue)."""
+    """The keys of rows in one of the states above, by (workspace, destination, whether they are
+    overdue).
+    """
 
     def __init__(self, plan: Plan, rows: Rows, lanes: Lanes) -> None:
         self._plan = plan
@@ -53,7 +58,10 @@ class DeadlineQueue:
         self._again.clear()
 
     async def load(self) -> None:
-        """Find the waiting leads among the rows, a slice at a time. Leads added meanwhile come behind them."""
+        """Find the waiting leads among the rows, a slice at a time.
+
+        Leads added meanwhile come behind them.
+        """
         by_destination: dict[tuple[str, str, bool], list[tuple[int, bytes]]] = {}
         for number, key in enumerate(self._rows.leads()):
             if number % _SLICE == _SLICE - 1:
@@ -65,7 +73,9 @@ class DeadlineQueue:
             with suppress(RowUnreadable):  # reported when that lead is processed: the others go on
                 row = read_delivery(key, raw)
                 if not row.final:
-                    by_destination.setdefault((*lead_of(key)[:2], _KINDS[row.state]), []).append((row.at_ms, key))
+                    by_destination.setdefault((*lead_of(key)[:2], _KINDS[row.state]), []).append(
+                        (row.at_ms, key),
+                    )
         for name, keys in by_destination.items():
             keys.sort()
             self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))
@@ -84,7 +94,9 @@ class DeadlineQueue:
             self._first_added.set()
 
     async def wait(self, now_ms: int, longest_s: float) -> None:
-        """Wait until the next deadline, until a queue that was empty gets a lead, or for `longest_s` seconds."""
+        """Wait until the next deadline, until a queue that was empty gets a lead, or for
+        `longest_s` seconds.
+        """
         at_ms = self.next_ms()
         self._first_added.clear()
         delay_s = None if at_ms is None else min(longest_s, max(0.001, (at_ms - now_ms) / 1000))
@@ -97,7 +109,9 @@ class DeadlineQueue:
         return sum(map(len, self._queues.values())) + len(self._again)
 
     def workspaces(self) -> set[str]:
-        names = {(workspace, alias) for (workspace, alias, _), queue in self._queues.items() if queue}
+        names = {
+            (workspace, alias) for (workspace, alias, _), queue in self._queues.items() if queue
+        }
         return {workspace for workspace, alias in names if self._plan.destination(workspace, alias)}
 
     def next_ms(self) -> int | None:
@@ -132,9 +146,16 @@ class DeadlineQueue:
         return None
 
     def find(self, key: bytes) -> WaitingLead | None:
-        """A lead as it waits now; None if it no longer does, or its destination is not configured any more."""
+        """A lead as it waits now; None if it no longer does, or its destination is not configured
+        any more.
+        """
         row = self._rows.delivery(key)
         destination = self._plan.destination(*lead_of(key)[:2])
         if row is None or destination is None or row.final or row.state not in _KINDS:
             return None
-        return WaitingLead(key, row, destination, due_ms(row, destination, self._lanes[destination.workspace]))
+        return WaitingLead(
+            key,
+            row,
+            destination,
+            due_ms(row, destination, self._lanes[destination.workspace]),
+        )

@@ -1,14 +1,18 @@
 """The fallback: results that are served without Clay, top to bottom.
 
-    cache_first, before the lane is asked:  a fresh result of that person          -> served_from_cache, nothing is paid
-    hold = "degrade", when the lane holds:  a fresh result -> a stale one          -> served_from_cache
+    cache_first, before the lane is asked:  a fresh result of that person          ->
+    served_from_cache, nothing is paid hold = "degrade", when the lane holds:  a fresh result -> a
+    stale one          -> served_from_cache
                                             (also for a person who came before under another id)
-                                            the lead's own fields, and other leads of its company, provisionally
-                                                                                   -> served_locally, then deferred
+                                            the lead's own fields, and other leads of its company,
+                                            provisionally
+                                                                                   ->
+                                                                                   served_locally,
+                                                                                   then deferred
 
-A result states its source and age, and each field where it comes from. A deferred lead is sent when its lane goes on.
-Its result is then a higher version of the same lead. A lead that may be at Clay, or that is suppressed or forced, is
-never served.
+A result states its source and age, and each field where it comes from. A deferred lead is sent when
+its lane goes on. Its result is then a higher version of the same lead. A lead that may be at Clay,
+or that is suppressed or forced, is never served.
 """
 
 from collections.abc import Collection
@@ -23,7 +27,17 @@ from stream_app.domain.delivery.state_machine import Delivery, Reason, next_vers
 from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.model.records import Record
-from stream_app.domain.result import NOTHING, Entry, Found, answer, company_slot, merge, person_slot, shared, shown
+from stream_app.domain.result import (
+    NOTHING,
+    Entry,
+    Found,
+    answer,
+    company_slot,
+    merge,
+    person_slot,
+    shared,
+    shown,
+)
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.state import PartitionState, StateUser, WorkerParts
 
@@ -31,15 +45,25 @@ _json: Final = msgspec.json.Encoder()
 
 
 class Fallback(StateUser):
-    """Serves the leads of one partition. The caller holds the lock of the lead, so its row does not change."""
+    """Serves the leads of one partition.
+
+    The caller holds the lock of the lead, so its row does not change.
+    """
 
     def __init__(self, state: PartitionState, parts: WorkerParts) -> None:
         super().__init__(state)
         self._cache = parts.cache
         self._local = parts.local
 
-    async def serve_cached_first(self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
-        """Serve a fresh result before the lane is asked, where `cache_first` is on. True: the lead is concluded."""
+    async def serve_cached_first(
+        self,
+        in_flight: InFlight,
+        recorder: DeliveryRecorder[ResolvedLead],
+    ) -> bool:
+        """Serve a fresh result before the lane is asked, where `cache_first` is on.
+
+        True: the lead is concluded.
+        """
         if not self._plan.destinations[recorder.resolved.destination.alias].cache_first:
             return False
         if not self._may_serve(recorder):
@@ -47,15 +71,25 @@ class Fallback(StateUser):
         stored, _, _ = await self._look_up(recorder.resolved)
         return await self._serve(in_flight, recorder, stored, ("cache",), "cache_first")
 
-    async def serve_same_person(self, in_flight: InFlight, resolved: ResolvedLead, replaced: Delivery | None) -> bool:
-        """Serve a person who came before under another id, under `cache_first`, or `hold = "degrade"` on a held lane.
+    async def serve_same_person(
+        self,
+        in_flight: InFlight,
+        resolved: ResolvedLead,
+        replaced: Delivery | None,
+    ) -> bool:
+        """Serve a person who came before under another id, under `cache_first`, or `hold =
+        "degrade"` on a held lane.
 
-        The person's aliases stay with the lead that was bought. This lead does not change when to buy again. It
-        replaces the concluded row `replaced`. False: nothing was served, and it is a duplicate.
+        The person's aliases stay with the lead that was bought. This lead does not change when to
+        buy again. It replaces the concluded row `replaced`. False: nothing was served, and it is a
+        duplicate.
         """
         destination = self._plan.destinations[resolved.destination.alias]
         workspace = self._plan.workspaces[destination.workspace]
-        degrades = workspace.hold == "degrade" and self._admission.would_hold(destination, bulk=resolved.bulk)
+        degrades = workspace.hold == "degrade" and self._admission.would_hold(
+            destination,
+            bulk=resolved.bulk,
+        )
         if not (destination.cache_first or degrades):
             return False
         row = resolved.begin(self._clock.now_ms())
@@ -69,12 +103,15 @@ class Fallback(StateUser):
         return await self._serve(in_flight, recorder, stored, workspace.fallback)
 
     async def serve_while_held(
-        self, in_flight: InFlight, recorder: DeliveryRecorder[ResolvedLead]
+        self,
+        in_flight: InFlight,
+        recorder: DeliveryRecorder[ResolvedLead],
     ) -> list[Record] | None:
         """Serve a lead that its lane holds and that is not to wait.
 
         Returns:
-            None if the lead is concluded, else the provisional results to publish when it is deferred.
+            None if the lead is concluded, else the provisional results to publish when it is
+            deferred.
         """
         resolved = recorder.resolved
         workspace = self._plan.workspaces[resolved.destination.workspace]
@@ -85,7 +122,11 @@ class Fallback(StateUser):
             return []
         if await self._serve(in_flight, recorder, stored, workspace.fallback):
             return None
-        if "local" not in workspace.fallback or recorder.row.results or not resolved.destination.callbacks:
+        if (
+            "local" not in workspace.fallback
+            or recorder.row.results
+            or not resolved.destination.callbacks
+        ):
             return []  # it has a result already, or would never get a better one
         now_ms = self._clock.now_ms()
         fields, provenance = shown(NOTHING, shared(self._plan.cache, person, company, now_ms))
@@ -95,14 +136,19 @@ class Fallback(StateUser):
                 provenance[name] = FieldOrigin(source, now_ms)
         if not fields:
             return []
-        why = Reason("local", "a provisional result, from its own fields and other leads of its company")
+        why = Reason(
+            "local",
+            "a provisional result, from its own fields and other leads of its company",
+        )
         recorder.go("served_locally", now_ms, why, results=self._version(recorder))
         return [self._result(recorder, "local", 0, fields, provenance)]
 
-    # ----------------------------------------------------------------------------------------------------- internals
+    # ------------------------------------------------------------------------------------ internals
 
     def _may_serve(self, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
-        """False for a lead that was sent already, even if it was refused: a callback may still settle it."""
+        """False for a lead that was sent already, even if it was refused: a callback may still
+        settle it.
+        """
         resolved = recorder.resolved
         if resolved.lead.force or recorder.row.webhook_id or self._is_unwanted(resolved):
             return False
@@ -110,7 +156,10 @@ class Fallback(StateUser):
 
     def _is_unwanted(self, resolved: ResolvedLead) -> bool:
         """True if the lead is suppressed or expired. The lead pipeline then concludes it."""
-        if resolved.lead.not_after_ms is not None and self._clock.now_ms() > resolved.lead.not_after_ms:
+        if (
+            resolved.lead.not_after_ms is not None
+            and self._clock.now_ms() > resolved.lead.not_after_ms
+        ):
             return True
         return self._rows.why_not_sent(resolved) is not None
 
@@ -119,7 +168,10 @@ class Fallback(StateUser):
         if self._cache is None:
             return None, NOTHING, NOTHING
         scope = resolved.destination.workspace, resolved.destination.alias
-        names = dict.fromkeys([*identifiers(resolved.people), *resolved.also]) or filter(None, [resolved.identity])
+        names = dict.fromkeys([*identifiers(resolved.people), *resolved.also]) or filter(
+            None,
+            [resolved.identity],
+        )
         slots = [person_slot(*scope, name) for name in names]
         if resolved.company:
             slots.append(company_slot(scope[0], resolved.company))
@@ -138,16 +190,29 @@ class Fallback(StateUser):
         sources: Collection[str],
         reason: str = "",
     ) -> bool:
-        """Conclude the lead with a result of one of these sources, if it may still be served. True: it is concluded."""
+        """Conclude the lead with a result of one of these sources, if it may still be served.
+
+        True: it is concluded.
+        """
         if stored is None or stored.source not in sources or not self._may_serve(recorder):
             return False
         in_flight.release_next()
         now_ms = self._clock.now_ms()
         version = self._version(recorder)
         text = f"served a result that is {_in_words(stored.age_s)} old; Clay was not asked"
-        why = Reason(reason or stored.source, text, saved=recorder.resolved.destination.estimate.credits)
+        why = Reason(
+            reason or stored.source,
+            text,
+            saved=recorder.resolved.destination.estimate.credits,
+        )
         recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
-        result = self._result(recorder, stored.source, stored.age_s, stored.fields, stored.provenance)
+        result = self._result(
+            recorder,
+            stored.source,
+            stored.age_s,
+            stored.fields,
+            stored.provenance,
+        )
         await self._commits.commit_last(in_flight, recorder.step(result))
         return True
 
@@ -190,4 +255,10 @@ class Fallback(StateUser):
 
 def _in_words(age_s: int) -> str:
     days = age_s // 86_400
-    return f"{days} days" if days > 1 else f"{age_s // 3600} hours" if age_s >= 7_200 else f"{age_s // 60} minutes"
+    return (
+        f"{days} days"
+        if days > 1
+        else f"{age_s // 3600} hours"
+        if age_s >= 7_200
+        else f"{age_s // 60} minutes"
+    )

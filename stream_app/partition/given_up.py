@@ -1,16 +1,25 @@
-"""What happens to the copy of a dead letter that an operator gives up. It ends its lead or its record, and is not sent.
+"""What happens to the copy of a dead letter that an operator gives up.
+
+It ends its lead or its record, and is not sent.
 
     bytes -> lock the lead -> does its row say what the dead letter says? -> commit the end -> ack
 
-A dead letter of a lead without a row, or of a record that is no lead, ends with one event. The replay process writes
-one such copy of it and no more, in the transaction that records so.
+A dead letter of a lead without a row, or of a record that is no lead, ends with one event. The
+replay process writes one such copy of it and no more, in the transaction that records so.
 """
 
 from stream_app.domain.dead_letter.replay import given_up_text
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch, brief
 from stream_app.domain.delivery.resolve import LeadRef
-from stream_app.domain.delivery.state_machine import CONCLUDED, NEXT, Delivery, Reason, delivery_key, mark_key
+from stream_app.domain.delivery.state_machine import (
+    CONCLUDED,
+    NEXT,
+    Delivery,
+    Reason,
+    delivery_key,
+    mark_key,
+)
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.plan import Destination
 from stream_app.partition.in_flight import InFlight
@@ -21,25 +30,38 @@ class GivenUp(StateUser):
     """Ends the dead letters of one partition that operators give up."""
 
     async def process(self, in_flight: InFlight, envelope: Envelope) -> None:
-        """Process one copy. Returns when its end is committed, or when it is certain that there is nothing to end."""
+        """Process one copy.
+
+        Returns when its end is committed, or when it is certain that there is nothing to end.
+        """
         in_flight.release_next()
         workspace = (in_flight.consumed.key or b"").decode("utf-8", "replace")
         alias = envelope.destination
         destination = self._plan.destination(workspace, alias) or Destination(alias, workspace, ())
         keys = _row_keys(workspace, envelope)
         async with self._locks.lock(in_flight, lambda: keys):
-            # The rows are read behind the lock. No await follows until a step is submitted, which releases it.
+            # The rows are read behind the lock. No await follows until a step is submitted, which
+            # releases it.
             if await self._commits.is_concluded(in_flight):
                 return
             present = ((row_key, self._rows.delivery(row_key)) for row_key in keys)
-            mine = [(row_key, row) for row_key, row in present if row is not None and row.origin == envelope.origin]
+            mine = [
+                (row_key, row)
+                for row_key, row in present
+                if row is not None and row.origin == envelope.origin
+            ]
             if mine:
                 await self._end_lead(in_flight, envelope, destination, *mine[0])
             else:
                 await self._end_record(in_flight, envelope, destination)
 
     async def _end_lead(
-        self, in_flight: InFlight, envelope: Envelope, destination: Destination, key: bytes, row: Delivery
+        self,
+        in_flight: InFlight,
+        envelope: Envelope,
+        destination: Destination,
+        key: bytes,
+        row: Delivery,
     ) -> None:
         """End the lead, if this is its latest dead letter."""
         if row.seq != envelope.seq or "suppressed" not in NEXT.get(row.state, ()):
@@ -47,11 +69,25 @@ class GivenUp(StateUser):
             return
         lead = LeadRef(in_flight.consumed, envelope, envelope.lead_id, destination, key)
         recorder = DeliveryRecorder(self._plan, lead, row)
-        recorder.go("suppressed", self._clock.now_ms(), _why(in_flight), final=True, **recorder.freed())
+        recorder.go(
+            "suppressed",
+            self._clock.now_ms(),
+            _why(in_flight),
+            final=True,
+            **recorder.freed(),
+        )
         await self._commits.commit_last(in_flight, recorder.step())
 
-    async def _end_record(self, in_flight: InFlight, envelope: Envelope, destination: Destination) -> None:
-        """End a record without a row. A lead that failed has one: without it, another record counts for the lead."""
+    async def _end_record(
+        self,
+        in_flight: InFlight,
+        envelope: Envelope,
+        destination: Destination,
+    ) -> None:
+        """End a record without a row.
+
+        A lead that failed has one: without it, another record counts for the lead.
+        """
         if envelope.disposition == "failed":
             marker = mark_key(in_flight.consumed.record_id)
             await self._commits.commit_last(in_flight, WriteBatch([(marker, CONCLUDED)], [], []))
@@ -70,7 +106,9 @@ class GivenUp(StateUser):
 
 
 def _row_keys(workspace: str, envelope: Envelope) -> tuple[bytes, ...]:
-    """Return the keys under which the lead of a dead letter may have its row, that of a forced one first."""
+    """Return the keys under which the lead of a dead letter may have its row, that of a forced one
+    first.
+    """
     lead_id = envelope.lead_id
     alias = envelope.destination
     if not (lead_id and is_plain_id(alias) and is_plain_id(workspace)):

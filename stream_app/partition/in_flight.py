@@ -1,4 +1,6 @@
-"""The records under way: what is known of each, how many there may be, what each has locked, when each is acked."""
+"""The records under way: what is known of each, how many there may be, what each has locked, when
+each is acked.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class GiveUp(Exception):
 
 
 class Recalled(Exception):
-    """A callback waits for the lock of this lead, which is not sent yet: the lead starts again behind the callback."""
+    """A callback waits for the lock of this lead, which is not sent yet: the lead starts again
+    behind the callback.
+    """
 
 
 def nothing_to_unlock() -> None:
@@ -54,7 +58,8 @@ class InFlight:
 
     Attributes:
         begun: False as long as it is only taken ahead.
-        passed: Set when the next record of its topic may start; of its workspace, where workspaces share the partition.
+        passed: Set when the next record of its topic may start; of its workspace, where workspaces
+            share the partition.
         limiter: Counts it from its begin to its end.
         finished: True if it is concluded and not acked yet.
         waits: True while it waits for admission or for a lock.
@@ -63,9 +68,11 @@ class InFlight:
         arrival: Its place in the order of admission requests; 0 before the first.
         waits_since_ms: Since when it waits for its present admission, on the monotonic clock.
         recalled: True if a callback waits for its lock.
-        attempt: What is known of its last POST, from the write-ahead on, except while the POST is under way.
+        attempt: What is known of its last POST, from the write-ahead on, except while the POST is
+            under way.
         run: The run that it belongs to, if it is an input record without a value.
-        unlock: Releases its lock before the `async with` of it ends. Does nothing while it has none.
+        unlock: Releases its lock before the `async with` of it ends. Does nothing while it has
+            none.
     """
 
     consumed: ConsumedRecord
@@ -99,8 +106,9 @@ class InFlight:
         """Give the place up until `turn` is done.
 
         Raises:
-            GiveUp: The stream is suspended. A turn that came at the same time does not count, because it may come from
-                an earlier record that has just been given up, and this record must not overtake it.
+            GiveUp: The stream is suspended. A turn that came at the same time does not count,
+                because it may come from an earlier record that has just been given up, and this
+                record must not overtake it.
         """
         suspended = asyncio.ensure_future(self.suspended.wait())
         with self.limiter.released(), self.waiting():
@@ -118,7 +126,10 @@ class InFlight:
 
 @define(eq=False, repr=False)
 class _Waiting:
-    """A `with` block in which a record waits. A generator would cost each lead more than the wait."""
+    """A `with` block in which a record waits.
+
+    A generator would cost each lead more than the wait.
+    """
 
     _in_flight: InFlight
 
@@ -133,8 +144,11 @@ class _Waiting:
 MAX_UNDER_WAY_BYTES: Final = 33_554_432
 """The bytes of the records under way in a partition, those that wait included."""
 MAX_WAITING_BYTES: Final = 8_388_608
-"""The bytes of the records that wait for their lanes in memory, in a partition that workspaces share."""
-_AHEAD: Final = 4  # records for each lead that may wait for its lane: reading is far cheaper than processing
+"""The bytes of the records that wait for their lanes in memory, in a partition that workspaces
+share.
+"""
+# records for each lead that may wait for its lane: reading is far cheaper than processing
+_AHEAD: Final = 4
 _PAUSE_EVERY: Final = 32  # records that are taken without a pause cost about a millisecond
 _MAX_RELEASED: Final = 10  # records that wait for a lock, for each place
 
@@ -144,8 +158,9 @@ class Limiter:
 
     A record always enters; the next one waits until a place is free.
 
-    A record that waits for a lock gives its place up meanwhile. Ten times as many of those are allowed. One that waits
-    in the window of a shared partition (`admission.py`) gives its place up, too.
+    A record that waits for a lock gives its place up meanwhile. Ten times as many of those are
+    allowed. One that waits in the window of a shared partition (`admission.py`) gives its place up,
+    too.
     """
 
     def __init__(self, places: int) -> None:
@@ -170,7 +185,10 @@ class Limiter:
 
     @contextmanager
     def released(self, counted: int = 1) -> Iterator[None]:
-        """Give the place of a record up inside the `with` block. `counted`: 0 where something else bounds such."""
+        """Give the place of a record up inside the `with` block.
+
+        `counted`: 0 where something else bounds such.
+        """
         self._count(1, -counted)
         try:
             yield
@@ -219,17 +237,19 @@ class TakenAhead:
 
 
 class Intake:
-    """How far the topics of the partition were read, and which of the records that were read wait without a step.
+    """How far the topics of the partition were read, and which of the records that were read wait
+    without a step.
 
-    A record is taken with its first step, which writes an event. If the transaction of that step fails, it is not. A
-    record that an earlier owner took is taken when its row shows that.
+    A record is taken with its first step, which writes an event. If the transaction of that step
+    fails, it is not. A record that an earlier owner took is taken when its row shows that.
     """
 
     def __init__(self) -> None:
         self._streams: dict[str, PartitionStream] = {}
         self._next: dict[str, int] = {}
         self._untaken: dict[str, set[InFlight]] = {}
-        self._submitted: dict[InFlight, set[InFlight]] = {}  # taken since the last transaction began, and from where
+        # taken since the last transaction began, and from where
+        self._submitted: dict[InFlight, set[InFlight]] = {}
         self._written: dict[InFlight, set[InFlight]] = {}  # taken with the transaction under way
 
     def begin(self, stream: PartitionStream) -> None:
@@ -245,7 +265,10 @@ class Intake:
         self._untaken[consumed.topic].add(in_flight)
 
     def take(self, in_flight: InFlight) -> None:
-        """A record is taken or concluded. It may have been before, and a record of the bootstrap was never read."""
+        """A record is taken or concluded.
+
+        It may have been before, and a record of the bootstrap was never read.
+        """
         untaken = self._untaken.get(in_flight.consumed.topic)
         if untaken is not None and in_flight in untaken:
             untaken.remove(in_flight)
@@ -261,7 +284,9 @@ class Intake:
         self._written = {}
 
     def lose(self) -> None:
-        """The transaction under way failed, with all steps in it and behind it: their records were not taken."""
+        """The transaction under way failed, with all steps in it and behind it: their records were
+        not taken.
+        """
         for in_flight, untaken in [*self._written.items(), *self._submitted.items()]:
             untaken.add(in_flight)
         self._written = {}
@@ -270,7 +295,8 @@ class Intake:
     def positions(self, topics: Iterable[str]) -> dict[str, Position]:
         """The positions in these topics, where they say more than the committed offset.
 
-        A record that was given up counts as untaken until the next assignment, which reads it again.
+        A record that was given up counts as untaken until the next assignment, which reads it
+        again.
         """
         positions: dict[str, Position] = {}
         for topic in topics:
@@ -291,14 +317,15 @@ Keys = Callable[[], tuple[bytes, ...]]
 class KeyLocks:
     """Exclusive locks on the rows of one partition.
 
-    So copies of a lead, and leads of one person, are processed one after the other. A record requests all of its keys
-    at once. It gets all of them, or waits in the queue of each. Queues are ordered by ticket, so a later record never
-    overtakes an earlier one with which it shares a key. A record that waits holds no key, so there is no deadlock.
-    Callbacks go before leads, because they never wait for admission.
+    So copies of a lead, and leads of one person, are processed one after the other. A record
+    requests all of its keys at once. It gets all of them, or waits in the queue of each. Queues are
+    ordered by ticket, so a later record never overtakes an earlier one with which it shares a key.
+    A record that waits holds no key, so there is no deadlock. Callbacks go before leads, because
+    they never wait for admission.
 
     Args:
-        recall: Makes the holder of a key that a callback waits for release its locks and start again, if it waits for
-            admission, now or later.
+        recall: Makes the holder of a key that a callback waits for release its locks and start
+            again, if it waits for admission, now or later.
     """
 
     def __init__(self, recall: Callable[[InFlight], None]) -> None:
@@ -310,7 +337,8 @@ class KeyLocks:
     def lock(self, in_flight: InFlight, keys: Keys) -> KeyLock:
         """Return an exclusive lock on these keys, for `async with`. Entering it may raise GiveUp.
 
-        `keys` is called again after a wait, and may then return more keys. `in_flight.unlock` releases it early.
+        `keys` is called again after a wait, and may then return more keys. `in_flight.unlock`
+        releases it early.
         """
         if not in_flight.ticket:
             self._tickets += 1
@@ -318,11 +346,17 @@ class KeyLocks:
         return KeyLock(self, in_flight, keys, (in_flight.source != "callback", in_flight.ticket))
 
     def is_free(self, keys: tuple[bytes, ...]) -> bool:
-        """True if no record holds any of these keys. The next step of a holder would undo a change."""
+        """True if no record holds any of these keys.
+
+        The next step of a holder would undo a change.
+        """
         return self._holders.keys().isdisjoint(keys)
 
     def acquire(self, lock: KeyLock) -> bool:
-        """Acquire the keys, or queue for them. Keys that the lock held before are released. True: they are acquired."""
+        """Acquire the keys, or queue for them.
+
+        Keys that the lock held before are released. True: they are acquired.
+        """
         before = lock.keys
         lock.keys = lock.needs()
         for key in before:
@@ -339,7 +373,10 @@ class KeyLocks:
 
     def holder_of(self, lock: KeyLock) -> InFlight | None:
         """A record that holds one of the keys that this lock waits for."""
-        return next((self._holders[key].in_flight for key in lock.keys if key in self._holders), None)
+        return next(
+            (self._holders[key].in_flight for key in lock.keys if key in self._holders),
+            None,
+        )
 
     def leave(self, lock: KeyLock) -> None:
         """Release the keys, or leave their queues."""
@@ -359,7 +396,9 @@ class KeyLocks:
         if not self._holders.keys().isdisjoint(lock.keys):
             return False
         queues = self._queues
-        return not queues or all(key not in queues or lock.order < queues[key][0].order for key in lock.keys)
+        return not queues or all(
+            key not in queues or lock.order < queues[key][0].order for key in lock.keys
+        )
 
     def _grant_next(self, keys: tuple[bytes, ...]) -> None:
         """Grant these keys to the locks that are first in the queue of each of their keys."""
@@ -368,7 +407,10 @@ class KeyLocks:
             if not queue or key in self._holders:
                 continue
             lock = queue[0]
-            if all(wanted not in self._holders and self._queues[wanted][0] is lock for wanted in lock.keys):
+            if all(
+                wanted not in self._holders and self._queues[wanted][0] is lock
+                for wanted in lock.keys
+            ):
                 for wanted in lock.keys:
                     self._queues[wanted].popleft()
                     self._drop_empty(wanted)
@@ -404,13 +446,17 @@ class KeyLock:
         while not key_locks.acquire(self):
             in_flight.release_next()
             try:
-                if in_flight.source == "callback" and (holder := key_locks.holder_of(self)) is not None:
+                if (
+                    in_flight.source == "callback"
+                    and (holder := key_locks.holder_of(self)) is not None
+                ):
                     key_locks.recall(holder)
                 await in_flight.wait_aside(self.granted)
             except BaseException:
                 key_locks.leave(self)
                 raise
-            if set(self.needs()) <= set(self.keys):  # else the rows of the earlier holder showed that it needs more
+            # else the rows of the earlier holder showed that it needs more
+            if set(self.needs()) <= set(self.keys):
                 break
         in_flight.unlock = partial(key_locks.leave, self)
 
@@ -420,9 +466,12 @@ class KeyLock:
 
 @define(eq=False, repr=False)
 class AckTracker:
-    """The records of one stream that are under way. Only the finished prefix is acked, so a crash loses nothing.
+    """The records of one stream that are under way.
 
-    A Faust ack commits its offset even if an earlier record is unfinished: see docs/reference/faust.md.
+    Only the finished prefix is acked, so a crash loses nothing.
+
+    A Faust ack commits its offset even if an earlier record is unfinished: see
+    docs/reference/faust.md.
     """
 
     _stream: PartitionStream
@@ -434,12 +483,15 @@ class AckTracker:
         self._unfinished.append(in_flight)
 
     async def finish(self, in_flight: InFlight) -> None:
-        """Ack a concluded record and those that were finished behind it, unless an earlier one is still under way."""
+        """Ack a concluded record and those that were finished behind it, unless an earlier one is
+        still under way.
+        """
         in_flight.finished = True
         if self._broken:
             self.give_up(in_flight)
             return
-        if self._acking:  # by another record's call, which includes this one: acks never overtake each other
+        # by another record's call, which includes this one: acks never overtake each other
+        if self._acking:
             return
         self._acking = True
         while self._unfinished and self._unfinished[0].finished:
@@ -447,7 +499,10 @@ class AckTracker:
         self._acking = False
 
     def give_up(self, in_flight: InFlight) -> None:
-        """Give a record up, so that it is delivered again. From then on nothing is acked: an ack could skip it."""
+        """Give a record up, so that it is delivered again.
+
+        From then on nothing is acked: an ack could skip it.
+        """
         self._stream.give_up(in_flight.consumed)
         if not self._broken:
             self._broken = True

@@ -1,4 +1,6 @@
-"""The leads of one lane that wait for admission: in which order they go, how long they may wait, when to look again."""
+"""The leads of one lane that wait for admission: in which order they go, how long they may wait,
+when to look again.
+"""
 
 import asyncio
 from bisect import bisect_left, insort
@@ -27,21 +29,29 @@ Answer = Admitted | Held | GiveUp | Recalled
 """To a lead that waits: it is admitted, or why it must not wait here."""
 
 Kind = tuple[str, bool]
-"""Alias of the destination, and whether the lead is bulk. If one lead of a kind is held, all of them are."""
+"""Alias of the destination, and whether the lead is bulk. If one lead of a kind is held, all of
+them are.
+"""
 
 Group = Literal["again"] | Source
-"""`again`: leads that Clay did not take, for their next attempt. The others are grouped by their topic."""
+"""`again`: leads that Clay did not take, for their next attempt. The others are grouped by their
+topic.
+"""
 
 _GROUPS: Final[tuple[Group, ...]] = ("again", *sorted(PRIORITY, key=PRIORITY.__getitem__))
 _MOST_OWED: Final = 2.0
-_PROBE_PATIENCE_MS: Final = 120_000  # longer than a breaker is open by default: then the next probe is due
+# longer than a breaker is open by default: then the next probe is due
+_PROBE_PATIENCE_MS: Final = 120_000
 _number: Final = attrgetter("number")
 _IN_FLIGHT: Final = "in_flight"  # held until a request ends, which may be at any moment
 _LONGEST_TIMER_S: Final = 60.0  # the wall clock may step while the loop's clock does not
 
 
 class Timetable(Generic[K]):
-    """Keys by their number (a time or a length), lowest first. A change is a binary search and a move in memory."""
+    """Keys by their number (a time or a length), lowest first.
+
+    A change is a binary search and a move in memory.
+    """
 
     def __init__(self) -> None:
         self._order: list[tuple[int, K]] = []
@@ -93,9 +103,25 @@ class Waiter:
         ready: False until `not_before_ms`.
     """
 
-    __slots__ = ("answered", "applicant", "group", "in_flight", "kind", "number", "ready", "request", "since_ms")
+    __slots__ = (
+        "answered",
+        "applicant",
+        "group",
+        "in_flight",
+        "kind",
+        "number",
+        "ready",
+        "request",
+        "since_ms",
+    )
 
-    def __init__(self, in_flight: InFlight, applicant: Applicant, request: AdmissionRequest, since_ms: int) -> None:
+    def __init__(
+        self,
+        in_flight: InFlight,
+        applicant: Applicant,
+        request: AdmissionRequest,
+        since_ms: int,
+    ) -> None:
         self.in_flight = in_flight
         self.applicant = applicant
         self.request = request
@@ -181,7 +207,8 @@ class LaneQueue:
     def first(self, without: Collection[Kind]) -> Waiter | None:
         """Return the lead that goes next, leaving out these kinds.
 
-        Next attempts go first, then sources that are owed a turn, then by priority, then by arrival.
+        Next attempts go first, then sources that are owed a turn, then by priority, then by
+        arrival.
         """
         best: Waiter | None = None
         place = (0, 0)
@@ -198,7 +225,11 @@ class LaneQueue:
         """Return the lead that would go last. The lane must have one."""
         for group in reversed(_GROUPS):
             if self._ready_in[group]:
-                tails = (waiters[-1] for (_, of_group), waiters in self._ready.items() if of_group == group)
+                tails = (
+                    waiters[-1]
+                    for (_, of_group), waiters in self._ready.items()
+                    if of_group == group
+                )
                 return max(tails, key=_number)
         return next(reversed(self._waiters.values()))
 
@@ -221,11 +252,15 @@ class LaneQueue:
         """
         beside = (waiters for (_, group), waiters in self._ready.items() if group == waiter.group)
         own = sum(bisect_left(waiters, waiter.number, key=_number) for waiters in beside)
-        in_all = own + sum(self._ready_in[group] for group in _GROUPS[: _GROUPS.index(waiter.group)])
+        in_all = own + sum(
+            self._ready_in[group] for group in _GROUPS[: _GROUPS.index(waiter.group)]
+        )
         return min(in_all, (own + 1) * (1 + 1 / share)) if share else in_all
 
     def count_share(self, source: Source, shares: dict[Source, float]) -> None:
-        """Credit the sources that wait behind a send of `source` with their share; a send of theirs uses it up."""
+        """Credit the sources that wait behind a send of `source` with their share; a send of theirs
+        uses it up.
+        """
         for sender, share in shares.items():
             if sender == source:
                 self._owed[sender] = max(0.0, self._owed.get(sender, 0.0) - 1.0)
@@ -241,8 +276,9 @@ class LaneQueue:
 class Patience:
     """Decides which waiting leads of one partition are deferred, and until when.
 
-    A lead waits in its partition for as long as the hold of its lane lasts, with two exceptions: where workspaces share
-    the partition, and where a workspace's leads are to be answered at once (`hold = "degrade"`).
+    A lead waits in its partition for as long as the hold of its lane lasts, with two exceptions:
+    where workspaces share the partition, and where a workspace's leads are to be answered at once
+    (`hold = "degrade"`).
     """
 
     def __init__(self, plan: Plan, lanes: Lanes) -> None:
@@ -254,39 +290,77 @@ class Patience:
 
     def until_ms(self, waiter: Waiter, now_ms: int, boot_ms: int) -> int:
         """Return until when (epoch ms) a lead may wait in a shared partition."""
-        patience_ms = max(self._patience_ms, _PROBE_PATIENCE_MS) if waiter.request.probe else self._patience_ms
+        patience_ms = (
+            max(self._patience_ms, _PROBE_PATIENCE_MS)
+            if waiter.request.probe
+            else self._patience_ms
+        )
         return now_ms + waiter.since_ms + patience_ms - boot_ms
 
     def wait_for_stall(self, policy: Workspace, held: Held, since_ms: int, now_ms: int) -> Held:
-        """Let a lead wait for a short stall even if it must not wait for a held lane: any answer ends a stall."""
+        """Let a lead wait for a short stall even if it must not wait for a held lane: any answer
+        ends a stall.
+        """
         until_ms = min(held.until_ms, since_ms + self._patience_ms)
         waits = (self._lanes.shared or policy.hold == "degrade") and now_ms < until_ms
         return Held(_IN_FLIGHT, "", until_ms) if waits else held
 
-    def impatient(self, name: str, queue: LaneQueue, kind: Kind, held: Held, now_ms: int) -> list[Waiter]:
+    def impatient(
+        self,
+        name: str,
+        queue: LaneQueue,
+        kind: Kind,
+        held: Held,
+        now_ms: int,
+    ) -> list[Waiter]:
         """Return the ready leads of a held kind that must not wait here."""
         degrades = self._plan.workspaces[name].hold == "degrade"
         is_long = ends_ms(held) - now_ms > self._patience_ms
-        # A lead must not wait for long if workspaces share the partition or leads are to be served at once, not even
-        # for a Retry-After.
+        # A lead must not wait for long if workspaces share the partition or leads are to be served
+        # at once, not even for a Retry-After.
         if (held.status is not None and degrades) or (is_long and (self._lanes.shared or degrades)):
             return [waiter for waiter in queue.ready(kind) if degrades or not waiter.request.probe]
         if held.bulk_only and is_long:  # returned bulk leads must not block replays that may go
             return [waiter for waiter in queue.ready(kind) if waiter.in_flight.source == "retry"]
         return []
 
-    def comes_too_late(self, name: str, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> bool:
+    def comes_too_late(
+        self,
+        name: str,
+        queue: LaneQueue,
+        waiter: Waiter,
+        now_ms: int,
+        boot_ms: int,
+    ) -> bool:
         """Return True if the turn of a ready lead comes later than it may wait."""
         begins_ms = max(now_ms, ends_ms(queue.held[waiter.kind]))
-        return begins_ms + self._line_ms(name, queue, waiter) > self.until_ms(waiter, now_ms, boot_ms)
+        return begins_ms + self._line_ms(name, queue, waiter) > self.until_ms(
+            waiter,
+            now_ms,
+            boot_ms,
+        )
 
-    def deferred(self, name: str, queue: LaneQueue, waiter: Waiter, held: Held, now_ms: int) -> Held:
-        """Return the answer to a deferred lead, with the time of about its turn: behind those deferred before."""
+    def deferred(
+        self,
+        name: str,
+        queue: LaneQueue,
+        waiter: Waiter,
+        held: Held,
+        now_ms: int,
+    ) -> Held:
+        """Return the answer to a deferred lead, with the time of about its turn: behind those
+        deferred before.
+        """
         at_ms = max(held.back_ms or ends_ms(held), now_ms + self._line_ms(name, queue, waiter))
         per_s = sends_per_s(self._lanes.policy(name), self._lanes[name])
         key = (name, waiter.request.bulk)
         returned = waiter.in_flight.source == "retry"
-        self._horizons[key], due_ms = postpone(self._horizons.get(key, Horizon()), at_ms, per_s, returned=returned)
+        self._horizons[key], due_ms = postpone(
+            self._horizons.get(key, Horizon()),
+            at_ms,
+            per_s,
+            returned=returned,
+        )
         return msgspec.structs.replace(held, defer=True, back_ms=due_ms)
 
     def _line_ms(self, name: str, queue: LaneQueue, waiter: Waiter) -> int:
@@ -294,7 +368,11 @@ class Patience:
         if not waiter.ready:
             return 0
         per_s = sends_per_s(self._lanes.policy(name), self._lanes[name])
-        return round(queue.sends_before(waiter, self.shares.get(waiter.in_flight.source, 0.0)) * 1000 / per_s)
+        return round(
+            queue.sends_before(waiter, self.shares.get(waiter.in_flight.source, 0.0))
+            * 1000
+            / per_s,
+        )
 
 
 def ends_ms(held: Held) -> int:
@@ -317,11 +395,16 @@ def busy(queue: LaneQueue) -> Held:
 class LaneTimer:
     """Calls `look_at` for each lane whose time has come, which sets the lane's next time.
 
-    All lanes of the partition share one timer of the event loop. It calls `look_at_all` instead if the wall clock
-    stepped back.
+    All lanes of the partition share one timer of the event loop. It calls `look_at_all` instead if
+    the wall clock stepped back.
     """
 
-    def __init__(self, clock: Clock, look_at: Callable[[str], None], look_at_all: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        look_at: Callable[[str], None],
+        look_at_all: Callable[[], None],
+    ) -> None:
         self._clock = clock
         self._look_at = look_at
         self._look_at_all = look_at_all

@@ -1,8 +1,9 @@
-"""The lanes of one partition in memory: changed at once, written with the step that is committed next.
+"""The lanes of one partition in memory: changed at once, written with the step that is committed
+next.
 
-A view of each lane is published when it changes, and at each take-over: the topic of the views may have been lost, and
-an idle lane does not change. A view counts as shown once it is committed. Its `news` are the changes since the last
-shown view, so an aborted transaction or a restart loses none.
+A view of each lane is published when it changes, and at each take-over: the topic of the views may
+have been lost, and an idle lane does not change. A view counts as shown once it is committed. Its
+`news` are the changes since the last shown view, so an aborted transaction or a restart loses none.
 """
 
 import asyncio
@@ -36,16 +37,20 @@ _VIEW_EVERY_MS: Final = 1_000
 _LOOK_EVERY_S: Final = 60.0
 _NEVER: Final = 0
 _AT_ONCE: Final = 50
-"""Views in one transaction when all are published, so that the steps of leads do not wait behind a large one."""
+"""Views in one transaction when all are published, so that the steps of leads do not wait behind a
+large one.
+"""
 _EVERY_S: Final = 1.0
 
 
 @define(eq=False, repr=False)
 class Lanes:
-    """The lanes of the workspaces that live in partition `number`, by workspace. For `previous` see `WorkerParts`.
+    """The lanes of the workspaces that live in partition `number`, by workspace.
 
-    Each view has the positions of the partition in its topics. They change with each record, so they alone do not make
-    a view change: one view a second shows them, whichever lane it is of.
+    For `previous` see `WorkerParts`.
+
+    Each view has the positions of the partition in its topics. They change with each record, so
+    they alone do not make a view change: one view a second shows them, whichever lane it is of.
     """
 
     _number: int
@@ -58,21 +63,28 @@ class Lanes:
     stalls: dict[str, StallDetector] = field(init=False, factory=lambda: defaultdict(StallDetector))
     _lanes: dict[str, Lane] = field(init=False, factory=dict)
     _shown: dict[str, LaneView] = field(init=False, factory=dict)  # as it was last published
-    _uncommitted: dict[str, LaneView] = field(init=False, factory=dict)  # views in the transaction under way
+    # views in the transaction under way
+    _uncommitted: dict[str, LaneView] = field(init=False, factory=dict)
     _due: set[str] = field(init=False, factory=set)  # to be published even if they have not changed
     _positions: dict[str, Position] = field(init=False, factory=dict)  # as they were last published
-    _changed: asyncio.Event = field(init=False, factory=asyncio.Event)  # there may be a change that was not published
+    # there may be a change that was not published
+    _changed: asyncio.Event = field(init=False, factory=asyncio.Event)
 
     def __getitem__(self, workspace: str) -> Lane:
         """The lane of a workspace. A new workspace gets a new lane."""
         lane = self._lanes.get(workspace)
         if lane is None:
-            lane = self._lanes[workspace] = for_new_owner(Lane(workspace, self._number), self._clock.now_ms())
+            lane = self._lanes[workspace] = for_new_owner(
+                Lane(workspace, self._number),
+                self._clock.now_ms(),
+            )
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane
 
     def policy(self, workspace: str) -> InForce:
-        """The policy that the rules of this lane apply now: the configured one with what operators have changed."""
+        """The policy that the rules of this lane apply now: the configured one with what operators
+        have changed.
+        """
         return self[workspace].in_force(self._plan.workspaces[workspace])
 
     def is_home(self, workspace: str) -> bool:
@@ -111,14 +123,21 @@ class Lanes:
             if lane.workspace in self._plan.workspaces:
                 at_ms = min(now_ms, lane.callback_health.owned_ms or now_ms)  # of its last commit
                 self._shown[lane.workspace] = self._view(lane, at_ms, None)
-            self._lanes[lane.workspace] = for_new_owner(lane, now_ms, self._previous.get(lane.workspace))
+            self._lanes[lane.workspace] = for_new_owner(
+                lane,
+                now_ms,
+                self._previous.get(lane.workspace),
+            )
         self.reconfigured()
         self.publish_all()
         for name in self._shown:
-            self._observer.lane(msgspec.structs.replace(self.view(name), news=()))  # its changes come later
+            # its changes come later
+            self._observer.lane(msgspec.structs.replace(self.view(name), news=()))
 
     def publish_all(self) -> None:
-        """Have the view of each lane published, although it may not have changed: the topic may have lost it."""
+        """Have the view of each lane published, although it may not have changed: the topic may
+        have lost it.
+        """
         self._due.update(self._shown)
         self._changed.set()
 
@@ -127,24 +146,37 @@ class Lanes:
         self._due.add(workspace)
 
     def reconfigured(self) -> None:
-        """Apply a changed configuration: what it repairs may be tried at once. Raises RowUnreadable, as `load`."""
+        """Apply a changed configuration: what it repairs may be tried at once.
+
+        Raises RowUnreadable, as `load`.
+        """
         if problems := self.moved(self._plan):
             raise RowUnreadable("; ".join(problems))
         now_ms = self._clock.now_ms()
         for name, lane in self._lanes.items():
             if (policy := self._plan.workspaces.get(name)) is not None:
-                self._lanes[name] = reconfigured(lane.in_force(policy), lane, self._plan.destinations_of(name), now_ms)
+                self._lanes[name] = reconfigured(
+                    lane.in_force(policy),
+                    lane,
+                    self._plan.destinations_of(name),
+                    now_ms,
+                )
         self._changed.set()
 
     def moved(self, plan: Plan) -> list[str]:
-        """Why this process must not adopt `plan`: a workspace that it adds has its lane here and its home elsewhere."""
+        """Why this process must not adopt `plan`: a workspace that it adds has its lane here and
+        its home elsewhere.
+        """
         mine = self._plan
         number = self._number
         names = self._lanes.keys() & plan.workspaces.keys()
-        homes = {name: (mine if name in mine.workspaces else plan).home_of(name) for name in sorted(names)}
+        homes = {
+            name: (mine if name in mine.workspaces else plan).home_of(name)
+            for name in sorted(names)
+        }
         return [moved_text(name, number, home) for name, home in homes.items() if home != number]
 
-    # ------------------------------------------------------------- what changes a lane, beside operators and admission
+    # ------------------------------------------ what changes a lane, beside operators and admission
 
     def charge(self, workspace: str, held: Reservation | None) -> Reservation | None:
         """Book what is still reserved for a lead as spent.
@@ -160,9 +192,15 @@ class Lanes:
     def count_dead_letter(self, grant: Grant, reason: str) -> None:
         name = grant.destination.workspace
         now_ms = self._clock.now_ms()
-        self._lanes[name] = dead_letter_counted(self.policy(name), self[name], grant, reason, now_ms)
+        self._lanes[name] = dead_letter_counted(
+            self.policy(name),
+            self[name],
+            grant,
+            reason,
+            now_ms,
+        )
 
-    # ------------------------------------------------------------------------------------------ rows and views
+    # ------------------------------------------------------------------------------- rows and views
 
     def records(self, workspaces: set[str]) -> list[Record]:
         """The rows of these lanes as they are now, and the views that have changed."""
@@ -180,7 +218,9 @@ class Lanes:
             if view_now.news or name in self._due or not self._is_recent(name, now_ms):
                 self._due.discard(name)  # if the transaction fails, `load` adds it again
                 self._uncommitted[name] = view_now
-                records.append(Record(self._plan.topics.lanes, name.encode(), _json.encode(view_now)))
+                records.append(
+                    Record(self._plan.topics.lanes, name.encode(), _json.encode(view_now)),
+                )
             else:
                 self._changed.set()
         if self._shows_older_positions():
@@ -198,8 +238,8 @@ class Lanes:
     async def keep_shown(self, submit: Callable[[WriteBatch], asyncio.Future[None]]) -> None:
         """Publish what no step of a lead publishes. Until cancelled.
 
-        That are views which change with time only, those that were published too recently, those of `publish_all`, and
-        one view that shows newer positions, if no other one does.
+        That are views which change with time only, those that were published too recently, those of
+        `publish_all`, and one view that shows newer positions, if no other one does.
         """
         while True:
             with suppress(TimeoutError):
@@ -208,7 +248,11 @@ class Lanes:
             await asyncio.sleep(_VIEW_EVERY_MS / 1000)
             self._changed.clear()
             now_ms = self._clock.now_ms()
-            others = [name for name in self._shown if name not in self._due and name in self._plan.workspaces]
+            others = [
+                name
+                for name in self._shown
+                if name not in self._due and name in self._plan.workspaces
+            ]
             changed = [name for name in others if not _same(self.view(name), self._shown[name])]
             if not self._due and not changed and self._shows_older_positions():
                 changed = others[:1]
@@ -219,7 +263,9 @@ class Lanes:
                 self._changed.set()
 
     def gone(self) -> None:
-        """Report the lanes as gone, and keep them as `previous` in case they are assigned to this process again."""
+        """Report the lanes as gone, and keep them as `previous` in case they are assigned to this
+        process again.
+        """
         self._previous.update(self._lanes)
         for name in self._lanes:
             self._observer.lane_gone(name)
@@ -235,8 +281,14 @@ class Lanes:
         return self._intake.positions(self._plan.topics.lead_topics)
 
     def _shows_older_positions(self) -> bool:
-        """True if a topic was read on. Where the committed offset has come up with the reader, that says enough."""
-        return any(self._positions.get(topic) != position for topic, position in self._positions_now().items())
+        """True if a topic was read on.
+
+        Where the committed offset has come up with the reader, that says enough.
+        """
+        return any(
+            self._positions.get(topic) != position
+            for topic, position in self._positions_now().items()
+        )
 
     def _is_recent(self, name: str, now_ms: int) -> bool:
         """True if its view was published within the last second."""
@@ -246,7 +298,10 @@ class Lanes:
 
 @define(eq=False, repr=False)
 class _Rows(Mapping[bytes, bytes]):
-    """The rows of these lanes. A row is made only when it is read, so that a look at one takes no longer with more."""
+    """The rows of these lanes.
+
+    A row is made only when it is read, so that a look at one takes no longer with more.
+    """
 
     _lanes: Mapping[str, Lane]
 
@@ -273,9 +328,11 @@ def _timeless(view: LaneView) -> LaneView:
 
 @define(eq=False, repr=False)
 class HostWatch:
-    """Asks Clay's host while the breaker of a lane is open: the end of an outage is then noticed without wasted leads.
+    """Asks Clay's host while the breaker of a lane is open: the end of an outage is then noticed
+    without wasted leads.
 
-    It holds the lanes of one partition whose breaker holds leads. A healthy partition does no work here.
+    It holds the lanes of one partition whose breaker holds leads. A healthy partition does no work
+    here.
     """
 
     _plan: Plan
@@ -298,15 +355,24 @@ class HostWatch:
         while True:
             await self._any_held.wait()
             now_ms = self._clock.now_ms()
-            for name in [name for name in self._held if self._lanes[name].breaker.until_ms <= now_ms]:
+            for name in [
+                name for name in self._held if self._lanes[name].breaker.until_ms <= now_ms
+            ]:
                 del self._held[name]
             if not self._held:
                 self._any_held.clear()
                 continue
             held = dict(self._held)
-            answers = await asyncio.gather(*(self._clay.host_answers(alias) for alias in held.values()))
+            answers = await asyncio.gather(
+                *(self._clay.host_answers(alias) for alias in held.values()),
+            )
             for name, answer in zip(held, answers, strict=True):
                 policy = self._lanes.policy(name)
-                self._lanes[name] = host_checked(policy, self._lanes[name], answer, self._clock.now_ms())
+                self._lanes[name] = host_checked(
+                    policy,
+                    self._lanes[name],
+                    answer,
+                    self._clock.now_ms(),
+                )
                 pump(name)
             await asyncio.sleep(_EVERY_S)

@@ -3,10 +3,12 @@
     bytes -> decode -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
           -> admit (or expire) + write ahead -> POST -> act on its outcome -> conclude
 
-The decisions are pure functions of `domain/`; this file carries them out. Each write is one step: rows, events,
-dead letter and lane are committed together or not at all. A POST starts only after the `sending` row is committed. So a
-crash at any point leaves either proof that nothing was sent, or a row that says that the send is uncertain. When
-`LeadPipeline.process` returns, the lead is concluded and its record may be acked.
+The decisions are pure functions of `domain/`; this file carries them out. Each write is one step:
+rows, events,
+dead letter and lane are committed together or not at all. A POST starts only after the `sending`
+row is committed. So a crash at any point leaves either proof that nothing was sent, or a row that
+says that the send is uncertain. When `LeadPipeline.process` returns, the lead is concluded and its
+record may be acked.
 """
 
 import asyncio
@@ -28,8 +30,20 @@ from stream_app.domain.delivery.recorder import (
     strayed,
     without_value,
 )
-from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, dedup, find_lead_ref, resolve_lead
-from stream_app.domain.delivery.state_machine import Delivery, Reason, Verdict, begin, classify_record
+from stream_app.domain.delivery.resolve import (
+    LeadRef,
+    ResolvedLead,
+    dedup,
+    find_lead_ref,
+    resolve_lead,
+)
+from stream_app.domain.delivery.state_machine import (
+    Delivery,
+    Reason,
+    Verdict,
+    begin,
+    classify_record,
+)
 from stream_app.domain.delivery.suppression import is_unwanted
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import LANE_BUSY
@@ -38,7 +52,15 @@ from stream_app.domain.lead.identity import person_of, pointed
 from stream_app.domain.lead.read import Unreadable, read_lead, what_is_left_out
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import RESEND, Lead, Status
-from stream_app.domain.model.outcome import Accepted, Denied, Gone, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.model.outcome import (
+    Accepted,
+    Denied,
+    Gone,
+    Poison,
+    RateLimited,
+    Refused,
+    Uncertain,
+)
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination
 from stream_app.partition.fallback import Fallback
@@ -49,13 +71,18 @@ from stream_app.partition.state import PartitionState, StateUser, WorkerParts
 LeadRecorder = DeliveryRecorder[ResolvedLead]
 
 NextAttempt = int | None
-"""The earliest time of a lead's next attempt (epoch ms; 0: at once), or None if the lead is concluded."""
+"""The earliest time of a lead's next attempt (epoch ms; 0: at once), or None if the lead is
+concluded.
+"""
 
 _PROBES_FOR_MS: Final = 600_000
 """How long a lead stays ready as the probe of its lane. Its record is not acked meanwhile."""
 _GATHER_S: Final = 0.1
 """How long the first records of a run without a value wait for the others."""
-_WORKER_DIED: Final = Reason("worker_died", "its worker ended between the write-ahead and the outcome")
+_WORKER_DIED: Final = Reason(
+    "worker_died",
+    "its worker ended between the write-ahead and the outcome",
+)
 
 
 class LeadPipeline(StateUser):
@@ -99,7 +126,9 @@ class LeadPipeline(StateUser):
                 await self._process_locked(in_flight, resolved)
 
     def _keys_of(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
-        """The keys of all rows that decide about this lead: its own row, and the aliases of its person."""
+        """The keys of all rows that decide about this lead: its own row, and the aliases of its
+        person.
+        """
         return (resolved.key, *person_of(resolved.aliases, self._rows.get).aliases)
 
     async def _process_locked(self, in_flight: InFlight, resolved: ResolvedLead) -> None:
@@ -108,7 +137,13 @@ class LeadPipeline(StateUser):
             return
         now_ms = self._clock.now_ms()
         person = person_of(resolved.aliases, self._rows.get)
-        row, verdict, why = dedup(resolved, person.rows, self._rows.delivery, now_ms, self._rows.freshness_ms)
+        row, verdict, why = dedup(
+            resolved,
+            person.rows,
+            self._rows.delivery,
+            now_ms,
+            self._rows.freshness_ms,
+        )
         if verdict == "done":
             in_flight.release_next()
             await self._commits.commit_unchanged(in_flight, resolved.key)
@@ -136,32 +171,54 @@ class LeadPipeline(StateUser):
         await self._deliver(in_flight, recorder, not_before_ms)
 
     async def _conclude_duplicate(
-        self, in_flight: InFlight, resolved: ResolvedLead, row: Delivery | None, why: Reason
+        self,
+        in_flight: InFlight,
+        resolved: ResolvedLead,
+        row: Delivery | None,
+        why: Reason,
     ) -> None:
         """Conclude a lead that was accepted before. A known person may be served."""
         unwanted = self._rows.why_not_sent(resolved)
         if unwanted is not None and unwanted.reason == "suppressed":
             await self._conclusions.without_row(in_flight, resolved, "suppressed", unwanted)
-        elif why.reason != "same_person" or not await self._fallback.serve_same_person(in_flight, resolved, row):
+        elif why.reason != "same_person" or not await self._fallback.serve_same_person(
+            in_flight,
+            resolved,
+            row,
+        ):
             await self._conclusions.without_row(in_flight, resolved, "duplicate", why)
 
-    def _recorder(self, resolved: ResolvedLead, row: Delivery | None, verdict: Verdict, now_ms: int) -> LeadRecorder:
+    def _recorder(
+        self,
+        resolved: ResolvedLead,
+        row: Delivery | None,
+        verdict: Verdict,
+        now_ms: int,
+    ) -> LeadRecorder:
         """Begin a history, or continue the one in the row."""
         if row is not None and verdict != "fresh":
             return DeliveryRecorder(self._plan, resolved, row)
-        aliases = [] if resolved.lead.force else pointed(resolved.aliases, resolved.key, self._rows.get)
-        recorder = DeliveryRecorder(self._plan, resolved, resolved.begin(now_ms), replaced=row, aliases=aliases)
+        aliases = (
+            [] if resolved.lead.force else pointed(resolved.aliases, resolved.key, self._rows.get)
+        )
+        recorder = DeliveryRecorder(
+            self._plan,
+            resolved,
+            resolved.begin(now_ms),
+            replaced=row,
+            aliases=aliases,
+        )
         if verdict == "fresh":
             recorder.emit()
         return recorder
 
-    # ------------------------------------------------------------------------------------ leads with a row already
+    # --------------------------------------------------------------------- leads with a row already
 
     async def _resume_sent(self, in_flight: InFlight, recorder: LeadRecorder) -> NextAttempt:
         """Continue a lead whose row says `sending`.
 
-        If this process sent it, it knows the outcome: only the step that recorded it was lost. Else the send is
-        uncertain.
+        If this process sent it, it knows the outcome: only the step that recorded it was lost. Else
+        the send is uncertain.
         """
         in_flight.release_next()
         attempt = in_flight.attempt
@@ -171,39 +228,81 @@ class LeadPipeline(StateUser):
         return await self._act_on(in_flight, recorder, attempt, has_slot=False)
 
     async def _resend_or_park(self, in_flight: InFlight, recorder: LeadRecorder) -> NextAttempt:
-        """Send a lead again whose grace has ended without a callback, if policy says so, else park it."""
-        if recorder.resolved.destination.uncertain == "park" or recorder.row.sends > self._plan.replay.max_replays:
+        """Send a lead again whose grace has ended without a callback, if policy says so, else park
+        it.
+        """
+        if (
+            recorder.resolved.destination.uncertain == "park"
+            or recorder.row.sends > self._plan.replay.max_replays
+        ):
             text = "it may have reached Clay, and no callback came in time"
             http_status = recorder.resolved.envelope.http_status or None
-            await self._conclusions.park(in_flight, recorder, Reason("uncertain", text, http_status))
+            await self._conclusions.park(
+                in_flight,
+                recorder,
+                Reason("uncertain", text, http_status),
+            )
             return None
-        spent = self._lanes.charge(recorder.resolved.destination.workspace, recorder.row.reservation)
-        why = Reason(RESEND, "sent again by policy though it may have reached Clay: a possible double spend")
+        spent = self._lanes.charge(
+            recorder.resolved.destination.workspace,
+            recorder.row.reservation,
+        )
+        why = Reason(
+            RESEND,
+            "sent again by policy though it may have reached Clay: a possible double spend",
+        )
         recorder.go("replayed", self._clock.now_ms(), why, spent, **recorder.freed(spent))
         await self._commits.submit(recorder.step(), in_flight)
         return 0
 
-    async def _return_from_replay(self, in_flight: InFlight, recorder: LeadRecorder, now_ms: int) -> None:
+    async def _return_from_replay(
+        self,
+        in_flight: InFlight,
+        recorder: LeadRecorder,
+        now_ms: int,
+    ) -> None:
         """Record that the lead has come back from a replay topic."""
-        spent = self._lanes.charge(recorder.resolved.destination.workspace, recorder.row.reservation)
+        spent = self._lanes.charge(
+            recorder.resolved.destination.workspace,
+            recorder.row.reservation,
+        )
         recorder.come_back(recorder.resolved.envelope, now_ms, spent)
-        if spent is not None:  # another lead's step may commit the lane first: the row must be committed with it
+        # another lead's step may commit the lane first: the row must be committed with it
+        if spent is not None:
             await self._commits.submit(recorder.step(), in_flight)
 
-    # ------------------------------------------------------------------------------------------ leads without a row
+    # -------------------------------------------------------------------------- leads without a row
 
     async def _process_unsendable(
-        self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable
+        self,
+        in_flight: InFlight,
+        envelope: Envelope,
+        lead: Lead | Unreadable,
+        bad: Unreadable,
     ) -> None:
-        """Reject a record that cannot be sent. If it belongs to a lead that has a row, park that lead."""
-        lead_ref = find_lead_ref(self._plan, in_flight.consumed, envelope, lead, self._rows.delivery)
+        """Reject a record that cannot be sent.
+
+        If it belongs to a lead that has a row, park that lead.
+        """
+        lead_ref = find_lead_ref(
+            self._plan,
+            in_flight.consumed,
+            envelope,
+            lead,
+            self._rows.delivery,
+        )
         if lead_ref is None:
             await self._conclusions.reject(in_flight, envelope, lead, bad)
             return
         async with self._locks.lock(in_flight, lambda: (lead_ref.key,)):
             await self._park_unsendable(in_flight, lead_ref, bad)
 
-    async def _park_unsendable(self, in_flight: InFlight, lead_ref: LeadRef, bad: Unreadable) -> None:
+    async def _park_unsendable(
+        self,
+        in_flight: InFlight,
+        lead_ref: LeadRef,
+        bad: Unreadable,
+    ) -> None:
         """Park a known lead that would be sent now and cannot be."""
         if await self._commits.is_concluded(in_flight, lead_ref.envelope.origin):
             return
@@ -214,7 +313,12 @@ class LeadPipeline(StateUser):
             await self._commits.commit_unchanged(in_flight, lead_ref.key)
             return
         row = row or begin(lead_ref.envelope, now_ms)
-        if self._rows.suppressing and is_unwanted(lead_ref, row.first_at_ms, self._rows.suppression, self._rows.get):
+        if self._rows.suppressing and is_unwanted(
+            lead_ref,
+            row.first_at_ms,
+            self._rows.suppression,
+            self._rows.get,
+        ):
             # The dead letter must not carry the fields of an erased person.
             lead_ref = replace(lead_ref, consumed=replace(lead_ref.consumed, value=None))
         recorder = DeliveryRecorder(self._plan, lead_ref, row)
@@ -227,11 +331,19 @@ class LeadPipeline(StateUser):
             recorder.come_back(lead_ref.envelope, now_ms)
         await self._conclusions.park(in_flight, recorder, Reason(bad.reason, bad.text))
 
-    # ------------------------------------------------------------------------- admit, POST, act on its outcome
+    # -------------------------------------------------------------- admit, POST, act on its outcome
 
-    async def _deliver(self, in_flight: InFlight, recorder: LeadRecorder, not_before_ms: int) -> None:
-        """Send the lead from `not_before_ms` on (epoch ms) when its lane admits it, until it is concluded."""
-        if recorder.row.state == "refused":  # after a recovery: others may go while it waits for its next attempt
+    async def _deliver(
+        self,
+        in_flight: InFlight,
+        recorder: LeadRecorder,
+        not_before_ms: int,
+    ) -> None:
+        """Send the lead from `not_before_ms` on (epoch ms) when its lane admits it, until it is
+        concluded.
+        """
+        # after a recovery: others may go while it waits for its next attempt
+        if recorder.row.state == "refused":
             in_flight.release_next()
         if await self._fallback.serve_cached_first(in_flight, recorder):
             return
@@ -244,7 +356,8 @@ class LeadPipeline(StateUser):
                 return
             resolved = recorder.resolved
             request = AdmissionRequest(
-                self._plan.destinations[resolved.destination.alias],  # read again: webhooks are added live
+                # read again: webhooks are added live
+                self._plan.destinations[resolved.destination.alias],
                 not_before_ms,
                 resolved.lead.not_after_ms,
                 patient=was_probe or recorder.row.state.startswith("held_"),
@@ -259,17 +372,25 @@ class LeadPipeline(StateUser):
                     return
                 not_before_ms = retry_ms
                 was_probe = answer.grant.permit.lease is not None
-            elif answer is not ASK_AGAIN and not await self._hold_or_defer(in_flight, recorder, answer):
+            elif answer is not ASK_AGAIN and not await self._hold_or_defer(
+                in_flight,
+                recorder,
+                answer,
+            ):
                 return
 
     async def _post(self, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt) -> Attempt:
         """Send the row. A POST that would start too late is not started.
 
-        This worker may have been frozen since the grant, and another worker may own the partition by now.
+        This worker may have been frozen since the grant, and another worker may own the partition
+        by now.
         """
         resolved = recorder.resolved
         grant = attempt.grant
-        if self._clock.boot_ms() - grant.at_boot_ms > self._plan.delivery.max_request_start_age_s * 1000:
+        if (
+            self._clock.boot_ms() - grant.at_boot_ms
+            > self._plan.delivery.max_request_start_age_s * 1000
+        ):
             return attempt
         in_flight.attempt = None
         alias = resolved.destination.alias
@@ -279,7 +400,12 @@ class LeadPipeline(StateUser):
         return attempt
 
     async def _act_on(
-        self, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt, *, has_slot: bool
+        self,
+        in_flight: InFlight,
+        recorder: LeadRecorder,
+        attempt: Attempt,
+        *,
+        has_slot: bool,
     ) -> NextAttempt:
         """Commit the outcome of a POST."""
         grant = attempt.grant
@@ -294,25 +420,53 @@ class LeadPipeline(StateUser):
                     due_ms = self._clock.now_ms() + int(destination.callback_deadline_s * 1000)
                 why = Reason(http_status=outcome.http_status, due_at_ms=due_ms)
                 final = not destination.callbacks
-                await self._conclusions.conclude(in_flight, recorder, "accepted", why, settlement.spent, final=final)
+                await self._conclusions.conclude(
+                    in_flight,
+                    recorder,
+                    "accepted",
+                    why,
+                    settlement.spent,
+                    final=final,
+                )
                 return None
             case Uncertain():
                 await self._conclusions.uncertain(in_flight, recorder, failure(outcome))
                 return None
             case Poison():
                 why = failure(outcome)
-                await self._conclusions.conclude(in_flight, recorder, "rejected_invalid", why, dead_letter="poison")
+                await self._conclusions.conclude(
+                    in_flight,
+                    recorder,
+                    "rejected_invalid",
+                    why,
+                    dead_letter="poison",
+                )
                 return None
             case Refused():
-                return await self._retry_or_dead_letter(in_flight, recorder, grant, outcome, settlement)
+                return await self._retry_or_dead_letter(
+                    in_flight,
+                    recorder,
+                    grant,
+                    outcome,
+                    settlement,
+                )
             case RateLimited() | Denied() | Gone():
                 why = Reason(outcome.reason, settlement.text, outcome.http_status, wait_until_ms)
             case None:
-                why = Reason("started_too_late", "not sent: its turn was too long ago", due_at_ms=wait_until_ms)
+                why = Reason(
+                    "started_too_late",
+                    "not sent: its turn was too long ago",
+                    due_at_ms=wait_until_ms,
+                )
         return await self._record_refusal(recorder, why, wait_until_ms)
 
     async def _retry_or_dead_letter(
-        self, in_flight: InFlight, recorder: LeadRecorder, grant: Grant, outcome: Refused, settlement: Settlement
+        self,
+        in_flight: InFlight,
+        recorder: LeadRecorder,
+        grant: Grant,
+        outcome: Refused,
+        settlement: Settlement,
     ) -> NextAttempt:
         """Retry a lead that Clay did not take, until its attempts are used up.
 
@@ -325,26 +479,52 @@ class LeadPipeline(StateUser):
         if attempt >= policy.max_attempts:
             self._lanes.count_dead_letter(grant, outcome.reason)
             why = failure(outcome)
-            await self._conclusions.dead_letter(in_flight, recorder, why, attempt=attempt, failed_at_ms=first_ms)
+            await self._conclusions.dead_letter(
+                in_flight,
+                recorder,
+                why,
+                attempt=attempt,
+                failed_at_ms=first_ms,
+            )
             return None
         delay_s = min(policy.retry_cap_s, policy.retry_base_s * 2**attempt) * self._clock.rand()
         due_ms = max(settlement.wait_until_ms, now_ms + int(delay_s * 1000))
         why = failure(outcome, due_ms)
-        return await self._record_refusal(recorder, why, due_ms, attempt=attempt, failed_at_ms=first_ms)
+        return await self._record_refusal(
+            recorder,
+            why,
+            due_ms,
+            attempt=attempt,
+            failed_at_ms=first_ms,
+        )
 
-    async def _record_refusal(self, recorder: LeadRecorder, why: Reason, due_ms: int, **changes: object) -> int:
+    async def _record_refusal(
+        self,
+        recorder: LeadRecorder,
+        why: Reason,
+        due_ms: int,
+        **changes: object,
+    ) -> int:
         """Commit that Clay did not take the lead, before any wait: after a crash the row proves it."""
         recorder.go("refused", self._clock.now_ms(), why, **recorder.freed(), **changes)
         await self._commits.submit(recorder.step())
         return due_ms
 
-    # ----------------------------------------------------------------------------------------------------- held
+    # ----------------------------------------------------------------------------------------- held
 
     async def _hold_or_defer(self, in_flight: InFlight, recorder: LeadRecorder, held: Held) -> bool:
-        """Record that the lane did not admit the lead. False: it is concluded, as served, deferred or expired."""
+        """Record that the lane did not admit the lead.
+
+        False: it is concluded, as served, deferred or expired.
+        """
         now_ms = self._clock.now_ms()
         if held.status == "expired":
-            await self._conclusions.conclude(in_flight, recorder, "expired", Reason(held.reason, held.text))
+            await self._conclusions.conclude(
+                in_flight,
+                recorder,
+                "expired",
+                Reason(held.reason, held.text),
+            )
             return False
         if not held.defer:
             why = Reason(held.reason, held.text, due_at_ms=held.may_end_ms or None)
@@ -360,7 +540,10 @@ class LeadPipeline(StateUser):
         if self._rows.why_not_sent(recorder.resolved) is not None:
             return True  # an operator has said so meanwhile: `_deliver` concludes it
         now_ms = self._clock.now_ms()
-        due_ms = max(held.back_ms or held.until_ms, now_ms + int(self._plan.delivery.patience_s * 1000))
+        due_ms = max(
+            held.back_ms or held.until_ms,
+            now_ms + int(self._plan.delivery.patience_s * 1000),
+        )
         why = Reason(held.reason, held.text, due_at_ms=due_ms)
         recorder.go("deferred", now_ms, why)
         copy = recorder.copy(self._plan.topics.deferred, now_ms, why, way="deferred")
@@ -371,12 +554,12 @@ class LeadPipeline(StateUser):
 class Conclusions(StateUser):
     """Commits the last step of a lead's record.
 
-    A lead with a row ends as final, open until its callback, uncertain, dead-lettered or parked. A record that gets no
-    row (an invalid one, one of another partition, a duplicate) gets one event and a marker, so that a redelivery
-    repeats nothing.
+    A lead with a row ends as final, open until its callback, uncertain, dead-lettered or parked. A
+    record that gets no row (an invalid one, one of another partition, a duplicate) gets one event
+    and a marker, so that a redelivery repeats nothing.
     """
 
-    # --------------------------------------------------------------------------------------------- with a row
+    # ----------------------------------------------------------------------------------- with a row
 
     async def conclude(
         self,
@@ -389,18 +572,37 @@ class Conclusions(StateUser):
         final: bool = True,
         dead_letter: Disposition = "",
     ) -> None:
-        """Commit the last step of the record. A row that is not `final` stays open until Clay calls back."""
+        """Commit the last step of the record.
+
+        A row that is not `final` stays open until Clay calls back.
+        """
         in_flight.release_next()
         now_ms = self._clock.now_ms()
-        recorder.go(state, now_ms, why, spent, final=final, **(recorder.freed(spent) if final else {}))
-        copies = [self._copy(recorder, self._plan.topics.dlq, why, disposition=dead_letter)] if dead_letter else []
+        recorder.go(
+            state,
+            now_ms,
+            why,
+            spent,
+            final=final,
+            **(recorder.freed(spent) if final else {}),
+        )
+        copies = (
+            [self._copy(recorder, self._plan.topics.dlq, why, disposition=dead_letter)]
+            if dead_letter
+            else []
+        )
         await self._commits.commit_last(in_flight, recorder.step(*copies))
 
-    async def uncertain(self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason) -> None:
+    async def uncertain(
+        self,
+        in_flight: InFlight,
+        recorder: DeliveryRecorder[LeadRef],
+        why: Reason,
+    ) -> None:
         """Commit that the lead may be at Clay.
 
-        Its record waits in a delay tier until the callback's grace ends. Without callbacks it is parked at once, if
-        policy says so: nothing could ever show whether it arrived.
+        Its record waits in a delay tier until the callback's grace ends. Without callbacks it is
+        parked at once, if policy says so: nothing could ever show whether it arrived.
         """
         now_ms = self._clock.now_ms()
         replay = self._plan.replay
@@ -408,17 +610,33 @@ class Conclusions(StateUser):
         grace_ms = int(destination.uncertain_grace_s * 1000)
         why = replace(why, due_at_ms=now_ms + grace_ms)
         first_ms = recorder.row.failed_at_ms or now_ms
-        recorder.go("send_uncertain", now_ms, why, failed_at_ms=first_ms, sends=recorder.row.sends + 1)
+        recorder.go(
+            "send_uncertain",
+            now_ms,
+            why,
+            failed_at_ms=first_ms,
+            sends=recorder.row.sends + 1,
+        )
         if destination.uncertain == "park" and not destination.callbacks:
-            text = f"it may have reached Clay ({why.reason}); its destination has no callbacks to confirm it"
+            text = (
+                f"it may have reached Clay ({why.reason}); its destination has no callbacks to "
+                "confirm it"
+            )
             why = replace(why, reason="uncertain", text=text, due_at_ms=None)
             await self.park(in_flight, recorder, why)
             return
         topic = self._plan.topics.wait(tier_s(replay, grace_ms) or replay.tiers_s[0])
-        await self._commits.commit_last(in_flight, recorder.step(self._copy(recorder, topic, why, way="uncertain")))
+        await self._commits.commit_last(
+            in_flight,
+            recorder.step(self._copy(recorder, topic, why, way="uncertain")),
+        )
 
     async def dead_letter(
-        self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason, **changes: object
+        self,
+        in_flight: InFlight,
+        recorder: DeliveryRecorder[LeadRef],
+        why: Reason,
+        **changes: object,
     ) -> None:
         """Conclude with a dead letter: it is replayed later, or parked if its replays are used up."""
         now_ms = self._clock.now_ms()
@@ -435,11 +653,22 @@ class Conclusions(StateUser):
         dead_letter = self._copy(recorder, topic, why, disposition="failed")
         await self._commits.commit_last(in_flight, recorder.step(dead_letter))
 
-    async def park(self, in_flight: InFlight, recorder: DeliveryRecorder[LeadRef], why: Reason) -> None:
-        """Conclude as parked: an operator has to decide. What is still reserved is booked as spent."""
+    async def park(
+        self,
+        in_flight: InFlight,
+        recorder: DeliveryRecorder[LeadRef],
+        why: Reason,
+    ) -> None:
+        """Conclude as parked: an operator has to decide.
+
+        What is still reserved is booked as spent.
+        """
         in_flight.release_next()
         now_ms = self._clock.now_ms()
-        spent = self._lanes.charge(recorder.resolved.destination.workspace, recorder.row.reservation)
+        spent = self._lanes.charge(
+            recorder.resolved.destination.workspace,
+            recorder.row.reservation,
+        )
         recorder.go("parked", now_ms, why, spent, **(recorder.freed(spent) if spent else {}))
         dead_letter = self._copy(recorder, self._plan.topics.parked, why, disposition="failed")
         await self._commits.commit_last(in_flight, recorder.step(dead_letter))
@@ -460,25 +689,38 @@ class Conclusions(StateUser):
         is_erased = self._rows.is_erased(lead.destination.workspace, lead.lead_id, row.first_at_ms)
         return replace(copy, value=None) if is_erased else copy
 
-    # ------------------------------------------------------------------------------------------- without a row
+    # -------------------------------------------------------------------------------- without a row
 
-    async def reject(self, in_flight: InFlight, envelope: Envelope, lead: Lead | Unreadable, bad: Unreadable) -> None:
-        """Conclude a record that is no valid lead with a dead letter. `lead` is what could be read of it.
+    async def reject(
+        self,
+        in_flight: InFlight,
+        envelope: Envelope,
+        lead: Lead | Unreadable,
+        bad: Unreadable,
+    ) -> None:
+        """Conclude a record that is no valid lead with a dead letter.
+
+        `lead` is what could be read of it.
 
         It counts in the flood guard of its lane, and waits while that guard suspends the lane.
         """
         rejection = Rejection(self._plan, in_flight.consumed, envelope, lead, bad)
         name = lead.workspace or (in_flight.consumed.key or b"").decode("utf-8", "replace")
-        if name not in self._plan.residents(in_flight.consumed.partition):  # no lane of this partition to count it in
+        # no lane of this partition to count it in
+        if name not in self._plan.residents(in_flight.consumed.partition):
             in_flight.release_next()
-            await self._commits.commit_last(in_flight, rejection.step(self._clock.now_ms(), self._rows.get))
+            await self._commits.commit_last(
+                in_flight,
+                rejection.step(self._clock.now_ms(), self._rows.get),
+            )
             return
         request = AdmissionRequest(Destination("", name, ()), patient=True, as_dead_letter=True)
         while await self._admission.admit(in_flight, rejection, request) is ASK_AGAIN:
             pass
 
     async def without_value(self, in_flight: InFlight, run: EmptyRun) -> None:
-        """Conclude an input record without a value, with those of its run that came meanwhile: one event for all.
+        """Conclude an input record without a value, with those of its run that came meanwhile: one
+        event for all.
 
         It gets no dead letter: there is nothing in it that anyone could want back.
         """
@@ -489,7 +731,8 @@ class Conclusions(StateUser):
             with in_flight.limiter.released():  # so that the rest of the run is taken
                 await run.turn.acquire()
             try:
-                if consumed.offset in run.waiting:  # else the step of an earlier record has concluded it
+                # else the step of an earlier record has concluded it
+                if consumed.offset in run.waiting:
                     with in_flight.limiter.released():
                         await asyncio.sleep(_GATHER_S)
                     await self._conclude_run(in_flight, run)
@@ -499,12 +742,21 @@ class Conclusions(StateUser):
             run.waiting.pop(consumed.offset, None)
 
     async def _conclude_run(self, in_flight: InFlight, run: EmptyRun) -> None:
-        """Conclude all records of the run that wait. Those up to a marker were concluded before a crash."""
+        """Conclude all records of the run that wait.
+
+        Those up to a marker were concluded before a crash.
+        """
         taken = sorted(run.waiting.values(), key=attrgetter("offset"))
         markers = [self._rows.marker(consumed.record_id) for consumed in taken]
-        done = max((number for number, marker in enumerate(markers, 1) if marker is not None), default=0)
+        done = max(
+            (number for number, marker in enumerate(markers, 1) if marker is not None),
+            default=0,
+        )
         if left := taken[done:]:
-            await self._commits.commit_last(in_flight, without_value(self._plan, left, self._clock.now_ms()))
+            await self._commits.commit_last(
+                in_flight,
+                without_value(self._plan, left, self._clock.now_ms()),
+            )
         elif (marker := markers[-1]) is not None:
             await self._commits.commit_unchanged(in_flight, marker)
         for consumed in taken:
@@ -514,19 +766,36 @@ class Conclusions(StateUser):
         """Publish a lead to the home partition of its workspace. A second miss parks it."""
         home = self._plan.home_of(lead.destination.workspace)
         lost = lead.envelope.hops > 0
-        text = f"its workspace lives in partition {home}: check the pins and the key of the producer"
+        text = (
+            f"its workspace lives in partition {home}: check the pins and the key of the producer"
+        )
         why = Reason("wrong_partition", text)
         onward = strayed(self._plan, lead, home, lost, self._clock.now_ms(), why)
         await self.without_row(in_flight, lead, "parked" if lost else "rerouted", why, onward)
 
     async def without_row(
-        self, in_flight: InFlight, lead: LeadRef, status: Status, why: Reason, *records: Record
+        self,
+        in_flight: InFlight,
+        lead: LeadRef,
+        status: Status,
+        why: Reason,
+        *records: Record,
     ) -> None:
-        """Commit one event for the lead, with these records, unless the record is concluded already."""
+        """Commit one event for the lead, with these records, unless the record is concluded
+        already.
+        """
         in_flight.release_next()
         if await self._commits.is_concluded(in_flight, lead.envelope.origin):
             return
-        about = self._plan, in_flight.consumed, lead.envelope, status, self._clock.now_ms(), why, lead.lead_id
+        about = (
+            self._plan,
+            in_flight.consumed,
+            lead.envelope,
+            status,
+            self._clock.now_ms(),
+            why,
+            lead.lead_id,
+        )
         read = lead.lead if isinstance(lead, ResolvedLead) else None
         step = brief(*about, *records, destination=lead.destination, lead=read)
         await self._commits.commit_last(in_flight, step)

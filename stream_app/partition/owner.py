@@ -1,10 +1,13 @@
-"""The owner of one partition: takes it over from Kafka, has its records processed, and recovers after a failed commit.
+"""The owner of one partition: takes it over from Kafka, has its records processed, and recovers
+after a failed commit.
 
     take_over: fence every earlier owner, read the rows
-    ->  process pending commands and callbacks  ->  admit leads, until a commit fails or the partition is closed
+    ->  process pending commands and callbacks  ->  admit leads, until a commit fails or the
+    partition is closed
 
-When a transaction fails, memory is ahead of Kafka. Then all records under way are cancelled, the partition is taken
-over again as after a crash, and the same records are processed again. Their rows say what became of them.
+When a transaction fails, memory is ahead of Kafka. Then all records under way are cancelled, the
+partition is taken over again as after a crash, and the same records are processed again. Their rows
+say what became of them.
 """
 
 import asyncio
@@ -85,10 +88,12 @@ class PartitionOwner:
         self.state.lanes.gone()
         await self._store.close()
 
-    # --------------------------------------------------------------------------------- one life after the other
+    # --------------------------------------------------------------------- one life after the other
 
     async def _own(self) -> None:
-        """Commit until a transaction fails, then take the partition over again, as after a crash. Until cancelled.
+        """Commit until a transaction fails, then take the partition over again, as after a crash.
+
+        Until cancelled.
 
         Raises:
             Fenced: Another process owns the partition. Any other error is a bug.
@@ -107,7 +112,9 @@ class PartitionOwner:
             self.state.admission.end(error)
 
     async def _bootstrap_then_run(self) -> None:
-        """Process pending commands and callbacks, then admit leads and run the partition's periodic tasks."""
+        """Process pending commands and callbacks, then admit leads and run the partition's periodic
+        tasks.
+        """
         await self._bootstrap.run()
         self.runner.admit_leads()
         state = self.state
@@ -118,7 +125,8 @@ class PartitionOwner:
             state.hosts.run(state.admission.pump_lane),
         )
         if not isinstance(failed, StateStoreError):  # `Commits.run` raises that one, too
-            state.admission.end(failed)  # the commits go on: what is under way can still be recorded
+            # the commits go on: what is under way can still be recorded
+            state.admission.end(failed)
 
     async def _take_over_again(self, failed: Aborted) -> None:
         recovering = self._parts.observer.recovering
@@ -127,7 +135,8 @@ class PartitionOwner:
         delay_s = FIRST_PAUSE_S
         while True:
             try:
-                # Without this check, a worker that was cut off longer than its session would fence its successor.
+                # Without this check, a worker that was cut off longer than its session would fence
+                # its successor.
                 await self.take_over(await self._parts.still_member())
             except BrokerUnavailable as unavailable:
                 recovering(self.number, unavailable)
@@ -136,16 +145,25 @@ class PartitionOwner:
             else:
                 return
 
-    # ------------------------------------------------------------------------------------------- for the operator
+    # ----------------------------------------------------------------------------- for the operator
 
     @property
     def failing(self) -> str:
-        """Why nothing of this partition can be committed now; '' if it can. One failed transaction is repeated."""
+        """Why nothing of this partition can be committed now; '' if it can.
+
+        One failed transaction is repeated.
+        """
         failures = self.state.commits.failures
-        return f"partition {self.number} commits nothing: {failures} transactions failed" if failures > 1 else ""
+        return (
+            f"partition {self.number} commits nothing: {failures} transactions failed"
+            if failures > 1
+            else ""
+        )
 
     def under_way(self) -> dict[str, Hashable]:
-        """What must end by itself, described for the operator, with a token that changes when it progresses."""
+        """What must end by itself, described for the operator, with a token that changes when it
+        progresses.
+        """
         if not self.runner.runs:
             return {f"partition {self.number} is being taken over again": self.runner.lives}
         seen: dict[str, Hashable] = {}
@@ -159,11 +177,17 @@ class PartitionOwner:
 class Bootstrap(StateUser):
     """Processes the commands, then the callbacks that came while no worker owned the partition.
 
-    All of them are processed before the first lead. A pause issued meanwhile takes effect before any lead is sent. A
-    lead with a callback is neither sent again nor reported as overdue. If Kafka cannot be read, that is tried again.
+    All of them are processed before the first lead. A pause issued meanwhile takes effect before
+    any lead is sent. A lead with a callback is neither sent again nor reported as overdue. If Kafka
+    cannot be read, that is tried again.
     """
 
-    def __init__(self, state: PartitionState, store: StateStore, pipelines: Mapping[Source, Process]) -> None:
+    def __init__(
+        self,
+        state: PartitionState,
+        store: StateStore,
+        pipelines: Mapping[Source, Process],
+    ) -> None:
         super().__init__(state)
         self._store = store
         self._pipelines = pipelines
@@ -174,7 +198,10 @@ class Bootstrap(StateUser):
         await self._of_topic(self._plan.topics.callbacks, "callback")
 
     async def _of_topic(self, topic: str, source: Source) -> None:
-        """Process the records of one topic. Its stream has them too: the first of the two concludes a record."""
+        """Process the records of one topic.
+
+        Its stream has them too: the first of the two concludes a record.
+        """
         offset = self._rows.passed(topic)
         more = True
         while more:
@@ -195,12 +222,14 @@ class Bootstrap(StateUser):
 
 
 class Erasures(StateUser):
-    """Makes Kafka compact erased results, even if a partition of `leads.enriched` gets no other records.
+    """Makes Kafka compact erased results, even if a partition of `leads.enriched` gets no other
+    records.
 
-    A broker compacts closed segments only, and closes a segment only when a record is appended. So in an idle partition
-    an erased result would stay on disk behind its tombstone for ever. Some time after an erasure one more record, the
-    seal, is appended. It starts a new segment, and the one with the tombstone is compacted: see
-    docs/reference/kafka.md. A new owner of the partition may write a seal again.
+    A broker compacts closed segments only, and closes a segment only when a record is appended. So
+    in an idle partition an erased result would stay on disk behind its tombstone for ever. Some
+    time after an erasure one more record, the seal, is appended. It starts a new segment, and the
+    one with the tombstone is compacted: see docs/reference/kafka.md. A new owner of the partition
+    may write a seal again.
     """
 
     def __init__(self, state: PartitionState) -> None:
@@ -216,7 +245,11 @@ class Erasures(StateUser):
     async def _seal(self, now_ms: int) -> None:
         due_ms = now_ms - _SEAL_AFTER_MS
         since_ms = max(self._sealed_until_ms, now_ms - _FORGET_AFTER_MS)
-        workspaces = {name for name, erased_ms in self._rows.erasures() if since_ms < erased_ms <= due_ms}
+        workspaces = {
+            name for name, erased_ms in self._rows.erasures() if since_ms < erased_ms <= due_ms
+        }
         if workspaces:
-            await self._commits.submit(WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []))
+            await self._commits.submit(
+                WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []),
+            )
         self._sealed_until_ms = due_ms

@@ -17,7 +17,9 @@ class StateStore(Protocol):
     """The partition's transactional producer and its rows in Kafka."""
 
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
-        """Fence every earlier owner, then read all rows. Reading may take longer than `fence_within_s`.
+        """Fence every earlier owner, then read all rows.
+
+        Reading may take longer than `fence_within_s`.
 
         Args:
             fence_within_s: No owner is fenced after this time, in seconds.
@@ -27,7 +29,8 @@ class StateStore(Protocol):
         """
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        """Read the partition's committed records of a topic from an offset on, `most` of them at most.
+        """Read the partition's committed records of a topic from an offset on, `most` of them at
+        most.
 
         Raises:
             BrokerUnavailable: Kafka cannot be read now.
@@ -55,7 +58,10 @@ class StateStore(Protocol):
 
 
 class PartitionStream(Protocol):
-    """The records of one topic of the partition during one assignment. Records and acks are in order."""
+    """The records of one topic of the partition during one assignment.
+
+    Records and acks are in order.
+    """
 
     @property
     def topic(self) -> str: ...
@@ -77,8 +83,9 @@ class PartitionStream(Protocol):
     def expect(self, offset: int) -> None:
         """Say that all records before `offset` are concluded.
 
-        If the group has no committed offset, records that are missing from there on were lost: Kafka deletes the
-        offsets of a group that was away for long, and retention may have deleted records meanwhile.
+        If the group has no committed offset, records that are missing from there on were lost:
+        Kafka deletes the offsets of a group that was away for long, and retention may have deleted
+        records meanwhile.
         """
 
     def committed(self) -> int | None:
@@ -104,7 +111,10 @@ class Observer:
         """Kafka cannot be used for the partition now. It is tried again."""
 
     def unknown_rows(self, partition: int, count: int) -> None:
-        """The partition has `count` rows of kinds that this version does not know. They are kept."""
+        """The partition has `count` rows of kinds that this version does not know.
+
+        They are kept.
+        """
 
 
 class Clay(Protocol):
@@ -124,7 +134,10 @@ class Cache(Protocol):
     """
 
     async def find(self, slots: Sequence[str]) -> list[Entry]:
-        """Return one entry for each key. It is empty if nothing is known, or the cache did not answer in time."""
+        """Return one entry for each key.
+
+        It is empty if nothing is known, or the cache did not answer in time.
+        """
 
     async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
         """Merge entries into those that are stored. False: not all of them were stored."""
@@ -133,7 +146,10 @@ class Cache(Protocol):
         """Delete entries. False: some may still be stored."""
 
     async def filled_to(self, partition: int) -> int | None:
-        """The offset of `leads.enriched` up to which the cache is filled. 0: it is empty. None: it cannot be read."""
+        """The offset of `leads.enriched` up to which the cache is filled.
+
+        0: it is empty. None: it cannot be read.
+        """
 
     async def set_filled_to(self, partition: int, offset: int) -> bool:
         """Store that offset. False: it was not stored."""

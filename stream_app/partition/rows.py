@@ -1,11 +1,13 @@
 """The rows of one partition in memory, as bytes, from their load to their expiry.
 
-A final row is deleted after the freshness window, with the aliases that point to it. An open row does not expire.
-Expiry scans nothing: keys are in a queue in the order in which they were added, and each step reads its head.
+A final row is deleted after the freshness window, with the aliases that point to it. An open row
+does not expire. Expiry scans nothing: keys are in a queue in the order in which they were added,
+and each step reads its head.
 
-A marker is a row that says that a record without a delivery row is concluded. It is deleted once the group's committed
-offset has passed its record. A worker that was cut off meanwhile may still hold that record when it takes the partition
-over again. So the passed offset is a row too, written in the same transaction as the deletions.
+A marker is a row that says that a record without a delivery row is concluded. It is deleted once
+the group's committed offset has passed its record. A worker that was cut off meanwhile may still
+hold that record when it takes the partition over again. So the passed offset is a row too, written
+in the same transaction as the deletions.
 """
 
 from collections import Counter, deque
@@ -28,7 +30,12 @@ from stream_app.domain.delivery.state_machine import (
     read_versioned,
     unreadable,
 )
-from stream_app.domain.delivery.suppression import Suppression, erased_row, is_erased, suppression_reason
+from stream_app.domain.delivery.suppression import (
+    Suppression,
+    erased_row,
+    is_erased,
+    suppression_reason,
+)
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.model.records import ConsumedRecord
@@ -69,7 +76,8 @@ class Rows:
 
     def __init__(self, number: int, freshness_ms: int) -> None:
         self._number = number
-        self._marked: dict[str, deque[int]] = {}  # by topic, in the order in which the markers were set
+        # by topic, in the order in which the markers were set
+        self._marked: dict[str, deque[int]] = {}
         self._passed: dict[str, int] = {}
         self.suppressing = 0
         self.parked: Counter[str] = Counter()
@@ -101,7 +109,9 @@ class Rows:
         self._look_again_ms = 0
         self.suppressing = sum(key[:2] in _SUPPRESSING for key in values)
         self._erased = {key for key in values if key[:2] == b"e/"}
-        self.parked = Counter(lead_of(key)[0] for key, value in values.items() if _is_parked(key, value))
+        self.parked = Counter(
+            lead_of(key)[0] for key, value in values.items() if _is_parked(key, value)
+        )
 
     def __len__(self) -> int:
         return len(self._values)
@@ -137,7 +147,10 @@ class Rows:
         return None if raw is None else read_row(_suppression_decoder, key, raw)
 
     def is_erased(self, workspace: str, lead_id: str, first_at_ms: int) -> bool:
-        """True if a history of the lead that began then was erased. Its data must not be written again."""
+        """True if a history of the lead that began then was erased.
+
+        Its data must not be written again.
+        """
         return is_erased(self.suppression(erased_row(workspace, lead_id)), first_at_ms)
 
     def erasures(self) -> Iterator[tuple[str, int]]:
@@ -168,7 +181,10 @@ class Rows:
                 self.suppressing += (value is not None) - (before is not None)
 
     def expire(self, now_ms: int) -> Changes:
-        """Delete rows that have expired, a few at most, from the head of the queue. Returns what is to be written."""
+        """Delete rows that have expired, a few at most, from the head of the queue.
+
+        Returns what is to be written.
+        """
         gone: Changes = []
         if now_ms < self._look_again_ms:
             return gone
@@ -204,7 +220,7 @@ class Rows:
                 since_ms = max(since_ms, row.at_ms)
         return since_ms
 
-    # ---------------------------------------------------------------------------------------------------- markers
+    # -------------------------------------------------------------------------------------- markers
 
     def marker(self, *record_ids: str) -> bytes | None:
         """The key of the marker that says that one of these records is concluded.
@@ -241,7 +257,10 @@ class Rows:
         return rows
 
     def _note_marker(self, key: bytes) -> None:
-        """Remember a new row if it is a marker of this partition. The offsets of other partitions are unknown here."""
+        """Remember a new row if it is a marker of this partition.
+
+        The offsets of other partitions are unknown here.
+        """
         record_id = marked_record(key)
         if record_id is not None and record_id[1] == self._number:
             self._marked.setdefault(record_id[0], deque()).append(record_id[2])
@@ -249,7 +268,11 @@ class Rows:
 
 def _is_parked(key: bytes, value: bytes | None) -> bool:
     """True if the row is parked. Not decoded: the state is the first string of a lead's row."""
-    return value is not None and key[:2] == b"d/" and value.startswith(b'parked"', value.find(b'"') + 1)
+    return (
+        value is not None
+        and key[:2] == b"d/"
+        and value.startswith(b'parked"', value.find(b'"') + 1)
+    )
 
 
 def read_lane(key: bytes, raw: bytes) -> Lane:

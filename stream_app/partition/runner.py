@@ -1,6 +1,8 @@
-"""The records of one partition under way: each starts in its order, and is acked once it is concluded.
+"""The records of one partition under way: each starts in its order, and is acked once it is
+concluded.
 
-A record is started again after a recovery of the partition (`resume`). Its row says what became of it.
+A record is started again after a recovery of the partition (`resume`). Its row says what became of
+it.
 """
 
 import asyncio
@@ -27,7 +29,8 @@ from stream_app.tasks import cancel
 Process = Callable[[InFlight], Coroutine[Any, Any, None]]
 """Takes one record to its conclusion."""
 
-_UNFINISHED: Final = 4  # records for each slot in flight: those that wait for a commit or a lock are bounded too
+# records for each slot in flight: those that wait for a commit or a lock are bounded too
+_UNFINISHED: Final = 4
 
 
 class RecordRunner(StateUser):
@@ -38,13 +41,15 @@ class RecordRunner(StateUser):
 
     Attributes:
         lives: How often the records were started: once for each take-over.
-        runs: False as long as records are kept and not started, because the partition is taken over again.
+        runs: False as long as records are kept and not started, because the partition is taken over
+            again.
     """
 
     def __init__(self, state: PartitionState, pipelines: Mapping[Source, Process]) -> None:
         super().__init__(state)
         self._pipelines = pipelines
-        # Callbacks have a limiter of their own: leads that wait for a callback must not take its place.
+        # Callbacks have a limiter of their own: leads that wait for a callback must not take its
+        # place.
         leads, others = (Limiter(self._plan.delivery.max_in_flight * _UNFINISHED) for _ in range(2))
         self._limiters = {source: leads if source in PRIORITY else others for source in pipelines}
         self._ahead = {source: TakenAhead(self._plan.delivery) for source in pipelines}
@@ -54,7 +59,7 @@ class RecordRunner(StateUser):
         self.lives = 0
         self.runs = False
 
-    # ---------------------------------------------------------------------------------------------- the life of all
+    # ------------------------------------------------------------------------------ the life of all
 
     def resume(self) -> None:
         """Start the unfinished records again, in their order, and from now on those that are taken.
@@ -80,7 +85,10 @@ class RecordRunner(StateUser):
         self._bootstrapped.set()
 
     async def stop(self) -> None:
-        """Cancel all records under way, and give up the records of suspended streams. The others wait for `resume`."""
+        """Cancel all records under way, and give up the records of suspended streams.
+
+        The others wait for `resume`.
+        """
         self.runs = False
         await cancel([in_flight.task for in_flight in self._unfinished])
         self._admission.clear()
@@ -92,7 +100,8 @@ class RecordRunner(StateUser):
         await cancel([owning, *(in_flight.task for in_flight in self._unfinished)])
         self._admission.clear()
         for in_flight in self._unfinished:
-            in_flight.release_next()  # a task that was cancelled before its first step has not done so
+            # a task that was cancelled before its first step has not done so
+            in_flight.release_next()
             if not in_flight.begun:
                 self._ahead[in_flight.source].leave(in_flight)
         self._unfinished.clear()
@@ -100,9 +109,9 @@ class RecordRunner(StateUser):
     async def serve(self, stream: PartitionStream, source: Source) -> None:
         """Process the records of one topic during one assignment.
 
-        A record starts when its predecessor no longer waits for admission. Where workspaces share the partition,
-        records are taken ahead, and the predecessor is that of the workspace. So the leads of a workspace do not wait
-        until a burst of another one before them is processed.
+        A record starts when its predecessor no longer waits for admission. Where workspaces share
+        the partition, records are taken ahead, and the predecessor is that of the workspace. So the
+        leads of a workspace do not wait until a burst of another one before them is processed.
         """
         acks = AckTracker(stream)
         limiter = self._limiters[source]
@@ -116,7 +125,8 @@ class RecordRunner(StateUser):
         suspension = asyncio.create_task(self._when_suspended(stream))
         try:
             async for consumed in stream:
-                # A worker that was cut off before a recovery may hold records that another worker has concluded.
+                # A worker that was cut off before a recovery may hold records that another worker
+                # has concluded.
                 if began != self.lives and self._rows.is_passed(consumed):
                     stream.give_up(consumed)
                     continue
@@ -146,7 +156,9 @@ class RecordRunner(StateUser):
             suspension.cancel()
 
     def takes(self, topic: str) -> int | None:
-        """How many records of this topic were taken, or None while one is under way: then no other has to start."""
+        """How many records of this topic were taken, or None while one is under way: then no other
+        has to start.
+        """
         under_way = any(in_flight.consumed.topic == topic for in_flight in self._unfinished)
         return None if under_way else self._taken.get(topic, 0)
 
@@ -154,7 +166,7 @@ class RecordRunner(StateUser):
         """The first record that waits for nothing but its own end."""
         return next((in_flight for in_flight in self._unfinished if not in_flight.waits), None)
 
-    # ------------------------------------------------------------------------------------------------- one record
+    # ----------------------------------------------------------------------------------- one record
 
     def _start(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         """Start a record as soon as the previous one lets it."""
@@ -181,18 +193,22 @@ class RecordRunner(StateUser):
     async def _wait_for_bootstrap(self, in_flight: InFlight) -> None:
         """Hold a lead back until the bootstrap has ended.
 
-        Before that a lead may not even be answered from the cache: its person may be suppressed by a command that the
-        bootstrap still has to apply.
+        Before that a lead may not even be answered from the cache: its person may be suppressed by
+        a command that the bootstrap still has to apply.
 
         Raises:
-            GiveUp: The stream is suspended. A lead with the outcome of a POST stays, because that must be recorded.
+            GiveUp: The stream is suspended. A lead with the outcome of a POST stays, because that
+                must be recorded.
         """
         with in_flight.waiting():
             bootstrapped = asyncio.ensure_future(self._bootstrapped.wait())
             suspended = asyncio.ensure_future(in_flight.suspended.wait())
             try:
                 if in_flight.attempt is None:
-                    await asyncio.wait((bootstrapped, suspended), return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(
+                        (bootstrapped, suspended),
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
                 else:
                     await bootstrapped
             finally:
@@ -202,14 +218,20 @@ class RecordRunner(StateUser):
             raise GiveUp
 
     def _line_of(self, in_flight: InFlight) -> bytes:
-        """Return whose records start one after the other: those of a workspace, where workspaces share the partition.
+        """Return whose records start one after the other: those of a workspace, where workspaces
+        share the partition.
 
         Records whose key names no workspace of the partition are one line.
         """
         key = in_flight.consumed.key or b""
-        # A run without values is one line whatever its keys are, so that its records are concluded in their order.
+        # A run without values is one line whatever its keys are, so that its records are concluded
+        # in their order.
         shares = in_flight.source in PRIORITY and self._lanes.shared and in_flight.run is None
-        return key if shares and key.decode(errors="replace") in self._plan.residents(self._number) else b""
+        return (
+            key
+            if shares and key.decode(errors="replace") in self._plan.residents(self._number)
+            else b""
+        )
 
     async def _process(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         try:
@@ -218,7 +240,8 @@ class RecordRunner(StateUser):
                 with suppress(Recalled):
                     await self._pipelines[in_flight.source](in_flight)
                     break
-                in_flight.recalled = False  # again: behind the callback that waits, before later copies of its lead
+                # again: behind the callback that waits, before later copies of its lead
+                in_flight.recalled = False
             self._intake.take(in_flight)
             await self._leave(in_flight).finish(in_flight)
         except GiveUp:
@@ -244,7 +267,9 @@ class RecordRunner(StateUser):
         self._give_up_idle()
 
     def _give_up_idle(self) -> None:
-        """Give up the records that wait for a recovery: they must not delay a rebalance or the shutdown."""
+        """Give up the records that wait for a recovery: they must not delay a rebalance or the
+        shutdown.
+        """
         for in_flight in list(self._unfinished):
             if in_flight.suspended.is_set() and (in_flight.task is None or in_flight.task.done()):
                 self._drop(in_flight)

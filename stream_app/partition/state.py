@@ -34,15 +34,19 @@ class WorkerParts:
         clay: Sends leads.
         observer: Gets what was committed: metrics and log.
         alarm: Ends the process after a bug, or when another worker owns the partition.
-        still_member: Waits until the group confirms that this process is still the member that the partition was
-            assigned to. Returns for how many seconds the group will not reassign our partitions. It does not return
-            after an eviction: a rebalance follows and closes the partition.
-        reload: Reads the configuration again for the command with this id, and applies what can change while the worker
-            runs.
+        still_member: Waits until the group confirms that this process is still the member that the
+            partition was assigned to. Returns for how many seconds the group will not reassign our
+            partitions. It does not return after an eviction: a rebalance follows and closes the
+            partition.
+        reload: Reads the configuration again for the command with this id, and applies what can
+            change while the worker runs.
         cache: The results that the fallback serves; None: there are none.
-        local: Derives fields from a lead's own fields: by name the value, and the name of the field it is from.
-        previous: The lanes as this process last knew them, by workspace. The process keeps them between assignments.
-        spacing_s: The shortest time from the end of a transaction to the start of the next one, in seconds.
+        local: Derives fields from a lead's own fields: by name the value, and the name of the field
+            it is from.
+        previous: The lanes as this process last knew them, by workspace. The process keeps them
+            between assignments.
+        spacing_s: The shortest time from the end of a transaction to the start of the next one, in
+            seconds.
     """
 
     plan: Plan
@@ -59,7 +63,10 @@ class WorkerParts:
 
 
 class PartitionState:
-    """The parts of the state of partition `number`, empty at first. Each has one place, and its users call it there."""
+    """The parts of the state of partition `number`, empty at first.
+
+    Each has one place, and its users call it there.
+    """
 
     def __init__(self, number: int, store: StateStore, parts: WorkerParts) -> None:
         self.number = number
@@ -82,7 +89,15 @@ class PartitionState:
             clock,
             observer,
         )
-        self.admission = AdmissionQueue(plan, rows, lanes, self.hosts, self.commits, clock, parts.alarm)
+        self.admission = AdmissionQueue(
+            plan,
+            rows,
+            lanes,
+            self.hosts,
+            self.commits,
+            clock,
+            parts.alarm,
+        )
         self.locks = KeyLocks(self.admission.recall)
 
     def load(self, rows: dict[bytes, bytes]) -> None:
@@ -102,7 +117,10 @@ class PartitionState:
         self.deadlines.clear()
 
     def _opening(self, rows: dict[bytes, bytes]) -> Record | None:
-        """Return what the partition begins with, if it has no row yet. Removes the row of the system from `rows`."""
+        """Return what the partition begins with, if it has no row yet.
+
+        Removes the row of the system from `rows`.
+        """
         topic = self.plan.topics.state
         partitions = self.plan.partitions
         if not rows:
@@ -114,7 +132,10 @@ class PartitionState:
 
 
 class StateUser:
-    """Something that acts on the state of one partition. It has the parts of that state by their names."""
+    """Something that acts on the state of one partition.
+
+    It has the parts of that state by their names.
+    """
 
     def __init__(self, state: PartitionState) -> None:
         self._number = state.number

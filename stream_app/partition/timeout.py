@@ -2,18 +2,25 @@
 
     accepted -> (its deadline) callback_overdue -> (its grace) parked
 
-The lead is not sent again by itself: that would pay twice. If no callbacks of a destination come at all any more, its
-lane is suspended with the likely causes. The lead whose deadline proved it carries the event.
+The lead is not sent again by itself: that would pay twice. If no callbacks of a destination come at
+all any more, its lane is suspended with the likely causes. The lead whose deadline proved it
+carries the event.
 
-No await lies between a look at a row in one of these states and the next step of that row, here and in `callback.py`.
-So neither needs a lock.
+No await lies between a look at a row in one of these states and the next step of that row, here and
+in `callback.py`. So neither needs a lock.
 """
 
 import asyncio
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from stream_app.domain.callback.interpret import OVERDUE, WAITING, overdue, suspend_destination, why_missing
+from stream_app.domain.callback.interpret import (
+    OVERDUE,
+    WAITING,
+    overdue,
+    suspend_destination,
+    why_missing,
+)
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
@@ -32,7 +39,10 @@ _RETRY_AFTER_S: Final = 5.0
 
 
 class TimeoutPipeline(StateUser):
-    """Moves leads on when they are due, for as long as this process owns the partition. Settled ones are skipped."""
+    """Moves leads on when they are due, for as long as this process owns the partition.
+
+    Settled ones are skipped.
+    """
 
     def __init__(self, state: PartitionState, store: StateStore) -> None:
         super().__init__(state)
@@ -62,7 +72,9 @@ class TimeoutPipeline(StateUser):
         self._deadlines.put_back(keys, self._clock.now_ms())  # those whose record could not be read
 
     def _record_listening(self, now_ms: int) -> None:
-        """Write from time to time that a worker listens: a successor does not count the time in which none did."""
+        """Write from time to time that a worker listens: a successor does not count the time in
+        which none did.
+        """
         if now_ms - self._listened_ms >= _LISTENED_EVERY_MS:
             self._listened_ms = now_ms
             for name in self._deadlines.workspaces():
@@ -76,12 +88,30 @@ class TimeoutPipeline(StateUser):
         key, row, destination, _ = lead
         now_ms = self._clock.now_ms()
         policy = self._lanes.policy(destination.workspace)
-        subject = LeadRef(_empty_record(row), Envelope(origin=row.origin), lead_of(key)[2], destination, key)
+        subject = LeadRef(
+            _empty_record(row),
+            Envelope(origin=row.origin),
+            lead_of(key)[2],
+            destination,
+            key,
+        )
         recorder = DeliveryRecorder(self._plan, subject, row)
-        text = f"Clay accepted the lead and did not call back within {destination.callback_deadline_s:g} s"
+        text = (
+            "Clay accepted the lead and did not call back within "
+            f"{destination.callback_deadline_s:g} s"
+        )
         grace_ends_ms = now_ms + int(destination.callback_grace_s * 1000)
-        recorder.go("callback_overdue", now_ms, Reason("no_callback", text, due_at_ms=grace_ends_ms))
-        lane, is_silent = overdue(policy, self._lanes[destination.workspace], destination.alias, row.at_ms)
+        recorder.go(
+            "callback_overdue",
+            now_ms,
+            Reason("no_callback", text, due_at_ms=grace_ends_ms),
+        )
+        lane, is_silent = overdue(
+            policy,
+            self._lanes[destination.workspace],
+            destination.alias,
+            row.at_ms,
+        )
         if is_silent:
             why = why_missing(policy, lane, destination, now_ms)
             lane = suspend_destination(policy, lane, destination, why, now_ms)
@@ -91,7 +121,9 @@ class TimeoutPipeline(StateUser):
 
     async def _park(self, keys: Sequence[bytes]) -> None:
         """Park these leads, whose grace has passed. What each may have cost is booked as spent."""
-        records = await self._store.fetch([lead.row.origin for lead in self._still_due(keys, OVERDUE)])
+        records = await self._store.fetch(
+            [lead.row.origin for lead in self._still_due(keys, OVERDUE)],
+        )
         due = self._still_due(keys, OVERDUE)
         await asyncio.gather(*(self._park_one(lead, records.get(lead.row.origin)) for lead in due))
 
@@ -100,7 +132,9 @@ class TimeoutPipeline(StateUser):
         now_ms = self._clock.now_ms()
         grace_s = destination.callback_grace_s
         lead_id = lead_of(key)[2]
-        text = f"Clay accepted the lead and did not call back within {grace_s:g} s after its deadline"
+        text = (
+            f"Clay accepted the lead and did not call back within {grace_s:g} s after its deadline"
+        )
         if self._rows.is_erased(destination.workspace, lead_id, row.first_at_ms):
             consumed = None
             text = f"{text}; the lead was erased"
@@ -108,7 +142,9 @@ class TimeoutPipeline(StateUser):
             text = f"{text}; its record is no longer in Kafka: publish the lead again"
         why = Reason("no_callback", text)
         inputs = self._plan.topics.inputs
-        envelope = lead_envelope(consumed, inputs) if consumed is not None else Envelope(origin=row.origin)
+        envelope = (
+            lead_envelope(consumed, inputs) if consumed is not None else Envelope(origin=row.origin)
+        )
         subject = LeadRef(consumed or _empty_record(row), envelope, lead_id, destination, key)
         recorder = DeliveryRecorder(self._plan, subject, row)
         spent = self._lanes.charge(destination.workspace, row.reservation)

@@ -1,13 +1,16 @@
-"""What the replay process does by itself: it forwards dead letters and deferred leads to `leads.retry` when due.
+"""What the replay process does by itself: it forwards dead letters and deferred leads to
+`leads.retry` when due.
 
     leads.dlq, leads.deferred  ->  leads.wait.<tier>  ->  ... a shorter tier  ->  leads.retry
 
-It copies bytes and counts replays. The lead pipeline decides what happens to a lead and drops duplicate copies, so a
-record that is published twice after a crash is harmless. The process holds few records in memory, however many
-wait: of each topic and partition the first ones (`services.replay`), and those whose copies Kafka has yet to store.
+It copies bytes and counts replays. The lead pipeline decides what happens to a lead and drops
+duplicate copies, so a record that is published twice after a crash is harmless. The process holds
+few records in memory, however many
+wait: of each topic and partition the first ones (`services.replay`), and those whose copies Kafka
+has yet to store.
 
-Resetting the group's offsets on `leads.dlq` is a way to replay: if the group starts below its earlier offset, a new
-epoch starts (`domain.dead_letter.replay.begin`).
+Resetting the group's offsets on `leads.dlq` is a way to replay: if the group starts below its
+earlier offset, a new epoch starts (`domain.dead_letter.replay.begin`).
 """
 
 from __future__ import annotations
@@ -40,9 +43,10 @@ _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a top
 class Replay:
     """The handlers of the replay process.
 
-    `rates_per_s` are the configured rates of the lanes by workspace. `moved` is called with the source topic and the
-    envelope of each forwarded record, `began` with each newly assigned partition of the dead letters and its start.
-    `begin` returns that start; `moving` is cleared while an operator has paused all replays (`ReplayState`).
+    `rates_per_s` are the configured rates of the lanes by workspace. `moved` is called with the
+    source topic and the envelope of each forwarded record, `began` with each newly assigned
+    partition of the dead letters and its start. `begin` returns that start; `moving` is cleared
+    while an operator has paused all replays (`ReplayState`).
     """
 
     _topics: TopicNames
@@ -56,7 +60,10 @@ class Replay:
     _moved: Callable[[str, Envelope], None]
     _began: Callable[[int, Begin], None]
     _pace: Pace = field(init=False)
-    _positions: dict[tuple[str, int], _Position] = field(init=False, factory=lambda: defaultdict(_Position))
+    _positions: dict[tuple[str, int], _Position] = field(
+        init=False,
+        factory=lambda: defaultdict(_Position),
+    )
 
     def __attrs_post_init__(self) -> None:
         self._pace = Pace(self._rates_per_s, self._policy.rate_share)
@@ -64,41 +71,57 @@ class Replay:
     def under_way(self, assigned: Mapping[tuple[str, int], bool]) -> dict[str, Hashable]:
         """Return the progress markers that the watchdog expects to change.
 
-        A head that is not due, a pause and a workspace's rate are reasons to wait. An unavailable broker is not.
-        `assigned`: topic and partition -> True if records wait there.
+        A head that is not due, a pause and a workspace's rate are reasons to wait. An unavailable
+        broker is not. `assigned`: topic and partition -> True if records wait there.
         """
         return {
             f"the records of {topic}/{number} do not move": position.acked
             for (topic, number), records_wait in assigned.items()
             if records_wait
-            and (not (position := self._positions[topic, number]).waits or position.sent > position.acked)
+            and (
+                not (position := self._positions[topic, number]).waits
+                or position.sent > position.acked
+            )
         }
 
     async def dead_letters(self, stream: PartitionStream) -> None:
-        """Forward `leads.dlq` to the tiers by due time. Skip dead letters that wait for an operator."""
+        """Forward `leads.dlq` to the tiers by due time.
+
+        Skip dead letters that wait for an operator.
+        """
         begin = await self._begin(stream.partition)
         self._began(stream.partition, begin)
 
         def read(consumed: ConsumedRecord) -> Envelope | None:
             envelope = returning(read_envelope(consumed), consumed.record_id, begin.epoch)
             from_input = envelope is not None and not envelope.origin
-            seen = consumed.offset < begin.skip_to or (from_input and consumed.offset < begin.seen_to)
+            seen = consumed.offset < begin.skip_to or (
+                from_input and consumed.offset < begin.seen_to
+            )
             return None if seen else envelope
 
         await self._serve(stream, read)
 
     async def deferred(self, stream: PartitionStream) -> None:
         """Forward `leads.deferred` to the tiers by due time."""
-        await self._serve(stream, lambda consumed: returning(read_envelope(consumed), consumed.record_id))
+        await self._serve(
+            stream,
+            lambda consumed: returning(read_envelope(consumed), consumed.record_id),
+        )
 
     async def wait(self, stream: PartitionStream, tier: int) -> None:
         """Forward the records of a delay tier (s). Its head is always due first."""
         await self._serve(stream, read_envelope, tier * 1000)
 
     async def _serve(
-        self, stream: PartitionStream, read: Callable[[ConsumedRecord], Envelope | None], delay_ms: int = 0
+        self,
+        stream: PartitionStream,
+        read: Callable[[ConsumedRecord], Envelope | None],
+        delay_ms: int = 0,
     ) -> None:
-        """Forward the records of a stream until it is suspended. `read` returns None for a record that is skipped.
+        """Forward the records of a stream until it is suspended.
+
+        `read` returns None for a record that is skipped.
 
         `delay_ms` is how long after its append a record is due.
         """
@@ -117,9 +140,16 @@ class Replay:
                     return
 
     async def _forward(
-        self, forwarder: _Forwarder, stream: PartitionStream, consumed: ConsumedRecord, envelope: Envelope
+        self,
+        forwarder: _Forwarder,
+        stream: PartitionStream,
+        consumed: ConsumedRecord,
+        envelope: Envelope,
     ) -> bool:
-        """Forward to `leads.retry` if due, else to the next tier. False: the stream was suspended first."""
+        """Forward to `leads.retry` if due, else to the next tier.
+
+        False: the stream was suspended first.
+        """
         workspace = (consumed.key or b"").decode("utf-8", "replace")
         now_ms = self._clock.now_ms()
         tier = tier_s(self._policy, envelope.not_before_ms - now_ms)
@@ -133,12 +163,18 @@ class Replay:
                 await run_until(stream.suspended, self._moving.wait())
             if stream.suspended.is_set():
                 return False
-        if tier is None and not await self._until(self._pace.turn_ms(workspace, self._clock.now_ms()), stream):
+        if tier is None and not await self._until(
+            self._pace.turn_ms(workspace, self._clock.now_ms()),
+            stream,
+        ):
             return False
         topic = self._topics.retry if tier is None else self._topics.wait(tier)
         # Kafka takes no record with neither key nor value.
         key = consumed.key if consumed.value is not None else consumed.key or b""
-        await forwarder.send(consumed, Record(topic, key, consumed.value, envelope.to_headers(), consumed.partition))
+        await forwarder.send(
+            consumed,
+            Record(topic, key, consumed.value, envelope.to_headers(), consumed.partition),
+        )
         self._moved(consumed.topic, envelope)
         return True
 
@@ -167,7 +203,9 @@ class Replay:
 
 @define(eq=False, repr=False)
 class _Position:
-    """Records of one topic-partition that were sent and acked; `waits`: its head has a reason to wait."""
+    """Records of one topic-partition that were sent and acked; `waits`: its head has a reason to
+    wait.
+    """
 
     sent: int = 0
     acked: int = 0
@@ -181,7 +219,9 @@ class _Forwarder:
         self._stream = stream
         self._publish = publish
         self._position = position
-        self._sent: asyncio.Queue[tuple[ConsumedRecord, Awaitable[object] | None]] = asyncio.Queue(_MAX_UNACKED)
+        self._sent: asyncio.Queue[tuple[ConsumedRecord, Awaitable[object] | None]] = asyncio.Queue(
+            _MAX_UNACKED,
+        )
         self._acks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> _Forwarder:
@@ -189,7 +229,12 @@ class _Forwarder:
         self._acking = self._acks.create_task(self._ack())
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: object,
+    ) -> None:
         if error is None:
             await self._sent.join()
         self._acking.cancel()
@@ -198,7 +243,8 @@ class _Forwarder:
         except BaseExceptionGroup as group:
             if group.exceptions != (error,):
                 raise
-            # The only error is that of the block. It is raised as it is, so that the process ends with its one line.
+            # The only error is that of the block. It is raised as it is, so that the process ends
+            # with its one line.
 
     async def send(self, consumed: ConsumedRecord, record: Record | None) -> None:
         """Publish a record, or (None) skip the consumed one."""
@@ -216,7 +262,9 @@ class _Forwarder:
 
 
 def define_agents(app: App, topics: TopicNames, tiers_s: Iterable[int], replay: Replay) -> None:
-    """Add the replay app's agents to the app: one for dead letters, deferred leads and each delay tier."""
+    """Add the replay app's agents to the app: one for dead letters, deferred leads and each delay
+    tier.
+    """
 
     def add(topic: str, serve: Callable[..., Awaitable[None]], *how: int) -> None:
         @app.agent(topic)

@@ -44,7 +44,8 @@ class Shown(msgspec.Struct):
     dead_letter: ConsumedRecord
     headers: dict[str, str]  # its headers as text
     history: list[StatusEvent]  # the status events of its lead's delivery
-    suppressed: bool  # it is never sent: its person is on the suppression list, or the lead was erased
+    # it is never sent: its person is on the suppression list, or the lead was erased
+    suppressed: bool
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -72,12 +73,20 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
 
 
 async def newest(
-    settings: Settings, source: Source, wanted: Filter, limit: int, progress: Progress
+    settings: Settings,
+    source: Source,
+    wanted: Filter,
+    limit: int,
+    progress: Progress,
 ) -> tuple[list[Listed], int]:
-    """Return the newest matching dead letters, newest first, and how many match. Raises BrokerUnavailable."""
+    """Return the newest matching dead letters, newest first, and how many match.
+
+    Raises BrokerUnavailable.
+    """
     topic = topic_of(settings, source)
     matching = 0
-    kept: list[tuple[int, int, int, dict[str, bytes], bytes | None]] = []  # a heap: the oldest of the newest first
+    # a heap: the oldest of the newest first
+    kept: list[tuple[int, int, int, dict[str, bytes], bytes | None]] = []
     async with topic_reader(settings, progress) as reader:
         async for record, headers, key in _matching(reader, settings, source, wanted):
             matching += 1
@@ -100,7 +109,10 @@ async def newest(
 
 
 async def _matching(
-    reader: TopicReader, settings: Settings, source: Source, wanted: Filter
+    reader: TopicReader,
+    settings: Settings,
+    source: Source,
+    wanted: Filter,
 ) -> AsyncIterator[tuple[Any, dict[str, bytes], bytes | None]]:
     """Read the matching dead letters as PlainRecords, each with its headers and its restored key."""
     keys = WorkspaceKeys(settings.workspaces)
@@ -114,7 +126,9 @@ async def _matching(
 
 
 async def _on_the_list(reader: TopicReader, state: str) -> SuppressionList:
-    """Read the suppression list from all partitions: a dead letter may lie outside the home of its workspace."""
+    """Read the suppression list from all partitions: a dead letter may lie outside the home of its
+    workspace.
+    """
     on_list = SuppressionList()
     async for records in reader.read(state):
         for record in records:
@@ -134,14 +148,29 @@ async def show(settings: Settings, record_id: str, progress: Progress) -> Shown:
     async with topic_reader(settings, progress) as reader:
         dead_letter = await _dead_letter(reader, settings, topic, partition, offset)
         headers = dict(dead_letter.headers)
-        history = await _history(reader, settings.names.status, partition, headers.get(HEADERS["origin"], b""))
+        history = await _history(
+            reader,
+            settings.names.status,
+            partition,
+            headers.get(HEADERS["origin"], b""),
+        )
         on_list = await _on_the_list(reader, settings.names.state)
     shown = {name: _shown(value) for name, value in headers.items()}
-    suppressed = on_list.names(headers, dead_letter.key, dead_letter.value, dead_letter.timestamp_ms)
+    suppressed = on_list.names(
+        headers,
+        dead_letter.key,
+        dead_letter.value,
+        dead_letter.timestamp_ms,
+    )
     return Shown(dead_letter, shown, history, suppressed)
 
 
-async def _history(reader: TopicReader, status: str, partition: int, origin: bytes) -> list[StatusEvent]:
+async def _history(
+    reader: TopicReader,
+    status: str,
+    partition: int,
+    origin: bytes,
+) -> list[StatusEvent]:
     """Read the kept status events of that origin."""
     bounds = await reader.bounds(status)
     events = []
@@ -155,7 +184,11 @@ async def _history(reader: TopicReader, status: str, partition: int, origin: byt
 
 
 async def export(
-    settings: Settings, source: Source, wanted: Filter, file: IO[str], progress: Progress
+    settings: Settings,
+    source: Source,
+    wanted: Filter,
+    file: IO[str],
+    progress: Progress,
 ) -> tuple[int, int]:
     """Write the matching dead letters, one JSON object per line. Raises BrokerUnavailable.
 
@@ -175,8 +208,15 @@ async def export(
     return lines, left_out
 
 
-async def export_batch(settings: Settings, record_id: str, file: IO[str], progress: Progress) -> tuple[int, int]:
-    """Write the records of a batch that is one dead letter, as `export` writes dead letters. `publish` takes the file.
+async def export_batch(
+    settings: Settings,
+    record_id: str,
+    file: IO[str],
+    progress: Progress,
+) -> tuple[int, int]:
+    """Write the records of a batch that is one dead letter, as `export` writes dead letters.
+
+    `publish` takes the file.
 
     Returns:
         The number written, and the number left out because of the suppression list.
@@ -193,9 +233,13 @@ async def export_batch(settings: Settings, record_id: str, file: IO[str], progre
     headers = dict(dead_letter.headers)
     place = parse_record_id(text(headers, HEADERS["batch_first"]))
     if place is None:
-        raise StreamAppError(f"{record_id} is one record and no batch: stream-app dlq export writes its lead")
+        raise StreamAppError(
+            f"{record_id} is one record and no batch: stream-app dlq export writes its lead",
+        )
     if cut := number(headers, HEADERS["cut_bytes"]):
-        raise StreamAppError(f"{record_id} lacks the last {cut} bytes of its batch: ask its producer for the leads")
+        raise StreamAppError(
+            f"{record_id} lacks the last {cut} bytes of its batch: ask its producer for the leads",
+        )
     lines = left_out = 0
     for record in opened(TopicPartition(*place[:2]), dead_letter.value or b""):
         if record.value is None:
@@ -209,19 +253,30 @@ async def export_batch(settings: Settings, record_id: str, file: IO[str], progre
 
 
 async def _dead_letter(
-    reader: TopicReader, settings: Settings, topic: str, partition: int, offset: int
+    reader: TopicReader,
+    settings: Settings,
+    topic: str,
+    partition: int,
+    offset: int,
 ) -> ConsumedRecord:
     records = [record async for record in records_at(reader, topic, {partition: {offset}})]
     if not records:
-        raise StreamAppError(f"no dead letter at {topic}/{partition}/{offset}: it never existed, or is no longer kept")
+        raise StreamAppError(
+            f"no dead letter at {topic}/{partition}/{offset}: it never existed, or is no "
+            "longer kept",
+        )
     return dead_letter_of(records[0], WorkspaceKeys(settings.workspaces))
 
 
-def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes], workspaces: Container[str]) -> str:
+def line_of(
+    dead_letter: ConsumedRecord,
+    headers: dict[str, bytes],
+    workspaces: Container[str],
+) -> str:
     """Format a line of an export: the lead as JSON if that round-trips, else the value as base64.
 
-    `publish` reads `lead`. It has the workspace and the destination that it would come back to, an id only if its
-    producer gave one, and not the import that it came with.
+    `publish` reads `lead`. It has the workspace and the destination that it would come back to, an
+    id only if its producer gave one, and not the import that it came with.
     """
     line: dict[str, Any] = {
         "record_id": dead_letter.record_id,
@@ -238,17 +293,26 @@ def line_of(dead_letter: ConsumedRecord, headers: dict[str, bytes], workspaces: 
             lead |= {name: value for name, value in named.items() if value and not lead.get(name)}
         return write_document({**line, "lead": lead}).decode()
     except ValueError:
-        return write_document({**line, "value_base64": base64.b64encode(dead_letter.value or b"").decode()}).decode()
+        return write_document(
+            {**line, "value_base64": base64.b64encode(dead_letter.value or b"").decode()},
+        ).decode()
 
 
 def parse_dead_letter_id(settings: Settings, record_id: str) -> tuple[str, int, int]:
-    """Parse the id of a dead letter to topic, partition and offset. Raises SettingsError if it is none."""
+    """Parse the id of a dead letter to topic, partition and offset.
+
+    Raises SettingsError if it is none.
+    """
     place = parse_record_id(record_id)
     names = settings.names
     if place is None or place[0] not in (names.dlq, names.parked, names.deferred):
-        raise SettingsError([f"{record_id}: is not the id of a dead letter, such as {names.dlq}/0/17"])
+        raise SettingsError(
+            [f"{record_id}: is not the id of a dead letter, such as {names.dlq}/0/17"],
+        )
     if place[1] >= settings.kafka.partitions:
-        raise SettingsError([f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"])
+        raise SettingsError(
+            [f"{record_id}: the partitions are 0 to {settings.kafka.partitions - 1}"],
+        )
     return place
 
 
@@ -260,9 +324,17 @@ def _shown(value: bytes) -> str:
 
 
 def write_document(document: Any) -> bytes:
-    """Write compact JSON. Raises ValueError if JSON cannot hold it: a lone surrogate, NaN or infinity, or too deep."""
+    """Write compact JSON.
+
+    Raises ValueError if JSON cannot hold it: a lone surrogate, NaN or infinity, or too deep.
+    """
     try:
-        return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(
+            document,
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+        ).encode()
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 

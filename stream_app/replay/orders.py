@@ -1,10 +1,12 @@
-"""Replays that operators order (domain/dead_letter/orders.py), from the order to the last dead letter that is sent.
+"""Replays that operators order (domain/dead_letter/orders.py), from the order to the last dead
+letter that is sent.
 
-The replay process that has partition 0 of leads.dlq carries them out. It takes the operator's transactional id only
-while there is work: a new operator fences those before it. What it sends and the progress are one transaction, so
-another process continues exactly where a killed one ended.
+The replay process that has partition 0 of leads.dlq carries them out. It takes the operator's
+transactional id only while there is work: a new operator fences those before it. What it sends and
+the progress are one transaction, so another process continues exactly where a killed one ended.
 
-Each dead letter is sent at most once (domain/dead_letter/replay.py), and the lead pipeline accepts one only if
+Each dead letter is sent at most once (domain/dead_letter/replay.py), and the lead pipeline accepts
+one only if
 it is the latest record of its lead. So an interrupted run can simply be repeated.
 """
 
@@ -42,9 +44,22 @@ from stream_app.domain.dead_letter.orders import (
     progress_row,
     read_progress,
 )
-from stream_app.domain.dead_letter.replay import SENT, Pace, giving_up, goes_on, outlived, redriven, sent_row
+from stream_app.domain.dead_letter.replay import (
+    SENT,
+    Pace,
+    giving_up,
+    goes_on,
+    outlived,
+    redriven,
+    sent_row,
+)
 from stream_app.domain.delivery.envelope import WorkspaceKeys, read_envelope
-from stream_app.domain.model.errors import SettingsError, StreamAppError, UnknownFormat, UnreadableBatch
+from stream_app.domain.model.errors import (
+    SettingsError,
+    StreamAppError,
+    UnknownFormat,
+    UnreadableBatch,
+)
 from stream_app.domain.model.records import ConsumedRecord, Record, parse_record_id
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
@@ -62,15 +77,30 @@ _MOST_BYTES: Final = 900_000
 
 
 def ordered_plan(
-    planned_at_ms: int, source: Source, wanted: Filter, ends: Mapping[int, int], priced: PricedPlan, **how: Any
+    planned_at_ms: int,
+    source: Source,
+    wanted: Filter,
+    ends: Mapping[int, int],
+    priced: PricedPlan,
+    **how: Any,
 ) -> ReplayPlan:
-    """Return the order to send what a plan has found: no more dead letters, and for no more than it may cost."""
+    """Return the order to send what a plan has found: no more dead letters, and for no more than it
+    may cost.
+    """
     most = priced.go, priced.credits_at_most, priced.actions_at_most
     return ReplayPlan(planned_at_ms, source, wanted, dict(ends), *most, **how)
 
 
-def start_command(plan: ReplayPlan, who: str, why: str, *, replay: str | None = None) -> ReplayCommand:
-    """Return the command that starts a replay. The same id (`replay`) twice starts one; None: a new id.
+def start_command(
+    plan: ReplayPlan,
+    who: str,
+    why: str,
+    *,
+    replay: str | None = None,
+) -> ReplayCommand:
+    """Return the command that starts a replay.
+
+    The same id (`replay`) twice starts one; None: a new id.
 
     Raises SettingsError if it is too large for Kafka.
     """
@@ -81,13 +111,22 @@ def start_command(plan: ReplayPlan, who: str, why: str, *, replay: str | None = 
     return command
 
 
-def change_command(kind: Literal["stop", "resume"], replay: str, who: str, why: str) -> ReplayCommand:
+def change_command(
+    kind: Literal["stop", "resume"],
+    replay: str,
+    who: str,
+    why: str,
+) -> ReplayCommand:
     """Return a command that stops or resumes a replay."""
     return ReplayCommand(f"c-{uuid.uuid4().hex}", kind, replay, Clock().now_ms(), who, why)
 
 
 def give_up_commands(
-    records: Sequence[str], who: str, why: str, now_ms: int, command_id: str | None = None
+    records: Sequence[str],
+    who: str,
+    why: str,
+    now_ms: int,
+    command_id: str | None = None,
 ) -> list[ReplayCommand]:
     """Return the commands that give up these dead letters (`topic/partition/offset`).
 
@@ -109,11 +148,20 @@ def command_record(settings: Settings, command: ReplayCommand) -> Record:
 
 async def submit(settings: Settings, command: ReplayCommand) -> None:
     """Write a command to Kafka. Raises BrokerUnavailable."""
-    await send_command(connection_of(settings), [command_record(settings, command)], "stream-app replay list")
+    await send_command(
+        connection_of(settings),
+        [command_record(settings, command)],
+        "stream-app replay list",
+    )
 
 
-async def submit_and_follow(settings: Settings, command: ReplayCommand) -> AsyncGenerator[ReplayProgress, None]:
-    """Write a command to Kafka, and yield each progress of its replay from then on. Raises BrokerUnavailable.
+async def submit_and_follow(
+    settings: Settings,
+    command: ReplayCommand,
+) -> AsyncGenerator[ReplayProgress, None]:
+    """Write a command to Kafka, and yield each progress of its replay from then on.
+
+    Raises BrokerUnavailable.
 
     It ends if none has come within 15 seconds, and does not end by itself otherwise.
     """
@@ -133,8 +181,13 @@ async def submit_and_follow(settings: Settings, command: ReplayCommand) -> Async
                 return
 
 
-async def submit_and_await(settings: Settings, commands: Sequence[ReplayCommand]) -> dict[str, CommandAnswer]:
-    """Write commands to Kafka, and return their answers by id. One that is not answered within 15 s is missing.
+async def submit_and_await(
+    settings: Settings,
+    commands: Sequence[ReplayCommand],
+) -> dict[str, CommandAnswer]:
+    """Write commands to Kafka, and return their answers by id.
+
+    One that is not answered within 15 s is missing.
 
     Raises BrokerUnavailable.
     """
@@ -191,14 +244,23 @@ class OrderRunner:
         self._warn = logs.Throttled(lambda why: log.warning("ordered_replay_waits", because=why))
 
     def adopt(self, now: Settings) -> None:
-        """Take workspaces and destinations from these settings for the next replay. Everything else needs a restart."""
-        self._settings = replace(self._settings, workspaces=now.workspaces, destinations=now.destinations)
+        """Take workspaces and destinations from these settings for the next replay.
+
+        Everything else needs a restart.
+        """
+        self._settings = replace(
+            self._settings,
+            workspaces=now.workspaces,
+            destinations=now.destinations,
+        )
 
     async def run(self) -> None:
         while True:
             if self._owns() and self._state.orders.pending:
                 try:
-                    async with aclosing(_Operator(self._settings, self._state, self._owns)) as operator:
+                    async with aclosing(
+                        _Operator(self._settings, self._state, self._owns),
+                    ) as operator:
                         await operator.take_over()
                         await operator.work()
                     await self._state.current()
@@ -212,16 +274,24 @@ class OrderRunner:
 class _Operator:
     """The work of one operator, from taking over to the end of the work or an error.
 
-    `take_over` fences every operator that started before. The work raises Fenced if another one has started meanwhile,
-    and Aborted if a transaction failed. `aclose` is due in any case, also if the take-over failed.
+    `take_over` fences every operator that started before. The work raises Fenced if another one has
+    started meanwhile, and Aborted if a transaction failed. `aclose` is due in any case, also if the
+    take-over failed.
     """
 
     def __init__(self, settings: Settings, state: ReplayState, owns: Callable[[], bool]) -> None:
         names = settings.names
         limits = StateStoreLimits(topic_max_record_bytes={names.retry: MAX_CARRIED_BYTES - 1024})
-        writes_to = {(names.audit, 0)} | {(names.retry, number) for number in range(settings.kafka.partitions)}
+        writes_to = {(names.audit, 0)} | {
+            (names.retry, number) for number in range(settings.kafka.partitions)
+        }
         self._kafka = TransactionalState(
-            connection_of(settings), f"{names.replay_app}-operator", names.replay_state, 0, limits, writes_to=writes_to
+            connection_of(settings),
+            f"{names.replay_app}-operator",
+            names.replay_state,
+            0,
+            limits,
+            writes_to=writes_to,
         )
         self._settings = settings
         self._names = names
@@ -259,16 +329,23 @@ class _Operator:
                     step, ends = await self._given_up(step)
                 answer = Record(self._names.audit, b"", msgspec.json.encode(step.answer), (), 0)
                 await self._write(step.rows, [answer, *ends])
-                log.info("replay_command", kind=step.answer.kind, id=step.answer.id, text=step.answer.text)
+                log.info(
+                    "replay_command",
+                    kind=step.answer.kind,
+                    id=step.answer.id,
+                    text=step.answer.text,
+                )
             elif (replay := self._orders.running) is not None:
                 await self._carry_out(replay)
             else:
                 return
 
     async def _given_up(self, step: Effect) -> tuple[Effect, list[Record]]:
-        """Return the step with its answer in words, and the records that end the dead letters which it names.
+        """Return the step with its answer in words, and the records that end the dead letters which
+        it names.
 
-        A dead letter that has no row is ended once. The row of any other lead says whether the end still concerns it.
+        A dead letter that has no row is ended once. The row of any other lead says whether the end
+        still concerns it.
         """
         names = self._names
         answer = step.answer
@@ -284,7 +361,9 @@ class _Operator:
                     before += 1
                     continue
                 key, value, envelope = giving_up(dead_letter, self._settings.workspaces, text)
-                ends.append(Record(names.retry, key, value, envelope.to_headers(), dead_letter.partition))
+                ends.append(
+                    Record(names.retry, key, value, envelope.to_headers(), dead_letter.partition),
+                )
                 if once:
                     ends.append(Record(names.replay_state, *row))
                 ended += 1
@@ -299,7 +378,10 @@ class _Operator:
         return replace(step, answer=applied), ends
 
     async def _dead_letters(self, places: Iterable[str]) -> list[ConsumedRecord]:
-        """Read the dead letters at these places. One that comes back by itself, or is no longer kept, is left out."""
+        """Read the dead letters at these places.
+
+        One that comes back by itself, or is no longer kept, is left out.
+        """
         names = self._names
         chosen: dict[str, Chosen] = {names.dlq: defaultdict(set), names.parked: defaultdict(set)}
         for topic, partition, offset in filter(None, map(parse_record_id, places)):
@@ -333,16 +415,25 @@ class _Operator:
             raise
         except Exception as error:  # a command must not end the process again and again
             log.exception("ordered_replay_bug", replay=replay.id)
-            text = f"a bug ended it ({type(error).__name__}): the log of the replay process has more"
+            text = (
+                f"a bug ended it ({type(error).__name__}): the log of the replay process has more"
+            )
             replay = await self._give_up(replay, text)
         finally:
             await cancel([watching])
         if replay.state != "running":
             log.info("ordered_replay", replay=replay.id, state=replay.state, text=replay.text)
 
-    async def _plan(self, replay: ReplayProgress) -> tuple[ReplayProgress, Chosen, Mapping[str, float]]:
+    async def _plan(
+        self,
+        replay: ReplayProgress,
+    ) -> tuple[ReplayProgress, Chosen, Mapping[str, float]]:
         plan = replay.plan
-        ends = {number: end for number, end in plan.ends.items() if 0 <= number < self._settings.kafka.partitions}
+        ends = {
+            number: end
+            for number, end in plan.ends.items()
+            if 0 <= number < self._settings.kafka.partitions
+        }
         priced, chosen = await survey_in_thread(
             self._settings,
             plan.source,
@@ -358,11 +449,16 @@ class _Operator:
         return replay, chosen, priced.paces
 
     async def _send(
-        self, before: ReplayProgress, chosen: Chosen, paces: Mapping[str, float], stop: asyncio.Event
+        self,
+        before: ReplayProgress,
+        chosen: Chosen,
+        paces: Mapping[str, float],
+        stop: asyncio.Event,
     ) -> ReplayProgress:
         """Send the chosen dead letters in order, and return the progress after them.
 
-        `paces` are dead letters per second, by workspace. `stop` ends it early, after the batch under way.
+        `paces` are dead letters per second, by workspace. `stop` ends it early, after the batch
+        under way.
         """
         names = self._names
         pace = Pace(paces)
@@ -371,13 +467,17 @@ class _Operator:
         waiting = self._outlived
         self._outlived = []
         refused: dict[str, str] = {}  # record id -> why
-        reached: dict[int, int] = {}  # partition -> the offset after the last dead letter that was sent or refused
+        # partition -> the offset after the last dead letter that was sent or refused
+        reached: dict[int, int] = {}
 
         async def flush() -> None:
             nonlocal sent
             if waiting:
                 sent += sum(record.topic == names.retry for record in waiting)
-                await self._write_progress(advanced(before, sent, refused, reached, self._clock.now_ms()), waiting)
+                await self._write_progress(
+                    advanced(before, sent, refused, reached, self._clock.now_ms()),
+                    waiting,
+                )
                 waiting.clear()
 
         async with topic_reader(self._settings) as reader:
@@ -388,7 +488,9 @@ class _Operator:
                 envelope = read_envelope(dead_letter)
                 value = dead_letter.value
                 if goes_on(envelope) and not value:
-                    refused[dead_letter.record_id] = "it no longer holds its lead: publish the lead again"
+                    refused[dead_letter.record_id] = (
+                        "it no longer holds its lead: publish the lead again"
+                    )
                     reached[dead_letter.partition] = dead_letter.offset + 1
                     continue
                 workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)
@@ -396,7 +498,10 @@ class _Operator:
                 if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
                     await flush()
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(stop.wait(), max(0, turn_ms - self._clock.now_ms()) / 1000)
+                        await asyncio.wait_for(
+                            stop.wait(),
+                            max(0, turn_ms - self._clock.now_ms()) / 1000,
+                        )
                 if stop.is_set():
                     break
                 headers = redriven(envelope, dead_letter.record_id).to_headers()
@@ -420,7 +525,9 @@ class _Operator:
     async def _write(self, rows: Mapping[bytes, bytes | None], others: Iterable[Record]) -> None:
         """Write rows of the replay state and records of other topics in one transaction."""
         others = list(others)
-        await self._kafka.transact([*(Record(self._names.replay_state, *row) for row in rows.items()), *others])
+        await self._kafka.transact(
+            [*(Record(self._names.replay_state, *row) for row in rows.items()), *others],
+        )
         for key, value in rows.items():
             self._orders.apply(key, value)
         written = (record.key for record in others if record.topic == self._names.replay_state)

@@ -14,7 +14,16 @@ import msgspec
 from stream_app.clock import Clock
 from stream_app.config import Settings, unknown
 from stream_app.config.kafka_access import topic_reader
-from stream_app.domain.dead_letter.causes import Filter, Kind, Source, addressed_to, headers_of, kind_of, number, text
+from stream_app.domain.dead_letter.causes import (
+    Filter,
+    Kind,
+    Source,
+    addressed_to,
+    headers_of,
+    kind_of,
+    number,
+    text,
+)
 from stream_app.domain.dead_letter.orders import Fate, PricedPlan, can_be_given_up, fate, pace
 from stream_app.domain.dead_letter.replay import RedriveDedup, SuppressionList
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys, check_format
@@ -62,14 +71,21 @@ def topic_of(settings: Settings, source: Source) -> str:
 
 
 def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
-    """Raise SettingsError if a filter contradicts itself, or names something that the configuration does not have."""
+    """Raise SettingsError if a filter contradicts itself, or names something that the configuration
+    does not have.
+    """
     problems = wanted.problems()
     if wanted.kinds == {"deferred"} and source != "deferred":
         problems.append(f"--disposition deferred: {source} has none, use --from deferred")
     if wanted.kinds and "deferred" not in wanted.kinds and source == "deferred":
-        problems.append("--from deferred has only the disposition deferred: leave out --disposition")
+        problems.append(
+            "--from deferred has only the disposition deferred: leave out --disposition",
+        )
     problems += unknown(settings, wanted.workspaces, wanted.destinations)
-    homes = {settings.destinations[name].workspace for name in wanted.destinations & settings.destinations.keys()}
+    homes = {
+        settings.destinations[name].workspace
+        for name in wanted.destinations & settings.destinations.keys()
+    }
     if not problems and wanted.workspaces and homes and not homes & wanted.workspaces:
         problems.append("no --destination belongs to a --workspace")
     if problems:
@@ -77,14 +93,21 @@ def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
 
 
 async def spans_of(settings: Settings, source: Source) -> dict[int, Span]:
-    """Return the first and the end offset of each partition of a source. Raises BrokerUnavailable."""
+    """Return the first and the end offset of each partition of a source.
+
+    Raises BrokerUnavailable.
+    """
     async with topic_reader(settings) as reader:
         return await reader.bounds(topic_of(settings, source))
 
 
 async def records_at(reader: TopicReader, topic: str, chosen: Chosen) -> AsyncIterator[Any]:
     """Read the PlainRecords at these offsets."""
-    ranges = {partition: (min(offsets), max(offsets) + 1) for partition, offsets in chosen.items() if offsets}
+    ranges = {
+        partition: (min(offsets), max(offsets) + 1)
+        for partition, offsets in chosen.items()
+        if offsets
+    }
     async for records in reader.read(topic, ranges):
         for record in records:
             if record.offset in chosen[record.partition]:
@@ -101,9 +124,15 @@ class _GivenUp(Exception):
 
 
 async def survey_in_thread(
-    settings: Settings, source: Source, wanted: Filter, progress: Progress, **options: Any
+    settings: Settings,
+    source: Source,
+    wanted: Filter,
+    progress: Progress,
+    **options: Any,
 ) -> tuple[PricedPlan, Chosen]:
-    """Call `survey` in a thread of its own, because it keeps an event loop busy. It ends soon after a cancellation.
+    """Call `survey` in a thread of its own, because it keeps an event loop busy.
+
+    It ends soon after a cancellation.
 
     `progress` is called in the thread.
     """
@@ -115,7 +144,9 @@ async def survey_in_thread(
         progress(done, total)
 
     try:
-        return await asyncio.to_thread(lambda: asyncio.run(survey(settings, source, wanted, note, **options)))
+        return await asyncio.to_thread(
+            lambda: asyncio.run(survey(settings, source, wanted, note, **options)),
+        )
     finally:
         given_up.set()
 
@@ -140,24 +171,34 @@ async def survey(
         progress: Called with offsets done and offsets in all.
         uncertain: Include leads that may have reached Clay.
         limit: Send at most so many.
-        ranges: By partition, the first offset to read and the end offset; None: everything that Kafka keeps.
-        rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's current rate.
+        ranges: By partition, the first offset to read and the end offset; None: everything that
+            Kafka keeps.
+        rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's
+            current rate.
 
     Returns:
         The plan with its price, and the partitions and offsets of the dead letters to send.
 
     Raises:
         SettingsError: The filter is wrong.
-        UnknownFormat: Another version wrote one of the dead letters, in a format that this version does not read.
+        UnknownFormat: Another version wrote one of the dead letters, in a format that this version
+            does not read.
         BrokerUnavailable: Kafka does not answer.
     """
     check_filter(settings, source, wanted)
     async with topic_reader(settings, progress) as reader:
         letters = await _dead_letters(reader, settings, source, wanted, ranges)
         rows, lanes, on_list = await _rows(reader, settings.names.state, letters)
-        never = await _never(reader, topic_of(settings, source), letters, on_list, WorkspaceKeys(settings.workspaces))
+        never = await _never(
+            reader,
+            topic_of(settings, source),
+            letters,
+            on_list,
+            WorkspaceKeys(settings.workspaces),
+        )
     if limit is not None:
-        letters.sort(key=lambda letter: (letter.partition, letter.offset))  # so that a later run takes the same ones
+        # so that a later run takes the same ones
+        letters.sort(key=lambda letter: (letter.partition, letter.offset))
     chosen: Chosen = defaultdict(set)
     fates: Counter[Fate] = Counter()
     causes: Counter[str] = Counter()
@@ -177,11 +218,20 @@ async def survey(
             causes[letter.cause] += 1
             going[letter.workspace, letter.destination] += 1
         fates[end] += 1
-    return PricedPlan(len(letters), fates, causes, *_priced(settings, going, lanes, rate_per_s)), chosen
+    return PricedPlan(
+        len(letters),
+        fates,
+        causes,
+        *_priced(settings, going, lanes, rate_per_s),
+    ), chosen
 
 
 async def survey_given_up(
-    settings: Settings, source: Source, wanted: Filter, places: Collection[str], progress: Progress
+    settings: Settings,
+    source: Source,
+    wanted: Filter,
+    places: Collection[str],
+    progress: Progress,
 ) -> tuple[list[str], Counter[Fate]]:
     """Find the dead letters that can be given up.
 
@@ -189,15 +239,18 @@ async def survey_given_up(
         settings: The configuration.
         source: The topic to read.
         wanted: The filter.
-        places: Only the dead letters at these places (`topic/partition/offset`); empty: all that match.
+        places: Only the dead letters at these places (`topic/partition/offset`); empty: all that
+            match.
         progress: Called with offsets done and offsets in all.
 
     Returns:
-        Their places, in the order of partitions and offsets, and how many of those that match have which fate.
+        Their places, in the order of partitions and offsets, and how many of those that match have
+        which fate.
 
     Raises:
         SettingsError: The filter is wrong.
-        UnknownFormat: Another version wrote one of the dead letters, in a format that this version does not read.
+        UnknownFormat: Another version wrote one of the dead letters, in a format that this version
+            does not read.
         BrokerUnavailable: Kafka does not answer.
     """
     check_filter(settings, source, wanted)
@@ -240,9 +293,16 @@ def _fate(letter: _Found, row: Delivery | None, *, asked: bool, uncertain: bool)
 
 
 async def _dead_letters(
-    reader: TopicReader, settings: Settings, source: Source, wanted: Filter, ranges: Mapping[int, Span] | None
+    reader: TopicReader,
+    settings: Settings,
+    source: Source,
+    wanted: Filter,
+    ranges: Mapping[int, Span] | None,
 ) -> list[_Found]:
-    """Return the matching dead letters. `sent_back` says which of them an operator has sent back before."""
+    """Return the matching dead letters.
+
+    `sent_back` says which of them an operator has sent back before.
+    """
     sent_before = RedriveDedup(settings.names.dlq)
     async for records in reader.read(settings.names.replay_state):
         for record in records:
@@ -276,14 +336,29 @@ async def _dead_letters(
                     alias,
                     reason or "without a reason",
                     sent_before.has(f"{topic}/{record.partition}/{record.offset}", kind),
-                    is_sendable(settings, record.value, key, text(headers, HEADERS["destination"]), now_ms),
-                )
+                    is_sendable(
+                        settings,
+                        record.value,
+                        key,
+                        text(headers, HEADERS["destination"]),
+                        now_ms,
+                    ),
+                ),
             )
     return letters
 
 
-def is_sendable(settings: Settings, value: bytes | None, key: bytes | None, named: str, now_ms: int) -> bool:
-    """Return True if the value of a dead letter can be sent. `named`: the destination that its headers name, or ''."""
+def is_sendable(
+    settings: Settings,
+    value: bytes | None,
+    key: bytes | None,
+    named: str,
+    now_ms: int,
+) -> bool:
+    """Return True if the value of a dead letter can be sent.
+
+    `named`: the destination that its headers name, or ''.
+    """
     lead = read_lead(value, key)
     if isinstance(lead, Unreadable) or identify(lead, cleaned=True) is None:
         return False
@@ -301,9 +376,13 @@ def _address(settings: Settings, workspace: str, alias: str) -> tuple[str, str]:
 
 
 async def _rows(
-    reader: TopicReader, state: str, letters: list[_Found]
+    reader: TopicReader,
+    state: str,
+    letters: list[_Found],
 ) -> tuple[dict[bytes, Delivery], dict[str, Lane], SuppressionList]:
-    """Return the current delivery rows by key and by origin, the lane by workspace, and the suppression list."""
+    """Return the current delivery rows by key and by origin, the lane by workspace, and the
+    suppression list.
+    """
     origins = {letter.origin for letter in letters}
     keys = {letter.key for letter in letters}
     key_rows: dict[bytes, Delivery] = {}
@@ -328,9 +407,16 @@ async def _rows(
 
 
 async def _never(
-    reader: TopicReader, topic: str, letters: list[_Found], on_list: SuppressionList, keys: WorkspaceKeys
+    reader: TopicReader,
+    topic: str,
+    letters: list[_Found],
+    on_list: SuppressionList,
+    keys: WorkspaceKeys,
 ) -> set[tuple[int, int]]:
-    """Find suppressed dead letters, by partition and offset. Values are read only if the list is not empty."""
+    """Find suppressed dead letters, by partition and offset.
+
+    Values are read only if the list is not empty.
+    """
     never: set[tuple[int, int]] = set()
     if not on_list:
         return never
@@ -338,7 +424,12 @@ async def _never(
     for letter in letters:
         offsets[letter.partition].add(letter.offset)
     async for record in records_at(reader, topic, offsets):
-        if on_list.names(headers_of(record.headers), keys.restore(record.key), record.value, record.timestamp):
+        if on_list.names(
+            headers_of(record.headers),
+            keys.restore(record.key),
+            record.value,
+            record.timestamp,
+        ):
             never.add((record.partition, record.offset))
     return never
 
@@ -351,20 +442,28 @@ def _decode(decoder: Any, value: bytes) -> Any:
 
 
 def _priced(
-    settings: Settings, going: Mapping[tuple[str, str], int], lanes: Mapping[str, Lane], rate_per_s: float | None
+    settings: Settings,
+    going: Mapping[tuple[str, str], int],
+    lanes: Mapping[str, Lane],
+    rate_per_s: float | None,
 ) -> tuple[list[Quote], dict[str, float]]:
     """Price the leads by workspace, and return the rates of all workspaces."""
     now_ms = Clock().now_ms()
     policies = settings.workspaces
     parts = defaultdict[str, list[Part]](list)
-    at_home = {name: lanes.get(name) or Lane(name, 0) for name in {*policies, *(name for name, _ in going)}}
-    rules = {name: lane.in_force(policies.get(name) or Workspace(name)) for name, lane in at_home.items()}
+    at_home = {
+        name: lanes.get(name) or Lane(name, 0) for name in {*policies, *(name for name, _ in going)}
+    }
+    rules = {
+        name: lane.in_force(policies.get(name) or Workspace(name)) for name, lane in at_home.items()
+    }
     paces = {name: pace(rules[name], settings.replay.rate_share, rate_per_s) for name in policies}
     for (name, alias), leads in sorted(going.items()):
         destination = settings.destinations.get(alias)
         usual = Cost()
         most = Cost()
-        if destination is not None and destination.workspace == name:  # else the lead pipeline rejects it: no cost
+        # else the lead pipeline rejects it: no cost
+        if destination is not None and destination.workspace == name:
             usual = destination.estimate
             most = destination.ceiling
         parts[name].append(part(alias, leads, usual, most, at_home[name].estimates))

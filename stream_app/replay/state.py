@@ -1,11 +1,14 @@
-"""State shared by the replay processes, in a compacted topic: the offset of each rewind epoch, and the pause.
+"""State shared by the replay processes, in a compacted topic: the offset of each rewind epoch, and
+the pause.
 
 With `turns` it follows the published views of the lanes, too.
 
-    dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on leads.dlq in that epoch
-    pause                    ->  {"by": ..., "why": ..., "at_ms": ...}; `replay resume` deletes it
-    sent/<record id>         ->  a dead letter that an operator sent back or gave up (domain/dead_letter/replay.py)
-    command/<id>, replay/<id>  ->  replays that operators order (domain/dead_letter/orders.py)
+    dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on
+    leads.dlq in that epoch pause                    ->  {"by": ..., "why": ..., "at_ms": ...};
+    `replay resume` deletes it
+    sent/<record id>         ->  a dead letter that an operator sent back or gave up
+    (domain/dead_letter/replay.py) command/<id>, replay/<id>  ->  replays that operators order
+    (domain/dead_letter/orders.py)
 
 Each epoch has its own row, so that a process frozen in an old epoch cannot overwrite a newer one.
 """
@@ -27,7 +30,14 @@ from aiokafka.errors import KafkaError
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.commands import MAX_TEXT, CommandAnswer
-from stream_app.domain.dead_letter.orders import COMMAND, PAUSE, PROGRESS, Pause, ReplayOrders, read_pause
+from stream_app.domain.dead_letter.orders import (
+    COMMAND,
+    PAUSE,
+    PROGRESS,
+    Pause,
+    ReplayOrders,
+    read_pause,
+)
 from stream_app.domain.dead_letter.replay import Begin, Came, Turns, begin, read_epoch
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import BrokerUnavailable
@@ -68,9 +78,13 @@ class ReplayState:
         self._connection = connection
         self._names = names
         self._publish = publish
-        self._partitions = [TopicPartition(names.replay_state, number) for number in range(partitions)]
+        self._partitions = [
+            TopicPartition(names.replay_state, number) for number in range(partitions)
+        ]
         self._turns = turns
-        self._lanes = [TopicPartition(names.lanes, number) for number in range(partitions) if turns is not None]
+        self._lanes = [
+            TopicPartition(names.lanes, number) for number in range(partitions) if turns is not None
+        ]
         self._came: dict[int, dict[int, Came]] = defaultdict(dict)
         self._epochs: dict[int, int] = {}
         self._reader = Reader(connection, _CURRENT_WITHIN_S, fetch_max_wait_ms=500)
@@ -78,7 +92,9 @@ class ReplayState:
 
     async def __aenter__(self) -> ReplayState:
         async with AsyncExitStack() as opened:
-            self._admin: Any = await opened.enter_async_context(open_admin(self._connection, _CURRENT_WITHIN_S))
+            self._admin: Any = await opened.enter_async_context(
+                open_admin(self._connection, _CURRENT_WITHIN_S),
+            )
             await opened.enter_async_context(self._reader)
             read = [*self._partitions, *self._lanes]
             self._following = asyncio.create_task(self._follow(await self._reader.begins(read)))
@@ -105,7 +121,8 @@ class ReplayState:
     async def record(self) -> None:
         """Record the group's offsets in this process's partitions.
 
-        Asks Kafka. Faust's view of its commits may be wrong, and a restart would then look like a rewind.
+        Asks Kafka. Faust's view of its commits may be wrong, and a restart would then look like a
+        rewind.
         """
         for partition, offset in (await self.committed()).items():
             epoch = self._epochs.get(partition)
@@ -117,7 +134,10 @@ class ReplayState:
                 await self._record(partition, epoch, msgspec.structs.replace(came, offset=offset))
 
     async def record_last(self) -> None:
-        """Record once more at the end. If Kafka does not answer, end without it, as after `kill -9`."""
+        """Record once more at the end.
+
+        If Kafka does not answer, end without it, as after `kill -9`.
+        """
         try:
             async with asyncio.timeout(_LAST_WITHIN_S):
                 await self.record()
@@ -132,7 +152,8 @@ class ReplayState:
         """Pause all replays, or resume them (None). `audited`: what the audit says about it."""
         value = msgspec.json.encode(pause) if pause else None
         await self._write(Record(self._names.replay_state, PAUSE, value, (), 0))
-        # Behind the pause: what the audit has was done. A command that fails in between is repeated by its operator.
+        # Behind the pause: what the audit has was done. A command that fails in between is repeated
+        # by its operator.
         await self._write(Record(self._names.audit, b"", msgspec.json.encode(audited), (), 0))
 
     async def committed(self) -> dict[int, int]:
@@ -155,7 +176,9 @@ class ReplayState:
     async def _record(self, partition: int, epoch: int, came: Came) -> None:
         self._came[partition][epoch] = came
         key = f"dlq/{partition}/{epoch}".encode()
-        await self._write(Record(self._names.replay_state, key, msgspec.json.encode(came), (), partition))
+        await self._write(
+            Record(self._names.replay_state, key, msgspec.json.encode(came), (), partition),
+        )
 
     async def _write(self, record: Record) -> None:
         await (await self._publish(record))
@@ -172,7 +195,9 @@ class ReplayState:
                         await self._updated.wait()
         except (BrokerUnavailable, TimeoutError) as error:
             why = str(error) or f"no answer within {_CURRENT_WITHIN_S:.0f} s"
-            raise BrokerUnavailable(f"{self._names.replay_state} could not be read to its end: {why}") from error
+            raise BrokerUnavailable(
+                f"{self._names.replay_state} could not be read to its end: {why}",
+            ) from error
 
     async def _follow(self, starts: Mapping[TopicPartition, int]) -> None:
         try:
@@ -208,10 +233,18 @@ class ReplayState:
             self._came[epoch.partition][epoch.number] = epoch.came
 
 
-async def set_replay_pause(settings: Settings, who: str, why: str, at_ms: int, *, paused: bool) -> Pause | None:
+async def set_replay_pause(
+    settings: Settings,
+    who: str,
+    why: str,
+    at_ms: int,
+    *,
+    paused: bool,
+) -> Pause | None:
     """Pause or resume all replays, and write that to the audit. Returns the previous pause.
 
-    Texts that look like personal data are removed from `why`, which is logged and audited. `at_ms`: now, epoch ms.
+    Texts that look like personal data are removed from `why`, which is logged and audited. `at_ms`:
+    now, epoch ms.
 
     Raises:
         BrokerUnavailable: Kafka does not answer.

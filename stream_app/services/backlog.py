@@ -21,10 +21,11 @@ _EVERY_S: Final = 5.0
 class BacklogCount:
     """Counts every 5 s the records in the partitions of this process that were not taken.
 
-    It counts as every other place does, and not by the end offsets that fetches bring: the markers of transactions
-    count in those, and they are old while a buffer is full.
+    It counts as every other place does, and not by the end offsets that fetches bring: the markers
+    of transactions count in those, and they are old while a buffer is full.
 
-    `committed` returns the committed offset of each partition that is consumed now, `positions` how far they were read.
+    `committed` returns the committed offset of each partition that is consumed now, `positions` how
+    far they were read.
     """
 
     _connection: KafkaConnection
@@ -33,9 +34,14 @@ class BacklogCount:
     _counts: Mapping[Place, Waiting] = field(init=False, factory=dict)
 
     def counts(self) -> dict[Place, int]:
-        """Return what was counted last, of the partitions that are still consumed. If Kafka is away, that is old."""
+        """Return what was counted last, of the partitions that are still consumed.
+
+        If Kafka is away, that is old.
+        """
         consumed = self._committed()
-        return {place: waiting.records for place, waiting in self._counts.items() if place in consumed}
+        return {
+            place: waiting.records for place, waiting in self._counts.items() if place in consumed
+        }
 
     async def run(self) -> None:
         """Count until cancelled. The process reports that Kafka is away."""
@@ -46,7 +52,12 @@ class BacklogCount:
                     while True:
                         committed = self._committed()
                         places = [TopicPartition(topic, number) for topic, number in committed]
-                        self._counts = await backlog.count(reader, places, committed, self._positions())
+                        self._counts = await backlog.count(
+                            reader,
+                            places,
+                            committed,
+                            self._positions(),
+                        )
                         await asyncio.sleep(_EVERY_S)
             except (BrokerUnavailable, KafkaRefused):
                 await asyncio.sleep(_EVERY_S)

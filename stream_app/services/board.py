@@ -1,7 +1,8 @@
-"""The board process: builds its parts from the settings, runs them, and closes them in reverse order.
+"""The board process: builds its parts from the settings, runs them, and closes them in reverse
+order.
 
-It follows Kafka into the read model, and shows that as pages and as the look-up API. It writes the commands of
-operators and the leads that they publish. Only one runs.
+It follows Kafka into the read model, and shows that as pages and as the look-up API. It writes the
+commands of operators and the leads that they publish. Only one runs.
 """
 
 import asyncio
@@ -76,12 +77,31 @@ async def run_board(settings: Settings) -> None:
 
     with stop_signal() as stop:
         async with AsyncExitStack() as stack:
-            put = (await stack.enter_async_context(open_inbox(connection))).put if settings.operator_token else None
-            routes = await stack.enter_async_context(serving(settings, token, connection, projection, put, registry))
-            board = serve_http(board_app(routes), settings.board.host, http.board_port, grace_s=_GRACE_S)
+            put = (
+                (await stack.enter_async_context(open_inbox(connection))).put
+                if settings.operator_token
+                else None
+            )
+            routes = await stack.enter_async_context(
+                serving(settings, token, connection, projection, put, registry),
+            )
+            board = serve_http(
+                board_app(routes),
+                settings.board.host,
+                http.board_port,
+                grace_s=_GRACE_S,
+            )
             port = await stack.enter_async_context(board)
-            ops = await stack.enter_async_context(serve_ops(http.host, http.board_ops_port, registry, not_ready))
-            logger.info("board_started", version=__version__, port=port, metrics_port=ops, url=settings.board_url)
+            ops = await stack.enter_async_context(
+                serve_ops(http.host, http.board_ops_port, registry, not_ready),
+            )
+            logger.info(
+                "board_started",
+                version=__version__,
+                port=port,
+                metrics_port=ops,
+                url=settings.board_url,
+            )
             topics = [topic.name for topic in settings.topic_plan()]
             await run_until(stop, watch_partitions(connection, topics, settings.kafka.partitions))
         logger.info("board_stopped")
@@ -96,13 +116,19 @@ def board_app(routes: list[Route]) -> Starlette:
     async def crashed(_: Request, __: Exception) -> Response:
         return PlainTextResponse("The board has failed: its log says where.\n", 500)
 
-    app = Starlette(routes=[Route("/healthz", healthz), *routes], exception_handlers={Exception: crashed})
+    app = Starlette(
+        routes=[Route("/healthz", healthz), *routes],
+        exception_handlers={Exception: crashed},
+    )
     app.router.redirect_slashes = False
     return app
 
 
 def _projection(
-    settings: Settings, connection: KafkaConnection, registry: CollectorRegistry, logger: log.Logger
+    settings: Settings,
+    connection: KafkaConnection,
+    registry: CollectorRegistry,
+    logger: log.Logger,
 ) -> Projection:
     """Return what follows Kafka into the read model, with its metrics."""
     workspaces = frozenset(settings.workspaces)
@@ -110,7 +136,9 @@ def _projection(
     sources = Sources(settings.names, settings.kafka.partitions, settings.topics, workspaces, final)
     projection = Projection(connection, sources, model_path(settings, os.environ), logger)
     Gauge(
-        "stream_app_read_model_lag", "Maximum number of offsets that the read model is behind.", registry=registry
+        "stream_app_read_model_lag",
+        "Maximum number of offsets that the read model is behind.",
+        registry=registry,
     ).set_function(lambda: projection.lag.lag)
     Gauge(
         "stream_app_read_model_as_of_seconds",
@@ -123,7 +151,12 @@ def _projection(
 class DeadLetters(Collector):
     """Reports what has become of the dead letters that Kafka keeps."""
 
-    def __init__(self, queries: BoardQueries, topics: Mapping[str, str], is_complete: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        queries: BoardQueries,
+        topics: Mapping[str, str],
+        is_complete: Callable[[], bool],
+    ) -> None:
         self._queries = queries
         self._topics = topics
         self._is_complete = is_complete
@@ -154,9 +187,12 @@ async def serving(
     put: Put | None,
     registry: CollectorRegistry,
 ) -> AsyncIterator[list[Route]]:
-    """Yield the routes of look-up API and board. Meanwhile the read model follows Kafka, and messages go to people.
+    """Yield the routes of look-up API and board.
 
-    `token`: reads the board and its API. `put`: writes the commands of operators to Kafka; None: the board only reads.
+    Meanwhile the read model follows Kafka, and messages go to people.
+
+    `token`: reads the board and its API. `put`: writes the commands of operators to Kafka; None:
+        the board only reads.
     """
     names = settings.names
     partitions = settings.kafka.partitions
@@ -176,7 +212,7 @@ async def serving(
             queries,
             {"dlq": names.dlq, "parked": names.parked},
             lambda: projection.lag.as_of_ms is not None,
-        )
+        ),
     )
     lookup = Lookup(
         queries=queries,
@@ -222,7 +258,11 @@ async def serving(
 
 
 @asynccontextmanager
-async def messages(settings: Settings, findings: Findings, registry: CollectorRegistry) -> AsyncIterator[None]:
+async def messages(
+    settings: Settings,
+    findings: Findings,
+    registry: CollectorRegistry,
+) -> AsyncIterator[None]:
     """Send messages to people until the block ends, if the configuration names a webhook."""
     notify = settings.notify
     if notify.url_env is None:
@@ -231,11 +271,17 @@ async def messages(settings: Settings, findings: Findings, registry: CollectorRe
     egress = settings.make_egress()
     async with (
         Receiver(settings.secrets[notify.url_env], egress) as receiver,
-        httpx.AsyncClient(verify=egress.tls_context, proxy=egress.proxy_url, trust_env=False) as http,
+        httpx.AsyncClient(
+            verify=egress.tls_context,
+            proxy=egress.proxy_url,
+            trust_env=False,
+        ) as http,
     ):
         sender = Messages(
             findings=findings,
-            gateway=partial(gateway_answers, http, settings.gateway.public_url or "") if notify.watch_gateway else None,
+            gateway=partial(gateway_answers, http, settings.gateway.public_url or "")
+            if notify.watch_gateway
+            else None,
             post=receiver.post,
             form=notify.format,
             interval_s=notify.interval_s,

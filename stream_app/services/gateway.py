@@ -1,4 +1,6 @@
-"""The gateway process: builds its parts from the settings, runs them, and closes them in reverse order."""
+"""The gateway process: builds its parts from the settings, runs them, and closes them in reverse
+order.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -39,7 +41,14 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
     with stop_signal() as stop:
         async with AsyncExitStack() as stack:
             callbacks = await stack.enter_async_context(open_inbox(connection_of(settings)))
-            receiver = Receiver(tables, names.callbacks, callbacks.put, Clock().now_ms, gateway, metrics)
+            receiver = Receiver(
+                tables,
+                names.callbacks,
+                callbacks.put,
+                Clock().now_ms,
+                gateway,
+                metrics,
+            )
 
             def adopt(now: Settings) -> None:
                 receiver.tables = new = tables_of(now)
@@ -47,15 +56,32 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
                 logger.info("tables_adopted", tables=len(new), digest=new.digest)
 
             metrics.adopted(tables.digest)
-            watch = FileWatch(settings, read, adopt, lambda text: logger.warning("tables_not_adopted", text=text))
+            watch = FileWatch(
+                settings,
+                read,
+                adopt,
+                lambda text: logger.warning("tables_not_adopted", text=text),
+            )
             watching = asyncio.create_task(watch.run(), name="tables")
             stack.push_async_callback(cancel, [watching])
             app = build_asgi(receiver, metrics.responded)
-            port = await stack.enter_async_context(serve_http(app, gateway.host, http.gateway_port, grace_s=_GRACE_S))
-            ops = await stack.enter_async_context(
-                serve_ops(http.host, http.gateway_ops_port, registry, callbacks.not_ready)
+            port = await stack.enter_async_context(
+                serve_http(app, gateway.host, http.gateway_port, grace_s=_GRACE_S),
             )
-            logger.info("gateway_started", version=__version__, port=port, metrics_port=ops, tables=len(tables))
-            watched = watch_partitions(connection_of(settings), [names.callbacks], settings.kafka.partitions)
+            ops = await stack.enter_async_context(
+                serve_ops(http.host, http.gateway_ops_port, registry, callbacks.not_ready),
+            )
+            logger.info(
+                "gateway_started",
+                version=__version__,
+                port=port,
+                metrics_port=ops,
+                tables=len(tables),
+            )
+            watched = watch_partitions(
+                connection_of(settings),
+                [names.callbacks],
+                settings.kafka.partitions,
+            )
             await run_until(stop, watched)
         logger.info("gateway_stopped")

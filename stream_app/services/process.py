@@ -38,10 +38,17 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> None:
-    """Raise unless Kafka responds, grants the process its rights, and has its topics with the right settings."""
+    """Raise unless Kafka responds, grants the process its rights, and has its topics with the right
+    settings.
+    """
     say = waiting_for_kafka(logger)
     await kafka_ready(settings, process, say)
-    await check_topics(connection_of(settings), settings.topic_plan(), settings.kafka.broker_wait_s, say)
+    await check_topics(
+        connection_of(settings),
+        settings.topic_plan(),
+        settings.kafka.broker_wait_s,
+        say,
+    )
 
 
 def waiting_for_kafka(logger: log.Logger) -> Say:
@@ -55,19 +62,26 @@ def serve_ops(
     registry: CollectorRegistry,
     not_ready: Callable[[], Awaitable[str | None]],
 ) -> AbstractAsyncContextManager[int]:
-    """Serve /metrics, /healthz and /readyz until the block ends; yields the port (`port` 0: any free one).
+    """Serve /metrics, /healthz and /readyz until the block ends; yields the port (`port` 0: any
+    free one).
 
-    `not_ready` returns why the process cannot work now, or None. Raises StreamAppError if the port is taken.
+    `not_ready` returns why the process cannot work now, or None. Raises StreamAppError if the port
+    is taken.
     """
     return serve_http(ops_app(registry, not_ready), host, port, grace_s=_OPS_GRACE_S)
 
 
 def longest_step_s(settings: Settings) -> float:
-    """Return the longest time that a lead may stay in one step: a late start, one POST and two commits."""
+    """Return the longest time that a lead may stay in one step: a late start, one POST and two
+    commits.
+    """
     return settings.delivery.longest_s + 2 * settings.delivery.commit_timeout_s
 
 
-def ops_app(registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str | None]]) -> Starlette:
+def ops_app(
+    registry: CollectorRegistry,
+    not_ready: Callable[[], Awaitable[str | None]],
+) -> Starlette:
     """Build the ASGI app."""
 
     async def metrics(request: Request) -> Response:
@@ -82,18 +96,23 @@ def ops_app(registry: CollectorRegistry, not_ready: Callable[[], Awaitable[str |
         reason = await not_ready()
         return PlainTextResponse(f"{reason or 'ok'}\n", 503 if reason else 200)
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
+    return Starlette(
+        routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)],
+    )
 
 
 @define(eq=False, repr=False)
 class Watchdog:
-    """Detects stalls: a partition that is not taken over, records that are not consumed, leads that do not end.
+    """Detects stalls: a partition that is not taken over, records that are not consumed, leads that
+    do not end.
 
-    Everything that must make progress has a token that changes with it. What waits for a reason (an empty topic, a held
-    lane, a full partition) has none. So the check needs to know nothing about Kafka or leads.
+    Everything that must make progress has a token that changes with it. What waits for a reason (an
+    empty topic, a held lane, a full partition) has none. So the check needs to know nothing about
+    Kafka or leads.
 
-    A token that has not changed for `limit_s` seconds is a stall. `look` returns the tokens by description. `report` is
-    called with the descriptions of all stalls whenever they change; `stalled` has the current ones.
+    A token that has not changed for `limit_s` seconds is a stall. `look` returns the tokens by
+    description. `report` is called with the descriptions of all stalls whenever they change;
+    `stalled` has the current ones.
     """
 
     _limit_s: float
@@ -114,7 +133,9 @@ class Watchdog:
         for what, token in self._look().items():
             seen = before.get(what)
             self._since[what] = seen if seen is not None and seen[0] == token else (token, now_s)
-        stalled = [what for what, (_, since_s) in self._since.items() if now_s - since_s >= self._limit_s]
+        stalled = [
+            what for what, (_, since_s) in self._since.items() if now_s - since_s >= self._limit_s
+        ]
         if stalled != self.stalled:
             self.stalled = stalled
             self._report(stalled)

@@ -1,4 +1,6 @@
-"""The replay process: builds its parts from the settings, runs them, and closes them in reverse order."""
+"""The replay process: builds its parts from the settings, runs them, and closes them in reverse
+order.
+"""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -17,14 +19,27 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import FileWatch
-from stream_app.domain.commands import REPLAY_RELOAD, Command, CommandResult, answer_to, read_command, refusal
+from stream_app.domain.commands import (
+    REPLAY_RELOAD,
+    Command,
+    CommandResult,
+    answer_to,
+    read_command,
+    refusal,
+)
 from stream_app.domain.dead_letter.replay import Begin, Turns
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.faust_app.app import build_app
-from stream_app.faust_app.run import assigned, membership, run_app, unreadable, unreadable_partitions
+from stream_app.faust_app.run import (
+    assigned,
+    membership,
+    run_app,
+    unreadable,
+    unreadable_partitions,
+)
 from stream_app.kafka.clock import KafkaClock
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.producers import Publish, kafka_publisher
@@ -49,8 +64,8 @@ _json: Final = msgspec.json.Encoder()
 async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
     """Run `stream-app replay` until SIGTERM or SIGINT. Raises the error that ended it otherwise.
 
-    `read` returns the settings that the files have now. Workspaces and destinations are adopted from them, at a change
-    or at `stream-app lanes reload`.
+    `read` returns the settings that the files have now. Workspaces and destinations are adopted
+    from them, at a change or at `stream-app lanes reload`.
     """
     logger = log.get("replay")
     topics = settings.names
@@ -66,21 +81,39 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
 
     def on_moved(topic: str, envelope: Envelope) -> None:
         moved.labels(topic.removeprefix(topics.namespace)).inc()
-        logger.debug("moved", topic=topic, lead_id=envelope.lead_id, trace_id=envelope.trace_id, way=envelope.way)
+        logger.debug(
+            "moved",
+            topic=topic,
+            lead_id=envelope.lead_id,
+            trace_id=envelope.trace_id,
+            way=envelope.way,
+        )
 
     def on_begin(partition: int, how: Begin) -> None:
         if how.rewound:
             logger.warning(
-                "rewound", partition=partition, epoch=how.epoch, text="the group's offset was reset to an earlier one"
+                "rewound",
+                partition=partition,
+                epoch=how.epoch,
+                text="the group's offset was reset to an earlier one",
             )
         elif how.forgotten:
-            logger.warning("offset_forgotten", partition=partition, epoch=how.epoch, resumes_at=how.skip_to)
+            logger.warning(
+                "offset_forgotten",
+                partition=partition,
+                epoch=how.epoch,
+                resumes_at=how.skip_to,
+            )
 
     async with AsyncExitStack() as stack:
         await check_kafka(settings, "replay", logger)
         kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
-        publish = await stack.enter_async_context(kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, kafka_clock))
-        rates_per_s = {name: workspace.rate.rate_per_s for name, workspace in settings.workspaces.items()}
+        publish = await stack.enter_async_context(
+            kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, kafka_clock),
+        )
+        rates_per_s = {
+            name: workspace.rate.rate_per_s for name, workspace in settings.workspaces.items()
+        }
         turns = Turns(rates_per_s, policy.rate_share)
         state = ReplayState(connection, topics, settings.kafka.partitions, publish, turns)
         await stack.enter_async_context(state)
@@ -107,11 +140,22 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
         runner = OrderRunner(settings, state, lambda: (topics.dlq, 0) in assigned(app))
 
         def adopt(now: Settings) -> None:
-            rates_per_s.update((name, workspace.rate.rate_per_s) for name, workspace in now.workspaces.items())
+            rates_per_s.update(
+                (name, workspace.rate.rate_per_s) for name, workspace in now.workspaces.items()
+            )
             runner.adopt(now)
-            logger.info("configuration", workspaces=len(now.workspaces), destinations=len(now.destinations))
+            logger.info(
+                "configuration",
+                workspaces=len(now.workspaces),
+                destinations=len(now.destinations),
+            )
 
-        changes = FileWatch(settings, read, adopt, lambda text: logger.warning("configuration", text=text))
+        changes = FileWatch(
+            settings,
+            read,
+            adopt,
+            lambda text: logger.warning("configuration", text=text),
+        )
 
         def served() -> list[int]:
             return [number for topic, number in assigned(app) if topic == topics.dlq]
@@ -131,11 +175,24 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
             return "; ".join(reasons) or (None if app.started else "not joined to the group yet")
 
         http = settings.http
-        port = await stack.enter_async_context(serve_ops(http.host, http.replay_port, registry, not_ready))
-        logger.info("replay_started", version=__version__, metrics_port=port, group=topics.replay_app)
+        port = await stack.enter_async_context(
+            serve_ops(http.host, http.replay_port, registry, not_ready),
+        )
+        logger.info(
+            "replay_started",
+            version=__version__,
+            metrics_port=port,
+            group=topics.replay_app,
+        )
         if state.pause:
-            logger.warning("paused", by=state.pause.who, why=state.pause.why, text="until `stream-app replay resume`")
-        # Not `leads.lanes`: workers fill it again, and what follows it begins again with the new records.
+            logger.warning(
+                "paused",
+                by=state.pause.who,
+                why=state.pause.why,
+                text="until `stream-app replay resume`",
+            )
+        # Not `leads.lanes`: workers fill it again, and what follows it begins again with the new
+        # records.
         partitions = settings.kafka.partitions
         watched = [*app.agents, topics.state, topics.replay_state]
         compacted = [topics.state, topics.replay_state]
@@ -150,11 +207,12 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
 class Reloads:
     """Carries out `stream-app lanes reload` once for each command, and answers like a worker.
 
-    A reload goes to every partition of `leads.commands`. Each replay process has a configuration of its own, so each
-    follows the first of these partitions, outside of a group, and answers for the partitions of `leads.dlq` that it
-    has. A process without any adopts the configuration as well.
+    A reload goes to every partition of `leads.commands`. Each replay process has a configuration of
+    its own, so each follows the first of these partitions, outside of a group, and answers for the
+    partitions of `leads.dlq` that it has. A process without any adopts the configuration as well.
 
-    `reload` adopts the configuration, `served` returns the partitions to answer for, `publish` writes an answer.
+    `reload` adopts the configuration, `served` returns the partitions to answer for, `publish`
+    writes an answer.
     """
 
     _log: FilteringBoundLogger
@@ -168,7 +226,10 @@ class Reloads:
     _last: str = field(init=False, default="")
 
     async def run(self) -> None:
-        """Carry out the reloads from now on. Without Kafka it tries again: dead letters need no reload."""
+        """Carry out the reloads from now on.
+
+        Without Kafka it tries again: dead letters need no reload.
+        """
         place = TopicPartition(self._topics.commands, 0)
         warn = log.Throttled(lambda why: self._log.warning("reloads_wait", because=why))
         while True:
@@ -194,9 +255,21 @@ class Reloads:
         if refusal(command, order, now_ms, is_answered=command.id == self._last):
             return
         result = self._reload()
-        self._log.info("command", id=command.id, kind=REPLAY_RELOAD, who=command.who, text=result.text)
-        served = {number: answer_to(command, result, number, now_ms, REPLAY_RELOAD) for number in self._served()}
-        answers = [Record(self._topics.audit, b"", _json.encode(reply), (), number) for number, reply in served.items()]
+        self._log.info(
+            "command",
+            id=command.id,
+            kind=REPLAY_RELOAD,
+            who=command.who,
+            text=result.text,
+        )
+        served = {
+            number: answer_to(command, result, number, now_ms, REPLAY_RELOAD)
+            for number in self._served()
+        }
+        answers = [
+            Record(self._topics.audit, b"", _json.encode(reply), (), number)
+            for number, reply in served.items()
+        ]
         for written in [await self._publish(answer) for answer in answers]:
             await written
         self._last = command.id

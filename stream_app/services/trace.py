@@ -1,4 +1,6 @@
-"""The trace process: follows `leads.status` and sends spans, from the oldest event that is not exported yet."""
+"""The trace process: follows `leads.status` and sends spans, from the oldest event that is not
+exported yet.
+"""
 
 import asyncio
 import socket
@@ -31,11 +33,21 @@ _events: Final = msgspec.json.Decoder(StatusEvent)
 
 
 async def run_trace(settings: Settings) -> None:
-    """Run `stream-app trace` until SIGTERM or SIGINT. Raises SettingsError if no receiver is configured."""
+    """Run `stream-app trace` until SIGTERM or SIGINT.
+
+    Raises SettingsError if no receiver is configured.
+    """
     trace = settings.trace
     logger = log.get("trace")
     if trace.endpoint is None:
-        raise SettingsError(["trace.endpoint is not set: name the OTLP receiver, e.g. http://127.0.0.1:4318/v1/traces"])
+        raise SettingsError(
+            [
+                (
+                    "trace.endpoint is not set: name the OTLP receiver, e.g. "
+                    "http://127.0.0.1:4318/v1/traces"
+                ),
+            ],
+        )
     registry = process_registry()
     spans = Counter("stream_app_trace_spans", "Spans, by result.", ("result",), registry=registry)
     await kafka_ready(settings, "trace", waiting_for_kafka(logger))
@@ -62,37 +74,74 @@ async def run_trace(settings: Settings) -> None:
                     trouble = ""
 
     async def both() -> None:
-        watch = watch_partitions(connection_of(settings), [settings.names.status], settings.kafka.partitions)
+        watch = watch_partitions(
+            connection_of(settings),
+            [settings.names.status],
+            settings.kafka.partitions,
+        )
         await asyncio.gather(follow(), watch)
 
     with stop_signal() as stop:
-        async with serve_ops(settings.http.host, settings.http.trace_port, registry, not_ready) as port:
-            logger.info("trace_started", version=__version__, metrics_port=port, endpoint=trace.endpoint)
+        async with serve_ops(
+            settings.http.host,
+            settings.http.trace_port,
+            registry,
+            not_ready,
+        ) as port:
+            logger.info(
+                "trace_started",
+                version=__version__,
+                metrics_port=port,
+                endpoint=trace.endpoint,
+            )
             await run_until(stop, both())
     logger.info("trace_stopped")
 
 
 async def _export(
-    settings: Settings, client: OtlpClient, count: Callable[[str, int], None], logger: FilteringBoundLogger
+    settings: Settings,
+    client: OtlpClient,
+    count: Callable[[str, int], None],
+    logger: FilteringBoundLogger,
 ) -> None:
     """Export until Kafka stops answering. It starts where the last exporter committed."""
     names = settings.names
     trace = settings.trace
     places = [TopicPartition(names.status, number) for number in range(settings.kafka.partitions)]
-    async with Reader(connection_of(settings), group_id=names.trace_group, fetch_max_wait_ms=500) as reader:
+    async with Reader(
+        connection_of(settings),
+        group_id=names.trace_group,
+        fetch_max_wait_ms=500,
+    ) as reader:
 
         async def commit(done: dict[int, int]) -> None:
-            await reader.commit({TopicPartition(names.status, number): offset for number, offset in done.items()})
+            await reader.commit(
+                {TopicPartition(names.status, number): offset for number, offset in done.items()},
+            )
 
-        clay = {alias: clay_of(destination.allowed_hosts) for alias, destination in settings.destinations.items()}
+        clay = {
+            alias: clay_of(destination.allowed_hosts)
+            for alias, destination in settings.destinations.items()
+        }
         settle_ms = int(trace.settle_s * 1000)
-        exporter = Exporter(trace, clay, settle_ms, client.send, commit, count, Clock().now_ms, logger)
+        exporter = Exporter(
+            trace,
+            clay,
+            settle_ms,
+            client.send,
+            commit,
+            count,
+            Clock().now_ms,
+            logger,
+        )
         starts = await reader.begins(places) | await reader.committed(places)
         await exporter.run(batches(reader, starts, logger))
 
 
 async def batches(
-    reader: Reader, starts: dict[TopicPartition, int], logger: FilteringBoundLogger
+    reader: Reader,
+    starts: dict[TopicPartition, int],
+    logger: FilteringBoundLogger,
 ) -> AsyncIterator[Sequence[Placed]]:
     """Yield the events that can be read, with their places. The others are logged."""
     async for polled in reader.follow(starts, pass_unreadable=True):
@@ -100,7 +149,9 @@ async def batches(
         for place, records in polled.items():
             for record in records:
                 try:
-                    batch.append((place.partition, record.offset, _events.decode(record.value or b"")))
+                    batch.append(
+                        (place.partition, record.offset, _events.decode(record.value or b"")),
+                    )
                 except UNREADABLE as error:
                     at = {"partition": place.partition, "offset": record.offset}
                     logger.warning("event_unreadable", **at, because=str(error))

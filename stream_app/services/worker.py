@@ -1,4 +1,6 @@
-"""The worker process: builds its parts from the settings, runs them, and closes them in reverse order."""
+"""The worker process: builds its parts from the settings, runs them, and closes them in reverse
+order.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -55,7 +57,10 @@ _SILENT_S: Final = 10.0  # five heartbeats: as long as none is accepted, nothing
 
 
 async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run until cancelled. An error of the cache affects no lead: it is logged, and the task restarts."""
+    """Run until cancelled.
+
+    An error of the cache affects no lead: it is logged, and the task restarts.
+    """
     while True:
         try:
             await run()
@@ -70,7 +75,8 @@ async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIt
     if settings.redis.url_env is None:
         yield MemoryCache()
         return
-    from stream_app.cache.redis import RedisCache, redis_link  # 8 % of the imports of a worker that uses no Redis
+    # 8 % of the imports of a worker that uses no Redis
+    from stream_app.cache.redis import RedisCache, redis_link
 
     calls = Counter(
         "stream_app_redis_calls",
@@ -81,7 +87,12 @@ async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIt
     prefix = f"{settings.kafka.namespace}stream-app:"
     url = settings.secrets[settings.redis.url_env]
     kept = settings.redis
-    async with redis_link(url, kept.timeout_s, kept.ca_file, lambda outcome: calls.labels(outcome).inc()) as link:
+    async with redis_link(
+        url,
+        kept.timeout_s,
+        kept.ca_file,
+        lambda outcome: calls.labels(outcome).inc(),
+    ) as link:
         yield RedisCache(link, prefix, int(settings.cache.stale_days * DAY_MS / 1000))
 
 
@@ -113,12 +124,20 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
         cache = await stack.enter_async_context(open_cache(settings, registry))
         # The topics to which the owner of a partition copies the raw bytes of its leads.
-        carrying = [names.dlq, names.deferred, names.parked, *(names.wait(tier) for tier in settings.replay.tiers_s)]
+        carrying = [
+            names.dlq,
+            names.deferred,
+            names.parked,
+            *(names.wait(tier) for tier in settings.replay.tiers_s),
+        ]
         # The topics, besides the state, of which an owner writes only to its own partition.
         own = {names.status, names.enriched, names.lanes, names.audit, *carrying}
         previous = dict[str, Lane]()
         most_bytes = dict.fromkeys((names.retry, *carrying), MAX_CARRIED_BYTES - 1024)
-        limits = StateStoreLimits(transact_s=settings.delivery.commit_timeout_s, topic_max_record_bytes=most_bytes)
+        limits = StateStoreLimits(
+            transact_s=settings.delivery.commit_timeout_s,
+            topic_max_record_bytes=most_bytes,
+        )
 
         # The owners of the assigned partitions. Kafka assigns none before the app below exists.
         def build_partition(number: int) -> PartitionOwner:
@@ -130,7 +149,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 limits,
                 known=topics,
                 writes_to={(topic, number) for topic in own},
-                writes_to_all_of={names.retry},  # a lead that strayed goes to the home of its workspace
+                # a lead that strayed goes to the home of its workspace
+                writes_to_all_of={names.retry},
                 clock=kafka_clock,
                 view=view,
             )
@@ -153,7 +173,10 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 logger.info("configuration", text=reloaded.text)
 
         async def moved(new: Plan) -> list[str]:
-            """All workers refuse a lane that is moved. Its owner knows it from its row, the others from its view."""
+            """All workers refuse a lane that is moved.
+
+            Its owner knows it from its row, the others from its view.
+            """
             here = [text for one in list(owned.values()) for text in one.state.lanes.moved(new)]
             added = new.workspaces.keys() - plan.workspaces.keys()
             if here or not added:
@@ -162,7 +185,12 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 async with asyncio.timeout(_LANES_WITHIN_S):
                     return await moved_lanes(settings, new, added)
             except (BrokerUnavailable, KafkaRefused, TimeoutError):
-                return [f"Kafka did not say where the lanes of {count(len(added), 'new workspace')} are: reload again"]
+                return [
+                    (
+                        "Kafka did not say where the lanes of "
+                        f"{count(len(added), 'new workspace')} are: reload again"
+                    ),
+                ]
 
         worker = Worker(build_partition, refresh)
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
@@ -191,7 +219,9 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         )
         registry.register(WaitingRecords(backlog.counts, sources))
         registry.register(UnreadablePartitions(lambda: unreadable_partitions(app)))
-        registry.register(ParkedLeads(lambda: [one.state.rows.parked for one in list(owned.values())]))
+        registry.register(
+            ParkedLeads(lambda: [one.state.rows.parked for one in list(owned.values())]),
+        )
         watchdog = Watchdog(
             longest_step_s(settings),
             lambda: membership(app) | worker.under_way(assigned(app)),
@@ -202,13 +232,23 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
 
         async def not_ready() -> str | None:
             damaged = [str(batch) for batch in unreadable(app).values()]
-            reasons = dict.fromkeys([*kafka_answers.stalled, *watchdog.stalled, *damaged, *worker.failing])
+            reasons = dict.fromkeys(
+                [*kafka_answers.stalled, *watchdog.stalled, *damaged, *worker.failing],
+            )
             return "; ".join(reasons) or (None if owned else "no partition is assigned yet")
 
         http = settings.http
-        port = await stack.enter_async_context(serve_ops(http.host, http.worker_port, registry, not_ready))
+        port = await stack.enter_async_context(
+            serve_ops(http.host, http.worker_port, registry, not_ready),
+        )
         filler = CacheFiller(
-            connection, names.enriched, plan.partitions, cache, settings.cache, lambda: list(owned), clock.now_ms
+            connection,
+            names.enriched,
+            plan.partitions,
+            cache,
+            settings.cache,
+            lambda: list(owned),
+            clock.now_ms,
         )
 
         def write_lanes_again() -> None:
@@ -233,7 +273,12 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             say_at_start(connection, f"{names.worker_app}-clock", names.audit, kafka_clock),
             _restarted(filler.run),
         )
-        logger.info("worker_started", version=__version__, metrics_port=port, group=names.worker_app)
+        logger.info(
+            "worker_started",
+            version=__version__,
+            metrics_port=port,
+            group=names.worker_app,
+        )
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=background)
         logger.info("worker_stopped")
 

@@ -27,23 +27,57 @@ CAUSE = (
 )
 """The dead letters of the most frequent cause."""
 PAGES = (
-    *("/board", "/board?span=hour", "/board/lanes", "/board/lanes?state=held&begins=a", "/board/lanes/acme"),
-    *("/board/lanes/initech?span=hour", "/board/lanes/stark", "/board/leads", "/board/leads?column=parked"),
-    *("/board/leads?status=enriched&workspace=acme", f"/board/leads?person={HASH}", "/board/leads/crm-17"),
+    *(
+        "/board",
+        "/board?span=hour",
+        "/board/lanes",
+        "/board/lanes?state=held&begins=a",
+        "/board/lanes/acme",
+    ),
+    *(
+        "/board/lanes/initech?span=hour",
+        "/board/lanes/stark",
+        "/board/leads",
+        "/board/leads?column=parked",
+    ),
+    *(
+        "/board/leads?status=enriched&workspace=acme",
+        f"/board/leads?person={HASH}",
+        "/board/leads/crm-17",
+    ),
     *("/board/leads/crm-html", "/board/leads/unknown", "/board/waiting?lead_id=crm-waits"),
-    *(f"/board/waiting?person={HASH}", "/board/dead", "/board/dead?from=parked&workspace=umbrella", "/board/books"),
+    *(
+        f"/board/waiting?person={HASH}",
+        "/board/dead",
+        "/board/dead?from=parked&workspace=umbrella",
+        "/board/books",
+    ),
     *("/board/money", "/board/money?workspace=acme&day=2026-09-21"),
     *(f"/board/replays/r-{number}b9c40e1f2a" for number in range(4)),
     "/board/replays/r-unknown",
-    *("/board/imports", "/board/imports?workspace=initech", "/board/imports?workspace=initech&id=2026-09-21-kfdwzp"),
+    *(
+        "/board/imports",
+        "/board/imports?workspace=initech",
+        "/board/imports?workspace=initech&id=2026-09-21-kfdwzp",
+    ),
     *(
         "/board/imports?workspace=acme&id=unknown",
         "/board/imports?workspace=hooli&id=webinar",
         "/board/leads?workspace=initech&import_id=2026-09-21-kfdwzp",
     ),
     *("/board/audit", "/board/audit?workspace=acme", "/board/audit?id=c-0001", "/board/system"),
-    *("/board/waiting", "/board/waiting?partition=0", "/board/waiting?topic=leads", "/board/lanes?state=unreadable"),
-    *("/board/leads?unnamed=yes", "/board/leads?status=dead_lettered,deferred", CAUSE, f"{CAUSE}&span=day"),
+    *(
+        "/board/waiting",
+        "/board/waiting?partition=0",
+        "/board/waiting?topic=leads",
+        "/board/lanes?state=unreadable",
+    ),
+    *(
+        "/board/leads?unnamed=yes",
+        "/board/leads?status=dead_lettered,deferred",
+        CAUSE,
+        f"{CAUSE}&span=day",
+    ),
 )
 
 
@@ -59,7 +93,9 @@ class Html(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        self.forbidden += [name for name in given if name == "style" or name.startswith(("on", "hx-on"))]
+        self.forbidden += [
+            name for name in given if name == "style" or name.startswith(("on", "hx-on"))
+        ]
         self.forbidden += [f"inline {tag}"] * (tag in ("script", "style") and "src" not in given)
         self.links |= {given[name] for name in ("href", "src", "action", "hx-get") if name in given}
         self.ids += [given["id"]] if "id" in given else []
@@ -89,7 +125,12 @@ def digest_on(page: str) -> str:
 
 
 @contextmanager
-def board_with(folder: Path, *records: Made, filled: bool = False, **of_settings: Any) -> Iterator["Client"]:
+def board_with(
+    folder: Path,
+    *records: Made,
+    filled: bool = False,
+    **of_settings: Any,
+) -> Iterator["Client"]:
     """Yield a client of a board over these records. `filled`: over the scene as well."""
     settings = settings_of(folder, **of_settings)
     path = folder / "model.sqlite"
@@ -111,13 +152,19 @@ class Client:
     def __init__(self, board: Board) -> None:
         self.board = board
         access = board._access
-        self.cookies: dict[str, str] = {COOKIE: access.session(LOCAL, "viewer")} if access.made_here else {}
+        self.cookies: dict[str, str] = (
+            {COOKIE: access.session(LOCAL, "viewer")} if access.made_here else {}
+        )
 
     async def ask(self, method: str, url: str, **more: Any) -> httpx.Response:
         base_url = more.pop("base_url", HERE)
         headers = more.pop("headers", {})
         transport = httpx.ASGITransport(Starlette(routes=self.board.routes()))
-        async with httpx.AsyncClient(transport=transport, base_url=base_url, cookies=self.cookies) as client:
+        async with httpx.AsyncClient(
+            transport=transport,
+            base_url=base_url,
+            cookies=self.cookies,
+        ) as client:
             return await client.request(method, url, headers=headers, **more)
 
     async def get(self, url: str, **more: Any) -> httpx.Response:
@@ -131,15 +178,24 @@ class Client:
         return answer
 
 
-async def crawl(client: Client, urls: Iterable[str]) -> AsyncIterator[tuple[str, httpx.Response, Html]]:
-    """Yield these pages, and those that they link to: ten of the leads, and of the later pages of each list."""
+async def crawl(
+    client: Client,
+    urls: Iterable[str],
+) -> AsyncIterator[tuple[str, httpx.Response, Html]]:
+    """Yield these pages, and those that they link to: ten of the leads, and of the later pages of
+    each list.
+    """
     waiting = list(urls)
     seen = set[str]()
     kinds = Counter[str]()
     while waiting:
         url = waiting.pop().partition("#")[0]
         parts = urlsplit(url)
-        kind = f"later {parts.path}" if "after" in parse_qs(parts.query) else parts.path.rpartition("/")[0]
+        kind = (
+            f"later {parts.path}"
+            if "after" in parse_qs(parts.query)
+            else parts.path.rpartition("/")[0]
+        )
         if url in seen or (kinds[kind] >= 10 and url not in PAGES):
             continue
         seen.add(url)
@@ -147,7 +203,9 @@ async def crawl(client: Client, urls: Iterable[str]) -> AsyncIterator[tuple[str,
         answer = await client.get(url)
         page = Html(answer.text if answer.headers["content-type"].startswith("text/html") else "")
         yield url, answer, page
-        waiting += [target for link in page.links if (target := urljoin(url, link)).startswith("/board")]
+        waiting += [
+            target for link in page.links if (target := urljoin(url, link)).startswith("/board")
+        ]
 
 
 ClientOf = Callable[..., Client]

@@ -16,7 +16,10 @@ from tests.support.programs import find_browser
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=find_browser(),
+            args=["--no-sandbox", "--disable-gpu"],
+        )
         yield browser
         browser.close()
 
@@ -30,7 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientOf]:
-    """Makes a client of a board over the scene: which tokens there are, and what else `board_of` takes."""
+    """Makes a client of a board over the scene: which tokens there are, and what else `board_of`
+    takes.
+    """
     monkeypatch.setattr("stream_app.board.access._FAILURE_S", 0)
     with ExitStack() as boards:
 

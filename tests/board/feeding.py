@@ -1,4 +1,7 @@
-"""A feed on real Kafka for tests. As a program (arguments: bootstrap, namespace, file) it is a feed to be killed."""
+"""A feed on real Kafka for tests.
+
+As a program (arguments: bootstrap, namespace, file) it is a feed to be killed.
+"""
 
 import asyncio
 import sys
@@ -30,7 +33,11 @@ class Fed:
     async def up_to_date(self, within_s: float = 30) -> None:
         """Wait until the model has all that is on Kafka now."""
         now_ms = time.time_ns() // 1_000_000
-        await until(lambda: (self.feed.lag.as_of_ms or 0) >= now_ms, within_s, "the model's being up to date")
+        await until(
+            lambda: (self.feed.lag.as_of_ms or 0) >= now_ms,
+            within_s,
+            "the model's being up to date",
+        )
 
 
 async def make_topics(bootstrap: str, namespace: str) -> None:
@@ -43,12 +50,21 @@ async def write(bootstrap: str, records: Iterable[Made]) -> None:
     """Write the records, each to its partition."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5) as producer:
         for record in records:
-            await producer.send(record.topic, record.value, record.key, record.partition, headers=list(record.headers))
+            await producer.send(
+                record.topic,
+                record.value,
+                record.key,
+                record.partition,
+                headers=list(record.headers),
+            )
 
 
 @asynccontextmanager
 async def fed(bootstrap: str, namespace: str, path: Path) -> AsyncIterator[Fed]:
-    """Run a feed. It keeps records for long, because they are of a day long ago and its clock is real."""
+    """Run a feed.
+
+    It keeps records for long, because they are of a day long ago and its clock is real.
+    """
     kept = Retention(status_days=3_650, dlq_days=3_650, parked_days=3_650)
     lasting = Sources(TopicNames(namespace), PARTITIONS, kept, frozenset({"acme"}))
     feed = Projection(KafkaConnection(bootstrap), lasting, path, log.get("test"))

@@ -16,32 +16,74 @@ from tests.board.model_records import Made, lane
 _NAMES: Final = TopicNames()
 
 
-def _meters(day: int, day_cap: int | None, month: int, month_cap: int | None, reserved: int = 0) -> dict[str, Meter]:
+def _meters(
+    day: int,
+    day_cap: int | None,
+    month: int,
+    month_cap: int | None,
+    reserved: int = 0,
+) -> dict[str, Meter]:
     day_ends = NOW_MS + 7 * HOUR_MS + 8 * MINUTE_MS
     month_ends = NOW_MS + 9 * DAY_MS + 7 * HOUR_MS + 8 * MINUTE_MS
     return {
-        "credits_day": Meter("2026-09-21", day_ends, day_cap, day, reserved, begins_ms=day_ends - DAY_MS),
-        "credits_month": Meter("2026-09", month_ends, month_cap, month, reserved, begins_ms=month_ends - 30 * DAY_MS),
+        "credits_day": Meter(
+            "2026-09-21",
+            day_ends,
+            day_cap,
+            day,
+            reserved,
+            begins_ms=day_ends - DAY_MS,
+        ),
+        "credits_month": Meter(
+            "2026-09",
+            month_ends,
+            month_cap,
+            month,
+            reserved,
+            begins_ms=month_ends - 30 * DAY_MS,
+        ),
     }
 
 
 _GONE: Final = Suspension(
-    "webhook_gone", "webhook w-gone answers 404", NOW_MS - DAY_MS, NOW_MS + HOUR_MS, HOUR_MS, destination="acme-people"
+    "webhook_gone",
+    "webhook w-gone answers 404",
+    NOW_MS - DAY_MS,
+    NOW_MS + HOUR_MS,
+    HOUR_MS,
+    destination="acme-people",
 )
 
 
 def lanes() -> Iterator[Made]:
     jane = Actor("jane", "Clay's sales call said so", NOW_MS - 3 * HOUR_MS)
-    common: dict[str, Any] = {"at_ms": NOW_MS - 5_000, "calls": 240, "p50_ms": 120, "p95_ms": 240, "p99_ms": 900}
+    common: dict[str, Any] = {
+        "at_ms": NOW_MS - 5_000,
+        "calls": 240,
+        "p50_ms": 120,
+        "p95_ms": 240,
+        "p99_ms": 900,
+    }
     common |= {"concurrency": 12}
     held = "Clay refuses its token (401)"
     for minutes in range(23 * 60, 40, -20):
         turn = minutes // 20
         values = {"score": 97 - turn % 5, "p95_ms": 200 + 30 * (turn % 4), "calls": 90}
         yield _lane("acme", 0, at_ms=NOW_MS - minutes * MINUTE_MS, **values)
-    for ago_min, kind, text in ((23 * 60, "moves", "no longer paused"), (38, "held", f"stopped: {held}")):
+    for ago_min, kind, text in (
+        (23 * 60, "moves", "no longer paused"),
+        (38, "held", f"stopped: {held}"),
+    ):
         news = (LaneChange(kind, text),)
-        yield _lane("acme", 0, at_ms=NOW_MS - ago_min * MINUTE_MS, score=71, p95_ms=240, calls=90, news=news)
+        yield _lane(
+            "acme",
+            0,
+            at_ms=NOW_MS - ago_min * MINUTE_MS,
+            score=71,
+            p95_ms=240,
+            calls=90,
+            news=news,
+        )
     yield _lane(
         "acme",
         0,
@@ -52,7 +94,11 @@ def lanes() -> Iterator[Made]:
         until_ms=NOW_MS + 5 * MINUTE_MS,
         meters=_meters(3_720, 6_000, 60_100, 150_000, 240),
         news=(LaneChange("health_degraded", "240 calls, score 71, p95 240 ms"),),
-        webhooks={"w-1f2e": Webhook(41_200), "w-77aa": Webhook(45_000, "used up"), "w-gone": Webhook(9, "", _GONE)},
+        webhooks={
+            "w-1f2e": Webhook(41_200),
+            "w-77aa": Webhook(45_000, "used up"),
+            "w-gone": Webhook(9, "", _GONE),
+        },
         estimates={"acme-people": Estimate(5.8, 1.2, 900)},
         submissions_left={"acme-people": 3_800},
         changes=(Change("rate.rate_per_s", 10, 6, jane),),
@@ -74,22 +120,64 @@ def lanes() -> Iterator[Made]:
             ("hooli", 100.0, 9.8, 160, 6_480, 8_000, "closed"),
             ("initech", 99.0, 7.9, 180, 5_140, 10_000, "closed"),
             ("umbrella", 83.0, 1.2, 2_100, 1_050, 5_000, "half_open"),
-        )
+        ),
     ):
-        more = common | {"score": score, "rate_per_s": rate, "p95_ms": p95, "p99_ms": p95 * 3, "breaker": breaker}
+        more = common | {
+            "score": score,
+            "rate_per_s": rate,
+            "p95_ms": p95,
+            "p99_ms": p95 * 3,
+            "breaker": breaker,
+        }
         if breaker == "half_open":
             more |= {"outage": outage, "health": "degraded"}
-        yield _lane(name, (2, 3, 5)[number], **more, meters=_meters(day, cap, day * 14, cap * 30, 150), **_of(name))
+        yield _lane(
+            name,
+            (2, 3, 5)[number],
+            **more,
+            meters=_meters(day, cap, day * 14, cap * 30, 150),
+            **_of(name),
+        )
     for hours in range(23, 0, -1):
         score = 100 - 20 * (hours == 9) - hours % 4
-        yield _lane("initech", 3, at_ms=NOW_MS - hours * HOUR_MS, score=score, p95_ms=150 + 40 * (hours % 5), calls=90)
-    for ago_h, kind, text in ((9.2, "breaker_open", "5 of 8 calls failed"), (9, "held", "breaker open: 5 of 8 failed")):
-        yield _lane("initech", 3, at_ms=NOW_MS - int(ago_h * HOUR_MS), news=(LaneChange(kind, text),))
+        yield _lane(
+            "initech",
+            3,
+            at_ms=NOW_MS - hours * HOUR_MS,
+            score=score,
+            p95_ms=150 + 40 * (hours % 5),
+            calls=90,
+        )
+    for ago_h, kind, text in (
+        (9.2, "breaker_open", "5 of 8 calls failed"),
+        (9, "held", "breaker open: 5 of 8 failed"),
+    ):
+        yield _lane(
+            "initech",
+            3,
+            at_ms=NOW_MS - int(ago_h * HOUR_MS),
+            news=(LaneChange(kind, text),),
+        )
     for ago_h, kind in ((8.7, "breaker_half_open"), (8.5, "breaker_closed"), (8.5, "moves")):
-        text = "no longer breaker open" if kind == "moves" else f"the circuit breaker is {kind[8:].replace('_', ' ')}"
-        yield _lane("initech", 3, at_ms=NOW_MS - int(ago_h * HOUR_MS) + len(kind), news=(LaneChange(kind, text),))
+        text = (
+            "no longer breaker open"
+            if kind == "moves"
+            else f"the circuit breaker is {kind[8:].replace('_', ' ')}"
+        )
+        yield _lane(
+            "initech",
+            3,
+            at_ms=NOW_MS - int(ago_h * HOUR_MS) + len(kind),
+            news=(LaneChange(kind, text),),
+        )
     more = common | {"score": 99.0, "rate_per_s": 7.9, "p95_ms": 180}
-    yield _lane("initech", 3, **more, meters=_meters(5_140, 10_000, 61_900, 150_000, 150), **_of("initech"))
+    yield _lane(
+        "initech",
+        3,
+        **more,
+        meters=_meters(5_140, 10_000, 61_900, 150_000, 150),
+        **_of("initech"),
+    )
 
 
 def _of(name: str) -> dict[str, Any]:

@@ -32,26 +32,73 @@ def sources(namespace: str = "") -> Sources:
     return Sources(TopicNames(namespace), PARTITIONS, Retention(), frozenset({"acme"}))
 
 
-def event(names: TopicNames, lead_id: str, status: Status, seq: int, offset: int = 0, **more: Any) -> Made:
-    """A step of the history of the input record at `offset` of partition 0 of `leads`, or of the record `origin`."""
+def event(
+    names: TopicNames,
+    lead_id: str,
+    status: Status,
+    seq: int,
+    offset: int = 0,
+    **more: Any,
+) -> Made:
+    """A step of the history of the input record at `offset` of partition 0 of `leads`, or of the
+    record `origin`.
+    """
     origin = str(more.pop("origin", f"{names.leads}/0/{offset}"))
-    values: dict[str, Any] = {"workspace": "acme", "destination": "people", "at_ms": NOW_MS + seq, **more}
-    reported = StatusEvent(id=f"{origin}#{seq}", lead_id=lead_id, status=status, seq=seq, origin=origin, **values)
+    values: dict[str, Any] = {
+        "workspace": "acme",
+        "destination": "people",
+        "at_ms": NOW_MS + seq,
+        **more,
+    }
+    reported = StatusEvent(
+        id=f"{origin}#{seq}",
+        lead_id=lead_id,
+        status=status,
+        seq=seq,
+        origin=origin,
+        **values,
+    )
     return Made(names.status, lead_id.encode(), msgspec.json.encode(reported))
 
 
-def history(names: TopicNames, lead_id: str, *statuses: Status, offset: int = 0, **more: Any) -> list[Made]:
-    return [event(names, lead_id, status, seq, offset, **more) for seq, status in enumerate(statuses, 1)]
+def history(
+    names: TopicNames,
+    lead_id: str,
+    *statuses: Status,
+    offset: int = 0,
+    **more: Any,
+) -> list[Made]:
+    return [
+        event(names, lead_id, status, seq, offset, **more) for seq, status in enumerate(statuses, 1)
+    ]
 
 
 def result(names: TopicNames, lead_id: str, version: int = 1, **more: Any) -> Made:
-    values: dict[str, Any] = {"source": "clay", "at_ms": NOW_MS, "age_s": 0, "fields": {"Title": "CEO"}, **more}
-    stored = Result(lead_id=lead_id, workspace="acme", destination="people", version=version, **values)
+    values: dict[str, Any] = {
+        "source": "clay",
+        "at_ms": NOW_MS,
+        "age_s": 0,
+        "fields": {"Title": "CEO"},
+        **more,
+    }
+    stored = Result(
+        lead_id=lead_id,
+        workspace="acme",
+        destination="people",
+        version=version,
+        **values,
+    )
     return Made(names.enriched, f"acme/people/{lead_id}".encode(), msgspec.json.encode(stored))
 
 
 def lane(names: TopicNames, workspace: str = "acme", **more: Any) -> Made:
-    values: dict[str, Any] = {"breaker": "closed", "health": "healthy", "score": 100, "rate_per_s": 8, "at_ms": NOW_MS}
+    values: dict[str, Any] = {
+        "breaker": "closed",
+        "health": "healthy",
+        "score": 100,
+        "rate_per_s": 8,
+        "at_ms": NOW_MS,
+    }
     view = LaneView(workspace=workspace, **({"partition": 0} | values | more))
     return Made(names.lanes, workspace.encode(), msgspec.json.encode(view))
 
@@ -62,7 +109,13 @@ def person(names: TopicNames, hashed: str, lead_id: str | None, *more: str) -> M
     return Made(names.state, f"p/acme/people/{hashed}".encode(), value)
 
 
-def dead_letter(topic: str, reason: str = "http_503", timestamp: int = NOW_MS, offset: int = 0, **headers: str) -> Made:
+def dead_letter(
+    topic: str,
+    reason: str = "http_503",
+    timestamp: int = NOW_MS,
+    offset: int = 0,
+    **headers: str,
+) -> Made:
     named = {"disposition": "failed", "reason": reason, "destination": "people", **headers}
     return Made(
         topic,

@@ -1,4 +1,5 @@
-"""What the board shows in tests and screenshots: a day of six workspaces, written into a read model without Kafka.
+"""What the board shows in tests and screenshots: a day of six workspaces, written into a read model
+without Kafka.
 
 The clock stands at `NOW_MS`, so each page is the same each time.
 """
@@ -98,8 +99,12 @@ def settings_of(
     url: str = "http://127.0.0.1:9107",
 ) -> Settings:
     """The configuration of six workspaces, with these tokens."""
-    lines = ['token_env = "BOARD_TOKEN"'] * token + ['operator_token_env = "OPERATOR_TOKEN"'] * operator
-    lines += ['user_header = "X-Auth-Request-Email"\nuser_header_secret_env = "PROXY_SECRET"'] * proxy
+    lines = ['token_env = "BOARD_TOKEN"'] * token + [
+        'operator_token_env = "OPERATOR_TOKEN"',
+    ] * operator
+    lines += [
+        'user_header = "X-Auth-Request-Email"\nuser_header_secret_env = "PROXY_SECRET"',
+    ] * proxy
     text = _CONFIG.format(token="\n".join(lines), url=url)
     for number, name in enumerate(WORKSPACES):
         caps = zip(("credits_per_day", "credits_per_month"), _CAPS.get(name, ()), strict=False)
@@ -131,9 +136,15 @@ class Known(Background[T]):
 def consumers_of() -> Known[Consumption]:
     """Two workers and a replay process, and what waits for them."""
     waiting = {"acme": 1_240, "globex": 410, "umbrella": 96, "hooli": 2_310, "initech": 56}
-    counts = {("leads", number): Waiting(waiting.get(name, 0)) for number, name in enumerate(WORKSPACES)}
+    counts = {
+        ("leads", number): Waiting(waiting.get(name, 0)) for number, name in enumerate(WORKSPACES)
+    }
     empty = dict.fromkeys(range(len(WORKSPACES)), Waiting(0))
-    counts |= {(topic, number): none for topic in ("leads.retry", "leads.bulk") for number, none in empty.items()}
+    counts |= {
+        (topic, number): none
+        for topic in ("leads.retry", "leads.bulk")
+        for number, none in empty.items()
+    }
     return Known(Consumption(Group("Stable", 2), Group("Stable", 1), counts))
 
 
@@ -141,7 +152,10 @@ def topics_of(settings: Settings) -> Known[dict[str, ExistingTopic]]:
     """All topics as planned."""
     planned = settings.topic_plan()
     return Known(
-        {topic.name: ExistingTopic(topic.partitions, topic.replication, dict(topic.config)) for topic in planned}
+        {
+            topic.name: ExistingTopic(topic.partitions, topic.replication, dict(topic.config))
+            for topic in planned
+        },
     )
 
 
@@ -163,16 +177,24 @@ async def join(wanted: ResultFilter, file: Joined, out: IO[str]) -> Export:
     """Join the rows of a file to results: of initech, ada has one."""
     rows = list(file.open().rows)
     has_title = [wanted.workspace == "initech" and "ada@example.com" in row.cells for row in rows]
-    out.writelines(f"{row.cells[0]},{'CTO' if has else ''}\n" for row, has in zip(rows, has_title, strict=True))
+    out.writelines(
+        f"{row.cells[0]},{'CTO' if has else ''}\n" for row, has in zip(rows, has_title, strict=True)
+    )
     return Export(len(rows), sum(has_title))
 
 
 async def stored_lead(lead_id: str, workspace: str | None) -> list[StoredLead]:
-    """What Kafka stores of a lead: of crm-17, in one destination. Two leads of others are linked to crm-18."""
+    """What Kafka stores of a lead: of crm-17, in one destination.
+
+    Two leads of others are linked to crm-18.
+    """
     alias = "initech-people"
     if lead_id == "crm-18":
         mine = StoredLead("initech", lead_id, (alias,), (HASH, OTHER_HASH), own=(HASH, OTHER_HASH))
-        others = (StoredLead("initech", name, (alias,), mine.people, (OTHER_HASH,), False) for name in ("l-1", "l-2"))
+        others = (
+            StoredLead("initech", name, (alias,), mine.people, (OTHER_HASH,), False)
+            for name in ("l-1", "l-2")
+        )
         return [mine, *others]
     return [StoredLead("initech", "crm-17", (alias,), (HASH,))] if lead_id == "crm-17" else []
 
@@ -196,7 +218,9 @@ class Outbox:
 
 
 class CompiledTemplates(BytecodeCache):
-    """The templates as Jinja compiles them, which takes longer than to render a page: once for all boards."""
+    """The templates as Jinja compiles them, which takes longer than to render a page: once for all
+    boards.
+    """
 
     def __init__(self) -> None:
         self._compiled: dict[str, bytes] = {}
@@ -237,7 +261,12 @@ def board_of(
         find_waiting,
         lambda: NOW_MS,
         shared_s,
-        actions_of(site, send, Planner(settings, put, lambda: NOW_MS, survey or priced), stored_lead),
+        actions_of(
+            site,
+            send,
+            Planner(settings, put, lambda: NOW_MS, survey or priced),
+            stored_lead,
+        ),
         Publishing(Uploads(settings, site.views, lambda: NOW_MS), send, join),
     )
     board._maker._renderer._templates.bytecode_cache = _COMPILED
@@ -246,7 +275,12 @@ def board_of(
 
 def model_of(path: Path, settings: Settings) -> ReadModel:
     """Open the read model."""
-    sources = Sources(settings.names, settings.kafka.partitions, settings.topics, frozenset(settings.workspaces))
+    sources = Sources(
+        settings.names,
+        settings.kafka.partitions,
+        settings.topics,
+        frozenset(settings.workspaces),
+    )
     return ReadModel(path, sources)
 
 
@@ -278,20 +312,62 @@ def _events() -> Iterator[Made]:
                 yield from _lead(chance, name, offset, at_ms + chance.randrange(MINUTE_MS // 2))
     for days in range(2, 21):
         credits_ = 2_800 + 400 * (days % 3) - 1_900 * (days % 7 == 5)
-        yield _step("initech", 1_000 + days, "enriched", 3, NOW_MS - days * DAY_MS, credits=credits_)
+        yield _step(
+            "initech",
+            1_000 + days,
+            "enriched",
+            3,
+            NOW_MS - days * DAY_MS,
+            credits=credits_,
+        )
     for number in range(23):
-        yield _step("globex", 60_000 + number, "held_budget", 1, NOW_MS - 2 * HOUR_MS + number * 1_000)
+        yield _step(
+            "globex",
+            60_000 + number,
+            "held_budget",
+            1,
+            NOW_MS - 2 * HOUR_MS + number * 1_000,
+        )
     for number in range(7):
-        yield _step("umbrella", 61_000 + number, "parked", 4, NOW_MS - DAY_MS + number * HOUR_MS, reason="uncertain")
+        yield _step(
+            "umbrella",
+            61_000 + number,
+            "parked",
+            4,
+            NOW_MS - DAY_MS + number * HOUR_MS,
+            reason="uncertain",
+        )
     for number in range(11):
-        yield _step("initech", 62_000 + number, "dead_lettered", 4, NOW_MS - 38 * MINUTE_MS, reason="http_503")
+        yield _step(
+            "initech",
+            62_000 + number,
+            "dead_lettered",
+            4,
+            NOW_MS - 38 * MINUTE_MS,
+            reason="http_503",
+        )
 
 
 def _lead(chance: random.Random, name: str, offset: int, at_ms: int) -> Iterator[Made]:
-    ends: list[Status] = ["enriched", "no_data", "partial", "served_from_cache", "rejected_invalid", "enrich_error"]
+    ends: list[Status] = [
+        "enriched",
+        "no_data",
+        "partial",
+        "served_from_cache",
+        "rejected_invalid",
+        "enrich_error",
+    ]
     (end,) = chance.choices(ends, weights=[70, 9, 4, 12, 3, 2])
     if end in ("rejected_invalid", "served_from_cache"):
-        yield _step(name, offset, end, 1, at_ms, saved=6 if end == "served_from_cache" else None, reason="not_json")
+        yield _step(
+            name,
+            offset,
+            end,
+            1,
+            at_ms,
+            saved=6 if end == "served_from_cache" else None,
+            reason="not_json",
+        )
         return
     yield _step(name, offset, "sending", 1, at_ms)
     yield _step(name, offset, "accepted", 2, at_ms + 180)
@@ -301,7 +377,11 @@ def _lead(chance: random.Random, name: str, offset: int, at_ms: int) -> Iterator
 def _step(name: str, offset: int, status: Status, seq: int, at_ms: int, **more: Any) -> Made:
     origin = f"leads/{WORKSPACES.index(name)}/{offset}"
     number = offset
-    values: dict[str, Any] = {"workspace": name, "destination": f"{name}-people", "at_ms": at_ms} | more
+    values: dict[str, Any] = {
+        "workspace": name,
+        "destination": f"{name}-people",
+        "at_ms": at_ms,
+    } | more
     return event(_NAMES, f"crm-{number}", status, seq, origin=origin, **values)
 
 
@@ -311,16 +391,42 @@ def _one_lead() -> Iterator[Made]:
     steps: list[tuple[Status, int, dict[str, Any]]] = [
         ("received", 0, {"text": "import march.csv", "queued_ms": 12 * MINUTE_MS}),
         ("sending", 4, {"text": "attempt 1, 20 credits reserved"}),
-        ("refused", 188, {"reason": "http_503", "text": "Clay answered 503: it took nothing", "http_status": 503}),
-        ("held_outage", 2_900, {"reason": "breaker_open", "text": "the circuit breaker is open: 5 failures in a row"}),
+        (
+            "refused",
+            188,
+            {
+                "reason": "http_503",
+                "text": "Clay answered 503: it took nothing",
+                "http_status": 503,
+            },
+        ),
+        (
+            "held_outage",
+            2_900,
+            {"reason": "breaker_open", "text": "the circuit breaker is open: 5 failures in a row"},
+        ),
         ("sending", 38 * MINUTE_MS, {"attempt": 1, "text": "a probe of the half open breaker"}),
         ("accepted", 38 * MINUTE_MS + 177, {"attempt": 1}),
         ("enriched", 39 * MINUTE_MS, {"attempt": 1, "credits": 6, "text": "12 fields from Clay"}),
     ]
     for seq, (status, after_ms, more) in enumerate(steps, 1):
-        values = {"workspace": "initech", "destination": "initech-people", "trace_id": "ab" * 16, **more}
+        values = {
+            "workspace": "initech",
+            "destination": "initech-people",
+            "trace_id": "ab" * 16,
+            **more,
+        }
         yield event(_NAMES, "crm-17", status, seq, 17, at_ms=began + after_ms, **values)
-    hostile = event(_NAMES, "crm-html", "rejected_invalid", 1, 18, reason="bad", text=HOSTILE, workspace=HOSTILE)
+    hostile = event(
+        _NAMES,
+        "crm-html",
+        "rejected_invalid",
+        1,
+        18,
+        reason="bad",
+        text=HOSTILE,
+        workspace=HOSTILE,
+    )
     yield hostile
     record = result(_NAMES, "crm-17", at_ms=NOW_MS - 11 * MINUTE_MS)
     yield Made(record.topic, b"initech/initech-people/crm-17", record.value)
@@ -330,28 +436,62 @@ def _one_lead() -> Iterator[Made]:
 
 
 def _imports() -> Iterator[Made]:
-    """Three imports: one under way, one that is done, and one of another program with hostile names."""
+    """Three imports: one under way, one that is done, and one of another program with hostile
+    names.
+    """
     ends: list[tuple[Status, int]] = [
-        *(("enriched", 61), ("no_data", 9), ("served_from_cache", 12), ("duplicate", 6), ("rejected_invalid", 3)),
+        *(
+            ("enriched", 61),
+            ("no_data", 9),
+            ("served_from_cache", 12),
+            ("duplicate", 6),
+            ("rejected_invalid", 3),
+        ),
         *(("parked", 2), ("held_budget", 17), ("accepted", 14)),
     ]
     summary = ImportSummary(rows=183, refused=3, leads=180, file="leads march.csv", who="jane")
-    yield from _import("2026-09-21-kfdwzp", "initech", 70_000, ends, summary, NOW_MS - 20 * MINUTE_MS)
+    yield from _import(
+        "2026-09-21-kfdwzp",
+        "initech",
+        70_000,
+        ends,
+        summary,
+        NOW_MS - 20 * MINUTE_MS,
+    )
     summary = ImportSummary(rows=40, refused=0, leads=40, file="webinar.csv", who="sam")
-    yield from _import("webinar", "hooli", 71_000, [("enriched", 38), ("no_data", 2)], summary, NOW_MS - 3 * DAY_MS)
+    yield from _import(
+        "webinar",
+        "hooli",
+        71_000,
+        [("enriched", 38), ("no_data", 2)],
+        summary,
+        NOW_MS - 3 * DAY_MS,
+    )
     hostile = ImportSummary(rows=1, refused=0, leads=1, file=HOSTILE, who=HOSTILE)
     yield from _import(HOSTILE, "umbrella", 72_000, [("enriched", 1)], hostile, NOW_MS - 5 * DAY_MS)
 
 
 def _import(
-    name: str, workspace: str, offset: int, ends: list[tuple[Status, int]], summary: ImportSummary, at_ms: int
+    name: str,
+    workspace: str,
+    offset: int,
+    ends: list[tuple[Status, int]],
+    summary: ImportSummary,
+    at_ms: int,
 ) -> Iterator[Made]:
     statuses = [status for status, leads in ends for _ in range(leads)]
     for number, status in enumerate(statuses):
         more: dict[str, Any] = {"import_id": name, "import_summary": None if number else summary}
         yield _step(workspace, offset + number, "received", 1, at_ms + number * 10_000, **more)
         credits_ = 6 if status in ("enriched", "no_data") else None
-        yield _step(workspace, offset + number, status, 2, at_ms + number * 10_000 + 900, credits=credits_)
+        yield _step(
+            workspace,
+            offset + number,
+            status,
+            2,
+            at_ms + number * 10_000 + 900,
+            credits=credits_,
+        )
 
 
 def _dead_letters() -> Iterator[Made]:
@@ -359,18 +499,35 @@ def _dead_letters() -> Iterator[Made]:
 
     def one(workspace: str, age_ms: int, reason: str, **more: str) -> Made:
         alias = f"{workspace}-people"
-        letter = dead_letter(_NAMES.dlq, reason, NOW_MS - age_ms, next(offsets), destination=alias, **more)
+        letter = dead_letter(
+            _NAMES.dlq,
+            reason,
+            NOW_MS - age_ms,
+            next(offsets),
+            destination=alias,
+            **more,
+        )
         return msgspec.structs.replace(letter, key=workspace.encode())
 
     for number in range(398):
         age_ms = 36 * MINUTE_MS + int(6 * HOUR_MS * (number / 398) ** 3)
-        yield one("initech", age_ms, "http_503", http_status="503", origin=f"leads/3/{62_000 + number}", seq="4")
+        yield one(
+            "initech",
+            age_ms,
+            "http_503",
+            http_status="503",
+            origin=f"leads/3/{62_000 + number}",
+            seq="4",
+        )
     for number in range(9):
         yield one("acme", number * 8 * HOUR_MS, "not_json", disposition="poison")
     for number in range(5):
         yield one("acme", 2 * HOUR_MS + number * 5 * HOUR_MS, "no_identity", disposition="poison")
     for number in range(7):
-        yield msgspec.structs.replace(one("umbrella", number * HOUR_MS, "uncertain"), topic=_NAMES.parked)
+        yield msgspec.structs.replace(
+            one("umbrella", number * HOUR_MS, "uncertain"),
+            topic=_NAMES.parked,
+        )
     for number in (70_091, 70_092):  # of the import that is under way
         letter = one("initech", 4 * MINUTE_MS, "uncertain", origin=f"leads/3/{number}", seq="2")
         yield msgspec.structs.replace(letter, topic=_NAMES.parked)
@@ -384,7 +541,7 @@ def _audit() -> Iterator[Made]:
             ("resume", "stark", "sam", "signed", True, "resumed"),
             ("quota", "acme", "jane", "the old one is full", False, "acme has no webhook w-9999"),
             ("budget", "globex", "root", HOSTILE, True, "credits_per_day: 3,000 -> 4,000"),
-        )
+        ),
     ):
         at_ms = NOW_MS - (6 - number) * HOUR_MS
         answer = CommandAnswer(
@@ -400,4 +557,10 @@ def _audit() -> Iterator[Made]:
             reason="" if applied else "unknown_webhook",
             text=text,
         )
-        yield Made(_NAMES.audit, name.encode(), msgspec.json.encode(answer), WORKSPACES.index(name), number)
+        yield Made(
+            _NAMES.audit,
+            name.encode(),
+            msgspec.json.encode(answer),
+            WORKSPACES.index(name),
+            number,
+        )

@@ -13,7 +13,11 @@ from tests.board.scene import board_of, fill, settings_of
 
 @contextmanager
 def served(
-    folder: Path, *, token: bool = False, operator: bool = False, url: str = "http://127.0.0.1:9107"
+    folder: Path,
+    *,
+    token: bool = False,
+    operator: bool = False,
+    url: str = "http://127.0.0.1:9107",
 ) -> Iterator[str]:
     """Yield the URL of a board over the scene."""
     settings = settings_of(folder, token=token, operator=operator, url=url)

@@ -35,18 +35,30 @@ OF_VIEWERS = {"/board/leads", "/board/leads/{lead_id:path}"}
 def test_what_changes_something_is_for_operators(with_operator: Client) -> None:
     """tests/unit/board/test_who_may.py holds each route to that, with every role, Host and method."""
     routes = [route for route in with_operator.board.routes() if "POST" in (route.methods or set())]
-    acts = {route.path for route in routes if "/act/" in route.path or route.path.startswith("/board/publish")}
+    acts = {
+        route.path
+        for route in routes
+        if "/act/" in route.path or route.path.startswith("/board/publish")
+    }
     assert len(acts) >= 20
     assert {route.path for route in routes} - acts == OPEN | OF_VIEWERS
 
 
-async def test_without_an_operator_token_nothing_can_be_changed(with_token: Client, local: Client) -> None:
+async def test_without_an_operator_token_nothing_can_be_changed(
+    with_token: Client,
+    local: Client,
+) -> None:
     await with_token.login()
     for client in (with_token, local):
         assert not [route.path for route in client.board.routes() if "/act/" in route.path]
         assert "/act/" not in (await client.get("/board/lanes/acme")).text
         assert (await client.get("/board/lanes/acme/act/pause")).status_code == 404
-        answer = await client.ask("POST", "/board/lanes/acme/act/pause", data={"why": "x"}, headers=OWN)
+        answer = await client.ask(
+            "POST",
+            "/board/lanes/acme/act/pause",
+            data={"why": "x"},
+            headers=OWN,
+        )
         assert answer.status_code == 405
 
 
@@ -97,7 +109,11 @@ async def test_a_proxy_names_people_with_its_secret_only(client_of: ClientOf) ->
     client = client_of("token", "operator", "proxy")
     named = {"x-auth-request-email": "jane@example.com", "x-stream-app-proxy-secret": PROXY_SECRET}
     assert "Your name" not in (await client.get("/board/login")).text
-    for headers in ({}, {**named, "x-stream-app-proxy-secret": "guessed"}, {"x-stream-app-proxy-secret": PROXY_SECRET}):
+    for headers in (
+        {},
+        {**named, "x-stream-app-proxy-secret": "guessed"},
+        {"x-stream-app-proxy-secret": PROXY_SECRET},
+    ):
         answer = await client.login(OPERATOR_TOKEN, headers=headers)
         assert answer.status_code == 403
         assert "The proxy did not name you" in answer.text
@@ -106,16 +122,23 @@ async def test_a_proxy_names_people_with_its_secret_only(client_of: ClientOf) ->
     assert "Logged in as jane@example.com" in text
     assert (await client.get("/board/lanes/acme")).status_code == 403, "the header is missing"
     other = named | {"x-auth-request-email": "sam@example.com"}
-    assert (await client.get("/board/lanes/acme", headers=other)).status_code == 303, "another person logs in"
+    assert (await client.get("/board/lanes/acme", headers=other)).status_code == 303, (
+        "another person logs in"
+    )
 
 
-async def test_a_login_gives_a_session_that_outlives_the_process(with_token: Client, client_of: ClientOf) -> None:
+async def test_a_login_gives_a_session_that_outlives_the_process(
+    with_token: Client,
+    client_of: ClientOf,
+) -> None:
     answer = await with_token.login()
     assert answer.status_code == 303
     assert answer.headers["location"] == "/board/lanes"
     cookie = answer.headers["set-cookie"]
     assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/board"))
-    assert "Secure" not in cookie, "a browser keeps no secure cookie of http://127.0.0.1 in some versions"
+    assert "Secure" not in cookie, (
+        "a browser keeps no secure cookie of http://127.0.0.1 in some versions"
+    )
     assert TOKEN not in cookie
     other = client_of("token")
     other.cookies = with_token.cookies
@@ -140,20 +163,33 @@ async def test_a_session_ends_with_its_time_and_with_the_token(with_token: Clien
         "%00",
         "\xe9.\xe9",
     ):
-        answer = await with_token.get("/board", headers={"cookie": f"{COOKIE}={forged}".encode("latin-1")})
+        answer = await with_token.get(
+            "/board",
+            headers={"cookie": f"{COOKIE}={forged}".encode("latin-1")},
+        )
         assert answer.status_code == 303, forged
 
 
 async def test_a_session_of_an_operator_ends_after_two_hours(with_operator: Client) -> None:
-    """Who finds an open browser in the afternoon cannot act with what somebody entered in the morning."""
+    """Who finds an open browser in the afternoon cannot act with what somebody entered in the
+    morning.
+    """
     answer = await with_operator.login(OPERATOR_TOKEN)
     assert f"Max-Age={2 * 3_600}" in answer.headers["set-cookie"]
-    headers = [(b"cookie", f"{COOKIE}={with_operator.cookies[COOKIE]}".encode()), (b"host", b"127.0.0.1")]
+    headers = [
+        (b"cookie", f"{COOKIE}={with_operator.cookies[COOKIE]}".encode()),
+        (b"host", b"127.0.0.1"),
+    ]
     request = Request({"type": "http", "method": "GET", "headers": headers})
     for age_s in (0, 2 * 3_600 - 1, 2 * 3_600):
         now_s = NOW_MS // 1000 + age_s
         access = BoardAccess(
-            TOKEN, partial(int, now_s), made_here=False, operator_token=OPERATOR_TOKEN, proxy=None, url=""
+            TOKEN,
+            partial(int, now_s),
+            made_here=False,
+            operator_token=OPERATOR_TOKEN,
+            proxy=None,
+            url="",
         )
         if age_s < 2 * 3_600:
             assert access.check(request, "operator") == Visitor("jane", "operator")
@@ -175,16 +211,26 @@ async def test_a_log_out_ends_the_session_of_this_browser_only(with_token: Clien
 
 
 def _accepts(token: str, now_s: int, cookies: dict[str, str]) -> bool:
-    access = BoardAccess(token, lambda: now_s, made_here=False, operator_token=None, proxy=None, url="")
+    access = BoardAccess(
+        token,
+        lambda: now_s,
+        made_here=False,
+        operator_token=None,
+        proxy=None,
+        url="",
+    )
     headers = [(b"cookie", f"{COOKIE}={cookies[COOKIE]}".encode()), (b"host", b"127.0.0.1")]
     try:
-        return access.check(Request({"type": "http", "method": "GET", "headers": headers})) == Visitor("jane", "viewer")
+        return access.check(
+            Request({"type": "http", "method": "GET", "headers": headers}),
+        ) == Visitor("jane", "viewer")
     except LoginNeeded:
         return False
 
 
 async def test_a_wrong_token_is_refused_and_nothing_is_logged_of_it(
-    with_token: Client, capfd: pytest.CaptureFixture[str]
+    with_token: Client,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     answer = await with_token.login("not the token")
     assert answer.status_code == 403
@@ -207,12 +253,22 @@ async def test_a_wrong_token_is_refused_and_nothing_is_logged_of_it(
     ],
 )
 async def test_a_post_of_another_site_does_nothing(
-    local: Client, with_token: Client, headers: dict[str, str], status: int
+    local: Client,
+    with_token: Client,
+    headers: dict[str, str],
+    status: int,
 ) -> None:
-    assert (await local.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=headers)).status_code == status
+    assert (
+        await local.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=headers)
+    ).status_code == status
     shown = await local.ask("POST", "/board/leads/crm-17", headers=headers)
     assert ("ada@example.com" in shown.text) == (status == 303)
-    answer = await with_token.ask("POST", "/board/login", data={"token": TOKEN, "who": "x"}, headers=headers)
+    answer = await with_token.ask(
+        "POST",
+        "/board/login",
+        data={"token": TOKEN, "who": "x"},
+        headers=headers,
+    )
     assert answer.status_code == status
 
 
@@ -226,7 +282,9 @@ async def test_a_ticket_lets_one_browser_in_once(local: Client) -> None:
     assert (await local.get("/board")).status_code == 303, "it needs a login"
     path = (await ticket_of(local)).json()["path"]
     assert OWN_TOKEN not in path
-    assert (await local.ask("HEAD", path)).status_code == 403, "a look at the head uses no ticket up"
+    assert (await local.ask("HEAD", path)).status_code == 403, (
+        "a look at the head uses no ticket up"
+    )
     entered = await local.get(path)
     assert entered.status_code == 303
     assert entered.headers["location"] == "/board"
@@ -239,20 +297,34 @@ async def test_a_ticket_lets_one_browser_in_once(local: Client) -> None:
     assert not again.cookies
 
 
-async def test_a_ticket_is_for_who_has_the_token_of_a_board_that_made_one(local: Client, with_token: Client) -> None:
+async def test_a_ticket_is_for_who_has_the_token_of_a_board_that_made_one(
+    local: Client,
+    with_token: Client,
+) -> None:
     refused = await ticket_of(local, TOKEN)
     assert refused.status_code == 401
     assert "set board.token_env for everyone else" in refused.json()["text"]
-    assert (await ticket_of(with_token, TOKEN)).status_code == 405, "people log in there, with their name"
+    assert (await ticket_of(with_token, TOKEN)).status_code == 405, (
+        "people log in there, with their name"
+    )
 
 
 def test_a_ticket_is_good_for_a_minute_and_few_wait() -> None:
     now_s = 1_000
 
     def asks() -> Request:
-        return Request({"type": "http", "headers": [(b"authorization", f"Bearer {TOKEN}".encode())]})
+        return Request(
+            {"type": "http", "headers": [(b"authorization", f"Bearer {TOKEN}".encode())]},
+        )
 
-    access = BoardAccess(TOKEN, lambda: now_s, made_here=True, operator_token=None, proxy=None, url="")
+    access = BoardAccess(
+        TOKEN,
+        lambda: now_s,
+        made_here=True,
+        operator_token=None,
+        proxy=None,
+        url="",
+    )
     old = access.make_ticket(asks())
     kept = access.make_ticket(asks())
     now_s += TICKET_S - 1
@@ -269,7 +341,10 @@ def test_a_ticket_is_good_for_a_minute_and_few_wait() -> None:
 async def test_the_way_to_the_login_and_back(with_token: Client) -> None:
     answer = await with_token.get("/board/leads?status=enriched")
     assert answer.headers["location"] == "/board/login?next=%2Fboard%2Fleads%3Fstatus%3Denriched"
-    assert 'value="/board/leads?status=enriched"' in (await with_token.get(answer.headers["location"])).text
+    assert (
+        'value="/board/leads?status=enriched"'
+        in (await with_token.get(answer.headers["location"])).text
+    )
     # a link on another site sends no strict cookie: the page opens itself once more
     answer = await with_token.get("/board/dead", headers={"sec-fetch-site": "cross-site"})
     assert answer.status_code == 200
@@ -295,7 +370,9 @@ async def test_log_out(with_token: Client) -> None:
     answer = await with_token.ask("POST", "/board/logout", headers=OWN)
     assert answer.status_code == 303
     assert 'stream_app_board=""' in answer.headers["set-cookie"]
-    assert (await with_token.ask("POST", "/board/logout", headers={"sec-fetch-site": "cross-site"})).status_code == 403
+    assert (
+        await with_token.ask("POST", "/board/logout", headers={"sec-fetch-site": "cross-site"})
+    ).status_code == 403
 
 
 _LONG_S = 60
@@ -304,13 +381,22 @@ Tries = list[asyncio.Task[httpx.Response]]
 
 
 @asynccontextmanager
-async def _served(with_token: Client, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve a board whose wrong tokens wait longer than a test takes; yields a client with many connections."""
+async def _served(
+    with_token: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve a board whose wrong tokens wait longer than a test takes; yields a client with many
+    connections.
+    """
     monkeypatch.setattr("stream_app.board.access._FAILURE_S", _LONG_S)
     many = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with (
         serve_http(board_app(with_token.board.routes()), "127.0.0.1", 0, grace_s=0) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=many, timeout=_LONG_S) as client,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            limits=many,
+            timeout=_LONG_S,
+        ) as client,
     ):
         yield client
 
@@ -329,7 +415,10 @@ async def _hang_up(tries: Tries) -> None:
     await asyncio.gather(*tries, return_exceptions=True)
 
 
-async def test_a_flood_of_wrong_tokens_shuts_nobody_out(with_token: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_of_wrong_tokens_shuts_nobody_out(
+    with_token: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with _served(with_token, monkeypatch) as client:
         tries = _wrong(client, _FLOOD)
         await until(lambda: sum(attempt.done() for attempt in tries) >= _FLOOD - MOST_WAITING)
@@ -341,11 +430,16 @@ async def test_a_flood_of_wrong_tokens_shuts_nobody_out(with_token: Client, monk
         for answer in refused:
             assert answer.status_code == 429
             assert answer.headers["retry-after"] == "4"
-            assert answer.headers["connection"] == "close", "an idle connection would take the place of another's"
+            assert answer.headers["connection"] == "close", (
+                "an idle connection would take the place of another's"
+            )
         await _hang_up(tries)
 
 
-async def test_a_peer_that_has_gone_is_forgotten(with_token: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_has_gone_is_forgotten(
+    with_token: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with _served(with_token, monkeypatch) as client:
         for _ in range(3):
             tries = _wrong(client, MOST_WAITING)

@@ -1,4 +1,6 @@
-"""The forms of operators: each command of the command line, the answer on the page, and what goes wrong."""
+"""The forms of operators: each command of the command line, the answer on the page, and what goes
+wrong.
+"""
 
 import re
 import shutil
@@ -20,7 +22,16 @@ from stream_app.domain.plan import Actor
 from tests.board.client import OWN, Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, take
-from tests.board.scene import HASH, HOSTILE, OPERATOR_TOKEN, OTHER_HASH, Outbox, board_of, model_of, settings_of
+from tests.board.scene import (
+    HASH,
+    HOSTILE,
+    OPERATOR_TOKEN,
+    OTHER_HASH,
+    Outbox,
+    board_of,
+    model_of,
+    settings_of,
+)
 
 NAMES = TopicNames()
 _WHY = {"why": "table is being rebuilt"}
@@ -40,10 +51,16 @@ async def send(client: Client, url: str, nonce: str = "", **values: str) -> Any:
     return await client.ask("POST", url, data=data, headers=OWN)
 
 
-async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operator: Client, with_token: Client) -> None:
+async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(
+    operator: Client,
+    with_token: Client,
+) -> None:
     text = (await operator.get("/board")).text
     cards = re.findall(r'<div class="notice.*?</a></div>', text, re.S)
-    buttons = [re.findall(r'<a class="button main" href="/board/lanes/([^"]+)">([^<]+)<', card) for card in cards]
+    buttons = [
+        re.findall(r'<a class="button main" href="/board/lanes/([^"]+)">([^<]+)<', card)
+        for card in cards
+    ]
     assert [("acme/act/resume", "Resume")] in buttons
     assert [("globex/act/budget", "Budget")] in buttons
     for href, _ in (button for card in buttons for button in card):
@@ -51,7 +68,9 @@ async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(operato
         assert 'name="why"' in form, href
     form = (await operator.get("/board/lanes/acme/act/quota?webhook=w-gone&use=use")).text
     assert all(f'<option value="{value}" selected>' in form for value in ("w-gone", "use"))
-    assert set(re.findall(r'/act/(\w+)"', (await operator.get("/board/lanes/globex")).text)) >= set(ORDERS)
+    assert set(re.findall(r'/act/(\w+)"', (await operator.get("/board/lanes/globex")).text)) >= set(
+        ORDERS,
+    )
     await with_token.login()
     assert "/act/" not in (await with_token.get("/board")).text, "a reader has none"
 
@@ -76,14 +95,26 @@ def test_each_hold_has_the_command_that_ends_it() -> None:
             {"caps": {"credits_per_day": None, "actions_per_month": "configured"}, "shadow": False},
         ),
         ("correct", {"credits": "-120", "period": "month"}, {"credits": -120, "period": "month"}),
-        ("rate", {"per_second": "4.5", "burst": "configured"}, {"rate_per_s": 4.5, "burst": "configured"}),
+        (
+            "rate",
+            {"per_second": "4.5", "burst": "configured"},
+            {"rate_per_s": 4.5, "burst": "configured"},
+        ),
         ("quota", {"webhook": "w-1f2e", "use": "retire"}, {"webhook_id": "w-1f2e", "use": False}),
         ("quota", {"webhook": "w-gone", "use": "use"}, {"webhook_id": "w-gone", "use": True}),
-        ("quota", {"webhook": "w-77aa", "count": "12,000"}, {"webhook_id": "w-77aa", "count": 12_000}),
+        (
+            "quota",
+            {"webhook": "w-77aa", "count": "12,000"},
+            {"webhook_id": "w-77aa", "count": 12_000},
+        ),
     ],
 )
 async def test_each_command_of_a_lane(
-    operator: Client, outbox: Outbox, kind: str, values: dict[str, str], args: dict[str, object]
+    operator: Client,
+    outbox: Outbox,
+    kind: str,
+    values: dict[str, str],
+    args: dict[str, object],
 ) -> None:
     answer = await send(operator, f"/board/lanes/acme/act/{kind}", **values, **_WHY)
     (command,) = outbox.commands
@@ -97,7 +128,9 @@ async def test_each_command_of_a_lane(
     assert record.key == b"acme"
     assert record.partition == 0
     assert answer.status_code == 303
-    assert answer.headers["location"] == f"/board/lanes/acme?command={command.id}&sent={command.at_ms}"
+    assert (
+        answer.headers["location"] == f"/board/lanes/acme?command={command.id}&sent={command.at_ms}"
+    )
     text = (await operator.get(answer.headers["location"])).text
     assert "the answer comes within seconds" in text
     assert command.id in text
@@ -130,16 +163,28 @@ async def test_a_correction_shows_what_is_booked_in_the_day_that_is_now(tmp_path
     [
         ("pause", {"why": "   "}, "Enter the reason"),
         ("budget", _WHY, "Nothing was sent: name something to change"),
-        ("budget", {"credits_per_day": "many", **_WHY}, "is not a whole number, none or configured, from 0"),
+        (
+            "budget",
+            {"credits_per_day": "many", **_WHY},
+            "is not a whole number, none or configured, from 0",
+        ),
         ("budget", {"shadow": HOSTILE, **_WHY}, "Choose one of these"),
         ("correct", {"credits": "1.5", **_WHY}, "is not a whole number"),
-        ("rate", {"per_second": "nan", **_WHY}, "is not a number or configured, from 0.01 to 1,000"),
+        (
+            "rate",
+            {"per_second": "nan", **_WHY},
+            "is not a number or configured, from 0.01 to 1,000",
+        ),
         ("quota", {"use": "use", **_WHY}, "Enter webhook"),
         ("quota", {"webhook": "w-other", "use": "use", **_WHY}, "Choose one of these"),
     ],
 )
 async def test_what_is_wrong_stands_beside_its_field(
-    operator: Client, outbox: Outbox, kind: str, values: dict[str, str], problem: str
+    operator: Client,
+    outbox: Outbox,
+    kind: str,
+    values: dict[str, str],
+    problem: str,
 ) -> None:
     answer = await send(operator, f"/board/lanes/acme/act/{kind}", **values)
     assert answer.status_code == 422
@@ -151,7 +196,8 @@ async def test_what_is_wrong_stands_beside_its_field(
 
 
 async def test_a_second_click_is_the_same_command_and_a_changed_form_is_another(
-    operator: Client, outbox: Outbox
+    operator: Client,
+    outbox: Outbox,
 ) -> None:
     url = "/board/lanes/acme/act/rate"
     nonce = await nonce_of(operator, url)
@@ -163,7 +209,10 @@ async def test_a_second_click_is_the_same_command_and_a_changed_form_is_another(
     assert outbox.commands[3].id != first.id, "the form was opened again: it is meant again"
 
 
-async def test_kafka_away_is_a_sentence_and_the_same_form_again(operator: Client, outbox: Outbox) -> None:
+async def test_kafka_away_is_a_sentence_and_the_same_form_again(
+    operator: Client,
+    outbox: Outbox,
+) -> None:
     url = "/board/lanes/acme/act/rate"
     nonce = await nonce_of(operator, url)
     outbox.is_away = True
@@ -181,7 +230,9 @@ async def test_bad_requests(operator: Client, outbox: Outbox) -> None:
         assert (await operator.get(path)).status_code == 404
     url = "/board/lanes/acme/act/pause"
     for nonce in ("x", "0" * 31, HOSTILE):
-        assert (await operator.ask("POST", url, data={"form": nonce, **_WHY}, headers=OWN)).status_code == 400
+        assert (
+            await operator.ask("POST", url, data={"form": nonce, **_WHY}, headers=OWN)
+        ).status_code == 400
     many = {f"field{number}": "x" for number in range(100)}
     assert (await operator.ask("POST", url, data=many, headers=OWN)).status_code == 400
     assert outbox.records == []
@@ -191,7 +242,9 @@ async def test_a_command_of_another_site_is_refused(operator: Client, outbox: Ou
     """test_access.py has what a browser says of another site."""
     url = "/board/lanes/acme/act/pause"
     data = {"form": await nonce_of(operator, url), **_WHY}
-    assert (await operator.ask("POST", url, data=data, headers={"sec-fetch-site": "cross-site"})).status_code == 403
+    assert (
+        await operator.ask("POST", url, data=data, headers={"sec-fetch-site": "cross-site"})
+    ).status_code == 403
     assert outbox.records == []
 
 
@@ -216,7 +269,10 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
             who=command.who, why=command.why, **values,
         )  # fmt: skip
         model = model_of(path, settings)
-        take(model, Made(settings.names.audit, b"acme", msgspec.json.encode(answer), partition, number))
+        take(
+            model,
+            Made(settings.names.audit, b"acme", msgspec.json.encode(answer), partition, number),
+        )
         model.close()
 
     def published(at_ms: int, **view: Any) -> None:
@@ -232,9 +288,19 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
     answered(1_000, under_way=2)
     published(1_001, paused_by=Actor("jane", "", NOW_MS))
     text = (await client.get(page)).text
-    assert re.search(r'pill ok">applied</span>.*Pause, acme</strong>: paused; 2 requests in progress', text)
-    answered(1_001, applied=False, reason="repeated", text="command was answered before: nothing was done again")
-    assert (await client.get(page)).text.count("answered before") == 0, "a second click changes nothing"
+    assert re.search(
+        r'pill ok">applied</span>.*Pause, acme</strong>: paused; 2 requests in progress',
+        text,
+    )
+    answered(
+        1_001,
+        applied=False,
+        reason="repeated",
+        text="command was answered before: nothing was done again",
+    )
+    assert (await client.get(page)).text.count("answered before") == 0, (
+        "a second click changes nothing"
+    )
     assert outbox.commands[-1].id in (await client.get("/board/audit?workspace=acme")).text
     page = (await send(client, "/board/lanes/acme/act/resume", **_WHY)).headers["location"]
     answered(1_002, applied=False, reason="refused", text=HOSTILE)
@@ -248,12 +314,21 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
     for partition in (0, 4):
         answered(1_004 + partition, partition=partition, text="the configuration is as before")
     audit = (await client.get("/board/audit")).text
-    assert audit.count(every) == 2, "one row a command, whose short id has the whole one as its title and its link"
+    assert audit.count(every) == 2, (
+        "one row a command, whose short id has the whole one as its title and its link"
+    )
     assert "the configuration is as before (by 3 of 6 partitions)" in plain(audit)
     assert len(re.findall("<tr><th", (await client.get(f"/board/audit?id={every}")).text)) == 1 + 3
     answered(1_010, partition=3, kind="replay reload", text="the configuration has no changes")
     assert "by 3 of 6 partitions" in (await client.get(page)).text, "a replay process is no worker"
-    answered(1_011, partition=3, kind="replay reload", applied=False, reason="bad_configuration", text="no such key")
+    answered(
+        1_011,
+        partition=3,
+        kind="replay reload",
+        applied=False,
+        reason="bad_configuration",
+        text="no such key",
+    )
     assert re.search(r'pill bad">refused</span>.*no such key', (await client.get(page)).text)
     for command in ("c-1", HOSTILE, "c-" + "0" * 32):
         assert (await client.get("/board", params={"command": command})).status_code == 200
@@ -264,7 +339,8 @@ POLLS = 'hx-trigger="every 1s"'
 
 
 async def test_an_answer_is_asked_for_each_second_and_comes_with_the_state_after_it(
-    folder: Path, tmp_path: Path
+    folder: Path,
+    tmp_path: Path,
 ) -> None:
     """The answer and the lane are on two topics, and the page may read the model between them."""
     settings = settings_of(folder, operator=True)
@@ -272,7 +348,17 @@ async def test_an_answer_is_asked_for_each_second_and_comes_with_the_state_after
     outbox = Outbox()
     model = model_of(path, settings)
     paused = Actor("jane", "rebuilt", NOW_MS - HOUR_MS)
-    take(model, lane(NAMES, "acme", holds="paused", text="paused by jane", paused_by=paused, at_ms=NOW_MS - HOUR_MS))
+    take(
+        model,
+        lane(
+            NAMES,
+            "acme",
+            holds="paused",
+            text="paused by jane",
+            paused_by=paused,
+            at_ms=NOW_MS - HOUR_MS,
+        ),
+    )
     client = Client(board_of(settings, path, outbox=outbox, shared_s=60))
     await client.login(OPERATOR_TOKEN)
     page = (await send(client, "/board/lanes/acme/act/resume", **_WHY)).headers["location"]
@@ -293,7 +379,13 @@ async def test_an_answer_is_asked_for_each_second_and_comes_with_the_state_after
         assert says in text, url
         assert (POLLS in text) == polls, url
     answer = CommandAnswer(
-        command.id, applied=True, at_ms=NOW_MS - 700, partition=0, kind="resume", workspace="acme", text="resumed"
+        command.id,
+        applied=True,
+        at_ms=NOW_MS - 700,
+        partition=0,
+        kind="resume",
+        workspace="acme",
+        text="resumed",
     )
     take(model, Made(NAMES.audit, b"acme", msgspec.json.encode(answer)))
     text = (await client.get(at_once)).text
@@ -308,7 +400,10 @@ async def test_an_answer_is_asked_for_each_second_and_comes_with_the_state_after
     client.board.close()
 
 
-async def test_an_answer_is_shown_though_its_lane_is_never_published(folder: Path, tmp_path: Path) -> None:
+async def test_an_answer_is_shown_though_its_lane_is_never_published(
+    folder: Path,
+    tmp_path: Path,
+) -> None:
     settings = settings_of(folder, operator=True)
     path = tmp_path / "model.sqlite"
     outbox = Outbox()
@@ -317,7 +412,12 @@ async def test_an_answer_is_shown_though_its_lane_is_never_published(folder: Pat
     await client.login(OPERATOR_TOKEN)
     page = (await send(client, "/board/lanes/acme/act/resume", **_WHY)).headers["location"]
     answer = CommandAnswer(
-        outbox.commands[-1].id, applied=True, at_ms=NOW_MS - 5_001, partition=0, kind="resume", workspace="acme"
+        outbox.commands[-1].id,
+        applied=True,
+        at_ms=NOW_MS - 5_001,
+        partition=0,
+        kind="resume",
+        workspace="acme",
     )
     take(model, Made(NAMES.audit, b"acme", msgspec.json.encode(answer)))
     assert '<span class="pill ok">applied</span>' in (await client.get(page)).text
@@ -338,8 +438,13 @@ async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox)
     assert command.kind == "cancel_lead"
     assert command.workspace == "initech"
     assert command.args == {"lead_id": "crm-17"}
-    assert answer.headers["location"] == f"/board/leads/crm-17?command={command.id}&sent={command.at_ms}"
-    assert "the answer comes within seconds" in (await operator.get(answer.headers["location"])).text
+    assert (
+        answer.headers["location"]
+        == f"/board/leads/crm-17?command={command.id}&sent={command.at_ms}"
+    )
+    assert (
+        "the answer comes within seconds" in (await operator.get(answer.headers["location"])).text
+    )
 
 
 @pytest.mark.parametrize(
@@ -351,11 +456,16 @@ async def test_cancel_a_lead_with_its_id_typed(operator: Client, outbox: Outbox)
     ],
 )
 async def test_a_parked_lead_is_settled(
-    operator: Client, outbox: Outbox, entered: dict[str, str], args: dict[str, Any]
+    operator: Client,
+    outbox: Outbox,
+    entered: dict[str, str],
+    args: dict[str, Any],
 ) -> None:
     url = "/board/leads/crm-17/act/resolve"
     values = {"workspace": "initech", "typed": "crm-17", **entered, **_WHY}
-    assert (await send(operator, url, **(values | {"how": "at_clay", "credits": "-1"}))).status_code == 422
+    assert (
+        await send(operator, url, **(values | {"how": "at_clay", "credits": "-1"}))
+    ).status_code == 422
     assert (await send(operator, url, **values)).status_code == 303
     (command,) = outbox.commands
     assert command.kind == "resolve"
@@ -366,8 +476,12 @@ async def test_a_parked_lead_is_settled(
 async def test_a_lead_that_still_waits_can_be_cancelled(operator: Client, outbox: Outbox) -> None:
     """The read model does not know it, so the operator chooses the workspace."""
     url = "/board/leads/crm-waits/act/cancel"
-    assert (await send(operator, url, typed="crm-waits", workspace="other", **_WHY)).status_code == 422
-    assert (await send(operator, url, typed="crm-waits", workspace="acme", **_WHY)).status_code == 303
+    assert (
+        await send(operator, url, typed="crm-waits", workspace="other", **_WHY)
+    ).status_code == 422
+    assert (
+        await send(operator, url, typed="crm-waits", workspace="acme", **_WHY)
+    ).status_code == 303
     assert outbox.commands[0].args == {"lead_id": "crm-waits"}
 
 
@@ -388,7 +502,13 @@ async def test_erase_suppresses_the_person_first(operator: Client, outbox: Outbo
     assert ids[: len(once)] == ids[len(once) :], "a second click is the same commands"
     assert set(re.findall("c-[0-9a-f]{32}", answer.headers["location"])) == set(ids)
     assert "ada@" not in "".join(str(command) for command in outbox.commands)
-    answer = await send(operator, "/board/leads/unknown/act/erase", workspace="acme", typed="unknown", **_WHY)
+    answer = await send(
+        operator,
+        "/board/leads/unknown/act/erase",
+        workspace="acme",
+        typed="unknown",
+        **_WHY,
+    )
     assert answer.status_code == 422
     assert "Nothing found to erase" in answer.text
 
@@ -402,7 +522,11 @@ async def test_erase_suppresses_the_person_first(operator: Client, outbox: Outbo
     ],
 )
 async def test_linked_leads_are_shown_and_erased_if_they_are_entered(
-    operator: Client, outbox: Outbox, entered: str, erased: list[str], suppressed: list[str]
+    operator: Client,
+    outbox: Outbox,
+    entered: str,
+    erased: list[str],
+    suppressed: list[str],
 ) -> None:
     """A producer may name two people in one lead: the leads of the second are asked for apart."""
     url = "/board/leads/crm-18/act/erase"
@@ -413,15 +537,19 @@ async def test_linked_leads_are_shown_and_erased_if_they_are_entered(
         assert "initech/l-1 initech/l-2: linked to the person" in answer.text
         assert outbox.commands == []
     assert (await send(operator, url, linked=entered, **form)).status_code == 303
-    assert {tuple(command.args["people"]) for command in outbox.commands if command.kind == "suppress"} == {
-        tuple(suppressed)
-    }
+    assert {
+        tuple(command.args["people"]) for command in outbox.commands if command.kind == "suppress"
+    } == {tuple(suppressed)}
     leads = [command.args for command in outbox.commands if command.kind == "erase"]
     assert [lead["lead_id"] for lead in leads] == erased
     assert [sorted(lead["people"]) for lead in leads] == [suppressed] * len(erased)
 
 
-async def test_suppress_a_person(operator: Client, outbox: Outbox, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_suppress_a_person(
+    operator: Client,
+    outbox: Outbox,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     url = "/board/act/suppress"
     entered = {"typed": "suppress", "why": "ada@example.com objected"}
     answer = await send(operator, url, person="someone", **entered)

@@ -33,7 +33,9 @@ async def test_now_says_first_which_lanes_are_held(local: Client) -> None:
     assert re.search(r'<h1 class="bad">.*2</a> of .*6</a> lanes are held</h1>', text)
     assert "Clay refuses its token (401)" in text
     assert "1,240 records wait on Kafka" in plain(text)
-    assert text.index("acme</strong>") < text.index("globex</strong>"), "what needs a person comes first"
+    assert text.index("acme</strong>") < text.index("globex</strong>"), (
+        "what needs a person comes first"
+    )
     assert "2.0 s old, lag 0" in plain(text)
 
 
@@ -48,7 +50,9 @@ async def test_no_worker_is_the_first_thing_to_know(client_of: ClientOf) -> None
     assert all('class="facts"' in card for card in cards), "and none is empty"
     consumers.now = None
     text = (await client.get("/board")).text
-    assert "2 of 6 lanes are held" in plain(text), "nothing is claimed of workers when Kafka does not answer"
+    assert "2 of 6 lanes are held" in plain(text), (
+        "nothing is claimed of workers when Kafka does not answer"
+    )
     assert "Kafka does not answer" in text
 
 
@@ -72,7 +76,9 @@ async def test_before_kafka_has_answered_nothing_is_said_of_it(client_of: Client
         assert "asking kafka" in text or "is asked" in text, page
 
 
-async def test_until_kafka_is_read_a_page_says_so_and_calls_no_lead_unknown(client_of: ClientOf) -> None:
+async def test_until_kafka_is_read_a_page_says_so_and_calls_no_lead_unknown(
+    client_of: ClientOf,
+) -> None:
     for lag in (ProjectionLag(None, 1_200), ProjectionLag(NOW_MS - STALE_MS - 1, 1_200)):
         client = client_of(lag=lag)
         now = plain((await client.get("/board")).text)
@@ -83,16 +89,38 @@ async def test_until_kafka_is_read_a_page_says_so_and_calls_no_lead_unknown(clie
 
 
 @pytest.mark.parametrize(
-    ("views", "shown"), [(0, True), (1, False)], ids=["before the first lead", "once a lane was published"]
+    ("views", "shown"),
+    [(0, True), (1, False)],
+    ids=["before the first lead", "once a lane was published"],
 )
-async def test_how_to_publish_a_first_lead_is_said_until_there_is_one(tmp_path: Path, views: int, shown: bool) -> None:
+async def test_how_to_publish_a_first_lead_is_said_until_there_is_one(
+    tmp_path: Path,
+    views: int,
+    shown: bool,
+) -> None:
     with board_with(tmp_path, *[lane(NAMES, "acme", at_ms=NOW_MS)] * views) as client:
         assert ("Publish a first lead" in (await client.get("/board")).text) == shown
 
 
 async def test_a_setting_is_shown_as_it_is(local: Client) -> None:
-    settings = {"no": None, "zero": 0, "off": False, "on": True, "empty": "", "some": ["a", "b"], "of": {"s": 1.5}}
-    shown = {"no": "not set", "zero": "0", "off": "false", "on": "true", "empty": "", "some": "a, b", "of.s": "1.5"}
+    settings = {
+        "no": None,
+        "zero": 0,
+        "off": False,
+        "on": True,
+        "empty": "",
+        "some": ["a", "b"],
+        "of": {"s": 1.5},
+    }
+    shown = {
+        "no": "not set",
+        "zero": "0",
+        "off": "false",
+        "on": "true",
+        "empty": "",
+        "some": "a, b",
+        "of.s": "1.5",
+    }
     assert dict(_flat("", settings)) == shown
     text = (await local.get("/board/system")).text
     partitions = local.board._maker.site.settings.kafka.partitions
@@ -121,7 +149,11 @@ async def test_the_money_of_an_hour_and_of_a_day_is_that_of_their_events(local: 
     expected = (booked["hour", hour], booked["hour", hour - 24], booked["day", NOW_MS // DAY_MS])
     assert all(expected)
     text = (await local.get("/board/money")).text
-    shown = re.search(r'([\d,]+)</p><p>since .*?yesterday ([\d,]+)</p>.*?class="big">([\d,]+)<', text, re.DOTALL)
+    shown = re.search(
+        r'([\d,]+)</p><p>since .*?yesterday ([\d,]+)</p>.*?class="big">([\d,]+)<',
+        text,
+        re.DOTALL,
+    )
     assert shown is not None
     assert shown.groups() == tuple(f"{credits_:,}" for credits_ in expected)
 
@@ -145,7 +177,8 @@ async def test_a_search_puts_no_personal_data_into_an_address(local: Client) -> 
 
 
 async def test_personal_data_is_shown_on_request_and_that_is_logged(
-    with_token: Client, capfd: pytest.CaptureFixture[str]
+    with_token: Client,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     await with_token.login()
     assert "ada@example.com" not in (await with_token.get("/board/leads/crm-17")).text
@@ -158,21 +191,42 @@ async def test_personal_data_is_shown_on_request_and_that_is_logged(
     assert "ada@example.com" not in logged
 
 
-async def test_the_system_says_which_process_is_missing_and_how_to_start_it(client_of: ClientOf) -> None:
+async def test_the_system_says_which_process_is_missing_and_how_to_start_it(
+    client_of: ClientOf,
+) -> None:
     consumers = consumers_of()
     client = client_of(consumers=consumers)
     for worker, replay, texts in (
-        (Group("Stable", 2), Group("Stable", 1), ["workers 2 members", "replay processes 1 member"]),
-        (Group("Empty", 0), Group("Stable", 1), ["workers none runs Nothing is sent until one runs. Start it: stream"]),
-        (Group("Stable", 2), Group("Dead", 0), ["replay processes none runs Dead letters and deferred leads do not"]),
-        (Group("PreparingRebalance", 3), Group("Stable", 1), ["workers PreparingRebalance Partitions are being"]),
+        (
+            Group("Stable", 2),
+            Group("Stable", 1),
+            ["workers 2 members", "replay processes 1 member"],
+        ),
+        (
+            Group("Empty", 0),
+            Group("Stable", 1),
+            ["workers none runs Nothing is sent until one runs. Start it: stream"],
+        ),
+        (
+            Group("Stable", 2),
+            Group("Dead", 0),
+            ["replay processes none runs Dead letters and deferred leads do not"],
+        ),
+        (
+            Group("PreparingRebalance", 3),
+            Group("Stable", 1),
+            ["workers PreparingRebalance Partitions are being"],
+        ),
     ):
         consumers.now = Consumption(worker, replay, {})
         text = words((await client.get("/board/system")).text)
         assert [expected for expected in texts if expected not in text] == []
 
 
-async def test_the_system_says_of_each_topic_what_stream_app_topics_says(client_of: ClientOf, folder: Path) -> None:
+async def test_the_system_says_of_each_topic_what_stream_app_topics_says(
+    client_of: ClientOf,
+    folder: Path,
+) -> None:
     settings = settings_of(folder)
     topics = topics_of(settings)
     assert topics.now is not None
@@ -181,12 +235,21 @@ async def test_the_system_says_of_each_topic_what_stream_app_topics_says(client_
     text = (await client.get("/board/system")).text
     assert text.count('<span class="pill ok">nothing</span>') == len(settings.topic_plan())
     del topics.now["leads.parked"]
-    topics.now["leads.audit"] = ExistingTopic(3, 1, existing["leads.audit"].config | {"retention.ms": "60000"})
+    topics.now["leads.audit"] = ExistingTopic(
+        3,
+        1,
+        existing["leads.audit"].config | {"retention.ms": "60000"},
+    )
     text = (await client.get("/board/system")).text
-    assert re.findall(r'<th scope="row"><code>([^<]+)</code>', text)[:2] == ["leads.parked", "leads.audit"]
+    assert re.findall(r'<th scope="row"><code>([^<]+)</code>', text)[:2] == [
+        "leads.parked",
+        "leads.audit",
+    ]
     for line in differences(settings.topic_plan(), topics.now):
         assert line.partition(": ")[2] in words(text)
-    assert "leads.parked 6 none there is no such topic; create it with: stream-app topics" in words(text)
+    assert "leads.parked 6 none there is no such topic; create it with: stream-app topics" in words(
+        text,
+    )
     topics.now = None
     text = plain((await client.get("/board/system")).text)
     assert "Which topics there are is not known: Kafka has not answered" in text
@@ -199,19 +262,34 @@ def words(text: str) -> str:
 async def test_a_lead_has_a_bar_for_each_wait_and_names_what_holds_it_now(local: Client) -> None:
     text = (await local.get("/board/leads/crm-17")).text
     held = words((await local.get("/board/leads/crm-60003")).text)
-    assert all(f'aria-label="Waited for {what}"' in text for what in ("queue on Kafka: 12 min", "POST to Clay: 361 ms"))
+    assert all(
+        f'aria-label="Waited for {what}"' in text
+        for what in ("queue on Kafka: 12 min", "POST to Clay: 361 ms")
+    )
     assert text.count('<rect class="moving"') == 5, "on Kafka, received, two POSTs, the callback"
     assert "For <strong>" not in text, "it is at rest"
     assert ", 6 credits</small>" in text
-    assert "For budget : 4,000 of 4,000 credits of 2026-09-21 are used budget_credits_day Since" in held
+    assert (
+        "For budget : 4,000 of 4,000 credits of 2026-09-21 are used budget_credits_day Since"
+        in held
+    )
 
 
-async def test_a_lead_leads_to_the_other_leads_of_its_person_until_it_is_erased(tmp_path: Path) -> None:
-    with board_with(tmp_path, event(NAMES, "crm-17", "callback_duplicate", 1, 99, at_ms=NOW_MS), filled=True) as client:
+async def test_a_lead_leads_to_the_other_leads_of_its_person_until_it_is_erased(
+    tmp_path: Path,
+) -> None:
+    with board_with(
+        tmp_path,
+        event(NAMES, "crm-17", "callback_duplicate", 1, 99, at_ms=NOW_MS),
+        filled=True,
+    ) as client:
         text = (await client.get("/board/leads/crm-17")).text
         assert re.search(r"<h1[^>]*>crm-17 <span[^>]*>enriched<", text), "as the books count it"
         assert "crm-60003 held: budget globex / globex-people," in words(text)
-        assert f'All <a class="count" href="/board/leads?person={HASH}">2</a> leads of this person' in text
+        assert (
+            f'All <a class="count" href="/board/leads?person={HASH}">2</a> leads of this person'
+            in text
+        )
         assert "crm-17 enriched initech" in words((await client.get("/board/leads/crm-60003")).text)
         assert "Other leads" not in (await client.get("/board/leads/crm-60004")).text
     with board_with(tmp_path, person(NAMES, HASH, None)) as client:
@@ -224,7 +302,9 @@ async def test_a_lead_names_at_most_20_other_leads_of_its_person(tmp_path: Path)
     many = person(NAMES, HASH, *leads[:1], *(f"d/acme/people/{lead}" for lead in leads[1:]))
     with board_with(tmp_path, many, filled=True) as client:
         text = (await client.get("/board/leads/crm-60022")).text
-    assert re.findall(r'<li><a href="/board/leads/(crm-\d+)">', text) == leads[21:1:-1], "the newest"
+    assert re.findall(r'<li><a href="/board/leads/(crm-\d+)">', text) == leads[21:1:-1], (
+        "the newest"
+    )
     assert f'href="/board/leads?person={HASH}">23</a> leads of this person' in text
 
 
@@ -258,7 +338,10 @@ async def test_bad_input_is_answered(local: Client, url: str, status: int) -> No
     assert (await local.get(url)).status_code == status
 
 
-async def test_refused_logins_do_not_fill_the_log(with_token: Client, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_refused_logins_do_not_fill_the_log(
+    with_token: Client,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     capfd.readouterr()
     for _ in range(20):
         await with_token.login("not the token")
@@ -280,18 +363,30 @@ async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
     assert "The read model cannot be read" in answer.text
 
 
-async def test_the_metric_of_dead_letters_says_what_has_become_of_them(local: Client, folder: Path) -> None:
+async def test_the_metric_of_dead_letters_says_what_has_become_of_them(
+    local: Client,
+    folder: Path,
+) -> None:
     registry = CollectorRegistry()
     topics = {"dlq": "leads.dlq", "parked": "leads.parked"}
     queries = BoardQueries(folder / "model.sqlite", set())
     registry.register(DeadLetters(queries, topics, lambda: True))
     text = (await local.get("/board/dead")).text
-    shown = {name: int(many) for name, many in re.findall(r'<dd id="(\w+)"><b><span class="total">(\d+)<', text)}
+    shown = {
+        name: int(many)
+        for name, many in re.findall(r'<dd id="(\w+)"><b><span class="total">(\d+)<', text)
+    }
     assert sum(shown.values()) > 0
     for state, many in shown.items():
         labels = {"topic": "dlq", "state": state}
         assert registry.get_sample_value("stream_app_dead_letters_kept", labels) == many
-    (none,) = DeadLetters(BoardQueries(folder / "not made yet", set()), topics, lambda: True).collect()
+    (none,) = DeadLetters(
+        BoardQueries(folder / "not made yet", set()),
+        topics,
+        lambda: True,
+    ).collect()
     assert none.samples == []
     (none,) = DeadLetters(queries, topics, lambda: False).collect()
-    assert none.samples == [], "while the model is being built, some of the letters are missing in it"
+    assert none.samples == [], (
+        "while the model is being built, some of the letters are missing in it"
+    )

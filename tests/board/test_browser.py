@@ -1,4 +1,6 @@
-"""The board in Chromium: each page in light and dark, on desktop and phone, with a keyboard, and without JavaScript."""
+"""The board in Chromium: each page in light and dark, on desktop and phone, with a keyboard, and
+without JavaScript.
+"""
 
 import time
 from collections.abc import Iterator
@@ -58,7 +60,8 @@ FORMS: Final = {
 }
 """One of each kind of field: all forms have the same template."""
 each_look = pytest.mark.parametrize(
-    ("scheme", "width"), [("light", 390), pytest.param("dark", 1280, marks=pytest.mark.long)]
+    ("scheme", "width"),
+    [("light", 390), pytest.param("dark", 1280, marks=pytest.mark.long)],
 )
 """Colours and widths do not depend on each other. The first is where a page is too wide first."""
 _CONTROLS: Final = "a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']"
@@ -103,10 +106,23 @@ def log_in(page: Page, url: str, to: str = "/board") -> None:
     page.wait_for_url(f"{url}{to}")
 
 
-def context(browser: Browser, scheme: str = "light", width: int = 1280, *, of: str = "", **more: Any) -> BrowserContext:
+def context(
+    browser: Browser,
+    scheme: str = "light",
+    width: int = 1280,
+    *,
+    of: str = "",
+    **more: Any,
+) -> BrowserContext:
     """`of`: the URL of a board without a token, into which the context comes with a ticket."""
     size: ViewportSize = {"width": width, "height": 900}
-    look: dict[str, Any] = {"color_scheme": scheme, "viewport": size, "timezone_id": "UTC", "locale": "en-GB", **more}
+    look: dict[str, Any] = {
+        "color_scheme": scheme,
+        "viewport": size,
+        "timezone_id": "UTC",
+        "locale": "en-GB",
+        **more,
+    }
     made = browser.new_context(**look)
     made.set_default_timeout(60_000)
     if of:
@@ -117,19 +133,30 @@ def context(browser: Browser, scheme: str = "light", width: int = 1280, *, of: s
 
 
 class Watched:
-    """A page and what its console says. A violation of the content security policy is an error there."""
+    """A page and what its console says.
+
+    A violation of the content security policy is an error there.
+    """
 
     def __init__(self, made: BrowserContext) -> None:
         self.page: Page = made.new_page()
         self.errors: list[str] = []
-        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on(
+            "console",
+            lambda message: self.errors.append(message.text) if message.type == "error" else None,
+        )
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def check(self, name: str, *, keyboard: bool) -> None:
-        """Check the open page: axe, no horizontal scroll, no error. `keyboard`: it reaches each control."""
+        """Check the open page: axe, no horizontal scroll, no error.
+
+        `keyboard`: it reaches each control.
+        """
         report = Axe().run(self.page)
         assert report.violations_count == 0, f"{name}: {report.generate_report()}"
-        wide, width = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        wide, width = self.page.evaluate(
+            "[document.documentElement.scrollWidth, window.innerWidth]",
+        )
         assert wide <= width, f"{name} is {wide} pixels wide"
         if width < 400:
             assert self.page.evaluate(SMALL_TARGETS) == [], name
@@ -137,12 +164,19 @@ class Watched:
             expected = self.page.evaluate(KEYBOARD, _CONTROLS)
             for _ in range(expected + 2):
                 self.page.keyboard.press("Tab")
-            assert self.page.evaluate("[...window.expected].map((each) => each.outerHTML)") == [], name
+            assert self.page.evaluate("[...window.expected].map((each) => each.outerHTML)") == [], (
+                name
+            )
         assert self.errors == [], name
 
 
 @each_look
-def test_every_page_and_form_can_be_used_by_everyone(browser: Browser, url: str, scheme: str, width: int) -> None:
+def test_every_page_and_form_can_be_used_by_everyone(
+    browser: Browser,
+    url: str,
+    scheme: str,
+    width: int,
+) -> None:
     made = context(browser, scheme, width, of=url)
     watched = Watched(made)
     keyboard = scheme == "light"
@@ -181,7 +215,9 @@ def test_a_chart_names_each_day_once_and_whole_leads(browser: Browser, url: str)
 
     def drawn(path: str) -> list[str]:
         page.goto(f"{url}/board/{path}")
-        page.wait_for_function("document.querySelector('.uplot') !== null && window.drawn.length > 0")
+        page.wait_for_function(
+            "document.querySelector('.uplot') !== null && window.drawn.length > 0",
+        )
         return list(page.evaluate("window.drawn"))
 
     assert [text for text in drawn("money?workspace=acme") if "-" in text] == ["09-20", "09-21"]
@@ -191,7 +227,10 @@ def test_a_chart_names_each_day_once_and_whole_leads(browser: Browser, url: str)
     made.close()
 
 
-def test_without_javascript_every_page_reads_and_every_form_works(browser: Browser, url: str) -> None:
+def test_without_javascript_every_page_reads_and_every_form_works(
+    browser: Browser,
+    url: str,
+) -> None:
     made = context(browser, width=900, of=url, java_script_enabled=False)
     page = made.new_page()
     for name, path in PAGES.items():
@@ -199,7 +238,9 @@ def test_without_javascript_every_page_reads_and_every_form_works(browser: Brows
         assert page.locator("h1").inner_text(), name
         assert page.locator("#age").inner_text() == "2.0 s old, lag 0", name
         assert not page.locator("#pause").is_visible(), "a button without an effect"
-        assert not page.locator(".stacked time").evaluate_all("all => all.some((at) => at.getClientRects()[1])"), name
+        assert not page.locator(".stacked time").evaluate_all(
+            "all => all.some((at) => at.getClientRects()[1])",
+        ), name
     page.goto(f"{url}/board/leads")
     page.get_by_label("Find a lead").fill("crm-17")
     page.get_by_role("button", name="Find").click()
@@ -214,7 +255,10 @@ def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: s
     watched = Watched(made)
     asked: list[str] = []
     page = watched.page
-    page.on("request", lambda request: asked.append(request.url) if "hx-request" in request.headers else None)
+    page.on(
+        "request",
+        lambda request: asked.append(request.url) if "hx-request" in request.headers else None,
+    )
 
     def refreshes() -> bool:
         asked.clear()
@@ -232,7 +276,9 @@ def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: s
     page.clock.run_for(200)
     page.wait_for_function("document.querySelectorAll('.uplot').length === 1")
     assert page.locator("#pause").count() == 1
-    assert page.locator("#age a").evaluate("each => each === document.activeElement"), "the keyboard stays where it was"
+    assert page.locator("#age a").evaluate("each => each === document.activeElement"), (
+        "the keyboard stays where it was"
+    )
     page.locator("#done summary").click()
     assert not refreshes(), "a table is open"
     page.locator("#done summary").click()
@@ -251,7 +297,11 @@ def test_a_page_refreshes_itself_and_takes_nothing_away(browser: Browser, url: s
 @pytest.mark.slow
 @each_look
 def test_every_step_of_publishing_a_file_can_be_used_by_everyone(
-    browser: Browser, url: str, tmp_path: Path, scheme: str, width: int
+    browser: Browser,
+    url: str,
+    tmp_path: Path,
+    scheme: str,
+    width: int,
 ) -> None:
     file = tmp_path / "leads of march.csv"
     file.write_text(CSV)
@@ -271,7 +321,9 @@ def test_every_step_of_publishing_a_file_can_be_used_by_everyone(
     while not page.get_by_role("heading", name="What it will cost").is_visible():
         page.wait_for_timeout(500)
         page.goto(page.url)
-    expect(page.get_by_role("button", name="Publish 300 leads for about 1,800 credits")).to_be_visible()
+    expect(
+        page.get_by_role("button", name="Publish 300 leads for about 1,800 credits"),
+    ).to_be_visible()
     expect(page.locator("main")).to_contain_text("Vorname -> last_name")
     expect(page.locator("main")).to_contain_text("bad_email")
     watched.check("cost", keyboard=scheme == "light")
@@ -280,7 +332,10 @@ def test_every_step_of_publishing_a_file_can_be_used_by_everyone(
     made.close()
 
 
-def test_a_page_asks_each_second_for_the_answer_of_a_command_and_then_rests(browser: Browser, tmp_path: Path) -> None:
+def test_a_page_asks_each_second_for_the_answer_of_a_command_and_then_rests(
+    browser: Browser,
+    tmp_path: Path,
+) -> None:
     command = "c-" + "5" * 32
     names = TopicNames()
     settings = settings_of(tmp_path, operator=True)
@@ -290,16 +345,29 @@ def test_a_page_asks_each_second_for_the_answer_of_a_command_and_then_rests(brow
         asked: list[float] = []
         path = f"/board/lanes/acme?command={command}&sent={NOW_MS - 1_000}"
         watched.page.goto(f"{url}{path}")
-        watched.page.on("request", lambda request: asked.append(time.monotonic()) if path in request.url else None)
+        watched.page.on(
+            "request",
+            lambda request: asked.append(time.monotonic()) if path in request.url else None,
+        )
         expect(watched.page.locator(".answer .pill")).to_have_text("sent")
         watched.page.wait_for_timeout(4_300)
         assert 3 <= len(asked) <= 5, "once a second, and at most once more each 5 seconds"
         answer = CommandAnswer(
-            command, applied=True, at_ms=NOW_MS - 500, partition=0, kind="pause", workspace="acme", text="paused"
+            command,
+            applied=True,
+            at_ms=NOW_MS - 500,
+            partition=0,
+            kind="pause",
+            workspace="acme",
+            text="paused",
         )
         model = model_of(tmp_path / "model.sqlite", settings)
         take(model, Made(names.audit, b"acme", msgspec.json.encode(answer), 0, 77))
-        paused = {"holds": "paused", "text": "paused by jane", "paused_by": Actor("jane", "", NOW_MS - 500)}
+        paused = {
+            "holds": "paused",
+            "text": "paused by jane",
+            "paused_by": Actor("jane", "", NOW_MS - 500),
+        }
         take(model, lane(names, "acme", at_ms=NOW_MS - 500, **paused))
         model.close()
         began_s = time.monotonic()

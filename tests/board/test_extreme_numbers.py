@@ -1,4 +1,6 @@
-"""Numbers that no message of ours has, in every message that the board reads: it counts the record, and goes on."""
+"""Numbers that no message of ours has, in every message that the board reads: it counts the record,
+and goes on.
+"""
 
 import asyncio
 import itertools
@@ -54,7 +56,14 @@ KINDS: Final = {
         _NAMES.status,
         StatusEvent,
         b"crm-extreme",
-        ("/board", "/board/leads", "/board/leads/crm-extreme", "/board/books", "/board/money", "/board/imports"),
+        (
+            "/board",
+            "/board/leads",
+            "/board/leads/crm-extreme",
+            "/board/books",
+            "/board/money",
+            "/board/imports",
+        ),
     ),
     "result": Kind(_NAMES.enriched, Result, b"acme/acme-people/crm-17", ("/board/leads/crm-17",)),
     "lane": Kind(_NAMES.lanes, LaneView, b"acme", _LANES),
@@ -103,7 +112,10 @@ def whole(kind: Kind) -> Any:
 
 
 def cases(kind: Kind) -> st.SearchStrategy[tuple[Place, float]]:
-    """Draw a number of the message, and another one for its place. The values of a result are the user's own."""
+    """Draw a number of the message, and another one for its place.
+
+    The values of a result are the user's own.
+    """
     wanted = [place for place in places(whole(kind)) if "fields" not in place]
     return st.tuples(st.sampled_from(wanted), st.sampled_from(NUMBERS))
 
@@ -112,7 +124,11 @@ def assert_shown(client: Client, pages: tuple[str, ...], case: object) -> None:
     transport = httpx.ASGITransport(Starlette(routes=client.board.routes()))
 
     async def ask() -> None:
-        async with httpx.AsyncClient(transport=transport, base_url=HERE, cookies=client.cookies) as browser:
+        async with httpx.AsyncClient(
+            transport=transport,
+            base_url=HERE,
+            cookies=client.cookies,
+        ) as browser:
             for page in pages:
                 assert (await browser.get(page)).status_code == 200, (page, case)
 

@@ -1,6 +1,8 @@
-"""A lane that is held past the time of its next probe, while no lead waits: every place says that it is held.
+"""A lane that is held past the time of its next probe, while no lead waits: every place says that
+it is held.
 
-Each lane is made by the rules themselves. Then the clock of the readers moves beyond what the view promised.
+Each lane is made by the rules themselves. Then the clock of the readers moves beyond what the view
+promised.
 """
 
 from collections.abc import Callable
@@ -67,13 +69,30 @@ class InTrouble(msgspec.Struct, frozen=True):
 
 
 def _suspended(reason: str) -> InTrouble:
-    state = suspension.begin(POLICY.suspension, reason, f"the text of {reason}", BEGAN_MS, PEOPLE.alias)
+    state = suspension.begin(
+        POLICY.suspension,
+        reason,
+        f"the text of {reason}",
+        BEGAN_MS,
+        PEOPLE.alias,
+    )
     return InTrouble(msgspec.structs.replace(NEW, suspension=state))
 
 
 def _gone() -> InTrouble:
-    state = suspension.begin(POLICY.suspension, "http_404", "the webhook hook1 is gone (404)", BEGAN_MS, PEOPLE.alias)
-    return InTrouble(msgspec.structs.replace(NEW, quota=quota.gone(POLICY.suspension, NEW.quota, "hook1", state, None)))
+    state = suspension.begin(
+        POLICY.suspension,
+        "http_404",
+        "the webhook hook1 is gone (404)",
+        BEGAN_MS,
+        PEOPLE.alias,
+    )
+    return InTrouble(
+        msgspec.structs.replace(
+            NEW,
+            quota=quota.gone(POLICY.suspension, NEW.quota, "hook1", state, None),
+        ),
+    )
 
 
 def _broken() -> InTrouble:
@@ -94,7 +113,10 @@ def _half_open() -> InTrouble:
 
 
 def _spent(cap: str, cost: str) -> InTrouble:
-    policy = msgspec.structs.replace(POLICY, budget=msgspec.structs.replace(BudgetPolicy(), **{cap: 1}))
+    policy = msgspec.structs.replace(
+        POLICY,
+        budget=msgspec.structs.replace(BudgetPolicy(), **{cap: 1}),
+    )
     destination = msgspec.structs.replace(PEOPLE, **{cost: 1})
     lane, _ = granted(policy, NEW, destination, BEGAN_MS)
     return InTrouble(lane, policy)
@@ -107,7 +129,15 @@ def _forced() -> InTrouble:
 UNTIL_A_PROBE: Final[dict[str, Callable[[], InTrouble]]] = {
     **{
         reason: partial(_suspended, reason)
-        for reason in ("http_401", "http_402", "http_403", "http_451", "no_callbacks", "over_ceiling", "flood_guard")
+        for reason in (
+            "http_401",
+            "http_402",
+            "http_403",
+            "http_451",
+            "no_callbacks",
+            "over_ceiling",
+            "flood_guard",
+        )
     },
     "webhook_gone": _gone,
     "breaker_open": _broken,
@@ -115,7 +145,9 @@ UNTIL_A_PROBE: Final[dict[str, Callable[[], InTrouble]]] = {
 }
 UNTIL_A_PERSON: Final[dict[str, Callable[[], InTrouble]]] = {
     "paused": lambda: InTrouble(msgspec.structs.replace(NEW, pause=BY)),
-    "no_webhook": lambda: InTrouble(msgspec.structs.replace(NEW, quota=Quota({"hook1": Webhook(50_000)}))),
+    "no_webhook": lambda: InTrouble(
+        msgspec.structs.replace(NEW, quota=Quota({"hook1": Webhook(50_000)})),
+    ),
     "forced_open": _forced,
     "no_answer": lambda: InTrouble(NEW, stall=StallDetector(BEGAN_MS - 10_000, 5)),
 }
@@ -125,13 +157,18 @@ UNTIL_A_TIME: Final[dict[str, Callable[[], InTrouble]]] = {
     "budget_actions_day": lambda: _spent("actions_per_day", "ceiling_actions"),
     "budget_actions_month": lambda: _spent("actions_per_month", "ceiling_actions"),
     "rate_limited": lambda: InTrouble(
-        msgspec.structs.replace(NEW, rate=Rate(0.0, BEGAN_MS, blocked_until_ms=BEGAN_MS + HOUR_MS))
+        msgspec.structs.replace(NEW, rate=Rate(0.0, BEGAN_MS, blocked_until_ms=BEGAN_MS + HOUR_MS)),
     ),
 }
 """What `UNTIL_A_TIME` names is over: no lane is held."""
 
 
-async def _told(seen: LaneView, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> dict[str, Any]:
+async def _told(
+    seen: LaneView,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> dict[str, Any]:
     """What each place says at `NOW_MS` of the lane acme, whose last published view is `seen`."""
     settings = settings_of(folder)
     lane = LaneFacts("acme", 0, seen, {"leads": 0})
@@ -157,7 +194,9 @@ async def _told(seen: LaneView, folder: Path, monkeypatch: pytest.MonkeyPatch, c
     metrics.show(seen)
     (family,) = [family for family in registry.collect() if family.name == "stream_app_lane_holds"]
     told["metrics"] = [sample.labels["reason"] for sample in family.samples if sample.value]
-    told["messages"] = [alert for finding in findings if (alert := alert_of(finding, NOW_MS)) is not None]
+    told["messages"] = [
+        alert for finding in findings if (alert := alert_of(finding, NOW_MS)) is not None
+    ]
     with board_with(folder, Made(_NAMES.lanes, b"acme", msgspec.json.encode(seen))) as client:
         (told["api"],) = await _api_lanes(client.board)
         told["now"] = plain((await client.get("/board")).text)
@@ -174,7 +213,11 @@ async def _api_lanes(board: Board) -> list[dict[str, Any]]:
     access = Access(TOKEN, made_here=False)
     lookup = Lookup(queries, lambda: lag, no, no, _NAMES, access, no, lambda: NOW_MS)
     transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107", headers=BEARER) as client:
+    async with httpx.AsyncClient(
+        transport=transport,
+        base_url="http://127.0.0.1:9107",
+        headers=BEARER,
+    ) as client:
         lanes: list[dict[str, Any]] = (await client.get("/lanes")).json()["lanes"]
     return lanes
 
@@ -188,7 +231,11 @@ def _views(made: InTrouble) -> list[LaneView]:
 @pytest.mark.parametrize("published", [0, 1], ids=["as it began", "again since"])
 @pytest.mark.parametrize("name", [*UNTIL_A_PROBE, *UNTIL_A_PERSON])
 async def test_it_is_held_in_every_place(
-    name: str, published: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    published: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, _, _ = name.partition(":")
     made = (UNTIL_A_PROBE | UNTIL_A_PERSON)[name]()
@@ -208,7 +255,9 @@ async def test_it_is_held_in_every_place(
     for text in places:
         assert (PROBE_DUE in text) == (name in UNTIL_A_PROBE), text
     assert told["api"].get("probe_due", False) == (name in UNTIL_A_PROBE)
-    assert told["api"].get("until_ms", 0) == 0, "no time that has passed is told as one that is to come"
+    assert told["api"].get("until_ms", 0) == 0, (
+        "no time that has passed is told as one that is to come"
+    )
     assert "until " not in told["explain says"].split("lifts")[0].removeprefix("HELD")
     assert told["api"]["since_ms"] > 0
     assert told["since"] == {told["api"]["since_ms"]}
@@ -222,7 +271,9 @@ async def test_it_is_held_in_every_place(
 async def test_the_trouble_began_when_its_first_call_failed(name: str) -> None:
     for seen in _views(UNTIL_A_PROBE[name]()):
         (finding,) = [
-            finding for finding in explain(Facts(NOW_MS, UP, UP, [LaneFacts("acme", 0, seen, {})])) if finding.holds
+            finding
+            for finding in explain(Facts(NOW_MS, UP, UP, [LaneFacts("acme", 0, seen, {})]))
+            if finding.holds
         ]
         assert finding.since_ms == BEGAN_MS
         assert seen.since_ms == BEGAN_MS
@@ -230,7 +281,10 @@ async def test_the_trouble_began_when_its_first_call_failed(name: str) -> None:
 
 @pytest.mark.parametrize("name", UNTIL_A_TIME)
 async def test_it_runs_in_every_place_once_its_time_has_come(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     seen = UNTIL_A_TIME[name]().seen(BEGAN_MS + MINUTE_MS)
     assert seen.holds == name
@@ -250,9 +304,17 @@ async def test_it_runs_in_every_place_once_its_time_has_come(
 
 
 async def test_until_has_seconds_in_every_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    state = suspension.begin(POLICY.suspension, "no_callbacks", "nothing came back", NOW_MS - 1_000, PEOPLE.alias)
+    state = suspension.begin(
+        POLICY.suspension,
+        "no_callbacks",
+        "nothing came back",
+        NOW_MS - 1_000,
+        PEOPLE.alias,
+    )
     state = msgspec.structs.replace(state, probe_at_ms=NOW_MS + 62_000)
     made = InTrouble(msgspec.structs.replace(NEW, suspension=state))
     told = await _told(made.seen(NOW_MS - 500), tmp_path, monkeypatch, capsys)

@@ -37,10 +37,18 @@ _NAMES = TopicNames()
 
 
 def everything() -> Iterator[Made]:
-    texts: dict[str, Any] = dict.fromkeys(("reason", "text", "destination", "trace_id", "import_id"), HOSTILE)
+    texts: dict[str, Any] = dict.fromkeys(
+        ("reason", "text", "destination", "trace_id", "import_id"),
+        HOSTILE,
+    )
     summary = ImportSummary(rows=1, refused=0, leads=1, file=HOSTILE, who=HOSTILE)
     for offset, workspace in enumerate((HOSTILE, "acme", "")):
-        values = {**texts, "workspace": workspace, "at_ms": NOW_MS - 5_000, "import_summary": summary}
+        values = {
+            **texts,
+            "workspace": workspace,
+            "at_ms": NOW_MS - 5_000,
+            "import_summary": summary,
+        }
         yield event(_NAMES, HOSTILE, "parked", 1, offset, **values)
         yield event(_NAMES, f"{HOSTILE} 2", HOSTILE, 1, 10 + offset, **values)  # type: ignore[arg-type]
         yield event(_NAMES, HOSTILE, "replayed", 1, 20 + offset, **values | {"reason": "resend"})
@@ -50,16 +58,38 @@ def everything() -> Iterator[Made]:
         yield hostile_lane(workspace)
     yield Made(_NAMES.lanes, f"not readable {HOSTILE}".encode(), b"{", 0, 9)
     headers = tuple((name, HOSTILE.encode()) for name in HEADERS.values())
-    ours = tuple((name, b"failed" if name == HEADERS["disposition"] else value) for name, value in headers)
+    ours = tuple(
+        (name, b"failed" if name == HEADERS["disposition"] else value) for name, value in headers
+    )
     for topic in (_NAMES.dlq, _NAMES.parked):
-        for offset, (key, given) in enumerate(((HOSTILE, headers), (HOSTILE, ours), ("acme", ours))):
+        for offset, (key, given) in enumerate(
+            ((HOSTILE, headers), (HOSTILE, ours), ("acme", ours)),
+        ):
             yield Made(topic, key.encode(), HOSTILE.encode(), 0, offset, given, NOW_MS)
     for offset, applied in enumerate((True, False)):
         answer = CommandAnswer(
-            HOSTILE, applied, NOW_MS, 0, HOSTILE, HOSTILE, HOSTILE, HOSTILE, NOW_MS, HOSTILE, HOSTILE
+            HOSTILE,
+            applied,
+            NOW_MS,
+            0,
+            HOSTILE,
+            HOSTILE,
+            HOSTILE,
+            HOSTILE,
+            NOW_MS,
+            HOSTILE,
+            HOSTILE,
         )
         yield Made(_NAMES.audit, b"acme", msgspec.json.encode(answer), 0, offset)
-    plan = ReplayPlan(NOW_MS, "dlq", Filter(reasons=frozenset({HOSTILE}), workspaces=frozenset({HOSTILE})), {}, 1, 1, 1)
+    plan = ReplayPlan(
+        NOW_MS,
+        "dlq",
+        Filter(reasons=frozenset({HOSTILE}), workspaces=frozenset({HOSTILE})),
+        {},
+        1,
+        1,
+        1,
+    )
     actor = Actor(HOSTILE, HOSTILE, NOW_MS)
     progress = ReplayProgress(
         "r-0b9c40e1f2a",
@@ -101,19 +131,40 @@ def hostile_lane(workspace: str) -> Made:
     )
 
 
-async def test_no_address_breaks_an_answer(with_token: Client, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_no_address_breaks_an_answer(
+    with_token: Client,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """An address comes back in headers: in `Refresh` and `Location`, where it has no session."""
     await with_token.login()
     (session,) = with_token.cookies.values()
-    heads = [b"Sec-Fetch-Site: cross-site", b"HX-Request: true", b"X: y", f"Cookie: {COOKIE}={session}".encode()]
-    paths = [b"%E2%82%AC", b"x%0d%0aSet-Cookie:%20a=b", b"leads/%C3%A9%22%3E", b"%ff", b"\xe2\x82\xac"]
+    heads = [
+        b"Sec-Fetch-Site: cross-site",
+        b"HX-Request: true",
+        b"X: y",
+        f"Cookie: {COOKIE}={session}".encode(),
+    ]
+    paths = [
+        b"%E2%82%AC",
+        b"x%0d%0aSet-Cookie:%20a=b",
+        b"leads/%C3%A9%22%3E",
+        b"%ff",
+        b"\xe2\x82\xac",
+    ]
     queries = [b"", b"?x=%E2%82%AC", b"?x=\xe2\x82\xac", b"?x=\xff", b"?%0d%0aSet-Cookie:%20a=b"]
     async with serve_http(board_app(with_token.board.routes()), "127.0.0.1", 0, grace_s=0) as port:
         for path, query, head in itertools.product(paths, queries, heads):
             for host in (b"127.0.0.1", b"[::1"):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 line = b"GET /board/" + path + query
-                writer.write(line + b" HTTP/1.1\r\nConnection: close\r\nHost: " + host + b"\r\n" + head + b"\r\n\r\n")
+                writer.write(
+                    line
+                    + b" HTTP/1.1\r\nConnection: close\r\nHost: "
+                    + host
+                    + b"\r\n"
+                    + head
+                    + b"\r\n\r\n",
+                )
                 answer, _, _ = (await reader.read()).partition(b"\r\n\r\n")
                 assert int(answer.split()[1]) < 500, (line, head, answer)
                 assert answer.isascii(), (line, head, answer)
@@ -128,16 +179,26 @@ async def test_commands_to_copy_are_quoted_for_a_shell(tmp_path: Path) -> None:
     hostile = f"x; $(touch /tmp/owned) {HOSTILE}"
     with board_with(tmp_path, event(_NAMES, hostile, "parked", 1)) as client:
         for url, words in (
-            (f"/board/audit?workspace={quote(hostile)}", ["lanes", "pause", hostile, "--why", "..."]),
+            (
+                f"/board/audit?workspace={quote(hostile)}",
+                ["lanes", "pause", hostile, "--why", "..."],
+            ),
             (f"/board/leads/{quote(hostile)}", ["status", hostile]),
         ):
             text = (await client.get(url)).text
-            commands = [unescape(command) for command in re.findall(r"<pre>(stream-app [^<]*)</pre>", text)]
+            commands = [
+                unescape(command) for command in re.findall(r"<pre>(stream-app [^<]*)</pre>", text)
+            ]
             assert [shlex.split(command) for command in commands] == [["stream-app", *words]], url
 
 
 async def test_html_in_every_field_is_text(tmp_path: Path) -> None:
-    named = urlencode(dict.fromkeys(("kind", "reason", "workspace", "topic", "status", "column", "begins"), HOSTILE))
+    named = urlencode(
+        dict.fromkeys(
+            ("kind", "reason", "workspace", "topic", "status", "column", "begins"),
+            HOSTILE,
+        ),
+    )
     urls = [f"/board/{path}?{named}" for path in ("leads", "lanes", "waiting", "dead/records")]
     urls += [*PAGES, f"/board/leads/{quote(HOSTILE)}", f"/board/audit?id={quote(HOSTILE)}"]
     shown: Counter[str] = Counter()
@@ -146,11 +207,17 @@ async def test_html_in_every_field_is_text(tmp_path: Path) -> None:
         async for url, answer, page in crawl(client, urls):
             if answer.headers["content-type"].startswith("text/html"):
                 assert_is_strict(url, answer, page)
-                shown["/".join(urlsplit(url).path.split("/")[:3])] += "&lt;script&gt;" in answer.text
-            elif answer.headers["content-type"].startswith("text/csv"):  # a file, which no browser takes for a page
+                shown["/".join(urlsplit(url).path.split("/")[:3])] += (
+                    "&lt;script&gt;" in answer.text
+                )
+            # a file, which no browser takes for a page
+            elif answer.headers["content-type"].startswith("text/csv"):
                 assert answer.headers["x-content-type-options"] == "nosniff"
                 assert answer.headers["content-disposition"].startswith("attachment")
         readable = (await client.get("/board/lanes/acme")).text
     names = ("lanes", "leads", "imports", "dead", "books", "audit", "replays")
-    assert {kind for kind, many in shown.items() if many} >= {"/board", *(f"/board/{name}" for name in names)}
+    assert {kind for kind, many in shown.items() if many} >= {
+        "/board",
+        *(f"/board/{name}" for name in names),
+    }
     assert readable.count("&lt;script&gt;") > 15, "the view of the lane is readable"

@@ -1,4 +1,6 @@
-"""The charts of a lane over odd days and little data; and imports, whose numbers are those of their lists."""
+"""The charts of a lane over odd days and little data; and imports, whose numbers are those of their
+lists.
+"""
 
 import re
 import shlex
@@ -10,7 +12,18 @@ from typing import cast
 import pytest
 
 from stream_app.board.access import STRANGER
-from stream_app.board.charts import _FILLED, Area, Line, Stack, line, nice, spark, stack, times, trend
+from stream_app.board.charts import (
+    _FILLED,
+    Area,
+    Line,
+    Stack,
+    line,
+    nice,
+    spark,
+    stack,
+    times,
+    trend,
+)
 from stream_app.board.pages.lanes import lane_page
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import MAX_FILE_BYTES
@@ -50,14 +63,20 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     assert day.limit_y is None, "no cap, no limit"
     assert day.rows[-1] == (NOW_MS, 30)
     assert [value for _, value in month.rows] == [40, 70], "40 credits are older than the history"
-    assert month.rows[0][0] > NOW_MS - 24 * HOUR_MS, "when those were booked is not known: the line begins later"
+    assert month.rows[0][0] > NOW_MS - 24 * HOUR_MS, (
+        "when those were booked is not known: the line begins later"
+    )
     points = [[float(part) for part in point.split(",")] for point in day.points.split()]
     assert all(x == left or y == up for (left, up), (x, y) in pairwise(points)), "it rises in steps"
     assert month.limit_y is not None
-    assert day.forecast == "70.83,93.33 100.00,31.11", "from 30 to 310 of 450, at 40 an hour for seven hours"
+    assert day.forecast == "70.83,93.33 100.00,31.11", (
+        "from 30 to 310 of 450, at 40 an hour for seven hours"
+    )
 
 
-async def test_a_lane_to_which_nothing_was_sent_has_the_caps_of_its_configuration(tmp_path: Path) -> None:
+async def test_a_lane_to_which_nothing_was_sent_has_the_caps_of_its_configuration(
+    tmp_path: Path,
+) -> None:
     with board_with(tmp_path, lane(TopicNames(), at_ms=NOW_MS)) as client:
         lanes = plain((await client.get("/board/lanes")).text)
         page = plain((await client.get("/board/lanes/globex")).text)
@@ -82,31 +101,50 @@ async def test_the_page_of_a_lead_adds_up_what_its_records_have_booked(tmp_path:
     assert "1 credit booked in all its records" in text
 
 
-async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(tmp_path: Path) -> None:
+async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(
+    tmp_path: Path,
+) -> None:
     meters = {"credits_day": Meter("2026-09-21", NOW_MS + HOUR_MS)}
     worse = lane(TopicNames(), at_ms=NOW_MS, score=82.5, p95_ms=900)
-    with board_with(tmp_path, worse, lane(TopicNames(), at_ms=NOW_MS, score=93.3, p95_ms=300, meters=meters)) as client:
+    with board_with(
+        tmp_path,
+        worse,
+        lane(TopicNames(), at_ms=NOW_MS, score=93.3, p95_ms=300, meters=meters),
+    ) as client:
         text = (await client.get("/board/lanes/acme")).text
     assert "Nothing is booked, and the budget is unlimited." in text
     assert "nothing in this time" in text
     assert "closed now; no change is known" in text
-    assert all(words in plain(text) for words in ("93.3 now, lowest 82.5;", "300 ms now, highest 900 ms;"))
+    assert all(
+        words in plain(text) for words in ("93.3 now, lowest 82.5;", "300 ms now, highest 900 ms;")
+    )
     assert "nan" not in re.sub(r"<[^>]*>", "", text).lower()
 
 
 async def test_a_lane_that_cannot_send_at_its_rate_says_which_limit_binds(tmp_path: Path) -> None:
-    slow = {"rate_per_s": 20.0, "sends_per_s": 6.8, "bound_by": "max_in_flight", "held_ms": 730, "concurrency": 5}
+    slow = {
+        "rate_per_s": 20.0,
+        "sends_per_s": 6.8,
+        "bound_by": "max_in_flight",
+        "held_ms": 730,
+        "concurrency": 5,
+    }
     for view, is_said in (({"rate_per_s": 20.0, "sends_per_s": 20.0}, False), (slow, True)):
         with board_with(tmp_path, lane(TopicNames(), at_ms=NOW_MS, **view)) as client:
             text = plain((await client.get("/board/lanes/acme")).text)
-        says = "Sends up to 6.8 a second: delivery.max_in_flight lets 5 calls be under way, and each takes 0.7 s."
+        says = (
+            "Sends up to 6.8 a second: delivery.max_in_flight lets 5 calls be under way, and "
+            "each takes 0.7 s."
+        )
         assert (says in text) is is_said
         assert ("Sends up to" in text) is is_said
 
 
 def test_a_trend_begins_with_its_first_value() -> None:
     assert trend({}, range(5)) == ""
-    assert trend({2: 50, 3: 100}, range(5)) == "50.0,50.0 75.0,50.0 75.0,4.0 100.0,4.0", "it rises in steps"
+    assert trend({2: 50, 3: 100}, range(5)) == "50.0,50.0 75.0,50.0 75.0,4.0 100.0,4.0", (
+        "it rises in steps"
+    )
     assert trend({1: 0}, range(2)) == "100.0,96.0"
 
 
@@ -118,12 +156,22 @@ def test_a_small_line_needs_two_values_and_one_above_zero() -> None:
 
 def test_a_bar_chart_has_a_gap_between_equal_neighbours_and_no_area_for_what_never_came() -> None:
     series = [("enriched", "enriched"), ("cache", "from the cache"), ("failed", "failed")]
-    values = {1_000: {"enriched": 4}, 1_060: {"enriched": 1, "failed": 3, "of no series": 99}, 1_120: {"failed": 50}}
-    lower = f"M0.00 33.33h{50 * _FILLED:.2f}v66.67h-{50 * _FILLED:.2f}zM50.00 83.33h{50 * _FILLED:.2f}v16.67"
+    values = {
+        1_000: {"enriched": 4},
+        1_060: {"enriched": 1, "failed": 3, "of no series": 99},
+        1_120: {"failed": 50},
+    }
+    lower = (
+        f"M0.00 33.33h{50 * _FILLED:.2f}v66.67h-{50 * _FILLED:.2f}zM50.00 "
+        f"83.33h{50 * _FILLED:.2f}v16.67"
+    )
     upper = f"M50.00 33.33h{50 * _FILLED:.2f}v50.00h-{50 * _FILLED:.2f}z"
     assert 0.8 < _FILLED < 0.96
     assert stack(series, values, 1_000, 60, 2, 3) == Stack(
-        areas=[Area("enriched", "enriched", f"{lower}h-{50 * _FILLED:.2f}z", 5), Area("failed", "failed", upper, 3)],
+        areas=[
+            Area("enriched", "enriched", f"{lower}h-{50 * _FILLED:.2f}z", 5),
+            Area("failed", "failed", upper, 3),
+        ],
         ticks=[6, 4, 2, 0],
         times_ms=[1_000_000, 1_060_000, 1_120_000],
         rows=[(1_000_000, [4, 0]), (1_060_000, [1, 3])],
@@ -136,18 +184,55 @@ def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_
     points = "0.00,100.00 50.00,100.00 50.00,75.00 100.00,75.00 100.00,50.00"
     ticks = [12, 8, 4, 0]
     times_ms = [0, 25_000, 50_000, 75_000, 100_000]
-    assert line(rows, 0, 100, 12, (100_000, 9)) == Line(points, "100.00,50.00 100.00,25.00", 0.0, ticks, times_ms, rows)
+    assert line(rows, 0, 100, 12, (100_000, 9)) == Line(
+        points,
+        "100.00,50.00 100.00,25.00",
+        0.0,
+        ticks,
+        times_ms,
+        rows,
+    )
     assert line(rows, 0, 100, None, (90_500, 12)).forecast == "100.00,50.00 90.50,0.00"
     assert line([], 0, 100, None, (90_000, 12)) == Line("", "", None, ticks, times_ms, [])
     later = [(at_ms + 700_000, value) for at_ms, value in rows]
     later_ms = [at_ms + 700_000 for at_ms in times_ms]
     as_before = Line(points, "100.00,50.00 100.00,25.00", 0.0, ticks, later_ms, later)
-    assert line(later, 700, 800, 12, (800_000, 9)) == as_before, "an axis begins where it is told to"
-    assert line([(-5_000, 1)], 0, 100, 0, None) == Line("0.00,66.67", "", 100.0, [3, 2, 1, 0], times_ms, [(-5_000, 1)])
+    assert line(later, 700, 800, 12, (800_000, 9)) == as_before, (
+        "an axis begins where it is told to"
+    )
+    assert line([(-5_000, 1)], 0, 100, 0, None) == Line(
+        "0.00,66.67",
+        "",
+        100.0,
+        [3, 2, 1, 0],
+        times_ms,
+        [(-5_000, 1)],
+    )
 
 
 def test_the_scale_ends_at_a_round_number_just_above_the_value() -> None:
-    values = (0, 3, 3.1, 6, 6.1, 10, 12, 12.1, 18.1, 24.1, 30, 31, 46, 61, 76, 91, 121, 151, 181, 241)
+    values = (
+        0,
+        3,
+        3.1,
+        6,
+        6.1,
+        10,
+        12,
+        12.1,
+        18.1,
+        24.1,
+        30,
+        31,
+        46,
+        61,
+        76,
+        91,
+        121,
+        151,
+        181,
+        241,
+    )
     tops = [3, 3, 6, 6, 9, 12, 12, 15, 24, 30, 30, 45, 60, 75, 90, 120, 150, 180, 240, 300]
     assert [nice(value) for value in values] == tops
 
@@ -163,9 +248,16 @@ async def test_an_import_shows_its_leads_by_column(local: Client) -> None:
     """test_links.py follows each number to its leads."""
     text = (await local.get(MARCH)).text
     assert "93 of 180 leads" in plain(text)
-    counts = re.findall(r'<a class="count" href="/board/leads\?[^"]*column=(\w+)[^"]*">([\d,]+)</a>', text)
+    counts = re.findall(
+        r'<a class="count" href="/board/leads\?[^"]*column=(\w+)[^"]*">([\d,]+)</a>',
+        text,
+    )
     at_rest = {"enriched": 70, "served_from_cache": 12, "rejected": 3, "duplicate": 6, "parked": 2}
-    assert {column: int(number) for column, number in counts} == {**at_rest, "held": 17, "under_way": 14}
+    assert {column: int(number) for column, number in counts} == {
+        **at_rest,
+        "held": 17,
+        "under_way": 14,
+    }
 
 
 async def test_an_import_says_how_to_take_its_results_joined_to_its_file(local: Client) -> None:
@@ -173,7 +265,10 @@ async def test_an_import_says_how_to_take_its_results_joined_to_its_file(local: 
     (command,) = re.findall(r"<pre>([^<]*)</pre>", (await local.get(MARCH)).text)
     words = ["--workspace", "initech", "--join", "./leads march.csv", "-o", "enriched.csv"]
     assert shlex.split(unescape(command)) == ["stream-app", "results", *words]
-    link, *_ = re.findall(r'href="([^"]*id=[^"]*alert[^"]*)"', (await local.get("/board/imports")).text)
+    link, *_ = re.findall(
+        r'href="([^"]*id=[^"]*alert[^"]*)"',
+        (await local.get("/board/imports")).text,
+    )
     assert "<pre>" not in (await local.get(unescape(link))).text, "its file is no CSV"
 
 
@@ -183,7 +278,9 @@ CANCEL = "/board/imports/act/cancel?workspace=initech&id=2026-09-21-kfdwzp"
 async def test_an_operator_cancels_an_import(operator: Client, outbox: Outbox) -> None:
     text = (await operator.get(MARCH)).text
     assert CANCEL.replace("&", "&amp;") in text
-    assert f'data-most-mb="{MAX_FILE_BYTES / 2**20:.0f}"' in text, "what a browser refuses, the server would"
+    assert f'data-most-mb="{MAX_FILE_BYTES / 2**20:.0f}"' in text, (
+        "what a browser refuses, the server would"
+    )
     assert (await send(operator, CANCEL, why="wrong file", typed="acme")).status_code == 422
     answer = await send(operator, CANCEL, why="wrong file", typed="initech")
     (command,) = outbox.commands
@@ -195,6 +292,9 @@ async def test_an_operator_cancels_an_import(operator: Client, outbox: Outbox) -
     assert all(text in followed for text in ("Import 2026-09-21-kfdwzp", command.id))
 
 
-@pytest.mark.parametrize("query", ["", "?workspace=initech&id=unknown", "?workspace=absent&id=webinar"])
+@pytest.mark.parametrize(
+    "query",
+    ["", "?workspace=initech&id=unknown", "?workspace=absent&id=webinar"],
+)
 async def test_an_import_that_is_not_there_is_not_cancelled(operator: Client, query: str) -> None:
     assert (await operator.get(f"/board/imports/act/cancel{query}")).status_code == 404

@@ -1,4 +1,6 @@
-"""Every page is strict, every link leads somewhere, every count to exactly what it counts, and every list has pages."""
+"""Every page is strict, every link leads somewhere, every count to exactly what it counts, and
+every list has pages.
+"""
 
 import re
 from collections import Counter
@@ -27,29 +29,71 @@ MEASURES = {
         "page.back",
     },  # a row of the list itself; copies, whose leads are counted elsewhere
     "dead": {"row.share"},
-    # credits; rows of a file, which the gateway does not have; leads that are published and that no worker has taken
-    "import": {"publication.credits", "publication.rows", "publication.refused", "publication.published", "part.leads"},
-    "imports": {"publication.credits", "publication.rows", "publication.refused", "publication.published"},
-    # credits and Actions; rates and scores; calls and submissions, which are not published one by one
+    # credits; rows of a file, which the gateway does not have; leads that are published and that no
+    # worker has taken
+    "import": {
+        "publication.credits",
+        "publication.rows",
+        "publication.refused",
+        "publication.published",
+        "part.leads",
+    },
+    "imports": {
+        "publication.credits",
+        "publication.rows",
+        "publication.refused",
+        "publication.published",
+    },
+    # credits and Actions; rates and scores; calls and submissions, which are not published one by
+    # one
     "lane": {
         *("budget.used", "budget.reserved", "budget.cap", "estimate.credits", "estimate.actions"),
         *("view.rate_per_s", "view.concurrency", "view.score", "score", "page.worst[0]"),
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
     },
     # credits; repeats of a step, and waits of a kind, which are folded
-    "lead": {"page.lead.booked_in_all", "history.credits", "event.credits", "step.times", "row.times"},
+    "lead": {
+        "page.lead.booked_in_all",
+        "history.credits",
+        "event.credits",
+        "step.times",
+        "row.times",
+    },
     # credits; leads of a day that is over, whose status may have changed since
     "money": {
-        *("sums.credits", "sums.saved", "sums.enriched", "sums.per_lead", "sums.refused", "row.resent", "leads"),
+        *(
+            "sums.credits",
+            "sums.saved",
+            "sums.enriched",
+            "sums.per_lead",
+            "sums.refused",
+            "row.resent",
+            "leads",
+        ),
         *(f"page.all.{name}" for name in ("credits", "per_lead", "enriched", "saved")),
         *("page.this_hour", "page.yesterday", "page.today.credits", "page.today.per_lead"),
     },
     "now": {"page.credits.cap"},
-    # the tabs, which are links; credits and rates; a chart's own numbers and axis, and its text for screen readers
+    # the tabs, which are links; credits and rates; a chart's own numbers and axis, and its text for
+    # screen readers
     "parts": {
-        *("number", "budget.used", "budget.reserved", "budget.cap", "lane.view.score", "lane.view.rate_per_s"),
+        *(
+            "number",
+            "budget.used",
+            "budget.reserved",
+            "budget.cap",
+            "lane.view.score",
+            "lane.view.rate_per_s",
+        ),
         "lane.view.submissions_left.values()|sum",
-        *("tick", "value", "chart.total", "line.rows[-1][1]", "row.at_rest", "row.publication.leads"),
+        *(
+            "tick",
+            "value",
+            "chart.total",
+            "line.rows[-1][1]",
+            "row.at_rest",
+            "row.publication.leads",
+        ),
     },
     # a plan is not stored: the page has the command that lists what it would send
     "plan": {"more.share", "more.plan.done", "more.plan.total", "many"},
@@ -58,12 +102,22 @@ MEASURES = {
     "system": {"page.size_bytes / 1000000", "topic.partitions", "existing.partitions"},
     # rows of a file, which the board keeps only until it has published them
     "upload": {
-        *("page.summary.rows", "page.summary.ready", "page.summary.refused", "rows", "page.upload.published"),
-        *("page.summary.refused - page.upload.rejects|length", "page.summary.ready - page.upload.published"),
+        *(
+            "page.summary.rows",
+            "page.summary.ready",
+            "page.summary.refused",
+            "rows",
+            "page.upload.published",
+        ),
+        *(
+            "page.summary.refused - page.upload.rejects|length",
+            "page.summary.ready - page.upload.published",
+        ),
     },
     "waiting": {"lead.ahead", "page.search.searched", "page.search.left"},  # how far the search is
 }
-"""What templates print without a link: measures, and what is not kept so that it could be listed."""
+"""What templates print without a link: measures, and what is not kept so that it could be listed.
+"""
 TRACE = f"https://tempo.example.com/trace/{'ab' * 16}"
 """The only link to another host."""
 
@@ -83,22 +137,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rare() -> Iterator[Made]:
     names = TopicNames()
     for offset in range(3):
-        yield event(names, f"record:leads/4/{offset}", "rejected_invalid", 1, origin=f"leads/4/{offset}", workspace="")
-    for number, status in enumerate(("callback_unmatched", "callback_unmatched", "of_a_newer_version")):
+        yield event(
+            names,
+            f"record:leads/4/{offset}",
+            "rejected_invalid",
+            1,
+            origin=f"leads/4/{offset}",
+            workspace="",
+        )
+    for number, status in enumerate(
+        ("callback_unmatched", "callback_unmatched", "of_a_newer_version"),
+    ):
         yield event(names, f"crm-rare-{number}", status, 1, origin=f"leads/5/{number}")  # type: ignore[arg-type]
     for days in (0, 3):
         origin = f"leads/5/{10 + days}"
         at_ms = NOW_MS - days * DAY_MS
-        yield event(names, f"crm-again-{days}", "replayed", 1, origin=origin, reason=RESEND, at_ms=at_ms)
+        yield event(
+            names,
+            f"crm-again-{days}",
+            "replayed",
+            1,
+            origin=origin,
+            reason=RESEND,
+            at_ms=at_ms,
+        )
     for offset in range(120):
         yield event(names, "crm-many", "duplicate", 1, origin=f"leads/5/{100 + offset}")
-    more = (f"d/acme/people/{name}" for name in ("crm-many", *(f"crm-{number}" for number in range(60_000, 60_022))))
+    more = (
+        f"d/acme/people/{name}"
+        for name in ("crm-many", *(f"crm-{number}" for number in range(60_000, 60_022)))
+    )
     yield person(names, "a-person-of-many-leads", "crm-again-0", *more)
     yield Made(names.status, b"x", b"not an event", 0, 7)
     yield Made(names.lanes, b"wayne", b"of a newer version", 0, 8)
 
 
-async def test_every_page_is_strict_and_leads_nowhere_else_and_each_link_to_its_place(local: Client) -> None:
+async def test_every_page_is_strict_and_leads_nowhere_else_and_each_link_to_its_place(
+    local: Client,
+) -> None:
     pages: dict[str, Html] = {}
     places: set[tuple[str, str, str]] = set()
     async for url, answer, page in crawl(local, PAGES):
@@ -114,7 +190,9 @@ async def test_every_page_is_strict_and_leads_nowhere_else_and_each_link_to_its_
     assert len(pages) > len(PAGES)
     assert TRACE in pages["/board/leads/crm-17"].links
     for url, target, place in places:
-        assert not place or target not in pages or place in pages[target].ids, f"{url} links to {target}#{place}"
+        assert not place or target not in pages or place in pages[target].ids, (
+            f"{url} links to {target}#{place}"
+        )
 
 
 def test_no_count_is_plain() -> None:
@@ -124,7 +202,9 @@ def test_no_count_is_plain() -> None:
         counts = re.findall(r"\{\{ ((?:(?!\}\}).)*?)\|amount", path.read_text())
         if counts:
             plain[path.stem] = {expression.strip("()") for expression in counts}
-    assert plain == MEASURES, "print a count with count(number, href), so that it links to what it counts"
+    assert plain == MEASURES, (
+        "print a count with count(number, href), so that it links to what it counts"
+    )
 
 
 async def test_every_count_leads_to_exactly_that_many(local: Client) -> None:
@@ -135,13 +215,28 @@ async def test_every_count_leads_to_exactly_that_many(local: Client) -> None:
             target = urljoin(url, unescape(href))
             if target not in counted:
                 counted[target] = await count(local, target)
-            assert counted[target] == int(digits.replace(",", "")), f"{url} links {digits} to {target}"
+            assert counted[target] == int(digits.replace(",", "")), (
+                f"{url} links {digits} to {target}"
+            )
             parts = urlsplit(target)
             kind = re.sub("^/board/(lanes|replays)/.*", r"/board/\1/*", parts.path)
             checked[kind + ("#" if parts.fragment else "")] += 1
     assert set(checked) == {
-        *("/board#", "/board/lanes", "/board/lanes#", "/board/lanes/*#", "/board/leads", "/board/imports#"),
-        *("/board/dead", "/board/dead#", "/board/dead/records", "/board/replays/*", "/board/replays/*#"),
+        *(
+            "/board#",
+            "/board/lanes",
+            "/board/lanes#",
+            "/board/lanes/*#",
+            "/board/leads",
+            "/board/imports#",
+        ),
+        *(
+            "/board/dead",
+            "/board/dead#",
+            "/board/dead/records",
+            "/board/replays/*",
+            "/board/replays/*#",
+        ),
         *("/board/waiting", "/board/money#", "/board/system#"),
     }
     assert checked["/board/leads"] > 100
@@ -166,7 +261,9 @@ async def count(client: Client, target: str) -> int:
     }.get(parts.path)
     if number is not None:
         return same(total(text), sum(map(integer, await in_all_pages(client, target, number))))
-    assert parts.path.startswith("/board/replays/"), f"a number links to {target}: count there what it should count"
+    assert parts.path.startswith("/board/replays/"), (
+        f"a number links to {target}: count there what it should count"
+    )
     return total(text)
 
 
@@ -180,16 +277,29 @@ async def count_at(client: Client, target: str, text: str, place: str) -> int:
     if place == "throughput":
         return sum(map(integer, _COUNT_IN_LEGEND.findall(inner)))
     if place == "budgets":
-        return sum(map(integer, await in_all_pages(client, target, r"([\d,]+) of [\d,]+ credits today")))
+        return sum(
+            map(integer, await in_all_pages(client, target, r"([\d,]+) of [\d,]+ credits today")),
+        )
     if tag == "ul":
         return inner.count("<li>")
     if tag == "th":  # a column: its cells are added up
         begin = text.rindex("<thead>", 0, at.start())
         column = len(re.findall(r"<th ", text[begin : at.start()]))
-        rows = re.findall(r"<tr>(.*?)</tr>", rest[rest.index("<tbody>") : rest.index("</tbody>")], re.S)
-        return sum(integer(re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)[column]) for row in rows)
+        rows = re.findall(
+            r"<tr>(.*?)</tr>",
+            rest[rest.index("<tbody>") : rest.index("</tbody>")],
+            re.S,
+        )
+        return sum(
+            integer(re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)[column]) for row in rows
+        )
     if tag in ("table", "tbody"):
-        return sum(map(integer, re.findall(r'data-label="Leads" class="num">(?:<a [^>]*>)?([\d,]+)<', inner)))
+        return sum(
+            map(
+                integer,
+                re.findall(r'data-label="Leads" class="num">(?:<a [^>]*>)?([\d,]+)<', inner),
+            ),
+        )
     return integer(re.findall(r'class="(?:total|count)"[^>]*>([\d,]+)<', rest)[0])
 
 
@@ -257,10 +367,18 @@ def made(names: Any, number: int) -> list[Made]:
         ("/board/dead", r"(reason-\d+)"),
     ],
 )
-async def test_a_list_has_fifty_rows_a_page_and_each_row_once(tmp_path: Path, page: str, row: str, rows: int) -> None:
+async def test_a_list_has_fifty_rows_a_page_and_each_row_once(
+    tmp_path: Path,
+    page: str,
+    row: str,
+    rows: int,
+) -> None:
     pages = []
     url = page
-    with board_with(tmp_path, *(record for number in range(rows) for record in made(TopicNames(), number))) as client:
+    with board_with(
+        tmp_path,
+        *(record for number in range(rows) for record in made(TopicNames(), number)),
+    ) as client:
         while url:
             text = (await client.get(url)).text
             pages.append(list(dict.fromkeys(re.findall(row, text))))

@@ -42,13 +42,16 @@ async def test_who_changes_something_sees_what_comes_of_it(client_of: ClientOf) 
     client = client_of(consumers=consumers, shared_s=3_600)
     for worker in (Group("Stable", 2), Group("Empty", 0)):
         consumers.now = Consumption(worker, Group("Stable", 1), {})
-        assert "2 of 6 lanes are held" in plain((await client.get("/board")).text), "others share what was read"
+        assert "2 of 6 lanes are held" in plain((await client.get("/board")).text), (
+            "others share what was read"
+        )
     await client.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=OWN)
     assert "Nothing is sent: no worker runs" in (await client.get("/board")).text
 
 
 async def test_boards_share_what_is_rendered_and_each_sees_what_its_role_may(
-    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+    client_of: ClientOf,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rendered: list[str] = []
     render = Renderer.render

@@ -1,4 +1,6 @@
-"""What a newcomer looks for on the board: who has to act, how to stop a lane, which rows are here, and what is open."""
+"""What a newcomer looks for on the board: who has to act, how to stop a lane, which rows are here,
+and what is open.
+"""
 
 import re
 from pathlib import Path
@@ -31,7 +33,9 @@ async def test_a_lane_whose_budget_of_the_day_is_used_up_needs_no_person(tmp_pat
         text = words((await client.get("/board")).text)
         assert re.search(r"Needs a person 0 ", text), text
         assert "0 held lanes" in text
-        assert "0 held lanes that need a person" in words((await client.get("/board/lanes?state=person")).text)
+        assert "0 held lanes that need a person" in words(
+            (await client.get("/board/lanes?state=person")).text,
+        )
     stopped = lane(NAMES, "globex", holds="http_401", text="Clay answered 401")
     (tmp_path / "more").mkdir()
     with board_with(tmp_path / "more", lane(NAMES, "acme", **BUDGET), stopped) as client:
@@ -42,7 +46,10 @@ async def test_a_lane_whose_budget_of_the_day_is_used_up_needs_no_person(tmp_pat
         assert "2 held lanes" in words((await client.get("/board/lanes?state=held")).text)
 
 
-async def test_the_emergency_action_is_beside_more_and_not_under_it(operator: Client, tmp_path: Path) -> None:
+async def test_the_emergency_action_is_beside_more_and_not_under_it(
+    operator: Client,
+    tmp_path: Path,
+) -> None:
     text = (await operator.get("/board/lanes/globex")).text
     actions = re.findall(r'<div class="actions" aria-label="Commands".*?</div>', text, re.S)[0]
     before, more = actions.split("<details>")
@@ -58,7 +65,15 @@ async def test_the_emergency_action_is_beside_more_and_not_under_it(operator: Cl
 
 async def test_nothing_is_planned_or_priced_where_all_has_ended(tmp_path: Path) -> None:
     made = [
-        dead_letter(NAMES.dlq, "http_503", 1_000, 0, http_status="503", origin="leads/0/1", seq="1"),
+        dead_letter(
+            NAMES.dlq,
+            "http_503",
+            1_000,
+            0,
+            http_status="503",
+            origin="leads/0/1",
+            seq="1",
+        ),
         event(NAMES, "crm-1", "dead_lettered", 1, 1, reason="http_503"),
         event(NAMES, "crm-1", "enriched", 2, 1),
     ]
@@ -80,16 +95,28 @@ async def test_an_import_shows_its_own_rows_and_those_of_the_file(tmp_path: Path
     ]
     with board_with(tmp_path, *made) as client:
         page = (await client.get("/board/imports")).text
-        rows = re.findall(r'id=(march|april)">.*?data-label="Rows" class="num">(.*?)</td>', page, re.S)
-        assert {name: words(cell) for name, cell in rows} == {"march": "150 of 300 in the file", "april": "9"}
+        rows = re.findall(
+            r'id=(march|april)">.*?data-label="Rows" class="num">(.*?)</td>',
+            page,
+            re.S,
+        )
+        assert {name: words(cell) for name, cell in rows} == {
+            "march": "150 of 300 in the file",
+            "april": "9",
+        }
         one = words((await client.get("/board/imports?workspace=acme&id=march")).text)
-        assert "150 rows of 300 in the file, which has leads of other workspaces, too; 4 of them refused" in one
+        assert (
+            "150 rows of 300 in the file, which has leads of other workspaces, too; 4 of "
+            "them refused"
+        ) in one
         other = words((await client.get("/board/imports?workspace=acme&id=april")).text)
         assert "9 rows 2 refused, 7 leads published here" in other
 
 
 def test_a_phone_shows_that_there_are_more_links(browser: Browser, tmp_path: Path) -> None:
-    """The shadows at the edges are in the background, and covers that scroll with the links hide them at an end."""
+    """The shadows at the edges are in the background, and covers that scroll with the links hide
+    them at an end.
+    """
     shown = {}
     with served(tmp_path) as url:
         page = context(browser, width=390, of=url).new_page()
@@ -99,7 +126,10 @@ def test_a_phone_shows_that_there_are_more_links(browser: Browser, tmp_path: Pat
         box = nav.bounding_box()
         assert box is not None
         for where in ("start", "end"):
-            nav.evaluate("(each, left) => { each.scrollLeft = left }", 0 if where == "start" else 9_999)
+            nav.evaluate(
+                "(each, left) => { each.scrollLeft = left }",
+                0 if where == "start" else 9_999,
+            )
             page.wait_for_timeout(100)
             for side, x in (("left", box["x"]), ("right", box["x"] + box["width"] - 4)):
                 clip: FloatRect = {"x": x, "y": box["y"] + 1, "width": 4, "height": 3}

@@ -35,12 +35,18 @@ async def test_they_are_those_of_the_page_now(site: Site) -> None:
     findings, is_whole = await board_findings(site, FOLLOWS, consumers, NOW_MS)
     shown = overview(site, Moment(NOW_MS, FOLLOWS, consumers.now, STRANGER))
     assert is_whole
-    assert findings == [*shown.everywhere, *(finding for lane in shown.lanes for finding in lane.findings)]
+    assert findings == [
+        *shown.everywhere,
+        *(finding for lane in shown.lanes for finding in lane.findings),
+    ]
     alerts = [alert.key for finding in findings if (alert := alert_of(finding, NOW_MS)) is not None]
     assert alerts == [("webhook_gone", "acme")]
 
 
-async def test_nothing_is_known_of_lanes_while_kafka_is_away_or_the_model_is_behind(site: Site, tmp_path: Path) -> None:
+async def test_nothing_is_known_of_lanes_while_kafka_is_away_or_the_model_is_behind(
+    site: Site,
+    tmp_path: Path,
+) -> None:
     consumers = consumers_of()
     away = ProjectionLag(NOW_MS, trouble="Kafka at 127.0.0.1:9092 did not answer within 10 s")
     assert await board_findings(site, away, consumers, NOW_MS) == (TROUBLE, False)
@@ -56,10 +62,16 @@ def test_the_vendored_files_are_unchanged() -> None:
     folder = files("stream_app.board") / "static" / "vendor"
     listed = tomllib.loads(folder.joinpath("VENDORED.toml").read_text())["file"]
     for asset in listed:
-        assert sha256(folder.joinpath(asset["name"]).read_bytes()).hexdigest() == asset["sha256"], asset["name"]
+        assert sha256(folder.joinpath(asset["name"]).read_bytes()).hexdigest() == asset["sha256"], (
+            asset["name"]
+        )
         assert folder.joinpath(asset["licence_file"]).is_file()
         assert asset["version"] in asset["name"]
-    names = {asset["name"] for asset in listed} | {asset["licence_file"] for asset in listed} | {"VENDORED.toml"}
+    names = (
+        {asset["name"] for asset in listed}
+        | {asset["licence_file"] for asset in listed}
+        | {"VENDORED.toml"}
+    )
     assert {path.name for path in folder.iterdir()} == names
 
 

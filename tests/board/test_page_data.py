@@ -1,4 +1,6 @@
-"""What pages compute before they are drawn: spans, shares, bands and next pages, on both sides of each limit."""
+"""What pages compute before they are drawn: spans, shares, bands and next pages, on both sides of
+each limit.
+"""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -13,7 +15,14 @@ from stream_app.board.charts import Band, Stack, trend
 from stream_app.board.pages import leads
 from stream_app.board.pages.dead import dead_page, replay_page, share_of
 from stream_app.board.pages.flow import audit_page, backlog_page
-from stream_app.board.pages.lanes import _bands, _credits, _heading, _hours_known, lane_page, throughput
+from stream_app.board.pages.lanes import (
+    _bands,
+    _credits,
+    _heading,
+    _hours_known,
+    lane_page,
+    throughput,
+)
 from stream_app.board.read_model.board_query import CommandFilter, DatedChange, Mark, Slot
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import Bar, Lane, Moment, Overview, bars_of, forecasts_of
@@ -41,14 +50,24 @@ def lane(view: LaneView | None = VIEW, tone: Any = "ok") -> Lane:
     return Lane("acme", "", tone, "", view, [], 0, 0, meters=view.meters if view else {})
 
 
-def meter(cap: int | None, spent: int, reserved: int = 0, begins_ms: int = NOW_MS - 5 * HOUR_S * 1_000) -> Meter:
+def meter(
+    cap: int | None,
+    spent: int,
+    reserved: int = 0,
+    begins_ms: int = NOW_MS - 5 * HOUR_S * 1_000,
+) -> Meter:
     return Meter("2026-09-21", NOW_MS + HOUR_S * 1_000, cap, spent, reserved, begins_ms=begins_ms)
 
 
 @pytest.mark.parametrize(
     ("overview", "asking", "words", "tone"),
     [
-        (Overview([lane()], [Finding("no_worker", "")], []), True, "Nothing is sent: no worker runs", "bad"),
+        (
+            Overview([lane()], [Finding("no_worker", "")], []),
+            True,
+            "Nothing is sent: no worker runs",
+            "bad",
+        ),
         (Overview([], [Finding("rebalancing", "")], []), True, "Asking Kafka", "idle"),
         (Overview([], [], []), False, "No workspace is configured", "idle"),
         (Overview([lane(tone="bad")], [], []), False, "1 of 1 lane is held", "bad"),
@@ -58,7 +77,12 @@ def meter(cap: int | None, spent: int, reserved: int = 0, begins_ms: int = NOW_M
         (Overview([lane(), lane(None)], [], []), False, "All 2 lanes are running", "ok"),
     ],
 )
-def test_the_first_words_answer_whether_it_works(overview: Overview, asking: bool, words: str, tone: str) -> None:
+def test_the_first_words_answer_whether_it_works(
+    overview: Overview,
+    asking: bool,
+    words: str,
+    tone: str,
+) -> None:
     heading, is_toned = _heading(overview, is_asking=asking)
     assert "".join(part if isinstance(part, str) else str(part[0]) for part in heading) == words
     assert is_toned == tone
@@ -75,7 +99,11 @@ def test_the_first_words_answer_whether_it_works(overview: Overview, asking: boo
         ([meter(3, 1, 1)], (1, 1, 3, 33.33, 33.33, "ok"), 0),
     ],
 )
-def test_the_credits_of_the_day_are_of_the_lanes_with_a_limit(meters: list[Meter], bar: Any, others: int) -> None:
+def test_the_credits_of_the_day_are_of_the_lanes_with_a_limit(
+    meters: list[Meter],
+    bar: Any,
+    others: int,
+) -> None:
     views = [msgspec.structs.replace(VIEW, meters={"credits_day": of_day}) for of_day in meters]
     credits_, without_limit = _credits(Overview([lane(None), *map(lane, views)], [], []), NOW_MS)
     assert msgspec.structs.astuple(credits_)[2:8] == bar
@@ -83,7 +111,8 @@ def test_the_credits_of_the_day_are_of_the_lanes_with_a_limit(meters: list[Meter
 
 
 @pytest.mark.parametrize(
-    ("ago_s", "hours"), [([], 1), ([0], 1), ([3_600], 1), ([3_601, 5], 2), ([DAY_S - 1], 24), ([10 * DAY_S], 24)]
+    ("ago_s", "hours"),
+    [([], 1), ([0], 1), ([3_600], 1), ([3_601, 5], 2), ([DAY_S - 1], 24), ([10 * DAY_S], 24)],
 )
 def test_a_chart_shows_the_hours_that_are_known(ago_s: list[int], hours: int) -> None:
     assert _hours_known([NOW_S - ago for ago in ago_s], NOW_S) == hours
@@ -95,7 +124,12 @@ class Ended:
     def __init__(self, *at_s: int) -> None:
         self._at_s = at_s
 
-    def came_to_rest(self, names: Sequence[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
+    def came_to_rest(
+        self,
+        names: Sequence[str],
+        step_s: int,
+        since_s: int,
+    ) -> dict[str, list[Slot]]:
         slots = {at_s // step_s * step_s for at_s in self._at_s}
         return {names[0]: [Slot(at_s, 2, "partial") for at_s in sorted(slots) if at_s >= since_s]}
 
@@ -115,20 +149,35 @@ QUARTER_BEGIN_S = NOW_S // 900 * 900
     ],
 )
 def test_the_throughput_covers_the_day_or_what_is_known_of_it(
-    ago_s: list[int], asked: Any, span: str, ended: int, begin_s: int, slots: int, step_s: int
+    ago_s: list[int],
+    asked: Any,
+    span: str,
+    ended: int,
+    begin_s: int,
+    slots: int,
+    step_s: int,
 ) -> None:
     site: Any = SimpleNamespace(queries=Ended(*(NOW_S - ago for ago in ago_s)))
     chart, shown, last_day = throughput(site, "", NOW_MS, asked)
     assert shown == span
     assert last_day == ended
     assert len(chart.rows) == slots
-    assert [at_ms for at_ms, _ in chart.rows] == [(begin_s + n * step_s) * 1_000 for n in range(slots)]
+    assert [at_ms for at_ms, _ in chart.rows] == [
+        (begin_s + n * step_s) * 1_000 for n in range(slots)
+    ]
     assert chart.total == sum(NOW_S - ago >= begin_s for ago in ago_s) * 2
     assert len(chart.times_ms) == (7 if span == "hour" else 9 if slots == 96 else 5)
 
 
 def test_changes_of_a_lane_are_bands_from_one_to_the_next() -> None:
-    kinds = (("moves", 1_900), ("changed", 1_800), ("held", 1_750), ("moves", 1_500), ("held", 900), ("moves", 100))
+    kinds = (
+        ("moves", 1_900),
+        ("changed", 1_800),
+        ("held", 1_750),
+        ("moves", 1_500),
+        ("held", 900),
+        ("moves", 100),
+    )
     changes = [DatedChange(at_ms, LaneChange(kind, f"{kind} {at_ms}")) for kind, at_ms in kinds]
     tones: Any = {"held": "warn", "moves": "ok"}
     bands = [
@@ -138,17 +187,27 @@ def test_changes_of_a_lane_are_bands_from_one_to_the_next() -> None:
         Band(90.0, 10.0, "ok", "moves 1900"),
     ]
     assert _bands(changes, tones, 1_000, 2_000) == bands
-    assert _bands(changes[:1], tones, 1_000, 1_900) == [Band(100.0, 0.2, "ok", "moves 1900")], "wide enough to be seen"
+    assert _bands(changes[:1], tones, 1_000, 1_900) == [Band(100.0, 0.2, "ok", "moves 1900")], (
+        "wide enough to be seen"
+    )
 
 
 def test_a_search_goes_to_the_lead_that_is_known_by_one_of_the_ids_that_the_text_may_mean() -> None:
     of_our_form = f"h-{'x' * 22}"
     ours, hashed = ids_meant(of_our_form)
     for known, path in (({hashed}, hashed), ({ours, hashed}, ours), (set[str](), ours)):
-        site = Mock(queries=Mock(lead=lambda lead_id, now_ms, known=known: lead_id if lead_id in known else None))
+        site = Mock(
+            queries=Mock(
+                lead=lambda lead_id, now_ms, known=known: lead_id if lead_id in known else None,
+            ),
+        )
         assert leads.find(site, of_our_form, NOW_MS) == f"/board/leads/{path}"
     person = "/board/leads?person="
-    for of_person, path in ((["crm-1", "crm-2"], person), (["crm-1", "gone"], "/board/leads/crm-1"), ([], person)):
+    for of_person, path in (
+        (["crm-1", "crm-2"], person),
+        (["crm-1", "gone"], "/board/leads/crm-1"),
+        ([], person),
+    ):
         known = Mock(
             leads_of=Mock(return_value=of_person),
             lead=lambda lead_id, now_ms: lead_id if lead_id.startswith("crm") else None,
@@ -166,7 +225,12 @@ def test_waits_without_a_visible_gap_are_one_band_and_the_last_is_of_now_if_it_h
         timeline = leads._timeline(Mock(events=[], waits=waits, column="accepted"), 10_000)
         assert timeline["now"] == now
         assert timeline["length_ms"] == sum(some.length_ms(10_000) for some in waits)
-    waits = [wait(0, 100, "why"), wait(1_000, 2_000), wait(2_030, 2_040, "too near"), wait(9_000, None)]
+    waits = [
+        wait(0, 100, "why"),
+        wait(1_000, 2_000),
+        wait(2_030, 2_040, "too near"),
+        wait(9_000, None),
+    ]
     assert leads._bands(waits, "warn", 0, 10_000, 10_000) == [
         Band(0.0, 1.0, "warn", "100 ms: why"),
         Band(10.0, 10.4, "warn", "1.0 s"),
@@ -183,7 +247,12 @@ def test_waits_without_a_visible_gap_are_one_band_and_the_last_is_of_now_if_it_h
      (meter(100, 100, 0), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True)),
      (meter(100, 150, 120), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True))],
 )  # fmt: skip
-def test_a_budget_is_a_bar_with_what_becomes_of_it(used: Meter, forecast: Any, tone: Any, seen: Any) -> None:
+def test_a_budget_is_a_bar_with_what_becomes_of_it(
+    used: Meter,
+    forecast: Any,
+    tone: Any,
+    seen: Any,
+) -> None:
     view = msgspec.structs.replace(VIEW, meters={"credits_day": used})
     cap = used.cap or 0
     expected = Bar(
@@ -192,11 +261,18 @@ def test_a_budget_is_a_bar_with_what_becomes_of_it(used: Meter, forecast: Any, t
         tone, seen, 600.0 if forecast else 0.0, NOW_MS + 3_600_000,
     )  # fmt: skip
     bars = bars_of(lane(view), {"credits_day": forecast} if forecast else {}, NOW_MS)
-    assert [msgspec.structs.replace(bar, label="credits today") for bar in bars] == ([expected] if tone else [])
+    assert [msgspec.structs.replace(bar, label="credits today") for bar in bars] == (
+        [expected] if tone else []
+    )
 
 
-def test_a_forecast_is_of_what_was_booked_in_the_last_minutes_if_the_board_knows_enough_of_them() -> None:
-    view = msgspec.structs.replace(VIEW, meters={"credits_day": meter(1_000, 100), "credits_month": meter(None, 500)})
+def test_a_forecast_is_of_what_was_booked_in_the_last_minutes_if_the_board_knows_enough_of_them() -> (
+    None
+):
+    view = msgspec.structs.replace(
+        VIEW,
+        meters={"credits_day": meter(1_000, 100), "credits_month": meter(None, 500)},
+    )
     minutes = [
         Slot(NOW_S - 901, credits=7),
         Slot(NOW_S - 900, credits=20),
@@ -226,9 +302,18 @@ def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
         ("leads.retry", 1): Waiting(6),
     }
 
-    def page(topic: str = "leads", partition: int | None = None, after: int = 0, of: str = "") -> Any:
+    def page(
+        topic: str = "leads",
+        partition: int | None = None,
+        after: int = 0,
+        of: str = "",
+    ) -> Any:
         where = {} if partition is None else {"partition": str(partition)}
-        return backlog_page(site, moment(left), {"topic": topic, "after": str(after), "of": of, **where})
+        return backlog_page(
+            site,
+            moment(left),
+            {"topic": topic, "after": str(after), "of": of, **where},
+        )
 
     first = page()
     last = page(after=100)
@@ -236,11 +321,31 @@ def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
     assert first["back"] == 0
     assert first["after"] == 100
     assert last["after"] == 0
-    assert [row["partition"] for row in first["rows"] + last["rows"]] == list(range(1, 151)), "0 has no record"
+    assert [row["partition"] for row in first["rows"] + last["rows"]] == list(range(1, 151)), (
+        "0 has no record"
+    )
     assert first["rows"][8:11] == [
-        {"topic": "leads", "partition": 9, "waiting": Waiting(9), "workspaces": names[9], "more": False},
-        {"topic": "leads", "partition": 10, "waiting": Waiting(10), "workspaces": names[10], "more": False},
-        {"topic": "leads", "partition": 11, "waiting": Waiting(11), "workspaces": names[11][:10], "more": True},
+        {
+            "topic": "leads",
+            "partition": 9,
+            "waiting": Waiting(9),
+            "workspaces": names[9],
+            "more": False,
+        },
+        {
+            "topic": "leads",
+            "partition": 10,
+            "waiting": Waiting(10),
+            "workspaces": names[10],
+            "more": False,
+        },
+        {
+            "topic": "leads",
+            "partition": 11,
+            "waiting": Waiting(11),
+            "workspaces": names[11][:10],
+            "more": True,
+        },
     ]
     assert page("", 1)["waiting"] == Waiting(1_007, at_most=True)
     assert page("", 1)["back"] == 6
@@ -249,8 +354,19 @@ def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
     assert page(of="producers")["of"] == "producers"
     assert page("leads.retry", of="producers")["waiting"] == Waiting(0)
     assert page("leads.bulk", 2)["rows"] == []
-    unknown: Any = {"waiting": None, "rows": [], "topic": "leads", "partition": 3, "of": "", "after": 0, "back": 0}
-    assert backlog_page(site, moment(None), {"topic": "leads", "partition": "3", "after": "100"}) == unknown
+    unknown: Any = {
+        "waiting": None,
+        "rows": [],
+        "topic": "leads",
+        "partition": 3,
+        "of": "",
+        "after": 0,
+        "back": 0,
+    }
+    assert (
+        backlog_page(site, moment(None), {"topic": "leads", "partition": "3", "after": "100"})
+        == unknown
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,7 +380,10 @@ def test_the_backlog_has_a_hundred_rows_a_page_and_ten_names_a_row() -> None:
         ("-1.x", (1 << 62, "")),
     ],
 )
-def test_the_commands_of_a_page_begin_after_the_last_one_of_the_page_before(after: str, begins: Any) -> None:
+def test_the_commands_of_a_page_begin_after_the_last_one_of_the_page_before(
+    after: str,
+    begins: Any,
+) -> None:
     commands = Mock(return_value=[])
     queries = SimpleNamespace(commands=commands, words_of_commands=lambda word: [word])
     site: Any = SimpleNamespace(queries=queries)
@@ -277,7 +396,9 @@ def test_the_commands_of_a_page_begin_after_the_last_one_of_the_page_before(afte
 
 
 def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() -> None:
-    causes = [Cause("failed", "acme", "people" * (n > 0), f"r{n}", "503", open=7 - n) for n in range(7)]
+    causes = [
+        Cause("failed", "acme", "people" * (n > 0), f"r{n}", "503", open=7 - n) for n in range(7)
+    ]
     begin_s = NOW_S // HOUR_S * HOUR_S - 23 * HOUR_S
     queries = SimpleNamespace(
         causes_after=lambda topic, workspace, after, limit: (DeadLetters(causes, open=28), 58),
@@ -291,7 +412,12 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
         dead_letters=lambda topic, workspace: SimpleNamespace(open=3),
         replays=lambda most: [],
     )
-    settings = SimpleNamespace(names=TopicNames(), topics=Retention(), workspaces={"acme": 1}, destinations={})
+    settings = SimpleNamespace(
+        names=TopicNames(),
+        topics=Retention(),
+        workspaces={"acme": 1},
+        destinations={},
+    )
     site: Any = SimpleNamespace(queries=queries, settings=settings)
     page: Any = dead_page(site, moment({}), {})
     chart: Stack = page["hours"]
@@ -320,8 +446,17 @@ def replay(state: Any = "running", **more: Any) -> ReplayProgress:
 
 
 def test_the_share_of_a_replay_is_of_what_it_has_to_send() -> None:
-    of_none = msgspec.structs.replace(replay(), plan=msgspec.structs.replace(replay().plan, dead_letters=0))
-    sent = [replay(), replay(sent=2, refused=1), replay(total=3, sent=1), replay(total=3, sent=3, refused=2), of_none]
+    of_none = msgspec.structs.replace(
+        replay(),
+        plan=msgspec.structs.replace(replay().plan, dead_letters=0),
+    )
+    sent = [
+        replay(),
+        replay(sent=2, refused=1),
+        replay(total=3, sent=1),
+        replay(total=3, sent=3, refused=2),
+        of_none,
+    ]
     assert [share_of(progress) for progress in sent] == [0.0, 37.5, 33.33, 100.0, 0.0]
 
 
@@ -337,7 +472,10 @@ def test_the_share_of_a_replay_is_of_what_it_has_to_send() -> None:
     ],
 )
 def test_the_page_of_a_replay_says_whether_a_command_waits_and_its_process_is_silent(
-    progress: ReplayProgress, asked: str, waits: bool, silent: bool
+    progress: ReplayProgress,
+    asked: str,
+    waits: bool,
+    silent: bool,
 ) -> None:
     site: Any = SimpleNamespace(queries=SimpleNamespace(replay=lambda name: progress))
     page: Any = replay_page(site, moment({}), {"replay": "r-1", "asked": asked})
@@ -362,7 +500,10 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
             return {"acme": [Slot(NOW_S - 600, credits=8), Slot(NOW_S - 50_000, credits=5)]}
 
     queries: Any = Queries()
-    queries.lane = lambda name, now_ms: msgspec.structs.replace(VIEW, meters={"credits_day": meter(100, 20)})
+    queries.lane = lambda name, now_ms: msgspec.structs.replace(
+        VIEW,
+        meters={"credits_day": meter(100, 20)},
+    )
     queries.marks = lambda name: marks
     queries.lane_changes = lambda name: []
     queries.status_sums = lambda name: []
@@ -370,7 +511,12 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
     queries.pause = lambda: None
     plan = SimpleNamespace(residents=lambda number: ["acme"])
     home = SimpleNamespace(time_zone="Europe/Berlin")
-    settings = SimpleNamespace(names=TopicNames(), workspaces={"acme": home}, plan=plan, home=lambda name: 0)
+    settings = SimpleNamespace(
+        names=TopicNames(),
+        workspaces={"acme": home},
+        plan=plan,
+        home=lambda name: 0,
+    )
     site: Any = SimpleNamespace(queries=queries, settings=settings, home=lambda name, view: 0)
     page: Any = lane_page(site, moment({}), {"workspace": "acme"})
     day_s = 86_400

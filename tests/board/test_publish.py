@@ -38,7 +38,12 @@ class Kafka:
         self.goes_on = threading.Event()
 
     async def send(
-        self, batch: Any, settings: Settings, options: PublishOptions, acknowledged: Any, summaries: Any
+        self,
+        batch: Any,
+        settings: Settings,
+        options: PublishOptions,
+        acknowledged: Any,
+        summaries: Any,
     ) -> int:
         for lead in announced(batch, summaries):
             self.leads.append(msgspec.json.decode(lead.value, type=Lead))
@@ -60,7 +65,11 @@ async def post(client: Client, path: str, **more: Any) -> httpx.Response:
     return await client.ask("POST", path, headers=OWN, **more)
 
 
-async def upload(client: Client, content: str | bytes = CSV, name: str = "leads.csv") -> httpx.Response:
+async def upload(
+    client: Client,
+    content: str | bytes = CSV,
+    name: str = "leads.csv",
+) -> httpx.Response:
     raw = content.encode() if isinstance(content, str) else content
     return await post(client, "/board/publish", files={"file": (name, raw, "text/csv")})
 
@@ -70,14 +79,20 @@ async def checked(client: Client, content: str | bytes = CSV, **form: str) -> st
     answer = await upload(client, content)
     assert answer.status_code == 303, answer.text
     path = answer.headers["location"]
-    assert (await post(client, f"{path}/columns", data={"workspace": "", **form})).status_code == 303
+    assert (
+        await post(client, f"{path}/columns", data={"workspace": "", **form})
+    ).status_code == 303
     await settled(client, path)
     return str(path)
 
 
 async def send(client: Client, path: str, why: str = "test") -> httpx.Response:
     """Click the button that publishes on the page of a file."""
-    return await post(client, f"{path}/send", data={"why": why, "digest": digest_on((await client.get(path)).text)})
+    return await post(
+        client,
+        f"{path}/send",
+        data={"why": why, "digest": digest_on((await client.get(path)).text)},
+    )
 
 
 async def settled(client: Client, path: str) -> str:
@@ -90,14 +105,22 @@ async def settled(client: Client, path: str) -> str:
             await asyncio.sleep(0.01)
 
 
-async def test_a_file_goes_from_its_columns_to_kafka(operator: Client, kafka: Kafka, capfd: Any) -> None:
+async def test_a_file_goes_from_its_columns_to_kafka(
+    operator: Client,
+    kafka: Kafka,
+    capfd: Any,
+) -> None:
     path = await checked(operator)
     text = (await operator.get(path)).text
     assert "hooli/hooli-people: 1 lead at about 6 credits each" in text, "the words of the command"
     assert "Publish 2 leads for about 12 credits" in text
     assert re.search(r"<code>bad_email</code>.*Its e-mail is not an e-mail address", text)
     button = digest_on(text)
-    answer = await post(operator, f"{path}/send", data={"why": "webinar of march", "digest": button})
+    answer = await post(
+        operator,
+        f"{path}/send",
+        data={"why": "webinar of march", "digest": button},
+    )
     assert answer.headers["location"] == path
     text = await settled(operator, path)
     assert "2 of 2 leads published" in text
@@ -121,9 +144,17 @@ async def test_a_file_goes_from_its_columns_to_kafka(operator: Client, kafka: Ka
     assert "example.com" not in path
 
 
-async def test_the_reason_is_logged_without_personal_data(operator: Client, kafka: Kafka, capfd: Any) -> None:
+async def test_the_reason_is_logged_without_personal_data(
+    operator: Client,
+    kafka: Kafka,
+    capfd: Any,
+) -> None:
     path = await checked(operator)
-    await send(operator, path, "asked by ada@example.com, +49 170 1234567, see https://crm.example.com/x?key=1")
+    await send(
+        operator,
+        path,
+        "asked by ada@example.com, +49 170 1234567, see https://crm.example.com/x?key=1",
+    )
     await settled(operator, path)
     logged = "".join(capfd.readouterr())
     assert "asked by [email]" in logged
@@ -134,7 +165,13 @@ async def test_columns_can_be_corrected_and_left_out(operator: Client, kafka: Ka
     path = await checked(
         operator,
         "one,two,three\nada@example.com,Ada,secret\n",
-        **{"workspace": "initech", "bulk": "yes", "column-0": "email", "column-1": "=", "column-2": ""},
+        **{
+            "workspace": "initech",
+            "bulk": "yes",
+            "column-0": "email",
+            "column-1": "=",
+            "column-2": "",
+        },
     )
     await send(operator, path, "test")
     await settled(operator, path)
@@ -151,7 +188,9 @@ async def test_columns_can_be_corrected_and_left_out(operator: Client, kafka: Ka
     ],
 )
 async def test_a_tab_publishes_what_it_shows_and_nothing_else(
-    operator: Client, kafka: Kafka, other: dict[str, str]
+    operator: Client,
+    kafka: Kafka,
+    other: dict[str, str],
 ) -> None:
     """Two tabs show one file: the button of the first must not publish what the second has chosen."""
     path = await checked(operator, "email,title\nada@example.com,CTO\n", workspace="initech")
@@ -165,7 +204,9 @@ async def test_a_tab_publishes_what_it_shows_and_nothing_else(
     assert (await post(operator, f"{path}/send", data={"why": "no digest"})).status_code == 409
     await send(operator, path)
     assert "1 of 1 lead published" in await settled(operator, path)
-    assert (await post(operator, f"{path}/send", data={"why": "late", "digest": first})).status_code == 409
+    assert (
+        await post(operator, f"{path}/send", data={"why": "late", "digest": first})
+    ).status_code == 409
     assert len(kafka.leads) == 1
 
 
@@ -191,7 +232,11 @@ async def test_the_button_follows_the_price(operator: Client, kafka: Kafka) -> N
         ({"column-0": "x" * 100_000}, 413),
     ],
 )
-async def test_a_form_that_cannot_be_is_answered(operator: Client, form: dict[str, str], status: int) -> None:
+async def test_a_form_that_cannot_be_is_answered(
+    operator: Client,
+    form: dict[str, str],
+    status: int,
+) -> None:
     path = (await upload(operator, "email\nada@example.com\n")).headers["location"]
     answer = await post(operator, f"{path}/columns", data=form)
     assert answer.status_code == status
@@ -224,7 +269,10 @@ async def test_refused_rows_are_downloaded_and_that_is_logged(operator: Client, 
 
 
 async def test_a_publication_is_stopped_and_what_was_published_is_cancelled(
-    operator: Client, kafka: Kafka, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    operator: Client,
+    kafka: Kafka,
+    outbox: Outbox,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stop = Upload.stop
 
@@ -233,7 +281,11 @@ async def test_a_publication_is_stopped_and_what_was_published_is_cancelled(
         kafka.goes_on.set()
 
     monkeypatch.setattr(Upload, "stop", stop_and_go_on)
-    path = await checked(operator, "email\n" + "".join(f"a{n}@example.com\n" for n in range(500)), workspace="initech")
+    path = await checked(
+        operator,
+        "email\n" + "".join(f"a{n}@example.com\n" for n in range(500)),
+        workspace="initech",
+    )
     kafka.stops_after = 100
     await send(operator, path, "test")
     await until(lambda: len(kafka.leads) == 100, 60)
@@ -269,7 +321,10 @@ async def test_a_discarded_file_is_gone_in_words(operator: Client) -> None:
 RESULTS = "/board/imports/act/results?workspace={}&id=2026-09-21-kfdwzp"
 
 
-async def test_the_results_of_an_import_are_downloaded_joined_to_its_file(operator: Client, with_token: Client) -> None:
+async def test_the_results_of_an_import_are_downloaded_joined_to_its_file(
+    operator: Client,
+    with_token: Client,
+) -> None:
     page = (await operator.get("/board/imports?workspace=initech&id=2026-09-21-kfdwzp")).text
     assert 'action="/board/imports/act/results?workspace=initech&amp;id=2026-09-21-kfdwzp"' in page
     file = {"file": ("leads.csv", b"email\nada@example.com\nbo@example.com\n", "text/csv")}
@@ -278,7 +333,9 @@ async def test_the_results_of_an_import_are_downloaded_joined_to_its_file(operat
     assert answer.text == "ada@example.com,CTO\nbo@example.com,\n"
     assert answer.headers["content-disposition"] == 'attachment; filename="enriched.csv"'
     await with_token.login()
-    assert (await post(with_token, RESULTS.format("initech"), files=file)).status_code == 405, "only operators"
+    assert (await post(with_token, RESULTS.format("initech"), files=file)).status_code == 405, (
+        "only operators"
+    )
     none = await post(operator, RESULTS.format("acme"), files=file)
     assert none.status_code == 422
     assert "No row of leads.csv has a result in acme: is it the file of this import?" in none.text

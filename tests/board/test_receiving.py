@@ -15,15 +15,28 @@ from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, Received
 CHUNK = 16_384
 
 
-def form(content: bytes, file: str = "leads.csv", field: str = "file", boundary: str = "xYx") -> bytes:
-    head = f'--{boundary}\r\ncontent-disposition: form-data; name="{field}"; filename="{file}"\r\n\r\n'
+def form(
+    content: bytes,
+    file: str = "leads.csv",
+    field: str = "file",
+    boundary: str = "xYx",
+) -> bytes:
+    head = (
+        f'--{boundary}\r\ncontent-disposition: form-data; name="{field}"; filename="{file}"\r\n\r\n'
+    )
     return head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
 
 
 class Sent:
     """A request whose body comes in chunks. `consumed`: the bytes that were asked for."""
 
-    def __init__(self, chunks: Iterator[bytes], headers: Mapping[str, str] | None = None, *, ends: bool = True) -> None:
+    def __init__(
+        self,
+        chunks: Iterator[bytes],
+        headers: Mapping[str, str] | None = None,
+        *,
+        ends: bool = True,
+    ) -> None:
         self.chunks = chunks
         self.ends = ends
         self.consumed = 0
@@ -46,7 +59,11 @@ def pieces(raw: bytes, size: int = CHUNK) -> Iterator[bytes]:
     return (raw[at : at + size] for at in range(0, len(raw), size))
 
 
-async def receive(raw: bytes, size: int = CHUNK, headers: Mapping[str, str] | None = None) -> Received:
+async def receive(
+    raw: bytes,
+    size: int = CHUNK,
+    headers: Mapping[str, str] | None = None,
+) -> Received:
     return await FileReceiver().receive(Sent(pieces(raw, size), headers).request, "file")
 
 
@@ -62,7 +79,10 @@ async def test_a_file_arrives_as_it_was_sent(size: int) -> None:
 
 
 async def test_the_same_bytes_have_the_same_digest() -> None:
-    received = [await receive(form(content, name)) for content, name in ((b"a", "x"), (b"a", "y"), (b"b", "x"))]
+    received = [
+        await receive(form(content, name))
+        for content, name in ((b"a", "x"), (b"a", "y"), (b"b", "x"))
+    ]
     assert received[0].digest == received[1].digest != received[2].digest
     assert all(len(file.digest) == 6 for file in received)
 
@@ -112,7 +132,11 @@ async def test_a_file_that_does_not_say_its_size_is_read_to_the_limit() -> None:
         (b"".join(form(b"a")[:-8] + b"\r\n" for _ in range(50)), {}, 400),
     ],
 )
-async def test_what_is_no_form_with_a_file_is_refused(raw: bytes, headers: dict[str, str], status: int) -> None:
+async def test_what_is_no_form_with_a_file_is_refused(
+    raw: bytes,
+    headers: dict[str, str],
+    status: int,
+) -> None:
     with pytest.raises(Refused) as refused:
         await receive(raw, CHUNK, headers)
     assert refused.value.status == status
@@ -128,7 +152,9 @@ async def test_a_file_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 async def test_only_a_few_files_arrive_at_once() -> None:
     receiver = FileReceiver()
     stalled = [
-        asyncio.create_task(receiver.receive(Sent(pieces(b"--xYx\r\n"), ends=False).request, "file"))
+        asyncio.create_task(
+            receiver.receive(Sent(pieces(b"--xYx\r\n"), ends=False).request, "file"),
+        )
         for _ in range(requests.MOST_AT_ONCE)
     ]
     await asyncio.sleep(0)

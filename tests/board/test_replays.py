@@ -24,7 +24,13 @@ from tests.board.test_actions import send
 from tests.support.pace import BUSY
 
 CAUSE = "/board/dead/act/plan?from=dlq&kind=failed&reason=http_503&workspace=acme&destination=acme-people"
-CHOSEN = {"from": "dlq", "kind": "failed", "reason": "http_503", "workspace": "acme", "destination": "acme-people"}
+CHOSEN = {
+    "from": "dlq",
+    "kind": "failed",
+    "reason": "http_503",
+    "workspace": "acme",
+    "destination": "acme-people",
+}
 WHY = {"why": "Clay is up again"}
 
 
@@ -39,7 +45,10 @@ async def planned(operator: Client, **values: str) -> str:
     return path
 
 
-async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(operator: Client, outbox: Outbox) -> None:
+async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(
+    operator: Client,
+    outbox: Outbox,
+) -> None:
     dead = (await operator.get("/board/dead")).text
     assert "/board/dead/act/plan?from=dlq&amp;kind=failed&amp;reason=http_503" in dead
     form = (await operator.get(CAUSE)).text
@@ -53,7 +62,10 @@ async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(operator
         "acme: 1,140 credits of today are left; about 84 s at the rate of replays",
         "41 were delivered since",
         "160: <code>http_503</code>",
-        "stream-app replay select --from dlq --disposition failed --reason http_503 --workspace acme",
+        (
+            "stream-app replay select --from dlq --disposition failed --reason http_503 "
+            "--workspace acme"
+        ),
     ):
         assert words in text, words
     assert (await send(operator, path)).status_code == 422, "without a reason"
@@ -68,7 +80,10 @@ async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(operator
     assert command["plan"]["dead_letters"] == 167
     assert command["plan"]["credits"] == 1_002
     assert command["plan"]["ends"] == {"0": 231}
-    assert "no replay process has answered yet" in (await operator.get(answer.headers["location"])).text
+    assert (
+        "no replay process has answered yet"
+        in (await operator.get(answer.headers["location"])).text
+    )
 
 
 async def test_a_form_that_cannot_be_planned_is_shown_again(operator: Client) -> None:
@@ -83,7 +98,9 @@ async def test_a_form_that_cannot_be_planned_is_shown_again(operator: Client) ->
 
 
 async def test_an_expired_or_unknown_plan_is_refused(
-    operator: Client, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    operator: Client,
+    outbox: Outbox,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = await planned(operator)
     nonce = re.findall(r'name="form" value="([0-9a-f]{32})"', (await operator.get(path)).text)[0]
@@ -103,17 +120,25 @@ async def surveyed(client_of: ClientOf, survey: Any, outbox: Outbox) -> Client:
 
 
 async def test_what_costs_more_than_is_left_is_sent_only_if_the_operator_says_so(
-    client_of: ClientOf, outbox: Outbox
+    client_of: ClientOf,
+    outbox: Outbox,
 ) -> None:
-    async def dear(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
+    async def dear(
+        settings: Settings,
+        wanted: Wanted,
+        progress: Progress,
+    ) -> tuple[dict[int, int], PricedPlan]:
         ends, plan = await priced(settings, wanted, progress)
         return ends, msgspec.structs.replace(
-            plan, quotes=[msgspec.structs.replace(plan.quotes[0], left={"credits_day": 100})]
+            plan,
+            quotes=[msgspec.structs.replace(plan.quotes[0], left={"credits_day": 100})],
         )
 
     client = await surveyed(client_of, dear, outbox)
     path = await planned(client)
-    figures = "acme: 167 leads cost about 334 credits and 167 actions, and 100 credits of today are left"
+    figures = (
+        "acme: 167 leads cost about 334 credits and 167 actions, and 100 credits of today are left"
+    )
     answer = await send(client, path, over_budget="", **WHY)
     assert answer.status_code == 422
     assert figures in answer.text
@@ -122,14 +147,28 @@ async def test_what_costs_more_than_is_left_is_sent_only_if_the_operator_says_so
     assert json.loads(outbox.records[0].value or b"")["plan"]["over_budget"] is True
 
 
-async def test_a_plan_of_nothing_and_a_plan_that_failed_can_be_made_again(client_of: ClientOf, outbox: Outbox) -> None:
-    async def nothing(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
+async def test_a_plan_of_nothing_and_a_plan_that_failed_can_be_made_again(
+    client_of: ClientOf,
+    outbox: Outbox,
+) -> None:
+    async def nothing(
+        settings: Settings,
+        wanted: Wanted,
+        progress: Progress,
+    ) -> tuple[dict[int, int], PricedPlan]:
         return {}, PricedPlan(0, Counter(), Counter(), [])
 
-    async def fails(settings: Settings, wanted: Wanted, progress: Progress) -> tuple[dict[int, int], PricedPlan]:
+    async def fails(
+        settings: Settings,
+        wanted: Wanted,
+        progress: Progress,
+    ) -> tuple[dict[int, int], PricedPlan]:
         raise StreamAppError("Kafka at 127.0.0.1 does not answer")
 
-    for survey, words in ((nothing, "0 dead letters match, and none can be sent"), (fails, "does not answer")):
+    for survey, words in (
+        (nothing, "0 dead letters match, and none can be sent"),
+        (fails, "does not answer"),
+    ):
         client = await surveyed(client_of, survey, outbox)
         path = await planned(client)
         assert words in (await client.get(path)).text
@@ -139,9 +178,15 @@ async def test_a_plan_of_nothing_and_a_plan_that_failed_can_be_made_again(client
     assert not outbox.records
 
 
-@pytest.mark.parametrize(("kind", "replay"), [("stop", "r-0b9c40e1f2a"), ("resume", "r-1b9c40e1f2a")])
+@pytest.mark.parametrize(
+    ("kind", "replay"),
+    [("stop", "r-0b9c40e1f2a"), ("resume", "r-1b9c40e1f2a")],
+)
 async def test_a_replay_is_stopped_and_resumed_with_a_reason(
-    operator: Client, outbox: Outbox, kind: str, replay: str
+    operator: Client,
+    outbox: Outbox,
+    kind: str,
+    replay: str,
 ) -> None:
     page = f"/board/replays/{replay}"
     assert f'href="{page}/act/{kind}"' in (await operator.get(page)).text
@@ -158,10 +203,15 @@ async def test_a_replay_is_stopped_and_resumed_with_a_reason(
 
 def ordered(outbox: Outbox) -> list[ReplayCommand]:
     """The commands to the replay process so far."""
-    return [msgspec.json.decode(record.value or b"", type=ReplayCommand) for record in outbox.records]
+    return [
+        msgspec.json.decode(record.value or b"", type=ReplayCommand) for record in outbox.records
+    ]
 
 
-async def test_the_open_dead_letters_of_a_cause_are_given_up(operator: Client, outbox: Outbox) -> None:
+async def test_the_open_dead_letters_of_a_cause_are_given_up(
+    operator: Client,
+    outbox: Outbox,
+) -> None:
     page = (await operator.get("/board/dead")).text
     forms = re.findall(r"/board/dead/act/give-up\?[^\"]*", page)
     assert forms
@@ -191,4 +241,6 @@ async def test_one_dead_letter_is_given_up_by_its_place(operator: Client, outbox
     assert ordered(outbox)[0].dead_letters == ("leads.dlq/0/3",)
     for place in ("leads.parked/0/3", "leads.dlq/99/3", "leads/0/3", "x"):
         assert (await operator.get(url.replace("leads.dlq/0/3", place))).status_code == 404, place
-    assert (await operator.get("/board/dead/act/give-up?from=dlq&kind=poison&reason=unheard_of")).status_code == 404
+    assert (
+        await operator.get("/board/dead/act/give-up?from=dlq&kind=poison&reason=unheard_of")
+    ).status_code == 404

@@ -1,4 +1,6 @@
-"""One campaign: the whole system under load while the schedule breaks it, then time to settle, and the verdict."""
+"""One campaign: the whole system under load while the schedule breaks it, then time to settle, and
+the verdict.
+"""
 
 import asyncio
 import platform
@@ -69,14 +71,20 @@ delay_s = 0.2
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """Either this many seconds in all, or this many kills. It takes longer until every kind of fault has come."""
+    """Either this many seconds in all, or this many kills.
+
+    It takes longer until every kind of fault has come.
+    """
 
     seconds: float = 0.0
     kills: int = 0
 
 
 class Result(msgspec.Struct):
-    """The outcome of a campaign. It has passed if nothing was found or is untidy, and the books balance."""
+    """The outcome of a campaign.
+
+    It has passed if nothing was found or is untidy, and the books balance.
+    """
 
     seed: int
     policy: str
@@ -111,7 +119,8 @@ async def run_campaign(
 ) -> Result:
     """Run one on a broker, or on a cluster, of its own.
 
-    logs: where to leave what the processes said, and Clay's ledger. brokers: 1, or 3 of which each is broken in turn.
+    logs: where to leave what the processes said, and Clay's ledger. brokers: 1, or 3 of which each
+        is broken in turn.
     workspaces: they share the partitions if there are more of them.
     """
     began = time.monotonic()
@@ -160,7 +169,9 @@ async def run_campaign(
             ends=dict(team.ends),
             books=str(books)[-2_000:] if code else _books(books, verdict.resent),
             untidy=team.untidy + unsettled + too_long(stops),
-            reported={finding.about: checker.describe(finding.about) for finding in verdict.findings[:10]},
+            reported={
+                finding.about: checker.describe(finding.about) for finding in verdict.findings[:10]
+            },
             longest_stop_s=max((stop.seconds for stop in stops), default=None),
         )
 
@@ -203,12 +214,19 @@ async def _break(goal: Goal, seed: int, team: Team, line: Fleet, began: float) -
 async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
     """Wait until everything has ended that can. Return what has not, as text."""
     names = line.settings.names
-    records = [record for topic in (names.leads, names.bulk, names.retry) for record in await line.read(topic)]
+    records = [
+        record
+        for topic in (names.leads, names.bulk, names.retry)
+        for record in await line.read(topic)
+    ]
     inputs = {
         f"{record.topic}/{record.partition}/{record.offset}": (record.key or b"").decode()
         for record in records
         if (record.topic in names.inputs and record.value is not None)
-        or (record.topic == names.retry and not any(name == HEADERS["way"] for name, _ in record.headers))
+        or (
+            record.topic == names.retry
+            and not any(name == HEADERS["way"] for name, _ in record.headers)
+        )
     }
     waiting = may_wait(line, inputs, caps)
     deadline = time.monotonic() + SETTLE_S
@@ -216,24 +234,39 @@ async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
     before = -1
     while True:
         histories = {place: history[-1].status for place, history in list(line.histories.items())}
-        moving = Counter(histories.get(place, "waiting") for place in inputs if place not in waiting)
+        moving = Counter(
+            histories.get(place, "waiting") for place in inputs if place not in waiting
+        )
         busy = sum(count for status, count in moving.items() if status not in REST)
         events = sum(len(history) for history in list(line.histories.values()))
         if busy or events != before:
             quiet_since = time.monotonic()
             before = events
         held = Counter(waiting[place] for place in waiting if histories.get(place) not in REST)
-        if time.monotonic() - quiet_since > 2 and held.keys() <= used_up(await read_lanes(line), caps, CEILING):
+        if time.monotonic() - quiet_since > 2 and held.keys() <= used_up(
+            await read_lanes(line),
+            caps,
+            CEILING,
+        ):
             return []
         if time.monotonic() > deadline:
-            return [f"not at rest within {SETTLE_S:.0f} s: {dict(moving)}, for want of a budget {dict(held)}"]
+            return [
+                (
+                    f"not at rest within {SETTLE_S:.0f} s: {dict(moving)}, for want of a budget "
+                    f"{dict(held)}"
+                ),
+            ]
         await asyncio.sleep(0.2)
 
 
 def _books(books: dict[str, Any], resent: int) -> str:
     """Check that the books balance and count what was sent again."""
     reported = sum(books["possible_doubles"].values())
-    return "balance" if reported == resent else f"{reported} possible doubles in the books, {resent} in the events"
+    return (
+        "balance"
+        if reported == resent
+        else f"{reported} possible doubles in the books, {resent} in the events"
+    )
 
 
 def _budget(name: str, cap: int) -> str:
@@ -242,4 +275,9 @@ def _budget(name: str, cap: int) -> str:
 
 def _versions() -> dict[str, str]:
     packages = {name: version(name) for name in ("faust-streaming", "aiokafka")}
-    return {"stream-app": __version__, **packages, "Kafka": KAFKA_VERSION, "Python": platform.python_version()}
+    return {
+        "stream-app": __version__,
+        **packages,
+        "Kafka": KAFKA_VERSION,
+        "Python": platform.python_version(),
+    }

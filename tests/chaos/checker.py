@@ -20,9 +20,10 @@ Place = tuple[str, int, int]
 REST: Final = OVER - {"rerouted"} | ANSWERED
 _SENT: Final[frozenset[Status]] = frozenset({"accepted", *ANSWERED})
 _COUNTS: Final[frozenset[Status]] = frozenset(
-    {"sending", "parked", "held_budget", "held_paused", "held_outage", "deferred"}
+    {"sending", "parked", "held_budget", "held_paused", "held_outage", "deferred"},
 )
-"""Of a history that took its lead on: Clay was sent it, a human has it, or it waits for its lane."""
+"""Of a history that took its lead on: Clay was sent it, a human has it, or it waits for its lane.
+"""
 
 
 class Finding(NamedTuple):
@@ -36,21 +37,26 @@ class Finding(NamedTuple):
 class Evidence(msgspec.Struct):
     """All that was read at the end.
 
-    inputs       records of the lead topics that are inputs: place -> its workspace ('' where it cannot be read).
-    people       whose lead it is, by place: its id and its strong identifiers, each behind its workspace (a record that
+    inputs       records of the lead topics that are inputs: place -> its workspace ('' where it
+    cannot be read). people       whose lead it is, by place: its id and its strong identifiers,
+    each behind its workspace (a record that
                  is not here is no lead).
     published    what was published, by kind (`tests.e2e.load`).
     max_replays  how often a dead letter comes back before it is parked.
     events       of `leads.status`, in the order of each partition.
     requests     of Clay's ledger.
-    coming       places of inputs that a group has not passed, or of which a copy is still on its way.
-    dead_letters  how many dead letters of poison, and how many parked records there are, by place of the input.
+    coming       places of inputs that a group has not passed, or of which a copy is still on its
+    way.
+    dead_letters  how many dead letters of poison, and how many parked records there are, by place
+    of the input.
     lanes        every committed row of every lane, in order. caps: credits a day by workspace.
     ceiling      credits for which a budget must have room, or no lead of its lane is sent.
-    may_wait     inputs that may be held for good, by place: the workspace whose budget has to be used up then.
+    may_wait     inputs that may be held for good, by place: the workspace whose budget has to be
+    used up then.
     resend       the policy for uncertain leads is `resend`.
-    without_value  records without a value on the topics of producers: place of the last one of a run -> how many.
-    suppressed   strong identifiers of suppressed people, each behind its workspace.
+    without_value  records without a value on the topics of producers: place of the last one of a
+    run -> how many. suppressed   strong identifiers of suppressed people, each behind its
+    workspace.
     """
 
     inputs: Mapping[str, str]
@@ -89,7 +95,9 @@ class Verdict(msgspec.Struct):
 
 
 def used_up(lanes: Iterable[Lane], caps: Mapping[str, int], ceiling: int) -> set[str]:
-    """Return the workspaces whose budget has no room for one more lead, by the last rows of their lanes."""
+    """Return the workspaces whose budget has no room for one more lead, by the last rows of their
+    lanes.
+    """
     last = {lane.workspace: lane.budget.days[-1] for lane in lanes if lane.budget.days}
     return {
         name
@@ -99,7 +107,10 @@ def used_up(lanes: Iterable[Lane], caps: Mapping[str, int], ceiling: int) -> set
 
 
 def _persons(people: Iterable[Collection[str]]) -> dict[str, str]:
-    """Return for each identifier one that stands for its person. Leads that share an identifier are one person."""
+    """Return for each identifier one that stands for its person.
+
+    Leads that share an identifier are one person.
+    """
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -115,7 +126,10 @@ def _persons(people: Iterable[Collection[str]]) -> dict[str, str]:
 
 
 class Checker:
-    """`verdict()` checks one body of evidence. `describe` returns all that is known of a lead, as text."""
+    """`verdict()` checks one body of evidence.
+
+    `describe` returns all that is known of a lead, as text.
+    """
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
@@ -125,7 +139,8 @@ class Checker:
         self._requests_of_person: dict[str, list[Request]] = defaultdict(list)
         for event in evidence.events:
             history = self._histories[event.origin]
-            # A stray's first event is in the partition that it strayed to, all others are in its home.
+            # A stray's first event is in the partition that it strayed to, all others are in its
+            # home.
             history.insert(0 if event.status == "rerouted" else len(history), event)
             self._events_of[event.lead_id].append(event)
         self._places: dict[str, list[str]] = defaultdict(list)
@@ -163,13 +178,19 @@ class Checker:
             for event in self._events_of.get(lead_id, ())
         ]
         lines += [
-            (request.at_ms, f"Clay was sent it: {request.status}, took {request.accepted} {request.fault or ''}")
+            (
+                request.at_ms,
+                (
+                    f"Clay was sent it: {request.status}, took {request.accepted} "
+                    f"{request.fault or ''}"
+                ),
+            )
             for lead_id in lead_ids
             for request in self._requests.get(lead_id, ())
         ]
         return "\n".join(f"    {at_ms} {text}" for at_ms, text in sorted(lines))
 
-    # ------------------------------------------------------------------------------------------------- the promises
+    # --------------------------------------------------------------------------------- the promises
 
     def _record(self, place: str) -> None:
         """No record is lost: its history has ended, or it is held and will come again."""
@@ -181,7 +202,11 @@ class Checker:
         if place not in self._evidence.coming:
             self._report("lost", place, f"it stands at {status}, and nothing of it is on its way")
         elif self._evidence.may_wait.get(place) not in self._used_up:
-            self._report("stuck", place, f"it still stands at {status}, and no budget that is used up holds it")
+            self._report(
+                "stuck",
+                place,
+                f"it still stands at {status}, and no budget that is used up holds it",
+            )
         else:
             self._verdict.held += 1
 
@@ -190,10 +215,16 @@ class Checker:
         who = self._evidence.people.get(place, ())
         unwanted = not self._evidence.suppressed.isdisjoint(who)
         if (status == "rejected_invalid") is bool(who):
-            self._report("lost", place, f"{status}, and it is {'a good lead' if who else 'no lead'}")
+            self._report(
+                "lost",
+                place,
+                f"{status}, and it is {'a good lead' if who else 'no lead'}",
+            )
         elif status == "expired" or (status == "suppressed") is not unwanted:
             self._report("lost", place, f"{status}, for no reason")
-        elif status == "duplicate" and not any(self._counts(other) for name in who for other in self._places[name]):
+        elif status == "duplicate" and not any(
+            self._counts(other) for name in who for other in self._places[name]
+        ):
             self._report("lost", place, "a duplicate of nothing that was sent, parked or held")
 
     def _counts(self, place: str) -> bool:
@@ -204,14 +235,25 @@ class Checker:
         """Each published record is an input, and as many are no leads as were meant to be none."""
         inputs = len(self._evidence.inputs)
         poison = len(self._evidence.inputs.keys() - self._evidence.people.keys())
-        published = sum(many for kind, many in self._evidence.published.items() if kind != WITHOUT_VALUE)
+        published = sum(
+            many for kind, many in self._evidence.published.items() if kind != WITHOUT_VALUE
+        )
         if inputs != published or poison != self._evidence.published.get("poison", 0):
-            what = f"{inputs} records, {poison} of them no leads, of {dict(self._evidence.published)}"
+            what = (
+                f"{inputs} records, {poison} of them no leads, of {dict(self._evidence.published)}"
+            )
             self._report("lost", "what was published", what)
 
     def _without_value(self) -> None:
-        """Each record without a value is in one event, or waits behind leads for which there is no budget."""
-        runs = [event for history in self._histories.values() for event in history if event.status == "without_value"]
+        """Each record without a value is in one event, or waits behind leads for which there is no
+        budget.
+        """
+        runs = [
+            event
+            for history in self._histories.values()
+            for event in history
+            if event.status == "without_value"
+        ]
         on_kafka = self._evidence.without_value
         published = self._evidence.published.get(WITHOUT_VALUE, 0)
         if sum(on_kafka.values()) != published:
@@ -221,14 +263,20 @@ class Checker:
         for place, records in on_kafka.items():
             log, _, offset = place.rpartition("/")
             of_log = [run for run in runs if run.origin.rpartition("/")[0] == log]
-            told = sum((run.first_offset or 0) <= int(offset) <= (run.last_offset or 0) for run in of_log)
+            told = sum(
+                (run.first_offset or 0) <= int(offset) <= (run.last_offset or 0) for run in of_log
+            )
             counted += records * (told > 0)
             if told > 1:
                 self._report("illegal", place, f"{told} events count it")
             elif not told and place not in self._evidence.coming:
                 self._report("lost", place, "no event counts it, and it is not on its way")
             elif not told and self._evidence.may_wait.get(place) not in self._used_up:
-                self._report("stuck", place, "no event counts it, and no budget that is used up holds it")
+                self._report(
+                    "stuck",
+                    place,
+                    "no event counts it, and no budget that is used up holds it",
+                )
         if counted != sum(run.records for run in runs):
             what = f"events count {sum(run.records for run in runs)} of {counted}"
             self._report("illegal", "records without a value", what)
@@ -242,8 +290,16 @@ class Checker:
         for event in history:
             if not follows(before, event.status):
                 self._report("illegal", origin, f"{before} -> {event.status}")
-            if event.status == "parked" and before != "send_uncertain" and dead_letters < self._evidence.max_replays:
-                self._report("lost", origin, f"parked after {before} and {dead_letters} dead letters: for no reason")
+            if (
+                event.status == "parked"
+                and before != "send_uncertain"
+                and dead_letters < self._evidence.max_replays
+            ):
+                self._report(
+                    "lost",
+                    origin,
+                    f"parked after {before} and {dead_letters} dead letters: for no reason",
+                )
             dead_letters += event.status == "dead_lettered"
             before = event.status
             self._verdict.uncertain += event.status == "send_uncertain"
@@ -259,17 +315,30 @@ class Checker:
         if last.status in _SENT:
             self._verdict.accepted += 1
             if not any(request.accepted for request in self._requests.get(last.lead_id, ())):
-                self._report("lost", last.lead_id, "its history says accepted, and Clay never got it")
+                self._report(
+                    "lost",
+                    last.lead_id,
+                    "its history says accepted, and Clay never got it",
+                )
 
     def _person(self, requests: list[Request]) -> None:
-        """Sent once, under any id, unless the POST before was refused, or the policy sent it again and reported it."""
+        """Sent once, under any id, unless the POST before was refused, or the policy sent it again
+        and reported it.
+        """
         lead_ids = {request.lead_id or "": request for request in requests}
         unanswered = sum(not request.refused for request in requests[:-1])
         if unanswered:
-            resent = sum(event.reason == "resend" for lead_id in lead_ids for event in self._events_of.get(lead_id, ()))
+            resent = sum(
+                event.reason == "resend"
+                for lead_id in lead_ids
+                for event in self._events_of.get(lead_id, ())
+            )
             self._verdict.doubles += sum(request.accepted for request in requests) > 1
             if not self._evidence.resend or resent < unanswered:
-                what = f"{len(requests)} POSTs as {' and '.join(lead_ids)}, {resent} reported as sent again"
+                what = (
+                    f"{len(requests)} POSTs as {' and '.join(lead_ids)}, {resent} reported as "
+                    "sent again"
+                )
                 self._report("double", requests[-1].lead_id or "", what)
         for lead_id in lead_ids.keys() - self._events_of.keys():
             self._report("illegal", lead_id, "Clay got it, and no event tells of it")
@@ -282,7 +351,10 @@ class Checker:
             for day in lane.budget.days if cap is not None else ():
                 days[lane.workspace].add(day.id)
                 if day.credits_spent + day.credits_reserved > (cap or 0):
-                    what = f"{day.credits_spent} spent + {day.credits_reserved} reserved of {cap} in {day.id}"
+                    what = (
+                        f"{day.credits_spent} spent + {day.credits_reserved} reserved of {cap} "
+                        f"in {day.id}"
+                    )
                     self._report("overspend", lane.workspace, what)
         took: Counter[str | None] = Counter()
         for requests in self._requests.values():
@@ -291,7 +363,11 @@ class Checker:
         for workspace, cap in self._evidence.caps.items():
             credits_ = took[workspace] * self._evidence.credits_a_lead
             if credits_ > cap * max(1, len(days[workspace])):
-                self._report("overspend", workspace, f"Clay took leads for {credits_} credits of {cap}")
+                self._report(
+                    "overspend",
+                    workspace,
+                    f"Clay took leads for {credits_} credits of {cap}",
+                )
 
     def _report(self, promise: str, about: str, what: str) -> None:
         self._verdict.findings.append(Finding(promise, about, what))

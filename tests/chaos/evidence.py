@@ -23,10 +23,21 @@ _event = msgspec.json.Decoder(StatusEvent)
 _lane = msgspec.json.Decoder(Lane)
 
 
-async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, int], *, resend: bool) -> Evidence:
-    """published: records by kind. caps: credits a day, by workspace, of those whose budget is meant to be used up."""
+async def read_evidence(
+    line: Fleet,
+    published: dict[str, int],
+    caps: dict[str, int],
+    *,
+    resend: bool,
+) -> Evidence:
+    """published: records by kind. caps: credits a day, by workspace, of those whose budget is meant
+    to be used up.
+    """
     names = line.settings.names
-    passed = await committed(line.bootstrap, names.worker_app) | await committed(line.bootstrap, names.replay_app)
+    passed = await committed(line.bootstrap, names.worker_app) | await committed(
+        line.bootstrap,
+        names.replay_app,
+    )
     tiers = [names.wait(tier) for tier in line.settings.replay.tiers_s]
     records = {topic: await line.read(topic) for topic in (names.leads, names.bulk, names.retry)}
     returns = {topic: await line.read(topic) for topic in (names.dlq, names.deferred, *tiers)}
@@ -54,7 +65,9 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
         requests=line.requests(),
         coming=coming,
         poison=Counter(_header(record, "stream-app-origin") or "" for record in returns[names.dlq]),
-        parked=Counter(_header(record, "stream-app-origin") or "" for record in await line.read(names.parked)),
+        parked=Counter(
+            _header(record, "stream-app-origin") or "" for record in await line.read(names.parked)
+        ),
         lanes=await read_lanes(line),
         caps=caps,
         credits_a_lead=CREDITS_A_LEAD,
@@ -66,8 +79,8 @@ async def read_evidence(line: Fleet, published: dict[str, int], caps: dict[str, 
 
 
 def may_wait(line: Fleet, inputs: dict[str, str], caps: dict[str, int]) -> dict[str, str]:
-    """Inputs whose lane may have no budget left, and those behind such ones in a partition of their own, each with the
-    workspace whose budget it is.
+    """Inputs whose lane may have no budget left, and those behind such ones in a partition of their
+    own, each with the workspace whose budget it is.
     """
     homes = Counter(line.settings.home(name) for name in line.names)
     shut = {line.settings.home(name): name for name in caps if homes[line.settings.home(name)] == 1}
@@ -81,7 +94,11 @@ def may_wait(line: Fleet, inputs: dict[str, str], caps: dict[str, int]) -> dict[
 async def read_lanes(line: Fleet) -> list[Lane]:
     """Return every committed row of every lane, in order."""
     states = await line.read(line.settings.names.state)
-    return [_lane.decode(record.value) for record in states if record.key.startswith(b"l/") and record.value]
+    return [
+        _lane.decode(record.value)
+        for record in states
+        if record.key.startswith(b"l/") and record.value
+    ]
 
 
 def _place(record: Any) -> str:
@@ -100,7 +117,10 @@ def _workspace(record: Any) -> str:
 
 
 def _people(record: Any) -> set[str]:
-    """Return the id and the strong identifiers of its lead, each with the workspace. Empty if it is no lead."""
+    """Return the id and the strong identifiers of its lead, each with the workspace.
+
+    Empty if it is no lead.
+    """
     try:
         lead = _lead.decode(record.value)
     except msgspec.DecodeError:
@@ -109,6 +129,7 @@ def _people(record: Any) -> set[str]:
     trick = (lead.source or "").partition(f"{HOSTILE}: ")[2]
     if trick in POISON:
         return set()
-    if trick:  # what it says of others counts for nothing: it may name their id, and a second person
+    # what it says of others counts for nothing: it may name their id, and a second person
+    if trick:
         strong = None, lead.fields.get("email"), None
     return {f"{lead.workspace} {name}" for name in strong if name}

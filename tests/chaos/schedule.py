@@ -26,14 +26,26 @@ _LASTS_S: Final[dict[Kind, tuple[float, float]]] = {
     "stop": (SESSION_S + 1, SESSION_S + 6), "join": (5, 10), "cut": (1, SESSION_S + 4), "stall": (1, SESSION_S + 4),
     "hang": (1, 3), "reset": (1, 3),
 }  # fmt: skip
-_ONCE: Final[tuple[Kind, ...]] = ("broker", "cut", "stall", "hang", "reset", "replay", "join", "recovery")
+_ONCE: Final[tuple[Kind, ...]] = (
+    "broker",
+    "cut",
+    "stall",
+    "hang",
+    "reset",
+    "replay",
+    "join",
+    "recovery",
+)
 _MIXED: Final[tuple[Kind, ...]] = (*_ONCE, "kill", "kill", "kill", "term", "term", "stop", "stop")
 _KILL: Final[tuple[Kind, ...]] = ("kill",)
 _KILLS: Final[tuple[Kind, ...]] = (*_ONCE, "term", "stop", *_KILL * 10)
 
 
 class Fault(NamedTuple):
-    """`after_s` the one before. `who`: which of the workers, counted round; `lasts_s`; `hard`: the nastier form."""
+    """`after_s` the one before.
+
+    `who`: which of the workers, counted round; `lasts_s`; `hard`: the nastier form.
+    """
 
     after_s: float
     kind: Kind

@@ -1,4 +1,6 @@
-"""The processes under attack: workers and replay, each started again when it ends, and the effect of each fault."""
+"""The processes under attack: workers and replay, each started again when it ends, and the effect
+of each fault.
+"""
 
 import asyncio
 import random
@@ -19,15 +21,26 @@ _TERM_S: Final = 40.0
 _UP_S: Final = 60.0
 _RECOVERIES: Final = 3
 _IN_RECOVERY_S: Final = (0.8, SESSION_S + 2)
-"""From the start of a worker to the end of its take-over: the group waits for the session of the killed one to end."""
+"""From the start of a worker to the end of its take-over: the group waits for the session of the
+killed one to end.
+"""
 _MAY_END: Final = {"later owner": "fenced", "is kafka.bootstrap right": "no broker"}
 """What a worker's last words may be under these faults, and in short; every other end is a bug."""
 
 
 class Team:
-    """Three workers, the first one behind the proxy; more while a fault lasts. `faults` counts what was done."""
+    """Three workers, the first one behind the proxy; more while a fault lasts.
 
-    def __init__(self, line: Fleet, kafka: ProxiedKafka | LocalCluster, proxy: Proxy | None, seed: int) -> None:
+    `faults` counts what was done.
+    """
+
+    def __init__(
+        self,
+        line: Fleet,
+        kafka: ProxiedKafka | LocalCluster,
+        proxy: Proxy | None,
+        seed: int,
+    ) -> None:
         """`proxy`: before a single broker; a cluster has none."""
         self.faults: Counter[str] = Counter()
         self.kills = 0
@@ -36,7 +49,11 @@ class Team:
         self._line = line
         self._kafka = kafka
         self._proxy = proxy
-        self.brokers = BrokerFaults(line, kafka, WORKERS, self.settle) if isinstance(kafka, LocalCluster) else None
+        self.brokers = (
+            BrokerFaults(line, kafka, WORKERS, self.settle)
+            if isinstance(kafka, LocalCluster)
+            else None
+        )
         self._rng = random.Random(seed)
         self._slots: list[Member] = []
         self._replay: Member | None = None
@@ -94,14 +111,18 @@ class Team:
                 self._last(self._break_connection(fault))
             case "hang" | "reset":
                 kind = f"{fault.kind}_after_read"
-                self._line.control("POST", "/control/faults", {"kind": kind, "share": 0.5, "for_s": fault.lasts_s})
+                self._line.control(
+                    "POST",
+                    "/control/faults",
+                    {"kind": kind, "share": 0.5, "for_s": fault.lasts_s},
+                )
             case "recovery":
                 self._last(self._kill_in_recovery(fault))
             case "replay":
                 if self._replay is not None:
                     await asyncio.to_thread(self._replay.kill)
 
-    # ------------------------------------------------------------------------------------------------------ faults
+    # --------------------------------------------------------------------------------------- faults
 
     async def _kill(self, fault: Fault) -> None:
         for member in self._up(fault)[: 2 if fault.hard else 1]:  # a frozen one is to wake up yet
@@ -111,7 +132,9 @@ class Team:
                 self.kills += 1
 
     async def _kill_in_recovery(self, fault: Fault) -> None:
-        """Kill a worker, then twice the one in its place, at a random moment of its start and take-over."""
+        """Kill a worker, then twice the one in its place, at a random moment of its start and
+        take-over.
+        """
         slot = self._slots.index(self._victim(fault))
         for _ in range(_RECOVERIES):
             member = self._slots[slot]
@@ -184,10 +207,12 @@ class Team:
         self._lasting.add(task)
         task.add_done_callback(self._lasting.discard)
 
-    # ------------------------------------------------------------------------------------------------ the supervisor
+    # ------------------------------------------------------------------------------- the supervisor
 
     def _join(self, slot: int) -> Member:
-        return self._line.join(bootstrap=self._proxy.address if self._proxy is not None and slot == 0 else "")
+        return self._line.join(
+            bootstrap=self._proxy.address if self._proxy is not None and slot == 0 else "",
+        )
 
     async def _watch(self) -> None:
         """Start again what has ended, a little later, as a supervisor does."""
@@ -209,11 +234,15 @@ class Team:
         why = next((name for sign, name in _MAY_END.items() if sign in text), None)
         self.ends[why or text[:80]] += 1
         if why is None:
-            self.untidy.append(f"a worker ended by itself with {member.process.returncode}: {text[:200]}")
+            self.untidy.append(
+                f"a worker ended by itself with {member.process.returncode}: {text[:200]}",
+            )
 
     def _look_at_words(self, member: Member) -> None:
         """One that ends by itself gives the cause in one line, and no process leaves a traceback."""
         printed = member.output()
         at = next((i for i, text in enumerate(printed) if "Traceback" in text), None)
         if at is not None:
-            self.untidy.append("a traceback: " + " | ".join(text[:200] for text in printed[max(0, at - 1) :][-3:]))
+            self.untidy.append(
+                "a traceback: " + " | ".join(text[:200] for text in printed[max(0, at - 1) :][-3:]),
+            )

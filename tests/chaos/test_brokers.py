@@ -26,7 +26,11 @@ ALL = (0, 100_000)
         ([(0, 100_000)], [0, 100_000], 100),
     ],
 )
-def test_the_longest_stop_of_a_lane(waits: list[tuple[int, int]], posts: list[int], stood_s: float) -> None:
+def test_the_longest_stop_of_a_lane(
+    waits: list[tuple[int, int]],
+    posts: list[int],
+    stood_s: float,
+) -> None:
     assert longest_stop_s(reversed(waits), reversed(posts), *ALL) == stood_s
 
 

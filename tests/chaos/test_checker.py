@@ -1,4 +1,6 @@
-"""The checker of the campaigns finds each broken promise in invented evidence, and none in good evidence."""
+"""The checker of the campaigns finds each broken promise in invented evidence, and none in good
+evidence.
+"""
 
 import itertools
 from collections import Counter
@@ -18,7 +20,12 @@ def event(origin: str, seq: int, status: Status, reason: str = "") -> StatusEven
     return StatusEvent(f"{origin}#{seq}", "lead-1", status, seq, seq, origin, reason=reason)
 
 
-def request(seq: int, status: int | str = 200, accepted: int = 1, lead_id: str = "lead-1") -> Request:
+def request(
+    seq: int,
+    status: int | str = 200,
+    accepted: int = 1,
+    lead_id: str = "lead-1",
+) -> Request:
     return Request(seq, seq, status, accepted, "w0", lead_id)
 
 
@@ -31,7 +38,12 @@ B = "leads/0/1"
 HISTORY = [event(A, 1, "received"), event(A, 2, "sending"), event(A, 3, "accepted")]
 AGAIN = [event(B, 1, "duplicate")]
 UNCERTAIN = [*HISTORY[:2], event(A, 3, "send_uncertain")]
-RESENT = [*UNCERTAIN, event(A, 4, "replayed", "resend"), event(A, 5, "sending"), event(A, 6, "accepted")]
+RESENT = [
+    *UNCERTAIN,
+    event(A, 4, "replayed", "resend"),
+    event(A, 5, "sending"),
+    event(A, 6, "accepted"),
+]
 CLEAN = Evidence(
     inputs={A: "w0", B: "w0"},
     people={A: {"w0 lead-1", "w0 ada@example.com"}, B: {"w0 again-1", "w0 ada@example.com"}},
@@ -48,8 +60,18 @@ CLEAN = Evidence(
     ceiling=20,
     may_wait={},
 )
-RUN = msgspec.structs.replace(event("leads/0/5", 1, "without_value"), first_offset=3, last_offset=5, records=3)
-RUN_2 = msgspec.structs.replace(event("leads/0/6", 1, "without_value"), first_offset=5, last_offset=6, records=1)
+RUN = msgspec.structs.replace(
+    event("leads/0/5", 1, "without_value"),
+    first_offset=3,
+    last_offset=5,
+    records=3,
+)
+RUN_2 = msgspec.structs.replace(
+    event("leads/0/6", 1, "without_value"),
+    first_offset=5,
+    last_offset=6,
+    records=1,
+)
 WITH_RUN = {**CLEAN.published, "without value": 3}
 
 
@@ -66,32 +88,57 @@ def test_good_evidence_has_no_finding() -> None:
     [
         ({"events": HISTORY}, "lost"),  # a record without an event
         ({"events": [*HISTORY[:1], *AGAIN]}, "lost"),  # one that stands still
-        ({"events": [*HISTORY[:1], *AGAIN], "coming": {A}}, "stuck"),  # one that should have gone on
+        # one that should have gone on
+        ({"events": [*HISTORY[:1], *AGAIN], "coming": {A}}, "stuck"),
         ({"requests": []}, "lost"),  # accepted, it says, and Clay never saw it
         ({"requests": [request(1), request(2)]}, "double"),
-        ({"requests": [request(1), request(2, lead_id="again-1")]}, "double"),  # one person, two ids
+        # one person, two ids
+        ({"requests": [request(1), request(2, lead_id="again-1")]}, "double"),
         ({"requests": [request(1), request(2, lead_id="who")]}, "illegal"),  # no event reports it
-        ({"requests": [request(1, "hang", 1), request(2)]}, "double"),  # it was uncertain, not refused
-        ({"requests": [request(1, 500, 0), request(2)]}, "double"),  # the same, though Clay did not take it
+        # it was uncertain, not refused
+        ({"requests": [request(1, "hang", 1), request(2)]}, "double"),
+        # the same, though Clay did not take it
+        ({"requests": [request(1, 500, 0), request(2)]}, "double"),
         ({"events": [*HISTORY, HISTORY[2], *AGAIN]}, "illegal"),  # reported twice
         ({"events": [*HISTORY[1:], HISTORY[0], *AGAIN]}, "illegal"),  # out of sequence
         ({"events": [HISTORY[0], event(A, 2, "accepted"), *AGAIN]}, "illegal"),  # never sent
-        ({"events": [*UNCERTAIN, event(A, 4, "parked"), *AGAIN]}, "illegal"),  # parked, and not there
+        # parked, and not there
+        ({"events": [*UNCERTAIN, event(A, 4, "parked"), *AGAIN]}, "illegal"),
         ({"events": [event(A, 1, "rejected_invalid"), *AGAIN]}, "lost"),  # a good lead
         ({"people": {A: {"w0 lead-1"}}}, "lost"),  # no lead, and yet a duplicate
         ({"events": [*HISTORY[:1], event(A, 2, "expired"), *AGAIN]}, "lost"),
         ({"events": [*HISTORY[:1], event(A, 2, "suppressed"), *AGAIN]}, "lost"),
-        ({"events": [event(A, 1, "duplicate"), *AGAIN]}, "lost"),  # each of the other, and Clay has none
+        # each of the other, and Clay has none
+        ({"events": [event(A, 1, "duplicate"), *AGAIN]}, "lost"),
         ({"people": {A: {"w0 lead-1"}, B: {"w0 lead-2"}}}, "lost"),  # a duplicate of another person
         (
             {"events": [*HISTORY[:1], event(A, 2, "parked"), *AGAIN], "parked": Counter([A])},
             "lost",
         ),  # nothing was tried
-        ({"published": {"lead": 1, "same_person": 1, "bulk": 1}}, "lost"),  # one that never reached Kafka
-        ({"without_value": {"leads/0/5": 3}, "published": WITH_RUN}, "lost"),  # no event counts them
-        ({"without_value": {"leads/0/5": 3}, "published": WITH_RUN, "coming": {"leads/0/5"}}, "stuck"),
-        ({"without_value": {"leads/0/5": 3}, "published": WITH_RUN, "events": [*CLEAN.events, RUN, RUN_2]}, "illegal"),
-        ({"without_value": {"leads/0/5": 2}, "published": WITH_RUN, "events": [*CLEAN.events, RUN]}, "lost"),
+        # one that never reached Kafka
+        ({"published": {"lead": 1, "same_person": 1, "bulk": 1}}, "lost"),
+        # no event counts them
+        ({"without_value": {"leads/0/5": 3}, "published": WITH_RUN}, "lost"),
+        (
+            {"without_value": {"leads/0/5": 3}, "published": WITH_RUN, "coming": {"leads/0/5"}},
+            "stuck",
+        ),
+        (
+            {
+                "without_value": {"leads/0/5": 3},
+                "published": WITH_RUN,
+                "events": [*CLEAN.events, RUN, RUN_2],
+            },
+            "illegal",
+        ),
+        (
+            {
+                "without_value": {"leads/0/5": 2},
+                "published": WITH_RUN,
+                "events": [*CLEAN.events, RUN],
+            },
+            "lost",
+        ),
         ({"published": WITH_RUN}, "lost"),  # they never reached Kafka
         ({"inputs": {A: "w0"}}, "illegal"),  # a history from nowhere
         ({"lanes": [lane(12, 20)]}, "overspend"),
@@ -112,7 +159,9 @@ def test_records_without_a_value_are_counted_by_events_and_are_no_inputs() -> No
     assert not promises(evidence)
     waits = {"without_value": {"leads/0/5": 3}, "published": WITH_RUN, "coming": {"leads/0/5"}}
     shut = {"may_wait": {"leads/0/5": "w0"}, "lanes": [lane(28)]}
-    assert not promises(msgspec.structs.replace(CLEAN, **waits, **shut)), "it waits behind a lane without a budget"
+    assert not promises(msgspec.structs.replace(CLEAN, **waits, **shut)), (
+        "it waits behind a lane without a budget"
+    )
 
 
 def test_leads_that_share_any_identifier_are_one_person() -> None:
@@ -122,34 +171,63 @@ def test_leads_that_share_any_identifier_are_one_person() -> None:
     for order in itertools.permutations(leads):
         people = dict(zip(("leads/0/0", "leads/0/1", "leads/0/2"), order, strict=True))
         requests = [request(1, lead_id="again-1"), request(2, lead_id="again-2")]
-        assert "double" in promises(msgspec.structs.replace(CLEAN, people=people, requests=requests))
+        assert "double" in promises(
+            msgspec.structs.replace(CLEAN, people=people, requests=requests),
+        )
 
 
 def test_a_double_is_allowed_where_the_policy_sent_it_again_and_reported_it() -> None:
-    evidence = msgspec.structs.replace(CLEAN, events=[*RESENT, *AGAIN], requests=[request(1), request(2)])
+    evidence = msgspec.structs.replace(
+        CLEAN,
+        events=[*RESENT, *AGAIN],
+        requests=[request(1), request(2)],
+    )
     assert "double" in promises(evidence)
     assert not promises(msgspec.structs.replace(evidence, resend=True))
-    thrice = msgspec.structs.replace(evidence, resend=True, requests=[request(1), request(2), request(3)])
+    thrice = msgspec.structs.replace(
+        evidence,
+        resend=True,
+        requests=[request(1), request(2), request(3)],
+    )
     assert "double" in promises(thrice)
 
 
 def test_a_lead_held_by_its_budget_is_not_lost() -> None:
     held = [*HISTORY[:1], event(A, 2, "held_budget"), *AGAIN]
-    evidence = msgspec.structs.replace(CLEAN, events=held, coming={A}, may_wait={A: "w0"}, lanes=[lane(6), lane(12)])
+    evidence = msgspec.structs.replace(
+        CLEAN,
+        events=held,
+        coming={A},
+        may_wait={A: "w0"},
+        lanes=[lane(6), lane(12)],
+    )
     assert not promises(evidence)
     assert "lost" in promises(msgspec.structs.replace(evidence, coming=()))
     for lanes in ([], [lane(12), lane(6)], [lane(6, 4)]):
-        assert "stuck" in promises(msgspec.structs.replace(evidence, lanes=lanes)), "there is room for one more"
+        assert "stuck" in promises(msgspec.structs.replace(evidence, lanes=lanes)), (
+            "there is room for one more"
+        )
     assert "stuck" in promises(msgspec.structs.replace(evidence, may_wait={A: "another"}))
 
 
 def test_a_lead_may_be_parked_when_it_is_uncertain_or_has_no_replay_left() -> None:
     uncertain = [*UNCERTAIN, event(A, 4, "parked")]
     again: list[Status] = ["dead_lettered", "replayed", "sending"]
-    replayed = [*HISTORY[:2], *(event(A, seq, again[seq % 3]) for seq in range(3, 12)), event(A, 12, "parked")]
+    replayed = [
+        *HISTORY[:2],
+        *(event(A, seq, again[seq % 3]) for seq in range(3, 12)),
+        event(A, 12, "parked"),
+    ]
     for history in (uncertain, replayed):
-        assert not promises(msgspec.structs.replace(CLEAN, events=[*history, *AGAIN], parked=Counter([A])))
-    fewer = msgspec.structs.replace(CLEAN, events=[*replayed, *AGAIN], parked=Counter([A]), max_replays=4)
+        assert not promises(
+            msgspec.structs.replace(CLEAN, events=[*history, *AGAIN], parked=Counter([A])),
+        )
+    fewer = msgspec.structs.replace(
+        CLEAN,
+        events=[*replayed, *AGAIN],
+        parked=Counter([A]),
+        max_replays=4,
+    )
     assert promises(fewer) == {"lost"}
 
 

@@ -1,7 +1,9 @@
-"""docker-compose.yml on a real Docker Engine, by testcontainers, from a copy of this checkout that one user may read.
+"""docker-compose.yml on a real Docker Engine, by testcontainers, from a copy of this checkout that
+one user may read.
 
-It disturbs no other system: project, image and ports are its own. COMPOSE_FILE may name further files after
-docker-compose.yml, as for `docker compose`, for example with other images where no registry is reached.
+It disturbs no other system: project, image and ports are its own. COMPOSE_FILE may name further
+files after docker-compose.yml, as for `docker compose`, for example with other images where no
+registry is reached.
 """
 
 import csv
@@ -47,8 +49,9 @@ _HEALTHY_WITHIN_S: Final = 600
 _DOWN_WITHIN_S: Final = 300
 _ASKED_EVERY_S: Final = 1.0
 
-# Clay takes up to minutes for a row, and tests would wait for it. A table that says what a row has cost makes the books
-# exact. It tries again while the gateway is down, as an HTTP column with retries does.
+# Clay takes up to minutes for a row, and tests would wait for it. A table that says what a row has
+# cost makes the books exact. It tries again while the gateway is down, as an HTTP column with
+# retries does.
 _SIMULATED: Final = """
 [table.latency]
 min_s = 2
@@ -74,9 +77,12 @@ phone = "{{phone}}"
 
 @contextmanager
 def within(seconds: float, what: str) -> Iterator[None]:
-    """Raise TimeoutError in the block after so many seconds. It ends a program that the block waits for.
+    """Raise TimeoutError in the block after so many seconds.
 
-    The library has no limit of its own, and that of pytest-timeout is for tests and not for fixtures.
+    It ends a program that the block waits for.
+
+    The library has no limit of its own, and that of pytest-timeout is for tests and not for
+    fixtures.
     """
 
     def late(_: int, __: FrameType | None) -> None:
@@ -97,10 +103,15 @@ def tell(line: str) -> None:
 
 
 def until(true: Callable[[], bool], timeout_s: float, what: str) -> float:
-    """Wait until `true()` holds, and return how long that took in seconds. Fail after `timeout_s` seconds."""
+    """Wait until `true()` holds, and return how long that took in seconds.
+
+    Fail after `timeout_s` seconds.
+    """
     began_s = time.monotonic()
     while not true():
-        assert time.monotonic() < began_s + timeout_s, f"{what} did not happen within {timeout_s:.0f} s"
+        assert time.monotonic() < began_s + timeout_s, (
+            f"{what} did not happen within {timeout_s:.0f} s"
+        )
         time.sleep(_ASKED_EVERY_S)
     return time.monotonic() - began_s
 
@@ -108,11 +119,17 @@ def until(true: Callable[[], bool], timeout_s: float, what: str) -> float:
 def first_comment() -> list[str]:
     """Return the commands at the top of docker-compose.yml, in their order."""
     lines = (ROOT / FILE).read_text(encoding="utf-8").splitlines()
-    return [line.removeprefix("#   ") for line in lines[: lines.index("name: stream-app")] if line.startswith("#   ")]
+    return [
+        line.removeprefix("#   ")
+        for line in lines[: lines.index("name: stream-app")]
+        if line.startswith("#   ")
+    ]
 
 
 def private_copy(folder: Path) -> None:
-    """Copy what git has of this checkout, as a clone under umask 077 would: only its owner may read it."""
+    """Copy what git has of this checkout, as a clone under umask 077 would: only its owner may read
+    it.
+    """
     argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     for name in filter(None, listed.stdout.split("\0")):
@@ -154,7 +171,8 @@ class System:
             self.built_s = time.monotonic() - began_s
             with within(_HEALTHY_WITHIN_S * BUSY, "`up --build --detach`"):
                 self._compose.start()
-            # `up --wait` gives up at a process that ends because Kafka is not there yet, and that is started again.
+            # `up --wait` gives up at a process that ends because Kafka is not there yet, and that
+            # is started again.
             until(self.are_healthy, _HEALTHY_WITHIN_S * BUSY, "the health of all containers")
             self.healthy_s = time.monotonic() - began_s - self.built_s
         except BaseException:
@@ -194,16 +212,33 @@ class System:
         script = self.folder / "sim.toml"
         script.write_text(_SIMULATED)
         script.chmod(0o644)
-        services = {"sim": {"command": [*command, "--script", "/sim.toml"], "volumes": ["./sim.toml:/sim.toml:ro"]}}
+        services = {
+            "sim": {
+                "command": [*command, "--script", "/sim.toml"],
+                "volumes": ["./sim.toml:/sim.toml:ro"],
+            },
+        }
         (self.folder / "faster.yml").write_text(json.dumps({"services": services}))
-        more = [name for name in os.environ.get("COMPOSE_FILE", "").split(os.pathsep) if name not in ("", FILE)]
-        files = [self.folder / FILE, *((ROOT / name).resolve() for name in more), self.folder / "faster.yml"]
+        more = [
+            name
+            for name in os.environ.get("COMPOSE_FILE", "").split(os.pathsep)
+            if name not in ("", FILE)
+        ]
+        files = [
+            self.folder / FILE,
+            *((ROOT / name).resolve() for name in more),
+            self.folder / "faster.yml",
+        ]
         os.environ["COMPOSE_FILE"] = os.pathsep.join(map(str, files))
 
-    # ------------------------------------------------------------------------------------------------- commands
+    # ------------------------------------------------------------------------------------- commands
 
     def docker(
-        self, *argv: str, stdin: str = "", timeout_s: float = 120 * BUSY, ok: int | None = 0
+        self,
+        *argv: str,
+        stdin: str = "",
+        timeout_s: float = 120 * BUSY,
+        ok: int | None = 0,
     ) -> subprocess.CompletedProcess[str]:
         """Run `docker compose` with these arguments. Its exit code is `ok`, unless that is None."""
         done = subprocess.run(
@@ -215,7 +250,12 @@ class System:
             timeout=timeout_s,
             check=False,
         )
-        assert ok is None or done.returncode == ok, (argv, done.returncode, done.stdout, done.stderr)
+        assert ok is None or done.returncode == ok, (
+            argv,
+            done.returncode,
+            done.stdout,
+            done.stderr,
+        )
         return done
 
     def run(self, *argv: str, stdin: str = "", ok: int = 0) -> subprocess.CompletedProcess[str]:
@@ -237,7 +277,7 @@ class System:
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         return done.stdout + done.stderr
 
-    # ----------------------------------------------------------------------------------------------- containers
+    # ----------------------------------------------------------------------------------- containers
 
     @property
     def services(self) -> list[str]:
@@ -247,12 +287,16 @@ class System:
     def containers(self) -> dict[str, ComposeContainer]:
         """Return the container of each service."""
         listed = self._compose.get_containers(include_all=True)
-        return {container.Service: container for container in listed if container.Service is not None}
+        return {
+            container.Service: container for container in listed if container.Service is not None
+        }
 
     def are_healthy(self) -> bool:
         """Return True if every service that goes on running is healthy."""
         containers = self.containers()
-        return all(name in containers and containers[name].Health == "healthy" for name in self.services)
+        return all(
+            name in containers and containers[name].Health == "healthy" for name in self.services
+        )
 
     def volumes(self, service: str) -> set[str]:
         """Return the names of the volumes of a container."""
@@ -268,7 +312,7 @@ class System:
     def _container(self, service: str) -> Any:
         return docker.from_env(timeout=120).containers.get(self.containers()[service].ID)
 
-    # ------------------------------------------------------------------------------------------ what it has done
+    # ----------------------------------------------------------------------------- what it has done
 
     def url(self, port: str) -> str:
         """Return the address of a port of this machine, by its name in `.env`."""

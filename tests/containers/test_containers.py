@@ -1,4 +1,5 @@
-"""The containers as a user runs them: what the file's first comment says, each killed, looked at from outside.
+"""The containers as a user runs them: what the file's first comment says, each killed, looked at
+from outside.
 
 These tests follow each other on one system.
 """
@@ -70,11 +71,18 @@ def test_a_csv_comes_back_as_the_first_comment_says_and_the_books_agree(system: 
     none = system.run("results", "--workspace", "globex", ok=1)
     assert "stream-app imports" in none.stderr, "it says what to do where there is no result"
     assert f"{FIRST_ROWS} published, 0 refused" in system.shell(typed("publish"))
-    took_s = until(lambda: system.ledger()["callbacks"].get("200") == FIRST_ROWS, WITHIN_S, "the last callback")
+    took_s = until(
+        lambda: system.ledger()["callbacks"].get("200") == FIRST_ROWS,
+        WITHIN_S,
+        "the last callback",
+    )
     until(lambda: len(system.results()) == FIRST_ROWS, WITHIN_S, "the last result")
     system.shell(typed("results"))
     with (system.folder / "enriched.csv").open(encoding="utf-8") as enriched:
-        assert len({row["lead_id"] for row in csv.DictReader(enriched) if row["job_title"]}) > FIRST_ROWS / 2
+        assert (
+            len({row["lead_id"] for row in csv.DictReader(enriched) if row["job_title"]})
+            > FIRST_ROWS / 2
+        )
     assert "enriched" in system.shell(typed("status").replace("ada@", "ada0@"))
     assert "FAILED" not in system.shell(typed("doctor"))
     books = system.books()
@@ -89,7 +97,9 @@ def test_a_csv_comes_back_as_the_first_comment_says_and_the_books_agree(system: 
 
 
 def test_every_example_runs_against_them(system: System) -> None:
-    examples = sorted(path.name for path in (system.folder / "examples").glob("*.py") if path.name != "connect.py")
+    examples = sorted(
+        path.name for path in (system.folder / "examples").glob("*.py") if path.name != "connect.py"
+    )
     arguments = {
         "consume_status_aiokafka.py": "--count 10",
         "consume_status_confluent.py": "--count 10",
@@ -102,14 +112,25 @@ def test_every_example_runs_against_them(system: System) -> None:
     for name, words in arguments.items():
         line = f"set -a; . ./.env; set +a; exec {sys.executable} examples/{name} {words}"
         argv = ["/bin/sh", "-c", line]
-        done = subprocess.run(argv, cwd=system.folder, capture_output=True, text=True, timeout=120 * BUSY, check=False)
+        done = subprocess.run(
+            argv,
+            cwd=system.folder,
+            capture_output=True,
+            text=True,
+            timeout=120 * BUSY,
+            check=False,
+        )
         assert done.returncode == 0, (name, done.stdout, done.stderr)
         assert not done.stderr, (name, done.stderr)
         printed[name] = done.stdout.splitlines()
     assert "2 of 3 leads published" in printed["publish_leads.py"]
     assert sum(": enriched" in line for line in printed["publish_leads.py"]) == 2
     assert len(printed["read_results.py"]) == FIRST_ROWS + 2
-    assert len(printed["consume_status_aiokafka.py"]) == len(printed["consume_status_confluent.py"]) == 10
+    assert (
+        len(printed["consume_status_aiokafka.py"])
+        == len(printed["consume_status_confluent.py"])
+        == 10
+    )
     assert {line.rpartition(" ")[2] for line in printed["reset_offsets.py"]} == {"0"}
     without = {name: value for name, value in os.environ.items() if name != "KAFKA_PASSWORD"}
     done = subprocess.run(
@@ -130,18 +151,30 @@ def test_every_example_runs_against_them(system: System) -> None:
 def test_people_see_it_on_the_board_through_nginx(system: System) -> None:
     url = system.url("BOARD_PORT")
     token = system.secrets["BOARD_TOKEN"]
-    # A browser that sends no Sec-Fetch-Site: the board compares Origin with the address that people see.
+    # A browser that sends no Sec-Fetch-Site: the board compares Origin with the address that people
+    # see.
     for origin, status in ((url, 303), ("http://127.0.0.1:1", 403)):
         form = {"token": token, "who": "jane"}
-        answer = httpx.post(f"{url}/board/login", data=form, headers={"origin": origin}, timeout=30 * BUSY)
+        answer = httpx.post(
+            f"{url}/board/login",
+            data=form,
+            headers={"origin": origin},
+            timeout=30 * BUSY,
+        )
         assert answer.status_code == status, (origin, answer.text)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=find_browser(),
+            args=["--no-sandbox", "--disable-gpu"],
+        )
         try:
             page = browser.new_page()
             page.set_default_timeout(60_000)
             errors: list[str] = []
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            page.on(
+                "console",
+                lambda message: errors.append(message.text) if message.type == "error" else None,
+            )
             look_at_the_board(page, url, token)
             assert errors == []
         finally:
@@ -177,7 +210,9 @@ def test_prometheus_scrapes_each_process_and_has_the_rules(system: System) -> No
     groups = system.get("PROMETHEUS_PORT", "/api/v1/rules")["data"]["groups"]
     loaded = {rule["name"] for group in groups for rule in group["rules"]}
     alerts = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"]
-    assert loaded == {rule.get("alert") or rule["record"] for group in alerts for rule in group["rules"]}
+    assert loaded == {
+        rule.get("alert") or rule["record"] for group in alerts for rule in group["rules"]
+    }
     tell(f"Prometheus: {len(jobs)} of {len(up())} targets are up, {len(loaded)} rules")
 
 
@@ -186,19 +221,35 @@ def test_no_lead_is_lost_or_sent_twice_while_each_container_is_killed(system: Sy
     killed = system.services
     for number, service in enumerate(killed):
         published = system.run(
-            "publish", "-", "--format", "csv", "--workspace", "acme", stdin=rows(f"k{number}x", ROWS_EACH)
+            "publish",
+            "-",
+            "--format",
+            "csv",
+            "--workspace",
+            "acme",
+            stdin=rows(f"k{number}x", ROWS_EACH),
         )
         assert f"{ROWS_EACH} published" in published.stdout + published.stderr
         system.kill(service)
-        took_s = until(system.are_healthy, 180 * BUSY, f"the health of all after the kill of {service}")
+        took_s = until(
+            system.are_healthy,
+            180 * BUSY,
+            f"the health of all after the kill of {service}",
+        )
         tell(f"{service} killed: all healthy {took_s:.0f} s later")
     leads = before + ROWS_EACH * len(killed)
 
     def uncertain() -> int:
-        """Return the leads of which a kill left it open whether Clay has them: these are not sent again."""
+        """Return the leads of which a kill left it open whether Clay has them: these are not sent
+        again.
+        """
         return int(system.books()["statuses"].get("send_uncertain", {}).get("leads", 0))
 
-    until(lambda: system.ledger()["leads_accepted"] + uncertain() == leads, WITHIN_S, "the last POST")
+    until(
+        lambda: system.ledger()["leads_accepted"] + uncertain() == leads,
+        WITHIN_S,
+        "the last POST",
+    )
     at_clay = system.ledger()["leads_accepted"]
     until(lambda: len(system.results()) == at_clay, WITHIN_S, "the last result")
     books = system.books()
@@ -212,8 +263,9 @@ def test_no_lead_is_lost_or_sent_twice_while_each_container_is_killed(system: Sy
     else:  # for a lead that Clay may have, the books hold what it may have cost
         assert spent(books) >= charged(ledger)
     tell(
-        f"{len(killed)} containers killed: {leads} leads, {at_clay} at Clay, none twice, {leads - at_clay} "
-        f"uncertain, {spent(books)} credits"
+        f"{len(killed)} containers killed: {leads} leads, {at_clay} at Clay, none twice, "
+        f"{leads - at_clay} "
+        f"uncertain, {spent(books)} credits",
     )
 
 
@@ -235,5 +287,9 @@ def charged(ledger: Any) -> int:
 def compare_credits(books: Any, ledger: Any) -> None:
     """What the system has booked is what Clay has charged."""
     assert spent(books) == charged(ledger)
-    open_credits = sum(account["unknown"] + account["reserved"] for account in books["accounts"] if of_month(account))
+    open_credits = sum(
+        account["unknown"] + account["reserved"]
+        for account in books["accounts"]
+        if of_month(account)
+    )
     assert open_credits == 0

@@ -29,7 +29,10 @@ async def eventually(missing: Callable[[], Awaitable[object]], timeout_s: float)
 
 
 async def behind(line: Pipeline, topics: dict[str, list[str]]) -> dict[str, int]:
-    """Return by topic how many committed records its group still has to pass. `topics`: the topics of each group."""
+    """Return by topic how many committed records its group still has to pass.
+
+    `topics`: the topics of each group.
+    """
     bootstrap = line.settings.kafka.bootstrap
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed")
@@ -38,7 +41,11 @@ async def behind(line: Pipeline, topics: dict[str, list[str]]) -> dict[str, int]
     try:
         counts: Counter[str] = Counter()
         for group, names in topics.items():
-            tps = [TopicPartition(name, number) for name in names for number in range(line.settings.kafka.partitions)]
+            tps = [
+                TopicPartition(name, number)
+                for name in names
+                for number in range(line.settings.kafka.partitions)
+            ]
             passed = await admin.list_consumer_group_offsets(group, partitions=tps)
             for tp, end in (await consumer.end_offsets(tps)).items():
                 counts[tp.topic] += await _records(consumer, tp, max(0, passed[tp].offset), end)

@@ -1,4 +1,6 @@
-"""A worker under load while its broker fails, the checks afterwards, and a second broker that a test may lose."""
+"""A worker under load while its broker fails, the checks afterwards, and a second broker that a
+test may lose.
+"""
 
 import asyncio
 import json
@@ -36,13 +38,27 @@ delay_s = 0.05
 
 
 @asynccontextmanager
-async def loaded(kafka: LocalKafka, namespace: str, bootstrap: str = "", *, says: str = "") -> AsyncIterator[Fleet]:
-    """Keep a worker under load while the block runs. Afterwards it must continue by itself, and everything must
-    balance.
+async def loaded(
+    kafka: LocalKafka,
+    namespace: str,
+    bootstrap: str = "",
+    *,
+    says: str = "",
+) -> AsyncIterator[Fleet]:
+    """Keep a worker under load while the block runs.
+
+    Afterwards it must continue by itself, and everything must balance.
 
     says: a pattern that one of the reported causes must match.
     """
-    async with Fleet(kafka.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
+    async with Fleet(
+        kafka.bootstrap,
+        namespace,
+        2,
+        partitions=2,
+        config=CONFIG,
+        script=SLOW,
+    ) as line:
         worker = line.join(bootstrap=bootstrap)
         async with Load(line, PER_S) as load:
             await line.until(lambda: line.last()["accepted"] >= PER_S, 30, "it runs")
@@ -69,7 +85,9 @@ async def goes_on(line: Fleet, within_s: float) -> None:
 
 
 async def nothing_is_acked(line: Fleet) -> None:
-    """Wait until the requests in flight have ended, then check that no lead passes any more, on Kafka or at Clay."""
+    """Wait until the requests in flight have ended, then check that no lead passes any more, on
+    Kafka or at Clay.
+    """
     await asyncio.sleep(1.5)
     group = line.settings.names.worker_app
     acked = await committed(line.bootstrap, group)
@@ -95,7 +113,9 @@ async def alter(line: Fleet, topic: str, key: str, value: str) -> str:
     """Change one setting of an existing topic. Return the planned value."""
     config = next(plan.config for plan in line.settings.topic_plan() if plan.name == topic)
     async with admin(line.bootstrap) as client:
-        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {**config, key: value})])
+        await client.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topic, {**config, key: value})],
+        )
     return config[key]
 
 
@@ -103,44 +123,86 @@ async def replicate(line: Fleet, kafka: LocalKafka, topic: str, replicas: list[i
     """Assign the replicas of an existing topic."""
     numbers = range(line.settings.kafka.partitions)
     await reassign(
-        line, kafka, [{"topic": topic, "partition": number, "replicas": replicas} for number in numbers], "--additional"
+        line,
+        kafka,
+        [{"topic": topic, "partition": number, "replicas": replicas} for number in numbers],
+        "--additional",
     )
     async with admin(kafka.bootstrap) as client, asyncio.timeout(10 * BUSY):
         while True:
             partitions = (await client.describe_topics([topic]))[0]["partitions"]
-            if all(set(partition["replicas"]) == set(partition["isr"]) == set(replicas) for partition in partitions):
+            if all(
+                set(partition["replicas"]) == set(partition["isr"]) == set(replicas)
+                for partition in partitions
+            ):
                 return
             await asyncio.sleep(0.05)
 
 
 def second_broker(first: LocalKafka, directory: Path) -> LocalKafka:
-    """Another broker of the same cluster. Once started, it can hold a replica of a topic, even after it stopped."""
+    """Another broker of the same cluster.
+
+    Once started, it can hold a replica of a topic, even after it stopped.
+    """
     listener = f"PLAINTEXT://{LOOPBACK}:{free_port()}"
-    overrides = {"process.roles": "broker", "node.id": "2", "listeners": listener, "advertised.listeners": listener}
-    same = ("controller.quorum.voters", "listener.security.protocol.map", "inter.broker.listener.name")
+    overrides = {
+        "process.roles": "broker",
+        "node.id": "2",
+        "listeners": listener,
+        "advertised.listeners": listener,
+    }
+    same = (
+        "controller.quorum.voters",
+        "listener.security.protocol.map",
+        "inter.broker.listener.name",
+    )
     overrides |= {key: first.properties[key] for key in same}
     written = (Path(first.properties["log.dirs"]) / "meta.properties").read_text().splitlines()
     kept = [line for line in written if line.startswith(("version", "cluster.id"))]
     directory.mkdir()
     (directory / "meta.properties").write_text("\n".join([*kept, "node.id=2", ""]))
-    return LocalKafka(port=int(listener.rpartition(":")[2]), overrides=overrides, data_dir=directory)
+    return LocalKafka(
+        port=int(listener.rpartition(":")[2]),
+        overrides=overrides,
+        data_dir=directory,
+    )
 
 
 @asynccontextmanager
-async def to_lose(first: LocalKafka, directory: Path, *topics: str, partitions: int = 1) -> AsyncIterator[LocalKafka]:
-    """Start a second broker that holds only these topics. Kafka's internal topics are created on the first one
-    before.
+async def to_lose(
+    first: LocalKafka,
+    directory: Path,
+    *topics: str,
+    partitions: int = 1,
+) -> AsyncIterator[LocalKafka]:
+    """Start a second broker that holds only these topics.
+
+    Kafka's internal topics are created on the first one before.
     """
     async with AIOKafkaProducer(bootstrap_servers=first.bootstrap, transactional_id="first"):
         pass
     async with second_broker(first, directory) as second, admin(first.bootstrap) as client:
         only_there = {number: [2] for number in range(partitions)}
-        await client.create_topics([NewTopic(name, -1, -1, replica_assignments=only_there) for name in topics])
+        await client.create_topics(
+            [NewTopic(name, -1, -1, replica_assignments=only_there) for name in topics],
+        )
         yield second
 
 
-async def reassign(line: Fleet, kafka: LocalKafka, partitions: list[dict[str, Any]], *options: str) -> None:
+async def reassign(
+    line: Fleet,
+    kafka: LocalKafka,
+    partitions: list[dict[str, Any]],
+    *options: str,
+) -> None:
     file = line.directory / "replicas.json"
     file.write_text(json.dumps({"version": 1, "partitions": partitions}))
     tool = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
-    await asyncio.to_thread(kafka.run_tool, tool, "--reassignment-json-file", str(file), "--execute", *options)
+    await asyncio.to_thread(
+        kafka.run_tool,
+        tool,
+        "--reassignment-json-file",
+        str(file),
+        "--execute",
+        *options,
+    )

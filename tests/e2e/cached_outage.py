@@ -1,12 +1,13 @@
-"""An outage of Clay with `hold = "degrade"`: some people are known, the others are served provisionally and upgraded.
+"""An outage of Clay with `hold = "degrade"`: some people are known, the others are served
+provisionally and upgraded.
 
     python -m tests.e2e.cached_outage                         10,000 leads, 60 % of them cached
 
-In its middle Redis loses everything, and then itself. Exit code 1 when a lead has other results than it should, or when
-the first one takes 2 s or more at p99.
+In its middle Redis loses everything, and then itself. Exit code 1 when a lead has other results
+than it should, or when the first one takes 2 s or more at p99.
 
-A real worker, replay process and gateway, real Kafka and Redis. The time of a lead is from its record's on `leads` to
-its first result's on `leads.enriched`, both as Kafka has them.
+A real worker, replay process and gateway, real Kafka and Redis. The time of a lead is from its
+record's on `leads` to its first result's on `leads.enriched`, both as Kafka has them.
 """
 
 import argparse
@@ -60,10 +61,17 @@ _result: Final = msgspec.json.Decoder(Result)
 
 
 def pipeline(
-    bootstrap: str, namespace: str, redis_url: str, *, degrade: bool = False, cache_first: bool = False, more: str = ""
+    bootstrap: str,
+    namespace: str,
+    redis_url: str,
+    *,
+    degrade: bool = False,
+    cache_first: bool = False,
+    more: str = "",
 ) -> Pipeline:
-    """A pipeline with Redis and callbacks. The simulator finds the same title for everyone. `more`: lines for
-    [redis].
+    """A pipeline with Redis and callbacks.
+
+    The simulator finds the same title for everyone. `more`: lines for [redis].
     """
     os.environ["CACHE_URL"] = redis_url
     return Pipeline(
@@ -79,13 +87,19 @@ def pipeline(
 
 
 def fields_of(number: int) -> dict[str, Scalar]:
-    return {"email": f"person{number}@company{number % 97}.com", "first_name": "Ada", "last_name": f"L{number}"}
+    return {
+        "email": f"person{number}@company{number % 97}.com",
+        "first_name": "Ada",
+        "last_name": f"L{number}",
+    }
 
 
 def lead(line: Pipeline, number: int, prefix: str = "lead", **fields: Scalar) -> Record:
     """A lead of this person in one of the workspaces. `fields`: other data of the person."""
     name = line.names[number % len(line.names)]
-    value = msgspec.json.encode(Lead({**fields_of(number), **fields}, lead_id=f"{prefix}-{number}", workspace=name))
+    value = msgspec.json.encode(
+        Lead({**fields_of(number), **fields}, lead_id=f"{prefix}-{number}", workspace=name),
+    )
     return Record(line.settings.names.leads, name.encode(), value, (), line.settings.home(name))
 
 
@@ -106,7 +120,13 @@ def known(line: Pipeline, number: int, days: float) -> Record:
         company=company(fields),
     )
     key = f"{name}/{name}-crm/{made.lead_id}".encode()
-    return Record(line.settings.names.enriched, key, msgspec.json.encode(made), (), line.settings.home(name))
+    return Record(
+        line.settings.names.enriched,
+        key,
+        msgspec.json.encode(made),
+        (),
+        line.settings.home(name),
+    )
 
 
 async def filled(line: Pipeline, url: str, entries: int, within_s: float = 60) -> None:
@@ -114,10 +134,18 @@ async def filled(line: Pipeline, url: str, entries: int, within_s: float = 60) -
     deadline = time.monotonic() + within_s * BUSY
     async with redis.asyncio.from_url(url) as client:
         while True:
-            cached = [key async for key in client.scan_iter(f"{line.settings.kafka.namespace}*:person:*", count=1000)]
+            cached = [
+                key
+                async for key in client.scan_iter(
+                    f"{line.settings.kafka.namespace}*:person:*",
+                    count=1000,
+                )
+            ]
             if len(cached) >= entries:
                 return
-            assert time.monotonic() < deadline, f"{len(cached)} of {entries} people are in the cache"
+            assert time.monotonic() < deadline, (
+                f"{len(cached)} of {entries} people are in the cache"
+            )
             await asyncio.sleep(0.2)
 
 
@@ -125,7 +153,9 @@ async def results(line: Pipeline, prefix: str = "lead") -> dict[str, list[tuple[
     """Return the results of the leads whose id has this prefix, each with the time of its record."""
     by_lead: dict[str, list[tuple[int, Result]]] = defaultdict(list)
     for record in await line.read(line.settings.names.enriched):
-        if record.value is not None and (result := _result.decode(record.value)).lead_id.startswith(f"{prefix}-"):
+        if record.value is not None and (result := _result.decode(record.value)).lead_id.startswith(
+            f"{prefix}-",
+        ):
             by_lead[result.lead_id].append((record.timestamp, result))
     return by_lead
 
@@ -137,7 +167,9 @@ class Outage:
     leads: int
     first: Counter[str] = field(default_factory=Counter)
     hits: Counter[int] = field(default_factory=Counter)
-    """First results that the cache gave: while it was whole (0), after it was flushed (1), when it was gone (2)."""
+    """First results that the cache gave: while it was whole (0), after it was flushed (1), when it
+    was gone (2).
+    """
     times_s: list[float] = field(default_factory=list)
     upgraded: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -148,13 +180,22 @@ class Outage:
         return sorted(self.times_s)[min(len(self.times_s) - 1, int(len(self.times_s) * share))]
 
 
-async def outage(line: Pipeline, server: LocalRedis, leads: int, per_s: float, say: Callable[[str], None]) -> Outage:
-    """Fill the cache, break Clay, publish, flush and stop Redis, repair Clay, wait. Then compare Kafka with the
-    simulator.
+async def outage(
+    line: Pipeline,
+    server: LocalRedis,
+    leads: int,
+    per_s: float,
+    say: Callable[[str], None],
+) -> Outage:
+    """Fill the cache, break Clay, publish, flush and stop Redis, repair Clay, wait.
+
+    Then compare Kafka with the simulator.
     """
     fresh = leads * 3 // 10
     stale = leads * 3 // 10
-    await line.publish([known(line, number, 2 if number < fresh else 40) for number in range(fresh + stale)])
+    await line.publish(
+        [known(line, number, 2 if number < fresh else 40) for number in range(fresh + stale)],
+    )
     for command in ("worker", "replay", "gateway"):
         line.start(command)
     await filled(line, server.url, fresh + stale)
@@ -174,7 +215,11 @@ async def outage(line: Pipeline, server: LocalRedis, leads: int, per_s: float, s
     say("Redis is gone")
     await _publish(line, thirds[2], per_s)
     every = leads + 40
-    await line.until(lambda: _served(line) >= every - 40, 120 + leads / 50, "every lead is served or deferred")
+    await line.until(
+        lambda: _served(line) >= every - 40,
+        120 + leads / 50,
+        "every lead is served or deferred",
+    )
     say("every lead is served or deferred; Clay is back")
     line.control("DELETE", "/control/faults")
     await line.until(lambda: _ended(line) >= every, 120 + leads / 20, "every lead has ended")
@@ -208,12 +253,15 @@ async def _checked(line: Pipeline, thirds: list[list[int]]) -> Outage:
         reported = [(result.source, result.version) for _, result in by_lead[lead_id]]
         if first.source == "local":
             seen.upgraded += len(reported) == 2
-        # A known one whom Redis could not tell of in time is served locally, then from the cache or by Clay.
+        # A known one whom Redis could not tell of in time is served locally, then from the cache or
+        # by Clay.
         better = [[("local", 1), (source, 2)] for source in ("clay", "cache", "stale")]
         if reported not in ([("cache", 1)], [("stale", 1)], [("clay", 1)], *better):
             seen.wrong.append(f"{lead_id} has results {reported}")
     posted = line.summary()["leads"]
-    seen.wrong += [f"{lead_id} has {rows} rows at Clay" for lead_id, rows in posted.items() if rows > 1]
+    seen.wrong += [
+        f"{lead_id} has {rows} rows at Clay" for lead_id, rows in posted.items() if rows > 1
+    ]
     seen.last = line.last()
     code, seen.books = await line.ask("books")
     if code:
@@ -227,11 +275,17 @@ def _count(line: Pipeline, status: str) -> int:
 
 def _served(line: Pipeline) -> int:
     words = {"served_from_cache", "served_locally"}
-    return sum(bool(words & {event.status for event in history}) for history in list(line.histories.values()))
+    return sum(
+        bool(words & {event.status for event in history})
+        for history in list(line.histories.values())
+    )
 
 
 def _ended(line: Pipeline) -> int:
-    return sum(history[-1].status in ("served_from_cache", "enriched") for history in list(line.histories.values()))
+    return sum(
+        history[-1].status in ("served_from_cache", "enriched")
+        for history in list(line.histories.values())
+    )
 
 
 async def _main(leads: int, per_s: float) -> int:
@@ -250,7 +304,7 @@ async def _main(leads: int, per_s: float) -> int:
             "upgraded": seen.upgraded,
             "wrong": seen.wrong[:20],
             "last": dict(seen.last),
-        }
+        },
     )
     return bool(seen.wrong) or seen.percentile_s(0.99) >= MOST_P99_S
 
@@ -258,6 +312,11 @@ async def _main(leads: int, per_s: float) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.cached_outage", description=__doc__)
     parser.add_argument("--leads", type=int, default=10_000)
-    parser.add_argument("--per-s", type=float, default=300.0, help="published a second (%(default)s)")
+    parser.add_argument(
+        "--per-s",
+        type=float,
+        default=300.0,
+        help="published a second (%(default)s)",
+    )
     args = parser.parse_args()
     sys.exit(asyncio.run(_main(args.leads, args.per_s)))

@@ -1,11 +1,15 @@
-"""Callbacks in a burst, then a steady stream in whose middle Kafka restarts: what was acknowledged must be on Kafka.
+"""Callbacks in a burst, then a steady stream in whose middle Kafka restarts: what was acknowledged
+must be on Kafka.
 
-    python -m tests.e2e.callback_storm                        3,000 at once, then 200 a second for a minute
-    python -m tests.e2e.callback_storm --disturb gateway      the gateway is killed, and starts at another address
+    python -m tests.e2e.callback_storm                        3,000 at once, then 200 a second for a
+    minute
+    python -m tests.e2e.callback_storm --disturb gateway      the gateway is killed, and starts at
+    another address
 
-A real nginx with the product's own configuration, a real gateway behind it as a process, a real Kafka, and a sender
-that tries again like Clay's HTTP column. The gateway is killed with -9. Times are those of single requests; those that
-overlap the disturbance, until the first answer of 200 after it, are counted apart.
+A real nginx with the product's own configuration, a real gateway behind it as a process, a real
+Kafka, and a sender that tries again like Clay's HTTP column. The gateway is killed with -9. Times
+are those of single requests; those that overlap the disturbance, until the first answer of 200
+after it, are counted apart.
 """
 
 from __future__ import annotations
@@ -49,7 +53,10 @@ Disturbance = Literal["kafka", "gateway"]
 
 @dataclass(frozen=True)
 class Plan:
-    """`burst` callbacks at once, then `per_s` for `seconds`. The disturbance comes in the middle of the second part."""
+    """`burst` callbacks at once, then `per_s` for `seconds`.
+
+    The disturbance comes in the middle of the second part.
+    """
 
     burst: int = 3_000
     per_s: float = 200.0
@@ -77,7 +84,11 @@ class Storm:
     def times(self, *, during: bool) -> list[float]:
         """Return the times of the requests that overlap the disturbance, or of the others."""
         first, last = self.disturbed
-        return sorted(ended - began for began, ended, _ in self.attempts if (began < last and ended > first) == during)
+        return sorted(
+            ended - began
+            for began, ended, _ in self.attempts
+            if (began < last and ended > first) == during
+        )
 
     def p(self, share: float, *, during: bool = False) -> float:
         """Return the time within which this share of the requests were answered."""
@@ -104,7 +115,11 @@ async def storm(plan: Plan) -> Storm:
                 gateway = await _stream(plan, senders, kafka, nginx, gateway, children)
             await asyncio.to_thread(end, gateway, grace_s=20)
         assert gateway.returncode == 0, (children.directory / "gateway.log").read_text()[-2000:]
-        for record in await read_topic(kafka.bootstrap, settings.names.callbacks, settings.kafka.partitions):
+        for record in await read_topic(
+            kafka.bootstrap,
+            settings.names.callbacks,
+            settings.kafka.partitions,
+        ):
             callback = msgspec.json.decode(record.value, type=Callback)
             result.stored[callback.lead_id] += 1
     finally:
@@ -178,7 +193,11 @@ class Senders:
             "summary": "Has done this and that, in one place and another. " * 6,
             "credits": "7",
         }
-        request = _request("POST", f"/callbacks/{workspace}/{destination}", json.dumps(body).encode())
+        request = _request(
+            "POST",
+            f"/callbacks/{workspace}/{destination}",
+            json.dumps(body).encode(),
+        )
         pauses = random.Random(number)
         while lead_id not in result.acknowledged:
             began = time.monotonic()
@@ -191,12 +210,20 @@ class Senders:
 
 
 def _request(method: str, path: str, body: bytes = b"") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: gateway", "content-type: application/json", "connection: close"]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "host: gateway",
+        "content-type: application/json",
+        "connection: close",
+    ]
     return "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
 
 
 async def _status(port: int, request: bytes) -> int:
-    """Return the status of the answer, or 0 if there is none. Without a library, whose time would be measured too."""
+    """Return the status of the answer, or 0 if there is none.
+
+    Without a library, whose time would be measured too.
+    """
     try:
         async with asyncio.timeout(_REQUEST_S):
             reader, writer = await asyncio.open_connection(LOOPBACK, port)
@@ -231,7 +258,7 @@ gateway_ops_port = 0
 public_url = "http://127.0.0.1:{port}/"
 token_keys_env = ["STORM_KEY"]
 {tables}
-"""
+""",
     )
     return load_settings(config, {"STORM_KEY": KEY}, ("gateway",))
 
@@ -254,7 +281,8 @@ async def _until_healthy(nginx: Nginx) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.e2e.callback_storm", description=(__doc__ or "").split("\n")[0]
+        prog="python -m tests.e2e.callback_storm",
+        description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument("--burst", type=int, default=Plan.burst)
     parser.add_argument("--per-s", type=float, default=Plan.per_s)

@@ -1,10 +1,12 @@
 """The disk of Kafka that leads take, by topic, before Kafka compacts or deletes anything.
 
-    python -m tests.e2e.disk                         1,000 leads, each with its callback, at 10 a second
+    python -m tests.e2e.disk                         1,000 leads, each with its callback, at 10 a
+    second
 
-Leads that come at a lane's pace: each transaction writes the row of its lane, so leads that share a transaction, as in
-a backfill, take less. One copy is measured, so a topic takes as many times more as it has replicas. Exit code 1 when
-the leads take more than 10 MiB for each 1,000, or a topic has bytes that the table of docs/sizing.md does not name.
+Leads that come at a lane's pace: each transaction writes the row of its lane, so leads that share a
+transaction, as in a backfill, take less. One copy is measured, so a topic takes as many times more
+as it has replicas. Exit code 1 when the leads take more than 10 MiB for each 1,000, or a topic has
+bytes that the table of docs/sizing.md does not name.
 """
 
 import argparse
@@ -40,7 +42,9 @@ values = ["Head of Engineering"]
 
 
 def bytes_by_topic(data: Path, namespace: str) -> Counter[str]:
-    """Return the bytes of the log segments of each topic of a namespace, and of Kafka's own, over all partitions."""
+    """Return the bytes of the log segments of each topic of a namespace, and of Kafka's own, over
+    all partitions.
+    """
     sizes: Counter[str] = Counter()
     for segment in data.glob("*/*.log"):
         place = _PARTITION.fullmatch(segment.parent.name)
@@ -55,7 +59,9 @@ def named_topics() -> set[str]:
 
 
 def per_thousand(sizes: Counter[str], leads: int) -> dict[str, float]:
-    """Return MiB for 1,000 leads by topic, largest first; those of which two digits show nothing are left out."""
+    """Return MiB for 1,000 leads by topic, largest first; those of which two digits show nothing
+    are left out.
+    """
     mib = {topic: size / leads * 1000 / 2**20 for topic, size in sizes.most_common()}
     return {topic: size for topic, size in mib.items() if size >= 0.005}
 
@@ -92,17 +98,29 @@ async def measure(kafka: LocalKafka, leads: int, per_s: float) -> dict[str, floa
             began_s = time.monotonic()
             for number, record in enumerate(line.leads(leads)):
                 await asyncio.sleep(max(0.0, began_s + number / per_s - time.monotonic()))
-                await producer.send_and_wait(record.topic, record.value, record.key, partition=record.partition)
+                await producer.send_and_wait(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=record.partition,
+                )
         finally:
             await producer.stop()
-        await line.until(lambda: line.last().total() == leads and not line.last().keys() - ANSWERED, 60 * BUSY, "all")
+        await line.until(
+            lambda: line.last().total() == leads and not line.last().keys() - ANSWERED,
+            60 * BUSY,
+            "all",
+        )
         await asyncio.sleep(2.0)  # the last views of the lane, and the commits of offsets
         after = bytes_by_topic(Path(kafka.properties["log.dirs"]), namespace)
         return per_thousand(after - before, leads)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.e2e.disk", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.e2e.disk",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("--leads", type=int, default=1_000)
     parser.add_argument("--per-s", type=float, default=PER_S)
     arguments = parser.parse_args()

@@ -1,4 +1,6 @@
-"""A pipeline with many workers: who owns which lane, when a lane moved, and what each request to Clay was."""
+"""A pipeline with many workers: who owns which lane, when a lane moved, and what each request to
+Clay was.
+"""
 
 import asyncio
 import json
@@ -20,7 +22,10 @@ from stream_app.dev.process import LOOPBACK
 from tests.e2e.pipeline import OVER, Pipeline
 from tests.support.pace import BUSY
 
-_SENT: Final = re.compile(r'^stream_app_lead_events_total\{.*status="sending",workspace="([^"]+)"\} ([0-9.e+]+)', re.M)
+_SENT: Final = re.compile(
+    r'^stream_app_lead_events_total\{.*status="sending",workspace="([^"]+)"\} ([0-9.e+]+)',
+    re.M,
+)
 _POLL_S: Final = 0.05
 REFUSED: Final = frozenset({*range(300, 500), 503}) - {408}
 """Statuses that say that Clay did not take a lead; any other failure leaves it uncertain."""
@@ -39,7 +44,9 @@ class Request(msgspec.Struct, tag_field="kind", tag="request"):
 
     @property
     def refused(self) -> bool:
-        return self.accepted == 0 and (self.status in REFUSED or self.fault == "reset_before_accept")
+        return self.accepted == 0 and (
+            self.status in REFUSED or self.fault == "reset_before_accept"
+        )
 
 
 class Member:
@@ -95,7 +102,10 @@ class Member:
     def ready(self) -> bool:
         """True if it has partitions and serves them."""
         try:
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/readyz", timeout=1) as answer:
+            with urllib.request.urlopen(
+                f"http://{LOOPBACK}:{self.port}/readyz",
+                timeout=1,
+            ) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -104,13 +114,21 @@ class Member:
         """Wait until its partitions are assigned: it reports that it is ready."""
         deadline = time.monotonic() + within_s * BUSY
         while not await asyncio.to_thread(self.ready):
-            assert time.monotonic() < deadline, f"no partition within {within_s * BUSY:g} s: {self.output()[-3:]}"
+            assert time.monotonic() < deadline, (
+                f"no partition within {within_s * BUSY:g} s: {self.output()[-3:]}"
+            )
             await asyncio.sleep(0.1)
 
     def sent(self) -> dict[str, float]:
-        """Return the leads that it wrote ahead, by workspace, from its metrics. Empty if it does not answer."""
+        """Return the leads that it wrote ahead, by workspace, from its metrics.
+
+        Empty if it does not answer.
+        """
         try:
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/metrics", timeout=1) as answer:
+            with urllib.request.urlopen(
+                f"http://{LOOPBACK}:{self.port}/metrics",
+                timeout=1,
+            ) as answer:
                 return {name: float(count) for name, count in _SENT.findall(answer.read().decode())}
         except OSError:
             return {}
@@ -135,8 +153,9 @@ class Fleet(Pipeline):
         return Member(process, self.ports[process.pid], self.logs[process.pid])
 
     async def owners(self, within_s: float = 10) -> dict[str, Member]:
-        """Return which member sends the leads of each workspace: its count rises. All workspaces must have leads to
-        send.
+        """Return which member sends the leads of each workspace: its count rises.
+
+        All workspaces must have leads to send.
         """
         first = await self._counts()
         owners: dict[str, Member] = {}
@@ -144,11 +163,18 @@ class Fleet(Pipeline):
         while owners.keys() != set(self.names):
             if time.monotonic() > deadline:
                 raise AssertionError(
-                    f"no worker sends for {set(self.names) - owners.keys()}, within {within_s * BUSY:g} s"
+                    (
+                        f"no worker sends for {set(self.names) - owners.keys()}, within "
+                        f"{within_s * BUSY:g} s"
+                    ),
                 )
             await asyncio.sleep(0.2)
             for member, counts in (await self._counts()).items():
-                risen = {name for name, count in counts.items() if count > first.get(member, {}).get(name, 0)}
+                risen = {
+                    name
+                    for name, count in counts.items()
+                    if count > first.get(member, {}).get(name, 0)
+                }
                 owners |= dict.fromkeys(risen, member)
         return owners
 
@@ -159,15 +185,24 @@ class Fleet(Pipeline):
         while set((owners := await self.owners(within_s)).values()) != wanted:
             if time.monotonic() > deadline:
                 raise AssertionError(
-                    f"{len(set(owners.values()))} of {len(wanted)} workers send, within {within_s * BUSY:g} s"
+                    (
+                        f"{len(set(owners.values()))} of {len(wanted)} workers send, within "
+                        f"{within_s * BUSY:g} s"
+                    ),
                 )
         return owners
 
     async def _counts(self) -> dict[Member, dict[str, float]]:
         alive = [member for member in self.members if member.alive and not member.frozen]
-        return dict(zip(alive, await asyncio.gather(*(asyncio.to_thread(m.sent) for m in alive)), strict=True))
+        return dict(
+            zip(
+                alive,
+                await asyncio.gather(*(asyncio.to_thread(m.sent) for m in alive)),
+                strict=True,
+            ),
+        )
 
-    # ------------------------------------------------------------------------------------------- Clay's own account
+    # --------------------------------------------------------------------------- Clay's own account
 
     def requests(self) -> list[Request]:
         """Return all requests to Clay so far, from the simulator's ledger file."""
@@ -181,7 +216,12 @@ class Fleet(Pipeline):
                     self._requests.append(msgspec.json.decode(line, type=Request))
         return self._requests
 
-    async def first_request(self, workspaces: Iterable[str], after_ms: int, within_s: float) -> dict[str, int]:
+    async def first_request(
+        self,
+        workspaces: Iterable[str],
+        after_ms: int,
+        within_s: float,
+    ) -> dict[str, int]:
         """Return when the first request of each workspace arrived, in ms after `after_ms`."""
         missing = set(workspaces)
         firsts = dict[str, int]()
@@ -194,12 +234,17 @@ class Fleet(Pipeline):
                     firsts.setdefault(request.workspace, request.at_ms - after_ms)
             seen = len(requests)
             if time.monotonic() > deadline:
-                raise AssertionError(f"no request of {missing - firsts.keys()} within {within_s * BUSY:g} s")
+                raise AssertionError(
+                    f"no request of {missing - firsts.keys()} within {within_s * BUSY:g} s",
+                )
             await asyncio.sleep(_POLL_S)
         return firsts
 
     def posted_again(self) -> dict[str, list[Request]]:
-        """Return the leads that were sent again after a POST that was not refused. This must never happen."""
+        """Return the leads that were sent again after a POST that was not refused.
+
+        This must never happen.
+        """
         by_lead: dict[str, list[Request]] = defaultdict(list)
         for request in self.requests():
             if request.lead_id is not None:
@@ -210,16 +255,22 @@ class Fleet(Pipeline):
             if any(not request.refused for request in requests[:-1])
         }
 
-    # ----------------------------------------------------------------------------------------------------- verdicts
+    # ------------------------------------------------------------------------------------- verdicts
 
     async def until_rest(self, count: int, timeout_s: float, *, duplicates: int = 0) -> None:
-        """Wait until this many records are finished. Check that none was lost, sent twice or reported wrongly.
+        """Wait until this many records are finished.
 
-        They are good leads of different people, except `duplicates` of them. Each is accepted, or parked as uncertain.
+        Check that none was lost, sent twice or reported wrongly.
+
+        They are good leads of different people, except `duplicates` of them. Each is accepted, or
+        parked as uncertain.
         """
         rest = OVER - {"rerouted"}
         await self.until(
-            lambda: sum(history[-1].status in rest for history in list(self.histories.values())) >= count,
+            lambda: (
+                sum(history[-1].status in rest for history in list(self.histories.values()))
+                >= count
+            ),
             timeout_s,
             f"{count} records at rest",
         )
@@ -233,7 +284,9 @@ class Fleet(Pipeline):
         took = Counter(request.lead_id for request in self.requests() if request.accepted)
         for history in self.histories.values():
             if history[-1].status == "accepted":
-                assert took[history[-1].lead_id] == 1, f"Clay never got it: {self.describe(history[-1].lead_id)}"
+                assert took[history[-1].lead_id] == 1, (
+                    f"Clay never got it: {self.describe(history[-1].lead_id)}"
+                )
             if history[-1].status == "parked":
                 assert history[-2].status == "send_uncertain", (
                     f"parked for nothing: {self.describe(history[-1].lead_id)}"
@@ -248,7 +301,10 @@ class Fleet(Pipeline):
             if event.lead_id == lead_id
         ]
         lines += [
-            f"{request.at_ms} Clay was sent it: {request.status}, accepted {request.accepted}, {request.fault or ''}"
+            (
+                f"{request.at_ms} Clay was sent it: {request.status}, accepted "
+                f"{request.accepted}, {request.fault or ''}"
+            )
             for request in self.requests()
             if request.lead_id == lead_id
         ]

@@ -1,7 +1,7 @@
 """A worker that freezes itself (SIGSTOP) at one station of the line, as soon as a file says so.
 
-It freezes at the first lead that comes to the station once DIRECTORY/freeze exists, and writes which lead that is to
-DIRECTORY/<STATION>.lead just before.
+It freezes at the first lead that comes to the station once DIRECTORY/freeze exists, and writes
+which lead that is to DIRECTORY/<STATION>.lead just before.
 """
 
 import asyncio
@@ -59,7 +59,11 @@ def _at_commit(station: str, freeze: Freeze) -> None:
     status = "sending" if station.endswith("write_ahead") else "accepted"
 
     async def patched(self: TransactionalState, records: Any) -> None:
-        leads = [record.key.decode() for record in records if b'"status":"%s"' % status.encode() in record.value or b""]
+        leads = [
+            record.key.decode()
+            for record in records
+            if b'"status":"%s"' % status.encode() in record.value or b""
+        ]
         if leads and station.startswith("before"):
             freeze(leads[0])
         await transact(self, records)
@@ -82,7 +86,13 @@ def _at_post(freeze: Freeze) -> None:
 def _at_send(station: str, freeze: Freeze) -> None:
     send = ClayClient.send
 
-    async def patched(self: ClayClient, url: str, token: str | None, body: bytes, **options: Any) -> Any:
+    async def patched(
+        self: ClayClient,
+        url: str,
+        token: str | None,
+        body: bytes,
+        **options: Any,
+    ) -> Any:
         lead_id = json.loads(body)["lead_id"]
         if station == "after_age_check":
             freeze(lead_id)

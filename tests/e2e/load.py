@@ -24,7 +24,14 @@ from tests.support.odd_batches import gzip_with_more_behind_it, lz4_with_a_wrong
 
 _TICK_S = 0.05
 _DELIVERY_MS = 120_000
-MIXED = {"duplicate": 0.04, "same_person": 0.06, "stray": 0.03, "poison": 0.02, "hostile": 0.04, "bulk": 0.1}
+MIXED = {
+    "duplicate": 0.04,
+    "same_person": 0.06,
+    "stray": 0.03,
+    "poison": 0.02,
+    "hostile": 0.04,
+    "bulk": 0.1,
+}
 """Shares of what is not simply a new lead on `leads`."""
 
 _LINKED_EVERY: Final = 3
@@ -49,7 +56,13 @@ WITHOUT_VALUE: Final = "without value"
 _CODECS: Final = (None, None, None, None, "gzip", "snappy", "lz4", "zstd")
 
 
-def _encode(usual: Callable[..., bytes], odd: Callable[..., bytes], payload: bytes, *more: Any, **named: Any) -> bytes:
+def _encode(
+    usual: Callable[..., bytes],
+    odd: Callable[..., bytes],
+    payload: bytes,
+    *more: Any,
+    **named: Any,
+) -> bytes:
     """Compress a batch as a strange producer does if a hostile lead is in it."""
     return odd(payload) if f'"{HOSTILE}: '.encode() in payload else usual(payload, *more, **named)
 
@@ -57,12 +70,19 @@ def _encode(usual: Callable[..., bytes], odd: Callable[..., bytes], payload: byt
 class Load:
     """`async with Load(...)` publishes until the block ends. Then all records are on Kafka.
 
-    per_s: records a second over all workspaces. mixed: add the shares of `MIXED`, headers of other programs on some
-    records, and every codec of Kafka. bombs: add batches that are small on Kafka and large in memory.
+    per_s: records a second over all workspaces. mixed: add the shares of `MIXED`, headers of other
+    programs on some records, and every codec of Kafka. bombs: add batches that are small on Kafka
+    and large in memory.
     """
 
     def __init__(
-        self, line: Pipeline, per_s: float, *, mixed: bool = False, bombs: bool = False, seed: int = 1
+        self,
+        line: Pipeline,
+        per_s: float,
+        *,
+        mixed: bool = False,
+        bombs: bool = False,
+        seed: int = 1,
     ) -> None:
         self.count = 0
         self.kinds: Counter[str] = Counter()
@@ -87,7 +107,9 @@ class Load:
         if self._shares:
             for name, odd in _ODD.items():
                 usual = getattr(batches, name)
-                self._patches.enter_context(mock.patch.object(batches, name, partial(_encode, usual, odd)))
+                self._patches.enter_context(
+                    mock.patch.object(batches, name, partial(_encode, usual, odd)),
+                )
         for codec in dict.fromkeys(self._codecs):
             self._producers[codec] = kafka_producer(
                 bootstrap_servers=self._line.bootstrap,
@@ -111,7 +133,10 @@ class Load:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _: TracebackType | None,
     ) -> None:
         assert self._task is not None
         self._task.cancel()
@@ -123,7 +148,11 @@ class Load:
             for producer in self._producers.values():
                 await producer.stop()
             self._patches.close()
-        if error is None and not self._task.cancelled() and (failure := self._task.exception()) is not None:
+        if (
+            error is None
+            and not self._task.cancelled()
+            and (failure := self._task.exception()) is not None
+        ):
             raise failure
 
     async def _publish(self) -> None:
@@ -137,9 +166,15 @@ class Load:
                 foreign = self._outer.random() < self._foreign
                 headers = list(foreign_headers(self._outer)) if foreign else None
                 codec = self._outer.choice(self._codecs)
-                producer = self._producers[codec if kind != HOSTILE else ("gzip", "lz4")[self._tricks % 2]]
+                producer = self._producers[
+                    codec if kind != HOSTILE else ("gzip", "lz4")[self._tricks % 2]
+                ]
                 sent = await producer.send(
-                    record.topic, record.value, record.key, partition=record.partition, headers=headers
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=record.partition,
+                    headers=headers,
                 )
                 is_poison = kind == HOSTILE and self._trick in POISON
                 # only now: the load may end while the producer has no room for it yet
@@ -151,21 +186,35 @@ class Load:
             await asyncio.sleep(_TICK_S)
 
     async def _send_batch(self) -> None:
-        """Publish one batch, of a few hundred bytes to some KB. Its records are poison or have no value."""
+        """Publish one batch, of a few hundred bytes to some KB.
+
+        Its records are poison or have no value.
+        """
         what = _BATCHES[self.count // _BATCH_EVERY % len(_BATCHES)]
         workspace = self._outer.choice(self._line.names)
         names = self._line.settings.names
         topic = self._outer.choice((names.leads, names.bulk))
         batch = self._bomber.create_batch()
 
-        def add(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> None:
-            assert batch.append(timestamp=None, key=key, value=value, headers=list(headers)) is not None
+        def add(
+            key: bytes | None,
+            value: bytes | None,
+            headers: Sequence[tuple[str, bytes | None]],
+        ) -> None:
+            assert (
+                batch.append(timestamp=None, key=key, value=value, headers=list(headers))
+                is not None
+            )
 
         kind = "poison"
         records = 1  # a batch that is too large is one
         match what:
             case "headers":
-                lead = {"workspace": workspace, "source": f"{HOSTILE}: {what}", "fields": {"email": "eve@example.com"}}
+                lead = {
+                    "workspace": workspace,
+                    "source": f"{HOSTILE}: {what}",
+                    "fields": {"email": "eve@example.com"},
+                }
                 add(workspace.encode(), json.dumps(lead).encode(), _HEADERS)
             case "too large":
                 for _ in range(17):
@@ -175,7 +224,11 @@ class Load:
                 records = 500
                 for number in range(records):
                     add(workspace.encode() if number % 2 else None, None, [])
-        sent = await self._bomber.send_batch(batch, topic, partition=self._line.settings.home(workspace))
+        sent = await self._bomber.send_batch(
+            batch,
+            topic,
+            partition=self._line.settings.home(workspace),
+        )
         self.kinds[kind] += records
         self._sent.add(sent)
         sent.add_done_callback(self._sent.discard)
@@ -196,7 +249,10 @@ class Load:
                 return self._same_person(record)
             case "stray":
                 home = self._line.settings.home(workspace)
-                return msgspec.structs.replace(record, partition=(home + 1) % self._line.settings.kafka.partitions)
+                return msgspec.structs.replace(
+                    record,
+                    partition=(home + 1) % self._line.settings.kafka.partitions,
+                )
             case "bulk":
                 record = msgspec.structs.replace(record, topic=self._line.settings.names.bulk)
         if kind != "duplicate":
@@ -215,11 +271,15 @@ class Load:
         return self._line.lead(number, workspace, fields=fields)
 
     def _same_person(self, record: Record) -> Record:
-        """Return a lead of the same person under a new id, with some of the person's strong identifiers."""
+        """Return a lead of the same person under a new id, with some of the person's strong
+        identifiers.
+        """
         lead = msgspec.json.decode(record.value or b"", type=Lead)
         strong = [name for name in ("email", "linkedin_url") if name in lead.fields]
         kept = self._rng.sample(strong, self._rng.randint(1, len(strong)))
-        fields = {name: value for name, value in lead.fields.items() if name in kept or name not in strong}
+        fields = {
+            name: value for name, value in lead.fields.items() if name in kept or name not in strong
+        }
         again = msgspec.structs.replace(lead, lead_id=f"again-{self.count}", fields=fields)
         return msgspec.structs.replace(record, value=msgspec.json.encode(again))
 
@@ -246,8 +306,13 @@ class Load:
                 fields["email"] = f"person{victim}@example.com"
                 fields["linkedin_url"] = f"https://www.linkedin.com/in/person{number + 1_000_000}"
             case "forged import":
-                more |= {"import_id": "load", "import_summary": {"rows": 10**9, "leads": 1, "file": "x", "who": "eve"}}
-        return json.dumps({"workspace": workspace, "source": f"{HOSTILE}: {trick}", "fields": fields, **more}).encode()
+                more |= {
+                    "import_id": "load",
+                    "import_summary": {"rows": 10**9, "leads": 1, "file": "x", "who": "eve"},
+                }
+        return json.dumps(
+            {"workspace": workspace, "source": f"{HOSTILE}: {trick}", "fields": fields, **more},
+        ).encode()
 
     def _kind(self) -> str:
         drawn = self._rng.random()

@@ -1,4 +1,6 @@
-"""The whole system as real processes in a namespace of its own, checked from outside: topics and Clay's ledger."""
+"""The whole system as real processes in a namespace of its own, checked from outside: topics and
+Clay's ledger.
+"""
 
 import asyncio
 import json
@@ -45,20 +47,36 @@ run_if = "always"
 retries = 600
 retry_delay_s = 0.5
 """
-"""A table that calls back for each row. It tries again for 5 minutes: a gateway may start after the first lead."""
+"""A table that calls back for each row. It tries again for 5 minutes: a gateway may start after the
+first lead.
+"""
 _ENOUGH: Final = 1_000_000_000
-"""Credits a month: more than any test spends. A worker sends for no workspace without a cap, and earlier versions know
-this key."""
+"""Credits a month: more than any test spends. A worker sends for no workspace without a cap, and
+earlier versions know this key.
+"""
 OVER: frozenset[Status] = frozenset(
-    {"accepted", "rejected_invalid", "duplicate", "parked", "expired", "suppressed", "rerouted", "replaced"}
+    {
+        "accepted",
+        "rejected_invalid",
+        "duplicate",
+        "parked",
+        "expired",
+        "suppressed",
+        "rerouted",
+        "replaced",
+    },
 )
-"""Where a history of a destination without callbacks may rest (a rerouted one goes on elsewhere)."""
+"""Where a history of a destination without callbacks may rest (a rerouted one goes on elsewhere).
+"""
 ANSWERED: frozenset[Status] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 """Where one of a destination with callbacks rests as soon as Clay has called back."""
 
 
 class Pipeline:
-    """`async with Pipeline(...) as line:` starts the simulator and creates the topics. The test starts the workers."""
+    """`async with Pipeline(...) as line:` starts the simulator and creates the topics.
+
+    The test starts the workers.
+    """
 
     def __init__(
         self,
@@ -139,13 +157,21 @@ read_model_path = "{self.directory}/model.sqlite"
             if "budget" not in limited[name]
         )
 
-    # ------------------------------------------------------------------------------------------- start and stop
+    # ------------------------------------------------------------------------------- start and stop
 
     async def __aenter__(self) -> Self:
         try:
             script = self.directory / "sim.toml"
             script.write_text(FAST_SIM.format(seed=1) + self._script)
-            argv = ["sim", "--port", "0", "--script", str(script), "--ledger", str(self.directory / "ledger.jsonl")]
+            argv = [
+                "sim",
+                "--port",
+                "0",
+                "--script",
+                str(script),
+                "--ledger",
+                str(self.directory / "ledger.jsonl"),
+            ]
             log = self._log("sim")
             fork_process(self.children, argv, log)
             ready = await self._first_json(log)
@@ -155,9 +181,15 @@ read_model_path = "{self.directory}/model.sqlite"
                 for number, name in enumerate(self.names)
             }
             self.environment["CALLBACK_KEY"] = "a key of callback tokens, only for tests"
-            os.environ.update(self.environment)  # for the children; each pipeline sets all that it names
+            # for the children; each pipeline sets all that it names
+            os.environ.update(self.environment)
             self.settings = self._settings()
-            await create_topics(connection_of(self.settings), self.settings.topic_plan(), 30 * BUSY, lambda _: None)
+            await create_topics(
+                connection_of(self.settings),
+                self.settings.topic_plan(),
+                30 * BUSY,
+                lambda _: None,
+            )
             self._follower = asyncio.create_task(self._follow())
         except BaseException:
             self.children.close()
@@ -165,7 +197,10 @@ read_model_path = "{self.directory}/model.sqlite"
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _: TracebackType | None,
     ) -> None:
         if self._follower is not None:
             self._follower.cancel()
@@ -187,9 +222,11 @@ read_model_path = "{self.directory}/model.sqlite"
         program: Sequence[str] = (),
         change: Callable[[], object] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start `stream-app worker`, `replay`, `gateway` or `board` as a process with ports of its own.
+        """Start `stream-app worker`, `replay`, `gateway` or `board` as a process with ports of its
+        own.
 
-        bootstrap: another address of the same broker. program: another version, which takes the same arguments.
+        bootstrap: another address of the same broker. program: another version, which takes the
+            same arguments.
         change: called in the process before it does anything.
         """
         number = len(self._logs)
@@ -199,7 +236,9 @@ read_model_path = "{self.directory}/model.sqlite"
         port = free_port()
         own = f"{command}_ops_port" if command in ("gateway", "board") else f"{command}_port"
         ports = {own: port, "gateway_port": self.gateway_port, "board_port": self.board_port}
-        config.write_text(f"{toml}\n[http]\n" + "".join(f"{name} = {value}\n" for name, value in ports.items()))
+        config.write_text(
+            f"{toml}\n[http]\n" + "".join(f"{name} = {value}\n" for name, value in ports.items()),
+        )
         argv = [command, "--config", str(config)]
         log = self._log(f"{command}-{number}")
         if program:
@@ -216,10 +255,16 @@ read_model_path = "{self.directory}/model.sqlite"
         return process.returncode
 
     async def get(self, process: subprocess.Popen[bytes], path: str) -> str:
-        """Return what a process answers on its port for operations. Raises OSError for any status but 200."""
+        """Return what a process answers on its port for operations.
+
+        Raises OSError for any status but 200.
+        """
 
         def ask() -> str:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[process.pid]}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.ports[process.pid]}{path}",
+                timeout=10,
+            ) as answer:
                 return str(answer.read().decode())
 
         return await asyncio.to_thread(ask)
@@ -246,7 +291,10 @@ read_model_path = "{self.directory}/model.sqlite"
         return output
 
     async def ask(self, *argv: str) -> tuple[int, Any]:
-        """Run a command with --json. Return its exit code and its document. Its progress may stand around that."""
+        """Run a command with --json.
+
+        Return its exit code and its document. Its progress may stand around that.
+        """
         code, output = await self.run(*argv, "--json")
         assert "{" in output, output
         return code, json.JSONDecoder().raw_decode(output[output.index("{") :])[0]
@@ -257,16 +305,24 @@ read_model_path = "{self.directory}/model.sqlite"
         assert code == 0, books
         return dict(books)
 
-    # --------------------------------------------------------------------------------------------- in and out
+    # ----------------------------------------------------------------------------------- in and out
 
     async def publish(self, records: Iterable[Record]) -> None:
         """Write raw records, each to the partition that it names."""
-        producer = kafka_producer(bootstrap_servers=self.bootstrap, enable_idempotence=True, max_request_size=4 * 2**20)
+        producer = kafka_producer(
+            bootstrap_servers=self.bootstrap,
+            enable_idempotence=True,
+            max_request_size=4 * 2**20,
+        )
         await producer.start()
         try:
             for record in records:
                 await producer.send(
-                    record.topic, record.value, record.key, partition=record.partition, headers=list(record.headers)
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=record.partition,
+                    headers=list(record.headers),
                 )
         finally:
             await producer.stop()
@@ -280,7 +336,13 @@ read_model_path = "{self.directory}/model.sqlite"
         }
         lead = Lead(fields, lead_id=f"lead-{number}", workspace=workspace)
         value = msgspec.json.encode(msgspec.structs.replace(lead, **changes))
-        return Record(self.settings.names.leads, workspace.encode(), value, (), self.settings.home(workspace))
+        return Record(
+            self.settings.names.leads,
+            workspace.encode(),
+            value,
+            (),
+            self.settings.home(workspace),
+        )
 
     def leads(self, count: int) -> list[Record]:
         """Return good leads, one workspace after the other."""
@@ -291,7 +353,9 @@ read_model_path = "{self.directory}/model.sqlite"
         deadline = time.monotonic() + timeout_s * BUSY
         while not done():
             if time.monotonic() > deadline:
-                raise AssertionError(f"{what}: not within {timeout_s * BUSY} s; seen {dict(self.last())}")
+                raise AssertionError(
+                    f"{what}: not within {timeout_s * BUSY} s; seen {dict(self.last())}",
+                )
             if self._follower is not None and self._follower.done():
                 self._follower.result()
             await asyncio.sleep(0.05)
@@ -299,7 +363,10 @@ read_model_path = "{self.directory}/model.sqlite"
     async def until_over(self, count: int, timeout_s: float) -> None:
         """Wait until this many histories are finished."""
         await self.until(
-            lambda: sum(history[-1].status in OVER for history in list(self.histories.values())) >= count,
+            lambda: (
+                sum(history[-1].status in OVER for history in list(self.histories.values()))
+                >= count
+            ),
             timeout_s,
             f"{count} histories at rest",
         )
@@ -310,7 +377,10 @@ read_model_path = "{self.directory}/model.sqlite"
 
     def summary(self) -> dict[str, Any]:
         """Return the simulator's own account. `leads` has how many rows it made of each lead."""
-        with urllib.request.urlopen(f"{self._control}/ledger/summary?leads=all", timeout=30) as answer:
+        with urllib.request.urlopen(
+            f"{self._control}/ledger/summary?leads=all",
+            timeout=30,
+        ) as answer:
             return dict(json.load(answer))
 
     def control(self, method: str, path: str, body: Any = None) -> Any:
@@ -330,12 +400,15 @@ read_model_path = "{self.directory}/model.sqlite"
             self.settings.names.inputs,
         )
 
-    # -------------------------------------------------------------------------------------------------- checks
+    # --------------------------------------------------------------------------------------- checks
 
     def check_histories(self) -> None:
         """Check that the events of each input are a legal path, in sequence, each once."""
         for origin, history in self.histories.items():
-            assert [event.seq for event in history] == list(range(1, len(history) + 1)), (origin, history)
+            assert [event.seq for event in history] == list(range(1, len(history) + 1)), (
+                origin,
+                history,
+            )
             before: Status | None = None
             for event in history:
                 assert follows(before, event.status), (origin, [step.status for step in history])
@@ -346,7 +419,7 @@ read_model_path = "{self.directory}/model.sqlite"
         for log in self.logs.values():
             assert not [line for line in _lines(log) if "@example.com" in line], log.name
 
-    # ------------------------------------------------------------------------------------------------ internals
+    # ------------------------------------------------------------------------------------ internals
 
     def _settings(self) -> Settings:
         self._config.write_text(self._toml)
@@ -371,7 +444,9 @@ read_model_path = "{self.directory}/model.sqlite"
         await consumer.start()
         try:
             topic = self.settings.names.status
-            consumer.assign([TopicPartition(topic, number) for number in range(self.settings.kafka.partitions)])
+            consumer.assign(
+                [TopicPartition(topic, number) for number in range(self.settings.kafka.partitions)],
+            )
             await consumer.seek_to_beginning()
             while True:
                 for records in (await consumer.getmany(timeout_ms=200)).values():
@@ -379,7 +454,8 @@ read_model_path = "{self.directory}/model.sqlite"
                         event = _events.decode(record.value)
                         assert record.key == event.lead_id.encode(), event
                         history = self.histories[event.origin]
-                        # A stray's first event is in the partition that it strayed to, all others are in its home.
+                        # A stray's first event is in the partition that it strayed to, all others
+                        # are in its home.
                         history.insert(0 if event.status == "rerouted" else len(history), event)
         finally:
             await consumer.stop()

@@ -1,4 +1,6 @@
-"""A pipeline on a Kafka with TLS, SCRAM and an authorizer: each process and command is a user of its own."""
+"""A pipeline on a Kafka with TLS, SCRAM and an authorizer: each process and command is a user of
+its own.
+"""
 
 import asyncio
 import subprocess
@@ -24,7 +26,13 @@ class Secured(Pipeline):
 
     def __init__(self, kafka: SecureKafka, namespace: str, config: str = "") -> None:
         super().__init__(
-            kafka.broker.bootstrap, namespace, 1, config=config, partitions=2, callbacks=True, script=CALLBACK
+            kafka.broker.bootstrap,
+            namespace,
+            1,
+            config=config,
+            partitions=2,
+            callbacks=True,
+            script=CALLBACK,
         )
         self._kafka = kafka
         self._namespace = namespace
@@ -32,7 +40,8 @@ class Secured(Pipeline):
     def config_of(self, program: str, namespace: str = "", *, operators: bool = False) -> Path:
         """Return the configuration of one program.
 
-        `namespace`: another one than the pipeline's; `operators`: with the token of `OPERATOR_TOKEN`.
+        `namespace`: another one than the pipeline's; `operators`: with the token of
+            `OPERATOR_TOKEN`.
         """
         config = self.directory / f"{user_of(program)}-{operators}.toml"
         toml = self._toml.replace(self.bootstrap, self._kafka.addresses["SASL_SSL"])
@@ -56,11 +65,17 @@ board_ops_port = 0
 trace_port = 0
 [trace]
 endpoint = "http://127.0.0.1:1/v1/traces"
-"""
+""",
         )
         return config
 
-    def process(self, name: str, program: str = "", *, operators: bool = False) -> subprocess.Popen[bytes]:
+    def process(
+        self,
+        name: str,
+        program: str = "",
+        *,
+        operators: bool = False,
+    ) -> subprocess.Popen[bytes]:
         """Start a process, as the user of `program` if it is given."""
         config = self.config_of(program or name, operators=operators)
         log = self._log(program or name)

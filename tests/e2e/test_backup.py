@@ -1,4 +1,6 @@
-"""Loss, and more partitions: whole systems, with the commands of docs/backup.md and docs/sizing.md as they stand."""
+"""Loss, and more partitions: whole systems, with the commands of docs/backup.md and docs/sizing.md
+as they stand.
+"""
 
 import asyncio
 import json
@@ -30,12 +32,21 @@ SUPPRESSED = "person2@example.com"
 def blocks(page: str, heading: str, language: str = "sh") -> list[str]:
     """The blocks of a section in their order. '': what is before the first section."""
     text = (DOCS / page).read_text(encoding="utf-8")
-    section = re.split(r"^## ", text.partition(f"## {heading}\n")[2] if heading else text, flags=re.M)[0]
-    return [textwrap.dedent(block) for block in re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)]
+    section = re.split(
+        r"^## ",
+        text.partition(f"## {heading}\n")[2] if heading else text,
+        flags=re.M,
+    )[0]
+    return [
+        textwrap.dedent(block)
+        for block in re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    ]
 
 
 class Systems(Pipeline):
-    """A system of four leads, of which one is suppressed and three are answered, and then a new namespace."""
+    """A system of four leads, of which one is suppressed and three are answered, and then a new
+    namespace.
+    """
 
     async def work(self) -> None:
         """Run the system until the leads are at rest. Keep the copies of the page."""
@@ -48,7 +59,10 @@ class Systems(Pipeline):
         await self.until(lambda: self.at_rest() == 4, 120, "four leads are at rest")
         (copies,) = blocks("backup.md", "")
         await self.shell(f"export STREAM_APP_CONFIG=old.toml\n{copies}")
-        rows = ["lead_id,email,first_name", *(f"lead-{number},person{number}@example.com,Ada" for number in range(6))]
+        rows = [
+            "lead_id,email,first_name",
+            *(f"lead-{number},person{number}@example.com,Ada" for number in range(6)),
+        ]
         rows.append("lead-6,Person0@example.com,Ada")  # the person of lead-0, under another id
         (self.directory / "leads.csv").write_text("\n".join(rows) + "\n")
 
@@ -61,7 +75,10 @@ class Systems(Pipeline):
         (self.directory / name).write_text(self._toml)
 
     async def shell(self, block: str, **names: str) -> str:
-        """Run a block as a shell does, with these names in place of those of the page. Every command must succeed."""
+        """Run a block as a shell does, with these names in place of those of the page.
+
+        Every command must succeed.
+        """
         for shown, own in names.items():
             block = re.sub(rf"(?<![\w.-]){re.escape(shown)}(?![\w.-])", own, block)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -114,7 +131,10 @@ class Systems(Pipeline):
         was = self.lane()
         ((webhook, quota),) = was["webhooks"].items()
         spent = was["meters"]["credits_day"]["spent"]
-        block = carry_over.replace("--credits 120", f"--credits {spent}").replace("12000", str(quota["count"]))
+        block = carry_over.replace("--credits 120", f"--credits {spent}").replace(
+            "12000",
+            str(quota["count"]),
+        )
         await self.shell(f"export STREAM_APP_CONFIG=new.toml\n{block}", acme="w0", ID=webhook)
         await self.shell("STREAM_APP_CONFIG=new.toml stream-app lanes --json > lanes.json")
         now = self.lane()
@@ -131,7 +151,15 @@ class Systems(Pipeline):
 @pytest.fixture
 def systems(kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Systems:
     monkeypatch.setenv("PERSON_PEPPER", "a pepper of 32 random characters, only for tests")
-    return Systems(kafka.bootstrap, namespace, 1, config=CONFIG, partitions=2, callbacks=True, script=CALLBACK)
+    return Systems(
+        kafka.bootstrap,
+        namespace,
+        1,
+        config=CONFIG,
+        partitions=2,
+        callbacks=True,
+        script=CALLBACK,
+    )
 
 
 async def test_the_state_is_gone(systems: Systems) -> None:
@@ -152,16 +180,28 @@ async def test_the_state_is_gone(systems: Systems) -> None:
         await line.shell(write_down)
         worker = line.start("worker")
         assert await asyncio.to_thread(worker.wait, 60) == 1
-        assert f"{state}/0: it is empty, and {line.settings.names.lanes}/0 is not" in line.logs[worker.pid].read_text()
+        assert (
+            f"{state}/0: it is empty, and {line.settings.names.lanes}/0 is not"
+            in line.logs[worker.pid].read_text()
+        )
         code, text = await line.run("suppress", "list")
         assert code == 1
         assert f"{state}/0: it is empty" in text
         await line.python(sent)
-        assert (line.directory / "sent.csv").read_text().split() == ["lead_id", "lead-0", "lead-1", "lead-3"]
+        assert (line.directory / "sent.csv").read_text().split() == [
+            "lead_id",
+            "lead-0",
+            "lead-1",
+            "lead-3",
+        ]
 
         line.begin_again(f"new.{line.settings.kafka.namespace}", 8)
         await line.carry_over(create, carry_over)
-        assert await line.python(publish) == "3 were published\n", "two leads of six, and the suppressed one"
+        assert await line.python(publish) == "3 were published\n", (
+            "two leads of six, and the suppressed one"
+        )
         await line.until(lambda: line.at_rest() == 3, 120, "three leads are at rest")
         assert line.last()["suppressed"] == 1, "the person is on the list of the new namespace, too"
-        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in (0, 1, 3, 4, 5)}, "each once, at Clay"
+        assert line.summary()["leads"] == {f"lead-{number}": 1 for number in (0, 1, 3, 4, 5)}, (
+            "each once, at Clay"
+        )

@@ -1,4 +1,6 @@
-"""Any bytes, any size, any JSON, any headers: each record is one lead or one rejection, and the next is processed."""
+"""Any bytes, any size, any JSON, any headers: each record is one lead or one rejection, and the
+next is processed.
+"""
 
 import json
 
@@ -26,19 +28,59 @@ CASES: dict[str, tuple[bytes | None, bytes | None, str, str]] = {
     "empty": (b"w0", b"", "rejected_invalid", "empty"),
     "tombstone": (b"w0", None, "rejected_invalid", "tombstone"),
     "long_key": (b"k" * 10_000, b"{", "rejected_invalid", "not_json"),
-    "one_mb": (b"w0", b'{"fields":{"email":"' + b"x" * 1_000_000 + b'"}}', "rejected_invalid", "oversize"),
+    "one_mb": (
+        b"w0",
+        b'{"fields":{"email":"' + b"x" * 1_000_000 + b'"}}',
+        "rejected_invalid",
+        "oversize",
+    ),
     "just_over_100_kb": (b"w0", lead(source="s").ljust(102_401), "rejected_invalid", "oversize"),
     "nested": (b"w0", b"[" * 10_000 + b"]" * 10_000, "rejected_invalid", "nested_too_deep"),
     "array": (b"w0", b"[1, 2]", "rejected_invalid", "not_an_object"),
     "nan": (b"w0", b'{"fields": {"email": NaN}}', "rejected_invalid", "not_json"),
-    "no_identity": (b"w0", json.dumps({"fields": {"title": "CEO"}}).encode(), "rejected_invalid", "no_identity"),
+    "no_identity": (
+        b"w0",
+        json.dumps({"fields": {"title": "CEO"}}).encode(),
+        "rejected_invalid",
+        "no_identity",
+    ),
     "nested_field": (b"w0", lead(fields={"email": {"a": 1}}), "rejected_invalid", "invalid_lead"),
-    "unknown_workspace": (b"nowhere", lead(workspace="nowhere"), "rejected_invalid", "unknown_workspace"),
-    "unknown_destination": (b"w0", lead(destination="nowhere"), "rejected_invalid", "unknown_destination"),
-    "expired": (b"w0", lead(not_after_ms=1, lead_id="too-late", fields={"title": "CEO"}), "expired", "not_after"),
-    "number_as_string": (b"w0", lead(not_after_ms="99999999999999", lead_id="string"), "accepted", ""),
-    "null_key": (None, lead(lead_id="null-key", fields={"email": "null@example.com"}), "accepted", ""),
-    "unknown_names": (b"w0", lead(lead_id="names", fields={"email": "n@example.com"}, more={"a": [1]}), "accepted", ""),
+    "unknown_workspace": (
+        b"nowhere",
+        lead(workspace="nowhere"),
+        "rejected_invalid",
+        "unknown_workspace",
+    ),
+    "unknown_destination": (
+        b"w0",
+        lead(destination="nowhere"),
+        "rejected_invalid",
+        "unknown_destination",
+    ),
+    "expired": (
+        b"w0",
+        lead(not_after_ms=1, lead_id="too-late", fields={"title": "CEO"}),
+        "expired",
+        "not_after",
+    ),
+    "number_as_string": (
+        b"w0",
+        lead(not_after_ms="99999999999999", lead_id="string"),
+        "accepted",
+        "",
+    ),
+    "null_key": (
+        None,
+        lead(lead_id="null-key", fields={"email": "null@example.com"}),
+        "accepted",
+        "",
+    ),
+    "unknown_names": (
+        b"w0",
+        lead(lead_id="names", fields={"email": "n@example.com"}, more={"a": [1]}),
+        "accepted",
+        "",
+    ),
     "duplicate_keys": (
         b"w0",
         b'{"workspace":"w0","lead_id":"first","lead_id":"last","fields":{"email":"k@example.com"}}',
@@ -59,8 +101,16 @@ def foreign(topic: str, home: int) -> dict[str, Headers]:
         "no_way": (("origin", b"web/1/1"), (HEADERS["origin"], b"web/1/1")),
         "no_way_again": (("origin", b"web/1/1"), (HEADERS["origin"], b"web/1/1")),
         "a_way": _FORGED.to_headers(),
-        "of_another_record": msgspec.structs.replace(_FORGED, origin=f"{topic}/{home}/0", way="rerouted").to_headers(),
-        "a_dead_letter": msgspec.structs.replace(_FORGED, way="", disposition="failed").to_headers(),
+        "of_another_record": msgspec.structs.replace(
+            _FORGED,
+            origin=f"{topic}/{home}/0",
+            way="rerouted",
+        ).to_headers(),
+        "a_dead_letter": msgspec.structs.replace(
+            _FORGED,
+            way="",
+            disposition="failed",
+        ).to_headers(),
         "many": tuple((f"name-{number % 50}", b"x") for number in range(20_000)),
         "huge": (("blob", b"\xff" * 700_000),),
         "long_name": (("n" * 30_000, b""),),
@@ -77,7 +127,8 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         origins = {name: f"{topic}/{home}/{offset}" for offset, name in enumerate(CASES)}
         junk = ((f"h{n}", b"\xff\x00" * 50) for n in range(20))
         records[0] = msgspec.structs.replace(
-            records[0], headers=(("traceparent", f"00-{TRACE_ID}-{'b' * 16}-01".encode()),)
+            records[0],
+            headers=(("traceparent", f"00-{TRACE_ID}-{'b' * 16}-01".encode()),),
         )
         records.append(
             Record(
@@ -86,20 +137,37 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
                 line.lead(7, "w0").value,
                 (("stream-app-origin", b"\xfe/x/-1"), ("stream-app-way", b"?"), *junk),
                 home,
-            )
+            ),
         )
         origins["junk_headers"] = f"{topic}/{home}/{len(CASES)}"
         astray = (home + 1) % 4
-        records.append(Record(topic, b"w0", lead(lead_id="astray", fields={"email": "astray@example.com"}), (), astray))
+        records.append(
+            Record(
+                topic,
+                b"w0",
+                lead(lead_id="astray", fields={"email": "astray@example.com"}),
+                (),
+                astray,
+            ),
+        )
         for number, (name, headers) in enumerate(foreign(topic, home).items()):
             records += [
-                msgspec.structs.replace(line.lead(100 + number, "w0"), headers=headers, partition=astray),
+                msgspec.structs.replace(
+                    line.lead(100 + number, "w0"),
+                    headers=headers,
+                    partition=astray,
+                ),
                 Record(topic, b"w0", b"\xff", headers, astray),
             ]
             origins[f"stray {name}"] = f"{topic}/{astray}/{2 * number + 1}"
             origins[f"poison {name}"] = f"{topic}/{astray}/{2 * number + 2}"
         await line.publish(records)
-        await _publish_compressed(kafka.bootstrap, topic, home, b'{"fields":{"email":"' + b"x" * 3_000_000 + b'"}}')
+        await _publish_compressed(
+            kafka.bootstrap,
+            topic,
+            home,
+            b'{"fields":{"email":"' + b"x" * 3_000_000 + b'"}}',
+        )
         origins["compressed"] = f"{topic}/{home}/{len(CASES) + 1}"
         await _publish_nothing(kafka.bootstrap, topic, home)
         origins["nothing"] = f"{topic}/{home}/{len(CASES) + 2}"
@@ -107,9 +175,16 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         origins["the_next_lead"] = f"{topic}/{home}/{len(CASES) + 3}"
         worker = line.start("worker")
         await line.until_over(len(origins) + 1, 40)
-        strays = [f"{topic}/{astray}/0", *(origin for name, origin in origins.items() if name.startswith("stray "))]
+        strays = [
+            f"{topic}/{astray}/0",
+            *(origin for name, origin in origins.items() if name.startswith("stray ")),
+        ]
         sent = [line.histories[origin] for origin in strays]
-        await line.until(lambda: all(history[-1].status == "accepted" for history in sent), 40, "they came home")
+        await line.until(
+            lambda: all(history[-1].status == "accepted" for history in sent),
+            40,
+            "they came home",
+        )
         assert await line.get(worker, "/healthz") == "ok\n"
         await line.stop(worker)
 
@@ -124,7 +199,9 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         for origin in strays:
             path = [event.status for event in line.histories[origin]]
             assert path == ["rerouted", "received", "sending", "accepted"], origin
-        assert {event.reason for name, event in ends.items() if name.startswith("poison ")} == {"not_json"}
+        assert {event.reason for name, event in ends.items() if name.startswith("poison ")} == {
+            "not_json",
+        }
         assert set(line.summary()["leads"].values()) == {1}
         assert (await line.books_balance())["records"] == len(line.histories)
         _check_log(line.logs[worker.pid].read_text(), ends)
@@ -132,24 +209,35 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         for reason in ("unknown_workspace", "unknown_destination"):
             reported = ends[reason].text.partition("then: stream-app ")[2].replace("select", "plan")
             code, output = await line.ask(*reported.split())
-            # The command finds that one dead letter. It cannot be sent before the configuration knows the workspace.
+            # The command finds that one dead letter. It cannot be sent before the configuration
+            # knows the workspace.
             assert code == 1, output
             assert output["fates"] == {"cannot_go": 1}, output
 
 
 def _check_log(output: str, ends: dict[str, StatusEvent]) -> None:
-    """The log is JSON only, has a line for each rejected record with lead id and trace id, and no personal data."""
+    """The log is JSON only, has a line for each rejected record with lead id and trace id, and no
+    personal data.
+    """
     lines = [json.loads(text) for text in output.splitlines()]
     rejected = [event for event in ends.values() if event.status == "rejected_invalid"]
-    reported = sorted((line["lead_id"], line["trace_id"]) for line in lines if line["event"] == "rejected_invalid")
+    reported = sorted(
+        (line["lead_id"], line["trace_id"]) for line in lines if line["event"] == "rejected_invalid"
+    )
     assert reported == sorted((event.lead_id, event.trace_id) for event in rejected)
     assert ends["not_utf8"].trace_id == TRACE_ID, "the record's own traceparent"
     assert "example.com" not in output
     assert "Ada" not in output
 
 
-async def _check_dead_letters(line: Pipeline, origins: dict[str, str], ends: dict[str, StatusEvent]) -> None:
-    """Each rejected record is one dead letter: its raw bytes (cut if there are too many), the rest in headers."""
+async def _check_dead_letters(
+    line: Pipeline,
+    origins: dict[str, str],
+    ends: dict[str, StatusEvent],
+) -> None:
+    """Each rejected record is one dead letter: its raw bytes (cut if there are too many), the rest
+    in headers.
+    """
     rejected = {name for name, event in ends.items() if event.status == "rejected_invalid"}
     dead_letters = {
         dict(record.headers)["stream-app-origin"].decode(): record
@@ -160,8 +248,14 @@ async def _check_dead_letters(line: Pipeline, origins: dict[str, str], ends: dic
         headers = dict(dead_letters[origins[name]].headers)
         assert dead_letters[origins[name]].value == CASES[name][1]
         assert headers["stream-app-reason"].decode() == ends[name].reason
-        assert headers["stream-app-disposition"] == (b"policy" if "unknown_" in ends[name].reason else b"poison")
-        assert int(headers["stream-app-last-failure-ms"]) >= int(headers["stream-app-first-failure-ms"]) > 0
+        assert headers["stream-app-disposition"] == (
+            b"policy" if "unknown_" in ends[name].reason else b"poison"
+        )
+        assert (
+            int(headers["stream-app-last-failure-ms"])
+            >= int(headers["stream-app-first-failure-ms"])
+            > 0
+        )
         assert b"example.com" not in b"".join(headers.values()), "no personal data in headers"
     cut = dead_letters[origins["compressed"]]
     assert int(dict(cut.headers)["stream-app-cut-bytes"]) > 1_900_000
@@ -172,12 +266,22 @@ async def _check_dead_letters(line: Pipeline, origins: dict[str, str], ends: dic
     assert nothing.key is None
     assert nothing.value is None
     assert dict(nothing.headers)["stream-app-reason"] == b"tombstone"
-    assert dict(nothing.headers)["stream-app-origin"].decode().startswith(f"{line.settings.names.leads}/")
+    assert (
+        dict(nothing.headers)["stream-app-origin"]
+        .decode()
+        .startswith(f"{line.settings.names.leads}/")
+    )
 
 
 async def _publish_compressed(bootstrap: str, topic: str, partition: int, value: bytes) -> None:
-    """Publish a batch that is small on the wire and larger than any topic accepts once it is unpacked."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type="gzip", max_request_size=8 * 2**20)
+    """Publish a batch that is small on the wire and larger than any topic accepts once it is
+    unpacked.
+    """
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        compression_type="gzip",
+        max_request_size=8 * 2**20,
+    )
     await producer.start()
     try:
         await producer.send_and_wait(topic, value, b"w0", partition=partition)

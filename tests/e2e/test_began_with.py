@@ -1,4 +1,6 @@
-"""A namespace keeps the number of partitions and the pepper that it began with, and each process says so in a line."""
+"""A namespace keeps the number of partitions and the pepper that it began with, and each process
+says so in a line.
+"""
 
 import asyncio
 
@@ -11,7 +13,10 @@ from tests.support.kafka import add_partitions
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 TRACE = '[trace]\nendpoint = "http://127.0.0.1:9/v1/traces"\n'
-MORE = "a system keeps the number that it began with: set kafka.partitions to that, or take a new kafka.namespace"
+MORE = (
+    "a system keeps the number that it began with: set kafka.partitions to that, or take a new "
+    "kafka.namespace"
+)
 
 
 class Namespace(Fleet):
@@ -31,15 +36,21 @@ class Namespace(Fleet):
 async def ends(member: Member) -> str:
     """Return the one line with which a process ends."""
     assert await member.ended(60) != 0, member.output()
-    assert not [text for text in member.output() if "Traceback" in text or '"critical"' in text], member.output()
+    assert not [text for text in member.output() if "Traceback" in text or '"critical"' in text], (
+        member.output()
+    )
     (line,) = member.last_words()
     return line
 
 
 async def test_a_namespace_keeps_the_pepper_and_the_partitions_that_it_began_with(
-    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A pepper that comes too late is refused, then partitions that Kafka's own tool adds end every process."""
+    """A pepper that comes too late is refused, then partitions that Kafka's own tool adds end every
+    process.
+    """
     monkeypatch.setenv("LATE_PEPPER", "a-pepper-that-comes-too-late-0123456789")
     async with Namespace(kafka.bootstrap, namespace, 1, config=TRACE) as line:
         members = {"worker": line.join()}
@@ -48,7 +59,10 @@ async def test_a_namespace_keeps_the_pepper_and_the_partitions_that_it_began_wit
 
         pepper = '[privacy]\npepper_env = "LATE_PEPPER"\n[gateway]\n'
         line.configure("[gateway]\n", pepper)
-        why = "privacy.pepper_env is set, and this namespace began without a pepper: remove it, or take a new"
+        why = (
+            "privacy.pepper_env is set, and this namespace began without a pepper: remove it, or "
+            "take a new"
+        )
         for text in await line.refused("worker", "board"):
             assert text.startswith(f"{line.settings.names.state}/0: {why}")
         code, text = await line.run("suppress", "list", "ada@example.com")
@@ -56,13 +70,24 @@ async def test_a_namespace_keeps_the_pepper_and_the_partitions_that_it_began_wit
         assert why in text, text
         line.configure(pepper, "[gateway]\n")
 
-        members |= {name: line.member(line.start(name)) for name in ("replay", "gateway", "board", "trace")}
-        await line.until(lambda: all(member.answers() for member in members.values()), 60, "every process runs")
+        members |= {
+            name: line.member(line.start(name)) for name in ("replay", "gateway", "board", "trace")
+        }
+        await line.until(
+            lambda: all(member.answers() for member in members.values()),
+            60,
+            "every process runs",
+        )
         topics = [topic.name for topic in line.settings.topic_plan()]
         await add_partitions(kafka.bootstrap, 8, *topics)
-        outputs = dict(zip(members, await asyncio.gather(*map(ends, members.values())), strict=True))
+        outputs = dict(
+            zip(members, await asyncio.gather(*map(ends, members.values())), strict=True),
+        )
         for name, text in outputs.items():
-            assert "has 8 partitions, and this process runs with 4: partitions were added while it ran" in text, name
+            assert (
+                "has 8 partitions, and this process runs with 4: partitions were added while it ran"
+                in text
+            ), name
             assert MORE in text, name
 
         (line.directory / "leads.csv").write_text("email\nada@example.com\n")

@@ -1,4 +1,6 @@
-"""Each benchmark runs to its end with a small load: docs/figures.md states what it prints with the whole one."""
+"""Each benchmark runs to its end with a small load: docs/figures.md states what it prints with the
+whole one.
+"""
 
 import subprocess
 import sys
@@ -50,8 +52,14 @@ def test_each_benchmark_has_a_small_load() -> None:
 def test_a_benchmark_runs_to_its_end(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name].split()]
     ended = subprocess.run(
-        command, cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=240 * slowness(), check=False
+        command,
+        cwd=BENCHMARKS.parent,
+        capture_output=True,
+        text=True,
+        timeout=240 * slowness(),
+        check=False,
     )
     assert "Traceback" not in ended.stderr, ended.stderr
-    assert ended.stdout.strip(), ended.stderr  # 1: a goal was missed, which a small load on a busy machine may do
+    # 1: a goal was missed, which a small load on a busy machine may do
+    assert ended.stdout.strip(), ended.stderr
     assert ended.returncode in (0, 1), ended.stderr

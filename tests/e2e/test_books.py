@@ -1,4 +1,6 @@
-"""The books on real Kafka: an open transaction does not stop them, and they name a lead that is lost."""
+"""The books on real Kafka: an open transaction does not stop them, and they name a lead that is
+lost.
+"""
 
 import asyncio
 
@@ -13,12 +15,20 @@ from tests.support.pace import BUSY
 
 
 async def books(line: Pipeline) -> BooksReport:
-    return await read_books(line.settings, limit=5, progress=lambda done, total: None, say=lambda text: None)
+    return await read_books(
+        line.settings,
+        limit=5,
+        progress=lambda done, total: None,
+        say=lambda text: None,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(150)
-async def test_an_open_transaction_is_no_alarm_and_a_skipped_lead_is_one(kafka: Broker, namespace: str) -> None:
+async def test_an_open_transaction_is_no_alarm_and_a_skipped_lead_is_one(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
         await line.publish(line.leads(2))
         worker = line.start("worker")
@@ -37,7 +47,9 @@ async def test_an_open_transaction_is_no_alarm_and_a_skipped_lead_is_one(kafka: 
             await producer.abort_transaction()
         assert report.balanced, report.problems
         assert report.columns["accepted_final"].records == 2
-        assert all(account.spent_by_events is None for account in report.accounts), "not of the same moment for sure"
+        assert all(account.spent_by_events is None for account in report.accounts), (
+            "not of the same moment for sure"
+        )
         assert (await books(line)).accounts[0].spent_by_events is not None
 
         topic = line.settings.names.leads
@@ -55,7 +67,9 @@ async def pass_over(kafka: Broker, group: str, topic: str, offset: int) -> None:
     """Commit an offset as a broken worker would."""
     tp = TopicPartition(topic, 0)
     async with AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False
+        bootstrap_servers=kafka.bootstrap,
+        group_id=group,
+        enable_auto_commit=False,
     ) as consumer:
         consumer.assign([tp])
         await consumer.commit({tp: offset})
@@ -68,17 +82,31 @@ credits_per_day = 12
 
 
 @pytest.mark.timeout(150)
-async def test_a_lead_that_clay_does_not_have_is_sent_again_and_booked_once(kafka: Broker, namespace: str) -> None:
-    """Its ceiling is all that the day has, so it can only be sent because what was booked for it is returned first."""
+async def test_a_lead_that_clay_does_not_have_is_sent_again_and_booked_once(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """Its ceiling is all that the day has, so it can only be sent because what was booked for it is
+    returned first.
+    """
     prices = "estimate_credits = 1\nceiling_credits = 12"
-    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1, lane=DAY, destination=prices) as line:
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        partitions=1,
+        lane=DAY,
+        destination=prices,
+    ) as line:
         line.control("POST", "/control/faults", {"kind": "status_before", "status": 500})
         worker = line.start("worker")
         replay = line.start("replay")
         await line.publish(line.leads(1))
         await line.until(lambda: line.last() == {"parked": 1}, 60, "parked")
         before = await line.books_balance()
-        assert [(cost["lead_id"], cost["booked"]["credits"]) for cost in before["open_costs"]] == [("lead-0", 12)]
+        assert [(cost["lead_id"], cost["booked"]["credits"]) for cost in before["open_costs"]] == [
+            ("lead-0", 12),
+        ]
         line.control("DELETE", "/control/faults")
         about = "dlq", "resolve", "lead-0", "--workspace", "w0", "--send", "--why", "no row in Clay"
         output = await line.done(*about)
@@ -100,6 +128,8 @@ async def test_a_lead_that_clay_does_not_have_is_sent_again_and_booked_once(kafk
         rows = line.directory / "rows.jsonl"
         rows.write_text('{"email":"ada@example.com"}\n')
         output = await line.done("publish", str(rows), "--workspace", "w0", "--dry-run")
-        assert "w0: 399 credits of today are left" in output, "400 are in force, and not the 12 of the configuration"
+        assert "w0: 399 credits of today are left" in output, (
+            "400 are in force, and not the 12 of the configuration"
+        )
         await line.stop(replay)
         await line.stop(worker)

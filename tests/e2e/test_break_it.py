@@ -1,4 +1,6 @@
-"""docs/break-it.md: each fault of the simulated Clay does to a lead and to its lane what the page says."""
+"""docs/break-it.md: each fault of the simulated Clay does to a lead and to its lane what the page
+says.
+"""
 
 import asyncio
 import re
@@ -19,7 +21,11 @@ pytestmark = pytest.mark.timeout(400)
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "break-it.md").read_text(encoding="utf-8")
 ROWS: Final = {
     kind: (re.findall(r"`([^`]+)`", lead), re.findall(r"`([^`]+)`", lane))
-    for kind, lead, lane in re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", PAGE, re.MULTILINE)
+    for kind, lead, lane in re.findall(
+        r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \|$",
+        PAGE,
+        re.MULTILINE,
+    )
 }
 """What becomes of a lead, and what holds its lane then, by fault."""
 KINDS: Final = sorted(FAULTS.keys() - LISTENER.keys())
@@ -27,7 +33,9 @@ LASTING: Final = ("rate_limited", "refuse")
 """These fail a lead again and again, so that the breaker of its lane opens sooner or later."""
 _BEFORE: Final = ("received", "sending")
 _RESTS_S: Final = 15.0
-"""A lead without an event for so long rests: its callback is overdue after 7 s, and it is parked after 13."""
+"""A lead without an event for so long rests: its callback is overdue after 7 s, and it is parked
+after 13.
+"""
 _LONGEST_S: Final = 60.0
 """A lead whose lane is held never rests: it looks again and again."""
 

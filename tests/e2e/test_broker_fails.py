@@ -1,7 +1,8 @@
 """The broker fails in many ways: the worker waits, reports it, and continues by itself.
 
-Checked after a load from outside: nothing lost, nothing sent twice, every history legal, and the books balance. Idle
-processes report no trouble, notice a missing Kafka, and end without a traceback.
+Checked after a load from outside: nothing lost, nothing sent twice, every history legal, and the
+books balance. Idle processes report no trouble, notice a missing Kafka, and end without a
+traceback.
 """
 
 import asyncio
@@ -11,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.broken_broker import alter, goes_on, loaded, nothing_is_acked, recoveries, replicate, second_broker
+from tests.e2e.broken_broker import (
+    alter,
+    goes_on,
+    loaded,
+    nothing_is_acked,
+    recoveries,
+    replicate,
+    second_broker,
+)
 from tests.e2e.fleet import Fleet, Member
 from tests.support.pace import slowness
 from tests.support.proxy import ProxiedKafka
@@ -28,7 +37,10 @@ async def test_a_broker_restarts(broker: ProxiedKafka, namespace: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_a_broker_is_frozen_for_longer_than_the_session(broker: ProxiedKafka, namespace: str) -> None:
+async def test_a_broker_is_frozen_for_longer_than_the_session(
+    broker: ProxiedKafka,
+    namespace: str,
+) -> None:
     """No worker can take over meanwhile, but a worker can be stopped."""
     async with loaded(broker, namespace, says="no answer within 2 s") as line:
         worker = line.members[0]
@@ -62,9 +74,14 @@ async def test_too_few_replicas(broker: ProxiedKafka, namespace: str, tmp_path: 
             await replicate(line, broker, status, [1, 2])
         was = await alter(line, status, "min.insync.replicas", "2")
         await nothing_is_acked(line)
-        # Nor can Kafka end the transaction that was refused, or the one before, and so the take-over waits as well.
+        # Nor can Kafka end the transaction that was refused, or the one before, and so the
+        # take-over waits as well.
         waits = re.compile(rf"not taken over .*Kafka has not ended the last transaction .*{status}")
-        await line.until(lambda: any(map(waits.search, recoveries(line.members[0]))), 60, "the take-over logs why")
+        await line.until(
+            lambda: any(map(waits.search, recoveries(line.members[0]))),
+            60,
+            "the take-over logs why",
+        )
         await replicate(line, broker, status, [1])
         await alter(line, status, "min.insync.replicas", was)
 
@@ -93,34 +110,52 @@ FAUST_LOOKS_S = 1.25
 
 @pytest.mark.slow
 async def test_idle_processes_are_healthy_and_end_cleanly_together_with_kafka(
-    broker: ProxiedKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
+    broker: ProxiedKafka,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Faust complains of partitions without a fetch after five minutes, here after one second. It fetches no state.
+    """Faust complains of partitions without a fetch after five minutes, here after one second.
 
-    The end is that of `kill $KAFKA $REPLAY`, which once logged a critical "crashed": no checkpoint could be saved.
+    It fetches no state.
+
+    The end is that of `kill $KAFKA $REPLAY`, which once logged a critical "crashed": no checkpoint
+    could be saved.
     """
     monkeypatch.setenv("STREAM_PROCESSING_TIMEOUT", "1")
     async with Fleet(broker.bootstrap, namespace, 1) as line:
         members = {name: line.member(line.start(name)) for name in ("worker", "replay", "gateway")}
         for name in ("worker", "replay"):
             await members[name].joined(60)
-        await line.until(lambda: "gateway_started" in members["gateway"].log.read_text(), 60, "gateway")
+        await line.until(
+            lambda: "gateway_started" in members["gateway"].log.read_text(),
+            60,
+            "gateway",
+        )
         await asyncio.sleep(1 + 2 * FAUST_LOOKS_S)
         for member in members.values():
-            assert not [entry for entry in member.logged() if entry["level"] in ("warning", "error")]
+            assert not [
+                entry for entry in member.logged() if entry["level"] in ("warning", "error")
+            ]
             assert not member.last_words()
         await asyncio.to_thread(broker.kill)
         try:
-            codes = await asyncio.gather(*(line.stop(member.process) for member in members.values()))
+            codes = await asyncio.gather(
+                *(line.stop(member.process) for member in members.values()),
+            )
         finally:
             await asyncio.to_thread(broker.restart)
         assert dict(zip(members, codes, strict=True)) == dict.fromkeys(members, 0)
         for name, member in members.items():
-            assert not [text for text in member.output() if "Traceback" in text or '"critical"' in text], name
+            assert not [
+                text for text in member.output() if "Traceback" in text or '"critical"' in text
+            ], name
 
 
 @pytest.mark.long
-async def test_an_idle_process_notices_that_kafka_is_gone(broker: ProxiedKafka, namespace: str) -> None:
+async def test_an_idle_process_notices_that_kafka_is_gone(
+    broker: ProxiedKafka,
+    namespace: str,
+) -> None:
     async with Fleet(broker.bootstrap, namespace, 1, config=QUICK) as line:
         members = [line.join(), line.member(line.start("replay"))]
         for member in members:

@@ -1,4 +1,6 @@
-"""The cache on a real Kafka and a real Redis: outages bridged, credits saved, and the cache never required."""
+"""The cache on a real Kafka and a real Redis: outages bridged, credits saved, and the cache never
+required.
+"""
 
 import asyncio
 import time
@@ -18,21 +20,33 @@ pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.mark.long
-async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(kafka: Broker, namespace: str) -> None:
+async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     """Redis is flushed and then stopped in its middle, which costs only hits."""
     with LocalRedis() as server:
-        async with pipeline(kafka.bootstrap, namespace, server.url, degrade=True, more=PATIENT) as line:
+        async with pipeline(
+            kafka.bootstrap,
+            namespace,
+            server.url,
+            degrade=True,
+            more=PATIENT,
+        ) as line:
             seen = await outage(line, server, 1_000, 250, lambda text: None)
             line.check_histories()
     assert seen.wrong == []
     assert sum(seen.first.values()) == 1_000
-    # A few of the known ones were probes: what was ever sent, even in vain, is not answered from the cache.
+    # A few of the known ones were probes: what was ever sent, even in vain, is not answered from
+    # the cache.
     assert 170 <= seen.hits[0] <= 200
     assert seen.hits[2] == 0
     assert seen.first["stale"] >= 80
     assert seen.upgraded == seen.first["local"]
     assert seen.first["local"] >= 570, "a few came when Clay was back"
-    assert seen.percentile_s(0.99) < 10, "2 s on a machine of its own: python -m tests.e2e.cached_outage"
+    assert seen.percentile_s(0.99) < 10, (
+        "2 s on a machine of its own: python -m tests.e2e.cached_outage"
+    )
     served = seen.books["columns"]["served_from_cache"]["records"]
     assert sum(seen.books["saved"].values()) == served >= sum(seen.hits.values())
     assert seen.books["provisional"] >= seen.first["local"]
@@ -40,14 +54,26 @@ async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(k
 
 async def ended(line: Pipeline, count: int) -> None:
     words = ("enriched", "served_from_cache")
-    await line.until(lambda: sum(line.last()[word] for word in words) >= count, 90, f"{count} leads have ended")
+    await line.until(
+        lambda: sum(line.last()[word] for word in words) >= count,
+        90,
+        f"{count} leads have ended",
+    )
 
 
 @pytest.mark.slow
 async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_again(
-    kafka: Broker, namespace: str, redis_url: str
+    kafka: Broker,
+    namespace: str,
+    redis_url: str,
 ) -> None:
-    async with pipeline(kafka.bootstrap, namespace, redis_url, cache_first=True, more=PATIENT) as line:
+    async with pipeline(
+        kafka.bootstrap,
+        namespace,
+        redis_url,
+        cache_first=True,
+        more=PATIENT,
+    ) as line:
         processes = [line.start("worker"), line.start("gateway"), line.start("board")]
         email = str(fields_of(2)["email"])
         linkedin = "https://www.linkedin.com/in/ada-2"
@@ -63,9 +89,15 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
         assert "pass --yes to erase 1 lead, and never send" in output, output
         code, reported = await line.ask("erase", email, "--yes", "--why", f"{email} asked for it")
         assert code == 0, reported
-        assert reported["by_hand"] == [{"workspace": "w0", "destinations": ["w0-crm"], "lead_id": "lead-2"}]
-        everywhere = {topic.name for topic in line.settings.topic_plan()} - {line.settings.names.lanes}
-        assert everywhere - {kept["place"] for kept in reported["stays"]} == {line.settings.names.replay_state}
+        assert reported["by_hand"] == [
+            {"workspace": "w0", "destinations": ["w0-crm"], "lead_id": "lead-2"},
+        ]
+        everywhere = {topic.name for topic in line.settings.topic_plan()} - {
+            line.settings.names.lanes,
+        }
+        assert everywhere - {kept["place"] for kept in reported["stays"]} == {
+            line.settings.names.replay_state,
+        }
 
         await gone(line, redis_url, 3)
         await looked_up(line, "lead-2", 0)
@@ -88,7 +120,9 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
         books = await line.books_balance()
         assert books["not_leads"]["erased"] == 3, "the last one is the lead that came in between"
         asked = await line.read(line.settings.names.commands)
-        assert not [record for record in asked if email.encode() in record.value], "it is taken out of the reason"
+        assert not [record for record in asked if email.encode() in record.value], (
+            "it is taken out of the reason"
+        )
         for process in processes:
             assert await line.stop(process) == 0
         logs = "".join(log.read_text(errors="replace") for log in line.logs.values())

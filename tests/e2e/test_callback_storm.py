@@ -1,4 +1,7 @@
-"""A short storm of callbacks. `python -m tests.e2e.callback_storm` runs the long one and prints its times."""
+"""A short storm of callbacks.
+
+`python -m tests.e2e.callback_storm` runs the long one and prints its times.
+"""
 
 import pytest
 
@@ -14,6 +17,8 @@ async def test_no_acknowledged_callback_is_lost(disturb: Disturbance) -> None:
     assert len(result.acknowledged) == result.sent, "each in the end"
     assert result.lost == set()
     assert {status for _, _, status in result.attempts} <= {200, 502, 503, 504, 0}
-    assert max(ended - began for began, ended, _ in result.attempts) < 25, "whatever it is, it is said in time"
+    assert max(ended - began for began, ended, _ in result.attempts) < 25, (
+        "whatever it is, it is said in time"
+    )
     waited = len(result.attempts) > result.sent or result.p(1.0, during=True) > 0.5
     assert waited, "the disturbance was one"

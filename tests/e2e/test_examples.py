@@ -54,7 +54,14 @@ async def run(line: Pipeline, script: str, *argv: str) -> list[str]:
 
 @pytest.mark.slow
 async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
-    async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2, callbacks=True, script=SCRIPT) as line:
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        2,
+        partitions=2,
+        callbacks=True,
+        script=SCRIPT,
+    ) as line:
         code, output = await line.run("status", "crm-17")
         assert code == 5, output
         assert "start it with: stream-app board" in output, output
@@ -72,7 +79,9 @@ async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
         count = str(sum(map(len, line.histories.values())))
         await by_plain_consumers(line, status, count)
 
-        results = [json.loads(text) for text in await run(line, "read_results.py", "--workspace", "w0")]
+        results = [
+            json.loads(text) for text in await run(line, "read_results.py", "--workspace", "w0")
+        ]
         assert sorted(result["lead_id"] for result in results) == ["crm-17", "crm-18"]
         await by_the_api(line)
         assert "stream_app_read_model_lag 0.0" in await line.get(board, "/metrics")
@@ -85,21 +94,53 @@ async def by_plain_consumers(line: Pipeline, status: str, count: str) -> None:
     """Both clients see the same events. After a reset the same group sees them again."""
     group = f"{status}-group"
     other = f"{status}-other"
-    events = await run(line, "consume_status_aiokafka.py", "--topic", status, "--group", group, "--count", count)
+    events = await run(
+        line,
+        "consume_status_aiokafka.py",
+        "--topic",
+        status,
+        "--group",
+        group,
+        "--count",
+        count,
+    )
     assert len(events) == int(count)
-    seen = await run(line, "consume_status_confluent.py", "--topic", status, "--group", other, "--count", count)
+    seen = await run(
+        line,
+        "consume_status_confluent.py",
+        "--topic",
+        status,
+        "--group",
+        other,
+        "--count",
+        count,
+    )
     assert sorted(seen) == sorted(events)
     assert len({event.split()[0] for event in events}) == int(count), "the ids are unique"
     offsets = await run(line, "reset_offsets.py", "--topic", status, "--group", group)
     assert sorted(offset.rpartition(" ")[2] for offset in offsets) == ["0", "0"]
-    again = await run(line, "consume_status_aiokafka.py", "--topic", status, "--group", group, "--count", count)
+    again = await run(
+        line,
+        "consume_status_aiokafka.py",
+        "--topic",
+        status,
+        "--group",
+        group,
+        "--count",
+        count,
+    )
     assert sorted(again) == sorted(events)
 
 
 async def by_the_api(line: Pipeline) -> None:
     """Call what the examples do not call, and one form without an event loop."""
     config = str(line.directory / "stream_app.toml")
-    async with follow_status(config, lead_id="crm-17", from_beginning=True, idle_timeout_s=5) as events:
+    async with follow_status(
+        config,
+        lead_id="crm-17",
+        from_beginning=True,
+        idle_timeout_s=5,
+    ) as events:
         statuses = [event.status async for event in events if event.lead_id == "crm-17"]
     assert statuses[0] == "received"
     assert statuses[-1] == "enriched"

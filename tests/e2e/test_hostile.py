@@ -1,6 +1,7 @@
 """Leads and batches that are made to stop a worker: each good lead is sent once.
 
-A batch that is damaged stops its partition until an operator skips it. One that is too large is a dead letter.
+A batch that is damaged stops its partition until an operator skips it. One that is too large is a
+dead letter.
 """
 
 import asyncio
@@ -29,7 +30,10 @@ InBatch = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
 MARKS = "a" + "\u0301" * 25_000 + "\u0316" * 24_000
 LETTERS = "".join(chr(0x4E00 + number) for number in range(20_000, 0, -1))
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "marks": (b'{"fields":{"title":"%s","email":"m@example.com"}}' % MARKS.encode(), "too_many_marks"),
+    "marks": (
+        b'{"fields":{"title":"%s","email":"m@example.com"}}' % MARKS.encode(),
+        "too_many_marks",
+    ),
     "a long host": (b'{"fields":{"domain":"%s.de"}}' % LETTERS.encode(), "no_identity"),
     "many mailtos": (b'{"fields":{"email":"%s"}}' % (b"mailto:" * 14_000), "no_identity"),
     "nesting": (
@@ -40,7 +44,11 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 
 async def publish(
-    bootstrap: str, record: Record, value: bytes | None, codec: str, encode: Callable[..., bytes] | None = None
+    bootstrap: str,
+    record: Record,
+    value: bytes | None,
+    codec: str,
+    encode: Callable[..., bytes] | None = None,
 ) -> None:
     """Publish one batch, compressed by this function."""
     with pytest.MonkeyPatch.context() as patch:
@@ -49,14 +57,27 @@ async def publish(
         await publish_batch(bootstrap, record, [(record.key, value, ())], codec)
 
 
-async def publish_batch(bootstrap: str, place: Record, records: Iterable[InBatch], codec: str | None = "zstd") -> None:
-    """Publish all of these (key, value, headers) in one batch to the topic and partition of a record."""
+async def publish_batch(
+    bootstrap: str,
+    place: Record,
+    records: Iterable[InBatch],
+    codec: str | None = "zstd",
+) -> None:
+    """Publish all of these (key, value, headers) in one batch to the topic and partition of a
+    record.
+    """
     async with AIOKafkaProducer(
-        bootstrap_servers=bootstrap, compression_type=codec, max_request_size=1 << 30, max_batch_size=1 << 30
+        bootstrap_servers=bootstrap,
+        compression_type=codec,
+        max_request_size=1 << 30,
+        max_batch_size=1 << 30,
     ) as producer:
         batch = producer.create_batch()
         for key, value, headers in records:
-            assert batch.append(timestamp=None, key=key, value=value, headers=list(headers)) is not None
+            assert (
+                batch.append(timestamp=None, key=key, value=value, headers=list(headers))
+                is not None
+            )
         await (await producer.send_batch(batch, place.topic, partition=place.partition))
 
 
@@ -71,7 +92,10 @@ async def test_hostile_leads_stop_nothing_but_themselves(kafka: Broker, namespac
             await line.publish([line.lead(number, "w0")])
             await line.publish([Record(topic, b"w0", value, (), home)])
             origins[name] = f"{topic}/{home}/{2 * number + 1}"
-        for number, codec, encode in ((10, "lz4", lz4_with_a_wrong_checksum), (11, "gzip", gzip_with_more_behind_it)):
+        for number, codec, encode in (
+            (10, "lz4", lz4_with_a_wrong_checksum),
+            (11, "gzip", gzip_with_more_behind_it),
+        ):
             more = line.lead(number, "w0")
             padded = json.dumps(json.loads(more.value or b"") | {"source": "s" * 500}).encode()
             await publish(kafka.bootstrap, more, padded, codec, encode)
@@ -90,7 +114,8 @@ async def test_hostile_leads_stop_nothing_but_themselves(kafka: Broker, namespac
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_batches_that_are_large_once_decompressed_are_concluded_and_take_little_memory(
-    kafka: Broker, namespace: str
+    kafka: Broker,
+    namespace: str,
 ) -> None:
     """Headers, leads and records without anything, each in batches of a few KB."""
     async with Pipeline(kafka.bootstrap, namespace, 1) as line:
@@ -103,7 +128,11 @@ async def test_batches_that_are_large_once_decompressed_are_concluded_and_take_l
         usual_mb = rss_mb(worker.pid)
         await line.stop(worker)
         for _ in range(8):
-            await publish_batch(kafka.bootstrap, home, [(b"w0", bomb.value, [("", None)] * 1_000_000)])
+            await publish_batch(
+                kafka.bootstrap,
+                home,
+                [(b"w0", bomb.value, [("", None)] * 1_000_000)],
+            )
         await publish_batch(kafka.bootstrap, home, [(b"w0", bomb.value, [("", None)] * 8_000_000)])
         await publish_batch(kafka.bootstrap, home, [(lead.key, lead.value, ()) for lead in leads])
         for _ in range(4):
@@ -124,11 +153,18 @@ async def test_batches_that_are_large_once_decompressed_are_concluded_and_take_l
             await line.until(lambda: "without_value" in line.last(), 20, "the run")
         assert usual_mb < peak.mb < usual_mb + MOST_MB
         assert line.last() == {"accepted": 2, "rejected_invalid": 10, "without_value": 1}
-        (run,) = (event for history in line.histories.values() for event in history if event.status == "without_value")
+        (run,) = (
+            event
+            for history in line.histories.values()
+            for event in history
+            if event.status == "without_value"
+        )
         assert run.first_offset == 190
         assert run.last_offset == 20_189
         assert run.records == 20_000
-        reasons = Counter(event.reason for history in line.histories.values() for event in history[-1:])
+        reasons = Counter(
+            event.reason for history in line.histories.values() for event in history[-1:]
+        )
         assert reasons["too_many_headers"] == 9
         assert reasons["batch_too_large"] == 1
         letters = await line.read(line.settings.names.dlq)
@@ -158,7 +194,8 @@ async def test_batches_that_are_large_once_decompressed_are_concluded_and_take_l
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_a_batch_with_a_broken_checksum_holds_its_partition_until_it_is_skipped(
-    kafka: Broker, namespace: str
+    kafka: Broker,
+    namespace: str,
 ) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2) as line:
         topic = line.settings.names.leads
@@ -181,10 +218,13 @@ async def test_a_batch_with_a_broken_checksum_holds_its_partition_until_it_is_sk
         assert code == 1, "all but what cannot be read"
         assert books["records"] == 2, "all but what cannot be read"
         assert books["accounted"] == 2, "all but what cannot be read"
-        assert [(problem["where"], "cannot be read" in problem["what"]) for problem in books["problems"]] == [
-            (place, True)
-        ]
-        for wrong, why in ((f"{topic}/{other}/2", says), (f"{topic}/{line.settings.home('w0')}/3", "can be read")):
+        assert [
+            (problem["where"], "cannot be read" in problem["what"]) for problem in books["problems"]
+        ] == [(place, True)]
+        for wrong, why in (
+            (f"{topic}/{other}/2", says),
+            (f"{topic}/{line.settings.home('w0')}/3", "can be read"),
+        ):
             code, output = await line.run("skip", wrong, "--yes")
             assert code == 1, output
             assert why in output, output
@@ -193,7 +233,9 @@ async def test_a_batch_with_a_broken_checksum_holds_its_partition_until_it_is_sk
         assert "--yes" in output
         output = await line.done("skip", place, "--yes")
         assert f"skipped {topic}/{other}, offsets 1 to 1" in output
-        assert "the process continues at 2" in output, "its offset is committed, although no record follows"
+        assert "the process continues at 2" in output, (
+            "its offset is committed, although no record follows"
+        )
         await line.publish([line.lead(22, "w1")])
         await line.until_over(3, 40)
         assert worker.poll() is None, "the same worker"
@@ -210,7 +252,12 @@ async def test_a_batch_with_a_broken_checksum_holds_its_partition_until_it_is_sk
 
 def break_checksum(kafka: Broker, topic: str, partition: int, offset: int) -> None:
     """Change the last byte of the batch that begins there, on the disk of a broker on this machine."""
-    output = kafka.run_tool("org.apache.kafka.tools.LogDirsCommand", "--describe", "--topic-list", topic)
+    output = kafka.run_tool(
+        "org.apache.kafka.tools.LogDirsCommand",
+        "--describe",
+        "--topic-list",
+        topic,
+    )
     described = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
     directory = Path(described["brokers"][0]["logDirs"][0]["logDir"])
     log = directory / f"{topic}-{partition}" / f"{0:020}.log"

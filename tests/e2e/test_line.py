@@ -1,4 +1,6 @@
-"""The pipeline on real Kafka with real processes: each lead reaches Clay once, and its history comes out."""
+"""The pipeline on real Kafka with real processes: each lead reaches Clay once, and its history
+comes out.
+"""
 
 import asyncio
 import csv
@@ -21,7 +23,9 @@ async def test_publish_waits_until_its_leads_are_finished(kafka: Broker, namespa
             with source.open("w", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(["lead_id", "workspace", "email"])
-                rows.writerows([f"L{n}", f"w{n % 3}", f"p{n}@example.com"] for n in range(first, first + 300))
+                rows.writerows(
+                    [f"L{n}", f"w{n % 3}", f"p{n}@example.com"] for n in range(first, first + 300)
+                )
             return str(source)
 
         code, report = await line.ask("publish", written("a.csv", 0), "--wait", "1", "--yes")
@@ -80,8 +84,19 @@ share = 0.25
 
 
 @pytest.mark.long
-async def test_dead_letters_of_many_faults_are_replayed_then_parked_once(kafka: Broker, namespace: str) -> None:
-    async with Pipeline(kafka.bootstrap, namespace, 5, config=SOON, lane=UNBROKEN, script=FAULTS, partitions=8) as line:
+async def test_dead_letters_of_many_faults_are_replayed_then_parked_once(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        5,
+        config=SOON,
+        lane=UNBROKEN,
+        script=FAULTS,
+        partitions=8,
+    ) as line:
         await line.publish(line.leads(10_000))
         worker = line.start("worker")
         replay = line.start("replay")
@@ -111,14 +126,27 @@ async def test_kill_9_loses_no_lead_and_posts_none_twice(kafka: Broker, namespac
 kind = "slow"
 delay_s = 0.03
 """
-    async with Pipeline(kafka.bootstrap, namespace, 4, config=SOON, lane=UNBROKEN, script=FAULTS + slow) as line:
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        4,
+        config=SOON,
+        lane=UNBROKEN,
+        script=FAULTS + slow,
+    ) as line:
         poison = Record(line.settings.names.leads, b"w0", b"no lead", (), 0)
         leads = line.leads(3_000)
-        await line.publish(lead for n in range(0, 3_000, 100) for lead in (*leads[n : n + 100], poison))
+        await line.publish(
+            lead for n in range(0, 3_000, 100) for lead in (*leads[n : n + 100], poison)
+        )
         worker = line.start("worker")
         replay = line.start("replay")
         for killed_at in (400, 1_100, 1_800):
-            await line.until(lambda: line.last()["accepted"] >= killed_at, 60, f"{killed_at} accepted")  # noqa: B023
+            await line.until(
+                lambda: line.last()["accepted"] >= killed_at,  # noqa: B023 - it is called in this turn
+                60,
+                f"{killed_at} accepted",
+            )
             worker.kill()
             await asyncio.to_thread(worker.wait, 10)
             worker = line.start("worker")
@@ -134,10 +162,18 @@ delay_s = 0.03
         assert set(sent.values()) == {1}, "none was POSTed twice"
         ends = {history[0].lead_id: history[-1].status for history in line.histories.values()}
         assert {lead_id for lead_id, status in ends.items() if status == "accepted"} <= sent.keys()
-        assert sum(lead_id.startswith("record:") for lead_id in ends) == 30, "each poison is reported once"
-        assert any(
-            event.replay for history in line.histories.values() for event in history if event.status == "accepted"
+        assert sum(lead_id.startswith("record:") for lead_id in ends) == 30, (
+            "each poison is reported once"
         )
-        parked = [dict(record.headers)["stream-app-origin"] for record in await line.read(line.settings.names.parked)]
+        assert any(
+            event.replay
+            for history in line.histories.values()
+            for event in history
+            if event.status == "accepted"
+        )
+        parked = [
+            dict(record.headers)["stream-app-origin"]
+            for record in await line.read(line.settings.names.parked)
+        ]
         assert len(parked) == len(set(parked)) == states["parked"]
         await line.books_balance()

@@ -1,4 +1,6 @@
-"""Callbacks on a real Kafka: worker, replay process, gateway, and a Clay that calls back, wrongly or not at all."""
+"""Callbacks on a real Kafka: worker, replay process, gateway, and a Clay that calls back, wrongly
+or not at all.
+"""
 
 import asyncio
 import json
@@ -72,7 +74,9 @@ class Loop(Fleet):
     def ended(self) -> dict[str, Any]:
         """Return the last event of each input record that is finished."""
         last = [history[-1] for history in list(self.histories.values())]
-        of_leads = [event for event in last if event.origin.startswith(f"{self.settings.names.leads}/")]
+        of_leads = [
+            event for event in last if event.origin.startswith(f"{self.settings.names.leads}/")
+        ]
         return {event.origin: event for event in of_leads if event.status in ANSWERED | {"parked"}}
 
     def answered(self) -> int:
@@ -83,7 +87,9 @@ class Loop(Fleet):
         credits_: Counter[str] = Counter()
         for line in self.ledger():
             if line["kind"] in ("charge", "refund"):
-                credits_[line["lead_id"]] += line.get("credits", 0) * (1 if line["kind"] == "charge" else -1)
+                credits_[line["lead_id"]] += line.get("credits", 0) * (
+                    1 if line["kind"] == "charge" else -1
+                )
         return credits_
 
     def booked(self) -> Counter[str]:
@@ -95,7 +101,9 @@ class Loop(Fleet):
         return credits_
 
     def ledger(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.directory / "ledger.jsonl").read_bytes().splitlines()]
+        return [
+            json.loads(line) for line in (self.directory / "ledger.jsonl").read_bytes().splitlines()
+        ]
 
     async def until_clay_rests(self, within_s: float) -> None:
         """Wait until no row runs and no callback is due: no further event can come."""
@@ -109,10 +117,13 @@ class Loop(Fleet):
 
 @pytest.mark.slow
 async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
-    kafka: Broker, namespace: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker,
+    namespace: str,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """300 leads; 20 % of the callbacks are lost, 10 % double, 10 % late; worker and gateway are killed. Redis is the
-    cache.
+    """300 leads; 20 % of the callbacks are lost, 10 % double, 10 % late; worker and gateway are
+    killed. Redis is the cache.
     """
     monkeypatch.setenv("CACHE_URL", redis_url)
     async with Loop(
@@ -122,7 +133,8 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         callbacks=True,
         config=CONFIG + REDIS,
         script=TABLE + FAULTS,
-        # What is lost here is no silence, also while the gateway is away for long on a busy machine.
+        # What is lost here is no silence, also while the gateway is away for long on a busy
+        # machine.
         workspace="callback_health = { overdue = 300 }",
         destination="callback_deadline_s = 7\ncallback_grace_s = 6\nestimate_credits = 9",
         rate_per_s=20,
@@ -142,12 +154,17 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         gateway = line.start("gateway")
         await line.until(lambda: len(line.ended()) >= 300, 90, "every lead ends")
         await line.until_clay_rests(30)
-        # Behind the last callback, so that what it changes is seen: none of it may be reported twice.
+        # Behind the last callback, so that what it changes is seen: none of it may be reported
+        # twice.
         records = await line.read(line.settings.names.callbacks)
         settled = ANSWERED | {"callback_duplicate", "callback_unmatched"}
         await line.until(
             lambda: (
-                sum(event.status in settled for history in list(line.histories.values()) for event in history)
+                sum(
+                    event.status in settled
+                    for history in list(line.histories.values())
+                    for event in history
+                )
                 >= len(records)
             ),
             30,
@@ -155,45 +172,73 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         )
         ended = line.ended()
         assert len(ended) == 300
-        assert len({event.lead_id for event in ended.values()}) == 300, "one final state for each lead"
+        assert len({event.lead_id for event in ended.values()}) == 300, (
+            "one final state for each lead"
+        )
         line.check_histories()
         assert not line.posted_again()
         parked = Counter(event.reason for event in ended.values() if event.status == "parked")
         # `uncertain`: its POST was under way as the worker died, and its callback was lost, too.
         assert parked.keys() <= {"no_callback", "uncertain"}, parked
-        unsure = [history for history in line.histories.values() if history[-1].reason == "uncertain"]
-        sent_ms = [event.at_ms for history in unsure for event in history if event.status == "sending"]
-        assert all(at_ms <= killed_ms for at_ms in sent_ms), "only what was under way as the worker died"
+        unsure = [
+            history for history in line.histories.values() if history[-1].reason == "uncertain"
+        ]
+        sent_ms = [
+            event.at_ms for history in unsure for event in history if event.status == "sending"
+        ]
+        assert all(at_ms <= killed_ms for at_ms in sent_ms), (
+            "only what was under way as the worker died"
+        )
         assert parked["no_callback"] >= 30, "20 % of 300, by the seed"
         answered = {event.lead_id for event in ended.values() if event.status in ANSWERED}
         assert len(answered) >= 150
         came = {msgspec.json.decode(record.value, type=Callback).lead_id for record in records}
         assert answered == came, "each callback on Kafka settles its lead, and nothing else does"
-        acknowledged = {row["lead_id"] for row in line.ledger() if row["kind"] == "callback" and row["status"] == 200}
+        acknowledged = {
+            row["lead_id"]
+            for row in line.ledger()
+            if row["kind"] == "callback" and row["status"] == 200
+        }
         assert acknowledged <= came, "what the gateway acknowledged outlived it"
         charged = line.charged()
         booked = line.booked()
-        assert {lead: charged[lead] for lead in answered} == {lead: booked[lead] for lead in answered}
-        enriched = {event.lead_id for event in ended.values() if event.status in ("enriched", "partial")}
+        assert {lead: charged[lead] for lead in answered} == {
+            lead: booked[lead] for lead in answered
+        }
+        enriched = {
+            event.lead_id for event in ended.values() if event.status in ("enriched", "partial")
+        }
         assert enriched
         await filled(line, redis_url, len(enriched))
         steps = Counter(event.status for history in line.histories.values() for event in history)
         assert steps["callback_duplicate"] >= 10, "those that came twice"
         late = [
-            history for history in line.histories.values() if "callback_overdue" in {event.status for event in history}
+            history
+            for history in line.histories.values()
+            if "callback_overdue" in {event.status for event in history}
         ]
-        assert any(history[-1].status in ANSWERED for history in late), "an answer after the deadline counts"
+        assert any(history[-1].status in ANSWERED for history in late), (
+            "an answer after the deadline counts"
+        )
         for process in (worker.process, gateway, replay):
             assert await line.stop(process) == 0
         await line.books_balance()
 
 
 @pytest.mark.parametrize(
-    "cause", [pytest.param("credits", marks=pytest.mark.slow), pytest.param("auto-run", marks=pytest.mark.long)]
+    "cause",
+    [
+        pytest.param("credits", marks=pytest.mark.slow),
+        pytest.param("auto-run", marks=pytest.mark.long),
+    ],
 )
-async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: str, cause: str) -> None:
-    """The credits are used up, or auto-run is off: Clay answers 2xx to every lead and calls back about none. When that
-    is repaired, the lane continues.
+async def test_a_lane_without_callbacks_is_suspended(
+    kafka: Broker,
+    namespace: str,
+    cause: str,
+) -> None:
+    """The credits are used up, or auto-run is off: Clay answers 2xx to every lead and calls back
+    about none. When that is repaired, the lane continues.
     """
     deadline_s = 3
     overdue = 5
@@ -217,19 +262,32 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
         await line.until(lambda: line.answered() >= 10, 60, "results come back")
         if cause == "auto-run":
             line.control("POST", "/control/auto-run", {"webhook": "w0--crm", "on": False})
-        await line.until(lambda: line.last()["credits_exhausted_suspected"] == 1, 90, "the silence is reported")
-        reported = next(s[-1] for s in line.histories.values() if s[-1].status == "credits_exhausted_suspected")
+        await line.until(
+            lambda: line.last()["credits_exhausted_suspected"] == 1,
+            90,
+            "the silence is reported",
+        )
+        reported = next(
+            s[-1] for s in line.histories.values() if s[-1].status == "credits_exhausted_suspected"
+        )
         last_ms = max(row["at_ms"] for row in line.ledger() if row["kind"] == "callback")
         assert reported.at_ms - last_ms <= (2 * deadline_s + 30) * 1_000
         assert reported.reason == "no_callbacks"
         assert reported.text.startswith(f"{overdue} leads of {reported.destination} are overdue")
         assert "auto-run is off in the table of" in reported.text
         assert "it called back last at 2" in reported.text
-        await line.until(lambda: line.last()["held_paused"] >= 1, 30, "the lane says that it is held")
-        # Into the void went what the rate allows until the first leads were overdue, and 3 s for a busy machine.
+        await line.until(
+            lambda: line.last()["held_paused"] >= 1,
+            30,
+            "the lane says that it is held",
+        )
+        # Into the void went what the rate allows until the first leads were overdue, and 3 s for a
+        # busy machine.
         wasted = [request for request in line.requests() if request.at_ms > last_ms]
         assert len(wasted) <= burst + rate_per_s * (deadline_s + overdue / rate_per_s + 3)
-        assert not [request for request in line.requests() if request.at_ms > reported.at_ms + 1_000]
+        assert not [
+            request for request in line.requests() if request.at_ms > reported.at_ms + 1_000
+        ]
         output = await line.done("lanes", "--json")
         assert '"no_callbacks"' in output
 
@@ -246,7 +304,8 @@ async def test_a_lane_without_callbacks_is_suspended(kafka: Broker, namespace: s
         assert not line.posted_again()
         charged = line.charged()
         booked = line.booked()
-        # A row that is run again costs again what it cost already: Clay's cell says the sum of both runs.
+        # A row that is run again costs again what it cost already: Clay's cell says the sum of both
+        # runs.
         assert charged == booked
         for process in (worker.process, gateway):
             assert await line.stop(process) == 0

@@ -20,11 +20,17 @@ _SIMULATED = 'callbacks = false\nallowed_hosts = ["127.0.0.1"]\n'
 
 
 @pytest.mark.slow
-async def test_a_pause_under_load_holds_every_lead_until_resume(kafka: Broker, namespace: str) -> None:
+async def test_a_pause_under_load_holds_every_lead_until_resume(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2) as line:
         await line.publish(line.leads(400))
         await line.publish(
-            [command(line, "rate", f"slow-{name}", name, rate_per_s=10, burst=10) for name in line.names]
+            [
+                command(line, "rate", f"slow-{name}", name, rate_per_s=10, burst=10)
+                for name in line.names
+            ],
         )
         worker = line.start("worker")
         await line.until(lambda: line.last()["accepted"] >= 40, 60, "40 accepted")
@@ -35,28 +41,43 @@ async def test_a_pause_under_load_holds_every_lead_until_resume(kafka: Broker, n
         assert paused.lane.holds == "paused"
         async with httpx.AsyncClient() as client:
             shown = await client.get(f"http://127.0.0.1:{line.ports[worker.pid]}/lanes/w0")
-        assert shown.status_code == 404, "its port is open to other machines, and a lane shows money"
+        assert shown.status_code == 404, (
+            "its port is open to other machines, and a lane shows money"
+        )
         before = sendings(line, "w0")
         assert len(before) < 200, "it came before all were gone"
         assert max(before) <= paused.at_ms
         others = len(sendings(line, "w1"))
-        await line.until(lambda: len(sendings(line, "w1")) > others + 20, 30, "the other lane goes on")
+        await line.until(
+            lambda: len(sendings(line, "w1")) > others + 20,
+            30,
+            "the other lane goes on",
+        )
         assert sendings(line, "w0") == before
         assert sum(lead.startswith("lead-") for lead in of_w0(line)) == len(before), (
             "and nothing reached Clay but these"
         )
-        await line.publish([command(line, "rate", "fast", rate_per_s=1000, burst=1000), command(line, "resume", "c2")])
+        await line.publish(
+            [
+                command(line, "rate", "fast", rate_per_s=1000, burst=1000),
+                command(line, "resume", "c2"),
+            ],
+        )
         assert (await answer(line, "c2")).text.startswith("resumed")
         await line.until(lambda: len(sendings(line, "w0")) == 200, 30, "all of the lane")
         assert await line.stop(worker) == 0
         line.check_histories()
-        assert (await answers(line))["slow-w0"].at_ms <= min(before), "what waited came before the first lead"
+        assert (await answers(line))["slow-w0"].at_ms <= min(before), (
+            "what waited came before the first lead"
+        )
 
 
 def sendings(line: Pipeline, workspace: str) -> list[int]:
     """Return when the leads of a workspace were sent."""
     steps = (event for history in list(line.histories.values()) for event in history)
-    return sorted(step.at_ms for step in steps if step.status == "sending" and step.workspace == workspace)
+    return sorted(
+        step.at_ms for step in steps if step.status == "sending" and step.workspace == workspace
+    )
 
 
 def of_w0(line: Pipeline) -> list[str]:
@@ -91,7 +112,16 @@ async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace:
         assert resumed["who"] == "jane"
         assert resumed["applied"] is True
         assert resumed["lane"].get("holds", "") == ""
-        code, output = await line.run("lanes", "quota", "w0", "--webhook", "unknown", "--use", "--why", "x")
+        code, output = await line.run(
+            "lanes",
+            "quota",
+            "w0",
+            "--webhook",
+            "unknown",
+            "--use",
+            "--why",
+            "x",
+        )
         assert code == 1, output
         assert "NOT APPLIED" in output, output
         output = await line.done("lanes", "budget", "w0", "--credits-per-day", "9000", "--why", "x")
@@ -106,7 +136,10 @@ async def test_a_command_is_queued_until_a_worker_runs(kafka: Broker, namespace:
 
 
 @pytest.mark.slow
-async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(kafka: Broker, namespace: str) -> None:
+async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1) as line:
         worker = line.start("worker")
         for number in range(8):
@@ -116,7 +149,8 @@ async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(
             await asyncio.to_thread(worker.wait, 10)
             worker = line.start("worker")
             if number % 2:
-                await answer(line, f"c{number}")  # else the next one is asked before a worker has come
+                # else the next one is asked before a worker has come
+                await answer(line, f"c{number}")
         await answer(line, "c7")
         by_id = await answers(line)
         assert sorted(by_id) == [f"c{number}" for number in range(8)]
@@ -127,7 +161,8 @@ async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(
 
 
 async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_books_balance(
-    kafka: Broker, namespace: str
+    kafka: Broker,
+    namespace: str,
 ) -> None:
     async with Pipeline(kafka.bootstrap, namespace, 2, partitions=2) as line:
         code, output = await line.run("suppress", "add", "person3@example.com", "--why", "objected")
@@ -135,25 +170,45 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
         assert output.count("queued c-") == 1, output
         await line.publish(line.leads(10))
         await line.publish([command(line, "pause", "c1")])
-        await line.publish([line.lead(number, "w0", import_id="march.csv") for number in range(10, 30)])
+        await line.publish(
+            [line.lead(number, "w0", import_id="march.csv") for number in range(10, 30)],
+        )
         worker = line.start("worker")
         await line.until(lambda: line.last()["accepted"] == 4, 40, "those of w1, but for person 3")
         await line.done("lanes", "cancel", "w0", "--import", "march.csv", "--why", "wrong list")
         await line.done("lanes", "cancel", "w0", "--lead", "lead-0", "--why", "not that one")
-        await line.publish([line.lead(30, "w0", import_id="march.csv"), command(line, "resume", "c2")])
+        await line.publish(
+            [line.lead(30, "w0", import_id="march.csv"), command(line, "resume", "c2")],
+        )
         await line.until_over(31, 30)
         ended = {history[0].lead_id: history[-1] for history in line.histories.values()}
-        suppressed = {lead: event.reason for lead, event in ended.items() if event.status == "suppressed"}
-        cancelled = dict.fromkeys(["lead-0", *(f"lead-{number}" for number in range(10, 30))], "cancelled")
+        suppressed = {
+            lead: event.reason for lead, event in ended.items() if event.status == "suppressed"
+        }
+        cancelled = dict.fromkeys(
+            ["lead-0", *(f"lead-{number}" for number in range(10, 30))],
+            "cancelled",
+        )
         assert suppressed == {"lead-3": "suppressed", **cancelled}
         assert line.summary()["leads"].keys() == ended.keys() - suppressed.keys()
-        code, output = await line.run("suppress", "list", "person3@example.com", "person4@example.com")
+        code, output = await line.run(
+            "suppress",
+            "list",
+            "person3@example.com",
+            "person4@example.com",
+        )
         assert code == 1, output
         assert "1 person is on the suppression list" in output, output
         assert "person3" not in output
         assert "some partition has no worker" not in output
         await line.done("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
-        code, output = await line.run("suppress", "remove", "Person3@Example.com", "--why", "a mistake")
+        code, output = await line.run(
+            "suppress",
+            "remove",
+            "Person3@Example.com",
+            "--why",
+            "a mistake",
+        )
         assert code == 1, output
         assert "0 people are off the suppression list; 1 person was not on it" in output, output
         await line.publish([line.lead(3, "w1")])
@@ -167,7 +222,11 @@ async def test_suppressed_people_and_cancelled_imports_are_not_sent_and_the_book
 
 
 @pytest.mark.slow
-async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+async def test_a_webhook_and_a_workspace_are_added_live(
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
     config = f'secrets_dir = "{tmp_path}"'
     async with Pipeline(kafka.bootstrap, namespace, 1, config=config, partitions=2) as line:
         url = line.environment["WEBHOOK_0"]
@@ -194,7 +253,11 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
         assert "adopted: " in report, report
         assert "destination w0-crm with 2 webhooks" in report
         adopted = '"workspaces": 2, "destinations": 2'
-        await line.until(lambda: adopted in line.logs[replay.pid].read_text(), 20, "replay has adopted it by itself")
+        await line.until(
+            lambda: adopted in line.logs[replay.pid].read_text(),
+            20,
+            "replay has adopted it by itself",
+        )
         await line.until_over(4, 20)
         home = home_partition("new", 2, {})
         lead = msgspec.structs.replace(line.lead(9, "w0"), key=b"new", partition=home)
@@ -208,14 +271,25 @@ async def test_a_webhook_and_a_workspace_are_added_live(kafka: Broker, namespace
 
 @pytest.mark.slow
 async def test_a_reload_waits_for_replay_and_names_what_a_gateway_lacks(
-    kafka: Broker, namespace: str, tmp_path: Path
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
     config = f'secrets_dir = "{tmp_path}"'
-    async with Pipeline(kafka.bootstrap, namespace, 1, config=config, partitions=2, callbacks=True) as line:
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        config=config,
+        partitions=2,
+        callbacks=True,
+    ) as line:
         running = [line.start("worker"), line.start("gateway")]
         await line.ready(*running)
         (tmp_path / "TABLE").write_text("a secret of a table, only for this test")
-        (tmp_path / "OTHER").write_text(line.environment["WEBHOOK_0"].replace("w0--crm", "new--crm"))
+        (tmp_path / "OTHER").write_text(
+            line.environment["WEBHOOK_0"].replace("w0--crm", "new--crm"),
+        )
         new = """
 [workspaces.new]
 budget.unlimited = true
@@ -234,7 +308,9 @@ allowed_hosts = ["127.0.0.1"]
         append("worker-*.toml")
         began = time.monotonic()
         code, report = await line.run("lanes", "reload", "--why", "a new table")
-        assert time.monotonic() - began < 40 * slowness(), "replay is absent, and the wait is bounded"
+        assert time.monotonic() - began < 40 * slowness(), (
+            "replay is absent, and the wait is bounded"
+        )
         assert code == 1, report
         assert "all: adopted: workspace new (new), destination new (new)" in report
         assert "no replay process has answered for 2 of 2 partitions within 5 s" in report
@@ -244,7 +320,8 @@ allowed_hosts = ["127.0.0.1"]
         await line.ready(*replays)
         append("replay-*.toml")
         append("gateway-*.toml")
-        for _ in range(10):  # on a busy machine 5 s may not be enough for the processes that have just started
+        # on a busy machine 5 s may not be enough for the processes that have just started
+        for _ in range(10):
             code, report = await line.run("lanes", "reload", "--why", "the gateway has it")
             if code == 0:
                 break
@@ -252,7 +329,9 @@ allowed_hosts = ["127.0.0.1"]
         assert "replay: " in report
         assert "new: 8 answers at http://127.0.0.1" in report
         assert "accept TABLE" in report
-        assert not [word for word in ("lacks", "no replay process", "NOT APPLIED") if word in report], report
+        assert not [
+            word for word in ("lacks", "no replay process", "NOT APPLIED") if word in report
+        ], report
 
         append("replay-*.toml", "[no_such_table]\n")
         code, report = await line.ask("lanes", "reload", "--why", "a typing error")
@@ -266,5 +345,8 @@ allowed_hosts = ["127.0.0.1"]
         ]
         assert "no_such_table" in answers[2]["text"]
         code, report = await line.run("lanes", "log")
-        assert " replay reload (a typing error)  replay: NOT APPLIED, the configuration is invalid" in report
+        assert (
+            " replay reload (a typing error)  replay: NOT APPLIED, the configuration is invalid"
+            in report
+        )
         assert [await line.stop(process) for process in (*running, *replays)] == [0, 0, 0, 0]

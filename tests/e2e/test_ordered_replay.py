@@ -1,4 +1,6 @@
-"""Ordered replays on real Kafka: the command and the replay process are killed in the middle, and it is stopped."""
+"""Ordered replays on real Kafka: the command and the replay process are killed in the middle, and
+it is stopped.
+"""
 
 import asyncio
 import sys
@@ -19,7 +21,8 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.mark.slow
 async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_once(
-    kafka: Broker, namespace: str
+    kafka: Broker,
+    namespace: str,
 ) -> None:
     leads = 30
     async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE) as line:
@@ -32,7 +35,17 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
         line.control("DELETE", "/control/faults")
 
         # The command is killed as soon as some dead letters were sent.
-        argv = ["-m", "stream_app", "replay", "select", "--yes", "--rate", "2", "--why", "Clay is back"]
+        argv = [
+            "-m",
+            "stream_app",
+            "replay",
+            "select",
+            "--yes",
+            "--rate",
+            "2",
+            "--why",
+            "Clay is back",
+        ]
         config = str(line.directory / "stream_app.toml")
         log = line.directory / "select.log"
         select = line.children.spawn([sys.executable, *argv, "--config", config], log=log)
@@ -59,7 +72,8 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
         assert done["total"] == leads
         assert done["why"] == "Clay is back"
         places = Counter(
-            dict(record.headers)["stream-app-redriven-from"] for record in await line.read(line.settings.names.retry)
+            dict(record.headers)["stream-app-redriven-from"]
+            for record in await line.read(line.settings.names.retry)
         )
         assert sorted(places.values()) == [1] * leads, "each dead letter went back once"
         output = await line.done("lanes", "log")

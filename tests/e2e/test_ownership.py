@@ -1,4 +1,6 @@
-"""A worker that lost its partitions sends no lead that its successor also sends, wherever it was stopped."""
+"""A worker that lost its partitions sends no lead that its successor also sends, wherever it was
+stopped.
+"""
 
 import asyncio
 import subprocess
@@ -38,21 +40,49 @@ delay_s = 0.3
 """
 
 
-EAGER_CLEANER = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "0"}
+EAGER_CLEANER = {
+    "segment.ms": "100",
+    "min.cleanable.dirty.ratio": "0.001",
+    "delete.retention.ms": "0",
+}
 
 
 @pytest.mark.slow
-async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka: Broker, namespace: str) -> None:
-    """One worker is frozen at each step, all past their session. One more worker takes over all their lanes."""
+async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """One worker is frozen at each step, all past their session.
+
+    One more worker takes over all their lanes.
+    """
     count = len(STATIONS) + 1
-    async with Fleet(kafka.bootstrap, namespace, count, partitions=count, config=CONFIG, script=SLOW) as line:
-        frozen = {station: line.join(change=partial(install, station, line.directory)) for station in STATIONS}
+    async with Fleet(
+        kafka.bootstrap,
+        namespace,
+        count,
+        partitions=count,
+        config=CONFIG,
+        script=SLOW,
+    ) as line:
+        frozen = {
+            station: line.join(change=partial(install, station, line.directory))
+            for station in STATIONS
+        }
         successor = line.join()
-        await line.until(lambda: all(member.answers() for member in line.members), 40, "all workers run")
+        await line.until(
+            lambda: all(member.answers() for member in line.members),
+            40,
+            "all workers run",
+        )
         async with Load(line, 100) as load:
             await line.spread(line.members, 40)
             (line.directory / "freeze").touch()
-            await line.until(lambda: all(member.frozen for member in frozen.values()), 10, "all are frozen")
+            await line.until(
+                lambda: all(member.frozen for member in frozen.values()),
+                10,
+                "all are frozen",
+            )
             stopped_ms = now_ms()
             moved = await line.first_request(line.names, stopped_ms + 1_000, SESSION_S + 10)
             assert max(moved.values()) > 3_000, "some lanes had to wait for the session to end"
@@ -60,7 +90,11 @@ async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka:
             for member in frozen.values():
                 member.thaw()
             ends = dict(
-                zip(frozen, await asyncio.gather(*(_end_of(owner, 20) for owner in frozen.values())), strict=True)
+                zip(
+                    frozen,
+                    await asyncio.gather(*(_end_of(owner, 20) for owner in frozen.values())),
+                    strict=True,
+                ),
             )
         assert successor.alive
         await line.until_rest(load.count, 40)
@@ -76,12 +110,18 @@ async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(kafka:
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["cut", "stall"])
 async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
-    how: str, broker: ProxiedKafka, namespace: str
+    how: str,
+    broker: ProxiedKafka,
+    namespace: str,
 ) -> None:
-    """It cannot reach its broker but can reach Clay. Another worker takes over its lanes and is not disturbed when it
-    returns.
+    """It cannot reach its broker but can reach Clay.
+
+    Another worker takes over its lanes and is not disturbed when it returns.
     """
-    async with broker.proxy() as proxy, Fleet(broker.bootstrap, namespace, 4, config=CONFIG, script=SLOW) as line:
+    async with (
+        broker.proxy() as proxy,
+        Fleet(broker.bootstrap, namespace, 4, config=CONFIG, script=SLOW) as line,
+    ):
         alone = line.join(bootstrap=proxy.address)
         other = line.join()
         async with Load(line, 80) as load:
@@ -101,9 +141,21 @@ async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
 
 
 @pytest.mark.long
-async def test_compaction_removes_no_row_that_a_guarantee_needs(broker: ProxiedKafka, namespace: str) -> None:
-    """Compaction runs while leads are uncertain, and again at the end: the same leads are still duplicates."""
-    async with Fleet(broker.bootstrap, namespace, 2, partitions=2, config=CONFIG, script=SLOW) as line:
+async def test_compaction_removes_no_row_that_a_guarantee_needs(
+    broker: ProxiedKafka,
+    namespace: str,
+) -> None:
+    """Compaction runs while leads are uncertain, and again at the end: the same leads are still
+    duplicates.
+    """
+    async with Fleet(
+        broker.bootstrap,
+        namespace,
+        2,
+        partitions=2,
+        config=CONFIG,
+        script=SLOW,
+    ) as line:
         leads = line.leads(600)
         await line.publish(leads)
         killed = line.join()
@@ -123,28 +175,46 @@ async def test_compaction_removes_no_row_that_a_guarantee_needs(broker: ProxiedK
 
 
 async def _fence(line: Fleet) -> None:
-    """Fence as a successor that dies at once. An open transaction would keep the log cleaner away."""
+    """Fence as a successor that dies at once.
+
+    An open transaction would keep the log cleaner away.
+    """
     names = line.settings.names
     for number in range(line.settings.kafka.partitions):
         ledger = TransactionalState(
-            KafkaConnection(line.bootstrap), f"{names.worker_app}-{number}", names.state, number
+            KafkaConnection(line.bootstrap),
+            f"{names.worker_app}-{number}",
+            names.state,
+            number,
         )
         await ledger.take_over()
         await ledger.close()
 
 
 async def _force_cleaner(line: Fleet) -> None:
-    """Run the log cleaner until each row is there once, except in the newest segment. Then restore the settings."""
+    """Run the log cleaner until each row is there once, except in the newest segment.
+
+    Then restore the settings.
+    """
     topic = line.settings.names.state
     await _configure(line, COMPACTED | EAGER_CLEANER)
     await asyncio.sleep(2 * int(EAGER_CLEANER["segment.ms"]) / 1000)
-    # A record more, so that the segment that holds all others is closed; it is a row's end, and no such row is there.
+    # A record more, so that the segment that holds all others is closed; it is a row's end, and no
+    # such row is there.
     foreign = f"d/w0/w0-crm/foreign-{now_ms()}"
     partitions = range(line.settings.kafka.partitions)
-    await line.publish(Record(topic, f"{foreign}-{number}".encode(), None, (), number) for number in partitions)
+    await line.publish(
+        Record(topic, f"{foreign}-{number}".encode(), None, (), number) for number in partitions
+    )
     deadline = time.monotonic() + 20 * BUSY
-    while (most := max(Counter((record.partition, record.key) for record in await line.read(topic)).values())) > 1:
-        assert time.monotonic() < deadline, f"a row is there {most} times still: the log cleaner did not come"
+    while (
+        most := max(
+            Counter((record.partition, record.key) for record in await line.read(topic)).values(),
+        )
+    ) > 1:
+        assert time.monotonic() < deadline, (
+            f"a row is there {most} times still: the log cleaner did not come"
+        )
     await _configure(line, COMPACTED)
 
 
@@ -152,12 +222,20 @@ async def _configure(line: Fleet, config: dict[str, str]) -> None:
     async with admin(line.bootstrap) as client:
         safe = {"min.insync.replicas": "1"}
         await client.alter_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, line.settings.names.state, configs=config | safe)]
+            [
+                ConfigResource(
+                    ConfigResourceType.TOPIC,
+                    line.settings.names.state,
+                    configs=config | safe,
+                ),
+            ],
         )
 
 
 async def _end_of(member: Member, within_s: float) -> int | None:
-    """Return the exit code of a worker that ends by itself, or None for one that rejoined the group."""
+    """Return the exit code of a worker that ends by itself, or None for one that rejoined the
+    group.
+    """
     try:
         return await member.ended(within_s)
     except subprocess.TimeoutExpired:
@@ -182,10 +260,22 @@ def _check_ends(line: Fleet, leads: dict[str, str]) -> None:
     by_lead = {history[-1].lead_id: history[-1] for history in line.histories.values()}
     sent = Counter(request.lead_id for request in line.requests())
     where = {station: f"{station}: {line.describe(lead)}" for station, lead in leads.items()}
-    for station in ("before_write_ahead", "request_sent", "after_answer", "before_settle", "after_settle"):
+    for station in (
+        "before_write_ahead",
+        "request_sent",
+        "after_answer",
+        "before_settle",
+        "after_settle",
+    ):
         assert sent[leads[station]] == 1, where[station]
     assert by_lead[leads["before_write_ahead"]].status == "accepted", where["before_write_ahead"]
-    for station in ("after_write_ahead", "before_age_check", "after_age_check", "after_answer", "request_sent"):
+    for station in (
+        "after_write_ahead",
+        "before_age_check",
+        "after_age_check",
+        "after_answer",
+        "request_sent",
+    ):
         assert by_lead[leads[station]].status == "parked", where[station]
     assert sent[leads["before_age_check"]] == 0, where["before_age_check"]
     assert by_lead[leads["after_settle"]].status == "accepted", where["after_settle"]

@@ -34,7 +34,10 @@ async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) 
 
             killed_ms = now_ms()
             first.kill()
-            assert await _moved(line, owners, first, killed_ms, 20) < SESSION_S + (3 + LOAD_S) * slowness()
+            assert (
+                await _moved(line, owners, first, killed_ms, 20)
+                < SESSION_S + (3 + LOAD_S) * slowness()
+            )
 
             team = [line.join(), second, third]
             for number, leaving in enumerate(list(team)):  # a rolling restart
@@ -50,7 +53,13 @@ async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) 
         assert parked <= 200, "only the one that was killed left leads uncertain"
 
 
-async def _moved(line: Fleet, owners: dict[str, Member], gone: Member, at_ms: int, within_s: float) -> float:
+async def _moved(
+    line: Fleet,
+    owners: dict[str, Member],
+    gone: Member,
+    at_ms: int,
+    within_s: float,
+) -> float:
     """Return the seconds until another worker served all lanes of `gone`."""
     lanes = [name for name, owner in owners.items() if owner is gone]
     assert lanes
@@ -60,9 +69,22 @@ async def _moved(line: Fleet, owners: dict[str, Member], gone: Member, at_ms: in
     return (ended_ms - at_ms + STRAGGLERS_MS + max(moved.values())) / 1000
 
 
-async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker, namespace: str) -> None:
-    """One lane is suspended by 401, one held by its breaker. The third continues while workers join and leave."""
-    async with Fleet(kafka.bootstrap, namespace, 3, partitions=3, lane=HELD_FOR_LONG, script=SLOW) as line:
+async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """One lane is suspended by 401, one held by its breaker.
+
+    The third continues while workers join and leave.
+    """
+    async with Fleet(
+        kafka.bootstrap,
+        namespace,
+        3,
+        partitions=3,
+        lane=HELD_FOR_LONG,
+        script=SLOW,
+    ) as line:
         first = line.join()
         second = line.join()
         async with Load(line, 60) as load:
@@ -76,7 +98,11 @@ async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker,
                 ],
             )
             line.control("DELETE", "/control/faults?kind=slow")
-            await line.until(lambda: _held(line) >= {"held_paused", "held_outage"}, 20, "two lanes are held")
+            await line.until(
+                lambda: _held(line) >= {"held_paused", "held_outage"},
+                20,
+                "two lanes are held",
+            )
             third = line.join()
             began = time.monotonic()
             await third.joined(10)
@@ -92,7 +118,9 @@ async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(kafka: Broker,
         line.check_histories()
         assert load.count > 0
         still = {"received", "sending", "refused", "held_paused", "held_outage"}
-        assert set(line.last()) <= {"accepted", "parked"} | still, "a lead that is held is neither lost nor answered"
+        assert set(line.last()) <= {"accepted", "parked"} | still, (
+            "a lead that is held is neither lost nor answered"
+        )
 
 
 HELD_FOR_LONG = """

@@ -45,8 +45,14 @@ DOWN = {"kind": "status_before", "status": 503}
 
 
 def documented_rewind(kafka: Broker, names: TopicNames) -> list[str]:
-    """Return the command of docs/dead-letters.md with the tool from pip, for this broker and namespace."""
-    (text,) = re.findall(r"^    (python -m stream_app\.dev\.kafka_tools .*\\\n.*)$", PAGE.read_text(), re.M)
+    """Return the command of docs/dead-letters.md with the tool from pip, for this broker and
+    namespace.
+    """
+    (text,) = re.findall(
+        r"^    (python -m stream_app\.dev\.kafka_tools .*\\\n.*)$",
+        PAGE.read_text(),
+        re.M,
+    )
     ours = {
         "python": sys.executable,
         "127.0.0.1:9092": kafka.bootstrap,
@@ -72,9 +78,13 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         assert 'stream_app_parked_leads{workspace="w0"} 30.0' in await line.get(worker, "/metrics")
 
         # Nothing moves while an operator has paused it.
-        assert (await line.ask("replay", "pause", "--why", "a test"))[1] == {"paused": True, "was_paused_by": None}
+        assert (await line.ask("replay", "pause", "--why", "a test"))[1] == {
+            "paused": True,
+            "was_paused_by": None,
+        }
 
-        # What parked leads would cost, and sending some of them back: each once, whatever is run again.
+        # What parked leads would cost, and sending some of them back: each once, whatever is run
+        # again.
         code, plan = await line.ask("replay", "plan", "--from", "parked", "--status", "503")
         assert code == 0
         assert plan["dead_letters"] == 30
@@ -102,7 +112,13 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         # The rest by a rewind, which the pause holds back until it is lifted.
         assert await line.stop(replay) == 0
         rewind = documented_rewind(kafka, names)
-        ran = await asyncio.to_thread(subprocess.run, rewind, capture_output=True, text=True, check=False)
+        ran = await asyncio.to_thread(
+            subprocess.run,
+            rewind,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert ran.returncode == 0, ran.stderr
         replay = line.start("replay")
         await rewound(line)
@@ -112,10 +128,12 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         await line.until(lambda: line.last() == ends, 40, "all accepted")
         await line.stop(replay)
 
-        # Kafka may forget where the group stood: the process has its own record, so nothing comes back once more.
+        # Kafka may forget where the group stood: the process has its own record, so nothing comes
+        # back once more.
         await forget(kafka.bootstrap, names.replay_app)
         replay = line.start("replay")
-        await line.publish([msgspec.structs.replace(line.lead(101, "w0"), topic=names.dlq)])  # of another program
+        # of another program
+        await line.publish([msgspec.structs.replace(line.lead(101, "w0"), topic=names.dlq)])
         ends["accepted"] += 1
         await line.until(lambda: line.last() == ends, 40, "that one")
         await caught_up(line)
@@ -131,7 +149,9 @@ async def rewound(line: Pipeline) -> None:
     """A replay process has logged the rewind."""
 
     async def silent() -> bool:
-        return not any('"rewound"' in log.read_text() for log in line.directory.glob("replay-*.log"))
+        return not any(
+            '"rewound"' in log.read_text() for log in line.directory.glob("replay-*.log")
+        )
 
     await eventually(silent, 30)
 
@@ -148,7 +168,11 @@ async def correct_a_parked_lead(line: Pipeline) -> None:
     code, published = await line.ask("publish", str(file), "--yes")
     assert code == 0
     assert published["published"] == 1
-    await line.until(lambda: line.last() == {"accepted": 1, "replaced": 1, "parked": 29}, 30, "one is corrected")
+    await line.until(
+        lambda: line.last() == {"accepted": 1, "replaced": 1, "parked": 29},
+        30,
+        "one is corrected",
+    )
     code, plan = await line.ask("replay", "plan", "--from", "parked")
     assert code == 0
     assert plan["fates"] == {"goes": 29, "replaced": 1}
@@ -160,15 +184,27 @@ async def correct_a_parked_lead(line: Pipeline) -> None:
 
 @pytest.mark.slow
 async def test_deferred_leads_are_shown_and_sent_sooner(kafka: Broker, namespace: str) -> None:
-    # Two workspaces in one partition: what one of them holds is deferred, so that it does not block the other.
-    async with Pipeline(kafka.bootstrap, namespace, 2, partitions=1, config=CONFIG, lane=LANE) as line:
+    # Two workspaces in one partition: what one of them holds is deferred, so that it does not block
+    # the other.
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        2,
+        partitions=1,
+        config=CONFIG,
+        lane=LANE,
+    ) as line:
         await line.done("replay", "pause", "--why", "only what is ordered")
         worker = line.start("worker")
         replay = line.start("replay")
         await line.publish([command(line, "pause", "c1")])
         assert (await answer(line, "c1")).applied
         await line.publish(line.leads(20))
-        await line.until(lambda: line.last() == {"deferred": 10, "accepted": 10}, 40, "w0 deferred, w1 accepted")
+        await line.until(
+            lambda: line.last() == {"deferred": 10, "accepted": 10},
+            40,
+            "w0 deferred, w1 accepted",
+        )
         people = [f"person{number}@example.com" for number in (0, 2)]
         await line.done("suppress", "add", *people, "--why", "objected")
         await line.done("erase", "lead-6", "--why", "asked for it", "--yes")
@@ -177,7 +213,9 @@ async def test_deferred_leads_are_shown_and_sent_sooner(kafka: Broker, namespace
         assert code == 0
         assert counted["dead_letters"] == 10
         assert counted["suppressed"] == 3
-        assert [(cause["kind"], cause["reason"]) for cause in counted["causes"]] == [("deferred", "paused")]
+        assert [(cause["kind"], cause["reason"]) for cause in counted["causes"]] == [
+            ("deferred", "paused"),
+        ]
         code, plan = await line.ask("replay", "plan", "--from", "deferred", "--limit", "6")
         assert code == 0
         assert plan["fates"] == {"suppressed": 3, "goes": 6, "over_limit": 1}
@@ -211,10 +249,15 @@ async def test_deferred_leads_are_shown_and_sent_sooner(kafka: Broker, namespace
 
 
 async def shown(line: Pipeline, topic: str, suppressed: int) -> None:
-    """`dlq show` shows the value of lead 4, and not that of the suppressed one. Retries decide about their order."""
+    """`dlq show` shows the value of lead 4, and not that of the suppressed one.
+
+    Retries decide about their order.
+    """
     records = await line.read(topic)
     for number, is_suppressed in ((suppressed, True), (4, False)):
-        dead_letter = next(record for record in records if f"person{number}@".encode() in record.value)
+        dead_letter = next(
+            record for record in records if f"person{number}@".encode() in record.value
+        )
         place = f"{topic}/{dead_letter.partition}/{dead_letter.offset}"
         assert "@example.com" not in await line.done("dlq", "show", place)
         code, document = await line.ask("dlq", "show", place, "--value")
@@ -224,14 +267,28 @@ async def shown(line: Pipeline, topic: str, suppressed: int) -> None:
         assert ("@example.com" in json.dumps(document)) is not is_suppressed
 
 
-async def test_open_dead_letters_are_given_up_and_nothing_waits_for_a_person(kafka: Broker, namespace: str) -> None:
-    """A record that is no JSON, one that is nobody, a lead that Clay refused for good, and one that would come back."""
-    async with Pipeline(kafka.bootstrap, namespace, 1, partitions=1, config=CONFIG, lane=LANE) as line:
+async def test_open_dead_letters_are_given_up_and_nothing_waits_for_a_person(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """A record that is no JSON, one that is nobody, a lead that Clay refused for good, and one that
+    would come back.
+    """
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        partitions=1,
+        config=CONFIG,
+        lane=LANE,
+    ) as line:
         names = line.settings.names
         board, worker, replay = (line.start(name) for name in ("board", "worker", "replay"))
         await line.ready(board, worker, replay)
         await line.done("replay", "pause", "--why", "nothing comes back by itself")
-        await line.publish([Record(names.leads, b"w0", value) for value in (b"no json", b'{"fields": {}}')])
+        await line.publish(
+            [Record(names.leads, b"w0", value) for value in (b"no json", b'{"fields": {}}')],
+        )
         line.control("POST", "/control/faults", {"kind": "status_before", "status": 422})
         await line.publish(line.leads(1))
         await line.until(lambda: line.last()["rejected_invalid"] == 3, 60, "three are refused")
@@ -240,18 +297,45 @@ async def test_open_dead_letters_are_given_up_and_nothing_waits_for_a_person(kaf
         await line.publish(line.leads(2)[1:])
         await line.until(lambda: line.last()["dead_lettered"] == 1, 60, "one is a dead letter")
 
-        code, answer = await line.ask("dlq", "give-up", "--reason", "not_json", "--why", "a broken export", "--yes")
+        code, answer = await line.ask(
+            "dlq",
+            "give-up",
+            "--reason",
+            "not_json",
+            "--why",
+            "a broken export",
+            "--yes",
+        )
         assert code == 0, answer
         assert answer["given_up"] == 1, answer
         assert answer["fates"] == {"goes": 1}, answer
         assert answer["answers"][0]["text"] == "1 dead letter is given up"
-        code, answer = await line.ask("dlq", "give-up", "--reason", "not_json", "--why", "once more", "--yes")
+        code, answer = await line.ask(
+            "dlq",
+            "give-up",
+            "--reason",
+            "not_json",
+            "--why",
+            "once more",
+            "--yes",
+        )
         assert code == 1
         assert answer["given_up"] == 0
         assert answer["fates"] == {"sent_back": 1}
         code, listed = await line.ask("dlq", "list")
-        left = [letter["record_id"] for letter in listed["dead_letters"] if letter["reason"] != "not_json"]
-        code, answer = await line.ask("dlq", "give-up", *left, "--why", "none of them is worth it", "--yes")
+        left = [
+            letter["record_id"]
+            for letter in listed["dead_letters"]
+            if letter["reason"] != "not_json"
+        ]
+        code, answer = await line.ask(
+            "dlq",
+            "give-up",
+            *left,
+            "--why",
+            "none of them is worth it",
+            "--yes",
+        )
         assert code == 0, answer
         assert answer["given_up"] == 3, answer
         assert len(left) == 3, answer
@@ -259,11 +343,21 @@ async def test_open_dead_letters_are_given_up_and_nothing_waits_for_a_person(kaf
 
         async def waits() -> bool:
             shown = (await line.ask("dlq"))[1]["states"]
-            return shown is None or (shown["open"], shown["coming_back"], shown["given_up"]) != (0, 0, 4)
+            return shown is None or (shown["open"], shown["coming_back"], shown["given_up"]) != (
+                0,
+                0,
+                4,
+            )
 
         await eventually(waits, 60)
-        await eventually(lambda: lacks(line, board, 'dead_letters_kept{state="open",topic="dlq"} 0.0'), 60)
-        await eventually(lambda: lacks(line, board, 'dead_letters_kept{state="given_up",topic="dlq"} 4.0'), 60)
+        await eventually(
+            lambda: lacks(line, board, 'dead_letters_kept{state="open",topic="dlq"} 0.0'),
+            60,
+        )
+        await eventually(
+            lambda: lacks(line, board, 'dead_letters_kept{state="given_up",topic="dlq"} 4.0'),
+            60,
+        )
         log = await line.done("lanes", "log")
         assert "give_up (a broken export)" in log
         assert "replay_pause (nothing comes back by itself)" in log

@@ -50,18 +50,24 @@ PROGRAMS: Final = tuple(rights_of(TopicNames(), TIERS_S))
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     try:
         with secure_kafka(
-            tmp_path_factory.mktemp("pem"), {user_of(program): PASSWORD for program in PROGRAMS}
+            tmp_path_factory.mktemp("pem"),
+            {user_of(program): PASSWORD for program in PROGRAMS},
         ) as kafka:
             yield kafka
     except StartError as error:
         pytest.fail(str(error), pytrace=False)
 
 
-# --------------------------------------------------------------------------------------------- what Kafka refuses
+# ------------------------------------------------------------------------------- what Kafka refuses
 
 
 def scram(**changes: str) -> dict[str, Any]:
-    options = {"mechanism": MECHANISM, "plain_username": "worker", "plain_password": PASSWORD, **changes}
+    options = {
+        "mechanism": MECHANISM,
+        "plain_username": "worker",
+        "plain_password": PASSWORD,
+        **changes,
+    }
     return {f"sasl_{name}": value for name, value in options.items()}
 
 
@@ -77,7 +83,9 @@ async def refusal_of(kafka: SecureKafka, listener: str, protocol: str, **securit
     host, _, port = kafka.addresses[listener].rpartition(":")
     text = ""
     try:
-        assert await diagnose({"security_protocol": protocol, **security}, [(host, int(port))]) is None
+        assert (
+            await diagnose({"security_protocol": protocol, **security}, [(host, int(port))]) is None
+        )
     except KafkaRefused as refusal:
         text = str(refusal)
     assert PASSWORD not in text
@@ -90,31 +98,50 @@ async def test_each_kind_of_refusal_has_its_own_text(secure: SecureKafka) -> Non
     assert await refusal_of(secure, "PLAINTEXT", "PLAINTEXT") == ""
     assert await refusal_of(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram()) == ""
     assert await refusal_of(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **scram()) == ""
-    assert await refusal_of(secure, "SSL", "SSL", ssl_context=tls(secure.ca_pem, secure.client_pem)) == ""
+    assert (
+        await refusal_of(secure, "SSL", "SSL", ssl_context=tls(secure.ca_pem, secure.client_pem))
+        == ""
+    )
 
     wrong = scram(plain_password="wrong")
     assert await refusal_of(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **wrong) == (
-        "refuses the user worker (SCRAM-SHA-512): check kafka.security.username, and the secret that "
+        "refuses the user worker (SCRAM-SHA-512): check kafka.security.username, and the "
+        "secret that "
         "kafka.security.password_env names"
     )
     unknown = scram(plain_username="mallory")
-    assert "refuses the user mallory" in await refusal_of(secure, "SASL_PLAINTEXT", "SASL_PLAINTEXT", **unknown)
-    assert await refusal_of(secure, "SASL_SSL", "SASL_SSL", ssl_context=ours, **scram(mechanism="PLAIN")) == (
-        "has not enabled the mechanism PLAIN: set kafka.security.mechanism to SCRAM-SHA-512"
+    assert "refuses the user mallory" in await refusal_of(
+        secure,
+        "SASL_PLAINTEXT",
+        "SASL_PLAINTEXT",
+        **unknown,
     )
+    assert await refusal_of(
+        secure,
+        "SASL_SSL",
+        "SASL_SSL",
+        ssl_context=ours,
+        **scram(mechanism="PLAIN"),
+    ) == ("has not enabled the mechanism PLAIN: set kafka.security.mechanism to SCRAM-SHA-512")
     assert await refusal_of(secure, "SASL_SSL", "SASL_SSL", ssl_context=others, **scram()) == (
-        "has a certificate that is not trusted (unable to get local issuer certificate): set kafka.security.ca_file to "
+        "has a certificate that is not trusted (unable to get local issuer certificate): set "
+        "kafka.security.ca_file to "
         "the authority that signed it"
     )
     assert await refusal_of(secure, "SSL", "SSL", ssl_context=ours) == (
         "wants a client certificate: set kafka.security.cert_file and key_file"
     )
     assert "refuses our client certificate (" in await refusal_of(
-        secure, "SSL", "SSL", ssl_context=tls(secure.ca_pem, secure.stranger_pem)
+        secure,
+        "SSL",
+        "SSL",
+        ssl_context=tls(secure.ca_pem, secure.stranger_pem),
     )
 
 
-async def test_a_stranger_may_not_write_to_topics_whose_records_are_obeyed(secure: SecureKafka) -> None:
+async def test_a_stranger_may_not_write_to_topics_whose_records_are_obeyed(
+    secure: SecureKafka,
+) -> None:
     topics = ["leads.commands", "leads.callbacks"]
     await create_topics(secure.addresses["PLAINTEXT"], *topics)
 
@@ -122,36 +149,60 @@ async def test_a_stranger_may_not_write_to_topics_whose_records_are_obeyed(secur
         return KafkaConnection(secure.addresses[listener], security)
 
     through = stranger("SASL_SSL", security_protocol="SSL", ssl_context=tls(secure.ca_pem))
-    assert "accepts no client without credentials" in await strangers_may_not_write(through, topics, 10)
+    assert "accepts no client without credentials" in await strangers_may_not_write(
+        through,
+        topics,
+        10,
+    )
     with pytest.raises(ProbeFailed, match="any client that reaches Kafka may write to"):
         # On this listener the one who proves nothing may do everything.
-        await strangers_may_not_write(stranger("PLAINTEXT", security_protocol="PLAINTEXT"), topics, 10)
+        await strangers_may_not_write(
+            stranger("PLAINTEXT", security_protocol="PLAINTEXT"),
+            topics,
+            10,
+        )
 
 
 async def test_a_wrong_protocol_is_reported_with_the_right_one(secure: SecureKafka) -> None:
     ours = tls(secure.ca_pem)
     for listener in ("SASL_SSL", "SSL"):
         assert "speaks TLS: set kafka.security.protocol to SSL or SASL_SSL" in await refusal_of(
-            secure, listener, "PLAINTEXT"
+            secure,
+            listener,
+            "PLAINTEXT",
         )
     assert "set kafka.security.protocol to SASL_SSL" in await refusal_of(
-        secure, "SASL_SSL", "SASL_PLAINTEXT", **scram()
+        secure,
+        "SASL_SSL",
+        "SASL_PLAINTEXT",
+        **scram(),
     )
     assert 'speaks no TLS: set kafka.security.protocol = "PLAINTEXT"' in await refusal_of(
-        secure, "PLAINTEXT", "SSL", ssl_context=ours
+        secure,
+        "PLAINTEXT",
+        "SSL",
+        ssl_context=ours,
     )
     assert 'speaks no TLS: set kafka.security.protocol = "SASL_PLAINTEXT"' in await refusal_of(
-        secure, "SASL_PLAINTEXT", "SASL_SSL", ssl_context=ours, **scram()
+        secure,
+        "SASL_PLAINTEXT",
+        "SASL_SSL",
+        ssl_context=ours,
+        **scram(),
     )
     assert 'asks for no user: set kafka.security.protocol = "PLAINTEXT"' in await refusal_of(
-        secure, "PLAINTEXT", "SASL_PLAINTEXT", **scram()
+        secure,
+        "PLAINTEXT",
+        "SASL_PLAINTEXT",
+        **scram(),
     )
     for listener, protocol, context in (
         ("SASL_PLAINTEXT", "PLAINTEXT", {}),
         ("SASL_SSL", "SSL", {"ssl_context": ours}),
     ):
         assert await refusal_of(secure, listener, protocol, **context) == (
-            f'asks for a user: set kafka.security.protocol = "{listener}", username, password_env and mechanism '
+            f'asks for a user: set kafka.security.protocol = "{listener}", username, '
+            "password_env and mechanism "
             "(SCRAM-SHA-512)"
         )
 
@@ -191,8 +242,13 @@ def test_each_process_and_command_reports_a_refusal_at_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = tmp_path / "stream_app.toml"
-    config.write_text(CONFIG.format(bootstrap=secure.addresses["SASL_SSL"], ca=secure.ca_pem) + NO_BOARD)
-    environment = {"KAFKA_PASSWORD": "wrong", "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x"}
+    config.write_text(
+        CONFIG.format(bootstrap=secure.addresses["SASL_SSL"], ca=secure.ca_pem) + NO_BOARD,
+    )
+    environment = {
+        "KAFKA_PASSWORD": "wrong",
+        "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x",
+    }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     argv = on_its_own(typed(program, tmp_path) if program in COMMANDS else [program], config)
@@ -228,7 +284,7 @@ broker_wait_s = 20
 protocol = "SASL_PLAINTEXT"
 mechanism = "OAUTHBEARER"
 oauth = {{ token_url = "{secure.tokens.url}/token", client_id = "{CLIENT}", client_secret_env = "KAFKA_SECRET" }}
-"""
+""",
     )
     before = secure.tokens.granted
     assert main(["topics", "--config", str(config)]) == 0, capsys.readouterr().err
@@ -241,14 +297,23 @@ oauth = {{ token_url = "{secure.tokens.url}/token", client_id = "{CLIENT}", clie
 
 
 async def test_a_refusal_while_a_process_runs_is_logged_and_shown(
-    secure: SecureKafka, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    secure: SecureKafka,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As after a change of the password: the process keeps trying, because it may be changed back."""
-    options = {"security_protocol": "SASL_SSL", "ssl_context": tls(secure.ca_pem), **scram(plain_password="wrong")}
+    options = {
+        "security_protocol": "SASL_SSL",
+        "ssl_context": tls(secure.ca_pem),
+        **scram(plain_password="wrong"),
+    }
     connection = KafkaConnection(secure.addresses["SASL_SSL"], options)
     names = TopicNames("x.")
     feed = Projection(
-        connection, Sources(names, 1, Retention(), frozenset()), tmp_path / "model.sqlite", log.get("test")
+        connection,
+        Sources(names, 1, Retention(), frozenset()),
+        tmp_path / "model.sqlite",
+        log.get("test"),
     )
     running = [
         asyncio.create_task(TopicWatch(connection, KnownTopics(), [names.leads], 1).run()),
@@ -263,7 +328,7 @@ async def test_a_refusal_while_a_process_runs_is_logged_and_shown(
         await cancel(running)
 
 
-# ------------------------------------------------------------------------------------------------------- the rights
+# --------------------------------------------------------------------------------------- the rights
 
 
 @pytest.mark.parametrize(
@@ -293,19 +358,31 @@ def test_missing_rights_are_named(
     assert capsys.readouterr().err.splitlines() == expected
 
 
-async def test_doctor_names_the_rights_that_a_worker_lacks(secure: SecureKafka, namespace: str) -> None:
+async def test_doctor_names_the_rights_that_a_worker_lacks(
+    secure: SecureKafka,
+    namespace: str,
+) -> None:
     """The test of the documented rights has the same checks pass."""
     security = {"security_protocol": "SASL_PLAINTEXT", **scram()}
     connection = KafkaConnection(secure.addresses["SASL_PLAINTEXT"], security)
     prefix = f"{namespace}stream-app"
-    with pytest.raises(ProbeFailed, match=rf"transactional ids that begin with {re.escape(prefix)}-$"):
+    with pytest.raises(
+        ProbeFailed,
+        match=rf"transactional ids that begin with {re.escape(prefix)}-$",
+    ):
         await may_transact(connection, f"{prefix}-doctor", 30)
-    with pytest.raises(ProbeFailed, match=rf"offsets of {re.escape(prefix)} .*: allow Read and Describe on the group"):
+    with pytest.raises(
+        ProbeFailed,
+        match=rf"offsets of {re.escape(prefix)} .*: allow Read and Describe on the group",
+    ):
         await may_join(connection, prefix, 30)
 
 
 def test_a_client_is_known_by_its_certificate(
-    secure: SecureKafka, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    secure: SecureKafka,
+    namespace: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     asyncio.run(grant(secure, {"app": rights_of(TopicNames(namespace), TIERS_S)["topics"].acls}))
     config = tmp_path / "stream_app.toml"
@@ -317,14 +394,16 @@ bootstrap = "{secure.addresses["SSL"]}"
 namespace = "{namespace}"
 replication = 1
 security = {{ protocol = "SSL", ca_file = "{secure.ca_pem}", cert_file = "{pem}", key_file = "{pem}" }}
-"""
+""",
     )
     assert main(["topics", "--config", str(config)]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.slow
 async def test_the_documented_rights_are_enough_for_each_process_and_command(
-    secure: SecureKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
+    secure: SecureKafka,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
     rights = rights_of(TopicNames(namespace), TIERS_S)
@@ -336,14 +415,27 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
         poison = Record(line.settings.names.leads, b"w0", b"no JSON", (), 0)
         await line.publish([poison, *line.leads(3)])
 
-        async def done(program: str, *expected: int, argv: list[str] | None = None, other: str = "") -> None:
-            code, text = await line.command(program, argv or typed(program, line.directory, namespace), other)
+        async def done(
+            program: str,
+            *expected: int,
+            argv: list[str] | None = None,
+            other: str = "",
+        ) -> None:
+            code, text = await line.command(
+                program,
+                argv or typed(program, line.directory, namespace),
+                other,
+            )
             assert code in expected, (program, code, text)
             assert not [word for word in (*REFUSED, "FAILED") if word in text], (program, text)
 
         await done("topics", 0, argv=["topics"], other=fresh)
         await done("topics --apply", 0, argv=["topics", "--apply", "--yes"])
-        await line.until(lambda: line.last()["enriched"] + line.last()["no_data"] >= 3, 90, "three results")
+        await line.until(
+            lambda: line.last()["enriched"] + line.last()["no_data"] >= 3,
+            90,
+            "three results",
+        )
         await done("publish", 0)
         await done("publish --bulk", 0)
         await done("publish --wait", 0)
@@ -376,14 +468,16 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
         await done("skip", 1)
 
 
-# ---------------------------------------------------------------------------------------------- operators of the board
+# --------------------------------------------------------------------------- operators of the board
 
 OPERATORS: Final = "board with operator_token_env"
 
 
 @pytest.mark.slow
 async def test_the_documented_rights_are_enough_for_operators_of_the_board(
-    secure: SecureKafka, namespace: str, monkeypatch: pytest.MonkeyPatch
+    secure: SecureKafka,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
     monkeypatch.setenv("OPERATOR_TOKEN", "a token for people who act: 51d2e9c4")
@@ -394,25 +488,46 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
         less = line.process("board", operators=True)
         assert await asyncio.to_thread(less.wait, 60) == 6
         for topic in ("leads.commands", "leads, ", "stream-app-replay-state"):
-            assert re.search(rf"Write on Topic .*{re.escape(topic)}", line.logs[less.pid].read_text()), topic
+            assert re.search(
+                rf"Write on Topic .*{re.escape(topic)}",
+                line.logs[less.pid].read_text(),
+            ), topic
 
         board = line.process("board", OPERATORS, operators=True)
         processes = [board, *map(line.process, ("gateway", "worker", "replay"))]
         assert (await line.run("replay", "pause", "--why", "only what is ordered"))[0] == 0
         await line.publish(line.leads(3))
-        await line.until(lambda: line.last()["enriched"] + line.last()["no_data"] >= 3, 90, "three results")
+        await line.until(
+            lambda: line.last()["enriched"] + line.last()["no_data"] >= 3,
+            90,
+            "three results",
+        )
         line.control("POST", "/control/faults", {"kind": "status_before", "status": 503})
         await line.publish([line.lead(3, "w0")])
         await line.until(lambda: line.last()["dead_lettered"] == 1, 90, "a dead letter")
         address = f"http://127.0.0.1:{line.board_port}"
-        async with httpx.AsyncClient(base_url=address, headers=OWN, timeout=60, follow_redirects=True) as client:
+        async with httpx.AsyncClient(
+            base_url=address,
+            headers=OWN,
+            timeout=60,
+            follow_redirects=True,
+        ) as client:
             await shown(client, "/board/login", "Token")
-            await client.post("/board/login", data={"token": os.environ["OPERATOR_TOKEN"], "who": "jane"})
+            await client.post(
+                "/board/login",
+                data={"token": os.environ["OPERATOR_TOKEN"], "who": "jane"},
+            )
             await shown(client, "/board/system", "What differs")
             answer = await acted(client, "/board/lanes/w0/act/pause", why="test")
             await shown(client, str(answer.url), "leads wait on Kafka until")
             await shown(client, "/board/leads/lead-0", "enriched")
-            answer = await acted(client, "/board/leads/lead-0/act/erase", why="test", typed="lead-0", workspace="w0")
+            answer = await acted(
+                client,
+                "/board/leads/lead-0/act/erase",
+                why="test",
+                typed="lead-0",
+                workspace="w0",
+            )
             await shown(client, str(answer.url), "applied")
 
             answer = await acted(client, "/board/dead/act/plan", **{"from": "dlq"})

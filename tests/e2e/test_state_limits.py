@@ -36,19 +36,30 @@ STANDS_STILL_S = 1 + 2.8 + 2 * 1
 POISON = Envelope(origin="leads/0/0", disposition="poison")
 BAD_ROWS = {
     lane_key("w0"): "the row l/w0 of the state topic cannot be read",
-    delivery_key("w0", "w0-crm", "lead-0"): "the row d/w0/w0-crm/lead-0 of the state topic cannot be read",
+    delivery_key(
+        "w0",
+        "w0-crm",
+        "lead-0",
+    ): "the row d/w0/w0-crm/lead-0 of the state topic cannot be read",
 }
-"""Rows that are no JSON, and what the worker says at its take-over or at the lead. tests/partition has all kinds."""
+"""Rows that are no JSON, and what the worker says at its take-over or at the lead. tests/partition
+has all kinds.
+"""
 
 
 @pytest.mark.slow
-async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker, namespace: str) -> None:
-    """Each bad row is written and deleted in turn. Then the same leads are processed, and unknown rows are left
-    alone.
+async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """Each bad row is written and deleted in turn.
+
+    Then the same leads are processed, and unknown rows are left alone.
     """
     async with Fleet(kafka.bootstrap, namespace, 2, partitions=2) as line:
         state = line.settings.names.state
-        # All in the partition of the bad row: a POST of another one may be under way when its worker stops.
+        # All in the partition of the bad row: a POST of another one may be under way when its
+        # worker stops.
         await line.publish([line.lead(number, "w0") for number in range(10)])
         await line.publish([Record(state, SYSTEM_KEY, system_row(2), (), 0)])
         for key, says in BAD_ROWS.items():
@@ -57,7 +68,10 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker,
             assert await stopped.ended(40) == 1, stopped.output()
             assert len(stopped.last_words()) == 1, stopped.output()
             assert says in stopped.last_words()[0]
-            assert (namespace + "leads", 0) not in await committed(kafka.bootstrap, line.settings.names.worker_app)
+            assert (namespace + "leads", 0) not in await committed(
+                kafka.bootstrap,
+                line.settings.names.worker_app,
+            )
             await line.publish([Record(state, key, None, (), 0)])
         assert "lead-0" not in line.summary()["leads"]
         newer = [Record(state, b"z/something", b"new", (), 0), Record(state, b"\xff", b"", (), 0)]
@@ -68,13 +82,18 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(kafka: Broker,
         assert line.last() == {"accepted": 10}
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(10)}
         assert await line.stop(worker.process) == 0
-        assert [(event["partition"], event["count"]) for event in reported(worker, "unknown_rows")] == [(0, 2)]
+        assert [
+            (event["partition"], event["count"]) for event in reported(worker, "unknown_rows")
+        ] == [(0, 2)]
         kept = {record.key for record in await line.read(state)}
         assert kept >= {b"z/something", b"\xff"}
 
 
 @pytest.mark.slow
-async def test_leads_lost_to_retention_are_counted_and_logged(kafka: Broker, namespace: str) -> None:
+async def test_leads_lost_to_retention_are_counted_and_logged(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     """Also if Kafka has deleted the group's offset, as it does when a group is away for long."""
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
         leads = line.leads(60)
@@ -97,14 +116,21 @@ async def test_leads_lost_to_retention_are_counted_and_logged(kafka: Broker, nam
         await forget(kafka.bootstrap, names.worker_app)
         worker = line.join()
         await line.until_over(45, 30)
-        came = [int(row.value) for row in await line.read(names.state) if row.key == passed_key(log.topic)]
+        came = [
+            int(row.value)
+            for row in await line.read(names.state)
+            if row.key == passed_key(log.topic)
+        ]
         assert lost(worker) == [(log.topic, came[0], 54, 55 - came[0])]
         consumed = {number for number in range(60) if not (20 <= number < 32 or 50 <= number < 54)}
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in consumed}
 
 
 @pytest.mark.slow
-async def test_replays_lost_to_retention_are_counted_and_logged(kafka: Broker, namespace: str) -> None:
+async def test_replays_lost_to_retention_are_counted_and_logged(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
         names = line.settings.names
         log = TopicPartition(names.deferred, 0)
@@ -113,7 +139,10 @@ async def test_replays_lost_to_retention_are_counted_and_logged(kafka: Broker, n
             reached = (await committed(kafka.bootstrap, names.replay_app)).get(tuple(log))
             return "" if reached == offset else f"the group is at {reached}"
 
-        back = [Envelope(origin=f"leads/0/{number}", way="deferred").to_headers() for number in range(20)]
+        back = [
+            Envelope(origin=f"leads/0/{number}", way="deferred").to_headers()
+            for number in range(20)
+        ]
         dead_letters = [Record(log.topic, b"w0", b"{}", headers, 0) for headers in back]
         await line.publish(dead_letters[:5])
         replay = line.member(line.start("replay"))
@@ -130,7 +159,10 @@ async def test_replays_lost_to_retention_are_counted_and_logged(kafka: Broker, n
 
 @pytest.mark.slow
 async def test_a_recreated_topic_stops_the_process(kafka: Broker, namespace: str) -> None:
-    """Even if it is filled at once beyond its former end. The leads that come again are not sent again."""
+    """Even if it is filled at once beyond its former end.
+
+    The leads that come again are not sent again.
+    """
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1) as line:
         names = line.settings.names
         dead_letters = [Record(names.dlq, b"w0", b"{}", POISON.to_headers(), 0)]
@@ -138,7 +170,8 @@ async def test_a_recreated_topic_stops_the_process(kafka: Broker, namespace: str
         readers = {names.leads: line.join(), names.dlq: line.member(line.start("replay"))}
         await line.until_over(50, 30)
         await caught_up(line)
-        await asyncio.sleep(2)  # they look every second: now they have seen the logs at their longest
+        # they look every second: now they have seen the logs at their longest
+        await asyncio.sleep(2)
         await recreate(line, *readers)
         await line.publish([*line.leads(60), *dead_letters, *dead_letters])
         for topic, process in readers.items():
@@ -146,8 +179,14 @@ async def test_a_recreated_topic_stops_the_process(kafka: Broker, namespace: str
         assert not line.posted_again()
 
 
-async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(kafka: Broker, namespace: str) -> None:
-    """Nor does the worker go on that runs while the topic is lost. Leads that come again are not sent again."""
+async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """Nor does the worker go on that runs while the topic is lost.
+
+    Leads that come again are not sent again.
+    """
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=2) as line:
         names = line.settings.names
         await line.publish(line.leads(3))
@@ -170,13 +209,20 @@ async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(kafka: Brok
         assert not line.posted_again()
 
 
-async def test_lanes_are_written_again_after_their_topic_was_lost(kafka: Broker, namespace: str) -> None:
-    """They do not change any more, and their views are the copy of what was spent. No process ends."""
+async def test_lanes_are_written_again_after_their_topic_was_lost(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """They do not change any more, and their views are the copy of what was spent.
+
+    No process ends.
+    """
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=2) as line:
         await line.publish(line.leads(3))
         members = [line.join(), line.member(line.start("replay"))]
         await line.until_over(3, 30)
-        await asyncio.sleep(3)  # the last view is published a second later, and the watch looks every second
+        # the last view is published a second later, and the watch looks every second
+        await asyncio.sleep(3)
         before = await last_views(line.settings)
         assert before["w0"].submissions == 3
         await recreate(line, line.settings.names.lanes)
@@ -197,7 +243,12 @@ async def recreate(line: Fleet, *topics: str) -> None:
     await delete_topics(line.bootstrap, *topics)
     for plan in line.settings.topic_plan():
         if plan.name in topics:
-            await create_topics(line.bootstrap, plan.name, partitions=plan.partitions, config=plan.config)
+            await create_topics(
+                line.bootstrap,
+                plan.name,
+                partitions=plan.partitions,
+                config=plan.config,
+            )
 
 
 async def says_that_it_was_recreated(process: Member, topic: str) -> None:
@@ -226,12 +277,23 @@ HANGS = {
 
 
 async def test_a_stall_is_reported(kafka: Broker, namespace: str) -> None:
-    """A process in which one part hangs reports it in /readyz and in its metrics, for as long as it lasts."""
+    """A process in which one part hangs reports it in /readyz and in its metrics, for as long as it
+    lasts.
+    """
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=1, config=QUICK) as line:
         back = Envelope(origin="leads/0/0", way="deferred", lead_id="lead-0")
-        await line.publish([*line.leads(1), Record(line.settings.names.deferred, b"w0", b"{}", back.to_headers(), 0)])
+        await line.publish(
+            [
+                *line.leads(1),
+                Record(line.settings.names.deferred, b"w0", b"{}", back.to_headers(), 0),
+            ],
+        )
         members = {name: line.member(line.start(name, change=HANGS[name][0])) for name in HANGS}
-        await line.until(lambda: all(member.answers() for member in members.values()), 30, "they run")
+        await line.until(
+            lambda: all(member.answers() for member in members.values()),
+            30,
+            "they run",
+        )
         for name, member in members.items():
 
             async def missing(member: Member = member, says: str = HANGS[name][1]) -> str:
@@ -239,7 +301,11 @@ async def test_a_stall_is_reported(kafka: Broker, namespace: str) -> None:
                 return "" if says in ready and ready.startswith("503 ") else ready
 
             await eventually(missing, STANDS_STILL_S + 15)
-            assert "\nstream_app_stalled 0.0" not in await asyncio.to_thread(get, member, "/metrics")
+            assert "\nstream_app_stalled 0.0" not in await asyncio.to_thread(
+                get,
+                member,
+                "/metrics",
+            )
             assert reported(member, "stalled")
             member.kill()
 
@@ -250,7 +316,9 @@ def reported(member: Member, event: str) -> list[dict[str, Any]]:
 
 
 def lost(member: Member) -> list[tuple[str, int, int, int]]:
-    """Return what it reported as lost to retention: topic, first and last offset, and the most records that can be."""
+    """Return what it reported as lost to retention: topic, first and last offset, and the most
+    records that can be.
+    """
     events = reported(member, "lost_to_retention")
     return [(event["topic"], event["first"], event["last"], event["at_most"]) for event in events]
 

@@ -1,7 +1,7 @@
 """Transactions that Kafka left open, and takeovers that are interrupted at each of their requests.
 
-One broker stops while many transactions are open in partitions that only it has. Then the coordinator ends them and
-writes no marker. Each partition is taken over once the broker is back.
+One broker stops while many transactions are open in partitions that only it has. Then the
+coordinator ends them and writes no marker. Each partition is taken over once the broker is back.
 """
 
 import asyncio
@@ -13,7 +13,11 @@ from typing import Any, Final, Literal, NamedTuple
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
-from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
+from aiokafka.protocol.transaction import (
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+)
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import end
@@ -45,7 +49,9 @@ LIMITS: Final = StateStoreLimits(take_over_s=200, transact_s=60)
 
 
 class Partition(NamedTuple):
-    """One partition of the topics, with its transactional id and the outcome of its last transaction."""
+    """One partition of the topics, with its transactional id and the outcome of its last
+    transaction.
+    """
 
     broker: LocalKafka
     state: str
@@ -77,7 +83,9 @@ class Partition(NamedTuple):
 
 
 class Interruptions:
-    """Break takeovers at their n-th request to Kafka, counted over all attempts of one transactional id."""
+    """Break takeovers at their n-th request to Kafka, counted over all attempts of one
+    transactional id.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests: dict[str, list[str]] = {}
@@ -98,7 +106,8 @@ class Interruptions:
                 raise KafkaError("this request is lost")
             if breaks and kind == "cancelled":
                 interrupted._task[name].cancel()
-                return await asyncio.shield(real(self, node, request, **how))  # it is on its way all the same
+                # it is on its way all the same
+                return await asyncio.shield(real(self, node, request, **how))
             answer = await real(self, node, request, **how)
             if breaks and kind == "unanswered":
                 raise KafkaError("this answer is lost")
@@ -106,8 +115,16 @@ class Interruptions:
 
         monkeypatch.setattr(BoundedClient, "send", send)
 
-    async def take_over(self, partition: Partition, kind: Kind = "lost", at: Sequence[int] = ()) -> dict[bytes, bytes]:
-        """Take over with interruptions at these requests. Another process takes over after each cancelled attempt."""
+    async def take_over(
+        self,
+        partition: Partition,
+        kind: Kind = "lost",
+        at: Sequence[int] = (),
+    ) -> dict[bytes, bytes]:
+        """Take over with interruptions at these requests.
+
+        Another process takes over after each cancelled attempt.
+        """
         name = partition.transactional_id
         self._at[name] = kind, frozenset(at)
         ledgers: list[TransactionalState] = []
@@ -125,14 +142,22 @@ class Interruptions:
 
 @asynccontextmanager
 async def stranded(
-    broker: LocalKafka, namespace: str, directory: Path, per_ending: int
+    broker: LocalKafka,
+    namespace: str,
+    directory: Path,
+    per_ending: int,
 ) -> AsyncIterator[dict[Ending, list[Partition]]]:
-    """Make this many partitions of each ending. "open": the owner is gone, and nothing was decided."""
+    """Make this many partitions of each ending.
+
+    "open": the owner is gone, and nothing was decided.
+    """
     state = f"{namespace}state"
     events = f"{namespace}events"
     endings = [ending for ending in ENDINGS for _ in range(per_ending)]
     async with to_lose(broker, directory, state, events, partitions=len(endings)) as second:
-        partitions = [Partition(broker, state, events, *numbered) for numbered in enumerate(endings)]
+        partitions = [
+            Partition(broker, state, events, *numbered) for numbered in enumerate(endings)
+        ]
         producers = list(await asyncio.gather(*map(begun, partitions)))
         await asyncio.to_thread(end, second._process, grace_s=20)
         for partition, producer in zip(partitions, producers, strict=True):
@@ -142,7 +167,9 @@ async def stranded(
                 await producer.abort_transaction()
             await end_producer(producer, None, 1)
         await asyncio.to_thread(second.restart)
-        yield {ending: [place for place in partitions if place.ending == ending] for ending in ENDINGS}
+        yield {
+            ending: [place for place in partitions if place.ending == ending] for ending in ENDINGS
+        }
 
 
 async def begun(partition: Partition) -> AIOKafkaProducer:
@@ -162,9 +189,14 @@ async def begun(partition: Partition) -> AIOKafkaProducer:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_a_transaction_keeps_its_outcome_when_take_overs_are_interrupted_anywhere(
-    broker: ProxiedKafka, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: ProxiedKafka,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each request of a takeover is lost, or its answer is, or the takeover is cancelled while it is on its way."""
+    """Each request of a takeover is lost, or its answer is, or the takeover is cancelled while it
+    is on its way.
+    """
     interrupted = Interruptions(monkeypatch)
     async with stranded(broker, namespace, tmp_path / "second", EACH) as partitions:
         for ending, free in partitions.items():
@@ -174,7 +206,9 @@ async def test_a_transaction_keeps_its_outcome_when_take_overs_are_interrupted_a
             assert ("EndTxnRequest" in requests) == (ending != "open")
             plans = [(kind, [number]) for kind in KINDS for number in range(1, len(requests) + 1)]
             # Attempt n is broken at its request n: 1, 1 + 2, 1 + 2 + 3, ...
-            plans += [(kind, [number * (number + 1) // 2 for number in range(1, 9)]) for kind in KINDS]
+            plans += [
+                (kind, [number * (number + 1) // 2 for number in range(1, 9)]) for kind in KINDS
+            ]
             assert len(plans) <= len(free), f"{len(plans)} interruptions, {len(free)} partitions"
             running = [
                 one_interruption(interrupted, partition, kind, at)
@@ -183,7 +217,12 @@ async def test_a_transaction_keeps_its_outcome_when_take_overs_are_interrupted_a
             await asyncio.gather(*running)
 
 
-async def one_interruption(interrupted: Interruptions, partition: Partition, kind: Kind, at: Sequence[int]) -> None:
+async def one_interruption(
+    interrupted: Interruptions,
+    partition: Partition,
+    kind: Kind,
+    at: Sequence[int],
+) -> None:
     try:
         rows = await interrupted.take_over(partition, kind, at)
         await partition.check(rows)
@@ -195,18 +234,25 @@ async def one_interruption(interrupted: Interruptions, partition: Partition, kin
 @pytest.mark.long
 @pytest.mark.timeout(200)
 async def test_a_takeover_stops_until_the_operator_has_decided(
-    broker: ProxiedKafka, namespace: str, tmp_path: Path
+    broker: ProxiedKafka,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
     """Kafka's own tool does what the errors ask for."""
     tool = "org.apache.kafka.tools.TransactionsCommand"
     async with stranded(broker, namespace, tmp_path / "second", 1) as partitions:
         (unknown,) = partitions["committed"]
         (other,) = partitions["aborted"]
-        foreign = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=unknown.transactional_id)
+        foreign = AIOKafkaProducer(
+            bootstrap_servers=broker.bootstrap,
+            transactional_id=unknown.transactional_id,
+        )
         await foreign.start()  # the verdict is gone
         await foreign.stop()
         ledger = unknown.ledger()
-        lost = f"{unknown.events}/1 from offset 0, {unknown.state}/1 from offset 0 and no longer knows"
+        lost = (
+            f"{unknown.events}/1 from offset 0, {unknown.state}/1 from offset 0 and no longer knows"
+        )
         for _ in range(2):
             with pytest.raises(StateStoreError, match=lost):
                 await ledger.take_over()
@@ -223,7 +269,9 @@ async def test_a_takeover_stops_until_the_operator_has_decided(
         )
         await repairing.start()
         await repairing.begin_transaction()
-        repairing._txn_manager.maybe_add_partition_to_txn(TopicPartition(other.events, other.number))
+        repairing._txn_manager.maybe_add_partition_to_txn(
+            TopicPartition(other.events, other.number),
+        )
         await repairing.abort_transaction()
         await repairing.stop()
         ledger = other.ledger()
@@ -231,6 +279,9 @@ async def test_a_takeover_stops_until_the_operator_has_decided(
             await ledger.take_over()
         forced = ("forceTerminateTransaction", "--transactionalId", other.transactional_id)
         await asyncio.to_thread(broker.run_tool, tool, *forced)
-        with pytest.raises(StateStoreError, match=f"open in {other.state}/{other.number} from offset 0"):
+        with pytest.raises(
+            StateStoreError,
+            match=f"open in {other.state}/{other.number} from offset 0",
+        ):
             await ledger.take_over()
         await ledger.close()

@@ -1,9 +1,11 @@
-"""Attacks on the gateway by a peer without a token, as bytes on connections. Each is bounded in time and in rate.
+"""Attacks on the gateway by a peer without a token, as bytes on connections.
+
+Each is bounded in time and in rate.
 
     python -m tests.gateway.attacks NAME PORT ADDRESS SECONDS MB_PER_S
 
-attacks from that address, and prints what it has done as one line of JSON. `tests.gateway.hostile` runs it; it speaks
-to loopback addresses only.
+attacks from that address, and prints what it has done as one line of JSON. `tests.gateway.hostile`
+runs it; it speaks to loopback addresses only.
 """
 
 import asyncio
@@ -22,7 +24,8 @@ UNKNOWN: Final = "/callbacks/unknown/nothing"
 
 @dataclass(frozen=True)
 class Attack:
-    """What each of the connections does, again and again: send `opening`, then `pieces` times `piece`, then wait.
+    """What each of the connections does, again and again: send `opening`, then `pieces` times
+    `piece`, then wait.
 
     pieces  None: until the connection ends
     reads   whether it reads the answers; if not, its receive buffer is small
@@ -43,7 +46,13 @@ class Attack:
 def post(path: str, *more: str, length: int | None = None) -> bytes:
     """The head of a POST; without a length its body is chunked."""
     size = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
-    lines = [f"POST {path} HTTP/1.1", "host: gateway", "content-type: application/json", size, *more]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "host: gateway",
+        "content-type: application/json",
+        size,
+        *more,
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -60,21 +69,55 @@ _CLAIM: Final = b'{"lead_id":"crm-17","callback_token":"x","a":'
 _BROKEN: Final = _CLAIM + b'"' + b'{"a":"' * 37_000 + b"}" * 30_000
 _QUOTES: Final = _CLAIM + b'"' + b'"}' * 131_000
 _NESTED: Final = _CLAIM + b"[" + b",".join([b"[]"] * 80_000) + b"]}"
-_FIELDS: Final = json.dumps({f"field number {n}": n for n in range(9_000)} | {"lead_id": "crm-17"}).encode()
+_FIELDS: Final = json.dumps(
+    {f"field number {n}": n for n in range(9_000)} | {"lead_id": "crm-17"},
+).encode()
 
 ATTACKS: Final[dict[str, Attack]] = {
-    "trailers": Attack("chunked trailers without end", 8, post(KNOWN) + b"0\r\n", b"a:\r\n" * 4_096),
+    "trailers": Attack(
+        "chunked trailers without end",
+        8,
+        post(KNOWN) + b"0\r\n",
+        b"a:\r\n" * 4_096,
+    ),
     "chunks": Attack("chunks of one byte", 16, post(KNOWN), b"1\r\n \r\n" * 4_096),
     "pipeline": Attack("pipelined requests", 50, b"", _get("/nothing") * 400),
-    "unread": Attack("pipelined requests, answers not read", 200, b"", _get("/healthz") * 400, reads=False),
-    "heads": Attack("heads of tiny lines that never end", 300, b"GET / HTTP/1.1\r\n", b"a:\r\n" * 4_000, 4),
-    "fill": Attack("4,000 heads of 16 kB that never end", 4_000, b"GET / HTTP/1.1\r\na: " + b"y" * 16_000),
+    "unread": Attack(
+        "pipelined requests, answers not read",
+        200,
+        b"",
+        _get("/healthz") * 400,
+        reads=False,
+    ),
+    "heads": Attack(
+        "heads of tiny lines that never end",
+        300,
+        b"GET / HTTP/1.1\r\n",
+        b"a:\r\n" * 4_000,
+        4,
+    ),
+    "fill": Attack(
+        "4,000 heads of 16 kB that never end",
+        4_000,
+        b"GET / HTTP/1.1\r\na: " + b"y" * 16_000,
+    ),
     "drip": Attack("heads that drip", 1_000, b"GET / HTTP/1.1\r\n", b"a", 10_000, pause_s=0.2),
     "idle": Attack("connections that say nothing", 6_000),
     "unknown": Attack(
-        "257 stalled bodies to an unknown table", 257, post(UNKNOWN, length=262_144), b" " * 65_536, 3, reads=False
+        "257 stalled bodies to an unknown table",
+        257,
+        post(UNKNOWN, length=262_144),
+        b" " * 65_536,
+        3,
+        reads=False,
     ),
-    "stalled": Attack("257 stalled bodies to a known table", 257, post(KNOWN, length=262_144), b" " * 65_536, 3),
+    "stalled": Attack(
+        "257 stalled bodies to a known table",
+        257,
+        post(KNOWN, length=262_144),
+        b" " * 65_536,
+        3,
+    ),
     "bad-key": Attack(
         "stalled bodies with a bad key id",
         257,
@@ -83,7 +126,12 @@ ATTACKS: Final[dict[str, Attack]] = {
         3,
         reads=False,
     ),
-    "oversize": Attack("bodies over the limit", 64, post(KNOWN), b"10000\r\n" + b" " * 65_536 + b"\r\n"),
+    "oversize": Attack(
+        "bodies over the limit",
+        64,
+        post(KNOWN),
+        b"10000\r\n" + b" " * 65_536 + b"\r\n",
+    ),
     "broken": _whole("broken JSON of texts that begin and do not end", _BROKEN),
     "quotes": _whole("broken JSON of quotes and braces", _QUOTES),
     "fields": _whole("9,000 fields", _FIELDS),
@@ -118,7 +166,10 @@ async def run(attack: Attack, port: int, address: str, seconds: float, bytes_per
         raise ValueError(f"{address} is no loopback address: attacks stay on this machine")
     done = Done()
     pace = Pace(bytes_per_s)
-    tasks = [asyncio.create_task(_again(attack, port, address, pace, done)) for _ in range(attack.connections)]
+    tasks = [
+        asyncio.create_task(_again(attack, port, address, pace, done))
+        for _ in range(attack.connections)
+    ]
     await asyncio.sleep(seconds)
     for task in tasks:
         task.cancel()
@@ -193,7 +244,9 @@ def main() -> None:
     name, port, address, seconds, mb_per_s = sys.argv[1:]
     os.nice(10)  # a real attacker has its own machine: here it must not take the gateway's CPU
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    done = asyncio.run(run(ATTACKS[name], int(port), address, min(float(seconds), 120), float(mb_per_s) * 1e6))
+    done = asyncio.run(
+        run(ATTACKS[name], int(port), address, min(float(seconds), 120), float(mb_per_s) * 1e6),
+    )
     sys.stdout.write(json.dumps(vars(done)) + "\n")
 
 

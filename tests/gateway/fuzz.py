@@ -1,11 +1,14 @@
-"""Mutated callbacks, by seed, through the gateway: none crashes it, none counts without its token, each is counted.
+"""Mutated callbacks, by seed, through the gateway: none crashes it, none counts without its token,
+each is counted.
 
     python -m tests.gateway.fuzz --requests 100000 --seed 1
 
-sends them as bytes through nginx and uvicorn. `fuzz` sends them to the app alone, whose counters must add up.
+sends them as bytes through nginx and uvicorn. `fuzz` sends them to the app alone, whose counters
+must add up.
 
-The check does not ask the gateway's code what is right: a callback that was kept must have come with the very text of a
-token that some key in use gives for that lead at that table, or with that table's secret.
+The check does not ask the gateway's code what is right: a callback that was kept must have come
+with the very text of a token that some key in use gives for that lead at that table, or with that
+table's secret.
 """
 
 import argparse
@@ -59,7 +62,13 @@ def make(rng: random.Random) -> Sent:
     sent.path = f"/callbacks/{table.workspace}/{table.destination}"
     sent.headers = {"content-type": b"application/json"}
     token = sign(rng.choice(IN_USE), table.workspace, table.destination, lead_id, origin)
-    sent.document = {"lead_id": lead_id, "callback_token": token, "title": "CEO", "credits": "7", "attempt": 1}
+    sent.document = {
+        "lead_id": lead_id,
+        "callback_token": token,
+        "title": "CEO",
+        "credits": "7",
+        "attempt": 1,
+    }
     for mutation in rng.choices(MUTATIONS, k=rng.choice([0, 1, 1, 1, 2, 3])):
         mutation(sent)
     return sent
@@ -78,7 +87,8 @@ async def answer_of(gateway: Gateway, sent: Sent) -> Answer:
 
     async def receive() -> Message:
         if not messages:
-            await asyncio.Event().wait()  # the sender has stopped; the gateway's own timeout must end this
+            # the sender has stopped; the gateway's own timeout must end this
+            await asyncio.Event().wait()
         return messages.pop(0)
 
     async def send(message: Message) -> None:
@@ -92,14 +102,18 @@ async def answer_of(gateway: Gateway, sent: Sent) -> Answer:
 
 
 def is_proven(callback: Callback, sent: list[Sent]) -> bool:
-    """True if one of these requests came with a token of the callback, or with the secret of its table."""
+    """True if one of these requests came with a token of the callback, or with the secret of its
+    table.
+    """
     place = (callback.workspace, callback.destination, callback.lead_id, callback.forced_origin)
     tokens = [sign(keys, *place).encode() for keys in IN_USE]
     for one in sent:
         came = b"\n".join([one.raw(), *one.headers.values()])
         if any(token in came for token in tokens):
             return True
-        with_secret = one.headers.get("x-callback-secret") in [secret.encode() for secret in SECRETS]
+        with_secret = one.headers.get("x-callback-secret") in [
+            secret.encode() for secret in SECRETS
+        ]
         if with_secret and place[1] == "static" and one.path.startswith("/callbacks/beta/static"):
             return True
     return False
@@ -117,13 +131,20 @@ def check(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: list[Answ
         ledger.statuses.update([] if status is None else [status])
         accepted += status == 200 and not one.path.startswith("/healthz")
         hung_up += one.ends == "hangs up"
-        about = f"request {ledger.requests}: {one.method} {one.path!r} {one.headers} {one.raw()[:300]!r}"
+        about = (
+            f"request {ledger.requests}: {one.method} {one.path!r} {one.headers} "
+            f"{one.raw()[:300]!r}"
+        )
         if any(hidden.encode() in text for hidden in HIDDEN):
             ledger.faults.append(f"{about}: a secret is in the answer {text!r}")
-        if status in (500, 502, 504) or (status is not None and one.method != "HEAD" and not text.strip()):
+        if status in (500, 502, 504) or (
+            status is not None and one.method != "HEAD" and not text.strip()
+        ):
             ledger.faults.append(f"{about}: {status} {text[:300]!r}")
     if not accepted <= len(new) <= accepted + hung_up:
-        ledger.faults.append(f"{accepted} answers of 200, {len(new)} kept: {[one.raw()[:200] for one in sent]}")
+        ledger.faults.append(
+            f"{accepted} answers of 200, {len(new)} kept: {[one.raw()[:200] for one in sent]}",
+        )
     for callback in new:
         if not is_proven(callback, sent):
             ledger.faults.append(f"kept as {callback} without a token of it")
@@ -159,7 +180,11 @@ def bytes_of(sent: Sent) -> bytes:
     raw = sent.raw()
     if sent.ends != "whole":
         raw = raw[: sent.rng.randrange(len(raw) + 1)]
-    lines = {"host": b"gateway", "connection": b"close", "content-length": b"%d" % len(sent.raw())} | sent.headers
+    lines = {
+        "host": b"gateway",
+        "connection": b"close",
+        "content-length": b"%d" % len(sent.raw()),
+    } | sent.headers
     head = b"".join(b"%b: %b\r\n" % (name.encode(), value) for name, value in lines.items())
     path = sent.path.encode("utf-8", "surrogatepass")
     return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (sent.method.encode(), path, head, raw)
@@ -190,7 +215,9 @@ async def answer_through(port: int, sent: Sent) -> Answer:
 def waits(sent: Sent) -> bool:
     """True if nginx waits for bytes that do not come."""
     declared = sent.headers.get("content-length", b"0")
-    return sent.ends == "stops" or (declared.isdigit() and len(declared) < 7 and int(declared) > len(sent.raw()))
+    return sent.ends == "stops" or (
+        declared.isdigit() and len(declared) < 7 and int(declared) > len(sent.raw())
+    )
 
 
 async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Ledger, Gateway]:
@@ -211,7 +238,9 @@ async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Ledger, Gateway]
                 made += len(sent)
                 late += filter(waits, sent)
                 sent, late = ([one for one in sent if not waits(one)], late) if sent else (late, [])
-                gateway.shelf.fails_with = BrokerUnavailable("away") if rng.random() < 0.01 else None
+                gateway.shelf.fails_with = (
+                    BrokerUnavailable("away") if rng.random() < 0.01 else None
+                )
                 answers = await asyncio.gather(*(answer_through(nginx.port, one) for one in sent))
                 check(ledger, gateway, sent, answers)
     return ledger, gateway
@@ -226,8 +255,15 @@ def main() -> int:
     began = time.monotonic()
     ledger, gateway = asyncio.run(fuzz_through_nginx(args.requests, args.seed))
     out = Console()
-    out.print(f"{ledger.requests} requests in {time.monotonic() - began:.0f} s, {len(ledger.faults)} faults")
-    out.print(f"answers: {dict(sorted(ledger.statuses.items()))}, not answered: {ledger.unanswered}")
+    out.print(
+        (
+            f"{ledger.requests} requests in {time.monotonic() - began:.0f} s, "
+            f"{len(ledger.faults)} faults"
+        ),
+    )
+    out.print(
+        f"answers: {dict(sorted(ledger.statuses.items()))}, not answered: {ledger.unanswered}",
+    )
     out.print(f"counted: {dict(sorted(gateway.counted().items()))}")
     for line in ledger.faults[:20]:
         out.print(line, markup=False)

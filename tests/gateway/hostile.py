@@ -1,14 +1,16 @@
-"""Attacks without a token, one by one and all together, while good callbacks come: all of these must be taken.
+"""Attacks without a token, one by one and all together, while good callbacks come: all of these
+must be taken.
 
-    python -m tests.gateway.hostile                        none, each attack alone, then all, 10 s and 10 MB/s each
-    python -m tests.gateway.hostile --only trailers all
-    python -m tests.gateway.hostile --one-address          all peers have one address, as behind a proxy
+    python -m tests.gateway.hostile                        none, each attack alone, then all, 10 s
+    and 10 MB/s each python -m tests.gateway.hostile --only trailers all
+    python -m tests.gateway.hostile --one-address          all peers have one address, as behind a
+    proxy
 
-A real nginx with the product's own configuration, a real gateway as a process and a real Kafka, on loopback. Good
-callbacks come 20 times a second, each on a connection of its own. The goals: all are taken at the first try, or 99 % of
-them where all attacks run at once; none is acknowledged and not on Kafka; p99 < 2 s; the memory of nginx and gateway
-together stays under 160 MB; SIGTERM ends the gateway within 15 s in the middle of all attacks. `none` is the same load
-without an attack.
+A real nginx with the product's own configuration, a real gateway as a process and a real Kafka, on
+loopback. Good callbacks come 20 times a second, each on a connection of its own. The goals: all are
+taken at the first try, or 99 % of them where all attacks run at once; none is acknowledged and not
+on Kafka; p99 < 2 s; the memory of nginx and gateway together stays under 160 MB; SIGTERM ends the
+gateway within 15 s in the middle of all attacks. `none` is the same load without an attack.
 """
 
 import argparse
@@ -50,7 +52,9 @@ _BEFORE_S = 1.0
 
 @dataclass
 class Figures:
-    """The measurements of one attack: how many seconds each good callback took, and the answers of those not taken."""
+    """The measurements of one attack: how many seconds each good callback took, and the answers of
+    those not taken.
+    """
 
     name: str
     at_once: int
@@ -66,7 +70,10 @@ class Figures:
         return sorted(self.good)[math.ceil(0.99 * len(self.good)) - 1] if self.good else math.inf
 
     def missed(self, slow: float = 1.0) -> list[str]:
-        """Return the goals that were missed. `slow`: how often longer than on an idle machine an answer may take."""
+        """Return the goals that were missed.
+
+        `slow`: how often longer than on an idle machine an answer may take.
+        """
         may_fail = int((1 - LEAST_TAKEN) * len(self.good)) if self.at_once > 1 else 0
         missed = list(self.bad) if len(self.bad) > may_fail else []
         if self.p99_s >= MOST_P99_S * slow:
@@ -79,7 +86,12 @@ class Figures:
 class Target:
     """A gateway behind nginx, under attack."""
 
-    def __init__(self, nginx: Nginx, gateway: subprocess.Popen[bytes], args: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        nginx: Nginx,
+        gateway: subprocess.Popen[bytes],
+        args: argparse.Namespace,
+    ) -> None:
         self.nginx = nginx
         self.gateway = gateway
         self.args = args
@@ -107,7 +119,9 @@ class Target:
 
     def memory_mb(self) -> float:
         """Return what gateway and nginx hold together."""
-        return float(psutil.Process(self.gateway.pid).memory_info().rss) / 1e6 + self.nginx.memory_mb()
+        return (
+            float(psutil.Process(self.gateway.pid).memory_info().rss) / 1e6 + self.nginx.memory_mb()
+        )
 
     @contextmanager
     def under(self, names: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
@@ -115,7 +129,13 @@ class Target:
         running = []
         for number, name in enumerate(names):
             address = "127.0.0.1" if self.args.one_address else f"127.0.0.{number + 2}"
-            argv = [name, str(self.nginx.port), address, str(self.args.seconds), str(self.args.mb_per_s / len(names))]
+            argv = [
+                name,
+                str(self.nginx.port),
+                address,
+                str(self.args.seconds),
+                str(self.args.mb_per_s / len(names)),
+            ]
             argv = [sys.executable, "-m", "tests.gateway.attacks", *argv]
             running.append(subprocess.Popen(argv, stdout=subprocess.PIPE, process_group=0))
         try:
@@ -153,7 +173,9 @@ class Target:
             await asyncio.sleep(0.2)
 
     async def ended_by_sigterm(self) -> tuple[float, int]:
-        """Return the seconds that the gateway takes to stop in the middle of all attacks, and its exit code."""
+        """Return the seconds that the gateway takes to stop in the middle of all attacks, and its
+        exit code.
+        """
         with self.under(list(ATTACKS)):
             await asyncio.sleep(min(5.0, self.args.seconds / 2))
             began = time.monotonic()
@@ -164,7 +186,9 @@ class Target:
 
 @dataclass
 class Siege:
-    """The figures of each attack, how the gateway ended, its log, and what it acknowledged and lost."""
+    """The figures of each attack, how the gateway ended, its log, and what it acknowledged and
+    lost.
+    """
 
     figures: list[Figures]
     ended_s: float
@@ -174,11 +198,15 @@ class Siege:
 
     def missed(self, slow: float = 1.0) -> list[str]:
         """Return the goals that were missed. `slow`: as for the figures."""
-        missed = [f"{figure.name}: {what}" for figure in self.figures for what in figure.missed(slow)]
+        missed = [
+            f"{figure.name}: {what}" for figure in self.figures for what in figure.missed(slow)
+        ]
         if self.lost:
             missed.append(f"{len(self.lost)} callbacks were acknowledged and are not on Kafka")
         if self.exit_code != 0 or self.ended_s > ENDS_WITHIN_S * slow:
-            missed.append(f"the gateway ended with {self.exit_code} {self.ended_s:.1f} s after SIGTERM")
+            missed.append(
+                f"the gateway ended with {self.exit_code} {self.ended_s:.1f} s after SIGTERM",
+            )
         if "raceback" in self.log:
             missed.append("there is a traceback in its log")
         return missed
@@ -192,7 +220,13 @@ async def siege(bootstrap: str, namespace: str, args: argparse.Namespace) -> Sie
         port = free_port()
         more = f"[http]\ngateway_port = {port}\ngateway_ops_port = 0\n"
         public_url = f"http://127.0.0.1:{port}/"
-        settings = settings_for(children.directory, bootstrap, namespace, public_url=public_url, more=more)
+        settings = settings_for(
+            children.directory,
+            bootstrap,
+            namespace,
+            public_url=public_url,
+            more=more,
+        )
         await create_planned(settings)
         log = children.directory / "gateway.log"
         with Nginx(port) as nginx:
@@ -204,12 +238,21 @@ async def siege(bootstrap: str, namespace: str, args: argparse.Namespace) -> Sie
                 await asyncio.sleep(0.2)
             await asyncio.sleep(2)
             for name in args.only or ["none", *ATTACKS, "all"]:
-                figures.append(await target.attacked(name, {"none": [], "all": list(ATTACKS)}.get(name, [name])))
+                figures.append(
+                    await target.attacked(
+                        name,
+                        {"none": [], "all": list(ATTACKS)}.get(name, [name]),
+                    ),
+                )
                 await asyncio.sleep(1)
             seconds, code = await target.ended_by_sigterm()
         stored = {
             msgspec.json.decode(record.value, type=Callback).lead_id
-            for record in await read_topic(bootstrap, settings.names.callbacks, settings.kafka.partitions)
+            for record in await read_topic(
+                bootstrap,
+                settings.names.callbacks,
+                settings.kafka.partitions,
+            )
         }
         return Siege(figures, seconds, code, log.read_text(), target.acknowledged - stored)
     finally:
@@ -218,17 +261,32 @@ async def siege(bootstrap: str, namespace: str, args: argparse.Namespace) -> Sie
 
 def _gateway(children: ChildProcesses) -> subprocess.Popen[bytes]:
     keys = {"KEY": NEW_KEY, "OLD_KEY": OLD_KEY}
-    program = f"import os, sys; os.environ |= {keys}; import stream_app.cli.main as m; sys.exit(m.main())"
+    program = (
+        f"import os, sys; os.environ |= {keys}; import stream_app.cli.main as m; sys.exit(m.main())"
+    )
     config = str(children.directory / "stream_app.toml")
     argv = [sys.executable, "-c", program, "gateway", "--config", config]
     return children.spawn(argv, log=children.directory / "gateway.log")
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.gateway.hostile", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=["none", *ATTACKS, "all"], help="these, in this order")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.gateway.hostile",
+        description=(__doc__ or "").split("\n")[0],
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=["none", *ATTACKS, "all"],
+        help="these, in this order",
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each attack, at most 60")
-    parser.add_argument("--mb-per-s", type=float, default=10.0, help="of each attack, and of all together")
+    parser.add_argument(
+        "--mb-per-s",
+        type=float,
+        default=10.0,
+        help="of each attack, and of all together",
+    )
     parser.add_argument("--one-address", action="store_true")
     return parser
 
@@ -241,13 +299,25 @@ def main() -> int:
         done = asyncio.run(siege(kafka.bootstrap, "", args))
     table = Table("attack", "sent MB", "connections", "good", "p99 s", "RSS MB", "missed")
     for figure in done.figures:
-        about = ATTACKS[figure.name].about if figure.name in ATTACKS else f"{figure.at_once} attacks at once"
+        about = (
+            ATTACKS[figure.name].about
+            if figure.name in ATTACKS
+            else f"{figure.at_once} attacks at once"
+        )
         sent = f"{figure.sent_mb:.0f}"
         taken = f"{len(figure.good) - len(figure.bad)} of {len(figure.good)}"
-        measured = f"{figure.p99_s:.2f}", f"{figure.most_mb:.0f}", ", ".join(sorted(set(figure.missed())))
+        measured = (
+            f"{figure.p99_s:.2f}",
+            f"{figure.most_mb:.0f}",
+            ", ".join(sorted(set(figure.missed()))),
+        )
         table.add_row(f"{figure.name}: {about}", sent, str(figure.connections), taken, *measured)
     out = Console(width=170)
-    out.print(table, f"SIGTERM under all attacks: exit code {done.exit_code} after {done.ended_s:.1f} s", sep="\n")
+    out.print(
+        table,
+        f"SIGTERM under all attacks: exit code {done.exit_code} after {done.ended_s:.1f} s",
+        sep="\n",
+    )
     out.print(f"acknowledged and lost: {len(done.lost)}")
     if missed := done.missed():
         out.print("\n".join([*missed, *done.log.splitlines()[-20:]]), markup=False)

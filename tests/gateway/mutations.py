@@ -50,22 +50,24 @@ def wrong_token(sent: Sent) -> None:
          sign(IN_USE[0], *place, "leads/0/1").rpartition(".")[0], f"{sign(IN_USE[0], *place)}.bGVhZHMvMC8x",
          token.upper(), token[: rng.randrange(len(token) + 1)], token.replace(".", rng.choice(["", "..", "=", " "]), 1),
          f"{IN_USE[0].first}.{rng.randbytes(32).hex()}", token + rng.choice(["=", " x", ".", "\u0000", "é"]),
-         rng.choice(HIDDEN), "{{callback_token}}", "x" * rng.randrange(3_000), None, 0, [token]]
+         rng.choice(HIDDEN), "{{callback_token}}", "x" * rng.randrange(3_000), None, 0, [token]],
     )  # fmt: skip
 
 
 def wrong_lead(sent: Sent) -> None:
     sent.document["lead_id"] = sent.rng.choice(
         [f"{sent.lead_id}-of-another-table", sent.lead_id.upper(), "", None, 17, True, [sent.lead_id], {"id": 1},
-         "{{lead_id}}", "ada@example.com", "a" * 500, "../x", "\ud800", f" {sent.lead_id}", f"{sent.lead_id}\n"]
+         "{{lead_id}}", "ada@example.com", "a" * 500, "../x", "\ud800", f" {sent.lead_id}", f"{sent.lead_id}\n"],
     )  # fmt: skip
 
 
 def values(sent: Sent) -> None:
-    name = sent.rng.choice([*sent.document, "fields", "data", "status", "error", "credits", "workspace", "_x", "new"])
+    name = sent.rng.choice(
+        [*sent.document, "fields", "data", "status", "error", "credits", "workspace", "_x", "new"],
+    )
     sent.document[name] = sent.rng.choice(
         ["", None, "0", -1, 1e300, 10**30, "9" * 400, True, [], {}, [[]], {"a": {"b": 1}}, {"title": "CEO"}, "\u0000",
-         "{{ Title }}", "Hi {{name}}", "error", "success", "x" * 9_000, "\u202e", "\ud83d\ude00", "NaN", '"', "\\"]
+         "{{ Title }}", "Hi {{name}}", "error", "success", "x" * 9_000, "\u202e", "\ud83d\ude00", "NaN", '"', "\\"],
     )  # fmt: skip
 
 
@@ -77,17 +79,21 @@ def missing(sent: Sent) -> None:
 def not_an_object(sent: Sent) -> None:
     sent.body = sent.rng.choice(
         [b"", b"null", b"[]", b"42", b'"text"', b"[" * 5_000, b'{"a":' * 3_000, json.dumps([sent.document]).encode(),
-         b" ", b"{", b"\xef\xbb\xbf", b"a=1&b=2", b"<xml/>", b"{}" * 10]
+         b" ", b"{", b"\xef\xbb\xbf", b"a=1&b=2", b"<xml/>", b"{}" * 10],
     )  # fmt: skip
 
 
 def unescaped(sent: Sent) -> None:
-    text = sent.rng.choice(['they said "call me" twice', 'a "b', "line\nbreak", 'x", "lead_id": "other', "\\", "\x00"])
+    text = sent.rng.choice(
+        ['they said "call me" twice', 'a "b', "line\nbreak", 'x", "lead_id": "other', "\\", "\x00"],
+    )
     sent.body = sent.raw().removesuffix(b"}") + f', "note": "{text}"}}'.encode()
 
 
 def trailing(sent: Sent) -> None:
-    sent.body = sent.raw().removesuffix(b"}") + sent.rng.choice([b",}", b', "c": }', b', "c": {{C}}}', b"", b"}}"])
+    sent.body = sent.raw().removesuffix(b"}") + sent.rng.choice(
+        [b",}", b', "c": }', b', "c": {{C}}}', b"", b"}}"],
+    )
 
 
 def bytes_(sent: Sent) -> None:
@@ -112,7 +118,7 @@ def encodings(sent: Sent) -> None:
     text = raw.decode("utf-8", "replace")
     sent.body = sent.rng.choice(
         [text.encode("utf-16"), text.encode("latin-1", "replace"), gzip.compress(raw), b"\xef\xbb\xbf" + raw, raw * 2,
-         raw + b" " * 20_000, raw + b"\x00", text.replace('"', "'").encode()]
+         raw + b" " * 20_000, raw + b"\x00", text.replace('"', "'").encode()],
     )  # fmt: skip
 
 
@@ -120,12 +126,30 @@ def headers(sent: Sent) -> None:
     rng = sent.rng
     name, options = rng.choice(
         [
-            ("content-type", [b"text/plain", b"", b"application/json; charset=utf-16", b"application/x+json", b"\xff"]),
+            (
+                "content-type",
+                [
+                    b"text/plain",
+                    b"",
+                    b"application/json; charset=utf-16",
+                    b"application/x+json",
+                    b"\xff",
+                ],
+            ),
             ("content-encoding", [b"gzip", b"br", b"identity", b"", b"gzip, gzip"]),
-            ("content-length", [b"5", b"-1", b"99999999999999999999", b"x", b"100000000", "²".encode()]),
-            ("x-callback-token", [b"", b" ", b"x", b"\xff\x00", b"{{t}}", b"a.b.c.d", NEW_KEY.encode()]),
-            ("x-callback-secret", [b"", SECRET.encode()[:-1], b"\xff", NEW_KEY.encode(), b"x" * 8_000]),
-        ]
+            (
+                "content-length",
+                [b"5", b"-1", b"99999999999999999999", b"x", b"100000000", "²".encode()],
+            ),
+            (
+                "x-callback-token",
+                [b"", b" ", b"x", b"\xff\x00", b"{{t}}", b"a.b.c.d", NEW_KEY.encode()],
+            ),
+            (
+                "x-callback-secret",
+                [b"", SECRET.encode()[:-1], b"\xff", NEW_KEY.encode(), b"x" * 8_000],
+            ),
+        ],
     )
     sent.headers[name] = rng.choice(options)
 
@@ -148,7 +172,7 @@ def paths(sent: Sent) -> None:
     sent.path = sent.rng.choice(
         ["/callbacks/beta/static", "/callbacks/acme/other", "/callbacks/acme/none", "/callbacks/", "/callbacks",
          f"{path}/", f"/{path}", f"{path}/..", path.upper(), f"{path}\u0000", f"{path}%2f", f"{path} ", "/", "",
-         "/callbacks/" + "x" * 5_000, "/callbacks/\ud800/é", "/callbacks/acme%2fpeople", "/nothing", path + "?x=1"]
+         "/callbacks/" + "x" * 5_000, "/callbacks/\ud800/é", "/callbacks/acme%2fpeople", "/nothing", path + "?x=1"],
     )  # fmt: skip
 
 
@@ -161,6 +185,17 @@ def endings(sent: Sent) -> None:
 
 
 MUTATIONS: list[Mutation] = [
-    *(wrong_token, wrong_lead, values, missing, not_an_object, unescaped, trailing, bytes_, encodings, headers),
+    *(
+        wrong_token,
+        wrong_lead,
+        values,
+        missing,
+        not_an_object,
+        unescaped,
+        trailing,
+        bytes_,
+        encodings,
+        headers,
+    ),
     *(token_in_a_header, secret, paths, methods, endings),
 ]

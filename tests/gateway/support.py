@@ -17,7 +17,9 @@ from stream_app.gateway.receiver import GatewayMetrics, Receiver, build_asgi
 from stream_app.gateway.tables import Table, Tables
 from stream_app.ops import logs as log
 
-OLD_KEY, NEW_KEY, GONE_KEY = (f"{age} key of callback tokens, 32 characters" for age in ("old", "new", "gone"))
+OLD_KEY, NEW_KEY, GONE_KEY = (
+    f"{age} key of callback tokens, 32 characters" for age in ("old", "new", "gone")
+)
 KEYS = Keys([NEW_KEY, OLD_KEY])
 SECRET = "a secret of a table that cannot template"
 TABLES = [
@@ -76,19 +78,32 @@ class Gateway:
         metrics = GatewayMetrics(self.registry, log.get("test"))
         limits = limits or Limits(max_body_bytes=65_536, read_timeout_s=5)
         tables = Tables(TABLES, keys, PARTITIONS)
-        self.receiver = Receiver(tables, "leads.callbacks", self.shelf.put, lambda: AT_MS, limits, metrics)
+        self.receiver = Receiver(
+            tables,
+            "leads.callbacks",
+            self.shelf.put,
+            lambda: AT_MS,
+            limits,
+            metrics,
+        )
         self.app = build_asgi(self.receiver, metrics.responded)
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://gateway")
 
     async def post(
-        self, body: dict[str, Any] | str | bytes, url: str = URL, headers: Mapping[str, str | bytes] | None = None
+        self,
+        body: dict[str, Any] | str | bytes,
+        url: str = URL,
+        headers: Mapping[str, str | bytes] | None = None,
     ) -> httpx.Response:
         """One POST, with the content type that Clay sends."""
         content = json.dumps(body) if isinstance(body, dict) else body
         given = {"content-type": "application/json"} | dict(headers or {})
-        sent = [(name.encode(), value.encode() if isinstance(value, str) else value) for name, value in given.items()]
+        sent = [
+            (name.encode(), value.encode() if isinstance(value, str) else value)
+            for name, value in given.items()
+        ]
         async with self.client() as client:
             return await client.post(url, content=content, headers=sent)
 
@@ -105,11 +120,19 @@ class Gateway:
         for family in self.registry.collect():
             for sample in family.samples:
                 if sample.name == name:
-                    sums[sample.labels[label]] = sums.get(sample.labels[label], 0) + int(sample.value)
+                    sums[sample.labels[label]] = sums.get(sample.labels[label], 0) + int(
+                        sample.value,
+                    )
         return sums
 
 
-def good(lead_id: str = "crm-17", *, keys: Keys = KEYS, origin: str = "", **more: Any) -> dict[str, Any]:
+def good(
+    lead_id: str = "crm-17",
+    *,
+    keys: Keys = KEYS,
+    origin: str = "",
+    **more: Any,
+) -> dict[str, Any]:
     """A callback of a table that is set up correctly."""
     token = sign(keys, "acme", "people", lead_id, origin)
     return {"lead_id": lead_id, "callback_token": token, "title": "CEO", "credits": "7", **more}

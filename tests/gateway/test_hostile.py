@@ -1,4 +1,7 @@
-"""A short siege through nginx. `python -m tests.gateway.hostile` runs each attack for longer and prints its figures."""
+"""A short siege through nginx.
+
+`python -m tests.gateway.hostile` runs each attack for longer and prints its figures.
+"""
 
 import pytest
 
@@ -18,7 +21,10 @@ async def besieged(kafka: Broker, namespace: str, *argv: str) -> Siege:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_good_callbacks_are_taken_while_all_attacks_run_from_one_address(kafka: Broker, namespace: str) -> None:
+async def test_good_callbacks_are_taken_while_all_attacks_run_from_one_address(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     done = await besieged(kafka, namespace, "--only", "all", "--seconds", "6", "--one-address")
     (figures,) = done.figures
     assert len(figures.good) == 120
@@ -27,6 +33,9 @@ async def test_good_callbacks_are_taken_while_all_attacks_run_from_one_address(k
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_every_good_callback_is_taken_under_each_attack(kafka: Broker, namespace: str) -> None:
+async def test_every_good_callback_is_taken_under_each_attack(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     done = await besieged(kafka, namespace, "--seconds", "4", "--only", *ATTACKS)
     assert len(done.figures) == len(ATTACKS)

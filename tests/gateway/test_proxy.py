@@ -54,7 +54,9 @@ async def behind(ports: tuple[int, Nginx]) -> AsyncIterator[Behind]:
 
 def request(body: bytes = b"", method: str = "POST", path: str = URL, **headers: str) -> bytes:
     lines = {"host": "leads.example.com", "content-type": "application/json", "connection": "close"}
-    lines |= {"content-length": str(len(body))} | {name.replace("_", "-"): value for name, value in headers.items()}
+    lines |= {"content-length": str(len(body))} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
@@ -67,7 +69,8 @@ async def test_a_callback_is_taken_and_its_answer_comes_back(behind: Behind) -> 
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/readyz", "/metrics", "/leads/crm-17", "/board", "/callbacks", "/healthz/", "/%2e"]
+    "path",
+    ["/", "/readyz", "/metrics", "/leads/crm-17", "/board", "/callbacks", "/healthz/", "/%2e"],
 )
 async def test_every_other_path_ends_at_the_proxy(behind: Behind, path: str) -> None:
     assert (await behind.say(request(method="GET", path=path)))[0] == 404
@@ -76,10 +79,16 @@ async def test_every_other_path_ends_at_the_proxy(behind: Behind, path: str) -> 
 
 @pytest.mark.parametrize(
     ("body", "status", "words"),
-    [(b" " * 270_000, 413, b"send fewer or shorter columns"), (b" " * 600_000, 413, b"Request Entity Too Large")],
+    [
+        (b" " * 270_000, 413, b"send fewer or shorter columns"),
+        (b" " * 600_000, 413, b"Request Entity Too Large"),
+    ],
 )
 async def test_a_body_that_is_too_large_is_refused_in_words(
-    behind: Behind, body: bytes, status: int, words: bytes
+    behind: Behind,
+    body: bytes,
+    status: int,
+    words: bytes,
 ) -> None:
     for _ in range(5):
         answered = await behind.say(request(body))
@@ -114,7 +123,9 @@ async def until_200(behind: Behind, words: bytes) -> float:
     return time.monotonic() - began
 
 
-async def test_a_gateway_that_is_away_is_a_502_and_one_elsewhere_is_found(ports: tuple[int, Nginx]) -> None:
+async def test_a_gateway_that_is_away_is_a_502_and_one_elsewhere_is_found(
+    ports: tuple[int, Nginx],
+) -> None:
     port, nginx = ports
     gateway = Gateway(limits=LIMITS)
     before = Behind(gateway, nginx)
@@ -122,7 +133,9 @@ async def test_a_gateway_that_is_away_is_a_502_and_one_elsewhere_is_found(ports:
     nginx.names.hosts["gateway"] = "127.0.0.77"
     try:
         async with serve_http(gateway.app, "127.0.0.77", port, grace_s=1):
-            assert await until_200(before, request(GOOD)) < 15 * BUSY, "nginx asks its name server again every 2 s"
+            assert await until_200(before, request(GOOD)) < 15 * BUSY, (
+                "nginx asks its name server again every 2 s"
+            )
     finally:
         nginx.names.hosts["gateway"] = "127.0.0.1"
         async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
@@ -130,9 +143,18 @@ async def test_a_gateway_that_is_away_is_a_502_and_one_elsewhere_is_found(ports:
     assert gateway.counted()["enriched"] == 1
 
 
-async def test_doctor_knows_whether_a_proxy_answers(behind: Behind, ports: tuple[int, Nginx], tmp_path: Path) -> None:
+async def test_doctor_knows_whether_a_proxy_answers(
+    behind: Behind,
+    ports: tuple[int, Nginx],
+    tmp_path: Path,
+) -> None:
     async def is_proxied(port: int) -> bool:
-        settings = settings_for(tmp_path, "127.0.0.1:1", "x.", public_url=f"http://127.0.0.1:{port}")
+        settings = settings_for(
+            tmp_path,
+            "127.0.0.1:1",
+            "x.",
+            public_url=f"http://127.0.0.1:{port}",
+        )
         return await gateway_answers(settings, settings.make_egress(), 10 * BUSY)
 
     assert await is_proxied(behind.nginx.port)

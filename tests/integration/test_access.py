@@ -1,4 +1,6 @@
-"""A Kafka at another address than it advertises, one that goes away or hangs, and consumers that stop meanwhile."""
+"""A Kafka at another address than it advertises, one that goes away or hangs, and consumers that
+stop meanwhile.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -34,7 +36,7 @@ async def test_an_unreachable_advertised_address_is_explained_at_once(broker: Pr
         await wait_for_kafka(connection, 1, lines.append)
     assert lines[0].startswith(
         f"Kafka at {connection.bootstrap} does not answer (none of the brokers that it names does, "
-        f"{way.address}: connection refused; are their advertised.listeners addresses"
+        f"{way.address}: connection refused; are their advertised.listeners addresses",
     )
     async with way:
         await wait_for_kafka(connection, 20, lines.append)
@@ -42,7 +44,8 @@ async def test_an_unreachable_advertised_address_is_explained_at_once(broker: Pr
 
 @pytest.mark.slow
 async def test_a_broker_that_stops_between_two_checks_is_waited_for(
-    broker: ProxiedKafka, monkeypatch: pytest.MonkeyPatch
+    broker: ProxiedKafka,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("stream_app.kafka.connection.wait_for_kafka", AsyncMock())  # it was there
     async with broker.proxy() as way:
@@ -54,11 +57,20 @@ async def test_a_broker_that_stops_between_two_checks_is_waited_for(
 
 @pytest.mark.slow
 async def test_an_order_to_a_kafka_that_hangs_ends(
-    broker: ProxiedKafka, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: ProxiedKafka,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(producers, "_CONFIRM_WITHIN_S", 1.0)
     monkeypatch.setattr(producers, "_FLUSH_WITHIN_S", 0.5)
-    settings = settings_in(tmp_path, broker.bootstrap, namespace, one_way(people="acme"), broker_wait_s=20)
+    settings = settings_in(
+        tmp_path,
+        broker.bootstrap,
+        namespace,
+        one_way(people="acme"),
+        broker_wait_s=20,
+    )
     await create_planned(settings)
     connect = producers.kafka_publisher
 
@@ -79,9 +91,17 @@ async def test_an_order_to_a_kafka_that_hangs_ends(
 
 @pytest.mark.slow
 async def test_a_publication_to_a_kafka_that_hangs_ends_with_the_leads_that_were_taken(
-    broker: ProxiedKafka, namespace: str, tmp_path: Path
+    broker: ProxiedKafka,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
-    settings = settings_in(tmp_path, broker.bootstrap, namespace, one_way(people="acme"), broker_wait_s=3)
+    settings = settings_in(
+        tmp_path,
+        broker.bootstrap,
+        namespace,
+        one_way(people="acme"),
+        broker_wait_s=3,
+    )
     await create_planned(settings)
 
     def leads() -> Iterator[Ready]:
@@ -111,7 +131,11 @@ async def proxy(broker: ProxiedKafka, namespace: str) -> AsyncIterator[Proxy]:
 
 async def _fetches(proxy: Proxy, topic: str) -> AIOKafkaConsumer:
     where = TopicPartition(topic, 0)
-    consumer = AIOKafkaConsumer(bootstrap_servers=proxy.address, group_id=None, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=proxy.address,
+        group_id=None,
+        auto_offset_reset="earliest",
+    )
     await consumer.start()
     consumer.assign([where])
     await consumer.position(where)
@@ -120,18 +144,26 @@ async def _fetches(proxy: Proxy, topic: str) -> AIOKafkaConsumer:
 
 
 @pytest.mark.slow
-async def test_a_stop_without_a_broker_does_not_cancel_its_caller(proxy: Proxy, namespace: str) -> None:
+async def test_a_stop_without_a_broker_does_not_cancel_its_caller(
+    proxy: Proxy,
+    namespace: str,
+) -> None:
     for _ in range(3):
         consumer = await _fetches(proxy, namespace)
         proxy.cut()
         await asyncio.sleep(FAILED_A_MOMENT_AGO_S)
         await stop_consumer(consumer)
-        assert not [task for task in asyncio.all_tasks() if "_md_synchronizer" in repr(task)], "it is closed"
+        assert not [task for task in asyncio.all_tasks() if "_md_synchronizer" in repr(task)], (
+            "it is closed"
+        )
         proxy.repair()
 
 
 async def test_stop_raises_a_cancellation_whenever_it_comes(kafka: Broker) -> None:
-    """aiokafka's client swallows one while its own task ends. The recovery of a partition then never returned."""
+    """aiokafka's client swallows one while its own task ends.
+
+    The recovery of a partition then never returned.
+    """
     turns = 1  # it has begun
     while True:
         consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
@@ -149,11 +181,20 @@ async def test_stop_raises_a_cancellation_whenever_it_comes(kafka: Broker) -> No
 
 @pytest.mark.slow
 async def test_a_takeover_survives_a_broker_that_stops_while_rows_are_read(
-    proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """aiokafka gives up on `end_offsets` after a while. The recovery of a partition then ended without a report."""
+    """aiokafka gives up on `end_offsets` after a while.
+
+    The recovery of a partition then ended without a report.
+    """
     ledger = TransactionalState(
-        KafkaConnection(proxy.address), namespace, namespace, 0, StateStoreLimits(take_over_s=20)
+        KafkaConnection(proxy.address),
+        namespace,
+        namespace,
+        0,
+        StateStoreLimits(take_over_s=20),
     )
     await ledger.take_over()
     await ledger.transact([Record(namespace, b"a", b"1")])

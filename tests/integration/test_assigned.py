@@ -1,4 +1,6 @@
-"""What is reported of assigned partitions on real Kafka, and of their takeover when the process is about to end."""
+"""What is reported of assigned partitions on real Kafka, and of their takeover when the process is
+about to end.
+"""
 
 import asyncio
 import time
@@ -14,7 +16,10 @@ from tests.support.pace import BUSY, slowness
 from tests.upstream.apps import rebalance
 
 
-async def test_a_kept_partition_that_stalls_after_a_rebalance_is_named(kafka: Broker, namespace: str) -> None:
+async def test_a_kept_partition_that_stalls_after_a_rebalance_is_named(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     bench = await make_bench(kafka, namespace)
     owner = Owner()
     recorder = Recorder()
@@ -41,22 +46,41 @@ async def test_a_kept_partition_that_stalls_after_a_rebalance_is_named(kafka: Br
 
 
 async def test_a_transaction_marker_is_no_waiting_record(kafka: Broker, namespace: str) -> None:
-    """The marker is the last offset, after all that was acked. It is no record, so none waits on Kafka."""
+    """The marker is the last offset, after all that was acked.
+
+    It is no record, so none waits on Kafka.
+    """
     bench = await make_bench(kafka, namespace)
     recorder = Recorder()
     app = bench.app({bench.leads: recorder})
-    counted = BacklogCount(app.connection, lambda: committed(app), lambda: {(bench.leads, 0): Position(5, 1)})
+    counted = BacklogCount(
+        app.connection,
+        lambda: committed(app),
+        lambda: {(bench.leads, 0): Position(5, 1)},
+    )
     async with running(app):
-        await publish_transactions(kafka.bootstrap, bench.leads, [(True, [b"0", b"1"]), (True, [b"2"])])
+        await publish_transactions(
+            kafka.bootstrap,
+            bench.leads,
+            [(True, [b"0", b"1"]), (True, [b"2"])],
+        )
         await until(lambda: len(recorder.consumed) == 3)
         counting = asyncio.create_task(counted.run())
         empty = {(bench.leads, number): 0 for number in range(4)}
-        await until(lambda: counted.counts() == empty | {(bench.leads, 0): 1}, what="one waits in memory")
+        await until(
+            lambda: counted.counts() == empty | {(bench.leads, 0): 1},
+            what="one waits in memory",
+        )
         await cancel([counting])
 
 
-async def test_a_topic_that_the_broker_did_not_know_yet_is_assigned_soon(kafka: Broker, namespace: str) -> None:
-    """A broker may learn of a new topic after the worker has joined its group. aiokafka asks again in 5 minutes."""
+async def test_a_topic_that_the_broker_did_not_know_yet_is_assigned_soon(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """A broker may learn of a new topic after the worker has joined its group. aiokafka asks again
+    in 5 minutes.
+    """
     bench = Bench(kafka, namespace)
     recorder = Recorder()
     async with running(bench.app({bench.leads: recorder})) as app:

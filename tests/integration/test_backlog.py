@@ -1,4 +1,6 @@
-"""The count of records that no worker has taken, on a real Kafka: without markers, and each record is read once."""
+"""The count of records that no worker has taken, on a real Kafka: without markers, and each record
+is read once.
+"""
 
 import asyncio
 from pathlib import Path
@@ -36,7 +38,11 @@ async def lane(settings: Settings, workspace: str) -> LaneFacts:
     return next(lane for lane in report.facts.lanes if lane.workspace == workspace)
 
 
-async def test_markers_and_aborted_records_are_no_leads(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+async def test_markers_and_aborted_records_are_no_leads(
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
     """A lead in a transaction takes two offsets."""
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     await create_planned(settings)
@@ -48,12 +54,17 @@ async def test_markers_and_aborted_records_are_no_leads(kafka: Broker, namespace
         busy = await lane(settings, "busy")
         if busy.waiting["leads"] == committed:
             break
-        await asyncio.sleep(0.1)  # the last transaction is readable some time after its commit returns
+        # the last transaction is readable some time after its commit returns
+        await asyncio.sleep(0.1)
     assert busy.waiting["leads"] == committed
     assert busy.at_most is False
 
 
-async def test_what_the_owner_has_taken_does_not_wait(kafka: Broker, namespace: str, tmp_path: Path) -> None:
+async def test_what_the_owner_has_taken_does_not_wait(
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
     """The newest view of a partition says so, whichever lane it is of. Nothing is committed yet."""
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     names = settings.names
@@ -69,7 +80,10 @@ async def test_what_the_owner_has_taken_does_not_wait(kafka: Broker, namespace: 
     assert counts == [2 + 3, 2 + 3, 0]
 
 
-async def test_each_record_is_read_once_and_a_large_backlog_never(kafka: Broker, namespace: str) -> None:
+async def test_each_record_is_read_once_and_a_large_backlog_never(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     topic = namespace + "leads"
     await create_topics(kafka.bootstrap, topic)
     place = TopicPartition(topic, 0)
@@ -99,10 +113,14 @@ async def test_each_record_is_read_once_and_a_large_backlog_never(kafka: Broker,
         await ends_at(7)
         assert await count(2) == Waiting(2)
         assert reader.scanned == 7, "only what is new"
-        assert await count(2, Position(4, 1)) == Waiting(2), "one waits in memory, another one is not read"
+        assert await count(2, Position(4, 1)) == Waiting(2), (
+            "one waits in memory, another one is not read"
+        )
         assert await count(7) == Waiting(0)
         await publish(kafka.bootstrap, topic, [b"x"] * MOST_EXACTLY)
         assert await count(6) == Waiting(MOST_EXACTLY + 1, at_most=True)
         assert reader.scanned == 7, "a poll of a large backlog costs as much as one of a small one"
         assert await count(7) == Waiting(MOST_EXACTLY)
-        assert await count(1 << 40) == Waiting(MOST_EXACTLY + 7, at_most=True), "the topic was created again"
+        assert await count(1 << 40) == Waiting(MOST_EXACTLY + 7, at_most=True), (
+            "the topic was created again"
+        )

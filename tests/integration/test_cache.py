@@ -45,7 +45,9 @@ async def test_a_hanging_redis_is_bounded_and_is_used_again_later() -> None:
                 took_s = time.monotonic() - began
             finally:
                 os.kill(pid, signal.SIGCONT)
-            assert took_s < 1.0 * slowness(), f"three times 0.05 s, then nothing; it took {took_s:.2f} s"
+            assert took_s < 1.0 * slowness(), (
+                f"three times 0.05 s, then nothing; it took {took_s:.2f} s"
+            )
             await eventually(lambda: finds(cache, OLD))
 
 

@@ -1,4 +1,6 @@
-"""The inbox of callbacks on a real Kafka: an accepted callback is there, and the answer comes in bounded time."""
+"""The inbox of callbacks on a real Kafka: an accepted callback is there, and the answer comes in
+bounded time.
+"""
 
 import asyncio
 import time
@@ -55,12 +57,20 @@ async def test_kafka_hangs_then_dies_then_returns(broker: ProxiedKafka, topic: s
         kept = await until_kept(inbox, topic, 0)
         assert await inbox.not_ready() is None
         broker.freeze()
-        assert not any(await asyncio.gather(*(put_within(inbox, topic, 1_000 + number) for number in range(50))))
+        assert not any(
+            await asyncio.gather(
+                *(put_within(inbox, topic, 1_000 + number) for number in range(50)),
+            ),
+        )
         assert await inbox.not_ready() == "Kafka does not answer"
         broker.thaw()
         kept |= await until_kept(inbox, topic, 2_000)
         await asyncio.to_thread(broker.kill)
-        assert not any(await asyncio.gather(*(put_within(inbox, topic, 3_000 + number) for number in range(50))))
+        assert not any(
+            await asyncio.gather(
+                *(put_within(inbox, topic, 3_000 + number) for number in range(50)),
+            ),
+        )
         await asyncio.to_thread(broker.restart)
         kept |= await until_kept(inbox, topic, 4_000)
         assert await inbox.not_ready() is None

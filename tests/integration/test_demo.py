@@ -29,7 +29,12 @@ def test_the_shipped_leads_are_of_invented_people() -> None:
 
 
 def post(lead: str, status: int | str = 200) -> dict[str, Any]:
-    return {"kind": "request", "lead_id": lead, "status": status, "accepted": int(status in (200, "reset"))}
+    return {
+        "kind": "request",
+        "lead_id": lead,
+        "status": status,
+        "accepted": int(status in (200, "reset")),
+    }
 
 
 def paid(lead: str, credits_: int, kind: str = "charge") -> dict[str, Any]:
@@ -37,11 +42,25 @@ def paid(lead: str, credits_: int, kind: str = "charge") -> dict[str, Any]:
 
 
 def test_the_ledger_agrees() -> None:
-    ledger = [post("a"), post("b", 503), post("b"), post("c", 422), post("d", "reset"), {"kind": "start", "seed": 1}]
+    ledger = [
+        post("a"),
+        post("b", 503),
+        post("b"),
+        post("c", 422),
+        post("d", "reset"),
+        {"kind": "start", "seed": 1},
+    ]
     ledger += [paid("a", 4), paid("a", 2), paid("a", 2, "refund"), paid("b", 6), paid("d", 6)]
     comparison = compare(ledger, answered={"a": 4, "b": 6}, parked={"d", "e"})
     assert comparison == Comparison(
-        posts=5, accepted=3, doubles=[], missing=[], unknown=[], uncertain=1, charged=10, booked=10
+        posts=5,
+        accepted=3,
+        doubles=[],
+        missing=[],
+        unknown=[],
+        uncertain=1,
+        charged=10,
+        booked=10,
     )
     assert comparison.agrees
 
@@ -58,7 +77,10 @@ def test_the_ledger_agrees() -> None:
     ],
 )
 def test_the_ledger_disagrees(
-    ledger: list[dict[str, Any]], answered: dict[str, int], parked: set[str], problems: dict[str, Any]
+    ledger: list[dict[str, Any]],
+    answered: dict[str, int],
+    parked: set[str],
+    problems: dict[str, Any],
 ) -> None:
     comparison = compare(ledger, answered, parked)
     for name, leads in problems.items():
@@ -67,11 +89,19 @@ def test_the_ledger_disagrees(
 
 
 def test_books_that_do_not_balance_exit_with_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     books = BooksReport(False, 2, 2, 1, {name: StatusCount() for name in COLUMNS}, problem_count=1)
     comparison = Comparison(
-        posts=2, accepted=1, doubles=["lead-7"], missing=[], unknown=[], uncertain=0, charged=0, booked=0
+        posts=2,
+        accepted=1,
+        doubles=["lead-7"],
+        missing=[],
+        unknown=[],
+        uncertain=0,
+        charged=0,
+        booked=0,
     )
     codes = {"worker": 0, "replay": 1, "gateway": 0}
 
@@ -81,12 +111,19 @@ def test_books_that_do_not_balance_exit_with_1(
     monkeypatch.setattr("stream_app.cli.demo.run_scenario", run_scenario)
     assert main(["demo"]) == 1
     errors = capsys.readouterr().err
-    for words in ("do NOT balance", "sent twice: lead-7", "in time", "replay ended with exit code 1"):
+    for words in (
+        "do NOT balance",
+        "sent twice: lead-7",
+        "in time",
+        "replay ended with exit code 1",
+    ):
         assert words in errors
 
 
 async def test_something_slow_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a busy machine shows no line for most of a minute, and nobody knows whether it stopped."""
+    """Otherwise a busy machine shows no line for most of a minute, and nobody knows whether it
+    stopped.
+    """
     monkeypatch.setattr(processes, "_PATIENCE_S", 0.02)
     lines: list[str] = []
     async with processes.patience(lines.append, "Kafka still starts"):
@@ -100,11 +137,19 @@ async def test_something_slow_says_that_it_goes_on(monkeypatch: pytest.MonkeyPat
 
 def test_the_documents_end_what_they_start_and_name_a_workspace() -> None:
     root = Path(__file__).parents[2]
-    (block,) = re.findall(r"```sh\n(cat > stream_app\.toml.*?)```", (root / "docs/operations.md").read_text(), re.S)
+    (block,) = re.findall(
+        r"```sh\n(cat > stream_app\.toml.*?)```",
+        (root / "docs/operations.md").read_text(),
+        re.S,
+    )
     jobs = len(re.findall(r"[^>&]&(?!&)", re.sub(r"for process in .*? done", "", block)))
     (names,) = re.findall(r"for process in ([\w ]+); do", block)
     (ended,) = re.findall(r"^kill (.+)$", block, re.M)
     assert ended.split() == [f"%{number}" for number in range(1, jobs + len(names.split()) + 1)]
     for page in ("README.md", "docs/publishing.md"):
-        for command in re.findall(r"^stream-app results .*--join .*$", (root / page).read_text(), re.M):
+        for command in re.findall(
+            r"^stream-app results .*--join .*$",
+            (root / page).read_text(),
+            re.M,
+        ):
             assert "--workspace" in command or "--import" in command, command

@@ -1,4 +1,7 @@
-"""An erased result leaves Kafka's disk, also in a partition without another result. It needs a broker of its own."""
+"""An erased result leaves Kafka's disk, also in a partition without another result.
+
+It needs a broker of its own.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,14 +27,22 @@ def broker(tmp_path: Path) -> Iterator[LocalKafka]:
 
 @pytest.mark.long
 @pytest.mark.timeout(120)
-async def test_an_erased_result_leaves_the_disk_once_the_seal_is_there(broker: LocalKafka, tmp_path: Path) -> None:
+async def test_an_erased_result_leaves_the_disk_once_the_seal_is_there(
+    broker: LocalKafka,
+    tmp_path: Path,
+) -> None:
     assert "max.compaction.lag.ms" in RESULTS
     config = RESULTS | {"max.compaction.lag.ms": str(LAG_S * 1000)}
     await create_topics(broker.bootstrap, "leads.enriched", config=config)
     gone = tombstone("leads.enriched", "acme", "people", "crm-1", ["A" * 22])
     async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
         await producer.send_and_wait("leads.enriched", SECRET, gone.key)
-        await producer.send_and_wait("leads.enriched", gone.value, gone.key, headers=list(gone.headers))
+        await producer.send_and_wait(
+            "leads.enriched",
+            gone.value,
+            gone.key,
+            headers=list(gone.headers),
+        )
         await asyncio.sleep(LAG_S * 3)
         assert on_disk(tmp_path), "an idle partition keeps it: what the seal is for"
         sealed = seal("leads.enriched", "acme")

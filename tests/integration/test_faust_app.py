@@ -12,7 +12,13 @@ from aiokafka.protocol.fetch import FetchRequest
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord
-from stream_app.faust_app.run import assigned, membership, run_app, unreadable, unreadable_partitions
+from stream_app.faust_app.run import (
+    assigned,
+    membership,
+    run_app,
+    unreadable,
+    unreadable_partitions,
+)
 from stream_app.faust_app.stream import Generations, LostRecords, PartitionStream
 from stream_app.kafka import consumer as consumer_module
 from stream_app.kafka.bounded_client import BoundedClient
@@ -30,16 +36,32 @@ async def bench(kafka: Broker, namespace: str) -> Bench:
 async def test_events_arrive_unchanged_and_a_restart_continues_after_them(bench: Bench) -> None:
     async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap) as producer:
         headers = [("trace", b"1"), ("trace", b"2"), ("none", None)]
-        await producer.send_and_wait(bench.leads, b"\xff\xfe", b"key", 2, 1_700_000_000_123, headers)
+        await producer.send_and_wait(
+            bench.leads,
+            b"\xff\xfe",
+            b"key",
+            2,
+            1_700_000_000_123,
+            headers,
+        )
         await producer.send_and_wait(bench.leads, None, b"tombstone", 2)
         await producer.send_and_wait(bench.leads, b"", None, 2)
     first = Recorder()
     async with running(bench.app({bench.leads: first})):
         await until(lambda: len(first.consumed) == 3)
     assert first.consumed[0] == ConsumedRecord(
-        bench.leads, 2, 0, b"key", b"\xff\xfe", (("trace", b"1"), ("trace", b"2"), ("none", b"")), 1_700_000_000_123
+        bench.leads,
+        2,
+        0,
+        b"key",
+        b"\xff\xfe",
+        (("trace", b"1"), ("trace", b"2"), ("none", b"")),
+        1_700_000_000_123,
     )
-    assert [(consumed.key, consumed.value) for consumed in first.consumed[1:]] == [(b"tombstone", None), (None, b"")]
+    assert [(consumed.key, consumed.value) for consumed in first.consumed[1:]] == [
+        (b"tombstone", None),
+        (None, b""),
+    ]
     await publish(bench.bootstrap, bench.leads, [b"next"])
     second = Recorder()
     async with running(bench.app({bench.leads: second})):
@@ -68,7 +90,9 @@ class HoldsOne(Recorder):
 
 
 async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Bench) -> None:
-    """Stock Faust commits past an event in flight at the committed offset, and before the first commit."""
+    """Stock Faust commits past an event in flight at the committed offset, and before the first
+    commit.
+    """
     await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(20)])
     first = HoldsOne(held=b"0")
     async with running(bench.app({bench.leads: first})) as app:
@@ -89,18 +113,27 @@ async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Benc
 
 
 async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_together(
-    bench: Bench, namespace: str, caplog: pytest.LogCaptureFixture
+    bench: Bench,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Three apps join and one leaves: a partition has the same owner in all topics and in the state."""
+    """Three apps join and one leaves: a partition has the same owner in all topics and in the
+    state.
+    """
     before = await topic_names(bench.bootstrap, namespace)
     names = [bench.leads, bench.bulk]
     owners = [Owner() for _ in range(3)]
     handlers = [Recorder(owner) for owner in owners]
-    apps = [bench.app(dict.fromkeys(names, handler), owner) for handler, owner in zip(handlers, owners, strict=True)]
+    apps = [
+        bench.app(dict.fromkeys(names, handler), owner)
+        for handler, owner in zip(handlers, owners, strict=True)
+    ]
 
     def settled(*members: int) -> bool:
         owned = [partition for member in members for partition in owners[member].owned]
-        return sorted(owned) == list(range(PARTITIONS)) and all(owners[member].owned for member in members)
+        return sorted(owned) == list(range(PARTITIONS)) and all(
+            owners[member].owned for member in members
+        )
 
     async def check(number: int, *members: int) -> None:
         await until(lambda: settled(*members))
@@ -109,12 +142,20 @@ async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_tog
         for name in names:
             await publish(bench.bootstrap, name, [b"%d" % number] * PARTITIONS, PARTITIONS)
         await until(lambda: sum(len(handler.consumed) for handler in handlers) >= 2 * PARTITIONS)
-        seen = Counter((consumed.topic, consumed.partition) for handler in handlers for consumed in handler.consumed)
-        assert seen == Counter({(name, partition): 1 for name in names for partition in range(PARTITIONS)})
+        seen = Counter(
+            (consumed.topic, consumed.partition)
+            for handler in handlers
+            for consumed in handler.consumed
+        )
+        assert seen == Counter(
+            {(name, partition): 1 for name in names for partition in range(PARTITIONS)},
+        )
         for member in members:
             mine = apps[member].consumer.assignment()
             assert {tuple(tp) for tp in mine} == {
-                (name, partition) for name in (*names, bench.state) for partition in owners[member].owned
+                (name, partition)
+                for name in (*names, bench.state)
+                for partition in owners[member].owned
             }
 
     async with running(apps[0]):
@@ -136,7 +177,8 @@ async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_tog
 
 
 async def test_records_that_cannot_be_read_are_counted_and_are_no_stall(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A restart mends a stall. It does not mend these, so their alert is another one."""
     monkeypatch.setattr(consumer_module, "_TRY_AGAIN_S", 1.0)
@@ -157,8 +199,13 @@ async def test_records_that_cannot_be_read_are_counted_and_are_no_stall(
     assert seen.values == [b"0"]
 
 
-async def test_nothing_is_fetched_during_a_takeover(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch that finds nothing would delay the seek behind it, and so the first record, by half a second."""
+async def test_nothing_is_fetched_during_a_takeover(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fetch that finds nothing would delay the seek behind it, and so the first record, by half a
+    second.
+    """
     owner = Owner()
     seen = Recorder()
     owned = list[bool]()
@@ -189,8 +236,12 @@ async def test_a_rebalance_interrupts_a_takeover_and_then_revokes(bench: Bench) 
     assert slow.calls[:2] == [("assigned", {0, 1, 2, 3}), ("revoked", {0, 1, 2, 3})]
 
 
-async def test_a_stop_ends_although_the_group_rebalances_while_a_record_is_in_flight(bench: Bench) -> None:
-    """Another worker leaves at the same time: the consumer's thread joins the next generation before the ack."""
+async def test_a_stop_ends_although_the_group_rebalances_while_a_record_is_in_flight(
+    bench: Bench,
+) -> None:
+    """Another worker leaves at the same time: the consumer's thread joins the next generation
+    before the ack.
+    """
     finished = asyncio.Event()
 
     class Late(Recorder):
@@ -209,7 +260,9 @@ async def test_a_stop_ends_although_the_group_rebalances_while_a_record_is_in_fl
         asyncio.get_running_loop().call_later(0.5, next_generation)
 
 
-async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked(bench: Bench) -> None:
+async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked(
+    bench: Bench,
+) -> None:
     class Fails(Recorder):
         async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
             if consumed.value == b"2":
@@ -235,7 +288,10 @@ async def test_an_agent_that_reads_no_further_ends_the_app(bench: Bench, leaves:
                 return
 
     await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
-    says = f"left the records of {bench.leads}/0 before their end|hasty returned before its partition was revoked"
+    says = (
+        f"left the records of {bench.leads}/0 before their end|hasty returned before its "
+        "partition was revoked"
+    )
     async with asyncio.timeout(20 * BUSY):
         with pytest.raises(RuntimeError, match=says.split("|")[leaves == "its partition"]):
             await run_app(app)
@@ -245,11 +301,16 @@ async def test_an_agent_that_reads_no_further_ends_the_app(bench: Bench, leaves:
     ("error", "kind", "says"),
     [
         (BrokerUnavailable("the state cannot be read"), BrokerUnavailable, "state cannot be read"),
-        (asyncio.CancelledError(), RuntimeError, "was cancelled without a request"),  # out of aiokafka
+        # out of aiokafka
+        (asyncio.CancelledError(), RuntimeError, "was cancelled without a request"),
     ],
 )
 async def test_an_exception_of_the_owner_ends_the_app(
-    bench: Bench, caplog: pytest.LogCaptureFixture, error: BaseException, kind: type[Exception], says: str
+    bench: Bench,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    kind: type[Exception],
+    says: str,
 ) -> None:
     """It is raised, and not logged as well: there is no second traceback."""
 
@@ -263,12 +324,16 @@ async def test_an_exception_of_the_owner_ends_the_app(
         with pytest.raises(kind, match=says):
             await run_app(bench.app({bench.leads: seen}, Fails()))
     assert not seen.consumed
-    assert not [record.getMessage() for record in caplog.records if record.exc_info and record.exc_info[0]]
+    assert not [
+        record.getMessage() for record in caplog.records if record.exc_info and record.exc_info[0]
+    ]
 
 
 async def test_markers_and_aborted_records_are_skipped(bench: Bench) -> None:
     """Aborted records are not delivered, gaps are harmless, and the committed offset passes them."""
-    batches = [(number % 3 != 1, [b"%d-%d" % (number, lead) for lead in range(3)]) for number in range(20)]
+    batches = [
+        (number % 3 != 1, [b"%d-%d" % (number, lead) for lead in range(3)]) for number in range(20)
+    ]
     expected = [value for commit, values in batches if commit for value in values]
     await publish_transactions(bench.bootstrap, bench.leads, batches)
     first = HoldsOne(held=b"9-1")
@@ -278,7 +343,10 @@ async def test_markers_and_aborted_records_are_skipped(bench: Bench) -> None:
     assert first.values == expected
     second = Recorder()
     async with running(bench.app({bench.leads: second})):
-        await until(lambda: second.values == expected[expected.index(b"9-1") :], what="the rest from 9-1 on")
+        await until(
+            lambda: second.values == expected[expected.index(b"9-1") :],
+            what="the rest from 9-1 on",
+        )
     third = Recorder()
     await publish(bench.bootstrap, bench.leads, [b"new"])
     async with running(bench.app({bench.leads: third})):
@@ -297,7 +365,10 @@ async def test_a_record_that_faust_skips_ends_the_app_before_an_ack_hides_it(ben
 
     app.topics.on_message = lossy
     async with asyncio.timeout(20 * BUSY):
-        with pytest.raises(LostRecords, match=rf"{bench.leads}/0/4 was fetched but never delivered"):
+        with pytest.raises(
+            LostRecords,
+            match=rf"{bench.leads}/0/4 was fetched but never delivered",
+        ):
             await run_app(app)
     assert (await bench.committed()).get((bench.leads, 0), 0) <= 4
 
@@ -310,7 +381,10 @@ async def test_a_blocked_handler_delays_no_other_partition_or_topic(bench: Bench
         async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
             if consumed.partition == 0:
                 suspended = asyncio.ensure_future(inlet.suspended.wait())
-                await asyncio.wait({suspended, asyncio.ensure_future(closed.wait())}, return_when="FIRST_COMPLETED")
+                await asyncio.wait(
+                    {suspended, asyncio.ensure_future(closed.wait())},
+                    return_when="FIRST_COMPLETED",
+                )
                 inlet.give_up(consumed)
             else:
                 await inlet.ack(consumed)
@@ -343,7 +417,10 @@ async def test_a_blocked_handler_delays_no_other_partition_or_topic(bench: Bench
 
 
 async def test_an_event_that_waits_for_its_handler_does_not_delay_the_stop(bench: Bench) -> None:
-    """The handler is blocked before it takes its first event. Faust has that event and must not wait for it."""
+    """The handler is blocked before it takes its first event.
+
+    Faust has that event and must not wait for it.
+    """
     called = asyncio.Event()
 
     async def gated(inlet: PartitionStream) -> None:

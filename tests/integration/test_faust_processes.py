@@ -56,12 +56,26 @@ class WorkerProcess:
 
 
 @pytest.fixture
-async def start(kafka: Broker, namespace: str, tmp_path: Path) -> AsyncIterator[Callable[[], WorkerProcess]]:
-    """Starts workers of one group on topics of their own. Those that still run at the end of the test are killed."""
+async def start(
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+) -> AsyncIterator[Callable[[], WorkerProcess]]:
+    """Starts workers of one group on topics of their own.
+
+    Those that still run at the end of the test are killed.
+    """
     await create_topics(
-        kafka.bootstrap, *(namespace + name for name in ("leads", "state", "events")), partitions=PARTITIONS
+        kafka.bootstrap,
+        *(namespace + name for name in ("leads", "state", "events")),
+        partitions=PARTITIONS,
     )
-    settings = {"bootstrap": kafka.bootstrap, "namespace": namespace, "partitions": PARTITIONS, "slow_s": 3}
+    settings = {
+        "bootstrap": kafka.bootstrap,
+        "namespace": namespace,
+        "partitions": PARTITIONS,
+        "slow_s": 3,
+    }
     started: list[WorkerProcess] = []
 
     def one_more() -> WorkerProcess:
@@ -75,7 +89,9 @@ async def start(kafka: Broker, namespace: str, tmp_path: Path) -> AsyncIterator[
 
 
 async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_within_2_s(
-    kafka: Broker, namespace: str, start: Callable[[], WorkerProcess]
+    kafka: Broker,
+    namespace: str,
+    start: Callable[[], WorkerProcess],
 ) -> None:
     worker = start()
     await worker.printed("assigned [0, 1, 2, 3]")
@@ -84,7 +100,8 @@ async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_with
     worker = start()
     await worker.printed("took first", "took hold", "took second")
     assert await worker.stop_time_s() < 2 * slowness()
-    # What was held is given up and comes again, with what is behind it; what was before it does not.
+    # What was held is given up and comes again, with what is behind it; what was before it does
+    # not.
     assert await committed(kafka.bootstrap, namespace + "group") == {(namespace + "leads", 0): 1}
     worker = start()
     await worker.printed("took hold", "took second")
@@ -92,7 +109,9 @@ async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_with
 
 
 async def test_sigterm_waits_for_events_in_flight_and_commits_them(
-    kafka: Broker, namespace: str, start: Callable[[], WorkerProcess]
+    kafka: Broker,
+    namespace: str,
+    start: Callable[[], WorkerProcess],
 ) -> None:
     await publish(kafka.bootstrap, namespace + "leads", [b"slow 1", b"quick", b"slow 2"])
     worker = start()
@@ -109,13 +128,20 @@ async def test_sigterm_waits_for_events_in_flight_and_commits_them(
 async def test_a_missing_broker_is_reported_with_its_address(namespace: str) -> None:
     nowhere = build_app(namespace, KafkaConnection("127.0.0.1:1"), Kafka(partitions=1))
     async with asyncio.timeout(10 * BUSY):
-        with pytest.raises(BrokerUnavailable, match=r"Kafka at 127\.0\.0\.1:1 did not answer within 1 s"):
+        with pytest.raises(
+            BrokerUnavailable,
+            match=r"Kafka at 127\.0\.0\.1:1 did not answer within 1 s",
+        ):
             await run_app(nowhere, broker_wait_s=1)
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
 async def test_a_broker_that_stops_while_the_app_starts_is_waited_for(
-    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, comes_back: bool
+    kafka: Broker,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    comes_back: bool,
 ) -> None:
     """It answered the first check. The app can be stopped meanwhile, too."""
     monkeypatch.setattr(faust_run, "wait_for_kafka", AsyncMock())
@@ -137,7 +163,10 @@ async def test_a_broker_that_stops_while_the_app_starts_is_waited_for(
 
 
 @pytest.mark.slow
-async def test_a_stop_does_not_cancel_a_check_of_the_membership(broker: ProxiedKafka, namespace: str) -> None:
+async def test_a_stop_does_not_cancel_a_check_of_the_membership(
+    broker: ProxiedKafka,
+    namespace: str,
+) -> None:
     """The consumer's thread ends during a heartbeat that no broker answers."""
     seen = Recorder(owner := Owner())
     bench = await make_bench(broker, namespace)
@@ -153,8 +182,13 @@ async def test_a_stop_does_not_cancel_a_check_of_the_membership(broker: ProxiedK
     asking.cancel()
 
 
-async def test_a_member_that_was_evicted_and_has_joined_again_stays_evicted(kafka: Broker, namespace: str) -> None:
-    """Its partitions may have had another owner meanwhile, which must not be fenced in the name of the new member."""
+async def test_a_member_that_was_evicted_and_has_joined_again_stays_evicted(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """Its partitions may have had another owner meanwhile, which must not be fenced in the name of
+    the new member.
+    """
     seen = Recorder(owner := Owner())
     bench = await make_bench(kafka, namespace)
     await publish(bench.bootstrap, bench.leads, [b"0"])
@@ -163,7 +197,9 @@ async def test_a_member_that_was_evicted_and_has_joined_again_stays_evicted(kafk
         evicted = app.consumer.member_id
         still_member = app.consumer.membership()
         assert await still_member() > 0
-        await app.consumer._thread.call_thread(app.consumer._thread._consumer._coordinator._maybe_leave_group)
+        await app.consumer._thread.call_thread(
+            app.consumer._thread._consumer._coordinator._maybe_leave_group,
+        )
         await until(lambda: app.consumer.member_id != evicted)
         assert await app.consumer.membership()() > 0
         with pytest.raises(TimeoutError):

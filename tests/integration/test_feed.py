@@ -16,7 +16,17 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from stream_app.board.read_model.history import events_of
 from stream_app.dev.kafka import Broker
 from tests.board.feeding import fed, make_topics, write
-from tests.board.model_records import NOW_MS, dead_letter, event, flat, history, lane, person, result, sources
+from tests.board.model_records import (
+    NOW_MS,
+    dead_letter,
+    event,
+    flat,
+    history,
+    lane,
+    person,
+    result,
+    sources,
+)
 from tests.support.kafka import delete_records, delete_topics, until
 from tests.support.proxy import ProxiedKafka
 from tests.support.tampering import bad_checksum, tampered
@@ -27,13 +37,25 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.sqlite"
 
 
-async def test_the_model_has_the_records_of_all_topics(kafka: Broker, namespace: str, path: Path) -> None:
+async def test_the_model_has_the_records_of_all_topics(
+    kafka: Broker,
+    namespace: str,
+    path: Path,
+) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
-    await write(kafka.bootstrap, [*history(names, "crm-1", "received", "sending", "accepted"), result(names, "crm-1")])
     await write(
         kafka.bootstrap,
-        [lane(names), person(names, "hash", "crm-1"), dead_letter(names.dlq), dead_letter(names.parked)],
+        [*history(names, "crm-1", "received", "sending", "accepted"), result(names, "crm-1")],
+    )
+    await write(
+        kafka.bootstrap,
+        [
+            lane(names),
+            person(names, "hash", "crm-1"),
+            dead_letter(names.dlq),
+            dead_letter(names.parked),
+        ],
     )
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
@@ -43,18 +65,25 @@ async def test_the_model_has_the_records_of_all_topics(kafka: Broker, namespace:
         assert it.ask.results("crm-1")[0].offset == 0
         assert it.ask.leads_of("hash")[0] == "crm-1"
         assert [view.workspace for view in it.ask.lanes(NOW_MS)[0]] == ["acme"]
-        assert it.ask.dead_letters(names.dlq).written == it.ask.dead_letters(names.parked).written == 1
+        assert (
+            it.ask.dead_letters(names.dlq).written == it.ask.dead_letters(names.parked).written == 1
+        )
         assert it.feed.lag.lag == 0
         await write(kafka.bootstrap, [event(names, "crm-1", "enriched", 4)])
         await until(lambda: it.ask.status_counts()[0].status == "enriched", 10, "the next step")
 
 
 async def test_only_committed_records_are_read_and_markers_are_skipped(
-    kafka: Broker, namespace: str, path: Path
+    kafka: Broker,
+    namespace: str,
+    path: Path,
 ) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{namespace}writer")
+    producer = AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap,
+        transactional_id=f"{namespace}writer",
+    )
     async with fed(kafka.bootstrap, namespace, path) as it, producer:
         for lead_id, committed in (("crm-1", True), ("crm-2", False)):
             await producer.begin_transaction()
@@ -72,7 +101,10 @@ async def test_kill_9_doubles_and_loses_nothing(kafka: Broker, namespace: str, p
     names = sources(namespace).names
     leads = 6_000
     await make_topics(kafka.bootstrap, namespace)
-    records = flat(history(names, f"crm-{n}", "received", "sending", "dead_lettered", offset=n) for n in range(leads))
+    records = flat(
+        history(names, f"crm-{n}", "received", "sending", "dead_lettered", offset=n)
+        for n in range(leads)
+    )
     await write(kafka.bootstrap, [*records, *[dead_letter(names.dlq)] * leads])
     total = len(records) + leads
     chance = random.Random(7)
@@ -85,7 +117,9 @@ async def test_kill_9_doubles_and_loses_nothing(kafka: Broker, namespace: str, p
     assert kills >= 2
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        assert {count.status: count.leads for count in it.ask.status_counts()} == {"dead_lettered": leads}
+        assert {count.status: count.leads for count in it.ask.status_counts()} == {
+            "dead_lettered": leads,
+        }
         assert it.ask.dead_letters(names.dlq).written == leads
     with sqlite3.connect(path) as db:
         numbers = [number for (number,) in db.execute("SELECT id FROM records")]
@@ -93,13 +127,16 @@ async def test_kill_9_doubles_and_loses_nothing(kafka: Broker, namespace: str, p
 
 
 async def test_topics_recreated_before_the_start_are_read_from_the_beginning(
-    kafka: Broker, namespace: str, path: Path
+    kafka: Broker,
+    namespace: str,
+    path: Path,
 ) -> None:
     """Also if they have grown beyond the end of the old ones meanwhile."""
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
     await write(
-        kafka.bootstrap, [*history(names, "old", "received", "sending", offset=9), dead_letter(names.dlq, "old")]
+        kafka.bootstrap,
+        [*history(names, "old", "received", "sending", offset=9), dead_letter(names.dlq, "old")],
     )
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
@@ -115,10 +152,16 @@ async def test_topics_recreated_before_the_start_are_read_from_the_beginning(
         await it.up_to_date()
         assert it.ask.lead("old", NOW_MS) is None
         assert it.ask.lead("new", NOW_MS) is not None
-        assert [(cause.reason, cause.written) for cause in it.ask.dead_letters(names.dlq).causes] == [("http_503", 2)]
+        assert [
+            (cause.reason, cause.written) for cause in it.ask.dead_letters(names.dlq).causes
+        ] == [("http_503", 2)]
 
 
-async def test_a_removed_or_damaged_file_is_rebuilt(kafka: Broker, namespace: str, path: Path) -> None:
+async def test_a_removed_or_damaged_file_is_rebuilt(
+    kafka: Broker,
+    namespace: str,
+    path: Path,
+) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
     await write(kafka.bootstrap, history(names, "crm-1", "received"))
@@ -134,17 +177,27 @@ async def test_a_removed_or_damaged_file_is_rebuilt(kafka: Broker, namespace: st
         assert it.ask.lead("crm-1", NOW_MS) is not None
 
 
-async def test_records_lost_to_retention_are_skipped(kafka: Broker, namespace: str, path: Path) -> None:
+async def test_records_lost_to_retention_are_skipped(
+    kafka: Broker,
+    namespace: str,
+    path: Path,
+) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)
     await write(kafka.bootstrap, history(names, "crm-1", "received"))
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-    await write(kafka.bootstrap, flat(history(names, f"gone-{n}", "received", offset=n) for n in range(1, 4)))
+    await write(
+        kafka.bootstrap,
+        flat(history(names, f"gone-{n}", "received", offset=n) for n in range(1, 4)),
+    )
     await delete_records(kafka.bootstrap, TopicPartition(names.status, 0), before=3)
     async with fed(kafka.bootstrap, namespace, path) as it:
         await it.up_to_date()
-        assert [it.ask.lead(lead_id, NOW_MS) is not None for lead_id in ("crm-1", "gone-1", "gone-2", "gone-3")] == [
+        assert [
+            it.ask.lead(lead_id, NOW_MS) is not None
+            for lead_id in ("crm-1", "gone-1", "gone-2", "gone-3")
+        ] == [
             True,
             False,
             False,
@@ -154,7 +207,11 @@ async def test_records_lost_to_retention_are_skipped(kafka: Broker, namespace: s
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_a_broker_that_stops_and_returns(broker: ProxiedKafka, namespace: str, path: Path) -> None:
+async def test_a_broker_that_stops_and_returns(
+    broker: ProxiedKafka,
+    namespace: str,
+    path: Path,
+) -> None:
     names = sources(namespace).names
     await make_topics(broker.bootstrap, namespace)
     await write(broker.bootstrap, [*history(names, "crm-1", "received"), dead_letter(names.dlq)])
@@ -174,7 +231,10 @@ async def test_a_broker_that_stops_and_returns(broker: ProxiedKafka, namespace: 
 @contextmanager
 def killed(*argv: str) -> Iterator[None]:
     """A feed in a process of its own that is killed at the end of the block."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.board.feeding", *argv], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.board.feeding", *argv],
+        stderr=subprocess.DEVNULL,
+    )
     try:
         yield
     finally:
@@ -195,7 +255,9 @@ def _read(path: Path) -> int:
 
 
 async def test_an_unreadable_batch_is_named_and_other_partitions_are_followed(
-    kafka: Broker, namespace: str, path: Path
+    kafka: Broker,
+    namespace: str,
+    path: Path,
 ) -> None:
     names = sources(namespace).names
     await make_topics(kafka.bootstrap, namespace)

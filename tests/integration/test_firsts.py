@@ -1,4 +1,6 @@
-"""The first committed record of each partition, on a real Kafka: it says what the namespace began with."""
+"""The first committed record of each partition, on a real Kafka: it says what the namespace began
+with.
+"""
 
 import asyncio
 import re
@@ -29,14 +31,25 @@ COMPACTED = {
 async def firsts(kafka: Broker, topic: str, partitions: int) -> dict[int, tuple[bytes, bytes, int]]:
     """Key, value and offset, by partition."""
     async with Reader(KafkaConnection(kafka.bootstrap), max_partition_fetch_bytes=64) as reader:
-        first_records = await reader.firsts([TopicPartition(topic, number) for number in range(partitions)])
-    return {place.partition: (record.key, record.value, record.offset) for place, record in first_records.items()}
+        first_records = await reader.firsts(
+            [TopicPartition(topic, number) for number in range(partitions)],
+        )
+    return {
+        place.partition: (record.key, record.value, record.offset)
+        for place, record in first_records.items()
+    }
 
 
-async def test_only_committed_records_count_and_none_is_waited_for(kafka: Broker, namespace: str) -> None:
+async def test_only_committed_records_count_and_none_is_waited_for(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     topic = namespace + "state"
     await create_topics(kafka.bootstrap, topic, partitions=4)
-    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=namespace) as producer:
+    async with AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap,
+        transactional_id=namespace,
+    ) as producer:
         await producer.begin_transaction()
         for number in (0, 1):
             await producer.send_and_wait(topic, b"lost", b"x", partition=number)
@@ -46,7 +59,10 @@ async def test_only_committed_records_count_and_none_is_waited_for(kafka: Broker
             for number in (0, 2):
                 await producer.send_and_wait(topic, value * 5_000, value, partition=number)
             await producer.commit_transaction()
-        assert await firsts(kafka, topic, 4) == {0: (b"1", b"1" * 5_000, 2), 2: (b"1", b"1" * 5_000, 0)}
+        assert await firsts(kafka, topic, 4) == {
+            0: (b"1", b"1" * 5_000, 2),
+            2: (b"1", b"1" * 5_000, 0),
+        }
         await producer.begin_transaction()
         await producer.send_and_wait(topic, b"open", b"x", partition=3)
         assert (await firsts(kafka, topic, 4)).keys() == {0, 2}
@@ -69,7 +85,11 @@ async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, name
             async with Reader(KafkaConnection(kafka.bootstrap)) as reader:
                 place = TopicPartition(topic, 0)
                 span = (await reader.begins([place]))[place], (await reader.ends([place]))[place]
-                kept = [record.offset async for got in reader.scan({place: span}) for record in got[place]]
+                kept = [
+                    record.offset
+                    async for got in reader.scan({place: span})
+                    for record in got[place]
+                ]
                 offsets = kept if number > 8 else offsets
     key, value, offset = (await firsts(kafka, topic, 1))[0]
     assert system_problem(key, value, 4) == ""
@@ -78,9 +98,13 @@ async def test_compaction_leaves_what_a_partition_began_with(kafka: Broker, name
 
 
 async def test_a_state_is_lost_if_its_log_is_empty_and_not_if_it_is_only_not_readable_yet(
-    kafka: Broker, namespace: str, tmp_path: Path
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
-    """A first transaction that committed the lanes may have to be ended in the state: the take-over does that."""
+    """A first transaction that committed the lanes may have to be ended in the state: the take-over
+    does that.
+    """
     settings = settings_in(tmp_path, kafka.bootstrap, namespace)
     connection = connection_of(settings)
     names = settings.names
@@ -88,10 +112,14 @@ async def test_a_state_is_lost_if_its_log_is_empty_and_not_if_it_is_only_not_rea
     await kafka_ready(settings, "worker")  # nothing was sent: it may begin
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         await producer.send_and_wait(names.lanes, b"{}", b"w0")
-    with pytest.raises(TopicsError, match=f"^{re.escape(names.state)}/0: it is empty, and {re.escape(names.lanes)}/0"):
+    with pytest.raises(
+        TopicsError,
+        match=f"^{re.escape(names.state)}/0: it is empty, and {re.escape(names.lanes)}/0",
+    ):
         await kafka_ready(settings, "worker")
     with pytest.raises(TopicsError, match="it is empty"):
-        await kafka_ready(settings, "suppress list")  # or a copy that is made each day would have nobody any more
+        # or a copy that is made each day would have nobody any more
+        await kafka_ready(settings, "suppress list")
     await kafka_ready(settings, "board")  # it shows what was, and sends nothing
 
     owner = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=namespace)

@@ -1,4 +1,6 @@
-"""Gaps in offsets and replaced topics on real Kafka: harmless ones are counted, others end the process."""
+"""Gaps in offsets and replaced topics on real Kafka: harmless ones are counted, others end the
+process.
+"""
 
 import asyncio
 import re
@@ -7,7 +9,12 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    TopicAuthorizationFailedError,
+)
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import TopicsError
@@ -18,7 +25,13 @@ from stream_app.kafka.readers import Reader
 from stream_app.kafka.topics import KnownTopics, TopicWatch, alter_topics, watch_partitions
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.tasks import cancel
-from tests.support.kafka import add_partitions, create_topics, delete_records, delete_topics, publish
+from tests.support.kafka import (
+    add_partitions,
+    create_topics,
+    delete_records,
+    delete_topics,
+    publish,
+)
 from tests.support.pace import BUSY
 
 
@@ -40,7 +53,10 @@ async def gaps(kafka: Broker) -> AsyncIterator[GapCheck]:
 
 
 async def test_a_broker_that_stops_during_the_check_is_waited_for(
-    kafka: Broker, namespace: str, gaps: GapCheck, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker,
+    namespace: str,
+    gaps: GapCheck,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """aiokafka gives up after 40 s. An error that waiting cannot repair is raised."""
     tp = await _one_record(kafka.bootstrap, f"{namespace}gaps")
@@ -74,7 +90,11 @@ class OldKafka:
         return self
 
     def to_object(self) -> dict[str, Any]:
-        return {"topics": [{"error_code": self.error, "topic": name, "partitions": [0]} for name in self.names]}
+        return {
+            "topics": [
+                {"error_code": self.error, "topic": name, "partitions": [0]} for name in self.names
+            ],
+        }
 
     async def ends(self, logs: list[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(logs, self.end)
@@ -85,10 +105,14 @@ async def test_without_topic_ids_a_shorter_log_is_another_topic() -> None:
     watch = TopicWatch(KafkaConnection(""), KnownTopics(), ["leads"], 1)
     await watch.look(kafka)
     kafka.error = 3
-    await watch.look(kafka)  # it may only have started: it is missed for a while before it is called deleted
+    # it may only have started: it is missed for a while before it is called deleted
+    await watch.look(kafka)
     kafka.error = 0
     kafka.end = 49
-    with pytest.raises(TopicsError, match=re.escape("leads: partition 0 was at offset 50 and ends at 49")):
+    with pytest.raises(
+        TopicsError,
+        match=re.escape("leads: partition 0 was at offset 50 and ends at 49"),
+    ):
         await watch.look(kafka)
 
 
@@ -96,7 +120,13 @@ async def test_without_topic_ids_a_shorter_log_of_the_lanes_is_filled_again() ->
     kafka: Any = OldKafka()
     kafka.names = ["lanes"]
     lost = []
-    watch = TopicWatch(KafkaConnection(""), KnownTopics(), [], 1, on_lost={"lanes": lambda: lost.append(kafka.end)})
+    watch = TopicWatch(
+        KafkaConnection(""),
+        KnownTopics(),
+        [],
+        1,
+        on_lost={"lanes": lambda: lost.append(kafka.end)},
+    )
     await watch.look(kafka)
     kafka.error = 3
     for _ in range(3):
@@ -109,7 +139,10 @@ async def test_without_topic_ids_a_shorter_log_of_the_lanes_is_filled_again() ->
     assert lost == [49]
 
 
-async def test_the_lanes_are_written_again_when_their_topic_is_another_one(kafka: Broker, namespace: str) -> None:
+async def test_the_lanes_are_written_again_when_their_topic_is_another_one(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     """Even if the new one was filled at once beyond the former end."""
     lanes = namespace + "lanes"
     connection = KafkaConnection(kafka.bootstrap)
@@ -131,18 +164,30 @@ async def test_the_lanes_are_written_again_when_their_topic_is_another_one(kafka
 
 
 async def test_a_state_whose_rows_kafka_would_delete_ends_the_process(
-    kafka: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Within the time between two looks. A policy that only adds the deletion is as bad."""
     state = namespace + "state"
     connection = KafkaConnection(kafka.bootstrap)
     monkeypatch.setattr(topics, "_POLICIES_EVERY_S", 0.5)
     await create_topics(kafka.bootstrap, state, config={"cleanup.policy": "compact"})
-    watching = asyncio.create_task(TopicWatch(connection, KnownTopics(1), [state], 1, [state]).run())
+    watching = asyncio.create_task(
+        TopicWatch(connection, KnownTopics(1), [state], 1, [state]).run(),
+    )
     await asyncio.sleep(3.0)
     assert not watching.done()
-    await alter_topics(connection, {state: {"cleanup.policy": "compact,delete"}}, 5.0, lambda _: None)
-    with pytest.raises(TopicsError, match=f"^{re.escape(state)}: cleanup.policy is compact,delete. Kafka deletes rows"):
+    await alter_topics(
+        connection,
+        {state: {"cleanup.policy": "compact,delete"}},
+        5.0,
+        lambda _: None,
+    )
+    with pytest.raises(
+        TopicsError,
+        match=f"^{re.escape(state)}: cleanup.policy is compact,delete. Kafka deletes rows",
+    ):
         await asyncio.wait_for(watching, 10 * BUSY)
 
 
@@ -155,7 +200,10 @@ async def test_a_takeover_names_why_rows_are_missing(kafka: Broker, namespace: s
     for before in (2, 3):
         await delete_records(kafka.bootstrap, TopicPartition(state, 0), before)
         ledger = TransactionalState(connection, f"{state}-0", state, 0)
-        with pytest.raises(TopicsError, match=f"^{re.escape(state)}/0: it begins at offset {before}, so rows were"):
+        with pytest.raises(
+            TopicsError,
+            match=f"^{re.escape(state)}/0: it begins at offset {before}, so rows were",
+        ):
             await ledger.take_over()
         await ledger.close()
 
@@ -166,12 +214,18 @@ async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: st
     connection = KafkaConnection(kafka.bootstrap)
     known = KnownTopics()
     await create_topics(kafka.bootstrap, state, partitions=2)
-    ledgers = [TransactionalState(connection, f"{state}-{number}", state, number, known=known) for number in range(2)]
+    ledgers = [
+        TransactionalState(connection, f"{state}-{number}", state, number, known=known)
+        for number in range(2)
+    ]
     assert await ledgers[0].take_over() == {}
     await delete_topics(kafka.bootstrap, state)
     await create_topics(kafka.bootstrap, state, partitions=2)
     for ledger in ledgers:
-        with pytest.raises(TopicsError, match=f"^{re.escape(state)}: the topic was deleted and created again"):
+        with pytest.raises(
+            TopicsError,
+            match=f"^{re.escape(state)}: the topic was deleted and created again",
+        ):
             await ledger.take_over()
         await ledger.close()
 
@@ -191,8 +245,14 @@ async def test_partitions_that_are_added_end_a_process(kafka: Broker, namespace:
     assert not counting.done()
     await add_partitions(kafka.bootstrap, 3, leads, state)
     for ended in (asyncio.wait_for(watching, 30), asyncio.wait_for(counting, 30)):
-        with pytest.raises(TopicsError, match=f"^{re.escape(leads)} has 3 partitions, and this process runs with 2"):
+        with pytest.raises(
+            TopicsError,
+            match=f"^{re.escape(leads)} has 3 partitions, and this process runs with 2",
+        ):
             await ended
-    with pytest.raises(TopicsError, match=f"^{re.escape(state)} has 3 partitions, and this process runs with 2"):
+    with pytest.raises(
+        TopicsError,
+        match=f"^{re.escape(state)} has 3 partitions, and this process runs with 2",
+    ):
         await ledger.take_over()
     await ledger.close()

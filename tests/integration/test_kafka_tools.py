@@ -8,7 +8,9 @@ import pytest
 from stream_app.dev.kafka_tools import TOOLS, TOOLS_JARS, class_path, main
 
 
-def test_an_unknown_tool_is_refused_with_a_list_of_the_tools(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_tool_is_refused_with_a_list_of_the_tools(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     assert main([]) == main(["kafka-nothing"]) == 2
     assert "kafka-consumer-groups" in capfd.readouterr().err
 

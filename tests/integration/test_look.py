@@ -25,7 +25,14 @@ LANES = {"busy": 0, "quiet": 1, "beside": 1}
 def settings_of(path: Path, bootstrap: str, namespace: str) -> Settings:
     pins = "".join(f"[workspaces.{name}]\npartition = {number}\n" for name, number in LANES.items())
     lanes = one_way(**{name: name for name in LANES})
-    return settings_in(path, bootstrap, namespace, pins + lanes[lanes.index("[dest") :], partitions=2, broker_wait_s=5)
+    return settings_in(
+        path,
+        bootstrap,
+        namespace,
+        pins + lanes[lanes.index("[dest") :],
+        partitions=2,
+        broker_wait_s=5,
+    )
 
 
 def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:
@@ -33,12 +40,14 @@ def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:
     meter = Meter("2026-11-24", at_ms + 600 * MINUTE_MS, 6_000, spent, begins_ms=begins_ms)
     meters = {"credits_day": meter}
     return msgspec.json.encode(
-        LaneView(name, partition, at_ms, "closed", "healthy", 100.0, 8.0, meters=meters)  # type: ignore[arg-type]  # a meter's name
+        LaneView(name, partition, at_ms, "closed", "healthy", 100.0, 8.0, meters=meters),  # type: ignore[arg-type]  # a meter's name
     )
 
 
 async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
-    kafka: Broker, namespace: str, tmp_path: Path
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     names = settings.names
@@ -49,7 +58,13 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
         async def publish(name: str, partition: int, ago_ms: int, spent: int) -> None:
             at_ms = now_ms - ago_ms
             value = view(name, partition, at_ms, spent)
-            await producer.send_and_wait(names.lanes, value, name.encode(), partition, timestamp_ms=at_ms)
+            await producer.send_and_wait(
+                names.lanes,
+                value,
+                name.encode(),
+                partition,
+                timestamp_ms=at_ms,
+            )
 
         await publish("busy", 0, 12 * MINUTE_MS, 1_000)  # at the very first offset
         await publish("busy", 0, 0, 1_240)
@@ -60,9 +75,15 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
         await producer.send_and_wait(names.commands, b"{}", b"quiet", 1)
         await producer.send_and_wait(names.commands, b'{"id": "c1"}', b"quiet", 1)
         answered = msgspec.json.encode(CommandAnswer("c1", True, now_ms, 1))
-        await producer.send_and_wait(names.audit, answered, b"quiet", 1)  # its offset is not committed yet
+        # its offset is not committed yet
+        await producer.send_and_wait(names.audit, answered, b"quiet", 1)
         await producer.send_and_wait(names.dlq, b"{}", b"quiet", 1)
-        await producer.send_and_wait(names.replay_state, b'{"by": "jane", "why": "w", "at_ms": 1}', b"pause", 0)
+        await producer.send_and_wait(
+            names.replay_state,
+            b'{"by": "jane", "why": "w", "at_ms": 1}',
+            b"pause",
+            0,
+        )
     seen = await read_lanes(settings, lambda _: None)
     lanes = {lane.workspace: lane for lane in seen.facts.lanes}
     assert lanes["busy"].view is not None
@@ -81,18 +102,32 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
 
 
 async def test_a_workspace_that_comes_back_with_another_home_is_named_by_every_worker(
-    kafka: Broker, namespace: str, tmp_path: Path
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
-    """Only its owner has its row. The view is in the partition where the lane was, which no configuration names."""
+    """Only its owner has its row.
+
+    The view is in the partition where the lane was, which no configuration names.
+    """
     settings = settings_of(tmp_path, kafka.bootstrap, namespace)
     names = settings.names
     now_ms = int(time.time() * 1000)
     await create_planned(settings)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
-        for name, partition, at_ms in (("busy", 1, now_ms), ("busy", 0, now_ms - 1), ("quiet", 1, now_ms)):
-            await producer.send_and_wait(names.lanes, view(name, partition, at_ms, 5), name.encode(), partition)
+        for name, partition, at_ms in (
+            ("busy", 1, now_ms),
+            ("busy", 0, now_ms - 1),
+            ("quiet", 1, now_ms),
+        ):
+            await producer.send_and_wait(
+                names.lanes,
+                view(name, partition, at_ms, 5),
+                name.encode(),
+                partition,
+            )
     advice = "set workspaces.busy.partition = 1, or use a new workspace name"
     assert await moved_lanes(settings, settings.plan, {"busy", "quiet", "beside"}) == [
-        f"workspace busy has its lane in partition 1, the configuration says 0: {advice}"
+        f"workspace busy has its lane in partition 1, the configuration says 0: {advice}",
     ]
     assert await moved_lanes(settings, settings.plan, {"quiet", "beside"}) == []

@@ -33,9 +33,13 @@ def settings_to(directory: Path, port: int, body_format: str = "json") -> Settin
     config.write_text(
         f'[notify]\nurl_env = "URL"\nformat = "{body_format}"\n'
         "[workspaces.acme.budget]\nunlimited = true\n"
-        '[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["WEBHOOK"]\ncallbacks = false\n'
+        '[destinations.people]\nworkspace = "acme"\nwebhooks_env = ["WEBHOOK"]\ncallbacks = '
+        "false\n",
     )
-    environ = {"URL": f"http://{LOOPBACK}:{port}/{SECRET}", "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x"}
+    environ = {
+        "URL": f"http://{LOOPBACK}:{port}/{SECRET}",
+        "WEBHOOK": "https://api.clay.com/v3/sources/webhook/x",
+    }
     return load_settings(config, environ, ("clay", "notify"))
 
 
@@ -48,14 +52,22 @@ async def test_doctor_sends_a_test_message(tmp_path: Path, body_format: str) -> 
     assert check.text == f"{LOOPBACK} took a test message"
     ((head, body),) = receiver.requests
     assert SECRET.encode() in head.partition(b"\r\n")[0]
-    assert msgspec.json.decode(body)["text"] == "stream-app doctor: a test message. Messages arrive here."
+    assert (
+        msgspec.json.decode(body)["text"]
+        == "stream-app doctor: a test message. Messages arrive here."
+    )
     async with serve(READ, b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n") as receiver:
         check = await message_check(settings_to(tmp_path, receiver.port, body_format), Egress.of())
     assert check.verdict == "failed"
-    assert check.text == f"{LOOPBACK} answers HTTP 404 to messages: check notify.url_env and notify.format"
+    assert (
+        check.text
+        == f"{LOOPBACK} answers HTTP 404 to messages: check notify.url_env and notify.format"
+    )
 
 
-async def test_a_certificate_of_another_name_names_the_host_and_what_to_check(tmp_path: Path) -> None:
+async def test_a_certificate_of_another_name_names_the_host_and_what_to_check(
+    tmp_path: Path,
+) -> None:
     authority = trustme.CA()
     file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(file)
@@ -86,7 +98,10 @@ async def test_a_busy_receiver_says_how_long_to_wait() -> None:
     [
         (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n", True),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno", False),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n20\r\n" + b"o" * 32 + b"\r\n", False),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n20\r\n" + b"o" * 32 + b"\r\n",
+            False,
+        ),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\nok\n", False),
         (b"no HTTP\r\n\r\n", False),
     ],
@@ -123,7 +138,11 @@ read_model_path = "{folder}/model.sqlite"
 @contextmanager
 def board(folder: Path, receiver: int) -> Iterator[subprocess.Popen[bytes]]:
     """The process. Its log is beside its configuration."""
-    env = {"URL": f"http://{LOOPBACK}:{receiver}/services/{SECRET}", "KEY": NEW_KEY, "OLD_KEY": OLD_KEY}
+    env = {
+        "URL": f"http://{LOOPBACK}:{receiver}/services/{SECRET}",
+        "KEY": NEW_KEY,
+        "OLD_KEY": OLD_KEY,
+    }
     argv = [sys.executable, "-c", IN_HASTE, "board", "--config", str(folder / "stream_app.toml")]
     with (folder / "board.log").open("ab") as log:
         process = subprocess.Popen(argv, stderr=log, env=env, cwd=ROOT)
@@ -135,9 +154,14 @@ def board(folder: Path, receiver: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def changes(receiver: RawServer) -> set[tuple[str, str]]:
-    """What was reported. The read model needs longer to start than this test lets a trouble last."""
+    """What was reported.
+
+    The read model needs longer to start than this test lets a trouble last.
+    """
     messages = [msgspec.json.decode(body) for _, body in receiver.requests]
-    reported = {(shown["status"], shown["name"]) for message in messages for shown in message["alerts"]}
+    reported = {
+        (shown["status"], shown["name"]) for message in messages for shown in message["alerts"]
+    }
     return {(status, name) for status, name in reported if name != "read_model"}
 
 
@@ -148,7 +172,9 @@ def names_kept(file: Path) -> set[str]:
 
 @pytest.mark.timeout(100)
 async def test_each_change_is_sent_once_over_a_kill_and_while_the_receiver_fails(
-    kafka: Broker, namespace: str, tmp_path: Path
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
     status = 500
 
@@ -158,22 +184,37 @@ async def test_each_change_is_sent_once_over_a_kill_and_while_the_receiver_fails
     async with serve(READ, answer) as receiver:
         public_url = f"http://{LOOPBACK}:{free_port()}"  # no gateway listens there
         more = CONFIG.format(port=free_port(), folder=tmp_path)
-        settings = settings_for(tmp_path, kafka.bootstrap, namespace, public_url=public_url, more=more)
+        settings = settings_for(
+            tmp_path,
+            kafka.bootstrap,
+            namespace,
+            public_url=public_url,
+            more=more,
+        )
         await create_planned(settings)
         with board(tmp_path, receiver.port):
-            await until(lambda: "message_not_sent" in (tmp_path / "board.log").read_text(), within_s=WITHIN_S)
+            await until(
+                lambda: "message_not_sent" in (tmp_path / "board.log").read_text(),
+                within_s=WITHIN_S,
+            )
             status = 200
             receiver.requests.clear()
             begun = {("firing", "no_worker"), ("firing", "gateway")}
             await until(lambda: changes(receiver) == begun, within_s=WITHIN_S)
-            kept = {name for _, name in begun}  # a kill between the message and its record would report it once more
-            await until(lambda: kept <= names_kept(tmp_path / "model.messages.json"), within_s=WITHIN_S)
+            # a kill between the message and its record would report it once more
+            kept = {name for _, name in begun}
+            await until(
+                lambda: kept <= names_kept(tmp_path / "model.messages.json"),
+                within_s=WITHIN_S,
+            )
         receiver.requests.clear()
         async with in_groups(settings):
             with board(tmp_path, receiver.port) as process:
                 await until(lambda: bool(changes(receiver)), within_s=WITHIN_S)
                 assert process.poll() is None
-        assert changes(receiver) == {("resolved", "no_worker")}, "what was sent before the kill is not sent again"
+        assert changes(receiver) == {("resolved", "no_worker")}, (
+            "what was sent before the kill is not sent again"
+        )
     log = (tmp_path / "board.log").read_text()
     assert "127.0.0.1 answers HTTP 500 to messages" in log
     assert SECRET not in log

@@ -28,13 +28,28 @@ async def made(plan: Plan) -> Plan:
     return plan
 
 
-async def test_a_plan_is_made_kept_and_sent_once(kafka: Broker, namespace: str, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, kafka.bootstrap, namespace, one_way(people="w0"), broker_wait_s=5)
+async def test_a_plan_is_made_kept_and_sent_once(
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(
+        tmp_path,
+        kafka.bootstrap,
+        namespace,
+        one_way(people="w0"),
+        broker_wait_s=5,
+    )
     await create_planned(settings)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for number in range(12):
             lead = {"fields": {"email": f"p{number}@example.com"}, "workspace": "w0"}
-            await producer.send_and_wait(settings.names.dlq, json.dumps(lead).encode(), b"w0", partition=0)
+            await producer.send_and_wait(
+                settings.names.dlq,
+                json.dumps(lead).encode(),
+                b"w0",
+                partition=0,
+            )
     now_ms = 1_800_000_000_000
     orders = list[Record]()
 
@@ -55,7 +70,9 @@ async def test_a_plan_is_made_kept_and_sent_once(kafka: Broker, namespace: str, 
     for _ in range(2):
         assert await planner.send(plan, "jane", "Clay is back", over_budget=False) == f"r-{plan.id}"
     first, second = (json.loads(record.value or b"") for record in orders)
-    assert {(record.key, record.partition) for record in orders} == {(f"command/r-{plan.id}".encode(), 0)}
+    assert {(record.key, record.partition) for record in orders} == {
+        (f"command/r-{plan.id}".encode(), 0),
+    }
     assert first | {"at_ms": 0} == second | {"at_ms": 0}, "a second click orders the same replay"
     assert first["plan"]["ends"] == {"0": 12}
     assert first["plan"]["dead_letters"] == 12

@@ -1,4 +1,6 @@
-"""Publishing to real Kafka, at once or step by step: each row once, in the partition of its workspace."""
+"""Publishing to real Kafka, at once or step by step: each row once, in the partition of its
+workspace.
+"""
 
 import asyncio
 import csv
@@ -29,7 +31,13 @@ from tests.support.kafka import create_planned
 
 def settings_for(bootstrap: str, namespace: str) -> Settings:
     return Settings(
-        kafka=Kafka(bootstrap=bootstrap, namespace=namespace, partitions=3, replication=1, broker_wait_s=20),
+        kafka=Kafka(
+            bootstrap=bootstrap,
+            namespace=namespace,
+            partitions=3,
+            replication=1,
+            broker_wait_s=20,
+        ),
         workspaces={"acme": Workspace("acme", partition=2), "beta": Workspace("beta", partition=0)},
         destinations={
             "people": Destination("people", "acme", webhooks_env=("A",)),
@@ -42,16 +50,27 @@ async def records(settings: Settings, topic: str) -> list[Any]:
     return await read_topic(settings.kafka.bootstrap, topic, settings.kafka.partitions)
 
 
-async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, namespace: str) -> None:
+async def test_leads_and_mappings_reach_their_partition_in_order(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     settings = settings_for(kafka.bootstrap, namespace)
     await create_planned(settings)
     refused: list[Refusal] = []
     leads: list[Lead | dict[str, Any]] = [
         Lead(fields={"email": "jane@acme.example"}, workspace="acme", not_after_ms=5),
         {"email": "n/a", "workspace": "acme"},
-        *({"email": f"p{n}@beta.example", "workspace": "beta", "notes": "x" * 500} for n in range(3_000)),
+        *(
+            {"email": f"p{n}@beta.example", "workspace": "beta", "notes": "x" * 500}
+            for n in range(3_000)
+        ),
     ]
-    summary = await publish(leads, settings, PublishOptions(import_id="b1"), on_refused=refused.append)
+    summary = await publish(
+        leads,
+        settings,
+        PublishOptions(import_id="b1"),
+        on_refused=refused.append,
+    )
     assert summary.rows == 3_002
     assert summary.ready == 3_001
     assert summary.published == 3_001
@@ -69,12 +88,18 @@ async def test_leads_and_mappings_reach_their_partition_in_order(kafka: Broker, 
         "import_id": "b1",
         "import_summary": {"rows": 3_002, "refused": 1, "leads": 1},
     }
-    assert ["import_summary" in json.loads(record.value) for record in beta[:3]] == [True, False, False]
+    assert ["import_summary" in json.loads(record.value) for record in beta[:3]] == [
+        True,
+        False,
+        False,
+    ]
     emails = [json.loads(record.value)["fields"]["email"] for record in beta]
     assert emails == [f"p{n}@beta.example" for n in range(3_000)]
 
 
-async def test_the_producer_is_idempotent_and_waits_for_all_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_producer_is_idempotent_and_waits_for_all_replicas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: dict[str, Any] = {}
 
     def producer(**options: Any) -> None:
@@ -89,10 +114,20 @@ async def test_the_producer_is_idempotent_and_waits_for_all_replicas(monkeypatch
 
 
 def test_the_command_reports_every_error_in_a_csv(
-    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = settings_in(tmp_path, kafka.bootstrap, namespace, one_way(people="acme"), partitions=2)
+    settings = settings_in(
+        tmp_path,
+        kafka.bootstrap,
+        namespace,
+        one_way(people="acme"),
+        partitions=2,
+    )
     assert main(["topics"]) == 0
     Path("leads.csv").write_bytes(
         b"E-Mail,notes\n"
@@ -101,7 +136,7 @@ def test_the_command_reports_every_error_in_a_csv(
         b"c@acme.example,caf\xe9\n"
         b"d@acme.example," + b"x" * 1_000_000 + b"\n"
         b"not an address,\n"
-        b"e@acme.example,fine\n"
+        b"e@acme.example,fine\n",
     )
     capsys.readouterr()
     assert main(["publish", "leads.csv", "--bulk", "--json"]) == 1
@@ -116,7 +151,9 @@ def test_the_command_reports_every_error_in_a_csv(
         (b"acme", "e@acme.example"),
     ]
     assert asyncio.run(records(settings, settings.names.leads)) == []
-    refused = [json.loads(line) for line in Path("leads.csv.rejected.jsonl").read_text().splitlines()]
+    refused = [
+        json.loads(line) for line in Path("leads.csv.rejected.jsonl").read_text().splitlines()
+    ]
     assert [(row["line"], row["reason"]) for row in refused] == [
         (3, "bad_csv"),
         (4, "not_utf8"),
@@ -136,11 +173,21 @@ def test_the_command_reports_every_error_in_a_csv(
 
 
 def test_many_credits_need_a_confirmation_that_shows_the_rest(
-    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     budget = "[workspaces.acme.budget]\ncredits_per_day = 6000\n"
-    settings = settings_in(tmp_path, kafka.bootstrap, namespace, one_way(people="acme") + budget, partitions=2)
+    settings = settings_in(
+        tmp_path,
+        kafka.bootstrap,
+        namespace,
+        one_way(people="acme") + budget,
+        partitions=2,
+    )
     assert main(["topics"]) == 0
     meter = Meter("2026-11-26", 4_000_000_000_000, 6_000, 4_880)
     view = LaneView("acme", 0, 1, "closed", "healthy", 100.0, 4.0, meters={"credits_day": meter})
@@ -151,7 +198,10 @@ def test_many_credits_need_a_confirmation_that_shows_the_rest(
 
     assert main(["publish", "leads.csv", "--out", "ids.csv"]) == 2
     output = capsys.readouterr()
-    assert "acme: 1,120 credits of today are left; about 50 s at the lane's rate" in output.out.splitlines()
+    assert (
+        "acme: 1,120 credits of today are left; about 50 s at the lane's rate"
+        in output.out.splitlines()
+    )
     assert "pass --yes to publish 200 leads for about 1,200 credits" in output.err
     assert asyncio.run(records(settings, settings.names.leads)) == []
     assert not Path("ids.csv").exists()
@@ -176,4 +226,9 @@ async def tell_lane(settings: Settings, view: LaneView) -> None:
     async with AIOKafkaProducer(**connection_of(settings).settings()) as producer:
         home = settings.home(view.workspace)
         value = msgspec.json.encode(view)
-        await producer.send_and_wait(settings.names.lanes, value, view.workspace.encode(), partition=home)
+        await producer.send_and_wait(
+            settings.names.lanes,
+            value,
+            view.workspace.encode(),
+            partition=home,
+        )

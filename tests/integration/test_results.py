@@ -51,14 +51,30 @@ Written = tuple[str, bytes, bytes | None]
 def result(lead_id: str, version: int = 1, *, workspace: str = "w0", **more: Any) -> Written:
     fields: dict[str, Scalar] = more.pop("fields", {"Title": f"of {lead_id}", "E-Mail": "x"})
     values: dict[str, Any] = {"source": "clay", "at_ms": AT_MS, "age_s": 0, **more}
-    stored = Result(lead_id, workspace, f"{workspace}-crm", version=version, fields=fields, **values)
-    return "leads.enriched", f"{workspace}/{workspace}-crm/{lead_id}".encode(), msgspec.json.encode(stored)
+    stored = Result(
+        lead_id,
+        workspace,
+        f"{workspace}-crm",
+        version=version,
+        fields=fields,
+        **values,
+    )
+    return (
+        "leads.enriched",
+        f"{workspace}/{workspace}-crm/{lead_id}".encode(),
+        msgspec.json.encode(stored),
+    )
 
 
 class Command:
     """`stream-app results` in a configuration with the workspaces w0 and w1."""
 
-    def __init__(self, settings: Settings, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         self.settings = settings
         self.file = folder / "out.csv"
         self._config = str(folder / "stream_app.toml")
@@ -68,7 +84,12 @@ class Command:
         async def sent() -> None:
             async with kafka_producer(bootstrap_servers=self.settings.kafka.bootstrap) as producer:
                 for topic, key, value in records:
-                    await producer.send_and_wait(self.settings.kafka.namespace + topic, value, key, 0)
+                    await producer.send_and_wait(
+                        self.settings.kafka.namespace + topic,
+                        value,
+                        key,
+                        0,
+                    )
 
         asyncio.run(sent())
 
@@ -85,7 +106,12 @@ class Command:
 
 
 @pytest.fixture
-def command(kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
     lanes = one_way(**{"w0-crm": "w0", "w1-crm": "w1"})
     settings = settings_in(tmp_path, kafka.bootstrap, namespace, lanes)
     asyncio.run(create_planned(settings))
@@ -96,14 +122,22 @@ def test_the_last_result_of_each_lead(command: Command) -> None:
     unreadable = ("leads.enriched", b"w0/w0-crm/odd", b'{"fields": 1}')
     foreign = ("leads.enriched", b"no-key-of-ours", b"{}")
     command.write(result("crm-1"), result("crm-2"), result("crm-3"), unreadable, foreign)
-    newer = result("crm-1", 2, at_ms=AT_MS + 5_000, source="cache", fields={"Title": "newer", "Extra": 1})
+    newer = result(
+        "crm-1",
+        2,
+        at_ms=AT_MS + 5_000,
+        source="cache",
+        fields={"Title": "newer", "Extra": 1},
+    )
     command.write(newer, (*result("crm-2")[:2], None), result("other", workspace="w1"))
     report, rows = command.rows()
     assert "3 results" in report
     assert "1 result cannot be read by this version" in report
     by_lead = {row["lead_id"]: row for row in rows}
     assert sorted(by_lead) == ["crm-1", "crm-3", "other"]
-    assert {name: by_lead["crm-1"][name] for name in ("Title", "Extra", "version", "source", "E-Mail")} == {
+    assert {
+        name: by_lead["crm-1"][name] for name in ("Title", "Extra", "version", "source", "E-Mail")
+    } == {
         "Title": "newer",
         "Extra": "1",
         "version": "2",
@@ -117,7 +151,15 @@ def test_the_last_result_of_each_lead(command: Command) -> None:
     ):
         _, rows = command.rows(*wanted)
         assert sorted(row["lead_id"] for row in rows) == ids
-    code, output = command.run("--workspace", "w1", "--destination", "w0-crm", "--json", "-o", str(command.file))
+    code, output = command.run(
+        "--workspace",
+        "w1",
+        "--destination",
+        "w0-crm",
+        "--json",
+        "-o",
+        str(command.file),
+    )
     assert code == 1
     assert json.loads(output)["results"] == 0
 
@@ -160,7 +202,9 @@ def test_joined_to_the_file_that_was_published(command: Command, tmp_path: Path)
     assert "left out 2 rows that cannot be read: line 7, 9" in report
     of_board = io.StringIO()
     with leads.open("rb") as file:
-        done = asyncio.run(join_on_kafka(command.settings, ResultFilter("w0"), Joined("", file), of_board))
+        done = asyncio.run(
+            join_on_kafka(command.settings, ResultFilter("w0"), Joined("", file), of_board),
+        )
     assert done.lines == 6
     assert done.results == 3
     assert done.broken_count == 2
@@ -193,7 +237,10 @@ def test_joined_to_the_file_that_was_published(command: Command, tmp_path: Path)
     assert json.loads(output)["results"] == 0
 
 
-def test_a_wrong_command_leaves_the_file_and_a_right_one_hides_it_from_others(command: Command, tmp_path: Path) -> None:
+def test_a_wrong_command_leaves_the_file_and_a_right_one_hides_it_from_others(
+    command: Command,
+    tmp_path: Path,
+) -> None:
     leads = tmp_path / "leads.csv"
     leads.write_bytes(INPUT)
     command.file.write_text("of yesterday")

@@ -28,7 +28,10 @@ from tests.support.pace import BUSY
 
 
 @asynccontextmanager
-async def worker_that_reports(settings: Settings, reported: Sequence[tuple[Status, str]]) -> AsyncIterator[list[Lead]]:
+async def worker_that_reports(
+    settings: Settings,
+    reported: Sequence[tuple[Status, str]],
+) -> AsyncIterator[list[Lead]]:
     """Takes leads and publishes these events for each. Returns the leads that it took."""
     took: list[Lead] = []
 
@@ -39,13 +42,27 @@ async def worker_that_reports(settings: Settings, reported: Sequence[tuple[Statu
             took.append(lead)
             for seq, (status, text) in enumerate(reported, 1):
                 for lead_id in (lead.lead_id or "", "another-lead"):
-                    event = StatusEvent(f"o#{seq}", lead_id, status, seq, 1, "o", workspace="acme", text=text)
+                    event = StatusEvent(
+                        f"o#{seq}",
+                        lead_id,
+                        status,
+                        seq,
+                        1,
+                        "o",
+                        workspace="acme",
+                        text=text,
+                    )
                     await producer.send_and_wait(
-                        settings.names.status, msgspec.json.encode(event), lead_id.encode(), partition=record.partition
+                        settings.names.status,
+                        msgspec.json.encode(event),
+                        lead_id.encode(),
+                        partition=record.partition,
                     )
 
     consumer = AIOKafkaConsumer(
-        settings.names.leads, bootstrap_servers=settings.kafka.bootstrap, auto_offset_reset="earliest"
+        settings.names.leads,
+        bootstrap_servers=settings.kafka.bootstrap,
+        auto_offset_reset="earliest",
     )
     async with consumer, AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap) as producer:
         task = asyncio.create_task(work())
@@ -76,18 +93,40 @@ class Outcome(NamedTuple):
 
 
 OUTCOMES = (
-    Outcome([("sending", ""), ("accepted", ""), ("enriched", "")], True, "came back as enriched", False),
-    Outcome([("rejected_invalid", "no column")], False, "ended as rejected_invalid: no column", False),
+    Outcome(
+        [("sending", ""), ("accepted", ""), ("enriched", "")],
+        True,
+        "came back as enriched",
+        False,
+    ),
+    Outcome(
+        [("rejected_invalid", "no column")],
+        False,
+        "ended as rejected_invalid: no column",
+        False,
+    ),
     Outcome([("accepted", "")], False, "what does the cell of the HTTP column say?", False),
-    Outcome([("held_budget", "the budget is spent")], False, "held_budget (the budget is spent)", True),
-    Outcome([("sending", ""), ("dead_lettered", "refused")], False, "ended as dead_lettered: refused", True),
+    Outcome(
+        [("held_budget", "the budget is spent")],
+        False,
+        "held_budget (the budget is spent)",
+        True,
+    ),
+    Outcome(
+        [("sending", ""), ("dead_lettered", "refused")],
+        False,
+        "ended as dead_lettered: refused",
+        True,
+    ),
     Outcome([], False, "does `stream-app worker` run?", True),
 )
 
 
 @pytest.mark.slow
 async def test_the_outcome_of_the_test_lead_is_shown_and_what_may_still_be_sent_is_cancelled(
-    kafka: Broker, namespace: str, tmp_path: Path
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
     settings = await with_topics(kafka, namespace, tmp_path)
     reported: list[tuple[Status, str]] = []
@@ -102,13 +141,17 @@ async def test_the_outcome_of_the_test_lead_is_shown_and_what_may_still_be_sent_
             assert lead.lead_id == f"doctor-{number}"
             assert lead.destination == "people"
             assert lead.force is False
-            assert lead.not_after_ms is not None, "a test that was killed leaves no lead that is sent hours later"
+            assert lead.not_after_ms is not None, (
+                "a test that was killed leaves no lead that is sent hours later"
+            )
             assert went.ok == outcome.ok, outcome
             assert went.lead_id == f"doctor-{number}", outcome
             assert outcome.says in went.text
             assert ("The test lead is cancelled" in went.text) is outcome.cancels, went.text
             assert seen == [status for status, _ in outcome.reported]
-    assert [(command.kind, command.workspace, command.args) for command in await commands_of(settings)] == [
+    assert [
+        (command.kind, command.workspace, command.args) for command in await commands_of(settings)
+    ] == [
         ("cancel_lead", "acme", {"lead_id": f"doctor-{number}"})
         for number, outcome in enumerate(OUTCOMES)
         if outcome.cancels
@@ -116,13 +159,28 @@ async def test_the_outcome_of_the_test_lead_is_shown_and_what_may_still_be_sent_
 
 
 async def trip(
-    settings: Settings, number: int, within_s: float, on_event: Callable[[StatusEvent], None] = lambda _: None
+    settings: Settings,
+    number: int,
+    within_s: float,
+    on_event: Callable[[StatusEvent], None] = lambda _: None,
 ) -> RoundTrip:
-    return await round_trip(settings, "people", number, within_s, "tests", on_event=on_event, say=lambda _: None)
+    return await round_trip(
+        settings,
+        "people",
+        number,
+        within_s,
+        "tests",
+        on_event=on_event,
+        say=lambda _: None,
+    )
 
 
 async def commands_of(settings: Settings) -> list[Command]:
-    records = await read_topic(settings.kafka.bootstrap, settings.names.commands, settings.kafka.partitions)
+    records = await read_topic(
+        settings.kafka.bootstrap,
+        settings.names.commands,
+        settings.kafka.partitions,
+    )
     return [msgspec.json.decode(record.value or b"", type=Command) for record in records]
 
 
@@ -140,7 +198,10 @@ async def test_ctrl_c_cancels_the_test_lead(kafka: Broker, namespace: str, tmp_p
 
 def test_the_price_and_destinations_that_cannot_be_tested(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, "x:1", "x.")
-    assert "about 6 credits and 1 action, at most 20 credits and 5 actions" in price(settings, "people")
+    assert "about 6 credits and 1 action, at most 20 credits and 5 actions" in price(
+        settings,
+        "people",
+    )
     with pytest.raises(SettingsError, match="there are: people"):
         price(settings, "none")
     quiet = msgspec.structs.replace(settings.destinations["people"], callbacks=False)
@@ -149,7 +210,11 @@ def test_the_price_and_destinations_that_cannot_be_tested(tmp_path: Path) -> Non
 
 
 async def test_the_command_asks_before_it_spends(
-    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gateway = Gateway()
     async with serve_http(gateway.app, "127.0.0.1", 0, grace_s=1) as port:
@@ -161,20 +226,35 @@ async def test_the_command_asks_before_it_spends(
 
         async def doctor(webhook: str, *more: str) -> tuple[int, dict[str, Any], str]:
             monkeypatch.setenv("WEBHOOK", f"{webhook}/v3/sources/webhook/x")
-            argv = ["doctor", "--config", str(tmp_path / "stream_app.toml"), "--json", "--round-trip", "people"]
+            argv = [
+                "doctor",
+                "--config",
+                str(tmp_path / "stream_app.toml"),
+                "--json",
+                "--round-trip",
+                "people",
+            ]
             code = await asyncio.to_thread(cli.main, [*argv, *more])
             output = capsys.readouterr()
-            answer = output.out[output.out.index("{\n") :]  # behind what the gateway logs, which is in this process
+            # behind what the gateway logs, which is in this process
+            answer = output.out[output.out.index("{\n") :]
             return code, json.loads(answer), output.err
 
-        async with in_groups(settings), worker_that_reports(settings, [("accepted", ""), ("enriched", "")]) as took:
+        async with (
+            in_groups(settings),
+            worker_that_reports(settings, [("accepted", ""), ("enriched", "")]) as took,
+        ):
             code, report, errors = await doctor("http://127.0.0.1:1", "--yes")
             assert code == 1
             assert "no test lead was sent: correct the failed checks first" in errors
-            assert [check["name"] for check in report["checks"] if check["verdict"] == "failed"] == ["clay"]
+            assert [
+                check["name"] for check in report["checks"] if check["verdict"] == "failed"
+            ] == ["clay"]
             code, report, errors = await doctor(at)
             assert code == 2
-            assert "pass --yes to send one test lead to Clay through people: about 6 credits" in errors
+            assert (
+                "pass --yes to send one test lead to Clay through people: about 6 credits" in errors
+            )
             assert took == []
             code, report, errors = await doctor(at, "--yes")
             assert code == 0

@@ -30,13 +30,18 @@ def small(namespace: str, **retention: int) -> list[TopicPlan]:
     return plan(TopicNames(namespace), 2, 1, Retention(**retention), (2,))
 
 
-async def test_missing_topics_are_created_as_planned_and_only_once(kafka: Broker, namespace: str) -> None:
+async def test_missing_topics_are_created_as_planned_and_only_once(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     topics = small(namespace)
     lines: list[str] = []
     with pytest.raises(TopicsError) as caught:
         await check_topics(client(kafka), topics, WAIT_S, lines.append)
     (line,) = caught.value.problems
-    assert line.startswith(f"{len(topics)} topics, each: there is no such topic; create it with: stream-app topics (")
+    assert line.startswith(
+        f"{len(topics)} topics, each: there is no such topic; create it with: stream-app topics (",
+    )
     assert all(topic.name in line for topic in topics)
     first = await create_topics(client(kafka), topics, WAIT_S, lines.append)
     assert first.created == [topic.name for topic in topics]
@@ -49,19 +54,30 @@ async def test_missing_topics_are_created_as_planned_and_only_once(kafka: Broker
     assert lines == []
 
 
-async def test_each_difference_is_a_line_and_nothing_is_changed(kafka: Broker, namespace: str) -> None:
+async def test_each_difference_is_a_line_and_nothing_is_changed(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     await create_topics(client(kafka), small(namespace, leads_days=3), WAIT_S, print)
     wanted = [msgspec.structs.replace(topic, partitions=5) for topic in small(namespace)[:1]]
     report = await create_topics(client(kafka), wanted, WAIT_S, print)
     partitions, retention = report.problems
-    assert partitions.startswith(f"{namespace}leads: has 2 partitions, the config says 5; a system keeps")
-    assert "retention.ms is 259200000, the plan says 604800000; set it with: stream-app topics --apply" in retention
+    assert partitions.startswith(
+        f"{namespace}leads: has 2 partitions, the config says 5; a system keeps",
+    )
+    assert (
+        "retention.ms is 259200000, the plan says 604800000; set it with: stream-app topics --apply"
+        in retention
+    )
     with pytest.raises(TopicsError) as caught:
         await check_topics(client(kafka), wanted, WAIT_S, print)
     assert caught.value.problems == report.problems
 
 
-async def test_settings_that_differ_are_set_and_all_others_stay(kafka: Broker, namespace: str) -> None:
+async def test_settings_that_differ_are_set_and_all_others_stay(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     before = small(namespace, leads_days=3)
     after = small(namespace)
     before[0].config["compression.type"] = "zstd"
@@ -83,17 +99,29 @@ async def test_settings_that_differ_are_set_and_all_others_stay(kafka: Broker, n
 
 
 def test_topics_apply_sets_what_is_lacking_and_shortens_nothing_without_yes(
-    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "stream_app.toml"
-    text = f'kafka = {{ bootstrap = "{kafka.bootstrap}", namespace = "{namespace}", partitions = 2, replication = 1 }}'
+    text = (
+        f'kafka = {{ bootstrap = "{kafka.bootstrap}", namespace = "{namespace}", partitions = 2, '
+        "replication = 1 }"
+    )
     path.write_text(text)
     assert main(["topics", "--config", str(path)]) == 0
     path.write_text(f"{text}\n[topics]\nparked_days = 366\nstatus_days = 29\n")
     assert main(["topics", "--config", str(path)]) == 1
     errors = capsys.readouterr().err
-    assert f"{namespace}leads.parked: retention.ms is 31536000000, the plan says 31622400000; set it" in errors
-    assert f"warning: {namespace}leads.status: retention.ms is 2592000000, the plan says 2505600000; that is" in errors
+    assert (
+        f"{namespace}leads.parked: retention.ms is 31536000000, the plan says 31622400000; set it"
+        in errors
+    )
+    assert (
+        f"warning: {namespace}leads.status: retention.ms is 2592000000, the plan says "
+        "2505600000; that is"
+    ) in errors
     assert main(["topics", "--apply", "--config", str(path)]) == 0
     printed = capsys.readouterr()
     assert f"changed {namespace}leads.parked: retention.ms = 31622400000\n" in printed.out
@@ -101,7 +129,9 @@ def test_topics_apply_sets_what_is_lacking_and_shortens_nothing_without_yes(
     assert "set it with" not in printed.err, "it is set"
     assert main(["topics", "--config", str(path)]) == 0
     (left,) = capsys.readouterr().err.splitlines()
-    assert left.startswith(f"warning: {namespace}leads.status: "), "records would be deleted, so nothing is shortened"
+    assert left.startswith(f"warning: {namespace}leads.status: "), (
+        "records would be deleted, so nothing is shortened"
+    )
     assert main(["topics", "--apply", "--yes", "--json", "--config", str(path)]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["changed"] == {f"{namespace}leads.status": {"retention.ms": "2505600000"}}
@@ -110,7 +140,10 @@ def test_topics_apply_sets_what_is_lacking_and_shortens_nothing_without_yes(
 
 
 def test_a_namespace_of_an_earlier_build_is_named(
-    kafka: Broker, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A process refuses it at its start, so that who prepares an upgrade learns of it before."""
     settings = settings_for(tmp_path, kafka.bootstrap, namespace)
@@ -122,10 +155,15 @@ def test_a_namespace_of_an_earlier_build_is_named(
     capsys.readouterr()
     assert main(["topics", "--config", path]) == 1
     printed = capsys.readouterr()
-    assert f"{settings.names.state}/0: it has rows that were written by an earlier build" in printed.err
+    assert (
+        f"{settings.names.state}/0: it has rows that were written by an earlier build"
+        in printed.err
+    )
     assert printed.out.endswith("1 problem\n")
     failed = [check for check in asyncio.run(_examined(settings)) if check.name == "namespace"]
-    assert [(check.verdict, "written by an earlier build" in check.text) for check in failed] == [("failed", True)]
+    assert [(check.verdict, "written by an earlier build" in check.text) for check in failed] == [
+        ("failed", True),
+    ]
 
 
 async def _write(bootstrap: str, topic: str, key: bytes) -> None:
@@ -144,8 +182,10 @@ async def test_replication_that_differs_or_cannot_be(kafka: Broker, namespace: s
     report = await create_topics(client(kafka), wanted, WAIT_S, print)
     assert report.created == []
     assert report.problems == [
-        "2 topics, each: could not be created with kafka.replication = 3: there is one broker; set kafka.replication "
+        "2 topics, each: could not be created with kafka.replication = 3: there is one "
+        "broker; set kafka.replication "
         f"= 1, or start more brokers ({namespace}leads.retry, {namespace}leads.bulk)",
-        f"{namespace}leads: has replication 1, the config says 3; set kafka.replication = 1, or change the topic with "
+        f"{namespace}leads: has replication 1, the config says 3; set kafka.replication = 1, "
+        "or change the topic with "
         "kafka-reassign-partitions.sh",
     ], "and no min.insync.replicas that one broker can never have"

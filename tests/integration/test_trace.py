@@ -1,5 +1,6 @@
-"""`stream-app trace` as a process, on a real Kafka: every span once more after `kill -9`, and none lost while the
-receiver is away."""
+"""`stream-app trace` as a process, on a real Kafka: every span once more after `kill -9`, and none
+lost while the receiver is away.
+"""
 
 import asyncio
 import os
@@ -37,13 +38,20 @@ def spans_in(requests: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 @contextmanager
-def exporter(kafka: Broker, namespace: str, receiver: RawServer, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+def exporter(
+    kafka: Broker,
+    namespace: str,
+    receiver: RawServer,
+    directory: Path,
+) -> Iterator[subprocess.Popen[bytes]]:
     config = directory / "trace.toml"
     config.write_text(
-        f'kafka = {{ bootstrap = "{kafka.bootstrap}", namespace = "{namespace}", partitions = {PARTITIONS} }}\n'
+        f'kafka = {{ bootstrap = "{kafka.bootstrap}", namespace = "{namespace}", partitions '
+        f"= {PARTITIONS} }}\n"
         f'trace = {{ endpoint = "http://{LOOPBACK}:{receiver.port}/v1/traces", ratio = 1.0 }}\n'
         "http.trace_port = 0\nworkspaces.acme = {}\n"
-        'destinations.people = { workspace = "acme", webhooks_env = ["WEBHOOK"], callbacks = false }\n'
+        'destinations.people = { workspace = "acme", webhooks_env = ["WEBHOOK"], callbacks = '
+        "false }\n",
     )
     argv = [sys.executable, "-m", "stream_app", "trace", "--config", str(config)]
     with (directory / "trace.log").open("ab") as log:
@@ -58,7 +66,9 @@ def exporter(kafka: Broker, namespace: str, receiver: RawServer, directory: Path
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
-    kafka: Broker, namespace: str, tmp_path: Path
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
     names = TopicNames(namespace)
     await create_topics(kafka.bootstrap, names.status, partitions=PARTITIONS)
@@ -66,10 +76,17 @@ async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for number in range(LEADS):
             own = {"origin": f"leads/0/{number}", "lead_id": f"crm-{number}"}
-            events = [replace(event, id=f"leads/0/{number}#{event.seq}", **own) for event in REPLAYED]
+            events = [
+                replace(event, id=f"leads/0/{number}#{event.seq}", **own) for event in REPLAYED
+            ]
             expected |= {span.span_id: span.name for span in spans_of(events)}
             for event in events:
-                await producer.send(names.status, msgspec.json.encode(event), b"x", partition=number % PARTITIONS)
+                await producer.send(
+                    names.status,
+                    msgspec.json.encode(event),
+                    b"x",
+                    partition=number % PARTITIONS,
+                )
     async with serve(READ, 0.05, answer(200)) as slow:
         with exporter(kafka, namespace, slow, tmp_path):
             await until(lambda: slow.requests, 60, "a request")
@@ -81,10 +98,16 @@ async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
             assert process.poll() is None
             status = 200
             receiver.requests.clear()
-            await until(lambda: spans_in([*slow.requests, *receiver.requests]) == expected, 90, "all spans")
+            await until(
+                lambda: spans_in([*slow.requests, *receiver.requests]) == expected,
+                90,
+                "all spans",
+            )
 
             async def unfinished() -> int:
-                return LEADS * len(REPLAYED) - sum((await committed(kafka.bootstrap, names.trace_group)).values())
+                return LEADS * len(REPLAYED) - sum(
+                    (await committed(kafka.bootstrap, names.trace_group)).values(),
+                )
 
             await eventually(unfinished, 30)
             process.terminate()

@@ -1,4 +1,7 @@
-"""What every implementation of the transactional state has to do. A harness makes one, and reads what others see."""
+"""What every implementation of the transactional state has to do.
+
+A harness makes one, and reads what others see.
+"""
 
 import pytest
 
@@ -19,10 +22,19 @@ class MemoryHarness:
         self._kafka = MemoryKafka()
 
     def ledger(self, partition: int = 0) -> MemoryLedger:
-        return MemoryLedger(self._kafka, f"state-{partition}", self.rows, partition, max_record_bytes=50_000)
+        return MemoryLedger(
+            self._kafka,
+            f"state-{partition}",
+            self.rows,
+            partition,
+            max_record_bytes=50_000,
+        )
 
     async def seen(self, topic: str, partition: int = 0) -> Seen:
-        return [(consumed.key, consumed.value) for consumed in self._kafka.log(topic, partition).committed()]
+        return [
+            (consumed.key, consumed.value)
+            for consumed in self._kafka.log(topic, partition).committed()
+        ]
 
 
 Harness = KafkaHarness | MemoryHarness
@@ -40,7 +52,9 @@ def harness(request: pytest.FixtureRequest) -> Harness:
     return made
 
 
-async def test_a_successor_reads_the_last_value_of_each_row_and_no_deleted_one(harness: Harness) -> None:
+async def test_a_successor_reads_the_last_value_of_each_row_and_no_deleted_one(
+    harness: Harness,
+) -> None:
     first = harness.ledger()
     await first.take_over()
     await first.transact([Record(harness.rows, b"a", b"1"), Record(harness.rows, b"b", b"1")])
@@ -49,17 +63,25 @@ async def test_a_successor_reads_the_last_value_of_each_row_and_no_deleted_one(h
     assert await harness.ledger().take_over() == {b"a": b"2", b"c": b"4"}
 
 
-async def test_another_topic_is_read_from_an_offset_to_its_end_past_markers(harness: Harness) -> None:
+async def test_another_topic_is_read_from_an_offset_to_its_end_past_markers(
+    harness: Harness,
+) -> None:
     ledger = harness.ledger()
     await ledger.take_over()
     assert await ledger.waiting(harness.events, 0, 9) == []
     for value in (b"1", b"2", b"3"):  # each with a commit marker behind it: offsets 0, 2 and 4
         await ledger.transact([Record(harness.events, b"k", value)])
-    assert [(record.offset, record.value) for record in await ledger.waiting(harness.events, 1, 9)] == [
+    assert [
+        (record.offset, record.value) for record in await ledger.waiting(harness.events, 1, 9)
+    ] == [
         (2, b"2"),
         (4, b"3"),
     ]
-    assert await ledger.waiting(harness.events, 5, 9) == await ledger.waiting(harness.events, 6, 9) == []
+    assert (
+        await ledger.waiting(harness.events, 5, 9)
+        == await ledger.waiting(harness.events, 6, 9)
+        == []
+    )
 
 
 async def test_records_go_to_the_owned_partition_unless_they_name_another(harness: Harness) -> None:
@@ -72,7 +94,7 @@ async def test_records_go_to_the_owned_partition_unless_they_name_another(harnes
             Record(harness.events, b"own", b"1", headers),
             Record(harness.events, b"stray", b"1", partition=0),
             Record(harness.events, None, b"no key"),
-        ]
+        ],
     )
     assert await harness.seen(harness.events, 1) == [(b"own", b"1"), (None, b"no key")]
     assert await harness.seen(harness.events, 0) == [(b"stray", b"1")]
@@ -87,7 +109,9 @@ async def test_an_earlier_owner_is_fenced_and_none_of_its_records_is_seen(harnes
     await old.transact([Record(harness.rows, b"a", b"old")])
     assert await new.take_over() == {b"a": b"old"}
     with pytest.raises(Fenced, match="later owner"):
-        await old.transact([Record(harness.rows, b"a", b"late"), Record(harness.events, b"a", b"late")])
+        await old.transact(
+            [Record(harness.rows, b"a", b"late"), Record(harness.events, b"a", b"late")],
+        )
     await new.transact([Record(harness.rows, b"b", b"new")])
     assert await harness.seen(harness.events) == []
     assert await harness.ledger().take_over() == {b"a": b"old", b"b": b"new"}
@@ -106,11 +130,16 @@ async def test_a_transaction_needs_a_takeover(harness: Harness) -> None:
         await harness.ledger().transact([Record(harness.rows, b"a", b"1")])
 
 
-async def test_a_record_that_is_too_large_is_refused_before_a_transaction_begins(harness: Harness) -> None:
+async def test_a_record_that_is_too_large_is_refused_before_a_transaction_begins(
+    harness: Harness,
+) -> None:
     ledger = harness.ledger()
     await ledger.take_over()
     too_large = Record(harness.events, b"a", b"x" * 60_000)
-    with pytest.raises(ValueError, match=rf"{harness.events} has 60\d\d\d bytes, 50000 are allowed"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{harness.events} has 60\d\d\d bytes, 50000 are allowed",
+    ):
         await ledger.transact([Record(harness.rows, b"a", b"1"), too_large])
     await ledger.transact([])
     await ledger.transact([Record(harness.rows, b"b", b"1")])
@@ -122,7 +151,13 @@ async def test_many_records_keep_their_order_in_each_topic(harness: Harness) -> 
     await ledger.take_over()
     payload = b"x" * 1000  # so that they do not fit into one batch
     await ledger.transact(
-        [Record(topic, b"%d" % number, payload) for number in range(1000) for topic in (harness.rows, harness.events)]
+        [
+            Record(topic, b"%d" % number, payload)
+            for number in range(1000)
+            for topic in (harness.rows, harness.events)
+        ],
     )
     for topic in (harness.rows, harness.events):
-        assert [key for key, _ in await harness.seen(topic)] == [b"%d" % number for number in range(1000)]
+        assert [key for key, _ in await harness.seen(topic)] == [
+            b"%d" % number for number in range(1000)
+        ]

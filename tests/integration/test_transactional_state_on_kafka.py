@@ -1,4 +1,7 @@
-"""The transactional state when Kafka fails. What every implementation does is in test_transactional_state.py."""
+"""The transactional state when Kafka fails.
+
+What every implementation does is in test_transactional_state.py.
+"""
 
 import asyncio
 import gc
@@ -41,7 +44,9 @@ from tests.support.pace import slowness
 from tests.support.proxy import ProxiedKafka
 
 
-async def test_a_takeover_aborts_the_open_transaction_of_the_earlier_owner(on_kafka: KafkaHarness) -> None:
+async def test_a_takeover_aborts_the_open_transaction_of_the_earlier_owner(
+    on_kafka: KafkaHarness,
+) -> None:
     old = on_kafka.ledger()
     await old.take_over()
     await old.transact([Record(on_kafka.rows, b"a", b"1")])
@@ -50,7 +55,8 @@ async def test_a_takeover_aborts_the_open_transaction_of_the_earlier_owner(on_ka
     await producer.begin_transaction()
     await producer.send_and_wait(on_kafka.rows, b"never", b"a", partition=0)
     new = on_kafka.ledger()
-    assert await new.take_over() == {b"a": b"1"}  # the topic ends in an aborted record and two markers
+    # the topic ends in an aborted record and two markers
+    assert await new.take_over() == {b"a": b"1"}
     assert await on_kafka.ledger().take_over() == {b"a": b"1"}
 
 
@@ -59,7 +65,9 @@ async def test_a_refused_batch_aborts_the_whole_transaction(on_kafka: KafkaHarne
     ledger = on_kafka.ledger()
     await ledger.take_over()
     with pytest.raises(Aborted, match="MessageSizeTooLarge"):
-        await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.tight, b"a", b"x" * 2000)])
+        await ledger.transact(
+            [Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.tight, b"a", b"x" * 2000)],
+        )
     with pytest.raises(Aborted, match="take_over"):
         await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
     assert await ledger.take_over() == {}
@@ -72,8 +80,13 @@ async def test_a_missing_topic_aborts_in_bounded_time(on_kafka: KafkaHarness) ->
     ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=2))
     await ledger.take_over()
     async with asyncio.timeout(5 * slowness()):
-        with pytest.raises(Aborted, match=rf"{on_kafka.events}/0 has no leader: look at whether it exists"):
-            await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")])
+        with pytest.raises(
+            Aborted,
+            match=rf"{on_kafka.events}/0 has no leader: look at whether it exists",
+        ):
+            await ledger.transact(
+                [Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")],
+            )
     with pytest.raises(BrokerUnavailable, match=rf"{on_kafka.events}/0, .* has no leader"):
         await ledger.take_over()
     await create_topics(on_kafka.bootstrap, on_kafka.events, partitions=2)
@@ -89,7 +102,8 @@ async def test_records_go_only_to_partitions_that_a_takeover_checks(on_kafka: Ka
 
 
 async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_succeeds(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """aiokafka retries and reports nothing, so that a refusal looks like an unavailable broker."""
     refusing = _answer_for_the_broker(monkeypatch)
@@ -99,10 +113,18 @@ async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_
     where = rf"{on_kafka.events}/0 did not take it: NotEnoughReplicasError, .*min\.insync\.replicas"
     with pytest.raises(Aborted, match=where):
         await ledger.transact([Record(on_kafka.events, b"a", b"1")])
-    refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(0, ConcurrentTransactions.errno, -1, -1)
+    refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(
+        0,
+        ConcurrentTransactions.errno,
+        -1,
+        -1,
+    )
     with pytest.raises(BrokerUnavailable, match=rf"not ended .* transaction .*{where}"):
         await ledger.take_over()
-    with pytest.raises(BrokerUnavailable, match=r"not ended .* transaction .*one of them takes no records"):
+    with pytest.raises(
+        BrokerUnavailable,
+        match=r"not ended .* transaction .*one of them takes no records",
+    ):
         await on_kafka.ledger(limits=replace(on_kafka.limits, take_over_s=1)).take_over()
     refusing.clear()
     await ledger.take_over()
@@ -116,7 +138,8 @@ async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_
 
 
 async def test_the_cause_of_a_producers_failure_is_reported(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """aiokafka calls it unexpected."""
 
@@ -127,17 +150,21 @@ async def test_the_cause_of_a_producers_failure_is_reported(
     ledger = on_kafka.ledger()
     await ledger.take_over()
     refusing[AddPartitionsToTxnRequest] = bug
-    with pytest.raises(Aborted, match=r"ended with OSError\('no such answer'\): look at the brokers"):
+    with pytest.raises(
+        Aborted,
+        match=r"ended with OSError\('no such answer'\): look at the brokers",
+    ):
         await ledger.transact([Record(on_kafka.rows, b"a", b"1")])
     refusing.clear()
     assert await ledger.take_over() == {}
 
 
 async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The end of the next transaction also ends one that Kafka left open: an abort would take back what was
-    committed.
+    """The end of the next transaction also ends one that Kafka left open: an abort would take back
+    what was committed.
     """
     refusing = _answer_for_the_broker(monkeypatch)
     ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
@@ -146,14 +173,23 @@ async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
     no_tags = dict[int, bytes]()
     is_open = (ledger._producer._txn_manager.producer_id, 0, 0, 0, 0, 7, no_tags)
     active: dict[str, list[object]] = {on_kafka.events: [is_open], on_kafka.rows: []}
-    places = [(topic, [(0, 0, None, producers, no_tags)], no_tags) for topic, producers in active.items()]
+    places = [
+        (topic, [(0, 0, None, producers, no_tags)], no_tags) for topic, producers in active.items()
+    ]
     refusing[DescribeProducers] = lambda: SimpleNamespace(topics=places)
-    with pytest.raises(Aborted, match=f"not ended the last transaction .* {on_kafka.events}/0 takes no records"):
-        await ledger.transact([Record(on_kafka.events, b"a", b"1"), Record(on_kafka.rows, b"a", b"1")])
+    with pytest.raises(
+        Aborted,
+        match=f"not ended the last transaction .* {on_kafka.events}/0 takes no records",
+    ):
+        await ledger.transact(
+            [Record(on_kafka.events, b"a", b"1"), Record(on_kafka.rows, b"a", b"1")],
+        )
     refusing.clear()
     assert await ledger.take_over() == {b"a": b"1"}
     refusing[DescribeProducers] = lambda: SimpleNamespace(
-        topics=[(on_kafka.events, [(0, NotLeaderForPartitionError.errno, None, [], no_tags)], no_tags)]
+        topics=[
+            (on_kafka.events, [(0, NotLeaderForPartitionError.errno, None, [], no_tags)], no_tags),
+        ],
     )
     asyncio.get_running_loop().call_later(0.3, refusing.clear)
     await ledger.transact([Record(on_kafka.rows, b"a", b"2")])
@@ -161,7 +197,8 @@ async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
 
 
 async def test_a_refusal_before_a_timeout_is_not_reported(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A broker that freezes while it ends a transaction has just refused the next one."""
     refusing = _answer_for_the_broker(monkeypatch)
@@ -176,9 +213,14 @@ async def test_a_refusal_before_a_timeout_is_not_reported(
 
 @pytest.mark.parametrize("asked", ["_metadata_update", "send"])
 async def test_a_connection_that_closes_during_a_request_is_a_connection_error(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    asked: str,
 ) -> None:
-    """uvloop then raises RuntimeError, which ends aiokafka's metadata task, and those who wait for it wait for ever."""
+    """uvloop then raises RuntimeError, which ends aiokafka's metadata task, and those who wait for
+    it wait for ever.
+    """
     real = getattr(BoundedClient, asked)
     fails = False
 
@@ -186,7 +228,9 @@ async def test_a_connection_that_closes_during_a_request_is_a_connection_error(
         nonlocal fails
         if fails:
             fails = False
-            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+            raise RuntimeError(
+                "unable to perform operation on <TCPTransport closed=True>; the handler is closed",
+            )
         return await real(self, *args, **how)
 
     monkeypatch.setattr(BoundedClient, asked, closed)
@@ -203,7 +247,8 @@ async def test_a_connection_that_closes_during_a_request_is_a_connection_error(
 
 
 async def test_a_kafka_that_cannot_describe_transactions_is_refused(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def too_old() -> object:
         raise IncompatibleBrokerVersion("DescribeTransactions cannot be used")
@@ -214,28 +259,46 @@ async def test_a_kafka_that_cannot_describe_transactions_is_refused(
 
 
 async def test_a_kafka_that_allows_no_timeout_of_ten_minutes_is_refused(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The verdict on a transaction that Kafka left open is stored as such a timeout."""
     refusing = _answer_for_the_broker(monkeypatch)
-    refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(0, InvalidTransactionTimeout.errno, -1, -1)
+    refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(
+        0,
+        InvalidTransactionTimeout.errno,
+        -1,
+        -1,
+    )
     with pytest.raises(StateStoreError, match=r"transaction\.max\.timeout\.ms of at least 601000"):
         await on_kafka.ledger().take_over()
 
 
-async def test_rows_after_a_transaction_of_a_forgotten_id_are_refused(on_kafka: KafkaHarness) -> None:
-    """Kafka forgets an id that was idle for days, and how its last transaction ended. Only the owner writes rows."""
-    async with AIOKafkaProducer(bootstrap_servers=on_kafka.bootstrap, transactional_id=f"{on_kafka.rows}-x") as other:
+async def test_rows_after_a_transaction_of_a_forgotten_id_are_refused(
+    on_kafka: KafkaHarness,
+) -> None:
+    """Kafka forgets an id that was idle for days, and how its last transaction ended.
+
+    Only the owner writes rows.
+    """
+    async with AIOKafkaProducer(
+        bootstrap_servers=on_kafka.bootstrap,
+        transactional_id=f"{on_kafka.rows}-x",
+    ) as other:
         await other.begin_transaction()
         await other.send_and_wait(on_kafka.rows, b"1", b"a", partition=0)
-        with pytest.raises(StateStoreError, match=f"{on_kafka.rows}/0 from offset 0 and no longer knows"):
+        with pytest.raises(
+            StateStoreError,
+            match=f"{on_kafka.rows}/0 from offset 0 and no longer knows",
+        ):
             await on_kafka.ledger().take_over()
         await other.commit_transaction()
         assert await on_kafka.ledger().take_over() == {b"a": b"1"}
 
 
 async def test_the_end_of_a_transaction_is_checked_with_one_request(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Everything else about the last transaction is checked when the partition is taken over."""
     asked = list[str]()
@@ -251,7 +314,12 @@ async def test_the_end_of_a_transaction_is_checked_with_one_request(
     assert "DescribeTransactions" in asked
     asked.clear()
     await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")])
-    assert set(asked) == {"AddPartitionsToTxnRequest", "ProduceRequest", "EndTxnRequest", "DescribeProducers"}
+    assert set(asked) == {
+        "AddPartitionsToTxnRequest",
+        "ProduceRequest",
+        "EndTxnRequest",
+        "DescribeProducers",
+    }
 
 
 async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHarness) -> None:
@@ -270,7 +338,8 @@ async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHar
 
 @pytest.mark.slow
 async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(
-    broker: ProxiedKafka, namespace: str
+    broker: ProxiedKafka,
+    namespace: str,
 ) -> None:
     async with on(broker.bootstrap, namespace) as on_kafka:
         await _freeze(broker, on_kafka)
@@ -287,7 +356,9 @@ async def _freeze(kafka: ProxiedKafka, on_kafka: KafkaHarness) -> None:
     try:
         async with asyncio.timeout(3 * slowness()):
             with pytest.raises(Aborted, match="no answer within 1 s"):
-                await ledger.transact([Record(on_kafka.rows, b"a", b"2"), Record(on_kafka.events, b"a", b"2")])
+                await ledger.transact(
+                    [Record(on_kafka.rows, b"a", b"2"), Record(on_kafka.events, b"a", b"2")],
+                )
         async with asyncio.timeout(4 * slowness()):
             with pytest.raises(BrokerUnavailable, match=kafka.bootstrap):
                 await idle.take_over()
@@ -295,7 +366,8 @@ async def _freeze(kafka: ProxiedKafka, on_kafka: KafkaHarness) -> None:
         kafka.thaw()
     rows = await on_kafka.ledger().take_over()
     events = await on_kafka.seen(on_kafka.events)
-    assert (rows, events) in [({b"a": b"1"}, []), ({b"a": b"2"}, [(b"a", b"2")])]  # whole, or not at all
+    # whole, or not at all
+    assert (rows, events) in [({b"a": b"1"}, []), ({b"a": b"2"}, [(b"a", b"2")])]
 
 
 async def test_no_broker(namespace: str) -> None:
@@ -307,7 +379,10 @@ async def test_no_broker(namespace: str) -> None:
     await ledger.close()
 
 
-async def test_a_broker_without_metadata_is_waited_for(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broker_without_metadata_is_waited_for(
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A broker that was frozen for long does not even name itself."""
     known = ClusterMetadata.brokers
     asked = 0
@@ -322,14 +397,20 @@ async def test_a_broker_without_metadata_is_waited_for(on_kafka: KafkaHarness, m
     assert asked > 3
 
 
-async def test_rows_of_a_former_leader_are_read_again(on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_of_a_former_leader_are_read_again(
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = _one_former_leader(monkeypatch)
     assert await on_kafka.ledger().take_over() == {}
-    assert [nodes for nodes in asked if len(nodes) == 1] == [{TopicPartition(on_kafka.rows, 0): 1}] * 2
+    assert [nodes for nodes in asked if len(nodes) == 1] == [
+        {TopicPartition(on_kafka.rows, 0): 1},
+    ] * 2
 
 
 async def test_a_former_leader_is_not_asked_for_open_transactions(
-    on_kafka: KafkaHarness, monkeypatch: pytest.MonkeyPatch
+    on_kafka: KafkaHarness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await on_kafka.ledger().take_over()
     asked = _one_former_leader(monkeypatch)
@@ -355,7 +436,10 @@ def _answer_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> dict[type, Callab
 
 
 def _one_former_leader(monkeypatch: pytest.MonkeyPatch) -> list[dict[TopicPartition, int]]:
-    """The first answer was of a broker that leads no longer. Returns who answered about what, also later."""
+    """The first answer was of a broker that leads no longer.
+
+    Returns who answered about what, also later.
+    """
     asked: list[dict[TopicPartition, int]] = []
 
     def once(_: object, nodes: dict[TopicPartition, int]) -> None:

@@ -1,1 +1,3 @@
-"""Mutation runs: small changes to the code, drawn by a seed, and whether the fast tests notice them."""
+"""Mutation runs: small changes to the code, drawn by a seed, and whether the fast tests notice
+them.
+"""

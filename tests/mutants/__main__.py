@@ -1,4 +1,6 @@
-"""`python -m tests.mutants --seed 26 --mutants 300`: draw changes to the code, and see which the fast tests notice."""
+"""`python -m tests.mutants --seed 26 --mutants 300`: draw changes to the code, and see which the
+fast tests notice.
+"""
 
 import argparse
 import json
@@ -45,9 +47,18 @@ Ends = dict[int, str]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="what draws the mutants (default: the time)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=int(time.time()),
+        help="what draws the mutants (default: the time)",
+    )
     parser.add_argument("--mutants", type=int, default=300, help="how many (default 300)")
-    parser.add_argument("--reach", type=Path, help="a folder that keeps which tests reach which line, for this code")
+    parser.add_argument(
+        "--reach",
+        type=Path,
+        help="a folder that keeps which tests reach which line, for this code",
+    )
     args = parser.parse_args()
     began_s = time.monotonic()
     _print(f"seed {args.seed}")
@@ -62,7 +73,11 @@ def main() -> int:
     survived = [mutant for index, mutant in enumerate(drawn) if ends[index] == _ALL_PASSED]
     equivalent = [mutant for mutant in survived if why_equivalent(mutant)]
     for mutant in survived:
-        _print(f"equivalent: {mutant}: {why}" if (why := why_equivalent(mutant)) else f"survived: {mutant}")
+        _print(
+            f"equivalent: {mutant}: {why}"
+            if (why := why_equivalent(mutant))
+            else f"survived: {mutant}",
+        )
     missed = False
     for part, at_least in _KILLED_AT_LEAST.items():
         judged = [mutant for mutant in drawn if mutant.part == part and mutant not in equivalent]
@@ -70,8 +85,9 @@ def main() -> int:
         missed |= killed < at_least * len(judged)
         _print(f"{part}: {killed} of {len(judged)} were killed, {killed / max(1, len(judged)):.1%}")
     _print(
-        f"seed {args.seed}: of {len(drawn)} mutants {len(equivalent)} are equivalent, and {len(drawn) - len(survived)} "
-        f"were killed; {time.monotonic() - began_s:.0f} s"
+        f"seed {args.seed}: of {len(drawn)} mutants {len(equivalent)} are equivalent, and "
+        f"{len(drawn) - len(survived)} "
+        f"were killed; {time.monotonic() - began_s:.0f} s",
     )
     gone = outdated()
     for entry in gone:
@@ -80,11 +96,17 @@ def main() -> int:
 
 
 def _ends(drawn: Sequence[Mutant], reach: Reach) -> Ends:
-    """What became of each; a test that fails without a change as well is left out, and its mutants are run again."""
+    """What became of each; a test that fails without a change as well is left out, and its mutants
+    are run again.
+    """
     ends: Ends = {}
     left = list(range(len(drawn)))
     while left:
-        imported = {index: partial(_imported, drawn[index], reach) for index in left if reach.of(drawn[index])[1]}
+        imported = {
+            index: partial(_imported, drawn[index], reach)
+            for index in left
+            if reach.of(drawn[index])[1]
+        }
         called = {index: drawn[index] for index in left if index not in imported}
         ends |= _report(imported, drawn)
         [(_, answer)] = in_forks([partial(_collected, called, ends, reach)], _WHOLE_RUN_S)
@@ -95,7 +117,10 @@ def _ends(drawn: Sequence[Mutant], reach: Reach) -> Ends:
     return ends
 
 
-def _report(tasks: Mapping[int, Callable[[], str]], drawn: Sequence[Mutant] | Mapping[int, Mutant]) -> Ends:
+def _report(
+    tasks: Mapping[int, Callable[[], str]],
+    drawn: Sequence[Mutant] | Mapping[int, Mutant],
+) -> Ends:
     ends = Ends()
     numbers = list(tasks)
     for place, end in in_forks(list(tasks.values()), 3 * _LIMIT_S):
@@ -105,12 +130,19 @@ def _report(tasks: Mapping[int, Callable[[], str]], drawn: Sequence[Mutant] | Ma
 
 
 def _imported(mutant: Mutant, reach: Reach) -> str:
-    """The end of one whose line runs at import: all is imported again, with the files that name its module first."""
+    """The end of one whose line runs at import: all is imported again, with the files that name its
+    module first.
+    """
     change_import(mutant)
     tests = reach.of(mutant)[0]
     files = [file for file, _ in Counter(name.partition("::")[0] for name in tests).most_common()]
     module = re.compile(rf"\b{Path(mutant.path).stem}\b")
-    files.sort(key=lambda file: (not file.startswith(_FILES_OF_IMPORTS), not module.search((ROOT / file).read_text())))
+    files.sort(
+        key=lambda file: (
+            not file.startswith(_FILES_OF_IMPORTS),
+            not module.search((ROOT / file).read_text()),
+        ),
+    )
     for some in filter(None, (files[:_FIRST_FILES], files[_FIRST_FILES:])):
         [(_, end)] = in_forks([partial(_in_files, some, tests)], _LIMIT_S)
         if end != _ALL_PASSED:
@@ -130,7 +162,9 @@ def _in_files(files: Sequence[str], tests: Tests) -> str:
 
 
 def _collected(mutants: dict[int, Mutant], others: Ends, reach: Reach) -> str:
-    """The ends of those that change functions, as JSON, and the tests that fail without a change as well."""
+    """The ends of those that change functions, as JSON, and the tests that fail without a change as
+    well.
+    """
     answer = "{}"
     by_file = dict[str, list[FunctionType]]()
 
@@ -141,9 +175,14 @@ def _collected(mutants: dict[int, Mutant], others: Ends, reach: Reach) -> str:
     def work(collected: Collected) -> None:
         nonlocal answer, by_file
         by_file = functions()
-        ends = _report({index: partial(called, mutant, collected) for index, mutant in mutants.items()}, mutants)
+        ends = _report(
+            {index: partial(called, mutant, collected) for index, mutant in mutants.items()},
+            mutants,
+        )
         killers = {end: 1.0 for end in {**others, **ends}.values() if "::" in end}
-        answer = json.dumps({"ends": ends, "unreliable": collected.failures(killers, 3600, len(killers) + 1)})
+        answer = json.dumps(
+            {"ends": ends, "unreliable": collected.failures(killers, 3600, len(killers) + 1)},
+        )
 
     run_pytest(FOLDERS, Collected(work))
     return answer

@@ -1,4 +1,6 @@
-"""What is mutated, and how: cosmic-ray's operators, and changes of whole expressions and statements, in turn."""
+"""What is mutated, and how: cosmic-ray's operators, and changes of whole expressions and
+statements, in turn.
+"""
 
 import ast
 import random
@@ -17,20 +19,47 @@ from cosmic_ray.plugins import get_operator, operator_names
 from tests.mutants.of_trees import KINDS, Change, applied, changes
 
 ROOT: Final = Path(__file__).parents[2]
-_CORE: Final = ("domain", "partition", "kafka/takeover/steps.py", "clay", "cache", "board/read_model")
-_EDGE: Final = ("client", "gateway", "board/pages", "board/charts.py", "board/formats.py", "board/site.py")
+_CORE: Final = (
+    "domain",
+    "partition",
+    "kafka/takeover/steps.py",
+    "clay",
+    "cache",
+    "board/read_model",
+)
+_EDGE: Final = (
+    "client",
+    "gateway",
+    "board/pages",
+    "board/charts.py",
+    "board/formats.py",
+    "board/site.py",
+)
 PARTS: Final = {
-    part: tuple(f"stream_app/{name}" for name in names) for part, names in (("core", _CORE), ("edge", _EDGE))
+    part: tuple(f"stream_app/{name}" for name in names)
+    for part, names in (("core", _CORE), ("edge", _EDGE))
 }
 """What is mutated: the core decides and keeps; the edge asks, shows and takes in."""
 TARGETS: Final = tuple(target for targets in PARTS.values() for target in targets)
-# The first two need arguments. Equal values are often one object, and which are is up to the interpreter.
+# The first two need arguments. Equal values are often one object, and which are is up to the
+# interpreter.
 _NO_OPERATORS: Final = ("Variable", "NoOp", "Operator_Eq_Is", "Operator_NotEq_IsNot")
-_ORDER: Final = re.compile("ComparisonOperator.*_(Lt|Gt)E?$")  # of "open" and "closed" means nothing
-_KINDS: Final = {"BinaryOperator": "operator", "ComparisonOperator": "comparison"}  # what most operators look at
-# How a class lies in memory, what only its constructor or a type checker looks at, and checks that never fail.
+# of "open" and "closed" means nothing
+_ORDER: Final = re.compile("ComparisonOperator.*_(Lt|Gt)E?$")
+# what most operators look at
+_KINDS: Final = {"BinaryOperator": "operator", "ComparisonOperator": "comparison"}
+# How a class lies in memory, what only its constructor or a type checker looks at, and checks that
+# never fail.
 _NO_KEYWORDS: Final = ("covariant", "eq", "gc", "init", "kw_only", "slots", "strict")
-_NO_PLACE: Final = {"name", "string", "newline", "endmarker", "fstring_start", "fstring_string", "fstring_end"}
+_NO_PLACE: Final = {
+    "name",
+    "string",
+    "newline",
+    "endmarker",
+    "fstring_start",
+    "fstring_string",
+    "fstring_end",
+}
 _NO_TOKEN: Final = set("()[]{},:.=@;") | {"->", ":="}
 _Part = tuple[tuple[int, int], tuple[int, int]]
 
@@ -62,10 +91,11 @@ class Mutant:
 
 
 def draw(seed: int, count: int) -> list[Mutant]:
-    """So many mutants: one of cosmic-ray's operators and one change of an expression or a statement in turn.
+    """So many mutants: one of cosmic-ray's operators and one change of an expression or a statement
+    in turn.
 
-    Each part of the program has as many as it has places. A place is known by its text, so that a seed draws the same
-    mutants when other lines have changed.
+    Each part of the program has as many as it has places. A place is known by its text, so that a
+    seed draws the same mutants when other lines have changed.
     """
     of_tokens = _of_tokens(seed)
     of_trees = _of_trees(seed)
@@ -81,9 +111,14 @@ def _of_trees(seed: int) -> Iterator[Mutant]:
         source = (ROOT / path).read_text()
         lines = source.splitlines()
         for change in changes(source, _no_target(ast.parse(source))):
-            place = f"{seed} {Path(path).name} {lines[change.begin[0] - 1].strip()} {change.kind} {change.text}"
+            place = (
+                f"{seed} {Path(path).name} {lines[change.begin[0] - 1].strip()} {change.kind} "
+                f"{change.text}"
+            )
             seen[place] += 1
-            lots[change.kind].append((random.Random(f"{place} {seen[place]}").random(), path, change))
+            lots[change.kind].append(
+                (random.Random(f"{place} {seen[place]}").random(), path, change),
+            )
     for of_kind in lots.values():
         of_kind.sort(key=lambda lot: lot[0])
     for in_turn in zip_longest(*lots.values()):
@@ -102,19 +137,25 @@ def _tree_mutant(path: str, change: Change) -> Mutant:
 def _difference(source: str, changed: str) -> tuple[int, str, str]:
     """Return the first line that differs, before and after."""
     pairs = zip(source.splitlines(), changed.splitlines(), strict=False)
-    number, (before, after) = next((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    number, (before, after) = next(
+        (n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1]
+    )
     return number, before.strip(), after.strip()
 
 
 def _of_tokens(seed: int) -> Iterator[Mutant]:
-    """Yield mutants at places that are drawn evenly, although a comparison has six where a loop has one."""
+    """Yield mutants at places that are drawn evenly, although a comparison has six where a loop has
+    one.
+    """
     lots = list[tuple[float, str, int, Any, int]]()
     seen = Counter[str]()
     for path in _files():
         lines = (ROOT / path).read_text().splitlines()
         for line, column, choices in _places(path):
             text = lines[line - 1]
-            place = f"{seed} {Path(path).name} {text.strip()} {column - len(text) + len(text.lstrip())}"
+            place = (
+                f"{seed} {Path(path).name} {text.strip()} {column - len(text) + len(text.lstrip())}"
+            )
             seen[place] += 1
             rng = random.Random(f"{place} {seen[place]}")
             lots.append((rng.random(), path, line, *rng.choice(choices)))
@@ -141,7 +182,9 @@ def _places(path: str) -> Iterator[tuple[int, int, list[tuple[Any, int]]]]:
         operator = get_operator(name)()
         kind = next((kind for part, kind in _KINDS.items() if part in name), "")
         candidates = [node for node in nodes if kind in ("", node.type)]
-        positions = (position for node in candidates for position in operator.mutation_positions(node))
+        positions = (
+            position for node in candidates for position in operator.mutation_positions(node)
+        )
         left_out = no_target + names * bool(_ORDER.search(name))
         for occurrence, (start, end) in enumerate(positions):
             if not any(first <= start and end <= last for first, last in left_out):
@@ -174,7 +217,8 @@ def _no_target(tree: ast.AST) -> Iterator[_Part]:
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             part = node if node.name == "__repr__" else node.returns
         elif (isinstance(node, ast.keyword) and node.arg in _NO_KEYWORDS) or (
-            isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Protocol" for base in node.bases)
+            isinstance(node, ast.ClassDef)
+            and any(getattr(base, "id", "") == "Protocol" for base in node.bases)
         ):
             part = node
         if part is not None:
@@ -194,7 +238,9 @@ def _mutant(path: str, line: int, operator: Any, occurrence: int) -> Mutant | No
 
 
 def _statement(tree: ast.AST, line: int) -> range:
-    """The lines of the smallest statement at this line; of a compound one, the lines before its body."""
+    """The lines of the smallest statement at this line; of a compound one, the lines before its
+    body.
+    """
     ranges = []
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt | ast.ExceptHandler):

@@ -1,4 +1,6 @@
-"""Mutants that change nothing that anyone could see, with the reason: at most 15 of those that a seed draws."""
+"""Mutants that change nothing that anyone could see, with the reason: at most 15 of those that a
+seed draws.
+"""
 
 import re
 from typing import Final
@@ -9,83 +11,120 @@ _ENOUGH: Final = ("ROWS | 1", "ROWS ^ 1", "ROWS << 1", "ROWS + 2")
 
 _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     "base64 ignores padding beyond what it needs, and no text has a length of 1 modulo 4": [
-        ("domain/model/tokens.py", "(-len(text)", "(+len(text)", "(len(text)")
+        ("domain/model/tokens.py", "(-len(text)", "(+len(text)", "(len(text)"),
     ],
     "to unquote a slug without a percent sign changes nothing": [
-        ("domain/lead/fields.py", "in match[1] else", "in match[ 0] else")
+        ("domain/lead/fields.py", "in match[1] else", "in match[ 0] else"),
     ],
-    "soft limits rise, so behind one that is not reached none is": [("domain/limits/budget.py", "break", "continue")],
+    "soft limits rise, so behind one that is not reached none is": [
+        ("domain/limits/budget.py", "break", "continue"),
+    ],
     "groups come by their newest record, so behind one that is too old all are": [
-        ("board/read_model/board_query.py", "break", "continue")
+        ("board/read_model/board_query.py", "break", "continue"),
     ],
-    "no position of a log is below 0": [("board/read_model/follow.py", "get(log, 0)", "get(log, -1)")],
+    "no position of a log is below 0": [
+        ("board/read_model/follow.py", "get(log, 0)", "get(log, -1)"),
+    ],
     "SQLite skips no row for an offset below 0 either": [
-        ("board/read_model/query.py", "workspace, 0, MOST_CAUSES", "workspace, -1, MOST_CAUSES")
+        ("board/read_model/query.py", "workspace, 0, MOST_CAUSES", "workspace, -1, MOST_CAUSES"),
     ],
     "it is the lowest rank": [
-        ("board/read_model/account.py", "counts and kept.rank != NO_LEAD", "counts and kept.rank > NO_LEAD")
+        (
+            "board/read_model/account.py",
+            "counts and kept.rank != NO_LEAD",
+            "counts and kept.rank > NO_LEAD",
+        ),
     ],
     "a clean lead stays as it is when it is cleaned again": [
-        ("board/read_model/on_kafka.py", "cleaned=True", "cleaned=False")
+        ("board/read_model/on_kafka.py", "cleaned=True", "cleaned=False"),
     ],
     "nobody sees a part of so many": [
         ("board/pages/leads.py", "_NARROWEST), 3)", "_NARROWEST), 4)"),
         ("board/pages/leads.py", "Band(round(x, 3)", "Band(round(x, 4)"),
     ],
     "[:-0] is the empty text, which no secret is equal to": [
-        ("domain/model/addresses.py", "range(1, len(secret)", "range( 0, len(secret)")
+        ("domain/model/addresses.py", "range(1, len(secret)", "range( 0, len(secret)"),
     ],
     "the last day but one is of that month, too": [
-        ("domain/limits/budget.py", "(day=1) - timedelta(days=1)", "(day=1) - timedelta(days= 2)")
+        ("domain/limits/budget.py", "(day=1) - timedelta(days=1)", "(day=1) - timedelta(days= 2)"),
     ],
     "a lead does not wait for as long as time has lasted": [
-        ("domain/delivery/recorder.py", "ms=row.at_ms - before.at_ms", "ms=row.at_ms % before.at_ms")
+        (
+            "domain/delivery/recorder.py",
+            "ms=row.at_ms - before.at_ms",
+            "ms=row.at_ms % before.at_ms",
+        ),
     ],
     "an entry was just added": [("partition/deadlines.py", "len(queue) == 1", "len(queue) <= 1")],
     "a byte of megabytes, of which each lead is counted when it comes and when it goes": [
-        ("partition/admission.py", "self._waiting_bytes = 0", "self._waiting_bytes = -1")
+        ("partition/admission.py", "self._waiting_bytes = 0", "self._waiting_bytes = -1"),
     ],
     "no clock shows a time before its own zero": [
         ("partition/lane_queue.py", "return 0 if held", "return 1 if held"),
-        ("partition/lane_queue.py", "self._fired_at_ms = 0", "self._fired_at_ms = 1", "self._fired_at_ms = -1"),
+        (
+            "partition/lane_queue.py",
+            "self._fired_at_ms = 0",
+            "self._fired_at_ms = 1",
+            "self._fired_at_ms = -1",
+        ),
         ("cache/redis.py", "self._paused_until_s = 0.0", "self._paused_until_s = -1.0"),
     ],
-    "a millisecond of a place in the line is not seen": [("partition/lane_queue.py", "return 0", "return 1")],
+    "a millisecond of a place in the line is not seen": [
+        ("partition/lane_queue.py", "return 0", "return 1"),
+    ],
     "a sweep that has been at the last record begins again before the first one": [
-        ("board/read_model/store.py", "self._swept = -1", "self._swept = +1", "self._swept = - 0")
+        ("board/read_model/store.py", "self._swept = -1", "self._swept = +1", "self._swept = - 0"),
     ],
-    "no record is below 0": [("board/read_model/store.py", "_LOOKED_AT else -1", "_LOOKED_AT else - 2")],
-    "all events of a lead have its trace": [("domain/spans.py", "events[0].trace_id", "events[ -1].trace_id")],
+    "no record is below 0": [
+        ("board/read_model/store.py", "_LOOKED_AT else -1", "_LOOKED_AT else - 2"),
+    ],
+    "all events of a lead have its trace": [
+        ("domain/spans.py", "events[0].trace_id", "events[ -1].trace_id"),
+    ],
     "a group that is owed nothing is below 1 either way": [
-        ("partition/lane_queue.py", "get(group, 0.0)", "get(group, -1.0)")
+        ("partition/lane_queue.py", "get(group, 0.0)", "get(group, -1.0)"),
     ],
-    "the first event has the number 1": [("domain/delivery/recorder.py", "row.seq == 1 and 0", "row.seq <= 1 and 0")],
+    "the first event has the number 1": [
+        ("domain/delivery/recorder.py", "row.seq == 1 and 0", "row.seq <= 1 and 0"),
+    ],
     "from 31 to 58 days after the first of a month lies the next one": [
-        ("domain/limits/budget.py", "+ timedelta(days=32)", "+ timedelta(days= 31)", "+ timedelta(days= 33)")
+        (
+            "domain/limits/budget.py",
+            "+ timedelta(days=32)",
+            "+ timedelta(days= 31)",
+            "+ timedelta(days= 33)",
+        ),
     ],
     "fewer than are kept are only the changed period, at which it stops anyway": [
-        ("domain/limits/budget.py", "len(merged) > _KEPT", "len(merged) is not _KEPT", "len(merged) != _KEPT")
+        (
+            "domain/limits/budget.py",
+            "len(merged) > _KEPT",
+            "len(merged) is not _KEPT",
+            "len(merged) != _KEPT",
+        ),
     ],
     "a view that is published a millisecond sooner is as true": [
-        ("partition/lanes.py", "_VIEW_EVERY_MS / 1000", "_VIEW_EVERY_MS / 1001")
+        ("partition/lanes.py", "_VIEW_EVERY_MS / 1000", "_VIEW_EVERY_MS / 1001"),
     ],
     "a view that is published a second later is as true": [
-        ("partition/lanes.py", "shown.at_ms < _VIEW_EVERY_MS", "shown.at_ms <= _VIEW_EVERY_MS")
+        ("partition/lanes.py", "shown.at_ms < _VIEW_EVERY_MS", "shown.at_ms <= _VIEW_EVERY_MS"),
     ],
     "a lock may keep a key that it no longer needs, or ask again for the others": [
-        ("partition/in_flight.py", "self.needs()) <= set", "self.needs()) == set")
+        ("partition/in_flight.py", "self.needs()) <= set", "self.needs()) == set"),
     ],
     "a lead that is too old ends, so that nobody asks when its hold does": [
-        ("partition/admission.py", 'it was sent", 0', 'it was sent", 1')
+        ("partition/admission.py", 'it was sent", 0', 'it was sent", 1'),
     ],
     "epochs are only told apart": [("domain/lane/overrides.py", "epoch + 1", "epoch + 2")],
     "each grace has a tier: it is a second at least": [
-        ("partition/lead.py", "replay.tiers_s[0]", "replay.tiers_s[ 1]")
+        ("partition/lead.py", "replay.tiers_s[0]", "replay.tiers_s[ 1]"),
     ],
-    "bits are only told apart": [("domain/dead_letter/replay.py", "0), 1 << partition", "0),  2 << partition")],
+    "bits are only told apart": [
+        ("domain/dead_letter/replay.py", "0), 1 << partition", "0),  2 << partition"),
+    ],
     "it is a context or True": [("clay/__init__.py", "self.tls is True", "self.tls == True")],
     "of an id that Kafka does not know only the state is looked at": [
-        ("kafka/takeover/steps.py", "started_ms: int = -1", "started_ms: int = - 0")
+        ("kafka/takeover/steps.py", "started_ms: int = -1", "started_ms: int = - 0"),
     ],
 }
 """By reason: file, a part of its line, and what that part may be as well."""
@@ -125,7 +164,9 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "board/read_model/query.py": "MOST_CAUSES",
     },
 }
-"""By reason and file: numbers that only tune, none below 3. A test that knew one exactly would only repeat it."""
+"""By reason and file: numbers that only tune, none below 3. A test that knew one exactly would only
+repeat it.
+"""
 
 
 def why_equivalent(mutant: Mutant) -> str:
@@ -148,14 +189,21 @@ def why_equivalent(mutant: Mutant) -> str:
     name = mutant.before.partition(" ")[0].partition(":")[0]
     if mutant.operator != "NumberReplacer":
         return ""
-    return next((reason for reason, files in _TUNING.items() if name in files.get(path, "").split()), "")
+    return next(
+        (reason for reason, files in _TUNING.items() if name in files.get(path, "").split()),
+        "",
+    )
 
 
 def outdated() -> list[str]:
     """Return the entries whose line is gone."""
-    parts = [(path, re.escape(part)) for changes in _EQUIVALENT.values() for path, part, *_ in changes]
+    parts = [
+        (path, re.escape(part)) for changes in _EQUIVALENT.values() for path, part, *_ in changes
+    ]
     for files in _TUNING.values():
-        parts += [(path, rf"^{name}\b.* = ") for path, names in files.items() for name in names.split()]
+        parts += [
+            (path, rf"^{name}\b.* = ") for path, names in files.items() for name in names.split()
+        ]
     return [
         f"{path} has no {part}"
         for path, part in parts

@@ -1,9 +1,9 @@
 """Changes of whole expressions and statements, which an operator or a number alone does not make.
 
-Each is one that an author may well make: a keyword that is left out of a call, an assignment that is left out, two
-arguments in the wrong order, one too many, a condition that is turned round or that always or never holds, one half of
-a condition, and a function that returns nothing. A change keeps the number of lines, because the functions of a changed
-file are found by their lines.
+Each is one that an author may well make: a keyword that is left out of a call, an assignment that
+is left out, two arguments in the wrong order, one too many, a condition that is turned round or
+that always or never holds, one half of a condition, and a function that returns nothing. A change
+keeps the number of lines, because the functions of a changed file are found by their lines.
 """
 
 import ast
@@ -21,10 +21,14 @@ KINDS: Final = (
     "half a condition",
     "returns None",
 )
-# Their functions look at the kind of an argument only, so that two of one kind change nothing when swapped.
+# Their functions look at the kind of an argument only, so that two of one kind change nothing when
+# swapped.
 _OF_ONE_KIND: Final = frozenset({"isinstance", "issubclass", "cast", "TypeVar", "NewType"})
-# What a class or a type checker is told, and what a text or a library's option looks like: no behaviour of ours.
-_NO_CALLS: Final = frozenset({"field", "Meta", "Struct", "defstruct", "define", "dataclass", "TypeVar", "NewType"})
+# What a class or a type checker is told, and what a text or a library's option looks like: no
+# behaviour of ours.
+_NO_CALLS: Final = frozenset(
+    {"field", "Meta", "Struct", "defstruct", "define", "dataclass", "TypeVar", "NewType"},
+)
 
 
 class Change(NamedTuple):
@@ -37,7 +41,10 @@ class Change(NamedTuple):
     is_expression: bool
 
 
-def changes(source: str, left_out: Iterable[tuple[tuple[int, int], tuple[int, int]]]) -> list[Change]:
+def changes(
+    source: str,
+    left_out: Iterable[tuple[tuple[int, int], tuple[int, int]]],
+) -> list[Change]:
     """Return all changes of a file whose text does not lie in a part that is left out."""
     tree = ast.parse(source)
     inside = set(_in_texts(tree))
@@ -60,13 +67,16 @@ def applied(source: str, change: Change) -> str:
     tail = lines[last - 1][end:]
     text = change.text.encode()
     padding = b"\n" * (last - first)
-    # Within parentheses an expression may have as many lines as before; a statement is followed by empty ones.
+    # Within parentheses an expression may have as many lines as before; a statement is followed by
+    # empty ones.
     now = b"(" + text + padding + b")" if change.is_expression else text + padding
     return b"".join([*lines[: first - 1], head, now, tail, *lines[last:]]).decode()
 
 
 def _in_texts(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes within f-strings, whose place Python 3.11 does not know, and within annotations."""
+    """Yield the nodes within f-strings, whose place Python 3.11 does not know, and within
+    annotations.
+    """
     for node in ast.walk(tree):
         roots: list[ast.AST | None] = []
         if isinstance(node, ast.JoinedStr):
@@ -76,7 +86,11 @@ def _in_texts(tree: ast.AST) -> Iterator[ast.AST]:
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             roots = [node.returns, *node.decorator_list]
         elif isinstance(node, ast.ClassDef):
-            roots = [*node.decorator_list, *node.bases, *(keyword.value for keyword in node.keywords)]
+            roots = [
+                *node.decorator_list,
+                *node.bases,
+                *(keyword.value for keyword in node.keywords),
+            ]
         for root in roots:
             if root is not None:
                 yield from ast.walk(root)
@@ -92,10 +106,22 @@ def _expression(kind: str, node: ast.expr, now: ast.expr) -> Change:
     return _replaced(kind, node, ast.unparse(now), is_expression=True)
 
 
-def _replaced(kind: str, node: ast.expr | ast.stmt, text: str, *, is_expression: bool = False) -> Change:
+def _replaced(
+    kind: str,
+    node: ast.expr | ast.stmt,
+    text: str,
+    *,
+    is_expression: bool = False,
+) -> Change:
     assert node.end_lineno is not None, "it was parsed"
     assert node.end_col_offset is not None, "it was parsed"
-    return Change(kind, (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset), text, is_expression)
+    return Change(
+        kind,
+        (node.lineno, node.col_offset),
+        (node.end_lineno, node.end_col_offset),
+        text,
+        is_expression,
+    )
 
 
 def _of_node(node: ast.AST) -> Iterator[Change]:
@@ -132,7 +158,11 @@ def _of_call(node: ast.Call) -> Iterator[Change]:
         is_plain = not isinstance(one, ast.Starred) and not isinstance(other, ast.Starred)
         if is_plain and ast.dump(one) != ast.dump(other):
             swapped = [*node.args[:place], other, one, *node.args[place + 2 :]]
-            yield _expression("swapped arguments", node, ast.Call(node.func, swapped, node.keywords))
+            yield _expression(
+                "swapped arguments",
+                node,
+                ast.Call(node.func, swapped, node.keywords),
+            )
 
 
 def _of_condition(test: ast.expr, *, is_loop: bool) -> Iterator[Change]:
@@ -146,14 +176,20 @@ def _of_condition(test: ast.expr, *, is_loop: bool) -> Iterator[Change]:
 
 def _of_function(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[Change]:
     arguments = function.args
-    known = {argument.arg for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]}
+    known = {
+        argument.arg
+        for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    }
     for statement in _statements(function):
         match statement:
             case ast.Return(value=ast.expr() as value) if not _is_none(value):
                 yield _replaced("returns None", statement, "return None")
             case ast.Assign(targets=[target]):
                 # One whose name has no value before would only raise an error.
-                if isinstance(target, ast.Attribute | ast.Subscript) or getattr(target, "id", "") in known:
+                if (
+                    isinstance(target, ast.Attribute | ast.Subscript)
+                    or getattr(target, "id", "") in known
+                ):
                     yield _replaced("dropped assignment", statement, "pass")
             case ast.AugAssign():
                 yield _replaced("dropped assignment", statement, "pass")
@@ -170,7 +206,11 @@ def _statements(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[as
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
         yield statement
-        inner = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt | ast.ExceptHandler)]
+        inner = [
+            child
+            for child in ast.iter_child_nodes(statement)
+            if isinstance(child, ast.stmt | ast.ExceptHandler)
+        ]
         waiting = [*_flat(inner), *waiting]
 
 

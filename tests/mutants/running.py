@@ -1,4 +1,6 @@
-"""Run the fast tests on mutants: one run says which tests reach which line, then each mutant gets its own in a fork."""
+"""Run the fast tests on mutants: one run says which tests reach which line, then each mutant gets
+its own in a fork.
+"""
 
 import gc
 import importlib
@@ -32,10 +34,21 @@ OF_IMPORTS: Final = (
     *("tests/unit/test_frozen.py", "tests/unit/schemas"),
     "tests/repository/test_site.py::test_the_reference_is_generated",
 )
-_OF_ACCOUNT: Final = ("tests/simulation/test_account_histories.py",)  # it compares the read model's account as a whole
-_NOT_IN_A_FORK: Final = "tests/unit/deploy"  # the library that renders the chart is Go, which hangs in a fork
+# it compares the read model's account as a whole
+_OF_ACCOUNT: Final = ("tests/simulation/test_account_histories.py",)
+# the library that renders the chart is Go, which hangs in a fork
+_NOT_IN_A_FORK: Final = "tests/unit/deploy"
 _NOT_FAST: Final = {"kafka", "redis_url", "browser"}
-_LIBRARIES: Final = ("aiohttp", "aiokafka", "cyclopts", "faust", "hypothesis.strategies", "httpx", "jinja2", "redis")
+_LIBRARIES: Final = (
+    "aiohttp",
+    "aiokafka",
+    "cyclopts",
+    "faust",
+    "hypothesis.strategies",
+    "httpx",
+    "jinja2",
+    "redis",
+)
 AT_ONCE: Final = 2
 BOUND_S: Final = 60
 Tests = dict[str, float]
@@ -43,7 +56,10 @@ Tests = dict[str, float]
 
 
 class Reach:
-    """Which tests reach a line, and how long they take. Read at once: coverage.py deletes what a fork looks at."""
+    """Which tests reach a line, and how long they take.
+
+    Read at once: coverage.py deletes what a fork looks at.
+    """
 
     def __init__(self, work: Path) -> None:
         self._seconds: Tests = json.loads((work / "seconds.json").read_text())
@@ -62,7 +78,13 @@ class Reach:
             names |= {name for name in self._seconds if name.startswith(OF_IMPORTS)}
         names = (names & self._seconds.keys()) - self.unreliable
         # Others are too many to be run before those that judge it within the bound.
-        first = OF_IMPORTS if at_import else _OF_ACCOUNT if mutant.path.endswith("read_model/account.py") else ()
+        first = (
+            OF_IMPORTS
+            if at_import
+            else _OF_ACCOUNT
+            if mutant.path.endswith("read_model/account.py")
+            else ()
+        )
         in_order = sorted(names, key=lambda name: (not name.startswith(first), self._seconds[name]))
         return {name: self._seconds[name] for name in in_order}, at_import
 
@@ -74,7 +96,9 @@ class _Fast:
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         def is_fast(item: Any) -> bool:
             fixtures = item._fixtureinfo.name2fixturedefs
-            return all(fixtures[name][-1].scope == "function" for name in _NOT_FAST & fixtures.keys())
+            return all(
+                fixtures[name][-1].scope == "function" for name in _NOT_FAST & fixtures.keys()
+            )
 
         items[:] = filter(is_fast, items)
 
@@ -86,8 +110,15 @@ class _Measured(_Fast):
         self._work = work
         self._seconds = defaultdict[str, float](float)
         self._not_passed: set[str] = set()
-        include = [str(ROOT / name / "*") if not name.endswith(".py") else str(ROOT / name) for name in TARGETS]
-        self._coverage = coverage.Coverage(str(work / "coverage"), include=include, config_file=False)
+        include = [
+            str(ROOT / name / "*") if not name.endswith(".py") else str(ROOT / name)
+            for name in TARGETS
+        ]
+        self._coverage = coverage.Coverage(
+            str(work / "coverage"),
+            include=include,
+            config_file=False,
+        )
         self._coverage.start()
         self._tracer = sys.gettrace()
 
@@ -106,7 +137,9 @@ class _Measured(_Fast):
     def pytest_sessionfinish(self) -> None:
         self._coverage.stop()
         self._coverage.save()
-        passed = {name: seconds for name, seconds in self._seconds.items() if name not in self._not_passed}
+        passed = {
+            name: seconds for name, seconds in self._seconds.items() if name not in self._not_passed
+        }
         (self._work / "seconds.json").write_text(json.dumps(passed))
 
 
@@ -144,7 +177,16 @@ def run_pytest(args: Sequence[str], plugin: object) -> None:
         "mutants", deadline=None, max_examples=50, derandomize=True, database=None,
         phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
     )  # fmt: skip
-    plain = ("-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutants")
+    plain = (
+        "-q",
+        "-o",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "--hypothesis-profile=mutants",
+    )
     chosen = ("-m", "not slow and not long", f"--ignore={_NOT_IN_A_FORK}")
     pytest.main([*plain, *chosen, *args], [plugin])
 

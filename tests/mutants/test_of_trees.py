@@ -1,4 +1,6 @@
-"""The changes of whole expressions and statements: one of each kind, and a file that stays as long as it was."""
+"""The changes of whole expressions and statements: one of each kind, and a file that stays as long
+as it was.
+"""
 
 import ast
 from textwrap import dedent

@@ -22,25 +22,47 @@ from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import Rows
 from tests.partition.test_committer import NoClay
-from tests.partition.virtual import Applying, CommitsAtOnce, VirtualClock, fail, in_flight, now_ms, virtual_time
+from tests.partition.virtual import (
+    Applying,
+    CommitsAtOnce,
+    VirtualClock,
+    fail,
+    in_flight,
+    now_ms,
+    virtual_time,
+)
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.narrow import of_type
 
 
 class Bench:
-    """An admission queue whose lane sends `rate_per_s`. `gone` has the admitted records in order."""
+    """An admission queue whose lane sends `rate_per_s`.
+
+    `gone` has the admitted records in order.
+    """
 
     def __init__(self, setup: Setup, budget: BudgetPolicy | None = None) -> None:
         self.plan: Plan = plan_of(setup)
         if budget is not None:
             acme = msgspec.structs.replace(self.plan.workspaces["acme"], budget=budget)
-            self.plan = msgspec.structs.replace(self.plan, workspaces={**self.plan.workspaces, "acme": acme})
+            self.plan = msgspec.structs.replace(
+                self.plan,
+                workspaces={**self.plan.workspaces, "acme": acme},
+            )
         clock = VirtualClock()
         self.lanes = Lanes(0, self.plan, clock, Observer(), Intake())
         self.lanes["acme"] = Lane("acme", 0, rate=Rate(at_ms=now_ms()))
         self.gone: list[InFlight] = []
         hosts = HostWatch(self.plan, self.lanes, clock, NoClay())
-        self.queue = AdmissionQueue(self.plan, Rows(0, 1), self.lanes, hosts, CommitsAtOnce(), clock, fail)
+        self.queue = AdmissionQueue(
+            self.plan,
+            Rows(0, 1),
+            self.lanes,
+            hosts,
+            CommitsAtOnce(),
+            clock,
+            fail,
+        )
 
     async def send(self, one: InFlight, ask: AdmissionRequest | None = None) -> Grant | Held:
         applying = Applying(lambda grant: self.gone.append(one))
@@ -84,7 +106,8 @@ async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
     assert len(bench.gone) == 5
     for done in 5, 6:
         entry = of_type(Grant, await sending[0])
-        quick = msgspec.structs.replace(entry, at_boot_ms=now_ms() - 100)  # it has not taken its place for long
+        # it has not taken its place for long
+        quick = msgspec.structs.replace(entry, at_boot_ms=now_ms() - 100)
         bench.queue.settle(quick, Accepted(200, 1), has_slot=True)
         bench.queue.pump()
         await asyncio.sleep(100.0)
@@ -94,7 +117,9 @@ async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
 
 @virtual_time
 async def test_a_lead_that_must_not_wait_for_a_held_lane_waits_for_a_short_stall() -> None:
-    """Clay answers nothing, and all that may be in flight is: the sixth is deferred once patience has ended."""
+    """Clay answers nothing, and all that may be in flight is: the sixth is deferred once patience
+    has ended.
+    """
     bench = Bench(Setup(max_in_flight=100, hold="degrade", patience_s=5.0))
     few = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=few)
@@ -132,7 +157,11 @@ async def test_a_waiting_lead_expires_on_time() -> None:
     began = now_ms()
     stop = Suspension("http_401", "token", began, began + 1_000_000, 300_000)
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=stop)
-    ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_after_ms=began + 7_000, patient=True)
+    ask = AdmissionRequest(
+        bench.plan.destinations["acme-main"],
+        not_after_ms=began + 7_000,
+        patient=True,
+    )
     assert of_type(Held, await bench.send(in_flight(0), ask)).status == "expired"
     assert now_ms() - began == 7_001
 
@@ -141,11 +170,20 @@ async def test_a_waiting_lead_expires_on_time() -> None:
 async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_replays() -> None:
     """A lead has room for 40 credits of 80 where it is bulk: two leads, by whatever topic it comes."""
     bench = Bench(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
-    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=Concurrency(limit=9.0))
+    bench.lanes["acme"] = msgspec.structs.replace(
+        bench.lanes["acme"],
+        concurrency=Concurrency(limit=9.0),
+    )
     destination = bench.plan.destinations["acme-main"]
     for offset in range(2):
-        assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(destination, bulk=True)), Grant)
-    refused = of_type(Held, await bench.send(in_flight(2, "retry"), AdmissionRequest(destination, bulk=True)))
+        assert isinstance(
+            await bench.send(in_flight(offset, "retry"), AdmissionRequest(destination, bulk=True)),
+            Grant,
+        )
+    refused = of_type(
+        Held,
+        await bench.send(in_flight(2, "retry"), AdmissionRequest(destination, bulk=True)),
+    )
     assert refused.reason == "budget_credits_day"
     assert refused.status == "held_budget"
     assert refused.defer is True
@@ -154,7 +192,10 @@ async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_repla
     waiting = asyncio.create_task(bench.send(in_flight(0, "bulk"), patient))
     await asyncio.sleep(0.0)
     for offset in range(3, 5):
-        assert isinstance(await bench.send(in_flight(offset, "retry"), AdmissionRequest(destination)), Grant)
+        assert isinstance(
+            await bench.send(in_flight(offset, "retry"), AdmissionRequest(destination)),
+            Grant,
+        )
     full = asyncio.create_task(bench.send(in_flight(5, "retry"), patient))
     await asyncio.sleep(50.0)
     assert not waiting.done(), "in its own topic it blocks no other lead"
@@ -166,7 +207,9 @@ async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_repla
 
 @pytest.mark.parametrize("shared", [True, False])
 @virtual_time
-async def test_in_a_shared_partition_alone_a_waiting_lead_lets_the_next_record_start(shared: bool) -> None:
+async def test_in_a_shared_partition_alone_a_waiting_lead_lets_the_next_record_start(
+    shared: bool,
+) -> None:
     bench = Bench(Setup(shared=shared, rate_per_s=1.0, burst=1, patience_s=600.0))
     first = in_flight(0)
     early = in_flight(1)
@@ -201,7 +244,9 @@ async def test_a_lead_whose_turn_comes_too_late_is_deferred_until_then() -> None
 
 @virtual_time
 async def test_patience_begins_when_the_lead_may_go() -> None:
-    """A lead that Clay did not take waits for its next attempt first, and that wait is not the lane's."""
+    """A lead that Clay did not take waits for its next attempt first, and that wait is not the
+    lane's.
+    """
     bench = Bench(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
     assert isinstance(await bench.send(in_flight(0)), Grant)
     not_before_ms = now_ms() + 200
@@ -215,7 +260,8 @@ async def test_patience_begins_when_the_lead_may_go() -> None:
 @pytest.mark.parametrize("bound", ["leads", "bytes"])
 @virtual_time
 async def test_a_full_window_defers_the_last_lead_of_the_longest_line(
-    bound: str, monkeypatch: pytest.MonkeyPatch
+    bound: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1))
     if bound == "leads":
@@ -230,7 +276,9 @@ async def test_a_full_window_defers_the_last_lead_of_the_longest_line(
     await asyncio.sleep(0.0)
     await asyncio.sleep(0.0)
     assert len(bench.queue._waiters) == 3
-    other = asyncio.create_task(bench.send(in_flight(9), AdmissionRequest(bench.plan.destinations["gamma-main"])))
+    other = asyncio.create_task(
+        bench.send(in_flight(9), AdmissionRequest(bench.plan.destinations["gamma-main"])),
+    )
     await asyncio.sleep(0.1)
     bulk = of_type(Held, tasks[0].result())
     assert bulk.reason == "lane_busy"

@@ -1,4 +1,6 @@
-"""Any order of arrivals, holds, POSTs and interruptions: no lead is lost, the window is bounded, lanes do not mix."""
+"""Any order of arrivals, holds, POSTs and interruptions: no lead is lost, the window is bounded,
+lanes do not mix.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -50,14 +52,20 @@ class Lead:
 
 
 class Admissions(RuleBasedStateMachine):
-    """One partition with four lanes. `gamma` is never held and has tokens for all that it is sent."""
+    """One partition with four lanes.
+
+    `gamma` is never held and has tokens for all that it is sent.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = SimLoop(Random(0))
         asyncio.set_event_loop(self.loop)
 
-    @initialize(rate_per_s=st.sampled_from((0.5, 2.0, 8.0)), max_in_flight=st.sampled_from((1, 100)))
+    @initialize(
+        rate_per_s=st.sampled_from((0.5, 2.0, 8.0)),
+        max_in_flight=st.sampled_from((1, 100)),
+    )
     def begin(self, rate_per_s: float, max_in_flight: int) -> None:
         setup = Setup(
             shared=True, lanes=2, rate_per_s=rate_per_s, burst=2, max_in_flight=max_in_flight, max_waiting=WINDOW,
@@ -66,7 +74,10 @@ class Admissions(RuleBasedStateMachine):
         plan = plan_of(setup)
         well = plan.workspaces[WELL]
         generous = replace(well.rate, rate_per_s=1_000.0, burst=1_000)
-        self.plan = replace(plan, workspaces={**plan.workspaces, WELL: replace(well, rate=generous)})
+        self.plan = replace(
+            plan,
+            workspaces={**plan.workspaces, WELL: replace(well, rate=generous)},
+        )
         self.leads: list[Lead] = []
         self.granted: dict[tuple[str, Source], list[int]] = defaultdict(list)
         self.bugs: list[BaseException] = []
@@ -80,7 +91,15 @@ class Admissions(RuleBasedStateMachine):
             assert self.lanes[name]
         await asyncio.sleep(1.0)  # the buckets fill
         hosts = HostWatch(self.plan, self.lanes, clock, NoClay())
-        self.queue = AdmissionQueue(self.plan, Rows(0, 1), self.lanes, hosts, CommitsAtOnce(), clock, self.bugs.append)
+        self.queue = AdmissionQueue(
+            self.plan,
+            Rows(0, 1),
+            self.lanes,
+            hosts,
+            CommitsAtOnce(),
+            clock,
+            self.bugs.append,
+        )
 
     def run(self, main: object) -> None:
         self.loop.run_until_complete(main)  # type: ignore[arg-type]  # a coroutine
@@ -108,7 +127,7 @@ class Admissions(RuleBasedStateMachine):
     def request(self, workspace: str, **changes: object) -> AdmissionRequest:
         return AdmissionRequest(self.plan.destinations[f"{workspace}-main"], **changes)  # type: ignore[arg-type]  # as given
 
-    # ---------------------------------------------------------------------------------------------- what happens
+    # --------------------------------------------------------------------------------- what happens
 
     @rule(
         workspace=st.sampled_from(LANES),
@@ -122,7 +141,10 @@ class Admissions(RuleBasedStateMachine):
                 lead = Lead(in_flight(len(self.leads), source, self.suspended), workspace)
                 self.leads.append(lead)
                 not_after_ms = None if lives_s is None else now_ms() + int(lives_s * 1000)
-                await self._start(lead, self.request(workspace, bulk=source == "bulk", not_after_ms=not_after_ms))
+                await self._start(
+                    lead,
+                    self.request(workspace, bulk=source == "bulk", not_after_ms=not_after_ms),
+                )
 
         self.run(main())
 
@@ -237,7 +259,11 @@ class Admissions(RuleBasedStateMachine):
         async def main() -> None:
             for lead in self.leads:
                 answer = lead.answers[-1] if lead.answers else None
-                if isinstance(answer, Held) and not answer.defer and answer.status not in (None, "expired"):
+                if (
+                    isinstance(answer, Held)
+                    and not answer.defer
+                    and answer.status not in (None, "expired")
+                ):
                     await self._start(lead, replace(lead.request, patient=True))
 
         self.run(main())
@@ -245,10 +271,12 @@ class Admissions(RuleBasedStateMachine):
 
     def _forget_answered(self) -> None:
         self.leads = [
-            lead for lead in self.leads if lead.waits or (lead.answers and isinstance(lead.answers[-1], Grant))
+            lead
+            for lead in self.leads
+            if lead.waits or (lead.answers and isinstance(lead.answers[-1], Grant))
         ]
 
-    # ------------------------------------------------------------------------------------------ what always holds
+    # ---------------------------------------------------------------------------- what always holds
 
     @invariant()
     def the_window_is_bounded(self) -> None:

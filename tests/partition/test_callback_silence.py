@@ -1,4 +1,6 @@
-"""A lane or a destination that gets no callbacks is suspended, and probes find out when they come again."""
+"""A lane or a destination that gets no callbacks is suspended, and probes find out when they come
+again.
+"""
 
 import asyncio
 from typing import Any
@@ -12,7 +14,9 @@ from tests.simulation.schedule import Setup
 
 
 @virtual_time
-async def test_a_lane_without_callbacks_is_suspended_with_causes_until_a_probe_is_answered() -> None:
+async def test_a_lane_without_callbacks_is_suspended_with_causes_until_a_probe_is_answered() -> (
+    None
+):
     bench = Bench(Setup(silent_after=3))
     bench.publish_leads(4)
     await bench.serve_for(60.0)
@@ -36,8 +40,15 @@ class TwoTables(Bench):
     """A second destination in the same workspace: firms."""
 
     def owner(self, **others: Any) -> PartitionOwner:
-        firms = msgspec.structs.replace(self.plan.destinations["acme-main"], alias="firms", webhook_ids=("firms-0",))
-        self.plan = msgspec.structs.replace(self.plan, destinations={**self.plan.destinations, "firms": firms})
+        firms = msgspec.structs.replace(
+            self.plan.destinations["acme-main"],
+            alias="firms",
+            webhook_ids=("firms-0",),
+        )
+        self.plan = msgspec.structs.replace(
+            self.plan,
+            destinations={**self.plan.destinations, "firms": firms},
+        )
         return super().owner(**others)
 
     def firms(self) -> list[str]:
@@ -56,7 +67,9 @@ async def test_callbacks_of_one_table_do_not_hide_the_silence_of_another() -> No
         bench.call_back(lead_id=f"id{number}")
     sent = len(bench.firms())
     assert sent <= 13, "3 are overdue after 60 s, and one was sent in 5 s"
-    [emitted] = [event for event in bench.events("") if event.status == "credits_exhausted_suspected"]
+    [emitted] = [
+        event for event in bench.events("") if event.status == "credits_exhausted_suspected"
+    ]
     assert emitted.lead_id == "firm2"
     assert "3 leads of firms are overdue" in emitted.text
     assert "1. auto-run is off in the table of firms" in emitted.text

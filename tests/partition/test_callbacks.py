@@ -1,4 +1,6 @@
-"""Callbacks on a partition with an in-memory Kafka: which settle their lead, and how the others are reported."""
+"""Callbacks on a partition with an in-memory Kafka: which settle their lead, and how the others are
+reported.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -31,18 +33,41 @@ class Bench(LeadBench):
 
     def row(self, state: Status, **changes: object) -> None:
         """What a predecessor left, with a lane that says the same."""
-        row = Delivery(ROW_VERSION, state, "leads/0/0", 3, 1, 1, "t", webhook_id="w", reservation=HELD)
+        row = Delivery(
+            ROW_VERSION,
+            state,
+            "leads/0/0",
+            3,
+            1,
+            1,
+            "t",
+            webhook_id="w",
+            reservation=HELD,
+        )
         row = msgspec.structs.replace(row, **changes)
         held = row.reservation or PAID
         spent = row.booked or PAID
         day = Period(HELD.day, spent.credits, held.credits, spent.actions, held.actions)
-        lane = Lane("acme", 0, budget=Budget((day,), (msgspec.structs.replace(day, id=HELD.month),)))
+        lane = Lane(
+            "acme",
+            0,
+            budget=Budget((day,), (msgspec.structs.replace(day, id=HELD.month),)),
+        )
         for key, value in ((self.key, row), (lane_key("acme"), lane)):
             self.kafka.produce(0, Record(self.plan.topics.state, key, msgspec.json.encode(value)))
 
     def call_back(self, outcome: str = "enriched", lead_id: str = "id0", **changes: Any) -> None:
         fields = {"title": "CTO"} if outcome in ("enriched", "partial") else {}
-        callback = Callback(lead_id, "acme", "acme-main", 1_796_083_139_000, outcome, fields, 7, actions=1)  # type: ignore[arg-type]  # one of the four
+        callback = Callback(
+            lead_id,
+            "acme",
+            "acme-main",
+            1_796_083_139_000,
+            outcome,  # type: ignore[arg-type]  # one of the four
+            fields,  # type: ignore[arg-type]  # it is not changed
+            7,
+            actions=1,
+        )
         self.raw(msgspec.json.encode(msgspec.structs.replace(callback, **changes)))
 
     def raw(self, value: bytes | None) -> None:
@@ -53,7 +78,9 @@ class Bench(LeadBench):
 
     def emitted(self, offset: int = 0) -> list[tuple[str, str]]:
         """The event of a callback that settled nothing."""
-        return [(event.status, event.reason) for event in self.events(f"leads.callbacks/0/{offset}")]
+        return [
+            (event.status, event.reason) for event in self.events(f"leads.callbacks/0/{offset}")
+        ]
 
     def results(self) -> list[Result]:
         log = self.kafka.log(self.plan.topics.enriched, 0).committed()
@@ -69,7 +96,9 @@ class Bench(LeadBench):
 
 async def settled(bench: Bench) -> None:
     await bench.serve_for(10.0)
-    assert bench.inlets["callback"].committed() == bench.kafka.log(bench.plan.topics.callbacks, 0).end
+    assert (
+        bench.inlets["callback"].committed() == bench.kafka.log(bench.plan.topics.callbacks, 0).end
+    )
 
 
 @pytest.mark.parametrize("outcome", ["enriched", "partial", "no_data", "enrich_error"])
@@ -112,7 +141,9 @@ class Timed(Observer):
         self.took: list[tuple[str, int]] = []
 
     def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
-        self.took += [(duration.until, duration.ms // 1_000) for step in steps for duration in step.durations]
+        self.took += [
+            (duration.until, duration.ms // 1_000) for step in steps for duration in step.durations
+        ]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +156,9 @@ class Timed(Observer):
 )
 @virtual_time
 async def test_a_callback_shows_how_long_its_lead_took(
-    state: Status, accepted_s: int, took: list[tuple[str, int]]
+    state: Status,
+    accepted_s: int,
+    took: list[tuple[str, int]],
 ) -> None:
     bench = Bench()
     timed = Timed()
@@ -141,7 +174,10 @@ async def test_a_callback_shows_how_long_its_lead_took(
 
 @pytest.mark.parametrize(("off_s", "age_s"), [(3_600, 0), (-3_600, 3_601)])
 @virtual_time
-async def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(off_s: int, age_s: int) -> None:
+async def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off(
+    off_s: int,
+    age_s: int,
+) -> None:
     bench = Bench()
     bench.row("accepted", at_ms=now_ms())
     for _ in range(2):
@@ -171,13 +207,21 @@ async def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off
     ],
 )
 @virtual_time
-async def test_a_callback_settles_an_uncertain_lead(state: Status, changes: dict[str, object]) -> None:
-    """Whatever was thought of the lead: its answer is published, its cost is exact, and it is not sent again."""
+async def test_a_callback_settles_an_uncertain_lead(
+    state: Status,
+    changes: dict[str, object],
+) -> None:
+    """Whatever was thought of the lead: its answer is published, its cost is exact, and it is not
+    sent again.
+    """
     bench = Bench()
     bench.row(state, **changes)
     bench.call_back()
     await settled(bench)
-    assert [(event.status, event.reason) for event in bench.events()] == [("accepted", "callback"), ("enriched", "")]
+    assert [(event.status, event.reason) for event in bench.events()] == [
+        ("accepted", "callback"),
+        ("enriched", ""),
+    ]
     assert bench.day().credits_spent == 7
     assert bench.day().credits_reserved == 0
     bench.publish("id0", "p0")
@@ -196,9 +240,17 @@ async def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched(
     bench.call_back("enriched", attempt=3)
     bench.call_back("no_data")
     await settled(bench)
-    assert [(event.status, event.credits) for event in bench.events()] == [("partial", 4), ("enriched", 5)]
-    assert [bench.emitted(offset) for offset in (1, 3, 4)] == [[("callback_duplicate", "answered")]] * 3
-    assert [(result.version, result.partial) for result in bench.results()] == [(1, True), (2, False)]
+    assert [(event.status, event.credits) for event in bench.events()] == [
+        ("partial", 4),
+        ("enriched", 5),
+    ]
+    assert [bench.emitted(offset) for offset in (1, 3, 4)] == [
+        [("callback_duplicate", "answered")],
+    ] * 3
+    assert [(result.version, result.partial) for result in bench.results()] == [
+        (1, True),
+        (2, False),
+    ]
     assert bench.day().credits_spent == 9
 
 
@@ -216,12 +268,17 @@ async def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched(
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 @virtual_time
-async def test_an_invalid_callback_is_reported_with_its_reason(value: bytes | None, reason: str) -> None:
+async def test_an_invalid_callback_is_reported_with_its_reason(
+    value: bytes | None,
+    reason: str,
+) -> None:
     bench = Bench()
     bench.row("accepted")
     bench.raw(value)
     bench.call_back()
     await settled(bench)
     assert bench.emitted() == [("callback_unmatched", reason)]
-    assert b"ada@" not in b"".join(consumed.key or b"" for consumed in bench.kafka.log("leads.status", 0).committed())
+    assert b"ada@" not in b"".join(
+        consumed.key or b"" for consumed in bench.kafka.log("leads.status", 0).committed()
+    )
     assert [event.status for event in bench.events()] == ["enriched"]

@@ -1,4 +1,6 @@
-"""Callbacks beside other work of their partition: while a POST is under way, behind leads that wait, at a close."""
+"""Callbacks beside other work of their partition: while a POST is under way, behind leads that
+wait, at a close.
+"""
 
 import asyncio
 import json
@@ -29,7 +31,8 @@ async def test_callbacks_do_not_wait_behind_leads_that_fill_the_limiter() -> Non
 @pytest.mark.parametrize(("credits", "goes_on"), [(21, False), (20, True)])
 @virtual_time
 async def test_a_lane_that_a_costly_lead_has_stopped_goes_on_when_a_probe_costs_no_more_than_the_ceiling(
-    credits: int, goes_on: bool
+    credits: int,
+    goes_on: bool,
 ) -> None:
     bench = Bench()
     bench.row("accepted")
@@ -38,7 +41,9 @@ async def test_a_lane_that_a_costly_lead_has_stopped_goes_on_when_a_probe_costs_
     assert bench.day().credits_spent == 21
     bench.publish_leads(1, 4)
     await asyncio.sleep(400.0)
-    assert [event.reason for event in bench.events() if event.status == "held_paused"] == ["over_ceiling"]
+    assert [event.reason for event in bench.events() if event.status == "held_paused"] == [
+        "over_ceiling",
+    ]
     assert len(bench.clay.bodies) == 1, "the probe"
     bench.call_back(lead_id="id1", credits=credits)
     await asyncio.sleep(10.0)
@@ -51,12 +56,21 @@ async def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> 
     bench = Bench()
     keys = Keys(["a secret of at least thirty-two characters"])
     destination = msgspec.structs.replace(
-        bench.plan.destinations["acme-main"], callback_url="https://example.com/callbacks/acme/acme-main"
+        bench.plan.destinations["acme-main"],
+        callback_url="https://example.com/callbacks/acme/acme-main",
     )
-    bench.plan = plan = msgspec.structs.replace(bench.plan, destinations={"acme-main": destination}, callback_keys=keys)
+    bench.plan = plan = msgspec.structs.replace(
+        bench.plan,
+        destinations={"acme-main": destination},
+        callback_keys=keys,
+    )
     assert "thirty-two" not in repr(plan)
     bench.partition = bench.owner()
-    lead = {"lead_id": "id0", "force": force, "fields": {"email": "ada@example.com", "callback_url": "mine"}}
+    lead = {
+        "lead_id": "id0",
+        "force": force,
+        "fields": {"email": "ada@example.com", "callback_url": "mine"},
+    }
     bench.produce(lead)
     await bench.serve_for(10.0)
     [body] = bench.clay.bodies
@@ -80,11 +94,16 @@ async def test_the_results_of_two_forced_deliveries_of_a_lead_have_two_versions(
     for origin in ("leads/0/0", "leads/0/1"):
         bench.call_back(forced_origin=origin)
         await asyncio.sleep(10.0)
-    assert [(result.origin, result.version) for result in bench.results()] == [("leads/0/0", 1), ("leads/0/1", 2)]
+    assert [(result.origin, result.version) for result in bench.results()] == [
+        ("leads/0/0", 1),
+        ("leads/0/1", 2),
+    ]
 
 
 @virtual_time
-async def test_the_cost_of_a_forced_delivery_can_be_corrected_after_the_callback_of_the_plain_one() -> None:
+async def test_the_cost_of_a_forced_delivery_can_be_corrected_after_the_callback_of_the_plain_one() -> (
+    None
+):
     """The callback of the plain delivery leaves the forced one as the one that a correction finds."""
     bench = Bench()
     bench.publish("id0", "p0")
@@ -93,7 +112,9 @@ async def test_the_cost_of_a_forced_delivery_can_be_corrected_after_the_callback
     assert bench.clay.lead_ids == ["id0", "id0"]
     bench.call_back()
     await asyncio.sleep(200.0)
-    plain, forced = ([event.status for event in bench.events(origin)] for origin in ("leads/0/0", "leads/0/1"))
+    plain, forced = (
+        [event.status for event in bench.events(origin)] for origin in ("leads/0/0", "leads/0/1")
+    )
     assert plain[-1] == "enriched"
     assert forced[-1] == "parked"
     alias = bench.partition.state.rows.get(forced_key("acme", "acme-main", "id0"))

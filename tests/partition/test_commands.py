@@ -1,4 +1,6 @@
-"""Commands on a partition with an in-memory Kafka: each is applied once, answered, and in effect for later leads."""
+"""Commands on a partition with an in-memory Kafka: each is applied once, answered, and in effect
+for later leads.
+"""
 
 import asyncio
 import json
@@ -29,9 +31,16 @@ T = TypeVar("T")
 
 
 class Bench(LeadBench):
-    """Partition 0 of a plan as a worker has it, which may be killed and started again on the same Kafka."""
+    """Partition 0 of a plan as a worker has it, which may be killed and started again on the same
+    Kafka.
+    """
 
-    def __init__(self, setup: Setup | None = None, clay_takes_s: float = 0.1, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup | None = None,
+        clay_takes_s: float = 0.1,
+        observer: Observer | None = None,
+    ) -> None:
         super().__init__(setup, clay_takes_s)
         self.observer = observer or Observer()
         self.reloads = 0
@@ -57,7 +66,11 @@ class Bench(LeadBench):
         return self.kafka.produce(0, Record(self.plan.topics.commands, b"acme", value))
 
     def lane(self) -> Lane:
-        rows = [record for record in self.kafka.log(self.plan.topics.state, 0).committed() if record.key == b"l/acme"]
+        rows = [
+            record
+            for record in self.kafka.log(self.plan.topics.state, 0).committed()
+            if record.key == b"l/acme"
+        ]
         return msgspec.json.decode(rows[-1].value or b"", type=Lane)
 
 
@@ -101,7 +114,9 @@ async def test_a_live_budget_lets_the_lead_that_waits_go_at_once() -> None:
 
 @virtual_time
 async def test_the_state_after_a_command_is_published_with_its_answer() -> None:
-    """Also if nothing has changed, and if the lane was published a moment ago: a page shows both together."""
+    """Also if nothing has changed, and if the lane was published a moment ago: a page shows both
+    together.
+    """
     bench = Bench()
     await bench.start()
     for number, kind in enumerate(("pause", "resume", "resume")):
@@ -129,14 +144,21 @@ async def test_pending_commands_are_applied_before_the_first_lead() -> None:
 
 
 @virtual_time
-async def test_a_kafka_that_is_away_at_first_delays_pending_commands_and_the_leads_behind_them() -> None:
+async def test_a_kafka_that_is_away_at_first_delays_pending_commands_and_the_leads_behind_them() -> (
+    None
+):
     bench = Bench()
     bench.publish("a", "p1")
     bench.command("pause")
     waiting = MemoryLedger.waiting
     asked = 0
 
-    async def away_at_first(self: MemoryLedger, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
+    async def away_at_first(
+        self: MemoryLedger,
+        topic: str,
+        offset: int,
+        most: int,
+    ) -> list[ConsumedRecord]:
         nonlocal asked
         asked += 1
         if asked <= 2:
@@ -152,13 +174,17 @@ async def test_a_kafka_that_is_away_at_first_delays_pending_commands_and_the_lea
 
 @virtual_time
 async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
-    """Faust delivers the same commands: the one ahead drops the mark by which the other one would know."""
+    """Faust delivers the same commands: the one ahead drops the mark by which the other one would
+    know.
+    """
     bench = await Bench.started()
     first = bench.command("pause", "c1")
     await asyncio.sleep(5.0)  # its offset is committed
     await bench.order("resume", "c2")
     assert bench.partition.state.rows.marker(first.record_id) is None
-    await bench.partition.runner._pipelines["command"](InFlight(first, "command", asyncio.Event(), Limiter(1)))
+    await bench.partition.runner._pipelines["command"](
+        InFlight(first, "command", asyncio.Event(), Limiter(1)),
+    )
     await asyncio.sleep(1.0)
     assert [answer.id for answer in bench.answers()] == ["c1", "c2"]
 
@@ -168,8 +194,16 @@ async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
     [
         (None, "unreadable", "truncated"),
         (b"\xff", "unreadable", "no command"),
-        (b'{"id": "x", "kind": "explode", "workspace": "acme", "at_ms": 1, "who": "j"}', "unreadable", "enum"),
-        (b'{"id": "", "kind": "pause", "workspace": "acme", "at_ms": 1, "who": "j"}', "unreadable", "id must have"),
+        (
+            b'{"id": "x", "kind": "explode", "workspace": "acme", "at_ms": 1, "who": "j"}',
+            "unreadable",
+            "enum",
+        ),
+        (
+            b'{"id": "", "kind": "pause", "workspace": "acme", "at_ms": 1, "who": "j"}',
+            "unreadable",
+            "id must have",
+        ),
         (b'{"id": "x", "kind": "pause", "at_ms": 1, "who": "j"}', "unreadable", "workspace"),
         (b"[" * 100_000, "unreadable", "no command"),
     ],
@@ -193,7 +227,12 @@ async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, 
         ("pause", {"age_ms": 25 * _HOUR_MS}, "command_expired", "24 h"),
         ("pause", {"workspace": "unknown"}, "unknown_workspace", "no such workspace"),
         ("pause", {"workspace": "beta"}, "wrong_partition", "lives in partition 1"),
-        ("budget", {"caps": {"credits_per_day": 10, "credits_per_month": 5}}, "refused", "must not be above"),
+        (
+            "budget",
+            {"caps": {"credits_per_day": 10, "credits_per_month": 5}},
+            "refused",
+            "must not be above",
+        ),
         ("budget", {"caps": {"credits_per_week": 10}}, "bad_arguments", "caps"),
         ("budget", {"caps": {"credits_per_day": "lots"}}, "bad_arguments", "caps"),
         ("rate", {"rate_per_s": 1e9}, "bad_arguments", "rate_per_s"),
@@ -208,7 +247,12 @@ async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, 
     ],
 )
 @virtual_time
-async def test_a_command_that_cannot_be_applied_is_refused(kind: str, changes: Any, reason: str, says: str) -> None:
+async def test_a_command_that_cannot_be_applied_is_refused(
+    kind: str,
+    changes: Any,
+    reason: str,
+    says: str,
+) -> None:
     bench = await Bench.started()
     await bench.order(kind, **changes)
     (answer,) = bench.answers()
@@ -243,12 +287,17 @@ async def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again()
     bench.publish("a", "p1")
     bench.publish("b", "p2", import_id="list")
     await bench.order("resume", "c4", for_s=5.0)
-    assert [json.loads(body)["email"] for body in bench.clay.bodies] == ["p1@example.com", "p2@example.com"]
+    assert [json.loads(body)["email"] for body in bench.clay.bodies] == [
+        "p1@example.com",
+        "p2@example.com",
+    ]
     assert bench.states()[-1] == "accepted"
 
 
 @virtual_time
-async def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_taken_off_the_list() -> None:
+async def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_taken_off_the_list() -> (
+    None
+):
     bench = Bench()
     (ada,) = people({"email": "Ada@Example.com"})
     await bench.start()
@@ -276,7 +325,9 @@ async def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_tak
 
 
 def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent() -> None:
-    """It was let through in between: the list in Kafka had the person, and then came the write-ahead."""
+    """It was let through in between: the list in Kafka had the person, and then came the
+    write-ahead.
+    """
 
     class SlowCommit(PlainLink):
         async def ask(self, what: str, request: Callable[[], T]) -> T:
@@ -289,7 +340,8 @@ def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent(
         await bench.start()
         bench.ledger._link = SlowCommit()
         bench.publish("a", "ada")
-        await asyncio.sleep(0.05)  # it waits for admission for the first token, 125 ms after the take-over
+        # it waits for admission for the first token, 125 ms after the take-over
+        await asyncio.sleep(0.05)
         await bench.order("suppress", "c1", workspace="", people=[ada], for_s=10.0)
         assert bench.states() == ["received", "suppressed"]
         assert bench.clay.bodies == []
@@ -306,7 +358,8 @@ async def test_reload_reads_the_configuration_once_a_command() -> None:
 
 
 _ASKED = st.tuples(
-    st.sampled_from(("pause", "resume", "trip", "auto", "correct", "suppress", "cancel_lead")), st.integers(0, 5)
+    st.sampled_from(("pause", "resume", "trip", "auto", "correct", "suppress", "cancel_lead")),
+    st.integers(0, 5),
 )
 _HAPPENS = st.one_of(
     _ASKED,
@@ -317,8 +370,13 @@ _HAPPENS = st.one_of(
 
 @given(st.lists(_HAPPENS, min_size=1, max_size=14))
 def test_each_command_is_applied_once_and_every_record_is_answered(happens: list[Any]) -> None:
-    """A command corrects by a power of 7 of its own, so the sum in the lane says which were booked, and how often."""
-    arguments: dict[str, dict[str, Any]] = {"suppress": {"people": ["x" * 22]}, "cancel_lead": {"lead_id": "a"}}
+    """A command corrects by a power of 7 of its own, so the sum in the lane says which were booked,
+    and how often.
+    """
+    arguments: dict[str, dict[str, Any]] = {
+        "suppress": {"people": ["x" * 22]},
+        "cancel_lead": {"lead_id": "a"},
+    }
 
     async def main() -> None:
         bench = await Bench.started()
@@ -338,7 +396,9 @@ def test_each_command_is_applied_once_and_every_record_is_answered(happens: list
         answers = bench.answers()
         assert len(answers) == len(asked), "each record is answered, once"
         applied = [answer.id for answer in answers if answer.applied]
-        assert sorted(applied) == sorted({f"{what}-{value}" for what, value in asked}), "each command, once"
+        assert sorted(applied) == sorted({f"{what}-{value}" for what, value in asked}), (
+            "each command, once"
+        )
         months = bench.lane().budget.months if asked else ()
         booked = months[-1].credits_elsewhere if months else 0
         assert booked == sum(7**value for what, value in set(asked) if what == "correct")

@@ -1,4 +1,6 @@
-"""A step is never split, steps keep their order, and a failed transaction fails every step that was submitted."""
+"""A step is never split, steps keep their order, and a failed transaction fails every step that was
+submitted.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,7 +41,12 @@ class SlowLedger(MemoryLedger):
 
 
 def _step(name: str, workspace: str = "acme") -> WriteBatch:
-    return WriteBatch([(name.encode(), b"row")], [Record("events", name.encode(), b"event")], [], workspace)
+    return WriteBatch(
+        [(name.encode(), b"row")],
+        [Record("events", name.encode(), b"event")],
+        [],
+        workspace,
+    )
 
 
 class NoClay:
@@ -56,7 +63,11 @@ class Bench:
     """The commits of a partition, on a Kafka whose transactions take a second."""
 
     def __init__(self, ledger: SlowLedger, spacing_s: float = 0.005) -> None:
-        state = PartitionState(0, ledger, replace(parts(plan_of(Setup()), NoClay()), spacing_s=spacing_s))
+        state = PartitionState(
+            0,
+            ledger,
+            replace(parts(plan_of(Setup()), NoClay()), spacing_s=spacing_s),
+        )
         state.commits.opening = None
         self.commits = state.commits
         self.lanes = state.lanes
@@ -64,7 +75,10 @@ class Bench:
 
     def pause(self, number: int) -> None:
         """Change the lane: its row has this number from now on."""
-        self.lanes["acme"] = msgspec.structs.replace(self.lanes["acme"], pause=Actor("operator", "", number))
+        self.lanes["acme"] = msgspec.structs.replace(
+            self.lanes["acme"],
+            pause=Actor("operator", "", number),
+        )
 
 
 def lane_in(records: Sequence[Record]) -> int:
@@ -99,7 +113,9 @@ async def test_steps_that_are_submitted_together_share_a_transaction_with_the_la
 @pytest.mark.parametrize("fails", [False, True])
 @virtual_time
 async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
-    """The watchdog ends a process whose transaction hangs: it must see one that has taken all steps."""
+    """The watchdog ends a process whose transaction hangs: it must see one that has taken all
+    steps.
+    """
     ledger = SlowLedger(fails=[2] if fails else [])
     committer = Bench(ledger).commits
 
@@ -150,7 +166,9 @@ async def test_a_cancelled_step_does_not_affect_others() -> None:
     kept = committer.submit(_step("b"))
     gone.cancel()
     await kept
-    assert steps_in(ledger.committed[0]) == [b"a", b"b"], "what was submitted is committed, though no task waits"
+    assert steps_in(ledger.committed[0]) == [b"a", b"b"], (
+        "what was submitted is committed, though no task waits"
+    )
 
 
 @virtual_time

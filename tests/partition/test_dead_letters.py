@@ -17,7 +17,10 @@ SCRUBBED = b'{"error": "no [sent] at [email]", "code": "row_limit"}'
 
 
 async def refused(outcome: Outcome, topic: str) -> tuple[Bench, ConsumedRecord]:
-    """One lead whose three POSTs come to `outcome`, each after 100 ms, and its dead letter. It comes at once."""
+    """One lead whose three POSTs come to `outcome`, each after 100 ms, and its dead letter.
+
+    It comes at once.
+    """
     bench = Bench(Setup(callbacks=False), clay_takes_s=0.1)
     bench.clay.first = [outcome] * 3
     bench.publish("id0", "ada")
@@ -73,19 +76,30 @@ async def test_a_failed_one_that_was_replayed() -> None:
     assert now.first_failure_ms == before.first_failure_ms
     assert now.last_failure_ms > began_ms + 30_000
     pauses_ms = [envelope.not_before_ms - envelope.last_failure_ms for envelope in (before, now)]
-    assert pauses_ms == [3_750, 15_000], "5 s, then four times as long; half of it jitter, which is one half here"
+    assert pauses_ms == [3_750, 15_000], (
+        "5 s, then four times as long; half of it jitter, which is one half here"
+    )
 
 
 @pytest.mark.parametrize(("text", "quote"), [(SAID, b" (Clay said: " + SCRUBBED + b")"), ("", b"")])
 @virtual_time
-async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(text: str, quote: bytes) -> None:
+async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(
+    text: str,
+    quote: bytes,
+) -> None:
     began_ms = now_ms()
-    bench, dead_letter = await refused(classify(422, None, text, 100, True, known=["Ada"]), "leads.dlq")
+    bench, dead_letter = await refused(
+        classify(422, None, text, 100, True, known=["Ada"]),
+        "leads.dlq",
+    )
     headers = dict(dead_letter.headers)
     envelope = read_envelope(dead_letter)
     assert envelope.disposition == "poison"
     assert envelope.reason == "http_422"
-    assert headers["stream-app-reason-text"] == b"HTTP 422: Clay refuses this row for what is in it" + quote
+    assert (
+        headers["stream-app-reason-text"]
+        == b"HTTP 422: Clay refuses this row for what is in it" + quote
+    )
     assert headers.get("stream-app-answer-excerpt") == (SCRUBBED if text else None)
     assert began_ms < envelope.first_failure_ms == envelope.last_failure_ms
     assert envelope.not_before_ms == 0
@@ -98,12 +112,18 @@ async def test_a_poison_one_has_a_reason_in_words_though_clay_gave_none(text: st
 @virtual_time
 async def test_a_lead_parked_as_uncertain_states_the_answer_of_clay() -> None:
     began_ms = now_ms()
-    _, dead_letter = await refused(classify(500, None, SAID, 100, True, known=["Ada"]), "leads.parked")
+    _, dead_letter = await refused(
+        classify(500, None, SAID, 100, True, known=["Ada"]),
+        "leads.parked",
+    )
     envelope = read_envelope(dead_letter)
     assert envelope.reason == "uncertain"
     assert envelope.http_status == 500
     assert envelope.excerpt == SCRUBBED.decode()
-    assert envelope.text == "it may have reached Clay (http_500); its destination has no callbacks to confirm it"
+    assert (
+        envelope.text
+        == "it may have reached Clay (http_500); its destination has no callbacks to confirm it"
+    )
     assert began_ms < envelope.first_failure_ms <= envelope.last_failure_ms
 
 
@@ -117,7 +137,8 @@ async def test_a_lead_rerouted_twice_is_parked_with_its_reason_and_time() -> Non
     await asyncio.sleep(1)
     (onward,) = bench.kafka.log("leads.retry", 1).committed()
     assert read_envelope(onward).last_failure_ms == 0, "to have come astray is no failure yet"
-    came = Envelope(origin="leads/1/7", way="rerouted", hops=1)  # a worker of other pins sent it here
+    # a worker of other pins sent it here
+    came = Envelope(origin="leads/1/7", way="rerouted", hops=1)
     bench.kafka.produce(0, Record("leads.retry", b"beta", beta, came.to_headers()))
     await asyncio.sleep(1)
     dead_letter = bench.dead_letters("leads.parked")[-1]

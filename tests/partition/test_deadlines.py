@@ -39,7 +39,10 @@ def values(*numbers: int) -> dict[bytes, bytes]:
     """Rows of leads that were accepted at these times; without any, of many in no order."""
     row = Delivery(1, "accepted", "leads/0/1", 3, 0, 0, "t")
     times_ms = numbers or tuple(number * 7_919 % MANY for number in range(MANY))
-    return {key(at_ms): msgspec.json.encode(msgspec.structs.replace(row, at_ms=at_ms)) for at_ms in times_ms}
+    return {
+        key(at_ms): msgspec.json.encode(msgspec.structs.replace(row, at_ms=at_ms))
+        for at_ms in times_ms
+    }
 
 
 def waiting(rows: Rows, loaded: dict[bytes, bytes]) -> tuple[DeadlineQueue, int]:
@@ -47,7 +50,9 @@ def waiting(rows: Rows, loaded: dict[bytes, bytes]) -> tuple[DeadlineQueue, int]
     plan = plan_of(Setup(callbacks=True))
     rows.load(loaded)
     deadline_s = plan.destinations["acme-main"].callback_deadline_s
-    return DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Observer(), Intake())), int(deadline_s * 1000)
+    return DeadlineQueue(plan, rows, Lanes(0, plan, VirtualClock(), Observer(), Intake())), int(
+        deadline_s * 1000,
+    )
 
 
 @virtual_time
@@ -64,7 +69,9 @@ async def test_only_the_heads_of_the_queues_are_read() -> None:
     assert awaiting.pop_due(wait_ms + MANY, AT_ONCE) == [key(number) for number in range(AT_ONCE)]
     assert rows.looks <= AT_ONCE + 1
     assert len(awaiting) == MANY - AT_ONCE
-    assert awaiting.pop_due(wait_ms + MANY // 2, MANY) == [key(number) for number in range(AT_ONCE, MANY // 2 + 1)]
+    assert awaiting.pop_due(wait_ms + MANY // 2, MANY) == [
+        key(number) for number in range(AT_ONCE, MANY // 2 + 1)
+    ]
     assert len(awaiting.pop_due(wait_ms + MANY, MANY)) == MANY - MANY // 2 - 1
     assert len(awaiting) == 0
     assert awaiting.next_ms() is None
@@ -75,7 +82,9 @@ async def test_only_the_heads_of_the_queues_are_read() -> None:
 @pytest.mark.parametrize("status", ["accepted", "callback_overdue"])
 @virtual_time
 async def test_a_lead_waits_for_a_callback_if_its_destination_had_callbacks_when_it_was_sent(
-    status: Any, callbacks: bool, waits: int
+    status: Any,
+    callbacks: bool,
+    waits: int,
 ) -> None:
     queue, _ = waiting(Rows(0, 10**12), {})
     event = StatusEvent("o#2", "id0", status, 2, 0, "o", due_at_ms=9 if callbacks else None)
@@ -107,7 +116,12 @@ async def test_others_get_the_event_loop_while_the_queue_is_built_and_not_for_ea
 async def test_a_lead_is_due_at_its_deadline_and_not_before() -> None:
     queue, wait_ms = waiting(Rows(0, 10**12), values(0, 10, 10_000))
     await queue.load()
-    assert [queue.pop_due(wait_ms + at_ms, AT_ONCE) for at_ms in (-1, 0, 9, 10)] == [[], [key(0)], [], [key(10)]]
+    assert [queue.pop_due(wait_ms + at_ms, AT_ONCE) for at_ms in (-1, 0, 9, 10)] == [
+        [],
+        [key(0)],
+        [],
+        [key(10)],
+    ]
     assert len(queue) == 1
     assert queue.next_ms() == wait_ms + 10_000
     assert queue.workspaces() == {"acme"}
@@ -135,7 +149,9 @@ async def test_a_wait_ends_at_the_deadline_after_the_longest_time_or_with_the_fi
 
     for number, more in enumerate((0, 10)):
         loop.call_later(3, queue.add, key(more), "accepted")
-        assert await waited(wait_ms - 1_500, 60) == (1.5 if number else 3), "only the first lead ends it"
+        assert await waited(wait_ms - 1_500, 60) == (1.5 if number else 3), (
+            "only the first lead ends it"
+        )
     await asyncio.sleep(3)
     assert await waited(wait_ms - 1_500, 1) == 1
     assert await waited(wait_ms + 5, 60) == 0.001

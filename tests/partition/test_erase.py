@@ -21,7 +21,13 @@ from tests.partition.virtual import fail, virtual_time
 
 
 async def erase(bench: Bench, lead_id: str) -> CommandAnswer:
-    await bench.order("erase", lead_id=lead_id, destinations=["acme-main"], people=[PERSON], for_s=5)
+    await bench.order(
+        "erase",
+        lead_id=lead_id,
+        destinations=["acme-main"],
+        people=[PERSON],
+        for_s=5,
+    )
     return bench.answers()[-1]
 
 
@@ -52,14 +58,20 @@ async def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_pers
 
 @pytest.mark.parametrize("fields", [{"title": "CEO"}, {}], ids=["as_it_came", "without_its_fields"])
 @virtual_time
-async def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing(fields: dict[str, str]) -> None:
+async def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing(
+    fields: dict[str, str],
+) -> None:
     bench = await Bench.started(budget=BudgetPolicy(credits_per_day=100))
     await bench.lead("1", ADA)
     await erase(bench, "1")
     await bench.call_back("1", **fields)
     assert bench.history("1") == ["received", "sending", "accepted", "erased", "enriched"]
     assert [record.value for record in enriched(bench)] == [None]
-    lanes = [record for record in bench.kafka.log(bench.plan.topics.state, 0).committed() if record.key == b"l/acme"]
+    lanes = [
+        record
+        for record in bench.kafka.log(bench.plan.topics.state, 0).committed()
+        if record.key == b"l/acme"
+    ]
     (day,) = json.loads(lanes[-1].value or b"")["budget"]["days"]
     assert day.get("credits_reserved", 0) == 0
 
@@ -81,7 +93,9 @@ DAY_S = 86_400
 
 @pytest.mark.parametrize("fails", [False, True], ids=["at_once", "after_failed_transactions"])
 @virtual_time
-async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing(fails: bool) -> None:
+async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing(
+    fails: bool,
+) -> None:
     bench = await Bench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")

@@ -48,7 +48,13 @@ def facts(fields: Any) -> dict[str, tuple[Scalar, str]]:
 class Bench(OwnerBench):
     """Partition 0 with one workspace; its budget is 0 until `open`."""
 
-    def __init__(self, *, cache_first: bool = False, cache: MemoryCache | None = None, **of_workspace: Any) -> None:
+    def __init__(
+        self,
+        *,
+        cache_first: bool = False,
+        cache: MemoryCache | None = None,
+        **of_workspace: Any,
+    ) -> None:
         super().__init__(Setup(callbacks=True, credits_per_day=0, hold="degrade"), clay_takes_s=0.0)
         self.change(**of_workspace)
         main = self.plan.destinations["acme-main"]
@@ -80,7 +86,10 @@ class Bench(OwnerBench):
         return [event.status for event in emitted]
 
     def results(self, lead_id: str) -> list[Result]:
-        decoded = [_result.decode(record.value or b"") for record in self.kafka.log("leads.enriched", 0).committed()]
+        decoded = [
+            _result.decode(record.value or b"")
+            for record in self.kafka.log("leads.enriched", 0).committed()
+        ]
         return [result for result in decoded if result.lead_id == lead_id]
 
     async def open_and_return(self) -> None:
@@ -91,12 +100,18 @@ class Bench(OwnerBench):
     async def all_return(self) -> None:
         for copy in self.kafka.log(self.plan.topics.deferred, 0).committed():
             back = present(returning(read_envelope(copy), copy.record_id))
-            self.kafka.produce(0, Record(self.plan.topics.retry, copy.key, copy.value, back.to_headers()))
+            self.kafka.produce(
+                0,
+                Record(self.plan.topics.retry, copy.key, copy.value, back.to_headers()),
+            )
         await asyncio.sleep(5)
 
     async def call_back(self, lead_id: str, **fields: Scalar) -> None:
         callback = Callback(lead_id, "acme", "acme-main", now_ms(), "enriched", fields)
-        self.kafka.produce(0, Record(self.plan.topics.callbacks, b"acme", msgspec.json.encode(callback)))
+        self.kafka.produce(
+            0,
+            Record(self.plan.topics.callbacks, b"acme", msgspec.json.encode(callback)),
+        )
         await asyncio.sleep(5)
 
 
@@ -120,7 +135,9 @@ async def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
     assert three.source == "local"
     assert three.fields == {"company_name": "acme"}
     assert three.provenance["company_name"].source == "domain"
-    assert [event.saved for event in bench.events() if event.saved] == [6, 6], "the estimate of each"
+    assert [event.saved for event in bench.events() if event.saved] == [6, 6], (
+        "the estimate of each"
+    )
     assert bench.clay.lead_ids == []
 
 
@@ -130,9 +147,20 @@ async def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
     await bench.lead("1", ADA)
     await bench.open_and_return()
     await bench.call_back("1", title="CEO")
-    expected = ["received", "served_locally", "deferred", "replayed", "sending", "accepted", "enriched"]
+    expected = [
+        "received",
+        "served_locally",
+        "deferred",
+        "replayed",
+        "sending",
+        "accepted",
+        "enriched",
+    ]
     assert bench.history("1") == expected
-    assert [(result.source, result.version) for result in bench.results("1")] == [("local", 1), ("clay", 2)]
+    assert [(result.source, result.version) for result in bench.results("1")] == [
+        ("local", 1),
+        ("clay", 2),
+    ]
     (person,) = people({"email": ADA})
     assert {result.person for result in bench.results("1")} == {person}
     assert {result.company for result in bench.results("1")} == {company({"email": ADA})}
@@ -158,10 +186,15 @@ async def test_others_of_a_company_complete_a_provisional_result() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workspace", "days", "status"), [({"fallback": ("cache",)}, 40, "deferred"), ({"hold": "pause"}, 2, "held_budget")]
+    ("workspace", "days", "status"),
+    [({"fallback": ("cache",)}, 40, "deferred"), ({"hold": "pause"}, 2, "held_budget")],
 )
 @virtual_time
-async def test_an_operator_chooses_what_may_be_served(workspace: Any, days: float, status: str) -> None:
+async def test_an_operator_chooses_what_may_be_served(
+    workspace: Any,
+    days: float,
+    status: str,
+) -> None:
     """Nothing is, where leads wait."""
     bench = await Bench.started(**workspace)
     await bench.remember(ADA, days=days, title="CTO")
@@ -200,13 +233,17 @@ async def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> No
     await bench.remember(ADA, days=0, title="CEO")
     assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
     assert [result.source for result in bench.results("3")] == ["cache"]
-    assert await bench.lead("4", ADA, force=True) == ["received", "sending", "accepted"], "in spite of the cache"
+    assert await bench.lead("4", ADA, force=True) == ["received", "sending", "accepted"], (
+        "in spite of the cache"
+    )
     assert bench.clay.lead_ids == ["1", "4"]
 
 
 @virtual_time
 async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held() -> None:
-    """Without `cache_first`: in health it stays a duplicate, since its answer was bought under the first id."""
+    """Without `cache_first`: in health it stays a duplicate, since its answer was bought under the
+    first id.
+    """
     bench = await Bench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await bench.call_back("1", title="CEO")
@@ -226,7 +263,9 @@ async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held(
     bench.change(fallback=("cache", "local"))
     assert await bench.lead("4", ADA) == ["duplicate"], "an old result is not wanted"
     bench.change(fallback=("cache", "stale"), hold="pause")
-    assert await bench.lead("5", ADA) == ["duplicate"], "leads wait here, and are not answered otherwise"
+    assert await bench.lead("5", ADA) == ["duplicate"], (
+        "leads wait here, and are not answered otherwise"
+    )
     bench.change(hold="degrade", budget=BudgetPolicy())
     assert await bench.lead("6", ADA) == ["duplicate"]
     assert bench.clay.lead_ids == ["1"]
@@ -263,13 +302,19 @@ class AskedCache(MemoryCache):
 @pytest.mark.parametrize("cache_first", [False, True])
 @virtual_time
 async def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache(cache_first: bool) -> None:
-    """Not while its lane is held after it was refused, nor when it comes back: its callback may still bring a result.
+    """Not while its lane is held after it was refused, nor when it comes back: its callback may
+    still bring a result.
 
     Another lead of the same age that was never sent is answered, so the cache has what it needs.
     """
     cache = AskedCache()
     breaker = BreakerPolicy(consecutive_failures=1, open_s=600.0)
-    bench = await Bench.started(cache=cache, budget=BudgetPolicy(), breaker=breaker, fallback=("cache", "stale"))
+    bench = await Bench.started(
+        cache=cache,
+        budget=BudgetPolicy(),
+        breaker=breaker,
+        fallback=("cache", "stale"),
+    )
     await bench.remember(ADA, days=2, title="CEO")
     await bench.remember("new@b.example", days=2, title="CTO")
     bench.clay.first = [Refused("connect_error", 1)]
@@ -284,7 +329,9 @@ async def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache(cache_fi
     assert bench.results("1") == []
     await bench.call_back("1", title="from Clay")
     assert bench.history("1")[-2:] == ["accepted", "enriched"]
-    assert [(result.source, result.fields) for result in bench.results("1")] == [("clay", {"title": "from Clay"})]
+    assert [(result.source, result.fields) for result in bench.results("1")] == [
+        ("clay", {"title": "from Clay"}),
+    ]
 
 
 @virtual_time
@@ -313,7 +360,10 @@ def test_the_age_of_a_result_in_words(age_s: int, words: str) -> None:
 async def test_a_lead_that_arrives_during_the_bootstrap_is_not_answered_if_its_person_was_suppressed(
     shared: bool,
 ) -> None:
-    """The command is older than the take-over. As long as it is not applied, the cache would answer the lead."""
+    """The command is older than the take-over.
+
+    As long as it is not applied, the cache would answer the lead.
+    """
     bench = Bench(cache_first=True)
     if shared:
         bench.plan.put_workspace(Workspace("gamma", "gamma"), 0)
@@ -326,7 +376,8 @@ async def test_a_lead_that_arrives_during_the_bootstrap_is_not_answered_if_its_p
         return await waiting(self, topic, offset, most)
 
     with patch.object(MemoryLedger, "waiting", slow):
-        # The topic of commands is read by the bootstrap first: the group assigns its partitions one after the other.
+        # The topic of commands is read by the bootstrap first: the group assigns its partitions one
+        # after the other.
         await bench.partition.take_over()
         serving = asyncio.create_task(bench.partition.runner.serve(bench.inlet, "hot"))
         statuses = await bench.lead("1", ADA)

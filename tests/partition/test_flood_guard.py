@@ -1,4 +1,6 @@
-"""A producer that publishes invalid records without end: its lane is suspended, and the records wait in Kafka."""
+"""A producer that publishes invalid records without end: its lane is suspended, and the records
+wait in Kafka.
+"""
 
 import asyncio
 
@@ -12,7 +14,10 @@ from tests.simulation.schedule import Setup
 
 RUN = 5
 BAD = {
-    "no such destination": ({"lead_id": "x", "destination": "peple", "fields": {"email": "a@example.com"}}, b"acme"),
+    "no such destination": (
+        {"lead_id": "x", "destination": "peple", "fields": {"email": "a@example.com"}},
+        b"acme",
+    ),
     "no_identity": ({"workspace": "acme", "fields": {"title": "CEO"}}, None),
     "too large": ({"lead_id": "x", "fields": {"note": "x" * 9_000}}, b"acme"),
     "no lead": ([], b"acme"),
@@ -81,7 +86,10 @@ async def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -
     assert bench.rejected == 2 * RUN - 1
 
 
-@pytest.mark.parametrize("setup", [Setup(shared=True, callbacks=False), Setup(hold="degrade", callbacks=False)])
+@pytest.mark.parametrize(
+    "setup",
+    [Setup(shared=True, callbacks=False), Setup(hold="degrade", callbacks=False)],
+)
 @virtual_time
 async def test_rejected_records_do_not_wait_where_leads_must_not_wait(setup: Setup) -> None:
     bench = Bench(setup)
@@ -109,7 +117,11 @@ async def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once()
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize(("before", "stops"), [(RUN - 1, True), (RUN - 2, False)])
 @virtual_time
-async def test_the_dead_letters_that_another_worker_wrote_count(kind: str, before: int, stops: bool) -> None:
+async def test_the_dead_letters_that_another_worker_wrote_count(
+    kind: str,
+    before: int,
+    stops: bool,
+) -> None:
     bench = Bench()
     bench.publish_bad(kind, before)
     serving = await bench.serve()

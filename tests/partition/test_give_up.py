@@ -1,4 +1,6 @@
-"""Dead letters that an operator gives up: their leads or records end, once, and nothing waits for a person any more."""
+"""Dead letters that an operator gives up: their leads or records end, once, and nothing waits for a
+person any more.
+"""
 
 import asyncio
 from pathlib import Path
@@ -46,7 +48,11 @@ class Bench(ResolveBench):
         finally:
             model.close()
         names = self.plan.topics
-        account = BoardQueries(folder / "model.sqlite", final_of(self.plan)).account(now_ms(), names.dlq, names.parked)
+        account = BoardQueries(folder / "model.sqlite", final_of(self.plan)).account(
+            now_ms(),
+            names.dlq,
+            names.parked,
+        )
         both = account.dlq, account.parked
         return {state: sum(getattr(letters, state) for letters in both) for state in STATES}
 
@@ -63,7 +69,10 @@ async def with_lead(*first: Outcome, value: bytes | None = None, **changes: obje
     return bench
 
 
-@pytest.mark.parametrize("value", [b"\xff\xfe", b"{", b'{"lead_id": "id0", "fields": {}, "workspace": "nowhere"}'])
+@pytest.mark.parametrize(
+    "value",
+    [b"\xff\xfe", b"{", b'{"lead_id": "id0", "fields": {}, "workspace": "nowhere"}'],
+)
 @virtual_time
 async def test_a_record_that_is_no_lead_is_given_up(value: bytes, tmp_path: Path) -> None:
     bench = await with_lead(value=value)
@@ -84,7 +93,9 @@ async def test_a_record_that_is_no_lead_is_given_up(value: bytes, tmp_path: Path
 
 
 @virtual_time
-async def test_a_lead_that_clay_refused_for_good_is_given_up_and_may_be_published_again(tmp_path: Path) -> None:
+async def test_a_lead_that_clay_refused_for_good_is_given_up_and_may_be_published_again(
+    tmp_path: Path,
+) -> None:
     bench = await with_lead(Poison(422, 1))
     await bench.give_up(bench.dlq()[0])
     assert bench.last_event().status == "suppressed"
@@ -112,7 +123,9 @@ async def test_a_dead_letter_that_would_come_back_is_given_up_and_not_sent(tmp_p
 
 
 @virtual_time
-async def test_a_parked_lead_is_given_up_and_what_was_booked_stays_not_known(tmp_path: Path) -> None:
+async def test_a_parked_lead_is_given_up_and_what_was_booked_stays_not_known(
+    tmp_path: Path,
+) -> None:
     bench = await with_lead(Uncertain("timeout", 1))
     await bench.grace_ends()
     await bench.give_up(bench.parked()[0])
@@ -128,7 +141,9 @@ async def test_a_parked_lead_is_given_up_and_what_was_booked_stays_not_known(tmp
 
 
 @virtual_time
-async def test_a_dead_letter_that_is_not_the_latest_of_its_lead_ends_nothing(tmp_path: Path) -> None:
+async def test_a_dead_letter_that_is_not_the_latest_of_its_lead_ends_nothing(
+    tmp_path: Path,
+) -> None:
     bench = await with_lead(*[Refused("http_503", 1)] * 3)
     letter = bench.dlq()[0]
     await bench.come_back(letter, returning(read_envelope(letter), letter.record_id))
@@ -151,9 +166,14 @@ async def test_a_lead_that_was_published_again_is_not_given_up_with_its_old_dead
 
 
 @virtual_time
-async def test_what_another_program_parked_is_given_up_as_a_record_of_its_own(tmp_path: Path) -> None:
+async def test_what_another_program_parked_is_given_up_as_a_record_of_its_own(
+    tmp_path: Path,
+) -> None:
     bench = Bench()
-    bench.kafka.produce(0, Record(bench.plan.topics.parked, b"acme", b"not of ours", (("who", b"else"),)))
+    bench.kafka.produce(
+        0,
+        Record(bench.plan.topics.parked, b"acme", b"not of ours", (("who", b"else"),)),
+    )
     await bench.serve_for(1.0)
     assert bench.kept(tmp_path)["open"] == 1
     await bench.give_up(bench.parked()[0])

@@ -19,7 +19,10 @@ SOON_S = 1.0
 
 
 class ByWorkspace(SlowClay):
-    """Answers leads of acme with what is next in `acme`, and takes the others. `sent`: when, and to which webhook."""
+    """Answers leads of acme with what is next in `acme`, and takes the others.
+
+    `sent`: when, and to which webhook.
+    """
 
     def __init__(self) -> None:
         super().__init__(0.1)
@@ -45,27 +48,47 @@ class Bench(OperatedBench):
     def lead(self, workspace: str, topic: str = "") -> str:
         """Publish one; its id."""
         lead_id = f"id{next(self._numbers)}"
-        value = {"lead_id": lead_id, "workspace": workspace, "fields": {"email": f"{lead_id}@example.com"}}
+        value = {
+            "lead_id": lead_id,
+            "workspace": workspace,
+            "fields": {"email": f"{lead_id}@example.com"},
+        }
         self.produce(value, topic, workspace.encode())
         return lead_id
 
     def call_back(self, workspace: str, lead_id: str) -> None:
         callback = Callback(
-            lead_id, workspace, f"{workspace}-main", now_ms(), "enriched", {"title": "CTO"}, 7, actions=1
+            lead_id,
+            workspace,
+            f"{workspace}-main",
+            now_ms(),
+            "enriched",
+            {"title": "CTO"},
+            7,
+            actions=1,
         )
-        self.kafka.produce(0, Record(self.plan.topics.callbacks, workspace.encode(), msgspec.json.encode(callback)))
+        self.kafka.produce(
+            0,
+            Record(self.plan.topics.callbacks, workspace.encode(), msgspec.json.encode(callback)),
+        )
 
     def emitted(self, lead_id: str) -> list[str]:
         return [event.status for event in self.events() if event.lead_id == lead_id]
 
 
-@pytest.mark.parametrize("held_by", [RateLimited(429, 5, "3600"), Denied(401, 5, "the token was refused"), "paused"])
+@pytest.mark.parametrize(
+    "held_by",
+    [RateLimited(429, 5, "3600"), Denied(401, 5, "the token was refused"), "paused"],
+)
 @pytest.mark.parametrize("shared", [False, True])
 @virtual_time
 async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
-    held_by: Outcome | str, shared: bool
+    held_by: Outcome | str,
+    shared: bool,
 ) -> None:
-    """Not the commands and callbacks of its partition, and, where it has a neighbour there, not its leads."""
+    """Not the commands and callbacks of its partition, and, where it has a neighbour there, not its
+    leads.
+    """
     bench = await Bench.started(Setup(shared=shared, silent_after=1_000))
     known = [bench.lead("acme") for _ in range(8)]
     await asyncio.sleep(5.0)
@@ -81,14 +104,20 @@ async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
     while now_ms() - began_ms < HOUR_S * 1_000:
         await asyncio.sleep(590.0)
         bench.lead("acme")  # whatever comes for it meanwhile
-        beside = [bench.lead("gamma", topic) for topic in (topics.leads, topics.retry, topics.bulk)] if shared else []
+        beside = (
+            [bench.lead("gamma", topic) for topic in (topics.leads, topics.retry, topics.bulk)]
+            if shared
+            else []
+        )
         called = known.pop()
         bench.call_back("acme", called)
         await bench.order("correct", called, credits=1, for_s=SOON_S)
         assert [bench.emitted(lead_id)[-1] for lead_id in beside] == ["accepted"] * len(beside)
         assert bench.emitted(called)[-1] == "enriched"
         assert [answer.applied for answer in bench.answers() if answer.id == called] == [True]
-    tried = [hook for at_ms, hook in bench.clay.sent if at_ms >= began_ms and hook.startswith("acme")]
+    tried = [
+        hook for at_ms, hook in bench.clay.sent if at_ms >= began_ms and hook.startswith("acme")
+    ]
     assert len(tried) < 20, "it was held"
 
 

@@ -1,4 +1,6 @@
-"""Locks on rows: copies are processed in the order of their records, share commits, and block no other lead."""
+"""Locks on rows: copies are processed in the order of their records, share commits, and block no
+other lead.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -81,7 +83,9 @@ async def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:
 
 
 @virtual_time
-async def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_holds_the_lock() -> None:
+async def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_holds_the_lock() -> (
+    None
+):
     recalled: list[InFlight] = []
     turns = locks(recalled.append)
     order = list[str]()
@@ -103,7 +107,9 @@ async def test_a_callback_goes_before_leads_that_wait_and_recalls_the_one_that_h
 
 
 @virtual_time
-async def test_a_record_does_not_overtake_an_earlier_one_that_is_given_up_at_the_same_time() -> None:
+async def test_a_record_does_not_overtake_an_earlier_one_that_is_given_up_at_the_same_time() -> (
+    None
+):
     """The earlier one leaves the queue first, which gives the turn to the later one."""
     turns = locks()
     suspended = asyncio.Event()
@@ -129,7 +135,10 @@ async def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> Non
     wanted = keys("a")
 
     async def work(name: str, offset: int, *names: str) -> None:
-        async with turns.lock(in_flight(offset), lambda: wanted if name == "grows" else keys(*names)):
+        async with turns.lock(
+            in_flight(offset),
+            lambda: wanted if name == "grows" else keys(*names),
+        ):
             order.append(name)
             await asyncio.sleep(1.0)
 
@@ -144,9 +153,16 @@ async def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> Non
     assert order == ["first", "other", "grows", "later"]
 
 
-@given(st.lists(st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.integers(0, 3), st.booleans()), max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.integers(0, 3), st.booleans()),
+        max_size=12,
+    ),
+)
 @virtual_time
-async def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple[set[str], int, bool]]) -> None:
+async def test_any_records_hold_locks_exclusively_and_in_order(
+    asked: list[tuple[set[str], int, bool]],
+) -> None:
     """`asked`: keys, how long it works, whether it is cancelled while it waits or works."""
     turns = locks()
     inside = set[str]()
@@ -162,7 +178,9 @@ async def test_any_records_hold_locks_exclusively_and_in_order(asked: list[tuple
             finally:
                 inside.difference_update(names)
 
-    tasks = [asyncio.create_task(work(number, names, s)) for number, (names, s, _) in enumerate(asked)]
+    tasks = [
+        asyncio.create_task(work(number, names, s)) for number, (names, s, _) in enumerate(asked)
+    ]
     await asyncio.sleep(0.5)
     for task, (_, _, cancelled) in zip(tasks, asked, strict=True):
         if cancelled:

@@ -1,4 +1,6 @@
-"""Kills at the lane's rate: few leads stay without an answer, and the rate holds when the others come back."""
+"""Kills at the lane's rate: few leads stay without an answer, and the rate holds when the others
+come back.
+"""
 
 import asyncio
 import random
@@ -18,10 +20,16 @@ LEADS = 40
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @virtual_time
 async def test_a_kill_after_a_burst_leaves_few_leads_uncertain(seed: int) -> None:
-    """The bucket filled while the worker started, and then leads came. Little's law: 10/s for 0.2 s are 2 in flight."""
+    """The bucket filled while the worker started, and then leads came.
+
+    Little's law: 10/s for 0.2 s are 2 in flight.
+    """
     chance = random.Random(seed)
     lost = list[int]()
-    bench = await Bench.started(Setup(rate_per_s=10.0, burst=20, max_in_flight=100, callbacks=False), clay_takes_s=0.2)
+    bench = await Bench.started(
+        Setup(rate_per_s=10.0, burst=20, max_in_flight=100, callbacks=False),
+        clay_takes_s=0.2,
+    )
     for kill in range(KILLS):
         await asyncio.sleep(3.0)
         for number in range(LEADS):
@@ -52,8 +60,12 @@ class TimedClay(SlowClay):
 
 @pytest.mark.parametrize("killed_after_s", [0.55, 1.5, 3.0])
 @virtual_time
-async def test_the_rate_holds_when_100_leads_come_back_at_once_after_a_crash(killed_after_s: float) -> None:
-    """Clay's bucket does not know that another worker sends: no window has more than its burst and what flows in."""
+async def test_the_rate_holds_when_100_leads_come_back_at_once_after_a_crash(
+    killed_after_s: float,
+) -> None:
+    """Clay's bucket does not know that another worker sends: no window has more than its burst and
+    what flows in.
+    """
     rate_per_s = 10.0
     burst = 20
     bench = Bench(Setup(rate_per_s=rate_per_s, burst=burst, max_in_flight=100, callbacks=False))

@@ -31,7 +31,9 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
     wakes = dict[int, int]()
     line = list[Waiter]()
     owed = dict.fromkeys(SHARES, 0.0)
-    kinds: list[Kind] = [(name, bulk) for name in ("acme-main", "gamma-main") for bulk in (False, True)]
+    kinds: list[Kind] = [
+        (name, bulk) for name in ("acme-main", "gamma-main") for bulk in (False, True)
+    ]
 
     def rank(waiter: Waiter) -> tuple[int, int]:
         if waiter.group == "again":
@@ -41,10 +43,16 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
     for number in range(150):
         if rng.random() < 0.6 or not line:
             one = in_flight(number, rng.choice(SOURCES))
-            one.arrival = rng.choice([number, 1_000 - number])  # one that asks again keeps its place
+            # one that asks again keeps its place
+            one.arrival = rng.choice([number, 1_000 - number])
             place, bulk = rng.choice(kinds)
             destination = plan.destinations[place]
-            request = AdmissionRequest(destination, rng.choice([0, 7]), bulk=bulk, patient=rng.random() < 0.5)
+            request = AdmissionRequest(
+                destination,
+                rng.choice([0, 7]),
+                bulk=bulk,
+                patient=rng.random() < 0.5,
+            )
             line.append(Waiter(one, Applying(lambda grant: None), request, 0))
             queue.add(line[-1])
         elif rng.random() < 0.3:
@@ -70,16 +78,25 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
             able = [waiter for waiter in ready if waiter.kind not in without]
             assert queue.first(without) is min(able, key=rank, default=None)
         if line:
-            last = max(ready, key=lambda waiter: (groups_of(waiter), waiter.number), default=line[-1])
+            last = max(
+                ready,
+                key=lambda waiter: (groups_of(waiter), waiter.number),
+                default=line[-1],
+            )
             assert queue.last() is last
         for kind in kinds:
             of_kind = [waiter for waiter in ready if waiter.kind == kind]
             assert queue.has(kind) is bool(of_kind)
-            assert queue.ready(kind) == sorted(of_kind, key=lambda waiter: (groups_of(waiter), waiter.number))
+            assert queue.ready(kind) == sorted(
+                of_kind,
+                key=lambda waiter: (groups_of(waiter), waiter.number),
+            )
             impatient = [waiter for waiter in of_kind if not waiter.request.patient]
             assert queue.unreported(kind) == sorted(impatient, key=lambda waiter: waiter.number)
         for waiter in ready:
-            own = sum(other.group == waiter.group and other.number < waiter.number for other in ready)
+            own = sum(
+                other.group == waiter.group and other.number < waiter.number for other in ready
+            )
             in_all = own + sum(groups_of(other) < groups_of(waiter) for other in ready)
             assert queue.sends_before(waiter, 0.0) == in_all
             assert queue.sends_before(waiter, 0.25) == min(in_all, (own + 1) * 5)
@@ -112,10 +129,18 @@ PATIENCE_MS = 2_000
 @pytest.mark.parametrize("bulk_only", [False, True])
 @pytest.mark.parametrize("reason", ["breaker_open", "in_flight"])
 @pytest.mark.parametrize("over_ms", [0, 1])
-@pytest.mark.parametrize(("shared", "hold"), [(False, "pause"), (True, "pause"), (False, "degrade")])
+@pytest.mark.parametrize(
+    ("shared", "hold"),
+    [(False, "pause"), (True, "pause"), (False, "degrade")],
+)
 @virtual_time
 async def test_a_lead_waits_here_for_a_hold_that_is_short_or_of_its_own_workspace(
-    status: Any, bulk_only: bool, reason: str, over_ms: int, shared: bool, hold: Any
+    status: Any,
+    bulk_only: bool,
+    reason: str,
+    over_ms: int,
+    shared: bool,
+    hold: Any,
 ) -> None:
     plan = plan_of(Setup(shared=shared, hold=hold, patience_s=PATIENCE_MS / 1_000))
     patience = Patience(plan, Lanes(0, plan, VirtualClock(), Observer(), Intake()))
@@ -123,7 +148,12 @@ async def test_a_lead_waits_here_for_a_hold_that_is_short_or_of_its_own_workspac
     for number, source in enumerate(SOURCES):
         one = in_flight(number, source)
         one.arrival = number
-        waiter = Waiter(one, Applying(lambda grant: None), AdmissionRequest(plan.destinations["acme-main"]), 0)
+        waiter = Waiter(
+            one,
+            Applying(lambda grant: None),
+            AdmissionRequest(plan.destinations["acme-main"]),
+            0,
+        )
         queue.add(waiter)
         queue.make_ready(waiter)
     held = Held(reason, "", NOW_MS + PATIENCE_MS + over_ms, status, bulk_only=bulk_only)
@@ -134,7 +164,12 @@ async def test_a_lead_waits_here_for_a_hold_that_is_short_or_of_its_own_workspac
         expected = SOURCES
     assert tuple(waiter.in_flight.source for waiter in waiters) == expected
     stall = Held("no_answer", "", NOW_MS + 900)
-    waits = patience.wait_for_stall(plan.workspaces["acme"], stall, NOW_MS - 1_500, NOW_MS + 499 + over_ms)
+    waits = patience.wait_for_stall(
+        plan.workspaces["acme"],
+        stall,
+        NOW_MS - 1_500,
+        NOW_MS + 499 + over_ms,
+    )
     if over_ms or not (shared or hold == "degrade"):
         assert waits is stall
     else:

@@ -1,4 +1,6 @@
-"""The timer of the lanes: each is looked at when its time has come, and all of them after a step of the clock."""
+"""The timer of the lanes: each is looked at when its time has come, and all of them after a step of
+the clock.
+"""
 
 import asyncio
 
@@ -43,12 +45,17 @@ async def test_each_lane_is_looked_at_when_its_time_has_come() -> None:
     bench.set("held", 10.0)
     bench.timer.clear()
     await asyncio.sleep(60)
-    assert bench.looks == [("early", 1.0), ("moved", 2.5), ("late", 3.0)], "not before, not after, and once"
+    assert bench.looks == [("early", 1.0), ("moved", 2.5), ("late", 3.0)], (
+        "not before, not after, and once"
+    )
 
 
 @pytest.mark.parametrize(("in_s", "seen_s"), [(10.0, 12.0), (3_600.0, 62.0)])
 @virtual_time
-async def test_all_lanes_are_looked_at_within_a_minute_after_the_clock_was_set_back(in_s: float, seen_s: float) -> None:
+async def test_all_lanes_are_looked_at_within_a_minute_after_the_clock_was_set_back(
+    in_s: float,
+    seen_s: float,
+) -> None:
     """Their times are far away now, although the holds that they wait for may have ended."""
     bench = Bench()
     bench.set("first", 1.0)

@@ -69,12 +69,16 @@ async def test_a_held_lane_is_shown_from_the_take_over_on() -> None:
     await asyncio.sleep(600.0)
     assert board.seen.holds == "paused"
     assert board.emitted() == ["paused", "held"]
-    assert len(board.published()) == 3, "one more of the take-over; since then only the date has changed"
+    assert len(board.published()) == 3, (
+        "one more of the take-over; since then only the date has changed"
+    )
 
 
 @virtual_time
 async def test_a_take_over_writes_each_lane_so_that_a_lost_topic_is_filled_again() -> None:
-    """The view is the backup of what was spent, and a lane in which nothing happens changes never again."""
+    """The view is the backup of what was spent, and a lane in which nothing happens changes never
+    again.
+    """
     board = await Board.started(Setup(callbacks=False, credits_per_day=100))
     await asyncio.sleep(100.0)  # past midnight
     board.publish("a", "p1")

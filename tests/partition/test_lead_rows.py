@@ -16,7 +16,10 @@ _row = msgspec.json.Decoder(Delivery)
 @pytest.mark.parametrize("linkedin", [False, True])
 @pytest.mark.parametrize("awaiting", [False, True])
 @virtual_time
-async def test_a_lead_has_as_many_rows_and_as_many_bytes_as_in_a_benchmark(linkedin: bool, awaiting: bool) -> None:
+async def test_a_lead_has_as_many_rows_and_as_many_bytes_as_in_a_benchmark(
+    linkedin: bool,
+    awaiting: bool,
+) -> None:
     bench = Bench()
     lead = lead_of(17, linkedin=linkedin)
     bench.produce(msgspec.to_builtins(lead))
@@ -26,7 +29,9 @@ async def test_a_lead_has_as_many_rows_and_as_many_bytes_as_in_a_benchmark(linke
         await asyncio.sleep(5.0)
     rows = bench.partition.state.rows
     written = {key: rows[key] for key in rows if key.startswith((b"d/", b"p/"))}
-    filled = dict(rows_of_lead(17, "acme", "acme-main", now_ms(), linkedin=linkedin, awaiting=awaiting))
+    filled = dict(
+        rows_of_lead(17, "acme", "acme-main", now_ms(), linkedin=linkedin, awaiting=awaiting),
+    )
     assert filled.keys() == written.keys()
     for key, value in filled.items():
         if key.startswith(b"p/"):

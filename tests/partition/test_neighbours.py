@@ -1,4 +1,6 @@
-"""Many lanes in one partition, on virtual time: what one of them does hardly delays the others, and loses nothing."""
+"""Many lanes in one partition, on virtual time: what one of them does hardly delays the others, and
+loses nothing.
+"""
 
 import asyncio
 from collections import Counter
@@ -55,7 +57,9 @@ class SlowLink(PlainLink):
 
 
 class ReplayProcess:
-    """The handlers of the replay process on an in-memory Kafka, with the views of the lanes as they are published."""
+    """The handlers of the replay process on an in-memory Kafka, with the views of the lanes as they
+    are published.
+    """
 
     def __init__(self, kafka: MemoryKafka, plan: Plan) -> None:
         self.moving = asyncio.Event()
@@ -63,17 +67,31 @@ class ReplayProcess:
         self._kafka = kafka
         self._topic = plan.topics.lanes
         policy = ReplayPolicy()
-        rates_per_s = {name: workspace.rate.rate_per_s for name, workspace in plan.workspaces.items()}
+        rates_per_s = {
+            name: workspace.rate.rate_per_s for name, workspace in plan.workspaces.items()
+        }
         self._turns = Turns(rates_per_s, policy.rate_share)
-        about = plan.topics, policy, rates_per_s, self.publish, self.begin, self.moving, VirtualClock(), self._turns
+        about = (
+            plan.topics,
+            policy,
+            rates_per_s,
+            self.publish,
+            self.begin,
+            self.moving,
+            VirtualClock(),
+            self._turns,
+        )
         replay = Replay(*about, lambda *_: None, lambda *_: None)
         handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
             plan.topics.dlq: replay.dead_letters,
             plan.topics.deferred: replay.deferred,
         }
-        handlers |= {plan.topics.wait(tier_s): partial(replay.wait, tier=tier_s) for tier_s in policy.tiers_s}
+        handlers |= {
+            plan.topics.wait(tier_s): partial(replay.wait, tier=tier_s) for tier_s in policy.tiers_s
+        }
         self._serving = [
-            asyncio.ensure_future(serve(MemoryInlet(kafka, "replay", 0, topic, 0))) for topic, serve in handlers.items()
+            asyncio.ensure_future(serve(MemoryInlet(kafka, "replay", 0, topic, 0)))
+            for topic, serve in handlers.items()
         ]
         self._follow_lanes(0)
 
@@ -100,10 +118,18 @@ class Bench(OwnerBench):
     clay: IllClay
 
     def __init__(
-        self, lanes: int = 1, max_waiting: int = 500, max_in_flight: int = 100, link: Link | None = None
+        self,
+        lanes: int = 1,
+        max_waiting: int = 500,
+        max_in_flight: int = 100,
+        link: Link | None = None,
     ) -> None:
         setup = Setup(
-            callbacks=False, max_in_flight=max_in_flight, lanes=lanes, max_waiting=max_waiting, patience_s=5.0
+            callbacks=False,
+            max_in_flight=max_in_flight,
+            lanes=lanes,
+            max_waiting=max_waiting,
+            patience_s=5.0,
         )
         super().__init__(setup, link=link)
         self.clay = IllClay()
@@ -112,7 +138,9 @@ class Bench(OwnerBench):
         self.most_waiting = 0
 
     async def start(self, replays: bool = False) -> None:
-        """Start the worker, and the replay process: as in the simulation, or (`replays`) with its own handlers."""
+        """Start the worker, and the replay process: as in the simulation, or (`replays`) with its
+        own handlers.
+        """
         loop = cast(SimLoop, asyncio.get_running_loop())
         if replays:
             self.replay = ReplayProcess(self.kafka, self.plan)
@@ -123,11 +151,17 @@ class Bench(OwnerBench):
     def lead(self, workspace: str, topic: str = "") -> str:
         lead_id = f"{workspace}-{len(self.published)}"
         self.published[lead_id] = now_ms()
-        self.produce({"lead_id": lead_id, "fields": {"email": f"{lead_id}@example.com"}}, topic, workspace.encode())
+        self.produce(
+            {"lead_id": lead_id, "fields": {"email": f"{lead_id}@example.com"}},
+            topic,
+            workspace.encode(),
+        )
         return lead_id
 
     async def watch(self, neighbour: Callable[[], object], every_s: float) -> list[float]:
-        """How long well leads wait for their POST while the neighbour does something, in seconds, shortest first."""
+        """How long well leads wait for their POST while the neighbour does something, in seconds,
+        shortest first.
+        """
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         well: list[str] = []
@@ -166,7 +200,10 @@ def _paused(bench: Bench) -> None:
 
 
 def _out_of_budget(bench: Bench) -> None:
-    acme = msgspec.structs.replace(bench.plan.workspaces["acme"], budget=BudgetPolicy(credits_per_day=20))
+    acme = msgspec.structs.replace(
+        bench.plan.workspaces["acme"],
+        budget=BudgetPolicy(credits_per_day=20),
+    )
     bench.plan.put_workspace(acme, None)
 
 
@@ -183,7 +220,10 @@ def _backfilling(bench: Bench) -> None:
 @pytest.mark.parametrize("lanes", [1, 19])
 @pytest.mark.parametrize("trouble", [_ill, _paused, _out_of_budget, _bursting, _backfilling])
 @virtual_time
-async def test_a_healthy_lane_is_not_delayed_by_its_neighbour(trouble: Callable[[Bench], None], lanes: int) -> None:
+async def test_a_healthy_lane_is_not_delayed_by_its_neighbour(
+    trouble: Callable[[Bench], None],
+    lanes: int,
+) -> None:
     bench = await Bench.started(lanes)
     trouble(bench)
     waits_s = await bench.watch(lambda: bench.lead("acme"), 1 / 8)
@@ -194,7 +234,8 @@ async def test_a_healthy_lane_is_not_delayed_by_its_neighbour(trouble: Callable[
 @pytest.mark.parametrize("lanes", [1, 19])
 @virtual_time
 async def test_a_healthy_lane_does_not_wait_until_a_burst_before_it_is_deferred(lanes: int) -> None:
-    bench = Bench(lanes, max_in_flight=2, link=SlowLink())  # so few records at once that the burst takes 5 s
+    # so few records at once that the burst takes 5 s
+    bench = Bench(lanes, max_in_flight=2, link=SlowLink())
     await bench.start()
     _bursting(bench)
     waits_s = await bench.watch(lambda: None, 0)
@@ -221,7 +262,9 @@ async def test_a_burst_is_deferred_about_once_and_comes_back_in_order_of_age() -
     deferred = Counter(event.lead_id for event in bench.events() if event.status == "deferred")
     sent = bench.sent_ms()
     assert len(sent) == len(burst)
-    assert max(sent.values()) - min(sent.values()) < 600 / 8 * 1_000 * 1.1, "the lane's rate is used"
+    assert max(sent.values()) - min(sent.values()) < 600 / 8 * 1_000 * 1.1, (
+        "the lane's rate is used"
+    )
     assert sum(deferred.values()) < 1.2 * len(burst)
     assert max(deferred.values()) <= 3
 
@@ -258,6 +301,7 @@ async def test_a_held_lead_writes_few_events_and_goes_when_its_lane_opens(troubl
     done = [event.at_ms for event in bench.events() if event.status == "accepted"]
     assert len(done) == len(leads)
     done.sort()
-    opened_ms, after = (done[2], done[3:]) if trouble == "ill" else (began_ms + 3_600_000, done)  # after three probes
+    # after three probes
+    opened_ms, after = (done[2], done[3:]) if trouble == "ill" else (began_ms + 3_600_000, done)
     for place, at_ms in enumerate(after, 1):
         assert at_ms <= opened_ms + 2_000 + place * 1_000 / (8 * 0.5), place

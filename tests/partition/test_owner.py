@@ -1,4 +1,6 @@
-"""A partition from take-over to close on an in-memory Kafka: what it refuses, when it stops, what it gives up."""
+"""A partition from take-over to close on an in-memory Kafka: what it refuses, when it stops, what
+it gives up.
+"""
 
 import asyncio
 import json
@@ -91,9 +93,17 @@ class Bench:
         given = {"alarm": self.alarms.append, **others}
         return PartitionOwner(0, self.ledger, parts(self.plan, self.clay, **given))
 
-    def produce(self, document: object, topic: str = "", key: bytes | None = b"acme") -> ConsumedRecord:
+    def produce(
+        self,
+        document: object,
+        topic: str = "",
+        key: bytes | None = b"acme",
+    ) -> ConsumedRecord:
         """Put a record on `leads`, or another topic: a lead with these members, or what is none."""
-        return self.kafka.produce(0, Record(topic or self.plan.topics.leads, key, json.dumps(document).encode()))
+        return self.kafka.produce(
+            0,
+            Record(topic or self.plan.topics.leads, key, json.dumps(document).encode()),
+        )
 
     def publish(self, lead_id: str, person: str, **changes: Any) -> None:
         self.produce({"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}, **changes})
@@ -104,9 +114,21 @@ class Bench:
             self.publish(f"id{number}", f"p{number}")
 
     def command(
-        self, kind: str, name: str = "c1", workspace: str = "acme", age_ms: int = 0, **args: Any
+        self,
+        kind: str,
+        name: str = "c1",
+        workspace: str = "acme",
+        age_ms: int = 0,
+        **args: Any,
     ) -> ConsumedRecord:
-        about = {"id": name, "kind": kind, "workspace": workspace, "who": "jane", "why": "because", "args": args}
+        about = {
+            "id": name,
+            "kind": kind,
+            "workspace": workspace,
+            "who": "jane",
+            "why": "because",
+            "args": args,
+        }
         return self.produce(about | {"at_ms": now_ms() - age_ms}, self.plan.topics.commands)
 
     async def order(self, kind: str, name: str = "c1", *, for_s: float = 1.0, **about: Any) -> None:
@@ -115,11 +137,17 @@ class Bench:
         await asyncio.sleep(for_s)
 
     def answers(self) -> list[CommandAnswer]:
-        return [_ANSWER.decode(record.value or b"") for record in self.kafka.log("leads.audit", 0).committed()]
+        return [
+            _ANSWER.decode(record.value or b"")
+            for record in self.kafka.log("leads.audit", 0).committed()
+        ]
 
     def events(self, origin: str = "") -> list[StatusEvent]:
         """Those of one record, or all."""
-        events = [_EVENT.decode(record.value or b"") for record in self.kafka.log("leads.status", 0).committed()]
+        events = [
+            _EVENT.decode(record.value or b"")
+            for record in self.kafka.log("leads.status", 0).committed()
+        ]
         return [event for event in events if origin in ("", event.origin)]
 
     def states(self) -> list[str]:
@@ -135,7 +163,15 @@ class Bench:
     async def come_back(self, dead_letter: ConsumedRecord, envelope: Envelope | None) -> None:
         """What the replay app, or an operator, publishes for a dead letter is taken."""
         assert envelope is not None
-        self.kafka.produce(0, Record(self.plan.topics.retry, dead_letter.key, dead_letter.value, envelope.to_headers()))
+        self.kafka.produce(
+            0,
+            Record(
+                self.plan.topics.retry,
+                dead_letter.key,
+                dead_letter.value,
+                envelope.to_headers(),
+            ),
+        )
         await asyncio.sleep(10.0)
 
     @classmethod
@@ -151,7 +187,10 @@ class Bench:
         """Take the partition over, and serve its topics; returns the task of `leads`."""
         await self.partition.take_over()
         serve = self.partition.runner.serve
-        self.serving = {source: asyncio.create_task(serve(inlet, source)) for source, inlet in self.inlets.items()}
+        self.serving = {
+            source: asyncio.create_task(serve(inlet, source))
+            for source, inlet in self.inlets.items()
+        }
         return self.serving["hot"]
 
     async def serve_for(self, seconds: float) -> None:
@@ -185,14 +224,26 @@ def _row(**changes: object) -> bytes:
     ("key", "value", "says"),
     [
         (lane_key("acme"), b"{", "cannot be read"),
-        (lane_key("acme"), msgspec.json.encode(Lane("acme", 0, version=LANE_VERSION + 1)), "update it"),
-        (lane_key("beta"), msgspec.json.encode(Lane("beta", 0)), "set workspaces.beta.partition = 0"),
+        (
+            lane_key("acme"),
+            msgspec.json.encode(Lane("acme", 0, version=LANE_VERSION + 1)),
+            "update it",
+        ),
+        (
+            lane_key("beta"),
+            msgspec.json.encode(Lane("beta", 0)),
+            "set workspaces.beta.partition = 0",
+        ),
         (b"o/no place", b"1", "the row o/no place of the state topic cannot be read"),
         (b"c/leads", b"many", "the row c/leads of the state topic cannot be read"),
     ],
 )
 @virtual_time
-async def test_a_state_that_cannot_be_used_is_refused_at_take_over(key: bytes, value: bytes, says: str) -> None:
+async def test_a_state_that_cannot_be_used_is_refused_at_take_over(
+    key: bytes,
+    value: bytes,
+    says: str,
+) -> None:
     bench = Bench()
     bench.kafka.produce(0, Record(bench.plan.topics.state, key, value))
     with pytest.raises(RowUnreadable, match=says):
@@ -214,14 +265,22 @@ async def test_a_lead_row_that_cannot_be_used_ends_the_process_without_an_ack(va
 
 @virtual_time
 async def test_a_lead_bought_again_after_its_freshness_window_keeps_its_new_row() -> None:
-    """Its old row ends with the very step that begins the new history: the deletion must not take the new one."""
+    """Its old row ends with the very step that begins the new history: the deletion must not take
+    the new one.
+    """
     bench = Bench()
     key = delivery_key("acme", "acme-main", "id0")
-    bench.kafka.produce(0, Record(bench.plan.topics.state, key, _row(origin="leads/9/9", final=True)))
+    bench.kafka.produce(
+        0,
+        Record(bench.plan.topics.state, key, _row(origin="leads/9/9", final=True)),
+    )
     bench.publish("id0", "p0")
     await bench.serve_for(0.5)
     assert bench.states() == ["received", "sending"]
-    rows = {record.key: record.value for record in bench.kafka.log(bench.plan.topics.state, 0).committed()}
+    rows = {
+        record.key: record.value
+        for record in bench.kafka.log(bench.plan.topics.state, 0).committed()
+    }
     assert rows[key] is not None
 
 
@@ -232,10 +291,23 @@ async def test_between_two_attempts_a_lead_waits_twice_as_long_as_before() -> No
     bench.clay.first = [Refused("http_503", 1)] * 2
     bench.publish("id0", "p0")
     await bench.serve_for(10.0)
-    assert bench.states() == ["received", "sending", "refused", "sending", "refused", "sending", "accepted"]
+    assert bench.states() == [
+        "received",
+        "sending",
+        "refused",
+        "sending",
+        "refused",
+        "sending",
+        "accepted",
+    ]
     _, _, *events = bench.events()
     base_ms = int(bench.plan.delivery.retry_base_s * 1000)
-    for refused, sending, pause_ms in zip(events[::2], events[1::2], (base_ms, 2 * base_ms), strict=False):
+    for refused, sending, pause_ms in zip(
+        events[::2],
+        events[1::2],
+        (base_ms, 2 * base_ms),
+        strict=False,
+    ):
         assert refused.due_at_ms == refused.at_ms + pause_ms <= sending.at_ms, "not before"
         assert sending.at_ms <= refused.due_at_ms + 10, "and not after"
 
@@ -243,7 +315,10 @@ async def test_between_two_attempts_a_lead_waits_twice_as_long_as_before() -> No
 @virtual_time
 @pytest.mark.parametrize("fenced", [False, True])
 async def test_a_record_that_is_done_by_the_rows_is_acked_only_by_the_owner(fenced: bool) -> None:
-    """Rows that say "done" may be those of a former owner. A commit proves that they are the newest."""
+    """Rows that say "done" may be those of a former owner.
+
+    A commit proves that they are the newest.
+    """
     bench = Bench(Setup(callbacks=False))
     bench.publish("id0", "p0")
     await bench.serve_for(10.0)
@@ -276,7 +351,8 @@ async def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension(
     bench = Bench()
     inlet = RecordingStream([consumed(0), consumed(1)])
     inlet.suspended.set()
-    serving = asyncio.create_task(bench.partition.runner.serve(inlet, "hot"))  # not taken over (again) yet
+    # not taken over (again) yet
+    serving = asyncio.create_task(bench.partition.runner.serve(inlet, "hot"))
     await asyncio.sleep(1.0)
     assert inlet.given_up == [0, 1]
     assert len(bench.partition.runner._unfinished) == 0
@@ -285,7 +361,9 @@ async def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension(
 
 
 @virtual_time
-async def test_four_records_for_each_lead_in_flight_are_under_way_and_the_next_waits_for_one_to_end() -> None:
+async def test_four_records_for_each_lead_in_flight_are_under_way_and_the_next_waits_for_one_to_end() -> (
+    None
+):
     bench = Bench(Setup(max_in_flight=1))
     started = list[int]()
     may_end = asyncio.Semaphore(0)

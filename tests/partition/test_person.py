@@ -18,7 +18,11 @@ from tests.partition.virtual import now_ms, virtual_time
 
 LINKEDIN: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/in/ada"}
 OTHER: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/in/ada-king"}
-NAME: Final[dict[str, Scalar]] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
+NAME: Final[dict[str, Scalar]] = {
+    "domain": "acme.example",
+    "first_name": "Ada",
+    "last_name": "King",
+}
 BOTH: Final = {"email": ADA, **LINKEDIN}
 SENT: Final = ["received", "sending", "accepted"]
 
@@ -55,19 +59,25 @@ async def test_a_forged_id_takes_no_row_and_makes_no_duplicate_of_the_lead_that_
     bench = await opened()
     (ada,) = people({"email": ADA})
     derived = f"p-{ada}"
-    assert await lead(bench, derived, {"email": "mallory@acme.example"}) == [], "its history has another id"
+    assert await lead(bench, derived, {"email": "mallory@acme.example"}) == [], (
+        "its history has another id"
+    )
     (forged,) = {event.lead_id for event in bench.events()}
     assert bench.history(forged) == SENT
     bench.produce({"fields": {"email": ADA}})
     await asyncio.sleep(5)
     assert bench.history(derived) == SENT
     assert bench.clay.lead_ids == [forged, derived]
-    assert await lead(bench, derived, {"email": ADA}) == [*SENT, "duplicate"], "an export that is published again"
+    assert await lead(bench, derived, {"email": ADA}) == [*SENT, "duplicate"], (
+        "an export that is published again"
+    )
 
 
 @virtual_time
 async def test_a_duplicate_does_not_make_two_people_one() -> None:
-    """It costs nothing, so a producer could have any other person suppressed and erased with this one."""
+    """It costs nothing, so a producer could have any other person suppressed and erased with this
+    one.
+    """
     bench = await opened()
     await lead(bench, "1", {"email": ADA})
     assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["duplicate"]
@@ -79,7 +89,10 @@ async def test_a_duplicate_does_not_make_two_people_one() -> None:
 @virtual_time
 async def test_a_lead_that_is_not_sent_does_not_make_two_people_one() -> None:
     bench = await opened()
-    assert await lead(bench, "1", {"email": ADA, **LINKEDIN}, not_after_ms=1) == ["received", "expired"]
+    assert await lead(bench, "1", {"email": ADA, **LINKEDIN}, not_after_ms=1) == [
+        "received",
+        "expired",
+    ]
     await suppress(bench, {"email": ADA})
     assert await lead(bench, "2", {"email": ADA, **OTHER}) == ["received", "suppressed"]
     assert await lead(bench, "3", LINKEDIN) == SENT
@@ -117,7 +130,9 @@ async def test_the_duplicate_of_a_lead_id_says_nothing_of_a_person() -> None:
 async def test_a_name_identifies_only_a_lead_that_has_nothing_better() -> None:
     bench = await opened()
     assert await lead(bench, "1", {"email": ADA, **NAME}) == SENT
-    assert await lead(bench, "2", {"email": "ada.king@acme.example", **NAME}) == SENT, "of one name, at one company"
+    assert await lead(bench, "2", {"email": "ada.king@acme.example", **NAME}) == SENT, (
+        "of one name, at one company"
+    )
     assert await lead(bench, "3", NAME) == SENT
     assert await lead(bench, "4", NAME) == ["duplicate"]
 
@@ -134,7 +149,9 @@ async def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person
     assert await lead(bench, "3", OTHER) == ["received", "served_from_cache"]
     assert bench.clay.lead_ids == ["1", "2"]
     assert bench.results("3")[0].fields == {"title": "CEO"}
-    assert await lead(bench, "4", OTHER) == ["received", "served_from_cache"], "the first still counts"
+    assert await lead(bench, "4", OTHER) == ["received", "served_from_cache"], (
+        "the first still counts"
+    )
 
 
 @virtual_time
@@ -169,8 +186,12 @@ async def test_the_duplicate_of_a_suppressed_person_ends_as_suppressed(cache_fir
     await suppress(bench, {"email": ADA})
     assert await lead(bench, "1", {"email": ADA}) == [*SENT, "suppressed"], "of the same id"
     assert await lead(bench, "2", {"email": ADA}) == ["suppressed"], "of the same person"
-    assert await lead(bench, "3", LINKEDIN) == ["suppressed"], "known by another identifier than the list"
-    reasons = [(event.reason, event.text) for event in bench.events() if event.status == "suppressed"]
+    assert await lead(bench, "3", LINKEDIN) == ["suppressed"], (
+        "known by another identifier than the list"
+    )
+    reasons = [
+        (event.reason, event.text) for event in bench.events() if event.status == "suppressed"
+    ]
     assert reasons == [("suppressed", "this person is on the suppression list (command c1)")] * 3
     await lead(bench, "4", {"email": "bob@acme.example"})
     assert await lead(bench, "5", {"email": "bob@acme.example"}) != ["suppressed"]
@@ -188,7 +209,8 @@ async def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
     ordered_ms = now_ms()
     await asyncio.sleep(1)
     leads = bench.kafka.log(bench.plan.topics.leads, 0)
-    late = leads.append(Record(leads.topic, b"acme", copy), ordered_ms, None)  # published before the command
+    # published before the command
+    late = leads.append(Record(leads.topic, b"acme", copy), ordered_ms, None)
     bench.kafka.on_commit([late])
     leads.changed()
     await asyncio.sleep(5)
@@ -205,7 +227,9 @@ async def erase(bench: Bench, lead_id: str, *persons: str) -> set[str]:
 
 @pytest.mark.parametrize("whole", [True, False])
 @virtual_time
-async def test_an_erasure_forgets_the_identifiers_that_it_names_and_unlinks_them_from_the_others(whole: bool) -> None:
+async def test_an_erasure_forgets_the_identifiers_that_it_names_and_unlinks_them_from_the_others(
+    whole: bool,
+) -> None:
     """What it does not name may be of another person, whom a producer named in the same lead."""
     bench = await opened()
     bench.clay.first = [Poison(422, 1)]
@@ -216,7 +240,10 @@ async def test_an_erasure_forgets_the_identifiers_that_it_names_and_unlinks_them
 
     def aliases() -> list[bytes | None]:
         rows = bench.partition.state.rows
-        return [rows.get(person_key("acme", "acme-main", identifier)) for identifier in (linkedin, email, other)]
+        return [
+            rows.get(person_key("acme", "acme-main", identifier))
+            for identifier in (linkedin, email, other)
+        ]
 
     lead_1 = "d/acme/acme-main/1"
     everybody = (linkedin, email, other)
@@ -241,7 +268,9 @@ async def test_forced_leads_of_a_person_are_each_sent_and_claim_no_alias() -> No
 @virtual_time
 async def test_copies_with_different_identifiers_in_one_batch_are_sent_once() -> None:
     bench = await opened()
-    for number, fields in enumerate((BOTH, {"email": ADA}, LINKEDIN, {"email": ADA, **OTHER}, LINKEDIN)):
+    for number, fields in enumerate(
+        (BOTH, {"email": ADA}, LINKEDIN, {"email": ADA, **OTHER}, LINKEDIN),
+    ):
         bench.produce({"lead_id": str(number), "fields": fields})
     await asyncio.sleep(10)
     assert [bench.history(str(number)) for number in range(5)] == [SENT, *[["duplicate"]] * 4]

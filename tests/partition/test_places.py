@@ -1,4 +1,6 @@
-"""Places of records under way, records taken ahead, acks in their order, and pauses: each up to its limit."""
+"""Places of records under way, records taken ahead, acks in their order, and pauses: each up to its
+limit.
+"""
 
 import asyncio
 
@@ -60,11 +62,17 @@ def test_records_under_way_are_bounded_by_bytes_and_one_always_goes() -> None:
     assert is_free(limiter)
 
 
-@pytest.mark.parametrize(("records", "size"), [(8, 10), (3, MAX_WAITING_BYTES // 3 + 1), (2, MAX_WAITING_BYTES // 2)])
+@pytest.mark.parametrize(
+    ("records", "size"),
+    [(8, 10), (3, MAX_WAITING_BYTES // 3 + 1), (2, MAX_WAITING_BYTES // 2)],
+)
 @virtual_time
 async def test_records_are_taken_ahead_up_to_a_number_and_to_bytes(records: int, size: int) -> None:
     ahead = TakenAhead(msgspec.structs.replace(DeliveryPolicy(), max_waiting=2))
-    taken = [InFlight(consumed(number, b"x" * size), "hot", asyncio.Event(), Limiter(9)) for number in range(records)]
+    taken = [
+        InFlight(consumed(number, b"x" * size), "hot", asyncio.Event(), Limiter(9))
+        for number in range(records)
+    ]
     for number, one in enumerate(taken, 1):
         ahead.enter(one)
         assert ahead._some.is_set() is (number < records)
@@ -72,7 +80,9 @@ async def test_records_are_taken_ahead_up_to_a_number_and_to_bytes(records: int,
     assert ahead._some.is_set()
 
 
-def test_a_failed_transaction_is_repeated_at_once_and_further_ones_after_longer_and_longer() -> None:
+def test_a_failed_transaction_is_repeated_at_once_and_further_ones_after_longer_and_longer() -> (
+    None
+):
     commits = CommitsAtOnce()
     pauses = []
     for commits.failures in (0, 1, 2, 3, 4, 6, 7, 8, 2_000):
@@ -81,10 +91,14 @@ def test_a_failed_transaction_is_repeated_at_once_and_further_ones_after_longer_
 
 
 @virtual_time
-async def test_only_the_finished_beginning_of_a_stream_is_acked_and_nothing_behind_what_was_given_up() -> None:
+async def test_only_the_finished_beginning_of_a_stream_is_acked_and_nothing_behind_what_was_given_up() -> (
+    None
+):
     stream = RecordingStream(ack_s={1: 5.0})
     acks = AckTracker(stream)
-    records = [InFlight(consumed(number), "hot", asyncio.Event(), Limiter(9)) for number in range(6)]
+    records = [
+        InFlight(consumed(number), "hot", asyncio.Event(), Limiter(9)) for number in range(6)
+    ]
     for record in records:
         acks.add(record)
     await acks.finish(records[2])

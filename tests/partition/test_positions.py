@@ -1,4 +1,6 @@
-"""How far a worker has read and taken the records of its partition, as the views of its lanes say it."""
+"""How far a worker has read and taken the records of its partition, as the views of its lanes say
+it.
+"""
 
 import asyncio
 from typing import Any
@@ -17,7 +19,9 @@ _VIEW = msgspec.json.Decoder(LaneView)
 
 
 class Shared(Bench):
-    """acme and gamma live in one partition. acme sends a lead in ten seconds, gamma as many as come."""
+    """acme and gamma live in one partition. acme sends a lead in ten seconds, gamma as many as
+    come.
+    """
 
     def __init__(self, **setup: Any) -> None:
         super().__init__(Setup(shared=True, callbacks=False, patience_s=600.0, **setup))
@@ -32,7 +36,11 @@ class Shared(Bench):
         """Publish a lead for each number of this range."""
         for number in range(*numbers):
             lead_id = f"{workspace}{number}"
-            lead = {"lead_id": lead_id, "workspace": workspace, "fields": {"email": f"{lead_id}@example.com"}}
+            lead = {
+                "lead_id": lead_id,
+                "workspace": workspace,
+                "fields": {"email": f"{lead_id}@example.com"},
+            }
             self.produce(lead, key=workspace.encode())
 
     @property
@@ -63,7 +71,9 @@ async def test_finished_leads_behind_one_that_waits_do_not_count() -> None:
     assert {f"gamma{number}" for number in range(6)} <= bench.taken
     assert "acme2" not in bench.taken
     committed = bench.inlet.committed() or 0
-    assert 9 - committed > 9 - len(bench.taken), "the group's offset stands before leads that are finished"
+    assert 9 - committed > 9 - len(bench.taken), (
+        "the group's offset stands before leads that are finished"
+    )
     assert bench.untaken() == 9 - len(bench.taken)
     assert bench.positions()["leads"] == Position(9, 9 - len(bench.taken)), (
         "all were read, and some wait for their lane"

@@ -29,7 +29,9 @@ SETTLE = 1
 
 
 class Losing:
-    """A link that loses these transactions, counted from 0, before they reach the broker (or only their answers)."""
+    """A link that loses these transactions, counted from 0, before they reach the broker (or only
+    their answers).
+    """
 
     def __init__(self, lost: Collection[int], answers_only: bool = False) -> None:
         self._lost = lost
@@ -79,14 +81,19 @@ RESET = Uncertain("reset", 1)
 )
 @virtual_time
 async def test_a_known_outcome_outlives_the_recovery(
-    outcomes: list[Outcome], emitted: list[str], answers_only: bool
+    outcomes: list[Outcome],
+    emitted: list[str],
+    answers_only: bool,
 ) -> None:
     bench = await history_of(outcomes, Losing({SETTLE}, answers_only))
     assert bench.states() == ["received", "sending", *emitted]
     assert "worker_died" not in [event.reason for event in bench.events()]
     rows = await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
     row = read_delivery(KEY, rows[KEY])
-    assert row.accepted_at_ms == next((event.at_ms for event in bench.events() if event.status == "accepted"), 0)
+    assert row.accepted_at_ms == next(
+        (event.at_ms for event in bench.events() if event.status == "accepted"),
+        0,
+    )
 
 
 @virtual_time
@@ -139,10 +146,17 @@ async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_beg
         async def ask(self, what: str, request: Callable[[], T]) -> T:
             if what == "fence" and bench.clay.bodies:
                 log = bench.kafka.log(bench.plan.topics.state, 0).committed()
-                key, value = next((record.key, record.value) for record in log if (record.key or b"").startswith(b"d/"))
+                key, value = next(
+                    (record.key, record.value)
+                    for record in log
+                    if (record.key or b"").startswith(b"d/")
+                )
                 ours = read_delivery(key or b"", value or b"")
                 theirs = msgspec.structs.replace(ours, seq=ours.seq + 2)
-                bench.kafka.produce(0, Record(bench.plan.topics.state, key, msgspec.json.encode(theirs)))
+                bench.kafka.produce(
+                    0,
+                    Record(bench.plan.topics.state, key, msgspec.json.encode(theirs)),
+                )
             return await super().ask(what, request)
 
     bench = Bench(Setup(callbacks=False), link=Usurped({SETTLE}))
@@ -152,14 +166,23 @@ async def test_the_outcome_is_not_taken_for_that_of_a_post_which_another_has_beg
 
 
 @pytest.mark.parametrize("callbacks", [True, False])
-@pytest.mark.parametrize("outcome", [Refused("http_503", 1), Poison(422, 1), Uncertain("no_answer", 1), None])
+@pytest.mark.parametrize(
+    "outcome",
+    [Refused("http_503", 1), Poison(422, 1), Uncertain("no_answer", 1), None],
+)
 @virtual_time
-async def test_no_copy_of_a_lead_erased_in_its_post_has_fields(outcome: Outcome | None, callbacks: bool) -> None:
+async def test_no_copy_of_a_lead_erased_in_its_post_has_fields(
+    outcome: Outcome | None,
+    callbacks: bool,
+) -> None:
     bench = Bench(Setup(callbacks=callbacks, max_attempts=1), clay_takes_s=2.0)
     bench.clay.first = [outcome or Accepted(200, 1)]
     bench.publish("id0", "p0")
     await bench.serve_for(1.0)
-    erased = erased_row("acme", "id0"), msgspec.json.encode(Suppression("erased", now_ms(), "c1", "jane"))
+    erased = (
+        erased_row("acme", "id0"),
+        msgspec.json.encode(Suppression("erased", now_ms(), "c1", "jane")),
+    )
     await bench.partition.state.commits.submit(WriteBatch([erased], [], []))
     await asyncio.sleep(200.0)
     topics = bench.plan.topics

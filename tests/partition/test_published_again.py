@@ -1,4 +1,6 @@
-"""A dead-lettered lead that is published again: the publication is sent, and no copy of the dead letter ever is."""
+"""A dead-lettered lead that is published again: the publication is sent, and no copy of the dead
+letter ever is.
+"""
 
 import asyncio
 import json
@@ -11,7 +13,13 @@ from hypothesis import strategies as st
 
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
-from stream_app.domain.delivery.state_machine import NEXT, ROW_VERSION, Delivery, classify_record, may_be_at_clay
+from stream_app.domain.delivery.state_machine import (
+    NEXT,
+    ROW_VERSION,
+    Delivery,
+    classify_record,
+    may_be_at_clay,
+)
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.outcome import Outcome, classify
 from stream_app.domain.model.records import ConsumedRecord, Record
@@ -47,19 +55,28 @@ async def dead_lettered(*outcomes: Outcome, max_replays: int = 2) -> Bench:
 
 def came_back(dead_letter: ConsumedRecord, by: Literal["itself", "an operator"]) -> Envelope:
     envelope = read_envelope(dead_letter)
-    back = returning(envelope, dead_letter.record_id) if by == "itself" else redriven(envelope, dead_letter.record_id)
+    back = (
+        returning(envelope, dead_letter.record_id)
+        if by == "itself"
+        else redriven(envelope, dead_letter.record_id)
+    )
     assert back is not None
     return back
 
 
 async def replay(bench: Bench, dead_letter: ConsumedRecord, back: Envelope) -> None:
-    bench.kafka.produce(0, Record("leads.retry", dead_letter.key, dead_letter.value, back.to_headers()))
+    bench.kafka.produce(
+        0,
+        Record("leads.retry", dead_letter.key, dead_letter.value, back.to_headers()),
+    )
     await asyncio.sleep(5)
 
 
 @pytest.mark.parametrize("by", ["itself", "an operator"])
 @virtual_time
-async def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal["itself", "an operator"]) -> None:
+async def test_a_replay_that_comes_after_the_publication_is_not_sent(
+    by: Literal["itself", "an operator"],
+) -> None:
     bench = await dead_lettered(BUSY)
     [dead_letter] = bench.dead_letters("leads.dlq")
     bench.publish("id0", "corrected")
@@ -70,7 +87,10 @@ async def test_a_replay_that_comes_after_the_publication_is_not_sent(by: Literal
         EARLIER: ["received", "sending", "dead_lettered", "replaced"],
         LATER: ["received", "sending", "accepted"],
     }
-    assert [json.loads(body)["email"] for body in bench.clay.bodies] == ["ada@example.com", "corrected@example.com"]
+    assert [json.loads(body)["email"] for body in bench.clay.bodies] == [
+        "ada@example.com",
+        "corrected@example.com",
+    ]
     end = bench.events(EARLIER)[-1]
     assert end.reason == "published_again"
     assert end.text == f"its lead was published again: {LATER}"
@@ -102,16 +122,36 @@ async def test_another_lead_of_the_person_does_not_replace_the_dead_letter() -> 
     assert len(bench.clay.bodies) == 2
 
 
-states = st.sampled_from(sorted({state for state in NEXT if state is not None} | {"enriched", "duplicate"}))
-ways: st.SearchStrategy[Way] = st.sampled_from(("", "rerouted", "replayed", "redriven", "deferred", "uncertain"))
+states = st.sampled_from(
+    sorted({state for state in NEXT if state is not None} | {"enriched", "duplicate"}),
+)
+ways: st.SearchStrategy[Way] = st.sampled_from(
+    ("", "rerouted", "replayed", "redriven", "deferred", "uncertain"),
+)
 
 
 @settings(max_examples=8 * settings().max_examples)
 @given(states, st.integers(0, 2), st.integers(0, 2), st.booleans(), ways, st.booleans())
 def test_only_a_publication_replaces_and_only_what_clay_cannot_have(
-    state: Status, sends: int, returns: int, final: bool, way: Way, own: bool
+    state: Status,
+    sends: int,
+    returns: int,
+    final: bool,
+    way: Way,
+    own: bool,
 ) -> None:
-    row = Delivery(ROW_VERSION, state, EARLIER, 3, 1_000, 1, "t", sends=sends, returns=returns, final=final)
+    row = Delivery(
+        ROW_VERSION,
+        state,
+        EARLIER,
+        3,
+        1_000,
+        1,
+        "t",
+        sends=sends,
+        returns=returns,
+        final=final,
+    )
     envelope = Envelope(origin=EARLIER if own else LATER, way=way)
     verdict = classify_record(row, envelope, 2_000, 1_000_000)
     if verdict == "replaces":
@@ -122,6 +162,8 @@ def test_only_a_publication_replaces_and_only_what_clay_cannot_have(
         assert "sending" not in NEXT[state], "no POST of it is under way"
         assert not may_be_at_clay(row)
         copied = msgspec.structs.replace(envelope, dead_letter="dlq/0/1")
-        assert classify_record(row, copied, 2_000, 9) == ("fresh" if final else "duplicate"), "a final row expires"
+        assert classify_record(row, copied, 2_000, 9) == ("fresh" if final else "duplicate"), (
+            "a final row expires"
+        )
     if not own and way not in ("", "rerouted"):
         assert verdict == "done", "what comes back of a history that has no row is never sent"

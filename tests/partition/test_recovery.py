@@ -21,7 +21,9 @@ from tests.simulation.schedule import Setup
 
 
 class ManyRows:
-    """A link whose first transaction is lost; reading takes longer than the group's word that we are in it holds."""
+    """A link whose first transaction is lost; reading takes longer than the group's word that we
+    are in it holds.
+    """
 
     lost = False
     fence_s = 0.0
@@ -38,8 +40,13 @@ class ManyRows:
 
 
 @virtual_time
-async def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_than_a_session() -> None:
-    """Only the fence must come while the worker is in the group. The partition stays its own until the next fence."""
+async def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_than_a_session() -> (
+    None
+):
+    """Only the fence must come while the worker is in the group.
+
+    The partition stays its own until the next fence.
+    """
     bench = Bench(Setup(callbacks=False), link=ManyRows())
     bench.publish("id0", "p0")
     await bench.serve_for(20 * MEMBER_S)
@@ -48,7 +55,9 @@ async def test_a_partition_with_many_rows_recovers_although_reading_them_takes_l
 
 
 def test_the_pause_between_attempts_to_take_a_partition_over_grows_to_ten_seconds() -> None:
-    """It spares a broker that is away for long, and a partition still goes on soon after it is back."""
+    """It spares a broker that is away for long, and a partition still goes on soon after it is
+    back.
+    """
 
     class Away(ManyRows):
         def __init__(self) -> None:
@@ -97,14 +106,18 @@ async def test_a_fence_that_comes_later_than_the_groups_word_holds_is_none() -> 
 
 @virtual_time
 async def test_a_failed_recovery_ends_the_process() -> None:
-    """aiokafka let a CancelledError of its own out: it looked like a cancellation, and the partition stood still."""
+    """aiokafka let a CancelledError of its own out: it looked like a cancellation, and the
+    partition stood still.
+    """
     link = ManyRows()
     bench = Bench(link=link)
     bench.publish("id0", "p0")
     await bench.serve()
     link.fences = asyncio.CancelledError()
     await asyncio.sleep(20 * MEMBER_S)
-    assert [str(error) for error in bench.alarmed()] == ["the task owner-0 was cancelled without a request"]
+    assert [str(error) for error in bench.alarmed()] == [
+        "the task owner-0 was cancelled without a request",
+    ]
 
 
 class LosesOne(ManyRows):
@@ -136,7 +149,13 @@ async def test_a_recovery_waits_for_no_task_that_has_swallowed_its_cancellation(
     await bench.serve_for(1.0)
     bench.publish("id1", "p1")
     await asyncio.sleep(20.0)
-    assert sorted(bench.states()) == ["received", "received", "send_uncertain", "sending", "sending"]
+    assert sorted(bench.states()) == [
+        "received",
+        "received",
+        "send_uncertain",
+        "sending",
+        "sending",
+    ]
 
 
 class LosesOneAt:
@@ -166,7 +185,9 @@ class RefusesTheFirst(SlowClay):
 
 
 @virtual_time
-async def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_of_an_earlier_one() -> None:
+async def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_of_an_earlier_one() -> (
+    None
+):
     link = LosesOneAt()
     bench = Bench(Setup(callbacks=False), link=link, clay=RefusesTheFirst)
     bench.publish_leads(2)
@@ -178,7 +199,9 @@ async def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_o
 
 
 class StartedAgain:
-    """A runner whose records were under way when it was stopped, and were started again a second ago."""
+    """A runner whose records were under way when it was stopped, and were started again a second
+    ago.
+    """
 
     def __init__(self, *records: ConsumedRecord) -> None:
         bench = Bench()
@@ -225,7 +248,9 @@ async def test_a_record_that_was_started_again_does_not_overtake_one_that_is_giv
 
 
 @virtual_time
-async def test_in_a_partition_of_one_workspace_all_records_start_again_one_after_the_other() -> None:
+async def test_in_a_partition_of_one_workspace_all_records_start_again_one_after_the_other() -> (
+    None
+):
     async def take(_: InFlight) -> None:
         await asyncio.sleep(5.0)
 

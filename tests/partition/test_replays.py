@@ -42,7 +42,10 @@ async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
     bench = await Bench.started()
     dead_letter = bench.dead_letters(bench.plan.topics.dlq)[0]
     for epoch in range(1, MAX_RETURNS + 4):
-        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
+        await bench.come_back(
+            dead_letter,
+            returning(read_envelope(dead_letter), dead_letter.record_id, epoch),
+        )
     parked = [read_envelope(record) for record in bench.dead_letters(bench.plan.topics.parked)]
     assert [(envelope.reason, envelope.epoch, envelope.returns) for envelope in parked] == [
         ("loop_guard", 31, 31),
@@ -66,7 +69,9 @@ def _lead(**changes: object) -> bytes:
 @pytest.mark.parametrize("refused", [False, True])
 @virtual_time
 async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: bool) -> None:
-    """The replay process was killed before its commit, and an operator selects the same dead letter once more."""
+    """The replay process was killed before its commit, and an operator selects the same dead letter
+    once more.
+    """
     bench = LeadBench(Setup(callbacks=False))
     topic = bench.plan.topics.dlq
     if refused:
@@ -75,7 +80,10 @@ async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refuse
     await bench.serve()
     [dead_letter] = bench.dead_letters(topic)
     for _ in range(2):
-        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
+        await bench.come_back(
+            dead_letter,
+            returning(read_envelope(dead_letter), dead_letter.record_id),
+        )
     for ours in bench.dead_letters(topic)[1:]:
         await bench.come_back(ours, returning(read_envelope(ours), ours.record_id))
     await bench.come_back(dead_letter, redriven(read_envelope(dead_letter), dead_letter.record_id))
@@ -89,19 +97,45 @@ async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refuse
 
 
 @virtual_time
-async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_processed_again() -> None:
-    """It was parked while its workspace was not configured; now its lane holds it through three rebalances."""
+async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_processed_again() -> (
+    None
+):
+    """It was parked while its workspace was not configured; now its lane holds it through three
+    rebalances.
+    """
     bench = LeadBench()
     topics = bench.plan.topics
     destination = bench.plan.destinations["acme-main"]
     held = reserve(BudgetPolicy(), Budget(), destination.ceiling, now_ms())
     assert isinstance(held, tuple)
-    lane = Lane("acme", 0, budget=held[0], rate=Rate(blocked_until_ms=now_ms() + 60_000, at_ms=now_ms()))
-    row = Delivery(ROW_VERSION, "parked", "leads/0/77", 5, now_ms(), now_ms(), "t", sends=1, reservation=held[1])
+    lane = Lane(
+        "acme",
+        0,
+        budget=held[0],
+        rate=Rate(blocked_until_ms=now_ms() + 60_000, at_ms=now_ms()),
+    )
+    row = Delivery(
+        ROW_VERSION,
+        "parked",
+        "leads/0/77",
+        5,
+        now_ms(),
+        now_ms(),
+        "t",
+        sends=1,
+        reservation=held[1],
+    )
     bench.kafka.produce(0, Record(topics.state, lane_key("acme"), msgspec.json.encode(lane)))
     key = delivery_key("acme", "acme-main", "id0")
     bench.kafka.produce(0, Record(topics.state, key, msgspec.json.encode(row)))
-    back = Envelope(origin="leads/0/77", seq=5, way="redriven", lead_id="id0", destination="acme-main", replay=1)
+    back = Envelope(
+        origin="leads/0/77",
+        seq=5,
+        way="redriven",
+        lead_id="id0",
+        destination="acme-main",
+        replay=1,
+    )
     bench.kafka.produce(0, Record(topics.retry, b"acme", _lead(), back.to_headers()))
     await bench.partition.take_over()
     for _ in range(3):

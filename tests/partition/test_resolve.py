@@ -1,4 +1,6 @@
-"""`dlq resolve`: what a lead cost reaches its row, its lane and the books in one step, once; a parked lead ends."""
+"""`dlq resolve`: what a lead cost reaches its row, its lane and the books in one step, once; a
+parked lead ends.
+"""
 
 import asyncio
 from typing import Any
@@ -54,7 +56,10 @@ async def parked() -> Bench:
 
 
 async def uncertain() -> Bench:
-    """One lead whose POST was cut, so that nobody knows whether Clay has it. It is parked, booked at its ceiling."""
+    """One lead whose POST was cut, so that nobody knows whether Clay has it.
+
+    It is parked, booked at its ceiling.
+    """
     bench = Bench()
     bench.clay.first = [Uncertain("timeout", 1)]
     bench.publish("id0", "p0")
@@ -84,7 +89,9 @@ async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_correcte
     assert lead.booked == HELD
     answer = await bench.resolve(credits=4)
     assert answer.applied
-    assert answer.text == ("id0: 20 credits and 2 actions were booked, now it is 4 and 2, in the budget of 2026-11-30")
+    assert answer.text == (
+        "id0: 20 credits and 2 actions were booked, now it is 4 and 2, in the budget of 2026-11-30"
+    )
     event = bench.events("leads/0/0")[-1]
     assert event.status == "confirmed"
     assert event.credits == -16
@@ -120,7 +127,8 @@ async def test_what_was_booked_is_returned_at_once_if_clay_has_no_such_row() -> 
     answer = await bench.resolve(not_at_clay=True)
     assert answer.applied, answer.text
     assert answer.text == (
-        "id0: 20 credits and 2 actions were booked, now it is 0 and 0, in the budget of 2026-11-30, because Clay has "
+        "id0: 20 credits and 2 actions were booked, now it is 0 and 0, in the budget of "
+        "2026-11-30, because Clay has "
         "no such row; it is still parked, and can be sent"
     )
     assert money(bench.books())["2026-11-30", "credits"] == (0, 0, 0)
@@ -130,7 +138,9 @@ async def test_what_was_booked_is_returned_at_once_if_clay_has_no_such_row() -> 
     assert bench.lead().state == "parked"
     assert bench.partition.state.rows.parked["acme"] == 1
     await sent_again(bench)
-    assert bench.events()[-3].reason == RESEND_ORDERED, "the operator may be wrong: a possible double spend"
+    assert bench.events()[-3].reason == RESEND_ORDERED, (
+        "the operator may be wrong: a possible double spend"
+    )
     bench.call_back(credits=1, actions=0)
     await asyncio.sleep(1.0)
     assert bench.states()[-1] == "enriched"
@@ -168,7 +178,9 @@ async def test_a_second_word_that_clay_has_no_such_row_returns_nothing_more() ->
 
 
 @virtual_time
-async def test_what_the_first_send_cost_stays_not_known_if_a_lead_is_sent_again_all_the_same() -> None:
+async def test_what_the_first_send_cost_stays_not_known_if_a_lead_is_sent_again_all_the_same() -> (
+    None
+):
     bench = await uncertain()
     await sent_again(bench)
     bench.call_back(credits=1, actions=0)
@@ -239,7 +251,9 @@ async def test_it_may_be_corrected_again() -> None:
 
 @virtual_time
 async def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
-    """Its next step would write the row as it was before the correction, and book the difference twice."""
+    """Its next step would write the row as it was before the correction, and book the difference
+    twice.
+    """
     bench = await parked()
     holders: dict[bytes, object] = bench.partition.state.locks._holders  # type: ignore[assignment]  # any holder will do
     key = delivery_key("acme", "acme-main", "id0")
@@ -266,11 +280,17 @@ async def test_the_cost_of_a_forced_lead_without_a_callback_is_corrected() -> No
 
 @pytest.mark.parametrize(
     ("kind", "args", "reason"),
-    [("resolve", {"give_up": True}, "given_up"), ("cancel_lead", {}, "cancelled"), ("erase", {}, "erased")],
+    [
+        ("resolve", {"give_up": True}, "given_up"),
+        ("cancel_lead", {}, "cancelled"),
+        ("erase", {}, "erased"),
+    ],
 )
 @virtual_time
 async def test_a_parked_lead_that_is_given_up_cancelled_or_erased_waits_for_nobody(
-    kind: str, args: dict[str, Any], reason: str
+    kind: str,
+    args: dict[str, Any],
+    reason: str,
 ) -> None:
     bench = await parked()
     assert bench.partition.state.rows.parked["acme"] == 1

@@ -1,11 +1,19 @@
-"""Rows of a partition: what is counted, when they are deleted, to the millisecond, and how few a step reads."""
+"""Rows of a partition: what is counted, when they are deleted, to the millisecond, and how few a
+step reads.
+"""
 
 from unittest.mock import Mock
 
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key, forced_key, mark_key, passed_key
+from stream_app.domain.delivery.state_machine import (
+    Delivery,
+    delivery_key,
+    forced_key,
+    mark_key,
+    passed_key,
+)
 from stream_app.domain.delivery.suppression import Suppression, erased_row, lead_row, person_row
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import Rows as Changes
@@ -34,7 +42,11 @@ def rows(*changes: tuple[bytes, bytes | None]) -> Rows:
 
 @pytest.mark.parametrize(("early_ms", "gone"), [(0, False), (-1, True)])
 @pytest.mark.parametrize("name", ["lead", "person", "forced", "command"])
-def test_a_row_expires_after_its_lead_has_been_final_for_long_enough(name: str, early_ms: int, gone: bool) -> None:
+def test_a_row_expires_after_its_lead_has_been_final_for_long_enough(
+    name: str,
+    early_ms: int,
+    gone: bool,
+) -> None:
     since_ms = NOW_MS - FRESH_MS
     keys = {
         "lead": (key("a"), row("enriched", since_ms)),
@@ -44,7 +56,13 @@ def test_a_row_expires_after_its_lead_has_been_final_for_long_enough(name: str, 
     }
     held = Rows(0, FRESH_MS)
     held.load(
-        dict([(key("earlier"), row("enriched", since_ms - 9)), (key("a"), row("enriched", since_ms)), keys[name]])
+        dict(
+            [
+                (key("earlier"), row("enriched", since_ms - 9)),
+                (key("a"), row("enriched", since_ms)),
+                keys[name],
+            ],
+        ),
     )
     changes = [held.expire(NOW_MS - early_ms) for _ in range(3)]
     assert ((keys[name][0], None) in [change for some in changes for change in some]) is gone
@@ -53,7 +71,10 @@ def test_a_row_expires_after_its_lead_has_been_final_for_long_enough(name: str, 
 
 def test_a_row_that_is_open_is_kept_and_lets_others_go() -> None:
     old_ms = NOW_MS - 2 * FRESH_MS
-    held = rows((key("open"), row("accepted", old_ms, final=False)), (key("old"), row("enriched", old_ms)))
+    held = rows(
+        (key("open"), row("accepted", old_ms, final=False)),
+        (key("old"), row("enriched", old_ms)),
+    )
     held.apply([(ADA, key("open") + b" " + key("old")), (STRAY, key("never"))])
     gone: Changes = []
     for step in range(5):
@@ -73,7 +94,9 @@ def test_a_step_reads_only_a_few_rows() -> None:
     assert held.expire(0) == [(STRAY, None)]
 
 
-def test_heads_are_not_looked_at_again_before_one_can_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_are_not_looked_at_again_before_one_can_expire(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     held = rows((key("a"), row("enriched", NOW_MS)))
     looks = Mock(side_effect=held.delivery)
     monkeypatch.setattr(held, "delivery", looks)
@@ -86,11 +109,25 @@ def test_heads_are_not_looked_at_again_before_one_can_expire(monkeypatch: pytest
 def test_parked_leads_are_counted_by_workspace_from_the_take_over_on() -> None:
     held = Rows(0, FRESH_MS)
     parked = row("parked", final=False)
-    held.load({key("a"): parked, key("b"): parked, key("c", "beta"): parked, key("d"): row("dead_lettered")})
-    held.apply([(key("a"), parked), (key("d"), row("dead_lettered")), (b"p/acme/people/x", b'"parked"')])
+    held.load(
+        {
+            key("a"): parked,
+            key("b"): parked,
+            key("c", "beta"): parked,
+            key("d"): row("dead_lettered"),
+        },
+    )
+    held.apply(
+        [(key("a"), parked), (key("d"), row("dead_lettered")), (b"p/acme/people/x", b'"parked"')],
+    )
     assert held.parked == {"acme": 2, "beta": 1}
     held.apply(
-        [(key("a"), row("replayed")), (key("b"), None), (key("never"), None), (key("d", "parked"), row("sending"))]
+        [
+            (key("a"), row("replayed")),
+            (key("b"), None),
+            (key("never"), None),
+            (key("d", "parked"), row("sending")),
+        ],
     )
     assert {name: many for name, many in held.parked.items() if many} == {"beta": 1}
     held.load({})
@@ -104,11 +141,19 @@ def test_suppressions_are_counted_and_erasures_listed() -> None:
     erased = erased_row("acme", "crm/1")
     held = Rows(0, FRESH_MS)
     held.load({person: value, lead: value, erased: value})
-    held.apply([(person, value), (person_row("y" * 22), None), (other := erased_row("acme", "crm/2"), value)])
+    held.apply(
+        [
+            (person, value),
+            (person_row("y" * 22), None),
+            (other := erased_row("acme", "crm/2"), value),
+        ],
+    )
     assert held.suppressing == 4
     assert list(held.erasures()) == [("acme", 7)] * 2
     assert held.suppression(person) == Suppression("suppressed", 7, "c-1", "jane")
-    assert held.expire(NOW_MS) == [], "a deferred lead may come back later than the freshness window"
+    assert held.expire(NOW_MS) == [], (
+        "a deferred lead may come back later than the freshness window"
+    )
     held.apply([(person, None), (lead, None), (erased, None), (other, None)])
     assert held.suppressing == 0
     assert list(held.erasures()) == []
@@ -117,21 +162,40 @@ def test_suppressions_are_counted_and_erasures_listed() -> None:
 
 
 def test_markers_are_found_by_any_of_their_records_and_only_those_of_the_partition_go() -> None:
-    held = rows(*((mark_key(f"leads/{number}/{offset}"), b"1") for number in (0, 1) for offset in (3, 4)))
+    held = rows(
+        *((mark_key(f"leads/{number}/{offset}"), b"1") for number in (0, 1) for offset in (3, 4)),
+    )
     assert held.marker("leads/0/9", "leads/1/4") == mark_key("leads/1/4")
     assert held.marker("leads/0/9") is None
     assert held.drop_passed({"leads": 3}.get) == []
-    assert held.drop_passed({"leads": 4}.get) == [(mark_key("leads/0/3"), None), (passed_key("leads"), b"4")]
+    assert held.drop_passed({"leads": 4}.get) == [
+        (mark_key("leads/0/3"), None),
+        (passed_key("leads"), b"4"),
+    ]
     assert [held.is_passed(consumed(offset)) for offset in (3, 4)] == [True, False]
-    assert held.drop_passed({"leads": 9}.get) == [(mark_key("leads/0/4"), None), (passed_key("leads"), b"9")]
+    assert held.drop_passed({"leads": 9}.get) == [
+        (mark_key("leads/0/4"), None),
+        (passed_key("leads"), b"9"),
+    ]
     assert held.drop_passed({"leads": 99}.get) == []
 
 
-def test_markers_go_in_the_order_in_which_they_were_set_and_a_topic_without_a_stream_delays_no_other() -> None:
-    held = rows(*((mark_key(f"{place}"), b"1") for place in ("leads.bulk/0/1", "leads/0/3", "leads/0/1", "leads/0/7")))
+def test_markers_go_in_the_order_in_which_they_were_set_and_a_topic_without_a_stream_delays_no_other() -> (
+    None
+):
+    held = rows(
+        *(
+            (mark_key(f"{place}"), b"1")
+            for place in ("leads.bulk/0/1", "leads/0/3", "leads/0/1", "leads/0/7")
+        ),
+    )
     assert held.drop_passed(dict[str, int]().get) == []
     assert held.drop_passed({"leads": 3}.get) == [], "the first is not passed: no search behind it"
-    assert held.drop_passed({"leads": 5}.get) == [(b"o/leads/0/3", None), (b"o/leads/0/1", None), (b"c/leads", b"5")]
+    assert held.drop_passed({"leads": 5}.get) == [
+        (b"o/leads/0/3", None),
+        (b"o/leads/0/1", None),
+        (b"c/leads", b"5"),
+    ]
 
 
 def test_a_take_over_reads_markers_and_offsets() -> None:

@@ -1,4 +1,6 @@
-"""A lane on a Kafka whose commits take long: it keeps as many calls under way as its rate needs with them."""
+"""A lane on a Kafka whose commits take long: it keeps as many calls under way as its rate needs
+with them.
+"""
 
 import asyncio
 from collections import Counter
@@ -36,7 +38,11 @@ class Bench(OwnerBench):
     """One lane with a backlog."""
 
     def __init__(self, link: SlowCommits, max_in_flight: int = 100) -> None:
-        super().__init__(Setup(callbacks=False, max_in_flight=max_in_flight), clay_takes_s=POST_S, link=link)
+        super().__init__(
+            Setup(callbacks=False, max_in_flight=max_in_flight),
+            clay_takes_s=POST_S,
+            link=link,
+        )
         self.change_workspaces(rate=RatePolicy(rate_per_s=PER_S, burst=5))
         self.partition = self.owner()
 
@@ -67,7 +73,9 @@ async def test_a_lane_keeps_its_rate_although_commits_take_long(begins_s: float)
     await bench.begin(1_300)
     await asyncio.sleep(60.0)
     assert bench.sent_per_s(38, 58) >= 0.97 * PER_S
-    assert bench.moves(400).what == "runs at up to 20 a second, its rate; what waits takes about 20 s"
+    assert (
+        bench.moves(400).what == "runs at up to 20 a second, its rate; what waits takes about 20 s"
+    )
 
 
 @virtual_time
@@ -94,11 +102,19 @@ async def test_explain_names_the_limit_of_calls_where_it_is_lower_than_the_rate(
     view = bench.partition.state.lanes.view("acme")
     assert view.sends_per_s == pytest.approx(sent_per_s, rel=0.1)
     assert view.rate_per_s == PER_S
-    because = f"delivery.max_in_flight lets 5 calls be under way, and each takes {view.held_ms / 1000:.1f} s"
+    because = (
+        "delivery.max_in_flight lets 5 calls be under way, and each takes "
+        f"{view.held_ms / 1000:.1f} s"
+    )
     takes = duration(600 / view.sends_per_s)
     assert takes != duration(600 / PER_S), "what the rate alone would take"
-    assert finding.what == f"runs at up to {view.sends_per_s:g} a second: {because}; what waits takes about {takes}"
-    assert 500 < view.held_ms <= 1_000, "it waits for a commit that is under way, and then for its own"
+    assert (
+        finding.what
+        == f"runs at up to {view.sends_per_s:g} a second: {because}; what waits takes about {takes}"
+    )
+    assert 500 < view.held_ms <= 1_000, (
+        "it waits for a commit that is under way, and then for its own"
+    )
 
 
 @virtual_time
@@ -113,6 +129,11 @@ async def test_explain_names_a_slow_clay_where_it_bounds_the_lane() -> None:
     view = bench.partition.state.lanes.view("acme")
     assert view.bound_by == "concurrency"
     assert view.holds == ""
-    assert bench.sent_per_s(68, 73) == pytest.approx(view.sends_per_s, rel=0.35), "the usual latency adapts meanwhile"
-    says = f"{view.concurrency} calls may be under way as long as Clay is slower than usual, and each takes"
+    assert bench.sent_per_s(68, 73) == pytest.approx(view.sends_per_s, rel=0.35), (
+        "the usual latency adapts meanwhile"
+    )
+    says = (
+        f"{view.concurrency} calls may be under way as long as Clay is slower than usual, and "
+        "each takes"
+    )
     assert says in bench.moves(400).what

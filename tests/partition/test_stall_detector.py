@@ -1,4 +1,6 @@
-"""An outage of Clay, which refuses all requests or answers none: what it costs, and how its end is found."""
+"""An outage of Clay, which refuses all requests or answers none: what it costs, and how its end is
+found.
+"""
 
 import asyncio
 from collections import Counter
@@ -32,7 +34,9 @@ class Hanging(SlowClay):
 
 @virtual_time
 async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None:
-    bench = Bench(Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False))
+    bench = Bench(
+        Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False),
+    )
     bench.clay = clay = Hanging()
     bench.partition = bench.owner()
     bench.publish_leads(200)
@@ -41,14 +45,20 @@ async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None
     assert answered > 70, "all is well"
     clay.hangs = True
     await asyncio.sleep(TIMES_OUT_S - 1.0)
-    assert len(clay.bodies) - answered <= TRIPS_AFTER + 2, "and those of the time in which an answer may come"
+    assert len(clay.bodies) - answered <= TRIPS_AFTER + 2, (
+        "and those of the time in which an answer may come"
+    )
     held = [event for event in bench.events() if event.status == "held_outage"]
-    assert [event.reason for event in held] == ["no_answer"], "one lead says it, the others wait in Kafka"
+    assert [event.reason for event in held] == ["no_answer"], (
+        "one lead says it, the others wait in Kafka"
+    )
     seen = bench.partition.state.lanes.view("acme")
     assert seen.holds == "no_answer"
     assert seen.lifts[:16] == "the next answer;"
     await asyncio.sleep(3 * TIMES_OUT_S)
-    assert bench.partition.state.lanes["acme"].breaker.phase != "closed", "those that timed out are enough for it"
+    assert bench.partition.state.lanes["acme"].breaker.phase != "closed", (
+        "those that timed out are enough for it"
+    )
     assert len(clay.bodies) - answered <= TRIPS_AFTER + 2 + 3 * PROBES
     clay.hangs = False
     await asyncio.sleep(120.0)
@@ -78,7 +88,9 @@ class IllClay(SlowClay):
 @pytest.mark.parametrize("host_answers", [False, True])
 @virtual_time
 async def test_an_outage_wastes_few_calls_and_no_lead(host_answers: bool) -> None:
-    """A minute of 503: the host is back when Clay is, or it was never away and only a probe can show the end."""
+    """A minute of 503: the host is back when Clay is, or it was never away and only a probe can
+    show the end.
+    """
     bench = Bench(Setup(rate_per_s=8.0, burst=10, max_in_flight=100, callbacks=False))
     bench.clay = clay = IllClay()
     clay.host_answers_meanwhile = host_answers

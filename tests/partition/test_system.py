@@ -1,4 +1,6 @@
-"""The first step of a partition writes what its namespace began with, once; every later owner compares it."""
+"""The first step of a partition writes what its namespace began with, once; every later owner
+compares it.
+"""
 
 import asyncio
 
@@ -46,7 +48,10 @@ async def test_the_first_step_begins_with_it_and_no_later_one_has_it() -> None:
     await asyncio.sleep(1.0)
     first, *others = bench.kafka.log(bench.plan.topics.state, 0).committed()
     assert first.key == SYSTEM_KEY
-    assert msgspec.json.decode(first.value or b"", type=SystemRow) == SystemRow(SYSTEM_VERSION, bench.plan.partitions)
+    assert msgspec.json.decode(first.value or b"", type=SystemRow) == SystemRow(
+        SYSTEM_VERSION,
+        bench.plan.partitions,
+    )
     assert SYSTEM_KEY not in [key.key for key in others]
     await bench.kill()
 
@@ -56,7 +61,10 @@ async def test_an_owner_with_another_number_of_partitions_is_refused() -> None:
     bench = Fresh()
     await bench.used()
     bench.plan = msgspec.structs.replace(bench.plan, partitions=bench.plan.partitions + 1)
-    with pytest.raises(SettingsError, match=r"^stream-app-state/0: kafka.partitions = 3, and this namespace began"):
+    with pytest.raises(
+        SettingsError,
+        match=r"^stream-app-state/0: kafka.partitions = 3, and this namespace began",
+    ):
         await bench.start()
 
 
@@ -65,7 +73,10 @@ async def test_an_owner_of_rows_of_an_earlier_build_is_refused_and_sends_nothing
     bench = Fresh()
     bench.kafka.produce(0, Record(bench.plan.topics.state, b"k/c1", b'{"at_ms":1,"applied":true}'))
     bench.publish("a", "p1")
-    with pytest.raises(SettingsError, match=r"^stream-app-state/0: it has rows that were written by an earlier"):
+    with pytest.raises(
+        SettingsError,
+        match=r"^stream-app-state/0: it has rows that were written by an earlier",
+    ):
         await bench.start()
     assert not bench.clay.bodies
     assert len(bench.state()) == 1

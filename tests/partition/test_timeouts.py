@@ -1,4 +1,6 @@
-"""Leads without a callback: reported once, parked with their record, and a lane that gets no callbacks."""
+"""Leads without a callback: reported once, parked with their record, and a lane that gets no
+callbacks.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -80,7 +82,9 @@ async def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -
 
 
 @virtual_time
-async def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_without_an_answer() -> None:
+async def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_without_an_answer() -> (
+    None
+):
     bench = Bench()
     bench.clay.first = [Refused("http_503", 1)] * (sent := bench.plan.delivery.max_attempts)
     bench.publish("id0", "p0")
@@ -90,7 +94,10 @@ async def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_p
     await asyncio.sleep(200.0)
     assert bench.states()[-5:] == ["replayed", "sending", "accepted", "callback_overdue", "parked"]
     for epoch in (1, 2):
-        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id, epoch))
+        await bench.come_back(
+            dead_letter,
+            returning(read_envelope(dead_letter), dead_letter.record_id, epoch),
+        )
     assert len(bench.clay.bodies) == sent + 1
     assert bench.states()[-1] == "parked"
     [parked] = map(read_envelope, bench.parked())
@@ -119,7 +126,9 @@ async def test_a_dead_letter_says_that_its_record_is_gone() -> None:
 
 
 @virtual_time
-async def test_waiting_leads_are_found_again_by_a_successor_and_time_without_an_owner_does_not_count() -> None:
+async def test_waiting_leads_are_found_again_by_a_successor_and_time_without_an_owner_does_not_count() -> (
+    None
+):
     bench = Bench()
     bench.publish("id0", "p0")
     await bench.serve_for(10.0)
@@ -152,7 +161,10 @@ async def test_pending_callbacks_are_processed_before_any_lead_is_overdue() -> N
 async def test_callback_health_is_written_once_a_minute_while_leads_wait() -> None:
     bench = Bench()
     destination = bench.plan.destinations["acme-main"]
-    bench.plan.destinations["acme-main"] = msgspec.structs.replace(destination, callback_deadline_s=3_600.0)
+    bench.plan.destinations["acme-main"] = msgspec.structs.replace(
+        destination,
+        callback_deadline_s=3_600.0,
+    )
     bench.row("accepted", at_ms=now_ms())
     await bench.partition.take_over()
     for _ in range(5):

@@ -49,14 +49,18 @@ def _waits(bench: Bench, reason: str) -> ConsumedRecord:
 
 @pytest.mark.parametrize("operator", [False, True])
 @virtual_time
-async def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once(operator: bool) -> None:
+async def test_a_lead_that_comes_back_and_cannot_be_sent_any_more_is_parked_once(
+    operator: bool,
+) -> None:
     bench, dead_letter = await _failed()
     back = (redriven if operator else returning)(read_envelope(dead_letter), dead_letter.record_id)
     sent = len(bench.clay.bodies)
     for _ in range(2):
         await bench.come_back(replace(dead_letter, value=OVERSIZE), back)
     parked = _waits(bench, "cell_oversize")
-    assert bench.dead_letters(bench.plan.topics.dlq) == [dead_letter], "no dead letter of a dead letter"
+    assert bench.dead_letters(bench.plan.topics.dlq) == [dead_letter], (
+        "no dead letter of a dead letter"
+    )
     assert len(bench.clay.bodies) == sent
     repaired = replace(parked, value=dead_letter.value)
     await bench.come_back(repaired, redriven(read_envelope(parked), parked.record_id))
@@ -72,7 +76,10 @@ async def test_a_lead_whose_destination_is_not_configured_any_more_waits_for_it(
     if gone == "workspace":
         del bench.plan.workspaces["acme"], bench.plan.pins["acme"]
     for _ in range(2):
-        await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
+        await bench.come_back(
+            dead_letter,
+            returning(read_envelope(dead_letter), dead_letter.record_id),
+        )
     parked = _waits(bench, f"unknown_{gone}")
     plan = bench.plan
     plan.destinations["acme-main"] = destination
@@ -95,7 +102,9 @@ async def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes, is_er
     bench, dead_letter = await _failed()
     reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
     suppression = Suppression(reason, now_ms(), "c1", "jane")
-    await bench.partition.state.commits.submit(WriteBatch([(row, msgspec.json.encode(suppression))], [], []))
+    await bench.partition.state.commits.submit(
+        WriteBatch([(row, msgspec.json.encode(suppression))], [], []),
+    )
     del bench.plan.destinations["acme-main"]
     await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))
     assert (_waits(bench, "unknown_destination").value is None) == is_erased
@@ -143,12 +152,17 @@ async def test_an_uncertain_lead_of_a_removed_destination_keeps_its_reservation_
 
 
 @virtual_time
-async def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_now_is_uncertain() -> None:
+async def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_now_is_uncertain() -> (
+    None
+):
     bench = Bench(clay_takes_s=100.0)
     bench.publish("id0", "a")
     await bench.serve_for(1.0)
     await bench.partition.close()
-    bench.plan.destinations["acme-main"] = replace(bench.plan.destinations["acme-main"], columns={"phone": "Phone"})
+    bench.plan.destinations["acme-main"] = replace(
+        bench.plan.destinations["acme-main"],
+        columns={"phone": "Phone"},
+    )
     bench.start_over()
     await bench.serve_for(10.0)
     assert bench.states() == ["received", "sending", "send_uncertain"]
@@ -168,7 +182,10 @@ ADA = {"email": "ada@example.com"}
         ({"lead_id": "r-2", "workspace": "acme", "destination": "peple", "fields": ADA}, "r-2"),
         ({"workspace": "acme", "fields": {"title": "CEO"}}, "record:leads/0/0"),
         ([], "record:leads/0/0"),
-        ({"lead_id": "ada@example.com", "workspace": "unknown", "fields": ADA}, plain_id("ada@example.com")),
+        (
+            {"lead_id": "ada@example.com", "workspace": "unknown", "fields": ADA},
+            plain_id("ada@example.com"),
+        ),
     ],
 )
 @virtual_time
@@ -194,7 +211,9 @@ async def events_of(*imports: dict[str, Any]) -> list[StatusEvent]:
 
 
 @virtual_time
-async def test_only_the_first_event_names_the_import_and_its_summary_without_personal_data() -> None:
+async def test_only_the_first_event_names_the_import_and_its_summary_without_personal_data() -> (
+    None
+):
     first, *others = await events_of({"import_id": "march", "import_summary": SUMMARY})
     assert first.import_id == "march"
     assert first.import_summary == ImportSummary(12, 2, 10, "for [email]", "jane")

@@ -1,4 +1,6 @@
-"""Records without a value: no lead and no dead letter, and one event for those that follow each other."""
+"""Records without a value: no lead and no dead letter, and one event for those that follow each
+other.
+"""
 
 from collections import Counter
 
@@ -39,7 +41,9 @@ async def test_a_run_gets_one_event_and_no_dead_letter() -> None:
     (event,) = (event for event in bench.events() if event.status == "without_value")
     assert event.origin == "leads/0/300"
     assert event.reason == "no_value"
-    assert event.text == "300 records without a value, offsets 1 to 300: no lead, and no dead letter"
+    assert (
+        event.text == "300 records without a value, offsets 1 to 300: no lead, and no dead letter"
+    )
     assert bench.dead_letters(bench.plan.topics.dlq) == []
     assert bench.states().count("accepted") == 2, "the lead behind it goes on"
     assert bench.kafka.offset("g", "leads", 0) == 302
@@ -107,7 +111,16 @@ def _taken(bench: Bench, left_out: LeftOut, value: bytes, offset: int) -> Consum
     """What a consumer returns in place of too much (kafka/batches.py)."""
     record = bench.kafka.produce(0, Record("leads", b"acme", value))
     log = bench.kafka.log("leads", 0)
-    taken = ConsumedRecord("leads", 0, record.offset, b"acme", value, (), record.timestamp_ms, left_out)
+    taken = ConsumedRecord(
+        "leads",
+        0,
+        record.offset,
+        b"acme",
+        value,
+        (),
+        record.timestamp_ms,
+        left_out,
+    )
     log.entries[record.offset] = log.entries[record.offset]._replace(consumed=taken)
     assert record.offset == offset
     return taken
@@ -119,12 +132,18 @@ LEAD = b'{"lead_id":"id0","fields":{"email":"a@example.com"}}'
 @pytest.mark.parametrize(
     ("left_out", "says"),
     [
-        (LeftOut("too_many_headers"), "The record has more than 100 headers or 16384 bytes of them"),
+        (
+            LeftOut("too_many_headers"),
+            "The record has more than 100 headers or 16384 bytes of them",
+        ),
         (LeftOut("key_too_long"), "The record's key has more than 16384 bytes"),
     ],
 )
 @virtual_time
-async def test_a_lead_with_too_many_headers_is_a_dead_letter_that_can_be_sent(left_out: LeftOut, says: str) -> None:
+async def test_a_lead_with_too_many_headers_is_a_dead_letter_that_can_be_sent(
+    left_out: LeftOut,
+    says: str,
+) -> None:
     bench = Bench(Setup(callbacks=False))
     _taken(bench, left_out, LEAD, 0)
     await bench.serve_for(10.0)

@@ -1,4 +1,6 @@
-"""Helpers of the partition tests: virtual time, records under way and a stream that records its acks."""
+"""Helpers of the partition tests: virtual time, records under way and a stream that records its
+acks.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -85,8 +87,17 @@ def fail(error: BaseException) -> None:
 
 
 def parts(plan: Plan, clay: Clay, **others: Any) -> WorkerParts:
-    """What a worker gives to its partitions, on virtual time. A bug fails the test, unless an alarm is given."""
-    given = {"clock": VirtualClock(), "observer": Observer(), "alarm": fail, "still_member": still_member, **others}
+    """What a worker gives to its partitions, on virtual time.
+
+    A bug fails the test, unless an alarm is given.
+    """
+    given = {
+        "clock": VirtualClock(),
+        "observer": Observer(),
+        "alarm": fail,
+        "still_member": still_member,
+        **others,
+    }
     return WorkerParts(plan=plan, clay=clay, **given)
 
 
@@ -103,7 +114,10 @@ class CommitsAtOnce(Commits):
 
 
 class Applying(DeliveryRecorder[ResolvedLead]):
-    """A lead that asks for admission. `ahead` is called with each grant, in place of a step that is written."""
+    """A lead that asks for admission.
+
+    `ahead` is called with each grant, in place of a step that is written.
+    """
 
     def __init__(self, ahead: Callable[[Grant], None]) -> None:
         self.row = Delivery(1, "received", "leads/0/0", 1, 0, 0, "t")
@@ -118,17 +132,27 @@ def consumed(offset: int, value: bytes | None = b"{}", topic: str = "leads") -> 
     return ConsumedRecord(topic, 0, offset, b"acme", value)
 
 
-def in_flight(offset: int = 0, source: Source = "hot", suspended: asyncio.Event | None = None) -> InFlight:
+def in_flight(
+    offset: int = 0,
+    source: Source = "hot",
+    suspended: asyncio.Event | None = None,
+) -> InFlight:
     return InFlight(consumed(offset), source, suspended or asyncio.Event(), Limiter(1_000))
 
 
 class RecordingStream:
-    """A `PartitionStream` of these records. It records acks (each takes `ack_s`), and ends when `over` is set."""
+    """A `PartitionStream` of these records.
+
+    It records acks (each takes `ack_s`), and ends when `over` is set.
+    """
 
     partition = 0
 
     def __init__(
-        self, records: list[ConsumedRecord] | None = None, ack_s: dict[int, float] | None = None, topic: str = "leads"
+        self,
+        records: list[ConsumedRecord] | None = None,
+        ack_s: dict[int, float] | None = None,
+        topic: str = "leads",
     ) -> None:
         self.topic = topic
         self.suspended = asyncio.Event()

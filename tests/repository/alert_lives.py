@@ -1,4 +1,6 @@
-"""The life of each alert, minute by minute, in each of the courses that trouble and restarts can take."""
+"""The life of each alert, minute by minute, in each of the courses that trouble and restarts can
+take.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,9 +43,12 @@ ONE_RESTART: Final = Course(away=frozenset(range(_RESTARTED, _RESTARTED + _AWAY)
 """The process restarts while the alert fires."""
 ALL_IS_WELL: Final = Course(away=ONE_RESTART.away, began=None)
 CRASHES: Final = Course(
-    away=frozenset(minute for minute in range(BEGAN + 1, ENDED) if (minute - BEGAN - 1) % (_UP + _AWAY) >= _UP)
+    away=frozenset(
+        minute for minute in range(BEGAN + 1, ENDED) if (minute - BEGAN - 1) % (_UP + _AWAY) >= _UP
+    ),
 )
-"""The process runs for three minutes, is away for two, and so on, for as long as there is trouble."""
+"""The process runs for three minutes, is away for two, and so on, for as long as there is trouble.
+"""
 
 
 def restart_after(minutes: int) -> Course:
@@ -64,7 +69,8 @@ class Life:
         series: Of values with a border, both sides of it are shown.
         lasts_until: The last minute in which it must fire, because of its cause.
         usual: The course in which the process restarts once, while the alert fires.
-        brief: Trouble of so many minutes is too short for it. None: two minutes less than it takes to begin.
+        brief: Trouble of so many minutes is too short for it. None: two minutes less than it takes
+            to begin.
         late: Where a restart hides some of the events from it, it may begin so many minutes later.
         harmless: What the series show of something that it must not report.
     """
@@ -80,7 +86,10 @@ class Life:
 def series_of(series: dict[str, Values], release: str, course: Course) -> list[dict[str, str]]:
     """The series for promtool."""
     return [
-        {"series": name.replace("{", f'{{release="{release}", ', 1), "values": _words(values, course)}
+        {
+            "series": name.replace("{", f'{{release="{release}", ', 1),
+            "values": _words(values, course),
+        }
         for name, values in series.items()
     ]
 
@@ -90,7 +99,9 @@ def _words(values: Values, course: Course) -> str:
     for minute in range(LAST + 1):
         value = None if minute in course.away else values(minute, course)
         before = words[-1] if words else "_"
-        words.append(f"{value:g}" if value is not None else "_" if before in ("_", "stale") else "stale")
+        words.append(
+            f"{value:g}" if value is not None else "_" if before in ("_", "stale") else "stale",
+        )
     return " ".join(words)
 
 
@@ -111,19 +122,29 @@ def _counter(good: float, bad: float) -> Values:
 
 def _burst(events: float) -> Values:
     """A counter of which all events come in the minute in which the trouble begins."""
-    return lambda minute, course: events if course.started(minute) <= (course.began or LAST) <= minute else 0
+    return lambda minute, course: (
+        events if course.started(minute) <= (course.began or LAST) <= minute else 0
+    )
 
 
 def _seen_late(values: Values, minutes: int) -> Values:
-    """A series that is scraped for the first time so long after its first event, which no increase shows."""
-    return lambda minute, course: None if course.began and minute < course.began + minutes else values(minute, course)
+    """A series that is scraped for the first time so long after its first event, which no increase
+    shows.
+    """
+    return lambda minute, course: (
+        None if course.began and minute < course.began + minutes else values(minute, course)
+    )
 
 
 def _once(events: float) -> Values:
     """A counter whose series begins with its only events, and ends with its process."""
 
     def shown(minute: int, course: Course) -> float | None:
-        return events if course.began is not None and course.started(minute) <= course.began <= minute else None
+        return (
+            events
+            if course.began is not None and course.started(minute) <= course.began <= minute
+            else None
+        )
 
     return shown
 
@@ -133,8 +154,9 @@ def _hold(reason: str) -> Life:
     return Life(
         {
             f"stream_app_lane_holds{{{labels}}}": _gauge(None, 1),
-            'stream_app_lane_breaker{workspace="acme", instance="w1"}': _gauge(0, 0),  # the lane has an owner
-        }
+            # the lane has an owner
+            'stream_app_lane_breaker{workspace="acme", instance="w1"}': _gauge(0, 0),
+        },
     )
 
 
@@ -148,7 +170,14 @@ def _callbacks(answer: str, brief: int | None) -> Life:
 
 
 def _left(good: float, bad: float) -> Life:
-    return Life({'stream_app_lane_submissions_left{workspace="acme", destination="people"}': _gauge(good, bad)})
+    return Life(
+        {
+            'stream_app_lane_submissions_left{workspace="acme", destination="people"}': _gauge(
+                good,
+                bad,
+            ),
+        },
+    )
 
 
 def _used(good: float, bad: float) -> Life:
@@ -180,7 +209,7 @@ LIVES: Final = {
         {
             'stream_app_lane_breaker_mode{workspace="acme", mode="open"}': _gauge(0, 1),
             'stream_app_lane_breaker_mode{workspace="acme", mode="auto"}': _gauge(1, 0),
-        }
+        },
     ),
     "LaneStopped": _hold("http_401"),
     "NoCallbacks": _hold("no_callbacks"),
@@ -195,7 +224,7 @@ LIVES: Final = {
             _waiting(0, "hot"): _gauge(600, 600),
             _waiting(1, "hot"): _gauge(400, 401),
             _waiting(1, "bulk"): _gauge(90_000, 90_000),  # a backfill may wait
-        }
+        },
     ),
     "CommandsWait": Life({_waiting(0, "command"): _gauge(0, 2)}),
     "DeadLettersGrowing": Life(
@@ -210,44 +239,55 @@ LIVES: Final = {
         {
             'stream_app_dead_letters_kept{topic="dlq", state="open"}': _gauge(0, 2),
             'stream_app_dead_letters_kept{topic="dlq", state="solved"}': _gauge(34, 34),
-        }
+        },
     ),
     "LeadsParked": Life(
         {
             'stream_app_parked_leads{workspace="acme", instance="w1"}': _gauge(0, 1),
             'stream_app_parked_leads{workspace="acme", instance="w2"}': _gauge(0, 2),
-        }
+        },
     ),
-    "StraysParked": _event('stream_app_lead_events_total{workspace="", destination="", status="parked"}', 1),
+    "StraysParked": _event(
+        'stream_app_lead_events_total{workspace="", destination="", status="parked"}',
+        1,
+    ),
     "NoCommits": Life(
         {
             'stream_app_in_flight{instance="w1"}': _gauge(0, 4),
             'stream_app_commit_steps_total{instance="w1"}': _counter(100, 0),
-        }
+        },
     ),
     "TakenOverAgain": Life(
         {_TAKEN_OVER: _counter(0, 1)},
         brief=8,
-        harmless={_TAKEN_OVER: _burst(12)},  # one outage of Kafka, seen by each of twelve partitions
+        # one outage of Kafka, seen by each of twelve partitions
+        harmless={_TAKEN_OVER: _burst(12)},
     ),
     "RecordsUnreadable": Life(
         {
             'stream_app_unreadable_partitions{topic="leads", instance="w1"}': _gauge(0, 1),
             'stream_app_unreadable_partitions{topic="leads", instance="w2"}': _gauge(0, 0),
-        }
+        },
     ),
     "Stalled": Life({'stream_app_stalled{job="worker", instance="w1"}': _gauge(0, 2)}),
-    "RecordsDeletedUnread": _event('stream_app_expired_records_total{topic="leads", instance="w1"}', 40),
-    "BatchTooLarge": _event('stream_app_dead_letters_total{destination="", reason="batch_too_large"}', 2),
+    "RecordsDeletedUnread": _event(
+        'stream_app_expired_records_total{topic="leads", instance="w1"}',
+        40,
+    ),
+    "BatchTooLarge": _event(
+        'stream_app_dead_letters_total{destination="", reason="batch_too_large"}',
+        2,
+    ),
     "PossibleDoubleSpends": _event(
-        'stream_app_possible_double_spends_total{workspace="acme", destination="people"}', 2
+        'stream_app_possible_double_spends_total{workspace="acme", destination="people"}',
+        2,
     ),
     "ReadModelBehind": Life(
         {
             'stream_app_read_model_as_of_seconds{job="board"}': (
                 lambda minute, course: 60.0 * (BEGAN if course.is_bad(minute) else minute)
-            )
-        }
+            ),
+        },
     ),
 }
 """By alert."""

@@ -32,7 +32,11 @@ from tests.support.promtool import ran
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/alerts.yml"
 PAGE = (ROOT / "docs/alerts.md").read_text()
-RULE = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
+RULE = {
+    rule["alert"]: rule
+    for group in yaml.safe_load(RULES.read_text())["groups"]
+    for rule in group["rules"]
+}
 SECTION = re.compile(
     r"^### (\w+)\n\n(Critical|Warning)\. Begins after (\d+) min(?:utes?)?, is over within (\d+)\.\n\n"
     r"\*\*What it means\.\*\* .+?\n\n\*\*How to see it\.\*\* .+?\n\n\*\*What to do\.\*\* .+?\n(?=\n##|\Z)",
@@ -69,7 +73,9 @@ def written(directory: Path, name: str, tests: list[dict[str, Any]], rules: str)
     path = directory / f"{name}.test.yml"
     of = directory / f"{name}.yml"
     of.write_text(rules)
-    path.write_text(yaml.safe_dump({"rule_files": [str(of)], "evaluation_interval": "1m", "tests": tests}))
+    path.write_text(
+        yaml.safe_dump({"rule_files": [str(of)], "evaluation_interval": "1m", "tests": tests}),
+    )
     return path
 
 
@@ -83,7 +89,7 @@ def alone(name: str) -> str:
     return yaml.safe_dump({"groups": [{"name": "stream-app", "rules": [RULE[name]]}]}, width=10_000)
 
 
-# ----------------------------------------------------------------------------------------------------------- the file
+# ----------------------------------------------------------------------------------------- the file
 
 
 @pytest.mark.promtool
@@ -122,7 +128,9 @@ def test_an_alert_is_on_metrics_and_labels_that_exist(name: str) -> None:
         assert {label for label, _, _ in matchers} <= samples[metric] | OF_THE_TARGET
         for label, _, value in matchers:
             words = [value] if "(" in value else value.split("|")
-            assert label == "release" or set(words) <= VALUES[label], f"{label}={value}: no series has that"
+            assert label == "release" or set(words) <= VALUES[label], (
+                f"{label}={value}: no series has that"
+            )
     labels = OF_THE_TARGET.union(*(samples[metric] for metric, _ in selectors))
     kept = grouped_by(rule["expr"])
     assert kept <= labels
@@ -134,11 +142,12 @@ def test_the_page_has_the_alerts_in_the_order_of_the_file() -> None:
     assert list(RULE) == TITLES
 
 
-# ---------------------------------------------------------------------------------------------------- when they fire
+# ----------------------------------------------------------------------------------- when they fire
 
 
 def lives(name: str, beside: str) -> list[dict[str, Any]]:
-    """The lives of an alert, each with that of another release, in which it is well or ill when this one is not.
+    """The lives of an alert, each with that of another release, in which it is well or ill when
+    this one is not.
 
     `beside`: the name of the other release.
     """
@@ -164,14 +173,25 @@ def lives(name: str, beside: str) -> list[dict[str, Any]]:
     ]
     if begins > 1:
         restarted = restart_after(begins // 2)
-        courses.append(("its process restarts before it fires", life.series, restarted, fires(begins + life.late)))
+        courses.append(
+            (
+                "its process restarts before it fires",
+                life.series,
+                restarted,
+                fires(begins + life.late),
+            ),
+        )
     return [
         {
             "name": f"{name}: {words}",
             "interval": "1m",
             "input_series": [
                 *series_of(series, RELEASE, course),
-                *series_of(life.series, beside, ALL_IS_WELL if course.began is not None else ONE_RESTART),
+                *series_of(
+                    life.series,
+                    beside,
+                    ALL_IS_WELL if course.began is not None else ONE_RESTART,
+                ),
             ],
             "promql_expr_test": expected,
         }

@@ -27,7 +27,11 @@ def waited(**changes: Any) -> list[str]:
 
 
 def lead(cpu_us: float = 269.0, bare_us: float = 100.0, fresh_mb: float = 110.0) -> str:
-    worker = {"cpu_us_per_lead": cpu_us, "rss_mb_at_100_percent": 110.0, "rss_mb_of_a_fresh_one": fresh_mb}
+    worker = {
+        "cpu_us_per_lead": cpu_us,
+        "rss_mb_at_100_percent": 110.0,
+        "rss_mb_of_a_fresh_one": fresh_mb,
+    }
     return line.missed({"bare": {"cpu_us_per_lead": bare_us}, "worker": worker})
 
 
@@ -39,12 +43,16 @@ def outage(limited_share: float = 0.002, of_limit: float = 0.99, **changes: Any)
 
 def paces(copies_per_s: float, persons_per_s: float) -> str:
     paces_of = {"copies": copies_per_s, "persons": persons_per_s}
-    return copies.missed({name: copies.Row(3_000, 1, 3_000 / pace, pace) for name, pace in paces_of.items()})
+    return copies.missed(
+        {name: copies.Row(3_000, 1, 3_000 / pace, pace) for name, pace in paces_of.items()},
+    )
 
 
 def ours(lost: int = 0, twice: int = 0, letters: int = 0) -> list[str]:
     kills = {systems.OURS: Kills(2_000, lost, twice, 0), "raw": Kills(2_000, 9, 9, 0)}
-    return peers.missed({"kills": {**kills}, "outage": {systems.OURS: cases.Outage(0.9, 12, letters, 0.1)}})
+    return peers.missed(
+        {"kills": {**kills}, "outage": {systems.OURS: cases.Outage(0.9, 12, letters, 0.1)}},
+    )
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,11 @@ def test_the_long_run_has_the_folder_of_each_long_test(tmp_path: Path) -> None:
     code, calls = run(tmp_path, "nothing", "--long")
     assert code == 0
     [call] = [call for call in calls if call.startswith("pytest -m long")]
-    files = (path for path in (ROOT / "tests").rglob("test_*.py") if MARK in path.read_text(encoding="utf-8"))
+    files = (
+        path
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if MARK in path.read_text(encoding="utf-8")
+    )
     assert {"/".join(path.relative_to(ROOT).parts[:2]) for path in files} == set(call.split()[3:])
 
 
@@ -74,9 +78,21 @@ def test_a_bare_machine_has_no_program_that_tests_could_find(tmp_path: Path) -> 
     program = tmp_path / "promtool"
     program.write_text("#!/bin/sh\necho found")
     program.chmod(0o755)
-    ask: list[str | Path] = [ROOT / ".ci" / "bare", "sh", "-c", "promtool || echo hidden; ls /dev/null"]
+    ask: list[str | Path] = [
+        ROOT / ".ci" / "bare",
+        "sh",
+        "-c",
+        "promtool || echo hidden; ls /dev/null",
+    ]
     environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(ask, env=environ, capture_output=True, text=True, timeout=60 * BUSY, check=False)
+    done = subprocess.run(
+        ask,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60 * BUSY,
+        check=False,
+    )
     printed = done.stdout.splitlines()
     is_allowed = not printed[0].startswith("this machine allows no mount namespace")
     assert ("hidden" in printed) is is_allowed
@@ -108,7 +124,9 @@ def test_no_run_but_their_own_starts_the_containers(tmp_path: Path) -> None:
     """A machine without Docker passes the others; this one fails there, and does not skip."""
     code, calls = run(tmp_path / "own", "nothing", "--containers")
     assert code == 0
-    assert [call for call in calls if call.startswith("pytest")] == ["pytest -n 0 -raP -m containers tests/containers"]
+    assert [call for call in calls if call.startswith("pytest")] == [
+        "pytest -n 0 -raP -m containers tests/containers",
+    ]
     for name, options in (("all", ()), ("long", ("--long",))):
         _, calls = run(tmp_path / name, "nothing", *options)
         assert not [call for call in calls if call.startswith("docker")]

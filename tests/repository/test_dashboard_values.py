@@ -1,4 +1,6 @@
-"""The queries of the dashboards that calculate, run by Prometheus's own promtool on series with known results."""
+"""The queries of the dashboards that calculate, run by Prometheus's own promtool on series with
+known results.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,14 @@ SERIES = {
     'stream_app_post_seconds_count{destination="people", outcome="accepted"}': "0+90x120",
     'stream_app_post_seconds_count{destination="people", outcome="ratelimited"}': "0+30x120",
     # One dead letter and one rejected lead in the whole hour: their series start at 1.
-    'stream_app_lead_events_total{workspace="acme", destination="people", status="dead_lettered"}': "_x110 1x10",
-    'stream_app_lead_events_total{workspace="acme", destination="people", status="rejected_invalid"}': "_x112 1x8",
+    (
+        'stream_app_lead_events_total{workspace="acme", destination="people", '
+        'status="dead_lettered"}'
+    ): "_x110 1x10",
+    (
+        'stream_app_lead_events_total{workspace="acme", destination="people", '
+        'status="rejected_invalid"}'
+    ): "_x112 1x8",
     # 60 leads a minute: half within an hour, all within four.
     'stream_app_received_to_done_seconds_bucket{destination="people", le="3600.0"}': "0+30x120",
     'stream_app_received_to_done_seconds_bucket{destination="people", le="14400.0"}': "0+60x120",
@@ -41,7 +49,11 @@ EXPECTED: dict[str, list[tuple[str, float]]] = {
 
 @pytest.mark.promtool
 def test_panels_that_calculate_show_the_right_value(tmp_path: Path) -> None:
-    queries = {panel["title"]: panel["targets"][0]["expr"] for uid, panel in PANELS if uid == "stream-app-overview"}
+    queries = {
+        panel["title"]: panel["targets"][0]["expr"]
+        for uid, panel in PANELS
+        if uid == "stream-app-overview"
+    }
     test: dict[str, Any] = {
         "interval": "1m",
         "input_series": [

@@ -25,19 +25,38 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
 WITH_CONFIG = ("topics", "worker", "replay", "gateway", "board")
-PLACES = {"listeners", "advertised.listeners", "listener.security.protocol.map", "controller.quorum.voters", "log.dirs"}
+PLACES = {
+    "listeners",
+    "advertised.listeners",
+    "listener.security.protocol.map",
+    "controller.quorum.voters",
+    "log.dirs",
+}
 """Broker properties that say where the broker is: they cannot be the same here and there."""
-SAFETY = {"auto.create.topics.enable", "message.max.bytes", "process.roles", "controller.listener.names"}
+SAFETY = {
+    "auto.create.topics.enable",
+    "message.max.bytes",
+    "process.roles",
+    "controller.listener.names",
+}
 DEMANDED = {
     name: secrets.token_hex(32)
-    for name in ("CALLBACK_KEY", "BOARD_TOKEN", "REDIS_PASSWORD", "KAFKA_PASSWORD", "KAFKA_BROKER_PASSWORD")
+    for name in (
+        "CALLBACK_KEY",
+        "BOARD_TOKEN",
+        "REDIS_PASSWORD",
+        "KAFKA_PASSWORD",
+        "KAFKA_BROKER_PASSWORD",
+    )
 }
 """What .env has to have, as the comment at the top of docker-compose.yml makes it."""
 _VARIABLE = re.compile(r"\$\{(\w+):([-?])([^}]*)\}")
 
 
 def resolved(text: str) -> str:
-    """Return a value of the compose file as `docker compose` reads it if .env has the required values only."""
+    """Return a value of the compose file as `docker compose` reads it if .env has the required
+    values only.
+    """
     return _VARIABLE.sub(lambda match: DEMANDED[match[1]] if match[2] == "?" else match[3], text)
 
 
@@ -79,8 +98,13 @@ def kafka_properties() -> dict[str, str]:
 
 def dockerfile() -> list[tuple[str, str]]:
     """Return (instruction, the rest) of each line, continuations joined."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
-    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace(
+        "\\\n",
+        " ",
+    )
+    return [
+        (line.split()[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()
+    ]
 
 
 def end_image() -> list[tuple[str, str]]:
@@ -89,11 +113,13 @@ def end_image() -> list[tuple[str, str]]:
     return lines[max(number for number, (word, _) in enumerate(lines) if word == "FROM") :]
 
 
-# ------------------------------------------------------------------------------------------------- docker-compose.yml
+# ------------------------------------------------------------------------------- docker-compose.yml
 
 
 def test_the_compose_file_is_right_by_its_schema() -> None:
-    schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+    schema = json.loads(
+        (files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text(),
+    )
     jsonschema.validate(COMPOSE, schema, cls=jsonschema.Draft7Validator)
     broken = COMPOSE | {"services": SERVICES | {"worker": OURS["worker"] | {"restarts": "always"}}}
     with pytest.raises(jsonschema.ValidationError):
@@ -104,15 +130,27 @@ def test_the_compose_file_has_the_expected_services() -> None:
     assert set(OURS) == {"topics", "worker", "replay", "gateway", "board", "sim"}
     others = SERVICES.keys() - OURS.keys() - {"configuration"}
     assert others == {"kafka", "redis", "nginx", "prometheus", "grafana"}
-    assert SERVICES["configuration"]["image"] == OURS["worker"]["image"], "it needs no image of its own"
-    assert SERVICES["kafka"]["image"].startswith(f"apache/kafka:{KAFKA_VERSION}@"), "the one that the tests run"
+    assert SERVICES["configuration"]["image"] == OURS["worker"]["image"], (
+        "it needs no image of its own"
+    )
+    assert SERVICES["kafka"]["image"].startswith(f"apache/kafka:{KAFKA_VERSION}@"), (
+        "the one that the tests run"
+    )
     for name in others:
-        assert re.fullmatch(r"[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}", SERVICES[name]["image"]), f"{name}: by its digest"
+        assert re.fullmatch(r"[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}", SERVICES[name]["image"]), (
+            f"{name}: by its digest"
+        )
 
 
-def test_each_container_has_a_limit_of_memory_and_a_process_of_ours_no_less_than_in_the_chart() -> None:
+def test_each_container_has_a_limit_of_memory_and_a_process_of_ours_no_less_than_in_the_chart() -> (
+    None
+):
     """One that grows then ends by itself, where the machine would end any of them."""
-    assert {name: service.get("mem_limit") for name, service in SERVICES.items() if "mem_limit" not in service} == {}
+    assert {
+        name: service.get("mem_limit")
+        for name, service in SERVICES.items()
+        if "mem_limit" not in service
+    } == {}
     chart = yaml.safe_load((ROOT / "deploy" / "chart" / "values.yaml").read_text())
     for name in ("worker", "replay", "gateway", "board"):
         in_chart = in_bytes(chart[name]["resources"]["limits"]["memory"])
@@ -121,7 +159,9 @@ def test_each_container_has_a_limit_of_memory_and_a_process_of_ours_no_less_than
     assert cache is not None
     assert in_bytes(SERVICES["redis"]["mem_limit"]) > in_bytes(cache[1])
     (kept,) = SERVICES["nginx"]["tmpfs"]
-    assert in_bytes(SERVICES["nginx"]["mem_limit"]) > in_bytes(kept.rpartition("size=")[2]), "it is memory, too"
+    assert in_bytes(SERVICES["nginx"]["mem_limit"]) > in_bytes(kept.rpartition("size=")[2]), (
+        "it is memory, too"
+    )
 
 
 def in_bytes(size: str) -> int:
@@ -143,9 +183,15 @@ def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     clay = {name for name in used if name.startswith("CLAY_")}
     secret = clay | DEMANDED.keys()
     text = (ROOT / "docker-compose.yml").read_text()
-    places = {match[0] for match in _VARIABLE.findall(text) if match[0] == "STREAM_APP_IMAGE" or "_PORT" in match[0]}
+    places = {
+        match[0]
+        for match in _VARIABLE.findall(text)
+        if match[0] == "STREAM_APP_IMAGE" or "_PORT" in match[0]
+    }
     asked = {match[0] for match in _VARIABLE.findall(text)} - places
-    assert {match[0] for match in _VARIABLE.findall(text) if match[1] == "?"} == DEMANDED.keys(), "no known default"
+    assert {match[0] for match in _VARIABLE.findall(text) if match[1] == "?"} == DEMANDED.keys(), (
+        "no known default"
+    )
     assert f"for name in {' '.join(DEMANDED)}; do" in text, "its first lines make them"
     explained = (ROOT / ".env.example").read_text()
     example = dict(re.findall(r"^(\w+)=(.*)$", explained, re.MULTILINE))
@@ -155,16 +201,24 @@ def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     assert dict(re.findall(r"^# (\w+)=(.*)$", explained, re.MULTILINE)) == defaults
     for name in WITH_CONFIG:
         assert "KAFKA_PASSWORD" in environment(name), name
-    assert secret & set(environment("topics")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, "it looks leads up"
+    assert secret & set(environment("topics")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, (
+        "it looks leads up"
+    )
     assert secret & set(environment("redis")) == {"REDIS_PASSWORD"}
     for name in ("kafka", "sim", "prometheus"):
         assert not secret & set(environment(name)), f"{name} needs no secret of Clay's or ours"
-    assert secret & set(environment("gateway")) == {"CALLBACK_KEY", "KAFKA_PASSWORD"}, "it needs no webhook"
-    assert secret & set(environment("board")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, "it verifies no callback"
+    assert secret & set(environment("gateway")) == {"CALLBACK_KEY", "KAFKA_PASSWORD"}, (
+        "it needs no webhook"
+    )
+    assert secret & set(environment("board")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, (
+        "it verifies no callback"
+    )
 
 
 def test_every_port_is_published_and_listened_to_where_it_should_be() -> None:
-    """tests/e2e/test_deploy_run.py shows that each process reaches the others where the settings say that they are."""
+    """tests/e2e/test_deploy_run.py shows that each process reaches the others where the settings
+    say that they are.
+    """
     loaded = settings("worker")
     host, _, port = loaded.kafka.bootstrap.partition(":")
     listeners = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["listeners"]))
@@ -180,7 +234,9 @@ def test_every_port_is_published_and_listened_to_where_it_should_be() -> None:
         assert "ports" not in SERVICES[name], "the proxy is the only way in"
     for name in SERVICES:
         for port in SERVICES[name].get("ports", []):
-            assert re.match(r"127\.0\.0\.1:\$\{\w+_PORT:-\d+\}:", port), f"{name}: two systems may run here"
+            assert re.match(r"127\.0\.0\.1:\$\{\w+_PORT:-\d+\}:", port), (
+                f"{name}: two systems may run here"
+            )
 
 
 def test_every_listener_of_kafka_needs_a_password() -> None:
@@ -190,19 +246,33 @@ def test_every_listener_of_kafka_needs_a_password() -> None:
         if host == "localhost":
             continue
         assert protocols[name] == "SASL_PLAINTEXT", name
-        users = dict(re.findall(r'user_(\w+)="([^"]*)"', ours[f"listener.name.{name.lower()}.plain.sasl.jaas.config"]))
-        assert users == {"broker": DEMANDED["KAFKA_BROKER_PASSWORD"], "app": DEMANDED["KAFKA_PASSWORD"]}
+        users = dict(
+            re.findall(
+                r'user_(\w+)="([^"]*)"',
+                ours[f"listener.name.{name.lower()}.plain.sasl.jaas.config"],
+            ),
+        )
+        assert users == {
+            "broker": DEMANDED["KAFKA_BROKER_PASSWORD"],
+            "app": DEMANDED["KAFKA_PASSWORD"],
+        }
     security = settings("worker").kafka.security
     assert security.username == "app"
     assert security.mechanism == ours["sasl.enabled.mechanisms"]
-    assert not any(name.startswith("SASL_") for name in protocols), "the image would want a JAAS file"
+    assert not any(name.startswith("SASL_") for name in protocols), (
+        "the image would want a JAAS file"
+    )
 
 
 def test_services_are_restarted_and_have_time_to_stop() -> None:
     for name, service in SERVICES.items():
-        assert service["restart"] == ("no" if name in ("configuration", "topics") else "unless-stopped"), name
+        assert service["restart"] == (
+            "no" if name in ("configuration", "topics") else "unless-stopped"
+        ), name
     delivery = settings("worker").delivery
-    longest_s = delivery.max_request_start_age_s + delivery.request_timeout_s + delivery.commit_timeout_s
+    longest_s = (
+        delivery.max_request_start_age_s + delivery.request_timeout_s + delivery.commit_timeout_s
+    )
     assert int(OURS["worker"]["stop_grace_period"].removesuffix("s")) > longest_s + 10
 
 
@@ -216,11 +286,15 @@ def test_a_slow_kafka_makes_no_service_unhealthy() -> None:
     )
     for name in SERVICES.keys() - {"kafka", "configuration", "topics"}:
         start_s = seconds(SERVICES[name]["healthcheck"]["start_period"])
-        assert start_s >= 180, f"{name}: on a busy machine a process that Kafka did not answer in time starts twice"
+        assert start_s >= 180, (
+            f"{name}: on a busy machine a process that Kafka did not answer in time starts twice"
+        )
 
 
 def test_no_container_reads_a_file_of_the_clone_but_the_one_that_copies_them() -> None:
-    """A clone that was made with umask 077 is readable for one user of this machine, who is none in a container."""
+    """A clone that was made with umask 077 is readable for one user of this machine, who is none in
+    a container.
+    """
     copies = SERVICES["configuration"]
     assert copies["volumes"] == ["./deploy:/deploy:ro", "configuration:/etc/stream-app"]
     assert copies["user"] == "0:0", "it reads what others own, and no more"
@@ -230,9 +304,14 @@ def test_no_container_reads_a_file_of_the_clone_but_the_one_that_copies_them() -
         mounted = [volume for volume in service.get("volumes", []) if volume.startswith((".", "/"))]
         assert name == "configuration" or not mounted, name
         if "configuration:/etc/stream-app:ro" in service.get("volumes", []):
-            before = service["depends_on"].get("configuration") or SERVICES["topics"]["depends_on"]["configuration"]
+            before = (
+                service["depends_on"].get("configuration")
+                or SERVICES["topics"]["depends_on"]["configuration"]
+            )
             assert before == {"condition": "service_completed_successfully"}, name
-            assert "configuration" in service["depends_on"] or "topics" in service["depends_on"], name
+            assert "configuration" in service["depends_on"] or "topics" in service["depends_on"], (
+                name
+            )
 
 
 def test_services_have_few_rights_and_ports_for_this_machine_only() -> None:
@@ -241,7 +320,9 @@ def test_services_have_few_rights_and_ports_for_this_machine_only() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert service.get("read_only") or name == "kafka", "Kafka's image writes its configuration beside its program"
+        assert service.get("read_only") or name == "kafka", (
+            "Kafka's image writes its configuration beside its program"
+        )
     for service in OURS.values():
         last = dict(end_image())
         uid, gid = last["USER"].split(":")
@@ -256,10 +337,12 @@ def test_kafka_has_the_settings_of_the_tests() -> None:
     both = (tested.keys() & ours.keys()) - PLACES
     assert {name: ours[name] for name in both} == {name: tested[name] for name in both}
     assert both >= SAFETY | {name for name in tested if "replication" in name or "min.isr" in name}
-    assert ours["log.dirs"] == SERVICES["kafka"]["volumes"][0].split(":")[1], "or the data goes with the container"
+    assert ours["log.dirs"] == SERVICES["kafka"]["volumes"][0].split(":")[1], (
+        "or the data goes with the container"
+    )
 
 
-# --------------------------------------------------------------------------------------------------------- Dockerfile
+# --------------------------------------------------------------------------------------- Dockerfile
 
 
 def test_the_image_is_small_and_does_not_run_as_root() -> None:
@@ -271,17 +354,23 @@ def test_the_image_is_small_and_does_not_run_as_root() -> None:
     assert not re.search(r"\bpip\b", str(last))
     user = [rest for word, rest in last if word == "USER"][-1]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), user
-    assert [word for word, _ in last].index("USER") > max(n for n, (word, _) in enumerate(last) if word == "RUN")
+    assert [word for word, _ in last].index("USER") > max(
+        n for n, (word, _) in enumerate(last) if word == "RUN"
+    )
     assert json.loads(dict(last)["ENTRYPOINT"]) == ["stream-app"]
 
 
 def test_the_build_context_has_no_secret() -> None:
-    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert lines[0] == "*"
     assert not any(line.startswith("!.env") for line in lines)
 
 
-# --------------------------------------------------------------------------------------------------------- Prometheus
+# --------------------------------------------------------------------------------------- Prometheus
 
 
 def test_exactly_the_services_with_metrics_are_scraped() -> None:

@@ -39,12 +39,23 @@ each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_tests_files_and_modules_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
-        assert re.search(rf"^(async )?def {name}\b", (ROOT / file).read_text(encoding="utf-8"), re.M), f"{file}::{name}"
-    for path in re.findall(r"(?<![\w./-])((?:tests|stream_app|benchmarks|docs|deploy)/[\w./-]*\w)", text):
+        assert re.search(
+            rf"^(async )?def {name}\b",
+            (ROOT / file).read_text(encoding="utf-8"),
+            re.M,
+        ), f"{file}::{name}"
+    for path in re.findall(
+        r"(?<![\w./-])((?:tests|stream_app|benchmarks|docs|deploy)/[\w./-]*\w)",
+        text,
+    ):
         assert (ROOT / path).exists(), path
     for module in re.findall(r"(?:python -m |from )((?:benchmarks|tests|stream_app)[\w.]*)", text):
         at = ROOT / Path(*module.split("."))
-        assert at.with_suffix(".py").exists() or (at / "__init__.py").exists() or (at / "__main__.py").exists(), module
+        assert (
+            at.with_suffix(".py").exists()
+            or (at / "__init__.py").exists()
+            or (at / "__main__.py").exists()
+        ), module
 
 
 # Links
@@ -60,7 +71,9 @@ def links_of(document: Path) -> list[str]:
 def anchors_of(document: Path) -> set[str]:
     """The anchors that a page's headings get from GitHub."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
 
 
 @each_document
@@ -88,7 +101,9 @@ def assert_defines(source: str, name: str) -> None:
 
 def test_the_architecture_lists_every_folder_once() -> None:
     rows = re.findall(
-        r"^\| \[`([\w/]+)`\]\(\.\./stream_app/([\w/]+)\) \|", (DOCS / "architecture.md").read_text(), re.M
+        r"^\| \[`([\w/]+)`\]\(\.\./stream_app/([\w/]+)\) \|",
+        (DOCS / "architecture.md").read_text(),
+        re.M,
     )
     folders = {str(path.parent.relative_to(CODE)) for path in CODE.rglob("*.py")} - {"."}
     assert all(shown == linked for shown, linked in rows)
@@ -124,7 +139,9 @@ class CommandError(Exception):
 
 
 def parse(words: list[str], *, complete: bool = True) -> None:
-    """Raises CommandError unless `stream-app` takes these arguments; if not `complete`, others may be missing."""
+    """Raises CommandError unless `stream-app` takes these arguments; if not `complete`, others may
+    be missing.
+    """
     try:
         command_line(words)
     except CycloptsError as error:
@@ -141,7 +158,11 @@ def options_of(words: list[str]) -> set[str]:
         if word.startswith("-") or word not in app:
             break
         app = app[word]
-    return {"--help", "--version", *(name for option in app.assemble_argument_collection() for name in option.names)}
+    return {
+        "--help",
+        "--version",
+        *(name for option in app.assemble_argument_collection() for name in option.names),
+    }
 
 
 @each_document
@@ -149,7 +170,9 @@ def test_commands_in_the_text_exist(document: Path) -> None:
     text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
     for line in re.findall(r"`stream-app ([^`$]+)`", text):
         parse(shlex.split(line), complete=False)
-    named = set(re.findall(r"(?<!from )stream-app ([a-z][a-z-]+)", " ".join(re.findall(r"`[^`]+`", text))))
+    named = set(
+        re.findall(r"(?<!from )stream-app ([a-z][a-z-]+)", " ".join(re.findall(r"`[^`]+`", text))),
+    )
     assert named <= set(COMMANDS), named - set(COMMANDS)
 
 
@@ -158,15 +181,24 @@ def test_commands_in_the_text_exist(document: Path) -> None:
 
 def blocks_for_kafka() -> Iterator[tuple[str, str]]:
     for page in sorted((DOCS / "managed-kafka").glob("*.md")):
-        for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+        for block in re.findall(
+            r"^```toml\n(.*?)^```",
+            page.read_text(encoding="utf-8"),
+            re.M | re.S,
+        ):
             yield page.stem, block
 
 
 @pytest.mark.parametrize(("service", "block"), list(blocks_for_kafka()))
-def test_configurations_of_managed_services_are_valid(service: str, block: str, tmp_path: Path) -> None:
+def test_configurations_of_managed_services_are_valid(
+    service: str,
+    block: str,
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "stream_app.toml"
     path.write_text(
-        f"{block}\n[workspaces.a]\n[destinations.b]\nworkspace = 'a'\nwebhooks_env = ['W']\ncallbacks = false\n"
+        f"{block}\n[workspaces.a]\n[destinations.b]\nworkspace = 'a'\nwebhooks_env = ['W']\n"
+        "callbacks = false\n",
     )
     environ = dict.fromkeys(re.findall(r'_env = "(\w+)"', block), "s3cret")
     assert load_settings(path, environ, ()).kafka.security.protocol == "SASL_SSL"
@@ -194,19 +226,32 @@ def test_the_metrics_page_has_every_metric_and_its_labels() -> None:
 @each_document
 def test_metrics_in_the_text_exist(document: Path) -> None:
     named = re.findall(r"\bstream_app_[a-z_]+\b", document.read_text(encoding="utf-8"))
-    assert set(named) <= set(re.findall(r"stream_app_[a-z_]+", (DOCS / "metrics.md").read_text(encoding="utf-8")))
+    assert set(named) <= set(
+        re.findall(r"stream_app_[a-z_]+", (DOCS / "metrics.md").read_text(encoding="utf-8")),
+    )
 
 
 # Failures
 
 
 def test_the_failures_page_has_every_error_and_every_code() -> None:
-    codes = re.findall(r"^\| `(\w+)` \|", (DOCS / "reference" / "failures.md").read_text(encoding="utf-8"), re.M)
+    codes = re.findall(
+        r"^\| `(\w+)` \|",
+        (DOCS / "reference" / "failures.md").read_text(encoding="utf-8"),
+        re.M,
+    )
     errors = {value.__name__ for value in vars(error_classes).values() if isinstance(value, type)}
     assert errors | set(get_args(Status)) <= set(codes)
     assert {*get_args(UnsentReason), *get_args(UncertainReason)} <= set(codes)
     # Of a lead that cannot be read, of one that waits, and of one that has ended.
-    assert {"no_identity", "unknown_workspace", "webhook_gone", "lane_busy", "loop_guard", "resend"} <= set(codes)
+    assert {
+        "no_identity",
+        "unknown_workspace",
+        "webhook_gone",
+        "lane_busy",
+        "loop_guard",
+        "resend",
+    } <= set(codes)
 
 
 # README, pictures, counts
@@ -224,7 +269,9 @@ def test_the_documents_count_the_broken_lines() -> None:
 
 
 def test_the_table_of_failures_can_be_read_and_each_row_has_its_evidence() -> None:
-    table, _, evidence = (DOCS / "failures.md").read_text(encoding="utf-8").partition("## The evidence")
+    table, _, evidence = (
+        (DOCS / "failures.md").read_text(encoding="utf-8").partition("## The evidence")
+    )
     rows = {number: row for row, number in re.findall(r"^(\| (\d+) \|.*\|)$", table, re.M)}
     assert len(rows) > 90
     assert all(row.count(" | ") == 4 and len(row) <= 300 for row in rows.values())

@@ -9,10 +9,12 @@ from pathlib import Path
 from tests.repository.test_docs import ROOT, CommandError, each_document, parse
 
 EXCUSED = {
-    *(".", "cat", "cp", "echo", "export", "kill", "printf", "rm", "set", "sleep"),  # parts of an example
+    # parts of an example
+    *(".", "cat", "cp", "echo", "export", "kill", "printf", "rm", "set", "sleep"),
     "curl",  # asks the simulated Clay; tests/e2e/test_break_it.py decodes what the page sends
     *("helm", "kubectl"),  # need a cluster; tests/unit/deploy renders the chart
-    *("pip", "pre-commit", "pytest", "$lock"),  # tools of their own; $lock is uv, as the line before it says
+    # tools of their own; $lock is uv, as the line before it says
+    *("pip", "pre-commit", "pytest", "$lock"),
 }
 """Programs that are not ours."""
 _KEYWORDS = frozenset({"do", "then", "else", "!"})
@@ -24,7 +26,12 @@ def lines_of(document: Path) -> list[str]:
     text = document.read_text(encoding="utf-8")
     lines: list[str] = []
     for _, block in re.findall(r"^( *)```sh\n(.*?)^\1```", text, re.M | re.S):
-        without_input = re.sub(r"(<<'?(\w+)'?\n).*?^\2$", r"\1", textwrap.dedent(block), flags=re.M | re.S)
+        without_input = re.sub(
+            r"(<<'?(\w+)'?\n).*?^\2$",
+            r"\1",
+            textwrap.dedent(block),
+            flags=re.M | re.S,
+        )
         lines += filter(None, without_input.splitlines())
     return lines
 

@@ -1,4 +1,6 @@
-"""One number for one thing: each measured figure in the prose of README and docs/ is one of docs/figures.md."""
+"""One number for one thing: each measured figure in the prose of README and docs/ is one of
+docs/figures.md.
+"""
 
 import re
 from pathlib import Path
@@ -11,9 +13,11 @@ MEASURED = re.compile(
     rf"{NUMBER} (?:us|MB|GB|bytes (?:a|for each) lead)\b"
     rf"|{NUMBER} times (?:the CPU|what)\b"
     rf"|{NUMBER} % on top\b"
-    rf"|{NUMBER} s \(p\d\d\)"
+    rf"|{NUMBER} s \(p\d\d\)",
 )
-"""What reads like a measurement: of time, memory, disk or CPU. Goals and settings have other units, or are LIMITS."""
+"""What reads like a measurement: of time, memory, disk or CPU. Goals and settings have other units,
+or are LIMITS.
+"""
 
 LIMITS = {
     "50 MB": "what the demo downloads, and the largest file for the board",

@@ -1,4 +1,6 @@
-"""What documents, chart and docker-compose.yml say of a worker's memory and of Kafka's disk follows from one table."""
+"""What documents, chart and docker-compose.yml say of a worker's memory and of Kafka's disk follows
+from one table.
+"""
 
 import re
 import sys
@@ -47,7 +49,10 @@ def test_the_limit_of_a_worker_in_the_chart_is_enough_for_the_leads_that_it_name
     leads = f"{leads_in(limit_bytes):,}"
     assert leads_in(limit_bytes) >= 500_000
     assert f"is enough for {leads} leads" in CHART
-    says = f"The chart's limit of {worker['resources']['limits']['memory']} is enough for {leads} leads"
+    says = (
+        f"The chart's limit of {worker['resources']['limits']['memory']} is enough for {leads} "
+        "leads"
+    )
     assert says in " ".join(SIZING.split())
     assert in_bytes(OURS["worker"]["mem_limit"]) == limit_bytes
     assert in_bytes(worker["resources"]["requests"]["memory"]) / MIB > ONCE_MB + CACHE_MB, (
@@ -56,20 +61,33 @@ def test_the_limit_of_a_worker_in_the_chart_is_enough_for_the_leads_that_it_name
 
 
 def test_figures_and_sizing_say_the_same_slope() -> None:
-    says = f"{ONCE_MB:g} MB once, {EMAIL_KB:g} KB a lead, {LINKEDIN_KB:g} KB a lead that has a LinkedIn URL, too"
+    says = (
+        f"{ONCE_MB:g} MB once, {EMAIL_KB:g} KB a lead, {LINKEDIN_KB:g} KB a lead that has a "
+        "LinkedIn URL, too"
+    )
     assert FIGURES.count(says) == 2, "what a user asks first, and the row of the benchmark"
     assert f"cache {CACHE_MB:g} MB" in FIGURES
-    documented = {"once_mb": ONCE_MB, "email_kb": EMAIL_KB, "linkedin_kb": LINKEDIN_KB, "cache_mb": CACHE_MB}
+    documented = {
+        "once_mb": ONCE_MB,
+        "email_kb": EMAIL_KB,
+        "linkedin_kb": LINKEDIN_KB,
+        "cache_mb": CACHE_MB,
+    }
     for name, most in LIMITS.items():
-        assert documented[name] <= most <= 1.5 * documented[name], f"the goal {name} is near what was seen"
+        assert documented[name] <= most <= 1.5 * documented[name], (
+            f"the goal {name} is near what was seen"
+        )
 
 
 @pytest.mark.parametrize(("linkedin", "documented_kb"), [(False, EMAIL_KB), (True, LINKEDIN_KB)])
 def test_the_slope_is_that_of_the_rows(linkedin: bool, documented_kb: float) -> None:
-    """Computed from one lead, without what the allocator adds: its bytes, and its places in the dict and the queue."""
+    """Computed from one lead, without what the allocator adds: its bytes, and its places in the
+    dict and the queue.
+    """
     rows = rows_of_lead(17, "acme", "people", 1_796_083_140_000, linkedin=linkedin)
     assert len(rows) == (3 if linkedin else 2)
-    in_dict = 24 / 0.55 + 6  # an entry, in a table that is between one third and two thirds full, and its index
+    # an entry, in a table that is between one third and two thirds full, and its index
+    in_dict = 24 / 0.55 + 6
     size = sum(sys.getsizeof(key) + sys.getsizeof(value) + in_dict + 8 for key, value in rows)
     assert 0.8 <= documented_kb * 1024 / size <= 1.35
 

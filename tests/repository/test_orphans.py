@@ -1,4 +1,6 @@
-"""Nothing is left over: each setting, topic, field of a message and value of the chart is used by something."""
+"""Nothing is left over: each setting, topic, field of a message and value of the chart is used by
+something.
+"""
 
 import ast
 import re
@@ -25,7 +27,9 @@ DEFINITIONS = {"config/model.py", "config/gone.py"}
 
 @cache
 def names_used() -> frozenset[str]:
-    """Every attribute that the code reads, and every keyword and text that it passes, outside the definitions."""
+    """Every attribute that the code reads, and every keyword and text that it passes, outside the
+    definitions.
+    """
     used: set[str] = set()
     for path in CODE.rglob("*.py"):
         if str(path.relative_to(CODE)) in DEFINITIONS:
@@ -35,7 +39,11 @@ def names_used() -> frozenset[str]:
                 used.add(node.attr)
             elif isinstance(node, ast.keyword) and node.arg:
                 used.add(node.arg)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+            elif (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and node.value.isidentifier()
+            ):
                 used.add(node.value)
     for template in CODE.rglob("*.html"):
         used |= set(re.findall(r"\.(\w+)", template.read_text(encoding="utf-8")))
@@ -64,7 +72,11 @@ def test_no_setting_that_is_gone_exists() -> None:
         place.replace("destinations.", "destinations.*.").replace("workspaces.", "workspaces.*.")
         for _, place in keys(Settings)
     }
-    assert not [place for place in GONE if place in places or any(key.startswith(f"{place}.") for key in places)]
+    assert not [
+        place
+        for place in GONE
+        if place in places or any(key.startswith(f"{place}.") for key in places)
+    ]
 
 
 def test_each_topic_is_written_and_read_by_something() -> None:
@@ -91,9 +103,16 @@ def test_each_program_that_asks_for_its_rights_has_some() -> None:
     asked: set[str] = set()
     for path in CODE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and len(node.args) > 1
+            ):
                 program = node.args[1]
-                if node.func.id in ("on_kafka", "kafka_ready", "check_kafka") and isinstance(program, ast.Constant):
+                if node.func.id in ("on_kafka", "kafka_ready", "check_kafka") and isinstance(
+                    program,
+                    ast.Constant,
+                ):
                     asked.add(str(program.value))
     assert asked
     assert asked <= rights_of(TopicNames(), (2, 10)).keys()
@@ -104,13 +123,17 @@ def test_each_field_of_a_message_is_used(message: str) -> None:
     assert not [field for field in MESSAGES[message].__struct_fields__ if field not in names_used()]
 
 
-# --------------------------------------------------------------------------------------------------- the Helm chart
+# ----------------------------------------------------------------------------------- the Helm chart
 
 
 def test_each_value_of_the_chart_is_read_by_a_template() -> None:
     """The processes share the template of their pod; tests/unit/deploy looks at what it renders."""
     chart = ROOT / "deploy" / "chart"
-    read = {name for path in (chart / "templates").rglob("*.*") for name in re.findall(r"\.(\w+)", path.read_text())}
+    read = {
+        name
+        for path in (chart / "templates").rglob("*.*")
+        for name in re.findall(r"\.(\w+)", path.read_text())
+    }
     values = leaves(yaml.safe_load((chart / "values.yaml").read_text()))
     places = {re.sub(r"\.(requests|limits)$", "", place) for place in values}
     assert not [place for place in places if not read.issuperset(place.split("."))]

@@ -1,4 +1,6 @@
-"""The site of docs/: it builds without a warning, has every page, and loads nothing of another host."""
+"""The site of docs/: it builds without a warning, has every page, and loads nothing of another
+host.
+"""
 
 import importlib.util
 import re
@@ -14,7 +16,9 @@ from tests.support.pace import BUSY
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-ELSEWHERE = re.compile(r"""<(?:script|img|iframe|source|link[^>]+stylesheet)[^>]*(?:src|href)=["']?(?:https?:)?//""")
+ELSEWHERE = re.compile(
+    r"""<(?:script|img|iframe|source|link[^>]+stylesheet)[^>]*(?:src|href)=["']?(?:https?:)?//""",
+)
 
 
 @pytest.fixture
@@ -54,4 +58,7 @@ def test_the_site_builds_and_loads_nothing_of_another_host(tmp_path: Path) -> No
     for page in pages:
         assert not ELSEWHERE.search(page.read_text(encoding="utf-8")), page
     for sheet in (tmp_path / "site").rglob("*.css"):
-        assert not re.search(r"(?:@import|url\()\s*[\"']?https?:", sheet.read_text(encoding="utf-8")), sheet
+        assert not re.search(
+            r"(?:@import|url\()\s*[\"']?https?:",
+            sheet.read_text(encoding="utf-8"),
+        ), sheet

@@ -46,12 +46,21 @@ CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|
 )  # fmt: skip
 def test_a_tool_finds_nothing(command: tuple[str, ...]) -> None:
     argv = [sys.executable, *command]
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=380 * BUSY, check=False)
+    ran = subprocess.run(
+        argv,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=380 * BUSY,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_no_group_of_a_pattern_is_possessive() -> None:
-    """Python 3.11.0 to 3.11.4 match such groups wrong: https://github.com/python/cpython/issues/106052."""
+    """Python 3.11.0 to 3.11.4 match such groups wrong:
+    https://github.com/python/cpython/issues/106052.
+    """
     texts = [
         node.args[0].value
         for path in PACKAGE.rglob("*.py")
@@ -67,7 +76,9 @@ def test_no_group_of_a_pattern_is_possessive() -> None:
 def test_the_core_is_pure() -> None:
     """No I/O, no clock, no randomness: it imports what is on the list, and asks no clock."""
     core = PACKAGE / "domain"
-    assert {name for name in names_in(core) if not name.startswith("stream_app.domain")} <= CORE_MAY_IMPORT
+    assert {
+        name for name in names_in(core) if not name.startswith("stream_app.domain")
+    } <= CORE_MAY_IMPORT
     for path in core.rglob("*.py"):
         calls = (ast.unparse(node) for node in nodes_of(path) if isinstance(node, ast.Call))
         assert [call for call in calls if CORE_MAY_NOT_CALL.match(call)] == [], path.name
@@ -75,7 +86,9 @@ def test_the_core_is_pure() -> None:
 
 def test_the_simulator_knows_nothing_of_the_rest() -> None:
     """Tests compare the rest against it."""
-    ours = {name for name in names_in(PACKAGE / "dev" / "simulator") if name.startswith("stream_app")}
+    ours = {
+        name for name in names_in(PACKAGE / "dev" / "simulator") if name.startswith("stream_app")
+    }
     assert {name for name in ours if not name.startswith("stream_app.dev.simulator")} == set()
 
 
@@ -83,12 +96,18 @@ def test_no_object_shows_what_it_keeps() -> None:
     """The representation that attrs writes by default would bring leads and tokens into logs."""
     for path in PACKAGE.rglob("*.py"):
         classes = (node for node in nodes_of(path) if isinstance(node, ast.ClassDef))
-        decorators = [ast.unparse(decorator) for node in classes for decorator in node.decorator_list]
-        assert [text for text in decorators if text.startswith("define") and "repr=False" not in text] == [], path.name
+        decorators = [
+            ast.unparse(decorator) for node in classes for decorator in node.decorator_list
+        ]
+        assert [
+            text for text in decorators if text.startswith("define") and "repr=False" not in text
+        ] == [], path.name
 
 
 def test_every_import_is_a_dependency_of_the_package() -> None:
-    """`pip install .[local]` is the README's first command: no module may need what only `dev` brings."""
+    """`pip install .[local]` is the README's first command: no module may need what only `dev`
+    brings.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     asked_for = [
@@ -96,19 +115,32 @@ def test_every_import_is_a_dependency_of_the_package() -> None:
         *(line for extra in ("worker", "gateway", "board", "local") for line in extras[extra]),
     ]
     brings = {canonicalize_name(Requirement(line).name) for line in asked_for}
-    foreign = {name.partition(".")[0] for name in names_in(PACKAGE)} - sys.stdlib_module_names - {"stream_app"}
+    foreign = (
+        {name.partition(".")[0] for name in names_in(PACKAGE)}
+        - sys.stdlib_module_names
+        - {"stream_app"}
+    )
     assert OPTIONAL.keys() <= foreign
     assert set(OPTIONAL.values()) <= extras.keys()
     foreign -= OPTIONAL.keys()
     from_where = packages_distributions()
-    assert {name for name in foreign if brings.isdisjoint(map(canonicalize_name, from_where.get(name, [])))} == set()
+    assert {
+        name
+        for name in foreign
+        if brings.isdisjoint(map(canonicalize_name, from_where.get(name, [])))
+    } == set()
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "deploy", "docs", "examples", "stream_app", "tests"])
+@pytest.mark.parametrize(
+    "folder",
+    ["benchmarks", "deploy", "docs", "examples", "stream_app", "tests"],
+)
 def test_every_name_says_what_it_stands_for(folder: str) -> None:
     """A reader has to look for what `found` or `each` is; `problems` and `lead` say it."""
     for path in (ROOT / folder).rglob("*.py"):
-        vague = [f"{line}: {name}" for line, name in names_given_in(path) if name.strip("_") in VAGUE]
+        vague = [
+            f"{line}: {name}" for line, name in names_given_in(path) if name.strip("_") in VAGUE
+        ]
         assert vague == [], path.relative_to(ROOT)
 
 
@@ -116,11 +148,23 @@ def names_given_in(path: Path) -> Iterator[tuple[int, str]]:
     """Yield each name that is assigned, a parameter, imported or defined, with its line."""
     for node in nodes_of(path):
         match node:
-            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+            case (
+                ast.Name(id=name, ctx=ast.Store())
+                | ast.Attribute(attr=name, ctx=ast.Store())
+                | ast.arg(arg=name)
+            ):
                 yield node.lineno, name
-            case ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
+            case (
+                ast.alias(asname=str(name))
+                | ast.ExceptHandler(name=str(name))
+                | ast.MatchAs(name=str(name))
+            ):
                 yield node.lineno, name
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+            ):
                 yield node.lineno, name
 
 
@@ -128,7 +172,11 @@ def names_in(folder: Path) -> Iterator[str]:
     """Yield every module that is imported in a folder, also inside functions, except optional ones."""
     for path in folder.rglob("*.py"):
         nodes = nodes_of(path)
-        tries = [node for node in nodes if isinstance(node, ast.Try) and "except ImportError" in ast.unparse(node)]
+        tries = [
+            node
+            for node in nodes
+            if isinstance(node, ast.Try) and "except ImportError" in ast.unparse(node)
+        ]
         optional = {inner for node in tries for inner in ast.walk(node)}
         for node in nodes:
             if isinstance(node, ast.Import) and node not in optional:
@@ -145,4 +193,6 @@ def nodes_of(path: Path) -> list[ast.AST]:
 def test_one_version_everywhere() -> None:
     chart = yaml.safe_load((ROOT / "deploy" / "chart" / "Chart.yaml").read_text())
     newest = present(re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE))
-    assert {version("stream-app"), chart["version"], chart["appVersion"], newest[1]} == {stream_app.__version__}
+    assert {version("stream-app"), chart["version"], chart["appVersion"], newest[1]} == {
+        stream_app.__version__,
+    }

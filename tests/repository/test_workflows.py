@@ -21,14 +21,26 @@ MAY_WRITE = {
 }
 
 
-@pytest.mark.parametrize("command", [("actionlint", "-no-color"), ("zizmor", "--offline", "--no-progress")])
+@pytest.mark.parametrize(
+    "command",
+    [("actionlint", "-no-color"), ("zizmor", "--offline", "--no-progress")],
+)
 def test_a_linter_finds_nothing(command: tuple[str, ...]) -> None:
     """zizmor wants pinned actions, among others, and no credentials that a checkout leaves behind."""
-    program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or shutil.which(command[0])
+    program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or shutil.which(
+        command[0],
+    )
     assert program, f"{command[0]} is missing: pip install -e '.[dev]'"
     assert len(WORKFLOWS) >= 2
     argv: list[str | Path] = [program, *command[1:], *WORKFLOWS]
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60 * BUSY, check=False)
+    ran = subprocess.run(
+        argv,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60 * BUSY,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
@@ -41,8 +53,12 @@ def test_rights_are_least_and_tests_have_the_history(path: Path) -> None:
         assert writes == MAY_WRITE.get((path.name, name), set()), name
         for step in job["steps"]:
             if str(step.get("uses", "")).startswith("actions/checkout@"):
-                tested = any(str(entry.get("run", "")).startswith(".ci/run") for entry in job["steps"])
-                assert (step["with"].get("fetch-depth") == 0) is tested, "tests/upgrade runs an earlier commit"
+                tested = any(
+                    str(entry.get("run", "")).startswith(".ci/run") for entry in job["steps"]
+                )
+                assert (step["with"].get("fetch-depth") == 0) is tested, (
+                    "tests/upgrade runs an earlier commit"
+                )
 
 
 def test_a_bare_container_runs_the_two_commands_of_the_readme() -> None:

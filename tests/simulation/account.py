@@ -1,9 +1,12 @@
-"""What the board must count, told from the ledger of a run, and what it does count: the two are compared.
+"""What the board must count, told from the ledger of a run, and what it does count: the two are
+compared.
 
 So is what every place says of each lane, also hours after the last lead (lane_states.py).
 
-The expected account is made from the rows, the records and the events on Kafka, without any code of the read model:
-a lead's status is that of the row that was written last for it; it has no row only if all its records ended before.
+The expected account is made from the rows, the records and the events on Kafka, without any code of
+the read model:
+a lead's status is that of the row that was written last for it; it has no row only if all its
+records ended before.
 """
 
 import json
@@ -41,7 +44,16 @@ from tests.simulation.tape import Tape, tape_of
 from tests.simulation.world import Outcome, World
 
 _ENDED: Final = {
-    *("rejected_invalid", "suppressed", "duplicate", "replaced", "expired", "enriched", "partial", "no_data"),
+    *(
+        "rejected_invalid",
+        "suppressed",
+        "duplicate",
+        "replaced",
+        "expired",
+        "enriched",
+        "partial",
+        "no_data",
+    ),
     *("enrich_error", "served_from_cache", "served_locally", "parked", "confirmed"),
 }
 NO_LEADS: Final = {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected"}
@@ -65,7 +77,9 @@ QUARTER_MS: Final = 900_000
 DAY_MS: Final = 86_400_000
 
 _STATES_OF: Final = 3
-"""What is said of lanes is compared in each third schedule, because it takes as long as the account."""
+"""What is said of lanes is compared in each third schedule, because it takes as long as the
+account.
+"""
 
 Numbers = dict[tuple[str, ...], int]
 """All values of an account by their names; those that are 0 are left out."""
@@ -73,7 +87,10 @@ Numbers = dict[tuple[str, ...], int]
 
 @dataclass
 class Record:
-    """What is known of one input record. `took`: the place of its first row among all rows; -1 if it has none."""
+    """What is known of one input record.
+
+    `took`: the place of its first row among all rows; -1 if it has none.
+    """
 
     origin: str
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -91,11 +108,17 @@ class Record:
 
     @property
     def place(self) -> tuple[str, str, str]:
-        return self.last.get("workspace", ""), self.last.get("destination", ""), str(self.last["lead_id"])
+        return (
+            self.last.get("workspace", ""),
+            self.last.get("destination", ""),
+            str(self.last["lead_id"]),
+        )
 
     @property
     def import_id(self) -> tuple[str, str]:
-        named = [event for event in self.events if event.get("import_id") and event.get("workspace")]
+        named = [
+            event for event in self.events if event.get("import_id") and event.get("workspace")
+        ]
         return (named[0]["workspace"], named[0]["import_id"]) if named else ("", "")
 
 
@@ -122,7 +145,10 @@ class Ledger:
         for consumed in self._all(names.retry):
             headers = headers_of(consumed)
             if f"{_HEADER}origin" not in headers and consumed.record_id in self.records:
-                self.records[consumed.record_id].copy_of = headers.get(f"{_HEADER}redriven-from", "")
+                self.records[consumed.record_id].copy_of = headers.get(
+                    f"{_HEADER}redriven-from",
+                    "",
+                )
 
     def _all(self, topic: str) -> Iterator[ConsumedRecord]:
         for number in range(self.plan.partitions):
@@ -133,7 +159,10 @@ class Ledger:
         return destination is not None and not destination.callbacks
 
     def leads(self, records: Iterable[Record]) -> dict[tuple[str, str, str], Record]:
-        """The record that counts for each lead. A record without a destination stands back for those that have one."""
+        """The record that counts for each lead.
+
+        A record without a destination stands back for those that have one.
+        """
         leads: dict[tuple[str, str, str], Record] = {}
         for record in records:
             if record.status in NO_LEADS:
@@ -143,8 +172,14 @@ class Ledger:
                 leads[record.place] = record
         named = {(workspace, lead_id) for workspace, destination, lead_id in leads if destination}
         for workspace, destination, lead_id in list(leads):
-            others = named if workspace else {(name, lead) for name, alias, lead in leads if name or alias}
-            if not destination and any(lead == lead_id and workspace in ("", name) for name, lead in others):
+            others = (
+                named
+                if workspace
+                else {(name, lead) for name, alias, lead in leads if name or alias}
+            )
+            if not destination and any(
+                lead == lead_id and workspace in ("", name) for name, lead in others
+            ):
                 del leads[workspace, destination, lead_id]
         return leads
 
@@ -156,13 +191,18 @@ class Ledger:
                 told["books", place[2]] += value
             elif kind in ("resent", "credits") and place[1]:
                 told[f"books {kind}", place[1]] += value
-                told[f"metrics {kind}", *((place[1], place[2]) if kind == "resent" else (place[2],))] += value
+                told[
+                    f"metrics {kind}",
+                    *((place[1], place[2]) if kind == "resent" else (place[2],)),
+                ] += value
         for workspace, credits_ in self._not_known():
             told["books not known", workspace] += credits_
         return {name: value for name, value in told.items() if value}
 
     def _not_known(self) -> Iterator[tuple[str, int]]:
-        """Workspace and credits of each booking that neither Clay nor an operator has confirmed, from the rows."""
+        """Workspace and credits of each booking that neither Clay nor an operator has confirmed,
+        from the rows.
+        """
         rows: dict[tuple[int, bytes], bytes | None] = {}
         for consumed in self._all(self.plan.topics.state):
             if (consumed.key or b"").startswith(b"d/"):
@@ -170,12 +210,16 @@ class Ledger:
         for (_, key), value in rows.items():
             row = json.loads(value) if value else []
             earlier = row[_UNSETTLED] if len(row) > _UNSETTLED else []
-            last = row[_BOOKED] if len(row) > _BOOKED and row[_BOOKED] and row[1] not in _PRICED else None
+            last = (
+                row[_BOOKED]
+                if len(row) > _BOOKED and row[_BOOKED] and row[1] not in _PRICED
+                else None
+            )
             for booked in (*earlier, *([last] if last else [])):
                 if not booked.get("known"):
                     yield key.decode().split("/")[1], booked["credits"]
 
-    # ---------------------------------------------------------------------------------------------- what to count
+    # -------------------------------------------------------------------------------- what to count
 
     def numbers(self, now_ms: int) -> Numbers:
         """The expected account."""
@@ -187,7 +231,9 @@ class Ledger:
             if record.status in ("enriched", "partial"):
                 for place in {(workspace, destination), ("", "")}:
                     numbers["enriched", _day(record.last["at_ms"]), *place] += 1
-            at_rest = record.status in _ENDED or (record.status == "accepted" and self.is_final(record))
+            at_rest = record.status in _ENDED or (
+                record.status == "accepted" and self.is_final(record)
+            )
             if at_rest and record.last["at_ms"] >= (now_ms // QUARTER_MS - 95) * QUARTER_MS:
                 for name in {workspace, ""}:
                     numbers["ended", name, record.status] += 1
@@ -199,7 +245,9 @@ class Ledger:
                     numbers["credits", *key] += event.get("credits", 0)
                     numbers["saved", *key] += event.get("saved", 0)
                     numbers["resent", *key] += event.get("reason") in ("resend", "resend_ordered")
-            held = (_money_keys(event) for event in record.events if event["status"] == "held_budget")
+            held = (
+                _money_keys(event) for event in record.events if event["status"] == "held_budget"
+            )
             numbers.update(("refused", *key) for key in set[tuple[str, ...]]().union(*held))
         self._imports(numbers)
         self._dead_letters(numbers, leads)
@@ -212,7 +260,11 @@ class Ledger:
         of_import.pop(("", ""), None)
         for name, records in of_import.items():
             for lead in self.leads(records).values():
-                status = "accepted_final" if lead.status == "accepted" and self.is_final(lead) else lead.status
+                status = (
+                    "accepted_final"
+                    if lead.status == "accepted" and self.is_final(lead)
+                    else lead.status
+                )
                 numbers["import", *name, COLUMN_OF.get(status, "under_way")] += 1
             summaries = [
                 event["import_summary"]
@@ -222,12 +274,19 @@ class Ledger:
             ]
             if summaries:
                 arrived = sum(not record.copy_of for record in records)
-                numbers["import", *name, "waiting"] += max(0, summaries[0].get("leads", 0) - arrived)
+                numbers["import", *name, "waiting"] += max(
+                    0,
+                    summaries[0].get("leads", 0) - arrived,
+                )
             numbers["import", *name, "credits"] += sum(
                 event.get("credits", 0) for record in records for event in record.events
             )
 
-    def _dead_letters(self, numbers: Counter[tuple[str, ...]], leads: dict[tuple[str, str, str], Record]) -> None:
+    def _dead_letters(
+        self,
+        numbers: Counter[tuple[str, ...]],
+        leads: dict[tuple[str, str, str], Record],
+    ) -> None:
         names = self.plan.topics
         for topic in (names.dlq, names.parked):
             for consumed in self._all(topic):
@@ -237,13 +296,18 @@ class Ledger:
                 numbers[topic, destination, reason, self._state(consumed, headers, leads)] += 1
 
     def _state(
-        self, consumed: ConsumedRecord, headers: dict[str, str], leads: dict[tuple[str, str, str], Record]
+        self,
+        consumed: ConsumedRecord,
+        headers: dict[str, str],
+        leads: dict[tuple[str, str, str], Record],
     ) -> str:
         own = self.records.get(headers.get(f"{_HEADER}origin", ""))
         seq = int(headers.get(f"{_HEADER}origin-seq", "0"))
         if own is not None and own.last["seq"] > seq:
             return self._after(own)
-        copies = [record for record in self.records.values() if record.copy_of == consumed.record_id]
+        copies = [
+            record for record in self.records.values() if record.copy_of == consumed.record_id
+        ]
         copy = max(copies, key=_strength, default=None)
         subject = copy or own
         if subject is not None and (copy is None or _strength(copy) > (1, 0)):
@@ -252,7 +316,10 @@ class Ledger:
                 return self._after(counts)
         if copy is not None:
             return self._after(copy)
-        returns = consumed.topic == self.plan.topics.dlq and headers.get(f"{_HEADER}disposition") == "failed"
+        returns = (
+            consumed.topic == self.plan.topics.dlq
+            and headers.get(f"{_HEADER}disposition") == "failed"
+        )
         return "coming_back" if returns else "open"
 
     @staticmethod
@@ -269,7 +336,11 @@ class Ledger:
         if record.status in ("suppressed", "expired"):
             return "given_up"
         done = record.status in _ENDED or record.status == "dead_lettered"
-        return "solved" if done or (record.status == _UNDER_WAY and self.is_final(record)) else "coming_back"
+        return (
+            "solved"
+            if done or (record.status == _UNDER_WAY and self.is_final(record))
+            else "coming_back"
+        )
 
 
 def _day(at_ms: int) -> str:
@@ -284,14 +355,18 @@ def _money_keys(event: dict[str, Any]) -> set[tuple[str, ...]]:
 
 
 def _strength(record: Record) -> tuple[int, int]:
-    """Which of two records of a lead counts: the one with the newer row, else the one that was decided last."""
+    """Which of two records of a lead counts: the one with the newer row, else the one that was
+    decided last.
+    """
     if record.took >= 0:
         return 3, record.took
     return (1, 0) if record.status in ("duplicate", "rerouted") else (2, record.order)
 
 
 def untaken_by_views(plan: Plan, kafka: MemoryKafka, group: str) -> dict[tuple[str, int], int]:
-    """What everyone counts who reads Kafka only: the records of the lead topics that no worker has taken."""
+    """What everyone counts who reads Kafka only: the records of the lead topics that no worker has
+    taken.
+    """
     views: dict[bytes, LaneView] = {}
     for number in range(plan.partitions):
         for consumed in kafka.log(plan.topics.lanes, number).committed():
@@ -302,7 +377,12 @@ def untaken_by_views(plan: Plan, kafka: MemoryKafka, group: str) -> dict[tuple[s
         for number in range(plan.partitions):
             log = kafka.log(topic, number)
             place = (topic, number)
-            start = untaken_from(0, log.last_stable, kafka.offset(group, *place), positions.get(place))
+            start = untaken_from(
+                0,
+                log.last_stable,
+                kafka.offset(group, *place),
+                positions.get(place),
+            )
             unread = sum(consumed.offset >= start.offset for consumed in log.committed())
             counts[place] = start.untaken + unread
     return counts
@@ -312,7 +392,7 @@ def headers_of(consumed: ConsumedRecord) -> dict[str, str]:
     return {name: (value or b"").decode() for name, value in consumed.headers}
 
 
-# ------------------------------------------------------------------------------------------------- what is counted
+# ---------------------------------------------------------------------------------- what is counted
 
 
 def numbers_of(account: Account, dlq: str, parked: str) -> Numbers:
@@ -395,13 +475,21 @@ def differences(expected: Numbers, counts: Numbers) -> dict[tuple[str, ...], tup
     }
 
 
-def read_into(model: ReadModel, ledger: Ledger, chance: Random, read: dict[tuple[str, int], int]) -> None:
-    """Read what is new into the model as it may come from Kafka: topics and partitions in any order, in small batches.
+def read_into(
+    model: ReadModel,
+    ledger: Ledger,
+    chance: Random,
+    read: dict[tuple[str, int], int],
+) -> None:
+    """Read what is new into the model as it may come from Kafka: topics and partitions in any
+    order, in small batches.
 
     `read`: how many records of each partition were read before.
     """
     logs = {
-        log: records[read.get(log, 0) :] for log, records in ledger.logs.items() if log[0] in topics_of(ledger.plan)
+        log: records[read.get(log, 0) :]
+        for log, records in ledger.logs.items()
+        if log[0] in topics_of(ledger.plan)
     }
     read.update((log, len(ledger.logs[log])) for log in logs)
     left = {log: records for log, records in logs.items() if records}
@@ -421,7 +509,17 @@ def read_into(model: ReadModel, ledger: Ledger, chance: Random, read: dict[tuple
 
 def topics_of(plan: Plan) -> frozenset[str]:
     names = plan.topics
-    return frozenset({names.status, names.dlq, names.parked, names.enriched, names.lanes, names.state, names.audit})
+    return frozenset(
+        {
+            names.status,
+            names.dlq,
+            names.parked,
+            names.enriched,
+            names.lanes,
+            names.state,
+            names.audit,
+        },
+    )
 
 
 def _made(consumed: ConsumedRecord) -> Made:
@@ -437,7 +535,9 @@ def _made(consumed: ConsumedRecord) -> Made:
 
 
 def final_of(plan: Plan) -> frozenset[str]:
-    return frozenset(alias for alias, destination in plan.destinations.items() if not destination.callbacks)
+    return frozenset(
+        alias for alias, destination in plan.destinations.items() if not destination.callbacks
+    )
 
 
 def sources_of(plan: Plan) -> Sources:
@@ -445,11 +545,13 @@ def sources_of(plan: Plan) -> Sources:
     return Sources(plan.topics, plan.partitions, kept, frozenset(plan.workspaces), final_of(plan))
 
 
-# ----------------------------------------------------------------------------------------------------- the schedules
+# ------------------------------------------------------------------------------------ the schedules
 
 
 class MessyWorld(World):
-    """A world without its checks, which others tests make: it has users and operators that no promise covers."""
+    """A world without its checks, which others tests make: it has users and operators that no
+    promise covers.
+    """
 
     def __init__(self, schedule: Schedule, looks_s: Iterable[float]) -> None:
         super().__init__(schedule)
@@ -473,7 +575,9 @@ class MessyWorld(World):
 
 
 def messy(seed: int) -> Schedule:
-    """The drawn schedule of a seed, with imports, records that are no leads, and operators who are busy."""
+    """The drawn schedule of a seed, with imports, records that are no leads, and operators who are
+    busy.
+    """
     base = drawn(seed)
     chance = Random(f"messy {seed}")
     arrivals: list[Arrival] = []
@@ -483,12 +587,22 @@ def messy(seed: int) -> Schedule:
             how = chance.choice(("nowhere", "long", "nobody"))
         import_id = chance.choice(("", "march", "april"))
         arrivals.append(
-            replace(arrival, how=how, import_id=import_id, at_s=arrival.at_s + chance.choice((0.0, 0.2, 90.0)))
+            replace(
+                arrival,
+                how=how,
+                import_id=import_id,
+                at_s=arrival.at_s + chance.choice((0.0, 0.2, 90.0)),
+            ),
         )
     lead_id = f"id{chance.randrange(4)}"
     workspace = chance.choice(("acme", "beta"))
     orders = (
-        Order(chance.choice((0.1, 2.0, 400.0)), workspace, "cancel_import", chance.choice(("march", "april"))),
+        Order(
+            chance.choice((0.1, 2.0, 400.0)),
+            workspace,
+            "cancel_import",
+            chance.choice(("march", "april")),
+        ),
         Order(chance.choice((0.1, 2.0, 400.0)), workspace, "erase", lead_id),
     )
     resolved = (
@@ -497,9 +611,13 @@ def messy(seed: int) -> Schedule:
         for number in range(4)
     )
     more = tuple(order for order in (*orders, *resolved) if chance.random() < 0.3)
-    redrives_s = tuple(chance.choice((1.0, 30.0, 300.0, 900.0)) for _ in range(chance.choice((0, 1, 2, 3))))
+    redrives_s = tuple(
+        chance.choice((1.0, 30.0, 300.0, 900.0)) for _ in range(chance.choice((0, 1, 2, 3)))
+    )
     ends = Random(f"give up {seed}")
-    give_ups_s = tuple(ends.choice((1.0, 30.0, 300.0, 700.0)) for _ in range(ends.choice((0, 0, 1, 2))))
+    give_ups_s = tuple(
+        ends.choice((1.0, 30.0, 300.0, 700.0)) for _ in range(ends.choice((0, 0, 1, 2)))
+    )
     tight = Random(f"budget {seed}")
     if tight.random() < 0.3:  # a budget is used up, for seconds or for days
         name = tight.choice(("acme", "beta"))
@@ -523,7 +641,10 @@ Look = tuple[int, Ledger, Numbers]
 def looks_at(schedule: Schedule) -> list[Look]:
     """Run it: two moments in the middle, and its end."""
     chance = Random(f"looks {schedule.seed}")
-    world = MessyWorld(schedule, sorted(chance.choice((0.3, 1.0, 5.0, 40.0, 120.0, 400.0)) for _ in range(2)))
+    world = MessyWorld(
+        schedule,
+        sorted(chance.choice((0.3, 1.0, 5.0, 40.0, 120.0, 400.0)) for _ in range(2)),
+    )
     outcome = world.run()
     assert not outcome.problems, f"{schedule.name}: {outcome.problems[0]}"
     world.look()
@@ -531,7 +652,10 @@ def looks_at(schedule: Schedule) -> list[Look]:
 
 
 class Differential:
-    """Compares the model with the ledger. `met`: how many values that are not 0 of each kind were compared."""
+    """Compares the model with the ledger.
+
+    `met`: how many values that are not 0 of each kind were compared.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.met: Counter[str] = Counter()
@@ -542,7 +666,8 @@ class Differential:
         plan = looks[0][1].plan
         chance = Random(seed)
         read = dict[tuple[str, int], int]()
-        path = self._folder / f"{len(final_of(plan))}.sqlite"  # a model of other plans would be made again, and wiped
+        # a model of other plans would be made again, and wiped
+        path = self._folder / f"{len(final_of(plan))}.sqlite"
         model = ReadModel(path, sources_of(plan))
         try:
             model.wipe()
@@ -561,7 +686,14 @@ class Differential:
                 is_at_rest = number == len(looks)
                 for later_ms in LATER_MS if is_at_rest else LATER_MS[:1]:
                     at_ms = now_ms + later_ms
-                    states = wrong_states(plan, ledger.logs, path, at_ms, self.met, is_at_rest=is_at_rest)
+                    states = wrong_states(
+                        plan,
+                        ledger.logs,
+                        path,
+                        at_ms,
+                        self.met,
+                        is_at_rest=is_at_rest,
+                    )
                     if states:
                         return {("lane", text): (0, 1) for text in states}
         finally:
@@ -575,7 +707,11 @@ class Differential:
 
 
 def _kind(name: tuple[str, ...]) -> str:
-    return f"{name[0]} {name[-1]}" if name[0] in ("import", "status", "leads.dlq", "leads.parked") else name[0]
+    return (
+        f"{name[0]} {name[-1]}"
+        if name[0] in ("import", "status", "leads.dlq", "leads.parked")
+        else name[0]
+    )
 
 
 def main() -> int:

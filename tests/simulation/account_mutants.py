@@ -34,7 +34,9 @@ def every_record_is_a_lead() -> AbstractContextManager[Any]:
 @mutant
 def the_first_record_counts() -> AbstractContextManager[Any]:
     def first(records: Iterable[tuple[int, Kept]]) -> set[int]:
-        return elect((number, msgspec.structs.replace(kept, took=-kept.took)) for number, kept in records)
+        return elect(
+            (number, msgspec.structs.replace(kept, took=-kept.took)) for number, kept in records
+        )
 
     return patch.object(account, "elect", first)
 
@@ -68,7 +70,11 @@ def held_leads_are_at_rest() -> AbstractContextManager[Any]:
 
 @mutant
 def accepted_is_the_end_with_callbacks() -> AbstractContextManager[Any]:
-    return patch.object(account, "is_at_rest", lambda status, *, final: is_at_rest(status, final=True))
+    return patch.object(
+        account,
+        "is_at_rest",
+        lambda status, *, final: is_at_rest(status, final=True),
+    )
 
 
 @mutant
@@ -120,7 +126,11 @@ def a_lead_without_data_is_enriched() -> AbstractContextManager[Any]:
 
 @mutant
 def a_workspace_has_one_destination() -> AbstractContextManager[Any]:
-    def without(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str, int, int, str]]:
+    def without(
+        workspace: str,
+        destination: str,
+        at_ms: int,
+    ) -> Iterator[tuple[str, int, int, str]]:
         return slots_of(workspace, "", at_ms)
 
     return patch.object(history, "slots_of", without)
@@ -161,20 +171,36 @@ def what_comes_back_is_open() -> AbstractContextManager[Any]:
 
 
 def _judged_as(true: str, false: str) -> AbstractContextManager[Any]:
-    return patch.object(account, "state_of", lambda *a, **b: false if (state := state_of(*a, **b)) == true else state)
+    return patch.object(
+        account,
+        "state_of",
+        lambda *a, **b: false if (state := state_of(*a, **b)) == true else state,
+    )
 
 
 @mutant
 def parked_leads_come_back() -> AbstractContextManager[Any]:
-    return patch.object(account, "state_of", lambda seq, returns, *a, **b: state_of(seq, True, *a, **b))
+    return patch.object(
+        account,
+        "state_of",
+        lambda seq, returns, *a, **b: state_of(seq, True, *a, **b),
+    )
 
 
 @mutant
 def rejected_rows_belong_to_no_import() -> AbstractContextManager[Any]:
     numbers_of = Imports.numbers_of
 
-    def readable(self: Imports, events: Iterable[tuple[int, Event]], known: Iterable[int]) -> dict[int, int]:
-        return numbers_of(self, [(n, event) for n, event in events if event.status != "rejected_invalid"], known)
+    def readable(
+        self: Imports,
+        events: Iterable[tuple[int, Event]],
+        known: Iterable[int],
+    ) -> dict[int, int]:
+        return numbers_of(
+            self,
+            [(n, event) for n, event in events if event.status != "rejected_invalid"],
+            known,
+        )
 
     return patch.object(Imports, "numbers_of", readable)
 
@@ -184,7 +210,10 @@ def records_of_an_import_count_by_the_whole_lead() -> AbstractContextManager[Any
     shares = Account._shares
 
     def whole(self: Account, kept: Kept) -> Iterator[Any]:
-        return shares(self, msgspec.structs.replace(kept, of_import=kept.counts and kept.imported > 0))
+        return shares(
+            self,
+            msgspec.structs.replace(kept, of_import=kept.counts and kept.imported > 0),
+        )
 
     return patch.object(Account, "_shares", whole)
 
@@ -198,9 +227,17 @@ def what_an_operator_orders_is_no_double_spend() -> AbstractContextManager[Any]:
 @mutant
 def what_an_earlier_send_cost_is_forgotten() -> AbstractContextManager[Any]:
     """A lead that was sent again has the cost that its callback reports, and no other."""
-    return patch.object(books, "open_costs", lambda row: open_costs(msgspec.structs.replace(row, unsettled=())))
+    return patch.object(
+        books,
+        "open_costs",
+        lambda row: open_costs(msgspec.structs.replace(row, unsettled=())),
+    )
 
 
 @mutant
 def what_a_given_up_lead_cost_is_known() -> AbstractContextManager[Any]:
-    return patch.object(books, "open_costs", lambda row: () if row.state == "suppressed" else open_costs(row))
+    return patch.object(
+        books,
+        "open_costs",
+        lambda row: () if row.state == "suppressed" else open_costs(row),
+    )

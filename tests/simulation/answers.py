@@ -1,4 +1,6 @@
-"""Invariants of callbacks, checked as in checker.py: each settles one lead or says that it settles none, once."""
+"""Invariants of callbacks, checked as in checker.py: each settles one lead or says that it settles
+none, once.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
@@ -16,7 +18,9 @@ from tests.simulation.clay import Post
 
 ANSWERED: Final = frozenset[Status]({"enriched", "partial", "no_data", "enrich_error"})
 REFUSALS: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_invalid", "parked"})
-"""What follows `sending` where Clay refused. A lead that may be at Clay is `send_uncertain` before it is parked."""
+"""What follows `sending` where Clay refused. A lead that may be at Clay is `send_uncertain` before
+it is parked.
+"""
 _SOON_MS: Final = 2_000
 _result: Final = msgspec.json.Decoder(Result)
 
@@ -44,7 +48,8 @@ class Called:
 class Answers:
     """`problem` receives each broken promise in one line.
 
-    calm     no fault explains that a callback was not heard. ordered: an operator may have lifted a stop.
+    calm     no fault explains that a callback was not heard. ordered: an operator may have lifted a
+    stop.
     """
 
     def __init__(
@@ -85,9 +90,14 @@ class Answers:
             self._problem(f"3: {sending.id} is POSTed though a callback came before")
 
     def _came_before(self, event: StatusEvent) -> bool:
-        """True if the owner must have known of a callback: it came before the take-over, or long ago."""
+        """True if the owner must have known of a callback: it came before the take-over, or long
+        ago.
+        """
         until_ms = max(self._owned_since(event), event.at_ms - _SOON_MS if self.calm else 0)
-        return any(called.origin == event.origin and called.at_ms < until_ms for called in self._called.values())
+        return any(
+            called.origin == event.origin and called.at_ms < until_ms
+            for called in self._called.values()
+        )
 
     def _owned_since(self, event: StatusEvent) -> int:
         """When its partition was last taken over."""
@@ -114,14 +124,18 @@ class Answers:
         destination = self._plan.destinations[event.destination]
         if event.status == "callback_overdue":
             wait_s = destination.callback_deadline_s
-        elif event.status == "parked" and last.status in ("callback_overdue", "credits_exhausted_suspected"):
+        elif event.status == "parked" and last.status in (
+            "callback_overdue",
+            "credits_exhausted_suspected",
+        ):
             wait_s = destination.callback_grace_s
         else:
             return
         waited_ms = event.at_ms - last.at_ms - int(wait_s * 1000)
         if waited_ms < 0:
             self._problem(f"6: {event.id} {event.status} is reported {-waited_ms} ms too early")
-        away_ms = max(0, self._owned_since(event) - last.at_ms)  # at most: no owner could receive a callback then
+        # at most: no owner could receive a callback then
+        away_ms = max(0, self._owned_since(event) - last.at_ms)
         if self.calm and waited_ms > away_ms + _SOON_MS:
             self._problem(f"6: {event.id} {event.status} is reported {waited_ms} ms too late")
         if self._came_before(event):
@@ -132,35 +146,62 @@ class Answers:
         if event.origin not in self._called:
             return False
         self._histories[event.origin].events.append(event)
-        if event.status not in ("callback_duplicate", "callback_unmatched") or event.id != f"{event.origin}#1":
+        if (
+            event.status not in ("callback_duplicate", "callback_unmatched")
+            or event.id != f"{event.origin}#1"
+        ):
             self._problem(f"6: {event.id} {event.status} reports a callback")
         if self._called[event.origin].concluded:
             self._problem(f"6: {event.id} reports a callback that was concluded before")
         return True
 
-    def on_commit(self, events: list[StatusEvent], results: list[ConsumedRecord], rows: list[ConsumedRecord]) -> None:
-        """Each answer is committed with the mark of the one callback that brought it, and with its result."""
+    def on_commit(
+        self,
+        events: list[StatusEvent],
+        results: list[ConsumedRecord],
+        rows: list[ConsumedRecord],
+    ) -> None:
+        """Each answer is committed with the mark of the one callback that brought it, and with its
+        result.
+        """
         reported = {event.origin for event in events if event.origin in self._called}
         answers = [event for event in events if event.status in ANSWERED]
-        shown = [event for event in events if event.status == "accepted" and event.reason == "callback"]
-        marked = [row.key[2:].decode() for row in rows if row.key and row.key.startswith(b"o/") and row.value]
-        first = {place for place in marked if place in self._called and not self._called[place].concluded}
+        shown = [
+            event for event in events if event.status == "accepted" and event.reason == "callback"
+        ]
+        marked = [
+            row.key[2:].decode()
+            for row in rows
+            if row.key and row.key.startswith(b"o/") and row.value
+        ]
+        first = {
+            place for place in marked if place in self._called and not self._called[place].concluded
+        }
         for place in first:
             self._called[place].concluded = True
         if reported - first or len(first - reported) != len(answers):
-            self._problem(f"6: {[event.id for event in answers]} are answered by {sorted(first - reported)}")
+            self._problem(
+                f"6: {[event.id for event in answers]} are answered by {sorted(first - reported)}",
+            )
         if {event.origin for event in shown} - {event.origin for event in answers}:
-            self._problem(f"6: {[event.id for event in shown]} are shown to be at Clay without an answer")
+            self._problem(
+                f"6: {[event.id for event in shown]} are shown to be at Clay without an answer",
+            )
         if len(results) != sum(event.status in ("enriched", "partial") for event in answers):
             self._problem(f"6: {[event.id for event in answers]} come with {len(results)} results")
         for consumed in results:
             result = _result.decode(consumed.value or b"")
             if result.version != self._versions[consumed.key or b""] + 1:
-                self._problem(f"6: the result {consumed.record_id} of {result.lead_id} has version {result.version}")
+                self._problem(
+                    f"6: the result {consumed.record_id} of {result.lead_id} has version "
+                    f"{result.version}",
+                )
             self._versions[consumed.key or b""] = result.version
 
     def at_rest(self, corrections: Collection[StatusEvent]) -> None:
-        """What Clay called back about has its answer, and its cost is booked; `corrections` are by operators."""
+        """What Clay called back about has its answer, and its cost is booked; `corrections` are by
+        operators.
+        """
         for called in self._called.values():
             origin = called.origin
             history = self._histories[called.origin]
@@ -172,7 +213,9 @@ class Answers:
             corrected = [event for event in corrections if event.lead_id == last.lead_id]
             booked = sum(event.credits or 0 for event in (*history.events, *corrected))
             if sent == 1 and booked != called.post.cost:
-                self._problem(f"4: {origin} is booked at {booked}, and Clay charged {called.post.cost}")
+                self._problem(
+                    f"4: {origin} is booked at {booked}, and Clay charged {called.post.cost}",
+                )
 
     def check_spent(self, lanes: Iterable[Lane], corrections: Iterable[StatusEvent]) -> None:
         """What lanes have spent is what the events say, day by day."""
@@ -183,4 +226,7 @@ class Answers:
         for lane in lanes:
             for day in lane.budget.days:
                 if day.credits_spent != (told := reported[lane.workspace, day.id]):
-                    self._problem(f"4: {lane.workspace} spent {day.credits_spent} on {day.id}, its events say {told}")
+                    self._problem(
+                        f"4: {lane.workspace} spent {day.credits_spent} on {day.id}, its "
+                        f"events say {told}",
+                    )

@@ -14,7 +14,10 @@ def _acme(lead_id: str, person: str, at_s: float = 0.0, **more: Any) -> Arrival:
 
 
 _BASES: Final = (
-    Schedule("fine", arrivals=(_acme("a", "p1"), _acme("b", "p2"), Arrival(0.0, "beta", "c", "p3"))),
+    Schedule(
+        "fine",
+        arrivals=(_acme("a", "p1"), _acme("b", "p2"), Arrival(0.0, "beta", "c", "p3")),
+    ),
     Schedule(
         "twice",
         setup=Setup(callbacks=False),
@@ -37,7 +40,11 @@ _BASES: Final = (
     Schedule(
         "bad",
         setup=Setup(callbacks=False, credits_per_day=20, webhooks=1),
-        arrivals=(_acme("a", "p1", how="junk"), _acme("b", "p2", not_after_s=30.0), _acme("c", "p3")),
+        arrivals=(
+            _acme("a", "p1", how="junk"),
+            _acme("b", "p2", not_after_s=30.0),
+            _acme("c", "p3"),
+        ),
         fates=("poison",),
     ),
     Schedule(
@@ -59,7 +66,10 @@ _BASES: Final = (
         losses=tuple((number, "lost") for number in range(12, 18)),
     ),
     Schedule(
-        "late", arrivals=(_acme("a", "p1", 0.5), _acme("a", "p1", 0.5)), answers=("lost",), losses=((12, "refused"),)
+        "late",
+        arrivals=(_acme("a", "p1", 0.5), _acme("a", "p1", 0.5)),
+        answers=("lost",),
+        losses=((12, "refused"),),
     ),
     Schedule(
         # The first callback is there before its POST has ended, the second comes twice.
@@ -69,7 +79,8 @@ _BASES: Final = (
         answers=("early", "doubled"),
     ),
     Schedule(
-        # A lead is to be sent again and waits for its stopped lane, when the callback of the first POST comes.
+        # A lead is to be sent again and waits for its stopped lane, when the callback of the first
+        # POST comes.
         "news",
         setup=Setup(uncertain="resend"),
         arrivals=(_acme("a", "p1"),),
@@ -77,10 +88,16 @@ _BASES: Final = (
         answers=("late",),
     ),
     Schedule(
-        # No callback comes for the first two: the lane is suspended, and resumes once a probe is answered.
+        # No callback comes for the first two: the lane is suspended, and resumes once a probe is
+        # answered.
         "silent",
         setup=Setup(silent_after=2),
-        arrivals=(_acme("a", "p1"), _acme("b", "p2"), _acme("c", "p3", 55.0), _acme("d", "p4", 56.0)),
+        arrivals=(
+            _acme("a", "p1"),
+            _acme("b", "p2"),
+            _acme("c", "p3", 55.0),
+            _acme("d", "p4", 56.0),
+        ),
         answers=("lost", "late", "lost"),
     ),
 )
@@ -88,7 +105,8 @@ _BASES: Final = (
 
 _RARE: Final = (
     Schedule(
-        # Copies in one batch, each with other identifiers. Those that only a duplicate names are of another person.
+        # Copies in one batch, each with other identifiers. Those that only a duplicate names are of
+        # another person.
         "mixed",
         setup=Setup(callbacks=False),
         arrivals=(
@@ -102,7 +120,8 @@ _RARE: Final = (
         ),
     ),
     Schedule(
-        # The first is sent and has ended, and says that the others, which share no identifier, are of one person.
+        # The first is sent and has ended, and says that the others, which share no identifier, are
+        # of one person.
         "linked",
         setup=Setup(callbacks=False),
         arrivals=(
@@ -114,7 +133,8 @@ _RARE: Final = (
         fates=("poison", "limited", "lost_before"),
     ),
     Schedule(
-        # As before, but the second waits at the gate while the third comes, by a topic that goes first.
+        # As before, but the second waits at the gate while the third comes, by a topic that goes
+        # first.
         "apart",
         setup=Setup(callbacks=False, rate_per_s=1.0, burst=1),
         arrivals=(
@@ -126,7 +146,8 @@ _RARE: Final = (
         fates=("poison",),
     ),
     Schedule(
-        # Two wait for the first, which Clay rejects: only then do they see that they are of one person.
+        # Two wait for the first, which Clay rejects: only then do they see that they are of one
+        # person.
         "grown",
         setup=Setup(callbacks=False, rate_per_s=1.0, burst=1),
         arrivals=(
@@ -157,7 +178,8 @@ _RARE: Final = (
         arrivals=(_acme("a", "p1"), _acme("b", "p1"), _acme("b", "p2")),
     ),
     Schedule(
-        # More leads than there are places, of different persons: none of them steps aside for another.
+        # More leads than there are places, of different persons: none of them steps aside for
+        # another.
         "queue",
         setup=Setup(callbacks=False, max_in_flight=1),
         arrivals=tuple(_acme(f"a{number}", f"p{number}", 0.5) for number in range(5)),
@@ -176,7 +198,8 @@ _RARE: Final = (
         ),
     ),
     Schedule(
-        # Parked, and then its callback comes; the second lead comes back in two parts, and is bought again.
+        # Parked, and then its callback comes; the second lead comes back in two parts, and is
+        # bought again.
         "parked",
         arrivals=(
             _acme("a", "p1"),
@@ -188,7 +211,8 @@ _RARE: Final = (
         answers=("late", "partial"),
     ),
     Schedule(
-        # No callback comes for the first lead; an operator corrects its cost twice. The second is answered late.
+        # No callback comes for the first lead; an operator corrects its cost twice. The second is
+        # answered late.
         "corrected",
         setup=Setup(partitions=1),
         arrivals=(_acme("a", "p1"), _acme("b", "p2")),
@@ -201,7 +225,8 @@ _RARE: Final = (
         ),
     ),
     Schedule(
-        # Two histories end and their rows are taken by the next one, while their records are not acked yet.
+        # Two histories end and their rows are taken by the next one, while their records are not
+        # acked yet.
         "replaced",
         arrivals=(
             _acme("a", "p1", away=True, not_after_s=0.01),
@@ -210,7 +235,8 @@ _RARE: Final = (
         ),
     ),
     Schedule(
-        # A dead letter is replaced by a publication of its lead while its replay waits; both copies of it come back.
+        # A dead letter is replaced by a publication of its lead while its replay waits; both copies
+        # of it come back.
         "republished",
         setup=Setup(callbacks=False, max_attempts=1),
         arrivals=(_acme("a", "p1"), _acme("a", "p1", 2.0), _acme("a", "p1", 6.0)),
@@ -219,7 +245,8 @@ _RARE: Final = (
         replay_again=1.0,
     ),
     Schedule(
-        # An ended history's record comes again and has to wait, for the very lead that takes its row meanwhile.
+        # An ended history's record comes again and has to wait, for the very lead that takes its
+        # row meanwhile.
         "outlived",
         arrivals=(
             _acme("x", "p2", topic="bulk", not_after_s=20.0),
@@ -247,7 +274,8 @@ _NEAR_TURNS: Final = 30
 
 
 def preempted(base: Schedule, turns: int, *, everywhere: bool = False) -> list[Schedule]:
-    """`base` with a crash at every turn, and one or two turns before or after it that go to the next process.
+    """`base` with a crash at every turn, and one or two turns before or after it that go to the
+    next process.
 
     They are drawn, one and two for each crash; everywhere: with every single one that is near.
     """
@@ -261,7 +289,13 @@ def preempted(base: Schedule, turns: int, *, everywhere: bool = False) -> list[S
             name = f"{base.name}/crash@{step}, preempted at {' and '.join(map(str, at))}"
             fault = Fault(step, "crash")
             schedules.append(
-                replace(base, name=name, faults=(fault,), preempted=tuple(at), drop_in_flight=len(at) == 1)
+                replace(
+                    base,
+                    name=name,
+                    faults=(fault,),
+                    preempted=tuple(at),
+                    drop_in_flight=len(at) == 1,
+                ),
             )
     return schedules
 
@@ -280,7 +314,7 @@ def broken_once(base: Schedule, turns: int, requests: int) -> list[Schedule]:
         ):
             how = "-dropped" if changes.get("drop_in_flight") else ""
             schedules.append(
-                replace(base, name=f"{base.name}/{fault}{how}", faults=(fault,), **changes)  # type: ignore[arg-type]  # mixed values
+                replace(base, name=f"{base.name}/{fault}{how}", faults=(fault,), **changes),  # type: ignore[arg-type]  # mixed values
             )
     schedules.extend(
         replace(base, name=f"{base.name}/{loss}@{number}", losses=(*base.losses, (number, loss)))

@@ -1,4 +1,6 @@
-"""Many schedules: counted out and drawn, over several processes; and one again by its name, with its trace."""
+"""Many schedules: counted out and drawn, over several processes; and one again by its name, with
+its trace.
+"""
 
 import gc
 import multiprocessing
@@ -7,7 +9,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
 from typing import Final
 
-from tests.simulation.bases import PREEMPTED, PREEMPTED_EVERYWHERE, bases, broken_once, preempted, rare
+from tests.simulation.bases import (
+    PREEMPTED,
+    PREEMPTED_EVERYWHERE,
+    bases,
+    broken_once,
+    preempted,
+    rare,
+)
 from tests.simulation.money import budgeted
 from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.recoveries import recovered
@@ -17,18 +26,27 @@ from tests.simulation.world import Outcome, simulate
 Failure = tuple[str, str]
 """The schedule's name, and the first promise that it broke."""
 
-_DRAWN: Final[dict[str, Callable[[int], Schedule]]] = {"b": budgeted, "n": crowded, "r": recovered, "t": troubled}
+_DRAWN: Final[dict[str, Callable[[int], Schedule]]] = {
+    "b": budgeted,
+    "n": crowded,
+    "r": recovered,
+    "t": troubled,
+}
 _CHUNK = 250
 _COLLECT_EVERY = 50
 
 
 def counted(only: str = "", *, thorough: bool = False) -> Iterator[Schedule]:
-    """Every small schedule with one fault at every turn of a process, and one loss at every request to the broker.
+    """Every small schedule with one fault at every turn of a process, and one loss at every request
+    to the broker.
 
-    Two of them also with a crash at every turn, and one or two preemptions around it; thorough: all of them, and one
-    with every single preemption near each crash. `only` those of one base; the rare ones come when they are asked for.
+    Two of them also with a crash at every turn, and one or two preemptions around it; thorough: all
+    of them, and one with every single preemption near each crash. `only` those of one base; the
+    rare ones come when they are asked for.
     """
-    for base in bases() if not only else [base for base in (*bases(), *rare()) if base.name == only]:
+    for base in (
+        bases() if not only else [base for base in (*bases(), *rare()) if base.name == only]
+    ):
         outcome = simulate(base)
         yield base
         yield from broken_once(base, outcome.turns, outcome.requests)
@@ -46,7 +64,9 @@ def named(name: str) -> Schedule:
     schedules = counted(name.partition("/")[0], thorough=True)
     wanted = next((schedule for schedule in schedules if schedule.name == name), None)
     if wanted is None:
-        raise LookupError(f"no schedule is called {name}: a number, or a base and a fault such as fine/crash@57")
+        raise LookupError(
+            f"no schedule is called {name}: a number, or a base and a fault such as fine/crash@57",
+        )
     return wanted
 
 
@@ -79,8 +99,15 @@ def run(
     return failures
 
 
-def run_all(schedules: Iterator[Schedule], processes: int, done: Callable[[int], None]) -> list[Failure]:
-    """Run them in several processes; `done` is called after each chunk. Stops early once something was found."""
+def run_all(
+    schedules: Iterator[Schedule],
+    processes: int,
+    done: Callable[[int], None],
+) -> list[Failure]:
+    """Run them in several processes; `done` is called after each chunk.
+
+    Stops early once something was found.
+    """
     failures: list[Failure] = []
     # Not forked: the caller may have threads (a broker's client), and a fork of them can hang.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:

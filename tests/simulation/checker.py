@@ -1,8 +1,8 @@
 """Invariants, checked from outside: from what is committed on Kafka and from what Clay received.
 
 It sees every commit, every offset and every POST as it happens, and finds a broken promise at once.
-The numbers in the messages name the invariant: 1 books, 2 histories and copies, 3 one POST for a lead, 4 money and
-submissions, 5 limits of a lane, 6 callbacks, 7 replays and attempts, 8 commands.
+The numbers in the messages name the invariant: 1 books, 2 histories and copies, 3 one POST for a
+lead, 4 money and submissions, 5 limits of a lane, 6 callbacks, 7 replays and attempts, 8 commands.
 """
 
 from collections import Counter, defaultdict
@@ -32,12 +32,21 @@ from tests.simulation.worker import sources
 from tests.support.legal import follows
 
 UNDER_WAY: Final = frozenset[Status](
-    {"received", "held_budget", "held_paused", "held_outage", "sending", "refused", "replayed"}
+    {"received", "held_budget", "held_paused", "held_outage", "sending", "refused", "replayed"},
 )
 """States in which a record must not be acked: the next owner has something to do."""
 
-ENDED: Final = ANSWERED | {"rejected_invalid", "duplicate", "expired", "parked", "suppressed", "replaced", "confirmed"}
-"""States in which a history may be at rest for good; `accepted` too, where there are no callbacks."""
+ENDED: Final = ANSWERED | {
+    "rejected_invalid",
+    "duplicate",
+    "expired",
+    "parked",
+    "suppressed",
+    "replaced",
+    "confirmed",
+}
+"""States in which a history may be at rest for good; `accepted` too, where there are no callbacks.
+"""
 
 _event: Final = msgspec.json.Decoder(StatusEvent)
 _row: Final = msgspec.json.Decoder(Delivery)
@@ -85,7 +94,7 @@ class Checker:
         self.neighbours.published(consumed)
         self._origin_of[what.serial] = consumed.record_id
 
-    # --------------------------------------------------------------------------------- one transaction of the line
+    # ------------------------------------------------------------------ one transaction of the line
 
     def on_commit(self, records: Sequence[ConsumedRecord]) -> None:
         names = self._plan.topics
@@ -100,9 +109,11 @@ class Checker:
                 events.append(_event.decode(consumed.value or b""))
             elif consumed.topic == names.state:
                 rows.append(consumed)
-            elif consumed.topic in (names.dlq, names.deferred, names.parked) or consumed.topic.startswith(
-                names.wait(0)[:-2]
-            ):
+            elif consumed.topic in (
+                names.dlq,
+                names.deferred,
+                names.parked,
+            ) or consumed.topic.startswith(names.wait(0)[:-2]):
                 dead_letters.append(consumed)
         self.orders.before_commit(records)
         for event in events:
@@ -127,7 +138,10 @@ class Checker:
         if event.id != f"{event.origin}#{event.seq}" or event.seq != (last.seq + 1 if last else 1):
             self._problem(f"6: {event.id} follows #{last.seq if last else 0}: out of sequence")
         if not follows(last.status if last else None, event.status):
-            self._problem(f"6: {event.id} {event.status} follows {last.status if last else 'nothing'}: illegal")
+            self._problem(
+                f"6: {event.id} {event.status} follows {last.status if last else 'nothing'}: "
+                "illegal",
+            )
         if last is not None and event.destination in self._plan.destinations:
             self.answers.check_overdue(event, last)
             self.answers.check_silence(event)
@@ -136,21 +150,41 @@ class Checker:
         history.events.append(event)
         if event.status not in UNDER_WAY:
             history.concluded_seq = event.seq
-        if last is not None and last.status == "send_uncertain" and event.status in ("parked", "replayed"):
+        if (
+            last is not None
+            and last.status == "send_uncertain"
+            and event.status in ("parked", "replayed")
+        ):
             if event.status == "replayed" and event.reason != "resend":
                 self._problem(f"3: {event.id} goes on after an uncertain send without saying so")
-            if last.due_at_ms is not None and self._has_grace(event) and event.at_ms < last.due_at_ms:
-                self._problem(f"3: {event.id} is decided {last.due_at_ms - event.at_ms} ms before its grace is over")
+            if (
+                last.due_at_ms is not None
+                and self._has_grace(event)
+                and event.at_ms < last.due_at_ms
+            ):
+                self._problem(
+                    f"3: {event.id} is decided {last.due_at_ms - event.at_ms} ms before its "
+                    "grace is over",
+                )
         if event.status == "replayed" and event.reason == "replayed":
             history.replays[event.epoch] += 1
             if history.replays[event.epoch] > self._plan.replay.max_replays:
-                self._problem(f"7: {event.id} is replay {history.replays[event.epoch]} of its epoch")
+                self._problem(
+                    f"7: {event.id} is replay {history.replays[event.epoch]} of its epoch",
+                )
         if event.attempt > self._plan.delivery.max_attempts:
             self._problem(f"7: {event.id} counts {event.attempt} attempts")
         if event.status == "sending":
             self._check_sending(event, rows)
-        elif event.status in REFUSALS and last is not None and (post := history.posts.get(last.seq)) is not None:
-            self._blocked_until[event.workspace] = max(self._blocked_until[event.workspace], post.not_before_ms)
+        elif (
+            event.status in REFUSALS
+            and last is not None
+            and (post := history.posts.get(last.seq)) is not None
+        ):
+            self._blocked_until[event.workspace] = max(
+                self._blocked_until[event.workspace],
+                post.not_before_ms,
+            )
 
     def _check_person(self, event: StatusEvent) -> None:
         what = self._inputs.get(event.origin)
@@ -159,14 +193,20 @@ class Checker:
 
     def _has_grace(self, event: StatusEvent) -> bool:
         destination = self._plan.destinations.get(event.destination)
-        return destination is not None and (destination.callbacks or destination.uncertain == "resend")
+        return destination is not None and (
+            destination.callbacks or destination.uncertain == "resend"
+        )
 
     def _check_sending(self, event: StatusEvent, rows: list[ConsumedRecord]) -> None:
-        """Nothing goes out in a block, in an open breaker, from an empty bucket, too late for the lead."""
+        """Nothing goes out in a block, in an open breaker, from an empty bucket, too late for the
+        lead.
+        """
         name = event.workspace
         at_ms = event.at_ms
         if at_ms < self._blocked_until[name]:
-            self._problem(f"5: {event.id} goes out {self._blocked_until[name] - at_ms} ms before Retry-After")
+            self._problem(
+                f"5: {event.id} goes out {self._blocked_until[name] - at_ms} ms before Retry-After",
+            )
         lane = self._lanes.get(name)
         if lane is not None and at_ms < lane.rate.blocked_until_ms:
             self._problem(f"5: {event.id} goes out of a blocked lane")
@@ -182,20 +222,29 @@ class Checker:
         if tokens < -0.01:
             self._problem(f"5: {event.id} goes out of an empty bucket")
         what = self._inputs.get(event.origin)
-        self.orders.on_sending(event, self.persons.person(what.identifiers) if what is not None else (), lane)
+        self.orders.on_sending(
+            event,
+            self.persons.person(what.identifiers) if what is not None else (),
+            lane,
+        )
         if what is not None:
             self.persons.on_sending(what)
         if what is not None and what.not_after_ms is not None and at_ms > what.not_after_ms:
-            self._problem(f"5: {event.id} goes out {at_ms - what.not_after_ms} ms after its not_after")
+            self._problem(
+                f"5: {event.id} goes out {at_ms - what.not_after_ms} ms after its not_after",
+            )
 
-    # ------------------------------------------------------------------------------------------- rows and lanes
+    # ------------------------------------------------------------------------------- rows and lanes
 
     def _apply(self, records: list[ConsumedRecord]) -> list[str]:
         touched: dict[str, None] = {}
         for consumed in records:
             key = consumed.key or b""
             if (key == SYSTEM_KEY) is (consumed.partition in self._begun):
-                self._problem(f"begin: {consumed.record_id} is {key!r}: a partition begins with its system, once")
+                self._problem(
+                    f"begin: {consumed.record_id} is {key!r}: a partition begins with its "
+                    "system, once",
+                )
             self._begun.add(consumed.partition)
             if key.startswith(b"l/"):
                 lane = _lane.decode(consumed.value or b"")
@@ -210,12 +259,16 @@ class Checker:
                 self.submissions.on_row(row)
                 touched[key.split(b"/", 2)[1].decode()] = None
                 events = self.histories[row.origin].events
-                if not any(event.seq == row.seq and event.status == row.state for event in events[-4:]):
+                if not any(
+                    event.seq == row.seq and event.status == row.state for event in events[-4:]
+                ):
                     self._problem(f"6: the row {row.origin}#{row.seq} {row.state} has no event")
         return list(touched)
 
     def _check_money(self, name: str) -> None:
-        """In every committed state the lane's reservations are those of the open rows, and the caps hold."""
+        """In every committed state the lane's reservations are those of the open rows, and the caps
+        hold.
+        """
         prefix = f"d/{name}/".encode()
         days: defaultdict[str, int] = defaultdict(int)
         months: defaultdict[str, int] = defaultdict(int)
@@ -230,27 +283,47 @@ class Checker:
         self._check_periods(name, lane.budget.days, days, policy.credits_per_day)
         self._check_periods(name, lane.budget.months, months, policy.credits_per_month)
 
-    def _check_periods(self, name: str, periods: Sequence[Period], reserved: dict[str, int], cap: int | None) -> None:
+    def _check_periods(
+        self,
+        name: str,
+        periods: Sequence[Period],
+        reserved: dict[str, int],
+        cap: int | None,
+    ) -> None:
         for period in periods:
             if period.credits_reserved != reserved.pop(period.id, 0):
-                self._problem(f"4: {name} reserves {period.credits_reserved} in {period.id}, its rows do not")
+                self._problem(
+                    f"4: {name} reserves {period.credits_reserved} in {period.id}, its rows do not",
+                )
             if cap is not None and period.credits_spent + period.credits_reserved > cap:
-                self._problem(f"4: {name} has {period.credits_spent} + {period.credits_reserved} of {cap}")
+                self._problem(
+                    f"4: {name} has {period.credits_spent} + {period.credits_reserved} of {cap}",
+                )
         if any(reserved.values()):
             self._problem(f"4: rows of {name} reserve what its lane does not know of")
 
-    # ------------------------------------------------------------------------------------------------- dead letters
+    # --------------------------------------------------------------------------------- dead letters
 
-    def _check_dead_letters(self, events: list[StatusEvent], dead_letters: list[ConsumedRecord]) -> None:
-        """Each dead letter, deferred, waiting or parked copy is committed with its event, one for one."""
+    def _check_dead_letters(
+        self,
+        events: list[StatusEvent],
+        dead_letters: list[ConsumedRecord],
+    ) -> None:
+        """Each dead letter, deferred, waiting or parked copy is committed with its event, one for
+        one.
+        """
         names = self._plan.topics
         wanted = {
             (event.origin, event.seq): event.status
             for event in events
-            if event.status in ("dead_lettered", "deferred", "parked", "rejected_invalid", "send_uncertain")
+            if event.status
+            in ("dead_lettered", "deferred", "parked", "rejected_invalid", "send_uncertain")
         }
         for event in events:
-            if event.status == "parked" and wanted.get((event.origin, event.seq - 1)) == "send_uncertain":
+            if (
+                event.status == "parked"
+                and wanted.get((event.origin, event.seq - 1)) == "send_uncertain"
+            ):
                 del wanted[event.origin, event.seq - 1]  # parked at once: nothing waits
         topics: dict[Status, str] = {
             "dead_lettered": names.dlq,
@@ -262,16 +335,20 @@ class Checker:
             envelope = read_envelope(dead_letter)
             status = wanted.pop((envelope.origin, envelope.seq), None)
             if status is None or topics.get(status, dead_letter.topic) != dead_letter.topic:
-                self._problem(f"2: {dead_letter.record_id} ({envelope.origin}#{envelope.seq}) has no event")
+                self._problem(
+                    f"2: {dead_letter.record_id} ({envelope.origin}#{envelope.seq}) has no event",
+                )
         for (origin, seq), status in wanted.items():
             self._problem(f"2: {origin}#{seq} {status} has no dead letter")
 
-    # -------------------------------------------------------------------------------------------- acks and POSTs
+    # ------------------------------------------------------------------------------- acks and POSTs
 
     def on_offset(self, group: str, log: Log, before: int, after: int) -> None:
         """The group's offset moves: what it passes must be concluded."""
         if after < before:
-            self._problem(f"2: the offset of {log.topic}/{log.partition} goes back from {before} to {after}")
+            self._problem(
+                f"2: the offset of {log.topic}/{log.partition} goes back from {before} to {after}",
+            )
         while (consumed := log.read(before)) is not None and consumed.offset < after:
             before = consumed.offset + 1
             if self.answers.acked(consumed.record_id):
@@ -281,14 +358,18 @@ class Checker:
                 self.orders.on_acked(consumed)
             elif self.histories[envelope.origin].concluded_seq <= envelope.seq:
                 self._problem(
-                    f"2: {consumed.record_id} ({envelope.origin}#{envelope.seq}) is acked before it is concluded"
+                    f"2: {consumed.record_id} ({envelope.origin}#{envelope.seq}) is acked "
+                    "before it is concluded",
                 )
 
     def on_post(self, post: Post) -> None:
         """A POST leaves: its `sending` must be committed, and be its alone."""
         origin = self._origin_of[post.serial]
         history = self.histories[origin]
-        sending = next((event for event in reversed(history.events) if event.status == "sending"), None)
+        sending = next(
+            (event for event in reversed(history.events) if event.status == "sending"),
+            None,
+        )
         if sending is None:
             self._problem(f"3: {origin} is POSTed before its `sending` is committed")
             return
@@ -298,10 +379,14 @@ class Checker:
         self.submissions.on_post(post)
         heard_ms, until_ms = self._heard.get((post.worker, post.destination), (0, 0))
         if heard_ms < sending.at_ms < until_ms:
-            self._problem(f"5: {sending.id} is POSTed before the Retry-After that {post.worker} has heard of")
+            self._problem(
+                f"5: {sending.id} is POSTed before the Retry-After that {post.worker} has heard of",
+            )
         self.answers.on_post(sending)
         if post.at_ms - sending.at_ms > self._plan.delivery.max_request_start_age_s * 1000:
-            self._problem(f"3: {sending.id} is POSTed {post.at_ms - sending.at_ms} ms after its turn")
+            self._problem(
+                f"3: {sending.id} is POSTed {post.at_ms - sending.at_ms} ms after its turn",
+            )
 
     def on_answer(self, post: Post) -> None:
         """A worker reads Clay's answer."""
@@ -309,7 +394,7 @@ class Checker:
         if post.not_before_ms > until_ms:
             self._heard[post.worker, post.destination] = self._now_ms(), post.not_before_ms
 
-    # --------------------------------------------------------------------------------------------------- the end
+    # -------------------------------------------------------------------------------------- the end
 
     def at_rest(self, kafka: MemoryKafka) -> None:
         """Nothing is left to do: nothing may be lost, hang in the air, or have been paid twice."""
@@ -335,7 +420,9 @@ class Checker:
         self.answers.check_spent(self._lanes.values(), self.orders.corrections.values())
 
     def _is_final(self, event: StatusEvent) -> bool:
-        return event.status == "accepted" and not self._plan.destinations[event.destination].callbacks
+        return (
+            event.status == "accepted" and not self._plan.destinations[event.destination].callbacks
+        )
 
     def _check_paid(self) -> None:
         """Of each identifier, whichever leads it was in."""
@@ -363,12 +450,17 @@ class Checker:
             most = allowed[person] + (person in plain)
             if unrefused[person] > most or consumed[person] > most:
                 self._problem(
-                    f"3: {person} was sent {unrefused[person]} times ({consumed[person]} arrived), {most} are allowed"
+                    f"3: {person} was sent {unrefused[person]} times ({consumed[person]} "
+                    f"arrived), {most} are allowed",
                 )
 
 
 def _is_lifted(workspace: str, stop: Suspension, rows: list[ConsumedRecord]) -> bool:
-    """Whether the callback of a probe is in the same transaction: it ends the suspension, and then leads are sent."""
+    """Whether the callback of a probe is in the same transaction: it ends the suspension, and then
+    leads are sent.
+    """
     prefix = f"d/{workspace}/".encode()
-    probes = (_row.decode(row.value) for row in rows if row.value and (row.key or b"").startswith(prefix))
+    probes = (
+        _row.decode(row.value) for row in rows if row.value and (row.key or b"").startswith(prefix)
+    )
     return any(row.probe == stop.since_ms and row.state in ANSWERED for row in probes)

@@ -1,4 +1,6 @@
-"""Clay, as the schedule has it: each POST meets the next scripted fate; the ledger holds what really arrived."""
+"""Clay, as the schedule has it: each POST meets the next scripted fate; the ledger holds what
+really arrived.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.model.outcome import (
+    Accepted,
+    Denied,
+    Gone,
+    Outcome,
+    Poison,
+    RateLimited,
+    Refused,
+    Uncertain,
+)
 from tests.simulation.loop import Process, SimLoop
 
 Fate = Literal[
@@ -54,8 +65,8 @@ _ON_THE_WAY_S: Final = 0.01
 class Post:
     """One POST: `serial` names the input record; `took`: Clay has the row, and will be paid for it.
 
-    `not_before_ms`: what its Retry-After comes to, 0 without one. `cost`: in credits; `callbacks`: when each came, in
-    seconds.
+    `not_before_ms`: what its Retry-After comes to, 0 without one. `cost`: in credits; `callbacks`:
+    when each came, in seconds.
     """
 
     at_ms: int
@@ -72,9 +83,12 @@ class Post:
 
 
 class FakeClay:
-    """All of Clay. `fates` are met in the order in which POSTs start; when they end, everything is accepted.
+    """All of Clay.
 
-    `answers` are those to the rows that it takes, in their order; when they end, everything is enriched.
+    `fates` are met in the order in which POSTs start; when they end, everything is accepted.
+
+    `answers` are those to the rows that it takes, in their order; when they end, everything is
+    enriched.
     """
 
     def __init__(
@@ -116,7 +130,15 @@ class FakeClay:
             else:
                 fate = "accepted"
         row = json.loads(body)
-        post = Post(self._now_ms(), process.name, row["serial"], destination, webhook_id, fate, lead_id=row["lead_id"])
+        post = Post(
+            self._now_ms(),
+            process.name,
+            row["serial"],
+            destination,
+            webhook_id,
+            fate,
+            lead_id=row["lead_id"],
+        )
         self.posts.append(post)
         self.on_post(post)
         return post
@@ -157,7 +179,10 @@ class FakeClay:
             case "lost_before" | "lost_after":
                 return 0.2, Uncertain("reset", 200)
             case "hang":
-                return REQUEST_TIMEOUT_S, Uncertain("request_timeout", int(REQUEST_TIMEOUT_S * 1000))
+                return REQUEST_TIMEOUT_S, Uncertain(
+                    "request_timeout",
+                    int(REQUEST_TIMEOUT_S * 1000),
+                )
             case "poison":
                 return 0.1, Poison(400, 100, "bad row")
             case "denied":

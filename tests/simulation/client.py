@@ -1,7 +1,7 @@
 """The in-memory twins of the partition's ports to Kafka: a ledger and an inlet on a `MemoryKafka`.
 
-Each request to the broker goes through a `Link`. The plain one loses nothing; the simulation's delays requests and
-answers, drops them, and lets those of a killed process arrive or not.
+Each request to the broker goes through a `Link`. The plain one loses nothing; the simulation's
+delays requests and answers, drops them, and lets those of a killed process arrive or not.
 """
 
 import asyncio
@@ -66,7 +66,10 @@ class MemoryTransactions:
         return await self._link.ask("fence", lambda: self._fence(timeout_ms))
 
     async def end(self, last: LastTransaction, stranded: Stranded, *, committed: bool) -> None:
-        await self._link.ask("end", Repair(self._kafka, self.transactional_id, last.epoch, stranded, committed))
+        await self._link.ask(
+            "end",
+            Repair(self._kafka, self.transactional_id, last.epoch, stranded, committed),
+        )
 
     def _look(self) -> tuple[LastTransaction, Stranded]:
         last = self._kafka.describe(self.transactional_id)
@@ -83,7 +86,12 @@ class Repair:
     """Two requests that are sent together. `half` is the first of them alone."""
 
     def __init__(
-        self, kafka: MemoryKafka, transactional_id: str, epoch: int, stranded: Stranded, committed: bool
+        self,
+        kafka: MemoryKafka,
+        transactional_id: str,
+        epoch: int,
+        stranded: Stranded,
+        committed: bool,
     ) -> None:
         self._kafka = kafka
         self._producer = transactional_id, epoch
@@ -101,7 +109,9 @@ class Repair:
 
 
 class MemoryLedger:
-    """`partition.ports.StateStore` in memory: the twin of `kafka.transactional_state.TransactionalState`."""
+    """`partition.ports.StateStore` in memory: the twin of
+    `kafka.transactional_state.TransactionalState`.
+    """
 
     def __init__(
         self,
@@ -136,7 +146,8 @@ class MemoryLedger:
             return []  # nothing to ask for, so that a run without commands has no request more
         try:
             records = await self._link.ask(
-                "load", lambda: [record for record in log.committed() if record.offset >= offset]
+                "load",
+                lambda: [record for record in log.committed() if record.offset >= offset],
             )
         except NoAnswer:
             raise BrokerUnavailable(f"{topic}/{self.partition} was not read in time") from None
@@ -150,20 +161,26 @@ class MemoryLedger:
             size = len(record.key or b"") + len(record.value or b"")
             if size > self._max_record_bytes:
                 most = self._max_record_bytes
-                raise ValueError(f"a record for {record.topic} has {size} bytes, {most} are allowed there")
+                raise ValueError(
+                    f"a record for {record.topic} has {size} bytes, {most} are allowed there",
+                )
         if not records:
             return
         done = False
         try:
             await self._link.ask(
-                "send", lambda: self._kafka.send(self.transactional_id, epoch, self.partition, records)
+                "send",
+                lambda: self._kafka.send(self.transactional_id, epoch, self.partition, records),
             )
             left = await self._link.ask("commit", lambda: self._commit(epoch))
             for _ in range(_LOOKS):
                 if not left:
                     break
                 await asyncio.sleep(_LOOK_EVERY_S)
-                left = await self._link.ask("ended", lambda: self._kafka.open_places(self.transactional_id))
+                left = await self._link.ask(
+                    "ended",
+                    lambda: self._kafka.open_places(self.transactional_id),
+                )
             if left:
                 raise Aborted(f"{self.transactional_id}: its end was not seen everywhere in time")
             done = True
@@ -216,7 +233,8 @@ class MemoryLedger:
 class MemoryInlet:
     """`partition.ports.PartitionStream` in memory. It commits the offset behind the last ack.
 
-    Commits go out `commit_every_s` after an ack and when the generation ends; those of an old generation are refused.
+    Commits go out `commit_every_s` after an ack and when the generation ends; those of an old
+    generation are refused.
     """
 
     def __init__(
@@ -325,7 +343,13 @@ class MemoryInlet:
         try:
             await self._link.ask(
                 "offsets",
-                lambda: self._kafka.commit_offset(self._group, self._generation, self.topic, self.partition, offset),
+                lambda: self._kafka.commit_offset(
+                    self._group,
+                    self._generation,
+                    self.topic,
+                    self.partition,
+                    offset,
+                ),
             )
         except StaleGeneration:
             return

@@ -1,6 +1,8 @@
-"""The group's coordinator: members join, all must rejoin, and a new generation shares the partitions out.
+"""The group's coordinator: members join, all must rejoin, and a new generation shares the
+partitions out.
 
-Eager rebalances, as Faust does them: everybody gives everything up first. Who does not rejoin in time is left out.
+Eager rebalances, as Faust does them: everybody gives everything up first. Who does not rejoin in
+time is left out.
 """
 
 from collections.abc import Callable
@@ -16,9 +18,11 @@ Assigned = Callable[[int, list[int]], None]
 
 
 class Group:
-    """`assigned` of a member is called with the generation and its partitions, `rebalance` when it has to rejoin.
+    """`assigned` of a member is called with the generation and its partitions, `rebalance` when it
+    has to rejoin.
 
-    The generation is UNKNOWN_MEMBER when its session expired while it waited for an answer: it has to join again.
+    The generation is UNKNOWN_MEMBER when its session expired while it waited for an answer: it has
+    to join again.
     """
 
     def __init__(self, loop: SimLoop, kafka: MemoryKafka, name: str, partitions: int) -> None:

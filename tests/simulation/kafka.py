@@ -1,10 +1,13 @@
-"""Kafka in memory, as far as the line can tell: logs, transactions with markers and fencing, groups with generations.
+"""Kafka in memory, as far as the line can tell: logs, transactions with markers and fencing, groups
+with generations.
 
-It answers at once and never fails; what lies between it and a process (delay, loss, a frozen client) is the caller's.
-Readers see what `read_committed` shows: nothing at or behind the first open transaction, nothing aborted, no markers.
+It answers at once and never fails; what lies between it and a process (delay, loss, a frozen
+client) is the caller's. Readers see what `read_committed` shows: nothing at or behind the first
+open transaction, nothing aborted, no markers.
 
-A transaction's coordinator has the states of Kafka's own. Like KRaft's it writes no end marker where a partition has
-no leader, and calls the transaction complete; there the producer's next marker decides over what is open.
+A transaction's coordinator has the states of Kafka's own. Like KRaft's it writes no end marker
+where a partition has no leader, and calls the transaction complete; there the producer's next
+marker decides over what is open.
 """
 
 from collections import defaultdict
@@ -40,7 +43,10 @@ class NoLeader(Exception):
 
 
 class Transaction:
-    """One transaction as its coordinator sees it. `decided`: whether it was committed; None while it is ongoing."""
+    """One transaction as its coordinator sees it.
+
+    `decided`: whether it was committed; None while it is ongoing.
+    """
 
     __slots__ = ("decided", "logs", "records")
 
@@ -51,7 +57,9 @@ class Transaction:
 
 
 class Stretch:
-    """What a producer has open in one log up to its next marker: several transactions, where a marker was missed."""
+    """What a producer has open in one log up to its next marker: several transactions, where a
+    marker was missed.
+    """
 
     __slots__ = ("begins", "state", "transactions")
 
@@ -87,10 +95,21 @@ class Log:
     def peek(self, record: Record, timestamp_ms: int) -> ConsumedRecord:
         """The record as it would be if it were appended now."""
         return ConsumedRecord(
-            self.topic, self.partition, len(self.entries), record.key, record.value, record.headers, timestamp_ms
+            self.topic,
+            self.partition,
+            len(self.entries),
+            record.key,
+            record.value,
+            record.headers,
+            timestamp_ms,
         )
 
-    def append(self, record: Record, timestamp_ms: int, transactional_id: str | None) -> ConsumedRecord:
+    def append(
+        self,
+        record: Record,
+        timestamp_ms: int,
+        transactional_id: str | None,
+    ) -> ConsumedRecord:
         consumed = self.peek(record, timestamp_ms)
         stretch = None
         if transactional_id is not None:
@@ -144,7 +163,9 @@ class _Producer:
 
 
 class MemoryKafka:
-    """`now_ms`: append time. `on_commit` receives the records of each transaction, and each single record written.
+    """`now_ms`: append time.
+
+    `on_commit` receives the records of each transaction, and each single record written.
 
     leaderless     partitions that have no leader now.
     on_end         called when the end of a transaction was decided, before its markers are written.
@@ -164,7 +185,9 @@ class MemoryKafka:
         self.on_betrayal: Callable[[str], None] = lambda text: None
         self.on_fence: Callable[[str], None] = lambda transactional_id: None
         self.on_commit: Callable[[Sequence[ConsumedRecord]], None] = lambda records: None
-        self.on_offset: Callable[[str, Log, int, int], None] = lambda group, log, before, after: None
+        self.on_offset: Callable[[str, Log, int, int], None] = lambda group, log, before, after: (
+            None
+        )
 
     def log(self, topic: str, partition: int) -> Log:
         log = self._logs.get((topic, partition))
@@ -176,7 +199,7 @@ class MemoryKafka:
     def logs(self) -> list[Log]:
         return list(self._logs.values())
 
-    # ------------------------------------------------------------------------------------------------- producers
+    # ------------------------------------------------------------------------------------ producers
 
     def produce(self, partition: int, record: Record) -> ConsumedRecord:
         """One record without a transaction."""
@@ -187,7 +210,10 @@ class MemoryKafka:
         return consumed
 
     def init_producer(self, transactional_id: str, timeout_ms: int = ORDINARY_TIMEOUT_MS) -> int:
-        """Fence all earlier holders of the id; returns the new epoch. Aborts an ongoing transaction: then ask again."""
+        """Fence all earlier holders of the id; returns the new epoch.
+
+        Aborts an ongoing transaction: then ask again.
+        """
         producer = self._producers[transactional_id]
         if producer.state.startswith("Prepare"):
             raise ConcurrentTransactions
@@ -202,11 +228,16 @@ class MemoryKafka:
         return producer.epoch
 
     def send(
-        self, transactional_id: str, epoch: int, partition: int, records: Sequence[Record]
+        self,
+        transactional_id: str,
+        epoch: int,
+        partition: int,
+        records: Sequence[Record],
     ) -> list[ConsumedRecord]:
         """Append records to the producer's transaction, which begins with them if none is open."""
         logs = [
-            self.log(record.topic, partition if record.partition is None else record.partition) for record in records
+            self.log(record.topic, partition if record.partition is None else record.partition)
+            for record in records
         ]
         transaction = self.add(transactional_id, epoch, logs)
         self._refuse_leaderless(logs)
@@ -228,7 +259,10 @@ class MemoryKafka:
         return producer.transaction
 
     def describe(self, transactional_id: str) -> LastTransaction:
-        """What the coordinator knows of the last transaction. The producer's id and its start are left out."""
+        """What the coordinator knows of the last transaction.
+
+        The producer's id and its start are left out.
+        """
         if transactional_id not in self._producers:
             return LastTransaction()
         producer = self._producers[transactional_id]
@@ -278,9 +312,16 @@ class MemoryKafka:
             self.on_commit(transaction.records)
         self.write_markers(lambda: self._complete(transactional_id, producer, transaction))
 
-    def _complete(self, transactional_id: str, producer: _Producer, transaction: Transaction) -> None:
+    def _complete(
+        self,
+        transactional_id: str,
+        producer: _Producer,
+        transaction: Transaction,
+    ) -> None:
         producer.state = "CompleteCommit" if transaction.decided else "CompleteAbort"
-        marked = [log for log in transaction.logs if (log.topic, log.partition) not in self.leaderless]
+        marked = [
+            log for log in transaction.logs if (log.topic, log.partition) not in self.leaderless
+        ]
         for log in marked:
             stretch = log.mark(transactional_id, bool(transaction.decided))
             if stretch is None:
@@ -289,12 +330,13 @@ class MemoryKafka:
                 if other.decided is not transaction.decided:
                     was = "committed" if other.decided else "aborted"
                     self.on_betrayal(
-                        f"a transaction of {transactional_id} that was {was} is {stretch.state} in {log.topic}"
+                        f"a transaction of {transactional_id} that was {was} is "
+                        f"{stretch.state} in {log.topic}",
                     )
         for log in marked:
             log.changed()
 
-    # ---------------------------------------------------------------------------------------------------- groups
+    # --------------------------------------------------------------------------------------- groups
 
     def generation(self, group: str) -> int:
         return self._generations[group]
@@ -307,7 +349,14 @@ class MemoryKafka:
         """The group's committed offset: where the partition's next owner begins."""
         return self._offsets.get((group, topic, partition))
 
-    def commit_offset(self, group: str, generation: int, topic: str, partition: int, offset: int) -> None:
+    def commit_offset(
+        self,
+        group: str,
+        generation: int,
+        topic: str,
+        partition: int,
+        offset: int,
+    ) -> None:
         if generation != self._generations[group]:
             raise StaleGeneration(group)
         before = self._offsets.get((group, topic, partition), 0)

@@ -1,7 +1,8 @@
 """What every place says of a lane, compared with its row, also hours after its last lead.
 
-The row says in how much trouble a lane is, and since when. That is read from it here once more, without the code that
-makes a view: the state that is told must be one of these troubles, and the same in each place.
+The row says in how much trouble a lane is, and since when. That is read from it here once more,
+without the code that makes a view: the state that is told must be one of these troubles, and the
+same in each place.
 """
 
 from collections import Counter
@@ -52,7 +53,7 @@ class Trouble(msgspec.Struct, frozen=True):
     probe_due: bool | None = False
 
 
-# ------------------------------------------------------------------------------------------------------ what is true
+# ------------------------------------------------------------------------------------- what is true
 
 
 def rows_of(plan: Plan, logs: Logs) -> dict[str, Lane]:
@@ -66,7 +67,12 @@ def rows_of(plan: Plan, logs: Logs) -> dict[str, Lane]:
     return rows
 
 
-def troubles_of(policy: Workspace, lane: Lane, place: Destination, now_ms: int) -> dict[str, Trouble]:
+def troubles_of(
+    policy: Workspace,
+    lane: Lane,
+    place: Destination,
+    now_ms: int,
+) -> dict[str, Trouble]:
     """Everything that may hold the only destination of a lane, by its code."""
     policy = in_force(policy, lane.changes)
     troubles: dict[str, Trouble] = {}
@@ -75,13 +81,20 @@ def troubles_of(policy: Workspace, lane: Lane, place: Destination, now_ms: int) 
     if lane.forced is not None and lane.forced.mode == "open":
         troubles["forced_open"] = Trouble(lane.forced.by.at_ms)
     pool = [lane.quota.webhooks.get(name) for name in place.webhook_ids]
-    usable = [hook for hook in pool if hook is None or (not hook.dead and hook.count < policy.quota.rotate_at)]
+    usable = [
+        hook
+        for hook in pool
+        if hook is None or (not hook.dead and hook.count < policy.quota.rotate_at)
+    ]
     gone = [hook.suspension for hook in usable if hook is not None and hook.suspension is not None]
     if not usable:
         troubles["no_webhook"] = Trouble()
     elif len(gone) == len(usable):
         dues = [max(stopped.probe_at_ms, stopped.lease_until_ms) for stopped in gone]
-        troubles["webhook_gone"] = Trouble(min(stopped.since_ms for stopped in gone), min(dues) <= now_ms)
+        troubles["webhook_gone"] = Trouble(
+            min(stopped.since_ms for stopped in gone),
+            min(dues) <= now_ms,
+        )
     stopped = lane.suspension
     if stopped is not None:
         is_due = max(stopped.probe_at_ms, stopped.lease_until_ms) <= now_ms
@@ -89,18 +102,34 @@ def troubles_of(policy: Workspace, lane: Lane, place: Destination, now_ms: int) 
     mode = lane.forced.mode if lane.forced is not None else policy.breaker.mode
     if lane.breaker.phase != "closed" and mode == "auto":
         lease = lane.breaker.lease
-        due_ms = lane.breaker.until_ms if lane.breaker.phase == "open" else lease.expires_at_ms if lease else 0
+        due_ms = (
+            lane.breaker.until_ms
+            if lane.breaker.phase == "open"
+            else lease.expires_at_ms
+            if lease
+            else 0
+        )
         began_ms = lane.breaker.outage_ms
-        if lane.outage is not None and lane.breaker.cause in ("consecutive_failures", "failure_rate", "probe_failed"):
+        if lane.outage is not None and lane.breaker.cause in (
+            "consecutive_failures",
+            "failure_rate",
+            "probe_failed",
+        ):
             began_ms = lane.outage.since_ms
         troubles["breaker_open"] = Trouble(began_ms, due_ms <= now_ms)
     reserved = budget.reserve(policy.budget, lane.budget, place.ceiling, now_ms)
     if isinstance(reserved, budget.Refused):
         # Its refusal keeps the probes of the others back, too.
-        troubles = {code: msgspec.structs.replace(trouble, probe_due=None) for code, trouble in troubles.items()}
+        troubles = {
+            code: msgspec.structs.replace(trouble, probe_due=None)
+            for code, trouble in troubles.items()
+        }
         troubles[f"budget_{reserved.reason}"] = Trouble()
     if lane.rate.blocked_until_ms > now_ms:
-        troubles = {code: msgspec.structs.replace(trouble, probe_due=None) for code, trouble in troubles.items()}
+        troubles = {
+            code: msgspec.structs.replace(trouble, probe_due=None)
+            for code, trouble in troubles.items()
+        }
         troubles["rate_limited"] = Trouble()
     return troubles
 
@@ -115,7 +144,7 @@ def _is_true(said: Said, troubles: dict[str, Trouble]) -> bool:
     return is_since and (trouble.probe_due is None or trouble.probe_due == said.probe_due)
 
 
-# ------------------------------------------------------------------------------------------------------- what is said
+# ------------------------------------------------------------------------------------- what is said
 
 
 def views_of(plan: Plan, logs: Logs) -> dict[str, LaneView]:
@@ -129,7 +158,12 @@ def views_of(plan: Plan, logs: Logs) -> dict[str, LaneView]:
     return views
 
 
-def said_in(plan: Plan, path: Path, views: dict[str, LaneView], now_ms: int) -> Iterator[tuple[str, str, Said]]:
+def said_in(
+    plan: Plan,
+    path: Path,
+    views: dict[str, LaneView],
+    now_ms: int,
+) -> Iterator[tuple[str, str, Said]]:
     """Yield place, workspace and state of each lane. `path`: of the read model."""
     site = Site(settings_of(plan), BoardQueries(path, set()))
     for view in site.queries.lanes(now_ms)[0]:
@@ -137,7 +171,11 @@ def said_in(plan: Plan, path: Path, views: dict[str, LaneView], now_ms: int) -> 
     shown = overview(site, Moment(now_ms, ProjectionLag(now_ms), Consumption(UP, UP, {}), STRANGER))
     for lane in shown.lanes:
         if lane.view is not None:
-            yield "board", lane.workspace, _of_findings([finding for finding in lane.findings if finding.holds])
+            yield (
+                "board",
+                lane.workspace,
+                _of_findings([finding for finding in lane.findings if finding.holds]),
+            )
             is_held = lane.state == "held"
             yield "board's word", lane.workspace, Said(lane.view.holds if is_held else "")
     facts = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
@@ -145,7 +183,11 @@ def said_in(plan: Plan, path: Path, views: dict[str, LaneView], now_ms: int) -> 
     for name in views:
         holding = [finding for finding in found if finding.holds and finding.workspace == name]
         yield "explain", name, _of_findings(holding)
-        alerts = [alert.since_ms for finding in holding if (alert := alert_of(finding, now_ms)) is not None]
+        alerts = [
+            alert.since_ms
+            for finding in holding
+            if (alert := alert_of(finding, now_ms)) is not None
+        ]
         if alerts:
             yield "message", name, Said(holding[0].code, since_ms=alerts[0])
     for name, words, *_ in lane_tables(facts, {}, {}, now_ms)[0].rows:
@@ -156,7 +198,11 @@ def said_in(plan: Plan, path: Path, views: dict[str, LaneView], now_ms: int) -> 
     for view in views.values():
         metrics.show(msgspec.structs.replace(view, news=()))
     (family,) = [family for family in registry.collect() if family.name == "stream_app_lane_holds"]
-    held = {sample.labels["workspace"]: sample.labels["reason"] for sample in family.samples if sample.value}
+    held = {
+        sample.labels["workspace"]: sample.labels["reason"]
+        for sample in family.samples
+        if sample.value
+    }
     for name in views:
         yield "metrics", name, Said(held.get(name, ""))
 
@@ -164,9 +210,14 @@ def said_in(plan: Plan, path: Path, views: dict[str, LaneView], now_ms: int) -> 
 def settings_of(plan: Plan) -> Settings:
     """What the board reads of the configuration."""
     pinned = {
-        name: msgspec.structs.replace(policy, partition=plan.home_of(name)) for name, policy in plan.workspaces.items()
+        name: msgspec.structs.replace(policy, partition=plan.home_of(name))
+        for name, policy in plan.workspaces.items()
     }
-    return Settings(kafka=Kafka(partitions=plan.partitions), workspaces=pinned, destinations=dict(plan.destinations))
+    return Settings(
+        kafka=Kafka(partitions=plan.partitions),
+        workspaces=pinned,
+        destinations=dict(plan.destinations),
+    )
 
 
 def _of_findings(holding: list[Finding]) -> Said:
@@ -176,14 +227,22 @@ def _of_findings(holding: list[Finding]) -> Said:
     return Said(first.code, PROBE_DUE in first.what, first.since_ms)
 
 
-# ---------------------------------------------------------------------------------------------------- the difference
+# ----------------------------------------------------------------------------------- the difference
 
 
-def wrong_states(plan: Plan, logs: Logs, path: Path, now_ms: int, met: Counter[str], *, is_at_rest: bool) -> list[str]:
+def wrong_states(
+    plan: Plan,
+    logs: Logs,
+    path: Path,
+    now_ms: int,
+    met: Counter[str],
+    *,
+    is_at_rest: bool,
+) -> list[str]:
     """Return what is told wrongly of lanes at a time, epoch ms. Counts in `met` what was compared.
 
-    `path`: of a read model that has read `logs`. `is_at_rest`: nothing moves any more, so the last view that was
-    published is that of the last row.
+    `path`: of a read model that has read `logs`. `is_at_rest`: nothing moves any more, so the last
+    view that was published is that of the last row.
     """
     views = views_of(plan, logs)
     rows = rows_of(plan, logs)

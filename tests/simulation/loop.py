@@ -1,7 +1,9 @@
-"""An event loop on virtual time that runs several simulated processes, and lets each of them freeze or vanish.
+"""An event loop on virtual time that runs several simulated processes, and lets each of them freeze
+or vanish.
 
-Nothing waits: when no callback is ready, the clock jumps to the next timer. Which process a callback belongs to is in
-its context, so a killed process simply never gets another turn: no cancellation, no `finally`, as with kill -9.
+Nothing waits: when no callback is ready, the clock jumps to the next timer. Which process a
+callback belongs to is in its context, so a killed process simply never gets another turn: no
+cancellation, no `finally`, as with kill -9.
 """
 
 import asyncio
@@ -35,14 +37,19 @@ class SimLoop(asyncio.BaseEventLoop):
     """Runs until nothing is left to do. `turns`: so many were taken by processes.
 
     shuffle    how often (0 to 1) a turn goes to another ready callback.
-    preempted  the turns, by number, that go to the next ready callback: the one that was due waits behind all others.
+    preempted  the turns, by number, that go to the next ready callback: the one that was due waits
+    behind all others.
     """
 
     _ready: deque[Any]  # of BaseEventLoop, whose stubs keep them to themselves
     _scheduled: list[Any]
 
     def __init__(
-        self, rng: Random, shuffle: float = 0.0, preempted: Iterable[int] = (), max_steps: int = 200_000
+        self,
+        rng: Random,
+        shuffle: float = 0.0,
+        preempted: Iterable[int] = (),
+        max_steps: int = 200_000,
     ) -> None:
         super().__init__()
         self.turns = 0
@@ -61,7 +68,12 @@ class SimLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now_s
 
-    def outside(self, delay_s: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+    def outside(
+        self,
+        delay_s: float,
+        callback: Callable[..., object],
+        *args: object,
+    ) -> asyncio.TimerHandle:
         """Something that happens in the world: no crash of a process takes it back."""
         return self.call_at(self._now_s + delay_s, callback, *args, context=self._outside)
 

@@ -1,7 +1,8 @@
 """Schedules in which a budget binds, and a checker that counts POSTs and days without the lane.
 
-A day's POSTs, but those that were refused, never cost more than the cap: at the ceiling, which is what is reserved. And
-nothing is wasted: a lead waits for the next day only when the day had no room for it, whatever crashed meanwhile.
+A day's POSTs, but those that were refused, never cost more than the cap: at the ceiling, which is
+what is reserved. And nothing is wasted: a lead waits for the next day only when the day had no room
+for it, whatever crashed meanwhile.
 """
 
 from collections import defaultdict
@@ -21,7 +22,10 @@ _NOT_TAKEN: Final = frozenset[Status]({"refused", "dead_lettered", "rejected_inv
 
 
 class MoneyChecks:
-    """Receives each commit's events, in order. For runs of one workspace whose caps do not change."""
+    """Receives each commit's events, in order.
+
+    For runs of one workspace whose caps do not change.
+    """
 
     def __init__(self, plan: Plan, problem: Callable[[str], None]) -> None:
         self._problem = problem
@@ -47,7 +51,10 @@ class MoneyChecks:
                 self._waited(before, event)
         for day, costs in self._costs.items():
             if sum(costs.values()) > self._cap:
-                self._problem(f"4: {sum(costs.values())} credits were spent on {day}, {self._cap} are allowed")
+                self._problem(
+                    f"4: {sum(costs.values())} credits were spent on {day}, {self._cap} are "
+                    "allowed",
+                )
 
     def _ended(self, sending: StatusEvent, event: StatusEvent) -> None:
         """What a POST came to: nothing, or what each step since then says that it booked."""
@@ -65,12 +72,17 @@ class MoneyChecks:
         self._today = today
 
     def _waited(self, held: StatusEvent, event: StatusEvent) -> None:
-        """If over midnight, the day must have been full. Not on the first day: it ends while workers are away."""
+        """If over midnight, the day must have been full.
+
+        Not on the first day: it ends while workers are away.
+        """
         day = _day(held.at_ms)
         if day == _day(event.at_ms) or day == _FIRST_DAY:
             return
         if self._closed[day] + CEILING.credits <= self._cap:
-            self._problem(f"4: {held.id} waited on {day}: of {self._cap} only {self._closed[day]} were used")
+            self._problem(
+                f"4: {held.id} waited on {day}: of {self._cap} only {self._closed[day]} were used",
+            )
 
 
 def _day(at_ms: int) -> str:
@@ -78,13 +90,23 @@ def _day(at_ms: int) -> str:
 
 
 def budgeted(number: int) -> Schedule:
-    """A budget of one to three leads a day for more than that, a minute before midnight; crashes and lost requests."""
+    """A budget of one to three leads a day for more than that, a minute before midnight; crashes
+    and lost requests.
+    """
     rng = Random(f"budget/{number}")
     leads = rng.choice((3, 4, 5, 6))
     fates: tuple[Fate, ...] = rng.choice(
-        (("accepted",), ("accepted", "slow", "busy", "poison"), ("lost_after", "accepted", "limited"))
+        (
+            ("accepted",),
+            ("accepted", "slow", "busy", "poison"),
+            ("lost_after", "accepted", "limited"),
+        ),
     )
-    kinds: list[FaultKind] = rng.choices(("crash", "freeze", "rebalance"), (5, 2, 1), k=rng.choice((1, 1, 2, 3)))
+    kinds: list[FaultKind] = rng.choices(
+        ("crash", "freeze", "rebalance"),
+        (5, 2, 1),
+        k=rng.choice((1, 1, 2, 3)),
+    )
     losses: tuple[Loss, ...] = ("lost", "unknown", "refused")
     return Schedule(
         name=f"b{number}",
@@ -96,10 +118,13 @@ def budgeted(number: int) -> Schedule:
             max_attempts=rng.choice((1, 3)),
         ),
         arrivals=tuple(
-            Arrival(rng.choice((0.0, 0.0, 0.3, 58.0, 59.9, 60.1)), "acme", f"id{n}", f"p{n}") for n in range(leads)
+            Arrival(rng.choice((0.0, 0.0, 0.3, 58.0, 59.9, 60.1)), "acme", f"id{n}", f"p{n}")
+            for n in range(leads)
         ),
         fates=tuple(rng.choices(fates, k=6)),
-        faults=tuple(Fault(rng.randrange(1, 40 + 30 * leads), kind, _frozen_s(rng, kind)) for kind in kinds),
+        faults=tuple(
+            Fault(rng.randrange(1, 40 + 30 * leads), kind, _frozen_s(rng, kind)) for kind in kinds
+        ),
         losses=tuple((rng.randrange(40), rng.choice(losses)) for _ in range(rng.choice((0, 0, 1)))),
         workers=rng.choice((1, 2)),
         restart_s=rng.choice((0.2, 1.0, 70.0)),

@@ -25,7 +25,11 @@ def refund_twice() -> Patch:
     real = settlement.settled
 
     def settled(
-        policy: Any, state: Any, entry: Grant, outcome: PostOutcome | None, *rest: Any
+        policy: Any,
+        state: Any,
+        entry: Grant,
+        outcome: PostOutcome | None,
+        *rest: Any,
     ) -> tuple[Any, Settlement]:
         after, report = real(policy, state, entry, outcome, *rest)
         if isinstance(outcome, Refused):
@@ -84,8 +88,18 @@ def open_breaker_lets_through() -> Patch:
 def not_after_ignored() -> Patch:
     real = AdmissionQueue.admit
 
-    async def admit(self: AdmissionQueue, in_flight: InFlight, applicant: Applicant, request: Any) -> Any:
-        return await real(self, in_flight, applicant, msgspec.structs.replace(request, not_after_ms=None))
+    async def admit(
+        self: AdmissionQueue,
+        in_flight: InFlight,
+        applicant: Applicant,
+        request: Any,
+    ) -> Any:
+        return await real(
+            self,
+            in_flight,
+            applicant,
+            msgspec.structs.replace(request, not_after_ms=None),
+        )
 
     return patch.object(AdmissionQueue, "admit", admit)
 

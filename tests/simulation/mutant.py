@@ -1,4 +1,6 @@
-"""What a mutant is: a way to break the line, the schedules to hunt it with, and how it is found out."""
+"""What a mutant is: a way to break the line, the schedules to hunt it with, and how it is found
+out.
+"""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
@@ -22,7 +24,8 @@ Make = Callable[[], Patch]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`breaks`: the promises of which it breaks one, by the checker's numbers; `rest`: that everything comes to rest.
+    """`breaks`: the promises of which it breaks one, by the checker's numbers; `rest`: that
+    everything comes to rest.
 
     hunt  the family of schedules that such a mistake shows in; drawn ones where nearly any will do.
     """
@@ -42,9 +45,11 @@ def run_mutant(name: str, schedule: Schedule, trace: bool = False) -> Outcome:
 
 
 def caught(name: str) -> tuple[str, str] | None:
-    """The first schedule of its family in which the mutant breaks a promise that it should break, and how.
+    """The first schedule of its family in which the mutant breaks a promise that it should break,
+    and how.
 
-    Another one does not count, and an error in the line least of all: that would be found without a checker.
+    Another one does not count, and an error in the line least of all: that would be found without a
+    checker.
     """
     mutant = MUTANTS[name]
     hunt = list(mutant.hunt())
@@ -54,7 +59,8 @@ def caught(name: str) -> tuple[str, str] | None:
 
 
 def mutant(
-    *breaks: str, hunt: Callable[[], Iterable[Schedule]] = lambda: map(drawn, range(1000))
+    *breaks: str,
+    hunt: Callable[[], Iterable[Schedule]] = lambda: map(drawn, range(1000)),
 ) -> Callable[[Make], Make]:
     def register(make: Make) -> Make:
         MUTANTS[make.__name__] = Mutant(make, breaks, hunt)
@@ -89,20 +95,36 @@ def crowd_at_a_rebalance() -> Iterable[Schedule]:
     crowd = tuple(Arrival(0.0, "acme", f"id{number}", f"p{number}") for number in range(6))
     setup = Setup(callbacks=False, rate_per_s=1.0, burst=2)
     return (
-        Schedule(f"crowd/{step}", setup=setup, arrivals=crowd, faults=(Fault(step, "rebalance"),), reopen=True)
+        Schedule(
+            f"crowd/{step}",
+            setup=setup,
+            arrivals=crowd,
+            faults=(Fault(step, "rebalance"),),
+            reopen=True,
+        )
         for step in range(20, 200, 4)
     )
 
 
 def dead_lettered_again() -> Iterable[Schedule]:
-    """One lead that Clay always refuses: each try makes a dead letter, and each dead letter comes back twice.
+    """One lead that Clay always refuses: each try makes a dead letter, and each dead letter comes
+    back twice.
 
-    In shadow the breaker takes none of its failures for an outage, in which no dead letters are written.
+    In shadow the breaker takes none of its failures for an outage, in which no dead letters are
+    written.
     """
     lead = Arrival(0.0, "acme", "id0", "p0")
     order = Order(0.0, "acme", "shadow")
     setup = Setup(callbacks=False, max_attempts=1, max_replays=2)
     return (
-        Schedule(f"lettered/{seed}", seed, setup, (lead,), ("busy",) * 12, orders=(order,), replay_again=1.0)
+        Schedule(
+            f"lettered/{seed}",
+            seed,
+            setup,
+            (lead,),
+            ("busy",) * 12,
+            orders=(order,),
+            replay_again=1.0,
+        )
         for seed in range(20)
     )

@@ -1,6 +1,8 @@
-"""The line, broken on purpose: each mutant takes away one thing that a promise rests on, and must be found out.
+"""The line, broken on purpose: each mutant takes away one thing that a promise rests on, and must
+be found out.
 
-The first dozen are the usual ways to be wrong; the rest undo a repair that a run of the simulation led to.
+The first dozen are the usual ways to be wrong; the rest undo a repair that a run of the simulation
+led to.
 """
 
 from collections.abc import Callable
@@ -35,7 +37,7 @@ from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.mutant import Patch, dead_lettered_again, family, mutant, shuffled, unguarded
 from tests.simulation.neighbours import crowded
 
-# ------------------------------------------------------------------------------------------- the order of things
+# ------------------------------------------------------------------------------ the order of things
 
 
 @mutant("begin")
@@ -61,7 +63,11 @@ def a_partition_forgets_that_it_has_begun() -> Patch:
 
 @mutant("2", "6")
 def headers_of_producers_are_believed() -> Patch:
-    return patch.object(line_module, "lead_envelope", lambda consumed, inputs: read_envelope(consumed))
+    return patch.object(
+        line_module,
+        "lead_envelope",
+        lambda consumed, inputs: read_envelope(consumed),
+    )
 
 
 @mutant("2")
@@ -74,9 +80,15 @@ def ack_before_the_commit() -> Patch:
 
 @mutant("3", "4")
 def no_write_ahead() -> Patch:
-    def write_ahead(self: DeliveryRecorder[ResolvedLead], grant: Grant, now_ms: int, read: Any) -> WriteBatch:
+    def write_ahead(
+        self: DeliveryRecorder[ResolvedLead],
+        grant: Grant,
+        now_ms: int,
+        read: Any,
+    ) -> WriteBatch:
         self.go("sending", now_ms, reservation=grant.reservation, webhook_id=grant.webhook_id)
-        return WriteBatch([], [], [], grant.destination.workspace)  # row and events come with the next step
+        # row and events come with the next step
+        return WriteBatch([], [], [], grant.destination.workspace)
 
     return patch.object(DeliveryRecorder, "write_ahead", write_ahead)
 
@@ -127,7 +139,7 @@ def given_up_is_acked() -> Patch:
     return patch.object(AckTracker, "give_up", give_up)
 
 
-# ------------------------------------------------------------------------------------------------------ ownership
+# ---------------------------------------------------------------------------------------- ownership
 
 
 @mutant("2", "3", "6")
@@ -177,18 +189,28 @@ def memory_kept_after_an_aborted_commit() -> Patch:
 def sends_whenever_it_wakes_up() -> Patch:
     real = LeadPipeline._post
 
-    async def post(self: LeadPipeline, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt) -> Attempt:
+    async def post(
+        self: LeadPipeline,
+        in_flight: InFlight,
+        recorder: LeadRecorder,
+        attempt: Attempt,
+    ) -> Attempt:
         fresh = msgspec.structs.replace(attempt.grant, at_boot_ms=self._clock.boot_ms())
         return await real(self, in_flight, recorder, msgspec.structs.replace(attempt, grant=fresh))
 
     return patch.object(LeadPipeline, "_post", post)
 
 
-# ---------------------------------------------------------------------------------------------- states and copies
+# -------------------------------------------------------------------------------- states and copies
 
 
 def _checked(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) -> Patch:
-    def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
+    def classify_record(
+        row: Delivery | None,
+        envelope: Envelope,
+        now_ms: int,
+        freshness_ms: int,
+    ) -> Verdict:
         return change(row, envelope, delivery.classify_record(row, envelope, now_ms, freshness_ms))
 
     return patch.object(seen, "classify_record", classify_record)
@@ -197,13 +219,19 @@ def _checked(change: Callable[[Delivery | None, Envelope, Verdict], Verdict]) ->
 @mutant("6")
 def a_state_moves_back() -> Patch:
     return unguarded(
-        _checked(lambda row, _, verdict: "resume" if row and verdict == "done" and row.state == "accepted" else verdict)
+        _checked(
+            lambda row, _, verdict: (
+                "resume" if row and verdict == "done" and row.state == "accepted" else verdict
+            ),
+        ),
     )
 
 
 @mutant("3", "6")
 def uncertain_is_sent_again() -> Patch:
-    return unguarded(_checked(lambda row, _, verdict: "resume" if row and row.state == "sending" else verdict))
+    return unguarded(
+        _checked(lambda row, _, verdict: "resume" if row and row.state == "sending" else verdict),
+    )
 
 
 @mutant("3")
@@ -250,7 +278,11 @@ def mark_row_missing() -> Patch:
 @mutant("6", hunt=family("replaced", "freeze"))
 def mark_of_a_replaced_history_missing() -> Patch:
     def plain(
-        plan: Any, case: ResolvedLead, row: Delivery, replaced: Delivery | None = None, aliases: Any = None
+        plan: Any,
+        case: ResolvedLead,
+        row: Delivery,
+        replaced: Delivery | None = None,
+        aliases: Any = None,
     ) -> LeadRecorder:
         return DeliveryRecorder(plan, case, row, aliases=aliases)
 
@@ -269,7 +301,8 @@ def marks_are_asked_for_before_waiting() -> Patch:
 
     async def process(self: LeadPipeline, in_flight: InFlight) -> None:
         early[in_flight.consumed.record_id] = self._rows.marker(
-            in_flight.consumed.record_id, read_envelope(in_flight.consumed).origin
+            in_flight.consumed.record_id,
+            read_envelope(in_flight.consumed).origin,
         )
         await real(self, in_flight)
 
@@ -297,7 +330,11 @@ def dropped_marks_are_asked_for_again() -> Patch:
 @mutant("3")
 def person_not_looked_up() -> Patch:
     get = Rows.get
-    return patch.object(Rows, "get", lambda self, key: None if key[:2] in (b"f/", b"p/") else get(self, key))
+    return patch.object(
+        Rows,
+        "get",
+        lambda self, key: None if key[:2] in (b"f/", b"p/") else get(self, key),
+    )
 
 
 @mutant("3", hunt=bases)
@@ -306,13 +343,15 @@ def person_known_only_once_sent() -> Patch:
 
     def step(self: LeadRecorder, *records: Record) -> WriteBatch:
         if self.row.state != "sending":
-            self._once = {key: value for key, value in self._once.items() if key not in self.resolved.aliases}
+            self._once = {
+                key: value for key, value in self._once.items() if key not in self.resolved.aliases
+            }
         return real(self, *records)
 
     return patch.object(DeliveryRecorder, "step", step)
 
 
-# --------------------------------------------------------------------------------------------------------- waiting
+# ------------------------------------------------------------------------------------------ waiting
 
 
 @mutant("rest", hunt=lambda: map(crowded, range(200)))

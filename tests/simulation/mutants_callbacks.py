@@ -1,4 +1,6 @@
-"""The way back, broken on purpose: what a callback's settlement rests on, taken away one at a time (see mutants.py)."""
+"""The way back, broken on purpose: what a callback's settlement rests on, taken away one at a time
+(see mutants.py).
+"""
 
 from collections.abc import Iterable
 from contextlib import asynccontextmanager
@@ -55,7 +57,9 @@ def callback_leaves_no_mark() -> Patch:
     real = Commits.commit_last
 
     async def commit_last(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
-        kept = [(key, value) for key, value in step.rows if not key.startswith(b"o/leads.callbacks/")]
+        kept = [
+            (key, value) for key, value in step.rows if not key.startswith(b"o/leads.callbacks/")
+        ]
         await real(self, in_flight, WriteBatch(kept, step.records, step.events, step.workspace))
 
     return patch.object(Commits, "commit_last", commit_last)
@@ -91,7 +95,7 @@ def results_all_have_one_version() -> Patch:
     return patch("stream_app.partition.callback.next_version", lambda *_: 1)
 
 
-# --------------------------------------------------------------------------------------------- no callback comes
+# -------------------------------------------------------------------------------- no callback comes
 
 
 @mutant("2", hunt=family("silent", "crash"))
@@ -102,7 +106,9 @@ def waiting_leads_forgotten_at_take_over() -> Patch:
 
 
 def no_worker_there() -> Iterable[Schedule]:
-    """The only worker is away while the callback comes, and the lead may be sent again once the worker returns."""
+    """The only worker is away while the callback comes, and the lead may be sent again once the
+    worker returns.
+    """
     away = {"workers": 1, "restart_s": 700.0, "shuffle": 0.3, "jitter_s": 0.05}
     return (replace(schedule, **away) for schedule in family("news", "crash")())  # type: ignore[arg-type]  # mixed values
 
@@ -122,7 +128,11 @@ def callbacks_not_read_at_take_over() -> Patch:
 def a_2xx_ends_a_silence() -> Patch:
     def by_a_probe(code: str) -> HoldReason:
         reason = reason_of(code)
-        return msgspec.structs.replace(reason, lifted_by="probe") if reason.lifted_by == "callback" else reason
+        return (
+            msgspec.structs.replace(reason, lifted_by="probe")
+            if reason.lifted_by == "callback"
+            else reason
+        )
 
     return patch.object(settlement, "reason_of", by_a_probe)
 

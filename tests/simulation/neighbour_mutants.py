@@ -1,4 +1,6 @@
-"""The sharing of a partition, broken on purpose: a leak between lanes must be found out (see mutants.py)."""
+"""The sharing of a partition, broken on purpose: a leak between lanes must be found out (see
+mutants.py).
+"""
 
 from contextlib import ExitStack
 from typing import Any
@@ -31,7 +33,12 @@ def the_hold_of_one_lane_holds_the_others() -> Patch:
     hold = Held("", "", 0)
 
     def try_admit(
-        self: AdmissionQueue, queue: LaneQueue, in_flight: InFlight, who: Any, request: AdmissionRequest, *more: Any
+        self: AdmissionQueue,
+        queue: LaneQueue,
+        in_flight: InFlight,
+        who: Any,
+        request: AdmissionRequest,
+        *more: Any,
     ) -> Admitted | Held:
         nonlocal hold
         now_ms = self._clock.now_ms()
@@ -69,7 +76,12 @@ def a_lead_is_paid_by_another_lane() -> Patch:
     real = AdmissionQueue._try_admit
 
     def try_admit(
-        self: AdmissionQueue, queue: LaneQueue, in_flight: InFlight, who: Any, request: AdmissionRequest, *more: Any
+        self: AdmissionQueue,
+        queue: LaneQueue,
+        in_flight: InFlight,
+        who: Any,
+        request: AdmissionRequest,
+        *more: Any,
     ) -> Admitted | Held:
         answer = real(self, queue, in_flight, who, request, *more)
         name = request.destination.workspace
@@ -90,7 +102,11 @@ def a_lead_that_leaves_the_window_is_forgotten() -> Patch:
     stack = ExitStack()
 
     def bound_window(self: AdmissionQueue) -> None:
-        with patch.object(AdmissionQueue, "_answer", lambda queue, waiter, answer: queue._remove(waiter)):
+        with patch.object(
+            AdmissionQueue,
+            "_answer",
+            lambda queue, waiter, answer: queue._remove(waiter),
+        ):
             real(self)
 
     stack.enter_context(patch.object(AdmissionQueue, "_bound_window", bound_window))

@@ -1,6 +1,8 @@
-"""Several lanes in one partition, with windows so small that leads are deferred; and a checker of the healthy lanes.
+"""Several lanes in one partition, with windows so small that leads are deferred; and a checker of
+the healthy lanes.
 
-Drawn schedules with faults of every kind; and some without faults, in which a well lane must not notice the others.
+Drawn schedules with faults of every kind; and some without faults, in which a well lane must not
+notice the others.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,7 +37,10 @@ class NeighbourChecks:
             self._problem(f"fair: {event.id} is deferred, though its lane is well")
         waited_ms = event.at_ms - self._published_ms[event.origin]
         if event.status == "sending" and waited_ms > SOON_MS:
-            self._problem(f"fair: {event.id} is sent {waited_ms} ms after its publication, though its lane is well")
+            self._problem(
+                f"fair: {event.id} is sent {waited_ms} ms after its publication, though its "
+                "lane is well",
+            )
 
 
 def crowded(seed: int) -> Schedule:
@@ -52,7 +57,9 @@ def crowded(seed: int) -> Schedule:
     )
     lanes = ("acme", "gamma", "lane0", "lane1")
     arrivals = [
-        replace(arrival, workspace=rng.choice(lanes)) for arrival in base.arrivals if arrival.workspace != "beta"
+        replace(arrival, workspace=rng.choice(lanes))
+        for arrival in base.arrivals
+        if arrival.workspace != "beta"
     ]
     at_s = rng.choice((0.0, 1.0, 3.0))
     workspace = rng.choice(lanes)
@@ -88,8 +95,16 @@ def troubled(number: int) -> Schedule:
         for at_s in [3.0 + batch * rest_s]
         for nth in range(rng.choice((1, 2, 3)))
     ]
-    first = Arrival(1.0, WELL, "w", "w")  # a new lane has an empty bucket, and this one fills it until then
+    # a new lane has an empty bucket, and this one fills it until then
+    first = Arrival(1.0, WELL, "w", "w")
     orders = rng.choice(((), (Order(1.0, "acme", "pause"), Order(8.0, "acme", "resume"))))
     return Schedule(
-        f"t{number}", number, setup, (first, *ill, *well), orders=orders, workers=1, well=(WELL,), spacing_s=0.005
+        f"t{number}",
+        number,
+        setup,
+        (first, *ill, *well),
+        orders=orders,
+        workers=1,
+        well=(WELL,),
+        spacing_s=0.005,
     )

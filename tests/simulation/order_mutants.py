@@ -22,7 +22,11 @@ def suppressed_while_it_waits() -> Iterable[Schedule]:
         "suppressed_while_it_waits",
         setup=Setup(callbacks=False),
         arrivals=(Arrival(0.5, "acme", "a", "p1"),),
-        orders=(Order(0.0, "acme", "pause"), Order(3.0, "", "suppress", "p1"), Order(5.0, "acme", "resume")),
+        orders=(
+            Order(0.0, "acme", "pause"),
+            Order(3.0, "", "suppress", "p1"),
+            Order(5.0, "acme", "resume"),
+        ),
     )
     return [replace(base, seed=seed, shuffle=0.3) for seed in range(20)]
 
@@ -30,7 +34,11 @@ def suppressed_while_it_waits() -> Iterable[Schedule]:
 @mutant("8", hunt=family("ordered", "crash"))
 def no_memory_of_commands() -> Patch:
     get = Rows.get
-    return patch.object(Rows, "get", lambda self, key: None if key.startswith(b"k/") else get(self, key))
+    return patch.object(
+        Rows,
+        "get",
+        lambda self, key: None if key.startswith(b"k/") else get(self, key),
+    )
 
 
 @mutant("2", hunt=family("ordered", "crash"))
@@ -51,7 +59,11 @@ def answered_before_the_lane_is_written() -> Patch:
     commit_last = Commits.commit_last
 
     async def without(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
-        await commit_last(self, in_flight, msgspec.structs.replace(step, workspace="") if _answers(step) else step)
+        await commit_last(
+            self,
+            in_flight,
+            msgspec.structs.replace(step, workspace="") if _answers(step) else step,
+        )
 
     return patch.object(Commits, "commit_last", without)
 

@@ -1,4 +1,6 @@
-"""What operators ask of lanes in a run, and its checker: each command is applied once, and leads obey it."""
+"""What operators ask of lanes in a run, and its checker: each command is applied once, and leads
+obey it.
+"""
 
 import json
 from collections import Counter, defaultdict
@@ -24,7 +26,8 @@ _answer: Final = msgspec.json.Decoder(CommandAnswer)
 class Order:
     """A command that an operator publishes, `times` times.
 
-    what  the person, lead or amount that it is about. Of a resolved lead both, as in `a=4`; `a=` if it is given up,
+    what  the person, lead or amount that it is about. Of a resolved lead both, as in `a=4`; `a=` if
+    it is given up,
           `a=no` if it is not at Clay.
     """
 
@@ -45,7 +48,10 @@ def drawn_orders(rng: Random, capped: bool) -> tuple[Order, ...]:
     person = f"p{rng.randrange(4)}"
     kinds: dict[str, tuple[Order, ...]] = {
         "pause": (Order(begins, workspace, "pause"), Order(ends, workspace, "resume")),
-        "trip": (Order(begins, workspace, "trip"), Order(ends, workspace, "reset", times=rng.choice((1, 2)))),
+        "trip": (
+            Order(begins, workspace, "trip"),
+            Order(ends, workspace, "reset", times=rng.choice((1, 2))),
+        ),
         "suppress": (Order(begins, "", "suppress", person),),
         "both": (Order(begins, "", "suppress", person), Order(ends, "", "unsuppress", person)),
         "cancel": (Order(begins, workspace, "cancel_lead", f"id{rng.randrange(4)}"),),
@@ -53,12 +59,22 @@ def drawn_orders(rng: Random, capped: bool) -> tuple[Order, ...]:
     }
     if capped:
         kinds["budget"] = (Order(begins, workspace, "budget", "200"),)
-    return tuple(order for name in rng.sample(sorted(kinds), rng.choice((1, 1, 2))) for order in kinds[name])
+    return tuple(
+        order for name in rng.sample(sorted(kinds), rng.choice((1, 1, 2))) for order in kinds[name]
+    )
 
 
 def records_of(order: Order, serial: int, plan: Plan, now_ms: int) -> Iterator[tuple[int, Record]]:
     """Partition and record, of each that the operator publishes."""
-    command = Command(f"c{serial}", order.kind, order.workspace, now_ms, "operator", "", _arguments(order))
+    command = Command(
+        f"c{serial}",
+        order.kind,
+        order.workspace,
+        now_ms,
+        "operator",
+        "",
+        _arguments(order),
+    )
     record = Record(plan.topics.commands, order.workspace.encode(), msgspec.json.encode(command))
     homes = range(plan.partitions) if order.kind in TO_ALL else [plan.pins[order.workspace]]
     for home in homes:
@@ -91,7 +107,10 @@ def _arguments(order: Order) -> dict[str, Any]:
 
 
 class OrderChecks:
-    """Sees every commit, after the events in it were checked. `problem` receives each broken promise."""
+    """Sees every commit, after the events in it were checked.
+
+    `problem` receives each broken promise.
+    """
 
     def __init__(self, plan: Plan, problem: Callable[[str], None]) -> None:
         self._plan = plan
@@ -105,7 +124,8 @@ class OrderChecks:
         self._just_ordered: set[str] = set()
         self._of_leads: set[str] = set()  # commands about one lead's cost
         self.confirmed = 0
-        self.corrections: dict[str, StatusEvent] = {}  # by the command's place, the event of the cost that it corrected
+        # by the command's place, the event of the cost that it corrected
+        self.corrections: dict[str, StatusEvent] = {}
 
     def reported(self, event: StatusEvent) -> bool:
         """Whether an event is of a command that corrects the cost of a lead, and is checked here."""
@@ -119,13 +139,19 @@ class OrderChecks:
         return True
 
     def before_commit(self, records: Sequence[ConsumedRecord]) -> None:
-        """A command and the first lead that it lets through may share a transaction: see on_sending."""
+        """A command and the first lead that it lets through may share a transaction: see
+        on_sending.
+        """
         answers = (
-            _answer.decode(consumed.value or b"") for consumed in records if consumed.topic == self._plan.topics.audit
+            _answer.decode(consumed.value or b"")
+            for consumed in records
+            if consumed.topic == self._plan.topics.audit
         )
         self._just_ordered = {answer.workspace for answer in answers if answer.applied}
         lifted = (
-            consumed for consumed in records if consumed.topic == self._plan.topics.state and consumed.value is None
+            consumed
+            for consumed in records
+            if consumed.topic == self._plan.topics.state and consumed.value is None
         )
         self._unsendable -= {(consumed.partition, consumed.key or b"") for consumed in lifted}
 
@@ -142,7 +168,9 @@ class OrderChecks:
                 self._on_answer(consumed)
             elif consumed.topic == self._plan.topics.state and key.startswith(b"s/"):
                 place = (consumed.partition, key)
-                (self._unsendable.discard if consumed.value is None else self._unsendable.add)(place)
+                (self._unsendable.discard if consumed.value is None else self._unsendable.add)(
+                    place,
+                )
 
     def _on_answer(self, consumed: ConsumedRecord) -> None:
         answer = _answer.decode(consumed.value or b"")
@@ -157,7 +185,10 @@ class OrderChecks:
             self._corrected[answer.workspace] += 1
 
     def on_sending(self, event: StatusEvent, identifiers: Iterable[str], lane: Lane | None) -> None:
-        """A lead is let through; `lane` as it was committed before. `identifiers`: all that its person is known by."""
+        """A lead is let through; `lane` as it was committed before.
+
+        `identifiers`: all that its person is known by.
+        """
         if event.workspace in self._just_ordered:
             lane = None
         if lane is not None and lane.pause is not None:
@@ -165,7 +196,11 @@ class OrderChecks:
         if lane is not None and lane.forced is not None and lane.forced.mode == "open":
             self._problem(f"8: {event.id} goes out through a breaker that is forced open")
         home = self._plan.pins[event.workspace]
-        keys = {person_row(hash_of(identifier.rpartition(":")[2])) for identifier in identifiers if "/e:" in identifier}
+        keys = {
+            person_row(hash_of(identifier.rpartition(":")[2]))
+            for identifier in identifiers
+            if "/e:" in identifier
+        }
         if any((home, key) in self._unsendable for key in keys):
             self._problem(f"8: {event.id} is sent although its person is suppressed")
 
@@ -178,8 +213,12 @@ class OrderChecks:
     def at_rest(self, lanes: Iterable[Lane]) -> None:
         for which, times in self._asked.items():
             if self._answers[which] != times:
-                self._problem(f"8: {which[1]} was asked {times} times and answered {self._answers[which]} times")
-            if not self._applied[which] and which[1] not in self._of_leads:  # its lead may not have been parked yet
+                self._problem(
+                    f"8: {which[1]} was asked {times} times and answered "
+                    f"{self._answers[which]} times",
+                )
+            # its lead may not have been parked yet
+            if not self._applied[which] and which[1] not in self._of_leads:
                 self._problem(f"8: {which[1]} was never applied")
         settled = sum(self._applied[which] for which in self._asked if which[1] in self._of_leads)
         if len(self.corrections) + self.confirmed != settled:
@@ -187,4 +226,7 @@ class OrderChecks:
         for lane in lanes:
             booked = sum(month.credits_elsewhere for month in lane.budget.months)
             if booked != self._corrected[lane.workspace]:
-                self._problem(f"8: {lane.workspace} was corrected by {booked}, not {self._corrected[lane.workspace]}")
+                self._problem(
+                    f"8: {lane.workspace} was corrected by {booked}, not "
+                    f"{self._corrected[lane.workspace]}",
+                )

@@ -1,4 +1,6 @@
-"""A tenth of the schedules runs with `pytest`; the rest is marked slow, and runs beside it for each change."""
+"""A tenth of the schedules runs with `pytest`; the rest is marked slow, and runs beside it for each
+change.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -14,16 +16,23 @@ T = TypeVar("T")
 A_TENTH: Final = "a tenth"
 THE_REST: Final = "the rest"
 
-each_part = pytest.mark.parametrize("part", [A_TENTH, pytest.param(THE_REST, marks=pytest.mark.slow)])
+each_part = pytest.mark.parametrize(
+    "part",
+    [A_TENTH, pytest.param(THE_REST, marks=pytest.mark.slow)],
+)
 
 
 def of_part(part: str, whole: Iterable[T]) -> list[T]:
     """Return every tenth of them, or all the others."""
-    return [member for number, member in enumerate(whole) if (number % 10 == 0) == (part == A_TENTH)]
+    return [
+        member for number, member in enumerate(whole) if (number % 10 == 0) == (part == A_TENTH)
+    ]
 
 
 def assert_whole(schedules: Iterable[Schedule]) -> Counter[str]:
-    """Run these schedules. If one breaks a promise, fail and tell line by line what happened in the first.
+    """Run these schedules.
+
+    If one breaks a promise, fail and tell line by line what happened in the first.
 
     Returns:
         In how many of them an event had this status or reason.
@@ -35,7 +44,10 @@ def assert_whole(schedules: Iterable[Schedule]) -> Counter[str]:
 
     if failures := run(list(schedules), done=done):
         name, problem = failures[0]
-        pytest.fail(f"{len(failures)} failed; the first: {name}: {problem}\n{_told(name)}", pytrace=False)
+        pytest.fail(
+            f"{len(failures)} failed; the first: {name}: {problem}\n{_told(name)}",
+            pytrace=False,
+        )
     return met
 
 

@@ -1,4 +1,6 @@
-"""The person behind a lead, mistaken on purpose: each mutant takes away one thing that it rests on (see mutants.py)."""
+"""The person behind a lead, mistaken on purpose: each mutant takes away one thing that it rests on
+(see mutants.py).
+"""
 
 from collections.abc import Iterable
 from unittest.mock import patch
@@ -22,8 +24,12 @@ def suppressed_by_another_name() -> Iterable[Schedule]:
     orders = (Order(2.0, "", "suppress", "p1"),)
     return [
         Schedule(
-            "by another name", setup=Setup(callbacks=False), arrivals=(first, then), fates=("poison",), orders=orders
-        )
+            "by another name",
+            setup=Setup(callbacks=False),
+            arrivals=(first, then),
+            fates=("poison",),
+            orders=orders,
+        ),
     ]
 
 
@@ -54,7 +60,11 @@ def locks_are_not_asked_for_again_after_a_wait() -> Patch:
 
 @mutant("order", hunt=rare)
 def a_later_record_overtakes() -> Patch:
-    return patch.object(KeyLocks, "_is_free", lambda self, turn: self._holders.keys().isdisjoint(turn.keys))
+    return patch.object(
+        KeyLocks,
+        "_is_free",
+        lambda self, turn: self._holders.keys().isdisjoint(turn.keys),
+    )
 
 
 @mutant("8", hunt=suppressed_by_another_name)

@@ -1,7 +1,9 @@
-"""Checks what becomes of the leads of one person: no person is paid for twice, whichever identifier a lead comes with.
+"""Checks what becomes of the leads of one person: no person is paid for twice, whichever identifier
+a lead comes with.
 
-An identifier is `workspace/kind:person`. Those of one lead that was sent belong to one person, and so do those that are
-linked by other leads that were sent. A lead is new only if no lead of its person counts.
+An identifier is `workspace/kind:person`. Those of one lead that was sent belong to one person, and
+so do those that are linked by other leads that were sent. A lead is new only if no lead of its
+person counts.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +35,9 @@ def identifiers_of(workspace: str, kinds: str, person: str) -> frozenset[str]:
 
 @dataclass(slots=True)
 class Input:
-    """A record that a user published. `identifiers`: of whom, as the test knows it; none if it is no lead at all.
+    """A record that a user published.
+
+    `identifiers`: of whom, as the test knows it; none if it is no lead at all.
 
     straight  it came to the partition of its workspace.
     """
@@ -53,12 +57,15 @@ class PersonChecks:
         self._histories = histories
         self._problem = problem
         self._known: dict[str, frozenset[str]] = {}  # identifier -> all of its person
-        self._leads: dict[str, frozenset[str]] = {}  # origin -> the identifiers of a lead that was taken as new
+        # origin -> the identifiers of a lead that was taken as new
+        self._leads: dict[str, frozenset[str]] = {}
         self._decided: dict[tuple[str, str], int] = {}
 
     def person(self, identifiers: frozenset[str]) -> frozenset[str]:
         """All that is known of who has these."""
-        return identifiers.union(*(self._known.get(identifier, frozenset()) for identifier in identifiers))
+        return identifiers.union(
+            *(self._known.get(identifier, frozenset()) for identifier in identifiers),
+        )
 
     def on_first(self, event: StatusEvent, what: Input) -> None:
         """Check the first event of a history."""
@@ -68,9 +75,15 @@ class PersonChecks:
             self._check_order(event, what)
         if event.status == "received":
             person = self.person(what.identifiers)
-            others = [origin for origin, known in self._leads.items() if known & person and self._counts(origin)]
+            others = [
+                origin
+                for origin, known in self._leads.items()
+                if known & person and self._counts(origin)
+            ]
             if others and event.origin not in self._leads:
-                self._problem(f"3: {event.origin} is taken as new, though its person came as {others[0]}")
+                self._problem(
+                    f"3: {event.origin} is taken as new, though its person came as {others[0]}",
+                )
             self._leads[event.origin] = what.identifiers
 
     def on_sending(self, what: Input) -> None:
@@ -91,5 +104,7 @@ class PersonChecks:
         for name in (*what.identifiers, f"{workspace}/id:{what.lead_id}"):
             last = self._decided.get((log, name), -1)
             if int(digits) < last:
-                self._problem(f"order: {event.origin} is decided behind {log}/{last}, which shares {name}")
+                self._problem(
+                    f"order: {event.origin} is decided behind {log}/{last}, which shares {name}",
+                )
             self._decided[log, name] = max(last, int(digits))

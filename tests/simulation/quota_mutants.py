@@ -21,7 +21,10 @@ def a_submission_that_fails_is_given_back() -> Patch:
         if isinstance(outcome, Accepted):
             return after, report
         hooks = after.quota.webhooks
-        less = msgspec.structs.replace(hooks[entry.webhook_id], count=hooks[entry.webhook_id].count - 1)
+        less = msgspec.structs.replace(
+            hooks[entry.webhook_id],
+            count=hooks[entry.webhook_id].count - 1,
+        )
         fewer = msgspec.structs.replace(after.quota, webhooks={**hooks, entry.webhook_id: less})
         return msgspec.structs.replace(after, quota=fewer), report
 

@@ -1,4 +1,6 @@
-"""Schedules in which Kafka misses the end markers of a transaction, and the take-overs after it are interrupted."""
+"""Schedules in which Kafka misses the end markers of a transaction, and the take-overs after it are
+interrupted.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,7 +41,9 @@ def aborted() -> list[Schedule]:
 
 
 def interrupted(bases: list[Schedule], breaks: tuple[Break, ...] = BREAKS) -> Iterator[Schedule]:
-    """Each of `bases` with one interruption at each request of its take-overs, and with two drawn ones more."""
+    """Each of `bases` with one interruption at each request of its take-overs, and with two drawn
+    ones more.
+    """
     for base in bases:
         requests = simulate(base).recovery_requests
         for first in range(1, requests + 1):
@@ -47,7 +51,12 @@ def interrupted(bases: list[Schedule], breaks: tuple[Break, ...] = BREAKS) -> It
                 yield again(base, (first, how))
                 rng = Random(f"{base.name} {first} {how}")
                 second, third = sorted(rng.sample(range(first + 1, first + 12), 2))
-                yield again(base, (first, how), (second, rng.choice(breaks)), (third, rng.choice(breaks)))
+                yield again(
+                    base,
+                    (first, how),
+                    (second, rng.choice(breaks)),
+                    (third, rng.choice(breaks)),
+                )
 
 
 def again(base: Schedule, *recovery: tuple[int, Break]) -> Schedule:
@@ -56,7 +65,9 @@ def again(base: Schedule, *recovery: tuple[int, Break]) -> Schedule:
 
 
 def recovered(seed: int) -> Schedule:
-    """A drawn schedule, with faults and losses of every kind, in which markers are missed and recoveries break."""
+    """A drawn schedule, with faults and losses of every kind, in which markers are missed and
+    recoveries break.
+    """
     rng = Random(f"recovery {seed}")
     base = drawn(seed)
     missed = [

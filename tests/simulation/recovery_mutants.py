@@ -1,4 +1,5 @@
-"""A recovery, broken on purpose: the outcome of a POST in flight may be reported once more, and not more often.
+"""A recovery, broken on purpose: the outcome of a POST in flight may be reported once more, and not
+more often.
 
 And a take-over, broken on purpose: every transaction that Kafka left open must stay what it was.
 """
@@ -25,7 +26,12 @@ from tests.simulation.schedule import Arrival, Fault, Schedule
 
 @mutant("3", hunt=family("crowd", "lost"))
 def under_way_counts_as_not_started() -> Patch:
-    async def post(self: LeadPipeline, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt) -> Attempt:
+    async def post(
+        self: LeadPipeline,
+        in_flight: InFlight,
+        recorder: LeadRecorder,
+        attempt: Attempt,
+    ) -> Attempt:
         lead = recorder.resolved
         sent = lead.destination.alias, attempt.grant.webhook_id, lead.body, recorder.row.trace_id
         return msgspec.structs.replace(attempt, outcome=await self._clay.send(*sent))
@@ -34,9 +40,11 @@ def under_way_counts_as_not_started() -> Patch:
 
 
 def heard_and_given_up() -> Iterable[Schedule]:
-    """A long Retry-After is previous, its step is lost, and a rebalance takes the lead away that could tell of it.
+    """A long Retry-After is previous, its step is lost, and a rebalance takes the lead away that
+    could tell of it.
 
-    The lead of another workspace comes shortly before: at each of its steps a rebalance may begin in time.
+    The lead of another workspace comes shortly before: at each of its steps a rebalance may begin
+    in time.
     """
     refused = next(base for base in bases() if base.name == "refused")
     limited = replace(
@@ -54,11 +62,12 @@ def heard_and_given_up() -> Iterable[Schedule]:
 @mutant("5", hunt=heard_and_given_up)
 def retry_after_forgotten_with_memory() -> Patch:
     return patch(
-        "stream_app.partition.lanes.for_new_owner", lambda state, now_ms, previous=None: for_new_owner(state, now_ms)
+        "stream_app.partition.lanes.for_new_owner",
+        lambda state, now_ms, previous=None: for_new_owner(state, now_ms),
     )
 
 
-# ------------------------------------------------------------------------------------------- stranded transactions
+# ---------------------------------------------------------------------------- stranded transactions
 
 
 def _stepping(change: Callable[[LastTransaction, bool, NextStep], NextStep]) -> Patch:
@@ -72,7 +81,10 @@ def _stepping(change: Callable[[LastTransaction, bool, NextStep], NextStep]) -> 
 @mutant("refused", hunt=missed_once)
 def verdict_not_durable() -> Patch:
     """The fence makes Kafka forget it, and says nothing of it."""
-    return patch("stream_app.kafka.takeover.steps.timeout_with_verdict", lambda *_, **__: ORDINARY_TIMEOUT_MS)
+    return patch(
+        "stream_app.kafka.takeover.steps.timeout_with_verdict",
+        lambda *_, **__: ORDINARY_TIMEOUT_MS,
+    )
 
 
 @mutant("refused", hunt=missed_once)
@@ -83,7 +95,11 @@ def verdict_lost_in_process() -> Patch:
 
 @mutant("whole", hunt=aborted)
 def empty_counts_as_committed() -> Patch:
-    return _stepping(lambda last, stranded, step: NextStep("end", True) if last.state == "Empty" and stranded else step)
+    return _stepping(
+        lambda last, stranded, step: (
+            NextStep("end", True) if last.state == "Empty" and stranded else step
+        ),
+    )
 
 
 @mutant("whole", hunt=lambda: interrupted(missed_once(), ("half",)))

@@ -24,7 +24,12 @@ def _classified(change: object) -> Patch:
 
 @mutant("3", hunt=perhaps_at_clay)
 def a_dead_letter_that_may_be_at_clay_is_replaced() -> Patch:
-    def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
+    def classify_record(
+        row: Delivery | None,
+        envelope: Envelope,
+        now_ms: int,
+        freshness_ms: int,
+    ) -> Verdict:
         never_sent = row and msgspec.structs.replace(row, sends=0)
         return delivery.classify_record(never_sent, envelope, now_ms, freshness_ms)
 
@@ -35,7 +40,12 @@ def a_dead_letter_that_may_be_at_clay_is_replaced() -> Patch:
 def the_replay_of_a_replaced_dead_letter_is_sent() -> Patch:
     """It is taken as a lead of its own, as one is whose row is gone."""
 
-    def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
+    def classify_record(
+        row: Delivery | None,
+        envelope: Envelope,
+        now_ms: int,
+        freshness_ms: int,
+    ) -> Verdict:
         verdict = delivery.classify_record(row, envelope, now_ms, freshness_ms)
         return "fresh" if verdict == "done" and row and row.origin != envelope.origin else verdict
 
@@ -54,7 +64,12 @@ def the_replay_of_a_replaced_dead_letter_is_sent() -> Patch:
 def a_replaced_dead_letter_has_no_end() -> Patch:
     real = DeliveryRecorder.go
 
-    def go(self: DeliveryRecorder[ResolvedLead], state: str, *others: object, **changes: object) -> None:
+    def go(
+        self: DeliveryRecorder[ResolvedLead],
+        state: str,
+        *others: object,
+        **changes: object,
+    ) -> None:
         if state != "replaced":
             real(self, state, *others, **changes)  # type: ignore[arg-type]  # as it came
 

@@ -1,4 +1,6 @@
-"""The second process, as the line sees it: what comes back is published to `leads.retry` when due, at least once."""
+"""The second process, as the line sees it: what comes back is published to `leads.retry` when due,
+at least once.
+"""
 
 from collections.abc import Callable
 from random import Random
@@ -12,10 +14,18 @@ from tests.simulation.loop import SimLoop
 
 
 class Replayer:
-    """`again`: how often (0 to 1) an entry is published a second time, as after a crash of the replay process."""
+    """`again`: how often (0 to 1) an entry is published a second time, as after a crash of the
+    replay process.
+    """
 
     def __init__(
-        self, loop: SimLoop, kafka: MemoryKafka, plan: Plan, rng: Random, again: float, say: Callable[[str], None]
+        self,
+        loop: SimLoop,
+        kafka: MemoryKafka,
+        plan: Plan,
+        rng: Random,
+        again: float,
+        say: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._kafka = kafka
@@ -54,5 +64,6 @@ class Replayer:
     def _publish(self, consumed: ConsumedRecord, back: Envelope) -> None:
         self._say(f"replay: {back.origin}#{back.seq} comes back ({back.way})")
         self._kafka.produce(
-            consumed.partition, Record(self._plan.topics.retry, consumed.key, consumed.value, back.to_headers())
+            consumed.partition,
+            Record(self._plan.topics.retry, consumed.key, consumed.value, back.to_headers()),
         )

@@ -1,4 +1,6 @@
-"""Leads that are published again after they were dead-lettered, at any time of the replay of their dead letter."""
+"""Leads that are published again after they were dead-lettered, at any time of the replay of their
+dead letter.
+"""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,12 +11,15 @@ from tests.simulation.schedule import Arrival, Fault, Schedule, Setup
 
 _FIRST: Final = Arrival(0.0, "acme", "a", "p1")
 _SHADOW: Final = Order(0.0, "acme", "shadow")
-"""In shadow the breaker takes none of the failures for an outage, in which no dead letters are written."""
+"""In shadow the breaker takes none of the failures for an outage, in which no dead letters are
+written.
+"""
 _SETUP: Final = Setup(callbacks=False, max_attempts=1, max_replays=2)
 
 
 def republished() -> Iterable[Schedule]:
-    """The replay waits in a delay tier for 2.5 to 5 s: the publication comes before, at, and after its end.
+    """The replay waits in a delay tier for 2.5 to 5 s: the publication comes before, at, and after
+    its end.
 
     Each copy comes twice, and the publication may fail as well.
     """
@@ -34,7 +39,8 @@ def republished() -> Iterable[Schedule]:
 
 
 def sent_back() -> Iterable[Schedule]:
-    """The replay is on `leads.retry` when the publication comes, and no worker has processed either of them.
+    """The replay is on `leads.retry` when the publication comes, and no worker has processed either
+    of them.
 
     The only worker is frozen or killed after the dead letter, and is back when both are on Kafka.
     """

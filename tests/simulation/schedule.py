@@ -1,4 +1,6 @@
-"""What a run of the simulation is made of, as data: leads, fates of POSTs, faults; drawn from a seed or counted out."""
+"""What a run of the simulation is made of, as data: leads, fates of POSTs, faults; drawn from a
+seed or counted out.
+"""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,17 +22,29 @@ FaultKind = Literal["crash", "freeze", "stop", "rebalance"]
 Loss = Literal["lost", "unknown", "refused"]
 LOSSES: Final[tuple[Loss, ...]] = ("lost", "unknown", "refused")
 Break = Literal["lost", "unknown", "refused", "half", "crash", "crash_before", "freeze", "evicted"]
-BREAKS: Final[tuple[Break, ...]] = ("lost", "unknown", "refused", "half", "crash", "crash_before", "freeze", "evicted")
+BREAKS: Final[tuple[Break, ...]] = (
+    "lost",
+    "unknown",
+    "refused",
+    "half",
+    "crash",
+    "crash_before",
+    "freeze",
+    "evicted",
+)
 How = Literal["", "junk", "aborted", "slow_transaction", "nowhere", "long", "nobody"]
 CEILING: Final = Cost(credits=20, actions=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A record that a user publishes. `topic`: leads or bulk; `away`: in the wrong partition; `headers`: the user's.
+    """A record that a user publishes.
+
+    `topic`: leads or bulk; `away`: in the wrong partition; `headers`: the user's.
 
     known_by  the identifiers that it has of its person, by kind: see persons.py.
-    how       nowhere: its workspace is not configured; long: a field is too long for Clay; nobody: no identity.
+    how       nowhere: its workspace is not configured; long: a field is too long for Clay; nobody:
+    no identity.
     """
 
     at_s: float
@@ -61,7 +75,8 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """No marker is written in these topics when the ledgers' transaction number `at_end` ends: they have no leader.
+    """No marker is written in these topics when the ledgers' transaction number `at_end` ends: they
+    have no leader.
 
     rows   the state topic; others: all the rest.
     for_s  for how long.
@@ -107,7 +122,8 @@ class Schedule:
     checks_money  one workspace whose caps do not change: see money.py.
     well          workspaces whose leads must be sent at once: see neighbours.py.
     missed        end markers that Kafka does not write.
-    recovery      what happens to requests of take-overs, by their number since the first missed marker.
+    recovery      what happens to requests of take-overs, by their number since the first missed
+    marker.
     markers_s     how long after the end of a transaction its markers are written.
     redrives_s    when an operator sends back some of the dead letters that wait for one.
     give_ups_s    when an operator gives up some of the dead letters that are kept.
@@ -142,7 +158,9 @@ class Schedule:
 
 @lru_cache(maxsize=256)
 def plan_of(setup: Setup) -> Plan:
-    """The plan: `acme` in partition 0, `beta` in the last one, `gamma` beside acme where partitions are shared."""
+    """The plan: `acme` in partition 0, `beta` in the last one, `gamma` beside acme where partitions
+    are shared.
+    """
     workspaces: dict[str, Workspace] = {}
     destinations: dict[str, Destination] = {}
     pins = {"acme": 0, "beta": setup.partitions - 1} | ({"gamma": 0} if setup.shared else {})
@@ -188,7 +206,7 @@ def plan_of(setup: Setup) -> Plan:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- drawn
+# -------------------------------------------------------------------------------------------- drawn
 
 _FATES: Final[tuple[Fate, ...]] = (
     "accepted",
@@ -284,9 +302,12 @@ def _with_identifiers(rng: Random, arrivals: tuple[Arrival, ...]) -> tuple[Arriv
 
 
 def _with_headers(rng: Random, arrivals: list[Arrival]) -> tuple[Arrival, ...]:
-    """Some records carry headers, as other programs may write them: ours among them, copied from any record."""
+    """Some records carry headers, as other programs may write them: ours among them, copied from
+    any record.
+    """
     return tuple(
-        replace(arrival, headers=foreign_headers(rng)) if rng.random() < 0.3 else arrival for arrival in arrivals
+        replace(arrival, headers=foreign_headers(rng)) if rng.random() < 0.3 else arrival
+        for arrival in arrivals
     )
 
 
@@ -317,4 +338,8 @@ def _losses(rng: Random) -> tuple[tuple[int, Loss], ...]:
 
 def _fault(rng: Random, turns: int) -> Fault:
     kind: FaultKind = rng.choices(("crash", "freeze", "stop", "rebalance"), (4, 3, 1, 1))[0]
-    return Fault(rng.randrange(1, turns), kind, rng.choice((0.05, 3.0, 8.0, 30.0, 100.0)) if kind == "freeze" else 0.0)
+    return Fault(
+        rng.randrange(1, turns),
+        kind,
+        rng.choice((0.05, 3.0, 8.0, 30.0, 100.0)) if kind == "freeze" else 0.0,
+    )

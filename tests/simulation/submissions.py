@@ -1,7 +1,8 @@
-"""Submissions: what a lane counts for each webhook is what was written ahead for it, and at least what Clay received.
+"""Submissions: what a lane counts for each webhook is what was written ahead for it, and at least
+what Clay received.
 
-Retries and probes are written ahead like any other send, so none is left out; a crash before a POST counts one that
-Clay never had, which is the safe side of a quota.
+Retries and probes are written ahead like any other send, so none is left out; a crash before a POST
+counts one that Clay never had, which is the safe side of a quota.
 """
 
 from collections import Counter
@@ -31,7 +32,10 @@ class SubmissionChecks:
         """Its row is committed, behind those of its leads."""
         for webhook_id, webhook in lane.quota.webhooks.items():
             if webhook.count != (written := self._written[webhook_id]):
-                self._problem(f"4: {webhook_id} has {webhook.count} submissions, {written} were written ahead")
+                self._problem(
+                    f"4: {webhook_id} has {webhook.count} submissions, {written} were "
+                    "written ahead",
+                )
 
     def on_post(self, post: Post) -> None:
         self._posted[post.webhook_id] += 1
@@ -42,4 +46,6 @@ class SubmissionChecks:
             for webhook_id, webhook in lane.quota.webhooks.items():
                 posted = self._posted[webhook_id]
                 if webhook.count < posted or (calm and webhook.count != posted):
-                    self._problem(f"4: {webhook_id} has {webhook.count} submissions, Clay received {posted}")
+                    self._problem(
+                        f"4: {webhook_id} has {webhook.count} submissions, Clay received {posted}",
+                    )

@@ -1,4 +1,6 @@
-"""What stands on Kafka after (or in the middle of) a simulated run: data that a test may damage and books may read."""
+"""What stands on Kafka after (or in the middle of) a simulated run: data that a test may damage and
+books may read.
+"""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,7 +19,8 @@ _event: Final = msgspec.json.Decoder(StatusEvent)
 
 @dataclass
 class Tape:
-    """Everything on Kafka at one moment: committed records by topic and partition, and the groups' offsets.
+    """Everything on Kafka at one moment: committed records by topic and partition, and the groups'
+    offsets.
 
     begins  where topics begin that retention has cut; `kept`: it has cut no events.
     """
@@ -64,7 +67,11 @@ class Tape:
     def events(self) -> list[tuple[list[ConsumedRecord], int, StatusEvent]]:
         """(log, index in it, event) of all events."""
         logs = [self.log(self.plan.topics.status, number) for number in range(self.plan.partitions)]
-        return [(log, i, _event.decode(consumed.value or b"")) for log in logs for i, consumed in enumerate(log)]
+        return [
+            (log, i, _event.decode(consumed.value or b""))
+            for log in logs
+            for i, consumed in enumerate(log)
+        ]
 
 
 def tape_of(plan: Plan, kafka: MemoryKafka, now_ms: int) -> Tape:

@@ -1,4 +1,7 @@
-"""The account of the read model, against the ledger of 500 messy schedules. The night runs 20,000."""
+"""The account of the read model, against the ledger of 500 messy schedules.
+
+The night runs 20,000.
+"""
 
 import gc
 import sys
@@ -21,14 +24,41 @@ SCHEDULES: Final = 500
 HUNTED: Final = 60
 KINDS: Final = {
     *("credits", "ended", "resent", "refused", "enriched"),
-    *(f"import {column}" for column in ("enriched", "rejected", "duplicate", "parked", "held", "under_way", "waiting")),
-    *(f"{topic} {state}" for topic in ("leads.dlq", "leads.parked") for state in ("open", "solved", "coming_back")),
+    *(
+        f"import {column}"
+        for column in (
+            "enriched",
+            "rejected",
+            "duplicate",
+            "parked",
+            "held",
+            "under_way",
+            "waiting",
+        )
+    ),
+    *(
+        f"{topic} {state}"
+        for topic in ("leads.dlq", "leads.parked")
+        for state in ("open", "solved", "coming_back")
+    ),
     *("leads.dlq given_up", "leads.parked given_up"),
     *("lane runs", "lane paused", "lane forced_open", "lane budget_credits_day"),
-    *(f"lane {code}{due}" for code in ("breaker_open", "http_401", "no_callbacks") for due in ("", ", probe due")),
+    *(
+        f"lane {code}{due}"
+        for code in ("breaker_open", "http_401", "no_callbacks")
+        for due in ("", ", probe due")
+    ),
     *(
         f"status {status}"
-        for status in ("enriched", "suppressed", "erased", "rerouted", "deferred", "expired", "confirmed")
+        for status in (
+            "enriched",
+            "suppressed",
+            "erased",
+            "rerouted",
+            "deferred",
+            "expired",
+            "confirmed",
+        )
     ),
     *("status cost_corrected", "books resent", "books credits", "books not known"),
     *("metrics resent", "metrics credits"),
@@ -37,7 +67,11 @@ KINDS: Final = {
 
 
 @each_part
-def test_the_account_is_that_of_the_ledger(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_account_is_that_of_the_ledger(
+    part: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     differential = Differential(tmp_path)
     with _no_collector():
         for seed in of_part(part, range(SCHEDULES)):
@@ -58,7 +92,9 @@ def looks() -> list[list[Look]]:
 @pytest.mark.parametrize("name", ACCOUNT_MUTANTS)
 def test_a_wrong_account_is_found_out(name: str, looks: list[list[Look]], tmp_path: Path) -> None:
     with ACCOUNT_MUTANTS[name]():
-        differences = (Differential(tmp_path).difference(seed, looks[seed]) for seed in range(HUNTED))
+        differences = (
+            Differential(tmp_path).difference(seed, looks[seed]) for seed in range(HUNTED)
+        )
         assert any(differences), f"no schedule notices {name}"
 
 
@@ -72,7 +108,13 @@ def _no_collector() -> Iterator[None]:
         gc.enable()
 
 
-def _ends_with_its_time(code: str, until_ms: int, now_ms: int, *, probe_due: bool = False) -> holds.Remains | None:
+def _ends_with_its_time(
+    code: str,
+    until_ms: int,
+    now_ms: int,
+    *,
+    probe_due: bool = False,
+) -> holds.Remains | None:
     """Each hold is over once its time has passed, also one that a probe lifts."""
     if 0 < until_ms <= now_ms:
         return None
@@ -93,7 +135,13 @@ def _as_published(seen: LaneView, now_ms: int) -> LaneView:
     ],
     ids=["a probe that is due is no hold", "nobody looks at the time", "explain finds nothing"],
 )
-def test_a_lane_that_is_told_wrongly_is_found_out(wrong: Any, looks: list[list[Look]], tmp_path: Path) -> None:
+def test_a_lane_that_is_told_wrongly_is_found_out(
+    wrong: Any,
+    looks: list[list[Look]],
+    tmp_path: Path,
+) -> None:
     with wrong:
-        differences = [Differential(tmp_path).difference(seed, looks[seed]) for seed in range(HUNTED)]
+        differences = [
+            Differential(tmp_path).difference(seed, looks[seed]) for seed in range(HUNTED)
+        ]
     assert any(name[0] == "lane" for difference in differences for name in difference)

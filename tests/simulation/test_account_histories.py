@@ -1,7 +1,9 @@
-"""The account of the read model, for histories that no schedule of the simulation makes: any legal step may come next.
+"""The account of the read model, for histories that no schedule of the simulation makes: any legal
+step may come next.
 
-A small world writes what a worker would: events, the rows that records take, dead letters, and what callbacks and
-commands leave. The ledger of tests/simulation/account.py counts again from the last status of each record.
+A small world writes what a worker would: events, the rows that records take, dead letters, and what
+callbacks and commands leave. The ledger of tests/simulation/account.py counts again from the last
+status of each record.
 """
 
 from collections.abc import Iterator
@@ -50,7 +52,10 @@ _AT_ONCE: Final = {"rejected_invalid", "suppressed", "parked"}
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What happens next. `about`: a new record of the place with this number, or a step of a record that is there."""
+    """What happens next.
+
+    `about`: a new record of the place with this number, or a step of a record that is there.
+    """
 
     about: int
     is_new: bool
@@ -82,7 +87,13 @@ STEPS: Final = st.lists(
 class Made:
     """One record and its history so far."""
 
-    def __init__(self, origin: str, place: tuple[str, str, str], import_id: str, copy_of: str) -> None:
+    def __init__(
+        self,
+        origin: str,
+        place: tuple[str, str, str],
+        import_id: str,
+        copy_of: str,
+    ) -> None:
         self.origin = origin
         self.place = place
         self.import_id = import_id
@@ -128,10 +139,17 @@ class SmallWorld:
             record = Made(copy, lost.place, lost.import_id, letter)
         else:
             place = PLACES[step.about % len(PLACES)]
-            record = Made(f"{self._names.leads}/0/{number}", place, step.import_id if place[0] else "", "")
+            record = Made(
+                f"{self._names.leads}/0/{number}",
+                place,
+                step.import_id if place[0] else "",
+                "",
+            )
         kinds = sorted(NEXT[None])
         status: Status = kinds[step.choice % len(kinds)] if record.place[1] else "rejected_invalid"
-        if status in _NO_ROW and not any(other.place == record.place and other.has_row for other in self._records):
+        if status in _NO_ROW and not any(
+            other.place == record.place and other.has_row for other in self._records
+        ):
             status = "received"  # no lead has copies only
         if status in NO_LEADS:
             record = Made(f"{self._names.callbacks}/0/{number}", record.place, "", "")
@@ -140,7 +158,8 @@ class SmallWorld:
         return record
 
     def _write(self, record: Made, status: Status, step: Step) -> None:
-        is_first = record.status in (None, "rerouted")  # in its partition; only there do other events come in order
+        # in its partition; only there do other events come in order
+        is_first = record.status in (None, "rerouted")
         record.status = status
         record.seq = record.seq + 1
         workspace, destination, lead_id = record.place
@@ -157,14 +176,36 @@ class SmallWorld:
         reason = "resend" if status == "replayed" and step.sent_back else ""
         more |= {"workspace": workspace, "destination": destination, "reason": reason}
         event_id = f"{record.origin}#{record.seq}"
-        event = StatusEvent(event_id, lead_id, status, record.seq, self.now_ms, record.origin, **more)
+        event = StatusEvent(
+            event_id,
+            lead_id,
+            status,
+            record.seq,
+            self.now_ms,
+            record.origin,
+            **more,
+        )
         value = msgspec.json.encode(event)
         for _ in range(1 + step.doubled):  # read again after a crash
-            self._produce(self._names.status, lead_id.encode(), value, partition=int(status == "rerouted"))
-        if not (record.has_row or status in {*_NO_ROW, *NO_LEADS} or (status in _AT_ONCE and record.seq <= 2)):
+            self._produce(
+                self._names.status,
+                lead_id.encode(),
+                value,
+                partition=int(status == "rerouted"),
+            )
+        if not (
+            record.has_row
+            or status in {*_NO_ROW, *NO_LEADS}
+            or (status in _AT_ONCE and record.seq <= 2)
+        ):
             record.has_row = True
-            row = (1, status, record.origin, record.seq, self.now_ms, self.now_ms, "")  # as a Delivery
-            self._produce(self._names.state, "/".join(("d", *record.place)).encode(), msgspec.json.encode(row))
+            # as a Delivery
+            row = (1, status, record.origin, record.seq, self.now_ms, self.now_ms, "")
+            self._produce(
+                self._names.state,
+                "/".join(("d", *record.place)).encode(),
+                msgspec.json.encode(row),
+            )
         if status in ("dead_lettered", "rejected_invalid", "parked"):
             self._dead_letter(record, status, step)
 
@@ -183,13 +224,22 @@ class SmallWorld:
         if not comes_back:
             self._letters.append((letter, record))
 
-    def _produce(self, topic: str, key: bytes | None, value: bytes, headers: Any = (), partition: int = 0) -> str:
+    def _produce(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        headers: Any = (),
+        partition: int = 0,
+    ) -> str:
         return self.kafka.produce(partition, Record(topic, key, value, headers)).record_id
 
 
 @given(st.lists(STEPS, min_size=1, max_size=3), st.booleans(), st.integers())
 def test_any_histories_are_counted_as_the_ledger_counts_them(
-    parts: list[list[Step]], callbacks: bool, seed: int
+    parts: list[list[Step]],
+    callbacks: bool,
+    seed: int,
 ) -> None:
     """Also in the middle: a part of them is read, then the next."""
     read: dict[tuple[str, int], int] = {}
@@ -200,12 +250,18 @@ def test_any_histories_are_counted_as_the_ledger_counts_them(
                 model = ReadModel(path, sources_of(world.plan))
             ledger = Ledger(world.plan, world.kafka)
             read_into(model, ledger, Random(seed), read)
-            assert not differences(ledger.numbers(world.now_ms), counted(path, world.plan, world.now_ms))
+            assert not differences(
+                ledger.numbers(world.now_ms),
+                counted(path, world.plan, world.now_ms),
+            )
         model.close()
 
 
 def grown(parts: list[list[Step]], *, callbacks: bool) -> Iterator[SmallWorld]:
-    """Yield the same world after each part. It is made again each time, because it writes the same."""
+    """Yield the same world after each part.
+
+    It is made again each time, because it writes the same.
+    """
     steps: list[Step] = []
     for part in parts:
         steps += part
@@ -213,13 +269,23 @@ def grown(parts: list[list[Step]], *, callbacks: bool) -> Iterator[SmallWorld]:
 
 
 @given(STEPS, STEPS, st.integers())
-def test_what_retention_forgets_counts_no_more(before: list[Step], after: list[Step], seed: int) -> None:
+def test_what_retention_forgets_counts_no_more(
+    before: list[Step],
+    after: list[Step],
+    seed: int,
+) -> None:
     """The records that are left are elected as if there had never been others."""
     cut = msgspec.structs.replace(after[0], pause_ms=5 * DAY_MS)
     world = SmallWorld([*before, cut, *after[1:]], callbacks=True, began_ms=NOW_MS)
     ledger = Ledger(world.plan, world.kafka)
     sources = sources_of(world.plan)
-    sources = Sources(sources.names, sources.partitions, Retention(status_days=2), sources.workspaces, sources.final)
+    sources = Sources(
+        sources.names,
+        sources.partitions,
+        Retention(status_days=2),
+        sources.workspaces,
+        sources.final,
+    )
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.sqlite"
         model = ReadModel(path, sources)
@@ -228,7 +294,11 @@ def test_what_retention_forgets_counts_no_more(before: list[Step], after: list[S
         model.close()
         counts = counted(path, world.plan, world.now_ms)
     oldest_ms = world.now_ms - 2 * DAY_MS
-    ledger.records = {origin: record for origin, record in ledger.records.items() if record.last["at_ms"] >= oldest_ms}
+    ledger.records = {
+        origin: record
+        for origin, record in ledger.records.items()
+        if record.last["at_ms"] >= oldest_ms
+    }
     expected = ledger.numbers(world.now_ms)
     assert not differences(_of_records(expected), _of_records(counts))
 

@@ -1,4 +1,6 @@
-"""The account of 40 messy schedules through rendered pages, the look-up API and the commands: all say the same."""
+"""The account of 40 messy schedules through rendered pages, the look-up API and the commands: all
+say the same.
+"""
 
 import asyncio
 import csv
@@ -26,7 +28,17 @@ from stream_app.domain.lane.explain import Group
 from stream_app.kafka.groups import Consumption
 from tests.board.client import BEARER, Client, plain
 from tests.board.scene import TOKEN, board_of, consumers_of, fetch_result, find_waiting, settings_of
-from tests.simulation.account import COLUMN_OF, NO_LEADS, Ledger, Look, Numbers, looks_at, messy, read_into, sources_of
+from tests.simulation.account import (
+    COLUMN_OF,
+    NO_LEADS,
+    Ledger,
+    Look,
+    Numbers,
+    looks_at,
+    messy,
+    read_into,
+    sources_of,
+)
 from tests.simulation.tape import Tape
 
 SCHEDULES: Final = 40
@@ -54,29 +66,58 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
         client = Client(board)
         api = await _answers(path, ledger)
         columns = _columns(expected)
-        assert await _books_page(client) == columns == +Counter(api["/books"]["columns"]), f"m{seed}"
+        assert await _books_page(client) == columns == +Counter(api["/books"]["columns"]), (
+            f"m{seed}"
+        )
         assert _books_command(ledger, now_ms) == columns, f"m{seed}"
         for which, topic in (("dlq", "leads.dlq"), ("parked", "leads.parked")):
-            states = [sum(n for name, n in expected.items() if name[0] == topic and name[-1] == s) for s in STATES]
+            states = [
+                sum(n for name, n in expected.items() if name[0] == topic and name[-1] == s)
+                for s in STATES
+            ]
             text = (await client.get(f"/board/dead?from={which}")).text
-            shown = [int(number) for number in re.findall(r'<dd id="\w+"><b><span class="total">(\d+)<', text)]
-            assert (shown or [0, 0, 0, 0]) == states == [api["/dlq"][which][state] for state in STATES], f"m{seed}"
-            met.update(f"{which} {state}" for state, many in zip(STATES, states, strict=True) if many)
-        assert _money_rows((await client.get("/board/money.csv")).text) == _money(expected), f"m{seed}"
+            shown = [
+                int(number)
+                for number in re.findall(r'<dd id="\w+"><b><span class="total">(\d+)<', text)
+            ]
+            assert (
+                (shown or [0, 0, 0, 0]) == states == [api["/dlq"][which][state] for state in STATES]
+            ), f"m{seed}"
+            met.update(
+                f"{which} {state}" for state, many in zip(STATES, states, strict=True) if many
+            )
+        assert _money_rows((await client.get("/board/money.csv")).text) == _money(expected), (
+            f"m{seed}"
+        )
         imports = {
             (publication["workspace"], publication["import_id"]): publication["columns"]
             for publication in api["/imports"]["imports"]
         }
         for name, of_import in imports.items():
-            wanted = {key[3]: n for key, n in expected.items() if key[0] == "import" and key[1:3] == name}
+            wanted = {
+                key[3]: n for key, n in expected.items() if key[0] == "import" and key[1:3] == name
+            }
             wanted.pop("credits", 0)
-            assert {column: leads for column, leads in of_import.items() if leads} == wanted, f"m{seed} {name}"
-            text = plain((await client.get(f"/board/imports?workspace={name[0]}&id={name[1]}")).text)
-            rest = sum(leads for column, leads in wanted.items() if column not in ("held", "under_way", "waiting"))
-            assert f"{rest} of {(leads := sum(wanted.values()))} {noun(leads, 'lead')}" in text, f"m{seed} {name}"
+            assert {column: leads for column, leads in of_import.items() if leads} == wanted, (
+                f"m{seed} {name}"
+            )
+            text = plain(
+                (await client.get(f"/board/imports?workspace={name[0]}&id={name[1]}")).text,
+            )
+            rest = sum(
+                leads
+                for column, leads in wanted.items()
+                if column not in ("held", "under_way", "waiting")
+            )
+            assert f"{rest} of {(leads := sum(wanted.values()))} {noun(leads, 'lead')}" in text, (
+                f"m{seed} {name}"
+            )
         met.update({"columns": len(columns), "imports": len(imports)})
         board.close()
-    assert min(met[kind] for kind in ("columns", "imports", "dlq open", "dlq solved", "parked open")) > 3, met
+    assert (
+        min(met[kind] for kind in ("columns", "imports", "dlq open", "dlq solved", "parked open"))
+        > 3
+    ), met
     assert min(met[f"{which} given_up"] for which in ("dlq", "parked")) > 0, met
 
 
@@ -93,7 +134,11 @@ _MONEY: Final = ("credits", "saved", "enriched", "refused", "resent")
 
 def _money(expected: Numbers) -> Numbers:
     """The money of the ledger by workspace."""
-    return {name: value for name, value in expected.items() if name[0] in _MONEY and name[2:] != ("", "")}
+    return {
+        name: value
+        for name, value in expected.items()
+        if name[0] in _MONEY and name[2:] != ("", "")
+    }
 
 
 def _money_rows(text: str) -> Numbers:
@@ -130,5 +175,9 @@ async def _answers(path: Path, ledger: Ledger) -> dict[str, Any]:
     about = BoardQueries(path, set()), lambda: ProjectionLag(1, 0), fetch_result, kafka, names
     lookup = Lookup(*about, Access(TOKEN, made_here=False), find_waiting, lambda: 1)
     transport = httpx.ASGITransport(Starlette(routes=lookup.routes()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107", headers=BEARER) as client:
+    async with httpx.AsyncClient(
+        transport=transport,
+        base_url="http://127.0.0.1:9107",
+        headers=BEARER,
+    ) as client:
         return {path: (await client.get(path)).json() for path in ("/books", "/dlq", "/imports")}

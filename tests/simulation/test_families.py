@@ -1,4 +1,5 @@
-"""Families of schedules: budgets that bind, shared partitions, missed ends of transactions, dead letters that return.
+"""Families of schedules: budgets that bind, shared partitions, missed ends of transactions, dead
+letters that return.
 
 Some of those that `python -m tests.simulation` runs.
 """
@@ -27,7 +28,7 @@ NEIGHBOURS: Final = 120
 Family = Callable[[], Iterable[Schedule]]
 
 
-# ------------------------------------------------------------------------------------------------ a budget that binds
+# ------------------------------------------------------------------------------ a budget that binds
 
 
 @each_part
@@ -41,18 +42,24 @@ def test_an_overspent_and_a_wasted_budget_are_found_out() -> None:
     real = budget.reserve
 
     def generous(policy: BudgetPolicy, *rest: object) -> object:
-        return real(msgspec.structs.replace(policy, credits_per_day=(policy.credits_per_day or 0) + 20), *rest)  # type: ignore[arg-type]  # passed on
+        return real(
+            msgspec.structs.replace(policy, credits_per_day=(policy.credits_per_day or 0) + 20),
+            *rest,  # type: ignore[arg-type]  # passed on
+        )
 
     def wasteful(policy: BudgetPolicy, *rest: object) -> object:
         return real(msgspec.structs.replace(policy, credits_per_day=20), *rest)  # type: ignore[arg-type]  # passed on
 
     for broken, says in ((generous, "are allowed"), (wasteful, "were used")):
         with patch.object(budget, "reserve", broken):
-            problems = run([budgeted(number) for number in range(200)], until=methodcaller("__contains__", says))
+            problems = run(
+                [budgeted(number) for number in range(200)],
+                until=methodcaller("__contains__", says),
+            )
         assert any(says in problem for _, problem in problems), says
 
 
-# ------------------------------------------------------------------------------------- several lanes in one partition
+# ------------------------------------------------------------------- several lanes in one partition
 
 
 @each_part
@@ -65,7 +72,7 @@ def test_a_healthy_lane_is_not_affected_by_its_neighbours() -> None:
     assert assert_whole([troubled(number) for number in range(60)])["deferred"] > 30
 
 
-# --------------------------------------------------- Kafka misses the end of a transaction, and take-overs break, too
+# --------------------------------- Kafka misses the end of a transaction, and take-overs break, too
 
 
 @pytest.mark.parametrize("base", [*missed_once(), *aborted()[::4]], ids=lambda base: base.name)
@@ -88,7 +95,7 @@ def test_drawn_schedules_with_missed_markers_and_broken_recoveries(part: str) ->
     assert_whole([recovered(seed) for seed in of_part(part, range(300))])
 
 
-# ----------------------------------------- a dead-lettered lead is published again: POSTed once more at most, ends once
+# --------------------- a dead-lettered lead is published again: POSTed once more at most, ends once
 
 
 @pytest.mark.parametrize(
@@ -100,19 +107,29 @@ def test_drawn_schedules_with_missed_markers_and_broken_recoveries(part: str) ->
     ],
 )
 def test_no_time_of_the_publication_breaks_a_promise(family: Family, ends: set[str]) -> None:
-    """`ends`: what becomes of the dead letter and of the publication, in at least one of the schedules."""
+    """`ends`: what becomes of the dead letter and of the publication, in at least one of the
+    schedules.
+    """
     assert assert_whole(family()).keys() >= ends
 
 
-# ------------------------------------------------------------------------------------------ every await around a fault
+# ----------------------------------------------------------------------- every await around a fault
 
 
 @each_part
 @pytest.mark.parametrize(
     ("base", "every"),
-    [("ordered", 3), ("corrected", 7), *((name, 5) for name in ("mixed", "linked", "apart", "grown", "merged"))],
+    [
+        ("ordered", 3),
+        ("corrected", 7),
+        *((name, 5) for name in ("mixed", "linked", "apart", "grown", "merged")),
+    ],
 )
-def test_orders_costs_and_persons_are_right_wherever_a_process_crashes(base: str, every: int, part: str) -> None:
+def test_orders_costs_and_persons_are_right_wherever_a_process_crashes(
+    base: str,
+    every: int,
+    part: str,
+) -> None:
     """Commands are obeyed, costs are corrected once, and no person is paid for twice."""
     assert_whole(of_part(part, list(counted(base))[::every]))
 
@@ -127,7 +144,9 @@ def test_each_await_around_a_replaced_dead_letter_is_broken_once(part: str) -> N
 @each_part
 @pytest.mark.parametrize(("base", "kind"), [("replaced", "freeze"), ("outlived", "rebalance")])
 def test_a_row_that_is_taken_over_ends_its_history(base: str, kind: str, part: str) -> None:
-    """A redelivered record of an ended history, whose row the next one had taken, got a history of its own."""
+    """A redelivered record of an ended history, whose row the next one had taken, got a history of
+    its own.
+    """
     schedules = [schedule for schedule in counted(base) if f"/{kind}@" in schedule.name]
     assert len(schedules) > 50
     assert_whole(of_part(part, schedules))

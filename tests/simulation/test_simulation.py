@@ -1,4 +1,7 @@
-"""Every await is a crash point: 3,000 schedules. `python -m tests.simulation` runs all that are counted, and more."""
+"""Every await is a crash point: 3,000 schedules.
+
+`python -m tests.simulation` runs all that are counted, and more.
+"""
 
 import os
 from collections.abc import Iterator
@@ -37,7 +40,9 @@ _SHARES: Final = {"crash": 1 / 5, "freeze": 1 / 32, "stop": 1 / 32, "rebalance":
 
 
 def chosen() -> Iterator[Schedule]:
-    """Of those that are counted: each request to the broker lost, a crash at one of five awaits, some of the rest."""
+    """Of those that are counted: each request to the broker lost, a crash at one of five awaits,
+    some of the rest.
+    """
     chance = Random(7)
     for schedule in counted():
         fault = schedule.name.partition("/")[2].partition("@")[0]
@@ -60,7 +65,9 @@ def test_no_schedule_breaks_a_promise(part: str) -> None:
     failures = run_all(iter(schedules), cores, done)
     if failures:
         pytest.fail(
-            f"{len(failures)} schedules failed; the first: {failures[0]}\n{explain(failures[0][0])}", pytrace=False
+            f"{len(failures)} schedules failed; the first: {failures[0]}\n"
+            f"{explain(failures[0][0])}",
+            pytrace=False,
         )
     assert ran == len(schedules)
     each_s = (_cpu_s() - before_s) / cores
@@ -108,7 +115,8 @@ def test_a_failure_is_reported_with_its_seed_line_by_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG_HUNTS)) for name in MUTANTS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG_HUNTS)) for name in MUTANTS],
 )
 def test_a_broken_line_is_found_out(name: str) -> None:
     assert caught(name) is not None, f"no schedule notices {name}: the simulation is blind to it"

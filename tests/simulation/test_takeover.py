@@ -1,4 +1,6 @@
-"""A take-over of a ledger, broken at each of its requests: the transaction before it stays what it was."""
+"""A take-over of a ledger, broken at each of its requests: the transaction before it stays what it
+was.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +16,25 @@ from stream_app.domain.model.records import Record
 from stream_app.kafka.takeover.steps import timeout_with_verdict
 from tests.partition.virtual import run, virtual_time
 from tests.simulation.client import MemoryLedger, NoAnswer, Repair
-from tests.simulation.kafka import ConcurrentTransactions, InvalidState, MemoryKafka, NoLeader, ProducerFenced
+from tests.simulation.kafka import (
+    ConcurrentTransactions,
+    InvalidState,
+    MemoryKafka,
+    NoLeader,
+    ProducerFenced,
+)
 from tests.simulation.parts import each_part, of_part
 
 T = TypeVar("T")
 Kind = Literal["lost", "unanswered", "half", "late by 1", "late by 2", "late by 3"]
-KINDS: Final[tuple[Kind, ...]] = ("lost", "unanswered", "half", "late by 1", "late by 2", "late by 3")
+KINDS: Final[tuple[Kind, ...]] = (
+    "lost",
+    "unanswered",
+    "half",
+    "late by 1",
+    "late by 2",
+    "late by 3",
+)
 Breaks = tuple[tuple[int, Kind], ...]
 ENDINGS: Final = ("committed", "aborted", "open")
 STRANDED: Final = (("rows",), ("events",), ("rows", "events"))
@@ -28,7 +43,10 @@ ID: Final = "rows-0"
 
 
 class BrokenLink:
-    """Breaks requests by their number. One that is late arrives when so many others have; no request waits for it."""
+    """Breaks requests by their number.
+
+    One that is late arrives when so many others have; no request waits for it.
+    """
 
     def __init__(self, breaks: Breaks) -> None:
         self.asked = 0
@@ -91,7 +109,10 @@ class TakeOverCase:
         return [consumed.value for consumed in self.kafka.log(topic, 0).committed()]
 
     async def taken_over(self, breaks: Breaks = ()) -> int:
-        """By one process after the other, until one succeeds. Returns how many requests that took."""
+        """By one process after the other, until one succeeds.
+
+        Returns how many requests that took.
+        """
         link = BrokenLink(breaks)
         while True:
             try:
@@ -112,7 +133,11 @@ class TakeOverCase:
 def plans() -> Iterator[tuple[str, Sequence[str], int, Breaks]]:
     """Each request broken once; any two of them, where all is stranded; three that are drawn."""
     everything = list(product(ENDINGS, STRANDED, range(3)))
-    for (ending, stranded, missed), number, kind in product(everything, range(1, REQUESTS + 1), KINDS):
+    for (ending, stranded, missed), number, kind in product(
+        everything,
+        range(1, REQUESTS + 1),
+        KINDS,
+    ):
         yield ending, stranded, missed, ((number, kind),)
     pairs = list(combinations(range(1, REQUESTS + 1), 2))
     for ending, (one, two), first, second in product(ENDINGS, pairs, KINDS, KINDS):
@@ -124,7 +149,9 @@ def plans() -> Iterator[tuple[str, Sequence[str], int, Breaks]]:
 
 
 def may_refuse(ending: str, missed: int, breaks: Breaks) -> bool:
-    """Two fences meet an ongoing transaction, and the marker of its abort is missed: it is unknown which ended it."""
+    """Two fences meet an ongoing transaction, and the marker of its abort is missed: it is unknown
+    which ended it.
+    """
     return ending == "open" and missed > 0 and any(kind.startswith("late") for _, kind in breaks)
 
 
@@ -157,14 +184,18 @@ def test_a_transaction_keeps_its_outcome_when_take_overs_break_anywhere(part: st
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_how_many_requests_an_undisturbed_take_over_takes(ending: str) -> None:
-    """A look, the fence, whether anything is open, the rows; and twice a look and a step more for the repair."""
+    """A look, the fence, whether anything is open, the rows; and twice a look and a step more for
+    the repair.
+    """
     asked = run(TakeOverCase(ending, STRANDED[-1]).taken_over())
     assert asked == {"committed": 8, "aborted": 8, "open": 6}[ending]
     assert asked < REQUESTS
 
 
 def test_a_look_of_before_a_freeze_is_not_acted_upon() -> None:
-    """A successor came meanwhile, and Kafka missed the end of its last transaction: a fence would hide how it ended."""
+    """A successor came meanwhile, and Kafka missed the end of its last transaction: a fence would
+    hide how it ended.
+    """
 
     class Frozen(BrokenLink):
         async def ask(self, what: str, request: Callable[[], T]) -> T:
@@ -209,7 +240,9 @@ async def test_a_fence_that_arrives_long_after_its_look_carries_no_verdict() -> 
 
 @virtual_time
 async def test_a_commit_that_another_process_aborts_during_its_repair_is_reported() -> None:
-    """Kafka's time-out, or another program's fence, between the two requests of a repair whose process is gone."""
+    """Kafka's time-out, or another program's fence, between the two requests of a repair whose
+    process is gone.
+    """
     case = TakeOverCase("committed", STRANDED[-1])
     with pytest.raises(BrokerUnavailable):
         await case.ledger(BrokenLink(((4, "half"),))).take_over()
@@ -218,7 +251,10 @@ async def test_a_commit_that_another_process_aborts_during_its_repair_is_reporte
         case.kafka.init_producer(ID)
     assert len(case.betrayed) == 2
     for _ in range(2):
-        with pytest.raises(StateStoreError, match="Kafka aborted the repair of a transaction that was committed"):
+        with pytest.raises(
+            StateStoreError,
+            match="Kafka aborted the repair of a transaction that was committed",
+        ):
             await case.ledger().take_over()
 
 

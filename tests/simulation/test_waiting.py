@@ -1,4 +1,6 @@
-"""What everyone counts as waiting, at many moments of messy schedules: records without an event, and no others."""
+"""What everyone counts as waiting, at many moments of messy schedules: records without an event,
+and no others.
+"""
 
 import json
 from collections import Counter
@@ -9,11 +11,32 @@ from tests.simulation.parts import each_part, of_part
 
 SCHEDULES: Final = 150
 _QUIET_MS: Final = 3_000
-LOOKS_S: Final = (0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 11.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 400.0, 1_000.0)
+LOOKS_S: Final = (
+    0.5,
+    1.0,
+    2.0,
+    3.0,
+    4.5,
+    6.0,
+    8.0,
+    11.0,
+    15.0,
+    20.0,
+    30.0,
+    45.0,
+    60.0,
+    90.0,
+    120.0,
+    400.0,
+    1_000.0,
+)
 
 
 class Waiting(MessyWorld):
-    """Compares the count at each look. `met`: how many partitions were compared, and of how many records."""
+    """Compares the count at each look.
+
+    `met`: how many partitions were compared, and of how many records.
+    """
 
     met: Counter[str]
 
@@ -32,12 +55,17 @@ class Waiting(MessyWorld):
                 expected += sum(record.record_id not in origins for record in left)
                 counted += counts[topic, number]
                 self.met["behind the group's offset"] += len(left)
-            assert counted >= expected, f"{counted} of {expected} records wait in partition {number}"
-            # A view says where its owner is as of its time: what was taken after it is not known yet, and an owner
-            # that has just taken the partition over still has to read again what its predecessor took.
+            assert counted >= expected, (
+                f"{counted} of {expected} records wait in partition {number}"
+            )
+            # A view says where its owner is as of its time: what was taken after it is not known
+            # yet, and an owner that has just taken the partition over still has to read again what
+            # its predecessor took.
             last_ms = max((event.timestamp_ms for event in events), default=0)
             if views and last_ms <= views[-1].timestamp_ms <= self.now_ms() - _QUIET_MS:
-                assert counted == expected, f"{counted} for {expected} records wait in partition {number}"
+                assert counted == expected, (
+                    f"{counted} for {expected} records wait in partition {number}"
+                )
                 self.met.update(partitions=1, waiting=expected)
 
 
@@ -49,5 +77,7 @@ def test_what_waits_is_what_has_no_event(part: str) -> None:
         world.met = met
         outcome = world.run()
         assert not outcome.problems, f"m{seed}: {outcome.problems[0]}"
-    assert met["behind the group's offset"] > met["waiting"] > 0, "some were taken, and their offset is not committed"
+    assert met["behind the group's offset"] > met["waiting"] > 0, (
+        "some were taken, and their offset is not committed"
+    )
     assert met["partitions"] > 50, met

@@ -1,4 +1,5 @@
-"""One worker process: joins the group, takes its partitions over, serves them, and gives them up on request.
+"""One worker process: joins the group, takes its partitions over, serves them, and gives them up on
+request.
 
 What `stream-app worker` does through Faust, with the same objects of the line and the partition.
 """
@@ -51,7 +52,8 @@ class Surroundings(Protocol):
     def latency_s(self) -> float: ...
 
     def fate_of(self, what: str, process: Process) -> str:
-        """'' or, for a request to the broker, 'lost' (it never arrives), 'unknown' (its answer does not), 'refused'.
+        """'' or, for a request to the broker, 'lost' (it never arrives), 'unknown' (its answer does
+        not), 'refused'.
 
         'half': half of it arrives, and no answer.
         """
@@ -62,7 +64,9 @@ class Surroundings(Protocol):
 
 
 class SimLink:
-    """A process's way to the broker: takes time, may lose a request or its answer, outlives the process."""
+    """A process's way to the broker: takes time, may lose a request or its answer, outlives the
+    process.
+    """
 
     def __init__(self, world: Surroundings, process: Process) -> None:
         self._world = world
@@ -88,7 +92,12 @@ class SimLink:
             request.half()
         if fate in ("lost", "refused", "half"):
             world.say(self._process, f"{what} is {fate}")
-            world.loop.outside(0.0 if fate == "refused" else ANSWER_TIMEOUT_S, _fail, answer, NoAnswer(what))
+            world.loop.outside(
+                0.0 if fate == "refused" else ANSWER_TIMEOUT_S,
+                _fail,
+                answer,
+                NoAnswer(what),
+            )
             return
         try:
             result = request()
@@ -195,14 +204,18 @@ class Worker:
         self._partitions.clear()
 
     async def _join(self) -> tuple[int, list[int], bool]:
-        """Return the generation, the partitions, and whether the group still knew this member when it asked."""
+        """Return the generation, the partitions, and whether the group still knew this member when
+        it asked.
+        """
         answer: asyncio.Future[tuple[int, list[int], bool]] = self._world.loop.create_future()
 
         def arrive() -> None:
             group = self._world.group
             known = group.knows(self.member)
             group.join(
-                self.member, self.request_rejoin, lambda generation, mine: _tell(answer, (generation, mine, known))
+                self.member,
+                self.request_rejoin,
+                lambda generation, mine: _tell(answer, (generation, mine, known)),
             )
 
         self._world.loop.outside(self._world.latency_s(), arrive)
@@ -219,7 +232,14 @@ class Worker:
         names = self._world.plan.topics
         for number in mine:
             for topic, source in sources(names).items():
-                inlet = MemoryInlet(self._world.kafka, names.worker_app, generation, topic, number, self._link)
+                inlet = MemoryInlet(
+                    self._world.kafka,
+                    names.worker_app,
+                    generation,
+                    topic,
+                    number,
+                    self._link,
+                )
                 self._inlets.append(inlet)
                 self._serve(inlet, source)
 
@@ -228,9 +248,13 @@ class Worker:
         if inlet.suspended.is_set():
             return
         if inlet.is_empty:
-            inlet.when_more(lambda: self._world.loop.run_in(self.process, self._serve, inlet, source))
+            inlet.when_more(
+                lambda: self._world.loop.run_in(self.process, self._serve, inlet, source),
+            )
             return
-        serving = self._world.loop.create_task(self._partitions[inlet.partition].runner.serve(inlet, source))
+        serving = self._world.loop.create_task(
+            self._partitions[inlet.partition].runner.serve(inlet, source),
+        )
         serving.add_done_callback(self._served)
         self._serving.append(serving)
 
@@ -239,7 +263,13 @@ class Worker:
         names = self._world.plan.topics
         partition = PartitionOwner(
             number,
-            MemoryLedger(world.kafka, f"{names.worker_app}-{number}", names.state, number, self._link),
+            MemoryLedger(
+                world.kafka,
+                f"{names.worker_app}-{number}",
+                names.state,
+                number,
+                self._link,
+            ),
             WorkerParts(
                 plan=world.plan,
                 clay=world.clay.client(self.process),
@@ -281,7 +311,8 @@ class Worker:
                 for inlet in self._inlets:
                     await inlet.drained()
         except TimeoutError:
-            if self._world.group.knows(self.member):  # else it was frozen, and the group went on without it
+            # else it was frozen, and the group went on without it
+            if self._world.group.knows(self.member):
                 self._world.problem(f"rest: {self.member} holds up the rebalance")
         for inlet in self._inlets:
             await inlet.end()
@@ -300,7 +331,9 @@ class Worker:
         self._world.say(self.process, f"must stop: {error}")
         if not isinstance(error, Fenced):
             is_refusal = isinstance(error, StateStoreError)
-            self._world.problem(f"refused: {error}" if is_refusal else f"{self.member}: alarm {error!r}")
+            self._world.problem(
+                f"refused: {error}" if is_refusal else f"{self.member}: alarm {error!r}",
+            )
         self._world.ended(self, error)
 
 

@@ -1,4 +1,6 @@
-"""One run of a schedule: broker, Clay, workers, replay and supervisor on one virtual clock, and the checker beside."""
+"""One run of a schedule: broker, Clay, workers, replay and supervisor on one virtual clock, and the
+checker beside.
+"""
 
 import asyncio
 import json
@@ -30,7 +32,9 @@ from tests.simulation.tape import tape_of
 from tests.simulation.worker import Worker
 
 T0_MS: Final = 1_796_083_140_000
-"""2026-11-30T23:59:00Z: a minute before a day and a month turn, so that a budget that binds soon has room again."""
+"""2026-11-30T23:59:00Z: a minute before a day and a month turn, so that a budget that binds soon
+has room again.
+"""
 
 TAKE_OVER: Final = {"look", "fence", "open", "end"}
 """The requests of a take-over; the rows are read behind it."""
@@ -41,7 +45,8 @@ _HEARTBEAT_S: Final = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`problems`: broken promises, the first one first; `turns` and `requests`: how many there were to break at.
+    """`problems`: broken promises, the first one first; `turns` and `requests`: how many there were
+    to break at.
 
     ends               how many transactions of the workers ended.
     commits            the numbers of the requests that were to commit a transaction.
@@ -74,11 +79,21 @@ class World:
         self.kafka = MemoryKafka(self.now_ms)
         self.group = Group(self.loop, self.kafka, self.plan.topics.worker_app, self.plan.partitions)
         self.clay = FakeClay(
-            self.loop, self.now_ms, iter(schedule.fates), iter(schedule.answers), schedule.drop_in_flight
+            self.loop,
+            self.now_ms,
+            iter(schedule.fates),
+            iter(schedule.answers),
+            schedule.drop_in_flight,
         )
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
-        self.checker = Checker(self.plan, self.now_ms, self.problem, schedule.checks_money, schedule.well)
+        self.checker = Checker(
+            self.plan,
+            self.now_ms,
+            self.problem,
+            schedule.checks_money,
+            schedule.well,
+        )
         self.checker.answers.calm = not (schedule.faults or schedule.losses or schedule.missed)
         self.checker.answers.ordered = bool(schedule.orders)
         self._workers: dict[Process, Worker] = {}
@@ -92,7 +107,8 @@ class World:
         self._commits: list[int] = []
         self._missed_one = False
         self._user_transactions = 0
-        self._sent_back: set[str] = set()  # the places of dead letters that were sent back or given up
+        # the places of dead letters that were sent back or given up
+        self._sent_back: set[str] = set()
 
     def run(self) -> Outcome:
         schedule = self.schedule
@@ -107,7 +123,10 @@ class World:
         self.clay.on_post = self._on_post
         self.clay.on_answer = self.checker.on_answer
         self.clay.on_callback = self._call_back
-        self.clay.on_arrival = lambda post: self.say(None, f"Clay receives #{post.serial}: {post.fate}")
+        self.clay.on_arrival = lambda post: self.say(
+            None,
+            f"Clay receives #{post.serial}: {post.fate}",
+        )
         for alias, destination in self.plan.destinations.items():
             self.clay.pool(alias, destination.webhook_ids)
         loop.before_step = self._before_turn
@@ -120,11 +139,17 @@ class World:
         for serial, order in enumerate(schedule.orders):
             loop.outside(order.at_s, self._order, serial, order)
         Replayer(
-            loop, self.kafka, self.plan, self._rng, schedule.replay_again, lambda text: self.say(None, text)
+            loop,
+            self.kafka,
+            self.plan,
+            self._rng,
+            schedule.replay_again,
+            lambda text: self.say(None, text),
         ).start(self.now_ms())
         for number in range(schedule.workers):
             self._start(f"w{number + 1}")
-        # The simulation's clock never steps, and it is to come to rest: no timer looks at it again and again.
+        # The simulation's clock never steps, and it is to come to rest: no timer looks at it again
+        # and again.
         with (
             patch.object(lane_queue, "_LONGEST_TIMER_S", 1e9),
             patch.object(lanes, "_LOOK_EVERY_S", None),
@@ -143,14 +168,16 @@ class World:
         met = frozenset(name for event in events for name in (event.status, event.reason))
         return Outcome(*reported, self._ends, self._commits, self._recovery_requests, met)
 
-    # -------------------------------------------------------------------------------------- what the workers need
+    # ------------------------------------------------------------------------ what the workers need
 
     def now_ms(self) -> int:
         return T0_MS + round(self.loop.time() * 1000)
 
     def say(self, process: Process | None, text: str) -> None:
         if self.trace is not None:
-            self.trace.append(f"{self.loop.time():10.3f}  {process.name if process else '-':5}  {text}")
+            self.trace.append(
+                f"{self.loop.time():10.3f}  {process.name if process else '-':5}  {text}",
+            )
 
     def problem(self, text: str) -> None:
         self.say(None, f"BROKEN  {text}")
@@ -183,20 +210,26 @@ class World:
                 return how
 
     def ended(self, worker: Worker, error: BaseException | None) -> None:
-        """It stopped in good order, or must stop: then it is gone in a moment, whatever it does until then."""
+        """It stopped in good order, or must stop: then it is gone in a moment, whatever it does
+        until then.
+        """
         if error is None:
             self.loop.outside(0.0, self._gone, worker)
         else:
             self.loop.outside(self._rng.choice((0.0, 0.02, 0.5)), self._crash, worker)
 
     def _close_the_books(self) -> None:
-        """Invariant 1, by the books themselves: given all that is committed, they find every record in its column."""
+        """Invariant 1, by the books themselves: given all that is committed, they find every record
+        in its column.
+        """
         report = tape_of(self.plan, self.kafka, self.now_ms()).close()
         if not report.balanced:
             named = "; ".join(f"{problem.where} {problem.what}" for problem in report.problems)
-            self.problem(f"1: {report.records} records in, {report.accounted} accounted for: {named}")
+            self.problem(
+                f"1: {report.records} records in, {report.accounted} accounted for: {named}",
+            )
 
-    # ------------------------------------------------------------------------------------------------ supervisor
+    # ----------------------------------------------------------------------------------- supervisor
 
     def _start(self, name: str) -> None:
         life = self._lives[name] = self._lives.get(name, 0) + 1
@@ -253,14 +286,16 @@ class World:
                 self.say(None, "the group rebalances")
                 self.group.rebalance()
 
-    # ---------------------------------------------------------------------------------------- users and witnesses
+    # -------------------------------------------------------------------------- users and witnesses
 
     def _publish(self, serial: int, arrival: Arrival) -> None:
         plan = self.plan
         names = self.plan.topics
         home = plan.pins[arrival.workspace]
         partition = (home + 1) % self.plan.partitions if arrival.away else home
-        not_after_ms = None if arrival.not_after_s is None else self.now_ms() + int(arrival.not_after_s * 1000)
+        not_after_ms = (
+            None if arrival.not_after_s is None else self.now_ms() + int(arrival.not_after_s * 1000)
+        )
         fields = {**fields_of(arrival.known_by, arrival.person), "serial": serial}
         document: dict[str, object] = {
             "fields": {}
@@ -271,9 +306,15 @@ class World:
             "workspace": "nowhere" if arrival.how == "nowhere" else arrival.workspace,
         }
         if arrival.import_id:
-            alike = [other for other in self.schedule.arrivals if self._import_of(other) == self._import_of(arrival)]
+            alike = [
+                other
+                for other in self.schedule.arrivals
+                if self._import_of(other) == self._import_of(arrival)
+            ]
             document["import_id"] = arrival.import_id
-            document["import_summary"] = {"rows": 99, "leads": len(alike)} if alike[0] is arrival else None
+            document["import_summary"] = (
+                {"rows": 99, "leads": len(alike)} if alike[0] is arrival else None
+            )
         if not_after_ms is not None:
             document["not_after_ms"] = not_after_ms
         junk = arrival.how == "junk"
@@ -303,7 +344,9 @@ class World:
             self.checker.published(consumed, what)
             self.kafka.produce(partition, record)
         self.say(
-            None, f"#{serial} {arrival.lead_id} of {arrival.person} is published as {consumed.record_id} {arrival.how}"
+            None,
+            f"#{serial} {arrival.lead_id} of {arrival.person} is published as "
+            f"{consumed.record_id} {arrival.how}",
         )
 
     @staticmethod
@@ -320,24 +363,36 @@ class World:
                         back = redriven(read_envelope(consumed), consumed.record_id)
                         self.say(None, f"{consumed.record_id} is sent back")
                         self._sent_back.add(consumed.record_id)
-                        record = Record(names.retry, consumed.key, consumed.value, back.to_headers())
+                        record = Record(
+                            names.retry,
+                            consumed.key,
+                            consumed.value,
+                            back.to_headers(),
+                        )
                         self.kafka.produce(partition, record)
 
     def _give_up(self, chance: Random) -> None:
         """An operator gives some dead letters up, whatever they have come to.
 
-        The replay process ends one without a row once, and none that was sent back. The worker judges the others.
+        The replay process ends one without a row once, and none that was sent back. The worker
+        judges the others.
         """
         names = self.plan.topics
         for topic in (names.dlq, names.parked):
             for partition in range(self.plan.partitions):
                 for consumed in self.kafka.log(topic, partition).committed():
                     has_row = goes_on(read_envelope(consumed))
-                    if chance.random() < 0.5 or (not has_row and consumed.record_id in self._sent_back):
+                    if chance.random() < 0.5 or (
+                        not has_row and consumed.record_id in self._sent_back
+                    ):
                         continue
                     self._sent_back.add(consumed.record_id)
                     self.say(None, f"{consumed.record_id} is given up")
-                    key, value, end = giving_up(consumed, self.plan.workspaces, "given up by an operator")
+                    key, value, end = giving_up(
+                        consumed,
+                        self.plan.workspaces,
+                        "given up by an operator",
+                    )
                     self.kafka.produce(partition, Record(names.retry, key, value, end.to_headers()))
 
     def _order(self, serial: int, order: Order) -> None:
@@ -363,9 +418,17 @@ class World:
             attempt=attempt,
             forced_origin=origin if what.force else "",
         )
-        record = Record(self.plan.topics.callbacks, destination.workspace.encode(), msgspec.json.encode(callback))
+        record = Record(
+            self.plan.topics.callbacks,
+            destination.workspace.encode(),
+            msgspec.json.encode(callback),
+        )
         consumed = self.kafka.produce(self.plan.pins[destination.workspace], record)
-        self.say(None, f"Clay calls back about #{post.serial}: {outcome}, attempt {attempt}, as {consumed.record_id}")
+        self.say(
+            None,
+            f"Clay calls back about #{post.serial}: {outcome}, attempt {attempt}, as "
+            f"{consumed.record_id}",
+        )
         self.checker.answers.called_back(consumed, origin, post)
 
     def _on_end(self, transactional_id: str) -> None:
@@ -376,12 +439,24 @@ class World:
         self._ends += 1
         for missed in self.schedule.missed:
             if missed.at_end == self._ends:
-                topics = {log.topic for log in self.kafka.logs} - {names.leads, names.bulk}  # users write there, too
-                lost = {"rows": {names.state}, "others": topics - {names.state}, "all": topics}[missed.where]
-                self.say(None, f"Kafka ends a transaction of {transactional_id}, {missed.where} have no leader")
+                # users write there, too
+                topics = {log.topic for log in self.kafka.logs} - {names.leads, names.bulk}
+                lost = {"rows": {names.state}, "others": topics - {names.state}, "all": topics}[
+                    missed.where
+                ]
+                self.say(
+                    None,
+                    f"Kafka ends a transaction of {transactional_id}, {missed.where} have no "
+                    "leader",
+                )
                 self._missed_one = True
-                self.kafka.leaderless = {(log.topic, log.partition) for log in self.kafka.logs if log.topic in lost}
-                self.loop.outside(missed.for_s + self.schedule.markers_s, self.kafka.leaderless.clear)
+                self.kafka.leaderless = {
+                    (log.topic, log.partition) for log in self.kafka.logs if log.topic in lost
+                }
+                self.loop.outside(
+                    missed.for_s + self.schedule.markers_s,
+                    self.kafka.leaderless.clear,
+                )
 
     def _on_commit(self, records: Sequence[ConsumedRecord]) -> None:
         if self.trace is not None:
@@ -392,10 +467,18 @@ class World:
     def _tell(self, consumed: ConsumedRecord) -> None:
         if consumed.topic == self.plan.topics.status:
             event = json.loads(consumed.value or b"")
-            self.say(None, f"  event {event['id']} {event['status']} {event.get('reason', '')} ({event['lead_id']})")
+            self.say(
+                None,
+                f"  event {event['id']} {event['status']} {event.get('reason', '')} "
+                f"({event['lead_id']})",
+            )
         elif consumed.topic != self.plan.topics.lanes:
             key = (consumed.key or b"").decode()
-            what = "deleted" if consumed.value is None else consumed.value[:110].decode("utf-8", "replace")
+            what = (
+                "deleted"
+                if consumed.value is None
+                else consumed.value[:110].decode("utf-8", "replace")
+            )
             self.say(None, f"  {consumed.record_id} {key}: {what}")
 
     def _on_post(self, post: Post) -> None:

@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest_v0, CreateAclsRequest_v1, DescribeAclsRequest_v1
+from aiokafka.protocol.admin import (
+    CreateAclsRequest_v0,
+    CreateAclsRequest_v1,
+    DescribeAclsRequest_v1,
+)
 from aiokafka.protocol.api import Request
 
 from stream_app.kafka.rights import BITS, Acl
@@ -40,7 +44,8 @@ async def grant(kafka: SecureKafka, acls: Mapping[str, list[Acl]]) -> None:
         answer = await admin._send_to_controller(_CreateAcls(entries))
         assert not any(code for code, _ in answer.creation_responses)
         wanted = {(kind, name, user, operation) for kind, name, _, user, _, operation, _ in entries}
-        async with asyncio.timeout(30 * BUSY):  # the broker gets them from the controller a moment later
+        # the broker gets them from the controller a moment later
+        async with asyncio.timeout(30 * BUSY):
             while True:
                 if wanted <= _rights_in(await admin._send_request(_DescribeAcls())):
                     break
@@ -51,7 +56,11 @@ async def grant(kafka: SecureKafka, acls: Mapping[str, list[Acl]]) -> None:
 
 def _rights_in(answer: Any) -> set[tuple[int, str, str, int]]:
     assert not answer.error_code, answer.error_message
-    return {(kind, name, user, operation) for kind, name, _, acls in answer.resources for user, _, operation, _ in acls}
+    return {
+        (kind, name, user, operation)
+        for kind, name, _, acls in answer.resources
+        for user, _, operation, _ in acls
+    }
 
 
 class _DescribeAcls(Request[DescribeAclsRequest_v1]):  # type: ignore[misc]  # aiokafka is not followed

@@ -9,8 +9,15 @@ Handler = Callable[[PartitionStream], Awaitable[None]]
 """Processes the records of one topic-partition in one generation."""
 
 
-def app_with(app: App, handlers: Mapping[str, Handler], owner: Owner | None = None, state: str = "") -> App:
-    """The app with one agent for each topic of `handlers`, and the rows of `owner` as the table `state`."""
+def app_with(
+    app: App,
+    handlers: Mapping[str, Handler],
+    owner: Owner | None = None,
+    state: str = "",
+) -> App:
+    """The app with one agent for each topic of `handlers`, and the rows of `owner` as the table
+    `state`.
+    """
     if owner is not None:
         app.add_state_table(state, owner)
     for topic, handler in handlers.items():

@@ -1,4 +1,6 @@
-"""Faust apps in this process with topics of their own, and handlers and owners that record all calls."""
+"""Faust apps in this process with topics of their own, and handlers and owners that record all
+calls.
+"""
 
 import asyncio
 import contextlib
@@ -66,7 +68,9 @@ class Bench:
 
     def __init__(self, kafka: Broker, namespace: str) -> None:
         self.bootstrap = kafka.bootstrap
-        self.leads, self.bulk, self.state = (namespace + name for name in ("leads", "bulk", "state"))
+        self.leads, self.bulk, self.state = (
+            namespace + name for name in ("leads", "bulk", "state")
+        )
         self.group = namespace + "group"
 
     def app(self, handlers: dict[str, Handler], owner: Owner | None = None) -> Any:

@@ -1,6 +1,7 @@
 """Kafka's classes as the JVM keeps them for its next start, which then takes a third less CPU.
 
-A run of the tests starts dozens of brokers. The first run in a virtual environment makes the archive.
+A run of the tests starts dozens of brokers. The first run in a virtual environment makes the
+archive.
 """
 
 import os
@@ -18,9 +19,17 @@ PATH: Final = Path(sys.prefix) / f"kafka-{KAFKA_VERSION}.jsa"
 
 
 def make() -> None:
-    """Make the archive in a process of its own, if there is none. Without it, brokers start as ever."""
+    """Make the archive in a process of its own, if there is none.
+
+    Without it, brokers start as ever.
+    """
     if not PATH.exists():
-        subprocess.run([sys.executable, "-m", __name__], capture_output=True, check=False, timeout=600)
+        subprocess.run(
+            [sys.executable, "-m", __name__],
+            capture_output=True,
+            check=False,
+            timeout=600,
+        )
 
 
 def _make() -> None:
@@ -34,7 +43,11 @@ def _make() -> None:
         del os.environ["JDK_JAVA_OPTIONS"]
         files = [f"-XX:SharedClassListFile={names}", f"-XX:SharedArchiveFile={archive}"]
         jars = class_path(BROKER_JARS, lambda line: None)
-        subprocess.run([find_java(), *JVM, "-Xshare:dump", *files, "-cp", jars], check=True, timeout=300)
+        subprocess.run(
+            [find_java(), *JVM, "-Xshare:dump", *files, "-cp", jars],
+            check=True,
+            timeout=300,
+        )
         archive.rename(PATH)  # whole: other processes start brokers meanwhile
 
 

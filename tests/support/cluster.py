@@ -13,12 +13,17 @@ from tests.support.kafka import admin
 from tests.support.pace import BUSY
 
 
-async def coordinator_of(bootstrap: str, key: str, kind: CoordinationType = CoordinationType.GROUP) -> int:
+async def coordinator_of(
+    bootstrap: str,
+    key: str,
+    kind: CoordinationType = CoordinationType.GROUP,
+) -> int:
     """Return the node id of the coordinator of a group, or of a transactional id."""
     client = bind(AIOKafkaClient(bootstrap_servers=bootstrap))
     try:
         await client.bootstrap()
-        return int(await repeated(lambda: client.coordinator_lookup(kind, key), 30))  # the first one makes the topic
+        # the first one makes the topic
+        return int(await repeated(lambda: client.coordinator_lookup(kind, key), 30))
     finally:
         await client.close()
 

@@ -1,4 +1,5 @@
-"""Commands and processes of `stream-app` that are forked from one process that has imported all of it.
+"""Commands and processes of `stream-app` that are forked from one process that has imported all of
+it.
 
 So each begins at once: for most commands, the imports take ten times as long as the work.
 """
@@ -25,14 +26,21 @@ _POLL_S = 0.02
 @cache
 def _forks() -> ForkServerContext:
     root = Path(stream_app.__file__).parent
-    files = (path.relative_to(root.parent).with_suffix("") for path in root.rglob("*.py") if path.name[0] != "_")
+    files = (
+        path.relative_to(root.parent).with_suffix("")
+        for path in root.rglob("*.py")
+        if path.name[0] != "_"
+    )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([".".join(file.parts) for file in files])
     return context
 
 
 def run_command(argv: list[str], folder: Path, timeout_s: float) -> tuple[int, str]:
-    """Run a command in a folder, without a terminal. Return its exit code, and its output before its errors."""
+    """Run a command in a folder, without a terminal.
+
+    Return its exit code, and its output before its errors.
+    """
     with TemporaryDirectory() as kept:
         texts = [Path(kept) / name for name in ("stdout", "stderr")]
         process = _forks().Process(target=_run, args=(argv, folder, dict(os.environ), texts))
@@ -46,7 +54,9 @@ def run_command(argv: list[str], folder: Path, timeout_s: float) -> tuple[int, s
 
 
 class Forked(subprocess.Popen[bytes]):
-    """A process that is no child of this one, so that it is asked by other means than those of `Popen`."""
+    """A process that is no child of this one, so that it is asked by other means than those of
+    `Popen`.
+    """
 
     def __init__(self, process: ForkServerProcess, argv: Sequence[str]) -> None:
         assert process.pid is not None
@@ -77,9 +87,15 @@ class Forked(subprocess.Popen[bytes]):
 
 
 def fork_process(
-    children: ChildProcesses, argv: Sequence[str], log: Path, change: Callable[[], object] | None = None
+    children: ChildProcesses,
+    argv: Sequence[str],
+    log: Path,
+    change: Callable[[], object] | None = None,
 ) -> Forked:
-    """Start `stream-app` with these arguments, as `children.spawn` starts a program. `change` is called in it first."""
+    """Start `stream-app` with these arguments, as `children.spawn` starts a program.
+
+    `change` is called in it first.
+    """
     context = (children.directory, dict(os.environ), [log, log], children._watchdog.pid)
     process = _forks().Process(target=_run, args=(argv, *context, change))
     process.start()

@@ -12,16 +12,23 @@ DOUBLINGS = 3
 _MOST_RUNS = 15
 _MOST_S = 15.0  # of CPU: what is slow for a reason is measured three times, too
 _FLOOR_S = 0.01
-"""Shorter times are noise. What stays below it up to an eighth of the largest input takes 120 ms at the largest."""
+"""Shorter times are noise. What stays below it up to an eighth of the largest input takes 120 ms at
+the largest.
+"""
 
 
 def exponent(
-    work: Callable[[T], object], shape: Callable[[int], T], largest: int, enough: float
+    work: Callable[[T], object],
+    shape: Callable[[int], T],
+    largest: int,
+    enough: float,
 ) -> tuple[float, float]:
-    """Return the exponent of the CPU in the size, over three doublings up to `largest`, and the longest CPU in seconds.
+    """Return the exponent of the CPU in the size, over three doublings up to `largest`, and the
+    longest CPU in seconds.
 
-    It is 1 for linear work, and 2 for quadratic work. The least CPU of several runs counts. The runs end as soon as the
-    exponent is at most `enough`, because noise can only add CPU to the longer of the two times that are compared.
+    It is 1 for linear work, and 2 for quadratic work. The least CPU of several runs counts. The
+    runs end as soon as the exponent is at most `enough`, because noise can only add CPU to the
+    longer of the two times that are compared.
     """
     small = shape(largest >> DOUBLINGS)
     large = shape(largest)

@@ -20,7 +20,9 @@ _row: Final = msgspec.json.Decoder(Delivery)
 def one(tape: Tape) -> str:
     """Return the origin of an accepted lead with a short history."""
     last = {event.origin: event for _, _, event in tape.events()}
-    return min((event.seq, origin) for origin, event in last.items() if event.status == "accepted")[1]
+    return min((event.seq, origin) for origin, event in last.items() if event.status == "accepted")[
+        1
+    ]
 
 
 def of(tape: Tape, origin: str) -> list[tuple[list[ConsumedRecord], int, StatusEvent]]:
@@ -45,14 +47,21 @@ def row_of(tape: Tape, origin: str) -> tuple[list[ConsumedRecord], int, Delivery
 
 
 def with_value(consumed: ConsumedRecord, value: object) -> ConsumedRecord:
-    return msgspec.structs.replace(consumed, value=None if value is None else msgspec.json.encode(value))
+    return msgspec.structs.replace(
+        consumed,
+        value=None if value is None else msgspec.json.encode(value),
+    )
 
 
 def lose_the_history(tape: Tape, origin: str) -> None:
     for log, i, _ in reversed(of(tape, origin)):
         del log[i]
     log, _, row = row_of(tape, origin)
-    log[:] = [consumed for consumed in log if not (consumed.value and row.origin.encode() in consumed.value)]
+    log[:] = [
+        consumed
+        for consumed in log
+        if not (consumed.value and row.origin.encode() in consumed.value)
+    ]
 
 
 def _event(number: int, change: Callable[[list[ConsumedRecord], int, StatusEvent], None]) -> Damage:

@@ -51,9 +51,15 @@ workspace = "acme"
 webhooks_env = ["WEBHOOK"]
 allowed_hosts = ["127.0.0.1", "localhost", "api.clay.com"]
 {more}
-"""
+""",
     )
-    environ = {"WEBHOOK": webhook, "FIRMS": f"{webhook}-firms", "REDIS": redis_url, "KEY": key, "OLD_KEY": OLD_KEY}
+    environ = {
+        "WEBHOOK": webhook,
+        "FIRMS": f"{webhook}-firms",
+        "REDIS": redis_url,
+        "KEY": key,
+        "OLD_KEY": OLD_KEY,
+    }
     environ["PROXY"] = proxy
     return load_settings(path, environ, ("clay", "gateway"))
 
@@ -65,7 +71,10 @@ async def in_groups(settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         for topic, group in ((names.leads, names.worker_app), (names.dlq, names.replay_app)):
             consumer = AIOKafkaConsumer(
-                topic, bootstrap_servers=settings.kafka.bootstrap, group_id=group, enable_auto_commit=False
+                topic,
+                bootstrap_servers=settings.kafka.bootstrap,
+                group_id=group,
+                enable_auto_commit=False,
             )
             await stack.enter_async_context(consumer)
             async with asyncio.timeout(30 * BUSY):

@@ -19,11 +19,20 @@ METADATA: Final = 3
 FIND_COORDINATOR: Final = 10
 JOIN_GROUP: Final = 11
 DESCRIBE_GROUPS: Final = 15
-_VERSIONS: Final = {METADATA: 1, 9: 3, FIND_COORDINATOR: 1, JOIN_GROUP: 2, DESCRIBE_GROUPS: 0, 18: 0}
+_VERSIONS: Final = {
+    METADATA: 1,
+    9: 3,
+    FIND_COORDINATOR: 1,
+    JOIN_GROUP: 2,
+    DESCRIBE_GROUPS: 0,
+    18: 0,
+}
 
 
 class FakeBroker:
-    """One broker of a `FakeCluster`. `hangs`: connections stay open, new ones are accepted, and nothing answers.
+    """One broker of a `FakeCluster`.
+
+    `hangs`: connections stay open, new ones are accepted, and nothing answers.
 
     `asked` counts requests by their API key. `joined` is when a JoinGroup may be answered.
     """
@@ -62,7 +71,10 @@ class FakeBroker:
         try:
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
-                api_key, _, correlation = struct.unpack(">hhi", (await reader.readexactly(size))[:8])
+                api_key, _, correlation = struct.unpack(
+                    ">hhi",
+                    (await reader.readexactly(size))[:8],
+                )
                 async with self._heard:
                     self.asked[api_key] += 1
                     self._heard.notify_all()
@@ -82,10 +94,15 @@ class FakeBroker:
         cluster = self._cluster
         match api_key:
             case 18:
-                return ApiVersionResponse_v0(0, [(key, version, version) for key, version in _VERSIONS.items()])
+                return ApiVersionResponse_v0(
+                    0,
+                    [(key, version, version) for key, version in _VERSIONS.items()],
+                )
             case 3:
                 return MetadataResponse_v1(
-                    [(broker.node, LOOPBACK, broker.port, None) for broker in cluster.brokers], 0, []
+                    [(broker.node, LOOPBACK, broker.port, None) for broker in cluster.brokers],
+                    0,
+                    [],
                 )
             case 10:
                 return FindCoordinatorResponse_v1(0, 0, None, cluster.coordinator, LOOPBACK, 1)
@@ -100,7 +117,10 @@ class FakeBroker:
 
 
 class FakeCluster:
-    """A context manager. `coordinator`: the node that all brokers name. `group_error`: their error code for groups."""
+    """A context manager.
+
+    `coordinator`: the node that all brokers name. `group_error`: their error code for groups.
+    """
 
     def __init__(self) -> None:
         self.brokers = [FakeBroker(self, node) for node in range(3)]

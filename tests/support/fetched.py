@@ -30,11 +30,18 @@ def batch_of(
 
 
 def at_offset(batch: bytes, base: int) -> bytes:
-    """Return the batch with this first offset, which the broker sets: the checksum does not cover it."""
+    """Return the batch with this first offset, which the broker sets: the checksum does not cover
+    it.
+    """
     return base.to_bytes(8, "big") + batch[8:]
 
 
-def fetch_result(consumer: Consumer, raw: bytes, at: int = 0, place: TopicPartition = PLACE) -> FetchResult:
+def fetch_result(
+    consumer: Consumer,
+    raw: bytes,
+    at: int = 0,
+    place: TopicPartition = PLACE,
+) -> FetchResult:
     """Return what the consumer reads of a fetch from offset `at` on."""
     assignment = ManualSubscription([place]).assignment
     assignment.state_value(place).reset_to(at)
@@ -45,6 +52,11 @@ def fetch_result(consumer: Consumer, raw: bytes, at: int = 0, place: TopicPartit
     return result
 
 
-def fetched(consumer: Consumer, raw: bytes, at: int = 0, place: TopicPartition = PLACE) -> list[Any]:
+def fetched(
+    consumer: Consumer,
+    raw: bytes,
+    at: int = 0,
+    place: TopicPartition = PLACE,
+) -> list[Any]:
     """Return all records of a fetch."""
     return list(fetch_result(consumer, raw, at, place)._partition_records)

@@ -1,4 +1,6 @@
-"""A real HTTP forward proxy: CONNECT for TLS, absolute-form requests without; with credentials, or refusing."""
+"""A real HTTP forward proxy: CONNECT for TLS, absolute-form requests without; with credentials, or
+refusing.
+"""
 
 import asyncio
 import base64
@@ -8,10 +10,15 @@ from urllib.parse import urlsplit
 
 
 class ForwardProxy:
-    """`asked`: the request lines that it got, each with the status of its answer. `heads`: all of their heads."""
+    """`asked`: the request lines that it got, each with the status of its answer.
+
+    `heads`: all of their heads.
+    """
 
     def __init__(self, credentials: str, refuse: int) -> None:
-        self._proof = f": Basic {base64.b64encode(credentials.encode()).decode()}\r\n" if credentials else ""
+        self._proof = (
+            f": Basic {base64.b64encode(credentials.encode()).decode()}\r\n" if credentials else ""
+        )
         self._refuse = refuse
         self.asked: list[tuple[str, int]] = []
         self.heads: list[str] = []
@@ -38,7 +45,10 @@ class ForwardProxy:
                 passed = [header for header in lines if not header.lower().startswith("proxy-")]
                 far_writer.write("\r\n".join([f"{method} {place.path} HTTP/1.1", *passed]).encode())
             await asyncio.wait(
-                [asyncio.create_task(pump) for pump in (_pump(reader, far_writer), _pump(far_reader, writer))],
+                [
+                    asyncio.create_task(pump)
+                    for pump in (_pump(reader, far_writer), _pump(far_reader, writer))
+                ],
                 return_when=asyncio.FIRST_COMPLETED,
             )
         except (OSError, asyncio.IncompleteReadError):
@@ -58,7 +68,10 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def forward_proxy(credentials: str = "", refuse: int = 0) -> AsyncIterator[tuple[ForwardProxy, str]]:
+async def forward_proxy(
+    credentials: str = "",
+    refuse: int = 0,
+) -> AsyncIterator[tuple[ForwardProxy, str]]:
     """Start one. `refuse`: the status of all its answers. Return it and "127.0.0.1:port"."""
     proxy = ForwardProxy(credentials, refuse)
     listening = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)

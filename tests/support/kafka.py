@@ -19,13 +19,17 @@ async def until(true: Callable[[], object], within_s: float = 15.0, what: str = 
     """Wait until `true()` holds. Fail if it does not in time."""
     deadline = asyncio.get_running_loop().time() + within_s * BUSY
     while not true():
-        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen within {within_s * BUSY:g} s"
+        assert asyncio.get_running_loop().time() < deadline, (
+            f"{what} did not happen within {within_s * BUSY:g} s"
+        )
         await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
 async def admin(bootstrap: str) -> AsyncIterator[Any]:
-    """An admin client of ours: aiokafka's own has no answer while the cluster elects its controller."""
+    """An admin client of ours: aiokafka's own has no answer while the cluster elects its
+    controller.
+    """
     client = kafka_admin(bootstrap_servers=bootstrap)
     await client.start()
     try:
@@ -34,17 +38,29 @@ async def admin(bootstrap: str) -> AsyncIterator[Any]:
         await client.close()
 
 
-async def create_topics(bootstrap: str, *names: str, partitions: int = 1, config: dict[str, str] | None = None) -> None:
+async def create_topics(
+    bootstrap: str,
+    *names: str,
+    partitions: int = 1,
+    config: dict[str, str] | None = None,
+) -> None:
     """Create the topics and wait until the broker knows them."""
     async with admin(bootstrap) as client:
-        made = await client.create_topics([NewTopic(name, partitions, 1, topic_configs=config) for name in names])
+        made = await client.create_topics(
+            [NewTopic(name, partitions, 1, topic_configs=config) for name in names],
+        )
         assert not [error for error in made.topic_errors if error[1]], made
         await _until_listed(client, lambda listed: listed.issuperset(names))
 
 
 async def create_planned(settings: Settings) -> None:
     """Create all topics of a configuration, as `stream-app topics` does."""
-    report = await topics.create_topics(connection_of(settings), settings.topic_plan(), 30, lambda _: None)
+    report = await topics.create_topics(
+        connection_of(settings),
+        settings.topic_plan(),
+        30,
+        lambda _: None,
+    )
     assert report.problems == []
 
 
@@ -68,7 +84,9 @@ async def delete_records(bootstrap: str, place: TopicPartition, before: int) -> 
 
 
 async def _until_listed(client: Any, expected: Callable[[set[str]], bool]) -> None:
-    """Wait until the broker's list of topics is as expected: the controller answers before the broker knows."""
+    """Wait until the broker's list of topics is as expected: the controller answers before the
+    broker knows.
+    """
     async with asyncio.timeout(20 * BUSY):
         while True:
             if expected(set(await client.list_topics())):
@@ -96,7 +114,10 @@ async def publish(bootstrap: str, topic: str, values: Iterable[bytes], partition
 
 
 async def publish_transactions(
-    bootstrap: str, topic: str, batches: Sequence[tuple[bool, Sequence[bytes]]], partition: int = 0
+    bootstrap: str,
+    topic: str,
+    batches: Sequence[tuple[bool, Sequence[bytes]]],
+    partition: int = 0,
 ) -> None:
     """Write one transaction a batch. True commits it, False aborts it."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{topic}-publisher")
@@ -108,11 +129,18 @@ async def publish_transactions(
             await (producer.commit_transaction() if commit else producer.abort_transaction())
 
 
-async def read_committed(bootstrap: str, topic: str, partition: int = 0) -> list[tuple[bytes | None, bytes | None]]:
+async def read_committed(
+    bootstrap: str,
+    topic: str,
+    partition: int = 0,
+) -> list[tuple[bytes | None, bytes | None]]:
     """Return all committed records of the partition."""
     where = TopicPartition(topic, partition)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, group_id=None, isolation_level="read_committed", fetch_max_wait_ms=20
+        bootstrap_servers=bootstrap,
+        group_id=None,
+        isolation_level="read_committed",
+        fetch_max_wait_ms=20,
     )
     seen: list[tuple[bytes | None, bytes | None]] = []
     await consumer.start()

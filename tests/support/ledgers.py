@@ -12,7 +12,13 @@ Seen = list[tuple[bytes | None, bytes | None]]
 
 
 class KafkaHarness:
-    limits = StateStoreLimits(take_over_s=20, transact_s=5, abort_s=1, request_s=5, max_record_bytes=50_000)
+    limits = StateStoreLimits(
+        take_over_s=20,
+        transact_s=5,
+        abort_s=1,
+        request_s=5,
+        max_record_bytes=50_000,
+    )
 
     def __init__(self, bootstrap: str, namespace: str) -> None:
         self.bootstrap = bootstrap
@@ -21,12 +27,23 @@ class KafkaHarness:
         self.tight = namespace + "tight"
         self.made: list[TransactionalState] = []
 
-    def ledger(self, partition: int = 0, limits: StateStoreLimits | None = None) -> TransactionalState:
+    def ledger(
+        self,
+        partition: int = 0,
+        limits: StateStoreLimits | None = None,
+    ) -> TransactionalState:
         connection = KafkaConnection(self.bootstrap)
         name = f"{self.rows}-{partition}"
         events = [(self.events, 0), (self.events, 1), (self.tight, partition)]
         self.made.append(
-            TransactionalState(connection, name, self.rows, partition, limits or self.limits, writes_to=events)
+            TransactionalState(
+                connection,
+                name,
+                self.rows,
+                partition,
+                limits or self.limits,
+                writes_to=events,
+            ),
         )
         return self.made[-1]
 
@@ -38,6 +55,11 @@ class KafkaHarness:
 async def on(bootstrap: str, namespace: str) -> AsyncIterator[KafkaHarness]:
     harness = KafkaHarness(bootstrap, namespace)
     await create_topics(bootstrap, harness.rows, harness.events, partitions=2)
-    await create_topics(bootstrap, harness.tight, partitions=2, config={"max.message.bytes": "1000"})
+    await create_topics(
+        bootstrap,
+        harness.tight,
+        partitions=2,
+        config={"max.message.bytes": "1000"},
+    )
     yield harness
     await asyncio.gather(*(ledger.close() for ledger in harness.made))

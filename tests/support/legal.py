@@ -1,7 +1,7 @@
 """The legal paths of a lead, written down a second time for the checkers of a run.
 
-The product's own table (`stream_app.domain.delivery.state_machine.NEXT`) is not used, so that the checkers find a
-step that it allows by mistake. tests/unit/domain/test_resolve.py compares the two.
+The product's own table (`stream_app.domain.delivery.state_machine.NEXT`) is not used, so that the
+checkers find a step that it allows by mistake. tests/unit/domain/test_resolve.py compares the two.
 """
 
 from typing import Final

@@ -1,6 +1,7 @@
 """Three real Kafka brokers on this machine, any one of which may be killed, stopped or frozen.
 
-Each process is a broker and a controller. Two of three controllers are a quorum, so no single process is required.
+Each process is a broker and a controller. Two of three controllers are a quorum, so no single
+process is required.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ _HEAP_MB = 256
 class LocalCluster(Broker):
     """A context manager for three brokers. Failures are StartError.
 
-    All internal topics have replication 3 and min.insync.replicas 2; topics that are created here should, too.
+    All internal topics have replication 3 and min.insync.replicas 2; topics that are created here
+    should, too.
 
     Attributes:
         brokers: The three brokers, each a `LocalKafka`, by node id minus 1.
@@ -24,11 +26,16 @@ class LocalCluster(Broker):
 
     def __init__(self) -> None:
         ports = [(free_port(), free_port()) for _ in range(BROKERS)]
-        voters = ",".join(f"{node}@{LOOPBACK}:{control}" for node, (_, control) in enumerate(ports, 1))
+        voters = ",".join(
+            f"{node}@{LOOPBACK}:{control}" for node, (_, control) in enumerate(ports, 1)
+        )
         cluster_id = new_cluster_id()
         self.brokers = [
             LocalKafka(
-                port=port, overrides=_properties(node, port, control, voters), cluster_id=cluster_id, heap_mb=_HEAP_MB
+                port=port,
+                overrides=_properties(node, port, control, voters),
+                cluster_id=cluster_id,
+                heap_mb=_HEAP_MB,
             )
             for node, (port, control) in enumerate(ports, 1)
         ]

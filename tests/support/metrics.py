@@ -1,4 +1,7 @@
-"""The samples of our processes as docs/metrics.md lists them. A test compares that page with the program."""
+"""The samples of our processes as docs/metrics.md lists them.
+
+A test compares that page with the program.
+"""
 
 import re
 from functools import cache
@@ -13,9 +16,15 @@ _PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 def known_samples() -> dict[str, set[str]]:
     """Return the labels of every sample of a worker, a replay process and a gateway, by name."""
     samples: dict[str, set[str]] = {}
-    for name, labels, text in re.findall(r"^\| `(\w+)` \|(.*?)\|(.*)\|$", _PAGE.read_text(encoding="utf-8"), re.M):
+    for name, labels, text in re.findall(
+        r"^\| `(\w+)` \|(.*?)\|(.*)\|$",
+        _PAGE.read_text(encoding="utf-8"),
+        re.M,
+    ):
         parts = ("_bucket", "_sum", "_count") if text.strip().startswith("histogram") else ("",)
         samples |= {f"{name}{part}": set(re.findall(r"`(\w+)`", labels)) for part in parts}
     of_process = CollectorRegistry()
     ProcessCollector(registry=of_process)
-    return samples | {sample.name: set() for family in of_process.collect() for sample in family.samples}
+    return samples | {
+        sample.name: set() for family in of_process.collect() for sample in family.samples
+    }

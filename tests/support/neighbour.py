@@ -1,7 +1,9 @@
 """A stand-in for a system of ours that runs on the same machine as the tests.
 
-`python -m tests.support.neighbour COMMAND ...` holds the default ports of the configuration and of the
-simulator while the command runs, and returns its exit code. If anything asked one of the ports, it says
+`python -m tests.support.neighbour COMMAND ...` holds the default ports of the configuration and of
+the
+simulator while the command runs, and returns its exit code. If anything asked one of the ports, it
+says
 which and returns 1: a test that asks a default port meets the user's own system sooner or later.
 """
 
@@ -25,7 +27,9 @@ _LONGEST_QUESTION: Final = 80  # bytes: enough for the path of a request
 def default_ports() -> dict[int, str]:
     """Return the ports that a system uses unless it is told otherwise, each with its name."""
     ports = {
-        field.default: f"http.{field.name}" for field in msgspec.structs.fields(Http) if isinstance(field.default, int)
+        field.default: f"http.{field.name}"
+        for field in msgspec.structs.fields(Http)
+        if isinstance(field.default, int)
     }
     for name, parameter in inspect.signature(sim).parameters.items():
         if name.endswith("port") and parameter.default:  # 0 is any free port
@@ -52,7 +56,11 @@ class Neighbour:
                 continue
             listener.listen()
             self._sockets.append(listener)
-            threading.Thread(target=self._serve, args=(listener, f"{port} ({name})"), daemon=True).start()
+            threading.Thread(
+                target=self._serve,
+                args=(listener, f"{port} ({name})"),
+                daemon=True,
+            ).start()
 
     def _serve(self, listener: socket.socket, name: str) -> None:
         while True:
@@ -84,7 +92,9 @@ def main(argv: Sequence[str]) -> int:
     code = subprocess.run(argv, check=False).returncode
     neighbour.close()
     for question in sorted(set(neighbour.asked)):
-        sys.stderr.write(f"a test asked a default port, where a user's system may listen: {question}\n")
+        sys.stderr.write(
+            f"a test asked a default port, where a user's system may listen: {question}\n",
+        )
     return code or int(bool(neighbour.asked))
 
 

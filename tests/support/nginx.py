@@ -1,6 +1,8 @@
-"""nginx with the product's own configuration (deploy/nginx.conf): only its addresses and folders are those of the test.
+"""nginx with the product's own configuration (deploy/nginx.conf): only its addresses and folders
+are those of the test.
 
-The extra `dev` brings an nginx. The variable NGINX names another, such as the oldest one that is supported.
+The extra `dev` brings an nginx. The variable NGINX names another, such as the oldest one that is
+supported.
 """
 
 import os
@@ -13,7 +15,14 @@ from typing import Final, Self
 
 import psutil
 
-from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, wait_for_answer
+from stream_app.dev.process import (
+    LOOPBACK,
+    ChildProcesses,
+    StartError,
+    end,
+    free_port,
+    wait_for_answer,
+)
 from tests.support.programs import find_nginx
 
 CONFIGURATION: Final = Path(__file__).parents[2] / "deploy" / "nginx.conf"
@@ -21,7 +30,9 @@ _START_WITHIN_S: Final = 30.0
 
 
 class NameServer:
-    """Answers for every name of `hosts` with its address, for one second, on a UDP port of loopback."""
+    """Answers for every name of `hosts` with its address, for one second, on a UDP port of
+    loopback.
+    """
 
     def __init__(self, hosts: dict[str, str]) -> None:
         self.hosts = hosts
@@ -46,8 +57,19 @@ class NameServer:
             at += length + 1
         question = asked[12 : at + 5]
         address = self.hosts.get(".".join(labels))
-        head = asked[:2] + struct.pack(">HHHHH", 0x8180 if address else 0x8183, 1, 1 if address else 0, 0, 0)
-        record = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 1, 4) + socket.inet_aton(address) if address else b""
+        head = asked[:2] + struct.pack(
+            ">HHHHH",
+            0x8180 if address else 0x8183,
+            1,
+            1 if address else 0,
+            0,
+            0,
+        )
+        record = (
+            b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 1, 4) + socket.inet_aton(address)
+            if address
+            else b""
+        )
         return head + question + record
 
     def close(self) -> None:
@@ -58,7 +80,10 @@ class NameServer:
 
 
 def start_nginx(children: ChildProcesses, configuration: str, port: int) -> subprocess.Popen[bytes]:
-    """Start nginx in the folder of `children`, and return when it listens on the port. Raises StartError."""
+    """Start nginx in the folder of `children`, and return when it listens on the port.
+
+    Raises StartError.
+    """
     program = find_nginx()
     if program is None:
         raise StartError("no nginx: install one, or set NGINX to the path of one")
@@ -81,8 +106,8 @@ def start_nginx(children: ChildProcesses, configuration: str, port: int) -> subp
 class Nginx:
     """nginx in front of a gateway, and of a board; a context manager.
 
-    `port` is the gateway's at nginx, `board_port` the board's; `behind` are their own. `names.hosts` says where both
-    are: tests change it.
+    `port` is the gateway's at nginx, `board_port` the board's; `behind` are their own.
+    `names.hosts` says where both are: tests change it.
     """
 
     def __init__(self, gateway_port: int, board_port: int = 1, *, host: str = LOOPBACK) -> None:
@@ -95,7 +120,11 @@ class Nginx:
         self._children = ChildProcesses("nginx")
         self.names = NameServer(dict.fromkeys(self.behind, self._host))
         try:
-            self.process = start_nginx(self._children, self.configuration(self._children.directory), self.port)
+            self.process = start_nginx(
+                self._children,
+                self.configuration(self._children.directory),
+                self.port,
+            )
         except BaseException:
             self.__exit__()
             raise

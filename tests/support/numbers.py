@@ -38,7 +38,13 @@ def document(kind: type, texts: dict[str, str], now_ms: int) -> Any:
 
 def places(value: Any, place: Place = ()) -> Iterator[Place]:
     """Yield where a document has numbers."""
-    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    members = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, member in members:
         yield from places(member, (*place, name))
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -82,7 +88,8 @@ def _document(kind: inspect.Type, name: str, texts: dict[str, str], now_ms: int)
             return _document(kind.type, name, texts, now_ms)
         case inspect.StructType():
             members = {
-                field.encode_name: _document(field.type, field.encode_name, texts, now_ms) for field in kind.fields
+                field.encode_name: _document(field.type, field.encode_name, texts, now_ms)
+                for field in kind.fields
             }
             return list(members.values()) if kind.array_like else members
         case inspect.UnionType():
@@ -92,7 +99,12 @@ def _document(kind: inspect.Type, name: str, texts: dict[str, str], now_ms: int)
         case inspect.DictType():
             key = str(_document(kind.key_type, name, texts, now_ms))
             return {key: _document(kind.value_type, name, texts, now_ms)}
-        case inspect.ListType() | inspect.SetType() | inspect.FrozenSetType() | inspect.VarTupleType():
+        case (
+            inspect.ListType()
+            | inspect.SetType()
+            | inspect.FrozenSetType()
+            | inspect.VarTupleType()
+        ):
             return [_document(kind.item_type, name, texts, now_ms)]
         case inspect.TupleType():
             return [_document(item, name, texts, now_ms) for item in kind.item_types]

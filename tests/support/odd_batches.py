@@ -1,4 +1,6 @@
-"""Compressed bytes that brokers take and Java reads, though they are not what a usual producer writes."""
+"""Compressed bytes that brokers take and Java reads, though they are not what a usual producer
+writes.
+"""
 
 import gzip
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """Times in tests, on a machine that does other things as well.
 
-A limit that only ends a test that hangs costs nothing while all works: it is `BUSY` times as long as it needs to be
-where nothing else runs. A promise about time holds for a machine that has the time: it is scaled by `slowness()`.
+A limit that only ends a test that hangs costs nothing while all works: it is `BUSY` times as long
+as it needs to be where nothing else runs. A promise about time holds for a machine that has the
+time: it is scaled by `slowness()`.
 """
 
 import os

@@ -36,12 +36,18 @@ def problems(path: Path) -> Iterator[str]:
             names = set(wheel.namelist())
             (place,) = [name for name in names if name.endswith(".dist-info/METADATA")]
             text = wheel.read(place)
-        yield from (f"{path.name} has {name}" for name in names if not name.startswith("stream_app"))
+        yield from (
+            f"{path.name} has {name}" for name in names if not name.startswith("stream_app")
+        )
         needed = WHEEL
     else:
         with tarfile.open(path) as sdist:
             names = {name.partition("/")[2] for name in sdist.getnames()}
-            (info,) = [name for name in sdist.getnames() if name.count("/") == 1 and name.endswith("PKG-INFO")]
+            (info,) = [
+                name
+                for name in sdist.getnames()
+                if name.count("/") == 1 and name.endswith("PKG-INFO")
+            ]
             file = sdist.extractfile(info)
             assert file is not None, f"{info} is no file"
             text = file.read()

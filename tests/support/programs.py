@@ -1,4 +1,5 @@
-"""The programs that tests run and that pip does not bring to every machine: where each is, and what brings it.
+"""The programs that tests run and that pip does not bring to every machine: where each is, and what
+brings it.
 
 Tests of a program that is not there are left out, and pytest's summary says how many and which one
 command brings it. With `--all-programs`, as in `.ci/run`, a missing program ends the run instead.
@@ -61,7 +62,9 @@ def find_promtool() -> str | None:
 
 
 def find_nginx() -> str | None:
-    """Return the nginx that the variable NGINX names, else that of the wheel, else that of the system."""
+    """Return the nginx that the variable NGINX names, else that of the wheel, else that of the
+    system.
+    """
     if (named := os.environ.get("NGINX")) is not None:
         return shutil.which(named)
     try:
@@ -82,7 +85,12 @@ def find_engine() -> str | None:
     if program is None:
         return None
     for asked in (["compose", "version"], ["buildx", "version"], ["info"]):
-        done = subprocess.run([program, *asked], capture_output=True, timeout=60 * BUSY, check=False)
+        done = subprocess.run(
+            [program, *asked],
+            capture_output=True,
+            timeout=60 * BUSY,
+            check=False,
+        )
         if done.returncode:
             return None
     return program
@@ -116,7 +124,10 @@ PROGRAMS: Final = (
     Program(
         mark="containers",
         words="Docker Engine that answers, with compose and buildx,",
-        brought_by=_system("docker.io docker-compose docker-buildx", "docker docker-compose docker-buildx"),
+        brought_by=_system(
+            "docker.io docker-compose docker-buildx",
+            "docker docker-compose docker-buildx",
+        ),
         find=find_engine,
         is_everywhere=False,
     ),

@@ -92,7 +92,8 @@ class Proxy:
 class ProxiedKafka(LocalKafka):
     """A broker with a second listener. A client that starts at its `proxy()` stays there.
 
-    A broker names its own address to its clients, so the second listener advertises the proxy's port.
+    A broker names its own address to its clients, so the second listener advertises the proxy's
+    port.
     """
 
     def __init__(self) -> None:
@@ -109,7 +110,8 @@ class ProxiedKafka(LocalKafka):
             advertised: f"{plain[advertised]},PROXIED://{LOOPBACK}:{self._outer_port}",
             protocols: f"{plain[protocols]},PROXIED:PLAINTEXT",
             "inter.broker.listener.name": "PLAINTEXT",
-            "log.cleaner.backoff.ms": "200",  # so that a test that forces the log cleaner need not wait 15 s for it
+            # so that a test that forces the log cleaner need not wait 15 s for it
+            "log.cleaner.backoff.ms": "200",
         }
         super().__init__(port=port, overrides=overrides)
 
@@ -120,7 +122,10 @@ class ProxiedKafka(LocalKafka):
 
     @property
     def behind_proxy(self) -> str:
-        """The address of the second listener, "host:port". It answers, and advertises the proxy's address."""
+        """The address of the second listener, "host:port".
+
+        It answers, and advertises the proxy's address.
+        """
         return f"{LOOPBACK}:{self._inner_port}"
 
     def proxy(self) -> Proxy:

@@ -1,4 +1,6 @@
-"""A server that plays a script of good or bad HTTP on real sockets, and a Clay client with short limits."""
+"""A server that plays a script of good or bad HTTP on real sockets, and a Clay client with short
+limits.
+"""
 
 import asyncio
 import socket
@@ -28,7 +30,8 @@ SKIM = "read some bytes"
 RESET = "reset the connection"
 HANG = "wait for ever"
 WriteBatch = str | bytes | float | Callable[["RawServer"], bytes]
-"""What a server does: one of the words above, bytes to write (or what gives them), seconds to wait."""
+"""What a server does: one of the words above, bytes to write (or what gives them), seconds to wait.
+"""
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -39,7 +42,10 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 
 
 class RawServer:
-    """Plays `script` on every connection and then closes it. `requests` (head, body) are the complete ones."""
+    """Plays `script` on every connection and then closes it.
+
+    `requests` (head, body) are the complete ones.
+    """
 
     def __init__(self, script: tuple[WriteBatch, ...]) -> None:
         self._script = script
@@ -65,7 +71,12 @@ class RawServer:
             writer.close()
             self.ended.set()
 
-    async def _do(self, step: WriteBatch, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _do(
+        self,
+        step: WriteBatch,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         if step is READ:
             self.requests.append(await read_request(reader))
             self.arrived.set()
@@ -99,7 +110,8 @@ async def serve(*script: WriteBatch, tls: ssl.SSLContext | None = None) -> Async
         listening.close()
         for task in server.tasks:
             task.cancel()
-        ended = await asyncio.gather(*server.tasks, return_exceptions=True)  # cancelled before it began, perhaps
+        # cancelled before it began, perhaps
+        ended = await asyncio.gather(*server.tasks, return_exceptions=True)
         assert not [error for error in ended if isinstance(error, Exception)]
 
 
@@ -113,7 +125,9 @@ def client(**settings: Any) -> ClayClient:
 
 def patient(**settings: Any) -> ClayClient:
     """A client that waits as long as a worker does by default."""
-    return client(**({"request_timeout_s": 30.0, "connect_timeout_s": 5.0, "pool_timeout_s": 5.0} | settings))
+    return client(
+        **({"request_timeout_s": 30.0, "connect_timeout_s": 5.0, "pool_timeout_s": 5.0} | settings),
+    )
 
 
 async def send_once(url: str, clay: ClayClient | None = None) -> Outcome:
@@ -150,7 +164,9 @@ P = ParamSpec("P")
 
 
 def on_uvloop(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
-    """Run a test on the event loop of the processes, whose transports differ from asyncio's in details."""
+    """Run a test on the event loop of the processes, whose transports differ from asyncio's in
+    details.
+    """
 
     @wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,7 +1,8 @@
-"""A secured Kafka: TLS, SCRAM, OAUTHBEARER, client certificates and an authorizer, on one local broker.
+"""A secured Kafka: TLS, SCRAM, OAUTHBEARER, client certificates and an authorizer, on one local
+broker.
 
-Its listeners: PLAINTEXT (a super user, for the tests themselves), SASL_SSL and SASL_PLAINTEXT (SCRAM), OAUTH
-(OAUTHBEARER, another super user), SSL (client certificates).
+Its listeners: PLAINTEXT (a super user, for the tests themselves), SASL_SSL and SASL_PLAINTEXT
+(SCRAM), OAUTH (OAUTHBEARER, another super user), SSL (client certificates).
 """
 
 import os
@@ -12,7 +13,12 @@ from typing import NamedTuple
 from unittest import mock
 
 import trustme
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
@@ -26,7 +32,8 @@ _BEARER = "org.apache.kafka.common.security.oauthbearer.OAuthBearer"
 class SecureKafka(NamedTuple):
     """The running broker, the address of each listener, and the PEM files for its clients.
 
-    client_pem  the key and certificate of the principal `User:CN=app`, which the broker's authority signed.
+    client_pem  the key and certificate of the principal `User:CN=app`, which the broker's authority
+    signed.
     tokens      the endpoint whose tokens the listener OAUTH trusts.
     """
 
@@ -55,20 +62,30 @@ def secure_kafka(folder: Path, users: Mapping[str, str]) -> Iterator[SecureKafka
     server = authority.issue_cert(LOOPBACK)
     stranger = other.issue_cert("app.example", common_name="app")
     client = authority.issue_cert("app.example", common_name="app")
-    files = {name: folder / f"{name}.pem" for name in ("ca", "other_ca", "server", "client", "stranger")}
+    files = {
+        name: folder / f"{name}.pem" for name in ("ca", "other_ca", "server", "client", "stranger")
+    }
     authority.cert_pem.write_to_path(str(files["ca"]))
     other.cert_pem.write_to_path(str(files["other_ca"]))
     files["server"].write_bytes(_pkcs8(server))
     client.private_key_and_cert_chain_pem.write_to_path(str(files["client"]))
     stranger.private_key_and_cert_chain_pem.write_to_path(str(files["stranger"]))
-    ports = {name: free_port() for name in ("PLAINTEXT", "SASL_SSL", "SSL", "SASL_PLAINTEXT", "OAUTH")}
+    ports = {
+        name: free_port() for name in ("PLAINTEXT", "SASL_SSL", "SSL", "SASL_PLAINTEXT", "OAUTH")
+    }
     controller = free_port()
-    protocols = {name: name for name in ports} | {"OAUTH": "SASL_PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+    protocols = {name: name for name in ports} | {
+        "OAUTH": "SASL_PLAINTEXT",
+        "CONTROLLER": "PLAINTEXT",
+    }
     addresses = {name: f"{LOOPBACK}:{port}" for name, port in ports.items()}
     overrides = {
         "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
         "listeners": ",".join(
-            [*(f"{name}://{where}" for name, where in addresses.items()), f"CONTROLLER://{LOOPBACK}:{controller}"]
+            [
+                *(f"{name}://{where}" for name, where in addresses.items()),
+                f"CONTROLLER://{LOOPBACK}:{controller}",
+            ],
         ),
         "advertised.listeners": ",".join(f"{name}://{where}" for name, where in addresses.items()),
         "listener.security.protocol.map": ",".join(map(":".join, protocols.items())),
@@ -93,7 +110,10 @@ def secure_kafka(folder: Path, users: Mapping[str, str]) -> Iterator[SecureKafka
         f"{_OAUTH}server.callback.handler.class": f"{_BEARER}ValidatorCallbackHandler",
         "sasl.oauthbearer.expected.audience": AUDIENCE,
     }
-    scram = [f"--add-scram={MECHANISM}=[name={name},password={password}]" for name, password in users.items()]
+    scram = [
+        f"--add-scram={MECHANISM}=[name={name},password={password}]"
+        for name, password in users.items()
+    ]
     with token_endpoint(free_port()) as endpoint:
         overrides["sasl.oauthbearer.jwks.endpoint.url"] = keys = f"{endpoint.url}/keys"
         broker = LocalKafka(port=ports["PLAINTEXT"], overrides=overrides, format_options=scram)

@@ -1,4 +1,6 @@
-"""One Kafka for all processes of a pytest-xdist run, started when the first test of any of them needs it."""
+"""One Kafka for all processes of a pytest-xdist run, started when the first test of any of them
+needs it.
+"""
 
 import threading
 from contextlib import ExitStack, suppress
@@ -16,7 +18,8 @@ _START: Final = "start"
 
 
 class SharedKafka:
-    """Runs in pytest's main process, which outlives the workers: a worker may end while others still need Kafka.
+    """Runs in pytest's main process, which outlives the workers: a worker may end while others
+    still need Kafka.
 
     `address` is where workers ask for the broker, with `kafka_at`.
     """
@@ -63,7 +66,10 @@ class SharedKafka:
 
 
 def kafka_at(address: str) -> Broker:
-    """Return the broker of the `SharedKafka` at this address, which starts it if need be. Raises StartError."""
+    """Return the broker of the `SharedKafka` at this address, which starts it if need be.
+
+    Raises StartError.
+    """
     with Client(address, "AF_UNIX") as connection:
         connection.send(_START)
         bootstrap, error = connection.recv()

@@ -49,7 +49,13 @@ def small_disk() -> Iterator[SmallDisk]:
         try:
             mounter = children.spawn(["unshare", "-rm", "sh", "-c", _MOUNT], log=log)
             path = Path(f"/proc/{mounter.pid}/root{children.directory}/disk")
-            wait_for_answer("unshare", mounter, lambda: path.is_mount(), log=log, timeout_s=10 * BUSY)
+            wait_for_answer(
+                "unshare",
+                mounter,
+                lambda: path.is_mount(),
+                log=log,
+                timeout_s=10 * BUSY,
+            )
         except (FileNotFoundError, StartError) as error:
             raise NoSmallDiskError(str(error)) from None
         yield SmallDisk(path)

@@ -30,7 +30,11 @@ def tamper(consumer: Consumer, damages: Mapping[tuple[TopicPartition, int], Dama
             for topic, partitions in answer.topics:
                 for i, (number, *rest, raw) in enumerate(partitions):
                     place = TopicPartition(topic, number)
-                    damage_at = {offset: damage for (where, offset), damage in damages.items() if where == place}
+                    damage_at = {
+                        offset: damage
+                        for (where, offset), damage in damages.items()
+                        if where == place
+                    }
                     partitions[i] = (number, *rest, damaged(raw or b"", damage_at))
         return answer
 
@@ -79,7 +83,9 @@ def unknown_codec(batch: bytearray) -> None:
 
 
 def broken_bytes(batch: bytearray) -> None:
-    """The batch says that it is compressed with lz4 and is not, as a producer with a bug would write it."""
+    """The batch says that it is compressed with lz4 and is not, as a producer with a bug would
+    write it.
+    """
     batch[_ATTRIBUTES_AT + 1] |= 0x03
     signed(batch)
 

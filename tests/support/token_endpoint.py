@@ -1,4 +1,6 @@
-"""An OAuth 2.0 server for tests: a token endpoint for client credentials, and the keys that a broker verifies with."""
+"""An OAuth 2.0 server for tests: a token endpoint for client credentials, and the keys that a
+broker verifies with.
+"""
 
 import base64
 import json
@@ -42,8 +44,16 @@ class TokenEndpoint:
 
     def token(self) -> str:
         now = int(time.time())
-        claims = {"sub": CLIENT, "aud": self.audience, "iss": self.url, "iat": now, "exp": now + _LASTS_S}
-        signed = ".".join(_encoded(json.dumps(part).encode()) for part in ({"alg": "RS256", "kid": "1"}, claims))
+        claims = {
+            "sub": CLIENT,
+            "aud": self.audience,
+            "iss": self.url,
+            "iat": now,
+            "exp": now + _LASTS_S,
+        }
+        signed = ".".join(
+            _encoded(json.dumps(part).encode()) for part in ({"alg": "RS256", "kid": "1"}, claims)
+        )
         signature = self._key.sign(signed.encode(), padding.PKCS1v15(), SHA256())
         return f"{signed}.{_encoded(signature)}"
 

@@ -1,8 +1,9 @@
-"""A small worker as a process, for tests that send it signals: `python -m tests.support.worker JSON`.
+"""A small worker as a process, for tests that send it signals: `python -m tests.support.worker
+JSON`.
 
-It takes leads (any bytes) of `<namespace>leads`, and writes an event of each. The lead's first word says what to do:
-`hold` waits until the flow is suspended and gives up, `slow` takes `slow_s` seconds, any other no time. Each step is
-printed.
+It takes leads (any bytes) of `<namespace>leads`, and writes an event of each. The lead's first word
+says what to do: `hold` waits until the flow is suspended and gives up, `slow` takes `slow_s`
+seconds, any other no time. Each step is printed.
 """
 
 import asyncio
@@ -55,7 +56,12 @@ class Worker(Owner):
             return
         if lead.startswith(b"slow"):
             await asyncio.sleep(self._slow_s)
-        await self._producer.send_and_wait(self._events, b"done", lead, partition=consumed.partition)
+        await self._producer.send_and_wait(
+            self._events,
+            b"done",
+            lead,
+            partition=consumed.partition,
+        )
         await inlet.ack(consumed)
 
 
@@ -65,7 +71,8 @@ async def main(bootstrap: str, namespace: str, partitions: int, slow_s: float) -
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
         worker = Worker(producer, f"{namespace}events", slow_s)
         await run_app(
-            app_with(app, {f"{namespace}leads": worker.handle}, worker, f"{namespace}state"), broker_wait_s=20
+            app_with(app, {f"{namespace}leads": worker.handle}, worker, f"{namespace}state"),
+            broker_wait_s=20,
         )
     say("ended")
 

@@ -51,14 +51,20 @@ def classes(folder: str) -> Iterator[type[Any]]:
     package = importlib.import_module(f"stream_app.{folder}")
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         for _, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
-            if kind.__module__ == module.name and (issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)):
+            if kind.__module__ == module.name and (
+                issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)
+            ):
                 yield kind
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_values_are_frozen(folder: str) -> None:
-    filled = {f"{kind.__module__}.{kind.__name__}" for kind in classes(folder) if not is_frozen(kind)}
-    assert filled == {f"{stream_app.__name__}.{name}" for name in FILLED.split() if name.startswith(folder)}
+    filled = {
+        f"{kind.__module__}.{kind.__name__}" for kind in classes(folder) if not is_frozen(kind)
+    }
+    assert filled == {
+        f"{stream_app.__name__}.{name}" for name in FILLED.split() if name.startswith(folder)
+    }
 
 
 NOT_NOTHING = {
@@ -73,15 +79,34 @@ NOT_NOTHING = {
 def test_a_field_that_is_not_set_says_nothing() -> None:
     fields_of = defaultdict[str, list[str]](list)
     for kind in chain(*map(classes, FOLDERS)):
-        if issubclass(kind, msgspec.Struct) and kind.__module__ != policy.__name__ and "Policy" not in repr(kind.mro()):
+        if (
+            issubclass(kind, msgspec.Struct)
+            and kind.__module__ != policy.__name__
+            and "Policy" not in repr(kind.mro())
+        ):
             for field in msgspec.structs.fields(kind):
-                if field.default and not isinstance(field.default, msgspec.Struct | type(msgspec.NODEFAULT)):
+                if field.default and not isinstance(
+                    field.default,
+                    msgspec.Struct | type(msgspec.NODEFAULT),
+                ):
                     fields_of[kind.__name__] += [field.name]
     assert {name: " ".join(sorted(fields)) for name, fields in fields_of.items()} == NOT_NOTHING
 
 
 WRITTEN = (
-    *(Callback, Command, CommandAnswer, Delivery, Envelope, Finding, Forecast, Lane, LaneView, Lead, Problem),
+    *(
+        Callback,
+        Command,
+        CommandAnswer,
+        Delivery,
+        Envelope,
+        Finding,
+        Forecast,
+        Lane,
+        LaneView,
+        Lead,
+        Problem,
+    ),
     *ARGUMENTS.values(),
     *(ReplayCommand, ReplayProgress, Result, StatusEvent, Suppression, Came),
 )

@@ -1,7 +1,8 @@
 """No step on a producer's bytes takes more than linear time, whatever the bytes are.
 
-Each reader is given hostile inputs of four sizes, up to the largest that it accepts. Its CPU may grow with an exponent
-of at most 1.2, so that no lead can hold the interpreter long enough for the group to give its partitions away.
+Each reader is given hostile inputs of four sizes, up to the largest that it accepts. Its CPU may
+grow with an exponent of at most 1.2, so that no lead can hold the interpreter long enough for the
+group to give its partitions away.
 """
 
 import io
@@ -20,7 +21,13 @@ from stream_app.domain.callback.body import Body, callback_of, read_body
 from stream_app.domain.callback.interpret import read_callback
 from stream_app.domain.commands import read_command
 from stream_app.domain.dead_letter.causes import Tally, addressed_to, headers_of, lead_id_of
-from stream_app.domain.delivery.envelope import PREFIX, Envelope, input_envelope, pseudonymous_key, read_envelope
+from stream_app.domain.delivery.envelope import (
+    PREFIX,
+    Envelope,
+    input_envelope,
+    pseudonymous_key,
+    read_envelope,
+)
 from stream_app.domain.delivery.resolve import ResolvedLead, resolve_lead
 from stream_app.domain.delivery.suppression import people_in
 from stream_app.domain.lead.fields import clean_domain
@@ -98,7 +105,10 @@ TEXTS: Final[dict[str, Callable[[int], str]]] = {
 
 
 def _lead(**fields: str) -> bytes:
-    return json.dumps({"workspace": "acme", "lead_id": "a", "fields": fields}, ensure_ascii=False).encode()
+    return json.dumps(
+        {"workspace": "acme", "lead_id": "a", "fields": fields},
+        ensure_ascii=False,
+    ).encode()
 
 
 def _in_field(name: str, text: Callable[[int], str]) -> Shape:
@@ -124,7 +134,9 @@ def _structures(before: str = "", after: str = "") -> dict[str, Shape]:
         "quotes of an open text": shape('"\\"'),
         "escapes": shape('"\\\\'),
         "brackets in a text": lambda n: (before + '"' + "[" * (n - 300) + '"' + after).encode(),
-        "members": lambda n: (before + "{" + ",".join(f'"{i}":{i}' for i in range(n // 16)) + "}" + after).encode(),
+        "members": lambda n: (
+            before + "{" + ",".join(f'"{i}":{i}' for i in range(n // 16)) + "}" + after
+        ).encode(),
         "a member again and again": lambda n: (
             before + "{" + ",".join(['"a":1'] * (n // 6 - 40)) + "}" + after
         ).encode(),
@@ -132,7 +144,9 @@ def _structures(before: str = "", after: str = "") -> dict[str, Shape]:
         "a long fraction": lambda n: (before + "0." + "0" * (n - 300) + "1" + after).encode(),
         "a long exponent": lambda n: (before + "1e" + "9" * (n - 300) + after).encode(),
         "blanks": lambda n: (before + " " * (n - 300) + "1" + after).encode(),
-        "escaped letters": lambda n: (before + '"' + "\\u0301" * ((n - 300) // 6) + '"' + after).encode(),
+        "escaped letters": lambda n: (
+            before + '"' + "\\u0301" * ((n - 300) // 6) + '"' + after
+        ).encode(),
         "no UTF-8": lambda n: b'{"a":"' + b"\xff" * (n - 300),
     }
 
@@ -145,18 +159,33 @@ def check(work: Callable[[T], object], shape: Callable[[int], T], largest: int, 
 
 
 def _one_of_each(texts: Iterable[str], names: Sequence[str]) -> pytest.MarkDecorator:
-    """Pair each text with each name. With `pytest` each text comes once, with the names in turn; the rest is slow."""
-    pairs = [(number, text, at, name) for number, text in enumerate(texts) for at, name in enumerate(names)]
+    """Pair each text with each name.
+
+    With `pytest` each text comes once, with the names in turn; the rest is slow.
+    """
+    pairs = [
+        (number, text, at, name)
+        for number, text in enumerate(texts)
+        for at, name in enumerate(names)
+    ]
     slow = pytest.mark.slow
     return pytest.mark.parametrize(
         ("text", "name"),
-        [pytest.param(text, name, marks=[slow] * (number % len(names) != at)) for number, text, at, name in pairs],
+        [
+            pytest.param(text, name, marks=[slow] * (number % len(names) != at))
+            for number, text, at, name in pairs
+        ],
     )
 
 
 def _a_tenth(texts: Iterable[str]) -> list[Any]:
-    """Return the texts that the tests of a lead and of a callback have, too: all but a tenth of them are slow."""
-    return [pytest.param(text, marks=[pytest.mark.slow] * (number % 10 != 0)) for number, text in enumerate(texts)]
+    """Return the texts that the tests of a lead and of a callback have, too: all but a tenth of
+    them are slow.
+    """
+    return [
+        pytest.param(text, marks=[pytest.mark.slow] * (number % 10 != 0))
+        for number, text in enumerate(texts)
+    ]
 
 
 FIELDS: Final = ("email", "domain", "linkedin_url", "full_name", "phone", "anything")
@@ -184,7 +213,12 @@ def test_a_lead_with_a_hostile_value(text: str, name: str) -> None:
 
 @_one_of_each(
     _structures(),
-    ["", '{"workspace":"acme","lead_id":"a","fields":{"email":"a@b.de"},"more":', '{"fields":', '{"not_after_ms":'],
+    [
+        "",
+        '{"workspace":"acme","lead_id":"a","fields":{"email":"a@b.de"},"more":',
+        '{"fields":',
+        '{"not_after_ms":',
+    ],
 )
 def test_a_lead_with_a_hostile_structure(text: str, name: str) -> None:
     work = _structures(name, "}" if name else "")[text]
@@ -218,9 +252,16 @@ def _read_dead_letter(value: bytes) -> None:
 
 @pytest.mark.parametrize("shape", _a_tenth(_structures()))
 def test_a_dead_letter_with_a_hostile_structure(shape: str) -> None:
-    """Other programs write dead letters, too, so a plan may read values that no worker would accept."""
+    """Other programs write dead letters, too, so a plan may read values that no worker would
+    accept.
+    """
     for before in ("", '{"fields":{"a":', '{"lead_id":'):
-        check(_read_dead_letter, _structures(before, "}")[shape], MAX_CARRIED_BYTES, f"{before}: {shape}")
+        check(
+            _read_dead_letter,
+            _structures(before, "}")[shape],
+            MAX_CARRIED_BYTES,
+            f"{before}: {shape}",
+        )
 
 
 def _read_headers(consumed: ConsumedRecord) -> None:
@@ -239,7 +280,14 @@ def _read_headers(consumed: ConsumedRecord) -> None:
 def test_headers(name: str, text: str) -> None:
     def shape(n: int) -> ConsumedRecord:
         value = TEXTS[text](n).encode()
-        return ConsumedRecord("leads", 0, 7, value, None, ((PREFIX + name, value), ("traceparent", value)))
+        return ConsumedRecord(
+            "leads",
+            0,
+            7,
+            value,
+            None,
+            ((PREFIX + name, value), ("traceparent", value)),
+        )
 
     check(_read_headers, shape, MAX_CARRIED_BYTES, f"{name}: {text}")
 
@@ -247,7 +295,14 @@ def test_headers(name: str, text: str) -> None:
 @pytest.mark.parametrize("name", ["a", PREFIX + "reason", "traceparent"])
 def test_many_headers(name: str) -> None:
     def shape(n: int) -> ConsumedRecord:
-        return ConsumedRecord("leads", 0, 7, b"acme", None, tuple((name, b"x") for _ in range(n // 20)))
+        return ConsumedRecord(
+            "leads",
+            0,
+            7,
+            b"acme",
+            None,
+            tuple((name, b"x") for _ in range(n // 20)),
+        )
 
     check(_read_headers, shape, MAX_CARRIED_BYTES, name)
 
@@ -276,9 +331,13 @@ def _broken_bodies() -> dict[str, Shape]:
         for name, unit in units.items()
         for end in ("", '"}', '\n", "x": }')
     }
-    bodies["many members"] = lambda n: (start + '\n"' + "".join(f', "{i}": ' for i in range(n // 12)) + "}").encode()
+    bodies["many members"] = lambda n: (
+        start + '\n"' + "".join(f', "{i}": ' for i in range(n // 12)) + "}"
+    ).encode()
     bodies["many numbers"] = lambda n: (start + '\n", "a": ' + "1" * (n - 100) + "}").encode()
-    bodies["many signs"] = lambda n: (start + '\n", "a": -1' + "e+" * ((n - 100) // 2) + "}").encode()
+    bodies["many signs"] = lambda n: (
+        start + '\n", "a": -1' + "e+" * ((n - 100) // 2) + "}"
+    ).encode()
     return bodies
 
 
@@ -307,12 +366,18 @@ def test_a_callback_with_a_hostile_value(text: str, name: str) -> None:
 
 
 @_one_of_each(
-    _structures(), ["", '{"lead_id":"a","callback_token":"t","x":', '{"lead_id":', '{"lead_id":"a","fields":']
+    _structures(),
+    ["", '{"lead_id":"a","callback_token":"t","x":', '{"lead_id":', '{"lead_id":"a","fields":'],
 )
 def test_a_callback_with_a_hostile_structure(text: str, name: str) -> None:
     work = _structures(name, "}" if name else "")[text]
     check(_take_callback, work, LARGEST_BODY, f"{name}: {text}")
-    check(lambda value: read_callback(PLAN, _record(value)), work, MAX_CARRIED_BYTES, f"record {text}")
+    check(
+        lambda value: read_callback(PLAN, _record(value)),
+        work,
+        MAX_CARRIED_BYTES,
+        f"record {text}",
+    )
     check(lambda value: read_command(_record(value), 1), work, MAX_CARRIED_BYTES, f"command {text}")
 
 
@@ -359,17 +424,25 @@ def _read_person(line: str) -> None:
 
 @pytest.mark.parametrize("text", _a_tenth(TEXTS))
 def test_long_texts(text: str) -> None:
-    """As a dead letter or a file of people may have them, that is longer than a worker accepts a lead."""
+    """As a dead letter or a file of people may have them, that is longer than a worker accepts a
+    lead.
+    """
     past_its_cache = clean_domain.__wrapped__
     for work in (scrub, label, past_its_cache, _read_person):
         check(work, TEXTS[text], MAX_LINE_BYTES, f"{work.__name__}: {text}")
-    check(lambda value: scrub("Ada " * 200, known=[value]), TEXTS[text], MAX_LEAD_BYTES, f"a value: {text}")
+    check(
+        lambda value: scrub("Ada " * 200, known=[value]),
+        TEXTS[text],
+        MAX_LEAD_BYTES,
+        f"a value: {text}",
+    )
 
 
 def test_the_rule_itself_finds_what_is_quadratic() -> None:
     def quadratic(value: bytes) -> int:
         return sum(1 for _ in value for _ in value)
 
-    grows, _ = exponent(quadratic, lambda n: b"a" * n, 5_000, enough=2 * MOST)  # one run is enough, too
+    # one run is enough, too
+    grows, _ = exponent(quadratic, lambda n: b"a" * n, 5_000, enough=2 * MOST)
     assert grows > 1.5
     check(msgspec.json.decode, lambda n: b"[" + b"1," * (n // 2) + b"1]", 2**22, "numbers")

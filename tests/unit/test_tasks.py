@@ -1,4 +1,6 @@
-"""Parts that run side by side until one fails: which error counts, and that none of them outlives the others."""
+"""Parts that run side by side until one fails: which error counts, and that none of them outlives
+the others.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +26,9 @@ async def _for_ever(ended: Callable[[], None]) -> None:
 async def test_the_error_of_the_part_that_failed_is_returned_and_the_others_are_cancelled() -> None:
     ended: list[str] = []
     error = ValueError("a bug")
-    assert await until_failure(_for_ever(lambda: ended.append("first")), _fails(1.0, error)) is error
+    assert (
+        await until_failure(_for_ever(lambda: ended.append("first")), _fails(1.0, error)) is error
+    )
     assert ended == ["first"]
 
 
@@ -72,7 +76,9 @@ async def test_it_does_not_end_before_a_part_that_swallows_its_cancellation() ->
             await asyncio.sleep(2.5)
         await _for_ever(lambda: ended.append("stubborn"))
 
-    running = asyncio.create_task(until_failure(stubborn(), _for_ever(lambda: ended.append("other"))))
+    running = asyncio.create_task(
+        until_failure(stubborn(), _for_ever(lambda: ended.append("other"))),
+    )
     await asyncio.sleep(1.0)
     await cancel([running])
     assert running.cancelled()

@@ -20,12 +20,29 @@ from tests.upgrade.recording import RECORDED, record
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.upgrade", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.upgrade",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("what", nargs="?", choices=("run", "record"), default="run")
-    parser.add_argument("--baseline", default="", help="a commit or tag (default: what tests/upgrade/baseline names)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often it is rolled there and back (default 3)")
+    parser.add_argument(
+        "--baseline",
+        default="",
+        help="a commit or tag (default: what tests/upgrade/baseline names)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="how often it is rolled there and back (default 3)",
+    )
     parser.add_argument("--per-s", type=float, default=40.0, help="records a second (default 40)")
-    parser.add_argument("--phase-s", type=float, default=20.0, help="how long each mixture works (default 20)")
+    parser.add_argument(
+        "--phase-s",
+        type=float,
+        default=20.0,
+        help="how long each mixture works (default 20)",
+    )
     args = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if args.what == "record":

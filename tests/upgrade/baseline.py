@@ -1,7 +1,9 @@
-"""The version that this one has to run beside: the commit in the file `baseline`, unpacked and ready to start.
+"""The version that this one has to run beside: the commit in the file `baseline`, unpacked and
+ready to start.
 
-Until the first release it is a commit of main, later the last tag. A checkout without that commit (a shallow clone, an
-archive of the source) cannot show anything about an upgrade, so it fails with one line, and no test is skipped.
+Until the first release it is a commit of main, later the last tag. A checkout without that commit
+(a shallow clone, an archive of the source) cannot show anything about an upgrade, so it fails with
+one line, and no test is skipped.
 """
 
 import io
@@ -40,7 +42,8 @@ class NoBaseline(Exception):
 def unpack(folder: Path, commit: str = "") -> Program:
     """Unpack the baseline into an empty folder and return how to start it.
 
-    It runs with the interpreter of the tests. If its pinned requirements are others, it gets an environment of its own.
+    It runs with the interpreter of the tests. If its pinned requirements are others, it gets an
+    environment of its own.
 
     Args:
         folder: Where its source goes.
@@ -52,11 +55,15 @@ def unpack(folder: Path, commit: str = "") -> Program:
     commit = commit or NAMED.read_text(encoding="utf-8").strip()
     if _git("cat-file", "-e", f"{commit}^{{commit}}").returncode:
         raise NoBaseline(
-            f"tests/upgrade: this checkout does not have the commit {commit} that tests/upgrade/baseline names: clone "
-            "with the whole history (git fetch --unshallow)"
+            f"tests/upgrade: this checkout does not have the commit {commit} that "
+            "tests/upgrade/baseline names: clone "
+            "with the whole history (git fetch --unshallow)",
         )
     if _git("merge-base", "--is-ancestor", commit, "HEAD").returncode:
-        raise NoBaseline(f"tests/upgrade: {commit} of tests/upgrade/baseline is not in the history of HEAD: name one")
+        raise NoBaseline(
+            f"tests/upgrade: {commit} of tests/upgrade/baseline is not in the history of "
+            "HEAD: name one",
+        )
     packed = _git("archive", "--format=tar", commit)
     packed.check_returncode()
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as tar:
@@ -65,39 +72,80 @@ def unpack(folder: Path, commit: str = "") -> Program:
 
 
 def _python(folder: Path) -> Path:
-    """Return the interpreter of these tests, or one with the requirements of the baseline if this one has others."""
+    """Return the interpreter of these tests, or one with the requirements of the baseline if this
+    one has others.
+    """
     theirs = folder / "requirements.txt"
     if not (others := other_requirements(theirs.read_text(encoding="utf-8"))):
         return Path(sys.executable)
-    sys.stderr.write(f"tests/upgrade: the baseline gets an environment of its own, because it pins {others[0]}\n")
+    sys.stderr.write(
+        "tests/upgrade: the baseline gets an environment of its own, because it pins "
+        f"{others[0]}\n",
+    )
     own = folder / ".venv"
     venv.create(own, with_pip=True)
     python = own / "bin" / "python"
-    argv: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", theirs]
+    argv: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--require-hashes",
+        "-r",
+        theirs,
+    ]
     subprocess.run(argv, check=True, timeout=_INSTALL_S)
     return python
 
 
 def other_requirements(pinned: str) -> list[str]:
     """Return the pins of a requirements.txt that this interpreter does not have."""
-    pins = [Requirement(line.rstrip("\\ ")) for line in pinned.splitlines() if re.match(r"[A-Za-z0-9]", line)]
-    installed = {canonicalize_name(distribution.name): distribution.version for distribution in distributions()}
+    pins = [
+        Requirement(line.rstrip("\\ "))
+        for line in pinned.splitlines()
+        if re.match(r"[A-Za-z0-9]", line)
+    ]
+    installed = {
+        canonicalize_name(distribution.name): distribution.version
+        for distribution in distributions()
+    }
     return [
         str(pin)
         for pin in pins
         if (pin.marker is None or pin.marker.evaluate())
-        and not pin.specifier.contains(installed.get(canonicalize_name(pin.name), "0"), prereleases=True)
+        and not pin.specifier.contains(
+            installed.get(canonicalize_name(pin.name), "0"),
+            prereleases=True,
+        )
     ]
 
 
 def place_of(program: Program) -> str:
     """Return the folder from which this program takes its code."""
     code = "import stream_app; print(stream_app.__file__)"
-    start = program[1].replace('"-m", "stream_app", *sys.argv[1:]', f'"-c", {code!r}') if program != HEAD else code
-    ran = subprocess.run([sys.executable, "-c", start], check=True, capture_output=True, text=True, timeout=60)
+    start = (
+        program[1].replace('"-m", "stream_app", *sys.argv[1:]', f'"-c", {code!r}')
+        if program != HEAD
+        else code
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", start],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     return str(Path(ran.stdout.strip()).parents[1])
 
 
 def _git(*argv: str) -> subprocess.CompletedProcess[bytes]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return subprocess.run(["git", *argv], cwd=ROOT, capture_output=True, env=environ, check=False, timeout=120)
+    return subprocess.run(
+        ["git", *argv],
+        cwd=ROOT,
+        capture_output=True,
+        env=environ,
+        check=False,
+        timeout=120,
+    )

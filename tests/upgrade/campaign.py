@@ -1,8 +1,9 @@
-"""Two versions on one cluster under load: mixed, rolled forward, rolled back, rolled forward again, then the verdict.
+"""Two versions on one cluster under load: mixed, rolled forward, rolled back, rolled forward again,
+then the verdict.
 
-The load has what an upgrade must carry over: dead letters, deferred leads, uncertain and parked ones, callbacks that
-come late, budgets that are used up, a suppression, an import and commands to lanes. Clay's own ledger and the topics
-judge it, by the checker of `tests.chaos`.
+The load has what an upgrade must carry over: dead letters, deferred leads, uncertain and parked
+ones, callbacks that come late, budgets that are used up, a suppression, an import and commands to
+lanes. Clay's own ledger and the topics judge it, by the checker of `tests.chaos`.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ from tests.upgrade.baseline import HEAD, Program
 
 WORKSPACES: Final = 6
 BUDGETED: Final = {"w4": 250, "w5": 250}
-"""Credits a day. Each shares its partition with another workspace, so that its leads are deferred."""
+"""Credits a day. Each shares its partition with another workspace, so that its leads are deferred.
+"""
 UNWANTED: Final = range(900_000, 900_002)
 """Suppressed people, whose leads are published from then on."""
 IMPORTED: Final = 30
@@ -35,7 +37,8 @@ _MOVED_S: Final = 90.0
 _ENDED_S: Final = 90.0
 
 _FEW_TRIES: Final = IMPATIENT.replace("[delivery]", "[delivery]\nmax_attempts = 2").replace(
-    "[replay]", "[replay]\nmax_replays = 1"
+    "[replay]",
+    "[replay]\nmax_replays = 1",
 )
 CONFIG: Final = _FEW_TRIES + "".join(
     f"[workspaces.{name}.budget]\ncredits_per_day = {cap}\n" for name, cap in BUDGETED.items()
@@ -73,7 +76,10 @@ delay_s = 0.2
 
 
 class Result(msgspec.Struct):
-    """What came of it. `steps`: how often each status was reported. `posts`: POSTs by who ran them in the mixture."""
+    """What came of it.
+
+    `steps`: how often each status was reported. `posts`: POSTs by who ran them in the mixture.
+    """
 
     verdict: Verdict
     steps: dict[str, int]
@@ -91,16 +97,24 @@ class Result(msgspec.Struct):
         count = self.verdict.count
         lines = [
             f"posts while mixed: {self.posts}",
-            f"{verdict.leads} records: lost {count('lost')}, POSTed twice {verdict.doubles + count('double')}, over a "
-            f"budget {count('overspend')}, illegal {count('illegal')}, held by a budget {verdict.held}",
+            f"{verdict.leads} records: lost {count('lost')}, POSTed twice "
+            f"{verdict.doubles + count('double')}, over a "
+            f"budget {count('overspend')}, illegal {count('illegal')}, held by a budget "
+            f"{verdict.held}",
             f"steps: {self.steps}",
         ]
-        lines += [f"{finding.promise}: {finding.about}: {finding.what}" for finding in verdict.findings[:10]]
+        lines += [
+            f"{finding.promise}: {finding.about}: {finding.what}"
+            for finding in verdict.findings[:10]
+        ]
         return "\n".join([*lines, *self.described, *(f"untidy: {what}" for what in self.untidy)])
 
 
 class Versions:
-    """The processes of a fleet, each of one version. `posts`: leads that each version wrote ahead while mixed."""
+    """The processes of a fleet, each of one version.
+
+    `posts`: leads that each version wrote ahead while mixed.
+    """
 
     def __init__(self, line: Fleet, baseline: Program) -> None:
         self.line = line
@@ -114,7 +128,9 @@ class Versions:
 
     def say(self, what: str) -> None:
         """Note what happens, for whoever waits or reads the report of a failure."""
-        sys.stderr.write(f"{time.monotonic() - self._began:.0f} s: {what}; {dict(self.line.last())}\n")
+        sys.stderr.write(
+            f"{time.monotonic() - self._began:.0f} s: {what}; {dict(self.line.last())}\n",
+        )
 
     async def worker(self, version: str) -> None:
         """Let a worker join, and wait until it has partitions."""
@@ -161,7 +177,10 @@ class Versions:
         while True:
             await asyncio.sleep(0.5)
             sent = await self._sent() - before
-            if all(sent[version] for version in self._programs) and time.monotonic() - began > seconds:
+            if (
+                all(sent[version] for version in self._programs)
+                and time.monotonic() - began > seconds
+            ):
                 break
             assert time.monotonic() < deadline, f"while mixed: {sent}"
         self.posts += sent
@@ -169,7 +188,9 @@ class Versions:
     async def stop(self) -> None:
         """End all. Each must end cleanly, and have left no traceback."""
         ending = [*self._workers["baseline"], *self._workers["HEAD"], *self._replay.values()]
-        await asyncio.gather(*map(self._end, [*ending, *([self._gateway] if self._gateway is not None else [])]))
+        await asyncio.gather(
+            *map(self._end, [*ending, *([self._gateway] if self._gateway is not None else [])]),
+        )
         for log in self.line.logs.values():
             text = log.read_text(errors="replace")
             if "Traceback" in text:
@@ -179,7 +200,9 @@ class Versions:
         if not member.alive:
             self.untidy.append(f"{member.log.name} ended by itself: {member.last_words()[-1:]}")
         elif code := await self.line.stop(member.process, _TERM_S):
-            self.untidy.append(f"{member.log.name} ended with {code} after SIGTERM: {member.last_words()[-1:]}")
+            self.untidy.append(
+                f"{member.log.name} ended with {code} after SIGTERM: {member.last_words()[-1:]}",
+            )
 
     async def _sent(self) -> Counter[str]:
         sent: Counter[str] = Counter()
@@ -202,19 +225,35 @@ async def run_campaign(
     phase_s: float = 4.0,
     rounds: int = 1,
 ) -> Result:
-    """Run one: so many records a second, each mixture for `phase_s` at least, and there and back so many `rounds`."""
+    """Run one: so many records a second, each mixture for `phase_s` at least, and there and back so
+    many `rounds`.
+    """
     async with Fleet(
         bootstrap, namespace, WORKSPACES, config=CONFIG, lane=LANE, script=SCRIPT, callbacks=True,
         workspace="callback_health = { overdue = 1000 }", destination=DESTINATION,
     ) as line:  # fmt: skip
         team = Versions(line, baseline)
-        await asyncio.gather(*(team.worker("baseline") for _ in range(workers)), team.replay("baseline"))
+        await asyncio.gather(
+            *(team.worker("baseline") for _ in range(workers)),
+            team.replay("baseline"),
+        )
         await team.gateway("baseline")
         load = Load(line, per_s, mixed=True)
         async with load:
             for number in UNWANTED:
-                await _cli(line, "suppress", "add", f"person{number}@example.com", "--why", "objected")
-            await line.until(lambda: steps(line)["dead_lettered"] > 5 and line.last()["enriched"] > 5, 60, "it works")
+                await _cli(
+                    line,
+                    "suppress",
+                    "add",
+                    f"person{number}@example.com",
+                    "--why",
+                    "objected",
+                )
+            await line.until(
+                lambda: steps(line)["dead_lettered"] > 5 and line.last()["enriched"] > 5,
+                60,
+                "it works",
+            )
             for _ in range(rounds):
                 await team.worker("HEAD")
                 await team.replay("HEAD")
@@ -241,7 +280,9 @@ async def publish_import(line: Fleet) -> None:
     rows = "".join(f"imported{number}@example.com,Ada\n" for number in range(IMPORTED))
     (line.directory / "people.csv").write_text("email,first_name\n" + rows)
     await _cli(line, "publish", "people.csv", "--workspace", "w2", "--yes")
-    await line.publish([line.lead(number, line.names[number % len(line.names)]) for number in UNWANTED])
+    await line.publish(
+        [line.lead(number, line.names[number % len(line.names)]) for number in UNWANTED],
+    )
 
 
 def steps(line: Fleet) -> Counter[str]:
@@ -255,7 +296,10 @@ async def _cli(line: Fleet, *argv: str) -> None:
 
 
 async def _answered(line: Fleet) -> list[str]:
-    """Wait until Clay has called back about each lead that it accepted. Return what has not ended, as text."""
+    """Wait until Clay has called back about each lead that it accepted.
+
+    Return what has not ended, as text.
+    """
     deadline = time.monotonic() + _ENDED_S * BUSY
     while waiting := line.last()["accepted"] + line.last()["callback_overdue"]:
         if time.monotonic() > deadline:
@@ -264,8 +308,15 @@ async def _answered(line: Fleet) -> list[str]:
     return []
 
 
-async def _judge(line: Fleet, team: Versions, published: dict[str, int], untidy: list[str]) -> Result:
-    unwanted = frozenset(f"{line.names[number % len(line.names)]} person{number}@example.com" for number in UNWANTED)
+async def _judge(
+    line: Fleet,
+    team: Versions,
+    published: dict[str, int],
+    untidy: list[str],
+) -> Result:
+    unwanted = frozenset(
+        f"{line.names[number % len(line.names)]} person{number}@example.com" for number in UNWANTED
+    )
     evidence = await read_evidence(line, published, BUDGETED, resend=False)
     # What a lead costs differs here: Clay's charges are compared below instead.
     checker = Checker(msgspec.structs.replace(evidence, credits_a_lead=0, suppressed=unwanted))
@@ -289,7 +340,9 @@ def _overcharged(line: Fleet) -> list[Finding]:
     for text in (line.directory / "ledger.jsonl").read_bytes().splitlines():
         row = json.loads(text)
         if row["kind"] in ("charge", "refund"):
-            charged[row["workspace"]] += row.get("credits", 0) * (1 if row["kind"] == "charge" else -1)
+            charged[row["workspace"]] += row.get("credits", 0) * (
+                1 if row["kind"] == "charge" else -1
+            )
     return [
         Finding("overspend", name, f"Clay charged {charged[name]} credits of {cap}")
         for name, cap in BUDGETED.items()

@@ -1,7 +1,9 @@
-"""A partition as a release left it: what its processes wrote to each topic, as text in one file of the repository.
+"""A partition as a release left it: what its processes wrote to each topic, as text in one file of
+the repository.
 
-`record` runs a fixed scenario on a real Kafka with one partition, and returns one record of Kafka a line. A value that
-is no text is base64. Topics that Kafka compacts are written as compaction leaves them.
+`record` runs a fixed scenario on a real Kafka with one partition, and returns one record of Kafka a
+line. A value that is no text is base64. Topics that Kafka compacts are written as compaction leaves
+them.
 """
 
 import base64
@@ -18,7 +20,9 @@ from tests.upgrade.campaign import LANE
 
 RECORDED: Final = Path(__file__).with_name("recorded")
 NAMESPACE: Final = "recorded."
-"""Of the topics in a recording. It is part of every record id in it, so it can be replaced by another one."""
+"""Of the topics in a recording. It is part of every record id in it, so it can be replaced by
+another one.
+"""
 MOST_BYTES: Final = 100_000
 
 _CONFIG: Final = """
@@ -75,17 +79,29 @@ def pipeline(bootstrap: str, namespace: str) -> Fleet:
 
 
 async def record(bootstrap: str) -> str:
-    """Run the scenario and return what it left. Raises ValueError if that is too large for the repository."""
+    """Run the scenario and return what it left.
+
+    Raises ValueError if that is too large for the repository.
+    """
     async with pipeline(bootstrap, NAMESPACE) as line:
         await _scenario(line)
-        compacted = {topic.name for topic in line.settings.topic_plan() if topic.config["cleanup.policy"] == "compact"}
+        compacted = {
+            topic.name
+            for topic in line.settings.topic_plan()
+            if topic.config["cleanup.policy"] == "compact"
+        }
         records: list[Any] = []
         for topic in line.settings.topic_plan():
             taken = await line.read(topic.name)
-            records += {kept.key: kept for kept in taken}.values() if topic.name in compacted else taken
+            records += (
+                {kept.key: kept for kept in taken}.values() if topic.name in compacted else taken
+            )
     text = "".join(_line(kept) + "\n" for kept in records if kept.value is not None)
     if len(text) > MOST_BYTES:
-        raise ValueError(f"the recording has {len(text)} bytes of at most {MOST_BYTES}: let the scenario do less")
+        raise ValueError(
+            f"the recording has {len(text)} bytes of at most {MOST_BYTES}: let the scenario "
+            "do less",
+        )
     return text
 
 
@@ -97,10 +113,12 @@ def read(place: Path, namespace: str = NAMESPACE) -> Release:
 
 def to_publish(records: Iterable[ConsumedRecord]) -> list[Record]:
     """Return the records to write to Kafka again, each to its partition."""
-    return [Record(kept.topic, kept.key, kept.value, kept.headers, kept.partition) for kept in records]
+    return [
+        Record(kept.topic, kept.key, kept.value, kept.headers, kept.partition) for kept in records
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------ the scenario
+# ------------------------------------------------------------------------------------- the scenario
 
 
 async def _scenario(line: Fleet) -> None:
@@ -111,13 +129,23 @@ async def _scenario(line: Fleet) -> None:
     await worker.joined(60)
     await line.done("suppress", "add", "person90@example.com", "--why", "objected")
     await line.publish([_lead(line, number) for number in (0, 1, 90)])
-    await line.until(lambda: _answered(line) == _TOGETHER and line.last()["suppressed"] == 1, 15, "results come back")
+    await line.until(
+        lambda: _answered(line) == _TOGETHER and line.last()["suppressed"] == 1,
+        15,
+        "results come back",
+    )
     again = line.lead(0, "w0", force=True)
     same = line.lead(5, "w0", fields={"email": "person1@example.com"})
     poison = Record(line.settings.names.leads, b"w0", b"no lead", (), 0)
     await line.publish([_lead(line, 0), again, same, poison])
-    await line.until(lambda: _answered(line) == _TOGETHER + 1 and line.last()["rejected_invalid"] == 1, 15, "bad ones")
-    (line.directory / "people.csv").write_text("email\nimported1@example.com\nimported2@example.com\n")
+    await line.until(
+        lambda: _answered(line) == _TOGETHER + 1 and line.last()["rejected_invalid"] == 1,
+        15,
+        "bad ones",
+    )
+    (line.directory / "people.csv").write_text(
+        "email\nimported1@example.com\nimported2@example.com\n",
+    )
     await line.done("publish", "people.csv", "--workspace", "w0", "--yes")
     await line.until(lambda: _answered(line) == _TOGETHER + 3, 15, "the import")
     await line.done("lanes", "pause", "w0", "--why", "a table is rebuilt")
@@ -129,20 +157,32 @@ async def _scenario(line: Fleet) -> None:
     await line.until(lambda: line.last()["parked"] == _TOGETHER, 15, "replays are used up")
     line.control("DELETE", "/control/faults")
     await line.done("replay", "redrive", "--lead", "lead-20", "--yes", "--why", "repaired")
-    await line.until(lambda: _answered(line) == _TOGETHER + 4, 15, "one was sent back and is answered")
+    await line.until(
+        lambda: _answered(line) == _TOGETHER + 4,
+        15,
+        "one was sent back and is answered",
+    )
 
     line.control("POST", "/control/faults", _SILENT)
     await line.publish([_lead(line, 50)])
     await line.until(lambda: line.last()["accepted"] == 1, 15, "one lead waits for its callback")
     line.control("POST", "/control/faults", _RESET)
     await line.publish([_lead(line, number) for number in (10, 11)])
-    await line.until(lambda: line.last()["parked"] == 2 * _TOGETHER - 1, 15, "uncertain leads are parked")
+    await line.until(
+        lambda: line.last()["parked"] == 2 * _TOGETHER - 1,
+        15,
+        "uncertain leads are parked",
+    )
     line.control("DELETE", "/control/faults")
     await line.done("replay", "pause", "--why", "for the recording")
     await line.done("erase", "lead-0", "--yes", "--why", "a request")
 
     await line.publish([line.lead(number, "w1") for number in range(30, 34)])
-    await line.until(lambda: line.last()["deferred"] >= _TOGETHER, 15, "a used-up budget defers leads")
+    await line.until(
+        lambda: line.last()["deferred"] >= _TOGETHER,
+        15,
+        "a used-up budget defers leads",
+    )
     await line.done("lanes", "cancel", "w1", "--lead", "lead-33", "--why", "not wanted any more")
     line.control("POST", "/control/faults", _DOWN)
     await line.publish([_lead(line, number) for number in (40, 41)])
@@ -161,7 +201,7 @@ def _answered(line: Fleet) -> int:
     return sum(line.last()[status] for status in ANSWERED)
 
 
-# -------------------------------------------------------------------------------------------------------- the format
+# --------------------------------------------------------------------------------------- the format
 
 
 def _line(record: Any) -> str:
@@ -183,7 +223,15 @@ def _record(line: dict[str, Any]) -> ConsumedRecord:
     headers = tuple((name, _bytes(value) or b"") for name, value in line["headers"])
     key = _bytes(line["key"])
     value = _bytes(line["value"])
-    return ConsumedRecord(line["topic"], line["partition"], line["offset"], key, value, headers, line["at_ms"])
+    return ConsumedRecord(
+        line["topic"],
+        line["partition"],
+        line["offset"],
+        key,
+        value,
+        headers,
+        line["at_ms"],
+    )
 
 
 def _text(value: bytes | None) -> str | dict[str, str] | None:

@@ -1,7 +1,9 @@
-"""What each release wrote is read by this version: rows, events, dead letters, lanes. What 0.1.0 wrote is refused.
+"""What each release wrote is read by this version: rows, events, dead letters, lanes.
 
-A recording is made once for each release (`python -m tests.upgrade record`), and that of the version under work is made
-again as long as it may change.
+What 0.1.0 wrote is refused.
+
+A recording is made once for each release (`python -m tests.upgrade record`), and that of the
+version under work is made again as long as it may change.
 """
 
 import asyncio
@@ -80,7 +82,11 @@ def test_a_recording_has_a_record_of_each_kind(release: str, settings: Settings)
     assert {(record.key or b"")[:2] for record in made.of("stream-app-state")} == KINDS
     dispositions = {read_envelope(record).disposition for record in made.of("leads.dlq")}
     assert dispositions == {"failed", "poison"}
-    ways = {read_envelope(record).way for topic in ("leads.retry", "leads.deferred") for record in made.of(topic)}
+    ways = {
+        read_envelope(record).way
+        for topic in ("leads.retry", "leads.deferred")
+        for record in made.of(topic)
+    }
     assert ways >= {"replayed", "redriven", "deferred"}
 
 
@@ -89,7 +95,9 @@ def test_messages_are_read(release: str) -> None:
     made = recording(release)
     for topic, name in MESSAGE_OF.items():
         read_ones = [
-            msgspec.json.decode(stored.value or b"", type=MESSAGES[name]) for stored in made.of(topic) if _json(stored)
+            msgspec.json.decode(stored.value or b"", type=MESSAGES[name])
+            for stored in made.of(topic)
+            if _json(stored)
         ]
         assert read_ones, topic
     for record in made.of("stream-app-replay-state"):
@@ -106,7 +114,15 @@ def test_the_read_model_projects_it(release: str, tmp_path: Path) -> None:
     model = ReadModel(path, Sources(NAMES, 1, kept, frozenset({"w0", "w1"})))
     for topic in PROJECTED:
         records = [
-            Made(topic, sent.key, sent.value, sent.partition, sent.offset, sent.headers, sent.timestamp_ms)
+            Made(
+                topic,
+                sent.key,
+                sent.value,
+                sent.partition,
+                sent.offset,
+                sent.headers,
+                sent.timestamp_ms,
+            )
             for sent in made.records
             if sent.topic == topic
         ]
@@ -119,13 +135,19 @@ def test_the_read_model_projects_it(release: str, tmp_path: Path) -> None:
     for origin, (lead_id, status) in last.items():
         lead = ask.lead(lead_id, 0)
         assert lead is not None
-        assert status in {history.status for history in lead.histories if history.origin == origin}, lead_id
+        assert status in {
+            history.status for history in lead.histories if history.origin == origin
+        }, lead_id
     model.close()
 
 
 def waiting(made: Release) -> list[ConsumedRecord]:
-    """Return the dead letters that were still to be replayed: a later row of their lead has no other status."""
-    rows = {record.key: read_delivery(record.key or b"", record.value or b"") for record in _leads(made)}
+    """Return the dead letters that were still to be replayed: a later row of their lead has no
+    other status.
+    """
+    rows = {
+        record.key: read_delivery(record.key or b"", record.value or b"") for record in _leads(made)
+    }
     waits = {row.origin for row in rows.values() if row.state == "dead_lettered"}
     return [
         record
@@ -136,7 +158,10 @@ def waiting(made: Release) -> list[ConsumedRecord]:
 
 @each_release
 @virtual_time
-async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str, settings: Settings) -> None:
+async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(
+    release: str,
+    settings: Settings,
+) -> None:
     made = recording(release)
     kafka = MemoryKafka(now_ms)
     plan = settings.plan
@@ -146,13 +171,25 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
     store = MemoryLedger(kafka, "t-0", NAMES.state, 0)
     owner = PartitionOwner(0, store, parts(plan, clay))
     await owner.take_over()
-    assert len(owner.state.rows) == len(made.of("stream-app-state")) - _rows(made, b"n/", b"c/", b"l/")
+    assert len(owner.state.rows) == len(made.of("stream-app-state")) - _rows(
+        made,
+        b"n/",
+        b"c/",
+        b"l/",
+    )
     assert sum(owner.state.rows.parked.values()) == Counter(_states(made))["parked"]
 
     letters = waiting(made)
     memory = Memory(Begin())
     assert letters, "the release stopped while dead letters waited"
-    about = NAMES, plan.replay, {"w0": 1000.0, "w1": 1000.0}, memory.publish, memory.begin, memory.moving
+    about = (
+        NAMES,
+        plan.replay,
+        {"w0": 1000.0, "w1": 1000.0},
+        memory.publish,
+        memory.begin,
+        memory.moving,
+    )
     replay = Replay(*about, VirtualClock(), Turns({}), lambda *_: None, lambda *_: None)
     forwarding = asyncio.create_task(replay.dead_letters(RecordingStream(letters, topic=NAMES.dlq)))
     await asyncio.sleep(0.1)
@@ -163,16 +200,23 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
     generation = kafka.next_generation("g")
     sources: dict[str, Source] = {NAMES.leads: "hot", NAMES.retry: "retry"}
     serving = [
-        asyncio.create_task(owner.runner.serve(MemoryInlet(kafka, "g", generation, topic, 0), source))
+        asyncio.create_task(
+            owner.runner.serve(MemoryInlet(kafka, "g", generation, topic, 0), source),
+        )
         for topic, source in sources.items()
     ]
     await asyncio.sleep(30)
     events = [
-        msgspec.json.decode(stored.value or b"", type=StatusEvent) for stored in kafka.log(NAMES.status, 0).committed()
+        msgspec.json.decode(stored.value or b"", type=StatusEvent)
+        for stored in kafka.log(NAMES.status, 0).committed()
     ]
-    ended = {event.lead_id: event.status for event in events if event.status in ("accepted", "duplicate")}
+    ended = {
+        event.lead_id: event.status for event in events if event.status in ("accepted", "duplicate")
+    }
     sent = {read_envelope(letter).lead_id for letter in letters}
-    assert {lead for lead, status in ended.items() if status == "accepted"} == sent, "none ends as a duplicate"
+    assert {lead for lead, status in ended.items() if status == "accepted"} == sent, (
+        "none ends as a duplicate"
+    )
     assert len(clay.bodies) == len(letters)
     assert ended.get("lead-1") == "duplicate"
     for task in (*serving, forwarding):
@@ -181,7 +225,9 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(release: str,
 
 
 def _leads(made: Release) -> list[ConsumedRecord]:
-    return [record for record in made.of("stream-app-state") if (record.key or b"").startswith(b"d/")]
+    return [
+        record for record in made.of("stream-app-state") if (record.key or b"").startswith(b"d/")
+    ]
 
 
 def _states(made: Release) -> list[str]:
@@ -196,7 +242,7 @@ def _json(record: ConsumedRecord) -> bool:
     return (record.value or b"").startswith(b"{")
 
 
-# ------------------------------------------------------------------------------------------------- on a real Kafka
+# ---------------------------------------------------------------------------------- on a real Kafka
 
 
 @each_release
@@ -213,11 +259,15 @@ async def test_a_replay_is_planned_from_it(release: str, kafka: Broker, namespac
         code, listed = await line.ask("dlq", "list")
         assert code == 0
         assert listed["matching"] == len(recording(release).of("leads.dlq"))
-        await line.publish([msgspec.structs.replace(to_publish(letters_of_0_1_0(namespace))[0], partition=0)])
+        await line.publish(
+            [msgspec.structs.replace(to_publish(letters_of_0_1_0(namespace))[0], partition=0)],
+        )
         code, output = await line.run("replay", "plan")
         assert code == 1, output
         (text,) = output.splitlines()
-        assert text.startswith(f"{line.settings.names.dlq}/0/{listed['matching']} was written by version 0.1.0, whose")
+        assert text.startswith(
+            f"{line.settings.names.dlq}/0/{listed['matching']} was written by version 0.1.0, whose",
+        )
         assert "drain its dead letters" in text
 
 

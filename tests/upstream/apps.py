@@ -22,7 +22,9 @@ Work = Callable[[int, Ack], Awaitable[None]]
 """What is done with an event: its offset, and how to ack it."""
 
 Build = Callable[[str, str, Work, float], Any]
-"""From bootstrap, namespace, work and commit interval to an app on `<namespace>leads` with a table; one partition."""
+"""From bootstrap, namespace, work and commit interval to an app on `<namespace>leads` with a table;
+one partition.
+"""
 
 
 def stock(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -> Any:
@@ -73,7 +75,9 @@ async def running(app: Any) -> AsyncIterator[None]:
 
 
 async def rebalance(app: Any) -> None:
-    """Have the group rebalance as when a member joins or leaves, and return when the app has the next generation."""
+    """Have the group rebalance as when a member joins or leaves, and return when the app has the
+    next generation.
+    """
     thread = app.consumer._thread
     generation = app.consumer_generation_id
     thread.thread_loop.call_soon_threadsafe(thread._consumer._coordinator.request_rejoin)

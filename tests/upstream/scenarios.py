@@ -25,7 +25,10 @@ async def publish_numbers(kafka: Broker, namespace: str, count: int) -> None:
 
 
 async def committed_beside_an_event_in_flight(kafka: Broker, namespace: str, build: Build) -> int:
-    """Commit 0 to 9, leave 10 in flight, finish 11 to 19. Return the committed offset: beyond 10, a kill loses 10."""
+    """Commit 0 to 9, leave 10 in flight, finish 11 to 19.
+
+    Return the committed offset: beyond 10, a kill loses 10.
+    """
     acks: dict[int, Ack] = {}
 
     async def work(offset: int, ack: Ack) -> None:
@@ -49,7 +52,10 @@ async def committed_beside_an_event_in_flight(kafka: Broker, namespace: str, bui
 
 
 async def stop_without_a_broker_s(kafka: ProxiedKafka, namespace: str, build: Build) -> float:
-    """Freeze the broker of an app that has joined its group, and stop the app. Return how long that takes, in s."""
+    """Freeze the broker of an app that has joined its group, and stop the app.
+
+    Return how long that takes, in s.
+    """
     seen: list[int] = []
 
     async def work(offset: int, ack: Ack) -> None:
@@ -73,7 +79,10 @@ async def stop_without_a_broker_s(kafka: ProxiedKafka, namespace: str, build: Bu
 
 
 async def lost_after_a_slow_seek(kafka: Broker, namespace: str, build: Build) -> list[int]:
-    """Let the fetcher run between resume and seek of a rebalance, while the agent is busy. Return what was lost."""
+    """Let the fetcher run between resume and seek of a rebalance, while the agent is busy.
+
+    Return what was lost.
+    """
     count = 3000
     seen: set[int] = set()
     busy = asyncio.Event()
@@ -94,8 +103,12 @@ async def lost_after_a_slow_seek(kafka: Broker, namespace: str, build: Build) ->
         fetched_to = app.consumer._read_offset
 
         async def slow_seek() -> None:
-            """Make the seek of the recovery wait until some records are fetched, if the fetcher runs."""
-            by_recovery = app.consumer.flow_active or (build is ours and app.consumer._idle.is_set())
+            """Make the seek of the recovery wait until some records are fetched, if the fetcher
+            runs.
+            """
+            by_recovery = app.consumer.flow_active or (
+                build is ours and app.consumer._idle.is_set()
+            )
             for _ in range(100 if by_recovery else 0):
                 if any((offset or 0) > 15 for offset in fetched_to.values()):
                     break
@@ -110,7 +123,9 @@ async def lost_after_a_slow_seek(kafka: Broker, namespace: str, build: Build) ->
 
 
 def by_hand() -> tuple[list[int], dict[int, Ack], Work]:
-    """Return the events seen, the acks of the first ten, and work that acks only the events after these."""
+    """Return the events seen, the acks of the first ten, and work that acks only the events after
+    these.
+    """
     seen: list[int] = []
     acks: dict[int, Ack] = {}
 
@@ -124,7 +139,10 @@ def by_hand() -> tuple[list[int], dict[int, Ack], Work]:
 
 
 async def came_again_after_a_rebalance(kafka: Broker, namespace: str, build: Build) -> set[int]:
-    """Finish ten events, commit five of them, let the group rebalance. Return the events that came again."""
+    """Finish ten events, commit five of them, let the group rebalance.
+
+    Return the events that came again.
+    """
     seen, acks, work = by_hand()
     await publish_numbers(kafka, namespace, 10)
     app = build(kafka.bootstrap, namespace, work, 3600)
@@ -142,9 +160,11 @@ async def came_again_after_a_rebalance(kafka: Broker, namespace: str, build: Bui
 
 
 def seen_twice(seen: list[int]) -> set[int]:
-    """Of eleven events, five of them committed before a rebalance, return those that came a second time.
+    """Of eleven events, five of them committed before a rebalance, return those that came a second
+    time.
 
-    Stock Faust delivers all five others again. In one run of several hundred it delivered only four, for
+    Stock Faust delivers all five others again. In one run of several hundred it delivered only
+    four, for
     an unknown reason.
     """
     counted = Counter(seen)
@@ -155,11 +175,16 @@ def seen_twice(seen: list[int]) -> set[int]:
     return twice
 
 
-async def all_come_again_after_each_rebalance(kafka: Broker, namespace: str, build: Build, rebalances: int) -> bool:
+async def all_come_again_after_each_rebalance(
+    kafka: Broker,
+    namespace: str,
+    build: Build,
+    rebalances: int,
+) -> bool:
     """Give up ten events before each rebalance. Return true if they come again after each.
 
-    Not reported upstream: a poll under way takes them in the new generation, Faust drops them, and aiokafka's
-    seek_to_committed leaves the position of a partition that has no commit.
+    Not reported upstream: a poll under way takes them in the new generation, Faust drops them, and
+    aiokafka's seek_to_committed leaves the position of a partition that has no commit.
     """
     seen: list[int] = []
 
@@ -184,7 +209,10 @@ async def all_come_again_after_each_rebalance(kafka: Broker, namespace: str, bui
 
 
 async def write_to_a_table(app: Any) -> None:
-    """Write rows as fast as Faust sends them. It runs in an event's context, which has the partition."""
+    """Write rows as fast as Faust sends them.
+
+    It runs in an event's context, which has the partition.
+    """
     table = app.tables["counts"]
     buffer = app.producer.buffer
     for number in itertools.count():
@@ -194,7 +222,12 @@ async def write_to_a_table(app: Any) -> None:
 
 
 async def write_to_a_ledger(app: Any) -> None:
-    ledger = TransactionalState(app.connection, f"{app.conf.id}-0", app.conf.id.removesuffix("ours") + "state", 0)
+    ledger = TransactionalState(
+        app.connection,
+        f"{app.conf.id}-0",
+        app.conf.id.removesuffix("ours") + "state",
+        0,
+    )
     try:
         await ledger.take_over()
         for number in itertools.count():
@@ -204,7 +237,10 @@ async def write_to_a_ledger(app: Any) -> None:
 
 
 async def committed_while_rows_are_written(
-    kafka: Broker, namespace: str, build: Build, write: Callable[[Any], Coroutine[Any, Any, None]]
+    kafka: Broker,
+    namespace: str,
+    build: Build,
+    write: Callable[[Any], Coroutine[Any, Any, None]],
 ) -> int | None:
     """Return the group's offset 3 s after ten events were acked. The app commits every 0.1 s."""
     writing: list[asyncio.Task[None]] = []
@@ -234,7 +270,10 @@ async def committed_while_rows_are_written(
 
 
 async def came_again_after_a_commit(kafka: Broker, namespace: str, build: Build) -> set[int]:
-    """Start to commit five events, finish five more, let the group rebalance. Return the events that came again."""
+    """Start to commit five events, finish five more, let the group rebalance.
+
+    Return the events that came again.
+    """
     seen, acks, work = by_hand()
     await publish_numbers(kafka, namespace, 10)
     app = build(kafka.bootstrap, namespace, work, 3600)

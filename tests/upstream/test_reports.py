@@ -1,6 +1,8 @@
-"""The programs of docs/reference/upstream show their faults on the stock libraries, and print what the pages say.
+"""The programs of docs/reference/upstream show their faults on the stock libraries, and print what
+the pages say.
 
-When one of these tests fails, upstream has mended a fault: read its page, and take out our code for it.
+When one of these tests fails, upstream has mended a fault: read its page, and take out our code for
+it.
 """
 
 import os
@@ -16,7 +18,9 @@ from tests.support.pace import BUSY
 
 REPORTS = Path(__file__).parents[2] / "docs" / "reference" / "upstream"
 RACES = {"resumes-before-it-seeks", "commits-starve", "the-last-commit-is-skipped"}
-"""Faults that a program meets in most of its runs. As in test_stock_faust.py, one of four is enough."""
+"""Faults that a program meets in most of its runs. As in test_stock_faust.py, one of four is
+enough.
+"""
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -30,13 +34,26 @@ def shown_by(program: str, bootstrap: str, directory: Path) -> str:
     argv = [sys.executable, "-W", "ignore", "-c", program]
     environment = os.environ | {"KAFKA_BOOTSTRAP": bootstrap}
     ran = subprocess.run(
-        argv, capture_output=True, text=True, timeout=120 * BUSY, check=False, cwd=directory, env=environment
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=120 * BUSY,
+        check=False,
+        cwd=directory,
+        env=environment,
     )
     return ran.stdout or ran.stderr
 
 
-@pytest.mark.parametrize("report", sorted(path.stem for path in REPORTS.glob("*.md") if path.stem != "README"))
-def test_a_report_shows_its_fault_on_the_stock_release(kafka: Broker, tmp_path: Path, report: str) -> None:
+@pytest.mark.parametrize(
+    "report",
+    sorted(path.stem for path in REPORTS.glob("*.md") if path.stem != "README"),
+)
+def test_a_report_shows_its_fault_on_the_stock_release(
+    kafka: Broker,
+    tmp_path: Path,
+    report: str,
+) -> None:
     page = REPORTS / f"{report}.md"
     (program,) = blocks_of(page, "python")
     (expected,) = blocks_of(page, "text")

@@ -1,4 +1,6 @@
-"""Faults of stock Faust 0.15.3. When one of these tests fails, upstream has fixed the fault and our fix can go.
+"""Faults of stock Faust 0.15.3.
+
+When one of these tests fails, upstream has fixed the fault and our fix can go.
 
 They are long tests: a change of ours cannot break them.
 """
@@ -26,7 +28,9 @@ pytestmark = pytest.mark.long
 
 
 async def ever(kafka: Broker, namespace: str, fails: Callable[[str], Awaitable[bool]]) -> bool:
-    """Return true if stock Faust fails in one of four tries, each in a namespace of its own: it is a race."""
+    """Return true if stock Faust fails in one of four tries, each in a namespace of its own: it is
+    a race.
+    """
     for attempt in range(4):
         mine = f"{namespace}{attempt}."
         await create_topics(kafka.bootstrap, mine + "leads", mine + "stock-counts-changelog")
@@ -35,7 +39,11 @@ async def ever(kafka: Broker, namespace: str, fails: Callable[[str], Awaitable[b
     return False
 
 
-async def test_606_commits_over_an_event_in_flight(kafka: Broker, namespace: str, topics: None) -> None:
+async def test_606_commits_over_an_event_in_flight(
+    kafka: Broker,
+    namespace: str,
+    topics: None,
+) -> None:
     assert await committed_beside_an_event_in_flight(kafka, namespace, stock) == 20
 
 
@@ -46,12 +54,18 @@ async def test_596_a_rebalance_with_a_table_loses_events(kafka: Broker, namespac
     assert await ever(kafka, namespace, fails)
 
 
-async def test_502_a_rebalance_forgets_pending_acks(kafka: Broker, namespace: str, topics: None) -> None:
+async def test_502_a_rebalance_forgets_pending_acks(
+    kafka: Broker,
+    namespace: str,
+    topics: None,
+) -> None:
     assert await came_again_after_a_rebalance(kafka, namespace, stock)
 
 
 async def test_a_rebalance_before_the_first_commit_loses_fetched_events(
-    kafka: Broker, namespace: str, topics: None
+    kafka: Broker,
+    namespace: str,
+    topics: None,
 ) -> None:
     assert not await all_come_again_after_each_rebalance(kafka, namespace, stock, rebalances=40)
 
@@ -68,12 +82,18 @@ async def test_commits_starve_while_rows_are_written(kafka: Broker, namespace: s
     assert await ever(kafka, namespace, fails)
 
 
-async def test_a_stop_takes_a_minute_while_no_broker_answers(broker: ProxiedKafka, namespace: str) -> None:
+async def test_a_stop_takes_a_minute_while_no_broker_answers(
+    broker: ProxiedKafka,
+    namespace: str,
+) -> None:
     await create_topics(broker.bootstrap, namespace + "leads", namespace + "stock-counts-changelog")
     assert await stop_without_a_broker_s(broker, namespace, stock) > 30
 
 
-async def test_the_last_commit_before_a_rebalance_is_left_out(kafka: Broker, namespace: str) -> None:
+async def test_the_last_commit_before_a_rebalance_is_left_out(
+    kafka: Broker,
+    namespace: str,
+) -> None:
     async def fails(mine: str) -> bool:
         return await came_again_after_a_commit(kafka, mine, stock) == set(range(5, 10))
 

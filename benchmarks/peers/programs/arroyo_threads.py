@@ -7,7 +7,10 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from arroyo.backends.kafka.configuration import build_kafka_configuration, build_kafka_consumer_configuration
+from arroyo.backends.kafka.configuration import (
+    build_kafka_configuration,
+    build_kafka_consumer_configuration,
+)
 from arroyo.backends.kafka.consumer import KafkaConsumer, KafkaPayload, KafkaProducer
 from arroyo.processing.processor import StreamProcessor
 from arroyo.processing.strategies import CommitOffsets, RunTaskInThreads
@@ -17,7 +20,9 @@ from thread_delivery import IN_FLIGHT, Delivery
 
 BROKERS = [os.environ["BOOTSTRAP"]]
 producer = KafkaProducer(build_kafka_configuration(default_config={}, bootstrap_servers=BROKERS))
-deliver = Delivery(lambda lead: producer.produce(Topic(os.environ["DLQ"]), KafkaPayload(None, lead, [])).result())
+deliver = Delivery(
+    lambda lead: producer.produce(Topic(os.environ["DLQ"]), KafkaPayload(None, lead, [])).result(),
+)
 
 
 def task(message: Message[KafkaPayload]) -> None:
@@ -26,7 +31,9 @@ def task(message: Message[KafkaPayload]) -> None:
 
 class Factory(ProcessingStrategyFactory[KafkaPayload]):
     def create_with_partitions(
-        self, commit: Commit, partitions: Mapping[Partition, int]
+        self,
+        commit: Commit,
+        partitions: Mapping[Partition, int],
     ) -> ProcessingStrategy[KafkaPayload]:
         return RunTaskInThreads(task, IN_FLIGHT, IN_FLIGHT, CommitOffsets(commit))
 
@@ -34,11 +41,14 @@ class Factory(ProcessingStrategyFactory[KafkaPayload]):
 def main() -> None:
     consumer = KafkaConsumer(
         build_kafka_consumer_configuration(
-            default_config={"session.timeout.ms": int(os.environ["SESSION_MS"]), "heartbeat.interval.ms": 1000},
+            default_config={
+                "session.timeout.ms": int(os.environ["SESSION_MS"]),
+                "heartbeat.interval.ms": 1000,
+            },
             bootstrap_servers=BROKERS,
             auto_offset_reset="earliest",
             group_id=os.environ["GROUP"],
-        )
+        ),
     )
     processor = StreamProcessor(consumer, Topic(os.environ["LEADS"]), Factory())
 

@@ -1,4 +1,6 @@
-"""Delivers leads over aiohttp, with the libraries that most Python services use: aiolimiter and tenacity."""
+"""Delivers leads over aiohttp, with the libraries that most Python services use: aiolimiter and
+tenacity.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,13 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 from aiolimiter import AsyncLimiter
-from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryError,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
 
 IN_FLIGHT = int(os.environ["IN_FLIGHT"])
 _RATE_PER_S = float(os.environ["RATE_PER_S"])
@@ -21,7 +29,11 @@ class NotTaken(Exception):
 class Delivery:
     """Posts a lead at the rate, retries it, and passes it to `dead_letter` in the end."""
 
-    def __init__(self, session: aiohttp.ClientSession, dead_letter: Callable[[bytes], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        dead_letter: Callable[[bytes], Awaitable[object]],
+    ) -> None:
         self._session = session
         self._dead_letter = dead_letter
         self._limiter = AsyncLimiter(1, 1 / _RATE_PER_S) if _RATE_PER_S else None
@@ -42,7 +54,11 @@ class Delivery:
     async def post(self, lead: bytes) -> None:
         if self._limiter is not None:
             await self._limiter.acquire()
-        async with self._session.post(_URL, data=lead, headers={"content-type": "application/json"}) as answer:
+        async with self._session.post(
+            _URL,
+            data=lead,
+            headers={"content-type": "application/json"},
+        ) as answer:
             await answer.read()
             if answer.status == 429 or answer.status >= 500:
                 raise NotTaken(answer.status)
@@ -52,5 +68,6 @@ class Delivery:
 def new_session() -> aiohttp.ClientSession:
     """Return a session with a connection for each lead in flight."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=IN_FLIGHT), timeout=aiohttp.ClientTimeout(total=30)
+        connector=aiohttp.TCPConnector(limit=IN_FLIGHT),
+        timeout=aiohttp.ClientTimeout(total=30),
     )

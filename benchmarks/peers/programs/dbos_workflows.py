@@ -1,4 +1,6 @@
-"""DBOS on SQLite: a durable workflow for each record, with the POST in a child that is not recovered after a crash."""
+"""DBOS on SQLite: a durable workflow for each record, with the POST in a child that is not
+recovered after a crash.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from thread_delivery import IN_FLIGHT, Delivery
 
 DATABASE = Path(tempfile.gettempdir(), f"{os.environ['GROUP']}.sqlite")
 
-DBOS(config={"name": "peer", "system_database_url": f"sqlite:///{DATABASE}", "run_admin_server": False})
+DBOS(
+    config={
+        "name": "peer",
+        "system_database_url": f"sqlite:///{DATABASE}",
+        "run_admin_server": False,
+    },
+)
 producer = Producer({"bootstrap.servers": os.environ["BOOTSTRAP"]})
 
 

@@ -12,7 +12,8 @@ retry = {"retry": {"max_attempts": 6, "initial_interval_ms": 500, "max_interval_
 dlq = {"dlq": {"endpoint": {"kafka": {"url": os.environ["BOOTSTRAP"], "topic": os.environ["DLQ"]}}}}
 route = Route.from_config(
     {
-        "batch_size": 1 if PACED else int(os.environ["IN_FLIGHT"]),  # the limiter lets a batch through at once
+        # the limiter lets a batch through at once
+        "batch_size": 1 if PACED else int(os.environ["IN_FLIGHT"]),
         "input": {
             "kafka": {
                 "url": os.environ["BOOTSTRAP"],
@@ -23,7 +24,7 @@ route = Route.from_config(
                     ["session.timeout.ms", os.environ["SESSION_MS"]],
                     ["heartbeat.interval.ms", "1000"],
                 ],
-            }
+            },
         },
         "output": {
             "middlewares": [*limiter, retry, dlq],
@@ -33,7 +34,7 @@ route = Route.from_config(
                 "custom_headers": {"content-type": "application/json"},
             },
         },
-    }
+    },
 )
 
 if __name__ == "__main__":

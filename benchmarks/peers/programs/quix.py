@@ -15,7 +15,9 @@ from thread_delivery import IN_FLIGHT, Delivery
 class HttpSink(BatchingSink):
     def __init__(self) -> None:
         super().__init__()
-        self._producer = Producer({"bootstrap.servers": os.environ["BOOTSTRAP"], "enable.idempotence": True})
+        self._producer = Producer(
+            {"bootstrap.servers": os.environ["BOOTSTRAP"], "enable.idempotence": True},
+        )
         self._deliver = Delivery(self._to_dlq)
         self._threads = ThreadPoolExecutor(IN_FLIGHT)
 
@@ -36,7 +38,10 @@ app = Application(
     auto_create_topics=False,
     state_dir=tempfile.mkdtemp(),
     loglevel="WARNING",
-    consumer_extra_config={"session.timeout.ms": int(os.environ["SESSION_MS"]), "heartbeat.interval.ms": 1000},
+    consumer_extra_config={
+        "session.timeout.ms": int(os.environ["SESSION_MS"]),
+        "heartbeat.interval.ms": 1000,
+    },
 )
 sink = HttpSink()
 for name in (os.environ["LEADS"], os.environ["BULK"]):

@@ -25,7 +25,9 @@ async def main() -> None:
         deliver = Delivery(session, lambda lead: producer.send_and_wait(os.environ["DLQ"], lead))
         while True:
             batches = await consumer.getmany(timeout_ms=500, max_records=IN_FLIGHT)
-            await asyncio.gather(*(deliver(record.value) for records in batches.values() for record in records))
+            await asyncio.gather(
+                *(deliver(record.value) for records in batches.values() for record in records),
+            )
             if batches:
                 await consumer.commit()
 

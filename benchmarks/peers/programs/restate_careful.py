@@ -1,4 +1,6 @@
-"""Restate: a handler for each record, with a step before the POST, so that a POST that was interrupted is known."""
+"""Restate: a handler for each record, with a step before the POST, so that a POST that was
+interrupted is known.
+"""
 
 from __future__ import annotations
 

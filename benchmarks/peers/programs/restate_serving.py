@@ -27,13 +27,21 @@ class Outside:
     async def run(self, service: restate.Service, handler: str) -> None:
         """Serve until SIGTERM. `handler` gets the records."""
         stopped = asyncio.Event()
-        install_shutdown_hook(asyncio.get_running_loop(), stopped.set)  # the SDK takes SIGTERM from hypercorn
+        # the SDK takes SIGTERM from hypercorn
+        install_shutdown_hook(asyncio.get_running_loop(), stopped.set)
         address = f"127.0.0.1:{os.environ['PORT']}"
-        self.producer = AIOKafkaProducer(bootstrap_servers=os.environ["BOOTSTRAP"], enable_idempotence=True)
+        self.producer = AIOKafkaProducer(
+            bootstrap_servers=os.environ["BOOTSTRAP"],
+            enable_idempotence=True,
+        )
         async with self.producer, new_session() as session:
             self.delivery = Delivery(session, self.dead_letter)
             await asyncio.gather(
-                serve(restate.app([service]), Config.from_mapping(bind=address), shutdown_trigger=stopped.wait),
+                serve(
+                    restate.app([service]),
+                    Config.from_mapping(bind=address),
+                    shutdown_trigger=stopped.wait,
+                ),
                 _register(f"http://{address}", f"service://{service.name}/{handler}"),
             )
 
@@ -47,7 +55,14 @@ async def _register(deployment: str, sink: str) -> None:
     }
     async with aiohttp.ClientSession(os.environ["SERVER"], raise_for_status=True) as admin:
         async with admin.get("/subscriptions") as answer:
-            subscribed = {subscription["source"] for subscription in (await answer.json())["subscriptions"]}
-        for source in {f"kafka://kafka/{os.environ[topic]}" for topic in ("LEADS", "BULK")} - subscribed:
+            subscribed = {
+                subscription["source"] for subscription in (await answer.json())["subscriptions"]
+            }
+        for source in {
+            f"kafka://kafka/{os.environ[topic]}" for topic in ("LEADS", "BULK")
+        } - subscribed:
             await admin.post("/deployments", json={"uri": deployment})
-            await admin.post("/subscriptions", json={"source": source, "sink": sink, "options": options})
+            await admin.post(
+                "/subscriptions",
+                json={"source": source, "sink": sink, "options": options},
+            )

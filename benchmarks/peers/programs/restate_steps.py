@@ -12,7 +12,9 @@ from restate_serving import Outside
 leads = Service("leads")
 outside = Outside()
 ATTEMPTS = RunOptions[None](
-    max_attempts=6, initial_retry_interval=timedelta(seconds=0.5), max_retry_interval=timedelta(seconds=10)
+    max_attempts=6,
+    initial_retry_interval=timedelta(seconds=0.5),
+    max_retry_interval=timedelta(seconds=10),
 )
 
 

@@ -9,7 +9,13 @@ from collections.abc import Callable
 
 import requests
 from requests.adapters import HTTPAdapter
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
 
 IN_FLIGHT = int(os.environ["IN_FLIGHT"])
 _RATE_PER_S = float(os.environ["RATE_PER_S"])
@@ -21,7 +27,10 @@ class NotTaken(Exception):
 
 
 class Delivery:
-    """Posts a lead at the rate, retries it, and passes it to `dead_letter` in the end. For many threads."""
+    """Posts a lead at the rate, retries it, and passes it to `dead_letter` in the end.
+
+    For many threads.
+    """
 
     def __init__(self, dead_letter: Callable[[bytes], object]) -> None:
         self._dead_letter = dead_letter
@@ -49,7 +58,12 @@ class Delivery:
                 self._next_s = max(self._next_s + 1 / _RATE_PER_S, time.monotonic())
                 turn_s = self._next_s
             time.sleep(max(0.0, turn_s - time.monotonic()))
-        answer = self._session.post(_URL, data=lead, headers={"content-type": "application/json"}, timeout=30)
+        answer = self._session.post(
+            _URL,
+            data=lead,
+            headers={"content-type": "application/json"},
+            timeout=30,
+        )
         if answer.status_code == 429 or answer.status_code >= 500:
             raise NotTaken(answer.status_code)
         answer.raise_for_status()

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, statetimeline, timeseries
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    prometheus,
+    stat,
+    statetimeline,
+    timeseries,
+)
 from grafana_foundation_sdk.builders import heatmap as heatmaps
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as common_models
@@ -29,8 +37,14 @@ def build(source: Dashboard) -> str:
         .time("now-6h", "now")
         .refresh("30s")
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
-        .link(dashboard.DashboardLink("stream-app").type(models.DashboardLinkType.DASHBOARDS).tags(["stream-app"]))
-        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .link(
+            dashboard.DashboardLink("stream-app")
+            .type(models.DashboardLinkType.DASHBOARDS)
+            .tags(["stream-app"]),
+        )
+        .with_variable(
+            dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
+        )
     )
     board.with_variable(
         dashboard.QueryVariable("release")
@@ -38,7 +52,7 @@ def build(source: Dashboard) -> str:
         .query("label_values(stream_app_build_info, release)")
         .datasource(_DATASOURCE)
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .sort(models.VariableSort.ALPHABETICAL_ASC)
+        .sort(models.VariableSort.ALPHABETICAL_ASC),
     )
     for name, query in source.variables.items():
         board.with_variable(
@@ -50,11 +64,16 @@ def build(source: Dashboard) -> str:
             .sort(models.VariableSort.ALPHABETICAL_ASC)
             .multi(True)
             .include_all(True)
-            .all_value(".*")
+            .all_value(".*"),
         )
     for name, query in source.annotations.items():
         board.annotation(
-            dashboard.AnnotationQuery().name(name).datasource(_DATASOURCE).enable(True).expr(query).icon_color("blue")
+            dashboard.AnnotationQuery()
+            .name(name)
+            .datasource(_DATASOURCE)
+            .enable(True)
+            .expr(query)
+            .icon_color("blue"),
         )
     for title, panels in source.rows.items():
         row = dashboard.Row(title)
@@ -67,21 +86,30 @@ def build(source: Dashboard) -> str:
 def _panel(source: Panel) -> Any:
     """Build a panel of any kind."""
     panel = _KINDS[source.kind](source)
-    panel.title(source.title).description(source.description).unit(source.unit).datasource(_DATASOURCE)
+    panel.title(source.title).description(source.description).unit(source.unit).datasource(
+        _DATASOURCE,
+    )
     panel.span(source.span).height(5 if source.kind == "number" else 8).min(0)
     if source.most is not None:
         panel.max(source.most)
     if source.limits:
-        steps = [models.Threshold(value=value, color=colour) for value, colour in source.limits.items()]
-        panel.thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
+        steps = [
+            models.Threshold(value=value, color=colour) for value, colour in source.limits.items()
+        ]
+        panel.thresholds(
+            dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps),
+        )
         panel.color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
     if source.states:
         results = {
-            value: models.ValueMappingResult(text=text, color=colour) for value, (text, colour) in source.states.items()
+            value: models.ValueMappingResult(text=text, color=colour)
+            for value, (text, colour) in source.states.items()
         }
         panel.mappings([models.ValueMap(options=results)])
     for number, (legend, query) in enumerate(source.queries.items()):
-        target = prometheus.Dataquery().expr(query).legend_format(legend).ref_id(chr(ord("A") + number))
+        target = (
+            prometheus.Dataquery().expr(query).legend_format(legend).ref_id(chr(ord("A") + number))
+        )
         if source.exemplars:
             target.exemplar(True)
         if source.kind == "heatmap":
@@ -91,13 +119,19 @@ def _panel(source: Panel) -> Any:
 
 
 def _lines(_: Panel) -> Any:
-    legend = common.VizLegendOptions().show_legend(True).placement(common_models.LegendPlacement.BOTTOM)
+    legend = (
+        common.VizLegendOptions().show_legend(True).placement(common_models.LegendPlacement.BOTTOM)
+    )
     tooltip = common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.MULTI)
     return timeseries.Panel().legend(legend).tooltip(tooltip).fill_opacity(10)
 
 
 def _stack(source: Panel) -> Any:
-    return _lines(source).fill_opacity(60).stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
+    return (
+        _lines(source)
+        .fill_opacity(60)
+        .stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
+    )
 
 
 def _bars(_: Panel) -> Any:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from panels.model import BREAKER, LANES, RELEASE, TABLES, Dashboard, Panel, highest, increase, quantile, rate
+from panels.model import (
+    BREAKER,
+    LANES,
+    RELEASE,
+    TABLES,
+    Dashboard,
+    Panel,
+    highest,
+    increase,
+    quantile,
+    rate,
+)
 
 LANE: Final = Dashboard(
     "stream-app-lane",
@@ -59,7 +70,11 @@ LANE: Final = Dashboard(
                 "ops",
                 {
                     "limit": highest("stream_app_lane_rate_per_second", LANES, "workspace"),
-                    "accepted": rate("stream_app_lead_events_total", f'status="accepted",{LANES}', "workspace"),
+                    "accepted": rate(
+                        "stream_app_lead_events_total",
+                        f'status="accepted",{LANES}',
+                        "workspace",
+                    ),
                 },
             ),
             Panel(
@@ -85,7 +100,14 @@ LANE: Final = Dashboard(
                 "Time of a POST, 95 %",
                 "The time within which 95 % of the POSTs were answered.",
                 "s",
-                {"{{destination}}": quantile(0.95, "stream_app_post_seconds", "destination", TABLES)},
+                {
+                    "{{destination}}": quantile(
+                        0.95,
+                        "stream_app_post_seconds",
+                        "destination",
+                        TABLES,
+                    ),
+                },
                 exemplars=True,
             ),
             Panel(
@@ -97,14 +119,21 @@ LANE: Final = Dashboard(
             ),
             Panel(
                 "Time until the callback",
-                "The time from Clay's acceptance of a lead to its first callback, for 50 % and 95 % of the leads.",
+                "The time from Clay's acceptance of a lead to its first callback, for 50 % "
+                "and 95 % of the leads.",
                 "s",
                 {
                     "{{destination}} 50 %": quantile(
-                        0.5, "stream_app_accepted_to_callback_seconds", "destination", TABLES
+                        0.5,
+                        "stream_app_accepted_to_callback_seconds",
+                        "destination",
+                        TABLES,
                     ),
                     "{{destination}} 95 %": quantile(
-                        0.95, "stream_app_accepted_to_callback_seconds", "destination", TABLES
+                        0.95,
+                        "stream_app_accepted_to_callback_seconds",
+                        "destination",
+                        TABLES,
                     ),
                 },
                 span=12,
@@ -113,17 +142,33 @@ LANE: Final = Dashboard(
                 "Time until done, 95 %",
                 "The time from the first event of a lead to its end, over all replays.",
                 "s",
-                {"{{destination}}": quantile(0.95, "stream_app_received_to_done_seconds", "destination", TABLES)},
+                {
+                    "{{destination}}": quantile(
+                        0.95,
+                        "stream_app_received_to_done_seconds",
+                        "destination",
+                        TABLES,
+                    ),
+                },
                 span=12,
             ),
             Panel(
                 "Budget",
-                "Credits and Actions of each meter: booked, reserved for leads under way, and spent elsewhere.",
+                "Credits and Actions of each meter: booked, reserved for leads under way, "
+                "and spent elsewhere.",
                 "short",
                 {
                     "{{meter}} spent": highest("stream_app_lane_budget_spent", LANES, "meter"),
-                    "{{meter}} reserved": highest("stream_app_lane_budget_reserved", LANES, "meter"),
-                    "{{meter}} elsewhere": highest("stream_app_lane_budget_elsewhere", LANES, "meter"),
+                    "{{meter}} reserved": highest(
+                        "stream_app_lane_budget_reserved",
+                        LANES,
+                        "meter",
+                    ),
+                    "{{meter}} elsewhere": highest(
+                        "stream_app_lane_budget_elsewhere",
+                        LANES,
+                        "meter",
+                    ),
                     "{{meter}} cap": highest("stream_app_lane_budget_cap", LANES, "meter"),
                 },
                 span=12,
@@ -132,7 +177,13 @@ LANE: Final = Dashboard(
                 "Credits a lead",
                 "What a lead has come to cost, by destination.",
                 "short",
-                {"{{destination}}": highest("stream_app_lane_estimate_credits", LANES, "destination")},
+                {
+                    "{{destination}}": highest(
+                        "stream_app_lane_estimate_credits",
+                        LANES,
+                        "destination",
+                    ),
+                },
                 span=6,
             ),
             Panel(
@@ -144,9 +195,12 @@ LANE: Final = Dashboard(
             ),
             Panel(
                 "Webhooks: submissions left",
-                "A webhook takes 50,000 submissions in its lifetime. Add a new one to the pool in time.",
+                "A webhook takes 50,000 submissions in its lifetime. Add a new one to the "
+                "pool in time.",
                 "short",
-                {"{{destination}}": f"min by (destination) (stream_app_lane_submissions_left{{{LANES}}})"},
+                {
+                    "{{destination}}": f"min by (destination) (stream_app_lane_submissions_left{{{LANES}}})",
+                },
                 "bars",
                 12,
                 {None: "red", 5_000: "green"},
@@ -162,6 +216,8 @@ LANE: Final = Dashboard(
     },
     repeat="workspace",
     annotations={
-        "Changes of the lane": f"sum by (workspace, kind) (increase(stream_app_lane_changes_total{{{LANES}}}[1m])) > 0"
+        "Changes of the lane": (
+            f"sum by (workspace, kind) (increase(stream_app_lane_changes_total{{{LANES}}}[1m])) > 0"
+        ),
     },
 )

@@ -31,7 +31,11 @@ MACHINE_ROOM: Final = Dashboard(
                 "ops",
                 {
                     "steps {{instance}}": rate("stream_app_commit_steps_total", PODS, "instance"),
-                    "records {{instance}}": rate("stream_app_commit_records_total", PODS, "instance"),
+                    "records {{instance}}": rate(
+                        "stream_app_commit_records_total",
+                        PODS,
+                        "instance",
+                    ),
                 },
             ),
             Panel(
@@ -50,7 +54,14 @@ MACHINE_ROOM: Final = Dashboard(
                 "Partitions with records that cannot be read",
                 "They have stopped before these records: `stream-app explain`.",
                 "short",
-                {"{{topic}} {{instance}}": highest("stream_app_unreadable_partitions", PODS, "topic", "instance")},
+                {
+                    "{{topic}} {{instance}}": highest(
+                        "stream_app_unreadable_partitions",
+                        PODS,
+                        "topic",
+                        "instance",
+                    ),
+                },
             ),
             Panel(
                 "Commands",
@@ -58,14 +69,19 @@ MACHINE_ROOM: Final = Dashboard(
                 "short",
                 {
                     "{{kind}}: {{answer}}": increase(
-                        "stream_app_commands_total", PODS, "kind", "answer", window="$__range"
-                    )
+                        "stream_app_commands_total",
+                        PODS,
+                        "kind",
+                        "answer",
+                        window="$__range",
+                    ),
                 },
                 "bars",
             ),
             Panel(
                 "Calls to Redis",
-                "Calls by outcome. `skipped` follows failures for a while; leads go on without the cache.",
+                "Calls by outcome. `skipped` follows failures for a while; leads go on "
+                "without the cache.",
                 "ops",
                 {"{{outcome}}": rate("stream_app_redis_calls_total", PODS, "outcome")},
                 "stack",
@@ -74,7 +90,14 @@ MACHINE_ROOM: Final = Dashboard(
                 "Rows of an unknown kind",
                 "A newer version may have written them. They are kept.",
                 "short",
-                {"{{instance}}": increase("stream_app_unknown_rows_total", PODS, "instance", window="$__range")},
+                {
+                    "{{instance}}": increase(
+                        "stream_app_unknown_rows_total",
+                        PODS,
+                        "instance",
+                        window="$__range",
+                    ),
+                },
                 "number",
                 4,
                 CALM,
@@ -83,7 +106,14 @@ MACHINE_ROOM: Final = Dashboard(
                 "Lost to retention",
                 "Records that Kafka deleted before they were consumed, at most.",
                 "short",
-                {"{{topic}}": increase("stream_app_expired_records_total", PODS, "topic", window="$__range")},
+                {
+                    "{{topic}}": increase(
+                        "stream_app_expired_records_total",
+                        PODS,
+                        "topic",
+                        window="$__range",
+                    ),
+                },
                 "number",
                 4,
                 CALM,
@@ -127,7 +157,8 @@ MACHINE_ROOM: Final = Dashboard(
             ),
             Panel(
                 "Gateways by configuration",
-                "How many have the same tables, secrets and keys. More than one line: some did not adopt a change yet.",
+                "How many have the same tables, secrets and keys. More than one line: some "
+                "did not adopt a change yet.",
                 "short",
                 {"{{digest}}": f"sum by (digest) (stream_app_gateway_tables_info{{{PODS}}})"},
                 span=6,
@@ -136,7 +167,13 @@ MACHINE_ROOM: Final = Dashboard(
                 "Repaired callbacks",
                 "Callbacks with broken JSON by destination.",
                 "short",
-                {"{{destination}}": increase("stream_app_callbacks_repaired_total", PODS, "destination")},
+                {
+                    "{{destination}}": increase(
+                        "stream_app_callbacks_repaired_total",
+                        PODS,
+                        "destination",
+                    ),
+                },
                 span=6,
             ),
             Panel(
@@ -150,7 +187,12 @@ MACHINE_ROOM: Final = Dashboard(
                 "Read model: age",
                 "How old the answers of the look-up API are.",
                 "s",
-                {"{{instance}}": f"time() - min by (instance) (stream_app_read_model_as_of_seconds{{{PODS}}})"},
+                {
+                    "{{instance}}": (
+                        "time() - min by (instance) "
+                        f"(stream_app_read_model_as_of_seconds{{{PODS}}})"
+                    ),
+                },
                 span=12,
             ),
         ),
@@ -159,7 +201,14 @@ MACHINE_ROOM: Final = Dashboard(
                 "CPU",
                 "Cores in use.",
                 "short",
-                {"{{job}} {{instance}}": rate("process_cpu_seconds_total", PODS, "job", "instance")},
+                {
+                    "{{job}} {{instance}}": rate(
+                        "process_cpu_seconds_total",
+                        PODS,
+                        "job",
+                        "instance",
+                    ),
+                },
             ),
             Panel(
                 "Memory",

@@ -1,7 +1,7 @@
 """What a dashboard consists of, and the queries that panels share.
 
-Each gauge of a lane comes from the worker that owns it. After a rebalance two workers may show it for one scrape, so
-queries take the `max by (workspace)`.
+Each gauge of a lane comes from the worker that owns it. After a rebalance two workers may show it
+for one scrape, so queries take the `max by (workspace)`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from panels.model import BREAKER, CALM, LANES, RELEASE, Dashboard, Panel, births, highest, increase, quantile, rate
+from panels.model import (
+    BREAKER,
+    CALM,
+    LANES,
+    RELEASE,
+    Dashboard,
+    Panel,
+    births,
+    highest,
+    increase,
+    quantile,
+    rate,
+)
 
 OVERVIEW: Final = Dashboard(
     "stream-app-overview",
@@ -17,7 +29,12 @@ OVERVIEW: Final = Dashboard(
                 "Lanes held",
                 "Lanes that send nothing now. The row below shows why.",
                 "short",
-                {"held": f"count(max by (workspace) (stream_app_lane_holds{{{LANES}}}) > 0) or vector(0)"},
+                {
+                    "held": (
+                        f"count(max by (workspace) (stream_app_lane_holds{{{LANES}}}) > 0) or "
+                        "vector(0)"
+                    ),
+                },
                 "number",
                 4,
                 CALM,
@@ -33,7 +50,8 @@ OVERVIEW: Final = Dashboard(
             ),
             Panel(
                 "Stalled",
-                "Things that should make progress by themselves and do not. /readyz of the process names them.",
+                "Things that should make progress by themselves and do not. /readyz of the "
+                "process names them.",
                 "short",
                 {"stalled": f"sum(stream_app_stalled{{{RELEASE}}})"},
                 "number",
@@ -46,8 +64,11 @@ OVERVIEW: Final = Dashboard(
                 "short",
                 {
                     "{{workspace}}": increase(
-                        "stream_app_possible_double_spends_total", LANES, "workspace", window="$__range"
-                    )
+                        "stream_app_possible_double_spends_total",
+                        LANES,
+                        "workspace",
+                        window="$__range",
+                    ),
                 },
                 "number",
                 4,
@@ -66,9 +87,17 @@ OVERVIEW: Final = Dashboard(
         "Lanes": (
             Panel(
                 "What holds each lane",
-                "One bar for each lane and reason while the lane is held. `stream-app explain` says what lifts it.",
+                "One bar for each lane and reason while the lane is held. `stream-app "
+                "explain` says what lifts it.",
                 "short",
-                {"{{workspace}}: {{reason}}": highest("stream_app_lane_holds", LANES, "workspace", "reason")},
+                {
+                    "{{workspace}}: {{reason}}": highest(
+                        "stream_app_lane_holds",
+                        LANES,
+                        "workspace",
+                        "reason",
+                    ),
+                },
                 "states",
                 12,
                 states={"1": ("held", "orange")},
@@ -99,18 +128,19 @@ OVERVIEW: Final = Dashboard(
                 {
                     "accepted": f'sum(rate(stream_app_post_seconds_count{{outcome="accepted",{RELEASE}}}'
                     "[$__rate_interval]))"
-                    f" / sum(rate(stream_app_post_seconds_count{{{RELEASE}}}[$__rate_interval]))"
+                    f" / sum(rate(stream_app_post_seconds_count{{{RELEASE}}}[$__rate_interval]))",
                 },
                 span=6,
                 most=1,
             ),
             Panel(
                 "Leads that wait on Kafka",
-                "Records that no worker has finished yet, by topic. A held lane makes them wait on purpose.",
+                "Records that no worker has finished yet, by topic. A held lane makes them "
+                "wait on purpose.",
                 "short",
                 {
                     "{{source}}": "sum by (source) "
-                    f"(max by (source, partition) (stream_app_records_waiting{{{RELEASE}}}))"
+                    f"(max by (source, partition) (stream_app_records_waiting{{{RELEASE}}}))",
                 },
                 "stack",
                 6,
@@ -120,14 +150,23 @@ OVERVIEW: Final = Dashboard(
                 "Credits booked for leads, and those that came back, per second, by destination.",
                 "short",
                 {
-                    "{{destination}}": rate("stream_app_credits_booked_total", RELEASE, "destination"),
-                    "{{destination}} returned": rate("stream_app_credits_returned_total", RELEASE, "destination"),
+                    "{{destination}}": rate(
+                        "stream_app_credits_booked_total",
+                        RELEASE,
+                        "destination",
+                    ),
+                    "{{destination}} returned": rate(
+                        "stream_app_credits_returned_total",
+                        RELEASE,
+                        "destination",
+                    ),
                 },
                 span=8,
             ),
             Panel(
                 "Credits saved by the cache",
-                "Credits that were not spent because an earlier result answered the lead, per second.",
+                "Credits that were not spent because an earlier result answered the lead, "
+                "per second.",
                 "short",
                 {"{{destination}}": rate("stream_app_credits_saved_total", RELEASE, "destination")},
                 span=8,
@@ -144,7 +183,9 @@ OVERVIEW: Final = Dashboard(
                 "Dead letters by what has become of them",
                 "Those that Kafka keeps. The open ones wait for an operator: `stream-app dlq`.",
                 "short",
-                {"{{state}}": f'max by (state) (stream_app_dead_letters_kept{{topic="dlq",{RELEASE}}})'},
+                {
+                    "{{state}}": f'max by (state) (stream_app_dead_letters_kept{{topic="dlq",{RELEASE}}})',
+                },
                 "stack",
                 12,
             ),
@@ -157,7 +198,7 @@ OVERVIEW: Final = Dashboard(
                         f'status=~"dead_lettered|rejected_invalid",{LANES}',
                         "destination",
                         "$__rate_interval",
-                    )
+                    ),
                 },
                 "stack",
                 12,
@@ -172,14 +213,23 @@ OVERVIEW: Final = Dashboard(
             ),
             Panel(
                 "Time until done, 95 %",
-                "The time from the first event of a lead to its end, over all replays, for 95 % of the leads.",
+                "The time from the first event of a lead to its end, over all replays, for "
+                "95 % of the leads.",
                 "s",
-                {"{{destination}}": quantile(0.95, "stream_app_received_to_done_seconds", "destination", RELEASE)},
+                {
+                    "{{destination}}": quantile(
+                        0.95,
+                        "stream_app_received_to_done_seconds",
+                        "destination",
+                        RELEASE,
+                    ),
+                },
                 span=12,
             ),
             Panel(
                 "Leads answered by the cache",
-                "Leads that an earlier result answered, per second, by the reason. `stale`: Clay could not be asked.",
+                "Leads that an earlier result answered, per second, by the reason. `stale`: "
+                "Clay could not be asked.",
                 "ops",
                 {"{{reason}}": rate("stream_app_cache_hits_total", RELEASE, "reason")},
                 "stack",
@@ -189,9 +239,17 @@ OVERVIEW: Final = Dashboard(
         "Money": (
             Panel(
                 "Budget used",
-                "The part of each cap that is spent or reserved. At 100 % the lane waits for the next day or month.",
+                "The part of each cap that is spent or reserved. At 100 % the lane waits for "
+                "the next day or month.",
                 "percentunit",
-                {"{{workspace}} {{meter}}": highest("stream_app_lane_budget_used_ratio", LANES, "workspace", "meter")},
+                {
+                    "{{workspace}} {{meter}}": highest(
+                        "stream_app_lane_budget_used_ratio",
+                        LANES,
+                        "workspace",
+                        "meter",
+                    ),
+                },
                 "bars",
                 12,
                 {None: "green", 0.8: "orange", 0.95: "red"},
@@ -199,15 +257,20 @@ OVERVIEW: Final = Dashboard(
             ),
             Panel(
                 "Hours until a day's credits are gone",
-                "At the pace of the last 30 minutes. Empty where nothing is spent. Only caps of a day.",
+                "At the pace of the last 30 minutes. Empty where nothing is spent. Only caps "
+                "of a day.",
                 "h",
                 {
                     "{{workspace}}": "("
-                    f'max by (workspace) (stream_app_lane_budget_cap{{meter="credits_day",{LANES}}})'
-                    f' - max by (workspace) (stream_app_lane_budget_spent{{meter="credits_day",{LANES}}})'
+                    "max by (workspace) "
+                    f'(stream_app_lane_budget_cap{{meter="credits_day",{LANES}}})'
+                    " - max by (workspace) "
+                    f'(stream_app_lane_budget_spent{{meter="credits_day",{LANES}}})'
                     ") / ("
-                    f'max by (workspace) (deriv(stream_app_lane_budget_spent{{meter="credits_day",{LANES}}}[30m])) > 0'
-                    ") / 3600"
+                    "max by (workspace) "
+                    f'(deriv(stream_app_lane_budget_spent{{meter="credits_day",{LANES}}}[30m])) '
+                    "> 0"
+                    ") / 3600",
                 },
                 span=12,
             ),

@@ -1,4 +1,6 @@
-"""The pages of dead letters: all causes, the dead letters of one cause, the replay that sends them back."""
+"""The pages of dead letters: all causes, the dead letters of one cause, the replay that sends them
+back.
+"""
 
 import re
 import shlex
@@ -16,7 +18,12 @@ from stream_app.domain.books.records import STATE_MEANING, STATES, DeadLetterSta
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayProgress, ReplayState
 
-_TONES: Final[dict[ReplayState, Tone]] = {"running": "ok", "stopped": "warn", "done": "idle", "refused": "bad"}
+_TONES: Final[dict[ReplayState, Tone]] = {
+    "running": "ok",
+    "stopped": "warn",
+    "done": "idle",
+    "refused": "bad",
+}
 _SILENT_MS: Final = 60_000
 _REPLAY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -30,7 +37,11 @@ def replay_page(site: Site, moment: Moment, query: Query) -> PageData:
     replay = word(query, "replay")
     asked = word(query, "asked")
     if not _REPLAY_ID.fullmatch(replay):
-        raise Refused(404, "unknown_replay", "There is no such replay: the page Dead letters lists all")
+        raise Refused(
+            404,
+            "unknown_replay",
+            "There is no such replay: the page Dead letters lists all",
+        )
     progress = site.queries.replay(replay)
     if progress is None:  # no replay process has answered
         return {"id": replay, "progress": None, "life_min": PLAN_LIFE_MS // 60_000}
@@ -43,7 +54,9 @@ def replay_page(site: Site, moment: Moment, query: Query) -> PageData:
         # the command line that selects the same
         "command": f"stream-app dlq list {options_of(progress.plan.source, progress.plan.filter)}",
         # a command was sent from this page and is not applied yet
-        "waits": bool(asked) and asked not in progress.commands and progress.state in ("running", "stopped"),
+        "waits": bool(asked)
+        and asked not in progress.commands
+        and progress.state in ("running", "stopped"),
         "silent": running and moment.now_ms - progress.updated_at_ms > _SILENT_MS,
     }
 
@@ -60,10 +73,21 @@ def filter_of(kind: str, reason: str, workspace: str, destination: str) -> Filte
     def only(value: str) -> frozenset[str]:
         return frozenset({value} if value else ())
 
-    return Filter(kinds=only(kind), reasons=only(reason), workspaces=only(workspace), destinations=only(destination))
+    return Filter(
+        kinds=only(kind),
+        reasons=only(reason),
+        workspaces=only(workspace),
+        destinations=only(destination),
+    )
 
 
-def options_of(source: Source, wanted: Filter, *, uncertain: bool = False, limit: int | None = None) -> str:
+def options_of(
+    source: Source,
+    wanted: Filter,
+    *,
+    uncertain: bool = False,
+    limit: int | None = None,
+) -> str:
     """Return the options on the command line that select the same dead letters."""
     options = ["--from", source]
     for option, values in (
@@ -107,7 +131,10 @@ def cause_of(query: Query) -> Cause:
 
 
 def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page, of one workspace or ('') of all. `after`: how many causes the pages before have."""
+    """Return the page, of one workspace or ('') of all.
+
+    `after`: how many causes the pages before have.
+    """
     which = which_of(query)
     workspace = word(query, "workspace")
     after = number(query, "after") or 0
@@ -134,7 +161,7 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
                 "last_day": sum(last),
                 "command": price_command(cause, which),
                 "plan": plan_query(site, cause, which),
-            }
+            },
         )
     named = [(key, _label(cause)) for key, cause in zip(_COLOURS[:-1], shown, strict=False)]
     counts = queries.status_sums(workspace or None)
@@ -183,7 +210,9 @@ def price_command(cause: Cause, which: Which) -> str:
 
 
 def cause_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page, with all dead letters that are kept, only with those of the last day, or those of a state."""
+    """Return the page, with all dead letters that are kept, only with those of the last day, or
+    those of a state.
+    """
     which = which_of(query)
     cause = cause_of(query)
     last_day = span_of(query) == "day"

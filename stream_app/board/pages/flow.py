@@ -1,4 +1,6 @@
-"""The pages of what flows in: imports, what waits on Kafka, the books that add all up, the commands."""
+"""The pages of what flows in: imports, what waits on Kafka, the books that add all up, the
+commands.
+"""
 
 from collections import Counter, defaultdict
 from typing import Final
@@ -34,7 +36,11 @@ def imports_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the list, of one workspace or of all."""
     workspace = word(query, "workspace")
     imports, more = site.queries.imports(workspace, "", after_of(query), ROWS)
-    return {"rows": [row_of(publication) for publication in imports], "workspace": workspace, "after": more}
+    return {
+        "rows": [row_of(publication) for publication in imports],
+        "workspace": workspace,
+        "after": more,
+    }
 
 
 def import_page(site: Site, moment: Moment, query: Query) -> PageData:
@@ -52,21 +58,37 @@ def import_page(site: Site, moment: Moment, query: Query) -> PageData:
 
 
 def row_of(publication: FoundImport) -> PageData:
-    """Return an import with its bar, whose parts are in percent, and with the parts by whether leads are at rest."""
+    """Return an import with its bar, whose parts are in percent, and with the parts by whether
+    leads are at rest.
+    """
     parts: list[dict[str, object]] = []
     x = 0.0
     for name in (*COLUMNS, *sorted(set(publication.columns) - set(COLUMNS))):
         if leads := publication.columns.get(name, 0):
             width = leads / publication.leads * 100
-            part = {"column": name, "meaning": meaning_of(name), "colour": _COLOURS.get(name, "nodata"), "leads": leads}
+            part = {
+                "column": name,
+                "meaning": meaning_of(name),
+                "colour": _COLOURS.get(name, "nodata"),
+                "leads": leads,
+            }
             parts.append({**part, "x": round(x, 2), "width": round(width, 2)})
             x += width
     at_rest = publication.leads - publication.moving
     resting = [part for part in parts if part["column"] not in MOVING]
     moving = [part for part in parts if part["column"] in MOVING]
-    groups = [("At rest", "at-rest", at_rest, resting), ("Not at rest", "moving", publication.moving, moving)]
+    groups = [
+        ("At rest", "at-rest", at_rest, resting),
+        ("Not at rest", "moving", publication.moving, moving),
+    ]
     share = at_rest * 100 // publication.leads if publication.leads else 0
-    return {"publication": publication, "parts": parts, "at_rest": at_rest, "share": share, "groups": groups}
+    return {
+        "publication": publication,
+        "parts": parts,
+        "at_rest": at_rest,
+        "share": share,
+        "groups": groups,
+    }
 
 
 BACKLOG_ROWS: Final = 100
@@ -74,7 +96,9 @@ _MOST_NAMES: Final = 10
 
 
 def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page, of a topic ('': all) and a partition (None: all). `after`: how many rows come before it.
+    """Return the page, of a topic ('': all) and a partition (None: all).
+
+    `after`: how many rows come before it.
 
     `of`: "producers" leaves out the copies that come back, whose leads are counted elsewhere.
     """
@@ -91,7 +115,10 @@ def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
     backlog = [
         (place, waiting)
         for place, waiting in sorted(left.items())
-        if waiting.records and place[0] in topics and topic in ("", place[0]) and partition in (None, place[1])
+        if waiting.records
+        and place[0] in topics
+        and topic in ("", place[0])
+        and partition in (None, place[1])
     ]
     rows: list[PageData] = []
     for (name, home), waiting in backlog[after : after + BACKLOG_ROWS]:
@@ -100,7 +127,13 @@ def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
         rows.append({"topic": name, "partition": home, "waiting": waiting, **some})
     more = after + BACKLOG_ROWS if len(backlog) > after + BACKLOG_ROWS else 0
     back = sum_of(dict(backlog), {names.retry})
-    return {"waiting": sum_of(dict(backlog)), "rows": rows, "after": more, "back": back.records, **about}
+    return {
+        "waiting": sum_of(dict(backlog)),
+        "rows": rows,
+        "after": more,
+        "back": back.records,
+        **about,
+    }
 
 
 def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
@@ -108,7 +141,13 @@ def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     views = site.views({record.workspace for record in search.matches}, moment.now_ms)
     waiting = waiting_in(untaken(site, moment) or {}, site.settings.names.namespace)
     leads = [
-        waiting_lead(search, record, views.get(record.workspace), waiting.get(record.partition, {}), moment.now_ms)
+        waiting_lead(
+            search,
+            record,
+            views.get(record.workspace),
+            waiting.get(record.partition, {}),
+            moment.now_ms,
+        )
         for record in search.matches
     ]
     return {"leads": leads, "search": search}
@@ -130,25 +169,33 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
     inputs = sorted(site.settings.names.inputs)
     whole = None if left is None else sum_of(left, inputs)
     on_kafka = None if whole is None else whole.records
-    columns: list[tuple[str, str, int | None]] = [(name, MEANING[name], sums[name]) for name in COLUMNS[:-1]]
+    columns: list[tuple[str, str, int | None]] = [
+        (name, MEANING[name], sums[name]) for name in COLUMNS[:-1]
+    ]
     columns.append(("waiting", MEANING["waiting"], on_kafka))
     if sums["unknown"]:
         columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
     names = [name for name in sorted(rows) if name > after or not after]
     return {
-        "columns": columns,  # name, meaning and number of leads; of `waiting` the records, None if unknown
-        "says": None if on_kafka is None else books_line(site.queries.records_in() + on_kafka, sums.total() + on_kafka),
+        # name, meaning and number of leads; of `waiting` the records, None if unknown
+        "columns": columns,
+        "says": None
+        if on_kafka is None
+        else books_line(site.queries.records_in() + on_kafka, sums.total() + on_kafka),
         "waiting": {} if left is None else {topic: sum_of(left, {topic}) for topic in inputs},
         "at_most": whole is not None and whole.at_most,  # so many records wait on Kafka, or fewer
         "rows": [(name, rows[name]) for name in names[:ROWS]],
         "after": names[ROWS - 1] if len(names) > ROWS else "",
-        "not_leads": not_leads.most_common(),  # records that begin with a callback or a command, by status
+        # records that begin with a callback or a command, by status
+        "not_leads": not_leads.most_common(),
         "unreadable": site.queries.unreadable(),
     }
 
 
 def audit_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page: the commands that match, after one of them (time and id), or all answers to one command."""
+    """Return the page: the commands that match, after one of them (time and id), or all answers to
+    one command.
+    """
     queries = site.queries
     wanted = CommandFilter(**words(query, CommandFilter.__struct_fields__))
     if command := word(query, "id"):
@@ -164,7 +211,10 @@ def audit_page(site: Site, moment: Moment, query: Query) -> PageData:
         "people": queries.words_of_commands("who"),
         # the last answer of a worker has the kind of the command
         "rows": [
-            (max(orders, key=lambda order: (order.kind != REPLAY_RELOAD, order.place)), outcome_of(site, name, orders))
+            (
+                max(orders, key=lambda order: (order.kind != REPLAY_RELOAD, order.place)),
+                outcome_of(site, name, orders),
+            )
             for name, orders in answers.items()
         ],
         "after": f"{commands[ROWS - 1][0]}.{commands[ROWS - 1][1]}" if len(commands) > ROWS else "",

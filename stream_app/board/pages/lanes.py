@@ -53,7 +53,10 @@ _SERIES_OF: Final = {status: key for key, statuses in _OUTCOMES.items() for stat
 
 
 def now_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page. The chart covers the span of the query; without one the day, or the hour if nothing is older."""
+    """Return the page.
+
+    The chart covers the span of the query; without one the day, or the hour if nothing is older.
+    """
     seen = overview(site, moment)
     queries = site.queries
     names = site.settings.names
@@ -89,8 +92,15 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
     }
 
 
-def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tuple[Stack, Span, int]:
-    """Return the chart of leads that ended, the time that it covers, and how many ended in the last day."""
+def throughput(
+    site: Site,
+    workspace: str,
+    now_ms: int,
+    span: Span | None,
+) -> tuple[Stack, Span, int]:
+    """Return the chart of leads that ended, the time that it covers, and how many ended in the last
+    day.
+    """
     now_s = now_ms // 1000
     day_s = last_day_s(now_ms)
     quarters = site.queries.came_to_rest([workspace], QUARTER_S, day_s)[workspace]
@@ -100,7 +110,11 @@ def throughput(site: Site, workspace: str, now_ms: int, span: Span | None) -> tu
     if span == "day":
         known = _hours_known([slot.at_s for slot in quarters], now_s) * 4 if quarters else 96
         begin_s = day_s + (96 - known) * QUARTER_S
-        return stack(SERIES, _by_slot(quarters), begin_s, QUARTER_S, known, 9 if known == 96 else 5), span, ended
+        return (
+            stack(SERIES, _by_slot(quarters), begin_s, QUARTER_S, known, 9 if known == 96 else 5),
+            span,
+            ended,
+        )
     begin_s = now_s // MINUTE_S * MINUTE_S - 59 * MINUTE_S
     minutes = site.queries.came_to_rest([workspace], MINUTE_S, begin_s)[workspace]
     return stack(SERIES, _by_slot(minutes), begin_s, MINUTE_S, 60, 7), span, ended
@@ -130,7 +144,9 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
         return [(held, lanes_path(state="held")), " of ", all_lanes, words], "bad"
     if all(lane.view is None for lane in seen.lanes):
         return ["Ready: no lead has come yet"], "idle"
-    return (["The lane is running"] if lanes == 1 else ["All ", all_lanes, " lanes are running"]), "ok"
+    return (
+        ["The lane is running"] if lanes == 1 else ["All ", all_lanes, " lanes are running"]
+    ), "ok"
 
 
 def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
@@ -151,7 +167,16 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
     used = booked if capped else without_limit
     spent_share = round(spent_share, 2)
     reserved_share = round(reserved_share, 2)
-    total = Bar("credits_day", "credits today", used, reserved, cap or None, spent_share, reserved_share, tone)
+    total = Bar(
+        "credits_day",
+        "credits today",
+        used,
+        reserved,
+        cap or None,
+        spent_share,
+        reserved_share,
+        tone,
+    )
     return total, without_limit if capped else 0
 
 
@@ -167,12 +192,20 @@ def lanes_page(site: Site, moment: Moment, query: Query) -> PageData:
     state = one_of(query, "state", (*STATES, NEED_PERSON))
     begins = word(query, "begins")
     after = word(query, "after")
-    named = [lane for lane in overview(site, moment).lanes if lane.workspace.lower().startswith(begins.lower())]
+    named = [
+        lane
+        for lane in overview(site, moment).lanes
+        if lane.workspace.lower().startswith(begins.lower())
+    ]
     counts = dict.fromkeys(STATES, 0)
     for lane in named:
         counts[_filter_of(lane)] += 1
     persons = [lane for lane in named if lane.needs_a_person]
-    matching = persons if state == NEED_PERSON else [lane for lane in named if state in ("", _filter_of(lane))]
+    matching = (
+        persons
+        if state == NEED_PERSON
+        else [lane for lane in named if state in ("", _filter_of(lane))]
+    )
     rest = [lane for lane in matching if lane.workspace > after]
     page = lane_rows(site, moment, rest[:ROWS])
     return {
@@ -194,7 +227,11 @@ def _filter_of(lane: Lane) -> str:
 
 MOST_CHANGES: Final = 30
 _HOURS: Final = 24
-_BREAKER: Final[dict[str, Tone]] = {"breaker_open": "bad", "breaker_half_open": "warn", "breaker_closed": "ok"}
+_BREAKER: Final[dict[str, Tone]] = {
+    "breaker_open": "bad",
+    "breaker_half_open": "warn",
+    "breaker_closed": "ok",
+}
 
 
 def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
@@ -220,7 +257,10 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     ]
     changes = queries.lane_changes(workspace)
     marks = queries.marks(workspace)
-    hours_n = _hours_known([*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in changes)], now_s)
+    hours_n = _hours_known(
+        [*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in changes)],
+        now_s,
+    )
     begin_ms = now_ms - hours_n * HOUR_S * 1000
     marks = [mark for mark in marks if mark.at_s * 1000 >= begin_ms]
     begin_s = begin_ms // 1000 // MARK_S * MARK_S
@@ -256,7 +296,8 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace),
         "zone": policy.time_zone if policy else "UTC",
         "kinds": ORDERS if policy else (),  # the commands that an operator can give
-        "may_pause": policy is not None and all(finding.code != "paused" for finding in lane.findings),
+        "may_pause": policy is not None
+        and all(finding.code != "paused" for finding in lane.findings),
     }
 
 
@@ -268,8 +309,8 @@ def _hours_known(times_s: Collection[int], now_s: int) -> int:
 def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, now_ms: int) -> Line:
     """Return the credits booked since the period began. The last point is the lane's own sum.
 
-    What the history lacks (an opening balance, a correction, or what is older than it) was booked at an unknown time,
-    so that the line begins with the history.
+    What the history lacks (an opening balance, a correction, or what is older than it) was booked
+    at an unknown time, so that the line begins with the history.
     """
     begin_s = meter.begins_ms // 1000
     end_s = meter.ends_ms // 1000
@@ -288,14 +329,24 @@ def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, now_ms: in
     rows = [row for row in rows if row[0] < now_ms]
     rows.append((now_ms, used))
     until = None
-    if bar.seen is not None and not bar.seen.is_full and meter.cap is not None and bar.seen.is_short:
+    if (
+        bar.seen is not None
+        and not bar.seen.is_full
+        and meter.cap is not None
+        and bar.seen.is_short
+    ):
         until = (bar.seen.at_ms, meter.cap)
     elif bar.per_hour and (bar.seen is None or not bar.seen.is_full):
         until = (meter.ends_ms, used + int(bar.per_hour * (meter.ends_ms - now_ms) / 3_600_000))
     return line(rows, begin_s, end_s, meter.cap, until)
 
 
-def _bands(changes: Iterable[DatedChange], kinds: dict[str, Tone], begin_ms: int, now_ms: int) -> list[Band]:
+def _bands(
+    changes: Iterable[DatedChange],
+    kinds: dict[str, Tone],
+    begin_ms: int,
+    now_ms: int,
+) -> list[Band]:
     """Return the changes as spans from one change to the next, oldest first."""
     bands: list[Band] = []
     end_ms = now_ms

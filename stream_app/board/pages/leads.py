@@ -22,11 +22,14 @@ _FILTERED: Final = (*(name for name in COLUMNS if name != "waiting"), "unknown")
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """What the query selects. `status` or `column` may be set, not both; `person` is the hash of a person.
+    """What the query selects.
 
-    `status` may be several, with commas between them. `import_id` selects an import of the workspace. `unnamed` selects
-    those that name no workspace, if it is not ''. `lead_id` selects the records of a lead. `resent` selects what was
-    sent again although it may have reached Clay: on a day such as 2026-09-21, or `all`.
+    `status` or `column` may be set, not both; `person` is the hash of a person.
+
+    `status` may be several, with commas between them. `import_id` selects an import of the
+    workspace. `unnamed` selects those that name no workspace, if it is not ''. `lead_id` selects
+    the records of a lead. `resent` selects what was sent again although it may have reached Clay:
+    on a day such as 2026-09-21, or `all`.
     """
 
     workspace: str = ""
@@ -69,7 +72,14 @@ def leads_page(site: Site, moment: Moment, query: Query) -> PageData:
     rows = []
     if matches:
         statuses = {count.status for count in wanted}
-        rows = site.queries.records(chosen.of, statuses, after, ROWS + 1, final=final, imported=imported)
+        rows = site.queries.records(
+            chosen.of,
+            statuses,
+            after,
+            ROWS + 1,
+            final=final,
+            imported=imported,
+        )
     return {
         "rows": rows[:ROWS],
         "filter": chosen,
@@ -91,12 +101,18 @@ def _after(rows: list[RecordRow]) -> Place | None:
 
 
 def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, list[RecordRow]]:
-    """Return how many records there are of a lead, or of what was sent again, and those after a place."""
+    """Return how many records there are of a lead, or of what was sent again, and those after a
+    place.
+    """
     if chosen.lead_id:
         return site.queries.records_of_lead(chosen.lead_id, after, ROWS + 1)
     days = {day_of(of_day.at_s): of_day for of_day in site.queries.days("")}
     if chosen.resent == "all":
-        return sum(of_day.resent for of_day in days.values()), site.queries.resent(None, after, ROWS + 1)
+        return sum(of_day.resent for of_day in days.values()), site.queries.resent(
+            None,
+            after,
+            ROWS + 1,
+        )
     day = days.get(chosen.resent)
     return (0, []) if day is None else (day.resent, site.queries.resent(day.at_s, after, ROWS + 1))
 
@@ -108,7 +124,11 @@ def find(site: Site, text: str, now_ms: int) -> str:
     """
     person, lead_ids = names_of(text)
     if person is not None:
-        known = [lead_id for lead_id in site.queries.leads_of(person) if site.queries.lead(lead_id, now_ms) is not None]
+        known = [
+            lead_id
+            for lead_id in site.queries.leads_of(person)
+            if site.queries.lead(lead_id, now_ms) is not None
+        ]
         if len(known) == 1:
             return lead_path(known[0])
         if known:
@@ -130,18 +150,31 @@ _TONES: Final[dict[WaitKind, str]] = {
 }
 
 
-def lead_page(site: Site, moment: Moment, query: Query, shown: list[FoundResult] | None = None) -> PageData:
-    """Return the page. `shown`: the results with their personal data; None: it is not on the page."""
+def lead_page(
+    site: Site,
+    moment: Moment,
+    query: Query,
+    shown: list[FoundResult] | None = None,
+) -> PageData:
+    """Return the page.
+
+    `shown`: the results with their personal data; None: it is not on the page.
+    """
     lead_id = lead_id_of(query)
     lead = site.queries.lead(lead_id, moment.now_ms)
     return {
         "lead_id": lead_id,
         "lead": lead,
-        "now": site.queries.now_of([lead_id]),  # a duplicate or a late callback may be newer, and counts for no lead
-        "histories": [_timeline(history, moment.now_ms) for history in lead.histories] if lead else [],
+        # a duplicate or a late callback may be newer, and counts for no lead
+        "now": site.queries.now_of([lead_id]),
+        "histories": [_timeline(history, moment.now_ms) for history in lead.histories]
+        if lead
+        else [],
         # the other leads of its person; None if there are none, and if the person was erased
         "same_person": _same_person(site, lead_id) if lead else None,
-        "results": [place.result for place in site.queries.results(lead_id)] if shown is None else shown,
+        "results": [place.result for place in site.queries.results(lead_id)]
+        if shown is None
+        else shown,
         "shown": shown is not None,
         "trace_url": site.settings.board.trace_url or "",
     }
@@ -149,10 +182,17 @@ def lead_page(site: Site, moment: Moment, query: Query, shown: list[FoundResult]
 
 def _same_person(site: Site, lead_id: str) -> PageData | None:
     """Return what the person's identifier that leads to the most leads leads to."""
-    records = {person: site.queries.now_of(site.queries.leads_of(person)) for person in site.queries.people_of(lead_id)}
+    records = {
+        person: site.queries.now_of(site.queries.leads_of(person))
+        for person in site.queries.people_of(lead_id)
+    }
     person = max(records, key=lambda name: len(records[name]), default="")
     others = [row for row in records.get(person, ()) if row.lead_id != lead_id]
-    return {"person": person, "leads": len(records[person]), "others": others[:_MOST_OTHERS]} if others else None
+    return (
+        {"person": person, "leads": len(records[person]), "others": others[:_MOST_OTHERS]}
+        if others
+        else None
+    )
 
 
 def _timeline(history: RecordHistory, now_ms: int) -> PageData:
@@ -163,8 +203,15 @@ def _timeline(history: RecordHistory, now_ms: int) -> PageData:
     rows = []
     for kind, took_ms, times in sums(waits, now_ms):
         mine = [wait for wait in waits if wait.kind == kind]
-        bands = _bands(mine, _TONES.get(kind, "moving"), waits[0].begin_ms, max(1, length_ms), now_ms)
-        span = {"begin_ms": mine[0].begin_ms, "end_ms": mine[-1].end_ms, "length_ms": took_ms}  # no end: it waits now
+        bands = _bands(
+            mine,
+            _TONES.get(kind, "moving"),
+            waits[0].begin_ms,
+            max(1, length_ms),
+            now_ms,
+        )
+        # no end: it waits now
+        span = {"begin_ms": mine[0].begin_ms, "end_ms": mine[-1].end_ms, "length_ms": took_ms}
         rows.append({"name": NAMES[kind], "bands": bands, "times": times, **span})
     return {
         "history": history,
@@ -178,7 +225,10 @@ def _timeline(history: RecordHistory, now_ms: int) -> PageData:
 
 
 def _bands(waits: list[Wait], tone: str, begin_ms: int, length_ms: int, now_ms: int) -> list[Band]:
-    """Return the waits of a kind. Those without a visible gap are one band, so that their number stays bounded."""
+    """Return the waits of a kind.
+
+    Those without a visible gap are one band, so that their number stays bounded.
+    """
     bands: list[Band] = []
     for wait in waits:
         x = (wait.begin_ms - begin_ms) / length_ms * 100

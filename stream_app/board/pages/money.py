@@ -21,7 +21,8 @@ COLUMNS: Final = ("credits", "saved", "enriched", "per_lead", "refused", "resent
 def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     """Return the page; None if the workspace is unknown.
 
-    `workspace`: only of this one; '' for the sum of all. `day`: of which the lanes are listed; '' for all days.
+    `workspace`: only of this one; '' for the sum of all. `day`: of which the lanes are listed; ''
+        for all days.
     """
     workspace = word(query, "workspace")
     day = word(query, "day")
@@ -30,16 +31,25 @@ def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     rows = [row for row in queries.days(workspace) if row.at_s > now_s - DAYS * DAY_S]
     if workspace and not rows and workspace not in site.settings.workspaces:
         return None
-    days = [_sum([row for row in rows if row.at_s == at_s], at_s) for at_s in dict.fromkeys(e.at_s for e in rows)]
+    days = [
+        _sum([row for row in rows if row.at_s == at_s], at_s)
+        for at_s in dict.fromkeys(e.at_s for e in rows)
+    ]
     chosen = next((entry.at_s for entry in days if day_of(entry.at_s) == day), None)
-    since_s, until_s = (now_s - DAYS * DAY_S + 1, 1 << 62) if chosen is None else (chosen, chosen + DAY_S)
+    since_s, until_s = (
+        (now_s - DAYS * DAY_S + 1, 1 << 62) if chosen is None else (chosen, chosen + DAY_S)
+    )
     hour_s = now_s - now_s % HOUR_S
     today_s = now_s - now_s % DAY_S
     hours = queries.credits([workspace], QUARTER_S, hour_s - DAY_S)[workspace]
     first_s = days[-1].at_s if days else today_s
     spent = {entry.at_s: {"enriched": entry.credits} for entry in days}
     slots = (today_s - first_s) // DAY_S + 1
-    chart = stack([("enriched", "credits")], spent, first_s, DAY_S, slots, min(8, slots + 1)) if slots > 1 else None
+    chart = (
+        stack([("enriched", "credits")], spent, first_s, DAY_S, slots, min(8, slots + 1))
+        if slots > 1
+        else None
+    )
     return {
         "workspace": workspace,
         "day": day if chosen is not None else "",
@@ -60,7 +70,9 @@ def _sum(days: list[Day], at_s: int) -> Day:
 
 
 def money_csv(site: Site, workspace: str) -> str:
-    """Return a row for each day, workspace and destination, the newest first; '' for all workspaces."""
+    """Return a row for each day, workspace and destination, the newest first; '' for all
+    workspaces.
+    """
     text = StringIO()
     out = csv.writer(text)
     out.writerow(("day", "workspace", "destination", *COLUMNS))
@@ -68,5 +80,11 @@ def money_csv(site: Site, workspace: str) -> str:
         if row.workspace:
             names = (for_spreadsheet(name) for name in (row.workspace, row.destination))
             values = (getattr(row, name) for name in COLUMNS)
-            out.writerow((day_of(row.at_s), *names, *("" if value is None else round(value, 2) for value in values)))
+            out.writerow(
+                (
+                    day_of(row.at_s),
+                    *names,
+                    *("" if value is None else round(value, 2) for value in values),
+                ),
+            )
     return text.getvalue()

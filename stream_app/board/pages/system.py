@@ -1,4 +1,6 @@
-"""System: who consumes, the topics, how far the read model is, and the configuration in force, without secrets."""
+"""System: who consumes, the topics, how far the read model is, and the configuration in force,
+without secrets.
+"""
 
 import platform
 import sqlite3
@@ -15,7 +17,11 @@ from stream_app.domain.model.topics import ExistingTopic, TopicPlan, differences
 
 def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] | None) -> PageData:
     """Return the page. `topics`: the planned topics that exist; None if Kafka does not answer."""
-    versions = [("stream-app", __version__), ("Python", platform.python_version()), ("SQLite", sqlite3.sqlite_version)]
+    versions = [
+        ("stream-app", __version__),
+        ("Python", platform.python_version()),
+        ("SQLite", sqlite3.sqlite_version),
+    ]
     settings = site.settings
     return {
         "checks": list(_checks(moment)),
@@ -27,14 +33,25 @@ def system_page(site: Site, moment: Moment, topics: Mapping[str, ExistingTopic] 
         "unreadable": site.queries.unreadable(),
         "config": list(_config(settings)),
         "workspaces": sorted(settings.workspaces),
-        "destinations": sorted((alias, destination.workspace) for alias, destination in settings.destinations.items()),
+        "destinations": sorted(
+            (alias, destination.workspace) for alias, destination in settings.destinations.items()
+        ),
     }
 
 
-def _topics(plan: list[TopicPlan], existing: Mapping[str, ExistingTopic]) -> list[tuple[TopicPlan, object, list[str]]]:
+def _topics(
+    plan: list[TopicPlan],
+    existing: Mapping[str, ExistingTopic],
+) -> list[tuple[TopicPlan, object, list[str]]]:
     """Return the planned topics as they exist, and what differs; those that differ first."""
-    lines = [[line.removeprefix(f"{topic.name}: ") for line in differences([topic], existing)] for topic in plan]
-    rows = [(topic, existing.get(topic.name), differs) for topic, differs in zip(plan, lines, strict=True)]
+    lines = [
+        [line.removeprefix(f"{topic.name}: ") for line in differences([topic], existing)]
+        for topic in plan
+    ]
+    rows = [
+        (topic, existing.get(topic.name), differs)
+        for topic, differs in zip(plan, lines, strict=True)
+    ]
     return sorted(rows, key=lambda row: not row[2])
 
 
@@ -43,15 +60,27 @@ def _checks(moment: Moment) -> Iterator[tuple[str, Tone, str, str]]:
     kafka = moment.kafka
     if kafka is None:
         says = "is asked" if moment.is_asking else "does not answer"
-        yield ("Kafka", "idle" if moment.is_asking else "bad", says, "What waits and who consumes is not known.")
+        yield (
+            "Kafka",
+            "idle" if moment.is_asking else "bad",
+            says,
+            "What waits and who consumes is not known.",
+        )
     else:
         yield ("Kafka", "ok", "answers", "")
         for name, group, without in (
-            ("workers", kafka.worker, "Nothing is sent until one runs. Start it: stream-app worker"),
+            (
+                "workers",
+                kafka.worker,
+                "Nothing is sent until one runs. Start it: stream-app worker",
+            ),
             (
                 "replay processes",
                 kafka.replay,
-                "Dead letters and deferred leads do not come back until one runs. Start it: stream-app replay",
+                (
+                    "Dead letters and deferred leads do not come back until one runs. Start it: "
+                    "stream-app replay"
+                ),
             ),
         ):
             if not group.members:
@@ -59,7 +88,12 @@ def _checks(moment: Moment) -> Iterator[tuple[str, Tone, str, str]]:
             elif group.state != "Stable":
                 yield (name, "warn", group.state, "Partitions are being handed over.")
             else:
-                yield (name, "ok", count(group.members, "member"), "/readyz of each says whether it is ready.")
+                yield (
+                    name,
+                    "ok",
+                    count(group.members, "member"),
+                    "/readyz of each says whether it is ready.",
+                )
     lag = moment.lag
     left = f"{count(moment.lag.lag, 'record is', 'records are')} still to be read."
     if lag.trouble:
@@ -71,7 +105,10 @@ def _checks(moment: Moment) -> Iterator[tuple[str, Tone, str, str]]:
 
 
 def _config(settings: msgspec.Struct) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Yield the tables of the configuration. They hold names of environment variables, and no secret."""
+    """Yield the tables of the configuration.
+
+    They hold names of environment variables, and no secret.
+    """
     for table in settings.__struct_fields__:
         value = getattr(settings, table)
         if isinstance(value, msgspec.Struct):

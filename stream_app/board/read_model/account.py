@@ -1,7 +1,9 @@
-"""Keeps the account in the read model: each lead counted once, and what has become of each dead letter.
+"""Keeps the account in the read model: each lead counted once, and what has become of each dead
+letter.
 
-Every number is the sum of what single records contribute (`_shares`), so it is changed by the difference that a batch
-makes, and could as well be counted anew from the tables `records` and `letters`.
+Every number is the sum of what single records contribute (`_shares`), so it is changed by the
+difference that a batch makes, and could as well be counted anew from the tables `records` and
+`letters`.
 """
 
 import sqlite3
@@ -35,7 +37,9 @@ from stream_app.domain.model.records import KafkaRecord
 _FIELDS: Final = Kept.__struct_fields__
 COLUMNS: Final = ", ".join(_FIELDS)
 _PLACE: Final = f"((rank > {NO_LEAD}) * (counts * 2 + of_import))"
-"""The index `records_of_lead` has it: 2 or 3 if a record counts for its lead, 1 if only for its import, else 0."""
+"""The index `records_of_lead` has it: 2 or 3 if a record counts for its lead, 1 if only for its
+import, else 0.
+"""
 
 _OF_IMPORTS: Final = f"{_PLACE} IN (0, 1, 2, 3) AND imported IN (SELECT value FROM json_each(?))"
 _DELETED_AT_ONCE: Final = 5_000
@@ -68,7 +72,10 @@ class Letter(msgspec.Struct, gc=False):
 
 
 class Account:
-    """Writes to `db` in the caller's open transaction. `final`: the destinations without callbacks."""
+    """Writes to `db` in the caller's open transaction.
+
+    `final`: the destinations without callbacks.
+    """
 
     def __init__(self, db: sqlite3.Connection, imports: Imports, final: Set[str]) -> None:
         self._db = db
@@ -80,12 +87,15 @@ class Account:
         """Look again whether there are dead letters, after other code has changed the tables."""
         self._has_letters = self._db.execute("SELECT 1 FROM letters LIMIT 1").fetchone() is not None
 
-    # ---------------------------------------------------------------------------------------------------- records
+    # -------------------------------------------------------------------------------------- records
 
     def write_events(
-        self, by_record: Mapping[int, Iterable[tuple[Event, KafkaRecord]]], numbers: RecordNumbers
+        self,
+        by_record: Mapping[int, Iterable[tuple[Event, KafkaRecord]]],
+        numbers: RecordNumbers,
     ) -> list[tuple[int, Event]]:
-        """Apply events, each with its place on Kafka, by the number of the record that they are about.
+        """Apply events, each with its place on Kafka, by the number of the record that they are
+        about.
 
         Returns those that were not known, with this number, and those of a record together.
         """
@@ -105,7 +115,10 @@ class Account:
                 if event.dead_letter and not kept.letter:
                     with suppress(ValueError):  # of a newer version
                         kept.letter = numbers.number(event.dead_letter)
-        for number, imported in self._imports.numbers_of(new, (kept.imported for kept in after.values())).items():
+        for number, imported in self._imports.numbers_of(
+            new,
+            (kept.imported for kept in after.values()),
+        ).items():
             kept = after[number]
             if imported and not kept.imported and not kept.letter:
                 self._imports.arrived(imported)
@@ -115,15 +128,23 @@ class Account:
         return new
 
     def _load(self, where: str, *values: Collection[object]) -> dict[int, Kept]:
-        rows = self._db.execute(f"SELECT id, {COLUMNS} FROM records WHERE {where}", [_json(value) for value in values])
+        rows = self._db.execute(
+            f"SELECT id, {COLUMNS} FROM records WHERE {where}",
+            [_json(value) for value in values],
+        )
         return {number: Kept(*row) for number, *row in rows}
 
     def _champions(self, leads: Collection[str]) -> dict[int, Kept]:
         """Return the records that count for these leads."""
-        return self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {_PLACE} IN (2, 3)", leads)
+        return self._load(
+            f"lead_id IN (SELECT value FROM json_each(?)) AND {_PLACE} IN (2, 3)",
+            leads,
+        )
 
     def _settle(self, before: dict[int, Kept], after: dict[int, Kept]) -> None:
-        """Elect the records that count anew where that may have changed, and write records and sums."""
+        """Elect the records that count anew where that may have changed, and write records and
+        sums.
+        """
         moved = {
             lead_id
             for number, kept in after.items()
@@ -133,7 +154,11 @@ class Account:
         champions = self._champions(moved)
         if imports := {kept.imported for kept in (*after.values(), *champions.values())} - {0}:
             of_import = f"{_PLACE} = 1 AND imported IN (SELECT value FROM json_each(?))"
-            champions |= self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {of_import}", moved, imports)
+            champions |= self._load(
+                f"lead_id IN (SELECT value FROM json_each(?)) AND {of_import}",
+                moved,
+                imports,
+            )
         for number, kept in champions.items():
             if number not in after:
                 before[number] = kept
@@ -153,7 +178,8 @@ class Account:
             kept.of_import = kept.imported > 0 and number in winners
         if len(members) == 1:
             return
-        by_import: defaultdict[int, list[tuple[int, Kept]]] = defaultdict(list)  # a lead may be in thousands
+        # a lead may be in thousands
+        by_import: defaultdict[int, list[tuple[int, Kept]]] = defaultdict(list)
         for number, kept in members:
             if kept.imported:
                 by_import[kept.imported].append((number, kept))
@@ -164,7 +190,9 @@ class Account:
         for number, champion in members:
             if not champion.counts or champion.rank == NO_LEAD:
                 continue
-            rivals = (kept for rival, kept in members if rival != number and is_same_lead(kept, champion))
+            rivals = (
+                kept for rival, kept in members if rival != number and is_same_lead(kept, champion)
+            )
             champion.follows |= any(kept.rank >= ENDED for kept in rivals)
 
     def _write(self, before: Mapping[int, Kept], after: Mapping[int, Kept]) -> None:
@@ -192,7 +220,10 @@ class Account:
                 yield "ended", (*slot, kept.status)
 
     def _add(self, gone: Iterable[Kept], come: Iterable[Kept]) -> None:
-        """Add what records contribute, and take away what others did. Those that contribute the same count together."""
+        """Add what records contribute, and take away what others did.
+
+        Those that contribute the same count together.
+        """
         alike: Counter[tuple[object, ...]] = Counter()
         one_of: dict[tuple[object, ...], Kept] = {}
         for many, records in ((-1, gone), (1, come)):
@@ -216,21 +247,33 @@ class Account:
             )
 
     def forget(self, numbers: Collection[int], before_ms: int) -> None:
-        """Delete records with their events. If one of them counts, all records of its lead that are as old go with it.
+        """Delete records with their events.
 
-        So none of those is elected only to go next, and a lead that came any number of times is looked through once.
-        `before_ms`: these records had their last event before that time.
+        If one of them counts, all records of its lead that are as old go with it.
+
+        So none of those is elected only to go next, and a lead that came any number of times is
+        looked through once. `before_ms`: these records had their last event before that time.
         """
         gone = self._delete(numbers)
         leads, imports = _lost(gone)
-        old = [*self._old(before_ms, "TRUE", leads), *self._old(before_ms, _OF_IMPORTS, imports, _all(imports))]
+        old = [
+            *self._old(before_ms, "TRUE", leads),
+            *self._old(before_ms, _OF_IMPORTS, imports, _all(imports)),
+        ]
         for first in range(0, len(old), _DELETED_AT_ONCE):
             gone += self._delete(old[first : first + _DELETED_AT_ONCE])
         self._replace(*_lost(gone))
 
-    def _old(self, before_ms: int, where: str, leads: Collection[str], *values: Collection[object]) -> Iterator[int]:
+    def _old(
+        self,
+        before_ms: int,
+        where: str,
+        leads: Collection[str],
+        *values: Collection[object],
+    ) -> Iterator[int]:
         rows = self._db.execute(
-            f"SELECT id FROM records WHERE lead_id IN (SELECT value FROM json_each(?)) AND {where} AND at_ms < ?",
+            "SELECT id FROM records WHERE lead_id IN (SELECT value FROM json_each(?)) AND "
+            f"{where} AND at_ms < ?",
             [_json(leads), *map(_json, values), before_ms],
         )
         return (number for (number,) in rows)
@@ -241,13 +284,22 @@ class Account:
         self._db.executemany("DELETE FROM events WHERE record = ?", [(number,) for number in gone])
         self._db.executemany("DELETE FROM records WHERE id = ?", [(number,) for number in gone])
         self._add(gone.values(), ())
-        return [kept for kept in gone.values() if kept.rank != NO_LEAD and (kept.counts or kept.of_import)]
+        return [
+            kept
+            for kept in gone.values()
+            if kept.rank != NO_LEAD and (kept.counts or kept.of_import)
+        ]
 
     def _replace(self, leads: Set[str], imports: Mapping[str, Set[int]]) -> None:
         """Elect records for leads whose record is gone, and for leads of these imports."""
         best = self._best("workspace, destination", "TRUE", leads)
         of_imports = _all(imports) | {kept.imported for kept in best.values()} - {0}
-        best |= self._best("imported, workspace, destination", _OF_IMPORTS, leads | imports.keys(), of_imports)
+        best |= self._best(
+            "imported, workspace, destination",
+            _OF_IMPORTS,
+            leads | imports.keys(),
+            of_imports,
+        )
         before = best | self._champions(imports.keys() - leads)
         after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
         by_lead: defaultdict[str, list[tuple[int, Kept]]] = defaultdict(list)
@@ -256,11 +308,20 @@ class Account:
         for lead_id, members in by_lead.items():
             self._elect(members)
             for _, kept in members:
-                kept.follows |= kept.counts and lead_id in leads  # those that it follows were not loaded
+                # those that it follows were not loaded
+                kept.follows |= kept.counts and lead_id in leads
         self._write(before, after)
 
-    def _best(self, group: str, where: str, leads: Set[str], *values: Collection[object]) -> dict[int, Kept]:
-        """Return the record of each group of these leads that comes first in an election (domain/books/records.py)."""
+    def _best(
+        self,
+        group: str,
+        where: str,
+        leads: Set[str],
+        *values: Collection[object],
+    ) -> dict[int, Kept]:
+        """Return the record of each group of these leads that comes first in an election
+        (domain/books/records.py).
+        """
         rows = self._db.execute(
             f"""SELECT id, {COLUMNS}, max(printf('%d %015d %020d', rank, took, id)) FROM records
                 WHERE lead_id IN (SELECT value FROM json_each(?)) AND rank > {NO_LEAD} AND {where}
@@ -269,11 +330,14 @@ class Account:
         )
         return {number: Kept(*row) for number, *row, _ in rows}
 
-    # ----------------------------------------------------------------------------------------------- dead letters
+    # --------------------------------------------------------------------------------- dead letters
 
     def write_letters(self, letters: list[Letter]) -> None:
         """Add dead letters. Those that are known already are left out."""
-        known = self._letters("id IN (SELECT value FROM json_each(?))", [letter.id for letter in letters])
+        known = self._letters(
+            "id IN (SELECT value FROM json_each(?))",
+            [letter.id for letter in letters],
+        )
         new = {letter.id: letter for letter in letters if letter.id not in known}
         if not new:
             return
@@ -286,15 +350,23 @@ class Account:
         self._judge(new)
 
     def _judge_of(self, records: Mapping[int, Kept], restated: Set[str]) -> None:
-        """Judge the dead letters anew that these records are the origin of, and all of the leads `restated`."""
+        """Judge the dead letters anew that these records are the origin of, and all of the leads
+        `restated`.
+        """
         leads = {kept.lead_id for kept in records.values() if kept.follows} & restated
         others: dict[int, Kept] = {}
         for standing in (f"{_PLACE} > 0", f"{_PLACE} = 0 AND rank >= {ENDED}") if leads else ():
-            others |= self._load(f"lead_id IN (SELECT value FROM json_each(?)) AND {standing}", leads)
+            others |= self._load(
+                f"lead_id IN (SELECT value FROM json_each(?)) AND {standing}",
+                leads,
+            )
         about = {**records, **others}
         letters = self._letters("origin IN (SELECT value FROM json_each(?))", about)
         copied = {kept.letter for kept in about.values()} - {0, *letters}
-        self._judge(letters | (self._letters("id IN (SELECT value FROM json_each(?))", copied) if copied else {}))
+        self._judge(
+            letters
+            | (self._letters("id IN (SELECT value FROM json_each(?))", copied) if copied else {}),
+        )
 
     def _letters(self, where: str, values: Collection[int]) -> dict[int, Letter]:
         rows = self._db.execute(f"SELECT * FROM letters WHERE {where}", (_json(values),))
@@ -303,10 +375,16 @@ class Account:
     def _judge(self, letters: Mapping[int, Letter]) -> None:
         if not letters:
             return
-        origins = self._load("id IN (SELECT value FROM json_each(?))", {letter.origin for letter in letters.values()})
+        origins = self._load(
+            "id IN (SELECT value FROM json_each(?))",
+            {letter.origin for letter in letters.values()},
+        )
         copies: dict[int, Kept] = {}
         followers = self._load("letter > 0 AND letter IN (SELECT value FROM json_each(?))", letters)
-        for _, kept in sorted(followers.items(), key=lambda item: (item[1].rank, item[1].took, item[0])):
+        for _, kept in sorted(
+            followers.items(),
+            key=lambda item: (item[1].rank, item[1].took, item[0]),
+        ):
             copies[kept.letter] = kept
         passed = {kept.lead_id for kept in (*origins.values(), *copies.values()) if not kept.counts}
         champions: defaultdict[str, list[Kept]] = defaultdict(list)
@@ -325,7 +403,9 @@ class Account:
             last_of_origin = None if origin is None else (origin.status, origin.seq)
             followed = None if follower is None else follower.status
             is_final = stands is not None and stands.destination in self._final
-            state = STATES.index(state_of(letter.seq, letter.returns, last_of_origin, followed, final=is_final))
+            state = STATES.index(
+                state_of(letter.seq, letter.returns, last_of_origin, followed, final=is_final),
+            )
             if state != letter.state:
                 states.subtract([(letter.cause, letter.state)])
                 states.update([(letter.cause, state)])
@@ -336,35 +416,57 @@ class Account:
     def _add_states(self, states: Counter[tuple[int, int]]) -> None:
         for state in range(len(STATES)):
             rows = [(many, cause) for (cause, at), many in states.items() if at == state and many]
-            self._db.executemany(f"UPDATE causes SET {STATES[state]} = {STATES[state]} + ? WHERE id = ?", rows)
+            self._db.executemany(
+                f"UPDATE causes SET {STATES[state]} = {STATES[state]} + ? WHERE id = ?",
+                rows,
+            )
 
     def sweep(self, now_s: int) -> None:
         """Delete sums that are 0, and the slots that are older than they are kept."""
         for table in ("status_counts", "import_counts", "ended"):
             self._db.execute(f"DELETE FROM {table} WHERE leads <= 0")
         for step_s, kept_s in KEPT_S.items():
-            self._db.execute("DELETE FROM ended WHERE step_s = ? AND slot < ?", (step_s, now_s - kept_s))
+            self._db.execute(
+                "DELETE FROM ended WHERE step_s = ? AND slot < ?",
+                (step_s, now_s - kept_s),
+            )
 
     def forget_letters(self, topic: str, before_ms: int) -> None:
         """Delete the dead letters of a topic that were appended before this time."""
-        old = self._db.execute("SELECT id FROM causes WHERE topic = ? AND first_ms < ?", (topic, before_ms)).fetchall()
+        old = self._db.execute(
+            "SELECT id FROM causes WHERE topic = ? AND first_ms < ?",
+            (topic, before_ms),
+        ).fetchall()
         for (cause,) in old:
             states: Counter[tuple[int, int]] = Counter()
             sql = "DELETE FROM letters WHERE cause = ? AND at_ms < ? RETURNING cause, state"
             states.subtract(self._db.execute(sql, (cause, before_ms)).fetchall())
             self._add_states(states)
             self._db.execute("UPDATE causes SET first_ms = ? WHERE id = ?", (before_ms, cause))
-            self._db.execute(f"DELETE FROM causes WHERE id = ? AND {' + '.join(STATES)} <= 0", (cause,))
+            self._db.execute(
+                f"DELETE FROM causes WHERE id = ? AND {' + '.join(STATES)} <= 0",
+                (cause,),
+            )
 
 
-_contributing: Final = attrgetter("rank", "imported", "of_import", "counts", "workspace", "destination", "status")
+_contributing: Final = attrgetter(
+    "rank",
+    "imported",
+    "of_import",
+    "counts",
+    "workspace",
+    "destination",
+    "status",
+)
 """What decides with the minute how a record is counted."""
 _standing: Final = attrgetter("rank", "lead_id", "workspace", "destination", "imported")
 """What decides whether a record counts."""
 
 
 def _lost(gone: Iterable[Kept]) -> tuple[set[str], dict[str, set[int]]]:
-    """Return the leads that these records counted for, and those that they counted for only in imports, with these."""
+    """Return the leads that these records counted for, and those that they counted for only in
+    imports, with these.
+    """
     leads: set[str] = set()
     imports: defaultdict[str, set[int]] = defaultdict(set)
     for kept in gone:
@@ -382,12 +484,15 @@ def _all(imports: Mapping[str, Set[int]]) -> set[int]:
 def _restated(before: Mapping[int, Kept], after: Mapping[int, Kept]) -> set[str]:
     """Return the leads whose status has changed, or that count in several places.
 
-    Other leads need no new judgement of all their dead letters: one that is suppressed 1,000 times has changed once.
+    Other leads need no new judgement of all their dead letters: one that is suppressed 1,000 times
+    has changed once.
     """
     old = _statuses(before)
     new = _statuses(after)
     places = Counter(lead_id for lead_id, *_ in new)
-    return {lead_id for lead_id, *_ in old ^ new} | {lead_id for lead_id, many in places.items() if many > 1}
+    return {lead_id for lead_id, *_ in old ^ new} | {
+        lead_id for lead_id, many in places.items() if many > 1
+    }
 
 
 def _statuses(records: Mapping[int, Kept]) -> set[tuple[str, ...]]:

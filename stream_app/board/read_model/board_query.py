@@ -1,6 +1,9 @@
-"""The queries of the board: lists in pages, what happened over time. No query grows with the number of leads.
+"""The queries of the board: lists in pages, what happened over time.
 
-Lists are read by key: a page begins after the last row of the page before, so page 1,000 costs what page 1 costs.
+No query grows with the number of leads.
+
+Lists are read by key: a page begins after the last row of the page before, so page 1,000 costs what
+page 1 costs.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -20,7 +23,10 @@ from stream_app.domain.lane.view import LaneChange
 
 _SELECT: Final = "SELECT at_ms, id, lead_id, workspace, destination, status FROM records"
 _IMPORTED: Final = "imported > 0 AND of_import"
-_ORDER: Final = "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, asked_at_ms, under_way"
+_ORDER: Final = (
+    "at_ms, partition, offset, id, kind, workspace, who, why, applied, reason, text, "
+    "asked_at_ms, under_way"
+)
 """The columns of an `Order`."""
 _replay: Final = msgspec.json.Decoder(ReplayProgress)
 
@@ -56,7 +62,10 @@ class DeadLetterRow(msgspec.Struct, frozen=True):
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """The leads that came to rest with one status in one slot of time, or its credits. `at_s`: its begin."""
+    """The leads that came to rest with one status in one slot of time, or its credits.
+
+    `at_s`: its begin.
+    """
 
     at_s: int
     leads: int = 0
@@ -97,7 +106,10 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class CommandFilter(msgspec.Struct, frozen=True):
-    """Which commands to list: '' for any. `day`: as 2026-11-29, in UTC; a text that is no day counts as ''."""
+    """Which commands to list: '' for any.
+
+    `day`: as 2026-11-29, in UTC; a text that is no day counts as ''.
+    """
 
     workspace: str = ""
     who: str = ""
@@ -108,13 +120,18 @@ class CommandFilter(msgspec.Struct, frozen=True):
     def begin_ms(self) -> int | None:
         """When the day begins, epoch ms."""
         try:
-            return int(datetime.strptime(self.day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)
+            return int(
+                datetime.strptime(self.day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000,
+            )
         except ValueError:
             return None
 
 
 class NotReadable(msgspec.Struct, frozen=True):
-    """Records of a topic that this version could not read. `last`: the position of the last one, at `last_ms`."""
+    """Records of a topic that this version could not read.
+
+    `last`: the position of the last one, at `last_ms`.
+    """
 
     topic: str
     records: int
@@ -142,8 +159,10 @@ class BoardQueries(Queries):
             statuses: The statuses; empty for all.
             after: The last record of the page before.
             limit: How many at most.
-            final: True: `accepted` only of destinations without callbacks; False: only of the others; None: of all.
-            imported: Only of the import with this number; 0 for all. Its workspace is that of the import then.
+            final: True: `accepted` only of destinations without callbacks; False: only of the
+                others; None: of all.
+            imported: Only of the import with this number; 0 for all. Its workspace is that of the
+                import then.
         """
         at_ms, record = place_of(after)
         counts = _IMPORTED if imported else "counts"
@@ -155,7 +174,9 @@ class BoardQueries(Queries):
             else:
                 wanted = self._groups(workspace, statuses, final)
             for group in wanted:
-                where = f"{' AND '.join(f'{name} = ?' for name in group)} AND {counts} AND at_ms <= ?"
+                where = (
+                    f"{' AND '.join(f'{name} = ?' for name in group)} AND {counts} AND at_ms <= ?"
+                )
                 values = (*group.values(), at_ms)
                 ((newest,),) = self._all(f"SELECT max(at_ms) FROM records WHERE {where}", *values)
                 if newest is not None:
@@ -164,15 +185,24 @@ class BoardQueries(Queries):
             for newest, where, values in sorted(groups, key=itemgetter(0), reverse=True):
                 if len(rows) >= limit and newest < rows[limit - 1][0]:
                     break
-                sql = f"{_SELECT} WHERE {where} AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id DESC LIMIT ?"
+                sql = (
+                    f"{_SELECT} WHERE {where} AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id "
+                    "DESC LIMIT ?"
+                )
                 rows += self._all(sql, *values, at_ms, record, limit)
                 rows.sort(reverse=True)
             return self._rows(rows[:limit])
 
-    def _groups(self, workspace: str | None, statuses: Collection[str], final: bool | None) -> Iterator[dict[str, Any]]:
+    def _groups(
+        self,
+        workspace: str | None,
+        statuses: Collection[str],
+        final: bool | None,
+    ) -> Iterator[dict[str, Any]]:
         """Yield groups of records, whose records are in the order of an index.
 
-        A group is a status, or where only some of its records are wanted, a status of one destination.
+        A group is a status, or where only some of its records are wanted, a status of one
+        destination.
         """
         where = "leads > 0"
         values = list[str]()
@@ -192,12 +222,18 @@ class BoardQueries(Queries):
             (("status",), f"NOT {by_destination}"),
             (("workspace", "status", "destination"), by_destination),
         ):
-            sql = f"SELECT DISTINCT {', '.join(names)} FROM status_counts WHERE {where} AND {condition}"
+            sql = (
+                f"SELECT DISTINCT {', '.join(names)} FROM status_counts WHERE {where} AND "
+                f"{condition}"
+            )
             for row in self._all(sql, *values):
                 yield dict(zip(names, row, strict=True))
 
     def _groups_of_import(
-        self, imported: int, statuses: Collection[str], final: bool | None
+        self,
+        imported: int,
+        statuses: Collection[str],
+        final: bool | None,
     ) -> Iterator[dict[str, Any]]:
         """Yield the groups of `_groups` for one import: its statuses by destination."""
         sql = "SELECT status, destination FROM import_counts WHERE import = ? AND leads > 0"
@@ -206,25 +242,37 @@ class BoardQueries(Queries):
             if is_wanted and (status != "accepted" or final in (None, alias in self._final)):
                 yield {"imported": imported, "status": status, "destination": alias}
 
-    def records_of_lead(self, lead_id: str, after: Place | None, limit: int) -> tuple[int, list[RecordRow]]:
+    def records_of_lead(
+        self,
+        lead_id: str,
+        after: Place | None,
+        limit: int,
+    ) -> tuple[int, list[RecordRow]]:
         """Return how many records a lead has, and those after a place, newest first."""
-        sql = f"{_SELECT} WHERE lead_id = ? AND (at_ms, id) < (?, ?) ORDER BY at_ms DESC, id DESC LIMIT ?"
+        sql = (
+            f"{_SELECT} WHERE lead_id = ? AND (at_ms, id) < (?, ?) ORDER BY at_ms DESC, id DESC "
+            "LIMIT ?"
+        )
         with self.snapshot():
             ((many,),) = self._all("SELECT count(*) FROM records WHERE lead_id = ?", lead_id)
             return many, self._rows(self._all(sql, lead_id, *place_of(after), limit))
 
     def now_of(self, lead_ids: Iterable[str]) -> list[RecordRow]:
         """Return the record that counts for each lead, or else its newest; the newest first."""
-        sql = f"{_SELECT} WHERE lead_id = ? ORDER BY rank > 0 AND counts DESC, at_ms DESC, id DESC LIMIT 1"
+        sql = (
+            f"{_SELECT} WHERE lead_id = ? ORDER BY rank > 0 AND counts DESC, at_ms DESC, id DESC "
+            "LIMIT 1"
+        )
         with self.snapshot():
             rows = [row for lead_id in lead_ids for row in self._all(sql, lead_id)]
             return self._rows(sorted(rows, reverse=True))
 
     def resent(self, day_s: int | None, after: Place | None, limit: int) -> list[RecordRow]:
-        """Return the records that were sent again although they may have reached Clay, newest first.
+        """Return the records that were sent again although they may have reached Clay, newest
+        first.
 
-        A record without an event that is kept has no lead id, workspace and status. `day_s`: only of the day that
-        begins then, epoch s.
+        A record without an event that is kept has no lead id, workspace and status. `day_s`: only
+        of the day that begins then, epoch s.
         """
         begin_ms, end_ms = (0, 1 << 62) if day_s is None else (day_s * 1000, (day_s + DAY_S) * 1000)
         sql = """SELECT s.at_ms, s.record, coalesce(lead_id, ''), coalesce(workspace, ''), coalesce(destination, ''),
@@ -235,7 +283,12 @@ class BoardQueries(Queries):
         with self.snapshot():
             return self._rows(self._all(sql, begin_ms, end_ms, *place_of(after), limit))
 
-    def dead_letter_hours(self, topic: str, causes: Iterable[Cause], since_s: int) -> list[list[tuple[int, int]]]:
+    def dead_letter_hours(
+        self,
+        topic: str,
+        causes: Iterable[Cause],
+        since_s: int,
+    ) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
         sql = f"""SELECT hour * 3600, letters FROM dead_letter_hours
                   WHERE cause = (SELECT id FROM causes WHERE {SAME_CAUSE}) AND hour BETWEEN ? AND ? ORDER BY hour"""
@@ -246,18 +299,33 @@ class BoardQueries(Queries):
     def cause(self, topic: str, cause: Cause) -> Cause | None:
         """Return a cause with its number of dead letters. None if it has none."""
         names = ("first_ms", "last_ms", *STATES)
-        rows = self._all(f"SELECT {', '.join(names)} FROM causes WHERE {SAME_CAUSE}", *_words(topic, cause))
-        return msgspec.structs.replace(cause, **dict(zip(names, rows[0], strict=True))) if rows else None
+        rows = self._all(
+            f"SELECT {', '.join(names)} FROM causes WHERE {SAME_CAUSE}",
+            *_words(topic, cause),
+        )
+        return (
+            msgspec.structs.replace(cause, **dict(zip(names, rows[0], strict=True)))
+            if rows
+            else None
+        )
 
     def dead_letters_of(
-        self, topic: str, cause: Cause, since_ms: int, after: Place | None, limit: int, state: DeadLetterState | None
+        self,
+        topic: str,
+        cause: Cause,
+        since_ms: int,
+        after: Place | None,
+        limit: int,
+        state: DeadLetterState | None,
     ) -> list[DeadLetterRow]:
-        """Return the dead letters of a cause that were appended at `since_ms` or later, after a place, newest first.
+        """Return the dead letters of a cause that were appended at `since_ms` or later, after a
+        place, newest first.
 
         `state`: only those with it.
         """
         wanted = "" if state is None else f"AND state = {STATES.index(state)}"
-        # What a dead letter is about now: its copy, or else its record; and of that lead the record that counts.
+        # What a dead letter is about now: its copy, or else its record; and of that lead the record
+        # that counts.
         sql = f"""SELECT d.at_ms, d.id, d.origin, d.state, coalesce(r.lead_id, ''), coalesce((
                       SELECT status FROM records AS c WHERE c.lead_id = r.lead_id AND c.counts + c.of_import > 0
                       AND c.counts AND c.rank > 0 AND r.workspace IN ('', c.workspace)
@@ -271,7 +339,14 @@ class BoardQueries(Queries):
             rows = self._all(sql, *_words(topic, cause), since_ms, *place_of(after), limit)
             name = record_numbers(db).record_id
         return [
-            DeadLetterRow(Place(at, number), name(number), name(origin) if origin else "", lead, status, STATES[state])
+            DeadLetterRow(
+                Place(at, number),
+                name(number),
+                name(origin) if origin else "",
+                lead,
+                status,
+                STATES[state],
+            )
             for at, number, origin, state, lead, status in rows
         ]
 
@@ -279,7 +354,12 @@ class BoardQueries(Queries):
         """True if a lane was published, even if this version cannot read it."""
         return bool(self._all("SELECT 1 FROM lanes WHERE workspace = ?", workspace))
 
-    def credits(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
+    def credits(
+        self,
+        workspaces: Iterable[str],
+        step_s: int,
+        since_s: int,
+    ) -> dict[str, list[Slot]]:
         """Return the credits per slot, by workspace ('' is the sum of all), oldest first.
 
         `step_s` is a key of `history.KEPT_S`, `since_s` the begin of the first slot, epoch s.
@@ -288,18 +368,38 @@ class BoardQueries(Queries):
                  WHERE workspace = ? AND step_s = ? AND slot >= ? GROUP BY slot"""
         return self._slots(sql, workspaces, step_s, since_s)
 
-    def came_to_rest(self, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
-        """Return the leads that came to rest per slot and status. The arguments are those of `credits`."""
+    def came_to_rest(
+        self,
+        workspaces: Iterable[str],
+        step_s: int,
+        since_s: int,
+    ) -> dict[str, list[Slot]]:
+        """Return the leads that came to rest per slot and status.
+
+        The arguments are those of `credits`.
+        """
         sql = """SELECT slot, leads, status FROM ended
                  WHERE workspace = ? AND step_s = ? AND slot >= ? AND leads > 0 ORDER BY slot"""
         return self._slots(sql, workspaces, step_s, since_s)
 
-    def _slots(self, sql: str, workspaces: Iterable[str], step_s: int, since_s: int) -> dict[str, list[Slot]]:
+    def _slots(
+        self,
+        sql: str,
+        workspaces: Iterable[str],
+        step_s: int,
+        since_s: int,
+    ) -> dict[str, list[Slot]]:
         with self.snapshot():
-            return {name: [Slot(*row) for row in self._all(sql, name, step_s, since_s)] for name in workspaces}
+            return {
+                name: [Slot(*row) for row in self._all(sql, name, step_s, since_s)]
+                for name in workspaces
+            }
 
     def lanes_money(self, workspace: str | None, since_s: int, until_s: int) -> list[Day]:
-        """Return the money of days by workspace and destination, the most credits first. `workspace`: as in `days`."""
+        """Return the money of days by workspace and destination, the most credits first.
+
+        `workspace`: as in `days`.
+        """
         order = "sum(credits) DESC, workspace, destination"
         rows = self._money("workspace, destination", order, workspace, since_s, until_s)
         return [row for row in rows if row.workspace]
@@ -311,16 +411,27 @@ class BoardQueries(Queries):
 
     def lane_changes(self, workspace: str) -> list[DatedChange]:
         """Return the changes of a lane, newest first."""
-        sql = "SELECT at_ms, kind, text FROM lane_changes WHERE workspace = ? ORDER BY at_ms DESC, number DESC"
-        return [DatedChange(at_ms, LaneChange(kind, text)) for at_ms, kind, text in self._all(sql, workspace)]
+        sql = (
+            "SELECT at_ms, kind, text FROM lane_changes WHERE workspace = ? ORDER BY at_ms DESC, "
+            "number DESC"
+        )
+        return [
+            DatedChange(at_ms, LaneChange(kind, text))
+            for at_ms, kind, text in self._all(sql, workspace)
+        ]
 
     def status_sums(self, workspace: str | None) -> list[StatusCount]:
-        """Return the records by status and column: of a workspace, of those that name none (''), or of all (None)."""
+        """Return the records by status and column: of a workspace, of those that name none (''), or
+        of all (None).
+        """
         mine, values = ("", []) if workspace is None else ("AND workspace = ?", [workspace])
         sql = f"""SELECT status, status = 'accepted' AND destination IN (SELECT value FROM json_each(?)), sum(leads)
                   FROM status_counts WHERE leads > 0 {mine} GROUP BY 1, 2 ORDER BY 3 DESC"""
         rows = self._all(sql, self._final_json, *values)
-        return [StatusCount(workspace or "", "", name, column(name, final=final), many) for name, final, many in rows]
+        return [
+            StatusCount(workspace or "", "", name, column(name, final=final), many)
+            for name, final, many in rows
+        ]
 
     def import_counts(self, workspace: str, import_id: str) -> tuple[int, list[StatusCount]]:
         """Return the number of an import (0: unknown), and its records by destination and status."""
@@ -333,8 +444,15 @@ class BoardQueries(Queries):
             if leads and leads > 0  # None: an import without any
         ]
 
-    def commands(self, wanted: CommandFilter, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
-        """Return time and id of the last answers to commands, newest first: one for each command, after one of them."""
+    def commands(
+        self,
+        wanted: CommandFilter,
+        after: tuple[int, str],
+        limit: int,
+    ) -> list[tuple[int, str]]:
+        """Return time and id of the last answers to commands, newest first: one for each command,
+        after one of them.
+        """
         begin_ms = wanted.begin_ms or 0
         where = "at_ms >= ? AND at_ms < ?"
         values = [begin_ms, (begin_ms + DAY_S * 1000) if begin_ms else 1 << 62]
@@ -358,9 +476,18 @@ class BoardQueries(Queries):
         return [word for (word,) in self._all(sql)]
 
     def answers(self, command_id: str) -> list[Order]:
-        """Return the answers to one command, oldest first. A command to every partition has several."""
-        rows = self._all(f"SELECT {_ORDER} FROM audit WHERE id = ? ORDER BY at_ms, partition, offset", command_id)
-        return [Order((at_ms, partition, offset), at_ms, *rest) for at_ms, partition, offset, *rest in rows]
+        """Return the answers to one command, oldest first.
+
+        A command to every partition has several.
+        """
+        rows = self._all(
+            f"SELECT {_ORDER} FROM audit WHERE id = ? ORDER BY at_ms, partition, offset",
+            command_id,
+        )
+        return [
+            Order((at_ms, partition, offset), at_ms, *rest)
+            for at_ms, partition, offset, *rest in rows
+        ]
 
     def replays(self, limit: int) -> list[ReplayProgress]:
         """Return the replays that operators ordered, the newest first."""
@@ -386,7 +513,11 @@ class BoardQueries(Queries):
         ]
 
     def size_bytes(self) -> int:
-        return int(self._all("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")[0][0])
+        return int(
+            self._all("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")[0][
+                0
+            ],
+        )
 
 
 def _words(topic: str, cause: Cause) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
-"""Follows Kafka for the read model: without a group, committed records only, and with its positions in the model.
+"""Follows Kafka for the read model: without a group, committed records only, and with its positions
+in the model.
 
-It never stops the board: an error is reported in `lag` and retried. The file is rebuilt if it does not belong to the
-topics on Kafka: a log ends before the saved position, or the last record read is a different one.
+It never stops the board: an error is reported in `lag` and retried. The file is rebuilt if it does
+not belong to the topics on Kafka: a log ends before the saved position, or the last record read is
+a different one.
 """
 
 import asyncio
@@ -42,7 +44,8 @@ class ProjectionLag(msgspec.Struct, frozen=True):
     """How far the model is.
 
     Attributes:
-        as_of_ms: The model holds everything that was on Kafka then. None: it has never been complete.
+        as_of_ms: The model holds everything that was on Kafka then. None: it has never been
+            complete.
         lag: Records still to be read, at most.
         trouble: Why it does not progress, in words.
     """
@@ -52,7 +55,9 @@ class ProjectionLag(msgspec.Struct, frozen=True):
     trouble: str = ""
 
     def is_read(self, now_ms: int) -> bool:
-        """True if the model holds what is on Kafka now, so that what it does not know does not exist."""
+        """True if the model holds what is on Kafka now, so that what it does not know does not
+        exist.
+        """
         return self.as_of_ms is not None and now_ms - self.as_of_ms <= STALE_MS
 
 
@@ -63,15 +68,27 @@ class _Replaced(Exception):
 class Projection:
     """Keeps the read model up to date. Run `run` as a task; `lag` says how far it is."""
 
-    def __init__(self, connection: KafkaConnection, sources: Sources, path: Path, log: Logger) -> None:
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        sources: Sources,
+        path: Path,
+        log: Logger,
+    ) -> None:
         self.lag = ProjectionLag(trouble="has not started to read Kafka yet")
         self._connection = connection
         self._sources = sources
         self._path = path
         self._log = log
-        self._say = Throttled(lambda trouble: self._log.warning("projection_stalled", because=trouble))
+        self._say = Throttled(
+            lambda trouble: self._log.warning("projection_stalled", because=trouble),
+        )
         self._clock = Clock()
-        self._logs = [TopicPartition(topic, number) for topic in sources.topics for number in range(sources.partitions)]
+        self._logs = [
+            TopicPartition(topic, number)
+            for topic in sources.topics
+            for number in range(sources.partitions)
+        ]
 
     async def run(self) -> None:
         """Follow Kafka until cancelled."""
@@ -119,7 +136,9 @@ class Projection:
             await refusal_or_silence(self._connection)
         except KafkaRefused as refused:
             return str(refused)
-        return str(error) or f"Kafka at {self._connection.bootstrap} did not answer within {_ANSWER_WITHIN_S:.0f} s"
+        return str(error) or (
+            f"Kafka at {self._connection.bootstrap} did not answer within {_ANSWER_WITHIN_S:.0f} s"
+        )
 
     async def _follow(self, model: ReadModel, write: Callable[..., Any]) -> None:
         async with Reader(
@@ -129,7 +148,12 @@ class Projection:
             fetch_max_bytes=_FETCH_ALL_BYTES,
             max_partition_fetch_bytes=_FETCH_BYTES,
         ) as reader:
-            reading = _Reading(reader, self._logs, await write(model.positions), await write(model.as_of_ms))
+            reading = _Reading(
+                reader,
+                self._logs,
+                await write(model.positions),
+                await write(model.as_of_ms),
+            )
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 await reading.begin(self._clock.now_ms())
             looked_s = time.monotonic()
@@ -143,7 +167,8 @@ class Projection:
                 if time.monotonic() - looked_s >= _LOOK_EVERY_S:
                     if not self._path.exists():
                         raise sqlite3.DatabaseError("the file was removed")
-                    async with asyncio.timeout(_ANSWER_WITHIN_S):  # aiokafka's own timeout is much longer
+                    # aiokafka's own timeout is much longer
+                    async with asyncio.timeout(_ANSWER_WITHIN_S):
                         await reading.look(self._clock.now_ms())
                     await write(partial(model.sweep, self._clock.now_ms()))
                     looked_s = time.monotonic()
@@ -153,7 +178,11 @@ class _Reading:
     """Reads all logs from the saved positions."""
 
     def __init__(
-        self, reader: Reader, logs: list[TopicPartition], positions: Mapping[Log, Position], as_of_ms: int | None
+        self,
+        reader: Reader,
+        logs: list[TopicPartition],
+        positions: Mapping[Log, Position],
+        as_of_ms: int | None,
     ) -> None:
         self.as_of_ms = as_of_ms
         self._reader = reader
@@ -176,7 +205,12 @@ class _Reading:
             else:
                 self._at[log] = at = Position(max(begins[log], at.next if at else 0))
                 starts[log] = at.next
-        self._records = self._reader.follow(starts, wait_ms=200, most=_MOST_RECORDS, pass_unreadable=True)
+        self._records = self._reader.follow(
+            starts,
+            wait_ms=200,
+            most=_MOST_RECORDS,
+            pass_unreadable=True,
+        )
         await self.look(now_ms)
 
     async def look(self, now_ms: int) -> None:
@@ -188,7 +222,8 @@ class _Reading:
             reached = max(self._at[log].next, before.get(log, 0))
             if end < reached:
                 raise _Replaced(
-                    f"{log.topic}/{log.partition} was at {reached} and ends at {end}: the topic was created again"
+                    f"{log.topic}/{log.partition} was at {reached} and ends at {end}: the "
+                    "topic was created again",
                 )
         if not self._goal:
             self._asked_ms = now_ms
@@ -219,7 +254,10 @@ class _Reading:
         return batch, moved
 
     def done(self, moved: Mapping[Any, Position]) -> bool:
-        """Note that the model is about to store these positions. True if it is now complete for the first time."""
+        """Note that the model is about to store these positions.
+
+        True if it is now complete for the first time.
+        """
         self._at.update(moved)
         was_complete = self.as_of_ms is not None
         if self._goal and all(self._at[log].next >= end for log, end in self._goal.items()):
@@ -238,7 +276,13 @@ class _Reading:
         return "; ".join(map(str, self._reader.unreadable))
 
     def _prove(self, log: Any, at: Position, records: list[Any]) -> None:
-        """Drop the record that was read before. It may be compacted away, but not replaced by another record."""
+        """Drop the record that was read before.
+
+        It may be compacted away, but not replaced by another record.
+        """
         self._unproven.discard(log)
         if records[0].offset == at.last and mark(records.pop(0)) != at.mark:
-            raise _Replaced(f"{log.topic}/{log.partition} has another record at {at.last}: the topic was created again")
+            raise _Replaced(
+                f"{log.topic}/{log.partition} has another record at {at.last}: the topic was "
+                "created again",
+            )

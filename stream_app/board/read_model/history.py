@@ -1,7 +1,8 @@
-"""What the read model keeps within bounds: events of records, sums over time, answers to commands, imports.
+"""What the read model keeps within bounds: events of records, sums over time, answers to commands,
+imports.
 
-Everything is rebuilt from Kafka. `leads.lanes` is compacted, so a rebuilt model knows the health and changes of a lane
-only as far as Kafka has not compacted them.
+Everything is rebuilt from Kafka. `leads.lanes` is compacted, so a rebuilt model knows the health
+and changes of a lane only as far as Kafka has not compacted them.
 """
 
 import sqlite3
@@ -21,7 +22,8 @@ from stream_app.domain.model.messages import RESENDS
 EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
 """What is kept of an event, in this order."""
 _OF_ANOTHER_PARTITION: Final = 0
-"""The place of the event `rerouted`, which has sequence number 1 and may come after the later ones."""
+"""The place of the event `rerouted`, which has sequence number 1 and may come after the later ones.
+"""
 
 _of_event: Final = attrgetter(*EVENT_COLUMNS)
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -29,9 +31,12 @@ _decode: Final = msgspec.msgpack.Decoder(list[tuple[Any, ...]]).decode
 
 
 def write_events(db: sqlite3.Connection, events: Iterable[tuple[int, Event]]) -> None:
-    """Add events that were not known, each with the number of its record. Those of a record come together.
+    """Add events that were not known, each with the number of its record.
 
-    A record and batch have one row, in which they are packed, because a rebuilt model writes millions.
+    Those of a record come together.
+
+    A record and batch have one row, in which they are packed, because a rebuilt model writes
+    millions.
     """
     rows: list[tuple[int, int, bytes]] = []
     for number, of_record in groupby(events, key=itemgetter(0)):
@@ -65,14 +70,20 @@ MOST_CHANGES: Final = 300
 
 
 def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str, int, int, str]]:
-    """Yield the slots of a moment: workspace, length, begin and destination, which only the days of a workspace name.
+    """Yield the slots of a moment: workspace, length, begin and destination, which only the days of
+    a workspace name.
 
     The workspace '' is the sum of all.
     """
     at_s = at_ms // 1000
     for name in {workspace, ""}:
         for step_s in KEPT_S:
-            yield name, step_s, at_s - at_s % step_s, destination if name and step_s == DAY_S else ""
+            yield (
+                name,
+                step_s,
+                at_s - at_s % step_s,
+                destination if name and step_s == DAY_S else "",
+            )
 
 
 _REFUSED: Final = "held_budget"
@@ -85,9 +96,12 @@ class History:
         self._db = db
 
     def count(self, events: Iterable[tuple[int, Event]]) -> None:
-        """Add up the money of events that were not counted before. Each comes with the number of its record.
+        """Add up the money of events that were not counted before.
 
-        The table `events` has them already, because a lead that a budget holds twice in a day counts once.
+        Each comes with the number of its record.
+
+        The table `events` has them already, because a lead that a budget holds twice in a day
+        counts once.
         """
         sums: dict[tuple[str, int, int, str], list[int]] = {}
         firsts_of_days = cache(self._firsts_of_days)
@@ -112,7 +126,9 @@ class History:
         self._db.executemany("INSERT OR IGNORE INTO resent VALUES (?, ?)", resent)
 
     def _firsts_of_days(self, number: int) -> set[int]:
-        """Return the sequence numbers of the first event of each day with which a budget held the record."""
+        """Return the sequence numbers of the first event of each day with which a budget held the
+        record.
+        """
         firsts: dict[int, int] = {}
         for event in events_of(self._db, number):
             if event.status == _REFUSED:
@@ -146,7 +162,7 @@ class History:
                    SELECT min(workspace) FROM history
                    UNION ALL SELECT (SELECT min(workspace) FROM history WHERE workspace > name) FROM each
                        WHERE name IS NOT NULL)
-               SELECT name FROM each WHERE name IS NOT NULL UNION SELECT workspace FROM lanes"""
+               SELECT name FROM each WHERE name IS NOT NULL UNION SELECT workspace FROM lanes""",
         ).fetchall()
         for step_s, kept_s in KEPT_S.items():
             db.executemany(
@@ -169,8 +185,9 @@ class History:
 
 
 MOST_IMPORTS: Final = 10_000
-"""Foreign programs may name any number of imports. Above it those without leads under way make room, or a new one is
-left out."""
+"""Foreign programs may name any number of imports. Above it those without leads under way make
+room, or a new one is left out.
+"""
 
 _UNDER_WAY: Final = ", ".join(repr(status) for status, name in COLUMN.items() if name in MOVING)
 
@@ -186,10 +203,15 @@ class Imports:
         rows = self._db.execute("SELECT workspace, name, id FROM imports")
         self._numbers = {(workspace, name): number for workspace, name, number in rows}
 
-    def numbers_of(self, events: Iterable[tuple[int, Event]], known: Iterable[int]) -> dict[int, int]:
+    def numbers_of(
+        self,
+        events: Iterable[tuple[int, Event]],
+        known: Iterable[int],
+    ) -> dict[int, int]:
         """Return the number of the import of each record whose events name one.
 
-        `known`: the imports of the records that are about to be written. They make no room for others.
+        `known`: the imports of the records that are about to be written. They make no room for
+            others.
         """
         numbers: dict[int, int] = {}
         may_make_room = True
@@ -205,7 +227,9 @@ class Imports:
         return numbers
 
     def arrived(self, number: int) -> None:
-        """Count a published row of an import: its record, and none that was copied from a dead letter."""
+        """Count a published row of an import: its record, and none that was copied from a dead
+        letter.
+        """
         self._db.execute("UPDATE imports SET arrived = arrived + 1 WHERE id = ?", (number,))
 
     def count(self, events: Iterable[tuple[int, Event]], imports: Mapping[int, int]) -> None:
@@ -224,10 +248,18 @@ class Imports:
             row[2] += event.credits or 0
             if (summary := event.import_summary) is not None:
                 self._db.execute(
-                    # Only the first: a later one may be of a producer who knows the name of the import.
+                    # Only the first: a later one may be of a producer who knows the name of the
+                    # import.
                     """UPDATE imports SET rows = ?, refused = ?, leads = ?, file = ?, who = ?
                        WHERE id = ? AND rows IS NULL""",
-                    (summary.rows, summary.refused, summary.leads, summary.file, summary.who, number),
+                    (
+                        summary.rows,
+                        summary.refused,
+                        summary.leads,
+                        summary.file,
+                        summary.who,
+                        number,
+                    ),
                 )
         self._db.executemany(
             """UPDATE imports SET first_ms = min(first_ms, ?), last_ms = max(last_ms, ?), credits = credits + ?
@@ -236,7 +268,10 @@ class Imports:
         )
 
     def sweep(self, oldest_ms: int) -> None:
-        """Delete the imports that have no record any more. `oldest_ms`: the time of the oldest records that remain."""
+        """Delete the imports that have no record any more.
+
+        `oldest_ms`: the time of the oldest records that remain.
+        """
         gone = self._db.execute(
             """DELETE FROM imports WHERE last_ms < ? AND NOT EXISTS
                    (SELECT 1 FROM import_counts WHERE import_counts.import = imports.id AND leads > 0)""",
@@ -246,9 +281,12 @@ class Imports:
             self.load()
 
     def _make_room(self, needed: Collection[int]) -> None:
-        """Delete imports without leads under way: those that cost nothing first, then the oldest. Records stay.
+        """Delete imports without leads under way: those that cost nothing first, then the oldest.
 
-        A hundredth of them goes at once, so that a flood of names does not search for one each time.
+        Records stay.
+
+        A hundredth of them goes at once, so that a flood of names does not search for one each
+        time.
         """
         gone = self._db.execute(
             f"""SELECT id, workspace, name FROM imports WHERE id NOT IN (SELECT value FROM json_each(?)) AND NOT EXISTS
@@ -259,7 +297,10 @@ class Imports:
         for number, *name in gone:
             del self._numbers[tuple(name)]
             for statement in (
-                "UPDATE records SET imported = 0, of_import = 0 WHERE imported = ? AND imported > 0",
+                (
+                    "UPDATE records SET imported = 0, of_import = 0 WHERE imported = ? AND "
+                    "imported > 0"
+                ),
                 "DELETE FROM import_counts WHERE import = ?",
                 "DELETE FROM imports WHERE id = ?",
             ):
@@ -267,7 +308,10 @@ class Imports:
 
     def _new(self, event: Event) -> int:
         name = (event.workspace, event.import_id)
-        sql = "INSERT INTO imports (workspace, name, first_ms, last_ms) VALUES (?, ?, ?, ?) RETURNING id"
+        sql = (
+            "INSERT INTO imports (workspace, name, first_ms, last_ms) VALUES (?, ?, ?, ?) "
+            "RETURNING id"
+        )
         number = int(self._db.execute(sql, (*name, event.at_ms, event.at_ms)).fetchone()[0])
         self._numbers[name] = number
         return number

@@ -1,6 +1,8 @@
-"""Reads from Kafka what the read model does not hold: results, leads that no worker has processed yet.
+"""Reads from Kafka what the read model does not hold: results, leads that no worker has processed
+yet.
 
-The read model stores positions only, no personal data. A search for a lead has a limit of records and seconds.
+The read model stores positions only, no personal data. A search for a lead has a limit of records
+and seconds.
 """
 
 import asyncio
@@ -62,7 +64,10 @@ class ResultFetcher:
         try:
             result = _result.decode(raw)
         except UNREADABLE:
-            return msgspec.structs.replace(stored.result, problem="this version cannot read the result")
+            return msgspec.structs.replace(
+                stored.result,
+                problem="this version cannot read the result",
+            )
         return msgspec.structs.replace(stored.result, age_s=result.age_s, fields=result.fields)
 
     async def _value(self, partition: int, offset: int) -> bytes | None:
@@ -107,14 +112,24 @@ class Search(msgspec.Struct):
 class WaitingLeads:
     """Runs one search at a time. `group` is the workers' consumer group."""
 
-    def __init__(self, connection: KafkaConnection, group: str, topics: Iterable[str], partitions: int) -> None:
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        group: str,
+        topics: Iterable[str],
+        partitions: int,
+    ) -> None:
         self._connection = connection
         self._group = group
-        self._logs = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
+        self._logs = [
+            TopicPartition(topic, number) for topic in topics for number in range(partitions)
+        ]
         self._turn = asyncio.Lock()
 
     async def find(self, lead_id: str, person: str, workspace: str) -> Search:
-        """Search for a lead id or, if that is empty, a person's hash, in one workspace or ('') in all. Never raises."""
+        """Search for a lead id or, if that is empty, a person's hash, in one workspace or ('') in
+        all. Never raises.
+        """
         search = Search()
         try:
             async with asyncio.timeout(_BUSY_S):
@@ -136,7 +151,10 @@ class WaitingLeads:
         async with Reader(self._connection) as reader:
             begins = await reader.begins(self._logs)
             ends = await reader.ends(self._logs)
-            starts = {log: max(begins[log], offsets.get((log.topic, log.partition), 0)) for log in self._logs}
+            starts = {
+                log: max(begins[log], offsets.get((log.topic, log.partition), 0))
+                for log in self._logs
+            }
             search.left = sum(max(0, ends[log] - at) for log, at in starts.items())
             blocked: dict[TopicPartition, UnreadableBatch] = {}
 
@@ -150,18 +168,38 @@ class WaitingLeads:
             spans = {log: (starts[log], ends[log]) for log in self._logs}
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SEARCH_WITHIN_S):
-                    async for polled in reader.scan(spans, most=_MOST_AT_ONCE, on_unreadable=note, progress=progress):
+                    async for polled in reader.scan(
+                        spans,
+                        most=_MOST_AT_ONCE,
+                        on_unreadable=note,
+                        progress=progress,
+                    ):
                         for log, records in polled.items():
                             search.searched += len(records)
-                            for record, (lead_id, workspace) in await asyncio.to_thread(_matching, records, match):
+                            for record, (lead_id, workspace) in await asyncio.to_thread(
+                                _matching,
+                                records,
+                                match,
+                            ):
                                 where = (log.topic, log.partition, record.offset, record.timestamp)
                                 ahead = record.offset - starts[log]
-                                search.matches.append(FoundRecord(lead_id, workspace, *where, ahead, blocked.get(log)))
+                                search.matches.append(
+                                    FoundRecord(
+                                        lead_id,
+                                        workspace,
+                                        *where,
+                                        ahead,
+                                        blocked.get(log),
+                                    ),
+                                )
                         if search.matches or search.searched >= _MOST_RECORDS:
                             break
 
 
-def _matching(records: list[Any], match: Callable[[Any], tuple[str, str] | None]) -> list[tuple[Any, tuple[str, str]]]:
+def _matching(
+    records: list[Any],
+    match: Callable[[Any], tuple[str, str] | None],
+) -> list[tuple[Any, tuple[str, str]]]:
     return [(record, names) for record in records if (names := match(record)) is not None]
 
 
@@ -179,6 +217,10 @@ def _matcher(lead_id: str, person: str, workspace: str) -> Callable[[Any], tuple
         if who is None or isinstance(lead, Unreadable):
             return None
         matches = who.lead_id == lead_id if lead_id else person in who.people
-        return (who.lead_id, lead.workspace or "") if matches and workspace in ("", lead.workspace) else None
+        return (
+            (who.lead_id, lead.workspace or "")
+            if matches and workspace in ("", lead.workspace)
+            else None
+        )
 
     return match

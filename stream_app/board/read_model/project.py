@@ -13,7 +13,14 @@ from stream_app.board.read_model.account import Account, Letter
 from stream_app.board.read_model.history import History, Imports, write_events
 from stream_app.domain.books.records import Event, RecordNumbers, decode_event
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.dead_letter.causes import Headers, headers_of, kind_of, number, shown_key, text
+from stream_app.domain.dead_letter.causes import (
+    Headers,
+    headers_of,
+    kind_of,
+    number,
+    shown_key,
+    text,
+)
 from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys
 from stream_app.domain.lane.view import LaneView
@@ -25,7 +32,10 @@ from stream_app.domain.model.untrusted import UNREADABLE
 
 DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
-SAME_CAUSE: Final = "topic = ? AND kind = ? AND workspace = ? AND reason = ? AND http_status = ? AND destination = ?"
+SAME_CAUSE: Final = (
+    "topic = ? AND kind = ? AND workspace = ? AND reason = ? AND http_status = ? AND destination "
+    "= ?"
+)
 
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
 _ORIGIN = HEADERS["origin"]
@@ -46,7 +56,16 @@ _result: Final = msgspec.json.Decoder(_Result)
 _lane: Final = msgspec.json.Decoder(LaneView)
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 _audited: Final = attrgetter(
-    "id", "kind", "workspace", "who", "why", "applied", "reason", "text", "asked_at_ms", "under_way"
+    "id",
+    "kind",
+    "workspace",
+    "who",
+    "why",
+    "applied",
+    "reason",
+    "text",
+    "asked_at_ms",
+    "under_way",
 )
 
 
@@ -59,10 +78,17 @@ class Projector:
 
     Attributes:
         writers: What writes the records of each topic, in the order of each partition.
-        catches_up: Kafka has not been read to its end yet, so that the rows of people wait in `people_unsorted`.
+        catches_up: Kafka has not been read to its end yet, so that the rows of people wait in
+            `people_unsorted`.
     """
 
-    def __init__(self, db: sqlite3.Connection, names: TopicNames, workspaces: frozenset[str], final: Set[str]) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        names: TopicNames,
+        workspaces: frozenset[str],
+        final: Set[str],
+    ) -> None:
         self._db = db
         self._workspaces = workspaces
         self._keys = WorkspaceKeys(workspaces)
@@ -84,7 +110,9 @@ class Projector:
     def load(self) -> None:
         """Load the cached names from the tables, after other code has changed them."""
         self.imports.load()
-        self.catches_up = not self._db.execute("SELECT 1 FROM facts WHERE name = 'as_of_ms'").fetchone()
+        self.catches_up = not self._db.execute(
+            "SELECT 1 FROM facts WHERE name = 'as_of_ms'",
+        ).fetchone()
         self._numbers = record_numbers(self._db)
         self._logs_written = len(self._numbers.logs)
         self.account.load()
@@ -115,7 +143,10 @@ class Projector:
     def _write_logs(self) -> None:
         """Write the logs whose records were numbered for the first time."""
         logs = self._numbers.logs
-        self._db.executemany("INSERT INTO logs VALUES (?, ?)", list(enumerate(logs, 1))[self._logs_written :])
+        self._db.executemany(
+            "INSERT INTO logs VALUES (?, ?)",
+            list(enumerate(logs, 1))[self._logs_written :],
+        )
         self._logs_written = len(logs)
 
     def _write_results(self, records: Iterable[KafkaRecord]) -> None:
@@ -130,7 +161,8 @@ class Projector:
         self._keep_last("lanes", ("workspace",), lanes, lambda record: (record.value,))
         views = []
         for record in lanes:
-            with suppress(*UNREADABLE):  # a version that cannot read a lane reports it when it is shown
+            # a version that cannot read a lane reports it when it is shown
+            with suppress(*UNREADABLE):
                 views.append(_lane.decode(record.value or b""))
         self.history.lanes(views)
 
@@ -146,7 +178,9 @@ class Projector:
         self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 13)})", rows)
 
     def _write_replays(self, records: Iterable[KafkaRecord]) -> None:
-        """Write the replays that operators ordered, and their pause of all (domain/dead_letter/orders.py)."""
+        """Write the replays that operators ordered, and their pause of all
+        (domain/dead_letter/orders.py).
+        """
 
         def columns(record: KafkaRecord) -> tuple[object, ...]:
             progress = read_progress(record.key, record.value)
@@ -160,7 +194,10 @@ class Projector:
         for pause in (row.value for row in rows if row.key == PAUSE):
             self._db.execute("DELETE FROM facts WHERE name = 'pause'")
             if pause is not None:
-                self._db.execute("INSERT INTO facts VALUES ('pause', ?)", (pause.decode("utf-8", "replace"),))
+                self._db.execute(
+                    "INSERT INTO facts VALUES ('pause', ?)",
+                    (pause.decode("utf-8", "replace"),),
+                )
 
     def _write_state(self, records: Iterable[KafkaRecord]) -> None:
         """Write the rows that map an identifier to the person's leads (domain/lead/identity.py).
@@ -179,11 +216,18 @@ class Projector:
         self._keep_last("people", names, people, leads, begin=len(_PEOPLE))
 
     def _keep_last(
-        self, table: str, names: tuple[str, ...], records: Iterable[KafkaRecord], rest: Columns, begin: int = 0
+        self,
+        table: str,
+        names: tuple[str, ...],
+        records: Iterable[KafkaRecord],
+        rest: Columns,
+        begin: int = 0,
     ) -> None:
-        """Write a table like a compacted topic: the last value of a key, whose parts are the columns `names`.
+        """Write a table like a compacted topic: the last value of a key, whose parts are the
+        columns `names`.
 
-        `rest` returns the other columns. `begin`: the index of the key's first part in the record's key.
+        `rest` returns the other columns. `begin`: the index of the key's first part in the record's
+        key.
         """
         last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
         for record in records:
@@ -197,10 +241,16 @@ class Projector:
             self._db.executemany("INSERT INTO people_unsorted VALUES (?, ?, ?, ?)", rows)
             return
         where = " AND ".join(f"{name} = ?" for name in names)
-        self._db.executemany(f"DELETE FROM {table} WHERE {where}", [name for name, row in last.items() if row is None])
+        self._db.executemany(
+            f"DELETE FROM {table} WHERE {where}",
+            [name for name, row in last.items() if row is None],
+        )
         rows = [(*name, *row) for name, row in last.items() if row is not None]
         if rows:
-            self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            self._db.executemany(
+                f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})",
+                rows,
+            )
 
     def _write_dead_letters(self, records: Iterable[KafkaRecord]) -> None:
         hours: Counter[tuple[int, int]] = Counter()
@@ -226,9 +276,14 @@ class Projector:
         self.account.write_letters(letters)
 
     def _cause_of(self, record: KafkaRecord) -> tuple[tuple[str, ...], Headers]:
-        """Return the name of a dead letter's cause, and its headers. Foreign programs may write any key and reason."""
+        """Return the name of a dead letter's cause, and its headers.
+
+        Foreign programs may write any key and reason.
+        """
         headers = headers_of(record.headers)
-        workspace = (shown_key(headers, self._keys.restore(record.key), self._workspaces) or b"").decode()
+        workspace = (
+            shown_key(headers, self._keys.restore(record.key), self._workspaces) or b""
+        ).decode()
         words = [text(headers, name)[:100] for name in _WORDS]
         cause = (record.topic, kind_of(headers), workspace, *words)
         if cause not in self._causes and len(self._causes) >= _MOST_CAUSES:
@@ -236,7 +291,10 @@ class Projector:
         self._causes.add(cause)
         return cause, headers
 
-    def _write_causes(self, arrivals: Iterable[tuple[tuple[str, ...], int]]) -> dict[tuple[str, ...], int]:
+    def _write_causes(
+        self,
+        arrivals: Iterable[tuple[tuple[str, ...], int]],
+    ) -> dict[tuple[str, ...], int]:
         """Note when dead letters of these causes came. Returns the numbers of the causes."""
         times: dict[tuple[str, ...], tuple[int, int]] = {}
         for name, at_ms in arrivals:
@@ -246,7 +304,10 @@ class Projector:
                     VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                         first_ms = min(first_ms, excluded.first_ms), last_ms = max(last_ms, excluded.last_ms)
                     RETURNING id"""
-        return {name: int(self._db.execute(upsert, (*name, *at)).fetchone()[0]) for name, at in times.items()}
+        return {
+            name: int(self._db.execute(upsert, (*name, *at)).fetchone()[0])
+            for name, at in times.items()
+        }
 
     def _unreadable(self, record: KafkaRecord) -> None:
         self._db.execute(
@@ -266,7 +327,10 @@ def record_numbers(db: sqlite3.Connection) -> RecordNumbers:
 
 
 def _split(key: bytes, parts: int) -> tuple[str, ...]:
-    """Split a key; the last part may contain slashes. Raises ValueError if there are too few parts."""
+    """Split a key; the last part may contain slashes.
+
+    Raises ValueError if there are too few parts.
+    """
     names = key.decode().split("/", parts - 1)
     if len(names) < parts:
         raise ValueError("too few parts")

@@ -1,4 +1,7 @@
-"""Queries on the read model. Each has its own connection or shares a snapshot's, so any thread may run one."""
+"""Queries on the read model.
+
+Each has its own connection or shares a snapshot's, so any thread may run one.
+"""
 
 import sqlite3
 import threading
@@ -66,7 +69,10 @@ class _Held(threading.local):
 
 
 class Queries:
-    """Runs the queries. Every method may raise sqlite3.Error. `final`: the destinations that have no callbacks."""
+    """Runs the queries.
+
+    Every method may raise sqlite3.Error. `final`: the destinations that have no callbacks.
+    """
 
     def __init__(self, path: Path, final: Set[str]) -> None:
         self._path = path
@@ -76,7 +82,9 @@ class Queries:
 
     @contextmanager
     def snapshot(self) -> Iterator[ExitStack]:
-        """Let all queries of this thread see the same state. They open the file once, not each of them.
+        """Let all queries of this thread see the same state.
+
+        They open the file once, not each of them.
 
         A snapshot within another one is part of it. Yields what is closed at the end.
         """
@@ -91,11 +99,15 @@ class Queries:
                 held.stack = held.db = None
 
     def lead(self, lead_id: str, now_ms: int) -> answers.FoundLead | None:
-        """Return a lead and its histories, without its results. `now_ms`: when its lane is looked at, epoch ms."""
+        """Return a lead and its histories, without its results.
+
+        `now_ms`: when its lane is looked at, epoch ms.
+        """
         sql = """SELECT id, workspace, destination, status, at_ms, trace_id FROM records
                  WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT ?"""
         with self._reading() as db:
-            # Counted apart: a window function would make SQLite keep all records of the lead to give the newest.
+            # Counted apart: a window function would make SQLite keep all records of the lead to
+            # give the newest.
             ((many,),) = self._all("SELECT count(*) FROM records WHERE lead_id = ?", lead_id)
             rows = self._all(sql, lead_id, MOST_HISTORIES)
             if not rows and not self.results(lead_id):
@@ -116,12 +128,24 @@ class Queries:
                         waited[-1] = held_now(waited[-1], alias, view, now_ms)
                 origin = numbers.record_id(number)
                 histories.append(
-                    answers.RecordHistory(origin, workspace, alias, status, name, at_ms, trace_id, steps, waited)
+                    answers.RecordHistory(
+                        origin,
+                        workspace,
+                        alias,
+                        status,
+                        name,
+                        at_ms,
+                        trace_id,
+                        steps,
+                        waited,
+                    ),
                 )
             return answers.FoundLead(lead_id, histories, many, [])
 
     def lane(self, workspace: str, now_ms: int) -> LaneView | None:
-        """Return one lane as it is at `now_ms`; None if it never published anything that this version can read."""
+        """Return one lane as it is at `now_ms`; None if it never published anything that this
+        version can read.
+        """
         rows = self._all("SELECT view FROM lanes WHERE workspace = ?", workspace)
         try:
             return _lane.decode(rows[0][0]).at(now_ms) if rows else None
@@ -134,14 +158,20 @@ class Queries:
         return read_pause(rows[0][0].encode()) if rows else None
 
     def leads_of(self, person: str) -> list[str]:
-        """Return the ids of the leads that count for a person's hash, or whose id was derived from it."""
-        rows = self._all("SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?", person, _MOST_LEADS)
+        """Return the ids of the leads that count for a person's hash, or whose id was derived from
+        it.
+        """
+        rows = self._all(
+            "SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?",
+            person,
+            _MOST_LEADS,
+        )
         return sorted({lead_id for (ids,) in rows for lead_id in ids.split()} | {f"p-{person}"})
 
     def people_of(self, lead_id: str) -> list[str]:
         """Return the hashes of the person of a lead that counts. Empty if the person was erased."""
-        # Few rows name several leads: those that turned out to be of one person. Without INDEXED BY, SQLite would read
-        # all rows in the order of their key.
+        # Few rows name several leads: those that turned out to be of one person. Without INDEXED
+        # BY, SQLite would read all rows in the order of their key.
         sql = """SELECT person FROM people WHERE lead_ids = ?
                  UNION SELECT person FROM people INDEXED BY people_of_leads
                  WHERE instr(lead_ids, ' ') > 0 AND instr(' ' || lead_ids || ' ', ' ' || ? || ' ') > 0 LIMIT ?"""
@@ -157,7 +187,9 @@ class Queries:
         ]
 
     def lanes(self, now_ms: int) -> tuple[list[LaneView], list[str]]:
-        """Return all lanes as they are at `now_ms`, by name, and the workspaces of the unreadable ones."""
+        """Return all lanes as they are at `now_ms`, by name, and the workspaces of the unreadable
+        ones.
+        """
         lanes = []
         unreadable = []
         for workspace, raw in self._all("SELECT workspace, view FROM lanes ORDER BY workspace"):
@@ -187,7 +219,10 @@ class Queries:
         ]
 
     def positions(self) -> dict[tuple[str, int], Position]:
-        """Return how far the owners have read the lead topics. Empty as long as there is no read model."""
+        """Return how far the owners have read the lead topics.
+
+        Empty as long as there is no read model.
+        """
         try:
             return positions_of(self.lanes(0)[0])  # positions are the same at any time
         except sqlite3.Error:
@@ -211,10 +246,19 @@ class Queries:
 
         `workspace`: only of this one, '' for the sum of all; None for each of them, and the sum.
         """
-        return self._money("slot, workspace, destination", "slot DESC, workspace, destination", workspace)
+        return self._money(
+            "slot, workspace, destination",
+            "slot DESC, workspace, destination",
+            workspace,
+        )
 
     def _money(
-        self, groups: str, order: str, workspace: str | None, since_s: int = 0, until_s: int = 1 << 62
+        self,
+        groups: str,
+        order: str,
+        workspace: str | None,
+        since_s: int = 0,
+        until_s: int = 1 << 62,
     ) -> list[answers.Day]:
         """Return the money of the days that begin in this time, summed up by these columns."""
         where = "step_s = ? AND slot >= ? AND slot < ?"
@@ -232,11 +276,16 @@ class Queries:
         return [answers.Day(*row) for row in self._all(sql, *values, *values, *ENRICHED)]
 
     def imports(
-        self, workspace: str, import_id: str, after: Place | None, limit: int
+        self,
+        workspace: str,
+        import_id: str,
+        after: Place | None,
+        limit: int,
     ) -> tuple[list[answers.FoundImport], Place | None]:
         """Return the imports, newest first, and the place of the last one if there are more.
 
-        `workspace` and `import_id`: only those; '' for all. `after`: the place of the last one of the page before.
+        `workspace` and `import_id`: only those; '' for all. `after`: the place of the last one of
+        the page before.
         """
         where = ["(first_ms, id) < (?, ?)"]
         values = list[object](place_of(after))
@@ -251,7 +300,10 @@ class Queries:
                 (*values, limit + 1),
             ).fetchall()
             imports: list[answers.FoundImport] = []
-            counts = "SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads > 0"
+            counts = (
+                "SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads "
+                "> 0"
+            )
             for number, arrived, *facts, published, credits_ in rows[:limit]:
                 columns: Counter[str] = Counter()
                 for destination, status, leads in db.execute(counts, (number,)):
@@ -272,23 +324,40 @@ class Queries:
                         published=published,
                         columns=dict(columns),
                         credits=credits_,
-                    )
+                    ),
                 )
-            return imports, Place(rows[limit - 1][4], rows[limit - 1][0]) if len(rows) > limit else None
+            return imports, Place(rows[limit - 1][4], rows[limit - 1][0]) if len(
+                rows,
+            ) > limit else None
 
     def dead_letters(self, topic: str, workspace: str | None = None) -> answers.DeadLetters:
         """Return the dead letters of a topic by cause: of one workspace, or of all for None."""
         return self.causes_after(topic, workspace, 0, MOST_CAUSES)[0]
 
-    def causes_after(self, topic: str, workspace: str | None, rank: int, limit: int) -> tuple[answers.DeadLetters, int]:
-        """Return the dead letters of a topic with its causes after the first `rank`, and how many causes there are.
+    def causes_after(
+        self,
+        topic: str,
+        workspace: str | None,
+        rank: int,
+        limit: int,
+    ) -> tuple[answers.DeadLetters, int]:
+        """Return the dead letters of a topic with its causes after the first `rank`, and how many
+        causes there are.
 
-        All causes of the topic are sorted anyhow, so a page deep inside costs what the first one costs.
+        All causes of the topic are sorted anyhow, so a page deep inside costs what the first one
+        costs.
         """
-        where, values = ("topic = ? AND workspace = ?", [topic, workspace]) if workspace else ("topic = ?", [topic])
+        where, values = (
+            ("topic = ? AND workspace = ?", [topic, workspace])
+            if workspace
+            else ("topic = ?", [topic])
+        )
         with self._reading() as db:
             total = ", ".join(f"coalesce(sum({state}), 0)" for state in STATES)
-            many, *sums = db.execute(f"SELECT count(*), {total} FROM causes WHERE {where}", values).fetchone()
+            many, *sums = db.execute(
+                f"SELECT count(*), {total} FROM causes WHERE {where}",
+                values,
+            ).fetchone()
             rows = db.execute(
                 f"""SELECT kind, workspace, destination, reason, http_status, first_ms, last_ms, {", ".join(STATES)}
                     FROM causes WHERE {where}
@@ -296,7 +365,9 @@ class Queries:
                     LIMIT ? OFFSET ?""",
                 (*values, limit, rank),
             )
-            causes = [answers.Cause(*row[:7], **dict(zip(STATES, row[7:], strict=True))) for row in rows]
+            causes = [
+                answers.Cause(*row[:7], **dict(zip(STATES, row[7:], strict=True))) for row in rows
+            ]
             return answers.DeadLetters(causes, **dict(zip(STATES, sums, strict=True))), many
 
     def _all(self, sql: str, *values: object) -> list[Any]:

@@ -1,35 +1,45 @@
 """The read model: a SQLite file that is built from Kafka and may be deleted at any time.
 
-It holds the events, the ids of people, the positions of results on Kafka, the lanes, and the counts of dead letters. It
-holds ids and hashes only: results stay on Kafka and are fetched on request. Records and positions are written in one
-transaction, so a crash neither loses nor duplicates anything. These are its tables; after a change, the file is rebuilt
-from Kafka:
+It holds the events, the ids of people, the positions of results on Kafka, the lanes, and the counts
+of dead letters. It holds ids and hashes only: results stay on Kafka and are fetched on request.
+Records and positions are written in one transaction, so a crash neither loses nor duplicates
+anything. These are its tables; after a change, the file is rebuilt from Kafka:
 
-records   One row per consumed record: `id` is its position, `status` and `seq` are those of its last event. A lead may
+records   One row per consumed record: `id` is its position, `status` and `seq` are those of its
+last event. A lead may
           have several; `counts` marks the one that counts for it (domain/books/records.py).
 events    The events of a record, packed: one row for those that were read together.
-people    Hash of an identifier -> ids of the person's leads, separated by spaces; by workspace and destination.
-people_unsorted  Rows of `people` as they came, until all of Kafka has been read once; without ids: the row was deleted.
+people    Hash of an identifier -> ids of the person's leads, separated by spaces; by workspace and
+destination. people_unsorted  Rows of `people` as they came, until all of Kafka has been read once;
+without ids: the row was deleted.
           Hashes have no order, so that each batch would rewrite pages all over `people`.
-results   Position of a lead's last result on Kafka. The result itself is personal data and stays on Kafka.
+results   Position of a lead's last result on Kafka. The result itself is personal data and stays on
+Kafka.
 records_in  Number of records of leads: copies of a lead are counted, too.
 status_counts  Number of leads by status.
-ended     Number of leads by status that have come to rest in each minute, quarter of an hour and day. The workspace ''
+ended     Number of leads by status that have come to rest in each minute, quarter of an hour and
+day. The workspace ''
           is the sum of all. Only days name the destination, as in `history`.
-imports   What is known of each import: its first and last event, what its publisher counted, its credits, and how many
+imports   What is known of each import: its first and last event, what its publisher counted, its
+credits, and how many
           of its rows have arrived.
 import_counts  Number of leads by import and status.
-causes    Number of dead letters of each cause by their state, and when the first and the last one was appended.
-dead_letter_hours  Number of dead letters that were appended in each hour of the last day, by cause.
-letters   Each dead letter: its position, that of the record that it came from (0: unknown), its state.
-history   Credits booked and saved in each minute, quarter of an hour and day. `step_s` is the length of a slot, `slot`
-          its begin (epoch s). The workspace '' is the sum of all. Only days name the destination. `resent`: leads that
-          were sent again although they may have reached Clay; `refused`: leads that a budget held.
+causes    Number of dead letters of each cause by their state, and when the first and the last one
+was appended. dead_letter_hours  Number of dead letters that were appended in each hour of the last
+day, by cause.
+letters   Each dead letter: its position, that of the record that it came from (0: unknown), its
+state.
+history   Credits booked and saved in each minute, quarter of an hour and day. `step_s` is the
+length of a slot, `slot`
+          its begin (epoch s). The workspace '' is the sum of all. Only days name the destination.
+          `resent`: leads that were sent again although they may have reached Clay; `refused`: leads
+          that a budget held.
 resent    The records of the leads that `history` counts as resent, and when.
 lane_marks The worst health and latency of a lane in each slot of five minutes.
 lane_changes The changes of a lane, newest last, as its records on Kafka report it.
 audit     The answers to commands.
-unreadable  Records that this version cannot read, by topic: how many, and the position and time of the last one.
+unreadable  Records that this version cannot read, by topic: how many, and the position and time of
+the last one.
 """
 
 import fcntl
@@ -65,10 +75,19 @@ TABLES: Final = (
         status TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, rerouted INTEGER NOT NULL, headless INTEGER
         NOT NULL, trace_id TEXT NOT NULL, imported INTEGER NOT NULL, letter INTEGER NOT NULL, rank INTEGER NOT NULL,
         took INTEGER NOT NULL, counts INTEGER NOT NULL, of_import INTEGER NOT NULL, follows INTEGER NOT NULL)""",
-    "CREATE INDEX records_of_lead ON records (lead_id, ((rank > 0) * (counts * 2 + of_import)), imported, rank)",
+    (
+        "CREATE INDEX records_of_lead ON records (lead_id, ((rank > 0) * (counts * 2 + "
+        "of_import)), imported, rank)"
+    ),
     "CREATE INDEX records_of_status ON records (status, at_ms) WHERE counts",
-    "CREATE INDEX records_of_destination ON records (workspace, status, destination, at_ms) WHERE counts",
-    "CREATE INDEX records_of_import ON records (imported, status, destination, at_ms) WHERE imported > 0",
+    (
+        "CREATE INDEX records_of_destination ON records (workspace, status, destination, at_ms) "
+        "WHERE counts"
+    ),
+    (
+        "CREATE INDEX records_of_import ON records (imported, status, destination, at_ms) WHERE "
+        "imported > 0"
+    ),
     "CREATE INDEX records_of_letter ON records (letter) WHERE letter > 0",
     """CREATE TABLE events (
         record INTEGER, place INTEGER, steps BLOB NOT NULL,
@@ -151,14 +170,25 @@ _WAL_PAGES: Final = 8_192  # 32 MiB between checkpoints
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The position in a log: the `next` offset to read, and the last record's offset (-1: none yet) and mark."""
+    """The position in a log: the `next` offset to read, and the last record's offset (-1: none yet)
+    and mark.
+    """
 
     next: int
     last: int = -1
     mark: int = 0
 
 
-_topics: Final = attrgetter("status", "enriched", "lanes", "state", "dlq", "parked", "audit", "replay_state")
+_topics: Final = attrgetter(
+    "status",
+    "enriched",
+    "lanes",
+    "state",
+    "dlq",
+    "parked",
+    "audit",
+    "replay_state",
+)
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -186,12 +216,20 @@ Log = tuple[str, int]
 
 
 def mark(record: KafkaRecord) -> int:
-    """A checksum of a record. A different one at the same offset means that the topic was created again."""
-    return zlib.crc32(record.value or b"", zlib.crc32(record.key or b"", record.timestamp & 0xFFFFFFFF))
+    """A checksum of a record.
+
+    A different one at the same offset means that the topic was created again.
+    """
+    return zlib.crc32(
+        record.value or b"",
+        zlib.crc32(record.key or b"", record.timestamp & 0xFFFFFFFF),
+    )
 
 
 class ReadModel:
-    """The only writer of the file; use it from one thread at a time. Every method may raise sqlite3.Error.
+    """The only writer of the file; use it from one thread at a time.
+
+    Every method may raise sqlite3.Error.
 
     Raises:
         StreamAppError: Another process writes to the file, or the folder cannot be used.
@@ -216,7 +254,9 @@ class ReadModel:
             raise
 
     def _is_renamed(self) -> bool:
-        """Return True if a workspace is configured now whose dead letters have the hash of its name."""
+        """Return True if a workspace is configured now whose dead letters have the hash of its
+        name.
+        """
         hashed = msgspec.json.encode(WorkspaceKeys(self._sources.workspaces).hashed).decode()
         sql = "SELECT 1 FROM causes WHERE workspace IN (SELECT value FROM json_each(?)) LIMIT 1"
         return self._db.execute(sql, (hashed,)).fetchone() is not None
@@ -228,7 +268,9 @@ class ReadModel:
     def wipe(self) -> None:
         """Delete everything, to rebuild it."""
         with self._transaction() as db:
-            for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for (table,) in db.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table'",
+            ).fetchall():
                 db.execute(f'DROP TABLE "{table}"')
             for statement in TABLES:
                 db.execute(statement)
@@ -241,13 +283,20 @@ class ReadModel:
         return None if fact is None else int(fact)
 
     def positions(self) -> dict[Log, Position]:
-        rows = self._db.execute("SELECT topic, partition, next, last, mark FROM positions").fetchall()
+        rows = self._db.execute(
+            "SELECT topic, partition, next, last, mark FROM positions",
+        ).fetchall()
         return {(topic, partition): Position(*rest) for topic, partition, *rest in rows}
 
     def apply(
-        self, batch: Mapping[str, Iterable[KafkaRecord]], positions: Mapping[Log, Position], as_of_ms: int | None
+        self,
+        batch: Mapping[str, Iterable[KafkaRecord]],
+        positions: Mapping[Log, Position],
+        as_of_ms: int | None,
     ) -> None:
-        """Write records by topic, in the order of each partition, and the positions after them, in one transaction."""
+        """Write records by topic, in the order of each partition, and the positions after them, in
+        one transaction.
+        """
         try:
             with self._transaction() as db:
                 for topic, records in batch.items():
@@ -259,20 +308,26 @@ class ReadModel:
                 if as_of_ms is not None:
                     if self._projector.catches_up:
                         self._sort_people(db)
-                    db.execute("INSERT OR REPLACE INTO facts VALUES ('as_of_ms', ?)", (str(as_of_ms),))
+                    db.execute(
+                        "INSERT OR REPLACE INTO facts VALUES ('as_of_ms', ?)",
+                        (str(as_of_ms),),
+                    )
         except BaseException:
             self._projector.load()  # the transaction rolled back, and its cached names with it
             raise
 
     def _sort_people(self, db: sqlite3.Connection) -> None:
-        """Put the rows of people in their places, now that all of Kafka has been read. The last one of a key counts."""
+        """Put the rows of people in their places, now that all of Kafka has been read.
+
+        The last one of a key counts.
+        """
         db.execute(f"PRAGMA cache_size = -{_SORTED_KIB}")
         for name in _PEOPLE_INDEXES:
             db.execute(f"DROP INDEX {name}")
         db.execute(
             """INSERT INTO people SELECT workspace, destination, person, lead_ids FROM
                    (SELECT *, max(rowid) FROM people_unsorted GROUP BY person, workspace, destination)
-               WHERE lead_ids IS NOT NULL"""
+               WHERE lead_ids IS NOT NULL""",
         )
         db.execute("DELETE FROM people_unsorted")
         for statement in _PEOPLE_INDEXES.values():
@@ -281,7 +336,8 @@ class ReadModel:
         self._projector.catches_up = False
 
     def sweep(self, now_ms: int) -> None:
-        """Check the next records, and delete those without an event for as long as Kafka keeps events.
+        """Check the next records, and delete those without an event for as long as Kafka keeps
+        events.
 
         Once a minute, delete what else is older than it is kept.
         """
@@ -291,7 +347,10 @@ class ReadModel:
         with self._transaction() as db:
             sql = "SELECT id, at_ms FROM records WHERE id > ? ORDER BY id LIMIT ?"
             rows = db.execute(sql, (self._swept, _LOOKED_AT)).fetchall()
-            self._projector.account.forget([number for number, at_ms in rows if at_ms < oldest_ms], oldest_ms)
+            self._projector.account.forget(
+                [number for number, at_ms in rows if at_ms < oldest_ms],
+                oldest_ms,
+            )
             self._swept = rows[-1][0] if len(rows) == _LOOKED_AT else -1
             for topic, days in ((names.dlq, kept.dlq_days), (names.parked, kept.parked_days)):
                 self._projector.account.forget_letters(topic, (now_ms // DAY_MS - days) * DAY_MS)
@@ -345,7 +404,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         for setting in (
             "journal_mode = WAL",
-            "synchronous = NORMAL",  # a power cut may lose the last transactions, which are read again
+            # a power cut may lose the last transactions, which are read again
+            "synchronous = NORMAL",
             f"cache_size = -{_CACHE_KIB}",
             f"wal_autocheckpoint = {_WAL_PAGES}",
             f"journal_size_limit = {2 * _WAL_PAGES * 4096}",
@@ -369,12 +429,18 @@ def _lock_for_writing(path: Path) -> IO[bytes]:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = path.with_name(path.name + ".lock").open("wb")
     except OSError as error:
-        text = f"{path}: cannot write the read model ({error.strerror}): set {setting} to a writable file"
+        text = (
+            f"{path}: cannot write the read model ({error.strerror}): set {setting} to a "
+            "writable file"
+        )
         raise StreamAppError(text) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        text = f"{path}: another process writes to this read model: only one board runs, or each has its own {setting}"
+        text = (
+            f"{path}: another process writes to this read model: only one board runs, or each "
+            f"has its own {setting}"
+        )
         raise StreamAppError(text) from None
     return lock

@@ -1,4 +1,6 @@
-"""Compares what the system shows on Kafka with the ledger of the simulated Clay, which is independent of the system."""
+"""Compares what the system shows on Kafka with the ledger of the simulated Clay, which is
+independent of the system.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,11 @@ class DemoState:
 
     def on_event(self, event: StatusEvent) -> None:
         self.steps[event.status] += 1
-        self.replays += event.status == "replayed" and event.reason in ("replayed", "redriven", RESEND_ORDERED)
+        self.replays += event.status == "replayed" and event.reason in (
+            "replayed",
+            "redriven",
+            RESEND_ORDERED,
+        )
         self._credits[event.lead_id] += event.credits or 0
         if event.status == "parked":
             self._parked.add(event.lead_id)
@@ -79,7 +85,10 @@ class DemoState:
 
     @property
     def untaken(self) -> int:
-        """How many records no worker has taken, at least. Those of others, with `demo --keep`, are known once taken."""
+        """How many records no worker has taken, at least.
+
+        Those of others, with `demo --keep`, are known once taken.
+        """
         return max(0, self.published - len(self._last))
 
     @property
@@ -108,7 +117,9 @@ async def followed(settings: Settings) -> AsyncIterator[DemoState]:
     topics = (names.status, names.lanes)
     partitions = range(settings.kafka.partitions)
     async with Reader(connection_of(settings), fetch_max_wait_ms=100) as reader:
-        starts = await reader.begins([TopicPartition(topic, number) for topic in topics for number in partitions])
+        starts = await reader.begins(
+            [TopicPartition(topic, number) for topic in topics for number in partitions],
+        )
         state.following = asyncio.create_task(_follow(reader, starts, state, names.status))
         try:
             yield state
@@ -116,7 +127,12 @@ async def followed(settings: Settings) -> AsyncIterator[DemoState]:
             await cancel([state.following])
 
 
-async def _follow(reader: Reader, starts: Mapping[TopicPartition, int], state: DemoState, status: str) -> None:
+async def _follow(
+    reader: Reader,
+    starts: Mapping[TopicPartition, int],
+    state: DemoState,
+    status: str,
+) -> None:
     async for polled in reader.follow(starts, wait_ms=200):
         for tp, records in polled.items():
             for record in records:
@@ -156,11 +172,17 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def agrees(self) -> bool:
-        """True if Clay took every answered lead exactly once, at the booked price, and no other lead."""
+        """True if Clay took every answered lead exactly once, at the booked price, and no other
+        lead.
+        """
         return not (self.doubles or self.missing or self.unknown) and self.charged == self.booked
 
 
-def compare(ledger: Iterable[Mapping[str, Any]], answered: Mapping[str, int], parked: Collection[str]) -> Comparison:
+def compare(
+    ledger: Iterable[Mapping[str, Any]],
+    answered: Mapping[str, int],
+    parked: Collection[str],
+) -> Comparison:
     """Compare the ledger with the system.
 
     Args:

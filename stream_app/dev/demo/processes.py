@@ -1,4 +1,7 @@
-"""The demo's processes: Kafka, the simulated Clay, worker, replay, gateway and board. All end with the demo."""
+"""The demo's processes: Kafka, the simulated Clay, worker, replay, gateway and board.
+
+All end with the demo.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +150,16 @@ class Processes:
         """Start worker, replay, gateway and board as `stream-app` commands."""
         for name in APPS:
             log = self._children.directory / f"{name}.log"
-            argv = [sys.executable, "-m", "stream_app", name, "--config", str(self.config), "--log", "json"]
+            argv = [
+                sys.executable,
+                "-m",
+                "stream_app",
+                name,
+                "--config",
+                str(self.config),
+                "--log",
+                "json",
+            ]
             self._apps[name] = self._children.spawn(argv, log=log), log
 
     @property
@@ -165,7 +177,10 @@ class Processes:
                 self.check()
                 if time.monotonic() > deadline:
                     raise StartError(
-                        f"{name} is not ready after {_READY_WITHIN_S:.0f} s: {last_words(self._apps[name][1])}"
+                        (
+                            f"{name} is not ready after {_READY_WITHIN_S:.0f} s: "
+                            f"{last_words(self._apps[name][1])}"
+                        ),
                     )
                 await asyncio.sleep(0.1)
 
@@ -179,7 +194,10 @@ class Processes:
         """Stop them with SIGTERM, as a supervisor would. Returns their exit codes."""
         processes = {name: process for name, (process, _) in self._apps.items()}
         await asyncio.gather(
-            *(asyncio.to_thread(end, process, grace_s=_STOP_WITHIN_S) for process in processes.values())
+            *(
+                asyncio.to_thread(end, process, grace_s=_STOP_WITHIN_S)
+                for process in processes.values()
+            ),
         )
         return {name: process.returncode for name, process in processes.items()}
 
@@ -190,7 +208,10 @@ class Processes:
 
     async def mend(self, kind: str) -> None:
         """End the faults of a kind."""
-        async with self._session.delete(f"{self.control}/control/faults", params={"kind": kind}) as answer:
+        async with self._session.delete(
+            f"{self.control}/control/faults",
+            params={"kind": kind},
+        ) as answer:
             answer.raise_for_status()
 
     async def ledger(self) -> list[dict[str, Any]]:
@@ -209,13 +230,20 @@ class Processes:
 
 @asynccontextmanager
 async def patience(say: Callable[[str], None], what: str) -> AsyncIterator[None]:
-    """Say every few seconds that something takes long, so that nobody takes a busy machine for a stopped program."""
+    """Say every few seconds that something takes long, so that nobody takes a busy machine for a
+    stopped program.
+    """
     began_s = time.monotonic()
 
     async def repeat() -> None:
         while True:
             await asyncio.sleep(_PATIENCE_S)
-            say(f"{what}, after {time.monotonic() - began_s:.0f} s: a busy machine takes up to a minute.")
+            say(
+                (
+                    f"{what}, after {time.monotonic() - began_s:.0f} s: a busy machine takes up "
+                    "to a minute."
+                ),
+            )
 
     saying = asyncio.create_task(repeat())
     try:
@@ -225,21 +253,32 @@ async def patience(say: Callable[[str], None], what: str) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def running(bootstrap: str | None, say: Callable[[str], None], *, keep: bool) -> AsyncIterator[Processes]:
-    """Start everything, without waiting until the processes are ready. Raises StartError and StreamAppError.
+async def running(
+    bootstrap: str | None,
+    say: Callable[[str], None],
+    *,
+    keep: bool,
+) -> AsyncIterator[Processes]:
+    """Start everything, without waiting until the processes are ready.
+
+    Raises StartError and StreamAppError.
 
     Args:
-        bootstrap: The user's broker. The demo's topics are removed from it at the end. None: start one.
+        bootstrap: The user's broker. The demo's topics are removed from it at the end. None: start
+            one.
         say: Called with a line for each step.
         keep: Add the workspace with the small budget.
     """
     async with AsyncExitStack() as stack:
         children = ChildProcesses("stream-app-demo")
         stack.callback(children.close)
-        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)),
+        )
         say(
-            "Starting a simulated Clay: it limits, charges, fails and calls back like the real one, only sooner, and "
-            "writes down every request."
+            "Starting a simulated Clay: it limits, charges, fails and calls back like the "
+            "real one, only sooner, and "
+            "writes down every request.",
         )
         url, control = await _simulator(children)
         if bootstrap is None:
@@ -248,12 +287,26 @@ async def running(bootstrap: str | None, say: Callable[[str], None], *, keep: bo
                 bootstrap = (await stack.enter_async_context(LocalKafka(progress=say))).bootstrap
             settings, config = _settings(children.directory, bootstrap, url, "demo.", keep=keep)
         else:
-            say(f"Using your Kafka at {bootstrap}; the demo's topics are removed from it at the end.")
-            settings, config = _settings(children.directory, bootstrap, url, unused("demo"), keep=keep)
+            say(
+                f"Using your Kafka at {bootstrap}; the demo's topics are removed from it at "
+                "the end.",
+            )
+            settings, config = _settings(
+                children.directory,
+                bootstrap,
+                url,
+                unused("demo"),
+                keep=keep,
+            )
             stack.push_async_callback(_remove_topics, settings, say)
         async with patience(say, "Kafka still makes the topics"):
             wait_s = settings.kafka.broker_wait_s
-            report = await create_topics(connection_of(settings), settings.topic_plan(), wait_s, say)
+            report = await create_topics(
+                connection_of(settings),
+                settings.topic_plan(),
+                wait_s,
+                say,
+            )
         if report.problems:
             raise StreamAppError("\n".join(report.problems))
         processes = Processes(children, settings, config, session, control)
@@ -279,7 +332,14 @@ async def _simulator(children: ChildProcesses) -> tuple[str, str]:
         await asyncio.sleep(0.05)
 
 
-def _settings(directory: Path, bootstrap: str, url: str, namespace: str, *, keep: bool) -> tuple[Settings, Path]:
+def _settings(
+    directory: Path,
+    bootstrap: str,
+    url: str,
+    namespace: str,
+    *,
+    keep: bool,
+) -> tuple[Settings, Path]:
     """Write the demo's configuration. Returns the settings and the file."""
     text = _CONFIG.format(
         bootstrap=bootstrap,
@@ -297,7 +357,12 @@ def _settings(directory: Path, bootstrap: str, url: str, namespace: str, *, keep
     os.environ["DEMO_CALLBACK_KEY"] = secrets.token_urlsafe(32)
     os.environ["DEMO_OPERATOR_TOKEN"] = secrets.token_urlsafe(24)
     for number, name in enumerate((*WORKSPACES, SMALL) if keep else WORKSPACES):
-        text += _LANE.format(name=name, number=number, partition=number % len(WORKSPACES), host=LOOPBACK)
+        text += _LANE.format(
+            name=name,
+            number=number,
+            partition=number % len(WORKSPACES),
+            host=LOOPBACK,
+        )
         text += _SMALL_BUDGET.format(name=name) if name == SMALL else ""
         os.environ[f"DEMO_WEBHOOK_{number}"] = f"{url}/v3/sources/webhook/{name}--people"
     config = directory / "stream_app.toml"
@@ -316,6 +381,9 @@ async def _remove_topics(settings: Settings, say: Callable[[str], None]) -> None
                 await admin.delete_topics(sorted(left))
                 await asyncio.sleep(_LOOK_AGAIN_S)
     except (KafkaError, TimeoutError):
-        say(f"The demo's topics could not be removed: delete those that begin with {settings.kafka.namespace}")
+        say(
+            "The demo's topics could not be removed: delete those that begin with "
+            f"{settings.kafka.namespace}",
+        )
     finally:
         await admin.close()

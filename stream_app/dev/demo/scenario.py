@@ -1,4 +1,6 @@
-"""The demo's scenario: leads go in, results come back, Clay fails, the lanes wait, Clay recovers, the books balance."""
+"""The demo's scenario: leads go in, results come back, Clay fails, the lanes wait, Clay recovers,
+the books balance.
+"""
 
 from __future__ import annotations
 
@@ -94,23 +96,41 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
         StreamAppError: Kafka cannot be used.
     """
     began_s = time.monotonic()
-    async with running(bootstrap, display.say, keep=keep) as processes, followed(processes.settings) as state:
+    async with (
+        running(bootstrap, display.say, keep=keep) as processes,
+        followed(processes.settings) as state,
+    ):
         await _publish(processes, state, display)
         async with patience(display.say, "Worker, replay, gateway and board still start"):
             await processes.ready()
         display.say(f"The board, live while the demo runs: {await _address(processes)}")
-        await _until(lambda: state.steps["enriched"] > 0, processes, state, display, _FIRST_WITHIN_S)
+        await _until(
+            lambda: state.steps["enriched"] > 0,
+            processes,
+            state,
+            display,
+            _FIRST_WITHIN_S,
+        )
         await _pass_time(_BEFORE_OUTAGE_S, processes, state, display)
         in_the_outage = await _outage(processes, state, display)
         finished = await _until(lambda: state.at_rest, processes, state, display, _REST_WITHIN_S)
         if keep:
             await _keep(processes, state, display)
-            finished = await _until(lambda: state.at_rest, processes, state, display, _KEPT_REST_WITHIN_S)
+            finished = await _until(
+                lambda: state.at_rest,
+                processes,
+                state,
+                display,
+                _KEPT_REST_WITHIN_S,
+            )
         display.say(
-            "Stopping worker, replay, gateway and board as a supervisor would (SIGTERM): what is in flight ends first."
+            "Stopping worker, replay, gateway and board as a supervisor would (SIGTERM): "
+            "what is in flight ends first.",
         )
         exit_codes = await processes.stop_apps()
-        display.say("Closing the books: every record is counted from its events, and again from the state.")
+        display.say(
+            "Closing the books: every record is counted from its events, and again from the state.",
+        )
         books = await _books(processes, display)
         ledger = compare(await processes.ledger(), state.answered, state.parked)
         right = finished and books.balanced and in_the_outage.balanced and ledger.agrees
@@ -129,14 +149,31 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
 
 
 async def _publish(processes: Processes, state: DemoState, display: Display) -> None:
-    """Publish the leads as `stream-app publish` does, and the invalid values as another program would."""
-    display.say("Publishing 300 leads of two workspaces; some come twice, some are too old to be worth paying for.")
+    """Publish the leads as `stream-app publish` does, and the invalid values as another program
+    would.
+    """
+    display.say(
+        "Publishing 300 leads of two workspaces; some come twice, some are too old to be "
+        "worth paying for.",
+    )
     with LEADS.open("rb") as source:
-        summary = await publish_rows(open_csv(source, {}).rows, processes.settings, PublishOptions(import_id="demo"))
+        summary = await publish_rows(
+            open_csv(source, {}).rows,
+            processes.settings,
+            PublishOptions(import_id="demo"),
+        )
     if summary.refused:
-        raise StreamAppError(f"{LEADS.name}: {summary.refused} rows are refused: {dict(summary.reasons)}")
-    display.say(f"And {len(WORKSPACES) * len(NO_LEADS)} records that are no leads at all, bytes that nothing can read.")
-    async with AIOKafkaProducer(**connection_of(processes.settings).settings(), enable_idempotence=True) as producer:
+        raise StreamAppError(
+            f"{LEADS.name}: {summary.refused} rows are refused: {dict(summary.reasons)}",
+        )
+    display.say(
+        f"And {len(WORKSPACES) * len(NO_LEADS)} records that are no leads at all, bytes that "
+        "nothing can read.",
+    )
+    async with AIOKafkaProducer(
+        **connection_of(processes.settings).settings(),
+        enable_idempotence=True,
+    ) as producer:
         for name in WORKSPACES:
             for value in NO_LEADS:
                 topic = processes.settings.names.leads
@@ -152,24 +189,32 @@ async def _publish(processes: Processes, state: DemoState, display: Display) -> 
 async def _outage(processes: Processes, state: DemoState, display: Display) -> BooksReport:
     """Let Clay answer 503 to everything. Reads the books in the middle, while the worker runs."""
     display.say(
-        f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; then the breaker opens, and "
-        "the rest waits on Kafka: nothing is lost, nothing is paid. Leads that Clay already has go on and come back."
+        f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; "
+        "then the breaker opens, and "
+        "the rest waits on Kafka: nothing is lost, nothing is paid. Leads that Clay already "
+        "has go on and come back.",
     )
     await processes.fault(kind="status_before", status=503, for_s=OUTAGE_S)
     await _pass_time(OUTAGE_S / 2, processes, state, display)
     books = await _books(processes, display)
     held = books.columns["held"].records + books.columns["waiting"].records
     display.say(
-        f"The books in the middle of it {'balance' if books.balanced else 'do NOT balance'}: {books.records} in, "
-        f"{books.accounted} accounted for, {held} of them waiting."
+        f"The books in the middle of it {'balance' if books.balanced else 'do NOT balance'}: "
+        f"{books.records} in, "
+        f"{books.accounted} accounted for, {held} of them waiting.",
     )
     await _pass_time(OUTAGE_S / 2, processes, state, display)
-    display.say("Clay is back. The breaker lets a few probes through, closes, and the dead letters are replayed.")
+    display.say(
+        "Clay is back. The breaker lets a few probes through, closes, and the dead letters "
+        "are replayed.",
+    )
     return books
 
 
 async def _address(processes: Processes) -> str:
-    """Return the board's address; for a person at a terminal one that lets a browser in, once and within a minute."""
+    """Return the board's address; for a person at a terminal one that lets a browser in, once and
+    within a minute.
+    """
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         return f"{processes.settings.board_url}/board"
     return await asyncio.to_thread(way_in, processes.settings)
@@ -178,16 +223,18 @@ async def _address(processes: Processes) -> str:
 async def _keep(processes: Processes, state: DemoState, display: Display) -> None:
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
     display.say(
-        f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. `stream-app open --config "
-        f"{processes.config}` opens the board, and other commands need this file, too."
+        f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. "
+        "`stream-app open --config "
+        f"{processes.config}` opens the board, and other commands need this file, too.",
     )
     display.say(
-        f"To act on the board, log in with this token: {processes.operator_token}. The budget of {SMALL} will soon be "
-        "used up."
+        f"To act on the board, log in with this token: {processes.operator_token}. The "
+        f"budget of {SMALL} will soon be "
+        "used up.",
     )
     display.say(
         f"Break it yourself: curl {processes.control}/control/faults -d "
-        """'{"kind": "rate_limited", "for_s": 10}'; docs/break-it.md has all faults, and what to see."""
+        """'{"kind": "rate_limited", "for_s": 10}'; docs/break-it.md has all faults, and what to see.""",
     )
     names = (*WORKSPACES, SMALL)
     try:
@@ -202,48 +249,83 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
             state.published += 1
             await _pass_time(_KEPT_EVERY_S, processes, state, display)
     except asyncio.CancelledError:
-        display.say(f"No more leads. The budget of {SMALL} is lifted, and the last ones get their answers first.")
+        display.say(
+            f"No more leads. The budget of {SMALL} is lifted, and the last ones get their "
+            "answers first.",
+        )
         caps = {"caps": {"credits_per_day": None}}
         why = "the demo ends"
-        await submit(processes.settings, "budget", SMALL, caps, "demo", why, wait_s=_ANSWER_WITHIN_S, say=display.say)
+        await submit(
+            processes.settings,
+            "budget",
+            SMALL,
+            caps,
+            "demo",
+            why,
+            wait_s=_ANSWER_WITHIN_S,
+            say=display.say,
+        )
 
 
 async def _decisions(processes: Processes, state: DemoState, display: Display) -> None:
-    """Leave something to decide for a person: dead letters that can be sent back, and soon a parked lead."""
+    """Leave something to decide for a person: dead letters that can be sent back, and soon a parked
+    lead.
+    """
     rejecting, silent = WORKSPACES
     rejected = state.steps["rejected_invalid"]
     accepted = state.steps["accepted"]
     await processes.fault(kind="status_before", status=422, workspace=rejecting)
     await processes.fault(kind="callbacks_lost", workspace=silent)
-    rows = [f"rejected-{number},{rejecting},rejected{number}@example.com,Re,Jected\n" for number in (1, 2)]
+    rows = [
+        f"rejected-{number},{rejecting},rejected{number}@example.com,Re,Jected\n"
+        for number in (1, 2)
+    ]
     rows.append(f"silent-1,{silent},silent1@example.com,Si,Lent\n")
     sheet = open_csv(BytesIO(_KEPT_COLUMNS + "".join(rows).encode()), {})
     await publish_rows(sheet.rows, processes.settings, PublishOptions())
     state.published += len(rows)
 
     def are_there() -> bool:
-        return state.steps["rejected_invalid"] >= rejected + 2 and state.steps["accepted"] > accepted
+        return (
+            state.steps["rejected_invalid"] >= rejected + 2 and state.steps["accepted"] > accepted
+        )
 
     await _until(are_there, processes, state, display, _FAULT_WITHIN_S)
     await _pass_time(_CALLBACK_WITHIN_S, processes, state, display)
     await processes.mend("status_before")
     await processes.mend("callbacks_lost")
     display.say(
-        f"For you to decide: two leads of {rejecting} that Clay rejected, which can be sent back from the page Dead "
-        f"letters, and a lead of {silent} whose callback Clay lost, which is parked in half a minute."
+        f"For you to decide: two leads of {rejecting} that Clay rejected, which can be sent "
+        "back from the page Dead "
+        f"letters, and a lead of {silent} whose callback Clay lost, which is parked in half "
+        "a minute.",
     )
 
 
 async def _books(processes: Processes, display: Display) -> BooksReport:
-    return await read_books(processes.settings, limit=20, progress=lambda done, total: None, say=display.say)
+    return await read_books(
+        processes.settings,
+        limit=20,
+        progress=lambda done, total: None,
+        say=display.say,
+    )
 
 
-async def _pass_time(seconds: float, processes: Processes, state: DemoState, display: Display) -> None:
+async def _pass_time(
+    seconds: float,
+    processes: Processes,
+    state: DemoState,
+    display: Display,
+) -> None:
     await _until(lambda: False, processes, state, display, seconds)
 
 
 async def _until(
-    true: Callable[[], bool], processes: Processes, state: DemoState, display: Display, within_s: float
+    true: Callable[[], bool],
+    processes: Processes,
+    state: DemoState,
+    display: Display,
+    within_s: float,
 ) -> bool:
     """Show the state until the condition is true. False if it was not in time."""
     deadline = time.monotonic() + within_s

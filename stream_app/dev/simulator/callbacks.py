@@ -1,4 +1,6 @@
-"""The HTTP column: fills its templates as Clay does, sends the row, with Clay's quirks and the faults of the script."""
+"""The HTTP column: fills its templates as Clay does, sends the row, with Clay's quirks and the
+faults of the script.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ class Callbacks:
         self._ledger = ledger
         self._slots = asyncio.Semaphore(script.callback_concurrency)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -64,7 +67,12 @@ class Callbacks:
         cells = cells | {"clay_row": row.number, "clay_run": row.run, "clay_credits": row.spent}
         url = fill(settings.url, cells)
         body = settings.body or self._default_body(row)
-        faults = self._timeline.callback_faults(row.webhook.workspace.name, row.webhook.slug, row.about, row.run)
+        faults = self._timeline.callback_faults(
+            row.webhook.workspace.name,
+            row.webhook.slug,
+            row.about,
+            row.run,
+        )
         job = Job(row, row.run, settings, url, body, cells, {fault.kind: fault for fault in faults})
         if not url or (settings.run_if == "found" and not is_found):
             self._write(job, 1, "condition_not_met")
@@ -86,7 +94,10 @@ class Callbacks:
             await asyncio.sleep(reordered.delay_s or 0)
             await self._attempt(job, 1)
         elif doubled := job.faults.get("callbacks_doubled"):
-            await asyncio.gather(self._attempt(job, 1), self._attempt_after(doubled.delay_s or 0, job))
+            await asyncio.gather(
+                self._attempt(job, 1),
+                self._attempt_after(doubled.delay_s or 0, job),
+            )
         else:
             await self._attempt_until_answered(job)
 
@@ -132,7 +143,8 @@ class Callbacks:
             status = "timeout"
             error = None
             cell = ""
-        except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: the URL or a header is invalid
+        # ValueError: the URL or a header is invalid
+        except (aiohttp.ClientError, OSError, ValueError) as failure:
             status = "error"
             error = type(failure).__name__
             cell = ""
@@ -142,7 +154,12 @@ class Callbacks:
 
     def _write(self, job: Job, attempt: int, status: int | str, **more: Any) -> None:
         """Log an attempt. `more`: how long it took and what came back, if it was made."""
-        about = {"run": job.run, "faults": list(job.faults), "delivery_id": job.row.delivery_id, **more}
+        about = {
+            "run": job.run,
+            "faults": list(job.faults),
+            "delivery_id": job.row.delivery_id,
+            **more,
+        }
         self._ledger.write(CallbackLine(**job.row.names(), attempt=attempt, status=status, **about))
 
 
@@ -160,7 +177,9 @@ def _body(job: Job, cells: dict[str, Any]) -> str:
     if "callbacks_extra_keys" in job.faults:
         template |= {"_clay_meta": {"table": "People"}, "Column 7": "", "Run status": "200 OK"}
     if "callbacks_wrong_lead" in job.faults:
-        template |= {key: f"{value}-of-another-table" for key, value in template.items() if "lead_id" in key}
+        template |= {
+            key: f"{value}-of-another-table" for key, value in template.items() if "lead_id" in key
+        }
     text = body_text(template, cells, typed=job.settings.typed, escape=job.settings.escape)
     if "callbacks_broken_json" in job.faults:
         return text.removesuffix("}") + _UNESCAPED
@@ -190,7 +209,10 @@ def as_text(value: object) -> str:
 
 
 def body_text(template: dict[str, Any], cells: dict[str, Any], *, typed: bool, escape: bool) -> str:
-    """Return a JSON body. With `escape` off, quotes and newlines in a cell stay unescaped, which may break it."""
+    """Return a JSON body.
+
+    With `escape` off, quotes and newlines in a cell stay unescaped, which may break it.
+    """
     if not escape:
         return fill(json.dumps(template, ensure_ascii=False), cells)
     return json.dumps(_filled(template, cells, typed), ensure_ascii=False)

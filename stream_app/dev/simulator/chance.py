@@ -1,4 +1,5 @@
-"""What is left to chance: each draw is a hash of the seed and of its subject, and so is the fault that plays now.
+"""What is left to chance: each draw is a hash of the seed and of its subject, and so is the fault
+that plays now.
 
 No generator state advances, so the outcome for one lead does not depend on the requests before it.
 """
@@ -85,16 +86,32 @@ class Timeline:
         now_s = self.now_s
         return [(fault, _is_on(fault, now_s)) for fault in self._faults.values()]
 
-    def request_fault(self, workspace: str, webhook: str, about: str, occurrence: int) -> Fault | None:
-        """Return the fault for one request: the first in the script's order whose time, place and share match."""
+    def request_fault(
+        self,
+        workspace: str,
+        webhook: str,
+        about: str,
+        occurrence: int,
+    ) -> Fault | None:
+        """Return the fault for one request: the first in the script's order whose time, place and
+        share match.
+        """
         return next(self._hits(_REQUEST, workspace, webhook, about, occurrence), None)
 
-    def callback_faults(self, workspace: str, webhook: str, about: str, occurrence: int) -> list[Fault]:
+    def callback_faults(
+        self,
+        workspace: str,
+        webhook: str,
+        about: str,
+        occurrence: int,
+    ) -> list[Fault]:
         """Return all faults for one run of a callback column."""
         return list(self._hits(CALLBACK.keys(), workspace, webhook, about, occurrence))
 
     def refuses(self) -> tuple[bool, float | None]:
-        """Return whether connections are refused now, and in how many seconds that may change (None: never)."""
+        """Return whether connections are refused now, and in how many seconds that may change
+        (None: never).
+        """
         now_s = self.now_s
         refusals = [fault for fault in self._faults.values() if fault.kind in LISTENER]
         edges = [fault.at_s for fault in refusals]
@@ -102,7 +119,14 @@ class Timeline:
         ahead = [edge - now_s for edge in edges if edge > now_s]
         return any(_is_on(fault, now_s) for fault in refusals), min(ahead, default=None)
 
-    def _hits(self, kinds: Iterable[str], workspace: str, webhook: str, about: str, occurrence: int) -> Iterator[Fault]:
+    def _hits(
+        self,
+        kinds: Iterable[str],
+        workspace: str,
+        webhook: str,
+        about: str,
+        occurrence: int,
+    ) -> Iterator[Fault]:
         now_s = self.now_s
         for number, fault in self._faults.items():
             if (

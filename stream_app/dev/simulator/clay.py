@@ -35,7 +35,14 @@ class Clay:
         self.timeline = Timeline(script.fault, chance, clock)
         self._callbacks = Callbacks(script, self.timeline, ledger)
         self.enrichment = Enrichment(self.world, ledger, chance, self._callbacks.report)
-        self.inbound = Inbound(self.world, self.timeline, ledger, self.enrichment.arrive, self._stopping, kept)
+        self.inbound = Inbound(
+            self.world,
+            self.timeline,
+            ledger,
+            self.enrichment.arrive,
+            self._stopping,
+            kept,
+        )
         if kept is not None:
             self._go_on(kept)
 
@@ -50,7 +57,14 @@ class Clay:
         for row in kept.read():
             webhook = world.webhook(row.webhook)
             if webhook is not None:
-                taken_up = Row(row.number, webhook, row.about, row.body, row.lead_id, row.delivery_id)
+                taken_up = Row(
+                    row.number,
+                    webhook,
+                    row.about,
+                    row.body,
+                    row.lead_id,
+                    row.delivery_id,
+                )
                 world.add_row(taken_up, msgspec.json.decode(row.body))
                 self.enrichment.go_on(taken_up, progress.get(row.number, Progress()))
 

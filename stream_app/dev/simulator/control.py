@@ -31,7 +31,16 @@ import msgspec
 from aiohttp import web
 
 from stream_app.dev.simulator.ledger import Leads
-from stream_app.dev.simulator.script import Fault, Limits, Plan, ScriptError, Settings, Webhook, checked, over
+from stream_app.dev.simulator.script import (
+    Fault,
+    Limits,
+    Plan,
+    ScriptError,
+    Settings,
+    Webhook,
+    checked,
+    over,
+)
 
 if TYPE_CHECKING:
     from stream_app.dev.simulator.server import Simulator
@@ -133,11 +142,17 @@ def _month(sim: Simulator, body: Any) -> None:
 
 
 def _auto_run(sim: Simulator, body: Any) -> None:
-    """Turn auto-run on or off. Rows that came while it was off do not start when it is turned on."""
+    """Turn auto-run on or off.
+
+    Rows that came while it was off do not start when it is turned on.
+    """
     order = checked(AutoRun, body)
     webhook = sim.clay.webhook(order.webhook)
     webhook.auto_run = order.on
-    sim.clay.did(f"auto-run {'on' if order.on else 'off'} for {order.webhook}", webhook.workspace.name)
+    sim.clay.did(
+        f"auto-run {'on' if order.on else 'off'} for {order.webhook}",
+        webhook.workspace.name,
+    )
 
 
 def _rerun(sim: Simulator, body: Any) -> object:
@@ -145,7 +160,11 @@ def _rerun(sim: Simulator, body: Any) -> object:
     order = checked(Rerun, body)
     webhook = sim.clay.webhook(order.webhook)
     is_all = order.which == "all"
-    rows = [row for row in webhook.rows.values() if row.state in _FAILED or (is_all and row.state != "running")]
+    rows = [
+        row
+        for row in webhook.rows.values()
+        if row.state in _FAILED or (is_all and row.state != "running")
+    ]
     sim.clay.did(f"ran {len(rows)} rows of {order.webhook} again", webhook.workspace.name)
     for row in rows:
         if is_all:
@@ -233,7 +252,11 @@ class ControlApi:
 
 
 def _json(content: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json", status=status)
+    return web.Response(
+        body=msgspec.json.encode(content),
+        content_type="application/json",
+        status=status,
+    )
 
 
 def _problems(problems: list[str], status: int = 400) -> web.Response:

@@ -1,4 +1,6 @@
-"""Runs a row after the webhook has answered: its columns one after the other, each charged when it starts."""
+"""Runs a row after the webhook has answered: its columns one after the other, each charged when it
+starts.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from stream_app.dev.simulator.world import Row, World
 class Run:
     """One run of a row's columns.
 
-    `cells` has the payload's fields and the results so far. The columns `paid` were paid for before a kill.
+    `cells` has the payload's fields and the results so far. The columns `paid` were paid for before
+    a kill.
     """
 
     row: Row
@@ -50,7 +53,10 @@ class Enrichment:
         self._stopped = True
 
     def arrive(self, row: Row, paid: Collection[str] = ()) -> None:
-        """Accept a new row. It runs unless auto-run is off or auto-dedupe drops it. `paid`: as of a `Run`."""
+        """Accept a new row.
+
+        It runs unless auto-run is off or auto-dedupe drops it. `paid`: as of a `Run`.
+        """
         if row.duplicate and row.webhook.settings.dedupe_runs == "before":
             self._end(row, "deduped")
         elif not row.webhook.auto_run:
@@ -73,7 +79,10 @@ class Enrichment:
             self._later(latency_s, lambda: self._next(run))
 
     def go_on(self, row: Row, progress: Progress) -> None:
-        """Go on with a row where a killed simulator was. What it drew is drawn again, and nothing is paid for twice."""
+        """Go on with a row where a killed simulator was.
+
+        What it drew is drawn again, and nothing is paid for twice.
+        """
         row.spent = progress.credits
         if progress.state is None:
             self.arrive(row, progress.paid)
@@ -104,7 +113,12 @@ class Enrichment:
                 return
             row.spent += column.credits
             if column.credits or column.actions:
-                charge = ChargeLine(**row.names(), column=column.name, credits=column.credits, actions=column.actions)
+                charge = ChargeLine(
+                    **row.names(),
+                    column=column.name,
+                    credits=column.credits,
+                    actions=column.actions,
+                )
                 self._ledger.write(charge)
         self._later(run.step_s, lambda: self._settle(run, column))
 
@@ -122,7 +136,10 @@ class Enrichment:
             return False
         value = None
         if self._chance.draw("column miss", *about) >= column.miss_share:
-            value = _value_of(column.values[self._chance.pick(len(column.values), *about)], run.cells)
+            value = _value_of(
+                column.values[self._chance.pick(len(column.values), *about)],
+                run.cells,
+            )
         row.filled[column.name] = run.cells[column.name] = value
         return True
 
@@ -144,7 +161,15 @@ class Enrichment:
         self.running -= row.state == "running"
         row.state = state
         filled = sum(value is not None for value in row.filled.values())
-        self._ledger.write(RowLine(**row.names(), run=row.run, state=state, filled=filled, delivery_id=row.delivery_id))
+        self._ledger.write(
+            RowLine(
+                **row.names(),
+                run=row.run,
+                state=state,
+                filled=filled,
+                delivery_id=row.delivery_id,
+            ),
+        )
         self._forget(row)
 
     def _forget(self, row: Row) -> None:
@@ -167,7 +192,9 @@ def _has_result(row: Row) -> bool:
 
 def _cut(cells: dict[str, Any], cell_bytes: int) -> dict[str, Any]:
     return {
-        name: value.encode()[:cell_bytes].decode(errors="ignore") if isinstance(value, str) else value
+        name: value.encode()[:cell_bytes].decode(errors="ignore")
+        if isinstance(value, str)
+        else value
         for name, value in cells.items()
     }
 

@@ -1,4 +1,6 @@
-"""The webhook: reads a request, decides about it, writes it to the ledger, and answers as the faults require."""
+"""The webhook: reads a request, decides about it, writes it to the ledger, and answers as the
+faults require.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ _JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 _raw_elements = msgspec.json.Decoder(list[msgspec.Raw])
 
 _OF_HOST = frozenset({"status_before", "reset_before_accept", "hang_after_read"})
-"""Faults that are an outage: unless they name a workspace or a webhook, nothing on the host answers well."""
+"""Faults that are an outage: unless they name a workspace or a webhook, nothing on the host answers
+well.
+"""
 
 # The ledger's status of a fault that answers without one.
 _NO_STATUS = {
@@ -86,7 +90,12 @@ class Inbound:
         slug = request.match_info["slug"]
         script = self._world.script
         limits = self._world.limits
-        sent = _read_submission(body, limits.payload_bytes, script.lead_id_field, script.delivery_id_field)
+        sent = _read_submission(
+            body,
+            limits.payload_bytes,
+            script.lead_id_field,
+            script.delivery_id_field,
+        )
         webhook = self._world.webhook(slug)
         line = RequestLine(
             at_ms=at_ms,
@@ -116,7 +125,9 @@ class Inbound:
         if webhook is None or status != 200:
             line.status = status
             self._ledger.write(line)
-            headers = _retry_after(limits.retry_after, limits.retry_after_s) if status == 429 else {}
+            headers = (
+                _retry_after(limits.retry_after, limits.retry_after_s) if status == 429 else {}
+            )
             return _refused(status, headers)
         if fault is not None:
             line.status = _NO_STATUS.get(fault.kind, fault.status or 200)
@@ -126,7 +137,9 @@ class Inbound:
         return answer if fault is None else await _played(fault, request, answer, self._stopping)
 
     async def handle_root(self, request: web.Request) -> web.StreamResponse:
-        """Answer `GET /` and `HEAD /`, which submit nothing: 404, or as a fault of the whole host requires."""
+        """Answer `GET /` and `HEAD /`, which submit nothing: 404, or as a fault of the whole host
+        requires.
+        """
         self._roots += 1
         fault = self._timeline.request_fault("", "", "", self._roots)
         if fault is None or fault.kind not in _OF_HOST:
@@ -148,8 +161,17 @@ class Inbound:
             return 429
         return 200
 
-    def _accept(self, webhook: WebhookState, sent: Submission, line: RequestLine, nameless: str) -> None:
-        """Create the rows and start them. `nameless` stands for the lead of a row that names none."""
+    def _accept(
+        self,
+        webhook: WebhookState,
+        sent: Submission,
+        line: RequestLine,
+        nameless: str,
+    ) -> None:
+        """Create the rows and start them.
+
+        `nameless` stands for the lead of a row that names none.
+        """
         tally = self._ledger.tally
         about = [
             f"{lead}#{tally.of(lead).accepted}.{n}" if lead else f"{nameless}.{n}"
@@ -167,10 +189,16 @@ class Inbound:
             self._start(row)
 
 
-def _read_submission(body: bytes | None, max_bytes: int, lead_field: str, delivery_field: str) -> Submission:
+def _read_submission(
+    body: bytes | None,
+    max_bytes: int,
+    lead_field: str,
+    delivery_field: str,
+) -> Submission:
     """Parse a body (None: larger than the server reads).
 
-    The refusal is 413 over `max_bytes`, 400 for invalid JSON, 422 if it is not an object or a list of objects.
+    The refusal is 413 over `max_bytes`, 400 for invalid JSON, 422 if it is not an object or a list
+    of objects.
     """
     if body is None or len(body) > max_bytes:
         return Submission(refusal=413)
@@ -198,7 +226,10 @@ def _echo(value: object) -> str | None:
 def _levels(body: bytes) -> int:
     """Return how many lists and objects are within each other."""
     tokens = (match[0] for match in _JSON_TOKEN.finditer(body))
-    return max(accumulate((token in b"[{") - (token in b"]}") for token in tokens if len(token) == 1), default=0)
+    return max(
+        accumulate((token in b"[{") - (token in b"]}") for token in tokens if len(token) == 1),
+        default=0,
+    )
 
 
 def _accepted(about: int) -> web.Response:
@@ -209,7 +240,11 @@ def _accepted(about: int) -> web.Response:
 
 def _refused(status: int, headers: dict[str, str]) -> web.Response:
     """Return a response with an error status."""
-    return web.Response(status=status, text=_REFUSED.get(status, "Something went wrong."), headers=headers)
+    return web.Response(
+        status=status,
+        text=_REFUSED.get(status, "Something went wrong."),
+        headers=headers,
+    )
 
 
 def _retry_after(form: RetryAfter, seconds: int) -> dict[str, str]:
@@ -227,9 +262,15 @@ def _retry_after(form: RetryAfter, seconds: int) -> dict[str, str]:
 
 
 async def _played(
-    fault: Fault, request: web.Request, answer: web.Response, stopping: asyncio.Event
+    fault: Fault,
+    request: web.Request,
+    answer: web.Response,
+    stopping: asyncio.Event,
 ) -> web.StreamResponse:
-    """Answer as the fault requires, where Clay would give `answer`. It waits no longer once `stopping` is set."""
+    """Answer as the fault requires, where Clay would give `answer`.
+
+    It waits no longer once `stopping` is set.
+    """
     match fault.kind:
         case "hang_after_read":
             await stopping.wait()  # or until the sender gives up: aiohttp cancels this then

@@ -1,6 +1,8 @@
-"""Rows in a file beside the ledger, so that a simulator that was killed goes on with them, as Clay would.
+"""Rows in a file beside the ledger, so that a simulator that was killed goes on with them, as Clay
+would.
 
-The ledger says what became of a row, and this file what was in it: personal data, and the token of its callback.
+The ledger says what became of a row, and this file what was in it: personal data, and the token of
+its callback.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ class KeptRow(msgspec.Struct, frozen=True):
 
 
 class RowFile:
-    """Appends rows, and reads those of earlier runs. Only the user of this process may open the file."""
+    """Appends rows, and reads those of earlier runs.
+
+    Only the user of this process may open the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b")

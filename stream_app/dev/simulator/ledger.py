@@ -1,9 +1,12 @@
-"""The ledger: one line for each event, in a file, with running totals for `/ledger/summary`. Tests compare with it.
+"""The ledger: one line for each event, in a file, with running totals for `/ledger/summary`.
 
-Every line has `seq` (from 1, without gaps), `at_ms` (epoch, UTC) and `kind`: `start` · `request` · `row` (the end of a
-row's run) · `charge` · `refund` · `callback` (one attempt) · `control` (a control call) · `listener` (refuse began or
-ended) · `stop`. No line holds a token, a URL, or a field of a payload except the two echo fields. Absent values are
-left out. Memory is one small entry per lead and a few numbers per workspace.
+Tests compare with it.
+
+Every line has `seq` (from 1, without gaps), `at_ms` (epoch, UTC) and `kind`: `start` · `request` ·
+`row` (the end of a row's run) · `charge` · `refund` · `callback` (one attempt) · `control` (a
+control call) · `listener` (refuse began or ended) · `stop`. No line holds a token, a URL, or a
+field of a payload except the two echo fields. Absent values are left out. Memory is one small entry
+per lead and a few numbers per workspace.
 """
 
 from __future__ import annotations
@@ -49,10 +52,10 @@ class StopLine(Line):
 class RequestLine(Line):
     """A request to a webhook. `at_ms` is its arrival.
 
-    `status` is the HTTP status of the response, or "hang", "reset" or "garbage". `rows` is the number of its rows (0 if
-    it could not be read), `accepted` the number that became rows. A payload that is an array has its echo fields in
-    `elements`, one [lead_id, delivery_id] each. `fault` is the fault that was played; `full` is true beyond the
-    webhook's lifetime.
+    `status` is the HTTP status of the response, or "hang", "reset" or "garbage". `rows` is the
+    number of its rows (0 if it could not be read), `accepted` the number that became rows. A
+    payload that is an array has its echo fields in `elements`, one [lead_id, delivery_id] each.
+    `fault` is the fault that was played; `full` is true beyond the webhook's lifetime.
     """
 
     webhook: str
@@ -67,7 +70,10 @@ class RequestLine(Line):
 
 
 class RowLine(Line):
-    """The end of a row. `state`: `done`, `errors`, `out_of_credits`, `not_run` (auto-run is off) or `deduped`."""
+    """The end of a row.
+
+    `state`: `done`, `errors`, `out_of_credits`, `not_run` (auto-run is off) or `deduped`.
+    """
 
     webhook: str
     row: int
@@ -96,9 +102,9 @@ class RefundLine(ChargeLine):
 class CallbackLine(Line):
     """One attempt to report a row.
 
-    `status` is the HTTP status of the response, "timeout", "error" (no response; `error` names it), "lost",
-    "out_of_actions" or "condition_not_met" (nothing was sent). `cell` is the beginning of the response body, which Clay
-    shows in the cell.
+    `status` is the HTTP status of the response, "timeout", "error" (no response; `error` names it),
+    "lost", "out_of_actions" or "condition_not_met" (nothing was sent). `cell` is the beginning of
+    the response body, which Clay shows in the cell.
     """
 
     webhook: str
@@ -127,7 +133,15 @@ class ListenerLine(Line):
 
 
 AnyLine = (
-    StartLine | StopLine | RequestLine | RowLine | ChargeLine | RefundLine | CallbackLine | ControlLine | ListenerLine
+    StartLine
+    | StopLine
+    | RequestLine
+    | RowLine
+    | ChargeLine
+    | RefundLine
+    | CallbackLine
+    | ControlLine
+    | ListenerLine
 )
 RESET: Final = "reset"
 """What the control line of a reset did: nothing before it counts."""
@@ -145,7 +159,10 @@ _shared = cache(LeadCount)
 
 
 class WorkspaceTotals(msgspec.Struct):
-    """Totals of one workspace. `requests`, `rows` and `callbacks` are counted by status or state."""
+    """Totals of one workspace.
+
+    `requests`, `rows` and `callbacks` are counted by status or state.
+    """
 
     requests: Counter[str] = msgspec.field(default_factory=Counter)
     accepted: int = 0
@@ -164,7 +181,9 @@ class Tally:
         self._workspaces: dict[str, WorkspaceTotals] = {}
 
     def of(self, lead: str) -> LeadCount:
-        """Return how many requests named this lead, whatever the response, and how many rows it has."""
+        """Return how many requests named this lead, whatever the response, and how many rows it
+        has.
+        """
         return self._leads.get(lead, _shared())
 
     def workspaces(self) -> dict[str, WorkspaceTotals]:
@@ -194,10 +213,14 @@ class Tally:
         totals.requests[str(line.status)] += 1
         totals.accepted += line.accepted
         leads = [line.lead_id] if line.elements is None else [lead for lead, _ in line.elements]
-        for n, lead in enumerate(leads):  # a webhook with room for some elements of an array takes the first ones
+        # a webhook with room for some elements of an array takes the first ones
+        for n, lead in enumerate(leads):
             if lead is not None:
                 count = self.of(lead)
-                self._leads[lead] = _shared(count.requests + 1, count.accepted + (n < line.accepted))
+                self._leads[lead] = _shared(
+                    count.requests + 1,
+                    count.accepted + (n < line.accepted),
+                )
 
     def summary(self, leads: Leads) -> dict[str, object]:
         """Return the totals as plain data.
@@ -231,11 +254,14 @@ class _Head(msgspec.Struct):
 
 
 class Ledger:
-    """Appends to a file (a temporary one without a path). Flushes within 50 ms of a line and at close.
+    """Appends to a file (a temporary one without a path).
+
+    Flushes within 50 ms of a line and at close.
 
     Args:
         path: The file.
-        goes_on: Continue the numbers and totals of the file's last run, instead of beginning with new ones.
+        goes_on: Continue the numbers and totals of the file's last run, instead of beginning with
+            new ones.
     """
 
     def __init__(self, path: Path | None, *, goes_on: bool = False) -> None:
@@ -255,7 +281,10 @@ class Ledger:
             self._read_again()
 
     def _read_again(self) -> None:
-        """Count the lines of the last run that began with new numbers. A line that a kill cut off is taken away."""
+        """Count the lines of the last run that began with new numbers.
+
+        A line that a kill cut off is taken away.
+        """
         decode = msgspec.json.Decoder(AnyLine).decode
         offset = 0
         self._index = [0]
@@ -314,8 +343,16 @@ class Ledger:
             self._buffer.clear()
             self._file.flush()
 
-    def read(self, since: int = 0, kind: str | None = None, workspace: str | None = None) -> Iterator[bytes]:
-        """Yield this run's lines after number `since`, read from the file. Each ends in a newline."""
+    def read(
+        self,
+        since: int = 0,
+        kind: str | None = None,
+        workspace: str | None = None,
+    ) -> Iterator[bytes]:
+        """Yield this run's lines after number `since`, read from the file.
+
+        Each ends in a newline.
+        """
         self.flush()
         end = self._offset
         offset = self._index[min(since // _INDEX_EVERY, len(self._index) - 1)]
@@ -325,7 +362,11 @@ class Ledger:
             for data in self._file.readlines(_READ_BYTES):
                 offset += len(data)
                 head = decode(data)
-                if head.seq > since and kind in (None, head.kind) and workspace in (None, head.workspace):
+                if (
+                    head.seq > since
+                    and kind in (None, head.kind)
+                    and workspace in (None, head.workspace)
+                ):
                     yield data
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""The script of a simulator: its webhooks, workspaces, limits and faults, which TOML or JSON describes.
+"""The script of a simulator: its webhooks, workspaces, limits and faults, which TOML or JSON
+describes.
 
-Defaults are the known facts about Clay; unknown behaviour is a setting. Amounts of money are in Data Credits and
-Actions, times in seconds unless the name says otherwise.
+Defaults are the known facts about Clay; unknown behaviour is a setting. Amounts of money are in
+Data Credits and Actions, times in seconds unless the name says otherwise.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Latency(Settings, frozen=True, kw_only=True):
     """The time of a row from the webhook to its callback.
 
-    Log-normal around `median_s`, never under `min_s`. A share of `slow_share` are research rows that take about
-    `slow_s`. `scale` multiplies everything, so that tests can use `scale = 0.001` (0: at once).
+    Log-normal around `median_s`, never under `min_s`. A share of `slow_share` are research rows
+    that take about `slow_s`. `scale` multiplies everything, so that tests can use `scale = 0.001`
+    (0: at once).
     """
 
     min_s: Seconds = 5.0
@@ -41,9 +43,12 @@ class Latency(Settings, frozen=True, kw_only=True):
 
 
 class Column(Settings, frozen=True, kw_only=True):
-    """A paid enrichment column. It is charged when it starts; an error refunds the credits, a miss does not.
+    """A paid enrichment column.
 
-    `values` are its possible results. The seed selects one; text may hold `{{placeholders}}` of other cells.
+    It is charged when it starts; an error refunds the credits, a miss does not.
+
+    `values` are its possible results. The seed selects one; text may hold `{{placeholders}}` of
+    other cells.
     """
 
     name: str
@@ -57,16 +62,21 @@ class Column(Settings, frozen=True, kw_only=True):
 class Callback(Settings, frozen=True, kw_only=True):
     """The HTTP API column that reports a row's result. Each POST that it sends costs one Action.
 
-    `url`, `headers` and `body` may hold `{{placeholders}}`: a field of the payload, a column, or `clay_row`,
-    `clay_run`, `clay_attempt`, `clay_credits`. Without a body it sends the two echo fields and all columns.
-    A row whose `url` comes out empty, or that found nothing while `run_if = "found"`, sends nothing at all
-    ("run condition not met"). Without `typed` every value arrives as text and null as "", as with Clay;
+    `url`, `headers` and `body` may hold `{{placeholders}}`: a field of the payload, a column, or
+    `clay_row`, `clay_run`, `clay_attempt`, `clay_credits`. Without a body it sends the two echo
+    fields and all columns.
+    A row whose `url` comes out empty, or that found nothing while `run_if = "found"`, sends nothing
+    at all
+    ("run condition not met"). Without `typed` every value arrives as text and null as "", as with
+    Clay;
     without `escape` a quote in a value breaks the JSON, as with Clay.
     """
 
     enabled: bool = True
     url: str = "{{callback_url}}"
-    headers: dict[str, str] = msgspec.field(default_factory=lambda: {"x-callback-token": "{{callback_token}}"})
+    headers: dict[str, str] = msgspec.field(
+        default_factory=lambda: {"x-callback-token": "{{callback_token}}"},
+    )
     body: dict[str, Any] = {}
     run_if: Literal["always", "found"] = "found"
     typed: bool = False
@@ -84,17 +94,28 @@ DEFAULT_COLUMNS = (
         error_share=0.01,
         values=("{{first_name}}.{{last_name}}@{{domain}}",),
     ),
-    Column(name="job_title", credits=1, miss_share=0.1, values=("Head of Sales", "CTO", "Buyer", "Founder")),
+    Column(
+        name="job_title",
+        credits=1,
+        miss_share=0.1,
+        values=("Head of Sales", "CTO", "Buyer", "Founder"),
+    ),
     Column(name="employees", credits=1, miss_share=0.1, values=(4, 38, 260, 1900)),
-    Column(name="phone", credits=2, miss_share=0.4, error_share=0.01, values=("+1 202 555 0114", "+1 202 555 0187")),
+    Column(
+        name="phone",
+        credits=2,
+        miss_share=0.4,
+        error_share=0.01,
+        values=("+1 202 555 0114", "+1 202 555 0187"),
+    ),
 )
 
 
 class Table(Settings, frozen=True, kw_only=True):
     """The table behind a webhook. `[table]` in the script is the default for all webhooks.
 
-    `dedupe_on` names the auto-dedupe column. It is unknown whether Clay deduplicates before or after the paid columns,
-    so `dedupe_runs` sets it. The default is the more expensive way.
+    `dedupe_on` names the auto-dedupe column. It is unknown whether Clay deduplicates before or
+    after the paid columns, so `dedupe_runs` sets it. The default is the more expensive way.
     """
 
     columns: tuple[Column, ...] = DEFAULT_COLUMNS
@@ -107,7 +128,9 @@ class Table(Settings, frozen=True, kw_only=True):
 
 
 class Webhook(Table, frozen=True, kw_only=True):
-    """One webhook: a table and the workspace that pays for it (default: the slug's part before `--`)."""
+    """One webhook: a table and the workspace that pays for it (default: the slug's part before
+    `--`).
+    """
 
     workspace: str | None = None
 
@@ -120,11 +143,14 @@ class Plan(Settings, frozen=True, kw_only=True):
 
 
 class Limits(Settings, frozen=True, kw_only=True):
-    """Clay's limits. `rate_per_s = 0` switches the rate limit off, `lifetime = 0` the lifetime limit.
+    """Clay's limits.
 
-    `rate_per_s` and `burst` count records per workspace, `lifetime` accepted submissions per webhook. Beyond it the
-    response is `lifetime_status` (200: the submission is silently ignored; some users report 403). `payload_bytes` is
-    the strict reading of 100 KB. It is unknown what Clay does to a cell over `cell_bytes`: here it is truncated.
+    `rate_per_s = 0` switches the rate limit off, `lifetime = 0` the lifetime limit.
+
+    `rate_per_s` and `burst` count records per workspace, `lifetime` accepted submissions per
+    webhook. Beyond it the response is `lifetime_status` (200: the submission is silently ignored;
+    some users report 403). `payload_bytes` is the strict reading of 100 KB. It is unknown what Clay
+    does to a cell over `cell_bytes`: here it is truncated.
     """
 
     rate_per_s: Seconds = 10.0
@@ -138,7 +164,8 @@ class Limits(Settings, frozen=True, kw_only=True):
 
 
 class Fault(Settings, frozen=True, kw_only=True):
-    """One fault on the timeline: from `at_s` for `for_s` (absent: forever), for a `share` of requests.
+    """One fault on the timeline: from `at_s` for `for_s` (absent: forever), for a `share` of
+    requests.
 
     `FAULTS` lists the parameters of each kind with their defaults.
     """
@@ -175,7 +202,8 @@ REFUSING: dict[str, dict[str, Any]] = {
     "redirect": {"status": 302, "location": "https://clay.invalid/elsewhere"},
     "reset_before_accept": {},
 }
-# Faults of the response: Clay takes the row (unless `accepted = false`), and the sender cannot know it.
+# Faults of the response: Clay takes the row (unless `accepted = false`), and the sender cannot know
+# it.
 OBSCURING: dict[str, dict[str, Any]] = {
     "status_after": {"status": 500},
     "hang_after_read": {"accepted": True},
@@ -202,7 +230,8 @@ FAULTS: dict[str, dict[str, Any]] = REFUSING | OBSCURING | CALLBACK | LISTENER
 class Script(Settings, frozen=True, kw_only=True):
     """A whole script.
 
-    `kept_rows` rows per webhook can be run again. `callback_concurrency` is for the whole simulator.
+    `kept_rows` rows per webhook can be run again. `callback_concurrency` is for the whole
+    simulator.
     """
 
     seed: int = 1
@@ -271,7 +300,10 @@ def over(table: dict[str, Any], mine: Any) -> Any:
 
 
 def checked(cls: type[S], raw: object, where: str = "") -> S:
-    """Convert `raw` to a `cls`. Raises ScriptError with all problems; `where` prefixes their places."""
+    """Convert `raw` to a `cls`.
+
+    Raises ScriptError with all problems; `where` prefixes their places.
+    """
     problems: list[str] = []
     result = _struct(cls, raw, where, problems)
     if result is None or problems:
@@ -281,18 +313,26 @@ def checked(cls: type[S], raw: object, where: str = "") -> S:
 
 def _struct(cls: type[S], raw: object, where: str, problems: list[str]) -> S | None:
     if not isinstance(raw, dict):
-        problems.append(f"{where or 'the script'}: must be a table of settings, not {type(raw).__name__}")
+        problems.append(
+            f"{where or 'the script'}: must be a table of settings, not {type(raw).__name__}",
+        )
         return None
     before = len(problems)
     types = get_type_hints(cls, include_extras=True)
     prefix = f"{where}." if where else ""
     problems.extend(
-        f"{prefix}{key}: unknown; known here: {', '.join(sorted(types))}" for key in sorted(raw.keys() - types.keys())
+        f"{prefix}{key}: unknown; known here: {', '.join(sorted(types))}"
+        for key in sorted(raw.keys() - types.keys())
     )
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(cls):
         if field.name in raw:
-            values[field.name] = _value(types[field.name], raw[field.name], prefix + field.name, problems)
+            values[field.name] = _value(
+                types[field.name],
+                raw[field.name],
+                prefix + field.name,
+                problems,
+            )
         elif field.required:
             problems.append(f"{prefix}{field.name}: missing")
     if len(problems) > before:
@@ -308,9 +348,13 @@ def _value(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
     if _is_settings(kind):
         return _struct(kind, raw, where, problems)
     if origin is tuple and _is_settings(args[0]) and isinstance(raw, list):
-        return tuple(_struct(args[0], item, f"{where}[{n}]", problems) for n, item in enumerate(raw))
+        return tuple(
+            _struct(args[0], item, f"{where}[{n}]", problems) for n, item in enumerate(raw)
+        )
     if origin is dict and _is_settings(args[1]) and isinstance(raw, dict):
-        return {key: _struct(args[1], item, f"{where}.{key}", problems) for key, item in raw.items()}
+        return {
+            key: _struct(args[1], item, f"{where}.{key}", problems) for key, item in raw.items()
+        }
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
@@ -327,7 +371,9 @@ def _contradictions(built: Settings, raw: dict[str, Any]) -> Iterator[str]:
         yield f"p95_s: {built.p95_s} is under median_s ({built.median_s})"
     if isinstance(built, Table):
         names = [column.name for column in built.columns]
-        yield from (f"columns: {name!r} is there twice" for name in set(names) if names.count(name) > 1)
+        yield from (
+            f"columns: {name!r} is there twice" for name in set(names) if names.count(name) > 1
+        )
     if isinstance(built, Fault):
         yield from _fault_contradictions(built, raw)
 

@@ -1,4 +1,6 @@
-"""The simulator as a process: two ports, one of which `refuse` can close, a JSON line when it listens, a clean stop."""
+"""The simulator as a process: two ports, one of which `refuse` can close, a JSON line when it
+listens, a clean stop.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,14 @@ from stream_app.dev.simulator.clay import Clay
 from stream_app.dev.simulator.control import ControlApi
 from stream_app.dev.simulator.inbound import READ_AT_MOST_BYTES, WEBHOOK_PATH
 from stream_app.dev.simulator.kept import RowFile
-from stream_app.dev.simulator.ledger import RESET, ControlLine, Ledger, ListenerLine, StartLine, Tally
+from stream_app.dev.simulator.ledger import (
+    RESET,
+    ControlLine,
+    Ledger,
+    ListenerLine,
+    StartLine,
+    Tally,
+)
 from stream_app.dev.simulator.script import FAULTS, Script
 
 _BACKLOG = 1024
@@ -38,8 +47,9 @@ class Simulator:
         ...  # POST to f"{sim.url}/v3/sources/webhook/acme--crm"
         await sim.stop()
 
-    `clay` has the operations of `/control`, `ledger` reads and counts. `url` serves the webhooks, the control API and
-    the ledger; `control_url` serves the last two on a port that `refuse` never closes.
+    `clay` has the operations of `/control`, `ledger` reads and counts. `url` serves the webhooks,
+    the control API and the ledger; `control_url` serves the last two on a port that `refuse` never
+    closes.
     """
 
     clay: Clay
@@ -47,14 +57,25 @@ class Simulator:
     url: str
     control_url: str
 
-    def __init__(self, script: Script | None = None, *, ledger: Path | None = None, rows: Path | None = None) -> None:
-        """Take the script, the ledger's file, and the file that keeps rows, which needs the ledger's beside it."""
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        ledger: Path | None = None,
+        rows: Path | None = None,
+    ) -> None:
+        """Take the script, the ledger's file, and the file that keeps rows, which needs the
+        ledger's beside it.
+        """
         self.script = script or Script()
         self._ledger_path = ledger
         self._rows_path = rows
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, control_port: int = 0) -> None:
-        """Listen (port 0: any free one). Raises OSError if a port or the ledger's file is not available."""
+        """Listen (port 0: any free one).
+
+        Raises OSError if a port or the ledger's file is not available.
+        """
         async with contextlib.AsyncExitStack() as stack:
             self.ledger = Ledger(self._ledger_path, goes_on=self._rows_path is not None)
             stack.callback(self.ledger.close)
@@ -77,7 +98,10 @@ class Simulator:
         await self._stack.aclose()
 
     async def reset(self) -> None:
-        """Reset rows, meters, faults and totals to the script's beginning. The ledger's file continues."""
+        """Reset rows, meters, faults and totals to the script's beginning.
+
+        The ledger's file continues.
+        """
         await self.clay.close()
         self.ledger.tally = Tally()
         self.ledger.write(ControlLine(did=RESET))
@@ -87,7 +111,14 @@ class Simulator:
         self.clay = Clay(self.script, self.ledger, self._kept)
         old.changed.set()
 
-    async def _serve(self, stack: contextlib.AsyncExitStack, host: str, port: int, *, webhooks: bool) -> _Listener:
+    async def _serve(
+        self,
+        stack: contextlib.AsyncExitStack,
+        host: str,
+        port: int,
+        *,
+        webhooks: bool,
+    ) -> _Listener:
         busy: set[RequestHandler] = set()
 
         @web.middleware
@@ -103,8 +134,14 @@ class Simulator:
         if webhooks:
             app.router.add_post(WEBHOOK_PATH, self._webhook)
             app.router.add_get("/", self._root)
-            app.on_shutdown.append(self._close_clay)  # before connections close: it ends the requests that hang in them
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+            # before connections close: it ends the requests that hang in them
+            app.on_shutdown.append(self._close_clay)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.5,
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         assert runner.server is not None  # set up just now
@@ -139,9 +176,18 @@ class Simulator:
 
 
 class _Listener:
-    """A listening socket on one port. It can stop listening and keep the port. `busy`: connections with a request."""
+    """A listening socket on one port.
 
-    def __init__(self, protocol: web.Server, busy: set[RequestHandler], host: str, port: int) -> None:
+    It can stop listening and keep the port. `busy`: connections with a request.
+    """
+
+    def __init__(
+        self,
+        protocol: web.Server,
+        busy: set[RequestHandler],
+        host: str,
+        port: int,
+    ) -> None:
         self._protocol = protocol
         self._busy = busy
         self._host = host
@@ -253,14 +299,23 @@ example of control:
 
 
 async def run(
-    script: Script, host: str, port: int, control_port: int, ledger: Path | None, rows: Path | None = None
+    script: Script,
+    host: str,
+    port: int,
+    control_port: int,
+    ledger: Path | None,
+    rows: Path | None = None,
 ) -> None:
     """Run a simulator until SIGTERM or SIGINT. `rows`: the file that keeps rows beside the ledger.
 
     Raises:
         OSError: It cannot listen, or cannot write the ledger.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
     done = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, done.set)

@@ -64,7 +64,10 @@ class WorkspaceState:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One row of a table. `about` identifies it for the seed: the lead and its repetition, not its time."""
+    """One row of a table.
+
+    `about` identifies it for the seed: the lead and its repetition, not its time.
+    """
 
     number: int
     webhook: WebhookState
@@ -81,7 +84,12 @@ class Row:
     def names(self) -> dict[str, Any]:
         """Return what names the row in each line of the ledger about it."""
         workspace = self.webhook.workspace.name
-        return {"workspace": workspace, "webhook": self.webhook.slug, "row": self.number, "lead_id": self.lead_id}
+        return {
+            "workspace": workspace,
+            "webhook": self.webhook.slug,
+            "row": self.number,
+            "lead_id": self.lead_id,
+        }
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +105,10 @@ class WebhookState:
     _seen: set[int] = field(default_factory=set)
 
     def seen_before(self, cells: dict[str, Any]) -> bool:
-        """Auto-dedupe: an exact match on one column. Blanks and values over 200 characters never match."""
+        """Auto-dedupe: an exact match on one column.
+
+        Blanks and values over 200 characters never match.
+        """
         value = cells.get(self.settings.dedupe_on or "")
         if value is None or value == "" or len(str(value)) > DEDUPE_MAX_CHARACTERS:
             return False
@@ -147,7 +158,10 @@ class World:
         """Return the webhook, created on first use with `auto_create`; None if there is none."""
         state = self.webhooks.get(slug)
         if state is None and self.script.auto_create:
-            table = {name: getattr(self.script.table, name) for name in self.script.table.__struct_fields__}
+            table = {
+                name: getattr(self.script.table, name)
+                for name in self.script.table.__struct_fields__
+            }
             return self.set_webhook(slug, Webhook(**table))
         return state
 
@@ -167,14 +181,23 @@ class World:
         self._nameless[nameless] += 1
         return self._nameless[nameless] - 1
 
-    def add_rows(self, webhook: WebhookState, submission: Submission, about: list[str]) -> list[Row]:
+    def add_rows(
+        self,
+        webhook: WebhookState,
+        submission: Submission,
+        about: list[str],
+    ) -> list[Row]:
         """Create the rows of a submission, as many as the webhook's lifetime allows."""
         room = len(about)
         if self.limits.lifetime:
             room = max(0, min(room, self.limits.lifetime - webhook.submissions))
         added = []
         for body, cells, echo, name in zip(
-            submission.bodies[:room], submission.cells, submission.echoes, about, strict=False
+            submission.bodies[:room],
+            submission.cells,
+            submission.echoes,
+            about,
+            strict=False,
         ):
             row = Row(self._rows + 1, webhook, name, body, *echo)
             self.add_row(row, cells)
@@ -182,7 +205,10 @@ class World:
         return added
 
     def add_row(self, row: Row, cells: dict[str, Any]) -> None:
-        """Put a row into its table, and say whether the table has its like already. Rows come by number."""
+        """Put a row into its table, and say whether the table has its like already.
+
+        Rows come by number.
+        """
         webhook = row.webhook
         self._rows = row.number
         row.duplicate = webhook.settings.dedupe_on is not None and webhook.seen_before(cells)

@@ -1,6 +1,7 @@
 """The money in the books: compares what lanes reserved and spent with rows and events.
 
-A reservation belongs to the day and month of its POST, and its cost is booked there too (domain/limits/budget.py).
+A reservation belongs to the day and month of its POST, and its cost is booked there too
+(domain/limits/budget.py).
 """
 
 from collections import defaultdict
@@ -19,14 +20,16 @@ Sums = dict[str, list[int]]
 
 
 class LaneAccount(msgspec.Struct, frozen=True):
-    """The money of a lane in one day or month: from its row, from rows (reserved) and from events (spent).
+    """The money of a lane in one day or month: from its row, from rows (reserved) and from events
+    (spent).
 
     Attributes:
         reserved: What the lane's row has reserved.
         reserved_by_rows: What the rows of its leads have reserved.
         spent: What the lane's row has spent.
-        spent_by_events: What the events of its leads have spent. None if it cannot be known: the lane was changing,
-            events of that time were deleted, or the workspace is not in the configuration.
+        spent_by_events: What the events of its leads have spent. None if it cannot be known: the
+            lane was changing, events of that time were deleted, or the workspace is not in the
+            configuration.
         unknown: The part of `spent` that was booked at the ceiling because Clay reported no cost.
         elsewhere: What operators booked manually: spent elsewhere, or (below 0) returned by Clay.
     """
@@ -43,7 +46,9 @@ class LaneAccount(msgspec.Struct, frozen=True):
 
 
 class OpenCost(msgspec.Struct, frozen=True):
-    """An unconfirmed cost: neither Clay nor an operator has confirmed what was booked for a POST of the lead."""
+    """An unconfirmed cost: neither Clay nor an operator has confirmed what was booked for a POST of
+    the lead.
+    """
 
     workspace: str
     destination: str
@@ -76,8 +81,8 @@ class Accounts:
             lanes: The rows of the lanes.
             reservations: Workspace and reservation of each row.
             open_costs: The unconfirmed costs of all rows.
-            known_from_ms: Events are complete since then (0: from the beginning), epoch ms; None: events and rows are
-                not of the same moment.
+            known_from_ms: Events are complete since then (0: from the beginning), epoch ms; None:
+                events and rows are not of the same moment.
             problem: Called with a workspace and what is wrong.
         """
         reserved: defaultdict[str, Sums] = defaultdict(dict)
@@ -92,21 +97,37 @@ class Accounts:
             for period in (*lane.budget.days, *lane.budget.months):
                 by_events = self._spent_by_events(lane.workspace, period, known_from_ms)
                 unconfirmed = unknown[lane.workspace].get(period.id, [0, 0])
-                accounts += _both_meters(lane.workspace, period, by_rows.pop(period.id, [0, 0]), by_events, unconfirmed)
+                accounts += _both_meters(
+                    lane.workspace,
+                    period,
+                    by_rows.pop(period.id, [0, 0]),
+                    by_events,
+                    unconfirmed,
+                )
             for period_id, (credits_, _) in by_rows.items():
-                problem(lane.workspace, f"rows reserve {credits_} credits in {period_id}, which the lane does not have")
+                problem(
+                    lane.workspace,
+                    f"rows reserve {credits_} credits in {period_id}, which the lane does not have",
+                )
         for workspace in reserved:
             problem(workspace, "rows hold reservations, but the lane has no row")
         for account in accounts:
             if account.reserved != account.reserved_by_rows:
-                what = f"the lane has {account.reserved} {account.meter} reserved in {account.period}"
+                what = (
+                    f"the lane has {account.reserved} {account.meter} reserved in {account.period}"
+                )
                 problem(account.workspace, f"{what}, its rows {account.reserved_by_rows}")
             if account.spent_by_events not in (None, account.spent):
                 what = f"the lane has {account.spent} {account.meter} spent in {account.period}"
                 problem(account.workspace, f"{what}, its leads' events {account.spent_by_events}")
         return accounts
 
-    def _spent_by_events(self, workspace: str, period: Period, known_from_ms: int | None) -> list[int] | None:
+    def _spent_by_events(
+        self,
+        workspace: str,
+        period: Period,
+        known_from_ms: int | None,
+    ) -> list[int] | None:
         policy = self._workspaces.get(workspace)
         if policy is None or known_from_ms is None:
             return None
@@ -127,7 +148,11 @@ def _add(sums: Sums, amount: Reservation) -> None:
 
 
 def _both_meters(
-    workspace: str, now: Period, by_rows: list[int], by_events: list[int] | None, unconfirmed: list[int]
+    workspace: str,
+    now: Period,
+    by_rows: list[int],
+    by_events: list[int] | None,
+    unconfirmed: list[int],
 ) -> list[LaneAccount]:
     events = by_events or (None, None)
     meters: tuple[tuple[Meter, int, int, int], ...] = (
@@ -135,13 +160,26 @@ def _both_meters(
         ("actions", now.actions_reserved, now.actions_spent, now.actions_elsewhere),
     )
     return [
-        LaneAccount(workspace, now.id, meter, reserved, by_rows[n], spent, events[n], unconfirmed[n], elsewhere)
+        LaneAccount(
+            workspace,
+            now.id,
+            meter,
+            reserved,
+            by_rows[n],
+            spent,
+            events[n],
+            unconfirmed[n],
+            elsewhere,
+        )
         for n, (meter, reserved, spent, elsewhere) in enumerate(meters)
     ]
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something that does not add up. `where`: the record's id, or the lane's workspace; `lead_id`: if known."""
+    """Something that does not add up.
+
+    `where`: the record's id, or the lane's workspace; `lead_id`: if known.
+    """
 
     where: str
     what: str
@@ -161,15 +199,17 @@ class BooksReport(msgspec.Struct):
         outlived: Records that retention has deleted. Their histories are checked, but not counted.
         moving: Histories that could not be compared with their rows because they were changing.
         accounts: The money of each lane.
-        not_leads: Erasures, corrections and callbacks that settled no lead, by status. No column counts them.
+        not_leads: Erasures, corrections and callbacks that settled no lead, by status. No column
+            counts them.
         saved: Estimated credits saved by earlier results, by workspace.
         provisional: Leads that were answered locally while their lane was held, and continue.
-        open_costs: The first unconfirmed costs, each of one POST, booked at its ceiling. A lead that was sent again
-            has one for each POST whose cost nobody has said.
+        open_costs: The first unconfirmed costs, each of one POST, booked at its ceiling. A lead
+            that was sent again has one for each POST whose cost nobody has said.
         possible_doubles: How often a lead that may have reached Clay was sent again, by workspace.
-        without_value: Records without a value on the topics to which producers write. They are no leads and get no
-            dead letter, so that `records` does not count them.
-        batches: Of `records`, those that stand for a batch that is too large once it is decompressed.
+        without_value: Records without a value on the topics to which producers write. They are no
+            leads and get no dead letter, so that `records` does not count them.
+        batches: Of `records`, those that stand for a batch that is too large once it is
+            decompressed.
         in_batches: How many records those batches have.
     """
 

@@ -1,8 +1,10 @@
-"""The account of records: the history of each, what it counts as, which one counts for its lead, what is wrong with it.
+"""The account of records: the history of each, what it counts as, which one counts for its lead,
+what is wrong with it.
 
-A lead is what its workspace, destination and id name. It may have many records: copies, strays, dead letters that were
-sent back. It is counted once, with the status of the record that took its row last. `stream-app books` and the board's
-read model, whose pages, API and commands show it, apply events with `advance`.
+A lead is what its workspace, destination and id name. It may have many records: copies, strays,
+dead letters that were sent back. It is counted once, with the status of the record that took its
+row last. `stream-app books` and the board's read model, whose pages, API and commands show it,
+apply events with `advance`.
 """
 
 from collections import Counter
@@ -31,7 +33,9 @@ Column = Literal[
 ]
 
 COLUMNS: Final[tuple[Column, ...]] = get_args(Column)
-"""in = the sum of these. `waiting`: the worker's group has not passed the record, and it has no event yet."""
+"""in = the sum of these. `waiting`: the worker's group has not passed the record, and it has no
+event yet.
+"""
 
 MOVING: Final[frozenset[Column]] = frozenset({"held", "under_way", "waiting"})
 """The columns of leads that are not at rest."""
@@ -87,33 +91,48 @@ COLUMN: Final[dict[Status, Column]] = {
 }
 
 NOT_LEADS: Final[frozenset[Status]] = frozenset(
-    {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "without_value"}
+    {"callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "without_value"},
 )
 """Statuses of records that are callbacks or commands, or have no value. No column counts them."""
-_NOT_A_LEAD: Final = "a callback or a command about the lead, or no lead at all; the books do not count it"
-_LEGAL: Final = frozenset((before or "", after) for before, afters in NEXT.items() for after in afters)
+_NOT_A_LEAD: Final = (
+    "a callback or a command about the lead, or no lead at all; the books do not count it"
+)
+_LEGAL: Final = frozenset(
+    (before or "", after) for before, afters in NEXT.items() for after in afters
+)
 _OFFSET_BITS: Final = 44
 _MOST_LOGS: Final = 1 << 18
 
 _AT_WORK: Final[frozenset[str]] = RESUMABLE | {"sending"}
 """A worker must hold the record, or the next owner must read it again."""
 
-_AWAY: Final[frozenset[str]] = frozenset({"rerouted", "deferred", "dead_lettered", "send_uncertain"})
+_AWAY: Final[frozenset[str]] = frozenset(
+    {"rerouted", "deferred", "dead_lettered", "send_uncertain"},
+)
 """A copy of the record must be on its way back."""
 
 _ROWLESS: Final[frozenset[Status]] = frozenset(
-    {"duplicate", "rejected_invalid", "rerouted", "expired", "suppressed", "served_locally", "replaced"}
+    {
+        "duplicate",
+        "rejected_invalid",
+        "rerouted",
+        "expired",
+        "suppressed",
+        "served_locally",
+        "replaced",
+    },
 )
 """Ended without a row, or with a row that another record of the lead may have taken over."""
 
-IN_MOTION: Final = "moving"  # the history and its row were read while they were changing, so they cannot be compared
+# the history and its row were read while they were changing, so they cannot be compared
+IN_MOTION: Final = "moving"
 
 
 def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
     """Return the column of a record with this last status.
 
-    It is "" if the record is not a lead, and "unknown" if the status is of a newer version. `final`: the destination
-    has no callbacks, so that `accepted` is the end.
+    It is "" if the record is not a lead, and "unknown" if the status is of a newer version.
+    `final`: the destination has no callbacks, so that `accepted` is the end.
     """
     if status not in COLUMN:
         return "" if status in NOT_LEADS else "unknown"
@@ -136,7 +155,9 @@ def books_line(records: int, leads: int) -> str:
 
 
 class StatusCount(msgspec.Struct):
-    """Leads with a status or in a column, their records, and how many of those have a row with the same status."""
+    """Leads with a status or in a column, their records, and how many of those have a row with the
+    same status.
+    """
 
     leads: int = 0
     records: int = 0
@@ -152,8 +173,10 @@ class Totals:
     """Adds leads and records up by column. The input records are the sum of `columns`."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}  # also those without a record
-        self.not_leads: Counter[str] = Counter()  # by status: callbacks that settled no lead, erasures, corrections
+        # also those without a record
+        self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}
+        # by status: callbacks that settled no lead, erasures, corrections
+        self.not_leads: Counter[str] = Counter()
 
     def add(self, status: str, leads: int, records: int = 0, rows: int = 0, *, final: bool) -> None:
         """Add leads with this status, and records, of which `rows` have a row with the same status."""
@@ -165,7 +188,10 @@ class Totals:
 
 
 class Event(msgspec.Struct, gc=False):
-    """A StatusEvent as the books and the read model read it. `status` is any word: a newer worker may use new ones."""
+    """A StatusEvent as the books and the read model read it.
+
+    `status` is any word: a newer worker may use new ones.
+    """
 
     lead_id: str
     status: str
@@ -195,7 +221,8 @@ class Event(msgspec.Struct, gc=False):
     records: Amount = 0
 
 
-decode_event: Final = msgspec.json.Decoder(Event).decode  # raises one of `UNREADABLE` (domain/model/untrusted.py)
+# raises one of `UNREADABLE` (domain/model/untrusted.py)
+decode_event: Final = msgspec.json.Decoder(Event).decode
 
 
 class RecordHistory(msgspec.Struct, array_like=True, gc=False):
@@ -207,7 +234,8 @@ class RecordHistory(msgspec.Struct, array_like=True, gc=False):
     status: str = ""  # the last status; "" without an event
     seq: int = 0  # sequence number of the last event; 0 without an event
     at_ms: int = 0  # time of the last event, epoch ms
-    rerouted: bool = False  # the first event is `rerouted`: it is in another partition than the rest and may be late
+    # the first event is `rerouted`: it is in another partition than the rest and may be late
+    rerouted: bool = False
     headless: bool = False  # the first event that was read has a sequence number above 1
     trace_id: str = ""
 
@@ -229,7 +257,8 @@ def advance(history: RecordHistory, event: Event, *, kept: bool) -> tuple[bool, 
             return True, ""
     elif history.seq == 0 and event.seq > 1 and (event.seq == 2 or not kept):
         history.headless = True
-        # Only a rerouted history may begin so: its first event is in another partition. The audit checks that.
+        # Only a rerouted history may begin so: its first event is in another partition. The audit
+        # checks that.
         if kept and ("rerouted", event.status) not in _LEGAL:
             problem = "its first event is missing"
     elif event.seq <= history.seq:
@@ -254,14 +283,20 @@ def numbered(log: int, offset: int) -> int:
 
 
 class RecordNumbers:
-    """Numbers records, so that SQLite can store them by an integer. A number grows with the record's offset."""
+    """Numbers records, so that SQLite can store them by an integer.
+
+    A number grows with the record's offset.
+    """
 
     def __init__(self, logs: list[str] | None = None) -> None:
         self.logs = logs or []  # `topic/partition`, in the order in which they were first seen
         self._numbers = {name: number for number, name in enumerate(self.logs, 1)}
 
     def number(self, record_id: str) -> int:
-        """Return the number of `topic/partition/offset`. Raises ValueError if it has another form."""
+        """Return the number of `topic/partition/offset`.
+
+        Raises ValueError if it has another form.
+        """
         name, _, digits = record_id.rpartition("/")
         offset = int(digits)
         log = self._numbers.get(name) or len(self.logs) + 1
@@ -283,7 +318,9 @@ class RecordNumbers:
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a delivery's row says. `unconfirmed`: what was booked for it and neither Clay nor an operator confirmed.
+    """What a delivery's row says.
+
+    `unconfirmed`: what was booked for it and neither Clay nor an operator confirmed.
 
     That is one amount for each POST that is not known to have cost it.
     """
@@ -347,7 +384,11 @@ def _against_row(history: RecordHistory, evidence: Found, terms: Terms) -> str:
             return ""
         events = f"{status} (event {history.seq})" if status else "nothing"
         return f"its row says {row.status} (event {row.seq}), its events {events}"
-    if not status or status in _ROWLESS or (status == "parked" and history.rerouted and history.seq == 2):
+    if (
+        not status
+        or status in _ROWLESS
+        or (status == "parked" and history.rerouted and history.seq == 2)
+    ):
         return ""
     if status in SETTLED and (status != "accepted" or evidence.final):
         if history.at_ms < terms.stale_ms:
@@ -384,10 +425,12 @@ class Kept(RecordHistory, array_like=True, gc=False):
     imported: int = 0  # the number of its import; 0 for none
     letter: int = 0  # the number of the dead letter that it is a copy of; 0 for none
     rank: Rank = NO_LEAD  # how it stands to the row of its lead
-    took: int = 0  # the place of the event by which it got its rank, in its partition of `leads.status`
+    # the place of the event by which it got its rank, in its partition of `leads.status`
+    took: int = 0
     counts: bool = False  # it is the record that counts for its lead
     of_import: bool = False  # it is the record that counts for its lead among those of its import
-    follows: bool = False  # it counts in place of another record of its lead, which may have dead letters
+    # it counts in place of another record of its lead, which may have dead letters
+    follows: bool = False
 
 
 def rank_of(history: Kept) -> Rank:
@@ -402,9 +445,11 @@ def rank_of(history: Kept) -> Rank:
 
 
 def elect(records: Iterable[tuple[int, Kept]]) -> set[int]:
-    """Return the numbers of the records that count, of those with the same lead id: one for each destination.
+    """Return the numbers of the records that count, of those with the same lead id: one for each
+    destination.
 
-    A record that names no destination, because it could not be read, counts only if no other record does.
+    A record that names no destination, because it could not be read, counts only if no other record
+    does.
     """
     best: dict[tuple[str, str], tuple[Rank, int, int]] = {}
     for number, kept in records:
@@ -422,17 +467,28 @@ def elect(records: Iterable[tuple[int, Kept]]) -> set[int]:
 
 def is_same_lead(kept: Kept, champion: Kept) -> bool:
     """Return True if two records belong to one lead. The first may name no destination."""
-    return kept.workspace in ("", champion.workspace) and kept.destination in ("", champion.destination)
+    return kept.workspace in ("", champion.workspace) and kept.destination in (
+        "",
+        champion.destination,
+    )
 
 
 def is_at_rest(status: str, *, final: bool) -> bool:
-    """Return True if a lead with this status is done with. `final`: its destination has no callbacks."""
+    """Return True if a lead with this status is done with.
+
+    `final`: its destination has no callbacks.
+    """
     name = column(status, final=final)
     return name not in MOVING and name not in ("", "unknown")
 
 
 def state_of(
-    seq: int, returns: bool, own: tuple[str, int] | None, follower: str | None, *, final: bool
+    seq: int,
+    returns: bool,
+    own: tuple[str, int] | None,
+    follower: str | None,
+    *,
+    final: bool,
 ) -> DeadLetterState:
     """Return what has become of a dead letter.
 
@@ -440,7 +496,8 @@ def state_of(
         seq: The sequence number of the event with which it was written.
         returns: It comes back by itself.
         own: The status of its record now, and the sequence number; None if it is not known.
-        follower: The status of the record that stands for it now: its copy, or a later record of its lead. None: none.
+        follower: The status of the record that stands for it now: its copy, or a later record of
+            its lead. None: none.
         final: The destination of that record has no callbacks.
     """
     status = own[0] if own is not None and own[1] > seq else follower

@@ -1,7 +1,10 @@
-"""Parses the body that Clay's HTTP column sends. Tolerates what Clay does to values, and refuses ambiguous bodies.
+"""Parses the body that Clay's HTTP column sends.
 
-The body is one flat JSON object. The names in `RESERVED` have a meaning. Every other one is a result, at the top level
-or in an object under `fields` or `data`. The text of a refusal is for the person who reads it in the cell.
+Tolerates what Clay does to values, and refuses ambiguous bodies.
+
+The body is one flat JSON object. The names in `RESERVED` have a meaning. Every other one is a
+result, at the top level or in an object under `fields` or `data`. The text of a refusal is for the
+person who reads it in the cell.
 """
 
 import math
@@ -42,7 +45,7 @@ RESERVED: Final = frozenset(
         "actions",
         "attempt",
         "error",
-    }
+    },
 )
 """Names that are not results.
 
@@ -50,20 +53,30 @@ RESERVED: Final = frozenset(
 """
 
 WORDS: Final[dict[Outcome, frozenset[str]]] = {
-    "enriched": frozenset({"enriched", "success", "succeeded", "successful", "ok", "done", "complete", "completed"}),
+    "enriched": frozenset(
+        {"enriched", "success", "succeeded", "successful", "ok", "done", "complete", "completed"},
+    ),
     "partial": frozenset({"partial", "partially_enriched", "partial_success", "incomplete"}),
-    "no_data": frozenset({"no_data", "not_found", "nothing_found", "no_result", "no_results", "no_match", "empty"}),
+    "no_data": frozenset(
+        {"no_data", "not_found", "nothing_found", "no_result", "no_results", "no_match", "empty"},
+    ),
     "enrich_error": frozenset({"enrich_error", "error", "errored", "failed", "failure", "timeout"}),
 }
 """Values of `status`. Case, blanks and hyphens do not matter. Any other value is ignored."""
 
 MOST_FIELDS: Final = 500
-"""The most values of one callback. A Clay table has far fewer columns, and each becomes a column of an export."""
+"""The most values of one callback. A Clay table has far fewer columns, and each becomes a column of
+an export.
+"""
 
-_OUTCOMES: Final[dict[str, Outcome]] = {word: outcome for outcome, words in WORDS.items() for word in words}
+_OUTCOMES: Final[dict[str, Outcome]] = {
+    word: outcome for outcome, words in WORDS.items() for word in words
+}
 _NESTED: Final = ("fields", "data")
-_LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # as domain.lead.identity.identify makes them
-_TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})+[^\w{}]*+")  # and no word or number beside it
+# as domain.lead.identity.identify makes them
+_LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# and no word or number beside it
+_TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})+[^\w{}]*+")
 _WORDS_OR_NUMBERS: Final = ("status", "credits", "credits_used", "actions", "attempt")
 _MOST: Final = 1_000_000
 _CHEAP_CHARACTERS: Final = 16_384
@@ -74,12 +87,15 @@ _skip: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 def repair(text: str) -> str | None:
-    """Repair JSON that a template broke by inserting unescaped text, if only one reading is possible.
+    """Repair JSON that a template broke by inserting unescaped text, if only one reading is
+    possible.
 
-    A typical HTTP column has the body `{"title": "{{Title}}", "credits": {{Credits}}}`. A title with quotes or line
-    breaks, or an empty cell, breaks the JSON. In one flat object these faults are repaired:
+    A typical HTTP column has the body `{"title": "{{Title}}", "credits": {{Credits}}}`. A title
+    with quotes or line breaks, or an empty cell, breaks the JSON. In one flat object these faults
+    are repaired:
 
-    - pairs of quotes within a text: `"they said "call me" twice"`. A single quote might be the end of the text.
+    - pairs of quotes within a text: `"they said "call me" twice"`. A single quote might be the end
+      of the text.
     - line breaks and other control characters within a text.
     - a missing value, which becomes null: `"credits": ,`
     - a comma after the last value.
@@ -87,7 +103,8 @@ def repair(text: str) -> str | None:
     Anything else is refused, because a wrong guess would become wrong data.
 
     Returns:
-        The text as good JSON, or None: it is no flat object, or could be read in two ways. Takes linear time.
+        The text as good JSON, or None: it is no flat object, or could be read in two ways. Takes
+        linear time.
     """
     opens = _OPENS.match(text)
     if opens is None:
@@ -120,7 +137,9 @@ def _value(text: str, at: int) -> tuple[str, int] | None:
 
 
 def _end_of_text(text: str, at: int) -> int | None:
-    """Return the position of the closing quote: the first one before the next member or the end of the object."""
+    """Return the position of the closing quote: the first one before the next member or the end of
+    the object.
+    """
     within = 0
     for match in _QUOTE.finditer(text, at):
         if match[0] != '"':
@@ -146,7 +165,10 @@ class BadBody(msgspec.Struct, frozen=True):
 
 
 class Body(msgspec.Struct, frozen=True):
-    """A body before it is decoded, with the lead that it names. Trust nothing in it before its token is verified."""
+    """A body before it is decoded, with the lead that it names.
+
+    Trust nothing in it before its token is verified.
+    """
 
     lead_id: str
     token: str
@@ -170,7 +192,10 @@ _claim: Final = msgspec.json.Decoder(_Claim)
 
 
 def read_body(raw: bytes) -> Body | BadBody:
-    """Return the lead that the body is about. Everything else is skipped, so this is cheap for any body."""
+    """Return the lead that the body is about.
+
+    Everything else is skipped, so this is cheap for any body.
+    """
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -183,7 +208,8 @@ def read_body(raw: bytes) -> Body | BadBody:
     except NestedTooDeep:
         return BadBody(
             "nested",
-            f"The JSON is nested too deep (more than {MOST_LEVELS} levels): give each value a name of its own.",
+            f"The JSON is nested too deep (more than {MOST_LEVELS} levels): give each value "
+            "a name of its own.",
         )
     try:
         try:
@@ -192,7 +218,10 @@ def read_body(raw: bytes) -> Body | BadBody:
             token = _scalar(claim.callback_token)
         except msgspec.ValidationError:
             _skip.decode(text)
-            return BadBody("not_an_object", 'The body must be one JSON object, like {"lead_id": ..., "email": ...}.')
+            return BadBody(
+                "not_an_object",
+                'The body must be one JSON object, like {"lead_id": ..., "email": ...}.',
+            )
     except ValueError:
         claimed = [_claimed(text, name) for name in ("lead_id", "callback_token")]
         if claimed[0] is None or len(text) > _MAX_REPAIR_CHARACTERS:
@@ -207,18 +236,24 @@ def _body(lead_id: object, token: object, text: str, broken: bool) -> Body | Bad
         if isinstance(value, str) and "{{" in value:
             return _unfilled(name)
     if lead_id in (None, ""):
-        return BadBody("no_lead_id", 'There is no lead_id: add "lead_id" with the column lead_id of this row.')
+        return BadBody(
+            "no_lead_id",
+            'There is no lead_id: add "lead_id" with the column lead_id of this row.',
+        )
     if isinstance(lead_id, int) and not isinstance(lead_id, bool):
         lead_id = str(lead_id)  # an id of digits that lost its quotes
     if not isinstance(lead_id, str) or not _LEAD_ID.fullmatch(lead_id):
         return BadBody(
-            "bad_lead_id", "The lead_id is not one that was sent: use the column lead_id of this row unchanged."
+            "bad_lead_id",
+            "The lead_id is not one that was sent: use the column lead_id of this row unchanged.",
         )
     return Body(lead_id, token if isinstance(token, str) else "", text, broken)
 
 
 def _scalar(raw: msgspec.Raw) -> object:
-    """Return the member's value: `...` for a list, an object or a number out of range, None for a missing one."""
+    """Return the member's value: `...` for a list, an object or a number out of range, None for a
+    missing one.
+    """
     member = bytes(raw)
     if member[:1] in (b"[", b"{"):
         return ...
@@ -240,15 +275,24 @@ def _claimed(text: str, name: str) -> str | None:
 
 
 def callback_of(
-    body: Body, workspace: str, destination: str, at_ms: int, forced_origin: str = ""
+    body: Body,
+    workspace: str,
+    destination: str,
+    at_ms: int,
+    forced_origin: str = "",
 ) -> Callback | BadBody:
-    """Return the callback of a body whose token was verified, with the `forced_origin` from that token."""
+    """Return the callback of a body whose token was verified, with the `forced_origin` from that
+    token.
+    """
     document, repaired = _decoded(body)
     if isinstance(document, BadBody):
         return document
     for name, of_url in (("workspace", workspace), ("destination", destination)):
         if document.get(name) not in (None, "", of_url):
-            return BadBody("other_address", f"The body names another {name} than the URL: use the URL of this table.")
+            return BadBody(
+                "other_address",
+                f"The body names another {name} than the URL: use the URL of this table.",
+            )
     for name, value in document.items():
         if name in _WORDS_OR_NUMBERS and isinstance(value, str) and "{{" in value:
             return _unfilled(name)
@@ -287,14 +331,20 @@ def _decoded(body: Body) -> tuple[dict[str, Any] | BadBody, bool]:
         document = msgspec.json.decode(repaired or "", type=dict[str, Any])
     except ValueError:
         return _not_json(body.text), False
-    # The token was verified for the lead that the broken text names: the repaired one must name the same.
-    return (document, True) if str(document.get("lead_id")) == body.lead_id else (_not_json(body.text), False)
+    # The token was verified for the lead that the broken text names: the repaired one must name the
+    # same.
+    return (
+        (document, True)
+        if str(document.get("lead_id")) == body.lead_id
+        else (_not_json(body.text), False)
+    )
 
 
 def _not_json(text: str) -> BadBody:
     hint = " A template {{...}} was left unfilled: insert columns with / ." if "{{" in text else ""
     words = (
-        "The body is not JSON, and not clear enough to be repaired: put every column between double quotes, "
+        "The body is not JSON, and not clear enough to be repaired: put every column between "
+        "double quotes, "
         "and let Clay escape the value."
     )
     return BadBody("not_json", words + hint)
@@ -303,8 +353,14 @@ def _not_json(text: str) -> BadBody:
 def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
     """Return the results that have a value."""
     merged: dict[str, Any] = {}
-    if sum(len(value) if isinstance(value, dict) else 1 for value in document.values()) > MOST_FIELDS:
-        return BadBody("too_many_fields", f"There are more than {MOST_FIELDS} values: send fewer columns.")
+    if (
+        sum(len(value) if isinstance(value, dict) else 1 for value in document.values())
+        > MOST_FIELDS
+    ):
+        return BadBody(
+            "too_many_fields",
+            f"There are more than {MOST_FIELDS} values: send fewer columns.",
+        )
     for name, value in document.items():
         if name in _NESTED and isinstance(value, dict):
             merged |= value
@@ -314,19 +370,31 @@ def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
     for name, value in merged.items():
         if isinstance(value, dict | list):
             kind = "a list" if isinstance(value, list) else "an object"
-            return BadBody("nested", f"{_named(name)} is {kind}: send each value of it under a name of its own.")
+            return BadBody(
+                "nested",
+                f"{_named(name)} is {kind}: send each value of it under a name of its own.",
+            )
         if isinstance(value, str) and _TEMPLATE.fullmatch(value):
             return _unfilled(name)
         if isinstance(value, int) and not -(2**63) <= value < 2**64:
-            return BadBody("number_out_of_range", f"{_named(name)} has more than 64 bits: put quotes around it.")
+            return BadBody(
+                "number_out_of_range",
+                f"{_named(name)} has more than 64 bits: put quotes around it.",
+            )
         if value is not None and value != "":
             fields[name] = value
     return fields
 
 
 def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outcome:
-    """Return the outcome that the status claims if the results support it; without a status, from the results."""
-    claimed = _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower())) if isinstance(status, str) else None
+    """Return the outcome that the status claims if the results support it; without a status, from
+    the results.
+    """
+    claimed = (
+        _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower()))
+        if isinstance(status, str)
+        else None
+    )
     if claimed in ("no_data", "enrich_error"):
         return claimed
     if not fields:
@@ -336,7 +404,9 @@ def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outc
 
 
 def _count(value: object) -> int | None:
-    """Return a cost rounded up, so that the budget is never too optimistic; None if the value is not a number."""
+    """Return a cost rounded up, so that the budget is never too optimistic; None if the value is
+    not a number.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -348,12 +418,16 @@ def _count(value: object) -> int | None:
 
 def _id(callback: Callback) -> str:
     """Return 128 bits that are the same for the same content."""
-    return urlsafe_b64encode(blake2b(_json.encode(callback), digest_size=16).digest())[:22].decode("ascii")
+    return urlsafe_b64encode(blake2b(_json.encode(callback), digest_size=16).digest())[:22].decode(
+        "ascii",
+    )
 
 
 def _unfilled(name: str) -> BadBody:
     return BadBody(
-        "template", f"{_named(name)} still holds a template {{{{...}}}}: insert the column with / instead of typing it."
+        "template",
+        f"{_named(name)} still holds a template {{{{...}}}}: insert the column with / "
+        "instead of typing it.",
     )
 
 

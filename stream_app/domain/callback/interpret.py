@@ -18,7 +18,8 @@ from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import Destination, InForce, Plan
 
-_MOST_RESULT_BYTES: Final = 900_000  # well below the topic's limit, so that no callback can block a partition
+# well below the topic's limit, so that no callback can block a partition
+_MOST_RESULT_BYTES: Final = 900_000
 _MOST_COST: Final = 1_000_000
 _decoder: Final = msgspec.json.Decoder(Callback)
 _json: Final = msgspec.json.Encoder()
@@ -33,44 +34,80 @@ def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
     try:
         callback = decode(_decoder, consumed.value)
     except ValueError:
-        return Reason("unreadable", "not a callback as the gateway writes it: see schemas/callback.v1.json")
-    if callback.workspace not in plan.workspaces or not plan.destination(callback.workspace, callback.destination):
-        return Reason("unknown_destination", "its workspace has no such destination in this configuration")
+        return Reason(
+            "unreadable",
+            "not a callback as the gateway writes it: see schemas/callback.v1.json",
+        )
+    if callback.workspace not in plan.workspaces or not plan.destination(
+        callback.workspace,
+        callback.destination,
+    ):
+        return Reason(
+            "unknown_destination",
+            "its workspace has no such destination in this configuration",
+        )
     home = plan.home_of(callback.workspace)
     if home != consumed.partition:
-        return Reason("wrong_partition", f"its workspace lives in partition {home}: check the pins of the gateway")
+        return Reason(
+            "wrong_partition",
+            f"its workspace lives in partition {home}: check the pins of the gateway",
+        )
     if not is_plain_id(callback.lead_id):
         return Reason("unknown_lead", "no lead with this id was sent")
     return callback
 
 
 def booked(
-    policy: InForce, lane: Lane, row: Delivery, destination: Destination, callback: Callback, now_ms: int
+    policy: InForce,
+    lane: Lane,
+    row: Delivery,
+    destination: Destination,
+    callback: Callback,
+    now_ms: int,
 ) -> tuple[Lane, Reservation | None, Reservation | None]:
-    """Return the lane with its reservation for the lead settled, or with what was booked for it before corrected.
+    """Return the lane with its reservation for the lead settled, or with what was booked for it
+    before corrected.
 
     Returns:
-        The lane, the cost of the lead now, and the difference to what was booked before. Both costs are None if nothing
-        was ever reserved for the lead.
+        The lane, the cost of the lead now, and the difference to what was booked before. Both costs
+        are None if nothing was ever reserved for the lead.
     """
     held = row.reservation
     before = row.booked
     windows = held or before
     usual = destination.estimate
-    cost = Cost(_bounded(callback.credits, usual.credits), _bounded(callback.actions, usual.actions))
+    cost = Cost(
+        _bounded(callback.credits, usual.credits),
+        _bounded(callback.actions, usual.actions),
+    )
     if windows is None:
         return _called_back(lane, row, cost, destination, policy, now_ms), None, None
     now = spent = Reservation(windows.day, windows.month, cost.credits, cost.actions)
     if held is None and before is not None:
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
         held = msgspec.structs.replace(before, credits=0, actions=0)
-        spent = Reservation(before.day, before.month, cost.credits - before.credits, cost.actions - before.actions)
+        spent = Reservation(
+            before.day,
+            before.month,
+            cost.credits - before.credits,
+            cost.actions - before.actions,
+        )
     lane = book_callback(policy, lane, destination, held or windows, cost, now_ms)
     return _called_back(lane, row, cost, destination, policy, now_ms), now, spent
 
 
-def _called_back(lane: Lane, row: Delivery, cost: Cost, destination: Destination, policy: InForce, now_ms: int) -> Lane:
-    """Record the callback of the destination. If it answers the probe of a suspension that waits for it, lift that."""
+def _called_back(
+    lane: Lane,
+    row: Delivery,
+    cost: Cost,
+    destination: Destination,
+    policy: InForce,
+    now_ms: int,
+) -> Lane:
+    """Record the callback of the destination.
+
+    If it answers the probe of a suspension that waits for it, lift that.
+    """
     health = callback_health.record_callback(lane.callback_health, destination.alias, now_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
     stopped = lane.suspension
@@ -87,7 +124,13 @@ def _bounded(reported: int | None, estimated: int) -> int:
     return estimated if reported is None else min(max(0, reported), _MOST_COST)
 
 
-def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_ms: int) -> Record | Reason:
+def result_of(
+    plan: Plan,
+    callback: Callback,
+    row: Delivery,
+    version: int,
+    now_ms: int,
+) -> Record | Reason:
     """Return the result as a record, or why it cannot be published. `row`: of its lead."""
     result = Result(
         lead_id=callback.lead_id,
@@ -107,19 +150,28 @@ def result_of(plan: Plan, callback: Callback, row: Delivery, version: int, now_m
     )
     value = _json.encode(result)
     if len(value) > _MOST_RESULT_BYTES:
-        return Reason("oversize", f"its result has {len(value)} bytes, more than {_MOST_RESULT_BYTES}")
+        return Reason(
+            "oversize",
+            f"its result has {len(value)} bytes, more than {_MOST_RESULT_BYTES}",
+        )
     key = f"{callback.workspace}/{callback.destination}/{callback.lead_id}".encode()
     return Record(plan.topics.enriched, key, value)
 
 
 def due_ms(row: Delivery, destination: Destination, lane: Lane) -> int:
     """Return when the deadline or grace of a lead in one of these states ends, epoch ms."""
-    wait_s = destination.callback_deadline_s if row.state in WAITING else destination.callback_grace_s
-    return row.at_ms + int(wait_s * 1000) + callback_health.unowned_ms(lane.callback_health, row.at_ms)
+    wait_s = (
+        destination.callback_deadline_s if row.state in WAITING else destination.callback_grace_s
+    )
+    return (
+        row.at_ms + int(wait_s * 1000) + callback_health.unowned_ms(lane.callback_health, row.at_ms)
+    )
 
 
 def overdue(policy: InForce, lane: Lane, destination: str, accepted_ms: int) -> tuple[Lane, bool]:
-    """Return the lane with one more overdue lead, and True if the destination must now be suspended and reported."""
+    """Return the lane with one more overdue lead, and True if the destination must now be suspended
+    and reported.
+    """
     health = callback_health.record_overdue(lane.callback_health, destination, accepted_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
     missing = callback_health.are_missing(policy.callback_health, health, destination)
@@ -129,15 +181,33 @@ def overdue(policy: InForce, lane: Lane, destination: str, accepted_ms: int) -> 
 def why_missing(policy: InForce, lane: Lane, destination: Destination, now_ms: int) -> str:
     """Return why a destination may have stopped calling back, in words."""
     month = meters(policy.budget, lane.budget, now_ms)["credits_month"]
-    pool = {name: lane.quota.webhooks[name] for name in destination.webhook_ids if name in lane.quota.webhooks}
+    pool = {
+        name: lane.quota.webhooks[name]
+        for name in destination.webhook_ids
+        if name in lane.quota.webhooks
+    }
     return causes(lane.callback_health, destination.alias, pool, month.spent)
 
 
-def suspend_destination(policy: InForce, lane: Lane, destination: Destination, text: str, now_ms: int) -> Lane:
-    """Return the lane with this destination suspended because no callback comes; if another one is too, all are."""
+def suspend_destination(
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    text: str,
+    now_ms: int,
+) -> Lane:
+    """Return the lane with this destination suspended because no callback comes; if another one is
+    too, all are.
+    """
     alias = destination.alias
     fresh = suspension.begin(
-        policy.suspension, callback_health.REASON, text, now_ms, alias, destination.setup_id, one_destination=True
+        policy.suspension,
+        callback_health.REASON,
+        text,
+        now_ms,
+        alias,
+        destination.setup_id,
+        one_destination=True,
     )
     after = suspension.suspend(policy.suspension, lane.suspension, fresh)
     health = callback_health.record_report(lane.callback_health, alias, now_ms)

@@ -1,6 +1,7 @@
 """Selects dead letters and counts them by cause and age.
 
-Works on raw headers: a million dead letters are counted in seconds, and memory grows with the number of causes only.
+Works on raw headers: a million dead letters are counted in seconds, and memory grows with the
+number of causes only.
 """
 
 from collections import Counter
@@ -24,14 +25,18 @@ _AGES_S: Final = {"an hour": 3_600, "a day": 86_400, "a week": 604_800}
 _HOUR_MS: Final = 3_600_000
 _MOST_TEXTS: Final = 50
 _MOST_GROUPS: Final = 10_000
-_CAUSE: Final = tuple(HEADERS[field] for field in ("disposition", "reason", "http_status", "destination"))
+_CAUSE: Final = tuple(
+    HEADERS[field] for field in ("disposition", "reason", "http_status", "destination")
+)
 _DISPOSITIONS: Final = frozenset(word.encode() for word in get_args(Disposition) if word)
 
 Headers = dict[str, bytes]
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Selects dead letters. All conditions must hold; an empty one is ignored. Times are epoch ms of the append.
+    """Selects dead letters.
+
+    All conditions must hold; an empty one is ignored. Times are epoch ms of the append.
 
     Attributes:
         reasons: Any of these reason codes.
@@ -55,10 +60,23 @@ class Filter(msgspec.Struct, frozen=True):
 
     def problems(self) -> list[str]:
         """Return contradictions between the conditions, one line each."""
-        if self.since_ms is not None and self.until_ms is not None and self.since_ms >= self.until_ms:
+        if (
+            self.since_ms is not None
+            and self.until_ms is not None
+            and self.since_ms >= self.until_ms
+        ):
             return ["nothing is both younger than --since and older than --until or --older-than"]
-        if self.statuses and self.reasons and not self.reasons & {f"http_{status}" for status in self.statuses}:
-            return ["--status and --reason contradict each other: the reason of a status is http_<status>"]
+        if (
+            self.statuses
+            and self.reasons
+            and not self.reasons & {f"http_{status}" for status in self.statuses}
+        ):
+            return [
+                (
+                    "--status and --reason contradict each other: the reason of a status is "
+                    "http_<status>"
+                ),
+            ]
         return []
 
     def matches(self, headers: Headers, key: bytes | None, at_ms: int) -> bool:
@@ -75,7 +93,10 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 def headers_of(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
-    """Return headers by name. A header without a value, which other programs may write, is dropped."""
+    """Return headers by name.
+
+    A header without a value, which other programs may write, is dropped.
+    """
     return {name: value for name, value in pairs if value is not None}
 
 
@@ -84,7 +105,9 @@ def kind_of(headers: Headers) -> Kind:
     disposition = headers.get(HEADERS["disposition"], b"")
     if disposition in _DISPOSITIONS:
         return disposition.decode()  # type: ignore[return-value]  # one of the words, by the line above
-    if headers.get(HEADERS["way"]) == b"deferred" and parse_record_id(text(headers, HEADERS["origin"])):
+    if headers.get(HEADERS["way"]) == b"deferred" and parse_record_id(
+        text(headers, HEADERS["origin"]),
+    ):
         return "deferred"
     return "foreign"
 
@@ -101,9 +124,11 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 
 def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tuple[str, str]:
-    """Return workspace and destination of a dead letter that is sent back; '' for one that it does not name.
+    """Return workspace and destination of a dead letter that is sent back; '' for one that it does
+    not name.
 
-    The headers decide for one that continues its own history. The value decides for any other: it starts a new one.
+    The headers decide for one that continues its own history. The value decides for any other: it
+    starts a new one.
     """
     workspace = (key or b"").decode("utf-8", "replace")
     if kind_of(headers) in ("failed", "deferred"):
@@ -113,7 +138,9 @@ def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tu
 
 
 def lead_id_of(headers: Headers, value: bytes | None) -> str:
-    """Return the lead's id as rows have it; '' if there is none or if it is derived from the person."""
+    """Return the lead's id as rows have it; '' if there is none or if it is derived from the
+    person.
+    """
     if lead_id := text(headers, HEADERS["lead_id"]):
         return lead_id
     given = _string(_read(value).lead_id).strip()
@@ -178,7 +205,8 @@ class Tally:
 
     def __init__(self, now_ms: int) -> None:
         self.count = 0
-        self.suppressed = 0  # of people on the suppression list; the caller counts them, as it reads values
+        # of people on the suppression list; the caller counts them, as it reads values
+        self.suppressed = 0
         self.groups: dict[tuple[bytes, ...], Group] = {}
         self.ages: Counter[str] = Counter()
         self._now_ms = now_ms
@@ -196,20 +224,28 @@ class Tally:
             group.last_hour += 1
         elif age_ms < 2 * _HOUR_MS:
             group.hour_before += 1
-        limit = next((f"under {name}" for name, age_s in _AGES_S.items() if age_ms < age_s * 1000), "over a week")
+        limit = next(
+            (f"under {name}" for name, age_s in _AGES_S.items() if age_ms < age_s * 1000),
+            "over a week",
+        )
         self.ages[limit] += 1
         words = text(headers, HEADERS["text"])
-        group.texts[words if words in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"] += 1
+        group.texts[
+            words if words in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"
+        ] += 1
 
     def sorted(self) -> list[Group]:
         """Return the groups, the largest first."""
         return sorted(self.groups.values(), key=lambda group: -group.count)
 
     def _new(self, cause: tuple[bytes, ...], headers: Headers) -> Group:
-        if len(self.groups) >= _MOST_GROUPS:  # other programs may write any number of keys and reasons
+        # other programs may write any number of keys and reasons
+        if len(self.groups) >= _MOST_GROUPS:
             cause = (b"", b"(others)", b"", b"", b"")
             if cause in self.groups:
                 return self.groups[cause]
-        _, reason, status, workspace, destination = (word.decode("utf-8", "replace")[:100] for word in cause)
+        _, reason, status, workspace, destination = (
+            word.decode("utf-8", "replace")[:100] for word in cause
+        )
         group = self.groups[cause] = Group(kind_of(headers), reason, status, workspace, destination)
         return group

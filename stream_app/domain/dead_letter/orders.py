@@ -1,12 +1,14 @@
-"""Replays as operators preview, order, pause or resume them, with what they cost; and dead letters that they give up.
+"""Replays as operators preview, order, pause or resume them, with what they cost; and dead letters
+that they give up.
 
-A preview says which leads would be sent, their cost, the remaining budget, the duration. Everything else is a row of
-the replay state:
+A preview says which leads would be sent, their cost, the remaining budget, the duration. Everything
+else is a row of the replay state:
 
     pause         ->  Pause: until an operator resumes all replays
-    command/<id>  ->  ReplayCommand: written by the operator, deleted in the transaction that has applied it
-    sent/<place>  ->  a dead letter without a row that was sent back or given up (domain/dead_letter/replay.py)
-    replay/<id>   ->  ReplayProgress: written by the replay process only, in the transaction that sends dead letters
+    command/<id>  ->  ReplayCommand: written by the operator, deleted in the transaction that has
+    applied it sent/<place>  ->  a dead letter without a row that was sent back or given up
+    (domain/dead_letter/replay.py) replay/<id>   ->  ReplayProgress: written by the replay process
+    only, in the transaction that sends dead letters
 
 One replay runs at a time: a later one stops it.
 """
@@ -40,7 +42,9 @@ Fate = Literal[
     "replaced",  # its lead was published again since
     "no_row",  # its row has expired: publish it as a new lead
     "waits_for_ask",  # refused for good: only when its disposition is asked for
-    "cannot_go",  # its value is no lead that can be sent: unreadable, without an identity, too old, no destination
+    # its value is no lead that can be sent: unreadable, without an identity, too old, no
+    # destination
+    "cannot_go",
     "over_limit",  # it would be sent without --limit
 ]
 
@@ -65,7 +69,8 @@ MEANING: Final[dict[Fate, str]] = {
 def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool) -> Fate:
     """Return what would happen to a dead letter, by the rules of `state_machine.classify_record`.
 
-    `row` is that of its lead. `uncertain`: the operator also wants leads that may have reached Clay.
+    `row` is that of its lead. `uncertain`: the operator also wants leads that may have reached
+    Clay.
     """
     if kind not in ("failed", "deferred"):
         return "as_input"
@@ -87,10 +92,12 @@ def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool) -> Fate
 def can_be_given_up(kind: Kind, origin: str, seq: int, row: Delivery | None) -> Fate:
     """Return whether a dead letter can be given up (`goes`), or why not.
 
-    It can as long as its lead, or its record, has come to nothing else since: to a later dead letter or a delivery.
+    It can as long as its lead, or its record, has come to nothing else since: to a later dead
+    letter or a delivery.
 
     Args:
-        kind: Its kind. A `foreign` one is on the topic of parked leads, because any other comes back by itself.
+        kind: Its kind. A `foreign` one is on the topic of parked leads, because any other comes
+            back by itself.
         origin: The input record that it is of.
         seq: The sequence number of the event with which it was written.
         row: The row of its lead; None: there is none, as for a record that is no lead.
@@ -109,12 +116,16 @@ def can_be_given_up(kind: Kind, origin: str, seq: int, row: Delivery | None) -> 
 
 
 def pace(policy: InForce, share: float, asked_per_s: float | None) -> float:
-    """Return how many dead letters are sent back per second: the requested rate, else `share` of the lane's rate."""
+    """Return how many dead letters are sent back per second: the requested rate, else `share` of
+    the lane's rate.
+    """
     return asked_per_s or policy.rate.rate_per_s * share
 
 
 class PricedPlan(msgspec.Struct):
-    """The whole preview of a replay: what would become of the selected dead letters, and at what price."""
+    """The whole preview of a replay: what would become of the selected dead letters, and at what
+    price.
+    """
 
     dead_letters: int  # how many dead letters were selected
     fates: Counter[Fate]  # how many there are of each fate
@@ -158,12 +169,14 @@ class ReplayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
         planned_at_ms: When it was planned, epoch ms. It expires after 10 minutes.
         source: The topic.
         filter: Which dead letters.
-        ends: Partition -> the offset after the last dead letter that was planned. Later ones are not sent.
+        ends: Partition -> the offset after the last dead letter that was planned. Later ones are
+            not sent.
         dead_letters: Send at most so many.
         credits: Refuse if they may cost more credits, at the ceiling of each destination.
         actions: As `credits`, in Actions.
         uncertain: Include leads that may have reached Clay.
-        rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's rate.
+        rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's
+            rate.
         over_budget: Send even if it costs more than the budget has left.
     """
 
@@ -180,10 +193,12 @@ class ReplayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An operator's command to the replay process, on `stream-app-replay-state`, keyed by `command/<id>`, partition 0.
+    """An operator's command to the replay process, on `stream-app-replay-state`, keyed by
+    `command/<id>`, partition 0.
 
     Attributes:
-        id: Chosen by the sender, at most 64 characters. A command that arrives twice is applied once.
+        id: Chosen by the sender, at most 64 characters. A command that arrives twice is applied
+            once.
         kind: `start`, `stop` or `resume` a replay; or `give_up` dead letters.
         replay: The id of the replay. Of `start` and `give_up`: the same as `id`.
         at_ms: When it was submitted, epoch ms.
@@ -204,7 +219,8 @@ class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A replay that an operator ordered, on `stream-app-replay-state`, keyed by `replay/<id>`, in partition 0.
+    """A replay that an operator ordered, on `stream-app-replay-state`, keyed by `replay/<id>`, in
+    partition 0.
 
     The topic is compacted: the last value of a key counts.
 
@@ -288,7 +304,11 @@ def read_pause(value: bytes | None) -> Pause | None:
     try:
         return decode(_pause, value)
     except UNREADABLE:
-        return Pause("an order that this version cannot read", "stream-app replay resume ends it", 0)
+        return Pause(
+            "an order that this version cannot read",
+            "stream-app replay resume ends it",
+            0,
+        )
 
 
 def progress_row(progress: ReplayProgress) -> tuple[bytes, bytes]:
@@ -297,7 +317,9 @@ def progress_row(progress: ReplayProgress) -> tuple[bytes, bytes]:
 
 
 def read_progress(key: bytes | None, value: bytes | None) -> ReplayProgress | None:
-    """Return the progress in a row of the replay state; None if it is another row, a deletion, or unreadable."""
+    """Return the progress in a row of the replay state; None if it is another row, a deletion, or
+    unreadable.
+    """
     if not (key or b"").startswith(PROGRESS):
         return None
     try:
@@ -311,7 +333,8 @@ class ReplayOrders:
 
     def __init__(self, rows: Iterable[tuple[bytes, bytes | None]] = ()) -> None:
         self.replays: dict[str, ReplayProgress] = {}  # by id
-        self.commands: dict[bytes, ReplayCommand | None] = {}  # by the key of the row; None: it cannot be read
+        # by the key of the row; None: it cannot be read
+        self.commands: dict[bytes, ReplayCommand | None] = {}
         for key, value in rows:
             self.apply(key, value)
 
@@ -354,7 +377,10 @@ class ReplayOrders:
         if command is None:
             name = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID]
             text = "this is no command that this version knows"
-            return Effect({key: None}, CommandAnswer(name, False, now_ms, 0, "replay", reason="unreadable", text=text))
+            return Effect(
+                {key: None},
+                CommandAnswer(name, False, now_ms, 0, "replay", reason="unreadable", text=text),
+            )
         command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT))
         changed, reason, text = self._effect(command, now_ms)
         kind = _AUDITED.get(command.kind) or f"replay_{command.kind}"
@@ -362,7 +388,19 @@ class ReplayOrders:
         who = command.who
         why = command.why
         at_ms = command.at_ms
-        answer = CommandAnswer(command.id, not reason, now_ms, 0, kind, "", who, why, at_ms, reason, text)
+        answer = CommandAnswer(
+            command.id,
+            not reason,
+            now_ms,
+            0,
+            kind,
+            "",
+            who,
+            why,
+            at_ms,
+            reason,
+            text,
+        )
         return Effect(rows, answer, command.dead_letters if command.kind == "give_up" else ())
 
     def _effect(self, command: ReplayCommand, now_ms: int) -> tuple[list[ReplayProgress], str, str]:
@@ -381,7 +419,9 @@ class ReplayOrders:
         if replay.state in ENDED or replay.state == wanted:
             return [], "no_change", f"replay {replay.id} is {replay.state} already"
         verb = "stopped" if command.kind == "stop" else "resumed"
-        text = f"{verb} after {replay.sent:,} of {count(replay.total, 'dead letter')} by {command.who}"
+        text = (
+            f"{verb} after {replay.sent:,} of {count(replay.total, 'dead letter')} by {command.who}"
+        )
         commands = (*replay.commands, command.id)[-_LAST_COMMANDS:]
         changed = _changed(replay, now_ms, state=wanted, text=text, by=by, commands=commands)
         if wanted == "stopped":
@@ -390,18 +430,33 @@ class ReplayOrders:
         return [*self._superseded(by, now_ms), msgspec.structs.replace(changed, total=0)], "", text
 
     def _started(
-        self, command: ReplayCommand, replay: ReplayProgress | None, by: Actor, now_ms: int
+        self,
+        command: ReplayCommand,
+        replay: ReplayProgress | None,
+        by: Actor,
+        now_ms: int,
     ) -> tuple[list[ReplayProgress], str, str]:
         plan = command.plan
         if replay is not None:
             return [], "repeated", "this replay was ordered before"
         if plan is None:
             return [], "unreadable", "a replay needs its plan"
-        ordered = ReplayProgress(command.id, "running", command.who, command.why, command.at_ms, plan, now_ms)
+        ordered = ReplayProgress(
+            command.id,
+            "running",
+            command.who,
+            command.why,
+            command.at_ms,
+            plan,
+            now_ms,
+        )
         if not -PLAN_LIFE_MS <= now_ms - plan.planned_at_ms <= PLAN_LIFE_MS:
             text = f"the plan is older than {PLAN_LIFE_MS // 60_000} minutes: plan again"
             return [_changed(ordered, now_ms, state="refused", text=text)], "expired", text
-        text = f"sends {count(plan.dead_letters, 'dead letter')} for up to {count(plan.credits, 'credit')}"
+        text = (
+            f"sends {count(plan.dead_letters, 'dead letter')} for up to "
+            f"{count(plan.credits, 'credit')}"
+        )
         return [*self._superseded(by, now_ms), ordered], "", text
 
     def _superseded(self, by: Actor, now_ms: int) -> list[ReplayProgress]:
@@ -411,8 +466,10 @@ class ReplayOrders:
                 now_ms,
                 state="stopped",
                 by=by,
-                text="another operator has started to send dead letters back, so this one ended after "
-                f"{replay.sent:,}. Wait for theirs, then repeat or resume this one if needed: nothing is sent twice",
+                text="another operator has started to send dead letters back, so this one ended "
+                "after "
+                f"{replay.sent:,}. Wait for theirs, then repeat or resume this one if "
+                "needed: nothing is sent twice",
             )
             for replay in self.replays.values()
             if replay.state == "running"
@@ -420,7 +477,8 @@ class ReplayOrders:
 
 
 def begun(replay: ReplayProgress, priced: PricedPlan, now_ms: int) -> ReplayProgress:
-    """Return a replay with its dead letters counted, or refused (at its start) or stopped (if it was resumed).
+    """Return a replay with its dead letters counted, or refused (at its start) or stopped (if it
+    was resumed).
 
     `priced` are the dead letters that it has still to send.
     """
@@ -443,14 +501,19 @@ def given_up(replay: ReplayProgress, text: str, now_ms: int) -> ReplayProgress:
 def finished(replay: ReplayProgress, now_ms: int) -> ReplayProgress:
     """Return a replay whose dead letters were all read."""
     gone = replay.total - replay.sent - replay.refused
-    text = f"{count(replay.sent, 'dead letter was', 'dead letters were')} sent back, {replay.refused:,} refused" + (
-        f", {gone:,} no longer need sending or are no longer kept" if gone > 0 else ""
-    )
+    text = (
+        f"{count(replay.sent, 'dead letter was', 'dead letters were')} sent back, "
+        f"{replay.refused:,} refused"
+    ) + (f", {gone:,} no longer need sending or are no longer kept" if gone > 0 else "")
     return _changed(replay, now_ms, state="done", text=text)
 
 
 def advanced(
-    replay: ReplayProgress, sent: int, refusals: dict[str, str], next_offsets: dict[int, int], now_ms: int
+    replay: ReplayProgress,
+    sent: int,
+    refusals: dict[str, str],
+    next_offsets: dict[int, int],
+    now_ms: int,
 ) -> ReplayProgress:
     """Return a replay after more dead letters were sent or refused.
 
@@ -469,14 +532,17 @@ def advanced(
 def _not_to_be_sent(replay: ReplayProgress, priced: PricedPlan) -> str:
     plan = replay.plan
     if not priced.go and not (replay.sent or replay.refused):
-        return "nothing to send back: no dead letter matches, or all were sent or delivered meanwhile"
+        return (
+            "nothing to send back: no dead letter matches, or all were sent or delivered meanwhile"
+        )
     if not plan.over_budget and (dear := too_dear(priced.quotes)):
         return "; ".join(dear)
     credits = priced.credits_at_most
     actions = priced.actions_at_most
     if credits > plan.credits or actions > plan.actions:
         return (
-            f"they may now cost up to {count(credits, 'credit')} and {count(actions, 'action')}, and the plan allows "
+            f"they may now cost up to {count(credits, 'credit')} and "
+            f"{count(actions, 'action')}, and the plan allows "
             f"{plan.credits:,} and {plan.actions:,}: plan again"
         )
     return ""
@@ -491,7 +557,11 @@ def _decoded(value: bytes) -> ReplayCommand | None:
         command = decode(_command, value)
     except ValueError:
         return None
-    fits = 0 < len(command.id) <= _MAX_ID and 0 < len(command.replay) <= _MAX_ID and len(command.who) <= _MAX_ID
+    fits = (
+        0 < len(command.id) <= _MAX_ID
+        and 0 < len(command.replay) <= _MAX_ID
+        and len(command.who) <= _MAX_ID
+    )
     if command.kind in _AUDITED:
         fits = fits and command.id == command.replay
     if command.kind == "give_up":

@@ -1,16 +1,20 @@
 """When a failed or deferred lead comes back by itself, or whether an operator may send it back.
 
-A delay tier is a topic whose records all wait for the same time after their append. Its head is always the next one
-due, so that no state is kept in memory. A record moves from tier to shorter tier until it is due: never early, and late
-by less than the shortest tier. So leads return in the order in which they are due, whatever tiers there are.
+A delay tier is a topic whose records all wait for the same time after their append. Its head is
+always the next one due, so that no state is kept in memory. A record moves from tier to shorter
+tier until it is due: never early, and late by less than the shortest tier. So leads return in the
+order in which they are due, whatever tiers there are.
 
-A dead letter must not be sent back if it was sent before, or if its person is on the suppression list. The pipeline
-accepts a dead letter that continues its history once, as long as there is a row. One that starts a new history has
-none. So a row in the replay state is committed with it, and no operator or run sends it twice.
+A dead letter must not be sent back if it was sent before, or if its person is on the suppression
+list. The pipeline accepts a dead letter that continues its history once, as long as there is a row.
+One that starts a new history has none. So a row in the replay state is committed with it, and no
+operator or run sends it twice.
 
-    leads.retry                              the place of the dead letter in a header, kept for a week
+    leads.retry                              the place of the dead letter in a header, kept for a
+    week
     sent/<place>         ->  its append time, kept as long as the dead letter
-    dlq/<partition>/...  ->  Came: earlier dead letters of other programs were replayed automatically
+    dlq/<partition>/...  ->  Came: earlier dead letters of other programs were replayed
+    automatically
 """
 
 import math
@@ -29,8 +33,19 @@ from stream_app.domain.dead_letter.causes import (
     lead_id_of,
     number,
 )
-from stream_app.domain.delivery.envelope import HEADERS, RETURNS, Envelope, named_workspace, read_envelope
-from stream_app.domain.delivery.suppression import erased_row, people_in, read_suppression, suppressed_person
+from stream_app.domain.delivery.envelope import (
+    HEADERS,
+    RETURNS,
+    Envelope,
+    named_workspace,
+    read_envelope,
+)
+from stream_app.domain.delivery.suppression import (
+    erased_row,
+    people_in,
+    read_suppression,
+    suppressed_person,
+)
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.numbers import Whole
 from stream_app.domain.model.outcome import UNREACHABLE
@@ -42,7 +57,10 @@ _GROWTH: Final = 4.0
 
 
 def replay_due_ms(policy: ReplayPolicy, reason: str, replay: int, now_ms: int, rand: float) -> int:
-    """Return when a replay is due, epoch ms. `replay` is its number, from 1; `rand` is from 0 to 1."""
+    """Return when a replay is due, epoch ms.
+
+    `replay` is its number, from 1; `rand` is from 0 to 1.
+    """
     base_s = policy.backoff_unreachable_base_s if reason in UNREACHABLE else policy.backoff_base_s
     delay_s = min(policy.backoff_cap_s, base_s * _GROWTH ** (replay - 1))
     return now_ms + int(delay_s * 1000 * (0.5 + rand / 2))
@@ -51,8 +69,8 @@ def replay_due_ms(policy: ReplayPolicy, reason: str, replay: int, now_ms: int, r
 def tier_s(policy: ReplayPolicy, rest_ms: int) -> int | None:
     """Return the next tier for the rest of a delay; None: it is due.
 
-    It is the longest tier that exceeds the rest by less than the shortest tier. After a tier, ask again with the new
-    rest.
+    It is the longest tier that exceeds the rest by less than the shortest tier. After a tier, ask
+    again with the new rest.
     """
     if rest_ms <= 0:
         return None
@@ -61,11 +79,13 @@ def tier_s(policy: ReplayPolicy, rest_ms: int) -> int | None:
 
 
 def returning(envelope: Envelope, record_id: str, epoch: int = 0) -> Envelope | None:
-    """Return the envelope under which a dead letter or deferred lead returns; None: it waits for a person.
+    """Return the envelope under which a dead letter or deferred lead returns; None: it waits for a
+    person.
 
-    A failed one counts a replay. If it was written before the present rewind epoch, it is the first replay of that
-    epoch and due at once. A deferred one counts none. One without a disposition was written by another program. We do
-    not know whether it failed or was poison, so it returns as an input (`as_input`).
+    A failed one counts a replay. If it was written before the present rewind epoch, it is the first
+    replay of that epoch and due at once. A deferred one counts none. One without a disposition was
+    written by another program. We do not know whether it failed or was poison, so it returns as an
+    input (`as_input`).
     """
     if envelope.way in RETURNS:
         return envelope.onward()
@@ -85,37 +105,59 @@ def returning(envelope: Envelope, record_id: str, epoch: int = 0) -> Envelope | 
 
 
 def as_input(record_id: str, origin_ms: int) -> Envelope:
-    """Return the envelope of a new history. Copies of a dead letter are one lead. Erasures since `origin_ms` count."""
+    """Return the envelope of a new history.
+
+    Copies of a dead letter are one lead. Erasures since `origin_ms` count.
+    """
     return Envelope(redriven_from=record_id, origin_ms=origin_ms)
 
 
 def goes_on(envelope: Envelope) -> bool:
-    """Return True if a dead letter continues its own history. Poison and policy have ended theirs."""
-    return envelope.disposition == "failed" or (not envelope.disposition and envelope.way == "deferred")
+    """Return True if a dead letter continues its own history.
+
+    Poison and policy have ended theirs.
+    """
+    return envelope.disposition == "failed" or (
+        not envelope.disposition and envelope.way == "deferred"
+    )
 
 
 def redriven(envelope: Envelope, record_id: str) -> Envelope:
-    """Return the envelope under which an operator sends a dead letter back, with a fresh set of replays.
+    """Return the envelope under which an operator sends a dead letter back, with a fresh set of
+    replays.
 
-    Its `seq` proves that nothing has happened to the lead since: the pipeline accepts it only while it is the lead's
-    latest dead letter, so a second redrive has no effect. A deferred lead only becomes due at once. One whose history
-    has ended starts a new one.
+    Its `seq` proves that nothing has happened to the lead since: the pipeline accepts it only while
+    it is the lead's latest dead letter, so a second redrive has no effect. A deferred lead only
+    becomes due at once. One whose history has ended starts a new one.
     """
     if envelope.way == "deferred" and goes_on(envelope):
         return envelope.onward(not_before_ms=0, redriven_from=record_id)
     if not goes_on(envelope):
-        return msgspec.structs.replace(as_input(record_id, envelope.origin_ms), trace_id=envelope.trace_id)
+        return msgspec.structs.replace(
+            as_input(record_id, envelope.origin_ms),
+            trace_id=envelope.trace_id,
+        )
     return envelope.onward(
-        way="redriven", replay=1, attempt=0, disposition="", not_before_ms=0, redriven_from=record_id
+        way="redriven",
+        replay=1,
+        attempt=0,
+        disposition="",
+        not_before_ms=0,
+        redriven_from=record_id,
     )
 
 
-def giving_up(dead_letter: ConsumedRecord, workspaces: Container[str], text: str) -> tuple[bytes, bytes, Envelope]:
-    """Return key, value and envelope of the record that ends a dead letter which an operator gives up.
+def giving_up(
+    dead_letter: ConsumedRecord,
+    workspaces: Container[str],
+    text: str,
+) -> tuple[bytes, bytes, Envelope]:
+    """Return key, value and envelope of the record that ends a dead letter which an operator gives
+    up.
 
-    Its value is the text and no lead, because nothing is sent. It names the lead as the events of that do. Its `seq`
-    says, as in `redriven`, of which dead letter of the lead the operator speaks. A dead letter of another program has
-    no history, so that its end is a history of its own.
+    Its value is the text and no lead, because nothing is sent. It names the lead as the events of
+    that do. Its `seq` says, as in `redriven`, of which dead letter of the lead the operator speaks.
+    A dead letter of another program has no history, so that its end is a history of its own.
 
     Args:
         dead_letter: The dead letter, with the key that it has on Kafka.
@@ -127,7 +169,11 @@ def giving_up(dead_letter: ConsumedRecord, workspaces: Container[str], text: str
     named, _ = addressed_to(headers, dead_letter.key, dead_letter.value)
     key = named_workspace(named, workspaces, envelope.reason).encode()
     if kind_of(headers) == "foreign":
-        end = Envelope(way="given_up", redriven_from=dead_letter.record_id, origin_ms=envelope.origin_ms)
+        end = Envelope(
+            way="given_up",
+            redriven_from=dead_letter.record_id,
+            origin_ms=envelope.origin_ms,
+        )
     else:
         lead_id = envelope.lead_id or lead_id_of(headers, dead_letter.value)
         end = envelope.onward(way="given_up", redriven_from=dead_letter.record_id, lead_id=lead_id)
@@ -135,7 +181,9 @@ def giving_up(dead_letter: ConsumedRecord, workspaces: Container[str], text: str
 
 
 def given_up_text(value: bytes | None) -> str:
-    """Return who gave a dead letter up, and why, from the value of the record that ends it; '' if it has no text."""
+    """Return who gave a dead letter up, and why, from the value of the record that ends it; '' if
+    it has no text.
+    """
     try:
         return decode(_text, value)
     except ValueError:
@@ -146,7 +194,8 @@ class Came(msgspec.Struct, frozen=True, omit_defaults=True):
     """The recorded progress of one rewind epoch on a partition."""
 
     offset: Whole  # what the group has committed
-    # Kafka had lost that offset, so reading restarted: records before this one were replayed already.
+    # Kafka had lost that offset, so reading restarted: records before this one were replayed
+    # already.
     skip_to: Whole = 0
 
 
@@ -162,9 +211,11 @@ class Epoch(NamedTuple):
 
 
 def read_epoch(key: bytes, value: bytes | None) -> Epoch | None:
-    """Return what a row of the replay state says about an epoch; None if it is another row, deleted or unreadable.
+    """Return what a row of the replay state says about an epoch; None if it is another row, deleted
+    or unreadable.
 
-    Without a row the group's own offset counts. A worker knows the dead letters that it has taken back already.
+    Without a row the group's own offset counts. A worker knows the dead letters that it has taken
+    back already.
     """
     kind, *place = key.split(b"/")
     if kind != b"dlq" or value is None:
@@ -180,7 +231,8 @@ class Begin(msgspec.Struct, frozen=True):
     """How the replay app starts on a partition of the dead letters."""
 
     epoch: int = 0  # the rewind epoch
-    record: Came | None = None  # the progress to record before anything is published; None: nothing new
+    # the progress to record before anything is published; None: nothing new
+    record: Came | None = None
     skip_to: int = 0  # records before it were replayed, although the group has lost its offset
     seen_to: int = 0  # records before it were replayed at least once, in any epoch
     rewound: bool = False  # a rewind was detected, for the log
@@ -190,14 +242,19 @@ class Begin(msgspec.Struct, frozen=True):
 def begin(recorded: Mapping[int, Came], committed: int | None) -> Begin:
     """Compare the group's committed offset with the recorded progress of each epoch.
 
-    Below the last epoch's offset: the group was rewound, and a new epoch begins. At or above it: an ordinary restart.
-    None: Kafka has lost the offset (offset retention), and the recorded progress replaces it.
+    Below the last epoch's offset: the group was rewound, and a new epoch begins. At or above it: an
+    ordinary restart. None: Kafka has lost the offset (offset retention), and the recorded progress
+    replaces it.
     """
     epoch = max(recorded, default=0)
     came = recorded.get(epoch, Came(0))
-    seen_to = max((max(came_before.offset, came_before.skip_to) for came_before in recorded.values()), default=0)
+    seen_to = max(
+        (max(came_before.offset, came_before.skip_to) for came_before in recorded.values()),
+        default=0,
+    )
     if committed is None and came.offset:
-        # The group restarts at the beginning and will commit low offsets. That must not look like a rewind.
+        # The group restarts at the beginning and will commit low offsets. That must not look like a
+        # rewind.
         again = Came(0, max(came.offset, came.skip_to))
         return Begin(epoch, again, again.skip_to, seen_to, forgotten=True)
     if committed is not None and committed < came.offset:
@@ -209,7 +266,8 @@ _BURST_MS: Final = 1_000
 
 
 class Pace:
-    """Limits each workspace's replays to `share` of its rate, with a burst of one second after a pause.
+    """Limits each workspace's replays to `share` of its rate, with a burst of one second after a
+    pause.
 
     A dead letter whose key names no workspace may belong to any of them. It gets the lowest rate.
     """
@@ -220,7 +278,10 @@ class Pace:
         self._next_ms: dict[str, float] = {}
 
     def turn_ms(self, workspace: str, now_ms: int) -> int:
-        """Return when the next replay may be sent, epoch ms, and count it. In the past: it may be sent now."""
+        """Return when the next replay may be sent, epoch ms, and count it.
+
+        In the past: it may be sent now.
+        """
         rate_per_s = self._rates_per_s.get(workspace)
         if rate_per_s is None:
             workspace = ""
@@ -243,17 +304,20 @@ class _Hold(msgspec.Struct):
     until_ms: int = 0
     probed_ms: int = 0
     next_ms: float = 0.0  # when the last lead that waits for it asks
-    probes: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=_PROBES))  # origins of leads that probed
+    # origins of leads that probed
+    probes: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=_PROBES))
 
 
 class Turns:
     """When leads that wait for their lane ask it again, by the last published view of the lane.
 
-    The worker writes events for a lead that comes in vain. So none comes before its lane takes leads: the replay
-    process looks at the view in its place, when the hold may end, and at the latest after 2 s. The leads of a lane look
-    one by one at the rate of replays, however many wait. If only the time of the hold has passed and its view has not
-    changed, the next lead is a probe: the worker has kept one, and if its answer does not change the view within 1 s,
-    one lead a second comes. Leads that were probes before come a little later, so that it is another one each time.
+    The worker writes events for a lead that comes in vain. So none comes before its lane takes
+    leads: the replay process looks at the view in its place, when the hold may end, and at the
+    latest after 2 s. The leads of a lane look one by one at the rate of replays, however many wait.
+    If only the time of the hold has passed and its view has not changed, the next lead is a probe:
+    the worker has kept one, and if its answer does not change the view within 1 s, one lead a
+    second comes. Leads that were probes before come a little later, so that it is another one each
+    time.
     """
 
     def __init__(self, rates_per_s: Mapping[str, float], share: float = 1.0) -> None:
@@ -263,12 +327,17 @@ class Turns:
 
     def apply(self, view: LaneView) -> None:
         before = self._holds.get(view.workspace, {})
-        now = self._holds[view.workspace] = {alias: before.get(alias) or _Hold() for alias in view.turns}
+        now = self._holds[view.workspace] = {
+            alias: before.get(alias) or _Hold() for alias in view.turns
+        }
         for alias, until_ms in view.turns.items():
             now[alias].until_ms = until_ms
 
     def turn_ms(self, workspace: str, envelope: Envelope, now_ms: int) -> int:
-        """Return when a lead that is due may ask its lane, epoch ms, and count it. Not in the future: now."""
+        """Return when a lead that is due may ask its lane, epoch ms, and count it.
+
+        Not in the future: now.
+        """
         rate_per_s = self._rates_per_s.get(workspace)
         hold = self._holds.get(workspace, {}).get(envelope.destination)
         if hold is None or rate_per_s is None:
@@ -287,7 +356,10 @@ class Turns:
 
 
 def _erased_until_ms(value: bytes) -> float:
-    """Return until when an erased lead was published. A row that cannot be read holds every dead letter of the lead."""
+    """Return until when an erased lead was published.
+
+    A row that cannot be read holds every dead letter of the lead.
+    """
     try:
         return read_suppression(value).at_ms
     except UNREADABLE:
@@ -299,7 +371,9 @@ _text: Final = msgspec.json.Decoder(str)
 
 
 class SuppressionList:
-    """The suppression list and all erased leads of all partitions, for programs that only read the state topic."""
+    """The suppression list and all erased leads of all partitions, for programs that only read the
+    state topic.
+    """
 
     def __init__(self) -> None:
         self._partitions: dict[str, int] = {}  # a bit each
@@ -309,7 +383,10 @@ class SuppressionList:
         return bool(self._partitions or self._erased)
 
     def apply(self, row_key: bytes, value: bytes | None, partition: int) -> None:
-        """Apply a record of the state topic, of any kind of row. One without a value deletes the row."""
+        """Apply a record of the state topic, of any kind of row.
+
+        One without a value deletes the row.
+        """
         if row_key.startswith(b"e/"):
             if value is None:
                 self._erased.pop(row_key, None)
@@ -325,7 +402,8 @@ class SuppressionList:
             self._partitions[person] = bits
 
     def names(self, headers: Headers, key: bytes | None, value: bytes | None, at_ms: int) -> bool:
-        """Return True if a dead letter belongs to a suppressed person or an erased lead, even if its value is broken.
+        """Return True if a dead letter belongs to a suppressed person or an erased lead, even if
+        its value is broken.
 
         `at_ms` (its append, epoch ms) is used if it does not say when its lead was published.
         """
@@ -339,7 +417,9 @@ class SuppressionList:
 
 
 def sent_row(dead_letter: ConsumedRecord) -> tuple[bytes, bytes]:
-    """Return key and value of the row that records that this dead letter was sent back as a new input, or given up."""
+    """Return key and value of the row that records that this dead letter was sent back as a new
+    input, or given up.
+    """
     return SENT + dead_letter.record_id.encode(), b"%d" % dead_letter.timestamp_ms
 
 

@@ -1,1 +1,3 @@
-"""The delivery of one lead: what its record means, its state machine, its headers, and what each step writes."""
+"""The delivery of one lead: what its record means, its state machine, its headers, and what each
+step writes.
+"""

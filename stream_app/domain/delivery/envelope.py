@@ -1,14 +1,16 @@
 """The headers of dead letters and of every record that returns to the pipeline.
 
-The value of such a record is the raw bytes of the input, so everything we know about it is in headers, each as text.
-Headers never hold personal data, a token or a URL. For that reason a user's own headers are not copied, except that a
-W3C `traceparent` gives its trace id.
+The value of such a record is the raw bytes of the input, so everything we know about it is in
+headers, each as text. Headers never hold personal data, a token or a URL. For that reason a user's
+own headers are not copied, except that a W3C `traceparent` gives its trace id.
 
-The names of our headers begin with `stream-app-`. We read them only on topics that only our own processes write to. On
-`leads` and `leads.bulk` every header belongs to the producer and has no effect.
+The names of our headers begin with `stream-app-`. We read them only on topics that only our own
+processes write to. On `leads` and `leads.bulk` every header belongs to the producer and has no
+effect.
 
-One header is the format of the others. A record of a later format, and one of 0.1.0, whose names had no prefix, is
-refused: without its headers it would count as a new input, and its lead would end as a duplicate.
+One header is the format of the others. A record of a later format, and one of 0.1.0, whose names
+had no prefix, is refused: without its headers it would count as a new input, and its lead would end
+as a duplicate.
 """
 
 from __future__ import annotations
@@ -29,28 +31,38 @@ from stream_app.domain.model.records import ConsumedRecord, Headers, parse_recor
 Way = Literal["", "rerouted", "replayed", "redriven", "deferred", "uncertain", "given_up"]
 """Why a record comes back to the pipeline.
 
-'' is an input. `redriven` was sent back by an operator, and `given_up` ends a dead letter, which is not sent. The
-pipeline or the replay app wrote the others.
+'' is an input. `redriven` was sent back by an operator, and `given_up` ends a dead letter, which is
+not sent. The pipeline or the replay app wrote the others.
 """
 
 RETURNS: Final[frozenset[Way]] = frozenset({"replayed", "redriven", "deferred", "uncertain"})
 """Ways of a record that continues its own history."""
 
 Disposition = Literal["", "poison", "failed", "policy"]
-"""poison: not replayed automatically. failed: replayed. policy: refused by configuration, waits for a person."""
+"""poison: not replayed automatically. failed: replayed. policy: refused by configuration, waits for
+a person.
+"""
 
 FORMAT: Final = 1
-"""The format of the headers. A change that an earlier program would misread has a new one; a new header has not."""
+"""The format of the headers. A change that an earlier program would misread has a new one; a new
+header has not.
+"""
 
 PREFIX: Final = "stream-app-"  # the prefix of all our headers
 
 _HEADERS: Final = {
     "origin": ("origin", "topic/partition/offset of the input record"),
     "origin_ms": ("origin-timestamp-ms", "when the broker appended the input record, epoch ms"),
-    "seq": ("origin-seq", "sequence number of the last event in leads.status when this was written"),
+    "seq": (
+        "origin-seq",
+        "sequence number of the last event in leads.status when this was written",
+    ),
     "way": (
         "way",
-        "why it comes back: rerouted, replayed, redriven, deferred, uncertain, given_up; not on a dead letter",
+        (
+            "why it comes back: rerouted, replayed, redriven, deferred, uncertain, given_up; not "
+            "on a dead letter"
+        ),
     ),
     "lead_id": ("lead-id", "the lead's id (a hash where the given one could hold personal data)"),
     "destination": ("destination", "the destination's alias, never its URL"),
@@ -67,20 +79,38 @@ _HEADERS: Final = {
     "epoch": ("rewind-epoch", "how often the replay group had been rewound"),
     "returns": ("returns", "how often the lead has come back in all, over all epochs"),
     "hops": ("hops", "re-publications to a home partition"),
-    "cut_bytes": ("cut-bytes", "how many bytes of the value are missing, because the topic takes no larger record"),
+    "cut_bytes": (
+        "cut-bytes",
+        "how many bytes of the value are missing, because the topic takes no larger record",
+    ),
     "batch_first": (
         "batch-first",
-        "topic/partition/offset of the first record of the batch that is the value; origin is the last one",
+        (
+            "topic/partition/offset of the first record of the batch that is the value; origin "
+            "is the last one"
+        ),
     ),
     "batch_records": ("batch-records", "how many records that batch has"),
     "first_failure_ms": ("first-failure-ms", "epoch ms"),
     "last_failure_ms": ("last-failure-ms", "epoch ms"),
     "not_before_ms": ("not-before-ms", "when it is due to come back, epoch ms"),
-    "redriven_from": ("redriven-from", "topic/partition/offset of the dead letter that was sent back"),
-    "dead_letter": ("dead-letter", "topic/partition/offset of the dead letter that the input record was before"),
+    "redriven_from": (
+        "redriven-from",
+        "topic/partition/offset of the dead letter that was sent back",
+    ),
+    "dead_letter": (
+        "dead-letter",
+        "topic/partition/offset of the dead letter that the input record was before",
+    ),
     "trace_id": ("trace-id", "W3C trace id"),
     "app": ("app-version", "the version that wrote it"),
-    "format": ("format", "format of these headers; a process that does not know it stops instead of reading it wrong"),
+    "format": (
+        "format",
+        (
+            "format of these headers; a process that does not know it stops instead of reading "
+            "it wrong"
+        ),
+    ),
 }
 """Field of `Envelope` -> header name on the wire without the prefix, and what the header holds."""
 
@@ -91,7 +121,8 @@ MEANING: Final[dict[str, str]] = {PREFIX + name: meaning for name, meaning in _H
 """Header -> its meaning."""
 
 _HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
-UNKNOWN_WORKSPACE: Final = "unknown_workspace"  # the reason of a dead letter whose workspace is not configured
+# the reason of a dead letter whose workspace is not configured
+UNKNOWN_WORKSPACE: Final = "unknown_workspace"
 _ORIGIN_OF_0_1_0: Final = "origin"
 _VERSION_OF_0_1_0: Final = "app-version"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -136,11 +167,14 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     trace_id: str = ""
     app: str = ""
     format: int = FORMAT
-    parent_id: str = ""  # the caller's span, from `traceparent`; only of an input record, as it is in no header of ours
+    # the caller's span, from `traceparent`; only of an input record, as it is in no header of ours
+    parent_id: str = ""
     sampled: bool = False  # the caller has sampled its span; only of an input record, too
 
     def onward(self, **changes: object) -> Envelope:
-        """Return the envelope of the next record of the history, without the `text` and `excerpt` of this one."""
+        """Return the envelope of the next record of the history, without the `text` and `excerpt`
+        of this one.
+        """
         return replace(self, **{"text": "", "excerpt": "", **changes})
 
     def to_headers(self) -> Headers:
@@ -153,32 +187,51 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 def input_envelope(consumed: ConsumedRecord) -> Envelope:
-    """Return the envelope of an input record. Its origin is its own place. Of its headers only `traceparent` counts."""
+    """Return the envelope of an input record.
+
+    Its origin is its own place. Of its headers only `traceparent` counts.
+    """
     traceparent = consumed.header("traceparent") if consumed.headers else None
     trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     trace_id, parent_id, flags = trace.groups() if trace else ("", "", "0")
     sampled = bool(int(flags, 16) & _SAMPLED)
-    return Envelope(consumed.record_id, consumed.timestamp_ms, trace_id=trace_id, parent_id=parent_id, sampled=sampled)
+    return Envelope(
+        consumed.record_id,
+        consumed.timestamp_ms,
+        trace_id=trace_id,
+        parent_id=parent_id,
+        sampled=sampled,
+    )
 
 
 def read_envelope(consumed: ConsumedRecord) -> Envelope:
     """Return the envelope of a record on a topic that only our own processes write to.
 
-    A record without a readable origin is an input. Of its headers only the dead letter that it was copied from counts,
-    and that an operator gives that up. Raises UnknownFormat as `check_format` does.
+    A record without a readable origin is an input. Of its headers only the dead letter that it was
+    copied from counts, and that an operator gives that up. Raises UnknownFormat as `check_format`
+    does.
     """
     check_format(dict(consumed.headers), consumed.record_id)
     values: dict[str, object] = {}
     for name, value in consumed.headers:
-        if (field := _FIELDS.get(name)) is None or field == "format" or not isinstance(value, bytes):
+        if (
+            (field := _FIELDS.get(name)) is None
+            or field == "format"
+            or not isinstance(value, bytes)
+        ):
             continue
         text = value.decode("utf-8", "replace")
         if field not in _FIT or _FIT[field](text):
-            values[field] = read_number(text) if isinstance(getattr(_EMPTY, field), int) else text[:_MAX_TEXT]
+            values[field] = (
+                read_number(text) if isinstance(getattr(_EMPTY, field), int) else text[:_MAX_TEXT]
+            )
         else:
             values.pop(field, None)
     if "origin" not in values:
-        copied = replace(input_envelope(consumed), dead_letter=cast("str", values.get("redriven_from", "")))
+        copied = replace(
+            input_envelope(consumed),
+            dead_letter=cast("str", values.get("redriven_from", "")),
+        )
         if values.get("way") == "given_up":
             return replace(copied, way="given_up")
         return copied
@@ -186,30 +239,38 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
 
 
 def check_format(headers: Mapping[str, bytes | None], record_id: str) -> None:
-    """Raise UnknownFormat if a version of this program wrote the record in a format that this one does not read.
+    """Raise UnknownFormat if a version of this program wrote the record in a format that this one
+    does not read.
 
-    A record of another program has no format, and neither has one of a build before the first release with formats.
+    A record of another program has no format, and neither has one of a build before the first
+    release with formats.
     """
     later = read_number((headers.get(HEADERS["format"]) or b"").decode("utf-8", "replace"))
     if later > FORMAT:
         raise UnknownFormat(
-            f"{record_id} has format {later}, and this program reads up to {FORMAT}: run the later version that wrote "
-            "it"
+            f"{record_id} has format {later}, and this program reads up to {FORMAT}: run the "
+            "later version that wrote "
+            "it",
         )
     if later or HEADERS["origin"] in headers or _ORIGIN_OF_0_1_0 not in headers:
         return
-    if (version := (headers.get(_VERSION_OF_0_1_0) or b"").decode("utf-8", "replace")) and is_plain_id(version):
+    if (
+        version := (headers.get(_VERSION_OF_0_1_0) or b"").decode("utf-8", "replace")
+    ) and is_plain_id(version):
         raise UnknownFormat(
-            f"{record_id} was written by version {version}, whose records this program does not read: drain "
-            "its dead letters with that version first, or take a new kafka.namespace (docs/compatibility.md)"
+            f"{record_id} was written by version {version}, whose records this program does "
+            "not read: drain "
+            "its dead letters with that version first, or take a new kafka.namespace "
+            "(docs/compatibility.md)",
         )
 
 
 def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     """Return the envelope of a record on a lead topic. Producers publish to the topics `inputs`.
 
-    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an input, for example a dead
-    letter that another program copied with its headers. Raises UnknownFormat as `check_format` does.
+    Our processes publish only to `leads.retry` and always set a `way`. Any other record is an
+    input, for example a dead letter that another program copied with its headers. Raises
+    UnknownFormat as `check_format` does.
     """
     if consumed.topic in inputs:
         return input_envelope(consumed)
@@ -223,11 +284,16 @@ _EMPTY: Final = Envelope()
 _FIELDS: Final = {name: field for field, name in HEADERS.items()}
 
 
-def pseudonymous_key(key: bytes | None, workspaces: Container[str], reason: str = "") -> bytes | None:
+def pseudonymous_key(
+    key: bytes | None,
+    workspaces: Container[str],
+    reason: str = "",
+) -> bytes | None:
     """Return the key of a dead letter: the name of a workspace stays, any other key is hashed.
 
-    A producer may key its records by an e-mail address or a phone number. If the `reason` is that the workspace is not
-    configured, its name stays, too, unless it looks like one. A second call changes nothing.
+    A producer may key its records by an e-mail address or a phone number. If the `reason` is that
+    the workspace is not configured, its name stays, too, unless it looks like one. A second call
+    changes nothing.
     """
     if not key or _HASHED_KEY.fullmatch(key):
         return key
@@ -252,7 +318,8 @@ def named_workspace(name: str, workspaces: Container[str], reason: str) -> str:
 class WorkspaceKeys:
     """Finds the workspace of a hashed key once that workspace is configured.
 
-    A lead may name its workspace only by its record's key. If the workspace was unknown, the dead letter has the hash.
+    A lead may name its workspace only by its record's key. If the workspace was unknown, the dead
+    letter has the hash.
     """
 
     def __init__(self, workspaces: Iterable[str]) -> None:
@@ -264,5 +331,7 @@ class WorkspaceKeys:
         return [key.decode() for key in self._names]
 
     def restore(self, key: bytes | None) -> bytes | None:
-        """Return the name of the configured workspace that this key is the hash of; else the key itself."""
+        """Return the name of the configured workspace that this key is the hash of; else the key
+        itself.
+        """
         return self._names.get(key, key) if key else key

@@ -1,7 +1,8 @@
-"""Settles one lead as an operator says: it is at Clay and cost so much, it is not at Clay, or it is given up.
+"""Settles one lead as an operator says: it is at Clay and cost so much, it is not at Clay, or it is
+given up.
 
-Without a callback, the ceiling of a lead was booked. A parked lead that is at Clay or given up waits for nobody any
-more; one that is not at Clay stays parked until it is sent.
+Without a callback, the ceiling of a lead was booked. A parked lead that is at Clay or given up
+waits for nobody any more; one that is not at Clay stays parked until it is sent.
 """
 
 from collections.abc import Callable
@@ -46,7 +47,11 @@ class Settled(msgspec.Struct, frozen=True):
 def resolved_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
     """Return the possible row keys of the lead that a command settles."""
     lead_id = command.args.get("lead_id")
-    return rows_of_lead(plan, row, command.workspace, lead_id) if command.kind == "resolve" and lead_id else ()
+    return (
+        rows_of_lead(plan, row, command.workspace, lead_id)
+        if command.kind == "resolve" and lead_id
+        else ()
+    )
 
 
 def rows_of_lead(plan: Plan, row: Row, name: str, lead_id: object) -> tuple[bytes, ...]:
@@ -63,14 +68,24 @@ def rows_of_lead(plan: Plan, row: Row, name: str, lead_id: object) -> tuple[byte
 
 
 def settle_lead(
-    plan: Plan, lane: Lane, row: Row, command: Command, what: Resolve, consumed: ConsumedRecord, now_ms: int
+    plan: Plan,
+    lane: Lane,
+    row: Row,
+    command: Command,
+    what: Resolve,
+    consumed: ConsumedRecord,
+    now_ms: int,
 ) -> Settled | str:
     """Book what the lead cost, and end it if it is parked and at Clay; or return why not, in words.
 
-    What was booked for several POSTs of one day is settled together. Another day needs another command, because an
-    event books in one day.
+    What was booked for several POSTs of one day is settled together. Another day needs another
+    command, because an event books in one day.
     """
-    rows = [(key, _row.decode(raw)) for key in resolved_rows(plan, row, command) if (raw := row(key)) is not None]
+    rows = [
+        (key, _row.decode(raw))
+        for key in resolved_rows(plan, row, command)
+        if (raw := row(key)) is not None
+    ]
     if what.destination:
         rows = [(key, delivery) for key, delivery in rows if lead_of(key)[1] == what.destination]
     if not rows:
@@ -82,16 +97,29 @@ def settle_lead(
     aliases = sorted({lead_of(key)[1] for key, _ in chosen})
     if len(aliases) > 1:
         return f"the lead went to {', '.join(aliases)}: say which destination"
-    key, mine = min(chosen, key=lambda item: (not _is_parked(item[1]), not open_costs(item[1]), -item[1].at_ms))
+    key, mine = min(
+        chosen,
+        key=lambda item: (not _is_parked(item[1]), not open_costs(item[1]), -item[1].at_ms),
+    )
     if what.give_up:
         why = f": {command.why}" if command.why else ""
-        return given_up(plan, lane, key, mine, "given_up", f"given up by {command.who}{why}", now_ms)
+        return given_up(
+            plan,
+            lane,
+            key,
+            mine,
+            "given_up",
+            f"given up by {command.who}{why}",
+            now_ms,
+        )
     costs = open_costs(mine)
     if what.not_at_clay and not costs:
         return _not_booked(plan, lane, key, mine, command, consumed, now_ms)
     before = costs[-1] if costs else mine.booked
     assert before is not None, "a lead without a booked cost is not chosen"
-    together = [cost for cost in costs if (cost.day, cost.month) == (before.day, before.month)] or [before]
+    together = [cost for cost in costs if (cost.day, cost.month) == (before.day, before.month)] or [
+        before,
+    ]
     before = replace(
         before,
         credits=sum(cost.credits for cost in together),
@@ -108,10 +136,13 @@ def settle_lead(
     rules = lane.in_force(plan.workspaces[command.workspace]).budget
     lane = replace(lane, budget=reviewed(rules, corrected, now_ms))
     text = (
-        f"{before.credits} credits and {before.actions} actions were booked, now it is {now.credits} and "
+        f"{before.credits} credits and {before.actions} actions were booked, now it is "
+        f"{now.credits} and "
         f"{now.actions}, in the budget of {before.day}"
     )
-    others = tuple(cost for cost in mine.unsettled if (cost.day, cost.month) != (before.day, before.month))
+    others = tuple(
+        cost for cost in mine.unsettled if (cost.day, cost.month) != (before.day, before.month)
+    )
     changes: dict[str, object] = {"unsettled": others}
     if not costs or costs[-1] is mine.booked:  # else Clay has said what the last POST cost
         changes["booked"] = now
@@ -123,7 +154,13 @@ def settle_lead(
         ended = replace(mine, **changes)
         about = _correction(mine, consumed, now_ms)
     event = event_of(plan, about, *lead_of(key), Reason(command.id, text))
-    event = replace(event, credits=more.credits, actions=more.actions, day=more.day, month=more.month)
+    event = replace(
+        event,
+        credits=more.credits,
+        actions=more.actions,
+        day=more.day,
+        month=more.month,
+    )
     return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
 
 
@@ -134,21 +171,44 @@ def _true_cost(what: Resolve, amount: int | None, before: int) -> int:
 
 
 def _not_booked(
-    plan: Plan, lane: Lane, key: bytes, row: Delivery, command: Command, consumed: ConsumedRecord, now_ms: int
+    plan: Plan,
+    lane: Lane,
+    key: bytes,
+    row: Delivery,
+    command: Command,
+    consumed: ConsumedRecord,
+    now_ms: int,
 ) -> Settled:
-    """Return the step of an operator who says that a lead is not at Clay, when nothing was ever booked for it."""
+    """Return the step of an operator who says that a lead is not at Clay, when nothing was ever
+    booked for it.
+    """
     text = f"nothing is booked for it; {_STILL_PARKED}"
-    event = event_of(plan, _correction(row, consumed, now_ms), *lead_of(key), Reason(command.id, text))
+    event = event_of(
+        plan,
+        _correction(row, consumed, now_ms),
+        *lead_of(key),
+        Reason(command.id, text),
+    )
     return Settled(lane, (key, _json.encode(row)), event, f"{event.lead_id}: {text}")
 
 
 def _correction(row: Delivery, consumed: ConsumedRecord, now_ms: int) -> Delivery:
-    """Return what the event of a command says that does not move the lead: it is the history of the command."""
+    """Return what the event of a command says that does not move the lead: it is the history of the
+    command.
+    """
     origin = consumed.record_id
     return Delivery(row.version, "cost_corrected", origin, 1, now_ms, now_ms, trace_of(origin))
 
 
-def given_up(plan: Plan, lane: Lane, key: bytes, row: Delivery, reason: str, text: str, now_ms: int) -> Settled:
+def given_up(
+    plan: Plan,
+    lane: Lane,
+    key: bytes,
+    row: Delivery,
+    reason: str,
+    text: str,
+    now_ms: int,
+) -> Settled:
     """Return the step that ends a parked lead, because it is not to be sent any more."""
     ended = step(row, "suppressed", now_ms, final=True)
     event = event_of(plan, ended, *lead_of(key), Reason(reason, text))
@@ -173,6 +233,7 @@ def _refusal(what: Resolve, rows: list[Delivery]) -> str:
     if any(map(_is_parked, rows)):
         return "Clay never had this lead: send it, or give it up"
     return (
-        "what this lead cost is known: correct the lane (`stream-app lanes correct`) by what Clay charged more, or "
+        "what this lead cost is known: correct the lane (`stream-app lanes correct`) by what "
+        "Clay charged more, or "
         "(below 0) gave back"
     )

@@ -1,6 +1,8 @@
-"""What the pipeline writes about a record: the row of its lead, the events of its steps, and copies of its bytes.
+"""What the pipeline writes about a record: the row of its lead, the events of its steps, and copies
+of its bytes.
 
-A record that needs admission is an `Applicant`. Admission asks it for the step that it writes ahead.
+A record that needs admission is an `Applicant`. Admission asks it for the step that it writes
+ahead.
 """
 
 from __future__ import annotations
@@ -55,13 +57,20 @@ _NO_IMPORT: Final = ("", None)
 
 def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None) -> Reason:
     """Return the failure of a POST as the reason of a step."""
-    return Reason(outcome.reason, outcome.text, outcome.http_status, due_at_ms, excerpt=outcome.excerpt)
+    return Reason(
+        outcome.reason,
+        outcome.text,
+        outcome.http_status,
+        due_at_ms,
+        excerpt=outcome.excerpt,
+    )
 
 
 class Duration(msgspec.Struct, frozen=True, gc=False):
     """How long a lead took, for metrics."""
 
-    until: Literal["callback", "done"]  # `callback`: from the acceptance by Clay; `done`: from the first event
+    # `callback`: from the acceptance by Clay; `done`: from the first event
+    until: Literal["callback", "done"]
     destination: str  # the alias of its destination
     ms: int  # the time in ms, over all retries and replays
 
@@ -73,14 +82,17 @@ class WriteBatch(msgspec.Struct, frozen=True, gc=False):
     records: list[Record]
     events: list[StatusEvent]  # the status events among the records, for metrics
     workspace: str = ""  # the workspace whose lane changed; '' if none did
-    durations: tuple[Duration, ...] = ()  # how long the lead took, if these steps show it, for metrics
+    # how long the lead took, if these steps show it, for metrics
+    durations: tuple[Duration, ...] = ()
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """An admitted lead, and then the result of its POST. The row was written ahead; a rejection has none.
+    """An admitted lead, and then the result of its POST.
 
-    As long as the lead's current row is this one, its outcome has not been recorded and the lead was not sent again.
-    `outcome` is None as long as the POST was not started.
+    The row was written ahead; a rejection has none.
+
+    As long as the lead's current row is this one, its outcome has not been recorded and the lead
+    was not sent again. `outcome` is None as long as the POST was not started.
     """
 
     row: Delivery | None
@@ -91,13 +103,18 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 class DeliveryRecorder(Generic[LeadT_co]):
     """Moves one lead's row step by step and keeps the events of steps that are not committed yet.
 
-    `replaced` is the row of the lead's earlier history. If that is a dead letter, it ends with the first batch: copies
-    of it that come back are not sent. A marker keeps a redelivery from repeating its events. The alias rows `aliases`
-    are written with the first batch.
+    `replaced` is the row of the lead's earlier history. If that is a dead letter, it ends with the
+    first batch: copies of it that come back are not sent. A marker keeps a redelivery from
+    repeating its events. The alias rows `aliases` are written with the first batch.
     """
 
     def __init__(
-        self, plan: Plan, resolved: LeadT_co, row: Delivery, replaced: Delivery | None = None, aliases: Aliases = ()
+        self,
+        plan: Plan,
+        resolved: LeadT_co,
+        row: Delivery,
+        replaced: Delivery | None = None,
+        aliases: Aliases = (),
     ) -> None:
         self.resolved = resolved
         self.row = row
@@ -109,19 +126,32 @@ class DeliveryRecorder(Generic[LeadT_co]):
             self._once[mark_key(replaced.origin)] = CONCLUDED
             if "replaced" in NEXT.get(replaced.state, ()):
                 self.row = replaced
-                self.go("replaced", row.at_ms, Reason("published_again", f"its lead was published again: {row.origin}"))
+                self.go(
+                    "replaced",
+                    row.at_ms,
+                    Reason("published_again", f"its lead was published again: {row.origin}"),
+                )
             self.row = msgspec.structs.replace(row, results=replaced.results)
 
-    def write_ahead(self: DeliveryRecorder[ResolvedLead], grant: Grant, now_ms: int, read: Read) -> WriteBatch:
-        """Return the step that must be committed before the POST. It links the identifiers of the lead's person.
+    def write_ahead(
+        self: DeliveryRecorder[ResolvedLead],
+        grant: Grant,
+        now_ms: int,
+        read: Read,
+    ) -> WriteBatch:
+        """Return the step that must be committed before the POST.
 
-        `read` returns the row of a key as it is now: others may have changed it while the lead waited.
+        It links the identifiers of the lead's person.
+
+        `read` returns the row of a key as it is now: others may have changed it while the lead
+        waited.
         """
         resolved = self.resolved
         results = self.row.results
         # These replace rows of the same keys that wait for this batch.
         if resolved.lead.force:
-            # A correction finds this delivery from now on, so its row goes on with the versions of the one before.
+            # A correction finds this delivery from now on, so its row goes on with the versions of
+            # the one before.
             place = resolved.destination.workspace, resolved.destination.alias, resolved.lead_id
             results = next_version(place, self.row, read) - 1
             self._once[forced_key(*place)] = resolved.key
@@ -139,7 +169,13 @@ class DeliveryRecorder(Generic[LeadT_co]):
         return self.step()
 
     def go(
-        self, state: Status, now_ms: int, why: Reason = NO_REASON, spent: Reservation | None = None, /, **fields: object
+        self,
+        state: Status,
+        now_ms: int,
+        why: Reason = NO_REASON,
+        spent: Reservation | None = None,
+        /,
+        **fields: object,
     ) -> None:
         """Move the row one legal step and record the event.
 
@@ -159,26 +195,43 @@ class DeliveryRecorder(Generic[LeadT_co]):
         alias = self.resolved.destination.alias
         self._durations = (Duration("done", alias, row.at_ms - row.first_at_ms),)
         if row.state in CALLBACK and row.accepted_at_ms:
-            self._durations += (Duration("callback", alias, max(0, row.at_ms - row.accepted_at_ms)),)
+            self._durations += (
+                Duration("callback", alias, max(0, row.at_ms - row.accepted_at_ms)),
+            )
 
     def come_back(self, back: Envelope, now_ms: int, spent: Reservation | None = None) -> None:
-        """Continue the history of a lead that returned from a delay or was sent back by an operator.
+        """Continue the history of a lead that returned from a delay or was sent back by an
+        operator.
 
-        The row takes over the counts of `back`, the headers of the copy that returned. `spent` is what was booked of an
-        earlier send that was still reserved.
+        The row takes over the counts of `back`, the headers of the copy that returned. `spent` is
+        what was booked of an earlier send that was still reserved.
         """
         returns = {"replayed": self.row.returns + 1, "redriven": 1}.get(back.way, self.row.returns)
-        counts = {"replay": back.replay, "epoch": back.epoch, "attempt": back.attempt, "returns": returns}
+        counts = {
+            "replay": back.replay,
+            "epoch": back.epoch,
+            "attempt": back.attempt,
+            "returns": returns,
+        }
         why = Reason(back.way)
-        if back.way == "redriven" and may_be_at_clay(self.row) and isinstance(self.resolved, ResolvedLead):
-            text = "sent again by an operator though it may have reached Clay: a possible double spend"
+        if (
+            back.way == "redriven"
+            and may_be_at_clay(self.row)
+            and isinstance(self.resolved, ResolvedLead)
+        ):
+            text = (
+                "sent again by an operator though it may have reached Clay: a possible double spend"
+            )
             why = Reason(RESEND_ORDERED, text)
         self.go("replayed", now_ms, why, spent, **counts, **(self.freed(spent) if spent else {}))
 
     def freed(self, spent: Reservation | None = None) -> dict[str, object]:
-        """Return the changes of a row whose reservation has ended. `spent` is what was booked instead, if anything.
+        """Return the changes of a row whose reservation has ended.
 
-        A POST that cost nothing leaves an earlier one as the last that Clay may have: a callback is about that one.
+        `spent` is what was booked instead, if anything.
+
+        A POST that cost nothing leaves an earlier one as the last that Clay may have: a callback is
+        about that one.
         """
         row = self.row
         booked = spent or self.row.booked
@@ -197,34 +250,63 @@ class DeliveryRecorder(Generic[LeadT_co]):
         if row.replay > policy.max_replays:
             return Reason("replay_cap", "replayed more often than max_replays allows")
         if row.returns > MAX_RETURNS:
-            return Reason("loop_guard", f"replayed {row.returns} times over {row.epoch} rewinds: find the cause first")
+            return Reason(
+                "loop_guard",
+                f"replayed {row.returns} times over {row.epoch} rewinds: find the cause first",
+            )
         return None
 
-    def emit(self, why: Reason = NO_REASON, spent: Reservation | None = None, before: Delivery | None = None) -> None:
+    def emit(
+        self,
+        why: Reason = NO_REASON,
+        spent: Reservation | None = None,
+        before: Delivery | None = None,
+    ) -> None:
         """Record the event of the row's present state; `before` is the row before the step."""
         row = self.row
         resolved = self.resolved
         destination = self.resolved.destination
-        event = event_of(self._plan, row, destination.workspace, destination.alias, resolved.lead_id, why)
-        more: dict[str, object] = {}  # few steps have these, and a call with more than 15 keywords builds a dict first
+        event = event_of(
+            self._plan,
+            row,
+            destination.workspace,
+            destination.alias,
+            resolved.lead_id,
+            why,
+        )
+        # few steps have these, and a call with more than 15 keywords builds a dict first
+        more: dict[str, object] = {}
         if spent is not None:
-            more.update(credits=spent.credits, actions=spent.actions, day=spent.day, month=spent.month)
+            more.update(
+                credits=spent.credits,
+                actions=spent.actions,
+                day=spent.day,
+                month=spent.month,
+            )
         if row.seq == 1 and resolved.envelope.parent_id:
             more.update(parent_id=resolved.envelope.parent_id, sampled=resolved.envelope.sampled)
         if row.seq == 1 and 0 < resolved.envelope.origin_ms <= row.at_ms - _WORTH_NOTING_MS:
             more["queued_ms"] = row.at_ms - resolved.envelope.origin_ms
         if row.seq == resolved.envelope.seq + 1:
-            import_id, summary = import_of(resolved.lead) if isinstance(resolved, ResolvedLead) else _NO_IMPORT
+            import_id, summary = (
+                import_of(resolved.lead) if isinstance(resolved, ResolvedLead) else _NO_IMPORT
+            )
             if import_id:
                 more.update(import_id=import_id, import_summary=summary)
             if resolved.envelope.dead_letter:
                 more["dead_letter"] = resolved.envelope.dead_letter
         if before is not None and row.at_ms - before.at_ms >= _WORTH_NOTING_MS:
-            more.update(waited_ms=row.at_ms - before.at_ms, waited_as=before.state, sampled=row.sampled)
+            more.update(
+                waited_ms=row.at_ms - before.at_ms,
+                waited_as=before.state,
+                sampled=row.sampled,
+            )
         self._events.append(msgspec.structs.replace(event, **more) if more else event)
 
     def step(self, *records: Record) -> WriteBatch:
-        """Return the batch to commit: the row, its uncommitted events and `records`; the first time the aliases too."""
+        """Return the batch to commit: the row, its uncommitted events and `records`; the first time
+        the aliases too.
+        """
         events = self._events
         self._events = []
         durations = self._durations
@@ -237,10 +319,19 @@ class DeliveryRecorder(Generic[LeadT_co]):
         changed = workspace if workspace in self._plan.workspaces else ""
         return WriteBatch(rows, [*written, *records], events, changed, durations)
 
-    def copy(self, topic: str, now_ms: int, why: Reason, *, way: Way = "", disposition: Disposition = "") -> Record:
+    def copy(
+        self,
+        topic: str,
+        now_ms: int,
+        why: Reason,
+        *,
+        way: Way = "",
+        disposition: Disposition = "",
+    ) -> Record:
         """Return a record with the lead's raw bytes and everything else in headers.
 
-        `way`: why the copy comes back, if it does. `disposition`: the kind of dead letter, if it is one.
+        `way`: why the copy comes back, if it does. `disposition`: the kind of dead letter, if it is
+            one.
         """
         row = self.row
         resolved = self.resolved
@@ -274,7 +365,10 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
 
 class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A record that is no valid lead. It becomes a dead letter, with one event and a marker, and has no row."""
+    """A record that is no valid lead.
+
+    It becomes a dead letter, with one event and a marker, and has no row.
+    """
 
     plan: Plan
     consumed: ConsumedRecord
@@ -285,10 +379,17 @@ class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
     def write_ahead(self, grant: Grant, now_ms: int, read: Read) -> WriteBatch:
         """Return the step that concludes the record, as one of the granted lane."""
         step = self.step(now_ms, read)
-        return msgspec.structs.replace(step, workspace=grant.destination.workspace) if step.events else step
+        return (
+            msgspec.structs.replace(step, workspace=grant.destination.workspace)
+            if step.events
+            else step
+        )
 
     def step(self, now_ms: int, read: Read) -> WriteBatch:
-        """Return the step that concludes the record. It has no event if a marker says that the record is concluded."""
+        """Return the step that concludes the record.
+
+        It has no event if a marker says that the record is concluded.
+        """
         plan = self.plan
         consumed = self.consumed
         envelope = self.envelope
@@ -304,7 +405,16 @@ class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
         table = Destination("", name, ())
         record = rejected(plan, consumed, envelope, bad, name, lead_id, now_ms)
         return brief(
-            plan, consumed, envelope, "rejected_invalid", now_ms, why, lead_id, record, destination=table, lead=lead
+            plan,
+            consumed,
+            envelope,
+            "rejected_invalid",
+            now_ms,
+            why,
+            lead_id,
+            record,
+            destination=table,
+            lead=lead,
         )
 
 
@@ -320,7 +430,14 @@ def _id_of(lead: Lead | Unreadable) -> str:
     return identity.lead_id if identity is not None else ""
 
 
-def event_of(plan: Plan, row: Delivery, workspace: str, destination: str, lead_id: str, why: Reason) -> StatusEvent:
+def event_of(
+    plan: Plan,
+    row: Delivery,
+    workspace: str,
+    destination: str,
+    lead_id: str,
+    why: Reason,
+) -> StatusEvent:
     """Return the event of a row's present state."""
     return StatusEvent(
         f"{row.origin}#{row.seq}",
@@ -345,14 +462,18 @@ def event_of(plan: Plan, row: Delivery, workspace: str, destination: str, lead_i
 
 
 def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> WriteBatch:
-    """Return the batch that concludes a run of records without a value, in their order: one event, and a marker.
+    """Return the batch that concludes a run of records without a value, in their order: one event,
+    and a marker.
 
     Every record of it is concluded when the marker of its last one is there.
     """
     first = run[0].first
     last = run[-1]
     records = sum(consumed.records for consumed in run)
-    text = f"{count(records, 'record')} without a value, offsets {first} to {last.offset}: no lead, and no dead letter"
+    text = (
+        f"{count(records, 'record')} without a value, offsets {first} to {last.offset}: no lead, "
+        "and no dead letter"
+    )
     why = Reason("no_value", text)
     step = brief(plan, last, input_envelope(last), "without_value", now_ms, why, "")
     event = msgspec.structs.replace(step.events[0], **_several(first, last.offset, records))
@@ -376,10 +497,11 @@ def brief(
     destination: Destination | None = None,
     lead: Lead | Unreadable | None = None,
 ) -> WriteBatch:
-    """Return the batch of a record that has no row: one event, and a marker that makes a redelivery a no-op.
+    """Return the batch of a record that has no row: one event, and a marker that makes a redelivery
+    a no-op.
 
-    `records` are written in the same transaction. The event names `destination` if it is given. `lead` is what could be
-    read: its import is in the event.
+    `records` are written in the same transaction. The event names `destination` if it is given.
+    `lead` is what could be read: its import is in the event.
     """
     import_id, summary = _NO_IMPORT if lead is None else import_of(lead)
     left_out = consumed.left_out
@@ -407,7 +529,11 @@ def brief(
         dead_letter=envelope.dead_letter,
         **several,
     )
-    return WriteBatch([(mark_key(consumed.record_id), CONCLUDED)], [event_record(plan, event), *records], [event])
+    return WriteBatch(
+        [(mark_key(consumed.record_id), CONCLUDED)],
+        [event_record(plan, event), *records],
+        [event],
+    )
 
 
 def rejected(
@@ -419,9 +545,11 @@ def rejected(
     lead_id: str,
     now_ms: int,
 ) -> Record:
-    """Return the dead letter of a record that is not a lead, or not one that this configuration knows.
+    """Return the dead letter of a record that is not a lead, or not one that this configuration
+    knows.
 
-    `workspace`: that it names, if that may be shown; else ''. `lead_id`: as in its event; '' if it is not known.
+    `workspace`: that it names, if that may be shown; else ''. `lead_id`: as in its event; '' if it
+        is not known.
     """
     value = consumed.value
     most = plan.sizes.dead_letter
@@ -447,11 +575,19 @@ def rejected(
     return Record(plan.topics.dlq, key, value and value[:most], dead_letter.to_headers())
 
 
-def strayed(plan: Plan, resolved: LeadRef, home: int, lost: bool, now_ms: int, why: Reason) -> Record:
-    """Return the copy of a record that arrived in the wrong partition, addressed to its workspace's partition.
+def strayed(
+    plan: Plan,
+    resolved: LeadRef,
+    home: int,
+    lost: bool,
+    now_ms: int,
+    why: Reason,
+) -> Record:
+    """Return the copy of a record that arrived in the wrong partition, addressed to its workspace's
+    partition.
 
-    If it is lost, the copy goes to `leads.parked`. Otherwise it goes to `leads.retry`, because the headers on an input
-    topic are not trusted.
+    If it is lost, the copy goes to `leads.parked`. Otherwise it goes to `leads.retry`, because the
+    headers on an input topic are not trusted.
     """
     failed_ms = now_ms if lost else 0
     onward = resolved.envelope.onward(
@@ -469,7 +605,13 @@ def strayed(plan: Plan, resolved: LeadRef, home: int, lost: bool, now_ms: int, w
     )
     topic, partition = (plan.topics.parked, None) if lost else (plan.topics.retry, home)
     headers = onward.to_headers()
-    return Record(topic, resolved.destination.workspace.encode(), resolved.consumed.value, headers, partition)
+    return Record(
+        topic,
+        resolved.destination.workspace.encode(),
+        resolved.consumed.value,
+        headers,
+        partition,
+    )
 
 
 def event_record(plan: Plan, event: StatusEvent) -> Record:

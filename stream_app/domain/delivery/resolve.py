@@ -1,4 +1,6 @@
-"""What a record of a lead means: its destination, row key, identity, request for Clay; and if it is a duplicate."""
+"""What a record of a lead means: its destination, row key, identity, request for Clay; and if it is
+a duplicate.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from stream_app.domain.delivery.state_machine import (
     lead_of,
     may_be_at_clay,
 )
-from stream_app.domain.lead.identity import Person, company, hash_of, identifiers, identify, is_plain_id, person_key
+from stream_app.domain.lead.identity import (
+    Person,
+    company,
+    hash_of,
+    identifiers,
+    identify,
+    is_plain_id,
+    person_key,
+)
 from stream_app.domain.lead.read import Unreadable, clay_row, label
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.model.pseudonyms import plain_digest
@@ -33,7 +43,8 @@ _SAME_LEAD: Final = Reason("same_lead_id", "a lead with this id was accepted bef
 
 _MAY_BE_AT_CLAY: Final = Reason(
     "may_be_at_clay",
-    "the lead with this id is a dead letter that may have reached Clay: look for it in Clay's table, then send it back "
+    "the lead with this id is a dead letter that may have reached Clay: look for it in "
+    "Clay's table, then send it back "
     "with `stream-app replay redrive --uncertain`, or publish it with force",
 )
 
@@ -64,24 +75,38 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
         """Return the lead with what is known of its person."""
         if len(person.aliases) == len(self.aliases):
             return self
-        return msgspec.structs.replace(self, also=tuple(map(hash_of, person.aliases[len(self.aliases) :])))
+        return msgspec.structs.replace(
+            self,
+            also=tuple(map(hash_of, person.aliases[len(self.aliases) :])),
+        )
 
     def begin(self, now_ms: int) -> Delivery:
         return begin(self.envelope, now_ms, self.identity, self.company, self.people)
 
 
-def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead) -> ResolvedLead | Unreadable:
+def resolve_lead(
+    plan: Plan,
+    consumed: ConsumedRecord,
+    envelope: Envelope,
+    lead: Lead,
+) -> ResolvedLead | Unreadable:
     """Return the lead with its destination and identity, or why this configuration has none for it."""
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
         named = label(lead.workspace or "")
-        return Unreadable("unknown_workspace", f'its workspace "{named}" is not configured: {_THEN} unknown_workspace')
+        return Unreadable(
+            "unknown_workspace",
+            f'its workspace "{named}" is not configured: {_THEN} unknown_workspace',
+        )
     name = workspace.name
     # A returning lead keeps its destination even if the default has changed.
     alias = lead.destination or envelope.destination or workspace.default_destination
     destination = plan.destination(name, alias)
     if destination is None:
-        return Unreadable("unknown_destination", f"its workspace has no such destination: {_THEN} unknown_destination")
+        return Unreadable(
+            "unknown_destination",
+            f"its workspace has no such destination: {_THEN} unknown_destination",
+        )
     who = identify(lead, cleaned=True)
     if who is None:
         return Unreadable("no_identity", "no identity: give lead_id, email, linkedin_url or a name")
@@ -98,7 +123,8 @@ def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead:
     if destination.callbacks:
         identity = who.person or plain_digest("lead", who.lead_id)
         firm = company(lead.fields)
-    # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a duplicate.
+    # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a
+    # duplicate.
     return ResolvedLead(
         consumed=consumed,
         envelope=envelope,
@@ -106,7 +132,9 @@ def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead:
         lead_id=who.lead_id,
         destination=destination,
         key=delivery_key(name, alias, who.lead_id, forced_origin),
-        aliases=tuple(person_key(name, alias, identifier) for identifier in identifiers(who.people)),
+        aliases=tuple(
+            person_key(name, alias, identifier) for identifier in identifiers(who.people)
+        ),
         body=body,
         bulk=envelope.origin.startswith(f"{plan.topics.bulk}/"),
         identity=identity,
@@ -116,30 +144,50 @@ def resolve_lead(plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead:
 
 
 def body_of(
-    lead: Lead, columns: Mapping[str, str], echo: Mapping[str, str], most_bytes: int = MAX_PAYLOAD_BYTES
+    lead: Lead,
+    columns: Mapping[str, str],
+    echo: Mapping[str, str],
+    most_bytes: int = MAX_PAYLOAD_BYTES,
 ) -> bytes | Unreadable:
-    """Return the request for Clay, or why Clay would not accept it. `columns` and `echo`: see `lead.clay_row`."""
+    """Return the request for Clay, or why Clay would not accept it.
+
+    `columns` and `echo`: see `lead.clay_row`.
+    """
     row = clay_row(lead.fields, columns, echo)
     if isinstance(row, Unreadable):
         return row
     body = _json.encode(row)
     if len(body) > most_bytes:
-        return Unreadable("payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes")
+        return Unreadable(
+            "payload_oversize",
+            "what Clay would be sent is larger than the 100 KB that it takes",
+        )
     return body
 
 
 def find_lead_ref(
-    plan: Plan, consumed: ConsumedRecord, envelope: Envelope, lead: Lead | Unreadable, find: Find
+    plan: Plan,
+    consumed: ConsumedRecord,
+    envelope: Envelope,
+    lead: Lead | Unreadable,
+    find: Find,
 ) -> LeadRef | None:
-    """Return the lead of a record that cannot be sent; None if the record has no history and is to be rejected.
+    """Return the lead of a record that cannot be sent; None if the record has no history and is to
+    be rejected.
 
-    The lead is found by the headers, else by what can be read of the value. A history has begun if it has a row or if
-    its record comes back. The destination may have left the configuration. `find` returns the row of a lead.
+    The lead is found by the headers, else by what can be read of the value. A history has begun if
+    it has a row or if its record comes back. The destination may have left the configuration.
+    `find` returns the row of a lead.
     """
     workspace = (consumed.key or b"").decode("utf-8", "replace")
     alias = envelope.destination
     lead_id = envelope.lead_id
-    if not lead_id and isinstance(lead, Lead) and lead.workspace and (who := identify(lead, cleaned=True)) is not None:
+    if (
+        not lead_id
+        and isinstance(lead, Lead)
+        and lead.workspace
+        and (who := identify(lead, cleaned=True)) is not None
+    ):
         configured = plan.workspaces.get(lead.workspace)
         workspace = lead.workspace
         lead_id = who.lead_id
@@ -150,7 +198,10 @@ def find_lead_ref(
         return None
     plain = delivery_key(workspace, alias, lead_id)
     keys = (delivery_key(workspace, alias, lead_id, envelope.dead_letter or envelope.origin), plain)
-    key = next((key for key in keys if (row := find(key)) is not None and row.origin == envelope.origin), None)
+    key = next(
+        (key for key in keys if (row := find(key)) is not None and row.origin == envelope.origin),
+        None,
+    )
     if key is None and envelope.way not in RETURNS:
         return None
     destination = plan.destination(workspace, alias) or Destination(alias, workspace, ())
@@ -158,12 +209,17 @@ def find_lead_ref(
 
 
 def dedup(
-    resolved: ResolvedLead, others: Iterable[bytes], find: Find, now_ms: int, freshness_ms: int
+    resolved: ResolvedLead,
+    others: Iterable[bytes],
+    find: Find,
+    now_ms: int,
+    freshness_ms: int,
 ) -> tuple[Delivery | None, Verdict, Reason]:
     """Return the row of the lead, the verdict on the record, and the reason in case of a duplicate.
 
-    `others` are the keys of the rows of the same person's leads. A final row blocks the same lead for `freshness_ms`.
-    A dead letter that Clay never had blocks the person's other leads, not its own: that one begins a new history.
+    `others` are the keys of the rows of the same person's leads. A final row blocks the same lead
+    for `freshness_ms`. A dead letter that Clay never had blocks the person's other leads, not its
+    own: that one begins a new history.
     """
     row = find(resolved.key)
     verdict = classify_record(row, resolved.envelope, now_ms, freshness_ms)
@@ -171,27 +227,55 @@ def dedup(
         return row, verdict, _MAY_BE_AT_CLAY if may_be_at_clay(row) else _SAME_LEAD
     if not resolved.lead.force:
         for other in others:
-            if other != resolved.key and (why := _blocks(other, find(other), resolved.envelope, now_ms, freshness_ms)):
+            if other != resolved.key and (
+                why := _blocks(other, find(other), resolved.envelope, now_ms, freshness_ms)
+            ):
                 return row, "duplicate", why
     return row, "fresh", _SAME_LEAD
 
 
-def _blocks(key: bytes, row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Reason | None:
+def _blocks(
+    key: bytes,
+    row: Delivery | None,
+    envelope: Envelope,
+    now_ms: int,
+    freshness_ms: int,
+) -> Reason | None:
     """Return why another lead of the person makes this record a duplicate; None if it does not."""
     match classify_record(row, envelope, now_ms, freshness_ms):
         case "duplicate":
-            return Reason("same_person", f"the same person was accepted before, as lead {lead_of(key)[2]}")
+            return Reason(
+                "same_person",
+                f"the same person was accepted before, as lead {lead_of(key)[2]}",
+            )
         case "replaces":
-            text = f"the same person has a dead letter, as lead {lead_of(key)[2]}: publish it again under that id"
+            text = (
+                f"the same person has a dead letter, as lead {lead_of(key)[2]}: publish it again "
+                "under that id"
+            )
             return Reason("same_person", text)
     return None
 
 
-def _way_back(plan: Plan, destination: Destination, lead_id: str, forced_origin: str) -> dict[str, str]:
-    """Return the callback URL and the token that proves which lead a callback is about. Clay echoes both."""
+def _way_back(
+    plan: Plan,
+    destination: Destination,
+    lead_id: str,
+    forced_origin: str,
+) -> dict[str, str]:
+    """Return the callback URL and the token that proves which lead a callback is about.
+
+    Clay echoes both.
+    """
     if not (destination.callbacks and destination.callback_url):
         return {}
     if plan.callback_keys is None:
         return {"callback_url": destination.callback_url}
-    token = sign(plan.callback_keys, destination.workspace, destination.alias, lead_id, forced_origin)
+    token = sign(
+        plan.callback_keys,
+        destination.workspace,
+        destination.alias,
+        lead_id,
+        forced_origin,
+    )
     return {"callback_url": destination.callback_url, "callback_token": token}

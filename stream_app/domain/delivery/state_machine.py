@@ -1,8 +1,9 @@
 """The row of a lead: its state, and all legal transitions.
 
-A *history* is the life of one input record: the events of one origin in sequence. A *delivery* is the row of one lead
-(workspace, destination, lead id). It holds the history that counts for the lead. A second record of the same lead or
-person is a duplicate: it has a short history of its own and no row.
+A *history* is the life of one input record: the events of one origin in sequence. A *delivery* is
+the row of one lead (workspace, destination, lead id). It holds the history that counts for the
+lead. A second record of the same lead or person is a duplicate: it has a short history of its own
+and no row.
 
 States only move forward along `NEXT`. A row holds no personal data.
 """
@@ -22,9 +23,18 @@ ROW_VERSION: Final = 1
 
 _GATE: Final[frozenset[Status]] = frozenset(
     {
-        *("held_budget", "held_paused", "held_outage", "deferred", "sending", "expired", "parked", "suppressed"),
+        *(
+            "held_budget",
+            "held_paused",
+            "held_outage",
+            "deferred",
+            "sending",
+            "expired",
+            "parked",
+            "suppressed",
+        ),
         *("served_from_cache", "served_locally"),
-    }
+    },
 )
 CALLBACK: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 _SHOWN: Final[frozenset[Status]] = frozenset({"accepted"})
@@ -34,15 +44,23 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     None: frozenset(
         {
             *("received", "rejected_invalid", "duplicate", "suppressed", "rerouted", "parked"),
-            *("callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "without_value"),
-        }
+            *(
+                "callback_duplicate",
+                "callback_unmatched",
+                "erased",
+                "cost_corrected",
+                "without_value",
+            ),
+        },
     ),
     "rerouted": frozenset({"received", "rejected_invalid", "duplicate", "suppressed", "parked"}),
     "received": _GATE,
     "held_budget": _GATE | _SHOWN,
     "held_paused": _GATE | _SHOWN,
     "held_outage": _GATE | _SHOWN,
-    "sending": frozenset({"accepted", "refused", "send_uncertain", "rejected_invalid", "dead_lettered", "parked"}),
+    "sending": frozenset(
+        {"accepted", "refused", "send_uncertain", "rejected_invalid", "dead_lettered", "parked"},
+    ),
     "refused": _GATE | _SHOWN | {"dead_lettered"},
     "send_uncertain": frozenset({"accepted", "parked", "replayed"}),
     "accepted": CALLBACK | {"callback_overdue"},
@@ -61,17 +79,25 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
 }
 """The legal transitions. A state that is not a key is final."""
 
-RESUMABLE: Final = frozenset[Status]({"received", "held_budget", "held_paused", "held_outage", "refused", "replayed"})
-"""A crash in one of these states proves that Clay does not have the lead: it continues as if it had just arrived."""
+RESUMABLE: Final = frozenset[Status](
+    {"received", "held_budget", "held_paused", "held_outage", "refused", "replayed"},
+)
+"""A crash in one of these states proves that Clay does not have the lead: it continues as if it had
+just arrived.
+"""
 
 RESUBMITTABLE: Final = frozenset[Status]({"rejected_invalid", "expired", "suppressed"})
-"""Ended and, if `sends` is 0, never at Clay. A new record of the same lead then starts a new history."""
+"""Ended and, if `sends` is 0, never at Clay. A new record of the same lead then starts a new
+history.
+"""
 
 SETTLED: Final = CALLBACK | {"accepted", "confirmed", "served_from_cache"}
 """Paid for or served. The freshness window starts here; after it the lead may be bought again."""
 
 _PRICED: Final = SETTLED - {"served_from_cache"}
-"""What was booked for the last POST is what it cost. An answer from the cache says nothing about an earlier POST."""
+"""What was booked for the last POST is what it cost. An answer from the cache says nothing about an
+earlier POST.
+"""
 
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -88,22 +114,26 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         attempt: Failed POSTs in this replay.
         replay: Replays in this rewind epoch.
         epoch: The rewind epoch.
-        sends: POSTs of all replays that ended as uncertain or got no callback. Clay may have the lead from them.
+        sends: POSTs of all replays that ended as uncertain or got no callback. Clay may have the
+            lead from them.
         failed_at_ms: When the history first failed, epoch ms; 0 if it did not.
         reservation: What the lane reserves for the lead while it may still cost something.
         webhook_id: The webhook of the last POST; '' if the history has none.
         final: True if the history has ended.
         returns: Replays in all epochs since the lead arrived or an operator sent it back.
-        booked: What was booked for the last POST when its reservation ended. A callback may still correct it.
+        booked: What was booked for the last POST when its reservation ended. A callback may still
+            correct it.
         results: The version of the lead's last published result.
         person: Hash of the person (domain/lead/identity.py), if a result may come.
         company: Hash of the company, if a result may come.
         probe: The suspension (its `since_ms`) that the last POST probed; 0 if none.
-        people: All hashes of the person (`domain.lead.identity.hashes`); () if `person` is the only one.
-        accepted_at_ms: When Clay last accepted a POST of the history, epoch ms; 0 if no response has shown that.
+        people: All hashes of the person (`domain.lead.identity.hashes`); () if `person` is the only
+            one.
+        accepted_at_ms: When Clay last accepted a POST of the history, epoch ms; 0 if no response
+            has shown that.
         sampled: True if the caller of the input record has sampled its span.
-        unsettled: What was booked for earlier POSTs, which the lead was sent again after. Nobody has said what they
-            cost.
+        unsettled: What was booked for earlier POSTs, which the lead was sent again after. Nobody
+            has said what they cost.
     """
 
     version: Whole
@@ -136,8 +166,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
 def open_costs(row: Delivery) -> tuple[Reservation, ...]:
     """Return what is booked for a lead though nobody has said what it cost, the oldest POST first.
 
-    Neither Clay nor an operator has confirmed these costs. They stay booked if the lead is given up, because that says
-    nothing about whether Clay has charged for it.
+    Neither Clay nor an operator has confirmed these costs. They stay booked if the lead is given
+    up, because that says nothing about whether Clay has charged for it.
     """
     if row.booked is None or row.state in _PRICED or not _is_guess(row.booked):
         return row.unsettled
@@ -145,7 +175,9 @@ def open_costs(row: Delivery) -> tuple[Reservation, ...]:
 
 
 def set_apart(row: Delivery) -> dict[str, object]:
-    """Return the changes of a row that is sent again: a callback corrects the cost of the new POST from now on."""
+    """Return the changes of a row that is sent again: a callback corrects the cost of the new POST
+    from now on.
+    """
     if row.booked is None or not _is_guess(row.booked):
         return {}
     return {"booked": None, "unsettled": (*row.unsettled, row.booked)}
@@ -166,7 +198,9 @@ V = TypeVar("V", bound=Any)  # a row with a field `version`
 _decoder: Final = msgspec.json.Decoder(Delivery)
 _versions: Final = msgspec.json.Decoder(_Version)
 
-KINDS: Final = frozenset({b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"n/", b"o/", b"p/", b"s/", b"x/"})
+KINDS: Final = frozenset(
+    {b"c/", b"d/", b"e/", b"f/", b"k/", b"l/", b"n/", b"o/", b"p/", b"s/", b"x/"},
+)
 """Prefixes of row keys.
 
 domain/commands.py has k/, domain/model/system.py has n/, domain/lead/identity.py has p/, and
@@ -187,7 +221,10 @@ def lead_of(key: bytes) -> tuple[str, str, str]:
 
 
 def forced_key(workspace: str, destination: str, lead_id: str) -> bytes:
-    """Return the key of the alias row of a lead's latest forced delivery. The value is the key of that delivery."""
+    """Return the key of the alias row of a lead's latest forced delivery.
+
+    The value is the key of that delivery.
+    """
     return f"f/{workspace}/{destination}/{lead_id}".encode()
 
 
@@ -195,12 +232,17 @@ CONCLUDED: Final = b"1"  # the value of a marker
 
 
 def mark_key(record_id: str) -> bytes:
-    """Return the key of the marker of a concluded record without a row. A redelivery of it has no effect."""
+    """Return the key of the marker of a concluded record without a row.
+
+    A redelivery of it has no effect.
+    """
     return f"o/{record_id}".encode()
 
 
 def marked_record(key: bytes) -> tuple[str, int, int] | None:
-    """Return topic, partition and offset of the record of a marker; None for the key of another kind of row."""
+    """Return topic, partition and offset of the record of a marker; None for the key of another
+    kind of row.
+    """
     if not key.startswith(b"o/"):
         return None
     topic, partition, offset = key[2:].decode().rsplit("/", 2)
@@ -234,11 +276,16 @@ _BEGINS: Final[dict[Way, Status]] = {
 
 
 def begin(
-    envelope: Envelope, now_ms: int, person: str = "", company: str = "", people: tuple[str, ...] = ()
+    envelope: Envelope,
+    now_ms: int,
+    person: str = "",
+    company: str = "",
+    people: tuple[str, ...] = (),
 ) -> Delivery:
     """Return the first row of a history. The hashes are given if a result may come.
 
-    Either the history is new, or the record came back and its row was lost. Then the history continues where it was.
+    Either the history is new, or the record came back and its row was lost. Then the history
+    continues where it was.
     """
     state = _BEGINS[envelope.way]
     return Delivery(
@@ -266,8 +313,16 @@ def step(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delive
         ValueError: `NEXT` does not allow the step. This is a bug.
     """
     if state not in NEXT.get(row.state, frozenset()):
-        raise ValueError(f"illegal step {row.state} -> {state} of {row.origin}: a bug in the pipeline")
-    return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=max(now_ms, row.at_ms), **changes)
+        raise ValueError(
+            f"illegal step {row.state} -> {state} of {row.origin}: a bug in the pipeline",
+        )
+    return msgspec.structs.replace(
+        row,
+        state=state,
+        seq=row.seq + 1,
+        at_ms=max(now_ms, row.at_ms),
+        **changes,
+    )
 
 
 Meeting = Literal[
@@ -291,7 +346,8 @@ def match_callback(row: Delivery | None, outcome: Status) -> Meeting:
 
 Verdict = Literal[
     "fresh",  # no history counts for this lead: begin one
-    "replaces",  # only a dead letter that Clay never had counts for this lead: end it, and begin a history
+    # only a dead letter that Clay never had counts for this lead: end it, and begin a history
+    "replaces",
     "resume",  # its own history was interrupted before a POST: continue it
     "return",  # it returns from a delay, and its row waits for it
     "uncertain",  # an earlier owner committed `sending`: Clay may have it
@@ -301,8 +357,15 @@ Verdict = Literal[
 ]
 
 
-def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, freshness_ms: int) -> Verdict:
-    """Return what a record means for the row of its lead. No other record is being processed for the row.
+def classify_record(
+    row: Delivery | None,
+    envelope: Envelope,
+    now_ms: int,
+    freshness_ms: int,
+) -> Verdict:
+    """Return what a record means for the row of its lead.
+
+    No other record is being processed for the row.
 
     A final row blocks the same lead for `freshness_ms`.
     """
@@ -312,9 +375,12 @@ def classify_record(row: Delivery | None, envelope: Envelope, now_ms: int, fresh
         return _classify_own_history(row, envelope)
     if envelope.way not in ("", "rerouted"):
         return "done"  # another history has replaced its own
-    if (row.state in RESUBMITTABLE and not row.sends) or (row.final and now_ms - row.at_ms > freshness_ms):
+    if (row.state in RESUBMITTABLE and not row.sends) or (
+        row.final and now_ms - row.at_ms > freshness_ms
+    ):
         return "fresh"
-    # The copy of a dead letter may be one of several: only what a producer has published replaces another record.
+    # The copy of a dead letter may be one of several: only what a producer has published replaces
+    # another record.
     published = not envelope.dead_letter
     return "replaces" if published and _is_dead_letter(row) and not row.sends else "duplicate"
 
@@ -325,7 +391,9 @@ def _is_dead_letter(row: Delivery) -> bool:
 
 
 def may_be_at_clay(row: Delivery | None) -> bool:
-    """Return True for a dead letter that no publication replaces, because an earlier POST may have reached Clay."""
+    """Return True for a dead letter that no publication replaces, because an earlier POST may have
+    reached Clay.
+    """
     return row is not None and _is_dead_letter(row) and row.sends > 0
 
 
@@ -337,7 +405,8 @@ def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
             # Valid only for the lead's latest dead letter.
             return "return" if envelope.seq == row.seq else "done"
         if row.state == "parked" and row.sends:
-            return "done"  # Clay may have it: a rewind never sends it again, only an operator who names it
+            # Clay may have it: a rewind never sends it again, only an operator who names it
+            return "done"
         successor = in_copy[0] > in_row[0] or in_copy == (in_row[0], in_row[1] + 1)
         return "return" if envelope.way == "replayed" and successor else "done"
     if in_copy != in_row:
@@ -347,7 +416,8 @@ def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
     if row.state == "deferred":
         return "return" if envelope.way == "deferred" and envelope.seq == row.seq else "done"
     if row.state == "send_uncertain":
-        # Only the copy that was written with this step: the grace of an earlier copy has nothing to do with it.
+        # Only the copy that was written with this step: the grace of an earlier copy has nothing to
+        # do with it.
         return "decide" if envelope.way == "uncertain" and envelope.seq == row.seq else "done"
     return "resume" if row.state in RESUMABLE else "done"
 
@@ -356,7 +426,8 @@ Read = Callable[[bytes], bytes | None]  # returns the row of a key, as bytes; No
 
 
 def next_version(lead: tuple[str, str, str], row: Delivery, read: Read) -> int:
-    """Return the version of the next result: one more than the last of this lead over all its deliveries.
+    """Return the version of the next result: one more than the last of this lead over all its
+    deliveries.
 
     Args:
         lead: Workspace, destination and id.
@@ -377,9 +448,16 @@ def read_delivery(key: bytes, raw: bytes) -> Delivery:
 
 
 def read_versioned(
-    decoder: msgspec.json.Decoder[V], versions: msgspec.json.Decoder[Any], known: int, key: bytes, raw: bytes
+    decoder: msgspec.json.Decoder[V],
+    versions: msgspec.json.Decoder[Any],
+    known: int,
+    key: bytes,
+    raw: bytes,
 ) -> V:
-    """Decode a row with a version. One of a later version is never called broken, whatever that has changed in it."""
+    """Decode a row with a version.
+
+    One of a later version is never called broken, whatever that has changed in it.
+    """
     try:
         row = decoder.decode(raw)
     except msgspec.DecodeError as error:
@@ -392,7 +470,9 @@ def read_versioned(
 def _check_version(version: int, known: int, key: bytes) -> None:
     if version > known:
         name = key.decode("utf-8", "replace")
-        raise RowUnreadable(f"the row {name} has version {version}, this program reads up to {known}: update it")
+        raise RowUnreadable(
+            f"the row {name} has version {version}, this program reads up to {known}: update it",
+        )
 
 
 def read_row(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
@@ -407,8 +487,10 @@ def unreadable(key: bytes, why: str) -> RowUnreadable:
     """The error to raise for a row that does not decode."""
     name = key.decode("utf-8", "replace")
     return RowUnreadable(
-        f"the row {name} of the state topic cannot be read ({why}): restore it, or write a tombstone for its "
-        "key there, which deletes it (then a lead may be sent again, and a lane's budget starts at 0)"
+        f"the row {name} of the state topic cannot be read ({why}): restore it, or write a "
+        "tombstone for its "
+        "key there, which deletes it (then a lead may be sent again, and a lane's budget "
+        "starts at 0)",
     )
 
 
@@ -419,5 +501,6 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
     text: str = ""  # the reason in words, scrubbed
     http_status: int | None = None  # Clay's status, if it answered
     due_at_ms: int | None = None  # when the lead continues automatically, epoch ms
-    saved: int | None = None  # the estimated credits that were saved because an earlier result answered the lead
+    # the estimated credits that were saved because an earlier result answered the lead
+    saved: int | None = None
     excerpt: str = ""  # the beginning of Clay's answer, scrubbed

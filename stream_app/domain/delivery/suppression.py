@@ -1,8 +1,9 @@
-"""Leads that must not be sent: people on the suppression list, and leads that an operator cancelled or erased.
+"""Leads that must not be sent: people on the suppression list, and leads that an operator cancelled
+or erased.
 
-The list holds hashes of people. Every partition has the whole list, because any partition may receive any person. A
-cancellation or erasure applies to records that were published before it. The same lead may be published again
-afterwards.
+The list holds hashes of people. Every partition has the whole list, because any partition may
+receive any person. A cancellation or erasure applies to records that were published before it. The
+same lead may be published again afterwards.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,9 @@ class Suppression(msgspec.Struct, frozen=True):
     """The value of a row, which says why a lead must not be sent. The time is epoch ms."""
 
     reason: Literal["suppressed", "cancelled", "erased"]  # why the lead must not be sent
-    at_ms: TimeMs  # since when, for a person; of a cancelled or erased lead, records published until then are affected
+    # since when, for a person; of a cancelled or erased lead, records published until then are
+    # affected
+    at_ms: TimeMs
     command: str  # the id of the command, whose answer on `leads.audit` has the details
     who: str  # the operator
 
@@ -59,12 +62,22 @@ def erased_row(workspace: str, lead_id: str) -> bytes:
 
 
 def is_erased(suppression: Suppression | None, first_at_ms: int) -> bool:
-    """Return True if a history that began then belongs to an erased lead. Its data must not be written again."""
+    """Return True if a history that began then belongs to an erased lead.
+
+    Its data must not be written again.
+    """
     return suppression is not None and first_at_ms <= suppression.at_ms
 
 
-def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppression | None], alias: Alias) -> bool:
-    """Return True if nothing of this record may be written again: its lead was erased, or its person is suppressed."""
+def is_unwanted(
+    who: LeadRef,
+    first_at_ms: int,
+    find: Callable[[bytes], Suppression | None],
+    alias: Alias,
+) -> bool:
+    """Return True if nothing of this record may be written again: its lead was erased, or its
+    person is suppressed.
+    """
     destination = who.destination
     if is_erased(find(erased_row(destination.workspace, who.lead_id)), first_at_ms):
         return True
@@ -74,7 +87,9 @@ def is_unwanted(who: LeadRef, first_at_ms: int, find: Callable[[bytes], Suppress
 
 
 def people_in(value: bytes | None) -> tuple[str, ...]:
-    """Return all hashes of the person in a record, even if it is not a lead; () if it names no person."""
+    """Return all hashes of the person in a record, even if it is not a lead; () if it names no
+    person.
+    """
     try:
         return people(decode(_named, value).fields)
     except ValueError:
@@ -89,12 +104,18 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 
 def import_row(workspace: str, import_id: str) -> bytes:
-    """Return the row key of a cancelled import. It has a hash of the name, which may be any text."""
+    """Return the row key of a cancelled import.
+
+    It has a hash of the name, which may be any text.
+    """
     digest = blake2b(import_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"x/import/{workspace}/{digest}".encode()
 
 
-def suppression_reason(case: ResolvedLead, find: Callable[[bytes], Suppression | None]) -> Reason | None:
+def suppression_reason(
+    case: ResolvedLead,
+    find: Callable[[bytes], Suppression | None],
+) -> Reason | None:
     """Return why a lead must not be sent; None if it may be. `find` returns the row of a key."""
     workspace = case.destination.workspace
     rows = [person_row(person) for person in (*case.people, *case.also) if person]
@@ -105,8 +126,14 @@ def suppression_reason(case: ResolvedLead, find: Callable[[bytes], Suppression |
         # A cancellation ignores what was published or redriven after it.
         redriven = case.envelope.way == "redriven" and suppression.reason == "cancelled"
         published_ms = case.consumed.timestamp_ms if redriven else case.envelope.origin_ms
-        if suppression.reason == "erased" and case.envelope.dead_letter:  # its history is new, its data is old
-            published_ms = read_number(case.consumed.header(HEADERS["origin_ms"]) or "") or published_ms
+        # its history is new, its data is old
+        if suppression.reason == "erased" and case.envelope.dead_letter:
+            published_ms = (
+                read_number(case.consumed.header(HEADERS["origin_ms"]) or "") or published_ms
+            )
         if suppression.reason == "suppressed" or published_ms <= suppression.at_ms:
-            return Reason(suppression.reason, f"{TEXT[suppression.reason]} (command {suppression.command})")
+            return Reason(
+                suppression.reason,
+                f"{TEXT[suppression.reason]} (command {suppression.command})",
+            )
     return None

@@ -1,6 +1,7 @@
 """Admission: decides whether a lead of a lane may be sent now.
 
-One function asks all parts of the lane, so that a lead that the budget refuses uses no probe and no token.
+One function asks all parts of the lane, so that a lead that the budget refuses uses no probe and no
+token.
 """
 
 from typing import Final
@@ -22,8 +23,10 @@ _ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes 
 class AdmissionRequest(msgspec.Struct, frozen=True):
     """A lead that asks to be sent, within a period of time (epoch ms).
 
-    `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use the hot share.
-    `probe`: the circuit breaker's last probe, which was refused, so that it keeps itself ready to be the next one.
+    `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use
+        the hot share.
+    `probe`: the circuit breaker's last probe, which was refused, so that it keeps itself ready to
+        be the next one.
     `as_dead_letter`: it becomes a dead letter without being sent (`decide_dead_letter`).
     """
 
@@ -39,7 +42,8 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
 class Grant(msgspec.Struct, frozen=True):
     """Permission for one POST, with what it took from the lane.
 
-    `probe`: of the lane's suspension. `webhook_probe`: of the webhook's. `at_boot_ms`: on the monotonic clock.
+    `probe`: of the lane's suspension. `webhook_probe`: of the webhook's. `at_boot_ms`: on the
+        monotonic clock.
     """
 
     destination: Destination
@@ -54,8 +58,9 @@ class Grant(msgspec.Struct, frozen=True):
 class Held(msgspec.Struct, frozen=True):
     """Not now. `until_ms` (epoch ms): when to ask again at the latest.
 
-    `status`: the event to write if the whole lane is held or the lead is too old; None for a wait for a token. `defer`:
-    the lead must return later, at `back_ms` if given. `bulk_only`: a hot lead would be admitted.
+    `status`: the event to write if the whole lane is held or the lead is too old; None for a wait
+    for a token. `defer`: the lead must return later, at `back_ms` if given. `bulk_only`: a hot lead
+    would be admitted.
     """
 
     reason: str
@@ -72,9 +77,23 @@ class Held(msgspec.Struct, frozen=True):
         return 0 if reason_of(self.reason).lifted_by == "person" else self.until_ms
 
 
-def held(reason: str, text: str, until_ms: int, *, bulk_only: bool = False, back_ms: int = 0) -> Held:
+def held(
+    reason: str,
+    text: str,
+    until_ms: int,
+    *,
+    bulk_only: bool = False,
+    back_ms: int = 0,
+) -> Held:
     """Return a hold of admission, with the event that its reason has."""
-    return Held(reason, text, until_ms, reason_of(reason).status, bulk_only=bulk_only, back_ms=back_ms)
+    return Held(
+        reason,
+        text,
+        until_ms,
+        reason_of(reason).status,
+        bulk_only=bulk_only,
+        back_ms=back_ms,
+    )
 
 
 ASK_AGAIN: Final = Held("asked_again", "", 0)
@@ -90,15 +109,23 @@ def decide(
     hot: bool = True,
     stall: StallDetector = NOTHING,
 ) -> tuple[Lane, Grant | Held]:
-    """Decide whether this lead may be sent now. Takes token, reservation, probe and submission together or none.
+    """Decide whether this lead may be sent now.
 
-    Keep the returned lane in any case: deadlines that a clock step moved too far are bounded in it. `hot`: it may use
-    the share of the budget that bulk leaves. `stall`: the requests without an answer. `boot_ms`: on the monotonic
-    clock.
+    Takes token, reservation, probe and submission together or none.
+
+    Keep the returned lane in any case: deadlines that a clock step moved too far are bounded in it.
+    `hot`: it may use the share of the budget that bulk leaves. `stall`: the requests without an
+    answer. `boot_ms`: on the monotonic clock.
     """
     if lane.pause is not None:
         return lane, held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS)
-    hooks, picked = quota.pick(policy.quota, policy.suspension, lane.quota, destination.webhook_ids, now_ms)
+    hooks, picked = quota.pick(
+        policy.quota,
+        policy.suspension,
+        lane.quota,
+        destination.webhook_ids,
+        now_ms,
+    )
     if not isinstance(picked, quota.Picked):
         if picked is not None:
             lane = msgspec.structs.replace(lane, quota=hooks)
@@ -115,7 +142,8 @@ def decide(
     tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
     if isinstance(permit, Wait):
         until_ms = permit.until_ms
-        if tripped.phase == "half_open":  # its probes may answer at any moment: their lease is only the last one
+        # its probes may answer at any moment: their lease is only the last one
+        if tripped.phase == "half_open":
             until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
         hold = held(BREAKER_OPEN, why_open(lane), until_ms)
         return msgspec.structs.replace(lane, breaker=tripped), hold
@@ -123,8 +151,17 @@ def decide(
     if stalled is not None:
         return lane, stalled
     cost = destination.ceiling
-    open_s = destination.callback_deadline_s if destination.callbacks else policy.breaker.probe_lease_s
-    reserved = budget.reserve(policy.budget, lane.budget, cost, now_ms, hot, now_ms + int(open_s * 1000))
+    open_s = (
+        destination.callback_deadline_s if destination.callbacks else policy.breaker.probe_lease_s
+    )
+    reserved = budget.reserve(
+        policy.budget,
+        lane.budget,
+        cost,
+        now_ms,
+        hot,
+        now_ms + int(open_s * 1000),
+    )
     if isinstance(reserved, budget.Refused):
         return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
@@ -140,35 +177,74 @@ def decide(
         budget=reserved[0],
         quota=quota.count(hooks, picked.webhook_id),
         suspension=suspended,
-        shadowed=lane.shadowed + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
+        shadowed=lane.shadowed
+        + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
     )
-    return consumed, Grant(destination, reserved[1], picked.webhook_id, permit, probe, boot_ms, picked.probe)
+    return consumed, Grant(
+        destination,
+        reserved[1],
+        picked.webhook_id,
+        permit,
+        probe,
+        boot_ms,
+        picked.probe,
+    )
 
 
 def would_hold(
-    policy: InForce, lane: Lane, destination: Destination, now_ms: int, hot: bool, stall: StallDetector
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    now_ms: int,
+    hot: bool,
+    stall: StallDetector,
 ) -> bool:
     """Return True if such a lead would be held, or admitted only as a probe. Takes nothing."""
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
     if isinstance(answer, Held):
         return answer.status is not None
-    return answer.permit.lease is not None or answer.probe is not None or answer.webhook_probe is not None
+    return (
+        answer.permit.lease is not None
+        or answer.probe is not None
+        or answer.webhook_probe is not None
+    )
 
 
 def at_limit(policy: InForce, lane: Lane, stall: StallDetector, now_ms: int) -> Held:
-    """Return the hold of a lead while as many requests are in flight as may be: they end soon, or Clay stalls."""
+    """Return the hold of a lead while as many requests are in flight as may be: they end soon, or
+    Clay stalls.
+    """
     certain_ms = concurrency.certain_ms(stall, lane.concurrency)
-    return _stalled(policy, lane, stall, now_ms) or held("in_flight", "", certain_ms if certain_ms > now_ms else 0)
+    return _stalled(policy, lane, stall, now_ms) or held(
+        "in_flight",
+        "",
+        certain_ms if certain_ms > now_ms else 0,
+    )
 
 
 def decide_dead_letter(
-    policy: InForce, lane: Lane, destination: Destination, now_ms: int, boot_ms: int, waits: bool
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    now_ms: int,
+    boot_ms: int,
+    waits: bool,
 ) -> tuple[Lane, Grant | Held]:
-    """Return a grant that reserves nothing. While a flood of dead letters suspends the lane, only probes get one.
+    """Return a grant that reserves nothing.
 
-    Keep the returned lane whatever the answer is. `destination` only names the lane. `waits`: the record may be held.
+    While a flood of dead letters suspends the lane, only probes get one.
+
+    Keep the returned lane whatever the answer is. `destination` only names the lane. `waits`: the
+    record may be held.
     """
-    grant = Grant(destination, budget.Reservation("", "", 0, 0), "", breaker.Permit(lane.breaker.epoch), None, boot_ms)
+    grant = Grant(
+        destination,
+        budget.Reservation("", "", 0, 0),
+        "",
+        breaker.Permit(lane.breaker.epoch),
+        None,
+        boot_ms,
+    )
     if not waits or lane.suspension is None or lane.suspension.reason != suspension.FLOOD:
         return lane, grant
     suspended, answer = suspension.permit(policy.suspension, lane.suspension, now_ms)
@@ -179,7 +255,13 @@ def decide_dead_letter(
 
 
 def _stalled(policy: InForce, lane: Lane, stall: StallDetector, now_ms: int) -> Held | None:
-    permit = concurrency.permit(policy.breaker, policy.max_in_flight, stall, lane.concurrency, now_ms)
+    permit = concurrency.permit(
+        policy.breaker,
+        policy.max_in_flight,
+        stall,
+        lane.concurrency,
+        now_ms,
+    )
     if permit is None or mode_of(policy, lane) != "auto":
         return None
     return held(permit.reason, permit.text, permit.until_ms)
@@ -196,11 +278,20 @@ def why_open(lane: Lane) -> str:
     return f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
 
 
-def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None, now_ms: int) -> Held:
-    """Return the hold of a destination without a usable webhook. `suspended`: until the first probe of its pool."""
+def without_webhook(
+    lane: Lane,
+    destination: Destination,
+    suspended: Wait | None,
+    now_ms: int,
+) -> Held:
+    """Return the hold of a destination without a usable webhook.
+
+    `suspended`: until the first probe of its pool.
+    """
     ends = quota.used_up(lane.quota, destination.webhook_ids)
     text = (
-        f"destination {destination.alias} has no webhook left ({ends}): make a new one on its table in Clay, add it to "
+        f"destination {destination.alias} has no webhook left ({ends}): make a new one on "
+        "its table in Clay, add it to "
         "webhooks_env, then `stream-app lanes reload`"
     )
     if suspended is None:
@@ -209,16 +300,30 @@ def without_webhook(lane: Lane, destination: Destination, suspended: Wait | None
 
 
 def _no_room(
-    policy: InForce, lane: Lane, destination: Destination, refused: budget.Refused, now_ms: int, hot: bool
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    refused: budget.Refused,
+    now_ms: int,
+    hot: bool,
 ) -> Held:
     cost = destination.ceiling
     share = policy.budget.hot_share and not hot
     name = refused.reason
-    hot_goes = share and not isinstance(budget.reserve(policy.budget, lane.budget, cost, now_ms), budget.Refused)
+    hot_goes = share and not isinstance(
+        budget.reserve(policy.budget, lane.budget, cost, now_ms),
+        budget.Refused,
+    )
     amount = f"{cost.actions} Actions" if name.startswith("actions") else f"{cost.credits} credits"
     text = f"the next lead may cost {amount}, and the budget {name} has less left"
     if name == "clock":
         text = "this machine's clock is behind the books of the budget"
     if hot_goes:
         text = f"the part of the budget {name} that hot_share leaves to bulk is used up"
-    return held(f"budget_{name}", text, refused.until_ms, bulk_only=bool(hot_goes), back_ms=refused.back_ms)
+    return held(
+        f"budget_{name}",
+        text,
+        refused.until_ms,
+        bulk_only=bool(hot_goes),
+        back_ms=refused.back_ms,
+    )

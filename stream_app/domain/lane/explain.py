@@ -50,7 +50,8 @@ class LaneFacts(msgspec.Struct, frozen=True):
     asked: int = 0  # commands without an answer
     unreadable: str = ""  # the batch before which the partition has stopped, in words
     shared_with_more: int = 0  # how many others there are besides
-    oldest_ms: int = 0  # when the oldest record that waits in that partition came, epoch ms; 0 if unknown
+    # when the oldest record that waits in that partition came, epoch ms; 0 if unknown
+    oldest_ms: int = 0
     view_unreadable: bool = False  # its last published state cannot be read, so that `view` is None
     at_most: bool = False  # fewer records may wait there than `waiting` says
 
@@ -69,7 +70,8 @@ class LaneFacts(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True):
     """What was seen.
 
-    `coming_back`: records on their way back (dead letters, deferred, in a delay), or `at_most` so many.
+    `coming_back`: records on their way back (dead letters, deferred, in a delay), or `at_most` so
+        many.
     """
 
     at_ms: int
@@ -112,8 +114,12 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def explain(facts: Facts) -> list[Finding]:
-    """Return everything that holds leads, global causes first; then lanes that move, with what waits for them."""
-    of_lanes = (_with_backlog(finding, lane) for lane in facts.lanes for finding in _of_lane(lane, facts))
+    """Return everything that holds leads, global causes first; then lanes that move, with what
+    waits for them.
+    """
+    of_lanes = (
+        _with_backlog(finding, lane) for lane in facts.lanes for finding in _of_lane(lane, facts)
+    )
     return [*_of_all(facts), *of_lanes]
 
 
@@ -122,7 +128,12 @@ def _with_backlog(finding: Finding, lane: LaneFacts) -> Finding:
     if not finding.waiting or finding.code == "commands_wait":
         return finding
     oldest_ms = lane.oldest_ms if finding.waiting == _behind(lane) else 0
-    return msgspec.structs.replace(finding, at_most=lane.at_most, in_partition=lane.is_shared, oldest_ms=oldest_ms)
+    return msgspec.structs.replace(
+        finding,
+        at_most=lane.at_most,
+        in_partition=lane.is_shared,
+        oldest_ms=oldest_ms,
+    )
 
 
 def _of_all(facts: Facts) -> Iterator[Finding]:
@@ -130,10 +141,22 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
     at_most = any(lane.at_most for lane in facts.lanes)
     if facts.topics:
         what = "; ".join(facts.topics)
-        yield Finding("wrong_topics", what, lifts="stream-app topics", waiting=waiting, at_most=at_most)
+        yield Finding(
+            "wrong_topics",
+            what,
+            lifts="stream-app topics",
+            waiting=waiting,
+            at_most=at_most,
+        )
     if not facts.worker.members:
         what = "no worker runs: nothing is sent"
-        yield Finding("no_worker", what, lifts="stream-app worker", waiting=waiting, at_most=at_most)
+        yield Finding(
+            "no_worker",
+            what,
+            lifts="stream-app worker",
+            waiting=waiting,
+            at_most=at_most,
+        )
     elif facts.worker.state != "Stable":
         what = f"the workers' group is {facts.worker.state}: partitions are being handed over"
         soon = "it ends within kafka.rebalance_timeout_s"
@@ -143,7 +166,14 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
     if (by := facts.replay_paused) is not None:
         what = replays_paused(by)
         resume = "stream-app replay resume"
-        yield Finding("replay_paused", what, since_ms=by.at_ms, lifts=resume, waiting=back, at_most=at_most)
+        yield Finding(
+            "replay_paused",
+            what,
+            since_ms=by.at_ms,
+            lifts=resume,
+            waiting=back,
+            at_most=at_most,
+        )
     if not facts.replay.members and facts.coming_back:
         what = "no replay process runs: dead letters and deferred leads do not come back"
         yield Finding("no_replay", what, lifts="stream-app replay", waiting=back, at_most=at_most)
@@ -156,7 +186,14 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         yield Finding("unreadable", lane.unreadable, lane.workspace, waiting=waiting)
     if lane.asked:
         what = f"{count(lane.asked, 'command')} for partition {lane.partition} not answered yet"
-        yield Finding("commands_wait", what, lane.workspace, holds=False, lifts="a worker", waiting=lane.asked)
+        yield Finding(
+            "commands_wait",
+            what,
+            lane.workspace,
+            holds=False,
+            lifts="a worker",
+            waiting=lane.asked,
+        )
     if view is None and lane.unreadable:
         return
     if lane.view_unreadable:
@@ -170,10 +207,18 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         )
         return
     if view is None:
-        yield Finding("never_moved", "nothing was ever sent for it", lane.workspace, holds=False, waiting=waiting)
+        yield Finding(
+            "never_moved",
+            "nothing was ever sent for it",
+            lane.workspace,
+            holds=False,
+            waiting=waiting,
+        )
         return
     if view.partition != lane.partition:
-        what = f"its lane lives in partition {view.partition}, the configuration says {lane.partition}"
+        what = (
+            f"its lane lives in partition {view.partition}, the configuration says {lane.partition}"
+        )
         pin = f"set workspaces.{lane.workspace}.partition = {view.partition}"
         yield Finding("moved", what, lane.workspace, lifts=pin, waiting=waiting)
         return
@@ -191,7 +236,8 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         )
     yield from (_in_part(part, lane, view) for part in parts)
     yield from _suspended_webhooks(lane, view, facts.at_ms)
-    if view.holds or lane.unreadable:  # an unreadable lane would run, but nothing of its partition reaches it
+    # an unreadable lane would run, but nothing of its partition reaches it
+    if view.holds or lane.unreadable:
         return
     works = facts.worker.members > 0
     what = f"{'runs' if works else 'would run'} at up to {pace_text(view)}"
@@ -200,11 +246,25 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         what += f"; what waits takes about {_time_left(going, view, facts.at_ms)}"
     if lane.shared_with:
         what += f"; shares partition {lane.partition} with {lane.neighbours}"
-    yield Finding("moves" if works else "would_move", what, lane.workspace, holds=False, waiting=waiting)
+    yield Finding(
+        "moves" if works else "would_move",
+        what,
+        lane.workspace,
+        holds=False,
+        waiting=waiting,
+    )
 
 
-def outlook(view: LaneView, name: MeterName, foreseen: Forecast | None, now_ms: int) -> Outlook | None:
-    """Return what becomes of a budget: what admission decided, else the forecast. None if nothing is known."""
+def outlook(
+    view: LaneView,
+    name: MeterName,
+    foreseen: Forecast | None,
+    now_ms: int,
+) -> Outlook | None:
+    """Return what becomes of a budget: what admission decided, else the forecast.
+
+    None if nothing is known.
+    """
     view = view.at(now_ms)
     meter = view.meters[name].at(now_ms)
     freed = f" callbacks free some of the {meter.reserved:,} reserved, or" if meter.reserved else ""
@@ -231,7 +291,10 @@ def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
     because = ""
     for name, meter in view.meters.items():
         kind, _, period = name.partition("_")
-        costs = [estimate.credits if kind == "credits" else estimate.actions for estimate in view.estimates.values()]
+        costs = [
+            estimate.credits if kind == "credits" else estimate.actions
+            for estimate in view.estimates.values()
+        ]
         cost = sum(costs) / len(costs) if costs else 0.0
         if meter.cap is None or not cost:
             continue
@@ -263,11 +326,15 @@ def pace_text(view: LaneView) -> str:
 
 
 def _per_s(view: LaneView) -> float:
-    return view.sends_per_s or view.rate_per_s  # a view that an earlier version published has only its rate
+    # a view that an earlier version published has only its rate
+    return view.sends_per_s or view.rate_per_s
 
 
 def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
-    """Return the finding of a partial hold. It blocks other leads too while one of its leads is next in a topic."""
+    """Return the finding of a partial hold.
+
+    It blocks other leads too while one of its leads is next in a topic.
+    """
     names = ", ".join(part.destinations)
     what = f"leads of {names}: {part.says}"
     waiting = _behind(lane)

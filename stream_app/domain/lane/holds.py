@@ -1,7 +1,8 @@
-"""The reasons to hold leads of a lane, one row each: what the hold is, what lifts it, and what people read about it.
+"""The reasons to hold leads of a lane, one row each: what the hold is, what lifts it, and what
+people read about it.
 
-Rules, views, commands, the board, metrics and messages look a reason up here, so that a new reason is a new row.
-`remains` decides for all of them whether a hold is over once its time has passed.
+Rules, views, commands, the board, metrics and messages look a reason up here, so that a new reason
+is a new row. `remains` decides for all of them whether a hold is over once its time has passed.
 """
 
 from collections.abc import Mapping
@@ -25,12 +26,23 @@ PROBE_DUE: Final = "its next lead goes as a probe"
 LiftedBy = Literal["turn", "time", "probe", "callback", "event", "person"]
 """What ends a hold.
 
-`turn`: nothing has to end, because the lane moves and the lead waits for its turn. `time`: the hold is over at its
-time. `probe`: the next lead after that time goes as a probe, and lifts the hold if Clay accepts it. `callback`: only
-the callback of that probe lifts it. `event`: something that has no known time. `person`: an operator, and nothing else.
+`turn`: nothing has to end, because the lane moves and the lead waits for its turn. `time`: the hold
+is over at its time. `probe`: the next lead after that time goes as a probe, and lifts the hold if
+Clay accepts it. `callback`: only the callback of that probe lifts it. `event`: something that has
+no known time. `person`: an operator, and nothing else.
 """
 WaitKind = Literal[
-    "queue", "rate", "budget", "pause", "outage", "POST", "retry", "callback", "replay", "person", "rest"
+    "queue",
+    "rate",
+    "budget",
+    "pause",
+    "outage",
+    "POST",
+    "retry",
+    "callback",
+    "replay",
+    "person",
+    "rest",
 ]
 """What a record waits for."""
 
@@ -42,11 +54,14 @@ class HoldReason(msgspec.Struct, frozen=True):
         code: Its stable code, on events, views, metrics, alerts and messages.
         lifted_by: What ends the hold.
         waits_for: What its leads wait for.
-        lifts: What ends the hold, in words; `{}` stands for the workspace. '' if nothing has to end.
+        lifts: What ends the hold, in words; `{}` stands for the workspace. '' if nothing has to
+            end.
         status: The event of a lead that is held; None if the lead gets none.
         remedy: The order with which an operator ends it; '' if another place or time ends it.
-        needs_repair: True if something outside the lane has to be repaired: Clay's table, a token, a clock.
-        alarm: What a message says to people; '' if the hold ends by itself, or is what an operator wanted.
+        needs_repair: True if something outside the lane has to be repaired: Clay's table, a token,
+            a clock.
+        alarm: What a message says to people; '' if the hold ends by itself, or is what an operator
+            wanted.
     """
 
     code: str
@@ -80,10 +95,13 @@ def _budget(meter: str) -> HoldReason:
         code=f"budget_{meter}",
         lifted_by="time",
         waits_for="budget",
-        lifts=f'the next {period}, or: stream-app lanes budget {{}} --{kind}-per-{period} N --why "..."',
+        lifts=f"the next {period}, or: stream-app lanes budget {{}} --{kind}-per-{period} N --why "
+        '"..."',
         status="held_budget",
         remedy="budget",
-        alarm="" if period == "day" else f"The month's {kind} are used up, so its leads wait for the next month.",
+        alarm=""
+        if period == "day"
+        else f"The month's {kind} are used up, so its leads wait for the next month.",
     )
 
 
@@ -101,7 +119,8 @@ _REASONS: Final = (
         lifted_by="person",
         waits_for="pause",
         lifts=(
-            "put a new webhook into the destination's webhooks_env, then: stream-app lanes reload; or take one "
+            "put a new webhook into the destination's webhooks_env, then: stream-app lanes "
+            "reload; or take one "
             'back: stream-app lanes quota {} --webhook ID --use --why "..."'
         ),
         status="held_paused",
@@ -153,7 +172,8 @@ _REASONS: Final = (
         code=BREAKER_OPEN,
         lifted_by="probe",
         waits_for="outage",
-        lifts='a few leads that go as probes and that Clay accepts; or: stream-app lanes reset {} --why "..."',
+        lifts="a few leads that go as probes and that Clay accepts; or: stream-app lanes reset {} "
+        '--why "..."',
         status="held_outage",
         remedy="reset",
         alarm="Clay fails, is slow or cannot be reached, so the lane is held.",
@@ -183,7 +203,12 @@ _REASONS: Final = (
         alarm="The clock of a worker is behind the lane's books, so the lane is held.",
     ),
     *map(_budget, METERS),
-    HoldReason(code="rate_limited", lifted_by="time", waits_for="rate", lifts="time: Clay said when"),
+    HoldReason(
+        code="rate_limited",
+        lifted_by="time",
+        waits_for="rate",
+        lifts="time: Clay said when",
+    ),
     HoldReason(code="rate", lifted_by="turn", waits_for="rate"),
     HoldReason(code="in_flight", lifted_by="turn", waits_for="rate"),
 )
@@ -192,7 +217,10 @@ REASONS: Final[Mapping[str, HoldReason]] = {reason.code: reason for reason in (*
 
 
 def reason_of(code: str) -> HoldReason:
-    """Return the reason with this code. One that this version does not know is taken for a refusal of Clay."""
+    """Return the reason with this code.
+
+    One that this version does not know is taken for a refusal of Clay.
+    """
     known = REASONS.get(code)
     if known is not None:
         return known
@@ -201,7 +229,9 @@ def reason_of(code: str) -> HoldReason:
 
 
 def code_of(holds: str, mode: Mode) -> str:
-    """Return the code of a hold that admission answers: an operator's breaker is another reason than an outage."""
+    """Return the code of a hold that admission answers: an operator's breaker is another reason
+    than an outage.
+    """
     return FORCED_OPEN if holds == BREAKER_OPEN and mode == "open" else holds
 
 
@@ -215,7 +245,8 @@ class Remains(msgspec.Struct, frozen=True):
 
     Attributes:
         until_ms: When it may end, epoch ms; 0 if no time ends it, or if that time has passed.
-        probe_due: True if the time of the next probe has passed, so that the next lead goes as a probe.
+        probe_due: True if the time of the next probe has passed, so that the next lead goes as a
+            probe.
     """
 
     until_ms: int
@@ -225,8 +256,8 @@ class Remains(msgspec.Struct, frozen=True):
 def remains(code: str, until_ms: int, now_ms: int, *, probe_due: bool = False) -> Remains | None:
     """Return what is left of a hold, or None if it is over.
 
-    Only a hold that time lifts is over at `until_ms`. One that a probe lifts lasts until a lead comes: without leads a
-    lane may be held for days beyond the time of its next probe.
+    Only a hold that time lifts is over at `until_ms`. One that a probe lifts lasts until a lead
+    comes: without leads a lane may be held for days beyond the time of its next probe.
     """
     match reason_of(code).lifted_by:
         case "probe" | "callback":

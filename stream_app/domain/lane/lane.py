@@ -1,7 +1,7 @@
 """A lane: breaker, window, rate, budget, quota and suspension of one workspace.
 
-Its row is committed in the same transaction as the leads that changed it. `admission.decide` decides whether a lead may
-be sent now, `settlement.settled` records the end of a POST.
+Its row is committed in the same transaction as the leads that changed it. `admission.decide`
+decides whether a lead may be sent now, `settlement.settled` records the end of a POST.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from stream_app.domain.limits import breaker, budget, callback_health, concurrency, meters, rate, suspension, window
+from stream_app.domain.limits import (
+    breaker,
+    budget,
+    callback_health,
+    concurrency,
+    meters,
+    rate,
+    suspension,
+    window,
+)
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.suspension import FloodGuard
@@ -21,7 +30,9 @@ from stream_app.domain.plan import Actor, Change, Destination, InForce, Workspac
 
 LANE_VERSION: Final = 1
 LANE_BUSY: Final = "lane_busy"
-"""The reason of a deferral: the lane is not held, but more leads wait for it than it sends within `patience_s`."""
+"""The reason of a deferral: the lane is not held, but more leads wait for it than it sends within
+`patience_s`.
+"""
 
 
 class Forced(msgspec.Struct, frozen=True):
@@ -34,14 +45,16 @@ class Forced(msgspec.Struct, frozen=True):
 class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     """The value of a lane's row. Fields are only ever added.
 
-    `partition` is where it lives: a configuration that moves it is refused. `window` is of the breaker and the flood
-    guard, and people see `health`. `pause`, `forced` and `changes` are an operator's orders (domain/lane/overrides.py).
-    `held_since` says since when it is held (epoch ms), by the code of the reason.
+    `partition` is where it lives: a configuration that moves it is refused. `window` is of the
+    breaker and the flood guard, and people see `health`. `pause`, `forced` and `changes` are an
+    operator's orders (domain/lane/overrides.py). `held_since` says since when it is held (epoch
+    ms), by the code of the reason.
     """
 
     workspace: str
     partition: Whole
-    version: Whole = msgspec.field(default_factory=lambda: LANE_VERSION)  # a plain default would be left out of the row
+    # a plain default would be left out of the row
+    version: Whole = msgspec.field(default_factory=lambda: LANE_VERSION)
     breaker: breaker.Breaker = breaker.Breaker()
     health: window.Window = window.Window()
     window: window.Window = window.Window()
@@ -61,7 +74,9 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     held_since: dict[str, TimeMs] = {}
 
     def in_force(self, configured: Workspace) -> InForce:
-        """Return the policy that the rules apply: the configured one with what operators have changed."""
+        """Return the policy that the rules apply: the configured one with what operators have
+        changed.
+        """
         return in_force(configured, self.changes)
 
 
@@ -71,32 +86,47 @@ def mode_of(policy: InForce, lane: Lane) -> breaker.Mode:
 
 
 def lifted(lane: Lane) -> Lane:
-    """Return the lane without its suspension. Its counters restart, or the next failure would suspend it again."""
+    """Return the lane without its suspension.
+
+    Its counters restart, or the next failure would suspend it again.
+    """
     reason = lane.suspension.reason if lane.suspension is not None else ""
-    lane = replace(lane, suspension=None, callback_health=callback_health.reset_reported(lane.callback_health))
+    lane = replace(
+        lane,
+        suspension=None,
+        callback_health=callback_health.reset_reported(lane.callback_health),
+    )
     if reason == suspension.FLOOD:
         lane = replace(lane, flood_guard=FloodGuard(), window=window.Window())
     return lane
 
 
 def host_checked(policy: InForce, lane: Lane, answers: bool, now_ms: int) -> Lane:
-    """Return the lane after a check whether Clay's host answers. Only an open breaker uses the check."""
+    """Return the lane after a check whether Clay's host answers.
+
+    Only an open breaker uses the check.
+    """
     after = breaker.host_checked(policy.breaker, lane.breaker, answers, now_ms)
     return lane if after is lane.breaker else replace(lane, breaker=after)
 
 
 def moved_text(workspace: str, partition: int, home: int) -> str:
-    """Say that a workspace has its lane in this partition, and what to do, because its home is another one."""
+    """Say that a workspace has its lane in this partition, and what to do, because its home is
+    another one.
+    """
     return (
-        f"workspace {workspace} has its lane in partition {partition}, the configuration says {home}: "
+        f"workspace {workspace} has its lane in partition {partition}, the configuration "
+        f"says {home}: "
         f"set workspaces.{workspace}.partition = {partition}, or use a new workspace name"
     )
 
 
 def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane:
-    """Return the lane for its new owner: no tokens, because the previous owner may have spent them just now.
+    """Return the lane for its new owner: no tokens, because the previous owner may have spent them
+    just now.
 
-    `previous` is the lane as this process last knew it, not fully committed. A Retry-After in it still holds.
+    `previous` is the lane as this process last knew it, not fully committed. A Retry-After in it
+    still holds.
     """
     bucket = rate.empty_after_takeover(lane.rate, now_ms)
     health = callback_health.taken_over(lane.callback_health, now_ms)
@@ -105,8 +135,16 @@ def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane
     return replace(lane, rate=bucket, callback_health=health)
 
 
-def reconfigured(policy: InForce, lane: Lane, destinations: Sequence[Destination], now_ms: int) -> Lane:
-    """Return the lane under a possibly new configuration. If that changes a refused setup, a probe is due at once."""
+def reconfigured(
+    policy: InForce,
+    lane: Lane,
+    destinations: Sequence[Destination],
+    now_ms: int,
+) -> Lane:
+    """Return the lane under a possibly new configuration.
+
+    If that changes a refused setup, a probe is due at once.
+    """
     reviewed = budget.reviewed(policy.budget, lane.budget, now_ms)
     setups = {destination.alias: destination.setup_id for destination in destinations}
     lane = replace(lane, budget=reviewed, quota=quota.reconfigured(lane.quota, setups, now_ms))
@@ -120,7 +158,8 @@ def reconfigured(policy: InForce, lane: Lane, destinations: Sequence[Destination
 class Horizon(msgspec.Struct, frozen=True):
     """When the last deferred leads of a lane come back, epoch ms.
 
-    Deferred leads come back one by one at the lane's rate. So each is deferred about once, however long the backlog is.
+    Deferred leads come back one by one at the lane's rate. So each is deferred about once, however
+    long the backlog is.
     """
 
     returned_ms: int = 0  # for leads that had been deferred or replayed before
@@ -130,18 +169,27 @@ class Horizon(msgspec.Struct, frozen=True):
 def sends_per_s(policy: InForce, lane: Lane) -> float:
     """Return how many leads the lane sends in a second if nothing holds it.
 
-    Its rate bounds it, and so do the calls that may be in flight in the end, because each takes some time.
+    Its rate bounds it, and so do the calls that may be in flight in the end, because each takes
+    some time.
     """
     per_s = rate.current(policy.rate, lane.rate)
     return min(per_s, concurrency.most_per_s(policy.max_in_flight, lane.concurrency))
 
 
 def postpone(horizon: Horizon, at_ms: int, per_s: float, *, returned: bool) -> tuple[Horizon, int]:
-    """Return when one more deferred lead comes back, not before `at_ms` (epoch ms), and the horizon with it.
+    """Return when one more deferred lead comes back, not before `at_ms` (epoch ms), and the horizon
+    with it.
 
-    A lead that returned before comes back ahead of new ones, because it is older. `per_s`: the sends of the lane in a
-    second, at most 1,000 by its configuration.
+    A lead that returned before comes back ahead of new ones, because it is older. `per_s`: the
+    sends of the lane in a second, at most 1,000 by its configuration.
     """
-    after_ms = max(at_ms, horizon.returned_ms) if returned else max(at_ms, horizon.returned_ms, horizon.new_ms)
+    after_ms = (
+        max(at_ms, horizon.returned_ms)
+        if returned
+        else max(at_ms, horizon.returned_ms, horizon.new_ms)
+    )
     due_ms = after_ms + round(1000 / per_s)
-    return Horizon(due_ms, horizon.new_ms) if returned else Horizon(horizon.returned_ms, due_ms), due_ms
+    return Horizon(due_ms, horizon.new_ms) if returned else Horizon(
+        horizon.returned_ms,
+        due_ms,
+    ), due_ms

@@ -1,7 +1,7 @@
 """Orders of an operator to a lane while it runs.
 
-An order stays in force in the lane's row, through restarts and take-overs, until another order changes it. A change of
-a policy's key also ends when the configuration changes that key.
+An order stays in force in the lane's row, through restarts and take-overs, until another order
+changes it. A change of a policy's key also ends when the configuration changes that key.
 """
 
 from collections.abc import Collection, Mapping
@@ -56,13 +56,20 @@ class Reset(Struct, frozen=True):
 
 
 class ChangeBudget(Struct, frozen=True, omit_defaults=True):
-    """Change limits from the next lead on: to a number, to `none` for no limit, or to what is `configured`."""
+    """Change limits from the next lead on: to a number, to `none` for no limit, or to what is
+    `configured`.
+    """
 
     caps: dict[Cap, _Amount | AsConfigured | None] = {}
-    shadow: Annotated[bool | AsConfigured | None, Meta(description="count only, hold no lead")] = None
+    shadow: Annotated[bool | AsConfigured | None, Meta(description="count only, hold no lead")] = (
+        None
+    )
 
     def __post_init__(self) -> None:
-        _check_named(self.caps or self.shadow is not None, f"something to change: {', '.join(get_args(Cap))} or shadow")
+        _check_named(
+            self.caps or self.shadow is not None,
+            f"something to change: {', '.join(get_args(Cap))} or shadow",
+        )
 
 
 class Correct(Struct, frozen=True, omit_defaults=True):
@@ -74,7 +81,8 @@ class Correct(Struct, frozen=True, omit_defaults=True):
     credits: Annotated[_Correction, Meta(description="to book; below 0: returned")] = 0
     actions: Annotated[_Correction, Meta(description="to book; below 0: returned")] = 0
     period: Annotated[
-        Literal["day", "month"], Meta(description="day: today and this month; month: only this month")
+        Literal["day", "month"],
+        Meta(description="day: today and this month; month: only this month"),
     ] = "day"
 
     def __post_init__(self) -> None:
@@ -94,7 +102,10 @@ class ChangeRate(Struct, frozen=True, omit_defaults=True, rename={"per_second": 
     ] = None
 
     def __post_init__(self) -> None:
-        _check_named(self.per_second is not None or self.burst is not None, "something to change: per_second or burst")
+        _check_named(
+            self.per_second is not None or self.burst is not None,
+            "something to change: per_second or burst",
+        )
 
 
 class ChangeQuota(Struct, frozen=True, omit_defaults=True, rename={"webhook": "webhook_id"}):
@@ -103,7 +114,10 @@ class ChangeQuota(Struct, frozen=True, omit_defaults=True, rename={"webhook": "w
     webhook: Annotated[str, Meta(description="the ID that `lanes --json` shows")]
     use: Annotated[
         bool | None,
-        Meta(description="use the webhook again, or stop using it", extra={"words": ("use", "retire")}),
+        Meta(
+            description="use the webhook again, or stop using it",
+            extra={"words": ("use", "retire")},
+        ),
     ] = None
     count: Annotated[
         Annotated[int, Meta(ge=0, le=quota.LIFETIME)] | None,
@@ -112,8 +126,13 @@ class ChangeQuota(Struct, frozen=True, omit_defaults=True, rename={"webhook": "w
 
     def __post_init__(self) -> None:
         if "/" in self.webhook or len(self.webhook) > _LONGEST_ID:
-            raise ValueError("name the webhook by the ID that `stream-app lanes --json` shows, never by its URL")
-        _check_named(self.use is not None or self.count is not None, "something to change: use, retire or count")
+            raise ValueError(
+                "name the webhook by the ID that `stream-app lanes --json` shows, never by its URL",
+            )
+        _check_named(
+            self.use is not None or self.count is not None,
+            "something to change: use, retire or count",
+        )
 
 
 def _check_named(named: object, options: str) -> None:
@@ -121,22 +140,58 @@ def _check_named(named: object, options: str) -> None:
         raise ValueError(f"name {options}")
 
 
-Order = Pause | Resume | Trip | Close | Shadow | Auto | Reset | ChangeBudget | Correct | ChangeRate | ChangeQuota
-OrderKind = Literal["pause", "resume", "trip", "close", "shadow", "auto", "reset", "budget", "correct", "rate", "quota"]
+Order = (
+    Pause
+    | Resume
+    | Trip
+    | Close
+    | Shadow
+    | Auto
+    | Reset
+    | ChangeBudget
+    | Correct
+    | ChangeRate
+    | ChangeQuota
+)
+OrderKind = Literal[
+    "pause",
+    "resume",
+    "trip",
+    "close",
+    "shadow",
+    "auto",
+    "reset",
+    "budget",
+    "correct",
+    "rate",
+    "quota",
+]
 
-ORDERS: Final[Mapping[OrderKind, type[Order]]] = dict(zip(get_args(OrderKind), get_args(Order), strict=True))
-"""By kind of command. The docstring of an order is the text of its help and of its form, its fields are the options."""
+ORDERS: Final[Mapping[OrderKind, type[Order]]] = dict(
+    zip(get_args(OrderKind), get_args(Order), strict=True),
+)
+"""By kind of command. The docstring of an order is the text of its help and of its form, its fields
+are the options.
+"""
 
 
 class Answer(Struct, frozen=True):
-    """The lane after an order, and the outcome in one line; not `done`: refused, and nothing changed."""
+    """The lane after an order, and the outcome in one line; not `done`: refused, and nothing
+    changed.
+    """
 
     lane: Lane
     text: str
     done: bool = True
 
 
-def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Collection[str] = frozenset()) -> Answer:
+def obey(
+    policy: Workspace,
+    lane: Lane,
+    order: Order,
+    by: Actor,
+    webhook_ids: Collection[str] = frozenset(),
+) -> Answer:
     """Apply an order. An order that is in force already changes nothing, and the answer says so.
 
     `by.at_ms` is now. `webhook_ids` are all webhooks of the workspace's destinations.
@@ -152,7 +207,9 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
         case Reset():
             return _reset(lane, by.at_ms)
         case ChangeBudget():
-            values: dict[str, object] = {f"budget.{cap}": value for cap, value in order.caps.items()}
+            values: dict[str, object] = {
+                f"budget.{cap}": value for cap, value in order.caps.items()
+            }
             if order.shadow is not None:
                 values["budget.shadow"] = order.shadow
             return _change(policy, lane, values, by)
@@ -160,7 +217,12 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
             return _correct(policy, lane, order, by.at_ms)
         case ChangeRate():
             asked = {"rate.rate_per_s": order.per_second, "rate.burst": order.burst}
-            return _change(policy, lane, {key: value for key, value in asked.items() if value is not None}, by)
+            return _change(
+                policy,
+                lane,
+                {key: value for key, value in asked.items() if value is not None},
+                by,
+            )
         case ChangeQuota():
             return _quota(lane, order, webhook_ids, by)
 
@@ -168,13 +230,19 @@ def obey(policy: Workspace, lane: Lane, order: Order, by: Actor, webhook_ids: Co
 def _pause(lane: Lane, by: Actor) -> Answer:
     if lane.pause is not None:
         return Answer(lane, f"the lane was paused already, {byline(lane.pause)}")
-    return Answer(replace(lane, pause=by), f"paused {byline(by)}; leads wait on Kafka until `resume`")
+    return Answer(
+        replace(lane, pause=by),
+        f"paused {byline(by)}; leads wait on Kafka until `resume`",
+    )
 
 
 def _resume(lane: Lane) -> Answer:
     gone = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     gone += [f"the suspension ({lane.suspension.reason})"] if lane.suspension else []
-    gone += [f"the suspension of webhook {webhook_id} (404)" for webhook_id in quota.suspended(lane.quota)]
+    gone += [
+        f"the suspension of webhook {webhook_id} (404)"
+        for webhook_id in quota.suspended(lane.quota)
+    ]
     if not gone:
         return Answer(lane, "the lane was neither paused nor suspended")
     lane = replace(lifted(lane), pause=None, quota=quota.resumed(lane.quota))
@@ -183,7 +251,10 @@ def _resume(lane: Lane) -> Answer:
 
 _MODES: Final[Mapping[type[Order], tuple[breaker.Mode, str]]] = {
     Trip: ("open", "the breaker is forced open: nothing is sent until `auto`, `close` or `reset`"),
-    Close: ("closed", "the breaker is forced closed: nothing trips it until `auto`, `trip` or `reset`"),
+    Close: (
+        "closed",
+        "the breaker is forced closed: nothing trips it until `auto`, `trip` or `reset`",
+    ),
     Shadow: ("shadow", "the breaker is in shadow: it decides and reports, and holds nothing"),
     Auto: ("auto", "the breaker decides by itself"),
 }
@@ -196,17 +267,34 @@ def _force(lane: Lane, mode: breaker.Mode, text: str, by: Actor) -> Answer:
     if mode == "open" or mode == "closed":
         state = breaker.forced(state, mode, by.at_ms)
     if mode == "auto" and state.phase == "open":
-        text += ", beginning with probes" if state.cause == "forced" else f", and is open ({state.cause})"
+        text += (
+            ", beginning with probes"
+            if state.cause == "forced"
+            else f", and is open ({state.cause})"
+        )
     return Answer(replace(lane, breaker=state, forced=Forced(mode, by)), text)
 
 
 def _reset(lane: Lane, now_ms: int) -> Answer:
-    fresh = breaker.Breaker(epoch=lane.breaker.epoch + 1, since_ms=now_ms, next_lease=lane.breaker.next_lease)
-    lane = replace(lifted(lane), breaker=fresh, window=window.Window(), forced=None, quota=quota.resumed(lane.quota))
+    fresh = breaker.Breaker(
+        epoch=lane.breaker.epoch + 1,
+        since_ms=now_ms,
+        next_lease=lane.breaker.next_lease,
+    )
+    lane = replace(
+        lifted(lane),
+        breaker=fresh,
+        window=window.Window(),
+        forced=None,
+        quota=quota.resumed(lane.quota),
+    )
     rest = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []
     still = f"; still in force: {' and '.join(rest)}" if rest else ""
-    return Answer(lane, f"reset: the breaker is closed with an empty window, and no suspension{still}")
+    return Answer(
+        lane,
+        f"reset: the breaker is closed with an empty window, and no suspension{still}",
+    )
 
 
 def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Actor) -> Answer:
@@ -223,7 +311,10 @@ def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Act
         return Answer(lane, f"refused: {'; '.join(problems)}", done=False)
     before = lane.in_force(policy)
     changed = replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
-    return Answer(changed, ", ".join(f"{key}: {_text_of(before, key)} -> {_text_of(after, key)}" for key in values))
+    return Answer(
+        changed,
+        ", ".join(f"{key}: {_text_of(before, key)} -> {_text_of(after, key)}" for key in values),
+    )
 
 
 def _text_of(policy: Workspace, key: str) -> str:
@@ -245,11 +336,23 @@ def setting_text(value: float | bool | None) -> str:
 
 def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answer:
     rules = lane.in_force(policy).budget
-    corrected = budget.correct(rules, lane.budget, Cost(order.credits, order.actions), now_ms, order.period == "day")
+    corrected = budget.correct(
+        rules,
+        lane.budget,
+        Cost(order.credits, order.actions),
+        now_ms,
+        order.period == "day",
+    )
     if isinstance(corrected, budget.Refused):
-        return Answer(lane, "refused: the clock is behind the books, so it is not known which day it is", done=False)
+        return Answer(
+            lane,
+            "refused: the clock is behind the books, so it is not known which day it is",
+            done=False,
+        )
     after = meters(rules, corrected, now_ms)
-    sums = ", ".join(f"{name} {after[name].elsewhere}" for name in budget.METERS if after[name].elsewhere)
+    sums = ", ".join(
+        f"{name} {after[name].elsewhere}" for name in budget.METERS if after[name].elsewhere
+    )
     return Answer(replace(lane, budget=corrected), f"spent elsewhere is now: {sums or 'nothing'}")
 
 
@@ -257,12 +360,29 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
     webhook_id = order.webhook
     known = sorted({*webhook_ids, *lane.quota.webhooks})
     if webhook_id not in known:
-        return Answer(lane, f"refused: there is no webhook {webhook_id}; there are {', '.join(known)}", done=False)
+        return Answer(
+            lane,
+            f"refused: there is no webhook {webhook_id}; there are {', '.join(known)}",
+            done=False,
+        )
     webhook = quota.of(lane.quota, webhook_id)
     if order.use is not None:  # the first reason for taking it out of use stays
-        webhook = quota.Webhook(webhook.count) if order.use else replace(webhook, dead=webhook.dead or byline(by))
+        webhook = (
+            quota.Webhook(webhook.count)
+            if order.use
+            else replace(webhook, dead=webhook.dead or byline(by))
+        )
     if order.count is not None:
         webhook = replace(webhook, count=order.count)
     webhooks = quota.Quota({**lane.quota.webhooks, webhook_id: webhook})
-    use = f"out of use ({webhook.dead})" if webhook.dead else "suspended (404)" if webhook.suspension else "in use"
-    return Answer(replace(lane, quota=webhooks), f"webhook {webhook_id}: {count(webhook.count, 'submission')}, {use}")
+    use = (
+        f"out of use ({webhook.dead})"
+        if webhook.dead
+        else "suspended (404)"
+        if webhook.suspension
+        else "in use"
+    )
+    return Answer(
+        replace(lane, quota=webhooks),
+        f"webhook {webhook_id}: {count(webhook.count, 'submission')}, {use}",
+    )

@@ -1,4 +1,6 @@
-"""Quotes the cost of leads before they are published or sent back, against the remaining budget, and their time."""
+"""Quotes the cost of leads before they are published or sent back, against the remaining budget,
+and their time.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,11 +16,15 @@ from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, met
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import InForce, Workspace
 
-_METERS: Final = {name: words.replace(" ", " of ", 1) for name, words in METERS.items()}  # credits of today
+# credits of today
+_METERS: Final = {name: words.replace(" ", " of ", 1) for name, words in METERS.items()}
 
 
 class Part(msgspec.Struct, frozen=True):
-    """The leads of one destination. `credits_each` is their learned cost, or the configured estimate before that."""
+    """The leads of one destination.
+
+    `credits_each` is their learned cost, or the configured estimate before that.
+    """
 
     destination: str
     leads: int
@@ -34,8 +40,10 @@ class Quote(msgspec.Struct, frozen=True):
 
     workspace: str
     parts: list[Part]  # one entry per destination
-    left: dict[MeterName, int]  # what is left of each capped budget; a budget that is absent has no limit
-    known: bool  # the lane was asked: `left` and the rate are its own, and not only those of the configuration
+    # what is left of each capped budget; a budget that is absent has no limit
+    left: dict[MeterName, int]
+    # the lane was asked: `left` and the rate are its own, and not only those of the configuration
+    known: bool
     seconds: float  # how long the leads take at the lane's rate, or at that of replays
     holds: str = ""  # what holds the lane now, in words; '' if it moves
 
@@ -66,7 +74,13 @@ class Quote(msgspec.Struct, frozen=True):
         return ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in self.left.items())
 
 
-def part(destination: str, leads: int, usual: Cost, most: Cost, learned: Mapping[str, Estimate]) -> Part:
+def part(
+    destination: str,
+    leads: int,
+    usual: Cost,
+    most: Cost,
+    learned: Mapping[str, Estimate],
+) -> Part:
     """Return the cost of a number of leads of one destination.
 
     `usual` and `most` are as configured, `learned` is what the lane knows by destination.
@@ -93,7 +107,8 @@ def quote(
 ) -> Quote:
     """Return the quote for one workspace. Without a `view` it is made from the configuration.
 
-    `asked` says that a missing view means that nothing was ever sent, and not that the lane was not asked.
+    `asked` says that a missing view means that nothing was ever sent, and not that the lane was not
+    asked.
     """
     if view is None:
         return _quote(policy, parts, {}, math.inf, now_ms, known=asked)
@@ -104,23 +119,38 @@ def quote(
     return _quote(policy, parts, view.meters, rate_per_s, now_ms, holds=holds)
 
 
-def quote_of_replay(policy: InForce, lane: Lane, parts: Iterable[Part], pace_per_s: float, now_ms: int) -> Quote:
-    """Return the quote for leads of one workspace that are sent back, at most `pace_per_s` of them per second."""
+def quote_of_replay(
+    policy: InForce,
+    lane: Lane,
+    parts: Iterable[Part],
+    pace_per_s: float,
+    now_ms: int,
+) -> Quote:
+    """Return the quote for leads of one workspace that are sent back, at most `pace_per_s` of them
+    per second.
+    """
     pace_per_s = min(pace_per_s, rate.current(policy.rate, lane.rate))
     return _quote(policy, parts, meters(policy.budget, lane.budget, now_ms), pace_per_s, now_ms)
 
 
 def quote_lines(
-    quotes: Iterable[Quote], rest: str = "the rest of the leads waits on Kafka", at: str = "the lane's rate"
+    quotes: Iterable[Quote],
+    rest: str = "the rest of the leads waits on Kafka",
+    at: str = "the lane's rate",
 ) -> Iterator[str]:
-    """Yield one line for each destination, then those for its workspace. `rest`: what becomes of leads beyond it."""
+    """Yield one line for each destination, then those for its workspace.
+
+    `rest`: what becomes of leads beyond it.
+    """
     for quoted in quotes:
         name = quoted.workspace or "no workspace"
         for some in quoted.parts:
             yield (
-                f"{name}/{some.destination or 'no destination'}: {count(some.leads, 'lead')} at about "
+                f"{name}/{some.destination or 'no destination'}: {count(some.leads, 'lead')} "
+                "at about "
                 f"{some.credits_each:g} credits each: about {count(some.credits, 'credit')} and "
-                f"{count(some.actions, 'action')}, at most {count(some.credits_at_most, 'credit')} and "
+                f"{count(some.actions, 'action')}, at most "
+                f"{count(some.credits_at_most, 'credit')} and "
                 f"{count(some.actions_at_most, 'action')}"
             )
         yield f"{name}: {_budget(quoted)}; {_time(quoted.seconds)} at {at}"
@@ -134,7 +164,8 @@ def too_dear(quotes: Iterable[Quote]) -> list[str]:
     """Say of each workspace whose budget does not suffice what its leads cost and what is left."""
     return [
         f"{quoted.workspace}: {count(quoted.leads, 'lead costs', 'leads cost')} about "
-        f"{count(quoted.credits, 'credit')} and {count(quoted.actions, 'action')}, and {quoted.left_text} are left"
+        f"{count(quoted.credits, 'credit')} and {count(quoted.actions, 'action')}, and "
+        f"{quoted.left_text} are left"
         for quoted in quotes
         if quoted.short
     ]

@@ -7,11 +7,29 @@ import msgspec
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.holds import OVER_CEILING, reason_of
 from stream_app.domain.lane.lane import Lane, lifted, mode_of
-from stream_app.domain.limits import breaker, budget, callback_health, concurrency, meters, rate, suspension, window
+from stream_app.domain.limits import (
+    breaker,
+    budget,
+    callback_health,
+    concurrency,
+    meters,
+    rate,
+    suspension,
+    window,
+)
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.limits.suspension import Probe
-from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.model.outcome import (
+    Accepted,
+    Denied,
+    Gone,
+    Outcome,
+    Poison,
+    RateLimited,
+    Refused,
+    Uncertain,
+)
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Destination, InForce
 
@@ -29,8 +47,9 @@ class Settlement(msgspec.Struct, frozen=True):
     def attempts(self, before: int) -> int:
         """Return the lead's failed attempts, this one included.
 
-        An outage makes no dead letters. A failure within a run of other leads' failures is the start of an outage. A
-        failure within a run of the lead's own may be one too, as long as other leads can show the difference.
+        An outage makes no dead letters. A failure within a run of other leads' failures is the
+        start of an outage. A failure within a run of the lead's own may be one too, as long as
+        other leads can show the difference.
         """
         return before + (self.counts and self.run <= (before + 1 if self.alone else 1))
 
@@ -48,12 +67,18 @@ def settled(
 ) -> tuple[Lane, Settlement]:
     """Return the lane after a POST ended (None: it was not started). `rand` is from 0 to 1.
 
-    A reservation stays while the lead may still cost something. `in_flight`: POSTs of the lane that were in flight,
-    this one included. `others_wait`: more leads of the lane wait to be sent. `held_ms`: from the grant to the end; 0
-    if a take-over came between them.
+    A reservation stays while the lead may still cost something. `in_flight`: POSTs of the lane that
+    were in flight, this one included. `others_wait`: more leads of the lane wait to be sent.
+    `held_ms`: from the grant to the end; 0 if a take-over came between them.
     """
     if grant.webhook_probe is not None and not isinstance(outcome, Gone):
-        hooks = quota.probed(lane.quota, grant.webhook_id, grant.webhook_probe, isinstance(outcome, Accepted), now_ms)
+        hooks = quota.probed(
+            lane.quota,
+            grant.webhook_id,
+            grant.webhook_probe,
+            isinstance(outcome, Accepted),
+            now_ms,
+        )
         lane = msgspec.structs.replace(lane, quota=hooks)
     match outcome:
         case Accepted():
@@ -66,30 +91,88 @@ def settled(
                 return lane, Settlement(True, now_ms)
             cost = grant.destination.estimate
             settled_budget = budget.settle(lane.budget, grant.reservation, cost)
-            spent = msgspec.structs.replace(grant.reservation, credits=cost.credits, actions=cost.actions)
-            return msgspec.structs.replace(lane, budget=settled_budget), Settlement(True, now_ms, spent=spent)
+            spent = msgspec.structs.replace(
+                grant.reservation,
+                credits=cost.credits,
+                actions=cost.actions,
+            )
+            return msgspec.structs.replace(lane, budget=settled_budget), Settlement(
+                True,
+                now_ms,
+                spent=spent,
+            )
         case Uncertain():
             lane = _with_latency(policy, lane, outcome.latency_ms, held_ms, in_flight)
-            lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
+            lane = _with_verdict(
+                policy,
+                lane,
+                grant,
+                outcome.reason,
+                outcome.latency_ms,
+                now_ms,
+                rand,
+            )
             return _with_probe_released(lane, grant, now_ms), Settlement(True, now_ms)
         case Refused():
-            return _refused(policy, lane, grant, outcome, now_ms, rand, in_flight <= 1 and not others_wait)
+            return _refused(
+                policy,
+                lane,
+                grant,
+                outcome,
+                now_ms,
+                rand,
+                in_flight <= 1 and not others_wait,
+            )
         case RateLimited():
             lane = _without_verdict(lane, grant, now_ms)
             after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
-            limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand, outcome.latency_ms)
-            return msgspec.structs.replace(lane, rate=limited), Settlement(False, limited.blocked_until_ms)
+            limited = rate.on_429(
+                policy.rate,
+                lane.rate,
+                now_ms,
+                after_ms,
+                rand,
+                outcome.latency_ms,
+            )
+            return msgspec.structs.replace(lane, rate=limited), Settlement(
+                False,
+                limited.blocked_until_ms,
+            )
         case Denied():
             text = _denial_text(lane, grant, outcome)
             lane = _without_verdict(lane, grant, now_ms, keep_probe=True)
-            lane = _suspended(policy, lane, grant.destination, outcome.reason, text, now_ms, grant.probe)
+            lane = _suspended(
+                policy,
+                lane,
+                grant.destination,
+                outcome.reason,
+                text,
+                now_ms,
+                grant.probe,
+            )
             return lane, Settlement(False, now_ms, text)
         case Gone():
             alias = grant.destination.alias
             setup_id = grant.destination.setup_id
-            text = f"the webhook {grant.webhook_id} of {alias} is gone (404): a probe tries it again now and then"
-            fresh = suspension.begin(policy.suspension, outcome.reason, text, now_ms, alias, setup_id)
-            hooks = quota.gone(policy.suspension, lane.quota, grant.webhook_id, fresh, grant.webhook_probe)
+            text = (
+                f"the webhook {grant.webhook_id} of {alias} is gone (404): a probe tries it "
+                "again now and then"
+            )
+            fresh = suspension.begin(
+                policy.suspension,
+                outcome.reason,
+                text,
+                now_ms,
+                alias,
+                setup_id,
+            )
+            hooks = quota.gone(
+                policy.suspension,
+                lane.quota,
+                grant.webhook_id,
+                fresh,
+                grant.webhook_probe,
+            )
             lane = msgspec.structs.replace(_without_verdict(lane, grant, now_ms), quota=hooks)
             return lane, Settlement(False, now_ms, text)
         case Poison():
@@ -103,12 +186,19 @@ def settled(
 def dead_letter_counted(policy: InForce, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:
     """Return the lane after a granted lead became a dead letter. Too many of them suspend it."""
     seen = window.record_dead_letter(window.LAST_MINUTE, lane.window, now_ms)
-    lane = msgspec.structs.replace(lane, flood_guard=suspension.counted(lane.flood_guard, cause), window=seen)
+    lane = msgspec.structs.replace(
+        lane,
+        flood_guard=suspension.counted(lane.flood_guard, cause),
+        window=seen,
+    )
     totals = window.totals(window.LAST_MINUTE, seen, now_ms)
     why = suspension.flooded(policy.flood_guard, lane.flood_guard, totals)
     if not why and not (lane.suspension is not None and lane.suspension.reason == suspension.FLOOD):
         return lane
-    text = f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume the lane"
+    text = (
+        f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume "
+        "the lane"
+    )
     return _suspended(policy, lane, grant.destination, suspension.FLOOD, text, now_ms, grant.probe)
 
 
@@ -119,27 +209,46 @@ def charged(lane: Lane, reservation: Reservation) -> Lane:
 
 
 def book_callback(
-    policy: InForce, lane: Lane, destination: Destination, reservation: Reservation, cost: Cost, now_ms: int
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    reservation: Reservation,
+    cost: Cost,
+    now_ms: int,
 ) -> Lane:
-    """Book the cost that a callback reports, and learn from it. More than the ceiling suspends the lane."""
+    """Book the cost that a callback reports, and learn from it.
+
+    More than the ceiling suspends the lane.
+    """
     known = lane.estimates.get(destination.alias) or meters.first_estimate(destination.estimate)
     learned = meters.learn_cost(known, cost, destination.ceiling)
     after = budget.settle(lane.budget, reservation, cost)
     if cost.exceeds(reservation):
         after = budget.reviewed(policy.budget, after, now_ms)
-    lane = msgspec.structs.replace(lane, budget=after, estimates={**lane.estimates, destination.alias: learned})
-    if not cost.exceeds(destination.ceiling) or suspension.holds(lane.suspension, destination.alias):
+    lane = msgspec.structs.replace(
+        lane,
+        budget=after,
+        estimates={**lane.estimates, destination.alias: learned},
+    )
+    if not cost.exceeds(destination.ceiling) or suspension.holds(
+        lane.suspension,
+        destination.alias,
+    ):
         return lane
     text = (
-        f"a lead of destination {destination.alias} cost {cost.credits} credits and {cost.actions} Actions, more than "
-        f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no budget is safe with that; "
+        f"a lead of destination {destination.alias} cost {cost.credits} credits and "
+        f"{cost.actions} Actions, more than "
+        f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no "
+        "budget is safe with that; "
         "raise ceiling_* or make the table cheaper, then resume the lane"
     )
     return _suspended(policy, lane, destination, OVER_CEILING, text, now_ms, None)
 
 
 def probe_succeeded(policy: InForce, lane: Lane, destination: str, now_ms: int) -> Lane:
-    """Return the lane after a probe showed that this destination is healthy: resumed, unless others are not."""
+    """Return the lane after a probe showed that this destination is healthy: resumed, unless others
+    are not.
+    """
     missing = callback_health.still_missing(lane.callback_health, destination)
     if lane.suspension is None or lane.suspension.reason != callback_health.REASON or not missing:
         return lifted(lane)
@@ -149,7 +258,10 @@ def probe_succeeded(policy: InForce, lane: Lane, destination: str, now_ms: int) 
 
 
 def _probe_accepted(policy: InForce, lane: Lane, grant: Grant, now_ms: int) -> Lane:
-    """Return the lane after a 2xx. The probe's 2xx lifts a suspension, or makes it wait for the callback."""
+    """Return the lane after a 2xx.
+
+    The probe's 2xx lifts a suspension, or makes it wait for the callback.
+    """
     suspended = lane.suspension
     destination = grant.destination
     if suspended is None or suspension.lift(suspended, grant.probe) is not None:
@@ -158,24 +270,46 @@ def _probe_accepted(policy: InForce, lane: Lane, grant: Grant, now_ms: int) -> L
         if destination.callbacks:
             later = suspension.postpone_probe(policy.suspension, suspended, now_ms)
             return msgspec.structs.replace(lane, suspension=later)
-        if destination.alias != suspended.destination:  # it never calls back, so it proves nothing about the others
+        # it never calls back, so it proves nothing about the others
+        if destination.alias != suspended.destination:
             return _with_probe_released(lane, grant, now_ms)
     return probe_succeeded(policy, lane, destination.alias, now_ms)
 
 
 def _suspended(
-    policy: InForce, lane: Lane, destination: Destination, reason: str, text: str, now_ms: int, probe: Probe | None
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    reason: str,
+    text: str,
+    now_ms: int,
+    probe: Probe | None,
 ) -> Lane:
-    fresh = suspension.begin(policy.suspension, reason, text, now_ms, destination.alias, destination.setup_id)
+    fresh = suspension.begin(
+        policy.suspension,
+        reason,
+        text,
+        now_ms,
+        destination.alias,
+        destination.setup_id,
+    )
     after = suspension.suspend(policy.suspension, lane.suspension, fresh, probe)
     return msgspec.structs.replace(lane, suspension=after)
 
 
 def _refused(
-    policy: InForce, lane: Lane, grant: Grant, outcome: Refused, now_ms: int, rand: float, alone: bool
+    policy: InForce,
+    lane: Lane,
+    grant: Grant,
+    outcome: Refused,
+    now_ms: int,
+    rand: float,
+    alone: bool,
 ) -> tuple[Lane, Settlement]:
     free = mode_of(policy, lane) == "shadow"
-    was_closed = free or (lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, grant.permit))
+    was_closed = free or (
+        lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, grant.permit)
+    )
     lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
     lane = _with_probe_released(_refunded(lane, grant), grant, now_ms)
     after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
@@ -189,7 +323,13 @@ def _refused(
     return lane, Settlement(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
 
 
-def _with_latency(policy: InForce, lane: Lane, latency_ms: int, held_ms: int, in_flight: int) -> Lane:
+def _with_latency(
+    policy: InForce,
+    lane: Lane,
+    latency_ms: int,
+    held_ms: int,
+    in_flight: int,
+) -> Lane:
     """Learn from a call how many may be in flight."""
     limit = concurrency.answered(
         policy.max_in_flight,
@@ -203,40 +343,79 @@ def _with_latency(policy: InForce, lane: Lane, latency_ms: int, held_ms: int, in
 
 
 def _with_verdict(
-    policy: InForce, lane: Lane, grant: Grant, failure: str, latency_ms: int, now_ms: int, rand: float
+    policy: InForce,
+    lane: Lane,
+    grant: Grant,
+    failure: str,
+    latency_ms: int,
+    now_ms: int,
+    rand: float,
 ) -> Lane:
-    """Record a call. Health counts each one. Breaker and window ignore those from before the breaker last opened."""
+    """Record a call.
+
+    Health counts each one. Breaker and window ignore those from before the breaker last opened.
+    """
     if failure:
         outage = breaker.record_failure(lane.outage, failure, lane.breaker.cause, now_ms)
         lane = msgspec.structs.replace(lane, outage=outage)
     ok = not failure
     verdict = breaker.verdict(policy.breaker, not failure, latency_ms)
-    health = window.record(window.FIVE_MINUTES, lane.health, now_ms, ok, verdict == "slow", latency_ms)
+    health = window.record(
+        window.FIVE_MINUTES,
+        lane.health,
+        now_ms,
+        ok,
+        verdict == "slow",
+        latency_ms,
+    )
     if breaker.is_late(lane.breaker, grant.permit):
         return msgspec.structs.replace(lane, health=health)
     seen = window.record(window.LAST_MINUTE, lane.window, now_ms, ok, verdict == "slow")
     totals = partial(window.totals, window.LAST_MINUTE, seen, now_ms)
     mode = mode_of(policy, lane)
-    after = breaker.on_result(policy.breaker, lane.breaker, grant.permit, verdict, totals, now_ms, rand, mode)
+    after = breaker.on_result(
+        policy.breaker,
+        lane.breaker,
+        grant.permit,
+        verdict,
+        totals,
+        now_ms,
+        rand,
+        mode,
+    )
     closed_now = after.phase == "closed" and lane.breaker.phase != "closed"
-    return msgspec.structs.replace(lane, breaker=after, window=window.Window() if closed_now else seen, health=health)
+    return msgspec.structs.replace(
+        lane,
+        breaker=after,
+        window=window.Window() if closed_now else seen,
+        health=health,
+    )
 
 
 def _without_verdict(lane: Lane, grant: Grant, now_ms: int, keep_probe: bool = False) -> Lane:
     """Return probe and reservation: the call said nothing about Clay's health and cost nothing."""
     freed = breaker.release_probe(lane.breaker, grant.permit)
-    lane = _refunded(lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed), grant)
+    lane = _refunded(
+        lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed),
+        grant,
+    )
     return lane if keep_probe else _with_probe_released(lane, grant, now_ms)
 
 
 def _refunded(lane: Lane, grant: Grant) -> Lane:
-    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, grant.reservation, Cost()))
+    return msgspec.structs.replace(
+        lane,
+        budget=budget.settle(lane.budget, grant.reservation, Cost()),
+    )
 
 
 def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:
     if lane.suspension is None or grant.probe is None:
         return lane
-    return msgspec.structs.replace(lane, suspension=suspension.release_probe(lane.suspension, grant.probe, now_ms))
+    return msgspec.structs.replace(
+        lane,
+        suspension=suspension.release_probe(lane.suspension, grant.probe, now_ms),
+    )
 
 
 def _denial_text(lane: Lane, grant: Grant, outcome: Denied) -> str:

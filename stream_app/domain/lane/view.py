@@ -31,7 +31,8 @@ from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Change, Destination, InForce, Workspace, byline, in_force
 
-AS_PROBE: Final = 1  # the time in `LaneView.turns` of a destination whose next lead goes now, as a probe
+# the time in `LaneView.turns` of a destination whose next lead goes now, as a probe
+AS_PROBE: Final = 1
 
 
 class LaneChange(msgspec.Struct, frozen=True):
@@ -86,39 +87,46 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of a lane for people and programs, on `leads.lanes`, keyed by workspace. Compacted, written on change.
+    """The state of a lane for people and programs, on `leads.lanes`, keyed by workspace.
+
+    Compacted, written on change.
 
     Attributes:
         breaker: `closed`, `open` or `half_open`.
         score: The health as a number from 0 to 100.
         rate_per_s: The present rate of the token bucket.
         holds: Why nothing is admitted now, a stable code; '' if the lane runs.
-        until_ms: When it may move again, epoch ms; 0 if no time ends the hold, or if that time has passed.
-        credits_spent_day: Repeats the meter `credits_day`, as the next five fields do. Credits are of the present day
-            or month and exclude reservations.
+        until_ms: When it may move again, epoch ms; 0 if no time ends the hold, or if that time has
+            passed.
+        credits_spent_day: Repeats the meter `credits_day`, as the next five fields do. Credits are
+            of the present day or month and exclude reservations.
         since_ms: When the trouble began that holds it, epoch ms.
         lifts: What makes it move again.
         news: The changes since the lane's last record on this topic.
         mode: The mode of the breaker. `open` and `closed` are forced, `shadow` only reports.
         changes: What operators changed at run time.
         meters: `credits_day`, `credits_month`, `actions_day`, `actions_month`.
-        estimates: The cost of a lead by destination, learned from callbacks; the configured estimate before that.
+        estimates: The cost of a lead by destination, learned from callbacks; the configured
+            estimate before that.
         webhooks: By id: submissions so far, and why it is out of use.
         p50_ms: Latency of the last five minutes, as `p95_ms` and `p99_ms`.
         concurrency: How many POSTs may be in flight.
-        sends_per_s: How many leads a second can be sent at most now: its rate, or fewer if few POSTs may be in flight.
-        bound_by: Which limit that is: `rate`, `max_in_flight`, or `concurrency`, which is below `max_in_flight` while
-            Clay is slower than usual.
-        held_ms: How long a POST takes its place, from its grant to the answer, if that bounds the lane.
+        sends_per_s: How many leads a second can be sent at most now: its rate, or fewer if few
+            POSTs may be in flight.
+        bound_by: Which limit that is: `rate`, `max_in_flight`, or `concurrency`, which is below
+            `max_in_flight` while Clay is slower than usual.
+        held_ms: How long a POST takes its place, from its grant to the answer, if that bounds the
+            lane.
         shadow_breaker: Leads that a shadow breaker admitted and would have held.
         shadow_budget: Leads that a shadow budget admitted and would have held.
         submissions_left: Submissions left, by destination.
         partly: What holds only some of its leads, in addition to `holds`.
         outage: The calls that failed while the circuit breaker is not closed.
-        turns: By destination that is held, when its next lead may go, epoch ms; 0 if no time ends the hold, 1 if the
-            next lead goes now, as a probe.
+        turns: By destination that is held, when its next lead may go, epoch ms; 0 if no time ends
+            the hold, 1 if the next lead goes now, as a probe.
         probe_due: True if the lane is held, and its next lead goes as a probe.
-        positions: By topic of leads, how far the lane's partition was read. The newest view of a partition counts.
+        positions: By topic of leads, how far the lane's partition was read. The newest view of a
+            partition counts.
     """
 
     workspace: str
@@ -166,14 +174,18 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     positions: dict[str, Position] = {}
 
     def in_force(self, configured: Workspace) -> InForce:
-        """Return the policy that the lane applies: the configured one with what operators have changed."""
+        """Return the policy that the lane applies: the configured one with what operators have
+        changed.
+        """
         return in_force(configured, self.changes)
 
     def at(self, now_ms: int) -> Self:
-        """Return the view as it is at a later time, for everything that tells a person or a program of the lane.
+        """Return the view as it is at a later time, for everything that tells a person or a program
+        of the lane.
 
-        A hold that time lifts is over once its time has passed, although the lane publishes that a moment later. One
-        that a probe lifts is not: the lane stays held until a lead comes, and that lead goes as a probe.
+        A hold that time lifts is over once its time has passed, although the lane publishes that a
+        moment later. One that a probe lifts is not: the lane stays held until a lead comes, and
+        that lead goes as a probe.
         """
         parts = tuple(rest for part in self.partly if (rest := part.at(now_ms)) is not None)
         seen = self if parts == self.partly else msgspec.structs.replace(self, partly=parts)
@@ -182,7 +194,15 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         code = code_of(self.holds, self.mode)
         left = remains(code, self.until_ms, now_ms, probe_due=self.probe_due)
         if left is None:
-            return msgspec.structs.replace(seen, holds="", text="", until_ms=0, since_ms=0, lifts="", probe_due=False)
+            return msgspec.structs.replace(
+                seen,
+                holds="",
+                text="",
+                until_ms=0,
+                since_ms=0,
+                lifts="",
+                probe_due=False,
+            )
         since_ms = self.since_ms
         if self.outage is not None and reason_of(code).waits_for == "outage":
             since_ms = self.outage.since_ms
@@ -221,13 +241,23 @@ def view(
     day = shown["credits_day"]
     month = shown["credits_month"]
     pace = _pace(policy, lane)
-    answers = {destination.alias: _answer(policy, lane, destination, now_ms, stall) for destination in destinations}
+    answers = {
+        destination.alias: _answer(policy, lane, destination, now_ms, stall)
+        for destination in destinations
+    }
     held = _whole(policy, lane, destinations, answers)
     since = partial(_since_ms, lane, mode, destinations, now_ms=now_ms, stall=stall)
     to_bulk = dict(answers)
     for destination in destinations:
         if to_bulk[destination.alias] is None and policy.budget.hot_share:
-            to_bulk[destination.alias] = _answer(policy, lane, destination, now_ms, stall, hot=False)
+            to_bulk[destination.alias] = _answer(
+                policy,
+                lane,
+                destination,
+                now_ms,
+                stall,
+                hot=False,
+            )
     seen = LaneView(
         workspace=lane.workspace,
         partition=lane.partition,
@@ -253,7 +283,8 @@ def view(
         changes=lane.changes,
         meters=shown,
         estimates={
-            destination.alias: lane.estimates.get(destination.alias) or first_estimate(destination.estimate)
+            destination.alias: lane.estimates.get(destination.alias)
+            or first_estimate(destination.estimate)
             for destination in destinations
         },
         webhooks=lane.quota.webhooks,
@@ -275,11 +306,17 @@ def view(
         partly=tuple(_partly(to_bulk, held, since)),
         turns=dict(_turns(policy, lane, answers, now_ms)),
     ).at(now_ms)
-    return seen if before is None else msgspec.structs.replace(seen, news=tuple(_news(configured, before, seen)))
+    return (
+        seen
+        if before is None
+        else msgspec.structs.replace(seen, news=tuple(_news(configured, before, seen)))
+    )
 
 
 def held_since(seen: LaneView) -> dict[str, int]:
-    """Return since when the lane is held, by reason: the next owner of its row could not know it from the rest."""
+    """Return since when the lane is held, by reason: the next owner of its row could not know it
+    from the rest.
+    """
     since = {part.holds: part.since_ms for part in seen.partly}
     return since | {seen.holds: seen.since_ms} if seen.holds else since
 
@@ -297,17 +334,29 @@ def _pace(policy: InForce, lane: Lane) -> _Pace:
     most_per_s = concurrency.most_per_s(limit, lane.concurrency)
     if per_s <= most_per_s:
         return _Pace(round(per_s, 2))
-    # Two digits: a view is published when it changes, and these means change a little with each call.
+    # Two digits: a view is published when it changes, and these means change a little with each
+    # call.
     bound_by: Literal["max_in_flight", "concurrency"] = "concurrency"
     if limit == policy.max_in_flight:
         bound_by = "max_in_flight"
-    return _Pace(float(f"{most_per_s:.2g}"), bound_by, int(float(f"{lane.concurrency.held_ms:.2g}")))
+    return _Pace(
+        float(f"{most_per_s:.2g}"),
+        bound_by,
+        int(float(f"{lane.concurrency.held_ms:.2g}")),
+    )
 
 
 def _answer(
-    policy: InForce, lane: Lane, destination: Destination, now_ms: int, stall: StallDetector, hot: bool = True
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    now_ms: int,
+    stall: StallDetector,
+    hot: bool = True,
 ) -> Held | None:
-    """Return what admission would answer to a lead of the destination; None if it goes, now or with the next token."""
+    """Return what admission would answer to a lead of the destination; None if it goes, now or with
+    the next token.
+    """
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
     if isinstance(answer, Held):
         return answer if reason_of(answer.reason).lifted_by != "turn" else None
@@ -315,21 +364,35 @@ def _answer(
     if answer.webhook_probe is None or quota.has_one_in_use(policy.quota, lane.quota, pool):
         return None
     # The next lead goes, and only as a probe.
-    return without_webhook(lane, destination, Wait(quota.due_ms(policy.quota, lane.quota, pool)), now_ms)
+    return without_webhook(
+        lane,
+        destination,
+        Wait(quota.due_ms(policy.quota, lane.quota, pool)),
+        now_ms,
+    )
 
 
 def _whole(
-    policy: InForce, lane: Lane, destinations: Sequence[Destination], answers: Mapping[str, Held | None]
+    policy: InForce,
+    lane: Lane,
+    destinations: Sequence[Destination],
+    answers: Mapping[str, Held | None],
 ) -> Held | None:
-    """Return what holds the whole lane. `answers`: what admission would answer to leads of each destination."""
+    """Return what holds the whole lane.
+
+    `answers`: what admission would answer to leads of each destination.
+    """
     if None in answers.values():
         return _held_in_part(policy, lane)
     held = next(iter(answers.values()), None)
     if held is None or reason_of(held.reason).lifted_by == "person":
         return held
-    if reason_of(held.reason).lifted_by == "time" and (beneath := _beneath(policy, lane, destinations[0])):
+    if reason_of(held.reason).lifted_by == "time" and (
+        beneath := _beneath(policy, lane, destinations[0])
+    ):
         return Held(beneath.reason, beneath.text, max(beneath.until_ms, held.until_ms))
-    if mode_of(policy, lane) == "open":  # a suspension may end before an operator lets the breaker decide again
+    # a suspension may end before an operator lets the breaker decide again
+    if mode_of(policy, lane) == "open":
         return Held(BREAKER_OPEN, why_open(lane), 0)
     if held.reason == BREAKER_OPEN and lane.breaker.phase == "half_open":
         return Held(BREAKER_OPEN, held.text, breaker.due_ms(lane.breaker))
@@ -337,9 +400,14 @@ def _whole(
 
 
 def _partly(
-    answers: Mapping[str, Held | None], whole: Held | None, since: Callable[[str, Sequence[str]], int]
+    answers: Mapping[str, Held | None],
+    whole: Held | None,
+    since: Callable[[str, Sequence[str]], int],
 ) -> Iterator[PartHold]:
-    """Yield what holds only the leads of some destinations, or only bulk leads. `answers` are those to bulk leads."""
+    """Yield what holds only the leads of some destinations, or only bulk leads.
+
+    `answers` are those to bulk leads.
+    """
     holds: dict[Held, list[str]] = {}
     for alias, answer in answers.items():
         if answer is not None and (whole is None or answer.reason != whole.reason):
@@ -355,8 +423,15 @@ def _partly(
         )
 
 
-def _turns(policy: InForce, lane: Lane, answers: Mapping[str, Held | None], now_ms: int) -> Iterator[tuple[str, int]]:
-    """Yield when the next lead may go to each destination that takes leads not at all, or only as probes."""
+def _turns(
+    policy: InForce,
+    lane: Lane,
+    answers: Mapping[str, Held | None],
+    now_ms: int,
+) -> Iterator[tuple[str, int]]:
+    """Yield when the next lead may go to each destination that takes leads not at all, or only as
+    probes.
+    """
     mode = mode_of(policy, lane)
     tripped = lane.breaker.phase != "closed" and mode == "auto"
     for alias, held in answers.items():
@@ -368,9 +443,15 @@ def _turns(policy: InForce, lane: Lane, answers: Mapping[str, Held | None], now_
 
 
 def _held_in_part(policy: InForce, lane: Lane) -> Held | None:
-    """Return the hold of a lane whose next lead goes only as a probe, or only to another destination."""
+    """Return the hold of a lane whose next lead goes only as a probe, or only to another
+    destination.
+    """
     if lane.suspension is not None:
-        return Held(lane.suspension.reason, lane.suspension.text, suspension.due_ms(lane.suspension))
+        return Held(
+            lane.suspension.reason,
+            lane.suspension.text,
+            suspension.due_ms(lane.suspension),
+        )
     if lane.breaker.phase == "closed" or mode_of(policy, lane) != "auto":
         return None
     return Held(BREAKER_OPEN, why_open(lane), breaker.due_ms(lane.breaker))
@@ -395,7 +476,10 @@ def _since_ms(
     now_ms: int,
     stall: StallDetector,
 ) -> int:
-    """Return when the trouble began, epoch ms. `aliases`: the destinations that it concerns; none: all."""
+    """Return when the trouble began, epoch ms.
+
+    `aliases`: the destinations that it concerns; none: all.
+    """
     if reason == "paused" and lane.pause is not None:
         return lane.pause.at_ms
     if lane.suspension is not None and reason == lane.suspension.reason:
@@ -417,18 +501,30 @@ def _since_ms(
 def _news(configured: Workspace, before: LaneView, now: LaneView) -> Iterator[LaneChange]:
     if now.paused_by != before.paused_by:
         by = now.paused_by
-        yield LaneChange("paused", f"paused {byline(by)}") if by else LaneChange("resumed", "resumed")
+        yield (
+            LaneChange("paused", f"paused {byline(by)}") if by else LaneChange("resumed", "resumed")
+        )
     if now.mode != before.mode:
         by_whom = f", {byline(now.mode_by)}" if now.mode_by else ""
         yield LaneChange("mode", f"the breaker's mode is {now.mode}{by_whom}")
     as_configured = in_force(configured, ())
-    earlier = {change.key: change for change in before.changes if in_force(configured, (change,)) != as_configured}
+    earlier = {
+        change.key: change
+        for change in before.changes
+        if in_force(configured, (change,)) != as_configured
+    }
     for change in now.changes:
         if change not in before.changes:
             value = earlier[change.key].now if change.key in earlier else change.was
-            yield LaneChange("changed", f"{change.key}: {value} -> {change.now}, {byline(change.by)}")
+            yield LaneChange(
+                "changed",
+                f"{change.key}: {value} -> {change.now}, {byline(change.by)}",
+            )
     for key in sorted(earlier.keys() - {change.key for change in now.changes}):
-        yield LaneChange("changed", f"{key}: {earlier[key].now} -> {earlier[key].was}, as configured")
+        yield LaneChange(
+            "changed",
+            f"{key}: {earlier[key].now} -> {earlier[key].was}, as configured",
+        )
     if now.breaker != before.breaker:
         text = now.text or f"the circuit breaker is {now.breaker.replace('_', ' ')}"
         if now.outage is not None:
@@ -440,18 +536,27 @@ def _news(configured: Workspace, before: LaneView, now: LaneView) -> Iterator[La
         yield LaneChange(f"health_{now.health}", text)
     if now.holds != before.holds:
         moves = LaneChange("moves", f"no longer {before.holds.replace('_', ' ')}")
-        yield LaneChange("held", f"{now.holds.replace('_', ' ')}: {now.text}") if now.holds else moves
+        yield (
+            LaneChange("held", f"{now.holds.replace('_', ' ')}: {now.text}") if now.holds else moves
+        )
     yield from _of_meters(before, now)
     for webhook_id, webhook in now.webhooks.items():
         was = before.webhooks.get(webhook_id, Webhook())
         if webhook.dead and not was.dead:
             yield LaneChange("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
         if bool(webhook.suspension) != bool(was.suspension):
-            text = webhook.suspension.text if webhook.suspension else f"webhook {webhook_id} is in use again"
+            text = (
+                webhook.suspension.text
+                if webhook.suspension
+                else f"webhook {webhook_id} is in use again"
+            )
             yield LaneChange(WEBHOOK_GONE if webhook.suspension else "webhook_back", text)
         if webhook.count >= configured.quota.warn_at > was.count:
             left = count(configured.quota.rotate_at - webhook.count, "more submission")
-            yield LaneChange("quota_warning", f"webhook {webhook_id} is left after {left}: add a new one")
+            yield LaneChange(
+                "quota_warning",
+                f"webhook {webhook_id} is left after {left}: add a new one",
+            )
 
 
 def _of_meters(before: LaneView, now: LaneView) -> Iterator[LaneChange]:

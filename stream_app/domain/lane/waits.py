@@ -1,7 +1,7 @@
 """Where the time of a record went: what it waited for, and which limit holds it now.
 
-The events of its history say that. An event begins a wait and the next one ends it, so the waits are as long as the
-history. Traces name their spans by the same kinds.
+The events of its history say that. An event begins a wait and the next one ends it, so the waits
+are as long as the history. Traces name their spans by the same kinds.
 """
 
 from collections import defaultdict
@@ -60,7 +60,9 @@ _LIMITS: Final[Mapping[str, tuple[str, str]]] = {
     "dead_lettered": ("replay_delay", ""),
     "parked": ("person", ""),
 }
-"""Where the reason of an event does not name the limit: the limit, and its text if the event has none."""
+"""Where the reason of an event does not name the limit: the limit, and its text if the event has
+none.
+"""
 
 
 class Event(Protocol):
@@ -82,10 +84,12 @@ class Wait(msgspec.Struct, frozen=True):
     """A time in which a record waited.
 
     Attributes:
-        kind: What for: `queue` (on Kafka), `rate` (its turn in the lane), `budget`, `pause` (or a webhook), `outage`,
-            `POST`, `retry`, `callback`, `replay`, `person`, or `rest` if it had ended.
-        limit: What holds it, a stable code: the reason of the hold, such as `budget_credits_day` or `breaker_open`, or
-            the setting that ends the wait, such as `callback_deadline`; '' if nothing does.
+        kind: What for: `queue` (on Kafka), `rate` (its turn in the lane), `budget`, `pause` (or a
+            webhook), `outage`, `POST`, `retry`, `callback`, `replay`, `person`, or `rest` if it had
+            ended.
+        limit: What holds it, a stable code: the reason of the hold, such as `budget_credits_day` or
+            `breaker_open`, or the setting that ends the wait, such as `callback_deadline`; '' if
+            nothing does.
         text: The limit in words.
         begin_ms: Epoch ms.
         end_ms: Null: it waits now.
@@ -121,7 +125,8 @@ def kind_of(status: str, reason: str) -> WaitKind:
 def waits(events: Sequence[Event], *, moves: bool, queued_ms: int = 0) -> list[Wait]:
     """Return the waits of a history in sequence, without gaps.
 
-    `moves`: the record is not at rest, so it waits now. `queued_ms`: how long it was on Kafka before its first event.
+    `moves`: the record is not at rest, so it waits now. `queued_ms`: how long it was on Kafka
+        before its first event.
     """
     timeline: list[Wait] = []
     if queued_ms > 0 and events:
@@ -138,12 +143,18 @@ def waits(events: Sequence[Event], *, moves: bool, queued_ms: int = 0) -> list[W
 
 
 def held_now(wait: Wait, destination: str, view: LaneView, now_ms: int) -> Wait:
-    """Return a wait of now with what its lane says of it: the event is as old as the hold, and the lane knows more."""
+    """Return a wait of now with what its lane says of it: the event is as old as the hold, and the
+    lane knows more.
+    """
     if wait.end_ms is not None or wait.kind not in ("budget", "pause", "outage"):
         return wait
     view = view.at(now_ms)
     holds = [(view.holds, view.says, view.until_ms)] if view.holds else []
-    holds += [(part.holds, part.says, part.until_ms) for part in view.partly if destination in part.destinations]
+    holds += [
+        (part.holds, part.says, part.until_ms)
+        for part in view.partly
+        if destination in part.destinations
+    ]
     if not holds:
         if view.at_ms <= wait.begin_ms:  # the lane has published nothing since
             return wait
@@ -154,17 +165,29 @@ def held_now(wait: Wait, destination: str, view: LaneView, now_ms: int) -> Wait:
 
 
 def replays_paused(by: Actor) -> str:
-    """Return what holds every dead letter and deferred lead while an operator has paused all replays."""
+    """Return what holds every dead letter and deferred lead while an operator has paused all
+    replays.
+    """
     return f"replays are paused by {by.who}{f': {by.why}' if by.why else ''}"
 
 
 def held_by_pause(wait: Wait, by: Actor) -> Wait:
-    """Return the wait of now of a record that the replay process brings back, while all replays are paused."""
-    return msgspec.structs.replace(wait, kind="replay", limit="replay_paused", text=replays_paused(by), until_ms=None)
+    """Return the wait of now of a record that the replay process brings back, while all replays are
+    paused.
+    """
+    return msgspec.structs.replace(
+        wait,
+        kind="replay",
+        limit="replay_paused",
+        text=replays_paused(by),
+        until_ms=None,
+    )
 
 
 def sums(timeline: Sequence[Wait], now_ms: int) -> list[tuple[WaitKind, int, int]]:
-    """Return the length in ms and the number of the waits of each kind that occurs, in the order of the first ones."""
+    """Return the length in ms and the number of the waits of each kind that occurs, in the order of
+    the first ones.
+    """
     lengths: defaultdict[WaitKind, list[int]] = defaultdict(list)
     for wait in timeline:
         lengths[wait.kind].append(wait.length_ms(now_ms))
@@ -176,7 +199,14 @@ def _after(event: Event, begin_ms: int, end_ms: int | None) -> Wait:
     limit, text = _LIMITS.get(event.status, (event.reason, ""))
     if kind == "rate" and event.status == "refused":
         limit = "rate_limited"
-    return Wait(kind, limit, event.text or text, begin_ms, end_ms, event.due_at_ms if end_ms is None else None)
+    return Wait(
+        kind,
+        limit,
+        event.text or text,
+        begin_ms,
+        end_ms,
+        event.due_at_ms if end_ms is None else None,
+    )
 
 
 def _append(timeline: list[Wait], wait: Wait) -> None:

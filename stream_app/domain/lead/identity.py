@@ -1,15 +1,16 @@
 """Who a lead is: its id, and hashes of its person and company. The rules are in docs/identity.md.
 
-Each e-mail address and LinkedIn URL leads to all leads of the person: each identifier (a hash) has an alias row per
-destination. Its value names the rows of the person's leads that count, and the person's other identifiers. So one
-look-up of any identifier finds the whole person:
+Each e-mail address and LinkedIn URL leads to all leads of the person: each identifier (a hash) has
+an alias row per destination. Its value names the rows of the person's leads that count, and the
+person's other identifiers. So one look-up of any identifier finds the whole person:
 
     p/acme/people/<hash of an e-mail>  ->  d/acme/people/<lead id> <hash of a LinkedIn URL>
 
-A new lead first points each of its own identifiers to its row, so that it has no second lead while it waits. Only when
-it is sent does it link them to one another: a producer may name any two people in one lead, so a duplicate, which costs
-nothing, and a lead that is never sent do not make them one person. A name with a company's domain identifies only a
-lead that has neither an e-mail nor a LinkedIn URL. It is never linked to another identifier.
+A new lead first points each of its own identifiers to its row, so that it has no second lead while
+it waits. Only when it is sent does it link them to one another: a producer may name any two people
+in one lead, so a duplicate, which costs nothing, and a lead that is never sent do not make them one
+person. A name with a company's domain identifies only a lead that has neither an e-mail nor a
+LinkedIn URL. It is never linked to another identifier.
 """
 
 import re
@@ -26,7 +27,8 @@ _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _HASHED_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}")
 _MADE_ID: Final = re.compile(rf"{_HASHED_ID.pattern}|record:.*", re.DOTALL)
 MOST_IDENTIFIERS: Final = 16
-"""More identifiers than this belong to a shared address and not to a person: they are not linked."""
+"""More identifiers than this belong to a shared address and not to a person: they are not linked.
+"""
 
 Alias = Callable[[bytes], bytes | None]  # returns the value of an alias row by its key
 
@@ -42,9 +44,9 @@ class Identity(msgspec.Struct, frozen=True):
 def identify(lead: Lead, *, cleaned: bool = False) -> Identity | None:
     """Return the identity of a lead; None if nothing identifies it.
 
-    The person is the first of linkedin_url, email, domain + first + last. The id is `given_id` of the given id, or
-    derived from the person. An id that an export names is kept if it follows from these fields. `cleaned`: the fields
-    are clean already, as `read_lead` returns them.
+    The person is the first of linkedin_url, email, domain + first + last. The id is `given_id` of
+    the given id, or derived from the person. An id that an export names is kept if it follows from
+    these fields. `cleaned`: the fields are clean already, as `read_lead` returns them.
     """
     fields = lead.fields if cleaned else normalise(lead.fields)
     people = linkedin, email, name = _digests(fields)
@@ -55,8 +57,14 @@ def identify(lead: Lead, *, cleaned: bool = False) -> Identity | None:
     if person is None and not _says_something(lead.fields):
         return None
     if is_made_id(lead_id):
-        strongest = [value for value in (fields.get("linkedin_url"), fields.get("email")) if isinstance(value, str)]
-        made = [f"p-{known}" for known in people if known] + [f"h-{digest('id', value)}" for value in strongest]
+        strongest = [
+            value
+            for value in (fields.get("linkedin_url"), fields.get("email"))
+            if isinstance(value, str)
+        ]
+        made = [f"p-{known}" for known in people if known] + [
+            f"h-{digest('id', value)}" for value in strongest
+        ]
         if lead_id in made:
             return Identity(lead_id, person, people)
     return Identity(given_id(lead_id), person, people)
@@ -77,9 +85,12 @@ def _says_something(fields: Mapping[str, Scalar]) -> bool:
 
 
 def given_id(lead_id: str) -> str:
-    """Return `plain_id` of an id that a producer gave. An id of one of our own forms is hashed as well.
+    """Return `plain_id` of an id that a producer gave.
 
-    Anybody can compute the id of another person's lead, and would else write into the row of that lead.
+    An id of one of our own forms is hashed as well.
+
+    Anybody can compute the id of another person's lead, and would else write into the row of that
+    lead.
     """
     return f"h-{digest('id', lead_id)}" if is_made_id(lead_id) else plain_id(lead_id)
 
@@ -87,8 +98,8 @@ def given_id(lead_id: str) -> str:
 def plain_id(lead_id: str) -> str:
     """Return the id for rows, keys and events. A second call changes nothing.
 
-    It is a hash if the id may hold personal data (an address, a URL), is not valid as a key, or if every id is to be
-    hashed. An operator's id may be one that rows have already.
+    It is a hash if the id may hold personal data (an address, a URL), is not valid as a key, or if
+    every id is to be hashed. An operator's id may be one that rows have already.
     """
     may_stay = _HASHED_ID if current().hash_lead_ids else _PLAIN_ID
     return lead_id if may_stay.fullmatch(lead_id) else f"h-{digest('id', lead_id)}"
@@ -100,12 +111,17 @@ def is_made_id(lead_id: str) -> bool:
 
 
 def is_of_person(lead_id: str) -> bool:
-    """Return True if rows have this id because it was derived from a person. Every workspace has the same one."""
+    """Return True if rows have this id because it was derived from a person.
+
+    Every workspace has the same one.
+    """
     return lead_id.startswith("p-") and is_made_id(lead_id)
 
 
 def ids_meant(lead_id: str) -> tuple[str, ...]:
-    """Return the ids that rows may have for an id that somebody looks for: it may be one of ours, or a producer's."""
+    """Return the ids that rows may have for an id that somebody looks for: it may be one of ours,
+    or a producer's.
+    """
     return tuple(dict.fromkeys((plain_id(lead_id), given_id(lead_id))))
 
 
@@ -115,12 +131,16 @@ def row_id(lead_id: str) -> str:
 
 
 def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
-    """Return all hashes that identify the person of these fields. The first one is the one of `identify`."""
+    """Return all hashes that identify the person of these fields.
+
+    The first one is the one of `identify`.
+    """
     return tuple(filter(None, hashes(fields)))
 
 
 def hashes(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
-    """Return the same hashes by kind: LinkedIn URL, e-mail, name with domain; '' for one that is missing.
+    """Return the same hashes by kind: LinkedIn URL, e-mail, name with domain; '' for one that is
+    missing.
 
     Only the first two are unique to a person: two people of one name may work at one company.
     """
@@ -143,7 +163,9 @@ def _digests(cleaned: Mapping[str, Scalar]) -> tuple[str, str, str]:
 
 
 def company_domain(fields: Mapping[str, Scalar]) -> str:
-    """Return the domain of the person's company: the given one, else the e-mail's unless it is free mail; else ""."""
+    """Return the domain of the person's company: the given one, else the e-mail's unless it is free
+    mail; else "".
+    """
     given = fields.get("domain")
     email = fields.get("email")
     domain = clean_domain(given) if isinstance(given, str) else ""
@@ -159,7 +181,9 @@ def company(fields: Mapping[str, Scalar]) -> str:
 
 
 def is_plain_id(text: str) -> bool:
-    """Return True if `identify` may have made this id: it is valid as a key and is no address or URL."""
+    """Return True if `identify` may have made this id: it is valid as a key and is no address or
+    URL.
+    """
     return _PLAIN_ID.fullmatch(text) is not None
 
 
@@ -181,7 +205,8 @@ def person_key(workspace: str, destination: str, identifier: str) -> bytes:
 class Person(msgspec.Struct, frozen=True, gc=False):
     """What is known of a lead's person."""
 
-    aliases: tuple[bytes, ...] = ()  # keys of the alias rows of all identifiers, those of the lead itself first
+    # keys of the alias rows of all identifiers, those of the lead itself first
+    aliases: tuple[bytes, ...] = ()
     rows: tuple[bytes, ...] = ()  # keys of the rows of the person's leads
 
 
@@ -205,18 +230,28 @@ def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
 
 
 def pointed(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
-    """Return the alias rows to write with the first step of a new lead: its own identifiers lead to its row.
+    """Return the alias rows to write with the first step of a new lead: its own identifiers lead to
+    its row.
 
     What each of them was linked to before stays linked.
     """
     return [
-        (key, b" ".join([row, *(word for word in (alias(key) or b"").split() if not word.startswith(b"d/"))]))
+        (
+            key,
+            b" ".join(
+                [
+                    row,
+                    *(word for word in (alias(key) or b"").split() if not word.startswith(b"d/")),
+                ],
+            ),
+        )
         for key in own
     ]
 
 
 def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
-    """Return the alias rows to write when a lead is sent: its person's identifiers lead to one another and to its row.
+    """Return the alias rows to write when a lead is sent: its person's identifiers lead to one
+    another and to its row.
 
     They are [] if the identifiers do so already.
     """
@@ -225,12 +260,17 @@ def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes
         aliases = own
     # In a fixed order, so that equal values are equal bytes whatever lead comes first.
     hashes = sorted([key.rpartition(b"/")[2] for key in aliases])
-    written = [(key, b" ".join([row, *[other for other in hashes if not key.endswith(other)]])) for key in aliases]
+    written = [
+        (key, b" ".join([row, *[other for other in hashes if not key.endswith(other)]]))
+        for key in aliases
+    ]
     return written if any(alias(key) != value for key, value in written) else []
 
 
 def unlinked(value: bytes, row: bytes, hashes: Collection[str]) -> bytes | None:
-    """Return the value of an alias row without a lead's row and these identifiers; None if no lead is left in it."""
+    """Return the value of an alias row without a lead's row and these identifiers; None if no lead
+    is left in it.
+    """
     gone = {row, *(name.encode() for name in hashes)}
     words = [word for word in value.split() if word not in gone]
     return b" ".join(words) if any(word.startswith(b"d/") for word in words) else None
@@ -243,7 +283,10 @@ def rows_of(value: bytes) -> list[bytes]:
 
 def identifiers_of(key: bytes, value: bytes) -> list[str]:
     """Return all identifiers that an alias row names: its own and the others."""
-    return [hash_of(key), *(word.decode("utf-8", "replace") for word in value.split() if not word.startswith(b"d/"))]
+    return [
+        hash_of(key),
+        *(word.decode("utf-8", "replace") for word in value.split() if not word.startswith(b"d/")),
+    ]
 
 
 def hash_of(key: bytes) -> str:

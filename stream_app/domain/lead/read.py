@@ -1,4 +1,5 @@
-"""Reads a lead, with the import that it belongs to, from the bytes of a record, and builds the row for Clay.
+"""Reads a lead, with the import that it belongs to, from the bytes of a record, and builds the row
+for Clay.
 
 Nothing here raises on bad input: any bytes give a `Lead` or an `Unreadable`.
 """
@@ -26,8 +27,10 @@ from stream_app.domain.model.untrusted import (
     check_depth,
 )
 
-MAX_LEAD_BYTES: Final = 102_400  # the largest payload that Clay accepts (docs/reference/clay.md, "Inbound")
-MAX_CELL_BYTES: Final = 8_192  # the largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound")
+# the largest payload that Clay accepts (docs/reference/clay.md, "Inbound")
+MAX_LEAD_BYTES: Final = 102_400
+# the largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound")
+MAX_CELL_BYTES: Final = 8_192
 LONGEST_ID: Final = 200
 _LONGEST_WORD: Final = 80
 _EMAIL: Final = re.compile(r"\S*@\S*")
@@ -52,11 +55,15 @@ class _OfImport(msgspec.Struct, frozen=True):
     import_summary: ImportSummary | None = None
 
 
-def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_BYTES) -> Lead | Unreadable:
+def read_lead(
+    value: bytes | None,
+    key: bytes | None,
+    max_bytes: int = MAX_LEAD_BYTES,
+) -> Lead | Unreadable:
     """Read a record's value. The resulting lead has cleaned fields, a workspace and an identity.
 
-    Unknown top-level names are ignored. The last of duplicate keys wins. `not_after_ms` may be a string of digits. The
-    record's key is the workspace of a lead that names none.
+    Unknown top-level names are ignored. The last of duplicate keys wins. `not_after_ms` may be a
+    string of digits. The record's key is the workspace of a lead that names none.
     """
     document = _document(value, max_bytes)
     if isinstance(document, Unreadable):
@@ -64,12 +71,20 @@ def read_lead(value: bytes | None, key: bytes | None, max_bytes: int = MAX_LEAD_
     lead = _read_document(document, key)
     if isinstance(lead, Unreadable):
         with suppress(msgspec.ValidationError):
-            return msgspec.structs.replace(lead, of_import=import_of(msgspec.convert(document, _OfImport)))
+            return msgspec.structs.replace(
+                lead,
+                of_import=import_of(msgspec.convert(document, _OfImport)),
+            )
     return lead
 
 
-def what_is_left_out(consumed: ConsumedRecord, max_bytes: int = MAX_LEAD_BYTES) -> Unreadable | None:
-    """Return why a record cannot be sent because its reader has left something out of it; None: it has not."""
+def what_is_left_out(
+    consumed: ConsumedRecord,
+    max_bytes: int = MAX_LEAD_BYTES,
+) -> Unreadable | None:
+    """Return why a record cannot be sent because its reader has left something out of it; None: it
+    has not.
+    """
     left_out = consumed.left_out
     if left_out is None:
         return None
@@ -82,26 +97,32 @@ def what_is_left_out(consumed: ConsumedRecord, max_bytes: int = MAX_LEAD_BYTES) 
     if left_out.why == "key_too_long":
         return Unreadable(
             "key_too_long",
-            f"The record's key has more than {MOST_KEY_BYTES} bytes: its dead letter has neither key nor headers",
+            f"The record's key has more than {MOST_KEY_BYTES} bytes: its dead letter has "
+            "neither key nor headers",
         )
     if left_out.why == "too_many_headers":
         return Unreadable(
             "too_many_headers",
-            f"The record has more than {MOST_HEADERS} headers or {MOST_HEADER_BYTES} bytes of them: "
+            f"The record has more than {MOST_HEADERS} headers or {MOST_HEADER_BYTES} bytes "
+            "of them: "
             "its dead letter has none",
         )
     return _oversize(len(consumed.value or b"") + left_out.cut_bytes, max_bytes)
 
 
 def _oversize(size: int, max_bytes: int) -> Unreadable:
-    return Unreadable("oversize", f"The record has {size} bytes, more than the {max_bytes} that Clay takes")
+    return Unreadable(
+        "oversize",
+        f"The record has {size} bytes, more than the {max_bytes} that Clay takes",
+    )
 
 
 def _read_document(document: dict[str, Any], key: bytes | None) -> Lead | Unreadable:
     try:
         lead = msgspec.convert(document, Lead, strict=False)
     except msgspec.ValidationError as error:
-        # msgspec's text names the place and the types, never the value; a field's name shows as [...].
+        # msgspec's text names the place and the types, never the value; a field's name shows as
+        # [...].
         return Unreadable("invalid_lead", f"Not a valid lead: {error}")
     checked = _checked(lead, lead.workspace or (key or b"").decode("utf-8", "replace"))
     if isinstance(checked, Unreadable) and lead.lead_id:
@@ -110,20 +131,34 @@ def _read_document(document: dict[str, Any], key: bytes | None) -> Lead | Unread
 
 
 def _checked(lead: Lead, workspace: str) -> Lead | Unreadable:
-    """Return the lead with cleaned fields. No workspace has the character that replaces a bad byte of its name."""
+    """Return the lead with cleaned fields.
+
+    No workspace has the character that replaces a bad byte of its name.
+    """
     if not workspace:
-        return Unreadable("no_workspace", "No workspace: neither in the lead nor as the record's key")
+        return Unreadable(
+            "no_workspace",
+            "No workspace: neither in the lead nor as the record's key",
+        )
     if not _WORKSPACE.fullmatch(workspace):
         return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -")
     for value in (*lead.fields.values(), lead.not_after_ms):
-        if isinstance(value, int) and not -(2**63) <= value < 2**64:  # Python has no limit, other JSON readers have
-            return Unreadable("number_out_of_range", "A number has more than 64 bits: send it as text", workspace)
+        # Python has no limit, other JSON readers have
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            return Unreadable(
+                "number_out_of_range",
+                "A number has more than 64 bits: send it as text",
+                workspace,
+            )
     if has_too_many_marks(lead.fields):
         text = f"A field has more than {MOST_MARKS} combining marks (accents) in a row: remove them"
         return Unreadable("too_many_marks", text, workspace)
     cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
     if not says_who(cleaned):
-        missing = "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id and a field"
+        missing = (
+            "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id "
+            "and a field"
+        )
         return Unreadable("no_identity", missing, workspace)
     return cleaned
 
@@ -140,7 +175,10 @@ def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadabl
         check_depth(value)
         document = msgspec.json.decode(value)
     except NestedTooDeep:
-        return Unreadable("nested_too_deep", f"The JSON is nested too deep (more than {MOST_LEVELS} levels)")
+        return Unreadable(
+            "nested_too_deep",
+            f"The JSON is nested too deep (more than {MOST_LEVELS} levels)",
+        )
     except UnicodeDecodeError:
         return Unreadable("not_utf8", "The value is not UTF-8")
     except ValueError:
@@ -154,14 +192,19 @@ _WORKSPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def clay_row(
-    fields: Mapping[str, Scalar], columns: Mapping[str, str], echo: Mapping[str, str]
+    fields: Mapping[str, Scalar],
+    columns: Mapping[str, str],
+    echo: Mapping[str, str],
 ) -> dict[str, Scalar] | Unreadable:
-    """Return the flat object to send to Clay: cleaned fields under column names, and what its callback must echo.
+    """Return the flat object to send to Clay: cleaned fields under column names, and what its
+    callback must echo.
 
     Args:
         fields: The lead's fields.
-        columns: Lead field -> Clay column; other fields are left out. Empty: every field goes under its own name.
-        echo: Column -> value (`lead_id`, `callback_token` ...). It replaces a field of the same name.
+        columns: Lead field -> Clay column; other fields are left out. Empty: every field goes under
+            its own name.
+        echo: Column -> value (`lead_id`, `callback_token` ...). It replaces a field of the same
+            name.
     """
     row: dict[str, Scalar] = {}
     for name, value in fields.items():
@@ -173,7 +216,10 @@ def clay_row(
             return Unreadable("cell_oversize", text)
         row[column] = value
     if not row:
-        return Unreadable("nothing_to_send", "No field of the lead has a column at this destination")
+        return Unreadable(
+            "nothing_to_send",
+            "No field of the lead has a column at this destination",
+        )
     return {**row, **echo}
 
 
@@ -188,7 +234,9 @@ def is_shown(import_id: str) -> bool:
 
 
 def import_of(lead: Lead | Unreadable | _OfImport) -> tuple[str, ImportSummary | None]:
-    """Return the import of a lead, as its first event shows it: the name and what the publisher counted."""
+    """Return the import of a lead, as its first event shows it: the name and what the publisher
+    counted.
+    """
     if isinstance(lead, Unreadable):
         return lead.of_import
     if not lead.import_id or not is_shown(lead.import_id):
@@ -200,7 +248,9 @@ def import_of(lead: Lead | Unreadable | _OfImport) -> tuple[str, ImportSummary |
 
 
 def shown_workspace(name: str) -> str:
-    """Return the name of a workspace that is not configured, for people; '' if it may be personal data."""
+    """Return the name of a workspace that is not configured, for people; '' if it may be personal
+    data.
+    """
     return name if _WORKSPACE.fullmatch(name) and label(name) == name else ""
 
 

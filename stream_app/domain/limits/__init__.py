@@ -1,1 +1,4 @@
-"""The limits of a lane, one a file: each is a policy, a state, and pure functions. They know no workspace."""
+"""The limits of a lane, one a file: each is a policy, a state, and pure functions.
+
+They know no workspace.
+"""

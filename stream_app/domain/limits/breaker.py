@@ -1,15 +1,16 @@
 """The circuit breaker: stops calls while Clay fails, then tests recovery with single probes.
 
-Every call carries the Permit that admitted it. The epoch of the breaker grows each time it opens. So a result of a call
-from before is recognised as late (`is_late`) and has no effect. Poison and 429 say nothing about Clay's health: the
-caller reports no result for them, only `release_probe` if the call was a probe.
+Every call carries the Permit that admitted it. The epoch of the breaker grows each time it opens.
+So a result of a call from before is recognised as late (`is_late`) and has no effect. Poison and
+429 say nothing about Clay's health: the caller reports no result for them, only `release_probe` if
+the call was a probe.
 
-Each probe is a lead that may fail. So while the breaker is open, the caller asks Clay's host with a request that
-submits nothing (`host_checked`). A host that does not answer makes probes rarer. Once it answers again, a probe is due
-at once, because this does not prove that the webhook answers too.
+Each probe is a lead that may fail. So while the breaker is open, the caller asks Clay's host with a
+request that submits nothing (`host_checked`). A host that does not answer makes probes rarer. Once
+it answers again, a probe is due at once, because this does not prove that the webhook answers too.
 
-The mode is independent of the state. `auto` obeys the state. `shadow` runs it and admits every call. `open` and
-`closed` are forced by an operator and leave the state unchanged.
+The mode is independent of the state. `auto` obeys the state. `shadow` runs it and admits every
+call. `open` and `closed` are forced by an operator and leave the state unchanged.
 """
 
 from collections.abc import Callable
@@ -27,16 +28,24 @@ Verdict = Literal["ok", "failure", "slow"]
 Cause = Literal["", "consecutive_failures", "failure_rate", "slow_rate", "probe_failed", "forced"]
 Mode = Literal["auto", "open", "closed", "shadow"]
 
-_ONE_OUTAGE_MS = 60_000  # failures further apart than this belong to different outages, unless they hold it open
+# failures further apart than this belong to different outages, unless they hold it open
+_ONE_OUTAGE_MS = 60_000
 _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
 OF_FAILURES: Final = frozenset[Cause]({"consecutive_failures", "failure_rate", "probe_failed"})
-"""Causes by which failed calls opened the breaker; otherwise, those calls are of an earlier outage."""
+"""Causes by which failed calls opened the breaker; otherwise, those calls are of an earlier outage.
+"""
 SLOW_RATE: Final = 0.8
-"""The share of slow calls in the window that opens the breaker: most answers are slow before a pause helps."""
+"""The share of slow calls in the window that opens the breaker: most answers are slow before a
+pause helps.
+"""
 OPEN_SHARE: Final = 0.05
-"""The open time as a share of the outage so far: probes cost a twentieth of the time that Clay is away."""
+"""The open time as a share of the outage so far: probes cost a twentieth of the time that Clay is
+away.
+"""
 JITTER: Final = 0.1
-"""The open time is shortened by up to this share, so that workspaces do not probe in the same moment."""
+"""The open time is shortened by up to this share, so that workspaces do not probe in the same
+moment.
+"""
 HEALTHY_S: Final = 300.0  # an outage is over when the breaker was closed for so long
 SUCCESSES_TO_CLOSE: Final = 3  # successful probes that close it; there is one probe at a time
 
@@ -44,18 +53,21 @@ SUCCESSES_TO_CLOSE: Final = 3  # successful probes that close it; there is one p
 class BreakerPolicy(Policy, frozen=True):
     """When to open, for how long, and how to probe.
 
-    The open time is a twentieth of the outage so far, between `open_s` and `open_cap_s`. It is twice as long while
-    Clay's host does not answer, up to `open_cap_s`. Three probes that Clay takes, one after the other, close it.
+    The open time is a twentieth of the outage so far, between `open_s` and `open_cap_s`. It is
+    twice as long while Clay's host does not answer, up to `open_cap_s`. Three probes that Clay
+    takes, one after the other, close it.
 
     Attributes:
         mode: `shadow` decides and reports, and holds nothing.
         failure_rate: Share of failed calls in the window that opens the breaker, 0 to 1.
-        slow_call_s: A successful answer that took longer is slow. The breaker opens when four of five calls are.
+        slow_call_s: A successful answer that took longer is slow. The breaker opens when four of
+            five calls are.
         min_calls: Fewest calls in the last minute for these two shares.
         consecutive_failures: Failures in a row that open it.
         open_s: Shortest open time.
         open_cap_s: Longest open time.
-        probe_lease_s: A probe without a result is lost after this time. Must exceed the longest request.
+        probe_lease_s: A probe without a result is lost after this time. Must exceed the longest
+            request.
     """
 
     ORDERED: ClassVar = (("open_s", "open_cap_s"),)
@@ -115,7 +127,10 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """Failed calls. `reason`: of the last one; `since_ms`, `last_ms`: the first and the last one; `calls`: how many."""
+    """Failed calls.
+
+    `reason`: of the last one; `since_ms`, `last_ms`: the first and the last one; `calls`: how many.
+    """
 
     reason: str
     since_ms: TimeMs
@@ -130,8 +145,16 @@ def verdict(policy: BreakerPolicy, ok: bool, latency_ms: int) -> Verdict:
     return "slow" if latency_ms > policy.slow_call_s * 1000 else "ok"
 
 
-def permit(policy: BreakerPolicy, state: Breaker, now_ms: int, mode: Mode = "auto") -> tuple[Breaker, Permit | Wait]:
-    """Decide whether a call may start now. Keep the returned state in any case: it holds the lease of a probe."""
+def permit(
+    policy: BreakerPolicy,
+    state: Breaker,
+    now_ms: int,
+    mode: Mode = "auto",
+) -> tuple[Breaker, Permit | Wait]:
+    """Decide whether a call may start now.
+
+    Keep the returned state in any case: it holds the lease of a probe.
+    """
     if mode == "open":
         return state, Wait(now_ms + _ASK_AGAIN_MS)
     if mode == "closed" or state.phase == "closed":
@@ -166,8 +189,10 @@ def on_result(
 ) -> Breaker:
     """Return the breaker after a call has ended. `rand` is from 0 to 1.
 
-    `totals`: counts the calls of the window, this one included. Only a call that was not ok needs that.
-    If this closes the breaker, the caller starts a new window, so that failures of the outage cannot open it again.
+    `totals`: counts the calls of the window, this one included. Only a call that was not ok needs
+        that.
+    If this closes the breaker, the caller starts a new window, so that failures of the outage
+    cannot open it again.
     """
     if mode in ("open", "closed") or is_late(state, permit) or state.phase == "open":
         return state
@@ -183,14 +208,20 @@ def on_result(
 
 
 def release_probe(state: Breaker, permit: Permit) -> Breaker:
-    """Free the lease of a probe that ended without a verdict (poison, 429, not sent). Has no effect for other calls."""
+    """Free the lease of a probe that ended without a verdict (poison, 429, not sent).
+
+    Has no effect for other calls.
+    """
     if state.lease is None or state.lease.id != permit.lease:
         return state
     return msgspec.structs.replace(state, lease=None)
 
 
 def host_checked(policy: BreakerPolicy, state: Breaker, answers: bool, now_ms: int) -> Breaker:
-    """Return the breaker after a check whether Clay's host answers. It changes only when an open breaker probes."""
+    """Return the breaker after a check whether Clay's host answers.
+
+    It changes only when an open breaker probes.
+    """
     if state.phase != "open" or state.cause == "forced" or answers != state.host_down:
         return state
     until_ms = now_ms if answers else state.until_ms + (state.until_ms - state.since_ms)
@@ -201,11 +232,21 @@ def host_checked(policy: BreakerPolicy, state: Breaker, answers: bool, now_ms: i
 def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Breaker:
     """Return the breaker after an operator forced it. Calls in flight become late."""
     cause: Cause = "forced" if mode == "open" else ""
-    return Breaker(mode, state.epoch + 1, now_ms, now_ms, cause, now_ms, next_lease=state.next_lease)
+    return Breaker(
+        mode,
+        state.epoch + 1,
+        now_ms,
+        now_ms,
+        cause,
+        now_ms,
+        next_lease=state.next_lease,
+    )
 
 
 def record_failure(state: Outage | None, reason: str, cause: Cause, now_ms: int) -> Outage:
-    """Return the outage after one more failed call, while the circuit breaker was open by `cause`; '': closed."""
+    """Return the outage after one more failed call, while the circuit breaker was open by `cause`;
+    '': closed.
+    """
     if state is None or (cause not in OF_FAILURES and now_ms - state.last_ms > _ONE_OUTAGE_MS):
         return Outage(reason, now_ms, now_ms, 1)
     return Outage(reason, state.since_ms, now_ms, state.calls + 1)
@@ -222,7 +263,11 @@ def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker
     if state.phase == "open":
         until_ms = no_later(state.until_ms, now_ms, _longest_ms(policy))
         if now_ms < until_ms:
-            kept = state if until_ms == state.until_ms else msgspec.structs.replace(state, until_ms=until_ms)
+            kept = (
+                state
+                if until_ms == state.until_ms
+                else msgspec.structs.replace(state, until_ms=until_ms)
+            )
             return kept, Wait(until_ms)
         state = msgspec.structs.replace(state, phase="half_open", since_ms=now_ms, until_ms=0)
     longest_ms = int(policy.probe_lease_s * 1000)
@@ -235,7 +280,12 @@ def _permit(policy: BreakerPolicy, state: Breaker, now_ms: int) -> tuple[Breaker
 
 
 def _after_probe(
-    policy: BreakerPolicy, state: Breaker, permit: Permit, verdict: Verdict, now_ms: int, rand: float
+    policy: BreakerPolicy,
+    state: Breaker,
+    permit: Permit,
+    verdict: Verdict,
+    now_ms: int,
+    rand: float,
 ) -> Breaker:
     if verdict == "failure":
         return _opened(policy, state, "probe_failed", now_ms, rand)
@@ -246,7 +296,13 @@ def _after_probe(
     successes = state.successes + 1
     if successes < SUCCESSES_TO_CLOSE:
         return msgspec.structs.replace(freed, successes=successes)
-    return Breaker("closed", state.epoch, now_ms, outage_ms=state.outage_ms, next_lease=state.next_lease)
+    return Breaker(
+        "closed",
+        state.epoch,
+        now_ms,
+        outage_ms=state.outage_ms,
+        next_lease=state.next_lease,
+    )
 
 
 def _trips(policy: BreakerPolicy, consecutive: int, totals: Totals) -> Cause:
@@ -260,7 +316,13 @@ def _trips(policy: BreakerPolicy, consecutive: int, totals: Totals) -> Cause:
     return "slow_rate" if totals.slow >= exact(SLOW_RATE) * calls else ""
 
 
-def _opened(policy: BreakerPolicy, state: Breaker, cause: Cause, now_ms: int, rand: float) -> Breaker:
+def _opened(
+    policy: BreakerPolicy,
+    state: Breaker,
+    cause: Cause,
+    now_ms: int,
+    rand: float,
+) -> Breaker:
     healthy = state.phase == "closed" and now_ms - state.since_ms >= HEALTHY_S * 1000
     outage_ms = now_ms if healthy or not state.outage_ms else state.outage_ms
     share_s = OPEN_SHARE * (now_ms - outage_ms) / 1000
@@ -268,7 +330,16 @@ def _opened(policy: BreakerPolicy, state: Breaker, cause: Cause, now_ms: int, ra
     host_down = state.host_down and state.phase == "half_open"
     until_ms = now_ms + min(_longest_ms(policy), int(open_s * 1000) * (2 if host_down else 1))
     lease = state.next_lease
-    return Breaker("open", state.epoch + 1, now_ms, until_ms, cause, outage_ms, next_lease=lease, host_down=host_down)
+    return Breaker(
+        "open",
+        state.epoch + 1,
+        now_ms,
+        until_ms,
+        cause,
+        outage_ms,
+        next_lease=lease,
+        host_down=host_down,
+    )
 
 
 def _longest_ms(policy: BreakerPolicy) -> int:

@@ -1,8 +1,9 @@
-"""The budget: caps on Data Credits or Actions for each day of the operator or month of Clay's billing.
+"""The budget: caps on Data Credits or Actions for each day of the operator or month of Clay's
+billing.
 
-Reserve, then settle or refund. A reservation belongs to the day and month in which it was made, and is settled there
-however late. Earlier periods keep their sums for a while. So a clock that steps back over midnight finds what was spent
-and not a fresh budget.
+Reserve, then settle or refund. A reservation belongs to the day and month in which it was made, and
+is settled there however late. Earlier periods keep their sums for a while. So a clock that steps
+back over midnight finds what was spent and not a fresh budget.
 """
 
 import re
@@ -17,7 +18,8 @@ import msgspec
 from stream_app.domain.model.numbers import Amount, Whole
 from stream_app.domain.model.ranges import Policy, Range, exact
 
-_LAST_MS = 253_370_764_800_000  # 9999-01-01: a clock beyond it, or before 1970, is read as that limit
+# 9999-01-01: a clock beyond it, or before 1970, is read as that limit
+_LAST_MS = 253_370_764_800_000
 _CACHE_MS = 900_000
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
 _MOST_KEPT = 8  # while older ones have open reservations
@@ -43,7 +45,8 @@ CREDIT_CAPS: Final = CAPS[:2]
 
 
 class BudgetPolicy(Policy, frozen=True):
-    """Caps in whole units (None: no limit), in days of `tz` and in months that begin on `billing_day`.
+    """Caps in whole units (None: no limit), in days of `tz` and in months that begin on
+    `billing_day`.
 
     Attributes:
         tz: The time zone of days.
@@ -57,11 +60,16 @@ class BudgetPolicy(Policy, frozen=True):
         opening_month: Like "2026-11".
         soft_limits: Percentages of a cap that are reported.
         hot_share: The share of each cap that bulk leaves to hot leads, 0 to 1.
-        shadow: Refuse nothing, only count. Caps in shadow limit nothing, so they need `unlimited`, too.
-        unlimited: Nothing limits what is spent, on purpose. A worker starts only if there is a cap or this word.
+        shadow: Refuse nothing, only count. Caps in shadow limit nothing, so they need `unlimited`,
+            too.
+        unlimited: Nothing limits what is spent, on purpose. A worker starts only if there is a cap
+            or this word.
     """
 
-    ORDERED: ClassVar = (("credits_per_day", "credits_per_month"), ("actions_per_day", "actions_per_month"))
+    ORDERED: ClassVar = (
+        ("credits_per_day", "credits_per_month"),
+        ("actions_per_day", "actions_per_month"),
+    )
 
     tz: str = "UTC"
     billing_day: Annotated[int, Range(1, 31)] = 1
@@ -81,23 +89,38 @@ class BudgetPolicy(Policy, frozen=True):
         problems = super().problems()
         caps = [f"{name} = {cap}" for name in CAPS if (cap := getattr(self, name)) is not None]
         if self.unlimited and caps and not self.shadow:
-            problems.append(f"unlimited = true: contradicts {', '.join(caps)}; remove one of the two")
+            problems.append(
+                f"unlimited = true: contradicts {', '.join(caps)}; remove one of the two",
+            )
         try:
             ZoneInfo(self.tz)
         except (OSError, ValueError, KeyError):
             problems.append(f"tz = {self.tz!r}: no such time zone; use a name like 'Europe/Berlin'")
-        if (self.opening_credits or self.opening_actions) and not _MONTH.fullmatch(self.opening_month):
-            problems.append(f"opening_month = {self.opening_month!r}: the month of the opening balance, like '2026-11'")
+        if (self.opening_credits or self.opening_actions) and not _MONTH.fullmatch(
+            self.opening_month,
+        ):
+            problems.append(
+                f"opening_month = {self.opening_month!r}: the month of the opening balance, "
+                "like '2026-11'",
+            )
         limits = self.soft_limits
         if list(limits) != sorted(set(limits)) or not all(0 < limit < 100 for limit in limits):
-            problems.append(f"soft_limits = {list(limits)}: must be percents from 1 to 99, each above the one before")
+            problems.append(
+                f"soft_limits = {list(limits)}: must be percents from 1 to 99, each above "
+                "the one before",
+            )
         if self.hot_share and all(getattr(self, cap) is None for cap in CAPS):
-            problems.append(f"hot_share = {self.hot_share:g}: is a share of a cap, and no cap is set")
+            problems.append(
+                f"hot_share = {self.hot_share:g}: is a share of a cap, and no cap is set",
+            )
         return problems
 
 
 class Periods(NamedTuple):
-    """The day and billing month of a moment. A month is named by the calendar month in which it begins."""
+    """The day and billing month of a moment.
+
+    A month is named by the calendar month in which it begins.
+    """
 
     day: str
     day_start_ms: int
@@ -108,7 +131,10 @@ class Periods(NamedTuple):
 
 
 def periods_at(tz: str, billing_day: int, now_ms: int) -> Periods:
-    """Return the periods that contain `now_ms`. A billing day after the end of a month falls on its last day."""
+    """Return the periods that contain `now_ms`.
+
+    A billing day after the end of a month falls on its last day.
+    """
     periods = _of_quarter_hour(tz, billing_day, now_ms // _CACHE_MS)
     if now_ms < periods.day_end_ms:
         return periods
@@ -130,12 +156,17 @@ def _of_date(tz: str, billing_day: int, day: date) -> Periods:
         begin = _billing_start(last_of_previous.year, last_of_previous.month, billing_day)
     first_of_next = begin.replace(day=1) + timedelta(days=32)
     end = _billing_start(first_of_next.year, first_of_next.month, billing_day)
-    today_ms, tomorrow_ms, begin_ms, end_ms = (_start_ms(tz, start) for start in (day, tomorrow, begin, end))
+    today_ms, tomorrow_ms, begin_ms, end_ms = (
+        _start_ms(tz, start) for start in (day, tomorrow, begin, end)
+    )
     return Periods(day.isoformat(), today_ms, tomorrow_ms, begin.isoformat()[:7], begin_ms, end_ms)
 
 
 def _date_at(tz: str, now_ms: int) -> date:
-    """Return the local date. If clocks are set back over midnight, the new day begins the first time."""
+    """Return the local date.
+
+    If clocks are set back over midnight, the new day begins the first time.
+    """
     now_ms = min(max(now_ms, 0), _LAST_MS)
     day = datetime.fromtimestamp(now_ms / 1000, UTC).astimezone(ZoneInfo(tz)).date()
     while now_ms >= _start_ms(tz, day + timedelta(days=1)):
@@ -167,8 +198,9 @@ class Cost(msgspec.Struct, frozen=True):
 class Period(msgspec.Struct, frozen=True, omit_defaults=True):
     """The sums of one day ("2026-11-24") or one month ("2026-11").
 
-    `*_elsewhere`: corrections by an operator, below 0 for what Clay returned. `*_warned`: the highest soft limit that
-    was reported, in percent. `shadowed`: leads that shadow mode admitted beyond a cap.
+    `*_elsewhere`: corrections by an operator, below 0 for what Clay returned. `*_warned`: the
+    highest soft limit that was reported, in percent. `shadowed`: leads that shadow mode admitted
+    beyond a cap.
     """
 
     id: str
@@ -203,20 +235,29 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """No room, or a clock behind the books. A lead that waits is woken when a reservation in its way is settled."""
+    """No room, or a clock behind the books.
+
+    A lead that waits is woken when a reservation in its way is settled.
+    """
 
     reason: Reason  # the meter without room, or "clock"
     until_ms: int  # when to ask again, epoch ms
-    back_ms: int = 0  # when a deferred lead should return, if that is sooner: only reservations are in its way
+    # when a deferred lead should return, if that is sooner: only reservations are in its way
+    back_ms: int = 0
 
 
 def reserve(
-    policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, hot: bool = True, settled_ms: int | None = None
+    policy: BudgetPolicy,
+    state: Budget,
+    cost: Cost,
+    now_ms: int,
+    hot: bool = True,
+    settled_ms: int | None = None,
 ) -> tuple[Budget, Reservation] | Refused:
     """Reserve a cost if it and everything used stay within every cap of this day and month.
 
-    A cap is hard only if `cost` is the highest that the lead may have. `hot`: it may use the hot share. `settled_ms`:
-    when everything that is reserved now will be settled, epoch ms.
+    A cap is hard only if `cost` is the highest that the lead may have. `hot`: it may use the hot
+    share. `settled_ms`: when everything that is reserved now will be settled, epoch ms.
     """
     now = periods_at(policy.tz, policy.billing_day, now_ms)
     day = _newest(state.days, now.day)
@@ -228,7 +269,8 @@ def reserve(
     if day is None or month is None:
         if any(getattr(policy, cap) is not None for cap in CAPS):
             return Refused("clock", now_ms + _CLOCK_AGAIN_MS)
-        # Without a cap it does not matter in which period a lead is booked: the clock was in the newest a moment ago.
+        # Without a cap it does not matter in which period a lead is booked: the clock was in the
+        # newest a moment ago.
         day = day or state.days[-1]
         month = month or state.months[-1]
     reserved_day = _reserved(policy, day, cost)
@@ -238,16 +280,30 @@ def reserve(
         if settled_ms is None or settled_ms >= refused.until_ms:
             return refused
         spent = _refusal(policy, _with_only(day, cost), _with_only(month, cost), now, hot)
-        return refused if spent is not None else msgspec.structs.replace(refused, back_ms=settled_ms)
+        return (
+            refused if spent is not None else msgspec.structs.replace(refused, back_ms=settled_ms)
+        )
     if refused is not None:
         reserved_day = msgspec.structs.replace(reserved_day, shadowed=day.shadowed + 1)
     days, days_folded = _put(state.days, state.days_folded, reserved_day)
     months, months_folded = _put(state.months, state.months_folded, reserved_month)
-    return Budget(days, months, days_folded, months_folded), Reservation(day.id, month.id, cost.credits, cost.actions)
+    return Budget(days, months, days_folded, months_folded), Reservation(
+        day.id,
+        month.id,
+        cost.credits,
+        cost.actions,
+    )
 
 
-def correct(policy: BudgetPolicy, state: Budget, cost: Cost, now_ms: int, day: bool) -> Budget | Refused:
-    """Book what was spent elsewhere (or, below 0, returned) in this month, and in this day if `day`.
+def correct(
+    policy: BudgetPolicy,
+    state: Budget,
+    cost: Cost,
+    now_ms: int,
+    day: bool,
+) -> Budget | Refused:
+    """Book what was spent elsewhere (or, below 0, returned) in this month, and in this day if
+    `day`.
 
     Refused("clock") if the clock is behind the books. No period's use falls below 0.
     """
@@ -270,7 +326,8 @@ def reviewed(policy: BudgetPolicy, state: Budget, now_ms: int) -> Budget:
     now = periods_at(policy.tz, policy.billing_day, now_ms)
     days = tuple(_reserved(policy, day, Cost()) if day.id == now.day else day for day in state.days)
     months = tuple(
-        _reserved(policy, month, Cost(), is_month=True) if month.id == now.month else month for month in state.months
+        _reserved(policy, month, Cost(), is_month=True) if month.id == now.month else month
+        for month in state.months
     )
     return msgspec.structs.replace(state, days=days, months=months)
 
@@ -282,7 +339,11 @@ def settle(state: Budget, reservation: Reservation, actual: Cost) -> Budget:
 
 def unbook(state: Budget, booked: Reservation) -> Budget:
     """Remove what was booked for a lead from its periods, because its actual cost is now known."""
-    return _booked(state, Reservation(booked.day, booked.month, 0, 0), Cost(-booked.credits, -booked.actions))
+    return _booked(
+        state,
+        Reservation(booked.day, booked.month, 0, 0),
+        Cost(-booked.credits, -booked.actions),
+    )
 
 
 @lru_cache(maxsize=1_024)
@@ -296,11 +357,17 @@ def _newest(windows: tuple[Period, ...], period_id: str) -> Period | None:
     return windows[-1] if windows and windows[-1].id == period_id else None
 
 
-def _other(windows: tuple[Period, ...], folded: str, period_id: str, ahead_id: str) -> Period | None:
+def _other(
+    windows: tuple[Period, ...],
+    folded: str,
+    period_id: str,
+    ahead_id: str,
+) -> Period | None:
     """Return the kept period of that id or a new one; None if the clock must have stepped back.
 
-    It has if the period was dropped, or if the period was never used and the newest begins so soon (`ahead_id`) that
-    the clock was there a moment ago. A newest period further ahead comes from a clock that was wrong and is ignored.
+    It has if the period was dropped, or if the period was never used and the newest begins so soon
+    (`ahead_id`) that the clock was there a moment ago. A newest period further ahead comes from a
+    clock that was wrong and is ignored.
     """
     for window in windows:
         if window.id == period_id:
@@ -311,12 +378,26 @@ def _other(windows: tuple[Period, ...], folded: str, period_id: str, ahead_id: s
     return None if len(windows) > _MOST_KEPT and period_id < windows[0].id else Period(period_id)
 
 
-def _refusal(policy: BudgetPolicy, day: Period, month: Period, now: Periods, hot: bool) -> Refused | None:
-    """Return which cap these periods exceed, the new reservation included; None if they exceed none."""
+def _refusal(
+    policy: BudgetPolicy,
+    day: Period,
+    month: Period,
+    now: Periods,
+    hot: bool,
+) -> Refused | None:
+    """Return which cap these periods exceed, the new reservation included; None if they exceed
+    none.
+    """
     kept = 0.0 if hot else policy.hot_share
-    if (cap := policy.credits_per_month) is not None and _credits(policy, month) > bulk_part(cap, kept):
+    if (cap := policy.credits_per_month) is not None and _credits(policy, month) > bulk_part(
+        cap,
+        kept,
+    ):
         return Refused("credits_month", now.month_end_ms)
-    if (cap := policy.actions_per_month) is not None and _actions(policy, month) > bulk_part(cap, kept):
+    if (cap := policy.actions_per_month) is not None and _actions(policy, month) > bulk_part(
+        cap,
+        kept,
+    ):
         return Refused("actions_month", now.month_end_ms)
     if (cap := policy.credits_per_day) is not None and _credits(policy, day) > bulk_part(cap, kept):
         return Refused("credits_day", now.day_end_ms)
@@ -337,7 +418,13 @@ def _actions(policy: BudgetPolicy, period: Period) -> int:
     return period.actions_spent + period.actions_reserved + period.actions_elsewhere + opening
 
 
-def _reserved(policy: BudgetPolicy, period: Period, cost: Cost, *, is_month: bool = False) -> Period:
+def _reserved(
+    policy: BudgetPolicy,
+    period: Period,
+    cost: Cost,
+    *,
+    is_month: bool = False,
+) -> Period:
     """Return the period with a reservation, and the soft limits that it reaches."""
     credits_cap = policy.credits_per_month if is_month else policy.credits_per_day
     actions_cap = policy.actions_per_month if is_month else policy.actions_per_day
@@ -345,14 +432,28 @@ def _reserved(policy: BudgetPolicy, period: Period, cost: Cost, *, is_month: boo
         period,
         credits_reserved=period.credits_reserved + cost.credits,
         actions_reserved=period.actions_reserved + cost.actions,
-        credits_warned=_level(policy, period.credits_warned, _credits(policy, period) + cost.credits, credits_cap),
-        actions_warned=_level(policy, period.actions_warned, _actions(policy, period) + cost.actions, actions_cap),
+        credits_warned=_level(
+            policy,
+            period.credits_warned,
+            _credits(policy, period) + cost.credits,
+            credits_cap,
+        ),
+        actions_warned=_level(
+            policy,
+            period.actions_warned,
+            _actions(policy, period) + cost.actions,
+            actions_cap,
+        ),
     )
 
 
 def _with_only(period: Period, cost: Cost) -> Period:
     """Return the period with no other reservation than this one."""
-    return msgspec.structs.replace(period, credits_reserved=cost.credits, actions_reserved=cost.actions)
+    return msgspec.structs.replace(
+        period,
+        credits_reserved=cost.credits,
+        actions_reserved=cost.actions,
+    )
 
 
 def _with_elsewhere(period: Period, cost: Cost) -> Period:
@@ -363,13 +464,24 @@ def _with_elsewhere(period: Period, cost: Cost) -> Period:
     )
 
 
-def _put(windows: tuple[Period, ...], folded: str, changed: Period) -> tuple[tuple[Period, ...], str]:
-    """Return the periods with `changed` in its place. Periods that are not needed are dropped, the oldest first."""
+def _put(
+    windows: tuple[Period, ...],
+    folded: str,
+    changed: Period,
+) -> tuple[tuple[Period, ...], str]:
+    """Return the periods with `changed` in its place.
+
+    Periods that are not needed are dropped, the oldest first.
+    """
     if windows and windows[-1].id == changed.id:
         return (*windows[:-1], changed), folded
     others = (window for window in windows if window.id != changed.id)
     merged = sorted((changed, *others), key=lambda window: window.id)
-    while len(merged) > _KEPT and merged[0] is not changed and (_is_done(merged[0]) or len(merged) > _MOST_KEPT):
+    while (
+        len(merged) > _KEPT
+        and merged[0] is not changed
+        and (_is_done(merged[0]) or len(merged) > _MOST_KEPT)
+    ):
         folded = max(folded, merged.pop(0).id)
     return tuple(merged), folded
 
@@ -379,14 +491,24 @@ def _is_done(window: Period) -> bool:
 
 
 def _booked(state: Budget, reservation: Reservation, cost: Cost) -> Budget:
-    """Return the budget with a cost in the place of a reservation, in the periods of the reservation."""
+    """Return the budget with a cost in the place of a reservation, in the periods of the
+    reservation.
+    """
     days = _settled(state.days, reservation.day, reservation, cost)
     months = _settled(state.months, reservation.month, reservation, cost)
     return Budget(days, months, state.days_folded, state.months_folded)
 
 
-def _settled(windows: tuple[Period, ...], period_id: str, reservation: Reservation, cost: Cost) -> tuple[Period, ...]:
-    """Return the periods with the reservation settled in its own. A dropped period has no sums to change."""
+def _settled(
+    windows: tuple[Period, ...],
+    period_id: str,
+    reservation: Reservation,
+    cost: Cost,
+) -> tuple[Period, ...]:
+    """Return the periods with the reservation settled in its own.
+
+    A dropped period has no sums to change.
+    """
     for place, period in enumerate(windows):
         if period.id == period_id:
             after = msgspec.structs.replace(

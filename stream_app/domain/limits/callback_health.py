@@ -1,7 +1,9 @@
-"""Detects missing callbacks: the webhook still answers 2xx, but no callback comes. Each lead sent is then wasted.
+"""Detects missing callbacks: the webhook still answers 2xx, but no callback comes.
 
-Overdue leads and callbacks are counted by destination, because auto-run is a setting of one table. Time in which the
-partition had no owner does not count as waiting.
+Each lead sent is then wasted.
+
+Overdue leads and callbacks are counted by destination, because auto-run is a setting of one table.
+Time in which the partition had no owner does not count as waiting.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +40,8 @@ class DestinationCallbacks(msgspec.Struct, frozen=True, omit_defaults=True):
     overdue: Whole = 0  # overdue leads that were accepted after it
     oldest_ms: TimeMs = 0  # when the oldest of them was accepted
     reported_ms: TimeMs = 0  # when missing callbacks were reported; 0 if they were not
-    ignored_until_ms: TimeMs = 0  # when the last report that has ended was made; leads accepted before it prove nothing
+    # when the last report that has ended was made; leads accepted before it prove nothing
+    ignored_until_ms: TimeMs = 0
 
 
 class CallbackHealth(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,16 +60,26 @@ def of(state: CallbackHealth, destination: str) -> DestinationCallbacks:
 def record_callback(state: CallbackHealth, destination: str, now_ms: int) -> CallbackHealth:
     """Return the state after a callback settled a lead of the destination."""
     ignored_until_ms = of(state, destination).ignored_until_ms
-    return _with(state, destination, DestinationCallbacks(now_ms, ignored_until_ms=ignored_until_ms))
+    return _with(
+        state,
+        destination,
+        DestinationCallbacks(now_ms, ignored_until_ms=ignored_until_ms),
+    )
 
 
 def record_overdue(state: CallbackHealth, destination: str, accepted_ms: int) -> CallbackHealth:
-    """Return the state with one more overdue lead of the destination, which was accepted at that time."""
+    """Return the state with one more overdue lead of the destination, which was accepted at that
+    time.
+    """
     before = of(state, destination)
     if accepted_ms <= max(before.last_ms, before.ignored_until_ms):
         return state
     oldest_ms = min(before.oldest_ms or accepted_ms, accepted_ms)
-    return _with(state, destination, msgspec.structs.replace(before, overdue=before.overdue + 1, oldest_ms=oldest_ms))
+    return _with(
+        state,
+        destination,
+        msgspec.structs.replace(before, overdue=before.overdue + 1, oldest_ms=oldest_ms),
+    )
 
 
 def are_missing(policy: CallbackHealthPolicy, state: CallbackHealth, destination: str) -> bool:
@@ -77,13 +90,19 @@ def are_missing(policy: CallbackHealthPolicy, state: CallbackHealth, destination
 
 def record_report(state: CallbackHealth, destination: str, now_ms: int) -> CallbackHealth:
     """Return the state after they were reported."""
-    return _with(state, destination, msgspec.structs.replace(of(state, destination), reported_ms=now_ms))
+    return _with(
+        state,
+        destination,
+        msgspec.structs.replace(of(state, destination), reported_ms=now_ms),
+    )
 
 
 def reset_reported(state: CallbackHealth) -> CallbackHealth:
     """Return the state after the suspension ended. Leads from before the report prove nothing."""
     reset = {
-        name: DestinationCallbacks(seen.last_ms, ignored_until_ms=seen.reported_ms) if seen.reported_ms else seen
+        name: DestinationCallbacks(seen.last_ms, ignored_until_ms=seen.reported_ms)
+        if seen.reported_ms
+        else seen
         for name, seen in state.destinations.items()
     }
     return msgspec.structs.replace(state, destinations=reset)
@@ -91,19 +110,27 @@ def reset_reported(state: CallbackHealth) -> CallbackHealth:
 
 def still_missing(state: CallbackHealth, destination: str) -> list[str]:
     """Return the other destinations that were reported and have not called back since."""
-    return sorted(name for name, seen in state.destinations.items() if seen.reported_ms and name != destination)
+    return sorted(
+        name
+        for name, seen in state.destinations.items()
+        if seen.reported_ms and name != destination
+    )
 
 
 def missing_text(missing: Sequence[str], destination: str) -> str:
     """Return the text about destinations without callbacks after another one has called back."""
     return (
-        f"no callback of {' and '.join(missing)} comes, while {destination} has called back, with the same "
+        f"no callback of {' and '.join(missing)} comes, while {destination} has called back, "
+        "with the same "
         "credits: look at auto-run and the HTTP column there"
     )
 
 
 def record_owner(state: CallbackHealth, now_ms: int) -> CallbackHealth:
-    """Record that there is an owner. Save it often while leads wait: a successor counts a gap from this time on."""
+    """Record that there is an owner.
+
+    Save it often while leads wait: a successor counts a gap from this time on.
+    """
     return msgspec.structs.replace(state, owned_ms=max(now_ms, state.owned_ms))
 
 
@@ -120,17 +147,31 @@ def unowned_ms(state: CallbackHealth, since_ms: int) -> int:
     return sum(max(0, end_ms - max(begin_ms, since_ms)) for begin_ms, end_ms in state.gaps)
 
 
-def causes(state: CallbackHealth, destination: str, webhooks: Mapping[str, Webhook], spent: int) -> str:
-    """Return the likely causes of missing callbacks in order, each with its evidence and what to do.
+def causes(
+    state: CallbackHealth,
+    destination: str,
+    webhooks: Mapping[str, Webhook],
+    spent: int,
+) -> str:
+    """Return the likely causes of missing callbacks in order, each with its evidence and what to
+    do.
 
-    `webhooks`: the pool of the table, by id. `spent`: credits that this lane has booked in this month.
+    `webhooks`: the pool of the table, by id. `spent`: credits that this lane has booked in this
+        month.
     """
     callbacks = of(state, destination)
-    others = sorted(name for name, other in state.destinations.items() if other.last_ms > callbacks.oldest_ms)
-    table = f"it called back last at {_utc(callbacks.last_ms)}" if callbacks.last_ms else "it has never called back"
+    others = sorted(
+        name for name, other in state.destinations.items() if other.last_ms > callbacks.oldest_ms
+    )
+    table = (
+        f"it called back last at {_utc(callbacks.last_ms)}"
+        if callbacks.last_ms
+        else "it has never called back"
+    )
     table += f", while {' and '.join(others)} did since, with the same credits" if others else ""
     likely = [
-        f"the credits of this workspace are used up (booked here this month: {spent}): top up, then run the "
+        f"the credits of this workspace are used up (booked here this month: {spent}): top "
+        "up, then run the "
         "rows in Clay again, for nothing resumes by itself",
         f"auto-run is off in the table of {destination}, or its HTTP column does not run "
         f"({table}; its newest rows in Clay show whether they ran): switch it on",
@@ -138,14 +179,18 @@ def causes(state: CallbackHealth, destination: str, webhooks: Mapping[str, Webho
     if others:  # which have the same credits
         likely.reverse()
     counts = ", ".join(f"{name} has had {webhook.count}" for name, webhook in webhooks.items())
-    full = f"a webhook stops silently after {LIFETIME:,} submissions ({counts or 'no count yet'}): put a new one in"
+    full = (
+        f"a webhook stops silently after {LIFETIME:,} submissions ({counts or 'no count yet'}): "
+        "put a new one in"
+    )
     nearly = any(webhook.count >= _NEARLY * LIFETIME for webhook in webhooks.values())
     likely.insert(0 if nearly else 2, full)
     likely.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
     numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(likely, 1))
     overdue = count(callbacks.overdue, f"lead of {destination} is", f"leads of {destination} are")
     return (
-        f"{overdue} overdue and no callback of it came since {_utc(callbacks.oldest_ms)}, while its webhook takes "
+        f"{overdue} overdue and no callback of it came since {_utc(callbacks.oldest_ms)}, "
+        "while its webhook takes "
         f"every lead. Likely, in this order: {numbered}"
     )
 
@@ -154,5 +199,12 @@ def _utc(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _with(state: CallbackHealth, destination: str, callbacks: DestinationCallbacks) -> CallbackHealth:
-    return msgspec.structs.replace(state, destinations={**state.destinations, destination: callbacks})
+def _with(
+    state: CallbackHealth,
+    destination: str,
+    callbacks: DestinationCallbacks,
+) -> CallbackHealth:
+    return msgspec.structs.replace(
+        state,
+        destinations={**state.destinations, destination: callbacks},
+    )

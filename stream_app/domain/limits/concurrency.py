@@ -1,17 +1,20 @@
-"""How many POSTs may be in flight: what the rate needs at the time that each takes, and less while Clay is slow.
+"""How many POSTs may be in flight: what the rate needs at the time that each takes, and less while
+Clay is slow.
 
-A gradient algorithm, as in Netflix's concurrency-limits (Gradient2). While answers take about their usual time, the
-limit grows to twice what the rate keeps in flight (Little's law). So a process that is killed leaves few requests
-without an answer. While answers take longer, the limit shrinks in proportion. The usual time adapts slowly, so a Clay
-that stays slower is fully used again. Calls with little concurrency say nothing about the limit.
+A gradient algorithm, as in Netflix's concurrency-limits (Gradient2). While answers take about their
+usual time, the limit grows to twice what the rate keeps in flight (Little's law). So a process that
+is killed leaves few requests without an answer. While answers take longer, the limit shrinks in
+proportion. The usual time adapts slowly, so a Clay that stays slower is fully used again. Calls
+with little concurrency say nothing about the limit.
 
-A call takes its place from its grant to its answer, so for the commit of its row, too. How long that is depends on
-Kafka and on the neighbours in the partition. It is learned from the last calls, so the lane keeps its rate when commits
-become slow, and keeps few calls in flight while they are quick.
+A call takes its place from its grant to its answer, so for the commit of its row, too. How long
+that is depends on Kafka and on the neighbours in the partition. It is learned from the last calls,
+so the lane keeps its rate when commits become slow, and keeps few calls in flight while they are
+quick.
 
-A Clay that accepts requests and answers none is a stall (`StallDetector`). The breaker learns of that only from
-timeouts. So if no answer comes for well over the usual time, no more requests are sent than the breaker needs to open,
-until one is answered.
+A Clay that accepts requests and answers none is a stall (`StallDetector`). The breaker learns of
+that only from timeouts. So if no answer comes for well over the usual time, no more requests are
+sent than the breaker needs to open, until one is answered.
 """
 
 import math
@@ -49,7 +52,8 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
         limit: 0 if it is not known yet, so that `LEAST` applies.
         usual_ms: The mean latency over `calls`.
         calls: Calls so far, up to the number over which the mean is taken.
-        held_ms: How long a call takes its place now, from its grant to its answer; 0 if it is not known yet.
+        held_ms: How long a call takes its place now, from its grant to its answer; 0 if it is not
+            known yet.
     """
 
     limit: Real = 0.0
@@ -64,12 +68,19 @@ def current(most: int, state: Concurrency) -> int:
 
 
 def most_per_s(limit: int, state: Concurrency) -> float:
-    """Return how many calls a second can be made while `limit` of them may be in flight (Little's law)."""
+    """Return how many calls a second can be made while `limit` of them may be in flight (Little's
+    law).
+    """
     return limit * 1000 / state.held_ms if state.held_ms else math.inf
 
 
 def answered(
-    most: int, state: Concurrency, latency_ms: int, held_ms: int, in_flight: int, rate_per_s: float
+    most: int,
+    state: Concurrency,
+    latency_ms: int,
+    held_ms: int,
+    in_flight: int,
+    rate_per_s: float,
 ) -> Concurrency:
     """Return the state after a call.
 
@@ -93,10 +104,16 @@ def answered(
         limit += _SMOOTHING * (limit * gradient + _QUEUE - limit)
     place_ms = state.held_ms
     if held_ms:
-        # The first one counts in full: a row of an earlier version has none, whatever number of calls it has.
+        # The first one counts in full: a row of an earlier version has none, whatever number of
+        # calls it has.
         place_ms += (held_ms - place_ms) / (min(calls, _LAST_CALLS) if place_ms else 1)
     needed = _HEADROOM * rate_per_s * max(place_ms, float(held_ms), took_ms) / 1000
-    return Concurrency(max(float(least), min(float(most), needed, limit)), usual_ms, calls, place_ms)
+    return Concurrency(
+        max(float(least), min(float(most), needed, limit)),
+        usual_ms,
+        calls,
+        place_ms,
+    )
 
 
 class StallDetector(msgspec.Struct, frozen=True):
@@ -121,15 +138,28 @@ def begun(state: StallDetector, now_ms: int) -> StallDetector:
     return StallDetector(state.since_ms if state.waiting else now_ms, state.waiting + 1)
 
 
-def ended(state: StallDetector, outcome: Outcome | None, in_flight: int, now_ms: int) -> StallDetector:
+def ended(
+    state: StallDetector,
+    outcome: Outcome | None,
+    in_flight: int,
+    now_ms: int,
+) -> StallDetector:
     """Return the state after a request ended, answered or not; `in_flight` are left."""
     if not in_flight:
         return NOTHING
-    is_answer = outcome is not None and (not isinstance(outcome, Uncertain) or outcome.http_status is not None)
+    is_answer = outcome is not None and (
+        not isinstance(outcome, Uncertain) or outcome.http_status is not None
+    )
     return StallDetector(now_ms, in_flight) if is_answer else state
 
 
-def permit(trips: BreakerPolicy, most: int, state: StallDetector, usual: Concurrency, now_ms: int) -> Unanswered | None:
+def permit(
+    trips: BreakerPolicy,
+    most: int,
+    state: StallDetector,
+    usual: Concurrency,
+    now_ms: int,
+) -> Unanswered | None:
     """Return None if a request may be sent, else when to ask again if none is answered before."""
     lost_ms = state.since_ms + int(trips.probe_lease_s * 1000)  # longer than the longest request
     suspicious_ms = certain_ms(state, usual) - _SURE_MS

@@ -1,4 +1,6 @@
-"""The budget for display: four meters, when a meter will be used up, and what a lead costs on average."""
+"""The budget for display: four meters, when a meter will be used up, and what a lead costs on
+average.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,37 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, MeterName, Period, periods_at
+from stream_app.domain.limits.budget import (
+    Budget,
+    BudgetPolicy,
+    Cost,
+    MeterName,
+    Period,
+    periods_at,
+)
 from stream_app.domain.model.numbers import Real, TimeMs, Whole
 
 _SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
 _HOUR_MS = 3_600_000  # so much of a day has passed before its pace says anything
 _DAY_MS = 24 * _HOUR_MS  # and so much of a month
-SAMPLED_MS: Final = 900_000  # the pace of a day is that of so much time, as the CLI cannot read all views of an hour
-_LEAST_MS = 600_000  # a shorter time says nothing: one file of leads is sent in it, and no other may follow
+# the pace of a day is that of so much time, as the CLI cannot read all views of an hour
+SAMPLED_MS: Final = 900_000
+# a shorter time says nothing: one file of leads is sent in it, and no other may follow
+_LEAST_MS = 600_000
 _PARTS = 3  # of the time seen; where one of them booked nothing, the others were a burst
-_CREDITS: Final = attrgetter("credits_spent", "credits_reserved", "credits_elsewhere", "credits_warned")
-_ACTIONS: Final = attrgetter("actions_spent", "actions_reserved", "actions_elsewhere", "actions_warned")
+_CREDITS: Final = attrgetter(
+    "credits_spent",
+    "credits_reserved",
+    "credits_elsewhere",
+    "credits_warned",
+)
+_ACTIONS: Final = attrgetter(
+    "actions_spent",
+    "actions_reserved",
+    "actions_elsewhere",
+    "actions_warned",
+)
 _LONGEST_DAY_MS = 26 * _HOUR_MS
 
 
@@ -74,11 +95,13 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The pace of a meter: for a day, the pace of the last minutes; for a month, the mean since it began.
+    """The pace of a meter: for a day, the pace of the last minutes; for a month, the mean since it
+    began.
 
     Attributes:
         per_hour: Units booked in an hour; of a month, those that are reserved count, too.
-        empty_at_ms: When nothing is left, epoch ms; None if the day or month ends first or there is no cap.
+        empty_at_ms: When nothing is left, epoch ms; None if the day or month ends first or there is
+            no cap.
     """
 
     per_hour: float
@@ -86,7 +109,8 @@ class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The mean cost of a lead of a destination, learned from `leads` callbacks, in fractions of credits and Actions.
+    """The mean cost of a lead of a destination, learned from `leads` callbacks, in fractions of
+    credits and Actions.
 
     A budget never relies on it: it reserves the destination's ceiling, so that a cap is hard.
     """
@@ -102,26 +126,43 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
     day = next((period for period in state.days if period.id == now.day), Period(now.day))
     month = next((period for period in state.months if period.id == now.month), Period(now.month))
     opens = month.id == policy.opening_month
-    opening_credits, opening_actions = (policy.opening_credits, policy.opening_actions) if opens else (0, 0)
+    opening_credits, opening_actions = (
+        (policy.opening_credits, policy.opening_actions) if opens else (0, 0)
+    )
     today = (now.day_start_ms, now.day_end_ms)
     this_month = (now.month_start_ms, now.month_end_ms)
     return {
         "credits_day": _meter(_CREDITS, day, today, policy.credits_per_day),
         "actions_day": _meter(_ACTIONS, day, today, policy.actions_per_day),
-        "credits_month": _meter(_CREDITS, month, this_month, policy.credits_per_month, opening_credits),
-        "actions_month": _meter(_ACTIONS, month, this_month, policy.actions_per_month, opening_actions),
+        "credits_month": _meter(
+            _CREDITS,
+            month,
+            this_month,
+            policy.credits_per_month,
+            opening_credits,
+        ),
+        "actions_month": _meter(
+            _ACTIONS,
+            month,
+            this_month,
+            policy.actions_per_month,
+            opening_actions,
+        ),
     }
 
 
 def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
-    """Return the forecast of one meter; None if its day or month is too young, or if too little of it was seen.
+    """Return the forecast of one meter; None if its day or month is too young, or if too little of
+    it was seen.
 
-    Only the pace of the present day or month counts, as another one says nothing about it, and none is known before an
-    hour of the day or a day of the month has passed: the first leads of a morning would use up any budget. A burst has
-    no pace either, because what comes after it is not known: a day's budget has a forecast only while all of the time
-    seen booked something, or nothing at all.
+    Only the pace of the present day or month counts, as another one says nothing about it, and none
+    is known before an hour of the day or a day of the month has passed: the first leads of a
+    morning would use up any budget. A burst has no pace either, because what comes after it is not
+    known: a day's budget has a forecast only while all of the time seen booked something, or
+    nothing at all.
 
-    `samples` is what was seen of the meter in the last `SAMPLED_MS`, oldest first; of a month only the last one counts.
+    `samples` is what was seen of the meter in the last `SAMPLED_MS`, oldest first; of a month only
+    the last one counts.
     """
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None
@@ -149,7 +190,10 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
 
 
 def _is_burst(seen: Sequence[Sample], now_ms: int) -> bool:
-    """Return True if a part of the time since the first sample booked nothing. `seen`: oldest first, one at least."""
+    """Return True if a part of the time since the first sample booked nothing.
+
+    `seen`: oldest first, one at least.
+    """
     since_ms = seen[0].at_ms
     before = seen[0].meter.spent
     for part in range(1, _PARTS + 1):
@@ -167,15 +211,26 @@ def first_estimate(configured: Cost) -> Estimate:
 
 
 def learn_cost(state: Estimate, actual: Cost, ceiling: Cost) -> Estimate:
-    """Return the estimate after one more lead. An implausible cost counts as 0 or as the ceiling."""
+    """Return the estimate after one more lead.
+
+    An implausible cost counts as 0 or as the ceiling.
+    """
     share = max(_SLOWEST, 1 / (state.leads + 1 + _PRIOR))
     credits_more = min(max(0, actual.credits), ceiling.credits) - state.credits
     actions_more = min(max(0, actual.actions), ceiling.actions) - state.actions
-    return Estimate(state.credits + share * credits_more, state.actions + share * actions_more, state.leads + 1)
+    return Estimate(
+        state.credits + share * credits_more,
+        state.actions + share * actions_more,
+        state.leads + 1,
+    )
 
 
 def _meter(
-    sums: attrgetter[Any], period: Period, lasts_ms: tuple[int, int], cap: int | None, opening: int = 0
+    sums: attrgetter[Any],
+    period: Period,
+    lasts_ms: tuple[int, int],
+    cap: int | None,
+    opening: int = 0,
 ) -> Meter:
     spent, reserved, elsewhere, warned = sums(period)
     begins_ms, ends_ms = lasts_ms

@@ -1,4 +1,6 @@
-"""The rate: a token bucket per workspace that shrinks on 429, recovers afterwards, and honours Retry-After."""
+"""The rate: a token bucket per workspace that shrinks on 429, recovers afterwards, and honours
+Retry-After.
+"""
 
 import re
 from datetime import UTC
@@ -21,7 +23,8 @@ _NEAR = 0.9  # of the rate that was too much, if Clay's limit is not known
 _HOLD_S = 110.0  # near the limit the rate grows slowly for so long, then ever faster
 _SLOWLY = 0.02
 _EVER_MORE = 0.06
-FLOOR_PER_S: Final = 0.5  # the lowest rate, however often Clay says 429; that of the configuration where it is lower
+# the lowest rate, however often Clay says 429; that of the configuration where it is lower
+FLOOR_PER_S: Final = 0.5
 _DECREASE = 0.75  # the factor of a 429 that measures nothing
 _RECOVER_PER_S = 0.05  # what each second without a 429 adds while the rate is below Clay's limit
 _RETRY_AFTER_MIN_MS = 1_000
@@ -31,14 +34,16 @@ _MEMORY = 0.5  # the weight of what Clay took before the last 429, against what 
 class RatePolicy(Policy, frozen=True):
     """The token bucket, and how it reacts to a 429.
 
-    Two 429s measure Clay's limit: Clay's bucket was empty both times, so what Clay took between them is what flowed in.
-    The rate continues with that. A lane that had nothing to send in between has not measured it: then a 429 multiplies
-    the rate by 0.75. It does not if the rate was at its best and the last 429 is ten minutes ago: then a burst
+    Two 429s measure Clay's limit: Clay's bucket was empty both times, so what Clay took between
+    them is what flowed in. The rate continues with that. A lane that had nothing to send in between
+    has not measured it: then a 429 multiplies the rate by 0.75. It does not if the rate was at its
+    best and the last 429 is ten minutes ago: then a burst
     was too large, and the wait is enough.
 
-    Without a 429 the rate recovers by 0.05 a second in each second. Near the limit it recovers 50 times slower for
-    about two minutes, and then ever faster. Without a usable Retry-After the wait is 1 s. It doubles up to
-    `backoff_cap_s` for 429s within a minute, unless Clay took more than a burst in between.
+    Without a 429 the rate recovers by 0.05 a second in each second. Near the limit it recovers 50
+    times slower for about two minutes, and then ever faster. Without a usable Retry-After the wait
+    is 1 s. It doubles up to `backoff_cap_s` for 429s within a minute, unless Clay took more than a
+    burst in between.
 
     Attributes:
         rate_per_s: The best rate.
@@ -86,7 +91,10 @@ class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def empty_after_takeover(state: Rate, now_ms: int) -> Rate:
-    """Return the bucket without tokens: the previous owner may have spent them just now. A block and a cut stay."""
+    """Return the bucket without tokens: the previous owner may have spent them just now.
+
+    A block and a cut stay.
+    """
     return msgspec.structs.replace(state, tokens=0.0, at_ms=now_ms, idle=True)
 
 
@@ -117,12 +125,19 @@ def current(policy: RatePolicy, state: Rate) -> float:
 
 
 def on_429(
-    policy: RatePolicy, state: Rate, now_ms: int, retry_after_ms: int | None, rand: float, latency_ms: int = 0
+    policy: RatePolicy,
+    state: Rate,
+    now_ms: int,
+    retry_after_ms: int | None,
+    rand: float,
+    latency_ms: int = 0,
 ) -> Rate:
-    """Block the workspace, empty the bucket and set the rate. 429s of requests sent before a block are one event.
+    """Block the workspace, empty the bucket and set the rate.
 
-    `retry_after_ms` is from `parse_retry_after`; None and 0: not now, for an unknown time. `rand` is from 0 to 1.
-    `latency_ms`: how long ago the request was sent.
+    429s of requests sent before a block are one event.
+
+    `retry_after_ms` is from `parse_retry_after`; None and 0: not now, for an unknown time. `rand`
+    is from 0 to 1. `latency_ms`: how long ago the request was sent.
     """
     state = _caught_up(policy, state, now_ms)
     known = now_ms < state.blocked_until_ms or now_ms - latency_ms < state.limited_ms <= now_ms
@@ -134,7 +149,13 @@ def on_429(
         wait_ms = max(1_000, min(policy.backoff_cap_s, 2.0**run) * (0.5 + 0.5 * rand) * 1000)
     until_ms = max(state.blocked_until_ms, now_ms + ceil(wait_ms))
     if known:
-        return msgspec.structs.replace(state, tokens=0.0, blocked_until_ms=until_ms, run=run, sent=state.sent - 1)
+        return msgspec.structs.replace(
+            state,
+            tokens=0.0,
+            blocked_until_ms=until_ms,
+            run=run,
+            sent=state.sent - 1,
+        )
     rate_per_s = current(policy, state)
     spared = not state.cut_per_s and now_ms - state.blocked_until_ms > _SPARED_AFTER_MS
     kept_per_s = rate_per_s * (1.0 if spared else _DECREASE)
@@ -162,12 +183,20 @@ def on_429(
 
 
 def _inflow(policy: RatePolicy, state: Rate, now_ms: int) -> float:
-    """Return what flowed into Clay's bucket per second since the last 429, when it was empty as now; 0: not known.
+    """Return what flowed into Clay's bucket per second since the last 429, when it was empty as
+    now; 0: not known.
 
-    A block may have filled that bucket: then what was sent afterwards exceeds the inflow by the burst.
+    A block may have filled that bucket: then what was sent afterwards exceeds the inflow by the
+    burst.
     """
     sent = state.sent - 1  # Clay did not take the last one
-    if state.idle or not state.limited_ms or sent <= 0 or not state.quiet_ms or now_ms <= state.limited_ms:
+    if (
+        state.idle
+        or not state.limited_ms
+        or sent <= 0
+        or not state.quiet_ms
+        or now_ms <= state.limited_ms
+    ):
         return 0.0
     return 1000 * max(sent / (now_ms - state.limited_ms), (sent - policy.burst) / state.quiet_ms)
 
@@ -175,7 +204,8 @@ def _inflow(policy: RatePolicy, state: Rate, now_ms: int) -> float:
 def parse_retry_after(value: str | None, now_ms: int) -> int | None:
     """Return milliseconds from now; None if the header is absent or not understood, 0 for the past.
 
-    Understands seconds, with decimals, and HTTP dates (RFC 9110, 10.2.3). `on_429` bounds absurd values.
+    Understands seconds, with decimals, and HTTP dates (RFC 9110, 10.2.3). `on_429` bounds absurd
+    values.
     """
     text = (value or "").strip()
     if not text or len(text) > _LONGEST_HEADER:
@@ -193,7 +223,9 @@ def parse_retry_after(value: str | None, now_ms: int) -> int | None:
 def _caught_up(policy: RatePolicy, state: Rate, now_ms: int) -> Rate:
     """Return the bucket filled and the rate recovered for the quiet time since `at_ms`."""
     blocked_until_ms = no_later(
-        state.blocked_until_ms, now_ms, int(max(policy.retry_after_max_s, policy.backoff_cap_s) * 1000)
+        state.blocked_until_ms,
+        now_ms,
+        int(max(policy.retry_after_max_s, policy.backoff_cap_s) * 1000),
     )
     at_ms = state.at_ms if now_ms <= state.at_ms <= now_ms + _STEP_BACK_MS else now_ms
     quiet_ms = max(0, at_ms - max(state.at_ms, blocked_until_ms))
@@ -211,4 +243,10 @@ def _caught_up(policy: RatePolicy, state: Rate, now_ms: int) -> Rate:
     )
     if not more.cut_per_s or current(policy, more) < policy.rate_per_s:
         return more
-    return msgspec.structs.replace(more, cut_per_s=0.0, limit_per_s=0.0, accepted=0.0, accepted_ms=0.0)
+    return msgspec.structs.replace(
+        more,
+        cut_per_s=0.0,
+        limit_per_s=0.0,
+        accepted=0.0,
+        accepted_ms=0.0,
+    )

@@ -1,10 +1,13 @@
-"""A lane that Clay refuses, or whose leads become dead letters in a row, is suspended until a probe succeeds.
+"""A lane that Clay refuses, or whose leads become dead letters in a row, is suspended until a probe
+succeeds.
 
-No lead is lost: they wait on Kafka. One probe at a time is sent when it is due. Its success lifts the suspension.
+No lead is lost: they wait on Kafka. One probe at a time is sent when it is due. Its success lifts
+the suspension.
 
-The flood guard counts dead letters, because many in a row have a cause outside the leads: a column was renamed in
-Clay, or a producer sends wrong fields or a destination that does not exist. Without the guard the whole topic would end
-in `leads.dlq`, and each lead would have to be replayed from there.
+The flood guard counts dead letters, because many in a row have a cause outside the leads: a column
+was renamed in Clay, or a producer sends wrong fields or a destination that does not exist. Without
+the guard the whole topic would end in `leads.dlq`, and each lead would have to be replayed from
+there.
 """
 
 from collections.abc import Sequence
@@ -27,7 +30,8 @@ class SuspensionPolicy(Policy, frozen=True):
     Attributes:
         probe_s: Delay of the first probe. It doubles with each refused one.
         probe_cap_s: Longest delay.
-        probe_lease_s: A probe without a result is lost after this time. Must exceed the longest request.
+        probe_lease_s: A probe without a result is lost after this time. Must exceed the longest
+            request.
     """
 
     ORDERED: ClassVar = (("probe_s", "probe_cap_s"),)
@@ -75,12 +79,17 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 def suspend(
-    policy: SuspensionPolicy, state: Suspension | None, fresh: Suspension, probe: Probe | None = None
+    policy: SuspensionPolicy,
+    state: Suspension | None,
+    fresh: Suspension,
+    probe: Probe | None = None,
 ) -> Suspension:
-    """Return the suspension after a refused call. `fresh` is a new one for this refusal (see `begin`).
+    """Return the suspension after a refused call.
 
-    Only its own probe makes the interval longer: other calls in flight add no information. If only one destination is
-    held and another one is refused, all are held.
+    `fresh` is a new one for this refusal (see `begin`).
+
+    Only its own probe makes the interval longer: other calls in flight add no information. If only
+    one destination is held and another one is refused, all are held.
     """
     if state is None:
         return fresh
@@ -110,14 +119,29 @@ def begin(
 ) -> Suspension:
     """Return a new suspension with its first probe after the shortest interval."""
     wait_ms = int(policy.probe_s * 1000)
-    return Suspension(reason, text, now_ms, now_ms + wait_ms, wait_ms, 0, 0, destination, setup_id, one_destination)
+    return Suspension(
+        reason,
+        text,
+        now_ms,
+        now_ms + wait_ms,
+        wait_ms,
+        0,
+        0,
+        destination,
+        setup_id,
+        one_destination,
+    )
 
 
 def holds(state: Suspension | None, destination: str) -> bool:
     """Return True if it holds leads of this destination."""
     if state is None:
         return False
-    return state.destination == destination if state.one_destination else destination not in state.exempt
+    return (
+        state.destination == destination
+        if state.one_destination
+        else destination not in state.exempt
+    )
 
 
 def due_ms(state: Suspension) -> int:
@@ -130,31 +154,57 @@ def probe_now(state: Suspension, setup_id: str, now_ms: int) -> Suspension:
     return msgspec.structs.replace(state, setup_id=setup_id, probe_at_ms=now_ms)
 
 
-def permit(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> tuple[Suspension, Probe | Wait]:
-    """Decide whether a probe may start now. Keep the returned state in any case: it holds the lease of the probe."""
+def permit(
+    policy: SuspensionPolicy,
+    state: Suspension,
+    now_ms: int,
+) -> tuple[Suspension, Probe | Wait]:
+    """Decide whether a probe may start now.
+
+    Keep the returned state in any case: it holds the lease of the probe.
+    """
     lease_ms = int(policy.probe_lease_s * 1000)
     probe_at_ms = no_later(state.probe_at_ms, now_ms, int(policy.probe_cap_s * 1000))
     lease_until_ms = no_later(state.lease_until_ms, now_ms, lease_ms)
     due_ms = max(probe_at_ms, lease_until_ms)
     if now_ms < due_ms:
-        return msgspec.structs.replace(state, probe_at_ms=probe_at_ms, lease_until_ms=lease_until_ms), Wait(due_ms)
+        return msgspec.structs.replace(
+            state,
+            probe_at_ms=probe_at_ms,
+            lease_until_ms=lease_until_ms,
+        ), Wait(due_ms)
     lease_until_ms = now_ms + lease_ms
     state = msgspec.structs.replace(state, probe=state.probe + 1, lease_until_ms=lease_until_ms)
     return state, Probe(state.probe, state.since_ms)
 
 
 def postpone_probe(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> Suspension:
-    """Return the suspension after a probe that proved nothing: the next one is due after twice the interval."""
+    """Return the suspension after a probe that proved nothing: the next one is due after twice the
+    interval.
+    """
     backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
-    return msgspec.structs.replace(state, probe_at_ms=now_ms + backoff_ms, backoff_ms=backoff_ms, lease_until_ms=0)
+    return msgspec.structs.replace(
+        state,
+        probe_at_ms=now_ms + backoff_ms,
+        backoff_ms=backoff_ms,
+        lease_until_ms=0,
+    )
 
 
 def exempt(
-    policy: SuspensionPolicy, state: Suspension, destination: str, others: Sequence[str], text: str, now_ms: int
+    policy: SuspensionPolicy,
+    state: Suspension,
+    destination: str,
+    others: Sequence[str],
+    text: str,
+    now_ms: int,
 ) -> Suspension:
-    """Return the suspension without a destination that a probe proved healthy. A single one of `others` is held alone.
+    """Return the suspension without a destination that a probe proved healthy.
 
-    The setup of that one is not known here, so a probe is sent at once when it is, as after a change of the setup.
+    A single one of `others` is held alone.
+
+    The setup of that one is not known here, so a probe is sent at once when it is, as after a
+    change of the setup.
     """
     wait_ms = int(policy.probe_s * 1000)
     one_destination = len(others) == 1
@@ -176,7 +226,10 @@ def lift(state: Suspension, probe: Probe | None) -> Suspension | None:
 
 
 def release_probe(state: Suspension, probe: Probe | None, now_ms: int) -> Suspension:
-    """Free the lease of a probe that ended without a verdict. The next one is due after the same interval."""
+    """Free the lease of a probe that ended without a verdict.
+
+    The next one is due after the same interval.
+    """
     if not _is_current(state, probe):
         return state
     return msgspec.structs.replace(state, probe_at_ms=now_ms + state.backoff_ms, lease_until_ms=0)
@@ -193,7 +246,8 @@ class FloodGuardPolicy(Policy, frozen=True):
 
     Attributes:
         run: Dead letters of one cause in a row.
-        share: Share of dead letters among the leads that ended in the last minute, if these are 100 at least.
+        share: Share of dead letters among the leads that ended in the last minute, if these are 100
+            at least.
     """
 
     run: Annotated[int, Range(1, 1_000_000)] = 50
@@ -201,7 +255,9 @@ class FloodGuardPolicy(Policy, frozen=True):
 
 
 class FloodGuard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The last dead letters: how many in a row had the same `cause` since Clay last accepted a lead."""
+    """The last dead letters: how many in a row had the same `cause` since Clay last accepted a
+    lead.
+    """
 
     cause: str = ""
     run: Whole = 0
@@ -213,10 +269,18 @@ def counted(state: FloodGuard, cause: str) -> FloodGuard:
 
 
 def flooded(policy: FloodGuardPolicy, state: FloodGuard, totals: Totals) -> str:
-    """Return why the lane must be suspended; '' if it need not. `totals` include the last dead letter."""
+    """Return why the lane must be suspended; '' if it need not.
+
+    `totals` include the last dead letter.
+    """
     if state.run >= policy.run:
-        return f"{count(state.run, 'lead')} in a row became dead letters for one cause ({state.cause})"
+        return (
+            f"{count(state.run, 'lead')} in a row became dead letters for one cause ({state.cause})"
+        )
     ended = totals.success + totals.dead_letters
     if ended >= _MIN_LEADS and totals.dead_letters > exact(policy.share) * ended:
-        return f"{totals.dead_letters} of the last {ended} leads became dead letters (the last: {state.cause})"
+        return (
+            f"{totals.dead_letters} of the last {ended} leads became dead letters (the last: "
+            f"{state.cause})"
+        )
     return ""

@@ -1,8 +1,10 @@
-"""The quota: counts the submissions of each webhook, and picks the next webhook of a destination's pool.
+"""The quota: counts the submissions of each webhook, and picks the next webhook of a destination's
+pool.
 
-Clay stops a webhook after 50,000 submissions, forever and often silently, so it is replaced before that. A webhook that
-answers 404 is suspended: the next one of the pool takes its leads, and a lead is sent to it as a probe now and then.
-The caller names a webhook by an opaque id, because its URL is a secret.
+Clay stops a webhook after 50,000 submissions, forever and often silently, so it is replaced before
+that. A webhook that answers 404 is suspended: the next one of the pool takes its leads, and a lead
+is sent to it as a probe now and then. The caller names a webhook by an opaque id, because its URL
+is a secret.
 """
 
 from collections.abc import Mapping
@@ -16,7 +18,8 @@ from stream_app.domain.model import text as texts
 from stream_app.domain.model.numbers import Whole
 from stream_app.domain.model.ranges import Policy, Range, Wait
 
-LIFETIME: Final = 50_000  # submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")
+# submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")
+LIFETIME: Final = 50_000
 
 
 class QuotaPolicy(Policy, frozen=True):
@@ -55,18 +58,26 @@ class Picked(msgspec.Struct, frozen=True):
 
 
 class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of each webhook by id. Webhooks that left the pool are kept, because they may return."""
+    """The state of each webhook by id.
+
+    Webhooks that left the pool are kept, because they may return.
+    """
 
     webhooks: dict[str, Webhook] = {}
 
 
 def pick(
-    policy: QuotaPolicy, probes: SuspensionPolicy, state: Quota, pool: tuple[str, ...], now_ms: int
+    policy: QuotaPolicy,
+    probes: SuspensionPolicy,
+    state: Quota,
+    pool: tuple[str, ...],
+    now_ms: int,
 ) -> tuple[Quota, Picked | Wait | None]:
-    """Return the first webhook of the pool for a lead: one in use, or a suspended one whose probe is due.
+    """Return the first webhook of the pool for a lead: one in use, or a suspended one whose probe
+    is due.
 
-    Keep the returned state if the lead is sent, or on Wait: all that is left is suspended until then. None: nothing is
-    left.
+    Keep the returned state if the lead is sent, or on Wait: all that is left is suspended until
+    then. None: nothing is left.
     """
     until_ms: list[int] = []
     for webhook_id in pool:
@@ -88,54 +99,89 @@ def pick(
 def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> bool:
     """Return True if a lead can be sent without being a probe."""
     webhooks = (of(state, webhook_id) for webhook_id in pool)
-    return any(not (webhook.dead or webhook.suspension) and webhook.count < policy.rotate_at for webhook in webhooks)
+    return any(
+        not (webhook.dead or webhook.suspension) and webhook.count < policy.rotate_at
+        for webhook in webhooks
+    )
 
 
 def due_ms(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
-    """Return when the first suspended webhook of the pool may be probed, epoch ms; 0 if none may ever be."""
+    """Return when the first suspended webhook of the pool may be probed, epoch ms; 0 if none may
+    ever be.
+    """
     webhooks = (of(state, webhook_id) for webhook_id in pool)
     return min(
         (
             suspension.due_ms(webhook.suspension)
             for webhook in webhooks
-            if webhook.suspension is not None and not webhook.dead and webhook.count < policy.rotate_at
+            if webhook.suspension is not None
+            and not webhook.dead
+            and webhook.count < policy.rotate_at
         ),
         default=0,
     )
 
 
-def gone(probes: SuspensionPolicy, state: Quota, webhook_id: str, fresh: Suspension, probe: Probe | None) -> Quota:
-    """Return the state after a 404. `fresh`: a new suspension. Its own probe makes an existing one longer."""
+def gone(
+    probes: SuspensionPolicy,
+    state: Quota,
+    webhook_id: str,
+    fresh: Suspension,
+    probe: Probe | None,
+) -> Quota:
+    """Return the state after a 404.
+
+    `fresh`: a new suspension. Its own probe makes an existing one longer.
+    """
     suspended = suspension.suspend(probes, of(state, webhook_id).suspension, fresh, probe)
     return _changed(state, webhook_id, suspension=suspended)
 
 
 def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_ms: int) -> Quota:
-    """Return the state after a probe that was not a 404: the webhook is in use again if Clay accepted the lead."""
+    """Return the state after a probe that was not a 404: the webhook is in use again if Clay
+    accepted the lead.
+    """
     suspended = of(state, webhook_id).suspension
     if suspended is None:
         return state
-    after = suspension.lift(suspended, probe) if is_accepted else suspension.release_probe(suspended, probe, now_ms)
+    after = (
+        suspension.lift(suspended, probe)
+        if is_accepted
+        else suspension.release_probe(suspended, probe, now_ms)
+    )
     return _changed(state, webhook_id, suspension=after)
 
 
 def resumed(state: Quota) -> Quota:
     """Return the state after an operator put every suspended webhook back into use."""
-    return Quota({name: Webhook(webhook.count, webhook.dead) for name, webhook in state.webhooks.items()})
+    return Quota(
+        {name: Webhook(webhook.count, webhook.dead) for name, webhook in state.webhooks.items()},
+    )
 
 
 def reconfigured(state: Quota, setups: Mapping[str, str], now_ms: int) -> Quota:
-    """Return the state under a new configuration. `setups`: setup id by destination; a changed one is probed."""
+    """Return the state under a new configuration.
+
+    `setups`: setup id by destination; a changed one is probed.
+    """
     for webhook_id, stopped in suspended(state).items():
         setup_id = setups.get(stopped.destination, stopped.setup_id)
         if setup_id != stopped.setup_id:
-            state = _changed(state, webhook_id, suspension=suspension.probe_now(stopped, setup_id, now_ms))
+            state = _changed(
+                state,
+                webhook_id,
+                suspension=suspension.probe_now(stopped, setup_id, now_ms),
+            )
     return state
 
 
 def suspended(state: Quota) -> dict[str, Suspension]:
     """Return the suspended webhooks."""
-    return {name: webhook.suspension for name, webhook in state.webhooks.items() if webhook.suspension is not None}
+    return {
+        name: webhook.suspension
+        for name, webhook in state.webhooks.items()
+        if webhook.suspension is not None
+    }
 
 
 def used_up(state: Quota, pool: tuple[str, ...]) -> str:
@@ -143,7 +189,9 @@ def used_up(state: Quota, pool: tuple[str, ...]) -> str:
     ends = []
     for webhook_id in pool:
         webhook = of(state, webhook_id)
-        how = webhook.dead or ("404" if webhook.suspension is not None else texts.count(webhook.count, "submission"))
+        how = webhook.dead or (
+            "404" if webhook.suspension is not None else texts.count(webhook.count, "submission")
+        )
         ends.append(f"{webhook_id}: {how}")
     return ", ".join(ends) or "its pool is empty"
 
@@ -165,4 +213,6 @@ def of(state: Quota, webhook_id: str) -> Webhook:
 
 
 def _changed(state: Quota, webhook_id: str, **changes: object) -> Quota:
-    return Quota({**state.webhooks, webhook_id: msgspec.structs.replace(of(state, webhook_id), **changes)})
+    return Quota(
+        {**state.webhooks, webhook_id: msgspec.structs.replace(of(state, webhook_id), **changes)},
+    )

@@ -1,9 +1,11 @@
 """Sliding windows over the last calls, as rings of time buckets in the lane's row.
 
-A lane has two: the breaker and the flood guard use the last minute, people see the health of five minutes.
+A lane has two: the breaker and the flood guard use the last minute, people see the health of five
+minutes.
 
-A bucket is named by its slot: the number of whole bucket lengths since the epoch. Empty buckets are not stored. If the
-clock steps back, the ring is moved back with it, so that no call is lost and none stays too long.
+A bucket is named by its slot: the number of whole bucket lengths since the epoch. Empty buckets are
+not stored. If the clock steps back, the ring is moved back with it, so that no call is lost and
+none stays too long.
 """
 
 import math
@@ -92,20 +94,31 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Estimated percentiles in ms, interpolated within a cell. Above the last bound they are that bound."""
+    """Estimated percentiles in ms, interpolated within a cell.
+
+    Above the last bound they are that bound.
+    """
 
     p50_ms: int
     p95_ms: int
     p99_ms: int
 
 
-def record(span: Span, state: Window, now_ms: int, ok: bool, slow: bool, latency_ms: int | None = None) -> Window:
+def record(
+    span: Span,
+    state: Window,
+    now_ms: int,
+    ok: bool,
+    slow: bool,
+    latency_ms: int | None = None,
+) -> Window:
     """Return the window with one more finished call.
 
     `latency_ms` is the time from sending to the answer or failure; None: it is not recorded.
     """
     before, bucket = _present(span, state, now_ms)
-    # A row of an older version may have other cells: its latencies mean something else and are dropped.
+    # A row of an older version may have other cells: its latencies mean something else and are
+    # dropped.
     latencies = bucket.latencies if len(bucket.latencies) == len(_NO_LATENCIES) else _NO_LATENCIES
     if latency_ms is not None:
         cells = list(latencies)
@@ -139,7 +152,10 @@ def totals(span: Span, state: Window, now_ms: int) -> Totals:
 
 
 def score(counts: Totals) -> float:
-    """Return 0 (all failed) to 100 (all fast and successful). A slow success counts half. No calls: 100."""
+    """Return 0 (all failed) to 100 (all fast and successful).
+
+    A slow success counts half. No calls: 100.
+    """
     if not counts.calls:
         return 100.0
     return 100.0 * (counts.success - counts.slow / 2) / counts.calls
@@ -148,8 +164,10 @@ def score(counts: Totals) -> float:
 def status(counts: Totals, before: Status | None) -> Status:
     """Return the score in a word, or that there are too few calls.
 
-    `before` is the last status, None if there was none. It stays until the score is past a border by two
-    standard errors, and until there are half as few calls as a first status needs: a lane on a border would
+    `before` is the last status, None if there was none. It stays until the score is past a border
+    by two
+    standard errors, and until there are half as few calls as a first status needs: a lane on a
+    border would
     otherwise be reported as changed with every few calls.
     """
     known = None if before == "insufficient_data" else before
@@ -175,7 +193,9 @@ def _band(points: float) -> Status:
 
 def latency(span: Span, state: Window, now_ms: int) -> Latency | None:
     """Return percentiles over the window; None without calls."""
-    cells = list(map(sum, zip(*(bucket.latencies for bucket in _inside(span, state, now_ms)), strict=False)))
+    cells = list(
+        map(sum, zip(*(bucket.latencies for bucket in _inside(span, state, now_ms)), strict=False)),
+    )
     if not any(cells):
         return None
     cumulated = list(accumulate(cells))
@@ -188,7 +208,9 @@ def _present(span: Span, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...]
     buckets = state.buckets
     if buckets and buckets[-1].slot > slot:
         back = buckets[-1].slot - slot
-        buckets = tuple(msgspec.structs.replace(bucket, slot=bucket.slot - back) for bucket in buckets)
+        buckets = tuple(
+            msgspec.structs.replace(bucket, slot=bucket.slot - back) for bucket in buckets
+        )
     if buckets and buckets[-1].slot == slot:
         return buckets[:-1], buckets[-1]
     oldest = slot - span.buckets + 1

@@ -1,7 +1,8 @@
 """Validates what an operator enters as an address or a secret. Error texts never repeat it.
 
-No rule can prove that a secret of ours is random. These refuse common substitutes for a random text: values from public
-files, one repeated character, a repeated short text, and a run along the alphabet.
+No rule can prove that a secret of ours is random. These refuse common substitutes for a random
+text: values from public files, one repeated character, a repeated short text, and a run along the
+alphabet.
 """
 
 import re
@@ -19,33 +20,41 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 MIN_CHARACTERS: Final = 32
 HOW_TO_MAKE: Final = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
-_MIN_DIFFERENT: Final = 8  # 32 random hex digits have 14 different ones on average, fewer than 8 once in 10^9
+# 32 random hex digits have 14 different ones on average, fewer than 8 once in 10^9
+_MIN_DIFFERENT: Final = 8
 
 PUBLIC_SECRETS: Final = frozenset(
     {
         "only for the simulator, change it for the real Clay",
         "only-for-the-simulator-change-it-for-the-real-Clay",
         "any-text-of-32-characters-or-more",
-    }
+    },
 )
 """Values that were published in this repository: docker-compose.yml and README."""
 
 
 def webhook_id(url: str) -> str:
-    """Return a short name for a webhook. The URL is secret; the name may appear in rows, logs and metrics."""
+    """Return a short name for a webhook.
+
+    The URL is secret; the name may appear in rows, logs and metrics.
+    """
     return blake2b(url.encode(), digest_size=6).hexdigest()
 
 
 def setup_id(*secrets: str) -> str:
-    """Return a fingerprint of a destination's URLs and token. It changes with any of them and reveals none."""
+    """Return a fingerprint of a destination's URLs and token.
+
+    It changes with any of them and reveals none.
+    """
     return blake2b("\n".join(secrets).encode(), digest_size=6).hexdigest()
 
 
 def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
     """Return what is wrong with a webhook's URL, or None.
 
-    Plain http is allowed only for this machine and for names without a dot (the simulator in a container), because it
-    sends the token and the lead unencrypted. `allowed_hosts` are `host` (any port) or `host:port`, in lower case.
+    Plain http is allowed only for this machine and for names without a dot (the simulator in a
+    container), because it sends the token and the lead unencrypted. `allowed_hosts` are `host` (any
+    port) or `host:port`, in lower case.
     """
     if not url.isascii() or not url.isprintable() or " " in url:
         return "the webhook's URL has spaces or characters outside ASCII: copy it from Clay again"
@@ -56,14 +65,22 @@ def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
     except ValueError:
         return MALFORMED
     if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not is_local(host)):
-        return "the webhook's URL must begin with https:// (http:// only for this machine and for names without a dot)"
+        return (
+            "the webhook's URL must begin with https:// (http:// only for this machine and for "
+            "names without a dot)"
+        )
     if "@" in parts.netloc or "?" in url or parts.fragment:
-        return "the webhook's URL must have no user, password, ?query or #fragment: the token has its own setting"
+        return (
+            "the webhook's URL must have no user, password, ?query or #fragment: the token has "
+            "its own setting"
+        )
     if host not in allowed_hosts and f"{host}:{port}" not in allowed_hosts:
         return f"the webhook's host must be one of allowed_hosts ({', '.join(allowed_hosts)})"
     if not parts.path.startswith(WEBHOOK_PATH) or parts.path == WEBHOOK_PATH:
         return f"the webhook's path must be {WEBHOOK_PATH}<slug>"
-    if any(step in (".", "..") for step in unquote(unquote(parts.path)).replace("\\", "/").split("/")):
+    if any(
+        step in (".", "..") for step in unquote(unquote(parts.path)).replace("\\", "/").split("/")
+    ):
         return f"the webhook's path must have no . or .. step: they lead away from {WEBHOOK_PATH}"
     return None
 
@@ -72,15 +89,23 @@ def token_problem(token: str) -> str | None:
     """Return why a token cannot be sent as a header, or None."""
     if token and token.isascii() and token.isprintable() and token == token.strip():
         return None
-    return "the webhook's token must be printable ASCII without spaces around it: copy it from Clay again"
+    return (
+        "the webhook's token must be printable ASCII without spaces around it: copy it from Clay "
+        "again"
+    )
 
 
 def proxy_problem(url: str) -> str | None:
-    """Return what is wrong with the URL of an egress proxy, or None. The URL may hold a password."""
+    """Return what is wrong with the URL of an egress proxy, or None.
+
+    The URL may hold a password.
+    """
     wanted = "the proxy's URL must be like http://user:password@proxy.example.com:3128"
     try:
         parts = urlsplit(url)
-        complete = parts.hostname and parts.port and url.isascii() and url.isprintable() and " " not in url
+        complete = (
+            parts.hostname and parts.port and url.isascii() and url.isprintable() and " " not in url
+        )
     except ValueError:
         complete = False
     if not complete:
@@ -99,9 +124,15 @@ def messages_problem(url: str) -> str | None:
     except ValueError:
         return "the URL for messages is malformed: copy it again"
     if not (url.isascii() and url.isprintable() and " " not in url and host):
-        return "the URL for messages must be like https://hooks.example.com/services/..., without spaces"
+        return (
+            "the URL for messages must be like https://hooks.example.com/services/..., without "
+            "spaces"
+        )
     if parts.scheme != "https" and not (parts.scheme == "http" and is_local(host)):
-        return "the URL for messages must begin with https:// (http:// only for this machine and names without a dot)"
+        return (
+            "the URL for messages must begin with https:// (http:// only for this machine and "
+            "names without a dot)"
+        )
     return None
 
 
@@ -119,7 +150,8 @@ def is_loopback_url(url: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Return True for this machine and for names without a dot, such as a container's name in its network.
+    """Return True for this machine and for names without a dot, such as a container's name in its
+    network.
 
     The resolver takes a number such as 2130706433 or 0x7f000001 as the address of any host.
     """
@@ -132,7 +164,9 @@ def secret_problem(secret: str) -> str | None:
         return f"must have at least {MIN_CHARACTERS} characters; {HOW_TO_MAKE}"
     repeats = any(secret[:-period] == secret[period:] for period in range(1, len(secret) // 2 + 1))
     # Most characters equal the one before, or are its neighbour in the alphabet.
-    is_a_run = 2 * sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(secret)) > len(secret)
+    is_a_run = 2 * sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(secret)) > len(
+        secret,
+    )
     if len(set(secret)) < _MIN_DIFFERENT or repeats or is_a_run:
         return f"is easy to guess (it repeats itself or follows the alphabet); {HOW_TO_MAKE}"
     return None

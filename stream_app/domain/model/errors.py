@@ -1,8 +1,14 @@
-"""The errors of the whole program. Errors of libraries are translated into these at the boundary."""
+"""The errors of the whole program.
+
+Errors of libraries are translated into these at the boundary.
+"""
 
 
 class StreamAppError(Exception):
-    """Base class. The text is for a person, one or more lines: what is wrong, where, what to do next."""
+    """Base class.
+
+    The text is for a person, one or more lines: what is wrong, where, what to do next.
+    """
 
 
 class SettingsError(StreamAppError):
@@ -26,7 +32,10 @@ class BrokerUnavailable(StreamAppError):
 
 
 class KafkaRefused(StreamAppError):
-    """Kafka answers and refuses us. Waiting does not help: check credentials, certificate, protocol and rights."""
+    """Kafka answers and refuses us.
+
+    Waiting does not help: check credentials, certificate, protocol and rights.
+    """
 
 
 class BoardUnavailable(StreamAppError):
@@ -42,7 +51,9 @@ class NotTheBoard(BoardUnavailable):
 
 
 class UnknownFormat(StreamAppError):
-    """A record that another version of this program wrote, in a format that this version does not read."""
+    """A record that another version of this program wrote, in a format that this version does not
+    read.
+    """
 
 
 class UnreadableBatch(StreamAppError):
@@ -62,8 +73,9 @@ class UnreadableBatch(StreamAppError):
         self.cause = cause
         where = f"offset {first}" if first == last else f"offsets {first} to {last}"
         super().__init__(
-            f"{topic}/{partition} cannot be read at {where}: {cause}. Restore an intact copy of its log, or lose these "
-            f"records: stream-app skip {topic}/{partition}/{first}"
+            f"{topic}/{partition} cannot be read at {where}: {cause}. Restore an intact copy "
+            "of its log, or lose these "
+            f"records: stream-app skip {topic}/{partition}/{first}",
         )
 
 
@@ -76,8 +88,14 @@ class StateStoreError(StreamAppError):
 
 
 class Fenced(StateStoreError):
-    """A later owner has fenced this one. It can write nothing more, so it must send nothing more."""
+    """A later owner has fenced this one.
+
+    It can write nothing more, so it must send nothing more.
+    """
 
 
 class Aborted(StateStoreError):
-    """The transaction failed as a whole. The state in memory is ahead of Kafka and must be loaded again."""
+    """The transaction failed as a whole.
+
+    The state in memory is ahead of Kafka and must be loaded again.
+    """

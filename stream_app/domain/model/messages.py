@@ -1,8 +1,11 @@
-"""The messages on Kafka: lead, status event, result, callback. Those of lanes are in domain/lane/view.py.
+"""The messages on Kafka: lead, status event, result, callback.
 
-Wire format: one JSON object per message, UTF-8. Fields are only added, with a default, so that old messages still
-decode. Unknown fields are ignored. `schemas/` is generated from these types, docstrings included. A dead letter is not
-here: its value is the raw bytes of the record that failed, and headers hold the rest (domain/delivery/envelope.py).
+Those of lanes are in domain/lane/view.py.
+
+Wire format: one JSON object per message, UTF-8. Fields are only added, with a default, so that old
+messages still decode. Unknown fields are ignored. `schemas/` is generated from these types,
+docstrings included. A dead letter is not here: its value is the raw bytes of the record that
+failed, and headers hold the rest (domain/delivery/envelope.py).
 """
 
 from typing import Annotated, Final, Literal
@@ -49,16 +52,18 @@ Status = Literal[
 ]
 """What an event says about its lead. Those that need an explanation:
 
-`without_value`: records without a value, which are no leads. `refused`: Clay provably did not accept the lead, another
-attempt follows. `expired`: `not_after` passed before it was sent. `rerouted`: it arrived in a partition that is not its
-workspace's. `cost_corrected`: an operator entered its cost. `replaced`: a dead letter has ended, because its lead was
-published again. `confirmed`: an operator says that Clay has a parked lead, and what it cost.
+`without_value`: records without a value, which are no leads. `refused`: Clay provably did not
+accept the lead, another attempt follows. `expired`: `not_after` passed before it was sent.
+`rerouted`: it arrived in a partition that is not its workspace's. `cost_corrected`: an operator
+entered its cost. `replaced`: a dead letter has ended, because its lead was published again.
+`confirmed`: an operator says that Clay has a parked lead, and what it cost.
 """
 
 RESEND: Final = "resend"
 RESEND_ORDERED: Final = "resend_ordered"
 RESENDS: Final = frozenset({RESEND, RESEND_ORDERED})
-"""Reasons of `replayed`: policy or an operator resends a lead that may have reached Clay, a possible double spend.
+"""Reasons of `replayed`: policy or an operator resends a lead that may have reached Clay, a
+possible double spend.
 
 Every count of possible double spends goes by these: books, page Money, metric.
 """
@@ -89,11 +94,14 @@ class Lead(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A person to enrich, published to `leads` or `leads.bulk`. The record's key is the workspace.
 
     Attributes:
-        fields: What is known of the person. Usual names: email, first_name, last_name, full_name, company_name, domain,
-            linkedin_url, title, phone, country. Values are scalars. Other names pass through.
-        lead_id: The user's own id. Default: derived from the person, so the same person has the same id.
+        fields: What is known of the person. Usual names: email, first_name, last_name, full_name,
+            company_name, domain, linkedin_url, title, phone, country. Values are scalars. Other
+            names pass through.
+        lead_id: The user's own id. Default: derived from the person, so the same person has the
+            same id.
         workspace: The Clay workspace. Default: the record's key.
-        destination: The alias of a destination in the configuration. Default: the workspace's default.
+        destination: The alias of a destination in the configuration. Default: the workspace's
+            default.
         not_after_ms: The lead is not sent after this time, epoch ms.
         force: Send although the same lead or person was sent before (once per record).
         import_id: The name of the import that the lead belongs to.
@@ -113,7 +121,9 @@ class Lead(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One step in the life of one input record, on `leads.status`, keyed by `lead_id`. Read it with read_committed.
+    """One step in the life of one input record, on `leads.status`, keyed by `lead_id`.
+
+    Read it with read_committed.
 
     Attributes:
         id: Deterministic: `<origin>#<seq>`. A redelivery repeats no event.
@@ -125,24 +135,31 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         epoch: The rewind epoch.
         reason: A stable code (`http_429`, `breaker_open`, `same_person`, ...).
         due_at_ms: When the lead continues automatically, if that is known, epoch ms.
-        credits: What was booked with this step, in the budget's `day` and `month` of the lead's POST. Below 0: the cost
-            was lower than what had been booked.
+        credits: What was booked with this step, in the budget's `day` and `month` of the lead's
+            POST. Below 0: the cost was lower than what had been booked.
         app: The version that wrote the event.
         actions: As `credits`, in Actions.
         saved: The estimated credits that were saved because an earlier result answered the lead.
-        parent_id: Of the first event: the span in the `traceparent` of the input record, 16 hexadecimal digits.
-        sampled: Of the first event, and of events with `waited_ms`: true if that `traceparent` says so.
-        import_id: Of the record's first event in its home partition: the lead's `import_id`, unless it has more than
-            200 characters or may be an e-mail address.
-        import_summary: As `import_id`: what the publisher counted. Texts that look like personal data are removed.
+        parent_id: Of the first event: the span in the `traceparent` of the input record, 16
+            hexadecimal digits.
+        sampled: Of the first event, and of events with `waited_ms`: true if that `traceparent` says
+            so.
+        import_id: Of the record's first event in its home partition: the lead's `import_id`, unless
+            it has more than 200 characters or may be an e-mail address.
+        import_summary: As `import_id`: what the publisher counted. Texts that look like personal
+            data are removed.
         waited_ms: The time since the record's previous event in ms, if it is a second or more.
         waited_as: The status of that event.
-        dead_letter: As `import_id`: the dead letter that the record is a copy of, `topic/partition/offset`.
-        queued_ms: Of the first event: how long the record was on Kafka before, in ms, if it is a second or more.
-        first_offset: The first offset of several records that the event is about: those of a batch that is too large
-            once it is decompressed, or those of a run without a value. `origin` is the last one.
+        dead_letter: As `import_id`: the dead letter that the record is a copy of,
+            `topic/partition/offset`.
+        queued_ms: Of the first event: how long the record was on Kafka before, in ms, if it is a
+            second or more.
+        first_offset: The first offset of several records that the event is about: those of a batch
+            that is too large once it is decompressed, or those of a run without a value. `origin`
+            is the last one.
         last_offset: The last offset of those.
-        records: How many those are; 0 if the event is about one. Offsets between them may belong to no record.
+        records: How many those are; 0 if the event is about one. Offsets between them may belong to
+            no record.
     """
 
     id: str
@@ -184,7 +201,8 @@ class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):
     """The origin and age of one field of a result.
 
     Attributes:
-        source: The destination whose table in Clay found it. For a local result: `domain`, `phone` or `tld`.
+        source: The destination whose table in Clay found it. For a local result: `domain`, `phone`
+            or `tld`.
         at_ms: When it was found, epoch ms.
         shared: True if it was found for another person of the same company.
     """
@@ -195,7 +213,9 @@ class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An enriched lead on `leads.enriched`, keyed by `workspace/destination/lead_id`. Compacted: the last one counts.
+    """An enriched lead on `leads.enriched`, keyed by `workspace/destination/lead_id`.
+
+    Compacted: the last one counts.
 
     Attributes:
         source: `clay`, `cache`, `stale` or `local`.
@@ -204,11 +224,12 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
         age_s: The age of the data in seconds.
         origin: `topic/partition/offset` of the input record.
         partial: True if Clay found some values and not all.
-        person: Hash of the person's LinkedIn URL, else e-mail, else name with domain, as the lead had them.
+        person: Hash of the person's LinkedIn URL, else e-mail, else name with domain, as the lead
+            had them.
         company: Hash of the company's domain.
         provenance: The origin of each field, if the result is not directly from Clay.
-        people: Hashes of the person's LinkedIn URL, e-mail, and name with domain, as the lead had them; '' for one that
-            it lacked. Absent if `person` is the only hash.
+        people: Hashes of the person's LinkedIn URL, e-mail, and name with domain, as the lead had
+            them; '' for one that it lacked. Absent if `person` is the only hash.
     """
 
     lead_id: str
@@ -229,10 +250,11 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A callback that the gateway received from Clay for one lead, on `leads.callbacks`, keyed by workspace.
+    """A callback that the gateway received from Clay for one lead, on `leads.callbacks`, keyed by
+    workspace.
 
-    The gateway has verified which lead it is about. The worker decides whether it still matters, because it may come
-    twice, days late, or before an earlier attempt.
+    The gateway has verified which lead it is about. The worker decides whether it still matters,
+    because it may come twice, days late, or before an earlier attempt.
 
     Attributes:
         at_ms: When it arrived, epoch ms.

@@ -1,9 +1,10 @@
-"""What the outcome of one POST to Clay means: a closed union, and the table that maps a status to it.
+"""What the outcome of one POST to Clay means: a closed union, and the table that maps a status to
+it.
 
-The table is in docs/reference/clay.md, "What the outcome of a POST means". The pipeline reacts to the type and never to
-a status. A request that is not provably unsent is `Uncertain`, because sending it again could pay twice. Every `text`
-is for people. `excerpt` is the beginning of Clay's answer, '' if there was none. Both are scrubbed: one line, safe for
-logs and headers.
+The table is in docs/reference/clay.md, "What the outcome of a POST means". The pipeline reacts to
+the type and never to a status. A request that is not provably unsent is `Uncertain`, because
+sending it again could pay twice. Every `text` is for people. `excerpt` is the beginning of Clay's
+answer, '' if there was none. Both are scrubbed: one line, safe for logs and headers.
 """
 
 import html
@@ -16,18 +17,31 @@ import msgspec
 
 from stream_app.domain.model.untrusted import stream_safe
 
-UnsentReason = Literal["dns", "connect_refused", "connect_failed", "connect_timeout", "tls", "proxy", "pool_timeout"]
+UnsentReason = Literal[
+    "dns",
+    "connect_refused",
+    "connect_failed",
+    "connect_timeout",
+    "tls",
+    "proxy",
+    "pool_timeout",
+]
 """Why no byte of the request can have left: each of these happens before a connection exists."""
 
 UNREACHABLE: Final = frozenset[str](get_args(UnsentReason)) - {"pool_timeout"}
-"""Reasons that concern the host or the network. They last longer than seconds and may need a person."""
+"""Reasons that concern the host or the network. They last longer than seconds and may need a
+person.
+"""
 
 UncertainReason = Literal["request_timeout", "reset", "broken_answer"]
 """Why the result is unknown: bytes may have left, and no status came back."""
 
 
 class _Answered(msgspec.Struct, frozen=True, gc=False):
-    """A status came back. `latency_ms`: from the start of the exchange to the status, without pool waits."""
+    """A status came back.
+
+    `latency_ms`: from the start of the exchange to the status, without pool waits.
+    """
 
     http_status: int
     latency_ms: int
@@ -43,23 +57,35 @@ class Accepted(_Answered, frozen=True, gc=False):
 
 
 class RateLimited(_Answered, frozen=True, gc=False):
-    """429: the whole workspace waits. `retry_after` is the raw header; None must never mean "now"."""
+    """429: the whole workspace waits.
+
+    `retry_after` is the raw header; None must never mean "now".
+    """
 
     retry_after: str | None = None
 
 
 class Denied(_Answered, frozen=True, gc=False):
-    """401, 402, 403, other 4xx, 3xx: the lane is suspended and no lead is lost. `text` says why and what to do."""
+    """401, 402, 403, other 4xx, 3xx: the lane is suspended and no lead is lost.
+
+    `text` says why and what to do.
+    """
 
     text: str = ""
 
 
 class Gone(_Answered, frozen=True, gc=False):
-    """404: the webhook does not exist. It is suspended and probed; the next one of its pool takes the leads."""
+    """404: the webhook does not exist.
+
+    It is suspended and probed; the next one of its pool takes the leads.
+    """
 
 
 class Poison(_Answered, frozen=True, gc=False):
-    """400, 413, 422: the lead itself is bad. It is not replayed automatically and does not count for the breaker."""
+    """400, 413, 422: the lead itself is bad.
+
+    It is not replayed automatically and does not count for the breaker.
+    """
 
     text: str = ""
     excerpt: str = ""
@@ -76,7 +102,10 @@ class _Failed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(_Failed, frozen=True, gc=False):
-    """Not accepted: provably unsent, or a 503 if the destination says so. `retry_after`: as in `RateLimited`."""
+    """Not accepted: provably unsent, or a 503 if the destination says so.
+
+    `retry_after`: as in `RateLimited`.
+    """
 
     retry_after: str | None = None
 
@@ -88,13 +117,20 @@ class Uncertain(_Failed, frozen=True, gc=False):
 Outcome = Accepted | RateLimited | Refused | Uncertain | Denied | Gone | Poison
 
 _ADVICE = {
-    401: "Clay refuses this destination's token: set the one that the table's webhook source shows in Clay",
+    401: (
+        "Clay refuses this destination's token: set the one that the table's webhook source "
+        "shows in Clay"
+    ),
     402: "Clay wants payment: check the plan and the credits of this workspace in Clay",
     403: (
-        "Clay forbids this webhook: check this destination's token, and whether the webhook has used up its"
+        "Clay forbids this webhook: check this destination's token, and whether the webhook "
+        "has used up its"
         " 50,000 submissions (then put a new webhook into the pool)"
     ),
-    3: "this destination's webhook URL redirects, which is never followed: set the URL that Clay shows now",
+    3: (
+        "this destination's webhook URL redirects, which is never followed: set the URL that "
+        "Clay shows now"
+    ),
     4: "Clay takes no such request: compare this destination's settings with its table in Clay",
 }
 """By status, or by its first digit."""
@@ -132,13 +168,22 @@ def classify(
         return Gone(http_status, latency_ms)
     answer = scrub(excerpt, known=known)
     if http_status in (400, 413, 422):
-        return Poison(http_status, latency_ms, _explain(http_status, _WORDS[http_status], answer), answer)
+        return Poison(
+            http_status,
+            latency_ms,
+            _explain(http_status, _WORDS[http_status], answer),
+            answer,
+        )
     if http_status == 503 and unavailable_is_refused:
         text = _explain(http_status, _WORDS[http_status], answer)
         return Refused("http_503", latency_ms, http_status, text, answer, retry_after)
     if 300 <= http_status < 500 and http_status != 408:
         advice = _ADVICE.get(http_status) or _ADVICE[http_status // 100]
-        return Denied(http_status, latency_ms, _explain(http_status, f"{advice}, then resume the lane", answer))
+        return Denied(
+            http_status,
+            latency_ms,
+            _explain(http_status, f"{advice}, then resume the lane", answer),
+        )
     text = _explain(http_status, "Clay failed, and may have taken the row", answer)
     return Uncertain(f"http_{http_status}", latency_ms, http_status, text, answer)
 
@@ -167,19 +212,25 @@ _NUMBER = re.compile(r"\d(?:[\W_]{0,3}\d){6,}")
 def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
     """Return `text` as one line of at most `limit` characters, safe for logs and headers.
 
-    Removes e-mail addresses, URLs, host names, paths, numbers of seven digits and more, long opaque strings and control
-    characters. In doubt it removes too much. Codes in words (`limit_reached`) stay.
+    Removes e-mail addresses, URLs, host names, paths, numbers of seven digits and more, long opaque
+    strings and control characters. In doubt it removes too much. Codes in words (`limit_reached`)
+    stay.
 
     Args:
         text: Any text.
         limit: The most characters of the result.
-        known: Values to remove too: the lead's fields, the token, the webhook. No pattern can recognise a person's
-            name.
+        known: Values to remove too: the lead's fields, the token, the webhook. No pattern can
+            recognise a person's name.
     """
     line = _one_line(text)
     folded = _folded(line)
-    for value in sorted({_one_line(secret) for secret in known}, key=lambda value: (len(value), value), reverse=True):
-        if len(value) > 1 and _folded(value) in folded:  # a pattern for each of thousands of values takes seconds
+    for value in sorted(
+        {_one_line(secret) for secret in known},
+        key=lambda value: (len(value), value),
+        reverse=True,
+    ):
+        # a pattern for each of thousands of values takes seconds
+        if len(value) > 1 and _folded(value) in folded:
             line = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "[sent]", line, flags=re.IGNORECASE)
     line = _EMAIL.sub("[email]", line.replace("%40", "@"))
     line = _URL.sub("[url]", line)
@@ -190,8 +241,13 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Unescape, fold compatibility forms, remove tags and control characters, and cut between words."""
-    readable = _UNICODE_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), html.unescape(text[:_MAX_CHARACTERS]))
+    """Unescape, fold compatibility forms, remove tags and control characters, and cut between
+    words.
+    """
+    readable = _UNICODE_ESCAPE.sub(
+        lambda escape: chr(int(escape[1], 16)),
+        html.unescape(text[:_MAX_CHARACTERS]),
+    )
     visible = "".join(map(_visible, unicodedata.normalize("NFKC", stream_safe(readable))))
     line = " ".join(_TAG.sub(" ", visible).split())
     if len(text) <= _MAX_CHARACTERS and len(line) <= _MAX_LINE:
@@ -210,7 +266,10 @@ _DOTLESS: Final = str.maketrans({"\u0131": "i", "\u0307": None})
 
 
 def _folded(text: str) -> str:
-    """Return the same for all texts that differ in case only. Lower case of a dotted capital I has a mark."""
+    """Return the same for all texts that differ in case only.
+
+    Lower case of a dotted capital I has a mark.
+    """
     return text.casefold().translate(_DOTLESS)
 
 

@@ -1,8 +1,8 @@
 """How people, companies and ids are hashed: keyed by the pepper of this process.
 
-Without a pepper, anyone with a list of addresses can find out which hash belongs to which address. Each process sets
-its pepper once, when it loads its settings (`use`). A namespace has one pepper for good, because no hash that was made
-with another one is recognised.
+Without a pepper, anyone with a list of addresses can find out which hash belongs to which address.
+Each process sets its pepper once, when it loads its settings (`use`). A namespace has one pepper
+for good, because no hash that was made with another one is recognised.
 """
 
 from base64 import urlsafe_b64encode
@@ -20,7 +20,11 @@ class Pseudonyms(msgspec.Struct, frozen=True):
 
 def pseudonyms_of(pepper: str | None, hash_lead_ids: bool) -> Pseudonyms:
     """Return how hashes are made with this pepper; None: with none."""
-    key = b"" if pepper is None else blake2b(pepper.encode(), digest_size=32, person=b"stream-app").digest()
+    key = (
+        b""
+        if pepper is None
+        else blake2b(pepper.encode(), digest_size=32, person=b"stream-app").digest()
+    )
     return Pseudonyms(key, hash_lead_ids)
 
 
@@ -41,7 +45,9 @@ def current() -> Pseudonyms:
 
 
 def fingerprint() -> str | None:
-    """Return what tells the pepper of this process from another one, and does not reveal it; None without a pepper."""
+    """Return what tells the pepper of this process from another one, and does not reveal it; None
+    without a pepper.
+    """
     return digest("fingerprint of the pepper") if _Process.current.key else None
 
 
@@ -51,10 +57,16 @@ def digest(*parts: str) -> str:
 
 
 def plain_digest(*parts: str) -> str:
-    """Return the digest without a pepper, for parts that are hashes already or are visible elsewhere."""
+    """Return the digest without a pepper, for parts that are hashes already or are visible
+    elsewhere.
+    """
     return _digest(b"", parts)
 
 
 def _digest(key: bytes, parts: tuple[str, ...]) -> str:
-    raw = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
+    raw = blake2b(
+        "\x1f".join(parts).encode("utf-8", "surrogatepass"),
+        digest_size=16,
+        key=key,
+    ).digest()
     return urlsafe_b64encode(raw)[:22].decode("ascii")

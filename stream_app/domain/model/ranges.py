@@ -15,7 +15,10 @@ class Range(NamedTuple):
 
 
 def outside(table: msgspec.Struct) -> list[str]:
-    """Return one line for each field that is outside its range. NaN is always outside, None never."""
+    """Return one line for each field that is outside its range.
+
+    NaN is always outside, None never.
+    """
     return [
         f"{key} = {value!r}: must be from {low:.15g} to {high:.15g}"
         for key, (low, high) in _ranges(type(table)).items()
@@ -40,12 +43,18 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 def no_later(until_ms: int, now_ms: int, longest_ms: int) -> int:
-    """Return `until_ms`, but at most `longest_ms` from now. A later deadline was set before the clock stepped back."""
+    """Return `until_ms`, but at most `longest_ms` from now.
+
+    A later deadline was set before the clock stepped back.
+    """
     return min(until_ms, now_ms + longest_ms)
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A table of the configuration. `ORDERED`: pairs of keys (low, high); the first must not be above the second."""
+    """A table of the configuration.
+
+    `ORDERED`: pairs of keys (low, high); the first must not be above the second.
+    """
 
     ORDERED: ClassVar[tuple[tuple[str, str], ...]] = ()
 

@@ -1,4 +1,6 @@
-"""A record of Kafka, read or to be written, with what follows from it: hash of the key, place, ids of its trace."""
+"""A record of Kafka, read or to be written, with what follows from it: hash of the key, place, ids
+of its trace.
+"""
 
 import re
 from collections.abc import Iterable
@@ -33,12 +35,14 @@ class KafkaRecord(Protocol):
 
 
 class LeftOut(msgspec.Struct, frozen=True, gc=False):
-    """What a reader has left out of a record, because a producer wrote more than a process can hold.
+    """What a reader has left out of a record, because a producer wrote more than a process can
+    hold.
 
     Attributes:
-        why: `too_many_headers`: its headers, `key_too_long`: its key and its headers, `batch_too_large`: all records of
-            a batch, whose bytes are the value of this record, `no_value`: the keys and headers of a run of records
-            without a value. "": no more than the end of its value.
+        why: `too_many_headers`: its headers, `key_too_long`: its key and its headers,
+            `batch_too_large`: all records of a batch, whose bytes are the value of this record,
+            `no_value`: the keys and headers of a run of records without a value. "": no more than
+            the end of its value.
         cut_bytes: How many bytes are missing at the end of its value.
         first: The first offset of the batch or the run, whose last offset this record has.
         records: How many records this one stands for; 0 if only for itself.
@@ -51,7 +55,10 @@ class LeftOut(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reduced(tuple[tuple[str, bytes | None], ...]):
-    """The headers of a record of which something was left out. No bytes of a producer can have this type."""
+    """The headers of a record of which something was left out.
+
+    No bytes of a producer can have this type.
+    """
 
     left_out: LeftOut
 
@@ -98,7 +105,10 @@ class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
         return 1 if self.left_out is None else self.left_out.records or 1
 
     def header(self, name: str) -> str | None:
-        """Return the last header of that name as text, or None. Bytes that are not UTF-8 are replaced."""
+        """Return the last header of that name as text, or None.
+
+        Bytes that are not UTF-8 are replaced.
+        """
         for key, value in reversed(self.headers):
             if key == name:
                 return (value or b"").decode("utf-8", "replace")
@@ -114,7 +124,10 @@ def consumed_record(
     headers: Iterable[tuple[str, bytes | None]] | None,
     timestamp_ms: int,
 ) -> ConsumedRecord:
-    """Return a record from what a consumer of Kafka has read. A header without a value gets an empty one."""
+    """Return a record from what a consumer of Kafka has read.
+
+    A header without a value gets an empty one.
+    """
     return ConsumedRecord(
         topic,
         partition,
@@ -155,7 +168,10 @@ def murmur2(key: bytes) -> int:
 
 
 def trace_of(origin: str) -> str:
-    """Return a W3C trace id for a record without one. It is the same for every copy of the record."""
+    """Return a W3C trace id for a record without one.
+
+    It is the same for every copy of the record.
+    """
     return blake2b(origin.encode(), digest_size=16).hexdigest()
 
 
@@ -165,12 +181,16 @@ def span_id(origin: str, seq: int) -> str:
 
 
 def traceparent(trace_id: str, origin: str) -> str:
-    """Return the `traceparent` of whatever continues the trace of a lead: its root span is the parent."""
+    """Return the `traceparent` of whatever continues the trace of a lead: its root span is the
+    parent.
+    """
     return f"00-{trace_id}-{span_id(origin, 0)}-01"
 
 
 def parse_record_id(text: str) -> tuple[str, int, int] | None:
-    """Return topic, partition and offset of `topic/partition/offset`; None if the text has another form."""
+    """Return topic, partition and offset of `topic/partition/offset`; None if the text has another
+    form.
+    """
     match = _PLACE.fullmatch(text)
     return (match[1], int(match[2]), int(match[3])) if match else None
 

@@ -1,4 +1,6 @@
-"""Text for people: counts in sentences, lines that fit a terminal, and foreign text made safe to show."""
+"""Text for people: counts in sentences, lines that fit a terminal, and foreign text made safe to
+show.
+"""
 
 import re
 import textwrap
@@ -11,9 +13,13 @@ _GLUE: Final = "\u00a0"  # textwrap breaks at ASCII spaces only
 _OBEYED: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _FORMULA: Final = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-"""The characters that start a formula in a spreadsheet, with full-width forms (OWASP, "CSV Injection")."""
+"""The characters that start a formula in a spreadsheet, with full-width forms (OWASP, "CSV
+Injection").
+"""
 _NUMBER: Final = re.compile(r"[+-](?:[0-9 ().,/-]+|[0-9.]+[eE][+-]?[0-9]+)")
-"""A signed number or a phone number: without a name, so it can neither call a function nor refer to a cell."""
+"""A signed number or a phone number: without a name, so it can neither call a function nor refer to
+a cell.
+"""
 
 
 def count(number: int, one: str, many: str = "") -> str:
@@ -74,7 +80,8 @@ def for_json(document: str) -> str:
 
 
 def for_spreadsheet(text: str) -> str:
-    """Return a CSV cell that no spreadsheet evaluates: an apostrophe precedes the start of a formula.
+    """Return a CSV cell that no spreadsheet evaluates: an apostrophe precedes the start of a
+    formula.
 
     Numbers and phone numbers stay unchanged.
     """

@@ -1,10 +1,12 @@
 """The token of a callback. It proves that the caller received the lead from us.
 
-Clay does not sign its requests, it only echoes values. So each lead carries a token that its row's HTTP column sends
-back. The token is bound to the workspace, the destination and the lead id. Its text:
+Clay does not sign its requests, it only echoes values. So each lead carries a token that its row's
+HTTP column sends back. The token is bound to the workspace, the destination and the lead id. Its
+text:
 
     <key id>.<mac>                       base64url, HMAC-SHA256
-    <key id>.<mac>.<origin, base64url>   of a forced lead: one delivery for each record (domain/delivery/resolve.py)
+    <key id>.<mac>.<origin, base64url>   of a forced lead: one delivery for each record
+    (domain/delivery/resolve.py)
 
 It holds no time: a callback may come days late, and clocks need not agree.
 """
@@ -19,7 +21,8 @@ from typing import Final, Literal
 import msgspec
 
 TokenProblem = Literal["malformed", "unknown_key", "mismatch"]
-"""Why a token is invalid: malformed, signed by an unknown or retired key, or made for another lead."""
+"""Why a token is invalid: malformed, signed by an unknown or retired key, or made for another lead.
+"""
 
 _MAX_TOKEN_CHARACTERS: Final = 1_024
 
@@ -31,16 +34,20 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 class Keys:
-    """The signing secrets, in order. The first one signs and all of them verify, so that they can be rotated.
+    """The signing secrets, in order.
 
-    A key's id is a fingerprint of its secret, so it does not depend on the variable that holds the secret.
+    The first one signs and all of them verify, so that they can be rotated.
+
+    A key's id is a fingerprint of its secret, so it does not depend on the variable that holds the
+    secret.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets:
             raise ValueError("the list of signing keys is empty: give at least one")
         self.by_id = {
-            sha256(b"stream-app key id 1:" + secret.encode()).hexdigest()[:8]: secret.encode() for secret in secrets
+            sha256(b"stream-app key id 1:" + secret.encode()).hexdigest()[:8]: secret.encode()
+            for secret in secrets
         }
         self.first = next(iter(self.by_id))  # the id of the key that signs
 
@@ -48,18 +55,36 @@ class Keys:
         return f"Keys({', '.join(self.by_id)})"
 
 
-def sign(keys: Keys, workspace: str, destination: str, lead_id: str, forced_origin: str = "") -> str:
+def sign(
+    keys: Keys,
+    workspace: str,
+    destination: str,
+    lead_id: str,
+    forced_origin: str = "",
+) -> str:
     """Return the token of a lead. `forced_origin`: the origin of a forced lead's record."""
-    return _token(keys.first, keys.by_id[keys.first], (workspace, destination, lead_id, forced_origin))
+    return _token(
+        keys.first,
+        keys.by_id[keys.first],
+        (workspace, destination, lead_id, forced_origin),
+    )
 
 
 def problem_of(keys: Keys, token: str) -> TokenProblem | None:
-    """Return why a token cannot be valid for any lead, as far as this shows before the lead is known."""
+    """Return why a token cannot be valid for any lead, as far as this shows before the lead is
+    known.
+    """
     parts = _parts(keys, token)
     return parts if isinstance(parts, str) else None
 
 
-def verify(keys: Keys, token: str, workspace: str, destination: str, lead_id: str) -> Verified | TokenProblem:
+def verify(
+    keys: Keys,
+    token: str,
+    workspace: str,
+    destination: str,
+    lead_id: str,
+) -> Verified | TokenProblem:
     """Verify that the token belongs to this lead, in constant time."""
     parts = _parts(keys, token)
     if isinstance(parts, str):
@@ -70,7 +95,9 @@ def verify(keys: Keys, token: str, workspace: str, destination: str, lead_id: st
 
 
 def _parts(keys: Keys, token: str) -> tuple[str, bytes, str] | TokenProblem:
-    """Return the id of the key, its secret, and the origin of a forced lead; or what is wrong with the token."""
+    """Return the id of the key, its secret, and the origin of a forced lead; or what is wrong with
+    the token.
+    """
     key_id, _, rest = token.partition(".")
     mac, forced, encoded = rest.partition(".")
     origin = _decoded(encoded) if forced else ""
@@ -82,7 +109,9 @@ def _parts(keys: Keys, token: str) -> tuple[str, bytes, str] | TokenProblem:
 
 def _token(key_id: str, secret: bytes, claims: tuple[str, str, str, str]) -> str:
     # Each part is preceded by its length, so that no two leads share one text to sign.
-    text = b"".join(b"%d:%b" % (len(part), part) for part in map(_bytes, ("stream-app callback 1", *claims)))
+    text = b"".join(
+        b"%d:%b" % (len(part), part) for part in map(_bytes, ("stream-app callback 1", *claims))
+    )
     parts = [key_id, _base64(hmac.digest(secret, text, sha256))]
     return ".".join([*parts, _base64(_bytes(claims[-1]))] if claims[-1] else parts)
 

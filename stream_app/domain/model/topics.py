@@ -18,10 +18,14 @@ from stream_app.domain.model.text import count
 MAX_INPUT_BYTES: Final = 1_048_588  # the largest batch that the lead topics accept: Kafka's default
 
 MAX_UNPACKED_BYTES: Final = 16 * MAX_INPUT_BYTES
-"""The most bytes of a batch once it is decompressed. Its records as a broker takes them have a sixteenth at most."""
+"""The most bytes of a batch once it is decompressed. Its records as a broker takes them have a
+sixteenth at most.
+"""
 
 MAX_CARRIED_BYTES: Final = MAX_INPUT_BYTES + 65_536
-"""The same for topics that carry a record's raw bytes with our headers. The worker's producers need it too."""
+"""The same for topics that carry a record's raw bytes with our headers. The worker's producers need
+it too.
+"""
 
 _DAY_MS: Final = 86_400_000
 
@@ -35,16 +39,20 @@ COMPACTED: Final = {
 """Compacted early and in small segments, because a take-over reads the whole topic."""
 
 ERASED_LAG_MS: Final = _DAY_MS
-RESULTS: Final = COMPACTED | {"max.compaction.lag.ms": str(ERASED_LAG_MS), "delete.retention.ms": str(30 * _DAY_MS)}
+RESULTS: Final = COMPACTED | {
+    "max.compaction.lag.ms": str(ERASED_LAG_MS),
+    "delete.retention.ms": str(30 * _DAY_MS),
+}
 """Settings of `leads.enriched`.
 
-A result that a tombstone deletes leaves the disk within two days (partition/owner.py). The tombstone stays for 30
-days, so that a cache whose worker was down for long still reads it.
+A result that a tombstone deletes leaves the disk within two days (partition/owner.py). The
+tombstone stays for 30 days, so that a cache whose worker was down for long still reads it.
 """
 
 
 MORE_PARTITIONS: Final = (
-    "a system keeps the number that it began with: set kafka.partitions to that, or take a new kafka.namespace "
+    "a system keeps the number that it began with: set kafka.partitions to that, or take a "
+    "new kafka.namespace "
     "(docs/sizing.md, More partitions)"
 )
 """What to do about another number of partitions than there is."""
@@ -53,12 +61,16 @@ COMMANDS_DAYS: Final = 14  # how long `leads.commands` keeps its records
 
 
 def wait_days(tiers_s: Sequence[int]) -> int:
-    """Return how many days a delay tier keeps its records: at least twice the longest delay, or leads would expire."""
+    """Return how many days a delay tier keeps its records: at least twice the longest delay, or
+    leads would expire.
+    """
     return max(3, ceil(2 * max(tiers_s, default=0) / 86_400))
 
 
 class Retention(Policy, frozen=True):
-    """How many days each kind of topic keeps its records. `enriched`, `lanes` and the state are compacted.
+    """How many days each kind of topic keeps its records.
+
+    `enriched`, `lanes` and the state are compacted.
 
     Attributes:
         leads_days: Of `leads` and `leads.retry`.
@@ -89,8 +101,8 @@ def _named(name: str) -> cached_property[str]:
 class TopicNames(msgspec.Struct, frozen=True, dict=True):
     """Every name of ours on Kafka, with the namespace (such as "t1.") in front.
 
-    Groups, app ids and transactional ids carry it too, so that two systems can share a cluster. `dict=True` keeps each
-    name once it was used.
+    Groups, app ids and transactional ids carry it too, so that two systems can share a cluster.
+    `dict=True` keeps each name once it was used.
     """
 
     namespace: str = ""
@@ -110,7 +122,9 @@ class TopicNames(msgspec.Struct, frozen=True, dict=True):
     """The answer to each command."""
     state = _named("stream-app-state")
     replay_state = _named("stream-app-replay-state")
-    """The state of the replay group: progress of each rewind epoch, an operator's pause, dead letters sent back."""
+    """The state of the replay group: progress of each rewind epoch, an operator's pause, dead
+    letters sent back.
+    """
     worker_app = _named("stream-app")
     """App id and consumer group of `stream-app worker`."""
     replay_app = _named("stream-app-replay")
@@ -119,12 +133,18 @@ class TopicNames(msgspec.Struct, frozen=True, dict=True):
     """Consumer group of `stream-app trace`."""
 
     def wait(self, tier_s: int) -> str:
-        """Return the topic of a delay tier. The name has the delay, so a changed configuration strands no lead."""
+        """Return the topic of a delay tier.
+
+        The name has the delay, so a changed configuration strands no lead.
+        """
         return f"{self.namespace}leads.wait.{tier_s}s"
 
     @cached_property
     def inputs(self) -> frozenset[str]:
-        """The topics to which producers publish. Only our own processes write to the other lead topics."""
+        """The topics to which producers publish.
+
+        Only our own processes write to the other lead topics.
+        """
         return frozenset((self.leads, self.bulk))
 
     @property
@@ -143,7 +163,11 @@ class TopicPlan(msgspec.Struct, frozen=True):
 
 
 def plan(
-    names: TopicNames, partitions: int, replication: int, retention: Retention, tiers_s: Sequence[int]
+    names: TopicNames,
+    partitions: int,
+    replication: int,
+    retention: Retention,
+    tiers_s: Sequence[int],
 ) -> list[TopicPlan]:
     """Return the wanted settings of all topics."""
     kept = {
@@ -164,14 +188,18 @@ def plan(
         names.replay_state: COMPACTED,
     }
     safe = {"min.insync.replicas": str(max(1, replication - 1))}
-    return [TopicPlan(name, partitions, replication, {**config, **safe}) for name, config in kept.items()]
+    return [
+        TopicPlan(name, partitions, replication, {**config, **safe})
+        for name, config in kept.items()
+    ]
 
 
 def _timed(days: int, max_bytes: int) -> dict[str, str]:
-    """Return settings of a topic that keeps its records by time, with the broker's clock as timestamp.
+    """Return settings of a topic that keeps its records by time, with the broker's clock as
+    timestamp.
 
-    With the clock of a producer, a wrong clock could delete leads at once, and a delay tier could not measure how long
-    a record has waited.
+    With the clock of a producer, a wrong clock could delete leads at once, and a delay tier could
+    not measure how long a record has waited.
     """
     return {
         "cleanup.policy": "delete",
@@ -183,10 +211,16 @@ def _timed(days: int, max_bytes: int) -> dict[str, str]:
     }
 
 
-def shared_partitions(homes: Mapping[str, int], partitions: int, pinned: Container[str]) -> list[str]:
-    """Return one line for each partition with several workspaces, with pins that would separate them.
+def shared_partitions(
+    homes: Mapping[str, int],
+    partitions: int,
+    pinned: Container[str],
+) -> list[str]:
+    """Return one line for each partition with several workspaces, with pins that would separate
+    them.
 
-    `homes`: workspace -> its home partition. `pinned`: the workspaces that the configuration gives a partition.
+    `homes`: workspace -> its home partition. `pinned`: the workspaces that the configuration gives
+        a partition.
     """
     residents: dict[int, list[str]] = defaultdict(list)
     for workspace, home in sorted(homes.items()):
@@ -200,9 +234,10 @@ def shared_partitions(homes: Mapping[str, int], partitions: int, pinned: Contain
         moves = [f"[workspaces.{name}] partition = {free.pop(0)}" for name in movable if free]
         advice = "; ".join(moves) or "no partition is free"
         lines.append(
-            f"partition {partition} is shared by {', '.join(lodgers)}: leads whose turn comes later than "
+            f"partition {partition} is shared by {', '.join(lodgers)}: leads whose turn "
+            "comes later than "
             "delivery.patience_s are deferred there. "
-            f"Before their first leads, pin: {advice}"
+            f"Before their first leads, pin: {advice}",
         )
     return lines
 
@@ -216,7 +251,13 @@ class ExistingTopic(msgspec.Struct, frozen=True):
 
 
 _AT_LEAST: Final = frozenset(
-    ("delete.retention.ms", "max.message.bytes", "min.insync.replicas", "retention.bytes", "retention.ms")
+    (
+        "delete.retention.ms",
+        "max.message.bytes",
+        "min.insync.replicas",
+        "retention.bytes",
+        "retention.ms",
+    ),
 )
 _AT_MOST: Final = frozenset(("max.compaction.lag.ms", "min.cleanable.dirty.ratio", "segment.ms"))
 """Settings of which more, or less, than the plan says does no harm. All others must be equal."""
@@ -224,7 +265,9 @@ _AT_MOST: Final = frozenset(("max.compaction.lag.ms", "min.cleanable.dirty.ratio
 
 def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
     """Return one line for each way in which a topic has less than a process needs, with what to do."""
-    return by_topics([(topic.name, text) for topic in plan for text in _lacking(topic, seen.get(topic.name))])
+    return by_topics(
+        [(topic.name, text) for topic in plan for text in _lacking(topic, seen.get(topic.name))],
+    )
 
 
 def _lacking(topic: TopicPlan, existing: ExistingTopic | None) -> Iterator[str]:
@@ -232,10 +275,14 @@ def _lacking(topic: TopicPlan, existing: ExistingTopic | None) -> Iterator[str]:
         yield "there is no such topic; create it with: stream-app topics"
         return
     if existing.partitions != topic.partitions:
-        yield f"has {count(existing.partitions, 'partition')}, the config says {topic.partitions}; {MORE_PARTITIONS}"
+        yield (
+            f"has {count(existing.partitions, 'partition')}, the config says {topic.partitions}; "
+            f"{MORE_PARTITIONS}"
+        )
     if existing.replication != topic.replication:
         yield (
-            f"has replication {existing.replication}, the config says {topic.replication}; set kafka.replication = "
+            f"has replication {existing.replication}, the config says {topic.replication}; "
+            "set kafka.replication = "
             f"{existing.replication}, or change the topic with kafka-reassign-partitions.sh"
         )
     if lacking := unequal(topic, existing, enough=False):
@@ -243,19 +290,24 @@ def _lacking(topic: TopicPlan, existing: ExistingTopic | None) -> Iterator[str]:
 
 
 def more_than_planned(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
-    """Return one line for each setting that is not as planned and yet enough, such as a longer retention."""
+    """Return one line for each setting that is not as planned and yet enough, such as a longer
+    retention.
+    """
     text = "that is enough; stream-app topics --apply --yes sets it"
     return by_topics(
         [
             (topic.name, f"{_compared(more, existing)}; {text}")
             for topic in plan
-            if (existing := seen.get(topic.name)) and (more := unequal(topic, existing, enough=True))
-        ]
+            if (existing := seen.get(topic.name))
+            and (more := unequal(topic, existing, enough=True))
+        ],
     )
 
 
 def unequal(topic: TopicPlan, existing: ExistingTopic, *, enough: bool) -> dict[str, str]:
-    """Return the planned settings that a topic has otherwise: those that are enough, or those that are not."""
+    """Return the planned settings that a topic has otherwise: those that are enough, or those that
+    are not.
+    """
     return {
         key: wanted
         for key, wanted in topic.config.items()
@@ -268,7 +320,10 @@ def unequal(topic: TopicPlan, existing: ExistingTopic, *, enough: bool) -> dict[
 
 def _enough(key: str, wanted: str, existing: ExistingTopic) -> bool:
     try:
-        has, needed = (inf if value == "-1" else float(value) for value in (existing.config.get(key) or "", wanted))
+        has, needed = (
+            inf if value == "-1" else float(value)
+            for value in (existing.config.get(key) or "", wanted)
+        )
     except ValueError:
         return False
     if key == "min.insync.replicas":
@@ -277,7 +332,10 @@ def _enough(key: str, wanted: str, existing: ExistingTopic) -> bool:
 
 
 def _compared(settings: Mapping[str, str], existing: ExistingTopic) -> str:
-    return ", ".join(f"{key} is {existing.config.get(key)}, the plan says {wanted}" for key, wanted in settings.items())
+    return ", ".join(
+        f"{key} is {existing.config.get(key)}, the plan says {wanted}"
+        for key, wanted in settings.items()
+    )
 
 
 def by_topics(problems: Sequence[tuple[str, str]]) -> list[str]:
@@ -286,12 +344,16 @@ def by_topics(problems: Sequence[tuple[str, str]]) -> list[str]:
     for name, text in problems:
         names.setdefault(text, []).append(name)
     return [
-        f"{those[0]}: {text}" if len(those) == 1 else f"{len(those)} topics, each: {text} ({', '.join(those)})"
+        f"{those[0]}: {text}"
+        if len(those) == 1
+        else f"{len(those)} topics, each: {text} ({', '.join(those)})"
         for text, those in names.items()
     ]
 
 
 def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> int:
-    """Return the home partition of a workspace: its pin, else the one of Kafka's default partitioner."""
+    """Return the home partition of a workspace: its pin, else the one of Kafka's default
+    partitioner.
+    """
     pin = pins.get(workspace)
     return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions

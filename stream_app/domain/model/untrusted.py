@@ -1,8 +1,9 @@
 """Bounds on text and JSON from outside, checked in linear time before anything reads them.
 
-Two things make a reader slow or unsafe that are small on the wire: a long run of combining marks, which normalisation
-sorts in quadratic time, and brackets within brackets, on which a parser recurses. Both have a bound here that no real
-text reaches. The cost is nothing for ASCII text, and for JSON with few brackets.
+Two things make a reader slow or unsafe that are small on the wire: a long run of combining marks,
+which normalisation sorts in quadratic time, and brackets within brackets, on which a parser
+recurses. Both have a bound here that no real text reaches. The cost is nothing for ASCII text, and
+for JSON with few brackets.
 """
 
 import re
@@ -15,7 +16,9 @@ import msgspec
 T = TypeVar("T")
 
 MOST_MARKS: Final = 30
-"""The most combining marks in a row: those of stream-safe text (Unicode Standard Annex 15, UAX15-D4)."""
+"""The most combining marks in a row: those of stream-safe text (Unicode Standard Annex 15,
+UAX15-D4).
+"""
 
 MOST_HEADERS: Final = 100
 """The most headers of a record. Ours have a quarter of that."""
@@ -29,8 +32,9 @@ MOST_KEY_BYTES: Final = 16_384
 MOST_LEVELS: Final = 100  # the most levels of lists and objects within each other
 
 UNREADABLE: Final = (ValueError, RecursionError)
-"""What a decoder raises: msgspec's errors are ValueErrors, as is the one for text that is no UTF-8, which is not one of
-msgspec's. A decoder without `check_depth` recurses on what is nested too deep."""
+"""What a decoder raises: msgspec's errors are ValueErrors, as is the one for text that is no UTF-8,
+which is not one of msgspec's. A decoder without `check_depth` recurses on what is nested too deep.
+"""
 
 _FIRST_MARK: Final = "\u0300"  # every character below is at most one letter with two marks
 _MARK = "\u0301"
@@ -49,10 +53,14 @@ class NestedTooDeep(ValueError):
 
 
 def is_stream_safe(text: str) -> bool:
-    """Return True if no more than `MOST_MARKS` combining marks follow each other, once the text is decomposed."""
+    """Return True if no more than `MOST_MARKS` combining marks follow each other, once the text is
+    decomposed.
+    """
     if text.isascii() or max(text) < _FIRST_MARK:
         return True
-    marks = {ord(character): shape for character in set(text) if (shape := _shape(character)) != _LETTER}
+    marks = {
+        ord(character): shape for character in set(text) if (shape := _shape(character)) != _LETTER
+    }
     return not marks or _A_RUN not in text.translate(marks)
 
 
@@ -60,11 +68,15 @@ def stream_safe(text: str) -> str:
     """Return the text if it is safe to normalise, else without its combining marks."""
     if is_stream_safe(text):
         return text
-    return text.translate({ord(character): None for character in set(text) if _shape(character).startswith(_MARK)})
+    return text.translate(
+        {ord(character): None for character in set(text) if _shape(character).startswith(_MARK)},
+    )
 
 
 def _shape(character: str) -> str:
-    """Return the compatibility decomposition with one sign for every combining mark, and one for everything else."""
+    """Return the compatibility decomposition with one sign for every combining mark, and one for
+    everything else.
+    """
     if not unicodedata.decomposition(character):
         return _MARK if unicodedata.combining(character) else _LETTER
     decomposed = unicodedata.normalize("NFKD", character)
@@ -77,7 +89,8 @@ def check_depth(raw: bytes) -> None:
     if raw.count(b"[") + raw.count(b"{") <= MOST_LEVELS:
         return
     marks = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _UNIMPORTANT)
-    # Two quotes beside each other are a string without brackets, or stand between two strings without one.
+    # Two quotes beside each other are a string without brackets, or stand between two strings
+    # without one.
     brackets = _STRING.sub(b"", marks.replace(b'""', b""))
     if max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0) > MOST_LEVELS:
         raise NestedTooDeep

@@ -32,15 +32,18 @@ class DaemonThread(WorkerThread):  # type: ignore[misc]  # mode ships no types
 class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
     """Fix: the consumer's thread retries its start until Kafka answers, and its stop is bounded.
 
-    Upstream: the app ends if the broker goes away between the first check and the start of the thread. A stop takes
+    Upstream: the app ends if the broker goes away between the first check and the start of the
+        thread. A stop takes
     a minute while no broker answers, and raises if the thread has already ended.
 
     Report: docs/reference/upstream/ends-without-a-broker.md, for the start.
 
-    Tests: tests/integration/test_faust_processes.py (test_a_broker_that_stops_while_the_app_starts_is_waited_for),
+    Tests: tests/integration/test_faust_processes.py
+    (test_a_broker_that_stops_while_the_app_starts_is_waited_for),
     tests/upstream/test_stock_faust.py (test_a_stop_takes_a_minute_while_no_broker_answers),
     tests/upstream/test_fixes.py (test_a_stop_ends_soon_while_no_broker_answers),
-    tests/unit/faust_app/test_faust_bookkeeping.py (test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash).
+    tests/unit/faust_app/test_faust_bookkeeping.py
+    (test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash).
 
     Remove it when upstream retries the start and bounds the stop.
     """
@@ -54,7 +57,11 @@ class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust s
                 await super().on_start()
                 started = True
             except KafkaConnectionError as error:
-                log.warning("cannot connect to Kafka: %s; next attempt in %.0f s", error, _BROKER_AWAY_S)
+                log.warning(
+                    "cannot connect to Kafka: %s; next attempt in %.0f s",
+                    error,
+                    _BROKER_AWAY_S,
+                )
                 await stop_consumer(self._consumer)
                 await self.sleep(_BROKER_AWAY_S)
 
@@ -62,9 +69,12 @@ class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust s
         try:
             async with asyncio.timeout(_STOP_S):
                 await super().on_thread_stop()
-        except (TimeoutError, asyncio.CancelledError):  # aiokafka lets out the CancelledError of a fetch it cancelled
+        # aiokafka lets out the CancelledError of a fetch it cancelled
+        except (TimeoutError, asyncio.CancelledError):
             log.warning(
-                "closed without a LeaveGroup request: Kafka or a rebalance did not answer within %.0f s", _STOP_S
+                "closed without a LeaveGroup request: Kafka or a rebalance did not answer "
+                "within %.0f s",
+                _STOP_S,
             )
             if self._consumer is not None:
                 await self._consumer._client.close()
@@ -79,13 +89,15 @@ class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust s
 class SubscribeOnce(Conductor):  # type: ignore[misc]  # faust ships no types
     """Fix: subscribe to the topics once, when all agents and tables are registered.
 
-    Upstream: the conductor subscribes again 45 s after the stream of a revoked partition has ended, which causes one
-    more rebalance. If the app stops during that wait, the conductor calls a thread that has ended, and the stop hangs.
+    Upstream: the conductor subscribes again 45 s after the stream of a revoked partition has ended,
+    which causes one more rebalance. If the app stops during that wait, the conductor calls a thread
+    that has ended, and the stop hangs.
 
     Report: docs/reference/upstream/subscribes-again.md.
 
-    Tests: tests/unit/faust_app/test_faust_bookkeeping.py (test_a_stream_that_ends_subscribes_to_nothing_again),
-    tests/integration/test_faust_processes.py stops processes after rebalances.
+    Tests: tests/unit/faust_app/test_faust_bookkeeping.py
+    (test_a_stream_that_ends_subscribes_to_nothing_again), tests/integration/test_faust_processes.py
+    stops processes after rebalances.
 
     Remove it when upstream subscribes again only if its topics have changed. Ours never change.
     """

@@ -1,4 +1,6 @@
-"""Fixes of the way of a record, from its fetch to the commit of its offset: it is neither held up nor passed over."""
+"""Fixes of the way of a record, from its fetch to the commit of its offset: it is neither held up
+nor passed over.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,13 @@ _COMMIT_S = 5.0
 class FairFetch(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
     """Fix: partitions take turns, because one moves behind the others after each poll.
 
-    Upstream: all records of one partition's fetch, up to 1 MB, are delivered before the first record of the next
-    partition.
+    Upstream: all records of one partition's fetch, up to 1 MB, are delivered before the first
+    record of the next partition.
 
     Report: docs/reference/upstream/one-partition-first.md.
 
-    Tests: tests/integration/test_faust_app.py (test_a_blocked_handler_delays_no_other_partition_or_topic).
+    Tests: tests/integration/test_faust_app.py
+        (test_a_blocked_handler_delays_no_other_partition_or_topic).
 
     Remove it when aiokafka returns records of all fetched partitions in turn.
     """
@@ -43,14 +46,16 @@ class FairFetch(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no
 
 
 class DirectHandover(Consumer):  # type: ignore[misc]  # faust ships no types
-    """Fix: the handover of a record to its stream runs until it must wait, and creates tasks only then.
+    """Fix: the handover of a record to its stream runs until it must wait, and creates tasks only
+    then.
 
-    Upstream: `Consumer.wait_first` creates four tasks for each record. They cost more than the record itself.
+    Upstream: `Consumer.wait_first` creates four tasks for each record. They cost more than the
+        record itself.
 
     Report: docs/reference/upstream/four-tasks-a-record.md.
 
-    Tests: benchmarks/line.py measures the CPU a lead; `mode.services.Service.wait_first` is pinned in
-    tests/unit/kafka/test_faust_pins.py.
+    Tests: benchmarks/line.py measures the CPU a lead; `mode.services.Service.wait_first` is pinned
+    in tests/unit/kafka/test_faust_pins.py.
 
     Remove it when upstream hands over without a task a record.
     """
@@ -87,22 +92,26 @@ def _go_on(started: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, 
 
 
 class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
-    """Fix: commits stay below the first offset in flight, so none passes a record that was delivered and not acked.
+    """Fix: commits stay below the first offset in flight, so none passes a record that was
+    delivered and not acked.
 
-    Upstream: https://github.com/faust-streaming/faust/issues/606. `Consumer._new_offset` skips one record in flight at
-    the committed offset, and checks nothing before the first commit. A crash then loses that record. `_commit_offsets`
-    also takes offsets for committed that the group has refused.
+    Upstream: https://github.com/faust-streaming/faust/issues/606. `Consumer._new_offset` skips one
+    record in flight at the committed offset, and checks nothing before the first commit. A crash
+    then loses that record. `_commit_offsets` also takes offsets for committed that the group has
+    refused.
 
     Report: docs/reference/upstream/commit-over-a-record-in-flight.md.
 
-    Tests: tests/upstream/test_stock_faust.py (test_606_commits_over_an_event_in_flight), tests/upstream/test_fixes.py
-    (test_606_commit_stops_at_an_event_in_flight), tests/unit/faust_app/test_faust_bookkeeping.py.
+    Tests: tests/upstream/test_stock_faust.py (test_606_commits_over_an_event_in_flight),
+    tests/upstream/test_fixes.py (test_606_commit_stops_at_an_event_in_flight),
+    tests/unit/faust_app/test_faust_bookkeeping.py.
 
     Remove it when the upstream test shows that stock Faust commits offset 10 and not 20.
 
     Attributes:
-        in_flight: for each topic-partition, the delivered offsets that are not acked, in order of delivery. An offset
-            that was given up stays, so that nothing after it is committed before it has been delivered again.
+        in_flight: for each topic-partition, the delivered offsets that are not acked, in order of
+            delivery. An offset that was given up stays, so that nothing after it is committed
+            before it has been delivered again.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -121,8 +130,14 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
         self._acked[tp] = [] if floor is None else [offset for offset in acked if offset >= floor]
         return position
 
-    async def _commit_offsets(self, offsets: Mapping[Any, int], start_new_transaction: bool = True) -> bool:
-        """Keep the previous committed offset where the group refused the new one: a successor starts there."""
+    async def _commit_offsets(
+        self,
+        offsets: Mapping[Any, int],
+        start_new_transaction: bool = True,
+    ) -> bool:
+        """Keep the previous committed offset where the group refused the new one: a successor
+        starts there.
+        """
         before = {tp: self._committed_offset[tp] for tp in offsets}
         committed = bool(await super()._commit_offsets(offsets, start_new_transaction))
         refused = before.keys() - (self.assignment() if committed else set())
@@ -132,32 +147,44 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
     def pass_batch(self, batch: UnreadableBatch) -> None:
         """Commit behind a batch that an operator gave up, if everything before it is committed.
 
-        Else the next record that is acked commits behind it: records that wait in a queue are not in flight yet.
+        Else the next record that is acked commits behind it: records that wait in a queue are not
+        in flight yet.
         """
         tp = TP(batch.topic, batch.partition)
         committed = self._committed_offset[tp]
         delivered = self._read_offset[tp]
-        if self.in_flight[tp] or self._acked[tp] or (delivered is not None and delivered >= (committed or 0)):
+        if (
+            self.in_flight[tp]
+            or self._acked[tp]
+            or (delivered is not None and delivered >= (committed or 0))
+        ):
             return
         self._acked[tp].append(batch.last)
         self._acked_index[tp].add(batch.last)
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
-        """Do nothing: `in_flight` needs no gaps, and upstream counts the record after a gap as acked."""
+        """Do nothing: `in_flight` needs no gaps, and upstream counts the record after a gap as
+        acked.
+        """
 
     def give_up(self, message: Any) -> None:
-        """Stop waiting for an ack. The message is not committed; it comes again after the next rebalance or start."""
+        """Stop waiting for an ack.
+
+        The message is not committed; it comes again after the next rebalance or start.
+        """
         self._unacked_messages.discard(message)
         notify(self._waiting_for_ack)
 
 
 class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no types
-    """Fix: a rebalance waits for the records in flight and commits all acks before Faust forgets them.
+    """Fix: a rebalance waits for the records in flight and commits all acks before Faust forgets
+    them.
 
     Needs `ExactOffsets` and `IdleFetcher`.
 
-    Upstream: https://github.com/faust-streaming/faust/issues/502. A rebalance drops acked offsets that are not
-    committed, and skips its last commit while another commit runs. The records are delivered again.
+    Upstream: https://github.com/faust-streaming/faust/issues/502. A rebalance drops acked offsets
+    that are not committed, and skips its last commit while another commit runs. The records are
+    delivered again.
 
     Reports: docs/reference/upstream/acks-forgotten-by-a-rebalance.md,
     docs/reference/upstream/the-last-commit-is-skipped.md.
@@ -171,16 +198,16 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
 
     Attributes:
         member_id: the id of the member that got the last assignment.
-        was_evicted: True if the group had evicted this process before the last assignment, which was then made to a
-            new member. Another process may have owned the partitions in between.
+        was_evicted: True if the group had evicted this process before the last assignment, which
+            was then made to a new member. Another process may have owned the partitions in between.
     """
 
     member_id = ""
     was_evicted = False
 
     async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
-        # Read here and not when partitions are revoked, because a process that is frozen while it gives its leads up
-        # learns of its eviction only when it joins again.
+        # Read here and not when partitions are revoked, because a process that is frozen while it
+        # gives its leads up learns of its eviction only when it joins again.
         member_id = self._thread._consumer._coordinator.member_id
         self.was_evicted = member_id != self.member_id
         self.member_id = member_id
@@ -201,7 +228,8 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
         self.resume_at.clear()
 
     async def wait_empty(self) -> None:
-        """Wait until each delivered record is acked or given up, and until a running commit has ended. Then commit.
+        """Wait until each delivered record is acked or given up, and until a running commit has
+        ended. Then commit.
 
         After a crash it does neither, because the consumer's thread has ended.
         """
@@ -217,7 +245,8 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
                 await self.commit()
         except TimeoutError:
             log.warning(
-                "Kafka did not commit the offsets within %.0f s: some finished records will be delivered again",
+                "Kafka did not commit the offsets within %.0f s: some finished records will "
+                "be delivered again",
                 _COMMIT_S,
             )
 
@@ -225,13 +254,15 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
 class SeekToFirst(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no types
     """Fix: a partition without a committed offset resumes at its beginning.
 
-    Upstream: aiokafka's `seek_to_committed` does not move the position of a partition without a commit. After a
-    rebalance before the first commit, the records that Faust has dropped are passed over and lost.
+    Upstream: aiokafka's `seek_to_committed` does not move the position of a partition without a
+    commit. After a rebalance before the first commit, the records that Faust has dropped are passed
+    over and lost.
 
     Report: docs/reference/upstream/no-seek-without-a-commit.md.
 
-    Tests: tests/upstream/test_stock_faust.py (test_a_rebalance_before_the_first_commit_loses_fetched_events),
-    tests/upstream/test_fixes.py (test_fetched_events_come_again_after_a_rebalance_before_the_first_commit).
+    Tests: tests/upstream/test_stock_faust.py
+    (test_a_rebalance_before_the_first_commit_loses_fetched_events), tests/upstream/test_fixes.py
+    (test_fetched_events_come_again_after_a_rebalance_before_the_first_commit).
 
     Remove it when stock Faust delivers all records in that test.
     """

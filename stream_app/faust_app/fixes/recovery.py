@@ -23,14 +23,15 @@ log = logging.getLogger(__name__)
 class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
     """Fix: streams resume only when the fetcher is idle and holds no record.
 
-    Upstream: https://github.com/faust-streaming/faust/issues/596. After a rebalance, recovery resumes partitions before
-    it seeks to the committed offsets. Records that are fetched in between are dropped after the seek as already read,
-    and are lost.
+    Upstream: https://github.com/faust-streaming/faust/issues/596. After a rebalance, recovery
+    resumes partitions before it seeks to the committed offsets. Records that are fetched in between
+    are dropped after the seek as already read, and are lost.
 
     Report: docs/reference/upstream/resumes-before-it-seeks.md.
 
     Tests: tests/upstream/test_stock_faust.py (test_596_a_rebalance_with_a_table_loses_events),
-    tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event), tests/unit/faust_app/test_faust_bookkeeping.py
+    tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event),
+    tests/unit/faust_app/test_faust_bookkeeping.py
     (test_a_rebalance_finds_the_fetcher_idle_at_any_moment_after_the_flow_has_resumed).
 
     Remove it, with the order of `recovery.py`, when stock Faust passes the scenario of these tests.
@@ -70,7 +71,8 @@ class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
             self._idle.set()
 
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109  # upstream's signature
-        while not (self.flow_active or self.should_stop):  # the flow may stop again before this has woken up
+        # the flow may stop again before this has woken up
+        while not (self.flow_active or self.should_stop):
             self._idle.set()
             try:
                 await self.wait(self.can_resume_flow)
@@ -80,20 +82,23 @@ class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
 
 
 class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
-    """Fix: after a rebalance, stop the fetcher, have the tables' stores load new partitions, then seek and resume.
+    """Fix: after a rebalance, stop the fetcher, have the tables' stores load new partitions, then
+    seek and resume.
 
-    Upstream: https://github.com/faust-streaming/faust/issues/596. Recovery reads changelogs and resumes the streams
-    before it seeks. It also takes a time-out for a stop and then never resumes, and a changelog that ends in a
-    transaction marker never looks complete to it.
+    Upstream: https://github.com/faust-streaming/faust/issues/596. Recovery reads changelogs and
+    resumes the streams before it seeks. It also takes a time-out for a stop and then never resumes,
+    and a changelog that ends in a transaction marker never looks complete to it.
 
     Report: docs/reference/upstream/resumes-before-it-seeks.md.
 
-    The state is loaded here and not in Faust's `on_rebalance`, because aiokafka sends no heartbeats while that runs.
+    The state is loaded here and not in Faust's `on_rebalance`, because aiokafka sends no heartbeats
+    while that runs.
 
     Tests: tests/upstream/test_stock_faust.py (test_596_a_rebalance_with_a_table_loses_events),
-    tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event), tests/unit/faust_app/test_faust_bookkeeping.py
-    (test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coordinator), tests/integration/test_faust_app.py
-    (test_a_rebalance_interrupts_a_takeover_and_then_revokes).
+    tests/upstream/test_fixes.py (test_596_a_rebalance_loses_no_event),
+    tests/unit/faust_app/test_faust_bookkeeping.py
+    (test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coordinator),
+    tests/integration/test_faust_app.py (test_a_rebalance_interrupts_a_takeover_and_then_revokes).
 
     Remove it when stock Faust passes the 596 tests and lets a store load a partition by itself.
     """
@@ -107,11 +112,16 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
             await self.wait(asyncio.wait({self._taking_over}))
             if not self._taking_over.done():
                 await self.interrupt()
-            error = died_of(self._taking_over)  # None too when the next rebalance or a stop interrupted it
+            # None too when the next rebalance or a stop interrupted it
+            error = died_of(self._taking_over)
             if isinstance(error, IllegalStateError):
-                continue  # a partition was revoked between the assignment and the seek: another rebalance follows
-            if error is not None and not self.app.should_stop:  # during a stop, errors are a consequence of the stop
-                await self.app.crash(error)  # Faust would log a traceback if it were raised; `run_app` raises it
+                # a partition was revoked between the assignment and the seek: another rebalance
+                # follows
+                continue
+            # during a stop, errors are a consequence of the stop
+            if error is not None and not self.app.should_stop:
+                # Faust would log a traceback if it were raised; `run_app` raises it
+                await self.app.crash(error)
                 return
 
     _restart_recovery = Service.task(_run)
@@ -131,10 +141,14 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
 
     async def _take_over(self, generation: int) -> None:
         consumer = self.app.consumer
-        parking = asyncio.create_task(consumer.stop_fetching())  # takes up to 0.25 s, and is needed for the seek only
+        # takes up to 0.25 s, and is needed for the seek only
+        parking = asyncio.create_task(consumer.stop_fetching())
         try:
             for table in self.tables.values():
-                await table.on_recovery_completed(self.actives_for_table[table], self.standbys_for_table[table])
+                await table.on_recovery_completed(
+                    self.actives_for_table[table],
+                    self.standbys_for_table[table],
+                )
             await parking
         finally:
             await cancel([parking])
@@ -142,13 +156,20 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
         await consumer._thread.resume_fetching(but=self.active_tps)
 
     async def _wait(self, coro: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109  # upstream's signature
-        """Wait for `coro`, and go on waiting after the time-out for as long as the group has no coordinator."""
+        """Wait for `coro`, and go on waiting after the time-out for as long as the group has no
+        coordinator.
+        """
         waited_for = asyncio.ensure_future(coro)
         try:
             while not (await asyncio.wait({waited_for}, timeout=timeout))[0]:
                 if self.app.consumer._thread.knows_coordinator:
-                    raise BrokerUnavailable(f"Kafka did not return the committed offsets within {timeout:.0f} s")
-                log.warning("the group has had no coordinator for %.0f s: waiting for Kafka to elect one", timeout)
+                    raise BrokerUnavailable(
+                        f"Kafka did not return the committed offsets within {timeout:.0f} s",
+                    )
+                log.warning(
+                    "the group has had no coordinator for %.0f s: waiting for Kafka to elect one",
+                    timeout,
+                )
             waited_for.result()
         finally:
             await cancel([waited_for])

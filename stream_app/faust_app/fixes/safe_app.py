@@ -13,7 +13,13 @@ from faust.transport.drivers.aiokafka import DEFAULT_GENERATION_ID, Transport
 
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.faust_app.fixes.membership import BoundedLifecycle, SubscribeOnce
-from stream_app.faust_app.fixes.records import CommitBeforeRevoke, DirectHandover, ExactOffsets, FairFetch, SeekToFirst
+from stream_app.faust_app.fixes.records import (
+    CommitBeforeRevoke,
+    DirectHandover,
+    ExactOffsets,
+    FairFetch,
+    SeekToFirst,
+)
 from stream_app.faust_app.fixes.recovery import IdleFetcher, SafeTableManager
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.consumer import Consumer
@@ -76,8 +82,8 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
     async def on_partitions_assigned(self, assigned: Any, generation: int) -> None:
         """Fetch nothing until `resume_fetching`.
 
-        The broker answers a connection in order: a fetch that finds nothing would delay the seek that follows the
-        takeover by half a second.
+        The broker answers a connection in order: a fetch that finds nothing would delay the seek
+        that follows the takeover by half a second.
         """
         self._consumer.pause(*self._consumer.assignment())
         await super().on_partitions_assigned(assigned, generation)
@@ -91,13 +97,18 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
         await self.call_thread(resume)
 
     async def heartbeat(self, member_id: str) -> bool:
-        """Send a heartbeat. Returns True if the group accepted it in time, from the member with this id."""
+        """Send a heartbeat.
+
+        Returns True if the group accepted it in time, from the member with this id.
+        """
         coordinator = self._consumer._coordinator
         if coordinator.generation == DEFAULT_GENERATION_ID or coordinator.coordinator_id is None:
             return False
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):  # the latter when the thread ends
+        # the latter when the thread ends
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
             accepted: bool = await asyncio.wait_for(coordinator._do_heartbeat(), _HEARTBEAT_S)
-            return accepted and bool(coordinator.member_id == member_id)  # an id that is replaced never comes back
+            # an id that is replaced never comes back
+            return accepted and bool(coordinator.member_id == member_id)
         return False
 
 
@@ -108,11 +119,13 @@ class SafeConsumer(CommitBeforeRevoke, IdleFetcher, ExactOffsets, DirectHandover
         return SafeConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def membership(self) -> Callable[[], Coroutine[Any, Any, float]]:
-        """Return what waits until the group confirms that this process is the member that got the last assignment.
+        """Return what waits until the group confirms that this process is the member that got the
+        last assignment.
 
-        A heartbeat confirms it, for the seconds that are returned. The wait does not end if the consumer stops, nor if
-        the group has evicted the member, although the process may have joined again: another process may have owned
-        the partitions meanwhile. The caller is cancelled then.
+        A heartbeat confirms it, for the seconds that are returned. The wait does not end if the
+        consumer stops, nor if the group has evicted the member, although the process may have
+        joined again: another process may have owned the partitions meanwhile. The caller is
+        cancelled then.
         """
         member_id = self.member_id
 
@@ -120,7 +133,9 @@ class SafeConsumer(CommitBeforeRevoke, IdleFetcher, ExactOffsets, DirectHandover
             while not self.should_stop:
                 began_s = self.loop.time()
                 if await self._thread.call_thread(self._thread.heartbeat, member_id):
-                    return float(self.app.conf.broker_session_timeout - (self.loop.time() - began_s))
+                    return float(
+                        self.app.conf.broker_session_timeout - (self.loop.time() - began_s),
+                    )
                 await asyncio.sleep(_HEARTBEAT_PAUSE_S)
             return float(await self.loop.create_future())
 
@@ -129,8 +144,8 @@ class SafeConsumer(CommitBeforeRevoke, IdleFetcher, ExactOffsets, DirectHandover
     async def verify_all_partitions_active(self) -> None:
         """Do nothing: `services/process.py` checks progress.
 
-        Upstream logs an error each second for each partition that is not fetched. The partitions of the state topic
-        never are, and those of a held lane are not while it is held.
+        Upstream logs an error each second for each partition that is not fetched. The partitions of
+        the state topic never are, and those of a held lane are not while it is held.
         """
 
 
@@ -144,8 +159,8 @@ class SafeTransport(Transport):  # type: ignore[misc]  # faust ships no types
 class WithoutProducer(BootStrategy):  # type: ignore[misc]  # faust ships no types
     """Starts no producer of Faust's, because nothing here writes with it.
 
-    It would end the app if no broker answers at once, and delay commits of offsets while its buffer is not empty
-    (docs/reference/upstream/ends-without-a-broker.md, commits-starve.md).
+    It would end the app if no broker answers at once, and delay commits of offsets while its buffer
+    is not empty (docs/reference/upstream/ends-without-a-broker.md, commits-starve.md).
     """
 
     enable_kafka_producer = False
@@ -165,7 +180,9 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
         super().__init__(*args, TableManager=SafeTableManager, **options)
 
     def _init_fixups(self) -> list[Any]:
-        """Load none, such as Django's: a search for them reads the metadata of all installed packages."""
+        """Load none, such as Django's: a search for them reads the metadata of all installed
+        packages.
+        """
         return []
 
     def on_init_dependencies(self) -> Any:
@@ -186,4 +203,6 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
         """Create none: the app keeps no files."""
 
     def _on_rebalance_when_stopped(self) -> None:
-        """Do nothing: upstream closes the consumer in the loop of another thread, and a stop under way hangs."""
+        """Do nothing: upstream closes the consumer in the loop of another thread, and a stop under
+        way hangs.
+        """

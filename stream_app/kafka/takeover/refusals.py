@@ -11,14 +11,22 @@ from typing import Any
 from aiokafka import TopicPartition, errors
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.produce import ProduceRequest
-from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
+from aiokafka.protocol.transaction import (
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+)
 
 from stream_app.kafka.protocol import DescribeProducers
 from stream_app.kafka.takeover.view import NO_LEADER, without_leader
 
 _SILENT_S = 0.5  # aiokafka repeats a refused request much sooner
-_UNWRITABLE = ", its log cannot be written: look at its broker's disk, and restart that when there is room"
-_TOO_FEW = ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
+_UNWRITABLE = (
+    ", its log cannot be written: look at its broker's disk, and restart that when there is room"
+)
+_TOO_FEW = (
+    ", fewer of its replicas are in sync than min.insync.replicas: look at the brokers that have it"
+)
 _WHAT_TO_DO = {
     errors.NotEnoughReplicasError: _TOO_FEW,
     errors.NotEnoughReplicasAfterAppendError: _TOO_FEW,
@@ -33,7 +41,10 @@ _OF_THE_WHOLE = {
 
 
 class Refusals:
-    """The refusals of one producer that are not resolved. It reads a few answers a transaction, and no records."""
+    """The refusals of one producer that are not resolved.
+
+    It reads a few answers a transaction, and no records.
+    """
 
     def __init__(self) -> None:
         self._client: Any = None
@@ -64,7 +75,8 @@ class Refusals:
                     (still_open.add if producers else still_open.discard)(place)
             for what, code in _codes(request, answer):
                 error = errors.for_code(code)
-                if error in (errors.NoError, errors.DuplicateSequenceNumber):  # the broker has the batch already
+                # the broker has the batch already
+                if error in (errors.NoError, errors.DuplicateSequenceNumber):
                     last.pop(what, None)
                 else:
                     last[what] = error
@@ -84,7 +96,10 @@ class Refusals:
         self._held_by = ""
 
     def text(self, places: Iterable[TopicPartition] = ()) -> str:
-        """Return why a transaction to these partitions, or the fence, makes no progress. Empty if Kafka is silent."""
+        """Return why a transaction to these partitions, or the fence, makes no progress.
+
+        Empty if Kafka is silent.
+        """
         silent_since = asyncio.get_running_loop().time() - _SILENT_S
         if any(asked_at < silent_since for asked_at in self._unanswered.values()):
             return ""
@@ -99,7 +114,8 @@ class Refusals:
             where = ", ".join(f"{place.topic}/{place.partition}" for place in sorted(self._open))
             held_by = self._held_by or f"{where or 'one of them'} {_LOOK}"
             return (
-                "Kafka has not ended the last transaction (ConcurrentTransactions): the end must be written to each "
+                "Kafka has not ended the last transaction (ConcurrentTransactions): the end "
+                "must be written to each "
                 f"topic of it, and {held_by}"
             )
         return "; ".join(refused)

@@ -1,7 +1,8 @@
 """Sends the requests of a take-over to Kafka: `steps.Transactions` on an aiokafka client.
 
-Kafka may call a transaction complete that it left open in a partition (`steps` says how). So a transaction is over only
-when its end is visible in all partitions, as their leaders report it, and no other one starts before.
+Kafka may call a transaction complete that it left open in a partition (`steps` says how). So a
+transaction is over only when its end is visible in all partitions, as their leaders report it, and
+no other one starts before.
 """
 
 import asyncio
@@ -13,7 +14,11 @@ from typing import Any, Final
 
 from aiokafka import TopicPartition, errors
 from aiokafka.client import ConnectionGroup
-from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
+from aiokafka.protocol.transaction import (
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+)
 
 from stream_app.kafka.protocol import DescribeTransactions
 from stream_app.kafka.takeover.refusals import Refusals
@@ -52,9 +57,9 @@ class KafkaTransactions:
     async def look(self) -> tuple[LastTransaction, Stranded]:
         """Return the last transaction, and the partitions where it is still open.
 
-        Two equal answers of the coordinator, one before and one after the question to the leaders, prove that no
-        transaction began in between. The leaders are checked, because a broker that was frozen knows neither newer
-        transactions nor its successor.
+        Two equal answers of the coordinator, one before and one after the question to the leaders,
+        prove that no transaction began in between. The leaders are checked, because a broker that
+        was frozen knows neither newer transactions nor its successor.
         """
         last = await self._last()
         while True:
@@ -74,11 +79,19 @@ class KafkaTransactions:
     async def open_places(self, producer_id: int) -> Stranded:
         return self._open(producer_id, await self.view.producers(self.places()))
 
-    def _open(self, producer_id: int | None, seen: Mapping[TopicPartition, PartitionProducers]) -> Stranded:
-        """The places where the producer (None: any) has an open transaction, and its first offset there."""
+    def _open(
+        self,
+        producer_id: int | None,
+        seen: Mapping[TopicPartition, PartitionProducers],
+    ) -> Stranded:
+        """The places where the producer (None: any) has an open transaction, and its first offset
+        there.
+        """
         begins_of: dict[tuple[str, int], int] = {}
         for place, producers in seen.items():
-            if producers.open and (begins := [at for who, at in producers.open.items() if producer_id in (None, who)]):
+            if producers.open and (
+                begins := [at for who, at in producers.open.items() if producer_id in (None, who)]
+            ):
                 begins_of[place] = min(begins)
         self.refusals.saw_open(TopicPartition(*place) for place in begins_of)
         return begins_of
@@ -95,26 +108,41 @@ class KafkaTransactions:
     async def end(self, last: LastTransaction, stranded: Stranded, *, committed: bool) -> None:
         """End a transaction everywhere.
 
-        Both requests are written before either is answered, because an abort between them would undo a commit.
+        Both requests are written before either is answered, because an abort between them would
+        undo a commit.
         """
         where = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(stranded))
         if where:
             how = "committed" if committed else "aborted"
-            told = "%s: Kafka did not end the last transaction in %s; ending it there as %s, as elsewhere"
+            told = (
+                "%s: Kafka did not end the last transaction in %s; ending it there as %s, as "
+                "elsewhere"
+            )
             log.warning(told, self.transactional_id, where, how)
         producer = (self.transactional_id, last.producer_id, last.epoch)
         topics: dict[str, list[int]] = defaultdict(list)
         for topic, partition in stranded:
             topics[topic].append(partition)
-        requests: list[Any] = [AddPartitionsToTxnRequest(*producer, list(topics.items()))] if topics else []
-        answers = await asyncio.gather(*map(self._send, [*requests, EndTxnRequest(*producer, committed)]))
-        codes = [code for _, partitions in answers[0].errors for _, code in partitions] if topics else []
+        requests: list[Any] = (
+            [AddPartitionsToTxnRequest(*producer, list(topics.items()))] if topics else []
+        )
+        answers = await asyncio.gather(
+            *map(self._send, [*requests, EndTxnRequest(*producer, committed)]),
+        )
+        codes = (
+            [code for _, partitions in answers[0].errors for _, code in partitions]
+            if topics
+            else []
+        )
         for code in [*codes, answers[-1].error_code]:
             error = errors.for_code(code)
             if error in _BUSY:
                 return
             if error is not errors.NoError:
-                raise error(f"the end of the last transaction of {self.transactional_id} in {where or 'all of it'}")
+                raise error(
+                    f"the end of the last transaction of {self.transactional_id} in "
+                    f"{where or 'all of it'}",
+                )
 
     async def _last(self) -> LastTransaction:
         answer = await self._send(DescribeTransactions(self.transactional_id))
@@ -130,7 +158,10 @@ class KafkaTransactions:
 
 
 async def ended(client: Any, producer_id: int, places: Collection[TopicPartition]) -> None:
-    """Return once the producer has no open transaction there. Raises KafkaError if that cannot be determined."""
+    """Return once the producer has no open transaction there.
+
+    Raises KafkaError if that cannot be determined.
+    """
     pause_s = _FIRST_PAUSE_S
     while True:
         await asyncio.sleep(pause_s)  # the coordinator answers before the markers are written

@@ -1,23 +1,27 @@
-"""Takes over a transactional id, and ends the transaction that Kafka left open in it with its true outcome.
+"""Takes over a transactional id, and ends the transaction that Kafka left open in it with its true
+outcome.
 
-Kafka (KRaft, 4.3.1) skips the end marker of a transaction in a partition that has no leader at that moment
-(KRaftMetadataCache.getPartitionLeaderEndpoint). The transaction coordinator regards the transaction as complete, but in
-that partition it stays open: it is *stranded*. Readers see nothing behind it. The next end marker of its producer
-decides its outcome, right or wrong.
+Kafka (KRaft, 4.3.1) skips the end marker of a transaction in a partition that has no leader at that
+moment (KRaftMetadataCache.getPartitionLeaderEndpoint). The transaction coordinator regards the
+transaction as complete, but in that partition it stays open: it is *stranded*. Readers see nothing
+behind it. The next end marker of its producer decides its outcome, right or wrong.
 
 So a take-over writes the missing markers before it writes anything else. Two facts make this hard:
 
-- The fence (InitProducerId) makes the coordinator forget how the last transaction ended: its state is then Empty.
-- Only a transaction of the same producer can write the missing markers, and a fence aborts an ongoing transaction.
+- The fence (InitProducerId) makes the coordinator forget how the last transaction ended: its state
+  is then Empty.
+- Only a transaction of the same producer can write the missing markers, and a fence aborts an
+  ongoing transaction.
 
-Therefore the fence itself stores the verdict durably. Kafka stores a transaction timeout with each transactional id:
-InitProducerId sets it, and DescribeTransactions returns it. 600,000 ms and the 511 ms above it are reserved. Each of
-these values names a verdict and the producer epoch (modulo 256) that it was made for. The verdict counts in that epoch
-and in the next one, because another take-over of the same transaction may have fenced after our look. Later epochs may
-have had transactions of their own. An epoch with a verdict is a *repair epoch*: only the missing markers are written in
-it. An ordinary fence ends it once nothing is stranded. The process keeps nothing in memory. Each step follows from
-Kafka's answers (`next_step`), so a take-over may be interrupted at any point, any number of times, and continued by any
-process.
+Therefore the fence itself stores the verdict durably. Kafka stores a transaction timeout with each
+transactional id: InitProducerId sets it, and DescribeTransactions returns it. 600,000 ms and the
+511 ms above it are reserved. Each of these values names a verdict and the producer epoch (modulo
+256) that it was made for. The verdict counts in that epoch and in the next one, because another
+take-over of the same transaction may have fenced after our look. Later epochs may have had
+transactions of their own. An epoch with a verdict is a *repair epoch*: only the missing markers are
+written in it. An ordinary fence ends it once nothing is stranded. The process keeps nothing in
+memory. Each step follows from Kafka's answers (`next_step`), so a take-over may be interrupted at
+any point, any number of times, and continued by any process.
 
 | Coordinator's state | Verdict of this epoch | Nothing stranded | Something stranded |
 |---|---|---|---|
@@ -26,20 +30,22 @@ process.
 | Ongoing | committed, aborted | end it by the verdict, look again | the same |
 | CompleteCommit | none | fence: **taken over** | fence with the verdict committed, look again |
 | CompleteAbort | none | fence: **taken over** | fence with the verdict aborted, look again |
-| Empty, CompleteCommit | committed | fence: **taken over** | end it there as committed, look again |
+| Empty, CompleteCommit | committed | fence: **taken over** | end it there as committed, look again
+|
 | Empty, CompleteAbort | aborted | fence: **taken over** | end it there as aborted, look again |
 | Empty, or an id that Kafka does not know | none | fence: **taken over** | refuse: `unknown` |
 | CompleteAbort | committed, also of two epochs before | refuse: `undone` | refuse: `undone` |
 
-`unknown`: Kafka forgot an idle id (transactional.id.expiration.ms), or another program fenced it. It also happens if a
-transaction ends between a look and its fence and Kafka skips a marker at the same moment. `take_over` looks again if
-a look took long.
+`unknown`: Kafka forgot an idle id (transactional.id.expiration.ms), or another program fenced it.
+It also happens if a transaction ends between a look and its fence and Kafka skips a marker at the
+same moment. `take_over` looks again if a look took long.
 
-`undone`: a repair was interrupted between its two requests, which are sent together. Then the timeout of ten minutes,
-or a fence that was already on its way, aborted it.
+`undone`: a repair was interrupted between its two requests, which are sent together. Then the
+timeout of ten minutes, or a fence that was already on its way, aborted it.
 
-tests/unit/kafka/test_stranded.py checks each row. tests/simulation/test_takeover.py interrupts a take-over at each
-request, up to three times in a row. tests/e2e/test_stranded.py uses a real coordinator that skips markers.
+tests/unit/kafka/test_stranded.py checks each row. tests/simulation/test_takeover.py interrupts a
+take-over at each request, up to three times in a row. tests/e2e/test_stranded.py uses a real
+coordinator that skips markers.
 """
 
 import asyncio
@@ -52,7 +58,8 @@ _PAUSE_S: Final = 0.02
 _FRESH_S: Final = 5.0  # a process that was frozen for longer may have had successors
 _RESERVED_FROM_MS: Final = 600_000
 _EPOCHS: Final = 256
-_LAST_EPOCH: Final = 2**15 - 2  # the next fence gives another producer id, which cannot end this one's transaction
+# the next fence gives another producer id, which cannot end this one's transaction
+_LAST_EPOCH: Final = 2**15 - 2
 _TRANSIENT: Final = {"PrepareCommit", "PrepareAbort", "PrepareEpochFence", "Dead"}
 
 Stranded = Mapping[tuple[str, int], int]
@@ -60,7 +67,10 @@ Stranded = Mapping[tuple[str, int], int]
 
 
 class LastTransaction(NamedTuple):
-    """The last transaction of a transactional id as its coordinator knows it. `state` is '' for an unknown id."""
+    """The last transaction of a transactional id as its coordinator knows it.
+
+    `state` is '' for an unknown id.
+    """
 
     state: str = ""
     producer_id: int = -1
@@ -70,7 +80,9 @@ class LastTransaction(NamedTuple):
 
     @property
     def verdict(self) -> bool | None:
-        """True if this repair epoch commits what is stranded, False if it aborts it; None in an ordinary epoch."""
+        """True if this repair epoch commits what is stranded, False if it aborts it; None in an
+        ordinary epoch.
+        """
         return self._carried(within=1)
 
     @property
@@ -80,7 +92,9 @@ class LastTransaction(NamedTuple):
 
     @property
     def was_to_commit(self) -> bool:
-        """True if the verdict was `committed` in this epoch, or in the one before an abort from outside raised it."""
+        """True if the verdict was `committed` in this epoch, or in the one before an abort from
+        outside raised it.
+        """
         return self._carried(within=2) is True
 
     def _carried(self, within: int) -> bool | None:
@@ -98,7 +112,10 @@ class NextStep(NamedTuple):
 
 
 def next_step(last: LastTransaction, *, stranded: bool) -> NextStep:
-    """Return the step that the table above gives. `stranded`: any partition has an open transaction of its producer."""
+    """Return the step that the table above gives.
+
+    `stranded`: any partition has an open transaction of its producer.
+    """
     if last.state in _TRANSIENT:
         return NextStep("wait")
     if last.state == "Ongoing":
@@ -120,19 +137,30 @@ def timeout_with_verdict(epoch: int, *, committed: bool) -> int:
 
 
 def refusal(step: NextStep, transactional_id: str, stranded: Stranded) -> str:
-    """Return why a take-over stops at `unknown` or `undone` and what an operator has to do, in one line."""
+    """Return why a take-over stops at `unknown` or `undone` and what an operator has to do, in one
+    line.
+    """
     if step.do == "undone":
         return (
-            f"{transactional_id}: Kafka aborted the repair of a transaction that was committed: some of its last "
-            "records are missing, and leads may be sent twice. Compare the last leads of this partition with Clay, "
-            "then accept the loss with Kafka's tool `kafka-transactions.sh forceTerminateTransaction "
+            f"{transactional_id}: Kafka aborted the repair of a transaction that was "
+            "committed: some of its last "
+            "records are missing, and leads may be sent twice. Compare the last leads of "
+            "this partition with Clay, "
+            "then accept the loss with Kafka's tool `kafka-transactions.sh "
+            "forceTerminateTransaction "
             f"--transactionalId {transactional_id}` and restart"
         )
-    places = ", ".join(f"{topic}/{partition} from offset {at}" for (topic, partition), at in sorted(stranded.items()))
+    places = ", ".join(
+        f"{topic}/{partition} from offset {at}"
+        for (topic, partition), at in sorted(stranded.items())
+    )
     return (
-        f"{transactional_id}: Kafka left a transaction open in {places} and no longer knows whether it was "
-        "committed: read these records, then abort them with Kafka's tool `kafka-transactions.sh abort --topic TOPIC "
-        "--partition PARTITION --start-offset OFFSET`, one partition after the other, and restart; leads whose "
+        f"{transactional_id}: Kafka left a transaction open in {places} and no longer knows "
+        "whether it was "
+        "committed: read these records, then abort them with Kafka's tool "
+        "`kafka-transactions.sh abort --topic TOPIC "
+        "--partition PARTITION --start-offset OFFSET`, one partition after the other, and "
+        "restart; leads whose "
         "rows are aborted may be sent twice"
     )
 
@@ -145,13 +173,18 @@ class Producer(NamedTuple):
 
 
 class Transactions(Protocol):
-    """The requests for one transactional id. A request that failed may still have been carried out."""
+    """The requests for one transactional id.
+
+    A request that failed may still have been carried out.
+    """
 
     @property
     def transactional_id(self) -> str: ...
 
     async def look(self) -> tuple[LastTransaction, Stranded]:
-        """The last transaction and the partitions where it is open, both at one moment; none, if `is_decided`."""
+        """The last transaction and the partitions where it is open, both at one moment; none, if
+        `is_decided`.
+        """
 
     async def open_places(self, producer_id: int) -> Stranded:
         """The partitions where the producer has an open transaction."""
@@ -164,9 +197,11 @@ class Transactions(Protocol):
 
 
 async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
-    """Fence every earlier producer, after each of their transactions has ended in all partitions as it was decided.
+    """Fence every earlier producer, after each of their transactions has ended in all partitions as
+    it was decided.
 
-    `timeout_ms` is the transaction timeout of the new producer. It must not be one of those that carry a verdict.
+    `timeout_ms` is the transaction timeout of the new producer. It must not be one of those that
+    carry a verdict.
 
     Raises:
         StateStoreError: An operator has to decide. Errors of the requests are raised as they are.
@@ -186,7 +221,8 @@ async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
             case "fence":
                 if (producer := await kafka.fence(timeout_ms)) is None:
                     await asyncio.sleep(_PAUSE_S)
-                # The earlier owner may have ended one more transaction between the look and the fence.
+                # The earlier owner may have ended one more transaction between the look and the
+                # fence.
                 elif not last.state or not await kafka.open_places(producer.producer_id):
                     return producer
             case "wait":

@@ -1,13 +1,14 @@
 """Requests about partitions that the partitions of a process share.
 
-A process takes over many partitions at once, and each of them has to look at the same topics. Here all that ask at the
-same time share one request to each broker, so that the work grows with the partitions and not with their square. Each
-answer is of a request that began after the question: a look at transactions depends on that.
+A process takes over many partitions at once, and each of them has to look at the same topics. Here
+all that ask at the same time share one request to each broker, so that the work grows with the
+partitions and not with their square. Each answer is of a request that began after the question: a
+look at transactions depends on that.
 
-Some of them ask which broker leads a partition. A broker that was frozen for long still believes that it is the leader
-when it resumes. Until it has read the cluster's metadata, it answers reads from a log in which newer records are
-missing, and names itself the leader. State that was read there would miss leads that were sent. Writes are safe,
-because they need the other replicas.
+Some of them ask which broker leads a partition. A broker that was frozen for long still believes
+that it is the leader when it resumes. Until it has read the cluster's metadata, it answers reads
+from a log in which newer records are missing, and names itself the leader. State that was read
+there would miss leads that were sent. Writes are safe, because they need the other replicas.
 """
 
 from __future__ import annotations
@@ -37,25 +38,33 @@ _EARLIEST = -2
 _LATEST = -1
 _READ_UNCOMMITTED: Final = 0
 _PATIENCE_S: Final = 0.5
-_FRESH_S: Final = 240.0  # below aiokafka's metadata_max_age_ms, so that one client in five minutes asks for all
+# below aiokafka's metadata_max_age_ms, so that one client in five minutes asks for all
+_FRESH_S: Final = 240.0
 _METADATA: Final = (
     *("_brokers", "controller", "_partitions", "_broker_partitions"),
     *("unauthorized_topics", "internal_topics"),
 )
 _WITHIN_S: Final = 1.0
-NO_LEADER: Final = "has no leader: look at whether it exists, at the brokers that have it, and at their disks"
+NO_LEADER: Final = (
+    "has no leader: look at whether it exists, at the brokers that have it, and at their disks"
+)
 
 
 class Batched(Generic[K, R]):
-    """Answers all questions that wait with one call of `ask`, which gets the union of what they ask about.
+    """Answers all questions that wait with one call of `ask`, which gets the union of what they ask
+    about.
 
     Args:
         ask: Called once at a time, as long as it answers soon.
-        patience_s: How long a call waits for the one before, in seconds; None: to its end. A broker that hangs must
-            not hold up questions that may reach its successor.
+        patience_s: How long a call waits for the one before, in seconds; None: to its end. A broker
+            that hangs must not hold up questions that may reach its successor.
     """
 
-    def __init__(self, ask: Callable[[Collection[K]], Awaitable[R]], patience_s: float | None = _PATIENCE_S) -> None:
+    def __init__(
+        self,
+        ask: Callable[[Collection[K]], Awaitable[R]],
+        patience_s: float | None = _PATIENCE_S,
+    ) -> None:
         self._ask = ask
         self._patience_s = patience_s
         self._about: dict[K, None] = {}
@@ -82,7 +91,8 @@ class Batched(Generic[K, R]):
             return await self._ask(about)
         except KafkaError:
             raise
-        except (RuntimeError, asyncio.CancelledError) as closed:  # the connection was closed under the request
+        # the connection was closed under the request
+        except (RuntimeError, asyncio.CancelledError) as closed:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             raise KafkaConnectionError(f"the connection was closed: {closed!r}") from closed
@@ -100,7 +110,9 @@ Span = tuple[int, int, int]
 
 
 class ClusterView:
-    """The shared requests of one process, on one client. Each raises KafkaError, if it does not say otherwise.
+    """The shared requests of one process, on one client.
+
+    Each raises KafkaError, if it does not say otherwise.
 
     Attributes:
         refresh: Reads the metadata of topics.
@@ -118,15 +130,24 @@ class ClusterView:
         self._producers = Batched(self._ask_producers)
         self._spans = Batched(self._ask_spans)
 
-    async def producers(self, places: Collection[TopicPartition]) -> dict[TopicPartition, PartitionProducers]:
-        """Return who has an open transaction in each partition. `refresh` must have read their topics."""
+    async def producers(
+        self,
+        places: Collection[TopicPartition],
+    ) -> dict[TopicPartition, PartitionProducers]:
+        """Return who has an open transaction in each partition.
+
+        `refresh` must have read their topics.
+        """
         return answered(places, await self._producers(places))
 
     async def span(self, place: TopicPartition) -> Span:
         return answered([place], await self._spans([place]))[place]
 
     def supply(self, client: BoundedClient, topics: Iterable[str]) -> None:
-        """Let a client take its metadata from here, and not ask by itself. `refresh` must have read its topics."""
+        """Let a client take its metadata from here, and not ask by itself.
+
+        `refresh` must have read its topics.
+        """
         client.take_metadata_from(self._supply, topics)
         self._copy_to(client)
 
@@ -144,7 +165,8 @@ class ClusterView:
 
     def _copy_to(self, client: BoundedClient) -> None:
         if self._client is not None:
-            for name in _METADATA:  # aiokafka replaces each of them as a whole, and changes none in place
+            # aiokafka replaces each of them as a whole, and changes none in place
+            for name in _METADATA:
                 setattr(client.cluster, name, getattr(self._client.cluster, name))
 
     async def _connected(self) -> BoundedClient:
@@ -167,14 +189,18 @@ class ClusterView:
         update = client.force_metadata_update()
         await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
         if not (update.done() and update.result()):
-            await self.close()  # the brokers that it knows may be gone: learn of them from the addresses again
+            # the brokers that it knows may be gone: learn of them from the addresses again
+            await self.close()
             raise KafkaConnectionError("no metadata could be read")
         self._refreshed_s = monotonic()
 
     async def _leaders(self, topics: Collection[str]) -> NewestLeaders:
         return await newest_leaders(await self._connected(), topics)
 
-    async def _ask_producers(self, places: Collection[TopicPartition]) -> Answers[PartitionProducers]:
+    async def _ask_producers(
+        self,
+        places: Collection[TopicPartition],
+    ) -> Answers[PartitionProducers]:
         return await ask_producers(await self._connected(), None, places)
 
     async def _ask_spans(self, places: Collection[TopicPartition]) -> Answers[Span]:
@@ -183,7 +209,9 @@ class ClusterView:
         client = await self._connected()
 
         async def ask(node: int, led: list[TopicPartition]) -> list[Answer[Span]]:
-            begins, ends = [await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)]
+            begins, ends = [
+                await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)
+            ]
             return [
                 (place, code or ends[place][0], (begin, ends[place][1], node))
                 for place, (code, begin) in begins.items()
@@ -197,13 +225,19 @@ async def _ask_leaders(
     places: Iterable[TopicPartition],
     ask: Callable[[int, list[TopicPartition]], Awaitable[list[Answer[R]]]],
 ) -> Answers[R]:
-    """Ask each leader about its partitions, all at once. The partitions of a broker that fails get its error."""
+    """Ask each leader about its partitions, all at once.
+
+    The partitions of a broker that fails get its error.
+    """
     by_node: dict[int, list[TopicPartition]] = defaultdict(list)
     for place in places:
         if (leader := client.cluster.leader_for_partition(place)) not in (None, -1):
             by_node[leader].append(place)
     answers: Answers[R] = {}
-    by_leader = await asyncio.gather(*(ask(*question) for question in by_node.items()), return_exceptions=True)
+    by_leader = await asyncio.gather(
+        *(ask(*question) for question in by_node.items()),
+        return_exceptions=True,
+    )
     for led, answer in zip(by_node.values(), by_leader, strict=True):
         if isinstance(answer, KafkaError | OSError):
             answers |= dict.fromkeys(led, answer)
@@ -211,27 +245,38 @@ async def _ask_leaders(
             raise answer
         else:
             for place, code, value in answer:
-                answers[place] = for_code(code)(f"{place.topic}/{place.partition}") if code else value
+                answers[place] = (
+                    for_code(code)(f"{place.topic}/{place.partition}") if code else value
+                )
     return answers
 
 
 async def ask_producers(
-    client: BoundedClient, producer_id: int | None, places: Iterable[TopicPartition]
+    client: BoundedClient,
+    producer_id: int | None,
+    places: Iterable[TopicPartition],
 ) -> Answers[PartitionProducers]:
     """Ask the leaders where a producer (None: any) has an open transaction."""
 
     async def ask(node: int, led: list[TopicPartition]) -> list[Answer[PartitionProducers]]:
         request = DescribeProducers(producer_id, led)
         seen = request.read(await client.send(node, request))
-        return [(place, code, PartitionProducers(node, producers)) for place, code, producers in seen]
+        return [
+            (place, code, PartitionProducers(node, producers)) for place, code, producers in seen
+        ]
 
     return await _ask_leaders(client, places, ask)
 
 
 def answered(places: Iterable[TopicPartition], answers: Answers[R]) -> dict[TopicPartition, R]:
-    """Return the answers about these places. Raises KafkaError where one has no leader or its leader failed."""
+    """Return the answers about these places.
+
+    Raises KafkaError where one has no leader or its leader failed.
+    """
     if lost := sorted(place for place in places if place not in answers):
-        raise KafkaError(f"{', '.join(f'{place.topic}/{place.partition}' for place in lost)} {NO_LEADER}")
+        raise KafkaError(
+            f"{', '.join(f'{place.topic}/{place.partition}' for place in lost)} {NO_LEADER}",
+        )
     seen: dict[TopicPartition, R] = {}
     for place in places:
         answer = answers[place]
@@ -242,7 +287,10 @@ def answered(places: Iterable[TopicPartition], answers: Answers[R]) -> dict[Topi
 
 
 async def _offsets(
-    client: BoundedClient, node: int, places: Iterable[TopicPartition], when: int
+    client: BoundedClient,
+    node: int,
+    places: Iterable[TopicPartition],
+    when: int,
 ) -> dict[TopicPartition, tuple[int, int]]:
     """Return the error code and the offset of each partition."""
     topics: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -260,7 +308,8 @@ class NewestLeaders(NamedTuple):
     """What the brokers know of the leaders of partitions.
 
     Attributes:
-        leaders: The leader with the highest epoch. Brokers older than Kafka 2.8 do not send epochs; then it is empty.
+        leaders: The leader with the highest epoch. Brokers older than Kafka 2.8 do not send epochs;
+            then it is empty.
         topics: Broker -> the topics that it described, each as an answer to Metadata has it.
     """
 
@@ -268,22 +317,31 @@ class NewestLeaders(NamedTuple):
     topics: Mapping[int, Sequence[Mapping[str, Any]]]
 
     def require(self, nodes: Mapping[TopicPartition, int]) -> None:
-        """Raise NotLeaderForPartitionError if another broker leads a partition than the one that it was read from."""
+        """Raise NotLeaderForPartitionError if another broker leads a partition than the one that it
+        was read from.
+        """
         for place, node in nodes.items():
             if self.leaders.get(place, node) != node:
-                raise NotLeaderForPartitionError(f"{place.topic}/{place.partition} was read from broker {node}")
+                raise NotLeaderForPartitionError(
+                    f"{place.topic}/{place.partition} was read from broker {node}",
+                )
 
 
 async def newest_leaders(client: Any, topics: Iterable[str]) -> NewestLeaders:
     """Ask all brokers of a BoundedClient. Those that do not answer within a second are left out."""
     request = Metadata(sorted(topics))
     requests = {
-        broker.nodeId: asyncio.create_task(client.send(broker.nodeId, request)) for broker in client.cluster.brokers()
+        broker.nodeId: asyncio.create_task(client.send(broker.nodeId, request))
+        for broker in client.cluster.brokers()
     }
     try:
         if requests:
             await asyncio.wait(requests.values(), timeout=_WITHIN_S)
-        answers = {node: task.result() for node, task in requests.items() if task.done() and task.exception() is None}
+        answers = {
+            node: task.result()
+            for node, task in requests.items()
+            if task.done() and task.exception() is None
+        }
     finally:
         for task in requests.values():
             task.cancel()
@@ -301,4 +359,8 @@ async def newest_leaders(client: Any, topics: Iterable[str]) -> NewestLeaders:
 def without_leader(client: Any, places: Iterable[TopicPartition]) -> list[str]:
     """Return the partitions without a leader in the client's metadata."""
     leader = client.cluster.leader_for_partition
-    return [f"{place.topic}/{place.partition}" for place in sorted(set(places)) if leader(place) in (None, -1)]
+    return [
+        f"{place.topic}/{place.partition}"
+        for place in sorted(set(places))
+        if leader(place) in (None, -1)
+    ]

@@ -94,7 +94,13 @@ def test_importing_the_package_imports_nothing_heavy_and_a_function_not_faust() 
         f"import sys, stream_app; print([name for name in {heavy} if name in sys.modules])\n"
         "from stream_app import publish; print('faust' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30 * BUSY, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=30 * BUSY,
+        check=True,
+    )
     assert done.stdout.splitlines() == ["[]", "False"]
 
 
@@ -110,41 +116,75 @@ def test_importing_the_package_imports_nothing_heavy_and_a_function_not_faust() 
     ],
 )
 def test_both_forms_of_a_function_take_the_same_arguments(
-    asynchronous: Callable[..., Any], synchronous: Callable[..., Any]
+    asynchronous: Callable[..., Any],
+    synchronous: Callable[..., Any],
 ) -> None:
     assert inspect.signature(asynchronous).parameters == inspect.signature(synchronous).parameters
     assert synchronous.__name__ == f"{asynchronous.__name__}_sync"
-    annotations = inspect.signature(asynchronous, eval_str=True), inspect.signature(synchronous, eval_str=True)
-    assert str(annotations[0]).replace("Async", "").partition("->")[0] == str(annotations[1]).partition("->")[0]
-    assert not re.search(r"\basync\b|\bawait\b|\b(publish|follow_status)\(", synchronous.__doc__ or "")
+    annotations = (
+        inspect.signature(asynchronous, eval_str=True),
+        inspect.signature(synchronous, eval_str=True),
+    )
+    assert (
+        str(annotations[0]).replace("Async", "").partition("->")[0]
+        == str(annotations[1]).partition("->")[0]
+    )
+    assert not re.search(
+        r"\basync\b|\bawait\b|\b(publish|follow_status)\(",
+        synchronous.__doc__ or "",
+    )
 
 
-async def test_publish_passes_its_arguments_on(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_publish_passes_its_arguments_on(
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     passed: list[Any] = []
 
-    async def fake(leads: Any, settings: Settings, options: PublishOptions, *, on_refused: Any) -> None:
+    async def fake(
+        leads: Any,
+        settings: Settings,
+        options: PublishOptions,
+        *,
+        on_refused: Any,
+    ) -> None:
         passed.extend((list(leads), settings, options))
 
     monkeypatch.setattr("stream_app.client.publish.publish", fake)
     settings = load_settings(config)
     leads = [{"email": "ada@example.com"}]
-    await publish(leads, settings, workspace="acme", destination="people", import_id="b", bulk=True, force=True)
+    await publish(
+        leads,
+        settings,
+        workspace="acme",
+        destination="people",
+        import_id="b",
+        bulk=True,
+        force=True,
+    )
     assert passed == [leads, settings, PublishOptions("acme", "people", "b", True, True)]
     await publish(leads, settings)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d-[a-z]{6}", passed[-1].import_id), "a new name, as the command makes one"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-[a-z]{6}", passed[-1].import_id), (
+        "a new name, as the command makes one"
+    )
     await publish(leads, settings, import_id="")
     assert passed[-1].import_id is None
 
 
 async def test_publish_returns_the_import_and_the_ids_of_its_leads(
-    config: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def sent(batch: Any, *_: Any, **__: Any) -> int:
         return len(list(batch))
 
     monkeypatch.setattr("stream_app.client.publish.kafka_ready", AsyncMock())
     monkeypatch.setattr("stream_app.client.publish.send_batch", sent)
-    leads = [{"email": "ada@example.com", "lead_id": "crm-17"}, {"notes": "no lead"}, {"email": "bo@example.com"}]
+    leads = [
+        {"email": "ada@example.com", "lead_id": "crm-17"},
+        {"notes": "no lead"},
+        {"email": "bo@example.com"},
+    ]
     summary = await publish(leads, load_settings(config), import_id="march")
     assert summary.rows == 3
     assert summary.published == 2
@@ -158,11 +198,23 @@ async def test_publish_returns_the_import_and_the_ids_of_its_leads(
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda config: follow_status_sync(config, idle_timeout_s=0).__enter__(), "idle_timeout_s has to be positive"),
+        (
+            lambda config: follow_status_sync(config, idle_timeout_s=0).__enter__(),
+            "idle_timeout_s has to be positive",
+        ),
         (lambda config: follow_status_sync(config, lead_id=" ").__enter__(), "lead_id is empty"),
-        (lambda config: follow_status_sync(config, workspace="beta").__enter__(), "there is no workspace beta"),
-        (lambda config: next(read_results_sync(config, since=datetime(2026, 11, 24))), "since has no time zone"),
-        (lambda config: next(read_results_sync(config, destination="crm")), "there is no destination crm"),
+        (
+            lambda config: follow_status_sync(config, workspace="beta").__enter__(),
+            "there is no workspace beta",
+        ),
+        (
+            lambda config: next(read_results_sync(config, since=datetime(2026, 11, 24))),
+            "since has no time zone",
+        ),
+        (
+            lambda config: next(read_results_sync(config, destination="crm")),
+            "there is no destination crm",
+        ),
         (lambda config: read_books_sync(config, limit=-1), "limit cannot be negative"),
     ],
 )
@@ -178,11 +230,17 @@ async def test_the_synchronous_form_says_what_to_use_in_an_event_loop(config: Pa
         ("read_results", lambda: next(read_results_sync(config))),
         ("follow_status", lambda: follow_status_sync(config).__enter__()),
     ):
-        with pytest.raises(RuntimeError, match=rf"{name}_sync\(\) cannot be called .*: use {name}\(\)"):
+        with pytest.raises(
+            RuntimeError,
+            match=rf"{name}_sync\(\) cannot be called .*: use {name}\(\)",
+        ):
             call()
 
 
-def test_find_lead_needs_the_token_of_the_api_only(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_lead_needs_the_token_of_the_api_only(
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[tuple[str | None, str, str | None]] = []
 
     def fake(settings: Settings, who: str, workspace: str | None) -> LeadSearch:
@@ -203,13 +261,24 @@ def _import(workspace: str, columns: dict[str, int], rows: int | None = 3) -> Fo
     return FoundImport("march", workspace, 1, 2, "", "", rows, None, published, columns, 4)
 
 
-def test_an_import_is_waited_for_until_all_its_leads_are_at_rest(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leads of a workspace that the board does not know yet count, and so does a board that is away for a while."""
+def test_an_import_is_waited_for_until_all_its_leads_are_at_rest(
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Leads of a workspace that the board does not know yet count, and so does a board that is away
+    for a while.
+    """
     monkeypatch.setenv("BOARD_TOKEN", TOKEN)
     monkeypatch.setattr("stream_app.client.lookup._LOOK_EVERY_S", 0.01)
     rest = [_import("acme", {"enriched": 1}), _import("beta", {"duplicate": 1, "parked": 1})]
     moves = [rest[0], _import("beta", {"waiting": 1, "parked": 1})]
-    looks: list[list[FoundImport] | BoardUnavailable] = [[], BoardUnavailable("away"), rest[:1], moves, rest]
+    looks: list[list[FoundImport] | BoardUnavailable] = [
+        [],
+        BoardUnavailable("away"),
+        rest[:1],
+        moves,
+        rest,
+    ]
 
     def look(_settings: Settings, import_id: str, _workspace: str | None) -> ImportsAnswer:
         assert import_id == "march"
@@ -241,11 +310,22 @@ def test_an_import_is_waited_for_until_all_its_leads_are_at_rest(config: Path, m
 def three_results(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two results on the topic that can be read, at 1 and 2 ms, and one that cannot."""
 
-    async def read(_settings: Any, _wanted: Any, store: ResultStore, _stage: Any, *, people: bool) -> None:
+    async def read(
+        _settings: Any,
+        _wanted: Any,
+        store: ResultStore,
+        _stage: Any,
+        *,
+        people: bool,
+    ) -> None:
         values = [
-            msgspec.json.encode(Result(f"lead-{at_ms}", "acme", "people", "clay", 1, at_ms, 0, {})) for at_ms in (1, 2)
+            msgspec.json.encode(Result(f"lead-{at_ms}", "acme", "people", "clay", 1, at_ms, 0, {}))
+            for at_ms in (1, 2)
         ]
-        store.put((str(number).encode(), value) for number, value in enumerate((*values, b'{"fields": 1}')))
+        store.put(
+            (str(number).encode(), value)
+            for number, value in enumerate((*values, b'{"fields": 1}'))
+        )
 
     monkeypatch.setattr(sys.modules[export.__module__], "_read", read)
     monkeypatch.setattr(sys.modules[export.__module__], "kafka_ready", AsyncMock())
@@ -253,22 +333,30 @@ def three_results(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("three_results")
 def test_an_unreadable_result_is_an_error_unless_the_caller_takes_it(config: Path) -> None:
-    with pytest.raises(StreamAppError, match=r"leads\.enriched cannot be read by this version: update"):
+    with pytest.raises(
+        StreamAppError,
+        match=r"leads\.enriched cannot be read by this version: update",
+    ):
         list(read_results_sync(config))
     lines: list[str] = []
     results = list(read_results_sync(config, on_unreadable=lines.append))
     assert [result.lead_id for result in results] == ["lead-1", "lead-2"]
     assert lines == ["a result on leads.enriched cannot be read by this version"]
     since = datetime.fromisoformat("1970-01-01T00:00:00.002+00:00")
-    assert [result.lead_id for result in read_results_sync(config, since=since, on_unreadable=lines.append)] == [
-        "lead-2"
-    ]
+    assert [
+        result.lead_id
+        for result in read_results_sync(config, since=since, on_unreadable=lines.append)
+    ] == ["lead-2"]
 
 
 @pytest.mark.usefixtures("three_results")
 def test_results_end_early_without_leaving_anything_open(config: Path) -> None:
     async def first() -> str:
-        stream: AsyncGenerator[Result] = results_of(load_settings(config), ResultFilter(), lambda _: None)
+        stream: AsyncGenerator[Result] = results_of(
+            load_settings(config),
+            ResultFilter(),
+            lambda _: None,
+        )
         lead_id = (await anext(stream)).lead_id
         await stream.aclose()
         return lead_id
@@ -283,7 +371,9 @@ def test_results_end_early_without_leaving_anything_open(config: Path) -> None:
 EXAMPLES = ROOT / "examples"
 
 
-def test_the_configuration_has_the_lanes_of_the_compose_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_has_the_lanes_of_the_compose_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("KAFKA_PASSWORD", "as in .env")
     assert load_settings(EXAMPLES / "stream_app.toml").workspaces
     own = tomllib.loads((EXAMPLES / "stream_app.toml").read_text(encoding="utf-8"))

@@ -17,7 +17,16 @@ from stream_app.board.read_model.store import ReadModel
 from stream_app.client.answers import Cause
 from stream_app.domain.books.records import COLUMN, column
 from stream_app.domain.model.messages import RESEND, Status
-from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, person, sources, take
+from tests.board.model_records import (
+    DAY_MS,
+    NOW_MS,
+    Made,
+    dead_letter,
+    event,
+    person,
+    sources,
+    take,
+)
 from tests.support.narrow import present
 
 NAMES = sources().names
@@ -26,7 +35,10 @@ FINAL = frozenset({"quiet"})
 
 
 def fill(path: Path, leads: int) -> list[tuple[int, int, str, str]]:
-    """Write records of two workspaces and of none in all statuses, many at a time. Returns them, newest first."""
+    """Write records of two workspaces and of none in all statuses, many at a time.
+
+    Returns them, newest first.
+    """
     chance = random.Random(3)
     made = list[Made]()
     known = []
@@ -35,7 +47,12 @@ def fill(path: Path, leads: int) -> list[tuple[int, int, str, str]]:
         workspace = chance.choice(("acme", "globex", ""))
         destination = chance.choice(("people", "quiet"))
         at_ms = NOW_MS + chance.randrange(leads // 3)
-        values = {"workspace": workspace, "destination": destination, "at_ms": at_ms, "import_id": "i" * (offset % 2)}
+        values = {
+            "workspace": workspace,
+            "destination": destination,
+            "at_ms": at_ms,
+            "import_id": "i" * (offset % 2),
+        }
         made.append(event(sources().names, f"crm-{offset}", status, 1, offset, **values))
         known.append((at_ms, offset, workspace, column(status, final=destination in FINAL)))
     model = ReadModel(path, sources())
@@ -45,7 +62,11 @@ def fill(path: Path, leads: int) -> list[tuple[int, int, str, str]]:
 
 
 def pages(
-    queries: BoardQueries, workspace: str | None, statuses: tuple[str, ...], final: bool | None, imported: int = 0
+    queries: BoardQueries,
+    workspace: str | None,
+    statuses: tuple[str, ...],
+    final: bool | None,
+    imported: int = 0,
 ) -> Iterator[int]:
     after: Place | None = None
     while rows := queries.records(workspace, statuses, after, 7, final=final, imported=imported):
@@ -66,7 +87,11 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
 
 @pytest.mark.parametrize("workspace", [None, "", "globex"])
 @pytest.mark.parametrize("chosen", ["", "under_way", "accepted_final", "parked"])
-def test_a_list_has_every_record_once_newest_first(filled: Filled, workspace: str | None, chosen: str) -> None:
+def test_a_list_has_every_record_once_newest_first(
+    filled: Filled,
+    workspace: str | None,
+    chosen: str,
+) -> None:
     queries, known = filled
     statuses = tuple(status for status, name in COLUMN.items() if name == chosen)
     if chosen == "accepted_final":
@@ -79,7 +104,11 @@ def test_a_list_has_every_record_once_newest_first(filled: Filled, workspace: st
     assert {count.workspace for count in sums} == {workspace or ""}
     if workspace:
         number, sums = queries.import_counts(workspace, "i")
-        wanted = [n for _, n, name, col in known if n % 2 and name == workspace and col and chosen in ("", col)]
+        wanted = [
+            n
+            for _, n, name, col in known
+            if n % 2 and name == workspace and col and chosen in ("", col)
+        ]
         assert list(pages(queries, None, statuses, final, number)) == wanted
         assert sum(count.leads for count in sums if chosen in ("", count.column)) == len(wanted)
 
@@ -120,7 +149,10 @@ def by_size(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     ],
 )
 def test_a_page_costs_the_same_with_many_leads(
-    by_size: dict[int, Path], workspace: str | None, statuses: tuple[str, ...], final: bool | None
+    by_size: dict[int, Path],
+    workspace: str | None,
+    statuses: tuple[str, ...],
+    final: bool | None,
 ) -> None:
     steps = []
     for leads, path in by_size.items():
@@ -153,7 +185,14 @@ def dead_letter_at(number: int, reason: str, at_ms: int) -> Made:
 
 def listed(queries: BoardQueries, cause: Cause, since_ms: int = 0) -> list[DeadLetterRow]:
     letters: list[DeadLetterRow] = []
-    while rows := queries.dead_letters_of(NAMES.dlq, cause, since_ms, letters[-1].place if letters else None, 7, None):
+    while rows := queries.dead_letters_of(
+        NAMES.dlq,
+        cause,
+        since_ms,
+        letters[-1].place if letters else None,
+        7,
+        None,
+    ):
         letters += rows
     return letters
 
@@ -162,7 +201,8 @@ def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) ->
     path = tmp_path / "model"
     chance = random.Random(5)
     made = [
-        dead_letter_at(n, chance.choice(("http_503", "http_422")), NOW_MS - chance.randrange(99)) for n in range(60)
+        dead_letter_at(n, chance.choice(("http_503", "http_422")), NOW_MS - chance.randrange(99))
+        for n in range(60)
     ]
     old = [dead_letter_at(60 + n, "http_503", NOW_MS - 20 * DAY_MS) for n in range(9)]
     model = ReadModel(path, sources())
@@ -178,7 +218,9 @@ def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) ->
         assert len({row.record for row in rows}) == len(rows) == cause.written
         places = [(row.place.at_ms, row.place.record) for row in rows]
         assert places == sorted(places, reverse=True)
-        assert len(listed(queries, cause, NOW_MS - 50)) == sum(row.place.at_ms >= NOW_MS - 50 for row in rows)
+        assert len(listed(queries, cause, NOW_MS - 50)) == sum(
+            row.place.at_ms >= NOW_MS - 50 for row in rows
+        )
     rows = [row for cause in causes for row in listed(queries, cause)]
     (known,) = [row for row in rows if row.lead_id]
     assert known.lead_id == "crm-3"
@@ -186,7 +228,9 @@ def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) ->
     assert known.origin == f"{NAMES.leads}/0/3"
     assert known.record == f"{NAMES.dlq}/0/3"
     model.sweep(NOW_MS)
-    assert len(listed(queries, causes[0])) + len(listed(queries, causes[1])) == 60, "what Kafka deletes goes here, too"
+    assert len(listed(queries, causes[0])) + len(listed(queries, causes[1])) == 60, (
+        "what Kafka deletes goes here, too"
+    )
     model.close()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(*) FROM letters").fetchone() == (61,)
@@ -194,7 +238,11 @@ def test_the_dead_letters_of_a_cause_are_as_many_as_it_counts(tmp_path: Path) ->
 
 def test_a_cause_that_went_and_came_back_has_only_its_new_dead_letters(tmp_path: Path) -> None:
     model = ReadModel(tmp_path / "model", sources())
-    take(model, dead_letter_at(0, "http_503", NOW_MS - 30 * DAY_MS), dead_letter_at(1, "http_422", NOW_MS))
+    take(
+        model,
+        dead_letter_at(0, "http_503", NOW_MS - 30 * DAY_MS),
+        dead_letter_at(1, "http_422", NOW_MS),
+    )
     model.sweep(NOW_MS)
     take(model, dead_letter_at(2, "http_503", NOW_MS))
     model.close()
@@ -210,11 +258,15 @@ def test_a_cause_that_went_and_came_back_has_only_its_new_dead_letters(tmp_path:
 def test_a_cause_has_its_hours_of_a_day_and_an_unknown_one_nothing(tmp_path: Path) -> None:
     model = ReadModel(tmp_path / "model", sources())
     first_s = NOW_MS // 3_600_000 * 3_600
-    made = [dead_letter_at(n, "http_503", (first_s + n * 3_600 + 5) * 1_000) for n in (0, 1, 26, 27)]
+    made = [
+        dead_letter_at(n, "http_503", (first_s + n * 3_600 + 5) * 1_000) for n in (0, 1, 26, 27)
+    ]
     take(model, *made, dead_letter_at(9, "http_422", (first_s + 3_600) * 1_000))
     model.close()
     queries = BoardQueries(tmp_path / "model", FINAL)
-    known, unknown = (Cause("failed", "acme", "people", reason, "") for reason in ("http_503", "http_500"))
+    known, unknown = (
+        Cause("failed", "acme", "people", reason, "") for reason in ("http_503", "http_500")
+    )
     hours = [(first_s + n * 3_600, 1) for n in (1, 26)]
     assert queries.dead_letter_hours(NAMES.dlq, [known, unknown], first_s + 3_700) == [hours, []]
     assert queries.cause(NAMES.dlq, unknown) is None
@@ -241,12 +293,18 @@ def test_a_page_of_dead_letters_costs_the_same_with_many_of_them(tmp_path: Path)
 def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path) -> None:
     model = ReadModel(tmp_path / "model", sources())
     take(model, *(event(NAMES, "crm-1", "duplicate", 1, number) for number in range(9)))
-    again = [event(NAMES, f"crm-{n}", "replayed", 2, n, reason=RESEND, at_ms=NOW_MS - n * DAY_MS) for n in (31, 32, 50)]
+    again = [
+        event(NAMES, f"crm-{n}", "replayed", 2, n, reason=RESEND, at_ms=NOW_MS - n * DAY_MS)
+        for n in (31, 32, 50)
+    ]
     late = event(NAMES, "crm-31", "callback_duplicate", 1, 61, at_ms=NOW_MS + DAY_MS)
     take(model, *again, late, event(NAMES, "crm-5", "replayed", 2, 60, reason="http_503"))
     take(model, person(NAMES, "hash", "crm-31", "d/acme/people/crm-1"))
     queries = BoardQueries(tmp_path / "model", FINAL)
-    assert [row.status for row in queries.now_of(queries.leads_of("hash"))] == ["duplicate", "replayed"], "newest first"
+    assert [row.status for row in queries.now_of(queries.leads_of("hash"))] == [
+        "duplicate",
+        "replayed",
+    ], "newest first"
     many, first = queries.records_of_lead("crm-1", None, 5)
     _, rest = queries.records_of_lead("crm-1", first[-1].place, 5)
     assert many == 9
@@ -254,7 +312,9 @@ def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path
     assert [row.lead_id for row in queries.resent(None, None, 9)] == ["crm-31", "crm-32", "crm-50"]
     model.sweep(NOW_MS)
     days = queries.days("")
-    assert [(day.resent, [row.lead_id for row in queries.resent(day.at_s, None, 9)]) for day in days] == [
+    assert [
+        (day.resent, [row.lead_id for row in queries.resent(day.at_s, None, 9)]) for day in days
+    ] == [
         (1, [""]),  # its record is older than events are kept
         (1, [""]),
     ]
@@ -262,7 +322,10 @@ def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path
     model.close()
 
 
-def test_a_snapshots_queries_see_one_state_over_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshots_queries_see_one_state_over_one_connection(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = tmp_path / "model.sqlite"
     fill(path, 30)
     queries = BoardQueries(path, FINAL)
@@ -284,7 +347,9 @@ def test_a_snapshots_queries_see_one_state_over_one_connection(tmp_path: Path, m
         before = leads()
         take(model, event(sources().names, "crm-new", "received", 1, 1_000))
         with ThreadPoolExecutor(1) as thread:
-            assert thread.submit(leads).result() == before + 1, "another thread has its own connection"
+            assert thread.submit(leads).result() == before + 1, (
+                "another thread has its own connection"
+            )
         assert leads() == before
         assert len(queries.status_counts()) > 0
         assert queries.lane("acme", NOW_MS) is None

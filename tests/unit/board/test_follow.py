@@ -1,4 +1,6 @@
-"""How the read model follows a Kafka in memory: where it begins, what it proves, and when it is complete."""
+"""How the read model follows a Kafka in memory: where it begins, what it proves, and when it is
+complete.
+"""
 
 import asyncio
 import sqlite3
@@ -13,7 +15,13 @@ import pytest
 from aiokafka import TopicPartition
 
 from stream_app.board.read_model import follow
-from stream_app.board.read_model.follow import STALE_MS, Projection, ProjectionLag, _Reading, _Replaced
+from stream_app.board.read_model.follow import (
+    STALE_MS,
+    Projection,
+    ProjectionLag,
+    _Reading,
+    _Replaced,
+)
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import Position, ReadModel, mark
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
@@ -57,7 +65,11 @@ class FakeReader:
         return self._next[log]
 
     def follow(
-        self, starts: dict[TopicPartition, int], *, most: int, **_: object
+        self,
+        starts: dict[TopicPartition, int],
+        *,
+        most: int,
+        **_: object,
     ) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
         self.starts = dict(starts)
         self._next = dict(starts)
@@ -88,12 +100,17 @@ def made(log: TopicPartition, *values: str) -> list[Made | None]:
     ]
 
 
-def reading(positions: dict[TopicPartition, Position], as_of_ms: int | None = None) -> tuple[_Reading, FakeReader]:
+def reading(
+    positions: dict[TopicPartition, Position],
+    as_of_ms: int | None = None,
+) -> tuple[_Reading, FakeReader]:
     reader = FakeReader()
     return _Reading(reader, LOGS, positions, as_of_ms), reader  # type: ignore[arg-type]  # in memory
 
 
-async def test_it_is_complete_once_it_has_read_what_was_there_when_it_asked(kafka: type[FakeReader]) -> None:
+async def test_it_is_complete_once_it_has_read_what_was_there_when_it_asked(
+    kafka: type[FakeReader],
+) -> None:
     kafka.logs = {A: made(A, "0", "1", "", "3", ""), B: made(B, "0")}
     kafka.first = {A: 1}
     at, reader = reading({}, as_of_ms=5)
@@ -103,7 +120,10 @@ async def test_it_is_complete_once_it_has_read_what_was_there_when_it_asked(kafk
     assert at.as_of_ms == 5
     assert at.trouble == ""
     batch, moved = await at.more()
-    assert {topic: [record.offset for record in records] for topic, records in batch.items()} == {"a": [1, 3], "b": [0]}
+    assert {topic: [record.offset for record in records] for topic, records in batch.items()} == {
+        "a": [1, 3],
+        "b": [0],
+    }
     last = kafka.logs[A][3]
     assert isinstance(last, Made)
     assert moved[A] == Position(5, 3, mark(last)), "the marker at the end is passed, too"
@@ -124,7 +144,8 @@ async def test_it_is_complete_once_it_has_read_what_was_there_when_it_asked(kafk
 
 
 async def test_full_pieces_make_one_batch_of_a_bounded_size(
-    kafka: type[FakeReader], monkeypatch: pytest.MonkeyPatch
+    kafka: type[FakeReader],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(follow, "_MOST_RECORDS", 2)
     kafka.logs = {A: made(A, *"0123456789"), B: []}
@@ -152,7 +173,11 @@ async def test_full_pieces_make_one_batch_of_a_bounded_size(
     ],
 )
 async def test_it_goes_on_behind_the_last_record_which_it_reads_again(
-    kafka: type[FakeReader], at: Position, first: int, starts: int, read: list[int]
+    kafka: type[FakeReader],
+    at: Position,
+    first: int,
+    starts: int,
+    read: list[int],
 ) -> None:
     kafka.logs = {A: made(A, "0", "1", "2")}
     kafka.first = {A: first}
@@ -170,10 +195,14 @@ async def test_it_goes_on_behind_the_last_record_which_it_reads_again(
 
 @pytest.mark.parametrize("field", ["key", "value", "timestamp"])
 async def test_another_record_at_its_place_shows_that_the_topic_was_created_again(
-    kafka: type[FakeReader], field: str
+    kafka: type[FakeReader],
+    field: str,
 ) -> None:
     kafka.logs = {A: made(A, "0", "1")}
-    other = msgspec.structs.replace(made(A, "0", "1")[1], **{field: 7 if field == "timestamp" else b"other"})  # type: ignore[type-var]  # a record
+    other = msgspec.structs.replace(
+        made(A, "0", "1")[1],
+        **{field: 7 if field == "timestamp" else b"other"},
+    )  # type: ignore[type-var]  # a record
     follower, _ = reading({A: Position(2, 1, mark(other))})  # type: ignore[arg-type]  # a record
     await follower.begin(1)
     with pytest.raises(_Replaced, match="a/0 has another record at 1: the topic was created again"):
@@ -184,7 +213,11 @@ async def test_a_log_that_ends_before_its_place_was_created_again(kafka: type[Fa
     kafka.logs = {A: made(A, "0", "1")}
     for next_, replaced in ((2, False), (3, True)):
         follower, _ = reading({A: Position(next_)})
-        with pytest.raises(_Replaced, match="a/0 was at 3 and ends at 2") if replaced else nullcontext():
+        with (
+            pytest.raises(_Replaced, match="a/0 was at 3 and ends at 2")
+            if replaced
+            else nullcontext()
+        ):
             await follower.begin(1)
     follower, _ = reading({})
     await follower.begin(1)
@@ -194,7 +227,10 @@ async def test_a_log_that_ends_before_its_place_was_created_again(kafka: type[Fa
 
 
 def test_a_model_is_read_for_half_a_minute() -> None:
-    assert [ProjectionLag(1_000).is_read(1_000 + STALE_MS + late) for late in (0, 1)] == [True, False]
+    assert [ProjectionLag(1_000).is_read(1_000 + STALE_MS + late) for late in (0, 1)] == [
+        True,
+        False,
+    ]
     assert not ProjectionLag().is_read(0)
 
 
@@ -209,7 +245,12 @@ async def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr(follow, "Clock", Clocks)
     monkeypatch.setattr(follow, "_AGAIN_S", 0.01)
     monkeypatch.setattr(follow, "_LOOK_EVERY_S", 0.0)
-    feed = Projection(KafkaConnection("kafka:9092"), sources(), tmp_path / "model.sqlite", logs.get("test"))
+    feed = Projection(
+        KafkaConnection("kafka:9092"),
+        sources(),
+        tmp_path / "model.sqlite",
+        logs.get("test"),
+    )
     assert feed.lag.trouble == "has not started to read Kafka yet"
     task = asyncio.create_task(feed.run())
     yield feed
@@ -228,12 +269,18 @@ async def reports(feed: Projection, *, trouble: str = "") -> None:
 
 
 async def test_the_model_has_what_is_on_kafka_also_after_a_topic_was_created_again(
-    kafka: type[FakeReader], feed: Projection, tmp_path: Path
+    kafka: type[FakeReader],
+    feed: Projection,
+    tmp_path: Path,
 ) -> None:
     status = TopicPartition(sources().names.status, 0)
     await reports(feed)
-    kafka.logs[TopicPartition(sources().names.state, 0)] = [person(sources().names, "hash", "crm-3")]
-    first, other = (event(sources().names, lead_id, "received", 1) for lead_id in ("crm-1", "crm-2"))
+    kafka.logs[TopicPartition(sources().names.state, 0)] = [
+        person(sources().names, "hash", "crm-3"),
+    ]
+    first, other = (
+        event(sources().names, lead_id, "received", 1) for lead_id in ("crm-1", "crm-2")
+    )
     kafka.logs[status] = [first, msgspec.structs.replace(first, offset=1)]
     ask = Queries(tmp_path / "model.sqlite", final=set())
 
@@ -264,7 +311,9 @@ def stopped_at_the_end(kafka: type[FakeReader], tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("stopped_at_the_end")
 async def test_a_model_becomes_complete_without_another_record(
-    tmp_path: Path, feed: Projection, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    feed: Projection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     writes = Mock(wraps=ReadModel.apply)
     monkeypatch.setattr(ReadModel, "apply", lambda *args: writes(*args))
@@ -275,7 +324,10 @@ async def test_a_model_becomes_complete_without_another_record(
 
 
 async def test_a_batch_that_cannot_be_read_is_said_while_the_model_goes_on(
-    kafka: type[FakeReader], feed: Projection, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    kafka: type[FakeReader],
+    feed: Projection,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     await reports(feed)
     assert "projection_stalled" not in "".join(capfd.readouterr())
@@ -297,7 +349,11 @@ async def test_a_batch_that_cannot_be_read_is_said_while_the_model_goes_on(
     ],
 )
 async def test_an_error_is_said_and_tried_again(
-    kafka: type[FakeReader], feed: Projection, monkeypatch: pytest.MonkeyPatch, error: Exception, trouble: str
+    kafka: type[FakeReader],
+    feed: Projection,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    trouble: str,
 ) -> None:
     answers = False
 

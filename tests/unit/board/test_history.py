@@ -13,7 +13,17 @@ from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.view import LaneChange
-from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, history, lane, sources, take
+from tests.board.model_records import (
+    DAY_MS,
+    NOW_MS,
+    Made,
+    dead_letter,
+    event,
+    history,
+    lane,
+    sources,
+    take,
+)
 
 NAMES = sources().names
 
@@ -24,19 +34,43 @@ def rows(path: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:
 
 
 def counted(path: Path, workspace: str, step_s: int) -> tuple[int, ...]:
-    sql = "SELECT sum(credits), sum(saved), sum(resent) FROM history WHERE workspace = ? AND step_s = ?"
+    sql = (
+        "SELECT sum(credits), sum(saved), sum(resent) FROM history WHERE workspace = ? AND "
+        "step_s = ?"
+    )
     return rows(path, sql, workspace, step_s)[0]
 
 
 def answer(seq: int = 0, **more: Any) -> Made:
-    values: dict[str, Any] = {"applied": True, "at_ms": NOW_MS + seq, "kind": "pause", "workspace": "acme", **more}
-    reported = CommandAnswer(id=f"c-{seq}", partition=0, who="ada", why="a test", text="paused", **values)
+    values: dict[str, Any] = {
+        "applied": True,
+        "at_ms": NOW_MS + seq,
+        "kind": "pause",
+        "workspace": "acme",
+        **more,
+    }
+    reported = CommandAnswer(
+        id=f"c-{seq}",
+        partition=0,
+        who="ada",
+        why="a test",
+        text="paused",
+        **values,
+    )
     return Made(NAMES.audit, b"acme", msgspec.json.encode(reported), offset=seq)
 
 
-def test_commands_are_listed_of_a_day_in_utc_of_a_kind_and_of_a_workspace(model: ReadModel, path: Path) -> None:
+def test_commands_are_listed_of_a_day_in_utc_of_a_kind_and_of_a_workspace(
+    model: ReadModel,
+    path: Path,
+) -> None:
     begin_ms = NOW_MS // DAY_MS * DAY_MS
-    given = [(begin_ms - 1, "pause"), (begin_ms, "rate"), (begin_ms + DAY_MS - 1, "pause"), (begin_ms + DAY_MS, "rate")]
+    given = [
+        (begin_ms - 1, "pause"),
+        (begin_ms, "rate"),
+        (begin_ms + DAY_MS - 1, "pause"),
+        (begin_ms + DAY_MS, "rate"),
+    ]
     take(model, *(answer(n, at_ms=at_ms, kind=kind) for n, (at_ms, kind) in enumerate(given)))
     take(model, answer(4, at_ms=begin_ms + 9, workspace="globex"))
     for wanted, listed in (
@@ -69,8 +103,18 @@ def test_each_event_counts_once_for_its_workspace_and_for_all(model: ReadModel, 
 
 
 @pytest.mark.parametrize("many", [1, 2, 5])
-def test_a_lead_that_a_budget_holds_again_counts_once_a_day(model: ReadModel, path: Path, many: int) -> None:
-    steps = [("held_budget", 0), ("deferred", 1), ("held_budget", 2), ("held_outage", 3), ("held_budget", DAY_MS)]
+def test_a_lead_that_a_budget_holds_again_counts_once_a_day(
+    model: ReadModel,
+    path: Path,
+    many: int,
+) -> None:
+    steps = [
+        ("held_budget", 0),
+        ("deferred", 1),
+        ("held_budget", 2),
+        ("held_outage", 3),
+        ("held_budget", DAY_MS),
+    ]
     events = [
         event(NAMES, "crm-1", status, seq, at_ms=NOW_MS - NOW_MS % DAY_MS + at_ms)  # type: ignore[arg-type]  # a str
         for seq, (status, at_ms) in enumerate(steps, 1)
@@ -82,15 +126,26 @@ def test_a_lead_that_a_budget_holds_again_counts_once_a_day(model: ReadModel, pa
     assert rows(path, sql, "") == [("", 1), ("", 1)]
 
 
-def test_the_last_day_is_95_quarters_of_an_hour_and_the_present_one(model: ReadModel, ask: Queries) -> None:
+def test_the_last_day_is_95_quarters_of_an_hour_and_the_present_one(
+    model: ReadModel,
+    ask: Queries,
+) -> None:
     begin_ms = (NOW_MS // 900_000 - 95) * 900_000
     times_ms = (begin_ms - 1, begin_ms, NOW_MS)
-    take(model, *(event(NAMES, f"crm-{n}", "enriched", 1, n, at_ms=at_ms) for n, at_ms in enumerate(times_ms)))
+    take(
+        model,
+        *(
+            event(NAMES, f"crm-{n}", "enriched", 1, n, at_ms=at_ms)
+            for n, at_ms in enumerate(times_ms)
+        ),
+    )
     assert ask.ended(NOW_MS) == {"": {"enriched": 2}, "acme": {"enriched": 2}}
 
 
 def slot_ms(length_s: int, kept_s: int) -> int:
-    """The last ms of the second in which the slot of that length that NOW_MS is in is as old as it may get."""
+    """The last ms of the second in which the slot of that length that NOW_MS is in is as old as it
+    may get.
+    """
     return (NOW_MS // 1000 // length_s * length_s + kept_s) * 1000 + 999
 
 
@@ -122,7 +177,12 @@ RESENT = event(NAMES, "crm-1", "replayed", 1, at_ms=NOW_MS, reason="resend")
         (dead_letter(NAMES.parked), "letters", slot_ms(DAY_S, 366 * DAY_S - 1)),
     ],
 )
-def test_each_kind_of_row_is_kept_for_its_time_and_no_longer(path: Path, made: Made, table: str, last_ms: int) -> None:
+def test_each_kind_of_row_is_kept_for_its_time_and_no_longer(
+    path: Path,
+    made: Made,
+    table: str,
+    last_ms: int,
+) -> None:
     def swept(now_ms: int) -> list[tuple[Any, ...]]:
         model = ReadModel(path, sources())
         model.sweep(now_ms)
@@ -139,7 +199,16 @@ def test_each_kind_of_row_is_kept_for_its_time_and_no_longer(path: Path, made: M
 def test_a_lane_keeps_its_worst_marks_and_its_last_changes(model: ReadModel, path: Path) -> None:
     for number in range(MOST_CHANGES + 50):
         change = LaneChange("held", f"hold {number}")
-        take(model, lane(NAMES, at_ms=NOW_MS + number, score=100 - number % 50, p95_ms=number, news=(change,)))
+        take(
+            model,
+            lane(
+                NAMES,
+                at_ms=NOW_MS + number,
+                score=100 - number % 50,
+                p95_ms=number,
+                news=(change,),
+            ),
+        )
     take(model, lane(NAMES, at_ms=NOW_MS + 9_999, health="insufficient_data", score=0))
     (mark,) = rows(path, "SELECT workspace, score, p95_ms FROM lane_marks")
     assert mark == ("acme", 51, MOST_CHANGES + 49)
@@ -151,7 +220,12 @@ def test_a_lane_keeps_its_worst_marks_and_its_last_changes(model: ReadModel, pat
 
 
 def test_an_answer_to_a_command_is_kept_once(model: ReadModel, path: Path) -> None:
-    take(model, answer(1), answer(2, applied=False, reason="unknown_webhook"), Made(NAMES.audit, b"acme", b"no JSON"))
+    take(
+        model,
+        answer(1),
+        answer(2, applied=False, reason="unknown_webhook"),
+        Made(NAMES.audit, b"acme", b"no JSON"),
+    )
     deep = Made(NAMES.audit, b"acme", b'{"x":' + b"[" * 100_000)
     take(model, answer(1), Made(NAMES.audit, b"acme", b'{"id":"\xff"}'), deep)
     kept = rows(path, "SELECT id, who, why, applied, reason FROM audit ORDER BY at_ms")

@@ -34,11 +34,25 @@ def only(ask: Queries, import_id: str = "march") -> FoundImport:
 
 def test_the_leads_of_an_import_are_counted_by_column(model: ReadModel, ask: Queries) -> None:
     take(model, received(0, import_summary=SUMMARY), *(received(number) for number in range(1, 6)))
-    take(model, event(NAMES, "crm-0", "sending", 2, 0), event(NAMES, "crm-0", "enriched", 3, 0, credits=6))
-    take(model, event(NAMES, "crm-1", "parked", 2, 1, credits=2), event(NAMES, "crm-2", "held_budget", 2, 2))
+    take(
+        model,
+        event(NAMES, "crm-0", "sending", 2, 0),
+        event(NAMES, "crm-0", "enriched", 3, 0, credits=6),
+    )
+    take(
+        model,
+        event(NAMES, "crm-1", "parked", 2, 1, credits=2),
+        event(NAMES, "crm-2", "held_budget", 2, 2),
+    )
     take(model, event(NAMES, "crm-9", "received", 1, 9))  # of no import
     publication = only(ask)
-    assert publication.columns == {"enriched": 1, "parked": 1, "held": 1, "under_way": 3, "waiting": 4}
+    assert publication.columns == {
+        "enriched": 1,
+        "parked": 1,
+        "held": 1,
+        "under_way": 3,
+        "waiting": 4,
+    }
     assert publication.rows == 12
     assert publication.refused == 2
     assert publication.published == 10
@@ -52,17 +66,27 @@ def test_the_leads_of_an_import_are_counted_by_column(model: ReadModel, ask: Que
     assert publication.moving == 8
 
 
-def test_a_name_means_one_import_for_each_workspace(model: ReadModel, ask: Queries, path: Path) -> None:
+def test_a_name_means_one_import_for_each_workspace(
+    model: ReadModel,
+    ask: Queries,
+    path: Path,
+) -> None:
     take(model, received(0), received(1, workspace="globex"))
     publications, _ = ask.imports("", "march", None, 10)
     assert {publication.workspace: publication.columns for publication in publications} == {
         "acme": {"under_way": 1},
         "globex": {"under_way": 1},
     }
-    assert {(publication.rows, publication.published) for publication in publications} == {(None, None)}, "no summary"
-    assert [publication.workspace for publication in ask.imports("globex", "", None, 10)[0]] == ["globex"]
+    assert {(publication.rows, publication.published) for publication in publications} == {
+        (None, None),
+    }, "no summary"
+    assert [publication.workspace for publication in ask.imports("globex", "", None, 10)[0]] == [
+        "globex",
+    ]
     counts_of = BoardQueries(path, frozenset()).import_counts
-    assert [[row.workspace for row in counts_of(name, "march")[1]] for name in ("acme", "globex")] == [
+    assert [
+        [row.workspace for row in counts_of(name, "march")[1]] for name in ("acme", "globex")
+    ] == [
         ["acme"],
         ["globex"],
     ]
@@ -70,10 +94,19 @@ def test_a_name_means_one_import_for_each_workspace(model: ReadModel, ask: Queri
 
 
 def test_the_newest_import_comes_first_and_pages_continue(model: ReadModel, ask: Queries) -> None:
-    take(model, *(received(number, f"i{number}", at_ms=NOW_MS + number // 2) for number in range(5)))
+    take(
+        model,
+        *(received(number, f"i{number}", at_ms=NOW_MS + number // 2) for number in range(5)),
+    )
     first, last = ask.imports("", "", None, 3)
     rest, end = ask.imports("", "", last, 3)
-    assert [publication.import_id for publication in (*first, *rest)] == ["i4", "i3", "i2", "i1", "i0"]
+    assert [publication.import_id for publication in (*first, *rest)] == [
+        "i4",
+        "i3",
+        "i2",
+        "i1",
+        "i0",
+    ]
     assert end is None
 
 
@@ -98,15 +131,26 @@ def duplicate(number: int, import_id: str, **more: Any) -> Made:
 
 
 def test_imports_without_leads_under_way_make_room(
-    model: ReadModel, ask: Queries, path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ReadModel,
+    ask: Queries,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Duplicates are free: a producer may name a new import with each of them."""
     monkeypatch.setattr(history, "MOST_IMPORTS", 3)
-    take(model, received(0, "paid", at_ms=NOW_MS - 9), event(NAMES, "crm-0", "enriched", 2, 0, credits=6))
+    take(
+        model,
+        received(0, "paid", at_ms=NOW_MS - 9),
+        event(NAMES, "crm-0", "enriched", 2, 0, credits=6),
+    )
     take(model, received(1, "held", at_ms=NOW_MS - 8), event(NAMES, "crm-1", "deferred", 2, 1))
     for number in range(2, 20):
         take(model, duplicate(number, f"forged-{number}", at_ms=NOW_MS + number))
-    assert [publication.import_id for publication in ask.imports("", "", None, 10)[0]] == ["forged-19", "held", "paid"]
+    assert [publication.import_id for publication in ask.imports("", "", None, 10)[0]] == [
+        "forged-19",
+        "held",
+        "paid",
+    ]
     take(model, *(received(number, "new", at_ms=NOW_MS + 30) for number in range(20, 23)))
     assert only(ask, "new").columns == {"under_way": 3}
     assert only(ask, "paid").columns == {"enriched": 1}
@@ -114,14 +158,18 @@ def test_imports_without_leads_under_way_make_room(
     assert only(ask, "new").columns == {"under_way": 3}
     with sqlite3.connect(path) as db:
         known = "(SELECT id FROM imports)"
-        assert db.execute(f"SELECT count(*) FROM import_counts WHERE import NOT IN {known}").fetchone() == (0,)
         assert db.execute(
-            f"SELECT count(*) FROM records WHERE imported > 0 AND imported NOT IN {known}"
+            f"SELECT count(*) FROM import_counts WHERE import NOT IN {known}",
+        ).fetchone() == (0,)
+        assert db.execute(
+            f"SELECT count(*) FROM records WHERE imported > 0 AND imported NOT IN {known}",
         ).fetchone() == (0,)
 
 
 def test_imports_make_room_for_others_not_for_each_other_at_once(
-    model: ReadModel, ask: Queries, monkeypatch: pytest.MonkeyPatch
+    model: ReadModel,
+    ask: Queries,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What comes in one batch stays: the leads of a new import are written behind its name."""
     monkeypatch.setattr(history, "MOST_IMPORTS", 2)
@@ -132,7 +180,10 @@ def test_imports_make_room_for_others_not_for_each_other_at_once(
     ]
     take(model, event(NAMES, "crm-0", "parked", 2, 0))
     take(model, event(NAMES, "crm-0", "replayed", 3, 0), received(5, "next"))
-    assert {publication.import_id for publication in ask.imports("", "", None, 10)[0]} == {"i0", "i1"}
+    assert {publication.import_id for publication in ask.imports("", "", None, 10)[0]} == {
+        "i0",
+        "i1",
+    }
 
 
 def test_the_first_summary_of_an_import_counts(model: ReadModel, ask: Queries) -> None:
@@ -140,7 +191,9 @@ def test_the_first_summary_of_an_import_counts(model: ReadModel, ask: Queries) -
     take(model, received(0, import_summary=SUMMARY), duplicate(1, "march", import_summary=forged))
     take(model, duplicate(2, "march", import_summary=forged))
     take(model, duplicate(3, "march", import_summary=forged, workspace="globex"))
-    publications = {publication.workspace: publication for publication in ask.imports("", "march", None, 10)[0]}
+    publications = {
+        publication.workspace: publication for publication in ask.imports("", "march", None, 10)[0]
+    }
     acme = publications["acme"]
     assert acme.rows == 12
     assert acme.refused == 2
@@ -162,22 +215,29 @@ def _rejected(number: int) -> list[Made]:
         lambda number: [event(NAMES, "crm-1", "duplicate", 1, number, import_id=f"i{number}")],
         lambda number: [event(NAMES, "crm-1", "suppressed", 1, number, import_id=f"i{number}")],
         lambda number: [event(NAMES, "crm-1", "suppressed", 1, number)],
-        lambda number: [event(NAMES, "crm-1", "callback_unmatched", 1, origin=f"{NAMES.callbacks}/0/{number}")],
+        lambda number: [
+            event(NAMES, "crm-1", "callback_unmatched", 1, origin=f"{NAMES.callbacks}/0/{number}"),
+        ],
         _rejected,
     ],
     ids=["imported", "suppressed in imports", "suppressed", "called back", "rejected"],
 )
 def test_a_lead_that_comes_thousands_of_times_costs_no_more_than_as_many_leads(
-    copy: Callable[[int], list[Made]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Callable[[int], list[Made]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A producer may publish one lead any number of times, under any import ids, and each of its batches is small.
+    """A producer may publish one lead any number of times, under any import ids, and each of its
+    batches is small.
 
     So is each piece in which they are forgotten.
     """
     monkeypatch.setattr(store, "_LOOKED_AT", 50)
 
     def copies(n: int) -> list[list[Made]]:
-        return [flat(copy(number) for number in range(first, first + 50)) for first in range(1, n, 50)]
+        return [
+            flat(copy(number) for number in range(first, first + 50)) for first in range(1, n, 50)
+        ]
 
     def apply(batches: list[list[Made]]) -> None:
         model = ReadModel(tmp_path / f"{time.monotonic_ns()}.sqlite", SOURCES)

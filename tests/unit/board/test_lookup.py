@@ -25,7 +25,17 @@ from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.kafka.backlog import Waiting as Unread
 from stream_app.kafka.groups import Consumption
-from tests.board.model_records import NOW_MS, dead_letter, event, history, lane, person, result, sources, take
+from tests.board.model_records import (
+    NOW_MS,
+    dead_letter,
+    event,
+    history,
+    lane,
+    person,
+    result,
+    sources,
+    take,
+)
 
 TOKEN = "a token that cannot be guessed, for tests"
 HASH = "AbCdEfGhIjKlMnOpQrStUv"
@@ -34,7 +44,11 @@ NAMES = sources().names
 
 async def fetch_result(stored: FoundResultAt) -> FoundResult:
     """The result with data that nothing had to fetch."""
-    return msgspec.structs.replace(stored.result, age_s=3, fields={"Title": "CEO", "Work Email": "ada@example.com"})
+    return msgspec.structs.replace(
+        stored.result,
+        age_s=3,
+        fields={"Title": "CEO", "Work Email": "ada@example.com"},
+    )
 
 
 class Waiting:
@@ -78,7 +92,10 @@ class Api:
         sent: dict[str, Any] = {**headers, **({} if given is None else {"authorization": given})}
         app = Starlette(routes=lookup.routes())
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9107") as client:
+        async with httpx.AsyncClient(
+            transport=transport,
+            base_url="http://127.0.0.1:9107",
+        ) as client:
             return await client.get(url, headers=sent)
 
 
@@ -90,7 +107,16 @@ def model(tmp_path: Path) -> Iterator[ReadModel]:
         *history(NAMES, "crm-1", "received", "sending", "accepted", "enriched", trace_id="ab" * 16),
         *history(NAMES, "crm-2", "received", "sending", "accepted", offset=1, destination="firms"),
         *history(NAMES, "crm-3", "received", "held_budget", offset=2),
-        event(NAMES, "record:leads/0/3", "rejected_invalid", 1, 3, workspace="", destination="", reason="not_json"),
+        event(
+            NAMES,
+            "record:leads/0/3",
+            "rejected_invalid",
+            1,
+            3,
+            workspace="",
+            destination="",
+            reason="not_json",
+        ),
         result(NAMES, "crm-1"),
         person(NAMES, HASH, "crm-1"),
         lane(NAMES, holds="budget", text="The day's budget is spent"),
@@ -107,7 +133,10 @@ def api(model: ReadModel, tmp_path: Path) -> Api:
     return Api(tmp_path / "model.sqlite")
 
 
-async def test_who_reads_personal_data_is_logged_as_on_the_board(api: Api, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_who_reads_personal_data_is_logged_as_on_the_board(
+    api: Api,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     for url in ("/leads/crm-1", f"/leads?person={HASH}"):
         capfd.readouterr()
         assert "ada@example.com" in (await api.get(url)).text
@@ -132,10 +161,14 @@ RIGHT = (f"Bearer {TOKEN}", f"bearer  {TOKEN}")
 
 @pytest.mark.parametrize("made_here", [True, False])
 @pytest.mark.parametrize(
-    ("given", "error"), [*((given, "no_token") for given in WRONG), *((given, None) for given in RIGHT)]
+    ("given", "error"),
+    [*((given, "no_token") for given in WRONG), *((given, None) for given in RIGHT)],
 )
 async def test_which_requests_are_authorized(
-    api: Api, given: str | bytes | None, error: str | None, made_here: bool
+    api: Api,
+    given: str | bytes | None,
+    error: str | None,
+    made_here: bool,
 ) -> None:
     """test_who_may.py asks each route. Where a request comes from proves nothing."""
     answer = await api.get("/leads/crm-1", given=given, made_here=made_here)
@@ -152,7 +185,11 @@ async def test_which_requests_are_authorized(
 
 
 @pytest.mark.parametrize("given", [TOKEN, TOKEN[:-1], "wrong"])
-async def test_the_token_is_compared_in_constant_time(api: Api, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_token_is_compared_in_constant_time(
+    api: Api,
+    given: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compared = Mock(wraps=hmac.compare_digest)
     monkeypatch.setattr(hmac, "compare_digest", compared)
     await api.get("/lanes", token=TOKEN, given=f"Bearer {given}")
@@ -167,7 +204,12 @@ async def test_a_lead(api: Api) -> None:
     (reported,) = answer["lead"]["histories"]
     about = [reported[name] for name in ("origin", "status", "column", "trace_id")]
     assert about == ["leads/0/0", "enriched", "enriched", "ab" * 16]
-    assert [step["status"] for step in reported["events"]] == ["received", "sending", "accepted", "enriched"]
+    assert [step["status"] for step in reported["events"]] == [
+        "received",
+        "sending",
+        "accepted",
+        "enriched",
+    ]
     (answered,) = answer["lead"]["results"]
     assert answered["fields"]["Title"] == "CEO"
     assert answered["source"] == "clay"
@@ -177,7 +219,8 @@ async def test_a_lead(api: Api) -> None:
 
 
 async def test_a_lead_says_what_it_waited_for_and_what_its_lane_says_it_waits_for_now(
-    api: Api, model: ReadModel
+    api: Api,
+    model: ReadModel,
 ) -> None:
     (ended,) = (await api.get("/leads/crm-1")).json()["lead"]["histories"]
     assert [wait["kind"] for wait in ended["waits"]] == ["rate", "POST", "callback"]
@@ -224,7 +267,9 @@ async def test_no_lead_is_unknown_before_kafka_has_been_read(api: Api, lag: Proj
         assert answer.headers["retry-after"]
     assert (await api.get("/leads/crm-1")).status_code == 200, "what is read is answered"
     of_person = await api.get(f"/leads?person={HASH}")
-    assert of_person.status_code == (503 if lag.as_of_ms is None else 200), "a part of a person's leads is no answer"
+    assert of_person.status_code == (503 if lag.as_of_ms is None else 200), (
+        "a part of a person's leads is no answer"
+    )
 
 
 async def test_an_address_is_no_id(api: Api) -> None:
@@ -236,9 +281,17 @@ async def test_an_address_is_no_id(api: Api) -> None:
 
 
 async def test_the_leads_of_a_person(api: Api) -> None:
-    assert [lead["lead_id"] for lead in (await api.get(f"/leads?person={HASH}")).json()["leads"]] == ["crm-1"]
+    assert [
+        lead["lead_id"] for lead in (await api.get(f"/leads?person={HASH}")).json()["leads"]
+    ] == ["crm-1"]
     assert (await api.get(f"/leads?person={HASH[::-1]}")).json()["leads"] == []
-    for query in ("", "?person=", "?person=ada@example.com", "?email=ada@example.com", f"?person={HASH}x"):
+    for query in (
+        "",
+        "?person=",
+        "?person=ada@example.com",
+        "?email=ada@example.com",
+        f"?person={HASH}x",
+    ):
         answer = await api.get(f"/leads{query}")
         assert answer.status_code == 400
         assert answer.json()["error"] == "no_person"
@@ -283,22 +336,31 @@ async def test_a_waiting_lead_is_shown_with_its_hold(api: Api) -> None:
 async def test_lanes_books_and_dead_letters(api: Api) -> None:
     lanes = (await api.get("/lanes")).json()
     assert [(row["workspace"], row["holds"], row["text"]) for row in lanes["lanes"]] == [
-        ("acme", "budget", "The day's budget is spent")
+        ("acme", "budget", "The day's budget is spent"),
     ]
     books = (await api.get("/books")).json()
     columns = {name: count for name, count in books["columns"].items() if count}
     assert columns == dict.fromkeys(("enriched", "accepted_final", "held", "rejected"), 1)
     assert books["waiting"] == {"leads": 12, "leads.bulk": 0}
-    assert {"workspace": "acme", "destination": "people", "status": "held_budget", "column": "held", "leads": 1} in (
-        books["status_counts"]
-    )
+    assert {
+        "workspace": "acme",
+        "destination": "people",
+        "status": "held_budget",
+        "column": "held",
+        "leads": 1,
+    } in (books["status_counts"])
     dead_letters = (await api.get("/dlq")).json()
     states = [[dead_letters[topic][state] for state in STATES] for topic in ("dlq", "parked")]
-    assert states == [[0, 2, 0, 0], [1, 0, 0, 0]], "failed ones come back by themselves, parked ones do not"
+    assert states == [[0, 2, 0, 0], [1, 0, 0, 0]], (
+        "failed ones come back by themselves, parked ones do not"
+    )
     assert dead_letters["dlq"]["causes"][0]["reason"] == "http_503"
 
 
-async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api, model: ReadModel) -> None:
+async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(
+    api: Api,
+    model: ReadModel,
+) -> None:
     before = (await api.get("/books")).json()
     take(
         model,
@@ -310,7 +372,9 @@ async def test_callbacks_that_settle_nothing_and_erasures_are_no_leads(api: Api,
     books = (await api.get("/books")).json()
     assert books["columns"] == before["columns"]
     assert books["not_leads"] == {"callback_duplicate": 2, "callback_unmatched": 1, "erased": 1}
-    assert sum(books["columns"].values()) == sum(count["leads"] for count in books["status_counts"] if count["column"])
+    assert sum(books["columns"].values()) == sum(
+        count["leads"] for count in books["status_counts"] if count["column"]
+    )
 
 
 async def test_without_a_model_it_says_why(tmp_path: Path) -> None:
@@ -351,7 +415,10 @@ async def test_answers_are_as_documented(api: Api, url: str, path: str, status: 
     assert answer.status_code == status
     reported = (await api.get("/openapi.json")).json()
     responses = reported["paths"][path]["get"]["responses"]
-    schema = {**responses[str(status)]["content"]["application/json"]["schema"], "components": reported["components"]}
+    schema = {
+        **responses[str(status)]["content"]["application/json"]["schema"],
+        "components": reported["components"],
+    }
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(answer.json())
     with pytest.raises(jsonschema.ValidationError):

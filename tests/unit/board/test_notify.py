@@ -1,4 +1,6 @@
-"""Messages to people: what counts, when it begins and ends, when it is sent, and what is never in it."""
+"""Messages to people: what counts, when it begins and ends, when it is sent, and what is never in
+it.
+"""
 
 import ast
 import asyncio
@@ -31,8 +33,23 @@ from tests.support.narrow import present
 
 NOW_MS = 1_790_000_000_000
 BY_ITSELF = frozenset(
-    {"commands_wait", "forced_open", "moves", "never_moved", "no_answer", "paused", "rate_limited", "rebalancing"}
-    | {"replay_paused", "view_unreadable", "would_move", "budget_credits_day", "budget_actions_day"}
+    {
+        "commands_wait",
+        "forced_open",
+        "moves",
+        "never_moved",
+        "no_answer",
+        "paused",
+        "rate_limited",
+        "rebalancing",
+    }
+    | {
+        "replay_paused",
+        "view_unreadable",
+        "would_move",
+        "budget_credits_day",
+        "budget_actions_day",
+    },
 )
 """What ends by itself, or an operator wanted."""
 
@@ -54,12 +71,20 @@ def test_each_finding_needs_a_person_or_ends_by_itself() -> None:
     words = {
         call.args[0].value
         for call in ast.walk(code)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding"
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id == "Finding"
         if call.args and isinstance(call.args[0], ast.Constant)
     }
     assert {"no_worker", "no_replay", "unreadable"} <= words
-    known = {str(word) for word in words} | {code for code, reason in REASONS.items() if reason.lifts}
-    needs = {code for code in known if alert_of(finding(code=code.replace("*", "403")), NOW_MS) is not None}
+    known = {str(word) for word in words} | {
+        code for code, reason in REASONS.items() if reason.lifts
+    }
+    needs = {
+        code
+        for code in known
+        if alert_of(finding(code=code.replace("*", "403")), NOW_MS) is not None
+    }
     assert known - needs <= BY_ITSELF
     assert not needs & BY_ITSELF
     assert NEEDS_A_PERSON.keys() - known == {"gateway", "read_model"}
@@ -71,11 +96,18 @@ def test_what_it_says_names_the_workspace_and_the_remedy() -> None:
         "http_401",
         "critical",
         {"workspace": "acme"},
-        "acme: Clay refuses its leads, so the lane is held. What lifts it: a probe that Clay accepts; or repair the "
+        "acme: Clay refuses its leads, so the lane is held. What lifts it: a probe that Clay "
+        "accepts; or repair the "
         'cause, then: stream-app lanes resume acme --why "..."',
         NOW_MS - 5,
     )
-    assert alert("", "no_worker") == Alert("no_worker", "critical", {}, "No worker runs, so nothing is sent.", NOW_MS)
+    assert alert("", "no_worker") == Alert(
+        "no_worker",
+        "critical",
+        {},
+        "No worker runs, so nothing is sent.",
+        NOW_MS,
+    )
     assert alert(code="webhook_gone", holds=False).severity == "warning"
 
 
@@ -106,7 +138,9 @@ def test_a_finding_counts_after_a_minute_and_is_over_after_two() -> None:
     watch = Watch([alert()], 0)
     assert looks(watch, (0, held), (119, []), (120, [])) == [{"acme"}, {"acme"}, set()]
     watch = Watch([alert()], 0)  # it returns at once, and is not over meanwhile
-    assert looks(watch, (0, held), (100, []), (110, held), (220, []), (229, []), (230, [])) == [{"acme"}] * 5 + [set()]
+    assert looks(watch, (0, held), (100, []), (110, held), (220, []), (229, []), (230, [])) == [
+        {"acme"},
+    ] * 5 + [set()]
 
 
 def test_what_is_not_known_neither_begins_nor_ends() -> None:
@@ -140,10 +174,16 @@ def test_retry_after_is_respected_up_to_ten_minutes() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sets(st.sampled_from("abcd")), st.booleans(), st.integers(0, 700)), max_size=60),
+    st.lists(
+        st.tuples(st.sets(st.sampled_from("abcd")), st.booleans(), st.integers(0, 700)),
+        max_size=60,
+    ),
     st.integers(1, 300),
 )
-def test_each_change_is_reported_once_in_turn(steps: list[tuple[set[str], bool, int]], interval_s: int) -> None:
+def test_each_change_is_reported_once_in_turn(
+    steps: list[tuple[set[str], bool, int]],
+    interval_s: int,
+) -> None:
     outbox = Outbox((), interval_s)
     now_s = 0
     last_s = -interval_s
@@ -222,12 +262,22 @@ class World:
     async def post(self, body: bytes) -> None:
         if not self.receiver_answers:
             raise NotDelivered("the receiver answers HTTP 500 to messages")
-        self.got += [(shown["status"], shown["name"]) for shown in msgspec.json.decode(body)["alerts"]]
+        self.got += [
+            (shown["status"], shown["name"]) for shown in msgspec.json.decode(body)["alerts"]
+        ]
 
     def messages(self) -> Messages:
         self.registry = CollectorRegistry()
         return Messages(
-            self.look, self.gateway, self.post, "json", 60, self.path, self.registry, lambda: self.now_s, lambda: NOW_MS
+            self.look,
+            self.gateway,
+            self.post,
+            "json",
+            60,
+            self.path,
+            self.registry,
+            lambda: self.now_s,
+            lambda: NOW_MS,
         )
 
     async def wait(self, messages: Messages, seconds: float) -> None:
@@ -260,9 +310,15 @@ async def test_a_damaged_file_is_none(tmp_path: Path, content: bytes) -> None:
     assert world.got == [("firing", "no_callbacks")]
 
 
-@pytest.mark.parametrize(("silent_s", "got"), [(600, ["firing", "resolved"]), (30, [])], ids=["away", "restarts"])
+@pytest.mark.parametrize(
+    ("silent_s", "got"),
+    [(600, ["firing", "resolved"]), (30, [])],
+    ids=["away", "restarts"],
+)
 async def test_a_gateway_that_does_not_answer_is_reported_once_and_when_it_is_back(
-    tmp_path: Path, silent_s: float, got: list[str]
+    tmp_path: Path,
+    silent_s: float,
+    got: list[str],
 ) -> None:
     world = World(tmp_path)
     messages = world.messages()
@@ -276,7 +332,10 @@ async def test_a_gateway_that_does_not_answer_is_reported_once_and_when_it_is_ba
     assert world.got == [(status, "gateway") for status in got]
 
 
-async def test_a_bug_does_not_end_the_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_does_not_end_the_board(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("stream_app.board.notify.EVERY_S", 0.001)
     world = World(tmp_path)
     world.findings = ZeroDivisionError("ada@example.com")
@@ -290,7 +349,9 @@ async def test_a_bug_does_not_end_the_board(tmp_path: Path, monkeypatch: pytest.
     await cancel([running])
 
 
-async def test_failures_are_counted_and_the_next_message_has_what_differs_then(tmp_path: Path) -> None:
+async def test_failures_are_counted_and_the_next_message_has_what_differs_then(
+    tmp_path: Path,
+) -> None:
     world = World(tmp_path)
     world.findings = [finding(), finding(code="no_webhook")]
     world.receiver_answers = False
@@ -302,4 +363,7 @@ async def test_failures_are_counted_and_the_next_message_has_what_differs_then(t
     await world.wait(messages, 900)
     assert world.got == [("firing", "no_callbacks")]
     for result, many in (("sent", 1), ("failed", 5)):
-        assert world.registry.get_sample_value("stream_app_notify_messages_total", {"result": result}) == many
+        assert (
+            world.registry.get_sample_value("stream_app_notify_messages_total", {"result": result})
+            == many
+        )

@@ -1,4 +1,6 @@
-"""Searches on Kafka for the board, with a Kafka in memory: which records match, and what is said without an answer."""
+"""Searches on Kafka for the board, with a Kafka in memory: which records match, and what is said
+without an answer.
+"""
 
 import asyncio
 import json
@@ -29,7 +31,9 @@ ADA = {"email": "ada@example.com"}
 
 
 def lead(offset: int, lead_id: str, workspace: str = "acme", **fields: Any) -> Made:
-    value = json.dumps({"lead_id": lead_id, "workspace": workspace, "fields": fields or ADA}).encode()
+    value = json.dumps(
+        {"lead_id": lead_id, "workspace": workspace, "fields": fields or ADA},
+    ).encode()
     return Made("leads", workspace.encode(), value, 0, offset)
 
 
@@ -70,12 +74,20 @@ class FakeReader:
     ) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
         if self.before is not None:
             on_unreadable(self.before)
-        records = [(log, made) for log, (begin, end) in spans.items() for made in self.logs.get(log, [])[begin:end]]
+        records = [
+            (log, made)
+            for log, (begin, end) in spans.items()
+            for made in self.logs.get(log, [])[begin:end]
+        ]
         for done, (log, record) in enumerate(records, 1):
             progress(done, len(records))
             yield {log: [record]}
 
-    async def read(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> AsyncIterator[list[Made]]:
+    async def read(
+        self,
+        topic: str,
+        ranges: Mapping[int, tuple[int, int]],
+    ) -> AsyncIterator[list[Made]]:
         if self.error is not None:
             raise self.error
         for number, (begin, end) in ranges.items():
@@ -84,7 +96,13 @@ class FakeReader:
 
 @pytest.fixture(autouse=True)
 def kafka(monkeypatch: pytest.MonkeyPatch) -> type[FakeReader]:
-    for name, empty in (("logs", {}), ("error", None), ("before", None), ("opened", 0), ("closed", 0)):
+    for name, empty in (
+        ("logs", {}),
+        ("error", None),
+        ("before", None),
+        ("opened", 0),
+        ("closed", 0),
+    ):
         monkeypatch.setattr(FakeReader, name, empty)
 
     async def look_at(connection: KafkaConnection, groups: list[str]) -> dict[str, Any]:
@@ -97,7 +115,12 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> type[FakeReader]:
 
 LEADS = [
     *(lead(0, "crm-1"), lead(1, "crm-1"), lead(2, "crm-1")),  # before the group's place
-    *(lead(3, "crm-2"), lead(4, "crm-1", email="eve@example.com"), lead(5, "crm-1"), lead(6, "", "beta")),
+    *(
+        lead(3, "crm-2"),
+        lead(4, "crm-1", email="eve@example.com"),
+        lead(5, "crm-1"),
+        lead(6, "", "beta"),
+    ),
 ]
 
 
@@ -122,9 +145,16 @@ def search() -> WaitingLeads:
     ],
 )
 async def test_the_first_record_behind_the_groups_place_that_matches_is_found(
-    kafka: type[FakeReader], lead_id: str, person: str, workspace: str, offset: int | None
+    kafka: type[FakeReader],
+    lead_id: str,
+    person: str,
+    workspace: str,
+    offset: int | None,
 ) -> None:
-    kafka.logs = {LOG: LEADS, BULK: [Made("leads.bulk", None, b"{broken"), Made("leads.bulk", None, None)]}
+    kafka.logs = {
+        LOG: LEADS,
+        BULK: [Made("leads.bulk", None, b"{broken"), Made("leads.bulk", None, None)],
+    }
     searched = await search().find(lead_id, person, workspace)
     assert searched.worker == UP
     assert searched.problem == ""
@@ -143,11 +173,19 @@ async def test_the_first_record_behind_the_groups_place_that_matches_is_found(
 
 async def test_an_id_that_is_written_with_an_escape_is_found(kafka: type[FakeReader]) -> None:
     written = b'{"lead_id": "crm\\u002d7", "fields": {"email": "x@example.com"}}'
-    kafka.logs = {LOG: [*LEADS[:3], Made("leads", b"acme", b"\xff", 0, 3), Made("leads", b"acme", written, 0, 4)]}
+    kafka.logs = {
+        LOG: [
+            *LEADS[:3],
+            Made("leads", b"acme", b"\xff", 0, 3),
+            Made("leads", b"acme", written, 0, 4),
+        ],
+    }
     assert [match.offset for match in (await search().find("crm-7", "", "")).matches] == [4]
 
 
-async def test_a_batch_that_cannot_be_read_is_named_with_the_lead_behind_it(kafka: type[FakeReader]) -> None:
+async def test_a_batch_that_cannot_be_read_is_named_with_the_lead_behind_it(
+    kafka: type[FakeReader],
+) -> None:
     kafka.logs = {LOG: LEADS}
     kafka.before = UnreadableBatch("leads", 0, 3, 3, "no such codec")
     searched = await search().find("crm-1", "", "")
@@ -155,7 +193,10 @@ async def test_a_batch_that_cannot_be_read_is_named_with_the_lead_behind_it(kafk
     assert [match.blocked for match in searched.matches] == [kafka.before]
 
 
-async def test_a_search_ends_after_so_many_records(kafka: type[FakeReader], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_search_ends_after_so_many_records(
+    kafka: type[FakeReader],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(on_kafka, "_MOST_RECORDS", 2)
     kafka.logs = {LOG: LEADS}
     searched = await search().find("unheard-of", "", "")
@@ -163,9 +204,13 @@ async def test_a_search_ends_after_so_many_records(kafka: type[FakeReader], monk
     assert searched.left == 2
 
 
-@pytest.mark.parametrize("error", [BrokerUnavailable("gone"), KafkaRefused("wrong password"), TimeoutError()])
+@pytest.mark.parametrize(
+    "error",
+    [BrokerUnavailable("gone"), KafkaRefused("wrong password"), TimeoutError()],
+)
 async def test_without_an_answer_that_is_said_and_the_next_search_runs(
-    kafka: type[FakeReader], error: Exception
+    kafka: type[FakeReader],
+    error: Exception,
 ) -> None:
     kafka.error = error
     waiting = search()
@@ -179,7 +224,9 @@ async def test_one_search_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(on_kafka, "_BUSY_S", 0.01)
     waiting = search()
     async with waiting._turn:
-        assert (await waiting.find("crm-1", "", "")).problem == "another search is running: try again"
+        assert (
+            await waiting.find("crm-1", "", "")
+        ).problem == "another search is running: try again"
 
 
 def result(value: bytes | None) -> Made:
@@ -187,7 +234,9 @@ def result(value: bytes | None) -> Made:
 
 
 HERE = FoundResult("acme", "people", "clay", 1, NOW_MS, None, None, "")
-TITLE = msgspec.json.encode(Result("crm-1", "acme", "people", "clay", 1, NOW_MS, 77, {"title": "CEO"}))
+TITLE = msgspec.json.encode(
+    Result("crm-1", "acme", "people", "clay", 1, NOW_MS, 77, {"title": "CEO"}),
+)
 """As it lies on Kafka."""
 
 
@@ -196,12 +245,18 @@ TITLE = msgspec.json.encode(Result("crm-1", "acme", "people", "clay", 1, NOW_MS,
     [(TITLE, ""), (None, on_kafka._MOVED), (b"{", "this version cannot read the result"),
      (b'{"later": 1}', "this version cannot read the result")],
 )  # fmt: skip
-async def test_a_result_is_read_from_its_place(kafka: type[FakeReader], value: bytes | None, problem: str) -> None:
+async def test_a_result_is_read_from_its_place(
+    kafka: type[FakeReader],
+    value: bytes | None,
+    problem: str,
+) -> None:
     kafka.logs = {TopicPartition("enriched", 1): [result(b"{"), result(value)]}
     fetcher = ResultFetcher(NOWHERE, "enriched", 2)
     for _ in range(2):
         filled = await fetcher.fill(FoundResultAt(1, 1, HERE))
-        more: dict[str, Any] = {"problem": problem} if problem else {"age_s": 77, "fields": {"title": "CEO"}}
+        more: dict[str, Any] = (
+            {"problem": problem} if problem else {"age_s": 77, "fields": {"title": "CEO"}}
+        )
         assert filled == msgspec.structs.replace(HERE, **more)
     assert kafka.opened == 1
     assert kafka.closed == 0
@@ -211,9 +266,13 @@ async def test_a_result_is_read_from_its_place(kafka: type[FakeReader], value: b
 
 
 @pytest.mark.parametrize(
-    "error", [BrokerUnavailable("gone"), TimeoutError(), UnreadableBatch("enriched", 1, 1, 1, "codec")]
+    "error",
+    [BrokerUnavailable("gone"), TimeoutError(), UnreadableBatch("enriched", 1, 1, 1, "codec")],
 )
-async def test_a_result_that_cannot_be_read_now_says_why(kafka: type[FakeReader], error: Exception) -> None:
+async def test_a_result_that_cannot_be_read_now_says_why(
+    kafka: type[FakeReader],
+    error: Exception,
+) -> None:
     kafka.error = error
     fetcher = ResultFetcher(NOWHERE, "enriched", 2)
     is_batch = isinstance(error, UnreadableBatch)

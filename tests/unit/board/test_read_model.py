@@ -35,7 +35,10 @@ NAMES = SOURCES.names
 
 
 def statuses(ask: Queries, lead_id: str) -> list[list[str]]:
-    return [[step.status for step in of_record.events] for of_record in present(ask.lead(lead_id, NOW_MS)).histories]
+    return [
+        [step.status for step in of_record.events]
+        for of_record in present(ask.lead(lead_id, NOW_MS)).histories
+    ]
 
 
 def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) -> None:
@@ -43,9 +46,22 @@ def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) ->
         model,
         event(NAMES, "crm-1", "received", 1, trace_id="ab" * 16),
         event(NAMES, "crm-1", "sending", 2),
-        event(NAMES, "crm-1", "refused", 3, reason="http_503", text="Not now", http_status=503, due_at_ms=NOW_MS + 9),
+        event(
+            NAMES,
+            "crm-1",
+            "refused",
+            3,
+            reason="http_503",
+            text="Not now",
+            http_status=503,
+            due_at_ms=NOW_MS + 9,
+        ),
     )
-    take(model, event(NAMES, "crm-1", "sending", 4, attempt=1), event(NAMES, "crm-1", "accepted", 5, credits=6))
+    take(
+        model,
+        event(NAMES, "crm-1", "sending", 4, attempt=1),
+        event(NAMES, "crm-1", "accepted", 5, credits=6),
+    )
     lead = present(ask.lead("crm-1", NOW_MS))
     assert lead.history_count == 1
     (only,) = lead.histories
@@ -64,14 +80,18 @@ def test_a_history_with_its_steps_and_reasons(model: ReadModel, ask: Queries) ->
     assert only.events[4].credits == 6
 
 
-def test_a_lead_in_two_records_has_two_histories_the_newer_one_first(model: ReadModel, ask: Queries) -> None:
+def test_a_lead_in_two_records_has_two_histories_the_newer_one_first(
+    model: ReadModel,
+    ask: Queries,
+) -> None:
     take(model, *history(NAMES, "crm-1", "received", "sending", "accepted"))
     take(model, *history(NAMES, "crm-1", "duplicate", offset=7, at_ms=NOW_MS + 60_000))
     assert statuses(ask, "crm-1") == [["duplicate"], ["received", "sending", "accepted"]]
 
 
 def test_copies_and_reports_of_one_lead_are_records_in_and_reports_without_a_lead_are_not(
-    model: ReadModel, ask: Queries
+    model: ReadModel,
+    ask: Queries,
 ) -> None:
     take(model, *history(NAMES, "crm-1", "received", "sending", "accepted"))
     take(model, *history(NAMES, "crm-1", "duplicate", offset=7))
@@ -80,7 +100,10 @@ def test_copies_and_reports_of_one_lead_are_records_in_and_reports_without_a_lea
     assert ask.records_in() == 2
 
 
-def test_the_first_event_of_a_rerouted_lead_may_be_read_last(model: ReadModel, ask: Queries) -> None:
+def test_the_first_event_of_a_rerouted_lead_may_be_read_last(
+    model: ReadModel,
+    ask: Queries,
+) -> None:
     home = event(NAMES, "crm-1", "received", 2)
     stray = event(NAMES, "crm-1", "rerouted", 1, workspace="", destination="")
     take(model, home)
@@ -93,7 +116,9 @@ def test_the_first_event_of_a_rerouted_lead_may_be_read_last(model: ReadModel, a
 
 
 def test_a_history_whose_beginning_retention_took_is_kept_from_its_first_event_on(
-    model: ReadModel, ask: Queries, path: Path
+    model: ReadModel,
+    ask: Queries,
+    path: Path,
 ) -> None:
     take(model, event(NAMES, "crm-1", "accepted", 3))
     take(model, event(NAMES, "crm-1", "enriched", 4))
@@ -111,7 +136,10 @@ def test_a_history_whose_beginning_retention_took_is_kept_from_its_first_event_o
 
 
 def test_an_unknown_status_of_a_newer_worker_is_kept(model: ReadModel, ask: Queries) -> None:
-    raw = json.loads(event(NAMES, "crm-1", "received", 1).value or b"") | {"status": "teleported", "new": [1]}
+    raw = json.loads(event(NAMES, "crm-1", "received", 1).value or b"") | {
+        "status": "teleported",
+        "new": [1],
+    }
     take(model, Made(NAMES.status, b"crm-1", json.dumps(raw).encode()))
     assert statuses(ask, "crm-1") == [["teleported"]]
     assert [count.column for count in ask.status_counts()] == ["unknown"]
@@ -135,17 +163,30 @@ def test_an_unknown_status_of_a_newer_worker_is_kept(model: ReadModel, ask: Quer
         b'{"of a later version":' + b"[" * 100_000,
     ],
 )
-def test_an_unreadable_event_is_skipped(model: ReadModel, ask: Queries, path: Path, value: bytes | None) -> None:
+def test_an_unreadable_event_is_skipped(
+    model: ReadModel,
+    ask: Queries,
+    path: Path,
+    value: bytes | None,
+) -> None:
     take(model, Made(NAMES.status, b"x", value), *history(NAMES, "crm-1", "received"))
     assert statuses(ask, "crm-1") == [["received"]]
     assert ask.lead("x", NOW_MS) is None
     with sqlite3.connect(path) as db:
-        assert db.execute("SELECT * FROM unreadable").fetchall() == [(NAMES.status, 1, f"{NAMES.status}/0/0", NOW_MS)]
+        assert db.execute("SELECT * FROM unreadable").fetchall() == [
+            (NAMES.status, 1, f"{NAMES.status}/0/0", NOW_MS),
+        ]
 
 
-def test_of_a_lead_with_very_many_histories_the_newest_are_shown(model: ReadModel, ask: Queries) -> None:
+def test_of_a_lead_with_very_many_histories_the_newest_are_shown(
+    model: ReadModel,
+    ask: Queries,
+) -> None:
     many = MOST_HISTORIES + 5
-    take(model, *flat(history(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)))
+    take(
+        model,
+        *flat(history(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)),
+    )
     lead = present(ask.lead("test", NOW_MS))
     assert len(lead.histories) == MOST_HISTORIES
     assert lead.history_count == many
@@ -159,19 +200,36 @@ def test_a_person_is_found_with_the_lead_that_counts(model: ReadModel, ask: Quer
     assert ask.leads_of("hash") == ["crm-9", "p-hash"]
 
 
-def test_a_person_is_found_by_each_identifier_until_it_is_erased(model: ReadModel, ask: Queries) -> None:
-    take(model, person(NAMES, "linkedin", "crm-1", "email"), person(NAMES, "email", "crm-1", "linkedin"))
+def test_a_person_is_found_by_each_identifier_until_it_is_erased(
+    model: ReadModel,
+    ask: Queries,
+) -> None:
+    take(
+        model,
+        person(NAMES, "linkedin", "crm-1", "email"),
+        person(NAMES, "email", "crm-1", "linkedin"),
+    )
     assert ask.leads_of("linkedin") == ["crm-1", "p-linkedin"]
     assert ask.leads_of("email") == ["crm-1", "p-email"]
     take(model, person(NAMES, "email", "crm-1", "d/acme/people/crm-2", "linkedin"))
-    assert ask.leads_of("email") == ["crm-1", "crm-2", "p-email"], "two leads turned out to be of one person"
+    assert ask.leads_of("email") == ["crm-1", "crm-2", "p-email"], (
+        "two leads turned out to be of one person"
+    )
     take(model, person(NAMES, "linkedin", None), person(NAMES, "email", None))
     assert ask.leads_of("linkedin") == ["p-linkedin"]
     assert ask.leads_of("email") == ["p-email"]
 
 
-def test_a_lead_leads_to_its_person_until_it_is_erased(model: ReadModel, ask: Queries, path: Path) -> None:
-    take(model, person(NAMES, "linkedin", "crm-1", "email"), person(NAMES, "email", "crm-1", "linkedin"))
+def test_a_lead_leads_to_its_person_until_it_is_erased(
+    model: ReadModel,
+    ask: Queries,
+    path: Path,
+) -> None:
+    take(
+        model,
+        person(NAMES, "linkedin", "crm-1", "email"),
+        person(NAMES, "email", "crm-1", "linkedin"),
+    )
     take(model, person(NAMES, "other", "crm-10", "d/acme/people/crm-2"))
     assert ask.people_of("crm-1") == ["email", "linkedin"]
     assert ask.people_of("crm-10") == ask.people_of("crm-2") == ["other"]
@@ -180,18 +238,39 @@ def test_a_lead_leads_to_its_person_until_it_is_erased(model: ReadModel, ask: Qu
     assert ask.people_of("crm-1") == []
 
 
-def test_people_come_to_their_places_once_all_of_kafka_was_read(model: ReadModel, ask: Queries, path: Path) -> None:
+def test_people_come_to_their_places_once_all_of_kafka_was_read(
+    model: ReadModel,
+    ask: Queries,
+    path: Path,
+) -> None:
     batches = (
-        [person(NAMES, "moved", "crm-1"), person(NAMES, "gone", "crm-1"), person(NAMES, "back", None)],
-        [person(NAMES, "moved", "crm-2"), person(NAMES, "gone", None), person(NAMES, "back", "crm-3")],
+        [
+            person(NAMES, "moved", "crm-1"),
+            person(NAMES, "gone", "crm-1"),
+            person(NAMES, "back", None),
+        ],
+        [
+            person(NAMES, "moved", "crm-2"),
+            person(NAMES, "gone", None),
+            person(NAMES, "back", "crm-3"),
+        ],
     )
     for batch in batches:
         model.apply({NAMES.state: batch}, {}, None)
     assert ask.leads_of("moved") == ["p-moved"], "the board says that it has not read Kafka yet"
     model.apply({NAMES.state: [person(NAMES, "last", "crm-4", "d/acme/people/crm-5")]}, {}, NOW_MS)
-    for name, leads in (("moved", ["crm-2"]), ("gone", []), ("back", ["crm-3"]), ("last", ["crm-4", "crm-5"])):
+    for name, leads in (
+        ("moved", ["crm-2"]),
+        ("gone", []),
+        ("back", ["crm-3"]),
+        ("last", ["crm-4", "crm-5"]),
+    ):
         assert ask.leads_of(name) == [*leads, f"p-{name}"]
-    assert [ask.people_of(lead_id) for lead_id in ("crm-2", "crm-5", "crm-1")] == [["moved"], ["last"], []]
+    assert [ask.people_of(lead_id) for lead_id in ("crm-2", "crm-5", "crm-1")] == [
+        ["moved"],
+        ["last"],
+        [],
+    ]
     take(model, person(NAMES, "moved", "crm-6"), person(NAMES, "last", None))
     assert [ask.leads_of("moved"), ask.leads_of("last")] == [["crm-6", "p-moved"], ["p-last"]]
     with sqlite3.connect(path) as db:
@@ -199,15 +278,28 @@ def test_people_come_to_their_places_once_all_of_kafka_was_read(model: ReadModel
 
 
 def test_other_rows_of_the_state_are_ignored(model: ReadModel, path: Path) -> None:
-    take(model, Made(NAMES.state, b"d/acme/people/crm-1", b"[]"), Made(NAMES.state, b"l/acme", b"{}"))
-    take(model, Made(NAMES.state, None, b"x"), Made(NAMES.state, b"p/short", b"x"), Made(NAMES.state, b"p/a/b/c", b"x"))
+    take(
+        model,
+        Made(NAMES.state, b"d/acme/people/crm-1", b"[]"),
+        Made(NAMES.state, b"l/acme", b"{}"),
+    )
+    take(
+        model,
+        Made(NAMES.state, None, b"x"),
+        Made(NAMES.state, b"p/short", b"x"),
+        Made(NAMES.state, b"p/a/b/c", b"x"),
+    )
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM people").fetchone() == (0,)
-        assert db.execute("SELECT * FROM unreadable").fetchall() == [(NAMES.state, 2, f"{NAMES.state}/0/0", NOW_MS)]
+        assert db.execute("SELECT * FROM unreadable").fetchall() == [
+            (NAMES.state, 2, f"{NAMES.state}/0/0", NOW_MS),
+        ]
 
 
 def test_the_record_id_of_the_last_result_is_kept_and_no_personal_data(
-    model: ReadModel, ask: Queries, path: Path
+    model: ReadModel,
+    ask: Queries,
+    path: Path,
 ) -> None:
     secret = "very-personal@example.com"
     first = result(NAMES, "crm-1", fields={"m": secret})
@@ -230,9 +322,19 @@ def test_an_erased_result_is_gone(model: ReadModel, ask: Queries) -> None:
 
 
 def test_lanes_are_shown_as_last_published(model: ReadModel, ask: Queries) -> None:
-    take(model, lane(NAMES, holds="breaker_open"), lane(NAMES), lane(NAMES, "zeta"), lane(NAMES, "gone"))
+    take(
+        model,
+        lane(NAMES, holds="breaker_open"),
+        lane(NAMES),
+        lane(NAMES, "zeta"),
+        lane(NAMES, "gone"),
+    )
     take(model, Made(NAMES.lanes, b"gone", None))
-    for key, value in ((b"broken", b"{"), (b"bytes", b'{"workspace":"\xff"}'), (b"deep", b'{"x":' + b"[" * 100_000)):
+    for key, value in (
+        (b"broken", b"{"),
+        (b"bytes", b'{"workspace":"\xff"}'),
+        (b"deep", b'{"x":' + b"[" * 100_000),
+    ):
         take(model, Made(NAMES.lanes, key, value))
     lanes, unreadable = ask.lanes(NOW_MS)
     assert [(view.workspace, view.holds) for view in lanes] == [("acme", ""), ("zeta", "")]
@@ -265,7 +367,10 @@ def test_dead_letters_are_counted_by_cause_and_topic(model: ReadModel, ask: Quer
 @pytest.mark.parametrize("in_one_batch", [True, False])
 @pytest.mark.parametrize("order", [(5, 3, 9), (9, 3, 5), (3, 5, 9)])
 def test_a_cause_has_the_time_of_its_first_and_last_dead_letter(
-    model: ReadModel, ask: Queries, order: tuple[int, ...], in_one_batch: bool
+    model: ReadModel,
+    ask: Queries,
+    order: tuple[int, ...],
+    in_one_batch: bool,
 ) -> None:
     letters = [dead_letter(NAMES.dlq, timestamp=NOW_MS + number, offset=number) for number in order]
     if in_one_batch:
@@ -279,16 +384,25 @@ def test_a_cause_has_the_time_of_its_first_and_last_dead_letter(
     assert cause.last_ms == NOW_MS + 9
 
 
-def test_a_dead_letter_key_that_names_no_workspace_is_hashed(model: ReadModel, ask: Queries, path: Path) -> None:
+def test_a_dead_letter_key_that_names_no_workspace_is_hashed(
+    model: ReadModel,
+    ask: Queries,
+    path: Path,
+) -> None:
     take(model, Made(NAMES.dlq, b"ada@example.com", b"{}"), dead_letter(NAMES.dlq, offset=1))
     workspaces = {cause.workspace for cause in ask.dead_letters(NAMES.dlq).causes}
     assert workspaces == {"acme", (pseudonymous_key(b"ada@example.com", ()) or b"").decode()}
-    assert b"ada@example.com" not in b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
+    assert b"ada@example.com" not in b"".join(
+        file.read_bytes() for file in path.parent.glob(f"{path.name}*")
+    )
 
 
 def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, path: Path) -> None:
     for first in range(0, 12_000, 4_000):
-        take(model, *(dead_letter(NAMES.dlq, f"r{first + n}", offset=first + n) for n in range(4_000)))
+        take(
+            model,
+            *(dead_letter(NAMES.dlq, f"r{first + n}", offset=first + n) for n in range(4_000)),
+        )
     letters = ask.dead_letters(NAMES.dlq)
     assert letters.written == 12_000
     assert len(letters.causes) == MOST_CAUSES
@@ -298,7 +412,9 @@ def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, pa
 
 
 def test_old_histories_are_deleted_in_small_steps(
-    model: ReadModel, ask: Queries, monkeypatch: pytest.MonkeyPatch
+    model: ReadModel,
+    ask: Queries,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each looks at the next records, also behind records that stay."""
     monkeypatch.setattr(store, "_LOOKED_AT", 2)
@@ -335,10 +451,16 @@ def test_a_failed_batch_leaves_nothing(model: ReadModel, ask: Queries) -> None:
     raw = json.loads(event(NAMES, "crm-1", "received", 1).value or b"") | {"origin": "other/0/5"}
     good = Made(NAMES.status, b"crm-1", json.dumps(raw).encode())
     with pytest.raises(RuntimeError, match="broken"):
-        model.apply({NAMES.status: [good], NAMES.dlq: breaking()}, {(NAMES.status, 0): Position(1)}, NOW_MS)
+        model.apply(
+            {NAMES.status: [good], NAMES.dlq: breaking()},
+            {(NAMES.status, 0): Position(1)},
+            NOW_MS,
+        )
     with pytest.raises(OverflowError):  # at the very end: SQLite has no such number
         model.apply(
-            {NAMES.status: [good], NAMES.dlq: [dead_letter(NAMES.dlq)]}, {(NAMES.status, 0): Position(2**63)}, NOW_MS
+            {NAMES.status: [good], NAMES.dlq: [dead_letter(NAMES.dlq)]},
+            {(NAMES.status, 0): Position(2**63)},
+            NOW_MS,
         )
     assert ask.lead("crm-1", NOW_MS) is None
     assert ask.dead_letters(NAMES.dlq).written == 0
@@ -385,7 +507,10 @@ def test_a_second_writer_is_refused(model: ReadModel, path: Path) -> None:
 
 def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StreamAppError, match=r"cannot write the read model .*board\.read_model_path"):
+    with pytest.raises(
+        StreamAppError,
+        match=r"cannot write the read model .*board\.read_model_path",
+    ):
         ReadModel(tmp_path / "file" / "model.sqlite", SOURCES)
 
 

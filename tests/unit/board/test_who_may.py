@@ -1,4 +1,5 @@
-"""Every port of every process: each route, asked by every role, under every kind of Host, with every method.
+"""Every port of every process: each route, asked by every role, under every kind of Host, with
+every method.
 
 The expectation is one table, so a route that is added without a rule fails here.
 """
@@ -67,7 +68,8 @@ class Request(NamedTuple):
 def expected(kind: str, asked: Request, methods: set[str]) -> frozenset[int]:
     """Return the statuses that are right: the table of who may do what."""
     reads = asked.method in ("GET", "HEAD")
-    if kind == "open":  # says nothing but that the process lives, or is for operators on a port of its own
+    # says nothing but that the process lives, or is for operators on a port of its own
+    if kind == "open":
         return OK if reads else frozenset({405})
     if kind == "way in":  # leads to the board, which asks who it is
         return frozenset({303}) if reads else frozenset({405})
@@ -124,16 +126,34 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
     queries = Queries(folder / "model.sqlite", set())
     model = folder / "model.sqlite"
     access = Access(TOKEN if has_token else OWN_TOKEN, made_here=not has_token)
-    about = queries, lambda: ProjectionLag(NOW_MS, 0), fetch_result, AsyncMock(return_value=None), names
+    about = (
+        queries,
+        lambda: ProjectionLag(NOW_MS, 0),
+        fetch_result,
+        AsyncMock(return_value=None),
+        names,
+    )
     lookup = Lookup(*about, access, Waiting().find, lambda: NOW_MS)
     board = board_of(settings, model, shared_s=600)
     with closing(board):
         pages = {route.path: kind_of(route) for route in board.routes()}
         look_up = {route.path: "look-up" for route in lookup.routes()}
         assert set(look_up) == {
-            *("/leads/{lead_id:path}", "/leads", "/waiting", "/lanes", "/books", "/dlq", "/imports", "/openapi.json")
+            *(
+                "/leads/{lead_id:path}",
+                "/leads",
+                "/waiting",
+                "/lanes",
+                "/books",
+                "/dlq",
+                "/imports",
+                "/openapi.json",
+            ),
         }
-        port = port_of(board_app([*lookup.routes(), *board.routes()]), {"/healthz": "open"} | look_up | pages)
+        port = port_of(
+            board_app([*lookup.routes(), *board.routes()]),
+            {"/healthz": "open"} | look_up | pages,
+        )
         client = Client(board)  # comes with a ticket where no token is configured
         cookies = {"viewer": f"{COOKIE}={client.cookies[COOKIE]}"} if not has_token else {}
         for role, token in (("viewer", TOKEN), ("operator", OPERATOR_TOKEN)) if has_token else ():
@@ -152,7 +172,9 @@ def kind_of(route: Route) -> str:
         return "way in"
     if route.path.startswith("/board/static/"):
         return "static"
-    return "operator" if "/act/" in route.path or route.path.startswith("/board/publish") else "viewer"
+    return (
+        "operator" if "/act/" in route.path or route.path.startswith("/board/publish") else "viewer"
+    )
 
 
 def port_of(app: Any, kinds: Mapping[str, str]) -> Port:
@@ -166,7 +188,10 @@ def port_of(app: Any, kinds: Mapping[str, str]) -> Port:
 
 
 async def ask_all(port: Port, token: str = TOKEN, cookies: Mapping[str, str] = {}) -> None:
-    """Ask each route in every way. `token`: that of readers; `cookies`: of the roles that have a session."""
+    """Ask each route in every way.
+
+    `token`: that of readers; `cookies`: of the roles that have a session.
+    """
     roles = [role for role in ROLES if role in cookies or role not in ("viewer", "operator")]
     for role, path, method, host in itertools.product(roles, port.kinds, METHODS, HOSTS):
         asked = Request(path, method, host, role)
@@ -177,8 +202,15 @@ async def ask_all(port: Port, token: str = TOKEN, cookies: Mapping[str, str] = {
 
 
 async def answer(app: ASGIApp, asked: Request, token: str, cookie: str) -> tuple[int, bytes]:
-    """Return the status and the body. The app is called without httpx, which takes three times as long as the app."""
-    path = asked.path.replace("{lead_id:path}", "crm-1").replace("{workspace}", "acme").replace("{path:path}", "x")
+    """Return the status and the body.
+
+    The app is called without httpx, which takes three times as long as the app.
+    """
+    path = (
+        asked.path.replace("{lead_id:path}", "crm-1")
+        .replace("{workspace}", "acme")
+        .replace("{path:path}", "x")
+    )
     path = URL if asked.path == CALLBACKS else path.replace("{", "x").replace("}", "x")
     given = {"token": token, "wrong token": "guessed"}.get(asked.role)
     host, peer = HOSTS[asked.host]
@@ -202,7 +234,11 @@ async def answer(app: ASGIApp, asked: Request, token: str, cookie: str) -> tuple
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = scope_of(path, ((name, value.encode()) for name, value in headers.items()), asked.method)
+    scope = scope_of(
+        path,
+        ((name, value.encode()) for name, value in headers.items()),
+        asked.method,
+    )
     await app({**scope, "client": (peer, 1)}, receive, send)
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
@@ -210,5 +246,9 @@ async def answer(app: ASGIApp, asked: Request, token: str, cookie: str) -> tuple
 def routes_of(app: Any) -> list[Route]:
     """Return the routes of an app, also inside `build_asgi`'s wrapper."""
     if not isinstance(app, Starlette):
-        (app,) = [cell.cell_contents for cell in app.__closure__ if isinstance(cell.cell_contents, Starlette)]
+        (app,) = [
+            cell.cell_contents
+            for cell in app.__closure__
+            if isinstance(cell.cell_contents, Starlette)
+        ]
     return [route for route in app.routes if isinstance(route, Route)]

@@ -1,4 +1,6 @@
-"""The filler of the cache on a topic in memory: what is read again, what is remembered, and what is not."""
+"""The filler of the cache on a topic in memory: what is read again, what is remembered, and what is
+not.
+"""
 
 import asyncio
 import tracemalloc
@@ -15,7 +17,15 @@ from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
 from stream_app.domain.model.messages import Result
 from stream_app.domain.plan import CachePolicy
-from stream_app.domain.result import DAY_MS, PEOPLE_HEADER, Entry, Field, company_slot, person_slot, tombstone
+from stream_app.domain.result import (
+    DAY_MS,
+    PEOPLE_HEADER,
+    Entry,
+    Field,
+    company_slot,
+    person_slot,
+    tombstone,
+)
 from tests.board.model_records import Made
 from tests.partition.virtual import virtual_time
 
@@ -25,8 +35,24 @@ FIRM = "F" * 22
 POLICY = CachePolicy(stale_days=180)
 
 
-def made(offset: int, person: str = ADA, *, at_ms: int = NOW_MS, age_s: int = 0, **fields: Any) -> Made:
-    result = Result(person, "acme", "people", "clay", 1, at_ms, age_s, fields or {"title": f"no. {offset}"})
+def made(
+    offset: int,
+    person: str = ADA,
+    *,
+    at_ms: int = NOW_MS,
+    age_s: int = 0,
+    **fields: Any,
+) -> Made:
+    result = Result(
+        person,
+        "acme",
+        "people",
+        "clay",
+        1,
+        at_ms,
+        age_s,
+        fields or {"title": f"no. {offset}"},
+    )
     result = msgspec.structs.replace(result, person=person, company=FIRM)
     return Made("t", b"k", msgspec.json.encode(result), 1, offset)
 
@@ -43,10 +69,18 @@ class Topic:
     async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
         return {0: (0, 0), 1: (self.begin, self.end)}
 
-    async def read(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> AsyncIterator[list[Made]]:
+    async def read(
+        self,
+        topic: str,
+        ranges: Mapping[int, tuple[int, int]],
+    ) -> AsyncIterator[list[Made]]:
         self.read_ranges.append(dict(ranges))
         for number, (begin, end) in ranges.items():
-            yield [record for record in self.records if record.partition == number and begin <= record.offset < end]
+            yield [
+                record
+                for record in self.records
+                if record.partition == number and begin <= record.offset < end
+            ]
 
 
 class Full(MemoryCache):
@@ -80,7 +114,9 @@ async def title(cache: MemoryCache, person: str = ADA) -> Any:
 )
 @virtual_time
 async def test_it_looks_once_a_second_and_begins_again_when_kafka_is_away_or_a_batch_cannot_be_read(
-    ends: Exception | None, every_s: float, monkeypatch: pytest.MonkeyPatch
+    ends: Exception | None,
+    every_s: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked_s: list[float] = []
 
@@ -115,7 +151,9 @@ async def test_it_reads_what_is_new_and_goes_on_behind_the_markers_at_the_end() 
     assert topic.read_ranges == [{1: (3, 6)}], "the second time there is nothing new"
     assert await cache.filled_to(1) == 6
     assert await title(cache) == "CTO"
-    assert await cache.find([company_slot("acme", FIRM)]) == [Entry({"industry": Field("bikes", NOW_MS + 1, "people")})]
+    assert await cache.find([company_slot("acme", FIRM)]) == [
+        Entry({"industry": Field("bikes", NOW_MS + 1, "people")}),
+    ]
     await filler(cache, owned=()).look(topic)  # type: ignore[arg-type]  # in memory
     again = Topic(made(0, title="new"))
     await filler(cache).look(again)  # type: ignore[arg-type]  # in memory
@@ -144,7 +182,10 @@ async def test_an_erased_person_is_forgotten_in_the_order_of_the_topic() -> None
         ([made(0), erased, made(2)], "no. 2"),
     ):
         cache = MemoryCache()
-        foreign = [Made("t", b"k", b"{foreign", 1, 9), Made("t", gone.key, None, 1, 10, ((PEOPLE_HEADER, None),))]
+        foreign = [
+            Made("t", b"k", b"{foreign", 1, 9),
+            Made("t", gone.key, None, 1, 10, ((PEOPLE_HEADER, None),)),
+        ]
         assert await filler(cache).take([*records, *foreign])
         assert await title(cache) == left
         assert await cache.filled_to(1) == 11
@@ -154,17 +195,31 @@ async def test_an_erased_person_is_forgotten_in_the_order_of_the_topic() -> None
 
 
 @virtual_time
-async def test_only_the_last_results_are_read_and_all_erasures(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_the_last_results_are_read_and_all_erasures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fillers, "MOST_RESULTS", 2)
     gone = tombstone("t", "acme", "people", ADA, [ADA])
     cache = MemoryCache()
-    await cache.add([(person_slot("acme", "people", ADA), Entry({"title": Field("old", 1, "people")}))])
+    await cache.add(
+        [(person_slot("acme", "people", ADA), Entry({"title": Field("old", 1, "people")}))],
+    )
     bob = "B" * 22
     eve = "E" * 22
     joe = "J" * 22
-    topic = Topic(Made("t", gone.key, None, 1, 0, tuple(gone.headers)), made(1, bob), made(2, eve), made(3, joe))
+    topic = Topic(
+        Made("t", gone.key, None, 1, 0, tuple(gone.headers)),
+        made(1, bob),
+        made(2, eve),
+        made(3, joe),
+    )
     await filler(cache).look(topic)  # type: ignore[arg-type]  # in memory
-    assert [await title(cache, who) for who in (ADA, bob, eve, joe)] == [None, None, "no. 2", "no. 3"]
+    assert [await title(cache, who) for who in (ADA, bob, eve, joe)] == [
+        None,
+        None,
+        "no. 2",
+        "no. 3",
+    ]
 
 
 @virtual_time
@@ -192,7 +247,11 @@ async def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_was_used_la
         assert len(cache) == 2
         await cache.find(["a"])
         await cache.add([("c", one)])
-        assert [bool(answer.fields) for answer in await cache.find(["a", "b", "c"])] == [True, False, True]
+        assert [bool(answer.fields) for answer in await cache.find(["a", "b", "c"])] == [
+            True,
+            False,
+            True,
+        ]
         await cache.forget(["a", "never"])
         await cache.add([("d", one)])
         assert len(cache) == 2, "what is forgotten makes room"
@@ -209,7 +268,9 @@ async def test_the_memory_of_the_cache_counts_keys_and_objects() -> None:
     most_bytes = 2**20
     before = tracemalloc.get_traced_memory()[0]
     for number in range(5_000):
-        await cache.add([(f"{{acme}}:person:{number:043d}", Entry({"title": Field(f"{number}", 1, "people")}))])
+        await cache.add(
+            [(f"{{acme}}:person:{number:043d}", Entry({"title": Field(f"{number}", 1, "people")}))],
+        )
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(cache) < 5_000, "it is full"

@@ -1,4 +1,6 @@
-"""Calls to Redis: what is stored and for how long, and when calls are skipped after failures, to the second."""
+"""Calls to Redis: what is stored and for how long, and when calls are skipped after failures, to
+the second.
+"""
 
 import asyncio
 from collections import Counter
@@ -11,7 +13,9 @@ from stream_app.cache.redis import RedisCache, RedisLink, redis_link, redis_prob
 from stream_app.domain.result import NOTHING, Entry, Field
 from tests.partition.virtual import virtual_time
 
-CEO, CTO = (Entry({"title": Field(title, at_ms, "people")}) for title, at_ms in (("CEO", 1), ("CTO", 2)))
+CEO, CTO = (
+    Entry({"title": Field(title, at_ms, "people")}) for title, at_ms in (("CEO", 1), ("CTO", 2))
+)
 
 
 class FakeRedis:
@@ -116,10 +120,15 @@ async def test_a_call_that_fails_is_not_tried_again() -> None:
     assert connections == 1
 
 
-@pytest.mark.parametrize(("takes_s", "reads", "stores"), [(0.2, True, True), (0.3, False, True), (2.1, False, False)])
+@pytest.mark.parametrize(
+    ("takes_s", "reads", "stores"),
+    [(0.2, True, True), (0.3, False, True), (2.1, False, False)],
+)
 @virtual_time
 async def test_a_lead_waits_less_for_a_read_than_the_filler_for_a_write(
-    takes_s: float, reads: bool, stores: bool
+    takes_s: float,
+    reads: bool,
+    stores: bool,
 ) -> None:
     client = FakeRedis()
     client.takes_s = takes_s
@@ -130,7 +139,9 @@ async def test_a_lead_waits_less_for_a_read_than_the_filler_for_a_write(
 
 
 @virtual_time
-async def test_three_failures_in_a_row_pause_calls_for_a_second_that_doubles_to_half_a_minute() -> None:
+async def test_three_failures_in_a_row_pause_calls_for_a_second_that_doubles_to_half_a_minute() -> (
+    None
+):
     client = FakeRedis()
     seen = Counter[str]()
     link = link_of(client, seen)
@@ -181,7 +192,10 @@ async def test_failures_of_calls_that_began_before_a_pause_do_not_make_it_longer
 
 def test_a_url_is_checked_without_being_repeated() -> None:
     for bad in ("host:6379", "http://host", "redis://host?unknown=1", "redis://host:port"):
-        assert redis_problem(bad) == "must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
+        assert (
+            redis_problem(bad)
+            == "must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
+        )
     assert redis_problem("redis://u:p@host:6379/0") is None
     assert tls_options("rediss://host", "ca.pem") == {"ssl_ca_certs": "ca.pem"}
     assert tls_options("redis://host", "ca.pem") == tls_options("rediss://host", None) == {}

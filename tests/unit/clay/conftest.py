@@ -10,7 +10,9 @@ import trustme
 
 @dataclass
 class Authority:
-    """A company's authority, as networks that inspect TLS have one: `file` for the client, `tls` for the server."""
+    """A company's authority, as networks that inspect TLS have one: `file` for the client, `tls`
+    for the server.
+    """
 
     file: str
     tls: ssl.SSLContext

@@ -1,4 +1,6 @@
-"""Connections that are kept for the next lead: none that ended, spoke while idle, or still sends, is used again."""
+"""Connections that are kept for the next lead: none that ended, spoke while idle, or still sends,
+is used again.
+"""
 
 import asyncio
 import socket
@@ -11,7 +13,18 @@ import pytest
 from stream_app.clay import Egress
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Poison, Uncertain
-from tests.support.raw_server import HANG, OK, READ, RESET, SKIM, SLUG, WriteBatch, client, patient, serve
+from tests.support.raw_server import (
+    HANG,
+    OK,
+    READ,
+    RESET,
+    SKIM,
+    SLUG,
+    WriteBatch,
+    client,
+    patient,
+    serve,
+)
 from tests.unit.clay.conftest import Authority
 
 
@@ -52,7 +65,11 @@ async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[Writ
 
 @pytest.mark.parametrize("is_tls", [False, True])
 @pytest.mark.parametrize("unasked", [TIMED_OUT, b""], ids=["408", "closed"])
-async def test_unread_bytes_of_a_kept_connection_are_seen(authority: Authority, is_tls: bool, unasked: bytes) -> None:
+async def test_unread_bytes_of_a_kept_connection_are_seen(
+    authority: Authority,
+    is_tls: bool,
+    unasked: bytes,
+) -> None:
     """The lead is sent in the turn of the loop in which the connection's 408, or its end, arrives."""
     speak = threading.Event()
     spoke = threading.Event()
@@ -96,16 +113,22 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(authority: Authority, 
 
 
 async def test_a_connection_is_not_used_again_while_its_last_request_still_leaves() -> None:
-    """An answer can overtake its request; what follows on that connection would be read as the rest of it."""
+    """An answer can overtake its request; what follows on that connection would be read as the rest
+    of it.
+    """
     too_large = b"HTTP/1.1 413 X\r\ncontent-length: 0\r\n\r\n"
     async with serve(SKIM, too_large, HANG) as server, client() as clay:
-        outcomes = [await clay.send(server.url, None, b'{"x":"%b"}' % (b"x" * 20_000_000)) for _ in range(2)]
+        outcomes = [
+            await clay.send(server.url, None, b'{"x":"%b"}' % (b"x" * 20_000_000)) for _ in range(2)
+        ]
         assert [type(outcome) for outcome in outcomes] == [Poison, Poison]
         assert server.connections == 2
 
 
 @pytest.mark.parametrize("script", [[READ, OK], [READ, OK, RESET]])
-async def test_no_lead_arrives_twice_through_connections_that_die_while_idle(script: list[WriteBatch]) -> None:
+async def test_no_lead_arrives_twice_through_connections_that_die_while_idle(
+    script: list[WriteBatch],
+) -> None:
     outcomes = {}
     async with serve(*script) as server, client() as clay:
         for n in range(40):

@@ -27,11 +27,19 @@ WITH_CREDENTIALS = "ada:s3cret%2Fpass%40word@"
 
 
 async def send(url: str, egress: Egress, times: int = 1) -> list[Outcome]:
-    async with client(egress=egress, request_timeout_s=12, connect_timeout_s=5, pool_timeout_s=5) as clay:
+    async with client(
+        egress=egress,
+        request_timeout_s=12,
+        connect_timeout_s=5,
+        pool_timeout_s=5,
+    ) as clay:
         return [await clay.send(url, TOKEN, LEAD) for _ in range(times)]
 
 
-def through(script: Callable[[RawServer, Egress], Awaitable[None]], authority: Authority) -> Callable[[], None]:
+def through(
+    script: Callable[[RawServer, Egress], Awaitable[None]],
+    authority: Authority,
+) -> Callable[[], None]:
     async def run() -> None:
         async with (
             forward_proxy(CREDENTIALS) as (proxy, at),
@@ -51,7 +59,9 @@ def test_tls_goes_through_a_tunnel_that_is_kept(loop: str, authority: Authority)
         outcomes = await send(server.url, egress, times=2)
         assert [type(outcome) for outcome in outcomes] == [Accepted, Accepted], outcomes
         heads = [head for head, _ in server.requests]
-        assert all(head.startswith(f"POST {WEBHOOK_PATH}{SLUG} HTTP/1.1\r\n".encode()) for head in heads)
+        assert all(
+            head.startswith(f"POST {WEBHOOK_PATH}{SLUG} HTTP/1.1\r\n".encode()) for head in heads
+        )
         assert all(b"proxy-" not in head.lower() for head in heads)
         assert server.connections == 1
         assert [body for _, body in server.requests] == [LEAD, LEAD]
@@ -75,10 +85,15 @@ async def test_without_tls_the_proxy_gets_the_whole_url() -> None:
 
 @pytest.mark.parametrize("is_tls", [True, False])
 async def test_a_proxy_that_refuses_the_credentials_sent_nothing(
-    is_tls: bool, authority: Authority, caplog: pytest.LogCaptureFixture
+    is_tls: bool,
+    authority: Authority,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with forward_proxy("other:one") as (_, at), serve(READ, OK, tls=authority.tls if is_tls else None) as server:
+    async with (
+        forward_proxy("other:one") as (_, at),
+        serve(READ, OK, tls=authority.tls if is_tls else None) as server,
+    ):
         egress = Egress.of(authority.file, f"http://{WITH_CREDENTIALS}{at}")
         (outcome,) = await send(server.url, egress)
         assert type(outcome) is Refused
@@ -90,10 +105,18 @@ async def test_a_proxy_that_refuses_the_credentials_sent_nothing(
     assert not [text for text in seen if "s3cret" in text or "czNjcmV0" in text]
 
 
-async def test_a_407_through_a_tunnel_is_of_the_host_which_has_the_lead(authority: Authority) -> None:
+async def test_a_407_through_a_tunnel_is_of_the_host_which_has_the_lead(
+    authority: Authority,
+) -> None:
     answer = b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n"
-    async with forward_proxy(CREDENTIALS) as (_, at), serve(READ, answer, tls=authority.tls) as server:
-        (outcome,) = await send(server.url, Egress.of(authority.file, f"http://{WITH_CREDENTIALS}{at}"))
+    async with (
+        forward_proxy(CREDENTIALS) as (_, at),
+        serve(READ, answer, tls=authority.tls) as server,
+    ):
+        (outcome,) = await send(
+            server.url,
+            Egress.of(authority.file, f"http://{WITH_CREDENTIALS}{at}"),
+        )
         assert type(outcome) is Denied
         assert outcome.reason == "http_407"
         assert len(server.requests) == 1
@@ -111,7 +134,10 @@ async def test_without_tls_an_excerpt_repeats_no_credentials_of_the_proxy() -> N
 
 @pytest.mark.parametrize("status", [301, 407, 503])
 async def test_a_proxy_that_makes_no_tunnel_sent_nothing(status: int, authority: Authority) -> None:
-    async with forward_proxy(refuse=status) as (_, at), serve(READ, OK, tls=authority.tls) as server:
+    async with (
+        forward_proxy(refuse=status) as (_, at),
+        serve(READ, OK, tls=authority.tls) as server,
+    ):
         (outcome,) = await send(server.url, Egress.of(authority.file, f"http://{at}"))
         assert type(outcome) is Refused
         assert outcome.reason == "proxy"
@@ -120,7 +146,10 @@ async def test_a_proxy_that_makes_no_tunnel_sent_nothing(status: int, authority:
 
 
 async def test_a_proxy_that_is_not_there_sent_nothing(authority: Authority) -> None:
-    for proxy, says in ((f"127.0.0.1:{free_port()}", "cannot be reached"), ("nosuch.invalid:1", "cannot be resolved")):
+    for proxy, says in (
+        (f"127.0.0.1:{free_port()}", "cannot be reached"),
+        ("nosuch.invalid:1", "cannot be resolved"),
+    ):
         for scheme in ("http", "https"):
             url = f"{scheme}://127.0.0.1:1{WEBHOOK_PATH}x"
             (outcome,) = await send(url, Egress.of(authority.file, f"http://{proxy}"))
@@ -129,7 +158,9 @@ async def test_a_proxy_that_is_not_there_sent_nothing(authority: Authority) -> N
             assert says in repr(outcome)
 
 
-async def test_a_host_behind_the_proxy_that_is_not_trusted_got_nothing(authority: Authority) -> None:
+async def test_a_host_behind_the_proxy_that_is_not_trusted_got_nothing(
+    authority: Authority,
+) -> None:
     async with forward_proxy() as (_, at), serve(READ, OK, tls=authority.tls) as server:
         (outcome,) = await send(server.url, Egress.of(proxy_url=f"http://{at}"))
         assert type(outcome) is Refused
@@ -159,14 +190,17 @@ async def test_doctor_connects_as_the_worker_does(authority: Authority) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "answers"), [(200, True), (302, True), (404, True), (405, True), (501, True), (500, False), (503, False)]
+    ("status", "answers"),
+    [(200, True), (302, True), (404, True), (405, True), (501, True), (500, False), (503, False)],
 )
 async def test_a_server_error_is_no_answer(status: int, answers: bool) -> None:
     answer = b"HTTP/1.1 %d X\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n" % status
     async with serve(READ, answer, HANG) as server:
         endpoints = {"people": Endpoint({"first": server.url}, None, True)}
         webhooks = Webhooks(client(), endpoints, lambda *_: None, HostCheck(Egress.of()))
-        assert set(await asyncio.gather(*(webhooks.host_answers("people") for _ in range(5)))) == {answers}
+        assert set(await asyncio.gather(*(webhooks.host_answers("people") for _ in range(5)))) == {
+            answers,
+        }
     ((head, _),) = server.requests
     assert head.startswith(b"HEAD / HTTP/1.1\r\n"), "one request, without the webhook's secret path"
 
@@ -179,7 +213,9 @@ def test_clients_that_need_a_context_trust_the_same_authorities(authority: Autho
     assert own.tls_context is own.tls
 
 
-async def test_a_closed_port_or_a_host_that_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_closed_port_or_a_host_that_hangs_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert not await HostCheck(Egress.of())(f"http://127.0.0.1:{free_port()}{WEBHOOK_PATH}{SLUG}")
     monkeypatch.setattr("stream_app.clay.client._HOST_WITHIN_S", 0.2)
     async with serve(HANG) as server:

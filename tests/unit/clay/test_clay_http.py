@@ -17,7 +17,14 @@ from stream_app.clay import Egress
 from stream_app.clay import client as clay_http
 from stream_app.clay.transport import ClayProtocol, Transport
 from stream_app.domain.model.addresses import WEBHOOK_PATH
-from stream_app.domain.model.outcome import Accepted, Denied, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.model.outcome import (
+    Accepted,
+    Denied,
+    Poison,
+    RateLimited,
+    Refused,
+    Uncertain,
+)
 from tests.support.raw_server import (
     HANG,
     LEAD,
@@ -48,12 +55,32 @@ from tests.unit.clay.conftest import Authority
         pytest.param("broken_answer", [READ, b"\0\1\2garbage\r\n\r\n"], id="garbage"),
         pytest.param("broken_answer", [READ, b"HTTP/1.1 abc OK\r\n\r\n"], id="broken status"),
         pytest.param("reset", [READ, b"HTTP/1.1 200 OK\r\ncontent-le"], id="half headers"),
-        pytest.param("request_timeout", [READ, b"HTTP/1.1 200 OK\r\n", HANG], id="half headers, then nothing"),
+        pytest.param(
+            "request_timeout",
+            [READ, b"HTTP/1.1 200 OK\r\n", HANG],
+            id="half headers, then nothing",
+        ),
         pytest.param("reset", [READ, b"HTTP/1.1 100 Continue\r\n\r\n"], id="only 100"),
-        pytest.param("broken_answer", [READ, b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000], id="huge header"),
-        pytest.param("broken_answer", [READ, b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000], id="many headers"),
-        pytest.param("http_500", [READ, b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n", HANG], id="500"),
-        pytest.param("http_504", [READ, b"HTTP/1.1 504 X\r\ncontent-length: 9\r\n\r\n", HANG], id="504"),
+        pytest.param(
+            "broken_answer",
+            [READ, b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000],
+            id="huge header",
+        ),
+        pytest.param(
+            "broken_answer",
+            [READ, b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000],
+            id="many headers",
+        ),
+        pytest.param(
+            "http_500",
+            [READ, b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n", HANG],
+            id="500",
+        ),
+        pytest.param(
+            "http_504",
+            [READ, b"HTTP/1.1 504 X\r\ncontent-length: 9\r\n\r\n", HANG],
+            id="504",
+        ),
     ],
 )
 async def test_uncertain(reason: str, script: list[WriteBatch]) -> None:
@@ -88,7 +115,8 @@ async def test_never_connected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "script"), [("tls", [SKIM, OK, HANG]), ("connect_failed", [SKIM]), ("connect_timeout", [SKIM, HANG])]
+    ("reason", "script"),
+    [("tls", [SKIM, OK, HANG]), ("connect_failed", [SKIM]), ("connect_timeout", [SKIM, HANG])],
 )
 async def test_a_tls_handshake_that_fails(reason: str, script: list[WriteBatch]) -> None:
     async with serve(*script) as server:
@@ -105,7 +133,10 @@ async def test_certificates_are_verified(authority: Authority) -> None:
         assert unknown.reason == "tls"
         assert server.requests == []
         assert "CERTIFICATE_VERIFY_FAILED" in repr(unknown)
-        other_name = await send_once(server.url.replace("127.0.0.1", "localhost"), client(egress=Egress.of(known)))
+        other_name = await send_once(
+            server.url.replace("127.0.0.1", "localhost"),
+            client(egress=Egress.of(known)),
+        )
         assert isinstance(other_name, Refused)
         assert isinstance(await send_once(server.url, client(egress=Egress.of(known))), Accepted)
 
@@ -130,27 +161,54 @@ async def test_all_connections_busy_until_a_cancellation_passes_through_and_free
         pytest.param([b"HTTP/1.1 204 No Content\r\n\r\n", HANG], id="no body"),
         pytest.param([b"HTTP/1.1 100 Continue\r\n\r\n", OK, HANG], id="100 first"),
         pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nhalf"], id="half a body"),
-        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nhalf", RESET], id="half a body, reset"),
-        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", HANG], id="body never comes"),
+        pytest.param(
+            [b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nhalf", RESET],
+            id="half a body, reset",
+        ),
+        pytest.param(
+            [b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", HANG],
+            id="body never comes",
+        ),
         pytest.param([b"HTTP/1.1 200 OK\r\n\r\nto the end"], id="body without a length"),
-        pytest.param([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", 0.05, b"zz\r\n"], id="bad chunk"),
-        pytest.param([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"], id="bad first chunk"),
-        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n\0junk", HANG], id="more than its length"),
-        pytest.param([b"HTTP/1.1 200 OK\r\nx: y\r", 0.05, b"\n\r\njunk\r\n\r\n"], id="head in two packets"),
-        pytest.param([b"HTTP/1.1 299 ?\r\nx: \xff\r\ncontent-length: 1\r\n\r\n\xff"], id="odd bytes"),
+        pytest.param(
+            [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", 0.05, b"zz\r\n"],
+            id="bad chunk",
+        ),
+        pytest.param(
+            [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"],
+            id="bad first chunk",
+        ),
+        pytest.param(
+            [b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n\0junk", HANG],
+            id="more than its length",
+        ),
+        pytest.param(
+            [b"HTTP/1.1 200 OK\r\nx: y\r", 0.05, b"\n\r\njunk\r\n\r\n"],
+            id="head in two packets",
+        ),
+        pytest.param(
+            [b"HTTP/1.1 299 ?\r\nx: \xff\r\ncontent-length: 1\r\n\r\n\xff"],
+            id="odd bytes",
+        ),
     ],
 )
-async def test_a_2xx_is_accepted_with_any_body(script: list[WriteBatch], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_2xx_is_accepted_with_any_body(
+    script: list[WriteBatch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.1)
     async with serve(READ, *script) as server:
         assert isinstance(await send_once(server.url), Accepted)
 
 
 @pytest.mark.parametrize(
-    ("code", "counts"), [(b"099", 99), (b"100", 503), (b"101", 101), (b"102", 503), (b"199", 503), (b"200", 200)]
+    ("code", "counts"),
+    [(b"099", 99), (b"100", 503), (b"101", 101), (b"102", 503), (b"199", 503), (b"200", 200)],
 )
 async def test_an_interim_response_is_passed_over_and_the_next_one_counts_in_the_same_packet(
-    code: bytes, counts: int, monkeypatch: pytest.MonkeyPatch
+    code: bytes,
+    counts: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.1)
     final = b"HTTP/1.1 503 X\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
@@ -175,7 +233,9 @@ async def test_a_huge_answer_is_cut_off(http_status: int) -> None:
     async with serve(READ, head, *[b"x " * 50_000] * 1000) as server, client() as clay:
         assert (await clay.send(server.url, None, LEAD)).http_status == http_status
         await asyncio.wait_for(server.ended.wait(), 2.0)
-        assert server.written_bytes < 20_000_000, "no more than the kernel's buffers hold may have been taken"
+        assert server.written_bytes < 20_000_000, (
+            "no more than the kernel's buffers hold may have been taken"
+        )
 
 
 async def test_of_an_answer_that_comes_in_odd_pieces_no_more_is_read_than_is_kept() -> None:
@@ -231,30 +291,48 @@ async def test_bytes_of_a_request() -> None:
     assert server.connections == 1
 
 
-async def test_no_redirect_cookie_or_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_redirect_cookie_or_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    moved = b"HTTP/1.1 307 X\r\nlocation: /elsewhere\r\nset-cookie: a=b\r\ncontent-length: 0\r\n\r\n"
+    moved = (
+        b"HTTP/1.1 307 X\r\nlocation: /elsewhere\r\nset-cookie: a=b\r\ncontent-length: 0\r\n\r\n"
+    )
     async with serve(READ, moved, READ, moved) as server, client() as clay:
         for _ in range(2):
             outcome = await clay.send(server.url, TOKEN, LEAD)
             assert type(outcome) is Denied
             assert outcome.reason == "http_307"
     assert len(server.requests) == 2
-    assert all(b"elsewhere" not in head and b"cookie" not in head.lower() for head, _ in server.requests)
+    assert all(
+        b"elsewhere" not in head and b"cookie" not in head.lower() for head, _ in server.requests
+    )
 
 
-@pytest.mark.parametrize(("header", "retry_after"), [(b"7", "7"), (b"7" * 5_000, "7" * 64), (b"", None)])
+@pytest.mark.parametrize(
+    ("header", "retry_after"),
+    [(b"7", "7"), (b"7" * 5_000, "7" * 64), (b"", None)],
+)
 async def test_retry_after_is_read_and_bounded(header: bytes, retry_after: str | None) -> None:
-    async with serve(READ, b"HTTP/1.1 429 X\r\nretry-after: %s\r\ncontent-length: 0\r\n\r\n" % header) as server:
+    async with serve(
+        READ,
+        b"HTTP/1.1 429 X\r\nretry-after: %s\r\ncontent-length: 0\r\n\r\n" % header,
+    ) as server:
         outcome = await send_once(server.url)
         assert outcome == RateLimited(429, outcome.latency_ms, retry_after)
 
 
-@given(st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda tail: b"HTTP/1.1 2" + tail)))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.binary(max_size=60).map(lambda tail: b"HTTP/1.1 2" + tail),
+    ),
+)
 def test_no_bytes_of_an_answer_raise_or_count_as_unsent(junk: bytes) -> None:
     async def run() -> None:
-        async with serve(READ, junk) as server:  # which closes then: no limit is waited for, so none need be short
+        # which closes then: no limit is waited for, so none need be short
+        async with serve(READ, junk) as server:
             outcome = await send_once(server.url, patient())
             assert not isinstance(outcome, Refused) or outcome.http_status == 503
             assert len(server.requests) == 1
@@ -265,7 +343,11 @@ def test_no_bytes_of_an_answer_raise_or_count_as_unsent(junk: bytes) -> None:
 def _echo(server: RawServer) -> bytes:
     head, lead = server.requests[-1]
     page = b"<b>Ada</b> " + lead + head
-    return b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%s" % (399 + len(server.requests), len(page), page)
+    return b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%s" % (
+        399 + len(server.requests),
+        len(page),
+        page,
+    )
 
 
 async def test_no_secret_and_no_lead_in_outcomes_and_logs(caplog: pytest.LogCaptureFixture) -> None:
@@ -273,19 +355,29 @@ async def test_no_secret_and_no_lead_in_outcomes_and_logs(caplog: pytest.LogCapt
     echoes: list[WriteBatch] = [READ, _echo]
     async with serve(*echoes * 25, READ, HANG) as server, client() as clay:
         seen = [repr(await clay.send(server.url, TOKEN, LEAD)) for _ in range(26)]
-        seen += [repr(clay), *map(repr, clay._targets.values()), *(record.getMessage() for record in caplog.records)]
+        seen += [
+            repr(clay),
+            *map(repr, clay._targets.values()),
+            *(record.getMessage() for record in caplog.records),
+        ]
     for secret in (SLUG, TOKEN, "ada@", "Ada"):
         assert not [text for text in seen if secret in text]
 
 
-async def test_mistakes_are_exceptions_and_repeat_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_mistakes_are_exceptions_and_repeat_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(ValueError, match="must be longer"):
         client(request_timeout_s=5.0, connect_timeout_s=3.0, pool_timeout_s=2.0)
     monkeypatch.setattr(Transport, "post", Mock(side_effect=KeyError("bug")))
     async with client() as clay:
         with pytest.raises(KeyError):
             await clay.send("https://h/x", None, b"{}")
-        for url, token in (("https://[secret", None), ("https://h/x", "secret\nx: y"), ("https://h/x", "cret\u00e9")):
+        for url, token in (
+            ("https://[secret", None),
+            ("https://h/x", "secret\nx: y"),
+            ("https://h/x", "cret\u00e9"),
+        ):
             with pytest.raises(ValueError, match="copy it from Clay again") as caught:
                 await clay.send(url, token, b"{}")
             assert "cret" not in str(caught.value)
@@ -312,7 +404,9 @@ def status_of(answer: list[bytes]) -> int:
         protocol.expect_answer(read_until_eof=True, auto_decompress=False)
         for data in answer:
             protocol.data_received(data)
-            assert len(protocol._before) <= 2, "a head that drips is not searched from its beginning each time"
+            assert len(protocol._before) <= 2, (
+                "a head that drips is not searched from its beginning each time"
+            )
         while 100 <= (message := (await asyncio.wait_for(protocol.read(), 5))[0]).code <= 199:
             pass
         protocol.connection_lost(None)
@@ -321,9 +415,15 @@ def status_of(answer: list[bytes]) -> int:
     return asyncio.run(read())
 
 
-async def test_the_body_is_not_searched_for_the_end_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_body_is_not_searched_for_the_end_of_a_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pieces: list[bytes] = []
-    monkeypatch.setattr(ResponseHandler, "data_received", _noting(pieces, ResponseHandler.data_received))
+    monkeypatch.setattr(
+        ResponseHandler,
+        "data_received",
+        _noting(pieces, ResponseHandler.data_received),
+    )
     interim = b"HTTP/1.1 102 X\r\n\r\n"
     body = b"\n\n" * 9
     head = b"HTTP/1.1 200 OK\r\ncontent-length: 27\r\n\r\n"
@@ -335,7 +435,10 @@ async def test_the_body_is_not_searched_for_the_end_of_a_head(monkeypatch: pytes
     assert pieces == [interim, head, body, body[:9]]
 
 
-def _noting(pieces: list[bytes], handle: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
+def _noting(
+    pieces: list[bytes],
+    handle: Callable[[Any, bytes], None],
+) -> Callable[[Any, bytes], None]:
     def noted(protocol: Any, data: bytes) -> None:
         pieces.append(data)
         handle(protocol, data)
@@ -343,7 +446,11 @@ def _noting(pieces: list[bytes], handle: Callable[[Any, bytes], None]) -> Callab
     return noted
 
 
-@given(head=st.sampled_from(HEADS), rest=st.binary(max_size=40), cuts=st.lists(st.integers(0, 200), max_size=6))
+@given(
+    head=st.sampled_from(HEADS),
+    rest=st.binary(max_size=40),
+    cuts=st.lists(st.integers(0, 200), max_size=6),
+)
 @example(head=HEADS[1], rest=b"zz\r\n", cuts=[])
 @example(head=HEADS[1], rest=b"zz\r\n", cuts=[len(HEADS[1]) - 1])
 @example(head=HEADS[0], rest=b"okHTTP/1.1 408 X\r\n\r\n", cuts=[])

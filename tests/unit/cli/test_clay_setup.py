@@ -50,11 +50,19 @@ def setup(config: str, alias: str, capsys: pytest.CaptureFixture[str]) -> dict[s
 
 @pytest.mark.parametrize(("alias", "workspace"), [("people", "acme"), ("static", "beta")])
 async def test_a_column_that_is_set_up_so_is_received(
-    alias: str, workspace: str, config: str, capsys: pytest.CaptureFixture[str]
+    alias: str,
+    workspace: str,
+    config: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     http = setup(config, alias, capsys)["http_column"]
     token = sign(KEYS, workspace, alias, "crm-17")
-    cells = {"lead_id": "crm-17", "callback_token": token, "Title": 'Head of "R&D"', "Company Size": None}
+    cells = {
+        "lead_id": "crm-17",
+        "callback_token": token,
+        "Title": 'Head of "R&D"',
+        "Company Size": None,
+    }
     headers = {name: fill(value, cells) for name, value in http["headers"].items()}
     if "x-callback-secret" in headers:
         assert headers["x-callback-secret"] == "<what is in CALLBACK_SECRET>"
@@ -65,11 +73,16 @@ async def test_a_column_that_is_set_up_so_is_received(
         body = body_text(http["body"], cells, typed=False, escape=escape)
         answer = await gateway.post(body, path, headers)
         assert answer.text.startswith("Received: lead crm-17, enriched."), answer.text
-    assert [callback.fields for callback in gateway.shelf.callbacks()] == 2 * [{"title": 'Head of "R&D"'}]
+    assert [callback.fields for callback in gateway.shelf.callbacks()] == 2 * [
+        {"title": 'Head of "R&D"'},
+    ]
     assert http["method"] == "POST"
 
 
-def test_the_columns_are_those_that_are_sent(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_columns_are_those_that_are_sent(
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     people = setup(config, "people", capsys)
     static = setup(config, "static", capsys)
     assert [column["name"] for column in people["webhook"]["columns"]] == [

@@ -1,4 +1,6 @@
-"""Exports hold personal data: they go nowhere but to the file that was named, and only its owner reads it."""
+"""Exports hold personal data: they go nowhere but to the file that was named, and only its owner
+reads it.
+"""
 
 import os
 import resource
@@ -58,7 +60,10 @@ def test_a_full_disk_is_said_on_one_line(tmp_path: Path) -> None:
     for path in (Path("/dev/full"), out):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, most))
         try:
-            with pytest.raises(StreamAppError, match=rf"^{path}: cannot be written: "), private_file(path) as file:
+            with (
+                pytest.raises(StreamAppError, match=rf"^{path}: cannot be written: "),
+                private_file(path) as file,
+            ):
                 file.write("x" * 100_000)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
@@ -66,7 +71,8 @@ def test_a_full_disk_is_said_on_one_line(tmp_path: Path) -> None:
 
 
 def test_a_terminal_gets_no_control_characters(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for terminal, seen in ((True, "a\ufffd31mb\n"), (False, "a\x9b31mb\n")):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)

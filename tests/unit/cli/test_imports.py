@@ -13,8 +13,32 @@ from tests.support.config import one_way
 
 FIRST_MS = 1_790_000_000_000
 COLUMNS = {"enriched": 600, "parked": 15, "under_way": 85, "waiting": 300}
-MARCH = FoundImport("march", "acme", FIRST_MS, FIRST_MS, "jane", "leads.csv", 1_012, 12, 1_000, COLUMNS, 3_702)
-FOREIGN = FoundImport("crm", "globex", FIRST_MS, FIRST_MS, "", "", None, None, None, {"duplicate": 2}, 0)
+MARCH = FoundImport(
+    "march",
+    "acme",
+    FIRST_MS,
+    FIRST_MS,
+    "jane",
+    "leads.csv",
+    1_012,
+    12,
+    1_000,
+    COLUMNS,
+    3_702,
+)
+FOREIGN = FoundImport(
+    "crm",
+    "globex",
+    FIRST_MS,
+    FIRST_MS,
+    "",
+    "",
+    None,
+    None,
+    None,
+    {"duplicate": 2},
+    0,
+)
 
 
 @pytest.fixture
@@ -31,7 +55,9 @@ def answers(monkeypatch: pytest.MonkeyPatch, *imports: FoundImport, more: bool =
 
 
 def test_one_import_is_shown_by_column(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     answers(monkeypatch, MARCH)
     assert main(["imports", "march"]) == 0
@@ -43,7 +69,9 @@ def test_one_import_is_shown_by_column(
 
 
 def test_what_is_not_known_is_not_shown(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     answers(monkeypatch, FOREIGN, more=True)
     assert main(["imports"]) == 0
@@ -68,18 +96,42 @@ def test_an_address_is_not_sent(config: Path, capsys: pytest.CaptureFixture[str]
         (0, 0, "Kafka did not answer: ask again", "0 were not (Kafka did not answer: ask again)"),
     ],
 )
-def test_a_search_that_is_not_complete_says_so(searched: int, left: int, problem: str, says: str) -> None:
-    answer = WaitingAnswer(as_of_ms=1, lag=0, trouble="", leads=[], searched=searched, left=left, problem=problem)
+def test_a_search_that_is_not_complete_says_so(
+    searched: int,
+    left: int,
+    problem: str,
+    says: str,
+) -> None:
+    answer = WaitingAnswer(
+        as_of_ms=1,
+        lag=0,
+        trouble="",
+        leads=[],
+        searched=searched,
+        left=left,
+        problem=problem,
+    )
     assert says in _unknown(answer)
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_time_that_no_calendar_has(
-    options: list[str], config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     since_us = FIRST_MS * 1_000  # some producers give Kafka microseconds
     lead = WaitingLead("crm-1", "acme", "leads/0/7", since_us, 0, [])
-    waiting = WaitingAnswer(as_of_ms=1, lag=0, trouble="", leads=[lead], searched=1, left=0, problem="")
+    waiting = WaitingAnswer(
+        as_of_ms=1,
+        lag=0,
+        trouble="",
+        leads=[lead],
+        searched=1,
+        left=0,
+        problem="",
+    )
     search = LeadSearch(as_of_ms=1, lag=0, trouble="", leads=[], waiting=waiting)
     monkeypatch.setattr(command, "find", lambda *_: search)
     assert main(["status", "crm-1", *options]) == 0

@@ -1,4 +1,6 @@
-"""What is typed after `dlq`, `replay`, `erase` and `lanes` is what is meant, and what is asked before it is done."""
+"""What is typed after `dlq`, `replay`, `erase` and `lanes` is what is meant, and what is asked
+before it is done.
+"""
 
 import asyncio
 import io
@@ -16,7 +18,13 @@ import pytest
 from stream_app.cli.base import confirm
 from stream_app.cli.books import show_report
 from stream_app.cli.main import main, parse
-from stream_app.client.answers import Cause, DeadLetters, DeadLettersAnswer, FoundImport, ImportsAnswer
+from stream_app.client.answers import (
+    Cause,
+    DeadLetters,
+    DeadLettersAnswer,
+    FoundImport,
+    ImportsAnswer,
+)
 from stream_app.client.commands import SentCommand, new_command
 from stream_app.client.people import StoredLead
 from stream_app.client.results import Export, ResultFilter
@@ -52,14 +60,22 @@ def counted(monkeypatch: pytest.MonkeyPatch, now_ms: int) -> Tally:
 
 
 def test_the_table_shows_foreign_text_without_markup(
-    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Seen: `[/x]` in a reason ended the command with a traceback, and `[email]` of our own was not shown."""
+    """Seen: `[/x]` in a reason ended the command with a traceback, and `[email]` of our own was not
+    shown.
+    """
     monkeypatch.setenv("COLUMNS", "200")
     tally = counted(monkeypatch, 2_000)
     value = b"scrubbed: [email] [/x] :smile: \x1b]0;gone\x07"
     tally.add(
-        {"stream-app-reason": b"[/x]", "stream-app-disposition": b"failed", "stream-app-reason-text": value},
+        {
+            "stream-app-reason": b"[/x]",
+            "stream-app-disposition": b"failed",
+            "stream-app-reason-text": value,
+        },
         b"[red]acme",
         1_000,
     )
@@ -80,13 +96,28 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("typed", "yes"), [("y\n", True), (" YES \n", True), ("n\n", False), ("\n", False), ("", False), ("yeah\n", False)]
+    ("typed", "yes"),
+    [
+        ("y\n", True),
+        (" YES \n", True),
+        ("n\n", False),
+        ("\n", False),
+        ("", False),
+        ("yeah\n", False),
+    ],
 )
 def test_only_a_yes_is_a_yes(
-    typed: str, yes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: str,
+    yes: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(typed))
-    with nullcontext() if yes else pytest.raises(StreamAppError, match="cancelled: nothing was changed"):
+    with (
+        nullcontext()
+        if yes
+        else pytest.raises(StreamAppError, match="cancelled: nothing was changed")
+    ):
         confirm("send 7 dead letters back", yes=False)
     assert capsys.readouterr().err == "send 7 dead letters back? [y/N]\n"
 
@@ -94,7 +125,9 @@ def test_only_a_yes_is_a_yes(
 def test_without_a_terminal_a_missing_yes_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     with pytest.raises(
-        SettingsError, match=r"cannot ask for confirmation without a terminal: pass --yes to send 7 dead letters back$"
+        SettingsError,
+        match=r"cannot ask for confirmation without a terminal: pass --yes to send 7 dead letters "
+        r"back$",
     ):
         confirm("send 7 dead letters back", yes=False)
 
@@ -108,7 +141,11 @@ def test_without_a_terminal_a_missing_yes_is_wrong_usage(monkeypatch: pytest.Mon
         (["replay", "plan", "--older-than", "1s", "--until", "2026-01-01"], 1_767_225_600_000),
     ],
 )
-def test_older_than_limits_like_until(argv: list[str], until_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_than_limits_like_until(
+    argv: list[str],
+    until_ms: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("time.time", lambda: NOW_MS / 1000)
     wanted = parse(argv)[1].arguments["which"].filter
     assert wanted.until_ms == until_ms
@@ -134,7 +171,14 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object, object]]:
     """The commands that would be sent: kind, lead id and people."""
     commands: list[tuple[str, object, object]] = []
 
-    async def take(_: object, __: object, kind: Any, workspace: str, args: dict[str, Any], *___: object) -> SentCommand:
+    async def take(
+        _: object,
+        __: object,
+        kind: Any,
+        workspace: str,
+        args: dict[str, Any],
+        *___: object,
+    ) -> SentCommand:
         commands.append((kind, args.get("lead_id"), list(args["people"])))
         return SentCommand(Command("c-1", kind, workspace, 1, "ada"), {})
 
@@ -150,11 +194,15 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object, object]]:
 def run(path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, *options: str) -> int:
     settings_of(path, "nowhere:1", "")
     monkeypatch.setattr("sys.stdin", Terminal(typed))
-    return main(["erase", "crm-1", "--why", "x", "--config", str(path / "stream_app.toml"), *options])
+    return main(
+        ["erase", "crm-1", "--why", "x", "--config", str(path / "stream_app.toml"), *options],
+    )
 
 
 @pytest.mark.parametrize(
-    ("typed", "taken"), [("y\ny\n", True), ("y\nn\n", False), ("y\n\n", False)], ids=["yes", "no", "nothing"]
+    ("typed", "taken"),
+    [("y\ny\n", True), ("y\nn\n", False), ("y\n\n", False)],
+    ids=["yes", "no", "nothing"],
 )
 def test_a_linked_lead_is_shown_and_erased_only_if_the_answer_is_yes(
     typed: str,
@@ -167,11 +215,16 @@ def test_a_linked_lead_is_shown_and_erased_only_if_the_answer_is_yes(
     run(tmp_path, monkeypatch, typed)
     shown, asked = capfd.readouterr()
     assert "erase 1 lead, and never send this person again? [y/N]" in asked
-    assert "lead crm-2 in workspace busy is linked to this person, but does not name it: erase it as well?" in asked
+    assert (
+        "lead crm-2 in workspace busy is linked to this person, but does not name it: erase "
+        "it as well?"
+    ) in asked
     people = [MINE, OTHERS] if taken else [MINE]
     erased = ["crm-1", "crm-2"] if taken else ["crm-1"]
     assert sent == [("suppress", None, people), *(("erase", lead_id, people) for lead_id in erased)]
-    assert ("if it is the same person: stream-app erase crm-2 --workspace busy" in shown) == (not taken)
+    assert ("if it is the same person: stream-app erase crm-2 --workspace busy" in shown) == (
+        not taken
+    )
 
 
 def test_a_linked_lead_stays_with_yes_and_is_named(
@@ -208,16 +261,28 @@ def commands(config: str, monkeypatch: pytest.MonkeyPatch) -> list[Command]:
     [
         ("pause acme", controls.Pause()),
         ("rate acme --per-second 4.5", controls.ChangeRate(per_second=4.5)),
-        ("rate acme --per-second configured --burst 3", controls.ChangeRate(per_second="configured", burst=3)),
+        (
+            "rate acme --per-second configured --burst 3",
+            controls.ChangeRate(per_second="configured", burst=3),
+        ),
         ("correct acme --credits 120", controls.Correct(credits=120)),
-        ("correct acme --credits -30 --actions -2 --period month", controls.Correct(-30, -2, "month")),
+        (
+            "correct acme --credits -30 --actions -2 --period month",
+            controls.Correct(-30, -2, "month"),
+        ),
         ("budget acme --credits-per-day 8000", controls.ChangeBudget({"credits_per_day": 8_000})),
         (
             "budget acme --credits-per-month none --actions-per-day configured --shadow on",
-            controls.ChangeBudget({"credits_per_month": None, "actions_per_day": "configured"}, shadow=True),
+            controls.ChangeBudget(
+                {"credits_per_month": None, "actions_per_day": "configured"},
+                shadow=True,
+            ),
         ),
         ("quota acme --webhook 3f9a --retire", controls.ChangeQuota("3f9a", use=False)),
-        ("quota acme --webhook 3f9a --use --count 12000", controls.ChangeQuota("3f9a", use=True, count=12_000)),
+        (
+            "quota acme --webhook 3f9a --use --count 12000",
+            controls.ChangeQuota("3f9a", use=True, count=12_000),
+        ),
     ],
 )
 def test_a_command_has_the_typed_values(typed: str, order: Order, commands: list[Command]) -> None:
@@ -242,7 +307,10 @@ def test_a_command_has_the_typed_values(typed: str, order: Order, commands: list
      ("quota --webhook 3f9a --count 50001", "--count: '50001' is not a whole number, from 0 to 50,000")],
 )  # fmt: skip
 def test_what_is_typed_wrong_is_named_before_anything_is_sent(
-    typed: str, says: str, commands: list[Command], capsys: pytest.CaptureFixture[str]
+    typed: str,
+    says: str,
+    commands: list[Command],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     kind, *options = typed.split()
     assert main(["lanes", kind, "acme", *options, "--why", "because"]) == 2
@@ -255,43 +323,79 @@ def test_what_is_typed_wrong_is_named_before_anything_is_sent(
     [
         ("--at-clay --credits 4", Resolve("crm-17", credits=4)),
         ("--give-up", Resolve("crm-17", give_up=True)),
-        ("--at-clay --credits 0 --actions 1 --destination people", Resolve("crm-17", 0, 1, destination="people")),
+        (
+            "--at-clay --credits 0 --actions 1 --destination people",
+            Resolve("crm-17", 0, 1, destination="people"),
+        ),
     ],
 )
-def test_a_lead_is_settled_as_it_is_typed(typed: str, arguments: Resolve, commands: list[Command]) -> None:
-    assert main(["dlq", "resolve", "crm-17", "--workspace", "acme", *typed.split(), "--why", "because"]) == 0
+def test_a_lead_is_settled_as_it_is_typed(
+    typed: str,
+    arguments: Resolve,
+    commands: list[Command],
+) -> None:
+    assert (
+        main(
+            ["dlq", "resolve", "crm-17", "--workspace", "acme", *typed.split(), "--why", "because"],
+        )
+        == 0
+    )
     (command,) = commands
     assert command.kind == "resolve"
     assert command.workspace == "acme"
     assert read_arguments(command.kind, command.args) == arguments
 
 
-@pytest.mark.parametrize("typed", ["", "--at-clay", "--at-clay --credits -4", "--at-clay --credits 4 --give-up"])
-def test_a_resolution_that_says_too_little_is_wrong_usage(typed: str, commands: list[Command]) -> None:
-    assert main(["dlq", "resolve", "crm-17", "--workspace", "acme", *typed.split(), "--why", "because"]) == 2
+@pytest.mark.parametrize(
+    "typed",
+    ["", "--at-clay", "--at-clay --credits -4", "--at-clay --credits 4 --give-up"],
+)
+def test_a_resolution_that_says_too_little_is_wrong_usage(
+    typed: str,
+    commands: list[Command],
+) -> None:
+    assert (
+        main(
+            ["dlq", "resolve", "crm-17", "--workspace", "acme", *typed.split(), "--why", "because"],
+        )
+        == 2
+    )
     assert commands == []
 
 
 @pytest.mark.parametrize("typed", ["", "--lead crm-17 --import march.csv"])
-def test_a_cancellation_names_either_a_lead_or_an_import(typed: str, commands: list[Command]) -> None:
+def test_a_cancellation_names_either_a_lead_or_an_import(
+    typed: str,
+    commands: list[Command],
+) -> None:
     assert main(["lanes", "cancel", "acme", *typed.split(), "--why", "because"]) == 2
     assert main(["lanes", "cancel", "acme", "--import", "march.csv", "--why", "because"]) == 0
-    assert [(command.kind, command.args) for command in commands] == [("cancel_import", {"import_id": "march.csv"})]
+    assert [(command.kind, command.args) for command in commands] == [
+        ("cancel_import", {"import_id": "march.csv"}),
+    ]
 
 
-def test_the_url_of_a_webhook_is_not_its_id(commands: list[Command], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_url_of_a_webhook_is_not_its_id(
+    commands: list[Command],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     url = "https://api.clay.com/v3/sources/webhook/secret"
     assert main(["lanes", "quota", "acme", "--webhook", url, "--retire", "--why", "because"]) == 2
     assert "secret" not in capsys.readouterr().err
     assert commands == []
 
 
-def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_books_name_the_leads_whose_cost_is_not_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     open_costs = [OpenCost("acme", "people", "crm-17", Reservation("2026-11-24", "2026-11", 20, 5))]
     report = BooksReport(balanced=True, columns={name: StatusCount() for name in COLUMNS})
     show_report(msgspec.structs.replace(report, open_costs=open_costs, open_cost_count=2))
     output = capsys.readouterr().out
-    assert "2 POSTs are booked at their ceiling, not known: Clay did not say what the lead cost." in output
+    assert (
+        "2 POSTs are booked at their ceiling, not known: Clay did not say what the lead cost."
+        in output
+    )
     assert "stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT" in output
     assert "  acme/people crm-17: 20 credits and 5 actions on 2026-11-24" in output
     assert "  and 1 more; --limit names more of them" in output
@@ -299,12 +403,19 @@ def test_the_books_name_the_leads_whose_cost_is_not_known(capsys: pytest.Capture
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_dlq_says_what_has_become_of_dead_letters(
-    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answers: bool
+    config: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answers: bool,
 ) -> None:
     """34 were written and all were sent back: none is open, and nobody is sent to look for them."""
     tally = counted(monkeypatch, NOW_MS)
     for _ in range(34):
-        tally.add({"stream-app-reason": b"http_422", "stream-app-disposition": b"poison"}, b"acme", NOW_MS - 1)
+        tally.add(
+            {"stream-app-reason": b"http_422", "stream-app-disposition": b"poison"},
+            b"acme",
+            NOW_MS - 1,
+        )
 
     def ask(_: object) -> DeadLettersAnswer:
         if not answers:
@@ -318,18 +429,41 @@ def test_dlq_says_what_has_become_of_dead_letters(
     assert "34 dead letters in dlq" in output.out
     assert "suppression list" not in output.out
     assert ("of these 0 open, 0 coming back, 34 solved, 0 given up" in output.out) is answers
-    assert ("how many of them are open is not known: the board does not answer" in output.err) is not answers
+    assert (
+        "how many of them are open is not known: the board does not answer" in output.err
+    ) is not answers
 
 
 def test_results_of_an_import_are_joined_in_its_workspace(
-    config: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The import knows it: without it, 0 of 199 rows had a result, and no word said why."""
-    publication = FoundImport("march", "acme", 1, 2, "jane", "leads.csv", 3, 0, 3, {"enriched": 3}, 9)
+    publication = FoundImport(
+        "march",
+        "acme",
+        1,
+        2,
+        "jane",
+        "leads.csv",
+        3,
+        0,
+        3,
+        {"enriched": 3},
+        9,
+    )
     wanted: list[ResultFilter] = []
 
     def ask(_: object, import_id: str) -> ImportsAnswer:
-        return ImportsAnswer(as_of_ms=1, lag=0, trouble="", imports=[publication] * (import_id == "march"), more=False)
+        return ImportsAnswer(
+            as_of_ms=1,
+            lag=0,
+            trouble="",
+            imports=[publication] * (import_id == "march"),
+            more=False,
+        )
 
     async def write(_: object, chosen: ResultFilter, *__: object, **___: object) -> Export:
         wanted.append(chosen)

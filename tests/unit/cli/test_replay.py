@@ -14,14 +14,32 @@ from tests.unit.domain.test_orders import plan
 START = ReplayCommand("r-1", "start", "r-1", 0, "jane")
 
 
-def told(monkeypatch: pytest.MonkeyPatch, state: ReplayState, text: str = "") -> list[ReplayCommand]:
+def told(
+    monkeypatch: pytest.MonkeyPatch,
+    state: ReplayState,
+    text: str = "",
+) -> list[ReplayCommand]:
     """Have the replay process give one answer and then no more; returns the commands that it gets."""
     got: list[ReplayCommand] = []
 
-    async def submit_and_follow(_: Settings, command: ReplayCommand) -> AsyncIterator[ReplayProgress]:
+    async def submit_and_follow(
+        _: Settings,
+        command: ReplayCommand,
+    ) -> AsyncIterator[ReplayProgress]:
         got.append(command)
         commands = (command.id,)
-        yield ReplayProgress("r-1", state, "jane", "", 0, plan(), total=40, sent=7, text=text, commands=commands)
+        yield ReplayProgress(
+            "r-1",
+            state,
+            "jane",
+            "",
+            0,
+            plan(),
+            total=40,
+            sent=7,
+            text=text,
+            commands=commands,
+        )
         await asyncio.Event().wait()
 
     monkeypatch.setattr(module, "submit_and_follow", submit_and_follow)
@@ -29,7 +47,8 @@ def told(monkeypatch: pytest.MonkeyPatch, state: ReplayState, text: str = "") ->
 
 
 async def test_ctrl_c_stops_the_replay_and_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     got = told(monkeypatch, "running")
     ordering = asyncio.create_task(module.order_and_follow(Settings(), START))
@@ -45,7 +64,9 @@ async def test_ctrl_c_stops_the_replay_and_says_how_to_go_on(
     assert "interrupted after 7: run the same command to continue; nothing is sent twice" in errors
 
 
-async def test_a_replay_that_another_operator_stops_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replay_that_another_operator_stops_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told(monkeypatch, "stopped", "another operator has started r-2")
     with pytest.raises(StreamAppError, match=r"^replay r-1: another operator has started r-2$"):
         await module.order_and_follow(Settings(), START)

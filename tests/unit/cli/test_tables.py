@@ -1,4 +1,6 @@
-"""Tables at the widths of terminals, and in a pipe: whole words, fewer columns where there is no room."""
+"""Tables at the widths of terminals, and in a pipe: whole words, fewer columns where there is no
+room.
+"""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,13 @@ def test_in_a_pipe_a_row_is_a_line_and_nothing_is_left_out() -> None:
 
 def test_where_not_even_the_least_fits_a_row_is_a_block() -> None:
     lines, _ = lines_of(dead_letters(), 30)
-    assert lines == ["count", "7", "  reason: credits_exhausted_suspected", "1", "  reason: http_503"]
+    assert lines == [
+        "count",
+        "7",
+        "  reason: credits_exhausted_suspected",
+        "1",
+        "  reason: http_503",
+    ]
 
 
 def test_a_cell_of_others_is_one_line_and_obeyed_by_no_terminal() -> None:

@@ -1,4 +1,6 @@
-"""The books: what is counted, that the board counts the same, and how little memory a million leads take."""
+"""The books: what is counted, that the board counts the same, and how little memory a million leads
+take.
+"""
 
 import copy
 import json
@@ -16,7 +18,15 @@ from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.client.books import STATUSES
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.books.records import COLUMN, COLUMNS, MEANING, NOT_LEADS, StatusCount, Totals, column
+from stream_app.domain.books.records import (
+    COLUMN,
+    COLUMNS,
+    MEANING,
+    NOT_LEADS,
+    StatusCount,
+    Totals,
+    column,
+)
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.messages import RESEND, RESEND_ORDERED, Status
@@ -27,7 +37,16 @@ from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.tape import Tape
 from tests.simulation.world import World
-from tests.support.damages import DAMAGES, Damage, lag_the_row, one, rows, simulated, taped, with_value
+from tests.support.damages import (
+    DAMAGES,
+    Damage,
+    lag_the_row,
+    one,
+    rows,
+    simulated,
+    taped,
+    with_value,
+)
 
 _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
@@ -40,7 +59,7 @@ def wrong(report: BooksReport) -> list[str]:
     return [f"{problem.where} ({problem.lead_id}): {problem.what}" for problem in report.problems]
 
 
-# ----------------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
 
 
 def test_every_status_has_a_column_and_every_column_a_meaning() -> None:
@@ -54,14 +73,20 @@ def test_every_status_has_a_column_and_every_column_a_meaning() -> None:
 def test_only_histories_that_begin_with_an_input_record_are_leads() -> None:
     """A callback or a command may begin a history, too, and nothing follows it."""
     of_leads = {after for before, afters in NEXT.items() if before for after in afters}
-    assert {status for status in NEXT[None] if status not in NEXT and status not in of_leads} == NOT_LEADS
+    assert {
+        status for status in NEXT[None] if status not in NEXT and status not in of_leads
+    } == NOT_LEADS
     assert [column(status, final=False) for status in NOT_LEADS] == [""] * len(NOT_LEADS)
 
 
-# ------------------------------------------------------------------------------------- runs in which all is right
+# ----------------------------------------------------------------------- runs in which all is right
 
 
-@pytest.mark.parametrize("schedule", [*bases(), CORRECTED, *map(drawn, range(24))], ids=lambda schedule: schedule.name)
+@pytest.mark.parametrize(
+    "schedule",
+    [*bases(), CORRECTED, *map(drawn, range(24))],
+    ids=lambda schedule: schedule.name,
+)
 def test_the_books_balance_at_every_moment(schedule: Schedule) -> None:
     """Also in the middle of crashes, freezes and rebalances."""
     world = World(schedule)
@@ -81,16 +106,27 @@ def test_the_books_balance_at_every_moment(schedule: Schedule) -> None:
     assert not world.run().problems
     report = taped(world).close()
     assert report.balanced, wrong(report)
-    assert report.records == report.accounted == sum(stand.records for stand in report.columns.values()) > 0
+    assert (
+        report.records
+        == report.accounted
+        == sum(stand.records for stand in report.columns.values())
+        > 0
+    )
     assert report.columns["waiting"].records == 0
     assert report.accounts
 
 
 def test_a_cost_that_an_operator_corrected_is_in_the_books() -> None:
     report = simulated(CORRECTED).close()
-    assert report.not_leads == {"cost_corrected": 1}, "the first resolution of a parked lead ends it"
+    assert report.not_leads == {"cost_corrected": 1}, (
+        "the first resolution of a parked lead ends it"
+    )
     assert report.open_costs == []
-    (day,) = [account for account in report.accounts if len(account.period) == 10 and account.meter == "credits"]
+    (day,) = [
+        account
+        for account in report.accounts
+        if len(account.period) == 10 and account.meter == "credits"
+    ]
     assert day.spent == day.spent_by_events
     assert day.spent == 33, "30 as the operator says, 3 as the late callback says"
     assert day.unknown == 0, "30 as the operator says, 3 as the late callback says"
@@ -112,17 +148,27 @@ def test_a_resend_by_policy_or_an_operator_is_counted_as_a_possible_double_spend
     assert tape.close().possible_doubles == Counter(event.workspace for _, _, event in again)
 
 
-# ----------------------------------------------------------------------------------------- runs that are damaged
+# ---------------------------------------------------------------------------- runs that are damaged
 
 
 def rich_tape() -> Tape:
-    """Of the drawn runs without callbacks, where `accepted` is the end, the one with the most kinds of steps."""
-    tapes = [simulated(schedule) for schedule in map(drawn, range(48)) if not schedule.setup.callbacks]
-    with_lane = [tape for tape in tapes if any((consumed.key or b"").startswith(b"l/") for consumed in rows(tape, 0))]
+    """Of the drawn runs without callbacks, where `accepted` is the end, the one with the most kinds
+    of steps.
+    """
+    tapes = [
+        simulated(schedule) for schedule in map(drawn, range(48)) if not schedule.setup.callbacks
+    ]
+    with_lane = [
+        tape
+        for tape in tapes
+        if any((consumed.key or b"").startswith(b"l/") for consumed in rows(tape, 0))
+    ]
 
     def rich(tape: Tape) -> tuple[bool, int]:
         events = [event for _, _, event in tape.events()]
-        return any(event.status == "accepted" and event.seq == 3 for event in events), len({e.status for e in events})
+        return any(event.status == "accepted" and event.seq == 3 for event in events), len(
+            {e.status for e in events},
+        )
 
     return max(with_lane, key=rich)
 
@@ -137,7 +183,11 @@ def tape(good: Tape) -> Tape:
     return Tape(good.plan, good.now_ms, copy.deepcopy(good.logs), dict(good.passed))
 
 
-@pytest.mark.parametrize(("damage", "says"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    DAMAGES,
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_damage_is_named(tape: Tape, damage: Damage, says: str) -> None:
     origin = one(tape)
     damage(tape, origin)
@@ -148,7 +198,10 @@ def test_damage_is_named(tape: Tape, damage: Damage, says: str) -> None:
     assert says in named[0] or (says == "no row" and "its row is gone" in named[0])
 
 
-@pytest.mark.parametrize("meter", ["credits_reserved", "credits_spent", "actions_reserved", "actions_spent"])
+@pytest.mark.parametrize(
+    "meter",
+    ["credits_reserved", "credits_spent", "actions_reserved", "actions_spent"],
+)
 def test_a_lane_that_is_off_by_one_is_named(tape: Tape, meter: str) -> None:
     log = rows(tape, 0)
     i = max(i for i, consumed in enumerate(log) if (consumed.key or b"").startswith(b"l/"))
@@ -167,10 +220,16 @@ def test_a_lane_that_is_off_by_one_is_named(tape: Tape, meter: str) -> None:
 def test_a_reservation_that_no_lane_knows_is_named(tape: Tape) -> None:
     for number in range(tape.plan.partitions):
         rows(tape, number)[:] = [
-            consumed for consumed in rows(tape, number) if not (consumed.key or b"").startswith(b"l/")
+            consumed
+            for consumed in rows(tape, number)
+            if not (consumed.key or b"").startswith(b"l/")
         ]
         for i, consumed in enumerate(rows(tape, number)):
-            if (consumed.key or b"").startswith(b"d/") and consumed.value and _row.decode(consumed.value).reservation:
+            if (
+                (consumed.key or b"").startswith(b"d/")
+                and consumed.value
+                and _row.decode(consumed.value).reservation
+            ):
                 rows(tape, number)[:] = [rows(tape, number)[i]]
                 break
     assert any("the lane has no row" in problem.what for problem in tape.close(limit=1000).problems)
@@ -185,13 +244,17 @@ def test_an_unreadable_record_is_named_by_its_own_id(tape: Tape) -> None:
         log.append(ConsumedRecord(tape.plan.topics.status, 0, 9_000_000, b"x", value))
     for key in (b"d/acme/crm/lead-%d", b"l/unknown-%d"):
         for number, value in enumerate((b"[]", no_text, too_deep)):
-            rows(tape, 0).append(ConsumedRecord(tape.plan.topics.state, 0, 9_000_000 + number, key % number, value))
+            rows(tape, 0).append(
+                ConsumedRecord(tape.plan.topics.state, 0, 9_000_000 + number, key % number, value),
+            )
     report = tape.close()
     assert report.problem_count == 11
-    assert {"acme", "unknown-0", "unknown-1", "unknown-2"} < {problem.where for problem in report.problems}
+    assert {"acme", "unknown-0", "unknown-1", "unknown-2"} < {
+        problem.where for problem in report.problems
+    }
 
 
-# ------------------------------------------------------------------------------------------- the rest of the rules
+# ---------------------------------------------------------------------------- the rest of the rules
 
 
 def test_unread_records_wait(tape: Tape) -> None:
@@ -213,7 +276,9 @@ def test_a_record_that_only_claims_to_be_a_copy_of_nothing_readable_is_an_input(
 
 
 def test_histories_outlive_their_records(tape: Tape) -> None:
-    """Retention has removed the first records of a topic, and the first events too: that is no loss."""
+    """Retention has removed the first records of a topic, and the first events too: that is no
+    loss.
+    """
     topic, number, offset = one(tape).rsplit("/", 2)
     log = (topic, int(number))
     before = tape.close()
@@ -246,7 +311,10 @@ def board_counts(tape: Tape, path: Path) -> Totals:
     """Read the events of all partitions into a read model, and add up what it counts."""
     names = tape.plan.topics
     partitions = range(tape.plan.partitions)
-    model = ReadModel(path, Sources(names, tape.plan.partitions, Retention(), frozenset(tape.plan.workspaces)))
+    model = ReadModel(
+        path,
+        Sources(names, tape.plan.partitions, Retention(), frozenset(tape.plan.workspaces)),
+    )
     events = [
         Made(names.status, record.key, record.value, number, record.offset)
         for number in partitions
@@ -254,14 +322,20 @@ def board_counts(tape: Tape, path: Path) -> Totals:
     ]
     model.apply({names.status: events}, {}, None)
     model.close()
-    final = {alias for alias, destination in tape.plan.destinations.items() if not destination.callbacks}
+    final = {
+        alias for alias, destination in tape.plan.destinations.items() if not destination.callbacks
+    }
     totals = Totals()
     for count in Queries(path, final).status_counts():
         totals.add(count.status, count.leads, final=count.column == "accepted_final")
     return totals
 
 
-@pytest.mark.parametrize("schedule", [*bases(), *rare(), *map(drawn, range(12))], ids=lambda schedule: schedule.name)
+@pytest.mark.parametrize(
+    "schedule",
+    [*bases(), *rare(), *map(drawn, range(12))],
+    ids=lambda schedule: schedule.name,
+)
 def test_both_count_each_lead_in_the_same_column(schedule: Schedule, tmp_path: Path) -> None:
     """The batches in which the board reads are drawn in tests/simulation/test_account_histories.py."""
     tape = simulated(schedule)

@@ -36,7 +36,11 @@ SETTINGS = Settings(
 ACME = PublishOptions(workspace="acme")
 
 
-def check(draft: Draft, options: PublishOptions = ACME, settings: Settings = SETTINGS) -> Ready | Refusal:
+def check(
+    draft: Draft,
+    options: PublishOptions = ACME,
+    settings: Settings = SETTINGS,
+) -> Ready | Refusal:
     return Checker(settings, options).check(Row(7, draft))
 
 
@@ -87,7 +91,9 @@ def test_reasons() -> None:
     assert reason({"fields": {"email": "caf\udce9@b.example"}}) == "not_utf8"
     assert reason({"fields": {"email": "a@b.example", "x": object()}}) == "not_json"
     assert reason({"fields": {"email": "a@b.example", "x": 2**70}}) == "number_out_of_range"
-    assert reason({"fields": {"email": "a@b.example", "x": "y" * 8_193}}) == "cell_oversize", "as the worker says"
+    assert reason({"fields": {"email": "a@b.example", "x": "y" * 8_193}}) == "cell_oversize", (
+        "as the worker says"
+    )
     assert isinstance(check({"fields": {"email": "a@b.example", "x": "y" * 8_192}}), Ready)
     assert reason({**email(), "workspace": "unknown"}) == "unknown_workspace"
     assert reason({**email(), "destination": "beta-people"}) == "unknown_destination"
@@ -95,9 +101,18 @@ def test_reasons() -> None:
 
 def test_all_rows_are_checked_before_any_is_sent() -> None:
     refused: list[Refusal] = []
-    rows = [Row(1, email()), Row(2, {"fields": {}}, raw=b"{}\n"), Row(3, {**email(), "lead_id": "c 3"})]
+    rows = [
+        Row(1, email()),
+        Row(2, {"fields": {}}, raw=b"{}\n"),
+        Row(3, {**email(), "lead_id": "c 3"}),
+    ]
     with closing(Batch()) as batch:
-        work = check_rows(rows, Checker(SETTINGS, PublishOptions("acme")), batch.add, on_refused=refused.append)
+        work = check_rows(
+            rows,
+            Checker(SETTINGS, PublishOptions("acme")),
+            batch.add,
+            on_refused=refused.append,
+        )
         summary = asyncio.run(work)
         assert [lead.line for lead in batch] == [lead.line for lead in batch] == [1, 3]
     assert summary.rows == 3
@@ -110,10 +125,13 @@ def test_all_rows_are_checked_before_any_is_sent() -> None:
     assert [(row.line, row.row) for row in refused] == [(2, "{}")]
 
 
-# ---------------------------------------------------------------------------------------------- e-mails and ids
+# ---------------------------------------------------------------------------------- e-mails and ids
 
 
-@pytest.mark.parametrize("given", ["n/a", "ada@", "ada@example", "a@b.example; c@d.example", "Ada Lovelace", 17, True])
+@pytest.mark.parametrize(
+    "given",
+    ["n/a", "ada@", "ada@example", "a@b.example; c@d.example", "Ada Lovelace", 17, True],
+)
 def test_a_malformed_email_address_is_refused(given: object) -> None:
     """Seen: the rest of the row was published, without the e-mail and without a word."""
     who = {"linkedin_url": "https://www.linkedin.com/in/ada"}
@@ -136,7 +154,11 @@ def test_an_email_that_is_empty_or_only_badly_written_is_none_of_these(given: ob
         (None, "", False),
     ],
 )
-def test_an_id_that_is_changed_is_known_as_such(given: str | None, lead_id: str, changed: bool) -> None:
+def test_an_id_that_is_changed_is_known_as_such(
+    given: str | None,
+    lead_id: str,
+    changed: bool,
+) -> None:
     answer = ready({**email(), "lead_id": given})
     assert answer.lead_id == lead_id
     assert answer.is_changed == changed
@@ -156,7 +178,9 @@ OF_ACME = ImportSummary(rows=3, refused=1, leads=2, file="leads.csv", who="jane"
 
 
 def lead_of(workspace: str, note: str = "") -> Ready:
-    value = msgspec.json.encode({"fields": {"email": "ada@example.com", "note": note}, "workspace": workspace})
+    value = msgspec.json.encode(
+        {"fields": {"email": "ada@example.com", "note": note}, "workspace": workspace},
+    )
     return Ready(workspace, "people", 0, value, 2, "", "")
 
 
@@ -166,7 +190,12 @@ def summaries(leads: list[Ready]) -> list[ImportSummary | None]:
 
 def test_a_lead_without_room_leaves_the_summary_to_the_next() -> None:
     bare = len(lead_of("acme").value)
-    marked = list(announced([lead_of("acme", "x" * (MAX_LEAD_BYTES - bare)), lead_of("acme")], {"acme": OF_ACME}))
+    marked = list(
+        announced(
+            [lead_of("acme", "x" * (MAX_LEAD_BYTES - bare)), lead_of("acme")],
+            {"acme": OF_ACME},
+        ),
+    )
     assert summaries(marked) == [None, OF_ACME]
     assert all(isinstance(read_lead(lead.value, None), Lead) for lead in marked)
 
@@ -174,6 +203,8 @@ def test_a_lead_without_room_leaves_the_summary_to_the_next() -> None:
 def test_rows_with_imports_of_their_own_have_no_summary() -> None:
     summary = PublishSummary(rows=2, ready=2)
     summary.going["acme", "people"] = 2
-    assert summary.import_summaries("leads.csv", "jane") == {"acme": ImportSummary(2, 0, 2, "leads.csv", "jane")}
+    assert summary.import_summaries("leads.csv", "jane") == {
+        "acme": ImportSummary(2, 0, 2, "leads.csv", "jane"),
+    }
     summary.own_imports = 1
     assert summary.import_summaries() == {}

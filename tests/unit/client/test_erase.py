@@ -9,7 +9,14 @@ import msgspec
 import pytest
 
 from stream_app.client import people as erase
-from stream_app.client.people import StoredLead, Suppressed, erasure, find_stored_leads, hashes_of, persons_in
+from stream_app.client.people import (
+    StoredLead,
+    Suppressed,
+    erasure,
+    find_stored_leads,
+    hashes_of,
+    persons_in,
+)
 from stream_app.config import Settings
 from stream_app.domain.lead.identity import people
 from stream_app.domain.limits.budget import BudgetPolicy
@@ -22,7 +29,11 @@ from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import virtual_time
 
 LINKEDIN: Final = "https://www.linkedin.com/in/ada"
-NAME: Final[dict[str, Scalar]] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
+NAME: Final[dict[str, Scalar]] = {
+    "domain": "acme.example",
+    "first_name": "Ada",
+    "last_name": "King",
+}
 WHOLE: Final[dict[str, Scalar]] = {"email": ADA, "linkedin_url": LINKEDIN, **NAME}
 BY_LINKEDIN, BY_EMAIL, BY_NAME = people(WHOLE)
 
@@ -59,7 +70,13 @@ async def bench_of() -> Bench:
 
 
 async def held(*persons: str, lead_id: str | None = None) -> list[StoredLead]:
-    return await find_stored_leads(Reader.settings, persons, lead_id, None, lambda done, total: None)
+    return await find_stored_leads(
+        Reader.settings,
+        persons,
+        lead_id,
+        None,
+        lambda done, total: None,
+    )
 
 
 EVERYBODY: Final = tuple(sorted([BY_LINKEDIN, BY_EMAIL, BY_NAME]))
@@ -68,7 +85,9 @@ ALL: Final = StoredLead("acme", "1", ("acme-main",), EVERYBODY, own=EVERYBODY)
 
 @pytest.mark.parametrize("forced", [False, True])
 @virtual_time
-async def test_a_lead_is_found_by_its_email_linkedin_url_and_id_with_and_without_a_result(forced: bool) -> None:
+async def test_a_lead_is_found_by_its_email_linkedin_url_and_id_with_and_without_a_result(
+    forced: bool,
+) -> None:
     bench = await bench_of()
     await bench.lead("1", ADA, fields=WHOLE, force=forced)
     for _ in range(2):
@@ -89,7 +108,11 @@ async def test_a_result_names_its_person_after_its_row_expired() -> None:
 async def test_a_namesake_is_another_person() -> None:
     bench = await bench_of()
     await bench.lead("1", ADA, fields=WHOLE)
-    await bench.lead("2", "ada.king2@acme.example", fields={**NAME, "email": "ada.king2@acme.example"})
+    await bench.lead(
+        "2",
+        "ada.king2@acme.example",
+        fields={**NAME, "email": "ada.king2@acme.example"},
+    )
     assert await held(BY_EMAIL) == [ALL]
     await bench.lead("3", "", fields=NAME)
     leads = [(lead.lead_id, lead.is_named) for lead in await held(BY_EMAIL)]
@@ -131,13 +154,18 @@ TWO: Final[dict[str, Scalar]] = {"email": VICTIM, "linkedin_url": LINKEDIN}
 
 @virtual_time
 async def test_a_lead_that_does_not_name_who_was_asked_for_is_linked_to_the_person_only() -> None:
-    """A producer may have named two people in one lead: the leads of the second are asked for apart."""
+    """A producer may have named two people in one lead: the leads of the second are asked for
+    apart.
+    """
     bench = await bench_of()
     await bench.lead("two", "", fields=TWO, force=True)
     await bench.lead("victim", VICTIM)
     first, second = await held(BY_LINKEDIN)
     assert [first, second] == await held(lead_id="two")
-    assert [(lead.lead_id, lead.is_named) for lead in (first, second)] == [("two", True), ("victim", False)]
+    assert [(lead.lead_id, lead.is_named) for lead in (first, second)] == [
+        ("two", True),
+        ("victim", False),
+    ]
     assert second.own == (BY_VICTIM,)
     (suppressed, erased) = erasure([first], [BY_LINKEDIN], [second])
     assert suppressed == ("suppress", "", {"people": [BY_LINKEDIN]})
@@ -147,7 +175,9 @@ async def test_a_lead_that_does_not_name_who_was_asked_for_is_linked_to_the_pers
     assert everybody[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM])
     assert [command[2]["lead_id"] for command in both] == ["two", "victim"]
     (asked_for, _) = erasure([first], [BY_LINKEDIN, BY_VICTIM], [second])
-    assert asked_for[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM]), "it was asked for, whoever has it as well"
+    assert asked_for[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM]), (
+        "it was asked for, whoever has it as well"
+    )
 
 
 @virtual_time
@@ -179,7 +209,13 @@ async def test_a_linked_lead_that_was_erased_is_not_asked_for_again_until_it_com
 def test_spellings_of_a_person_have_one_hash() -> None:
     (ada,) = people({"email": "ada@example.com"})
     (linkedin,) = people({"linkedin_url": "https://www.linkedin.com/in/ada"})
-    lines = ["ada@example.com\n", "", "  mailto:Ada@Example.com", "linkedin.com/in/Ada/", "ADA@example.com"]
+    lines = [
+        "ada@example.com\n",
+        "",
+        "  mailto:Ada@Example.com",
+        "linkedin.com/in/Ada/",
+        "ADA@example.com",
+    ]
     assert hashes_of(lines) == [ada, linkedin]
 
 
@@ -193,14 +229,20 @@ def test_a_person_can_be_unsuppressed_by_hash() -> None:
 def test_a_line_without_an_identity_is_named_by_its_number_only() -> None:
     with pytest.raises(SettingsError) as caught:
         hashes_of(["ada@example.com", "Ada Lovelace", "https://www.linkedin.com/company/acme"])
-    assert [problem.split(" is ")[0] for problem in caught.value.problems] == ["number 2", "number 3"]
+    assert [problem.split(" is ")[0] for problem in caught.value.problems] == [
+        "number 2",
+        "number 3",
+    ]
     assert "Lovelace" not in str(caught.value)
 
 
 def test_a_list_of_another_namespace_is_taken_as_it_was_written() -> None:
     (ada,) = people({"email": "ada@example.com"})
     listed = [Suppressed(ada, 1, "jane", "c1", everywhere=True)]
-    for written in (msgspec.json.encode(listed), msgspec.json.format(msgspec.json.encode(listed), indent=2)):
+    for written in (
+        msgspec.json.encode(listed),
+        msgspec.json.format(msgspec.json.encode(listed), indent=2),
+    ):
         assert hashes_of(persons_in(written.decode()), hashed=True) == [ada]
     assert hashes_of(persons_in(f"{ada}\nada@example.com\n"), hashed=True) == [ada]
     with pytest.raises(SettingsError, match="the file is not what `suppress list --json` writes"):

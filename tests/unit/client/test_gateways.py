@@ -1,4 +1,6 @@
-"""Which secrets of tables gateways have, as seen from outside: real gateways over HTTP, without Kafka."""
+"""Which secrets of tables gateways have, as seen from outside: real gateways over HTTP, without
+Kafka.
+"""
 
 import asyncio
 import time
@@ -12,7 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_app.clay import Egress
 from stream_app.client import gateways
-from stream_app.client.gateways import ProbeFailed, TableSecret, callbacks_come_in, gateway_answers, table_secrets
+from stream_app.client.gateways import (
+    ProbeFailed,
+    TableSecret,
+    callbacks_come_in,
+    gateway_answers,
+    table_secrets,
+)
 from stream_app.config import Settings, load_settings
 from stream_app.dev.process import free_port
 from stream_app.domain.model.tokens import Keys
@@ -47,7 +55,9 @@ def in_turn(*gateways: Gateway) -> ASGIApp:
 
 @asynccontextmanager
 async def seen_from_outside(
-    tmp_path: Path, app: ASGIApp, environ: Mapping[str, str] = {"OLD": OLD, "NEW": NEW}
+    tmp_path: Path,
+    app: ASGIApp,
+    environ: Mapping[str, str] = {"OLD": OLD, "NEW": NEW},
 ) -> AsyncIterator[Settings]:
     async with serve_http(app, "127.0.0.1", 0, grace_s=1) as port:
         yield settings_for(tmp_path, port, environ)
@@ -69,7 +79,7 @@ callback_secrets_env = ["OLD", "NEW"]
 [destinations.firms]
 workspace = "acme"
 webhooks_env = ["FIRMS"]
-"""
+""",
     )
     return load_settings(path, {"KEY": NEW_KEY, **environ}, ())
 
@@ -83,7 +93,8 @@ def states(secrets: list[TableSecret]) -> dict[str, str]:
 
 @pytest.mark.parametrize("keys", [KEYS, None])
 async def test_each_secret_that_the_gateway_has_is_there_and_nothing_is_written(
-    keys: Keys | None, tmp_path: Path
+    keys: Keys | None,
+    tmp_path: Path,
 ) -> None:
     gateway = gateway_with(OLD, NEW, keys=keys)
     async with seen_from_outside(tmp_path, gateway.app) as settings:
@@ -95,23 +106,38 @@ async def test_each_secret_that_the_gateway_has_is_there_and_nothing_is_written(
 @pytest.mark.parametrize("keys", [KEYS, None])
 @pytest.mark.parametrize(
     ("secrets", "alias", "missing"),
-    [((OLD,), "people", {"NEW"}), ((), "people", {"OLD", "NEW"}), ((OLD, NEW), "another", {"OLD", "NEW"})],
+    [
+        ((OLD,), "people", {"NEW"}),
+        ((), "people", {"OLD", "NEW"}),
+        ((OLD, NEW), "another", {"OLD", "NEW"}),
+    ],
 )
 async def test_a_secret_that_the_gateway_lacks_is_named(
-    secrets: tuple[str, ...], alias: str, missing: set[str], keys: Keys | None, tmp_path: Path
+    secrets: tuple[str, ...],
+    alias: str,
+    missing: set[str],
+    keys: Keys | None,
+    tmp_path: Path,
 ) -> None:
     gateway = gateway_with(*secrets, keys=keys, alias=alias)
     async with seen_from_outside(tmp_path, gateway.app) as settings:
         states_ = await table_secrets(settings, 0)
     assert {name for name, state in states(states_).items() if state == "missing"} == missing
     (text, *_) = [secret.text for secret in states_ if secret.state == "missing"]
-    assert text.startswith(f"people: a gateway lacks {min(missing, key=['OLD', 'NEW'].index)} and refuses")
+    assert text.startswith(
+        f"people: a gateway lacks {min(missing, key=['OLD', 'NEW'].index)} and refuses",
+    )
     assert "(8 of 8 answers at http://127.0.0.1" in text
     assert not gateway.shelf.records
 
 
 async def test_one_of_several_gateways_lacks_a_secret(tmp_path: Path) -> None:
-    app = in_turn(gateway_with(OLD, NEW), gateway_with(OLD, NEW), gateway_with(OLD), gateway_with(OLD, NEW))
+    app = in_turn(
+        gateway_with(OLD, NEW),
+        gateway_with(OLD, NEW),
+        gateway_with(OLD),
+        gateway_with(OLD, NEW),
+    )
     async with seen_from_outside(tmp_path, app) as settings:
         secrets = await table_secrets(settings, 0)
     assert states(secrets) == {"OLD": "present", "NEW": "missing"}
@@ -134,7 +160,8 @@ async def test_a_secret_that_is_not_set_here_is_not_tried(tmp_path: Path) -> Non
         secrets = await table_secrets(settings, 0)
         assert states(secrets) == {"OLD": "present", "NEW": "unknown"}
         assert secrets[1].text == (
-            "people: the gateways have a secret of this table; NEW is not set here, so it was not tried"
+            "people: the gateways have a secret of this table; NEW is not set here, so it "
+            "was not tried"
         )
     async with seen_from_outside(tmp_path, gateway_with().app, {}) as settings:
         assert states(await table_secrets(settings, 0)) == {"OLD": "missing", "NEW": "missing"}, (
@@ -144,7 +171,10 @@ async def test_a_secret_that_is_not_set_here_is_not_tried(tmp_path: Path) -> Non
 
 async def test_gateways_out_of_reach_were_not_asked(tmp_path: Path) -> None:
     unset = "NEW was not tried: PROXY, the URL of the proxy, is not set here"
-    for proxy, says in (("", "cannot be reached from here"), ('[egress]\nproxy_env = "PROXY"\n', unset)):
+    for proxy, says in (
+        ("", "cannot be reached from here"),
+        ('[egress]\nproxy_env = "PROXY"\n', unset),
+    ):
         settings = settings_for(tmp_path, free_port(), {"OLD": OLD, "NEW": NEW}, proxy)
         secrets = await table_secrets(settings, 0)
         assert states(secrets) == {"OLD": "unknown", "NEW": "unknown"}
@@ -175,7 +205,9 @@ class Endless:
 
 
 async def findings_of(ask: str, settings: Settings) -> str:
-    """Return what is said of the gateways by `doctor` (healthz, callback) or `lanes reload` (secrets)."""
+    """Return what is said of the gateways by `doctor` (healthz, callback) or `lanes reload`
+    (secrets).
+    """
     try:
         match ask:
             case "healthz":
@@ -192,7 +224,11 @@ async def findings_of(ask: str, settings: Settings) -> str:
 @pytest.mark.parametrize(("piece", "wait_s"), [(65_536, 0.0), (1, 0.05)], ids=["much", "slowly"])
 @pytest.mark.parametrize("ask", ["healthz", "callback", "secrets"])
 async def test_an_answer_without_an_end_is_given_up(
-    piece: int, wait_s: float, ask: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    piece: int,
+    wait_s: float,
+    ask: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It may be any program: `public_url` names a host of the internet."""
     monkeypatch.setattr(gateways, "_WITHIN_S", 1.0)

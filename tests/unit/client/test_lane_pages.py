@@ -1,4 +1,6 @@
-"""Lanes are shown page by page, a lane names a few of its neighbours, and what answers no command is passed over."""
+"""Lanes are shown page by page, a lane names a few of its neighbours, and what answers no command
+is passed over.
+"""
 
 from collections import Counter
 
@@ -20,8 +22,15 @@ SETTINGS = Settings(kafka=Kafka(partitions=2), workspaces={name: Workspace(name)
 
 
 def _report() -> LanesReport:
-    waiting = {(topic, number): Waiting(7) for topic in ("leads", "leads.retry", "leads.bulk") for number in range(2)}
-    lanes = [_lane(SETTINGS, name, None, waiting, Counter(), {}, {0: 5, 1: 5}, view_unreadable=False) for name in NAMES]
+    waiting = {
+        (topic, number): Waiting(7)
+        for topic in ("leads", "leads.retry", "leads.bulk")
+        for number in range(2)
+    }
+    lanes = [
+        _lane(SETTINGS, name, None, waiting, Counter(), {}, {0: 5, 1: 5}, view_unreadable=False)
+        for name in NAMES
+    ]
     return LanesReport(Facts(0, Group("Stable", 1), Group("Stable", 1), lanes, 0, None, []), {})
 
 
@@ -53,8 +62,13 @@ def test_a_lane_names_a_few_of_its_neighbours_and_counts_the_others() -> None:
 def test_waiting_records_of_a_shared_partition_are_counted_once() -> None:
     facts = _report().facts
     stopped = Facts(0, Group("Empty", 0), facts.replay, facts.lanes, 0, None, [])
-    assert next(finding.waiting for finding in explain(stopped) if finding.code == "no_worker") == 2 * 3 * 7
-    of_lane = next(finding for finding in explain(facts) if finding.workspace == facts.lanes[0].workspace)
+    assert (
+        next(finding.waiting for finding in explain(stopped) if finding.code == "no_worker")
+        == 2 * 3 * 7
+    )
+    of_lane = next(
+        finding for finding in explain(facts) if finding.workspace == facts.lanes[0].workspace
+    )
     assert of_lane.waiting == 3 * 7, "it may be of other lanes"
     assert of_lane.in_partition is True, "it may be of other lanes"
     assert of_lane.oldest_ms == 5, "it may be of other lanes"
@@ -63,12 +77,21 @@ def test_waiting_records_of_a_shared_partition_are_counted_once() -> None:
 def test_records_that_are_no_answers_are_passed_over() -> None:
     answer = CommandAnswer("c-1", True, 1, 1)
     values = (None, b"", b"{foreign", b"[" * 100_000, msgspec.json.encode(answer), b"{}")
-    records = [ConsumedRecord("leads.audit", 3, offset, b"acme", value) for offset, value in enumerate(values)]
+    records = [
+        ConsumedRecord("leads.audit", 3, offset, b"acme", value)
+        for offset, value in enumerate(values)
+    ]
     assert list(answers_in(records)) == [(3, answer)]
 
 
 def _view_of(workspace: str, partition: float) -> ConsumedRecord:
-    value = {"workspace": workspace, "partition": partition, "at_ms": 1, "breaker": "closed", "health": "healthy"}
+    value = {
+        "workspace": workspace,
+        "partition": partition,
+        "at_ms": 1,
+        "breaker": "closed",
+        "health": "healthy",
+    }
     encoded = msgspec.json.encode({**value, "score": 100, "rate_per_s": 8})
     return ConsumedRecord("leads.lanes", 0, 0, workspace.encode(), encoded)
 
@@ -76,11 +99,20 @@ def _view_of(workspace: str, partition: float) -> ConsumedRecord:
 def test_a_lane_whose_last_state_cannot_be_read_is_named_and_the_others_are_shown() -> None:
     by_name: dict[str, list[LaneView]] = {}
     unreadable: set[str] = set()
-    records = (_view_of("a", 0), _view_of("b", 1.5), _view_of("c", 1.5), _view_of("c", 0), _view_of("a", 1.5))
+    records = (
+        _view_of("a", 0),
+        _view_of("b", 1.5),
+        _view_of("c", 1.5),
+        _view_of("c", 0),
+        _view_of("a", 1.5),
+    )
     views_in(records, by_name, unreadable)
     assert unreadable == {"a", "b"}
     assert by_name.keys() == {"a", "c"}
-    settings = Settings(kafka=Kafka(partitions=1), workspaces={name: Workspace(name) for name in "abc"})
+    settings = Settings(
+        kafka=Kafka(partitions=1),
+        workspaces={name: Workspace(name) for name in "abc"},
+    )
     waiting = {(topic, 0): Waiting(2) for topic in ("leads", "leads.retry", "leads.bulk")}
     lanes = [
         _lane(

@@ -23,7 +23,11 @@ def result(lead_id: str = "crm-1", **fields: Scalar) -> Result:
     return Result(lead_id, "acme", "people", "clay", 2, 1_790_000_000_123, 9, fields)
 
 
-def written(form: Format, *lines: tuple[tuple[str, ...], Result | None], titles: list[str] | None = None) -> str:
+def written(
+    form: Format,
+    *lines: tuple[tuple[str, ...], Result | None],
+    titles: list[str] | None = None,
+) -> str:
     out = io.StringIO()
     to = Lines(out, form)
     for _, of_row in lines:
@@ -41,19 +45,58 @@ def table(text: str) -> list[list[str]]:
 
 def test_a_table_has_every_field_once_in_the_order_of_its_coming() -> None:
     text = written(
-        "csv", ((), result(Title="CEO", Age=None)), ((), result("crm-2", Phone='"hi",\nada', Title=True, Age=0))
+        "csv",
+        ((), result(Title="CEO", Age=None)),
+        ((), result("crm-2", Phone='"hi",\nada', Title=True, Age=0)),
     )
     assert table(text) == [
-        ["lead_id", "workspace", "destination", "source", "version", "at", "age_s", "Title", "Age", "Phone"],
-        ["crm-1", "acme", "people", "clay", "2", "2026-09-21T14:13:20.123+00:00", "9", "CEO", "", ""],
-        ["crm-2", "acme", "people", "clay", "2", "2026-09-21T14:13:20.123+00:00", "9", "true", "0", '"hi",\nada'],
+        [
+            "lead_id",
+            "workspace",
+            "destination",
+            "source",
+            "version",
+            "at",
+            "age_s",
+            "Title",
+            "Age",
+            "Phone",
+        ],
+        [
+            "crm-1",
+            "acme",
+            "people",
+            "clay",
+            "2",
+            "2026-09-21T14:13:20.123+00:00",
+            "9",
+            "CEO",
+            "",
+            "",
+        ],
+        [
+            "crm-2",
+            "acme",
+            "people",
+            "clay",
+            "2",
+            "2026-09-21T14:13:20.123+00:00",
+            "9",
+            "true",
+            "0",
+            '"hi",\nada',
+        ],
     ]
 
 
 def test_a_name_that_is_taken_gets_something_in_front() -> None:
-    header = table(written("csv", (("a", "b", "c"), result(email="x", source="y")), titles=["email", "source", "at"]))[
-        0
-    ]
+    header = table(
+        written(
+            "csv",
+            (("a", "b", "c"), result(email="x", source="y")),
+            titles=["email", "source", "at"],
+        ),
+    )[0]
     assert header == [
         *("email", "source", "at", "lead_id", "workspace", "destination"),
         *("result_source", "version", "result_at", "age_s", "result_email", "result_result_source"),
@@ -61,7 +104,9 @@ def test_a_name_that_is_taken_gets_something_in_front() -> None:
 
 
 def test_rows_without_a_result_and_short_rows() -> None:
-    rows = table(written("csv", (("1",), None), (("2", "x", ""), result(T="t")), titles=["id", "name"]))
+    rows = table(
+        written("csv", (("1",), None), (("2", "x", ""), result(T="t")), titles=["id", "name"]),
+    )
     assert rows[1] == ["1", "", *[""] * 8]
     assert rows[2][:3] == ["2", "x", "crm-1"]
     assert {len(row) for row in rows} == {10}
@@ -81,9 +126,14 @@ def test_json_lines() -> None:
 def test_fields_that_are_no_columns_are_in_the_last_one() -> None:
     """A column for each of millions of names would make every line longer by all of them."""
     many: dict[str, Any] = {f"f{n}": n for n in range(4_999)}
-    more = [result("crm-2", last=1, späte='say "hi", ada', z=None, b=True), result("crm-3", f7="=1", y="\x9b")]
+    more = [
+        result("crm-2", last=1, späte='say "hi", ada', z=None, b=True),
+        result("crm-3", f7="=1", y="\x9b"),
+    ]
     text = written(
-        "csv", *(((str(n),), of_row) for n, of_row in enumerate([result(**many), *more, None])), titles=["id"]
+        "csv",
+        *(((str(n),), of_row) for n, of_row in enumerate([result(**many), *more, None])),
+        titles=["id"],
     )
     header, first, second, third, fourth = table(text)
     assert len(header) == 1 + 7 + 5_000 + 1
@@ -100,7 +150,14 @@ def test_fields_that_are_no_columns_are_in_the_last_one() -> None:
 
 def test_no_cell_or_title_from_outside_is_a_formula_unless_asked_for() -> None:
     harmful = Result(
-        "=1", "acme", "people", "clay", 1, 0, 0, {"=HYPERLINK(1)": "@SUM(A1)", "Phone": "+49 30 1", "n": -1.5}
+        "=1",
+        "acme",
+        "people",
+        "clay",
+        1,
+        0,
+        0,
+        {"=HYPERLINK(1)": "@SUM(A1)", "Phone": "+49 30 1", "n": -1.5},
     )
     own = ("-own", "=own")
     rows = table(written("csv", (own, harmful), titles=["a", "=b"]))
@@ -141,14 +198,18 @@ def test_a_person_leads_to_a_result_that_may_come_later() -> None:
 
 @pytest.mark.parametrize("results", [20_000, pytest.param(200_000, marks=pytest.mark.slow)])
 def test_memory_is_bounded_and_files_have_no_name(
-    results: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
     memory = psutil.Process().memory_info
     store = ResultStore()
     before = memory().rss
     for first in range(0, results, 5_000):
-        store.put((f"acme/people/{n}".encode(), os.urandom(500)) for n in range(first, first + 5_000))
+        store.put(
+            (f"acme/people/{n}".encode(), os.urandom(500)) for n in range(first, first + 5_000)
+        )
     store.put((f"acme/people/{n}".encode(), b"new") for n in range(0, results, 2))
     assert memory().rss - before < 90 * 2**20, "of 100 MB and their index, where there are 200,000"
     assert list(tmp_path.iterdir()) == []
@@ -170,13 +231,19 @@ LINKEDIN: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/
 @pytest.mark.parametrize("fields", [EMAIL, LINKEDIN, {**EMAIL, **LINKEDIN}])
 def test_a_row_finds_the_result_of_its_person(tmp_path: Path, fields: dict[str, Scalar]) -> None:
     store = ResultStore()
-    matcher = Matcher(settings_of(tmp_path, "nowhere:1", ""), PublishOptions(workspace="busy"), store)
+    matcher = Matcher(
+        settings_of(tmp_path, "nowhere:1", ""),
+        PublishOptions(workspace="busy"),
+        store,
+    )
     row = Row(2, Draft(fields=fields, lead_id="other"))
     assert matcher.match(row) == 0
     store.put([(b"busy/busy/1", b"{}")])
     (by_email,) = people(EMAIL)
     store.put_people([(person_key("busy", "busy", by_email), [b"busy/busy/1"])])
-    assert (matcher.match(row) > 0) == ("email" in fields), "the lead that was sent had the e-mail only"
+    assert (matcher.match(row) > 0) == ("email" in fields), (
+        "the lead that was sent had the e-mail only"
+    )
     for person in people(fields):
         store.put_people([(person_key("busy", "busy", person), [b"busy/busy/1"])])
     assert matcher.match(row) > 0

@@ -41,7 +41,11 @@ class Server(BaseHTTPRequestHandler):
 
 def answer(monkeypatch: pytest.MonkeyPatch, status: int, body: bytes | dict[str, object]) -> None:
     monkeypatch.setattr(Server, "status", status)
-    monkeypatch.setattr(Server, "body", body if isinstance(body, bytes) else json.dumps(_LAG | body).encode())
+    monkeypatch.setattr(
+        Server,
+        "body",
+        body if isinstance(body, bytes) else json.dumps(_LAG | body).encode(),
+    )
 
 
 @contextmanager
@@ -94,36 +98,70 @@ def test_an_answer_of_another_server_is_never_an_unknown_lead(
 
 
 def test_before_the_board_has_read_kafka_no_lead_is_unknown(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    answer(monkeypatch, 503, {"error": "not_read_yet", "text": "The board has not read Kafka yet: ask again soon"})
-    with pytest.raises(BoardUnavailable, match="not read yet: The board has not read Kafka yet: ask again soon"):
+    answer(
+        monkeypatch,
+        503,
+        {"error": "not_read_yet", "text": "The board has not read Kafka yet: ask again soon"},
+    )
+    with pytest.raises(
+        BoardUnavailable,
+        match="not read yet: The board has not read Kafka yet: ask again soon",
+    ):
         find(settings, "crm-17")
     assert main(["status", "crm-17"]) == 5
     assert capsys.readouterr().err.startswith("not read yet: ")
 
 
 def test_status_says_where_the_time_went_and_what_holds_the_lead(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    timeline = waits(_events("received", "sending", "refused", "sending", "refused", "held_outage"), moves=True)
-    now = msgspec.structs.replace(timeline[-1], limit="breaker_open", text="5 failures", until_ms=9_000)
-    history = RecordHistory("leads/0/1", "acme", "people", "held_outage", "held", 5, "", [], [*timeline[:-1], now])
+    timeline = waits(
+        _events("received", "sending", "refused", "sending", "refused", "held_outage"),
+        moves=True,
+    )
+    now = msgspec.structs.replace(
+        timeline[-1],
+        limit="breaker_open",
+        text="5 failures",
+        until_ms=9_000,
+    )
+    history = RecordHistory(
+        "leads/0/1",
+        "acme",
+        "people",
+        "held_outage",
+        "held",
+        5,
+        "",
+        [],
+        [*timeline[:-1], now],
+    )
     answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))})
     assert main(["status", "crm-17"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "waited        2.0 s  POST to Clay, 2 times" in lines
     since = iso(5_000)
     until = iso(9_000)
-    assert f"WAITS for outage of Clay (breaker_open) since {since}, until {until}: 5 failures" in lines
+    assert (
+        f"WAITS for outage of Clay (breaker_open) since {since}, until {until}: 5 failures" in lines
+    )
 
 
 def test_status_adds_up_what_several_records_have_booked_for_a_lead(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def record(origin: str, *credits: int | None) -> RecordHistory:
         events = [
-            Event(n, 1_000 * n, "sending", "", "", None, 0, 0, 0, None, booked) for n, booked in enumerate(credits)
+            Event(n, 1_000 * n, "sending", "", "", None, 0, 0, 0, None, booked)
+            for n, booked in enumerate(credits)
         ]
         return RecordHistory(origin, "acme", "people", "enriched", "enriched", 5, "", events, [])
 
@@ -134,14 +172,23 @@ def test_status_adds_up_what_several_records_have_booked_for_a_lead(
         return "  all records together: 1 credit" in capsys.readouterr().out.splitlines()
 
     corrected = record("leads.commands/0/3", -12)
-    assert shown(record("leads/0/1", None, 12, 1), corrected, of=2), "it was sent again, and returned before"
-    assert not shown(record("leads/0/1", 1), record("leads/0/2", None), of=2), "the one record says so already"
-    assert not shown(record("leads/0/1", None, 12, 1), corrected, of=3), "an older record is not among them"
+    assert shown(record("leads/0/1", None, 12, 1), corrected, of=2), (
+        "it was sent again, and returned before"
+    )
+    assert not shown(record("leads/0/1", 1), record("leads/0/2", None), of=2), (
+        "the one record says so already"
+    )
+    assert not shown(record("leads/0/1", None, 12, 1), corrected, of=3), (
+        "an older record is not among them"
+    )
 
 
 @pytest.mark.parametrize("column", MEANING)
 def test_status_says_what_the_status_of_a_record_means(
-    settings: Settings, column: Column, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings,
+    column: Column,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     history = RecordHistory("leads/0/1", "acme", "people", "accepted", column, 5, "", [], [])
     answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))})
@@ -151,11 +198,16 @@ def test_status_says_what_the_status_of_a_record_means(
 
 
 def _events(*statuses: str) -> list[Event]:
-    return [Event(n, 1_000 * n, name, "", "", None, 0, 0, 0, None, None) for n, name in enumerate(statuses)]
+    return [
+        Event(n, 1_000 * n, name, "", "", None, 0, 0, 0, None, None)
+        for n, name in enumerate(statuses)
+    ]
 
 
 def test_what_repeats_in_turn_is_shown_once_with_its_number() -> None:
-    wall = steps(_events("received", *["held_outage", "deferred", "replayed"] * 6, "sending", "accepted"))
+    wall = steps(
+        _events("received", *["held_outage", "deferred", "replayed"] * 6, "sending", "accepted"),
+    )
     assert [(step.event.status, step.times) for step in wall] == [
         ("received", 1),
         ("held_outage", 6),
@@ -179,7 +231,10 @@ def test_every_event_is_counted_in_one_step(statuses: list[str]) -> None:
     assert not events or shown[-1].event is events[-1], "the status of now is the last one shown"
 
 
-def test_a_refusal_of_the_board_is_no_unknown_lead_either(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_the_board_is_no_unknown_lead_either(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answer(monkeypatch, 401, {"error": "no_token", "text": "Send the header Authorization"})
     with pytest.raises(StreamAppError, match="rejected the request: Send the header") as refused:
         find(settings, "crm-17")
@@ -187,7 +242,12 @@ def test_a_refusal_of_the_board_is_no_unknown_lead_either(settings: Settings, mo
 
 
 OF_ACME = RecordHistory("leads/0/1", "acme", "people", "accepted", "accepted", 5, "", [], [])
-OF_BETA = msgspec.structs.replace(OF_ACME, origin="leads/1/1", workspace="beta", destination="firms")
+OF_BETA = msgspec.structs.replace(
+    OF_ACME,
+    origin="leads/1/1",
+    workspace="beta",
+    destination="firms",
+)
 OF_NOBODY = msgspec.structs.replace(OF_ACME, origin="leads/0/2", workspace="", destination="")
 ACMES = FoundResult("acme", "people", "clay", 1, 5, 0, {"title": "CTO"}, "")
 BETAS = msgspec.structs.replace(ACMES, workspace="beta", destination="firms")
@@ -216,4 +276,6 @@ def test_a_lead_is_found_by_what_the_workspace_has_of_it(
     answer(monkeypatch, 200, {"lead": lead} | nobody_waits)
     expected = [] if left is None else [FoundLead("crm-17", left[0], len(left[0]), left[1])]
     assert find(settings, "crm-17", "acme").leads == expected
-    assert find(settings, "crm-17").leads == [FoundLead("crm-17", histories, 9, results)], "in all workspaces"
+    assert find(settings, "crm-17").leads == [FoundLead("crm-17", histories, 9, results)], (
+        "in all workspaces"
+    )

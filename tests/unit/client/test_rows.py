@@ -1,4 +1,6 @@
-"""Reading rows: whatever is in the file, each row is a draft or is refused, and the next one is read."""
+"""Reading rows: whatever is in the file, each row is a draft or is refused, and the next one is
+read.
+"""
 
 import csv
 import io
@@ -31,7 +33,10 @@ def outcome(row: Row) -> str | Draft:
 
 
 def test_a_plain_csv() -> None:
-    data = b'\xef\xbb\xbfE-Mail;First Name;Workspace;Notes\r\na@b.example;Jane;acme;\r\n\r\nc@d.example;;;"x;\ny"\r\n'
+    data = (
+        b"\xef\xbb\xbfE-Mail;First Name;Workspace;Notes\r\na@b.example;Jane;acme;\r\n\r\n"
+        b'c@d.example;;;"x;\ny"\r\n'
+    )
     assert [(row.line, outcome(row)) for row in csv_rows(data)] == [
         (2, {"workspace": "acme", "fields": {"email": "a@b.example", "first_name": "Jane"}}),
         (4, {"fields": {"email": "c@d.example", "Notes": "x;\ny"}}),
@@ -95,9 +100,20 @@ def test_jsonl_takes_leads_and_flat_objects() -> None:
 
 
 def test_jsonl_with_nesting_and_long_lines() -> None:
-    data = b'{"a":' + b"[" * 100_000 + b"\n" + b'"' + b"x" * (2 * MAX_LINE_BYTES) + b'"\n{"email":"a@b.example"}'
+    data = (
+        b'{"a":'
+        + b"[" * 100_000
+        + b"\n"
+        + b'"'
+        + b"x" * (2 * MAX_LINE_BYTES)
+        + b'"\n{"email":"a@b.example"}'
+    )
     seen = [(row.line, outcome(row)) for row in read_jsonl(io.BytesIO(data))]
-    assert seen == [(1, "nested_too_deep"), (2, "oversize"), (3, {"fields": {"email": "a@b.example"}})]
+    assert seen == [
+        (1, "nested_too_deep"),
+        (2, "oversize"),
+        (3, {"fields": {"email": "a@b.example"}}),
+    ]
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
@@ -108,7 +124,9 @@ def test_any_output_of_pythons_csv_writer_is_read(cells: list[list[str]]) -> Non
     writer.writerow(["email", "notes"])
     writer.writerows(cells)
     wanted = [
-        {name: cell for name, cell in zip(("email", "notes"), row, strict=True) if cell} for row in cells if any(row)
+        {name: cell for name, cell in zip(("email", "notes"), row, strict=True) if cell}
+        for row in cells
+        if any(row)
     ]
     seen = csv_rows(text.getvalue().encode())
     assert [row.draft["fields"] for row in seen if isinstance(row.draft, dict)] == wanted
@@ -149,7 +167,11 @@ def test_memory_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
         ("E-Mail,Private", {"email": "Private"}, "E-Mail,email"),
     ],
 )
-def test_columns_are_named_by_their_usual_spellings(header: str, mapping: dict[str, str], names: str) -> None:
+def test_columns_are_named_by_their_usual_spellings(
+    header: str,
+    mapping: dict[str, str],
+    names: str,
+) -> None:
     assert name_columns(header.split(","), mapping) == names.split(",")
 
 

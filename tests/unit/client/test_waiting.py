@@ -32,10 +32,25 @@ async def fed(left: list[list[StatusEvent]]) -> AsyncIterator[list[StatusEvent]]
 
 
 AT_REST = (
-    *("enriched", "partial", "no_data", "enrich_error", "served_from_cache", "rejected_invalid", "suppressed"),
+    *(
+        "enriched",
+        "partial",
+        "no_data",
+        "enrich_error",
+        "served_from_cache",
+        "rejected_invalid",
+        "suppressed",
+    ),
     *("duplicate", "expired", "parked"),
 )
-UNDER_WAY = ("accepted", "held_budget", "deferred", "send_uncertain", "dead_lettered", "callback_overdue")
+UNDER_WAY = (
+    "accepted",
+    "held_budget",
+    "deferred",
+    "send_uncertain",
+    "dead_lettered",
+    "callback_overdue",
+)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +72,8 @@ def test_where_a_lead_is_at_rest(status: Status, destination: str, rests: bool) 
 
 
 @pytest.mark.parametrize(
-    "place", ["leads/0/99", "leads/0/102", "leads/1/100", "leads.bulk/0/100", "leads.callbacks/0/100"]
+    "place",
+    ["leads/0/99", "leads/0/102", "leads/1/100", "leads.bulk/0/100", "leads.callbacks/0/100"],
 )
 def test_events_of_other_records_change_nothing(place: str) -> None:
     leads = published(2)
@@ -105,7 +121,11 @@ STATUSES = sorted(set(get_args(Status)) - NOT_LEADS)
     st.randoms(use_true_random=False),
     st.lists(st.tuples(st.integers(95, 135), st.sampled_from(STATUSES)), max_size=60),
 )
-def test_it_counts_as_a_dictionary_would(sizes: list[int], random: object, events: list[tuple[int, Status]]) -> None:
+def test_it_counts_as_a_dictionary_would(
+    sizes: list[int],
+    random: object,
+    events: list[tuple[int, Status]],
+) -> None:
     """Batches of ours with gaps between them, acknowledged in any order, and any events."""
     batches = []
     offset = 100
@@ -123,6 +143,8 @@ def test_it_counts_as_a_dictionary_would(sizes: list[int], random: object, event
         if at in last:
             last[at] = status
     counted = Counter(status for status in last.values() if status is not None)
-    assert Counter(leads.by_status(at_rest=True)) + Counter(leads.by_status(at_rest=False)) == counted
+    assert (
+        Counter(leads.by_status(at_rest=True)) + Counter(leads.by_status(at_rest=False)) == counted
+    )
     assert leads.total == len(last) == leads.no_event + counted.total()
     assert leads.at_rest == sum(leads.by_status(at_rest=True).values())

@@ -1,4 +1,6 @@
-"""A board without a configured token, and the user who runs it: who comes in, by the files and the address alone."""
+"""A board without a configured token, and the user who runs it: who comes in, by the files and the
+address alone.
+"""
 
 import os
 import stat
@@ -61,7 +63,9 @@ def test_without_a_folder_that_lasts_the_board_names_what_to_set(
 
 
 def test_the_user_who_runs_the_board_comes_in_and_another_is_told_what_to_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with served(tmp_path) as url:
         settings = settings_of(tmp_path, url)
@@ -88,7 +92,11 @@ def test_a_token_that_is_configured_is_the_one_that_reads(tmp_path: Path) -> Non
     path.write_text(f'[board]\ntoken_env = "BOARD"\nread_model_path = "{tmp_path}/model.sqlite"\n')
     token = "a token of the configuration: 4be1d7a2"
     settings = load_settings(path, {"BOARD": token}, ("api",))
-    assert token_of_board(settings, dict(os.environ)) == token_of_reader(settings, dict(os.environ)) == token
+    assert (
+        token_of_board(settings, dict(os.environ))
+        == token_of_reader(settings, dict(os.environ))
+        == token
+    )
     assert not (tmp_path / "model.token").exists()
     without = load_settings(path, {"BOARD": token}, ())
     assert token_of_reader(without, dict(os.environ)) == token

@@ -41,7 +41,12 @@ token_env = "BOARD_TOKEN"
 """
 
 
-def load(tmp_path: Path, text: str, environ: dict[str, str] = SECRETS, needs: tuple[Need, ...] = ("clay",)) -> Settings:
+def load(
+    tmp_path: Path,
+    text: str,
+    environ: dict[str, str] = SECRETS,
+    needs: tuple[Need, ...] = ("clay",),
+) -> Settings:
     path = tmp_path / "stream_app.toml"
     path.write_text(text, encoding="utf-8")
     return load_settings(path, environ, needs)
@@ -52,4 +57,6 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] = SECRETS) -> li
         load(tmp_path, text, environ)
     assert str(caught.value) == "\n".join(caught.value.problems)
     assert not any("\n" in line or "s3cret" in line for line in caught.value.problems)
-    return [line.removeprefix(f"{tmp_path / 'stream_app.toml'}: ") for line in caught.value.problems]
+    return [
+        line.removeprefix(f"{tmp_path / 'stream_app.toml'}: ") for line in caught.value.problems
+    ]

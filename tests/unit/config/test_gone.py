@@ -19,7 +19,10 @@ RENAMED = {
     "workspaces.acme.stop": "suspension",
     "gateway.api_token_env": "board.token_env",
     "gateway.api_url": "board.url",
-    **{f"gateway.{key}": f"board.{key}" for key in ("read_model_path", "banner", "user_header", "trace_url")},
+    **{
+        f"gateway.{key}": f"board.{key}"
+        for key in ("read_model_path", "banner", "user_header", "trace_url")
+    },
 }
 """Place of a table or key of 0.1.0 -> its word now."""
 
@@ -29,7 +32,9 @@ def is_known(key: str) -> bool:
     *tables, last = key.replace(".*", "").split(".")
     kind: object = Settings
     for table in tables:
-        kind = {"workspaces": Workspace, "destinations": Destination}.get(table) or keys_of(kind).get(table)
+        kind = {"workspaces": Workspace, "destinations": Destination}.get(table) or keys_of(
+            kind,
+        ).get(table)
         if not (isinstance(kind, type) and hasattr(kind, "__struct_fields__")):
             return kind is not None  # a table whose keys are names: of columns, of counts
     return last in keys_of(kind)
@@ -39,7 +44,9 @@ def is_known(key: str) -> bool:
 def test_no_key_of_0_1_0_is_only_unknown(tmp_path: Path, key: str) -> None:
     place = re.sub(r"^workspaces\.\*", "workspaces.acme", key)
     lines = problems(tmp_path, f"{place} = 1\n{PEOPLE.replace('[workspaces.acme]', '')}")
-    (line,) = [line for line in lines if re.match(rf"(\S*: )?{re.escape(place.rpartition('.')[0])}", line)]
+    (line,) = [
+        line for line in lines if re.match(rf"(\S*: )?{re.escape(place.rpartition('.')[0])}", line)
+    ]
     assert "gone in 0.2.0; " in line, line
     for old, new in RENAMED.items():
         if place.startswith(old):

@@ -21,7 +21,10 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_comments", [False, True])
-def test_the_example_loads_as_it_is_and_with_what_its_comments_offer(tmp_path: Path, with_comments: bool) -> None:
+def test_the_example_loads_as_it_is_and_with_what_its_comments_offer(
+    tmp_path: Path,
+    with_comments: bool,
+) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 50
     environ = SECRETS
@@ -29,7 +32,8 @@ def test_the_example_loads_as_it_is_and_with_what_its_comments_offer(tmp_path: P
         text = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.M)
         more = ("BOARD_TOKEN", "OPERATOR_TOKEN", "SLACK_WEBHOOK", "PEPPER")
         environ = SECRETS | {
-            name: f"https://hooks.example.com/{name.lower()}-of-32-characters-or-more" for name in more
+            name: f"https://hooks.example.com/{name.lower()}-of-32-characters-or-more"
+            for name in more
         }
     settings = load(tmp_path, text, environ, get_args(Need))
     assert settings.workspaces["acme"].budget.tz == "Europe/Berlin"
@@ -66,20 +70,34 @@ def test_every_problem_of_the_file_comes_at_once(tmp_path: Path) -> None:
     assert len(lines) == 6
     assert lines[0].startswith("surprise: unknown key")
     assert "kafka.partitions: Expected int, got str" in lines
-    assert any(line == "workspaces.acme.hold: Invalid enum value 'stop'; there are: pause, degrade" for line in lines)
+    assert any(
+        line == "workspaces.acme.hold: Invalid enum value 'stop'; there are: pause, degrade"
+        for line in lines
+    )
     assert "workspaces.acme.breaker.open_ms: unknown key; did you mean open_s?" in lines
     assert "topics.leads_days = 0: must be from 1 to 3650" in lines
     assert lines[-1].startswith("environment variable CLAY_WEBHOOK_PEOPLE is not set")
-    (line,) = problems(tmp_path, PEOPLE.replace("[workspaces.acme]", '[workspaces.acme]\nfallback = ["cash"]'))
-    assert line == "workspaces.acme.fallback: Invalid enum value 'cash' - at $[0]; there are: cache, stale, local"
+    (line,) = problems(
+        tmp_path,
+        PEOPLE.replace("[workspaces.acme]", '[workspaces.acme]\nfallback = ["cash"]'),
+    )
+    assert line == (
+        "workspaces.acme.fallback: Invalid enum value 'cash' - at $[0]; there are: cache, "
+        "stale, local"
+    )
 
 
 def test_a_missing_secret_is_named_with_its_place(tmp_path: Path) -> None:
     assert problems(tmp_path, PEOPLE + 'token_env = "TOK"', {}) == [
-        "environment variable CLAY_WEBHOOK_PEOPLE is not set; destinations.people.webhooks_env names it",
+        (
+            "environment variable CLAY_WEBHOOK_PEOPLE is not set; "
+            "destinations.people.webhooks_env names it"
+        ),
         "environment variable TOK is not set; destinations.people.token_env names it",
     ]
-    assert "CLAY_WEBHOOK_PEOPLE" not in load(tmp_path, PEOPLE, {}, ()).secrets, "without POSTs it is not needed"
+    assert "CLAY_WEBHOOK_PEOPLE" not in load(tmp_path, PEOPLE, {}, ()).secrets, (
+        "without POSTs it is not needed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,14 +112,21 @@ def test_a_missing_secret_is_named_with_its_place(tmp_path: Path) -> None:
         ("s3cret", False),
     ],
 )
-def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path, url: str, right: bool) -> None:
+def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(
+    tmp_path: Path,
+    url: str,
+    right: bool,
+) -> None:
     """Seen: the worker ended with a traceback, which had the password in it."""
     text = '[redis]\nurl_env = "CACHE_URL"'
     environ = {"CACHE_URL": url}
     if right:
         assert load(tmp_path, text, environ).secrets["CACHE_URL"] == url
     else:
-        reported = "environment variable CACHE_URL: must be like redis://user:password@host:6379/0 (rediss:// for TLS)"
+        reported = (
+            "environment variable CACHE_URL: must be like redis://user:password@host:6379/0 "
+            "(rediss:// for TLS)"
+        )
         assert problems(tmp_path, text, environ) == [reported]
 
 
@@ -118,13 +143,19 @@ def test_a_redis_url_that_is_none_is_a_line_of_the_configuration(tmp_path: Path,
         ("https://h:s3cret/", "is malformed: copy it again"),
     ],
 )
-def test_a_url_for_messages_is_checked_and_never_shown(tmp_path: Path, url: str, problem: str | None) -> None:
+def test_a_url_for_messages_is_checked_and_never_shown(
+    tmp_path: Path,
+    url: str,
+    problem: str | None,
+) -> None:
     text = '[notify]\nurl_env = "NOTIFY_URL"'
     environ = {"NOTIFY_URL": url}
     if problem is None:
         load(tmp_path, text, environ)
     else:
-        assert problems(tmp_path, text, environ) == [f"environment variable NOTIFY_URL: the URL for messages {problem}"]
+        assert problems(tmp_path, text, environ) == [
+            f"environment variable NOTIFY_URL: the URL for messages {problem}",
+        ]
 
 
 def test_the_board_needs_the_secrets_of_messages_where_they_are_on(tmp_path: Path) -> None:
@@ -141,15 +172,22 @@ def test_the_board_needs_the_secrets_of_messages_where_they_are_on(tmp_path: Pat
 
 def test_an_uncertain_lead_waits_as_long_as_its_destination_says(tmp_path: Path) -> None:
     firms = (
-        '[destinations.firms]\nworkspace = "acme"\nwebhooks_env = ["B"]\ncallbacks = false\nuncertain_grace_s = 60\n'
+        '[destinations.firms]\nworkspace = "acme"\nwebhooks_env = ["B"]\ncallbacks = false\n'
+        "uncertain_grace_s = 60\n"
     )
     plan = load(tmp_path, PEOPLE + firms + "[delivery]\nuncertain_grace_s = 300", needs=()).plan
-    assert [plan.destinations[alias].uncertain_grace_s for alias in ("people", "firms")] == [300, 60]
+    assert [plan.destinations[alias].uncertain_grace_s for alias in ("people", "firms")] == [
+        300,
+        60,
+    ]
 
 
 def test_which_destination_a_lead_goes_to(tmp_path: Path) -> None:
     more = '[destinations.more]\nworkspace = "acme"\nwebhooks_env = ["B"]\ncallbacks = false\n'
-    other = '[workspaces.beta]\n[destinations.other]\nworkspace = "beta"\nwebhooks_env = ["C"]\ncallbacks = false\n'
+    other = (
+        '[workspaces.beta]\n[destinations.other]\nworkspace = "beta"\nwebhooks_env = ["C"]\n'
+        "callbacks = false\n"
+    )
     one = load(tmp_path, PEOPLE + other, needs=())
     assert sorted(one.workspaces) == ["acme", "beta"]
     assert one.destination_of("acme", None) == "people"
@@ -191,7 +229,11 @@ def test_a_weak_a_missing_and_a_second_pepper_are_refused(tmp_path: Path) -> Non
     text = "[privacy]\npepper_env = 'PERSON_PEPPER'"
     assert "at least 32 characters" in problems(tmp_path, text, {"PERSON_PEPPER": "salt"})[0]
     assert problems(tmp_path, text, {}) == [
-        "environment variable PERSON_PEPPER is not set; privacy.pepper_env names it"
+        "environment variable PERSON_PEPPER is not set; privacy.pepper_env names it",
     ]
-    (line,) = problems(tmp_path, "[privacy]\npepper_env = ['OLD', 'NEW']", {"OLD": PEPPER, "NEW": PEPPER})
+    (line,) = problems(
+        tmp_path,
+        "[privacy]\npepper_env = ['OLD', 'NEW']",
+        {"OLD": PEPPER, "NEW": PEPPER},
+    )
     assert 'privacy.pepper_env: one pepper now: pepper_env = "NAME"' in line

@@ -91,10 +91,13 @@ partition = 3
 workspace = "beta"
 webhooks_env = ["THIRD"]
 callbacks = false
-"""
+""",
     )
     reported = asyncio.run(files.configuration.refresh())
-    assert reported.text == "adopted: workspace acme, workspace beta (new), destination firms (new) with 1 webhooks"
+    assert (
+        reported.text
+        == "adopted: workspace acme, workspace beta (new), destination firms (new) with 1 webhooks"
+    )
     plan = files.configuration.plan
     assert plan.workspaces["acme"].budget.credits_per_day == 500
     assert plan.pins == {"acme": 1, "beta": 3}
@@ -102,15 +105,20 @@ callbacks = false
 
 
 def test_a_change_that_needs_a_restart_is_named_and_not_applied(files: Files) -> None:
-    files.write(TOML.replace("partitions = 4", "partitions = 8").replace("partition = 1", "partition = 2"))
+    files.write(
+        TOML.replace("partitions = 4", "partitions = 8").replace("partition = 1", "partition = 2"),
+    )
     reported = asyncio.run(files.configuration.refresh())
-    assert reported.text == "needs a restart of every process (kafka.partitions, workspaces.acme.partition)"
+    assert (
+        reported.text
+        == "needs a restart of every process (kafka.partitions, workspaces.acme.partition)"
+    )
     assert files.configuration.plan.pins == {"acme": 1}
     assert files.configuration.plan.partitions == 4
     files.write(TOML[: TOML.index("[workspaces")])
-    assert (
-        asyncio.run(files.configuration.refresh()).text
-        == "needs a restart of every process (workspace acme was removed, destination people was removed)"
+    assert asyncio.run(files.configuration.refresh()).text == (
+        "needs a restart of every process (workspace acme was removed, destination people "
+        "was removed)"
     )
     assert "people" in files.configuration.plan.destinations
 
@@ -119,17 +127,27 @@ def test_a_change_that_needs_a_restart_is_named_and_not_applied(files: Files) ->
     ("more", "text"),
     [
         ("[http]\nworker_port = 9201", "of the workers (http.worker_port)"),
-        ("[http]\nboard_port = 9207\n[board]\nbanner = 'test'", "of the board (http.board_port, board.banner)"),
+        (
+            "[http]\nboard_port = 9207\n[board]\nbanner = 'test'",
+            "of the board (http.board_port, board.banner)",
+        ),
         (
             "[http]\ngateway_port = 9203\nreplay_port = 9202\ntrace_port = 9205",
             "of the replay processes (http.replay_port), of the gateways (http.gateway_port), "
             "of the trace process (http.trace_port)",
         ),
         ("[shares]\nbulk = 0.2", "of the workers (shares.bulk)"),
-        ("[replay]\nrate_share = 0.1", "of the workers and the replay processes (replay.rate_share)"),
+        (
+            "[replay]\nrate_share = 0.1",
+            "of the workers and the replay processes (replay.rate_share)",
+        ),
     ],
 )
-def test_a_restart_is_named_by_the_processes_that_need_it(files: Files, more: str, text: str) -> None:
+def test_a_restart_is_named_by_the_processes_that_need_it(
+    files: Files,
+    more: str,
+    text: str,
+) -> None:
     files.write(f"{TOML}\n{more}\n")
     assert asyncio.run(files.configuration.refresh()).text == f"needs a restart {text}"
 
@@ -140,10 +158,15 @@ def test_each_setting_belongs_to_a_process() -> None:
         table = getattr(Settings(), name)
         keys = table.__struct_fields__ if isinstance(table, msgspec.Struct) else ("",)
         assert all(processes_of(name, key) for key in keys), name
-    assert {name.partition("_")[0] for name in Http.__struct_fields__} == {"host", *get_args(Process)}
+    assert {name.partition("_")[0] for name in Http.__struct_fields__} == {
+        "host",
+        *get_args(Process),
+    }
 
 
-def test_a_removed_workspace_that_comes_back_with_another_home_is_refused_and_nothing_adopted(files: Files) -> None:
+def test_a_removed_workspace_that_comes_back_with_another_home_is_refused_and_nothing_adopted(
+    files: Files,
+) -> None:
     files.write(TOML[: TOML.index("[workspaces")])
     configuration = Configuration(files.read(), files.read)
     lanes = Lanes(1, configuration.plan, Clock(), Observer(), Intake())
@@ -210,9 +233,8 @@ def test_an_unreadable_secret_file_is_reported_as_unreadable(files: Files) -> No
 def test_a_proxy_is_left_for_a_restart_and_its_url_is_not_shown(files: Files) -> None:
     files.secret("PROXY", "http://ada:s3cret@proxy.example.com:3128")
     files.write(TOML + '[egress]\nproxy_env = "PROXY"\n')
-    assert (
-        asyncio.run(files.configuration.refresh()).text
-        == "needs a restart of the workers and the board (egress.proxy_env, the proxy's URL in PROXY)"
+    assert asyncio.run(files.configuration.refresh()).text == (
+        "needs a restart of the workers and the board (egress.proxy_env, the proxy's URL in PROXY)"
     )
     configuration = Configuration(files.read(), files.read)
     assert asyncio.run(configuration.refresh()) is NOTHING_NEW
@@ -232,7 +254,11 @@ def test_a_reload_reads_the_configuration_once_a_command(files: Files) -> None:
         return files.read()
 
     configuration = Configuration(files.read(), read)
-    assert {asyncio.run(configuration.reload("first")).text for _ in range(64)} == {NOTHING_NEW.text}
+    assert {asyncio.run(configuration.reload("first")).text for _ in range(64)} == {
+        NOTHING_NEW.text,
+    }
     files.write(TOML.replace("credits_per_month = 100000", "credits_per_month = 70000"))
-    assert {asyncio.run(configuration.reload("second")).text for _ in range(64)} == {"adopted: workspace acme"}
+    assert {asyncio.run(configuration.reload("second")).text for _ in range(64)} == {
+        "adopted: workspace acme",
+    }
     assert reads == 2

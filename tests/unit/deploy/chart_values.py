@@ -42,7 +42,12 @@ EVERYWHERE: dict[str, Any] = {
     "extraVolumeMounts": [{"name": "authority", "mountPath": "/etc/authority", "readOnly": True}],
 }
 """What a platform may ask of each process."""
-INGRESS = {"enabled": True, "className": "nginx", "annotations": {"a/b": "c"}, "tlsSecretName": "tls"}
+INGRESS = {
+    "enabled": True,
+    "className": "nginx",
+    "annotations": {"a/b": "c"},
+    "tlsSecretName": "tls",
+}
 SETS: dict[str, dict[str, Any]] = {
     "smallest": SMALLEST,
     "public": SMALLEST
@@ -73,7 +78,9 @@ SETS: dict[str, dict[str, Any]] = {
     # Each process has a Secret of its own, and there is none for all of them.
     "cloud": {
         "config": CONFIG,
-        "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/leads"}},
+        "serviceAccount": {
+            "annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/leads"},
+        },
         "topics": {"job": {"podLabels": EVERYWHERE["podLabels"]}},
         **{
             name: EVERYWHERE | {"existingSecret": f"leads-{name}"}

@@ -1,4 +1,6 @@
-"""What the chart renders, as objects: by kind and name, by process, and the settings that a pod loads."""
+"""What the chart renders, as objects: by kind and name, by process, and the settings that a pod
+loads.
+"""
 
 import copy
 import functools
@@ -35,7 +37,9 @@ def _objects(chart: Chart, values: str) -> list[dict[str, Any]]:
 
 def find(rendered: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     (only,) = [
-        item for item in rendered if (item["kind"], item["metadata"]["name"]) == (kind, f"leads-stream-app{name}")
+        item
+        for item in rendered
+        if (item["kind"], item["metadata"]["name"]) == (kind, f"leads-stream-app{name}")
     ]
     return only
 
@@ -56,7 +60,8 @@ def pods(rendered: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def settings(rendered: list[dict[str, Any]], tmp_path: Path, kind: str = "") -> Settings:
     """The settings that a pod loads from its ConfigMap and its Secret."""
     text = find(rendered, "ConfigMap", kind)["data"]["stream_app.toml"].replace(
-        "/run/secrets/stream-app", str(tmp_path)
+        "/run/secrets/stream-app",
+        str(tmp_path),
     )
     (tmp_path / "stream_app.toml").write_text(text)
     for name, value in {

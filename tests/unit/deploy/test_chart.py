@@ -1,4 +1,5 @@
-"""The Helm chart: seven sets of values render, are valid for Kubernetes 1.30 to 1.37, and agree with the rest.
+"""The Helm chart: seven sets of values render, are valid for Kubernetes 1.30 to 1.37, and agree
+with the rest.
 
 Helm as a library has a wheel for Linux only. CI runs on Linux.
 """
@@ -25,10 +26,13 @@ KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_once = functools.cache(kubernetes_validate.utils.schema_contents)  # 2 MB for each object otherwise
+    # 2 MB for each object otherwise
+    read_once = functools.cache(kubernetes_validate.utils.schema_contents)
     monkeypatch.setattr(kubernetes_validate.utils, "schema_contents", read_once)
     rendered = [item for values in SETS.values() for item in objects(chart, values)]
-    rendered = [item for item in rendered if not item["apiVersion"].startswith("monitoring.coreos.com/")]
+    rendered = [
+        item for item in rendered if not item["apiVersion"].startswith("monitoring.coreos.com/")
+    ]
     different = {json.dumps(item, sort_keys=True): item for item in rendered}
     for document in different.values():
         kubernetes_validate.validate(document, version, strict=True)
@@ -44,7 +48,10 @@ def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.Mo
     [({"worker": {"terminationGracePeriodSeconds": 30}}, "minimum: got 30, want 66"),
      ({"board": {"replicas": 2}}, "additional properties 'replicas' not allowed"),
      ({"config": f"{CONFIG}[delivery]\nrequest_timeout_s = 45.5\nuncertain_grace_s = 90\n"},
-      "worker.terminationGracePeriodSeconds: must be more than 80.5: max_request_start_age_s, request_timeout_s"),
+      (
+          "worker.terminationGracePeriodSeconds: must be more than 80.5: "
+          "max_request_start_age_s, request_timeout_s"
+      )),
      ({"worker": {"podLabels": {"app.kubernetes.io/name": "x"}}}, "invalid propertyName 'app.kubernetes.io/name'"),
      ({"worker": {"extraEnv": [{"name": "STREAM_APP_CONFIG", "value": "x"}]}}, "/worker/extraEnv/0/name"),
      ({"config": CONFIG.replace("[board]", '[board]\nread_model_path = "/data/board.sqlite"')},
@@ -66,12 +73,16 @@ def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.Mo
      ({"config": CONFIG.replace('[board]\nhost = "0.0.0.0"', "[board]")},
       'config: set host = "0.0.0.0", behind_proxy = true, url and token_env under [board]')],
 )  # fmt: skip
-def test_wrong_values_are_refused_with_what_to_change(chart: Chart, values: dict[str, Any], text: str) -> None:
+def test_wrong_values_are_refused_with_what_to_change(
+    chart: Chart,
+    values: dict[str, Any],
+    text: str,
+) -> None:
     with pytest.raises((HelmValuesError, HelmRenderError), match=re.escape(text)):
         chart.render(SMALLEST | values)
 
 
-# ------------------------------------------------------------------------------------- agreement with the settings
+# ---------------------------------------------------------------------- agreement with the settings
 
 
 def test_a_pod_loads_its_configuration(chart: Chart, tmp_path: Path) -> None:
@@ -92,26 +103,32 @@ def test_ports_are_those_of_the_settings(chart: Chart, tmp_path: Path) -> None:
     rendered = objects(chart, SETS["watched"] | SETS["public"] | {"trace": {"enabled": True}})
     http = settings(rendered, tmp_path).http
     served = {"worker": {"ops": http.worker_port}, "replay": {"ops": http.replay_port}}
-    served |= {"gateway": {"http": http.gateway_port, "ops": http.gateway_ops_port}, "trace": {"ops": http.trace_port}}
+    served |= {
+        "gateway": {"http": http.gateway_port, "ops": http.gateway_ops_port},
+        "trace": {"ops": http.trace_port},
+    }
     served |= {"board": {"http": http.board_port, "ops": http.board_ops_port}}
     assert processes(rendered).keys() == served.keys()
     for name, template in processes(rendered).items():
         (container,) = template["spec"]["containers"]
         assert {port["name"]: port["containerPort"] for port in container["ports"]} == served[name]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            path = "/readyz" if probe == "readinessProbe" else "/healthz"  # Kafka being away restarts no pod
+            # Kafka being away restarts no pod
+            path = "/readyz" if probe == "readinessProbe" else "/healthz"
             assert container[probe]["httpGet"] == {"path": path, "port": "ops"}
     for name, number in (("gateway", http.gateway_port), ("board", http.board_port)):
         (port,) = find(rendered, "Service", f"-{name}")["spec"]["ports"]
         assert port["port"] == number
         assert port["targetPort"] == "http"
     metrics, gateway, board = find(rendered, "NetworkPolicy", "")["spec"]["ingress"]
-    assert {port["port"] for port in metrics["ports"]} == {ports["ops"] for ports in served.values()}
+    assert {port["port"] for port in metrics["ports"]} == {
+        ports["ops"] for ports in served.values()
+    }
     assert {port["port"] for port in gateway["ports"]} == {http.gateway_port}
     assert {port["port"] for port in board["ports"]} == {http.board_port}
 
 
-# ------------------------------------------------------------------------------------------------------------ rules
+# -------------------------------------------------------------------------------------------- rules
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
@@ -128,7 +145,9 @@ def test_pods_may_do_little(chart: Chart, values: dict[str, Any]) -> None:
         }
         assert container["resources"]["limits"]["memory"]
         assert not container["image"].endswith(":latest")
-        uid = present(re.search(r"^USER (\d+):\d+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+        uid = present(
+            re.search(r"^USER (\d+):\d+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE),
+        )
         assert pod["securityContext"]["runAsUser"] == int(uid[1])
 
 
@@ -136,10 +155,13 @@ def test_an_update_adds_no_worker_and_no_board_and_waits_for_each_new_pod(chart:
     rendered = objects(chart, SMALLEST)
     specs = {name: find(rendered, "Deployment", f"-{name}")["spec"] for name in processes(rendered)}
     one_by_one = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
-    assert {name: (spec["strategy"], spec.get("minReadySeconds", 0)) for name, spec in specs.items()} == {
+    assert {
+        name: (spec["strategy"], spec.get("minReadySeconds", 0)) for name, spec in specs.items()
+    } == {
         "worker": (one_by_one, 10),
         "replay": (one_by_one, 10),
-        "gateway": ({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}, 10),  # Clay always finds one
+        # Clay always finds one
+        "gateway": ({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}, 10),
         "board": ({"type": "Recreate"}, 0),
     }
     assert specs["board"]["replicas"] == 1, "never two"
@@ -150,9 +172,16 @@ def test_selectors_select_one_process(chart: Chart, values: dict[str, Any]) -> N
     rendered = objects(chart, values)
     for name, template in processes(rendered).items():
         labels = template["metadata"]["labels"].items()
-        (owner,) = [item for item in rendered if item["kind"] == "Deployment" and item["spec"]["template"] is template]
+        (owner,) = [
+            item
+            for item in rendered
+            if item["kind"] == "Deployment" and item["spec"]["template"] is template
+        ]
         assert owner["spec"]["selector"]["matchLabels"].items() <= labels
-        assert find(rendered, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels
+        assert (
+            find(rendered, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items()
+            <= labels
+        )
         if name in ("gateway", "board"):
             assert find(rendered, "Service", f"-{name}")["spec"]["selector"].items() <= labels
         if name in ("trace", "board"):  # one pod, which may be restarted at any time
@@ -173,14 +202,19 @@ def test_clay_reaches_callbacks_and_health_and_nothing_else(chart: Chart) -> Non
         assert [path["path"] for path in rule["http"]["paths"]] == paths
         assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "tls"}]
     assert callbacks["rules"][0]["host"] != board["rules"][0]["host"]
-    assert not [item for item in objects(chart, SMALLEST) if item["kind"] == "Ingress"], "nothing is public by default"
+    assert not [item for item in objects(chart, SMALLEST) if item["kind"] == "Ingress"], (
+        "nothing is public by default"
+    )
 
 
 def test_a_change_of_the_configuration_restarts_the_pods(chart: Chart) -> None:
     now = processes(objects(chart, SMALLEST))
     other = processes(objects(chart, SMALLEST | {"config": CONFIG + "\n[workspaces.globex]\n"}))
     for name in now:
-        sums = [template[name]["metadata"]["annotations"]["checksum/config"] for template in (now, other)]
+        sums = [
+            template[name]["metadata"]["annotations"]["checksum/config"]
+            for template in (now, other)
+        ]
         assert sums[0] != sums[1]
 
 
@@ -190,16 +224,26 @@ def test_topics_are_created_before_the_pods_start(chart: Chart) -> None:
     config = find(rendered, "ConfigMap", "-topics")
     for item in (job, config):
         assert item["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-    weights = [int(item["metadata"]["annotations"]["helm.sh/hook-weight"]) for item in (config, job)]
+    weights = [
+        int(item["metadata"]["annotations"]["helm.sh/hook-weight"]) for item in (config, job)
+    ]
     assert weights == sorted(set(weights)), "the Job mounts the ConfigMap"
-    assert job["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"] == config["metadata"]["name"]
+    assert (
+        job["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"]
+        == config["metadata"]["name"]
+    )
     assert not [item for item in objects(chart, SETS["watched"]) if item["kind"] == "Job"]
 
 
-def test_a_board_with_a_volume_keeps_its_files_and_a_gateway_has_no_disk(chart: Chart, tmp_path: Path) -> None:
+def test_a_board_with_a_volume_keeps_its_files_and_a_gateway_has_no_disk(
+    chart: Chart,
+    tmp_path: Path,
+) -> None:
     rendered = objects(chart, SETS["volumes"])
     claim = find(rendered, "PersistentVolumeClaim", "-board")
-    assert "helm.sh/hook" not in claim["metadata"].get("annotations", {}), "an upgrade would create it again"
+    assert "helm.sh/hook" not in claim["metadata"].get("annotations", {}), (
+        "an upgrade would create it again"
+    )
     assert claim["spec"]["resources"] == {"requests": {"storage": "10Gi"}}
     volumes = {name: template["spec"]["volumes"] for name, template in processes(rendered).items()}
     (state,) = [volume for volume in volumes["board"] if volume["name"] == "state"]
@@ -210,7 +254,9 @@ def test_a_board_with_a_volume_keeps_its_files_and_a_gateway_has_no_disk(chart: 
     assert path == f"{home}/stream-app"
     assert "STATE_DIRECTORY" not in {variable["name"] for variable in board["env"]}
     model = model_path(settings(rendered, tmp_path), {"XDG_STATE_HOME": str(tmp_path)})
-    assert model.parent == messages_path(model).parent == tmp_path / "stream-app", "it would not be on the volume"
+    assert model.parent == messages_path(model).parent == tmp_path / "stream-app", (
+        "it would not be on the volume"
+    )
     assert {volume["name"] for volume in volumes["gateway"]} == {"config", "secrets", "tmp"}
     for template in processes(rendered).values():
         (container,) = template["spec"]["containers"]
@@ -221,7 +267,9 @@ def test_a_board_with_a_volume_keeps_its_files_and_a_gateway_has_no_disk(chart: 
 def test_only_the_ingress_controller_reaches_gateway_and_board_by_default(chart: Chart) -> None:
     _, *served = find(objects(chart, SMALLEST), "NetworkPolicy", "")["spec"]["ingress"]
     names = {"kubernetes.io/metadata.name": "ingress-nginx"}
-    assert [rule["from"] for rule in served] == [[{"namespaceSelector": {"matchLabels": names}}]] * 2
+    assert [rule["from"] for rule in served] == [
+        [{"namespaceSelector": {"matchLabels": names}}],
+    ] * 2
 
 
 def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
@@ -230,10 +278,15 @@ def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
     monitor = find(rendered, "PodMonitor", "")
     text = (ROOT / "deploy" / "alerts.yml").read_text()
     of_this = text.replace('release="stream-app"', 'release="sales/leads"').replace(
-        "release: stream-app", "release: sales/leads"
+        "release: stream-app",
+        "release: sales/leads",
     )
     assert rule["spec"] == yaml.safe_load(of_this)
-    assert rule["metadata"]["labels"]["release"] == monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert (
+        rule["metadata"]["labels"]["release"]
+        == monitor["metadata"]["labels"]["release"]
+        == "prometheus"
+    )
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] == "ops"
     assert endpoint["path"] == "/metrics"
@@ -242,13 +295,17 @@ def test_alerts_and_their_jobs_are_those_of_prometheus(chart: Chart) -> None:
     assert release["targetLabel"] == "release"
     assert release["separator"] == "/"
     labels = processes(rendered)["worker"]["metadata"]["labels"]
-    by_source = {f"__meta_kubernetes_pod_label_{re.sub(r'[^a-z0-9]', '_', label)}": label for label in labels}
+    by_source = {
+        f"__meta_kubernetes_pod_label_{re.sub(r'[^a-z0-9]', '_', label)}": label for label in labels
+    }
     namespace, name = release["sourceLabels"]
     assert namespace == "__meta_kubernetes_namespace"
     assert labels[by_source[name]] == "leads"
     jobs = set(re.findall(r'job="(\w+)"', text))
     label = by_source[job["sourceLabels"][0]]
-    assert jobs == {template["metadata"]["labels"][label] for template in processes(rendered).values()}
+    assert jobs == {
+        template["metadata"]["labels"][label] for template in processes(rendered).values()
+    }
 
 
 def test_no_alert_waits_for_a_gateway_that_is_not_wanted(chart: Chart) -> None:
@@ -257,4 +314,6 @@ def test_no_alert_waits_for_a_gateway_that_is_not_wanted(chart: Chart) -> None:
         return {rule["alert"] for rule in group["rules"]}
 
     for process, alert in (("gateway", "NoGateway"), ("board", "NoBoard")):
-        assert names(SETS["watched"]) - names(SETS["watched"] | {process: {"enabled": False}}) == {alert}
+        assert names(SETS["watched"]) - names(SETS["watched"] | {process: {"enabled": False}}) == {
+            alert,
+        }

@@ -1,4 +1,6 @@
-"""What a platform wants otherwise: user ids, names, labels, the spread of pods, more containers, claims, stops."""
+"""What a platform wants otherwise: user ids, names, labels, the spread of pods, more containers,
+claims, stops.
+"""
 
 import re
 from typing import Any
@@ -20,12 +22,20 @@ WAIT = {"name": "wait", "image": "registry.example.com/wait:1", "command": ["tru
 
 
 def test_a_cluster_may_choose_the_user_id(chart: Chart) -> None:
-    """OpenShift gives each namespace a range of its own, and refuses a pod that asks for another user."""
+    """OpenShift gives each namespace a range of its own, and refuses a pod that asks for another
+    user.
+    """
     rendered = objects(chart, ALL | {"podSecurityContext": None})
     assert len(pods(rendered)) == len(PROCESSES) + 2
     for pod in pods(rendered):
-        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    other = objects(chart, ALL | {"podSecurityContext": {"runAsUser": 1_000_660_000, "fsGroup": 2000}})
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    other = objects(
+        chart,
+        ALL | {"podSecurityContext": {"runAsUser": 1_000_660_000, "fsGroup": 2000}},
+    )
     for pod in pods(other):
         mine = pod["securityContext"]
         assert mine["runAsUser"] == 1_000_660_000
@@ -38,21 +48,37 @@ def test_a_cluster_may_choose_the_user_id(chart: Chart) -> None:
 def test_every_name_follows_the_one_that_is_given(chart: Chart) -> None:
     values = ALL | SETS["public"] | SETS["watched"] | {"topics": {"job": {"enabled": True}}}
     rendered = objects(chart, values | {"fullnameOverride": "clay-leads"})
-    assert {item["kind"] for item in rendered} > {"Deployment", "Service", "Ingress", "Job", "PrometheusRule"}
+    assert {item["kind"] for item in rendered} > {
+        "Deployment",
+        "Service",
+        "Ingress",
+        "Job",
+        "PrometheusRule",
+    }
     for item in rendered:
         assert re.match(r"clay-leads(-|$)", item["metadata"]["name"]), item["kind"]
     assert "leads-stream-app" not in str(rendered), "nothing refers to a name that does not exist"
 
 
 def test_common_labels_are_on_all_objects_and_pods_and_select_nothing(chart: Chart) -> None:
-    values = ALL | SETS["public"] | SETS["watched"] | SETS["volumes"] | {"topics": {"job": {"enabled": True}}}
+    values = (
+        ALL
+        | SETS["public"]
+        | SETS["watched"]
+        | SETS["volumes"]
+        | {"topics": {"job": {"enabled": True}}}
+    )
     mine = {"cost-centre": "sales"}
     rendered = objects(chart, values | {"commonLabels": mine})
     assert len({item["kind"] for item in rendered}) >= 12
     for item in rendered:
         assert mine.items() <= item["metadata"]["labels"].items(), item["kind"]
-        assert "cost-centre" not in str(item.get("spec", {}).get("selector")), "a selector cannot change in an upgrade"
-    templates = [item["spec"]["template"] for item in rendered if "template" in item.get("spec", {})]
+        assert "cost-centre" not in str(item.get("spec", {}).get("selector")), (
+            "a selector cannot change in an upgrade"
+        )
+    templates = [
+        item["spec"]["template"] for item in rendered if "template" in item.get("spec", {})
+    ]
     assert len(templates) == len(PROCESSES) + 1
     for template in templates:
         assert mine.items() <= template["metadata"]["labels"].items()
@@ -87,7 +113,10 @@ def test_containers_may_run_before_and_beside_a_process(chart: Chart) -> None:
     assert set(templates) == set(PROCESSES)
     for name, template in templates.items():
         assert template["spec"]["initContainers"] == [WAIT]
-        assert [container["name"] for container in template["spec"]["containers"]] == [name, "proxy"]
+        assert [container["name"] for container in template["spec"]["containers"]] == [
+            name,
+            "proxy",
+        ]
         assert template["spec"]["containers"][1] == SIDECAR
     job = find(rendered, "Job", "-topics")["spec"]["template"]["spec"]
     assert job["initContainers"] == [WAIT]
@@ -96,7 +125,10 @@ def test_containers_may_run_before_and_beside_a_process(chart: Chart) -> None:
 
 
 def test_the_board_may_use_a_claim_that_exists(chart: Chart) -> None:
-    rendered = objects(chart, ALL | {"board": {"persistence": {"enabled": True, "existingClaim": "disk"}}})
+    rendered = objects(
+        chart,
+        ALL | {"board": {"persistence": {"enabled": True, "existingClaim": "disk"}}},
+    )
     assert not [item for item in rendered if item["kind"] == "PersistentVolumeClaim"]
     volumes = processes(rendered)["board"]["spec"]["volumes"]
     (state,) = [volume for volume in volumes if volume["name"] == "state"]
@@ -115,7 +147,9 @@ def test_services_have_the_annotations_that_are_given(chart: Chart) -> None:
 
 def test_the_resources_of_every_pod_are_values(chart: Chart) -> None:
     mine = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
-    values: dict[str, Any] = SMALLEST | {name: {"resources": mine} for name in PROCESSES if name != "trace"}
+    values: dict[str, Any] = SMALLEST | {
+        name: {"resources": mine} for name in PROCESSES if name != "trace"
+    }
     values |= {"trace": {"enabled": True, "resources": mine}}
     values |= {"topics": {"job": {"resources": mine}}, "doctor": {"resources": mine}}
     rendered = pods(objects(chart, values))
@@ -129,7 +163,9 @@ def test_all_pods_of_a_process_can_be_stopped(chart: Chart, name: str) -> None:
     rendered = objects(chart, ALL | {name: {"replicas": 0}})
     assert find(rendered, "Deployment", f"-{name}")["spec"]["replicas"] == 0
     others = {"worker", "replay", "gateway"} - {name}
-    assert all(find(rendered, "Deployment", f"-{other}")["spec"]["replicas"] > 0 for other in others)
+    assert all(
+        find(rendered, "Deployment", f"-{other}")["spec"]["replicas"] > 0 for other in others
+    )
     page = (ROOT / "docs" / "kubernetes.md").read_text()
     assert "--set worker.replicas=0" in page
 
@@ -154,14 +190,23 @@ def test_ports_are_refused_however_they_are_written(chart: Chart, http: str) -> 
 def test_the_board_takes_files_as_large_as_its_proxy_does(chart: Chart) -> None:
     nginx = (ROOT / "deploy" / "nginx.conf").read_text()
     (board,) = re.findall(r"client_max_body_size (51m);", nginx)
-    annotations = find(objects(chart, SETS["public"]), "Ingress", "-board")["metadata"]["annotations"]
+    annotations = find(objects(chart, SETS["public"]), "Ingress", "-board")["metadata"][
+        "annotations"
+    ]
     assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == board
 
 
 @pytest.mark.parametrize("wait_s", [None, 5, 3_600])
 def test_no_probe_restarts_a_pod_because_kafka_is_away(chart: Chart, wait_s: int | None) -> None:
-    """A process waits for Kafka before it answers, and ends by itself after that. Then only /readyz asks for Kafka."""
-    config = CONFIG if wait_s is None else CONFIG.replace("[kafka]", f"[kafka]\nbroker_wait_s = {wait_s}")
+    """A process waits for Kafka before it answers, and ends by itself after that.
+
+    Then only /readyz asks for Kafka.
+    """
+    config = (
+        CONFIG
+        if wait_s is None
+        else CONFIG.replace("[kafka]", f"[kafka]\nbroker_wait_s = {wait_s}")
+    )
     longest_s = Kafka().broker_wait_s if wait_s is None else wait_s
     for template in processes(objects(chart, ALL | {"config": config})).values():
         container = template["spec"]["containers"][0]

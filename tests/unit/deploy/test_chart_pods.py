@@ -1,4 +1,6 @@
-"""What the chart gives its pods: identity, image, Secrets, room to spread, time to stop, a disk for what is kept."""
+"""What the chart gives its pods: identity, image, Secrets, room to spread, time to stop, a disk for
+what is kept.
+"""
 
 import json
 import re
@@ -14,7 +16,9 @@ from stream_app.services import board, gateway
 from tests.unit.deploy.chart_values import CONFIG, EVERYWHERE, SETS, SMALLEST
 from tests.unit.deploy.rendered import CHART, ROOT, find, objects, pods, processes, settings
 
-RELEASE: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+RELEASE: dict[str, Any] = yaml.safe_load(
+    (ROOT / ".github" / "workflows" / "release.yml").read_text(),
+)
 SCHEMA: dict[str, Any] = yaml.safe_load((CHART / "values.schema.json").read_text())["properties"]
 PROCESSES = ("worker", "replay", "gateway", "board", "trace")
 PRE_STOP_S = 5
@@ -31,7 +35,7 @@ def secrets_of(pod: dict[str, Any]) -> list[str]:
     return [source["secret"]["name"] for source in volume["projected"]["sources"]]
 
 
-# -------------------------------------------------------------------------------------------------- identity and image
+# ------------------------------------------------------------------------------- identity and image
 
 
 def test_pods_have_the_role_that_the_account_is_annotated_with(chart: Chart) -> None:
@@ -46,11 +50,17 @@ def test_pods_have_the_role_that_the_account_is_annotated_with(chart: Chart) -> 
     for command, pod in by_command(rendered).items():
         account = of_the_job if command == "topics" else ours
         assert pod["serviceAccountName"] == account["metadata"]["name"]
-        assert pod["automountServiceAccountToken"] is account["automountServiceAccountToken"] is False
+        assert (
+            pod["automountServiceAccountToken"] is account["automountServiceAccountToken"] is False
+        )
 
 
 @pytest.mark.parametrize(("values", "name"), [({"name": "leads"}, "leads"), ({}, "default")])
-def test_the_account_may_be_one_that_exists(chart: Chart, values: dict[str, Any], name: str) -> None:
+def test_the_account_may_be_one_that_exists(
+    chart: Chart,
+    values: dict[str, Any],
+    name: str,
+) -> None:
     rendered = objects(chart, SMALLEST | {"serviceAccount": {"create": False} | values})
     assert not [item for item in rendered if item["kind"] == "ServiceAccount"]
     assert {pod["serviceAccountName"] for pod in pods(rendered)} == {name}
@@ -59,15 +69,24 @@ def test_the_account_may_be_one_that_exists(chart: Chart, values: dict[str, Any]
 def test_the_image_is_the_one_that_the_release_pushes(chart: Chart) -> None:
     steps = RELEASE["jobs"]["image"]["steps"]
     (pushed,) = [step["with"]["tags"] for step in steps if "tags" in step.get("with", {})]
-    (checked,) = [step["run"] for step in RELEASE["jobs"]["build"]["steps"] if "GITHUB_REF_NAME" in str(step)]
+    (checked,) = [
+        step["run"] for step in RELEASE["jobs"]["build"]["steps"] if "GITHUB_REF_NAME" in str(step)
+    ]
     assert re.fullmatch(r'test "v\$\(python -c .*__version__.*\)" = "\$GITHUB_REF_NAME"', checked)
-    source = yaml.safe_load((CHART / "Chart.yaml").read_text())["sources"][0].removeprefix("https://github.com/")
+    source = yaml.safe_load((CHART / "Chart.yaml").read_text())["sources"][0].removeprefix(
+        "https://github.com/",
+    )
     names = {"${{ github.repository }}": source, "${{ github.ref_name }}": f"v{__version__}"}
     for name, value in names.items():
         pushed = pushed.replace(name, value)
     assert {pod["containers"][0]["image"] for pod in pods(objects(chart, SMALLEST))} == {pushed}
-    own = objects(chart, SMALLEST | {"image": {"repository": "registry.example.com/leads", "tag": "today"}})
-    assert {pod["containers"][0]["image"] for pod in pods(own)} == {"registry.example.com/leads:today"}
+    own = objects(
+        chart,
+        SMALLEST | {"image": {"repository": "registry.example.com/leads", "tag": "today"}},
+    )
+    assert {pod["containers"][0]["image"] for pod in pods(own)} == {
+        "registry.example.com/leads:today",
+    }
 
 
 def test_python_is_not_process_1(chart: Chart) -> None:
@@ -78,7 +97,7 @@ def test_python_is_not_process_1(chart: Chart) -> None:
         assert all(pod["shareProcessNamespace"] is True for pod in pods(objects(chart, values)))
 
 
-# ---------------------------------------------------------------------------------------------------- what is added
+# ------------------------------------------------------------------------------------ what is added
 
 
 def test_each_process_takes_what_a_platform_asks(chart: Chart) -> None:
@@ -92,7 +111,10 @@ def test_each_process_takes_what_a_platform_asks(chart: Chart) -> None:
         assert container["env"][1:] == EVERYWHERE["extraEnv"]
         assert container["volumeMounts"][-1:] == EVERYWHERE["extraVolumeMounts"]
         assert template["spec"]["volumes"][-1:] == EVERYWHERE["extraVolumes"]
-    job = objects(chart, SMALLEST | {"topics": {"job": EVERYWHERE | {"nodeSelector": {"disk": "ssd"}}}})
+    job = objects(
+        chart,
+        SMALLEST | {"topics": {"job": EVERYWHERE | {"nodeSelector": {"disk": "ssd"}}}},
+    )
     template = find(job, "Job", "-topics")["spec"]["template"]
     assert EVERYWHERE["podLabels"].items() <= template["metadata"]["labels"].items()
     assert template["metadata"]["annotations"] == EVERYWHERE["podAnnotations"]
@@ -101,7 +123,7 @@ def test_each_process_takes_what_a_platform_asks(chart: Chart) -> None:
     assert template["spec"]["nodeSelector"] == {"disk": "ssd"}
 
 
-# ---------------------------------------------------------------------------------------------------------- Secrets
+# ------------------------------------------------------------------------------------------ Secrets
 
 
 def test_the_job_of_the_topics_works_where_each_process_has_its_own_secret(chart: Chart) -> None:
@@ -126,16 +148,18 @@ def test_helm_test_runs_doctor_with_what_each_process_needs(chart: Chart) -> Non
     assert secrets_of(pod["spec"]) == ["leads-worker", "leads-gateway", "leads-board"]
     assert secrets_of(find(objects(chart, SMALLEST), "Pod", "-doctor")["spec"]) == ["leads"]
     labels = pod["metadata"]["labels"].items()
-    assert find(rendered, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels, (
-        "it reaches Kafka"
-    )
+    assert (
+        find(rendered, "NetworkPolicy", "")["spec"]["podSelector"]["matchLabels"].items() <= labels
+    ), "it reaches Kafka"
     for item in rendered:
         if item["kind"] in ("Service", "Deployment", "PodDisruptionBudget"):
             selector = item["spec"]["selector"]
-            assert not selector.get("matchLabels", selector).items() <= labels, item["metadata"]["name"]
+            assert not selector.get("matchLabels", selector).items() <= labels, item["metadata"][
+                "name"
+            ]
 
 
-# ------------------------------------------------------------------------------------------------- nodes and updates
+# -------------------------------------------------------------------------------- nodes and updates
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
@@ -147,18 +171,28 @@ def test_pods_spread_over_zones_and_nodes_if_they_can(chart: Chart, values: dict
         for constraint in spread:
             assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
             assert constraint["maxSkew"] == 1
-            assert constraint["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+            assert (
+                constraint["labelSelector"]["matchLabels"].items()
+                <= template["metadata"]["labels"].items()
+            )
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        "[delivery]\nmax_request_start_age_s=5.5\ncommit_timeout_s = 1_0 # request_timeout_s = 600\n",
+        (
+            "[delivery]\nmax_request_start_age_s=5.5\ncommit_timeout_s = 1_0 # request_timeout_s "
+            "= 600\n"
+        ),
         "delivery = { request_timeout_s = 45, commit_timeout_s = 5 }\n",
     ],
 )
-def test_a_worker_has_the_time_to_stop_that_its_configuration_needs(chart: Chart, tmp_path: Path, text: str) -> None:
+def test_a_worker_has_the_time_to_stop_that_its_configuration_needs(
+    chart: Chart,
+    tmp_path: Path,
+    text: str,
+) -> None:
     config = CONFIG + text if text.startswith("[") else text + CONFIG
     patient = {"worker": {"terminationGracePeriodSeconds": 2000}}
     delivery = settings(objects(chart, SMALLEST | patient | {"config": config}), tmp_path).delivery
@@ -168,7 +202,10 @@ def test_a_worker_has_the_time_to_stop_that_its_configuration_needs(chart: Chart
     if enough >= SCHEMA["worker"]["properties"]["terminationGracePeriodSeconds"]["minimum"]:
         with pytest.raises(Exception, match=f"must be more than {longest_s:g}|minimum"):
             chart.render(values | {"worker": {"terminationGracePeriodSeconds": enough - 1}})
-    rendered = objects(chart, values | {"worker": {"terminationGracePeriodSeconds": max(enough, 66)}})
+    rendered = objects(
+        chart,
+        values | {"worker": {"terminationGracePeriodSeconds": max(enough, 66)}},
+    )
     assert processes(rendered)["worker"]["spec"]["terminationGracePeriodSeconds"] == max(enough, 66)
 
 
@@ -180,7 +217,7 @@ def test_the_others_have_the_time_to_stop_that_their_code_takes(chart: Chart) ->
         assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": PRE_STOP_S}}}
 
 
-# ----------------------------------------------------------------------------------------------------------- README
+# ------------------------------------------------------------------------------------------- README
 
 
 def leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -188,7 +225,11 @@ def leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
     by_path: dict[str, Any] = {}
     for name, value in values.items():
         at = f"{path}{name}"
-        if isinstance(value, dict) and value and name not in ("annotations", "labels", "requests", "limits"):
+        if (
+            isinstance(value, dict)
+            and value
+            and name not in ("annotations", "labels", "requests", "limits")
+        ):
             by_path |= leaves(value, f"{at}.")
         else:
             by_path[at] = value

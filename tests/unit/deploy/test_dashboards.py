@@ -18,9 +18,15 @@ from tests.support.pace import BUSY
 ROOT = Path(__file__).parents[3]
 GRAFANA = ROOT / "deploy" / "grafana"
 BOARDS: dict[str, dict[str, Any]] = {
-    path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))
+    path.stem: json.loads(path.read_text())
+    for path in sorted((GRAFANA / "dashboards").glob("*.json"))
 }
-PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in board["panels"] if panel["type"] != "row"]
+PANELS = [
+    (uid, panel)
+    for uid, board in BOARDS.items()
+    for panel in board["panels"]
+    if panel["type"] != "row"
+]
 PROMETHEUS_OWN = {"up": {"job", "instance", "release"}}
 OF_THE_TARGET = {"job", "instance", "release", "le"}
 NOT_SHOWN = {
@@ -34,14 +40,20 @@ NEEDS_NO_PANEL = ("_created", "_seconds_sum", "_seconds_count")
 """When a series was born, and what the quantiles of a histogram show as well."""
 
 each_panel = pytest.mark.parametrize(
-    ("uid", "panel"), PANELS, ids=[f"{uid}: {panel['title']}" for uid, panel in PANELS]
+    ("uid", "panel"),
+    PANELS,
+    ids=[f"{uid}: {panel['title']}" for uid, panel in PANELS],
 )
 
 
 def queries(board: dict[str, Any]) -> Iterator[str]:
     for panel in board["panels"]:
         yield from (target["expr"] for target in panel.get("targets", []))
-    yield from (annotation["expr"] for annotation in board["annotations"].get("list", []) if annotation.get("expr"))
+    yield from (
+        annotation["expr"]
+        for annotation in board["annotations"].get("list", [])
+        if annotation.get("expr")
+    )
 
 
 def filled(query: str, release: str = "r", interval: str = "1m", range_: str = "6h") -> str:
@@ -57,7 +69,11 @@ def selectors(query: str) -> Iterator[tuple[str, set[str]]]:
 
 
 def test_the_files_are_generated(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, str(GRAFANA / "generate.py"), str(tmp_path)], check=True, timeout=60 * BUSY)
+    subprocess.run(
+        [sys.executable, str(GRAFANA / "generate.py"), str(tmp_path)],
+        check=True,
+        timeout=60 * BUSY,
+    )
     new = {path.name: path.read_text() for path in tmp_path.iterdir()}
     kept = {path.name: path.read_text() for path in (GRAFANA / "dashboards").iterdir()}
     assert new == kept, "write them again: python deploy/grafana/generate.py"
@@ -88,10 +104,15 @@ def test_a_dashboard_can_be_kept_and_is_found(uid: str) -> None:
         assert 'release="$release"' in variable["query"]
     for variable in (release, *others):
         assert variable["datasource"]["uid"] == "${datasource}"
-        assert any(f"${variable['name']}" in query for query in queries(board)), f"${variable['name']} changes nothing"
+        assert any(f"${variable['name']}" in query for query in queries(board)), (
+            f"${variable['name']} changes nothing"
+        )
 
 
-@pytest.mark.parametrize(("uid", "query"), [(uid, query) for uid, board in BOARDS.items() for query in queries(board)])
+@pytest.mark.parametrize(
+    ("uid", "query"),
+    [(uid, query) for uid, board in BOARDS.items() for query in queries(board)],
+)
 def test_a_query_is_valid_and_knows_only_what_exists(uid: str, query: str) -> None:
     promql_parser.parse(filled(query))
     samples = known_samples() | PROMETHEUS_OWN
@@ -101,14 +122,23 @@ def test_a_query_is_valid_and_knows_only_what_exists(uid: str, query: str) -> No
         assert name in samples, f"{name} is no metric of ours"
         assert labels <= samples[name] | OF_THE_TARGET
         assert "release" in labels, "another release would be in the panel"
-    kept = {label.strip() for group in re.findall(r"by \(([^)]*)\)", query) for label in group.split(",")}
+    kept = {
+        label.strip()
+        for group in re.findall(r"by \(([^)]*)\)", query)
+        for label in group.split(",")
+    }
     assert kept <= OF_THE_TARGET.union(*(samples[name] for name, _ in names))
     for window in re.findall(r"(?:rate|increase)\([^[]*\[([^\]]+)\]", query):
         assert window in ("$__rate_interval", "$__range", "1m")
 
 
 def test_each_metric_is_on_a_panel_or_in_an_alert_or_has_a_reason() -> None:
-    used = {name for board in BOARDS.values() for query in queries(board) for name, _ in selectors(query)}
+    used = {
+        name
+        for board in BOARDS.values()
+        for query in queries(board)
+        for name, _ in selectors(query)
+    }
     alerts = (ROOT / "deploy" / "alerts.yml").read_text()
     for name in known_samples():
         if not name.endswith(NEEDS_NO_PANEL):
@@ -117,12 +147,18 @@ def test_each_metric_is_on_a_panel_or_in_an_alert_or_has_a_reason() -> None:
 
 def test_grafana_of_compose_is_given_the_dashboards_and_prometheus() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    target = dict(volume.split(":")[:2] for volume in compose["grafana"]["volumes"])["configuration"]
+    target = dict(volume.split(":")[:2] for volume in compose["grafana"]["volumes"])[
+        "configuration"
+    ]
     environment = compose["grafana"]["environment"]
     assert environment["GF_PATHS_PROVISIONING"] == f"{target}/grafana/provisioning"
-    provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/stream-app.yaml").read_text())["providers"][0]
+    provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/stream-app.yaml").read_text())[
+        "providers"
+    ][0]
     assert provider["options"]["path"] == f"{target}/grafana/dashboards"
     home = environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (GRAFANA / "dashboards" / home.removeprefix(f"{target}/grafana/dashboards/")).is_file()
-    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())[
+        "datasources"
+    ]
     assert source["url"] == "http://prometheus:9090"

@@ -13,7 +13,8 @@ import pytest
 from stream_app.dev.process import ChildProcesses, StartError, end, free_port, wait_for_answer
 from tests.support.pace import BUSY
 
-# A shell without job control starts what is in its background deaf to Ctrl-C, and pytest may have been started so.
+# A shell without job control starts what is in its background deaf to Ctrl-C, and pytest may have
+# been started so.
 PARENT = """
 import signal, sys, time
 from stream_app.dev.process import ChildProcesses
@@ -47,7 +48,11 @@ def eventually(condition: Callable[[], bool], *, within_s: float = 10 * BUSY) ->
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_children_and_directory_end_with_their_parent(how: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
         assert parent.stdout is not None
         pid, directory = parent.stdout.readline().split()
         assert is_alive(int(pid))
@@ -59,7 +64,10 @@ def test_children_and_directory_end_with_their_parent(how: signal.Signals) -> No
 
 def test_close_kills_what_still_runs_and_may_be_called_twice() -> None:
     children = ChildProcesses("test-close")
-    child = children.spawn([sys.executable, "-c", "import time; time.sleep(60)"], log=children.directory / "log")
+    child = children.spawn(
+        [sys.executable, "-c", "import time; time.sleep(60)"],
+        log=children.directory / "log",
+    )
     children.close()
     children.close()
     assert child.wait(5) == -signal.SIGKILL
@@ -68,9 +76,15 @@ def test_close_kills_what_still_runs_and_may_be_called_twice() -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
-    ("on_term", "grace_s", "code"), [("lambda *_: exit(7)", 60, 7), ("signal.SIG_IGN", 0.2, -signal.SIGKILL)]
+    ("on_term", "grace_s", "code"),
+    [("lambda *_: exit(7)", 60, 7), ("signal.SIG_IGN", 0.2, -signal.SIGKILL)],
 )
-def test_end_asks_first_and_kills_after_the_grace(frozen: bool, on_term: str, grace_s: float, code: int) -> None:
+def test_end_asks_first_and_kills_after_the_grace(
+    frozen: bool,
+    on_term: str,
+    grace_s: float,
+    code: int,
+) -> None:
     # A signal just before a long sleep is handled after it.
     sleep = "while True: time.sleep(0.1)"
     script = f"import signal, time\nsignal.signal(15, {on_term}); print('up', flush=True)\n{sleep}"
@@ -87,8 +101,14 @@ def test_waiting_for_an_answer_ends_when_the_process_does(tmp_path: Path) -> Non
     log = tmp_path / "log"
     log.write_text("INFO starting\nERROR no memory\n\tat Frame.of(Trace:1)\n")
     children = ChildProcesses("test-wait")
-    process = children.spawn([sys.executable, "-c", "raise SystemExit(3)"], log=children.directory / "log")
-    with pytest.raises(StartError, match=r"^Thing exited during its start \(code 3\): ERROR no memory$"):
+    process = children.spawn(
+        [sys.executable, "-c", "raise SystemExit(3)"],
+        log=children.directory / "log",
+    )
+    with pytest.raises(
+        StartError,
+        match=r"^Thing exited during its start \(code 3\): ERROR no memory$",
+    ):
         wait_for_answer("Thing", process, lambda: False, log=log, timeout_s=20)
     children.close()
 

@@ -23,14 +23,28 @@ from stream_app.domain.limits.suspension import FloodGuard, FloodGuardPolicy
 from stream_app.domain.limits.window import Totals
 from stream_app.domain.model.ranges import Wait, exact
 
-POLICY = BreakerPolicy(min_calls=10, consecutive_failures=3, open_s=5, open_cap_s=40, probe_lease_s=30)
+POLICY = BreakerPolicy(
+    min_calls=10,
+    consecutive_failures=3,
+    open_s=5,
+    open_cap_s=40,
+    probe_lease_s=30,
+)
 NOW_MS = 1_795_500_000_000
 QUIET = partial(Totals, success=1)
 
 
 def _fail(state: Breaker, now_ms: int = NOW_MS, rand: float = 0.0, times: int = 3) -> Breaker:
     for _ in range(times):
-        state = breaker.on_result(POLICY, state, Permit(state.epoch), "failure", QUIET, now_ms, rand)
+        state = breaker.on_result(
+            POLICY,
+            state,
+            Permit(state.epoch),
+            "failure",
+            QUIET,
+            now_ms,
+            rand,
+        )
     return state
 
 
@@ -103,7 +117,11 @@ class BreakerMachine(RuleBasedStateMachine):
     def outage(self) -> None:
         """Straight to the interesting part: half-open, without what the closed phase left behind."""
         before = self.state
-        self.state = _fail(before, self.now_ms, times=POLICY.consecutive_failures - before.consecutive)
+        self.state = _fail(
+            before,
+            self.now_ms,
+            times=POLICY.consecutive_failures - before.consecutive,
+        )
         assert self.state.phase == "open"
         self._phase_changes(before)
         self.now_ms = self.state.until_ms
@@ -176,12 +194,23 @@ class BreakerMachine(RuleBasedStateMachine):
         before = self.state
         late = permit.epoch != self.opened
         assert breaker.is_late(before, permit) == late
-        self.state = breaker.on_result(POLICY, before, permit, verdict, QUIET, self.now_ms, rand, self.mode)
+        self.state = breaker.on_result(
+            POLICY,
+            before,
+            permit,
+            verdict,
+            QUIET,
+            self.now_ms,
+            rand,
+            self.mode,
+        )
         if late or self.mode in ("open", "closed"):
             assert self.state is before
             return
         if before.phase == "open":
-            assert self.mode == "shadow" or self.shadowed, "every call from before the opening is late"
+            assert self.mode == "shadow" or self.shadowed, (
+                "every call from before the opening is late"
+            )
             assert self.state is before
             return
         if before.phase == "closed":
@@ -236,15 +265,21 @@ TestBreakerMachine.settings = settings(stateful_step_count=40)
      (Totals(success=10, slow=7), "slow", ""), (Totals(success=9, slow=9), "slow", "")],
 )  # fmt: skip
 def test_trips_on_rates_from_the_minimum_of_calls_on(
-    totals: Totals, verdict: breaker.Verdict, cause: breaker.Cause
+    totals: Totals,
+    verdict: breaker.Verdict,
+    cause: breaker.Cause,
 ) -> None:
     state = breaker.on_result(POLICY, Breaker(), Permit(0), verdict, lambda: totals, NOW_MS, 0.0)
     assert (state.phase, state.cause) == (("open", cause) if cause else ("closed", ""))
 
 
-def test_a_host_that_does_not_answer_makes_probes_rarer_and_one_that_answers_again_makes_one_due() -> None:
+def test_a_host_that_does_not_answer_makes_probes_rarer_and_one_that_answers_again_makes_one_due() -> (
+    None
+):
     state = _fail(Breaker())
-    assert breaker.host_checked(POLICY, state, True, NOW_MS + 100) is state, "only the webhook is ill"
+    assert breaker.host_checked(POLICY, state, True, NOW_MS + 100) is state, (
+        "only the webhook is ill"
+    )
     forced = breaker.forced(state, "open", NOW_MS)
     assert breaker.host_checked(POLICY, forced, False, NOW_MS + 100) is forced
     state = breaker.host_checked(POLICY, state, False, NOW_MS + 1_000)
@@ -271,7 +306,9 @@ def test_an_outage_goes_on_until_it_was_closed_for_long_enough() -> None:
 
 
 def test_a_call_is_slow_above_the_limit() -> None:
-    verdicts = [breaker.verdict(POLICY, ok, ms) for ok, ms in ((True, 10_000), (True, 10_001), (False, 1))]
+    verdicts = [
+        breaker.verdict(POLICY, ok, ms) for ok, ms in ((True, 10_000), (True, 10_001), (False, 1))
+    ]
     assert verdicts == ["ok", "slow", "failure"]
 
 
@@ -284,7 +321,9 @@ def test_a_share_of_a_whole_is_exact(thousandths: int, whole: int) -> None:
 
 
 @pytest.mark.parametrize("percent", range(1, 101))
-def test_a_share_trips_the_breaker_where_it_is_reached_and_the_flood_guard_above_it(percent: int) -> None:
+def test_a_share_trips_the_breaker_where_it_is_reached_and_the_flood_guard_above_it(
+    percent: int,
+) -> None:
     share = percent / 100
     trips = BreakerPolicy(failure_rate=share, consecutive_failures=1_000)
     guard = FloodGuardPolicy(share=share)

@@ -1,4 +1,6 @@
-"""The budget: against plain sums per window under any order of settlements; its calendar; and when it will end."""
+"""The budget: against plain sums per window under any order of settlements; its calendar; and when
+it will end.
+"""
 
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -44,7 +46,12 @@ def _ms(text: str, tz: str = "UTC") -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(tz)).timestamp() * 1000)
 
 
-def _reserved(policy: BudgetPolicy, state: Budget, now_ms: int, cost: Cost = ONE) -> tuple[Budget, Reservation]:
+def _reserved(
+    policy: BudgetPolicy,
+    state: Budget,
+    now_ms: int,
+    cost: Cost = ONE,
+) -> tuple[Budget, Reservation]:
     answer = budget.reserve(policy, state, cost, now_ms)
     assert not isinstance(answer, Refused), answer
     return answer
@@ -63,7 +70,9 @@ class Sums:
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """The model keeps every window for ever, which the state does not, and must not be granted more."""
+    """The model keeps every window for ever, which the state does not, and must not be granted
+    more.
+    """
 
     policy = BudgetPolicy(
         tz="Europe/Berlin", billing_day=31, credits_per_day=60, credits_per_month=130, actions_per_day=12,
@@ -86,8 +95,10 @@ class BudgetMachine(RuleBasedStateMachine):
         return (
             day.used(0) + ceiling.credits <= share * (policy.credits_per_day or 0)
             and day.used(1) + ceiling.actions <= share * (policy.actions_per_day or 0)
-            and month.used(0) + opening[0] + ceiling.credits <= share * (policy.credits_per_month or 0)
-            and month.used(1) + opening[1] + ceiling.actions <= share * (policy.actions_per_month or 0)
+            and month.used(0) + opening[0] + ceiling.credits
+            <= share * (policy.credits_per_month or 0)
+            and month.used(1) + opening[1] + ceiling.actions
+            <= share * (policy.actions_per_month or 0)
         )
 
     @rule(cap=st.sampled_from([0, 25, 60, 90]), shadow=st.sampled_from([False, False, True]))
@@ -97,7 +108,13 @@ class BudgetMachine(RuleBasedStateMachine):
     @rule(credits=st.integers(-30, 30), actions=st.integers(-3, 3), day=st.booleans())
     def spent_elsewhere(self, credits: int, actions: int, day: bool) -> None:
         now = periods_at(self.policy.tz, self.policy.billing_day, self.now_ms)
-        corrected = budget.correct(self.policy, self.state, Cost(credits, actions), self.now_ms, day)
+        corrected = budget.correct(
+            self.policy,
+            self.state,
+            Cost(credits, actions),
+            self.now_ms,
+            day,
+        )
         if isinstance(corrected, Refused):
             assert corrected.reason == "clock"
             return
@@ -111,7 +128,11 @@ class BudgetMachine(RuleBasedStateMachine):
     def time_passes(self, step_ms: int) -> None:
         self.now_ms += step_ms
 
-    @rule(step_ms=st.sampled_from([-1, -HOUR_MS, -DAY_MS, -5 * DAY_MS, -34 * DAY_MS, 400 * DAY_MS, -400 * DAY_MS]))
+    @rule(
+        step_ms=st.sampled_from(
+            [-1, -HOUR_MS, -DAY_MS, -5 * DAY_MS, -34 * DAY_MS, 400 * DAY_MS, -400 * DAY_MS],
+        ),
+    )
     def clock_steps(self, step_ms: int) -> None:
         self.now_ms += step_ms
 
@@ -123,7 +144,9 @@ class BudgetMachine(RuleBasedStateMachine):
         answer = budget.reserve(self.policy, self.state, cost, self.now_ms, hot)
         if isinstance(answer, Refused):
             assert self.now_ms < answer.until_ms <= max(now.month_end_ms, self.now_ms + HOUR_MS)
-            assert answer.reason == "clock" or not (self._room(cost, now, hot) or self.policy.shadow)
+            assert answer.reason == "clock" or not (
+                self._room(cost, now, hot) or self.policy.shadow
+            )
             return
         beyond = not self._room(cost, now, hot)
         assert self.policy.shadow or not beyond, "granted beyond a cap"
@@ -142,7 +165,9 @@ class BudgetMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, credits: int, actions: int) -> None:
         reservation = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
         cost = Cost(credits, actions)
-        assert cost.exceeds(reservation) == (credits > reservation.credits or actions > reservation.actions)
+        assert cost.exceeds(reservation) == (
+            credits > reservation.credits or actions > reservation.actions
+        )
         self.state = budget.settle(self.state, reservation, cost)
         self._close(reservation, (max(0, credits), actions))
 
@@ -204,7 +229,10 @@ def test_each_cap_refuses_with_its_own_reason_until_its_window_turns() -> None:
     for policy, refused in (
         (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
         (BudgetPolicy(actions_per_day=1), Refused("actions_day", day_ms)),
-        (BudgetPolicy(credits_per_month=11, credits_per_day=11), Refused("credits_month", month_ms)),
+        (
+            BudgetPolicy(credits_per_month=11, credits_per_day=11),
+            Refused("credits_month", month_ms),
+        ),
         (BudgetPolicy(actions_per_month=1), Refused("actions_month", month_ms)),
     ):
         state, reservation = _reserved(policy, Budget(), now_ms)
@@ -213,7 +241,9 @@ def test_each_cap_refuses_with_its_own_reason_until_its_window_turns() -> None:
         _reserved(policy, state, refused.until_ms)
 
 
-def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_they_are_settled() -> None:
+def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_they_are_settled() -> (
+    None
+):
     now_ms = _ms("2026-11-24T15:00")
     day_ms = _ms("2026-11-25T00:00")
     month_ms = _ms("2026-12-01T00:00")
@@ -224,7 +254,11 @@ def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_the
     ):
         soon = replace(at_the_end, back_ms=soon_ms)
         state, reservation = _reserved(policy, Budget(), now_ms)
-        for settled_ms, refused in ((soon_ms, soon), (month_ms + 1, at_the_end), (None, at_the_end)):
+        for settled_ms, refused in (
+            (soon_ms, soon),
+            (month_ms + 1, at_the_end),
+            (None, at_the_end),
+        ):
             assert budget.reserve(policy, state, ONE, now_ms, settled_ms=settled_ms) == refused
         spent = budget.settle(state, reservation, ONE)
         assert budget.reserve(policy, spent, ONE, now_ms, settled_ms=soon_ms) == at_the_end
@@ -282,17 +316,27 @@ def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_
     assert isinstance(budget.reserve(policy, state, ONE, now_ms), Refused)
 
 
-def test_without_a_cap_a_clock_behind_the_books_holds_nothing_and_the_newest_period_takes_the_lead() -> None:
+def test_without_a_cap_a_clock_behind_the_books_holds_nothing_and_the_newest_period_takes_the_lead() -> (
+    None
+):
     policy = BudgetPolicy()
     midnight_ms = _ms("2026-12-01T00:00")
     state, first = _reserved(policy, Budget(), midnight_ms + 1)
     state, second = _reserved(policy, state, midnight_ms - HOUR_MS)
     assert first == second == Reservation("2026-12-01", "2026-12", 6, 1)
     state = budget.settle(budget.settle(state, first, ONE), second, ONE)
-    assert [(day.id, day.credits_spent, day.credits_reserved) for day in state.days] == [("2026-12-01", 12, 0)]
+    assert [(day.id, day.credits_spent, day.credits_reserved) for day in state.days] == [
+        ("2026-12-01", 12, 0),
+    ]
     for cap in budget.CAPS:
         assert isinstance(
-            budget.reserve(msgspec.convert({cap: 100}, BudgetPolicy), state, ONE, midnight_ms - HOUR_MS), Refused
+            budget.reserve(
+                msgspec.convert({cap: 100}, BudgetPolicy),
+                state,
+                ONE,
+                midnight_ms - HOUR_MS,
+            ),
+            Refused,
         )
 
 
@@ -310,10 +354,18 @@ def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> N
     assert len(state.days) <= 3
 
 
-@given(cap=st.integers(1, 10**12), tenths_of_a_percent=st.integers(0, 900), key=st.sampled_from(budget.CAPS))
+@given(
+    cap=st.integers(1, 10**12),
+    tenths_of_a_percent=st.integers(0, 900),
+    key=st.sampled_from(budget.CAPS),
+)
 @example(cap=10, tenths_of_a_percent=900, key="credits_per_day")
 @example(cap=100, tenths_of_a_percent=410, key="actions_per_month")
-def test_hot_share_leaves_bulk_its_part_to_the_last_unit(cap: int, tenths_of_a_percent: int, key: str) -> None:
+def test_hot_share_leaves_bulk_its_part_to_the_last_unit(
+    cap: int,
+    tenths_of_a_percent: int,
+    key: str,
+) -> None:
     policy = replace(BudgetPolicy(hot_share=tenths_of_a_percent / 1000), **{key: cap})
     now_ms = _ms("2026-11-24T15:00")
     part = cap * (1000 - tenths_of_a_percent) // 1000
@@ -330,7 +382,12 @@ MINUTE_MS = 60_000
 NOON_MS = 12 * HOUR_MS
 
 
-def meter(spent: int, reserved: int = 0, cap: int | None = 6_000, period: str = "2026-11-24") -> Meter:
+def meter(
+    spent: int,
+    reserved: int = 0,
+    cap: int | None = 6_000,
+    period: str = "2026-11-24",
+) -> Meter:
     return Meter(period, 24 * HOUR_MS, cap, spent, reserved)
 
 
@@ -341,27 +398,40 @@ def meter(spent: int, reserved: int = 0, cap: int | None = 6_000, period: str = 
      (meter(0, 0, None), meter(10, 0, None), Forecast(60.0)),  # nothing is capped
      (meter(6_000), meter(6_000), Forecast(0.0, NOON_MS)),  # used up
      (meter(10), meter(10), Forecast(0.0)),
-     (meter(100), meter(0), Forecast(0.0)),  # refunds are no negative rate, and corrections none at all
+     # refunds are no negative rate, and corrections none at all
+     (meter(100), meter(0), Forecast(0.0)),
      (meter(0), replace(meter(100), elsewhere=3_000), Forecast(600.0, NOON_MS + int(2_900 / 600 * HOUR_MS))),
      (meter(5_000, period="2026-11-23"), meter(10), None)],  # of another day
 )  # fmt: skip
 def test_a_budget_is_forecast_to_end_at_the_rate_of_the_last_minutes(
-    earlier: Meter, now: Meter, expected: Forecast | None
+    earlier: Meter,
+    now: Meter,
+    expected: Forecast | None,
 ) -> None:
     assert forecast(steady(earlier, now), NOON_MS) == expected
 
 
-@pytest.mark.parametrize("booked", [(30, 30, 30), (0, 30, 30), (0, 0, 30), (30, 30, 31), (0, 1, 30), (1, 1, 30)])
+@pytest.mark.parametrize(
+    "booked",
+    [(30, 30, 30), (0, 30, 30), (0, 0, 30), (30, 30, 31), (0, 1, 30), (1, 1, 30)],
+)
 def test_a_burst_has_no_pace(booked: tuple[int, int, int]) -> None:
-    """`booked`: after each third of the time. One file was sent, and nothing says that more will come."""
+    """`booked`: after each third of the time.
+
+    One file was sent, and nothing says that more will come.
+    """
     samples = [Sample(NOON_MS - 12 * MINUTE_MS, meter(0))]
-    samples += [Sample(NOON_MS - (8 - 4 * n) * MINUTE_MS, meter(spent)) for n, spent in enumerate(booked)]
+    samples += [
+        Sample(NOON_MS - (8 - 4 * n) * MINUTE_MS, meter(spent)) for n, spent in enumerate(booked)
+    ]
     assert forecast(samples, NOON_MS) is None
 
 
 def test_a_pace_needs_no_booking_in_each_minute() -> None:
     samples = [Sample(NOON_MS - 12 * MINUTE_MS, meter(0))]
-    samples += [Sample(NOON_MS - ago * MINUTE_MS, meter(spent)) for ago, spent in ((9, 5), (5, 10), (1, 12))]
+    samples += [
+        Sample(NOON_MS - ago * MINUTE_MS, meter(spent)) for ago, spent in ((9, 5), (5, 10), (1, 12))
+    ]
     assert forecast(samples, NOON_MS) == Forecast(60.0)
 
 
@@ -370,13 +440,21 @@ def steady(earlier: Meter, now: Meter) -> list[Sample]:
     step = (now.spent - earlier.spent) / 10
     between = [replace(now, spent=earlier.spent + round(step * n)) for n in range(1, 10)]
     meters = [earlier, *(between if now.period == earlier.period else []), now]
-    return [Sample(NOON_MS - (len(meters) - 1 - n) * MINUTE_MS, seen) for n, seen in enumerate(meters)]
+    return [
+        Sample(NOON_MS - (len(meters) - 1 - n) * MINUTE_MS, seen) for n, seen in enumerate(meters)
+    ]
 
 
 def test_the_first_hour_of_a_day_and_the_first_day_of_a_month_have_no_forecast() -> None:
-    """40 leads in its first minutes would be said to use up any month, and one file on its first day, too."""
+    """40 leads in its first minutes would be said to use up any month, and one file on its first
+    day, too.
+    """
     for hours, young_h, length in ((24, 1, "day"), (720, 24, "month")):
-        young = replace(meter(900), begins_ms=NOON_MS - young_h * HOUR_MS, ends_ms=NOON_MS + hours * HOUR_MS)
+        young = replace(
+            meter(900),
+            begins_ms=NOON_MS - young_h * HOUR_MS,
+            ends_ms=NOON_MS + hours * HOUR_MS,
+        )
         samples = steady(replace(young, spent=0), young)
         assert forecast(samples, NOON_MS - 1) is None, length
         assert forecast(samples, NOON_MS) is not None, length
@@ -387,8 +465,13 @@ def test_the_pace_of_a_month_is_its_mean_however_fast_the_last_minutes_were() ->
     now_ms = 300 * HOUR_MS
     month = Meter("2026-11", 720 * HOUR_MS, 9_000, 2_000, 1_000, elsewhere=500, begins_ms=begins_ms)
     quiet = replace(month, spent=0, reserved=0)
-    assert forecast([Sample(now_ms - HOUR_MS, quiet), Sample(now_ms, month)], now_ms) == Forecast(10.0)
-    assert forecast([Sample(now_ms, replace(month, spent=5_000))], now_ms) == Forecast(20.0, now_ms + 125 * HOUR_MS)
+    assert forecast([Sample(now_ms - HOUR_MS, quiet), Sample(now_ms, month)], now_ms) == Forecast(
+        10.0,
+    )
+    assert forecast([Sample(now_ms, replace(month, spent=5_000))], now_ms) == Forecast(
+        20.0,
+        now_ms + 125 * HOUR_MS,
+    )
 
 
 def test_no_sample_or_too_short_a_time_says_nothing() -> None:
@@ -402,7 +485,12 @@ def test_no_sample_or_too_short_a_time_says_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("date", "hours", "days"),
-    [("2026-10-25", 25, 31), ("2026-03-29", 23, 31), ("2026-09-21", 24, 30), ("2026-02-10", 24, 28)],
+    [
+        ("2026-10-25", 25, 31),
+        ("2026-03-29", 23, 31),
+        ("2026-09-21", 24, 30),
+        ("2026-02-10", 24, 28),
+    ],
 )
 def test_a_meter_says_when_its_day_and_month_began(date: str, hours: int, days: int) -> None:
     """A day has 23 or 25 hours where clocks change."""
@@ -425,37 +513,76 @@ def test_a_meter_is_empty_once_its_day_has_ended() -> None:
 @pytest.mark.parametrize(
     ("month", "is_one"),
     [
-        *(("2026-01", True), ("2026-12", True), ("2026-00", False), ("2026-13", False), ("2026-1", False)),
-        *(("2026-011", False), ("2026_01", False), ("2026-ab", False), ("abcd-01", False), ("", False)),
+        *(
+            ("2026-01", True),
+            ("2026-12", True),
+            ("2026-00", False),
+            ("2026-13", False),
+            ("2026-1", False),
+        ),
+        *(
+            ("2026-011", False),
+            ("2026_01", False),
+            ("2026-ab", False),
+            ("abcd-01", False),
+            ("", False),
+        ),
     ],
 )
 def test_an_opening_balance_needs_its_month(month: str, is_one: bool) -> None:
     for balance in ("opening_credits", "opening_actions"):
         problems = replace(BudgetPolicy(opening_month=month), **{balance: 1}).problems()
-        assert [problem.partition(" ")[0] for problem in problems] == ([] if is_one else ["opening_month"])
+        assert [problem.partition(" ")[0] for problem in problems] == (
+            [] if is_one else ["opening_month"]
+        )
     assert BudgetPolicy(opening_month=month).problems() == [], "nothing to place in a month"
 
 
 @pytest.mark.parametrize(
     ("warned", "used", "after"),
     [
-        *((0, 499, 0), (0, 500, 50), (0, 799, 50), (50, 800, 80), (0, 949, 80), (80, 950, 95), (95, 2_000, 95)),
-        *((95, 850, 95), (95, 849, 80), (80, 700, 80), (80, 699, 50), (50, 400, 50), (50, 399, 0), (95, 0, 0)),
+        *(
+            (0, 499, 0),
+            (0, 500, 50),
+            (0, 799, 50),
+            (50, 800, 80),
+            (0, 949, 80),
+            (80, 950, 95),
+            (95, 2_000, 95),
+        ),
+        *(
+            (95, 850, 95),
+            (95, 849, 80),
+            (80, 700, 80),
+            (80, 699, 50),
+            (50, 400, 50),
+            (50, 399, 0),
+            (95, 0, 0),
+        ),
     ],
 )
 @pytest.mark.parametrize("unit", ["credits", "actions"])
 @pytest.mark.parametrize("length", ["day", "month"])
 def test_a_soft_limit_is_reported_again_once_use_was_ten_percent_below_it(
-    length: str, unit: str, warned: int, used: int, after: int
+    length: str,
+    unit: str,
+    warned: int,
+    used: int,
+    after: int,
 ) -> None:
     now_ms = _ms("2026-11-24T15:00")
     period = "2026-11-24" if length == "day" else "2026-11"
     policy = replace(BudgetPolicy(), **{f"{unit}_per_{length}": 1_000})
-    before = msgspec.convert({"id": period, f"{unit}_spent": used, f"{unit}_warned": warned}, Period)
+    before = msgspec.convert(
+        {"id": period, f"{unit}_spent": used, f"{unit}_warned": warned},
+        Period,
+    )
     state = Budget(**{f"{length}s": (before,)})  # type: ignore[arg-type]
     expected = replace(before, **{f"{unit}_warned": after})
     assert getattr(budget.reviewed(policy, state, now_ms), f"{length}s") == (expected,)
-    assert getattr(budget.reviewed(policy, state, now_ms + 40 * DAY_MS), f"{length}s") == (before,), "it is over"
+    assert getattr(budget.reviewed(policy, state, now_ms + 40 * DAY_MS), f"{length}s") == (
+        before,
+    ), "it is over"
 
 
 def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() -> None:
@@ -463,17 +590,23 @@ def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() ->
     now_ms = _ms("2026-11-25T00:30")
     ahead, _ = _reserved(policy, Budget(), now_ms)
     assert budget.correct(policy, ahead, Cost(3, 1), now_ms - HOUR_MS, day=True) == Refused(
-        "clock", now_ms - HOUR_MS + 1_000
+        "clock",
+        now_ms - HOUR_MS + 1_000,
     )
     only_months = Budget(months=(Period("2026-12"),))
     midnight_ms = _ms("2026-12-01T00:00")
-    assert isinstance(budget.correct(policy, only_months, Cost(3, 1), midnight_ms - 1, day=False), Refused)
+    assert isinstance(
+        budget.correct(policy, only_months, Cost(3, 1), midnight_ms - 1, day=False),
+        Refused,
+    )
     for day in (True, False):
         booked = of_type(Budget, budget.correct(policy, ahead, Cost(3, 1), now_ms, day=day))
         assert [(of_day.credits_elsewhere, of_day.actions_elsewhere) for of_day in booked.days] == [
-            (3, 1) if day else (0, 0)
+            (3, 1) if day else (0, 0),
         ]
-        assert [(month.credits_elsewhere, month.actions_elsewhere) for month in booked.months] == [(3, 1)]
+        assert [(month.credits_elsewhere, month.actions_elsewhere) for month in booked.months] == [
+            (3, 1),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -497,15 +630,22 @@ def test_a_time_zone_has_a_known_name(tz: str) -> None:
     [(Cost(12, 1), 7, 1), (Cost(6, 7), 6, 2), (Cost(-8, 1), 5, 1), (Cost(90, 90), 8, 3)],
 )
 def test_the_estimate_of_a_cost_moves_by_a_share_towards_the_newest(
-    actual: Cost, credits_: float, actions: float
+    actual: Cost,
+    credits_: float,
+    actions: float,
 ) -> None:
     first = learn_cost(first_estimate(Cost(6, 1)), actual, Cost(18, 13))
     assert (first.credits, first.actions, first.leads) == pytest.approx((credits_, actions, 1))
 
 
-@pytest.mark.parametrize(("leads", "more"), [(43, 0.02 * 50 / 49), (44, 0.02), (45, 0.02), (10**6, 0.02)])
+@pytest.mark.parametrize(
+    ("leads", "more"),
+    [(43, 0.02 * 50 / 49), (44, 0.02), (45, 0.02), (10**6, 0.02)],
+)
 def test_the_estimate_of_a_cost_follows_the_last_fifty_or_so(leads: int, more: float) -> None:
-    assert learn_cost(Estimate(6.0, 1.0, leads), Cost(7, 1), Cost(20, 5)).credits == pytest.approx(6 + more)
+    assert learn_cost(Estimate(6.0, 1.0, leads), Cost(7, 1), Cost(20, 5)).credits == pytest.approx(
+        6 + more,
+    )
 
 
 @pytest.mark.parametrize(
@@ -522,7 +662,11 @@ def test_a_day_has_as_many_hours_as_it_has(tz: str, noon: str, hours: float) -> 
     assert day.day_end_ms - day.day_start_ms == hours * HOUR_MS
     assert periods_at(tz, 1, day.day_start_ms).day == day.day
     assert periods_at(tz, 1, day.day_end_ms - 1).day == day.day
-    assert periods_at(tz, 1, day.day_start_ms - 1).day < day.day < periods_at(tz, 1, day.day_end_ms).day
+    assert (
+        periods_at(tz, 1, day.day_start_ms - 1).day
+        < day.day
+        < periods_at(tz, 1, day.day_end_ms).day
+    )
 
 
 @pytest.mark.parametrize(
@@ -540,7 +684,14 @@ def test_a_day_has_as_many_hours_as_it_has(tz: str, noon: str, hours: float) -> 
     ],
 )
 @pytest.mark.parametrize("tz", ["UTC", "Europe/Berlin", "America/New_York"])
-def test_months_begin_on_the_billing_day(tz: str, billing_day: int, now: str, month: str, begin: str, end: str) -> None:
+def test_months_begin_on_the_billing_day(
+    tz: str,
+    billing_day: int,
+    now: str,
+    month: str,
+    begin: str,
+    end: str,
+) -> None:
     now_is = periods_at(tz, billing_day, _ms(now, tz))
     assert now_is.month == month
     assert now_is.month_start_ms == _ms(begin, tz)
@@ -548,7 +699,16 @@ def test_months_begin_on_the_billing_day(tz: str, billing_day: int, now: str, mo
 
 
 @given(
-    st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia", "Asia/Kolkata", "Africa/Cairo"]),
+    st.sampled_from(
+        [
+            "UTC",
+            "Europe/Berlin",
+            "America/St_Johns",
+            "Pacific/Apia",
+            "Asia/Kolkata",
+            "Africa/Cairo",
+        ],
+    ),
     st.integers(1, 31),
     st.integers(0, 4_102_444_800_000),
 )
@@ -563,8 +723,14 @@ def test_every_moment_is_inside_its_own_periods(tz: str, billing_day: int, now_m
 
 def test_clocks_set_back_over_midnight_do_not_bring_the_old_day_back() -> None:
     # St. John's, 2010: at 00:01 on the 7th clocks went back to 23:01 on the 6th.
-    begin_ms = periods_at("America/St_Johns", 1, _ms("2010-11-07T12:00", "America/St_Johns")).day_start_ms
-    days = [periods_at("America/St_Johns", 1, begin_ms + minute * 60_000).day for minute in range(90)]
+    begin_ms = periods_at(
+        "America/St_Johns",
+        1,
+        _ms("2010-11-07T12:00", "America/St_Johns"),
+    ).day_start_ms
+    days = [
+        periods_at("America/St_Johns", 1, begin_ms + minute * 60_000).day for minute in range(90)
+    ]
     assert set(days) == {"2010-11-07"}
 
 
@@ -577,8 +743,11 @@ def test_absurd_clocks_do_not_crash(now_ms: int) -> None:
 def test_the_cache_is_of_the_moment_not_of_its_quarter_hour() -> None:
     midnight_ms = int(datetime(1900, 1, 2, tzinfo=UTC).timestamp() * 1000)
     assert midnight_ms < 0, "before 1970 reads as 1970"
-    # Liberia was 44 minutes and 30 seconds behind until 1972: midnight falls inside a quarter of an hour.
-    before, after = (periods_at("Africa/Monrovia", 1, (44 * 60 + 30) * 1000 + step) for step in (-1, 0))
+    # Liberia was 44 minutes and 30 seconds behind until 1972: midnight falls inside a quarter of an
+    # hour.
+    before, after = (
+        periods_at("Africa/Monrovia", 1, (44 * 60 + 30) * 1000 + step) for step in (-1, 0)
+    )
     assert before.day == "1969-12-31"
     assert after.day == "1970-01-01"
 
@@ -593,12 +762,23 @@ def test_a_hot_share_needs_a_cap_to_be_a_share_of() -> None:
 
 @pytest.mark.parametrize(("spent", "warned"), [(48, 0), (49, 50), (78, 50), (79, 80)])
 @pytest.mark.parametrize("meter", ["credits", "actions"])
-def test_a_soft_limit_is_reached_by_what_is_used_with_the_next_lead(meter: str, spent: int, warned: int) -> None:
+def test_a_soft_limit_is_reached_by_what_is_used_with_the_next_lead(
+    meter: str,
+    spent: int,
+    warned: int,
+) -> None:
     policy = replace(BudgetPolicy(), **{f"{meter}_per_day": 100, f"{meter}_per_month": 200})
     name = f"{meter}_spent"
-    state = Budget((Period("2026-11-30", **{name: spent}),), (Period("2026-11", **{name: 2 * spent + 1}),))
-    reserved = of_type(tuple, budget.reserve(policy, state, Cost(1, 1), _ms("2026-11-30T12:00", "UTC")))
+    state = Budget(
+        (Period("2026-11-30", **{name: spent}),),
+        (Period("2026-11", **{name: 2 * spent + 1}),),
+    )
+    reserved = of_type(
+        tuple,
+        budget.reserve(policy, state, Cost(1, 1), _ms("2026-11-30T12:00", "UTC")),
+    )
     for period in reserved[0].days + reserved[0].months:
-        assert {"credits": period.credits_warned, "actions": period.actions_warned} == {"credits": 0, "actions": 0} | {
-            meter: warned
-        }
+        assert {"credits": period.credits_warned, "actions": period.actions_warned} == {
+            "credits": 0,
+            "actions": 0,
+        } | {meter: warned}

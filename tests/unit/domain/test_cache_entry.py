@@ -1,4 +1,6 @@
-"""What is remembered of results: merging in any order, freshness by field, what people of one company share, bounds."""
+"""What is remembered of results: merging in any order, freshness by field, what people of one
+company share, bounds.
+"""
 
 import msgspec
 import pytest
@@ -33,8 +35,16 @@ NOW = 1_790_000_000_000
 POLICY = CachePolicy(freshness_days=30, stale_days=180)
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.text(max_size=20))
-fields = st.builds(Field, scalars, st.integers(NOW - 400 * DAY_MS, NOW), st.sampled_from(["people", "crm"]))
-entries = st.builds(Entry, st.dictionaries(st.sampled_from(["email", "title", "phone", "industry"]), fields))
+fields = st.builds(
+    Field,
+    scalars,
+    st.integers(NOW - 400 * DAY_MS, NOW),
+    st.sampled_from(["people", "crm"]),
+)
+entries = st.builds(
+    Entry,
+    st.dictionaries(st.sampled_from(["email", "title", "phone", "industry"]), fields),
+)
 
 
 def result(**changes: object) -> Result:
@@ -61,7 +71,11 @@ def test_entries_merge_in_any_order(a: Entry, b: Entry, c: Entry) -> None:
 
 
 @given(entries, entries, st.integers(NOW, NOW + 400 * DAY_MS))
-def test_an_answer_contains_no_field_older_than_its_stated_age(person: Entry, firm: Entry, now_ms: int) -> None:
+def test_an_answer_contains_no_field_older_than_its_stated_age(
+    person: Entry,
+    firm: Entry,
+    now_ms: int,
+) -> None:
     served = answer(POLICY, person, firm, now_ms)
     own = {name: field for name, field in person.fields.items() if not POLICY.is_of_company(name)}
     youngest_ms = max((field.at_ms for field in own.values()), default=None)
@@ -82,7 +96,9 @@ def test_an_answer_contains_no_field_older_than_its_stated_age(person: Entry, fi
 
 
 def test_a_fresh_answer_contains_only_fresh_fields() -> None:
-    person = Entry({"title": Field("CEO", NOW, "people"), "phone": Field("+49", NOW - 40 * DAY_MS, "people")})
+    person = Entry(
+        {"title": Field("CEO", NOW, "people"), "phone": Field("+49", NOW - 40 * DAY_MS, "people")},
+    )
     served = present(answer(POLICY, person, NOTHING, NOW))
     assert served.source == "cache"
     assert served.fields == {"title": "CEO"}
@@ -92,7 +108,12 @@ def test_a_fresh_answer_contains_only_fresh_fields() -> None:
 
 
 def test_a_company_completes_a_person_and_is_marked() -> None:
-    person = Entry({"title": Field("CEO", NOW - DAY_MS, "people"), "industry": Field("cars", NOW - DAY_MS, "people")})
+    person = Entry(
+        {
+            "title": Field("CEO", NOW - DAY_MS, "people"),
+            "industry": Field("cars", NOW - DAY_MS, "people"),
+        },
+    )
     firm = Entry({"industry": Field("bikes", NOW, "crm"), "title": Field("not his", NOW, "crm")})
     served = present(answer(POLICY, person, firm, NOW))
     assert served.fields == {"title": "CEO", "industry": "bikes"}
@@ -122,22 +143,32 @@ def test_a_result_is_stored_for_its_company() -> None:
 
 def test_a_result_is_stored_by_every_identifier_and_by_the_name_if_there_is_none() -> None:
     name: dict[str, Scalar] = {"domain": "acme.example", "first_name": "Ada", "last_name": "King"}
-    sure: dict[str, Scalar] = {"linkedin_url": "https://www.linkedin.com/in/ada", "email": "ada@home.example"}
+    sure: dict[str, Scalar] = {
+        "linkedin_url": "https://www.linkedin.com/in/ada",
+        "email": "ada@home.example",
+    }
     linkedin, email, by_name = people({**sure, **name})
     (by_email,) = people({"email": "ada@acme.example"})
 
     def slots(person: str, *hashes: str) -> list[str]:
-        persons, _ = slots_of(result(person=person, people=hashes, fields={"email": "ada@acme.example", **name}))
+        persons, _ = slots_of(
+            result(person=person, people=hashes, fields={"email": "ada@acme.example", **name}),
+        )
         return persons
 
     assert slots(linkedin, linkedin, email, by_name) == [
         person_slot("acme", "people", identifier) for identifier in (linkedin, email, by_email)
     ]
-    assert slots(by_name) == [person_slot("acme", "people", identifier) for identifier in (by_name, by_email)]
+    assert slots(by_name) == [
+        person_slot("acme", "people", identifier) for identifier in (by_name, by_email)
+    ]
 
 
 @given(st.emails(), st.sampled_from(["acme", "w-1"]))
-def test_keys_contain_no_personal_data_and_share_one_slot_per_workspace(email: str, workspace: str) -> None:
+def test_keys_contain_no_personal_data_and_share_one_slot_per_workspace(
+    email: str,
+    workspace: str,
+) -> None:
     given: dict[str, Scalar] = {"email": email, "domain": "rossi.example"}
     persons, firm = slots_of(result(workspace=workspace, fields=given, company=""))
     for slot in [*persons, *filter(None, [firm])]:
@@ -146,7 +177,11 @@ def test_keys_contain_no_personal_data_and_share_one_slot_per_workspace(email: s
         assert "rossi" not in slot
 
 
-@given(st.dictionaries(st.text(max_size=30), fields, max_size=20), st.integers(0, 400), st.integers(0, 9_000))
+@given(
+    st.dictionaries(st.text(max_size=30), fields, max_size=20),
+    st.integers(0, 400),
+    st.integers(0, 9_000),
+)
 def test_an_entry_is_bounded(some: dict[str, Field], more: int, length: int) -> None:
     many = {f"f{n}": Field("x" * length, NOW - n, "people") for n in range(more)}
     kept = bounded(Entry({**some, **many}))
@@ -164,12 +199,22 @@ def test_as_many_bytes_as_allowed_are_kept_and_of_more_the_smallest_values() -> 
     assert bounded(Entry(many)) == Entry(many)
     assert bounded(Entry(many | {"f99": Field("x" * 6_000, NOW, "people")})) == Entry(many)
     assert bounded(Entry(many | {"f" * 40: Field("x" * 4_000, NOW, "people")})) == Entry(
-        {"f" * 40: Field("x" * 4_000, NOW, "people")} | dict(list(many.items())[:-1])
+        {"f" * 40: Field("x" * 4_000, NOW, "people")} | dict(list(many.items())[:-1]),
     )
-    smaller = {"f09": Field("x" * (4_998 + MOST_ENTRY_BYTES - len(encode(NOTHING)) - most * size), NOW, "people")}
+    smaller = {
+        "f09": Field(
+            "x" * (4_998 + MOST_ENTRY_BYTES - len(encode(NOTHING)) - most * size),
+            NOW,
+            "people",
+        ),
+    }
     full = smaller | dict(list(many.items())[:-1])
-    assert bounded(Entry(full | {"f99": Field("x" * 6_000, NOW, "people")})) == Entry(full), "to the last byte"
-    assert bounded(Entry(many | {"f01": one})) == Entry({"f01": one} | dict(list(many.items())[:-1]))
+    assert bounded(Entry(full | {"f99": Field("x" * 6_000, NOW, "people")})) == Entry(full), (
+        "to the last byte"
+    )
+    assert bounded(Entry(many | {"f01": one})) == Entry(
+        {"f01": one} | dict(list(many.items())[:-1]),
+    )
 
 
 @given(st.binary(max_size=200))
@@ -191,10 +236,19 @@ def test_a_write_contains_the_old_fields_and_the_new_ones(before: Entry, new: En
 @pytest.mark.parametrize(
     ("fields", "facts"),
     [
-        ({"email": "ada@mail.acme.co.uk"}, {"domain": "acme.co.uk", "company_name": "acme", "country": "GB"}),
+        (
+            {"email": "ada@mail.acme.co.uk"},
+            {"domain": "acme.co.uk", "company_name": "acme", "country": "GB"},
+        ),
         ({"domain": "acme.com"}, {"company_name": "acme"}),
-        ({"domain": "acme.com", "phone": "+49 30 901820"}, {"company_name": "acme", "country": "DE"}),
-        ({"domain": "acme.fr", "phone": "+49 30 901820"}, {"company_name": "acme", "country": "DE"}),
+        (
+            {"domain": "acme.com", "phone": "+49 30 901820"},
+            {"company_name": "acme", "country": "DE"},
+        ),
+        (
+            {"domain": "acme.fr", "phone": "+49 30 901820"},
+            {"company_name": "acme", "country": "DE"},
+        ),
         ({"phone": "+1 416 555 0123"}, {"country": "CA"}),
         ({"domain": "xn--mller-kva.de"}, {"company_name": "müller", "country": "DE"}),
         ({"domain": "acme.de", "company_name": "ACME Ltd"}, {"country": "DE"}),
@@ -220,7 +274,12 @@ def test_which_facts_are_derived(fields: dict[str, Scalar], facts: dict[str, Sca
     assert derived == given_domain
 
 
-@given(st.dictionaries(st.sampled_from(["email", "domain", "phone", "country"]), st.text() | st.integers() | st.none()))
+@given(
+    st.dictionaries(
+        st.sampled_from(["email", "domain", "phone", "country"]),
+        st.text() | st.integers() | st.none(),
+    ),
+)
 def test_any_fields_give_an_answer(fields: dict[str, Scalar]) -> None:
     for name, (value, source) in local_facts(fields).items():
         assert fields.get(name) in (None, "")

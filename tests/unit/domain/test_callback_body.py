@@ -1,4 +1,6 @@
-"""A callback: its body, of which what would be a guess is refused in words, and the token that proves its lead."""
+"""A callback: its body, of which what would be a guess is refused in words, and the token that
+proves its lead.
+"""
 
 import hmac
 import json
@@ -11,7 +13,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream_app.domain.callback import body as callback_body
-from stream_app.domain.callback.body import MOST_FIELDS, RESERVED, BadBody, Body, callback_of, read_body, repair
+from stream_app.domain.callback.body import (
+    MOST_FIELDS,
+    RESERVED,
+    BadBody,
+    Body,
+    callback_of,
+    read_body,
+    repair,
+)
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.tokens import Keys, Verified, problem_of, sign, verify
 from tests.support.narrow import of_type
@@ -31,7 +41,9 @@ def good(document: dict[str, Any] | str) -> Callback:
 
 
 def test_a_plain_callback_is_read() -> None:
-    read = good(GOOD | {"title": "CEO", "status": "enriched", "credits": 7, "actions": 2, "attempt": 2})
+    read = good(
+        GOOD | {"title": "CEO", "status": "enriched", "credits": 7, "actions": 2, "attempt": 2},
+    )
     assert read.fields == {"email": "ada@example.com", "title": "CEO"}
     assert read.lead_id == "crm-17"
     assert read.workspace == "acme"
@@ -53,16 +65,31 @@ def test_results_may_be_nested_in_an_object(name: str) -> None:
 
 
 def test_echoed_fields_are_not_results() -> None:
-    echoed = {"callback_url": "https://x", "workspace": "acme", "destination": "people", "_clay_meta": {"table": "P"}}
+    echoed = {
+        "callback_url": "https://x",
+        "workspace": "acme",
+        "destination": "people",
+        "_clay_meta": {"table": "P"},
+    }
     assert good(GOOD | echoed).fields == {"email": "ada@example.com"}
     assert (
-        not RESERVED & good(GOOD | dict.fromkeys(RESERVED - {"lead_id", "workspace", "destination"}, "1")).fields.keys()
+        not RESERVED
+        & good(
+            GOOD | dict.fromkeys(RESERVED - {"lead_id", "workspace", "destination"}, "1"),
+        ).fields.keys()
     )
 
 
 def test_blank_values_are_dropped_and_text_stays_text() -> None:
     read = good(GOOD | {"a": "", "b": None, "c": "42", "d": 42, "e": False, "f": " ", "g": 0})
-    assert read.fields == {"email": "ada@example.com", "c": "42", "d": 42, "e": False, "f": " ", "g": 0}
+    assert read.fields == {
+        "email": "ada@example.com",
+        "c": "42",
+        "d": 42,
+        "e": False,
+        "f": " ",
+        "g": 0,
+    }
     widest = {"most": 2**64 - 1, "least": -(2**63)}
     assert good({"lead_id": "crm-17", **widest}).fields == widest
 
@@ -90,13 +117,21 @@ def test_numbers_may_be_text(value: object, number: int | None) -> None:
      ({"error": "provider timed out", "email": None}, "enrich_error"),
      ({"error": " "}, "enriched")],
 )  # fmt: skip
-def test_the_outcome_of_a_callback_follows_from_its_fields(fields: dict[str, Any], outcome: str) -> None:
+def test_the_outcome_of_a_callback_follows_from_its_fields(
+    fields: dict[str, Any],
+    outcome: str,
+) -> None:
     assert good(GOOD | fields).outcome == outcome
 
 
 def test_the_reason_of_a_failure_contains_no_personal_data() -> None:
     read = good(
-        GOOD | {"name": "Ada Lovelace", "status": "error", "error": "ADA LOVELACE <ada@example.com>: limit hit"}
+        GOOD
+        | {
+            "name": "Ada Lovelace",
+            "status": "error",
+            "error": "ADA LOVELACE <ada@example.com>: limit hit",
+        },
     )
     assert "limit hit" in read.text
     assert "ada" not in read.text.lower()
@@ -192,7 +227,10 @@ def test_of_duplicate_members_the_verified_one_counts() -> None:
 
 
 def test_broken_json_is_refused_if_its_lead_cannot_be_read() -> None:
-    body = of_type(Body, read_body(b'{"lead_id": "crm-17", "callback_token": "t", "note": "a "b" c"}'))
+    body = of_type(
+        Body,
+        read_body(b'{"lead_id": "crm-17", "callback_token": "t", "note": "a "b" c"}'),
+    )
     assert body.lead_id == "crm-17"
     assert body.token == "t"
     assert body.broken is True
@@ -207,11 +245,16 @@ def test_broken_json_is_refused_if_its_lead_cannot_be_read() -> None:
         ('"lead_id": null', "no_lead_id"),
         ('"lead_id": "ada@example.com"', "bad_lead_id"),
     ):
-        assert of_type(BadBody, read_body(f'{{{start}, "note": "a "b" c"}}'.encode())).code == code, start
+        assert (
+            of_type(BadBody, read_body(f'{{{start}, "note": "a "b" c"}}'.encode())).code == code
+        ), start
 
 
 @pytest.mark.parametrize("lead_id", ["17", '"17"'])
-def test_a_repaired_body_is_about_the_verified_lead(lead_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repaired_body_is_about_the_verified_lead(
+    lead_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     broken = f'{{"lead_id": {lead_id}, "note": "a "b" c"}}'
     assert good(broken).lead_id == "17"
     monkeypatch.setattr(callback_body, "repair", lambda _: '{"lead_id": "18"}')
@@ -222,12 +265,18 @@ def test_large_broken_json_is_not_repaired(monkeypatch: pytest.MonkeyPatch) -> N
     sizes: list[int] = []
     monkeypatch.setattr(callback_body, "repair", lambda text: sizes.append(len(text)))
     for size in (1_000, 65_000, 70_000, 250_000):
-        assert of_type(BadBody, callback('{"lead_id": "crm-17", "note": "a "b" ' + "c" * size)).code == "not_json"
+        assert (
+            of_type(BadBody, callback('{"lead_id": "crm-17", "note": "a "b" ' + "c" * size)).code
+            == "not_json"
+        )
     assert len(sizes) == 2
 
 
 def test_merge_tags_in_a_text_are_no_template() -> None:
-    assert good(GOOD | {"mail": "Hi {{first_name}}, well done"}).fields["mail"] == "Hi {{first_name}}, well done"
+    assert (
+        good(GOOD | {"mail": "Hi {{first_name}}, well done"}).fields["mail"]
+        == "Hi {{first_name}}, well done"
+    )
     assert good(GOOD | {"error": "no {{domain}} in the row"}).text == "no {{domain}} in the row"
 
 
@@ -236,7 +285,11 @@ documents = st.recursive(
     scalars,
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.one_of(st.sampled_from(sorted(RESERVED)), st.text(max_size=5)), inner, max_size=5),
+        st.dictionaries(
+            st.one_of(st.sampled_from(sorted(RESERVED)), st.text(max_size=5)),
+            inner,
+            max_size=5,
+        ),
     ),
     max_leaves=20,
 )
@@ -254,7 +307,12 @@ def test_any_json_gives_a_callback_or_a_reason(document: object, whole: bool) ->
         assert read.text.endswith(".")
 
 
-@given(st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda text: ('{"lead_id":"a",' + text).encode())))
+@given(
+    st.one_of(
+        st.binary(max_size=80),
+        st.text(max_size=80).map(lambda text: ('{"lead_id":"a",' + text).encode()),
+    ),
+)
 def test_any_bytes_give_a_callback_or_a_reason(raw: bytes) -> None:
     assert callback(raw)
 
@@ -267,10 +325,19 @@ def repaired(text: str) -> object:
 @pytest.mark.parametrize(
     ("broken", "meant"),
     [
-        ('{"a": "x", "note": "they said "call me back" twice"}', {"a": "x", "note": 'they said "call me back" twice'}),
+        (
+            '{"a": "x", "note": "they said "call me back" twice"}',
+            {"a": "x", "note": 'they said "call me back" twice'},
+        ),
         ('{"note": ""quoted"", "b": 1}', {"note": '"quoted"', "b": 1}),
-        ('{"note": "he said "hi", then left", "b": "y"}', {"note": 'he said "hi", then left', "b": "y"}),
-        ('{"json": "[{"a": 1, "b": "y"}]", "c": true}', {"json": '[{"a": 1, "b": "y"}]', "c": True}),
+        (
+            '{"note": "he said "hi", then left", "b": "y"}',
+            {"note": 'he said "hi", then left', "b": "y"},
+        ),
+        (
+            '{"json": "[{"a": 1, "b": "y"}]", "c": true}',
+            {"json": '[{"a": 1, "b": "y"}]', "c": True},
+        ),
         ('{"a": "one\ntwo\tthree\x00"}', {"a": "one\ntwo\tthree "}),
         ('{"a": "already \\"escaped\\" and "not""}', {"a": 'already "escaped" and "not"'}),
         ('{"a": 1, "b": "x",}', {"a": 1, "b": "x"}),
@@ -298,13 +365,24 @@ def test_ambiguous_json_is_not_repaired(broken: str) -> None:
 words = st.text(st.sampled_from('ab "\\,:{}[]\n1é'), max_size=12)
 
 
-@given(st.dictionaries(st.sampled_from(["lead_id", "title", "note"]), st.one_of(words, st.integers(), st.none())))
+@given(
+    st.dictionaries(
+        st.sampled_from(["lead_id", "title", "note"]),
+        st.one_of(words, st.integers(), st.none()),
+    ),
+)
 def test_valid_flat_json_keeps_its_meaning(document: dict[str, object]) -> None:
     read = repaired(json.dumps(document))
     assert read == document or not document or read is None, "never something else"
 
 
-@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.text(st.sampled_from("xy é.!?-("), max_size=8), min_size=1))
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c"]),
+        st.text(st.sampled_from("xy é.!?-("), max_size=8),
+        min_size=1,
+    ),
+)
 def test_doubled_quotes_are_quotes_of_the_cell(cells: dict[str, str]) -> None:
     meant = {name: f'said "{text}" twice' for name, text in cells.items()}
     broken = "{" + ", ".join(f'"{name}": "{text}"' for name, text in meant.items()) + "}"
@@ -332,15 +410,21 @@ def test_the_mac_covers_the_origin() -> None:
 
 def test_a_token_of_a_listed_old_key_is_valid() -> None:
     before = sign(Keys([OLD]), *LEAD)
-    assert isinstance(verify(Keys([OLD, NEW]), sign(KEYS, *LEAD), *LEAD), Verified), "the new key is known first"
-    assert isinstance(verify(KEYS, before, *LEAD), Verified), "then it signs, and the old one still verifies"
+    assert isinstance(verify(Keys([OLD, NEW]), sign(KEYS, *LEAD), *LEAD), Verified), (
+        "the new key is known first"
+    )
+    assert isinstance(verify(KEYS, before, *LEAD), Verified), (
+        "then it signs, and the old one still verifies"
+    )
     assert sign(KEYS, *LEAD) != before
     assert verify(Keys([NEW]), before, *LEAD) == "unknown_key", "then it is gone"
 
 
 def test_a_token_of_no_lead_is_refused_before_the_lead_is_read() -> None:
     assert problem_of(KEYS, sign(KEYS, *LEAD)) is None
-    assert problem_of(KEYS, sign(KEYS, "another", "table", "lead")) is None, "that shows with the lead only"
+    assert problem_of(KEYS, sign(KEYS, "another", "table", "lead")) is None, (
+        "that shows with the lead only"
+    )
     assert problem_of(Keys([NEW]), sign(Keys([OLD]), *LEAD)) == "unknown_key"
     for token in ("", "x", "x.", "x" * 5000, f"{sign(KEYS, *LEAD)}.é"):
         assert problem_of(KEYS, token) == verify(KEYS, token, *LEAD)
@@ -348,7 +432,10 @@ def test_a_token_of_no_lead_is_refused_before_the_lead_is_read() -> None:
 
 @given(leads, leads, texts, texts)
 def test_a_token_is_valid_for_no_other_lead(
-    mine: tuple[str, str, str], other: tuple[str, str, str], origin: str, another: str
+    mine: tuple[str, str, str],
+    other: tuple[str, str, str],
+    origin: str,
+    another: str,
 ) -> None:
     token = sign(KEYS, *mine, origin)
     assert verify(KEYS, token, *mine) == Verified(origin)
@@ -375,8 +462,14 @@ def test_no_input_raises_an_error(token: str) -> None:
     assert isinstance(verify(KEYS, f"{KEYS.first}.{token}", *LEAD), str)
 
 
-@pytest.mark.parametrize("token", [sign(KEYS, *LEAD), f"{KEYS.first}.x", sign(KEYS, *LEAD)[:-1] + "!"])
-def test_every_wrong_token_is_compared_in_the_same_time(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "token",
+    [sign(KEYS, *LEAD), f"{KEYS.first}.x", sign(KEYS, *LEAD)[:-1] + "!"],
+)
+def test_every_wrong_token_is_compared_in_the_same_time(
+    token: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compared = Mock(wraps=hmac.compare_digest)
     monkeypatch.setattr(hmac, "compare_digest", compared)
     verify(KEYS, token, *LEAD)

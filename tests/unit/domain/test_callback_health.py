@@ -25,10 +25,18 @@ OTHER = Destination("firms", "acme", ("w2",))
 THIRD = Destination("jobs", "acme", ("w3",))
 MUTE = Destination("mute", "acme", ("w4",), callbacks=False)
 THERE = Destination("people", "acme", ("w1",), callback_deadline_s=60, callback_grace_s=600)
-ACME = InForce("acme", "people", callback_health=POLICY, rate=RatePolicy(rate_per_s=1_000, burst=10_000))
+ACME = InForce(
+    "acme",
+    "people",
+    callback_health=POLICY,
+    rate=RatePolicy(rate_per_s=1_000, burst=10_000),
+)
 
 
-def after(*accepted_ms: int, state: callback_health.CallbackHealth | None = None) -> callback_health.CallbackHealth:
+def after(
+    *accepted_ms: int,
+    state: callback_health.CallbackHealth | None = None,
+) -> callback_health.CallbackHealth:
     """Return the state after overdue leads of people that were accepted at these times."""
     state = state or callback_health.CallbackHealth()
     for at_ms in accepted_ms:
@@ -65,13 +73,22 @@ def test_a_report_is_made_once_and_after_it_has_ended_leads_of_before_prove_noth
     state = callback_health.record_report(after(105, 101, 110, state=state), "people", 500)
     assert not missing(state)
     assert not missing(state, "firms")
-    assert [callback_health.still_missing(state, name) for name in ("firms", "people")] == [["people"], []]
+    assert [callback_health.still_missing(state, name) for name in ("firms", "people")] == [
+        ["people"],
+        [],
+    ]
     state = callback_health.reset_reported(state)
-    assert state.destinations["people"] == callback_health.DestinationCallbacks(100, ignored_until_ms=500)
+    assert state.destinations["people"] == callback_health.DestinationCallbacks(
+        100,
+        ignored_until_ms=500,
+    )
     assert after(500, state=state) is state
     assert after(501, state=state).destinations["people"].overdue == 1
     state = callback_health.record_callback(state, "people", 600)
-    assert state.destinations["people"] == callback_health.DestinationCallbacks(600, ignored_until_ms=500)
+    assert state.destinations["people"] == callback_health.DestinationCallbacks(
+        600,
+        ignored_until_ms=500,
+    )
 
 
 def test_times_without_an_owner_are_known() -> None:
@@ -90,13 +107,23 @@ def test_times_without_an_owner_are_known() -> None:
 
 
 def test_time_without_an_owner_is_no_waiting() -> None:
-    lane = Lane("acme", 0, callback_health=callback_health.record_owner(callback_health.CallbackHealth(), 100_000))
+    lane = Lane(
+        "acme",
+        0,
+        callback_health=callback_health.record_owner(callback_health.CallbackHealth(), 100_000),
+    )
     lane = for_new_owner(lane, 400_000)
     row = Delivery(ROW_VERSION, "accepted", "leads/0/0", 3, 90_000, 1, "t")
     assert due_ms(row, THERE, lane) == 90_000 + 60_000 + 300_000
-    assert due_ms(msgspec.structs.replace(row, at_ms=250_000), THERE, lane) == 250_000 + 60_000 + 150_000
+    assert (
+        due_ms(msgspec.structs.replace(row, at_ms=250_000), THERE, lane)
+        == 250_000 + 60_000 + 150_000
+    )
     assert due_ms(msgspec.structs.replace(row, at_ms=400_000), THERE, lane) == 460_000
-    assert due_ms(msgspec.structs.replace(row, state="callback_overdue"), THERE, lane) == 90_000 + 600_000 + 300_000
+    assert (
+        due_ms(msgspec.structs.replace(row, state="callback_overdue"), THERE, lane)
+        == 90_000 + 600_000 + 300_000
+    )
 
 
 @given(st.lists(st.integers(0, 100_000), min_size=2, max_size=30), st.integers(0, 1_000_000))
@@ -105,21 +132,39 @@ def test_deadlines_stay_in_order_over_any_number_of_owners(steps: list[int], sin
     now_ms = 0
     for number, step in enumerate(steps):
         now_ms += step
-        state = callback_health.record_owner(state, now_ms) if number % 2 else callback_health.taken_over(state, now_ms)
+        state = (
+            callback_health.record_owner(state, now_ms)
+            if number % 2
+            else callback_health.taken_over(state, now_ms)
+        )
     assert len(state.gaps) <= 8
     first = since_ms
     second = since_ms + 1
-    assert first + callback_health.unowned_ms(state, first) <= second + callback_health.unowned_ms(state, second)
+    assert first + callback_health.unowned_ms(state, first) <= second + callback_health.unowned_ms(
+        state,
+        second,
+    )
     assert 0 <= callback_health.unowned_ms(state, since_ms) <= max(0, now_ms - since_ms)
 
 
 def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
     lane = Lane("acme", 0, callback_health=after(1_000, 2_000, 3_000))
     text = why_missing(ACME, lane, THERE, 10_000)
-    assert text.index("credits") < text.index("auto-run") < text.index("50,000") < text.index("the gateway")
-    assert "3 leads of people are overdue and no callback of it came since 1970-01-01 00:00:01 UTC" in text
+    assert (
+        text.index("credits")
+        < text.index("auto-run")
+        < text.index("50,000")
+        < text.index("the gateway")
+    )
+    assert (
+        "3 leads of people are overdue and no callback of it came since 1970-01-01 00:00:01 UTC"
+        in text
+    )
     assert "it has never called back; its newest rows in Clay show whether they ran" in text
-    full = msgspec.structs.replace(lane, quota=Quota({"w1": Webhook(49_900), "other": Webhook(50_000)}))
+    full = msgspec.structs.replace(
+        lane,
+        quota=Quota({"w1": Webhook(49_900), "other": Webhook(50_000)}),
+    )
     text = why_missing(ACME, full, THERE, 10_000)
     assert text.index("50,000") < text.index("credits") < text.index("the gateway"), text
     assert "w1 has had 49900" in text
@@ -128,9 +173,16 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
 
 def test_a_table_that_calls_back_meanwhile_shows_that_it_is_not_the_credits() -> None:
     health = after(
-        3_000, 4_000, 5_000, state=callback_health.record_callback(callback_health.CallbackHealth(), "people", 2_000)
+        3_000,
+        4_000,
+        5_000,
+        state=callback_health.record_callback(callback_health.CallbackHealth(), "people", 2_000),
     )
-    before = Lane("acme", 0, callback_health=callback_health.record_callback(health, "firms", 3_000))
+    before = Lane(
+        "acme",
+        0,
+        callback_health=callback_health.record_callback(health, "firms", 3_000),
+    )
     text = why_missing(ACME, before, THERE, 10_000)
     assert text.index("credits of this workspace") < text.index("auto-run")
     assert "(it called back last at 1970-01-01 00:00:02 UTC; its newest rows" in text
@@ -181,7 +233,11 @@ def _goes(lane: Lane, now_ms: int = 301_000) -> set[str]:
     """The destinations of which any number of leads go."""
     tables = (THERE, OTHER, THIRD, MUTE)
     answers = {table.alias: decide(ACME, lane, table, now_ms, 0)[1] for table in tables}
-    return {name for name, answer in answers.items() if isinstance(answer, Grant) and answer.probe is None}
+    return {
+        name
+        for name, answer in answers.items()
+        if isinstance(answer, Grant) and answer.probe is None
+    }
 
 
 def test_of_two_silent_destinations_the_probe_of_one_lets_only_that_one_go() -> None:
@@ -206,13 +262,25 @@ def test_a_third_destination_proves_only_itself_while_two_are_silent() -> None:
 
 
 def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_more() -> None:
-    lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
+    lane = suspend_destination(
+        ACME,
+        Lane("acme", 0, callback_health=after(1, 2, 3)),
+        THERE,
+        "why",
+        10,
+    )
     lane = _probed(lane, msgspec.structs.replace(THERE, callbacks=False), called_back=False)
     assert lane.suspension is None
 
 
 def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
-    lane = suspend_destination(ACME, Lane("acme", 0, callback_health=after(1, 2, 3)), THERE, "why", 10)
+    lane = suspend_destination(
+        ACME,
+        Lane("acme", 0, callback_health=after(1, 2, 3)),
+        THERE,
+        "why",
+        10,
+    )
     lane, entry = granted(ACME, lane, OTHER, 20)
     lane, _ = settled(ACME, lane, entry, Denied(401, 50, "refused"), 30, 0.5)
     assert lane.suspension is not None
@@ -221,7 +289,9 @@ def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
     assert stopped.destination == "firms"
     assert stopped.one_destination is False
     lane = lifted(lane)
-    assert missing(after(11, 12, 13, state=lane.callback_health)), "reported again if callbacks are still missing"
+    assert missing(after(11, 12, 13, state=lane.callback_health)), (
+        "reported again if callbacks are still missing"
+    )
 
 
 def test_a_probe_lifts_another_suspension_although_callbacks_of_others_are_missing() -> None:
@@ -232,12 +302,25 @@ def test_a_probe_lifts_another_suspension_although_callbacks_of_others_are_missi
 
 
 @pytest.mark.parametrize(
-    ("reported_cost", "counts"), [(None, None), (-5, 0), (0, 0), (10**6, 10**6), (10**6 + 1, 10**6)]
+    ("reported_cost", "counts"),
+    [(None, None), (-5, 0), (0, 0), (10**6, 10**6), (10**6 + 1, 10**6)],
 )
-def test_a_cost_counts_as_reported_within_reason(reported_cost: int | None, counts: int | None) -> None:
+def test_a_cost_counts_as_reported_within_reason(
+    reported_cost: int | None,
+    counts: int | None,
+) -> None:
     held = Reservation("2026-11-30", "2026-11", 20, 5)
     row = Delivery(ROW_VERSION, "accepted", "leads/0/1", 4, 1, 1, "t", reservation=held)
-    callback = Callback("1", "acme", "people", 1, "enriched", {}, credits=reported_cost, actions=reported_cost)
+    callback = Callback(
+        "1",
+        "acme",
+        "people",
+        1,
+        "enriched",
+        {},
+        credits=reported_cost,
+        actions=reported_cost,
+    )
     _, now, spent = booked(ACME, Lane("acme", 0), row, THERE, callback, 2)
     cost = (THERE.estimate.credits, THERE.estimate.actions) if counts is None else (counts, counts)
     assert now == spent == Reservation(held.day, held.month, *cost)

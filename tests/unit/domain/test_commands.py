@@ -1,4 +1,6 @@
-"""Commands of an operator as they are read, and how one settles a lead: in every field, and why nothing is done."""
+"""Commands of an operator as they are read, and how one settles a lead: in every field, and why
+nothing is done.
+"""
 
 from typing import Any
 
@@ -15,7 +17,13 @@ from stream_app.domain.commands import (
     refusal,
 )
 from stream_app.domain.delivery.parked import Settled, resolved_rows, settle_lead
-from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, forced_key, open_costs
+from stream_app.domain.delivery.state_machine import (
+    ROW_VERSION,
+    Delivery,
+    delivery_key,
+    forced_key,
+    open_costs,
+)
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, Period, Reservation
 from stream_app.domain.model.messages import Status, StatusEvent
@@ -45,8 +53,23 @@ FORCED = delivery_key("acme", "people", "crm-1", "leads/0/9")
 
 
 def row(state: Status = "accepted", **more: Any) -> Delivery:
-    fields: dict[str, Any] = {"sends": 1, "attempt": 2, "replay": 3, "epoch": 1, "booked": BOOKED} | more
-    return Delivery(ROW_VERSION, state, "leads/0/1", 4, fields.pop("at_ms", 1_000), 1, "t", **fields)
+    fields: dict[str, Any] = {
+        "sends": 1,
+        "attempt": 2,
+        "replay": 3,
+        "epoch": 1,
+        "booked": BOOKED,
+    } | more
+    return Delivery(
+        ROW_VERSION,
+        state,
+        "leads/0/1",
+        4,
+        fields.pop("at_ms", 1_000),
+        1,
+        "t",
+        **fields,
+    )
 
 
 def settled(rows: dict[bytes, Delivery], **what: Any) -> Settled | str:
@@ -62,33 +85,82 @@ def settled(rows: dict[bytes, Delivery], **what: Any) -> Settled | str:
 )
 @pytest.mark.parametrize("state", ["accepted", "parked"])
 def test_what_a_lead_did_cost_takes_the_place_of_what_was_booked(
-    state: Status, what: dict[str, int], credits_: int, actions: int
+    state: Status,
+    what: dict[str, int],
+    credits_: int,
+    actions: int,
 ) -> None:
     before = row(state)
     answer = of_type(Settled, settled({PEOPLE: before}, **what))
     known = Reservation(DAY, MONTH, credits_, actions, known=True)
-    text = f"20 credits and 5 actions were booked, now it is {credits_} and {actions}, in the budget of {DAY}"
-    more: dict[str, Any] = {"credits": credits_ - 20, "actions": actions - 5, "day": DAY, "month": MONTH}
-    about: dict[str, Any] = {"workspace": "acme", "destination": "people", "reason": "c-1", "text": text, "app": "test"}
+    text = (
+        f"20 credits and 5 actions were booked, now it is {credits_} and {actions}, in the "
+        f"budget of {DAY}"
+    )
+    more: dict[str, Any] = {
+        "credits": credits_ - 20,
+        "actions": actions - 5,
+        "day": DAY,
+        "month": MONTH,
+    }
+    about: dict[str, Any] = {
+        "workspace": "acme",
+        "destination": "people",
+        "reason": "c-1",
+        "text": text,
+        "app": "test",
+    }
     if state == "parked":
-        after = msgspec.structs.replace(before, state="confirmed", seq=5, at_ms=NOW_MS, booked=known, final=True)
+        after = msgspec.structs.replace(
+            before,
+            state="confirmed",
+            seq=5,
+            at_ms=NOW_MS,
+            booked=known,
+            final=True,
+        )
         counts = {"attempt": 2, "replay": 3, "epoch": 1, "trace_id": "t"}
-        event = StatusEvent("leads/0/1#5", "crm-1", "confirmed", 5, NOW_MS, "leads/0/1", **counts, **about, **more)  # type: ignore[arg-type]  # as named
+        event = StatusEvent(
+            "leads/0/1#5",
+            "crm-1",
+            "confirmed",
+            5,
+            NOW_MS,
+            "leads/0/1",
+            **counts,  # type: ignore[arg-type]  # as named
+            **about,
+            **more,
+        )
     else:
         after = msgspec.structs.replace(before, booked=known)
         place = "commands/0/8"
         event = StatusEvent(
-            f"{place}#1", "crm-1", "cost_corrected", 1, NOW_MS, place, trace_id=trace_of(place), **about, **more
+            f"{place}#1",
+            "crm-1",
+            "cost_corrected",
+            1,
+            NOW_MS,
+            place,
+            trace_id=trace_of(place),
+            **about,
+            **more,
         )
     assert answer.event == event
     assert answer.text == f"crm-1: {text}"
     assert answer.row == (PEOPLE, msgspec.json.encode(after))
-    for period, spent in zip(answer.lane.budget.days + answer.lane.budget.months, (50, 60), strict=True):
+    for period, spent in zip(
+        answer.lane.budget.days + answer.lane.budget.months,
+        (50, 60),
+        strict=True,
+    ):
         assert period.credits_spent == spent + credits_ - 20
         assert period.actions_spent == 9 + actions - 5
         assert period.credits_reserved == 7
         assert period.actions_reserved == 1
-    assert settled({PEOPLE: msgspec.json.decode(answer.row[1], type=Delivery)}, give_up=True) == NOT_PARKED
+    assert (
+        settled({PEOPLE: msgspec.json.decode(answer.row[1], type=Delivery)}, give_up=True)
+        == NOT_PARKED
+    )
 
 
 NOT_PARKED = "this lead is not parked, so there is nothing to give up"
@@ -105,7 +177,13 @@ def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
     )
     assert answer.lane == LANE
     assert answer.event.credits is None
-    after = msgspec.structs.replace(row("parked"), state="suppressed", seq=5, at_ms=NOW_MS, final=True)
+    after = msgspec.structs.replace(
+        row("parked"),
+        state="suppressed",
+        seq=5,
+        at_ms=NOW_MS,
+        final=True,
+    )
     assert answer.row == (PEOPLE, msgspec.json.encode(after))
 
 
@@ -119,7 +197,11 @@ def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
      ({PEOPLE: row("parked", booked=None)}, {"credits": 1}, "Clay never had this lead: send it, or give it up"),
      ({PEOPLE: row()}, {"give_up": True}, NOT_PARKED)],
 )  # fmt: skip
-def test_nothing_is_done_where_it_is_not_clear_what(rows: dict[bytes, Delivery], what: Any, says: str) -> None:
+def test_nothing_is_done_where_it_is_not_clear_what(
+    rows: dict[bytes, Delivery],
+    what: Any,
+    says: str,
+) -> None:
     assert settled(rows, **what) == says
     known = settled({PEOPLE: row("enriched", booked=None)}, credits=1)
     assert isinstance(known, str)
@@ -136,10 +218,18 @@ def test_nothing_is_done_where_it_is_not_clear_what(rows: dict[bytes, Delivery],
     ],
 )
 def test_of_the_deliveries_of_a_lead_the_parked_one_counts_then_an_open_cost_then_the_newest(
-    plain: Delivery, forced: Delivery, chosen: bytes
+    plain: Delivery,
+    forced: Delivery,
+    chosen: bytes,
 ) -> None:
     assert of_type(Settled, settled({PEOPLE: plain, FORCED: forced}, credits=1)).row[0] == chosen
-    assert of_type(Settled, settled({PEOPLE: plain, FIRMS: forced}, credits=1, destination="firms")).row[0] == FIRMS
+    assert (
+        of_type(
+            Settled,
+            settled({PEOPLE: plain, FIRMS: forced}, credits=1, destination="firms"),
+        ).row[0]
+        == FIRMS
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,11 +243,15 @@ def test_of_the_deliveries_of_a_lead_the_parked_one_counts_then_an_open_cost_the
      ("enriched", BOOKED, False), ("accepted", BOOKED, False), ("partial", BOOKED, False)],
 )  # fmt: skip
 def test_a_cost_is_open_until_clay_or_an_operator_confirms_it(
-    state: Status, booked: Reservation | None, open_: bool
+    state: Status,
+    booked: Reservation | None,
+    open_: bool,
 ) -> None:
     assert open_costs(row(state, booked=booked)) == ((booked,) if open_ else ())
     earlier = Reservation("2026-11-01", "2026-11", 3, 0)
-    assert open_costs(row(state, booked=booked, unsettled=(earlier,))) == ((earlier, booked) if open_ else (earlier,))
+    assert open_costs(row(state, booked=booked, unsettled=(earlier,))) == (
+        (earlier, booked) if open_ else (earlier,)
+    )
 
 
 def test_the_rows_of_a_lead_are_locked_by_its_command_alone() -> None:
@@ -165,7 +259,10 @@ def test_the_rows_of_a_lead_are_locked_by_its_command_alone() -> None:
     assert set(resolved_rows(PLAN, alias, COMMAND)) == {PEOPLE, FIRMS, FORCED}
     assert set(resolved_rows(PLAN, lambda _: None, COMMAND)) == {PEOPLE, FIRMS}
     others: tuple[dict[str, Any], ...] = ({"kind": "pause"}, {"args": {}}, {"args": {"lead_id": 5}})
-    assert [resolved_rows(PLAN, alias, msgspec.structs.replace(COMMAND, **changes)) for changes in others] == [()] * 3
+    assert [
+        resolved_rows(PLAN, alias, msgspec.structs.replace(COMMAND, **changes))
+        for changes in others
+    ] == [()] * 3
 
 
 def as_record(timestamp_ms: int = NOW_MS, **changes: str) -> ConsumedRecord:
@@ -174,11 +271,16 @@ def as_record(timestamp_ms: int = NOW_MS, **changes: str) -> ConsumedRecord:
 
 
 @pytest.mark.parametrize(("length", "is_read"), [(0, False), (1, True), (128, True), (129, False)])
-def test_an_id_has_1_to_128_characters_and_another_is_answered_by_its_place(length: int, is_read: bool) -> None:
+def test_an_id_has_1_to_128_characters_and_another_is_answered_by_its_place(
+    length: int,
+    is_read: bool,
+) -> None:
     record = as_record(id="x" * length)
     read = read_command(record, NOW_MS)
     assert isinstance(read, Command if is_read else CommandAnswer)
-    assert (read.id, command_id(record.value)) == (("x" * length,) * 2 if is_read else ("lanes/3/7", ""))
+    assert (read.id, command_id(record.value)) == (
+        ("x" * length,) * 2 if is_read else ("lanes/3/7", "")
+    )
     if isinstance(read, CommandAnswer):
         assert read.applied is False
         assert read.reason == "unreadable"
@@ -204,9 +306,19 @@ def test_names_are_cut_to_what_a_row_may_hold() -> None:
 
 @pytest.mark.parametrize(
     ("at_ms", "timestamp_ms", "stale"),
-    [(0, 0, False), (-DAY_MS, 0, False), (-DAY_MS - 1, 0, True), (0, -DAY_MS, False), (0, -DAY_MS - 1, True)],
+    [
+        (0, 0, False),
+        (-DAY_MS, 0, False),
+        (-DAY_MS - 1, 0, True),
+        (0, -DAY_MS, False),
+        (0, -DAY_MS - 1, True),
+    ],
 )
-def test_a_command_is_stale_a_day_after_its_own_time_or_the_brokers(at_ms: int, timestamp_ms: int, stale: bool) -> None:
+def test_a_command_is_stale_a_day_after_its_own_time_or_the_brokers(
+    at_ms: int,
+    timestamp_ms: int,
+    stale: bool,
+) -> None:
     command = msgspec.structs.replace(COMMAND, at_ms=NOW_MS + at_ms)
     refused = refusal(command, as_record(NOW_MS + timestamp_ms), NOW_MS, is_answered=False)
     assert (refused is not None) is stale

@@ -1,4 +1,6 @@
-"""Orders of an operator: each changes just what it says, holds through a restart, and says what it did."""
+"""Orders of an operator: each changes just what it says, holds through a restart, and says what it
+did.
+"""
 
 import math
 import re
@@ -72,7 +74,11 @@ def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     tripped = LANE
     for _ in range(5):
         tripped = _call(tripped, REFUSED)
-    for lane, lifts in ((forced, "auto"), (_done(forced, controls.Pause()), "resume"), (tripped, "reset")):
+    for lane, lifts in (
+        (forced, "auto"),
+        (_done(forced, controls.Pause()), "resume"),
+        (tripped, "reset"),
+    ):
         assert f"stream-app lanes {lifts} acme" in view(POLICY, lane, [PEOPLE], NOW_MS).lifts
     answer = obey(POLICY, forced, controls.Auto(), BY)
     assert "beginning with probes" in answer.text
@@ -167,7 +173,11 @@ def test_the_largest_correction_is_done(most: int) -> None:
      ("resolve", {"lead_id": "a"}, "name what it cost"),
      ("resolve", {"lead_id": "a", "credits": -1}, "credits: Expected `int` >= 0")],
 )  # fmt: skip
-def test_arguments_that_make_no_sense_are_named(kind: CommandKind, args: dict[str, Any], says: str) -> None:
+def test_arguments_that_make_no_sense_are_named(
+    kind: CommandKind,
+    args: dict[str, Any],
+    says: str,
+) -> None:
     with pytest.raises(ValueError, match=re.escape(says)) as raised:
         read_arguments(kind, args)
     assert "secret" not in str(raised.value)
@@ -181,7 +191,11 @@ def test_arguments_that_make_no_sense_are_named(kind: CommandKind, args: dict[st
         ("quota", {"webhook_id": "x" * 1_000_000, "use": True}, "name the webhook by the ID"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_short_line(kind: CommandKind, args: dict[str, Any], says: str) -> None:
+def test_what_is_wrong_is_said_in_one_short_line(
+    kind: CommandKind,
+    args: dict[str, Any],
+    says: str,
+) -> None:
     """Otherwise its answer is too large for Kafka, and the worker cannot go on."""
     with pytest.raises(ValueError, match=f"^{says}.{{1,400}}$") as raised:
         read_arguments(kind, args)
@@ -189,16 +203,23 @@ def test_what_is_wrong_is_said_in_one_short_line(kind: CommandKind, args: dict[s
 
 
 def test_entries_become_the_arguments_of_a_command() -> None:
-    entered = {"credits_per_day": "8,000", "credits_per_month": "None", "actions_per_day": "configured"}
+    entered = {
+        "credits_per_day": "8,000",
+        "credits_per_month": "None",
+        "actions_per_day": "configured",
+    }
     args, problems = read_entries("budget", {**entered, "shadow": "off"})
     caps = {"credits_per_day": 8_000, "credits_per_month": None, "actions_per_day": "configured"}
     assert args == {"caps": caps, "shadow": False}
     assert problems == {}
     refused = "'null' is not a whole number, none or configured, from 0 to 1,000,000,000,000"
     assert read_entries("budget", {"credits_per_day": "null"})[1] == {"credits_per_day": refused}
-    assert read_entries("quota", {"webhook": "hook1", "use": True}) == ({"webhook_id": "hook1", "use": True}, {})
+    assert read_entries("quota", {"webhook": "hook1", "use": True}) == (
+        {"webhook_id": "hook1", "use": True},
+        {},
+    )
     assert read_entries("rate", {"per_second": "4,5", "burst": ""})[1] == {
-        "per_second": "'4,5' is not a number or configured, from 0.01 to 1,000"
+        "per_second": "'4,5' is not a number or configured, from 0.01 to 1,000",
     }
 
 
@@ -212,23 +233,43 @@ def _news(before: Lane, after: Lane, policy: Workspace = WIDE) -> list[str]:
     return [news.kind for news in seen.news if news.kind.startswith("budget_")]
 
 
-def test_a_soft_limit_crossed_by_an_order_a_configuration_or_the_cost_of_a_lead_is_reported_once() -> None:
+def test_a_soft_limit_crossed_by_an_order_a_configuration_or_the_cost_of_a_lead_is_reported_once() -> (
+    None
+):
     lowered = _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 200}), WIDE)
     assert _news(SPENT_200, lowered) == ["budget_95"]
     assert _news(SPENT_200, _done(SPENT_200, controls.Correct(credits=790), WIDE)) == ["budget_95"]
     raised = _done(lowered, controls.ChangeBudget({"credits_per_day": "configured"}), WIDE)
     assert _news(lowered, raised) == []
-    assert _news(raised, _done(raised, controls.ChangeBudget({"credits_per_day": 200}), WIDE)) == ["budget_95"]
-    lanes = SPENT_200, lowered, _done(lowered, controls.ChangeBudget({"credits_per_day": 300}), WIDE), raised
-    pairs = ((view(WIDE, before, [PEOPLE], NOW_MS), after) for before, after in pairwise(lanes))
-    told = [view(WIDE, after, [PEOPLE], NOW_MS, before).news[0].text.split(", ")[0] for before, after in pairs]
-    assert told == [f"budget.credits_per_day: {change}" for change in ("1000 -> 200", "200 -> 300", "300 -> 1000")]
-    narrow = replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
-    assert _news(SPENT_200, reconfigured(SPENT_200.in_force(narrow), SPENT_200, [], NOW_MS), narrow) == ["budget_80"]
-    lane, entry = granted(WIDE, SPENT_200, PEOPLE, NOW_MS)
-    assert _news(lane, book_callback(lane.in_force(WIDE), lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS)) == [
-        "budget_80"
+    assert _news(raised, _done(raised, controls.ChangeBudget({"credits_per_day": 200}), WIDE)) == [
+        "budget_95",
     ]
+    lanes = (
+        SPENT_200,
+        lowered,
+        _done(lowered, controls.ChangeBudget({"credits_per_day": 300}), WIDE),
+        raised,
+    )
+    pairs = ((view(WIDE, before, [PEOPLE], NOW_MS), after) for before, after in pairwise(lanes))
+    told = [
+        view(WIDE, after, [PEOPLE], NOW_MS, before).news[0].text.split(", ")[0]
+        for before, after in pairs
+    ]
+    assert told == [
+        f"budget.credits_per_day: {change}"
+        for change in ("1000 -> 200", "200 -> 300", "300 -> 1000")
+    ]
+    narrow = replace(WIDE, budget=BudgetPolicy(credits_per_day=240))
+    assert _news(
+        SPENT_200,
+        reconfigured(SPENT_200.in_force(narrow), SPENT_200, [], NOW_MS),
+        narrow,
+    ) == ["budget_80"]
+    lane, entry = granted(WIDE, SPENT_200, PEOPLE, NOW_MS)
+    assert _news(
+        lane,
+        book_callback(lane.in_force(WIDE), lane, PEOPLE, entry.reservation, Cost(700, 5), NOW_MS),
+    ) == ["budget_80"]
 
 
 @pytest.mark.parametrize(

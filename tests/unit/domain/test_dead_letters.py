@@ -60,11 +60,18 @@ def test_each_condition_narrows_the_filter(yes: dict[str, Any], no: dict[str, An
 
 def test_contradictory_conditions_are_refused_and_without_any_all_match() -> None:
     assert Filter().matches({}, None, NOW_MS)
-    assert Filter(since_ms=2, until_ms=2).problems() == Filter(since_ms=3, until_ms=2).problems() != []
+    assert (
+        Filter(since_ms=2, until_ms=2).problems() == Filter(since_ms=3, until_ms=2).problems() != []
+    )
     assert Filter(since_ms=3).problems() == Filter(until_ms=2).problems() == []
     assert Filter(statuses=frozenset({503}), reasons=frozenset({"not_json"})).problems()
     assert Filter(statuses=frozenset({503}), reasons=frozenset({"http_504"})).problems()
-    assert not Filter(statuses=frozenset({503}), reasons=frozenset({"http_503"}), since_ms=1, until_ms=2).problems()
+    assert not Filter(
+        statuses=frozenset({503}),
+        reasons=frozenset({"http_503"}),
+        since_ms=1,
+        until_ms=2,
+    ).problems()
 
 
 def test_the_kind_follows_from_the_headers() -> None:
@@ -115,7 +122,12 @@ def test_the_tally_is_bounded() -> None:
     tally = Tally(NOW_MS)
     for number in range(20_000):
         tally.add(
-            {"stream-app-reason": b"%0101d" % number, "stream-app-reason-text": str(number).encode()}, b"k", NOW_MS
+            {
+                "stream-app-reason": b"%0101d" % number,
+                "stream-app-reason-text": str(number).encode(),
+            },
+            b"k",
+            NOW_MS,
         )
     assert len(tally.groups) == 10_001
     assert sum(group.count for group in tally.groups.values()) == 20_000
@@ -134,10 +146,16 @@ def row(state: Status, **changes: Any) -> Delivery:
      (7, row("enriched"), "delivered"), (7, row("deferred"), "under_way"), (7, row("suppressed", final=True), "ended"),
      (7, None, "no_row")],
 )  # fmt: skip
-def test_the_fate_of_a_dead_letter_follows_from_its_row(seq: int, row_now: Delivery | None, by_select: Fate) -> None:
+def test_the_fate_of_a_dead_letter_follows_from_its_row(
+    seq: int,
+    row_now: Delivery | None,
+    by_select: Fate,
+) -> None:
     assert fate("failed", seq, row_now, uncertain=False) == by_select
     named = "goes" if by_select == "may_be_at_clay" else by_select
-    assert fate("failed", seq, row_now, uncertain=True) == named, "only who names them resends uncertain leads"
+    assert fate("failed", seq, row_now, uncertain=True) == named, (
+        "only who names them resends uncertain leads"
+    )
     assert fate("poison", seq, row_now, uncertain=False) == "as_input"
 
 
@@ -151,13 +169,18 @@ def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
         (None, "no_row"),
     ):
         assert fate("deferred", 7, row_now, uncertain=False) == end
-    assert fate("deferred", 6, row("deferred"), uncertain=False) == "under_way", "deferred again since"
+    assert fate("deferred", 6, row("deferred"), uncertain=False) == "under_way", (
+        "deferred again since"
+    )
 
 
 def test_the_rate_of_replays_is_a_share_of_the_lanes_rate_now() -> None:
     policy = Workspace("acme", "people", rate=RatePolicy(rate_per_s=8))
     lane = Lane("acme", 0, changes=(Change("rate.rate_per_s", 8, 2, Actor("jane", "c1", NOW_MS)),))
-    assert [pace(known.in_force(policy), 0.5, None) for known in (Lane("acme", 0), lane)] == [4.0, 1.0]
+    assert [pace(known.in_force(policy), 0.5, None) for known in (Lane("acme", 0), lane)] == [
+        4.0,
+        1.0,
+    ]
     assert pace(lane.in_force(policy), 0.5, 7.0) == 7.0
 
 
@@ -171,7 +194,10 @@ def test_the_rate_of_replays_is_a_share_of_the_lanes_rate_now() -> None:
      ({}, b"\xff", b"\xff", ("\ufffd", "")), ({}, None, None, ("", ""))],
 )  # fmt: skip
 def test_a_dead_letter_goes_to_its_workspace_and_destination(
-    headers: dict[str, bytes], key: bytes | None, value: bytes | None, address: tuple[str, str]
+    headers: dict[str, bytes],
+    key: bytes | None,
+    value: bytes | None,
+    address: tuple[str, str],
 ) -> None:
     assert addressed_to(headers, key, value) == address
 
@@ -179,12 +205,18 @@ def test_a_dead_letter_goes_to_its_workspace_and_destination(
 @pytest.mark.parametrize(
     ("value", "expected"),
     [(b'{"fields": {"email": "Ada@Example.com", "linkedin_url": "linkedin.com/in/ada"}}', True),
-     (b'{"fields": {"linkedin_url": "linkedin.com/in/other", "email": "mailto:ada@example.com"}, "lead_id": 5}', True),
+     ((
+         b'{"fields": {"linkedin_url": "linkedin.com/in/other", "email": '
+         b'"mailto:ada@example.com"}, "lead_id": 5}'
+     ), True),
      (b'{"fields": {"email": 5}}', False),
      (b'{"fields": {"email": "bob@example.com"}}', False),
      (b'{"fields": [1]}', False), (b"[" * 100_000, False), (b"\xff", False), (b"", False), (None, False)],
 )  # fmt: skip
-def test_a_suppressed_person_is_known_in_a_dead_letter_that_is_no_lead(value: bytes | None, expected: bool) -> None:
+def test_a_suppressed_person_is_known_in_a_dead_letter_that_is_no_lead(
+    value: bytes | None,
+    expected: bool,
+) -> None:
     (ada,) = people({"email": "ada@example.com"})
     listed = SuppressionList()
     assert not listed
@@ -205,17 +237,26 @@ def test_a_suppressed_person_is_known_in_a_dead_letter_that_is_no_lead(value: by
     ("headers", "key", "value", "expected"),
     [
         ({**FAILED, "stream-app-origin-timestamp-ms": b"5000"}, b"acme", b"\xff", True),
-        ({**FAILED, "stream-app-origin-timestamp-ms": b"5001"}, b"acme", b"{}", False),  # published again since
+        # published again since
+        ({**FAILED, "stream-app-origin-timestamp-ms": b"5001"}, b"acme", b"{}", False),
         ({**FAILED, "stream-app-lead-id": b"lead-2"}, b"acme", b"{}", False),
         (FAILED, b"beta", b"{}", False),
-        ({**POISON, "stream-app-origin-timestamp-ms": b"9" * 5_000}, b"acme", b'{"lead_id": " lead-1"}', True),
+        (
+            {**POISON, "stream-app-origin-timestamp-ms": b"9" * 5_000},
+            b"acme",
+            b'{"lead_id": " lead-1"}',
+            True,
+        ),
         ({}, None, b'{"lead_id": "lead-1", "workspace": "acme"}', True),
         ({}, None, b'{"lead_id": 1, "workspace": ["acme"]}', False),
         ({}, b"acme", b"[" * 100_000, False),
     ],
 )
 def test_an_erased_lead_is_recognised_in_its_dead_letters_by_its_id(
-    headers: dict[str, bytes], key: bytes | None, value: bytes, expected: bool
+    headers: dict[str, bytes],
+    key: bytes | None,
+    value: bytes,
+    expected: bool,
 ) -> None:
     """Seen: `dlq show --value` showed it, `export` wrote it, and `plan` said that it would go."""
     listed = SuppressionList()

@@ -1,4 +1,6 @@
-"""What admission answers, in every field: each hold with its end and its words; and each order's words and effect."""
+"""What admission answers, in every field: each hold with its end and its words; and each order's
+words and effect.
+"""
 
 from typing import Any
 
@@ -6,7 +8,14 @@ import msgspec
 import pytest
 
 from stream_app.domain.lane import overrides as controls
-from stream_app.domain.lane.admission import Grant, Held, at_limit, decide, decide_dead_letter, would_hold
+from stream_app.domain.lane.admission import (
+    Grant,
+    Held,
+    at_limit,
+    decide,
+    decide_dead_letter,
+    would_hold,
+)
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import Answer, Order, obey
 from stream_app.domain.lane.view import view
@@ -27,7 +36,8 @@ LANE = Lane("acme", 0, rate=Rate(10.0, NOW_MS))
 STOPPED = suspension.begin(POLICY.suspension, "http_401", "refused", NOW_MS, "people")
 USUAL = Concurrency(20.0, 400.0, 100)
 POOL = (
-    "destination people has no webhook left (hook1: 45,000 submissions, hook2: {}): make a new one on its table in "
+    "destination people has no webhook left (hook1: 45,000 submissions, hook2: {}): make a "
+    "new one on its table in "
     "Clay, add it to webhooks_env, then `stream-app lanes reload`"
 )
 NO_ROOM = "the next lead may cost 20 credits, and the budget credits_day has less left"
@@ -65,7 +75,9 @@ def used(spent: int, reserved: int = 0, day: str = "2026-11-30") -> Budget:
 def test_a_hold_says_why_until_when_and_takes_nothing(changes: dict[str, Any], held: Held) -> None:
     before = lane(**changes)
     assert decide(POLICY, before, PEOPLE, NOW_MS, 0) == (before, held)
-    assert would_hold(POLICY, before, PEOPLE, NOW_MS, True, StallDetector()) is (held.status is not None)
+    assert would_hold(POLICY, before, PEOPLE, NOW_MS, True, StallDetector()) is (
+        held.status is not None
+    )
     seen = view(POLICY, before, [PEOPLE], NOW_MS)
     if held.reason not in ("rate", "rate_limited"):
         ends_ms = 0 if held.reason in ("paused", "no_webhook", "budget_clock") else held.until_ms
@@ -77,8 +89,12 @@ def test_a_hold_says_why_until_when_and_takes_nothing(changes: dict[str, Any], h
 
 def test_a_hold_keeps_no_probe_that_a_clock_step_moved_too_far() -> None:
     latest_ms = NOW_MS + int(POLICY.suspension.probe_cap_s * 1000)
-    late, bounded = (msgspec.structs.replace(STOPPED, probe_at_ms=latest_ms + ms) for ms in (9 * 86_400_000, 0))
-    gone_late, gone_bounded = (Quota(dict.fromkeys(PEOPLE.webhook_ids, Webhook(1, "", at))) for at in (late, bounded))
+    late, bounded = (
+        msgspec.structs.replace(STOPPED, probe_at_ms=latest_ms + ms) for ms in (9 * 86_400_000, 0)
+    )
+    gone_late, gone_bounded = (
+        Quota(dict.fromkeys(PEOPLE.webhook_ids, Webhook(1, "", at))) for at in (late, bounded)
+    )
     assert decide(POLICY, lane(suspension=late), PEOPLE, NOW_MS, 0)[0] == lane(suspension=bounded)
     assert decide(POLICY, lane(quota=gone_late), PEOPLE, NOW_MS, 0)[0] == lane(quota=gone_bounded)
 
@@ -86,7 +102,14 @@ def test_a_hold_keeps_no_probe_that_a_clock_step_moved_too_far() -> None:
 def test_a_grant_takes_a_token_a_reservation_and_a_submission_and_names_its_probes() -> None:
     other = msgspec.structs.replace(STOPPED, destination="firms", one_destination=True)
     after, grant = decide(POLICY, lane(suspension=other), PEOPLE, NOW_MS, 77)
-    assert grant == Grant(PEOPLE, Reservation("2026-11-30", "2026-11", 20, 5), "hook1", Permit(0), None, 77)
+    assert grant == Grant(
+        PEOPLE,
+        Reservation("2026-11-30", "2026-11", 20, 5),
+        "hook1",
+        Permit(0),
+        None,
+        77,
+    )
     assert after.rate.tokens == 9.0
     assert after.quota.webhooks == {"hook1": Webhook(1)}
     assert after.budget.days[0].credits_reserved == 20
@@ -94,7 +117,9 @@ def test_a_grant_takes_a_token_a_reservation_and_a_submission_and_names_its_prob
     later_ms = NOW_MS + 300_000
     gone = Quota({name: Webhook(1, "", STOPPED) for name in PEOPLE.webhook_ids})
     for probing in ({"suspension": STOPPED}, {"quota": gone}, {"breaker": Breaker("half_open", 1)}):
-        assert would_hold(POLICY, lane(**probing), PEOPLE, later_ms, True, StallDetector()), "only as a probe"
+        assert would_hold(POLICY, lane(**probing), PEOPLE, later_ms, True, StallDetector()), (
+            "only as a probe"
+        )
         assert isinstance(decide(POLICY, lane(**probing), PEOPLE, later_ms, 0)[1], Grant)
 
 
@@ -103,7 +128,11 @@ def test_a_stalled_clay_holds_and_so_does_a_full_line_until_it_surely_has_stalle
     text = "5 requests went out and Clay has answered none of them: no more go before one has ended"
     stalled = decide(POLICY, usual, PEOPLE, NOW_MS, 0, True, StallDetector(NOW_MS - 60_000, 5))
     assert stalled == (usual, Held("no_answer", text, NOW_MS + 5_000, "held_outage"))
-    assert at_limit(POLICY, usual, StallDetector(NOW_MS - 100, 2), NOW_MS) == Held("in_flight", "", NOW_MS + 1_700)
+    assert at_limit(POLICY, usual, StallDetector(NOW_MS - 100, 2), NOW_MS) == Held(
+        "in_flight",
+        "",
+        NOW_MS + 1_700,
+    )
     assert at_limit(POLICY, LANE, StallDetector(), NOW_MS) == Held("in_flight", "", 0)
 
 
@@ -113,7 +142,9 @@ def test_a_dead_letter_waits_only_for_a_flood_of_them() -> None:
     for before, waits in ((LANE, True), (lane(suspension=STOPPED), True), (flood, False)):
         assert decide_dead_letter(POLICY, before, PEOPLE, NOW_MS, 5, waits) == (before, free)
     assert decide_dead_letter(POLICY, flood, PEOPLE, NOW_MS, 5, True)[1] == Held(
-        "flood_guard", "flood", NOW_MS + 300_000
+        "flood_guard",
+        "flood",
+        NOW_MS + 300_000,
     )
     after, grant = decide_dead_letter(POLICY, flood, PEOPLE, NOW_MS + 300_000, 5, True)
     assert isinstance(grant, Grant)
@@ -130,7 +161,8 @@ TRIPPED = {"breaker": Breaker("open", 3, 1, 2, "failure_rate")}
 GONE = {"quota": Quota({"hook2": Webhook(3, "", STOPPED)})}
 CAPS = controls.ChangeBudget({"credits_per_day": 50, "actions_per_day": None}, shadow=True)
 CHANGED = (
-    "budget.credits_per_day: 100 -> 50, budget.actions_per_day: unlimited -> unlimited, budget.shadow: false -> true"
+    "budget.credits_per_day: 100 -> 50, budget.actions_per_day: unlimited -> unlimited, "
+    "budget.shadow: false -> true"
 )
 FORCED_OPEN = "the breaker is forced open: nothing is sent until `auto`, `close` or `reset`"
 FORCED_CLOSED = "the breaker is forced closed: nothing trips it until `auto`, `trip` or `reset`"
@@ -140,27 +172,51 @@ FORCED_CLOSED = "the breaker is forced closed: nothing trips it until `auto`, `t
     ("before", "order", "says"),
     [
         ({}, controls.Pause(), f"paused {WHO}; leads wait on Kafka until `resume`"),
-        (IN_FORCE, controls.Resume(), f"resumed: lifted the pause {WHO} and the suspension (http_401)"),
+        (
+            IN_FORCE,
+            controls.Resume(),
+            f"resumed: lifted the pause {WHO} and the suspension (http_401)",
+        ),
         (GONE, controls.Resume(), "resumed: lifted the suspension of webhook hook2 (404)"),
         ({}, controls.Trip(), FORCED_OPEN),
         ({}, controls.Close(), FORCED_CLOSED),
-        ({}, controls.Shadow(), "the breaker is in shadow: it decides and reports, and holds nothing"),
+        (
+            {},
+            controls.Shadow(),
+            "the breaker is in shadow: it decides and reports, and holds nothing",
+        ),
         ({}, controls.Auto(), "the breaker decides by itself"),
         (TRIPPED, controls.Auto(), "the breaker decides by itself, and is open (failure_rate)"),
         ({"pause": BY}, controls.Reset(), f"{RESET}; still in force: the pause {WHO}"),
-        ({"rate": Rate(blocked_until_ms=NOW_MS + 1)}, controls.Reset(), f"{RESET}; still in force: Clay's Retry-After"),
+        (
+            {"rate": Rate(blocked_until_ms=NOW_MS + 1)},
+            controls.Reset(),
+            f"{RESET}; still in force: Clay's Retry-After",
+        ),
         ({"rate": Rate(blocked_until_ms=NOW_MS)}, controls.Reset(), RESET),
         ({}, CAPS, CHANGED),
         ({}, controls.ChangeRate(2.5, 3), "rate.rate_per_s: 10 -> 2.5, rate.burst: 20 -> 3"),
         ({}, controls.Correct(9), "spent elsewhere is now: credits_day 9, credits_month 9"),
         ({}, controls.Correct(2, -4, period="month"), "spent elsewhere is now: credits_month 2"),
         ({}, controls.Correct(-1), "spent elsewhere is now: nothing"),
-        ({}, controls.ChangeQuota("hook1", use=False), f"webhook hook1: 0 submissions, out of use ({WHO})"),
+        (
+            {},
+            controls.ChangeQuota("hook1", use=False),
+            f"webhook hook1: 0 submissions, out of use ({WHO})",
+        ),
         ({}, controls.ChangeQuota("hook1", count=7), "webhook hook1: 7 submissions, in use"),
-        (GONE, controls.ChangeQuota("hook2", count=1), "webhook hook2: 1 submission, suspended (404)"),
+        (
+            GONE,
+            controls.ChangeQuota("hook2", count=1),
+            "webhook hook2: 1 submission, suspended (404)",
+        ),
     ],
 )
-def test_an_order_changes_the_lane_and_says_how(before: dict[str, Any], order: Order, says: str) -> None:
+def test_an_order_changes_the_lane_and_says_how(
+    before: dict[str, Any],
+    order: Order,
+    says: str,
+) -> None:
     was = lane(**before)
     answer = obey(POLICY, was, order, BY, PEOPLE.webhook_ids)
     assert answer.text == says

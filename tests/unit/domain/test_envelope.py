@@ -32,16 +32,27 @@ from tests.simulation.schedule import Setup, plan_of
 
 NAMES = TopicNames("t.")
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-DEAD = Envelope(origin="t.leads/0/3", seq=4, lead_id="lead-1", disposition="failed", reason="http_503")
+DEAD = Envelope(
+    origin="t.leads/0/3",
+    seq=4,
+    lead_id="lead-1",
+    disposition="failed",
+    reason="http_503",
+)
 BACK = Envelope(origin="t.leads/0/3", seq=4, way="replayed", replay=1)
 
-places = st.sampled_from(["t.leads/0/1", "t.leads/1/7", "web/1/1", "t.leads.dlq/0/3"]).map(str.encode)
-words = st.sampled_from(["", "rerouted", "replayed", "redriven", "deferred", "uncertain", "failed", "1", "5"]).map(
-    str.encode
+places = st.sampled_from(["t.leads/0/1", "t.leads/1/7", "web/1/1", "t.leads.dlq/0/3"]).map(
+    str.encode,
 )
+words = st.sampled_from(
+    ["", "rerouted", "replayed", "redriven", "deferred", "uncertain", "failed", "1", "5"],
+).map(str.encode)
 values = st.one_of(places, words, st.binary(max_size=2_000))
 names = st.one_of(st.sampled_from([*HEADERS.values(), "origin", "way"]), st.text(max_size=40))
-foreign = st.lists(st.tuples(names.filter(lambda name: name != "traceparent"), values), max_size=200)
+foreign = st.lists(
+    st.tuples(names.filter(lambda name: name != "traceparent"), values),
+    max_size=200,
+)
 
 
 def record(topic: str, headers: Headers) -> ConsumedRecord:
@@ -51,20 +62,35 @@ def record(topic: str, headers: Headers) -> ConsumedRecord:
 @pytest.mark.parametrize("topic", sorted(NAMES.inputs))
 @given(foreign)
 def test_a_producers_headers_change_nothing(topic: str, headers: list[tuple[str, bytes]]) -> None:
-    assert lead_envelope(record(topic, tuple(headers)), NAMES.inputs) == Envelope(origin=f"{topic}/0/9", origin_ms=5)
+    assert lead_envelope(record(topic, tuple(headers)), NAMES.inputs) == Envelope(
+        origin=f"{topic}/0/9",
+        origin_ms=5,
+    )
 
 
 @given(foreign)
-def test_a_producers_traceparent_counts_beside_any_other_header(headers: list[tuple[str, bytes]]) -> None:
+def test_a_producers_traceparent_counts_beside_any_other_header(
+    headers: list[tuple[str, bytes]],
+) -> None:
     traceparent = ("traceparent", f"00-{TRACE_ID}-{'b' * 16}-01".encode())
     envelope = lead_envelope(record(NAMES.leads, (*headers, traceparent)), NAMES.inputs)
-    assert envelope == Envelope("t.leads/0/9", 5, trace_id=TRACE_ID, parent_id="b" * 16, sampled=True)
+    assert envelope == Envelope(
+        "t.leads/0/9",
+        5,
+        trace_id=TRACE_ID,
+        parent_id="b" * 16,
+        sampled=True,
+    )
 
 
 @pytest.mark.parametrize(
-    ("flags", "sampled"), [("00", False), ("01", True), ("02", False), ("03", True), ("fe", False)]
+    ("flags", "sampled"),
+    [("00", False), ("01", True), ("02", False), ("03", True), ("fe", False)],
 )
-def test_a_caller_that_did_not_sample_its_span_is_no_reason_to_sample_ours(flags: str, sampled: bool) -> None:
+def test_a_caller_that_did_not_sample_its_span_is_no_reason_to_sample_ours(
+    flags: str,
+    sampled: bool,
+) -> None:
     traceparent = ("traceparent", f"00-{TRACE_ID}-{'b' * 16}-{flags}".encode())
     assert lead_envelope(record(NAMES.leads, (traceparent,)), NAMES.inputs).sampled is sampled
 
@@ -77,7 +103,11 @@ def test_the_callers_span_is_in_no_header_of_ours() -> None:
 def test_headers_of_our_processes_on_retry_are_trusted() -> None:
     assert lead_envelope(record(NAMES.retry, BACK.to_headers()), NAMES.inputs) == BACK
     sent_back = record(NAMES.retry, as_input("t.leads.dlq/0/3", 4).to_headers())
-    assert lead_envelope(sent_back, NAMES.inputs) == Envelope("t.leads.retry/0/9", 5, dead_letter="t.leads.dlq/0/3")
+    assert lead_envelope(sent_back, NAMES.inputs) == Envelope(
+        "t.leads.retry/0/9",
+        5,
+        dead_letter="t.leads.dlq/0/3",
+    )
 
 
 @given(foreign)
@@ -86,14 +116,22 @@ def test_on_retry_only_a_record_with_a_way_is_ours(headers: list[tuple[str, byte
     ours = (HEADERS["way"], HEADERS["redriven_from"], HEADERS["format"])
     others = [header for header in headers if header[0] not in ours]
     consumed = record(NAMES.retry, tuple(others))
-    assert lead_envelope(consumed, NAMES.inputs) == input_envelope(msgspec.structs.replace(consumed, headers=()))
+    assert lead_envelope(consumed, NAMES.inputs) == input_envelope(
+        msgspec.structs.replace(consumed, headers=()),
+    )
 
 
 def test_of_repeated_headers_the_last_one_with_a_value_counts() -> None:
     doubled = (*BACK.to_headers(), (HEADERS["seq"], b"7"), (HEADERS["destination"], b"two words"))
-    assert lead_envelope(record(NAMES.retry, doubled), NAMES.inputs) == msgspec.structs.replace(BACK, seq=7)
+    assert lead_envelope(record(NAMES.retry, doubled), NAMES.inputs) == msgspec.structs.replace(
+        BACK,
+        seq=7,
+    )
     nothing: list[tuple[str, bytes | None]] = [(HEADERS["lead_id"], None), ("traceparent", None)]
-    consumed = msgspec.structs.replace(record(NAMES.retry, ()), headers=(*BACK.to_headers(), *nothing))
+    consumed = msgspec.structs.replace(
+        record(NAMES.retry, ()),
+        headers=(*BACK.to_headers(), *nothing),
+    )
     assert lead_envelope(consumed, NAMES.inputs) == BACK
 
 
@@ -109,21 +147,33 @@ def test_each_record_of_ours_says_its_format() -> None:
 def test_a_record_of_a_later_format_is_refused_whatever_else_its_headers_say(later: int) -> None:
     others = dict(DEAD.to_headers()) | {HEADERS["origin"]: b"later:0:3", HEADERS["seq"]: b"four"}
     for headers in (others, {}):
-        dead_letter = record(NAMES.dlq, tuple((headers | {FORMAT_HEADER: str(later).encode()}).items()))
+        dead_letter = record(
+            NAMES.dlq,
+            tuple((headers | {FORMAT_HEADER: str(later).encode()}).items()),
+        )
         with pytest.raises(UnknownFormat) as refused:
             read_envelope(dead_letter)
         assert str(refused.value) == (
-            f"t.leads.dlq/0/9 has format {later}, and this program reads up to {FORMAT}: run the later version that "
+            f"t.leads.dlq/0/9 has format {later}, and this program reads up to {FORMAT}: run "
+            "the later version that "
             "wrote it"
         )
 
 
-@given(foreign, st.one_of(values, st.sampled_from([b"0", b"-1", b"2\n", "٢".encode(), b"9" * 5_000])))
-def test_a_format_that_is_no_later_one_changes_nothing(headers: list[tuple[str, bytes]], value: bytes) -> None:
+@given(
+    foreign,
+    st.one_of(values, st.sampled_from([b"0", b"-1", b"2\n", "٢".encode(), b"9" * 5_000])),
+)
+def test_a_format_that_is_no_later_one_changes_nothing(
+    headers: list[tuple[str, bytes]],
+    value: bytes,
+) -> None:
     assume(not value.isdigit() or len(value) > 15 or int(value) <= FORMAT)
     others = tuple(header for header in headers if header[0] != FORMAT_HEADER)
     dead_letter = record(NAMES.dlq, others)
-    assert read_envelope(record(NAMES.dlq, (*others, (FORMAT_HEADER, value)))) == read_envelope(dead_letter)
+    assert read_envelope(record(NAMES.dlq, (*others, (FORMAT_HEADER, value)))) == read_envelope(
+        dead_letter,
+    )
 
 
 # As 0.1.0 wrote them: its names had no prefix.
@@ -138,7 +188,8 @@ def test_a_dead_letter_of_0_1_0_is_refused_and_is_not_an_input(topic: str) -> No
     with pytest.raises(UnknownFormat) as refused:
         read_envelope(record(topic, OF_0_1_0))
     assert str(refused.value) == (
-        f"{topic}/0/9 was written by version 0.1.0, whose records this program does not read: drain its dead letters "
+        f"{topic}/0/9 was written by version 0.1.0, whose records this program does not "
+        "read: drain its dead letters "
         "with that version first, or take a new kafka.namespace (docs/compatibility.md)"
     )
 
@@ -151,7 +202,10 @@ def test_a_record_of_0_1_0_on_retry_is_refused() -> None:
 @pytest.mark.parametrize("topic", sorted(NAMES.inputs))
 def test_a_producer_cannot_refuse_a_record_by_a_format(topic: str) -> None:
     for headers in (((FORMAT_HEADER, b"7"),), OF_0_1_0):
-        assert lead_envelope(record(topic, headers), NAMES.inputs) == Envelope(origin=f"{topic}/0/9", origin_ms=5)
+        assert lead_envelope(record(topic, headers), NAMES.inputs) == Envelope(
+            origin=f"{topic}/0/9",
+            origin_ms=5,
+        )
 
 
 PLAN = plan_of(Setup())
@@ -161,11 +215,16 @@ def consumed(headers: tuple[tuple[str, bytes], ...]) -> ConsumedRecord:
     return ConsumedRecord("t.leads.dlq", 3, 7, b"k", b"v", headers, 1)
 
 
-hostile_names = st.sampled_from([*(name for name in HEADERS.values() if name != HEADERS["format"]), "traceparent", "x"])
-hostile_values = st.one_of(
-    st.binary(max_size=500), st.text(max_size=500).map(lambda text: text.encode("utf-8", "replace"))
+hostile_names = st.sampled_from(
+    [*(name for name in HEADERS.values() if name != HEADERS["format"]), "traceparent", "x"],
 )
-hostile_places = st.from_regex(r"[a-z²]{1,3}/[0-9²]{1,12}/[0-9٣]{1,20}", fullmatch=True).map(str.encode)
+hostile_values = st.one_of(
+    st.binary(max_size=500),
+    st.text(max_size=500).map(lambda text: text.encode("utf-8", "replace")),
+)
+hostile_places = st.from_regex(r"[a-z²]{1,3}/[0-9²]{1,12}/[0-9٣]{1,20}", fullmatch=True).map(
+    str.encode,
+)
 
 
 PEOPLE = [b"ada@example.com", b"tel:+4479460000", b"https://x.example/in/ada", b"Ada Lovelace"]
@@ -173,14 +232,28 @@ people = st.sampled_from(PEOPLE)
 
 
 @given(
-    st.lists(st.tuples(hostile_names, st.one_of(hostile_values, hostile_places, people)), max_size=30),
+    st.lists(
+        st.tuples(hostile_names, st.one_of(hostile_values, hostile_places, people)),
+        max_size=30,
+    ),
     st.one_of(hostile_places, hostile_values),
 )
-def test_a_record_with_hostile_headers_becomes_a_dead_letter(headers: list[tuple[str, bytes]], origin: bytes) -> None:
+def test_a_record_with_hostile_headers_becomes_a_dead_letter(
+    headers: list[tuple[str, bytes]],
+    origin: bytes,
+) -> None:
     came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     assert parse_record_id(envelope.origin) is not None
-    written = rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), "", "", 1).headers
+    written = rejected(
+        PLAN,
+        came,
+        envelope,
+        Unreadable("no_identity", "in words"),
+        "",
+        "",
+        1,
+    ).headers
     assert sum(len(value) for _, value in written) < 40_000
     assert all(isinstance(value, bytes) for _, value in written)
     again = read_envelope(consumed(written))
@@ -192,7 +265,10 @@ def test_a_record_with_hostile_headers_becomes_a_dead_letter(headers: list[tuple
     st.lists(st.tuples(hostile_names, st.one_of(hostile_values, people)), max_size=30),
     hostile_places.filter(lambda one: parse_record_id(one.decode())),
 )
-def test_personal_data_in_hostile_headers_is_dropped(headers: list[tuple[str, bytes]], origin: bytes) -> None:
+def test_personal_data_in_hostile_headers_is_dropped(
+    headers: list[tuple[str, bytes]],
+    origin: bytes,
+) -> None:
     came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     stray = LeadRef(came, envelope, "x", PLAN.destinations["acme-main"], b"")
@@ -208,32 +284,67 @@ def test_personal_data_in_hostile_headers_is_dropped(headers: list[tuple[str, by
     assert is_plain_id(event.trace_id)
 
 
-KEYS = [b"ada@example.com", b"+4479460000", b"4479460000", b"ada.lovelace", b"\xff\xfe", b"k" * 9_999]
+KEYS = [
+    b"ada@example.com",
+    b"+4479460000",
+    b"4479460000",
+    b"ada.lovelace",
+    b"\xff\xfe",
+    b"k" * 9_999,
+]
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None:
     came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
-    hidden = rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), "", "", 1).key
+    hidden = rejected(
+        PLAN,
+        came,
+        Envelope(origin=came.record_id),
+        Unreadable("not_json", "in words"),
+        "",
+        "",
+        1,
+    ).key
     assert hidden is not None
     assert re.fullmatch(rb"key-[A-Za-z0-9_-]{22}", hidden)
     assert pseudonymous_key(hidden, PLAN.workspaces) == hidden
-    assert hidden == pseudonymous_key(key, PLAN.workspaces) != pseudonymous_key(key + b"x", PLAN.workspaces)
+    assert (
+        hidden
+        == pseudonymous_key(key, PLAN.workspaces)
+        != pseudonymous_key(key + b"x", PLAN.workspaces)
+    )
 
 
 @pytest.mark.parametrize("key", [b"acme", b"", None])
 def test_the_key_of_a_configured_workspace_stays(key: bytes | None) -> None:
     came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
     assert (
-        rejected(PLAN, came, Envelope(origin=came.record_id), Unreadable("not_json", "in words"), "", "", 1).key == key
+        rejected(
+            PLAN,
+            came,
+            Envelope(origin=came.record_id),
+            Unreadable("not_json", "in words"),
+            "",
+            "",
+            1,
+        ).key
+        == key
     )
 
 
-@pytest.mark.parametrize(("name", "shown"), [("acmee", "acmee"), ("4479460000", ""), ("ada@example.com", "")])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("acmee", "acmee"), ("4479460000", ""), ("ada@example.com", "")],
+)
 def test_the_name_of_a_workspace_that_is_not_configured_is_shown_unless_it_may_be_a_person(
-    name: str, shown: str
+    name: str,
+    shown: str,
 ) -> None:
-    value = b'{"workspace": "%s", "lead_id": "crm-1", "fields": {"email": "ada@example.com"}}' % name.encode()
+    value = (
+        b'{"workspace": "%s", "lead_id": "crm-1", "fields": {"email": "ada@example.com"}}'
+        % name.encode()
+    )
     came = ConsumedRecord("leads", 0, 7, b"some key", value, (), 1)
     envelope = input_envelope(came)
     lead = read_lead(value, came.key)
@@ -247,7 +358,9 @@ def test_the_name_of_a_workspace_that_is_not_configured_is_shown_unless_it_may_b
     assert name not in event.text or bool(shown)
     headers = headers_of(dead_letter.headers)
     assert (dead_letter.key == shown.encode()) is bool(shown)
-    assert shown_key(headers, dead_letter.key, PLAN.workspaces) == dead_letter.key, "board and command show the same"
+    assert shown_key(headers, dead_letter.key, PLAN.workspaces) == dead_letter.key, (
+        "board and command show the same"
+    )
     assert name.encode() in (dead_letter.key or b"") or not shown
 
 

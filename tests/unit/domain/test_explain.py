@@ -5,7 +5,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, Outlook, duration, explain, outlook
+from stream_app.domain.lane.explain import (
+    Facts,
+    Finding,
+    Group,
+    LaneFacts,
+    Outlook,
+    duration,
+    explain,
+    outlook,
+)
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import Auto, Trip, obey
 from stream_app.domain.lane.settlement import settled
@@ -26,8 +35,20 @@ MOVING = LaneView("acme", 3, NOW_MS - 1_000, "closed", "healthy", 100.0, 8.0)
 UP = Group("Stable", 2)
 
 
-def facts(view: LaneView | None = MOVING, waiting: int = 0, lane: Any = None, **changes: Any) -> Facts:
-    lanes = [LaneFacts("acme", 3, view, **{"waiting": {"leads": waiting, "leads.bulk": 0}, **(lane or {})})]
+def facts(
+    view: LaneView | None = MOVING,
+    waiting: int = 0,
+    lane: Any = None,
+    **changes: Any,
+) -> Facts:
+    lanes = [
+        LaneFacts(
+            "acme",
+            3,
+            view,
+            **{"waiting": {"leads": waiting, "leads.bulk": 0}, **(lane or {})},
+        ),
+    ]
     return msgspec.structs.replace(Facts(NOW_MS, UP, UP, lanes), **changes)
 
 
@@ -46,14 +67,39 @@ def only(findings: list[Finding]) -> Finding:
     [
         (held("paused"), "paused", "stream-app lanes resume acme", 0),
         (held("http_401"), "http_401", "stream-app lanes resume acme", NOW_MS + 60_000),
-        (held("breaker_open", breaker="open"), "breaker_open", "stream-app lanes reset acme", NOW_MS + 60_000),
-        (held("breaker_open", breaker="open", mode="open"), "forced_open", "stream-app lanes auto acme", 0),
+        (
+            held("breaker_open", breaker="open"),
+            "breaker_open",
+            "stream-app lanes reset acme",
+            NOW_MS + 60_000,
+        ),
+        (
+            held("breaker_open", breaker="open", mode="open"),
+            "forced_open",
+            "stream-app lanes auto acme",
+            0,
+        ),
         (held("no_webhook"), "no_webhook", "stream-app lanes quota acme --webhook ID --use", 0),
-        (held("budget_credits_day"), "budget_credits_day", "lanes budget acme --credits-per-day N", NOW_MS + 60_000),
-        (held("budget_actions_month"), "budget_actions_month", "--actions-per-month N", NOW_MS + 60_000),
+        (
+            held("budget_credits_day"),
+            "budget_credits_day",
+            "lanes budget acme --credits-per-day N",
+            NOW_MS + 60_000,
+        ),
+        (
+            held("budget_actions_month"),
+            "budget_actions_month",
+            "--actions-per-month N",
+            NOW_MS + 60_000,
+        ),
     ],
 )
-def test_each_hold_is_explained_with_its_remedy(view: LaneView, code: str, lifts: str, until_ms: int) -> None:
+def test_each_hold_is_explained_with_its_remedy(
+    view: LaneView,
+    code: str,
+    lifts: str,
+    until_ms: int,
+) -> None:
     finding = only(explain(facts(view, 12)))
     assert finding.code == code
     assert finding.holds is True
@@ -66,10 +112,14 @@ def test_each_hold_is_explained_with_its_remedy(view: LaneView, code: str, lifts
     during = only(explain(facts(msgspec.structs.replace(view, outage=stalled))))
     is_outage = code in ("breaker_open", "no_answer")
     assert during.since_ms == NOW_MS - (9_000 if is_outage else 60_000)
-    assert during.what == ("Clay does not answer (read_timeout); 5 calls have failed; " * is_outage + "in words")
+    assert during.what == (
+        "Clay does not answer (read_timeout); 5 calls have failed; " * is_outage + "in words"
+    )
 
 
-def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time_and_a_probe_needs_a_lead() -> None:
+def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time_and_a_probe_needs_a_lead() -> (
+    None
+):
     probing = only(explain(facts(held("breaker_open", until_ms=NOW_MS))))
     assert probing.holds is True
     assert probing.until_ms == 0
@@ -89,7 +139,11 @@ def test_a_time_is_said_in_its_largest_unit_of_which_it_has_two(seconds: float, 
 
 
 def test_what_waits_in_a_shared_partition_is_not_said_to_be_of_the_lane() -> None:
-    finding = only(explain(facts(waiting=4_800, lane={"shared_with": ("beta",), "oldest_ms": NOW_MS - 60_000})))
+    finding = only(
+        explain(
+            facts(waiting=4_800, lane={"shared_with": ("beta",), "oldest_ms": NOW_MS - 60_000}),
+        ),
+    )
     assert "shares partition 3 with beta" in finding.what
     assert "takes about" not in finding.what
     assert finding.waiting == 4_800
@@ -111,8 +165,12 @@ def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_ste
         lane, _ = settled(policy, lane, entry, Refused("http_503", 20, 503), at_ms, 0.5)
     finding = only(explain(facts(view_of(policy, lane, [FIRMS], now_ms), 40, at_ms=now_ms)))
     assert finding.code == "breaker_open"
-    assert finding.what == ("Clay answers 503; 5 calls have failed; the circuit breaker is open: consecutive_failures")
-    assert finding.since_ms == NOW_MS, "the first call that failed, not the last opening of the breaker"
+    assert finding.what == (
+        "Clay answers 503; 5 calls have failed; the circuit breaker is open: consecutive_failures"
+    )
+    assert finding.since_ms == NOW_MS, (
+        "the first call that failed, not the last opening of the breaker"
+    )
     assert finding.until_ms == lane.breaker.until_ms > now_ms
     assert "a few leads that go as probes and that Clay accepts" in finding.lifts
     for order in (Trip(), Auto()):  # minutes after it has healed
@@ -122,8 +180,13 @@ def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_ste
     assert tripped.what == "the circuit breaker is half_open: forced"
     assert tripped.since_ms == now_ms - 600_000
     lane, _ = settled(policy, lane, entry, Refused("http_503", 20, 503), now_ms, 0.5)
-    assert view_of(policy, lane, [FIRMS], now_ms).outage == Outage("http_503", now_ms, now_ms, 1), "a new one"
-    slow = msgspec.structs.replace(lane, breaker=msgspec.structs.replace(lane.breaker, cause="slow_rate"))
+    assert view_of(policy, lane, [FIRMS], now_ms).outage == Outage("http_503", now_ms, now_ms, 1), (
+        "a new one"
+    )
+    slow = msgspec.structs.replace(
+        lane,
+        breaker=msgspec.structs.replace(lane.breaker, cause="slow_rate"),
+    )
     assert view_of(policy, slow, [FIRMS], now_ms).outage is None, "no failed call opened it"
 
 
@@ -148,9 +211,15 @@ HANDED_OVER = "the workers' group is PreparingRebalance: partitions are being ha
       Finding("no_replay", NO_REPLAY, lifts="stream-app replay", waiting=5)),
      ({"replay": Group("Dead", 0)}, None)],
 )  # fmt: skip
-def test_a_hold_of_the_whole_system_comes_first(changes: dict[str, Any], first: Finding | None) -> None:
+def test_a_hold_of_the_whole_system_comes_first(
+    changes: dict[str, Any],
+    first: Finding | None,
+) -> None:
     works = "worker" not in changes or changes["worker"].members
-    says = f"{'runs' if works else 'would run'} at up to 8 a second, its rate; what waits takes about 1 s"
+    says = (
+        f"{'runs' if works else 'would run'} at up to 8 a second, its rate; what waits takes "
+        "about 1 s"
+    )
     last = Finding("moves" if works else "would_move", says, "acme", holds=False, waiting=7)
     assert explain(facts(waiting=7, **changes)) == [*([first] if first else []), last]
 
@@ -158,7 +227,8 @@ def test_a_hold_of_the_whole_system_comes_first(changes: dict[str, Any], first: 
 def test_what_waits_is_counted_once_for_each_partition() -> None:
     """All lanes of a partition see the same records."""
     lanes = [
-        LaneFacts(name, home, MOVING, {"leads": home + 1, "b": 4}) for name, home in (("a", 1), ("b", 1), ("c", 2))
+        LaneFacts(name, home, MOVING, {"leads": home + 1, "b": 4})
+        for name, home in (("a", 1), ("b", 1), ("c", 2))
     ]
     findings = explain(facts(topics=["leads"], lanes=lanes))
     assert findings[0].waiting == 2 + 4 + 3 + 4
@@ -176,11 +246,15 @@ def test_what_waits_is_counted_once_for_each_partition() -> None:
      (None, {"unreadable": "stopped at 7"}, Finding("unreadable", "stopped at 7", "acme", waiting=9))],
 )  # fmt: skip
 def test_a_lane_that_never_moved_or_lives_elsewhere_or_waits_for_another(
-    view: LaneView | None, lane: dict[str, Any], first: Finding
+    view: LaneView | None,
+    lane: dict[str, Any],
+    first: Finding,
 ) -> None:
     findings = explain(facts(view, 9, lane=lane))
     assert findings[0] == first
-    assert [finding.code for finding in findings[1:]] == ["moves"] * (view is MOVING and "unreadable" not in lane)
+    assert [finding.code for finding in findings[1:]] == ["moves"] * (
+        view is MOVING and "unreadable" not in lane
+    )
 
 
 PEOPLE = Destination("people", "acme", ())
@@ -199,7 +273,9 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     assert held.what.startswith("leads of people: destination people has no webhook left")
     assert "webhooks_env" in held.lifts
     assert moves.code == "moves", "it is unknown how many are of people"
-    assert moves.what == "runs at up to 10 a second, its rate", "it is unknown how many are of people"
+    assert moves.what == "runs at up to 10 a second, its rate", (
+        "it is unknown how many are of people"
+    )
     whole = view_of(InForce("acme", "people"), Lane("acme", 3), [PEOPLE], NOW_MS)
     assert whole.holds == "no_webhook"
     assert whole.partly == ()
@@ -208,7 +284,12 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
 def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> None:
     rules = BudgetPolicy(credits_per_day=100, hot_share=0.5)
     reserved = of_type(tuple, reserve(rules, Lane("acme", 3).budget, Cost(40), NOW_MS))
-    view = view_of(InForce("acme", "firms", budget=rules), Lane("acme", 3, budget=reserved[0]), [FIRMS], NOW_MS)
+    view = view_of(
+        InForce("acme", "firms", budget=rules),
+        Lane("acme", 3, budget=reserved[0]),
+        [FIRMS],
+        NOW_MS,
+    )
     assert view.holds == ""
     end_ms = view.meters["credits_day"].ends_ms
     waiting = {"leads": 4_800, "leads.bulk": 9_000}
@@ -217,9 +298,14 @@ def test_bulk_held_by_the_hot_share_is_named_and_not_part_of_the_time_left() -> 
     assert held.holds is True
     assert held.until_ms == end_ms
     assert held.waiting == 9_000
-    assert held.what.startswith("bulk leads of firms: the part of the budget credits_day that hot_share leaves")
+    assert held.what.startswith(
+        "bulk leads of firms: the part of the budget credits_day that hot_share leaves",
+    )
     assert "lanes budget acme --credits-per-day N" in held.lifts
-    assert "takes about 299 days: the budget credits_day has room for about 10 more leads now" in moves.what
+    assert (
+        "takes about 299 days: the budget credits_day has room for about 10 more leads now"
+        in moves.what
+    )
     tomorrow = msgspec.structs.replace(facts(view), at_ms=end_ms)
     assert [finding.code for finding in explain(tomorrow)] == ["moves"]
 
@@ -228,10 +314,21 @@ def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     destination = Destination("people", "acme", ("hook1", "hook2"))
     policy = InForce("acme", "people")
     lane = Lane("acme", 3)
-    fresh = suspension.begin(policy.suspension, "http_404", "the webhook hook1 of people is gone (404)", NOW_MS)
-    lane = msgspec.structs.replace(lane, quota=quota.gone(policy.suspension, lane.quota, "hook1", fresh, None))
+    fresh = suspension.begin(
+        policy.suspension,
+        "http_404",
+        "the webhook hook1 of people is gone (404)",
+        NOW_MS,
+    )
+    lane = msgspec.structs.replace(
+        lane,
+        quota=quota.gone(policy.suspension, lane.quota, "hook1", fresh, None),
+    )
     findings = explain(facts(view_of(policy, lane, [destination], NOW_MS), 12))
-    assert [(finding.code, finding.holds) for finding in findings] == [("webhook_gone", False), ("moves", False)]
+    assert [(finding.code, finding.holds) for finding in findings] == [
+        ("webhook_gone", False),
+        ("moves", False),
+    ]
     gone = findings[0]
     assert "hook1 of people is gone" in gone.what
     assert gone.since_ms == NOW_MS
@@ -268,7 +365,10 @@ PACE = Forecast(600.0)
 )  # fmt: skip
 @pytest.mark.parametrize("reserved", [0, 7])
 def test_the_outlook_of_a_budget_is_what_admission_decided_else_the_forecast(
-    changes: dict[str, Any], foreseen: Forecast | None, expected: Outlook | None, reserved: int
+    changes: dict[str, Any],
+    foreseen: Forecast | None,
+    expected: Outlook | None,
+    reserved: int,
 ) -> None:
     known = {"used": 40, "cap": 100} | changes
     meter = Meter("2026-09-21", LATER_MS, known.pop("cap"), known.pop("used") - reserved, reserved)
@@ -293,13 +393,23 @@ def test_the_outlook_of_a_budget_is_what_admission_decided_else_the_forecast(
         (1, 9, 0, "for ever: the budget credits_day is too small for one lead"),
     ],
 )
-def test_what_waits_takes_as_long_as_its_budget_allows(leads: int, cap: int | None, used: int, left: str) -> None:
+def test_what_waits_takes_as_long_as_its_budget_allows(
+    leads: int,
+    cap: int | None,
+    used: int,
+    left: str,
+) -> None:
     wide = {"credits_month": None, "actions_day": 10**9}
     meters = {name: Meter("2026-09-21", NOW_MS + 7_200_000, most) for name, most in wide.items()}
     meters["credits_day"] = Meter("2026-09-21", NOW_MS + 7_200_000, cap, used)
-    view = msgspec.structs.replace(MOVING, meters=meters, estimates={"people": Estimate(10.0, 1.0, 40)})
+    view = msgspec.structs.replace(
+        MOVING,
+        meters=meters,
+        estimates={"people": Estimate(10.0, 1.0, 40)},
+    )
     assert (
-        only(explain(facts(view, leads))).what == f"runs at up to 8 a second, its rate; what waits takes about {left}"
+        only(explain(facts(view, leads))).what
+        == f"runs at up to 8 a second, its rate; what waits takes about {left}"
     )
     new_day = only(explain(facts(view, 1, at_ms=NOW_MS + 7_200_000)))
     assert new_day.what.endswith("takes about 1 s" if cap != 9 else "too small for one lead")

@@ -36,15 +36,36 @@ Step = tuple[str, int]
 @pytest.mark.parametrize(
     ("steps", "kept", "problems", "last", "headless", "rerouted"),
     [
-        ((("received", 1), ("sending", 2), ("accepted", 3)), True, ("", "", ""), ("accepted", 3), False, False),
+        (
+            (("received", 1), ("sending", 2), ("accepted", 3)),
+            True,
+            ("", "", ""),
+            ("accepted", 3),
+            False,
+            False,
+        ),
         ((("received", 1), ("received", 1)), True, ("", DOUBLE), ("received", 1), False, False),
-        ((("received", 1), ("sending", 2), ("received", 1)), True, ("", "", DOUBLE), ("sending", 2), False, False),
+        (
+            (("received", 1), ("sending", 2), ("received", 1)),
+            True,
+            ("", "", DOUBLE),
+            ("sending", 2),
+            False,
+            False,
+        ),
         ((("received", 1), ("accepted", 3)), True, ("", GAP), ("accepted", 3), False, False),
         ((("received", 1), ("enriched", 2)), True, ("", ILLEGAL), ("enriched", 2), False, False),
         ((("rerouted", 1),), True, ("",), ("rerouted", 1), False, True),
         ((("rerouted", 1), ("received", 2)), True, ("", ""), ("received", 2), False, True),
         ((("received", 2), ("rerouted", 1)), True, ("", ""), ("received", 2), True, True),
-        ((("received", 2), ("rerouted", 1), ("rerouted", 1)), True, ("", "", DOUBLE), ("received", 2), True, True),
+        (
+            (("received", 2), ("rerouted", 1), ("rerouted", 1)),
+            True,
+            ("", "", DOUBLE),
+            ("received", 2),
+            True,
+            True,
+        ),
         ((("received", 1), ("rerouted", 2)), True, ("", ILLEGAL), ("rerouted", 2), False, False),
         ((("sending", 2),), True, (BEGINS,), ("sending", 2), True, False),
         ((("sending", 2),), False, ("",), ("sending", 2), True, False),
@@ -54,7 +75,12 @@ Step = tuple[str, int]
     ],
 )
 def test_what_a_history_says(
-    steps: tuple[Step, ...], kept: bool, problems: tuple[str, ...], last: Step, headless: bool, rerouted: bool
+    steps: tuple[Step, ...],
+    kept: bool,
+    problems: tuple[str, ...],
+    last: Step,
+    headless: bool,
+    rerouted: bool,
 ) -> None:
     history = RecordHistory()
     for (status, seq), problem in zip(steps, problems, strict=True):
@@ -111,7 +137,12 @@ TOO_EARLY = ", and its row is gone before the freshness window: it could be paid
         (("", 0), {"is_input": False, "gone": True}, {}, ""),
     ],
 )  # fmt: skip
-def test_what_does_not_add_up(last: Step, facts: dict[str, Any], terms: dict[str, Any], says: str) -> None:
+def test_what_does_not_add_up(
+    last: Step,
+    facts: dict[str, Any],
+    terms: dict[str, Any],
+    says: str,
+) -> None:
     more = {name: facts.pop(name, False) for name in ("headless", "rerouted")}
     history = RecordHistory(status=last[0], seq=last[1], at_ms=10 * last[1], **more)
     evidence = msgspec.structs.replace(Found(0, True, True, False, None, False, False), **facts)
@@ -124,21 +155,32 @@ RANKS: dict[Rank, str] = {
     0: "erased cost_corrected callback_duplicate callback_unmatched",
     1: "duplicate rerouted",
     2: "rejected_invalid suppressed parked",
-    3: "received replaced confirmed expired deferred sending accepted enriched served_from_cache dead_lettered",
+    3: (
+        "received replaced confirmed expired deferred sending accepted enriched "
+        "served_from_cache dead_lettered"
+    ),
 }
-AT_REST = "rejected_invalid suppressed duplicate replaced confirmed expired enriched served_locally parked"
+AT_REST = (
+    "rejected_invalid suppressed duplicate replaced confirmed expired enriched served_locally "
+    "parked"
+)
 
 
 def test_a_record_stands_to_the_row_of_its_lead_as_its_last_status_says() -> None:
     for rank, names in RANKS.items():
         assert {rank_of(Kept(status=status, seq=2)) for status in names.split()} == {rank}
-    assert [rank_of(Kept(status="parked", seq=seq)) for seq in (1, 2, 3)] == [2, 2, 3], "it took the row before"
+    assert [rank_of(Kept(status="parked", seq=seq)) for seq in (1, 2, 3)] == [2, 2, 3], (
+        "it took the row before"
+    )
     given_up = Kept(status="suppressed", seq=3)
     assert rank_of(given_up) == 3
     given_up.rank = 2
     assert rank_of(given_up) == 2, "it was given up, and never had the row"
     assert all(is_at_rest(status, final=False) for status in AT_REST.split())
-    assert not any(is_at_rest(status, final=True) for status in ("", "unheard_of", "received", "deferred", "sending"))
+    assert not any(
+        is_at_rest(status, final=True)
+        for status in ("", "unheard_of", "received", "deferred", "sending")
+    )
     assert [is_at_rest("accepted", final=final) for final in (True, False)] == [True, False]
 
 
@@ -150,7 +192,11 @@ def test_a_record_stands_to_the_row_of_its_lead_as_its_last_status_says() -> Non
      (None, "suppressed", "given_up"), (None, "replaced", "solved"), (None, "accepted", "coming_back"),
      (("confirmed", 6), None, "solved")],
 )  # fmt: skip
-def test_what_became_of_a_dead_letter(own: tuple[str, int] | None, follower: str | None, state: str) -> None:
+def test_what_became_of_a_dead_letter(
+    own: tuple[str, int] | None,
+    follower: str | None,
+    state: str,
+) -> None:
     returning = "coming_back" if state == "open" else state
     assert state_of(5, False, own, follower, final=False) == state
     assert state_of(5, True, own, follower, final=False) == returning
@@ -177,7 +223,10 @@ PLACED = Kept(workspace="acme", destination="people", rank=3, took=7)
         ([Kept(workspace="acme", rank=2), Kept(rank=2)], {0}),
     ],
 )
-def test_one_record_counts_for_each_destination_of_a_lead(records: list[Kept], counts: set[int]) -> None:
+def test_one_record_counts_for_each_destination_of_a_lead(
+    records: list[Kept],
+    counts: set[int],
+) -> None:
     assert elect(enumerate(records)) == counts
 
 
@@ -186,7 +235,11 @@ def test_one_record_counts_for_each_destination_of_a_lead(records: list[Kept], c
     [("acme", "people", True), ("acme", "", True), ("", "", True), ("", "firms", False), ("beta", "people", False),
      ("beta", "", False)],
 )  # fmt: skip
-def test_a_record_without_an_address_is_of_the_lead_with_one(workspace: str, destination: str, same: bool) -> None:
+def test_a_record_without_an_address_is_of_the_lead_with_one(
+    workspace: str,
+    destination: str,
+    same: bool,
+) -> None:
     assert is_same_lead(Kept(workspace=workspace, destination=destination), PLACED) is same
 
 
@@ -196,7 +249,12 @@ MONTH = "2026-11"
 DAY_MS = 1_796_000_400_000
 NIGHT_MS = 1_796_083_200_000
 LANE = Lane(
-    "acme", 0, budget=Budget((Period(DAY, 9, 20, 2, 5, credits_elsewhere=-1),), (Period(MONTH, 9, 20, 2, 5, 0, 3),))
+    "acme",
+    0,
+    budget=Budget(
+        (Period(DAY, 9, 20, 2, 5, credits_elsewhere=-1),),
+        (Period(MONTH, 9, 20, 2, 5, 0, 3),),
+    ),
 )
 HELD = Reservation(DAY, MONTH, 20, 5)
 SPENT = Reservation(DAY, MONTH, 9, 2)
@@ -213,7 +271,13 @@ def closed(
     for workspace, booked in spent:
         accounts.book(workspace, booked)
     costs = [OpenCost("acme", "people", "crm-1", Reservation(DAY, MONTH, 4, 1))]
-    return accounts.lanes(lanes, held, costs, known_from_ms, lambda *text: problems.append(text)), problems
+    return accounts.lanes(
+        lanes,
+        held,
+        costs,
+        known_from_ms,
+        lambda *text: problems.append(text),
+    ), problems
 
 
 def test_a_lane_is_compared_with_its_rows_and_events_in_each_period_and_meter() -> None:
@@ -225,7 +289,11 @@ def test_a_lane_is_compared_with_its_rows_and_events_in_each_period_and_meter() 
         LaneAccount("acme", MONTH, "actions", 5, 5, 2, 2, 1, 3),
     ]
     assert problems == []
-    one_more, problems = closed([LANE, Lane("beta", 1)], [("acme", HELD)] * 2, [("acme", SPENT)] * 2)
+    one_more, problems = closed(
+        [LANE, Lane("beta", 1)],
+        [("acme", HELD)] * 2,
+        [("acme", SPENT)] * 2,
+    )
     assert [account.reserved_by_rows for account in one_more] == [40, 10, 40, 10]
     assert problems == [
         *((("acme", f"the lane has {held} {meter} reserved in {period}, its rows {held * 2}")) if is_held else
@@ -238,8 +306,15 @@ def test_a_lane_is_compared_with_its_rows_and_events_in_each_period_and_meter() 
 
 def test_what_is_reserved_where_no_lane_has_it_is_a_problem() -> None:
     other = Reservation("2026-11-29", MONTH, 7, 1)
-    _, problems = closed([LANE], [("acme", HELD), ("acme", other), ("beta", HELD)], [("acme", SPENT)])
-    assert ("acme", "rows reserve 7 credits in 2026-11-29, which the lane does not have") in problems
+    _, problems = closed(
+        [LANE],
+        [("acme", HELD), ("acme", other), ("beta", HELD)],
+        [("acme", SPENT)],
+    )
+    assert (
+        "acme",
+        "rows reserve 7 credits in 2026-11-29, which the lane does not have",
+    ) in problems
     assert ("beta", "rows hold reservations, but the lane has no row") in problems
     assert len(problems) == 4, "and the month has more reserved by rows than by the lane"
 
@@ -250,9 +325,15 @@ def test_what_is_reserved_where_no_lane_has_it_is_a_problem() -> None:
      ("acme", NIGHT_MS, None, None), ("acme", None, None, None), ("gone", 0, None, None)],
 )  # fmt: skip
 def test_events_say_what_was_spent_only_in_periods_that_they_cover(
-    workspace: str, known_from_ms: int | None, day: int | None, month: int | None
+    workspace: str,
+    known_from_ms: int | None,
+    day: int | None,
+    month: int | None,
 ) -> None:
     lane = Lane(workspace, 0, budget=LANE.budget)
     accounts_, problems = closed([lane], [(workspace, HELD)], [(workspace, SPENT)], known_from_ms)
-    assert [account.spent_by_events for account in accounts_ if account.meter == "credits"] == [day, month]
+    assert [account.spent_by_events for account in accounts_ if account.meter == "credits"] == [
+        day,
+        month,
+    ]
     assert problems == []

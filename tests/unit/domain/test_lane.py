@@ -22,7 +22,13 @@ from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
 NOW_MS = 1_796_083_140_000
-PEOPLE = Destination("people", "acme", ("hook1", "hook2"), token_env="CLAY_TOKEN_PEOPLE", setup_id="one")
+PEOPLE = Destination(
+    "people",
+    "acme",
+    ("hook1", "hook2"),
+    token_env="CLAY_TOKEN_PEOPLE",
+    setup_id="one",
+)
 FREE = RatePolicy(rate_per_s=1_000, burst=10_000)
 POLICY = InForce("acme", "people", rate=FREE, flood_guard=FloodGuardPolicy(run=5, share=0.5))
 LANE = Lane("acme", 0)
@@ -61,12 +67,18 @@ def test_a_probe_decides_whether_the_flood_is_over() -> None:
     assert again.suspension.probe_at_ms == first_ms + 600_000, "its probe was bad too"
     over = _call(again, OK, now_ms=first_ms + 600_000)
     assert over.suspension is None
-    assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).suspension is None, "the count begins again"
+    assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).suspension is None, (
+        "the count begins again"
+    )
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_token_stops_the_lane_and_says_whose_it_is(status: int) -> None:
-    lane = _call(LANE, OK, Denied(status, 50, "Clay refuses this token: set the right one, then resume the lane"))
+    lane = _call(
+        LANE,
+        OK,
+        Denied(status, 50, "Clay refuses this token: set the right one, then resume the lane"),
+    )
     held = _held(lane)
     assert held.reason == f"http_{status}"
     assert held.text.startswith("destination people (token: CLAY_TOKEN_PEOPLE)")
@@ -105,7 +117,9 @@ def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> 
     assert other.webhook_id == "hook2", "one probe at a time"
     lane, report = settled(POLICY, lane, probe, GONE, due_ms, 0.5)
     assert "hook1 of people is gone (404)" in report.text
-    assert _entry(lane, now_ms=due_ms + int(probe_s * 1_000))[1].webhook_id == "hook2", "the next after twice the time"
+    assert _entry(lane, now_ms=due_ms + int(probe_s * 1_000))[1].webhook_id == "hook2", (
+        "the next after twice the time"
+    )
 
     due_ms += int(2 * probe_s * 1_000)
     lane, probe = _entry(lane, now_ms=due_ms)
@@ -120,9 +134,13 @@ def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> 
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "reason"), [([GONE, GONE], "webhook_gone"), ([Denied(401, 50, "refused")], "http_401")]
+    ("outcomes", "reason"),
+    [([GONE, GONE], "webhook_gone"), ([Denied(401, 50, "refused")], "http_401")],
 )
-def test_a_lane_of_which_the_next_lead_goes_only_as_a_probe_is_still_held(outcomes: list[Outcome], reason: str) -> None:
+def test_a_lane_of_which_the_next_lead_goes_only_as_a_probe_is_still_held(
+    outcomes: list[Outcome],
+    reason: str,
+) -> None:
     lane = _call(LANE, *outcomes)
     due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1_000)
     seen = view(POLICY, lane, [PEOPLE], due_ms + 5)
@@ -155,8 +173,13 @@ def test_a_lead_that_only_reservations_hold_comes_back_once_they_are_settled() -
     held = _held(lane, policy, noon_ms)
     assert held.until_ms == NOW_MS + 60_000, "a waiting lead gets the next day as its time"
     assert held.back_ms == noon_ms + int(PEOPLE.callback_deadline_s * 1000)
-    without = of_type(Held, decide(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)[1])
-    assert without.back_ms == noon_ms + int(POLICY.breaker.probe_lease_s * 1000), "longer than any request"
+    without = of_type(
+        Held,
+        decide(policy, lane, msgspec.structs.replace(PEOPLE, callbacks=False), noon_ms, 0)[1],
+    )
+    assert without.back_ms == noon_ms + int(POLICY.breaker.probe_lease_s * 1000), (
+        "longer than any request"
+    )
     lane = charged(lane, entry.reservation)
     spent = _held(lane, policy, noon_ms)
     assert spent.until_ms == NOW_MS + 60_000
@@ -182,7 +205,9 @@ def test_a_hold_began_when_it_was_first_seen() -> None:
     assert seen.holds == "budget_credits_day"
     assert seen.since_ms == NOW_MS
     lane = msgspec.structs.replace(lane, held_since=held_since(seen))
-    assert view(policy, lane, [PEOPLE], NOW_MS + 9_000).since_ms == NOW_MS, "its next owner knows that from its row"
+    assert view(policy, lane, [PEOPLE], NOW_MS + 9_000).since_ms == NOW_MS, (
+        "its next owner knows that from its row"
+    )
 
 
 def test_a_suspension_lasts_longer_than_the_budget_that_keeps_its_probe_back() -> None:
@@ -202,7 +227,9 @@ def test_a_suspension_lasts_longer_than_the_budget_that_keeps_its_probe_back() -
         assert later.holds == reason
         assert later.probe_due is True
         assert later.partly == ()
-        assert view(policy, lane, [PEOPLE], midnight_ms).holds == reason, "the lane itself says the same"
+        assert view(policy, lane, [PEOPLE], midnight_ms).holds == reason, (
+            "the lane itself says the same"
+        )
 
 
 def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
@@ -211,7 +238,14 @@ def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
     runs = []
     for _ in range(3):
         lane, entry = _entry(lane)
-        lane, report = settled(POLICY, lane, entry, Refused("http_503", 50, http_status=503), NOW_MS, 0.5)
+        lane, report = settled(
+            POLICY,
+            lane,
+            entry,
+            Refused("http_503", 50, http_status=503),
+            NOW_MS,
+            0.5,
+        )
         runs.append(report.run)
     assert runs == [1, 2, 3]
 
@@ -237,7 +271,9 @@ def test_a_view_has_all_that_is_known_of_its_lane() -> None:
     lane = Lane("acme", 3, rate=Rate(10.0, NOW_MS))
     for latency_ms in (40, 60, 900, 4_000):
         lane, grant = granted(CAPPED, lane, SILENT, NOW_MS)
-        outcome = Refused("http_503", latency_ms, 503) if latency_ms == 900 else Accepted(200, latency_ms)
+        outcome = (
+            Refused("http_503", latency_ms, 503) if latency_ms == 900 else Accepted(200, latency_ms)
+        )
         lane, _ = settled(CAPPED, lane, grant, outcome, NOW_MS, 0.5)
     lane, _ = decide(CAPPED, lane, SILENT, NOW_MS, 0)
     midnight_ms = NOW_MS + 60_000
@@ -273,7 +309,8 @@ STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
      ({}, {"mode": "open", "mode_by": BY}, [("mode", f"the breaker's mode is open, {WHO}")]),
      ({"mode": "open"}, {}, [("mode", "the breaker's mode is auto")]),
      ({}, {"changes": (Change("rate.burst", 20, 3, BY),)}, [("changed", f"rate.burst: 20 -> 3, {WHO}")]),
-     ({"changes": (Change("rate.burst", 30, 3, BY),)}, {}, []),  # an edit of the configuration had ended it
+     # an edit of the configuration had ended it
+     ({"changes": (Change("rate.burst", 30, 3, BY),)}, {}, []),
      ({"breaker": "open"}, {}, [("breaker_closed", "the circuit breaker is closed")]),
      ({}, {"breaker": "open", "text": "too many failed", "outage": Outage("reset", NOW_MS, NOW_MS, 1)},
       [("breaker_open", "Clay does not answer (reset); 1 call has failed since 23:59 UTC; too many failed")]),
@@ -307,15 +344,25 @@ STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
      ({"meters": {"credits_day": DAY}}, {"meters": {"credits_day": msgspec.structs.replace(DAY, period="2026-12-01")}},
       [])],
 )  # fmt: skip
-def test_each_change_is_news_once(was: dict[str, Any], now: dict[str, Any], news: list[tuple[str, str]]) -> None:
+def test_each_change_is_news_once(
+    was: dict[str, Any],
+    now: dict[str, Any],
+    news: list[tuple[str, str]],
+) -> None:
     before = msgspec.structs.replace(BEFORE, **was)
     after = msgspec.structs.replace(BEFORE, **now)
-    changes = list(_news(InForce("acme", "people", quota=QuotaPolicy(warn_at=3, rotate_at=5)), before, after))
+    changes = list(
+        _news(InForce("acme", "people", quota=QuotaPolicy(warn_at=3, rotate_at=5)), before, after),
+    )
     assert [(change.kind, change.text) for change in changes] == news
 
 
 def test_how_many_submissions_are_left_and_counted_is_of_all_webhooks() -> None:
-    lane = Lane("acme", 3, quota=Quota({"hook1": Webhook(44_000), "hook2": Webhook(1), "of another": Webhook(7)}))
+    lane = Lane(
+        "acme",
+        3,
+        quota=Quota({"hook1": Webhook(44_000), "hook2": Webhook(1), "of another": Webhook(7)}),
+    )
     seen = view(CAPPED, lane, [SILENT], NOW_MS)
     assert seen.submissions == 44_008
     assert seen.submissions_left == {"people": 1_000 + 44_999}

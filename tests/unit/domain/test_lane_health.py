@@ -1,4 +1,6 @@
-"""What a lane learns from Clay's answers: its health, how many POSTs may be under way, stalls, and turns."""
+"""What a lane learns from Clay's answers: its health, how many POSTs may be under way, stalls, and
+turns.
+"""
 
 import math
 import random
@@ -54,7 +56,9 @@ def test_counts_exactly_the_calls_of_the_last_slots(steps: list[tuple[int, bool,
 def test_a_stepping_clock_neither_crashes_nor_keeps_old_calls(times: list[int]) -> None:
     state = _recorded([(at_ms, True, False) for at_ms in times])
     assert len(state.buckets) <= LAST_MINUTE.buckets
-    assert [bucket.slot for bucket in state.buckets] == sorted({bucket.slot for bucket in state.buckets})
+    assert [bucket.slot for bucket in state.buckets] == sorted(
+        {bucket.slot for bucket in state.buckets},
+    )
     assert window.totals(LAST_MINUTE, state, times[-1]).calls >= 1
     assert window.totals(LAST_MINUTE, state, times[-1] + 2 * SPAN_MS).calls == 0
 
@@ -70,7 +74,10 @@ def test_a_clock_that_steps_back_forgets_no_failure() -> None:
 def test_health_is_of_the_last_five_minutes() -> None:
     state = _recorded([(NOW_MS, False, False)], window.FIVE_MINUTES)
     later_ms = (NOW_MS + 299_999, NOW_MS + 300_000)
-    assert [window.totals(window.FIVE_MINUTES, state, now_ms).calls for now_ms in later_ms] == [1, 0]
+    assert [window.totals(window.FIVE_MINUTES, state, now_ms).calls for now_ms in later_ms] == [
+        1,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,10 @@ def test_status_by_score(success: int, failure: int, slow: int, status: str) -> 
 
 @pytest.mark.parametrize("per_s", [0.2, 1, 10])
 @pytest.mark.parametrize("failing", [0.05, 0.2, 0.125])
-def test_a_lane_at_the_border_of_two_states_is_not_reported_again_and_again(per_s: float, failing: float) -> None:
+def test_a_lane_at_the_border_of_two_states_is_not_reported_again_and_again(
+    per_s: float,
+    failing: float,
+) -> None:
     """Half an hour in which as many calls fail as tell two states apart, for five lanes."""
     changes = 0
     for seed in range(5):
@@ -125,13 +135,20 @@ def test_a_lane_at_the_border_of_two_states_is_not_reported_again_and_again(per_
     ],
 )
 def test_a_status_changes_when_the_score_is_clearly_past_the_border(
-    success: int, failure: int, before: window.Status, status: window.Status
+    success: int,
+    failure: int,
+    before: window.Status,
+    status: window.Status,
 ) -> None:
     assert window.status(Totals(success, failure), before) == status
 
 
 def test_the_score_without_a_call_is_that_of_no_failure() -> None:
-    assert [window.score(counts) for counts in (Totals(), Totals(9), Totals(0, 1))] == [100.0, 100.0, 0.0]
+    assert [window.score(counts) for counts in (Totals(), Totals(9), Totals(0, 1))] == [
+        100.0,
+        100.0,
+        0.0,
+    ]
 
 
 @given(st.lists(st.integers(0, 59_999), min_size=1, max_size=200))
@@ -150,7 +167,10 @@ def test_percentiles_lie_in_the_cell_of_the_true_one(latencies: list[int]) -> No
 
 def test_the_cells_of_a_row_mean_what_they_meant_when_it_was_written() -> None:
     """Only another number of cells shows that a row is of another version."""
-    cells = [Window((window.Bucket(0, latencies=(0,) * cell + (1,) + (0,) * (18 - cell)),)) for cell in range(18)]
+    cells = [
+        Window((window.Bucket(0, latencies=(0,) * cell + (1,) + (0,) * (18 - cell)),))
+        for cell in range(18)
+    ]
     assert [shown.p99_ms for row in cells if (shown := window.latency(LAST_MINUTE, row, 0))] == [
         25, 50, 100, 150, 200, 299, 498, 748, 998, 1_495, 1_995, 2_990, 4_980, 7_475, 9_975, 14_950, 29_850, 59_700,
     ]  # fmt: skip
@@ -167,7 +187,9 @@ def test_rows_of_other_versions_are_read() -> None:
     state = msgspec.json.decode(row % (NOW_MS // 6_000), type=Window)
     state = window.record(LAST_MINUTE, state, NOW_MS, True, False, 10)
     assert window.totals(LAST_MINUTE, state, NOW_MS).success == 4
-    assert state.buckets[0].latencies == (1, *[0] * 18), "a call is counted once, in cells of this version"
+    assert state.buckets[0].latencies == (1, *[0] * 18), (
+        "a call is counted once, in cells of this version"
+    )
     assert msgspec.json.decode(msgspec.json.encode(state), type=Window) == state
 
 
@@ -175,7 +197,12 @@ MOST = 100
 RATE_PER_S = 1_000.0
 
 
-def _after(state: Concurrency, calls: int, latency_ms: int, in_flight: int | None = None) -> Concurrency:
+def _after(
+    state: Concurrency,
+    calls: int,
+    latency_ms: int,
+    in_flight: int | None = None,
+) -> Concurrency:
     """Calls whose rows take 100 ms to commit."""
     for _ in range(calls):
         beside = concurrency.current(MOST, state) if in_flight is None else in_flight
@@ -190,14 +217,18 @@ def _after(state: Concurrency, calls: int, latency_ms: int, in_flight: int | Non
         (400.0, 300, 400, 8.0),
         (400.0, 300, 800, 16.0),  # one that takes longer raises the limit at once
         (800.0, 300, 400, 15.6),  # one that takes less moves the mean by a twentieth
-        (400.0, 800, 0, 16.0),  # its own place is not known, but it took at least as long as its answer
+        # its own place is not known, but it took at least as long as its answer
+        (400.0, 800, 0, 16.0),
         (0.0, 300, 0, 6.0),
         (400.0, 300, 100_000, 50.0),
         (100.0, 90, 100, 5.0),
     ],
 )
 def test_more_than_twice_what_the_rate_needs_is_given_back(
-    known_ms: float, latency_ms: int, held_ms: int, limit: float
+    known_ms: float,
+    latency_ms: int,
+    held_ms: int,
+    limit: float,
 ) -> None:
     before = Concurrency(50.0, 300.0, 10**9, known_ms)
     state = concurrency.answered(MOST, before, latency_ms, held_ms, 0, 10.0)
@@ -213,8 +244,14 @@ def test_how_long_a_call_takes_its_place_is_the_mean_of_the_last_twenty() -> Non
     assert means_ms == pytest.approx([600, 450, 400, 400, 388]), "the mean of those that show it"
     later = _after(state, 400, 900)
     assert later.held_ms == pytest.approx(1_000, abs=1), "what was before is forgotten"
-    assert concurrency.answered(MOST, later, 900, 3_000, 1, 10.0).held_ms == pytest.approx(1_100, abs=1)
-    assert [concurrency.most_per_s(limit, later) for limit in (5, 20)] == pytest.approx([5, 20], rel=0.01)
+    assert concurrency.answered(MOST, later, 900, 3_000, 1, 10.0).held_ms == pytest.approx(
+        1_100,
+        abs=1,
+    )
+    assert [concurrency.most_per_s(limit, later) for limit in (5, 20)] == pytest.approx(
+        [5, 20],
+        rel=0.01,
+    )
     assert concurrency.most_per_s(5, Concurrency()) == math.inf, "not known yet"
 
 
@@ -227,12 +264,20 @@ def test_a_lasting_slowness_becomes_the_usual_latency() -> None:
 
 def test_ten_calls_show_what_is_usual_before_the_limit_grows() -> None:
     """And more than twice as fast a call as usual moves the mean by a twentieth of it."""
-    assert [_after(Concurrency(), calls, 300, in_flight=9).limit for calls in (10, 11, 12)] == [5, 5.8, 6.6]
+    assert [_after(Concurrency(), calls, 300, in_flight=9).limit for calls in (10, 11, 12)] == [
+        5,
+        5.8,
+        6.6,
+    ]
     usual = Concurrency(5.0, 400.0, 99)
     assert _after(usual, 1, 199).usual_ms == pytest.approx(400 - 2.01), "half is not fast"
     assert _after(usual, 1, 198).usual_ms == pytest.approx((400 - 2.02) * 0.95)
-    assert _after(Concurrency(5.0, 400.0, 8), 1, 40).usual_ms == pytest.approx(360), "too few are known"
-    assert _after(Concurrency(20.0, 400.0, 99), 1, 1_000).limit == pytest.approx(20.048), "slow, and not twice so"
+    assert _after(Concurrency(5.0, 400.0, 8), 1, 40).usual_ms == pytest.approx(360), (
+        "too few are known"
+    )
+    assert _after(Concurrency(20.0, 400.0, 99), 1, 1_000).limit == pytest.approx(20.048), (
+        "slow, and not twice so"
+    )
 
 
 def test_slow_calls_do_not_shrink_a_limit_that_is_not_used() -> None:
@@ -243,7 +288,10 @@ def test_slow_calls_do_not_shrink_a_limit_that_is_not_used() -> None:
 
 
 def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
-    """Clay serves 20 at a time in 200 ms; the rest queue. Pressed with 100 each call takes a second; so it settles."""
+    """Clay serves 20 at a time in 200 ms; the rest queue.
+
+    Pressed with 100 each call takes a second; so it settles.
+    """
     state = Concurrency()
     busy = deque([0] * 20)
     now_ms = 0
@@ -253,7 +301,14 @@ def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
         while len(under_way) >= concurrency.current(MOST, state):
             ends_ms, took_ms = under_way.popleft()
             now_ms = max(now_ms, ends_ms)
-            state = concurrency.answered(MOST, state, took_ms, took_ms, len(under_way) + 1, RATE_PER_S)
+            state = concurrency.answered(
+                MOST,
+                state,
+                took_ms,
+                took_ms,
+                len(under_way) + 1,
+                RATE_PER_S,
+            )
             last_ms = took_ms
         free_ms = max(now_ms, busy.popleft())
         busy.append(free_ms + 200)
@@ -291,7 +346,11 @@ def permit(state: StallDetector, after_ms: int, usual: Concurrency = USUAL) -> U
 def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_than_usual() -> None:
     assert permit(out(5), 799) is None
     assert permit(out(4), 60_000) is None
-    assert [permit(out(5), after_ms) is None for after_ms in (119_999, 120_000, 120_001)] == [False, True, True]
+    assert [permit(out(5), after_ms) is None for after_ms in (119_999, 120_000, 120_001)] == [
+        False,
+        True,
+        True,
+    ]
     assert permit(out(5), 800) == Unanswered(NOW_MS + 1_800, "in_flight")
     held = present(permit(out(5), 1_800))
     assert held.reason == "no_answer"
@@ -302,13 +361,18 @@ def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_t
 def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
     usual = Concurrency(limit=3.0, usual_ms=400.0, calls=100)
     assert concurrency.permit(TRIPS, 3, out(2), usual, NOW_MS + 800) is None
-    assert concurrency.permit(TRIPS, 3, out(3), usual, NOW_MS + 800) == Unanswered(NOW_MS + 1_800, "in_flight")
+    assert concurrency.permit(TRIPS, 3, out(3), usual, NOW_MS + 800) == Unanswered(
+        NOW_MS + 1_800,
+        "in_flight",
+    )
 
 
 def test_the_usual_latency_needs_ten_calls_and_has_a_minimum() -> None:
     for calls, least_ms in ((9, 2_000), (10, 500)):
         usual = Concurrency(usual_ms=1.0, calls=calls)
-        assert [permit(out(50), after_ms, usual) is None for after_ms in (least_ms - 1, least_ms)] == [True, False]
+        assert [
+            permit(out(50), after_ms, usual) is None for after_ms in (least_ms - 1, least_ms)
+        ] == [True, False]
 
 
 def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_more() -> None:
@@ -316,16 +380,27 @@ def test_an_answer_ends_it_and_a_time_out_only_when_nothing_is_under_way_any_mor
     for lost in (TIMED_OUT, None):
         assert concurrency.ended(state, lost, 4, NOW_MS + 9) == state
         assert concurrency.ended(state, lost, 0, NOW_MS + 9) == StallDetector()
-    for answer in (ANSWER, Uncertain("http_500", 200, 500), RateLimited(429, 200), Refused("http_503", 200)):
+    for answer in (
+        ANSWER,
+        Uncertain("http_500", 200, 500),
+        RateLimited(429, 200),
+        Refused("http_503", 200),
+    ):
         assert concurrency.ended(state, answer, 4, NOW_MS + 9) == StallDetector(NOW_MS + 9, 4)
         assert concurrency.ended(state, answer, 0, NOW_MS + 9) == StallDetector()
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["out", "answer", "time-out"]), st.integers(0, 3_000)), max_size=60),
+    st.lists(
+        st.tuples(st.sampled_from(["out", "answer", "time-out"]), st.integers(0, 3_000)),
+        max_size=60,
+    ),
     st.integers(0, 5_000),
 )
-def test_a_stall_holds_only_while_requests_wait_and_ends(steps: list[tuple[str, int]], usual_ms: int) -> None:
+def test_a_stall_holds_only_while_requests_wait_and_ends(
+    steps: list[tuple[str, int]],
+    usual_ms: int,
+) -> None:
     state = StallDetector()
     under_way = 0
     now_ms = NOW_MS
@@ -337,14 +412,23 @@ def test_a_stall_holds_only_while_requests_wait_and_ends(steps: list[tuple[str, 
             under_way = under_way + 1
         elif under_way:
             under_way -= 1
-            state = concurrency.ended(state, ANSWER if what == "answer" else TIMED_OUT, under_way, now_ms)
+            state = concurrency.ended(
+                state,
+                ANSWER if what == "answer" else TIMED_OUT,
+                under_way,
+                now_ms,
+            )
         held = concurrency.permit(TRIPS, MOST, state, usual, now_ms)
         if held is not None:
             assert under_way > 0
             assert now_ms < held.until_ms <= now_ms + 5_000
             assert state.waiting >= TRIPS.consecutive_failures
-    assert concurrency.permit(TRIPS, MOST, state, usual, state.since_ms + 120_000) is None, "lost in our books"
-    assert concurrency.permit(TRIPS, MOST, state, usual, state.since_ms - 60_000) is None, "the clock stepped back"
+    assert concurrency.permit(TRIPS, MOST, state, usual, state.since_ms + 120_000) is None, (
+        "lost in our books"
+    )
+    assert concurrency.permit(TRIPS, MOST, state, usual, state.since_ms - 60_000) is None, (
+        "the clock stepped back"
+    )
 
 
 ACME = InForce("acme", "people", rate=RatePolicy(rate_per_s=8.0))
@@ -359,13 +443,22 @@ BOTH = Horizon(returned_ms=11_000, new_ms=900_000)
      (Horizon(), 1_000.0, False, 10_001)],
 )  # fmt: skip
 def test_leads_that_returned_before_come_back_ahead_of_new_ones(
-    horizon: Horizon, per_s: float, returned: bool, due_ms: int
+    horizon: Horizon,
+    per_s: float,
+    returned: bool,
+    due_ms: int,
 ) -> None:
     assert postpone(horizon, 10_000, per_s, returned=returned)[1] == due_ms
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=1, max_size=50), st.floats(0.01, 1_000))
-def test_no_two_leads_of_a_kind_have_the_same_turn(asked: list[tuple[int, bool]], per_s: float) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=1, max_size=50),
+    st.floats(0.01, 1_000),
+)
+def test_no_two_leads_of_a_kind_have_the_same_turn(
+    asked: list[tuple[int, bool]],
+    per_s: float,
+) -> None:
     horizon = Horizon()
     dues: dict[bool, list[int]] = {False: [], True: []}
     for at_ms, returned in asked:
@@ -381,5 +474,8 @@ def test_a_lane_sends_at_its_present_rate_and_no_faster_than_clay_answers() -> N
     assert sends_per_s(ACME, lane) == 8.0
     cut = msgspec.structs.replace(lane, rate=Rate(cut_per_s=6.0))
     assert sends_per_s(ACME, cut) == 2.0
-    slow = msgspec.structs.replace(lane, concurrency=Concurrency(usual_ms=100.0, calls=100, held_ms=50_000.0))
+    slow = msgspec.structs.replace(
+        lane,
+        concurrency=Concurrency(usual_ms=100.0, calls=100, held_ms=50_000.0),
+    )
     assert sends_per_s(ACME, slow) == ACME.max_in_flight / 50

@@ -48,9 +48,18 @@ def identity(fields: dict[str, Any], lead_id: str | None = None) -> Identity:
 
 @pytest.mark.parametrize(
     ("import_id", "is_shown"),
-    [("", False), ("m", True), ("m" * LONGEST_ID, True), ("m" * (LONGEST_ID + 1), False), ("ada@acme.example", False)],
+    [
+        ("", False),
+        ("m", True),
+        ("m" * LONGEST_ID, True),
+        ("m" * (LONGEST_ID + 1), False),
+        ("ada@acme.example", False),
+    ],
 )
-def test_an_event_names_an_import_that_is_short_and_no_address(import_id: str, is_shown: bool) -> None:
+def test_an_event_names_an_import_that_is_short_and_no_address(
+    import_id: str,
+    is_shown: bool,
+) -> None:
     assert import_of(Lead(fields={}, import_id=import_id)) == (import_id if is_shown else "", None)
 
 
@@ -59,11 +68,23 @@ def test_an_event_names_an_import_that_is_short_and_no_address(import_id: str, i
     [
         (lambda n: f'{{"lead_id":"x","fields":{{"n":{n}}}}}', 2**64 - 1, "number_out_of_range"),
         (lambda n: f'{{"lead_id":"x","fields":{{"n":{-n}}}}}', 2**63, "number_out_of_range"),
-        (lambda n: f'{{"lead_id":"x","not_after_ms":{n},"fields":{{"n":1}}}}', 2**64 - 1, "number_out_of_range"),
-        (lambda n: f'{{"lead_id":"x","workspace":"{"w" * n}","fields":{{"n":1}}}}', 64, "bad_workspace"),
+        (
+            lambda n: f'{{"lead_id":"x","not_after_ms":{n},"fields":{{"n":1}}}}',
+            2**64 - 1,
+            "number_out_of_range",
+        ),
+        (
+            lambda n: f'{{"lead_id":"x","workspace":"{"w" * n}","fields":{{"n":1}}}}',
+            64,
+            "bad_workspace",
+        ),
     ],
 )
-def test_the_largest_is_read_and_one_more_is_not(field: Callable[[int], str], largest: int, refused: str) -> None:
+def test_the_largest_is_read_and_one_more_is_not(
+    field: Callable[[int], str],
+    largest: int,
+    refused: str,
+) -> None:
     assert isinstance(read_lead(field(largest).encode(), b"acme"), Lead)
     assert reason(field(largest + 1).encode()) == refused
 
@@ -95,7 +116,11 @@ def test_the_largest_is_read_and_one_more_is_not(field: Callable[[int], str], la
      (b'{"fields":{"domain":"acme.example","first_name":"Jane"}}', b"acme", "no_identity"),
      (b'{"fields":{"domain":"gmail.com","first_name":"J","last_name":"D"}}', b"acme", "no_identity")],
 )  # fmt: skip
-def test_bytes_that_are_no_lead_have_a_reason(value: bytes | None, key: bytes | None, expected: str) -> None:
+def test_bytes_that_are_no_lead_have_a_reason(
+    value: bytes | None,
+    key: bytes | None,
+    expected: str,
+) -> None:
     assert reason(value, key) == expected
 
 
@@ -106,7 +131,9 @@ def test_the_size_limit_is_exact() -> None:
 
 
 def test_harmless_deviations_are_accepted() -> None:
-    read = lead(b'{"fields":{"a":"1"},"lead_id":"x","lead_id":"y","not_after_ms":"1700000000000","new":{"deep":[]}}')
+    read = lead(
+        b'{"fields":{"a":"1"},"lead_id":"x","lead_id":"y","not_after_ms":"1700000000000","new":{"deep":[]}}',
+    )
     assert read.lead_id == "y"
     assert read.not_after_ms == 1_700_000_000_000
     assert read.fields == {"a": "1"}
@@ -129,12 +156,15 @@ def test_a_reason_never_repeats_the_input() -> None:
         assert "secret" not in answer.text + answer.reason
 
 
-# The first text that hypothesis draws on a machine builds its table of characters, which takes seconds.
+# The first text that hypothesis draws on a machine builds its table of characters, which takes
+# seconds.
 patient = settings(suppress_health_check=[HealthCheck.too_slow])
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 NAMES = ("fields", "lead_id", "workspace", "destination", "not_after_ms", "force")
@@ -160,13 +190,26 @@ def test_any_json_gives_a_lead_or_a_reason_that_can_be_encoded(document: dict[st
 
 
 VALUES = st.sampled_from(
-    ["ada@acme.example", "acme.example", "linkedin.com/in/ada", "gmail.com", "Ada", " ", "", 7, None]
+    [
+        "ada@acme.example",
+        "acme.example",
+        "linkedin.com/in/ada",
+        "gmail.com",
+        "Ada",
+        " ",
+        "",
+        7,
+        None,
+    ],
 )
 
 
 @patient
 @given(st.dictionaries(st.sampled_from(FIELD_NAMES), VALUES), st.sampled_from(["crm-1", " ", None]))
-def test_a_lead_is_read_if_and_only_if_it_has_an_identity(fields: dict[str, str], lead_id: str | None) -> None:
+def test_a_lead_is_read_if_and_only_if_it_has_an_identity(
+    fields: dict[str, str],
+    lead_id: str | None,
+) -> None:
     answer = read_lead(msgspec.json.encode({"fields": fields, "lead_id": lead_id}), b"acme")
     known = identify(Lead(fields=normalise(fields), lead_id=lead_id)) is not None
     assert isinstance(answer, Lead) == known
@@ -210,19 +253,28 @@ def test_fields_are_cleaned(name: str, raw: str | int, clean: str | int | None) 
 
 
 def test_linkedin_is_the_first_identity() -> None:
-    known = identity({"linkedin_url": "HTTPS://LINKEDIN.com/in/Jane/?a=b", "email": "other@acme.example"})
+    known = identity(
+        {"linkedin_url": "HTTPS://LINKEDIN.com/in/Jane/?a=b", "email": "other@acme.example"},
+    )
     plain = identity({"linkedin_url": "https://www.linkedin.com/in/jane"})
     assert known.lead_id == plain.lead_id
     assert known.person == plain.person
     assert known.people[0] == plain.people[0]
 
 
-@pytest.mark.parametrize("host", ["gmail.com", "yahoo.com.mx", "btinternet.com", "duck.com", "mailinator.com"])
+@pytest.mark.parametrize(
+    "host",
+    ["gmail.com", "yahoo.com.mx", "btinternet.com", "duck.com", "mailinator.com"],
+)
 def test_a_mail_provider_is_not_a_company(host: str) -> None:
     assert company({"email": f"ada@{host}"}) == ""
     assert company({"email": f"ada@mail.{host}"}) == ""
     assert company({"domain": host}) == ""
-    assert company({"email": f"ada@{host}", "domain": "acme.example"}) == company({"email": "bo@acme.example"}) != ""
+    assert (
+        company({"email": f"ada@{host}", "domain": "acme.example"})
+        == company({"email": "bo@acme.example"})
+        != ""
+    )
     assert company({"email": f"ada@not{host}"}) != ""
 
 
@@ -236,13 +288,20 @@ def test_lead_ids_are_derived_from_the_identity() -> None:
     assert derived.person is not None
     assert derived.lead_id == f"p-{derived.person}"
     assert len(derived.person) == 22
-    assert identify(Lead(fields=fields, lead_id=" crm:42 ")) == Identity("crm:42", derived.person, derived.people)
+    assert identify(Lead(fields=fields, lead_id=" crm:42 ")) == Identity(
+        "crm:42",
+        derived.person,
+        derived.people,
+    )
     assert identify(Lead(fields={"notes": "x"}, lead_id="42")) == Identity("42", None, ("", "", ""))
     assert identify(Lead(fields={"notes": "x"})) is None
     assert identify(Lead(fields={"notes": None}, lead_id="42")) is None
 
 
-@pytest.mark.parametrize("given_id", ["jane@acme.example", "https://x.example/1", "two words", "x" * 129, "ü"])
+@pytest.mark.parametrize(
+    "given_id",
+    ["jane@acme.example", "https://x.example/1", "two words", "x" * 129, "ü"],
+)
 def test_an_id_that_cannot_be_a_key_is_hashed(given_id: str) -> None:
     lead_id = identity({"notes": "x"}, given_id).lead_id
     assert lead_id[:2] == "h-"
@@ -251,32 +310,50 @@ def test_an_id_that_cannot_be_a_key_is_hashed(given_id: str) -> None:
 
 @pytest.mark.parametrize("form", ["p-{}", "h-{}", "record:{}", "record:leads/0/17"])
 @pytest.mark.parametrize("hashed", [False, True])
-def test_an_id_of_our_own_form_that_does_not_follow_from_the_fields_is_hashed(form: str, hashed: bool) -> None:
-    """A producer can compute another person's id, and would else write into the row of that person's lead."""
+def test_an_id_of_our_own_form_that_does_not_follow_from_the_fields_is_hashed(
+    form: str,
+    hashed: bool,
+) -> None:
+    """A producer can compute another person's id, and would else write into the row of that
+    person's lead.
+    """
     use(pseudonyms_of("one" if hashed else None, hashed))
     (victim,) = people({"email": "victim@acme.example"})
     forged = form.format(victim)
     made = set[str]()
     for fields in ({"email": "other@acme.example"}, {"notes": victim}):
-        lead = of_type(Lead, read_lead(msgspec.json.encode({"lead_id": f" {forged}", "fields": fields}), b"acme"))
+        lead = of_type(
+            Lead,
+            read_lead(msgspec.json.encode({"lead_id": f" {forged}", "fields": fields}), b"acme"),
+        )
         who = present(identify(lead))
         made.add(who.lead_id)
         assert re.fullmatch("h-[A-Za-z0-9_-]{22}", who.lead_id)
-    bad = of_type(Unreadable, read_lead(msgspec.json.encode({"lead_id": forged, "fields": {}}), b"acme"))
+    bad = of_type(
+        Unreadable,
+        read_lead(msgspec.json.encode({"lead_id": forged, "fields": {}}), b"acme"),
+    )
     assert made == {bad.lead_id} != {forged}, (
         "nor does a record that is refused show in the history of that person's lead"
     )
 
 
 @pytest.mark.parametrize("also", [{}, {"linkedin_url": "https://www.linkedin.com/in/jane"}])
-def test_an_export_that_is_published_again_keeps_the_ids_that_follow_from_its_fields(also: dict[str, Scalar]) -> None:
-    """The identifier that an id was made from stays with the lead, although a stronger one may have joined it."""
+def test_an_export_that_is_published_again_keeps_the_ids_that_follow_from_its_fields(
+    also: dict[str, Scalar],
+) -> None:
+    """The identifier that an id was made from stays with the lead, although a stronger one may have
+    joined it.
+    """
     fields: dict[str, Scalar] = {"email": "jane@acme.example"}
     for made in (identity(fields).lead_id, identity(fields, "jane@acme.example").lead_id):
         assert identity({**fields, **also}, made).lead_id == made
 
 
-@pytest.mark.parametrize("given_id", ["p-17", "h-", "p-" + "x" * 21, "h-" + "x" * 23, "records:1", "x-" + "x" * 22])
+@pytest.mark.parametrize(
+    "given_id",
+    ["p-17", "h-", "p-" + "x" * 21, "h-" + "x" * 23, "records:1", "x-" + "x" * 22],
+)
 def test_an_id_that_only_resembles_one_of_ours_stays(given_id: str) -> None:
     assert identity({"notes": "x"}, given_id).lead_id == given_id
 
@@ -289,10 +366,16 @@ def test_murmur2_is_kafkas(key: bytes) -> None:
 @given(st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True), st.integers(1, 64))
 def test_home_is_where_kafkas_partitioner_puts_the_key(workspace: str, partitions: int) -> None:
     everywhere = list(range(partitions))
-    assert home_partition(workspace, partitions, {}) == DefaultPartitioner()(workspace.encode(), everywhere, [])
+    assert home_partition(workspace, partitions, {}) == DefaultPartitioner()(
+        workspace.encode(),
+        everywhere,
+        [],
+    )
     assert home_partition(workspace, partitions, {workspace: 0}) == 0
 
 
 def test_a_cell_has_at_most_so_many_bytes_and_an_empty_field_has_none() -> None:
-    assert clay_row({"b": None, "a": "é" * (MAX_CELL_BYTES // 2)}, {}, {}) == {"a": "é" * (MAX_CELL_BYTES // 2)}
+    assert clay_row({"b": None, "a": "é" * (MAX_CELL_BYTES // 2)}, {}, {}) == {
+        "a": "é" * (MAX_CELL_BYTES // 2),
+    }
     assert isinstance(clay_row({"a": "é" * (MAX_CELL_BYTES // 2) + "x"}, {}, {}), Unreadable)

@@ -42,7 +42,9 @@ OUR_TYPES: Final = (
 
 
 def numbers_of(kind: type) -> tuple[Any, list[Place]]:
-    """Return a whole message, and where it has numbers of ours: the values of a result are the user's."""
+    """Return a whole message, and where it has numbers of ours: the values of a result are the
+    user's.
+    """
     value = document(kind, {}, NOW_MS)
     return value, [place for place in places(value) if "fields" not in place]
 
@@ -75,7 +77,11 @@ def test_every_time_is_one_of_the_calendar(kind: type) -> None:
         if place[-1] not in ("usual_ms", "accepted_ms", "held_ms"):  # averages
             assert refuses(decoder, with_number(value, place, 10**15)), place
             assert refuses(decoder, with_number(value, place, -1)), place
-    latest = [at for at in range(40, 60) if not refuses(decoder, with_number(value, times[0], 2**at))] if times else []
+    latest = (
+        [at for at in range(40, 60) if not refuses(decoder, with_number(value, times[0], 2**at))]
+        if times
+        else []
+    )
     for power in latest:  # a time and a duration are a time, too
         at = datetime.fromtimestamp(2**power / 1000, UTC) + timedelta(milliseconds=2**power)
         assert f"{at:%Y-%m-%d}"

@@ -1,4 +1,6 @@
-"""Ordered replays: what each command does, and that no crash, stop or second operator sends a dead letter twice."""
+"""Ordered replays: what each command does, and that no crash, stop or second operator sends a dead
+letter twice.
+"""
 
 from collections import Counter
 from typing import Any
@@ -37,11 +39,29 @@ COST = 6
 
 
 def plan(dead_letters: int = 10, end: int = 10, **more: Any) -> ReplayPlan:
-    return ReplayPlan(NOW_MS, "dlq", Filter(), {0: end}, dead_letters, dead_letters * COST, dead_letters, **more)
+    return ReplayPlan(
+        NOW_MS,
+        "dlq",
+        Filter(),
+        {0: end},
+        dead_letters,
+        dead_letters * COST,
+        dead_letters,
+        **more,
+    )
 
 
 def start(replay: str = "r-1", its: ReplayPlan | None = None, **more: Any) -> ReplayCommand:
-    return ReplayCommand(replay, "start", replay, NOW_MS, "jane", "Clay is back", its or plan(), **more)
+    return ReplayCommand(
+        replay,
+        "start",
+        replay,
+        NOW_MS,
+        "jane",
+        "Clay is back",
+        its or plan(),
+        **more,
+    )
 
 
 def change(kind: Any, replay: str = "r-1", command: str = "c-1") -> ReplayCommand:
@@ -53,7 +73,13 @@ def priced(dead_letters: int, left: int | None = None, cost: int = COST) -> Pric
     credits = dead_letters * cost
     part = Part("people", dead_letters, cost, credits, credits, dead_letters, dead_letters)
     price = Quote("acme", [part], {} if left is None else {"credits_day": left}, True, 1.0)
-    return PricedPlan(dead_letters, fates, Counter(), [price] if dead_letters else [], {"acme": 4.0})
+    return PricedPlan(
+        dead_letters,
+        fates,
+        Counter(),
+        [price] if dead_letters else [],
+        {"acme": 4.0},
+    )
 
 
 class Rows:
@@ -114,7 +140,12 @@ def test_a_replay_is_started_stopped_resumed_and_done_and_each_command_is_answer
     done = finished(advanced(again, 5, {"leads.dlq/0/9": "no lead"}, {0: 10}, NOW_MS), NOW_MS)
     assert done.state == "done"
     assert done.text == "9 dead letters were sent back, 1 refused"
-    assert rows.answers == [("r-1", True, ""), ("c-1", True, ""), ("c-2", True, ""), ("c-1", False, "repeated")]
+    assert rows.answers == [
+        ("r-1", True, ""),
+        ("c-1", True, ""),
+        ("c-2", True, ""),
+        ("c-1", False, "repeated"),
+    ]
     assert rows.kinds == ["replay", "replay_stop", "replay_resume", "replay_stop"]
 
 
@@ -159,16 +190,26 @@ def test_an_expired_plan_is_refused(age_ms: int) -> None:
 
 def test_bad_commands_are_answered_and_change_nothing() -> None:
     rows = Rows()
-    wrong = {b"command/x": b"{", b"command/y": b'{"id":"y","kind":"explode","replay":"r","at_ms":1,"who":"j"}'}
+    wrong = {
+        b"command/x": b"{",
+        b"command/y": b'{"id":"y","kind":"explode","replay":"r","at_ms":1,"who":"j"}',
+    }
     rate = msgspec.structs.replace(plan(), rate_per_s=-1.0)
     no_plan = ReplayCommand("r-8", "start", "r-8", NOW_MS, "jane")
     rows.write(wrong)
-    rows.put(start("r-7", rate), no_plan, change("stop", "r-9", "c-9"), msgspec.structs.replace(start("r-5"), id="r-6"))
+    rows.put(
+        start("r-7", rate),
+        no_plan,
+        change("stop", "r-9", "c-9"),
+        msgspec.structs.replace(start("r-5"), id="r-6"),
+    )
     orders = rows.apply()
     assert orders.replays == {}
     assert rows.rows == {}
     reasons = {name: reason for name, applied, reason in rows.answers if not applied}
-    assert reasons == dict.fromkeys(("x", "y", "r-7", "r-8", "r-6"), "unreadable") | {"c-9": "unknown"}
+    assert reasons == dict.fromkeys(("x", "y", "r-7", "r-8", "r-6"), "unreadable") | {
+        "c-9": "unknown",
+    }
 
 
 @pytest.mark.parametrize(("length", "reason"), [(64, "unknown"), (65, "unreadable")])
@@ -191,7 +232,9 @@ def test_what_costs_more_than_is_left_is_refused_with_figures_unless_it_is_wante
     assert dear.state == "refused"
     assert dear.text == words
     assert begun(ordered(plan(over_budget=True)), priced(10, left=59), NOW_MS).state == "running"
-    assert begun(ordered(plan(), sent=3), priced(7, left=1), NOW_MS).state == "stopped", "it was resumed"
+    assert begun(ordered(plan(), sent=3), priced(7, left=1), NOW_MS).state == "stopped", (
+        "it was resumed"
+    )
 
 
 def test_what_costs_more_than_the_plan_said_is_refused() -> None:
@@ -217,19 +260,45 @@ def test_reasons_of_refused_dead_letters_are_bounded_and_all_are_counted() -> No
     refused = advanced(ordered(plan()), 0, many, {0: 1_000}, NOW_MS)
     assert refused.refused == 1_000
     assert len(refused.refusals) == MOST_REFUSALS
-    assert len(advanced(refused, 0, {"leads.dlq/0/1000": "no lead"}, {}, NOW_MS).refusals) == MOST_REFUSALS
+    assert (
+        len(advanced(refused, 0, {"leads.dlq/0/1000": "no lead"}, {}, NOW_MS).refusals)
+        == MOST_REFUSALS
+    )
 
 
 @pytest.mark.parametrize(
     ("total", "sent", "refused", "says"),
     [
-        (6, 4, 1, "4 dead letters were sent back, 1 refused, 1 no longer need sending or are no longer kept"),
+        (
+            6,
+            4,
+            1,
+            (
+                "4 dead letters were sent back, 1 refused, 1 no longer need sending or are no "
+                "longer kept"
+            ),
+        ),
         (4, 4, 1, "4 dead letters were sent back, 1 refused"),
         (1, 1, 0, "1 dead letter was sent back, 0 refused"),
     ],
 )
-def test_a_replay_says_at_its_end_what_became_of_each(total: int, sent: int, refused: int, says: str) -> None:
-    replay = ReplayProgress("r", "running", "jane", "", NOW_MS, plan(), total=total, sent=sent, refused=refused)
+def test_a_replay_says_at_its_end_what_became_of_each(
+    total: int,
+    sent: int,
+    refused: int,
+    says: str,
+) -> None:
+    replay = ReplayProgress(
+        "r",
+        "running",
+        "jane",
+        "",
+        NOW_MS,
+        plan(),
+        total=total,
+        sent=sent,
+        refused=refused,
+    )
     assert replay.left == replay.plan.dead_letters - (sent + refused)
     assert finished(replay, NOW_MS + 1).text == says
     assert finished(replay, NOW_MS + 1).state == "done"
@@ -237,7 +306,9 @@ def test_a_replay_says_at_its_end_what_became_of_each(total: int, sent: int, ref
 
 def test_ended_replays_are_forgotten_after_their_dead_letters() -> None:
     done = finished(ordered(plan()), NOW_MS)
-    orders = ReplayOrders([progress_row(done), progress_row(msgspec.structs.replace(ordered(plan()), id="r-2"))])
+    orders = ReplayOrders(
+        [progress_row(done), progress_row(msgspec.structs.replace(ordered(plan()), id="r-2"))],
+    )
     assert orders.outlived(NOW_MS) == []
     assert orders.outlived(NOW_MS + 1) == [b"replay/r-1"]
 
@@ -252,7 +323,9 @@ LEADS = 30
 
 
 class Replays(RuleBasedStateMachine):
-    """Two replay processes that crash at any step, operators that order at once, and leads that end meanwhile."""
+    """Two replay processes that crash at any step, operators that order at once, and leads that end
+    meanwhile.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -267,7 +340,9 @@ class Replays(RuleBasedStateMachine):
 
     @rule(end=st.integers(0, LEADS), limit=st.integers(1, LEADS), twice=st.booleans())
     def order(self, end: int, limit: int, twice: bool) -> None:
-        going = [number for number in range(end) if not self.sent[number] and number not in self.gone][:limit]
+        going = [
+            number for number in range(end) if not self.sent[number] and number not in self.gone
+        ][:limit]
         if not going:
             return
         self.ordered += 1
@@ -296,9 +371,17 @@ class Replays(RuleBasedStateMachine):
         self.owner += 1
         self.sessions[process] = (self.owner, ReplayOrders(self.rows.rows.items()))
 
-    @rule(process=st.integers(0, 1), most=st.integers(1, 7), reads=st.booleans(), crashes=st.booleans())
+    @rule(
+        process=st.integers(0, 1),
+        most=st.integers(1, 7),
+        reads=st.booleans(),
+        crashes=st.booleans(),
+    )
     def step(self, process: int, most: int, reads: bool, crashes: bool) -> None:
-        """One transaction of a process, as replay/orders.py does it. A crash comes before it; a fenced one fails."""
+        """One transaction of a process, as replay/orders.py does it.
+
+        A crash comes before it; a fenced one fails.
+        """
         if process not in self.sessions:
             return
         token, orders = self.sessions[process]
@@ -322,12 +405,18 @@ class Replays(RuleBasedStateMachine):
             orders.apply(*row)
         self.sent.update(sends)
 
-    def carry_out(self, replay: ReplayProgress, most: int) -> tuple[dict[bytes, bytes | None], list[int]]:
+    def carry_out(
+        self,
+        replay: ReplayProgress,
+        most: int,
+    ) -> tuple[dict[bytes, bytes | None], list[int]]:
         first = replay.next.get(0, 0)
         end = replay.plan.ends[0]
-        going = [number for number in range(first, end) if not self.sent[number] and number not in self.gone][
-            : replay.left
-        ]
+        going = [
+            number
+            for number in range(first, end)
+            if not self.sent[number] and number not in self.gone
+        ][: replay.left]
         sends: list[int] = []
         if not replay.total:
             replay = begun(replay, priced(len(going)), self.now_ms)
@@ -354,7 +443,9 @@ class Replays(RuleBasedStateMachine):
         """None is lost: after a last order everything that can be sent is sent."""
         self.order(LEADS, LEADS, False)
         last = f"r-{self.ordered}"
-        going = [number for number in range(LEADS) if not self.sent[number] and number not in self.gone]
+        going = [
+            number for number in range(LEADS) if not self.sent[number] and number not in self.gone
+        ]
         self.take_over(0)
         for _ in range(500):
             self.step(0, 7, True, False)

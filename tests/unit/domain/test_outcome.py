@@ -30,7 +30,10 @@ def _classify(http_status: int, *, refused: bool = True, excerpt: str = "") -> O
 def _meaning(http_status: int) -> type:
     """The table of outcomes of docs/reference/clay.md, written a second time."""
     special: dict[int, type] = {429: RateLimited, 404: Gone, 503: Refused}
-    special |= dict.fromkeys((408, 500, 502, 504), Uncertain) | dict.fromkeys((400, 413, 422), Poison)
+    special |= dict.fromkeys((408, 500, 502, 504), Uncertain) | dict.fromkeys(
+        (400, 413, 422),
+        Poison,
+    )
     special |= dict.fromkeys((401, 402, 403), Denied)
     by_hundred = {2: Accepted, 3: Denied, 4: Denied, 5: Uncertain}
     return special.get(http_status) or by_hundred.get(http_status // 100, Uncertain)
@@ -39,7 +42,9 @@ def _meaning(http_status: int) -> type:
 def test_every_http_status_has_its_outcome() -> None:
     outcomes = {status: _classify(status) for status in range(100, 1000)}
     assert {s: type(o) for s, o in outcomes.items()} == {s: _meaning(s) for s in outcomes}
-    assert all((o.http_status, o.reason, o.latency_ms) == (s, f"http_{s}", 7) for s, o in outcomes.items())
+    assert all(
+        (o.http_status, o.reason, o.latency_ms) == (s, f"http_{s}", 7) for s, o in outcomes.items()
+    )
 
 
 def test_503_is_the_destinations_choice() -> None:
@@ -50,12 +55,22 @@ def test_503_is_the_destinations_choice() -> None:
 def test_retry_after_is_passed_on_unchanged(retry_after: str | None) -> None:
     limited = classify(429, retry_after, "", 1, unavailable_is_refused=True)
     assert limited == RateLimited(429, 1, retry_after)
-    assert of_type(Refused, classify(503, retry_after, "", 1, unavailable_is_refused=True)).retry_after == retry_after
+    assert (
+        of_type(Refused, classify(503, retry_after, "", 1, unavailable_is_refused=True)).retry_after
+        == retry_after
+    )
 
 
 @pytest.mark.parametrize(
     ("http_status", "words"),
-    [(401, "token"), (402, "credits"), (403, "50,000"), (300, "redirects"), (399, "redirects"), (499, "settings")],
+    [
+        (401, "token"),
+        (402, "credits"),
+        (403, "50,000"),
+        (300, "redirects"),
+        (399, "redirects"),
+        (499, "settings"),
+    ],
 )
 def test_the_reason_of_a_suspension_says_what_to_do(http_status: int, words: str) -> None:
     outcome = of_type(Denied, _classify(http_status, excerpt="no way"))
@@ -78,8 +93,14 @@ def test_values_that_were_sent_are_scrubbed_from_excerpts() -> None:
         ("", ""),
         ("1" * 6 + " is short, 1(2)[3]4/5-6.7 is not", "111111 is short, [number] is not"),
         ("Too many  requests\r\n\tslow down", "Too many requests slow down"),
-        ("<html><head><title>503 Service Unavailable</title></head></html>", "503 Service Unavailable"),
-        ('{"error":"webhook_submission_limit_reached"}', '{"error":"webhook_submission_limit_reached"}'),
+        (
+            "<html><head><title>503 Service Unavailable</title></head></html>",
+            "503 Service Unavailable",
+        ),
+        (
+            '{"error":"webhook_submission_limit_reached"}',
+            '{"error":"webhook_submission_limit_reached"}',
+        ),
         ("expected application/json and/or text", "expected application/json and/or text"),
         ("'email': 'o'brien@example.co.uk' is bad", "'email': [email] is bad"),
         ("ada%40example.com ada\\u0040example.com ada&#64;example.com", "[email] [email] [email]"),
@@ -104,7 +125,9 @@ def test_scrub_examples(text: str, scrubbed: str) -> None:
      ("abcdefghijklmnopqrst", False), ("workspace_limit_reached", True), ("workspace_limit_reached1", False)],
 )  # fmt: skip
 def test_which_words_are_opaque(word: str, stays: bool) -> None:
-    """From 12 characters on a word with a digit may be a secret, from 20 on any word but an error code."""
+    """From 12 characters on a word with a digit may be a secret, from 20 on any word but an error
+    code.
+    """
     assert scrub(f"the {word} was refused") == f"the {word if stays else '[opaque]'} was refused"
 
 
@@ -148,13 +171,20 @@ def test_no_phone_number_survives(phone: str, after: str) -> None:
     st.from_regex(r"[A-Za-z0-9_~%-]{5,30}", fullmatch=True),
 )
 def test_no_url_survives(scheme: str, host: str, slug: str) -> None:
-    for url in (f"{scheme}://{host}/v3/{slug}", f"{scheme}:\\/\\/{host}\\/v3\\/{slug}", f"{host}/v3/{slug}"):
+    for url in (
+        f"{scheme}://{host}/v3/{slug}",
+        f"{scheme}:\\/\\/{host}\\/v3\\/{slug}",
+        f"{host}/v3/{slug}",
+    ):
         line = scrub(f'fault="{url}" again')
         assert host not in line
         assert slug not in line
 
 
-@given(st.from_regex(r"[A-Za-z0-9+/_-]{10,60}[0-9A-Z][A-Za-z0-9+/_-]{10,60}={0,2}", fullmatch=True), _around)
+@given(
+    st.from_regex(r"[A-Za-z0-9+/_-]{10,60}[0-9A-Z][A-Za-z0-9+/_-]{10,60}={0,2}", fullmatch=True),
+    _around,
+)
 def test_no_long_opaque_string_survives(token: str, after: str) -> None:
     assert token not in scrub(f"token {token} {after}")
     assert token[:20] not in scrub(f"{after} {token}")
@@ -165,7 +195,10 @@ def test_an_excerpt_contains_no_sent_value(values: list[str]) -> None:
     line = scrub(" and ".join(values), known=values)
     for value in values:
         if len(value) == len(value.strip()) and value.isalpha() and value.isascii():
-            assert not re.search(rf"(?<!\w){value}(?!\w)", line.replace("and", "").replace("sent", ""))
+            assert not re.search(
+                rf"(?<!\w){value}(?!\w)",
+                line.replace("and", "").replace("sent", ""),
+            )
 
 
 @given(st.integers(900, 1_000))
@@ -184,7 +217,11 @@ def test_a_cut_leaves_no_piece_of_an_address(filler: int) -> None:
         ("absent", "nothing of it", "nothing of it"),
     ],
 )
-def test_a_known_value_goes_wherever_it_is_a_word_of_its_own(known: str, text: str, shown: str) -> None:
+def test_a_known_value_goes_wherever_it_is_a_word_of_its_own(
+    known: str,
+    text: str,
+    shown: str,
+) -> None:
     assert scrub(text, known=[known]) == shown
 
 

@@ -1,4 +1,6 @@
-"""The person of a lead: whatever identifiers leads come with, each finds all leads of its person in one look-up."""
+"""The person of a lead: whatever identifiers leads come with, each finds all leads of its person in
+one look-up.
+"""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +15,17 @@ class Rows:
         self.aliases: dict[bytes, bytes] = {}
         self.counting: dict[bytes, bool] = {}
 
-    def take(self, lead: str, names: tuple[str, ...], counts: bool = True, sent: bool = True) -> bool:
-        """Whether the lead is new. `counts`: it stays so once it has ended. `sent`: Clay is asked about it."""
+    def take(
+        self,
+        lead: str,
+        names: tuple[str, ...],
+        counts: bool = True,
+        sent: bool = True,
+    ) -> bool:
+        """Whether the lead is new.
+
+        `counts`: it stays so once it has ended. `sent`: Clay is asked about it.
+        """
         own = tuple(identity.person_key("acme", "people", name) for name in names)
         person = identity.person_of(own, self.aliases.get)
         new = not any(self.counting[row] for row in person.rows)
@@ -23,14 +34,19 @@ class Rows:
             self.aliases.update(identity.pointed(own, key, self.aliases.get))
             if sent:
                 self.aliases.update(identity.linked(own, key, self.aliases.get))
-                assert identity.linked(own, key, self.aliases.get) == [], "a second attempt writes nothing"
+                assert identity.linked(own, key, self.aliases.get) == [], (
+                    "a second attempt writes nothing"
+                )
             self.counting[key] = counts
         return new
 
     def persons(self) -> dict[str, tuple[set[bytes], set[str]]]:
         """By identifier, the rows and identifiers that it finds."""
         return {
-            identity.hash_of(key): (set(identity.rows_of(value)), set(identity.identifiers_of(key, value)))
+            identity.hash_of(key): (
+                set(identity.rows_of(value)),
+                set(identity.identifiers_of(key, value)),
+            )
             for key, value in self.aliases.items()
         }
 
@@ -69,12 +85,16 @@ names = st.lists(st.sampled_from("ABCDEF"), min_size=1, max_size=2, unique=True)
 def test_a_lead_is_new_exactly_when_no_lead_of_its_person_counts(
     leads: list[tuple[tuple[str, ...], bool, bool]],
 ) -> None:
-    """Against sets that are united by hand: `whole` is all that is known of the person of an identifier."""
+    """Against sets that are united by hand: `whole` is all that is known of the person of an
+    identifier.
+    """
     rows = Rows()
     whole = dict[str, frozenset[str]]()
     bought = list[tuple[frozenset[str], bool]]()
     for number, (identifiers, counts, sent) in enumerate(leads):
-        person = frozenset(identifiers).union(*(whole.get(name, frozenset()) for name in identifiers))
+        person = frozenset(identifiers).union(
+            *(whole.get(name, frozenset()) for name in identifiers),
+        )
         new = not any(still and not person.isdisjoint(before) for before, still in bought)
         assert rows.take(str(number), identifiers, counts, sent) == new
         if new:

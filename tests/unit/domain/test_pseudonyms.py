@@ -7,7 +7,14 @@ from stream_app.client.lookup import paths_of
 from stream_app.client.people import hashes_of
 from stream_app.domain.commands import Command, read_command
 from stream_app.domain.delivery.suppression import people_in
-from stream_app.domain.lead.identity import Identity, hashes, identify, is_of_person, plain_id, row_id
+from stream_app.domain.lead.identity import (
+    Identity,
+    hashes,
+    identify,
+    is_of_person,
+    plain_id,
+    row_id,
+)
 from stream_app.domain.lead.read import label, new_import_id
 from stream_app.domain.model.messages import Lead, Scalar
 from stream_app.domain.model.pseudonyms import Pseudonyms, current, pseudonyms_of, use
@@ -64,7 +71,10 @@ def test_people_and_ids_are_looked_up_by_the_hashes_that_rows_have() -> None:
     use(pseudonyms_of("one", True))
     keyed = hashes({"email": "ada@example.com"})[1]
     assert paths_of("crm-1") == [f"/leads/{plain_id('crm-1')}"]
-    assert paths_of("ada@example.com") == [f"/leads?person={keyed}", f"/leads/{plain_id('ada@example.com')}"]
+    assert paths_of("ada@example.com") == [
+        f"/leads?person={keyed}",
+        f"/leads/{plain_id('ada@example.com')}",
+    ]
     assert hashes_of(["ada@example.com"]) == [keyed]
     assert people_in(b'{"fields":{"email":"ada@example.com"}}') == (keyed,)
 
@@ -72,7 +82,10 @@ def test_people_and_ids_are_looked_up_by_the_hashes_that_rows_have() -> None:
 def test_the_reason_of_a_command_may_be_shown_everywhere() -> None:
     why = "ada@example.com complained (+49 170 1234567), see OPS-17"
     asked = Command("c1", "pause", "acme", 1, "me", why)
-    read = read_command(ConsumedRecord("leads.commands", 0, 0, b"acme", msgspec.json.encode(asked)), 1)
+    read = read_command(
+        ConsumedRecord("leads.commands", 0, 0, b"acme", msgspec.json.encode(asked)),
+        1,
+    )
     assert isinstance(read, Command)
     assert read.why.startswith("[email] complained")
     assert read.why.endswith("see OPS-17")

@@ -1,4 +1,6 @@
-"""Webhooks: which URL may be one, how they are counted against a plain count, and how a stopped one is probed."""
+"""Webhooks: which URL may be one, how they are counted against a plain count, and how a stopped one
+is probed.
+"""
 
 import httpx
 import msgspec
@@ -37,7 +39,9 @@ def ordered(state: Quota, order: ChangeQuota, who: str = "ada") -> Quota:
 
 
 class QuotaMachine(RuleBasedStateMachine):
-    """The model knows the counts, who is out of use, and when each suspended webhook may be probed at the earliest."""
+    """The model knows the counts, who is out of use, and when each suspended webhook may be probed
+    at the earliest.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +54,11 @@ class QuotaMachine(RuleBasedStateMachine):
 
     def _next(self) -> str | None:
         for hook in POOL:
-            if self.counts[hook] < 5 and hook not in self.dead and self.now_ms >= self.probe_at_ms.get(hook, 0):
+            if (
+                self.counts[hook] < 5
+                and hook not in self.dead
+                and self.now_ms >= self.probe_at_ms.get(hook, 0)
+            ):
                 return hook
         return None
 
@@ -60,9 +68,15 @@ class QuotaMachine(RuleBasedStateMachine):
         hook = self._next()
         if not isinstance(picked, quota.Picked):
             assert hook is None
-            left = [webhook for webhook in self.probe_at_ms if self.counts[webhook] < 5 and webhook not in self.dead]
+            left = [
+                webhook
+                for webhook in self.probe_at_ms
+                if self.counts[webhook] < 5 and webhook not in self.dead
+            ]
             assert isinstance(picked, Wait) == bool(left)
-            assert picked is None or picked.until_ms == min(self.probe_at_ms[webhook] for webhook in left)
+            assert picked is None or picked.until_ms == min(
+                self.probe_at_ms[webhook] for webhook in left
+            )
             return
         assert picked.webhook_id == hook
         assert (picked.probe is not None) == (hook in self.probe_at_ms)
@@ -83,10 +97,18 @@ class QuotaMachine(RuleBasedStateMachine):
             fresh = suspension.begin(PROBES, "http_404", "gone", self.now_ms)
             self.state = quota.gone(PROBES, self.state, hook, fresh, call.probe)
         elif call.probe is not None:
-            self.state = quota.probed(self.state, hook, call.probe, answer == "accepted", self.now_ms)
+            self.state = quota.probed(
+                self.state,
+                hook,
+                call.probe,
+                answer == "accepted",
+                self.now_ms,
+            )
         after = quota.suspended(self.state).get(hook)
         if after is None:
-            assert before is None or (answer == "accepted" and call.probe is not None), "only its probe brings it back"
+            assert before is None or (answer == "accepted" and call.probe is not None), (
+                "only its probe brings it back"
+            )
             self.probe_at_ms.pop(hook, None)
         elif after != before:
             assert self.now_ms + 60_000 <= after.probe_at_ms <= self.now_ms + 240_000
@@ -127,13 +149,19 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @invariant()
     def knows_whether_a_lead_need_not_be_a_probe(self) -> None:
-        healthy = [h for h in POOL if self.counts[h] < 5 and h not in self.dead and h not in self.probe_at_ms]
+        healthy = [
+            h
+            for h in POOL
+            if self.counts[h] < 5 and h not in self.dead and h not in self.probe_at_ms
+        ]
         assert quota.has_one_in_use(POLICY, self.state, POOL) == bool(healthy)
 
     @rule()
     def restart(self) -> None:
         self.state = msgspec.json.decode(msgspec.json.encode(self.state), type=Quota)
-        assert {hook: self.state.webhooks.get(hook, Webhook()).count for hook in POOL} == self.counts
+        assert {
+            hook: self.state.webhooks.get(hook, Webhook()).count for hook in POOL
+        } == self.counts
 
 
 TestQuotaMachine = QuotaMachine.TestCase
@@ -164,17 +192,40 @@ def test_a_valid_webhook_is_accepted(host: str, slug: str) -> None:
 @pytest.mark.parametrize(
     ("problem", "url"),
     [
-        *(("one of", f"http{host}{WEBHOOK_PATH}x") for host in ("://sim:8001", "s://a.b", "s://api.clay.com.a.b")),
-        *(("https://", f"{host}{WEBHOOK_PATH}x") for host in ("http://api.clay.com", "ftp://api.clay.com", "a", "")),
-        *(("https://", f"http://{host}{WEBHOOK_PATH}x") for host in ("relay.example", "127.evil.example")),
+        *(
+            ("one of", f"http{host}{WEBHOOK_PATH}x")
+            for host in ("://sim:8001", "s://a.b", "s://api.clay.com.a.b")
+        ),
+        *(
+            ("https://", f"{host}{WEBHOOK_PATH}x")
+            for host in ("http://api.clay.com", "ftp://api.clay.com", "a", "")
+        ),
+        *(
+            ("https://", f"http://{host}{WEBHOOK_PATH}x")
+            for host in ("relay.example", "127.evil.example")
+        ),
         *(
             ("no . or ..", f"{CLAY}{WEBHOOK_PATH}{path}")
-            for path in ("../../v1/admin", "a/..", "%2e%2e/x", ".", "a/%252E%252e/x", "a%2f..%2fb", "..%5cx")
+            for path in (
+                "../../v1/admin",
+                "a/..",
+                "%2e%2e/x",
+                ".",
+                "a/%252E%252e/x",
+                "a%2f..%2fb",
+                "..%5cx",
+            )
         ),
-        *(("no user", f"{CLAY}{rest}") for rest in (f"@evil.example{WEBHOOK_PATH}x", f"{WEBHOOK_PATH}x#f")),
+        *(
+            ("no user", f"{CLAY}{rest}")
+            for rest in (f"@evil.example{WEBHOOK_PATH}x", f"{WEBHOOK_PATH}x#f")
+        ),
         *(("?query", f"{CLAY}{WEBHOOK_PATH}x{query}") for query in ("?a=b", "?")),
         *(("<slug>", f"{CLAY}{path}") for path in (WEBHOOK_PATH, "/webhook/x", "/", "")),
-        *(("malformed", f"https://{host}{WEBHOOK_PATH}x") for host in ("api.clay.com:port", "[api")),
+        *(
+            ("malformed", f"https://{host}{WEBHOOK_PATH}x")
+            for host in ("api.clay.com:port", "[api")
+        ),
         *(("ASCII", f"{CLAY}{WEBHOOK_PATH}{slug}") for slug in ("x y", "x\n", "x\x7f", "\u00e9")),
     ],
 )
@@ -199,9 +250,16 @@ def test_a_token_is_printable_ascii() -> None:
      ("sim", False, True), ("sim_1-a", False, True), ("10.0.0.1", False, False), ("a.b", False, False),
      ("2130706433", False, False), ("0x7f000001", False, False), ("0x", False, False), ("", False, False)],
 )  # fmt: skip
-def test_which_hosts_mean_this_machine_or_a_container_beside_it(host: str, loopback: bool, local: bool) -> None:
+def test_which_hosts_mean_this_machine_or_a_container_beside_it(
+    host: str,
+    loopback: bool,
+    local: bool,
+) -> None:
     assert is_loopback(host) == loopback
     assert is_local(host) == local
     if host:
-        assert is_loopback_url(f"http://[{host}]:8/x" if ":" in host else f"http://{host}:8/x") is loopback
+        assert (
+            is_loopback_url(f"http://[{host}]:8/x" if ":" in host else f"http://{host}:8/x")
+            is loopback
+        )
     assert not is_loopback_url("no URL")

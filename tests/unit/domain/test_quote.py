@@ -47,7 +47,12 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
         "credits_day": Meter("2026-09-21", NOW_MS + 1, 1_000, 700, 20, 30),
         "credits_month": Meter("2026-09", NOW_MS + 1, 9_000, 4_000),
     }
-    known = quote(policy, lane(meters=spent, rate_per_s=2.0, holds="paused", text="paused by eve"), [leads], NOW_MS)
+    known = quote(
+        policy,
+        lane(meters=spent, rate_per_s=2.0, holds="paused", text="paused by eve"),
+        [leads],
+        NOW_MS,
+    )
     assert known.left == {"credits_day": 250, "credits_month": 5_000}
     assert known.short == ["credits_day"]
     assert known.seconds == 50.0
@@ -62,19 +67,24 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(89, "89 s"), (90, "2 min"), (5_399, "90 min"), (5_400, "1.5 h"), (3_600_000, "1000.0 h")]
+    ("seconds", "text"),
+    [(89, "89 s"), (90, "2 min"), (5_399, "90 min"), (5_400, "1.5 h"), (3_600_000, "1000.0 h")],
 )
 def test_the_time_of_a_quote_is_in_a_unit_that_one_reads(seconds: int, text: str) -> None:
     view = lane(rate_per_s=1.0)
     priced = quote(acme(), view, [part("people", seconds, Cost(6, 1), Cost(20, 5), {})], NOW_MS)
-    assert f"acme: no budget limits it; about {text} at the lane's rate" in list(quote_lines([priced]))
+    assert f"acme: no budget limits it; about {text} at the lane's rate" in list(
+        quote_lines([priced]),
+    )
 
 
 def test_a_quote_ignores_a_past_day_and_uses_a_live_cap() -> None:
     policy = acme(credits_per_day=1_000)
     spent = {"credits_day": Meter("2026-09-20", NOW_MS, 1_000, 900)}
     live = Change("budget.credits_per_day", 1_000, 400, Actor("eve", "test", NOW_MS))
-    assert quote(policy, lane(meters=spent, changes=(live,)), [], NOW_MS).left == {"credits_day": 400}
+    assert quote(policy, lane(meters=spent, changes=(live,)), [], NOW_MS).left == {
+        "credits_day": 400,
+    }
     beyond = {"credits_day": Meter("2026-09-21", NOW_MS + 1, 1_000, 1_200)}
     assert quote(policy, lane(meters=beyond), [], NOW_MS).left == {"credits_day": 0}
 
@@ -90,7 +100,10 @@ def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
     assert left == {"credits_day": 40, "credits_month": 10}
     assert quote_of_replay(used.in_force(acme()), used, [], 4.0, NOW_MS).left == {}
     policy = Workspace(
-        "acme", "people", rate=RatePolicy(rate_per_s=8), budget=BudgetPolicy(credits_per_day=60, actions_per_day=9)
+        "acme",
+        "people",
+        rate=RatePolicy(rate_per_s=8),
+        budget=BudgetPolicy(credits_per_day=60, actions_per_day=9),
     )
     nine, ten = (part("people", leads, Cost(6, 1), Cost(20, 5), {}) for leads in (9, 10))
     new = Lane("acme", 0)
@@ -112,7 +125,10 @@ def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
     assert dear.left["credits_day"] == 20
     assert dear.seconds == 3.0
     assert too_dear([dear]) == [
-        "acme: 3 leads cost about 23 credits and 4 actions, and 20 credits of today, 9 actions of today are left"
+        (
+            "acme: 3 leads cost about 23 credits and 4 actions, and 20 credits of today, 9 "
+            "actions of today are left"
+        ),
     ]
 
     # However fast they are sent back: the lane takes them at its present rate.
@@ -125,7 +141,10 @@ def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:
     policy = acme(credits_per_day=100)
     lane_ = Lane("acme", 0)
     both = [part(name, 15, Cost(6, 1), Cost(), {}) for name in ("a", "b")]
-    assert [quote_of_replay(lane_.in_force(policy), lane_, [quoted], 4.0, NOW_MS).short for quoted in both] == [[], []]
+    assert [
+        quote_of_replay(lane_.in_force(policy), lane_, [quoted], 4.0, NOW_MS).short
+        for quoted in both
+    ] == [[], []]
     dear = quote_of_replay(lane_.in_force(policy), lane_, both, 4.0, NOW_MS)
     assert dear.leads == 30
     assert dear.credits == 180

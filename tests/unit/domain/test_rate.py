@@ -1,4 +1,6 @@
-"""The rate: never more than the bucket allows, never before Retry-After in all its forms, never held absurdly long."""
+"""The rate: never more than the bucket allows, never before Retry-After in all its forms, never
+held absurdly long.
+"""
 
 import heapq
 import random
@@ -24,7 +26,9 @@ AFTER_ONE = msgspec.structs.replace(FULL, blocked_until_ms=NOW_MS - 120_000)
 
 
 class RateMachine(RuleBasedStateMachine):
-    """The model is a bucket that only ever fills, at full rate, for each ms that the clock went forward."""
+    """The model is a bucket that only ever fills, at full rate, for each ms that the clock went
+    forward.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +52,9 @@ class RateMachine(RuleBasedStateMachine):
         self.now_ms += step_ms
 
     def _look_at_the_clock(self) -> None:
-        """A block is cut to its longest from the moment at which the clock is first seen to be behind it."""
+        """A block is cut to its longest from the moment at which the clock is first seen to be
+        behind it.
+        """
         self.blocked_until_ms = min(self.blocked_until_ms, self.now_ms + 3_600_000)
 
     @rule(times=st.integers(1, 12))
@@ -64,13 +70,17 @@ class RateMachine(RuleBasedStateMachine):
                 assert self.most >= 1.0 - 1e-6
                 self.most -= 1.0
             else:
-                longest_ms = 3_600_000 if self.now_ms < self.state.blocked_until_ms else 2_000 + 5_000
+                longest_ms = (
+                    3_600_000 if self.now_ms < self.state.blocked_until_ms else 2_000 + 5_000
+                )
                 assert self.now_ms < wait.until_ms <= self.now_ms + longest_ms
                 assert wait.until_ms >= self.blocked_until_ms
 
     @rule()
     def wait_and_take(self) -> None:
-        """A request at the time that was given gets a token soon: after a block the bucket has to fill first."""
+        """A request at the time that was given gets a token soon: after a block the bucket has to
+        fill first.
+        """
         for _ in range(4):
             self._look_at_the_clock()
             self.state, wait = rate.take(self.policy, self.state, self.now_ms)
@@ -130,7 +140,9 @@ def test_the_floor_is_no_higher_than_the_configured_rate() -> None:
 
 
 def test_the_first_429_in_ten_minutes_waits_and_cuts_nothing() -> None:
-    """After an idle time both buckets are full: a burst takes all that Clay has to spare, and the rate is right."""
+    """After an idle time both buckets are full: a burst takes all that Clay has to spare, and the
+    rate is right.
+    """
     spared = rate.on_429(POLICY, FULL, NOW_MS, None, 0.5)
     assert rate.current(POLICY, spared) == 8.0
     assert spared.tokens == 0.0
@@ -182,7 +194,14 @@ def test_two_429s_measure_the_limit_of_clay() -> None:
 
 
 def test_what_clay_took_before_the_last_429_weighs_half_of_what_it_took_since() -> None:
-    state = Rate(at_ms=NOW_MS, limited_ms=NOW_MS - 10_000, sent=101, quiet_ms=10_000, accepted=100, accepted_ms=40_000)
+    state = Rate(
+        at_ms=NOW_MS,
+        limited_ms=NOW_MS - 10_000,
+        sent=101,
+        quiet_ms=10_000,
+        accepted=100,
+        accepted_ms=40_000,
+    )
     state = rate.on_429(POLICY, state, NOW_MS, 1_000, 0.5)
     assert state.accepted == 50 + 100
     assert state.accepted_ms == 20_000 + 10_000
@@ -202,7 +221,8 @@ def test_a_lane_that_had_nothing_to_send_has_measured_nothing(why: str) -> None:
 
 
 def _with_clay(limit_per_s: float, jitter_ms: int) -> tuple[int, int]:
-    """Run the default rate against Clay's bucket for half an hour: calls that it took, and that it answered 429.
+    """Run the default rate against Clay's bucket for half an hour: calls that it took, and that it
+    answered 429.
 
     Args:
         limit_per_s: What flows into Clay's bucket.
@@ -215,7 +235,8 @@ def _with_clay(limit_per_s: float, jitter_ms: int) -> tuple[int, int]:
     state = rate.empty_after_takeover(Rate(), now_ms)
     tokens = float(CLAY_BURST)
     number = consumed = limited = 0
-    under_way: list[tuple[int, int, bool | None]] = []  # at, number, Clay's answer (None: it arrives)
+    # at, number, Clay's answer (None: it arrives)
+    under_way: list[tuple[int, int, bool | None]] = []
     while now_ms < NOW_MS + 1_800_000:
         while under_way and under_way[0][0] <= now_ms:
             at_ms, _, took = heapq.heappop(under_way)
@@ -234,14 +255,19 @@ def _with_clay(limit_per_s: float, jitter_ms: int) -> tuple[int, int]:
         state, wait = rate.take(policy, state, now_ms)
         if wait is None:
             number += 1
-            heapq.heappush(under_way, (now_ms + 100 + chance.randrange(jitter_ms + 1), number, None))
+            heapq.heappush(
+                under_way,
+                (now_ms + 100 + chance.randrange(jitter_ms + 1), number, None),
+            )
         else:
             now_ms = max(now_ms + 1, min([wait.until_ms, *(at_ms for at_ms, *_ in under_way[:1])]))
     return consumed, limited
 
 
 @pytest.mark.parametrize("jitter_ms", [0, 200])
-def test_at_the_default_rate_all_of_the_quota_is_used_and_no_call_is_answered_429(jitter_ms: int) -> None:
+def test_at_the_default_rate_all_of_the_quota_is_used_and_no_call_is_answered_429(
+    jitter_ms: int,
+) -> None:
     consumed, limited = _with_clay(CLAY_PER_S, jitter_ms)
     assert round(consumed / 1_800, 1) == CLAY_PER_S
     assert limited == 0
@@ -249,7 +275,8 @@ def test_at_the_default_rate_all_of_the_quota_is_used_and_no_call_is_answered_42
 
 @pytest.mark.parametrize(("limit_per_s", "jitter_ms"), [(9.5, 0), (8.0, 200), (6.5, 0), (5.0, 200)])
 def test_99_percent_of_the_rate_that_others_leave_is_used_and_fewer_than_one_in_400_is_answered_429(
-    limit_per_s: float, jitter_ms: int
+    limit_per_s: float,
+    jitter_ms: int,
 ) -> None:
     """Others use up to half of Clay's 10 a second."""
     consumed, limited = _with_clay(limit_per_s, jitter_ms)
@@ -265,7 +292,9 @@ def test_a_rate_changed_live_takes_effect_at_once() -> None:
 
 
 @pytest.mark.parametrize("retry_after_ms", [None, 0])
-def test_without_a_usable_retry_after_the_wait_doubles_to_a_minute_and_is_forgotten(retry_after_ms: int | None) -> None:
+def test_without_a_usable_retry_after_the_wait_doubles_to_a_minute_and_is_forgotten(
+    retry_after_ms: int | None,
+) -> None:
     for rand, expected in ((1.0, [1, 2, 4, 8, 16, 32, 60, 60]), (0.0, [1, 1, 2, 4, 8, 16, 30, 30])):
         state = FULL
         now_ms = NOW_MS
@@ -322,4 +351,6 @@ def test_no_text_crashes_the_parser(value: str, now_ms: int) -> None:
 def test_decimal_seconds_are_never_rounded_down(seconds: object) -> None:
     wait_ms = rate.parse_retry_after(str(seconds), NOW_MS)
     assert wait_ms is not None
-    assert 0 <= wait_ms - float(str(seconds)) * 1000 < 1.001 or wait_ms == ceil(float(str(seconds)) * 1000)
+    assert 0 <= wait_ms - float(str(seconds)) * 1000 < 1.001 or wait_ms == ceil(
+        float(str(seconds)) * 1000,
+    )

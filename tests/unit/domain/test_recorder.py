@@ -6,7 +6,14 @@ import pytest
 from msgspec.structs import replace
 
 from stream_app.domain.delivery.envelope import HEADERS, Envelope, Way, read_envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, Duration, Rejection, failure, rejected, strayed
+from stream_app.domain.delivery.recorder import (
+    DeliveryRecorder,
+    Duration,
+    Rejection,
+    failure,
+    rejected,
+    strayed,
+)
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, Reason, mark_key
 from stream_app.domain.lead.read import Unreadable
@@ -19,8 +26,27 @@ from tests.simulation.schedule import Setup, plan_of
 NOW_MS = 1_796_083_140_000
 PLAN = plan_of(Setup())
 PLACE = PLAN.destinations["acme-main"]
-ENVELOPE = Envelope("leads/0/1", NOW_MS - 5_000, 3, hops=2, dead_letter="leads.dlq/0/9", first_failure_ms=7)
-ROW = Delivery(ROW_VERSION, "received", "leads/0/1", 3, NOW_MS, 1, "t", replay=3, epoch=2, attempt=1, returns=4)
+ENVELOPE = Envelope(
+    "leads/0/1",
+    NOW_MS - 5_000,
+    3,
+    hops=2,
+    dead_letter="leads.dlq/0/9",
+    first_failure_ms=7,
+)
+ROW = Delivery(
+    ROW_VERSION,
+    "received",
+    "leads/0/1",
+    3,
+    NOW_MS,
+    1,
+    "t",
+    replay=3,
+    epoch=2,
+    attempt=1,
+    returns=4,
+)
 VALUE = b'{"lead_id":"crm-1"}'
 CONSUMED = ConsumedRecord("leads.retry", 0, 8, b"acme", VALUE)
 PAID = Reservation("2026-11-30", "2026-11", 7, 2)
@@ -32,13 +58,29 @@ def recorder(row: Delivery = ROW, **envelope: Any) -> DeliveryRecorder[LeadRef]:
 
 
 def envelope_of(record: Record) -> Envelope:
-    return read_envelope(ConsumedRecord(record.topic, 0, 0, record.key, record.value, tuple(record.headers)))
+    return read_envelope(
+        ConsumedRecord(record.topic, 0, 0, record.key, record.value, tuple(record.headers)),
+    )
 
 
 def event(status: Any, seq: int, **more: Any) -> StatusEvent:
-    about: dict[str, Any] = {"workspace": "acme", "destination": "acme-main", "attempt": 1, "replay": 3, "epoch": 2}
+    about: dict[str, Any] = {
+        "workspace": "acme",
+        "destination": "acme-main",
+        "attempt": 1,
+        "replay": 3,
+        "epoch": 2,
+    }
     return StatusEvent(
-        f"leads/0/1#{seq}", "crm-1", status, seq, NOW_MS, "leads/0/1", trace_id="t", app=PLAN.app, **about | more
+        f"leads/0/1#{seq}",
+        "crm-1",
+        status,
+        seq,
+        NOW_MS,
+        "leads/0/1",
+        trace_id="t",
+        app=PLAN.app,
+        **about | more,
     )
 
 
@@ -68,18 +110,25 @@ def test_the_step_that_ends_a_lead_says_how_long_it_took_and_clay_with_it() -> N
     assert list(of_lead.step().durations) == [], "it had ended before"
 
 
-@pytest.mark.parametrize(("after_ms", "waited"), [(999, {}), (1_000, {"waited_ms": 1_000, "waited_as": "received"})])
+@pytest.mark.parametrize(
+    ("after_ms", "waited"),
+    [(999, {}), (1_000, {"waited_ms": 1_000, "waited_as": "received"})],
+)
 def test_a_wait_of_a_second_is_noted(after_ms: int, waited: dict[str, Any]) -> None:
     of_lead = recorder(seq=4)
     of_lead.go("held_budget", NOW_MS + after_ms)
-    assert of_lead.step().events == [replace(event("held_budget", 4, **waited), at_ms=NOW_MS + after_ms)]
+    assert of_lead.step().events == [
+        replace(event("held_budget", 4, **waited), at_ms=NOW_MS + after_ms),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("origin_ms", "queued_ms"), [(0, None), (NOW_MS - 999, None), (NOW_MS - 1_000, 1_000), (NOW_MS + 1, None)]
+    ("origin_ms", "queued_ms"),
+    [(0, None), (NOW_MS - 999, None), (NOW_MS - 1_000, 1_000), (NOW_MS + 1, None)],
 )
 def test_the_first_event_says_how_long_the_record_was_on_kafka_and_whose_span_it_continues(
-    origin_ms: int, queued_ms: int | None
+    origin_ms: int,
+    queued_ms: int | None,
 ) -> None:
     for seq in (1, 2):
         row = replace(ROW, seq=seq)
@@ -95,7 +144,13 @@ def test_the_first_event_says_how_long_the_record_was_on_kafka_and_whose_span_it
 def test_a_copy_has_everything_in_its_headers(is_dead_letter: bool, failed_ms: int) -> None:
     of_lead = recorder(replace(ROW, failed_at_ms=failed_ms))
     why = Reason("http_503", "busy", 503, 88, excerpt="said")
-    copy = of_lead.copy("t", NOW_MS, why, way="replayed", disposition="failed" if is_dead_letter else "")
+    copy = of_lead.copy(
+        "t",
+        NOW_MS,
+        why,
+        way="replayed",
+        disposition="failed" if is_dead_letter else "",
+    )
     assert copy.topic == "t"
     assert copy.key == b"acme"
     assert copy.value == VALUE
@@ -108,9 +163,16 @@ def test_a_copy_has_everything_in_its_headers(is_dead_letter: bool, failed_ms: i
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("reason", "disposition"), [("not_json", "poison"), ("unknown_workspace", "policy")])
+@pytest.mark.parametrize(
+    ("reason", "disposition"),
+    [("not_json", "poison"), ("unknown_workspace", "policy")],
+)
 @pytest.mark.parametrize("size", [0, 1_048_587, 1_048_588, 1_048_589])
-def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(size: int, reason: str, disposition: str) -> None:
+def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(
+    size: int,
+    reason: str,
+    disposition: str,
+) -> None:
     consumed = replace(CONSUMED, value=b"x" * size)
     bad = Unreadable(reason, "in words")
     most = PLAN.sizes.dead_letter
@@ -124,7 +186,9 @@ def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(size: int, reas
     )  # fmt: skip
     assert (HEADERS["cut_bytes"] in dict(record.headers)) is (size > most)
     never = replace(ENVELOPE, first_failure_ms=0)
-    assert envelope_of(rejected(PLAN, consumed, never, bad, "", "", NOW_MS)).first_failure_ms == NOW_MS
+    assert (
+        envelope_of(rejected(PLAN, consumed, never, bad, "", "", NOW_MS)).first_failure_ms == NOW_MS
+    )
     assert rejected(PLAN, replace(consumed, value=None), never, bad, "", "", NOW_MS).value is None
 
 
@@ -132,7 +196,14 @@ def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(size: int, reas
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_record_in_the_wrong_partition_goes_home_or_is_parked(lost: bool, way: Way) -> None:
     came = replace(ENVELOPE, way=way, last_failure_ms=8)
-    record = strayed(PLAN, LeadRef(CONSUMED, came, "crm-1", PLACE, b"d/1"), 5, lost, NOW_MS, Reason("astray", "words"))
+    record = strayed(
+        PLAN,
+        LeadRef(CONSUMED, came, "crm-1", PLACE, b"d/1"),
+        5,
+        lost,
+        NOW_MS,
+        Reason("astray", "words"),
+    )
     topic, partition = (PLAN.topics.parked, None) if lost else (PLAN.topics.retry, 5)
     assert record.topic == topic
     assert record.partition == partition
@@ -151,7 +222,11 @@ def test_what_is_no_lead_has_one_event_and_a_marker(lead_id: str, trace_id: str)
     consumed = ConsumedRecord("leads", 0, 1, b"acme", VALUE)
     bad = Unreadable("not_json", "in words", "acme", lead_id)
     rejection = Rejection(
-        PLAN, consumed, Envelope("leads/0/1", trace_id=trace_id, parent_id="cd", sampled=True), bad, bad
+        PLAN,
+        consumed,
+        Envelope("leads/0/1", trace_id=trace_id, parent_id="cd", sampled=True),
+        bad,
+        bad,
     )
     rows: dict[bytes, bytes] = {}
     batch = rejection.step(NOW_MS, rows.get)
@@ -160,8 +235,10 @@ def test_what_is_no_lead_has_one_event_and_a_marker(lead_id: str, trace_id: str)
             "leads/0/1#1", lead_id or "record:leads/0/1", "rejected_invalid", 1, NOW_MS, "leads/0/1",
             workspace="acme", reason="not_json", text="in words", trace_id=trace_id or trace_of("leads/0/1"),
             app=PLAN.app, parent_id="cd", sampled=True,
-        )
+        ),
     ]  # fmt: skip
     assert batch.rows == [(mark_key("leads/0/1"), b"1")]
     assert [record.topic for record in batch.records] == [PLAN.topics.status, PLAN.topics.dlq]
-    assert rejection.step(NOW_MS, {mark_key("leads/0/1"): b"1"}.get).events == [], "a redelivery has no effect"
+    assert rejection.step(NOW_MS, {mark_key("leads/0/1"): b"1"}.get).events == [], (
+        "a redelivery has no effect"
+    )

@@ -1,6 +1,8 @@
-"""Replays as a whole, on the pure core: whatever fails, crashes, is rewound or sent back, section 5's promises hold.
+"""Replays as a whole, on the pure core: whatever fails, crashes, is rewound or sent back, section
+5's promises hold.
 
-The machine below is one partition: input, the pipeline (its decisions by `classify_record`, `step` and
+The machine below is one partition: input, the pipeline (its decisions by `classify_record`, `step`
+and
 `returning`), the dead letters, and the replay app with its committed offset and its record.
 """
 
@@ -56,13 +58,22 @@ DAY_MS = 86_400_000
      ({0: Came(9, 20)}, 7, Begin(1, Came(7), seen_to=20, rewound=True))],
 )  # fmt: skip
 def test_a_rewind_is_detected_by_the_groups_offset(
-    recorded: dict[int, Came], committed: int | None, expected: Begin
+    recorded: dict[int, Came],
+    committed: int | None,
+    expected: Begin,
 ) -> None:
     assert begin(recorded, committed) == expected
 
 
 def test_the_envelope_of_a_returning_dead_letter() -> None:
-    failed = Envelope(origin="leads/0/1", disposition="failed", replay=2, epoch=1, not_before_ms=5, attempt=4)
+    failed = Envelope(
+        origin="leads/0/1",
+        disposition="failed",
+        replay=2,
+        epoch=1,
+        not_before_ms=5,
+        attempt=4,
+    )
     natural = present(returning(failed, "leads.dlq/0/1", 1))
     assert natural.way == "replayed"
     assert natural.epoch == 1
@@ -74,28 +85,56 @@ def test_the_envelope_of_a_returning_dead_letter() -> None:
     assert first.replay == 1
     assert first.not_before_ms == 0
     for disposition in ("poison", "policy"):
-        assert returning(Envelope(origin="leads/0/1", disposition=disposition), "leads.dlq/0/1", 2) is None
+        assert (
+            returning(Envelope(origin="leads/0/1", disposition=disposition), "leads.dlq/0/1", 2)
+            is None
+        )
     foreign = returning(Envelope(origin="leads/0/1", lead_id="x"), "leads.dlq/0/1")
-    assert foreign == Envelope(redriven_from="leads.dlq/0/1"), "another program's: nothing that it claims counts"
+    assert foreign == Envelope(redriven_from="leads.dlq/0/1"), (
+        "another program's: nothing that it claims counts"
+    )
 
 
 def test_the_envelope_of_a_redriven_dead_letter() -> None:
-    """A failed one with a fresh set of replays; a deferred one unchanged, only sooner; the others as inputs."""
-    failed = redriven(Envelope(origin="leads/0/1", disposition="failed", replay=3, seq=9, not_before_ms=5), "p/0/1")
+    """A failed one with a fresh set of replays; a deferred one unchanged, only sooner; the others
+    as inputs.
+    """
+    failed = redriven(
+        Envelope(origin="leads/0/1", disposition="failed", replay=3, seq=9, not_before_ms=5),
+        "p/0/1",
+    )
     assert failed.way == "redriven"
     assert failed.replay == 1
     assert failed.seq == 9
     assert failed.not_before_ms == 0
-    dead_letter = Envelope(origin="leads/0/1", way="deferred", replay=2, epoch=1, seq=9, not_before_ms=10**12)
+    dead_letter = Envelope(
+        origin="leads/0/1",
+        way="deferred",
+        replay=2,
+        epoch=1,
+        seq=9,
+        not_before_ms=10**12,
+    )
     sooner = redriven(dead_letter, "leads.deferred/0/1")
-    assert sooner == msgspec.structs.replace(dead_letter, not_before_ms=0, redriven_from="leads.deferred/0/1")
+    assert sooner == msgspec.structs.replace(
+        dead_letter,
+        not_before_ms=0,
+        redriven_from="leads.deferred/0/1",
+    )
     row = Delivery(1, "deferred", "leads/0/1", 9, 0, 0, "", replay=2, epoch=1)
     assert classify_record(row, sooner, 0, DAY_MS) == "return"
-    poison = Envelope(origin="leads/0/1", origin_ms=7, disposition="poison", way="deferred", trace_id="t")
+    poison = Envelope(
+        origin="leads/0/1",
+        origin_ms=7,
+        disposition="poison",
+        way="deferred",
+        trace_id="t",
+    )
     assert redriven(poison, "p/0/1") == Envelope(redriven_from="p/0/1", origin_ms=7, trace_id="t")
-    assert [goes_on(envelope) for envelope in (dead_letter, poison, Envelope(), Envelope(disposition="failed"))] == [
-        *(True, False, False, True)
-    ]
+    assert [
+        goes_on(envelope)
+        for envelope in (dead_letter, poison, Envelope(), Envelope(disposition="failed"))
+    ] == [*(True, False, False, True)]
 
 
 def test_the_pace_allows_one_second_in_advance_and_is_a_share_of_the_rate() -> None:
@@ -106,16 +145,23 @@ def test_the_pace_allows_one_second_in_advance_and_is_a_share_of_the_rate() -> N
     assert turns == [9000, 9250, 9500, 9750, 10_000, 10_250, 10_500, 10_750, 11_000]
     assert pace.turn_ms("acme", 60_000) == 59_000
     assert pace.turn_ms("who", 60_000) == 59_000, "an unknown workspace has its own turn"
-    for rates, share, workspace, every_ms in (({"acme": 4.0, "beta": 2.0}, 1.0, "", 500), ({"a": 8.0}, 0.5, "a", 250)):
+    for rates, share, workspace, every_ms in (
+        ({"acme": 4.0, "beta": 2.0}, 1.0, "", 500),
+        ({"a": 8.0}, 0.5, "a", 250),
+    ):
         pace = Pace(rates, share=share)  # without a workspace: the lowest rate
-        assert [pace.turn_ms(workspace, 10_000) for _ in range(3)] == [9000 + every_ms * turn for turn in range(3)]
+        assert [pace.turn_ms(workspace, 10_000) for _ in range(3)] == [
+            9000 + every_ms * turn for turn in range(3)
+        ]
 
 
 def seen(at_ms: int, **turns: int) -> LaneView:
     return LaneView("acme", 0, at_ms, "open", "healthy", 100.0, 8.0, turns=turns)
 
 
-def test_leads_of_a_held_destination_look_one_by_one_and_one_a_second_comes_when_a_probe_is_due() -> None:
+def test_leads_of_a_held_destination_look_one_by_one_and_one_a_second_comes_when_a_probe_is_due() -> (
+    None
+):
     turns = Turns({"acme": 4.0})
     main = Envelope(origin="leads/0/1", destination="main")
     other = Envelope()
@@ -128,10 +174,15 @@ def test_leads_of_a_held_destination_look_one_by_one_and_one_a_second_comes_when
     assert turns.turn_ms("acme", main, 6_900) == 6_901, "the worker's own probe has a second"
     assert turns.turn_ms("acme", main, 7_000) == 7_000
     others = [msgspec.structs.replace(main, origin=f"leads/0/{number}") for number in (1, 2)]
-    assert [turns.turn_ms("acme", lead, 8_500) > 8_500 for lead in others] == [True, False], "another lead goes first"
+    assert [turns.turn_ms("acme", lead, 8_500) > 8_500 for lead in others] == [True, False], (
+        "another lead goes first"
+    )
     assert turns.turn_ms("acme", main, 11_500) == 11_500, "it goes again if no other one comes"
     turns.apply(seen(12_000, main=AS_PROBE))
-    assert [turns.turn_ms("acme", lead, 12_600) > 12_600 for lead in reversed(others)] == [True, True]
+    assert [turns.turn_ms("acme", lead, 12_600) > 12_600 for lead in reversed(others)] == [
+        True,
+        True,
+    ]
     turns.apply(seen(13_000))
     assert turns.turn_ms("acme", main, 13_000) == 13_000
 
@@ -162,7 +213,8 @@ def way_through_tiers(policy: ReplayPolicy, delay_ms: int) -> list[int]:
     st.integers(-1_000, 20_000_000),
 )
 def test_the_tiers_together_are_never_shorter_than_the_delay_and_longer_by_less_than_the_shortest(
-    tiers_s: tuple[int, ...], delay_ms: int
+    tiers_s: tuple[int, ...],
+    delay_ms: int,
 ) -> None:
     tiers = way_through_tiers(ReplayPolicy(tiers_s=tiers_s), delay_ms)
     assert tiers == sorted(tiers, reverse=True)
@@ -172,8 +224,13 @@ def test_the_tiers_together_are_never_shorter_than_the_delay_and_longer_by_less_
 
 def test_with_the_default_tiers_a_delay_is_two_dozen_steps_at_most() -> None:
     policy = ReplayPolicy()
-    assert max(len(way_through_tiers(policy, rest_s * 1000)) for rest_s in range(policy.tiers_s[-1])) == 23
-    assert way_through_tiers(policy, 599_900) == [600], "a moment has passed since it was meant to wait ten minutes"
+    assert (
+        max(len(way_through_tiers(policy, rest_s * 1000)) for rest_s in range(policy.tiers_s[-1]))
+        == 23
+    )
+    assert way_through_tiers(policy, 599_900) == [600], (
+        "a moment has passed since it was meant to wait ten minutes"
+    )
 
 
 @pytest.mark.parametrize("reason", sorted(get_args(UnsentReason)))
@@ -195,7 +252,8 @@ class Partition(RuleBasedStateMachine):
         self.committed: int | None = None
         self.recorded: dict[int, Came] = {}
         self.how = Begin()
-        self.posted: Counter[int] = Counter()  # reached Clay, for sure or perhaps, since an operator's last word
+        # reached Clay, for sure or perhaps, since an operator's last word
+        self.posted: Counter[int] = Counter()
         self.delivered: Counter[int] = Counter()
         self.asked: Counter[int] = Counter()
         self.sent_back: Counter[int] = Counter()
@@ -216,7 +274,12 @@ class Partition(RuleBasedStateMachine):
 
     @precondition(lambda self: self.queue)
     @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), again=st.booleans())
-    def the_line_takes_one_out_of_turn(self, data: st.DataObject, outcome: str, again: bool) -> None:
+    def the_line_takes_one_out_of_turn(
+        self,
+        data: st.DataObject,
+        outcome: str,
+        again: bool,
+    ) -> None:
         self._take(data.draw(st.integers(0, len(self.queue) - 1)), outcome, again=again)
 
     def _take(self, at: int, outcome: str, *, again: bool) -> None:
@@ -242,7 +305,9 @@ class Partition(RuleBasedStateMachine):
         self._send(lead, step(row, "sending", self.now_ms), outcome)
 
     def _send(self, lead: int, row: Delivery, outcome: str) -> None:
-        assert not self.posted[lead], "sent again though it may have arrived, and no operator said so"
+        assert not self.posted[lead], (
+            "sent again though it may have arrived, and no operator said so"
+        )
         self.posted[lead] += outcome != "failed"
         if outcome == "accepted":
             self.delivered[lead] += 1
@@ -264,10 +329,21 @@ class Partition(RuleBasedStateMachine):
         self.parked.append((lead, self._dead_letter(row)))
 
     def _dead_letter(self, row: Delivery) -> Envelope:
-        return Envelope(origin=row.origin, seq=row.seq, disposition="failed", replay=row.replay, epoch=row.epoch)
+        return Envelope(
+            origin=row.origin,
+            seq=row.seq,
+            disposition="failed",
+            replay=row.replay,
+            epoch=row.epoch,
+        )
 
     @precondition(lambda self: self.position < len(self.dlq))
-    @rule(most=st.integers(1, 9), times=st.integers(1, 2), commits=st.booleans(), records=st.booleans())
+    @rule(
+        most=st.integers(1, 9),
+        times=st.integers(1, 2),
+        commits=st.booleans(),
+        records=st.booleans(),
+    )
     def the_replay_app_works(self, most: int, times: int, commits: bool, records: bool) -> None:
         for lead, dead_letter in self.dlq[self.position : self.position + most]:
             if self.position >= self.how.skip_to:
@@ -331,7 +407,9 @@ class Partition(RuleBasedStateMachine):
 
     @invariant()
     def what_failed_can_always_come_back(self) -> None:
-        """No row waits for a dead letter that does not exist: its own last dead letter is its successor's."""
+        """No row waits for a dead letter that does not exist: its own last dead letter is its
+        successor's.
+        """
         dead_letters = {
             lead: dead_letter
             for lead, dead_letter in self.dlq + self.parked

@@ -1,4 +1,6 @@
-"""The station *identify*: where a lead goes, what Clay is sent, which suppressions bind it, and the legal steps."""
+"""The station *identify*: where a lead goes, what Clay is sent, which suppressions bind it, and the
+legal steps.
+"""
 
 import json
 from typing import Any
@@ -10,7 +12,12 @@ from stream_app.domain.delivery import state_machine
 from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
-from stream_app.domain.delivery.suppression import Suppression, import_row, lead_row, suppression_reason
+from stream_app.domain.delivery.suppression import (
+    Suppression,
+    import_row,
+    lead_row,
+    suppression_reason,
+)
 from stream_app.domain.lead.read import MAX_CELL_BYTES, Unreadable, read_lead
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import Status
@@ -29,8 +36,19 @@ PLAN = Plan(
     workspaces={"acme": Workspace("acme", "people"), "beta": Workspace("beta", "beta-people")},
     destinations={
         "people": Destination("people", "acme", ("h1",), callbacks=False),
-        "mapped": Destination("mapped", "acme", ("h2",), {"email": "Work Email", "title": "Role"}, callbacks=False),
-        "asked-back": Destination("asked-back", "acme", ("h3",), callback_url="https://leads.example.com/callbacks"),
+        "mapped": Destination(
+            "mapped",
+            "acme",
+            ("h2",),
+            {"email": "Work Email", "title": "Role"},
+            callbacks=False,
+        ),
+        "asked-back": Destination(
+            "asked-back",
+            "acme",
+            ("h3",),
+            callback_url="https://leads.example.com/callbacks",
+        ),
         "beta-people": Destination("beta-people", "beta", ("h4",)),
     },
     callback_keys=KEYS,
@@ -53,7 +71,12 @@ def sent(lead: ResolvedLead | Unreadable) -> dict[str, Any]:
 
 
 def test_without_columns_every_field_is_sent_under_its_own_name() -> None:
-    assert sent(case()) == {"email": "ada@example.com", "title": "CEO", "notes": "met in May", "lead_id": "crm-1"}
+    assert sent(case()) == {
+        "email": "ada@example.com",
+        "title": "CEO",
+        "notes": "met in May",
+        "lead_id": "crm-1",
+    }
 
 
 def test_only_the_fields_of_a_destinations_columns_are_sent() -> None:
@@ -68,8 +91,14 @@ def test_with_traces_a_row_continues_the_trace_of_its_lead() -> None:
     assert "traceparent" not in sent(case())
 
 
-@pytest.mark.parametrize(("asked", "goes_to"), [(None, "people"), ("mapped", "mapped"), ("asked-back", "asked-back")])
-def test_a_lead_names_its_destination_or_gets_the_default_of_its_workspace(asked: str | None, goes_to: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "goes_to"),
+    [(None, "people"), ("mapped", "mapped"), ("asked-back", "asked-back")],
+)
+def test_a_lead_names_its_destination_or_gets_the_default_of_its_workspace(
+    asked: str | None,
+    goes_to: str,
+) -> None:
     lead = of_type(ResolvedLead, case(destination=asked))
     assert lead.destination.alias == goes_to
     assert lead.key == state_machine.delivery_key("acme", goes_to, "crm-1")
@@ -81,12 +110,17 @@ def test_a_destination_of_another_workspace_is_refused(asked: str) -> None:
 
 
 def test_a_body_contains_the_callback_url_and_token() -> None:
-    body = sent(case(destination="asked-back", fields={**ADA, "callback_url": "https://evil.example"}))
+    body = sent(
+        case(destination="asked-back", fields={**ADA, "callback_url": "https://evil.example"}),
+    )
     assert body["callback_url"] == "https://leads.example.com/callbacks"
     assert verify(KEYS, body["callback_token"], "acme", "asked-back", "crm-1")
 
 
-@pytest.mark.parametrize("more", [{}, {"callbacks": False, "callback_url": "https://leads.example.com/callbacks"}])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"callbacks": False, "callback_url": "https://leads.example.com/callbacks"}],
+)
 def test_a_body_has_no_callback_url_where_none_can_come(more: dict[str, Any]) -> None:
     people = Destination("people", "acme", ("h1",), **more)
     plan = msgspec.structs.replace(PLAN, destinations={**PLAN.destinations, "people": people})
@@ -99,7 +133,8 @@ def test_a_body_above_clays_limit_is_a_dead_letter() -> None:
     assert len(fits.body if isinstance(fits, ResolvedLead) else b"") <= 300
     too_large = case({**ADA, "notes": "x" * 300}, small)
     assert too_large == Unreadable(
-        "payload_oversize", "what Clay would be sent is larger than the 100 KB that it takes"
+        "payload_oversize",
+        "what Clay would be sent is larger than the 100 KB that it takes",
     )
 
 
@@ -119,7 +154,11 @@ def test_a_row_is_never_sent_in_part() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("way", ["replayed", ""])
 def test_an_unreadable_record_belongs_to_the_lead_that_its_headers_name(
-    workspace: bytes, destination: str, lead_id: str, has_name: bool, way: Way
+    workspace: bytes,
+    destination: str,
+    lead_id: str,
+    has_name: bool,
+    way: Way,
 ) -> None:
     envelope = Envelope(origin="leads/0/1", way=way, destination=destination, lead_id=lead_id)
     for partition in (PLAN.home_of("acme"), 3):
@@ -135,7 +174,12 @@ LINE = plan_of(Setup())
 CANCELLED_MS = 1_000
 
 
-def published(published_ms: int, way: Way = "", came_ms: int = 0, **changes: object) -> ResolvedLead:
+def published(
+    published_ms: int,
+    way: Way = "",
+    came_ms: int = 0,
+    **changes: object,
+) -> ResolvedLead:
     fields = {"email": "ada@example.com", "linkedin_url": "linkedin.com/in/ada"}
     value = json.dumps({"lead_id": "a", "fields": fields, **changes}).encode()
     consumed = ConsumedRecord("leads", 0, 7, b"acme", value, (), came_ms or published_ms)
@@ -146,7 +190,12 @@ def published(published_ms: int, way: Way = "", came_ms: int = 0, **changes: obj
 
 
 def reason(published: ResolvedLead, row: bytes, suppressed: bool = False) -> str:
-    suppression = Suppression("suppressed" if suppressed else "cancelled", CANCELLED_MS, "c1", "jane")
+    suppression = Suppression(
+        "suppressed" if suppressed else "cancelled",
+        CANCELLED_MS,
+        "c1",
+        "jane",
+    )
     why = suppression_reason(published, {row: suppression}.get)
     assert why is None or "command c1" in why.text
     return why.reason if why is not None else ""
@@ -157,7 +206,9 @@ def test_a_cancellation_applies_to_records_published_before_it() -> None:
     assert reason(published(CANCELLED_MS + 1), lead_row("acme", "a")) == ""
     assert reason(published(1), lead_row("beta", "a")) == ""
     assert reason(published(1), lead_row("acme", "b")) == ""
-    assert reason(published(1, import_id="march.csv"), import_row("acme", "march.csv")) == "cancelled"
+    assert (
+        reason(published(1, import_id="march.csv"), import_row("acme", "march.csv")) == "cancelled"
+    )
     assert reason(published(1), import_row("acme", "march.csv")) == ""
 
 
@@ -169,19 +220,38 @@ def test_a_copy_has_the_age_of_its_lead_and_a_redrive_its_own() -> None:
 
 
 def test_an_id_that_could_contain_an_address_is_cancelled_by_its_hash() -> None:
-    assert reason(published(1, lead_id="ada@example.com"), lead_row("acme", "ada@example.com")) == "cancelled"
+    assert (
+        reason(published(1, lead_id="ada@example.com"), lead_row("acme", "ada@example.com"))
+        == "cancelled"
+    )
     assert b"@" not in lead_row("acme", "ada@example.com")
     assert b"march" not in import_row("acme", "march.csv")
 
 
 def test_a_callback_settles_a_lead_that_was_suppressed_after_the_send() -> None:
-    row = state_machine.Delivery(1, "suppressed", "leads/0/7", 5, 1, 1, "t", sends=1, webhook_id="w", final=True)
+    row = state_machine.Delivery(
+        1,
+        "suppressed",
+        "leads/0/7",
+        5,
+        1,
+        1,
+        "t",
+        sends=1,
+        webhook_id="w",
+        final=True,
+    )
     assert state_machine.match_callback(row, "enriched") == "settles"
-    assert state_machine.match_callback(msgspec.structs.replace(row, webhook_id=""), "enriched") == "unmatched"
+    assert (
+        state_machine.match_callback(msgspec.structs.replace(row, webhook_id=""), "enriched")
+        == "unmatched"
+    )
 
 
 _BY_A_HUMAN_OR_POLICY = {("parked", "replayed"), ("send_uncertain", "replayed")}
-"""The two steps by which a lead that may be at Clay is sent once more: an operator or a policy said so."""
+"""The two steps by which a lead that may be at Clay is sent once more: an operator or a policy said
+so.
+"""
 
 
 def _reachable(start: Status) -> set[Status]:
@@ -189,7 +259,11 @@ def _reachable(start: Status) -> set[Status]:
     todo: list[Status] = [start]
     while todo:
         at = todo.pop()
-        after = {status for status in state_machine.NEXT.get(at, ()) if (at, status) not in _BY_A_HUMAN_OR_POLICY}
+        after = {
+            status
+            for status in state_machine.NEXT.get(at, ())
+            if (at, status) not in _BY_A_HUMAN_OR_POLICY
+        }
         todo += after - reached
         reached |= after
     return reached
@@ -200,9 +274,22 @@ def test_the_state_machine_allows_the_expected_steps() -> None:
 
 
 def test_a_lead_that_may_be_at_clay_is_never_resent_automatically() -> None:
-    for state in ("send_uncertain", "accepted", "callback_overdue", "credits_exhausted_suspected", "partial"):
+    for state in (
+        "send_uncertain",
+        "accepted",
+        "callback_overdue",
+        "credits_exhausted_suspected",
+        "partial",
+    ):
         assert "sending" not in _reachable(state), state
-    for final in ("enriched", "no_data", "enrich_error", "duplicate", "erased", "served_from_cache"):
+    for final in (
+        "enriched",
+        "no_data",
+        "enrich_error",
+        "duplicate",
+        "erased",
+        "served_from_cache",
+    ):
         assert not _reachable(final), final
 
 
@@ -223,11 +310,25 @@ PAID = Reservation("2026-11-29", "2026-11", 7, 1)
      (None, PAID, None, PAID), (None, None, None, None)],
 )  # fmt: skip
 def test_a_freed_row_says_what_is_booked_and_reserves_nothing(
-    held: Reservation | None, booked: Reservation | None, spent: Reservation | None, expected: Reservation | None
+    held: Reservation | None,
+    booked: Reservation | None,
+    spent: Reservation | None,
+    expected: Reservation | None,
 ) -> None:
-    """A late callback books its cost in place of what is booked: Actions that are not booked would be returned."""
+    """A late callback books its cost in place of what is booked: Actions that are not booked would
+    be returned.
+    """
     plan = plan_of(Setup())
     envelope = Envelope(origin="leads/0/0")
-    ref = LeadRef(ConsumedRecord("leads", 0, 0, b"acme", b"{}"), envelope, "1", plan.destinations["acme-main"], b"d/1")
+    ref = LeadRef(
+        ConsumedRecord("leads", 0, 0, b"acme", b"{}"),
+        envelope,
+        "1",
+        plan.destinations["acme-main"],
+        b"d/1",
+    )
     row = msgspec.structs.replace(state_machine.begin(envelope, 1), reservation=held, booked=booked)
-    assert DeliveryRecorder(plan, ref, row).freed(spent) == {"reservation": None, "booked": expected}
+    assert DeliveryRecorder(plan, ref, row).freed(spent) == {
+        "reservation": None,
+        "booked": expected,
+    }

@@ -1,4 +1,6 @@
-"""All that each outcome of a POST does to its lane, while the lane probes after an outage and a refused token."""
+"""All that each outcome of a POST does to its lane, while the lane probes after an outage and a
+refused token.
+"""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +13,16 @@ from stream_app.domain.limits import suspension, window
 from stream_app.domain.limits.breaker import Breaker, Outage
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.window import Totals
-from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, RateLimited, Refused, Uncertain
+from stream_app.domain.model.outcome import (
+    Accepted,
+    Denied,
+    Gone,
+    Outcome,
+    Poison,
+    RateLimited,
+    Refused,
+    Uncertain,
+)
 from stream_app.domain.plan import Destination, InForce
 from tests.unit.domain.lanes import granted
 
@@ -41,7 +52,12 @@ class After(NamedTuple):
     outage: Outage | None = None
 
 
-FAILED: dict[str, Any] = {"phase": "open", "successes": 0, "window": Totals(0, 1), "health": Totals(0, 1)}
+FAILED: dict[str, Any] = {
+    "phase": "open",
+    "successes": 0,
+    "window": Totals(0, 1),
+    "health": Totals(0, 1),
+}
 SLOW = Totals(1, 0, 1)
 
 
@@ -65,7 +81,10 @@ SLOW = Totals(1, 0, 1)
      (None, After(), Settlement(False, END_MS))],
 )  # fmt: skip
 def test_an_outcome_frees_the_probes_and_books_what_it_cost(
-    outcome: Outcome | None, after: After, settlement: Settlement, callbacks: bool
+    outcome: Outcome | None,
+    after: After,
+    settlement: Settlement,
+    callbacks: bool,
 ) -> None:
     destination = Destination("people", "acme", ("hook1",), callbacks=callbacks)
     lane, grant = granted(POLICY, LANE, destination, NOW_MS)
@@ -106,19 +125,34 @@ def test_an_outcome_frees_the_probes_and_books_what_it_cost(
      (False, 0, True, 2), (True, 0, True, 3)],
 )  # fmt: skip
 def test_a_failure_counts_for_the_lead_unless_others_fail_as_well(
-    counts: bool, run: int, alone: bool, attempts: int
+    counts: bool,
+    run: int,
+    alone: bool,
+    attempts: int,
 ) -> None:
     assert Settlement(counts, 0, run=run, alone=alone).attempts(2) == attempts
 
 
 @pytest.mark.parametrize(
-    ("in_flight", "others_wait", "alone"), [(0, False, True), (1, False, True), (2, False, False), (1, True, False)]
+    ("in_flight", "others_wait", "alone"),
+    [(0, False, True), (1, False, True), (2, False, False), (1, True, False)],
 )
 def test_a_refusal_says_whether_another_lead_could_show_the_difference(
-    in_flight: int, others_wait: bool, alone: bool
+    in_flight: int,
+    others_wait: bool,
+    alone: bool,
 ) -> None:
     destination = Destination("people", "acme", ("hook1",))
     lane = Lane("acme", 0, rate=Rate(10.0, NOW_MS))
     lane, grant = granted(POLICY, lane, destination, NOW_MS)
-    _, settlement = settled(POLICY, lane, grant, Refused("http_503", 5, 503), END_MS, 0.5, in_flight, others_wait)
+    _, settlement = settled(
+        POLICY,
+        lane,
+        grant,
+        Refused("http_503", 5, 503),
+        END_MS,
+        0.5,
+        in_flight,
+        others_wait,
+    )
     assert settlement == Settlement(True, END_MS, run=1, alone=alone)

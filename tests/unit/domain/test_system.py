@@ -28,15 +28,38 @@ def test_the_settings_that_a_namespace_began_with_are_taken(pepper: str | None) 
 
 def test_another_number_of_partitions_is_refused() -> None:
     problem = system_problem(SYSTEM_KEY, begin(None), 16)
-    assert problem.startswith("kafka.partitions = 16, and this namespace began with 8: a system keeps the number")
+    assert problem.startswith(
+        "kafka.partitions = 16, and this namespace began with 8: a system keeps the number",
+    )
 
 
 @pytest.mark.parametrize(
     ("before", "now", "what"),
     [
-        (None, ONE, "privacy.pepper_env is set, and this namespace began without a pepper: remove it, or take a new"),
-        (ONE, None, "privacy.pepper_env is not set, and this namespace began with a pepper: set it, or take a new"),
-        (ONE, OTHER, "the pepper of privacy.pepper_env is not the one that this namespace began with: set that, or"),
+        (
+            None,
+            ONE,
+            (
+                "privacy.pepper_env is set, and this namespace began without a pepper: remove "
+                "it, or take a new"
+            ),
+        ),
+        (
+            ONE,
+            None,
+            (
+                "privacy.pepper_env is not set, and this namespace began with a pepper: set it, "
+                "or take a new"
+            ),
+        ),
+        (
+            ONE,
+            OTHER,
+            (
+                "the pepper of privacy.pepper_env is not the one that this namespace began with: "
+                "set that, or"
+            ),
+        ),
     ],
 )
 def test_another_pepper_is_refused(before: str | None, now: str | None, what: str) -> None:
@@ -46,7 +69,8 @@ def test_another_pepper_is_refused(before: str | None, now: str | None, what: st
 
 
 @pytest.mark.parametrize(
-    ("began", "what"), [(True, "true: set that, or take a new"), (False, "false: set that, or take")]
+    ("began", "what"),
+    [(True, "true: set that, or take a new"), (False, "false: set that, or take")],
 )
 def test_another_form_of_lead_ids_is_refused(began: bool, what: str) -> None:
     use(pseudonyms_of(ONE, hash_lead_ids=began))
@@ -58,8 +82,14 @@ def test_another_form_of_lead_ids_is_refused(began: bool, what: str) -> None:
     assert "\n" not in problem
 
 
-@pytest.mark.parametrize(("key", "value"), [(b"l/acme", b"{}"), (b"k/c1", None), (None, None), NO_VERSION])
-def test_rows_without_the_row_of_the_system_are_of_an_earlier_build(key: bytes | None, value: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(b"l/acme", b"{}"), (b"k/c1", None), (None, None), NO_VERSION],
+)
+def test_rows_without_the_row_of_the_system_are_of_an_earlier_build(
+    key: bytes | None,
+    value: bytes | None,
+) -> None:
     problem = system_problem(key, value, 8)
     assert "written by an earlier build" in problem
     assert "drain it with that build, or take a new kafka.namespace" in problem
@@ -72,9 +102,14 @@ def test_a_row_that_cannot_be_read_is_named() -> None:
 @pytest.mark.parametrize("more", ["", ',"partitions":"eight","pepper":{"now":1}'])
 def test_a_row_of_a_later_build_is_refused_by_its_version(more: str) -> None:
     """Whatever else that build has changed in the row."""
-    problem = system_problem(SYSTEM_KEY, b'{"version":%d%s}' % (SYSTEM_VERSION + 1, more.encode()), 8)
+    problem = system_problem(
+        SYSTEM_KEY,
+        b'{"version":%d%s}' % (SYSTEM_VERSION + 1, more.encode()),
+        8,
+    )
     assert problem == (
-        f"its row n/system has version {SYSTEM_VERSION + 1}, and this program reads up to {SYSTEM_VERSION}: "
+        f"its row n/system has version {SYSTEM_VERSION + 1}, and this program reads up to "
+        f"{SYSTEM_VERSION}: "
         "run the later version that began this namespace, or take a new kafka.namespace"
     )
 
@@ -88,7 +123,10 @@ def test_every_problem_is_one_line_and_names_no_pepper() -> None:
     row = begin(ONE)
     assert ONE.encode() not in row
     use(pseudonyms_of(OTHER, hash_lead_ids=False))
-    problems = [system_problem(*record, 8) for record in ((SYSTEM_KEY, row), (SYSTEM_KEY, b"{"), (b"l/acme", b""))]
+    problems = [
+        system_problem(*record, 8)
+        for record in ((SYSTEM_KEY, row), (SYSTEM_KEY, b"{"), (b"l/acme", b""))
+    ]
     assert not [problem for problem in problems if "\n" in problem or OTHER in problem]
 
 
@@ -109,7 +147,11 @@ delays = st.integers(0, 600_000)
 
 
 @given(st.integers(-10 * HOUR_MS, 10 * HOUR_MS), delays, delays)
-def test_the_reported_skew_never_exceeds_the_real_one(ahead_ms: int, there_ms: int, back_ms: int) -> None:
+def test_the_reported_skew_never_exceeds_the_real_one(
+    ahead_ms: int,
+    there_ms: int,
+    back_ms: int,
+) -> None:
     """However long request and answer take: a frozen process, a slow broker."""
     kafka_ms = 1_790_000_000_000
     sent_ms = kafka_ms - there_ms + ahead_ms
@@ -120,6 +162,11 @@ def test_the_reported_skew_never_exceeds_the_real_one(ahead_ms: int, there_ms: i
     assert abs(skew) >= abs(ahead_ms) - max(there_ms, back_ms)
 
 
-@pytest.mark.parametrize(("ahead_ms", "off"), [(-29_999, ""), (30_000, "30 s ahead of"), (-HOUR_MS, "60 min behind")])
+@pytest.mark.parametrize(
+    ("ahead_ms", "off"),
+    [(-29_999, ""), (30_000, "30 s ahead of"), (-HOUR_MS, "60 min behind")],
+)
 def test_a_skew_is_reported_from_30_seconds_on(ahead_ms: int, off: str) -> None:
-    assert in_words(ahead_ms) == (f"this machine's clock is {off} Kafka's: set it right (NTP)" if off else "")
+    assert in_words(ahead_ms) == (
+        f"this machine's clock is {off} Kafka's: set it right (NTP)" if off else ""
+    )

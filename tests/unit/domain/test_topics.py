@@ -1,4 +1,6 @@
-"""Topics, the partitions that workspaces live in, and the rights on Kafka that the page for operators lists."""
+"""Topics, the partitions that workspaces live in, and the rights on Kafka that the page for
+operators lists.
+"""
 
 from collections import defaultdict
 from collections.abc import Set
@@ -26,7 +28,19 @@ TIERS_S = (2, 60)
 
 def test_every_topic_is_in_the_namespace_and_has_the_same_partitions() -> None:
     topics = plan(TopicNames("t1."), 6, 3, Retention(dlq_days=3), TIERS_S)
-    leads = "", "retry", "bulk", "dlq", "deferred", "wait.2s", "wait.60s", "parked", "status", "callbacks", "commands"
+    leads = (
+        "",
+        "retry",
+        "bulk",
+        "dlq",
+        "deferred",
+        "wait.2s",
+        "wait.60s",
+        "parked",
+        "status",
+        "callbacks",
+        "commands",
+    )
     names = [f"leads.{name}".rstrip(".") for name in (*leads, "audit", "enriched", "lanes")]
     names += ["stream-app-state", "stream-app-replay-state"]
     assert [topic.name for topic in topics] == [f"t1.{name}" for name in names]
@@ -39,7 +53,9 @@ def test_the_proposed_pins_separate_workspaces_that_share_a_partition() -> None:
     lines = shared_partitions(homes, 7, ["w2"])
     assert len(lines) == 2
     assert lines[0].startswith("partition 0 is shared by w0, w1, w2: ")
-    assert lines[0].endswith("pin: [workspaces.w0] partition = 2; [workspaces.w1] partition = 3"), "w2 stays"
+    assert lines[0].endswith("pin: [workspaces.w0] partition = 2; [workspaces.w1] partition = 3"), (
+        "w2 stays"
+    )
     assert lines[1].endswith("pin: [workspaces.w5] partition = 5"), "the next free one"
     assert shared_partitions({"a": 0, "b": 0}, 1, {})[0].endswith("pin: no partition is free")
 
@@ -57,7 +73,9 @@ def _plan(count: int, pins: dict[str, int] | None = None) -> Plan:
 
 def test_each_workspace_is_a_resident_of_its_home() -> None:
     plan = _plan(100, pins={"w3": 5})
-    assert sorted(name for number in range(8) for name in plan.residents(number)) == sorted(plan.workspaces)
+    assert sorted(name for number in range(8) for name in plan.residents(number)) == sorted(
+        plan.workspaces,
+    )
     for number in range(8):
         for name in plan.residents(number):
             assert plan.home_of(name) == home_partition(name, 8, plan.pins) == number
@@ -80,7 +98,9 @@ def test_destinations_keep_the_order_of_the_configuration() -> None:
     plan = _plan(2)
     plan.put_destination(Destination("a-second", "w0", ()))
     plan.put_destination(Destination("w0-people", "w0", ("hook",)))
-    known = [(destination.alias, destination.webhook_ids) for destination in plan.destinations_of("w0")]
+    known = [
+        (destination.alias, destination.webhook_ids) for destination in plan.destinations_of("w0")
+    ]
     assert known == [("w0-people", ("hook",)), ("a-second", ())]
     assert plan.destinations_of("unknown") == []
 
@@ -125,7 +145,9 @@ def rows() -> list[str]:
 
 
 def test_the_page_lists_exactly_the_rights_of_the_code() -> None:
-    table = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    table = [
+        line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")
+    ]
     assert table == rows(), "write the rows as they are on the right"
 
 
@@ -152,9 +174,14 @@ def test_every_name_has_the_namespace(program: str) -> None:
     ],
 )
 def test_a_topic_may_have_more_than_planned_and_not_less(
-    name: str, key: str, less: str | None, more: str | None
+    name: str,
+    key: str,
+    less: str | None,
+    more: str | None,
 ) -> None:
-    (topic,) = [topic for topic in plan(TopicNames(), 2, 3, Retention(), TIERS_S) if topic.name == name]
+    (topic,) = [
+        topic for topic in plan(TopicNames(), 2, 3, Retention(), TIERS_S) if topic.name == name
+    ]
 
     def lines(value: str | None) -> tuple[list[str], list[str]]:
         existing = {name: ExistingTopic(2, 3, {**topic.config, key: value})}
@@ -164,25 +191,41 @@ def test_a_topic_may_have_more_than_planned_and_not_less(
     assert lines(less) == ([f"{text}; set it with: stream-app topics --apply"], [])
     if more is not None:
         text = f"{name}: {key} is {more}, the plan says {topic.config[key]}"
-        assert lines(more) == ([], [f"{text}; that is enough; stream-app topics --apply --yes sets it"])
+        assert lines(more) == (
+            [],
+            [f"{text}; that is enough; stream-app topics --apply --yes sets it"],
+        )
     assert lines(topic.config[key]) == ([], [])
 
 
 def test_all_that_a_topic_lacks_is_one_line_and_topics_alike_share_it() -> None:
     topics = plan(TopicNames(), 2, 1, Retention(), TIERS_S)[:2]
     existing = {
-        topic.name: ExistingTopic(2, 1, {**topic.config, "retention.ms": "1", "segment.ms": "604800000"})
+        topic.name: ExistingTopic(
+            2,
+            1,
+            {**topic.config, "retention.ms": "1", "segment.ms": "604800000"},
+        )
         for topic in topics
     }
     assert differences(topics, existing) == [
-        "2 topics, each: retention.ms is 1, the plan says 604800000, segment.ms is 604800000, the plan says 86400000; "
-        "set it with: stream-app topics --apply (leads, leads.retry)"
+        "2 topics, each: retention.ms is 1, the plan says 604800000, segment.ms is "
+        "604800000, the plan says 86400000; "
+        "set it with: stream-app topics --apply (leads, leads.retry)",
     ]
 
 
 def test_without_the_planned_replicas_as_many_are_not_asked_to_be_in_sync() -> None:
-    (topic,) = [topic for topic in plan(TopicNames(), 2, 3, Retention(), TIERS_S) if topic.name == "leads.parked"]
-    existing = ExistingTopic(2, 1, {**topic.config, "min.insync.replicas": "1", "retention.ms": "1"})
+    (topic,) = [
+        topic
+        for topic in plan(TopicNames(), 2, 3, Retention(), TIERS_S)
+        if topic.name == "leads.parked"
+    ]
+    existing = ExistingTopic(
+        2,
+        1,
+        {**topic.config, "min.insync.replicas": "1", "retention.ms": "1"},
+    )
     assert unequal(topic, existing, enough=False) == {"retention.ms": topic.config["retention.ms"]}
 
 
@@ -191,15 +234,28 @@ DAYS = {
     "leads.wait.60s": 3, "leads.parked": 365, "leads.status": 30, "leads.callbacks": 14, "leads.commands": 14,
     "leads.audit": 365,
 }  # fmt: skip
-CARRIED = ["leads.retry", "leads.dlq", "leads.deferred", "leads.wait.2s", "leads.wait.60s", "leads.parked"]
-COMPACTED = {"leads.enriched": (30, "86400000"), **dict.fromkeys(("leads.lanes", "stream-app-state"), (1, None))}
+CARRIED = [
+    "leads.retry",
+    "leads.dlq",
+    "leads.deferred",
+    "leads.wait.2s",
+    "leads.wait.60s",
+    "leads.parked",
+]
+COMPACTED = {
+    "leads.enriched": (30, "86400000"),
+    **dict.fromkeys(("leads.lanes", "stream-app-state"), (1, None)),
+}
 
 
 @pytest.mark.parametrize(("replication", "in_sync"), [(1, "1"), (2, "1"), (3, "2"), (5, "4")])
 def test_each_topic_keeps_what_it_must_for_its_time(replication: int, in_sync: str) -> None:
     day_ms = 86_400_000
     both = {"min.insync.replicas": in_sync}
-    configs = {topic.name: topic.config for topic in plan(TopicNames(), 2, replication, Retention(), TIERS_S)}
+    configs = {
+        topic.name: topic.config
+        for topic in plan(TopicNames(), 2, replication, Retention(), TIERS_S)
+    }
     assert configs.pop("stream-app-replay-state") == configs["stream-app-state"]
     for name, days in DAYS.items():
         assert configs.pop(name) == both | {

@@ -1,4 +1,6 @@
-"""The spans of a lead: one tree from its events, the same each time, with the names of the conventions."""
+"""The spans of a lead: one tree from its events, the same each time, with the names of the
+conventions.
+"""
 
 from typing import Any
 
@@ -18,7 +20,10 @@ TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
 
 
-def history(*steps: tuple[Status, int] | tuple[Status, int, dict[str, Any]], **first: Any) -> list[StatusEvent]:
+def history(
+    *steps: tuple[Status, int] | tuple[Status, int, dict[str, Any]],
+    **first: Any,
+) -> list[StatusEvent]:
     """The events of one lead: status, time and further fields of each."""
     return [
         StatusEvent(
@@ -72,7 +77,9 @@ def test_a_lead_is_one_tree_over_retries_replays_and_the_callback() -> None:
     assert {span.parent_id for span in others} == {root.span_id}
     assert {span.trace_id for span in (root, *others)} == {TRACE_ID}
     links = {span.name: span.link_id for span in others if span.link_id}
-    assert links == {"process leads.retry": span_id(ORIGIN, 5)}, "the span in which the dead letter waited"
+    assert links == {"process leads.retry": span_id(ORIGIN, 5)}, (
+        "the span in which the dead letter waited"
+    )
     assert [(span.name, span.start_ms, span.end_ms) for span in others] == [
         ("process leads", 0, 5), ("POST", 5, 105), ("wait retry", 105, 600), ("POST", 600, 700),
         ("wait replay", 700, 10_000), ("process leads.retry", 10_000, 10_010), ("POST", 10_010, 10_100),
@@ -101,10 +108,13 @@ def test_a_post_has_the_attributes_of_an_http_client() -> None:
      (("api.clay.com", "other.example.com"), (None, None, None))],
 )  # fmt: skip
 def test_a_post_has_the_address_of_clay_without_the_secret_path(
-    hosts: tuple[str, ...], expected: tuple[str | int | None, ...]
+    hosts: tuple[str, ...],
+    expected: tuple[str | int | None, ...],
 ) -> None:
     for span in spans_of(REPLAYED, {"people": clay_of(hosts)}):
-        values = tuple(span.attributes.get(name) for name in ("server.address", "server.port", "url.full"))
+        values = tuple(
+            span.attributes.get(name) for name in ("server.address", "server.port", "url.full")
+        )
         assert values == (expected if span.name == "POST" else (None, None, None))
 
 
@@ -117,11 +127,23 @@ def test_a_record_that_is_no_lead_has_a_root_with_its_error() -> None:
 
 
 def after_a_wait(before: StatusEvent, event: StatusEvent) -> StatusEvent:
-    return msgspec.structs.replace(event, waited_ms=event.at_ms - before.at_ms, waited_as=before.status)
+    return msgspec.structs.replace(
+        event,
+        waited_ms=event.at_ms - before.at_ms,
+        waited_as=before.status,
+    )
 
 
 def shape(span: Span) -> tuple[object, ...]:
-    return span.trace_id, span.parent_id, span.name, span.kind, span.start_ms, span.end_ms, span.link_id
+    return (
+        span.trace_id,
+        span.parent_id,
+        span.name,
+        span.kind,
+        span.start_ms,
+        span.end_ms,
+        span.link_id,
+    )
 
 
 def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
@@ -134,7 +156,9 @@ def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
     assert is_sampled(Sampling(ratio=0, slow_s=59), [late])
     assert not is_sampled(Sampling(ratio=0, slow_s=60), [late])
     rests = history(("enriched", 70_000))[0]
-    assert is_sampled(Sampling(ratio=0, slow_s=59), [late, rests]), "it waited before the first of these"
+    assert is_sampled(Sampling(ratio=0, slow_s=59), [late, rests]), (
+        "it waited before the first of these"
+    )
 
 
 def test_a_post_that_is_exported_after_its_beginning_does_not_say_how_often_it_was_sent() -> None:
@@ -166,7 +190,10 @@ def test_any_history_makes_the_same_spans_with_ids_of_their_own(data: st.DataObj
     assert len({span.span_id for span in spans}) == len(spans)
     assert all(span.start_ms <= span.end_ms for span in spans)
     times_ms = sorted(event.at_ms for event in events)  # as the worker writes them
-    events = [msgspec.structs.replace(event, at_ms=at_ms) for event, at_ms in zip(events, times_ms, strict=True)]
+    events = [
+        msgspec.structs.replace(event, at_ms=at_ms)
+        for event, at_ms in zip(events, times_ms, strict=True)
+    ]
     shapes = {span.span_id: shape(span) for span in spans_of(events)[1:]}
     for cut in range(1, len(events)):  # exported in two parts: the same spans as in one
         parts = [
@@ -199,12 +226,16 @@ def test_which_traces_are_sampled(sampling: Sampling, first: Any, last: Any, sam
         ("a=b", {"a": "b"}),
         (" X-Key = s%20 3cret , b=c=d ", {"x-key": "s  3cret", "b": "c=d"}),
         ("a=1,A=2", {"a": "2"}),
-        *((bad, "must be name=value") for bad in ("", "a", "a=", "=b", "a b=c", "a=b,", "a=b,,c=d")),
+        *(
+            (bad, "must be name=value")
+            for bad in ("", "a", "a=", "=b", "a b=c", "a=b,", "a=b,,c=d")
+        ),
         *((bad, "printable ASCII") for bad in ("a=%0A", "a=%20b", "a=\u00e9", "a=%7F")),
     ],
 )
 def test_headers_for_the_exporter_are_read_or_refused_without_being_repeated(
-    text: str, expected: dict[str, str] | str
+    text: str,
+    expected: dict[str, str] | str,
 ) -> None:
     if isinstance(expected, dict):
         assert headers_of(text) == expected

@@ -1,4 +1,6 @@
-"""Text and JSON from outside: bounds on marks and brackets, and what others wrote runs nothing where it is shown."""
+"""Text and JSON from outside: bounds on marks and brackets, and what others wrote runs nothing
+where it is shown.
+"""
 
 import json
 import sys
@@ -40,23 +42,41 @@ def test_a_run_is_counted_in_the_decomposed_text(text: str) -> None:
 
 
 def test_no_character_escapes_the_count() -> None:
-    """Each character of Unicode is counted as its decomposition, whatever version of Unicode Python has."""
+    """Each character of Unicode is counted as its decomposition, whatever version of Unicode Python
+    has.
+    """
     characters = set(map(chr, range(sys.maxunicode + 1)))
-    composed = {char for char in characters if unicodedata.combining(char) or unicodedata.decomposition(char)}
+    composed = {
+        char
+        for char in characters
+        if unicodedata.combining(char) or unicodedata.decomposition(char)
+    }
     letters = "".join(characters - composed)
     assert untrusted.is_stream_safe(letters)
     for character in composed:
         marks = longest_run(character)
         assert marks <= untrusted.MOST_MARKS
         starts = unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) != 0
-        assert untrusted.is_stream_safe(character * 31) == (not (starts and marks)), hex(ord(character))
+        assert untrusted.is_stream_safe(character * 31) == (not (starts and marks)), hex(
+            ord(character),
+        )
 
 
-@pytest.mark.parametrize("name", ["email", "domain", "linkedin_url", "first_name", "title", "phone"])
+@pytest.mark.parametrize(
+    "name",
+    ["email", "domain", "linkedin_url", "first_name", "title", "phone"],
+)
 def test_a_lead_with_too_many_marks_is_rejected_and_says_why(name: str) -> None:
-    for marks, rejected in ((untrusted.MOST_MARKS, False), (untrusted.MOST_MARKS + 1, True), (15_000, True)):
+    for marks, rejected in (
+        (untrusted.MOST_MARKS, False),
+        (untrusted.MOST_MARKS + 1, True),
+        (15_000, True),
+    ):
         fields = {"email": "ada@example.com", "company_name": "Acme", name: "a" + ACUTE * marks}
-        lead = read_lead(json.dumps({"workspace": "acme", "lead_id": "a", "fields": fields}).encode(), b"acme")
+        lead = read_lead(
+            json.dumps({"workspace": "acme", "lead_id": "a", "fields": fields}).encode(),
+            b"acme",
+        )
         assert isinstance(lead, Unreadable) == rejected
         if isinstance(lead, Unreadable):
             assert lead.reason == "too_many_marks"
@@ -79,20 +99,31 @@ def test_marks_that_no_field_of_ours_has_are_passed_on() -> None:
 
 def test_without_a_check_before_it_cleaning_drops_such_a_value() -> None:
     marks = ACUTE * 50
-    assert normalise({"title": f"a{marks}", "email": f"a{marks}@b.de", "domain": f"a{marks}.de"}) == {}
+    assert (
+        normalise({"title": f"a{marks}", "email": f"a{marks}@b.de", "domain": f"a{marks}.de"}) == {}
+    )
     assert clean_email(f"a@a{marks}.de") == clean_linkedin(f"linkedin.com/in/a{marks}") == ""
     assert clean_linkedin("linkedin.com/in/a" + "%CC%81" * 50) == ""
 
 
 def levels(document: object) -> int:
     """Count the levels of a document."""
-    inside = document.values() if isinstance(document, dict) else document if isinstance(document, list) else None
+    inside = (
+        document.values()
+        if isinstance(document, dict)
+        else document
+        if isinstance(document, list)
+        else None
+    )
     return 0 if inside is None else 1 + max(map(levels, inside), default=0)
 
 
 documents = st.recursive(
     st.none() | st.integers() | st.text(st.sampled_from('[]{}"\\a,: ')),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.sampled_from('[{"\\a')), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.sampled_from('[{"\\a')), inner, max_size=3)
+    ),
     max_leaves=10,
 )
 
@@ -110,14 +141,18 @@ def test_depth_is_counted_outside_strings(document: object, more: int, objects: 
         assert untrusted.decode(msgspec.json.Decoder(), raw) == document
 
 
-@pytest.mark.parametrize("text", ["[" * 101, '{"a":' * 101, "[" * 100_000, '["' + "[" * 500 + '",' + "[" * 100])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 101, '{"a":' * 101, "[" * 100_000, '["' + "[" * 500 + '",' + "[" * 100],
+)
 def test_brackets_that_are_never_closed_count(text: str) -> None:
     with pytest.raises(untrusted.NestedTooDeep):
         untrusted.check_depth(text.encode())
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100, "[]" * 10_000, '"' + "[" * 500, '"' + '\\"[' * 500 + '"', '"\\\\"' + "[" * 100]
+    "text",
+    ["[" * 100, "[]" * 10_000, '"' + "[" * 500, '"' + '\\"[' * 500 + '"', '"\\\\"' + "[" * 100],
 )
 def test_what_is_not_too_deep(text: str) -> None:
     untrusted.check_depth(text.encode())
@@ -126,9 +161,16 @@ def test_what_is_not_too_deep(text: str) -> None:
 def test_every_reader_says_the_same_of_the_same_depth() -> None:
     for levels_within in (untrusted.MOST_LEVELS - 1, untrusted.MOST_LEVELS):
         deep = "[" * levels_within + "]" * levels_within
-        lead = read_lead(f'{{"lead_id":"a","fields":{{"email":"a@b.de"}},"more":{deep}}}'.encode(), b"acme")
+        lead = read_lead(
+            f'{{"lead_id":"a","fields":{{"email":"a@b.de"}},"more":{deep}}}'.encode(),
+            b"acme",
+        )
         body = read_body(f'{{"lead_id":"a","callback_token":"t","more":{deep}}}'.encode())
-        assert isinstance(lead, Unreadable) == isinstance(body, BadBody) == (levels_within == untrusted.MOST_LEVELS)
+        assert (
+            isinstance(lead, Unreadable)
+            == isinstance(body, BadBody)
+            == (levels_within == untrusted.MOST_LEVELS)
+        )
         if isinstance(lead, Unreadable) and isinstance(body, BadBody):
             assert lead.reason == "nested_too_deep"
             assert body.code == "nested"
@@ -148,7 +190,10 @@ def test_a_formula_gets_an_apostrophe(text: str) -> None:
     assert for_spreadsheet(text) == f"'{text}"
 
 
-@pytest.mark.parametrize("text", ["-12.5", "+49 (0)30 123-456/7", "-1.5e-7", "+1,000", "Ada", "", "a=b", "'=1", "3-4"])
+@pytest.mark.parametrize(
+    "text",
+    ["-12.5", "+49 (0)30 123-456/7", "-1.5e-7", "+1,000", "Ada", "", "a=b", "'=1", "3-4"],
+)
 def test_numbers_phone_numbers_and_text_do_not_change(text: str) -> None:
     assert for_spreadsheet(text) == text
 
@@ -185,5 +230,9 @@ def test_no_word_is_cut_or_lost(text: str, width: int, hang: int) -> None:
 def test_a_line_keeps_its_indent_and_a_command_stays_whole() -> None:
     text = "    lifts   repair the cause, then run: stream-app lanes resume acme\nnext"
     assert wrapped(text, 80) == text
-    assert wrapped(text, 60) == ("    lifts   repair the cause, then run:\n    stream-app lanes resume acme\nnext")
-    assert "run: stream-app\n    lanes" in wrapped(text, 55), "one longer than half a line is broken"
+    assert wrapped(text, 60) == (
+        "    lifts   repair the cause, then run:\n    stream-app lanes resume acme\nnext"
+    )
+    assert "run: stream-app\n    lanes" in wrapped(text, 55), (
+        "one longer than half a line is broken"
+    )

@@ -1,4 +1,6 @@
-"""What a record means for the row of its lead: each verdict, with the border at which it becomes another."""
+"""What a record means for the row of its lead: each verdict, with the border at which it becomes
+another.
+"""
 
 from typing import Any
 
@@ -30,7 +32,12 @@ FRESH_MS = 60_000
 
 def verdict(way: Way, row: dict[str, Any], now_ms: int = 2_000, **envelope: Any) -> str:
     came = {"origin": "leads/0/1", "seq": 7, "replay": 3, "epoch": 2, **envelope}
-    return classify_record(msgspec.structs.replace(ROW, **row), Envelope(way=way, **came), now_ms, FRESH_MS)
+    return classify_record(
+        msgspec.structs.replace(ROW, **row),
+        Envelope(way=way, **came),
+        now_ms,
+        FRESH_MS,
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +63,10 @@ def verdict(way: Way, row: dict[str, Any], now_ms: int = 2_000, **envelope: Any)
      ("", {"state": "received"}, {}, "resume"), ("", {"state": "accepted"}, {}, "done")],
 )  # fmt: skip
 def test_a_copy_continues_its_own_history_only_where_its_row_waits_for_it(
-    way: Way, row: dict[str, Any], envelope: dict[str, Any], expected: str
+    way: Way,
+    row: dict[str, Any],
+    envelope: dict[str, Any],
+    expected: str,
 ) -> None:
     assert verdict(way, row, **envelope) == expected
 
@@ -76,7 +86,11 @@ def test_a_copy_continues_its_own_history_only_where_its_row_waits_for_it(
 )  # fmt: skip
 @pytest.mark.parametrize("way", ["", "rerouted"])
 def test_another_record_of_a_lead_counts_only_where_clay_had_none(
-    way: Way, row: dict[str, Any], envelope: dict[str, Any], after_ms: int, expected: str
+    way: Way,
+    row: dict[str, Any],
+    envelope: dict[str, Any],
+    after_ms: int,
+    expected: str,
 ) -> None:
     assert verdict(way, row, 1_000 + after_ms, origin="leads/0/2", **envelope) == expected
 
@@ -84,7 +98,12 @@ def test_another_record_of_a_lead_counts_only_where_clay_had_none(
 def test_a_copy_whose_history_was_replaced_is_done_and_without_a_row_it_begins() -> None:
     ways: tuple[Way, ...] = ("replayed", "redriven", "deferred", "uncertain")
     assert {verdict(way, {}, origin="leads/0/2") for way in ways} == {"done"}
-    assert [classify_record(None, Envelope(way=way), 0, 0) for way in ways] == ["fresh", "fresh", "fresh", "decide"]
+    assert [classify_record(None, Envelope(way=way), 0, 0) for way in ways] == [
+        "fresh",
+        "fresh",
+        "fresh",
+        "decide",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +111,16 @@ def test_a_copy_whose_history_was_replaced_is_done_and_without_a_row_it_begins()
     [("dead_lettered", 1, 0, True), ("dead_lettered", 0, 0, False), ("parked", 2, 0, True), ("deferred", 1, 1, True),
      ("deferred", 1, 0, False), ("accepted", 1, 0, False)],
 )  # fmt: skip
-def test_a_dead_letter_that_was_sent_may_be_at_clay(state: Status, sends: int, returns: int, may: bool) -> None:
-    assert may_be_at_clay(msgspec.structs.replace(ROW, state=state, sends=sends, returns=returns)) is may
+def test_a_dead_letter_that_was_sent_may_be_at_clay(
+    state: Status,
+    sends: int,
+    returns: int,
+    may: bool,
+) -> None:
+    assert (
+        may_be_at_clay(msgspec.structs.replace(ROW, state=state, sends=sends, returns=returns))
+        is may
+    )
     assert not may_be_at_clay(None)
 
 
@@ -102,13 +129,20 @@ def test_a_dead_letter_that_was_sent_may_be_at_clay(state: Status, sends: int, r
     [("", "received", 5, 0), ("rerouted", "received", 5, 0), ("replayed", "replayed", 5, 0),
      ("redriven", "replayed", 5, 0), ("deferred", "replayed", 5, 0), ("uncertain", "send_uncertain", 4, 1)],
 )  # fmt: skip
-def test_a_history_begins_or_goes_on_where_its_copy_was(way: Way, state: Status, seq: int, sends: int) -> None:
+def test_a_history_begins_or_goes_on_where_its_copy_was(
+    way: Way,
+    state: Status,
+    seq: int,
+    sends: int,
+) -> None:
     envelope = Envelope("leads/0/1", 9, 4, way, trace_id="t", replay=3, epoch=2, sampled=True)
     assert begin(envelope, 1_000, "ada", "firm", ("ada", "email")) == Delivery(
         ROW_VERSION, state, "leads/0/1", seq, 1_000, 1_000, "t", replay=3, epoch=2, sends=sends, person="ada",
         company="firm", people=("ada", "email"), sampled=True,
     )  # fmt: skip
-    assert begin(envelope, 1_000, "ada", "firm", ("ada", "")).people == (), "they say no more than the person"
+    assert begin(envelope, 1_000, "ada", "firm", ("ada", "")).people == (), (
+        "they say no more than the person"
+    )
 
 
 def test_a_step_counts_one_and_its_time_never_goes_back() -> None:

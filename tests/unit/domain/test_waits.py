@@ -12,7 +12,13 @@ from stream_app.domain.model.messages import Status, StatusEvent
 from tests.support.legal import LEGAL
 
 
-def event(status: Status, at_ms: int, reason: str = "", due_at_ms: int | None = None, text: str = "") -> StatusEvent:
+def event(
+    status: Status,
+    at_ms: int,
+    reason: str = "",
+    due_at_ms: int | None = None,
+    text: str = "",
+) -> StatusEvent:
     about = "leads/0/1#1", "crm-17", status, 1, at_ms, "leads/0/1"
     return StatusEvent(*about, reason=reason, text=text, due_at_ms=due_at_ms)
 
@@ -35,7 +41,10 @@ def test_what_a_lead_waits_for_after_an_event(status: str, reason: str, kind: Wa
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[StatusEvent]:
-    """A legal path of any length, with any reasons. The clock of a worker may be behind that of the one before."""
+    """A legal path of any length, with any reasons.
+
+    The clock of a worker may be behind that of the one before.
+    """
     at_ms = 1_000_000
     events = list[StatusEvent]()
     for _ in range(draw(st.integers(1, 40))):
@@ -50,7 +59,9 @@ def histories(draw: st.DrawFn) -> list[StatusEvent]:
 
 @given(histories(), st.booleans(), st.integers(0, 10_000))
 def test_the_waits_are_as_long_as_the_history_and_none_is_negative(
-    events: list[StatusEvent], moves: bool, queued_ms: int
+    events: list[StatusEvent],
+    moves: bool,
+    queued_ms: int,
 ) -> None:
     timeline = waits(events, moves=moves, queued_ms=queued_ms)
     now_ms = last_ms = max(step.at_ms for step in events)
@@ -63,11 +74,17 @@ def test_the_waits_are_as_long_as_the_history_and_none_is_negative(
     assert [wait.begin_ms for wait in timeline[1:]] == [wait.end_ms for wait in timeline[:-1]], (
         "one begins as another ends"
     )
-    assert [wait.end_ms for wait in timeline[-1:]] == ([None] if moves else [last_ms] * bool(timeline))
+    assert [wait.end_ms for wait in timeline[-1:]] == (
+        [None] if moves else [last_ms] * bool(timeline)
+    )
 
 
 def test_a_clock_behind_the_beginning_of_a_wait_makes_it_no_length_below_zero() -> None:
-    assert [Wait("rate", "", "", 10, None, None).length_ms(now_ms) for now_ms in (9, 10, 11)] == [0, 0, 1]
+    assert [Wait("rate", "", "", 10, None, None).length_ms(now_ms) for now_ms in (9, 10, 11)] == [
+        0,
+        0,
+        1,
+    ]
 
 
 def test_what_waits_now_names_its_limit_since_when_and_until_when() -> None:
@@ -87,16 +104,27 @@ def test_what_waits_now_names_its_limit_since_when_and_until_when() -> None:
      ("dead_lettered", "http_503", "replay_delay"), ("refused", "http_503", "retry_delay"),
      ("refused", "http_429", "rate_limited"), ("deferred", "breaker_open", "breaker_open")],
 )  # fmt: skip
-def test_a_limit_is_what_ends_the_wait_not_what_went_wrong_before(status: Status, reason: str, limit: str) -> None:
+def test_a_limit_is_what_ends_the_wait_not_what_went_wrong_before(
+    status: Status,
+    reason: str,
+    limit: str,
+) -> None:
     (now,) = waits([event(status, 1, reason, 2)], moves=True)
     assert now.limit == limit
     assert now.until_ms == 2
 
 
 def test_holds_that_follow_each_other_for_the_same_limit_are_one_wait() -> None:
-    wall = [event(name, at, "breaker_open") for at in range(0, 50, 10) for name in ("held_outage", "deferred")]
+    wall = [
+        event(name, at, "breaker_open")
+        for at in range(0, 50, 10)
+        for name in ("held_outage", "deferred")
+    ]
     assert [(wait.kind, wait.length_ms(99)) for wait in waits(wall, moves=True)] == [("outage", 99)]
-    caps = [event("held_budget", at, f"budget_{cap}") for at, cap in enumerate(["day", "month", "month", "day"])]
+    caps = [
+        event("held_budget", at, f"budget_{cap}")
+        for at, cap in enumerate(["day", "month", "month", "day"])
+    ]
     assert [(wait.limit, wait.begin_ms, wait.end_ms) for wait in waits(caps, moves=True)] == [
         ("budget_day", 0, 1), ("budget_month", 1, 3), ("budget_day", 3, None),
     ]  # fmt: skip
@@ -108,7 +136,12 @@ LANE = LaneView("acme", 0, 2_000, "closed", "healthy", 100, 5)
 
 
 def test_what_the_lane_says_now_counts_more_than_the_event() -> None:
-    full = msgspec.structs.replace(LANE, holds="budget_credits_day", text="4,000 of 4,000 used", until_ms=9_000)
+    full = msgspec.structs.replace(
+        LANE,
+        holds="budget_credits_day",
+        text="4,000 of 4,000 used",
+        until_ms=9_000,
+    )
     now = held_now(HELD, "people", full, NOW_MS)
     assert now.limit == HELD.limit
     assert now.text == "4,000 of 4,000 used"
@@ -121,7 +154,13 @@ def test_what_the_lane_says_now_counts_more_than_the_event() -> None:
     assert now.limit == "paused"
     assert now.text == "paused by ada"
     assert now.until_ms is None
-    forced = msgspec.structs.replace(LANE, holds="breaker_open", text="forced", until_ms=9_000, mode="open")
+    forced = msgspec.structs.replace(
+        LANE,
+        holds="breaker_open",
+        text="forced",
+        until_ms=9_000,
+        mode="open",
+    )
     assert held_now(HELD, "people", forced, NOW_MS).until_ms is None, "an operator ends it"
 
 
@@ -132,5 +171,10 @@ def test_a_lead_whose_lane_moves_again_waits_for_its_turn() -> None:
     for at_ms in (500, HELD.begin_ms):
         older = msgspec.structs.replace(LANE, at_ms=at_ms)
         assert held_now(HELD, "people", older, NOW_MS) == HELD, "the lane has said nothing since"
-    others = [msgspec.structs.replace(HELD, end_ms=2_000), msgspec.structs.replace(HELD, kind="callback")]
-    assert [held_now(wait, "people", LANE, NOW_MS) for wait in others] == others, "its lane does not hold it"
+    others = [
+        msgspec.structs.replace(HELD, end_ms=2_000),
+        msgspec.structs.replace(HELD, kind="callback"),
+    ]
+    assert [held_now(wait, "people", LANE, NOW_MS) for wait in others] == others, (
+        "its lane does not hold it"
+    )

@@ -1,4 +1,6 @@
-"""The buffer of a topic and partition: bounded by records and by bytes, and open again when it has emptied."""
+"""The buffer of a topic and partition: bounded by records and by bytes, and open again when it has
+emptied.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,12 @@ def event(value_bytes: int, *headers: tuple[str, bytes | None]) -> Any:
 
 
 def a_buffer() -> BoundedBuffer:
-    app = build_app("group", KafkaConnection("127.0.0.1:1"), Kafka(partitions=1), buffer_bytes=BYTES)
+    app = build_app(
+        "group",
+        KafkaConnection("127.0.0.1:1"),
+        Kafka(partitions=1),
+        buffer_bytes=BYTES,
+    )
     app.flow_control.resume()
     buffer = app.FlowControlQueue(RECORDS, clear_on_resume=True)
     assert isinstance(buffer, BoundedBuffer)
@@ -43,10 +50,14 @@ def filled(buffer: BoundedBuffer, value_bytes: int) -> tuple[int, Mock, Mock]:
 
 @pytest.mark.parametrize(
     ("value_bytes", "count"),
-    [(0, 18), (1_396, 6), (9_396, 2), (900_000, 2)],  # the one that finds it full is kept: it was fetched
+    # the one that finds it full is kept: it was fetched
+    [(0, 18), (1_396, 6), (9_396, 2), (900_000, 2)],
 )
 @virtual_time
-async def test_a_partition_leaves_the_fetch_when_its_records_have_so_many_bytes(value_bytes: int, count: int) -> None:
+async def test_a_partition_leaves_the_fetch_when_its_records_have_so_many_bytes(
+    value_bytes: int,
+    count: int,
+) -> None:
     buffer = a_buffer()
     got, high, drop = filled(buffer, value_bytes)
     assert got == count
@@ -83,7 +94,12 @@ async def test_a_buffer_of_one_large_record_opens_when_it_is_taken() -> None:
 
 @virtual_time
 async def test_many_small_records_are_bounded_by_their_number() -> None:
-    app = build_app("group", KafkaConnection("127.0.0.1:1"), Kafka(partitions=1), buffer_bytes=2**30)
+    app = build_app(
+        "group",
+        KafkaConnection("127.0.0.1:1"),
+        Kafka(partitions=1),
+        buffer_bytes=2**30,
+    )
     app.flow_control.resume()
     count, _, _ = filled(app.FlowControlQueue(RECORDS), 0)
     assert count == 0.8 * RECORDS + 1
@@ -99,6 +115,10 @@ async def test_what_a_rebalance_clears_has_no_bytes() -> None:
 
 def test_the_size_of_a_record_counts_its_headers_and_the_objects() -> None:
     assert size_of(event(100)) == 600 + 4 + 100
-    assert size_of(event(100, ("name", b"value"), ("empty", None))) == 600 + 4 + 100 + 2 * 200 + 9 + 5
-    assert size_of(SimpleNamespace(message=SimpleNamespace(key=None, value=None, headers=None))) == 600
+    assert (
+        size_of(event(100, ("name", b"value"), ("empty", None))) == 600 + 4 + 100 + 2 * 200 + 9 + 5
+    )
+    assert (
+        size_of(SimpleNamespace(message=SimpleNamespace(key=None, value=None, headers=None))) == 600
+    )
     assert size_of(object()) == 0

@@ -1,4 +1,6 @@
-"""Faust without Kafka: agents, the table of the state, the committed offset, and what each fix says of itself."""
+"""Faust without Kafka: agents, the table of the state, the committed offset, and what each fix says
+of itself.
+"""
 
 import asyncio
 import importlib
@@ -64,14 +66,17 @@ def ack(consumer: Any, offset: int) -> None:
 
 @given(
     st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=1, max_size=30).flatmap(
-        lambda steps: st.tuples(st.just(steps), st.permutations(range(len(steps))))
+        lambda steps: st.tuples(st.just(steps), st.permutations(range(len(steps)))),
     ),
     st.none() | st.just(5),
 )
 async def test_in_any_order_of_acks_the_committed_offset_is_the_first_that_is_not_done(
-    plan: tuple[list[tuple[int, bool]], list[int]], committed: int | None
+    plan: tuple[list[tuple[int, bool]], list[int]],
+    committed: int | None,
 ) -> None:
-    """Offsets with gaps, of which some are given up and never acked; a commit may be due after each ack."""
+    """Offsets with gaps, of which some are given up and never acked; a commit may be due after each
+    ack.
+    """
     steps, order = plan
     offsets = [5 + sum(gap for gap, _ in steps[:number]) for number in range(len(steps))]
     consumer = consumer_with(offsets)
@@ -101,7 +106,10 @@ async def test_in_any_order_of_acks_the_committed_offset_is_the_first_that_is_no
     ],
 )
 async def test_a_batch_that_was_given_up_is_committed_only_behind_what_is_committed(
-    in_flight: list[int], delivered: int | None, committed: int | None, position: int | None
+    in_flight: list[int],
+    delivered: int | None,
+    committed: int | None,
+    position: int | None,
 ) -> None:
     consumer = consumer_with(in_flight)
     consumer._read_offset[LEADS] = delivered
@@ -124,7 +132,10 @@ async def test_a_suspended_flow_notifies_every_stream_once_and_stays_usable() ->
 async def test_a_rebalance_finds_the_fetcher_idle_at_any_moment_after_the_flow_has_resumed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The fetcher wakes up some turns of the loop later. If the flow stops in between, it must come to rest again."""
+    """The fetcher wakes up some turns of the loop later.
+
+    If the flow stops in between, it must come to rest again.
+    """
 
     async def nothing(**_: Any) -> dict[TP, list[Any]]:
         await asyncio.sleep(0)
@@ -153,9 +164,12 @@ async def test_a_rebalance_finds_the_fetcher_idle_at_any_moment_after_the_flow_h
 
 @pytest.mark.parametrize("taken_by_the_group", [True, False])
 async def test_an_offset_that_the_group_refused_is_not_believed_committed(
-    taken_by_the_group: bool, monkeypatch: pytest.MonkeyPatch
+    taken_by_the_group: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Otherwise the marker of a concluded record is dropped, and its redelivery repeats its history."""
+    """Otherwise the marker of a concluded record is dropped, and its redelivery repeats its
+    history.
+    """
     consumer = consumer_with([])
     consumer._committed_offset[LEADS] = 5
     monkeypatch.setattr(consumer, "assignment", lambda: {LEADS})
@@ -168,7 +182,9 @@ async def test_an_offset_that_the_group_refused_is_not_believed_committed(
 async def test_a_member_with_another_id_was_evicted_even_if_it_learns_so_only_when_it_joins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that was frozen while it gave its leads up kept partitions that another one had owned meanwhile."""
+    """A process that was frozen while it gave its leads up kept partitions that another one had
+    owned meanwhile.
+    """
     consumer = consumer_with([])
     monkeypatch.setattr(consumer, "_on_partitions_assigned", AsyncMock())
     monkeypatch.setattr(consumer.app, "on_rebalance_return", lambda: None)
@@ -182,7 +198,9 @@ async def test_a_member_with_another_id_was_evicted_even_if_it_learns_so_only_wh
 
 
 async def test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash() -> None:
-    """As when the app has crashed: its own loop is closed then, and upstream's stop logs a traceback."""
+    """As when the app has crashed: its own loop is closed then, and upstream's stop logs a
+    traceback.
+    """
     thread = consumer_with([])._new_consumer_thread()
     thread.thread_loop.close()
     thread._stopped_set()
@@ -190,7 +208,9 @@ async def test_a_stop_of_a_thread_that_has_ended_by_itself_is_no_crash() -> None
 
 
 async def test_committed_offsets_are_waited_for_as_long_as_the_group_has_no_coordinator() -> None:
-    """A coordinator that is known and gives none is another matter: then the process ends, and its next start heals."""
+    """A coordinator that is known and gives none is another matter: then the process ends, and its
+    next start heals.
+    """
     thread = SimpleNamespace(knows_coordinator=False)
     recovery: Any = SimpleNamespace(app=SimpleNamespace(consumer=SimpleNamespace(_thread=thread)))
     given = asyncio.Event()
@@ -240,8 +260,12 @@ def test_a_fix_names_its_cause_its_tests_and_its_end(name: str) -> None:
 TOPICS = TopicNames("app.")
 
 
-async def test_a_stream_that_ends_subscribes_to_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the program of docs/reference/upstream/subscribes-again.md, which shows that stock Faust does."""
+async def test_a_stream_that_ends_subscribes_to_nothing_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the program of docs/reference/upstream/subscribes-again.md, which shows that stock Faust
+    does.
+    """
     app: Any = an_app()
     subscribed: list[list[str]] = []
 
@@ -251,7 +275,10 @@ async def test_a_stream_that_ends_subscribes_to_nothing_again(monkeypatch: pytes
     app.consumer = SimpleNamespace(subscribe=subscribe)
     conductor = app.topics
     monkeypatch.setattr(conductor, "_resubscribe_sleep_lock_seconds", 0.1)
-    channels = [app.topic(TOPICS.leads).clone(active_partitions={TP(TOPICS.leads, number)}) for number in range(2)]
+    channels = [
+        app.topic(TOPICS.leads).clone(active_partitions={TP(TOPICS.leads, number)})
+        for number in range(2)
+    ]
     for channel in channels:
         conductor.add(channel)
     app.agents._agents_started.set()
@@ -307,10 +334,15 @@ async def test_the_table_has_all_rows_of_the_partitions_that_this_process_owns()
     bench.publish("id0", "p0")
     serving = asyncio.create_task(bench.partition.runner.serve(bench.inlet, "hot"))
     await asyncio.sleep(60)
-    committed = {record.key: record.value for record in bench.kafka.log(bench.plan.topics.state, 0).committed()}
+    committed = {
+        record.key: record.value
+        for record in bench.kafka.log(bench.plan.topics.state, 0).committed()
+    }
     assert {b"d/", b"l/"} <= {key[:2] for key in table}
     assert committed.pop(SYSTEM_KEY), "every partition has it, so that it is no row of the table"
-    assert dict(table.items()) == {key: value for key, value in committed.items() if value is not None}
+    assert dict(table.items()) == {
+        key: value for key, value in committed.items() if value is not None
+    }
     serving.cancel()
     await worker.revoked({0})
     assert len(table) == 0

@@ -26,7 +26,9 @@ class Server:
         self.port = port
 
     async def say(self, *pieces: bytes, pause_s: float = 0.0) -> tuple[int, bytes, float]:
-        """Send these, a pause between them, and give (status, answer, seconds) when the server has hung up."""
+        """Send these, a pause between them, and give (status, answer, seconds) when the server has
+        hung up.
+        """
         began = time.monotonic()
         answer = await say(self.port, *pieces, pause_s=pause_s)
         status = int(answer.split()[1]) if answer else 0
@@ -61,9 +63,16 @@ async def test_a_callback_whole_in_pieces_and_in_chunks() -> None:
     async with serving() as server:
         assert (await server.say(request(GOOD)))[0] == 200
         whole = request(GOOD)
-        assert (await server.say(*(whole[at : at + 40] for at in range(0, len(whole), 40)), pause_s=0.001))[0] == 200
+        assert (
+            await server.say(
+                *(whole[at : at + 40] for at in range(0, len(whole), 40)),
+                pause_s=0.001,
+            )
+        )[0] == 200
         chunks = [chunk(GOOD[at : at + 7]) for at in range(0, len(GOOD), 7)]
-        assert (await server.say(request(transfer_encoding="chunked"), *chunks, b"0\r\n\r\n"))[0] == 200
+        assert (await server.say(request(transfer_encoding="chunked"), *chunks, b"0\r\n\r\n"))[
+            0
+        ] == 200
         assert server.gateway.counted() == {"enriched": 3}
 
 
@@ -82,7 +91,9 @@ async def test_slow_loris_in_the_body() -> None:
 async def test_chunked_without_end() -> None:
     async with serving() as server:
         slowly = [chunk(b" " * 10)] * 2_000
-        assert (await server.say(request(transfer_encoding="chunked"), *slowly, pause_s=0.01))[0] == 408
+        assert (await server.say(request(transfer_encoding="chunked"), *slowly, pause_s=0.01))[
+            0
+        ] == 408
         before = psutil.Process().memory_info().rss
         quickly = [chunk(b" " * 100_000)] * 1_000
         status, _, seconds = await server.say(request(transfer_encoding="chunked"), *quickly)

@@ -34,7 +34,9 @@ def gateway(time: Time) -> Gateway:
 
 
 async def test_one_valid_token_fills_nothing(gateway: Gateway, time: Time) -> None:
-    answers = [await gateway.post(good(note=f"{number} " + "x" * 1_000)) for number in range(4 * AT_ONCE)]
+    answers = [
+        await gateway.post(good(note=f"{number} " + "x" * 1_000)) for number in range(4 * AT_ONCE)
+    ]
     assert [answer.status_code for answer in answers] == [200] * AT_ONCE + [429] * (3 * AT_ONCE)
     assert len(gateway.shelf.records) == AT_ONCE
     refused = answers[-1]
@@ -42,7 +44,9 @@ async def test_one_valid_token_fills_nothing(gateway: Gateway, time: Time) -> No
     assert "called back" in refused.text
     assert int(refused.headers["retry-after"]) == EVERY_S
     assert gateway.counted() == {"enriched": AT_ONCE, "too_often": 3 * AT_ONCE}
-    assert (await gateway.post(good("crm-18"))).status_code == 200, "each lead has a bound of its own"
+    assert (await gateway.post(good("crm-18"))).status_code == 200, (
+        "each lead has a bound of its own"
+    )
 
     time.now_s += EVERY_S
     again = [(await gateway.post(good())).status_code for _ in range(3)]
@@ -50,7 +54,9 @@ async def test_one_valid_token_fills_nothing(gateway: Gateway, time: Time) -> No
 
 
 async def test_the_repeats_of_clay_and_several_rows_of_a_lead_are_taken(gateway: Gateway) -> None:
-    """Clay repeats a callback up to 5 times, and a lead may have a row of several attempts, each run by hand twice."""
+    """Clay repeats a callback up to 5 times, and a lead may have a row of several attempts, each
+    run by hand twice.
+    """
     for attempt in ("1", "2", "3"):
         for _ in range(2 * 5):
             assert (await gateway.post(good(attempt=attempt))).status_code == 200

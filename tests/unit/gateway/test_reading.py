@@ -22,7 +22,10 @@ class Sender:
         self.asked = 0
         self.status = 0
         lines = {"content_type": "application/json"} | headers
-        scope = scope_of(url, ((name.replace("_", "-"), value.encode("latin-1")) for name, value in lines.items()))
+        scope = scope_of(
+            url,
+            ((name.replace("_", "-"), value.encode("latin-1")) for name, value in lines.items()),
+        )
         self._task = asyncio.ensure_future(gateway.app(scope, self._receive, self._send))
 
     async def _receive(self) -> Message:
@@ -64,12 +67,20 @@ BODY = json.dumps(good()).encode()
         (URL, {"content_length": "9" * 30}, 413, "too_large"),
         (URL, {"x_callback_token": "x"}, 403, "malformed_token"),
         (URL, {"x_callback_token": "\xff\xfe"}, 403, "malformed_token"),
-        (URL, {"x_callback_token": sign(Keys([GONE_KEY]), "acme", "people", "crm-17")}, 403, "unknown_key"),
+        (
+            URL,
+            {"x_callback_token": sign(Keys([GONE_KEY]), "acme", "people", "crm-17")},
+            403,
+            "unknown_key",
+        ),
         (URL, {"x_callback_token": "{{callback_token}}"}, 400, "template"),
     ],
 )
 async def test_a_bad_head_is_answered_before_the_body_is_read(
-    url: str, headers: dict[str, str], status: int, code: str
+    url: str,
+    headers: dict[str, str],
+    status: int,
+    code: str,
 ) -> None:
     gateway = small()
     sender = Sender(gateway, url, **headers)
@@ -81,7 +92,8 @@ async def test_a_bad_head_is_answered_before_the_body_is_read(
 
 @pytest.mark.parametrize(("secret", "status"), [({}, 401), ({"x_callback_secret": "wrong"}, 403)])
 async def test_without_keys_a_wrong_secret_is_answered_before_the_body_is_read(
-    secret: dict[str, str], status: int
+    secret: dict[str, str],
+    status: int,
 ) -> None:
     sender = Sender(small(keys=None), "/callbacks/beta/static", **secret)
     assert await sender.answer() == status
@@ -97,7 +109,11 @@ async def test_a_body_without_proof_is_not_decoded(monkeypatch: pytest.MonkeyPat
     gateway = small()
     fields = {f"f{number}": number for number in range(200)}
     broken = BODY[:-1].replace(b"crm-17", b"crm-18") + b', "note": "a "b" c"}'
-    for body in (json.dumps(good() | fields | {"lead_id": "crm-18"}).encode(), broken, broken.replace(b"{", b'{"a":"')):
+    for body in (
+        json.dumps(good() | fields | {"lead_id": "crm-18"}).encode(),
+        broken,
+        broken.replace(b"{", b'{"a":"'),
+    ):
         sender = Sender(gateway)
         await sender.send(body, last=True)
         assert await sender.answer() in (400, 403)

@@ -1,4 +1,6 @@
-"""The receiver: what is right is kept before it is answered, all else is refused in words, all is counted."""
+"""The receiver: what is right is kept before it is answered, all else is refused in words, all is
+counted.
+"""
 
 import hmac
 from collections.abc import AsyncIterator
@@ -15,7 +17,18 @@ from stream_app.domain.model.topics import home_partition
 from stream_app.gateway import receiver
 from stream_app.gateway.tables import Table, Tables
 from tests.gateway.fuzz import fuzz
-from tests.gateway.support import AT_MS, GONE_KEY, KEYS, OLD_KEY, PARTITIONS, SECRET, TABLES, URL, Gateway, good
+from tests.gateway.support import (
+    AT_MS,
+    GONE_KEY,
+    KEYS,
+    OLD_KEY,
+    PARTITIONS,
+    SECRET,
+    TABLES,
+    URL,
+    Gateway,
+    good,
+)
 
 STATIC = "/callbacks/beta/static"
 
@@ -99,12 +112,16 @@ async def test_a_refusal_does_not_tell_whether_a_lead_exists() -> None:
     known = await gateway.post(good())
     assert known.status_code == 200
     wrong = [
-        await gateway.post(good(lead) | {"callback_token": TOKEN[:-2] + "xx"}) for lead in ("crm-17", "never-sent")
+        await gateway.post(good(lead) | {"callback_token": TOKEN[:-2] + "xx"})
+        for lead in ("crm-17", "never-sent")
     ]
     assert wrong[0].text == wrong[1].text
 
 
-@pytest.mark.parametrize("url", ["/callbacks/", "/callbacks/acme", "/callbacks/acme/n one", f"{URL}/", f"{URL}/x"])
+@pytest.mark.parametrize(
+    "url",
+    ["/callbacks/", "/callbacks/acme", "/callbacks/acme/n one", f"{URL}/", f"{URL}/x"],
+)
 async def test_no_such_address(url: str) -> None:
     gateway = Gateway()
     answer = await gateway.post(good(), url)
@@ -112,7 +129,8 @@ async def test_no_such_address(url: str) -> None:
     assert "clay-setup" in answer.text
     assert gateway.counted() == {"not_here": 1}
     assert gateway.registry.get_sample_value(
-        "stream_app_callbacks_total", {"destination": "other", "answer": "not_here"}
+        "stream_app_callbacks_total",
+        {"destination": "other", "answer": "not_here"},
     )
 
 
@@ -121,18 +139,31 @@ async def test_a_table_with_a_secret_of_its_own() -> None:
     body = {"lead_id": "crm-17", "title": "CEO"}
     for secret in (SECRET, "the one before"):
         assert (await gateway.post(body, STATIC, {"x-callback-secret": secret})).status_code == 200
-    assert (await gateway.post(body, STATIC, {"x-callback-secret": f"{SECRET}x"})).status_code == 403
+    assert (
+        await gateway.post(body, STATIC, {"x-callback-secret": f"{SECRET}x"})
+    ).status_code == 403
     assert (await gateway.post(body, STATIC)).status_code == 401
-    assert (await gateway.post(body, URL, {"x-callback-secret": SECRET})).status_code == 401, "another table's"
+    assert (await gateway.post(body, URL, {"x-callback-secret": SECRET})).status_code == 401, (
+        "another table's"
+    )
     assert gateway.counted() == {"enriched": 2, "bad_secret": 1, "no_secret": 1, "no_token": 1}
 
 
 @pytest.mark.parametrize("given", [SECRET, "the one before", "wrong"])
-async def test_every_secret_is_compared_in_constant_time(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_secret_is_compared_in_constant_time(
+    given: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compared = Mock(wraps=hmac.compare_digest)
     monkeypatch.setattr(hmac, "compare_digest", compared)
-    await Gateway().post({"lead_id": "crm-17", "title": "CEO"}, STATIC, {"x-callback-secret": given})
-    assert compared.mock_calls == [call(given.encode(), secret) for secret in (SECRET.encode(), b"the one before")]
+    await Gateway().post(
+        {"lead_id": "crm-17", "title": "CEO"},
+        STATIC,
+        {"x-callback-secret": given},
+    )
+    assert compared.mock_calls == [
+        call(given.encode(), secret) for secret in (SECRET.encode(), b"the one before")
+    ]
 
 
 async def test_a_token_that_comes_to_such_a_table_must_be_right() -> None:
@@ -152,7 +183,9 @@ async def test_kafka_away_is_said_and_nothing_is_pretended() -> None:
     assert answer.headers["retry-after"] == "30"
     async with gateway.client() as client:
         assert (await client.get("/healthz")).status_code == 200
-        assert (await client.get("/metrics")).status_code == 404, "it names customers: it is on the port for operations"
+        assert (await client.get("/metrics")).status_code == 404, (
+            "it names customers: it is on the port for operations"
+        )
     assert gateway.counted() == {"kafka_away": 1}
 
 
@@ -181,29 +214,46 @@ async def test_logs_are_bounded_and_hold_no_data_of_the_lead() -> None:
 
 
 def of_globex(keys: Keys = KEYS) -> dict[str, Any]:
-    return {"lead_id": "crm-1", "callback_token": sign(keys, "globex", "firms", "crm-1"), "size": "5"}
+    return {
+        "lead_id": "crm-1",
+        "callback_token": sign(keys, "globex", "firms", "crm-1"),
+        "size": "5",
+    }
 
 
 async def test_a_token_proves_a_lead_of_a_workspace_that_is_not_configured_here() -> None:
     gateway = Gateway()
     for query in ("", "?partition=5", "?partition=99", "?partition=x"):
-        assert (await gateway.post(of_globex(), f"/callbacks/globex/firms{query}")).status_code == 200
+        assert (
+            await gateway.post(of_globex(), f"/callbacks/globex/firms{query}")
+        ).status_code == 200
     home = home_partition("globex", PARTITIONS, {})
     assert [record.partition for record in gateway.shelf.records] == [home, 5, home, home]
     assert {record.key for record in gateway.shelf.records} == {b"globex"}
-    assert {(one.workspace, one.destination) for one in gateway.shelf.callbacks()} == {("globex", "firms")}
+    assert {(one.workspace, one.destination) for one in gateway.shelf.callbacks()} == {
+        ("globex", "firms"),
+    }
     assert gateway.registry.get_sample_value(
-        "stream_app_callbacks_total", {"destination": "other", "answer": "enriched"}
+        "stream_app_callbacks_total",
+        {"destination": "other", "answer": "enriched"},
     ), "names that anyone can make up are no labels"
 
 
 async def test_without_its_token_it_is_refused() -> None:
     gateway = Gateway()
-    for body, status in ((of_globex(Keys([GONE_KEY])), 403), (good(), 403), ({"lead_id": "crm-1"}, 401)):
+    for body, status in (
+        (of_globex(Keys([GONE_KEY])), 403),
+        (good(), 403),
+        ({"lead_id": "crm-1"}, 401),
+    ):
         assert (await gateway.post(body, "/callbacks/globex/firms")).status_code == status
     headers = {"x-callback-secret": SECRET}
-    assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 401
-    assert (await Gateway(keys=None).post(of_globex(), "/callbacks/globex/firms")).status_code == 404
+    assert (
+        await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)
+    ).status_code == 401
+    assert (
+        await Gateway(keys=None).post(of_globex(), "/callbacks/globex/firms")
+    ).status_code == 404
     assert not gateway.shelf.records
 
 
@@ -216,9 +266,17 @@ async def test_the_partition_of_a_url_counts_for_no_configured_workspace() -> No
 async def test_a_secret_counts_from_when_the_gateway_has_its_table() -> None:
     gateway = Gateway()
     headers = {"x-callback-secret": SECRET}
-    assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 401
-    gateway.receiver.tables = Tables([*TABLES, Table("globex", "firms", 3, (SECRET.encode(),))], KEYS, PARTITIONS)
-    assert (await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)).status_code == 200
+    assert (
+        await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)
+    ).status_code == 401
+    gateway.receiver.tables = Tables(
+        [*TABLES, Table("globex", "firms", 3, (SECRET.encode(),))],
+        KEYS,
+        PARTITIONS,
+    )
+    assert (
+        await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)
+    ).status_code == 200
     assert gateway.shelf.records[0].partition == 3
 
 
@@ -229,13 +287,19 @@ async def test_keys_that_go_while_a_body_comes_leave_no_request_without_its_proo
         yield b'"crm-17"}'
 
     gateway = Gateway()
-    answer = await gateway.client().post(STATIC, content=body(), headers={"content-type": "application/json"})
+    answer = await gateway.client().post(
+        STATIC,
+        content=body(),
+        headers={"content-type": "application/json"},
+    )
     assert answer.status_code == 401
     assert gateway.shelf.records == []
 
 
 @pytest.mark.parametrize("requests", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
-async def test_none_crashes_none_is_taken_without_a_token_and_each_is_counted(requests: int) -> None:
+async def test_none_crashes_none_is_taken_without_a_token_and_each_is_counted(
+    requests: int,
+) -> None:
     ledger, gateway = await fuzz(requests, seed=7)
     assert ledger.faults == []
     assert ledger.requests == requests
@@ -244,7 +308,9 @@ async def test_none_crashes_none_is_taken_without_a_token_and_each_is_counted(re
     assert len(counted) > 20, "and wrong in every way that there is"
 
 
-async def test_the_check_finds_an_accepted_token_of_another_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_check_finds_an_accepted_token_of_another_lead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def whose_ever(keys: Keys, token: str, *_: str) -> Verified | TokenProblem:
         return Verified("") if token.count(".") == 1 else "malformed"
 

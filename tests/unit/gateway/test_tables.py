@@ -9,7 +9,9 @@ from stream_app.config.reload import FileWatch
 from stream_app.gateway.tables import tables_of
 from tests.support.narrow import present
 
-KEY, OTHER_KEY, SECRET, LATER_SECRET = (f"{word} of thirty-two characters or more 81c5" for word in "abcd")
+KEY, OTHER_KEY, SECRET, LATER_SECRET = (
+    f"{word} of thirty-two characters or more 81c5" for word in "abcd"
+)
 TOML = """
 secrets_dir = "{secrets}"
 [gateway]
@@ -67,7 +69,9 @@ def test_a_secret_is_adopted_from_its_file(watched: Watched) -> None:
     assert [table.secrets for table in tables] == [(SECRET.encode(),), (LATER_SECRET.encode(),)]
 
 
-def test_a_configuration_that_is_invalid_changes_nothing_and_is_reported_once(watched: Watched) -> None:
+def test_a_configuration_that_is_invalid_changes_nothing_and_is_reported_once(
+    watched: Watched,
+) -> None:
     text = watched.file.read_text()
     watched.file.write_text(f"{text}\n[nonsense]\n")
     for _ in range(3):

@@ -1,4 +1,6 @@
-"""What a consumer makes of the bytes of a batch is bounded, and otherwise what aiokafka makes of them."""
+"""What a consumer makes of the bytes of a batch is bounded, and otherwise what aiokafka makes of
+them.
+"""
 
 import asyncio
 import itertools
@@ -56,7 +58,12 @@ some_records = st.lists(st.tuples(some_bytes, some_bytes, some_headers), min_siz
 
 
 @given(some_records, st.sampled_from(sorted(CODECS)), st.booleans(), st.booleans())
-def test_a_usual_batch_is_read_as_aiokafka_reads_it(records: Any, codec: str, is_large: bool, is_input: bool) -> None:
+def test_a_usual_batch_is_read_as_aiokafka_reads_it(
+    records: Any,
+    codec: str,
+    is_large: bool,
+    is_input: bool,
+) -> None:
     if is_input:
         records = [(key, value or b"", headers) for key, value, headers in records]
     raw = batch_of(records, codec=codec, base=7)
@@ -76,14 +83,27 @@ def test_a_usual_batch_is_read_as_aiokafka_reads_it(records: Any, codec: str, is
         if is_large:
             patch.setattr(batches, "_SMALL_BYTES", -1)
         seen = asyncio.run(read())
-    assert [(record.offset, record.timestamp, record.key, record.value, record.headers) for record in seen] == expected
+    assert [
+        (record.offset, record.timestamp, record.key, record.value, record.headers)
+        for record in seen
+    ] == expected
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 39), st.integers(1, 12), st.booleans())
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=40),
+    st.integers(0, 39),
+    st.integers(1, 12),
+    st.booleans(),
+)
 def test_records_without_a_value_come_as_runs_wherever_the_reading_begins(
-    have_values: list[bool], start: int, most: int, is_large: bool
+    have_values: list[bool],
+    start: int,
+    most: int,
+    is_large: bool,
 ) -> None:
-    """Each run ends where it would end for every other reader, because its last offset is what is committed."""
+    """Each run ends where it would end for every other reader, because its last offset is what is
+    committed.
+    """
     start = min(start, len(have_values) - 1)
     raw = batch_of([(b"k", b"v" if has_value else None, []) for has_value in have_values])
 
@@ -115,7 +135,11 @@ def test_records_without_a_value_come_as_runs_wherever_the_reading_begins(
 
 
 @pytest.mark.parametrize("codec", CODECS)
-async def test_a_record_has_as_many_headers_as_the_bound_and_no_more(consumer: Consumer, path: str, codec: str) -> None:
+async def test_a_record_has_as_many_headers_as_the_bound_and_no_more(
+    consumer: Consumer,
+    path: str,
+    codec: str,
+) -> None:
     most = [("n", b"")] * MOST_HEADERS
     full = [("name", bytes(MOST_HEADER_BYTES - 4))]
     raw = batch_of(
@@ -143,7 +167,11 @@ async def test_headers_are_bounded_on_every_topic(consumer: Consumer) -> None:
 async def test_keys_and_values_are_bounded_where_producers_write(consumer: Consumer) -> None:
     key = bytes(MOST_KEY_BYTES + 1)
     value = b"v" * (MOST_VALUE_BYTES + 5)
-    records = [(key[1:], value[5:], [("n", b"x")]), (key, b"v", [("n", b"x")]), (b"k", value, [("n", b"x")])]
+    records = [
+        (key[1:], value[5:], [("n", b"x")]),
+        (key, b"v", [("n", b"x")]),
+        (b"k", value, [("n", b"x")]),
+    ]
     seen = fetched(consumer, batch_of(records))
     assert [left_out(record) for record in seen] == [
         None,
@@ -156,7 +184,9 @@ async def test_keys_and_values_are_bounded_where_producers_write(consumer: Consu
 
     elsewhere = TopicPartition("stream-app-state", 0)
     seen = fetched(consumer, batch_of(records), place=elsewhere)
-    assert [(record.key, record.value) for record in seen] == [(key, value) for key, value, _ in records]
+    assert [(record.key, record.value) for record in seen] == [
+        (key, value) for key, value, _ in records
+    ]
 
 
 async def test_names_that_are_not_utf8_are_replaced(consumer: Consumer, path: str) -> None:
@@ -168,13 +198,18 @@ async def test_names_that_are_not_utf8_are_replaced(consumer: Consumer, path: st
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-async def test_a_batch_that_is_too_large_comes_as_one_record(consumer: Consumer, codec: str) -> None:
+async def test_a_batch_that_is_too_large_comes_as_one_record(
+    consumer: Consumer,
+    codec: str,
+) -> None:
     """Its offset is the last one, so that the offset that is committed is behind the whole batch."""
     bomb = batch_of([(b"acme", bytes(MAX_UNPACKED_BYTES // 4), [])] * 5, codec=codec, base=3)
     raw = batch_of([(b"acme", LEAD, [])], base=2) + bomb + batch_of([(b"acme", LEAD, [])], base=8)
     for start in (2, 3, 6):
         seen = fetched(consumer, raw, at=start)
-        assert [record.offset for record in seen] == [offset for offset in (2, 7, 8) if offset >= start]
+        assert [record.offset for record in seen] == [
+            offset for offset in (2, 7, 8) if offset >= start
+        ]
         whole = seen[-2]
         assert whole.key is None
         assert whole.value == bomb
@@ -201,7 +236,10 @@ async def test_a_broken_checksum_of_a_large_batch_stops_its_partition(consumer: 
     assert "checksum" in consumer._stopped[PLACE][0].cause
 
 
-async def test_broken_records_stop_their_partition_and_nothing_else(consumer: Consumer, path: str) -> None:
+async def test_broken_records_stop_their_partition_and_nothing_else(
+    consumer: Consumer,
+    path: str,
+) -> None:
     """Whatever byte is wrong, no error but the one that names the batch leaves the consumer."""
     whole = batch_of([(b"key", b"value", [("n", b"x")])] * 2, codec="none")
     stopped = 0
@@ -217,10 +255,17 @@ async def test_broken_records_stop_their_partition_and_nothing_else(consumer: Co
     assert stopped > 20
 
 
-async def test_a_poll_ends_after_so_many_bytes(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_poll_ends_after_so_many_bytes(
+    consumer: Consumer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MOST_POLLED_BYTES", 5_000)
     result = fetch_result(consumer, batch_of([(b"acme", b"v" * 1_000, [])] * 20))
-    other = fetch_result(consumer, batch_of([(b"acme", b"v", [])]), place=TopicPartition("leads", 1))
+    other = fetch_result(
+        consumer,
+        batch_of([(b"acme", b"v", [])]),
+        place=TopicPartition("leads", 1),
+    )
     sizes = []
     while result.has_more():
         consumer._room_bytes = module.MOST_POLLED_BYTES
@@ -282,22 +327,39 @@ def several(batch: bytes, times: int) -> bytes:
 
 
 BOMBS: Final[dict[str, Callable[[], bytes]]] = {
-    "eight leads of a million headers": lambda: several(batch_of([(b"acme", LEAD, [("", None)] * 1_000_000)]), 8),
+    "eight leads of a million headers": lambda: several(
+        batch_of([(b"acme", LEAD, [("", None)] * 1_000_000)]),
+        8,
+    ),
     "a lead of 8,380,000 headers": lambda: batch_of([(b"acme", LEAD, [("", None)] * 8_380_000)]),
     "130,000 headers in each of eight batches that are not compressed": lambda: several(
-        batch_of([(b"acme", LEAD, [("", None)] * 130_000)], codec="none"), 8
+        batch_of([(b"acme", LEAD, [("", None)] * 130_000)], codec="none"),
+        8,
     ),
-    "many leads with headers up to the bound": lambda: batch_of([(b"acme", LEAD, [("n", b"x" * 160)] * 100)] * 900),
-    "30 values of 16 MB": lambda: several(batch_of([(b"acme", bytes(MAX_UNPACKED_BYTES - 100), [])]), 30),
-    "20 keys of 16 MB": lambda: several(batch_of([(bytes(MAX_UNPACKED_BYTES - 100), b"v", [])]), 20),
-    "20 batches that are too large": lambda: several(batch_of([(b"acme", bytes(MAX_UNPACKED_BYTES), [])]), 20),
+    "many leads with headers up to the bound": lambda: batch_of(
+        [(b"acme", LEAD, [("n", b"x" * 160)] * 100)] * 900,
+    ),
+    "30 values of 16 MB": lambda: several(
+        batch_of([(b"acme", bytes(MAX_UNPACKED_BYTES - 100), [])]),
+        30,
+    ),
+    "20 keys of 16 MB": lambda: several(
+        batch_of([(bytes(MAX_UNPACKED_BYTES - 100), b"v", [])]),
+        20,
+    ),
+    "20 batches that are too large": lambda: several(
+        batch_of([(b"acme", bytes(MAX_UNPACKED_BYTES), [])]),
+        20,
+    ),
     "a million records without anything": lambda: batch_of([(None, None, [])] * 1_000_000),
 }
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_no_batch_of_a_producer_takes_150_mb(bomb: str, tmp_path: Path) -> None:
-    """A process of its own measures its peak, because a decoder may allocate memory that Python does not count."""
+    """A process of its own measures its peak, because a decoder may allocate memory that Python
+    does not count.
+    """
     (file := tmp_path / "fetch").write_bytes(BOMBS[bomb]())
     ran = subprocess.run(
         [sys.executable, "-c", _READ, str(file)],

@@ -1,4 +1,6 @@
-"""Each request to Kafka has a bound of its own, and a broker that hangs holds up nothing that others can answer."""
+"""Each request to Kafka has a bound of its own, and a broker that hangs holds up nothing that
+others can answer.
+"""
 
 import asyncio
 import re
@@ -21,7 +23,13 @@ from aiokafka.protocol.group import JoinGroupRequest
 import stream_app
 from stream_app.kafka import bounded_client as bounded
 from stream_app.kafka.connection import end, kafka_producer, repeated
-from tests.support.fake_broker import DESCRIBE_GROUPS, FIND_COORDINATOR, JOIN_GROUP, METADATA, FakeCluster
+from tests.support.fake_broker import (
+    DESCRIBE_GROUPS,
+    FIND_COORDINATOR,
+    JOIN_GROUP,
+    METADATA,
+    FakeCluster,
+)
 from tests.support.kafka import admin
 from tests.support.pace import BUSY
 
@@ -56,14 +64,21 @@ async def client(cluster: FakeCluster) -> AsyncIterator[Any]:
 
 def patience(monkeypatch: pytest.MonkeyPatch, **bounds: float) -> None:
     """Shorter bounds: `connect`, `request`, `next`, `look`; or ones that never end."""
-    names = {"connect": "CONNECT_S", "request": "_REQUEST_S", "next": "_NEXT_AFTER_S", "look": "_LOOK_EVERY_S"}
+    names = {
+        "connect": "CONNECT_S",
+        "request": "_REQUEST_S",
+        "next": "_NEXT_AFTER_S",
+        "look": "_LOOK_EVERY_S",
+    }
     for name, bound in bounds.items():
         monkeypatch.setattr(bounded, names[name], bound)
 
 
 @pytest.mark.parametrize("hung", [(0, 1), (0, 2), (1, 2)])
 async def test_a_client_begins_although_all_but_one_broker_hang(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, hung: tuple[int, ...]
+    cluster: FakeCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    hung: tuple[int, ...],
 ) -> None:
     patience(monkeypatch, connect=NEVER_S, request=NEVER_S, next=0.05)
     for node in hung:
@@ -79,7 +94,9 @@ async def test_a_client_begins_although_all_but_one_broker_hang(
 
 
 async def test_a_request_to_a_broker_that_hangs_ends_and_so_does_its_connection(
-    cluster: FakeCluster, client: Any, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     patience(monkeypatch, request=0.2)
     await client.send(1, LOOK_UP)
@@ -93,7 +110,9 @@ async def test_a_request_to_a_broker_that_hangs_ends_and_so_does_its_connection(
 
 
 async def test_a_broker_that_hangs_does_not_hold_up_connections_to_others(
-    cluster: FakeCluster, client: Any, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     patience(monkeypatch, connect=NEVER_S, request=NEVER_S)
     cluster.brokers[1].hangs = True
@@ -107,7 +126,9 @@ async def test_a_broker_that_hangs_does_not_hold_up_connections_to_others(
 
 
 async def test_a_join_may_take_as_long_as_the_coordinator_still_is_one(
-    cluster: FakeCluster, client: Any, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     patience(monkeypatch, look=0.02, request=0.5)
     asked = asyncio.create_task(client.send(0, JOIN, group=ConnectionGroup.COORDINATION))
@@ -119,7 +140,10 @@ async def test_a_join_may_take_as_long_as_the_coordinator_still_is_one(
 
 @pytest.mark.parametrize("how", ["hangs", "moved"])
 async def test_a_join_ends_when_its_coordinator_is_one_no_longer(
-    cluster: FakeCluster, client: Any, monkeypatch: pytest.MonkeyPatch, how: str
+    cluster: FakeCluster,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
 ) -> None:
     patience(monkeypatch, look=0.05, request=0.2, connect=0.2)
     asked = asyncio.create_task(client.send(0, JOIN, group=ConnectionGroup.COORDINATION))
@@ -133,12 +157,18 @@ async def test_a_join_ends_when_its_coordinator_is_one_no_longer(
 
 
 @pytest.mark.parametrize(
-    ("code", "error"), [(NOT_COORDINATOR, NotCoordinatorForGroupError), (LOADING, GroupLoadInProgressError)]
+    ("code", "error"),
+    [(NOT_COORDINATOR, NotCoordinatorForGroupError), (LOADING, GroupLoadInProgressError)],
 )
 async def test_offsets_of_a_broker_that_does_not_have_them_are_no_offsets(
-    cluster: FakeCluster, client: Any, code: int, error: type[Exception]
+    cluster: FakeCluster,
+    client: Any,
+    code: int,
+    error: type[Exception],
 ) -> None:
-    """aiokafka reads such an answer as a group that never committed, and its consumer starts from the beginning."""
+    """aiokafka reads such an answer as a group that never committed, and its consumer starts from
+    the beginning.
+    """
     cluster.group_error = code
     with pytest.raises(error):
         await client.send(0, OffsetFetchRequest("group", [("topic", [0])]))
@@ -147,7 +177,8 @@ async def test_offsets_of_a_broker_that_does_not_have_them_are_no_offsets(
 
 
 async def test_an_admin_client_asks_another_broker_and_again(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     patience(monkeypatch, connect=0.2, request=0.2, next=0.05)
     cluster.brokers[1].hangs = True
@@ -158,7 +189,9 @@ async def test_an_admin_client_asks_another_broker_and_again(
             assert len((await asking.describe_cluster())["brokers"]) == 3
         with pytest.raises(GroupLoadInProgressError):
             await asking.list_consumer_group_offsets("group")
-        asked = asyncio.create_task(repeated(lambda: asking.describe_consumer_groups(["group"]), within_s=20))
+        asked = asyncio.create_task(
+            repeated(lambda: asking.describe_consumer_groups(["group"]), within_s=20),
+        )
         await cluster.brokers[2].until_asked(DESCRIBE_GROUPS, 2)
         cluster.group_error = 0
         await asked
@@ -172,7 +205,9 @@ async def test_retries_of_a_request_are_bounded(cluster: FakeCluster) -> None:
 
 
 async def test_closing_does_not_wait_for_a_broker_that_takes_no_more_bytes(
-    cluster: FakeCluster, client: Any, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     patience(monkeypatch, request=0.2)
     await client.send(1, LOOK_UP)
@@ -184,7 +219,9 @@ async def test_closing_does_not_wait_for_a_broker_that_takes_no_more_bytes(
 
 
 async def test_metadata_that_no_broker_gives_are_missed_and_asked_for_again(
-    cluster: FakeCluster, client: Any, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     patience(monkeypatch, connect=0.2, request=0.2, next=0.05)
     for broker in cluster.brokers:

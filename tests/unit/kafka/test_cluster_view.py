@@ -1,4 +1,6 @@
-"""What a process asks of the cluster: requests that are shared, answers that are kept, leaders and topics."""
+"""What a process asks of the cluster: requests that are shared, answers that are kept, leaders and
+topics.
+"""
 
 import asyncio
 from collections.abc import Collection
@@ -91,8 +93,13 @@ async def test_a_lane_without_requests_takes_no_share_from_the_others() -> None:
     assert await patient == 2
 
 
-@pytest.mark.parametrize("closed", [asyncio.CancelledError(), RuntimeError("the handler is closed")])
-async def test_a_connection_that_closes_during_a_request_cancels_no_task(closed: BaseException) -> None:
+@pytest.mark.parametrize(
+    "closed",
+    [asyncio.CancelledError(), RuntimeError("the handler is closed")],
+)
+async def test_a_connection_that_closes_during_a_request_cancels_no_task(
+    closed: BaseException,
+) -> None:
     async def ask(_: Collection[int]) -> int:
         raise closed
 
@@ -122,7 +129,10 @@ async def test_a_request_that_hangs_does_not_hold_up_later_questions() -> None:
 
 
 class CountedQuestions(Background[int]):
-    """Counts the questions. `fails`: what the next ones raise; `waits`: they take until it is set."""
+    """Counts the questions.
+
+    `fails`: what the next ones raise; `waits`: they take until it is set.
+    """
 
     def __init__(self, fresh_s: float) -> None:
         super().__init__(self._count, fresh_s)
@@ -143,7 +153,9 @@ async def test_an_answer_is_shared_until_it_is_old() -> None:
     kept = CountedQuestions(3_600)
     old = CountedQuestions(0)
     assert [await kept.look(60) for _ in range(3)] == [1, 1, 1]
-    assert await asyncio.gather(*(old.look(60) for _ in range(3))) == [1, 1, 1], "asked at the same time"
+    assert await asyncio.gather(*(old.look(60) for _ in range(3))) == [1, 1, 1], (
+        "asked at the same time"
+    )
     assert await old.look(60) == 2
 
 
@@ -160,7 +172,10 @@ async def test_who_does_not_wait_for_an_answer_sees_the_last_one() -> None:
     assert asked.times == 3
 
 
-@pytest.mark.parametrize("error", [BrokerUnavailable("away"), KafkaRefused("no right"), TimeoutError()])
+@pytest.mark.parametrize(
+    "error",
+    [BrokerUnavailable("away"), KafkaRefused("no right"), TimeoutError()],
+)
 async def test_nothing_is_known_when_kafka_does_not_answer(error: Exception) -> None:
     asked = CountedQuestions(0)
     assert await asked.look(60) == 1
@@ -176,12 +191,15 @@ HANGS = "hangs"
 
 
 class Brokers:
-    """A client of brokers, each with the epoch and the leader that it knows of; "gone" or "hangs" for one that does not
-    answer, and no epoch for old ones."""
+    """A client of brokers, each with the epoch and the leader that it knows of; "gone" or "hangs"
+    for one that does not answer, and no epoch for old ones.
+    """
 
     def __init__(self, *known: tuple[int | None, int] | str) -> None:
         self._known = known
-        self.cluster = SimpleNamespace(brokers=lambda: [SimpleNamespace(nodeId=node) for node in range(len(known))])
+        self.cluster = SimpleNamespace(
+            brokers=lambda: [SimpleNamespace(nodeId=node) for node in range(len(known))],
+        )
 
     async def send(self, node: int, _request: Any) -> Any:
         known = self._known[node]
@@ -191,8 +209,13 @@ class Brokers:
             raise NodeNotReadyError
         epoch, leader = known
         other = {"partition": 0, "leader": 7, "leader_epoch": 99}
-        partition = {"partition": 1, "leader": leader} | ({} if epoch is None else {"leader_epoch": epoch})
-        topics = [{"topic": "rows", "partitions": [other, partition]}, {"topic": "others", "partitions": [other]}]
+        partition = {"partition": 1, "leader": leader} | (
+            {} if epoch is None else {"leader_epoch": epoch}
+        )
+        topics = [
+            {"topic": "rows", "partitions": [other, partition]},
+            {"topic": "others", "partitions": [other]},
+        ]
         return SimpleNamespace(to_object=lambda: {"topics": topics})
 
 
@@ -210,10 +233,16 @@ class Brokers:
     ],
 )
 async def test_a_read_from_an_earlier_leader_is_not_valid(
-    monkeypatch: pytest.MonkeyPatch, known: list[Any], valid: bool
+    monkeypatch: pytest.MonkeyPatch,
+    known: list[Any],
+    valid: bool,
 ) -> None:
     monkeypatch.setattr(leaders, "_WITHIN_S", 0.05)
-    with nullcontext() if valid else pytest.raises(NotLeaderForPartitionError, match="rows/1 was read from broker 0"):
+    with (
+        nullcontext()
+        if valid
+        else pytest.raises(NotLeaderForPartitionError, match="rows/1 was read from broker 0")
+    ):
         (await newest_leaders(Brokers(*known), ["rows"])).require({PLACE: 0})
 
 

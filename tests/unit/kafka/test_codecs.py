@@ -13,7 +13,11 @@ import aiokafka.codec as stock
 import aiokafka.record._crecords.default_records as in_c
 import cramjam
 import pytest
-from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder, _DefaultRecordBatchPy
+from aiokafka.record.default_records import (
+    DefaultRecordBatch,
+    DefaultRecordBatchBuilder,
+    _DefaultRecordBatchPy,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +46,11 @@ DECODERS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("codec", ENCODERS)
 @given(data=st.binary(max_size=2_000), times=st.sampled_from([1, 100, 5_000]))
-def test_whatever_aiokafka_compresses_is_the_same_afterwards(codec: str, data: bytes, times: int) -> None:
+def test_whatever_aiokafka_compresses_is_the_same_afterwards(
+    codec: str,
+    data: bytes,
+    times: int,
+) -> None:
     whole = (data * times)[:MAX_UNPACKED_BYTES]
     if codec == "raw snappy" and not whole:
         return  # no byte at all
@@ -83,7 +91,13 @@ def test_a_gigabyte_of_zstd_does_not_reach_the_memory_of_the_process() -> None:
         "try:\n    zstd_decode(bomb)\nexcept ValueError as error:\n    print(error)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     assert ran.stdout == "it has more than 16 MiB once it is decompressed\nTrue\n"
 
 
@@ -102,7 +116,10 @@ def test_stock_aiokafka_refuses_what_java_reads() -> None:
     ):
         with pytest.raises((cramjam.DecompressionError, gzip.BadGzipFile, zlib.error)):
             decode(ODD[what][1](b"leads" * 100))
-    assert len(stock.zstd_decode(stock.zstd_encode(bytes(MAX_UNPACKED_BYTES + 1)))) > MAX_UNPACKED_BYTES, "no bound"
+    assert (
+        len(stock.zstd_decode(stock.zstd_encode(bytes(MAX_UNPACKED_BYTES + 1))))
+        > MAX_UNPACKED_BYTES
+    ), "no bound"
 
 
 @pytest.mark.parametrize("codec", ENCODERS)
@@ -115,7 +132,11 @@ def test_bytes_that_end_too_early_are_refused(codec: str) -> None:
 
 @given(st.sampled_from(sorted(DECODERS)), st.binary(max_size=300))
 def test_any_bytes_give_bytes_or_an_error(codec: str, raw: bytes) -> None:
-    starts = {"gzip": b"\x1f\x8b\x08\x00", "snappy": b"\x82SNAPPY\0" + bytes(8), "lz4": b"\x04\x22\x4d\x18\x60\x40\x82"}
+    starts = {
+        "gzip": b"\x1f\x8b\x08\x00",
+        "snappy": b"\x82SNAPPY\0" + bytes(8),
+        "lz4": b"\x04\x22\x4d\x18\x60\x40\x82",
+    }
     for start in (b"", starts.get(codec, b"\x28\xb5\x2f\xfd")):
         with suppress(ValueError, cramjam.DecompressionError, zlib.error):
             assert len(DECODERS[codec](start + raw)) <= MAX_UNPACKED_BYTES
@@ -142,5 +163,10 @@ def test_aiokafkas_batches_decompress_with_the_bound(codec: str, kind: Any) -> N
 
 def test_many_small_members_of_gzip_cost_no_more_than_a_large_one() -> None:
     member = gzip.compress(b"", mtime=0)
-    grows, _ = exponent(codecs.gzip_decode, lambda size: member * (size // len(member)), MAX_INPUT_BYTES, 1.2)
+    grows, _ = exponent(
+        codecs.gzip_decode,
+        lambda size: member * (size // len(member)),
+        MAX_INPUT_BYTES,
+        1.2,
+    )
     assert grows <= 1.2

@@ -1,13 +1,15 @@
 """The functions of Faust, mode and aiokafka that this project writes anew have not changed.
 
-The versions are exact, and what we call or extend is judged on real Kafka by tests/upstream and tests/integration. A
-function is here if an override replaces its body and no test would notice that upstream has changed it. The methods by
-which upstream asks for a class of ours are not here (`_new_transport`, `_new_consumer_thread`, `_new_store`,
-`recovery`), nor are those of the read-only table, because tests/integration/test_faust_app.py and tests/unit/faust_app
-fail when upstream no longer calls one of them.
-When a test fails: read the change of the named function and docs/reference/faust.md, decide whether the override still
-holds, run tests/upstream, and only then put the new hash here. The overrides are in stream_app/faust_app/fixes and in
-stream_app/kafka (batches, bounded_client, connection, consumer).
+The versions are exact, and what we call or extend is judged on real Kafka by tests/upstream and
+tests/integration. A function is here if an override replaces its body and no test would notice that
+upstream has changed it. The methods by which upstream asks for a class of ours are not here
+(`_new_transport`, `_new_consumer_thread`, `_new_store`, `recovery`), nor are those of the read-only
+table, because tests/integration/test_faust_app.py and tests/unit/faust_app fail when upstream no
+longer calls one of them.
+When a test fails: read the change of the named function and docs/reference/faust.md, decide whether
+the override still holds, run tests/upstream, and only then put the new hash here. The overrides are
+in stream_app/faust_app/fixes and in stream_app/kafka (batches, bounded_client, connection,
+consumer).
 """
 
 import hashlib

@@ -74,7 +74,10 @@ async def test_a_valid_token_outlives_an_endpoint_that_is_away() -> None:
     assert await tokens.token() == "token-2"
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, *answers: httpx.Response | Exception) -> list[dict[str, Any]]:
+def answering(
+    monkeypatch: pytest.MonkeyPatch,
+    *answers: httpx.Response | Exception,
+) -> list[dict[str, Any]]:
     """Have the endpoint give these answers, and return what it was asked."""
     asked: list[dict[str, Any]] = []
     left = list(answers)
@@ -91,7 +94,10 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: httpx.Response | Except
 
 
 def test_a_token_is_asked_for_by_client_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    granted = httpx.Response(200, json={"access_token": "abc", "token_type": "Bearer", "expires_in": 3600})
+    granted = httpx.Response(
+        200,
+        json={"access_token": "abc", "token_type": "Bearer", "expires_in": 3600},
+    )
     asked = answering(monkeypatch, granted, httpx.Response(200, json={"access_token": "def"}))
     assert client_credentials(URL, "app", "s3cret", "kafka")() == ("abc", 3600)
     assert client_credentials(URL, "app", "s3cret", None)() == ("def", 300)
@@ -105,16 +111,27 @@ def test_a_token_is_asked_for_by_client_credentials(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("answer", "error", "text"),
     [
-        (httpx.Response(401, json={"error": "invalid_client"}), TokenRefused, "HTTP 401, invalid_client): check kafka"),
+        (
+            httpx.Response(401, json={"error": "invalid_client"}),
+            TokenRefused,
+            "HTTP 401, invalid_client): check kafka",
+        ),
         (httpx.Response(400, text="no"), TokenRefused, "refuses the client app"),
-        (httpx.Response(200, text="<html>"), TokenRefused, "without a token: check kafka.security.oauth.token_url"),
+        (
+            httpx.Response(200, text="<html>"),
+            TokenRefused,
+            "without a token: check kafka.security.oauth.token_url",
+        ),
         (httpx.Response(503), KafkaConnectionError, "answers HTTP 503"),
         (httpx.Response(429), KafkaConnectionError, "answers HTTP 429"),
         (httpx.ConnectError("x"), KafkaConnectionError, "does not answer (ConnectError)"),
     ],
 )
 def test_why_there_is_no_token(
-    monkeypatch: pytest.MonkeyPatch, answer: httpx.Response | Exception, error: type[Exception], text: str
+    monkeypatch: pytest.MonkeyPatch,
+    answer: httpx.Response | Exception,
+    error: type[Exception],
+    text: str,
 ) -> None:
     answering(monkeypatch, answer)
     with pytest.raises(error) as raised:
@@ -130,12 +147,16 @@ def test_no_credentials_of_amazon_are_a_refusal(monkeypatch: pytest.MonkeyPatch)
         aws_msk("eu-central-1")()
 
 
-def test_amazons_own_signer_signs_with_the_credentials_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_amazons_own_signer_signs_with_the_credentials_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
     token, lasts_s = aws_msk("eu-central-1")()
     text = base64.urlsafe_b64decode(token + "==").decode()
-    assert text.startswith("https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster%3AConnect&")
+    assert text.startswith(
+        "https://kafka.eu-central-1.amazonaws.com/?Action=kafka-cluster%3AConnect&",
+    )
     assert "X-Amz-Credential=AKIDEXAMPLE" in text
     assert "s3cret" not in text
     assert 800 < lasts_s <= 900

@@ -51,7 +51,10 @@ class ScriptedConsumer:
     async def topics(self) -> set[str]:
         return {place.topic for place in self.log.entries}
 
-    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+    async def beginning_offsets(
+        self,
+        partitions: list[TopicPartition],
+    ) -> dict[TopicPartition, int]:
         return dict.fromkeys(partitions, 0)
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
@@ -73,7 +76,12 @@ class ScriptedConsumer:
     async def position(self, partition: TopicPartition) -> int:
         return self.at[partition]
 
-    async def getmany(self, *partitions: TopicPartition, timeout_ms: int, max_records: int) -> dict[Any, list[Any]]:
+    async def getmany(
+        self,
+        *partitions: TopicPartition,
+        timeout_ms: int,
+        max_records: int,
+    ) -> dict[Any, list[Any]]:
         if self.log.error is not None:
             raise self.log.error
         for place in partitions or tuple(self.at):
@@ -86,7 +94,11 @@ class ScriptedConsumer:
                     break
                 self.at[place] += 1
                 if entry != MARKER:
-                    headers = Reduced(LeftOut("no_value", records=entry)) if isinstance(entry, int) else ()
+                    headers = (
+                        Reduced(LeftOut("no_value", records=entry))
+                        if isinstance(entry, int)
+                        else ()
+                    )
                     records.append(
                         SimpleNamespace(
                             topic=place.topic,
@@ -94,12 +106,18 @@ class ScriptedConsumer:
                             offset=offset,
                             v=entry,
                             headers=headers,
-                        )
+                        ),
                     )
             if records:
                 return {place: records}
             if self.at[place] < len(entries):
-                raise UnreadableBatch(place.topic, place.partition, self.at[place], self.at[place], "damaged")
+                raise UnreadableBatch(
+                    place.topic,
+                    place.partition,
+                    self.at[place],
+                    self.at[place],
+                    "damaged",
+                )
         return {}
 
 
@@ -124,7 +142,11 @@ async def test_a_scan_ends_behind_the_markers_and_at_the_end_that_it_was_given(l
     progress: list[tuple[int, int]] = []
     async with reader() as it:
         spans = {A: (0, 4), B: (1, 2)}
-        assert await values(it.scan(spans, progress=lambda *so_far: progress.append(so_far))) == ["a0", "a2", "b1"]
+        assert await values(it.scan(spans, progress=lambda *so_far: progress.append(so_far))) == [
+            "a0",
+            "a2",
+            "b1",
+        ]
         assert await values(it.scan({A: (4, 4)})) == []
     assert progress[-1] == (5, 5)
 
@@ -151,17 +173,24 @@ async def test_following_goes_on_with_the_other_partitions(log: Log) -> None:
         assert [record.v for record in (await anext(following))[B]] == ["new"]
 
 
-async def test_records_are_fetched_by_their_offsets_and_those_that_are_gone_are_left_out(log: Log) -> None:
+async def test_records_are_fetched_by_their_offsets_and_those_that_are_gone_are_left_out(
+    log: Log,
+) -> None:
     log.entries[A] = ["a0", MARKER, DAMAGED, "a3", *["x"] * 2_000]
     wanted = {A: [0, 1, 2, 3, 2_003, 2_004], TopicPartition("deleted", 0): [7]}
     async with reader() as it:
         assert [record.offset for record in await it.fetch(wanted)] == [0, 3, 2_003]
     log.error = KafkaConnectionError("x")
-    with pytest.raises(BrokerUnavailable, match=r"Kafka at nowhere:9092 did not give 1 record again: Kafka at nowhere"):
+    with pytest.raises(
+        BrokerUnavailable,
+        match=r"Kafka at nowhere:9092 did not give 1 record again: Kafka at nowhere",
+    ):
         await readers.fetch(KafkaConnection("nowhere:9092"), ["leads/0/1"])
 
 
-async def test_markers_are_not_counted_and_unreadable_spans_count_as_an_upper_bound(log: Log) -> None:
+async def test_markers_are_not_counted_and_unreadable_spans_count_as_an_upper_bound(
+    log: Log,
+) -> None:
     log.entries = {A: ["a0", MARKER, "a2", MARKER], B: ["b0", DAMAGED, MARKER]}
     backlog = Backlog()
     async with reader() as it:
@@ -177,7 +206,10 @@ async def test_markers_are_not_counted_and_unreadable_spans_count_as_an_upper_bo
         assert counts == {("leads", 0): Waiting(MOST_EXACTLY + 2, at_most=True)}
 
 
-async def test_a_count_that_takes_too_long_goes_on_where_it_stopped(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_count_that_takes_too_long_goes_on_where_it_stopped(
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log.entries = {A: ["a0", MARKER, "a2", "a3"]}
     backlog = Backlog()
     scan = Reader.scan
@@ -200,11 +232,24 @@ async def test_a_count_that_takes_too_long_goes_on_where_it_stopped(log: Log, mo
 @pytest.mark.parametrize(
     ("error", "raised", "text"),
     [
-        (KafkaConnectionError("x"), BrokerUnavailable, "Kafka at nowhere:9092 does not answer. Is it running"),
-        (TopicAuthorizationFailedError("leads"), KafkaRefused, "Kafka at nowhere:9092 does not allow it"),
+        (
+            KafkaConnectionError("x"),
+            BrokerUnavailable,
+            "Kafka at nowhere:9092 does not answer. Is it running",
+        ),
+        (
+            TopicAuthorizationFailedError("leads"),
+            KafkaRefused,
+            "Kafka at nowhere:9092 does not allow it",
+        ),
     ],
 )
-async def test_errors_of_kafka_are_translated(log: Log, error: Exception, raised: type[Exception], text: str) -> None:
+async def test_errors_of_kafka_are_translated(
+    log: Log,
+    error: Exception,
+    raised: type[Exception],
+    text: str,
+) -> None:
     log.entries[A] = ["a0"]
     async with reader() as it:
         log.error = error

@@ -19,8 +19,18 @@ _EVENT = StatusEvent("leads/0/7#1", "crm-1", "received", 1, 1, "leads/0/7")
 def follower(monkeypatch: pytest.MonkeyPatch) -> StatusFollower:
     """One that gets an event, four records that are none, and an event."""
     good = msgspec.json.encode(_EVENT)
-    values = (good, b"{", good.replace(b'"at_ms":1', b'"at_ms":9223372036854775808'), b"[" * 100_000, None, good)
-    records = [ConsumedRecord("leads.status", 0, offset, b"crm-1", value) for offset, value in enumerate(values)]
+    values = (
+        good,
+        b"{",
+        good.replace(b'"at_ms":1', b'"at_ms":9223372036854775808'),
+        b"[" * 100_000,
+        None,
+        good,
+    )
+    records = [
+        ConsumedRecord("leads.status", 0, offset, b"crm-1", value)
+        for offset, value in enumerate(values)
+    ]
 
     async def follow(self: StatusFollower, starts: Any) -> AsyncIterator[Any]:
         yield {("leads.status", 0): records}
@@ -32,7 +42,8 @@ def follower(monkeypatch: pytest.MonkeyPatch) -> StatusFollower:
 
 
 async def test_what_is_no_event_is_left_out_and_named(
-    follower: StatusFollower, caplog: pytest.LogCaptureFixture
+    follower: StatusFollower,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="stream_app"):
         assert [event async for event in follower.events()] == [_EVENT, _EVENT]

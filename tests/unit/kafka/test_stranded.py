@@ -30,7 +30,11 @@ UNKNOWN = NextStep("unknown")
 UNDONE = NextStep("undone")
 
 ROWS = [
-    *((state, timeout_ms, WAIT, WAIT) for state in TRANSIENT for timeout_ms in (ORDINARY_MS, ABORT, COMMIT)),
+    *(
+        (state, timeout_ms, WAIT, WAIT)
+        for state in TRANSIENT
+        for timeout_ms in (ORDINARY_MS, ABORT, COMMIT)
+    ),
     ("Ongoing", ORDINARY_MS, FENCE, FENCE),
     ("Ongoing", ABORT, NextStep("end", False), NextStep("end", False)),
     ("Ongoing", COMMIT, NextStep("end", True), NextStep("end", True)),
@@ -41,10 +45,18 @@ ROWS = [
     ("Empty", ABORT, FENCE, NextStep("end", False)),
     ("CompleteAbort", ABORT, FENCE, NextStep("end", False)),
     # Another take-over fenced meanwhile: it can only have carried the same verdict.
-    ("CompleteAbort", timeout_with_verdict(EPOCH - 1, committed=False), FENCE, NextStep("end", False)),
+    (
+        "CompleteAbort",
+        timeout_with_verdict(EPOCH - 1, committed=False),
+        FENCE,
+        NextStep("end", False),
+    ),
     ("Empty", timeout_with_verdict(EPOCH - 1, committed=True), FENCE, NextStep("end", True)),
     # A verdict of another epoch is none: another owner may have had transactions since the look.
-    *(("Empty", timeout_with_verdict(EPOCH - age, committed=True), FENCE, UNKNOWN) for age in (-1, 2)),
+    *(
+        ("Empty", timeout_with_verdict(EPOCH - age, committed=True), FENCE, UNKNOWN)
+        for age in (-1, 2)
+    ),
     ("Empty", ORDINARY_MS, FENCE, UNKNOWN),
     ("", 0, FENCE, UNKNOWN),
     ("CompleteAbort", COMMIT, UNDONE, UNDONE),
@@ -54,7 +66,12 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("state", "timeout_ms", "nothing", "something"), ROWS)
-def test_each_case_has_its_verdict(state: str, timeout_ms: int, nothing: NextStep, something: NextStep) -> None:
+def test_each_case_has_its_verdict(
+    state: str,
+    timeout_ms: int,
+    nothing: NextStep,
+    something: NextStep,
+) -> None:
     last = LastTransaction(state, 1, EPOCH, timeout_ms)
     assert next_step(last, stranded=False) == nothing
     assert next_step(last, stranded=True) == something
@@ -63,8 +80,13 @@ def test_each_case_has_its_verdict(state: str, timeout_ms: int, nothing: NextSte
 
 def test_a_producer_id_without_epochs_left_carries_no_verdict() -> None:
     """The fence would give another producer id, and markers of that one end nothing."""
-    assert next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=True) == UNKNOWN
-    assert next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=False) == FENCE
+    assert (
+        next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=True)
+        == UNKNOWN
+    )
+    assert (
+        next_step(LastTransaction("CompleteCommit", 1, 32766, ORDINARY_MS), stranded=False) == FENCE
+    )
     carried = LastTransaction("Empty", 1, 32766, timeout_with_verdict(32766, committed=True))
     assert next_step(carried, stranded=True) == NextStep("end", True)
 
@@ -72,7 +94,8 @@ def test_a_producer_id_without_epochs_left_carries_no_verdict() -> None:
 @given(st.integers(0, 32767), st.booleans())
 def test_a_time_out_encodes_epoch_and_verdict(epoch: int, committed: bool) -> None:
     timeout_ms = timeout_with_verdict(epoch, committed=committed)
-    assert 600_000 <= timeout_ms < 900_000  # Kafka's transaction.max.timeout.ms, unless an administrator changes it
+    # Kafka's transaction.max.timeout.ms, unless an administrator changes it
+    assert 600_000 <= timeout_ms < 900_000
     assert LastTransaction("Empty", 1, epoch, timeout_ms).verdict is committed
     assert LastTransaction("Empty", 1, epoch + 1, timeout_ms).verdict is committed
     assert LastTransaction("Empty", 1, epoch + 2, timeout_ms).verdict is None
@@ -88,7 +111,9 @@ def test_any_other_time_out_has_no_verdict(timeout_ms: int, epoch: int) -> None:
 
 def test_a_refusal_is_one_line_with_what_to_do() -> None:
     unknown = refusal(UNKNOWN, "app-3", {("state", 3): 7, ("leads.status", 3): 4711})
-    assert unknown.startswith("app-3: Kafka left a transaction open in leads.status/3 from offset 4711, state/3 from")
+    assert unknown.startswith(
+        "app-3: Kafka left a transaction open in leads.status/3 from offset 4711, state/3 from",
+    )
     assert "kafka-transactions.sh abort --topic" in unknown
     undone = refusal(UNDONE, "app-3", {})
     assert "kafka-transactions.sh forceTerminateTransaction --transactionalId app-3" in undone
@@ -105,7 +130,10 @@ Look = tuple[LastTransaction, Stranded, float]
 
 
 class Answers:
-    """Gives these answers in turn, each look after some seconds. `asked`: what was asked, the looks left out."""
+    """Gives these answers in turn, each look after some seconds.
+
+    `asked`: what was asked, the looks left out.
+    """
 
     transactional_id = "app-3"
 
@@ -140,11 +168,39 @@ VERDICT = [timeout_with_verdict(EPOCH + 1, committed=True), (EMPTY, SOME, True)]
 @pytest.mark.parametrize(
     ("looks", "fences", "places", "asked", "takes_s"),
     [
-        pytest.param([(NEW, NONE, 5.0)], [True], [], PLAIN, 5.0, id="an id without an earlier owner"),
+        pytest.param(
+            [(NEW, NONE, 5.0)],
+            [True],
+            [],
+            PLAIN,
+            5.0,
+            id="an id without an earlier owner",
+        ),
         pytest.param([(DONE, NONE, 0.0)], [True], [NONE], OPEN, 0.0, id="nothing is open"),
-        pytest.param([(DONE, SOME, 5.1), (DONE, NONE, 0.0)], [True], [NONE], OPEN, 5.1, id="a look that took too long"),
-        pytest.param([(DONE, NONE, 0.0)] * 2, [False, True], [NONE], PLAIN + OPEN, 0.02, id="Kafka is busy"),
-        pytest.param([(BUSY, NONE, 0.0), (DONE, NONE, 0.0)], [True], [NONE], OPEN, 0.02, id="it is being ended"),
+        pytest.param(
+            [(DONE, SOME, 5.1), (DONE, NONE, 0.0)],
+            [True],
+            [NONE],
+            OPEN,
+            5.1,
+            id="a look that took too long",
+        ),
+        pytest.param(
+            [(DONE, NONE, 0.0)] * 2,
+            [False, True],
+            [NONE],
+            PLAIN + OPEN,
+            0.02,
+            id="Kafka is busy",
+        ),
+        pytest.param(
+            [(BUSY, NONE, 0.0), (DONE, NONE, 0.0)],
+            [True],
+            [NONE],
+            OPEN,
+            0.02,
+            id="it is being ended",
+        ),
         pytest.param(
             [(DONE, SOME, 0.0), (EMPTY, SOME, 0.0), (EMPTY, NONE, 0.0)],
             [True, True],
@@ -157,7 +213,11 @@ VERDICT = [timeout_with_verdict(EPOCH + 1, committed=True), (EMPTY, SOME, True)]
 )
 @virtual_time
 async def test_a_take_over_asks_until_every_transaction_has_ended(
-    looks: list[Look], fences: list[bool], places: list[Stranded], asked: list[object], takes_s: float
+    looks: list[Look],
+    fences: list[bool],
+    places: list[Stranded],
+    asked: list[object],
+    takes_s: float,
 ) -> None:
     kafka = Answers([*looks], [*fences], [*places])
     now_s = asyncio.get_running_loop().time
@@ -170,7 +230,14 @@ async def test_a_take_over_asks_until_every_transaction_has_ended(
 
 @virtual_time
 async def test_what_was_stranded_between_the_look_and_the_fence_is_no_take_over() -> None:
-    kafka = Answers([(DONE, NONE, 0.0), (LastTransaction("Empty", 1, EPOCH), SOME, 0.0)], [True], [SOME])
-    with pytest.raises(StateStoreError, match="app-3: Kafka left a transaction open in state/3 from offset 7"):
+    kafka = Answers(
+        [(DONE, NONE, 0.0), (LastTransaction("Empty", 1, EPOCH), SOME, 0.0)],
+        [True],
+        [SOME],
+    )
+    with pytest.raises(
+        StateStoreError,
+        match="app-3: Kafka left a transaction open in state/3 from offset 7",
+    ):
         await take_over(kafka, ORDINARY_MS)
     assert kafka.asked == OPEN

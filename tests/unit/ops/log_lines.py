@@ -64,7 +64,10 @@ def of_asyncio(form: log.Format) -> None:
     from aiokafka.errors import ProducerFenced, UnknownMemberIdError  # slow to import
 
     log.configure(form)
-    for what in ("Unclosed AIOKafkaConnection\nconn: <AIOKafkaConnection host=here port=1>", "Unclosed client session"):
+    for what in (
+        "Unclosed AIOKafkaConnection\nconn: <AIOKafkaConnection host=here port=1>",
+        "Unclosed client session",
+    ):
         logging.getLogger("asyncio").error(what)
     for error in (UnknownMemberIdError("of a commit that was cancelled"), ValueError("ours")):
         logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)

@@ -25,7 +25,9 @@ READY = AsyncMock(return_value=None)
 
 async def answer(send: Send, body: bytes = b"ok") -> None:
     length = str(len(body)).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]},
+    )
     await send({"type": "http.response.body", "body": body})
 
 
@@ -69,12 +71,23 @@ def serving(app: ASGIApp, grace_s: int = 5) -> AbstractAsyncContextManager[int]:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
         (b"GET / HTTP/3.7\r\nhost: x\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
-        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n", b"400"),
-        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc", b"400"),
+        (
+            (
+                b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: "
+                b"chunked\r\n\r\n"
+            ),
+            b"400",
+        ),
+        (
+            b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc",
+            b"400",
+        ),
     ],
 )
 async def test_only_http_1_with_exactly_one_host_is_served(
-    words: bytes, status: bytes, caplog: pytest.LogCaptureFixture
+    words: bytes,
+    status: bytes,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(ok) as port:
         answered = await say(port, words)
@@ -87,15 +100,22 @@ async def test_only_http_1_with_exactly_one_host_is_served(
 @on_uvloop
 async def test_an_answer_before_the_body_is_seen() -> None:
     body = b"y" * 10_000_000
-    head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(
+        body,
+    )
     async with serving(ok) as port:
         for _ in range(5):
             assert (await say(port, head + body)).endswith(b"\r\n\r\nok")
 
 
-async def test_who_waits_for_100_continue_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_waits_for_100_continue_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(http, "_DROPPED_WITHIN_S", 600.0)
-    head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
+    head = (
+        b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\n"
+        b"content-length: 9\r\n\r\n"
+    )
     async with serving(ok) as port:
         answered = await say(port, head)
     assert answered.startswith(b"HTTP/1.1 200")
@@ -138,7 +158,9 @@ async def test_the_end_of_a_process_is_bounded_and_one_line_says_how_many_reques
     async with serving(either, grace_s=1) as port:
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
         for (_, writer), words in zip(
-            opened, [b"", b"GET", GET, GET, GET, GET.replace(b"/", b"/large", 1)], strict=True
+            opened,
+            [b"", b"GET", GET, GET, GET, GET.replace(b"/", b"/large", 1)],
+            strict=True,
         ):
             writer.write(words)
         await asyncio.sleep(0.1)
@@ -149,7 +171,7 @@ async def test_the_end_of_a_process_is_bounded_and_one_line_says_how_many_reques
         writer.close()
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.getMessage() for record in errors] == [
-        "Cancel 3 running task(s), timeout graceful shutdown exceeded"
+        "Cancel 3 running task(s), timeout graceful shutdown exceeded",
     ]
     assert not errors[0].exc_info
 
@@ -158,19 +180,29 @@ async def test_metrics_health_and_readiness_are_served() -> None:
     registry = CollectorRegistry()
     Counter("leads", "Leads.", registry=registry).inc(exemplar={"trace_id": "abc"})
     not_ready = AsyncMock(return_value=None)
-    async with serve_ops("127.0.0.1", 0, registry, not_ready) as port, httpx.AsyncClient() as client:
+    async with (
+        serve_ops("127.0.0.1", 0, registry, not_ready) as port,
+        httpx.AsyncClient() as client,
+    ):
         url = f"http://127.0.0.1:{port}"
         metrics = await client.get(f"{url}/metrics")
         assert metrics.status_code == 200
         assert "leads_total 1.0" in metrics.text
         assert metrics.headers["content-type"].startswith("text/plain; version=")
         assert "trace_id" not in metrics.text
-        asked = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
+        asked = {
+            "accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+        }
         metrics = await client.get(f"{url}/metrics", headers=asked)
-        assert metrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        assert metrics.headers["content-type"].startswith(
+            "application/openmetrics-text; version=1.0.0",
+        )
         assert 'leads_total 1.0 # {trace_id="abc"} 1.0' in metrics.text
         assert metrics.text.endswith("# EOF\n")
-        assert [(await client.get(f"{url}/{path}")).text for path in ("healthz", "readyz")] == ["ok\n", "ok\n"]
+        assert [(await client.get(f"{url}/{path}")).text for path in ("healthz", "readyz")] == [
+            "ok\n",
+            "ok\n",
+        ]
         not_ready.return_value = "not joined to the group yet"
         answer = await client.get(f"{url}/readyz")
         assert answer.status_code == 503
@@ -181,6 +213,9 @@ async def test_metrics_health_and_readiness_are_served() -> None:
 
 async def test_a_port_that_is_taken_is_an_error_in_one_line() -> None:
     async with serve_ops("127.0.0.1", 0, CollectorRegistry(), READY) as port:
-        with pytest.raises(StreamAppError, match=rf"^cannot serve on 127\.0\.0\.1:{port} .*\[http\]"):
+        with pytest.raises(
+            StreamAppError,
+            match=rf"^cannot serve on 127\.0\.0\.1:{port} .*\[http\]",
+        ):
             async with serve_ops("127.0.0.1", port, CollectorRegistry(), READY):
                 pass

@@ -1,4 +1,6 @@
-"""What a process writes to stderr: one event a line, never data, and one line when it ends without Kafka."""
+"""What a process writes to stderr: one event a line, never data, and one line when it ends without
+Kafka.
+"""
 
 import json
 import logging
@@ -27,14 +29,33 @@ def form(request: pytest.FixtureRequest) -> log.Format:
 
 def written(form: log.Format, event: str) -> str:
     """What a process of its own writes when `event` happens: logging is the process's."""
-    run = [sys.executable, "-c", f"from tests.unit.ops import log_lines; log_lines.{event}({form!r})"]
-    return subprocess.run(run, capture_output=True, text=True, timeout=30 * BUSY, check=False).stderr
+    run = [
+        sys.executable,
+        "-c",
+        f"from tests.unit.ops import log_lines; log_lines.{event}({form!r})",
+    ]
+    return subprocess.run(
+        run,
+        capture_output=True,
+        text=True,
+        timeout=30 * BUSY,
+        check=False,
+    ).stderr
 
 
 @pytest.mark.parametrize(
-    "event", ["by_structlog", "by_the_standard_library", "by_a_task_without_an_awaiter", "by_the_end_of_the_process"]
+    "event",
+    [
+        "by_structlog",
+        "by_the_standard_library",
+        "by_a_task_without_an_awaiter",
+        "by_the_end_of_the_process",
+    ],
 )
-def test_an_exception_is_logged_with_its_place_and_type_and_without_its_data(form: log.Format, event: str) -> None:
+def test_an_exception_is_logged_with_its_place_and_type_and_without_its_data(
+    form: log.Format,
+    event: str,
+) -> None:
     text = written(form, event)
     assert "example.com" not in text
     for reported in ("ExceptionGroup", "KeyError", "ValueError", "log_lines.py", "in bug"):
@@ -59,14 +80,20 @@ def test_a_process_that_ends_says_why_once(form: log.Format) -> None:
 
 def test_sessions_that_aiokafka_leaves_open_are_not_logged() -> None:
     lines = [json.loads(line) for line in written("json", "of_asyncio").splitlines()]
-    assert [line["event"] for line in lines] == ["Unclosed client session", "Task exception was never retrieved"]
+    assert [line["event"] for line in lines] == [
+        "Unclosed client session",
+        "Task exception was never retrieved",
+    ]
     assert "ValueError: ours" in lines[1]["exception"]
 
 
 def test_a_problem_with_a_changing_number_is_one_problem_and_keeps_its_fields() -> None:
     reported: list[tuple[str, object]] = []
     times_s = iter([0.0, 1.0, 2.0, 61.0])
-    say = log.Throttled(lambda text, partition: reported.append((text, partition)), lambda: next(times_s))
+    say = log.Throttled(
+        lambda text, partition: reported.append((text, partition)),
+        lambda: next(times_s),
+    )
     for number, side in enumerate(("ahead", "ahead", "behind", "behind")):
         say(f"{number} s {side}", same=side, partition=number)
     assert reported == [("0 s ahead", 0), ("2 s behind", 2)]
@@ -88,8 +115,13 @@ def test_a_repeated_failure_is_logged_once_a_minute() -> None:
 
 
 NEVER = "Future exception was never retrieved"
-TASK = "Task exception was never retrieved\nfuture: <Task finished name='Task-7' coro=<{}> exception=KafkaError('x')>"
-OF_AIOKAFKA = TASK.format("AIOKafkaClient.ready() done, defined at /site-packages/aiokafka/client.py:9")
+TASK = (
+    "Task exception was never retrieved\nfuture: <Task finished name='Task-7' coro=<{}> "
+    "exception=KafkaError('x')>"
+)
+OF_AIOKAFKA = TASK.format(
+    "AIOKafkaClient.ready() done, defined at /site-packages/aiokafka/client.py:9",
+)
 OURS = TASK.format("follow() done, defined at /app/stream_app/kafka/topics.py:9")
 
 
@@ -143,7 +175,10 @@ async def fails(error: Exception) -> None:
 
 
 def test_a_request_that_no_broker_answered_ends_the_process_with_one_line() -> None:
-    with pytest.raises(BrokerUnavailable, match=r"^Kafka has stopped .*broker 2 takes no connection\)\. Is it"):
+    with pytest.raises(
+        BrokerUnavailable,
+        match=r"^Kafka has stopped .*broker 2 takes no connection\)\. Is it",
+    ):
         run_process("json", fails(NodeNotReadyError("broker 2 takes no connection")))
 
 

@@ -33,24 +33,47 @@ def test_a_lead_that_policy_or_an_operator_resends_is_counted_and_reported_as_a_
 ) -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
-    again = StatusEvent("o#4", "lead-1", "replayed", 4, 0, "o", reason=reason, text="a possible double spend")
+    again = StatusEvent(
+        "o#4",
+        "lead-1",
+        "replayed",
+        4,
+        0,
+        "o",
+        reason=reason,
+        text="a possible double spend",
+    )
     again = msgspec.structs.replace(again, workspace="acme", destination="people")
     with capture_logs() as emitted:
         emit(metrics, msgspec.structs.replace(again, reason="replayed"))
         emit(metrics, again)
     labels = {"workspace": "acme", "destination": "people"}
     assert registry.get_sample_value("stream_app_possible_double_spends_total", labels) == 1
-    assert [(line["lead_id"], line["text"]) for line in emitted] == [("lead-1", "a possible double spend")]
+    assert [(line["lead_id"], line["text"]) for line in emitted] == [
+        ("lead-1", "a possible double spend"),
+    ]
 
 
-def test_a_command_that_goes_to_every_partition_is_one_line_and_each_other_outcome_another() -> None:
+def test_a_command_that_goes_to_every_partition_is_one_line_and_each_other_outcome_another() -> (
+    None
+):
     metrics = WorkerMetrics(CollectorRegistry(), log.get("test"))
     with capture_logs() as emitted:
         for number in range(32):
             for name in ("c1", "c2"):
-                text = "no person is on the list now" if (name, number) == ("c2", 7) else "1 person is on the list now"
-                metrics.answered(CommandAnswer(name, True, 0, number, "suppress", "acme", text=text))
-    assert [(line["id"], line["text"][:2]) for line in emitted] == [("c1", "1 "), ("c2", "1 "), ("c2", "no")]
+                text = (
+                    "no person is on the list now"
+                    if (name, number) == ("c2", 7)
+                    else "1 person is on the list now"
+                )
+                metrics.answered(
+                    CommandAnswer(name, True, 0, number, "suppress", "acme", text=text),
+                )
+    assert [(line["id"], line["text"][:2]) for line in emitted] == [
+        ("c1", "1 "),
+        ("c2", "1 "),
+        ("c2", "no"),
+    ]
 
 
 def test_a_cause_that_all_partitions_share_is_one_line() -> None:
@@ -59,25 +82,56 @@ def test_a_cause_that_all_partitions_share_is_one_line() -> None:
     with capture_logs() as emitted:
         for number in range(32):
             metrics.recovering(
-                number, Aborted(f"partition {number} of state (t-{number}): the transaction failed (late)")
+                number,
+                Aborted(f"partition {number} of state (t-{number}): the transaction failed (late)"),
             )
-        metrics.recovering(3, Aborted("partition 3 of state (t-3): the transaction failed (refused)"))
-    assert [(line["partition"], line["because"][-8:]) for line in emitted] == [(0, "d (late)"), (3, "refused)")]
+        metrics.recovering(
+            3,
+            Aborted("partition 3 of state (t-3): the transaction failed (refused)"),
+        )
+    assert [(line["partition"], line["because"][-8:]) for line in emitted] == [
+        (0, "d (late)"),
+        (3, "refused)"),
+    ]
     assert registry.get_sample_value("stream_app_recoveries_total") == 33
 
 
 def test_credits_and_dead_letters_are_counted_by_destination() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
-    event = StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace="acme", destination="people")
-    steps = (("accepted", 6), ("accepted", 6), ("enriched", -2), ("enriched", 1), ("retrying", None))
-    emit(metrics, *(msgspec.structs.replace(event, status=status, credits=credits) for status, credits in steps))
+    event = StatusEvent(
+        "o#1",
+        "lead",
+        "accepted",
+        1,
+        0,
+        "o",
+        workspace="acme",
+        destination="people",
+    )
+    steps = (
+        ("accepted", 6),
+        ("accepted", 6),
+        ("enriched", -2),
+        ("enriched", 1),
+        ("retrying", None),
+    )
+    emit(
+        metrics,
+        *(
+            msgspec.structs.replace(event, status=status, credits=credits)
+            for status, credits in steps
+        ),
+    )
     emit(metrics, msgspec.structs.replace(event, status="enriched", saved=6))
     emit(metrics, msgspec.structs.replace(event, status="dead_lettered", reason="http_503"))
     emit(metrics, msgspec.structs.replace(event, status="rejected_invalid", reason="bad_email"))
     emit(metrics, msgspec.structs.replace(event, status="served_from_cache", reason="stale"))
     values = {
-        (name, label): registry.get_sample_value(f"stream_app_{name}_total", {"destination": "people"} | labels)
+        (name, label): registry.get_sample_value(
+            f"stream_app_{name}_total",
+            {"destination": "people"} | labels,
+        )
         for name, label, labels in (
             ("credits_booked", "accepted", {"status": "accepted"}),
             ("credits_booked", "enriched", {"status": "enriched"}),
@@ -92,7 +146,8 @@ def test_credits_and_dead_letters_are_counted_by_destination() -> None:
     labels = {"workspace": "acme", "destination": "people"}
     statuses = ("accepted", "enriched", "retrying", "dead_lettered")
     assert [
-        registry.get_sample_value("stream_app_lead_events_total", labels | {"status": status}) for status in statuses
+        registry.get_sample_value("stream_app_lead_events_total", labels | {"status": status})
+        for status in statuses
     ] == [2, 3, 1, 1]
 
 
@@ -115,7 +170,9 @@ def test_the_times_of_leads_are_shown_by_destination() -> None:
     assert value("received_to_done_seconds_bucket", le="259200.0") == 2
 
 
-def test_posts_have_a_trace_id_as_exemplar_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_posts_have_a_trace_id_as_exemplar_at_most_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
     times_s = iter([10.0, 10.5, 11.5])
@@ -138,15 +195,21 @@ def test_series_do_not_grow_with_the_number_of_workspaces() -> None:
     registry.register(ParkedLeads(lambda: [parked, {"w00000": 1}]))
     for number in range(10 * MOST_NAMES):
         name = f"w{number:05}"
-        emit(metrics, StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace=name, destination=name))
+        emit(
+            metrics,
+            StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace=name, destination=name),
+        )
         metrics.posted(name, Accepted(200, 1), TRACE)
         metrics.committed([WriteBatch([], [], [], durations=(Duration("done", name, 1),))], 1, 0.1)
     series = {
-        metric.name: len({tuple(sample.labels.values()) for sample in metric.samples}) for metric in registry.collect()
+        metric.name: len({tuple(sample.labels.values()) for sample in metric.samples})
+        for metric in registry.collect()
     }
     assert series["stream_app_lead_events"] == MOST_NAMES + 1
     assert series["stream_app_parked_leads"] == MOST_NAMES + 1
-    assert series["stream_app_received_to_done_seconds"] == (MOST_NAMES + 1) * 14, "13 buckets, and the sum"
+    assert series["stream_app_received_to_done_seconds"] == (MOST_NAMES + 1) * 14, (
+        "13 buckets, and the sum"
+    )
     rest = {"workspace": OTHERS, "destination": OTHERS, "status": "accepted"}
     assert registry.get_sample_value("stream_app_lead_events_total", rest) == 9 * MOST_NAMES
     posts = {"destination": OTHERS, "outcome": "accepted"}
@@ -163,7 +226,10 @@ VIEW = LaneView(
     40.0,
     4.0,
     holds="breaker_open",
-    meters={"credits_day": Meter("2026-11-30", 0, 200, 90, 20, 10, 50), "actions_day": Meter("2026-11-30", 0)},
+    meters={
+        "credits_day": Meter("2026-11-30", 0, 200, 90, 20, 10, 50),
+        "actions_day": Meter("2026-11-30", 0),
+    },
     submissions_left={"people": 12},
     calls=24,
     p50_ms=210,
@@ -193,29 +259,59 @@ def test_a_lane_is_shown_as_it_was_last_published() -> None:
     assert "budget_used_ratio['acme', 'actions_day']" not in first, "there is no limit"
     assert first["submissions_left['acme', 'people']"] == 12
     assert first["changes_total['acme', 'breaker_open']"] == 1
-    assert [first[f"latency_seconds['{quantile}', 'acme']"] for quantile in (0.5, 0.95, 0.99)] == [0.21, 0.9, 1.4]
-    metrics.show(msgspec.structs.replace(VIEW, breaker="closed", holds="", news=(), submissions_left={}, calls=0))
+    assert [first[f"latency_seconds['{quantile}', 'acme']"] for quantile in (0.5, 0.95, 0.99)] == [
+        0.21,
+        0.9,
+        1.4,
+    ]
+    metrics.show(
+        msgspec.structs.replace(
+            VIEW,
+            breaker="closed",
+            holds="",
+            news=(),
+            submissions_left={},
+            calls=0,
+        ),
+    )
     second = _samples(registry)
     assert second["breaker['acme']"] == 0
     assert not any(name.startswith(("holds", "submissions_left", "latency")) for name in second)
     assert second["changes_total['acme', 'breaker_open']"] == 1
     metrics.gone("acme")
     metrics.gone("never-seen")
-    assert {name.partition("[")[0] for name in _samples(registry)} == {"changes_total", "stream_app_lanes_left_out"}
+    assert {name.partition("[")[0] for name in _samples(registry)} == {
+        "changes_total",
+        "stream_app_lanes_left_out",
+    }
 
 
 def _shown(registry: CollectorRegistry) -> list[str]:
-    return sorted(name[len("breaker['") : -len("']")] for name in _samples(registry) if name.startswith("breaker["))
+    return sorted(
+        name[len("breaker['") : -len("']")]
+        for name in _samples(registry)
+        if name.startswith("breaker[")
+    )
 
 
-def test_with_many_lanes_those_that_are_held_or_change_have_series(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_many_lanes_those_that_are_held_or_change_have_series(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(lane_metrics, "MOST_LANES", 2)
     registry = CollectorRegistry()
     metrics = LaneMetrics(registry, log.get("test"), lambda: 0)
     minute_ms = 60_000
 
     def show(workspace: str, minute: int, holds: str = "") -> None:
-        metrics.show(msgspec.structs.replace(VIEW, workspace=workspace, at_ms=minute * minute_ms, holds=holds, news=()))
+        metrics.show(
+            msgspec.structs.replace(
+                VIEW,
+                workspace=workspace,
+                at_ms=minute * minute_ms,
+                holds=holds,
+                news=(),
+            ),
+        )
 
     def left_out() -> float:
         return _samples(registry)["stream_app_lanes_left_out[]"]

@@ -25,7 +25,9 @@ PEOPLE = {"email": "ada@example.com"}
 
 def line(value: bytes, key: bytes = b"acme", **headers: str) -> str:
     """The line of a dead letter in a configuration with the workspaces acme and beta."""
-    pairs = tuple((f"stream-app-{name.replace('_', '-')}", text.encode()) for name, text in headers.items())
+    pairs = tuple(
+        (f"stream-app-{name.replace('_', '-')}", text.encode()) for name, text in headers.items()
+    )
     dead_letter = ConsumedRecord("leads.dlq", 0, 7, key, value, pairs)
     return line_of(dead_letter, dict(pairs), {"acme", "beta"})
 
@@ -47,7 +49,10 @@ def test_a_value_that_is_not_json_is_exported_as_base64_and_not_published(value:
 
 
 def test_a_lead_is_exported_as_readable_json() -> None:
-    assert '"lead":{"fields":{"title":"Ärztin"}}' in line('{"fields": {"title": "Ärztin"}}'.encode(), key=b"key-1")
+    assert '"lead":{"fields":{"title":"Ärztin"}}' in line(
+        '{"fields": {"title": "Ärztin"}}'.encode(),
+        key=b"key-1",
+    )
 
 
 def test_an_exported_lead_is_published_to_where_it_would_come_back() -> None:
@@ -59,7 +64,13 @@ def test_an_exported_lead_is_published_to_where_it_would_come_back() -> None:
 
 
 def test_an_exported_lead_keeps_what_its_producer_said_but_for_its_import() -> None:
-    lead = {"fields": PEOPLE, "lead_id": "crm-1", "workspace": "beta", "destination": "firms", "not_after_ms": 9}
+    lead = {
+        "fields": PEOPLE,
+        "lead_id": "crm-1",
+        "workspace": "beta",
+        "destination": "firms",
+        "not_after_ms": 9,
+    }
     of_an_import = {"import_id": "monday", "import_summary": {"rows": 3}}
     text = line(json.dumps({**lead, **of_an_import}).encode(), destination="people")
     assert published(text) == lead, "it is no row of that file again"
@@ -69,4 +80,8 @@ def test_a_dead_letter_without_fields_can_be_corrected() -> None:
     text = line(json.dumps({"field": PEOPLE, "lead_id": "crm-1"}).encode())
     document = json.loads(text)
     document["lead"]["fields"] = document["lead"].pop("field")
-    assert published(json.dumps(document)) == {"fields": PEOPLE, "lead_id": "crm-1", "workspace": "acme"}
+    assert published(json.dumps(document)) == {
+        "fields": PEOPLE,
+        "lead_id": "crm-1",
+        "workspace": "acme",
+    }

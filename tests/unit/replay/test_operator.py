@@ -32,7 +32,10 @@ from stream_app.kafka.connection import silent
 from stream_app.replay import inspect, orders, plan
 from tests.board.model_records import NOW_MS, Made, dead_letter
 
-SETTINGS = Settings(kafka=Kafka(bootstrap="127.0.0.1:1", partitions=2), workspaces={"acme": Workspace("acme")})
+SETTINGS = Settings(
+    kafka=Kafka(bootstrap="127.0.0.1:1", partitions=2),
+    workspaces={"acme": Workspace("acme")},
+)
 DLQ = SETTINGS.names.dlq
 
 
@@ -50,7 +53,9 @@ class Written:
                 self.retried.append(dict(record.headers)["stream-app-origin"].decode())
 
 
-async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def records_at(*_: object) -> AsyncIterator[Any]:
         if not begun:
             begun.append("r-1")
@@ -60,7 +65,9 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypat
 
     async def survey(*_: object, **__: object) -> tuple[PricedPlan, dict[int, set[int]]]:
         quote = Quote("acme", [Part("people", 1, 6, 6, 6, 1, 1)], {}, True, 1.0)
-        return PricedPlan(1, Counter[Fate]({"goes": 1}), Counter(), [quote], {"acme": 4.0}), {0: {0, 2}}
+        return PricedPlan(1, Counter[Fate]({"goes": 1}), Counter(), [quote], {"acme": 4.0}), {
+            0: {0, 2},
+        }
 
     async def current() -> None:
         pass
@@ -77,7 +84,9 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypat
     operator._orders = known
     operator._outlived = list[Record]()
     plan = ReplayPlan(0, "dlq", Filter(), {0: 9}, 1, 6, 1)
-    known.replays = {name: ReplayProgress(name, "running", "jane", "", 0, plan) for name in ("r-1", "r-2")}
+    known.replays = {
+        name: ReplayProgress(name, "running", "jane", "", 0, plan) for name in ("r-1", "r-2")
+    }
     await operator.work()
     assert known.replays["r-1"].state == "refused"
     assert known.replays["r-2"].state == "done"
@@ -85,7 +94,9 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(monkeypat
     assert written.retried == ["leads/0/2"]
 
 
-async def test_an_erased_lead_is_known_by_a_hashed_key_from_any_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_erased_lead_is_known_by_a_hashed_key_from_any_partition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     home = SETTINGS.home("acme")
     erased = msgspec.json.encode(Suppression("erased", NOW_MS, "c1", "jane"))
     key = pseudonymous_key(b"acme", ())
@@ -94,7 +105,11 @@ async def test_an_erased_lead_is_known_by_a_hashed_key_from_any_partition(monkey
     records = [letter, Made(SETTINGS.names.state, erased_row("acme", "crm-1"), erased, home)]
 
     async def read(topic: str, ranges: Any = None) -> AsyncIterator[list[Made]]:
-        yield [record for record in records if record.topic == topic and record.partition in (ranges or (0, 1))]
+        yield [
+            record
+            for record in records
+            if record.topic == topic and record.partition in (ranges or (0, 1))
+        ]
 
     kafka = SimpleNamespace(read=read, bounds=AsyncMock(return_value={0: (0, 1), 1: (0, 1)}))
     monkeypatch.setattr(kafka_access, "TopicReader", lambda *_: nullcontext(kafka))
@@ -111,8 +126,14 @@ async def test_an_operator_that_cannot_take_over_is_closed(monkeypatch: pytest.M
     kafka.close.assert_awaited_once_with()
 
 
-async def test_dead_letters_are_given_up_once_and_the_answer_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    poison = ((HEADERS["disposition"], b"poison"), (HEADERS["origin"], b"leads/0/7"), (HEADERS["seq"], b"1"))
+async def test_dead_letters_are_given_up_once_and_the_answer_says_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    poison = (
+        (HEADERS["disposition"], b"poison"),
+        (HEADERS["origin"], b"leads/0/7"),
+        (HEADERS["seq"], b"1"),
+    )
     letters = {
         f"{DLQ}/0/0": dead_letter(DLQ, origin="leads/0/1", lead_id="crm-1", offset=0),
         f"{DLQ}/0/1": Made(DLQ, b"acme", b"{", 0, 1, poison),
@@ -137,10 +158,20 @@ async def test_dead_letters_are_given_up_once_and_the_answer_says_how_many(monke
     operator._state = SimpleNamespace(orders=ReplayOrders(), current=current)
     places = [*letters, f"{DLQ}/0/9", f"{SETTINGS.names.leads}/0/1", "nothing"]
     for number in range(2):
-        for command in orders.give_up_commands(places, "jane", "old, says ada@example.com", NOW_MS, f"c-{number}"):
+        for command in orders.give_up_commands(
+            places,
+            "jane",
+            "old, says ada@example.com",
+            NOW_MS,
+            f"c-{number}",
+        ):
             known.apply(*command_row(command))
     await operator.work()
-    answers = [read_answer(record.value) for record in written.records if record.topic == SETTINGS.names.audit]
+    answers = [
+        read_answer(record.value)
+        for record in written.records
+        if record.topic == SETTINGS.names.audit
+    ]
     assert [(answer.id, answer.kind, answer.applied, answer.who, answer.text) for answer in answers if answer] == [
         ("c-0", "give_up", True, "jane", "2 dead letters are given up, 4 are no longer kept"),
         ("c-1", "give_up", True, "jane", "1 dead letter is given up, 1 had been sent back or given up before, "

@@ -1,4 +1,6 @@
-"""The handlers of the replay process over an in-memory stream: where each record goes, when, and what is given up."""
+"""The handlers of the replay process over an in-memory stream: where each record goes, when, and
+what is given up.
+"""
 
 import asyncio
 from collections.abc import Awaitable
@@ -20,7 +22,14 @@ from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
 
 NAMES = TopicNames()
-FAILED = Envelope(origin="leads/0/1", lead_id="lead-1", disposition="failed", reason="http_503", replay=1, seq=4)
+FAILED = Envelope(
+    origin="leads/0/1",
+    lead_id="lead-1",
+    disposition="failed",
+    reason="http_503",
+    replay=1,
+    seq=4,
+)
 
 
 class Memory:
@@ -69,7 +78,11 @@ class Bench:
         return serving
 
 
-def dead_letter(offset: int, envelope: Envelope | None = FAILED, value: bytes | None = b"{}") -> ConsumedRecord:
+def dead_letter(
+    offset: int,
+    envelope: Envelope | None = FAILED,
+    value: bytes | None = b"{}",
+) -> ConsumedRecord:
     headers = envelope.to_headers() if envelope else ()
     return ConsumedRecord(NAMES.dlq, 0, offset, b"acme" if envelope else None, value, headers, 1)
 
@@ -79,13 +92,24 @@ def waits(tier: str, offset: int, since_ms: int) -> ConsumedRecord:
 
 
 def due_in(seconds: float) -> Envelope:
-    return Envelope(origin="leads/0/2", disposition="failed", not_before_ms=now_ms() + int(seconds * 1000))
+    return Envelope(
+        origin="leads/0/2",
+        disposition="failed",
+        not_before_ms=now_ms() + int(seconds * 1000),
+    )
 
 
 @virtual_time
 async def test_each_record_goes_to_its_tier_and_is_acked() -> None:
     poison = Envelope(origin="leads/0/3", disposition="poison")
-    bench = Bench([dead_letter(0), dead_letter(1, due_in(1.5)), dead_letter(2, due_in(90)), dead_letter(3, poison)])
+    bench = Bench(
+        [
+            dead_letter(0),
+            dead_letter(1, due_in(1.5)),
+            dead_letter(2, due_in(90)),
+            dead_letter(3, poison),
+        ],
+    )
     await bench.serve()
     assert bench.memory.topics == ["leads.retry", "leads.wait.2s", "leads.wait.60s"]
     assert bench.stream.acked == [0, 1, 2, 3]
@@ -111,14 +135,25 @@ async def test_a_new_epoch_replays_older_dead_letters_at_once() -> None:
 
 @virtual_time
 async def test_a_dead_letter_of_another_program_is_an_input_once() -> None:
-    bench = Bench([dead_letter(4, None), dead_letter(5, None), dead_letter(6, None, None)], Begin(seen_to=5))
+    bench = Bench(
+        [dead_letter(4, None), dead_letter(5, None), dead_letter(6, None, None)],
+        Begin(seen_to=5),
+    )
     await bench.serve()
     assert bench.stream.acked == [4, 5, 6]
     came = ("stream-app-origin-timestamp-ms", b"1")  # an erasure since then counts
     records = [record for _, record in bench.memory.published]
     assert [(record.key, record.value, record.headers) for record in records] == [
-        (None, b"{}", (came, ("stream-app-redriven-from", b"leads.dlq/0/5"), ("stream-app-format", b"1"))),
-        (b"", None, (came, ("stream-app-redriven-from", b"leads.dlq/0/6"), ("stream-app-format", b"1"))),
+        (
+            None,
+            b"{}",
+            (came, ("stream-app-redriven-from", b"leads.dlq/0/5"), ("stream-app-format", b"1")),
+        ),
+        (
+            b"",
+            None,
+            (came, ("stream-app-redriven-from", b"leads.dlq/0/6"), ("stream-app-format", b"1")),
+        ),
     ]
 
 
@@ -130,10 +165,16 @@ async def test_a_dead_letter_of_another_program_is_an_input_once() -> None:
             (("origin", b"leads/0/1"), ("disposition", b"failed"), ("app-version", b"0.1.0")),
             "was written by version 0.1.0",
         ),
-        ((*FAILED.to_headers(), ("stream-app-format", b"2")), "has format 2, and this program reads up to 1"),
+        (
+            (*FAILED.to_headers(), ("stream-app-format", b"2")),
+            "has format 2, and this program reads up to 1",
+        ),
     ],
 )
-async def test_a_dead_letter_of_a_version_that_is_not_read_ends_the_process(headers: Headers, why: str) -> None:
+async def test_a_dead_letter_of_a_version_that_is_not_read_ends_the_process(
+    headers: Headers,
+    why: str,
+) -> None:
     other = ConsumedRecord(NAMES.dlq, 0, 1, b"acme", b"{}", headers, 1)
     bench = Bench([dead_letter(0), other, dead_letter(2)])
     serving = await bench.serve()
@@ -166,7 +207,9 @@ async def test_a_pause_holds_all_records_until_the_stream_is_suspended() -> None
 
 @virtual_time
 async def test_deferred_leads_come_back_when_due() -> None:
-    """Never early, within two seconds, and so in order of age; on the way its headers stay what they are."""
+    """Never early, within two seconds, and so in order of age; on the way its headers stay what
+    they are.
+    """
     plan = plan_of(Setup(rate_per_s=1_000.0))
     kafka = MemoryKafka(now_ms)
     began_ms = now_ms()
@@ -178,13 +221,23 @@ async def test_deferred_leads_come_back_when_due() -> None:
         await asyncio.sleep(2)  # the second has 59 s left
     await asyncio.sleep(900)
     tiers = [NAMES.wait(tier) for tier in ReplayPolicy().tiers_s]
-    forwarded = [record for topic in (*tiers, NAMES.retry) for record in kafka.log(topic, 0).committed()]
-    back = [(read_envelope(record).origin, record.timestamp_ms) for record in kafka.log(NAMES.retry, 0).committed()]
+    forwarded = [
+        record for topic in (*tiers, NAMES.retry) for record in kafka.log(topic, 0).committed()
+    ]
+    back = [
+        (read_envelope(record).origin, record.timestamp_ms)
+        for record in kafka.log(NAMES.retry, 0).committed()
+    ]
     assert {origin for origin, _ in back[:2]} == {"leads/0/0", "leads/0/1"}, "due at one moment"
     assert [origin for origin, _ in back[2:]] == [f"leads/0/{lead}" for lead in range(2, 6)]
-    assert all(0 <= at_ms - due_ms <= 2_100 for (_, at_ms), due_ms in zip(back, dues_ms, strict=True)), back
+    assert all(
+        0 <= at_ms - due_ms <= 2_100 for (_, at_ms), due_ms in zip(back, dues_ms, strict=True)
+    ), back
     assert len({record.headers for record in forwarded}) == 6
-    assert all((kafka.offset("replay", topic, 0) or 0) == kafka.log(topic, 0).end for topic in (NAMES.deferred, *tiers))
+    assert all(
+        (kafka.offset("replay", topic, 0) or 0) == kafka.log(topic, 0).end
+        for topic in (NAMES.deferred, *tiers)
+    )
 
 
 @virtual_time
@@ -192,7 +245,9 @@ async def test_a_justified_wait_is_not_under_way() -> None:
     """A pause, a workspace's pace, a head that is not due; and nothing is when nothing waits."""
     bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
     place = (NAMES.dlq, 0)
-    assert list(bench.replay.under_way({place: True})) == ["the records of leads.dlq/0 do not move"], "not taken"
+    assert list(bench.replay.under_way({place: True})) == [
+        "the records of leads.dlq/0 do not move",
+    ], "not taken"
     await bench.serve()
     assert bench.stream.acked
     assert bench.replay.under_way({place: True}) == {}, "its pace"
@@ -223,10 +278,15 @@ async def test_an_unacknowledged_record_is_under_way_while_the_next_head_is_not_
 
     bench = Bench([], publish=publish)  # Kafka, when it is silent
     tier = NAMES.wait(60)
-    stream = RecordingStream([waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())], topic=tier)
+    stream = RecordingStream(
+        [waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())],
+        topic=tier,
+    )
     waiting = asyncio.ensure_future(bench.replay.wait(stream, 60))
     await asyncio.sleep(10)
-    assert bench.replay.under_way({(tier, 0): True}) == {"the records of leads.wait.60s/0 do not move": 0}
+    assert bench.replay.under_way({(tier, 0): True}) == {
+        "the records of leads.wait.60s/0 do not move": 0,
+    }
     silent.set_result(None)
     await asyncio.sleep(1)
     assert bench.replay.under_way({(tier, 0): True}) == {}

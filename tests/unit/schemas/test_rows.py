@@ -1,7 +1,10 @@
-"""Rows of the state topic, as an earlier version wrote them, are still read. `docs/compatibility.md` promises it.
+"""Rows of the state topic, as an earlier version wrote them, are still read.
 
-tests/samples/rows has a row of each kind in which every field has a value. Until the next release the samples follow
-the code. From then on a change that a sample does not survive needs a new row version, and a sample of its own.
+`docs/compatibility.md` promises it.
+
+tests/samples/rows has a row of each kind in which every field has a value. Until the next release
+the samples follow the code. From then on a change that a sample does not survive needs a new row
+version, and a sample of its own.
 """
 
 import json
@@ -11,7 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key, read_delivery
+from stream_app.domain.delivery.state_machine import (
+    ROW_VERSION,
+    Delivery,
+    delivery_key,
+    lane_key,
+    read_delivery,
+)
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.partition.rows import read_lane
@@ -54,7 +63,10 @@ def test_the_row_of_a_lane_without_the_fields_that_were_added_is_read() -> None:
 def test_fields_that_a_later_program_adds_are_ignored() -> None:
     lead = sample("delivery.v1")
     lane = sample("lane.v1")
-    assert read_delivery(LEAD, msgspec.json.encode([*lead, "later"])) == read_delivery(LEAD, msgspec.json.encode(lead))
+    assert read_delivery(LEAD, msgspec.json.encode([*lead, "later"])) == read_delivery(
+        LEAD,
+        msgspec.json.encode(lead),
+    )
     later = lane | {"later": 1}
     assert read_lane(LANE, msgspec.json.encode(later)) == read_lane(LANE, msgspec.json.encode(lane))
 
@@ -69,9 +81,15 @@ def test_a_row_of_a_later_version_is_refused_by_its_version() -> None:
     """Whatever its fields are, and not as a broken row, which one would be told to delete."""
     later = ROW_VERSION + 1
     for lead in ([later, *sample("delivery.v1")[1:]], [later, {"state": "later"}]):
-        with pytest.raises(RowUnreadable, match=rf"^the row d/acme/people/crm-17 has version {later}, this program"):
+        with pytest.raises(
+            RowUnreadable,
+            match=rf"^the row d/acme/people/crm-17 has version {later}, this program",
+        ):
             read_delivery(LEAD, msgspec.json.encode(lead))
     later = LANE_VERSION + 1
     for fields in (sample("lane.v1"), {"workspace": 1, "partition": "all"}):
-        with pytest.raises(RowUnreadable, match=f"^the row l/acme has version {later}, this program reads up to"):
+        with pytest.raises(
+            RowUnreadable,
+            match=f"^the row l/acme has version {later}, this program reads up to",
+        ):
             read_lane(LANE, msgspec.json.encode(fields | {"version": later}))

@@ -1,7 +1,8 @@
-"""The published formats: what is committed is what the types say, and nothing that was promised is broken.
+"""The published formats: what is committed is what the types say, and nothing that was promised is
+broken.
 
-tests/samples holds messages as they were once written, and the schemas as they were when others began to rely on them;
-both are only ever added to.
+tests/samples holds messages as they were once written, and the schemas as they were when others
+began to rely on them; both are only ever added to.
 """
 
 import json
@@ -46,7 +47,9 @@ def test_every_message_has_a_small_and_a_full_sample() -> None:
         required = {field.name for field in msgspec.structs.fields(kind) if field.required}
         assert set(minimal) == required
         full = json.loads((SAMPLES / f"{name}.full.json").read_bytes())
-        assert set(kind.__struct_fields__) <= set(full), f"{name}: add the new field to the full sample"
+        assert set(kind.__struct_fields__) <= set(full), (
+            f"{name}: add the new field to the full sample"
+        )
 
 
 def test_an_old_dead_letter_is_still_read() -> None:
@@ -106,7 +109,10 @@ def _accepts(was: set[str], now: set[str]) -> bool:
     ("change", "expected"),
     [
         (lambda new: new["properties"].pop("seq"), "seq: removed"),
-        (lambda new: new["properties"].update(seq={"type": "string"}), "seq: was {'integer'}, is {'string'}"),
+        (
+            lambda new: new["properties"].update(seq={"type": "string"}),
+            "seq: was {'integer'}, is {'string'}",
+        ),
         (lambda new: new["properties"]["status"]["enum"].remove("parked"), "status: was"),
         (lambda new: new["required"].append("reason"), "reason: is required now"),
     ],

@@ -68,7 +68,10 @@ async def test_an_idle_worker_and_one_that_works_show_nothing_for_long() -> None
         bench.publish(f"id{number}", f"p{number}")
         await asyncio.sleep(0.5)
         tokens.append(worker.under_way({LEADS: True}))
-    assert all(before.items().isdisjoint(after.items()) for before, after in zip(tokens, tokens[5:], strict=False))
+    assert all(
+        before.items().isdisjoint(after.items())
+        for before, after in zip(tokens, tokens[5:], strict=False)
+    )
 
 
 @virtual_time
@@ -112,7 +115,9 @@ async def test_leads_that_wait_for_their_lane_are_no_alarm() -> None:
     for number in range(5):
         bench.publish(f"id{number}", "same")
     await asyncio.sleep(0.5)
-    assert list(worker.under_way({LEADS: True})) == ["the lead at leads/0/0 does not end"], "not its copies"
+    assert list(worker.under_way({LEADS: True})) == ["the lead at leads/0/0 does not end"], (
+        "not its copies"
+    )
     serving.cancel()
 
 
@@ -151,7 +156,11 @@ async def test_a_partition_whose_transactions_fail_says_so_until_one_succeeds() 
     bench.publish("id0", "p0")
     await bench.serve()
     assert worker.failing == []
-    for failures, says in ((1, []), (2, ["partition 0 commits nothing: 2 transactions failed"]), (0, [])):
+    for failures, says in (
+        (1, []),
+        (2, ["partition 0 commits nothing: 2 transactions failed"]),
+        (0, []),
+    ):
         bench.partition.state.commits.failures = failures
         assert worker.failing == says, "a single one is repeated"
     await asyncio.sleep(5)

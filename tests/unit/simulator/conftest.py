@@ -30,7 +30,12 @@ class Bench:
         return (await self.answer(payload, slug, **how))[0]
 
     async def answer(
-        self, payload: object, slug: str = SLUG, *, token: str | None = None, raw: bytes | None = None
+        self,
+        payload: object,
+        slug: str = SLUG,
+        *,
+        token: str | None = None,
+        raw: bytes | None = None,
     ) -> tuple[int, dict[str, str]]:
         """Submits a payload (or raw bytes); returns status and headers."""
         async with self.session.post(
@@ -44,7 +49,10 @@ class Bench:
 
     async def control(self, path: str, body: object = None) -> Any:
         """POSTs to /control/<path>; it must answer 200."""
-        async with self.session.post(f"{self.sim.control_url}/control/{path}", json=body or {}) as response:
+        async with self.session.post(
+            f"{self.sim.control_url}/control/{path}",
+            json=body or {},
+        ) as response:
             answer = await response.json()
             assert response.status == 200, answer
             return answer
@@ -79,7 +87,10 @@ class Bench:
         await wait_until(idle)
 
 
-async def wait_until(condition: Callable[[], Awaitable[bool]], deadline_s: float = DEADLINE_S) -> None:
+async def wait_until(
+    condition: Callable[[], Awaitable[bool]],
+    deadline_s: float = DEADLINE_S,
+) -> None:
     end = time.monotonic() + deadline_s
     while not await condition():
         assert time.monotonic() < end, "the deadline passed"

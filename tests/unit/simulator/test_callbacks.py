@@ -50,7 +50,10 @@ def bodies(receiver: RawServer) -> list[dict[str, Any]]:
     return [json.loads(body) for _, body in receiver.requests]
 
 
-async def test_echoes_come_back_as_text_and_cost_one_action(start: Start, receiver: RawServer) -> None:
+async def test_echoes_come_back_as_text_and_cost_one_action(
+    start: Start,
+    receiver: RawServer,
+) -> None:
     headers = '[table.callback]\nheaders = { x-token = "{{callback_token}}" }\n'
     bench = await called_back(start, receiver, headers + BODY + COLUMNS)
     assert bodies(receiver) == [
@@ -61,7 +64,7 @@ async def test_echoes_come_back_as_text_and_cost_one_action(start: Start, receiv
             "try": "1",
             "spent": "3",
             "nested": {"note": 'Bob "the" Builder has 38', "fixed": 3},
-        }
+        },
     ]
     assert b"x-token: t0ken" in receiver.requests[0][0].lower()
     (line,) = await bench.of_kind("callback", 1)
@@ -70,7 +73,10 @@ async def test_echoes_come_back_as_text_and_cost_one_action(start: Start, receiv
     assert (await bench.get("/control"))["workspaces"]["acme"]["actions"] == 15_000 - 1
 
 
-async def test_without_a_template_all_columns_come_and_typed_keeps_types(start: Start, receiver: RawServer) -> None:
+async def test_without_a_template_all_columns_come_and_typed_keeps_types(
+    start: Start,
+    receiver: RawServer,
+) -> None:
     await called_back(start, receiver, "[table.callback]\ntyped = true\n" + COLUMNS)
     (body,) = bodies(receiver)
     assert body.keys() == {"lead_id", "delivery_id", "company", "employees", "phone"}
@@ -123,7 +129,10 @@ async def test_attempt_two_before_attempt_one(start: Start, receiver: RawServer)
 
 
 async def test_broken_json_with_an_old_secret(start: Start, receiver: RawServer) -> None:
-    old = fault("callbacks_old_secret", 'headers = { x-token = "old" }\n[[fault]]\nkind = "callbacks_broken_json"')
+    old = fault(
+        "callbacks_old_secret",
+        'headers = { x-token = "old" }\n[[fault]]\nkind = "callbacks_broken_json"',
+    )
     await called_back(start, receiver, '[table.callback]\nheaders = { x-token = "new" }\n' + old)
     assert b"x-token: old" in receiver.requests[0][0].lower()
     with pytest.raises(json.JSONDecodeError):
@@ -132,7 +141,11 @@ async def test_broken_json_with_an_old_secret(start: Start, receiver: RawServer)
 
 async def test_missing_extra_and_wrong_keys(start: Start, receiver: RawServer) -> None:
     kinds = ("callbacks_missing_keys", "callbacks_extra_keys", "callbacks_wrong_lead")
-    await called_back(start, receiver, COLUMNS + BODY + "".join(f'[[fault]]\nkind = "{kind}"\n' for kind in kinds))
+    await called_back(
+        start,
+        receiver,
+        COLUMNS + BODY + "".join(f'[[fault]]\nkind = "{kind}"\n' for kind in kinds),
+    )
     (body,) = bodies(receiver)
     assert "nested" not in body
     assert "_clay_meta" in body

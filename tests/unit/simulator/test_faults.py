@@ -34,7 +34,12 @@ async def seen(bench: Bench) -> dict[str, Any]:
      ("rate_limited", 'retry_after = "seconds"\nretry_after_s = 9', 429),
      ("rate_limited", 'retry_after = "zero"', 429), ("rate_limited", 'retry_after = "date"', 429)],
 )  # fmt: skip
-async def test_refusing_faults_do_not_accept(start: Start, kind: str, more: str, status: int) -> None:
+async def test_refusing_faults_do_not_accept(
+    start: Start,
+    kind: str,
+    more: str,
+    status: int,
+) -> None:
     bench = await start(fault(kind, more))
     answered, headers = await bench.answer({"lead_id": "a"})
     assert answered == status
@@ -68,10 +73,17 @@ async def test_hang_after_read(start: Start, more: str, accepted: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "status", "accepted"),
-    [("reset_after_read", "reset", 1), ("reset_before_accept", "reset", 0), ("garbage", "garbage", 1)],
+    [
+        ("reset_after_read", "reset", 1),
+        ("reset_before_accept", "reset", 0),
+        ("garbage", "garbage", 1),
+    ],
 )
 async def test_resets_are_real_ones_and_garbage_is_no_answer(
-    start: Start, kind: str, status: str, accepted: int
+    start: Start,
+    kind: str,
+    status: str,
+    accepted: int,
 ) -> None:
     bench = await start(fault(kind))
     with pytest.raises(aiohttp.ClientError) as failure:
@@ -106,7 +118,9 @@ async def test_refuse_closes_the_port_and_idle_connections(start: Start) -> None
     with pytest.raises(aiohttp.ClientConnectorError) as refused:
         await bench.post({})
     assert isinstance(refused.value.os_error, ConnectionRefusedError)
-    async with bench.session.delete(f"{bench.sim.control_url}/control/faults?kind=refuse") as response:
+    async with bench.session.delete(
+        f"{bench.sim.control_url}/control/faults?kind=refuse",
+    ) as response:
         assert await response.json() == {"cleared": 1}
     await bench.of_kind("listener", 2)
     assert await bench.post({}) == 200
@@ -121,9 +135,15 @@ def test_a_fault_is_on_for_as_long_as_it_says() -> None:
 
 
 async def test_the_first_fault_that_fits_is_played(start: Start) -> None:
-    script = fault("gone", 'webhook = "acme--a"') + '[[fault]]\nkind = "payment"\nworkspace = "acme"\n'
+    script = (
+        fault("gone", 'webhook = "acme--a"') + '[[fault]]\nkind = "payment"\nworkspace = "acme"\n'
+    )
     bench = await start(script)
-    assert [await bench.post({}, slug) for slug in ("acme--a", "acme--b", "other--a")] == [404, 402, 200]
+    assert [await bench.post({}, slug) for slug in ("acme--a", "acme--b", "other--a")] == [
+        404,
+        402,
+        200,
+    ]
 
 
 async def test_share_is_drawn_for_each_try_of_a_lead(start: Start) -> None:
@@ -137,13 +157,22 @@ async def test_share_is_drawn_for_each_try_of_a_lead(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("more", "status"),
-    [("status = 503", 503), ('status = 503\nworkspace = "acme"', 404), ('status = 503\nwebhook = "acme--crm"', 404)],
+    [
+        ("status = 503", 503),
+        ('status = 503\nworkspace = "acme"', 404),
+        ('status = 503\nwebhook = "acme--crm"', 404),
+    ],
 )
 async def test_a_fault_of_the_whole_host_also_answers_requests_that_submit_nothing(
-    start: Start, more: str, status: int
+    start: Start,
+    more: str,
+    status: int,
 ) -> None:
     bench = await start(fault("status_before", more))
     for method in ("HEAD", "GET"):
-        async with aiohttp.ClientSession() as session, session.request(method, f"{bench.sim.url}/") as answer:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, f"{bench.sim.url}/") as answer,
+        ):
             assert answer.status == status
     assert await bench.lines("kind=request") == [], "it is no call"

@@ -9,7 +9,9 @@ from tests.unit.simulator.conftest import SLUG, Bench, Start
 QUIET = "[table]\nauto_run = false\n"
 
 
-async def test_a_webhook_is_created_in_the_workspace_of_its_slug_unless_that_is_switched_off(start: Start) -> None:
+async def test_a_webhook_is_created_in_the_workspace_of_its_slug_unless_that_is_switched_off(
+    start: Start,
+) -> None:
     bench = await start("auto_create = false\n[webhooks.known]\n")
     assert [await bench.post({}, slug) for slug in ("known", "unknown")] == [200, 404]
     bench = await start(QUIET)
@@ -103,7 +105,9 @@ def states(rows: list[dict[str, Any]]) -> list[str]:
     return [row["state"] for row in rows]
 
 
-async def test_credits_are_charged_as_columns_run_not_when_the_webhook_answers(start: Start) -> None:
+async def test_credits_are_charged_as_columns_run_not_when_the_webhook_answers(
+    start: Start,
+) -> None:
     latency = "[table.latency]\nmedian_s = 0.2\np95_s = 0.2\nmin_s = 0\nslow_share = 0\n"
     bench = await start(latency + TWO_COLUMNS)
     await bench.post({"lead_id": "a"})
@@ -116,7 +120,9 @@ async def test_credits_are_charged_as_columns_run_not_when_the_webhook_answers(s
 
 async def test_errors_are_refunded_and_misses_are_not(start: Start) -> None:
     bench = await start(
-        AT_ONCE + TWO_COLUMNS.replace("credits = 4", "credits = 4\nerror_share = 1.0") + "miss_share = 1.0\n"
+        AT_ONCE
+        + TWO_COLUMNS.replace("credits = 4", "credits = 4\nerror_share = 1.0")
+        + "miss_share = 1.0\n",
     )
     await bench.post({"lead_id": "a"})
     (row,) = await bench.of_kind("row", 1)
@@ -128,7 +134,9 @@ async def test_errors_are_refunded_and_misses_are_not(start: Start) -> None:
     assert await meters(bench) == (5_997, 15_000)
 
 
-async def test_out_of_credits_the_webhook_says_yes_and_nothing_resumes_by_itself(start: Start) -> None:
+async def test_out_of_credits_the_webhook_says_yes_and_nothing_resumes_by_itself(
+    start: Start,
+) -> None:
     callback = '[table.callback]\nurl = "http://127.0.0.1:9/"\n'
     bench = await start("[workspaces.acme]\ncredits = 12\n" + callback + AT_ONCE + TWO_COLUMNS)
     for lead in ("paid", "half", "none"):

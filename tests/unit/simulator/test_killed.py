@@ -1,4 +1,6 @@
-"""A simulator that is killed keeps its rows: as at Clay, what was accepted is run, paid for and reported."""
+"""A simulator that is killed keeps its rows: as at Clay, what was accepted is run, paid for and
+reported.
+"""
 
 import asyncio
 import json
@@ -42,7 +44,9 @@ DONE = ("done", "errors")
 
 
 class Clay:
-    """A simulator as a program that keeps its rows in a folder, and is killed and started there again."""
+    """A simulator as a program that keeps its rows in a folder, and is killed and started there
+    again.
+    """
 
     def __init__(self, folder: Path, receiver: RawServer) -> None:
         (folder / "sim.toml").write_text(SCRIPT.replace("URL", receiver.url))
@@ -61,8 +65,15 @@ class Clay:
             yield self
 
     async def post(self, lead: int) -> None:
-        body = {"lead_id": f"crm-{lead}", "email": f"p{lead}@example.com", "callback_token": "t0ken"}
-        async with self._session.post(f"{self._url}/v3/sources/webhook/acme--crm", json=body) as answer:
+        body = {
+            "lead_id": f"crm-{lead}",
+            "email": f"p{lead}@example.com",
+            "callback_token": "t0ken",
+        }
+        async with self._session.post(
+            f"{self._url}/v3/sources/webhook/acme--crm",
+            json=body,
+        ) as answer:
             assert answer.status == 200
 
     async def get(self, path: str) -> Any:
@@ -88,11 +99,15 @@ class Clay:
     def reported(self) -> dict[str, list[dict[str, str]]]:
         """The callbacks that came, by lead."""
         bodies = [json.loads(body) for _, body in self._receiver.requests]
-        return {body["lead_id"]: [one for one in bodies if one["lead_id"] == body["lead_id"]] for body in bodies}
+        return {
+            body["lead_id"]: [one for one in bodies if one["lead_id"] == body["lead_id"]]
+            for body in bodies
+        }
 
 
 async def test_what_was_accepted_before_a_kill_is_run_paid_for_once_and_reported(
-    tmp_path: Path, receiver: RawServer
+    tmp_path: Path,
+    receiver: RawServer,
 ) -> None:
     clay = Clay(tmp_path, receiver)
     async with clay.running():
@@ -112,33 +127,49 @@ async def test_what_was_accepted_before_a_kill_is_run_paid_for_once_and_reported
         charges = await clay.lines("charge")
     assert len(clay.reported) == LEADS
     assert before["accepted"] == summary["accepted"] == summary["leads_accepted"] == LEADS
-    assert Counter(row["lead_id"] for row in rows) == Counter(f"crm-{lead}" for lead in range(LEADS))
+    assert Counter(row["lead_id"] for row in rows) == Counter(
+        f"crm-{lead}" for lead in range(LEADS)
+    )
     assert {row["state"] for row in rows} == set(DONE), "some columns failed"
     assert sorted(row["row"] for row in rows) == list(range(1, LEADS + 1))
-    paid = Counter((charge["lead_id"], charge["column"]) for charge in charges if charge["column"] == "title")
-    assert set(paid.values()) == {1}, "a column that was paid for before the kill is not paid for again"
+    paid = Counter(
+        (charge["lead_id"], charge["column"]) for charge in charges if charge["column"] == "title"
+    )
+    assert set(paid.values()) == {1}, (
+        "a column that was paid for before the kill is not paid for again"
+    )
     totals = summary["workspaces"]["acme"]
     assert meters["credits"] == 6_000 - totals["credits_charged"] + totals["credits_refunded"]
     for name, callbacks in clay.reported.items():
-        assert len({json.dumps(callback) for callback in callbacks}) == 1, f"{name}: it draws the same again"
+        assert len({json.dumps(callback) for callback in callbacks}) == 1, (
+            f"{name}: it draws the same again"
+        )
         assert callbacks[0]["title"] in ("CEO", "CTO")
         assert callbacks[0]["credits"] in ("3", "5")
 
 
-async def test_numbers_duplicates_and_a_reset_outlive_a_kill(tmp_path: Path, receiver: RawServer) -> None:
+async def test_numbers_duplicates_and_a_reset_outlive_a_kill(
+    tmp_path: Path,
+    receiver: RawServer,
+) -> None:
     clay = Clay(tmp_path, receiver)
     async with clay.running():
         await clay.post(1)
         await clay.settled()
     assert stat.S_IMODE(clay.rows.stat().st_mode) == 0o600, "it holds what leads say"
     with clay.rows.open("ab") as torn:
-        torn.write(b'{"number": 2, "webh')  # the kill came while it was written: it was never answered
+        # the kill came while it was written: it was never answered
+        torn.write(b'{"number": 2, "webh')
     async with clay.running():
         await clay.post(1)
         await clay.post(2)
         await clay.settled()
         rows = await clay.lines("row")
-        assert sorted((row["row"], row["state"]) for row in rows) == [(1, "done"), (2, "deduped"), (3, "done")]
+        assert sorted((row["row"], row["state"]) for row in rows) == [
+            (1, "done"),
+            (2, "deduped"),
+            (3, "done"),
+        ]
         assert (await clay.get("/control"))["webhooks"]["acme--crm"]["submissions"] == 3
         await clay.control("reset")
     async with clay.running():
@@ -147,7 +178,9 @@ async def test_numbers_duplicates_and_a_reset_outlive_a_kill(tmp_path: Path, rec
         await clay.settled()
         rows = await clay.lines("row")
         assert [(row["row"], row["state"]) for row in rows][3:] == [(1, "done")]
-        numbers = [json.loads(line)["seq"] for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+        numbers = [
+            json.loads(line)["seq"] for line in (tmp_path / "ledger.jsonl").read_text().splitlines()
+        ]
         assert numbers == list(range(1, len(numbers) + 1))
 
 

@@ -65,21 +65,32 @@ async def test_totals_agree_with_what_the_client_saw_and_with_the_meters(start: 
     assert summary["requests"] == 200
     assert summary["leads"] == accepted
     assert all(accepted[lead] >= count for lead, count in answered.items())
-    assert summary["accepted"] == accepted.total() == statuses["200"] + statuses["500"] + statuses["reset"]
+    assert (
+        summary["accepted"]
+        == accepted.total()
+        == statuses["200"] + statuses["500"] + statuses["reset"]
+    )
     totals = summary["workspaces"]["acme"]
     meters = (await bench.get("/control"))["workspaces"]["acme"]
     charged = sum(line.get("credits", 0) for line in lines if line["kind"] == "charge")
     refunded = sum(line["credits"] for line in lines if line["kind"] == "refund")
     assert totals["credits_charged"] == charged
     assert totals["credits_refunded"] == refunded
-    assert meters == meters | {"credits": 6_000 - charged + refunded, "actions": 15_000 - totals["actions_charged"]}
+    assert meters == meters | {
+        "credits": 6_000 - charged + refunded,
+        "actions": 15_000 - totals["actions_charged"],
+    }
     assert totals["actions_charged"] == sum(totals["callbacks"].values()) == totals["accepted"]
 
 
 def without_times(lines: list[dict[str, Any]]) -> list[str]:
     passing = ("seq", "at_ms", "ms", "row")
     return sorted(
-        json.dumps({key: value for key, value in line.items() if key not in passing}, sort_keys=True) for line in lines
+        json.dumps(
+            {key: value for key, value in line.items() if key not in passing},
+            sort_keys=True,
+        )
+        for line in lines
     )
 
 
@@ -93,10 +104,13 @@ async def test_a_seed_decides_everything_under_any_interleaving(start: Start) ->
     assert ledgers[0] != ledgers[2]
 
 
-async def test_no_secret_and_no_personal_data_in_ledger_or_state(start: Start, receiver: RawServer) -> None:
+async def test_no_secret_and_no_personal_data_in_ledger_or_state(
+    start: Start,
+    receiver: RawServer,
+) -> None:
     bench = await start(
         '[table.latency]\nscale = 0\n[webhooks.acme--crm]\ntoken = "t0ken-in"\n'
-        '[table.callback]\nheaders = { x = "{{callback_token}}" }\n'
+        '[table.callback]\nheaders = { x = "{{callback_token}}" }\n',
     )
     lead = {
         "lead_id": "a",
@@ -126,7 +140,11 @@ async def test_no_secret_and_no_personal_data_in_ledger_or_state(start: Start, r
     ],
 )
 async def test_a_wrong_control_call_says_what_is_wrong(
-    start: Start, path: str, body: object, status: int, problem: str
+    start: Start,
+    path: str,
+    body: object,
+    status: int,
+    problem: str,
 ) -> None:
     bench = await start("")
     async with bench.session.post(f"{bench.sim.url}/control/{path}", json=body) as response:

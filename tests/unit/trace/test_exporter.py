@@ -50,7 +50,14 @@ class Bench:
         self.committed: list[dict[int, int]] = []
         self.counts: Counter[str] = Counter()
         self.exporter = Exporter(
-            sampling, CLAY, 60_000, collector.send, self.commit, self.count, lambda: self.now_ms, logs.get("test")
+            sampling,
+            CLAY,
+            60_000,
+            collector.send,
+            self.commit,
+            self.count,
+            lambda: self.now_ms,
+            logs.get("test"),
         )
 
     async def commit(self, offsets: dict[int, int]) -> None:
@@ -96,8 +103,14 @@ async def test_a_lead_that_waits_long_is_exported_in_parts() -> None:
     assert [span.name for span in collector.spans].count(root.name) == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 40_000)), max_size=40), st.integers(1, 4))
-def test_an_offset_is_done_when_the_leads_before_it_are(steps: list[tuple[int, bool, int]], in_one_batch: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 40_000)), max_size=40),
+    st.integers(1, 4),
+)
+def test_an_offset_is_done_when_the_leads_before_it_are(
+    steps: list[tuple[int, bool, int]],
+    in_one_batch: int,
+) -> None:
     """Six leads in two partitions go on, come to rest and fall silent in any order."""
     bench = Bench(Collector())
     ends = [0, 0]
@@ -112,13 +125,21 @@ def test_an_offset_is_done_when_the_leads_before_it_are(steps: list[tuple[int, b
             rested = set[int]()
             for lead, rests, _ in some:
                 seqs[lead] += 1
-                event = msgspec.structs.replace(REPLAYED[0], seq=seqs[lead], origin=f"leads/{lead % 2}/{lead}")
-                batch.append((lead % 2, ends[lead % 2], msgspec.structs.replace(event, status=END[rests])))
+                event = msgspec.structs.replace(
+                    REPLAYED[0],
+                    seq=seqs[lead],
+                    origin=f"leads/{lead % 2}/{lead}",
+                )
+                batch.append(
+                    (lead % 2, ends[lead % 2], msgspec.structs.replace(event, status=END[rests])),
+                )
                 opened[lead] = (opened.get(lead, (ends[lead % 2], 0))[0], bench.now_ms)
                 (rested.add if rests else rested.discard)(lead)
                 ends[lead % 2] += 1
             yield batch
-            quiet = {lead for lead, (_, last_ms) in opened.items() if last_ms <= bench.now_ms - 60_000}
+            quiet = {
+                lead for lead, (_, last_ms) in opened.items() if last_ms <= bench.now_ms - 60_000
+            }
             for lead in rested | quiet:
                 del opened[lead]
             for number in {lead % 2 for lead, *_ in steps[: first + in_one_batch]}:
@@ -128,7 +149,9 @@ def test_an_offset_is_done_when_the_leads_before_it_are(steps: list[tuple[int, b
     asyncio.run(bench.exporter.run(feed()))
 
 
-async def test_the_cost_of_a_batch_does_not_grow_with_open_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cost_of_a_batch_does_not_grow_with_open_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     looked: list[str] = []
 
     def is_at_rest(event: StatusEvent) -> bool:
@@ -137,7 +160,9 @@ async def test_the_cost_of_a_batch_does_not_grow_with_open_leads(monkeypatch: py
 
     monkeypatch.setattr("stream_app.trace.is_at_rest", is_at_rest)
     bench = Bench(Collector())
-    many = [msgspec.structs.replace(REPLAYED[0], origin=f"leads/0/{number}") for number in range(1_000)]
+    many = [
+        msgspec.structs.replace(REPLAYED[0], origin=f"leads/0/{number}") for number in range(1_000)
+    ]
     await bench.run(placed(many))
     looked.clear()
     await bench.run(placed([msgspec.structs.replace(REPLAYED[1], origin="leads/0/7")], 1_000))
@@ -153,7 +178,9 @@ async def test_an_unsampled_trace_is_done_without_a_request() -> None:
     assert bench.committed == [{0: 9}]
 
 
-async def test_nothing_more_is_read_while_the_receiver_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_more_is_read_while_the_receiver_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An hour without a receiver costs no memory: the events stay on Kafka."""
     read = 0
     pauses: list[float] = []
@@ -168,7 +195,10 @@ async def test_nothing_more_is_read_while_the_receiver_is_away(monkeypatch: pyte
         for number in range(3):
             read += 1
             origin = f"leads/0/{number}"
-            yield placed([msgspec.structs.replace(event, origin=origin) for event in REPLAYED], number * 9)
+            yield placed(
+                [msgspec.structs.replace(event, origin=origin) for event in REPLAYED],
+                number * 9,
+            )
 
     monkeypatch.setattr("stream_app.trace.asyncio.sleep", sleep)
     collector = Collector(*(ReceiverUnavailable("away") for _ in range(66)))
@@ -198,12 +228,14 @@ def test_the_body_is_otlp() -> None:
     request = json_format.Parse(raw, ExportTraceServiceRequest())
     (scope,) = request.resource_spans[0].scope_spans
     assert [span.name for span in scope.spans] == [span.name for span in spans]
-    assert [span.start_time_unix_nano for span in scope.spans] == [span.start_ms * 10**6 for span in spans]
+    assert [span.start_time_unix_nano for span in scope.spans] == [
+        span.start_ms * 10**6 for span in spans
+    ]
     assert [span.kind for span in scope.spans][:3] == [1, 5, 3]
     assert scope.spans[2].status.message == "http_503"
     assert len(scope.spans[6].links) == 1
     assert {attribute.key for attribute in request.resource_spans[0].resource.attributes} == {
-        *("service.name", "service.version", "service.instance.id")
+        *("service.name", "service.version", "service.instance.id"),
     }
 
 
@@ -213,7 +245,10 @@ async def test_an_unavailable_receiver_and_a_refusal_raise_different_errors() ->
     def answer(_: RawServer) -> bytes:
         return b"HTTP/1.1 %d x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}" % next(statuses)
 
-    async with serve(READ, answer) as server, OtlpClient(server.url, {"x-token": "secret"}, "1", "host") as client:
+    async with (
+        serve(READ, answer) as server,
+        OtlpClient(server.url, {"x-token": "secret"}, "1", "host") as client,
+    ):
         for _ in range(2):
             with pytest.raises(ReceiverUnavailable, match="later"):
                 await client.send(spans_of(REPLAYED, CLAY))
@@ -230,12 +265,26 @@ class OneBatch:
     """A reader of a partition of events that not all can be read."""
 
     async def follow(
-        self, starts: dict[TopicPartition, int], *, pass_unreadable: bool
+        self,
+        starts: dict[TopicPartition, int],
+        *,
+        pass_unreadable: bool,
     ) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
-        good = b'{"id":"a#1","lead_id":"a","status":"received","seq":1,"at_ms":1,"origin":"leads/0/1"}'
-        bad = [None, b"", b"[]", good.replace(b'"a"', b'"\xff"'), b'{"of a later version":' + b"[" * 100_000]
+        good = (
+            b'{"id":"a#1","lead_id":"a","status":"received","seq":1,"at_ms":1,"origin":"leads/0/1"}'
+        )
+        bad = [
+            None,
+            b"",
+            b"[]",
+            good.replace(b'"a"', b'"\xff"'),
+            b'{"of a later version":' + b"[" * 100_000,
+        ]
         values = [*bad, good]
-        yield {place: [Made("leads.status", None, value, 0, at) for at, value in enumerate(values)] for place in starts}
+        yield {
+            place: [Made("leads.status", None, value, 0, at) for at, value in enumerate(values)]
+            for place in starts
+        }
 
 
 async def test_an_event_that_cannot_be_read_is_skipped_and_logged() -> None:
@@ -244,4 +293,6 @@ async def test_an_event_that_cannot_be_read_is_skipped_and_logged() -> None:
     with capture_logs() as entries:
         (batch,) = [batch async for batch in batches(reader, starts, logs.get("trace"))]
     assert [(offset, event.lead_id) for _, offset, event in batch] == [(5, "a")]
-    assert [(entry["event"], entry["offset"]) for entry in entries] == [("event_unreadable", at) for at in range(5)]
+    assert [(entry["event"], entry["offset"]) for entry in entries] == [
+        ("event_unreadable", at) for at in range(5)
+    ]
