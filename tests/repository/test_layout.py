@@ -1,0 +1,74 @@
+"""How the Python text is laid out, beyond what ruff checks: one statement a line."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import same_program
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("stream_app", "tests", "benchmarks", "docs", "deploy", "examples")
+FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def several_at_once(tree: ast.Module) -> Iterator[int]:
+    """Yield the lines that assign several values at once, or star a literal tuple in a call.
+
+    A swap reads what it assigns, so that it cannot be taken apart.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            if any(
+                isinstance(each, ast.Starred) and isinstance(each.value, ast.Tuple | ast.List)
+                for each in node.args
+            ):
+                yield node.lineno
+        elif isinstance(node, ast.Assign):
+            apart = same_program.taken_apart(node)
+            if len(apart) > 1:
+                yield node.lineno
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_each_line_has_one_statement(folder: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in FILES
+        if path.relative_to(ROOT).parts[0] == folder
+        for line in several_at_once(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"),
+    [
+        ("a, b = 1, 2", [1]),
+        ("a, b = b, a", []),
+        ("self.a, b = b, self.a", []),
+        ("a, b = pair", []),
+        ("call(*(a, b), c=1)", [1]),
+        ("call(*pair)", []),
+    ],
+)
+def test_swaps_and_true_unpacking_stay(line: str, lines: list[int]) -> None:
+    assert list(several_at_once(ast.parse(line))) == lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("a, b = f(), g()", "a = f()\nb = g()", True),
+        ("a, b = f(), g()", "b = g()\na = f()", False),
+        ("a, b = b, a", "a = b\nb = a", False),
+        ("assert (a, b) == (1, None)", "assert a == 1\nassert b is None", True),
+        ("assert (a, b) == (1, 2)", "assert a == 1", False),
+        ("f(*(a, b), c=1)", "f(\n    a,\n    b,\n    c=1,\n)", True),
+        ('"""Doc."""\nx = "ab"', 'x = "a" "b"', True),
+        ("x = 1", "x = 2", False),
+    ],
+)
+def test_the_check_of_layout_commits_sees_a_changed_program(old: str, new: str, same: bool) -> None:
+    assert (same_program.program(old) == same_program.program(new)) is same
