@@ -265,9 +265,14 @@ async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None
         command = outbox.commands[-1]
         values: dict[str, Any] = {"kind": command.kind, "applied": True, "text": "paused", **more}
         answer = CommandAnswer(
-            command.id, at_ms=NOW_MS + number, partition=partition, workspace=command.workspace,
-            who=command.who, why=command.why, **values,
-        )  # fmt: skip
+            command.id,
+            at_ms=NOW_MS + number,
+            partition=partition,
+            workspace=command.workspace,
+            who=command.who,
+            why=command.why,
+            **values,
+        )
         model = model_of(path, settings)
         take(
             model,

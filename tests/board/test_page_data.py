@@ -240,13 +240,30 @@ def test_waits_without_a_visible_gap_are_one_band_and_the_last_is_of_now_if_it_h
 
 @pytest.mark.parametrize(
     ("used", "forecast", "tone", "seen"),
-    [(meter(None, 0), None, None, None),
-     (meter(None, 5), None, "ok", None),
-     (meter(100, 60, 19), Forecast(600.0), "ok", Outlook("600 an hour: lasts until", NOW_MS + 3_600_000, False)),
-     (meter(100, 60, 20), None, "warn", None),
-     (meter(100, 100, 0), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True)),
-     (meter(100, 150, 120), None, "bad", Outlook("used up until", NOW_MS + 3_600_000, is_full=True))],
-)  # fmt: skip
+    [
+        (meter(None, 0), None, None, None),
+        (meter(None, 5), None, "ok", None),
+        (
+            meter(100, 60, 19),
+            Forecast(600.0),
+            "ok",
+            Outlook("600 an hour: lasts until", NOW_MS + 3_600_000, False),
+        ),
+        (meter(100, 60, 20), None, "warn", None),
+        (
+            meter(100, 100, 0),
+            None,
+            "bad",
+            Outlook("used up until", NOW_MS + 3_600_000, is_full=True),
+        ),
+        (
+            meter(100, 150, 120),
+            None,
+            "bad",
+            Outlook("used up until", NOW_MS + 3_600_000, is_full=True),
+        ),
+    ],
+)
 def test_a_budget_is_a_bar_with_what_becomes_of_it(
     used: Meter,
     forecast: Any,
@@ -256,10 +273,18 @@ def test_a_budget_is_a_bar_with_what_becomes_of_it(
     view = msgspec.structs.replace(VIEW, meters={"credits_day": used})
     cap = used.cap or 0
     expected = Bar(
-        "credits_day", "credits today", used.spent, used.reserved, used.cap,
-        min(100.0, used.spent / cap * 100) if cap else 0.0, min(100.0, used.reserved / cap * 100) if cap else 0.0,
-        tone, seen, 600.0 if forecast else 0.0, NOW_MS + 3_600_000,
-    )  # fmt: skip
+        "credits_day",
+        "credits today",
+        used.spent,
+        used.reserved,
+        used.cap,
+        min(100.0, used.spent / cap * 100) if cap else 0.0,
+        min(100.0, used.reserved / cap * 100) if cap else 0.0,
+        tone,
+        seen,
+        600.0 if forecast else 0.0,
+        NOW_MS + 3_600_000,
+    )
     bars = bars_of(lane(view), {"credits_day": forecast} if forecast else {}, NOW_MS)
     assert [msgspec.structs.replace(bar, label="credits today") for bar in bars] == (
         [expected] if tone else []
@@ -422,9 +447,12 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
     page: Any = dead_page(site, moment({}), {})
     chart: Stack = page["hours"]
     assert [(area.label, area.total) for area in chart.areas] == [
-        ("r0 (acme)", 1), ("r1 (acme / people)", 2), ("r2 (acme / people)", 3), ("r3 (acme / people)", 4),
+        ("r0 (acme)", 1),
+        ("r1 (acme / people)", 2),
+        ("r2 (acme / people)", 3),
+        ("r3 (acme / people)", 4),
         ("rarer causes", 3 + 4 + 5 + 6),
-    ]  # fmt: skip
+    ]
     assert chart.rows[0] == (begin_s * 1_000, [1, 1, 1, 1, 3])
     assert len(chart.rows) == 24
     assert [(row["share"], row["last_day"]) for row in page["rows"]] == [

@@ -23,9 +23,13 @@ MEANING: Final[dict[Kind, str]] = {
 }
 SESSION_S: Final = 6.0
 _LASTS_S: Final[dict[Kind, tuple[float, float]]] = {
-    "stop": (SESSION_S + 1, SESSION_S + 6), "join": (5, 10), "cut": (1, SESSION_S + 4), "stall": (1, SESSION_S + 4),
-    "hang": (1, 3), "reset": (1, 3),
-}  # fmt: skip
+    "stop": (SESSION_S + 1, SESSION_S + 6),
+    "join": (5, 10),
+    "cut": (1, SESSION_S + 4),
+    "stall": (1, SESSION_S + 4),
+    "hang": (1, 3),
+    "reset": (1, 3),
+}
 _ONCE: Final[tuple[Kind, ...]] = (
     "broker",
     "cut",

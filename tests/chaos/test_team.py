@@ -14,16 +14,21 @@ NOTHING: Any = None
 
 @pytest.mark.parametrize(
     ("words", "why"),
-    [("partition 1 has a later owner: this process must stop", "fenced"),
-     ((
-         "Kafka at 127.0.0.1:1 did not answer within 30 s (no answer). Is it running, and is "
-         "kafka.bootstrap right?"
-     ),
-      "no broker"),
-     ("the row l/w0 of the state topic cannot be read", None),
-     ("partition 0 of Kafka's state was not taken over within 60 s", None),
-     ("", None)],
-)  # fmt: skip
+    [
+        ("partition 1 has a later owner: this process must stop", "fenced"),
+        (
+            (
+                "Kafka at 127.0.0.1:1 did not answer within 30 s (no answer). Is it running, "
+                "and is "
+                "kafka.bootstrap right?"
+            ),
+            "no broker",
+        ),
+        ("the row l/w0 of the state topic cannot be read", None),
+        ("partition 0 of Kafka's state was not taken over within 60 s", None),
+        ("", None),
+    ],
+)
 def test_an_unexpected_exit_of_a_worker_is_a_finding(
     tmp_path: Path,
     words: str,

@@ -45,20 +45,48 @@ def wrong_token(sent: Sent) -> None:
     place = (sent.workspace, sent.destination, sent.lead_id)
     token = str(sent.document.get("callback_token", ""))
     sent.document["callback_token"] = rng.choice(
-        [sign(Keys([GONE_KEY]), *place), sign(IN_USE[0], *place[:2], "another-lead"),
-         sign(IN_USE[0], place[0], "another-table", place[2]), sign(IN_USE[1], "another", *place[1:]),
-         sign(IN_USE[0], *place, "leads/0/1").rpartition(".")[0], f"{sign(IN_USE[0], *place)}.bGVhZHMvMC8x",
-         token.upper(), token[: rng.randrange(len(token) + 1)], token.replace(".", rng.choice(["", "..", "=", " "]), 1),
-         f"{IN_USE[0].first}.{rng.randbytes(32).hex()}", token + rng.choice(["=", " x", ".", "\u0000", "é"]),
-         rng.choice(HIDDEN), "{{callback_token}}", "x" * rng.randrange(3_000), None, 0, [token]],
-    )  # fmt: skip
+        [
+            sign(Keys([GONE_KEY]), *place),
+            sign(IN_USE[0], *place[:2], "another-lead"),
+            sign(IN_USE[0], place[0], "another-table", place[2]),
+            sign(IN_USE[1], "another", *place[1:]),
+            sign(IN_USE[0], *place, "leads/0/1").rpartition(".")[0],
+            f"{sign(IN_USE[0], *place)}.bGVhZHMvMC8x",
+            token.upper(),
+            token[: rng.randrange(len(token) + 1)],
+            token.replace(".", rng.choice(["", "..", "=", " "]), 1),
+            f"{IN_USE[0].first}.{rng.randbytes(32).hex()}",
+            token + rng.choice(["=", " x", ".", "\u0000", "é"]),
+            rng.choice(HIDDEN),
+            "{{callback_token}}",
+            "x" * rng.randrange(3_000),
+            None,
+            0,
+            [token],
+        ],
+    )
 
 
 def wrong_lead(sent: Sent) -> None:
     sent.document["lead_id"] = sent.rng.choice(
-        [f"{sent.lead_id}-of-another-table", sent.lead_id.upper(), "", None, 17, True, [sent.lead_id], {"id": 1},
-         "{{lead_id}}", "ada@example.com", "a" * 500, "../x", "\ud800", f" {sent.lead_id}", f"{sent.lead_id}\n"],
-    )  # fmt: skip
+        [
+            f"{sent.lead_id}-of-another-table",
+            sent.lead_id.upper(),
+            "",
+            None,
+            17,
+            True,
+            [sent.lead_id],
+            {"id": 1},
+            "{{lead_id}}",
+            "ada@example.com",
+            "a" * 500,
+            "../x",
+            "\ud800",
+            f" {sent.lead_id}",
+            f"{sent.lead_id}\n",
+        ],
+    )
 
 
 def values(sent: Sent) -> None:
@@ -66,9 +94,33 @@ def values(sent: Sent) -> None:
         [*sent.document, "fields", "data", "status", "error", "credits", "workspace", "_x", "new"],
     )
     sent.document[name] = sent.rng.choice(
-        ["", None, "0", -1, 1e300, 10**30, "9" * 400, True, [], {}, [[]], {"a": {"b": 1}}, {"title": "CEO"}, "\u0000",
-         "{{ Title }}", "Hi {{name}}", "error", "success", "x" * 9_000, "\u202e", "\ud83d\ude00", "NaN", '"', "\\"],
-    )  # fmt: skip
+        [
+            "",
+            None,
+            "0",
+            -1,
+            1e300,
+            10**30,
+            "9" * 400,
+            True,
+            [],
+            {},
+            [[]],
+            {"a": {"b": 1}},
+            {"title": "CEO"},
+            "\u0000",
+            "{{ Title }}",
+            "Hi {{name}}",
+            "error",
+            "success",
+            "x" * 9_000,
+            "\u202e",
+            "\ud83d\ude00",
+            "NaN",
+            '"',
+            "\\",
+        ],
+    )
 
 
 def missing(sent: Sent) -> None:
@@ -78,9 +130,23 @@ def missing(sent: Sent) -> None:
 
 def not_an_object(sent: Sent) -> None:
     sent.body = sent.rng.choice(
-        [b"", b"null", b"[]", b"42", b'"text"', b"[" * 5_000, b'{"a":' * 3_000, json.dumps([sent.document]).encode(),
-         b" ", b"{", b"\xef\xbb\xbf", b"a=1&b=2", b"<xml/>", b"{}" * 10],
-    )  # fmt: skip
+        [
+            b"",
+            b"null",
+            b"[]",
+            b"42",
+            b'"text"',
+            b"[" * 5_000,
+            b'{"a":' * 3_000,
+            json.dumps([sent.document]).encode(),
+            b" ",
+            b"{",
+            b"\xef\xbb\xbf",
+            b"a=1&b=2",
+            b"<xml/>",
+            b"{}" * 10,
+        ],
+    )
 
 
 def unescaped(sent: Sent) -> None:
@@ -117,9 +183,17 @@ def encodings(sent: Sent) -> None:
     raw = sent.raw()
     text = raw.decode("utf-8", "replace")
     sent.body = sent.rng.choice(
-        [text.encode("utf-16"), text.encode("latin-1", "replace"), gzip.compress(raw), b"\xef\xbb\xbf" + raw, raw * 2,
-         raw + b" " * 20_000, raw + b"\x00", text.replace('"', "'").encode()],
-    )  # fmt: skip
+        [
+            text.encode("utf-16"),
+            text.encode("latin-1", "replace"),
+            gzip.compress(raw),
+            b"\xef\xbb\xbf" + raw,
+            raw * 2,
+            raw + b" " * 20_000,
+            raw + b"\x00",
+            text.replace('"', "'").encode(),
+        ],
+    )
 
 
 def headers(sent: Sent) -> None:
@@ -170,10 +244,28 @@ def secret(sent: Sent) -> None:
 def paths(sent: Sent) -> None:
     path = f"/callbacks/{sent.workspace}/{sent.destination}"
     sent.path = sent.rng.choice(
-        ["/callbacks/beta/static", "/callbacks/acme/other", "/callbacks/acme/none", "/callbacks/", "/callbacks",
-         f"{path}/", f"/{path}", f"{path}/..", path.upper(), f"{path}\u0000", f"{path}%2f", f"{path} ", "/", "",
-         "/callbacks/" + "x" * 5_000, "/callbacks/\ud800/é", "/callbacks/acme%2fpeople", "/nothing", path + "?x=1"],
-    )  # fmt: skip
+        [
+            "/callbacks/beta/static",
+            "/callbacks/acme/other",
+            "/callbacks/acme/none",
+            "/callbacks/",
+            "/callbacks",
+            f"{path}/",
+            f"/{path}",
+            f"{path}/..",
+            path.upper(),
+            f"{path}\u0000",
+            f"{path}%2f",
+            f"{path} ",
+            "/",
+            "",
+            "/callbacks/" + "x" * 5_000,
+            "/callbacks/\ud800/é",
+            "/callbacks/acme%2fpeople",
+            "/nothing",
+            path + "?x=1",
+        ],
+    )
 
 
 def methods(sent: Sent) -> None:

@@ -174,9 +174,13 @@ class Collected(_Fast):
 def run_pytest(args: Sequence[str], plugin: object) -> None:
     """With the same examples of Hypothesis in every run."""
     hypothesis.settings.register_profile(
-        "mutants", deadline=None, max_examples=50, derandomize=True, database=None,
+        "mutants",
+        deadline=None,
+        max_examples=50,
+        derandomize=True,
+        database=None,
         phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
-    )  # fmt: skip
+    )
     plain = (
         "-q",
         "-o",

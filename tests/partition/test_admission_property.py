@@ -68,9 +68,14 @@ class Admissions(RuleBasedStateMachine):
     )
     def begin(self, rate_per_s: float, max_in_flight: int) -> None:
         setup = Setup(
-            shared=True, lanes=2, rate_per_s=rate_per_s, burst=2, max_in_flight=max_in_flight, max_waiting=WINDOW,
+            shared=True,
+            lanes=2,
+            rate_per_s=rate_per_s,
+            burst=2,
+            max_in_flight=max_in_flight,
+            max_waiting=WINDOW,
             patience_s=PATIENCE_S,
-        )  # fmt: skip
+        )
         plan = plan_of(setup)
         well = plan.workspaces[WELL]
         generous = replace(well.rate, rate_per_s=1_000.0, burst=1_000)

@@ -256,17 +256,46 @@ async def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched(
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [(None, "unreadable"), (b"\xff\xfe", "unreadable"), (b"[" * 100_000, "unreadable"),
-     (b'{"lead_id": 1}', "unreadable"),
-     (msgspec.json.encode(Callback("id0", "nowhere", "acme-main", 1, "enriched", {})), "unknown_destination"),
-     (msgspec.json.encode(Callback("id0", "acme", "nowhere", 1, "enriched", {})), "unknown_destination"),
-     (msgspec.json.encode(Callback("id0", "beta", "acme-main", 1, "enriched", {})), "unknown_destination"),
-     (msgspec.json.encode(Callback("id0", "beta", "beta-main", 1, "enriched", {})), "wrong_partition"),
-     (msgspec.json.encode(Callback("ada@example.com", "acme", "acme-main", 1, "enriched", {})), "unknown_lead"),
-     (msgspec.json.encode(Callback("id9", "acme", "acme-main", 1, "enriched", {})), "unknown_lead"),
-     (msgspec.json.encode(Callback("id0", "acme", "acme-main", 1, "enriched", {"x": "y" * 950_000})), "oversize")],
+    [
+        (None, "unreadable"),
+        (b"\xff\xfe", "unreadable"),
+        (b"[" * 100_000, "unreadable"),
+        (b'{"lead_id": 1}', "unreadable"),
+        (
+            msgspec.json.encode(Callback("id0", "nowhere", "acme-main", 1, "enriched", {})),
+            "unknown_destination",
+        ),
+        (
+            msgspec.json.encode(Callback("id0", "acme", "nowhere", 1, "enriched", {})),
+            "unknown_destination",
+        ),
+        (
+            msgspec.json.encode(Callback("id0", "beta", "acme-main", 1, "enriched", {})),
+            "unknown_destination",
+        ),
+        (
+            msgspec.json.encode(Callback("id0", "beta", "beta-main", 1, "enriched", {})),
+            "wrong_partition",
+        ),
+        (
+            msgspec.json.encode(
+                Callback("ada@example.com", "acme", "acme-main", 1, "enriched", {}),
+            ),
+            "unknown_lead",
+        ),
+        (
+            msgspec.json.encode(Callback("id9", "acme", "acme-main", 1, "enriched", {})),
+            "unknown_lead",
+        ),
+        (
+            msgspec.json.encode(
+                Callback("id0", "acme", "acme-main", 1, "enriched", {"x": "y" * 950_000}),
+            ),
+            "oversize",
+        ),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
-)  # fmt: skip
+)
 @virtual_time
 async def test_an_invalid_callback_is_reported_with_its_reason(
     value: bytes | None,

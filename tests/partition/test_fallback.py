@@ -348,9 +348,16 @@ async def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> N
 
 @pytest.mark.parametrize(
     ("age_s", "words"),
-    [(0, "0 minutes"), (120, "2 minutes"), (7_199, "119 minutes"), (7_200, "2 hours"), (2 * 86_400 - 1, "47 hours"),
-     (2 * 86_400, "2 days"), (90 * 86_400, "90 days")],
-)  # fmt: skip
+    [
+        (0, "0 minutes"),
+        (120, "2 minutes"),
+        (7_199, "119 minutes"),
+        (7_200, "2 hours"),
+        (2 * 86_400 - 1, "47 hours"),
+        (2 * 86_400, "2 days"),
+        (90 * 86_400, "90 days"),
+    ],
+)
 def test_the_age_of_a_result_in_words(age_s: int, words: str) -> None:
     assert fallback._in_words(age_s) == words
 

@@ -42,9 +42,14 @@ def run(tmp_path: Path, fails: str, *options: str) -> tuple[int, list[str]]:
         (programs / name).symlink_to(program)
     (programs / "unshare").symlink_to("/bin/false")  # nothing is hidden from stand-ins
     done = subprocess.run(
-        [ROOT / ".ci" / "run", *options], env=os.environ | {"PATH": f"{programs}:/usr/bin:/bin"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60 * BUSY, check=False,
-    )  # fmt: skip
+        [ROOT / ".ci" / "run", *options],
+        env=os.environ | {"PATH": f"{programs}:/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60 * BUSY,
+        check=False,
+    )
     sys.stdout.write(done.stdout)
     return done.returncode, log.read_text().splitlines()
 
@@ -63,13 +68,25 @@ def test_the_long_run_has_the_folder_of_each_long_test(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "fails"),
-    [((), '"pytest -n 0"*'), ((), '"python -m tests.support.neighbour pytest -n 8"*'), ((), '"pytest -n 4"*'),
-     ((), "*hatchling*"), ((), "pip*"), (("--long",), '"pytest -m long"*'),
-     (("--long",), "*thorough*"), (("--long",), "*tests.simulation*"), (("--mutants",), "*tests.mutants*"),
-     (("--mutants",), "*tests.simulation.account*"), (("--long",), "pip*"),
-     (("--containers",), "*tests/containers*"), (("--containers",), '"docker info"'),
-     (("--containers",), '"docker compose"*'), (("--containers",), '"docker buildx"*'), (("--containers",), "pip*")],
-)  # fmt: skip
+    [
+        ((), '"pytest -n 0"*'),
+        ((), '"python -m tests.support.neighbour pytest -n 8"*'),
+        ((), '"pytest -n 4"*'),
+        ((), "*hatchling*"),
+        ((), "pip*"),
+        (("--long",), '"pytest -m long"*'),
+        (("--long",), "*thorough*"),
+        (("--long",), "*tests.simulation*"),
+        (("--mutants",), "*tests.mutants*"),
+        (("--mutants",), "*tests.simulation.account*"),
+        (("--long",), "pip*"),
+        (("--containers",), "*tests/containers*"),
+        (("--containers",), '"docker info"'),
+        (("--containers",), '"docker compose"*'),
+        (("--containers",), '"docker buildx"*'),
+        (("--containers",), "pip*"),
+    ],
+)
 def test_it_fails_when_a_stage_fails(tmp_path: Path, options: tuple[str, ...], fails: str) -> None:
     assert run(tmp_path, fails, *options)[0] == 1
 

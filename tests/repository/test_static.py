@@ -22,11 +22,34 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "stream_app"
 
 CORE_MAY_IMPORT = {
-    "__future__", "base64", "binascii", "bisect", "collections", "collections.abc", "contextlib", "datetime",
-    "email.utils", "fractions", "functools", "hashlib", "hmac", "html", "ipaddress", "itertools", "math", "msgspec",
-    "msgspec.structs", "operator", "re", "textwrap", "typing", "unicodedata", "urllib.parse", "zoneinfo",
+    "__future__",
+    "base64",
+    "binascii",
+    "bisect",
+    "collections",
+    "collections.abc",
+    "contextlib",
+    "datetime",
+    "email.utils",
+    "fractions",
+    "functools",
+    "hashlib",
+    "hmac",
+    "html",
+    "ipaddress",
+    "itertools",
+    "math",
+    "msgspec",
+    "msgspec.structs",
+    "operator",
+    "re",
+    "textwrap",
+    "typing",
+    "unicodedata",
+    "urllib.parse",
+    "zoneinfo",
     "importlib.resources",  # the data file lead/free_mail.txt
-}  # fmt: skip
+}
 OPTIONAL = {"aws_msk_iam_sasl_signer": "msk", "yaml": "dev"}
 """Modules of an optional extra. They are imported in a function that reports the missing extra."""
 
@@ -40,10 +63,14 @@ CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|
 @pytest.mark.timeout(400)  # mypy without its cache, on a machine that does other things
 @pytest.mark.parametrize(
     "command",
-    [("-m", "ruff", "check"), ("-m", "ruff", "format", "--check"), ("-m", "mypy"),
-     ("-c", "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])")],
+    [
+        ("-m", "ruff", "check"),
+        ("-m", "ruff", "format", "--check"),
+        ("-m", "mypy"),
+        ("-c", "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])"),
+    ],
     ids=["ruff check", "ruff format", "mypy", "lint-imports"],
-)  # fmt: skip
+)
 def test_a_tool_finds_nothing(command: tuple[str, ...]) -> None:
     argv = [sys.executable, *command]
     ran = subprocess.run(

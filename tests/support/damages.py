@@ -110,11 +110,17 @@ def two_rows(tape: Tape, origin: str) -> None:
 
 
 DAMAGES: Final[list[tuple[Damage, str]]] = [
-    (lose_the_history, "lost"), (_event(1, _remove), "a gap"),
-    (_event(0, _remove), "first event is missing"), (_event(1, _double), "a double"),
-    (_event(-1, _defer), "no legal step"), (stop_in_the_middle, "left at sending"), (lose_the_row, "no row"),
-    (lag_the_row, "its row says"), (lose_the_record, "a history without a record"), (two_rows, "two rows"),
-]  # fmt: skip
+    (lose_the_history, "lost"),
+    (_event(1, _remove), "a gap"),
+    (_event(0, _remove), "first event is missing"),
+    (_event(1, _double), "a double"),
+    (_event(-1, _defer), "no legal step"),
+    (stop_in_the_middle, "left at sending"),
+    (lose_the_row, "no row"),
+    (lag_the_row, "its row says"),
+    (lose_the_record, "a history without a record"),
+    (two_rows, "two rows"),
+]
 
 
 def taped(world: World) -> Tape:

@@ -14,23 +14,47 @@ def _all(*names: Status) -> frozenset[Status]:
 
 
 _AT_THE_GATE: Final = _all(
-    "held_budget", "held_paused", "held_outage", "deferred", "sending", "expired", "parked", "suppressed",
-    "served_from_cache", "served_locally",
-)  # fmt: skip
+    "held_budget",
+    "held_paused",
+    "held_outage",
+    "deferred",
+    "sending",
+    "expired",
+    "parked",
+    "suppressed",
+    "served_from_cache",
+    "served_locally",
+)
 _GATE_OR_SHOWN: Final = _AT_THE_GATE | _all("accepted")
 _ANSWERED: Final = _all("enriched", "partial", "no_data", "enrich_error")
 
 LEGAL: Final[dict[Status | None, frozenset[Status]]] = {
     None: _all(
-        "received", "rejected_invalid", "duplicate", "suppressed", "rerouted", "parked",
-        "callback_duplicate", "callback_unmatched", "erased", "cost_corrected", "without_value",
+        "received",
+        "rejected_invalid",
+        "duplicate",
+        "suppressed",
+        "rerouted",
+        "parked",
+        "callback_duplicate",
+        "callback_unmatched",
+        "erased",
+        "cost_corrected",
+        "without_value",
     ),
     "rerouted": _all("received", "rejected_invalid", "duplicate", "suppressed", "parked"),
     "received": _AT_THE_GATE,
     "held_budget": _GATE_OR_SHOWN,
     "held_paused": _GATE_OR_SHOWN,
     "held_outage": _GATE_OR_SHOWN,
-    "sending": _all("accepted", "refused", "send_uncertain", "rejected_invalid", "dead_lettered", "parked"),
+    "sending": _all(
+        "accepted",
+        "refused",
+        "send_uncertain",
+        "rejected_invalid",
+        "dead_lettered",
+        "parked",
+    ),
     "refused": _GATE_OR_SHOWN | _all("dead_lettered"),
     "send_uncertain": _all("accepted", "parked", "replayed"),
     "accepted": _ANSWERED | _all("callback_overdue"),
@@ -46,7 +70,7 @@ LEGAL: Final[dict[Status | None, frozenset[Status]]] = {
     "suppressed": _all("accepted"),
     "rejected_invalid": _all("accepted", "suppressed"),
     "partial": _all("enriched"),
-}  # fmt: skip
+}
 """What may follow; nothing follows what is not a key."""
 
 

@@ -117,9 +117,13 @@ async def serve(*script: WriteBatch, tls: ssl.SSLContext | None = None) -> Async
 
 def client(**settings: Any) -> ClayClient:
     quick: dict[str, Any] = {
-        "request_timeout_s": 0.6, "connect_timeout_s": 0.3, "pool_timeout_s": 0.2, "max_connections": 100,
-        "keepalive_s": 15.0, "egress": EGRESS,
-    }  # fmt: skip
+        "request_timeout_s": 0.6,
+        "connect_timeout_s": 0.3,
+        "pool_timeout_s": 0.2,
+        "max_connections": 100,
+        "keepalive_s": 15.0,
+        "egress": EGRESS,
+    }
     return ClayClient(**(quick | settings))
 
 

@@ -68,11 +68,25 @@ def test_values_are_frozen(folder: str) -> None:
 
 
 NOT_NOTHING = {
-    "Action": "template", "Answer": "done", "Breaker": "phase", "Bucket": "latencies", "Callback": "attempt",
-    "CommandResult": "applied", "Correct": "period", "Envelope": "format", "Field": "kind most", "Finding": "holds",
-    "Form": "asks_why", "LaneView": "mode", "Outlook": "is_short", "Position": "last", "Sampling": "always ratio",
-    "Settlement": "alone", "Unreadable": "of_import", "Visitor": "has_session",
-}  # fmt: skip
+    "Action": "template",
+    "Answer": "done",
+    "Breaker": "phase",
+    "Bucket": "latencies",
+    "Callback": "attempt",
+    "CommandResult": "applied",
+    "Correct": "period",
+    "Envelope": "format",
+    "Field": "kind most",
+    "Finding": "holds",
+    "Form": "asks_why",
+    "LaneView": "mode",
+    "Outlook": "is_short",
+    "Position": "last",
+    "Sampling": "always ratio",
+    "Settlement": "alone",
+    "Unreadable": "of_import",
+    "Visitor": "has_session",
+}
 """Fields with another default. Policies have their defaults in the reference."""
 
 

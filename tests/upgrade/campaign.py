@@ -229,9 +229,16 @@ async def run_campaign(
     many `rounds`.
     """
     async with Fleet(
-        bootstrap, namespace, WORKSPACES, config=CONFIG, lane=LANE, script=SCRIPT, callbacks=True,
-        workspace="callback_health = { overdue = 1000 }", destination=DESTINATION,
-    ) as line:  # fmt: skip
+        bootstrap,
+        namespace,
+        WORKSPACES,
+        config=CONFIG,
+        lane=LANE,
+        script=SCRIPT,
+        callbacks=True,
+        workspace="callback_health = { overdue = 1000 }",
+        destination=DESTINATION,
+    ) as line:
         team = Versions(line, baseline)
         await asyncio.gather(
             *(team.worker("baseline") for _ in range(workers)),

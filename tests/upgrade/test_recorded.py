@@ -47,13 +47,25 @@ ABSENT: Final = {
 }
 """Topics that no recording needs, and why."""
 MESSAGE_OF: Final = {
-    "leads": "lead.v1", "leads.status": "status-event.v1", "leads.enriched": "result.v1", "leads.lanes": "lane.v1",
-    "leads.callbacks": "callback.v1", "leads.commands": "command.v1", "leads.audit": "command-answer.v1",
-}  # fmt: skip
+    "leads": "lead.v1",
+    "leads.status": "status-event.v1",
+    "leads.enriched": "result.v1",
+    "leads.lanes": "lane.v1",
+    "leads.callbacks": "callback.v1",
+    "leads.commands": "command.v1",
+    "leads.audit": "command-answer.v1",
+}
 
 PROJECTED: Final = (
-    NAMES.status, NAMES.enriched, NAMES.lanes, NAMES.state, NAMES.dlq, NAMES.parked, NAMES.audit, NAMES.replay_state,
-)  # fmt: skip
+    NAMES.status,
+    NAMES.enriched,
+    NAMES.lanes,
+    NAMES.state,
+    NAMES.dlq,
+    NAMES.parked,
+    NAMES.audit,
+    NAMES.replay_state,
+)
 
 each_release = pytest.mark.parametrize("release", RELEASES)
 

@@ -242,9 +242,13 @@ TITLE = msgspec.json.encode(
 
 @pytest.mark.parametrize(
     ("value", "problem"),
-    [(TITLE, ""), (None, on_kafka._MOVED), (b"{", "this version cannot read the result"),
-     (b'{"later": 1}', "this version cannot read the result")],
-)  # fmt: skip
+    [
+        (TITLE, ""),
+        (None, on_kafka._MOVED),
+        (b"{", "this version cannot read the result"),
+        (b'{"later": 1}', "this version cannot read the result"),
+    ],
+)
 async def test_a_result_is_read_from_its_place(
     kafka: type[FakeReader],
     value: bytes | None,

@@ -162,9 +162,14 @@ async def test_it_reads_what_is_new_and_goes_on_behind_the_markers_at_the_end() 
 
 @pytest.mark.parametrize(
     ("at_ms", "age_s", "kept"),
-    [(NOW_MS - 180 * DAY_MS, 0, True), (NOW_MS - 180 * DAY_MS - 1, 0, False), (NOW_MS - 1, 180 * 86_400, False),
-     (NOW_MS, 180 * 86_400, True), (NOW_MS - 90 * DAY_MS - 1, 90 * 86_400, False)],
-)  # fmt: skip
+    [
+        (NOW_MS - 180 * DAY_MS, 0, True),
+        (NOW_MS - 180 * DAY_MS - 1, 0, False),
+        (NOW_MS - 1, 180 * 86_400, False),
+        (NOW_MS, 180 * 86_400, True),
+        (NOW_MS - 90 * DAY_MS - 1, 90 * 86_400, False),
+    ],
+)
 @virtual_time
 async def test_a_result_is_remembered_until_it_is_stale(at_ms: int, age_s: int, kept: bool) -> None:
     cache = MemoryCache()

@@ -295,17 +295,33 @@ def test_a_command_has_the_typed_values(typed: str, order: Order, commands: list
 
 @pytest.mark.parametrize(
     ("typed", "says"),
-    [("rate", "name something to change"),
-     ("rate --per-second nan", "--per-second: 'nan' is not a number or configured, from 0.01 to 1,000"),
-     ("rate --burst 1.5", "--burst: '1.5' is not a whole number or configured, from 1 to 10,000"),
-     ("budget --credits-per-day -1",
-      "--credits-per-day: '-1' is not a whole number, none or configured, from 0 to 1,000"),
-     ("budget --shadow maybe", "--shadow"),
-     ("correct --period month", "name credits or actions that are not 0"),
-     ("correct --credits 9999999999999", "--credits: '9999999999999' is not a whole number, from -1,000"),
-     ("quota --use", "--webhook"),
-     ("quota --webhook 3f9a --count 50001", "--count: '50001' is not a whole number, from 0 to 50,000")],
-)  # fmt: skip
+    [
+        ("rate", "name something to change"),
+        (
+            "rate --per-second nan",
+            "--per-second: 'nan' is not a number or configured, from 0.01 to 1,000",
+        ),
+        (
+            "rate --burst 1.5",
+            "--burst: '1.5' is not a whole number or configured, from 1 to 10,000",
+        ),
+        (
+            "budget --credits-per-day -1",
+            "--credits-per-day: '-1' is not a whole number, none or configured, from 0 to 1,000",
+        ),
+        ("budget --shadow maybe", "--shadow"),
+        ("correct --period month", "name credits or actions that are not 0"),
+        (
+            "correct --credits 9999999999999",
+            "--credits: '9999999999999' is not a whole number, from -1,000",
+        ),
+        ("quota --use", "--webhook"),
+        (
+            "quota --webhook 3f9a --count 50001",
+            "--count: '50001' is not a whole number, from 0 to 50,000",
+        ),
+    ],
+)
 def test_what_is_typed_wrong_is_named_before_anything_is_sent(
     typed: str,
     says: str,

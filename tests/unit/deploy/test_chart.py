@@ -37,42 +37,83 @@ def test_each_object_is_valid(chart: Chart, version: str, monkeypatch: pytest.Mo
     for document in different.values():
         kubernetes_validate.validate(document, version, strict=True)
     kinds = {
-        "ConfigMap", "Deployment", "Ingress", "Job", "NetworkPolicy", "PodDisruptionBudget", "PersistentVolumeClaim",
-        "Pod", "Service", "ServiceAccount",
-    }  # fmt: skip
+        "ConfigMap",
+        "Deployment",
+        "Ingress",
+        "Job",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "PersistentVolumeClaim",
+        "Pod",
+        "Service",
+        "ServiceAccount",
+    }
     assert {item["kind"] for item in rendered} == kinds
 
 
 @pytest.mark.parametrize(
     ("values", "text"),
-    [({"worker": {"terminationGracePeriodSeconds": 30}}, "minimum: got 30, want 66"),
-     ({"board": {"replicas": 2}}, "additional properties 'replicas' not allowed"),
-     ({"config": f"{CONFIG}[delivery]\nrequest_timeout_s = 45.5\nuncertain_grace_s = 90\n"},
-      (
-          "worker.terminationGracePeriodSeconds: must be more than 80.5: "
-          "max_request_start_age_s, request_timeout_s"
-      )),
-     ({"worker": {"podLabels": {"app.kubernetes.io/name": "x"}}}, "invalid propertyName 'app.kubernetes.io/name'"),
-     ({"worker": {"extraEnv": [{"name": "STREAM_APP_CONFIG", "value": "x"}]}}, "/worker/extraEnv/0/name"),
-     ({"config": CONFIG.replace("[board]", '[board]\nread_model_path = "/data/board.sqlite"')},
-      "config: remove board.read_model_path: the chart keeps"),
-     ({"existingSecret": ""}, "existingSecret: name the Secret"),
-     ({"config": ""}, "config: pass the text of stream_app.toml"),
-     ({"config": CONFIG.replace("secrets_dir", "# secrets_dir")}, "config: add the line secrets_dir"),
-     ({"config": CONFIG.replace("0.0.0.0", "127.0.0.1")}, 'config: set host = "0.0.0.0"'),
-     ({"config": CONFIG.replace("[gateway]", "worker_port = 9000\n[gateway]")}, "config: remove the ports"),
-     ({"callbacksIngress": {"enabled": True}}, "callbacksIngress.host: name the host"),
-     ({"gateway": {"enabled": False}, "callbacksIngress": {"enabled": True, "host": "x"}},
-      "callbacksIngress.enabled needs gateway.enabled"),
-     ({"config": CONFIG + '\n[notify]\nurl_env = "NOTIFY_URL"\n'},
-      "board.persistence.enabled: messages ([notify] in `config`) need it"),
-     ({"board": {"enabled": False}, "boardIngress": {"enabled": True, "host": "x"}},
-      "boardIngress.enabled needs board.enabled"),
-     ({"config": CONFIG.replace('[gateway]\nhost = "0.0.0.0"', "[gateway]")},
-      'config: set host = "0.0.0.0" and behind_proxy = true under [gateway]'),
-     ({"config": CONFIG.replace('[board]\nhost = "0.0.0.0"', "[board]")},
-      'config: set host = "0.0.0.0", behind_proxy = true, url and token_env under [board]')],
-)  # fmt: skip
+    [
+        ({"worker": {"terminationGracePeriodSeconds": 30}}, "minimum: got 30, want 66"),
+        ({"board": {"replicas": 2}}, "additional properties 'replicas' not allowed"),
+        (
+            {"config": f"{CONFIG}[delivery]\nrequest_timeout_s = 45.5\nuncertain_grace_s = 90\n"},
+            (
+                "worker.terminationGracePeriodSeconds: must be more than 80.5: "
+                "max_request_start_age_s, request_timeout_s"
+            ),
+        ),
+        (
+            {"worker": {"podLabels": {"app.kubernetes.io/name": "x"}}},
+            "invalid propertyName 'app.kubernetes.io/name'",
+        ),
+        (
+            {"worker": {"extraEnv": [{"name": "STREAM_APP_CONFIG", "value": "x"}]}},
+            "/worker/extraEnv/0/name",
+        ),
+        (
+            {
+                "config": CONFIG.replace(
+                    "[board]",
+                    '[board]\nread_model_path = "/data/board.sqlite"',
+                ),
+            },
+            "config: remove board.read_model_path: the chart keeps",
+        ),
+        ({"existingSecret": ""}, "existingSecret: name the Secret"),
+        ({"config": ""}, "config: pass the text of stream_app.toml"),
+        (
+            {"config": CONFIG.replace("secrets_dir", "# secrets_dir")},
+            "config: add the line secrets_dir",
+        ),
+        ({"config": CONFIG.replace("0.0.0.0", "127.0.0.1")}, 'config: set host = "0.0.0.0"'),
+        (
+            {"config": CONFIG.replace("[gateway]", "worker_port = 9000\n[gateway]")},
+            "config: remove the ports",
+        ),
+        ({"callbacksIngress": {"enabled": True}}, "callbacksIngress.host: name the host"),
+        (
+            {"gateway": {"enabled": False}, "callbacksIngress": {"enabled": True, "host": "x"}},
+            "callbacksIngress.enabled needs gateway.enabled",
+        ),
+        (
+            {"config": CONFIG + '\n[notify]\nurl_env = "NOTIFY_URL"\n'},
+            "board.persistence.enabled: messages ([notify] in `config`) need it",
+        ),
+        (
+            {"board": {"enabled": False}, "boardIngress": {"enabled": True, "host": "x"}},
+            "boardIngress.enabled needs board.enabled",
+        ),
+        (
+            {"config": CONFIG.replace('[gateway]\nhost = "0.0.0.0"', "[gateway]")},
+            'config: set host = "0.0.0.0" and behind_proxy = true under [gateway]',
+        ),
+        (
+            {"config": CONFIG.replace('[board]\nhost = "0.0.0.0"', "[board]")},
+            'config: set host = "0.0.0.0", behind_proxy = true, url and token_env under [board]',
+        ),
+    ],
+)
 def test_wrong_values_are_refused_with_what_to_change(
     chart: Chart,
     values: dict[str, Any],

@@ -259,11 +259,15 @@ TestBreakerMachine.settings = settings(stateful_step_count=40)
 
 @pytest.mark.parametrize(
     ("totals", "verdict", "cause"),
-    [(Totals(success=5, failure=5), "failure", "failure_rate"),
-     (Totals(success=6, failure=4), "failure", ""), (Totals(success=4, failure=5), "failure", ""),
-     (Totals(success=10, slow=8), "slow", "slow_rate"),
-     (Totals(success=10, slow=7), "slow", ""), (Totals(success=9, slow=9), "slow", "")],
-)  # fmt: skip
+    [
+        (Totals(success=5, failure=5), "failure", "failure_rate"),
+        (Totals(success=6, failure=4), "failure", ""),
+        (Totals(success=4, failure=5), "failure", ""),
+        (Totals(success=10, slow=8), "slow", "slow_rate"),
+        (Totals(success=10, slow=7), "slow", ""),
+        (Totals(success=9, slow=9), "slow", ""),
+    ],
+)
 def test_trips_on_rates_from_the_minimum_of_calls_on(
     totals: Totals,
     verdict: breaker.Verdict,

@@ -75,9 +75,17 @@ class BudgetMachine(RuleBasedStateMachine):
     """
 
     policy = BudgetPolicy(
-        tz="Europe/Berlin", billing_day=31, credits_per_day=60, credits_per_month=130, actions_per_day=12,
-        actions_per_month=30, opening_credits=20, opening_actions=4, opening_month="2026-09", hot_share=0.25,
-    )  # fmt: skip
+        tz="Europe/Berlin",
+        billing_day=31,
+        credits_per_day=60,
+        credits_per_month=130,
+        actions_per_day=12,
+        actions_per_month=30,
+        opening_credits=20,
+        opening_actions=4,
+        opening_month="2026-09",
+        hot_share=0.25,
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -393,16 +401,26 @@ def meter(
 
 @pytest.mark.parametrize(
     ("earlier", "now", "expected"),
-    [(meter(1_000, 100), meter(1_100, 500), Forecast(600.0, NOON_MS + int(4_400 / 600 * HOUR_MS))),
-     (meter(0), meter(10), Forecast(60.0)),  # the day ends first
-     (meter(0, 0, None), meter(10, 0, None), Forecast(60.0)),  # nothing is capped
-     (meter(6_000), meter(6_000), Forecast(0.0, NOON_MS)),  # used up
-     (meter(10), meter(10), Forecast(0.0)),
-     # refunds are no negative rate, and corrections none at all
-     (meter(100), meter(0), Forecast(0.0)),
-     (meter(0), replace(meter(100), elsewhere=3_000), Forecast(600.0, NOON_MS + int(2_900 / 600 * HOUR_MS))),
-     (meter(5_000, period="2026-11-23"), meter(10), None)],  # of another day
-)  # fmt: skip
+    [
+        (
+            meter(1_000, 100),
+            meter(1_100, 500),
+            Forecast(600.0, NOON_MS + int(4_400 / 600 * HOUR_MS)),
+        ),
+        (meter(0), meter(10), Forecast(60.0)),  # the day ends first
+        (meter(0, 0, None), meter(10, 0, None), Forecast(60.0)),  # nothing is capped
+        (meter(6_000), meter(6_000), Forecast(0.0, NOON_MS)),  # used up
+        (meter(10), meter(10), Forecast(0.0)),
+        # refunds are no negative rate, and corrections none at all
+        (meter(100), meter(0), Forecast(0.0)),
+        (
+            meter(0),
+            replace(meter(100), elsewhere=3_000),
+            Forecast(600.0, NOON_MS + int(2_900 / 600 * HOUR_MS)),
+        ),
+        (meter(5_000, period="2026-11-23"), meter(10), None),
+    ],  # of another day
+)
 def test_a_budget_is_forecast_to_end_at_the_rate_of_the_last_minutes(
     earlier: Meter,
     now: Meter,
@@ -611,9 +629,17 @@ def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() ->
 
 @pytest.mark.parametrize(
     ("limits", "right"),
-    [((), True), ((1, 99), True), ((50,), True), ((0, 50), False), ((-1, 50), False), ((50, 100), False),
-     ((80, 50), False), ((50, 50), False)],
-)  # fmt: skip
+    [
+        ((), True),
+        ((1, 99), True),
+        ((50,), True),
+        ((0, 50), False),
+        ((-1, 50), False),
+        ((50, 100), False),
+        ((80, 50), False),
+        ((50, 50), False),
+    ],
+)
 def test_soft_limits_rise_from_1_to_99_percent(limits: tuple[int, ...], right: bool) -> None:
     problems = BudgetPolicy(soft_limits=limits).problems()
     assert [problem.partition(" ")[0] for problem in problems] == ([] if right else ["soft_limits"])
@@ -650,12 +676,17 @@ def test_the_estimate_of_a_cost_follows_the_last_fifty_or_so(leads: int, more: f
 
 @pytest.mark.parametrize(
     ("tz", "noon", "hours"),
-    [("Europe/Berlin", "2026-03-29T12:00", 23), ("Europe/Berlin", "2026-10-25T12:00", 25),
-     ("Europe/Berlin", "2026-11-24T12:00", 24), ("America/New_York", "2026-03-08T12:00", 23),
-     ("America/New_York", "2026-11-01T12:00", 25),
-     ("Australia/Lord_Howe", "2026-04-05T12:00", 24.5),
-     ("Asia/Kathmandu", "2026-11-24T12:00", 24), ("America/Santiago", "2026-09-06T12:00", 23)],
-)  # fmt: skip
+    [
+        ("Europe/Berlin", "2026-03-29T12:00", 23),
+        ("Europe/Berlin", "2026-10-25T12:00", 25),
+        ("Europe/Berlin", "2026-11-24T12:00", 24),
+        ("America/New_York", "2026-03-08T12:00", 23),
+        ("America/New_York", "2026-11-01T12:00", 25),
+        ("Australia/Lord_Howe", "2026-04-05T12:00", 24.5),
+        ("Asia/Kathmandu", "2026-11-24T12:00", 24),
+        ("America/Santiago", "2026-09-06T12:00", 23),
+    ],
+)
 def test_a_day_has_as_many_hours_as_it_has(tz: str, noon: str, hours: float) -> None:
     day = periods_at(tz, 1, _ms(noon, tz))
     assert day.day == noon[:10]

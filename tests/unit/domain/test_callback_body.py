@@ -96,9 +96,23 @@ def test_blank_values_are_dropped_and_text_stays_text() -> None:
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [("7", 7), (" 7 ", 7), ("6.2", 7), (6.2, 7), (0, 0), ("", None), (None, None), ("many", None), (-1, None),
-     ("nan", None), (True, None), ([7], None), (10**30, None), ("9" * 400, None)],
-)  # fmt: skip
+    [
+        ("7", 7),
+        (" 7 ", 7),
+        ("6.2", 7),
+        (6.2, 7),
+        (0, 0),
+        ("", None),
+        (None, None),
+        ("many", None),
+        (-1, None),
+        ("nan", None),
+        (True, None),
+        ([7], None),
+        (10**30, None),
+        ("9" * 400, None),
+    ],
+)
 def test_numbers_may_be_text(value: object, number: int | None) -> None:
     read = good(GOOD | {"credits": value, "actions": value, "attempt": value})
     assert read.credits == number
@@ -109,14 +123,22 @@ def test_numbers_may_be_text(value: object, number: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "outcome"),
-    [({}, "enriched"), ({"email": ""}, "no_data"), ({"status": "Not Found"}, "no_data"),
-     ({"status": "success", "email": ""}, "no_data"),
-     ({"status": "SUCCESS"}, "enriched"), ({"status": "partially-enriched"}, "partial"),
-     ({"status": "failed"}, "enrich_error"), ({"status": "whatever"}, "enriched"), ({"status": 3}, "enriched"),
-     ({"status": ""}, "enriched"), ({"error": "provider timed out"}, "partial"),
-     ({"error": "provider timed out", "email": None}, "enrich_error"),
-     ({"error": " "}, "enriched")],
-)  # fmt: skip
+    [
+        ({}, "enriched"),
+        ({"email": ""}, "no_data"),
+        ({"status": "Not Found"}, "no_data"),
+        ({"status": "success", "email": ""}, "no_data"),
+        ({"status": "SUCCESS"}, "enriched"),
+        ({"status": "partially-enriched"}, "partial"),
+        ({"status": "failed"}, "enrich_error"),
+        ({"status": "whatever"}, "enriched"),
+        ({"status": 3}, "enriched"),
+        ({"status": ""}, "enriched"),
+        ({"error": "provider timed out"}, "partial"),
+        ({"error": "provider timed out", "email": None}, "enrich_error"),
+        ({"error": " "}, "enriched"),
+    ],
+)
 def test_the_outcome_of_a_callback_follows_from_its_fields(
     fields: dict[str, Any],
     outcome: str,
@@ -164,33 +186,60 @@ def test_a_byte_order_mark_and_an_id_of_digits() -> None:
 
 @pytest.mark.parametrize(
     ("body", "code", "says"),
-    [("", "empty", "JSON body"), (b"\xff\xfe", "not_utf8", "UTF-8"), ("hello", "not_json", "double quotes"),
-     ('{"lead_id": "a", "x": {{X}}}', "not_json", "left unfilled"),
-     ("[" * 100_000, "nested", "too deep"), ('{"a":' * 100_000, "nested", "too deep"),
-     ("[]", "not_an_object", "one JSON object"), ('"text"', "not_an_object", "one JSON object"),
-     ("{}", "no_lead_id", "add"), ('{"lead_id": ""}', "no_lead_id", "add"),
-     ('{"lead_id": ["a"]}', "bad_lead_id", "unchanged"),
-     ('{"lead_id": "ada@example.com"}', "bad_lead_id", "unchanged"),
-     ('{"lead_id": true}', "bad_lead_id", "unchanged"),
-     ('{"lead_id": "{{lead_id}}"}', "template", '"lead_id" still holds a template'),
-     ('{"lead_id": "a", "callback_token": "{{t}}"}', "template", '"callback_token" still holds'),
-     ('{"lead_id": "a", "title": " {{ Job Title }} "}', "template", '"title" still holds'),
-     ('{"lead_id": "a", "name": "{{First}}, {{Last}}."}', "template", '"name" still holds'),
-     ('{"lead_id": "a", "title": "CEO", "status": "{{Status}}"}', "template", '"status" still holds'),
-     ('{"lead_id": "a", "title": "CEO", "error": "{{Error}}"}', "template", '"error" still holds'),
-     ('{"lead_id": "a", "title": "CEO", "credits_used": "{{C}} credits"}', "template", '"credits_used" still'),
-     ('{"lead_id": "a", "tags": ["x"]}', "nested", '"tags" is a list'),
-     ('{"lead_id": "a", "fields": {"company": {}}}', "nested", '"company" is an object'),
-     ('{"lead_id": "a", "n": 18446744073709551616}', "number_out_of_range", '"n" has more than 64 bits'),
-     ('{"lead_id": "a", "n": -9223372036854775809}', "number_out_of_range", '"n" has more than 64 bits'),
-     ('{"lead_id": "a", "%s": []}' % ("x" * 40), "nested", f'"{"x" * 40}" is a list'),
-     ('{"lead_id": "a", "%s": []}' % ("x" * 41), "nested", f'"{"x" * 39}…" is a list'),
-     ('{"lead_id": "a", "n": 1e999}', "not_json", ""),
-     ('{"lead_id": "a", "n": %s}' % ("9" * 6000), "not_json", ""),
-     ('{"lead_id": "a", "workspace": "beta"}', "other_address", "workspace"),
-     ('{"lead_id": "a", "destination": ["people"]}', "other_address", "destination"),
-     ('{"lead_id": "a", "x": "\\ud800"}', "not_json", "")],
-)  # fmt: skip
+    [
+        ("", "empty", "JSON body"),
+        (b"\xff\xfe", "not_utf8", "UTF-8"),
+        ("hello", "not_json", "double quotes"),
+        ('{"lead_id": "a", "x": {{X}}}', "not_json", "left unfilled"),
+        ("[" * 100_000, "nested", "too deep"),
+        ('{"a":' * 100_000, "nested", "too deep"),
+        ("[]", "not_an_object", "one JSON object"),
+        ('"text"', "not_an_object", "one JSON object"),
+        ("{}", "no_lead_id", "add"),
+        ('{"lead_id": ""}', "no_lead_id", "add"),
+        ('{"lead_id": ["a"]}', "bad_lead_id", "unchanged"),
+        ('{"lead_id": "ada@example.com"}', "bad_lead_id", "unchanged"),
+        ('{"lead_id": true}', "bad_lead_id", "unchanged"),
+        ('{"lead_id": "{{lead_id}}"}', "template", '"lead_id" still holds a template'),
+        ('{"lead_id": "a", "callback_token": "{{t}}"}', "template", '"callback_token" still holds'),
+        ('{"lead_id": "a", "title": " {{ Job Title }} "}', "template", '"title" still holds'),
+        ('{"lead_id": "a", "name": "{{First}}, {{Last}}."}', "template", '"name" still holds'),
+        (
+            '{"lead_id": "a", "title": "CEO", "status": "{{Status}}"}',
+            "template",
+            '"status" still holds',
+        ),
+        (
+            '{"lead_id": "a", "title": "CEO", "error": "{{Error}}"}',
+            "template",
+            '"error" still holds',
+        ),
+        (
+            '{"lead_id": "a", "title": "CEO", "credits_used": "{{C}} credits"}',
+            "template",
+            '"credits_used" still',
+        ),
+        ('{"lead_id": "a", "tags": ["x"]}', "nested", '"tags" is a list'),
+        ('{"lead_id": "a", "fields": {"company": {}}}', "nested", '"company" is an object'),
+        (
+            '{"lead_id": "a", "n": 18446744073709551616}',
+            "number_out_of_range",
+            '"n" has more than 64 bits',
+        ),
+        (
+            '{"lead_id": "a", "n": -9223372036854775809}',
+            "number_out_of_range",
+            '"n" has more than 64 bits',
+        ),
+        ('{"lead_id": "a", "%s": []}' % ("x" * 40), "nested", f'"{"x" * 40}" is a list'),
+        ('{"lead_id": "a", "%s": []}' % ("x" * 41), "nested", f'"{"x" * 39}…" is a list'),
+        ('{"lead_id": "a", "n": 1e999}', "not_json", ""),
+        ('{"lead_id": "a", "n": %s}' % ("9" * 6000), "not_json", ""),
+        ('{"lead_id": "a", "workspace": "beta"}', "other_address", "workspace"),
+        ('{"lead_id": "a", "destination": ["people"]}', "other_address", "destination"),
+        ('{"lead_id": "a", "x": "\\ud800"}', "not_json", ""),
+    ],
+)
 def test_bodies_that_are_refused_name_the_reason(body: str | bytes, code: str, says: str) -> None:
     read = of_type(BadBody, callback(body))
     assert read.code == code
@@ -352,12 +401,26 @@ def test_json_with_one_plausible_reading_is_repaired(broken: str, meant: object)
 
 @pytest.mark.parametrize(
     "broken",
-    ["", "{", "[1,]", '{"a": "x"', '{"a": "x" "b": "y"}', '{"a": "x"\n"b": "y", "c": 1}', '{"a": Ada Lovelace}',
-     '{"a": {{Name}}}', '{"size": "6" wide"}', '{"json": "{"name": "Ada", "title": "CEO"}"}',
-     '{"note": "he said "hi", "name": "Bob" and "x"", "b": 1}',
-     '{"a": "x", "a": "the "other" one"}', '{"a": {"b": "x "y" z"}}', '{"a": "x "y" z"} {"b": 1}', "{'a': 'x'}",
-     '{"a": "x",,}', '{"a\nb": "x"}'],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[1,]",
+        '{"a": "x"',
+        '{"a": "x" "b": "y"}',
+        '{"a": "x"\n"b": "y", "c": 1}',
+        '{"a": Ada Lovelace}',
+        '{"a": {{Name}}}',
+        '{"size": "6" wide"}',
+        '{"json": "{"name": "Ada", "title": "CEO"}"}',
+        '{"note": "he said "hi", "name": "Bob" and "x"", "b": 1}',
+        '{"a": "x", "a": "the "other" one"}',
+        '{"a": {"b": "x "y" z"}}',
+        '{"a": "x "y" z"} {"b": 1}',
+        "{'a': 'x'}",
+        '{"a": "x",,}',
+        '{"a\nb": "x"}',
+    ],
+)
 def test_ambiguous_json_is_not_repaired(broken: str) -> None:
     assert repaired(broken) is None
 

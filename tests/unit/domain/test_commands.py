@@ -189,14 +189,31 @@ def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "what", "says"),
-    [({}, {"credits": 1}, "no such lead is known here (any more)"),
-     ({PEOPLE: row()}, {"credits": 1, "destination": "firms"}, "no such lead is known here (any more)"),
-     ({PEOPLE: row(), FIRMS: row()}, {"credits": 1}, "the lead went to firms, people: say which destination"),
-     ({PEOPLE: row(reservation=BOOKED)}, {"credits": 1},
-      "Clay may still call back about this lead: what it cost is booked then"),
-     ({PEOPLE: row("parked", booked=None)}, {"credits": 1}, "Clay never had this lead: send it, or give it up"),
-     ({PEOPLE: row()}, {"give_up": True}, NOT_PARKED)],
-)  # fmt: skip
+    [
+        ({}, {"credits": 1}, "no such lead is known here (any more)"),
+        (
+            {PEOPLE: row()},
+            {"credits": 1, "destination": "firms"},
+            "no such lead is known here (any more)",
+        ),
+        (
+            {PEOPLE: row(), FIRMS: row()},
+            {"credits": 1},
+            "the lead went to firms, people: say which destination",
+        ),
+        (
+            {PEOPLE: row(reservation=BOOKED)},
+            {"credits": 1},
+            "Clay may still call back about this lead: what it cost is booked then",
+        ),
+        (
+            {PEOPLE: row("parked", booked=None)},
+            {"credits": 1},
+            "Clay never had this lead: send it, or give it up",
+        ),
+        ({PEOPLE: row()}, {"give_up": True}, NOT_PARKED),
+    ],
+)
 def test_nothing_is_done_where_it_is_not_clear_what(
     rows: dict[bytes, Delivery],
     what: Any,
@@ -234,14 +251,21 @@ def test_of_the_deliveries_of_a_lead_the_parked_one_counts_then_an_open_cost_the
 
 @pytest.mark.parametrize(
     ("state", "booked", "open_"),
-    [("callback_overdue", BOOKED, True), ("callback_overdue", None, False),
-     ("callback_overdue", Reservation(DAY, MONTH, 0, 1), True),
-     ("callback_overdue", Reservation(DAY, MONTH, 1, 0), True),
-     ("callback_overdue", Reservation(DAY, MONTH, 0, 0), False),
-     ("callback_overdue", Reservation(DAY, MONTH, 20, 5, known=True), False),
-     ("parked", BOOKED, True), ("suppressed", BOOKED, True), ("served_from_cache", BOOKED, True),
-     ("enriched", BOOKED, False), ("accepted", BOOKED, False), ("partial", BOOKED, False)],
-)  # fmt: skip
+    [
+        ("callback_overdue", BOOKED, True),
+        ("callback_overdue", None, False),
+        ("callback_overdue", Reservation(DAY, MONTH, 0, 1), True),
+        ("callback_overdue", Reservation(DAY, MONTH, 1, 0), True),
+        ("callback_overdue", Reservation(DAY, MONTH, 0, 0), False),
+        ("callback_overdue", Reservation(DAY, MONTH, 20, 5, known=True), False),
+        ("parked", BOOKED, True),
+        ("suppressed", BOOKED, True),
+        ("served_from_cache", BOOKED, True),
+        ("enriched", BOOKED, False),
+        ("accepted", BOOKED, False),
+        ("partial", BOOKED, False),
+    ],
+)
 def test_a_cost_is_open_until_clay_or_an_operator_confirms_it(
     state: Status,
     booked: Reservation | None,

@@ -139,9 +139,17 @@ def test_a_shadow_budget_lets_through_and_counts() -> None:
 
 @pytest.mark.parametrize(
     ("order", "says"),
-    [(controls.ChangeBudget({"credits_per_month": 50}), "credits_per_day = 100: must not be above"),
-     (controls.ChangeQuota("hook9", use=True), "there is no webhook hook9; there are hook1, hook2")],
-)  # fmt: skip
+    [
+        (
+            controls.ChangeBudget({"credits_per_month": 50}),
+            "credits_per_day = 100: must not be above",
+        ),
+        (
+            controls.ChangeQuota("hook9", use=True),
+            "there is no webhook hook9; there are hook1, hook2",
+        ),
+    ],
+)
 def test_an_order_that_makes_no_sense_changes_nothing_and_says_why(order: Order, says: str) -> None:
     answer = obey(POLICY, LANE, order, BY, PEOPLE.webhook_ids)
     assert answer.done is False
@@ -157,22 +165,36 @@ def test_the_largest_correction_is_done(most: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "args", "says"),
-    [("budget", {"caps": {"credits_per_day": -1}}, "caps[...]: Expected `int` >= 0"),
-     ("budget", {"caps": {}, "shadow": None}, "credits_per_month, actions_per_day, actions_per_month or shadow"),
-     ("rate", {"rate_per_s": 0.0}, "rate_per_s: Expected `float` >= 0.01"),
-     ("rate", {"rate_per_s": math.nan}, "rate_per_s: Expected `float` >= 0.01"),
-     ("rate", {"burst": 0}, "burst: Expected `int` >= 1"),
-     ("rate", {"rate_per_s": None, "burst": None}, "name something to change: per_second or burst"),
-     ("correct", {"credits": 10**12 + 1}, "credits: Expected `int` <= 1000000000000"),
-     ("correct", {"credits": -(10**12) - 1}, "credits: Expected `int` >= -1000000000000"),
-     ("correct", {"credits": 0, "actions": 0, "period": "day"}, "name credits or actions that are not 0"),
-     ("quota", {"webhook_id": "hook1", "count": -1}, "count: Expected `int` >= 0"),
-     ("quota", {"webhook_id": "hook1", "count": 50_001}, "count: Expected `int` <= 50000"),
-     ("quota", {"webhook_id": "hook1"}, "name something to change: use, retire or count"),
-     ("quota", {"webhook_id": "https://a.example/secret", "use": True}, "never by its URL"),
-     ("resolve", {"lead_id": "a"}, "name what it cost"),
-     ("resolve", {"lead_id": "a", "credits": -1}, "credits: Expected `int` >= 0")],
-)  # fmt: skip
+    [
+        ("budget", {"caps": {"credits_per_day": -1}}, "caps[...]: Expected `int` >= 0"),
+        (
+            "budget",
+            {"caps": {}, "shadow": None},
+            "credits_per_month, actions_per_day, actions_per_month or shadow",
+        ),
+        ("rate", {"rate_per_s": 0.0}, "rate_per_s: Expected `float` >= 0.01"),
+        ("rate", {"rate_per_s": math.nan}, "rate_per_s: Expected `float` >= 0.01"),
+        ("rate", {"burst": 0}, "burst: Expected `int` >= 1"),
+        (
+            "rate",
+            {"rate_per_s": None, "burst": None},
+            "name something to change: per_second or burst",
+        ),
+        ("correct", {"credits": 10**12 + 1}, "credits: Expected `int` <= 1000000000000"),
+        ("correct", {"credits": -(10**12) - 1}, "credits: Expected `int` >= -1000000000000"),
+        (
+            "correct",
+            {"credits": 0, "actions": 0, "period": "day"},
+            "name credits or actions that are not 0",
+        ),
+        ("quota", {"webhook_id": "hook1", "count": -1}, "count: Expected `int` >= 0"),
+        ("quota", {"webhook_id": "hook1", "count": 50_001}, "count: Expected `int` <= 50000"),
+        ("quota", {"webhook_id": "hook1"}, "name something to change: use, retire or count"),
+        ("quota", {"webhook_id": "https://a.example/secret", "use": True}, "never by its URL"),
+        ("resolve", {"lead_id": "a"}, "name what it cost"),
+        ("resolve", {"lead_id": "a", "credits": -1}, "credits: Expected `int` >= 0"),
+    ],
+)
 def test_arguments_that_make_no_sense_are_named(
     kind: CommandKind,
     args: dict[str, Any],
@@ -274,9 +296,13 @@ def test_a_soft_limit_crossed_by_an_order_a_configuration_or_the_cost_of_a_lead_
 
 @pytest.mark.parametrize(
     ("at_ms", "shown"),
-    [(-1, "1970-01-01 00:00:00"), (1_796_083_140_999, "2026-11-30 23:59:00"),
-     (253_370_764_800_000, "9999-01-01 00:00:00"), (10**18, "9999-01-01 00:00:00")],
-)  # fmt: skip
+    [
+        (-1, "1970-01-01 00:00:00"),
+        (1_796_083_140_999, "2026-11-30 23:59:00"),
+        (253_370_764_800_000, "9999-01-01 00:00:00"),
+        (10**18, "9999-01-01 00:00:00"),
+    ],
+)
 def test_who_gave_an_order_and_when_is_said_for_any_time(at_ms: int, shown: str) -> None:
     assert byline(Actor("jane", "a look first", at_ms)) == f"by jane at {shown} UTC: a look first"
     assert byline(Actor("jane", "", at_ms)) == f"by jane at {shown} UTC"

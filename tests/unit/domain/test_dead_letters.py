@@ -107,10 +107,15 @@ def test_the_tally_has_causes_ages_and_a_trend() -> None:
 
 @pytest.mark.parametrize(
     ("age_ms", "age", "trend"),
-    [(HOUR_MS - 1, "under an hour", "rising"), (HOUR_MS, "under a day", "falling"),
-     (2 * HOUR_MS - 1, "under a day", "falling"), (2 * HOUR_MS, "under a day", "steady"),
-     (24 * HOUR_MS, "under a week", "steady"), (7 * 24 * HOUR_MS, "over a week", "steady")],
-)  # fmt: skip
+    [
+        (HOUR_MS - 1, "under an hour", "rising"),
+        (HOUR_MS, "under a day", "falling"),
+        (2 * HOUR_MS - 1, "under a day", "falling"),
+        (2 * HOUR_MS, "under a day", "steady"),
+        (24 * HOUR_MS, "under a week", "steady"),
+        (7 * 24 * HOUR_MS, "over a week", "steady"),
+    ],
+)
 def test_a_dead_letter_has_an_age_to_the_millisecond(age_ms: int, age: str, trend: str) -> None:
     tally = Tally(NOW_MS)
     tally.add(FAILED, b"acme", NOW_MS - age_ms)
@@ -141,11 +146,18 @@ def row(state: Status, **changes: Any) -> Delivery:
 
 @pytest.mark.parametrize(
     ("seq", "row_now", "by_select"),
-    [(7, row("dead_lettered"), "goes"), (6, row("dead_lettered"), "later_dead_letter"), (7, row("parked"), "goes"),
-     (7, row("parked", sends=1), "may_be_at_clay"), (7, row("accepted"), "delivered"),
-     (7, row("enriched"), "delivered"), (7, row("deferred"), "under_way"), (7, row("suppressed", final=True), "ended"),
-     (7, None, "no_row")],
-)  # fmt: skip
+    [
+        (7, row("dead_lettered"), "goes"),
+        (6, row("dead_lettered"), "later_dead_letter"),
+        (7, row("parked"), "goes"),
+        (7, row("parked", sends=1), "may_be_at_clay"),
+        (7, row("accepted"), "delivered"),
+        (7, row("enriched"), "delivered"),
+        (7, row("deferred"), "under_way"),
+        (7, row("suppressed", final=True), "ended"),
+        (7, None, "no_row"),
+    ],
+)
 def test_the_fate_of_a_dead_letter_follows_from_its_row(
     seq: int,
     row_now: Delivery | None,
@@ -186,13 +198,21 @@ def test_the_rate_of_replays_is_a_share_of_the_lanes_rate_now() -> None:
 
 @pytest.mark.parametrize(
     ("headers", "key", "value", "address"),
-    [(FAILED, b"acme", b'{"workspace": "beta", "destination": "firms"}', ("acme", "people")),
-     ({}, None, b'{"workspace": "beta", "destination": "firms"}', ("beta", "firms")),
-     ({}, b"acme", b'{"fields": {}}', ("acme", "")),
-     ({**POISON, "stream-app-destination": b"people"}, b"acme", b'{"workspace": 5}', ("acme", "")),
-     ({"stream-app-disposition": b"policy"}, b"acme", b"[" * 100_000, ("acme", "")),
-     ({}, b"\xff", b"\xff", ("\ufffd", "")), ({}, None, None, ("", ""))],
-)  # fmt: skip
+    [
+        (FAILED, b"acme", b'{"workspace": "beta", "destination": "firms"}', ("acme", "people")),
+        ({}, None, b'{"workspace": "beta", "destination": "firms"}', ("beta", "firms")),
+        ({}, b"acme", b'{"fields": {}}', ("acme", "")),
+        (
+            {**POISON, "stream-app-destination": b"people"},
+            b"acme",
+            b'{"workspace": 5}',
+            ("acme", ""),
+        ),
+        ({"stream-app-disposition": b"policy"}, b"acme", b"[" * 100_000, ("acme", "")),
+        ({}, b"\xff", b"\xff", ("\ufffd", "")),
+        ({}, None, None, ("", "")),
+    ],
+)
 def test_a_dead_letter_goes_to_its_workspace_and_destination(
     headers: dict[str, bytes],
     key: bytes | None,
@@ -204,15 +224,24 @@ def test_a_dead_letter_goes_to_its_workspace_and_destination(
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(b'{"fields": {"email": "Ada@Example.com", "linkedin_url": "linkedin.com/in/ada"}}', True),
-     ((
-         b'{"fields": {"linkedin_url": "linkedin.com/in/other", "email": '
-         b'"mailto:ada@example.com"}, "lead_id": 5}'
-     ), True),
-     (b'{"fields": {"email": 5}}', False),
-     (b'{"fields": {"email": "bob@example.com"}}', False),
-     (b'{"fields": [1]}', False), (b"[" * 100_000, False), (b"\xff", False), (b"", False), (None, False)],
-)  # fmt: skip
+    [
+        (b'{"fields": {"email": "Ada@Example.com", "linkedin_url": "linkedin.com/in/ada"}}', True),
+        (
+            (
+                b'{"fields": {"linkedin_url": "linkedin.com/in/other", "email": '
+                b'"mailto:ada@example.com"}, "lead_id": 5}'
+            ),
+            True,
+        ),
+        (b'{"fields": {"email": 5}}', False),
+        (b'{"fields": {"email": "bob@example.com"}}', False),
+        (b'{"fields": [1]}', False),
+        (b"[" * 100_000, False),
+        (b"\xff", False),
+        (b"", False),
+        (None, False),
+    ],
+)
 def test_a_suppressed_person_is_known_in_a_dead_letter_that_is_no_lead(
     value: bytes | None,
     expected: bool,

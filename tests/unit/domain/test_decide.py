@@ -53,25 +53,87 @@ def used(spent: int, reserved: int = 0, day: str = "2026-11-30") -> Budget:
 
 @pytest.mark.parametrize(
     ("changes", "held"),
-    [({"pause": BY}, Held("paused", "paused by anna: maintenance", NOW_MS + 60_000, "held_paused")),
-     ({"quota": Quota({"hook1": Webhook(45_000), "hook2": Webhook(1, "by anna")})},
-      Held("no_webhook", POOL.format("by anna"), NOW_MS + 60_000, "held_paused")),
-     ({"quota": Quota({"hook1": Webhook(45_000), "hook2": Webhook(1, "", STOPPED)})},
-      Held("webhook_gone", POOL.format("404"), NOW_MS + 300_000, "held_paused")),
-     ({"suspension": STOPPED}, Held("http_401", "refused", NOW_MS + 300_000, "held_paused")),
-     ({"breaker": Breaker("open", 3, NOW_MS, NOW_MS + 5, "failure_rate", NOW_MS)},
-      Held("breaker_open", "the circuit breaker is open: failure_rate", NOW_MS + 5, "held_outage")),
-     ({"breaker": Breaker("half_open", 3, NOW_MS, 0, "slow_rate", lease=Lease(1, NOW_MS + 9_000), next_lease=2)},
-      Held("breaker_open", "the circuit breaker is half_open: slow_rate", NOW_MS + 5_000, "held_outage")),
-     ({"breaker": Breaker("half_open", 3, NOW_MS, 0, "slow_rate", lease=Lease(1, NOW_MS + 900), next_lease=2)},
-      Held("breaker_open", "the circuit breaker is half_open: slow_rate", NOW_MS + 900, "held_outage")),
-     ({"rate": Rate(0.5, NOW_MS)}, Held("rate", "waits for the rate limit", NOW_MS + 50)),
-     ({"rate": Rate(5.0, NOW_MS, 0.0, NOW_MS + 7_000)},
-      Held("rate_limited", "Clay said 429 and when to come back", NOW_MS + 7_000)),
-     ({"budget": used(70, 11)}, Held("budget_credits_day", NO_ROOM, NOW_MS + 60_000, "held_budget")),
-     ({"budget": used(1, day="2026-12-01")},
-      Held("budget_clock", "this machine's clock is behind the books of the budget", NOW_MS + 1_000, "held_budget"))],
-)  # fmt: skip
+    [
+        (
+            {"pause": BY},
+            Held("paused", "paused by anna: maintenance", NOW_MS + 60_000, "held_paused"),
+        ),
+        (
+            {"quota": Quota({"hook1": Webhook(45_000), "hook2": Webhook(1, "by anna")})},
+            Held("no_webhook", POOL.format("by anna"), NOW_MS + 60_000, "held_paused"),
+        ),
+        (
+            {"quota": Quota({"hook1": Webhook(45_000), "hook2": Webhook(1, "", STOPPED)})},
+            Held("webhook_gone", POOL.format("404"), NOW_MS + 300_000, "held_paused"),
+        ),
+        ({"suspension": STOPPED}, Held("http_401", "refused", NOW_MS + 300_000, "held_paused")),
+        (
+            {"breaker": Breaker("open", 3, NOW_MS, NOW_MS + 5, "failure_rate", NOW_MS)},
+            Held(
+                "breaker_open",
+                "the circuit breaker is open: failure_rate",
+                NOW_MS + 5,
+                "held_outage",
+            ),
+        ),
+        (
+            {
+                "breaker": Breaker(
+                    "half_open",
+                    3,
+                    NOW_MS,
+                    0,
+                    "slow_rate",
+                    lease=Lease(1, NOW_MS + 9_000),
+                    next_lease=2,
+                ),
+            },
+            Held(
+                "breaker_open",
+                "the circuit breaker is half_open: slow_rate",
+                NOW_MS + 5_000,
+                "held_outage",
+            ),
+        ),
+        (
+            {
+                "breaker": Breaker(
+                    "half_open",
+                    3,
+                    NOW_MS,
+                    0,
+                    "slow_rate",
+                    lease=Lease(1, NOW_MS + 900),
+                    next_lease=2,
+                ),
+            },
+            Held(
+                "breaker_open",
+                "the circuit breaker is half_open: slow_rate",
+                NOW_MS + 900,
+                "held_outage",
+            ),
+        ),
+        ({"rate": Rate(0.5, NOW_MS)}, Held("rate", "waits for the rate limit", NOW_MS + 50)),
+        (
+            {"rate": Rate(5.0, NOW_MS, 0.0, NOW_MS + 7_000)},
+            Held("rate_limited", "Clay said 429 and when to come back", NOW_MS + 7_000),
+        ),
+        (
+            {"budget": used(70, 11)},
+            Held("budget_credits_day", NO_ROOM, NOW_MS + 60_000, "held_budget"),
+        ),
+        (
+            {"budget": used(1, day="2026-12-01")},
+            Held(
+                "budget_clock",
+                "this machine's clock is behind the books of the budget",
+                NOW_MS + 1_000,
+                "held_budget",
+            ),
+        ),
+    ],
+)
 def test_a_hold_says_why_until_when_and_takes_nothing(changes: dict[str, Any], held: Held) -> None:
     before = lane(**changes)
     assert decide(POLICY, before, PEOPLE, NOW_MS, 0) == (before, held)

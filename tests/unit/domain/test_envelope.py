@@ -178,9 +178,14 @@ def test_a_format_that_is_no_later_one_changes_nothing(
 
 # As 0.1.0 wrote them: its names had no prefix.
 OF_0_1_0: Headers = (
-    ("origin", b"t.leads/0/3"), ("origin-seq", b"4"), ("lead-id", b"lead-1"), ("disposition", b"failed"),
-    ("reason", b"http_503"), ("replay-count", b"1"), ("app-version", b"0.1.0"),
-)  # fmt: skip
+    ("origin", b"t.leads/0/3"),
+    ("origin-seq", b"4"),
+    ("lead-id", b"lead-1"),
+    ("disposition", b"failed"),
+    ("reason", b"http_503"),
+    ("replay-count", b"1"),
+    ("app-version", b"0.1.0"),
+)
 
 
 @pytest.mark.parametrize("topic", [NAMES.dlq, NAMES.deferred, NAMES.parked])

@@ -131,9 +131,17 @@ def test_a_hold_whose_time_is_over_is_none_but_a_pause_has_no_time_and_a_probe_n
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "1 s"), (119.4, "119 s"), (120, "2 minutes"), (7_199, "120 minutes"), (7_200, "2 hours"),
-     (172_799, "48 hours"), (172_800, "2 days"), (8_640_000, "100 days")],
-)  # fmt: skip
+    [
+        (0.4, "1 s"),
+        (119.4, "119 s"),
+        (120, "2 minutes"),
+        (7_199, "120 minutes"),
+        (7_200, "2 hours"),
+        (172_799, "48 hours"),
+        (172_800, "2 days"),
+        (8_640_000, "100 days"),
+    ],
+)
 def test_a_time_is_said_in_its_largest_unit_of_which_it_has_two(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -197,20 +205,55 @@ HANDED_OVER = "the workers' group is PreparingRebalance: partitions are being ha
 
 @pytest.mark.parametrize(
     ("changes", "first"),
-    [({"worker": Group("Empty", 0)},
-      Finding("no_worker", "no worker runs: nothing is sent", lifts="stream-app worker", waiting=7)),
-     ({"worker": Group("PreparingRebalance", 1)},
-      Finding("rebalancing", HANDED_OVER, lifts="it ends within kafka.rebalance_timeout_s", waiting=7)),
-     ({"topics": ["leads: has 4 partitions", "more"]},
-      Finding("wrong_topics", "leads: has 4 partitions; more", lifts="stream-app topics", waiting=7)),
-     ({"replay_paused": Actor("jane", "rebuild", 1), "coming_back": 4},
-      Finding("replay_paused", "replays are paused by jane: rebuild", since_ms=1, lifts=RESUME, waiting=4)),
-     ({"replay_paused": Actor("jane", "", 1)},
-      Finding("replay_paused", "replays are paused by jane", since_ms=1, lifts=RESUME)),
-     ({"replay": Group("Dead", 0), "coming_back": 5},
-      Finding("no_replay", NO_REPLAY, lifts="stream-app replay", waiting=5)),
-     ({"replay": Group("Dead", 0)}, None)],
-)  # fmt: skip
+    [
+        (
+            {"worker": Group("Empty", 0)},
+            Finding(
+                "no_worker",
+                "no worker runs: nothing is sent",
+                lifts="stream-app worker",
+                waiting=7,
+            ),
+        ),
+        (
+            {"worker": Group("PreparingRebalance", 1)},
+            Finding(
+                "rebalancing",
+                HANDED_OVER,
+                lifts="it ends within kafka.rebalance_timeout_s",
+                waiting=7,
+            ),
+        ),
+        (
+            {"topics": ["leads: has 4 partitions", "more"]},
+            Finding(
+                "wrong_topics",
+                "leads: has 4 partitions; more",
+                lifts="stream-app topics",
+                waiting=7,
+            ),
+        ),
+        (
+            {"replay_paused": Actor("jane", "rebuild", 1), "coming_back": 4},
+            Finding(
+                "replay_paused",
+                "replays are paused by jane: rebuild",
+                since_ms=1,
+                lifts=RESUME,
+                waiting=4,
+            ),
+        ),
+        (
+            {"replay_paused": Actor("jane", "", 1)},
+            Finding("replay_paused", "replays are paused by jane", since_ms=1, lifts=RESUME),
+        ),
+        (
+            {"replay": Group("Dead", 0), "coming_back": 5},
+            Finding("no_replay", NO_REPLAY, lifts="stream-app replay", waiting=5),
+        ),
+        ({"replay": Group("Dead", 0)}, None),
+    ],
+)
 def test_a_hold_of_the_whole_system_comes_first(
     changes: dict[str, Any],
     first: Finding | None,
@@ -236,15 +279,47 @@ def test_what_waits_is_counted_once_for_each_partition() -> None:
 
 @pytest.mark.parametrize(
     ("view", "lane", "first"),
-    [(None, {}, Finding("never_moved", "nothing was ever sent for it", "acme", holds=False, waiting=9)),
-     (msgspec.structs.replace(MOVING, partition=1), {},
-      Finding("moved", "its lane lives in partition 1, the configuration says 3", "acme",
-      lifts="set workspaces.acme.partition = 1", waiting=9)),
-     (MOVING, {"asked": 2}, Finding("commands_wait", "2 commands for partition 3 not answered yet", "acme",
-      holds=False, lifts="a worker", waiting=2)),
-     (MOVING, {"unreadable": "stopped at 7"}, Finding("unreadable", "stopped at 7", "acme", waiting=9)),
-     (None, {"unreadable": "stopped at 7"}, Finding("unreadable", "stopped at 7", "acme", waiting=9))],
-)  # fmt: skip
+    [
+        (
+            None,
+            {},
+            Finding("never_moved", "nothing was ever sent for it", "acme", holds=False, waiting=9),
+        ),
+        (
+            msgspec.structs.replace(MOVING, partition=1),
+            {},
+            Finding(
+                "moved",
+                "its lane lives in partition 1, the configuration says 3",
+                "acme",
+                lifts="set workspaces.acme.partition = 1",
+                waiting=9,
+            ),
+        ),
+        (
+            MOVING,
+            {"asked": 2},
+            Finding(
+                "commands_wait",
+                "2 commands for partition 3 not answered yet",
+                "acme",
+                holds=False,
+                lifts="a worker",
+                waiting=2,
+            ),
+        ),
+        (
+            MOVING,
+            {"unreadable": "stopped at 7"},
+            Finding("unreadable", "stopped at 7", "acme", waiting=9),
+        ),
+        (
+            None,
+            {"unreadable": "stopped at 7"},
+            Finding("unreadable", "stopped at 7", "acme", waiting=9),
+        ),
+    ],
+)
 def test_a_lane_that_never_moved_or_lives_elsewhere_or_waits_for_another(
     view: LaneView | None,
     lane: dict[str, Any],
@@ -350,19 +425,41 @@ PACE = Forecast(600.0)
 
 @pytest.mark.parametrize(
     ("changes", "foreseen", "expected"),
-    [({"holds": DAY, "until_ms": LATER_MS}, PACE, Outlook("nothing more until", LATER_MS, True, True, "words")),
-     ({"holds": DAY, "until_ms": NOW_MS}, PACE, Outlook("600 an hour: lasts until", LATER_MS, is_short=False)),
-     ({"holds": "budget_actions_day", "until_ms": LATER_MS}, None, None),
-     ({"partly": (FULL,)}, PACE, Outlook("nothing more to people, firms until", LATER_MS, True, True, "full")),
-     ({"partly": (msgspec.structs.replace(FULL, bulk=True),)}, PACE,
-      Outlook("nothing more to bulk of people, firms until", LATER_MS, True, True, "full")),
-     ({"partly": (msgspec.structs.replace(FULL, until_ms=NOW_MS),)}, None, None),
-     ({"partly": (msgspec.structs.replace(FULL, holds="budget_credits_month"),)}, None, None),
-     ({"used": 100}, None, Outlook("used up until", LATER_MS, is_full=True)),
-     ({"used": 99}, None, None), ({"used": 99}, Forecast(0.0), None),
-     ({"used": 99}, Forecast(1_234.5, LATER_MS - 9), Outlook("1,234 an hour: used up about", LATER_MS - 9)),
-     ({"cap": None}, PACE, None)],
-)  # fmt: skip
+    [
+        (
+            {"holds": DAY, "until_ms": LATER_MS},
+            PACE,
+            Outlook("nothing more until", LATER_MS, True, True, "words"),
+        ),
+        (
+            {"holds": DAY, "until_ms": NOW_MS},
+            PACE,
+            Outlook("600 an hour: lasts until", LATER_MS, is_short=False),
+        ),
+        ({"holds": "budget_actions_day", "until_ms": LATER_MS}, None, None),
+        (
+            {"partly": (FULL,)},
+            PACE,
+            Outlook("nothing more to people, firms until", LATER_MS, True, True, "full"),
+        ),
+        (
+            {"partly": (msgspec.structs.replace(FULL, bulk=True),)},
+            PACE,
+            Outlook("nothing more to bulk of people, firms until", LATER_MS, True, True, "full"),
+        ),
+        ({"partly": (msgspec.structs.replace(FULL, until_ms=NOW_MS),)}, None, None),
+        ({"partly": (msgspec.structs.replace(FULL, holds="budget_credits_month"),)}, None, None),
+        ({"used": 100}, None, Outlook("used up until", LATER_MS, is_full=True)),
+        ({"used": 99}, None, None),
+        ({"used": 99}, Forecast(0.0), None),
+        (
+            {"used": 99},
+            Forecast(1_234.5, LATER_MS - 9),
+            Outlook("1,234 an hour: used up about", LATER_MS - 9),
+        ),
+        ({"cap": None}, PACE, None),
+    ],
+)
 @pytest.mark.parametrize("reserved", [0, 7])
 def test_the_outlook_of_a_budget_is_what_admission_decided_else_the_forecast(
     changes: dict[str, Any],

@@ -107,8 +107,18 @@ TOO_EARLY = ", and its row is gone before the freshness window: it could be paid
     ("last", "facts", "terms", "says"),
     [
         (("enriched", 4), {"row": row("enriched", 4)}, {}, ""),
-        (("enriched", 4), {"row": row("enriched", 3)}, {}, "its row says enriched (event 3), its events enriched (e"),
-        (("", 0), {"row": row("received", 1), "passed": False}, {}, "its row says received (event 1), its events n"),
+        (
+            ("enriched", 4),
+            {"row": row("enriched", 3)},
+            {},
+            "its row says enriched (event 3), its events enriched (e",
+        ),
+        (
+            ("", 0),
+            {"row": row("received", 1), "passed": False},
+            {},
+            "its row says received (event 1), its events n",
+        ),
         (("enriched", 4), {}, {}, f"enriched{TOO_EARLY}"),
         (("enriched", 4), {}, {"stale_ms": 40}, f"enriched{TOO_EARLY}"),
         (("enriched", 4), {}, {"stale_ms": 41}, ""),
@@ -129,14 +139,29 @@ TOO_EARLY = ", and its row is gone before the freshness window: it could be paid
         (("sending", 2), {"row": row("sending", 2)}, {}, "left at sending: its group has passed"),
         (("sending", 2), {"row": row("sending", 2), "passed": False}, {}, ""),
         (("sending", 2), {"row": row("sending", 2), "copy": True}, {}, ""),
-        (("deferred", 2), {"row": row("deferred", 2)}, {}, "left at deferred: no copy of it is on its way back"),
+        (
+            ("deferred", 2),
+            {"row": row("deferred", 2)},
+            {},
+            "left at deferred: no copy of it is on its way back",
+        ),
         (("", 0), {}, {}, "lost: the worker's group has passed it, and it has no event"),
-        (("", 0), {}, {"trimmed": True}, "lost: the worker's group has passed it, and it has no event; retention has"),
+        (
+            ("", 0),
+            {},
+            {"trimmed": True},
+            "lost: the worker's group has passed it, and it has no event; retention has",
+        ),
         (("", 0), {"passed": False}, {}, ""),
-        (("", 0), {"is_input": False, "row": row("received", 1)}, {}, "it has a row, but no record"),
+        (
+            ("", 0),
+            {"is_input": False, "row": row("received", 1)},
+            {},
+            "it has a row, but no record",
+        ),
         (("", 0), {"is_input": False, "gone": True}, {}, ""),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_add_up(
     last: Step,
     facts: dict[str, Any],
@@ -186,12 +211,21 @@ def test_a_record_stands_to_the_row_of_its_lead_as_its_last_status_says() -> Non
 
 @pytest.mark.parametrize(
     ("own", "follower", "state"),
-    [(None, None, "open"), (("dead_lettered", 5), None, "open"), (("replayed", 6), None, "coming_back"),
-     (("replayed", 6), "enriched", "coming_back"), (("replayed", 5), "enriched", "solved"),
-     (("dead_lettered", 6), None, "solved"), (("suppressed", 6), None, "given_up"), (("expired", 6), None, "given_up"),
-     (None, "suppressed", "given_up"), (None, "replaced", "solved"), (None, "accepted", "coming_back"),
-     (("confirmed", 6), None, "solved")],
-)  # fmt: skip
+    [
+        (None, None, "open"),
+        (("dead_lettered", 5), None, "open"),
+        (("replayed", 6), None, "coming_back"),
+        (("replayed", 6), "enriched", "coming_back"),
+        (("replayed", 5), "enriched", "solved"),
+        (("dead_lettered", 6), None, "solved"),
+        (("suppressed", 6), None, "given_up"),
+        (("expired", 6), None, "given_up"),
+        (None, "suppressed", "given_up"),
+        (None, "replaced", "solved"),
+        (None, "accepted", "coming_back"),
+        (("confirmed", 6), None, "solved"),
+    ],
+)
 def test_what_became_of_a_dead_letter(
     own: tuple[str, int] | None,
     follower: str | None,
@@ -232,9 +266,15 @@ def test_one_record_counts_for_each_destination_of_a_lead(
 
 @pytest.mark.parametrize(
     ("workspace", "destination", "same"),
-    [("acme", "people", True), ("acme", "", True), ("", "", True), ("", "firms", False), ("beta", "people", False),
-     ("beta", "", False)],
-)  # fmt: skip
+    [
+        ("acme", "people", True),
+        ("acme", "", True),
+        ("", "", True),
+        ("", "firms", False),
+        ("beta", "people", False),
+        ("beta", "", False),
+    ],
+)
 def test_a_record_without_an_address_is_of_the_lead_with_one(
     workspace: str,
     destination: str,
@@ -296,12 +336,18 @@ def test_a_lane_is_compared_with_its_rows_and_events_in_each_period_and_meter() 
     )
     assert [account.reserved_by_rows for account in one_more] == [40, 10, 40, 10]
     assert problems == [
-        *((("acme", f"the lane has {held} {meter} reserved in {period}, its rows {held * 2}")) if is_held else
-          ("acme", f"the lane has {spent} {meter} spent in {period}, its leads' events {spent * 2}")
-          for period in (DAY, MONTH)
-          for meter, held, spent in (("credits", 20, 9), ("actions", 5, 2))
-          for is_held in (True, False)),
-    ]  # fmt: skip
+        *(
+            (("acme", f"the lane has {held} {meter} reserved in {period}, its rows {held * 2}"))
+            if is_held
+            else (
+                "acme",
+                f"the lane has {spent} {meter} spent in {period}, its leads' events {spent * 2}",
+            )
+            for period in (DAY, MONTH)
+            for meter, held, spent in (("credits", 20, 9), ("actions", 5, 2))
+            for is_held in (True, False)
+        ),
+    ]
 
 
 def test_what_is_reserved_where_no_lane_has_it_is_a_problem() -> None:
@@ -321,9 +367,16 @@ def test_what_is_reserved_where_no_lane_has_it_is_a_problem() -> None:
 
 @pytest.mark.parametrize(
     ("workspace", "known_from_ms", "day", "month"),
-    [("acme", 0, 9, 9), ("acme", 1, 9, 9), ("acme", DAY_MS - 86_400_000, 9, None), ("acme", DAY_MS, None, None),
-     ("acme", NIGHT_MS, None, None), ("acme", None, None, None), ("gone", 0, None, None)],
-)  # fmt: skip
+    [
+        ("acme", 0, 9, 9),
+        ("acme", 1, 9, 9),
+        ("acme", DAY_MS - 86_400_000, 9, None),
+        ("acme", DAY_MS, None, None),
+        ("acme", NIGHT_MS, None, None),
+        ("acme", None, None, None),
+        ("gone", 0, None, None),
+    ],
+)
 def test_events_say_what_was_spent_only_in_periods_that_they_cover(
     workspace: str,
     known_from_ms: int | None,

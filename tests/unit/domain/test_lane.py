@@ -282,18 +282,36 @@ def test_a_view_has_all_that_is_known_of_its_lane() -> None:
     spans: dict[str, Any] = {"ends_ms": midnight_ms, "begins_ms": midnight_ms - 86_400_000}
     of_month: dict[str, Any] = {"ends_ms": midnight_ms, "begins_ms": midnight_ms - 30 * 86_400_000}
     assert view(CAPPED, lane, [SILENT], NOW_MS) == LaneView(
-        "acme", 3, NOW_MS, "closed", "insufficient_data", 75.0, 10.0,
-        credits_spent_day=18, credits_reserved_day=20, credits_spent_month=18, credits_reserved_month=20,
-        credits_cap_day=100, credits_cap_month=900, submissions=5,
+        "acme",
+        3,
+        NOW_MS,
+        "closed",
+        "insufficient_data",
+        75.0,
+        10.0,
+        credits_spent_day=18,
+        credits_reserved_day=20,
+        credits_spent_month=18,
+        credits_reserved_month=20,
+        credits_cap_day=100,
+        credits_cap_month=900,
+        submissions=5,
         meters={
             "credits_day": Meter(cap=100, spent=18, reserved=20, **day, **spans),
             "actions_day": Meter(cap=None, spent=3, reserved=5, **day, **spans),
             "credits_month": Meter(cap=900, spent=18, reserved=20, **month, **of_month),
             "actions_month": Meter(cap=None, spent=3, reserved=5, **month, **of_month),
         },
-        estimates={"people": Estimate(6.0, 1.0)}, webhooks={"hook1": Webhook(5)}, calls=4, p50_ms=100, p95_ms=4600,
-        p99_ms=4920, concurrency=5, sends_per_s=10.0, submissions_left={"people": 89_995},
-    )  # fmt: skip
+        estimates={"people": Estimate(6.0, 1.0)},
+        webhooks={"hook1": Webhook(5)},
+        calls=4,
+        p50_ms=100,
+        p95_ms=4600,
+        p99_ms=4920,
+        concurrency=5,
+        sends_per_s=10.0,
+        submissions_left={"people": 89_995},
+    )
 
 
 BEFORE = LaneView("acme", 3, NOW_MS, "closed", "healthy", 100.0, 10.0)
@@ -303,47 +321,112 @@ STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
 
 @pytest.mark.parametrize(
     ("was", "now", "news"),
-    [({}, {"rate_per_s": 5.0, "calls": 9, "at_ms": NOW_MS + 1}, []),
-     ({}, {"paused_by": BY}, [("paused", f"paused {WHO}")]),
-     ({"paused_by": BY}, {}, [("resumed", "resumed")]),
-     ({}, {"mode": "open", "mode_by": BY}, [("mode", f"the breaker's mode is open, {WHO}")]),
-     ({"mode": "open"}, {}, [("mode", "the breaker's mode is auto")]),
-     ({}, {"changes": (Change("rate.burst", 20, 3, BY),)}, [("changed", f"rate.burst: 20 -> 3, {WHO}")]),
-     # an edit of the configuration had ended it
-     ({"changes": (Change("rate.burst", 30, 3, BY),)}, {}, []),
-     ({"breaker": "open"}, {}, [("breaker_closed", "the circuit breaker is closed")]),
-     ({}, {"breaker": "open", "text": "too many failed", "outage": Outage("reset", NOW_MS, NOW_MS, 1)},
-      [("breaker_open", "Clay does not answer (reset); 1 call has failed since 23:59 UTC; too many failed")]),
-     ({}, {"health": "degraded", "calls": 1, "score": 51.5, "p95_ms": 7},
-      [("health_degraded", "1 call, score 51.5, p95 7 ms")]),
-     ({"health": "degraded"}, {"calls": 2}, [("health_healthy", "2 calls, score 100, p95 0 ms")]),
-     ({}, {"holds": "paused", "text": "by anna"}, [("held", "paused: by anna")]),
-     ({"holds": "paused"}, {}, [("moves", "no longer paused")]),
-     ({}, {"holds": "budget_credits_day", "text": "all used"}, [("held", "budget credits day: all used")]),
-     ({}, {"webhooks": {"w": Webhook(2)}}, []),
-     ({}, {"webhooks": {"w": Webhook(3)}},
-      [("quota_warning", "webhook w is left after 2 more submissions: add a new one")]),
-     ({"webhooks": {"w": Webhook(2)}}, {"webhooks": {"w": Webhook(4)}},
-      [("quota_warning", "webhook w is left after 1 more submission: add a new one")]),
-     ({"webhooks": {"w": Webhook(3)}}, {"webhooks": {"w": Webhook(4)}}, []),
-     ({}, {"webhooks": {"w": Webhook(0, "by anna")}}, [("webhook_dead", "webhook w is out of use: by anna")]),
-     ({"webhooks": {"w": Webhook(0, "by anna")}}, {"webhooks": {"w": Webhook(0, "by joe")}}, []),
-     ({}, {"webhooks": {"w": Webhook(0, "", STOPPED)}}, [("webhook_gone", "webhook w is gone")]),
-     ({"webhooks": {"w": Webhook(0, "", STOPPED)}}, {"webhooks": {"w": Webhook(0)}},
-      [("webhook_back", "webhook w is in use again")]),
-     ({}, {"meters": {"credits_day": DAY}}, []),
-     ({"meters": {"credits_day": DAY}},
-      {"meters": {"credits_day": msgspec.structs.replace(DAY, spent=70, reserved=11, warned=80)}},
-      [("budget_80", "credits_day: 81 of 100 for 2026-11-30 are used")]),
-     ({"meters": {"credits_day": msgspec.structs.replace(DAY, warned=80)}},
-      {"meters": {"credits_day": msgspec.structs.replace(DAY, warned=50)}}, []),
-     ({"meters": {"credits_day": msgspec.structs.replace(DAY, warned=80)}},
-      {"meters": {"credits_day": msgspec.structs.replace(DAY, period="2026-12-01", warned=50)}},
-      [("budget_new_period", "credits_day: 2026-12-01 begins"),
-      ("budget_50", "credits_day: 40 of 100 for 2026-12-01 are used")]),
-     ({"meters": {"credits_day": DAY}}, {"meters": {"credits_day": msgspec.structs.replace(DAY, period="2026-12-01")}},
-      [])],
-)  # fmt: skip
+    [
+        ({}, {"rate_per_s": 5.0, "calls": 9, "at_ms": NOW_MS + 1}, []),
+        ({}, {"paused_by": BY}, [("paused", f"paused {WHO}")]),
+        ({"paused_by": BY}, {}, [("resumed", "resumed")]),
+        ({}, {"mode": "open", "mode_by": BY}, [("mode", f"the breaker's mode is open, {WHO}")]),
+        ({"mode": "open"}, {}, [("mode", "the breaker's mode is auto")]),
+        (
+            {},
+            {"changes": (Change("rate.burst", 20, 3, BY),)},
+            [("changed", f"rate.burst: 20 -> 3, {WHO}")],
+        ),
+        # an edit of the configuration had ended it
+        ({"changes": (Change("rate.burst", 30, 3, BY),)}, {}, []),
+        ({"breaker": "open"}, {}, [("breaker_closed", "the circuit breaker is closed")]),
+        (
+            {},
+            {
+                "breaker": "open",
+                "text": "too many failed",
+                "outage": Outage("reset", NOW_MS, NOW_MS, 1),
+            },
+            [
+                (
+                    "breaker_open",
+                    (
+                        "Clay does not answer (reset); 1 call has failed since 23:59 UTC; too "
+                        "many failed"
+                    ),
+                ),
+            ],
+        ),
+        (
+            {},
+            {"health": "degraded", "calls": 1, "score": 51.5, "p95_ms": 7},
+            [("health_degraded", "1 call, score 51.5, p95 7 ms")],
+        ),
+        (
+            {"health": "degraded"},
+            {"calls": 2},
+            [("health_healthy", "2 calls, score 100, p95 0 ms")],
+        ),
+        ({}, {"holds": "paused", "text": "by anna"}, [("held", "paused: by anna")]),
+        ({"holds": "paused"}, {}, [("moves", "no longer paused")]),
+        (
+            {},
+            {"holds": "budget_credits_day", "text": "all used"},
+            [("held", "budget credits day: all used")],
+        ),
+        ({}, {"webhooks": {"w": Webhook(2)}}, []),
+        (
+            {},
+            {"webhooks": {"w": Webhook(3)}},
+            [("quota_warning", "webhook w is left after 2 more submissions: add a new one")],
+        ),
+        (
+            {"webhooks": {"w": Webhook(2)}},
+            {"webhooks": {"w": Webhook(4)}},
+            [("quota_warning", "webhook w is left after 1 more submission: add a new one")],
+        ),
+        ({"webhooks": {"w": Webhook(3)}}, {"webhooks": {"w": Webhook(4)}}, []),
+        (
+            {},
+            {"webhooks": {"w": Webhook(0, "by anna")}},
+            [("webhook_dead", "webhook w is out of use: by anna")],
+        ),
+        ({"webhooks": {"w": Webhook(0, "by anna")}}, {"webhooks": {"w": Webhook(0, "by joe")}}, []),
+        ({}, {"webhooks": {"w": Webhook(0, "", STOPPED)}}, [("webhook_gone", "webhook w is gone")]),
+        (
+            {"webhooks": {"w": Webhook(0, "", STOPPED)}},
+            {"webhooks": {"w": Webhook(0)}},
+            [("webhook_back", "webhook w is in use again")],
+        ),
+        ({}, {"meters": {"credits_day": DAY}}, []),
+        (
+            {"meters": {"credits_day": DAY}},
+            {
+                "meters": {
+                    "credits_day": msgspec.structs.replace(DAY, spent=70, reserved=11, warned=80),
+                },
+            },
+            [("budget_80", "credits_day: 81 of 100 for 2026-11-30 are used")],
+        ),
+        (
+            {"meters": {"credits_day": msgspec.structs.replace(DAY, warned=80)}},
+            {"meters": {"credits_day": msgspec.structs.replace(DAY, warned=50)}},
+            [],
+        ),
+        (
+            {"meters": {"credits_day": msgspec.structs.replace(DAY, warned=80)}},
+            {
+                "meters": {
+                    "credits_day": msgspec.structs.replace(DAY, period="2026-12-01", warned=50),
+                },
+            },
+            [
+                ("budget_new_period", "credits_day: 2026-12-01 begins"),
+                ("budget_50", "credits_day: 40 of 100 for 2026-12-01 are used"),
+            ],
+        ),
+        (
+            {"meters": {"credits_day": DAY}},
+            {"meters": {"credits_day": msgspec.structs.replace(DAY, period="2026-12-01")}},
+            [],
+        ),
+    ],
+)
 def test_each_change_is_news_once(
     was: dict[str, Any],
     now: dict[str, Any],

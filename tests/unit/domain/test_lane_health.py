@@ -82,9 +82,17 @@ def test_health_is_of_the_last_five_minutes() -> None:
 
 @pytest.mark.parametrize(
     ("success", "failure", "slow", "status"),
-    [(10, 9, 0, "insufficient_data"), (96, 4, 0, "healthy"), (95, 5, 0, "degraded"), (81, 19, 0, "degraded"),
-     (80, 20, 0, "unhealthy"), (100, 0, 10, "degraded"), (100, 0, 100, "unhealthy"), (0, 20, 0, "unhealthy")],
-)  # fmt: skip
+    [
+        (10, 9, 0, "insufficient_data"),
+        (96, 4, 0, "healthy"),
+        (95, 5, 0, "degraded"),
+        (81, 19, 0, "degraded"),
+        (80, 20, 0, "unhealthy"),
+        (100, 0, 10, "degraded"),
+        (100, 0, 100, "unhealthy"),
+        (0, 20, 0, "unhealthy"),
+    ],
+)
 def test_status_by_score(success: int, failure: int, slow: int, status: str) -> None:
     assert window.status(Totals(success, failure, slow), None) == status
 
@@ -172,8 +180,25 @@ def test_the_cells_of_a_row_mean_what_they_meant_when_it_was_written() -> None:
         for cell in range(18)
     ]
     assert [shown.p99_ms for row in cells if (shown := window.latency(LAST_MINUTE, row, 0))] == [
-        25, 50, 100, 150, 200, 299, 498, 748, 998, 1_495, 1_995, 2_990, 4_980, 7_475, 9_975, 14_950, 29_850, 59_700,
-    ]  # fmt: skip
+        25,
+        50,
+        100,
+        150,
+        200,
+        299,
+        498,
+        748,
+        998,
+        1_495,
+        1_995,
+        2_990,
+        4_980,
+        7_475,
+        9_975,
+        14_950,
+        29_850,
+        59_700,
+    ]
 
 
 def test_latency_above_the_last_bound_and_without_calls() -> None:
@@ -439,9 +464,13 @@ BOTH = Horizon(returned_ms=11_000, new_ms=900_000)
 
 @pytest.mark.parametrize(
     ("horizon", "per_s", "returned", "due_ms"),
-    [(BOTH, 8.0, True, 11_125), (BOTH, 8.0, False, 900_125), (Horizon(returned_ms=50_000), 8.0, False, 50_125),
-     (Horizon(), 1_000.0, False, 10_001)],
-)  # fmt: skip
+    [
+        (BOTH, 8.0, True, 11_125),
+        (BOTH, 8.0, False, 900_125),
+        (Horizon(returned_ms=50_000), 8.0, False, 50_125),
+        (Horizon(), 1_000.0, False, 10_001),
+    ],
+)
 def test_leads_that_returned_before_come_back_ahead_of_new_ones(
     horizon: Horizon,
     per_s: float,

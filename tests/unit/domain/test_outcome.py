@@ -121,9 +121,16 @@ def test_scrub_examples(text: str, scrubbed: str) -> None:
 
 @pytest.mark.parametrize(
     ("word", "stays"),
-    [("abcdefghij1", True), ("abcdefghijk1", False), ("1abcdefghijklmnopqr", False), ("abcdefghijklmnopqrs", True),
-     ("abcdefghijklmnopqrst", False), ("workspace_limit_reached", True), ("workspace_limit_reached1", False)],
-)  # fmt: skip
+    [
+        ("abcdefghij1", True),
+        ("abcdefghijk1", False),
+        ("1abcdefghijklmnopqr", False),
+        ("abcdefghijklmnopqrs", True),
+        ("abcdefghijklmnopqrst", False),
+        ("workspace_limit_reached", True),
+        ("workspace_limit_reached1", False),
+    ],
+)
 def test_which_words_are_opaque(word: str, stays: bool) -> None:
     """From 12 characters on a word with a digit may be a secret, from 20 on any word but an error
     code.

@@ -181,9 +181,16 @@ CLAY = "https://api.clay.com"
 
 @pytest.mark.parametrize(
     "host",
-    [CLAY, f"{CLAY}:443", CLAY.upper(), "http://127.0.0.1:8", "http://[::1]:8", "http://sim:8000",
-     "https://relay.example"],
-)  # fmt: skip
+    [
+        CLAY,
+        f"{CLAY}:443",
+        CLAY.upper(),
+        "http://127.0.0.1:8",
+        "http://[::1]:8",
+        "http://sim:8000",
+        "https://relay.example",
+    ],
+)
 @pytest.mark.parametrize("slug", ["my-table", "a/b", "%2F"])
 def test_a_valid_webhook_is_accepted(host: str, slug: str) -> None:
     assert webhook_problem(host + WEBHOOK_PATH + slug, HOSTS) is None
@@ -246,10 +253,21 @@ def test_a_token_is_printable_ascii() -> None:
 
 @pytest.mark.parametrize(
     ("host", "loopback", "local"),
-    [("127.0.0.1", True, True), ("127.9.9.9", True, True), ("::1", True, True), ("localhost", True, True),
-     ("sim", False, True), ("sim_1-a", False, True), ("10.0.0.1", False, False), ("a.b", False, False),
-     ("2130706433", False, False), ("0x7f000001", False, False), ("0x", False, False), ("", False, False)],
-)  # fmt: skip
+    [
+        ("127.0.0.1", True, True),
+        ("127.9.9.9", True, True),
+        ("::1", True, True),
+        ("localhost", True, True),
+        ("sim", False, True),
+        ("sim_1-a", False, True),
+        ("10.0.0.1", False, False),
+        ("a.b", False, False),
+        ("2130706433", False, False),
+        ("0x7f000001", False, False),
+        ("0x", False, False),
+        ("", False, False),
+    ],
+)
 def test_which_hosts_mean_this_machine_or_a_container_beside_it(
     host: str,
     loopback: bool,

@@ -328,14 +328,37 @@ SECOND_BEFORE_MS = 784_111_777_000 - 1_000
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(None, None), ("", None), ("  ", None), ("0", 0), ("0.0", 0), ("1", 1_000), (" 120 ", 120_000), ("1.5", 1_500),
-     ("0.0001", 1), (".5", 500), ("9" * 30, 10**33), ("9" * 65, None), ("-1", None), ("+1", None), ("1e3", None),
-     ("nan", None), ("inf", None), ("٣", None), ("soon", None), ("120s", None),
-     ("Sun, 06 Nov 1994 08:49:37 GMT", 1_000), ("Sun, 06 Nov 1994 09:49:37 +0100", 1_000),
-     ("Sunday, 06-Nov-94 08:49:37 GMT", 1_000), ("Sun Nov  6 08:49:37 1994", 1_000),
-     ("Sun, 06 Nov 1994 08:49:35 GMT", 0), ("Sun, 06 Nov 1994 08:49:36 GMT", 0),
-     ("Sun, 31 Feb 1994 08:49:37 GMT", None), ("Sun, 06 Nov 99999 08:49:37 GMT", None)],
-)  # fmt: skip
+    [
+        (None, None),
+        ("", None),
+        ("  ", None),
+        ("0", 0),
+        ("0.0", 0),
+        ("1", 1_000),
+        (" 120 ", 120_000),
+        ("1.5", 1_500),
+        ("0.0001", 1),
+        (".5", 500),
+        ("9" * 30, 10**33),
+        ("9" * 65, None),
+        ("-1", None),
+        ("+1", None),
+        ("1e3", None),
+        ("nan", None),
+        ("inf", None),
+        ("٣", None),
+        ("soon", None),
+        ("120s", None),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 1_000),
+        ("Sun, 06 Nov 1994 09:49:37 +0100", 1_000),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 1_000),
+        ("Sun Nov  6 08:49:37 1994", 1_000),
+        ("Sun, 06 Nov 1994 08:49:35 GMT", 0),
+        ("Sun, 06 Nov 1994 08:49:36 GMT", 0),
+        ("Sun, 31 Feb 1994 08:49:37 GMT", None),
+        ("Sun, 06 Nov 99999 08:49:37 GMT", None),
+    ],
+)
 def test_retry_after_in_all_its_forms(value: str | None, expected: int | None) -> None:
     assert rate.parse_retry_after(value, SECOND_BEFORE_MS) == pytest.approx(expected)
 

@@ -89,9 +89,20 @@ def test_an_event_has_each_field_of_its_step() -> None:
     why = failure(Poison(422, 9, "bad column", "said"), due_at_ms=77)
     of_lead.go("dead_lettered", NOW_MS + 1_500, why, PAID)
     expected = event(
-        "dead_lettered", 4, reason="http_422", text="bad column", http_status=422, due_at_ms=77, credits=7, actions=2,
-        day=PAID.day, month=PAID.month, waited_ms=1_500, waited_as="sending", dead_letter="leads.dlq/0/9",
-    )  # fmt: skip
+        "dead_lettered",
+        4,
+        reason="http_422",
+        text="bad column",
+        http_status=422,
+        due_at_ms=77,
+        credits=7,
+        actions=2,
+        day=PAID.day,
+        month=PAID.month,
+        waited_ms=1_500,
+        waited_as="sending",
+        dead_letter="leads.dlq/0/9",
+    )
     batch = of_lead.step()
     assert batch.events == [replace(expected, at_ms=NOW_MS + 1_500)]
     assert batch.workspace == "acme"
@@ -156,11 +167,29 @@ def test_a_copy_has_everything_in_its_headers(is_dead_letter: bool, failed_ms: i
     assert copy.value == VALUE
     first_ms = failed_ms or NOW_MS * is_dead_letter
     assert envelope_of(copy) == Envelope(
-        "leads/0/1", NOW_MS - 5_000, 3, "replayed", "crm-1", "acme-main", "failed" if is_dead_letter else "",
-        "http_503", "busy", 503, "said", 1, 3, 2, 4, 2, first_failure_ms=first_ms,
-        last_failure_ms=NOW_MS * is_dead_letter, not_before_ms=88, dead_letter="leads.dlq/0/9", trace_id="t",
+        "leads/0/1",
+        NOW_MS - 5_000,
+        3,
+        "replayed",
+        "crm-1",
+        "acme-main",
+        "failed" if is_dead_letter else "",
+        "http_503",
+        "busy",
+        503,
+        "said",
+        1,
+        3,
+        2,
+        4,
+        2,
+        first_failure_ms=first_ms,
+        last_failure_ms=NOW_MS * is_dead_letter,
+        not_before_ms=88,
+        dead_letter="leads.dlq/0/9",
+        trace_id="t",
         app=PLAN.app,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,9 +210,17 @@ def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(
     assert record.key == b"acme"
     assert record.value == b"x" * min(size, most)
     assert envelope_of(record) == replace(
-        ENVELOPE, seq=4, way="", cut_bytes=max(0, size - most), disposition=disposition, reason=reason,
-        text="in words", last_failure_ms=NOW_MS, app=PLAN.app, lead_id="crm-9",
-    )  # fmt: skip
+        ENVELOPE,
+        seq=4,
+        way="",
+        cut_bytes=max(0, size - most),
+        disposition=disposition,
+        reason=reason,
+        text="in words",
+        last_failure_ms=NOW_MS,
+        app=PLAN.app,
+        lead_id="crm-9",
+    )
     assert (HEADERS["cut_bytes"] in dict(record.headers)) is (size > most)
     never = replace(ENVELOPE, first_failure_ms=0)
     assert (
@@ -210,10 +247,17 @@ def test_a_record_in_the_wrong_partition_goes_home_or_is_parked(lost: bool, way:
     assert record.key == b"acme"
     assert record.value == VALUE
     assert envelope_of(record) == replace(
-        came, seq=4, hops=3, way=way or "rerouted", disposition="policy" if lost else "", reason="astray",
-        text="words", last_failure_ms=NOW_MS if lost else 8, app=PLAN.app,
+        came,
+        seq=4,
+        hops=3,
+        way=way or "rerouted",
+        disposition="policy" if lost else "",
+        reason="astray",
+        text="words",
+        last_failure_ms=NOW_MS if lost else 8,
+        app=PLAN.app,
         **({"lead_id": "crm-1", "destination": PLACE.alias} if lost else {}),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("trace_id", ["", "ab" * 16])
@@ -232,11 +276,21 @@ def test_what_is_no_lead_has_one_event_and_a_marker(lead_id: str, trace_id: str)
     batch = rejection.step(NOW_MS, rows.get)
     assert batch.events == [
         StatusEvent(
-            "leads/0/1#1", lead_id or "record:leads/0/1", "rejected_invalid", 1, NOW_MS, "leads/0/1",
-            workspace="acme", reason="not_json", text="in words", trace_id=trace_id or trace_of("leads/0/1"),
-            app=PLAN.app, parent_id="cd", sampled=True,
+            "leads/0/1#1",
+            lead_id or "record:leads/0/1",
+            "rejected_invalid",
+            1,
+            NOW_MS,
+            "leads/0/1",
+            workspace="acme",
+            reason="not_json",
+            text="in words",
+            trace_id=trace_id or trace_of("leads/0/1"),
+            app=PLAN.app,
+            parent_id="cd",
+            sampled=True,
         ),
-    ]  # fmt: skip
+    ]
     assert batch.rows == [(mark_key("leads/0/1"), b"1")]
     assert [record.topic for record in batch.records] == [PLAN.topics.status, PLAN.topics.dlq]
     assert rejection.step(NOW_MS, {mark_key("leads/0/1"): b"1"}.get).events == [], (

@@ -46,17 +46,21 @@ DAY_MS = 86_400_000
 
 @pytest.mark.parametrize(
     ("recorded", "committed", "expected"),
-    [({}, None, Begin()), ({}, 70, Begin()), ({0: Came(50)}, 50, Begin(seen_to=50)),
-     ({0: Came(50)}, 55, Begin(seen_to=50)),
-     ({0: Came(50)}, 49, Begin(1, Came(49), seen_to=50, rewound=True)),
-     ({0: Came(50)}, 0, Begin(1, Came(0), seen_to=50, rewound=True)),
-     ({0: Came(50), 1: Came(0)}, 0, Begin(1, seen_to=50)),
-     ({0: Came(50), 1: Came(20)}, 10, Begin(2, Came(10), seen_to=50, rewound=True)),
-     ({0: Came(50), 1: Came(20)}, None, Begin(1, Came(0, 20), 20, 50, forgotten=True)),
-     ({0: Came(0, 20)}, 7, Begin(0, skip_to=20, seen_to=20)),
-     ({0: Came(9, 20)}, None, Begin(0, Came(0, 20), 20, 20, forgotten=True)),
-     ({0: Came(9, 20)}, 7, Begin(1, Came(7), seen_to=20, rewound=True))],
-)  # fmt: skip
+    [
+        ({}, None, Begin()),
+        ({}, 70, Begin()),
+        ({0: Came(50)}, 50, Begin(seen_to=50)),
+        ({0: Came(50)}, 55, Begin(seen_to=50)),
+        ({0: Came(50)}, 49, Begin(1, Came(49), seen_to=50, rewound=True)),
+        ({0: Came(50)}, 0, Begin(1, Came(0), seen_to=50, rewound=True)),
+        ({0: Came(50), 1: Came(0)}, 0, Begin(1, seen_to=50)),
+        ({0: Came(50), 1: Came(20)}, 10, Begin(2, Came(10), seen_to=50, rewound=True)),
+        ({0: Came(50), 1: Came(20)}, None, Begin(1, Came(0, 20), 20, 50, forgotten=True)),
+        ({0: Came(0, 20)}, 7, Begin(0, skip_to=20, seen_to=20)),
+        ({0: Came(9, 20)}, None, Begin(0, Came(0, 20), 20, 20, forgotten=True)),
+        ({0: Came(9, 20)}, 7, Begin(1, Came(7), seen_to=20, rewound=True)),
+    ],
+)
 def test_a_rewind_is_detected_by_the_groups_offset(
     recorded: dict[int, Came],
     committed: int | None,

@@ -148,10 +148,16 @@ def test_a_row_is_never_sent_in_part() -> None:
 
 @pytest.mark.parametrize(
     ("workspace", "destination", "lead_id", "has_name"),
-    [(b"acme", "people", "1", True), (b"acme", "gone", "1", True), (b"gone", "people", "1", True),
-     (b"acme", "", "1", False), (b"acme", "a/b", "1", False), (b"ac/me", "people", "1", False),
-     (b"acme", "people", "", False)],
-)  # fmt: skip
+    [
+        (b"acme", "people", "1", True),
+        (b"acme", "gone", "1", True),
+        (b"gone", "people", "1", True),
+        (b"acme", "", "1", False),
+        (b"acme", "a/b", "1", False),
+        (b"ac/me", "people", "1", False),
+        (b"acme", "people", "", False),
+    ],
+)
 @pytest.mark.parametrize("way", ["replayed", ""])
 def test_an_unreadable_record_belongs_to_the_lead_that_its_headers_name(
     workspace: bytes,
@@ -306,9 +312,15 @@ PAID = Reservation("2026-11-29", "2026-11", 7, 1)
 
 @pytest.mark.parametrize(
     ("held", "booked", "spent", "expected"),
-    [(HELD, None, None, NOTHING), (HELD, None, HELD, HELD), (HELD, PAID, None, PAID), (HELD, PAID, HELD, HELD),
-     (None, PAID, None, PAID), (None, None, None, None)],
-)  # fmt: skip
+    [
+        (HELD, None, None, NOTHING),
+        (HELD, None, HELD, HELD),
+        (HELD, PAID, None, PAID),
+        (HELD, PAID, HELD, HELD),
+        (None, PAID, None, PAID),
+        (None, None, None, None),
+    ],
+)
 def test_a_freed_row_says_what_is_booked_and_reserves_nothing(
     held: Reservation | None,
     booked: Reservation | None,

@@ -64,22 +64,63 @@ SLOW = Totals(1, 0, 1)
 @pytest.mark.parametrize("callbacks", [True, False])
 @pytest.mark.parametrize(
     ("outcome", "after", "settlement"),
-    [(Accepted(200, 50), After(successes=2, stopped=None, window=Totals(1), health=Totals(1), learned=1),
-      Settlement(True, END_MS)),
-     (Accepted(200, 10_001), After(stopped=None, window=SLOW, health=SLOW, learned=1), Settlement(True, END_MS)),
-     (Uncertain("reset", 50), After(**FAILED, credits=(0, 20), learned=1, outage=Outage("reset", END_MS, END_MS, 1)),
-      Settlement(True, END_MS)),
-     (Refused("http_503", 50, 503, "busy", retry_after="7"),
-      After(**FAILED, tokens=0.0, blocked_ms=7_000, outage=Outage("http_503", END_MS, END_MS, 1)),
-      Settlement(False, END_MS + 7_000)),
-     (RateLimited(429, 50, "7"), After(tokens=0.0, blocked_ms=7_000), Settlement(False, END_MS + 7_000)),
-     (Denied(403, 50, "no"), After(stopped=("http_403", 600_000)),
-      Settlement(False, END_MS, "destination people (no token), webhook hook1 after 1 submission: no")),
-     (Gone(404, 50), After(), Settlement(False, END_MS,
-      "the webhook hook1 of people is gone (404): a probe tries it again now and then")),
-     (Poison(422, 50, "bad"), After(window=Totals(dead_letters=1), dead_letters=1), Settlement(False, END_MS)),
-     (None, After(), Settlement(False, END_MS))],
-)  # fmt: skip
+    [
+        (
+            Accepted(200, 50),
+            After(successes=2, stopped=None, window=Totals(1), health=Totals(1), learned=1),
+            Settlement(True, END_MS),
+        ),
+        (
+            Accepted(200, 10_001),
+            After(stopped=None, window=SLOW, health=SLOW, learned=1),
+            Settlement(True, END_MS),
+        ),
+        (
+            Uncertain("reset", 50),
+            After(**FAILED, credits=(0, 20), learned=1, outage=Outage("reset", END_MS, END_MS, 1)),
+            Settlement(True, END_MS),
+        ),
+        (
+            Refused("http_503", 50, 503, "busy", retry_after="7"),
+            After(
+                **FAILED,
+                tokens=0.0,
+                blocked_ms=7_000,
+                outage=Outage("http_503", END_MS, END_MS, 1),
+            ),
+            Settlement(False, END_MS + 7_000),
+        ),
+        (
+            RateLimited(429, 50, "7"),
+            After(tokens=0.0, blocked_ms=7_000),
+            Settlement(False, END_MS + 7_000),
+        ),
+        (
+            Denied(403, 50, "no"),
+            After(stopped=("http_403", 600_000)),
+            Settlement(
+                False,
+                END_MS,
+                "destination people (no token), webhook hook1 after 1 submission: no",
+            ),
+        ),
+        (
+            Gone(404, 50),
+            After(),
+            Settlement(
+                False,
+                END_MS,
+                "the webhook hook1 of people is gone (404): a probe tries it again now and then",
+            ),
+        ),
+        (
+            Poison(422, 50, "bad"),
+            After(window=Totals(dead_letters=1), dead_letters=1),
+            Settlement(False, END_MS),
+        ),
+        (None, After(), Settlement(False, END_MS)),
+    ],
+)
 def test_an_outcome_frees_the_probes_and_books_what_it_cost(
     outcome: Outcome | None,
     after: After,
@@ -121,9 +162,16 @@ def test_an_outcome_frees_the_probes_and_books_what_it_cost(
 
 @pytest.mark.parametrize(
     ("counts", "run", "alone", "attempts"),
-    [(True, 1, True, 3), (True, 3, True, 3), (True, 4, True, 2), (True, 1, False, 3), (True, 2, False, 2),
-     (False, 0, True, 2), (True, 0, True, 3)],
-)  # fmt: skip
+    [
+        (True, 1, True, 3),
+        (True, 3, True, 3),
+        (True, 4, True, 2),
+        (True, 1, False, 3),
+        (True, 2, False, 2),
+        (False, 0, True, 2),
+        (True, 0, True, 3),
+    ],
+)
 def test_a_failure_counts_for_the_lead_unless_others_fail_as_well(
     counts: bool,
     run: int,

@@ -78,9 +78,13 @@ def test_only_its_own_probe_ends_it_or_makes_its_interval_longer() -> None:
     assert longest.backoff_ms == 1_000_000
     assert longest.probe_at_ms == NOW_MS + 1_000_000
     again = changed(
-        reason="http_403", text="forbidden", setup_id="two", probe_at_ms=NOW_MS + 7 + 600_000, backoff_ms=600_000,
+        reason="http_403",
+        text="forbidden",
+        setup_id="two",
+        probe_at_ms=NOW_MS + 7 + 600_000,
+        backoff_ms=600_000,
         lease_until_ms=0,
-    )  # fmt: skip
+    )
     assert suspension.suspend(POLICY, STATE, FRESH, ITS) == again
     assert suspension.lift(STATE, ITS) is None
     assert suspension.release_probe(STATE, ITS, NOW_MS) == changed(

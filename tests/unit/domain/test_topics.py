@@ -230,10 +230,19 @@ def test_without_the_planned_replicas_as_many_are_not_asked_to_be_in_sync() -> N
 
 
 DAYS = {
-    "leads": 7, "leads.retry": 7, "leads.bulk": 14, "leads.dlq": 14, "leads.deferred": 14, "leads.wait.2s": 3,
-    "leads.wait.60s": 3, "leads.parked": 365, "leads.status": 30, "leads.callbacks": 14, "leads.commands": 14,
+    "leads": 7,
+    "leads.retry": 7,
+    "leads.bulk": 14,
+    "leads.dlq": 14,
+    "leads.deferred": 14,
+    "leads.wait.2s": 3,
+    "leads.wait.60s": 3,
+    "leads.parked": 365,
+    "leads.status": 30,
+    "leads.callbacks": 14,
+    "leads.commands": 14,
     "leads.audit": 365,
-}  # fmt: skip
+}
 CARRIED = [
     "leads.retry",
     "leads.dlq",

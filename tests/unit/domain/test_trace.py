@@ -64,10 +64,16 @@ def test_a_lead_is_one_tree_over_retries_replays_and_the_callback() -> None:
     assert root.start_ms == 0
     assert root.end_ms == 70_000
     assert root.error == ""
-    assert {key: value for key, value in root.attributes.items() if key.startswith("stream_app.")} == {
-        "stream_app.lead_id": "crm-17", "stream_app.workspace": "acme", "stream_app.destination": "people",
-        "stream_app.status": "enriched", "stream_app.replay": 1, "stream_app.credits": 6,
-    }  # fmt: skip
+    assert {
+        key: value for key, value in root.attributes.items() if key.startswith("stream_app.")
+    } == {
+        "stream_app.lead_id": "crm-17",
+        "stream_app.workspace": "acme",
+        "stream_app.destination": "people",
+        "stream_app.status": "enriched",
+        "stream_app.replay": 1,
+        "stream_app.credits": 6,
+    }
     waits = [span.attributes for span in others if span.name.startswith("wait ")]
     assert waits == [
         {"stream_app.status": "refused", "stream_app.reason": "http_503"},
@@ -81,10 +87,15 @@ def test_a_lead_is_one_tree_over_retries_replays_and_the_callback() -> None:
         "the span in which the dead letter waited"
     )
     assert [(span.name, span.start_ms, span.end_ms) for span in others] == [
-        ("process leads", 0, 5), ("POST", 5, 105), ("wait retry", 105, 600), ("POST", 600, 700),
-        ("wait replay", 700, 10_000), ("process leads.retry", 10_000, 10_010), ("POST", 10_010, 10_100),
+        ("process leads", 0, 5),
+        ("POST", 5, 105),
+        ("wait retry", 105, 600),
+        ("POST", 600, 700),
+        ("wait replay", 700, 10_000),
+        ("process leads.retry", 10_000, 10_010),
+        ("POST", 10_010, 10_100),
         ("wait callback", 10_100, 70_000),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_post_has_the_attributes_of_an_http_client() -> None:
@@ -100,13 +111,20 @@ def test_a_post_has_the_attributes_of_an_http_client() -> None:
 
 @pytest.mark.parametrize(
     ("hosts", "expected"),
-    [(("api.clay.com",), ("api.clay.com", 443, "https://api.clay.com/v3/sources/webhook/REDACTED")),
-     (("clay.example.com:8443",),
-      ("clay.example.com", 8443, "https://clay.example.com:8443/v3/sources/webhook/REDACTED")),
-     (("127.0.0.1:8700",), ("127.0.0.1", 8700, None)),
-     (("::1",), ("::1", None, None)),
-     (("api.clay.com", "other.example.com"), (None, None, None))],
-)  # fmt: skip
+    [
+        (
+            ("api.clay.com",),
+            ("api.clay.com", 443, "https://api.clay.com/v3/sources/webhook/REDACTED"),
+        ),
+        (
+            ("clay.example.com:8443",),
+            ("clay.example.com", 8443, "https://clay.example.com:8443/v3/sources/webhook/REDACTED"),
+        ),
+        (("127.0.0.1:8700",), ("127.0.0.1", 8700, None)),
+        (("::1",), ("::1", None, None)),
+        (("api.clay.com", "other.example.com"), (None, None, None)),
+    ],
+)
 def test_a_post_has_the_address_of_clay_without_the_secret_path(
     hosts: tuple[str, ...],
     expected: tuple[str | int | None, ...],

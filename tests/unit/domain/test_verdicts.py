@@ -42,26 +42,34 @@ def verdict(way: Way, row: dict[str, Any], now_ms: int = 2_000, **envelope: Any)
 
 @pytest.mark.parametrize(
     ("way", "row", "envelope", "expected"),
-    [("redriven", {}, {}, "return"), ("redriven", {}, {"seq": 6}, "done"), ("redriven", {}, {"seq": 8}, "done"),
-     ("redriven", {"state": "parked", "sends": 1}, {}, "return"),
-     ("replayed", {}, {}, "done"), ("replayed", {}, {"replay": 4}, "return"), ("replayed", {}, {"replay": 5}, "done"),
-     ("replayed", {}, {"replay": 0, "epoch": 3}, "return"),
-     ("replayed", {}, {"replay": 0, "epoch": 9}, "return"),
-     ("replayed", {}, {"replay": 4, "epoch": 1}, "done"),
-     ("replayed", {"state": "parked"}, {"replay": 4}, "return"),
-     ("replayed", {"state": "parked", "sends": 1}, {"replay": 4}, "done"),
-     ("", {}, {"replay": 4}, "done"), ("", {"state": "sending"}, {}, "uncertain"),
-     ("", {"state": "sending"}, {"replay": 2}, "done"),
-     ("", {"state": "sending"}, {"epoch": 3}, "done"),
-     ("deferred", {"state": "deferred"}, {}, "return"),
-     ("deferred", {"state": "deferred"}, {"seq": 6}, "done"),
-     ("", {"state": "deferred"}, {}, "done"),
-     ("uncertain", {"state": "send_uncertain"}, {}, "decide"),
-     ("uncertain", {"state": "send_uncertain"}, {"seq": 6}, "done"),
-     ("deferred", {"state": "send_uncertain"}, {}, "done"),
-     ("deferred", {"state": "held_budget"}, {}, "resume"),
-     ("", {"state": "received"}, {}, "resume"), ("", {"state": "accepted"}, {}, "done")],
-)  # fmt: skip
+    [
+        ("redriven", {}, {}, "return"),
+        ("redriven", {}, {"seq": 6}, "done"),
+        ("redriven", {}, {"seq": 8}, "done"),
+        ("redriven", {"state": "parked", "sends": 1}, {}, "return"),
+        ("replayed", {}, {}, "done"),
+        ("replayed", {}, {"replay": 4}, "return"),
+        ("replayed", {}, {"replay": 5}, "done"),
+        ("replayed", {}, {"replay": 0, "epoch": 3}, "return"),
+        ("replayed", {}, {"replay": 0, "epoch": 9}, "return"),
+        ("replayed", {}, {"replay": 4, "epoch": 1}, "done"),
+        ("replayed", {"state": "parked"}, {"replay": 4}, "return"),
+        ("replayed", {"state": "parked", "sends": 1}, {"replay": 4}, "done"),
+        ("", {}, {"replay": 4}, "done"),
+        ("", {"state": "sending"}, {}, "uncertain"),
+        ("", {"state": "sending"}, {"replay": 2}, "done"),
+        ("", {"state": "sending"}, {"epoch": 3}, "done"),
+        ("deferred", {"state": "deferred"}, {}, "return"),
+        ("deferred", {"state": "deferred"}, {"seq": 6}, "done"),
+        ("", {"state": "deferred"}, {}, "done"),
+        ("uncertain", {"state": "send_uncertain"}, {}, "decide"),
+        ("uncertain", {"state": "send_uncertain"}, {"seq": 6}, "done"),
+        ("deferred", {"state": "send_uncertain"}, {}, "done"),
+        ("deferred", {"state": "held_budget"}, {}, "resume"),
+        ("", {"state": "received"}, {}, "resume"),
+        ("", {"state": "accepted"}, {}, "done"),
+    ],
+)
 def test_a_copy_continues_its_own_history_only_where_its_row_waits_for_it(
     way: Way,
     row: dict[str, Any],
@@ -73,17 +81,21 @@ def test_a_copy_continues_its_own_history_only_where_its_row_waits_for_it(
 
 @pytest.mark.parametrize(
     ("row", "envelope", "after_ms", "expected"),
-    [({"state": "accepted", "final": True}, {}, FRESH_MS, "duplicate"),
-     ({"state": "accepted", "final": True}, {}, FRESH_MS + 1, "fresh"),
-     ({"state": "accepted"}, {}, FRESH_MS + 1, "duplicate"),
-     ({"state": "expired"}, {}, 0, "fresh"),
-     ({"state": "expired", "sends": 1}, {}, 0, "duplicate"),
-     ({}, {}, 0, "replaces"), ({"sends": 1}, {}, 0, "duplicate"),
-     ({}, {"dead_letter": "leads.dlq/0/1"}, 0, "duplicate"),
-     ({"state": "parked"}, {}, 0, "replaces"),
-     ({"state": "deferred", "returns": 1}, {}, 0, "replaces"),
-     ({"state": "deferred"}, {}, 0, "duplicate"), ({"state": "sending"}, {}, 0, "duplicate")],
-)  # fmt: skip
+    [
+        ({"state": "accepted", "final": True}, {}, FRESH_MS, "duplicate"),
+        ({"state": "accepted", "final": True}, {}, FRESH_MS + 1, "fresh"),
+        ({"state": "accepted"}, {}, FRESH_MS + 1, "duplicate"),
+        ({"state": "expired"}, {}, 0, "fresh"),
+        ({"state": "expired", "sends": 1}, {}, 0, "duplicate"),
+        ({}, {}, 0, "replaces"),
+        ({"sends": 1}, {}, 0, "duplicate"),
+        ({}, {"dead_letter": "leads.dlq/0/1"}, 0, "duplicate"),
+        ({"state": "parked"}, {}, 0, "replaces"),
+        ({"state": "deferred", "returns": 1}, {}, 0, "replaces"),
+        ({"state": "deferred"}, {}, 0, "duplicate"),
+        ({"state": "sending"}, {}, 0, "duplicate"),
+    ],
+)
 @pytest.mark.parametrize("way", ["", "rerouted"])
 def test_another_record_of_a_lead_counts_only_where_clay_had_none(
     way: Way,
@@ -108,9 +120,15 @@ def test_a_copy_whose_history_was_replaced_is_done_and_without_a_row_it_begins()
 
 @pytest.mark.parametrize(
     ("state", "sends", "returns", "may"),
-    [("dead_lettered", 1, 0, True), ("dead_lettered", 0, 0, False), ("parked", 2, 0, True), ("deferred", 1, 1, True),
-     ("deferred", 1, 0, False), ("accepted", 1, 0, False)],
-)  # fmt: skip
+    [
+        ("dead_lettered", 1, 0, True),
+        ("dead_lettered", 0, 0, False),
+        ("parked", 2, 0, True),
+        ("deferred", 1, 1, True),
+        ("deferred", 1, 0, False),
+        ("accepted", 1, 0, False),
+    ],
+)
 def test_a_dead_letter_that_was_sent_may_be_at_clay(
     state: Status,
     sends: int,
@@ -126,9 +144,15 @@ def test_a_dead_letter_that_was_sent_may_be_at_clay(
 
 @pytest.mark.parametrize(
     ("way", "state", "seq", "sends"),
-    [("", "received", 5, 0), ("rerouted", "received", 5, 0), ("replayed", "replayed", 5, 0),
-     ("redriven", "replayed", 5, 0), ("deferred", "replayed", 5, 0), ("uncertain", "send_uncertain", 4, 1)],
-)  # fmt: skip
+    [
+        ("", "received", 5, 0),
+        ("rerouted", "received", 5, 0),
+        ("replayed", "replayed", 5, 0),
+        ("redriven", "replayed", 5, 0),
+        ("deferred", "replayed", 5, 0),
+        ("uncertain", "send_uncertain", 4, 1),
+    ],
+)
 def test_a_history_begins_or_goes_on_where_its_copy_was(
     way: Way,
     state: Status,
@@ -137,9 +161,21 @@ def test_a_history_begins_or_goes_on_where_its_copy_was(
 ) -> None:
     envelope = Envelope("leads/0/1", 9, 4, way, trace_id="t", replay=3, epoch=2, sampled=True)
     assert begin(envelope, 1_000, "ada", "firm", ("ada", "email")) == Delivery(
-        ROW_VERSION, state, "leads/0/1", seq, 1_000, 1_000, "t", replay=3, epoch=2, sends=sends, person="ada",
-        company="firm", people=("ada", "email"), sampled=True,
-    )  # fmt: skip
+        ROW_VERSION,
+        state,
+        "leads/0/1",
+        seq,
+        1_000,
+        1_000,
+        "t",
+        replay=3,
+        epoch=2,
+        sends=sends,
+        person="ada",
+        company="firm",
+        people=("ada", "email"),
+        sampled=True,
+    )
     assert begin(envelope, 1_000, "ada", "firm", ("ada", "")).people == (), (
         "they say no more than the person"
     )

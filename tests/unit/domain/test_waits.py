@@ -98,12 +98,16 @@ def test_what_waits_now_names_its_limit_since_when_and_until_when() -> None:
 
 @pytest.mark.parametrize(
     ("status", "reason", "limit"),
-    [("accepted", "", "callback_deadline"),
-     ("callback_overdue", "no_callback", "callback_grace"),
-     ("send_uncertain", "timeout", "uncertain_grace"),
-     ("dead_lettered", "http_503", "replay_delay"), ("refused", "http_503", "retry_delay"),
-     ("refused", "http_429", "rate_limited"), ("deferred", "breaker_open", "breaker_open")],
-)  # fmt: skip
+    [
+        ("accepted", "", "callback_deadline"),
+        ("callback_overdue", "no_callback", "callback_grace"),
+        ("send_uncertain", "timeout", "uncertain_grace"),
+        ("dead_lettered", "http_503", "replay_delay"),
+        ("refused", "http_503", "retry_delay"),
+        ("refused", "http_429", "rate_limited"),
+        ("deferred", "breaker_open", "breaker_open"),
+    ],
+)
 def test_a_limit_is_what_ends_the_wait_not_what_went_wrong_before(
     status: Status,
     reason: str,
@@ -126,8 +130,10 @@ def test_holds_that_follow_each_other_for_the_same_limit_are_one_wait() -> None:
         for at, cap in enumerate(["day", "month", "month", "day"])
     ]
     assert [(wait.limit, wait.begin_ms, wait.end_ms) for wait in waits(caps, moves=True)] == [
-        ("budget_day", 0, 1), ("budget_month", 1, 3), ("budget_day", 3, None),
-    ]  # fmt: skip
+        ("budget_day", 0, 1),
+        ("budget_month", 1, 3),
+        ("budget_day", 3, None),
+    ]
 
 
 HELD = Wait("budget", "budget_credits_day", "of the event", 1_000, None, 5_000)

@@ -172,11 +172,21 @@ async def test_dead_letters_are_given_up_once_and_the_answer_says_how_many(
         for record in written.records
         if record.topic == SETTINGS.names.audit
     ]
-    assert [(answer.id, answer.kind, answer.applied, answer.who, answer.text) for answer in answers if answer] == [
+    assert [
+        (answer.id, answer.kind, answer.applied, answer.who, answer.text)
+        for answer in answers
+        if answer
+    ] == [
         ("c-0", "give_up", True, "jane", "2 dead letters are given up, 4 are no longer kept"),
-        ("c-1", "give_up", True, "jane", "1 dead letter is given up, 1 had been sent back or given up before, "
-         "4 are no longer kept"),
-    ]  # fmt: skip
+        (
+            "c-1",
+            "give_up",
+            True,
+            "jane",
+            "1 dead letter is given up, 1 had been sent back or given up before, "
+            "4 are no longer kept",
+        ),
+    ]
     ends = [record for record in written.records if record.topic == SETTINGS.names.retry]
     assert [dict(end.headers)[HEADERS["way"]] for end in ends] == [b"given_up"] * 3
     assert {end.value for end in ends} == {b'"given up by jane: old, says [email]"'}

@@ -20,9 +20,14 @@ DEADLINE_S = 60.0
 @asynccontextmanager
 async def program(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "stream_app", "sim", *arguments, stdout=asyncio.subprocess.PIPE,
+        sys.executable,
+        "-m",
+        "stream_app",
+        "sim",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    )
     try:
         yield process
     finally:

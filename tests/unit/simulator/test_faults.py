@@ -29,11 +29,20 @@ async def seen(bench: Bench) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("kind", "more", "status"),
-    [("status_before", "", 500), ("status_before", "status = 503", 503), ("unauthorized", "", 401),
-     ("forbidden", "", 403), ("gone", "", 404), ("payment", "", 402), ("redirect", "", 302), ("rate_limited", "", 429),
-     ("rate_limited", 'retry_after = "seconds"\nretry_after_s = 9', 429),
-     ("rate_limited", 'retry_after = "zero"', 429), ("rate_limited", 'retry_after = "date"', 429)],
-)  # fmt: skip
+    [
+        ("status_before", "", 500),
+        ("status_before", "status = 503", 503),
+        ("unauthorized", "", 401),
+        ("forbidden", "", 403),
+        ("gone", "", 404),
+        ("payment", "", 402),
+        ("redirect", "", 302),
+        ("rate_limited", "", 429),
+        ("rate_limited", 'retry_after = "seconds"\nretry_after_s = 9', 429),
+        ("rate_limited", 'retry_after = "zero"', 429),
+        ("rate_limited", 'retry_after = "date"', 429),
+    ],
+)
 async def test_refusing_faults_do_not_accept(
     start: Start,
     kind: str,
