@@ -20,10 +20,8 @@ def several_at_once(tree: ast.Module) -> Iterator[int]:
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            if any(
-                isinstance(each, ast.Starred) and isinstance(each.value, ast.Tuple | ast.List)
-                for each in node.args
-            ):
+            starred = [part.value for part in node.args if isinstance(part, ast.Starred)]
+            if any(isinstance(value, ast.Tuple | ast.List) for value in starred):
                 yield node.lineno
         elif isinstance(node, ast.Assign):
             apart = same_program.taken_apart(node)
@@ -33,13 +31,13 @@ def several_at_once(tree: ast.Module) -> Iterator[int]:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_each_line_has_one_statement(folder: str) -> None:
-    found = [
+    packed = [
         f"{path.relative_to(ROOT)}:{line}"
         for path in FILES
         if path.relative_to(ROOT).parts[0] == folder
         for line in several_at_once(ast.parse(path.read_text(encoding="utf-8")))
     ]
-    assert found == []
+    assert packed == []
 
 
 @pytest.mark.parametrize(

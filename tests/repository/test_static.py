@@ -66,10 +66,12 @@ CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|
     [
         ("-m", "ruff", "check"),
         ("-m", "ruff", "format", "--check"),
+        # One argument a line where a call does not fit. The formatter warns of this rule, so it is apart.
+        ("-m", "ruff", "check", "--select", "COM812"),
         ("-m", "mypy"),
         ("-c", "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])"),
     ],
-    ids=["ruff check", "ruff format", "mypy", "lint-imports"],
+    ids=["ruff check", "ruff format", "ruff commas", "mypy", "lint-imports"],
 )
 def test_a_tool_finds_nothing(command: tuple[str, ...]) -> None:
     argv = [sys.executable, *command]

@@ -60,9 +60,9 @@ def problems(path: Path) -> Iterator[str]:
 
 def main(paths: Sequence[str]) -> int:
     """Print what is wrong, and return the exit code."""
-    found = [problem for path in paths for problem in problems(Path(path))]
-    sys.stdout.write("".join(f"{problem}\n" for problem in found))
-    return int(bool(found) or len(paths) != 2)
+    lines = [problem for path in paths for problem in problems(Path(path))]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return int(bool(lines) or len(paths) != 2)
 
 
 if __name__ == "__main__":

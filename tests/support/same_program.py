@@ -22,12 +22,12 @@ def taken_apart(node: ast.Assign) -> list[ast.Assign]:
         return [node]
     if not (isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)):
         return [node]
-    if any(isinstance(each, ast.Starred) for each in (*target.elts, *value.elts)):
+    if any(isinstance(element, ast.Starred) for element in (*target.elts, *value.elts)):
         return [node]
     pairs = list(zip(target.elts, value.elts, strict=True))
     names = [ast.unparse(name) for name, _ in pairs]
     for number, (_, part) in enumerate(pairs):
-        read = {ast.unparse(each) for each in ast.walk(part) if isinstance(each, ast.expr)}
+        read = {ast.unparse(inner) for inner in ast.walk(part) if isinstance(inner, ast.expr)}
         if read.intersection(names[:number]):
             return [node]
     return [ast.Assign([name], part) for name, part in pairs]
@@ -49,7 +49,7 @@ class _Apart(ast.NodeTransformer):
     def visit_Assign(self, node: ast.Assign) -> ast.AST | list[ast.AST]:
         self.generic_visit(node)
         apart = taken_apart(node)
-        return node if len(apart) == 1 else [self.visit(each) for each in apart]
+        return node if len(apart) == 1 else [self.visit(one) for one in apart]
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST | list[ast.AST]:
         self.generic_visit(node)
@@ -107,7 +107,7 @@ def _without_docstrings(tree: ast.AST) -> None:
     for node in ast.walk(tree):
         for field, value in ast.iter_fields(node):
             if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
-                kept = [each for each in value if not _is_text(each)]
+                kept = [statement for statement in value if not _is_text(statement)]
                 setattr(node, field, kept or [ast.Pass()])
 
 
@@ -128,7 +128,11 @@ def program(source: str) -> str:
 
 def _git(*argv: str) -> str:
     return subprocess.run(
-        ["git", *argv], cwd=ROOT, capture_output=True, text=True, check=True,
+        ["git", *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
@@ -151,9 +155,9 @@ def differing(old: str, new: str) -> Iterator[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Print what differs, and return the exit code."""
-    found = list(differing(*argv))
-    sys.stdout.write("".join(f"{line}\n" for line in found) or "the programs are the same\n")
-    return int(bool(found))
+    lines = list(differing(*argv))
+    sys.stdout.write("".join(f"{line}\n" for line in lines) or "the programs are the same\n")
+    return int(bool(lines))
 
 
 if __name__ == "__main__":
