@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Final
 
+from stream_app.dev.kafka import kafka_for
 from tests.mutants.drawing import ROOT, Mutant, draw
 from tests.mutants.equivalent import outdated, why_equivalent
 from tests.mutants.running import (
@@ -64,7 +65,8 @@ def main() -> int:
     _print(f"seed {args.seed}")
     warm()
     drawn = draw(args.seed, args.mutants)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, kafka_for(_print) as kafka:
+        os.environ["KAFKA_BOOTSTRAP"] = kafka.bootstrap  # the forks use it, too
         work = args.reach or Path(folder)
         if not (work / "seconds.json").exists():
             work.mkdir(exist_ok=True)

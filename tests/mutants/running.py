@@ -28,7 +28,16 @@ FOLDERS: Final = (
     "tests/simulation/test_account_histories.py",
     "tests/simulation/test_simulation.py::test_without_a_fault_all_is_well",
     "tests/repository/test_site.py::test_the_reference_is_generated",
+    *(
+        f"tests/integration/test_{name}.py"
+        for name in ("backlog", "look", "publish", "results", "messages")
+    ),
+    *(
+        f"tests/integration/test_{name}.py"
+        for name in ("checks", "planner", "round_trip", "access")
+    ),
 )
+"""The last ones are of the client, which does most of its work on Kafka: they share the broker of the run."""
 # They judge what an import makes, wherever else it is used: fields, defaults, what may change.
 OF_IMPORTS: Final = (
     *("tests/unit/test_frozen.py", "tests/unit/schemas"),
@@ -38,7 +47,7 @@ OF_IMPORTS: Final = (
 _OF_ACCOUNT: Final = ("tests/simulation/test_account_histories.py",)
 # the library that renders the chart is Go, which hangs in a fork
 _NOT_IN_A_FORK: Final = "tests/unit/deploy"
-_NOT_FAST: Final = {"kafka", "redis_url", "browser"}
+_NOT_FAST: Final = {"_own_broker", "browser", "redis_url"}
 _LIBRARIES: Final = (
     "aiohttp",
     "aiokafka",
@@ -90,7 +99,7 @@ class Reach:
 
 
 class _Fast:
-    """A pytest plugin that keeps the tests without a broker, Redis and Chromium."""
+    """A pytest plugin that keeps the tests that need no process of their own: no Redis, Chromium or further broker."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
