@@ -28,6 +28,7 @@ from stream_app.board.pages.lanes import lane_page
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.board.site import Moment
+from stream_app.domain.lane.view import LaneChange
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import TopicNames
 from tests.board.client import Client, board_with, plain
@@ -119,6 +120,22 @@ async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(
         words in plain(text) for words in ("93.3 now, lowest 82.5;", "300 ms now, highest 900 ms;")
     )
     assert "nan" not in re.sub(r"<[^>]*>", "", text).lower()
+
+
+def test_the_charts_of_a_lane_begin_with_the_first_that_is_known_of_it(tmp_path: Path) -> None:
+    """A change may be older than the marks of health, and a day is the most that they show."""
+    names, moment = TopicNames(), Moment(NOW_MS, ProjectionLag(), None, STRANGER)
+    for hours, shown in ((5, 5), (40, 24)):
+        folder = tmp_path / f"{hours}"
+        folder.mkdir()
+        change = LaneChange("held", "paused by jane")
+        before = lane(names, at_ms=NOW_MS - hours * HOUR_MS + 600_000, news=(change,), score=80.0)
+        with board_with(folder, before) as client:
+            page = lane_page(client.board._maker.site, moment, {"workspace": "acme"})
+        assert page is not None
+        assert page["hours_n"] == shown
+        assert page["times_ms"][0] == NOW_MS - shown * HOUR_MS
+        assert page["times_ms"][-1] == NOW_MS
 
 
 async def test_a_lane_that_cannot_send_at_its_rate_says_which_limit_binds(tmp_path: Path) -> None:

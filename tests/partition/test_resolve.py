@@ -87,6 +87,7 @@ async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_correcte
     assert lead.destination == "acme-main"
     assert lead.lead_id == "id0"
     assert lead.booked == HELD
+    assert before.open_cost_count == 1
     answer = await bench.resolve(credits=4)
     assert answer.applied
     assert answer.text == (

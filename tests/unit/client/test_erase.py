@@ -15,9 +15,12 @@ from stream_app.client.people import (
     erasure,
     find_stored_leads,
     hashes_of,
+    on_the_list,
     persons_in,
 )
 from stream_app.config import Settings
+from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key
+from stream_app.domain.delivery.suppression import Suppression, person_row
 from stream_app.domain.lead.identity import people
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.errors import SettingsError
@@ -247,3 +250,80 @@ def test_a_list_of_another_namespace_is_taken_as_it_was_written() -> None:
     assert hashes_of(persons_in(f"{ada}\nada@example.com\n"), hashed=True) == [ada]
     with pytest.raises(SettingsError, match="the file is not what `suppress list --json` writes"):
         persons_in('[{"name": "ada"}]')
+
+
+class TwoPartitions(Reader):
+    """The state of two partitions, which are all that there are."""
+
+    rows: list[ConsumedRecord]
+
+    async def read(self, topic: str) -> AsyncIterator[list[ConsumedRecord]]:
+        yield self.rows if topic == self.settings.names.state else []
+
+
+def state_row(number: int, partition: int, key: bytes, value: bytes | None) -> ConsumedRecord:
+    return ConsumedRecord("stream-app-state", partition, number, key, value)
+
+
+def test_the_list_says_who_is_suppressed_in_all_partitions_and_by_whom_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def entry(at_ms: int, who: str) -> bytes:
+        return msgspec.json.encode(Suppression("suppressed", at_ms, f"c-{who}", who))
+
+    everywhere, here, gone = person_row("A" * 22), person_row("B" * 22), person_row("C" * 22)
+    rows = [
+        (0, everywhere, entry(7, "late")),
+        (1, everywhere, entry(5, "early")),
+        (0, here, entry(3, "jane")),
+        (0, gone, entry(1, "jane")),
+        (0, gone, None),
+        (1, b"d/acme/people/x", b"no entry of the list"),
+    ]
+    monkeypatch.setattr(erase, "topic_reader", TwoPartitions)
+    records = [state_row(number, *row) for number, row in enumerate(rows)]
+    monkeypatch.setattr(TwoPartitions, "rows", records, raising=False)
+    assert Reader.settings.kafka.partitions == 2
+    assert asyncio.run(on_the_list(Reader.settings, lambda done, total: None)) == [
+        Suppressed("B" * 22, 3, "jane", "c-jane", everywhere=False),
+        Suppressed("A" * 22, 5, "early", "c-early", everywhere=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lead_id", "workspace", "found"),
+    [
+        ("crm-17", None, None),
+        ("crm-17", "acme", ["acme"]),
+        (
+            "p-" + "A" * 22,
+            None,
+            ["acme", "beta"],
+        ),  # every workspace derives this id from the person
+        ("crm-18", None, ["acme"]),
+    ],
+)
+def test_an_id_that_several_workspaces_have_needs_a_workspace(
+    lead_id: str, workspace: str | None, found: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(person: str) -> bytes:
+        return msgspec.json.encode(
+            Delivery(ROW_VERSION, "accepted", "leads/0/1", 3, 1, 1, "t", person=person)
+        )
+
+    persons = ("A" * 22, "A" * 22 if lead_id.startswith("p-") else "B" * 22)
+    places = [("acme", lead_id), ("beta", lead_id if lead_id != "crm-18" else "crm-99")]
+    keys = [delivery_key(name, "people", known) for name, known in places]
+    monkeypatch.setattr(erase, "topic_reader", TwoPartitions)
+    pairs = zip(keys, persons, strict=True)
+    records = [state_row(number, 0, key, row(person)) for number, (key, person) in enumerate(pairs)]
+    monkeypatch.setattr(TwoPartitions, "rows", records, raising=False)
+    looking = find_stored_leads(Reader.settings, (), lead_id, workspace, lambda done, total: None)
+    if found is None:
+        with pytest.raises(
+            SettingsError, match=r"several workspaces have a lead of this id \(acme, beta\)"
+        ):
+            asyncio.run(looking)
+    else:
+        named = [lead.workspace for lead in asyncio.run(looking) if lead.lead_id == lead_id]
+        assert sorted(named) == found

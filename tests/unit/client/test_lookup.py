@@ -279,3 +279,14 @@ def test_a_lead_is_found_by_what_the_workspace_has_of_it(
     assert find(settings, "crm-17").leads == [FoundLead("crm-17", histories, 9, results)], (
         "in all workspaces"
     )
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_a_board_on_this_machine(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [OF_ACME], 1, []))})
+    assert [lead.lead_id for lead in find(settings, "crm-17").leads] == ["crm-17"]

@@ -77,6 +77,18 @@ async def test_a_callback_whole_in_pieces_and_in_chunks() -> None:
 
 
 @on_uvloop
+async def test_a_body_in_chunks_may_have_the_most_bytes_and_not_one_more() -> None:
+    limits = Limits(max_body_bytes=len(GOOD), read_timeout_s=5)
+    async with serving(limits) as server:
+        for body, status in ((GOOD, 200), (GOOD + b" ", 413)):
+            chunks = [chunk(body[at : at + 7]) for at in range(0, len(body), 7)]
+            assert (await server.say(request(transfer_encoding="chunked"), *chunks, b"0\r\n\r\n"))[
+                0
+            ] == status
+        assert server.gateway.counted() == {"enriched": 1, "too_large": 1}
+
+
+@on_uvloop
 async def test_slow_loris_in_the_body() -> None:
     async with serving() as server:
         drip = [bytes([byte]) for byte in GOOD]
