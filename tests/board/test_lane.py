@@ -134,8 +134,9 @@ def test_the_charts_of_a_lane_begin_with_the_first_that_is_known_of_it(tmp_path:
             page = lane_page(client.board._maker.site, moment, {"workspace": "acme"})
         assert page is not None
         assert page["hours_n"] == shown
-        assert page["times_ms"][0] == NOW_MS - shown * HOUR_MS
-        assert page["times_ms"][-1] == NOW_MS
+        times_ms = cast("list[int]", page["times_ms"])
+        assert times_ms[0] == NOW_MS - shown * HOUR_MS
+        assert times_ms[-1] == NOW_MS
 
 
 async def test_a_lane_that_cannot_send_at_its_rate_says_which_limit_binds(tmp_path: Path) -> None:

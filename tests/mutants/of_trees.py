@@ -3,7 +3,7 @@
 Each is one that an author may well make: a keyword that is left out of a call, an assignment that
 is left out, two arguments in the wrong order, one too many, a condition that is turned round or
 that always or never holds, one half of a condition, and a function that returns nothing. A change
-keeps the number of lines, because the functions of a changed file are found by their lines.
+keeps the number of lines, because the functions of a changed file are candidates by their lines.
 """
 
 import ast
@@ -48,12 +48,14 @@ def changes(
     """Return all changes of a file whose text does not lie in a part that is left out."""
     tree = ast.parse(source)
     inside = set(_in_texts(tree))
-    found = [change for node in ast.walk(tree) if node not in inside for change in _of_node(node)]
-    found += [change for function in _functions(tree) for change in _of_function(function)]
+    candidates = [
+        change for node in ast.walk(tree) if node not in inside for change in _of_node(node)
+    ]
+    candidates += [change for function in _functions(tree) for change in _of_function(function)]
     parts = list(left_out)
     return [
         change
-        for change in dict.fromkeys(found)
+        for change in dict.fromkeys(candidates)
         if not any(first <= change.begin and change.end <= last for first, last in parts)
     ]
 

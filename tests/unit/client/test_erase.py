@@ -271,11 +271,13 @@ def test_the_list_says_who_is_suppressed_in_all_partitions_and_by_whom_first(
     def entry(at_ms: int, who: str) -> bytes:
         return msgspec.json.encode(Suppression("suppressed", at_ms, f"c-{who}", who))
 
-    everywhere, here, gone = person_row("A" * 22), person_row("B" * 22), person_row("C" * 22)
+    everywhere = person_row("A" * 22)
+    in_one = person_row("B" * 22)
+    gone = person_row("C" * 22)
     rows = [
         (0, everywhere, entry(7, "late")),
         (1, everywhere, entry(5, "early")),
-        (0, here, entry(3, "jane")),
+        (0, in_one, entry(3, "jane")),
         (0, gone, entry(1, "jane")),
         (0, gone, None),
         (1, b"d/acme/people/x", b"no entry of the list"),
@@ -291,7 +293,7 @@ def test_the_list_says_who_is_suppressed_in_all_partitions_and_by_whom_first(
 
 
 @pytest.mark.parametrize(
-    ("lead_id", "workspace", "found"),
+    ("lead_id", "workspace", "owners"),
     [
         ("crm-17", None, None),
         ("crm-17", "acme", ["acme"]),
@@ -304,11 +306,14 @@ def test_the_list_says_who_is_suppressed_in_all_partitions_and_by_whom_first(
     ],
 )
 def test_an_id_that_several_workspaces_have_needs_a_workspace(
-    lead_id: str, workspace: str | None, found: list[str] | None, monkeypatch: pytest.MonkeyPatch
+    lead_id: str,
+    workspace: str | None,
+    owners: list[str] | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def row(person: str) -> bytes:
         return msgspec.json.encode(
-            Delivery(ROW_VERSION, "accepted", "leads/0/1", 3, 1, 1, "t", person=person)
+            Delivery(ROW_VERSION, "accepted", "leads/0/1", 3, 1, 1, "t", person=person),
         )
 
     persons = ("A" * 22, "A" * 22 if lead_id.startswith("p-") else "B" * 22)
@@ -319,11 +324,12 @@ def test_an_id_that_several_workspaces_have_needs_a_workspace(
     records = [state_row(number, 0, key, row(person)) for number, (key, person) in enumerate(pairs)]
     monkeypatch.setattr(TwoPartitions, "rows", records, raising=False)
     looking = find_stored_leads(Reader.settings, (), lead_id, workspace, lambda done, total: None)
-    if found is None:
+    if owners is None:
         with pytest.raises(
-            SettingsError, match=r"several workspaces have a lead of this id \(acme, beta\)"
+            SettingsError,
+            match=r"several workspaces have a lead of this id \(acme, beta\)",
         ):
             asyncio.run(looking)
     else:
         named = [lead.workspace for lead in asyncio.run(looking) if lead.lead_id == lead_id]
-        assert sorted(named) == found
+        assert sorted(named) == owners

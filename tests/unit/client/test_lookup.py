@@ -282,7 +282,8 @@ def test_a_lead_is_found_by_what_the_workspace_has_of_it(
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_a_board_on_this_machine(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

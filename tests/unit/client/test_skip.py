@@ -39,7 +39,9 @@ class Kafka:
 
     @classmethod
     async def look_at(
-        cls, _: object, names: list[str]
+        cls,
+        _: object,
+        names: list[str],
     ) -> dict[str, tuple[Group, dict[TopicPartition, int]]]:
         cls.looks += 1
         if cls.looks > cls.passes_after:
@@ -51,7 +53,11 @@ class Kafka:
 
     @classmethod
     async def move_group(
-        cls, _: object, group: str, offsets: Mapping[TopicPartition, int], process: str
+        cls,
+        _: object,
+        group: str,
+        offsets: Mapping[TopicPartition, int],
+        process: str,
     ) -> None:
         cls.moved.append((group, dict(offsets), process))
 
@@ -70,14 +76,16 @@ class Reader:
         return dict.fromkeys(places, Kafka.end)
 
     async def scan(
-        self, ranges: Mapping[TopicPartition, tuple[int, int]], most: int
+        self,
+        ranges: Mapping[TopicPartition, tuple[int, int]],
+        most: int,
     ) -> AsyncIterator[dict[TopicPartition, list[Any]]]:
         ((place, (position, end)),) = ranges.items()
         if Kafka.broken is not None and position >= Kafka.broken.first and place == PLACE:
             raise Kafka.broken
         if position < end:
             yield {
-                place: [SimpleNamespace(offset=number) for number in range(position, end)][:most]
+                place: [SimpleNamespace(offset=number) for number in range(position, end)][:most],
             }
 
 
@@ -104,7 +112,10 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     ],
 )
 def test_the_batch_at_which_the_group_of_a_topic_has_stopped_is_found(
-    topic: str, group: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    topic: str,
+    group: str,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = TopicPartition(topic, 1)
     broken = UnreadableBatch(topic, 1, 15, 18, "broken")
@@ -133,7 +144,10 @@ def test_the_batch_at_which_the_group_of_a_topic_has_stopped_is_found(
     ],
 )
 def test_what_is_no_such_batch_is_refused_with_what_to_do(
-    record_id: str, committed: int, says: str, settings: Settings
+    record_id: str,
+    committed: int,
+    says: str,
+    settings: Settings,
 ) -> None:
     Kafka.offsets = {"stream-app": {TopicPartition("leads", 0): committed}}
     with pytest.raises(StreamAppError) as refused:
@@ -144,7 +158,8 @@ def test_what_is_no_such_batch_is_refused_with_what_to_do(
 
 def test_a_group_without_an_offset_begins_at_the_first_record(settings: Settings) -> None:
     with pytest.raises(
-        StreamAppError, match="the record at offset 0 can be read, and is not finished"
+        StreamAppError,
+        match="the record at offset 0 can be read, and is not finished",
     ):
         asyncio.run(find_unreadable(settings, "leads/0/9"))
 
@@ -187,7 +202,9 @@ _settings: list[Settings] = []
 def _kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     _settings[:] = [settings]
     monkeypatch.setattr(
-        skipping, "time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
+        skipping,
+        "time",
+        SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()),
     )
 
 
