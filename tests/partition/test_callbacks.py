@@ -134,6 +134,29 @@ async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome:
         assert bench.results() == []
 
 
+@pytest.mark.parametrize("repaired", [False, True])
+@virtual_time
+async def test_the_event_has_the_words_of_a_callback_without_personal_data(repaired: bool) -> None:
+    bench = Bench()
+    bench.row("accepted")
+    bench.call_back("enrich_error", text="no profile of ada@example.com", repaired=repaired)
+    await settled(bench)
+    [event] = bench.events()
+    assert event.reason == ("repaired" if repaired else "")
+    assert event.text.startswith("no profile of ")
+    assert "ada@" not in event.text
+
+
+@virtual_time
+async def test_the_event_of_a_callback_without_words_has_none() -> None:
+    bench = Bench()
+    bench.row("accepted")
+    bench.call_back()
+    await settled(bench)
+    [event] = bench.events()
+    assert (event.reason, event.text) == ("", "")
+
+
 class Timed(Observer):
     """Keeps how long leads took, in seconds."""
 

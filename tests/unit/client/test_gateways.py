@@ -24,6 +24,7 @@ from stream_app.client.gateways import (
 from stream_app.config import Settings, load_settings
 from stream_app.dev.process import free_port
 from stream_app.domain.model.tokens import Keys
+from stream_app.gateway.callback_answers import UNPROXIED_HEADER
 from stream_app.gateway.tables import Table, Tables
 from stream_app.ops.http import serve_http
 from tests.gateway.support import KEYS, NEW_KEY, Gateway
@@ -219,6 +220,42 @@ async def findings_of(ask: str, settings: Settings) -> str:
     except ProbeFailed as error:
         return str(error)
     raise AssertionError("it took this for a gateway")
+
+
+def behind(gateway: Gateway, adds: str, drops: str) -> ASGIApp:
+    """A proxy that names itself in a header of each answer, or drops one."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def changed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                kept = [pair for pair in message["headers"] if pair[0].decode() != drops]
+                added = [(adds.encode(), b"a proxy")] if adds else []
+                message = {**message, "headers": [*kept, *added]}
+            await send(message)
+
+        await gateway.app(scope, receive, changed)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("adds", "drops", "is_proxied"),
+    [
+        ("", "", False),
+        ("via", "", True),
+        ("server", "", True),
+        ("", UNPROXIED_HEADER, True),
+        ("x-other", "", False),
+    ],
+)
+async def test_a_proxy_names_itself_or_takes_the_header_connection_for_itself(
+    adds: str,
+    drops: str,
+    is_proxied: bool,
+    tmp_path: Path,
+) -> None:
+    async with seen_from_outside(tmp_path, behind(gateway_with(), adds, drops)) as settings:
+        assert await gateway_answers(settings, Egress.of(), 5.0 * BUSY) is is_proxied
 
 
 @pytest.mark.parametrize(("piece", "wait_s"), [(65_536, 0.0), (1, 0.05)], ids=["much", "slowly"])
