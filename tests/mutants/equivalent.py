@@ -10,6 +10,9 @@ from tests.mutants.drawing import ROOT, Mutant
 _ENOUGH: Final = ("ROWS | 1", "ROWS ^ 1", "ROWS << 1", "ROWS + 2")
 
 _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
+    "what is searched for is not ASCII": [
+        ("client/results.py", "text if text.isascii() else", "text if (False) else"),
+    ],
     "base64 ignores padding beyond what it needs, and no text has a length of 1 modulo 4": [
         ("domain/model/tokens.py", "(-len(text)", "(+len(text)", "(len(text)"),
     ],
@@ -120,7 +123,7 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
         ("partition/lead.py", "replay.tiers_s[0]", "replay.tiers_s[ 1]"),
     ],
     "bits are only told apart": [
-        ("domain/dead_letter/replay.py", "0), 1 << partition", "0),  2 << partition"),
+        ("domain/dead_letter/replay.py", "bit = 1 << partition", "bit =  2 << partition"),
     ],
     "it is a context or True": [("clay/__init__.py", "self.tls is True", "self.tls == True")],
     "of an id that Kafka does not know only the state is looked at": [
