@@ -1,4 +1,4 @@
-"""Leads go in on Kafka, each reaches Clay once, and every step comes out on Kafka.
+"""Leads go in on Kafka, each is POSTed to Clay at most once, and every step comes out on Kafka.
 
 The public Python API: the names in `api.__all__`. docs/python-api.md describes it and `examples/`
 has programs that use it. The names are imported when they are first used, so `import stream_app` is

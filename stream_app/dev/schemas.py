@@ -142,11 +142,9 @@ def asyncapi() -> dict[str, Any]:
             "title": "stream-app",
             "version": __version__,
             "description": (
-                "Leads go in on Kafka, each reaches Clay once, and every step comes out on "
-                "Kafka. Names have the "
-                "configured namespace as prefix. New versions only add fields: ignore "
-                "unknown ones. "
-                "Times are milliseconds since the epoch, UTC."
+                "Leads go in on Kafka, each is POSTed to Clay at most once, and every step comes out "
+                "on Kafka. Names have the configured namespace as prefix. New versions only add "
+                "fields: ignore unknown ones. Times are milliseconds since the epoch, UTC."
             ),
         },
         "defaultContentType": "application/json",

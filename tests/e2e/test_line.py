@@ -1,6 +1,4 @@
-"""The pipeline on real Kafka with real processes: each lead reaches Clay once, and its history
-comes out.
-"""
+"""The pipeline on real Kafka with real processes: Clay gets no lead twice, and histories come out."""
 
 import asyncio
 import csv
