@@ -246,7 +246,11 @@ def failures() -> str:
             "The exit code is that of a command which ends with the error.",
             "Error | Exit code | Meaning",
             [
-                (f"`{error.__name__}`", str(EXIT_CODE_OF.get(error, NO)), _described(error))
+                (
+                    f"`{error.__name__}`",
+                    str(EXIT_CODE_OF.get(error, NO)),
+                    " ".join(_described(error).split()),
+                )
                 for error in errors
             ],
         ),

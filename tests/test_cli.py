@@ -6,10 +6,13 @@ import contextlib
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,9 @@ ACTIONS = [
     for action in build_app()[name]
     if not action.startswith("-")
 ]
+
+
+_WORD = re.compile(r"`[^`]*`\S*|\S+")  # a command within backticks stays on one line
 
 
 def help_of(*command: str) -> str:
@@ -72,6 +78,27 @@ def test_every_page_of_help_is_plain_text_with_an_example_and_the_common_options
     # examples stay whole
     lines = [line for line in text.splitlines() if not line.startswith("  stream-app")]
     assert all(len(line) <= 80 for line in lines), lines
+
+
+@pytest.mark.parametrize("words", [*((command,) for command in COMMANDS), *ACTIONS], ids=" ".join)
+def test_a_page_of_help_fills_its_lines_and_has_whole_examples(
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The source is laid out for its own width, and its lines are not those of a terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_of(*words)
+    lines = text.splitlines()
+    description = lines[: next(n for n, line in enumerate(lines) if line.startswith("example:"))]
+    short = [
+        line
+        for line, following in pairwise(description)
+        if line and following and len(f"{line} {_WORD.findall(following)[0]}") <= 80
+    ]
+    assert short == []
+    examples = text.partition("example:\n")[2].partition("\n\n")[0].splitlines()
+    assert all(shlex.split(line) for line in examples)  # it refuses a line within quotes
+    assert "Args:" not in text  # they are in the table of options
 
 
 def test_the_help_documents_the_exit_codes() -> None:

@@ -365,8 +365,7 @@ def resolve(
     same.
 
     example:
-      stream-app dlq resolve crm-17 --workspace acme --at-clay --credits 4 --why "its row in Clay
-      says so"
+      stream-app dlq resolve crm-17 --workspace acme --at-clay --credits 4 --why "its row says so"
       stream-app dlq resolve crm-17 --workspace acme --send --why "no row in Clay"
       stream-app dlq resolve crm-17 --workspace acme --give-up --why "left the company"
 

@@ -85,11 +85,16 @@ class PlainHelp:
         description: Any,
     ) -> None:
         """Print what the command does. An example stays on one line, so that it can be copied."""
-        lines = str(description.primary_renderable).splitlines()
-        text = "\n".join(
-            line if line.startswith("  ") else wrapped(line, _width()) for line in lines
+        lines: list[str] = []
+        for line in str(description.primary_renderable).splitlines():
+            if _is_text(line) and lines and _is_text(lines[-1]):
+                lines[-1] += f" {line}"  # the source breaks its lines where they end, not the page
+            else:
+                lines.append(line)
+        _print(
+            console,
+            "\n".join(wrapped(line, _width()) if _is_text(line) else line for line in lines),
         )
-        _print(console, text)
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         if not panel.entries:
@@ -113,6 +118,11 @@ class PlainHelp:
         if entry.default not in (None, "False", "()", "-"):
             notes.append(f"default: {entry.default}")
         return f"{text} ({'; '.join(notes)})".lstrip() if notes else text
+
+
+def _is_text(line: str) -> bool:
+    """True for a line of a paragraph, which an empty line or an example is not."""
+    return bool(line) and not line.startswith("  ")
 
 
 def _label(entry: HelpEntry) -> str:

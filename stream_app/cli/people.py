@@ -71,13 +71,13 @@ def _changing(kind: _Kind) -> Callable[..., int]:
 
     change.__doc__ = f"""{help_text(kind)}
 
-    example:
-      stream-app suppress {_NAMES[kind]} ada@example.com --why "..."
+example:
+  stream-app suppress {_NAMES[kind]} ada@example.com --why "..."
 
-    Args:
-        person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
-        file: one person per line, or what `suppress list --json` wrote; - is stdin
-    """
+Args:
+    person: an e-mail or a LinkedIn URL, or a hash as `suppress list` shows it
+    file: one person per line, or what `suppress list --json` wrote; - is stdin
+"""
     return change
 
 

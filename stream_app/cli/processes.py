@@ -105,7 +105,8 @@ def open_board(*, token: bool = False, common: Common = COMMON) -> int:
 
     example:
       stream-app open
-      curl -H "Authorization: Bearer $(stream-app open --token)" http://127.0.0.1:9107/lanes
+      TOKEN=$(stream-app open --token)
+      curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:9107/lanes
 
     Args:
         token: print the token that reads the board, for programs such as curl, and open nothing

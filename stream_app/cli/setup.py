@@ -76,7 +76,7 @@ def topics(
     problems = list(report.problems)
     if settings.names.state in report.unchanged:
         problems += _of_the_namespace(settings)
-    there = set(report.unchanged) - set(created) - changed.keys()
+    untouched = set(report.unchanged) - set(created) - changed.keys()
     warnings = [*report.more, *shared_partitions(settings.homes, kafka.partitions, settings.pins)]
     if common.json:
         of_topics = msgspec.to_builtins(report)
@@ -101,7 +101,7 @@ def topics(
             say(line)
         for line in warnings:
             say(f"warning: {line}")
-        done = f"{len(created)} created, {len(changed)} changed, {len(there)} were there"
+        done = f"{len(created)} created, {len(changed)} changed, {len(untouched)} were there"
         show(f"{done}, {count(len(problems), 'problem')}")
     return NO if problems else OK
 

@@ -348,10 +348,10 @@ def _lane(
 ) -> LaneFacts:
     names = settings.names
     home = settings.home(name)
-    here = {
+    unread = {
         topic.removeprefix(names.namespace): records[topic, home] for topic in names.lead_topics
     }
-    waiting = {topic: left.records for topic, left in here.items()}
+    waiting = {topic: left.records for topic, left in unread.items()}
     residents = settings.plan.residents(home)
     others = [other for other in islice(residents, _NAMED + 1) if other != name][:_NAMED]
     return LaneFacts(
@@ -365,7 +365,7 @@ def _lane(
         len(residents) - 1 - len(others),
         oldest.get(home, 0),
         view_unreadable,
-        any(left.at_most for left in here.values()),
+        any(left.at_most for left in unread.values()),
     )
 
 

@@ -120,7 +120,7 @@ class Backlog:
             for place, known in self._read.items()
             if known.end < ends[place]
         }
-        found: dict[TopicPartition, list[int]] = {place: [] for place in spans}
+        offsets_read: dict[TopicPartition, list[int]] = {place: [] for place in spans}
         unread: list[UnreadableBatch] = []
         reached = dict(ends)
         try:
@@ -129,13 +129,13 @@ class Backlog:
                     for place, records in polled.items():
                         # a run without values comes as one, with its last offset
                         for record in records:
-                            found[place] += [record.offset] * records_of(record.headers)
+                            offsets_read[place] += [record.offset] * records_of(record.headers)
         except TimeoutError:
             reached = {
                 place: offsets[-1] + 1 if offsets else spans[place][0]
-                for place, offsets in found.items()
+                for place, offsets in offsets_read.items()
             }
-        for place, offsets in found.items():
+        for place, offsets in offsets_read.items():
             known = self._read[place]
             self._read[place] = _Read(known.begin, reached[place], known.offsets + offsets)
         for batch in unread:  # how many records it has is not known

@@ -177,10 +177,14 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
 
             Its owner knows it from its row, the others from its view.
             """
-            here = [text for one in list(owned.values()) for text in one.state.lanes.moved(new)]
+            problems = [
+                problem
+                for owner in list(owned.values())
+                for problem in owner.state.lanes.moved(new)
+            ]
             added = new.workspaces.keys() - plan.workspaces.keys()
-            if here or not added:
-                return here
+            if problems or not added:
+                return problems
             try:
                 async with asyncio.timeout(_LANES_WITHIN_S):
                     return await moved_lanes(settings, new, added)

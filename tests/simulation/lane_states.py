@@ -134,14 +134,14 @@ def troubles_of(
     return troubles
 
 
-def _is_true(said: Said, troubles: dict[str, Trouble]) -> bool:
-    if not said.code:
+def _is_true(state: Said, troubles: dict[str, Trouble]) -> bool:
+    if not state.code:
         return not troubles
-    trouble = troubles.get(said.code)
+    trouble = troubles.get(state.code)
     if trouble is None:
         return False
-    is_since = trouble.since_ms in (None, said.since_ms)
-    return is_since and (trouble.probe_due is None or trouble.probe_due == said.probe_due)
+    is_since = trouble.since_ms in (None, state.since_ms)
+    return is_since and (trouble.probe_due is None or trouble.probe_due == state.probe_due)
 
 
 # ------------------------------------------------------------------------------------- what is said
@@ -179,9 +179,9 @@ def said_in(
             is_held = lane.state == "held"
             yield "board's word", lane.workspace, Said(lane.view.holds if is_held else "")
     facts = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
-    found = explain(Facts(now_ms, UP, UP, facts))
+    findings = explain(Facts(now_ms, UP, UP, facts))
     for name in views:
-        holding = [finding for finding in found if finding.holds and finding.workspace == name]
+        holding = [finding for finding in findings if finding.holds and finding.workspace == name]
         yield "explain", name, _of_findings(holding)
         alerts = [
             alert.since_ms
@@ -248,18 +248,18 @@ def wrong_states(
     rows = rows_of(plan, logs)
     wrong: list[str] = []
     said_of: dict[str, dict[str, Said]] = {}
-    for place, name, said in said_in(plan, path, views, now_ms):
-        said_of.setdefault(name, {})[place] = said
+    for place, name, state in said_in(plan, path, views, now_ms):
+        said_of.setdefault(name, {})[place] = state
     for name, by_place in said_of.items():
         api = by_place["API"]
-        for place, said in by_place.items():
+        for place, state in by_place.items():
             same = (
-                said.code == api.code
-                and said.probe_due in (None, api.probe_due)
-                and said.since_ms in (None, api.since_ms)
+                state.code == api.code
+                and state.probe_due in (None, api.probe_due)
+                and state.since_ms in (None, api.since_ms)
             )
             if not same:
-                wrong.append(f"{name}: {place} says {said}, the API {api}")
+                wrong.append(f"{name}: {place} says {state}, the API {api}")
         if is_at_rest:
             (destination,) = plan.destinations_of(name)
             troubles = troubles_of(plan.workspaces[name], rows[name], destination, now_ms)
