@@ -124,7 +124,8 @@ async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(
 
 def test_the_charts_of_a_lane_begin_with_the_first_that_is_known_of_it(tmp_path: Path) -> None:
     """A change may be older than the marks of health, and a day is the most that they show."""
-    names, moment = TopicNames(), Moment(NOW_MS, ProjectionLag(), None, STRANGER)
+    names = TopicNames()
+    moment = Moment(NOW_MS, ProjectionLag(), None, STRANGER)
     for hours, shown in ((5, 5), (40, 24)):
         folder = tmp_path / f"{hours}"
         folder.mkdir()

@@ -34,8 +34,13 @@ class Kafka:
 
     @classmethod
     def reset(cls) -> None:
-        cls.offsets, cls.state, cls.end, cls.broken = {}, "Stable", 20, BROKEN
-        cls.moved, cls.passes_after, cls.looks = [], 10**9, 0
+        cls.offsets = {}
+        cls.state = "Stable"
+        cls.end = 20
+        cls.broken = BROKEN
+        cls.moved = []
+        cls.passes_after = 10**9
+        cls.looks = 0
 
     @classmethod
     async def look_at(
@@ -120,7 +125,8 @@ def test_the_batch_at_which_the_group_of_a_topic_has_stopped_is_found(
     place = TopicPartition(topic, 1)
     broken = UnreadableBatch(topic, 1, 15, 18, "broken")
     monkeypatch.setattr("tests.unit.client.test_skip.PLACE", place)
-    Kafka.broken, Kafka.offsets = broken, {group: {place: 15}}
+    Kafka.broken = broken
+    Kafka.offsets = {group: {place: 15}}
     assert asyncio.run(find_unreadable(settings, f"{topic}/1/15")) is broken
 
 
@@ -209,5 +215,6 @@ def _kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _prepared(state: str) -> Settings:
-    Kafka.state, Kafka.offsets = state, {"stream-app": {PLACE: 15}}
+    Kafka.state = state
+    Kafka.offsets = {"stream-app": {PLACE: 15}}
     return _settings[0]
