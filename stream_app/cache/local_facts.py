@@ -99,10 +99,11 @@ Facts = dict[str, tuple[Scalar, str]]
 
 
 def local_facts(fields: Mapping[str, Scalar]) -> Facts:
-    """Return `company_name`, `domain` and `country` (ISO 3166-1 alpha-2) that are certain and that
-    the lead lacks.
+    """Return the facts that are certain and that the lead lacks.
 
-    Each is a value and its source: `domain`, `phone` or `tld`.
+    Returns:
+        `company_name`, `domain` and `country` (ISO 3166-1 alpha-2), as far as they are known. Each is
+        a value and its source: `domain`, `phone` or `tld`.
     """
     facts: Facts = {}
     domain = company_domain(fields)
@@ -119,8 +120,9 @@ def local_facts(fields: Mapping[str, Scalar]) -> Facts:
 
 
 def _registered(domain: str) -> tuple[str, str]:
-    """Return the registered domain and its public suffix; '' for both if it is not a company's own
-    domain.
+    """Return the registered domain and its public suffix.
+
+    Both are '' if it is not a company's own domain.
     """
     suffixes = _suffixes()
     registered = suffixes.privatesuffix(domain)

@@ -92,7 +92,7 @@ class RedisLink:
             async with asyncio.timeout(within_s):
                 answer = await ask()
         except (redis.RedisError, OSError, TimeoutError):
-            # otherwise the call started before the pause, and its failure is not new
+            # Otherwise the call began before the pause, and its failure is no news.
             if now_s() >= self._paused_until_s:
                 self._failures += 1
                 if self._failures >= _FAILURES:
@@ -115,7 +115,7 @@ def redis_problem(url: str) -> str | None:
     """Return what is wrong with a URL, without repeating the URL."""
     try:
         pool = _pool(url, None)
-        # connects nothing, but rejects unknown options
+        # This opens no connection, but rejects unknown options.
         pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError):
         return "must be like redis://user:password@host:6379/0 (rediss:// for TLS)"

@@ -275,8 +275,9 @@ def _unsent(reason: UnsentReason, latency_ms: int, detail: str = "") -> Refused:
 
 
 def _sent_values(target: Target, body: bytes) -> list[str]:
-    """The values to remove from an excerpt: an error page can echo the lead, the token or the
-    webhook.
+    """Return the values to remove from an excerpt: an error page can echo them.
+
+    They are the values of the lead, the token and the webhook.
     """
     fields = msgspec.json.decode(body, type=dict[str, Any]).values()
     headers = target.headers

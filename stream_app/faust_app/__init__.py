@@ -1,1 +1,1 @@
-"""Everything that speaks Faust: the app, its agents, the state table, the stream of one partition."""
+"""Everything that speaks Faust: the app, its agents, the state table, a partition's stream."""

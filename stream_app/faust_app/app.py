@@ -1,4 +1,4 @@
-"""Builds a Faust app with the options, the table and the fixes that a pipeline without loss needs."""
+"""Builds a Faust app with the options, table and fixes that a pipeline without loss needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stream_app.faust_app.fixes.safe_app import SafeApp
 from stream_app.faust_app.stream import Agent, GapCheck, run_agent
 from stream_app.kafka.connection import KafkaConnection
 
-# by its next one, a member learns that it has to join again after another one died
+# When another member dies, a member learns by its next heartbeat that it has to join again.
 _HEARTBEAT_S: Final = 0.5
 
 
@@ -96,8 +96,9 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
         newly_assigned: set[Any],
         generation_id: int = 0,
     ) -> None:
-        """Revoke the partitions that this process no longer owns, or all if the group had evicted
-        it.
+        """Revoke the partitions that this process no longer owns.
+
+        If the group had evicted it, these are all, because others may have owned them meanwhile.
         """
         topic = self.table.changelog_topic_name
         kept = (
@@ -159,13 +160,11 @@ class App(SafeApp):
         )
 
     def agent(self, topic: str) -> Callable[[Agent], Any]:
-        """As `faust.App.agent`, for a topic by its name and an `async def` that is given
-        `Generations`.
+        """As `faust.App.agent`, for a topic by its name and an `async def` that is given `Generations`.
 
-        Keys and values are raw bytes. Each assigned partition has a stream of its own, so that a
-        full partition does not block another one. The agent has the name of its topic. It is not
-        registered for Faust's autodiscovery, which this app does not use: that takes 45 ms of a
-        start.
+        Keys and values are raw bytes. Each assigned partition has a stream of its own, so that a full
+        partition does not block another one. The agent has the name of its topic. It is not registered
+        for Faust's autodiscovery, which this app does not use because that takes 45 ms of a start.
         """
 
         def add(function: Agent) -> Any:
@@ -188,8 +187,9 @@ class App(SafeApp):
         return add
 
     def add_state_table(self, topic: str, owner: Owner) -> None:
-        """Add the table `topic`, which has the rows of `owner`, with the topic of that name as its
-        changelog.
+        """Add a table with the rows of `owner`.
+
+        Its name is `topic`, and the topic of that name is its changelog.
         """
         partitions = self.conf.topic_partitions
         changelog = self.topic(topic, schema=RawBytes(), partitions=partitions, acks=False)
@@ -261,7 +261,7 @@ def build_app(
         broker_session_timeout=kafka.session_timeout_s,
         broker_heartbeat_interval=_HEARTBEAT_S,
         broker_rebalance_timeout=kafka.rebalance_timeout_s,
-        # the answer to JoinGroup waits for the last member
+        # The answer to JoinGroup waits for the last member.
         broker_request_timeout=kafka.rebalance_timeout_s + 10,
         broker_max_poll_interval=86400,
         # Faust stops fetching a partition when its buffer is 80 % full. The records of one poll

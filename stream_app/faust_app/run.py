@@ -1,5 +1,6 @@
-"""Runs a Faust app in an existing event loop, without Faust's web server, and shows how its group
-fares.
+"""Runs a Faust app in an existing event loop, without Faust's web server.
+
+It also shows how the app's consumer group fares.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ async def run_app(
     broker_wait_s: float = 60.0,
     beside: Iterable[Coroutine[Any, Any, None]] = (),
 ) -> None:
-    """Run until SIGTERM, SIGINT or a crash, then wait for records in flight, commit their acks, and
-    stop.
+    """Run until SIGTERM, SIGINT or a crash.
+
+    Then wait for the records in flight, commit their acks, and stop.
 
     Args:
-        app: the Faust app.
-        broker_wait_s: how long to wait for Kafka at the start, in seconds.
-        beside: coroutines that run as long as the app. If one fails, the app crashes.
+        app: The Faust app.
+        broker_wait_s: How long to wait for Kafka at the start, in seconds.
+        beside: Coroutines that run as long as the app. If one fails, the app crashes.
 
     Raises:
-        StreamAppError: as `wait_for_kafka` raises when Kafka does not answer at the start.
-        Exception: the error that crashed the app.
+        StreamAppError: As `wait_for_kafka` raises it when Kafka does not answer at the start.
+        Exception: The error that crashed the app.
     """
     alarm = alarm_of(app)
 
@@ -117,9 +119,7 @@ def unreadable(app: SafeApp) -> dict[Any, UnreadableBatch]:
 
 
 def unreadable_partitions(app: SafeApp) -> dict[str, int]:
-    """Return for each assigned topic how many of its partitions have stopped before a batch that
-    cannot be read.
-    """
+    """Return how many partitions of each assigned topic have stopped before an unreadable batch."""
     counts = {tp.topic: 0 for tp, _ in _states(app)}
     for tp in unreadable(app):
         if tp.topic in counts:
@@ -128,8 +128,9 @@ def unreadable_partitions(app: SafeApp) -> dict[str, int]:
 
 
 def committed(app: SafeApp) -> dict[tuple[str, int], int]:
-    """Return the committed offset of each assigned topic and partition; where none is committed,
-    the first position.
+    """Return the committed offset of each assigned topic and partition.
+
+    Where nothing is committed, it is the position at which reading began.
     """
     offsets: dict[tuple[str, int], int] = {}
     for tp, state in _states(app):

@@ -1,6 +1,4 @@
-"""The records of one topic-partition in one generation of the group, and the check of gaps between
-them.
-"""
+"""The records of one topic-partition in one generation of the group, checked for gaps."""
 
 from __future__ import annotations
 
@@ -104,8 +102,9 @@ class PartitionStream:
             self._source.consumer.give_up(event.message)
 
     def expect(self, offset: int) -> None:
-        """Declare all records before `offset` concluded, so that gaps are checked even if nothing
-        is committed.
+        """Declare all records before `offset` concluded.
+
+        Gaps are then checked even if nothing is committed.
         """
         if self._next_offset is None:
             self._next_offset = offset
@@ -116,8 +115,10 @@ class PartitionStream:
         return offset
 
     async def _verify_gap(self, offset: int) -> bool:
-        """Return True if no record was skipped before `offset`, False if the flow was suspended
-        during the check.
+        """Check that no record was skipped before `offset`.
+
+        Returns:
+            True if none was, False if the flow was suspended during the check.
         """
         checking = asyncio.create_task(
             self._source.app.gaps.verify(self._tp, self._next_offset or 0, offset),
@@ -134,12 +135,12 @@ class PartitionStream:
 
 
 class Generations:
-    """The streams of one topic-partition, one for each generation of the group, until the partition
-    is revoked.
+    """The streams of one topic-partition, one for each generation of the group.
 
-    A step of `async for records in generations` waits for the first record of the next generation.
-    The stream before it must have ended by then. Faust counts a record that was taken for the next
-    stream as in flight, so it is given up when the flow is suspended.
+    They end when the partition is revoked. A step of `async for records in generations` waits for the
+    first record of the next generation. The stream before it must have ended by then. Faust counts a
+    record that was taken for the next stream as in flight, so it is given up when the flow is
+    suspended.
 
     Attributes:
         over: True if the partition was revoked, and its last stream has ended.
@@ -227,8 +228,8 @@ async def run_agent(app: Any, stream: Any, agent: Agent) -> None:
                 ),
             )
     except asyncio.CancelledError:
-        # Faust stops the actor. If this were raised, Faust would start another one for the revoked
-        # partition
+        # Faust stops the actor. If this were raised, Faust would start another one for the
+        # revoked partition.
         pass
     except Exception as error:  # noqa: BLE001  # any exception of an agent stops the app without an ack
         await app.crash(error)
@@ -316,7 +317,7 @@ class GapCheck:
             try:
                 for records in (await consumer.getmany(where, timeout_ms=1000)).values():
                     offsets.update(record.offset for record in records)
-            # an operator gave it up: only then does a record after it come
+            # An operator gave the batch up: otherwise no record after it would come.
             except UnreadableBatch as batch:
                 consumer.skip(batch)
             position = await consumer.position(where)

@@ -14,7 +14,7 @@ from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import PartitionStream
 
-# each take-over has a time limit, which those that wait for their turn must not use up
+# Each take-over has a time limit, which must not run while it waits for its turn.
 _AT_ONCE: Final = 64
 
 
@@ -23,14 +23,13 @@ async def _keep() -> None:
 
 
 class Worker:
-    """Creates a `PartitionOwner` for each assigned partition and closes it when the partition is
-    revoked.
+    """Creates a `PartitionOwner` for each assigned partition, and closes it when that is revoked.
 
     Args:
-        build: creates the owner of a partition. The owner loads its state before it accepts a
+        build: Creates the owner of a partition. The owner loads its state before it accepts a
             record.
-        refresh: brings the configuration up to date, which a process without partitions gets no
-            command for.
+        refresh: Brings the configuration up to date. A process without partitions gets no command
+            to do so.
     """
 
     def __init__(
@@ -44,8 +43,9 @@ class Worker:
 
     @property
     def rows(self) -> Mapping[bytes, bytes]:
-        """The rows of all partitions that this process owns, those of the lanes included, for the
-        Faust table.
+        """The rows of all partitions that this process owns, for the Faust table.
+
+        The rows of the lanes are among them.
         """
         states = [partition.state for partition in self.partitions.values()]
         maps: list[Any] = [rows for state in states for rows in (state.rows, state.lanes.rows())]

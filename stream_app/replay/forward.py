@@ -1,13 +1,11 @@
-"""What the replay process does by itself: it forwards dead letters and deferred leads to
-`leads.retry` when due.
+"""What the replay process does by itself: it forwards dead letters and deferred leads when due.
 
     leads.dlq, leads.deferred  ->  leads.wait.<tier>  ->  ... a shorter tier  ->  leads.retry
 
 It copies bytes and counts replays. The lead pipeline decides what happens to a lead and drops
 duplicate copies, so a record that is published twice after a crash is harmless. The process holds
-few records in memory, however many
-wait: of each topic and partition the first ones (`services.replay`), and those whose copies Kafka
-has yet to store.
+few records in memory, however many wait: the first ones of each topic and partition
+(`services.replay`), and those whose copies Kafka has yet to store.
 
 Resetting the group's offsets on `leads.dlq` is a way to replay: if the group starts below its
 earlier offset, a new epoch starts (`domain.dead_letter.replay.begin`).
@@ -203,8 +201,12 @@ class Replay:
 
 @define(eq=False, repr=False)
 class _Position:
-    """Records of one topic-partition that were sent and acked; `waits`: its head has a reason to
-    wait.
+    """How far the replay of one topic-partition has come.
+
+    Attributes:
+        sent: How many records were sent on.
+        acked: How many records were acked.
+        waits: True while the next record has a reason to wait.
     """
 
     sent: int = 0
@@ -262,8 +264,9 @@ class _Forwarder:
 
 
 def define_agents(app: App, topics: TopicNames, tiers_s: Iterable[int], replay: Replay) -> None:
-    """Add the replay app's agents to the app: one for dead letters, deferred leads and each delay
-    tier.
+    """Add the replay app's agents to the app.
+
+    There is one for dead letters, one for deferred leads, and one for each delay tier.
     """
 
     def add(topic: str, serve: Callable[..., Awaitable[None]], *how: int) -> None:

@@ -44,7 +44,7 @@ class Shown(msgspec.Struct):
     dead_letter: ConsumedRecord
     headers: dict[str, str]  # its headers as text
     history: list[StatusEvent]  # the status events of its lead's delivery
-    # it is never sent: its person is on the suppression list, or the lead was erased
+    # True if it is never sent: its person is on the suppression list, or its lead was erased.
     suppressed: bool
 
 
@@ -85,7 +85,7 @@ async def newest(
     """
     topic = topic_of(settings, source)
     matching = 0
-    # a heap: the oldest of the newest first
+    # A heap, whose first item is the oldest of the newest records.
     kept: list[tuple[int, int, int, dict[str, bytes], bytes | None]] = []
     async with topic_reader(settings, progress) as reader:
         async for record, headers, key in _matching(reader, settings, source, wanted):
@@ -114,7 +114,7 @@ async def _matching(
     source: Source,
     wanted: Filter,
 ) -> AsyncIterator[tuple[Any, dict[str, bytes], bytes | None]]:
-    """Read the matching dead letters as PlainRecords, each with its headers and its restored key."""
+    """Read the matching dead letters as PlainRecords, with their headers and restored keys."""
     keys = WorkspaceKeys(settings.workspaces)
     every = wanted == Filter()
     async for records in reader.read(topic_of(settings, source)):
@@ -126,8 +126,9 @@ async def _matching(
 
 
 async def _on_the_list(reader: TopicReader, state: str) -> SuppressionList:
-    """Read the suppression list from all partitions: a dead letter may lie outside the home of its
-    workspace.
+    """Read the suppression list from all partitions.
+
+    One partition is not enough, because a dead letter may lie outside its workspace's home.
     """
     on_list = SuppressionList()
     async for records in reader.read(state):

@@ -1,13 +1,12 @@
-"""Replays that operators order (domain/dead_letter/orders.py), from the order to the last dead
-letter that is sent.
+"""Replays that operators order, from the order to the last dead letter that is sent.
 
-The replay process that has partition 0 of leads.dlq carries them out. It takes the operator's
-transactional id only while there is work: a new operator fences those before it. What it sends and
-the progress are one transaction, so another process continues exactly where a killed one ended.
+The replay process that has partition 0 of leads.dlq carries them out (the orders are those of
+domain/dead_letter/orders.py). It takes the operator's transactional id only while there is work: a
+new operator fences those before it. What it sends and the progress are one transaction, so another
+process continues exactly where a killed one ended.
 
 Each dead letter is sent at most once (domain/dead_letter/replay.py), and the lead pipeline accepts
-one only if
-it is the latest record of its lead. So an interrupted run can simply be repeated.
+one only if it is the latest record of its lead. So an interrupted run can simply be repeated.
 """
 
 import asyncio
@@ -84,8 +83,9 @@ def ordered_plan(
     priced: PricedPlan,
     **how: Any,
 ) -> ReplayPlan:
-    """Return the order to send what a plan has found: no more dead letters, and for no more than it
-    may cost.
+    """Return the order to send what a plan has found.
+
+    It sends no more dead letters than the plan has, and spends no more than the plan's price.
     """
     most = priced.go, priced.credits_at_most, priced.actions_at_most
     return ReplayPlan(planned_at_ms, source, wanted, dict(ends), *most, **how)
@@ -341,10 +341,9 @@ class _Operator:
                 return
 
     async def _given_up(self, step: Effect) -> tuple[Effect, list[Record]]:
-        """Return the step with its answer in words, and the records that end the dead letters which
-        it names.
+        """Return the step with its answer in words, and the records that end the dead letters it names.
 
-        A dead letter that has no row is ended once. The row of any other lead says whether the end
+        A dead letter that has no row is ended once. For any other lead, its row says whether the end
         still concerns it.
         """
         names = self._names
@@ -467,7 +466,7 @@ class _Operator:
         waiting = self._outlived
         self._outlived = []
         refused: dict[str, str] = {}  # record id -> why
-        # partition -> the offset after the last dead letter that was sent or refused
+        # Partition -> the offset after the last dead letter that was sent or refused.
         reached: dict[int, int] = {}
 
         async def flush() -> None:

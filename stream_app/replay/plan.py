@@ -71,8 +71,10 @@ def topic_of(settings: Settings, source: Source) -> str:
 
 
 def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
-    """Raise SettingsError if a filter contradicts itself, or names something that the configuration
-    does not have.
+    """Check that a filter does not contradict itself, and that the configuration has what it names.
+
+    Raises:
+        SettingsError: It contradicts itself, or names something that the configuration lacks.
     """
     problems = wanted.problems()
     if wanted.kinds == {"deferred"} and source != "deferred":
@@ -197,7 +199,7 @@ async def survey(
             WorkspaceKeys(settings.workspaces),
         )
     if limit is not None:
-        # so that a later run takes the same ones
+        # In order of their places, so that a later run takes the same ones.
         letters.sort(key=lambda letter: (letter.partition, letter.offset))
     chosen: Chosen = defaultdict(set)
     fates: Counter[Fate] = Counter()
@@ -380,8 +382,11 @@ async def _rows(
     state: str,
     letters: list[_Found],
 ) -> tuple[dict[bytes, Delivery], dict[str, Lane], SuppressionList]:
-    """Return the current delivery rows by key and by origin, the lane by workspace, and the
-    suppression list.
+    """Read what the state topic says about these dead letters.
+
+    Returns:
+        The current delivery rows by key and by origin, the lanes by workspace, and the suppression
+        list.
     """
     origins = {letter.origin for letter in letters}
     keys = {letter.key for letter in letters}
@@ -462,7 +467,7 @@ def _priced(
         destination = settings.destinations.get(alias)
         usual = Cost()
         most = Cost()
-        # else the lead pipeline rejects it: no cost
+        # Without such a destination the lead pipeline rejects the lead, which costs nothing.
         if destination is not None and destination.workspace == name:
             usual = destination.estimate
             most = destination.ceiling

@@ -1,14 +1,14 @@
-"""State shared by the replay processes, in a compacted topic: the offset of each rewind epoch, and
-the pause.
+"""State that replay processes share in a compacted topic: the offset of each epoch, and the pause.
 
 With `turns` it follows the published views of the lanes, too.
 
-    dlq/<partition>/<epoch>  ->  domain.dead_letter.replay.Came, as JSON: the group's offset on
-    leads.dlq in that epoch pause                    ->  {"by": ..., "why": ..., "at_ms": ...};
-    `replay resume` deletes it
+    dlq/<partition>/<epoch>  ->  the group's offset on leads.dlq in that rewind epoch:
+                                 domain.dead_letter.replay.Came, as JSON
+    pause                    ->  {"by": ..., "why": ..., "at_ms": ...}; `replay resume` deletes it
     sent/<record id>         ->  a dead letter that an operator sent back or gave up
-    (domain/dead_letter/replay.py) command/<id>, replay/<id>  ->  replays that operators order
-    (domain/dead_letter/orders.py)
+                                 (domain/dead_letter/replay.py)
+    command/<id>             ->  an operator's command to replay (domain/dead_letter/orders.py)
+    replay/<id>              ->  the progress of that replay (domain/dead_letter/orders.py)
 
 Each epoch has its own row, so that a process frozen in an old epoch cannot overwrite a newer one.
 """
@@ -152,8 +152,8 @@ class ReplayState:
         """Pause all replays, or resume them (None). `audited`: what the audit says about it."""
         value = msgspec.json.encode(pause) if pause else None
         await self._write(Record(self._names.replay_state, PAUSE, value, (), 0))
-        # Behind the pause: what the audit has was done. A command that fails in between is repeated
-        # by its operator.
+        # The audit comes after the pause, so that whatever it says was done. If the command fails
+        # in between, its operator repeats it.
         await self._write(Record(self._names.audit, b"", msgspec.json.encode(audited), (), 0))
 
     async def committed(self) -> dict[int, int]:

@@ -69,7 +69,7 @@ class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust s
         try:
             async with asyncio.timeout(_STOP_S):
                 await super().on_thread_stop()
-        # aiokafka lets out the CancelledError of a fetch it cancelled
+        # aiokafka lets out the CancelledError of a fetch that it has cancelled.
         except (TimeoutError, asyncio.CancelledError):
             log.warning(
                 "closed without a LeaveGroup request: Kafka or a rebalance did not answer "

@@ -1,6 +1,4 @@
-"""Fixes of the way of a record, from its fetch to the commit of its offset: it is neither held up
-nor passed over.
-"""
+"""Fixes that keep a record from being held up or passed over, from its fetch to its commit."""
 
 from __future__ import annotations
 
@@ -46,11 +44,12 @@ class FairFetch(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust ships no
 
 
 class DirectHandover(Consumer):  # type: ignore[misc]  # faust ships no types
-    """Fix: the handover of a record to its stream runs until it must wait, and creates tasks only
-    then.
+    """Fix: hand a record to its stream without tasks, as far as that is possible without waiting.
+
+    The coroutines run until one of them must wait, and only then become tasks.
 
     Upstream: `Consumer.wait_first` creates four tasks for each record. They cost more than the
-        record itself.
+    record itself.
 
     Report: docs/reference/upstream/four-tasks-a-record.md.
 
@@ -92,12 +91,13 @@ def _go_on(started: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, 
 
 
 class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
-    """Fix: commits stay below the first offset in flight, so none passes a record that was
-    delivered and not acked.
+    """Fix: commits stay below the first offset in flight.
+
+    No commit passes a record that was delivered and is not acked.
 
     Upstream: https://github.com/faust-streaming/faust/issues/606. `Consumer._new_offset` skips one
     record in flight at the committed offset, and checks nothing before the first commit. A crash
-    then loses that record. `_commit_offsets` also takes offsets for committed that the group has
+    then loses that record. `_commit_offsets` also counts offsets as committed that the group has
     refused.
 
     Report: docs/reference/upstream/commit-over-a-record-in-flight.md.
@@ -109,7 +109,7 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
     Remove it when the upstream test shows that stock Faust commits offset 10 and not 20.
 
     Attributes:
-        in_flight: for each topic-partition, the delivered offsets that are not acked, in order of
+        in_flight: For each topic-partition, the delivered offsets that are not acked, in order of
             delivery. An offset that was given up stays, so that nothing after it is committed
             before it has been delivered again.
     """
@@ -135,8 +135,9 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
         offsets: Mapping[Any, int],
         start_new_transaction: bool = True,
     ) -> bool:
-        """Keep the previous committed offset where the group refused the new one: a successor
-        starts there.
+        """Keep the previous committed offset where the group refused the new one.
+
+        A successor starts at the previous one.
         """
         before = {tp: self._committed_offset[tp] for tp in offsets}
         committed = bool(await super()._commit_offsets(offsets, start_new_transaction))
@@ -163,8 +164,9 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
         self._acked_index[tp].add(batch.last)
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
-        """Do nothing: `in_flight` needs no gaps, and upstream counts the record after a gap as
-        acked.
+        """Do nothing, because `in_flight` needs no gaps.
+
+        Upstream would count the record after a gap as acked.
         """
 
     def give_up(self, message: Any) -> None:
@@ -177,10 +179,9 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
 
 
 class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no types
-    """Fix: a rebalance waits for the records in flight and commits all acks before Faust forgets
-    them.
+    """Fix: a rebalance commits all acks before Faust forgets them.
 
-    Needs `ExactOffsets` and `IdleFetcher`.
+    It waits for the records in flight first. It needs `ExactOffsets` and `IdleFetcher`.
 
     Upstream: https://github.com/faust-streaming/faust/issues/502. A rebalance drops acked offsets
     that are not committed, and skips its last commit while another commit runs. The records are
@@ -197,7 +198,7 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
     Remove it when stock Faust delivers none of the acked records again in both tests.
 
     Attributes:
-        member_id: the id of the member that got the last assignment.
+        member_id: The id of the member that got the last assignment.
         was_evicted: True if the group had evicted this process before the last assignment, which
             was then made to a new member. Another process may have owned the partitions in between.
     """
@@ -228,10 +229,10 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
         self.resume_at.clear()
 
     async def wait_empty(self) -> None:
-        """Wait until each delivered record is acked or given up, and until a running commit has
-        ended. Then commit.
+        """Wait until no delivered record is in flight and no commit is running, then commit.
 
-        After a crash it does neither, because the consumer's thread has ended.
+        A record is in flight until it is acked or given up. After a crash this neither waits nor commits,
+        because the consumer's thread has ended.
         """
         while self._unacked_messages and not self.should_stop:
             await self._wait_for_ack(timeout=1)

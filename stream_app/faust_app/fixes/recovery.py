@@ -71,7 +71,7 @@ class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
             self._idle.set()
 
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109  # upstream's signature
-        # the flow may stop again before this has woken up
+        # The flow may stop again before this task runs.
         while not (self.flow_active or self.should_stop):
             self._idle.set()
             try:
@@ -82,8 +82,9 @@ class IdleFetcher(Consumer):  # type: ignore[misc]  # faust ships no types
 
 
 class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
-    """Fix: after a rebalance, stop the fetcher, have the tables' stores load new partitions, then
-    seek and resume.
+    """Fix: after a rebalance, load the state of new partitions before their streams resume.
+
+    It stops the fetcher, has the tables' stores load the partitions, seeks, and resumes.
 
     Upstream: https://github.com/faust-streaming/faust/issues/596. Recovery reads changelogs and
     resumes the streams before it seeks. It also takes a time-out for a stop and then never resumes,
@@ -112,15 +113,15 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
             await self.wait(asyncio.wait({self._taking_over}))
             if not self._taking_over.done():
                 await self.interrupt()
-            # None too when the next rebalance or a stop interrupted it
+            # It is also None when the next rebalance or a stop has interrupted the take-over.
             error = died_of(self._taking_over)
             if isinstance(error, IllegalStateError):
-                # a partition was revoked between the assignment and the seek: another rebalance
-                # follows
+                # A partition was revoked between the assignment and the seek, so another rebalance
+                # follows.
                 continue
-            # during a stop, errors are a consequence of the stop
+            # During a stop, errors are a consequence of the stop.
             if error is not None and not self.app.should_stop:
-                # Faust would log a traceback if it were raised; `run_app` raises it
+                # Faust would log a traceback if the error were raised here; `run_app` raises it.
                 await self.app.crash(error)
                 return
 
@@ -141,7 +142,7 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
 
     async def _take_over(self, generation: int) -> None:
         consumer = self.app.consumer
-        # takes up to 0.25 s, and is needed for the seek only
+        # This takes up to 0.25 s, and only the seek needs it.
         parking = asyncio.create_task(consumer.stop_fetching())
         try:
             for table in self.tables.values():
@@ -156,9 +157,7 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
         await consumer._thread.resume_fetching(but=self.active_tps)
 
     async def _wait(self, coro: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109  # upstream's signature
-        """Wait for `coro`, and go on waiting after the time-out for as long as the group has no
-        coordinator.
-        """
+        """Wait for `coro`, after the time-out only while the group has no coordinator."""
         waited_for = asyncio.ensure_future(coro)
         try:
             while not (await asyncio.wait({waited_for}, timeout=timeout))[0]:

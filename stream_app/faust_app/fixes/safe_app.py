@@ -104,10 +104,10 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
         coordinator = self._consumer._coordinator
         if coordinator.generation == DEFAULT_GENERATION_ID or coordinator.coordinator_id is None:
             return False
-        # the latter when the thread ends
+        # A CancelledError comes when the consumer's thread ends.
         with contextlib.suppress(TimeoutError, asyncio.CancelledError):
             accepted: bool = await asyncio.wait_for(coordinator._do_heartbeat(), _HEARTBEAT_S)
-            # an id that is replaced never comes back
+            # An id that was replaced never comes back.
             return accepted and bool(coordinator.member_id == member_id)
         return False
 
@@ -119,13 +119,12 @@ class SafeConsumer(CommitBeforeRevoke, IdleFetcher, ExactOffsets, DirectHandover
         return SafeConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def membership(self) -> Callable[[], Coroutine[Any, Any, float]]:
-        """Return what waits until the group confirms that this process is the member that got the
-        last assignment.
+        """Return what waits until the group confirms that this process still is its member.
 
-        A heartbeat confirms it, for the seconds that are returned. The wait does not end if the
-        consumer stops, nor if the group has evicted the member, although the process may have
-        joined again: another process may have owned the partitions meanwhile. The caller is
-        cancelled then.
+        The member is the one that got the last assignment. A heartbeat confirms it, for the seconds that
+        are returned. The wait does not end if the consumer stops, nor if the group has evicted the member,
+        although the process may have joined again: another process may have owned the partitions
+        meanwhile. The caller is cancelled then.
         """
         member_id = self.member_id
 
@@ -180,8 +179,9 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
         super().__init__(*args, TableManager=SafeTableManager, **options)
 
     def _init_fixups(self) -> list[Any]:
-        """Load none, such as Django's: a search for them reads the metadata of all installed
-        packages.
+        """Load no fixups, such as Django's.
+
+        A search for them would read the metadata of all installed packages.
         """
         return []
 
@@ -203,6 +203,7 @@ class SafeApp(faust.App):  # type: ignore[misc]  # faust ships no types
         """Create none: the app keeps no files."""
 
     def _on_rebalance_when_stopped(self) -> None:
-        """Do nothing: upstream closes the consumer in the loop of another thread, and a stop under
-        way hangs.
+        """Do nothing when a rebalance comes after the app has stopped.
+
+        Upstream closes the consumer in the loop of another thread, which hangs a stop in progress.
         """
