@@ -252,8 +252,9 @@ async def wait_for_import(
     workspace: str | None = None,
     timeout_s: float = 3_600.0,
 ) -> list[FoundImport]:
-    """Wait until all leads of an import are at rest, such as enriched, rejected, parked or a
-    duplicate.
+    """Wait until all leads of an import are at rest.
+
+    A lead is at rest when it is enriched, rejected, parked or a duplicate, for instance:
 
         summary = await publish(leads, settings)
         for report in await wait_for_import(summary.import_id, settings):
@@ -267,7 +268,7 @@ async def wait_for_import(
 
     Returns:
         A report for each workspace: `columns` counts its leads by where they are, `credits` is what
-        they have cost.
+            they have cost.
 
     Raises:
         ImportUnderWay: Not all leads are at rest in time; the text says how many are under way.

@@ -16,8 +16,9 @@ class Clock:
         return time.time_ns() // 1_000_000
 
     def boot_ms(self) -> int:
-        """Milliseconds of a clock that never steps and runs on while the machine or process is
-        suspended.
+        """Milliseconds of a clock that never steps.
+
+        It runs on while the machine or the process is suspended.
         """
         return time.clock_gettime_ns(_BOOT) // 1_000_000
 

@@ -1,6 +1,4 @@
-"""Helpers for asyncio tasks: find what ended one, cancel or stop them, and drop reports of no
-value.
-"""
+"""Helpers for asyncio tasks: find what ended one, stop them, and drop reports of no value."""
 
 from __future__ import annotations
 

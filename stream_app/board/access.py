@@ -1,14 +1,13 @@
-"""Who may use the board: a session after a login or with a ticket, or a bearer token of the look-up
-API.
+"""Who may use the board: sessions after a login or with a ticket, and tokens of the look-up API.
 
 The token that was entered at the login decides the role. A viewer reads; an operator also gives
-commands. Without an operator token there is no operator. The look-up API only reads. Where no token
-of viewers is configured, the board has made one (config/board_files.py), and its user's browser
-comes in with a ticket, which `stream-app open` asks for.
+commands. Without an operator token there is no operator. The look-up API takes a bearer token and
+only reads. Where no token of viewers is configured, the board has made one (config/board_files.py),
+and its user's browser comes in with a ticket, which `stream-app open` asks for.
 
 A session is not stored: the cookie holds the name and the time of the login, signed with a key that
-is derived from the token of the role. So a board that restarts accepts it, and a new token ends all
-of its sessions.
+is derived from the token of the role. A board that restarts therefore accepts it, and a new token
+ends all of its sessions.
 """
 
 import asyncio

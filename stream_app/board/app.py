@@ -1,5 +1,6 @@
-"""The board's routes: who may see a page, what it is made from, and what the answer is when
-something is wrong.
+"""The board's routes.
+
+They say who may see a page, what it is made from, and what the answer is when something is wrong.
 """
 
 import math

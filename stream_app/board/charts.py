@@ -196,8 +196,9 @@ def _ticks(top: int) -> list[int]:
 
 
 def _columns(below: Sequence[int], above: Sequence[int], top: int) -> str:
-    """Return one rectangle for each slot, narrower than the slot, so that equal neighbours can be
-    told apart.
+    """Return one rectangle for each slot, narrower than the slot.
+
+    The gaps tell neighbours of the same height apart.
     """
     width = 100 / len(below)
     bars = []

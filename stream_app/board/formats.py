@@ -1,5 +1,4 @@
-"""What templates call: how numbers and times look, the addresses of pages, the URLs of static
-files.
+"""What templates call: the look of numbers and times, addresses of pages, URLs of static files.
 
 Templates print a number in one of three ways. A `count` links to what it counts. A `total` is the
 number of what the page or section lists itself. An `amount` cannot be listed: credits, rates,
@@ -83,8 +82,12 @@ def total(value: int) -> Markup:
 
 
 def noun(number: float, one: str, many: str = "") -> str:
-    """Return the words that follow a number: those after 1, or the others, by default `one` with an
-    "s".
+    """Return the words that follow a number.
+
+    Args:
+        number: The number that they follow.
+        one: The words after 1.
+        many: The words after any other number; by default `one` with an "s".
     """
     return one if number == 1 else many or f"{one}s"
 
@@ -174,8 +177,14 @@ def cause_path(
     after: Place | None = None,
     state: str = "",
 ) -> str:
-    """Return the path of the dead letters of a cause: of the last day if `span` is `day`, or of a
-    `state`.
+    """Return the path of the dead letters of a cause.
+
+    Args:
+        which: `dlq` or `parked`, the topic that they are on.
+        cause: Their cause.
+        span: `day` for those of the last day only.
+        after: The place on Kafka after which the list begins.
+        state: The only state to list; '' for all.
     """
     words = {
         "from": which,
@@ -187,8 +196,12 @@ def cause_path(
 
 
 def give_up_path(which: str, cause: Cause, record: str = "") -> str:
-    """Return the path of the form that gives up the open dead letters of a cause, or the one at a
-    place on Kafka.
+    """Return the path of the form that gives up dead letters of a cause.
+
+    Args:
+        which: `dlq` or `parked`, the topic that they are on.
+        cause: Their cause.
+        record: The place on Kafka of the only one to give up; '' for all that are open.
     """
     words = {"from": which, **{name: getattr(cause, name) for name in CAUSE_WORDS}}
     return _path("/dead/act/give-up", **words, record=record)

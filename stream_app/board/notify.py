@@ -119,8 +119,9 @@ class Outbox:
         alerts: Mapping[Key, Alert],
         now_s: float,
     ) -> tuple[list[Alert], list[Alert]] | None:
-        """Return what began and ended; None: nothing, or too little time has passed since the last
-        attempt.
+        """Return the alerts that began and those that ended since the last message.
+
+        None if there is nothing to send, or if it is too early for another attempt.
         """
         begun = [alert for key, alert in alerts.items() if key not in self.known]
         ended = [alert for key, alert in self.known.items() if key not in alerts]
@@ -149,8 +150,10 @@ async def board_findings(
     consumers: Background[Consumption],
     now_ms: int,
 ) -> tuple[list[Finding], bool]:
-    """Return what the board shows of all lanes and of its read model, and whether the former is
-    known now.
+    """Return what the board shows of all lanes and of its read model.
+
+    Returns:
+        The findings, and whether the state of the lanes is known now.
     """
     moment = Moment(now_ms, lag, await consumers.look(KAFKA_WITHIN_S), STRANGER)
     trouble = [Finding("read_model", "", holds=False)]

@@ -1,5 +1,6 @@
-"""A page as a response: its content, made once for all that ask for the same, within what every
-page shows.
+"""A page as a response: its content within the frame that every page shows.
+
+The content is made once for all requests that ask for the same.
 """
 
 import asyncio
@@ -30,8 +31,10 @@ from stream_app.domain.lane.overrides import ORDERS
 T = TypeVar("T")
 
 HEADERS: Final = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "cross-origin-opener-policy": "same-origin",
@@ -61,8 +64,9 @@ class Renderer:
 
 
 class Threads:
-    """Runs blocking work in one thread, so that many boards take no more of the machine than one
-    does.
+    """Runs blocking work in a single thread.
+
+    Many open boards then take no more of the machine than one does.
     """
 
     def __init__(self) -> None:
@@ -104,16 +108,21 @@ _SOON_TEXT: Final = "the answer comes within seconds"
 
 
 def followed_at(path: str, ids: Iterable[str], sent_ms: int) -> str:
-    """Return the address of a page that follows these commands, which were sent at `sent_ms` (epoch
-    ms).
+    """Return the address of a page that follows commands.
+
+    Args:
+        path: The address of the page, with or without a query.
+        ids: The ids of the commands.
+        sent_ms: When they were sent, in epoch ms.
     """
     query = [("command", name) for name in ids] + [("sent", str(sent_ms))]
     return f"{path}{'&' if '?' in path else '?'}{urlencode(query)}"
 
 
 def follow(site: Site, command: str, answers: list[Order], sent_ms: int, now_ms: int) -> PageData:
-    """Return what a page says of a command that was sent from it; `is_open`: its answer is still to
-    come.
+    """Return what a page says of a command that was sent from it.
+
+    `is_open` is True while its answer is still to come.
     """
     is_answered = any(answer.kind != REPLAY_RELOAD for answer in answers)
     if is_answered and all(_is_seen(site, answer, now_ms) for answer in answers):
@@ -133,8 +142,7 @@ def follow(site: Site, command: str, answers: list[Order], sent_ms: int, now_ms:
 
 
 def _is_seen(site: Site, answer: Order, now_ms: int) -> bool:
-    """Return True if the page shows the lane after the order that was applied, and not that of
-    before.
+    """Return True if the page already shows the lane after the order that was applied.
 
     The worker writes both in one transaction, to two topics, and the read model may have read only
     one of them.
@@ -146,8 +154,9 @@ def _is_seen(site: Site, answer: Order, now_ms: int) -> bool:
 
 
 def outcome_of(site: Site, command: str, answers: list[Order]) -> PageData:
-    """Return what became of a command: a command to every partition is refused if one of them
-    refused it.
+    """Return what became of a command.
+
+    A command to every partition is refused if one of them refused it.
     """
     first = [answer for answer in answers if answer.reason != "repeated"] or answers
     workers = [answer for answer in first if answer.kind != REPLAY_RELOAD]

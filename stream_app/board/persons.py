@@ -7,7 +7,9 @@ from typing import Final
 from stream_app.domain.lane.holds import REASONS
 
 _OF_NO_LANE: Final[Mapping[str, str]] = {
-    "gateway": "The gateway does not answer at gateway.public_url, so callbacks of Clay may be refused.",
+    "gateway": (
+        "The gateway does not answer at gateway.public_url, so callbacks of Clay may be refused."
+    ),
     "moved": (
         "The configuration names another partition than the one that its lane lives in, so its "
         "leads wait."

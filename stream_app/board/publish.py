@@ -143,8 +143,12 @@ async def join_on_kafka(
 
 
 class Publishing(msgspec.Struct, frozen=True):
-    """What publishing needs: this board's files, what sends commands that cancel an import, and
-    what joins results.
+    """What publishing needs.
+
+    Attributes:
+        uploads: This board's files.
+        send: Sends the commands that cancel an import.
+        join: Joins results to the rows of a file.
     """
 
     uploads: Uploads

@@ -1,4 +1,4 @@
-"""Replays on the board: plan one, send it, stop and resume it; and dead letters that are given up."""
+"""Replays on the board: plan, send, stop and resume one. Dead letters that are given up."""
 
 import asyncio
 import secrets
@@ -244,7 +244,9 @@ _KINDS: Final = (
 _UNCERTAIN: Final = (("", "leave them out"), ("yes", "send them too: they may be paid for twice"))
 _MEANING: Final = MEANING | {
     "may_be_at_clay": "may have reached Clay: plan again and choose to send them too",
-    "waits_for_ask": "were refused for good: plan again with the disposition poison, policy or foreign",
+    "waits_for_ask": (
+        "were refused for good: plan again with the disposition poison, policy or foreign"
+    ),
     "over_limit": "would go, too, with a higher number in At most",
 }
 """As `MEANING`, with the fields of the form where that names options of the command line."""

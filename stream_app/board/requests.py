@@ -62,9 +62,7 @@ async def read_form(
 
 
 def address_of(request: Request) -> str:
-    """Return the path and the query that were requested, as a header may have them: printable
-    ASCII.
-    """
+    """Return the path and the query that were requested, in printable ASCII, as headers need it."""
     path = quote(request.scope["path"], safe=_IN_PATH)
     query = quote(request.scope["query_string"], safe=_IN_QUERY)
     return f"{path}?{query}" if query else path

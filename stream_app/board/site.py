@@ -272,8 +272,9 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
 
 
 def untaken(site: Site, moment: Moment) -> dict[Place, Waiting] | None:
-    """Return the records that no worker has taken, by lead topic and partition; None if Kafka is
-    silent.
+    """Return the records that no worker has taken, by lead topic and partition.
+
+    None if Kafka does not answer.
     """
     return None if moment.kafka is None else moment.kafka.waiting
 
@@ -390,8 +391,9 @@ def _meters(
     view: LaneView | None,
     now_ms: int,
 ) -> Mapping[MeterName, Meter]:
-    """Return the budgets of a lane, which are those of the configuration until its worker publishes
-    them.
+    """Return the budgets of a lane.
+
+    They are those of the configuration until its worker publishes them.
     """
     if view is not None:
         return view.meters
@@ -400,8 +402,10 @@ def _meters(
 
 
 def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
-    """Return the command that ends a hold: its label, and its address below that of the lane's
-    commands.
+    """Return the command that ends a hold.
+
+    Returns:
+        Its label, and its address below that of the lane's commands.
     """
     if finding.code in _OF_NO_LANE:
         return None

@@ -122,8 +122,12 @@ def with_actions(name: str) -> App:
 
 
 def on_kafka(settings: "Settings", program: str, work: Coroutine[Any, Any, T]) -> T:
-    """Check that Kafka is ready for a program (a key of `rights_of`), then run `work` in a new
-    event loop.
+    """Check that Kafka is ready for a program, then run `work` in a new event loop.
+
+    Args:
+        settings: The settings.
+        program: A key of `rights_of`.
+        work: What to run.
 
     Raises:
         KafkaRefused, TopicsError, BrokerUnavailable: Kafka is not ready.

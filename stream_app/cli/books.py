@@ -1,4 +1,4 @@
-"""`stream-app books`: prove that every input record is accounted for, or name those that are not."""
+"""`stream-app books`: prove that every input record is accounted for, or name the others."""
 
 import asyncio
 from typing import Final
@@ -22,7 +22,7 @@ _NOT_LEADS: Final[dict[str, str]] = {
 def books(*, limit: Whole = 20, common: Common = COMMON) -> int:
     """Prove that every input lead is accounted for.
 
-    Else name the leads that are not, with exit code 1.
+    Leads that are not are named, and the exit code is 1.
 
     example:
       stream-app books --config stream_app.toml
@@ -95,9 +95,7 @@ def show_report(report: BooksReport) -> None:
 
 
 def _show_open_costs(report: BooksReport) -> None:
-    """Show the leads that are booked at their ceiling because no callback came, and how to correct
-    them.
-    """
+    """Show the leads that are booked at their ceiling as no callback came, with the remedy."""
     if not report.open_cost_count:
         return
     guesses = count(report.open_cost_count, "POST is booked at its", "POSTs are booked at their")
@@ -138,7 +136,7 @@ def books_table(report: BooksReport) -> Table:
 
 
 def money_table(report: BooksReport) -> Table:
-    """Build the table of reserved and spent amounts: by lane account, by rows and by status events."""
+    """Build the table of reserved and spent amounts: by lane account, by rows, by status events."""
     more = any(account.unknown or account.elsewhere for account in report.accounts)
     extra_columns = (
         [Column("not known", rank=4, right=True), Column("elsewhere", rank=5, right=True)]

@@ -233,8 +233,9 @@ def demo(
     keep: bool = False,
     common: Common = COMMON,
 ) -> int:
-    """Run the whole system on this machine through an outage of Clay; exit code 1 if the books do
-    not balance.
+    """Run the whole system on this machine through an outage of Clay.
+
+    Exit code 1 if the books do not balance.
 
     example:
       stream-app demo

@@ -47,7 +47,7 @@ From = Annotated[Source, Parameter(name="--from")]
 _ON_THE_LIST: Final = "of people on the suppression list (erased, or they objected)"
 _MOST_GROUPS: Final = 30
 _GIVEN_UP: Final[dict[Fate, str]] = {"goes": "can be given up"}
-"""What becomes of dead letters that are to be given up, where that is not what a replay would make of them."""
+"""What becomes of dead letters that are to be given up, where a replay would do something else."""
 
 app = with_actions("dlq")
 
@@ -80,8 +80,9 @@ def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = C
 
 
 def _states(common: Common, source: Source) -> tuple[DeadLetters | None, str]:
-    """Return what the board says has become of the dead letters; None and why, if it does not say
-    so.
+    """Return what the board says has become of the dead letters.
+
+    None, and why, if it does not say so.
     """
     if source == "deferred":
         return None, ""

@@ -133,7 +133,7 @@ class Rejects:
             self._file.write(msgspec.json.encode(refusal).decode() + "\n")
 
     def show(self) -> None:
-        """Print the refused rows that a dry run has kept, with all rows of one cause on one line."""
+        """Print the refused rows that a dry run has kept, all rows of one cause on one line."""
         alike: dict[tuple[str, str], list[str]] = {}
         for refusal in self._kept:
             alike.setdefault((refusal.reason, refusal.text), []).append(str(refusal.line))

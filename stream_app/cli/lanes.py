@@ -1,5 +1,6 @@
-"""`stream-app lanes`: show all lanes, and send commands to one; the answer shows the lane's new
-state.
+"""`stream-app lanes`: show all lanes, and send commands to one.
+
+The answer to a command shows the lane's new state.
 """
 
 import asyncio
@@ -170,11 +171,15 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
 
 
 def waiting_text(records: int, oldest_ms: int, now_ms: int, *, shared: bool, at_most: bool) -> str:
-    """Say what waits, for how long, and that it may be of other lanes where the partition is
-    `shared`.
+    """Say how many records wait and for how long.
+
+    Where the partition is `shared`, the text says that they may be of other lanes.
     """
     age = f", for {duration((now_ms - oldest_ms) / 1000)}" if records and oldest_ms else ""
-    return f"{'up to ' if at_most else ''}{records:,}{' in its partition' if records and shared else ''}{age}"
+    return (
+        f"{'up to ' if at_most else ''}{records:,}"
+        f"{' in its partition' if records and shared else ''}{age}"
+    )
 
 
 def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool) -> str:
@@ -436,13 +441,12 @@ def cancel(
 
 @app.command(sort_key=21)
 def reload(*, audit: Audit) -> int:
-    """Have workers and replay reload configuration and secrets, with new webhooks, tokens and
-    workspaces.
+    """Have workers and replay reload configuration and secrets.
 
-    It waits until every worker and replay process has answered. Gateways adopt a changed file by
-    themselves. Where a table has callback_secrets_env, this tries its secrets at gateway.public_url
-    and names each one that a gateway lacks. A gateway that the proxy in front does not choose is
-    not asked.
+    They take over new webhooks, tokens and workspaces. The command waits until every worker and
+    replay process has answered. Gateways adopt a changed file by themselves. Where a table has
+    callback_secrets_env, this tries its secrets at gateway.public_url and names each one that a
+    gateway lacks. A gateway that the proxy in front does not choose is not asked.
 
     example:
       stream-app lanes reload --why "a third webhook for people"

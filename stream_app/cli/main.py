@@ -1,7 +1,6 @@
-"""The program `stream-app`: parse the command line, run the command, turn errors into lines with
-exit codes.
+"""The program `stream-app`: parse the command line, run the command, and turn errors into lines.
 
-Help pages are plain text: no boxes, nothing that a pipe cannot show.
+Each error has its exit code. Help pages are plain text: no boxes, nothing that a pipe cannot show.
 """
 
 from __future__ import annotations
@@ -137,7 +136,7 @@ def _label(entry: HelpEntry) -> str:
 
 
 def usage_problem(error: CycloptsError) -> str:
-    """Return one line: what is wrong with the command line, and which help page says what is right."""
+    """Return one line: what is wrong with the command line, and which help page is about it."""
     page = " ".join(["stream-app", *(error.command_chain or ()), "--help"])
     return f"{_problem(error).rstrip('.')} (see `{page}`)"
 
@@ -232,7 +231,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "skip": ("setup:skip", "skip unreadable records, so that their partition continues"),
     "completion": ("main:completion", "print a script that completes commands in your shell"),
 }
-"""Command -> where it is in `stream_app.cli`, and a summary. A command is imported when it runs or shows its help."""
+"""Command -> where it is in `stream_app.cli`, and a summary.
+
+A command is imported when it runs or shows its help.
+"""
 
 EXTRA_OF: Final = {
     "demo": "local",
@@ -313,8 +315,9 @@ def build_app() -> App:
 
 
 def in_order(app: App, words: Sequence[str]) -> list[str]:
-    """Bring a command line into the order that cyclopts expects: commands, options, arguments (also
-    `-`).
+    """Bring a command line into the order that cyclopts expects: commands, options, arguments.
+
+    A `-` alone is an argument.
     """
     commands: list[str] = []
     options: list[str] = []
@@ -376,8 +379,9 @@ def completion(shell: Literal["bash", "zsh", "fish"], /, *, common: Common = COM
 
 
 def _missing_extra(error: ImportError, words: Sequence[str]) -> str | None:
-    """Return one line that names the extra which brings a missing package, or None if no extra
-    does.
+    """Return one line that names the extra which brings a missing package.
+
+    None if no extra brings it.
     """
     # cyclopts raises an error of its own for a lazy command
     missing = error if error.name else error.__cause__

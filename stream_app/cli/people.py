@@ -1,5 +1,6 @@
-"""`stream-app suppress` and `erase`: people who are never sent to Clay, in any workspace, under any
-lead id.
+"""`stream-app suppress` and `erase`: people who are never sent to Clay.
+
+It holds in any workspace, under any lead id.
 """
 
 import asyncio

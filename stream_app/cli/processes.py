@@ -1,5 +1,6 @@
-"""`stream-app worker`, `gateway`, `board` and `trace`, which run until SIGTERM or SIGINT; `open`
-shows the board.
+"""`stream-app worker`, `gateway`, `board` and `trace`, which run until SIGTERM or SIGINT.
+
+`open` shows the board.
 """
 
 import getpass
@@ -100,8 +101,8 @@ def open_board(*, token: bool = False, common: Common = COMMON) -> int:
     """Open the board in a browser: lanes, leads, dead letters, books and commands, live.
 
     Where there is no browser, it prints the command that makes the board reachable from your own
-    machine.
-    Without `board.token_env` the address on the terminal lets one browser in, once and within 60 s.
+    machine. Without `board.token_env` the address on the terminal lets one browser in, once and
+    within 60 s.
 
     example:
       stream-app open

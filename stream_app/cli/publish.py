@@ -1,4 +1,4 @@
-"""`stream-app publish FILE`: publish leads from a CSV or JSON Lines file, or from stdin, to Kafka."""
+"""`stream-app publish FILE`: publish leads from a CSV or JSON Lines file, or from stdin."""
 
 # No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the
 # subclass's module.
@@ -113,7 +113,8 @@ class Options(Common):
     destination: Annotated[str | None, Parameter(metavar="ALIAS")] = None
     """for rows that name none (default: the workspace's)"""
     import_id: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """a name for these leads; `stream-app imports` shows their progress (default: the date and six characters)"""
+    """a name for these leads; `stream-app imports` shows their progress (default: the date and \
+six characters)"""
     bulk: bool = False
     """publish to leads.bulk, which gets a share of the rate"""
     force: bool = False
@@ -121,8 +122,8 @@ class Options(Common):
     out: Path | None = None
     """write the id of each published lead with its line; CSV or .jsonl"""
     wait: Wait = None
-    """wait until all leads are at rest, at most so long (default: 600), and show where they are; exit code 3 if some \
-are still under way then"""
+    """wait until all leads are at rest, at most so long (default: 600), and show where they are; \
+exit code 3 if some are still under way then"""
     yes: bool = False
     """publish without confirmation, at any cost"""
     dry_run: bool = False
@@ -365,8 +366,9 @@ def _sheet(file: Path, options: Options, source: IO[bytes]) -> Sheet:
 
 @contextmanager
 def _ctrl_c_at_once() -> Iterator[None]:
-    """Make Ctrl-C raise at once. asyncio's own handler waits for a turn that a read of stdin never
-    gives.
+    """Make Ctrl-C raise at once.
+
+    asyncio's own handler waits for a turn that a read of stdin never gives.
     """
 
     def interrupt(*_: object) -> None:

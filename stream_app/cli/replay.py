@@ -1,4 +1,4 @@
-"""`stream-app replay`: run the replay process; or plan, select, redrive, pause and resume by hand."""
+"""`stream-app replay`: run the replay process; or plan, select, redrive, pause, resume by hand."""
 
 # No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the
 # subclass's module.
@@ -238,8 +238,7 @@ def replay(*, log: Log = None, common: Common = COMMON) -> int:
 
 @app.command(sort_key=0)
 def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
-    """Show how many dead letters a replay would send, by cause, its price, the budget left, and its
-    duration.
+    """Show what a replay would send, by cause, its price, the budget left, and how long it takes.
 
     example:
       stream-app replay plan --status 503 --destination people

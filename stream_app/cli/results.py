@@ -1,5 +1,6 @@
-"""`stream-app results`: write Clay's results as CSV or JSON Lines, optionally joined to the
-published file.
+"""`stream-app results`: write Clay's results as CSV or JSON Lines.
+
+They may be joined to the published file.
 """
 
 import asyncio
@@ -92,8 +93,9 @@ def results(
 
 
 def _workspace_of(common: Common, import_id: str, join: Path | None) -> str | None:
-    """Return the workspace of an import; None if it has several, which the rows of its file name
-    then.
+    """Return the workspace of an import.
+
+    None if it has several, which the rows of its file name then.
     """
     if join is None:
         raise SettingsError(["--import needs --join: the file that was published"])

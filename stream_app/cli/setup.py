@@ -130,11 +130,10 @@ def _of_the_namespace(settings: Settings) -> list[str]:
 
 
 def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> int:
-    """Skip unreadable records (damaged, or in an unknown format), so that their partition
-    continues.
+    """Skip unreadable records: those that are damaged or in an unknown format.
 
-    The processes that read the topic may run, and pass the records within seconds. Readable records
-    are never skipped.
+    Their partition then continues. The processes that read the topic may run, and pass the records
+    within seconds. Readable records are never skipped.
 
     example:
       stream-app skip leads/0/15
@@ -162,8 +161,7 @@ def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> in
 
 
 def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
-    """Print what to set up in the Clay table: columns, auto-dedupe, and the HTTP column that sends
-    callbacks.
+    """Print the set-up of a Clay table: columns, auto-dedupe, and the HTTP column for callbacks.
 
     example:
       stream-app clay-setup people

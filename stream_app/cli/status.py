@@ -175,8 +175,7 @@ _BAR: Final = 30
 
 
 def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Common = COMMON) -> int:
-    """Show the imports, newest first: how many leads were published, where they are, what they have
-    cost.
+    """Show the imports, newest first: how many leads each has, where they are, what they have cost.
 
     example:
       stream-app imports
@@ -260,8 +259,7 @@ _MOST: Final = 100
 
 
 def explain(*, view: View = VIEW) -> int:
-    """Show why leads are not moving: what holds them, since when, until when, what lifts it, how
-    many wait.
+    """Show why leads wait: what holds them, since and until when, what lifts it, and how many wait.
 
     Exit code 1 if something holds.
 

@@ -58,8 +58,9 @@ class Table:
         self.rows.append([for_terminal(" ".join(str(cell).split())) for cell in cells])
 
     def show(self) -> None:
-        """Print the table on stdout, and on stderr the columns that a narrow terminal has no room
-        for.
+        """Print the table on stdout.
+
+        The columns that a narrow terminal has no room for follow on stderr.
         """
         out = console()
         lines, left_out = lines_of(self, out.width if out.is_terminal else None)

@@ -1,3 +1,5 @@
-"""What works on a running system from outside: publish, results, books, lanes, commands, people,
-doctor, look-up.
+"""What works on a running system from outside.
+
+Publish leads, get results, check the books, look at lanes and command them, find people, examine a
+set-up, look up leads.
 """

@@ -179,8 +179,9 @@ class LeadAnswer(Answer, frozen=True, kw_only=True):
 
 
 class LeadsAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /leads?person=`: every lead that counts for that person, or whose id was derived from
-    the person.
+    """`GET /leads?person=`: the leads of a person.
+
+    They are those that count for the person, and those whose id was derived from the person.
     """
 
     leads: list[FoundLead]
@@ -292,9 +293,7 @@ class FoundImport(msgspec.Struct, frozen=True):
 
     @property
     def has_neighbours(self) -> bool:
-        """True if the file has leads of other workspaces, too, so that not all of its rows are of
-        this one.
-        """
+        """True if the file also has leads of other workspaces."""
         return self.rows is not None and self.rows > (self.refused or 0) + (self.published or 0)
 
     @property
@@ -418,7 +417,10 @@ class Account(msgspec.Struct, frozen=True):
 UNKNOWN_LEAD: Final = "unknown_lead"
 """The `error` of a refusal: no record of this lead was processed."""
 NOT_READ_YET: Final = "not_read_yet"
-"""The `error` of a refusal: the board has not read Kafka to its end, so it cannot say that a lead is unknown."""
+"""The `error` of a refusal: the board has not read Kafka to its end.
+
+It cannot say yet that a lead is unknown.
+"""
 
 
 class Refusal(Answer, frozen=True, kw_only=True):

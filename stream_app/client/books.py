@@ -1,19 +1,20 @@
-"""The books: count every input record once, so that none can be missing unseen, while workers may
-be running.
+"""The books: count every input record once, even while workers are running.
+
+No record can then be missing unseen:
 
     in = enriched + accepted_final + ... + under_way + waiting
 
 They take the rows, events and records of all topics, in any order of partitions, and then compare
 them. The rows of the state are a second, independent count. What was collected is in a temporary
-SQLite database, so that memory does not grow with the number of leads.
+SQLite database, so memory does not grow with the number of leads.
 
 What they read is consistent:
 
     groups' offsets -> a cut of every partition -> ends of the lead topics -> rows, events, records
 
 Records that a group had committed at the first step have their events before the second, so the cut
-contains them. Records that an event of the cut refers to were on their topics before the third. So
-leads in flight do not look lost.
+contains them. Records that an event of the cut refers to were on their topics before the third.
+Leads in flight therefore do not look lost.
 """
 
 import asyncio
@@ -204,8 +205,9 @@ class Books:
             self._put(_INPUT, self._numbers.number(consumed.record_id), passed)
 
     def _is_of_run(self, consumed: ConsumedRecord, *, passed: bool) -> bool:
-        """Add a record of a topic of producers to the run of its log, or end that run because it
-        has a value.
+        """Add a record of a topic of producers to the run of its log.
+
+        A record with a value ends that run instead. Returns True if the record was added.
         """
         log = f"{consumed.topic}/{consumed.partition}"
         if consumed.value is not None:
@@ -377,8 +379,11 @@ class Books:
 
     def _audit_runs(self) -> None:
         """Compare the records without a value with the events that count them."""
-        counted = """SELECT runs.first, runs.passed, runs.records, coalesce(sum(told.records), 0), min(told.first)
-                     FROM runs LEFT JOIN told ON told.last BETWEEN runs.first AND runs.last GROUP BY runs.first"""
+        counted = """SELECT runs.first, runs.passed, runs.records,
+                            coalesce(sum(told.records), 0), min(told.first)
+                     FROM runs
+                     LEFT JOIN told ON told.last BETWEEN runs.first AND runs.last
+                     GROUP BY runs.first"""
         for number, passed, records, told, told_first in self._db.execute(counted):
             if told_first is not None and told_first < number:
                 # retention has deleted the beginning of the run, and its event counts that too
@@ -391,9 +396,7 @@ class Books:
                 self.problem(self._numbers.record_id(number), what)
 
     def _others(self) -> set[int]:
-        """Return the numbers of the records that do not count, because another one counts for their
-        lead.
-        """
+        """Return the numbers of the records that another record of their lead counts instead of."""
         known = "FROM records WHERE passed IS NOT NULL AND lead IS NOT NULL"
         several = f"SELECT lead {known} GROUP BY lead HAVING count(*) > 1"
         rows = self._db.execute(

@@ -80,11 +80,21 @@ async def submit(
     say: Callable[[str], None],
     known: Sequence[str] = (),
 ) -> SentCommand:
-    """Send one command, to the workspace's lane or (kinds of `TO_ALL`, `workspace` '') to every
-    partition.
+    """Send one command, and wait for its answers.
 
-    Texts that look like personal data, and those of `known`, are removed from `why`. `say` is
-    called with a line while this waits for Kafka, `wait_s` is for the answers.
+    Texts that look like personal data, and those of `known`, are removed from `why`.
+
+    Args:
+        settings: The settings.
+        kind: The kind of command.
+        workspace: The workspace whose lane gets it; '' for the kinds of `TO_ALL`, which go to every
+            partition.
+        args: The arguments of the kind.
+        who: Who sends it.
+        why: The reason, for the audit.
+        wait_s: The time for the answers, in seconds.
+        say: Called with a line while this waits for Kafka.
+        known: Personal data that `why` may repeat.
 
     Raises:
         SettingsError: The workspace is unknown, or the arguments are wrong.
@@ -103,7 +113,10 @@ async def submit(
 
 
 Send = Callable[[Command], Awaitable[None]]
-"""Sends a command, which is applied once although it is sent twice. Raises BrokerUnavailable as `put_command`."""
+"""Sends a command, which is applied once although it is sent twice.
+
+Raises BrokerUnavailable as `put_command`.
+"""
 
 
 def new_command(

@@ -1,8 +1,8 @@
-"""The checks of a set-up, which spend no credit: `examine` yields one line for each, with a remedy
-if it fails.
+"""The checks of a set-up, which spend no credit.
 
-Each check is independent and bounded in time. Without Kafka, checks that need it are skipped. The
-probes of other systems change nothing there: each returns what it has found, or raises ProbeFailed.
+`examine` yields one line for each check, with a remedy if it fails. Each check is independent and
+bounded in time. Without Kafka, checks that need it are skipped. The probes of other systems change
+nothing there: each returns what it has found, or raises ProbeFailed.
 """
 
 import asyncio
@@ -365,7 +365,7 @@ async def _namespace(settings: Settings) -> Check:
 
 
 async def _lanes(settings: Settings) -> Check:
-    """Give advice where lanes are held: the set-up is right, and still nothing of theirs is sent."""
+    """Give advice where lanes are held: nothing of theirs is sent although the set-up is right."""
     try:
         views = await last_views(settings)
         now_ms = Clock().now_ms()

@@ -127,8 +127,7 @@ async def _ask(
     url: str,
     **options: Any,
 ) -> _Answer:
-    """Send a request and read the answer, which may come from any program: in bounded time, and not
-    above a size.
+    """Send a request and read the answer, within a time and a size: any program may have sent it.
 
     Raises:
         ProbeFailed: There is no such answer.
@@ -228,11 +227,11 @@ async def _table_secret(
     variable: str,
     client: httpx.AsyncClient,
 ) -> TableSecret:
-    """Call back with the secret, over several connections because a proxy has several gateways
-    behind it.
+    """Call back with the secret, over several connections.
 
-    The body names another workspace than the URL, which a gateway refuses after it has verified the
-    secret. Raises ProbeFailed if no gateway can be reached.
+    A proxy may have several gateways behind it. The body names another workspace than the URL,
+    which a gateway refuses after it has verified the secret. Raises ProbeFailed if no gateway can
+    be reached.
     """
     url = settings.callback_url(alias)
     workspace = settings.destinations[alias].workspace

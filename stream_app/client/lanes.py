@@ -1,4 +1,4 @@
-"""Read the state of all lanes from Kafka: the last published view of each, and its waiting records."""
+"""Read the state of all lanes from Kafka: the last view of each, and its waiting records."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -30,7 +30,7 @@ from stream_app.kafka.topics import check_topics
 
 _NAMED: Final = 5
 _MARKERS: Final = 10
-"""So many offsets are looked at for the first record: the markers of transactions may be before it."""
+"""The offsets to look at for the first record, before which markers of transactions may be."""
 _view: Final = msgspec.json.Decoder(LaneView)
 
 
@@ -134,10 +134,9 @@ def page(report: LanesReport, after: str, limit: int | None) -> LanesReport:
 
 
 async def last_views(settings: Settings) -> dict[str, LaneView]:
-    """Return the last published view of each lane as it is now, of those that can be read, by
-    workspace.
+    """Return the last published view of each lane as it is now, by workspace.
 
-    Raises BrokerUnavailable.
+    Views that cannot be read are left out. Raises BrokerUnavailable.
     """
     now_ms = Clock().now_ms()
     async with topic_reader(settings) as reader:
@@ -146,8 +145,7 @@ async def last_views(settings: Settings) -> dict[str, LaneView]:
 
 
 async def moved_lanes(settings: Settings, plan: Plan, workspaces: Collection[str]) -> list[str]:
-    """Return a line for each of these workspaces whose lane is in another partition than its home
-    in `plan`.
+    """Return a line for each of these workspaces whose lane is not in its home partition in `plan`.
 
     The views of all partitions are read, because a lane may be in any of them. Raises
     BrokerUnavailable.
@@ -199,10 +197,10 @@ async def _views(
     settings: Settings,
     now_ms: int,
 ) -> tuple[dict[str, list[LaneView]], set[str]]:
-    """Return the recent views by workspace, oldest first, and the workspaces whose last one cannot
-    be read.
+    """Return the recent views, at least the last one of each lane.
 
-    There is always at least the last view of a lane.
+    Returns:
+        The views by workspace, oldest first, and the workspaces whose last view cannot be read.
     """
     topic = settings.names.lanes
     bounds = await reader.bounds(topic)
@@ -262,10 +260,13 @@ async def _first_of(
     committed: Offsets,
     positions: Mapping[Place, Position],
 ) -> tuple[dict[int, str], dict[int, int]]:
-    """Return, by partition, the unreadable batch that holds it, and when the oldest waiting record
-    came.
+    """Return what is first in each partition with waiting records.
 
     Where a record waits in the memory of the owner, only the group's offset bounds its age.
+
+    Returns:
+        Both by partition: the unreadable batch that holds it, and when its oldest waiting record
+            came, in epoch ms.
     """
     unreadable: dict[int, str] = {}
     oldest: dict[int, int] = {}

@@ -1,7 +1,7 @@
-"""Asks the board where a lead or an import is; `stream-app status` and `imports` use it, and so can
-Python programs.
+"""Asks the board where a lead or an import is.
 
-An e-mail or LinkedIn URL is hashed here. Only the hash is in the request.
+`stream-app status` and `imports` use it, and so can Python programs. An e-mail or LinkedIn URL is
+hashed here. Only the hash is in the request.
 """
 
 import asyncio
@@ -271,8 +271,10 @@ def paths_of(who: str) -> list[str]:
 
 
 def names_of(who: str) -> tuple[str | None, tuple[str, ...]]:
-    """Return the hash of a person and the lead ids that a lead id, an e-mail or a LinkedIn URL may
-    mean.
+    """Return what a lead id, an e-mail or a LinkedIn URL may mean.
+
+    Returns:
+        The hash of a person, if it may mean one, and the lead ids.
     """
     text = who.strip()
     if text.startswith(_RECORD):
@@ -294,8 +296,7 @@ def _waiting(client: httpx.Client, who: str, workspace: str | None) -> WaitingAn
 
 
 def _answer(client: httpx.Client, path: str, *kinds: type[A]) -> A:
-    """Return the board's answer as the first of these types, or, if the lead is unknown, as the
-    last.
+    """Return the board's answer as the first of these types, or as the last for an unknown lead.
 
     Raises:
         BoardUnavailable: There is no answer, or not one of a board of this version, or the board

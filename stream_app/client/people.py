@@ -1,7 +1,7 @@
-"""What Kafka holds of people: who is suppressed, which leads are a person's, what remains after an
-erasure.
+"""What Kafka holds of people.
 
-People are hashes. Everything is read from all partitions.
+It says who is suppressed, which leads are a person's, and what remains after an erasure. People are
+hashes. Everything is read from all partitions.
 """
 
 import re
@@ -85,8 +85,7 @@ def hashes_of(lines: Iterable[str], *, hashed: bool = False) -> list[str]:
 
 
 def persons_in(text: str) -> list[str]:
-    """Return the persons in a file: one on each line, or the entries of a list that was written as
-    JSON.
+    """Return the persons in a file: one on each line, or the entries of a list written as JSON.
 
     Raises SettingsError if it begins like such a list, and is none.
     """
@@ -225,8 +224,9 @@ class _Found:
         self._erased: dict[tuple[str, str], int] = {}
 
     def add_row(self, key: bytes, value: bytes) -> None:
-        """Add a row of the state: of a delivery, of a person (leads, and all hashes) or of a lead
-        that was erased.
+        """Add a row of the state: of a delivery, of a person, or of a lead that was erased.
+
+        The row of a person names the person's leads and all of the person's hashes.
         """
         kind = key[:2]
         parts = key[2:].decode("utf-8", "replace").split("/", 2)
@@ -269,8 +269,9 @@ class _Found:
             self._add_data(place, result.at_ms, result.person, others, sent=result.source == "clay")
 
     def stored(self) -> list[StoredLead]:
-        """Return the leads that were found, but none that only links lead to and that was erased
-        before.
+        """Return the leads that were found.
+
+        A lead that only links lead to, and that was erased before, is left out.
         """
         people = tuple(sorted(self.hashes))
         stored = []
@@ -365,12 +366,18 @@ def erasure(
     asked: Collection[str],
     kept: Sequence[StoredLead] = (),
 ) -> list[tuple[CommandKind, str, dict[str, Any]]]:
-    """Return kind, workspace and arguments of each command that erases these leads and suppresses
-    their people.
+    """Return the commands that erase these leads and suppress their people.
 
-    The people come first, so that no new lead of theirs arrives after the erasure. `asked` are the
-    hashes that were asked for. What the leads `kept` have in their own fields is of another person,
-    unless it was asked for.
+    The people come first: no new lead of theirs arrives after the erasure.
+
+    Args:
+        stored: The leads to erase.
+        asked: The hashes that were asked for.
+        kept: Leads that stay. What they have in their own fields is of another person, unless it
+            was asked for.
+
+    Returns:
+        The kind, workspace and arguments of each command.
     """
     others = {person for lead in kept for person in lead.own} - set(asked)
     persons = sorted({*asked, *(person for lead in stored for person in lead.people)} - others)

@@ -1,7 +1,7 @@
-"""Publishes leads: their rows are checked, priced, kept in a temporary file, then sent with what
-the import counted.
+"""Publishes leads.
 
-Rows are read exactly as the worker reads them. `await publish(leads, settings)` does it all for
+Their rows are checked, priced, kept in a temporary file, then sent with what the import counted.
+They are read exactly as the worker reads them. `await publish(leads, settings)` does it all for
 Python programs; `check_rows` with `send_batch` are its two halves, for files.
 """
 
@@ -124,7 +124,7 @@ class Checker:
         )
 
     def read(self, draft: Draft) -> tuple[Lead, bytes] | Unreadable:
-        """Return the row's lead, with its workspace, and its bytes for Kafka; or why it is refused."""
+        """Return the row's lead, with its workspace, and its bytes for Kafka; or why not."""
         for name, default in self._defaults.items():
             if default is not None and not draft.get(name):
                 draft[name] = default
@@ -241,8 +241,9 @@ def any_import_id() -> str:
 
 
 def announced(leads: Iterable[Ready], summaries: Mapping[str, ImportSummary]) -> Iterator[Ready]:
-    """Yield the leads, with the summary of their import on the first one of each workspace that has
-    room for it.
+    """Yield the leads, with summaries of their import.
+
+    Each workspace's first lead that has room for the summary carries it.
     """
     left = dict(summaries)
     for lead in leads:
@@ -265,18 +266,18 @@ _DEFAULTS: Final = PublishOptions()
 
 
 class PublishSummary(msgspec.Struct):
-    """The counts of rows, so far or in the end: rows = ready + refused; `published` leads are safe
-    on Kafka.
+    """The counts of rows, so far or in the end: rows = ready + refused.
 
     Attributes:
+        published: Leads that are safe on Kafka.
         changed: Leads whose id differs from the id in their row.
         reasons: Refused rows by reason.
         going: Leads by workspace and destination.
         fields: The names of the leads' fields, the first 200.
         addresses: How many rows have an e-mail address under a name, valid rows and refused ones.
         own_imports: Leads whose row names another import than the publisher.
-        import_id: The publisher's name for them; None if there is none. `lead_ids`: in order, if
-            they were asked for.
+        import_id: The publisher's name for them; None if there is none.
+        lead_ids: The ids in the order of the leads, if they were asked for.
     """
 
     rows: int = 0
@@ -293,8 +294,9 @@ class PublishSummary(msgspec.Struct):
     lead_ids: list[str] = msgspec.field(default_factory=list)
 
     def import_summaries(self, file: str = "", who: str = "") -> dict[str, ImportSummary]:
-        """Return what the import's first lead of each workspace says; nothing if the rows name
-        imports of their own.
+        """Return what the import's first lead of each workspace says.
+
+        Empty if the rows name imports of their own.
         """
         workspaces = {} if self.own_imports else self.workspaces
         return {
@@ -318,11 +320,10 @@ async def publish(
     *,
     on_refused: Callable[[Refusal], None] = silent,
 ) -> PublishSummary:
-    """Publish leads, each a `Lead` or a flat mapping of its fields; `Refusal.line` counts them from
-    1.
+    """Publish leads, each a `Lead` or a flat mapping of its fields.
 
-    A lead that is refused is reported and stops nothing. Nothing is sent before all leads were
-    checked.
+    A lead that is refused is reported and stops nothing; `Refusal.line` counts the leads from 1.
+    Nothing is sent before all leads were checked.
 
     Raises:
         TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
@@ -467,8 +468,9 @@ def _named_addresses(draft: Draft) -> list[str]:
 
 
 def no_workspace(settings: Settings, names: Sequence[str], workspace: str | None) -> str:
-    """Return what to add if no row of a CSV with these columns can name its workspace; '' if
-    nothing is missing.
+    """Return what to add if no row of a CSV with these columns can name its workspace.
+
+    '' if nothing is missing.
     """
     if workspace or "workspace" in names or len(settings.workspaces) < 2:
         return ""
@@ -486,10 +488,17 @@ def column_lines(
     summary: PublishSummary,
     correct: str,
 ) -> Iterator[str]:
-    """Yield how the columns were named, which fields have no usual name, and which are not sent to
+    """Yield lines about the columns of a file.
+
+    They say how the columns were named, which fields have no usual name, and which are not sent to
     Clay.
 
-    `correct` says how to name a column otherwise, such as `use --map`.
+    Args:
+        settings: The settings.
+        titles: The titles of the columns.
+        names: The names that the columns were given.
+        summary: What was counted in the rows.
+        correct: How to name a column otherwise, such as `use --map`.
     """
     renamed = [
         f"{title} -> {name}"

@@ -1,5 +1,4 @@
-"""Exports `leads.enriched`: the last result of each lead, alone or joined to the rows of the
-published file.
+"""Exports `leads.enriched`: each lead's last result, alone or joined to the published file's rows.
 
     leads.enriched (and the people of the state) -> a store on disk -> the result of each row ->
     lines
@@ -81,8 +80,9 @@ class ResultStore:
                     self._db.execute(upsert, (_hash(key), value))
 
     def put_people(self, people: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
-        """Add the leads that count for a person: by the person's alias key, the keys of their
-        results.
+        """Add the leads that count for persons.
+
+        `people` has the alias key of each person with the keys of these leads' results.
         """
         with _room():
             for key, leads in people:
@@ -239,7 +239,10 @@ def _clean(text: str) -> str:
 
 
 Stage = Callable[[str, str], AbstractContextManager[Progress]]
-"""Called with the name of a stage and its unit. Returns a context manager that yields the progress callback."""
+"""Called with the name of a stage and its unit.
+
+Returns a context manager that yields the progress callback.
+"""
 
 _NAMED_LINES: Final = 10
 _PROGRESS_EVERY: Final = 1_000
@@ -445,7 +448,7 @@ class _Export:
                 done.broken.append(row.line)
 
     def _look(self, numbers: Iterable[int], progress: Callable[[int], None]) -> array[int]:
-        """Collect the numbers of the results to write (0 for none), and the names of their fields."""
+        """Collect the numbers of the results to write (0: none), and the names of their fields."""
         matches = array("q")
         for number in numbers:
             result = self._decoded(number) if number else None

@@ -1,5 +1,6 @@
-"""Send one test lead through the whole system: it checks webhook, table, callback and token
-together.
+"""Send one test lead through the whole system.
+
+It checks webhook, table, callback and token together.
 """
 
 import asyncio
@@ -36,7 +37,10 @@ _DONE: Final = (BACK | OVER | AT_CLAY) - {"dead_lettered", "parked"}
 
 _CANCELLED_WITHIN_S: Final = 5.0
 _MARGIN_S: Final = 60.0
-"""The test lead expires this long after its deadline, in case `doctor` is killed before it can cancel it."""
+"""How long after its deadline the test lead expires.
+
+It matters if `doctor` is killed before it can cancel the lead.
+"""
 
 
 class RoundTrip(msgspec.Struct, frozen=True):

@@ -1,5 +1,4 @@
-"""Reads the rows of a CSV or JSON Lines file as bytes, so that an invalid row does not affect the
-next.
+"""Reads the rows of a CSV or JSON Lines file as bytes: an invalid row does not affect the next.
 
 Memory is bounded by one row: a line that is too long, or a quote that never closes, is refused, and
 reading continues. The columns of a CSV become fields of a lead by name, by common spellings, or by
@@ -29,8 +28,10 @@ LEAD_LEVEL: Final = frozenset(Lead.__struct_fields__) - {"fields"}
 """Names that belong to the lead itself. Every other name is one of its fields."""
 
 _SPELLINGS: Final = {
-    "email": "e mail, email address, e mail address, mail, work email, business email, contact email, "
-    "e mail adresse, email adresse, mailadresse",
+    "email": (
+        "e mail, email address, e mail address, mail, work email, business email, contact email, "
+        "e mail adresse, email adresse, mailadresse"
+    ),
     "first_name": "firstname, first, given name, forename, vorname",
     "last_name": "lastname, last, surname, family name, nachname",
     "full_name": "fullname, name, contact name",
@@ -39,7 +40,9 @@ _SPELLINGS: Final = {
         "website, web site, company domain, company website, company url, homepage, website url, "
         "webseite"
     ),
-    "linkedin_url": "linkedin, linkedin profile, linkedin profile url, person linkedin url, linkedinurl",
+    "linkedin_url": (
+        "linkedin, linkedin profile, linkedin profile url, person linkedin url, linkedinurl"
+    ),
     "title": "job title, jobtitle, position, role",
     "phone": "phone number, telephone, tel, mobile, mobile phone, telefon, telefonnummer",
     "country": "country name, land",
@@ -149,8 +152,12 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sheet(msgspec.Struct, frozen=True):
-    """A CSV: the titles of its columns, the name of each column's cells ('': left out), and the
-    rows.
+    """A CSV.
+
+    Attributes:
+        titles: The titles of its columns.
+        names: The name of each column's cells; '' for a column that is left out.
+        rows: Its rows.
     """
 
     titles: list[str]
@@ -163,8 +170,9 @@ class _Unclosed(Exception):
 
 
 def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
-    """Yield one row for each line that is not blank: a lead with `fields`, a flat object, or a line
-    of `dlq export`.
+    """Yield one row for each line that is not blank.
+
+    The line is a lead with `fields`, a flat object, or a line of `dlq export`.
     """
     for line, raw in _lines(source):
         if raw is None:
@@ -202,8 +210,7 @@ def read_titles(source: IO[bytes]) -> list[str]:
 
 
 def first_cells(source: IO[bytes], rows: int) -> list[list[str]]:
-    """Return the cells of each column in the first rows, as far as they are in the first bytes of
-    the CSV.
+    """Return the cells of each column in the first rows, as far as the CSV's first bytes hold them.
 
     Empty if its header is longer. Nothing more is read: a file may begin with any number of blank
     lines.
@@ -245,8 +252,9 @@ def draft_of(values: Mapping[str, Any]) -> Draft:
 
 
 def flat_draft(values: Mapping[str, Any]) -> Draft:
-    """Turn a flat object into a lead: names of the lead itself belong to it, the rest are its
-    fields.
+    """Turn a flat object into a lead.
+
+    Names that a lead itself has belong to it, and the rest are its fields.
     """
     draft: Draft = {"fields": {}}
     for name, value in values.items():

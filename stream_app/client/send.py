@@ -30,7 +30,10 @@ MAX_UNDER_WAY: Final = 16
 _GOODBYE_S: Final = 2.0
 
 OnAcknowledged = Callable[[int, int, int], None]
-"""Gets the partition, the first offset (-1: unknown) and the number of records of an acknowledged batch."""
+"""Gets what Kafka says of an acknowledged batch.
+
+That is its partition, its first offset (-1: unknown), and its number of records.
+"""
 
 
 class Sender:
@@ -141,7 +144,10 @@ _STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 _NUMBER: Final[dict[Status, int]] = {status: number for number, status in enumerate(_STATUSES, 1)}
 _NO_EVENT: Final = 0
 _AT_REST: Final = 0x80
-"""The bit that a byte has when its lead is at rest. The other seven are the number of its last status."""
+"""The bit that a byte has when its lead is at rest.
+
+The other seven are the number of its last status.
+"""
 
 
 class PublishedLeads:
@@ -198,9 +204,7 @@ class PublishedLeads:
         return self._leads[_NO_EVENT]
 
     def by_status(self, *, at_rest: bool) -> dict[Status, int]:
-        """Leads by their last status, the most frequent first: those at rest, or those still under
-        way.
-        """
+        """Leads at rest, or leads under way, by their last status, the most frequent first."""
         return {
             _STATUSES[(code & ~_AT_REST) - 1]: leads
             for code, leads in self._leads.most_common()

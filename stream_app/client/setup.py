@@ -1,6 +1,6 @@
-"""What is set up outside this program: topics and users as resources of Strimzi, the table of a
-destination in Clay.
+"""What is set up outside this program.
 
+Topics and users become resources of Strimzi, and a destination becomes a table in Clay.
 docs/reference/clay.md describes how Clay behaves. The output holds no secret, only the names of
 their variables.
 """
@@ -21,8 +21,7 @@ _TYPES: Final = {"Topic": "topic", "Group": "group", "TransactionalId": "transac
 
 
 def resources(settings: Settings, cluster: str) -> dict[str, Any]:
-    """Return a list that `kubectl apply` takes: a KafkaTopic for each topic, and a KafkaUser for
-    each process.
+    """Return a list for `kubectl apply`: a KafkaTopic for each topic, a KafkaUser for each process.
 
     `cluster` is the name of the Kafka resource that they belong to.
     """

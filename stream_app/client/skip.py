@@ -23,8 +23,7 @@ _PASSED_WITHIN_S: Final = 45.0
 
 
 async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch:
-    """Find the unreadable batch at `topic/partition/offset`, at which its consumer group has
-    stopped.
+    """Find the unreadable batch that a consumer group has stopped at: `topic/partition/offset`.
 
     Raises:
         SettingsError: None of our groups reads that topic and partition.

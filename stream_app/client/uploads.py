@@ -1,5 +1,4 @@
-"""Files that are published step by step by people who look at a page: columns, cost, publication,
-progress.
+"""Files that people who look at a page publish step by step: columns, cost, publication, progress.
 
 The data of a file is in unnamed temporary files: it is gone when the process ends, whatever ends
 it. One thread checks and publishes one file after the other.
@@ -125,8 +124,9 @@ class Upload:
             self._rejected = None
 
     def rejected_rows(self) -> Iterator[bytes]:
-        """Yield the refused rows as CSV, in chunks: line, reason, text and the row itself, which is
-        personal data.
+        """Yield the refused rows as CSV, in chunks.
+
+        The columns are line, reason, text and the row itself, which is personal data.
         """
         if self._rejected is None:
             return
@@ -204,8 +204,9 @@ class Upload:
         return "stopped" if self._is_stopped else "published"
 
     def _until_stopped(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items with short rests: the event loop of the process shares the interpreter
-        with this thread.
+        """Yield the items with short rests, in which the event loop can run.
+
+        The event loop of the process shares the interpreter with this thread.
         """
         for number, item in enumerate(items, 1):
             if self._is_stopped:

@@ -1,9 +1,8 @@
-"""The files that the board keeps: its read model, what was sent to people, and its own reading
-token.
+"""The files that the board keeps: its read model, what was sent to people, its own reading token.
 
 A board without `board.token_env` makes a token itself, and keeps it in a file that only its user
-can
-read. The configuration alone leads that user's commands to the file, as Jupyter's runtime files do.
+can read. The configuration alone leads that user's commands to the file, as Jupyter's runtime files
+do.
 """
 
 import os
@@ -20,8 +19,10 @@ _LONGEST_TOKEN = 200  # bytes read of the file, which has 43
 
 
 def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
-    """Return the read model's path: as configured, else in the state folder of the service or user,
-    or temporary.
+    """Return the read model's path, in a folder that exists.
+
+    It is the configured one, else one in the state folder of the service or user, else a temporary
+    one.
     """
     path = _lasting_path(settings, environ)
     if path is None:
@@ -39,8 +40,9 @@ def messages_path(model: Path) -> Path:
 
 
 def token_of_board(settings: Settings, environ: Mapping[str, str]) -> str:
-    """Return the token with which the board is read: the configured one, else its own, which is
-    made if need be.
+    """Return the token with which the board is read.
+
+    It is the configured one, else the board's own, which is made if need be.
 
     Raises:
         SettingsError: None is configured, and the board has no folder that lasts.
@@ -75,8 +77,9 @@ def token_of_board(settings: Settings, environ: Mapping[str, str]) -> str:
 
 
 def token_of_reader(settings: Settings, environ: Mapping[str, str]) -> str | None:
-    """Return the token with which this user's commands read the board; None: it is not theirs, or
-    does not run yet.
+    """Return the token with which this user's commands read the board.
+
+    None if the board is another user's, or does not run yet.
     """
     if settings.board_token is not None or settings.board.token_env is not None:
         return settings.board_token

@@ -1,4 +1,4 @@
-"""The keys that 0.2.0 took away, and those that take another value, each with what to do instead."""
+"""The keys that 0.2.0 took away or gave other values, each with what to do instead."""
 
 import re
 from collections.abc import Mapping
@@ -52,11 +52,17 @@ GONE: Final[Mapping[str, str]] = MappingProxyType(
             "http.board_port"
         ),
         **{f"gateway.{key}": f"it is board.{key} now" for key in _BOARD},
-        "http.notify_port": "remove it: `stream-app notify` is gone, and the board sends the messages",
-        "kafka.hashed_partitions": "remove it: a system keeps the number of partitions that it began with",
+        "http.notify_port": (
+            "remove it: `stream-app notify` is gone, and the board sends the messages"
+        ),
+        "kafka.hashed_partitions": (
+            "remove it: a system keeps the number of partitions that it began with"
+        ),
         "line": "the table is delivery now",
         **dict.fromkeys(("notify.gateways", "notify.replays", "notify.workers"), _NO_METRICS),
-        "notify.state_path": "remove it: what was sent is kept in the state folder of the service or user",
+        "notify.state_path": (
+            "remove it: what was sent is kept in the state folder of the service or user"
+        ),
         "workspaces.*.flood": "the table is flood_guard now",
         "workspaces.*.silence": "the table is callback_health now",
         "workspaces.*.stop": "the table is suspension now",
@@ -66,7 +72,9 @@ GONE: Final[Mapping[str, str]] = MappingProxyType(
 
 CHANGED: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "privacy.pepper_env": 'one pepper now: pepper_env = "NAME", that of the first lead; docs/privacy.md',
+        "privacy.pepper_env": (
+            'one pepper now: pepper_env = "NAME", that of the first lead; docs/privacy.md'
+        ),
     },
 )
 """Place of a key -> what to do where the file has a value of an earlier version."""

@@ -1,8 +1,7 @@
-"""The configuration as types: one frozen Struct per table of the TOML file, with units in the
-names.
+"""The configuration as types: one frozen Struct per table of the TOML file, units in the names.
 
-The tables that decide about leads are the policies of `domain` themselves. Here are those of the
-processes.
+The tables that decide about leads are the policies of `domain` themselves. This module has those of
+the processes.
 """
 
 from functools import cached_property
@@ -124,8 +123,9 @@ class Redis(msgspec.Struct, frozen=True):
 
 
 class Egress(msgspec.Struct, frozen=True):
-    """How the worker and `doctor` reach hosts outside: Clay's webhooks and gateway.public_url
-    (docs/network.md).
+    """How the worker and `doctor` reach hosts outside (docs/network.md).
+
+    The hosts are those of Clay's webhooks and of gateway.public_url.
 
     Attributes:
         keepalive_s: Idle time after which a connection to Clay is closed. Keep it below the
@@ -419,10 +419,10 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         )
 
     def destination_of(self, workspace: str, asked: str | None) -> str | None:
-        """The alias of a lead's destination: the requested one, else the workspace's default, else
-        its only one.
+        """The alias of a lead's destination.
 
-        It is None if that workspace has no such destination.
+        It is the requested one, else the workspace's default, else its only one; None if that
+        workspace has no such destination.
         """
         mine = [destination.alias for destination in self.plan.destinations_of(workspace)]
         configured = self.workspaces.get(workspace)

@@ -85,8 +85,9 @@ class Configuration:
             return NOTHING_NEW if is_current else await self._reload()
 
     async def reload(self, command_id: str) -> CommandResult:
-        """Read the configuration again, once for a command that each partition of this process
-        carries out.
+        """Read the configuration again, once for each command.
+
+        Every partition of this process carries the command out.
         """
         async with self._turn:
             if self._answered[0] != command_id:
@@ -260,8 +261,9 @@ class FileWatch:
 
 
 def _read_again(read: Callable[[], Settings]) -> tuple[Settings | CommandResult, bool]:
-    """Return the configuration, or the refusal of an invalid one; and whether it hashes people in
-    another way.
+    """Return the configuration, or the refusal of an invalid one.
+
+    The second value is True if the configuration hashes people in another way.
     """
     hashing = current()
     try:

@@ -1,5 +1,6 @@
-"""The rules of the configuration: ranges of values, what tables demand of each other, names as a
-user types them.
+"""The rules of the configuration.
+
+They are the ranges of values, what tables demand of each other, and names as a user types them.
 """
 
 import difflib
@@ -76,11 +77,11 @@ def problems(settings: Settings) -> Iterator[str]:
 
 
 def uncapped(settings: Settings) -> Iterator[str]:
-    """Yield one line for each workspace whose spending nobody has limited, which a worker refuses
-    to send for.
+    """Yield one line for each workspace whose spending nobody has limited.
 
-    A loop of a producer would otherwise spend the credits of a month in an hour. What costs no
-    credits may be limited in Actions alone. A budget in shadow refuses nothing.
+    A worker refuses to send for such a workspace: a loop of a producer would otherwise spend the
+    credits of a month in an hour. What costs no credits may be limited in Actions alone. A budget
+    in shadow refuses nothing.
     """
     cost_credits = {
         table.workspace for table in settings.destinations.values() if table.ceiling_credits
@@ -319,9 +320,7 @@ def _is_base(url: str) -> bool:
 
 
 def _is_private(url: str) -> bool:
-    """True if what is sent there is encrypted, or stays on this machine or in a network of
-    containers.
-    """
+    """True if what is sent there is encrypted, or stays on this machine or among its containers."""
     parts = urlsplit(url)
     return parts.scheme == "https" or is_local(parts.hostname or "")
 
@@ -461,8 +460,9 @@ def _place(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
 
 
 def _policies(settings: Settings, workspace: Workspace, checked: Workspace | None) -> Iterator[str]:
-    """The errors of a workspace's policies, except in those that it shares with a workspace that
-    was checked.
+    """The errors of a workspace's policies.
+
+    Errors in policies that it shares with a workspace that was checked are left out.
     """
 
     def is_new(table: str) -> bool:

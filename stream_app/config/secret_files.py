@@ -1,9 +1,8 @@
-"""Secrets, and secrets as files: a directory with one file per variable, as Kubernetes and Docker
-mount them.
+"""Secrets, and secrets as files: a directory with a file per variable, as Kubernetes mounts them.
 
-The environment of a process never changes, but a file may. A file therefore overrides the
-environment, so that a secret can be added or changed while the process runs and reloads its
-configuration (`stream-app lanes reload`).
+Docker mounts them alike. The environment of a process never changes, but a file may. A file
+therefore overrides the environment: a secret can be added or changed while the process runs and
+reloads its configuration (`stream-app lanes reload`).
 """
 
 import os
@@ -41,8 +40,9 @@ class Secrets:
 
 
 def stamp_of(path: Path, directory: str | None) -> Stamp:
-    """Return the state of the configuration file and of the directory of secrets, without reading a
-    file.
+    """Return the state of the configuration file and of the directory of secrets.
+
+    No file is read for it.
     """
     files = [path]
     if directory is not None:
@@ -60,10 +60,10 @@ def _state(file: Path) -> tuple[str, ...] | tuple[str, int, int, int]:
 
 
 def others_write(path: Path) -> bool:
-    """Return True if users other than owner and group can write a file or directory, which may be a
-    symbolic link.
+    """Return True if users other than owner and group can write a file or directory.
 
-    A Secret of Kubernetes is a directory with mode 1777 on a file system that is mounted read-only.
+    It may be a symbolic link. A Secret of Kubernetes is a directory with mode 1777 on a file system
+    that is mounted read-only.
     """
     return bool(path.stat().st_mode & stat.S_IWOTH) and not os.statvfs(path).f_flag & os.ST_RDONLY
 

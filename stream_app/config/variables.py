@@ -1,8 +1,8 @@
-"""The environment variables that the configuration names: which program needs which, and whether a
-value is usable.
+"""The environment variables that the configuration names.
 
-Every key that ends in `_env` names one, or several. No error repeats a value, which is a secret,
-nor an invalid name, which could be the secret itself.
+This module says which program needs which, and whether a value is usable. Every key that ends in
+`_env` names one, or several. No error repeats a value, which is a secret, nor an invalid name,
+which could be the secret itself.
 """
 
 import re
@@ -98,8 +98,10 @@ def name_problems(settings: Settings) -> Iterator[str]:
 
 
 def needed(namings: Iterable[Naming], needs: Set[Need]) -> list[tuple[str, str]]:
-    """Return (place in the file, variable) of each secret that a program with these needs must
-    have.
+    """Return the secrets that a program with these needs must have.
+
+    Returns:
+        The place in the file and the variable of each.
     """
     return [
         (naming.place, name)
@@ -122,9 +124,7 @@ def missing(
     needs: Set[Need],
     environ: Mapping[str, str],
 ) -> Iterator[str]:
-    """Yield one line for each variable that a program with these needs must have, and that is not
-    set.
-    """
+    """Yield one line for each variable that is not set although these needs demand it."""
     where = f", and {settings.secrets_dir} has no such file" if settings.secrets_dir else ""
     for place, name in needed(namings, needs):
         if not environ.get(name):

@@ -1,8 +1,7 @@
-"""A real Apache Kafka on this machine from pip alone: one KRaft node on loopback, with temporary
-data.
+"""A real Apache Kafka on this machine from pip alone: one KRaft node on loopback.
 
-It serves the demo, the tests and the benchmarks. `python -m stream_app.dev.kafka` runs one until
-Ctrl-C.
+Its data is temporary. It serves the demo, the tests and the benchmarks. `python -m
+stream_app.dev.kafka` runs one until Ctrl-C.
 """
 
 import argparse
@@ -45,8 +44,9 @@ _MIN_FREE_BYTES = 512 * 2**20
 
 
 def bootstrap_from_environment() -> str | None:
-    """Return the address of the user's own broker (`KAFKA_BOOTSTRAP`, "host:port[,host:port]"), if
-    there is one.
+    """Return the address of the user's own broker, if there is one.
+
+    It comes from `KAFKA_BOOTSTRAP`: "host:port[,host:port]".
     """
     return os.environ.get("KAFKA_BOOTSTRAP", "").strip() or None
 
@@ -99,13 +99,15 @@ class Broker:
     bootstrap: str
 
     def run_tool(self, class_name: str, *args: str, timeout_s: float = 60) -> str:
-        """Run a tool, such as "org.apache.kafka.tools.TopicCommand", and return its standard
-        output.
+        """Run a tool, such as "org.apache.kafka.tools.TopicCommand".
 
         Args:
             class_name: The tool's class.
             args: Its arguments. `--bootstrap-server` is added if they have none.
             timeout_s: The time limit.
+
+        Returns:
+            Its standard output.
 
         Raises:
             StartError: The tool fails or times out.
@@ -384,8 +386,9 @@ def broker_answers(port: int) -> bool:
 
 
 def _require_listener(bootstrap: str) -> None:
-    """Raise StartError unless one address of "host:port[,host:port]" accepts a connection within 5
-    s.
+    """Raise StartError unless one of the addresses accepts a connection within 5 s.
+
+    `bootstrap` has the form "host:port[,host:port]".
     """
     for address in bootstrap.split(","):
         host, _, port = address.strip().rpartition(":")

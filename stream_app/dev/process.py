@@ -31,8 +31,10 @@ class StartError(RuntimeError):
 
 
 class ChildProcesses:
-    """Child processes and a temporary directory (`directory`) that end with `close()` or with this
-    process.
+    """Child processes and a temporary directory that end with `close()` or with this process.
+
+    Attributes:
+        directory: The temporary directory.
     """
 
     def __init__(self, name: str) -> None:
@@ -119,8 +121,9 @@ def wait_for_answer(
 
 
 def last_words(log: Path) -> str:
-    """Return the end of a log in one line: its last errors, else its last lines, without stack
-    frames.
+    """Return the end of a log in one line: its last errors, else its last lines.
+
+    Stack frames are left out.
     """
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = dict.fromkeys(
@@ -142,10 +145,10 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a free TCP port below the range of outgoing connections, so that a restarted server
-    can reuse it.
+    """Return a free TCP port below the range of outgoing connections.
 
-    Each call in this process returns a different port, which may be used later.
+    A restarted server can therefore use it again. Each call in this process returns a different
+    port, which may be used later.
     """
     for port in random.sample(range(15_000, 32_000), 100):
         if port not in _given and port_is_free(port):

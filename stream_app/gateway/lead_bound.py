@@ -64,8 +64,9 @@ class LeadBound:
             self._full_s[key] -= EVERY_S
 
     def _forget(self, now_s: float) -> None:
-        """Forget leads at the old end that may call back `AT_ONCE` times again, or that are too
-        many.
+        """Forget the oldest leads, as long as they may be forgotten.
+
+        They may call back `AT_ONCE` times again, or there are too many leads.
         """
         while self._full_s:
             key, full_s = next(iter(self._full_s.items()))

@@ -1,10 +1,9 @@
-"""Receives Clay's callbacks: reads them within limits, verifies them, stores them on Kafka, then
-answers.
+"""Receives Clay's callbacks: reads them within limits, verifies them, stores them, then answers.
 
-`POST /callbacks/<workspace>/<destination>`. `_answer` shows the whole sequence. It checks the head
-before it reads the body, and the token before it decodes the body, so an unproved request costs
-little memory and CPU. A callback that arrives twice, late or out of order is stored like any other:
-the worker decides what it means.
+They are stored on Kafka. `POST /callbacks/<workspace>/<destination>`. `_answer` shows the whole
+sequence. It checks the head before it reads the body, and the token before it decodes the body, so
+an unproved request costs little memory and CPU. A callback that arrives twice, late or out of order
+is stored like any other: the worker decides what it means.
 """
 
 import asyncio

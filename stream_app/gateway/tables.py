@@ -1,5 +1,4 @@
-"""The Clay tables that call back: the tables of the present configuration, and any other that sends
-a token.
+"""The Clay tables that call back: the configured ones, and any other that sends a token.
 
 A token alone proves a lead of any workspace, so a gateway takes callbacks of a workspace that it
 does not know yet. A secret (`callback_secrets_env`) proves nothing before this gateway has it,
@@ -75,8 +74,9 @@ class Tables:
 
     @property
     def digest(self) -> str:
-        """A fingerprint of tables, secrets and keys: equal where two gateways would accept the same
-        callbacks.
+        """A fingerprint of tables, secrets and keys.
+
+        It is equal where two gateways would accept the same callbacks.
         """
         parts = [
             (

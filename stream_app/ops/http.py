@@ -30,8 +30,9 @@ _DROPPED_WITHIN_S: Final = 2.0
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return False for the traceback of a request that was cancelled when the server ended: uvicorn
-    counts these.
+    """Return False for the traceback of a request that was cancelled when the server ended.
+
+    uvicorn counts these requests.
     """
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
@@ -97,12 +98,11 @@ async def serve_http(app: ASGIApp, host: str, port: int, *, grace_s: int) -> Asy
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    """Refuse what is not HTTP/1.x with exactly one Host, and read each body before its response
-    ends.
+    """Refuse all but HTTP/1.x with exactly one Host, and read each body before its response ends.
 
     Two parties that read different hosts from one request would answer two requests. A response
-    that ends before its request does closes the connection with bytes unread, so that the kernel
-    resets it and the proxy answers 502.
+    that ends before its request does closes the connection with bytes unread: the kernel then
+    resets it, and the proxy answers 502.
     """
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,8 +151,9 @@ async def _drop(receive: Receive) -> None:
 
 
 def _allow_files() -> None:
-    """Raise the soft limit of open files, so that a burst of connections waits for its 503 and not
-    for a file.
+    """Raise the soft limit of open files.
+
+    A burst of connections then waits for its 503 and not for a file.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)

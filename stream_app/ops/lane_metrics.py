@@ -38,7 +38,9 @@ Labels = tuple[str, ...]
 
 
 class BoundedLabel:
-    """The first MOST_NAMES names of a process have series of their own, and all others share the
+    """Names as values of a label, whose number is bounded.
+
+    The first MOST_NAMES names of a process have series of their own, and all others share the
     series OTHERS.
     """
 

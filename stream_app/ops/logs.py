@@ -97,8 +97,9 @@ class Throttled:
 
 
 def _is_not_the_end(record: logging.LogRecord) -> bool:
-    """Drop what mode logs when the app crashes: `run_app` raises the error, which the process says
-    as its last line.
+    """Drop what mode logs when the app crashes.
+
+    `run_app` raises the error, and the process says it as its last line.
     """
     return "Crashed reason=" not in record.getMessage()
 
@@ -107,8 +108,9 @@ _stacks = ExceptionDictTransformer(show_locals=False)
 
 
 def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
-    """Format a traceback without local variables and with scrubbed texts, because exceptions may
-    quote data.
+    """Format a traceback without local variables and with scrubbed texts.
+
+    Both may quote data: the variables, and the texts of exceptions.
     """
     return "\n".join(("Traceback:", *_lines(_stacks(exc_info), "")))
 

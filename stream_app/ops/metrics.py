@@ -55,8 +55,9 @@ class StallGauge:
 
 
 class ExpiredRecords:
-    """Shows the records that retention removed before they were consumed, in a counter and in the
-    log.
+    """Shows the records that retention removed before they were consumed.
+
+    It counts them, and logs them.
     """
 
     def __init__(self, registry: CollectorRegistry, log: FilteringBoundLogger) -> None:
@@ -187,8 +188,11 @@ class WorkerMetrics(Observer):
         )
 
     def observe(self, in_flight: Callable[[], int], rows: Callable[[], int]) -> None:
-        """Set the functions that return the POSTs in flight and the rows in memory when metrics are
-        read.
+        """Set the functions that are called when metrics are read.
+
+        Args:
+            in_flight: Returns the number of POSTs in flight.
+            rows: Returns the number of rows in memory.
         """
         self._in_flight.set_function(in_flight)
         self._rows.set_function(rows)

@@ -1,8 +1,8 @@
-"""The board process: builds its parts from the settings, runs them, and closes them in reverse
-order.
+"""The board process: builds its parts from the settings and runs them.
 
-It follows Kafka into the read model, and shows that as pages and as the look-up API. It writes the
-commands of operators and the leads that they publish. Only one runs.
+It closes them in reverse order. It follows Kafka into the read model, and shows that as pages and
+as the look-up API. It writes the commands of operators and the leads that they publish. Only one
+runs.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
-"""The gateway process: builds its parts from the settings, runs them, and closes them in reverse
-order.
+"""The gateway process: builds its parts from the settings and runs them.
+
+It closes them in reverse order.
 """
 
 import asyncio

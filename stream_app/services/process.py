@@ -38,7 +38,9 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> None:
-    """Raise unless Kafka responds, grants the process its rights, and has its topics with the right
+    """Raise unless Kafka is ready for a process.
+
+    It is ready if it responds, grants the process its rights, and has its topics with the right
     settings.
     """
     say = waiting_for_kafka(logger)
@@ -62,18 +64,27 @@ def serve_ops(
     registry: CollectorRegistry,
     not_ready: Callable[[], Awaitable[str | None]],
 ) -> AbstractAsyncContextManager[int]:
-    """Serve /metrics, /healthz and /readyz until the block ends; yields the port (`port` 0: any
-    free one).
+    """Serve /metrics, /healthz and /readyz until the block ends.
 
-    `not_ready` returns why the process cannot work now, or None. Raises StreamAppError if the port
-    is taken.
+    Args:
+        host: The address to listen on.
+        port: The port; 0 for any free one.
+        registry: The metrics.
+        not_ready: Returns why the process cannot work now, or None.
+
+    Yields:
+        The port.
+
+    Raises:
+        StreamAppError: The port is taken.
     """
     return serve_http(ops_app(registry, not_ready), host, port, grace_s=_OPS_GRACE_S)
 
 
 def longest_step_s(settings: Settings) -> float:
-    """Return the longest time that a lead may stay in one step: a late start, one POST and two
-    commits.
+    """Return the longest time that a lead may stay in one step, in seconds.
+
+    The step begins late, and has one POST and two commits.
     """
     return settings.delivery.longest_s + 2 * settings.delivery.commit_timeout_s
 
@@ -103,12 +114,11 @@ def ops_app(
 
 @define(eq=False, repr=False)
 class Watchdog:
-    """Detects stalls: a partition that is not taken over, records that are not consumed, leads that
-    do not end.
+    """Detects stalls: partitions not taken over, records not consumed, leads that do not end.
 
     Everything that must make progress has a token that changes with it. What waits for a reason (an
-    empty topic, a held lane, a full partition) has none. So the check needs to know nothing about
-    Kafka or leads.
+    empty topic, a held lane, a full partition) has none. The check therefore needs to know nothing
+    about Kafka or leads.
 
     A token that has not changed for `limit_s` seconds is a stall. `look` returns the tokens by
     description. `report` is called with the descriptions of all stalls whenever they change;

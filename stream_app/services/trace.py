@@ -1,5 +1,6 @@
-"""The trace process: follows `leads.status` and sends spans, from the oldest event that is not
-exported yet.
+"""The trace process: follows `leads.status` and sends spans.
+
+It begins with the oldest event that is not exported yet.
 """
 
 import asyncio

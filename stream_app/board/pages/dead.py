@@ -1,6 +1,4 @@
-"""The pages of dead letters: all causes, the dead letters of one cause, the replay that sends them
-back.
-"""
+"""The pages of dead letters: all causes, the dead letters of one, the replay of dead letters."""
 
 import re
 import shlex
@@ -210,8 +208,9 @@ def price_command(cause: Cause, which: Which) -> str:
 
 
 def cause_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page, with all dead letters that are kept, only with those of the last day, or
-    those of a state.
+    """Return the page of a cause.
+
+    It lists all of its dead letters that are kept, those of the last day, or those in a state.
     """
     which = which_of(query)
     cause = cause_of(query)

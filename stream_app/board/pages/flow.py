@@ -1,6 +1,4 @@
-"""The pages of what flows in: imports, what waits on Kafka, the books that add all up, the
-commands.
-"""
+"""The pages of what flows in: imports, what waits on Kafka, the books, and the commands."""
 
 from collections import Counter, defaultdict
 from typing import Final
@@ -58,8 +56,9 @@ def import_page(site: Site, moment: Moment, query: Query) -> PageData:
 
 
 def row_of(publication: FoundImport) -> PageData:
-    """Return an import with its bar, whose parts are in percent, and with the parts by whether
-    leads are at rest.
+    """Return an import with its bar.
+
+    The parts of the bar are in percent, and grouped by whether their leads are at rest.
     """
     parts: list[dict[str, object]] = []
     x = 0.0
@@ -193,8 +192,9 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
 
 
 def audit_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page: the commands that match, after one of them (time and id), or all answers to
-    one command.
+    """Return the page of commands: those that match, or all answers to one command.
+
+    Matching commands begin after one of them, which its time and id name.
     """
     queries = site.queries
     wanted = CommandFilter(**words(query, CommandFilter.__struct_fields__))

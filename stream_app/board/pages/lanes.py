@@ -98,8 +98,10 @@ def throughput(
     now_ms: int,
     span: Span | None,
 ) -> tuple[Stack, Span, int]:
-    """Return the chart of leads that ended, the time that it covers, and how many ended in the last
-    day.
+    """Return the chart of leads that ended.
+
+    Returns:
+        The chart, the time that it covers, and how many leads ended in the last day.
     """
     now_s = now_ms // 1000
     day_s = last_day_s(now_ms)
@@ -188,7 +190,10 @@ NEED_PERSON: Final = "person"
 
 
 def lanes_page(site: Site, moment: Moment, query: Query) -> PageData:
-    """Return the page: lanes in a state (a filter, or '' for all) whose names begin with `begins`."""
+    """Return the page of lanes: those in a state whose names begin with `begins`.
+
+    The state is a filter, or '' for all.
+    """
     state = one_of(query, "state", (*STATES, NEED_PERSON))
     begins = word(query, "begins")
     after = word(query, "after")
@@ -302,7 +307,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
 
 
 def _hours_known(times_s: Collection[int], now_s: int) -> int:
-    """Return how many hours the charts show: those that are known, one at least and a day at most."""
+    """Return how many hours the charts show: the known ones, one at least and a day at most."""
     return max(1, min(_HOURS, math.ceil((now_s - min(times_s, default=now_s)) / HOUR_S)))
 
 

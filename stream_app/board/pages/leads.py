@@ -1,4 +1,4 @@
-"""The pages of leads: the latest ones, the search by id, e-mail or LinkedIn URL, every step of one."""
+"""The pages of leads: the latest, the search by id, e-mail or LinkedIn URL, the steps of one."""
 
 from collections import Counter
 from typing import Final
@@ -101,8 +101,10 @@ def _after(rows: list[RecordRow]) -> Place | None:
 
 
 def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, list[RecordRow]]:
-    """Return how many records there are of a lead, or of what was sent again, and those after a
-    place.
+    """Return the records of a lead, or those that were sent again.
+
+    Returns:
+        How many there are, and those after a place.
     """
     if chosen.lead_id:
         return site.queries.records_of_lead(chosen.lead_id, after, ROWS + 1)

@@ -70,8 +70,9 @@ def _sum(days: list[Day], at_s: int) -> Day:
 
 
 def money_csv(site: Site, workspace: str) -> str:
-    """Return a row for each day, workspace and destination, the newest first; '' for all
-    workspaces.
+    """Return a CSV with a row for each day, workspace and destination, the newest first.
+
+    `workspace` is '' for all of them.
     """
     text = StringIO()
     out = csv.writer(text)

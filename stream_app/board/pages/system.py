@@ -1,4 +1,6 @@
-"""System: who consumes, the topics, how far the read model is, and the configuration in force,
+"""The page of the system.
+
+It shows who consumes, the topics, how far the read model is, and the configuration in force,
 without secrets.
 """
 

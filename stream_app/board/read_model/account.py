@@ -1,9 +1,8 @@
-"""Keeps the account in the read model: each lead counted once, and what has become of each dead
-letter.
+"""Keeps the account in the read model: every lead counts once, every dead letter has one state.
 
 Every number is the sum of what single records contribute (`_shares`), so it is changed by the
-difference that a batch makes, and could as well be counted anew from the tables `records` and
-`letters`.
+difference that a batch makes, and could as well be counted from the tables `records` and `letters`
+alone.
 """
 
 import sqlite3
@@ -94,10 +93,16 @@ class Account:
         by_record: Mapping[int, Iterable[tuple[Event, KafkaRecord]]],
         numbers: RecordNumbers,
     ) -> list[tuple[int, Event]]:
-        """Apply events, each with its place on Kafka, by the number of the record that they are
-        about.
+        """Apply events to the records that they are about.
 
-        Returns those that were not known, with this number, and those of a record together.
+        Args:
+            by_record: By the number of a record, its events, each with the record of Kafka that
+                holds it.
+            numbers: Turns the id of a record into its number.
+
+        Returns:
+            The events that were not known, each with the number of its record. Those of a record
+            stand together.
         """
         before = self._load("id IN (SELECT value FROM json_each(?))", by_record)
         after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
@@ -142,9 +147,7 @@ class Account:
         )
 
     def _settle(self, before: dict[int, Kept], after: dict[int, Kept]) -> None:
-        """Elect the records that count anew where that may have changed, and write records and
-        sums.
-        """
+        """Write records and sums, after an election wherever another record may count now."""
         moved = {
             lead_id
             for number, kept in after.items()
@@ -199,7 +202,8 @@ class Account:
         changed = {number: kept for number, kept in after.items() if before.get(number) != kept}
         self._db.executemany(
             f"""INSERT INTO records (id, {COLUMNS}) VALUES (?, {", ".join("?" * len(_FIELDS))})
-                ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _FIELDS)}""",
+                ON CONFLICT (id) DO UPDATE
+                SET {", ".join(f"{name} = excluded.{name}" for name in _FIELDS)}""",
             [(number, *msgspec.structs.astuple(kept)) for number, kept in changed.items()],
         )
         self._add((before[number] for number in changed if number in before), changed.values())
@@ -319,8 +323,9 @@ class Account:
         leads: Set[str],
         *values: Collection[object],
     ) -> dict[int, Kept]:
-        """Return the record of each group of these leads that comes first in an election
-        (domain/books/records.py).
+        """Return the record of each group that comes first in an election.
+
+        Only records of these `leads` stand in it. domain/books/records.py has its rules.
         """
         rows = self._db.execute(
             f"""SELECT id, {COLUMNS}, max(printf('%d %015d %020d', rank, took, id)) FROM records
@@ -350,8 +355,9 @@ class Account:
         self._judge(new)
 
     def _judge_of(self, records: Mapping[int, Kept], restated: Set[str]) -> None:
-        """Judge the dead letters anew that these records are the origin of, and all of the leads
-        `restated`.
+        """Judge the dead letters again whose origin is one of these records.
+
+        All dead letters of the leads in `restated` are judged, too.
         """
         leads = {kept.lead_id for kept in records.values() if kept.follows} & restated
         others: dict[int, Kept] = {}
@@ -464,8 +470,11 @@ _standing: Final = attrgetter("rank", "lead_id", "workspace", "destination", "im
 
 
 def _lost(gone: Iterable[Kept]) -> tuple[set[str], dict[str, set[int]]]:
-    """Return the leads that these records counted for, and those that they counted for only in
-    imports, with these.
+    """Return what these records counted for.
+
+    Returns:
+        The leads that they counted for, and by lead the numbers of the imports in which they
+        counted.
     """
     leads: set[str] = set()
     imports: defaultdict[str, set[int]] = defaultdict(set)

@@ -268,18 +268,24 @@ class BoardQueries(Queries):
             return self._rows(sorted(rows, reverse=True))
 
     def resent(self, day_s: int | None, after: Place | None, limit: int) -> list[RecordRow]:
-        """Return the records that were sent again although they may have reached Clay, newest
-        first.
+        """Return the records that were sent again though they may have reached Clay, newest first.
 
-        A record without an event that is kept has no lead id, workspace and status. `day_s`: only
-        of the day that begins then, epoch s.
+        A record without an event that is kept has no lead id, workspace and status.
+
+        Args:
+            day_s: The begin of the only day to look at, in epoch s; None for all days.
+            after: The place after which the list begins.
+            limit: How many records to return at most.
         """
         begin_ms, end_ms = (0, 1 << 62) if day_s is None else (day_s * 1000, (day_s + DAY_S) * 1000)
-        sql = """SELECT s.at_ms, s.record, coalesce(lead_id, ''), coalesce(workspace, ''), coalesce(destination, ''),
-                        coalesce(status, '')
-                 FROM resent AS s LEFT JOIN records ON id = s.record
+        sql = """SELECT s.at_ms, s.record,
+                        coalesce(lead_id, ''), coalesce(workspace, ''),
+                        coalesce(destination, ''), coalesce(status, '')
+                 FROM resent AS s
+                 LEFT JOIN records ON id = s.record
                  WHERE s.at_ms >= ? AND s.at_ms < ? AND (s.at_ms, s.record) < (?, ?)
-                 ORDER BY s.at_ms DESC, s.record DESC LIMIT ?"""
+                 ORDER BY s.at_ms DESC, s.record DESC
+                 LIMIT ?"""
         with self.snapshot():
             return self._rows(self._all(sql, begin_ms, end_ms, *place_of(after), limit))
 
@@ -290,8 +296,11 @@ class BoardQueries(Queries):
         since_s: int,
     ) -> list[list[tuple[int, int]]]:
         """Return (epoch s, dead letters) of each hour with dead letters, for each cause."""
-        sql = f"""SELECT hour * 3600, letters FROM dead_letter_hours
-                  WHERE cause = (SELECT id FROM causes WHERE {SAME_CAUSE}) AND hour BETWEEN ? AND ? ORDER BY hour"""
+        sql = f"""SELECT hour * 3600, letters
+                  FROM dead_letter_hours
+                  WHERE cause = (SELECT id FROM causes WHERE {SAME_CAUSE})
+                  AND hour BETWEEN ? AND ?
+                  ORDER BY hour"""
         hours = since_s // 3_600, since_s // 3_600 + 25
         with self.snapshot():
             return [self._all(sql, *_words(topic, cause), *hours) for cause in causes]
@@ -318,23 +327,43 @@ class BoardQueries(Queries):
         limit: int,
         state: DeadLetterState | None,
     ) -> list[DeadLetterRow]:
-        """Return the dead letters of a cause that were appended at `since_ms` or later, after a
-        place, newest first.
+        """Return the dead letters of a cause, newest first.
 
-        `state`: only those with it.
+        Args:
+            topic: The topic that they are on.
+            cause: Their cause.
+            since_ms: When they were appended at the earliest, in epoch ms.
+            after: The place after which the list begins.
+            limit: How many dead letters to return at most.
+            state: The only state to list; None for all.
         """
         wanted = "" if state is None else f"AND state = {STATES.index(state)}"
         # What a dead letter is about now: its copy, or else its record; and of that lead the record
         # that counts.
         sql = f"""SELECT d.at_ms, d.id, d.origin, d.state, coalesce(r.lead_id, ''), coalesce((
-                      SELECT status FROM records AS c WHERE c.lead_id = r.lead_id AND c.counts + c.of_import > 0
-                      AND c.counts AND c.rank > 0 AND r.workspace IN ('', c.workspace)
-                      AND r.destination IN ('', c.destination) ORDER BY c.rank DESC, c.took DESC LIMIT 1), r.status, '')
-                  FROM letters AS d LEFT JOIN records AS r ON r.id = coalesce((
-                      SELECT id FROM records WHERE letter > 0 AND letter = d.id ORDER BY rank DESC, took DESC LIMIT 1),
-                      d.origin)
+                      SELECT status
+                      FROM records AS c
+                      WHERE c.lead_id = r.lead_id
+                      AND c.counts + c.of_import > 0
+                      AND c.counts
+                      AND c.rank > 0
+                      AND r.workspace IN ('', c.workspace)
+                      AND r.destination IN ('', c.destination)
+                      ORDER BY c.rank DESC, c.took DESC
+                      LIMIT 1
+                  ), r.status, '')
+                  FROM letters AS d
+                  LEFT JOIN records AS r ON r.id = coalesce((
+                      SELECT id
+                      FROM records
+                      WHERE letter > 0 AND letter = d.id
+                      ORDER BY rank DESC, took DESC
+                      LIMIT 1
+                  ), d.origin)
                   WHERE d.cause = (SELECT id FROM causes WHERE {SAME_CAUSE}) {wanted}
-                  AND d.at_ms >= ? AND (d.at_ms, d.id) < (?, ?) ORDER BY d.at_ms DESC, d.id DESC LIMIT ?"""
+                  AND d.at_ms >= ? AND (d.at_ms, d.id) < (?, ?)
+                  ORDER BY d.at_ms DESC, d.id DESC
+                  LIMIT ?"""
         with self._reading() as db:
             rows = self._all(sql, *_words(topic, cause), since_ms, *place_of(after), limit)
             name = record_numbers(db).record_id
@@ -411,22 +440,28 @@ class BoardQueries(Queries):
 
     def lane_changes(self, workspace: str) -> list[DatedChange]:
         """Return the changes of a lane, newest first."""
-        sql = (
-            "SELECT at_ms, kind, text FROM lane_changes WHERE workspace = ? ORDER BY at_ms DESC, "
-            "number DESC"
-        )
+        sql = """SELECT at_ms, kind, text
+                 FROM lane_changes
+                 WHERE workspace = ?
+                 ORDER BY at_ms DESC, number DESC"""
         return [
             DatedChange(at_ms, LaneChange(kind, text))
             for at_ms, kind, text in self._all(sql, workspace)
         ]
 
     def status_sums(self, workspace: str | None) -> list[StatusCount]:
-        """Return the records by status and column: of a workspace, of those that name none (''), or
-        of all (None).
+        """Return the number of records by status and column.
+
+        `workspace` is '' for the records that name none, and None for all records.
         """
         mine, values = ("", []) if workspace is None else ("AND workspace = ?", [workspace])
-        sql = f"""SELECT status, status = 'accepted' AND destination IN (SELECT value FROM json_each(?)), sum(leads)
-                  FROM status_counts WHERE leads > 0 {mine} GROUP BY 1, 2 ORDER BY 3 DESC"""
+        sql = f"""SELECT status,
+                         status = 'accepted' AND destination IN (SELECT value FROM json_each(?)),
+                         sum(leads)
+                  FROM status_counts
+                  WHERE leads > 0 {mine}
+                  GROUP BY 1, 2
+                  ORDER BY 3 DESC"""
         rows = self._all(sql, self._final_json, *values)
         return [
             StatusCount(workspace or "", "", name, column(name, final=final), many)
@@ -434,9 +469,12 @@ class BoardQueries(Queries):
         ]
 
     def import_counts(self, workspace: str, import_id: str) -> tuple[int, list[StatusCount]]:
-        """Return the number of an import (0: unknown), and its records by destination and status."""
-        sql = """SELECT id, destination, status, c.leads FROM imports LEFT JOIN import_counts AS c ON import = id
-                 WHERE name = ? AND workspace = ? ORDER BY destination, status"""
+        """Return an import's number (0: unknown), and its records by destination and status."""
+        sql = """SELECT id, destination, status, c.leads
+                 FROM imports
+                 LEFT JOIN import_counts AS c ON import = id
+                 WHERE name = ? AND workspace = ?
+                 ORDER BY destination, status"""
         rows = self._all(sql, import_id, workspace)
         return rows[0][0] if rows else 0, [
             StatusCount(workspace, alias, status, self._column(status, alias), leads)
@@ -450,8 +488,10 @@ class BoardQueries(Queries):
         after: tuple[int, str],
         limit: int,
     ) -> list[tuple[int, str]]:
-        """Return time and id of the last answers to commands, newest first: one for each command,
-        after one of them.
+        """Return the last answer to each command that is wanted, newest first, after one of them.
+
+        Returns:
+            Its time in epoch ms, and the id of the command.
         """
         begin_ms = wanted.begin_ms or 0
         where = "at_ms >= ? AND at_ms < ?"
@@ -460,18 +500,30 @@ class BoardQueries(Queries):
             if word := getattr(wanted, name):
                 where = f"{where} AND {name} = ?"
                 values = [*values, word]
-        sql = f"""SELECT at_ms, id FROM audit AS last WHERE {where} AND (at_ms, id) < (?, ?) AND NOT EXISTS (
-                      SELECT 1 FROM audit WHERE id = last.id AND {where}
-                          AND (at_ms, partition, offset) > (last.at_ms, last.partition, last.offset))
-                  ORDER BY at_ms DESC, id DESC LIMIT ?"""
+        sql = f"""SELECT at_ms, id
+                  FROM audit AS last
+                  WHERE {where}
+                  AND (at_ms, id) < (?, ?)
+                  AND NOT EXISTS (
+                      SELECT 1
+                      FROM audit
+                      WHERE id = last.id
+                      AND {where}
+                      AND (at_ms, partition, offset) > (last.at_ms, last.partition, last.offset)
+                  )
+                  ORDER BY at_ms DESC, id DESC
+                  LIMIT ?"""
         return self._all(sql, *values, *after, *values, limit)
 
     def words_of_commands(self, name: Literal["kind", "who"]) -> list[str]:
         """Return the kinds of the kept commands, or the people who gave them; the first 100."""
         sql = f"""WITH RECURSIVE each(word) AS (
                       SELECT min({name}) FROM audit WHERE {name} > ''
-                      UNION ALL SELECT (SELECT min({name}) FROM audit WHERE {name} > word) FROM each
-                          WHERE word IS NOT NULL)
+                      UNION ALL
+                      SELECT (SELECT min({name}) FROM audit WHERE {name} > word)
+                      FROM each
+                      WHERE word IS NOT NULL
+                  )
                   SELECT word FROM each WHERE word IS NOT NULL LIMIT 100"""
         return [word for (word,) in self._all(sql)]
 

@@ -1,5 +1,6 @@
-"""Follows Kafka for the read model: without a group, committed records only, and with its positions
-in the model.
+"""Follows Kafka for the read model.
+
+It reads committed records only, without a consumer group, and keeps its positions in the model.
 
 It never stops the board: an error is reported in `lag` and retried. The file is rebuilt if it does
 not belong to the topics on Kafka: a log ends before the saved position, or the last record read is
@@ -55,9 +56,7 @@ class ProjectionLag(msgspec.Struct, frozen=True):
     trouble: str = ""
 
     def is_read(self, now_ms: int) -> bool:
-        """True if the model holds what is on Kafka now, so that what it does not know does not
-        exist.
-        """
+        """True if the model holds what is on Kafka now: what it does not know does not exist."""
         return self.as_of_ms is not None and now_ms - self.as_of_ms <= STALE_MS
 
 

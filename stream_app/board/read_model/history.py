@@ -1,5 +1,4 @@
-"""What the read model keeps within bounds: events of records, sums over time, answers to commands,
-imports.
+"""What the read model bounds: events of records, sums over time, answers to commands, imports.
 
 Everything is rebuilt from Kafka. `leads.lanes` is compacted, so a rebuilt model knows the health
 and changes of a lane only as far as Kafka has not compacted them.
@@ -70,10 +69,9 @@ MOST_CHANGES: Final = 300
 
 
 def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str, int, int, str]]:
-    """Yield the slots of a moment: workspace, length, begin and destination, which only the days of
-    a workspace name.
+    """Yield the slots of a moment: workspace, length, begin and destination.
 
-    The workspace '' is the sum of all.
+    The workspace '' is the sum of all. Only the days of a workspace name a destination.
     """
     at_s = at_ms // 1000
     for name in {workspace, ""}:
@@ -126,9 +124,7 @@ class History:
         self._db.executemany("INSERT OR IGNORE INTO resent VALUES (?, ?)", resent)
 
     def _firsts_of_days(self, number: int) -> set[int]:
-        """Return the sequence numbers of the first event of each day with which a budget held the
-        record.
-        """
+        """Return the sequence number of each day's first event by which a budget held a record."""
         firsts: dict[int, int] = {}
         for event in events_of(self._db, number):
             if event.status == _REFUSED:
@@ -160,9 +156,14 @@ class History:
         workspaces = db.execute(
             """WITH RECURSIVE each(name) AS (
                    SELECT min(workspace) FROM history
-                   UNION ALL SELECT (SELECT min(workspace) FROM history WHERE workspace > name) FROM each
-                       WHERE name IS NOT NULL)
-               SELECT name FROM each WHERE name IS NOT NULL UNION SELECT workspace FROM lanes""",
+                   UNION ALL
+                   SELECT (SELECT min(workspace) FROM history WHERE workspace > name)
+                   FROM each
+                   WHERE name IS NOT NULL
+               )
+               SELECT name FROM each WHERE name IS NOT NULL
+               UNION
+               SELECT workspace FROM lanes""",
         ).fetchall()
         for step_s, kept_s in KEPT_S.items():
             db.executemany(
@@ -174,8 +175,15 @@ class History:
             [(name, now_s - KEPT_S[QUARTER_S]) for (name,) in workspaces],
         )
         db.executemany(
-            """DELETE FROM lane_changes WHERE workspace = :name AND at_ms <
-                   (SELECT at_ms FROM lane_changes WHERE workspace = :name ORDER BY at_ms DESC LIMIT 1 OFFSET :kept)""",
+            """DELETE FROM lane_changes
+               WHERE workspace = :name
+               AND at_ms < (
+                   SELECT at_ms
+                   FROM lane_changes
+                   WHERE workspace = :name
+                   ORDER BY at_ms DESC
+                   LIMIT 1 OFFSET :kept
+               )""",
             [{"name": name, "kept": MOST_CHANGES - 1} for (name,) in workspaces],
         )
         oldest_day = -((KEPT_S[DAY_S] - now_s) // DAY_S)  # the first one that `history` keeps
@@ -227,8 +235,9 @@ class Imports:
         return numbers
 
     def arrived(self, number: int) -> None:
-        """Count a published row of an import: its record, and none that was copied from a dead
-        letter.
+        """Count a published row of an import, by its record.
+
+        A record that was copied from a dead letter is not counted.
         """
         self._db.execute("UPDATE imports SET arrived = arrived + 1 WHERE id = ?", (number,))
 
@@ -262,7 +271,8 @@ class Imports:
                     ),
                 )
         self._db.executemany(
-            """UPDATE imports SET first_ms = min(first_ms, ?), last_ms = max(last_ms, ?), credits = credits + ?
+            """UPDATE imports
+               SET first_ms = min(first_ms, ?), last_ms = max(last_ms, ?), credits = credits + ?
                WHERE id = ?""",
             [(*row, number) for number, row in sums.items()],
         )
@@ -273,8 +283,13 @@ class Imports:
         `oldest_ms`: the time of the oldest records that remain.
         """
         gone = self._db.execute(
-            """DELETE FROM imports WHERE last_ms < ? AND NOT EXISTS
-                   (SELECT 1 FROM import_counts WHERE import_counts.import = imports.id AND leads > 0)""",
+            """DELETE FROM imports
+               WHERE last_ms < ?
+               AND NOT EXISTS (
+                   SELECT 1
+                   FROM import_counts
+                   WHERE import_counts.import = imports.id AND leads > 0
+               )""",
             (oldest_ms,),
         )
         if gone.rowcount:
@@ -289,18 +304,24 @@ class Imports:
         time.
         """
         gone = self._db.execute(
-            f"""SELECT id, workspace, name FROM imports WHERE id NOT IN (SELECT value FROM json_each(?)) AND NOT EXISTS
-                    (SELECT 1 FROM import_counts WHERE import = imports.id AND leads > 0 AND status IN ({_UNDER_WAY}))
-                ORDER BY credits > 0, last_ms, id LIMIT ?""",
+            f"""SELECT id, workspace, name
+                FROM imports
+                WHERE id NOT IN (SELECT value FROM json_each(?))
+                AND NOT EXISTS (
+                    SELECT 1
+                    FROM import_counts
+                    WHERE import = imports.id AND leads > 0 AND status IN ({_UNDER_WAY})
+                )
+                ORDER BY credits > 0, last_ms, id
+                LIMIT ?""",
             (msgspec.json.encode(list(needed)).decode(), max(1, MOST_IMPORTS // 100)),
         ).fetchall()
         for number, *name in gone:
             del self._numbers[tuple(name)]
             for statement in (
-                (
-                    "UPDATE records SET imported = 0, of_import = 0 WHERE imported = ? AND "
-                    "imported > 0"
-                ),
+                """UPDATE records
+                   SET imported = 0, of_import = 0
+                   WHERE imported = ? AND imported > 0""",
                 "DELETE FROM import_counts WHERE import = ?",
                 "DELETE FROM imports WHERE id = ?",
             ):
@@ -308,10 +329,9 @@ class Imports:
 
     def _new(self, event: Event) -> int:
         name = (event.workspace, event.import_id)
-        sql = (
-            "INSERT INTO imports (workspace, name, first_ms, last_ms) VALUES (?, ?, ?, ?) "
-            "RETURNING id"
-        )
+        sql = """INSERT INTO imports (workspace, name, first_ms, last_ms)
+                 VALUES (?, ?, ?, ?)
+                 RETURNING id"""
         number = int(self._db.execute(sql, (*name, event.at_ms, event.at_ms)).fetchone()[0])
         self._numbers[name] = number
         return number

@@ -1,5 +1,4 @@
-"""Reads from Kafka what the read model does not hold: results, leads that no worker has processed
-yet.
+"""Reads from Kafka what the read model lacks: results, and leads that no worker has processed yet.
 
 The read model stores positions only, no personal data. A search for a lead has a limit of records
 and seconds.
@@ -127,8 +126,9 @@ class WaitingLeads:
         self._turn = asyncio.Lock()
 
     async def find(self, lead_id: str, person: str, workspace: str) -> Search:
-        """Search for a lead id or, if that is empty, a person's hash, in one workspace or ('') in
-        all. Never raises.
+        """Search for a lead id or, if that is empty, for a person's hash. Never raises.
+
+        `workspace` is '' for a search in all of them.
         """
         search = Search()
         try:

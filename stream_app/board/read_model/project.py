@@ -178,8 +178,9 @@ class Projector:
         self._db.executemany(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * 13)})", rows)
 
     def _write_replays(self, records: Iterable[KafkaRecord]) -> None:
-        """Write the replays that operators ordered, and their pause of all
-        (domain/dead_letter/orders.py).
+        """Write the replays that operators ordered, and their pause of all replays.
+
+        domain/dead_letter/orders.py has the format.
         """
 
         def columns(record: KafkaRecord) -> tuple[object, ...]:
@@ -223,11 +224,14 @@ class Projector:
         rest: Columns,
         begin: int = 0,
     ) -> None:
-        """Write a table like a compacted topic: the last value of a key, whose parts are the
-        columns `names`.
+        """Write a table like a compacted topic, with the last value of each key.
 
-        `rest` returns the other columns. `begin`: the index of the key's first part in the record's
-        key.
+        Args:
+            table: The table.
+            names: The columns of the key's parts.
+            records: The records, in the order of each partition.
+            rest: Returns the other columns.
+            begin: The index in the record's key of the first part that is a column.
         """
         last: dict[tuple[str, ...], tuple[object, ...] | None] = {}
         for record in records:
@@ -300,9 +304,13 @@ class Projector:
         for name, at_ms in arrivals:
             first_ms, last_ms = times.get(name, (at_ms, at_ms))
             times[name] = min(first_ms, at_ms), max(last_ms, at_ms)
-        upsert = """INSERT INTO causes (topic, kind, workspace, reason, http_status, destination, first_ms, last_ms)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-                        first_ms = min(first_ms, excluded.first_ms), last_ms = max(last_ms, excluded.last_ms)
+        upsert = """INSERT INTO causes (
+                        topic, kind, workspace, reason, http_status, destination, first_ms, last_ms
+                    )
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                    ON CONFLICT DO UPDATE SET
+                        first_ms = min(first_ms, excluded.first_ms),
+                        last_ms = max(last_ms, excluded.last_ms)
                     RETURNING id"""
         return {
             name: int(self._db.execute(upsert, (*name, *at)).fetchone()[0])
@@ -311,8 +319,11 @@ class Projector:
 
     def _unreadable(self, record: KafkaRecord) -> None:
         self._db.execute(
-            """INSERT INTO unreadable VALUES (?, 1, ?, ?) ON CONFLICT DO UPDATE SET
-                   records = records + 1, last = excluded.last, last_ms = excluded.last_ms""",
+            """INSERT INTO unreadable VALUES (?, 1, ?, ?)
+               ON CONFLICT DO UPDATE SET
+                   records = records + 1,
+                   last = excluded.last,
+                   last_ms = excluded.last_ms""",
             (record.topic, _record_id(record), record.timestamp),
         )
 

@@ -143,8 +143,9 @@ class Queries:
             return answers.FoundLead(lead_id, histories, many, [])
 
     def lane(self, workspace: str, now_ms: int) -> LaneView | None:
-        """Return one lane as it is at `now_ms`; None if it never published anything that this
-        version can read.
+        """Return one lane as it is at `now_ms`.
+
+        None if it never published anything that this version can read.
         """
         rows = self._all("SELECT view FROM lanes WHERE workspace = ?", workspace)
         try:
@@ -158,9 +159,7 @@ class Queries:
         return read_pause(rows[0][0].encode()) if rows else None
 
     def leads_of(self, person: str) -> list[str]:
-        """Return the ids of the leads that count for a person's hash, or whose id was derived from
-        it.
-        """
+        """Return the ids of the leads that count for a person's hash or were derived from it."""
         rows = self._all(
             "SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?",
             person,
@@ -173,22 +172,32 @@ class Queries:
         # Few rows name several leads: those that turned out to be of one person. Without INDEXED
         # BY, SQLite would read all rows in the order of their key.
         sql = """SELECT person FROM people WHERE lead_ids = ?
-                 UNION SELECT person FROM people INDEXED BY people_of_leads
-                 WHERE instr(lead_ids, ' ') > 0 AND instr(' ' || lead_ids || ' ', ' ' || ? || ' ') > 0 LIMIT ?"""
+                 UNION
+                 SELECT person
+                 FROM people INDEXED BY people_of_leads
+                 WHERE instr(lead_ids, ' ') > 0
+                 AND instr(' ' || lead_ids || ' ', ' ' || ? || ' ') > 0
+                 LIMIT ?"""
         return sorted(person for (person,) in self._all(sql, lead_id, lead_id, MOST_IDENTIFIERS))
 
     def results(self, lead_id: str) -> list[FoundResultAt]:
         """Return the last result of a lead for each destination, without its data."""
-        sql = """SELECT partition, offset, workspace, destination, source, version, at_ms, NULL, NULL, '' FROM results
-                 WHERE lead_id = ? ORDER BY workspace, destination LIMIT ?"""
+        sql = """SELECT partition, offset,
+                        workspace, destination, source, version, at_ms, NULL, NULL, ''
+                 FROM results
+                 WHERE lead_id = ?
+                 ORDER BY workspace, destination
+                 LIMIT ?"""
         return [
             FoundResultAt(partition, offset, answers.FoundResult(*about))
             for partition, offset, *about in self._all(sql, lead_id, _MOST_LEADS)
         ]
 
     def lanes(self, now_ms: int) -> tuple[list[LaneView], list[str]]:
-        """Return all lanes as they are at `now_ms`, by name, and the workspaces of the unreadable
-        ones.
+        """Return all lanes as they are at `now_ms`.
+
+        Returns:
+            The lanes by name, and the workspaces of those that cannot be read.
         """
         lanes = []
         unreadable = []
@@ -233,7 +242,7 @@ class Queries:
         return int(self._all("SELECT coalesce(sum(leads), 0) FROM records_in")[0][0])
 
     def ended(self, now_ms: int) -> dict[str, dict[str, int]]:
-        """Return the leads that came to rest in the last day, by workspace ('': of all) and status."""
+        """Return the leads that came to rest in the last day, by workspace ('': all) and status."""
         counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
         sql = """SELECT workspace, status, sum(leads) FROM ended WHERE step_s = ? AND slot >= ?
                  GROUP BY 1, 2 HAVING sum(leads) > 0"""
@@ -266,13 +275,20 @@ class Queries:
         if workspace is not None:
             where = f"{where} AND workspace = ?"
             values = [*values, workspace]
-        sql = f"""SELECT workspace, destination, min(slot), sum(credits), sum(saved), sum(resent), sum(refused),
-                         sum(enriched)
-                  FROM (SELECT workspace, destination, slot, credits, saved, resent, refused, 0 AS enriched
-                        FROM history WHERE {where}
-                        UNION ALL SELECT workspace, destination, slot, 0, 0, 0, 0, leads
-                        FROM ended WHERE {where} AND status IN ({", ".join("?" * len(ENRICHED))}))
-                  GROUP BY {groups} ORDER BY {order}"""
+        sql = f"""SELECT workspace, destination, min(slot),
+                         sum(credits), sum(saved), sum(resent), sum(refused), sum(enriched)
+                  FROM (
+                      SELECT workspace, destination, slot,
+                             credits, saved, resent, refused, 0 AS enriched
+                      FROM history
+                      WHERE {where}
+                      UNION ALL
+                      SELECT workspace, destination, slot, 0, 0, 0, 0, leads
+                      FROM ended
+                      WHERE {where} AND status IN ({", ".join("?" * len(ENRICHED))})
+                  )
+                  GROUP BY {groups}
+                  ORDER BY {order}"""
         return [answers.Day(*row) for row in self._all(sql, *values, *values, *ENRICHED)]
 
     def imports(
@@ -295,15 +311,19 @@ class Queries:
                 values = [*values, value]
         with self._reading() as db:
             rows = db.execute(
-                f"""SELECT id, arrived, name, workspace, first_ms, last_ms, who, file, rows, refused, leads, credits
-                    FROM imports WHERE {" AND ".join(where)} ORDER BY first_ms DESC, id DESC LIMIT ?""",
+                f"""SELECT id, arrived,
+                           name, workspace, first_ms, last_ms, who, file, rows, refused,
+                           leads, credits
+                    FROM imports
+                    WHERE {" AND ".join(where)}
+                    ORDER BY first_ms DESC, id DESC
+                    LIMIT ?""",
                 (*values, limit + 1),
             ).fetchall()
             imports: list[answers.FoundImport] = []
-            counts = (
-                "SELECT destination, status, leads FROM import_counts WHERE import = ? AND leads "
-                "> 0"
-            )
+            counts = """SELECT destination, status, leads
+                        FROM import_counts
+                        WHERE import = ? AND leads > 0"""
             for number, arrived, *facts, published, credits_ in rows[:limit]:
                 columns: Counter[str] = Counter()
                 for destination, status, leads in db.execute(counts, (number,)):
@@ -341,11 +361,13 @@ class Queries:
         rank: int,
         limit: int,
     ) -> tuple[answers.DeadLetters, int]:
-        """Return the dead letters of a topic with its causes after the first `rank`, and how many
-        causes there are.
+        """Return the dead letters of a topic with its causes after the first `rank`.
 
         All causes of the topic are sorted anyhow, so a page deep inside costs what the first one
         costs.
+
+        Returns:
+            The dead letters, and how many causes there are.
         """
         where, values = (
             ("topic = ? AND workspace = ?", [topic, workspace])
@@ -359,9 +381,13 @@ class Queries:
                 values,
             ).fetchone()
             rows = db.execute(
-                f"""SELECT kind, workspace, destination, reason, http_status, first_ms, last_ms, {", ".join(STATES)}
-                    FROM causes WHERE {where}
-                    ORDER BY open DESC, {" + ".join(STATES)} DESC, kind, workspace, reason, http_status, destination
+                f"""SELECT kind, workspace, destination, reason, http_status, first_ms, last_ms,
+                           {", ".join(STATES)}
+                    FROM causes
+                    WHERE {where}
+                    ORDER BY open DESC,
+                             {" + ".join(STATES)} DESC,
+                             kind, workspace, reason, http_status, destination
                     LIMIT ? OFFSET ?""",
                 (*values, limit, rank),
             )

@@ -1,9 +1,8 @@
-"""The demo: the whole system on this machine, on a real Kafka, through an outage of Clay, with an
-audit at the end.
+"""The demo: the whole system on this machine, on a real Kafka, through an outage of Clay.
 
-`processes` starts and stops the processes, `state` follows Kafka, `scenario` runs it all, and
-`comparison` compares the books with the ledger of the simulated Clay. Output goes through
-`Display`.
+It ends with an audit. `processes` starts and stops the processes, `state` follows Kafka, `scenario`
+runs it all, and `comparison` compares the books with the ledger of the simulated Clay. Output goes
+through `Display`.
 """
 
 from stream_app.dev.demo.comparison import Comparison, DemoState

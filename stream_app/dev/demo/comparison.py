@@ -1,5 +1,6 @@
-"""Compares what the system shows on Kafka with the ledger of the simulated Clay, which is
-independent of the system.
+"""Compares what the system shows on Kafka with the ledger of the simulated Clay.
+
+The ledger is independent of the system.
 """
 
 from __future__ import annotations
@@ -172,9 +173,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def agrees(self) -> bool:
-        """True if Clay took every answered lead exactly once, at the booked price, and no other
-        lead.
-        """
+        """True if Clay took every answered lead once, at the booked price, and no other lead."""
         return not (self.doubles or self.missing or self.unknown) and self.charged == self.booked
 
 

@@ -230,8 +230,9 @@ class Processes:
 
 @asynccontextmanager
 async def patience(say: Callable[[str], None], what: str) -> AsyncIterator[None]:
-    """Say every few seconds that something takes long, so that nobody takes a busy machine for a
-    stopped program.
+    """Say every few seconds that something takes long.
+
+    Nobody then takes a busy machine for a stopped program.
     """
     began_s = time.monotonic()
 

@@ -1,5 +1,6 @@
-"""The demo's scenario: leads go in, results come back, Clay fails, the lanes wait, Clay recovers,
-the books balance.
+"""The demo's scenario.
+
+Leads go in, results come back, Clay fails, the lanes wait, Clay recovers, the books balance.
 """
 
 from __future__ import annotations
@@ -149,8 +150,9 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
 
 
 async def _publish(processes: Processes, state: DemoState, display: Display) -> None:
-    """Publish the leads as `stream-app publish` does, and the invalid values as another program
-    would.
+    """Publish the leads as `stream-app publish` does.
+
+    The invalid values are published as another program would publish them.
     """
     display.say(
         "Publishing 300 leads of two workspaces; some come twice, some are too old to be "
@@ -212,8 +214,9 @@ async def _outage(processes: Processes, state: DemoState, display: Display) -> B
 
 
 async def _address(processes: Processes) -> str:
-    """Return the board's address; for a person at a terminal one that lets a browser in, once and
-    within a minute.
+    """Return the board's address.
+
+    For a person at a terminal, it is an address that lets a browser in, once and within a minute.
     """
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         return f"{processes.settings.board_url}/board"
@@ -224,17 +227,17 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
     display.say(
         f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. "
-        "`stream-app open --config "
-        f"{processes.config}` opens the board, and other commands need this file, too.",
+        f"`stream-app open --config {processes.config}` opens the board, and other commands need "
+        "this file, too.",
     )
     display.say(
-        f"To act on the board, log in with this token: {processes.operator_token}. The "
-        f"budget of {SMALL} will soon be "
-        "used up.",
+        f"To act on the board, log in with this token: {processes.operator_token}. "
+        f"The budget of {SMALL} will soon be used up.",
     )
     display.say(
-        f"Break it yourself: curl {processes.control}/control/faults -d "
-        """'{"kind": "rate_limited", "for_s": 10}'; docs/break-it.md has all faults, and what to see.""",
+        f"Break it yourself: curl {processes.control}/control/faults "
+        """-d '{"kind": "rate_limited", "for_s": 10}'; """
+        "docs/break-it.md has all faults, and what to see.",
     )
     names = (*WORKSPACES, SMALL)
     try:
@@ -268,9 +271,7 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
 
 
 async def _decisions(processes: Processes, state: DemoState, display: Display) -> None:
-    """Leave something to decide for a person: dead letters that can be sent back, and soon a parked
-    lead.
-    """
+    """Leave a person something to decide: dead letters to send back, and soon a parked lead."""
     rejecting, silent = WORKSPACES
     rejected = state.steps["rejected_invalid"]
     accepted = state.steps["accepted"]

@@ -1,5 +1,6 @@
-"""The HTTP column: fills its templates as Clay does, sends the row, with Clay's quirks and the
-faults of the script.
+"""The HTTP column: fills its templates as Clay does, and sends the row.
+
+It has Clay's quirks, and plays the faults of the script.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is left to chance: each draw is a hash of the seed and of its subject, and so is the fault
-that plays now.
+"""What is left to chance: each draw is a hash of the seed and of its subject.
 
-No generator state advances, so the outcome for one lead does not depend on the requests before it.
+The fault that plays now is drawn in the same way. No generator state advances, so the outcome for
+one lead does not depend on the requests before it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Chance:
         return int(self.draw(*about) * count)
 
     def latency_s(self, latency: Latency, *about: object) -> float:
-        """Return the duration of a row in seconds: log-normal, with a share of slow research rows."""
+        """Return the duration of a row in seconds: log-normal, with a share of slow rows."""
         if latency.scale == 0:
             return 0.0
         if self.draw("slow row", *about) < latency.slow_share:
@@ -93,8 +93,9 @@ class Timeline:
         about: str,
         occurrence: int,
     ) -> Fault | None:
-        """Return the fault for one request: the first in the script's order whose time, place and
-        share match.
+        """Return the fault for one request.
+
+        It is the first in the script's order whose time, place and share match.
         """
         return next(self._hits(_REQUEST, workspace, webhook, about, occurrence), None)
 
@@ -109,8 +110,10 @@ class Timeline:
         return list(self._hits(CALLBACK.keys(), workspace, webhook, about, occurrence))
 
     def refuses(self) -> tuple[bool, float | None]:
-        """Return whether connections are refused now, and in how many seconds that may change
-        (None: never).
+        """Return whether connections are refused now, and when that may change.
+
+        Returns:
+            True if they are refused, and the seconds until that may change; None: never.
         """
         now_s = self.now_s
         refusals = [fault for fault in self._faults.values() if fault.kind in LISTENER]

@@ -1,5 +1,6 @@
-"""Runs a row after the webhook has answered: its columns one after the other, each charged when it
-starts.
+"""Runs a row after the webhook has answered.
+
+Its columns run one after the other, and each is charged when it starts.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The webhook: reads a request, decides about it, writes it to the ledger, and answers as the
-faults require.
+"""The webhook.
+
+It reads a request, decides about it, writes it to the ledger, and answers as the faults require.
 """
 
 from __future__ import annotations
@@ -137,8 +138,9 @@ class Inbound:
         return answer if fault is None else await _played(fault, request, answer, self._stopping)
 
     async def handle_root(self, request: web.Request) -> web.StreamResponse:
-        """Answer `GET /` and `HEAD /`, which submit nothing: 404, or as a fault of the whole host
-        requires.
+        """Answer `GET /` and `HEAD /`, which submit nothing.
+
+        The answer is 404, or what a fault of the whole host requires.
         """
         self._roots += 1
         fault = self._timeline.request_fault("", "", "", self._roots)

@@ -1,8 +1,7 @@
-"""Rows in a file beside the ledger, so that a simulator that was killed goes on with them, as Clay
-would.
+"""Rows in a file beside the ledger.
 
-The ledger says what became of a row, and this file what was in it: personal data, and the token of
-its callback.
+A simulator that was killed goes on with them, as Clay would. The ledger says what became of a row,
+and this file what was in it: personal data, and the token of its callback.
 """
 
 from __future__ import annotations

@@ -181,8 +181,9 @@ class Tally:
         self._workspaces: dict[str, WorkspaceTotals] = {}
 
     def of(self, lead: str) -> LeadCount:
-        """Return how many requests named this lead, whatever the response, and how many rows it
-        has.
+        """Return how many requests named this lead, and how many rows it has.
+
+        A request counts whatever its response was.
         """
         return self._leads.get(lead, _shared())
 

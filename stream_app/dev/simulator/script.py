@@ -1,5 +1,4 @@
-"""The script of a simulator: its webhooks, workspaces, limits and faults, which TOML or JSON
-describes.
+"""The script of a simulator: its webhooks, workspaces, limits and faults, in TOML or JSON.
 
 Defaults are the known facts about Clay; unknown behaviour is a setting. Amounts of money are in
 Data Credits and Actions, times in seconds unless the name says otherwise.
@@ -128,8 +127,9 @@ class Table(Settings, frozen=True, kw_only=True):
 
 
 class Webhook(Table, frozen=True, kw_only=True):
-    """One webhook: a table and the workspace that pays for it (default: the slug's part before
-    `--`).
+    """One webhook: a table and the workspace that pays for it.
+
+    The workspace is the slug's part before `--` unless it is named.
     """
 
     workspace: str | None = None
@@ -164,10 +164,10 @@ class Limits(Settings, frozen=True, kw_only=True):
 
 
 class Fault(Settings, frozen=True, kw_only=True):
-    """One fault on the timeline: from `at_s` for `for_s` (absent: forever), for a `share` of
-    requests.
+    """One fault on the timeline: from `at_s` for `for_s`, for a `share` of requests.
 
-    `FAULTS` lists the parameters of each kind with their defaults.
+    Without `for_s` it lasts forever. `FAULTS` lists the parameters of each kind with their
+    defaults.
     """
 
     kind: str

@@ -1,5 +1,7 @@
-"""The simulator as a process: two ports, one of which `refuse` can close, a JSON line when it
-listens, a clean stop.
+"""The simulator as a process.
+
+It has two ports, one of which `refuse` can close, prints a JSON line when it listens, and stops
+cleanly.
 """
 
 from __future__ import annotations
@@ -64,8 +66,9 @@ class Simulator:
         ledger: Path | None = None,
         rows: Path | None = None,
     ) -> None:
-        """Take the script, the ledger's file, and the file that keeps rows, which needs the
-        ledger's beside it.
+        """Take the script and the files of the ledger and of the rows.
+
+        The file that keeps rows needs the ledger's beside it.
         """
         self.script = script or Script()
         self._ledger_path = ledger
