@@ -22,7 +22,9 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient
+from stream_app.clay.transport import Transport
 
 BODY = json.dumps({f"field_{n}": "x" * 20 for n in range(12)}).encode()
 TOKEN = "token"
@@ -87,6 +89,21 @@ async def _bare_aiohttp(stack: AsyncExitStack, url: str) -> Post:
     return post
 
 
+async def _httpx_on_our_transport(stack: AsyncExitStack, url: str) -> Post:
+    transport = Transport(
+        connect_timeout_s=5.0,
+        keepalive_s=15.0,
+        read_buffer_bytes=4_096,
+        egress=Egress.of(),
+    )
+    client = await stack.enter_async_context(httpx.AsyncClient(transport=transport))
+
+    async def post() -> None:
+        await client.post(url, content=BODY, headers=HEADERS)
+
+    return post
+
+
 async def _httpx_as_it_comes(stack: AsyncExitStack, url: str) -> Post:
     client = await stack.enter_async_context(httpx.AsyncClient(timeout=60.0))
 
@@ -100,6 +117,7 @@ OURS = "ClayClient"
 CASES: dict[str, Callable[[AsyncExitStack, str], Awaitable[Post]]] = {
     OURS: _ours,
     "aiohttp alone": _bare_aiohttp,
+    "httpx's client on our transport": _httpx_on_our_transport,
     "httpx as it comes": _httpx_as_it_comes,
 }
 

@@ -2,35 +2,24 @@
 
 A request counts as uncertain unless it is proved that nothing was sent.
 
-It sends through a transport of ours (docs/decisions/03-transport.md). This client never sends a
-request twice; a test counts the requests. Only `Webhooks` turns an alias and a webhook id into a
-URL and a token.
+It sends through an httpx transport of ours (docs/decisions/03-transport.md), whose `NotSent` is
+that proof. This client never sends a request twice; a test counts the requests. Only `Webhooks`
+turns an alias and a webhook id into a URL and a token.
 """
 
 import asyncio
-import errno
-import socket
-import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
-import aiohttp
+import httpx
 import msgspec
-import yarl
 from attrs import define, field
 
 from stream_app.clay import Egress
-from stream_app.clay.transport import (
-    Answer,
-    BrokenAnswer,
-    ConnectionBroke,
-    NotSent,
-    ProxyRefused,
-    Target,
-    Transport,
-    proxy_of,
-)
+from stream_app.clay.transport import NotSent, ResponseBody, Transport, proxy_of
 from stream_app.domain.model.addresses import MALFORMED, token_problem
 from stream_app.domain.model.outcome import (
     Accepted,
@@ -41,13 +30,14 @@ from stream_app.domain.model.outcome import (
     UnsentReason,
     classify,
 )
-from stream_app.tasks import cancel, causes
+from stream_app.tasks import cancel
 
 # The status decides the outcome. The body only explains it, so the wait for the body is short.
 _ANSWER_WAIT_S = 2.0
 _HOST_WITHIN_S: Final = 3.0
 _MAX_ANSWER_BYTES = 4096
 _MAX_RETRY_AFTER_CHARACTERS = 64
+_USER_AGENT: Final = "stream-app"
 
 UNSENT_TEXT: Final[dict[UnsentReason, str]] = {
     "dns": "nothing was sent: cannot resolve the webhook's host name",
@@ -65,6 +55,20 @@ UNCERTAIN_TEXT: Final[dict[UncertainReason, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class _Target:
+    """The constant part of all requests to one webhook.
+
+    Attributes:
+        headers: All but the length of the body.
+        secrets: To be removed from excerpts, which can echo them.
+    """
+
+    url: httpx.URL
+    headers: tuple[tuple[bytes, bytes], ...]
+    secrets: tuple[str, ...]
+
+
 @define(eq=False, repr=False, kw_only=True)
 class ClayClient:
     """Sends leads to Clay's webhooks. An async context manager; one client serves the whole worker.
@@ -77,6 +81,8 @@ class ClayClient:
             timeout cannot expire before anything was sent.
         keepalive_s: Idle time after which a connection is closed. Keep it shorter than the server's
             own limit: a request on a connection that the server is closing ends as uncertain.
+        transport: What sends the requests, in place of ours. Only `NotSent` counts as a proof that
+            nothing was sent, so its errors leave a lead uncertain. It is closed with the client.
     """
 
     _request_timeout_s: float
@@ -85,9 +91,10 @@ class ClayClient:
     _max_connections: int
     _keepalive_s: float
     _egress: Egress = field(factory=Egress.of)
+    _given_transport: httpx.AsyncBaseTransport | None = field(default=None, alias="transport")
     _connections: asyncio.Semaphore = field(init=False)
-    _transport: Transport = field(init=False)
-    _targets: dict[tuple[str, str | None], Target] = field(init=False, factory=dict)
+    _transport: httpx.AsyncBaseTransport = field(init=False)
+    _targets: dict[tuple[str, str | None], _Target] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if self._connect_timeout_s + self._pool_timeout_s >= self._request_timeout_s:
@@ -98,16 +105,16 @@ class ClayClient:
         self._connections = asyncio.Semaphore(self._max_connections)
 
     async def __aenter__(self) -> Self:
-        self._transport = Transport(
-            self._connect_timeout_s,
-            self._keepalive_s,
-            _MAX_ANSWER_BYTES,
-            self._egress,
+        self._transport = self._given_transport or Transport(
+            connect_timeout_s=self._connect_timeout_s,
+            keepalive_s=self._keepalive_s,
+            read_buffer_bytes=_MAX_ANSWER_BYTES,
+            egress=self._egress,
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._transport.close()
+        await self._transport.aclose()
 
     async def send(
         self,
@@ -147,18 +154,6 @@ class ClayClient:
         finally:
             self._connections.release()
 
-    async def reach(self, webhook_url: str) -> Refused | None:
-        """Connect to a webhook's host like `send`, and send nothing.
-
-        Returns the reason if it cannot connect.
-        """
-        started = asyncio.get_running_loop().time()
-        try:
-            await self._transport.reach(self._target(webhook_url, None))
-        except NotSent as exc:
-            return _not_sent(exc, _since_ms(started), self._egress)
-        return None
-
     async def _has_connection(self) -> bool:
         """Acquire a connection slot. False if none became free in time."""
         # The fast path avoids a timeout, which costs more than the semaphore.
@@ -170,29 +165,32 @@ class ClayClient:
         except TimeoutError:
             return False
 
-    def _target(self, webhook_url: str, token: str | None) -> Target:
+    def _target(self, webhook_url: str, token: str | None) -> _Target:
         target = self._targets.get((webhook_url, token))
         if target is not None:
             return target
-        headers = {
-            "content-type": "application/json",
-            "accept-encoding": "identity",
-            "user-agent": "stream-app",
-        }
+        url = _parsed(webhook_url)
+        headers = [
+            (b"host", url.netloc),
+            (b"content-type", b"application/json"),
+            (b"accept-encoding", b"identity"),
+            (b"user-agent", _USER_AGENT.encode("ascii")),
+        ]
+        _, login = proxy_of(self._egress)
+        secrets = [webhook_url, webhook_url.rpartition("/")[2]]
+        secrets += [credentials.rpartition(" ")[2] for credentials in login.values()]
         if token is not None:
             if problem := token_problem(token):
                 raise ValueError(problem)
-            headers["x-clay-webhook-auth"] = token
-        try:
-            url = yarl.URL(webhook_url)
-        except ValueError:
-            raise ValueError(MALFORMED) from None
-        target = self._targets[webhook_url, token] = Target.of(url, headers, self._egress)
+            headers.append((b"x-clay-webhook-auth", token.encode("ascii")))
+            secrets.append(token)
+        target = _Target(url, tuple(headers), tuple(secrets))
+        self._targets[webhook_url, token] = target
         return target
 
     async def _exchange(
         self,
-        target: Target,
+        target: _Target,
         body: bytes,
         give_up_at: float,
         unavailable_is_refused: bool,
@@ -203,88 +201,121 @@ class ClayClient:
         """
         now = asyncio.get_running_loop().time
         begun = now()
-        answer: Answer | None = None
+        request = httpx.Request(
+            "POST",
+            target.url,
+            headers=[*target.headers, (b"content-length", b"%d" % len(body))],
+            stream=httpx.ByteStream(body),
+        )
+        response: httpx.Response | None = None
         excerpt = bytearray()
         try:
             async with asyncio.timeout_at(give_up_at) as limit:
-                answer = await self._transport.post(target, body)
+                response = await self._transport.handle_async_request(request)
                 answered = now()
-                is_success = 200 <= answer.status <= 299
-                if not (is_success and answer.is_whole):
+                stream = response.stream
+                is_success = 200 <= response.status_code <= 299
+                if not (is_success and isinstance(stream, ResponseBody) and stream.is_whole):
                     limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
-                    await self._read(answer, excerpt)
+                    await self._read(response, excerpt)
         except NotSent as exc:
-            return _not_sent(exc, _since_ms(begun), self._egress)
-        except (ConnectionBroke, BrokenAnswer, TimeoutError) as exc:
-            if answer is None:
+            return _unsent(exc.reason, _since_ms(begun), exc.detail)
+        except (httpx.TransportError, TimeoutError) as exc:
+            if response is None:
                 reason = _uncertain(exc)
                 return Uncertain(reason, _since_ms(begun), text=UNCERTAIN_TEXT[reason])
         latency_ms = round((answered - begun) * 1000)
         if is_success:
             # `classify` would return the same, at a higher cost.
-            return Accepted(answer.status, latency_ms)
+            return Accepted(response.status_code, latency_ms)
+        # Of two headers of this name the first one counts.
+        retry_after = next(iter(response.headers.get_list("retry-after")), "")
         return classify(
-            answer.status,
-            (answer.header("retry-after") or "")[:_MAX_RETRY_AFTER_CHARACTERS] or None,
-            ""
-            if answer.header("content-encoding") is not None
-            else excerpt.decode("utf-8", "replace"),
+            response.status_code,
+            retry_after[:_MAX_RETRY_AFTER_CHARACTERS] or None,
+            "" if "content-encoding" in response.headers else excerpt.decode("utf-8", "replace"),
             latency_ms,
             unavailable_is_refused,
             known=_sent_values(target, body),
         )
 
-    async def _read(self, answer: Answer, excerpt: bytearray) -> None:
-        """Read the beginning of the body. The body may break off, arrive slowly or never end."""
+    async def _read(self, response: httpx.Response, excerpt: bytearray) -> None:
+        """Read the beginning of the body as it was sent.
+
+        It may break off, arrive slowly or never end.
+        """
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)
         try:
-            async for chunk in answer.body():
+            async for chunk in stream:
                 excerpt += chunk[: _MAX_ANSWER_BYTES - len(excerpt)]
                 if len(excerpt) == _MAX_ANSWER_BYTES:
                     break
         finally:
-            answer.close()
+            await stream.aclose()
 
 
-def _uncertain(exc: ConnectionBroke | BrokenAnswer | TimeoutError) -> UncertainReason:
-    if isinstance(exc, ConnectionBroke):
-        return "reset"
-    return "broken_answer" if isinstance(exc, BrokenAnswer) else "request_timeout"
+async def reach(webhook_url: str, egress: Egress, within_s: float) -> Refused | None:
+    """Connect to a webhook's host as a `ClayClient` does, and send nothing.
+
+    Returns:
+        The reason if it cannot connect.
+
+    Raises:
+        ValueError: The URL is invalid.
+    """
+    url = _parsed(webhook_url)
+    started = asyncio.get_running_loop().time()
+    try:
+        async with _transport_for_once(egress, within_s) as transport:
+            await transport.reach(url)
+    except NotSent as exc:
+        return _unsent(exc.reason, _since_ms(started), exc.detail)
+    return None
 
 
-def _not_sent(exc: NotSent, latency_ms: int, egress: Egress) -> Refused:
-    if isinstance(exc.__cause__, TimeoutError):
-        return _unsent("connect_timeout", latency_ms)
-    for cause in causes(exc):
-        if isinstance(cause, ProxyRefused):
-            return _unsent("proxy", latency_ms, f" refused (HTTP {cause.status})")
-        if isinstance(cause, aiohttp.ClientProxyConnectionError):
-            return _unsent("proxy", latency_ms, " cannot be reached")
-        if isinstance(cause, aiohttp.ClientConnectorDNSError) and egress.proxy_url is not None:
-            return _unsent("proxy", latency_ms, "'s host name cannot be resolved")
-        if isinstance(cause, socket.gaierror):
-            return _unsent("dns", latency_ms)
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
-            return _unsent("tls", latency_ms, f" ({cause.reason})")
-        if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
-            return _unsent("connect_refused", latency_ms)
-    return _unsent("connect_failed", latency_ms)
+def _transport_for_once(egress: Egress, within_s: float) -> Transport:
+    return Transport(
+        connect_timeout_s=within_s,
+        keepalive_s=within_s,
+        read_buffer_bytes=_MAX_ANSWER_BYTES,
+        egress=egress,
+    )
+
+
+def _parsed(webhook_url: str) -> httpx.URL:
+    """Parse the URL of a webhook. Raises ValueError without the URL, which is a secret."""
+    try:
+        url = httpx.URL(webhook_url)
+        host = urlsplit(webhook_url).hostname
+    except (httpx.InvalidURL, ValueError):
+        raise ValueError(MALFORMED) from None
+    # The standard library's parser checked which hosts are allowed, so this one must see the same
+    # host.
+    if url.scheme not in ("http", "https") or url.raw_host.decode("ascii") != host:
+        raise ValueError(MALFORMED)
+    return url
+
+
+def _uncertain(error: httpx.TransportError | TimeoutError) -> UncertainReason:
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return "request_timeout"
+    return "broken_answer" if isinstance(error, httpx.RemoteProtocolError) else "reset"
 
 
 def _unsent(reason: UnsentReason, latency_ms: int, detail: str = "") -> Refused:
     return Refused(reason, latency_ms, text=UNSENT_TEXT[reason] + detail)
 
 
-def _sent_values(target: Target, body: bytes) -> list[str]:
+def _sent_values(target: _Target, body: bytes) -> list[str]:
     """Return the values to remove from an excerpt: an error page can echo them.
 
-    They are the values of the lead, the token and the webhook.
+    They are the values of the lead, the token, the webhook and the credentials of the proxy.
     """
     fields = msgspec.json.decode(body, type=dict[str, Any]).values()
-    headers = target.headers
-    url = str(target.url)
-    proxy = headers.get("proxy-authorization", "").rpartition(" ")[2]
-    secrets = (headers.get("x-clay-webhook-auth", ""), proxy, url, url.rpartition("/")[2])
-    return [str(value) for value in (*fields, *secrets) if isinstance(value, str | int | float)]
+    return [
+        str(value) for value in (*fields, *target.secrets) if isinstance(value, str | int | float)
+    ]
 
 
 def _since_ms(started: float) -> int:
@@ -302,11 +333,11 @@ class HostCheck:
     """
 
     _egress: Egress
-    _running: dict[yarl.URL, asyncio.Task[bool]] = field(init=False, factory=dict)
+    _running: dict[httpx.URL, asyncio.Task[bool]] = field(init=False, factory=dict)
 
     async def __call__(self, webhook_url: str) -> bool:
         """Return True if the host answers within 3 s with anything but a server error."""
-        host = yarl.URL(webhook_url).origin()
+        host = _parsed(webhook_url).copy_with(raw_path=b"/")
         running = self._running.get(host)
         if running is None:
             running = self._running[host] = asyncio.create_task(self._answers(host))
@@ -316,28 +347,19 @@ class HostCheck:
     async def close(self) -> None:
         await cancel(list(self._running.values()))
 
-    async def _answers(self, host: yarl.URL) -> bool:
-        proxy, login = proxy_of(self._egress)
+    async def _answers(self, host: httpx.URL) -> bool:
+        request = httpx.Request("HEAD", host, headers={"user-agent": _USER_AGENT})
         try:
             async with (
-                aiohttp.ClientSession(
-                    timeout=aiohttp.ClientTimeout(total=_HOST_WITHIN_S),
-                ) as session,
-                session.head(
-                    host,
-                    allow_redirects=False,
-                    ssl=self._egress.tls,
-                    proxy=proxy,
-                    proxy_headers=login,
-                ) as answer,
+                asyncio.timeout(_HOST_WITHIN_S),
+                _transport_for_once(self._egress, _HOST_WITHIN_S) as transport,
             ):
-                # A host may know no HEAD, and answers with 501 although it is well.
-                return (
-                    answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
-                    or answer.status == HTTPStatus.NOT_IMPLEMENTED
-                )
-        except (aiohttp.ClientError, OSError, TimeoutError):
+                response = await transport.handle_async_request(request)
+        except (httpx.TransportError, TimeoutError):
             return False
+        status = response.status_code
+        # A host may know no HEAD, and answers with 501 although it is well.
+        return status < HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.NOT_IMPLEMENTED
 
 
 @define(frozen=True, repr=False)

@@ -1,33 +1,37 @@
-"""POSTs on aiohttp's connections.
+"""An httpx transport on aiohttp's connections, which knows whether a request left.
 
-The transport knows whether the first byte of a request was written.
-
-Before `write`, an error proves that nothing was sent. After `write`, no error proves it. aiohttp's
-connector opens, keeps and checks the connections, and its parser reads the responses.
-`ClientSession` is left out: its request objects, cookies, redirects and the task that writes each
-body cost a third of a request. pyproject.toml pins aiohttp to the versions whose connections and
-protocol were reviewed for this. tests/unit/clay break connections in every known way.
+Before `write`, an error proves that nothing was sent: it is a `NotSent`. After `write`, no error
+proves it, and the errors are httpx's own. aiohttp's connector opens, keeps and checks the
+connections, and its parser reads the responses. pyproject.toml pins aiohttp to the versions whose
+connections and protocol were reviewed for this. tests/unit/clay break connections in every known
+way, and docs/decisions/03-transport.md says why httpx's own transport is not used.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import select
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+import socket
+import ssl
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Final
 
 import aiohttp
+import httpx
 import yarl
 from aiohttp.client_proto import ResponseHandler
 
 from stream_app.clay import Egress
+from stream_app.domain.model.outcome import UnsentReason
+from stream_app.tasks import causes
 
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 # the end of a head may be split over two packets; this many bytes of it can be in the first
 _OVERLAP: Final = 2
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class ClayProtocol(ResponseHandler):
@@ -103,107 +107,57 @@ def _is_final(code: int) -> bool:
     return code == 101 or not 100 <= code <= 199
 
 
-class NotSent(Exception):
-    """No byte of the request was handed to the operating system, or the proxy refused to forward
-    it.
+class NotSent(httpx.ConnectError):
+    """Nothing was sent, or the proxy refused to forward it.
 
-    The cause is the error of the connection; a TimeoutError if it took too long.
-    """
-
-
-class ConnectionBroke(Exception):
-    """The connection broke, and the request may have arrived."""
-
-
-class BrokenAnswer(Exception):
-    """The request may have arrived, and its response is not valid HTTP."""
-
-
-class ProxyRefused(Exception):
-    """The egress proxy forwarded nothing and answered with `status`."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Target:
-    """The constant part of all requests to one webhook: for aiohttp's connector, and as bytes.
-
-    Create it inside the event loop of its transport.
+    No byte of the request was handed to the operating system, except for such a proxy. Only this
+    error proves it. httpx's own errors of a connection do not, because other transports also raise
+    them after the request was written.
 
     Attributes:
-        address: What the connector needs to find a connection.
-        head: The request head, up to the value of `content-length`.
+        reason: Why nothing was sent.
+        detail: What there is to add to the reason in words, such as the status of the proxy.
     """
 
-    url: yarl.URL
-    headers: Mapping[str, str]
-    address: aiohttp.ClientRequest
-    head: bytes
-
-    @classmethod
-    def of(cls, url: yarl.URL, headers: Mapping[str, str], egress: Egress) -> Target:
-        """Build a target. The caller has checked that the header values are printable ASCII.
-
-        With TLS, the connector opens a tunnel through the proxy. Without TLS, the proxy gets the
-        request itself.
-        """
-        proxy, login = proxy_of(egress)
-        path = url.raw_path_qs
-        host = url.host_port_subcomponent
-        if proxy is not None and url.scheme == "http":
-            path = f"http://{host}{path}"
-            headers = {**headers, **login}
-        lines = [
-            f"POST {path} HTTP/1.1",
-            f"host: {host}",
-            *(f"{name}: {value}" for name, value in headers.items()),
-        ]
-        address = aiohttp.ClientRequest(
-            "POST",
-            url,
-            loop=asyncio.get_running_loop(),
-            proxy=proxy,
-            proxy_headers=login,
-        )
-        if address.proxy_headers is not None:
-            # The connector adds this header at the first connection, which would change the key of
-            # the pool.
-            address.proxy_headers["Host"] = address.headers["Host"]  # type: ignore[index]
-        return cls(url, headers, address, "\r\n".join([*lines, "content-length: "]).encode("ascii"))
-
-    @property
-    def is_for_proxy(self) -> bool:
-        """True if the proxy reads the request itself, because there is no TLS."""
-        return self.address.proxy is not None and self.url.scheme == "http"
+    def __init__(self, reason: UnsentReason, detail: str = "") -> None:
+        super().__init__(f"nothing was sent ({reason}){detail}")
+        self.reason: UnsentReason = reason
+        self.detail = detail
 
 
 def proxy_of(egress: Egress) -> tuple[yarl.URL | None, dict[str, str]]:
-    """Return the proxy's address without its credentials, and these as headers; (None, {}) if there
-    is no proxy.
+    """Return the proxy's address without its credentials, and these as headers.
+
+    Without a proxy it is (None, {}).
     """
     if egress.proxy_url is None:
         return None, {}
     url = yarl.URL(egress.proxy_url)
     if url.user is None:
         return url, {}
-    return url.with_user(None), {
-        "proxy-authorization": aiohttp.encode_basic_auth(url.user, url.password or ""),
-    }
+    credentials = aiohttp.encode_basic_auth(url.user, url.password or "")
+    return url.with_user(None), {"proxy-authorization": credentials}
 
 
-class Transport:
-    """Sends POSTs.
+class Transport(httpx.AsyncBaseTransport):
+    """Sends each request once.
 
-    No redirects, cookies, netrc, decompression or retries; certificates are always verified.
+    No redirects, cookies, netrc or retries; certificates are always verified.
 
-    Create it inside a running event loop.
+    The caller limits the time of the whole exchange, for example by `asyncio.timeout`: of a
+    request's extensions none is read. Create it inside a running event loop.
+
+    Args:
+        connect_timeout_s: Limit of DNS, proxy, TCP and TLS together.
+        keepalive_s: Idle time after which a connection is closed.
+        read_buffer_bytes: As soon as this much of a body waits to be read, no more is taken from
+            the connection.
+        egress: The authorities and the proxy.
     """
 
     def __init__(
         self,
+        *,
         connect_timeout_s: float,
         keepalive_s: float,
         read_buffer_bytes: int,
@@ -215,93 +169,197 @@ class Transport:
             ssl=egress.tls,
         )
         # aiohttp has no option for the protocol of its connections.
-        self._connector._factory = partial(ClayProtocol, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+        factory = partial(ClayProtocol, loop=asyncio.get_running_loop())
+        self._connector._factory = factory  # type: ignore[assignment]
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
         self._read_buffer_bytes = read_buffer_bytes
+        self._proxy, self._login = proxy_of(egress)
+        self._login_lines = [
+            f"{name}: {value}".encode("ascii") for name, value in self._login.items()
+        ]
+        self._addresses: dict[tuple[str, bytes, int | None], aiohttp.ClientRequest] = {}
 
-    async def post(self, target: Target, body: bytes) -> Answer:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request, and return its response when the head of it is there.
 
         Raises:
             NotSent: Nothing was sent. This includes the 407 of a proxy that reads the request
                 itself (without TLS).
-            ConnectionBroke: It may have been sent, and the connection broke.
-            BrokenAnswer: It may have been sent, and the response is not valid.
+            httpx.ReadError: It may have been sent, and the connection broke. Reading the body of
+                the response raises it, too.
+            httpx.RemoteProtocolError: It may have been sent, and the response is not valid HTTP.
+            httpx.LocalProtocolError: A header has a line break. Nothing was sent.
+            httpx.UnsupportedProtocol: The URL is not http or https. Nothing was sent.
         """
-        connection = await self._connect(target.address)
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        body = b"".join([piece async for piece in request.stream])
+        head = self._head(request, body)
+        connection = await self._connect(request.url)
         try:
-            message, content = await self._exchange(connection, target.head, body)
+            message, content = await self._exchange(
+                connection,
+                head + body,
+                has_no_body=request.method == "HEAD",
+            )
         except (aiohttp.ClientConnectionError, OSError) as exc:
-            raise ConnectionBroke from exc
+            raise httpx.ReadError("the connection broke before a response came") from exc
         except Exception as exc:  # any parser error after the request was sent
-            raise BrokenAnswer from exc
-        if message.code == 407 and target.is_for_proxy:
+            raise httpx.RemoteProtocolError("the response is not valid HTTP") from exc
+        if message.code == 407 and self._is_for_proxy(request.url):
             connection.close()
-            raise NotSent from ProxyRefused(407)
-        return Answer(message, connection, content)
+            raise _refused_by_proxy(407)
+        return httpx.Response(
+            message.code,
+            headers=message.raw_headers,
+            stream=ResponseBody(connection, content),
+        )
 
-    async def reach(self, target: Target) -> None:
-        """Connect as a request would, and send nothing. Raises NotSent."""
-        (await self._connect(target.address)).close()
+    async def reach(self, url: httpx.URL) -> None:
+        """Connect as a request to this URL would, and send nothing. Raises NotSent."""
+        (await self._connect(url)).close()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._connector.close()
 
-    async def _connect(self, address: aiohttp.ClientRequest) -> Any:
+    def _is_for_proxy(self, url: httpx.URL) -> bool:
+        """True if the proxy reads the request itself, because there is no TLS."""
+        return self._proxy is not None and url.scheme == "http"
+
+    def _head(self, request: httpx.Request, body: bytes) -> bytes:
+        """Return the head as bytes.
+
+        The body is complete, so its length replaces what the request says of framing.
+        """
+        path = request.url.raw_path
+        headers = request.headers.raw
+        lines = [b"%b: %b" % header for header in headers if header[0].lower() not in _FRAMING]
+        if body or len(lines) < len(headers):
+            lines.append(b"content-length: %d" % len(body))
+        if self._is_for_proxy(request.url):
+            path = b"http://%b%b" % (request.url.netloc, path)
+            lines += self._login_lines
+        lines.append(b"\r\n")
+        head = b"%b %b HTTP/1.1\r\n%b" % (request.method.encode("ascii"), path, b"\r\n".join(lines))
+        if len(head.splitlines()) != len(lines) + 1:
+            raise httpx.LocalProtocolError("a header of the request has a line break")
+        return head
+
+    def _address(self, url: httpx.URL) -> aiohttp.ClientRequest:
+        """Return what the connector needs to find a connection.
+
+        It is costly to make, so there is one for each host. With TLS, the connector opens a tunnel
+        through the proxy. Without TLS, the proxy gets the request itself.
+        """
+        origin = (url.scheme, url.raw_host, url.port)
+        address = self._addresses.get(origin)
+        if address is not None:
+            return address
+        if url.scheme not in ("http", "https"):
+            raise httpx.UnsupportedProtocol("the URL must begin with http:// or https://")
+        try:
+            target = yarl.URL.build(
+                scheme=url.scheme,
+                host=url.raw_host.decode("ascii"),
+                port=url.port,
+                path="/",
+            )
+        except ValueError as exc:  # no host can have this name
+            raise NotSent("dns") from exc
+        address = aiohttp.ClientRequest(
+            "POST",
+            target,
+            loop=asyncio.get_running_loop(),
+            proxy=self._proxy,
+            proxy_headers=self._login,
+        )
+        if address.proxy_headers is not None:
+            # The connector adds this header at the first connection, which would change the key of
+            # the pool.
+            address.proxy_headers["Host"] = address.headers["Host"]  # type: ignore[index]
+        self._addresses[origin] = address
+        return address
+
+    async def _connect(self, url: httpx.URL) -> Any:
         """Return a new or pooled connection that carries nothing of this request."""
+        address = self._address(url)
         while True:
             try:
                 connection: Any = await self._connector.connect(address, [], self._timeout)
-            except aiohttp.ClientHttpProxyError as exc:
-                raise NotSent from ProxyRefused(exc.status)
             except Exception as exc:  # nothing was written yet, whatever the error
-                raise NotSent from exc
+                raise _not_sent(exc, has_proxy=self._proxy is not None) from exc
             protocol: ClayProtocol = connection.protocol
-            if not (
-                connection.closed
-                or protocol.should_close
-                or (protocol.was_used and protocol.has_unread)
-            ):
+            # There is no await between this look and the write in `_exchange`. What arrives before
+            # the look closes the connection; what arrives after it is read as the response, as with
+            # any client.
+            is_fresh = not (connection.closed or protocol.should_close)
+            if is_fresh and not (protocol.was_used and protocol.has_unread):
                 return connection
             connection.close()
             if not protocol.was_used:
-                raise NotSent(
-                    "the new connection ended, or received data, before anything was written",
-                )
+                # The new connection ended, or received data, before anything was written.
+                raise NotSent("connect_failed")
 
-    async def _exchange(self, connection: Any, head: bytes, body: bytes) -> tuple[Any, Any]:
+    async def _exchange(
+        self,
+        connection: Any,
+        data: bytes,
+        *,
+        has_no_body: bool,
+    ) -> tuple[Any, Any]:
         """Write the request and read the head of the response.
 
-        Raises any error of aiohttp's parser or connection.
-
-        It closes the connection on an error or a cancellation.
+        Raises any error of aiohttp's parser or connection. It closes the connection on an error or
+        a cancellation.
         """
         protocol = connection.protocol
         try:
             protocol.expect_answer(
+                skip_payload=has_no_body,
                 read_until_eof=True,
                 auto_decompress=False,
                 read_bufsize=self._read_buffer_bytes,
             )
-            connection.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            connection.transport.write(data)
             while True:
-                message, answer = await protocol.read()
+                message, content = await protocol.read()
                 if _is_final(message.code):
-                    return message, answer
+                    return message, content
         except BaseException:
             connection.close()
             raise
 
 
-class Answer:
-    """A response with this HTTP `status`.
+def _refused_by_proxy(status: int) -> NotSent:
+    return NotSent("proxy", f" refused (HTTP {status})")
 
-    The pool gets the connection back when the body is complete.
+
+def _not_sent(error: Exception, *, has_proxy: bool) -> NotSent:
+    """Name the reason why there is no connection."""
+    if isinstance(error, TimeoutError):
+        return NotSent("connect_timeout")
+    for cause in causes(error):
+        if isinstance(cause, aiohttp.ClientHttpProxyError):
+            return _refused_by_proxy(cause.status)
+        if isinstance(cause, aiohttp.ClientProxyConnectionError):
+            return NotSent("proxy", " cannot be reached")
+        if isinstance(cause, aiohttp.ClientConnectorDNSError) and has_proxy:
+            return NotSent("proxy", "'s host name cannot be resolved")
+        if isinstance(cause, socket.gaierror):
+            return NotSent("dns")
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
+            return NotSent("tls", f" ({cause.reason})")
+        if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
+            return NotSent("connect_refused")
+    return NotSent("connect_failed")
+
+
+class ResponseBody(httpx.AsyncByteStream):
+    """The body of a response, as it arrives.
+
+    The pool gets the connection back when it is complete.
     """
 
-    def __init__(self, message: Any, connection: Any, content: Any) -> None:
-        self.status: int = message.code
-        self._message = message
+    def __init__(self, connection: Any, content: Any) -> None:
         self._connection = connection
         self._content = content
         content.on_eof(self._end)
@@ -314,23 +372,18 @@ class Answer:
         """
         return bool(self._content.is_eof())
 
-    def header(self, name: str) -> str | None:
-        """Return the first header of this name, None if there is none."""
-        value: str | None = self._message.headers.get(name)
-        return value
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives. Raises ConnectionBroke if it breaks off."""
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body in pieces. Raises httpx.ReadError if it breaks off."""
         while True:
             try:
                 chunk: bytes = await self._content.readany()
             except Exception as exc:  # any parser error
-                raise ConnectionBroke from exc
+                raise httpx.ReadError("the body broke off") from exc
             if not chunk:
                 return
             yield chunk
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connection, unless the pool has it back."""
         self._connection.close()
 

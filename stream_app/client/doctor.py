@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
 from stream_app import __version__
 from stream_app.cache.redis import tls_options
 from stream_app.clay import Egress
-from stream_app.clay.client import ClayClient
+from stream_app.clay.client import reach
 from stream_app.client.gateways import ProbeFailed, callbacks_come_in, gateway_answers
 from stream_app.client.lanes import last_views
 from stream_app.client.lookup import check_board
@@ -213,15 +213,7 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
     """
     where = urlsplit(url).netloc
     way = " through the proxy" if egress.proxy_url else ""
-    async with ClayClient(
-        request_timeout_s=within_s + 2,
-        connect_timeout_s=within_s,
-        pool_timeout_s=1,
-        max_connections=1,
-        keepalive_s=1,
-        egress=egress,
-    ) as client:
-        refused = await client.reach(url)
+    refused = await reach(url, egress, within_s)
     if refused is None:
         return f"{where} accepts connections{way}"
     if refused.reason == "tls":

@@ -5,9 +5,10 @@ import gzip
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
+import httpx
 import pytest
 from aiohttp.client_proto import ResponseHandler
 from hypothesis import example, given
@@ -239,19 +240,16 @@ async def test_a_huge_answer_is_cut_off(http_status: int) -> None:
 
 
 async def test_of_an_answer_that_comes_in_odd_pieces_no_more_is_read_than_is_kept() -> None:
-    class Endless:
-        async def body(self) -> AsyncIterator[bytes]:
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
             yield b"1234567"
             while True:
                 await asyncio.sleep(0)
                 yield b"x" * 1_000
 
-        def close(self) -> None: ...
-
     excerpt = bytearray()
-    answer = cast(Any, Endless())
     async with asyncio.timeout(5.0):
-        await patient()._read(answer, excerpt)
+        await patient()._read(httpx.Response(200, stream=Endless()), excerpt)
     assert len(excerpt) == clay_http._MAX_ANSWER_BYTES
 
 
@@ -369,7 +367,7 @@ async def test_mistakes_are_exceptions_and_repeat_no_secret(
 ) -> None:
     with pytest.raises(ValueError, match="must be longer"):
         client(request_timeout_s=5.0, connect_timeout_s=3.0, pool_timeout_s=2.0)
-    monkeypatch.setattr(Transport, "post", Mock(side_effect=KeyError("bug")))
+    monkeypatch.setattr(Transport, "handle_async_request", Mock(side_effect=KeyError("bug")))
     async with client() as clay:
         with pytest.raises(KeyError):
             await clay.send("https://h/x", None, b"{}")
