@@ -342,6 +342,7 @@ class HostCheck:
         if running is None:
             running = self._running[host] = asyncio.create_task(self._answers(host))
             running.add_done_callback(lambda _: self._running.pop(host, None))
+        # Others wait for the same request, so a caller that is cancelled must not cancel it.
         return await asyncio.shield(running)
 
     async def close(self) -> None:

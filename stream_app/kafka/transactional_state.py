@@ -154,6 +154,8 @@ class TransactionalState:
         last: BaseException | None = None
         while True:
             try:
+                # The fence first: behind it no earlier owner can write, so the rows that are read
+                # stay as they are.
                 async with asyncio.timeout_at(min(deadline, began + fence_within_s)):
                     await self._fence()
                 async with asyncio.timeout_at(deadline):
@@ -246,6 +248,9 @@ class TransactionalState:
         self._drop(attempt)
         if is_fenced(producer, error):
             raise Fenced(f"{self._place} has a later owner: {_START_AGAIN}") from error
+        # The awaits above end within `transact_s` + 2 x `abort_s`. If they took longer, this
+        # process was frozen, and the group may have given the partition to another one, which a
+        # take-over would fence. No answer of Kafka shows that, so the clock is the fence here.
         stood_still_s = loop.time() - began - self._limits.transact_s - 2 * self._limits.abort_s
         if stood_still_s > 1:
             raise Fenced(
@@ -322,6 +327,7 @@ class TransactionalState:
             self._refusals,
         )
         fenced = await take_over(transactions, _ms(self._limits.transaction_timeout_s))
+        # Before the sender starts: without an id, it would fetch one itself, which fences again.
         producer._txn_manager.set_pid_and_epoch(*fenced)
         # Not `start()`, which would connect and fence a second time.
         await producer._sender.start()
@@ -332,6 +338,8 @@ class TransactionalState:
             raise TopicsError([f"{self._rows_at.topic}/{self.partition}: {problem}"])
         rows, node = await self._read() if begin < end else ({}, node)
         topic = self._rows_at.topic
+        # Asked behind the read: a broker that was frozen may have answered it, from a log without
+        # the newest rows, and not know its successor. Then `require` refuses what was read.
         newest = await self._view.leaders([topic])
         if node not in newest.topics:
             raise errors.RequestTimedOutError(

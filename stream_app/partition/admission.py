@@ -124,6 +124,8 @@ class AdmissionQueue:
             GiveUp: The stream is suspended.
             Recalled: A callback waits for the lock of this lead.
         """
+        # `give_up` and `recall` answer the leads that wait at that moment. This one may have waited
+        # for a commit or the cache instead, and learns of either here.
         if in_flight.suspended.is_set():
             raise GiveUp
         if in_flight.recalled:
@@ -135,8 +137,12 @@ class AdmissionQueue:
             if isinstance(answer, Held):
                 return answer
             attempt, committed = answer
+            # Write-ahead: the caller starts the POST when the row `sending` is on Kafka, and not if
+            # its transaction fails.
             await committed
         if not request.as_dead_letter:
+            # Read behind the commit: POSTs of the lane that began or ended meanwhile have replaced
+            # its detector.
             stalls = self._lanes.stalls
             name = request.destination.workspace
             stalls[name] = concurrency.begun(stalls[name], self._clock.now_ms())
@@ -150,7 +156,9 @@ class AdmissionQueue:
             with waiter.in_flight.limiter.released(0) if outside else nullcontext():
                 answer = await waiter.answered
         except asyncio.CancelledError:
-            if self._waiters.get(waiter.in_flight) is waiter:  # otherwise it has just been answered
+            # The answer may have come in the turn of the cancellation. Then `_answer` has removed
+            # the waiter, and there is nothing left to remove.
+            if self._waiters.get(waiter.in_flight) is waiter:
                 self._remove(waiter)
             raise
         if isinstance(answer, GiveUp | Recalled):
@@ -163,8 +171,9 @@ class AdmissionQueue:
         applicant: Applicant,
         request: AdmissionRequest,
     ) -> Admitted | Waiter:
-        """Admit a lead if its lane has no queue and takes it, else put it into the queue; there it
-        may be deferred.
+        """Admit a lead if its lane has no queue and takes it, else put it into the queue.
+
+        There it may be deferred.
         """
         name = request.destination.workspace
         now_ms = self._clock.now_ms()
@@ -197,6 +206,8 @@ class AdmissionQueue:
         self._look_at(name, held)
         if self._open and self._lanes.shared:
             in_flight.release_next()
+            # Behind `_look_at`: it may have answered this lead, and both bounds read from
+            # `queue.held` why its kind waits, which that look has set.
             self._bound_wait(name, queue, waiter)
             self._bound_window()
         return waiter
@@ -220,6 +231,7 @@ class AdmissionQueue:
             outcome,
             now_ms,
             self._clock.rand(),
+            # with this POST, whose slot is freed below
             self.in_flight_of(name),
             others_wait,
             self._clock.boot_ms() - grant.at_boot_ms if has_slot else 0,
@@ -246,10 +258,10 @@ class AdmissionQueue:
         return would_hold(policy, lane, destination, now_ms, not bulk, stall)
 
     def ask_again(self) -> None:
-        """Have each waiting lead check again whether it may be sent: an operator has changed
-        something.
+        """Have each waiting lead check again whether it may be sent.
 
-        The first to ask find no queue before them, so they ask by priority.
+        An operator has changed something. The first to ask find no queue before them, so they ask
+        by priority.
         """
         for waiter in sorted(self._waiters.values(), key=attrgetter("place")):
             self._answer(waiter, ASK_AGAIN)
@@ -261,9 +273,12 @@ class AdmissionQueue:
                 self._answer(waiter, GiveUp())
 
     def recall(self, in_flight: InFlight) -> None:
-        """Have a lead start again from its rows, unless it is concluded before it waits here
-        (again).
+        """Have a lead start again from its rows.
+
+        A lead that does not wait here goes on. It starts again if it comes back to wait.
         """
+        # Kept as a flag, too: a lead that waits for a commit has no waiter now, and `admit` reads
+        # the flag when that lead comes back.
         in_flight.recalled = True
         if (waiter := self._waiters.get(in_flight)) is not None:
             self._answer(waiter, Recalled())
@@ -288,8 +303,9 @@ class AdmissionQueue:
             self.pump_lane(name)
 
     def pump_soon(self, name: str) -> None:
-        """Admit leads of a lane after the caller has submitted its own step: their steps then come
-        later.
+        """Admit leads of a lane after the caller has submitted its own step.
+
+        The steps of those leads then come behind it.
         """
         asyncio.get_running_loop().call_soon(self.pump_lane, name)
 
@@ -319,6 +335,8 @@ class AdmissionQueue:
         queue.held = held = self._admit_all(queue, held or {}, now_ms, boot_ms)
         for kind, answer in held.items():
             self._answer_held(name, queue, kind, answer, now_ms)
+        # Behind the admissions: a lead that has just been admitted has its answer, although its
+        # patience ends now, too.
         for waiter in woken:
             self._end_wait(name, queue, waiter, now_ms, boot_ms)
         times = [
@@ -431,9 +449,7 @@ class AdmissionQueue:
         held: Held,
         now_ms: int,
     ) -> None:
-        """Answer the leads of a held kind that must not wait here, and those whose hold is to be
-        recorded.
-        """
+        """Answer the leads of a held kind that must not wait, or whose hold is to be recorded."""
         for waiter in self._patience.impatient(name, queue, kind, held, now_ms):
             self._defer(name, queue, waiter, held, now_ms)
         if held.status is not None and ends_ms(held) - now_ms > _RECORD_HOLD_AFTER_MS:
@@ -481,7 +497,10 @@ class AdmissionQueue:
         self._answer(waiter, self._patience.deferred(name, queue, waiter, held, now_ms))
 
     def _set_wake(self, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> None:
-        """Set when to look at a lead again, by its own times; from `not_before_ms` on it is ready."""
+        """Set when to look at a lead again, by its own times.
+
+        From `not_before_ms` on it is ready.
+        """
         request = waiter.request
         if not waiter.ready and request.not_before_ms <= now_ms:
             queue.make_ready(waiter)

@@ -72,6 +72,8 @@ class CallbackPipeline(StateUser):
         # recall it.
         if row is not None and match_callback(row, callback.outcome) == "settles":
             async with self._locks.lock(in_flight, lambda: (key,)):
+                # Second look: while this callback waited for the lock, another one may have settled
+                # the lead, or the lead itself may have gone on.
                 row = self._rows.delivery(key)
                 if row is not None and match_callback(row, callback.outcome) == "settles":
                     await self._settle(in_flight, callback, key, row)
@@ -92,6 +94,9 @@ class CallbackPipeline(StateUser):
         if isinstance(result, Reason):
             await self._conclude_unmatched(in_flight, "callback_unmatched", result, callback, row)
             return
+        # The bootstrap and the stream may both have this callback, and the other copy may have had
+        # the lock before. False comes without a suspension, so the row and the version above are
+        # still those of now when the step is submitted.
         if await self._commits.is_concluded(in_flight):
             return
         destination = self._plan.destinations[callback.destination]
@@ -115,7 +120,8 @@ class CallbackPipeline(StateUser):
             callback,
             now_ms,
         )
-        # the budget may have room again, or a suspension has ended
+        # The budget may have room again, or a suspension has ended. The leads that this lets go are
+        # admitted behind the step below.
         self._admission.pump_soon(callback.workspace)
         why = Reason(
             "repaired" if callback.repaired else "",

@@ -89,7 +89,8 @@ class CommandPipeline(StateUser):
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
         rows: Rows = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
-        # now: a lead that is admitted before the commit would still be sent
+        # Before the commit, although the row is not in memory yet: each waiting lead wakes behind
+        # `submit`, and reads the row there. A lead that is admitted until the commit would be sent.
         if answer.kind in _FORBIDS:
             self._admission.ask_again()
         step = WriteBatch(rows, [record, *result.records], result.events, workspace)
@@ -108,6 +109,7 @@ class CommandPipeline(StateUser):
             return _NOTHING
         if self._refuse(command, consumed, now_ms) is not None:
             return _NOTHING
+        # `_decide` reads and judges the command again behind this await, by the rows of then.
         return await self._reload(command.id)
 
     def _decide(
@@ -317,8 +319,9 @@ class CommandPipeline(StateUser):
         result: CommandResult,
         now_ms: int,
     ) -> CommandResult:
-        """Add to a command that a lead is not to be sent: if it is parked, it waits for no person
-        any more.
+        """Add to a command that says that a lead is not to be sent what it means for a parked one.
+
+        Such a lead waits for no person any more.
         """
         name = command.workspace
         settled = list[Settled]()

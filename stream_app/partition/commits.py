@@ -70,6 +70,7 @@ class Commits:
         """
         if in_flight is not None:
             self._intake.take(in_flight)
+        # before `apply`, which deletes these markers in memory, too
         step.rows.extend(self._rows.drop_passed(self._group_offset))
         self._rows.apply(step.rows)
         # after `apply`: it may renew a row
@@ -88,6 +89,7 @@ class Commits:
         after it, or neither is.
         """
         committed = self.submit(step, in_flight)
+        # Behind `submit`: the next holder of the lock decides by the rows of this step.
         in_flight.unlock()
         await committed
 
@@ -112,8 +114,9 @@ class Commits:
         return in_flight.source not in PRIORITY and self._rows.is_passed(in_flight.consumed)
 
     def forget(self) -> None:
-        """Drop the steps that were submitted since a failure: their records start again from the
-        rows.
+        """Drop the steps that were submitted since a failure.
+
+        Their records start again from the rows.
         """
         self._intake.lose()
         self._waiting.clear()
@@ -126,8 +129,9 @@ class Commits:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait before a retry: 0 after the first failed transaction, then longer after
-        each.
+        """How long to wait before a retry.
+
+        0 after the first failed transaction, then longer after each.
         """
         return (
             0.0
@@ -150,6 +154,8 @@ class Commits:
             # does not wait. From the end of the last one: leads that it let go and that are
             # answered meanwhile share the next one.
             await asyncio.sleep(max(0.0, ended + self._spacing_s - now()))
+            # Behind the sleep: what was submitted meanwhile goes into this transaction. What is
+            # submitted during the transaction goes into the next one, or fails with this one.
             batch, records = self._take()
             self._busy = True
             began = now()
@@ -181,6 +187,7 @@ class Commits:
 
         A lane's snapshot must not contain a step of a later transaction.
         """
+        # No await from here to the rows of the lanes: they hold the changes of these steps only.
         batch = self._waiting
         self._waiting = []
         self._submitted.clear()
@@ -202,6 +209,7 @@ class Commits:
     ) -> None:
         self.failures += 1
         self._intake.lose()
+        # Those behind it, too: they were decided by rows that this transaction did not write.
         for _, future in [*batch, *self._waiting]:
             if not future.done():
                 future.set_exception(error)

@@ -31,7 +31,7 @@ _STATES: Final = {state.encode() for state in _KINDS}
 
 
 class WaitingLead(NamedTuple):
-    """A lead that waits: the key of its row, the row, its destination, and its deadline (epoch ms)."""
+    """A lead that waits, with the key of its row. Its deadline is in epoch ms."""
 
     key: bytes
     row: Delivery
@@ -40,8 +40,9 @@ class WaitingLead(NamedTuple):
 
 
 class DeadlineQueue:
-    """The keys of rows in one of the states above, by (workspace, destination, whether they are
-    overdue).
+    """The keys of rows in one of the states above.
+
+    There is a queue for each workspace, destination, and whether its leads are overdue.
     """
 
     def __init__(self, plan: Plan, rows: Rows, lanes: Lanes) -> None:
@@ -64,6 +65,9 @@ class DeadlineQueue:
         """
         by_destination: dict[tuple[str, str, bool], list[tuple[int, bytes]]] = {}
         for number, key in enumerate(self._rows.leads()):
+            # `leads` is a copy of the keys, so rows may come and go between two slices. A row that
+            # is gone has no state below. A lead that is settled meanwhile is dropped at the head of
+            # its queue, and `add` queues one that comes.
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
             raw = self._rows.get(key) or b""
@@ -94,9 +98,12 @@ class DeadlineQueue:
             self._first_added.set()
 
     async def wait(self, now_ms: int, longest_s: float) -> None:
-        """Wait until the next deadline, until a queue that was empty gets a lead, or for
-        `longest_s` seconds.
+        """Wait until the next deadline, for at most `longest_s` seconds.
+
+        A lead that comes into an empty queue ends the wait, too.
         """
+        # No await between the look and the clear: a lead that came before is in `at_ms`, and one
+        # that comes later sets the event again.
         at_ms = self.next_ms()
         self._first_added.clear()
         delay_s = None if at_ms is None else min(longest_s, max(0.001, (at_ms - now_ms) / 1000))
@@ -146,8 +153,9 @@ class DeadlineQueue:
         return None
 
     def find(self, key: bytes) -> WaitingLead | None:
-        """A lead as it waits now; None if it no longer does, or its destination is not configured
-        any more.
+        """A lead as it waits now.
+
+        None if it no longer does, or if its destination is not configured any more.
         """
         row = self._rows.delivery(key)
         destination = self._plan.destination(*lead_of(key)[:2])

@@ -77,8 +77,9 @@ class Fallback(StateUser):
         resolved: ResolvedLead,
         replaced: Delivery | None,
     ) -> bool:
-        """Serve a person who came before under another id, under `cache_first`, or `hold =
-        "degrade"` on a held lane.
+        """Serve a person who came before under another id.
+
+        That is done under `cache_first`, and under `hold = "degrade"` on a held lane.
 
         The person's aliases stay with the lead that was bought. This lead does not change when to
         buy again. It replaces the concluded row `replaced`. False: nothing was served, and it is a
@@ -118,6 +119,8 @@ class Fallback(StateUser):
         if workspace.hold != "degrade" or resolved.lead.force:
             return []
         stored, person, company = await self._look_up(resolved)
+        # Second look: an operator may have suppressed or erased the lead while the cache was asked.
+        # Then nothing is published here, and the caller has it concluded.
         if self._is_unwanted(resolved):
             return []
         if await self._serve(in_flight, recorder, stored, workspace.fallback):
@@ -146,8 +149,9 @@ class Fallback(StateUser):
     # ------------------------------------------------------------------------------------ internals
 
     def _may_serve(self, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
-        """False for a lead that was sent already, even if it was refused: a callback may still
-        settle it.
+        """False for a lead that was sent already, even if it was refused.
+
+        A callback may still settle it.
         """
         resolved = recorder.resolved
         if resolved.lead.force or recorder.row.webhook_id or self._is_unwanted(resolved):
@@ -194,6 +198,8 @@ class Fallback(StateUser):
 
         True: it is concluded.
         """
+        # `_may_serve` is the second look: the lead may have been suppressed or erased, or may have
+        # expired, while the cache was asked.
         if stored is None or stored.source not in sources or not self._may_serve(recorder):
             return False
         in_flight.release_next()

@@ -40,8 +40,8 @@ class GivenUp(StateUser):
         destination = self._plan.destination(workspace, alias) or Destination(alias, workspace, ())
         keys = _row_keys(workspace, envelope)
         async with self._locks.lock(in_flight, lambda: keys):
-            # The rows are read behind the lock. No await follows until a step is submitted, which
-            # releases it.
+            # The rows are read behind the lock: a replay of this lead may have held it before and
+            # moved the row on. Nothing suspends from here until a step is submitted.
             if await self._commits.is_concluded(in_flight):
                 return
             present = ((row_key, self._rows.delivery(row_key)) for row_key in keys)
@@ -106,8 +106,9 @@ class GivenUp(StateUser):
 
 
 def _row_keys(workspace: str, envelope: Envelope) -> tuple[bytes, ...]:
-    """Return the keys under which the lead of a dead letter may have its row, that of a forced one
-    first.
+    """Return the keys under which the lead of a dead letter may have its row.
+
+    That of a forced lead comes first.
     """
     lead_id = envelope.lead_id
     alias = envelope.destination

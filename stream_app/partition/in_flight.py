@@ -1,5 +1,6 @@
-"""The records under way: what is known of each, how many there may be, what each has locked, when
-each is acked.
+"""The records under way.
+
+What is known of each, how many there may be, what each has locked, and when each is acked.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ class GiveUp(Exception):
 
 
 class Recalled(Exception):
-    """A callback waits for the lock of this lead, which is not sent yet: the lead starts again
-    behind the callback.
+    """A callback waits for the lock of this lead, which is not sent yet.
+
+    The lead starts again behind the callback.
     """
 
 
@@ -237,8 +239,7 @@ class TakenAhead:
 
 
 class Intake:
-    """How far the topics of the partition were read, and which of the records that were read wait
-    without a step.
+    """How far the topics of the partition were read, and which of those records have no step yet.
 
     A record is taken with its first step, which writes an event. If the transaction of that step
     fails, it is not. A record that an earlier owner took is taken when its row shows that.
@@ -284,8 +285,9 @@ class Intake:
         self._written = {}
 
     def lose(self) -> None:
-        """The transaction under way failed, with all steps in it and behind it: their records were
-        not taken.
+        """The transaction under way failed, with all steps in it and behind it.
+
+        Their records were not taken.
         """
         for in_flight, untaken in [*self._written.items(), *self._submitted.items()]:
             untaken.add(in_flight)
@@ -368,6 +370,8 @@ class KeyLocks:
             lock.granted = asyncio.get_running_loop().create_future()
             for key in lock.keys:
                 insort(self._queues.setdefault(key, deque()), lock, key=attrgetter("order"))
+        # Behind its own request: this lock stands in its place among those that wait for a key that
+        # it has just released.
         self._grant_next(before)
         return lock.holds
 
@@ -380,6 +384,8 @@ class KeyLocks:
 
     def leave(self, lock: KeyLock) -> None:
         """Release the keys, or leave their queues."""
+        # Emptied first: behind an early `unlock`, `__aexit__` calls this again, when another record
+        # may hold these keys.
         lock.in_flight.unlock = nothing_to_unlock
         keys = lock.keys
         lock.keys = ()
@@ -452,10 +458,12 @@ class KeyLock:
                 ):
                     key_locks.recall(holder)
                 await in_flight.wait_aside(self.granted)
+            # Also if the keys were granted in the turn of the cancellation: they are released.
             except BaseException:
                 key_locks.leave(self)
                 raise
-            # else the rows of the earlier holder showed that it needs more
+            # Second look: the step of the earlier holder may have linked more aliases to this
+            # person. Then the lock requests all of the keys again.
             if set(self.needs()) <= set(self.keys):
                 break
         in_flight.unlock = partial(key_locks.leave, self)
@@ -483,8 +491,9 @@ class AckTracker:
         self._unfinished.append(in_flight)
 
     async def finish(self, in_flight: InFlight) -> None:
-        """Ack a concluded record and those that were finished behind it, unless an earlier one is
-        still under way.
+        """Ack a concluded record and those that were finished behind it.
+
+        Nothing is acked while an earlier record is under way.
         """
         in_flight.finished = True
         if self._broken:

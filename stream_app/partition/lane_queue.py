@@ -1,5 +1,6 @@
-"""The leads of one lane that wait for admission: in which order they go, how long they may wait,
-when to look again.
+"""The leads of one lane that wait for admission.
+
+In which order they go, how long they may wait, and when to look again.
 """
 
 import asyncio
@@ -258,8 +259,9 @@ class LaneQueue:
         return min(in_all, (own + 1) * (1 + 1 / share)) if share else in_all
 
     def count_share(self, source: Source, shares: dict[Source, float]) -> None:
-        """Credit the sources that wait behind a send of `source` with their share; a send of theirs
-        uses it up.
+        """Credit the sources that wait behind a send of `source` with their share.
+
+        A send of theirs uses it up.
         """
         for sender, share in shares.items():
             if sender == source:
@@ -298,8 +300,9 @@ class Patience:
         return now_ms + waiter.since_ms + patience_ms - boot_ms
 
     def wait_for_stall(self, policy: Workspace, held: Held, since_ms: int, now_ms: int) -> Held:
-        """Let a lead wait for a short stall even if it must not wait for a held lane: any answer
-        ends a stall.
+        """Let a lead wait for a short stall even if it must not wait for a held lane.
+
+        Any answer ends a stall.
         """
         until_ms = min(held.until_ms, since_ms + self._patience_ms)
         waits = (self._lanes.shared or policy.hold == "degrade") and now_ms < until_ms
@@ -348,8 +351,9 @@ class Patience:
         held: Held,
         now_ms: int,
     ) -> Held:
-        """Return the answer to a deferred lead, with the time of about its turn: behind those
-        deferred before.
+        """Return the answer to a deferred lead, with about the time of its turn.
+
+        Its turn is behind those that were deferred before.
         """
         at_ms = max(held.back_ms or ends_ms(held), now_ms + self._line_ms(name, queue, waiter))
         per_s = sends_per_s(self._lanes.policy(name), self._lanes[name])

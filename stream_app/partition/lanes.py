@@ -1,5 +1,6 @@
-"""The lanes of one partition in memory: changed at once, written with the step that is committed
-next.
+"""The lanes of one partition in memory.
+
+They change at once, and are written with the step that is committed next.
 
 A view of each lane is published when it changes, and at each take-over: the topic of the views may
 have been lost, and an idle lane does not change. A view counts as shown once it is committed. Its
@@ -82,8 +83,9 @@ class Lanes:
         return lane
 
     def policy(self, workspace: str) -> InForce:
-        """The policy that the rules of this lane apply now: the configured one with what operators
-        have changed.
+        """The policy that the rules of this lane apply now.
+
+        It is the configured one with what operators have changed.
         """
         return self[workspace].in_force(self._plan.workspaces[workspace])
 
@@ -135,14 +137,15 @@ class Lanes:
             self._observer.lane(msgspec.structs.replace(self.view(name), news=()))
 
     def publish_all(self) -> None:
-        """Have the view of each lane published, although it may not have changed: the topic may
-        have lost it.
+        """Have the view of each lane published, although it may not have changed.
+
+        The topic may have lost it.
         """
         self._due.update(self._shown)
         self._changed.set()
 
     def publish(self, workspace: str) -> None:
-        """Have the view of a lane published with its next step, although it may not have changed."""
+        """Have the view of a lane published with its next step, even if it has not changed."""
         self._due.add(workspace)
 
     def reconfigured(self) -> None:
@@ -164,8 +167,9 @@ class Lanes:
         self._changed.set()
 
     def moved(self, plan: Plan) -> list[str]:
-        """Why this process must not adopt `plan`: a workspace that it adds has its lane here and
-        its home elsewhere.
+        """Why this process must not adopt `plan`.
+
+        A workspace that it adds has its lane here and its home elsewhere.
         """
         mine = self._plan
         number = self._number
@@ -246,6 +250,8 @@ class Lanes:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._changed.wait()
             await asyncio.sleep(_VIEW_EVERY_MS / 1000)
+            # Cleared before the look: a change during the sleep is in what the look reads, and one
+            # that comes later sets the event again.
             self._changed.clear()
             now_ms = self._clock.now_ms()
             others = [
@@ -263,8 +269,9 @@ class Lanes:
                 self._changed.set()
 
     def gone(self) -> None:
-        """Report the lanes as gone, and keep them as `previous` in case they are assigned to this
-        process again.
+        """Report the lanes as gone.
+
+        They are kept as `previous`, in case they are assigned to this process again.
         """
         self._previous.update(self._lanes)
         for name in self._lanes:
@@ -328,11 +335,10 @@ def _timeless(view: LaneView) -> LaneView:
 
 @define(eq=False, repr=False)
 class HostWatch:
-    """Asks Clay's host while the breaker of a lane is open: the end of an outage is then noticed
-    without wasted leads.
+    """Asks Clay's host while the breaker of a lane is open.
 
-    It holds the lanes of one partition whose breaker holds leads. A healthy partition does no work
-    here.
+    So the end of an outage is noticed without wasted leads. It holds the lanes of one partition
+    whose breaker holds leads. A healthy partition does no work here.
     """
 
     _plan: Plan
@@ -362,11 +368,14 @@ class HostWatch:
             if not self._held:
                 self._any_held.clear()
                 continue
+            # A copy, because `note` adds lanes while the hosts are asked.
             held = dict(self._held)
             answers = await asyncio.gather(
                 *(self._clay.host_answers(alias) for alias in held.values()),
             )
             for name, answer in zip(held, answers, strict=True):
+                # Read behind the answers: leads and operators have changed the lane meanwhile, and
+                # its breaker may be closed.
                 policy = self._lanes.policy(name)
                 self._lanes[name] = host_checked(
                     policy,

@@ -122,12 +122,15 @@ class LeadPipeline(StateUser):
         elif not self._lanes.is_home(resolved.destination.workspace):
             await self._conclusions.reroute(in_flight, resolved)
         else:
+            # `resolved` follows from the record and the configuration. Rows are read behind the
+            # lock: a copy of the lead, or a lead of the same person, may have had it before.
             async with self._locks.lock(in_flight, partial(self._keys_of, resolved)):
                 await self._process_locked(in_flight, resolved)
 
     def _keys_of(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
-        """The keys of all rows that decide about this lead: its own row, and the aliases of its
-        person.
+        """The keys of all rows that decide about this lead.
+
+        They are that of its own row, and the aliases of its person.
         """
         return (resolved.key, *person_of(resolved.aliases, self._rows.get).aliases)
 
@@ -228,9 +231,7 @@ class LeadPipeline(StateUser):
         return await self._act_on(in_flight, recorder, attempt, has_slot=False)
 
     async def _resend_or_park(self, in_flight: InFlight, recorder: LeadRecorder) -> NextAttempt:
-        """Send a lead again whose grace has ended without a callback, if policy says so, else park
-        it.
-        """
+        """Send a lead again whose grace ended without a callback, or park it, as policy says."""
         if (
             recorder.resolved.destination.uncertain == "park"
             or recorder.row.sends > self._plan.replay.max_replays
@@ -252,6 +253,8 @@ class LeadPipeline(StateUser):
             "sent again by policy though it may have reached Clay: a possible double spend",
         )
         recorder.go("replayed", self._clock.now_ms(), why, spent, **recorder.freed(spent))
+        # No await since `charge`: the lane that has booked the reservation and the row that no
+        # longer has it are written together. The next attempt is decided by this row.
         await self._commits.submit(recorder.step(), in_flight)
         return 0
 
@@ -294,6 +297,8 @@ class LeadPipeline(StateUser):
         if lead_ref is None:
             await self._conclusions.reject(in_flight, envelope, lead, bad)
             return
+        # `lead_ref` names the row. Its content is read behind the lock: the lead's own record may
+        # be under way, and moves it.
         async with self._locks.lock(in_flight, lambda: (lead_ref.key,)):
             await self._park_unsendable(in_flight, lead_ref, bad)
 
@@ -339,8 +344,9 @@ class LeadPipeline(StateUser):
         recorder: LeadRecorder,
         not_before_ms: int,
     ) -> None:
-        """Send the lead from `not_before_ms` on (epoch ms) when its lane admits it, until it is
-        concluded.
+        """Send the lead when its lane admits it, until it is concluded.
+
+        It goes from `not_before_ms` on (epoch ms).
         """
         # after a recovery: others may go while it waits for its next attempt
         if recorder.row.state == "refused":
@@ -392,6 +398,8 @@ class LeadPipeline(StateUser):
             > self._plan.delivery.max_request_start_age_s * 1000
         ):
             return attempt
+        # Cleared before the POST and set right behind it: if this task is cancelled in between,
+        # nobody knows the outcome, and the row `sending` ends as uncertain.
         in_flight.attempt = None
         alias = resolved.destination.alias
         trace_id = recorder.row.trace_id
@@ -410,6 +418,8 @@ class LeadPipeline(StateUser):
         """Commit the outcome of a POST."""
         grant = attempt.grant
         outcome = attempt.outcome
+        # No await from here to the step that each case submits: the lane with this settlement and
+        # the row are written together.
         settlement = self._admission.settle(grant, outcome, has_slot=has_slot)
         wait_until_ms = settlement.wait_until_ms
         match outcome:
@@ -505,7 +515,10 @@ class LeadPipeline(StateUser):
         due_ms: int,
         **changes: object,
     ) -> int:
-        """Commit that Clay did not take the lead, before any wait: after a crash the row proves it."""
+        """Commit that Clay did not take the lead.
+
+        This comes before any wait for the next attempt: after a crash the row proves it.
+        """
         recorder.go("refused", self._clock.now_ms(), why, **recorder.freed(), **changes)
         await self._commits.submit(recorder.step())
         return due_ms
@@ -537,8 +550,10 @@ class LeadPipeline(StateUser):
             provisional = await self._fallback.serve_while_held(in_flight, recorder)
         if provisional is None:
             return False
+        # Second look: an operator may have suppressed the lead while the cache was asked. Then
+        # `_deliver` concludes it.
         if self._rows.why_not_sent(recorder.resolved) is not None:
-            return True  # an operator has said so meanwhile: `_deliver` concludes it
+            return True
         now_ms = self._clock.now_ms()
         due_ms = max(
             held.back_ms or held.until_ms,
@@ -638,7 +653,10 @@ class Conclusions(StateUser):
         why: Reason,
         **changes: object,
     ) -> None:
-        """Conclude with a dead letter: it is replayed later, or parked if its replays are used up."""
+        """Conclude with a dead letter.
+
+        It is replayed later, or parked if its replays are used up.
+        """
         now_ms = self._clock.now_ms()
         replay = self._plan.replay
         state: Status = "parked"
@@ -682,7 +700,7 @@ class Conclusions(StateUser):
         way: Way = "",
         disposition: Disposition = "",
     ) -> Record:
-        """Return a copy of the lead's record, without its fields if the lead was erased meanwhile."""
+        """Return a copy of the lead's record, without its fields if the lead was erased."""
         lead = recorder.resolved
         row = recorder.row
         copy = recorder.copy(topic, row.at_ms, why, way=way, disposition=disposition)
@@ -719,10 +737,10 @@ class Conclusions(StateUser):
             pass
 
     async def without_value(self, in_flight: InFlight, run: EmptyRun) -> None:
-        """Conclude an input record without a value, with those of its run that came meanwhile: one
-        event for all.
+        """Conclude an input record without a value, with those of its run that came meanwhile.
 
-        It gets no dead letter: there is nothing in it that anyone could want back.
+        There is one event for all. The record gets no dead letter: there is nothing in it that
+        anyone could want back.
         """
         consumed = in_flight.consumed
         run.waiting[consumed.offset] = consumed
@@ -731,7 +749,8 @@ class Conclusions(StateUser):
             with in_flight.limiter.released():  # so that the rest of the run is taken
                 await run.turn.acquire()
             try:
-                # else the step of an earlier record has concluded it
+                # Second look behind the turn: the step of an earlier record may have concluded this
+                # one, too.
                 if consumed.offset in run.waiting:
                     with in_flight.limiter.released():
                         await asyncio.sleep(_GATHER_S)
@@ -759,6 +778,8 @@ class Conclusions(StateUser):
             )
         elif (marker := markers[-1]) is not None:
             await self._commits.commit_unchanged(in_flight, marker)
+        # Those of the step only: more records of the run have come during the commit, and they wait
+        # for the next turn.
         for consumed in taken:
             run.waiting.pop(consumed.offset, None)
 
@@ -781,8 +802,9 @@ class Conclusions(StateUser):
         why: Reason,
         *records: Record,
     ) -> None:
-        """Commit one event for the lead, with these records, unless the record is concluded
-        already.
+        """Commit one event for the lead, with these records.
+
+        Nothing is written if the record is concluded already.
         """
         in_flight.release_next()
         if await self._commits.is_concluded(in_flight, lead.envelope.origin):

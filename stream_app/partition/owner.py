@@ -1,5 +1,7 @@
-"""The owner of one partition: takes it over from Kafka, has its records processed, and recovers
-after a failed commit.
+"""The owner of one partition.
+
+It takes the partition over from Kafka, has its records processed, and recovers after a failed
+commit.
 
     take_over: fence every earlier owner, read the rows
     ->  process pending commands and callbacks  ->  admit leads, until a commit fails or the
@@ -74,6 +76,8 @@ class PartitionOwner:
             RowUnreadable: A row does not decode.
             SettingsError: The settings of this process are not those that the namespace began with.
         """
+        # The store fences before it reads: no earlier owner can change what is loaded here. From
+        # the load to `resume` there is no await, so no record sees new rows with old steps.
         self.state.load(await self._store.take_over(fence_within_s))
         self.state.commits.forget()
         self.runner.resume()  # leads wait until the bootstrap has ended
@@ -83,6 +87,7 @@ class PartitionOwner:
 
     async def close(self) -> None:
         """Drop everything at once: the partition is no longer ours, or the process ends."""
+        # First, so that nothing changes a lane or uses the store any more.
         await self.runner.close(self._owning)
         self._owning = None
         self.state.lanes.gone()
@@ -102,6 +107,8 @@ class PartitionOwner:
             failed = await until_failure(self.state.commits.run(), self._bootstrap_then_run())
             if not isinstance(failed, Aborted):
                 raise failed
+            # Every record has ended before the rows are replaced: none may act on what it has read
+            # from the old ones.
             await self.runner.stop()
             await self._take_over_again(failed)
 
@@ -112,10 +119,10 @@ class PartitionOwner:
             self.state.admission.end(error)
 
     async def _bootstrap_then_run(self) -> None:
-        """Process pending commands and callbacks, then admit leads and run the partition's periodic
-        tasks.
-        """
+        """Process pending commands and callbacks, then admit leads and run the periodic tasks."""
         await self._bootstrap.run()
+        # Only now: a pause that was waiting has changed its lane, and a callback that was waiting
+        # has settled its lead. A lead that was let in before could be sent in spite of either.
         self.runner.admit_leads()
         state = self.state
         failed = await until_failure(
@@ -161,8 +168,9 @@ class PartitionOwner:
         )
 
     def under_way(self) -> dict[str, Hashable]:
-        """What must end by itself, described for the operator, with a token that changes when it
-        progresses.
+        """What must end by itself, described for the operator.
+
+        Each has a token that changes when it progresses.
         """
         if not self.runner.runs:
             return {f"partition {self.number} is being taken over again": self.runner.lives}
@@ -214,6 +222,8 @@ class Bootstrap(StateUser):
             for first in range(0, len(waiting), _PARALLEL[source]):
                 async with asyncio.TaskGroup() as group:
                     for consumed in waiting[first : first + _PARALLEL[source]]:
+                        # The stream may have concluded it while those before it were processed, and
+                        # once the group's offset has passed it, its marker is deleted.
                         if not self._rows.is_passed(consumed):
                             in_flight = InFlight(consumed, source, asyncio.Event(), self._limiter)
                             group.create_task(self._pipelines[source](in_flight))
@@ -222,8 +232,7 @@ class Bootstrap(StateUser):
 
 
 class Erasures(StateUser):
-    """Makes Kafka compact erased results, even if a partition of `leads.enriched` gets no other
-    records.
+    """Makes Kafka compact erased results, also where `leads.enriched` gets no other records.
 
     A broker compacts closed segments only, and closes a segment only when a record is appended. So
     in an idle partition an erased result would stay on disk behind its tombstone for ever. Some
@@ -252,4 +261,5 @@ class Erasures(StateUser):
             await self._commits.submit(
                 WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []),
             )
+        # Behind the commit: a seal whose transaction failed is written again.
         self._sealed_until_ms = due_ms

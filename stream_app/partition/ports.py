@@ -29,8 +29,7 @@ class StateStore(Protocol):
         """
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        """Read the partition's committed records of a topic from an offset on, `most` of them at
-        most.
+        """Read at most `most` of the partition's committed records of a topic, from an offset on.
 
         Raises:
             BrokerUnavailable: Kafka cannot be read now.

@@ -231,7 +231,10 @@ class Rows:
         return next((key for key in map(mark_key, record_ids) if key in self._values), None)
 
     def passed(self, topic: str) -> int:
-        """The group's offset when markers were last deleted: every record before it is concluded."""
+        """The group's offset when markers were last deleted.
+
+        Every record before it is concluded.
+        """
         return self._passed.get(topic, 0)
 
     def is_passed(self, consumed: ConsumedRecord) -> bool:

@@ -1,8 +1,7 @@
-"""The records of one partition under way: each starts in its order, and is acked once it is
-concluded.
+"""The records of one partition under way.
 
-A record is started again after a recovery of the partition (`resume`). Its row says what became of
-it.
+Each starts in its order, and is acked once it is concluded. A record is started again after a
+recovery of the partition (`resume`). Its row says what became of it.
 """
 
 import asyncio
@@ -89,6 +88,7 @@ class RecordRunner(StateUser):
 
         The others wait for `resume`.
         """
+        # First: a record that `serve` takes while the others end is kept for `resume`.
         self.runs = False
         await cancel([in_flight.task for in_flight in self._unfinished])
         self._admission.clear()
@@ -156,8 +156,9 @@ class RecordRunner(StateUser):
             suspension.cancel()
 
     def takes(self, topic: str) -> int | None:
-        """How many records of this topic were taken, or None while one is under way: then no other
-        has to start.
+        """How many records of this topic were taken.
+
+        None while one is under way: then no other has to start.
         """
         under_way = any(in_flight.consumed.topic == topic for in_flight in self._unfinished)
         return None if under_way else self._taken.get(topic, 0)
@@ -184,6 +185,8 @@ class RecordRunner(StateUser):
         if in_flight.begun:
             return
         await in_flight.limiter.wait()
+        # Second look: the stream may have been suspended while there was no place, and another
+        # process is to get this record then.
         if in_flight.suspended.is_set():
             raise GiveUp
         self._ahead[in_flight.source].leave(in_flight)
@@ -218,10 +221,10 @@ class RecordRunner(StateUser):
             raise GiveUp
 
     def _line_of(self, in_flight: InFlight) -> bytes:
-        """Return whose records start one after the other: those of a workspace, where workspaces
-        share the partition.
+        """Return whose records start one after the other.
 
-        Records whose key names no workspace of the partition are one line.
+        Those are the records of a workspace, where workspaces share the partition. Records whose
+        key names no workspace of the partition are one line.
         """
         key = in_flight.consumed.key or b""
         # A run without values is one line whatever its keys are, so that its records are concluded
@@ -243,6 +246,8 @@ class RecordRunner(StateUser):
                 # again: behind the callback that waits, before later copies of its lead
                 in_flight.recalled = False
             self._intake.take(in_flight)
+            # It leaves before the ack: what it has committed is not started again if a recovery
+            # begins during the ack.
             await self._leave(in_flight).finish(in_flight)
         except GiveUp:
             self._leave(in_flight).give_up(in_flight)
@@ -267,8 +272,9 @@ class RecordRunner(StateUser):
         self._give_up_idle()
 
     def _give_up_idle(self) -> None:
-        """Give up the records that wait for a recovery: they must not delay a rebalance or the
-        shutdown.
+        """Give up the records that wait for a recovery.
+
+        They must not delay a rebalance or the shutdown.
         """
         for in_flight in list(self._unfinished):
             if in_flight.suspended.is_set() and (in_flight.task is None or in_flight.task.done()):

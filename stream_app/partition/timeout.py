@@ -69,11 +69,14 @@ class TimeoutPipeline(StateUser):
         except BrokerUnavailable as error:
             self._observer.recovering(self._number, error)
             await asyncio.sleep(_RETRY_AFTER_S)
-        self._deadlines.put_back(keys, self._clock.now_ms())  # those whose record could not be read
+        # Those that are still due, because their records could not be read. A lead that was
+        # reported above is due again when its grace ends.
+        self._deadlines.put_back(keys, self._clock.now_ms())
 
     def _record_listening(self, now_ms: int) -> None:
-        """Write from time to time that a worker listens: a successor does not count the time in
-        which none did.
+        """Write from time to time that a worker listens.
+
+        A successor does not count the time in which none did.
         """
         if now_ms - self._listened_ms >= _LISTENED_EVERY_MS:
             self._listened_ms = now_ms
@@ -124,6 +127,7 @@ class TimeoutPipeline(StateUser):
         records = await self._store.fetch(
             [lead.row.origin for lead in self._still_due(keys, OVERDUE)],
         )
+        # Second look: while their records were fetched, a callback may have settled some of them.
         due = self._still_due(keys, OVERDUE)
         await asyncio.gather(*(self._park_one(lead, records.get(lead.row.origin)) for lead in due))
 

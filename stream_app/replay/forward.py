@@ -237,6 +237,7 @@ class _Forwarder:
         error: BaseException | None,
         trace: object,
     ) -> None:
+        # What was published is acked first: the next process would publish it again.
         if error is None:
             await self._sent.join()
         self._acking.cancel()
@@ -256,6 +257,8 @@ class _Forwarder:
     async def _ack(self) -> None:
         while True:
             consumed, published = await self._sent.get()
+            # Write-ahead: acked once Kafka has the copy. A crash in between publishes a second
+            # copy, which the lead pipeline drops.
             if published is not None:
                 await published
             await self._stream.ack(consumed)

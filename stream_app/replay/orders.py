@@ -169,6 +169,7 @@ async def submit_and_follow(
     answered = False
     deadline_s = time.monotonic() + _ANSWER_WITHIN_S
     async with Reader(connection_of(settings)) as reader:
+        # Before the command, so that its first progress is behind `starts`.
         starts = await reader.ends([place])
         await submit(settings, command)
         async for polled in reader.follow(starts):
@@ -195,6 +196,7 @@ async def submit_and_await(
     wanted = {command.id for command in commands}
     answers: dict[str, CommandAnswer] = {}
     async with Reader(connection_of(settings)) as reader:
+        # Before the commands, so that their answers are behind `starts`.
         starts = await reader.ends([place])
         for command in commands:
             await submit(settings, command)
@@ -263,6 +265,7 @@ class OrderRunner:
                     ) as operator:
                         await operator.take_over()
                         await operator.work()
+                    # Until the follower has what this operator wrote, `pending` has its commands.
                     await self._state.current()
                     self._warn.reset()
                 except StreamAppError as error:
@@ -316,6 +319,7 @@ class _Operator:
 
     async def work(self) -> None:
         """Apply all commands and carry out the replay that runs, until nothing is left to do."""
+        # Behind the take-over: a command that came after its rows were read is in the follower.
         await self._state.current()
         self._seen = set(self._orders.commands)
         while self._owns():
@@ -325,6 +329,8 @@ class _Operator:
             step = self._orders.next_step(self._clock.now_ms())
             if step is not None:
                 ends: list[Record] = []
+                # While the dead letters are read, another process may become the operator. It
+                # fences this one first, and the write below fails.
                 if step.given_up:
                     step, ends = await self._given_up(step)
                 answer = Record(self._names.audit, b"", msgspec.json.encode(step.answer), (), 0)
@@ -501,6 +507,7 @@ class _Operator:
                             stop.wait(),
                             max(0, turn_ms - self._clock.now_ms()) / 1000,
                         )
+                # Second look behind the wait: a command has come, or the partition is lost.
                 if stop.is_set():
                     break
                 headers = redriven(envelope, dead_letter.record_id).to_headers()
@@ -527,6 +534,7 @@ class _Operator:
         await self._kafka.transact(
             [*(Record(self._names.replay_state, *row) for row in rows.items()), *others],
         )
+        # Behind the commit: `_orders` is what Kafka has, and a replay that fails ends from there.
         for key, value in rows.items():
             self._orders.apply(key, value)
         written = (record.key for record in others if record.topic == self._names.replay_state)

@@ -99,6 +99,8 @@ class ReplayState:
             read = [*self._partitions, *self._lanes]
             self._following = asyncio.create_task(self._follow(await self._reader.begins(read)))
             opened.push_async_callback(cancel, [self._following])
+            # Before anything is recorded: `record` compares with the rows that other processes have
+            # written.
             await self._current(read)
             recording = asyncio.create_task(self._record_on())
             opened.push_async_callback(cancel, [recording])
@@ -110,11 +112,14 @@ class ReplayState:
 
     async def begin(self, partition: int) -> Begin:
         """Return where to start in a newly assigned partition. A new epoch is recorded first."""
+        # The rows before the group's offset: a row that the process before writes in between would
+        # otherwise be ahead of the offset, which looks like a rewind.
         await self._current([self._partitions[partition]])
         committed = (await self.committed()).get(partition)
         how = begin(self._came[partition], committed)
         if how.record is not None:
             await self._record(partition, how.epoch, how.record)
+        # Behind the record of a new epoch: from here on `record` writes its offsets.
         self._epochs[partition] = how.epoch
         return how
 
@@ -125,6 +130,8 @@ class ReplayState:
         rewind.
         """
         for partition, offset in (await self.committed()).items():
+            # Read behind each await: another process may have begun a newer epoch meanwhile, and
+            # then this one records no more.
             epoch = self._epochs.get(partition)
             epochs = self._came[partition]
             if epoch is None or epoch < max(epochs, default=0):
@@ -188,6 +195,7 @@ class ReplayState:
         try:
             async with asyncio.timeout(_CURRENT_WITHIN_S):
                 ends = await self._reader.ends(partitions)
+                # Held from the comparison to the wait, so that `_follow` cannot notify in between.
                 async with self._updated:
                     while any([await self._reader.position(tp) < ends[tp] for tp in partitions]):
                         if self._following.done():
@@ -210,6 +218,7 @@ class ReplayState:
                 async with self._updated:
                     self._updated.notify_all()
         finally:
+            # Those that wait look at this task, which ends now, and raise its error.
             async with self._updated:
                 self._updated.notify_all()
 

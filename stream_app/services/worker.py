@@ -186,6 +186,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             added = new.workspaces.keys() - plan.workspaces.keys()
             if problems or not added:
                 return problems
+            # A partition that is assigned during this await is not in `problems`. `Lanes` looks
+            # again when it loads its rows, and when the reload is applied.
             try:
                 async with asyncio.timeout(_LANES_WITHIN_S):
                     return await moved_lanes(settings, new, added)
@@ -198,6 +200,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 ]
 
         worker = Worker(build_partition, refresh)
+        # Behind Clay and the cache on the stack, so it runs before they are closed: partitions may
+        # have POSTs under way.
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
         owned = worker.partitions
         configuration.moved = moved

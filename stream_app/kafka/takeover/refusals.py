@@ -55,6 +55,8 @@ class Refusals:
 
     def watch(self, client: Any) -> None:
         """Watch this client, and forget everything about earlier ones."""
+        # Each client fills its own: the answer to a request of an earlier client may come late, and
+        # says nothing about this one.
         last: dict[str, type[Exception]] = {}
         unanswered: dict[object, float] = {}
         still_open: set[TopicPartition] = set()

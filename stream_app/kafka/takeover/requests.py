@@ -69,9 +69,12 @@ class KafkaTransactions:
                 return last, self._open(None, await self.view.producers([self.own]))
             places = self.places()
             seen = await self.view.producers(places)
+            # Behind the answers, as the leaders may have changed before them.
             newest = await self.view.leaders({place.topic for place in places})
             newest.require({place: answer.node for place, answer in seen.items()})
             stranded = self._open(last.producer_id, seen)
+            # Second look: an earlier owner that is not fenced yet may have begun or ended a
+            # transaction since the first one. Then what is open may be that one, and not stranded.
             if not stranded or (again := await self._last()) == last:
                 return last, stranded
             last = again

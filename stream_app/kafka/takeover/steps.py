@@ -210,6 +210,8 @@ async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
     while True:
         began_s = now()
         last, stranded = await kafka.look()
+        # A step belongs to the look that it follows from. After a long one, another process may
+        # have taken over and written, so it is looked at again.
         if now() - began_s > _FRESH_S:
             continue
         step = next_step(last, stranded=bool(stranded))

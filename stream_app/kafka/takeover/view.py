@@ -84,6 +84,8 @@ class Batched(Generic[K, R]):
             await asyncio.sleep(0)  # let others who are ready join
         else:
             await asyncio.wait({before}, timeout=self._patience_s)
+        # Together, with no await up to the request: who asks from now on joins the next call. So an
+        # answer never comes from a request that began before its question.
         about = self._about
         self._about = {}
         self._next = None
@@ -152,6 +154,8 @@ class ClusterView:
         self._copy_to(client)
 
     async def close(self) -> None:
+        # Cleared before the await: who asks meanwhile connects again, and does not get a client
+        # that is closing.
         client = self._client
         self._client = None
         if client is not None:
@@ -171,6 +175,7 @@ class ClusterView:
 
     async def _connected(self) -> BoundedClient:
         async with self._connecting:
+            # Behind the lock: the one that had it before may have connected.
             if self._client is not None:
                 return self._client
             client = kafka_client(**self._connection.settings(), client_id="stream-app-view")
@@ -209,6 +214,7 @@ class ClusterView:
         client = await self._connected()
 
         async def ask(node: int, led: list[TopicPartition]) -> list[Answer[Span]]:
+            # The beginning first: what retention deletes in between cannot put it behind the end.
             begins, ends = [
                 await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)
             ]
