@@ -30,7 +30,7 @@ FOLDERS: Final = (
     "tests/repository/test_site.py::test_the_reference_is_generated",
     *(
         f"tests/integration/test_{name}.py"
-        for name in ("backlog", "look", "publish", "results", "messages")
+        for name in ("backlog", "closed_books", "look", "publish", "results", "messages")
     ),
     *(
         f"tests/integration/test_{name}.py"

@@ -1,0 +1,230 @@
+"""The round trip with the parts that it asks: what it does in which case, and what it says."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection
+from typing import Any, Self
+
+import pytest
+
+from stream_app.client import round_trip as module
+from stream_app.client.commands import SentCommand
+from stream_app.client.publish import Refusal
+from stream_app.client.round_trip import RoundTrip, price, probe_lead, round_trip
+from stream_app.clock import Clock
+from stream_app.config import Kafka, Settings
+from stream_app.domain.commands import Command, CommandAnswer
+from stream_app.domain.lead.identity import identify
+from stream_app.domain.model.errors import BrokerUnavailable, StreamAppError
+from stream_app.domain.model.messages import Lead, Status, StatusEvent
+from stream_app.domain.plan import Destination, Workspace
+
+SETTINGS = Settings(
+    kafka=Kafka(partitions=4, replication=1),
+    workspaces={"acme": Workspace("acme", partition=3)},
+    destinations={
+        "people": Destination("people", "acme", webhooks_env=("A",), estimate_credits=7),
+    },
+)
+
+
+class System:
+    """A line that reports `steps` of the test lead and then nothing more, unless it `breaks`."""
+
+    def __init__(self, *steps: tuple[Status, str, str], breaks: bool = False) -> None:
+        self._steps = steps
+        self._breaks = breaks
+        self.followed: list[int] = []
+        self.leads: list[Lead] = []
+        self.cancels: list[tuple[Any, ...]] = []
+        self.refuses = False
+        self.answers: dict[int, CommandAnswer | None] = {3: None}
+        self.cannot_cancel = False
+        self.listens = False
+
+    def __call__(self, connection: object, topic: str, partitions: Collection[int]) -> Self:
+        assert topic == SETTINGS.names.status
+        self.followed = list(partitions)
+        return self
+
+    async def __aenter__(self) -> Self:
+        self.listens = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.listens = False
+
+    async def events(self, lead_ids: list[str]) -> AsyncGenerator[StatusEvent]:
+        assert lead_ids == [lead.lead_id for lead in self.leads]
+        for seq, (status, reason, text) in enumerate(self._steps, 1):
+            yield StatusEvent(
+                f"o#{seq}",
+                lead_ids[0],
+                status,
+                seq,
+                1,
+                "o",
+                "acme",
+                reason=reason,
+                text=text,
+            )
+        if self._breaks:
+            raise BrokerUnavailable("the broker is away")
+        await asyncio.sleep(60)
+
+    async def publish(self, leads: list[Lead], settings: Settings, *, on_refused: Any) -> None:
+        assert self.listens, "else the lead could be over before anybody follows it"
+        self.leads = leads
+        if self.refuses:
+            on_refused(Refusal(1, "bad_email", "it has no e-mail"))
+
+    async def submit(self, settings: Settings, *args: Any, **more: Any) -> SentCommand:
+        self.cancels.append(args)
+        if self.cannot_cancel:
+            raise StreamAppError("Kafka is away")
+        command = Command("c-1", "cancel_lead", "acme", 1, "jane", "w")
+        return SentCommand(command, self.answers)
+
+
+async def trip(
+    monkeypatch: pytest.MonkeyPatch,
+    system: System,
+    said: list[str] | None = None,
+    events: list[Status] | None = None,
+) -> RoundTrip:
+    monkeypatch.setattr(module, "StatusFollower", system)
+    monkeypatch.setattr(module, "publish", system.publish)
+    monkeypatch.setattr(module, "submit", system.submit)
+    return await round_trip(
+        SETTINGS,
+        "people",
+        18,
+        0.05,
+        "jane",
+        on_event=lambda event: None if events is None else events.append(event.status),
+        say=lambda text: None if said is None else said.append(text),
+    )
+
+
+CANCEL = ("cancel_lead", "acme", {"lead_id": "doctor-18"}, "jane", "its round trip failed")
+NO_ANSWER = (
+    "The test lead is cancelled before a worker sends it: no worker has confirmed the command yet"
+)
+
+
+@pytest.mark.parametrize(
+    ("steps", "says", "is_cancelled"),
+    [
+        ([], "no worker processed it, nothing more within 0.05 s: does `stream-app worker`", True),
+        ([("received", "", "")], "its last status is received (in progress), nothing more", True),
+        ([("held_budget", "budget", "")], "its last status is held_budget (budget), not", True),
+        ([("held_budget", "budget", "spent")], "its last status is held_budget (spent), no", True),
+        ([("accepted", "", "")], "Clay has it (accepted), and no callback came, not", False),
+        ([("callback_overdue", "", "")], "Clay has it (callback_overdue), and no callb", False),
+        ([("credits_exhausted_suspected", "", "")], "its last status is credits_exhau", False),
+        ([("send_uncertain", "", "")], "Clay has it (send_uncertain), and no callback came", True),
+        ([("expired", "", "")], "it ended as expired: no reason given", False),
+        ([("suppressed", "list", "")], "it ended as suppressed: list", False),
+        ([("dead_lettered", "http_500", "broken")], "it ended as dead_lettered: broken", True),
+        ([("parked", "", "by hand")], "it ended as parked: by hand", True),
+    ],
+)
+async def test_without_a_callback_it_says_why_and_cancels_what_clay_does_not_have(
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[tuple[Status, str, str]],
+    says: str,
+    *,
+    is_cancelled: bool,
+) -> None:
+    system = System(*steps)
+    went = await trip(monkeypatch, system)
+    assert not went.ok
+    assert went.lead_id == "doctor-18"
+    assert went.text.startswith(says.removesuffix("not").removesuffix("no"))
+    assert system.cancels == ([CANCEL] if is_cancelled else [])
+    assert went.text.endswith(f". {NO_ANSWER}") is is_cancelled
+    assert system.followed == [3], "the partition of its workspace only"
+
+
+@pytest.mark.parametrize("status", ["enriched", "partial", "no_data", "enrich_error"])
+async def test_a_callback_ends_it_at_once(monkeypatch: pytest.MonkeyPatch, status: Status) -> None:
+    """Also one that brings no data shows that the line works."""
+    system = System(("accepted", "", ""), (status, "", ""), ("parked", "", "never read"))
+    seen: list[Status] = []
+    went = await trip(monkeypatch, system, events=seen)
+    assert went == RoundTrip("doctor-18", ok=True, text=f"it came back as {status}")
+    assert seen == ["accepted", status]
+    assert system.cancels == []
+
+
+async def test_the_answer_of_a_worker_says_that_the_lead_will_not_be_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = System(("received", "", ""))
+    system.answers = {3: CommandAnswer("c-1", True, 1, 3)}
+    went = await trip(monkeypatch, system)
+    assert went.text.endswith("The test lead is cancelled: it will not be sent")
+    system.answers = {3: CommandAnswer("c-1", False, 1, 3)}
+    assert (await trip(monkeypatch, system)).text.endswith(NO_ANSWER)
+
+
+async def test_a_lead_that_cannot_be_cancelled_is_left_to_the_operator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = System()
+    system.cannot_cancel = True
+    went = await trip(monkeypatch, system)
+    assert "It could not be cancelled (Kafka is away)" in went.text
+    by_hand = 'stream-app lanes cancel acme --lead doctor-18 --why "its round trip failed"'
+    assert went.text.endswith(f"Cancel it with: {by_hand}")
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_cancelled"),
+    [([], True), ([("sending", "", "")], True), ([("accepted", "", "")], False)],
+)
+async def test_a_broker_that_goes_away_leaves_no_lead_behind(
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[tuple[Status, str, str]],
+    *,
+    is_cancelled: bool,
+) -> None:
+    said: list[str] = []
+    system = System(*steps, breaks=True)
+    with pytest.raises(BrokerUnavailable, match="the broker is away"):
+        await trip(monkeypatch, system, said)
+    assert system.cancels == ([CANCEL] if is_cancelled else [])
+    assert said == ([NO_ANSWER] if is_cancelled else [])
+
+
+async def test_a_refused_lead_is_told_and_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = System(("enriched", "", ""))
+    system.refuses = True
+    with pytest.raises(StreamAppError, match="the test lead was refused: it has no e-mail"):
+        await trip(monkeypatch, system)
+    assert system.cancels == []
+
+
+async def test_the_test_lead_is_nobody_and_is_not_sent_a_minute_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before_ms = Clock().now_ms()
+    system = System(("enriched", "", ""))
+    await trip(monkeypatch, system)
+    (lead,) = system.leads
+    assert lead.workspace == "acme"
+    assert lead.destination == "people"
+    assert lead.source == "doctor"
+    assert lead.fields["email"] == "doctor-18@example.com", "a domain that nobody can have"
+    assert lead.not_after_ms is not None
+    assert before_ms + 60_050 <= lead.not_after_ms <= Clock().now_ms() + 60_050
+    other = identify(probe_lead("people", "acme", 19, 5))
+    own = identify(lead)
+    assert own is not None
+    assert other is not None
+    assert set(own.people).isdisjoint(other.people), "each number is another person"
+
+
+def test_the_price_names_all_that_a_test_costs() -> None:
+    text = price(SETTINGS, "people")
+    assert "through people: about 7 credits and 1 action, at most " in text
+    assert "50,000 submissions" in text
